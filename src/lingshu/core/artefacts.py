@@ -1,0 +1,301 @@
+"""The five artefacts, their files and keys, and the one place that reads and writes each.
+
+DATASET     folder: data/*.parquet + dataset.json + README.md + run.json + manifest.json
+CHECKPOINT  folder: the hub layout of its model family + run.json + manifest.json
+REPLIES     replies.jsonl, append-only, one row per answered (sample, copy)
+SCORES      scores.jsonl, one row per sample in the order of the task
+REPORT      folder: report.json + report.md + report.html
+
+docs/artefacts.md describes every key with an example; a golden test pins both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lingshu.core.errors import ArtefactError
+from lingshu.core.files import (
+    JsonlAppender,
+    atomic_folder,
+    check_manifest,
+    digest,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_manifest,
+)
+from lingshu.core.messages import message_from_json, message_to_json
+from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling, Score
+from lingshu.core.runcard import RunCard, write_run_card
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DATASET_CARD = "dataset.json"
+REPLIES, SCORES = "replies.jsonl", "scores.jsonl"
+REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
+SHARD_ROWS = 4096
+# Small row groups: a reader that wants one image must not decode a whole shard for it.
+ROW_GROUP_ROWS = 64
+TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "language", "kind", "group")
+
+
+# --- DATASET -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop by reason."""
+
+    name: str
+    rows: int
+    images: int
+    licences: Mapping[str, int]
+    sources: Mapping[str, int]
+    access: Mapping[str, int]
+    drops: Mapping[str, int] = field(default_factory=dict)
+
+
+def dataset_schema() -> pa.Schema:
+    """The columns of a shard. The metadata makes `datasets` decode the image column without being told."""
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features: dict[str, Any] = {
+        name: {"dtype": "string", "_type": "Value"} for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+    }
+    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+    features["image_count"] = {"dtype": "int32", "_type": "Value"}
+    features["deidentified"] = {"dtype": "bool", "_type": "Value"}
+    columns = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("images", pa.list_(image)),
+        pa.field("image_count", pa.int32()),
+        pa.field("gold", pa.string()),
+        pa.field("choices", pa.string()),
+        *(pa.field(name, pa.string()) for name in TEXT_COLUMNS),
+        pa.field("deidentified", pa.bool_()),
+        pa.field("extra", pa.string()),
+    ]
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
+    """One shard row; `images` are the encoded files of the sample's images, in their order."""
+    meta = sample.meta
+    return {
+        "id": sample.id,
+        "messages": json.dumps([message_to_json(m) for m in sample.messages], ensure_ascii=False),
+        "images": [{"bytes": data, "path": None} for data in images],
+        "image_count": len(images),
+        "gold": None if sample.gold is None else json.dumps(sample.gold, ensure_ascii=False),
+        "choices": json.dumps(sample.choices, ensure_ascii=False),
+        **{name: getattr(meta, name) for name in TEXT_COLUMNS},
+        "deidentified": meta.deidentified,
+        "extra": json.dumps(dict(meta.extra), ensure_ascii=False),
+    }
+
+
+def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
+    """The sample of row `number` of a shard; its images stay references into the shard."""
+    texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
+    return Sample(
+        id=row["id"],
+        messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
+        images=tuple(Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])),
+        gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
+        choices=tuple(json.loads(row["choices"])),
+        meta=Meta(**texts, deidentified=row["deidentified"], extra=json.loads(row["extra"])),
+    )
+
+
+def write_dataset(
+    folder: Path, name: str, rows: Iterable[tuple[Sample, Sequence[bytes]]], card: RunCard, *, drops: Mapping[str, int] | None = None
+) -> DatasetCard:
+    """Write samples with their encoded images as a DATASET folder, whole or not at all.
+
+    Raises:
+        StorageError: the disk refused the write; nothing is left behind.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = dataset_schema()
+    counts: dict[str, dict[str, int]] = {"licence": {}, "source": {}, "access": {}}
+    total = images = shard = 0
+    with atomic_folder(folder) as temporary:
+        (temporary / "data").mkdir()
+        block: list[dict[str, Any]] = []
+
+        def flush() -> None:
+            nonlocal shard
+            pq.write_table(
+                pa.Table.from_pylist(block, schema), temporary / "data" / f"part-{shard:05d}.parquet", row_group_size=ROW_GROUP_ROWS
+            )
+            block.clear()
+            shard += 1
+
+        for sample, encoded in rows:
+            block.append(sample_to_row(sample, encoded))
+            total, images = total + 1, images + len(encoded)
+            for key, tally in counts.items():
+                value = str(getattr(sample.meta, key) or "unknown")
+                tally[value] = tally.get(value, 0) + 1
+            if len(block) == SHARD_ROWS:
+                flush()
+        if block or not shard:
+            flush()
+        result = DatasetCard(name, total, images, counts["licence"], counts["source"], counts["access"], dict(drops or {}))
+        write_json(temporary / DATASET_CARD, asdict(result))
+        (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
+        write_run_card(temporary, card)
+        write_manifest(temporary)
+    return result
+
+
+def _dataset_readme(card: DatasetCard) -> str:
+    def table(title: str, counts: Mapping[str, int]) -> str:
+        return f"\n| {title} | rows |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in counts.items())
+
+    head = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
+    body = f"# {card.name}\n\n{card.rows} rows, {card.images} images. Research only; not for clinical use.\n"
+    tables = {"licence": card.licences, "source": card.sources, "access": card.access, "dropped because": card.drops}
+    return head + body + "".join(table(title, counts) for title, counts in tables.items() if counts)
+
+
+def open_dataset(folder: Path) -> DatasetCard:
+    """Check a DATASET folder against its manifest and return its card.
+
+    Raises:
+        ArtefactError: it is no dataset, or it is damaged.
+    """
+    if not (folder / DATASET_CARD).is_file():
+        raise ArtefactError(
+            f"{folder} is no DATASET folder ({DATASET_CARD} is missing); make one with `lingshu curate`, or check the path."
+        )
+    check_manifest(folder)
+    return DatasetCard(**read_json(folder / DATASET_CARD))
+
+
+def dataset_digest(folder: Path) -> str:
+    """What identifies a dataset's content: the digest of its shards' hashes."""
+    files = read_json(folder / "manifest.json")["files"]
+    return digest({name: facts["sha256"] for name, facts in files.items() if name.startswith("data/")})
+
+
+def read_dataset(folder: Path) -> Iterator[Sample]:
+    """The samples of a DATASET folder in order; image bytes stay on the disk."""
+    import pyarrow.parquet as pq
+
+    columns = [name for name in dataset_schema().names if name != "images"]
+    for shard in sorted((folder / "data").glob("*.parquet")):
+        number = 0
+        for batch in pq.ParquetFile(shard).iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                yield row_to_sample(row, shard, number)
+                number += 1
+
+
+# --- CHECKPOINT --------------------------------------------------------------------------------------------------
+
+
+def check_checkpoint(folder: Path) -> str:
+    """Check a CHECKPOINT folder and return the digest that identifies its content.
+
+    Raises:
+        ArtefactError: it is no model folder, or a file is missing, truncated or changed.
+    """
+    if not folder.is_dir():
+        raise ArtefactError(f"{folder} is no folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name.")
+    if not (folder / "config.json").is_file():
+        raise ArtefactError(
+            f"{folder} is no model folder (config.json is missing); give the folder that `lingshu train` names as its checkpoint."
+        )
+    files = check_manifest(folder)
+    if files is not None:
+        return digest({name: facts["sha256"] for name, facts in files.items() if name != "run.json"})
+    # A folder that others made: sizes and the small files stand for it, hashing gigabytes on each start would not pay.
+    found = {
+        p.name: p.stat().st_size if p.stat().st_size > 1 << 20 else p.read_bytes().hex() for p in sorted(folder.iterdir()) if p.is_file()
+    }
+    return digest(found)
+
+
+# --- REPLIES -----------------------------------------------------------------------------------------------------
+
+
+def reply_key(
+    sample: Sample, image_hashes: Sequence[str], revision: str | None, model: str, model_digest: str, sampling: Sampling, copy: int
+) -> str:
+    """sha256 of all that decides a reply: data revision, sample, dialogue, images, model and decoding."""
+    decoding = {k: v for k, v in asdict(sampling).items() if k != "copies"}
+    dialogue = [message_to_json(m) for m in sample.messages]
+    return digest([revision, sample.id, dialogue, list(image_hashes), model, model_digest, decoding, copy])
+
+
+class ReplyStore:
+    """The append-only store of replies. A key that is there is never asked again; the first row of a key counts.
+
+    A reply that failed (`error`) is kept as a record, but does not count as an answer: the next run asks again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._log = JsonlAppender(path)
+        self.rows: dict[str, dict[str, Any]] = {}
+        for row in read_jsonl(path):
+            if row["key"] not in self.rows or self.rows[row["key"]].get("error"):
+                self.rows[row["key"]] = row
+
+    def answered(self, key: str) -> bool:
+        return key in self.rows and not self.rows[key].get("error")
+
+    def add(self, replies: Iterable[tuple[str, Reply]]) -> None:
+        rows = [{"key": key, **asdict(reply)} for key, reply in replies]
+        self._log.append(rows)
+        self.rows.update((row["key"], row) for row in rows)
+
+    def reply(self, key: str) -> Reply | None:
+        row = self.rows.get(key)
+        return None if row is None else Reply(**{k: v for k, v in row.items() if k != "key"})
+
+    def close(self) -> None:
+        self._log.close()
+
+    def __enter__(self) -> ReplyStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# --- SCORES ------------------------------------------------------------------------------------------------------
+
+
+def score_row(sample_id: str, score: Score, carried: Mapping[str, Any]) -> dict[str, Any]:
+    """One SCORES row; `carried` are the keys that come along from the question, such as groupings."""
+    return {"id": sample_id, **asdict(score), **{k: v for k, v in carried.items() if k not in ("id", "value", "status", "read", "note")}}
+
+
+def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    return write_jsonl(path, rows)
+
+
+def read_scores(path: Path) -> list[dict[str, Any]]:
+    """The rows of a SCORES file.
+
+    Raises:
+        ArtefactError: the file is missing or is no scores file.
+    """
+    if not path.is_file():
+        raise ArtefactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
+    rows = list(read_jsonl(path))
+    for number, row in enumerate(rows, 1):
+        if not {"id", "value", "status"} <= row.keys():
+            raise ArtefactError(f"{path}, line {number}: no scores row (id, value and status are needed).")
+    return rows

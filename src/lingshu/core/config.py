@@ -1,0 +1,129 @@
+"""Configuration: frozen dataclasses to YAML or JSON and back, and typed overrides such as `stages.deep.steps=10`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lingshu.core.errors import ConfigError, nearest
+from lingshu.core.files import write_text
+
+C = TypeVar("C")
+
+
+def to_plain(config: object) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+    import pydantic
+
+    return pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def from_plain(kind: type[C], value: object) -> C:
+    """Build a configuration from plain values, completely checked.
+
+    Raises:
+        ConfigError: a wrong type, a missing value, or an unknown key (the message names the nearest).
+    """
+    import pydantic
+
+    adapter = pydantic.TypeAdapter(kind)
+    try:
+        config = adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
+        raise ConfigError(f"{place}: {first['msg']} (got {first['input']!r}).") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+    _refuse_unknown(value, adapter.dump_python(config, mode="json"), "")
+    return config
+
+
+def _is_type_name(part: object) -> bool:
+    # pydantic puts the name of the union member into the location; a person knows no such key.
+    return isinstance(part, str) and (part in {"str", "int", "float"} or part[:1].isupper())
+
+
+def _refuse_unknown(given: object, known: object, place: str) -> None:
+    """pydantic passes over keys that a standard dataclass lacks; here they are an error."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, value in given.items():
+            if key not in known:
+                raise ConfigError(f"unknown key {place + str(key)!r}; {nearest(str(key), map(str, known))}")
+            _refuse_unknown(value, known[key], f"{place}{key}.")
+    elif isinstance(given, list | tuple) and isinstance(known, list):
+        for index, (mine, theirs) in enumerate(zip(given, known, strict=False)):
+            _refuse_unknown(mine, theirs, f"{place}{index}.")
+
+
+def override(config: C, changes: Sequence[str]) -> C:
+    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or its position.
+
+    Raises:
+        ConfigError: no `=`, an unknown key, or a value of the wrong type.
+    """
+    import yaml
+
+    plain = to_plain(config)
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"{change!r} is no override; write key=value, such as seed=1.")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{change!r}: the value is no valid YAML ({error}).") from error
+        _set(plain, path.split("."), value, path)
+    return from_plain(type(config), plain)
+
+
+def _set(node: Any, keys: list[str], value: object, path: str) -> None:
+    key, *rest = keys
+    if isinstance(node, list):
+        labels = [item["name"] if isinstance(item, dict) and "name" in item else str(i) for i, item in enumerate(node)]
+        if key in labels:
+            place: Any = labels.index(key)
+        elif key.isdigit() and int(key) < len(node):
+            place = int(key)
+        else:
+            raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, labels)}")
+    elif isinstance(node, dict):
+        if key not in node:
+            raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, node)}")
+        place = key
+    else:
+        raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
+    if rest:
+        _set(node[place], rest, value, path)
+    else:
+        node[place] = value
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file.
+
+    Raises:
+        ConfigError: the file is missing, is no YAML, or holds no mapping.
+    """
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values.")
+    return value
+
+
+def write(config: object, path: Path) -> None:
+    """Write a configuration so that it can be run again."""
+    import yaml
+
+    if not dataclasses.is_dataclass(config):
+        raise TypeError(f"{type(config).__name__} is no configuration")
+    write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))

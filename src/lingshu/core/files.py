@@ -1,0 +1,251 @@
+"""How this project touches the disk: whole files or nothing, JSONL that survives a kill, manifests with sha256."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from lingshu.core.errors import ArtefactError, InputError, StorageError
+
+MANIFEST = "manifest.json"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextlib.contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Turn a refused write into one clear StorageError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageError(f"no space left while writing {path}; free some space or choose another --out.") from error
+        if error.errno in _READ_ONLY:
+            raise StorageError(f"{path} cannot be written ({error.strerror}); choose another --out.") from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; on success it is synced and renamed, on any failure removed."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name on success; an older folder there is replaced."""
+    with disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    sync_file(file)
+            temporary.chmod(0o755)
+            if path.exists():
+                # Two renames: a kill between them leaves the older folder under its hidden name, never a mixture.
+                older = temporary.with_suffix(".old")
+                path.rename(older)
+                temporary.rename(path)
+                shutil.rmtree(older)
+            else:
+                temporary.rename(path)
+            sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file.
+
+    Raises:
+        ArtefactError: the file is missing, or is no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtefactError(f"{path} does not exist.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtefactError(f"{path} cannot be read as JSON ({error}); it is damaged, write it anew.") from error
+    if not isinstance(value, dict):
+        raise ArtefactError(f"{path} holds no JSON object.")
+    return value
+
+
+def read_jsonl(path: Path) -> Iterator[dict]:
+    """The objects of a JSONL file in order; a torn last line (a kill in the middle of a write) is passed over.
+
+    Raises:
+        InputError: the file is missing, or a line other than a torn last one is no JSON object.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); check the path.") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            whole = line.endswith(b"\n")
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                if not whole:
+                    return
+                raise InputError(f"{path}, line {number}: not valid JSON ({error}); mend or remove the line.") from error
+            if not isinstance(value, dict):
+                raise InputError(f"{path}, line {number}: a JSON object is expected.")
+            yield value
+
+
+def dump_line(row: Mapping[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
+    """Write rows as a whole file and return their number."""
+    count = 0
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(dump_line(row))
+            count += 1
+    return count
+
+
+class JsonlAppender:
+    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most that call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_torn_line()
+            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def _drop_torn_line(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 65536)
+                file.seek(start)
+                cut = file.read(end - start).rfind(b"\n")
+                if cut >= 0:
+                    file.truncate(start + cut + 1)
+                    return
+                end = start
+            file.truncate(0)
+
+    def append(self, rows: Iterable[Mapping[str, object]]) -> None:
+        data = "".join(map(dump_line, rows)).encode()
+        with disk(self.path):
+            start = os.fstat(self._handle).st_size
+            done = 0
+            try:
+                while done < len(data):
+                    done += os.write(self._handle, data[done:])
+                os.fsync(self._handle)
+            except OSError:
+                # A full disk must not leave half a row behind the whole ones.
+                os.ftruncate(self._handle, start)
+                raise
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """sha256 of a JSON-able value in its canonical form (sorted keys, no blanks)."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def write_manifest(folder: Path) -> dict[str, dict[str, object]]:
+    """Record size and sha256 of every file below `folder` in its manifest.json."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {"files": files})
+    return files
+
+
+def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
+    """Compare `folder` with its manifest; None where it has none (a folder that others made).
+
+    Raises:
+        ArtefactError: a listed file is missing, has another size or other content.
+    """
+    if not (folder / MANIFEST).exists():
+        return None
+    files = read_json(folder / MANIFEST).get("files", {})
+    remedy = "copy the folder again or make it anew."
+    # Sizes first: a truncated file of many gigabytes is found before anything is hashed.
+    for name, facts in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtefactError(f"{path} is missing though {MANIFEST} lists it; {remedy}")
+        if path.stat().st_size != facts["bytes"]:
+            raise ArtefactError(
+                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {facts['bytes']}: it is truncated or changed; {remedy}"
+            )
+    for name, facts in files.items():
+        if sha256_file(folder / name) != facts["sha256"]:
+            raise ArtefactError(f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}")
+    return files

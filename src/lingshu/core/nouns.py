@@ -1,0 +1,192 @@
+"""The nouns that flow through every part: samples, drops, replies, scores, and what makes or takes them.
+
+All are frozen. A sample refers to its images; it never holds decoded pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+Access = Literal["open", "form", "credentialed", "private"]
+Status = Literal["ok", "unparsed", "refused", "empty", "multiple", "error"]
+STATUSES: tuple[Status, ...] = ("ok", "unparsed", "refused", "empty", "multiple", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Where an image lies: a file, item `index` of row `row` of a parquet shard, or the encoded bytes themselves.
+
+    `data` is for images that have no place on a disk (drawn phantoms, uploads); it holds an encoded file, not pixels.
+    """
+
+    path: str | None = None
+    row: int | None = None
+    index: int = 0
+    data: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. A part is text, or the position of an image in the sample's `images`."""
+
+    role: Role
+    parts: tuple[str | int, ...]
+
+    @property
+    def text(self) -> str:
+        """The turn's words alone, images left out."""
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is known of a sample besides its content; None means not known.
+
+    `access` says who may see it (core/release.py decides what follows). `group` names the patient, study or image
+    behind the sample: samples that share it belong on one side of any split. `kind` is the kind of question.
+    """
+
+    source: str | None = None
+    licence: str | None = None
+    access: Access = "private"
+    agreement: str | None = None  # the agreement that form-gated and credentialed data are under
+    deidentified: bool | None = None
+    modality: str | None = None
+    language: str | None = None
+    kind: str | None = None
+    group: str | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def facet(self, name: str) -> str | None:
+        """The value of a grouping by its name: one of the fields above, else a key of `extra`."""
+        value = self.extra.get(name) if name not in Meta.__dataclass_fields__ else getattr(self, name)
+        return None if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A dialogue over images, with what a right answer is.
+
+    Training samples end in an assistant turn; samples to be answered end in a user turn. `gold` holds every accepted
+    answer, the preferred one first; where there are `choices`, gold is the letter of the right one. None: no gold known.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    images: tuple[Image, ...] = ()
+    gold: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
+    meta: Meta = Meta()
+
+    @property
+    def question(self) -> str:
+        """The words of the last user turn."""
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answered(self) -> bool:
+        return bool(self.messages) and self.messages[-1].role == "assistant"
+
+    def with_answer(self, answer: str) -> Sample:
+        """The training form: this dialogue closed by `answer`."""
+        return replace(self, messages=(*self.messages, Message("assistant", (answer,))))
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A row that did not become a sample, and why; `reason` is a short constant that can be counted."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How replies are drawn. Temperature 0 is greedy; `copies` asks each sample that many times."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    copies: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an engine said to one sample. `text` is None exactly when `error` says why there is none.
+
+    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens.
+    """
+
+    id: str
+    text: str | None
+    copy: int = 0
+    finish: str | None = None
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A value in the scorer's stated range, or None where nothing could be read; `read` is the answer that was read."""
+
+    value: float | None
+    status: Status = "ok"
+    read: str | None = None
+    note: str | None = None
+
+
+class Scorer(Protocol):
+    """A pure function; also the reward of reinforcement learning."""
+
+    def __call__(self, sample: Sample, reply: str) -> Score: ...
+
+
+class Engine(Protocol):
+    """Anything that answers samples.
+
+    `model` is the name that reports print, `digest` identifies the exact weights as far as they can be known, and
+    `endpoint` is the address that samples are sent to, None for an engine inside this process.
+    """
+
+    model: str
+    digest: str
+    endpoint: str | None
+
+    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
+        """Yield replies in lists, as they get ready and in any order; each list is stored in one write.
+
+        `skip` holds (sample id, copy) pairs that are answered already. They are passed in, not left out, so that an
+        engine whose arithmetic depends on how it batches composes the same batches as in an unbroken run.
+        A sample that cannot be answered yields a reply with an `error`; only a failure of the whole engine raises.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark: its samples, how a reply is scored, and where all of it comes from.
+
+    `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`), None without one.
+    `twin(seed)` yields a few made-up samples of the same shape, so that everything can run without the data.
+    `n` is the number of items the source states, None where it is not known. `by` names the facets to group by.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    samples: Callable[[Path | None], Iterable[Sample | Drop]]
+    score: Scorer
+    twin: Callable[[int], Sequence[Sample]]
+    access: Access = "open"
+    revision: str | None = None
+    n: int | None = None
+    by: tuple[str, ...] = ()
+    max_tokens: int = 256

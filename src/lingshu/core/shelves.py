@@ -1,0 +1,97 @@
+"""Shelves: a file's name is its registration, and looking one up imports that file alone.
+
+A thing is found by the name of its module in the shelf's package, by a path ending in `.py`, or by an entry point of
+the group `lingshu.<shelf>`. Module names that start with an underscore are not on the shelf.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from lingshu.core.errors import InputError, UnknownName, nearest
+
+SHELVES = ("tasks", "ops", "engines", "sources", "scoring", "recipes")
+
+
+def folder_of(shelf: str) -> Path:
+    return Path(__file__).parent.parent / shelf
+
+
+def built_in(shelf: str) -> dict[str, Path]:
+    """Name -> file of every built-in thing on a shelf, sorted by name; imports nothing."""
+    return {path.stem: path for path in sorted(folder_of(shelf).glob("*.py")) if not path.stem.startswith("_")}
+
+
+def plug_ins(shelf: str) -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=f"lingshu.{shelf}")}
+
+
+def names(shelf: str) -> list[str]:
+    """Every name on a shelf, built-in and plugged in."""
+    return sorted({*built_in(shelf), *plug_ins(shelf)})
+
+
+def describe(shelf: str, name: str) -> str:
+    """The first line of a built-in module's docstring, read without importing it."""
+    path = built_in(shelf).get(name)
+    if path is None:
+        return "plug-in"
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return (doc or "").split("\n")[0]
+
+
+def load(shelf: str, name: str) -> ModuleType:
+    """Import the module called `name` on a shelf.
+
+    Raises:
+        UnknownName: no such name; the message suggests the nearest.
+        InputError: a path ending in `.py` that does not exist.
+    """
+    if name.endswith(".py"):
+        return _load_path(Path(name))
+    module = name.replace("-", "_")
+    if module in built_in(shelf):
+        return importlib.import_module(f"lingshu.{shelf}.{module}")
+    plugged = plug_ins(shelf)
+    if name in plugged:
+        return plugged[name].load()
+    raise UnknownName(f"{shelf} has no {name!r}; {nearest(name, names(shelf))}")
+
+
+def _load_path(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a name or a path to a .py file.")
+    # The whole path is part of the module's name, or two files called task.py would be one module.
+    name = f"lingshu_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be loaded as a Python module.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def part(shelf: str, name: str, attribute: str) -> object:
+    """The attribute that a shelf's modules must have, such as `TASK` or `score`.
+
+    Raises:
+        InputError: the module lacks it.
+    """
+    module = load(shelf, name)
+    if not hasattr(module, attribute):
+        raise InputError(f"{name} has no {attribute!r}, which everything in {shelf} must define.")
+    return getattr(module, attribute)

@@ -1,0 +1,1 @@
+"""Floor 3, a shelf: one backend that answers samples per module."""

@@ -1,0 +1,1 @@
+"""Floor 3, a shelf: one benchmark per module."""
