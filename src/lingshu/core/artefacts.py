@@ -180,7 +180,10 @@ def open_dataset(folder: Path) -> DatasetCard:
             f"{folder} is no DATASET folder ({DATASET_CARD} is missing); make one with `lingshu curate`, or check the path."
         )
     check_manifest(folder)
-    return DatasetCard(**read_json(folder / DATASET_CARD))
+    try:
+        return DatasetCard(**read_json(folder / DATASET_CARD))
+    except TypeError as error:
+        raise ArtefactError(f"{folder / DATASET_CARD} is no card of a dataset ({error}); make the dataset anew.") from error
 
 
 def dataset_digest(folder: Path) -> str:
@@ -248,7 +251,9 @@ class ReplyStore:
     def __init__(self, path: Path) -> None:
         self._log = JsonlAppender(path)
         self.rows: dict[str, dict[str, Any]] = {}
-        for row in read_jsonl(path):
+        for number, row in enumerate(read_jsonl(path), 1):
+            if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *Reply.__dataclass_fields__}:
+                raise ArtefactError(f"{path}, row {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
             if row["key"] not in self.rows or self.rows[row["key"]].get("error"):
                 self.rows[row["key"]] = row
 

@@ -8,6 +8,7 @@ LingshuError
 ├── StorageError     ValueError   the disk refused a write
 ├── ReleaseError     ValueError   a sample may not leave this machine
 ├── EngineError      ValueError   a model or endpoint cannot answer at all
+├── TrainingError    ValueError   training cannot go on: a loss that is no number, no sample left
 ├── UnknownName      LookupError  a name that no shelf holds
 └── MissingExtra     LookupError  a part that was not installed
 
@@ -50,6 +51,10 @@ class ReleaseError(LingshuError, ValueError):
 
 class EngineError(LingshuError, ValueError):
     """A model or endpoint cannot answer at all."""
+
+
+class TrainingError(LingshuError, ValueError):
+    """Training cannot go on."""
 
 
 class UnknownName(LingshuError, LookupError):

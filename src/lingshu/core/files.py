@@ -16,7 +16,7 @@ from lingshu.core.errors import ArtefactError, InputError, StorageError
 
 MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def disk(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise StorageError(f"no space left while writing {path}; free some space or choose another --out.") from error
-        if error.errno in _READ_ONLY:
+        if error.errno in _REFUSED:
             raise StorageError(f"{path} cannot be written ({error.strerror}); choose another --out.") from error
         raise
 
@@ -63,7 +63,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name on success; an older folder there is replaced."""
+    """A temporary folder beside `path` that takes its name on success; an older artefact there is replaced.
+
+    Raises:
+        StorageError: the disk refused, or `path` holds something that no run of ours wrote.
+    """
+    if path.exists() and not _replaceable(path):
+        raise StorageError(f"{path} exists and is no artefact of an earlier run; choose another --out, or move it away.")
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -86,6 +92,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _replaceable(path: Path) -> bool:
+    # A folder is removed as a whole when it is replaced: never one that a person filled.
+    return path.is_dir() and (not any(path.iterdir()) or any((path / name).is_file() for name in (MANIFEST, "run.json")))
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -105,7 +116,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ArtefactError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read as JSON ({error}); it is damaged, write it anew.") from error
     if not isinstance(value, dict):
         raise ArtefactError(f"{path} holds no JSON object.")
@@ -118,6 +129,15 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     Raises:
         InputError: the file is missing, or a line other than a torn last one is no JSON object.
     """
+    return (row for _, row in numbered_jsonl(path, torn_ok=True))
+
+
+def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
+    """The objects of a JSONL file with their line numbers, from 1; `torn_ok` passes over a last line that was cut short.
+
+    Raises:
+        InputError: the file is missing, or a line is no JSON object.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
@@ -129,13 +149,13 @@ def read_jsonl(path: Path) -> Iterator[dict]:
                 continue
             try:
                 value = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                if not whole:
+            except (ValueError, RecursionError) as error:
+                if torn_ok and not whole:
                     return
                 raise InputError(f"{path}, line {number}: not valid JSON ({error}); mend or remove the line.") from error
             if not isinstance(value, dict):
                 raise InputError(f"{path}, line {number}: a JSON object is expected.")
-            yield value
+            yield number, value
 
 
 def dump_line(row: Mapping[str, object]) -> str:
@@ -234,8 +254,10 @@ def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
     """
     if not (folder / MANIFEST).exists():
         return None
-    files = read_json(folder / MANIFEST).get("files", {})
+    files = read_json(folder / MANIFEST).get("files")
     remedy = "copy the folder again or make it anew."
+    if not isinstance(files, dict) or not all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in files.values()):
+        raise ArtefactError(f"{folder / MANIFEST} lists no files with their bytes and sha256; {remedy}")
     # Sizes first: a truncated file of many gigabytes is found before anything is hashed.
     for name, facts in files.items():
         path = folder / name

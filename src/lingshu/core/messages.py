@@ -30,13 +30,13 @@ def message_from_json(value: Mapping[str, Any]) -> Message:
         raise InputError(f"unknown role {role!r} in a message; use system, user or assistant.")
     if isinstance(content, str):
         return Message(role, (content,))
-    if not isinstance(content, Sequence):
+    if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
         raise InputError(f"the content of a {role} message is neither text nor a list of parts.")
     parts: list[str | int] = []
     for part in content:
         if part.get("type") == "text" and isinstance(part.get("text"), str):
             parts.append(part["text"])
-        elif part.get("type") == "image" and isinstance(part.get("image"), int):
+        elif part.get("type") == "image" and type(part.get("image")) is int and part["image"] >= 0:
             parts.append(part["image"])
         else:
             raise InputError(

@@ -155,9 +155,12 @@ class Engine(Protocol):
     `endpoint` is the address that samples are sent to, None for an engine inside this process.
     """
 
-    model: str
-    digest: str
-    endpoint: str | None
+    @property
+    def model(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def endpoint(self) -> str | None: ...
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
         """Yield replies in lists, as they get ready and in any order; each list is stored in one write.

@@ -23,6 +23,9 @@ LESION_COUNTS = (0, 1, 2, 3)
 # Half the phantoms carry exactly one lesion, since only those have a side and a size to ask for.
 COUNT_SHARES = (0.36, 0.46, 0.10, 0.08)
 RADIUS = {"small": 0.15, "large": 0.31}  # share of half the image side
+# Every phantom is lit from the left: real images tell their sides apart (a marker, the heart, the disc), and without
+# any such sign a left and a right lesion would be the same picture mirrored.
+FALL_OFF = 0.3
 BRIGHT = (0.98, 0.95, 0.55)
 DARK = (0.08, 0.06, 0.05)
 
@@ -196,5 +199,6 @@ def draw(seed: int, split: Split, index: int, *, side: int = 56) -> Phantom:
     lesions = place_lesions(rng, number, size)
     for lesion in lesions:
         image[(canvas.x - lesion.x) ** 2 + (canvas.y - lesion.y) ** 2 < lesion.radius**2] = colour
+    image *= (1 - FALL_OFF * (canvas.x + 1) / 2)[..., None]
     image = image + rng.normal(0, 0.03, image.shape)
     return Phantom((np.clip(image, 0, 1) * 255).astype(np.uint8), modality, lesions, size)

@@ -1,0 +1,25 @@
+"""Options that every engine is opened with; an engine reads the ones that concern it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lingshu.core.release import Release
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine works, none of which may change what a greedy reply says.
+
+    `batch_size` and `threads` (CPU threads; None keeps the library's default) concern engines in this process;
+    `concurrency`, `timeout_s` (seconds a request) and `retries` (beyond the first try) those with an address.
+    """
+
+    batch_size: int = 16
+    threads: int | None = None
+    device: str | None = None
+    concurrency: int = 16
+    timeout_s: float = 120.0
+    retries: int = 5
+    release: Release = field(default_factory=Release)
+    api_key: str | None = field(default=None, repr=False)

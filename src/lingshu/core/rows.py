@@ -1,0 +1,186 @@
+"""Question-and-answer rows as people write them, made into samples: one reading for JSONL files, parquet columns and score files.
+
+A row has `question` or `messages`, and may have `id`, `answer` or `gold` (a text, a number, or a list of accepted
+texts; with choices also a letter), `choices` (texts with or without their letters, or letter -> text), and what
+Meta knows: source, licence, access, agreement, deidentified, modality, language or lang, kind, group or _group.
+Every other key is kept as text in the sample's `meta.extra`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, get_args
+
+from lingshu.core.errors import InputError, one_line
+from lingshu.core.messages import message_from_json, user_turn
+from lingshu.core.nouns import Access, Drop, Image, Message, Meta, Sample
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERED = re.compile(r"\s*\(?([A-Za-z])\s*[.):]\s*(.*)", re.DOTALL)
+_ALIASES = {"license": "licence", "lang": "language", "_group": "group"}
+_TEXT_META = ("source", "licence", "agreement", "modality", "language", "kind", "group")
+_CONTENT = {"id", "question", "messages", "answer", "gold", "choices", "image", "images"}
+
+
+class BadRow(InputError):
+    """A row that cannot become a sample; `reason` is the constant that drops are counted under."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+def sample_from_row(row: Mapping[str, Any], number: int, images: Sequence[Image] = ()) -> Sample | Drop:
+    """The sample of row `number` (from 1, which names a row without `id`), or why there is none.
+
+    A question is asked below all images; its choices are listed under it, unless its text has them already.
+    """
+    name = f"row-{number}" if row.get("id") in (None, "") else str(row["id"])
+    try:
+        choices = read_choices(row.get("choices"))
+        answer = row["gold"] if row.get("gold") is not None else row.get("answer")
+        return Sample(
+            id=name,
+            messages=_messages(row, choices, len(images)),
+            images=tuple(images),
+            gold=read_gold(answer, choices),
+            choices=choices,
+            meta=_meta(row),
+        )
+    except BadRow as bad:
+        return Drop(name, bad.reason, bad.detail)
+
+
+def read_choices(value: object) -> tuple[str, ...]:
+    """The texts of the choices in the order of their letters, without the letters.
+
+    Raises:
+        BadRow: neither a list of texts nor a mapping from letters, or more than 26.
+    """
+    if value is None or value == []:
+        return ()
+    if isinstance(value, str) and value.startswith("["):
+        # Parquet tables often hold the list as JSON.
+        value = _json_list(value)
+    if isinstance(value, Mapping):
+        found = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
+        if [letter for letter, _ in found] != list(LETTERS[: len(found)]):
+            raise BadRow("bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap.")
+        value = [text for _, text in found]
+    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, str | int | float) for v in value):
+        raise BadRow("bad_choices", "choices must be a list of texts or a mapping from letters to texts.")
+    if len(value) > len(LETTERS):
+        raise BadRow("bad_choices", f"{len(value)} choices are more than there are letters.")
+    texts = [str(v).strip() for v in value]
+    marks = [_LETTERED.fullmatch(text) for text in texts]
+    if len(texts) > 1 and all(mark and mark[1].upper() == letter for mark, letter in zip(marks, LETTERS, strict=False)):
+        texts = [mark[2].strip() for mark in marks if mark]
+    return tuple(texts)
+
+
+def _json_list(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """The accepted answers, the preferred one first; the letter of the right one where there are choices.
+
+    Raises:
+        BadRow: not text, or no choice (or two different ones) that it means.
+    """
+    if value is None or value == []:
+        return None
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
+        raise BadRow("bad_answer", "an answer must be a text, a number or a list of them.")
+    texts = [str(v).strip() for v in values]
+    if "" in texts:
+        raise BadRow("empty_answer", "an answer is empty; leave it out where it is not known.")
+    return tuple(dict.fromkeys(_letter(text, choices) for text in texts)) if choices else tuple(dict.fromkeys(texts))
+
+
+def _letter(text: str, choices: Sequence[str]) -> str:
+    folded = [_fold(choice) for choice in choices]
+    meant = {LETTERS[i] for i, choice in enumerate(folded) if choice == _fold(text)}
+    bare = text.strip("(). :").upper()
+    if len(bare) == 1 and bare in LETTERS[: len(choices)]:
+        meant.add(bare)
+    mark = _LETTERED.fullmatch(text)
+    if not meant and mark and mark[1].upper() in LETTERS[: len(choices)] and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]:
+        meant.add(mark[1].upper())
+    if len(meant) > 1:
+        raise BadRow(
+            "ambiguous_answer", "the answer names one choice by its letter and another by its text; give the letter with its text."
+        )
+    if not meant:
+        raise BadRow("answer_not_in_choices", "the answer is neither a letter nor the text of a choice.")
+    return meant.pop()
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def with_choices(question: str, choices: Sequence[str]) -> str:
+    """A question with its choices below, one a line as `A. text`; unchanged where it lists them itself."""
+    lines = list(zip(LETTERS, choices, strict=False))
+    if all(re.search(rf"\b{letter}[).:]\s*{re.escape(text)}", question) for letter, text in lines):
+        return question
+    return "\n".join([question, *(f"{letter}. {text}" for letter, text in lines)])
+
+
+def _messages(row: Mapping[str, Any], choices: Sequence[str], images: int) -> tuple[Message, ...]:
+    value = row.get("messages")
+    if value is None:
+        question = row.get("question")
+        if not isinstance(question, str) or not question.strip():
+            raise BadRow("no_question", "the row has neither a question nor messages.")
+        return (user_turn(with_choices(question.strip(), choices), images),)
+    if isinstance(value, str):
+        value = _json_list(value)
+    if not isinstance(value, list) or not value or not all(isinstance(m, Mapping) for m in value):
+        raise BadRow("bad_messages", "messages must be a list of {role, content}.")
+    try:
+        messages = tuple(message_from_json(m) for m in value)
+    except InputError as error:
+        raise BadRow("bad_messages", one_line(error)) from error
+    shown = [part for m in messages for part in m.parts if isinstance(part, int)]
+    if not any(m.role == "user" for m in messages):
+        raise BadRow("no_question", "no message is the user's.")
+    if any(not 0 <= part < images for part in shown):
+        raise BadRow("bad_messages", f"a message shows an image that the row does not have ({images} images, counted from 0).")
+    if images and not shown:
+        # Whoever lists images without placing them means them to be seen first.
+        first = next(i for i, m in enumerate(messages) if m.role == "user")
+        return tuple(replace(m, parts=(*range(images), *m.parts)) if i == first else m for i, m in enumerate(messages))
+    return messages
+
+
+def _meta(row: Mapping[str, Any]) -> Meta:
+    known: dict[str, Any] = {}
+    extra: dict[str, str] = {}
+    for key, value in row.items():
+        name = _ALIASES.get(key, key)
+        if key in _CONTENT or value is None:
+            continue
+        if name in (*_TEXT_META, "access", "deidentified"):
+            known.setdefault(name, value if name == "deidentified" else _text(value))
+        elif key == "extra" and isinstance(value, Mapping):
+            extra.update((str(k), _text(v)) for k, v in value.items() if v is not None)
+        else:
+            extra[str(key)] = _text(value)
+    if known.get("access", "private") not in get_args(Access):
+        raise BadRow("bad_access", f"access must be one of {', '.join(get_args(Access))}.")
+    if not isinstance(known.get("deidentified"), bool | None):
+        raise BadRow("bad_deidentified", "deidentified must be true or false.")
+    return Meta(**known, extra=extra)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,218 @@
+"""Answers from a checkpoint inside this process: batched, equal prompts prefilled once, no image token ever sampled.
+
+A draw depends on (seed, sample, copy) alone, never on its neighbours in a batch; batches are composed from the whole
+list, so that an interrupted run and its continuation do the same arithmetic.
+
+Shapes: B rows of a batch, L prompt tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lingshu.core.errors import BadImage, InputError, one_line
+from lingshu.core.messages import image_to_json, message_to_json
+from lingshu.core.nouns import Engine, Reply, Sample, Sampling
+from lingshu.core.options import EngineOptions
+from lingshu.imaging.read import ShardReader, open_image
+from lingshu.models.load import Loaded
+from lingshu.models.load import load as load_model
+from lingshu.models.processor import IGNORED, Encoded
+
+BANNED = -1e9
+
+
+def load(model: str, options: EngineOptions) -> Engine:
+    """Open a checkpoint folder or hub id as an engine.
+
+    Raises:
+        ArtefactError: it cannot be used as a model.
+    """
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    loaded = load_model(model, device=device, dtype=dtype)
+    return HfEngine(loaded, batch_size=options.batch_size)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample ready to be answered, or why it cannot be."""
+
+    sample: Sample
+    encoded: Encoded | None
+    error: str | None = None
+
+
+class HfEngine:
+    """An engine over a loaded model; see the module's first lines for what it promises."""
+
+    endpoint: str | None = None
+
+    def __init__(self, loaded: Loaded, *, batch_size: int = 16) -> None:
+        self.loaded, self.batch_size = loaded, batch_size
+        self.model, self.digest = loaded.name, loaded.digest
+        self._shards = ShardReader()
+
+    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
+        """Answer samples batch by batch, shortest prompts first; a sample that cannot be encoded gets an error reply."""
+        copies = range(sampling.copies)
+        for batch in self._batches(samples):
+            wanted = [(sample, copy) for sample in batch for copy in copies if (sample.id, copy) not in skip]
+            if not wanted:
+                continue
+            asked = [self._ask(sample) for sample in batch]
+            replies = [Reply(a.sample.id, None, copy, error=a.error) for a in asked if a.error for copy in copies]
+            good = [a for a in asked if a.error is None]
+            if good:
+                replies += self._answer(good, sampling)
+            missing = {(sample.id, copy) for sample, copy in wanted}
+            yield [reply for reply in replies if (reply.id, reply.copy) in missing]
+
+    def log_likelihoods(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[list[float]]:
+        """Log-probability (natural, summed over its tokens, end token included) of each answer to each sample.
+
+        Raises:
+            BadImage, InputError: a sample that cannot be encoded.
+        """
+        rows = [(sample, answer) for sample in samples for answer in answers]
+        values: list[float] = []
+        for start in range(0, len(rows), self.batch_size):
+            batch = [self._encode(sample.with_answer(answer)) for sample, answer in rows[start : start + self.batch_size]]
+            values += self._score(batch)
+        return [values[i : i + len(answers)] for i in range(0, len(values), len(answers))]
+
+    @torch.inference_mode()
+    def _score(self, batch: Sequence[Encoded]) -> list[float]:
+        inputs = self._inputs(batch, "right")
+        labels_BL = inputs.pop("labels")
+        logits_BLV = self.loaded.model(**inputs, use_cache=False).logits.float()
+        picked = -functional.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), labels_BL[:, 1:], ignore_index=IGNORED, reduction="none")
+        return picked.sum(1).tolist()
+
+    def _batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        """Batches of similar prompt length; equal prompts lie side by side, so that they share one prefill."""
+        keyed = sorted(samples, key=lambda s: (len(s.images), sum(len(m.text) for m in s.messages), _prompt_key(s), s.id))
+        return [keyed[i : i + self.batch_size] for i in range(0, len(keyed), self.batch_size)]
+
+    def _encode(self, sample: Sample) -> Encoded:
+        processor = self.loaded.processor
+        return processor.encode(sample.messages, processor.tiles([open_image(image, shards=self._shards) for image in sample.images]))
+
+    def _ask(self, sample: Sample) -> Asked:
+        if sample.answered:
+            return Asked(sample, None, "the dialogue ends in an answer, there is nothing to be asked")
+        try:
+            return Asked(sample, self._encode(sample))
+        except (BadImage, InputError) as error:
+            return Asked(sample, None, one_line(error))
+
+    def _inputs(self, batch: Sequence[Encoded], pad: Any) -> dict[str, torch.Tensor]:
+        model = self.loaded.model
+        inputs = {k: v.to(model.device) for k, v in self.loaded.processor.collate(batch, pad=pad).items()}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+        return inputs
+
+    def _answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Reply]:
+        """Prefill each distinct prompt once, then decode one row for each sample and copy."""
+        distinct: dict[str, int] = {}
+        rows = [distinct.setdefault(_prompt_key(a.sample), len(distinct)) for a in asked]
+        firsts = [asked[rows.index(number)] for number in range(len(distinct))]
+        encoded = [a.encoded for a in firsts if a.encoded is not None]
+        owners = [(a, copy) for a in asked for copy in range(sampling.copies)]
+        lines = [rows[i] for i in range(len(asked)) for _ in range(sampling.copies)]
+        tokens = decode(self.loaded, encoded, lines, sampling, [_rng(sampling.seed, a.sample.id, copy) for a, copy in owners])
+        tokenizer = self.loaded.processor.tokenizer
+        replies = []
+        for (a, copy), line in zip(owners, tokens, strict=True):
+            ended = bool(line) and line[-1] == tokenizer.eos_token_id
+            text = tokenizer.decode(line[:-1] if ended else line, skip_special_tokens=True)
+            prompt = len(a.encoded) if a.encoded is not None else None
+            replies.append(Reply(a.sample.id, text, copy, "stop" if ended else "length", prompt, len(line)))
+        return replies
+
+
+@torch.inference_mode()
+def decode(
+    loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int], sampling: Sampling, rngs: Sequence[np.random.Generator]
+) -> list[list[int]]:
+    """Reply tokens of each line, the end token included; `lines[i]` is the prompt that line i continues.
+
+    Each prompt is prefilled once; its keys and values are then repeated for the lines that share it.
+    """
+    model, processor = loaded.model, loaded.processor
+    device = model.device
+    inputs = {k: v.to(device) for k, v in processor.collate(prompts, pad="left").items() if k != "labels"}
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    if "position_ids" not in inputs:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    output = model.model(**inputs, use_cache=True)
+    index = torch.tensor(list(lines), device=device)
+    cache = output.past_key_values
+    cache.batch_select_indices(index)
+    mask_BL = inputs["attention_mask"][index]
+    last_BV = model.lm_head(output.last_hidden_state[:, -1])[index]
+    # Text goes on one position behind the largest one of its prompt, in every row of M-RoPE alike.
+    next_B = inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index] + 1
+    banned = torch.tensor(processor.never_sampled, device=device)
+    end, pad = processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id
+    done = np.zeros(len(lines), bool)
+    replies: list[list[int]] = [[] for _ in lines]
+    for step in range(sampling.max_tokens):
+        last_BV = last_BV.float().index_fill(1, banned, BANNED)
+        chosen = pick(last_BV, sampling, rngs)
+        for line, token in enumerate(chosen):
+            if not done[line]:
+                replies[line].append(int(token))
+        chosen = np.where(done, pad, chosen)
+        done |= chosen == end
+        if done.all() or step + 1 == sampling.max_tokens:
+            break
+        mask_BL = functional.pad(mask_BL, (0, 1), value=1)
+        position = (next_B + step)[:, None]
+        embedded = model.get_input_embeddings()(torch.from_numpy(chosen).to(device)[:, None])
+        hidden = model.model.language_model(
+            inputs_embeds=embedded,
+            attention_mask=mask_BL,
+            position_ids=position.expand(3, -1, 1) if processor.family.positions else position,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        last_BV = model.lm_head(hidden[:, -1])
+    return replies
+
+
+def pick(logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]) -> np.ndarray:
+    """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of `top_p` by one uniform number."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1).cpu().numpy()
+    sorted_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
+    before_BV = sorted_BV.cumsum(-1) - sorted_BV
+    kept_BV = torch.where(before_BV < sampling.top_p, sorted_BV, 0.0)
+    cumulative_BV = (kept_BV / kept_BV.sum(-1, keepdim=True)).cumsum(-1)
+    uniform_B1 = torch.tensor([[rng.random()] for rng in rngs], dtype=cumulative_BV.dtype, device=logits_BV.device)
+    # Rounding may leave the last sum below a drawn number of nearly 1: the last kept token takes it.
+    place_B1 = (cumulative_BV < uniform_B1).sum(-1, keepdim=True).clamp(max=(kept_BV > 0).sum(-1, keepdim=True) - 1)
+    return order_BV.gather(1, place_B1).squeeze(1).cpu().numpy()
+
+
+def _rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:
+    words = np.frombuffer(hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest(), np.uint32)
+    return np.random.default_rng(words)
+
+
+def _prompt_key(sample: Sample) -> str:
+    """Equal for samples that a model sees alike."""
+    seen = [[message_to_json(m) for m in sample.messages], [image_to_json(i) for i in sample.images]]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

@@ -1,0 +1,107 @@
+"""The InternVL3 family (Lingshu-I-8B): square tiles of a fixed number of tokens, ordinary positions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PIL
+
+from lingshu.models.family import Family, Tiles, normalised
+from lingshu.models.qwen25vl import SPECIAL as QWEN_SPECIAL
+from lingshu.models.spec import PixelBudget
+
+IMAGE, VIDEO, START, END = "<IMG_CONTEXT>", "<video>", "<img>", "</img>"
+PIXELS_PER_TOKEN = 28 * 28  # 14-pixel patches, merged 2 x 2 by pixel unshuffle
+IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+# ChatML as the family's transformers checkpoints use it: no system turn of its own, an image on a line of its own.
+TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{%- if message['content'] is string -%}{{ message['content'] }}"
+    "{%- else -%}{%- for part in message['content'] -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<IMG_CONTEXT>\\n' }}"
+    "{%- else -%}{{ part['text'] }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}"
+    "{{ '<|im_end|>\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+def image_processor(budget: PixelBudget, side: int) -> Any:
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+    return GotOcr2ImageProcessorPil(
+        size={"height": side, "width": side},
+        crop_to_patches=budget.max_tiles > 1,
+        min_patches=1,
+        max_patches=budget.max_tiles,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+    )
+
+
+def with_budget(processor: Any, budget: PixelBudget) -> Any:
+    changed = copy.deepcopy(processor)
+    changed.crop_to_patches, changed.max_patches = budget.max_tiles > 1, budget.max_tiles
+    return changed
+
+
+def budget_of(processor: Any) -> PixelBudget:
+    return PixelBudget(max_tiles=processor.max_patches if processor.crop_to_patches else 1)
+
+
+def tokens_per_tile(processor: Any) -> int:
+    return processor.size["height"] * processor.size["width"] // PIXELS_PER_TOKEN
+
+
+def prepare(processor: Any, image: PIL.Image, images: int, budget: PixelBudget) -> Tiles:  # noqa: ARG001 - tiles are counted per image
+    """Cut an image into tiles (and a thumbnail when there is more than one), or scale it to a single tile."""
+    planes = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    if budget.max_tiles > 1:
+        tiles = processor.crop_image_to_patches(planes, 1, budget.max_tiles, patch_size=processor.size, resample=processor.resample)
+    else:
+        tiles = [processor.resize(planes, processor.size, processor.resample)]
+    return Tiles(np.stack(tiles).astype(np.uint8), len(tiles) * tokens_per_tile(processor), None)
+
+
+def features(processor: Any, tiles: Sequence[Tiles]) -> dict[str, NDArray[Any]]:
+    """Model inputs: pixel_values (tiles x 3 x side x side, float32)."""
+    return {"pixel_values": normalised(processor, np.concatenate([t.pixels for t in tiles]))}
+
+
+def token_ids(id_of: Callable[[str], int]) -> dict[str, int]:
+    return {"image_token_id": id_of(IMAGE)}
+
+
+INTERNVL3 = Family(
+    name="internvl",
+    model_class="InternVLForConditionalGeneration",
+    processor_class="InternVLProcessor",
+    image_processor_type="GotOcr2ImageProcessor",
+    video_processor_type="InternVLVideoProcessor",
+    parts={
+        "vision": ("model.vision_tower.",),
+        "projector": ("model.multi_modal_projector.",),
+        "language": ("model.language_model.", "lm_head."),
+    },
+    image_token=IMAGE,
+    special_tokens=(*QWEN_SPECIAL, START, END, IMAGE, VIDEO),
+    named_tokens={"start_image_token": START, "end_image_token": END, "context_image_token": IMAGE, "video_token": VIDEO},
+    never_sampled=(IMAGE, VIDEO, START, END, "<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>"),
+    chat_template=TEMPLATE,
+    prepare=prepare,
+    features=features,
+    expand=lambda tokens: START + IMAGE * tokens + END,
+    positions=None,
+    image_processor=image_processor,
+    budget_of=budget_of,
+    token_ids=token_ids,
+    with_budget=with_budget,
+    processor_settings=lambda processor: {"image_seq_length": tokens_per_tile(processor)},
+)

@@ -1,0 +1,102 @@
+"""Open a checkpoint: check the folder, refuse what could run code, build the stock model class of its family."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lingshu.core.artefacts import check_checkpoint
+from lingshu.core.errors import ArtefactError, one_line
+from lingshu.core.files import digest, read_json
+from lingshu.models.family import Family, family_of
+from lingshu.models.processor import Processor, load_processor
+from lingshu.weights.headers import read_headers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars out of a program that shows its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in evaluation mode with its processor; `digest` identifies the weights and files it came from."""
+
+    model: Any
+    processor: Processor
+    name: str
+    digest: str
+
+
+def check_folder(folder: Path) -> tuple[Family, str]:
+    """The family and digest of a checkpoint folder, after every check that needs no model.
+
+    Raises:
+        ArtefactError: no model folder, damaged files, pickled weights, custom code, or an unknown family.
+    """
+    known = check_checkpoint(folder)
+    config = read_json(folder / "config.json")
+    if "auto_map" in config:
+        raise ArtefactError(f"{folder} asks to run its own code (auto_map in config.json); only stock model classes are loaded.")
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        remedy = f"{pickled[0]} is pickled and is refused; convert it to safetensors." if pickled else "copy the folder again."
+        raise ArtefactError(f"{folder} holds no safetensors weights; {remedy}")
+    for path in weights:
+        read_headers(path)
+    return family_of(str(config.get("model_type"))), known
+
+
+def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, revision: str | None = None) -> Loaded:
+    """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
+
+    Raises:
+        ArtefactError: the folder or hub id cannot be used; the message says why and what to do.
+    """
+    import transformers
+
+    folder = Path(name)
+    if folder.is_dir() or not HUB_ID.fullmatch(name):
+        family, known = check_folder(folder)
+    else:
+        family, known = _hub_family(name, revision)
+    cls = getattr(transformers, family.model_class)
+    try:
+        with quiet():
+            model = cls.from_pretrained(name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ArtefactError(f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}") from error
+    model.to(device).eval()
+    processor = load_processor(name, family, revision=revision)
+    return Loaded(model, processor, folder.name if folder.is_dir() else name, known)
+
+
+def _hub_family(name: str, revision: str | None) -> tuple[Family, str]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{name} is neither a folder here nor can it be fetched from the hub ({one_line(error)[:200]}).") from error
+    # The commit that was resolved, so that a moved branch is another model to every cache.
+    commit = getattr(config, "_commit_hash", None) or revision
+    return family_of(config.model_type), digest([name, commit])

@@ -1,0 +1,193 @@
+"""From messages and images to token ids, labels, positions and pixel values; needs no torchvision.
+
+The stock processors of both families demand a video processor, which transformers 5 builds on torchvision only. This
+one stands on the family's tokenizer and PIL image processor, and its pixels equal theirs to the last bit.
+
+Shapes: B batch, L tokens of a sample or of the longest in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PIL
+
+from lingshu.core.errors import ArtefactError, InputError
+from lingshu.core.messages import message_to_json
+from lingshu.core.nouns import Message
+from lingshu.models.family import Family, Tiles
+from lingshu.models.spec import PixelBudget
+
+IGNORED = -100  # label of a token that no loss is taken on; torch's default
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED elsewhere.
+
+    `positions` is 3 x L for families with M-RoPE, else None.
+    """
+
+    ids: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    is_image: NDArray[np.bool_]
+    positions: NDArray[np.int64] | None
+    tiles: tuple[Tiles, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that a loss is taken on."""
+        return int((self.labels != IGNORED).sum())
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A tokenizer, an image processor and a pixel budget of one family."""
+
+    family: Family
+    tokenizer: Any
+    image_processor: Any
+    budget: PixelBudget
+
+    @property
+    def image_id(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(self.family.image_token)
+
+    @property
+    def never_sampled(self) -> list[int]:
+        """Ids of the tokens that stand for pixels, as far as the vocabulary has them."""
+        known = self.tokenizer.get_vocab()
+        return sorted(known[token] for token in self.family.never_sampled if token in known)
+
+    def tiles(self, images: Sequence[PIL.Image]) -> tuple[Tiles, ...]:
+        """Scale and cut the images of one sample.
+
+        Raises:
+            BadImage: an image of a shape that the family cannot take.
+        """
+        return tuple(self.family.prepare(self.image_processor, image, len(images), self.budget) for image in images)
+
+    def encode(self, messages: Sequence[Message], tiles: Sequence[Tiles]) -> Encoded:
+        """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to be answered.
+
+        Every assistant turn is tokenised apart from what precedes it, just as a model that generates it sees it.
+
+        Raises:
+            InputError: messages that refer to other images than were given.
+        """
+        asked = [part for message in messages for part in message.parts if isinstance(part, int)]
+        if asked != list(range(len(tiles))):
+            raise InputError(f"the messages show images {asked}, {len(tiles)} were given; show each once, in order.")
+        ids: list[int] = []
+        labels: list[int] = []
+        for text, answer in self._segments(messages):
+            piece = self._tokenise(self._expand(text, tiles, ids) if not answer else text)
+            ids += piece
+            labels += piece if answer else [IGNORED] * len(piece)
+        token_ids = np.array(ids, np.int64)
+        is_image = token_ids == self.image_id
+        if int(is_image.sum()) != sum(t.tokens for t in tiles):
+            raise ArtefactError(
+                "the chat template of this checkpoint does not show one image marker per image; mend its chat_template.jinja."
+            )
+        positions = self.family.positions(is_image, tiles) if self.family.positions else None
+        return Encoded(token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles))
+
+    def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
+        """The rendered dialogue in pieces; True marks an answer up to and including its end token."""
+        plain = [message_to_json(self._defused(message)) for message in messages]
+        segments: list[tuple[str, bool]] = []
+        done = ""
+        for turn, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            prompt = self.render(plain[:turn], prompt=True)
+            whole = self.render(plain[: turn + 1], prompt=False)
+            if not (prompt.startswith(done) and whole.startswith(prompt)):
+                raise ArtefactError("the chat template rewrites earlier turns, so answers cannot be told apart; use another checkpoint.")
+            end = whole.find(self.tokenizer.eos_token, len(prompt))
+            end = len(whole) if end < 0 else end + len(self.tokenizer.eos_token)
+            segments += [(prompt[len(done) :], False), (whole[len(prompt) : end], True)]
+            done = whole[:end]
+        last_is_question = not messages or messages[-1].role != "assistant"
+        rest = self.render(plain, prompt=last_is_question)[len(done) :]
+        # The line break behind the last answer is never generated and teaches nothing.
+        return [*segments, (rest, False)] if last_is_question else segments
+
+    def render(self, plain: Sequence[dict[str, Any]], *, prompt: bool) -> str:
+        """The chat template's text; `prompt` opens the assistant's turn at its end."""
+        return self.tokenizer.apply_chat_template(list(plain), tokenize=False, add_generation_prompt=prompt)
+
+    def _defused(self, message: Message) -> Message:
+        # Control tokens inside a question or a caption must stay words: they could close a turn or pose as an image.
+        parts = []
+        for part in message.parts:
+            if isinstance(part, str):
+                for token in self.tokenizer.added_tokens_encoder:
+                    if token in part:
+                        part = part.replace(token, f"{token[0]} {token[1:]}")
+            parts.append(part)
+        return Message(message.role, tuple(parts))
+
+    def _expand(self, text: str, tiles: Sequence[Tiles], before: Sequence[int]) -> str:
+        """Put as many image tokens at each marker as its image has."""
+        pieces = text.split(self.family.image_token)
+        seen, left = 0, before.count(self.image_id)
+        while left > 0:
+            left -= tiles[seen].tokens
+            seen += 1
+        out = pieces[0]
+        for offset, piece in enumerate(pieces[1:]):
+            out += self.family.expand(tiles[seen + offset].tokens) + piece
+        return out
+
+    def _tokenise(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def collate(self, batch: Sequence[Encoded], *, pad: Literal["left", "right"], length: int | None = None) -> dict[str, torch.Tensor]:
+        """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's other inputs.
+
+        Training pads on the right; generation on the left, so that every row's next token stands in one column.
+        """
+        longest = max(len(e) for e in batch) if length is None else length
+        shape = (len(batch), longest)
+        ids, labels = np.full(shape, self.tokenizer.pad_token_id), np.full(shape, IGNORED)
+        mask, is_image = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        positions = np.zeros((3, *shape), np.int64)
+        for row, e in enumerate(batch):
+            place = slice(0, len(e)) if pad == "right" else slice(longest - len(e), longest)
+            ids[row, place], labels[row, place], mask[row, place], is_image[row, place] = e.ids, e.labels, 1, e.is_image
+            if e.positions is not None:
+                positions[:, row, place] = e.positions
+        arrays: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        if self.family.positions:
+            arrays |= {"position_ids": positions, "mm_token_type_ids": is_image}
+        tiles = [t for e in batch for t in e.tiles]
+        if tiles:
+            arrays |= self.family.features(self.image_processor, tiles)
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def load_processor(folder: str | Path, family: Family, *, revision: str | None = None) -> Processor:
+    """The processor of a checkpoint folder or hub id, with the pixel budget saved there.
+
+    Raises:
+        ArtefactError: tokenizer or image processor files are missing or damaged.
+    """
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
+        image_processor = AutoImageProcessor.from_pretrained(folder, revision=revision, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{folder}: tokenizer or image processor cannot be loaded ({str(error).splitlines()[0]}).") from error
+    return Processor(family, tokenizer, image_processor, family.budget_of(image_processor))

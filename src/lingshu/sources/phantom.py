@@ -1,0 +1,144 @@
+"""Phantom samples: questions with checkable answers, captions and short reports over drawn images.
+
+Licence: Apache-2.0 (made by this package). Revision: the code itself; link: none, nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lingshu.core.errors import InputError, nearest
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Drop, Image, Message, Meta, Sample
+from lingshu.imaging.read import encode_png
+from lingshu.sources._phantom_art import MODALITIES, SPLITS, Phantom, Split, draw
+
+LETTERS = "ABCD"
+NUMBERS = ("no", "one", "two", "three")
+# The kinds whose accuracy the quickstart promises; the others are harder and reported as they come.
+MAIN_KINDS = ("modality", "lesion", "side", "size")
+KINDS = (*MAIN_KINDS, "count", "choice", "open", "report")
+# How often a dialogue takes up a kind. The side of a lesion is the slowest to learn, so it is asked most.
+SHARES = {"modality": 1.5, "lesion": 0.8, "side": 3.5, "size": 2.5, "count": 0.6, "choice": 0.3, "open": 0.2, "report": 0.2}
+DESCRIBE, LOCATE = "Describe the image.", "Where is the lesion?"
+
+
+def lesions_of(phantom: Phantom) -> str:
+    """What lesions there are, in words."""
+    number = len(phantom.lesions)
+    if number == 0:
+        return "no lesion"
+    return f"{phantom.size} lesion on the {phantom.side}" if number == 1 else f"{NUMBERS[number]} {phantom.size} lesions"
+
+
+def caption(phantom: Phantom) -> str:
+    return f"{phantom.modality}, {lesions_of(phantom)}."
+
+
+def location(phantom: Phantom) -> str:
+    """The short caption that names a place only."""
+    return phantom.side or ("several places" if phantom.lesions else "nowhere")
+
+
+def report(phantom: Phantom) -> str:
+    return f"Findings: {lesions_of(phantom)}. Impression: {'lesion' if phantom.lesions else 'normal'}."
+
+
+def question(phantom: Phantom, kind: str, rng: np.random.Generator) -> tuple[str, str, tuple[str, ...]] | None:
+    """Question, gold answer and choices of one kind; None where the phantom has no answer to it."""
+    if kind in ("side", "size") and phantom.side is None:
+        return None
+    if kind == "choice":
+        others = [m for m in rng.permutation(MODALITIES).tolist() if m != phantom.modality][: len(LETTERS) - 1]
+        choices = tuple(rng.permutation([phantom.modality, *others]).tolist())
+        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+        return f"Which modality is it?\n{listed}", LETTERS[choices.index(phantom.modality)], choices
+    asked: dict[str, tuple[str, Callable[[Phantom], str]]] = {
+        "modality": ("Which imaging modality is this?", lambda p: p.modality),
+        "lesion": ("Is there a lesion?", lambda p: "yes" if p.lesions else "no"),
+        "side": ("On which side is the lesion?", lambda p: p.side or ""),
+        "size": ("Is the lesion small or large?", lambda p: p.size),
+        "count": ("How many lesions are there?", lambda p: str(len(p.lesions))),
+        "open": ("What does the image show?", lesions_of),
+        "report": ("Write a short report.", report),
+    }
+    text, answer = asked[kind]
+    return text, answer(phantom), ()
+
+
+def meta(phantom: Phantom, seed: int, split: Split, index: int, kind: str) -> Meta:
+    group = f"phantom-{seed}-{split}-{index}"
+    return Meta(source="phantom", licence="Apache-2.0", access="open", modality=phantom.modality, language="en", kind=kind, group=group)
+
+
+def questions(seed: int, split: Split, images: int, *, side: int = 56, kinds: tuple[str, ...] = KINDS) -> Iterator[Sample]:
+    """Every kind of question about each of `images` phantoms, unanswered; gold says the answer."""
+    for index in range(images):
+        phantom = draw(seed, split, index, side=side)
+        rng = np.random.default_rng([seed, SPLITS.index(split), index, 1])
+        picture = Image(data=encode_png(phantom.pixels))
+        for kind in kinds:
+            asked = question(phantom, kind, rng)
+            if asked is None:
+                continue
+            text, gold, choices = asked
+            about = meta(phantom, seed, split, index, kind)
+            yield Sample(f"{about.group}-{kind}", (user_turn(text, 1),), (picture,), (gold,), choices, about)
+
+
+def dialogue(phantom: Phantom, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
+    """Up to `turns` different questions with their answers, drawn by SHARES."""
+    asked = {kind: q for kind in KINDS if (q := question(phantom, kind, rng)) is not None}
+    shares = np.array([SHARES[kind] for kind in asked])
+    drawn = rng.choice(list(asked), size=min(turns, len(asked)), replace=False, p=shares / shares.sum())
+    return [(asked[kind][0], asked[kind][1]) for kind in drawn.tolist()]
+
+
+def _talk(pairs: list[tuple[str, str]], *, images: int, context: str = "") -> tuple[Message, ...]:
+    messages: list[Message] = []
+    for turn, (text, answer) in enumerate(pairs):
+        messages.append(user_turn(context + text, images) if turn == 0 else Message("user", (text,)))
+        messages.append(Message("assistant", (answer,)))
+    return tuple(messages)
+
+
+def training(seed: int, images: int, purpose: str, *, first: int = 0, side: int = 56, turns: int = 3) -> Iterator[Sample]:
+    """Answered samples of the training split, one for each phantom from number `first` on.
+
+    `purpose` is "text" (the caption stands in words, no image: a tiny model has to learn its language first),
+    "captions", or "instruct" (dialogues of up to `turns` questions).
+
+    Raises:
+        InputError: another purpose.
+    """
+    if purpose not in ("text", "captions", "instruct"):
+        raise InputError(f"phantoms are not made for {purpose!r}; {nearest(purpose, ('text', 'captions', 'instruct'))}")
+    for index in range(first, first + images):
+        phantom = draw(seed, "train", index, side=side)
+        rng = np.random.default_rng([seed, SPLITS.index("train"), index, 2])
+        about = meta(phantom, seed, "train", index, purpose)
+        describe = [(DESCRIBE, caption(phantom)), (LOCATE, location(phantom))]
+        if purpose == "captions":
+            messages = _talk([describe[int(rng.integers(2))]], images=1)
+        elif purpose == "instruct":
+            messages = _talk(dialogue(phantom, rng, turns), images=1)
+        else:
+            pairs = dialogue(phantom, rng, turns)
+            pairs = [describe[int(rng.integers(2))], *pairs[1:]] if rng.random() < 0.5 else pairs
+            messages = _talk(pairs, images=0, context=caption(phantom) + "\n")
+        pictures = () if purpose == "text" else (Image(data=encode_png(phantom.pixels)),)
+        yield Sample(f"{about.group}-{purpose}", messages, pictures, meta=about)
+
+
+def read(path: Path) -> Iterator[Sample | Drop]:
+    """Questions about 120 test phantoms; the last part of `path` is the seed, so `phantom/3` asks for seed 3.
+
+    Raises:
+        InputError: the last part is no whole number.
+    """
+    if not path.name.isdigit():
+        raise InputError(f"{path} names no seed; write phantom/0.")
+    yield from questions(int(path.name), "test", 120)

@@ -1,0 +1,34 @@
+"""Held-out phantoms: drawn images with checkable answers, needing no download and no patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lingshu.core.nouns import Drop, Sample, Task
+from lingshu.scoring import auto
+from lingshu.sources import phantom
+
+IMAGES = 240  # 20 of each modality
+SEED = 0
+
+
+def samples(data: Path | None) -> Iterator[Sample | Drop]:  # noqa: ARG001 - drawn, not read
+    return phantom.questions(SEED, "test", IMAGES)
+
+
+def twin(seed: int) -> Sequence[Sample]:
+    return list(phantom.questions(seed, "validation", 4))
+
+
+TASK = Task(
+    name="phantom",
+    title="Held-out phantoms",
+    source="drawn by lingshu.sources.phantom, seed 0, test split",
+    licence="Apache-2.0",
+    samples=samples,
+    score=auto.score,
+    twin=twin,
+    by=("kind", "modality"),
+    max_tokens=32,
+)

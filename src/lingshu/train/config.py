@@ -1,0 +1,97 @@
+"""The configuration of a training run: its model, its data groups and its chain of stages. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lingshu.core.errors import ConfigError, nearest
+from lingshu.models.spec import PixelBudget, TinyModel
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rate of each part; None freezes the part, so that its weights stay as they are to the last bit."""
+
+    vision: float | None = None
+    projector: float | None = None
+    language: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.vision is None and self.projector is None and self.language is None:
+            raise ConfigError("every part of the stage is frozen; give vision, projector or language a learning rate.")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training run over some data groups.
+
+    `batch` counts sequences per optimiser step, `micro_batch` sequences per forward pass; the loss is a mean over all
+    supervised tokens of the whole batch however it is cut. `steps` wins over `epochs`. The rate rises linearly over
+    `warmup_steps`, then falls along a cosine to `final_rate` times its peak. Longer samples than `max_tokens` are
+    dropped and counted. `packing` fills sequences with several samples.
+    """
+
+    name: str
+    data: tuple[str, ...]
+    rates: Rates
+    epochs: float = 1.0
+    steps: int | None = None
+    batch: int = 256
+    micro_batch: int = 1
+    warmup_steps: int = 100
+    final_rate: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_norm: float = 1.0
+    max_tokens: int = 8192
+    packing: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise ConfigError(f"stage {self.name!r} names no data group.")
+        if self.micro_batch < 1 or self.batch % self.micro_batch:
+            raise ConfigError(f"stage {self.name!r}: batch {self.batch} is no multiple of micro_batch {self.micro_batch}.")
+        if self.steps is None and self.epochs <= 0:
+            raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; it must be positive.")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A complete training run.
+
+    `model` is a checkpoint folder, a hub id, or a tiny model to build. `data` maps each group to a DATASET folder,
+    None until one is given with `data.GROUP=FOLDER`. `expected` is the number of samples a group should have, which
+    `--check` plans with where the data are not there. `save_every` counts steps between states that a killed run
+    resumes from; `cache_mb` bounds the scaled images kept in memory.
+    """
+
+    name: str
+    model: str | TinyModel
+    stages: tuple[Stage, ...]
+    data: Mapping[str, str | None]
+    pixels: PixelBudget = field(default_factory=PixelBudget)
+    expected: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    save_every: int = 200
+    log_every: int = 10
+    cache_mb: int = 512
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"stages are named {names}; at least one is needed and every name must differ.")
+        for stage in self.stages:
+            for group in stage.data:
+                if group not in self.data:
+                    raise ConfigError(f"stage {stage.name!r} asks for data group {group!r}; {nearest(group, self.data)}")
+        for count in ("save_every", "log_every"):
+            if getattr(self, count) < 1:
+                raise ConfigError(f"{count} is {getattr(self, count)}; it must be at least 1.")

@@ -1,0 +1,97 @@
+"""One optimiser step: what is trained, at which rate, and the loss over the whole batch.
+
+Shapes: B micro-batch, L tokens, N supervised tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from lingshu.models.processor import IGNORED, Encoded, Processor
+from lingshu.models.spec import PARTS
+from lingshu.train.config import Stage
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A model set up for one stage; `peaks` holds the peak rate of each of the optimiser's groups."""
+
+    model: Any
+    processor: Processor
+    stage: Stage
+    optimizer: torch.optim.Optimizer
+    peaks: tuple[float, ...]
+    device: torch.device
+    bfloat16: bool
+
+    def step(self, batch: Sequence[Encoded], number: int, total: int) -> tuple[float, float]:
+        """Take step `number` of `total`; returns the mean loss per supervised token and the gradient norm before clipping."""
+        share = rate_share(number, total, self.stage)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * share
+        supervised = sum(e.supervised for e in batch)
+        loss = 0.0
+        for micro in micro_batches(batch, self.stage.micro_batch):
+            summed = self.summed_loss(micro)
+            (summed / supervised).backward()
+            loss += float(summed.detach())
+        norm = torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.stage.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss / supervised, float(norm)
+
+    def summed_loss(self, batch: Sequence[Encoded]) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens of a micro-batch.
+
+        Logits are made for supervised positions only: with a vocabulary of 152,064 they are most of the memory.
+        """
+        inputs = {k: v.to(self.device, non_blocking=True) for k, v in self.processor.collate(batch, pad="right").items()}
+        labels_BL = inputs.pop("labels")
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
+            target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORED)
+            chosen_BL = target_BL != IGNORED
+            logits_NV = self.model.lm_head(hidden_BLD[chosen_BL])
+        return functional.cross_entropy(logits_NV.float(), target_BL[chosen_BL], reduction="sum")
+
+
+def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
+    for start in range(0, len(batch), size):
+        yield batch[start : start + size]
+
+
+def rate_share(number: int, total: int, stage: Stage) -> float:
+    """The share of the peak rate at step `number` (from 0): linear warm-up, then a cosine down to `final_rate`."""
+    warmup = min(stage.warmup_steps, total // 2)
+    if number < warmup:
+        return (number + 1) / warmup
+    progress = (number - warmup) / max(1, total - warmup)
+    return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_up(model: Any, processor: Processor, stage: Stage, *, device: torch.device, bfloat16: bool) -> Trainer:
+    """Freeze what the stage freezes and build AdamW with one rate per part; no weight decay on vectors (norms, biases)."""
+    groups: list[dict[str, Any]] = []
+    peaks: list[float] = []
+    parameters: dict[str, list[torch.nn.Parameter]] = {part: [] for part in PARTS}
+    for name, parameter in model.named_parameters():
+        part = processor.family.part_of(name)
+        rate = getattr(stage.rates, part)
+        parameter.requires_grad_(rate is not None)
+        if rate is not None:
+            parameters[part].append(parameter)
+    for part in PARTS:
+        for decayed in (True, False):
+            members = [p for p in parameters[part] if (p.ndim > 1) == decayed]
+            if members:
+                groups.append({"params": members, "weight_decay": stage.weight_decay if decayed else 0.0})
+                peaks.append(getattr(stage.rates, part))
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=True)
+    model.train()
+    return Trainer(model, processor, stage, optimizer, tuple(peaks), device, bfloat16)
