@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from lingshu.core.errors import ArtefactError, InputError, StorageError
 MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
@@ -24,12 +26,21 @@ def disk(path: Path) -> Iterator[None]:
     """Turn a refused write into one clear StorageError that names `path`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except Exception as error:
+        number = _errno(error)
+        if number in _FULL:
             raise StorageError(f"no space left while writing {path}; free some space or choose another --out.") from error
-        if error.errno in _REFUSED:
-            raise StorageError(f"{path} cannot be written ({error.strerror}); choose another --out.") from error
+        if number in _REFUSED:
+            raise StorageError(f"{path} cannot be written ({os.strerror(number)}); choose another --out.") from error
         raise
+
+
+def _errno(error: Exception) -> int:
+    """The system's error number, 0 for other errors. Rust libraries (safetensors, tokenizers) tell it in words alone."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    told = _OS_ERROR.search(str(error)) if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins")) else None
+    return int(told[1]) if told else 0
 
 
 def sync_folder(folder: Path) -> None:
@@ -99,7 +110,7 @@ def _replaceable(path: Path) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: object) -> None:
@@ -121,6 +132,14 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ArtefactError(f"{path} holds no JSON object.")
     return value
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+# Python reads NaN and Infinity, which no other reader does and which could not be written again.
+_STRICT = json.JSONDecoder(parse_constant=_no_number)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
@@ -148,7 +167,7 @@ def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)
+                value = _STRICT.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except (ValueError, RecursionError) as error:
                 if torn_ok and not whole:
                     return
@@ -159,7 +178,9 @@ def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
 
 
 def dump_line(row: Mapping[str, object]) -> str:
-    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    # Half a surrogate pair has no UTF-8 form; written as its escape it comes back as it was.
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:

@@ -92,7 +92,7 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
     """The accepted answers, the preferred one first; the letter of the right one where there are choices.
 
     Raises:
-        BadRow: not text, or no choice (or two different ones) that it means.
+        BadRow: not text, or neither a letter nor the text of a choice.
     """
     if value is None or value == []:
         return None
@@ -106,21 +106,17 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
 
 
 def _letter(text: str, choices: Sequence[str]) -> str:
-    folded = [_fold(choice) for choice in choices]
-    meant = {LETTERS[i] for i, choice in enumerate(folded) if choice == _fold(text)}
-    bare = text.strip("(). :").upper()
+    # A letter alone is a letter, even where a choice reads the same (vitamins A, C, D, K): so benchmarks mean it.
+    bare = text.strip("()[]. :").upper()
     if len(bare) == 1 and bare in LETTERS[: len(choices)]:
-        meant.add(bare)
+        return bare
+    folded = [_fold(choice) for choice in choices]
+    if _fold(text) in folded:
+        return LETTERS[folded.index(_fold(text))]
     mark = _LETTERED.fullmatch(text)
-    if not meant and mark and mark[1].upper() in LETTERS[: len(choices)] and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]:
-        meant.add(mark[1].upper())
-    if len(meant) > 1:
-        raise BadRow(
-            "ambiguous_answer", "the answer names one choice by its letter and another by its text; give the letter with its text."
-        )
-    if not meant:
-        raise BadRow("answer_not_in_choices", "the answer is neither a letter nor the text of a choice.")
-    return meant.pop()
+    if mark and mark[1].upper() in LETTERS[: len(choices)] and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]:
+        return mark[1].upper()
+    raise BadRow("answer_not_in_choices", "the answer is neither a letter nor the text of a choice.")
 
 
 def _fold(text: str) -> str:

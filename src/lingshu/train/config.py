@@ -63,8 +63,9 @@ class Stage:
 class TrainConfig:
     """A complete training run.
 
-    `model` is a checkpoint folder, a hub id, or a tiny model to build. `data` maps each group to a DATASET folder,
-    None until one is given with `data.GROUP=FOLDER`. `expected` is the number of samples a group should have, which
+    `model` is a checkpoint folder, a hub id, or a tiny model to build. `data` maps each group to a DATASET folder
+    or a folder with rows.jsonl and images, None until one is given with `data.GROUP=FOLDER`.
+    `expected` is the number of samples a group should have, which
     `--check` plans with where the data are not there. `save_every` counts steps between states that a killed run
     resumes from; `cache_mb` bounds the scaled images kept in memory.
     """

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from lingshu.core.artefacts import dataset_digest, open_dataset, read_dataset
+from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest, open_dataset, read_dataset
 from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
-from lingshu.core.nouns import Image, Sample
+from lingshu.core.files import sha256_file
+from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.imaging.read import ShardReader, open_image
 from lingshu.models.family import Tiles
 from lingshu.models.processor import Encoded, Processor
+from lingshu.sources import jsonl
+from lingshu.sources.jsonl import rows_file
 
 # Batches are sorted by length inside windows of this many batches: little padding, yet a fresh mixture each epoch.
 WINDOW_BATCHES = 16
@@ -68,7 +71,7 @@ class StageData:
         return replace(text, tiles=self.cache.tiles(images)) if images else text
 
 
-def encode_all(samples: Iterator[Sample], processor: Processor, *, max_tokens: int, cache_mb: int) -> StageData:
+def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_tokens: int, cache_mb: int) -> StageData:
     """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
 
     Raises:
@@ -80,24 +83,27 @@ def encode_all(samples: Iterator[Sample], processor: Processor, *, max_tokens: i
     drops: Counter[str] = Counter()
     named: list[str] = []
 
-    def drop(sample: Sample, reason: str, detail: str) -> None:
+    def drop(name: str, reason: str, detail: str) -> None:
         drops[reason] += 1
         if len(named) < MAX_NAMED_DROPS:
-            named.append(f"{sample.id}: {reason} ({detail})")
+            named.append(f"{name}: {reason} ({detail})")
 
     for sample in samples:
+        if isinstance(sample, Drop):
+            drop(sample.id, sample.reason, sample.detail)
+            continue
         try:
             encoded = processor.encode(sample.messages, cache.tiles(sample.images) if sample.images else ())
         except BadImage as error:
-            drop(sample, "bad_image", one_line(error))
+            drop(sample.id, "bad_image", one_line(error))
             continue
         except InputError as error:
-            drop(sample, "bad_messages", one_line(error))
+            drop(sample.id, "bad_messages", one_line(error))
             continue
         if not encoded.supervised:
-            drop(sample, "no_answer", "no assistant turn to learn from")
+            drop(sample.id, "no_answer", "no assistant turn to learn from")
         elif len(encoded) > max_tokens:
-            drop(sample, "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
+            drop(sample.id, "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
         else:
             texts.append(replace(encoded, tiles=()))
             images.append(sample.images)
@@ -107,15 +113,38 @@ def encode_all(samples: Iterator[Sample], processor: Processor, *, max_tokens: i
     return StageData(tuple(texts), tuple(images), cache, dict(drops), tuple(named))
 
 
-def read_groups(folders: Sequence[Path]) -> Iterator[Sample]:
-    """The samples of several DATASET folders, one after another."""
-    for folder in folders:
-        open_dataset(folder)
-        yield from read_dataset(folder)
+def check_group(path: Path) -> DatasetCard:
+    """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with images beside it.
+
+    Raises:
+        ArtefactError, InputError: it is neither, or it is damaged.
+    """
+    if is_dataset(path):
+        return open_dataset(path)
+    rows_file(path)
+    samples = [sample for sample in jsonl.read(path) if isinstance(sample, Sample)]
+    licences = Counter(sample.meta.licence or "unknown" for sample in samples)
+    sources = Counter(sample.meta.source or "unknown" for sample in samples)
+    access = Counter(sample.meta.access for sample in samples)
+    return DatasetCard(path.name, len(samples), len({i for s in samples for i in s.images}), licences, sources, access)
 
 
-def group_digests(folders: Sequence[Path]) -> dict[str, str]:
-    return {str(folder): dataset_digest(folder) for folder in folders}
+def is_dataset(path: Path) -> bool:
+    return (path / DATASET_CARD).is_file()
+
+
+def read_groups(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
+    """The samples of several data groups, one after another; a question with a gold answer is closed by it."""
+    for path in paths:
+        for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
+            if isinstance(item, Sample) and not item.answered and item.gold:
+                yield item.with_answer(item.gold[0])
+            else:
+                yield item
+
+
+def group_digests(paths: Sequence[Path]) -> dict[str, str]:
+    return {str(path): dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path)) for path in paths}
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,16 @@ import math
 import shutil
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lingshu.core import config as configuration
-from lingshu.core.artefacts import open_dataset
 from lingshu.core.errors import ConfigError, TrainingError
 from lingshu.core.files import read_json, write_json
+from lingshu.core.nouns import Message, Sample
 from lingshu.core.runcard import RUN_CARD, RunCard, write_run_card
 from lingshu.models.export import export
 from lingshu.models.load import Loaded, load
@@ -34,7 +33,7 @@ from lingshu.models.processor import Processor
 from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import Stage, TrainConfig
-from lingshu.train.data import Plan, StageData, encode_all, group_digests, read_groups
+from lingshu.train.data import Plan, StageData, check_group, encode_all, group_digests, read_groups
 from lingshu.train.log import LOG, LearningLog, Progress, open_log
 from lingshu.train.state import Position, latest, load_state, save_state
 from lingshu.train.step import Trainer, set_up
@@ -99,7 +98,7 @@ def check_data(config: TrainConfig) -> dict[str, Path]:
 
     Raises:
         ConfigError: a group without a folder, or a stage that asks for packing.
-        ArtefactError: a folder that is no dataset or is damaged.
+        ArtefactError, InputError: a folder that is no dataset or is damaged.
     """
     folders: dict[str, Path] = {}
     for stage in config.stages:
@@ -110,10 +109,10 @@ def check_data(config: TrainConfig) -> dict[str, Path]:
         for group in stage.data:
             folder = config.data[group]
             if folder is None:
-                raise ConfigError(f"stage {stage.name!r} needs data group {group!r}; give it with data.{group}=DATASET.")
+                raise ConfigError(f"stage {stage.name!r} needs data group {group!r}; give it with data.{group}=FOLDER.")
             folders[group] = Path(folder)
     for folder in folders.values():
-        open_dataset(folder)
+        check_group(folder)
     return folders
 
 
@@ -149,7 +148,8 @@ def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[s
         loaded = load(str(stage_folder(out, done - 1, config.stages[done - 1].name)))
     elif isinstance(config.model, TinyModel):
         if not (out / "start").is_dir():
-            corpus = [text for sample in read_groups(list(groups.values())) for text in _texts(sample.messages)]
+            items = read_groups(list(groups.values()))
+            corpus = [text for item in items if isinstance(item, Sample) for text in _texts(item.messages)]
             model, processor = build_tiny(config.model, corpus, budget=config.pixels, seed=config.seed)
             export(
                 model, processor, out / "start", RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"})
@@ -163,7 +163,7 @@ def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[s
     return Loaded(loaded.model, Processor(old.family, old.tokenizer, image_processor, config.pixels), name, loaded.digest)
 
 
-def _texts(messages: Any) -> list[str]:
+def _texts(messages: Sequence[Message]) -> list[str]:
     roles = {message.role for message in messages}
     # The words of the template's own turns belong to the corpus too.
     return [message.text for message in messages] + sorted(roles) + ["system\nYou are a helpful assistant."]
@@ -183,7 +183,7 @@ def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[st
     ]
     data = []
     for group, folder in groups.items():
-        card = open_dataset(folder)
+        card = check_group(folder)
         data.append({"group": group, "rows": card.rows, "images": card.images, "licences": ", ".join(card.licences)})
     counts = {f"dropped_{reason}": 0 for s in summaries for reason in s.dropped}
     for s in summaries:

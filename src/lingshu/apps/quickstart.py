@@ -1,0 +1,170 @@
+"""`lingshu quickstart`: draw data, train a tiny model through every stage, evaluate it, and explain the result on one page.
+
+OUT/data/{text,captions,instruct}   drawn DATASETs
+OUT/train/                          the training run; train/checkpoint is the model, train/start the untrained one
+OUT/eval/{trained,untrained}/       replies, scores and reports
+OUT/images/                         a few held-out images, to ask about
+OUT/summary.json, report.html       what came out
+"""
+
+from __future__ import annotations
+
+import resource
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from lingshu.apps._quickstart_page import Outcome, as_json, outcome, write_page
+from lingshu.core.artefacts import DATASET_CARD, write_dataset
+from lingshu.core.config import to_plain
+from lingshu.core.errors import ConfigError
+from lingshu.core.files import write_json
+from lingshu.core.nouns import Image, Sample, Task
+from lingshu.core.options import EngineOptions
+from lingshu.core.runcard import RunCard, write_run_card
+from lingshu.recipes.quickstart import SIDE, SIZES, recipe
+from lingshu.sources.phantom import MAIN_KINDS, training
+from lingshu.tasks import phantom
+from lingshu.train.config import TrainConfig
+
+SUMMARY, PAGE = "summary.json", "report.html"
+SHOWN = 12  # sample images on the page, one of each modality
+BATCH = 64
+
+
+def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
+    """Draw data, train a tiny model through every stage, evaluate it and explain the result.
+
+    Parameters
+    ----------
+    out
+        Folder for everything that is made. An interrupted quickstart in it goes on where it stopped.
+    seed
+        Decides the drawn images, the first weights and the order of samples.
+    """
+    return run(recipe(), SIZES, out, seed=seed)
+
+
+def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, images: int | None = None) -> int:
+    """The quickstart with another configuration, fewer drawn samples, or fewer test images.
+
+    Raises:
+        ConfigError: OUT holds a finished quickstart.
+    """
+    from lingshu.train.log import progress_line
+    from lingshu.train.loop import train
+
+    if (out / SUMMARY).exists():
+        raise ConfigError(f"{out} holds a finished quickstart; open {out / PAGE}, or choose another --out.")
+    started = time.monotonic()
+    say(f"drawing {sum(sizes.values())} phantoms in twelve modality styles")
+    data = draw_data(out / "data", sizes, seed)
+    config = replace(config, seed=seed, data={**config.data, **data})
+    with progress_line() as progress:
+        checkpoint = train(config, out / "train", resume=True, progress=progress)
+    task = held_out(images)
+    main = only(task, lambda sample: sample.meta.kind in MAIN_KINDS)
+    trained = evaluate(checkpoint, task, out / "eval" / "trained", config)
+    untrained = evaluate(out / "train" / "start", main, out / "eval" / "untrained", config)
+    result = outcome(out, config, trained, untrained, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
+    shown = save_images(out / "images", task)
+    write_page(out / PAGE, result, shown)
+    write_run_card(out, RunCard("quickstart", to_plain(config), seed))
+    write_json(out / SUMMARY, as_json(result))
+    closing(result, out)
+    return 0
+
+
+def say(text: str) -> None:
+    print(f"quickstart: {text}", file=sys.stderr, flush=True)
+
+
+def draw_data(folder: Path, sizes: Mapping[str, int], seed: int) -> dict[str, str]:
+    """Draw each data group as a DATASET; no phantom serves two groups. A group that is whole already is kept."""
+    first, folders = 0, {}
+    for group, number in sizes.items():
+        target = folder / group
+        if not (target / DATASET_CARD).is_file():
+            samples = training(seed, number, group, first=first, side=SIDE)
+            rows = ((sample, [image.data or b"" for image in sample.images]) for sample in samples)
+            write_dataset(
+                target, f"phantom_{group}", rows, RunCard("quickstart", {"group": group, "samples": number, "first": first}, seed)
+            )
+        first += number
+        folders[group] = str(target)
+    return folders
+
+
+def held_out(images: int | None) -> Task:
+    """The phantom task, on its first `images` images where that is fewer."""
+    task = phantom.TASK
+    if images is None:
+        return task
+    wanted = {f"phantom-{phantom.SEED}-test-{index}" for index in range(images)}
+    return only(task, lambda sample: sample.meta.group in wanted)
+
+
+def only(task: Task, wanted: Callable[[Sample], bool]) -> Task:
+    """A task with those of its samples that are wanted."""
+    return replace(task, samples=lambda data: (s for s in task.samples(data) if isinstance(s, Sample) and wanted(s)))
+
+
+def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) -> list[dict]:
+    """Ask, score and report; returns the scores rows."""
+    from lingshu.core.nouns import Sampling
+    from lingshu.engines.hf import load
+    from lingshu.evaluate import report
+    from lingshu.evaluate.generate import generate
+    from lingshu.evaluate.progress import shown
+    from lingshu.evaluate.score import score
+    from lingshu.imaging.read import image_bytes
+
+    engine = load(str(checkpoint), EngineOptions(batch_size=BATCH, threads=config.threads))
+    samples = [sample for sample in task.samples(None) if isinstance(sample, Sample)]
+    with shown(f"{folder.name} model") as progress:
+        sampling = Sampling(max_tokens=task.max_tokens)
+        generated = generate(task, samples, engine, folder / task.name, sampling=sampling, images=image_bytes, progress=progress)
+    rows = score(task, samples, folder / task.name)
+    card = RunCard("eval", {"model": folder.name, "tasks": [task.name]}, 0, {"samples": generated.samples, "errors": generated.errors})
+    write_run_card(folder, card)
+    report.write(folder, report.build(folder))
+    return rows
+
+
+def save_images(folder: Path, task: Task) -> list[tuple[Path, Image, str]]:
+    """A few held-out images as files, to be asked about; with the sample id prefix that names each."""
+    from lingshu.imaging.read import image_bytes
+
+    folder.mkdir(parents=True, exist_ok=True)
+    saved: dict[str, tuple[Path, Image, str]] = {}
+    for sample in task.samples(None):
+        if not isinstance(sample, Sample) or sample.meta.group is None or sample.meta.group in saved:
+            continue
+        if len(saved) == SHOWN:
+            break
+        path = folder / f"{sample.meta.modality}.png"
+        path.write_bytes(image_bytes(sample.images[0]))
+        saved[sample.meta.group] = (path, sample.images[0], sample.meta.group)
+    return list(saved.values())
+
+
+def peak_rss_mb() -> float:
+    """The largest resident memory of this process so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kibibytes, macOS bytes.
+    return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+def closing(result: Outcome, out: Path) -> None:
+    """What a person reads at the end: the numbers, the page, and the line that asks the model."""
+    overall = result.overall
+    low, high = overall.low or 0.0, overall.high or 0.0
+    print(f"accuracy {100 * (overall.value or 0):.1f}% (95% interval {100 * low:.1f} to {100 * high:.1f}, n = {overall.n})")
+    print(f"untrained {100 * result.untrained:.1f}%, majority answer {100 * result.majority:.1f}%")
+    print(f"page: {out / PAGE}")
+    image = sorted((out / "images").glob("*.png"))[0]
+    words = ["lingshu", "ask", str(out / "train" / "checkpoint"), "Which imaging modality is this?", str(image)]
+    print("ask it: " + " ".join(word if word.isascii() and " " not in word else shlex.quote(word) for word in words))

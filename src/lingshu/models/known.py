@@ -1,0 +1,150 @@
+"""Real configurations of the released models, to plan with on a machine that will never hold their weights.
+
+Sizes of the 7B and of InternVL3-8B are those of their public config.json files; those of the 32B are field knowledge
+and marked so. Nothing is downloaded: models are built on torch's meta device, which has shapes and no values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lingshu.core.errors import ArtefactError, nearest
+from lingshu.models.family import Family, family_of
+from lingshu.models.load import HUB_ID, check_folder
+from lingshu.models.spec import PARTS, FamilyName, Part, TinyModel
+from lingshu.models.tiny import tiny_config
+
+_QWEN_TEXT: dict[str, Any] = {
+    "vocab_size": 152064,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
+}
+_QWEN_VISION: dict[str, Any] = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "num_heads": 16,
+    "patch_size": 14,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+_TEXT_7B = {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944}
+_TEXT_32B = {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8, "intermediate_size": 27648}
+_INTERN_VISION = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "image_size": [448, 448],
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A released architecture; `verified` is False where its sizes were not seen in a public file."""
+
+    family: FamilyName
+    config: dict[str, Any]
+    verified: bool
+
+
+QWEN_7B = Known(
+    "qwen2_5_vl",
+    {"text_config": {**_QWEN_TEXT, **_TEXT_7B}, "vision_config": {**_QWEN_VISION, "intermediate_size": 3420, "out_hidden_size": 3584}},
+    verified=True,
+)
+QWEN_32B = Known(
+    "qwen2_5_vl",
+    {"text_config": {**_QWEN_TEXT, **_TEXT_32B}, "vision_config": {**_QWEN_VISION, "intermediate_size": 3456, "out_hidden_size": 5120}},
+    verified=False,
+)
+INTERN_8B = Known(
+    "internvl",
+    {
+        "text_config": {"model_type": "qwen2", "vocab_size": 151674, "tie_word_embeddings": False, **_TEXT_7B},
+        "vision_config": {"patch_size": [14, 14], **_INTERN_VISION},
+        "image_seq_length": 256,
+        "tie_word_embeddings": False,
+    },
+    verified=True,
+)
+KNOWN: dict[str, Known] = {
+    "Qwen/Qwen2.5-VL-7B-Instruct": QWEN_7B,
+    "Qwen/Qwen2.5-VL-32B-Instruct": QWEN_32B,
+    "OpenGVLab/InternVL3-8B-hf": INTERN_8B,
+    "lingshu-medical-mllm/Lingshu-7B": QWEN_7B,
+    "lingshu-medical-mllm/Lingshu-32B": QWEN_32B,
+    "lingshu-medical-mllm/Lingshu-I-8B": INTERN_8B,
+}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known."""
+
+    family: FamilyName
+    parameters: dict[Part, int]
+    hidden: int
+    layers: int
+    vocabulary: int
+    verified: bool
+
+    @property
+    def total(self) -> int:
+        return sum(self.parameters.values())
+
+
+class _Vocabulary:
+    """Stands in for a tokenizer that is trained only when the run starts: its size is what the spec allows."""
+
+    eos_token_id, pad_token_id = 1, 0
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def convert_tokens_to_ids(self, token: str) -> int:
+        return sum(token.encode()) % self.size
+
+
+def shapes(model: str | TinyModel) -> Shapes:
+    """Parameter counts of a model from its real configuration, built on the meta device in seconds and megabytes.
+
+    Raises:
+        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes are on file.
+    """
+    import transformers
+
+    verified = True
+    if isinstance(model, TinyModel):
+        family = family_of(model.family)
+        config = tiny_config(family, model, _Vocabulary(model.vocabulary))
+    elif model in KNOWN:
+        known = KNOWN[model]
+        family, verified = family_of(known.family), known.verified
+        config = getattr(transformers, family.model_class).config_class(**known.config)
+    else:
+        if HUB_ID.fullmatch(model) and not Path(model).is_dir():
+            raise ArtefactError(f"the sizes of {model!r} are not on file; {nearest(model, KNOWN)}")
+        family, _ = check_folder(Path(model))
+        config = transformers.AutoConfig.from_pretrained(model)
+    return _count(family, config, verified=verified)
+
+
+def _count(family: Family, config: Any, *, verified: bool) -> Shapes:
+    import transformers
+
+    with torch.device("meta"):
+        built = getattr(transformers, family.model_class)._from_config(config)
+    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for name, parameter in built.named_parameters():
+        counts[family.part_of(name)] += parameter.numel()
+    text = config.text_config
+    return Shapes(family.name, counts, text.hidden_size, text.num_hidden_layers, text.vocab_size, verified)

@@ -1,0 +1,78 @@
+"""Questions about your own images: any folder with rows.jsonl and images, scored by what each answer is.
+
+Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl, or one that has a folder `vqa` with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lingshu.core.errors import InputError
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Drop, Image, Meta, Sample, Task
+from lingshu.core.rows import LETTERS, with_choices
+from lingshu.scoring import auto
+from lingshu.sources import jsonl
+
+
+def samples(data: Path | None) -> Iterable[Sample | Drop]:
+    """The questions of the folder, each ending in a user turn.
+
+    Raises:
+        InputError: no folder given, or it holds no rows.jsonl.
+    """
+    if data is None:
+        raise InputError("the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its images.")
+    nested = data / "vqa"
+    return map(_asked, jsonl.read(jsonl.rows_file(nested if (nested / jsonl.ROWS).is_file() else data)))
+
+
+def _asked(result: Sample | Drop) -> Sample | Drop:
+    """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what is right."""
+    if isinstance(result, Drop) or not result.answered:
+        return result
+    gold = result.gold or (result.messages[-1].text,)
+    return replace(result, messages=result.messages[:-1], gold=gold)
+
+
+def twin(seed: int) -> list[Sample]:
+    """Eight made-up questions about two tiny drawn images, with the question forms that such folders have."""
+    return [sample for number in (0, 1) for sample in _drawn(seed, number)]
+
+
+def _drawn(seed: int, number: int) -> Iterator[Sample]:
+    import numpy as np
+
+    from lingshu.imaging.read import encode_png
+
+    pixels = np.random.default_rng([seed, number]).integers(0, 60, (32, 32), dtype=np.uint8)
+    side = ("left", "right")[(seed + number) % 2]
+    start = 4 if side == "left" else 20
+    pixels[12:20, start : start + 8] = 250
+    image = Image(data=encode_png(pixels))
+    choices = ("right", "left", "no square")
+    asked: list[tuple[str, str, str, tuple[str, ...]]] = [
+        ("yes_no", "Is there a square on the left?", "yes" if side == "left" else "no", ()),
+        ("choice", "On which side is the square?", LETTERS[choices.index(side)], choices),
+        ("count", "How many squares are there?", "1", ()),
+        ("open", "What is brighter than the background?", f"A bright square on the {side}", ()),
+    ]
+    for kind, question, gold, options in asked:
+        turn = user_turn(with_choices(question, options), 1)
+        meta = Meta(source="drawn", licence="Apache-2.0", access="open", language="en", kind=kind, group=f"twin-{number}")
+        yield Sample(f"twin-{number}-{kind}", (turn,), (image,), (gold,), options, meta)
+
+
+TASK = Task(
+    name="vqa",
+    title="Questions about your own images",
+    source="the user's folder",
+    licence="user's own",
+    samples=samples,
+    score=auto.score,
+    twin=twin,
+    access="private",
+    by=("kind", "modality", "language"),
+)

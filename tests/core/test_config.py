@@ -1,0 +1,92 @@
+"""Configuration: typed both ways, and each mistake is told in the words of its author."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from lingshu.core.config import from_plain, override, read_plain, to_plain, write
+from lingshu.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    steps: int = 10
+    rate: float = 1e-3
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    seed: int = 0
+    device: str | None = None
+    order: Literal["random", "length"] = "length"
+    stages: tuple[Stage, ...] = (Stage("shallow"), Stage("deep"))
+    data: dict[str, str] = field(default_factory=lambda: {"captions": "a"})
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError("seed must not be negative")
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = Recipe(seed=3, stages=(Stage("一", rate=2e-5, parts=("vision", "language")),))
+    write(config, tmp_path / "a.yaml")
+    assert from_plain(Recipe, read_plain(tmp_path / "a.yaml")) == config
+    assert from_plain(Recipe, to_plain(config)) == config
+
+
+def test_overrides_reach_every_level_and_leave_the_original_alone() -> None:
+    config = Recipe()
+    changed = override(
+        config, ["seed=7", "device=cuda:0", "stages.deep.steps=5", "stages.0.rate=1e-4", "stages.deep.parts=[vision]", "data.captions=b"]
+    )
+    assert (changed.seed, changed.device, changed.data) == (7, "cuda:0", {"captions": "b"})
+    assert changed.stages == (Stage("shallow", rate=1e-4), Stage("deep", steps=5, parts=("vision",)))
+    assert config == Recipe()
+    assert override(changed, ["device=null"]).device is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", "no override; write key=value"),
+        ("sed=1", "did you mean 'seed'"),
+        ("stages.deap.steps=1", "did you mean 'deep'"),
+        ("stages.deep.step=1", "did you mean 'steps'"),
+        ("stages.9.steps=1", "unknown key '9'"),
+        ("seed.deeper=1", "below a plain value"),
+        ("seed=ten", "seed: .*integer.*'ten'"),
+        ("seed=1.5", "seed: "),
+        ("seed=null", "seed: "),
+        ("stages.deep.steps=many", r"stages\.1\.steps: "),
+        ("stages.deep.parts=vision", r"stages\.1\.parts: "),
+        ("order=backwards", "order: .*'random' or 'length'"),
+        ("seed=-1", "seed must not be negative|must not be negative"),
+        ("seed=[", "no valid YAML"),
+    ],
+)
+def test_a_wrong_override_says_what_is_wrong(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        override(Recipe(), [change])
+
+
+def test_unknown_keys_of_a_file_name_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'stages\.0\.stepps'; did you mean 'steps'"):
+        from_plain(Recipe, {"stages": [{"name": "a", "stepps": 1}]})
+    with pytest.raises(ConfigError, match=r"stages\.0\.name: "):
+        from_plain(Recipe, {"stages": [{"steps": 1}]})
+
+
+def test_a_file_that_holds_no_configuration_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read"):
+        read_plain(path)
+    for content in (b"- 1\n", b"a: [\n", b"\xff\xfe\x00", b""):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"a\.yaml"):
+            read_plain(path)

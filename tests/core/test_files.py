@@ -1,0 +1,191 @@
+"""The disk layer: whole files or nothing, JSONL that survives a kill, and manifests that notice a change."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.errors import ArtefactError, InputError, StorageError
+from lingshu.core.files import (
+    JsonlAppender,
+    atomic_file,
+    atomic_folder,
+    check_manifest,
+    digest,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_manifest,
+    write_text,
+)
+
+
+def names(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "first")
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "first"
+    assert names(tmp_path) == {"new", "new/a.txt"}
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    for content in ("one", "two"):
+        with atomic_folder(path) as temporary:
+            (temporary / content).write_text(content)
+            write_manifest(temporary)
+    with pytest.raises(RuntimeError), atomic_folder(path) as temporary:
+        (temporary / "three").touch()
+        raise RuntimeError
+    assert names(tmp_path) == {"out", "out/two", "out/manifest.json"}
+
+
+def test_a_folder_that_a_person_filled_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").touch()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "thesis", tmp_path / "file"):
+        with pytest.raises(StorageError, match="choose another --out"), atomic_folder(path):
+            raise AssertionError("it must not begin")
+    assert names(tmp_path) == {"thesis", "thesis/chapter.txt", "file"}
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "below.txt", tmp_path / "folder", tmp_path / ("x" * 300)):
+        with pytest.raises(StorageError, match="cannot be written"):
+            write_text(path, "x")
+    with pytest.raises(StorageError):
+        JsonlAppender(tmp_path / "file" / "a.jsonl")
+    assert names(tmp_path) == {"file", "folder"}
+
+
+def test_libraries_that_tell_a_full_disk_in_words_alone_are_understood(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no space left"), atomic_folder(tmp_path / "out"):
+        raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(ValueError, match="something else"), atomic_folder(tmp_path / "out"):
+        raise ValueError("something else")
+    assert names(tmp_path) == set()
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import lingshu.core.artefacts as artefacts
+from lingshu.core import errors, files, nouns, runcard
+
+out = Path(sys.argv[1])
+log = files.JsonlAppender(out / "log.jsonl")
+log.append([{"row": 1}])
+files.write_text(out / "old.txt", "old")
+import pyarrow.parquet, numpy  # before the limit, so that only the writes below meet it
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+big = "x" * 100_000
+noise = numpy.random.default_rng(0).bytes(100_000)
+for write in (
+    lambda: files.write_text(out / "old.txt", big),
+    lambda: files.write_json(out / "new.json", {"a": big}),
+    lambda: files.write_jsonl(out / "new.jsonl", [{"a": big}]),
+    lambda: log.append([{"a": 1}, {"a": big}]),
+    lambda: artefacts.write_dataset(
+        out / "dataset", "d", [(nouns.Sample("a", (), (nouns.Image(),)), [noise])], runcard.RunCard("test", {})
+    ),
+):
+    try:
+        write()
+    except errors.StorageError as error:
+        assert "no space left" in str(error), error
+    else:
+        raise SystemExit("a full disk went unnoticed")
+log.append([{"row": 2}])
+"""
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path) == {"log.jsonl", "old.txt"}
+    assert (tmp_path / "old.txt").read_text() == "old"
+    assert [row["row"] for row in read_jsonl(tmp_path / "log.jsonl")] == [1, 2]
+
+
+def test_a_torn_last_line_is_passed_over_and_then_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for torn in ('{"row": ', '{"row": 9}', "\x00\x00", '{"text": "' + "x" * 200_000):
+        path.write_text('{"row": 1}\n' + torn, encoding="utf-8")
+        with JsonlAppender(path) as log:
+            log.append([{"row": 2}, {"row": 3}])
+        assert [row["row"] for row in read_jsonl(path)] == [1, 2, 3]
+
+
+def test_a_log_torn_in_its_first_line_starts_anew(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"row')
+    assert list(read_jsonl(path)) == []
+    with JsonlAppender(path) as log:
+        log.append([{"row": "一"}])
+    assert path.read_text(encoding="utf-8") == '{"row": "一"}\n'
+
+
+@pytest.mark.parametrize("line", ['{"a": ', "[1]", "5", "\udc80", "[" * 100_000])
+def test_a_bad_line_in_the_middle_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line.encode(errors="surrogateescape") + b"\n" + b'{"a": 2}\n')
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2"):
+        list(read_jsonl(path))
+
+
+def test_not_a_number_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_jsonl(tmp_path / "a.jsonl", [{"loss": math.nan}])
+    assert names(tmp_path) == set()
+
+
+def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(ArtefactError, match=r"a\.json does not exist"):
+        read_json(path)
+    for content in (b"", b"{", b"[1]", b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(ArtefactError, match=r"a\.json"):
+            read_json(path)
+    write_json(path, {"a": 1})
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_manifest_notices_every_change(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    (folder / "data").mkdir(parents=True)
+    assert check_manifest(folder) is None
+    (folder / "data" / "a").write_bytes(b"abc")
+    assert write_manifest(folder) == check_manifest(folder)
+    (folder / "data" / "a").write_bytes(b"abd")
+    with pytest.raises(ArtefactError, match="does not match its sha256"):
+        check_manifest(folder)
+    (folder / "data" / "a").write_bytes(b"ab")
+    with pytest.raises(ArtefactError, match="has 2 bytes"):
+        check_manifest(folder)
+    (folder / "data" / "a").unlink()
+    with pytest.raises(ArtefactError, match="is missing though"):
+        check_manifest(folder)
+    for files in (None, [], {"a": 1}, {"a": {"bytes": 1}}):
+        (folder / "manifest.json").write_text(json.dumps({"files": files}))
+        with pytest.raises(ArtefactError, match="lists no files"):
+            check_manifest(folder)
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})

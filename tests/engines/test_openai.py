@@ -1,0 +1,314 @@
+"""The OpenAI engine against a real local server: what is sent, what is retried, what gives up, what never leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from aiohttp import web
+
+from lingshu.core.artefacts import read_dataset, write_dataset
+from lingshu.core.errors import EngineError, InputError, ReleaseError
+from lingshu.core.http import Endpoint
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling
+from lingshu.core.options import EngineOptions
+from lingshu.core.runcard import RunCard
+from lingshu.engines import openai
+from lingshu.imaging.read import encode_png, open_image
+
+KEY = "sk-canary-1234567890"
+PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+PICTURE = Image(data=encode_png(PIXELS))
+
+
+def completion(text: str | None, finish: str = "stop") -> web.Response:
+    return web.json_response(
+        {"choices": [{"message": {"content": text}, "finish_reason": finish}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+    )
+
+
+def sample(name: str, question: str = "Is there a lesion?", images: Sequence[Image] = (PICTURE,)) -> Sample:
+    return Sample(name, (Message("system", ("Be brief.",)), user_turn(question, len(images))), tuple(images))
+
+
+def engine(url: str, **options: object) -> openai.OpenAI:
+    made = openai.load(f"{url}#tiny", EngineOptions(**{"api_key": KEY, "retries": 2, "timeout_s": 5.0, **options}))
+    assert isinstance(made, openai.OpenAI)
+    # Milliseconds between tries: the tests ask whether it waits, not how long.
+    wire = Endpoint(**{**{f: getattr(made.wire, f) for f in Endpoint.__dataclass_fields__}, "backoff_s": 0.001})
+    return openai.OpenAI(made.model, made.digest, made.name, wire, made.release)
+
+
+def answers(url: str, samples: Sequence[Sample], sampling: Sampling | None = None, **options: object) -> list[Reply]:
+    batches = list(engine(url, **options).generate(samples, sampling or Sampling()))
+    assert all(len(batch) == 1 for batch in batches)
+    return sorted((reply for batch in batches for reply in batch), key=lambda r: (r.id, r.copy))
+
+
+def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> None:
+    (reply,) = answers(server.url, [sample("a")], Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3))
+    assert reply == Reply("a", "ok", 0, "stop", 7, 3)
+    body = server.bodies[0]
+    assert {k: v for k, v in body.items() if k != "messages"} == {
+        "model": "tiny", "temperature": 0.5, "top_p": 0.9, "max_tokens": 9, "seed": 3,
+    }  # fmt: skip
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    shown, said = body["messages"][1]["content"]
+    head, data = shown["image_url"]["url"].split(",")
+    assert head == "data:image/png;base64"
+    assert np.array_equal(np.asarray(open_image(Image(data=base64.b64decode(data)))), PIXELS)
+    assert said == {"type": "text", "text": "Is there a lesion?"}
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_copies_differ_in_their_seed_and_skipped_ones_are_not_asked(server) -> None:
+    batches = engine(server.url).generate([sample("a"), sample("b")], Sampling(copies=3, seed=10), skip={("a", 1), ("b", 0), ("b", 2)})
+    assert sorted((r.id, r.copy) for batch in batches for r in batch) == [("a", 0), ("a", 2), ("b", 1)]
+    assert sorted(body["seed"] for body in server.bodies) == [10, 11, 12]
+
+
+def test_replies_are_yielded_as_they_arrive(server) -> None:
+    late = asyncio.Event()
+
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        if body["messages"][1]["content"] == "late":
+            await late.wait()
+        return completion(body["messages"][1]["content"])
+
+    server.handler = handler
+    replies = engine(server.url, concurrency=2).generate([sample("a", "late", ()), sample("b", "soon", ())], Sampling())
+    assert next(replies)[0].id == "b"
+    server.call(late.set)
+    assert [r.id for r in next(replies)] == ["a"]
+    assert list(replies) == []
+
+
+def test_no_more_requests_are_under_way_than_allowed(server) -> None:
+    gathered = asyncio.Event()
+
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        if server.active == 3:
+            gathered.set()
+        await gathered.wait()
+        return completion("ok")
+
+    server.handler = handler
+    assert len(answers(server.url, [sample(str(i)) for i in range(12)], concurrency=3)) == 12
+    assert server.most_active == 3
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_server_is_asked_again(server, status: int) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        if len(server.bodies) < 3:
+            return web.Response(status=status, headers={"Retry-After": "0"})
+        return completion("at last")
+
+    server.handler = handler
+    assert [r.text for r in answers(server.url, [sample("a")])] == ["at last"]
+    assert len(server.bodies) == 3
+
+
+def test_tries_are_bounded_and_a_refusal_is_not_repeated(server) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "too\nlong"}}, status=400 if body["messages"][1]["content"] == "long" else 500)
+
+    server.handler = handler
+    long, busy = answers(server.url, [sample("a", "long", ()), sample("b", "busy", ())])
+    assert (long.text, long.error) == (None, "HTTP status 400: too long")
+    assert busy.error == "HTTP status 500: too long"
+    assert len(server.bodies) == 1 + 3
+
+
+async def garbage(request: web.Request, body: dict) -> web.StreamResponse:
+    return web.Response(text="<html>proxy</html>")
+
+
+async def wrong_shape(request: web.Request, body: dict) -> web.StreamResponse:
+    return web.json_response({"choices": []})
+
+
+async def half_a_surrogate(request: web.Request, body: dict) -> web.StreamResponse:
+    return web.Response(text='{"choices": [{"message": {"content": "\\ud800"}}]}')
+
+
+async def cut(request: web.Request, body: dict) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"choices": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+async def endless(request: web.Request, body: dict) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    with contextlib.suppress(ConnectionError):
+        while True:
+            await response.write(bytes(1 << 20))
+    return response
+
+
+async def silent(request: web.Request, body: dict) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def elsewhere(request: web.Request, body: dict) -> web.StreamResponse:
+    raise web.HTTPFound("http://127.0.0.1:1/")
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "tries"),
+    [
+        (garbage, "no chat completion", 2),
+        (wrong_shape, "no chat completion", 2),
+        (half_a_surrogate, "no chat completion", 2),
+        (cut, "the connection broke", 2),
+        (endless, "longer than 8 MB", 1),
+        (silent, "no answer within", 2),
+        (elsewhere, "HTTP status 302", 1),
+    ],
+)
+def test_a_faulty_server_costs_one_sample_not_the_run(server, handler, error: str, tries: int) -> None:
+    async def faulty_for_a(request: web.Request, body: dict) -> web.StreamResponse:
+        return await handler(request, body) if body["messages"][1]["content"] == "a" else completion("fine")
+
+    server.handler = faulty_for_a
+    bad, good = answers(server.url, [sample("a", "a", ()), sample("b", "b", ())], retries=1, timeout_s=0.2 if handler is silent else 5.0)
+    assert bad.text is None and error in (bad.error or "") and good.text == "fine"
+    assert len(server.bodies) == tries + 1
+
+
+def test_a_null_reply_is_empty_not_an_error(server) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        return completion(None, "length")
+
+    server.handler = handler
+    (reply,) = answers(server.url, [sample("a")])
+    assert (reply.text, reply.finish, reply.error) == ("", "length", None)
+
+
+def test_an_unreadable_image_is_an_error_reply_and_nothing_is_sent(server, tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(encode_png(PIXELS)[:40])
+    replies = answers(server.url, [sample("a", images=[Image(path=str(tmp_path / "cut.png"))]), sample("b")])
+    assert "cut.png cannot be decoded" in (replies[0].error or "") and replies[1].text == "ok"
+    assert len(server.bodies) == 1
+
+
+def test_images_of_a_shard_are_sent(server, tmp_path: Path) -> None:
+    rows = [(Sample(str(i), (user_turn("?", 1),), (PICTURE,)), [encode_png(PIXELS + i)]) for i in range(5)]
+    write_dataset(tmp_path / "d", "d", rows, RunCard("test", {}))
+    assert [r.text for r in answers(server.url, list(read_dataset(tmp_path / "d")))] == ["ok"] * 5
+    assert len({body["messages"][0]["content"][0]["image_url"]["url"] for body in server.bodies}) == 5
+
+
+def test_nobody_at_the_address_is_one_clear_error() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(EngineError, match=rf"127.0.0.1:{port}/v1 does not answer .*start the server"):
+        answers(f"http://127.0.0.1:{port}/v1", [sample(str(i)) for i in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(401, "refuses the key"), (403, "refuses the key"), (404, "does not know the model 'tiny'")]
+)
+def test_an_endpoint_that_refuses_everything_is_one_clear_error(server, status: int, message: str) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        return web.json_response({"error": {"message": f"bad key {KEY}"}}, status=status)
+
+    server.handler = handler
+    with pytest.raises(EngineError, match=message) as caught:
+        answers(server.url, [sample(str(i)) for i in range(4)])
+    assert KEY not in str(caught.value)
+    assert len(server.bodies) <= 4
+
+
+def test_key_and_question_never_reach_an_error_a_repr_or_a_name(server) -> None:
+    question = "Has Ms Canary of Elm Street a fracture?"
+
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        kind = body["messages"][1]["content"][-1]["text"]
+        echoed = {question: kind, "key": f"your key {KEY} is poor", "image": body["messages"][1]["content"][0]["image_url"]["url"]}[kind]
+        return web.json_response({"error": {"message": echoed}}, status=422)
+
+    server.handler = handler
+    made = engine(server.url)
+    replies = [r for batch in made.generate([sample("a", question), sample("b", "key"), sample("c", "image")], Sampling()) for r in batch]
+    seen = repr((made, replies, made.wire, EngineOptions(api_key=KEY)))
+    assert KEY not in seen and "Canary" not in seen and "iVBOR" not in seen
+    assert {r.error for r in replies} >= {"HTTP status 422", "HTTP status 422: your key [key] is poor"}
+
+
+def test_closing_the_generator_ends_the_thread(server) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        if body["messages"][1]["content"] != "a":
+            await asyncio.Event().wait()
+        return completion("ok")
+
+    server.handler = handler
+    replies = engine(server.url).generate([sample(name, name, ()) for name in "abcd"], Sampling())
+    assert next(replies)[0].id == "a"
+    replies.close()
+    assert not [t for t in threading.enumerate() if t.name == "lingshu-http"]
+
+
+def test_it_works_inside_a_running_event_loop(server) -> None:
+    async def notebook() -> list[Reply]:
+        return answers(server.url, [sample("a")])
+
+    assert asyncio.run(notebook())[0].text == "ok"
+
+
+def test_a_bug_while_making_a_body_is_raised_not_swallowed(server) -> None:
+    broken = Sample("a", (Message("user", (5, "no such image")),))
+    with pytest.raises(IndexError):
+        answers(server.url, [broken])
+
+
+def test_a_private_sample_is_not_sent_away() -> None:
+    private = Sample("p", (user_turn("?", 0),), meta=Meta(access="private"))
+    with pytest.raises(ReleaseError, match=r"'p' may not go to https://example\.invalid/v1"):
+        list(engine("https://example.invalid/v1").generate([private], Sampling()))
+
+
+@pytest.mark.parametrize("model", ["http://host/v1", "ftp://host/v1#m", "http:///v1#m", "host/v1#m"])
+def test_an_address_that_cannot_be_used_is_refused(model: str) -> None:
+    with pytest.raises(InputError, match=r"http\(s\)://host"):
+        openai.load(model, EngineOptions())
+
+
+def test_secrets_in_an_address_or_a_damaged_key_are_refused_unrepeated() -> None:
+    for model in ("https://user:canary@host/v1#m", "https://host/v1?api-key=canary#m", "https://user:canary@host/v1"):
+        with pytest.raises(InputError) as caught:
+            openai.load(model, EngineOptions())
+        assert "canary" not in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        openai.load("https://host/v1#m", EngineOptions(api_key="canary\r\nX-Evil: 1"))
+    assert "canary" not in str(caught.value)
+
+
+def test_the_key_comes_from_the_options_else_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "from-environment\n")
+    assert Endpoint.__dataclass_fields__["api_key"].repr is False
+    for options, key in ((EngineOptions(), "from-environment"), (EngineOptions(api_key="given"), "given")):
+        made = openai.load("http://127.0.0.1:1/v1/#m", options)
+        assert isinstance(made, openai.OpenAI)
+        assert made.wire.api_key == key and made.endpoint == "http://127.0.0.1:1/v1"
+
+
+def test_the_digest_is_of_address_and_name() -> None:
+    digests = {
+        openai.load(model, EngineOptions()).digest for model in ("http://a/v1#m", "http://a/v1#n", "http://b/v1#m", "http://a/v1/#m")
+    }
+    assert len(digests) == 3

@@ -1,0 +1,127 @@
+"""Everything on a shelf: loads alone, is documented, and does what its shelf promises. A new file is covered at once."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.nouns import Sample, Task
+from lingshu.core.shelves import SHELVES, built_in, load, part
+from lingshu.imaging.read import open_image
+
+# What a module of each shelf must define, with the names of its parameters where they are a contract.
+REQUIRED = {"tasks": "TASK", "scoring": "score", "engines": "load", "sources": "read", "recipes": "recipe"}
+ON_SHELVES = [(shelf, name) for shelf in SHELVES for name in built_in(shelf)]
+TORCH_ENGINES = {"hf", "vllm"}
+
+
+def needs(shelf: str, name: str) -> None:
+    if shelf == "engines" and name in TORCH_ENGINES:
+        pytest.importorskip("torch" if name == "hf" else "vllm", reason=f"the engine {name} needs a package that is not installed")
+
+
+@pytest.mark.parametrize(("shelf", "name"), ON_SHELVES)
+def test_it_is_documented(shelf: str, name: str) -> None:
+    doc = ast.get_docstring(ast.parse(built_in(shelf)[name].read_text(encoding="utf-8")))
+    assert doc and len(doc.splitlines()[0]) > 15
+
+
+@pytest.mark.parametrize(("shelf", "name"), ON_SHELVES)
+def test_it_defines_what_its_shelf_promises(shelf: str, name: str) -> None:
+    needs(shelf, name)
+    if shelf in REQUIRED:
+        found = part(shelf, name, REQUIRED[shelf])
+        assert isinstance(found, Task) if shelf == "tasks" else callable(found)
+        if shelf == "scoring":
+            assert list(inspect.signature(found).parameters)[:2] == ["sample", "reply"]  # type: ignore[arg-type]
+        if shelf == "engines":
+            assert list(inspect.signature(found).parameters)[:2] == ["model", "options"]  # type: ignore[arg-type]
+
+
+def test_everything_loads_alone() -> None:
+    """Each in an interpreter that has loaded nothing else of its shelf; one process per shelf, forgetting in between."""
+    code = (
+        "import importlib, json, sys\n"
+        "for name in json.loads(sys.argv[1]):\n"
+        "    for known in [m for m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+    modules = [f"lingshu.{shelf}.{name}" for shelf, name in ON_SHELVES if not (shelf == "engines" and name in TORCH_ENGINES)]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(modules)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def task(name: str) -> Task:
+    found = part("tasks", name, "TASK")
+    assert isinstance(found, Task)
+    return found
+
+
+TASKS = sorted(built_in("tasks"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
+    found = task(name)
+    assert found.name == name and found.title and found.source and found.licence
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_twin_of_a_task_scores_one_with_its_own_gold(name: str) -> None:
+    found = task(name)
+    twin = found.twin(0)
+    assert twin and any(sample.gold for sample in twin)
+    assert len({sample.id for sample in twin}) == len(twin)
+    for sample in twin:
+        if sample.gold:
+            assert found.score(sample, sample.gold[0]).value == 1.0, (sample.id, sample.gold)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_twin_of_a_task_can_be_asked(name: str) -> None:
+    found = task(name)
+    for sample in found.twin(1)[:24]:
+        assert isinstance(sample, Sample) and sample.question and not sample.answered
+        assert all(0 <= p < len(sample.images) for m in sample.messages for p in m.parts if isinstance(p, int))
+        for image in sample.images:
+            open_image(image)
+        for facet in found.by:
+            sample.meta.facet(facet)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_empty_reply_is_no_answer(name: str) -> None:
+    found = task(name)
+    sample = next(s for s in found.twin(0) if s.gold)
+    score = found.score(sample, "")
+    assert score.value is None and score.status == "empty"
+
+
+@pytest.mark.parametrize("name", sorted(built_in("sources")))
+def test_a_source_states_licence_revision_and_link(name: str) -> None:
+    text = built_in("sources")[name].read_text(encoding="utf-8")
+    head = (ast.get_docstring(ast.parse(text)) or "").lower()
+    assert "licence" in head and "revision" in head and "link" in head
+
+
+@pytest.mark.parametrize("name", sorted(built_in("recipes")))
+def test_a_recipe_needs_no_argument_and_survives_its_file(name: str, tmp_path: Path) -> None:
+    from lingshu.core.config import from_plain, read_plain, write
+
+    recipe = part("recipes", name, "recipe")
+    assert callable(recipe)
+    config = recipe()
+    write(config, tmp_path / "config.yaml")
+    assert from_plain(type(config), read_plain(tmp_path / "config.yaml")) == config
+
+
+def test_the_shelves_are_loaded_by_name() -> None:
+    for shelf, name in ON_SHELVES:
+        if shelf == "scoring":
+            assert load(shelf, name).__name__ == f"lingshu.scoring.{name}"
