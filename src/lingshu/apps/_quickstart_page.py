@@ -19,8 +19,7 @@ from lingshu.evaluate.statistics import Interval, bootstrap
 from lingshu.imaging.read import image_bytes
 from lingshu.sources.phantom import KINDS, MAIN_KINDS
 from lingshu.train.config import TrainConfig
-from lingshu.train.log import read_log
-from lingshu.train.loop import SUMMARY
+from lingshu.train.log import SUMMARY, read_log
 
 SHOWN_KIND = {"x-ray": "report", "ct": "count", "mri": "open"}  # the others are shown with their lesion question
 

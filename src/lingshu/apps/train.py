@@ -47,8 +47,7 @@ def train(
         return 0
     if out is None:
         raise ConfigError("--out is missing; name a folder for the run, or pass --check to plan only.")
-    from lingshu.train.log import progress_line
-    from lingshu.train.loop import SUMMARY
+    from lingshu.train.log import SUMMARY, progress_line
     from lingshu.train.loop import train as run
 
     with progress_line() as progress:

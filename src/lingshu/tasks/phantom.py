@@ -9,7 +9,7 @@ from lingshu.core.nouns import Drop, Sample, Task
 from lingshu.scoring import auto
 from lingshu.sources import phantom
 
-IMAGES = 240  # 20 of each modality
+IMAGES = 480  # 40 of each modality
 SEED = 0
 
 

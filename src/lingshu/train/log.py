@@ -12,6 +12,7 @@ from typing import Protocol
 from lingshu.core.files import JsonlAppender, read_jsonl
 
 LOG = "log.jsonl"
+SUMMARY = "summary.json"
 
 
 class Progress(Protocol):

@@ -34,11 +34,10 @@ from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import Stage, TrainConfig
 from lingshu.train.data import Plan, StageData, check_group, encode_all, group_digests, read_groups
-from lingshu.train.log import LOG, LearningLog, Progress, open_log
+from lingshu.train.log import LOG, SUMMARY, LearningLog, Progress, open_log
 from lingshu.train.state import Position, latest, load_state, save_state
 from lingshu.train.step import Trainer, set_up
 
-SUMMARY = "summary.json"
 RECENT = 20  # a stage's first and last loss are means over this many steps at most
 
 

@@ -1,0 +1,110 @@
+"""The command line: names of verbs, their one-line help, and what errors look like to a person.
+
+A verb's module is imported when the verb is called, so that `lingshu --help` costs an interpreter and little more.
+Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input, 130 stopped by the user.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import UnknownCommandError
+
+from lingshu import __version__
+from lingshu.core.errors import LingshuError, MissingExtra, nearest, one_line
+
+# Verb, where its function is, and its line in `lingshu --help`; given here so that no module is imported to show it.
+VERBS = (
+    ("quickstart", "lingshu.apps.quickstart:quickstart", "Train, evaluate and explain a tiny model on drawn images, from nothing."),
+    ("train", "lingshu.apps.train:train", "Train one stage or a chain of stages from a recipe or a YAML file."),
+    ("eval", "lingshu.apps.evaluate:evaluate", "Ask a model the questions of a task, score its replies and report."),
+    ("score", "lingshu.apps.score:score", "Score replies in a JSONL file, without a model."),
+    ("report", "lingshu.apps.report:report", "Write the reports of scored runs anew, and set several side by side."),
+    ("ask", "lingshu.apps.ask:ask", "Ask a model one question about images."),
+    ("list", "lingshu.apps.listing:listing", "List what is on a shelf, such as tasks or scoring."),
+    ("doctor", "lingshu.apps.doctor:doctor", "Check the installation and say how to mend what is wrong."),
+)
+HELP = "From medical images and text to a trained multimodal model and scores to trust. Research only; not for clinical use."
+# The extra that brings a module, for a message in place of a traceback where it was not installed.
+EXTRA_OF = {
+    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "tensorboard"), "torch"),
+    **dict.fromkeys(("pydicom", "gdcm", "openjpeg", "jpeg_ls", "dicomweb_client", "nibabel"), "dicom"),
+    **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
+    **dict.fromkeys(("radgraph", "bert_score"), "metrics"),
+    **dict.fromkeys(("wandb", "trackio", "mlflow"), "trackers"),
+    "peft": "peft",
+    "ray": "ray",
+    "vllm": "vllm",
+}
+
+
+def build_app() -> App:
+    """The application with every verb registered by name; nothing of a verb is imported."""
+    app = App(
+        name="lingshu",
+        help=HELP,
+        version=__version__,
+        default_parameter=Parameter(negative=()),  # a switch is there or not; no --no-check beside --check
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,  # main turns it into its exit code
+    )
+    for position, (name, place, summary) in enumerate(VERBS):
+        app.command(place, name=name, help=summary, sort_key=position)
+    return app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; errors of ours keep their traceback."""
+    try:
+        result = build_app()(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _refuse(_parse_message(error))
+    except LingshuError as error:
+        return _refuse(one_line(error))
+    except ImportError as error:
+        extra = _missing_extra(error)
+        if extra is None:
+            raise
+        return _refuse(one_line(extra))
+    except KeyboardInterrupt:
+        print("lingshu: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); what Python still wants to flush goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"lingshu: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _parse_message(error: CycloptsError) -> str:
+    """What was wrong with the command line, on one line that ends in the remedy."""
+    if isinstance(error, UnknownCommandError) and not error.command_chain:
+        # The parser's own message would import every verb to list it.
+        given = (error.unused_tokens or [""])[0]
+        return f"there is no command or option {given!r}; {nearest(given, [name for name, _, _ in VERBS])}"
+    message = one_line(error).rstrip(".")
+    verb = " ".join(("lingshu", *(error.command_chain or ())))
+    return f"{message}; see `{verb} --help`."
+
+
+def _missing_extra(error: ImportError) -> MissingExtra | None:
+    """The extra to install, where the error comes from a module that only an extra brings."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ModuleNotFoundError) and cause.name:
+            module = cause.name.split(".")[0]
+            if module in EXTRA_OF:
+                return MissingExtra(module, EXTRA_OF[module])
+        cause = cause.__cause__
+    return None

@@ -1,0 +1,41 @@
+"""Which engine answers for a model's name: echo, an address, a file of one's own, or a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from lingshu.core import shelves
+from lingshu.core.errors import MissingExtra
+from lingshu.core.nouns import Engine
+from lingshu.core.options import EngineOptions
+
+_TORCH_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+def engine_for(model: str, options: EngineOptions) -> Engine:
+    """Open the engine that `model` names.
+
+    "echo" and "echo:TEXT" need no model; http(s)://host/v1#name is an OpenAI-compatible server; a path ending in .py
+    is a module with a function `load(model, options)`; all else is a checkpoint folder or a hub id.
+
+    Raises:
+        MissingExtra: the model needs torch, which is not installed.
+        InputError, ArtefactError, EngineError: what the engine says is wrong with the name.
+    """
+    try:
+        load = cast("Callable[[str, EngineOptions], Engine]", shelves.part("engines", engine_name(model), "load"))
+        return load(model, options)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in _TORCH_EXTRA:
+            raise MissingExtra(error.name or "torch", "torch") from error
+        raise
+
+
+def engine_name(model: str) -> str:
+    """The name on the engines' shelf that a model's name leads to."""
+    if model == "echo" or model.startswith("echo:"):
+        return "echo"
+    if model.startswith(("http://", "https://")):
+        return "openai"
+    return model if model.endswith(".py") else "hf"

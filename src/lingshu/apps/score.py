@@ -1,0 +1,82 @@
+"""`lingshu score`: score replies in a JSONL file, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from lingshu.core import shelves
+from lingshu.core.artefacts import score_row, write_scores
+from lingshu.core.errors import InputError, one_line
+from lingshu.core.files import numbered_jsonl, sha256_file, write_json
+from lingshu.core.nouns import Drop, Reply, Scorer
+from lingshu.core.rows import sample_from_row
+from lingshu.core.runcard import RunCard
+
+
+def score(file: Path, /, *, scorer: str, out: Path | None = None) -> int:
+    """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95% intervals, statuses.
+
+    A row is {"id", "question", "choices"?, "gold", "reply", "kind"?, "lang"?, "group"?}: choices with or without their
+    letters, gold a letter, a text or a list of accepted texts, reply null where generation failed.
+
+    Args:
+        file: JSONL file with one row per reply.
+        scorer: a name from `lingshu list scoring`, or a .py file with a function score(sample, reply).
+        out: file for one scores row per reply; other keys of a row are carried through.
+    """
+    from lingshu.evaluate.report import summarise
+
+    grade = cast("Scorer", shelves.part("scoring", scorer, "score"))
+    rows = list(scored_rows(file, grade))
+    if not rows:
+        raise InputError(f"{file} holds no rows; give one JSON object a line.")
+    summary = summarise(rows)
+    counts = {"n": summary.n, **{f"status_{status}": count for status, count in summary.statuses.items()}}
+    if out is not None:
+        write_scores(out, rows)
+        card = RunCard("score", {"file": str(file), "scorer": scorer}, counts=counts, hashes={file.name: sha256_file(file)})
+        write_json(out.with_name(f"{out.name}.run.json"), asdict(card))
+    print(
+        json.dumps(
+            {
+                "n": summary.n,
+                "right": summary.right,
+                "accuracy": summary.accuracy._asdict(),
+                "read": summary.read._asdict(),
+                "statuses": dict(summary.statuses),
+            },
+            indent=2,
+        )
+    )
+    return 1 if summary.statuses["error"] else 0
+
+
+def scored_rows(file: Path, grade: Scorer) -> Iterator[dict[str, Any]]:
+    """The scores row of each row of a file.
+
+    Raises:
+        InputError: a row that cannot be scored; the message names its line.
+    """
+    from lingshu.evaluate.score import score_reply
+
+    for number, row in numbered_jsonl(file, torn_ok=False):
+        place = f"{file}, line {number}"
+        if "reply" not in row or not isinstance(row["reply"], str | None):
+            raise InputError(f'{place}: "reply" must be a text, or null where generation failed.')
+        # Scoring does not need the question's words, and files of replies often lack them.
+        sample = sample_from_row({**row, "question": row.get("question") or "(not given)", "messages": None}, number)
+        if isinstance(sample, Drop):
+            raise InputError(f"{place}: {sample.reason}: {sample.detail}")
+        if sample.gold is None:
+            raise InputError(f"{place}: the row has no gold; give the right answer, or a list of accepted ones.")
+        try:
+            # An unscorable row is the file's mistake here, so it is not counted but named.
+            result = grade(sample, row["reply"]) if row["reply"] is not None else None
+        except InputError as error:
+            raise InputError(f"{place}: {one_line(error)}") from error
+        failed = Reply(sample.id, None, error="the row has no reply")
+        yield score_row(sample.id, result or score_reply(grade, sample, failed), row)

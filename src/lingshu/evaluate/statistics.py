@@ -1,0 +1,135 @@
+"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced accuracy, means of groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Z_95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
+DRAWS = 2000
+
+
+class Interval(NamedTuple):
+    """A value with its 95% interval and the number of items behind it; all None where there are none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def wilson(right: int, n: int) -> Interval:
+    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n."""
+    if not 0 <= right <= n:
+        raise ValueError(f"{right} of {n} is no share")
+    if n == 0:
+        return Interval(None, None, None, 0)
+    share, square = right / n, Z_95 * Z_95
+    centre = (share + square / (2 * n)) / (1 + square / n)
+    half = Z_95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
+    # At the ends the formula gives exactly 0 or 1; rounding must not step over or short of them.
+    low = 0.0 if right == 0 else max(0.0, centre - half)
+    return Interval(share, low, 1.0 if right == n else min(1.0, centre + half), n)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], float | None], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
+) -> Interval:
+    """A statistic with its 95% percentile interval, whole groups (patients, images) drawn with replacement.
+
+    `groups` names the group of each item; `statistic` takes positions of items, with repeats, and may return None
+    where it is not defined (one class only), in which case the draw does not count. With fewer than two groups there
+    is nothing to draw from and the interval is None.
+    """
+    import numpy as np
+
+    if not groups:
+        return Interval(None, None, None, 0)
+    value = statistic(np.arange(len(groups)))
+    places: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    members = [np.asarray(rows, dtype=np.intp) for rows in places.values()]
+    if len(members) < 2:
+        return Interval(value, None, None, len(groups))
+    random = np.random.default_rng(seed)
+    drawn = (statistic(np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])) for _ in range(draws))
+    found = [number for number in drawn if number is not None]
+    if value is None or not found:
+        return Interval(value, None, None, len(groups))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return Interval(float(value), float(low), float(high), len(groups))
+
+
+def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS) -> Interval:
+    """The mean with its clustered 95% interval; as `bootstrap`, but by sums, for large benchmarks."""
+    import numpy as np
+
+    if len(values) != len(groups):
+        raise ValueError(f"{len(values)} values and {len(groups)} groups")
+    if not values:
+        return Interval(None, None, None, 0)
+    index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    cluster = np.asarray([index[group] for group in groups])
+    sums = np.bincount(cluster, weights=np.asarray(values, dtype=float))
+    sizes = np.bincount(cluster).astype(float)
+    value = float(np.sum(sums) / len(values))
+    if len(index) < 2:
+        return Interval(value, None, None, len(values))
+    random = np.random.default_rng(seed)
+    means = np.empty(draws)
+    for draw in range(draws):
+        picked = random.integers(0, len(sums), len(sums))
+        means[draw] = sums[picked].sum() / sizes[picked].sum()
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Interval(value, float(low), float(high), len(values))
+
+
+def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
+    """The chance that a positive item has a higher score than a negative one, ties counting half; None with one class only.
+
+    Equals the Mann-Whitney U statistic over the product of the class sizes (Hanley and McNeil 1982).
+    """
+    import numpy as np
+
+    values, labels = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
+    if values.shape != labels.shape:
+        raise ValueError(f"{values.size} scores and {labels.size} labels")
+    positives = int(labels.sum())
+    negatives = labels.size - positives
+    if not positives or not negatives:
+        return None
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mid_ranks = np.cumsum(counts) - (counts - 1) / 2
+    ranks = mid_ranks[inverse]
+    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def balanced_accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float | None:
+    """The mean over the gold classes of the share that was predicted right; None without items."""
+    if len(predicted) != len(gold):
+        raise ValueError(f"{len(predicted)} predictions and {len(gold)} gold labels")
+    right: dict[Hashable, int] = {}
+    total: dict[Hashable, int] = {}
+    for mine, theirs in zip(predicted, gold, strict=True):
+        total[theirs] = total.get(theirs, 0) + 1
+        right[theirs] = right.get(theirs, 0) + (mine == theirs)
+    return macro([right[label] / total[label] for label in total])
+
+
+def macro(values: Sequence[float | None]) -> float | None:
+    """The unweighted mean of the values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def micro(parts: Sequence[Interval]) -> float | None:
+    """The mean over all items of several parts: each part's value weighted by its n."""
+    known = [part for part in parts if part.value is not None]
+    total = sum(part.n for part in known)
+    return math.fsum((part.value or 0.0) * part.n for part in known) / total if total else None

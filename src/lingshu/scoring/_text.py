@@ -1,0 +1,132 @@
+"""One reading of reply text for every scorer: thinking set aside, wrappers opened, characters and words made alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample, Score
+
+_CLOSED_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
+_THOUGHT_END = re.compile(r"</think(?:ing)?>", re.I)
+_THOUGHT_START = re.compile(r"<think(?:ing)?>", re.I)
+_OPEN_TAG = re.compile(r"<answer>", re.I)
+_CLOSE_TAG = re.compile(r"</answer>", re.I)
+_BOX = re.compile(r"\\f?boxed\s*\{")
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+_SAME = str.maketrans(
+    {"。": ".", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‐": "-", "‑": "-", "−": "-", "【": "[", "】": "]"}
+)
+_LATEX_WRAP = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname|rm|bf)\s*\{([^{}]*)\}?")
+_LATEX_SIGN = re.compile(r"\\[()\[\],;! ]|\$")
+_HTML = re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|code)\s*/?>|</?answer>", re.I)
+_MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}|>)\s+", re.M)
+_CJK = "\u3400-\u4dbf\u4e00-\u9fff"
+# Signs that tell options apart ("ER+", "<5", "-2") are words of their own; a full stop, "|", ends a sentence.
+_WORD = re.compile(rf"\d+(?:\.\d+)+|[{_CJK}]|[^\W_{_CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]")
+
+_REFUSAL = re.compile(
+    r"\bi(?:'m| am) (?:sorry|unable|not able|not sure|unsure)\b"
+    r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|not possible to|impossible to) (?:\w+ )?"
+    r"(?:answer|determine|provide|diagnose|tell|say|assess|assist|help|interpret|analy[sz]e|conclude|decide|choose|offer|evaluate|comment"
+    r"|(?:see|view|access|open) (?:the|this|any|an|your) (?:image|picture|attachment|scan))\b"
+    r"|\bcannot be (?:determined|assessed|answered|evaluated)\b|\bnot assessable\b|\bas an ai\b"
+    r"|\bi (?:do not|don't) (?:know|have (?:enough|access|the ability))\b|\bno (?:idea|comment|answer)\b"
+    r"|\b(?:insufficient|not enough) information\b"
+    r"|抱歉|对不起|无法(?:确定|判断|回答|提供|识别|评估|诊断|给出)|不能(?:确定|判断|回答)|不确定|不清楚|不知道|作为(?:一个|一名)?(?:ai|人工智能)",
+    re.I,
+)
+
+
+def spoken(reply: str) -> str:
+    """The reply without its thinking. A block that was opened in the prompt has only an end, a cut-off one only a start."""
+    text = _CLOSED_THOUGHT.sub(" ", reply) if "<" in reply else reply
+    ends = list(_THOUGHT_END.finditer(text))
+    if ends:
+        text = text[ends[-1].end() :]
+    start = _THOUGHT_START.search(text)
+    return text[: start.start()] if start else text
+
+
+def committed(text: str) -> str | None:
+    """The content of the last answer tag or LaTeX box, None where there is neither. A box inside a tag counts as the box."""
+    tag = _last_tag(text) if "<" in text else None
+    box = _last_box(text) if "\\" in text else None
+    found = max((span for span in (tag, box) if span), default=None)
+    return None if found is None else text[found[0] : found[1]]
+
+
+def _last_tag(text: str) -> tuple[int, int] | None:
+    opened = [match.end() for match in _OPEN_TAG.finditer(text)]
+    closed = [match.start() for match in _CLOSE_TAG.finditer(text)]
+    for start in reversed(opened):
+        if closed and closed[-1] >= start:
+            return start, next(end for end in closed if end >= start)
+    # A reply that was cut before its closing tag has still answered.
+    return (opened[-1], len(text)) if opened else None
+
+
+def _last_box(text: str) -> tuple[int, int] | None:
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
+        return None
+    start, depth = boxes[-1].end(), 1
+    for place in range(start, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if not depth:
+            return start, place
+    return start, len(text)
+
+
+def plain(text: str) -> str:
+    """Text in one form: NFKC, ASCII punctuation for its full-width twins, no LaTeX, Markdown, HTML or invisible characters."""
+    if text.isascii() and text.isalnum():
+        return text
+    text = unicodedata.normalize("NFKC", text).translate(_SAME)
+    text = _INVISIBLE.sub("", text)
+    if "\\" in text or "$" in text:
+        for _ in range(4):
+            text, changed = _LATEX_WRAP.subn(r"\1", text)
+            if not changed:
+                break
+        text = _LATEX_SIGN.sub(" ", text)
+    if "<" in text:
+        text = _HTML.sub(" ", text)
+    return _MARKDOWN.sub("", text).strip()
+
+
+def words(text: str) -> str:
+    """Lower-case words of `plain` text between single blanks, one at each end, so that `in` finds whole words only.
+
+    Chinese characters are words of one; "|" stands where a sentence or a line ends.
+    """
+    found = ("|" if token in ".?!;\n" else token for token in _WORD.findall(text.casefold()))
+    told = " ".join(found).strip("| ")
+    return f" {told} "
+
+
+def blank(text: str) -> bool:
+    """True where nothing is said: no letter, digit or sign of a quantity."""
+    return not any(c.isalnum() for c in text)
+
+
+def refuses(text: str) -> bool:
+    """True where `plain` text declines to answer, in English or Chinese."""
+    return _REFUSAL.search(text) is not None
+
+
+def graded(*, right: bool, read: str, note: str | None = None) -> Score:
+    """The score of an answer that was read."""
+    return Score(1.0 if right else 0.0, "ok", read, note)
+
+
+def golds(sample: Sample) -> tuple[str, ...]:
+    """The accepted answers of a sample.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not sample.gold:
+        raise InputError(f"sample {sample.id!r} has no gold answer; only answered samples can be scored.")
+    return sample.gold

@@ -1,0 +1,235 @@
+"""Grades a multiple-choice reply by the option it chooses, by letter or by text.
+
+Evidence in this order: the last answer tag or box; a bare letter or an option's text as the whole reply; the last
+explicit answer ("the answer is B", "B is correct", a letter that opens or closes the reply); a refusal; one lettered
+option in the text; one option's text in it (the longest where one holds another); a short reply that fits inside one
+option only. Denied letters and texts do not count, a letter beyond the options is unparsed, two answers are `multiple`.
+
+RANGE: 1.0 right, 0.0 wrong, None where no single option could be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample, Score, Status
+from lingshu.scoring import yes_no
+from lingshu.scoring._options import Option, gold_letters, named_options, opening_option, option_within, options
+from lingshu.scoring._text import blank, committed, golds, graded, plain, refuses, spoken, words
+
+RANGE = (0.0, 1.0)
+_MOST_CUES = 256
+
+# One letter that is no part of a word: not the B of "B-cell" or "B2", not the t of "isn't".
+_L = (
+    r"(?P<open>[(\[{<\"']*)\s?(?<![A-Za-z0-9'])(?<![A-Za-z0-9]-)(?P<letter>[A-Za-z])"
+    r"(?![A-Za-z0-9]|['-][A-Za-z0-9])\s?(?P<close>[)\]}>\"']*)"
+)
+_NOUN = r"(?:(?:option|choice|letter|answer|选项)\s*:?\s*)?"
+_BARE = re.compile(rf"^{_NOUN}{_L}[\s.:,;!]*$", re.I)
+_LEADING = re.compile(rf"^{_NOUN}{_L}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|is|for|due|given)\b)", re.I)
+_TRAILING = re.compile(rf"(?:^|[:;\n]\s*|[.!?]\s+){_NOUN}{_L}[\s.!]*$")
+_HEDGES = r"(?:(?:is|are|was|were|would be|should be|must be|will be|might be|could be|may be|remains|:|=|-+>?)\s*)"
+_ADVERB = r"(?:(?:clearly|therefore|thus|most likely|probably|definitely|likely|indeed|actually|still)\s+)?"
+_CUE = re.compile(
+    r"(?:"
+    # "Answer D", "The final answer to this question is: D"
+    rf"\b(?:answer|ans)\b\s*(?:\((?:final|letter)\)\s*)?(?:\s(?:to|for|of)\s[^.:\n]{{1,60}}?\s(?=is|was|:))?\s*{_HEDGES}*{_ADVERB}"
+    # "Selected option: D", "The best choice is D"
+    rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*{_HEDGES}+{_ADVERB}"
+    # "I would go with option D"
+    r"|\b(?:choose|chose|choosing|select|selected|pick|picked|go with|going with|opt for|favou?r|conclude(?: that)?)\s+"
+    r"|(?:答案|正确选项|正解|最佳选项)(?:应该|应)?(?:就是|是|为|选|:)*\s*"
+    r"|(?:应该选|应选|故选|因此选|所以选|本题选|选择|选)(?!项):?\s*"
+    r")(?:the\s+)?" + _NOUN,
+    re.I,
+)
+_LETTER_HERE = re.compile(_L)
+# After these a letter counts only in upper case and where its clause ends: "so A."
+_WEAK = re.compile(
+    rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
+    rf"|think|guess|believe)\s*[:,]?\s*{_NOUN}{_L}(?=\s*(?:[.,;!?]|$))"
+)
+_VERDICT = re.compile(
+    rf"{_L}\s*(?:(?:is|seems|looks|appears|would be|must be)\s+(?:clearly\s+)?(?:the\s+)?(?:most\s+)?(?:single\s+)?"
+    r"(?:correct|right|best|true|likely|answer|appropriate|accurate)\b|fits?\b|matches\b|(?:选项|项)?\s*(?:是)?(?:正确|对的))",
+    re.I,
+)
+_DENIED = re.compile(
+    rf"(?:\b(?:not|never|isn't|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|rather than|instead of|reject(?:ed)?)"
+    rf"|不是|不选|排除|而非)\s*(?:be\s+)?{_NOUN}(?<![A-Za-z0-9])[(\[]?[B-HJ-Zb-hj-zAI](?![A-Za-z0-9]|['-][A-Za-z0-9])[)\]]?"
+    rf"|(?<![A-Za-z0-9'-])[(\[]?[A-Z][)\]]?\s*(?:(?:is|are|was|can be|could be|seems|looks)\s+(?:clearly\s+|also\s+|therefore\s+|less\s+)?"
+    r"(?:not\b|wrong|incorrect|false|excluded|eliminated|ruled out|unlikely|likely to be wrong|impossible|implausible)"
+    r"|isn't|(?:选项|项)?\s*(?:不正确|不对|错误|是错))",
+)
+_MORE = re.compile(rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*{_NOUN}{_L}", re.I)
+_LABELLED = re.compile(rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|[(\[](?P<bracketed>[A-Z])[)\]]")
+_CONNECTS = re.compile(r"\s+(?:because|since|as|is|and|or|for|due|given|which|with|was|based)\b", re.I)
+
+
+class Reading(NamedTuple):
+    """The letters a reply chooses: one where the status is ok, the tied ones where it is multiple."""
+
+    letters: tuple[str, ...]
+    status: Status
+    by: str | None = None
+
+
+_UNREAD = Reading((), "unparsed")
+
+
+def read(reply: str, choices: Sequence[str]) -> Reading:
+    """The option that a reply chooses."""
+    known = options(tuple(choices))
+    text = spoken(reply)
+    final = committed(text)
+    text = plain(text if final is None else final)
+    if blank(text):
+        return Reading((), "empty")
+    whole = _whole(text, known)
+    if whole:
+        return whole
+    masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
+    return _explicit(masked, known) or (_refusal(text, known) if refuses(text) else _mentioned(text, masked, known))
+
+
+def _whole(text: str, known: Sequence[Option]) -> Reading | None:
+    """A reply that is a letter, or exactly an option's text, and nothing else."""
+    bare = _BARE.match(text)
+    if bare and _in(bare["letter"], known):
+        return Reading((bare["letter"].upper(),), "ok", "letter")
+    form = words(text)
+    same = [option for option in known if option.form == form and form.strip()]
+    if same:
+        return _one(same, "text")
+    return _UNREAD if bare else None
+
+
+def _explicit(text: str, known: Sequence[Option]) -> Reading | None:
+    """The last answer that the text declares as its answer."""
+    found: list[tuple[int, Reading]] = []
+    # The last one counts, so the walk goes backwards; its bound is for replies that repeat one phrase without end.
+    for cue in list(_CUE.finditer(text))[: -_MOST_CUES - 1 : -1]:
+        declared = _declared(text, cue.end(), known)
+        if declared:
+            found.append((cue.end(), declared))
+            break
+    for pattern in (_WEAK, _VERDICT):
+        found += [
+            (match.start("letter"), _group(text, match, known))
+            for match in pattern.finditer(text)
+            if match["letter"].isupper() and not (pattern is _VERDICT and _is_word(text, match))
+        ]
+    leading = _LEADING.match(text)
+    if leading and _opens(text, leading, known):
+        found.append((0, _group(text, leading, known)))
+    trailing = _TRAILING.search(text[-60:])
+    if trailing and trailing["letter"].isupper():
+        found.append((len(text), Reading((trailing["letter"],), "ok", "last letter") if _in(trailing["letter"], known) else _UNREAD))
+    return max(found, key=lambda item: item[0])[1] if found else None
+
+
+def _declared(text: str, place: int, known: Sequence[Option]) -> Reading | None:
+    """What stands right behind an answer cue: an option's text, or a letter (or several)."""
+    tail = re.sub(r"^\W*(?:an?\s|the\s)?", "", text[place : place + 400].split("\n")[0])
+    texts = opening_option(words(tail), known)
+    if texts:
+        return _one(texts, "answer phrase")
+    letter = _LETTER_HERE.match(text, place)
+    if letter is None or _is_word(text, letter):
+        return None
+    closed = letter["open"] or letter["close"] or re.match(r"\s*(?:[.,;:!?)]|$)", text[letter.end() :])
+    return _group(text, letter, known) if letter["letter"].isupper() or closed else None
+
+
+def _is_word(text: str, letter: re.Match[str]) -> bool:
+    """True for the article "A" and the pronoun "I" in front of another word."""
+    if letter["letter"].upper() not in "AI" or letter["open"] or letter["close"]:
+        return False
+    rest = text[letter.end("letter") :]
+    return re.match(r"\s+[a-z0-9]", rest) is not None and not _CONNECTS.match(rest)
+
+
+def _opens(text: str, leading: re.Match[str], known: Sequence[Option]) -> bool:
+    """Whether a letter at the start of the reply is its answer, not a word, an option's text or the head of a list."""
+    if not leading["letter"].isupper() and not re.match(r"[.:)]", leading["next"].strip()) and not leading["open"]:
+        return False
+    if opening_option(words(text[:400]), known):
+        return False
+    return len(_labelled_texts(text, known)) < 2
+
+
+def _labelled_texts(text: str, known: Sequence[Option]) -> set[str]:
+    """The letters that stand in front of their own option's text."""
+    form = words(text)
+    return {o.letter for o in known if any(f" {o.letter.lower()} {mark}{o.form[1:]}" in form for mark in ("", "| ")) and o.form.strip()}
+
+
+def _group(text: str, first: re.Match[str], known: Sequence[Option]) -> Reading:
+    """A letter with those that are joined to it: "A or C"."""
+    letters, place = {first["letter"].upper()}, first.end("close")
+    while (more := _MORE.match(text, place)) and more["letter"].isupper() and not _is_word(text, more):
+        letters.add(more["letter"])
+        place = more.end("close")
+    return (
+        _one([option for option in known if option.letter in letters], "answer phrase")
+        if len(letters) == 1
+        else Reading(tuple(sorted(letters)), "multiple")
+    )
+
+
+def _refusal(text: str, known: Sequence[Option]) -> Reading:
+    """A refusal, unless what it says is one of the options ("Cannot be determined")."""
+    own = [option for option in named_options(words(text), known) if refuses(option.text)]
+    return _one(own, "text") if own else Reading((), "refused")
+
+
+def _mentioned(text: str, masked: str, known: Sequence[Option]) -> Reading:
+    """The one option that the text speaks of."""
+    if {"yes", "no"} <= {option.form.strip() for option in known}:
+        verdict = yes_no.read(text).verdict
+        if verdict:
+            return _one([option for option in known if option.form.strip() == verdict], "yes or no")
+    lettered = {match["letter"] or match["bracketed"] for match in _LABELLED.finditer(masked)}
+    lettered = {letter for letter in lettered if letter.isupper()} | _labelled_texts(masked, known)
+    if lettered:
+        inside = [option for option in known if option.letter in lettered]
+        return _one(inside, "lettered option")
+    listed = re.match(rf"^(?:both\s+|either\s+)?{_L}", masked)
+    if listed and _MORE.match(masked, listed.end()) and not _is_word(masked, listed):
+        return _group(masked, listed, known)
+    form = words(text)
+    named = named_options(form, known)
+    return _one(named or option_within(form, known), "text")
+
+
+def _one(found: Sequence[Option], by: str) -> Reading:
+    if not found:
+        return _UNREAD
+    letters = tuple(sorted({option.letter for option in found}))
+    return Reading(letters, "ok", by) if len(letters) == 1 else Reading(letters, "multiple")
+
+
+def _in(letter: str, known: Sequence[Option]) -> bool:
+    return any(option.letter == letter.upper() for option in known)
+
+
+def score(sample: Sample, reply: str) -> Score:
+    """Whether the reply chooses an accepted option.
+
+    Raises:
+        InputError: the sample has no choices, no gold, or a gold that is no option.
+    """
+    if not sample.choices:
+        raise InputError(f"sample {sample.id!r} has no choices; use the scorer yes_no, exact or auto.")
+    try:
+        accepted = gold_letters(golds(sample), sample.choices)
+    except InputError as error:
+        raise InputError(f"sample {sample.id!r}: {error}") from error
+    letters, status, by = read(reply, sample.choices)
+    if status != "ok":
+        return Score(None, status, note=" or ".join(letters) or None)
+    return graded(right=letters[0] in accepted, read=letters[0], note=by)

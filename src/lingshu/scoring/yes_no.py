@@ -1,0 +1,114 @@
+"""Grades a yes or no, in English or Chinese, by whole words: "nodule" holds no "no".
+
+The explicit verdict counts ("the answer is no"), else the word that opens the reply, else the one that closes it, else
+a plain denial ("There is no effusion."). A hedge is `multiple`. Words such as "normal" are neither yes nor no: what
+they mean depends on the question.
+
+RANGE: 1.0 right, 0.0 wrong, None where no verdict could be read.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample, Score, Status
+from lingshu.scoring._text import blank, committed, golds, graded, plain, refuses, spoken
+
+RANGE = (0.0, 1.0)
+Verdict = Literal["yes", "no"]
+
+_YES, _NO = r"yes|yeah|yep|yup", r"no|nope"
+_ZH_NO, _ZH_YES = (
+    r"不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不",
+    r"是的|是(?!否|不是|或)|有(?!没有|无)|对(?!不)|存在|可以|会(?!否)|能(?!否)",
+)
+_WORD = rf"(?:(?P<yes>(?:{_YES})\b|{_ZH_YES})|(?P<no>(?:{_NO})\b|{_ZH_NO}))"
+_EXPLICIT = re.compile(
+    r"(?:\b(?:answer|ans|verdict|conclusion)\b(?:\s+to\s+[^.:\n]{1,60}?)?\s*(?:(?:is|would be|should be|must be|:|=|-)\s*)*"
+    r"|\b(?:therefore|thus|hence|so)\b[\s,:]*|(?:答案|结论|回答)(?:应该|应)?(?:是(?!否[^\W_])|为|:)*\s*|(?:因此|所以|综上)[,:\s]*)"
+    rf"[\"'(\[]*{_WORD}",
+    re.I,
+)
+_LEADING = re.compile(rf"^[\W_]*{_WORD}", re.I)
+_TRAILING = re.compile(
+    rf"(?:^|[\W_])(?:(?P<yes>{_YES})|(?P<no>{_NO}))[\W_]*$|[,.:\s](?:(?P<zyes>是的?|有|对)|(?P<zno>{_ZH_NO}))[\W_]*$", re.I
+)
+_HEDGE = re.compile(
+    rf"\b(?:{_YES})\b[\s,]*(?:or|/|and)[\s,]*(?:{_NO})\b|\b(?:{_NO})\b[\s,]*(?:or|/|and)[\s,]*(?:{_YES})\b"
+    r"|是(?:或|/|还是)(?:否|不是)|^\W*(?:是否|有没有|是不是)\W*$",
+    re.I,
+)
+# "not" is a verdict only where it denies the whole: alone, or behind the subject of a sentence that ends there.
+_DENIAL = re.compile(
+    r"^\W*not(?:\s+(?:really|present|seen|visible|at all|likely))?\W*$"
+    r"|^\W*(?:(?:according to|based on|in|on|from|overall|however)\b[^,]{0,60},\s*)?(?:there|it|this|that|they|these)\s+"
+    r"(?:(?:is|are|was|were|does|do|did|has|have)\s+no(?:t|ne)?\b|(?:is|are|was|were|does|do|did|has|have)n't\b)"
+    r"|^\W*(?:the|this)\s+(?:\w+\s+){1,3}(?:shows?|has|have|demonstrates?|reveals?|contains?)\s+no\b"
+    r"|^\W*i\s+(?:see|find|can\s+see|do\s+not\s+see|don't\s+see|cannot\s+see|can't\s+see)\s+(?:no|any)\b",
+    re.I,
+)
+_ASSENT = re.compile(r"^\W*(?:there|it|this|that|they|these)\s+(?:is|are|was|were|does|do|did|has|have)\W*$", re.I)
+_FIRST_SENTENCE = re.compile(r"[.!?;\n]")
+
+
+class Reading(NamedTuple):
+    """A verdict, None with the status that says why there is none."""
+
+    verdict: Verdict | None
+    status: Status
+
+
+def read(reply: str) -> Reading:
+    """The yes or no that a reply gives."""
+    text = spoken(reply)
+    final = committed(text)
+    text = plain(text if final is None else final)
+    if blank(text):
+        return Reading(None, "empty")
+    if _HEDGE.search(text):
+        return Reading(None, "multiple")
+    explicit = list(_EXPLICIT.finditer(text))
+    if explicit:
+        return _reading(explicit[-1])
+    # "No answer can be given" opens with a no that is none.
+    leading = _LEADING.match(text)
+    if leading and not (leading["no"] and refuses(text[:40])):
+        return _reading(leading)
+    if refuses(text):
+        return Reading(None, "refused")
+    trailing = _TRAILING.search(text[-40:])
+    if trailing:
+        return Reading("yes" if trailing["yes"] or trailing["zyes"] else "no", "ok")
+    first = _FIRST_SENTENCE.split(text, maxsplit=1)[0]
+    if _DENIAL.match(first):
+        return Reading("no", "ok")
+    if _ASSENT.match(first):
+        return Reading("yes", "ok")
+    return Reading(None, "unparsed")
+
+
+def _reading(match: re.Match[str]) -> Reading:
+    return Reading("yes" if match["yes"] else "no", "ok")
+
+
+def as_verdict(gold: str) -> Verdict | None:
+    """A gold answer as a verdict; None where it is anything but a bare yes or no."""
+    text = plain(gold).strip(" .").casefold()
+    if text in {"yes", "是", "是的", "有", "对"}:
+        return "yes"
+    return "no" if text in {"no", "否", "不是", "没有", "无", "不", "不对"} else None
+
+
+def score(sample: Sample, reply: str) -> Score:
+    """Whether the reply says what the gold says.
+
+    Raises:
+        InputError: the sample has no gold, or one that is neither yes nor no.
+    """
+    accepted = {as_verdict(gold) for gold in golds(sample)}
+    if None in accepted:
+        raise InputError(f"sample {sample.id!r} has the gold {sample.gold!r}, which is neither yes nor no; use the scorer exact or auto.")
+    verdict, status = read(reply)
+    return Score(None, status) if verdict is None else graded(right=verdict in accepted, read=verdict)

@@ -1,0 +1,153 @@
+"""`lingshu eval`: what it writes, what it counts, what it refuses."""
+
+import json
+
+import pytest
+
+from lingshu.apps.evaluate import evaluate
+from lingshu.apps.models import engine_for, engine_name
+from lingshu.core.errors import InputError, MissingExtra, ReleaseError, UnknownName
+from lingshu.core.files import read_json, read_jsonl
+from lingshu.core.options import EngineOptions
+
+TASK = '''"""Ten questions, two of them with an image that is not there, and two rows that were dropped."""
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Drop, Image, Meta, Sample, Task
+from lingshu.scoring import auto
+
+MISSING = {missing}
+
+def samples(data):
+    for i in range(10):
+        images = (Image("nowhere.png"),) if i in MISSING else ()
+        choices = ("left", "right") if i >= 5 else ()
+        gold = "A" if choices else "yes"
+        meta = Meta(access={access!r}, kind="side" if choices else "lesion")
+        yield Sample(f"s{{i}}", (user_turn(f"Question {{i}}?", len(images)),), images, (gold,), choices, meta)
+    yield Drop("a", "no_gold")
+    yield Drop("b", "no_gold")
+
+TASK = Task({name!r}, {title!r}, "made up", "CC0", samples, auto.score, lambda seed: [], by=("kind",))
+'''
+
+
+@pytest.fixture
+def task(tmp_path):
+    def write(name: str = "demo", *, missing: tuple[int, ...] = (), access: str = "open") -> str:
+        path = tmp_path / f"{name}.py"
+        path.write_text(TASK.format(name=name, title=name.title(), missing=missing, access=access), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_run_writes_replies_scores_report_and_run_card(task, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate("echo", task(), out=out) == 0
+    assert len(list(read_jsonl(out / "demo" / "replies.jsonl"))) == 10
+    assert [row["value"] for row in read_jsonl(out / "demo" / "scores.jsonl")] == [1.0] * 10
+    assert {path.name for path in out.glob("report.*")} == {"report.json", "report.md", "report.html"}
+    card = read_json(out / "run.json")
+    assert (card["verb"], card["config"]["model"]) == ("eval", "echo")
+    assert card["counts"] == {"samples": 10, "answered_before": 0, "asked": 10, "errors": 0, "dropped": 2}
+    shown = capsys.readouterr()
+    assert "10 samples, 10 asked now, 0 answered before, 2 dropped, 0 errors" in shown.out
+    assert "demo: 10/10, 0 failed" in shown.err
+    assert "dropped: no_gold 2" in (out / "report.md").read_text()
+
+
+def test_errors_are_counted_and_end_in_exit_code_1(task, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate("echo", task(missing=(2, 7)), out=out) == 1
+    told = read_json(out / "report.json")
+    assert told["tasks"][0]["summary"]["statuses"]["error"] == 2
+    assert told["tasks"][0]["summary"]["n"] == 8
+    assert capsys.readouterr().out.startswith("WARNING: 2 of 10 samples (20.0%) failed")
+
+
+def test_several_tasks_make_one_report_with_means(task, tmp_path):
+    out = tmp_path / "out"
+    assert evaluate("echo:yes", f"{task('one')}, {task('two')}", out=out, limit=6) == 0
+    told = read_json(out / "report.json")
+    assert [one["name"] for one in told["tasks"]] == ["one", "two"]
+    assert told["macro"] == pytest.approx(5 / 6)
+
+
+def test_a_second_run_asks_nothing_and_keeps_the_report(task, tmp_path):
+    out = tmp_path / "out"
+    name = task()
+    evaluate("echo", name, out=out)
+    kept = {path.name: path.read_bytes() for path in out.glob("report.*")}
+    evaluate("echo", name, out=out)
+    assert read_json(out / "run.json")["counts"]["asked"] == 0
+    assert {path.name: path.read_bytes() for path in out.glob("report.*")} == kept
+
+
+def test_other_options_ask_anew(task, tmp_path):
+    name, out = task(), tmp_path / "out"
+    for run in (
+        lambda: evaluate("echo", name, out=out),
+        lambda: evaluate("echo", name, out=out, seed=1),
+        lambda: evaluate("echo", name, out=out, temperature=0.5),
+        lambda: evaluate("echo", name, out=out, max_tokens=9),
+    ):
+        run()
+        assert read_json(out / "run.json")["counts"]["asked"] == 10
+
+
+def test_wrong_input_is_named(task, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="no task"):
+        evaluate("echo", " , ", out=out)
+    with pytest.raises(InputError, match="twice"):
+        evaluate("echo", f"{task()},{task()}", out=out)
+    with pytest.raises(UnknownName, match="no_such_task"):
+        evaluate("echo", "no_such_task", out=out)
+    with pytest.raises(InputError, match="--limit"):
+        evaluate("echo", task(), out=out, limit=0)
+    (tmp_path / "odd.py").write_text('"""Odd."""\nTASK = 1\n')
+    with pytest.raises(InputError, match="no Task"):
+        evaluate("echo", str(tmp_path / "odd.py"), out=out)
+    (tmp_path / "up.py").write_text(TASK.format(name="../up", title="t", missing=(), access="open"))
+    with pytest.raises(InputError, match="folder"):
+        evaluate("echo", str(tmp_path / "up.py"), out=out)
+    assert not out.exists()
+
+
+def test_private_samples_stay_here_unless_allowed(task, tmp_path):
+    with pytest.raises(ReleaseError, match="--allow-remote"):
+        evaluate("https://example.org/v1#m", task(access="private"), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "demo").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [("echo", "echo"), ("echo:no", "echo"), ("http://127.0.0.1:1/v1#m", "openai"), ("https://h/v1#m", "openai"), ("runs/a", "hf"),
+     ("lingshu-medical-mllm/Lingshu-7B", "hf"), ("mine.py", "mine.py"), ("echoes", "hf")],
+)  # fmt: skip
+def test_a_model_name_leads_to_its_engine(model, engine):
+    assert engine_name(model) == engine
+
+
+def test_an_engine_of_ones_own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text('"""Mine."""\nfrom lingshu.engines import echo\ndef load(model, options):\n    return echo.load("echo:no", options)\n')
+    assert engine_for(str(path), EngineOptions()).model == "echo:no"
+
+
+def test_a_missing_torch_names_the_extra(tmp_path):
+    path = tmp_path / "needs.py"
+    path.write_text('"""Needs torch."""\ndef load(model, options):\n    raise ModuleNotFoundError("no", name="torch.nn")\n')
+    with pytest.raises(MissingExtra, match=r"lingshu\[torch\]"):
+        engine_for(str(path), EngineOptions())
+
+
+def test_the_command_line_reaches_it(task, tmp_path, capsys):
+    from lingshu.apps.cli import main
+
+    out = tmp_path / "out"
+    assert main(["eval", "echo", task(), "--out", str(out), "--limit", "3"]) == 0
+    assert main(["report", str(out)]) == 0
+    assert main(["eval", "echo", "nothing", "--out", str(out)]) == 2
+    assert json.loads((out / "report.json").read_text())["model"] == "echo"
+    assert "3 samples" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""Golden values of the statistics, from formulae or published tables that can be checked by hand."""
+
+import pytest
+
+from lingshu.evaluate.statistics import Interval, auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro, wilson
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    # 81/263, 15/148, 0/20 and 1/29: Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_equals_the_published_values(right, n, low, high):
+    interval = wilson(right, n)
+    assert interval.value == right / n
+    assert (round(interval.low or 0.0, 4), round(interval.high or 0.0, 4)) == (low, high)
+
+
+def test_wilson_ends_exactly_at_nought_and_one():
+    assert wilson(0, 7).low == 0.0
+    assert wilson(7, 7).high == 1.0
+    assert wilson(0, 0) == Interval(None, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "area"),
+    [
+        ([0.1, 0.4, 0.35, 0.8], [False, False, True, True], 0.75),
+        ([1, 2, 3], [False, True, True], 1.0),
+        ([3, 2, 1], [False, True, True], 0.0),
+        ([1, 1, 1, 1], [True, False, True, False], 0.5),
+        ([1, 2], [True, True], None),
+        ([], [], None),
+    ],
+)
+def test_auroc(scores, positive, area):
+    assert auroc(scores, positive) == area
+
+
+def test_balanced_accuracy_weighs_classes_alike():
+    assert balanced_accuracy(["a", "a", "a", "b"], ["a", "a", "b", "b"]) == 0.75
+    assert balanced_accuracy(["a"] * 10, ["a"] * 9 + ["b"]) == 0.5
+    assert balanced_accuracy([], []) is None
+
+
+def test_means_of_groups():
+    parts = [wilson(1, 1), wilson(0, 3), wilson(0, 0)]
+    assert macro([part.value for part in parts]) == 0.5
+    assert micro(parts) == 0.25
+    assert macro([None]) is None
+
+
+def test_bootstrap_draws_whole_groups():
+    # All the spread lies between groups: within a draw of two equal groups the mean is 0, 1/2 or 1.
+    values, groups = [1.0] * 50 + [0.0] * 50, ["a"] * 50 + ["b"] * 50
+    assert bootstrap_mean(values, groups) == Interval(0.5, 0.0, 1.0, 100)
+    alone = bootstrap_mean(values, range(100))
+    assert alone.low is not None and alone.high is not None
+    assert 0.38 < alone.low < 0.43 and 0.57 < alone.high < 0.62
+
+
+def test_bootstrap_is_seeded_and_agrees_with_its_quick_form():
+    values, groups = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0], [1, 1, 2, 2, 3, 3]
+    slow = bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
+    assert slow == bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
+    assert bootstrap_mean(values, groups, seed=3, draws=200) == pytest.approx(slow)
+
+
+def test_bootstrap_without_anything_to_draw_from():
+    assert bootstrap_mean([1.0, 0.0], ["a", "a"]) == Interval(0.5, None, None, 2)
+    assert bootstrap(lambda rows: None, [1, 2, 3]) == Interval(None, None, None, 3)
+    assert bootstrap_mean([], []) == Interval(None, None, None, 0)

@@ -1,0 +1,77 @@
+"""Replies with the scores they must get; every reply that was once read wrong adds a row to tests/golden."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.nouns import Message, Sample
+from lingshu.scoring import auto, choice, exact, yes_no
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+PARITY = Path(__file__).parents[2].parent / "shared" / "parity"
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def sample(gold: list[str], choices: list[str] | None = None) -> Sample:
+    return Sample("x", (Message("user", ("?",)),), gold=tuple(gold), choices=tuple(choices or ()))
+
+
+@pytest.mark.parametrize("row", rows(GOLDEN / "choice.jsonl"), ids=lambda row: row["reply"][:40])
+def test_choice(row):
+    read = choice.read(row["reply"], row["choices"])
+    assert (read.status, read.letters[0] if read.status == "ok" else None) == (row["status"], row["read"])
+
+
+@pytest.mark.parametrize("row", rows(GOLDEN / "yes_no.jsonl"), ids=lambda row: row["reply"][:40])
+def test_yes_no(row):
+    assert yes_no.read(row["reply"]) == (row["read"], row["status"])
+
+
+@pytest.mark.parametrize("row", rows(GOLDEN / "exact.jsonl"), ids=lambda row: row["reply"][:40])
+def test_exact(row):
+    score = exact.score(sample(row["gold"]), row["reply"])
+    assert (score.value, score.status) == (row["value"], row["status"])
+
+
+@pytest.mark.parametrize(("group", "scorer"), [("judge_multi_choice", choice), ("judge_judgement", yes_no), ("judge_close_end_vqa", auto)])
+def test_hand_assigned_verdicts(group, scorer):
+    if not (PARITY / f"{group}.jsonl").is_file():
+        pytest.skip("needs ../shared/parity")
+    wrong = []
+    for row in rows(PARITY / f"{group}.jsonl"):
+        given = row["inputs"]
+        if given["response"] is None:
+            continue  # a failed generation never reaches a scorer
+        score = scorer.score(sample([given["answer"]], given.get("choices")), given["response"])
+        if (score.value == 1.0) != row["expected"]:
+            wrong.append((row["id"], score))
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["Cyst", "Abscess", "Hematoma", "Normal variant"],
+        ["A. Type A dissection", "B. Hepatitis C", "C. B cell lymphoma", "D. E. coli infection"],
+        ["肺炎", "胸腔积液", "正常", "肋骨骨折"],
+        ["10", "100", "1.0", "0.1"],
+    ],
+)
+def test_every_answer_format(choices):
+    """Each of 33 ways to write an answer is right for the right option and wrong for all others."""
+    formats = json.loads((GOLDEN / "answer_formats.json").read_text(encoding="utf-8"))
+    known = choice.options(tuple(choices))
+    wrong = []
+    for gold in known:
+        for said in known:
+            for name, template in formats.items():
+                answers = name not in ("(empty)", "refusal")
+                reply = template.format(L=said.letter, T=said.text) if answers else template
+                score = choice.score(sample([gold.letter], choices), reply)
+                if (score.value == 1.0) != (answers and gold == said) or (score.status == "ok") != answers:
+                    wrong.append((name, reply, gold.letter, score))
+    assert not wrong
