@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from lingshu.apps._quickstart_page import Outcome, as_json, outcome, write_page
+from lingshu.apps._quickstart_page import as_json, outcome, write_page
 from lingshu.core.artefacts import DATASET_CARD, write_dataset
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError
-from lingshu.core.files import write_json
+from lingshu.core.files import read_json, write_json
 from lingshu.core.nouns import Image, Sample, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.runcard import RunCard, write_run_card
@@ -51,14 +52,21 @@ def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
 def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, images: int | None = None) -> int:
     """The quickstart with another configuration, fewer drawn samples, or fewer test images.
 
+    A finished one is told again, not run again.
+
     Raises:
-        ConfigError: OUT holds a finished quickstart.
+        ConfigError: OUT holds a quickstart of another seed.
     """
     from lingshu.train.log import progress_line
     from lingshu.train.loop import train
 
     if (out / SUMMARY).exists():
-        raise ConfigError(f"{out} holds a finished quickstart; open {out / PAGE}, or choose another --out.")
+        finished = read_json(out / SUMMARY)
+        if finished["seed"] != seed:
+            raise ConfigError(f"{out} holds a finished quickstart of seed {finished['seed']}; choose another --out.")
+        say(f"{out} holds a finished quickstart; remove the folder to run it anew")
+        closing(finished, out)
+        return 0
     started = time.monotonic()
     say(f"drawing {sum(sizes.values())} phantoms in twelve modality styles")
     data = draw_data(out / "data", sizes, seed)
@@ -73,8 +81,9 @@ def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, 
     shown = save_images(out / "images", task)
     write_page(out / PAGE, result, shown)
     write_run_card(out, RunCard("quickstart", to_plain(config), seed))
-    write_json(out / SUMMARY, as_json(result))
-    closing(result, out)
+    summary = as_json(result)
+    write_json(out / SUMMARY, summary)
+    closing(summary, out)
     return 0
 
 
@@ -158,13 +167,12 @@ def peak_rss_mb() -> float:
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
-def closing(result: Outcome, out: Path) -> None:
+def closing(summary: Mapping[str, Any], out: Path) -> None:
     """What a person reads at the end: the numbers, the page, and the line that asks the model."""
-    overall = result.overall
-    low, high = overall.low or 0.0, overall.high or 0.0
-    print(f"accuracy {100 * (overall.value or 0):.1f}% (95% interval {100 * low:.1f} to {100 * high:.1f}, n = {overall.n})")
-    print(f"untrained {100 * result.untrained:.1f}%, majority answer {100 * result.majority:.1f}%")
+    overall = summary["accuracy"]["overall"]
+    value, low, high = (100 * overall[key] for key in ("value", "low", "high"))
+    print(f"accuracy {value:.1f}% (95% interval {low:.1f} to {high:.1f}, n = {overall['n']})")
+    print(f"untrained {100 * summary['untrained_accuracy']:.1f}%, majority answer {100 * summary['majority_accuracy']:.1f}%")
     print(f"page: {out / PAGE}")
     image = sorted((out / "images").glob("*.png"))[0]
-    words = ["lingshu", "ask", str(out / "train" / "checkpoint"), "Which imaging modality is this?", str(image)]
-    print("ask it: " + " ".join(word if word.isascii() and " " not in word else shlex.quote(word) for word in words))
+    print("ask it: " + shlex.join(["lingshu", "ask", summary["checkpoint"], "Which imaging modality is this?", str(image)]))

@@ -1,0 +1,68 @@
+"""The quickstart in very small: every file it promises, and the same again when it is called again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lingshu.apps.quickstart import run
+from lingshu.core.errors import ConfigError
+from lingshu.recipes.quickstart import SIZES, recipe
+from lingshu.sources.phantom import KINDS
+
+
+def small(out: Path, *, seed: int = 3) -> int:
+    config = recipe()
+    stages = tuple(replace(stage, steps=3) for stage in config.stages)
+    return run(replace(config, stages=stages, tensorboard=False), dict.fromkeys(SIZES, 32), out, seed=seed, images=24)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("quick") / "start"
+    assert small(out) == 0
+    return out
+
+
+def test_summary_has_what_it_promises(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    accuracy = summary["accuracy"]
+    assert accuracy["by_question"].keys() == set(KINDS)
+    assert all(part.keys() == {"value", "low", "high", "n"} for part in (accuracy["overall"], *accuracy["by_question"].values()))
+    four = [accuracy["by_question"][kind]["value"] for kind in ("modality", "lesion", "side", "size")]
+    assert accuracy["overall"]["value"] == pytest.approx(sum(four) / 4)
+    assert [stage["name"] for stage in summary["stages"]] == ["base", "shallow", "deep", "instruct"]
+    assert all(stage.keys() == {"name", "steps", "seconds", "first_loss", "last_loss"} for stage in summary["stages"])
+    assert 0 < summary["majority_accuracy"] < 1 and 0 <= summary["untrained_accuracy"] <= 1
+    assert summary["wall_s"] > 0 and summary["peak_rss_mb"] > 100
+    assert (Path(summary["checkpoint"]) / "model.safetensors").is_file()
+
+
+def test_the_page_stands_alone(finished: Path) -> None:
+    html = (finished / "report.html").read_text()
+    for part in ("shallow: 3 steps", "Accuracy by kind of question", "<figure>", "data:image/png;base64,", "not for clinical use"):
+        assert part in html
+    assert "http://" not in html.replace("http://www.w3.org/2000/svg", "") and "https://" not in html
+    assert "<script" not in html
+
+
+def test_called_again_it_tells_the_result_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "summary.json").stat().st_mtime_ns
+    assert small(finished) == 0
+    told = capsys.readouterr().out
+    assert "accuracy " in told and f"lingshu ask {finished}/train/checkpoint" in told
+    assert (finished / "summary.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="finished quickstart of seed 3"):
+        small(finished, seed=4)
+
+
+def test_train_and_test_phantoms_share_no_image() -> None:
+    from lingshu.sources.phantom import questions, training
+
+    learnt = {s.images[0].data for s in training(0, 60, "captions")} | {s.images[0].data for s in training(0, 60, "instruct", first=60)}
+    asked = {s.images[0].data for s in questions(0, "test", 60)}
+    assert len(learnt) == 120 and len(asked) == 60
+    assert not learnt & asked

@@ -1,0 +1,55 @@
+"""The scripts of examples/ run as they are called."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *arguments: str) -> int:
+    """Run a script as Python would, and return its exit code."""
+    before = sys.argv
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_ask(checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("01_ask.py", str(checkpoint), "Is there a lesion?", "image.png") == 0
+    assert capsys.readouterr().out.endswith("\n")
+
+
+def test_evaluate_your_model(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("02_evaluate_your_model.py", "echo", "my_images", "runs/mine") == 0
+    assert "12 of 12 right; not read: 0" in capsys.readouterr().out
+
+
+def test_train_on_your_images(workplace: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert run("03_train_on_your_images.py", "my_images", "runs/small", "stages.instruct.steps=2") == 0
+    assert (workplace / "runs/small/checkpoint/config.json").is_file()
+
+
+def test_add_a_benchmark(tmp_path: Path) -> None:
+    assert run("04_add_a_benchmark.py", str(tmp_path / "run")) == 0
+
+
+def test_score_replies(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("05_score_replies.py") == 0
+    said = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert said == [["0.0", "ok"], ["1.0", "ok"], ["None", "multiple"], ["None", "unparsed"], ["None", "empty"]]
+
+
+def test_every_example_has_a_test() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert [script.name for script in EXAMPLES.glob("*.py") if f'"{script.name}"' not in tests] == []

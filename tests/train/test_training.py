@@ -1,0 +1,257 @@
+"""The training loop: what it promises about freezing, loss, resuming, drops and refusals."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lingshu.core.errors import ArtefactError, ConfigError, TrainingError
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Drop, Image, Message, Sample
+from lingshu.imaging.read import png_bytes
+from lingshu.models.load import load
+from lingshu.models.spec import FamilyName
+from lingshu.train.config import Rates, Stage, TrainConfig
+from lingshu.train.data import Plan, encode_all, read_groups
+from lingshu.train.log import read_log
+from lingshu.train.loop import train
+from lingshu.train.step import rate_share, set_up
+from tests.tiny import FAMILIES, picture, small_config, tiny
+
+
+class Interrupted(Exception):
+    """Stands for a kill at a chosen step."""
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    """A run of two stages without interruption."""
+    place = tmp_path_factory.mktemp("unbroken")
+    config = small_config(place, family=request.param)
+    train(config, place / "run")
+    return config, place / "run"
+
+
+def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(unbroken: tuple[TrainConfig, Path]) -> None:
+    config, out = unbroken
+    loaded = load(str(out / "start"))
+    start, family = dict(loaded.model.named_parameters()), loaded.processor.family
+    shallow = dict(load(str(out / "stages" / "1-shallow")).model.named_parameters())
+    final = dict(load(str(out / "checkpoint")).model.named_parameters())
+    for name, tensor in start.items():
+        frozen = family.part_of(name) == "language"
+        assert torch.equal(tensor, shallow[name]) == frozen, name
+    assert config.stages[0].rates.language is None
+    assert not any(torch.equal(tensor, final[name]) for name, tensor in start.items() if tensor.ndim > 1)
+
+
+@pytest.mark.parametrize("stop", [("shallow", 2), ("shallow", 4), ("instruct", 2), ("instruct", 6)])
+def test_an_interrupted_run_ends_in_the_same_bits(unbroken: tuple[TrainConfig, Path], tmp_path: Path, stop: tuple[str, int]) -> None:
+    config, whole = unbroken
+
+    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if (stage, step) == stop:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=interrupt)
+    # What a real kill leaves: a half-written state and a torn line.
+    (tmp_path / "run" / "state").mkdir(exist_ok=True)
+    (tmp_path / "run" / "state" / ".00-00000099.x.tmp").mkdir()
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"stage": "sh')
+    train(config, tmp_path / "run", resume=True)
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
+
+    def lasting(row: dict) -> dict:
+        return {k: v for k, v in row.items() if k != "tokens_per_s"}
+
+    assert [lasting(row) for row in read_log(tmp_path / "run")] == [lasting(row) for row in read_log(whole)]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, whole = unbroken
+    train(config, tmp_path / "again")
+    assert equal(weights(tmp_path / "again" / "checkpoint"), weights(whole / "checkpoint"))
+    train(replace(config, seed=1), tmp_path / "other")
+    assert not equal(weights(tmp_path / "other" / "checkpoint"), weights(whole / "checkpoint"))
+
+
+def test_what_a_run_leaves_behind(unbroken: tuple[TrainConfig, Path]) -> None:
+    _, out = unbroken
+    assert not (out / "state").exists()
+    stages = json.loads((out / "summary.json").read_text())["stages"]
+    assert [(stage["name"], stage["steps"]) for stage in stages] == [("shallow", 6), ("instruct", 6)]
+    assert all(stage["first_loss"] > 0 and stage["dropped"] == {} for stage in stages)
+    assert [row["step"] for row in read_log(out)] == [2, 4, 6, 2, 4, 6]
+    assert (out / "config.yaml").exists() and (out / "run.json").exists()
+    assert "| instruct | 6 |" in (out / "checkpoint" / "README.md").read_text()
+
+
+def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, out = unbroken
+    before = (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    train(config, out, resume=True)
+    assert (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="pass --resume"):
+        train(config, out)
+    with pytest.raises(ConfigError, match="another configuration"):
+        train(replace(config, seed=5), out, resume=True)
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        train(config, tmp_path)
+
+
+def test_a_damaged_state_is_named(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, _ = unbroken
+
+    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if step == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=interrupt)
+    state = next((tmp_path / "run" / "state").glob("0*"))
+    (state / "optimizer.safetensors").write_bytes(b"short")
+    with pytest.raises(ArtefactError, match=r"optimizer.safetensors has 5 bytes"):
+        train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_does_not_depend_on_how_a_batch_is_cut(family: FamilyName) -> None:
+    model, processor = tiny(family)
+    answers = ("yes", "no", "left side", "a large lesion on the right")
+    batch = []
+    for number, answer in enumerate(answers):
+        tiles = processor.tiles([picture(number)]) if number % 2 else ()
+        parts = (0, "Is there a lesion?") if tiles else ("Is there a lesion?",)
+        batch.append(processor.encode([Message("user", parts), Message("assistant", (answer,))], tiles))
+    stage = Stage("x", ("x",), Rates(language=1e-3), batch=4, micro_batch=4)
+    results = []
+    for size in (4, 2, 1):
+        trainer = set_up(model, processor, replace(stage, micro_batch=size), device=torch.device("cpu"), bfloat16=False)
+        total = sum(float(trainer.summed_loss(batch[i : i + size]).detach()) for i in range(0, 4, size)) / sum(e.supervised for e in batch)
+        results.append(total)
+    model.eval()
+    assert results[1:] == pytest.approx(results[:1] * 2, rel=1e-6)
+    full = {k: v for k, v in processor.collate(batch, pad="right").items()}
+    stock = float(model(**full).loss.detach())
+    assert results[0] == pytest.approx(stock, rel=1e-5)
+
+
+def test_the_rate_rises_then_falls_along_a_cosine() -> None:
+    stage = Stage("x", ("x",), Rates(language=1.0), batch=1, warmup_steps=4, final_rate=0.1)
+    shares = [rate_share(step, 14, stage) for step in range(14)]
+    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert shares[4] == 1.0
+    assert shares[9] == pytest.approx(0.55)
+    assert shares[4:] == sorted(shares[4:], reverse=True)
+    # A short run is not all warm-up.
+    assert max(rate_share(step, 6, replace(stage, warmup_steps=100)) for step in range(6)) == 1.0
+
+
+def test_each_part_has_its_own_rate() -> None:
+    model, processor = tiny("internvl")
+    stage = Stage("x", ("x",), Rates(vision=1e-6, language=1e-5), batch=1)
+    trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
+    model.eval()
+    assert sorted(set(trainer.peaks)) == [1e-6, 1e-5]
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter) in trained) == (processor.family.part_of(name) != "projector"), name
+        assert parameter.requires_grad == (id(parameter) in trained)
+
+
+def test_a_plan_is_a_function_of_seed_and_step() -> None:
+    plan = Plan(tuple(range(10, 110)), batch=8, seed=3)
+    whole = [batch for batch, _ in zip(plan.batches(0), range(30), strict=False)]
+    resumed = [batch for batch, _ in zip(plan.batches(17), range(13), strict=False)]
+    assert resumed == whole[17:]
+    first_epoch = [index for batch in whole[:12] for index in batch]
+    assert len(set(first_epoch)) == 96
+    assert whole[:12] != whole[12:24]
+    spread = [max(batch) - min(batch) for batch in whole[:12]]
+    assert sum(spread) / len(spread) < 20  # lengths lie close together in a batch
+    assert sorted(next(Plan((5, 6, 7), batch=8, seed=0).batches(0)), reverse=True).count(0) >= 2  # fewer samples than a batch
+
+
+def test_bad_samples_are_dropped_counted_and_named() -> None:
+    _, processor = tiny("qwen2_5_vl")
+    good = Sample("good", (user_turn("?", 1), Message("assistant", ("yes",))), (Image(data=png_bytes(picture(0))),))
+    bad = Sample("bad", good.messages, (Image(data=b"no image"),))
+    gone = Sample("gone", good.messages, (Image(path="nowhere.png"),))
+    silent = Sample("silent", (user_turn("?", 0),))
+    long = Sample("long", (user_turn("x " * 500, 0), Message("assistant", ("yes",))))
+    data = encode_all([good, bad, Drop("row-9", "no_question"), gone, silent, long], processor, max_tokens=100, cache_mb=1)
+    assert len(data) == 1
+    assert data.drops == {"bad_image": 2, "no_question": 1, "no_answer": 1, "too_long": 1}
+    assert data.named_drops[0].startswith("bad: bad_image (")
+    assert data.sample(0).tiles[0].tokens == 6
+    with pytest.raises(TrainingError, match=r"no sample is left to train on \(bad_image 1\)"):
+        encode_all([bad], processor, max_tokens=100, cache_mb=1)
+
+
+def test_images_beyond_the_cache_are_read_again() -> None:
+    _, processor = tiny("qwen2_5_vl")
+    sample = Sample("a", (user_turn("?", 1), Message("assistant", ("yes",))), (Image(data=png_bytes(picture(0))),))
+    kept, read = (encode_all([sample], processor, max_tokens=100, cache_mb=mb) for mb in (1, 0))
+    assert (kept.sample(0).tiles[0].pixels == read.sample(0).tiles[0].pixels).all()
+
+
+def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    picture(0).save(tmp_path / "images" / "a.png")
+    rows = [
+        {"id": "1", "image": "images/a.png", "question": "?", "answer": ["yes", "yeah"]},
+        {"id": "2", "image": "images/b.png", "question": "?"},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read_groups([tmp_path]))
+    assert isinstance(found[0], Sample) and found[0].messages[-1] == Message("assistant", ("yes",))
+    assert isinstance(found[1], Drop) and found[1].reason == "missing_image"
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    wild = replace(config, stages=(replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),))
+    with pytest.raises(TrainingError, match=r"stage 'instruct', step \d+: the loss is .*lower the stage's rates"):
+        train(wild, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"needs data group 'captions'; give it with data.captions=FOLDER"):
+        train(replace(config, data={**config.data, "captions": None}), tmp_path / "run")
+    packed = replace(config, stages=(replace(config.stages[0], packing=True),))
+    with pytest.raises(ConfigError, match=r"set stages.shallow.packing=false"):
+        train(packed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "captions" / "data")
+    with pytest.raises(ArtefactError, match=r"missing though manifest.json lists it"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_configurations_refuse_nonsense() -> None:
+    stage = Stage("a", ("x",), Rates(language=1e-3))
+    for change in ({"data": ()}, {"micro_batch": 3}, {"steps": 0}, {"epochs": 0.0}):
+        with pytest.raises(ConfigError, match="stage 'a'"):
+            replace(stage, **change)
+    with pytest.raises(ConfigError, match="every part of the stage is frozen"):
+        Rates()
+    with pytest.raises(ConfigError, match="did you mean 'captions'"):
+        TrainConfig("x", "model", (replace(stage, data=("caption",)),), {"captions": None})
