@@ -153,7 +153,8 @@ def most_common(values: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit("small_vqa.py DATA [cxr|vqarad]: DATA holds the folders pneumoniamnist_cxr and vqa_rad; nothing was measured.")
+        print("small_vqa.py DATA [cxr|vqarad]: no DATA with pneumoniamnist_cxr and vqa_rad was given; nothing was measured.")
+        sys.exit(0)
     wanted = sys.argv[2:] or ["cxr", "vqarad"]
     if "cxr" in wanted:
         chest_x_rays(Path(sys.argv[1]) / "pneumoniamnist_cxr")

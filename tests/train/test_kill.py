@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from lingshu.core.files import sha256_file
 from tests.tiny import small_config
 
 KILLS = 10
+STEPS = 60  # of each of the two stages
+LAST = "checkpoint/model.safetensors"
 
 
 def start(config: Path, out: Path) -> subprocess.Popen[bytes]:
@@ -24,54 +25,48 @@ def start(config: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_at_ten_random_moments_it_ends_in_the_same_bits(tmp_path: Path) -> None:
-    config = small_config(tmp_path, steps=120)
-    # A state after every step, so that many kills fall into a save.
-    path = tmp_path / "config.yaml"
-    configuration.write(replace(config, save_every=1, log_every=1), path)
-    begun = time.monotonic()
-    assert start(path, tmp_path / "whole").wait() == 0
-    seconds = time.monotonic() - begun
-    moments = random.Random(0)
-    kills = 0
-    for _ in range(KILLS):
-        process = start(path, tmp_path / "killed")
+def kill_at(process: subprocess.Popen[bytes], log: Path, rows: int, extra_s: float) -> None:
+    """Send SIGKILL a random while after the log has got `rows` rows: inside a step, a save, an export or between them."""
+    while not log.exists() or log.read_bytes().count(b"\n") < rows:
         try:
-            process.wait(timeout=moments.uniform(0.25, 0.9) * seconds)
+            process.wait(timeout=0.01)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    process = start(path, tmp_path / "killed")
-    _, error = process.communicate()
-    assert process.returncode == 0, error
-    assert kills >= 3
-    for name in ("checkpoint/model.safetensors", "stages/1-shallow/model.safetensors"):
-        assert sha256_file(tmp_path / "killed" / name) == sha256_file(tmp_path / "whole" / name)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("moment", range(KILLS))
-def test_killed_once_at_a_random_moment_it_ends_in_the_same_bits(moment: int, whole: tuple[Path, str, float], tmp_path: Path) -> None:
-    path, expected, seconds = whole
-    process = start(path, tmp_path / "killed")
+            continue
+        raise AssertionError(f"the run ended before its log had {rows} rows")
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=random.Random(moment).uniform(0.3, 0.85) * seconds)
+        process.wait(timeout=extra_s)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(path, tmp_path / "killed").wait() == 0
-    assert sha256_file(tmp_path / "killed" / "checkpoint" / "model.safetensors") == expected
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, float]:
-    """A configuration, the sha256 of its unbroken run's weights, and the seconds that run took."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A configuration that saves after every step, and the sha256 of its unbroken run's weights."""
     place = tmp_path_factory.mktemp("whole")
     path = place / "config.yaml"
-    configuration.write(replace(small_config(place, steps=120), save_every=5), path)
-    begun = time.monotonic()
+    configuration.write(replace(small_config(place, steps=STEPS), save_every=1, log_every=1), path)
     assert start(path, place / "run").wait() == 0
-    return path, sha256_file(place / "run" / "checkpoint" / "model.safetensors"), time.monotonic() - begun
+    return path, sha256_file(place / "run" / LAST)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(whole: tuple[Path, str], tmp_path: Path) -> None:
+    path, expected = whole
+    out, moments = tmp_path / "killed", random.Random(1)
+    for number in range(KILLS):
+        rows = (2 * STEPS - 8) * (number + 1) // (KILLS + 1) + moments.randrange(4)
+        kill_at(start(path, out), out / "log.jsonl", rows, moments.uniform(0, 0.05))
+    assert start(path, out).wait() == 0
+    assert sha256_file(out / LAST) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", range(KILLS))
+def test_killed_once_at_a_random_moment_it_ends_in_the_same_bits(moment: int, whole: tuple[Path, str], tmp_path: Path) -> None:
+    path, expected = whole
+    out, moments = tmp_path / "killed", random.Random(moment)
+    kill_at(start(path, out), out / "log.jsonl", moments.randrange(2 * STEPS - 4), moments.uniform(0, 0.05))
+    assert start(path, out).wait() == 0
+    assert sha256_file(out / LAST) == expected
