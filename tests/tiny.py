@@ -43,10 +43,11 @@ def write_phantoms(folder: Path, samples: list[Sample]) -> Path:
 
 
 def small_config(folder: Path, *, family: FamilyName = "qwen2_5_vl", steps: int = 6) -> TrainConfig:
-    """Two short stages (language frozen, then everything) on drawn captions and dialogues."""
+    """Two short stages on drawn captions and dialogues: language frozen and padded batches, then everything and packs."""
     captions = write_phantoms(folder / "captions", list(phantom.training(0, 24, "captions")))
     instruct = write_phantoms(folder / "instruct", list(phantom.training(0, 24, "instruct", first=24)))
     full = recipe()
     stages = tuple(replace(full.stages[i], steps=steps, batch=4, micro_batch=2, warmup_steps=2) for i in (1, 3))
+    stages = (stages[0], replace(stages[1], packing=True, max_tokens=256))
     data = {"captions": str(captions), "instruct": str(instruct)}
     return replace(full, model=TinyModel(family=family, **SMALL), stages=stages, data=data, save_every=2, log_every=2, tensorboard=False)

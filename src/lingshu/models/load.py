@@ -75,10 +75,7 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, 
     import transformers
 
     folder = Path(name)
-    if folder.is_dir() or not HUB_ID.fullmatch(name):
-        family, known = check_folder(folder)
-    else:
-        family, known = _hub_family(name, revision)
+    family, known = identify(name, revision=revision)
     cls = getattr(transformers, family.model_class)
     try:
         with quiet():
@@ -88,6 +85,16 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, 
     model.to(device).eval()
     processor = load_processor(name, family, revision=revision)
     return Loaded(model, processor, folder.name if folder.is_dir() else name, known)
+
+
+def identify(name: str, *, revision: str | None = None) -> tuple[Family, str]:
+    """The family and digest of a checkpoint folder or hub id, before any weights are read.
+
+    Raises:
+        ArtefactError: the folder or hub id cannot be used; the message says why and what to do.
+    """
+    folder = Path(name)
+    return check_folder(folder) if folder.is_dir() or not HUB_ID.fullmatch(name) else _hub_family(name, revision)
 
 
 def _hub_family(name: str, revision: str | None) -> tuple[Family, str]:

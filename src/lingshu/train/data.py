@@ -1,4 +1,4 @@
-"""Training data of one stage: samples encoded once, and batches whose order depends on the seed and the step alone."""
+"""Training data of one stage: samples encoded once, images kept scaled as far as memory allows, bad ones counted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
 
 from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest, open_dataset, read_dataset
 from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
@@ -19,8 +17,6 @@ from lingshu.models.processor import Encoded, Processor
 from lingshu.sources import jsonl
 from lingshu.sources.jsonl import rows_file
 
-# Batches are sorted by length inside windows of this many batches: little padding, yet a fresh mixture each epoch.
-WINDOW_BATCHES = 16
 MAX_NAMED_DROPS = 5
 
 
@@ -145,42 +141,3 @@ def read_groups(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
 
 def group_digests(paths: Sequence[Path]) -> dict[str, str]:
     return {str(path): dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path)) for path in paths}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which samples each step takes, a pure function of seed, epoch and step: a run resumes by its step number alone."""
-
-    lengths: tuple[int, ...]
-    batch: int
-    seed: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, len(self.lengths) // self.batch)
-
-    def steps(self, epochs: float) -> int:
-        return max(1, round(epochs * self.steps_per_epoch))
-
-    def batches(self, start: int) -> Iterator[list[int]]:
-        """Sample indices of step `start` and every later one, without end."""
-        epoch, offset = divmod(start, self.steps_per_epoch)
-        while True:
-            yield from self._epoch(epoch)[offset:]
-            epoch, offset = epoch + 1, 0
-
-    def _epoch(self, epoch: int) -> list[list[int]]:
-        rng = np.random.default_rng([self.seed, epoch])
-        order = rng.permutation(len(self.lengths))
-        # Fewer samples than one batch: take them all, and some twice.
-        if len(order) < self.batch:
-            order = np.resize(order, self.batch)
-        lengths = np.asarray(self.lengths)
-        batches = []
-        window = WINDOW_BATCHES * self.batch
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            part = part[np.argsort(lengths[part], kind="stable")]
-            # The remainder of an epoch is left out, a different one in each epoch.
-            batches += [part[i : i + self.batch].tolist() for i in range(0, len(part) - self.batch + 1, self.batch)]
-        return [batches[i] for i in rng.permutation(len(batches))]

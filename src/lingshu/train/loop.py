@@ -33,8 +33,9 @@ from lingshu.models.processor import Processor
 from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import Stage, TrainConfig
-from lingshu.train.data import Plan, StageData, check_group, encode_all, group_digests, read_groups
+from lingshu.train.data import StageData, check_group, encode_all, group_digests, read_groups
 from lingshu.train.log import LOG, SUMMARY, LearningLog, Progress, open_log
+from lingshu.train.plan import GroupedPlan, PackedPlan, Plan
 from lingshu.train.state import Position, latest, load_state, save_state
 from lingshu.train.step import Trainer, set_up
 
@@ -96,15 +97,11 @@ def check_data(config: TrainConfig) -> dict[str, Path]:
     """The folder of every data group that a stage uses, each checked to be a whole DATASET.
 
     Raises:
-        ConfigError: a group without a folder, or a stage that asks for packing.
+        ConfigError: a group without a folder.
         ArtefactError, InputError: a folder that is no dataset or is damaged.
     """
     folders: dict[str, Path] = {}
     for stage in config.stages:
-        if stage.packing:
-            raise ConfigError(
-                f"stage {stage.name!r} asks for packing, which this loop cannot do yet; set stages.{stage.name}.packing=false."
-            )
         for group in stage.data:
             folder = config.data[group]
             if folder is None:
@@ -207,7 +204,7 @@ class StageRun:
     def run(self, loaded: Loaded, progress: Progress | None) -> tuple[StageSummary, tuple[str, ...]]:
         """Train the stage from its start or its newest state to its end; the model is changed in place."""
         data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=self.stage.max_tokens, cache_mb=self.config.cache_mb)
-        plan = Plan(tuple(map(len, data.texts)), self.stage.batch, self.config.seed * 1000 + self.number)
+        plan = self._plan(tuple(map(len, data.texts)))
         total = self.stage.steps or plan.steps(self.stage.epochs)
         trainer = set_up(loaded.model, loaded.processor, self.stage, device=self.device, bfloat16=self.bfloat16)
         torch.manual_seed(self.config.seed * 1000 + self.number)
@@ -220,6 +217,12 @@ class StageRun:
             self.stage.name, total, round(seconds, 2), first, sum(self.recent) / len(self.recent), len(data), data.tokens, data.drops
         )
         return summary, data.named_drops
+
+    def _plan(self, lengths: tuple[int, ...]) -> Plan:
+        seed = self.config.seed * 1000 + self.number
+        if self.stage.packing:
+            return PackedPlan(lengths, self.stage.max_tokens, self.stage.batch, seed)
+        return GroupedPlan(lengths, self.stage.batch, seed)
 
     def _resume(self, trainer: Trainer) -> Position:
         found = latest(self.out / "state")
@@ -241,7 +244,7 @@ class StageRun:
         first_loss = position.first_loss
         batches = plan.batches(position.step)
         for step in range(position.step, total):
-            batch = [data.sample(i) for i in next(batches)]
+            batch = [[data.sample(i) for i in sequence] for sequence in next(batches)]
             loss, norm = trainer.step(batch, step, total)
             if not math.isfinite(loss) or not math.isfinite(norm):
                 where = f"stage {self.stage.name!r}, step {step + 1}"
@@ -252,7 +255,7 @@ class StageRun:
                 self.first.append(loss)
                 if len(self.first) == min(RECENT, total):
                     first_loss = sum(self.first) / len(self.first)
-            tokens += sum(map(len, batch))
+            tokens += sum(len(sample) for sequence in batch for sample in sequence)
             done = step + 1
             if done % self.config.log_every == 0 or done == total:
                 rate = tokens / max(1e-9, time.monotonic() - clock)

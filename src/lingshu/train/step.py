@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from lingshu.models.packed import collate_pack, hidden_states
 from lingshu.models.processor import IGNORED, Encoded, Processor
 from lingshu.models.spec import PARTS
 from lingshu.train.config import Stage
@@ -30,15 +31,18 @@ class Trainer:
     device: torch.device
     bfloat16: bool
 
-    def step(self, batch: Sequence[Encoded], number: int, total: int) -> tuple[float, float]:
-        """Take step `number` of `total`; returns the mean loss per supervised token and the gradient norm before clipping."""
+    def step(self, batch: Sequence[Sequence[Encoded]], number: int, total: int) -> tuple[float, float]:
+        """Take step `number` of `total`; returns the mean loss per supervised token and the gradient norm before clipping.
+
+        `batch` holds sequences, each of them one sample, or several in a stage that packs.
+        """
         share = rate_share(number, total, self.stage)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        supervised = sum(e.supervised for e in batch)
+        supervised = sum(e.supervised for sequence in batch for e in sequence)
         loss = 0.0
         for micro in micro_batches(batch, self.stage.micro_batch):
-            summed = self.summed_loss(micro)
+            summed = self.summed_loss([e for sequence in micro for e in sequence])
             (summed / supervised).backward()
             loss += float(summed.detach())
         norm = torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.stage.clip_norm)
@@ -46,22 +50,30 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return loss / supervised, float(norm)
 
-    def summed_loss(self, batch: Sequence[Encoded]) -> torch.Tensor:
-        """Cross-entropy summed over the supervised tokens of a micro-batch.
+    def summed_loss(self, samples: Sequence[Encoded]) -> torch.Tensor:
+        """Cross-entropy summed over the supervised tokens of a micro-batch: padded rows, or in one row when packing.
 
         Logits are made for supervised positions only: with a vocabulary of 152,064 they are most of the memory.
         """
-        inputs = {k: v.to(self.device, non_blocking=True) for k, v in self.processor.collate(batch, pad="right").items()}
-        labels_BL = inputs.pop("labels")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
+            if self.stage.packing:
+                pack = collate_pack(self.processor, samples)
+                labels_BL = pack.labels.to(self.device)
+                hidden_BLD = hidden_states(self.model, self._moved(pack.inputs), pack.segments)
+            else:
+                inputs = self._moved(self.processor.collate(samples, pad="right"))
+                labels_BL = inputs.pop("labels")
+                hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
             target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORED)
             chosen_BL = target_BL != IGNORED
             logits_NV = self.model.lm_head(hidden_BLD[chosen_BL])
         return functional.cross_entropy(logits_NV.float(), target_BL[chosen_BL], reduction="sum")
 
+    def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
 
-def micro_batches(batch: Sequence[Encoded], size: int) -> Iterator[Sequence[Encoded]]:
+
+def micro_batches(batch: Sequence[Sequence[Encoded]], size: int) -> Iterator[Sequence[Sequence[Encoded]]]:
     for start in range(0, len(batch), size):
         yield batch[start : start + size]
 
