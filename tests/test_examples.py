@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lingshu.core.artefacts import write_scores
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -48,6 +50,14 @@ def test_score_replies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("05_score_replies.py") == 0
     said = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert said == [["0.0", "ok"], ["1.0", "ok"], ["None", "multiple"], ["None", "unparsed"], ["None", "empty"]]
+
+
+def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, right in (("ours", 9), ("theirs", 3)):
+        rows = [{"id": str(i), "value": float(i < right), "status": "ok"} for i in range(10)]
+        write_scores(tmp_path / name / "demo" / "scores.jsonl", rows)
+    assert run("06_compare_two_runs.py", str(tmp_path / "ours"), str(tmp_path / "theirs")) == 0
+    assert "demo: 60.0 points (30.0 to 90.0) on 10 questions, p = 0.031 (McNemar, exact)" in capsys.readouterr().out
 
 
 def test_every_example_has_a_test() -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.nouns import Sample, Task
+from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample, Style, Task
 from lingshu.core.shelves import SHELVES, built_in, load, part
 from lingshu.imaging.read import open_image
 
@@ -76,11 +77,15 @@ def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
 def test_the_twin_of_a_task_scores_one_with_its_own_gold(name: str) -> None:
     found = task(name)
     twin = found.twin(0)
-    assert twin and any(sample.gold for sample in twin)
+    assert twin and all(sample.gold or sample.meta.kind == "rubric" for sample in twin)
     assert len({sample.id for sample in twin}) == len(twin)
     for sample in twin:
         if sample.gold:
             assert found.score(sample, sample.gold[0]).value == 1.0, (sample.id, sample.gold)
+        else:
+            # Criteria are no gold: without a judge such a reply gets no score, and says so.
+            with pytest.raises(InputError, match="judge"):
+                found.score(sample, "anything")
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -93,12 +98,18 @@ def test_the_twin_of_a_task_can_be_asked(name: str) -> None:
             open_image(image)
         for facet in found.by:
             sample.meta.facet(facet)
+        styles: tuple[Style, ...] = ("direct", "reasoned")
+        for asked in (found.prompt(sample, style) for style in styles if found.prompt):
+            assert asked.question and not asked.answered and asked.images == sample.images
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_empty_reply_is_no_answer(name: str) -> None:
     found = task(name)
-    sample = next(s for s in found.twin(0) if s.gold)
+    sample = next((s for s in found.twin(0) if s.gold), None)
+    if sample is None:
+        assert all(s.meta.kind == "rubric" for s in found.twin(0))
+        return
     score = found.score(sample, "")
     assert score.value is None and score.status == "empty"
 

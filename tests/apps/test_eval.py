@@ -8,6 +8,7 @@ from lingshu.apps.evaluate import evaluate
 from lingshu.apps.models import engine_for, engine_name
 from lingshu.core.errors import InputError, MissingExtra, ReleaseError, UnknownName
 from lingshu.core.files import read_json, read_jsonl
+from lingshu.core.nouns import Style
 from lingshu.core.options import EngineOptions
 
 TASK = '''"""Ten questions, two of them with an image that is not there, and two rows that were dropped."""
@@ -151,3 +152,48 @@ def test_the_command_line_reaches_it(task, tmp_path, capsys):
     assert main(["eval", "echo", "nothing", "--out", str(out)]) == 2
     assert json.loads((out / "report.json").read_text())["model"] == "echo"
     assert "3 samples" in capsys.readouterr().out
+
+
+def test_a_suite_of_twins_runs_without_data_under_every_protocol(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert evaluate("echo", "paper_multimodal,paper_text", out=out, twin=True, protocol="all") == 0
+    card = read_json(out / "run.json")
+    assert len(card["notes"]["tasks"]) == 15
+    assert card["notes"]["tasks"]["slake"]["protocol"] == ["strict", "paper", "medevalkit"]
+    assert card["notes"]["tasks"]["slake"]["quirks"]["medevalkit"]
+    for name in ("scores.jsonl", "scores.paper.jsonl", "scores.medevalkit.jsonl"):
+        assert (out / "slake" / name).is_file()
+    assert all(row["value"] == 1.0 for row in read_jsonl(out / "slake" / "scores.jsonl"))
+    # Made-up questions are no benchmark: no published value may stand beside their score.
+    assert card["notes"]["tasks"]["slake"]["published"] is None
+
+
+def test_styles_ask_in_other_words_and_give_room_to_reason(tmp_path):
+    expected: dict[Style, int] = {"direct": 256, "reasoned": 8192}
+    for style, longest in expected.items():
+        assert evaluate("echo", "medqa_usmle", out=tmp_path / style, twin=True, style=style) == 0
+        assert read_json(tmp_path / style / "run.json")["config"]["sampling"]["medqa_usmle"]["max_tokens"] == longest
+    keys = [{row["key"] for row in read_jsonl(tmp_path / style / "medqa_usmle" / "replies.jsonl")} for style in ("direct", "reasoned")]
+    assert not keys[0] & keys[1]
+
+
+def test_processes_share_the_questions_and_the_last_one_reports(task, tmp_path, capsys):
+    path, out, whole = task(), tmp_path / "out", tmp_path / "whole"
+    assert evaluate("echo", path, out=out, rank=1, world=2) == 0
+    assert "5 still with other processes" in capsys.readouterr().out
+    assert not (out / "report.json").exists()
+    assert evaluate("echo", path, out=out, rank=0, world=2) == 0
+    assert evaluate("echo", path, out=whole) == 0
+    assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
+
+
+def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):
+    rows = tmp_path / "data" / "medqa_usmle"
+    rows.mkdir(parents=True)
+    row = {"id": "1", "question": "Which?", "choices": ["a", "b", "c", "d"], "gold": "B"}
+    (rows / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="medqa_usmle has 1 samples where its source states 1273"):
+        evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data")
+    assert evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data", limit=5) == 0
+    notes = read_json(tmp_path / "out" / "run.json")["notes"]["tasks"]["medqa_usmle"]
+    assert notes["revision"].startswith("sha256:") and notes["published"] == ["textual", "MedQA-USMLE"]

@@ -15,6 +15,7 @@ from lingshu.core.artefacts import (
     check_checkpoint,
     dataset_digest,
     dataset_schema,
+    merged_replies,
     open_dataset,
     read_dataset,
     read_scores,
@@ -25,7 +26,7 @@ from lingshu.core.artefacts import (
     write_dataset,
     write_scores,
 )
-from lingshu.core.errors import ArtefactError
+from lingshu.core.errors import ArtefactError, StorageError
 from lingshu.core.files import write_manifest
 from lingshu.core.messages import sample_from_json, sample_to_json, user_turn
 from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling, Score
@@ -69,7 +70,7 @@ def test_the_files_and_the_card_of_a_dataset_are_pinned(tmp_path: Path) -> None:
 
 
 def test_the_keys_of_the_other_artefacts_are_pinned(tmp_path: Path) -> None:
-    with ReplyStore(tmp_path / "replies.jsonl") as store:
+    with ReplyStore(tmp_path) as store:
         store.add([("k1", Reply("s1", "Yes.", 0, "stop", 7, 3)), ("k2", Reply("s2", None, 1, error="no image"))])
     rows = [json.loads(line) for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
     assert rows == GOLDEN["replies"]
@@ -142,23 +143,42 @@ def test_the_package_datasets_loads_a_dataset_as_it_is(tmp_path: Path, monkeypat
     assert np.array_equal(np.asarray(row["images"][1]), pixels) and row["id"] == "s1"
 
 
-def test_a_failed_reply_is_asked_again_and_the_first_answer_counts(tmp_path: Path) -> None:
-    path = tmp_path / "replies.jsonl"
-    with ReplyStore(path) as store:
+def test_the_first_answer_of_a_key_counts_and_a_torn_row_is_passed_over(tmp_path: Path) -> None:
+    with ReplyStore(tmp_path) as store:
         store.add([("k", Reply("s", None, error="busy"))])
-        assert not store.answered("k") and not store.answered("other") and store.reply("other") is None
-        store.add([("k", Reply("s", "yes"))])
-    with path.open("a") as file:
+        assert merged_replies(tmp_path, {"k", "other"}) == {"k": Reply("s", None, error="busy")}
+        store.add([("k", Reply("s", "yes")), ("k", Reply("s", None, error="busy"))])
+    with (tmp_path / "replies.jsonl").open("a") as file:
         file.write(json.dumps({"key": "k", **asdict(Reply("s", "no"))}) + "\n" + '{"key": "torn')
-    with ReplyStore(path) as store:
-        assert store.answered("k") and store.reply("k") == Reply("s", "yes")
+    assert merged_replies(tmp_path, {"k", "torn"}) == {"k": Reply("s", "yes")}
+
+
+def test_the_files_of_several_processes_are_read_as_one(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        with ReplyStore(tmp_path, rank=rank, world=2) as store:
+            store.add([(f"k{rank}", Reply(f"s{rank}", "yes")), ("both", Reply("b", str(rank)))])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["replies.0-of-2.jsonl", "replies.1-of-2.jsonl"]
+    assert {key: reply.text for key, reply in merged_replies(tmp_path, {"k0", "k1", "both"}).items()} == {
+        "k0": "yes", "k1": "yes", "both": "0",
+    }  # fmt: skip
+
+
+def test_two_writers_of_one_file_or_of_two_ways_to_share_are_refused(tmp_path: Path) -> None:
+    with ReplyStore(tmp_path):
+        with pytest.raises(StorageError, match="is being written by another process"):
+            ReplyStore(tmp_path)
+        with pytest.raises(StorageError, match=r"replies\.jsonl is being written by another run"):
+            ReplyStore(tmp_path, rank=0, world=2)
+    with ReplyStore(tmp_path, rank=0, world=2), ReplyStore(tmp_path, rank=1, world=2), pytest.raises(StorageError, match="another run"):
+        ReplyStore(tmp_path)
+    ReplyStore(tmp_path).close()
 
 
 def test_a_file_of_something_else_is_no_store_of_replies(tmp_path: Path) -> None:
     for row in ({"id": "a"}, {"key": "k", "id": "a", "text": "x", "surprise": 1}):
         (tmp_path / "replies.jsonl").write_text(json.dumps(row) + "\n")
         with pytest.raises(ArtefactError, match=r"replies\.jsonl, row 1"):
-            ReplyStore(tmp_path / "replies.jsonl")
+            merged_replies(tmp_path, set())
 
 
 def test_scores_come_back_and_others_are_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.http import Endpoint, _repeats, _retry_after
+from lingshu.core.wire import Endpoint, _repeats, _retry_after
 
 
 @pytest.mark.parametrize(

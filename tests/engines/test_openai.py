@@ -49,7 +49,6 @@ def engine(url: str, **options: object) -> openai.OpenAI:
 
 def answers(url: str, samples: Sequence[Sample], sampling: Sampling | None = None, **options: object) -> list[Reply]:
     batches = list(engine(url, **options).generate(samples, sampling or Sampling()))
-    assert all(len(batch) == 1 for batch in batches)
     return sorted((reply for batch in batches for reply in batch), key=lambda r: (r.id, r.copy))
 
 
@@ -103,6 +102,23 @@ def test_no_more_requests_are_under_way_than_allowed(server) -> None:
     server.handler = handler
     assert len(answers(server.url, [sample(str(i)) for i in range(12)], concurrency=3)) == 12
     assert server.most_active == 3
+
+
+def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
+    """It refuses what goes beyond four: many refusals at first, and in the end an answer to everything."""
+    refused = []
+
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        if server.active > 4:
+            refused.append(body)
+            return web.Response(status=429, headers={"Retry-After": "0.01"})
+        await asyncio.sleep(0.002)
+        return completion("ok")
+
+    server.handler = handler
+    replies = answers(server.url, [sample(str(i), "?", ()) for i in range(400)], concurrency=32, retries=8)
+    assert {reply.text for reply in replies} == {"ok"} and len(replies) == 400
+    assert len(refused) < 400
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -210,6 +226,32 @@ def test_images_of_a_shard_are_sent(server, tmp_path: Path) -> None:
     write_dataset(tmp_path / "d", "d", rows, RunCard("test", {}))
     assert [r.text for r in answers(server.url, list(read_dataset(tmp_path / "d")))] == ["ok"] * 5
     assert len({body["messages"][0]["content"][0]["image_url"]["url"] for body in server.bodies}) == 5
+
+
+def test_answers_that_came_with_the_refusal_of_the_key_are_kept(server) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        return completion("ok") if body["messages"][1]["content"] != "last" else web.Response(status=401)
+
+    server.handler = handler
+    kept: list[Reply] = []
+    with pytest.raises(EngineError, match="refuses the key"):
+        for batch in engine(server.url, concurrency=1).generate([sample("a", "?", ()), sample("b", "last", ())], Sampling()):
+            kept += batch
+    assert [reply.text for reply in kept] == ["ok"]
+
+
+def test_a_request_that_waits_for_another_try_holds_no_place(server) -> None:
+    async def handler(request: web.Request, body: dict) -> web.StreamResponse:
+        asked = body["messages"][1]["content"]
+        if asked == "first" and len(server.bodies) < 4:
+            return web.Response(status=500, headers={"Retry-After": "0.05"})
+        return completion(asked)
+
+    server.handler = handler
+    given = [sample("a", "first", ()), *(sample(name, name, ()) for name in "bcd")]
+    replies = [r for batch in engine(server.url, concurrency=1).generate(given, Sampling()) for r in batch]
+    assert sorted(reply.id for reply in replies) == ["a", "b", "c", "d"]
+    assert [body["messages"][1]["content"] for body in server.bodies][:2] == ["first", "b"]
 
 
 def test_nobody_at_the_address_is_one_clear_error() -> None:

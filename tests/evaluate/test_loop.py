@@ -64,7 +64,7 @@ def test_every_sample_is_asked_once_and_scored_in_order(tmp_path):
     assert [row["id"] for row in rows] == [f"s{i}" for i in range(10)]
     assert {row["value"] for row in rows} == {1.0}
     assert rows[1] == {
-        "id": "s1", "value": 1.0, "status": "ok", "read": "yes", "note": None,
+        "id": "s1", "value": 1.0, "status": "ok", "read": "yes", "note": None, "protocol": "strict",
         "question": "Question 1?", "gold": ["yes"], "reply": "yes", "kind": "size", "group": "patient-0",
     }  # fmt: skip
 

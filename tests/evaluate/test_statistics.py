@@ -63,10 +63,24 @@ def test_bootstrap_is_seeded_and_agrees_with_its_quick_form():
     values, groups = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0], [1, 1, 2, 2, 3, 3]
     slow = bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
     assert slow == bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
-    assert bootstrap_mean(values, groups, seed=3, draws=200) == pytest.approx(slow)
+    quick = bootstrap_mean(values, groups, seed=3)
+    assert quick == bootstrap_mean(values, groups, seed=3)
+    # Three groups with the means 1/2, 3/4 and 5/8: both ends are draws of one group alone, so both forms find them.
+    assert quick == pytest.approx(slow) == (0.625, 0.5, 0.75, 6)
+
+
+def test_a_bootstrap_weighs_groups_by_their_size():
+    # A draw of the two groups is right in 4 of 5, 4 of 4 or 1 of 1 and so on: the mean is a ratio of sums, not of means.
+    assert bootstrap_mean([1.0, 1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "a", "b"])[:3] == (0.8, 0.0, 1.0)
 
 
 def test_bootstrap_without_anything_to_draw_from():
     assert bootstrap_mean([1.0, 0.0], ["a", "a"]) == Interval(0.5, None, None, 2)
     assert bootstrap(lambda rows: None, [1, 2, 3]) == Interval(None, None, None, 3)
     assert bootstrap_mean([], []) == Interval(None, None, None, 0)
+    assert bootstrap_mean([1.0, 0.0, 0.0, 1.0], ["a", "a", "b", "b"]) == Interval(0.5, None, None, 4)
+
+
+def test_wilson_takes_a_share_of_groups():
+    # 1/2 -+ 1.96 sqrt(1/12 + 3.8415/36) / (1 + 3.8415/3)
+    assert wilson(1.5, 3) == pytest.approx((0.5, 0.1253, 0.8747, 3), abs=1e-4)

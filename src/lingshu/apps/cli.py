@@ -19,6 +19,7 @@ from lingshu.core.errors import LingshuError, MissingExtra, nearest, one_line
 # Verb, where its function is, and its line in `lingshu --help`; given here so that no module is imported to show it.
 VERBS = (
     ("quickstart", "lingshu.apps.quickstart:quickstart", "Train, evaluate and explain a tiny model on drawn images, from nothing."),
+    ("build", "lingshu.apps.build:build", "Turn a download of a benchmark into the folder that --data reads."),
     ("train", "lingshu.apps.train:train", "Train one stage or a chain of stages from a recipe or a YAML file."),
     ("eval", "lingshu.apps.evaluate:evaluate", "Ask a model the questions of a task, score its replies and report."),
     ("score", "lingshu.apps.score:score", "Score replies in a JSONL file, without a model."),
@@ -35,6 +36,7 @@ EXTRA_OF = {
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     **dict.fromkeys(("radgraph", "bert_score"), "metrics"),
     **dict.fromkeys(("wandb", "trackio", "mlflow"), "trackers"),
+    "huggingface_hub": "hub",
     "peft": "peft",
     "ray": "ray",
     "vllm": "vllm",

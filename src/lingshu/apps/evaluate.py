@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lingshu.core import shelves
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Engine, Sample, Sampling, Task
+from lingshu.core.nouns import Drop, Engine, Sample, Sampling, Style, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.release import Release
 from lingshu.core.runcard import RunCard, write_run_card
+from lingshu.recipes._suites import SUITES
+from lingshu.scoring._protocols import PROTOCOLS, quirks
 
+REASONED_TOKENS = 8192  # of the published protocol
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -23,7 +27,7 @@ class Loaded(NamedTuple):
     """A task with its samples and the rows that did not become samples, by reason."""
 
     task: Task
-    samples: list[Sample]
+    samples: Sequence[Sample]
     drops: Mapping[str, int]
 
 
@@ -38,9 +42,14 @@ def evaluate(
     seed: int = 0,
     max_tokens: int | None = None,
     temperature: float = 0.0,
+    style: Style = "direct",
+    protocol: Literal["strict", "paper", "medevalkit", "all"] = "strict",
+    twin: bool = False,
     batch_size: int = 16,
     concurrency: int = 16,
     threads: int | None = None,
+    rank: int = 0,
+    world: int = 1,
     agreement: tuple[str, ...] = (),
     allow_remote: bool = False,
 ) -> int:
@@ -50,16 +59,21 @@ def evaluate(
 
     Args:
         model: checkpoint folder, hub id, http(s)://host/v1#name, echo or echo:TEXT, or a .py file.
-        tasks: names of tasks or paths to .py files, separated by commas.
+        tasks: names of tasks or suites (paper_multimodal, paper_text, paper_report, all, smoke) or paths to .py files, with commas between.
         out: folder for replies, scores and the report.
         limit: ask only the first LIMIT samples of each task.
         data: folder with offline data.
         seed: seed of sampling.
-        max_tokens: longest reply; each task's own value if not given.
+        max_tokens: longest reply; each task's own value if not given, 8192 for reasoned answers.
         temperature: 0 takes the likeliest token.
+        style: ask for the bare answer (direct) or for reasoning before it (reasoned).
+        protocol: how replies are graded; besides strict, also by published rules and their known faults, or all side by side.
+        twin: ask a few made-up questions of the same shape in place of the benchmark; nothing is read or downloaded.
         batch_size: samples at a time, for a model in this process.
         concurrency: requests at a time, for a model behind an address.
         threads: CPU threads; the library's default if not given.
+        rank: which of WORLD processes this one is, counted from 0; they share the questions of one --out.
+        world: how many processes share the questions.
         agreement: a data-use agreement that covers the address; may be given several times.
         allow_remote: private samples that are not de-identified may be sent to the address.
     """
@@ -68,13 +82,19 @@ def evaluate(
     found = find_tasks(tasks)
     release = Release(frozenset(agreement), allow_remote)
     options = EngineOptions(batch_size=batch_size, threads=threads, concurrency=concurrency, release=release)
-    loaded = [load(task, data, limit=limit) for task in found]
+    loaded = [load(task, data, out, limit=limit, style=style, twin_seed=seed if twin else None) for task in found]
+    protocols = PROTOCOLS if protocol == "all" else ("strict",) if protocol == "strict" else ("strict", protocol)
+    ask = {each.task.name: _sampling(each.task, seed, max_tokens, temperature, style) for each in loaded}
     config = {
         "model": model,
         "tasks": [name.strip() for name in tasks.split(",")],
         "data": None if data is None else str(data),
         "limit": limit,
-        "sampling": {task.name: asdict(_sampling(task, seed, max_tokens, temperature)) for task in found},
+        "sampling": {name: asdict(sampling) for name, sampling in ask.items()},
+        "style": style,
+        "protocol": protocol,
+        "twin": twin,
+        "world": world,
         "batch_size": batch_size,
         "concurrency": concurrency,
         "threads": threads,
@@ -84,24 +104,28 @@ def evaluate(
     from lingshu.apps.models import engine_for
 
     engine = engine_for(model, options)
-    notes = {"model": engine.model, "digest": engine.digest, "tasks": {each.task.name: facts(each) for each in loaded}}
+    notes = {"model": engine.model, "digest": engine.digest, "tasks": {each.task.name: facts(each, protocols) for each in loaded}}
     write_run_card(out, RunCard("eval", config, seed, notes=notes))
     counts = Counter[str]()
     for each in loaded:
-        counts.update(_run(each, engine, out, _sampling(each.task, seed, max_tokens, temperature), release))
+        counts.update(_run(each, engine, out, ask[each.task.name], release, protocols, rank=rank, world=world))
+    if counts["elsewhere"]:
+        print(f"{told(counts)}; {counts['elsewhere']} still with other processes, the last of which scores and reports")
+        return 1 if counts["errors"] else 0
     write_run_card(out, RunCard("eval", config, seed, counts=dict(counts), notes=notes))
     return _report(out, counts)
 
 
 def find_tasks(names: str) -> list[Task]:
-    """The tasks of a comma-separated list.
+    """The tasks of a comma-separated list of tasks and suites.
 
     Raises:
         UnknownName: no such task.
         InputError: an empty list, a file without a TASK, or two tasks of one name.
     """
     found: list[Task] = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
+    parts = [part.strip() for part in names.split(",") if part.strip()]
+    for name in [task for part in parts for task in SUITES.get(part, (part,))]:
         task = shelves.part("tasks", name, "TASK")
         if not isinstance(task, Task):
             raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
@@ -115,28 +139,42 @@ def find_tasks(names: str) -> list[Task]:
     return found
 
 
-def load(task: Task, data: Path | None, *, limit: int | None) -> Loaded:
-    """The first `limit` samples of a task, and its drops by reason.
+def load(task: Task, data: Path | None, out: Path, *, limit: int | None, style: Style = "direct", twin_seed: int | None = None) -> Loaded:
+    """The first `limit` samples of a task, worded in `style`, and its drops by reason; of its twin where a seed is given.
+
+    The samples wait in a file of `out` that is gone with the process: a benchmark may be larger than memory.
 
     Raises:
-        InputError: it has no samples, or what its loader says is wrong.
+        InputError: it has no samples, not as many as its source states, or what its loader says is wrong.
     """
-    samples: list[Sample] = []
+    from lingshu.evaluate.spool import Spool
+
     drops = Counter[str]()
-    for item in task.samples(data):
-        if isinstance(item, Drop):
-            drops[item.reason] += 1
-            continue
-        samples.append(item)
-        if len(samples) == limit:
-            break
+
+    def worded() -> Iterator[Sample]:
+        for item in task.samples(data) if twin_seed is None else task.twin(twin_seed):
+            if isinstance(item, Drop):
+                drops[item.reason] += 1
+            else:
+                yield task.prompt(item, style) if task.prompt else item
+
+    # The first sample comes before the file: data that cannot be read leave no folder behind.
+    found = worded()
+    first = list(islice(found, 1))
+    samples = Spool(islice(chain(first, found), limit), out) if first else ()
     if not samples:
         why = ", ".join(f"{reason} {count}" for reason, count in drops.items())
         raise InputError(f"{task.name} has no samples{f' (all dropped: {why})' if why else ''}; check --data.")
-    return Loaded(task, samples, dict(sorted(drops.items())))
+    if twin_seed is not None:
+        # Made-up questions stand for no published set: no expected number, no published value beside them.
+        return Loaded(replace(task, n=None, published=None, revision=f"twin {twin_seed}"), samples, dict(sorted(drops.items())))
+    if limit is None:
+        task.check_count(len(samples), drops)
+    revision = task.revision or (task.resolve(data) if task.resolve else None)
+    return Loaded(replace(task, revision=revision), samples, dict(sorted(drops.items())))
 
 
-def facts(loaded: Loaded) -> dict[str, Any]:
+def facts(loaded: Loaded, protocols: Sequence[str] = ("strict",)) -> dict[str, Any]:
     """What the report says of a task besides its scores."""
     task = loaded.task
     return {
@@ -147,14 +185,21 @@ def facts(loaded: Loaded) -> dict[str, Any]:
         "n": task.n,
         "by": list(task.by),
         "drops": dict(loaded.drops),
+        "unverified": list(task.unverified),
+        "published": None if task.published is None else list(task.published),
+        "protocol": list(protocols),
+        "quirks": {protocol: list(quirks(protocol)) for protocol in protocols},
     }
 
 
-def _sampling(task: Task, seed: int, max_tokens: int | None, temperature: float) -> Sampling:
-    return Sampling(max_tokens=max_tokens or task.max_tokens, temperature=temperature, seed=seed)
+def _sampling(task: Task, seed: int, max_tokens: int | None, temperature: float, style: Style) -> Sampling:
+    longest = max(REASONED_TOKENS, task.max_tokens) if style == "reasoned" and task.prompt else task.max_tokens
+    return Sampling(max_tokens=max_tokens or longest, temperature=temperature, seed=seed)
 
 
-def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release: Release) -> dict[str, int]:
+def _run(
+    loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release: Release, protocols: Sequence[str], *, rank: int, world: int
+) -> dict[str, int]:
     from functools import partial
 
     from lingshu.evaluate import generate, score
@@ -165,10 +210,24 @@ def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release:
     folder = out / task.name
     with shown(task.name) as progress, ShardReader() as shards:
         images = partial(image_bytes, shards=shards)
-        made = generate.generate(task, samples, engine, folder, sampling=sampling, images=images, release=release, progress=progress)
-    rows = score.score(task, samples, folder)
-    errors = sum(row["status"] == "error" for row in rows)
-    return {"samples": made.samples, "answered_before": made.before, "asked": made.asked, "errors": errors, "dropped": sum(drops.values())}
+        made = generate.generate(
+            task,
+            samples,
+            engine,
+            folder,
+            sampling=sampling,
+            images=images,
+            release=release,
+            progress=progress,
+            rank=rank,
+            world=world,
+        )
+    counts = {"samples": made.samples, "answered_before": made.before, "asked": made.asked, "dropped": sum(drops.values())}
+    elsewhere = generate.missing(folder) if world > 1 else 0
+    if elsewhere:
+        return counts | {"errors": made.errors, "elsewhere": elsewhere}
+    rows = score.score(task, samples, folder, protocols=protocols)
+    return counts | {"errors": sum(row["status"] == "error" for row in rows)}
 
 
 def _report(out: Path, counts: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""Which engine answers for a model's name: echo, an address, a file of one's own, or a checkpoint."""
+"""Which engine answers for a model's name: echo, an address, vLLM, a file of one's own, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _TORCH_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
 def engine_for(model: str, options: EngineOptions) -> Engine:
     """Open the engine that `model` names.
 
-    "echo" and "echo:TEXT" need no model; http(s)://host/v1#name is an OpenAI-compatible server; a path ending in .py
-    is a module with a function `load(model, options)`; all else is a checkpoint folder or a hub id.
+    "echo" and "echo:TEXT" need no model; http(s)://host/v1#name is an OpenAI-compatible server; "vllm:" before a
+    checkpoint folder or hub id answers through vLLM in this process; a path ending in .py is a module with a function
+    `load(model, options)`; all else is a checkpoint folder or a hub id.
 
     Raises:
         MissingExtra: the model needs torch, which is not installed.
@@ -38,4 +39,6 @@ def engine_name(model: str) -> str:
         return "echo"
     if model.startswith(("http://", "https://")):
         return "openai"
+    if model.startswith("vllm:"):
+        return "vllm"
     return model if model.endswith(".py") else "hf"

@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from lingshu.evaluate.report import Report
 
 
-def report(*runs: Path) -> int:
+def report(*runs: Path, against: str | None = None) -> int:
     """Write report.json, report.md and report.html of each run from its scores; with two or more, compare them.
 
     Args:
         runs: folders that `lingshu eval` wrote.
+        against: paper, for the published tables and the differences to the row of the run's model; paper:MODEL for those
+            to another row; or a second run's folder, for paired tests on the items that both answered.
     """
     from lingshu.evaluate import report as step
 
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")
-    built = [step.build(run) for run in runs]
+    # All is read and compared before anything is written: a wrong --against leaves the reports as they are.
+    built = [step.build(run, against=against) for run in runs]
     for run, one in zip(runs, built, strict=True):
         step.write(run, one)
     if len(built) == 1:
@@ -31,6 +34,11 @@ def report(*runs: Path) -> int:
         print(text_table(step.HEADER, step.overview(built[0])))
     else:
         print(text_table(*side_by_side([run.name for run in runs], built)))
+    for one in built:
+        for section in step.comparisons(one):
+            print(f"\n{section.title} ({one.model})\n")
+            for part in section.brief:
+                print("\n".join(part.items) if isinstance(part, step.Points) else f"{text_table(part.header, part.rows)}\n{part.caption}")
     for run in runs:
         print(f"report: {run / step.REPORT_HTML}")
     return 0

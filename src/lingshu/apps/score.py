@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lingshu.core import shelves
 from lingshu.core.artefacts import score_row, write_scores
@@ -17,7 +17,7 @@ from lingshu.core.rows import sample_from_row
 from lingshu.core.runcard import RunCard
 
 
-def score(file: Path, /, *, scorer: str, out: Path | None = None) -> int:
+def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "medevalkit"] = "strict", out: Path | None = None) -> int:
     """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95% intervals, statuses.
 
     A row is {"id", "question", "choices"?, "gold", "reply", "kind"?, "lang"?, "group"?}: choices with or without their
@@ -26,28 +26,35 @@ def score(file: Path, /, *, scorer: str, out: Path | None = None) -> int:
     Args:
         file: JSONL file with one row per reply.
         scorer: a name from `lingshu list scoring`, or a .py file with a function score(sample, reply).
+        protocol: strict grades by the scorer; paper and medevalkit grade choice, yes/no, closed and open questions by
+            published rules, with their known faults.
         out: file for one scores row per reply; other keys of a row are carried through.
     """
     from lingshu.evaluate.report import summarise
+    from lingshu.scoring import _protocols
 
-    grade = cast("Scorer", shelves.part("scoring", scorer, "score"))
-    rows = list(scored_rows(file, grade))
+    grade = _protocols.scorer(cast("Scorer", shelves.part("scoring", scorer, "score")), protocol)
+    rows = [{**row, "protocol": protocol} for row in scored_rows(file, grade)]
     if not rows:
         raise InputError(f"{file} holds no rows; give one JSON object a line.")
     summary = summarise(rows)
     counts = {"n": summary.n, **{f"status_{status}": count for status, count in summary.statuses.items()}}
     if out is not None:
         write_scores(out, rows)
-        card = RunCard("score", {"file": str(file), "scorer": scorer}, counts=counts, hashes={file.name: sha256_file(file)})
+        card = RunCard(
+            "score", {"file": str(file), "scorer": scorer, "protocol": protocol}, counts=counts, hashes={file.name: sha256_file(file)}
+        )
         write_json(out.with_name(f"{out.name}.run.json"), asdict(card))
     print(
         json.dumps(
             {
+                "protocol": protocol,
                 "n": summary.n,
                 "right": summary.right,
                 "accuracy": summary.accuracy._asdict(),
                 "read": summary.read._asdict(),
                 "statuses": dict(summary.statuses),
+                "quirks": list(_protocols.quirks(protocol)),
             },
             indent=2,
         )

@@ -2,7 +2,7 @@
 
 DATASET     folder: data/*.parquet + dataset.json + README.md + run.json + manifest.json
 CHECKPOINT  folder: the hub layout of its model family + run.json + manifest.json
-REPLIES     replies.jsonl, append-only, one row per answered (sample, copy)
+REPLIES     replies.jsonl, or replies.<rank>-of-<world>.jsonl for each of several processes: append-only, one row per reply
 SCORES      scores.jsonl, one row per sample in the order of the task
 REPORT      folder: report.json + report.md + report.html
 
@@ -12,17 +12,19 @@ docs/artefacts.md describes every key with an example; a golden test pins both.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.errors import ArtefactError
+from lingshu.core.errors import ArtefactError, StorageError
 from lingshu.core.files import (
     JsonlAppender,
     atomic_folder,
     check_manifest,
     digest,
+    in_use,
     read_json,
     read_jsonl,
     write_json,
@@ -237,37 +239,71 @@ def reply_key(
     sample: Sample, image_hashes: Sequence[str], revision: str | None, model: str, model_digest: str, sampling: Sampling, copy: int
 ) -> str:
     """sha256 of all that decides a reply: data revision, sample, dialogue, images, model and decoding."""
-    decoding = {k: v for k, v in asdict(sampling).items() if k != "copies"}
+    decoding = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__ if name != "copies"}
     dialogue = [message_to_json(m) for m in sample.messages]
     return digest([revision, sample.id, dialogue, list(image_hashes), model, model_digest, decoding, copy])
 
 
+_REPLY = tuple(Reply.__dataclass_fields__)
+_RANKED = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
+
+
+def replies_file(folder: Path, rank: int = 0, world: int = 1) -> Path:
+    """The file that process `rank` of `world` writes its replies to."""
+    return folder / (REPLIES if world == 1 else f"replies.{rank}-of-{world}.jsonl")
+
+
+def reply_files(folder: Path) -> list[Path]:
+    """Every file of replies in `folder`, whichever process of whichever run wrote it; the order decides whose answer counts."""
+    ranked = sorted((int(m[2]), int(m[1]), path) for path in folder.glob("replies.*-of-*.jsonl") if (m := _RANKED.fullmatch(path.name)))
+    alone = folder / REPLIES
+    return [*([alone] if alone.is_file() else []), *(path for _, _, path in ranked)]
+
+
+def read_replies(folder: Path) -> Iterator[tuple[str, Reply]]:
+    """Every stored reply with its key, file by file; a row that is being written at this moment is passed over.
+
+    Raises:
+        ArtefactError: a row that is none of replies.
+    """
+    for path in reply_files(folder):
+        for number, row in enumerate(read_jsonl(path), 1):
+            if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY}:
+                raise ArtefactError(f"{path}, row {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
+            yield row.pop("key"), Reply(**row)
+
+
+def merged_replies(folder: Path, keys: Container[str]) -> dict[str, Reply]:
+    """The reply that counts for each of `keys`: its first answer, else its last error."""
+    found: dict[str, Reply] = {}
+    for key, reply in read_replies(folder):
+        if key in keys and (key not in found or found[key].error):
+            found[key] = reply
+    return found
+
+
 class ReplyStore:
-    """The append-only store of replies. A key that is there is never asked again; the first row of a key counts.
+    """What one process appends its replies to. The file is locked while it is open.
 
     A reply that failed (`error`) is kept as a record, but does not count as an answer: the next run asks again.
+
+    Raises:
+        StorageError: another process writes this file, or a run of another number of processes is at work in `folder`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, folder: Path, *, rank: int = 0, world: int = 1) -> None:
+        path = replies_file(folder, rank, world)
         self._log = JsonlAppender(path)
-        self.rows: dict[str, dict[str, Any]] = {}
-        for number, row in enumerate(read_jsonl(path), 1):
-            if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *Reply.__dataclass_fields__}:
-                raise ArtefactError(f"{path}, row {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
-            if row["key"] not in self.rows or self.rows[row["key"]].get("error"):
-                self.rows[row["key"]] = row
-
-    def answered(self, key: str) -> bool:
-        return key in self.rows and not self.rows[key].get("error")
+        # First the own lock, then a look at the others': of two that start at once, at least one sees the other.
+        ours = {replies_file(folder, other, world) for other in range(world)}
+        for other in reply_files(folder):
+            if other not in ours and in_use(other):
+                self._log.close()
+                raise StorageError(f"{other} is being written by another run; wait for it to end, or choose another --out.")
 
     def add(self, replies: Iterable[tuple[str, Reply]]) -> None:
-        rows = [{"key": key, **asdict(reply)} for key, reply in replies]
-        self._log.append(rows)
-        self.rows.update((row["key"], row) for row in rows)
-
-    def reply(self, key: str) -> Reply | None:
-        row = self.rows.get(key)
-        return None if row is None else Reply(**{k: v for k, v in row.items() if k != "key"})
+        """Append replies under their keys, in one write that is on the disk when this returns."""
+        self._log.append({"key": key, **{name: getattr(reply, name) for name in _REPLY}} for key, reply in replies)
 
     def close(self) -> None:
         self._log.close()
@@ -292,15 +328,19 @@ def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def read_scores(path: Path) -> list[dict[str, Any]]:
-    """The rows of a SCORES file.
+    """The rows of a SCORES file; raises as `iterate_scores` does."""
+    return list(iterate_scores(path))
+
+
+def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a SCORES file, one at a time.
 
     Raises:
         ArtefactError: the file is missing or is no scores file.
     """
     if not path.is_file():
         raise ArtefactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
-    rows = list(read_jsonl(path))
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(read_jsonl(path), 1):
         if not {"id", "value", "status"} <= row.keys():
             raise ArtefactError(f"{path}, line {number}: no scores row (id, value and status are needed).")
-    return rows
+        yield row

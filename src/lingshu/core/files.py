@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,7 +64,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is synced and renamed, on any failure removed."""
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        # Process numbers repeat between the machines that share a disk.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             yield temporary
             sync_file(temporary)
@@ -177,10 +180,14 @@ def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
             yield number, value
 
 
+_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
 def dump_line(row: Mapping[str, object]) -> str:
-    line = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+    line = _LINE.encode(row) + "\n"
     # Half a surrogate pair has no UTF-8 form; written as its escape it comes back as it was.
-    return line.encode("utf-8", "backslashreplace").decode("utf-8")
+    return line if line.isascii() else line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
@@ -194,29 +201,36 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 class JsonlAppender:
-    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most that call."""
+    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most that call.
+
+    The file is locked while it is open. The system lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        StorageError: another process has it open, or the disk refused.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._drop_torn_line()
-            self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                _lock(self._handle, path)
+                self._drop_torn_line()
+            except BaseException:
+                os.close(self._handle)
+                raise
 
     def _drop_torn_line(self) -> None:
-        if not self.path.exists():
-            return
-        with self.path.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            while end > 0:
-                start = max(0, end - 65536)
-                file.seek(start)
-                cut = file.read(end - start).rfind(b"\n")
-                if cut >= 0:
-                    file.truncate(start + cut + 1)
-                    return
-                end = start
-            file.truncate(0)
+        end = os.fstat(self._handle).st_size
+        while end > 0:
+            start = max(0, end - 65536)
+            cut = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if cut >= 0:
+                os.ftruncate(self._handle, start + cut + 1)
+                return
+            end = start
+        os.ftruncate(self._handle, 0)
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         data = "".join(map(dump_line, rows)).encode()
@@ -242,6 +256,25 @@ class JsonlAppender:
         self.close()
 
 
+def _lock(handle: int, path: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise StorageError(f"{path} is being written by another process; wait for it to end, or choose another --out.") from error
+    except OSError as error:
+        raise StorageError(f"{path} lies on a disk that knows no locks ({error.strerror}); choose an --out on another one.") from error
+
+
+def in_use(path: Path) -> bool:
+    """True while a process has `path` open as an append-only file."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
@@ -253,7 +286,7 @@ def sha256_file(path: Path) -> str:
 
 def digest(value: object) -> str:
     """sha256 of a JSON-able value in its canonical form (sorted keys, no blanks)."""
-    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+    return sha256_bytes(_CANONICAL.encode(value).encode())
 
 
 def write_manifest(folder: Path) -> dict[str, dict[str, object]]:

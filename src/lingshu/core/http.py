@@ -1,99 +1,48 @@
-"""The one client of OpenAI-compatible endpoints: bounded in requests, retries, time and size, and it keeps its key to itself.
+"""The one client of OpenAI-compatible endpoints: bounded in requests, retries and waits, and as quick as the server lets it be.
 
 It is used by engines, judges and teachers from synchronous code: `ask_all` runs its own event loop in a thread, so that a
-caller inside a notebook or a server needs no care. Outcomes are values; an endpoint's bad answer is never an exception.
+caller inside a notebook or a server needs no care.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import queue
 import random
-import re
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
-from lingshu.core.errors import InputError
+from lingshu.core.pace import Pace
+from lingshu.core.wire import Answer, Body, Endpoint, Failure, Wire
 
-if TYPE_CHECKING:
-    import aiohttp
+__all__ = ["Answer", "Body", "Endpoint", "Failure", "ask_all"]
 
 K = TypeVar("K")
-Body = Mapping[str, Any]
-# unreachable: no connection; denied: 401, 403; missing: 404; status: another refusal; broken: cut or no valid answer; skipped: never sent
-Kind = Literal["unreachable", "denied", "missing", "status", "timeout", "broken", "oversize", "skipped"]
 
-MAX_REPLY_BYTES = 8 << 20
+# Outcomes are handed over, and stored, together: a write of its own for each would cost more than the request.
+GATHER_S = 0.05
 LONGEST_WAIT_S = 60.0
 RETRIED_STATUS = {408, 429}
+PUSHED_STATUS = {429, 503}
 # An address nobody ever answered at is more likely misspelt than busy.
 FIRST_CONTACT_RETRIES = 2
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """An address that ends before `/chat/completions`, and how hard it may be asked.
-
-    `retries` come on top of the first try; the wait before them doubles from `backoff_s` with a seeded jitter, unless
-    the endpoint says how long to wait.
-    """
-
-    url: str
-    api_key: str | None = field(default=None, repr=False)
-    concurrency: int = 16
-    timeout_s: float = 120.0
-    retries: int = 5
-    backoff_s: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Neither message repeats the value: it may be the secret itself.
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError("an endpoint is written http(s)://host[:port]/v1.")
-        if parts.username or parts.password or parts.query:
-            raise InputError(f"the address of {parts.hostname} carries a password or a query; give keys in OPENAI_API_KEY instead.")
-        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
-            raise InputError("the API key is empty or holds characters that no key has; copy it again.")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...)."""
-
-    text: str
-    finish: str | None
-    prompt_tokens: int | None
-    reply_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why there is no answer after the last try; `message` is one line without secrets and without what was asked."""
-
-    kind: Kind
-    message: str
-    status: int | None = None
-
-
 def ask_all(
-    endpoint: Endpoint, keys: Iterable[K], body: Callable[[K], Body | Failure]
-) -> Generator[tuple[K, Answer | Failure], None, None]:
-    """Post `body(key)` to /chat/completions for every key and yield outcomes as they arrive, at most `concurrency` at once.
+    endpoint: Endpoint, keys: Iterable[K], body: Callable[[K], Body | Failure], *, slow: Callable[[K], bool] | None = None
+) -> Generator[list[tuple[K, Answer | Failure]], None, None]:
+    """Post `body(key)` to /chat/completions for every key and yield outcomes in lists, `GATHER_S` after the first of each list.
 
-    Bodies are made when they are sent, outside the event loop. Closing the iterator cancels what is under way.
+    At most `concurrency` requests are under way, fewer while the endpoint pushes back (core/pace.py). `keys` is drawn
+    from and bodies are made when they are sent; those that `slow` tells of in another thread. Closing the iterator
+    cancels what is under way.
     """
-    arrived: queue.SimpleQueue[tuple[K, Answer | Failure] | BaseException | None] = queue.SimpleQueue()
-    session = _Session(endpoint)
+    arrived: queue.SimpleQueue[list[tuple[K, Answer | Failure]] | BaseException | None] = queue.SimpleQueue()
+    run_: _Run[K] = _Run(endpoint, keys, body, slow or (lambda _: False), arrived.put)
     loop = asyncio.new_event_loop()
-    work = loop.create_task(session.run(keys, body, arrived.put))
+    work = loop.create_task(run_.run())
 
     def run() -> None:
         asyncio.set_event_loop(loop)
@@ -130,163 +79,122 @@ def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
         return
 
 
-class _Session:
-    """One run of requests; it remembers whether the endpoint ever answered."""
+class _Job(NamedTuple, Generic[K]):
+    item: K
+    number: int
+    attempt: int
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.met = False
 
-    async def run(self, keys: Iterable[K], body: Callable[[K], Body | Failure], put: Callable[[tuple[K, Answer | Failure]], None]) -> None:
+class _Run(Generic[K]):
+    """One run of requests. A request that waits for its next try holds no place: others are asked meanwhile."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keys: Iterable[K],
+        body: Callable[[K], Body | Failure],
+        slow: Callable[[K], bool],
+        put: Callable[[list[tuple[K, Answer | Failure]]], None],
+    ) -> None:
+        self.body, self.slow, self.put = body, slow, put
+        self.wire = Wire(endpoint)
+        self.endpoint, self.pace = endpoint, Pace(endpoint.concurrency)
+        self.fresh: Iterator[tuple[int, K]] = enumerate(keys)
+        self.exhausted = self.over = False
+        self.active = self.asleep = 0
+        self.ripe: deque[_Job[K]] = deque()
+        self.gathered: list[tuple[K, Answer | Failure]] = []
+
+    async def run(self) -> None:
         import aiohttp
 
         limits = aiohttp.ClientTimeout(total=self.endpoint.timeout_s, sock_connect=min(30.0, self.endpoint.timeout_s))
         key = self.endpoint.api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        numbered = enumerate(keys)
-        # The environment's proxies are not used: where requests go is what the user wrote, nothing else.
-        async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.endpoint.concurrency), timeout=limits, headers=headers, trust_env=False
-        ) as client:
-
-            async def worker() -> None:
-                for number, item in numbered:
-                    made = await asyncio.to_thread(body, item)
-                    outcome = made if isinstance(made, Failure) else await self.ask(client, made, number)
-                    put((item, outcome))
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.endpoint.concurrency):
-                    group.create_task(worker())
-
-    async def ask(self, client: aiohttp.ClientSession, body: Body, number: int) -> Answer | Failure:
-        # One stream of jitter per request, so that waits do not depend on the order of arrival.
-        jitter = random.Random(f"{self.endpoint.seed}:{number}")
-        for attempt in range(self.endpoint.retries + 1):
-            outcome, wait = await self.once(client, body)
-            tries = self.endpoint.retries if self.met else min(self.endpoint.retries, FIRST_CONTACT_RETRIES)
-            if isinstance(outcome, Answer) or not _retried(outcome) or attempt >= tries:
-                return outcome
-            backoff = self.endpoint.backoff_s * 2**attempt * jitter.uniform(0.5, 1.5)
-            await asyncio.sleep(min(LONGEST_WAIT_S, backoff if wait is None else wait))
-        raise AssertionError("unreachable: the last attempt returns")
-
-    async def once(self, client: aiohttp.ClientSession, body: Body) -> tuple[Answer | Failure, float | None]:
-        """One request: its outcome, and the seconds the endpoint asks to wait before another."""
-        import aiohttp
-
-        url = f"{self.endpoint.url.rstrip('/')}/chat/completions"
+        self.loop, self.done = asyncio.get_running_loop(), asyncio.Event()
+        connector = aiohttp.TCPConnector(limit=self.endpoint.concurrency)
         try:
-            async with client.post(url, json=body, allow_redirects=False) as response:
-                self.met = True
-                data = await _bounded(response)
-                wait = _retry_after(response.headers.get("Retry-After"))
-                return self.outcome(response.status, data, body), wait
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return Failure("unreachable", f"no connection ({type(error).__name__})"), None
-        except TimeoutError:
-            return Failure("timeout", f"no answer within {self.endpoint.timeout_s:g} s"), None
-        except (aiohttp.ClientError, OSError) as error:
-            return Failure("broken", f"the connection broke ({type(error).__name__})"), None
+            # The environment's proxies are not used: where requests go is what the user wrote, nothing else.
+            session = aiohttp.ClientSession(connector=connector, timeout=limits, headers=headers, trust_env=False)
+            async with session as self.client, asyncio.TaskGroup() as self.group:
+                self.fill()
+                await self.done.wait()
+        finally:
+            self.over = True
+            self.flush()
 
-    def outcome(self, status: int, data: bytes | None, body: Body) -> Answer | Failure:
-        if data is None:
-            return Failure("oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status)
-        if status != 200:
-            kind: Kind = "denied" if status in (401, 403) else "missing" if status == 404 else "status"
-            # What a server says about a refused key may repeat parts of it.
-            reason = "" if kind == "denied" else self.reason(data, body)
-            return Failure(kind, f"HTTP status {status}{reason}", status)
-        answer = _answer(data)
-        return answer or Failure("broken", f"the answer is no chat completion{self.reason(data, body)}", status)
+    def fill(self) -> None:
+        """Start workers for what can be sent now; the end is where nothing is under way, waiting or left."""
+        if self.over:
+            return
+        for _ in range(min(self.pace.limit - self.active, self.ready())):
+            self.active += 1
+            self.group.create_task(self.work())
+        if self.exhausted and not (self.active or self.asleep or self.ripe):
+            self.done.set()
 
-    def reason(self, data: bytes, body: Body) -> str:
-        """The endpoint's own explanation, shortened; nothing where it repeats what it was sent."""
-        try:
-            value = json.loads(data)
-            error = value.get("error", value) if isinstance(value, dict) else value
-            message = error.get("message") if isinstance(error, dict) else error
-        except (ValueError, RecursionError):
-            return ""
-        if not isinstance(message, str):
-            return ""
-        text = " ".join(message.split())[:200]
-        if self.endpoint.api_key:
-            text = text.replace(self.endpoint.api_key, "[key]")
-        # Long unbroken runs are keys or encoded images.
-        text = re.sub(r"[\w+/=:;,.-]{40,}", "[...]", text)
-        return f": {text}" if text and not _repeats(text, body) else ""
+    def ready(self) -> int:
+        if self.loop.time() < self.pace.paused_until:
+            return 0
+        # Only so many wait for another try: a server that is down is not sent everything once.
+        return len(self.ripe) if self.exhausted or self.asleep > self.pace.limit else self.pace.limit
 
+    def take(self) -> _Job[K] | None:
+        if not self.ready():
+            return None
+        if self.ripe:
+            return self.ripe.popleft()
+        number, item = next(self.fresh, (-1, None))
+        self.exhausted = number < 0
+        return None if item is None else _Job(item, number, 0)
 
-def _repeats(text: str, body: Body, window: int = 24) -> bool:
-    """True if `text` holds a piece of what was asked."""
-    for asked in _texts(body.get("messages", ())):
-        flat = " ".join(asked.split())
-        if len(flat) >= 8 and any(flat[i : i + window] in text for i in range(max(1, len(flat) - window + 1))):
-            return True
-    return False
+    async def work(self) -> None:
+        while self.active <= self.pace.limit and (job := self.take()) is not None:
+            await self.once(job)
+        self.active -= 1
+        self.fill()
 
+    async def once(self, job: _Job[K]) -> None:
+        made = await asyncio.to_thread(self.body, job.item) if self.slow(job.item) else self.body(job.item)
+        if isinstance(made, Failure):
+            self.deliver(job.item, made)
+            return
+        epoch, began = self.pace.epoch, self.loop.time()
+        outcome, wait = await self.wire.once(self.client, made)
+        now = self.loop.time()
+        pushed = isinstance(outcome, Failure) and (outcome.kind == "timeout" or outcome.status in PUSHED_STATUS)
+        self.pace.note(epoch, now - began, pushed=pushed, wait=None if wait is None else min(LONGEST_WAIT_S, wait), now=now)
+        tries = self.endpoint.retries if self.wire.met else min(self.endpoint.retries, FIRST_CONTACT_RETRIES)
+        if isinstance(outcome, Failure) and _retried(outcome) and job.attempt < tries:
+            # One stream of jitter per request, so that waits do not depend on the order of arrival.
+            jitter = random.Random(f"{self.endpoint.seed}:{job.number}:{job.attempt}").uniform(0.5, 1.5)
+            backoff = self.endpoint.backoff_s * 2**job.attempt * jitter
+            self.asleep += 1
+            self.loop.call_later(min(LONGEST_WAIT_S, backoff if wait is None else wait), self.wake, job._replace(attempt=job.attempt + 1))
+        else:
+            self.deliver(job.item, outcome)
+        if epoch != self.pace.epoch:
+            if now < self.pace.paused_until:
+                self.loop.call_at(self.pace.paused_until + 0.001, self.fill)
+            self.fill()
 
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        yield from (v for k, v in value.items() if k in ("text", "content") and isinstance(v, str))
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
+    def wake(self, job: _Job[K]) -> None:
+        self.asleep -= 1
+        self.ripe.append(job)
+        self.fill()
+
+    def deliver(self, item: K, outcome: Answer | Failure) -> None:
+        if not self.gathered:
+            self.loop.call_later(GATHER_S, self.flush)
+        self.gathered.append((item, outcome))
+
+    def flush(self) -> None:
+        if self.gathered:
+            self.put(self.gathered)
+            self.gathered = []
 
 
 def _retried(failure: Failure) -> bool:
     if failure.kind == "status":
         return failure.status in RETRIED_STATUS or (failure.status or 0) >= 500
     return failure.kind in ("unreachable", "timeout", "broken")
-
-
-async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None when it is longer than allowed; no more than that is ever held."""
-    data = bytearray()
-    async for chunk in response.content.iter_chunked(65536):
-        data += chunk
-        if len(data) > MAX_REPLY_BYTES:
-            return None
-    return bytes(data)
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _answer(data: bytes) -> Answer | None:
-    try:
-        value = json.loads(data)
-        choice = value["choices"][0]
-        content = choice["message"].get("content")
-        if isinstance(content, list):
-            content = "".join(part["text"] for part in content)
-        # A server that reasons aloud, or refuses, may leave the content null: the reply is then empty, or the refusal.
-        text = content if content is not None else choice["message"].get("refusal") or ""
-        usage = value.get("usage") or {}
-        if not isinstance(text, str):
-            return None
-        text.encode()
-        return Answer(text, _word(choice.get("finish_reason")), _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return None
-
-
-def _word(value: object) -> str | None:
-    return value[:40] if isinstance(value, str) else None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

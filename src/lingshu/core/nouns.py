@@ -10,9 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from lingshu.core.errors import InputError
+
 Role = Literal["system", "user", "assistant"]
 Access = Literal["open", "form", "credentialed", "private"]
 Status = Literal["ok", "unparsed", "refused", "empty", "multiple", "error"]
+Style = Literal["direct", "reasoned"]
 STATUSES: tuple[Status, ...] = ("ok", "unparsed", "refused", "empty", "multiple", "error")
 
 
@@ -178,7 +181,12 @@ class Task:
 
     `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`), None without one.
     `twin(seed)` yields a few made-up samples of the same shape, so that everything can run without the data.
-    `n` is the number of items the source states, None where it is not known. `by` names the facets to group by.
+    `prompt(sample, style)` writes the user turn that asks for a bare answer ("direct") or for reasoning before it
+    ("reasoned"); a task without one asks its samples as they are. `n` is the number of items the source states, None
+    where it is not known, and `variants` says what other counts in circulation mean. `by` names the facets to group by.
+    `published` names the table and the column of the published leaderboard that this task's accuracy stands in.
+    `unverified` names the fields whose value no public source that was read confirms. `original(folder)` reads the
+    files as their publisher gives them out. `resolve(data)` says which revision `samples(data)` reads.
     """
 
     name: str
@@ -193,3 +201,28 @@ class Task:
     n: int | None = None
     by: tuple[str, ...] = ()
     max_tokens: int = 256
+    prompt: Callable[[Sample, Style], Sample] | None = None
+    agreement: str | None = None
+    published: tuple[str, str] | None = None
+    unverified: tuple[str, ...] = ()
+    variants: tuple[tuple[int, str], ...] = ()
+    original: Callable[[Path], Iterable[Sample | Drop]] | None = None
+    resolve: Callable[[Path | None], str | None] | None = None
+
+    def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> None:
+        """Refuse data that are not the benchmark: another number of items than its source states.
+
+        `found` counts samples; rows dropped in loading do not count as found, but are named. A number that is itself
+        unverified is not held against the data.
+
+        Raises:
+            InputError: names both numbers, the drops, and what the number found is known to mean.
+        """
+        if self.n is None or found == self.n or "n" in self.unverified:
+            return
+        dropped = ", ".join(f"{reason} {count}" for reason, count in (drops or {}).items())
+        known = next((f" {found} is {meaning}." for count, meaning in self.variants if count == found), "")
+        raise InputError(
+            f"{self.name} has {found} samples where its source states {self.n}{f' (dropped: {dropped})' if dropped else ''}.{known} "
+            f"Check the data, or ask a part of it with --limit."
+        )

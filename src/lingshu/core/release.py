@@ -61,6 +61,8 @@ def check_release(samples: Iterable[Sample], endpoint: str | None, release: Rele
     Raises:
         ReleaseError: names the first such sample, the endpoint and the remedy.
     """
+    if is_local(endpoint):
+        return
     for sample in samples:
         why = refusal(sample, endpoint, release)
         if why:

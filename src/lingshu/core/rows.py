@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from lingshu.core.errors import InputError, one_line
-from lingshu.core.messages import message_from_json, user_turn
+from lingshu.core.messages import message_from_json, message_to_json, user_turn
 from lingshu.core.nouns import Access, Drop, Image, Message, Meta, Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -52,6 +52,24 @@ def sample_from_row(row: Mapping[str, Any], number: int, images: Sequence[Image]
         )
     except BadRow as bad:
         return Drop(name, bad.reason, bad.detail)
+
+
+def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any]:
+    """The row that `sample_from_row` reads as this sample; `images` are the names its images are to be found under."""
+    meta = sample.meta
+    row: dict[str, Any] = {"id": sample.id}
+    if images:
+        row["images"] = list(images)
+    if sample.messages == (user_turn(sample.question, len(sample.images)),):
+        row["question"] = sample.question.removesuffix(with_choices("", sample.choices)) if sample.choices else sample.question
+    else:
+        row["messages"] = [message_to_json(message) for message in sample.messages]
+    if sample.choices:
+        row["choices"] = list(sample.choices)
+    if sample.gold:
+        row["answer"] = sample.gold[0] if len(sample.gold) == 1 else list(sample.gold)
+    facts = {name: getattr(meta, name) for name in (*_TEXT_META, "access", "deidentified")}
+    return row | {name: value for name, value in facts.items() if value is not None} | dict(meta.extra)
 
 
 def read_choices(value: object) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ own metadata leaves. core/release.py decides whether a sample may be sent at all
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 import threading
@@ -17,9 +16,10 @@ from typing import Any
 from lingshu.core.errors import BadImage, EngineError, InputError, one_line
 from lingshu.core.files import digest
 from lingshu.core.http import Answer, Endpoint, Failure, ask_all
-from lingshu.core.nouns import Engine, Image, Message, Reply, Sample, Sampling
+from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling
 from lingshu.core.options import EngineOptions
 from lingshu.core.release import Release, check_release
+from lingshu.engines._chat import messages
 from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -42,16 +42,18 @@ class OpenAI:
     def generate(
         self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()
     ) -> Generator[list[Reply], None, None]:
-        """Replies as they arrive, each in a list of its own.
+        """Replies as they arrive, those of a twentieth of a second together.
 
         Raises:
             ReleaseError: a sample may not leave this machine; nothing was sent.
             EngineError: nobody answers at the address, or it refuses the key or the model.
         """
-        asked = [(sample, copy) for sample in samples for copy in range(sampling.copies) if (sample.id, copy) not in skip]
-        check_release((sample for sample, _ in asked), self.wire.url, self.release)
+        copies = range(sampling.copies)
+        check_release((s for s in samples if any((s.id, copy) not in skip for copy in copies)), self.wire.url, self.release)
+        # Drawn from while requests are sent: a hundred thousand samples need not lie in memory a second time.
+        asked = ((sample, copy) for sample in samples for copy in copies if (sample.id, copy) not in skip)
 
-        # Bodies are made in several threads; they share one reader of shards, one at a time, and decode side by side.
+        # Bodies with images are made in several threads; they share one reader of shards, one at a time, and decode side by side.
         shards, turn = ShardReader(), threading.Lock()
 
         def encoded(image: Image) -> bytes:
@@ -66,26 +68,35 @@ class OpenAI:
                 return Failure("skipped", one_line(error))
 
         answered = False
-        with shards, contextlib.closing(ask_all(self.wire, asked, body)) as outcomes:
-            for (sample, copy), outcome in outcomes:
-                if isinstance(outcome, Answer):
-                    answered = True
-                    yield [Reply(sample.id, outcome.text, copy, outcome.finish, outcome.prompt_tokens, outcome.reply_tokens)]
-                else:
-                    self._give_up(outcome, answered)
-                    yield [Reply(sample.id, None, copy, error=outcome.message)]
+        with shards, contextlib.closing(ask_all(self.wire, asked, body, slow=lambda item: bool(item[0].images))) as arrived:
+            for outcomes in arrived:
+                answered = answered or any(isinstance(outcome, Answer) for _, outcome in outcomes)
+                hopeless = next((why for _, outcome in outcomes if (why := self._hopeless(outcome, answered))), None)
+                # Answers that came together with the end are kept.
+                kept = [each for each in outcomes if hopeless is None or isinstance(each[1], Answer)]
+                if kept:
+                    yield [_reply(sample, copy, outcome) for (sample, copy), outcome in kept]
+                if hopeless is not None:
+                    raise EngineError(hopeless)
 
-    def _give_up(self, failure: Failure, answered: bool) -> None:
-        """Stop where asking on cannot help; a refusal after answers concerns one sample, unless it is the key's."""
-        where, why = self.wire.url, failure.message
-        if failure.kind == "unreachable":
-            raise EngineError(
-                f"{where} does not answer ({why}); start the server or correct the address, then run again: answers are kept."
-            )
-        if failure.status == 401 or (failure.kind == "denied" and not answered):
-            raise EngineError(f"{where} refuses the key ({why}); set {KEY_VARIABLE} to a valid one.")
-        if failure.kind == "missing" and not answered:
-            raise EngineError(f"{where} does not know the model {self.name!r} or the path ({why}); write http(s)://host/v1#name.")
+    def _hopeless(self, outcome: Answer | Failure, answered: bool) -> str | None:
+        """Why asking on cannot help; a refusal after answers concerns one sample, unless it is the key's."""
+        if isinstance(outcome, Answer):
+            return None
+        where, why = self.wire.url, outcome.message
+        if outcome.kind == "unreachable":
+            return f"{where} does not answer ({why}); start the server or correct the address, then run again: answers are kept."
+        if outcome.status == 401 or (outcome.kind == "denied" and not answered):
+            return f"{where} refuses the key ({why}); set {KEY_VARIABLE} to a valid one."
+        if outcome.kind == "missing" and not answered:
+            return f"{where} does not know the model {self.name!r} or the path ({why}); write http(s)://host/v1#name."
+        return None
+
+
+def _reply(sample: Sample, copy: int, outcome: Answer | Failure) -> Reply:
+    if isinstance(outcome, Failure):
+        return Reply(sample.id, None, copy, error=outcome.message)
+    return Reply(sample.id, outcome.text, copy, outcome.finish, outcome.prompt_tokens, outcome.reply_tokens)
 
 
 def load(model: str, options: EngineOptions) -> Engine:
@@ -111,20 +122,9 @@ def load(model: str, options: EngineOptions) -> Engine:
 
 def request(name: str, sample: Sample, copy: int, sampling: Sampling, *, encoded: Callable[[Image], bytes]) -> dict[str, Any]:
     """The body of a chat completion for one copy of a sample; `encoded` gives the PNG file of an image."""
-
-    def part(value: str | int) -> dict[str, Any]:
-        if isinstance(value, str):
-            return {"type": "text", "text": value}
-        data = base64.b64encode(encoded(sample.images[value])).decode()
-        return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
-
-    def content(message: Message) -> str | list[dict[str, Any]]:
-        # Plain text where there is no image: some servers know no parts in system turns.
-        return [part(p) for p in message.parts] if any(isinstance(p, int) for p in message.parts) else message.text
-
     return {
         "model": name,
-        "messages": [{"role": message.role, "content": content(message)} for message in sample.messages],
+        "messages": messages(sample, encoded=encoded),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,

@@ -16,7 +16,8 @@ WIDTH = 720
 class Bar:
     """One line of an interval plot: a share between 0 and 1 with the ends of its interval, as far as known.
 
-    Bars of one `series` share a colour; `note` stands behind the label, such as "n = 40".
+    Bars of one `series` share a colour; `note` stands behind the label, such as "n = 40"; `mark` is another value on the
+    same line, such as a published one, drawn as a diamond.
     """
 
     label: str
@@ -25,6 +26,7 @@ class Bar:
     high: float | None = None
     note: str = ""
     series: int = 0
+    mark: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,28 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def interval_plot(bars: Sequence[Bar], *, axis: str = "accuracy (%) with 95% interval") -> str:
-    """Shares as dots on a common 0 to 100% axis, each with its interval as a line."""
+def interval_plot(bars: Sequence[Bar], *, axis: str = "accuracy (%) with 95% interval", span: tuple[float, float] = (0.0, 1.0)) -> str:
+    """Shares as dots on a common axis over `span`, each with its interval as a line; nought is drawn where it lies inside."""
     if not bars:
         return ""
     left, right, row, top = 262, WIDTH - 58, 26, 10
     bottom = top + row * len(bars)
+    first, last = span
 
     def x(share: float) -> float:
-        return round(left + (right - left) * min(max(share, 0.0), 1.0), 1)
+        return round(left + (right - left) * (min(max(share, first), last) - first) / (last - first), 1)
 
     parts = []
-    for tick in range(0, 101, 20):
+    for tick in (tick for tick in ticks(100 * first, 100 * last) if 100 * first <= tick <= 100 * last):
         at = x(tick / 100)
-        parts.append(f'<line class="grid" x1="{at}" y1="{top}" x2="{at}" y2="{bottom}"/>')
-        parts.append(f'<text class="faint" x="{at}" y="{bottom + 18}" text-anchor="middle">{tick}</text>')
+        parts.append(f'<line class="{"axis" if first < 0 == tick else "grid"}" x1="{at}" y1="{top}" x2="{at}" y2="{bottom}"/>')
+        parts.append(f'<text class="faint" x="{at}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text class="faint" x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">{escape(axis)}</text>')
     for number, bar in enumerate(bars):
         y = top + row * number + row / 2
         parts += _bar(bar, x, y, left - 12, right + 10)
     told = "; ".join(f"{bar.label} {_percent(bar.value)}" for bar in bars)
-    return _svg(bottom + 46, parts, f"Accuracy with intervals: {told}")
+    return _svg(bottom + 46, parts, f"{axis}: {told}")
 
 
 def _bar(bar: Bar, x: Callable[[float], float], y: float, label_end: float, number_start: float) -> list[str]:
@@ -70,6 +73,10 @@ def _bar(bar: Bar, x: Callable[[float], float], y: float, label_end: float, numb
         parts += [f'<line x1="{end}" y1="{y - 5}" x2="{end}" y2="{y + 5}" stroke="{colour}" stroke-width="1.5"/>' for end in (low, high)]
     if bar.value is not None:
         parts.append(f'<circle cx="{x(bar.value)}" cy="{y}" r="4.5" fill="{colour}">{title}</circle>')
+    if bar.mark is not None:
+        at = x(bar.mark)
+        shape = f"{at},{y - 6} {at + 6},{y} {at},{y + 6} {at - 6},{y}"
+        parts.append(f'<polygon class="mark" points="{shape}"><title>{_percent(bar.mark)}</title></polygon>')
     parts.append(f'<text x="{number_start}" y="{y + 4}">{_percent(bar.value)}</text>')
     return parts
 

@@ -24,6 +24,7 @@ __all__ = [
     "notice",
     "page",
     "paragraph",
+    "points",
     "section",
     "subtitle",
     "table",
@@ -38,8 +39,8 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 Charter, "Bitstream Charter", "Source Serif 4", Georgia, serif; }
-main { max-width: 58rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1, h2, h3, table, figcaption, svg, .lead, .notice {
+main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1, h2, h3, table, figcaption, svg, .lead, .notice, .caption {
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; font-weight: 650; margin: 0 0 .35rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; font-weight: 650; margin: 2.6rem 0 .8rem;
@@ -50,14 +51,18 @@ p { margin: .6rem 0; max-width: 44rem; overflow-wrap: anywhere; } .lead { color:
   background: var(--warn-paper); color: var(--warn); padding: .7rem 1rem; margin: 1.4rem 0; font-weight: 600; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; min-width: 100%; }
-thead th { border-top: 2px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom; }
-th, td { padding: .4rem .7rem; text-align: right; white-space: nowrap; }
+th, td { padding: .4rem .55rem; text-align: right; white-space: nowrap; }
+thead th { border-top: 2px solid var(--ink); border-bottom: 1px solid var(--ink); font-weight: 600; vertical-align: bottom;
+  white-space: normal; }
 tbody th, thead th:first-child { text-align: left; white-space: normal; min-width: 8rem; overflow-wrap: anywhere; }
 tbody th { font-weight: 500; }
 tbody tr:nth-child(even) { background: var(--zebra); } tbody tr:last-child > * { border-bottom: 2px solid var(--ink); }
+.caption { color: var(--faint); font-size: .82rem; margin: -.5rem 0 1.2rem; max-width: 52rem; }
+ul { max-width: 44rem; padding-left: 1.2rem; margin: .6rem 0; overflow-wrap: anywhere; } li { margin: .25rem 0; }
 .plot { margin: 1rem 0; overflow-x: auto; } .plot svg { display: block; width: 100%; height: auto; min-width: 38rem; }
 svg text { fill: var(--ink); font-size: 12.5px; } svg .faint { fill: var(--faint); }
 svg .grid { stroke: var(--rule); } svg .axis { stroke: var(--faint); }
+svg .mark { fill: none; stroke: var(--c1); stroke-width: 1.8; }
 .grid-of-figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: 1.2rem; margin: 1.2rem 0; }
 figure { margin: 0; border: 1px solid var(--rule); border-radius: 4px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #000; image-rendering: auto; }
@@ -107,13 +112,18 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def points(items: Sequence[str]) -> str:
+    """Sentences, one a line."""
+    return "<ul>\n" + "".join(f"<li>{escape(item)}</li>\n" for item in items) + "</ul>"
+
+
 def notice(text: str) -> str:
     """A line that must not be overlooked."""
     return f'<p class="notice" role="alert">{escape(text)}</p>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column names the row; the others are set right, as numbers are."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> str:
+    """A table whose first column names the row; the others are set right, as numbers are. The caption stands below it."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(
         "<tr>"
@@ -121,7 +131,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         + "</tr>\n"
         for row in rows
     )
-    return f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>'
+    told = f'\n<p class="caption">{escape(caption)}</p>' if caption else ""
+    return f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>{told}'
 
 
 def figure_grid(items: Sequence[Figure]) -> str:

@@ -1,6 +1,7 @@
 """Step 2 of an evaluation: score stored replies. Needs the task and its questions, but neither the model nor the images.
 
-OUT/<task>/scores.jsonl    one row per sample in the order of the task, with all that the report needs
+OUT/<task>/scores.jsonl              one row per sample in the order of the task, with all that the report needs
+OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
 """
 
 from __future__ import annotations
@@ -9,34 +10,50 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.artefacts import REPLIES, SCORES, ReplyStore, score_row, write_scores
+from lingshu.core.artefacts import SCORES, merged_replies, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtefactError, InputError, one_line
 from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import ASKED
+from lingshu.scoring._protocols import scorer as scorer_of
 
 NEVER_ASKED = "this sample was never asked"
+STRICT = "strict"
 
 
-def score(task: Task, samples: Sequence[Sample], folder: Path) -> list[dict[str, Any]]:
-    """Score the replies in `folder`, write scores.jsonl and return its rows.
+def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,)) -> list[dict[str, Any]]:
+    """Score the replies in `folder` under each protocol, write its scores file and return the rows of the first one.
 
     A reply that failed, was never asked for or cannot be scored has the status `error` and a note that says why.
 
     Raises:
         ArtefactError: the folder has no replies.
+        UnknownName: no such protocol.
+        InputError: no protocol at all, or two samples share an id.
         StorageError: the disk refused a write.
     """
-    if not (folder / ASKED).is_file() or not (folder / REPLIES).is_file():
-        raise ArtefactError(f"{folder} has no replies to score ({ASKED} and {REPLIES} are needed); run `lingshu eval` first.")
+    if not protocols:
+        raise InputError("no protocol is named; give strict, paper or medevalkit.")
+    if not (folder / ASKED).is_file() or not reply_files(folder):
+        raise ArtefactError(f"{folder} has no replies to score ({ASKED} and replies*.jsonl are needed); run `lingshu eval` first.")
+    if len({sample.id for sample in samples}) < len(samples):
+        raise InputError(f"{task.name} has two samples with one id; ids must differ, or replies would be mixed up.")
+    graders = {protocol: scorer_of(task.score, protocol) for protocol in dict.fromkeys(protocols)}
     keys = {row["id"]: row["key"] for row in read_jsonl(folder / ASKED)}
-    with ReplyStore(folder / REPLIES) as store:
-        rows = []
+    replies = merged_replies(folder, set(keys.values()))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for protocol, grade in graders.items():
+        rows = found[protocol] = []
         for sample in samples:
-            reply = store.reply(keys[sample.id]) if sample.id in keys else None
-            rows.append(score_row(sample.id, score_reply(task.score, sample, reply), carried(task, sample, reply)))
-    write_scores(folder / SCORES, rows)
-    return rows
+            reply = replies.get(keys.get(sample.id, ""))
+            rows.append(score_row(sample.id, score_reply(grade, sample, reply), {"protocol": protocol} | carried(task, sample, reply)))
+        write_scores(scores_file(folder, protocol), rows)
+    return found[protocols[0]]
+
+
+def scores_file(folder: Path, protocol: str = STRICT) -> Path:
+    """The scores file of a task's folder under a protocol."""
+    return folder / (SCORES if protocol == STRICT else f"scores.{protocol}.jsonl")
 
 
 def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:

@@ -1,4 +1,7 @@
-"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced accuracy, means of groups."""
+"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced accuracy, means of groups.
+
+What compares two runs is in paired.py.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,11 @@ class Interval(NamedTuple):
     n: int
 
 
-def wilson(right: int, n: int) -> Interval:
-    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n."""
+def wilson(right: float, n: int) -> Interval:
+    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n.
+
+    `right` need not be whole: a share of groups can stand for the share of their items.
+    """
     if not 0 <= right <= n:
         raise ValueError(f"{right} of {n} is no share")
     if n == 0:
@@ -67,27 +73,41 @@ def bootstrap(
 
 
 def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """The mean with its clustered 95% interval; as `bootstrap`, but by sums, for large benchmarks."""
+    """The mean with its clustered 95% interval: as `bootstrap`, but quick enough for a hundred thousand items.
+
+    Groups of the same size and sum are alike to a mean, so that a draw of groups is one multinomial draw of their kinds.
+    Where no group differs from another there is nothing to draw from and the interval is None.
+    """
     import numpy as np
 
     if len(values) != len(groups):
         raise ValueError(f"{len(values)} values and {len(groups)} groups")
     if not values:
         return Interval(None, None, None, 0)
-    index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    cluster = np.asarray([index[group] for group in groups])
-    sums = np.bincount(cluster, weights=np.asarray(values, dtype=float))
-    sizes = np.bincount(cluster).astype(float)
-    value = float(np.sum(sums) / len(values))
-    if len(index) < 2:
+    sums, sizes = group_sums(values, groups)
+    value = math.fsum(values) / len(values)
+    kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
+    if len(counts) < 2:
         return Interval(value, None, None, len(values))
     random = np.random.default_rng(seed)
     means = np.empty(draws)
-    for draw in range(draws):
-        picked = random.integers(0, len(sums), len(sums))
-        means[draw] = sums[picked].sum() / sizes[picked].sum()
+    # In blocks, because values between 0 and 1 can make every group a kind of its own.
+    block = max(1, 4_000_000 // len(counts))
+    for start in range(0, draws, block):
+        drawn = random.multinomial(len(sums), counts / len(sums), size=min(block, draws - start))
+        means[start : start + len(drawn)] = (drawn @ kinds[0]) / (drawn @ kinds[1])
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(value, float(low), float(high), len(values))
+
+
+def group_sums(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The sum and the size of each group, in order of first appearance."""
+    import numpy as np
+
+    index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    cluster = np.asarray([index[group] for group in groups])
+    sums = np.bincount(cluster, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
+    return sums, np.bincount(cluster).astype(np.float64)
 
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:

@@ -123,7 +123,7 @@ class ShardReader:
         self._cache_bytes = cache_mb << 20
         self._open_files = open_files
         self._files: OrderedDict[str, _Shard] = OrderedDict()
-        self._groups: OrderedDict[tuple[str, int], pa.ChunkedArray] = OrderedDict()
+        self._groups: OrderedDict[tuple[str, str, int], pa.ChunkedArray] = OrderedDict()
         self._held = 0
 
     def read(self, image: Image) -> bytes:
@@ -140,11 +140,16 @@ class ShardReader:
             if not 0 <= image.row < shard.starts[-1]:
                 raise BadImage(f"{name} does not exist: the shard has {shard.starts[-1]} rows; make the dataset anew.")
             number = bisect_right(shard.starts, image.row) - 1
-            cell = self._group(image.path, shard, number)[image.row - shard.starts[number]].as_py()
+            several = len(shard.columns) > 1
+            if several and not 0 <= image.index < len(shard.columns):
+                raise BadImage(f"{name} does not exist: the shard has {len(shard.columns)} columns of images; make the dataset anew.")
+            column = shard.columns[image.index if several else 0]
+            cell = self._group(image.path, shard, number, column)[image.row - shard.starts[number]].as_py()
         cells = cell if isinstance(cell, list) else [cell]
-        if not 0 <= image.index < len(cells):
+        index = 0 if several else image.index
+        if not 0 <= index < len(cells):
             raise BadImage(f"{name} does not exist: the row has {len(cells)} images; make the dataset anew.")
-        item = cells[image.index]
+        item = cells[index]
         data = item.get("bytes") if isinstance(item, dict) else item
         if not isinstance(data, bytes):
             raise BadImage(f"{name} holds no image bytes; make the dataset with its images inside.")
@@ -173,15 +178,15 @@ class ShardReader:
             self._files.popitem(last=False)[1].file.close()
         return shard
 
-    def _group(self, path: str, shard: _Shard, number: int) -> pa.ChunkedArray:
-        key = (path, number)
+    def _group(self, path: str, shard: _Shard, number: int, column: str) -> pa.ChunkedArray:
+        key = (path, column, number)
         if key in self._groups:
             self._groups.move_to_end(key)
             return self._groups[key]
         size = shard.file.metadata.row_group(number).total_byte_size
         if size > MAX_GROUP_BYTES:
             raise BadImage(f"{path}: row group {number} holds {size >> 20} MB; write the shard with row groups of some 64 rows.")
-        group = shard.file.read_row_group(number, columns=[shard.column]).column(0)
+        group = shard.file.read_row_group(number, columns=[column]).column(0)
         self._groups[key] = group
         self._held += group.nbytes
         while self._held > self._cache_bytes and len(self._groups) > 1:
@@ -192,13 +197,17 @@ class ShardReader:
 @dataclass(frozen=True)
 class _Shard:
     file: pq.ParquetFile
-    column: str
+    columns: tuple[str, ...]  # one column of images or of lists of them, or one for each image of a row
     starts: tuple[int, ...]  # first row of each row group, then the number of rows
 
 
-def image_column(names: list[str]) -> str | None:
-    """Which column of a parquet file holds the images: `images` before `image`; None without either."""
-    return next((name for name in ("images", "image") if name in names), None)
+def image_columns(names: list[str]) -> tuple[str, ...]:
+    """Which columns of a parquet file hold the images: `images`, else `image`, else `image_1`, `image_2`, ...; empty without any."""
+    one = next((name for name in ("images", "image") if name in names), None)
+    if one:
+        return (one,)
+    numbers = sorted(int(name[6:]) for name in names if name.startswith("image_") and name[6:].isdecimal())
+    return tuple(f"image_{number}" for number in numbers)
 
 
 def _open_shard(path: str) -> _Shard:
@@ -208,11 +217,11 @@ def _open_shard(path: str) -> _Shard:
         file = pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise BadImage(f"{path} does not exist; check the path of the dataset.") from error
-    column = image_column(file.schema_arrow.names)
-    if column is None:
-        raise BadImage(f"{path} has no column images or image; choose a dataset with images.")
+    columns = image_columns(file.schema_arrow.names)
+    if not columns:
+        raise BadImage(f"{path} has no column images, image or image_1; choose a dataset with images.")
     groups = (file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
-    return _Shard(file, column, tuple(accumulate(groups, initial=0)))
+    return _Shard(file, columns, tuple(accumulate(groups, initial=0)))
 
 
 @contextlib.contextmanager

@@ -25,11 +25,12 @@ _NEGATED_AFTER = re.compile(
 
 
 class Option(NamedTuple):
-    """One option: its letter, its text without it, and the text's `words` form."""
+    """One option: its letter, its text without it, the text's `words` form, and that form behind its letter."""
 
     letter: str
     text: str
     form: str
+    lettered: tuple[str, ...]
 
 
 @lru_cache(maxsize=4096)
@@ -40,7 +41,24 @@ def options(choices: tuple[str, ...]) -> tuple[Option, ...]:
     letters = [chr(ord("A") + place) for place in range(len(texts))]
     if len(texts) > 1 and all(label and label[1].upper() == letter for label, letter in zip(labels, letters, strict=True)):
         texts = [text[label.end() :] for text, label in zip(texts, labels, strict=True) if label]
-    return tuple(Option(letter, text, words(text)) for letter, text in zip(letters, texts, strict=True))
+    return tuple(_option(letter, text) for letter, text in zip(letters, texts, strict=True))
+
+
+def _option(letter: str, text: str) -> Option:
+    form = words(text)
+    marks = (" ", " | ") if form.strip() else ()
+    return Option(letter, text, form, tuple(f" {letter.lower()}{mark}{form[1:]}" for mark in marks))
+
+
+@lru_cache(maxsize=4096)
+def _longest_first(known: tuple[Option, ...]) -> tuple[Option, ...]:
+    return tuple(sorted(known, key=lambda option: -len(option.form)))
+
+
+@lru_cache(maxsize=4096)
+def traits(known: tuple[Option, ...]) -> tuple[bool, bool]:
+    """Whether yes and no are among the options, and whether any option's text is a single character."""
+    return {" yes ", " no "} <= {option.form for option in known}, any(len(option.form) == 3 for option in known)
 
 
 @lru_cache(maxsize=4096)
@@ -77,25 +95,30 @@ def opening_option(form: str, known: Sequence[Option]) -> list[Option]:
     return [option for option in found if len(option.form) == longest]
 
 
-def named_options(form: str, known: Sequence[Option]) -> list[Option]:
+def named_options(form: str, known: tuple[Option, ...]) -> list[Option]:
     """The options whose texts stand in a `words` form and are not denied there.
 
     A text inside a longer option's text is not named by it; two options of the same text are both named.
     """
     taken: list[tuple[int, int]] = []
     named: dict[str, Option] = {}
-    for option in sorted(known, key=lambda option: -len(option.form)):
+    for option in _longest_first(known):
+        if option.form not in form or _like_a_letter(option.form, len(known)):
+            continue
         spans = _places(form, option.form)
         free = [(a, b) for a, b in spans if not any(a >= c and b <= d and (b - a) < (d - c) for c, d in taken)]
         taken += free
-        if any(not _denied(form, a, b) for a, b in free):
+        if any(not denied(form, a, b) for a, b in free):
             named[option.letter] = option
     return [named[letter] for letter in sorted(named)]
 
 
+def _like_a_letter(text: str, options: int) -> bool:
+    """A text that reads like an option's letter, or like a word of one letter, is not looked for; nor is none at all."""
+    return len(text) < 3 or (len(text) == 3 and (text[1] in "ai" or 0 <= ord(text[1]) - ord("a") < options))
+
+
 def _places(form: str, text: str) -> list[tuple[int, int]]:
-    if not text.strip() or (len(text) == 3 and text.strip().isalpha() and text.isascii()):
-        return []
     found, start = [], form.find(text)
     # A text named a thousand times is named no better than one named a few times.
     while start >= 0 and len(found) < 64:
@@ -104,7 +127,8 @@ def _places(form: str, text: str) -> list[tuple[int, int]]:
     return found
 
 
-def _denied(form: str, start: int, end: int) -> bool:
+def denied(form: str, start: int, end: int) -> bool:
+    """Whether what stands from the blank at `start` to past the one before `end`, in a `words` form, is denied there."""
     if _NEGATED_BEFORE.search(form[max(0, start - 80) : start + 1]):
         return True
     after = _NEGATED_AFTER.match(form[end - 1 : end + 60])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score
 
-_CLOSED_THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
-_THOUGHT_END = re.compile(r"</think(?:ing)?>", re.I)
-_THOUGHT_START = re.compile(r"<think(?:ing)?>", re.I)
+_THOUGHT_TAG = re.compile(r"<(/)?think(?:ing)?>", re.I)
 _OPEN_TAG = re.compile(r"<answer>", re.I)
 _CLOSE_TAG = re.compile(r"</answer>", re.I)
 _BOX = re.compile(r"\\f?boxed\s*\{")
@@ -21,11 +20,32 @@ _SAME = str.maketrans(
 _LATEX_WRAP = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname|rm|bf)\s*\{([^{}]*)\}?")
 _LATEX_SIGN = re.compile(r"\\[()\[\],;! ]|\$")
 _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|code)\s*/?>|</?answer>", re.I)
+# Markup that was torn off at the start or the end: ">fat</".
+_TORN = re.compile(r"^>|</\w{0,12}$")
 _MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}|>)\s+", re.M)
-_CJK = "\u3400-\u4dbf\u4e00-\u9fff"
+CJK = "\u3400-\u4dbf\u4e00-\u9fff"
 # Signs that tell options apart ("ER+", "<5", "-2") are words of their own; a full stop, "|", ends a sentence.
-_WORD = re.compile(rf"\d+(?:\.\d+)+|[{_CJK}]|[^\W_{_CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]")
+_WORD = re.compile(rf"\d+(?:\.\d+)+|[{CJK}]|[^\W_{CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]")
 
+# Every refusal below holds one of these; looking for them first spares most replies the long pattern.
+_REFUSAL_SIGNS = (
+    *(
+        "not ",
+        "i'm",
+        "i am",
+        "cannot",
+        "can't",
+        "couldn't",
+        "unable",
+        "impossible",
+        "as an ai",
+        "don't",
+        "no idea",
+        "no comment",
+        "no answer",
+    ),
+    *("insufficient", "抱歉", "对不起", "无法", "不能", "不确定", "不清楚", "不知道", "作为"),
+)
 _REFUSAL = re.compile(
     r"\bi(?:'m| am) (?:sorry|unable|not able|not sure|unsure)\b"
     r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|not possible to|impossible to) (?:\w+ )?"
@@ -41,12 +61,20 @@ _REFUSAL = re.compile(
 
 def spoken(reply: str) -> str:
     """The reply without its thinking. A block that was opened in the prompt has only an end, a cut-off one only a start."""
-    text = _CLOSED_THOUGHT.sub(" ", reply) if "<" in reply else reply
-    ends = list(_THOUGHT_END.finditer(text))
-    if ends:
-        text = text[ends[-1].end() :]
-    start = _THOUGHT_START.search(text)
-    return text[: start.start()] if start else text
+    if "<" not in reply:
+        return reply
+    # One walk over the tags: a pattern from start to end would search a million unclosed starts a million times.
+    kept: list[str] = []
+    place, thought = 0, False
+    for tag in _THOUGHT_TAG.finditer(reply):
+        if tag[1] and thought:
+            kept.append(" ")
+        elif tag[1]:
+            kept = []
+        elif not thought:
+            kept.append(reply[place : tag.start()])
+        place, thought = tag.end(), not tag[1]
+    return "".join(kept) if thought else "".join((*kept, reply[place:]))
 
 
 def committed(text: str) -> str | None:
@@ -83,8 +111,10 @@ def plain(text: str) -> str:
     """Text in one form: NFKC, ASCII punctuation for its full-width twins, no LaTeX, Markdown, HTML or invisible characters."""
     if text.isascii() and text.isalnum():
         return text
-    text = unicodedata.normalize("NFKC", text).translate(_SAME)
-    text = _INVISIBLE.sub("", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_SAME)
+    if not text.isprintable():
+        text = _INVISIBLE.sub("", text)
     if "\\" in text or "$" in text:
         for _ in range(4):
             text, changed = _LATEX_WRAP.subn(r"\1", text)
@@ -92,8 +122,10 @@ def plain(text: str) -> str:
                 break
         text = _LATEX_SIGN.sub(" ", text)
     if "<" in text:
-        text = _HTML.sub(" ", text)
-    return _MARKDOWN.sub("", text).strip()
+        text = _TORN.sub(" ", _HTML.sub(" ", text))
+    if "*" in text or "_" in text or "`" in text or "#" in text or ">" in text:
+        text = _MARKDOWN.sub("", text)
+    return text.strip()
 
 
 def words(text: str) -> str:
@@ -113,7 +145,12 @@ def blank(text: str) -> bool:
 
 def refuses(text: str) -> bool:
     """True where `plain` text declines to answer, in English or Chinese."""
-    return _REFUSAL.search(text) is not None
+    return holds(text.casefold(), _REFUSAL_SIGNS) and _REFUSAL.search(text) is not None
+
+
+def holds(text: str, signs: Sequence[str]) -> bool:
+    """True where any of the signs stands in a text; much cheaper than a pattern of them."""
+    return any(map(text.__contains__, signs))
 
 
 def graded(*, right: bool, read: str, note: str | None = None) -> Score:

@@ -1,29 +1,39 @@
-"""Grades mixed benchmarks: each sample by `choice`, `yes_no` or `exact`, whichever fits it.
+"""Grades mixed benchmarks: each sample by the scorer that fits its options, its kind or its gold.
 
-Options make it a choice; a sample of the kind "yes_no" or "exact" says so itself; else a gold of yes or no makes it a
-yes/no question, and all others are compared exactly.
+Options make it a `choice`. Else the kind decides: yes_no, closed, open, exact, or report (by `token_f1`). Without one, a
+gold of yes or no makes it a yes/no question, and all others are graded as `closed`.
 
-RANGE: 1.0 right, 0.0 wrong, None where nothing could be read.
+RANGE: 1.0 right, 0.0 wrong, between for reports, None where nothing could be read.
 """
 
 from __future__ import annotations
 
+from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score, Scorer
-from lingshu.scoring import choice, exact, yes_no
-from lingshu.scoring._text import golds
+from lingshu.scoring import choice, closed, exact, open, token_f1, yes_no
 
 RANGE = (0.0, 1.0)
-_BY_KIND: dict[str, Scorer] = {"yes_no": yes_no.score, "exact": exact.score}
+_BY_KIND: dict[str, Scorer] = {
+    "yes_no": yes_no.score,
+    "closed": closed.score,
+    "open": open.score,
+    "exact": exact.score,
+    "report": token_f1.score,
+}
 
 
 def scorer_of(sample: Sample) -> Scorer:
-    """The scorer that fits a sample."""
+    """The scorer that fits a sample.
+
+    Raises:
+        InputError: a rubric, which only a judge can apply.
+    """
     if sample.choices:
         return choice.score
-    named = _BY_KIND.get(sample.meta.kind or "")
-    if named:
-        return named
-    return yes_no.score if all(yes_no.as_verdict(gold) for gold in golds(sample)) else exact.score
+    kind = sample.meta.kind or ""
+    if kind == "rubric":
+        raise InputError(f"sample {sample.id!r} is graded by a rubric; that needs a judge, which `auto` does not have.")
+    return _BY_KIND.get(kind, closed.score)
 
 
 def score(sample: Sample, reply: str) -> Score:

@@ -17,11 +17,12 @@ from typing import NamedTuple
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score, Status
 from lingshu.scoring import yes_no
-from lingshu.scoring._options import Option, gold_letters, named_options, opening_option, option_within, options
-from lingshu.scoring._text import blank, committed, golds, graded, plain, refuses, spoken, words
+from lingshu.scoring._options import Option, gold_letters, named_options, opening_option, option_within, options, traits
+from lingshu.scoring._text import blank, committed, golds, graded, holds, plain, refuses, spoken, words
 
 RANGE = (0.0, 1.0)
 _MOST_CUES = 256
+_LONG, _TAIL = 1_200, 600  # characters
 
 # One letter that is no part of a word: not the B of "B-cell" or "B2", not the t of "isn't".
 _L = (
@@ -66,8 +67,21 @@ _DENIED = re.compile(
     r"|isn't|(?:选项|项)?\s*(?:不正确|不对|错误|是错))",
 )
 _MORE = re.compile(rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*{_NOUN}{_L}", re.I)
-_LABELLED = re.compile(rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|[(\[](?P<bracketed>[A-Z])[)\]]")
+_LABELLED = re.compile(rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|(?<!\w)[(\[](?P<bracketed>[A-Z])[)\]]")
+_LISTED = re.compile(rf"^(?:both\s+|either\s+)?{_L}")
+_BEFORE_TEXT = re.compile(r"^\W*(?:an?\s|the\s)?")
+_CLAUSE_END = re.compile(r"\s*(?:[.,;:!?)]|$)")
+_NEXT_WORD = re.compile(r"\s+[a-z0-9]")
+_LABEL_END = re.compile(r"[.:)]")
 _CONNECTS = re.compile(r"\s+(?:because|since|as|is|and|or|for|due|given|which|with|was|based)\b", re.I)
+
+
+# Whatever a pattern above finds holds one of its signs (in lower case, but for _DENIED): no sign, no search.
+_CUE_SIGNS = ("ans", "cho", "opti", "selec", "diagnos", "conclu", "pick", "go with", "going with", "opt for", "favo", "答案", "正解", "选")
+_WEAK_SIGNS = ("it is", "it's", "this is", "must be", "so", "therefore", "thus", "hence", "think", "guess", "believe")
+_VERDICT_SIGNS = ("correct", "right", "best", "true", "likely", "answer", "appropriate", "accurate", "fit", "match", "正确", "对的")
+_DENIED_SIGNS = ("not", "n't", "never", "exclu", "eliminat", "rul", "rather than", "instead of", "reject", "wrong", "incorrect", "false",
+                 "unlikely", "impossible", "implausible", "不", "排除", "而非", "错")  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -81,67 +95,107 @@ class Reading(NamedTuple):
 _UNREAD = Reading((), "unparsed")
 
 
+class Said(NamedTuple):
+    """A reply made ready: its text with denied letters blanked out, the `words` of that, and the whole in lower case."""
+
+    text: str
+    form: str
+    lower: str
+
+
 def read(reply: str, choices: Sequence[str]) -> Reading:
     """The option that a reply chooses."""
     known = options(tuple(choices))
     text = spoken(reply)
     final = committed(text)
+    if final is None and len(text) > _LONG:
+        last = _at_the_end(text, known)
+        if last:
+            return last
     text = plain(text if final is None else final)
     if blank(text):
         return Reading((), "empty")
-    whole = _whole(text, known)
-    if whole:
-        return whole
-    masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
-    return _explicit(masked, known) or (_refusal(text, known) if refuses(text) else _mentioned(text, masked, known))
-
-
-def _whole(text: str, known: Sequence[Option]) -> Reading | None:
-    """A reply that is a letter, or exactly an option's text, and nothing else."""
     bare = _BARE.match(text)
     if bare and _in(bare["letter"], known):
         return Reading((bare["letter"].upper(),), "ok", "letter")
     form = words(text)
+    whole = _whole(form, known)
+    if whole or bare:
+        return whole or _UNREAD
+    said = _made_ready(text, form)
+    return _leading(said, known, _explicit(said, known)) or (
+        _refusal(form, known) if refuses(text) else _mentioned(text, form, said, known)
+    )
+
+
+def _made_ready(text: str, form: str) -> Said:
+    masked = _DENIED.sub(lambda match: " " * len(match[0]), text) if holds(text, _DENIED_SIGNS) else text
+    return Said(masked, form if masked is text else words(masked), text.casefold())
+
+
+def _at_the_end(text: str, known: tuple[Option, ...]) -> Reading | None:
+    """What the last lines of a long reply declare; the last explicit answer counts, so no more has to be read."""
+    start = text.find("\n", len(text) - _TAIL)
+    if start < 0:
+        start = text.find(". ", len(text) - _TAIL)
+    # Options that are letters, or as long as replies, need the whole reply.
+    if start < 0 or traits(known)[1] or any(len(option.text) > _LONG for option in known):
+        return None
+    tail = plain(text[start:])
+    return _explicit(_made_ready(tail, words(tail)), known)
+
+
+def _whole(form: str, known: Sequence[Option]) -> Reading | None:
+    """A reply that is exactly an option's text, with or without its letter, and nothing else."""
     same = [option for option in known if option.form == form and form.strip()]
-    if same:
-        return _one(same, "text")
-    return _UNREAD if bare else None
+    return _one(same, "text") if same else None
 
 
-def _explicit(text: str, known: Sequence[Option]) -> Reading | None:
+def _explicit(said: Said, known: tuple[Option, ...]) -> Reading | None:
     """The last answer that the text declares as its answer."""
+    text = said.text
+    if traits(known)[1]:
+        # Options that are letters themselves: in "B. C" the C is the text of B, not a second answer.
+        own = _labelled_texts(said.form, known)
+        if len(own) == 1:
+            return Reading((*own,), "ok", "letter and text")
     found: list[tuple[int, Reading]] = []
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one phrase without end.
-    for cue in list(_CUE.finditer(text))[: -_MOST_CUES - 1 : -1]:
+    cues = list(_CUE.finditer(text)) if holds(said.lower, _CUE_SIGNS) else []
+    for cue in cues[: -_MOST_CUES - 1 : -1]:
         declared = _declared(text, cue.end(), known)
         if declared:
             found.append((cue.end(), declared))
             break
-    for pattern in (_WEAK, _VERDICT):
-        found += [
-            (match.start("letter"), _group(text, match, known))
-            for match in pattern.finditer(text)
-            if match["letter"].isupper() and not (pattern is _VERDICT and _is_word(text, match))
-        ]
-    leading = _LEADING.match(text)
-    if leading and _opens(text, leading, known):
-        found.append((0, _group(text, leading, known)))
+    for pattern, signs in ((_WEAK, _WEAK_SIGNS), (_VERDICT, _VERDICT_SIGNS)):
+        if holds(said.lower, signs):
+            found += [
+                (match.start("letter"), _group(text, match, known))
+                for match in pattern.finditer(text)
+                if match["letter"].isupper() and not (pattern is _VERDICT and _is_word(text, match))
+            ]
     trailing = _TRAILING.search(text[-60:])
     if trailing and trailing["letter"].isupper():
         found.append((len(text), Reading((trailing["letter"],), "ok", "last letter") if _in(trailing["letter"], known) else _UNREAD))
     return max(found, key=lambda item: item[0])[1] if found else None
 
 
+def _leading(said: Said, known: tuple[Option, ...], later: Reading | None) -> Reading | None:
+    """The later answer, else the letter that opens the reply."""
+    leading = None if later else _LEADING.match(said.text)
+    return _group(said.text, leading, known) if leading and _opens(said, leading, known) else later
+
+
 def _declared(text: str, place: int, known: Sequence[Option]) -> Reading | None:
     """What stands right behind an answer cue: an option's text, or a letter (or several)."""
-    tail = re.sub(r"^\W*(?:an?\s|the\s)?", "", text[place : place + 400].split("\n")[0])
+    tail = _BEFORE_TEXT.sub("", text[place : place + 400].split("\n")[0])
     texts = opening_option(words(tail), known)
     if texts:
         return _one(texts, "answer phrase")
     letter = _LETTER_HERE.match(text, place)
     if letter is None or _is_word(text, letter):
         return None
-    closed = letter["open"] or letter["close"] or re.match(r"\s*(?:[.,;:!?)]|$)", text[letter.end() :])
+    closed = letter["open"] or letter["close"] or _CLAUSE_END.match(text, letter.end())
     return _group(text, letter, known) if letter["letter"].isupper() or closed else None
 
 
@@ -149,23 +203,29 @@ def _is_word(text: str, letter: re.Match[str]) -> bool:
     """True for the article "A" and the pronoun "I" in front of another word."""
     if letter["letter"].upper() not in "AI" or letter["open"] or letter["close"]:
         return False
-    rest = text[letter.end("letter") :]
-    return re.match(r"\s+[a-z0-9]", rest) is not None and not _CONNECTS.match(rest)
+    end = letter.end("letter")
+    return _NEXT_WORD.match(text, end) is not None and not _CONNECTS.match(text, end)
 
 
-def _opens(text: str, leading: re.Match[str], known: Sequence[Option]) -> bool:
+def _opens(said: Said, leading: re.Match[str], known: Sequence[Option]) -> bool:
     """Whether a letter at the start of the reply is its answer, not a word, an option's text or the head of a list."""
-    if not leading["letter"].isupper() and not re.match(r"[.:)]", leading["next"].strip()) and not leading["open"]:
+    if not leading["letter"].isupper() and not _LABEL_END.match(leading["next"].strip()) and not leading["open"]:
         return False
-    if opening_option(words(text[:400]), known):
+    if opening_option(said.form, known):
         return False
-    return len(_labelled_texts(text, known)) < 2
+    return len(_labelled_texts(said.form, known)) < 2
 
 
-def _labelled_texts(text: str, known: Sequence[Option]) -> set[str]:
+def _labelled_texts(form: str, known: Sequence[Option]) -> set[str]:
     """The letters that stand in front of their own option's text."""
-    form = words(text)
-    return {o.letter for o in known if any(f" {o.letter.lower()} {mark}{o.form[1:]}" in form for mark in ("", "| ")) and o.form.strip()}
+    found = {option.letter for option in known if any(map(form.__contains__, option.lettered))}
+    # In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis B".
+    return {letter for letter in found if not any(_inside(option, form, known) for option in known if option.letter == letter)}
+
+
+def _inside(option: Option, form: str, known: Sequence[Option]) -> bool:
+    """Whether an option behind its letter is part of the text of another option that the reply holds."""
+    return any(told in other.form and other.form in form for other in known for told in option.lettered)
 
 
 def _group(text: str, first: re.Match[str], known: Sequence[Option]) -> Reading:
@@ -181,27 +241,27 @@ def _group(text: str, first: re.Match[str], known: Sequence[Option]) -> Reading:
     )
 
 
-def _refusal(text: str, known: Sequence[Option]) -> Reading:
+def _refusal(form: str, known: tuple[Option, ...]) -> Reading:
     """A refusal, unless what it says is one of the options ("Cannot be determined")."""
-    own = [option for option in named_options(words(text), known) if refuses(option.text)]
+    own = [option for option in named_options(form, known) if refuses(option.text)]
     return _one(own, "text") if own else Reading((), "refused")
 
 
-def _mentioned(text: str, masked: str, known: Sequence[Option]) -> Reading:
-    """The one option that the text speaks of."""
-    if {"yes", "no"} <= {option.form.strip() for option in known}:
+def _mentioned(text: str, form: str, said: Said, known: tuple[Option, ...]) -> Reading:
+    """The one option that the text speaks of; `form` holds the denied letters too."""
+    masked = said.text
+    if traits(known)[0]:
         verdict = yes_no.read(text).verdict
         if verdict:
             return _one([option for option in known if option.form.strip() == verdict], "yes or no")
     lettered = {match["letter"] or match["bracketed"] for match in _LABELLED.finditer(masked)}
-    lettered = {letter for letter in lettered if letter.isupper()} | _labelled_texts(masked, known)
+    lettered = {letter for letter in lettered if letter.isupper()} | _labelled_texts(said.form, known)
     if lettered:
         inside = [option for option in known if option.letter in lettered]
         return _one(inside, "lettered option")
-    listed = re.match(rf"^(?:both\s+|either\s+)?{_L}", masked)
+    listed = _LISTED.match(masked)
     if listed and _MORE.match(masked, listed.end()) and not _is_word(masked, listed):
         return _group(masked, listed, known)
-    form = words(text)
     named = named_options(form, known)
     return _one(named or option_within(form, known), "text")
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lingshu.core.artefacts import DATASET_CARD, open_dataset, read_dataset
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.core.rows import sample_from_row
-from lingshu.imaging.read import image_column
+from lingshu.imaging.read import image_columns
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,26 +59,39 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> Iterator[Sample | Drop]:
+    for number, (row, images) in enumerate(rows(path), 1):
+        yield sample_from_row({**row, "id": row.get("id") or f"{path.stem}-{number}"}, number, images)
+
+
+def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
+    """Every row of one parquet file as plain values, without its image columns, and references to its images.
+
+    Raises:
+        InputError: the file cannot be read as parquet.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
-        column = image_column(file.schema_arrow.names)
+        pictures = image_columns(file.schema_arrow.names)
         # Of a column of {bytes, path} the paths alone are read: they tell how many images there are.
-        leaves = [] if column is None else _leaves(file, column)
-        columns = [name for name in file.schema_arrow.names if name != column] + leaves
+        leaves = [leaf for column in pictures for leaf in _leaves(file, column)]
+        columns = [name for name in file.schema_arrow.names if name not in pictures] + leaves
         number = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            counts = [0] * batch.num_rows if column is None else _counts(batch.column(column))
-            plain = batch.drop_columns([column]) if column else batch
-            for row, images in zip(plain.to_pylist(), counts, strict=True):
-                refs = [Image(path=str(path), row=number, index=i) for i in range(images)]
+            counts = [_counts(batch.column(column)) for column in pictures]
+            plain = batch.drop_columns(list(pictures)) if pictures else batch
+            for place, row in enumerate(plain.to_pylist()):
+                yield row, [Image(path=str(path), row=number, index=i) for i in _indexes([count[place] for count in counts])]
                 number += 1
-                row.setdefault("id", None)
-                yield sample_from_row({**row, "id": row["id"] or f"{path.stem}-{number}"}, number, refs)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write the file anew.") from error
+
+
+def _indexes(counts: list[int]) -> list[int]:
+    """The indexes of a row's images: items of its one column, or those of several columns that hold one."""
+    return list(range(counts[0])) if len(counts) == 1 else [index for index, count in enumerate(counts) if count]
 
 
 def _leaves(file: pq.ParquetFile, column: str) -> list[str]:

@@ -1,0 +1,198 @@
+"""One request to an OpenAI-compatible endpoint and what it says: bounded in time and size, and it keeps its key to itself.
+
+Outcomes are values; an endpoint's bad answer is never an exception.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from lingshu.core.errors import InputError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Body = Mapping[str, Any]
+# unreachable: no connection; denied: 401, 403; missing: 404; status: another refusal; broken: cut or no valid answer; skipped: never sent
+Kind = Literal["unreachable", "denied", "missing", "status", "timeout", "broken", "oversize", "skipped"]
+
+MAX_REPLY_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address that ends before `/chat/completions`, and how hard it may be asked.
+
+    `retries` come on top of the first try; the wait before them doubles from `backoff_s` with a seeded jitter, unless
+    the endpoint says how long to wait.
+    """
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    concurrency: int = 16
+    timeout_s: float = 120.0
+    retries: int = 5
+    backoff_s: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Neither message repeats the value: it may be the secret itself.
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError("an endpoint is written http(s)://host[:port]/v1.")
+        if parts.username or parts.password or parts.query:
+            raise InputError(f"the address of {parts.hostname} carries a password or a query; give keys in OPENAI_API_KEY instead.")
+        if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
+            raise InputError("the API key is empty or holds characters that no key has; copy it again.")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...)."""
+
+    text: str
+    finish: str | None
+    prompt_tokens: int | None
+    reply_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no answer after the last try; `message` is one line without secrets and without what was asked."""
+
+    kind: Kind
+    message: str
+    status: int | None = None
+
+
+class Wire:
+    """Single requests; it remembers whether the endpoint ever answered."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.url = f"{endpoint.url.rstrip('/')}/chat/completions"
+        self.met = False
+
+    async def once(self, client: aiohttp.ClientSession, body: Body) -> tuple[Answer | Failure, float | None]:
+        """One request: its outcome, and the seconds the endpoint asks to wait before another."""
+        import aiohttp
+
+        try:
+            async with client.post(self.url, json=body, allow_redirects=False) as response:
+                self.met = True
+                data = await _bounded(response)
+                wait = _retry_after(response.headers.get("Retry-After"))
+                return self._outcome(response.status, data, body), wait
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            return Failure("unreachable", f"no connection ({type(error).__name__})"), None
+        except TimeoutError:
+            return Failure("timeout", f"no answer within {self.endpoint.timeout_s:g} s"), None
+        except (aiohttp.ClientError, OSError) as error:
+            return Failure("broken", f"the connection broke ({type(error).__name__})"), None
+
+    def _outcome(self, status: int, data: bytes | None, body: Body) -> Answer | Failure:
+        if data is None:
+            return Failure("oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status)
+        if status != 200:
+            kind: Kind = "denied" if status in (401, 403) else "missing" if status == 404 else "status"
+            # What a server says about a refused key may repeat parts of it.
+            reason = "" if kind == "denied" else self._reason(data, body)
+            return Failure(kind, f"HTTP status {status}{reason}", status)
+        answer = _answer(data)
+        return answer or Failure("broken", f"the answer is no chat completion{self._reason(data, body)}", status)
+
+    def _reason(self, data: bytes, body: Body) -> str:
+        """The endpoint's own explanation, shortened; nothing where it repeats what it was sent."""
+        try:
+            value = json.loads(data)
+            error = value.get("error", value) if isinstance(value, dict) else value
+            message = error.get("message") if isinstance(error, dict) else error
+        except (ValueError, RecursionError):
+            return ""
+        if not isinstance(message, str):
+            return ""
+        text = " ".join(message.split())[:200]
+        if self.endpoint.api_key:
+            text = text.replace(self.endpoint.api_key, "[key]")
+        # Long unbroken runs are keys or encoded images.
+        text = re.sub(r"[\w+/=:;,.-]{40,}", "[...]", text)
+        return f": {text}" if text and not _repeats(text, body) else ""
+
+
+def _repeats(text: str, body: Body, window: int = 24) -> bool:
+    """True if `text` holds a piece of what was asked."""
+    for asked in _texts(body.get("messages", ())):
+        flat = " ".join(asked.split())
+        if len(flat) >= 8 and any(flat[i : i + window] in text for i in range(max(1, len(flat) - window + 1))):
+            return True
+    return False
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from (v for k, v in value.items() if k in ("text", "content") and isinstance(v, str))
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None when it is longer than allowed; no more than that is ever held."""
+    # A stated length is the length of what arrives, unless it is compressed.
+    if (response.content_length or MAX_REPLY_BYTES + 1) <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
+        return await response.read()
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(65536):
+        data += chunk
+        if len(data) > MAX_REPLY_BYTES:
+            return None
+    return bytes(data)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _answer(data: bytes) -> Answer | None:
+    try:
+        value = json.loads(data)
+        choice = value["choices"][0]
+        content = choice["message"].get("content")
+        if isinstance(content, list):
+            content = "".join(part["text"] for part in content)
+        # A server that reasons aloud, or refuses, may leave the content null: the reply is then empty, or the refusal.
+        text = content if content is not None else choice["message"].get("refusal") or ""
+        usage = value.get("usage") or {}
+        if not isinstance(text, str):
+            return None
+        text.encode()
+        return Answer(text, _word(choice.get("finish_reason")), _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
+
+
+def _word(value: object) -> str | None:
+    return value[:40] if isinstance(value, str) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,110 @@
+"""Answers through vLLM in this process (`vllm:MODEL`, a checkpoint folder or hub id): the fast way on one GPU.
+
+vLLM is installed in an environment of its own (extra `vllm`). Over several GPUs its server shares the work by itself, and
+the engine for addresses asks it:
+
+    vllm serve MODEL --data-parallel-size 8
+    lingshu eval http://127.0.0.1:8000/v1#MODEL TASK --concurrency 256 --out OUT
+
+A draw's seed depends on (seed, sample, copy) alone. vLLM's arithmetic depends on what it batches together, so that
+replies of two runs may differ where two tokens are nearly equally likely.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Container, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from lingshu.core.errors import BadImage, MissingExtra, one_line
+from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling
+from lingshu.core.options import EngineOptions
+from lingshu.engines._chat import messages
+from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes
+
+PREFIX = "vllm:"
+# vLLM batches by itself; a list this long keeps it busy, and is what a kill costs at most.
+AT_A_TIME = 256
+# vLLM sets memory aside for the largest prompt; published medical benchmarks show up to seven images at once.
+IMAGES_PER_PROMPT = 8
+NEVER = -100.0  # the lowest bias that vLLM takes
+
+
+def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM batches and places by itself
+    """The engine for `vllm:MODEL`.
+
+    Raises:
+        MissingExtra: vLLM is not installed.
+        ArtefactError: the model cannot be used.
+    """
+    try:
+        import vllm  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise MissingExtra("vllm", "vllm") from error
+    from lingshu.models.load import identify
+
+    name = model.removeprefix(PREFIX)
+    family, known = identify(name)
+    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, limit_mm_per_prompt={"image": IMAGES_PER_PROMPT})
+    vocabulary = llm.get_tokenizer().get_vocab()
+    never = sorted(vocabulary[token] for token in family.never_sampled if token in vocabulary)
+    return Vllm(llm, vllm.SamplingParams, Path(name).name if Path(name).is_dir() else name, known, never)
+
+
+class Vllm:
+    """An engine over a vllm.LLM; see the module's first lines for what it promises."""
+
+    endpoint: str | None = None
+
+    def __init__(self, llm: Any, params: Any, model: str, digest: str, never_sampled: Sequence[int]) -> None:
+        self.model, self.digest = model, digest
+        self._llm, self._params = llm, params
+        self._bias = dict.fromkeys(never_sampled, NEVER)
+
+    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
+        """Replies `AT_A_TIME` at a time, in the order of the samples; one that cannot be asked gets an error reply."""
+        wanted = ((sample, copy) for sample in samples for copy in range(sampling.copies) if (sample.id, copy) not in skip)
+        with ShardReader() as shards:
+
+            def encoded(image: Image) -> bytes:
+                return png_bytes(decode(image_bytes(image, shards=shards), name=image_name(image)))
+
+            while batch := list(islice(wanted, AT_A_TIME)):
+                asked: list[tuple[Sample, int, list[dict[str, Any]]]] = []
+                replies: list[Reply] = []
+                for sample, copy in batch:
+                    try:
+                        asked.append((sample, copy, messages(sample, encoded=encoded)))
+                    except BadImage as error:
+                        replies.append(Reply(sample.id, None, copy, error=one_line(error)))
+                yield [*replies, *self._answers(asked, sampling)]
+
+    def _answers(self, asked: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling) -> list[Reply]:
+        if not asked:
+            return []
+        params = [self._sampling(sampling, sample.id, copy) for sample, copy, _ in asked]
+        try:
+            outputs = self._llm.chat([turns for _, _, turns in asked], params, use_tqdm=False)
+        except ValueError as error:
+            # One prompt that vLLM refuses (too long, too many images) fails its whole list: find it, answer the others.
+            if len(asked) == 1:
+                return [Reply(asked[0][0].id, None, asked[0][1], error=one_line(error)[:200])]
+            return [reply for each in asked for reply in self._answers([each], sampling)]
+        return [_reply(sample, copy, output) for (sample, copy, _), output in zip(asked, outputs, strict=True)]
+
+    def _sampling(self, sampling: Sampling, name: str, copy: int) -> Any:
+        drawn = hashlib.sha256(f"{sampling.seed}|{copy}|{name}".encode()).digest()
+        return self._params(
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=int.from_bytes(drawn[:4], "big"),
+            logit_bias=self._bias,
+        )
+
+
+def _reply(sample: Sample, copy: int, output: Any) -> Reply:
+    said = output.outputs[0]
+    return Reply(sample.id, said.text, copy, said.finish_reason, len(output.prompt_token_ids), len(said.token_ids))

@@ -1,0 +1,109 @@
+"""What a report consists of, said once and written as Markdown or as a page: paragraphs, lists, tables, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lingshu.evaluate import page
+
+
+@dataclass(frozen=True)
+class Text:
+    text: str
+
+
+@dataclass(frozen=True)
+class Subtitle:
+    text: str
+
+
+@dataclass(frozen=True)
+class Points:
+    """Sentences, one a line."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column names the row; `caption` says under which protocol and how its intervals were made.
+
+    `long` ones are left to the files, a terminal shows the others.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Values with their intervals over `span`; Markdown has no plots, its tables say the same."""
+
+    bars: Sequence[page.Bar]
+    axis: str
+    span: tuple[float, float] = (0.0, 1.0)
+
+
+Part = Text | Subtitle | Points | Table | Plot
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    parts: Sequence[Part]
+
+    @property
+    def brief(self) -> list[Table | Points]:
+        """What a terminal shows of it."""
+        return [part for part in self.parts if isinstance(part, Points) or (isinstance(part, Table) and not part.long)]
+
+
+def markdown(title: str, sections: Sequence[Section], *, lead: str, warning: str | None) -> str:
+    lines = [f"**{_plain(warning)}**\n"] if warning else []
+    lines += [f"# {_plain(title)}\n", f"{lead}\n"]
+    for section in sections:
+        lines.append(f"## {_plain(section.title)}\n")
+        lines += [_markdown(part) for part in section.parts if not isinstance(part, Plot)]
+    return "\n".join(lines)
+
+
+def _markdown(part: Text | Subtitle | Points | Table) -> str:
+    match part:
+        case Text(text):
+            return f"{_plain(text)}\n"
+        case Subtitle(text):
+            return f"### {_plain(text)}\n"
+        case Points(items):
+            return "".join(f"- {_plain(item)}\n" for item in items)
+        case Table(header, rows, caption):
+            lines = ["| " + " | ".join(map(_plain, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
+            lines += ["| " + " | ".join(map(_plain, row)) + " |" for row in rows]
+            return "\n".join(lines) + "\n" + (f"\n{_plain(caption)}\n" if caption else "")
+
+
+def _plain(text: str) -> str:
+    # Any text may come from data: no line breaks, no column marks, no HTML.
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def html(title: str, sections: Sequence[Section], *, lead: str, warning: str | None) -> str:
+    parts = [page.notice(warning)] if warning else []
+    parts += [page.section(section.title, *map(_html, section.parts)) for section in sections]
+    return page.page(title, parts, lead=lead)
+
+
+def _html(part: Part) -> str:
+    match part:
+        case Text(text):
+            return page.paragraph(text)
+        case Subtitle(text):
+            return page.subtitle(text)
+        case Points(items):
+            return page.points(items)
+        case Plot(bars, axis, span):
+            return page.interval_plot(bars, axis=axis, span=span)
+        case Table(header, rows, caption):
+            return page.table(header, rows, caption=caption)

@@ -1,0 +1,152 @@
+"""A report as sections of text, tables and plots: the overview, and each task with its groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from lingshu.evaluate._compared import paired_section, paper_sections
+from lingshu.evaluate._document import Part, Plot, Points, Section, Subtitle, Table, Text
+from lingshu.evaluate.page import Bar
+from lingshu.evaluate.summary import METHODS, Summary, interval_text, percent
+
+if TYPE_CHECKING:
+    from lingshu.evaluate.report import Report, TaskReport
+
+HEADER = ("", "n", "right", "accuracy", "95% interval", "right / read", "unread", "errors")
+AXIS = "accuracy (%) with 95% interval"
+UNREAD = ("unparsed", "refused", "empty", "multiple")
+NOTE = (
+    "Accuracy = right / all asked, in percent; a reply that could not be read (unparsed, refused, empty or multiple) counts as "
+    "not right. Samples that failed (errors) are left out. Where items share a group (a patient, a study or an image), whole "
+    "groups are drawn for the interval; where the groups do not differ, it is Wilson's with as many items as groups."
+)
+
+
+def sections(report: Report) -> list[Section]:
+    """Everything that a report says, in its order."""
+    tasks = [Section(task.title, _task(task)) for task in report.tasks]
+    return [Section("Overview", _overview(report)), *comparisons(report), *tasks]
+
+
+def comparisons(report: Report) -> list[Section]:
+    """What a report says of the published tables or of another run, where it was compared with them."""
+    found = [] if report.paper is None else paper_sections(report.paper)
+    return found if report.paired is None else [*found, paired_section(report.paired)]
+
+
+def table_row(name: str, summary: Summary) -> list[str]:
+    """One line of a table: name, n, right, accuracy, its interval, right of those read, unread and failed."""
+    right = f"{summary.right:.2f}" if isinstance(summary.right, float) else str(summary.right)
+    return [
+        name,
+        str(summary.n),
+        right,
+        percent(summary.accuracy.value),
+        interval_text(summary.accuracy),
+        percent(summary.read.value),
+        str(sum(summary.statuses[status] for status in UNREAD)),
+        str(summary.statuses["error"]),
+    ]
+
+
+def overview(report: Report) -> list[list[str]]:
+    """The rows of the table over all tasks, with the means where there are several."""
+    rows = [table_row(task.title, task.summary) for task in report.tasks]
+    if len(report.tasks) > 1:
+        for name, value in (("mean over tasks (macro)", report.macro), ("mean over samples (micro)", report.micro)):
+            rows.append([name, "", "", percent(value), "", "", "", ""])
+    return rows
+
+
+def _overview(report: Report) -> list[Part]:
+    bars = [Bar(task.title, *task.summary.accuracy[:3], note=f"n = {task.summary.n}") for task in report.tasks]
+    said = f"{_by_task('Protocol', [(task.title, task.protocol) for task in report.tasks])} "
+    said += _intervals(report.tasks)
+    parts: list[Part] = [Plot(bars, AXIS), Table(HEADER, overview(report), said), Text(NOTE)]
+    if report.averages:
+        rows = [
+            [f"{one.table}, {one.protocol}", f"{len(one.columns)} of {one.of}", percent(one.macro), percent(one.micro)]
+            for one in report.averages
+        ]
+        told = "Macro: the unweighted mean of all columns of the published table, one decimal, once all are there. Micro: over all items."
+        parts += [Subtitle("Averages as published"), Table(("table, protocol", "columns", "macro", "micro"), rows, told)]
+    return parts + _protocols(report.tasks)
+
+
+def _protocols(tasks: Sequence[TaskReport]) -> list[Part]:
+    """The protocols side by side, where there are several, and what is odd in each."""
+    by_task = [{task.protocol: task.summary, **{name: one.summary for name, one in task.protocols.items()}} for task in tasks]
+    names = list(dict.fromkeys(name for found in by_task for name in found))
+    quirks: dict[str, list[str]] = {}
+    for task in tasks:
+        for name, sentences in ((task.protocol, task.quirks), *((name, one.quirks) for name, one in task.protocols.items())):
+            quirks.setdefault(name, []).extend(sentences)
+    parts: list[Part] = []
+    if len(names) > 1:
+        rows = [[task.title, *(_told(found.get(name)) for name in names)] for task, found in zip(tasks, by_task, strict=True)]
+        parts += [
+            Subtitle("Protocols side by side"),
+            Table(("", *names), rows, f"The same replies, accuracy in percent. {_intervals(tasks)}"),
+        ]
+    for name, sentences in quirks.items():
+        if sentences:
+            parts += [Subtitle(f"What the protocol {name} is known to do"), Points(list(dict.fromkeys(sentences)))]
+    return parts
+
+
+def _told(summary: Summary | None) -> str:
+    if summary is None:
+        return "–"
+    unread = sum(summary.statuses[status] for status in UNREAD)
+    return f"{percent(summary.accuracy.value)} ({interval_text(summary.accuracy)}), unread {unread}"
+
+
+def _intervals(tasks: Sequence[TaskReport]) -> str:
+    said = _by_task("Intervals", [(task.title, METHODS[task.summary.method]) for task in tasks])
+    grouped = [task for task in tasks if task.summary.method == "clustered bootstrap"]
+    return f"{said} Groups: {', '.join(f'{task.title} {task.summary.groups}' for task in grouped)}." if grouped else said
+
+
+def _by_task(label: str, said: Iterable[tuple[str, str]]) -> str:
+    """`Label: value.` where all tasks agree, else each value with its tasks."""
+    tasks: dict[str, list[str]] = {}
+    for title, value in said:
+        tasks.setdefault(value, []).append(title)
+    if len(tasks) == 1:
+        return f"{label}: {next(iter(tasks))}."
+    return f"{label}: " + "; ".join(f"{value}: {', '.join(titles)}" for value, titles in tasks.items()) + "."
+
+
+def _task(task: TaskReport) -> list[Part]:
+    parts: list[Part] = [Text(f"Replies by status: {status_line(task.summary)}.")]
+    facts = facts_line(task)
+    parts += [Text(f"{facts}.")] if facts else []
+    parts += [Points(task.left_out)] if task.left_out else []
+    for facet, groups in task.facets.items():
+        parts += _facet(facet, groups, f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.")
+    return parts
+
+
+def _facet(facet: str, groups: Mapping[str, Summary], said: str) -> list[Part]:
+    bars = [Bar(value, *summary.accuracy[:3], note=f"n = {summary.n}") for value, summary in groups.items()]
+    rows = [table_row(value, summary) for value, summary in groups.items()]
+    return [Subtitle(f"By {facet}"), Plot(bars, AXIS), Table((facet, *HEADER[1:]), rows, said)]
+
+
+def status_line(summary: Summary) -> str:
+    """Every status with its count, and what was cut at its length limit."""
+    told = [f"{status} {count}" for status, count in summary.statuses.items()]
+    return ", ".join([*told, f"cut at max_tokens {summary.truncated}"])
+
+
+def facts_line(task: TaskReport) -> str:
+    """Where a task's questions come from, and which of them are missing."""
+    told = [
+        f"source: {task.source}" if task.source else "",
+        f"revision: {task.revision}" if task.revision else "",
+        f"licence: {task.licence}" if task.licence else "",
+        f"{task.expected} samples stated by the source" if task.expected is not None else "",
+        "dropped: " + ", ".join(f"{reason} {count}" for reason, count in task.drops.items()) if task.drops else "",
+    ]
+    return "; ".join(part for part in told if part)

@@ -1,0 +1,132 @@
+"""A scored run as it lies in its folder: each task's facts, and its scores under every protocol.
+
+RUN/<task>/scores.jsonl               the scores that the report leads with
+RUN/<task>/scores.<protocol>.jsonl    the same replies under another protocol, where there is one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingshu.core.artefacts import SCORES, iterate_scores
+from lingshu.core.errors import ArtefactError
+from lingshu.core.files import read_json
+from lingshu.core.runcard import RUN_CARD
+from lingshu.evaluate.summary import Row
+from lingshu.scoring import _protocols
+
+STRICT = "strict"
+DEFAULT_BY = ("kind", "lang", "language")
+KEPT = ("value", "status", "group", "truncated", "gold")
+
+
+@dataclass(frozen=True)
+class ScoredTask:
+    """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by protocol, the leading first.
+
+    `left_out` names the files of scores that are over other items than the leading one, as leftovers of an earlier run are.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    rows: Mapping[str, Sequence[Row]]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that the report leads with."""
+        return next(iter(self.rows))
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        return tuple(self.facts.get("by") or DEFAULT_BY)
+
+    @property
+    def title(self) -> str:
+        return self.facts.get("title") or self.name
+
+    def quirks(self, protocol: str) -> tuple[str, ...]:
+        """What is known to be odd in a protocol, one sentence each, as the run card has it (a list, or by protocol) or as we know it."""
+        said = self.facts.get("quirks") or ()
+        if not isinstance(said, Mapping):
+            said = {self.protocol: said} if said else {}
+        if protocol in said:
+            return tuple(map(str, said[protocol]))
+        return _protocols.quirks(protocol) if protocol in _protocols.PROTOCOLS else ()
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A run folder's name, the model it asked, and its tasks in the order of its last command."""
+
+    name: str
+    model: str
+    tasks: tuple[ScoredTask, ...]
+
+
+def read_run(run: Path) -> ScoredRun:
+    """The scores of a run folder and, where it has one, what its run card says.
+
+    Raises:
+        ArtefactError: the folder holds no scores, or a file of them is damaged.
+    """
+    notes = read_json(run / RUN_CARD).get("notes", {}) if (run / RUN_CARD).is_file() else {}
+    facts: Mapping[str, Mapping[str, Any]] = notes.get("tasks", {})
+    stem, suffix = SCORES.split(".")
+    files: dict[str, list[Path]] = {}
+    for path in sorted(run.glob(f"*/{stem}*.{suffix}"), key=lambda path: (path.parent.name, path.name != SCORES, path.name)):
+        if path.name == SCORES or path.name.startswith(f"{stem}."):
+            files.setdefault(path.parent.name, []).append(path)
+    # A run folder that is used again reports the tasks of its last command, in their order.
+    names = [name for name in facts if name in files] or sorted(files)
+    if not names:
+        raise ArtefactError(f"{run} holds no scores (TASK/{SCORES}); make them with `lingshu eval`.")
+    name = run.resolve().name
+    return ScoredRun(name, str(notes.get("model", name)), tuple(_task(name, facts.get(name, {}), files[name]) for name in names))
+
+
+def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
+    rows: dict[str, Sequence[Row]] = {}
+    for path in files:
+        protocol, found = _read(path, facts)
+        if protocol in rows:
+            raise ArtefactError(f"{path} holds the protocol {protocol} once more; delete the file that is out of date.")
+        rows[protocol] = found
+    # The run card may name one protocol, which leads, or several, which are then all there is to show.
+    first, *others = rows
+    rows = {name: rows[name] for name in (first, *(name for name in _protocols.PROTOCOLS if name in others), *others)}
+    named = facts.get("protocol")
+    if isinstance(named, list) and any(protocol in rows for protocol in named):
+        rows = {protocol: rows[protocol] for protocol in named if protocol in rows}
+    elif isinstance(named, str) and named in rows:
+        rows = {named: rows[named], **rows}
+    leading = next(iter(rows))
+    items = {row["id"] for row in rows[leading]}
+    stale = [protocol for protocol, found in rows.items() if {row["id"] for row in found} != items]
+    told = tuple(f"The scores under the protocol {protocol} are over other items and left out; score the run again." for protocol in stale)
+    return ScoredTask(name, facts, {protocol: found for protocol, found in rows.items() if protocol not in stale}, told)
+
+
+def _read(path: Path, facts: Mapping[str, Any]) -> tuple[str, list[Row]]:
+    """The protocol of a file of scores, and what the tables need of its rows."""
+    kept = {*KEPT, *(facts.get("by") or DEFAULT_BY)}
+    rows: list[Row] = []
+    given: set[str] = set()
+    same: dict[str, Any] = {}
+    for row in iterate_scores(path):
+        given.add(str(row.get("protocol") or _named(path)))
+        # What was asked and replied is most of a file and nothing a table shows; what is left repeats itself.
+        shared = {key: same.setdefault(repr(row[key]), row[key]) for key in kept if key in row}
+        rows.append({"id": row["id"], **shared})
+    given = given or {_named(path)}
+    if len(given) > 1:
+        raise ArtefactError(f"{path} mixes the protocols {', '.join(sorted(given))}; score the run again.")
+    return given.pop(), rows
+
+
+def _named(path: Path) -> str:
+    """The protocol of a file whose rows do not say: the one in its name, else strict."""
+    return path.name.removeprefix(SCORES.split(".")[0]).removesuffix(SCORES.split(".")[1]).strip(".") or STRICT

@@ -1,0 +1,109 @@
+"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits how the items hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from lingshu.core.nouns import STATUSES
+from lingshu.evaluate.statistics import Interval, bootstrap_mean, wilson
+
+Row = Mapping[str, Any]  # one row of a SCORES file
+Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
+METHODS: Mapping[Method, str] = {
+    "wilson": "Wilson",
+    "bootstrap": "bootstrap over items",
+    "clustered bootstrap": "bootstrap over whole groups",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result over some scores. `n` counts all asked except errors; `accuracy` counts an unread reply as not right.
+
+    `right` is the number of right replies, or the sum of the values of a scorer that gives parts of a point. `method`
+    is how the intervals were made, `groups` the number of patients, studies or images behind the items.
+    """
+
+    n: int
+    right: float
+    accuracy: Interval
+    read: Interval
+    statuses: Mapping[str, int]
+    truncated: int = 0
+    method: Method = "wilson"
+    groups: int = 0
+
+
+def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
+    """The summary of scores rows, its intervals made by `method`, or by the one that fits the rows."""
+    counted = [row for row in rows if row["status"] != "error"]
+    read = [row for row in counted if row["value"] is not None]
+    method = method or fitting(counted)
+    return Summary(
+        n=len(counted),
+        right=_whole(sum(map(value_of, read))),
+        accuracy=_interval(counted, method),
+        read=_interval(read, method),
+        statuses={status: sum(row["status"] == status for row in rows) for status in STATUSES},
+        truncated=sum(bool(row.get("truncated")) for row in counted),
+        method=method,
+        groups=len({group_of(row) for row in counted}),
+    )
+
+
+def fitting(rows: Sequence[Row]) -> Method:
+    """How to make the interval of these rows: clustered where any two share a group, Wilson for right or wrong alone."""
+    if len({group_of(row) for row in rows}) < len(rows):
+        return "clustered bootstrap"
+    return "wilson" if all(value_of(row) in (0.0, 1.0) for row in rows) else "bootstrap"
+
+
+def group_of(row: Row) -> Hashable:
+    """What a row is drawn together with: its patient, study or image; without one, itself alone."""
+    return ("id", row["id"]) if row.get("group") is None else ("group", row["group"])
+
+
+def value_of(row: Row) -> float:
+    """A row's share of accuracy: a reply that could not be read is not right."""
+    return 0.0 if row["value"] is None else float(row["value"])
+
+
+def _interval(rows: Sequence[Row], method: Method) -> Interval:
+    values = [value_of(row) for row in rows]
+    if method == "wilson":
+        return wilson(int(sum(values)), len(values))
+    groups = [group_of(row) for row in rows]
+    found = bootstrap_mean(values, groups)
+    if found.value is None or found.low is not None:
+        return found
+    # Groups that are all alike give every draw the same mean, and an interval without width promises too much.
+    count = len(set(groups))
+    return wilson(min(found.value, 1.0) * count, count)._replace(value=found.value, n=len(values))
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def by_facet(rows: Sequence[Row], facets: Sequence[str], *, method: Method | None = None) -> dict[str, dict[str, Summary]]:
+    """Summaries by the value of each facet, in sorted order; rows that do not know a facet stand under "unknown"."""
+    found: dict[str, dict[str, Summary]] = {}
+    for facet in facets:
+        groups: dict[str, list[Row]] = {}
+        for row in rows:
+            value = row.get(facet)
+            groups.setdefault("unknown" if value is None else str(value), []).append(row)
+        if set(groups) - {"unknown"}:
+            found[facet] = {value: summarise(groups[value], method=method) for value in sorted(groups)}
+    return found
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal, a dash where it is not known."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def interval_text(interval: Interval) -> str:
+    return "–" if interval.low is None else f"{percent(interval.low)} to {percent(interval.high)}"

@@ -1,0 +1,56 @@
+"""HealthBench: dialogues that doctors wrote criteria for; only a judge can score a reply.
+
+Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openai/healthbench
+Its three sets overlap and are never pooled: full 5,000, hard 1,000, consensus 3,671.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample, Score, Task
+from lingshu.sources.hub import Repo
+from lingshu.tasks._shared import benchmark
+from lingshu.tasks._twins import rubrics
+
+
+def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys prompt_id, prompt (messages), rubrics (criterion, points, tags), example_tags."""
+    tags = [str(tag) for tag in raw.get("example_tags") or ()]
+    return {
+        "id": raw["prompt_id"],
+        "messages": raw["prompt"],
+        "kind": "rubric",
+        "group": raw["prompt_id"],
+        "rubrics": json.dumps(raw["rubrics"], ensure_ascii=False),
+        "theme": next((tag.removeprefix("theme:") for tag in tags if tag.startswith("theme:")), None),
+    }
+
+
+def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can be scored without a judge
+    """Refuses: the criteria need a judge.
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(f"sample {sample.id!r} is scored by criteria, which need a judge; its reply is kept and can be judged later.")
+
+
+def healthbench(name: str, title: str, file: str, n: int) -> Task:
+    """One of the three sets."""
+    return benchmark(
+        name,
+        title=title,
+        repo=Repo("openai/healthbench", (file,)),
+        licence="MIT",
+        unverified=("licence",),
+        row=row,
+        score=score,
+        twin=rubrics,
+        n=n,
+        by=("theme",),
+        max_tokens=2048,
+    )

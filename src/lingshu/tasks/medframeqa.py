@@ -1,0 +1,42 @@
+"""MedFrameQA: 2,851 choices that compare two to five frames of medical videos.
+
+Licence: CC BY 4.0 (the data set's page). Revision: resolved at download. Link: https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lingshu.sources.hub import Repo
+from lingshu.tasks._shared import benchmark
+from lingshu.tasks._twins import pictures
+
+
+def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns question_id, question, options (texts without letters), correct_answer, system, organ, modality, video_id.
+
+    The frames stand in image_1 ... image_5. video_id is the group where it is given (not verified for this repository).
+    """
+    return {
+        "id": raw["question_id"],
+        "question": raw["question"],
+        "choices": raw["options"],
+        "gold": raw["correct_answer"],
+        "group": raw.get("video_id") or raw["question_id"],
+        "modality": raw.get("modality"),
+        "organ": raw.get("organ"),
+        "system": raw.get("system"),
+    }
+
+
+TASK = benchmark(
+    "medframeqa",
+    title="MedFrameQA",
+    repo=Repo("SuhaoYu1020/MedFrameQA", ("data/test-*.parquet",)),
+    licence="CC-BY-4.0",
+    row=row,
+    twin=pictures("choice", images=4, options=4, organ="made up", system="made up"),
+    n=2851,
+    by=("modality", "organ", "system"),
+)

@@ -1,0 +1,50 @@
+"""MMLU, nine medical subjects of its test split: 1,871 choices of four.
+
+Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/cais/mmlu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lingshu.sources.hub import Repo
+from lingshu.tasks._shared import benchmark, letter
+from lingshu.tasks._twins import text_choices
+
+SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "high_school_biology",
+    "medical_genetics",
+    "nutrition",
+    "professional_medicine",
+    "virology",
+)
+
+
+def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns question, subject, choices, answer (a position from 0)."""
+    return {
+        "question": raw["question"],
+        "choices": raw["choices"],
+        "gold": letter(raw["answer"], len(raw["choices"])),
+        "subject": raw.get("subject") or str(raw["_file"]).split("/")[0],
+    }
+
+
+TASK = benchmark(
+    "mmlu_med",
+    title="MMLU medical (nine subjects)",
+    repo=Repo("cais/mmlu", tuple(f"{subject}/test-*.parquet" for subject in SUBJECTS)),
+    licence="MIT",
+    unverified=("licence",),
+    row=row,
+    twin=text_choices(4, subject="made up"),
+    n=1871,
+    variants=((1897, "the paper's count, of a split of its own"), (1089, "the variant of six subjects")),
+    by=("subject",),
+    published=("textual", "MMLU-Med"),
+)

@@ -1,0 +1,25 @@
+"""PMC-VQA, version 2 (test_2.csv): 33,430 choices about non-compound figures of articles.
+
+Licence: CC BY-SA (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/RadGenome/PMC-VQA
+Always saying C is right in 37.8% (a third party's count: A 13.2, B 35.8, C 37.8, D 13.1%).
+"""
+
+from __future__ import annotations
+
+from lingshu.tasks import _pmc_vqa
+from lingshu.tasks._pmc_vqa import row
+from lingshu.tasks._shared import benchmark
+from lingshu.tasks._twins import pictures
+
+TASK = benchmark(
+    "pmc_vqa",
+    title="PMC-VQA (test_2)",
+    repo=_pmc_vqa.repo("test_2.csv", "images_2.zip"),
+    licence=_pmc_vqa.LICENCE,
+    unverified=("licence",),
+    row=row,
+    twin=pictures("choice"),
+    n=33430,
+    variants=((2000, "the number of test_clean, the task pmc_vqa_clean"),),
+    published=("multimodal", "PMC-VQA"),
+)

@@ -1,0 +1,50 @@
+"""PubMedQA: 500 questions about abstracts, answered by yes, no or maybe, which stand as A, B and C.
+
+Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openlifescienceai/pubmedqa
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lingshu.sources.hub import Repo
+from lingshu.tasks._shared import benchmark
+from lingshu.tasks._twins import yes_no_maybe
+
+ANSWERS = ("yes", "no", "maybe")
+
+
+def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns id and data {Question, Options, Context, Correct Option}, or the publisher's keys QUESTION, CONTEXTS, final_decision."""
+    if "QUESTION" in raw:
+        return {
+            "id": raw.get("id") or raw.get("_key"),
+            "question": raw["QUESTION"],
+            "context": "\n".join(raw["CONTEXTS"]),
+            "choices": ANSWERS,
+            "gold": raw["final_decision"],
+        }
+    data = raw["data"]
+    context = data["Context"]
+    return {
+        "id": raw.get("id"),
+        "question": data["Question"],
+        "context": context if isinstance(context, str) else "\n".join(context),
+        "choices": {name: text for name, text in data["Options"].items() if text},
+        "gold": data["Correct Option"],
+    }
+
+
+TASK = benchmark(
+    "pubmedqa",
+    title="PubMedQA",
+    repo=Repo("openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json")),
+    licence="MIT",
+    unverified=("licence",),
+    row=row,
+    twin=yes_no_maybe,
+    n=500,
+    variants=((1000, "all labelled questions; the test split has 500"),),
+    published=("textual", "PubMedQA"),
+)

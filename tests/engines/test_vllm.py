@@ -1,0 +1,110 @@
+"""The vLLM engine: how our arguments become vLLM's.
+
+vLLM needs a GPU and an environment of its own, so that a stand-in module takes its place here. It shows only what our
+engine calls and with what; it shows nothing of vLLM itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lingshu.apps.models import engine_for, engine_name
+from lingshu.core.errors import MissingExtra
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Engine, Image, Message, Reply, Sample, Sampling
+from lingshu.core.options import EngineOptions
+from lingshu.imaging.read import encode_png
+
+
+@dataclass
+class Params:
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+    logit_bias: dict[int, float]
+
+
+@dataclass
+class Llm:
+    """Says "ok" to everything but what is too long."""
+
+    model: str
+    seed: int
+    trust_remote_code: bool
+    limit_mm_per_prompt: dict[str, int]
+    asked: list[list[dict]] = field(default_factory=list)
+    params: list[Params] = field(default_factory=list)
+
+    def get_tokenizer(self) -> Any:
+        return SimpleNamespace(get_vocab=lambda: {"<|image_pad|>": 7, "<|vision_start|>": 5, "yes": 1})
+
+    def chat(self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool) -> list[Any]:
+        assert len(conversations) == len(params) and not use_tqdm
+        if any("too long" in str(turns) for turns in conversations):
+            raise ValueError("the prompt is longer than the model's 10 tokens")
+        self.asked += conversations
+        self.params += params
+        said = SimpleNamespace(text="ok", token_ids=[1, 2], finish_reason="stop")
+        return [SimpleNamespace(outputs=[said], prompt_token_ids=[0] * 9) for _ in conversations]
+
+
+@pytest.fixture
+def opened(checkpoint, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, list[Llm]]:
+    made: list[Llm] = []
+    fake = ModuleType("vllm")
+    fake.LLM = lambda **given: made.append(Llm(**given)) or made[-1]  # type: ignore[attr-defined]
+    fake.SamplingParams = Params  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", fake)
+    return engine_for(f"vllm:{checkpoint}", EngineOptions()), made
+
+
+def test_the_prefix_leads_to_it_and_its_absence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert engine_name("vllm:some/model") == "vllm"
+    pytest.importorskip("torch")
+    with pytest.raises(MissingExtra, match=r"lingshu\[vllm\]"):
+        engine_for("vllm:some/model", EngineOptions())
+
+
+def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(opened, checkpoint) -> None:
+    from lingshu.models.load import identify
+
+    engine, (llm,) = opened
+    assert (engine.model, engine.digest, engine.endpoint) == (checkpoint.name, identify(str(checkpoint))[1], None)
+    assert (llm.model, llm.trust_remote_code, llm.limit_mm_per_prompt) == (str(checkpoint), False, {"image": 8})
+    picture = Image(data=encode_png(np.zeros((4, 4, 3), np.uint8)))
+    pictured = Sample("a", (Message("system", ("Be brief.",)), user_turn("Which side?", 1)), (picture,))
+    plain = Sample("b", (user_turn("Why?", 0),))
+    broken = Sample("c", (user_turn("?", 1),), (Image(data=b"no image"),))
+    sampling = Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3, copies=2)
+    [replies] = engine.generate([pictured, plain, broken], sampling, skip={("b", 1), ("c", 0)})
+    assert replies[0].error and (replies[0].id, replies[0].copy) == ("c", 1)
+    assert replies[1:] == [Reply(*name, "stop", 9, 2) for name in (("a", "ok", 0), ("a", "ok", 1), ("b", "ok", 0))]
+    assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
+    assert llm.asked[0][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert llm.asked[2] == [{"role": "user", "content": "Why?"}]
+    first = llm.params[0]
+    assert (first.max_tokens, first.temperature, first.top_p) == (9, 0.5, 0.9)
+    assert len({params.seed for params in llm.params}) == 3
+
+
+def test_tokens_that_stand_for_pixels_are_never_sampled(opened) -> None:
+    engine, (llm,) = opened
+    list(engine.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
+    assert llm.params[0].logit_bias[7] == -100.0 and 1 not in llm.params[0].logit_bias
+
+
+def test_a_prompt_that_vllm_refuses_costs_one_sample(opened) -> None:
+    engine, _ = opened
+    asked = [Sample(name, (user_turn(name, 0),)) for name in ("good", "too long", "also good")]
+    [replies] = engine.generate(asked, Sampling())
+    assert [(reply.id, reply.text) for reply in replies] == [("good", "ok"), ("too long", None), ("also good", "ok")]
+    assert "longer than" in (replies[1].error or "")

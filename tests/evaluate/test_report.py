@@ -1,0 +1,153 @@
+"""Reports: intervals that fit the data, protocols side by side, the same bytes however they came about."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lingshu.apps.report import report as command
+from lingshu.core.artefacts import write_scores
+from lingshu.core.errors import ArtefactError, InputError
+from lingshu.core.files import read_json
+from lingshu.evaluate import report
+from lingshu.evaluate.summary import by_facet, summarise
+from lingshu.scoring._protocols import quirks
+
+
+def rows(right: int, n: int, *, group: int = 0, **carried) -> list[dict]:
+    """The first `right` of `n` items are right; every `group` of them share a patient, 0 for none."""
+    return [
+        {"id": f"i{i}", "value": float(i < right), "status": "ok", "group": f"p{i // group}" if group else None, **carried}
+        for i in range(n)
+    ]
+
+
+def a_run(folder: Path, files: dict[str, list[dict]], **facts) -> Path:
+    for name, found in files.items():
+        write_scores(folder / name, found)
+    tasks = {name.split("/")[0]: facts for name in files}
+    (folder / "run.json").write_text(json.dumps({"notes": {"model": "m", "tasks": tasks}}))
+    return folder
+
+
+def test_the_interval_is_chosen_by_the_data():
+    alone, patients = summarise(rows(5, 10)), summarise(rows(5, 10, group=2))
+    assert (alone.method, alone.groups) == ("wilson", 10)
+    assert (patients.method, patients.groups) == ("clustered bootstrap", 5)
+    assert summarise([{"id": "a", "value": 0.5, "status": "ok"}]).method == "bootstrap"
+    assert alone.accuracy[1:3] != patients.accuracy[1:3]
+    # Every item with a group of its own is independent.
+    assert summarise(rows(5, 10, group=1)).accuracy == alone.accuracy
+
+
+def test_groups_that_are_all_alike_still_have_an_interval():
+    """A bootstrap of ten right answers is 100% to 100%; five patients know no more than five items."""
+    assert summarise(rows(10, 10, group=2)).accuracy == pytest.approx((1.0, 0.5655, 1.0, 10), abs=1e-4)
+    half = [{"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)]
+    assert summarise(half).accuracy == pytest.approx((0.5, 0.15, 0.85, 8), abs=1e-3)
+    assert summarise([]).accuracy.value is None
+
+
+def test_a_failed_item_does_not_decide_the_method():
+    found = [*rows(2, 4), {"id": "x", "value": None, "status": "error", "group": "p"}]
+    assert summarise(found).method == "wilson"
+
+
+def test_groups_of_a_task_use_its_method():
+    found = [*rows(2, 4, group=2, kind="a"), *({**row, "id": row["id"] + "b", "group": None} for row in rows(1, 3, kind="b"))]
+    assert {one.method for one in by_facet(found, ["kind"], method=summarise(found).method)["kind"].values()} == {"clustered bootstrap"}
+
+
+def test_each_table_names_its_method_and_protocol(tmp_path):
+    files = {"a/scores.jsonl": rows(3, 6, kind="x"), "b/scores.jsonl": rows(3, 6, group=2, kind="y")}
+    built = report.build(a_run(tmp_path, files))
+    for said in (report.as_markdown(built), report.as_html(built)):
+        assert "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups: b. Groups: b 3." in said
+        assert said.count("Protocol: strict.") == 3  # the overview and one facet of each task
+        assert "Protocol: strict. Intervals: bootstrap over whole groups." in said
+
+
+def test_protocols_stand_side_by_side(tmp_path):
+    files = {"a/scores.jsonl": rows(3, 4), "a/scores.medevalkit.jsonl": rows(1, 4, protocol="medevalkit")}
+    built = report.build(a_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]}))
+    assert built.tasks[0].protocol == "strict"
+    assert built.tasks[0].summary.right == 3
+    assert built.tasks[0].protocols["medevalkit"].summary.right == 1
+    markdown = report.as_markdown(built)
+    assert "|  | strict | medevalkit |" in markdown
+    assert "75.0 (30.1 to 95.4), unread 0 | 25.0 (4.6 to 69.9), unread 0" in markdown
+    assert "### What the protocol medevalkit is known to do\n\n- An empty reply is right." in markdown
+
+
+def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
+    for protocol in ("medevalkit", "paper"):
+        write_scores(tmp_path / "a" / f"scores.{protocol}.jsonl", rows(1, 4, protocol=protocol))
+    write_scores(tmp_path / "a" / "scores.jsonl", rows(2, 4))
+    built = report.build(tmp_path)
+    assert list(built.tasks[0].protocols) == ["paper", "medevalkit"]
+    for protocol in ("medevalkit", "paper"):
+        assert built.tasks[0].protocols[protocol].quirks == quirks(protocol)
+    assert all(sentence.replace("<", "&lt;") in report.as_markdown(built) for sentence in quirks("medevalkit"))
+
+
+def test_the_run_card_says_which_protocol_leads(tmp_path):
+    files = {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 4)}
+    built = report.build(a_run(tmp_path, files, protocol="paper", quirks=["It cuts."]))
+    assert (built.tasks[0].protocol, built.tasks[0].summary.right, built.tasks[0].quirks) == ("paper", 1, ("It cuts.",))
+    assert list(built.tasks[0].protocols) == ["strict"]
+    assert list(report.build(a_run(tmp_path, files, protocol=["paper"])).tasks[0].protocols) == []
+    assert report.build(a_run(tmp_path / "alone", {"a/scores.paper.jsonl": rows(1, 4)})).tasks[0].protocol == "paper"
+
+
+def test_scores_left_over_from_other_items_are_not_shown(tmp_path):
+    run = a_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 3)})
+    task = report.build(run).tasks[0]
+    assert not task.protocols
+    assert "under the protocol paper are over other items" in task.left_out[0]
+    assert task.left_out[0] in report.as_markdown(report.build(run))
+
+
+def test_scores_of_mixed_or_doubled_protocols_are_refused(tmp_path):
+    mixed = [*rows(1, 1, protocol="strict"), {**rows(1, 1, protocol="paper")[0], "id": "z"}]
+    with pytest.raises(ArtefactError, match="mixes the protocols paper, strict"):
+        report.build(a_run(tmp_path / "mixed", {"a/scores.jsonl": mixed}))
+    twice = {"a/scores.jsonl": rows(1, 2, protocol="paper"), "a/scores.paper.jsonl": rows(1, 2)}
+    with pytest.raises(ArtefactError, match="once more"):
+        report.build(a_run(tmp_path / "twice", twice))
+
+
+def test_a_report_holds_no_replies(tmp_path):
+    run = a_run(tmp_path, {"a/scores.jsonl": rows(300, 600, question="a long question " * 50, reply="a long reply " * 50, gold=["yes"])})
+    command(run)
+    for name in ("report.json", "report.md", "report.html"):
+        assert "a long" not in (run / name).read_text()
+        assert (run / name).stat().st_size < 20_000
+
+
+def test_against_another_run_in_every_form(tmp_path, capsys):
+    ours = a_run(tmp_path / "ours", {"a/scores.jsonl": rows(8, 10), "b/scores.jsonl": rows(5, 5)})
+    theirs = a_run(tmp_path / "theirs", {"a/scores.jsonl": rows(2, 10)})
+    assert command(ours, against=str(theirs)) == 0
+    out = capsys.readouterr().out
+    assert "+60.0" in out and "0.031" in out  # 6 : 0 items, 2 / 2^6
+    told = read_json(ours / "report.json")["paired"]
+    assert told["run"] == "theirs" and told["tasks"][0]["test"] == {"p": 0.03125, "test": "McNemar, exact", "discordant": 6}
+    assert told["left_out"] == {"b": "only in this run"}
+    for name in ("report.md", "report.html"):
+        said = (ours / name).read_text()
+        assert "+60.0" in said and "6 : 0" in said and "b: only in this run." in said
+        assert str(tmp_path) not in said
+    kept = [(ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")]
+    command(ours, against=str(theirs))
+    assert kept == [(ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")]
+    command(ours)
+    assert read_json(ours / "report.json")["paired"] is None
+
+
+def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
+    ours, other = a_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}), a_run(tmp_path / "other", {"b/scores.jsonl": rows(1, 2)})
+    with pytest.raises(InputError, match="ours and other have no task in common"):
+        command(ours, against=str(other))
+    with pytest.raises(ArtefactError, match="holds no scores"):
+        command(ours, against=str(tmp_path / "absent"))
+    assert not (ours / "report.json").exists()

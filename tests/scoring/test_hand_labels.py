@@ -1,0 +1,84 @@
+"""The strict scorers against replies of real models, read one by one; tests/golden/hand_labels.md says how."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.nouns import Message, Meta, Sample
+from lingshu.scoring import auto
+
+LABELS = Path(__file__).parent.parent / "golden" / "hand_labels.jsonl"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+AGREEMENT = 0.99
+
+# slice: the fields that hold question, gold and reply
+FIELDS = {
+    "medevalkit_run_vqarad": ("question", "answer", "response"),
+    "medevalkit_run_slake": ("question", "answer", "response"),
+    "medevalkit_run_medqa": ("prompt", "answer", "response"),
+    "medevalkit_run_pubmedqa": ("Question", "answer", "response"),
+    "slake_huatuo_vision_outputs": ("question", "gt_answer", "pred_answer"),
+    "llavamed_probe_outputs": ("question", "gt", "pred"),
+    "mmmu_med_outputs": ("question", "answer", "response"),
+    "vqarad_qwen2vl_outputs": ("question", "reference", "prediction"),
+}
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def key(row: Mapping) -> tuple[str, str | None]:
+    return str(row["id"]), row.get("run")
+
+
+def choices(row: Mapping) -> tuple[str, ...]:
+    if "index2ans" in row:
+        return tuple(row["index2ans"].values())
+    if "options" in row:
+        return tuple(ast.literal_eval(row["options"]))
+    return tuple(re.sub(r"^[A-Z]\.\s*", "", text) for text in row.get("choices", ()))
+
+
+def sample(label: Mapping, row: Mapping) -> Sample:
+    question, gold, _ = FIELDS[label["slice"]]
+    return Sample(
+        "x",
+        (Message("user", (row.get(question, ""),)),),
+        gold=(str(row[gold]),),
+        choices=choices(row),
+        meta=Meta(kind=label["kind"], language=label["language"]),
+    )
+
+
+def test_labels_are_whole():
+    labels = rows(LABELS)
+    assert len({(label["slice"], *key(label)) for label in labels}) == len(labels) >= 330
+    assert {label["slice"] for label in labels} == set(FIELDS)
+    assert all(label["status"] == "ok" for label in labels if label["right"])
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the replies in ../shared/data")
+def test_strict_scores_agree_with_a_reader():
+    texts = {name: {key(row): row for row in rows(DATA / name / "rows.jsonl")} for name in FIELDS}
+    seen, agreed, disagreements = Counter(), Counter(), []
+    for label in rows(LABELS):
+        row = texts[label["slice"]][key(label)]
+        score = auto.score(sample(label, row), row[FIELDS[label["slice"]][2]])
+        kind = (label["slice"], label["kind"], label["language"])
+        seen[kind] += 1
+        if (score.value == 1.0) == label["right"]:
+            agreed[kind] += 1
+        else:
+            disagreements.append(f"{kind} {key(label)}: label {label['right']}, scored {score.value} {score.status}: {label['why']}")
+    for kind in sorted(seen):
+        print(*kind, f"{agreed[kind]}/{seen[kind]}")
+    print(*disagreements, sep="\n")
+    assert agreed.total() >= AGREEMENT * seen.total(), f"{agreed.total()} of {seen.total()} agree:\n" + "\n".join(disagreements)
