@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -70,3 +71,18 @@ def test_killed_once_at_a_random_moment_it_ends_in_the_same_bits(moment: int, wh
     kill_at(start(path, out), out / "log.jsonl", moments.randrange(2 * STEPS - 4), moments.uniform(0, 0.05))
     assert start(path, out).wait() == 0
     assert sha256_file(out / LAST) == expected
+
+
+def test_sigterm_saves_the_state_and_ends_with_75(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    configuration.write(replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1), path)
+    out = tmp_path / "run"
+    process = start(path, out)
+    while not (out / "log.jsonl").exists() or not (out / "log.jsonl").read_bytes():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.01)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 75, error
+    assert b"stopped at stage" in error and b"--resume" in error
+    assert (next((out / "state").glob("0*")) / "manifest.json").is_file()

@@ -22,6 +22,7 @@ from lingshu.train.data import encode_all, read_groups
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
 from lingshu.train.plan import GroupedPlan
+from lingshu.train.stage import Stopped
 from lingshu.train.step import rate_share, set_up
 from tests.tiny import FAMILIES, picture, small_config, tiny
 
@@ -228,12 +229,39 @@ def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
     assert isinstance(found[1], Drop) and found[1].reason == "missing_image"
 
 
-def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    wild = replace(config, stages=(replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),))
-    with pytest.raises(TrainingError, match=r"stage 'instruct', step \d+: the loss is .*lower the stage's rates"):
+    wild = replace(config, most_skipped=2, stages=(replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),))
+    with pytest.raises(
+        TrainingError, match=r"stage 'instruct', step \d+: the loss is .* 3 such steps were skipped; lower the stage's rates"
+    ):
         train(wild, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_a_step_without_a_number_changes_nothing() -> None:
+    model, processor = tiny("internvl")
+    stage = Stage("x", ("x",), Rates(language=1e-2), batch=1)
+    trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
+    sample = processor.encode([Message("user", ("?",)), Message("assistant", ("yes",))], ())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    head = model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    loss, _ = trainer.step([[sample]], 0, 1)
+    head.remove()
+    model.eval()
+    assert loss != loss
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, whole = unbroken
+    steps = iter(range(100))
+    rare = replace(config, save_every=1000)  # nothing but the request saves
+    with pytest.raises(Stopped, match="stage 'shallow', step 4 of 6"):
+        train(rare, tmp_path / "run", stop=lambda: next(steps) == 3)
+    train(rare, tmp_path / "run", resume=True)
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
 
 
 def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:

@@ -167,7 +167,8 @@ def load(task: Task, data: Path | None, out: Path, *, limit: int | None, style: 
         raise InputError(f"{task.name} has no samples{f' (all dropped: {why})' if why else ''}; check --data.")
     if twin_seed is not None:
         # Made-up questions stand for no published set: no expected number, no published value beside them.
-        return Loaded(replace(task, n=None, published=None, revision=f"twin {twin_seed}"), samples, dict(sorted(drops.items())))
+        named = replace(task, title=f"{task.title}: made-up twin", n=None, published=None, revision=f"twin {twin_seed}")
+        return Loaded(named, samples, dict(sorted(drops.items())))
     if limit is None:
         task.check_count(len(samples), drops)
     revision = task.revision or (task.resolve(data) if task.resolve else None)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +16,8 @@ from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.shelves import part
 from lingshu.train.config import TrainConfig
+
+STOPPED = 75  # "try again later" of sysexits.h: the state is saved, the run is not done
 
 if TYPE_CHECKING:
     from lingshu.train.check import RunCheck
@@ -49,9 +55,14 @@ def train(
         raise ConfigError("--out is missing; name a folder for the run, or pass --check to plan only.")
     from lingshu.train.log import SUMMARY, progress_line
     from lingshu.train.loop import train as run
+    from lingshu.train.stage import Stopped
 
-    with progress_line() as progress:
-        checkpoint = run(config, out, resume=resume, progress=progress)
+    try:
+        with progress_line() as progress, asked_to_stop() as stop:
+            checkpoint = run(config, out, resume=resume, progress=progress, stop=stop)
+    except Stopped as where:
+        print(f"stopped at {where}; go on with --resume", file=sys.stderr)
+        return STOPPED
     dropped = 0
     for stage in json.loads((out / SUMMARY).read_text(encoding="utf-8"))["stages"]:
         dropped += sum(stage["dropped"].values())
@@ -59,6 +70,17 @@ def train(
         print(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses}, {_drops(stage['dropped'])}")
     print(f"checkpoint: {checkpoint}")
     return 1 if dropped else 0
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """A question that is answered with yes once SIGTERM came, as a cluster sends it before it takes a node away."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _drops(dropped: dict[str, int]) -> str:

@@ -16,19 +16,24 @@ from lingshu.train.config import Rates, Stage, TrainConfig
 EXPECTED = {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
 
 
-def recipe() -> TrainConfig:
-    """Three stages; data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct` are to be given."""
+def stages() -> tuple[Stage, ...]:
+    """The three supervised stages; the paper gives the same values for 7B and 32B."""
     aligned = Rates(vision=2e-6, projector=1e-5)  # short captions would harm the language model, so it is frozen
     everything = Rates(vision=2e-6, projector=1e-5, language=1e-5)
+    return (
+        Stage("shallow", ("alignment",), aligned),
+        Stage("deep", ("captions",), everything),
+        # Packing short captions cost accuracy in the paper's first two stages, and none here.
+        Stage("instruct", ("instruct",), everything, epochs=2.0, packing=True),
+    )
+
+
+def recipe() -> TrainConfig:
+    """Three stages; data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct` are to be given."""
     return TrainConfig(
         name="lingshu_7b",
         model="Qwen/Qwen2.5-VL-7B-Instruct",
-        stages=(
-            Stage("shallow", ("alignment",), aligned),
-            Stage("deep", ("captions",), everything),
-            # Packing short captions cost accuracy in the paper's first two stages, and none here.
-            Stage("instruct", ("instruct",), everything, epochs=2.0, packing=True),
-        ),
+        stages=stages(),
         data=dict.fromkeys(EXPECTED),
         expected=EXPECTED,
         pixels=PixelBudget(max_pixels=1280 * 28 * 28),

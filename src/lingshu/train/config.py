@@ -67,7 +67,8 @@ class TrainConfig:
     or a folder with rows.jsonl and images, None until one is given with `data.GROUP=FOLDER`.
     `expected` is the number of samples a group should have, which
     `--check` plans with where the data are not there. `save_every` counts steps between states that a killed run
-    resumes from; `cache_mb` bounds the scaled images kept in memory.
+    resumes from; a stage stops when more than `most_skipped` of its steps gave a loss or gradient that is no number (they
+    are skipped and counted); `cache_mb` bounds the scaled images kept in memory.
     """
 
     name: str
@@ -81,6 +82,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     save_every: int = 200
+    most_skipped: int = 5
     log_every: int = 10
     cache_mb: int = 512
     tensorboard: bool = True

@@ -37,6 +37,8 @@ class LearningLog:
         self.appender.append([row])
         if self.writer is not None:
             for key in ("loss", "gradient_norm", "tokens_per_s"):
+                if row[key] is None:
+                    continue
                 self.writer.add_scalar(f"{row['stage']}/{key}", row[key], step)  # pyright: ignore[reportAttributeAccessIssue]
 
 

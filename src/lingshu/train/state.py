@@ -24,15 +24,18 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 class Position:
     """Where a run stands: stage by its position in the chain, optimiser steps done in it, log bytes written by then.
 
-    `first_loss` is None until enough steps were taken for it; `recent` are the losses of the last steps.
+    `first` and `recent` are the losses of the first and the last steps, `pending` those since the last row of the log,
+    and `skipped` counts the steps that gave no number.
     """
 
     stage: int
     step: int
     log_bytes: int
     seconds: float
-    first_loss: float | None
-    recent: tuple[float, ...]
+    first: tuple[float, ...] = ()
+    recent: tuple[float, ...] = ()
+    pending: tuple[float, ...] = ()
+    skipped: int = 0
 
 
 def save_state(folder: Path, position: Position, model: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -34,7 +34,8 @@ class Trainer:
     def step(self, batch: Sequence[Sequence[Encoded]], number: int, total: int) -> tuple[float, float]:
         """Take step `number` of `total`; returns the mean loss per supervised token and the gradient norm before clipping.
 
-        `batch` holds sequences, each of them one sample, or several in a stage that packs.
+        `batch` holds sequences, each of them one sample, or several in a stage that packs. A loss or gradient that is no
+        number changes nothing: the optimiser's step is left out.
         """
         share = rate_share(number, total, self.stage)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
@@ -46,7 +47,8 @@ class Trainer:
             (summed / supervised).backward()
             loss += float(summed.detach())
         norm = torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.stage.clip_norm)
-        self.optimizer.step()
+        if math.isfinite(loss) and math.isfinite(float(norm)):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss / supervised, float(norm)
 

@@ -1,0 +1,169 @@
+"""One stage on its way: its steps, its clock and losses, its states, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lingshu.core.errors import TrainingError
+from lingshu.models.load import Loaded
+from lingshu.train.config import Stage, TrainConfig
+from lingshu.train.data import StageData, encode_all, read_groups
+from lingshu.train.log import LOG, LearningLog, Progress, open_log
+from lingshu.train.plan import GroupedPlan, PackedPlan, Plan
+from lingshu.train.state import Position, latest, load_state, save_state
+from lingshu.train.step import Trainer, set_up
+
+RECENT = 20  # a stage's first and last loss are means over this many steps at most
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its state is saved and `--resume` goes on from it."""
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
+
+    `skipped` counts steps whose loss or gradient was no number and that changed nothing.
+    """
+
+    name: str
+    steps: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    samples: int
+    tokens: int
+    skipped: int
+    dropped: Mapping[str, int]
+
+
+class StageRun:
+    """One stage of a run; it remembers what a state has to bring back besides weights and optimiser."""
+
+    def __init__(self, config: TrainConfig, number: int, groups: Mapping[str, Path], out: Path, *, stop: Callable[[], bool]) -> None:
+        self.config, self.number, self.out, self.stop = config, number, out, stop
+        self.stage: Stage = config.stages[number]
+        self.folders = [groups[group] for group in self.stage.data]
+        self.first: list[float] = []
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.pending: list[float] = []  # losses since the last row of the log
+        self.skipped = 0
+
+    def run(
+        self, loaded: Loaded, progress: Progress | None, *, device: torch.device, bfloat16: bool
+    ) -> tuple[StageSummary, tuple[str, ...]]:
+        """Train the stage from its start or its newest state to its end; the model is changed in place.
+
+        Raises:
+            TrainingError: too many steps gave no number. Stopped: `stop` said so, and the state is saved.
+        """
+        data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=self.stage.max_tokens, cache_mb=self.config.cache_mb)
+        plan = self._plan(tuple(map(len, data.texts)))
+        total = self.stage.steps or plan.steps(self.stage.epochs)
+        trainer = set_up(loaded.model, loaded.processor, self.stage, device=device, bfloat16=bfloat16)
+        torch.manual_seed(self.config.seed * 1000 + self.number)
+        position = self._resume(trainer)
+        with open_log(self.out, log_bytes=position.log_bytes, tensorboard=self.config.tensorboard) as log:
+            seconds = self._steps(trainer, data, plan, position, total, log, progress)
+        loaded.model.eval()
+        first, last = _mean(self.first), _mean(self.recent)
+        name, dropped = self.stage.name, data.drops
+        summary = StageSummary(name, total, round(seconds, 2), first, last, len(data), data.tokens, self.skipped, dropped)
+        return summary, data.named_drops
+
+    def _plan(self, lengths: tuple[int, ...]) -> Plan:
+        seed = self.config.seed * 1000 + self.number
+        if self.stage.packing:
+            return PackedPlan(lengths, self.stage.max_tokens, self.stage.batch, seed)
+        return GroupedPlan(lengths, self.stage.batch, seed)
+
+    def _resume(self, trainer: Trainer) -> Position:
+        found = latest(self.out / "state")
+        if found is not None and found[1].stage == self.number:
+            folder, position = found
+            load_state(folder, trainer.model, trainer.optimizer)
+            self.first, self.pending, self.skipped = list(position.first), list(position.pending), position.skipped
+            self.recent.extend(position.recent)
+            return position
+        # A stage that starts anew keeps the log up to the end of the stage before it.
+        kept = _bytes_before(self.out / LOG, {stage.name for stage in self.config.stages[: self.number]})
+        return Position(self.number, 0, kept, 0.0)
+
+    def _steps(
+        self, trainer: Trainer, data: StageData, plan: Plan, position: Position, total: int, log: LearningLog, progress: Progress | None
+    ) -> float:
+        started = time.monotonic() - position.seconds
+        clock, tokens = time.monotonic(), 0
+        batches = plan.batches(position.step)
+        for done in range(position.step + 1, total + 1):
+            batch = [[data.sample(i) for i in sequence] for sequence in next(batches)]
+            loss, norm = trainer.step(batch, done - 1, total)
+            self._take(loss, norm, done)
+            tokens += sum(len(sample) for sequence in batch for sample in sequence)
+            if done % self.config.log_every == 0 or done == total:
+                rate = tokens / max(1e-9, time.monotonic() - clock)
+                self._tell(log, trainer, done, total, norm, rate, progress)
+                clock, tokens = time.monotonic(), 0
+            stopping = self.stop()
+            if done < total and (stopping or done % self.config.save_every == 0):
+                self._save(trainer, done, log, time.monotonic() - started)
+            if done < total and stopping:
+                raise Stopped(f"stage {self.stage.name!r}, step {done} of {total}")
+        return time.monotonic() - started
+
+    def _take(self, loss: float, norm: float, done: int) -> None:
+        """Book a step's loss; one that is no number was skipped by the trainer and is counted."""
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.recent.append(loss)
+            self.pending.append(loss)
+            if len(self.first) < RECENT:
+                self.first.append(loss)
+            return
+        self.skipped += 1
+        if self.skipped > self.config.most_skipped:
+            where = f"stage {self.stage.name!r}, step {done}"
+            raise TrainingError(
+                f"{where}: the loss is {loss}, its gradient norm {norm}, and {self.skipped} such steps were skipped; "
+                "lower the stage's rates or look at the data."
+            )
+
+    def _tell(self, log: LearningLog, trainer: Trainer, done: int, total: int, norm: float, rate: float, progress: Progress | None) -> None:
+        loss = _mean(self.pending) if self.pending else None
+        row = {"stage": self.stage.name, "step": done, "total": total, "loss": loss}
+        row |= {"gradient_norm": norm if math.isfinite(norm) else None, "skipped": self.skipped}
+        log.add(row | {"rate": max(g["lr"] for g in trainer.optimizer.param_groups), "tokens_per_s": round(rate, 1)}, done)
+        self.pending = []
+        if progress is not None:
+            progress(self.stage.name, done, total, math.nan if loss is None else loss, rate)
+
+    def _save(self, trainer: Trainer, done: int, log: LearningLog, seconds: float) -> None:
+        told = {"first": tuple(self.first), "recent": tuple(self.recent), "pending": tuple(self.pending)}
+        position = Position(self.number, done, log.size, seconds, skipped=self.skipped, **told)
+        save_state(self.out / "state", position, trainer.model, trainer.optimizer)
+
+
+def _mean(losses: Sequence[float] | deque[float]) -> float:
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def _bytes_before(log: Path, finished: set[str]) -> int:
+    """The length of the log up to the last row of the finished stages."""
+    kept = at = 0
+    if log.exists():
+        for line in log.read_bytes().splitlines(keepends=True):
+            at += len(line)
+            try:
+                if json.loads(line)["stage"] in finished:
+                    kept = at
+            except ValueError:
+                break
+    return kept

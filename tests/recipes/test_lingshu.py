@@ -1,0 +1,36 @@
+"""The full-size recipes hold the paper's values, and their freeze tables are those of the real configurations."""
+
+from __future__ import annotations
+
+import pytest
+
+from lingshu.recipes import lingshu_7b, lingshu_32b, lingshu_i_8b
+from lingshu.train.check import check
+from lingshu.train.config import TrainConfig
+
+RECIPES = {"7b": lingshu_7b.recipe(), "32b": lingshu_32b.recipe(), "i_8b": lingshu_i_8b.recipe()}
+
+
+@pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
+def test_the_paper_s_values(config: TrainConfig) -> None:
+    shallow, deep, instruct = config.stages
+    assert (shallow.rates.vision, shallow.rates.projector, shallow.rates.language) == (2e-6, 1e-5, None)
+    assert all((s.rates.vision, s.rates.projector, s.rates.language) == (2e-6, 1e-5, 1e-5) for s in (deep, instruct))
+    assert [(s.epochs, s.packing, s.warmup_steps, s.max_tokens, s.batch) for s in config.stages] == [
+        (1.0, False, 100, 8192, 256),
+        (1.0, False, 100, 8192, 256),
+        (2.0, True, 100, 8192, 256),
+    ]
+    assert config.expected == {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
+
+
+@pytest.mark.parametrize(("name", "billions"), [("7b", 8.29), ("32b", 33.45), ("i_8b", 7.94)])
+def test_the_freeze_table_of_the_real_configuration(name: str, billions: float) -> None:
+    plan = check(RECIPES[name])
+    assert round(plan.shapes.total / 1e9, 2) == billions
+    shallow, deep, instruct = plan.stages
+    assert shallow.trained["language"] == 0 and shallow.trained["vision"] > 3e8 and shallow.trained["projector"] > 2e7
+    assert sum(deep.trained.values()) == sum(instruct.trained.values()) == plan.shapes.total
+    assert [stage.steps for stage in plan.stages] == [3621, 16015, 55468]
+    assert plan.shapes.verified is (name != "32b")
+    assert plan.missing == ["alignment", "captions", "instruct"]
