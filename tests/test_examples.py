@@ -60,6 +60,13 @@ def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "demo: 60.0 points (30.0 to 90.0) on 10 questions, p = 0.031 (McNemar, exact)" in capsys.readouterr().out
 
 
+def test_lora_on_your_images(checkpoint: Path, workplace: Path) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    assert run("07_lora_on_your_images.py", str(checkpoint), "my_images", "runs/lora", "stages.lora.steps=2", "tensorboard=false") == 0
+    assert (workplace / "runs/lora/adapters/1-lora/adapter_config.json").is_file()
+    assert (workplace / "runs/lora/checkpoint/model.safetensors").is_file()
+
+
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     assert [script.name for script in EXAMPLES.glob("*.py") if f'"{script.name}"' not in tests] == []

@@ -14,9 +14,12 @@ import pytest
 from lingshu.core.nouns import Message, Meta, Sample
 from lingshu.scoring import auto
 
-LABELS = Path(__file__).parent.parent / "golden" / "hand_labels.jsonl"
+GOLDEN = Path(__file__).parent.parent / "golden"
+LABELS = GOLDEN / "hand_labels.jsonl"
+HELD_OUT = GOLDEN / "hand_labels_held_out.jsonl"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-AGREEMENT = 0.99
+# development: the scorers were written against these labels; held out: 389 of 392 when first compared, rounded down
+AGREEMENT = {LABELS: 0.99, HELD_OUT: 0.99}
 
 # slice: the fields that hold question, gold and reply
 FIELDS = {
@@ -39,6 +42,16 @@ def key(row: Mapping) -> tuple[str, str | None]:
     return str(row["id"]), row.get("run")
 
 
+def replies() -> dict[str, dict[tuple[str, str | None], dict]]:
+    return {name: {key(row): row for row in rows(DATA / name / "rows.jsonl")} for name in FIELDS}
+
+
+def gold_and_reply(label: Mapping, texts: Mapping) -> tuple[str, str]:
+    _, gold, reply = FIELDS[label["slice"]]
+    row = texts[label["slice"]][key(label)]
+    return row[gold], row[reply]
+
+
 def choices(row: Mapping) -> tuple[str, ...]:
     if "index2ans" in row:
         return tuple(row["index2ans"].values())
@@ -58,18 +71,34 @@ def sample(label: Mapping, row: Mapping) -> Sample:
     )
 
 
-def test_labels_are_whole():
-    labels = rows(LABELS)
+@pytest.mark.parametrize("path", AGREEMENT, ids=lambda path: path.stem)
+def test_labels_are_whole(path: Path):
+    labels = rows(path)
     assert len({(label["slice"], *key(label)) for label in labels}) == len(labels) >= 330
-    assert {label["slice"] for label in labels} == set(FIELDS)
+    assert {label["slice"] for label in labels} <= set(FIELDS)
     assert all(label["status"] == "ok" for label in labels if label["right"])
 
 
+def test_development_labels_cover_every_slice():
+    assert {label["slice"] for label in rows(LABELS)} == set(FIELDS)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the replies in ../shared/data")
-def test_strict_scores_agree_with_a_reader():
-    texts = {name: {key(row): row for row in rows(DATA / name / "rows.jsonl")} for name in FIELDS}
+def test_held_out_replies_share_no_text_with_development():
+    texts = replies()
+
+    def pairs(path: Path) -> set[tuple[str, ...]]:
+        return {tuple(" ".join(str(text).split()).lower() for text in gold_and_reply(label, texts)) for label in rows(path)}
+
+    assert not pairs(LABELS) & pairs(HELD_OUT)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the replies in ../shared/data")
+@pytest.mark.parametrize("path", AGREEMENT, ids=lambda path: path.stem)
+def test_strict_scores_agree_with_a_reader(path: Path):
+    texts = replies()
     seen, agreed, disagreements = Counter(), Counter(), []
-    for label in rows(LABELS):
+    for label in rows(path):
         row = texts[label["slice"]][key(label)]
         score = auto.score(sample(label, row), row[FIELDS[label["slice"]][2]])
         kind = (label["slice"], label["kind"], label["language"])
@@ -81,4 +110,5 @@ def test_strict_scores_agree_with_a_reader():
     for kind in sorted(seen):
         print(*kind, f"{agreed[kind]}/{seen[kind]}")
     print(*disagreements, sep="\n")
-    assert agreed.total() >= AGREEMENT * seen.total(), f"{agreed.total()} of {seen.total()} agree:\n" + "\n".join(disagreements)
+    share = f"{agreed.total()} of {seen.total()} agree:\n" + "\n".join(disagreements)
+    assert agreed.total() >= AGREEMENT[path] * seen.total(), share

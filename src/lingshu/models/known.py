@@ -85,10 +85,15 @@ KNOWN: dict[str, Known] = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known."""
+    """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known.
+
+    `linear_sides` sums inputs and outputs of the linear layers by part, the output head left out: an adapter of rank r
+    has r times as many parameters.
+    """
 
     family: FamilyName
     parameters: dict[Part, int]
+    linear_sides: dict[Part, int]
     hidden: int
     layers: int
     vocabulary: int
@@ -146,5 +151,9 @@ def _count(family: Family, config: Any, *, verified: bool) -> Shapes:
     counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
     for name, parameter in built.named_parameters():
         counts[family.part_of(name)] += parameter.numel()
+    sides: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for name, module in built.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.startswith("lm_head"):
+            sides[family.part_of(name + ".")] += module.in_features + module.out_features
     text = config.text_config
-    return Shapes(family.name, counts, text.hidden_size, text.num_hidden_layers, text.vocab_size, verified)
+    return Shapes(family.name, counts, sides, text.hidden_size, text.num_hidden_layers, text.vocab_size, verified)

@@ -72,6 +72,8 @@ def _group(name: str, folder: str | None, config: TrainConfig) -> GroupCheck:
 
 def _stage(stage: Stage, found: Shapes, groups: dict[str, GroupCheck]) -> StageCheck:
     trained: dict[Part, int] = {part: found.parameters[part] if getattr(stage.rates, part) is not None else 0 for part in PARTS}
+    if stage.lora:
+        trained |= {part: stage.lora.rank * found.linear_sides[part] for part in stage.lora.parts}
     steps, origin = _steps(stage, [groups[name] for name in stage.data])
     bytes_per_gpu = {gpus: _bytes(stage, found, sum(trained.values()), gpus) for gpus in GPUS}
     return StageCheck(stage.name, trained, steps, origin, stage.batch * stage.max_tokens, bytes_per_gpu)

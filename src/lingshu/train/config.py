@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lingshu.core.errors import ConfigError, nearest
-from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.models.spec import Part, PixelBudget, TinyModel
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,28 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Train low-rank adapters beside the linear layers of `parts` instead of the weights themselves."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    parts: tuple[Part, ...] = ("language",)
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.parts:
+            raise ConfigError(f"lora with rank {self.rank} on parts {self.parts} trains nothing; give a rank of 1 or more and a part.")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training run over some data groups.
 
     `batch` counts sequences per optimiser step, `micro_batch` sequences per forward pass; the loss is a mean over all
     supervised tokens of the whole batch however it is cut. `steps` wins over `epochs`. The rate rises linearly over
     `warmup_steps`, then falls along a cosine to `final_rate` times its peak. Longer samples than `max_tokens` are
-    dropped and counted. `packing` fills sequences with several samples.
+    dropped and counted. `packing` fills sequences with several samples, and `batch` then counts those. With `lora`, the
+    linear layers of its parts keep their weights and get adapters; parts outside it are trained or frozen as `rates` says.
     """
 
     name: str
@@ -47,8 +62,12 @@ class Stage:
     clip_norm: float = 1.0
     max_tokens: int = 8192
     packing: bool = False
+    lora: Lora | None = None
 
     def __post_init__(self) -> None:
+        for part in self.lora.parts if self.lora else ():
+            if getattr(self.rates, part) is None:
+                raise ConfigError(f"stage {self.name!r}: lora is put on {part}, which has no learning rate; give rates.{part}.")
         if not self.data:
             raise ConfigError(f"stage {self.name!r} names no data group.")
         if self.micro_batch < 1 or self.batch % self.micro_batch:

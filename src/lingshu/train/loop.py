@@ -3,6 +3,7 @@
 OUT/config.yaml             the resolved configuration; can be run again
 OUT/start/                  the model before the first stage, where it was built here
 OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
+OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint after that stage has it merged in
 OUT/checkpoint/             the checkpoint after the last stage
 OUT/log.jsonl, tensorboard/ the learning log
 OUT/state/                  what a killed run resumes from; removed at the end
@@ -110,7 +111,8 @@ def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise ConfigError(f"{out} holds a training run already; pass --resume to go on with it, or another --out.")
-        if configuration.read_plain(path) != configuration.to_plain(config):
+        # Read as a configuration, so that a field which a later version added counts with its default.
+        if configuration.from_plain(TrainConfig, configuration.read_plain(path)) != config:
             raise ConfigError(f"{out} holds a run of another configuration ({path}); resume it with that file, or choose another --out.")
         return
     if out.is_dir() and any(out.iterdir()):

@@ -14,6 +14,7 @@ import torch
 
 from lingshu.core.errors import TrainingError
 from lingshu.models.load import Loaded
+from lingshu.train.adapters import inject, merge, save_adapter
 from lingshu.train.config import Stage, TrainConfig
 from lingshu.train.data import StageData, encode_all, read_groups
 from lingshu.train.log import LOG, LearningLog, Progress, open_log
@@ -69,12 +70,18 @@ class StageRun:
         data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=self.stage.max_tokens, cache_mb=self.config.cache_mb)
         plan = self._plan(tuple(map(len, data.texts)))
         total = self.stage.steps or plan.steps(self.stage.epochs)
+        seed = self.config.seed * 1000 + self.number
+        lora = self.stage.lora
+        adapter = inject(loaded.model, loaded.processor.family, lora, seed=seed) if lora else None
         trainer = set_up(loaded.model, loaded.processor, self.stage, device=device, bfloat16=bfloat16)
-        torch.manual_seed(self.config.seed * 1000 + self.number)
+        torch.manual_seed(seed)
         position = self._resume(trainer)
         with open_log(self.out, log_bytes=position.log_bytes, tensorboard=self.config.tensorboard) as log:
             seconds = self._steps(trainer, data, plan, position, total, log, progress)
         loaded.model.eval()
+        if adapter is not None:
+            save_adapter(loaded.model, adapter, loaded.name, self.out / "adapters" / f"{self.number + 1}-{self.stage.name}")
+            merge(loaded.model)
         first, last = _mean(self.first), _mean(self.recent)
         name, dropped = self.stage.name, data.drops
         summary = StageSummary(name, total, round(seconds, 2), first, last, len(data), data.tokens, self.skipped, dropped)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from lingshu.models.packed import collate_pack, hidden_states
 from lingshu.models.processor import IGNORED, Encoded, Processor
 from lingshu.models.spec import PARTS
+from lingshu.train.adapters import is_adapter
 from lingshu.train.config import Stage
 
 
@@ -96,7 +97,9 @@ def set_up(model: Any, processor: Processor, stage: Stage, *, device: torch.devi
     parameters: dict[str, list[torch.nn.Parameter]] = {part: [] for part in PARTS}
     for name, parameter in model.named_parameters():
         part = processor.family.part_of(name)
-        rate = getattr(stage.rates, part)
+        # Beside an adapter nothing of its part is trained, the layers that have none included.
+        held = stage.lora is not None and part in stage.lora.parts and not is_adapter(name)
+        rate = None if held else getattr(stage.rates, part)
         parameter.requires_grad_(rate is not None)
         if rate is not None:
             parameters[part].append(parameter)
