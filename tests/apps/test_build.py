@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.apps.build import build
+from lingshu.apps.build import _tell, build
 from lingshu.core import shelves
 from lingshu.core.errors import InputError
 from lingshu.core.files import check_manifest, read_json, read_jsonl
@@ -215,3 +216,23 @@ def test_the_answers_of_a_split_must_lie_beside_it(tmp_path: Path) -> None:
     (tmp_path / "source" / "answer_dict_test.json").unlink()
     with pytest.raises(InputError, match=r"answer_dict_test\.json"):
         build("mmmu_med_test", tmp_path / "source", out=tmp_path / "data")
+
+
+def test_a_corrupt_image_drops_its_question_and_leaves_no_file(tmp_path: Path) -> None:
+    record = {"section_findings": "A circle.", "section_impression": ""}
+    studies = {"s1": {**record, "image_path": ["a.png", "b.png"]}, "s2": {**record, "image_path": ["c.png"]}}
+    put(tmp_path / "source" / "ReXRank_IUXray_test.json", studies)
+    for value, name in enumerate(("a.png", "c.png")):
+        put(tmp_path / "source" / name, None, value)
+    (tmp_path / "source" / "b.png").write_bytes(b"this is no image")
+    assert build("iu_xray", tmp_path / "source", out=tmp_path) == 1
+    card = read_json(tmp_path / "iu_xray" / "run.json")
+    assert card["counts"] == {"samples": 1, "images": 1, "dropped_bad_image": 1}
+    assert [path.suffix for path in (tmp_path / "iu_xray" / "images").iterdir()] == [".png"]
+
+
+def test_build_says_which_known_list_the_number_is(capsys) -> None:
+    task = shelves.part("tasks", "mimic_cxr", "TASK")
+    assert isinstance(task, Task)
+    assert _tell(task, Path("data"), Counter(samples=2347, images=1), Counter()) == 0
+    assert "2347 is ReXrank's test list." in capsys.readouterr().out

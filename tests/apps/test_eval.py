@@ -6,7 +6,7 @@ import pytest
 
 from lingshu.apps.evaluate import evaluate
 from lingshu.apps.models import engine_for, engine_name
-from lingshu.core.errors import InputError, MissingExtra, ReleaseError, UnknownName
+from lingshu.core.errors import EngineError, InputError, LingshuError, MissingExtra, ReleaseError, UnknownName
 from lingshu.core.files import read_json, read_jsonl
 from lingshu.core.nouns import Style
 from lingshu.core.options import EngineOptions
@@ -197,3 +197,68 @@ def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):
     assert evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data", limit=5) == 0
     notes = read_json(tmp_path / "out" / "run.json")["notes"]["tasks"]["medqa_usmle"]
     assert notes["revision"].startswith("sha256:") and notes["published"] == ["textual", "MedQA-USMLE"]
+
+
+def test_one_folder_holds_one_model(task, tmp_path):
+    path, out = task(), tmp_path / "out"
+    assert evaluate("echo", path, out=out) == 0
+    before = (out / "report.json").read_bytes()
+    for other in ("echo:no", "http://127.0.0.1:9/v1#other"):
+        with pytest.raises(InputError, match=r"holds an evaluation of 'echo' .*; choose another --out"):
+            evaluate(other, path, out=out)
+    assert read_json(out / "run.json")["notes"]["model"] == "echo"
+    assert (out / "report.json").read_bytes() == before
+
+
+def test_a_run_that_fails_puts_no_card_beside_the_scores(task, tmp_path):
+    with pytest.raises(EngineError):
+        evaluate("http://127.0.0.1:9/v1#nobody", task(), out=tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_another_task_in_the_same_folder_keeps_what_is_said_of_the_first(task, tmp_path):
+    out = tmp_path / "out"
+    assert evaluate("echo", task("one"), out=out) == 0
+    assert evaluate("echo", task("two"), out=out) == 0
+    tasks = read_json(out / "run.json")["notes"]["tasks"]
+    assert (tasks["one"]["title"], tasks["two"]["title"]) == ("One", "Two")
+
+
+def test_drops_are_named_on_the_disk_and_counted_on_the_screen(task, tmp_path, capsys):
+    assert evaluate("echo", task(), out=tmp_path / "out") == 0
+    assert "dropped: no_gold 2 (drops.jsonl" in capsys.readouterr().out
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "demo" / "drops.jsonl")] == ["a", "b"]
+
+
+def test_one_of_several_tasks_without_data_is_left_out_and_told(tmp_path, capsys):
+    data = tmp_path / "data" / "vqa"
+    data.mkdir(parents=True)
+    (data / "rows.jsonl").write_text('{"id": "1", "question": "Is it?", "gold": "yes"}\n', encoding="utf-8")
+    assert evaluate("echo", "medqa_usmle,vqa", out=tmp_path / "out", data=tmp_path / "data") == 1
+    told = capsys.readouterr().out
+    assert "left out: medqa_usmle: " in told and "1 asked now" in told
+    assert read_json(tmp_path / "out" / "run.json")["notes"]["left_out"].keys() == {"medqa_usmle"}
+
+
+def test_a_task_or_an_engine_of_someone_else_that_breaks_is_one_line(task, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text('"""Mine."""\n1 / 0\n')
+    with pytest.raises(InputError, match=r"broken.py cannot be loaded: ZeroDivisionError: .*\(broken.py, line 2\)"):
+        evaluate("echo", str(broken), out=tmp_path / "out")
+    engine = tmp_path / "engine.py"
+    engine.write_text(
+        '"""Mine."""\nclass Engine:\n    model, digest, endpoint = "mine", "1", None\n'
+        "    def generate(self, samples, sampling, *, skip=()):\n        raise RuntimeError('out of memory')\n        yield []\n"
+        "def load(model, options):\n    return Engine()\n"
+    )
+    with pytest.raises(EngineError, match=r"mine failed: RuntimeError: out of memory .*run the same command again"):
+        evaluate(str(engine), task(), out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": float("nan")}, {"temperature": -1.0}, {"max_tokens": 0}, {"concurrency": 0}, {"threads": 0}]
+)
+def test_options_that_mean_nothing_are_refused(task, tmp_path, wrong):
+    with pytest.raises(LingshuError):
+        evaluate("echo", task(), out=tmp_path / "out", **wrong)
+    assert not (tmp_path / "out" / "run.json").exists()

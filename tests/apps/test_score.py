@@ -97,3 +97,11 @@ def test_half_a_surrogate_pair_is_carried_through(tmp_path):
     out = tmp_path / "out.jsonl"
     assert score(write(tmp_path / "in.jsonl", ['{"id": "1", "gold": "yes", "reply": "yes \\ud83d"}']), scorer="auto", out=out) == 0
     assert next(read_jsonl(out))["reply"] == "yes \ud83d"
+
+
+def test_repeated_ids_are_counted(tmp_path, capsys):
+    row = {"id": "a", "question": "Is it?", "gold": "yes", "reply": "yes"}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
+    assert score(path, scorer="auto") == 0
+    assert json.loads(capsys.readouterr().out)["repeated_ids"] == 1

@@ -15,7 +15,6 @@ from lingshu.core.artefacts import (
     check_checkpoint,
     dataset_digest,
     dataset_schema,
-    merged_replies,
     open_dataset,
     read_dataset,
     read_scores,
@@ -31,6 +30,7 @@ from lingshu.core.files import write_manifest
 from lingshu.core.messages import sample_from_json, sample_to_json, user_turn
 from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling, Score
 from lingshu.core.runcard import RunCard
+from lingshu.evaluate._replies import ReplyIndex
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8"))
 CARD = RunCard("test", {"a": 1})
@@ -143,6 +143,11 @@ def test_the_package_datasets_loads_a_dataset_as_it_is(tmp_path: Path, monkeypat
     assert np.array_equal(np.asarray(row["images"][1]), pixels) and row["id"] == "s1"
 
 
+def merged_replies(folder: Path, keys: set[str]) -> dict[str, Reply]:
+    with ReplyIndex(folder, keys) as replies:
+        return {key: reply for key in keys if (reply := replies.get(key)) is not None}
+
+
 def test_the_first_answer_of_a_key_counts_and_a_torn_row_is_passed_over(tmp_path: Path) -> None:
     with ReplyStore(tmp_path) as store:
         store.add([("k", Reply("s", None, error="busy"))])
@@ -177,7 +182,7 @@ def test_two_writers_of_one_file_or_of_two_ways_to_share_are_refused(tmp_path: P
 def test_a_file_of_something_else_is_no_store_of_replies(tmp_path: Path) -> None:
     for row in ({"id": "a"}, {"key": "k", "id": "a", "text": "x", "surprise": 1}):
         (tmp_path / "replies.jsonl").write_text(json.dumps(row) + "\n")
-        with pytest.raises(ArtefactError, match=r"replies\.jsonl, row 1"):
+        with pytest.raises(ArtefactError, match=r"replies\.jsonl, line 1"):
             merged_replies(tmp_path, set())
 
 
@@ -190,6 +195,33 @@ def test_scores_come_back_and_others_are_refused(tmp_path: Path) -> None:
     path.write_text('{"id": 1}\n')
     with pytest.raises(ArtefactError, match="line 1: no scores row"):
         read_scores(path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"value": "abc"}, {"value": True}, {"status": "fine"}, {"status": []}, {"group": ["p"]}, {"id": {}}, {"note": 1}]
+)
+def test_a_damaged_row_of_scores_is_named_with_its_line(tmp_path: Path, wrong: dict) -> None:
+    whole = {"id": "a", "value": 1.0, "status": "ok"}
+    write_scores(tmp_path / "scores.jsonl", [whole, {**whole, **wrong}])
+    with pytest.raises(ArtefactError, match=rf"scores\.jsonl, line 2: {next(iter(wrong))} cannot be .*; score the run again"):
+        read_scores(tmp_path / "scores.jsonl")
+
+
+@pytest.mark.parametrize("wrong", [{"text": 3}, {"key": ["k"]}, {"copy": None}, {"error": {}}, {"reply_tokens": "x"}])
+def test_a_damaged_row_of_replies_is_named_with_its_line(tmp_path: Path, wrong: dict) -> None:
+    rows = [{"key": "k", **asdict(Reply("s", "yes"))}, {"key": "l", **asdict(Reply("t", "yes")), **wrong}]
+    (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    with pytest.raises(ArtefactError, match=rf"replies\.jsonl, line 2: {next(iter(wrong))} cannot be .*; remove the line"):
+        ReplyIndex(tmp_path, {"k"})
+
+
+def test_an_index_finds_replies_behind_blank_lines_and_of_any_letters(tmp_path: Path) -> None:
+    texts = {"a": "ja, größer", "b": "是", "c": "x\u2028y"}
+    lines = [json.dumps({"key": key, **asdict(Reply(key, text))}, ensure_ascii=False) for key, text in texts.items()]
+    (tmp_path / "replies.jsonl").write_text("\n" + "\n\n".join(lines) + "\n", encoding="utf-8")
+    assert {key: reply.text for key, reply in merged_replies(tmp_path, set(texts)).items()} == texts
+    with ReplyIndex(tmp_path, {"a"}) as replies:
+        assert replies.get("b") is None and replies.get(None) is None
 
 
 def test_a_checkpoint_is_identified_by_its_content(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.wire import Endpoint, _repeats, _retry_after
+from lingshu.core.wire import Endpoint, Wire, _retry_after
 
 
 @pytest.mark.parametrize(
@@ -24,11 +25,13 @@ def test_a_server_may_name_a_date() -> None:
     assert _retry_after(format_datetime(now - timedelta(days=1), usegmt=True)) == 0.0
 
 
-def test_an_explanation_that_repeats_the_question_is_noticed() -> None:
-    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "The patient Jane Canary, born 1950, coughs."}]}]}
-    assert _repeats("cannot parse 'patient Jane Canary, born'", body)
-    assert not _repeats("maximum context length is 4096 tokens", body)
-    assert not _repeats("?", {"messages": [{"role": "user", "content": "?"}]})
+def test_of_an_error_only_its_name_is_kept() -> None:
+    wire = Wire(Endpoint("http://127.0.0.1/v1"))
+    said = {"message": "cannot process name Jane Canary", "code": "context_length_exceeded"}
+    assert wire._reason(json.dumps({"error": said}).encode()) == ": context_length_exceeded"
+    for name in ("Jane Canary", 7, None, "x" * 50):
+        assert wire._reason(json.dumps({"error": {"message": "Anna", "code": name, "type": name}}).encode()) == ""
+    assert wire._reason(b"Jane") == ""
 
 
 def test_an_endpoint_hides_its_key() -> None:

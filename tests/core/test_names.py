@@ -39,7 +39,7 @@ def test_a_path_is_as_good_as_a_name_and_two_files_of_one_name_stay_apart(tmp_pa
 def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "task.py"
     path.write_text("raise RuntimeError('first')\n")
-    with pytest.raises(RuntimeError):
+    with pytest.raises(InputError, match=r"task.py cannot be loaded: RuntimeError: first \(task.py, line 1\)"):
         load("tasks", str(path))
     path.write_text("VALUE = 2\n")
     assert part("tasks", str(path), "VALUE") == 2

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from lingshu.core.artefacts import read_scores
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.evaluate import score as step
 from lingshu.evaluate._ledger import Ledger
 from lingshu.evaluate.generate import Generated, generate, missing
-from lingshu.evaluate.score import score
 from lingshu.evaluate.spool import Spool
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
+
+
+def score(task: Task, asked: Sequence[Sample], folder: Path) -> list[dict]:
+    step.score(task, asked, folder)
+    return read_scores(folder / "scores.jsonl")
 
 
 def samples(count: int = 10) -> list[Sample]:

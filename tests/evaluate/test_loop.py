@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from lingshu.core.artefacts import read_scores
 from lingshu.core.errors import ArtefactError, BadImage, EngineError, InputError, ReleaseError
 from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling, Task
 from lingshu.core.options import EngineOptions
 from lingshu.engines import echo
 from lingshu.evaluate import report
+from lingshu.evaluate import score as step
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.score import score
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
+
+
+def score(task: Task, asked: Sequence[Sample], folder: Path) -> list[dict]:
+    step.score(task, asked, folder)
+    return read_scores(folder / "scores.jsonl")
 
 
 def samples(count: int = 10) -> list[Sample]:

@@ -57,7 +57,6 @@ def test_the_interval_of_a_difference_is_paired():
     assert found.value == 0.25
     # One in four differs: sqrt(0.25 * 0.75 / 100) = 0.0433, and 1.96 of them on either side.
     assert found[1:3] == pytest.approx((0.165, 0.335), abs=0.011)
-    assert difference(ours, ours, range(100)) == (0.0, None, None, 100)
     alike = difference(ours, theirs, [i // 20 for i in range(100)])
     assert alike == (0.25, None, None, 100)
 
@@ -91,3 +90,19 @@ def test_the_smallest_difference_of_scores_between():
     # 2.8016 standard errors; the differences 0.2 and -0.2 have the standard deviation 0.2.
     found = smallest_difference([0.5, 0.5] * 50, [0.3, 0.7] * 50, range(100))
     assert found == pytest.approx(2.8016 * 0.02, abs=1e-4)
+
+
+def test_runs_that_never_differ_bound_how_much_they_could():
+    same = [1.0] * 100
+    # (1 - q)^100 = 0.05 has the solution q = 0.0295, about 3/100.
+    assert difference(same, same, range(100)) == pytest.approx((0.0, -0.0295, 0.0295, 100), abs=1e-4)
+    # Groups of unlike sizes: as many as there are, 50 of one and 50 of three items.
+    groups = [*range(50), *(50 + i // 3 for i in range(150))]
+    assert difference([1.0] * 200, [1.0] * 200, groups) == pytest.approx((0.0, -0.0295, 0.0295, 200), abs=1e-4)
+    # One that is always right beside one that is never: up to 3% could go the other way, which is two apart.
+    assert difference(same, [0.0] * 100, range(100)) == pytest.approx((1.0, 1 - 2 * 0.0295, 1.0, 100), abs=1e-4)
+
+
+def test_groups_that_differ_alike_leave_the_interval_open():
+    ours, theirs = [1.0, 0.0] * 3, [0.0] * 6
+    assert difference(ours, theirs, ["a", "a", "b", "b", "b", "b"]) == (0.5, None, None, 6)

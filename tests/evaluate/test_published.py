@@ -1,6 +1,7 @@
 """The published leaderboard in the package, and runs beside it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -151,7 +152,34 @@ def test_against_paper_in_every_form(tmp_path, capsys):
         assert "40 of 2000" in said and "this run, paper" in said and "13.9 †" in said
         assert "bears no printed name; --against paper:MODEL" in said
     told = read_json(tmp_path / "report.json")["paper"]
-    assert told["cells"][0]["difference"] == pytest.approx(18.7) and told["cells"][0]["outside"] is True
+    assert told["cells"][0]["difference"] == pytest.approx(18.7) and told["cells"][0]["outside"] is None
+    assert told["cells"][0]["no_verdict"] == "part of the benchmark" and "part of the benchmark: no verdict" in markdown
     assert told["rows"]["multimodal"]["GPT-5"]["PMC-VQA"] == 60.0
     assert report.build(tmp_path).paper is None
     assert report.build(tmp_path).averages[0].columns == ("PMC-VQA",)
+
+
+def test_other_items_than_the_benchmarks_get_no_verdict(tmp_path):
+    def cell(n: int | None, **more) -> published.Cell:
+        task = replace(a_task("a", "OmniMedVQA", 700, 1000, **({} if n is None else {"n": n})), **more)
+        return cells(published.compare(a_run(task)))["OmniMedVQA"]
+
+    assert (cell(1000).outside, cell(1000).no_verdict) == (True, None)
+    assert (cell(None).outside, cell(None).no_verdict) == (True, None)
+    assert (cell(1001).outside, cell(1001).no_verdict) == (None, "part of the benchmark")
+    assert (cell(900).outside, cell(900).no_verdict) == (None, "other data, 1000 items and not 900")
+    assert (cell(None, limit=1000).outside, cell(None, limit=1000).no_verdict) == (None, "part of the benchmark")
+    assert cell(1000, limit=2000).outside is True
+    medbullets = cells(published.compare(a_run(a_task("m", ["textual", "Medbullets"], 100, 308, n=308))))["Medbullets"]
+    assert medbullets.outside is None and "four or five options" in (medbullets.no_verdict or "")
+
+
+def test_another_length_limit_than_the_published_one_is_told(tmp_path):
+    for name in ("a", "b", "c"):
+        write_scores(tmp_path / name / "scores.jsonl", rows(30, 40))
+    tasks = {name: {"published": ["multimodal", "PMC-VQA"]} for name in ("a", "b", "c")}
+    config = {"sampling": {"a": {"max_tokens": 16}, "b": {"max_tokens": 8192}}, "limit": 40}
+    (tmp_path / "run.json").write_text(json.dumps({"config": config, "notes": {"model": "mine", "tasks": tasks}}))
+    built = report.build(tmp_path, against="paper")
+    assert "- Replies had at most 16 tokens here and 8,192 in the published runs: a.\n" in report.as_markdown(built)
+    assert built.paper is not None and built.paper.cells[0].no_verdict == "part of the benchmark"

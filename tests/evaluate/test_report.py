@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 from lingshu.apps.report import report as command
+from lingshu.apps.report import side_by_side
 from lingshu.core.artefacts import write_scores
 from lingshu.core.errors import ArtefactError, InputError
 from lingshu.core.files import read_json
 from lingshu.evaluate import report
 from lingshu.evaluate.summary import by_facet, summarise
 from lingshu.scoring._protocols import quirks
+from lingshu.scoring._reports import NEEDS_JUDGE
 
 
 def rows(right: int, n: int, *, group: int = 0, **carried) -> list[dict]:
@@ -46,6 +48,10 @@ def test_groups_that_are_all_alike_still_have_an_interval():
     half = [{"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)]
     assert summarise(half).accuracy == pytest.approx((0.5, 0.15, 0.85, 8), abs=1e-3)
     assert summarise([]).accuracy.value is None
+    # Two patients of one and of three questions: as for two items, and so for replies that are all wrong.
+    uneven = [{"id": str(i), "value": 1.0, "status": "ok", "group": int(i > 0)} for i in range(4)]
+    assert summarise(uneven).accuracy == pytest.approx((1.0, 0.3424, 1.0, 4), abs=1e-4)
+    assert summarise([{**row, "value": 0.0} for row in uneven]).accuracy == pytest.approx((0.0, 0.0, 0.6576, 4), abs=1e-4)
 
 
 def test_a_failed_item_does_not_decide_the_method():
@@ -151,3 +157,56 @@ def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
     with pytest.raises(ArtefactError, match="holds no scores"):
         command(ours, against=str(tmp_path / "absent"))
     assert not (ours / "report.json").exists()
+
+
+def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
+    waits = [{"id": f"h{i}", "value": None, "status": "error", "note": f"{NEEDS_JUDGE}: sample {i}", "kind": "rubric"} for i in range(9)]
+    built = report.build(a_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": waits}))
+    assert (built.warning, built.macro, built.micro) == (None, 0.75, 0.75)
+    assert built.tasks[1].summary.statuses["error"] == built.tasks[1].summary.unjudged == 9
+    assert report.overview(built)[1] == ["h (needs a judge: not scored, 9 kept)", *"––––––", "0"]
+    assert len(report.overview(built)) == 2
+    for said in (report.as_markdown(built), report.as_html(built)):
+        assert "error 0, needs a judge: not scored 9" in said
+    assert side_by_side(["x"], [built])[1][1] == ["h", "needs a judge: not scored"]
+    failed = [*waits, {"id": "x", "value": None, "status": "error", "note": "busy"}]
+    built = report.build(a_run(tmp_path / "failed", {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": failed}))
+    assert built.warning is not None and built.warning.startswith("1 of 5 samples")
+
+
+def test_means_are_over_tasks_of_one_measure(tmp_path):
+    graded = [{"id": str(i), "value": 0.2, "status": "ok", "kind": "report"} for i in range(4)]
+    perfect = [{**row, "value": 1.0} for row in graded]
+    files = {"a/scores.jsonl": rows(3, 4), "b/scores.jsonl": rows(1, 4), "c/scores.jsonl": graded}
+    built = report.build(a_run(tmp_path / "one", files))
+    assert (built.macro, built.micro) == (0.5, 0.5)
+    assert "Not accuracy but the mean of scores between 0 and 1: c." in report.as_markdown(built)
+    # A scorer of reports gives parts of a point, even where all of them are whole.
+    built = report.build(a_run(tmp_path / "two", {**files, "d/scores.jsonl": perfect}))
+    assert [(row[0], row[3]) for row in report.overview(built)[4:]] == [
+        ("mean over tasks (macro)", "50.0"), ("mean over samples (micro)", "50.0"),
+        ("mean score over tasks (macro)", "60.0"), ("mean score over samples (micro)", "60.0"),
+    ]  # fmt: skip
+    other = a_run(tmp_path / "other", files)
+    paired = report.build(tmp_path / "one", against=str(other)).paired
+    assert paired is not None and paired.macro == {"strict": 0.0}
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"notes": []}, {"notes": {"tasks": []}}, {"notes": {"tasks": {"a": []}}}, {"notes": {"tasks": {"a": {"n": "4"}}}},
+        {"notes": {"tasks": {"a": {"by": "kind"}}}}, {"notes": {"tasks": {"a": {"published": ["x", "y", "z"]}}}},
+        {"notes": {"tasks": {"a": {"quirks": {"strict": 1}}}}}, {"config": 3}, {"config": {"sampling": {"a": 1}}},
+    ],
+)  # fmt: skip
+def test_a_damaged_run_card_is_named(tmp_path, card):
+    write_scores(tmp_path / "a" / "scores.jsonl", rows(1, 2))
+    (tmp_path / "run.json").write_text(json.dumps(card))
+    with pytest.raises(ArtefactError, match=r"run\.json: .* cannot be .*; the file is damaged: run `lingshu eval` again"):
+        report.build(tmp_path)
+
+
+def test_markdown_in_data_is_shown_and_not_followed(tmp_path):
+    built = report.build(a_run(tmp_path, {"a/scores.jsonl": rows(1, 2, kind="![x](http://a.example) \\![y](z)")}))
+    assert "| \\!\\[x\\](http://a.example) \\\\\\!\\[y\\](z) |" in report.as_markdown(built)

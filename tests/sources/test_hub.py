@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.core.errors import InputError
+from lingshu.core.errors import InputError, StorageError
 from lingshu.core.nouns import Image
 from lingshu.imaging.read import encode_png, open_image
 from lingshu.sources import hub
@@ -138,3 +138,32 @@ def test_what_is_not_on_the_hub_says_where_it_comes_from() -> None:
 def test_a_source_on_the_hub_needs_a_pattern(name: str) -> None:
     with pytest.raises(InputError, match="OWNER/NAME/PATTERN"):
         list(hub.read(Path(name)))
+
+
+def test_who_unpacks_second_uses_what_the_first_left(tmp_path: Path) -> None:
+    archive, target = tmp_path / "imgs.zip", tmp_path / "imgs"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("x.png", png(7))
+    hub.unpack(archive, target)
+    hub.unpack(archive, target)
+    assert (target / "x.png").read_bytes() == png(7) and sorted(p.name for p in tmp_path.iterdir()) == ["imgs", "imgs.zip"]
+
+
+def test_an_unpacked_folder_that_cannot_take_its_name_is_one_clear_error(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "imgs.zip", "w") as file:
+        file.writestr("x.png", png(7))
+    (tmp_path / "imgs").write_text("a file of that name")
+    with pytest.raises(InputError, match="cannot be unpacked to"):
+        hub.unpack(tmp_path / "imgs.zip", tmp_path / "imgs")
+    with pytest.raises(StorageError):
+        hub.unpack(tmp_path / "imgs.zip", tmp_path / "imgs" / "below")
+
+
+def test_one_of_several_patterns_is_the_first_that_matches(tmp_path: Path) -> None:
+    for name in ("test-00000-of-00002.jsonl", "test-00001-of-00002.jsonl", "other.jsonl"):
+        (tmp_path / name).write_text('{"a": 1}\n')
+    repo = Repo("o/n", ("none.jsonl", "test-*.jsonl", "other.jsonl"), one=True)
+    assert len(values(repo, Place([tmp_path]))) == 2  # the parts of one table
+    (tmp_path / "test-extra.jsonl").write_text('{"a": 1}\n')
+    with pytest.raises(InputError, match=r"test-00000-of-00002\.jsonl, .*test-extra\.jsonl.*only one"):
+        values(repo, Place([tmp_path]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lingshu.apps.build import build
 from lingshu.core import shelves
-from lingshu.core.errors import InputError
+from lingshu.core.errors import ArtefactError, InputError
 from lingshu.core.files import dump_line
 from lingshu.core.nouns import Sample, Task
 from lingshu.core.release import Release, refusal
@@ -92,6 +94,83 @@ def test_a_private_row_of_an_open_benchmark_stays_private(tmp_path: Path) -> Non
     (tmp_path / "pubmedqa" / "rows.jsonl").write_text('{"question": "Is it?", "answer": "yes"}\n')
     (sample,) = task("pubmedqa").samples(tmp_path)
     assert isinstance(sample, Sample) and refusal(sample, "https://example.org/v1", Release())
+
+
+def test_files_that_nobody_verified_are_private(tmp_path: Path) -> None:
+    row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
+    folder = tmp_path / "medqa_usmle"
+    folder.mkdir()
+    (folder / "phrases_no_exclude_test.jsonl").write_text(dump_line(row))
+    (sample,) = task("medqa_usmle").samples(tmp_path)
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == ("private", None)
+    assert refusal(sample, "https://example.org/v1", Release())
+    build("medqa_usmle", folder, out=tmp_path / "built")
+    (sample,) = task("medqa_usmle").samples(tmp_path / "built")
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == ("open", True)
+
+
+def test_files_under_an_agreement_stay_under_it(tmp_path: Path) -> None:
+    study = {"image_path": ["a.png"], "section_findings": "Clear.", "section_impression": ""}
+    folder = tmp_path / "mimic_cxr"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"x")
+    (folder / "ReXRank_MIMICCXR_test.json").write_text(json.dumps({"s1": study}))
+    (sample,) = task("mimic_cxr").samples(tmp_path)
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.agreement) == ("credentialed", "physionet-mimic-cxr")
+
+
+@pytest.mark.parametrize("change", ["edit", "remove", "unlisted"])
+def test_a_built_folder_that_was_changed_is_refused(change: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
+    (source / "phrases_no_exclude_test.jsonl").write_text(dump_line(row))
+    build("medqa_usmle", source, out=tmp_path)
+    rows, manifest = tmp_path / "medqa_usmle" / "rows.jsonl", tmp_path / "medqa_usmle" / "manifest.json"
+    if change == "edit":
+        rows.write_text(rows.read_text().replace('"A"', '"B"'))
+    elif change == "remove":
+        rows.unlink()
+    else:
+        manifest.write_text('{"files": {}}')
+    with pytest.raises(ArtefactError, match=r"rows\.jsonl"):
+        task("medqa_usmle").samples(tmp_path)
+
+
+def exam(*files: str, folder: Path, row: dict) -> None:
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dump_line(row))
+
+
+@pytest.mark.parametrize("test", ["test.jsonl", "data/medqa_mcmle_test.jsonl", "zh/test.json"])
+def test_only_the_test_split_is_read(test: str, tmp_path: Path) -> None:
+    row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
+    exam(test, "train.jsonl", "data/dev.jsonl", "latest.jsonl", folder=tmp_path / "medqa_mcmle", row=row)
+    assert len(list(task("medqa_mcmle").samples(tmp_path))) == 1
+
+
+def test_files_that_say_the_same_are_read_once(tmp_path: Path) -> None:
+    folder = tmp_path / "cmexam"
+    folder.mkdir()
+    for name in ("test.csv", "test_with_annotations.csv"):
+        (folder / name).write_text('Question,Options,Answer\nQ?,"A one\nB two",A\n')
+    assert len([s for s in task("cmexam").samples(tmp_path) if isinstance(s, Sample)]) == 1
+
+
+def test_several_files_of_which_one_is_meant_are_refused(tmp_path: Path) -> None:
+    row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
+    exam("a/test.jsonl", "b/test.jsonl", folder=tmp_path / "medqa_mcmle", row=row)
+    with pytest.raises(InputError, match=r"a/test\.jsonl, b/test\.jsonl"):
+        list(task("medqa_mcmle").samples(tmp_path))
+
+
+def test_a_number_without_a_stated_one_says_which_list_it_is() -> None:
+    found = task("mimic_cxr")
+    assert "ReXrank" in (found.check_count(2347) or "") and "paper" in (found.check_count(2195) or "")
+    assert found.check_count(3) is None
+    assert task("medframeqa").check_count(3) is None  # its number is not verified
 
 
 def test_a_wrong_number_of_samples_names_both_numbers() -> None:

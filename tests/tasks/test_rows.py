@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,23 @@ def sample_of(task: str, raw: Mapping[str, Any], **more: Any) -> tuple[Sample | 
         ("pmc_vqa_clean", {**PMC, "Answer": "three", "Answer_label": "C"}, {"gold": ("C",)}),
         ("omnimedvqa", {**OMNI, "option_A": "CT", "option_B": "CT"}, {"gold": ("A",), "modality": "CT", "task": "Disease"}),
         ("omnimedvqa", {**OMNI, "option_A": "MR", "option_B": "US", "option_C": None}, "answer_not_in_choices"),
+        ("omnimedvqa", {**OMNI, "gt_answer": "B", "option_A": "A", "option_B": "C", "option_C": "B", "option_D": "D"}, {"gold": ("C",)}),
+        ("omnimedvqa", {**OMNI, "gt_answer": None, "option_A": "MR", "option_B": "US"}, "empty_answer"),
+        ("pmc_vqa_clean", {**PMC, "Choice A": "B", "Choice B": "A", "Answer": "A"}, {"gold": ("B",)}),
+        ("pmc_vqa", {**PMC, "Choice A": "B", "Choice B": "A", "Answer": "A"}, {"gold": ("A",)}),
+        ("pmc_vqa", {**PMC, "Choice D": None, "Answer": None}, "bad_choices"),
+        ("pmc_vqa", {**PMC, "Answer": None}, "empty_answer"),
+        ("slake", {**SLAKE, "answer": None, "answer_type": "OPEN"}, "empty_answer"),
+        ("vqa_rad", {"question": "Where?", "answer": None}, "empty_answer"),
+        ("medqa_usmle", {**EXAM, "question": None}, "no_question"),
+        ("pubmedqa", {"_key": "1", "QUESTION": None, "CONTEXTS": ["c"], "final_decision": "no"}, "no_question"),
+        ("rad_restruct", {**RAD, "_value": ["Any?", [], [], {"options": ["yes", "no"], "answer_type": "single_choice"}]}, "empty_answer"),
+        (
+            "rad_restruct",
+            {**RAD, "_value": ["Any?", ["B"], [], {"options": ["B", "A"], "answer_type": "single_choice"}]},
+            {"gold": ("A",)},
+        ),
+        ("iu_xray", {**STUDY, "_key": None}, "no_id"),
         (
             "mmmu_med_val",
             {**MMMU, "options": "['one', \"it's two\"]", "answer": "B"},
@@ -283,3 +301,14 @@ def test_a_changed_column_is_named() -> None:
 def test_a_value_of_another_form_drops_its_row(task: str, raw: dict[str, Any]) -> None:
     found, _ = sample_of(task, raw)
     assert isinstance(found, Drop) and found.reason == "bad_row"
+
+
+def test_an_answer_file_with_a_null_has_no_answer_there(tmp_path: Path) -> None:
+    question = {"id": 1, "question": "Q?", "option": {"A": "a", "B": "b"}, "question_type": "单项选择题"}
+    folder = tmp_path / "cmb"
+    folder.mkdir()
+    (folder / "CMB-test-choice-question-merge.json").write_text(json.dumps([question, {**question, "id": 2}]))
+    (folder / "CMB-test-choice-answer.json").write_text(json.dumps([{"id": 1, "answer": None}, {"id": 2, "answer": "B"}]))
+    first, second = shelves.load("tasks", "cmb").TASK.samples(tmp_path)
+    assert isinstance(first, Drop) and first.reason == "hidden_label"
+    assert isinstance(second, Sample) and second.gold == ("B",)

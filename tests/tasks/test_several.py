@@ -6,7 +6,7 @@ import pytest
 
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Meta, Sample
-from lingshu.tasks._several import score
+from lingshu.tasks._several import letters_of, score
 
 SAMPLE = Sample(
     "a",
@@ -40,3 +40,40 @@ SAMPLE = Sample(
 )
 def test_the_set_of_letters_is_compared(reply: str, value: float | None) -> None:
     assert score(SAMPLE, reply).value == value
+
+
+@pytest.mark.parametrize(
+    ("reply", "letters"),
+    [
+        ("A and B, not C", "AB"),
+        ("A, B and C because I think so", "ABC"),
+        ("The answer is A and C because I think so", "AC"),
+        ("A选项错误，C选项错误，所以选BD", "BD"),
+        ("A,B正确，C错误", "AB"),
+        ("A、C错误，选BD", "BD"),
+        ("AC错误，BD正确", "BD"),
+        ("A and C are wrong, B and D are right", "BD"),
+        ("A and B, not C or D", "AB"),
+        ("A: correct, B: incorrect, C: correct", "AC"),
+        ("Options A and D are plausible, but the correct answers are B and C.", "BC"),
+        ("At first AB, but the answer is BD.", "BD"),
+        ("A and B are seen on CT and MRI", "AB"),
+        ("A lesion is seen, so B and C", "BC"),
+        ("ABD is the right answer since C is dull", "ABD"),
+        ("C and E", "C"),
+        ("I think so", ""),
+    ],
+)
+def test_the_letters_that_a_reply_chooses_are_read(reply: str, letters: str) -> None:
+    assert letters_of(reply, among="ABCD") == letters
+
+
+def test_a_denied_letter_and_a_letter_beyond_the_options_are_no_part_of_the_set() -> None:
+    three = Sample("a", SAMPLE.messages, gold=("ABC", "A, B, C"), meta=SAMPLE.meta)
+    assert score(three, "A and B, not C").value == 0.0
+    assert score(three, "A, B and C because I think so").value == 1.0
+
+
+def test_the_pronoun_is_no_letter_among_nine_options() -> None:
+    assert letters_of("I think A and C", among="ABCDEFGHI") == "AC"
+    assert letters_of("A and I", among="ABCDEFGHI") == "AI"

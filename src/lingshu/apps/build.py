@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lingshu.core import shelves
 from lingshu.core.errors import BadImage, InputError
@@ -13,8 +14,14 @@ from lingshu.core.nouns import Drop, Image, Sample, Task
 from lingshu.core.rows import row_from_sample
 from lingshu.core.runcard import RunCard, write_run_card
 
+if TYPE_CHECKING:
+    from lingshu.imaging.read import ShardReader
+
 ROWS, IMAGES = "rows.jsonl", "images"
-_MAGIC = ((b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"))
+_MAGIC = (
+    (b"\x89PNG", ".png"), (b"\xff\xd8\xff", ".jpg"), (b"GIF8", ".gif"), (b"RIFF", ".webp"), (b"BM", ".bmp"),
+    (b"II*\x00", ".tif"), (b"MM\x00*", ".tif"),
+)  # fmt: skip
 
 
 def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] = ()) -> int:
@@ -63,6 +70,7 @@ def _write(items: Iterable[Sample | Drop], folder: Path) -> tuple[Counter[str], 
     from lingshu.imaging.read import ShardReader
 
     counts, drops = Counter[str](samples=0, images=0), Counter[str]()
+    sound: set[str] = set()
     (folder / IMAGES).mkdir()
     with (folder / ROWS).open("w", encoding="utf-8") as rows, ShardReader() as shards:
         for item in items:
@@ -70,20 +78,34 @@ def _write(items: Iterable[Sample | Drop], folder: Path) -> tuple[Counter[str], 
                 drops[item.reason] += 1
                 continue
             try:
-                names = [_place(image, folder, counts, shards) for image in item.images]
+                # All of a question's images are read before one is written: a dropped question leaves no file.
+                encoded = [_checked(image, shards, sound) for image in item.images]
             except BadImage:
                 drops["bad_image"] += 1
                 continue
+            names = [_place(data, folder, counts) for data in encoded]
             rows.write(dump_line(row_from_sample(item, names)))
             counts["samples"] += 1
     return counts, drops
 
 
-def _place(image: Image, folder: Path, counts: Counter[str], shards: object) -> str:
-    from lingshu.imaging.read import ShardReader, image_bytes
+def _checked(image: Image, shards: ShardReader, sound: set[str]) -> bytes:
+    """The encoded file of an image that decodes; each content is decoded once.
 
-    assert isinstance(shards, ShardReader)
+    Raises:
+        BadImage: it is missing or cannot be decoded.
+    """
+    from lingshu.imaging.read import decode, image_bytes, image_name
+
     data = image_bytes(image, shards=shards)
+    name = sha256_bytes(data)
+    if name not in sound:
+        decode(data, name=image_name(image))
+        sound.add(name)
+    return data
+
+
+def _place(data: bytes, folder: Path, counts: Counter[str]) -> str:
     suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".img")
     # The content names the file: an image under many questions lies there once, and no name of a patient's folder stays.
     name = f"{IMAGES}/{sha256_bytes(data)[:24]}{suffix}"
@@ -98,8 +120,10 @@ def _tell(task: Task, target: Path, counts: Counter[str], drops: Counter[str]) -
     for reason, count in sorted(drops.items()):
         print(f"dropped {count}: {reason}")
     try:
-        task.check_count(counts["samples"], drops)
+        known = task.check_count(counts["samples"], drops)
     except InputError as error:
         print(f"WARNING: {error}")
         return 1
+    if known:
+        print(known)
     return 0

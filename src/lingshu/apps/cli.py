@@ -1,13 +1,15 @@
 """The command line: names of verbs, their one-line help, and what errors look like to a person.
 
 A verb's module is imported when the verb is called, so that `lingshu --help` costs an interpreter and little more.
-Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input, 130 stopped by the user.
+Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input, 70 a bug of ours, 75 stopped and resumable
+(training), 130 stopped by the user.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
@@ -28,6 +30,7 @@ VERBS = (
     ("list", "lingshu.apps.listing:listing", "List what is on a shelf, such as tasks or scoring."),
     ("doctor", "lingshu.apps.doctor:doctor", "Check the installation and say how to mend what is wrong."),
 )
+BUG = 70  # "internal software error" of sysexits.h
 HELP = "From medical images and text to a trained multimodal model and scores to trust. Research only; not for clinical use."
 # The extra that brings a module, for a message in place of a traceback where it was not installed.
 EXTRA_OF = {
@@ -72,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         extra = _missing_extra(error)
         if extra is None:
-            raise
+            traceback.print_exc()
+            return BUG
         return _refuse(one_line(extra))
     except KeyboardInterrupt:
         print("lingshu: stopped", file=sys.stderr)
@@ -81,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`| head`); what Python still wants to flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        # A bug of ours: the traceback stays, and the exit code is one that means nothing else.
+        traceback.print_exc()
+        return BUG
     return result if isinstance(result, int) else 0
 
 

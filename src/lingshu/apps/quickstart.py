@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.apps._quickstart_page import as_json, outcome, write_page
-from lingshu.core.artefacts import DATASET_CARD, write_dataset
+from lingshu.core.artefacts import DATASET_CARD, read_scores, write_dataset
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import read_json, write_json
@@ -128,7 +128,7 @@ def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) ->
     from lingshu.evaluate import report
     from lingshu.evaluate.generate import generate
     from lingshu.evaluate.progress import shown
-    from lingshu.evaluate.score import score
+    from lingshu.evaluate.score import score, scores_file
     from lingshu.imaging.read import image_bytes
 
     engine = load(str(checkpoint), EngineOptions(batch_size=BATCH, threads=config.threads))
@@ -136,11 +136,11 @@ def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) ->
     with shown(f"{folder.name} model") as progress:
         sampling = Sampling(max_tokens=task.max_tokens)
         generated = generate(task, samples, engine, folder / task.name, sampling=sampling, images=image_bytes, progress=progress)
-    rows = score(task, samples, folder / task.name)
+    score(task, samples, folder / task.name)
     card = RunCard("eval", {"model": folder.name, "tasks": [task.name]}, 0, {"samples": generated.samples, "errors": generated.errors})
     write_run_card(folder, card)
     report.write(folder, report.build(folder))
-    return rows
+    return read_scores(scores_file(folder / task.name))
 
 
 def save_images(folder: Path, task: Task) -> list[tuple[Path, Image, str]]:

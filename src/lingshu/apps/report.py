@@ -46,7 +46,7 @@ def report(*runs: Path, against: str | None = None) -> int:
 
 def side_by_side(names: Sequence[str], reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table with a line per task and a column per run: accuracy and its interval, in percent."""
-    from lingshu.evaluate.report import interval_text, percent
+    from lingshu.evaluate.report import UNJUDGED, interval_text, percent
 
     titles = {task.name: task.title for one in reports for task in one.tasks}
     header = ["", *(f"{name} ({one.model})" for name, one in zip(names, reports, strict=True))]
@@ -55,6 +55,9 @@ def side_by_side(names: Sequence[str], reports: Sequence[Report]) -> tuple[list[
         cells = []
         for one in reports:
             summary = next((task.summary for task in one.tasks if task.name == name), None)
+            if summary is not None and summary.waits:
+                cells.append(UNJUDGED)
+                continue
             told = "–" if summary is None else f"{percent(summary.accuracy.value)} ({interval_text(summary.accuracy)}), n {summary.n}"
             cells.append(told)
         rows.append([title, *cells])

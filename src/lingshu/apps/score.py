@@ -54,6 +54,8 @@ def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "m
                 "accuracy": summary.accuracy._asdict(),
                 "read": summary.read._asdict(),
                 "statuses": dict(summary.statuses),
+                # Several replies to one question are fine here, a file joined twice by mistake is not: the reader decides.
+                "repeated_ids": len(rows) - len({row["id"] for row in rows}),
                 "quirks": list(_protocols.quirks(protocol)),
             },
             indent=2,

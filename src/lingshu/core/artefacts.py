@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,14 +25,14 @@ from lingshu.core.files import (
     check_manifest,
     digest,
     in_use,
+    numbered_jsonl,
     read_json,
-    read_jsonl,
     write_json,
     write_jsonl,
     write_manifest,
 )
 from lingshu.core.messages import message_from_json, message_to_json
-from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling, Score
+from lingshu.core.nouns import STATUSES, Image, Meta, Reply, Sample, Sampling, Score
 from lingshu.core.runcard import RunCard, write_run_card
 
 if TYPE_CHECKING:
@@ -245,6 +245,17 @@ def reply_key(
 
 
 _REPLY = tuple(Reply.__dataclass_fields__)
+_TEXT, _NUMBER = (str, type(None)), (int, type(None))
+_REPLY_TYPES: Mapping[str, tuple[type, ...]] = {
+    "key": (str,),
+    "id": (str,),
+    "text": _TEXT,
+    "copy": (int,),
+    "finish": _TEXT,
+    "prompt_tokens": _NUMBER,
+    "reply_tokens": _NUMBER,
+    "error": _TEXT,
+}
 _RANKED = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 
@@ -266,20 +277,20 @@ def read_replies(folder: Path) -> Iterator[tuple[str, Reply]]:
     Raises:
         ArtefactError: a row that is none of replies.
     """
-    for path in reply_files(folder):
-        for number, row in enumerate(read_jsonl(path), 1):
-            if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY}:
-                raise ArtefactError(f"{path}, row {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
-            yield row.pop("key"), Reply(**row)
+    return ((key, reply) for path in reply_files(folder) for _, key, reply in numbered_replies(path))
 
 
-def merged_replies(folder: Path, keys: Container[str]) -> dict[str, Reply]:
-    """The reply that counts for each of `keys`: its first answer, else its last error."""
-    found: dict[str, Reply] = {}
-    for key, reply in read_replies(folder):
-        if key in keys and (key not in found or found[key].error):
-            found[key] = reply
-    return found
+def numbered_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
+    """The replies of one file with the numbers of their lines, from 1."""
+    for number, row in numbered_jsonl(path, torn_ok=True):
+        if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY}:
+            raise ArtefactError(f"{path}, line {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
+        for name, value in row.items():
+            if not isinstance(value, _REPLY_TYPES[name]):
+                raise ArtefactError(
+                    f"{path}, line {number}: {name} cannot be {value!r:.40}; remove the line, and its question is asked again."
+                )
+        yield number, row.pop("key"), Reply(**row)
 
 
 class ReplyStore:
@@ -340,7 +351,25 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise ArtefactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
-    for number, row in enumerate(read_jsonl(path), 1):
+    for number, row in numbered_jsonl(path, torn_ok=True):
         if not {"id", "value", "status"} <= row.keys():
-            raise ArtefactError(f"{path}, line {number}: no scores row (id, value and status are needed).")
+            raise ArtefactError(f"{path}, line {number}: no scores row (id, value and status are needed); score the run again.")
+        for name, right in _SCORE_CHECKS.items():
+            if not right(row.get(name)):
+                raise ArtefactError(f"{path}, line {number}: {name} cannot be {row[name]!r:.40}; score the run again.")
         yield row
+
+
+def _is_value(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+# What decides the numbers of a report.
+_SCORE_CHECKS: Mapping[str, Callable[[object], bool]] = {
+    "id": lambda value: isinstance(value, str | int),
+    "value": _is_value,
+    "status": lambda value: value in STATUSES,
+    "note": lambda value: isinstance(value, str | None),
+    "group": lambda value: isinstance(value, str | int | None),
+    "protocol": lambda value: isinstance(value, str | None),
+}

@@ -18,7 +18,9 @@ Each message names the thing, its value and the remedy, in one line. The command
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LingshuError(Exception):
@@ -71,6 +73,13 @@ class MissingExtra(LingshuError, LookupError):
 def one_line(error: BaseException) -> str:
     """An error's message on one line, for a note in an artefact or on a terminal."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def fault(error: BaseException) -> str:
+    """What went wrong in code that is not ours, and where: type, message, file and line, on one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {one_line(error)[:200]}{place}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

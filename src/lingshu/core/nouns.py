@@ -5,6 +5,7 @@ All are frozen. A sample refers to its images; it never holds decoded pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -118,6 +119,12 @@ class Sampling:
     seed: int = 0
     copies: int = 1
 
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or self.copies < 1:
+            raise InputError(f"max_tokens {self.max_tokens} and copies {self.copies} must be at least 1.")
+        if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
+            raise InputError(f"temperature {self.temperature} must be 0 or more and top_p {self.top_p} above 0 and at most 1.")
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -209,20 +216,21 @@ class Task:
     original: Callable[[Path], Iterable[Sample | Drop]] | None = None
     resolve: Callable[[Path | None], str | None] | None = None
 
-    def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> None:
+    def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> str | None:
         """Refuse data that are not the benchmark: another number of items than its source states.
 
         `found` counts samples; rows dropped in loading do not count as found, but are named. A number that is itself
-        unverified is not held against the data.
+        unverified is not held against the data. Returns what the number found is known to mean, None where that is not known.
 
         Raises:
             InputError: names both numbers, the drops, and what the number found is known to mean.
         """
+        known = next((f"{found} is {meaning}." for count, meaning in self.variants if count == found), None)
         if self.n is None or found == self.n or "n" in self.unverified:
-            return
+            return known
         dropped = ", ".join(f"{reason} {count}" for reason, count in (drops or {}).items())
-        known = next((f" {found} is {meaning}." for count, meaning in self.variants if count == found), "")
+        why = f" (dropped: {dropped})" if dropped else ""
         raise InputError(
-            f"{self.name} has {found} samples where its source states {self.n}{f' (dropped: {dropped})' if dropped else ''}.{known} "
+            f"{self.name} has {found} samples where its source states {self.n}{why}.{f' {known}' if known else ''} "
             f"Check the data, or ask a part of it with --limit."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from lingshu.core.errors import ConfigError
 from lingshu.core.release import Release
 
 
@@ -23,3 +24,12 @@ class EngineOptions:
     retries: int = 5
     release: Release = field(default_factory=Release)
     api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; it must be at least 1.")
+        if not self.timeout_s > 0 or self.retries < 0:
+            raise ConfigError(f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not negative.")

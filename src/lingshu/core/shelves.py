@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from lingshu.core.errors import InputError, UnknownName, nearest
+from lingshu.core.errors import InputError, LingshuError, UnknownName, fault, nearest
 
 SHELVES = ("tasks", "ops", "engines", "sources", "scoring", "recipes")
 
@@ -79,8 +79,10 @@ def _load_path(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, Exception) and not isinstance(error, LingshuError | ImportError):
+            raise InputError(f"{path} cannot be loaded: {fault(error)}.") from error
         raise
     return module
 

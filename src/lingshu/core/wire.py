@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +25,9 @@ Body = Mapping[str, Any]
 Kind = Literal["unreachable", "denied", "missing", "status", "timeout", "broken", "oversize", "skipped"]
 
 MAX_REPLY_BYTES = 8 << 20
+
+
+ERROR_NAME = re.compile(r"[a-z][a-z0-9_]{2,40}", re.I)
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Endpoint:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError("an endpoint is written http(s)://host[:port]/v1.")
+        try:
+            parts.port  # noqa: B018 - reading it checks it
+        except ValueError as error:
+            raise InputError(f"the port of {parts.hostname} is no number up to 65535; write http(s)://host[:port]/v1.") from error
         if parts.username or parts.password or parts.query:
             raise InputError(f"the address of {parts.hostname} carries a password or a query; give keys in OPENAI_API_KEY instead.")
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
@@ -90,7 +97,7 @@ class Wire:
                 self.met = True
                 data = await _bounded(response)
                 wait = _retry_after(response.headers.get("Retry-After"))
-                return self._outcome(response.status, data, body), wait
+                return self._outcome(response.status, data), wait
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Failure("unreachable", f"no connection ({type(error).__name__})"), None
         except TimeoutError:
@@ -98,51 +105,26 @@ class Wire:
         except (aiohttp.ClientError, OSError) as error:
             return Failure("broken", f"the connection broke ({type(error).__name__})"), None
 
-    def _outcome(self, status: int, data: bytes | None, body: Body) -> Answer | Failure:
+    def _outcome(self, status: int, data: bytes | None) -> Answer | Failure:
         if data is None:
             return Failure("oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status)
         if status != 200:
             kind: Kind = "denied" if status in (401, 403) else "missing" if status == 404 else "status"
             # What a server says about a refused key may repeat parts of it.
-            reason = "" if kind == "denied" else self._reason(data, body)
+            reason = "" if kind == "denied" else self._reason(data)
             return Failure(kind, f"HTTP status {status}{reason}", status)
         answer = _answer(data)
-        return answer or Failure("broken", f"the answer is no chat completion{self._reason(data, body)}", status)
+        return answer or Failure("broken", f"the answer is no chat completion{self._reason(data)}", status)
 
-    def _reason(self, data: bytes, body: Body) -> str:
-        """The endpoint's own explanation, shortened; nothing where it repeats what it was sent."""
+    def _reason(self, data: bytes) -> str:
+        """The endpoint's own name for the error, where it gives one; its prose may repeat what it was sent, so none is kept."""
         try:
             value = json.loads(data)
             error = value.get("error", value) if isinstance(value, dict) else value
-            message = error.get("message") if isinstance(error, dict) else error
+            names = [error.get(key) for key in ("code", "type")] if isinstance(error, dict) else []
         except (ValueError, RecursionError):
             return ""
-        if not isinstance(message, str):
-            return ""
-        text = " ".join(message.split())[:200]
-        if self.endpoint.api_key:
-            text = text.replace(self.endpoint.api_key, "[key]")
-        # Long unbroken runs are keys or encoded images.
-        text = re.sub(r"[\w+/=:;,.-]{40,}", "[...]", text)
-        return f": {text}" if text and not _repeats(text, body) else ""
-
-
-def _repeats(text: str, body: Body, window: int = 24) -> bool:
-    """True if `text` holds a piece of what was asked."""
-    for asked in _texts(body.get("messages", ())):
-        flat = " ".join(asked.split())
-        if len(flat) >= 8 and any(flat[i : i + window] in text for i in range(max(1, len(flat) - window + 1))):
-            return True
-    return False
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        yield from (v for k, v in value.items() if k in ("text", "content") and isinstance(v, str))
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item)
+        return next((f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)), "")
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:

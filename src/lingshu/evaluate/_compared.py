@@ -17,11 +17,13 @@ PAIRED_HEADER = (
 PAPER_NOTE = (
     "Printed numbers are transcribed, not measured anew, and bear no interval of their own. Outside: the printed value lies outside "
     f"our 95% interval and further away than the tolerance, ±{JUDGED_POINTS:.0f} point where a judge's verdicts are in it (its version, "
-    f"decoding and exact code are not fully known), ±{ROUNDING_POINTS} for rounding elsewhere."
+    f"decoding and exact code are not fully known), ±{ROUNDING_POINTS} for rounding elsewhere. "
+    "Without all items of the benchmark, for which failed and dropped ones are missing too, there is no verdict."
 )
 PAIRED_NOTE = (
     "Both runs on the same items, matched by id. Difference = ours - theirs in points of a hundred, its interval by drawing whole "
-    "groups (2000 draws, seeded). Ours : theirs alone: the items that one run alone got right. Detectable: the smallest difference that "
+    "groups (2000 draws, seeded); where all items differ alike, by how many groups could differ and none of this many show it "
+    "(3 in n, by the rule of three). Ours : theirs alone: the items that one run alone got right. Detectable: the smallest difference that "
     "a sample with this share of such items finds at the 5% level in 80% of cases; none below it is shown to be absent. "
     "The p values are two-sided and not adjusted for several tasks."
 )
@@ -37,6 +39,7 @@ def _paper(paper: PaperComparison, table: str) -> list[Part]:
     if not paper.named:
         told += " The run's model bears no printed name; --against paper:MODEL takes another row."
     parts: list[Part] = [Text(told)]
+    parts += [Points(paper.notes[table])] if paper.notes.get(table) else []
     filled = [column for column in paper.columns if column.table == table]
     cells = {(cell.column, cell.protocol): cell for cell in paper.cells if cell.table == table}
     for protocol in dict.fromkeys(column.protocol for column in filled):
@@ -88,6 +91,8 @@ def _verdict(cell: Cell) -> str:
         return "not compared †"  # why stands below the table, and may be long
     if cell.skipped:
         return f"not compared: {cell.skipped}"
+    if cell.no_verdict:
+        return f"{cell.no_verdict}: no verdict"
     if cell.outside is None:
         return "–"
     told = "outside" if cell.outside else "inside"

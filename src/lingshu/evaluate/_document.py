@@ -84,9 +84,12 @@ def _markdown(part: Text | Subtitle | Points | Table) -> str:
             return "\n".join(lines) + "\n" + (f"\n{_plain(caption)}\n" if caption else "")
 
 
+_ESCAPES = str.maketrans({"<": "&lt;"} | {mark: f"\\{mark}" for mark in "\\|[]!"})
+
+
 def _plain(text: str) -> str:
-    # Any text may come from data: no line breaks, no column marks, no HTML.
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    # Any text may come from data: no line breaks, no column marks, no links or pictures, no HTML.
+    return " ".join(text.split()).translate(_ESCAPES)
 
 
 def html(title: str, sections: Sequence[Section], *, lead: str, warning: str | None) -> str:

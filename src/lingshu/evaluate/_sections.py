@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from lingshu.evaluate._compared import paired_section, paper_sections
 from lingshu.evaluate._document import Part, Plot, Points, Section, Subtitle, Table, Text
 from lingshu.evaluate.page import Bar
-from lingshu.evaluate.summary import METHODS, Summary, interval_text, percent
+from lingshu.evaluate.statistics import macro, micro
+from lingshu.evaluate.summary import METHODS, Metric, Summary, interval_text, percent
 
 if TYPE_CHECKING:
     from lingshu.evaluate.report import Report, TaskReport
@@ -21,6 +22,7 @@ NOTE = (
     "not right. Samples that failed (errors) are left out. Where items share a group (a patient, a study or an image), whole "
     "groups are drawn for the interval; where the groups do not differ, it is Wilson's with as many items as groups."
 )
+UNJUDGED = "needs a judge: not scored"
 
 
 def sections(report: Report) -> list[Section]:
@@ -38,6 +40,8 @@ def comparisons(report: Report) -> list[Section]:
 def table_row(name: str, summary: Summary) -> list[str]:
     """One line of a table: name, n, right, accuracy, its interval, right of those read, unread and failed."""
     right = f"{summary.right:.2f}" if isinstance(summary.right, float) else str(summary.right)
+    if summary.waits:
+        return [f"{name} ({UNJUDGED}, {summary.unjudged} kept)", "–", "–", "–", "–", "–", "–", str(summary.errors)]
     return [
         name,
         str(summary.n),
@@ -46,23 +50,34 @@ def table_row(name: str, summary: Summary) -> list[str]:
         interval_text(summary.accuracy),
         percent(summary.read.value),
         str(sum(summary.statuses[status] for status in UNREAD)),
-        str(summary.statuses["error"]),
+        str(summary.errors),
     ]
 
 
 def overview(report: Report) -> list[list[str]]:
-    """The rows of the table over all tasks, with the means where there are several."""
+    """The rows of the table over all tasks, with the means where there are several of one measure."""
     rows = [table_row(task.title, task.summary) for task in report.tasks]
-    if len(report.tasks) > 1:
-        for name, value in (("mean over tasks (macro)", report.macro), ("mean over samples (micro)", report.micro)):
-            rows.append([name, "", "", percent(value), "", "", "", ""])
-    return rows
+    accuracies, scores = ([task.summary.accuracy for task in _told_by(report.tasks, metric)] for metric in ("accuracy", "mean score"))
+    means = [("mean over tasks (macro)", report.macro), ("mean over samples (micro)", report.micro)] if len(accuracies) > 1 else []
+    if len(scores) > 1:
+        means += [
+            ("mean score over tasks (macro)", macro([score.value for score in scores])),
+            ("mean score over samples (micro)", micro(scores)),
+        ]
+    return rows + [[name, "", "", percent(value), "", "", "", ""] for name, value in means]
+
+
+def _told_by(tasks: Sequence[TaskReport], metric: Metric) -> list[TaskReport]:
+    return [task for task in tasks if task.summary.metric == metric and not task.summary.waits]
 
 
 def _overview(report: Report) -> list[Part]:
-    bars = [Bar(task.title, *task.summary.accuracy[:3], note=f"n = {task.summary.n}") for task in report.tasks]
+    bars = [Bar(task.title, *task.summary.accuracy[:3], note=f"n = {task.summary.n}") for task in report.tasks if not task.summary.waits]
     said = f"{_by_task('Protocol', [(task.title, task.protocol) for task in report.tasks])} "
     said += _intervals(report.tasks)
+    scores = _told_by(report.tasks, "mean score")
+    if scores:
+        said += f" Not accuracy but the mean of scores between 0 and 1: {', '.join(task.title for task in scores)}."
     parts: list[Part] = [Plot(bars, AXIS), Table(HEADER, overview(report), said), Text(NOTE)]
     if report.averages:
         rows = [
@@ -96,7 +111,7 @@ def _protocols(tasks: Sequence[TaskReport]) -> list[Part]:
 
 
 def _told(summary: Summary | None) -> str:
-    if summary is None:
+    if summary is None or summary.waits:
         return "–"
     unread = sum(summary.statuses[status] for status in UNREAD)
     return f"{percent(summary.accuracy.value)} ({interval_text(summary.accuracy)}), unread {unread}"
@@ -136,7 +151,8 @@ def _facet(facet: str, groups: Mapping[str, Summary], said: str) -> list[Part]:
 
 def status_line(summary: Summary) -> str:
     """Every status with its count, and what was cut at its length limit."""
-    told = [f"{status} {count}" for status, count in summary.statuses.items()]
+    told = [f"{status} {count}" for status, count in {**summary.statuses, "error": summary.errors}.items()]
+    told += [f"{UNJUDGED} {summary.unjudged}"] if summary.unjudged else []
     return ", ".join([*told, f"cut at max_tokens {summary.truncated}"])
 
 

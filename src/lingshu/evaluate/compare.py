@@ -42,7 +42,7 @@ class TaskComparison:
 class RunComparison:
     """This run against another: its folder's name, its model, a comparison per task, and the tasks that are no pair.
 
-    `macro` is the unweighted mean of the differences over tasks, by protocol, where a protocol has several.
+    `macro` is the unweighted mean of the differences over tasks of right or wrong, by protocol, where a protocol has several.
     """
 
     run: str
@@ -72,7 +72,8 @@ def compare(ours: ScoredRun, theirs: ScoredRun) -> RunComparison:
         found += [compare_rows(mine, mine.rows[protocol], other.rows[protocol], protocol=protocol) for protocol in protocols]
     values: dict[str, list[float | None]] = {}
     for one in found:
-        values.setdefault(one.protocol, []).append(one.difference.value)
+        if one.test is not None:  # scores between right and wrong are another measure, whose mean with accuracies is none
+            values.setdefault(one.protocol, []).append(one.difference.value)
     means = {protocol: macro(each) for protocol, each in values.items() if len(each) > 1}
     return RunComparison(theirs.name, theirs.model, tuple(found), left_out, means)
 

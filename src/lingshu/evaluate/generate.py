@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 from lingshu.core.artefacts import ReplyStore, read_replies, reply_key
-from lingshu.core.errors import BadImage, EngineError, InputError, one_line
+from lingshu.core.errors import BadImage, EngineError, InputError, LingshuError, fault, one_line
 from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
 from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling, Task
 from lingshu.core.release import Release, check_release
@@ -86,13 +86,25 @@ def generate(
         asked, errors = ledger.waiting, len(bad)
         if asked:
             askable = share if not unreadable else [sample for sample in share if sample.id not in unreadable]
-            for replies in engine.generate(askable, sampling, skip=_Skipped(ledger)):
+            for replies in _answers(engine, askable, sampling, _Skipped(ledger)):
                 errors += _take(store, ledger, replies, progress)
         silent = [sample.id for sample in share if sample.id in ledger] if ledger.waiting else []
         if silent:
             store.add((ledger.key(name), Reply(name, None, error="the engine gave no reply")) for name in silent)
             progress.advance(len(silent), len(silent))
     return Generated(len(share), before, asked, errors + len(silent))
+
+
+def _answers(engine: Engine, samples: Sequence[Sample], sampling: Sampling, skip: _Skipped) -> Iterator[list[Reply]]:
+    """The engine's replies; what it raises besides errors of ours ends the run in one line, with the replies so far kept."""
+    try:
+        yield from engine.generate(samples, sampling, skip=skip)
+    except (LingshuError, ImportError):
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"{engine.model} failed: {fault(error)}; replies so far are kept, run the same command again to go on."
+        ) from error
 
 
 def missing(folder: Path) -> int:

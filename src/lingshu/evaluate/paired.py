@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from lingshu.evaluate.statistics import Z_95, Interval, bootstrap_mean, group_sums
+from lingshu.evaluate.statistics import NO_WIDTH, Z_95, Interval, bootstrap_mean, group_sums
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,8 +68,20 @@ def _sums_of_signs(numbers: Sequence[int]) -> NDArray[np.float64]:
 
 
 def difference(first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]) -> Interval:
-    """The mean of first - second with its 95% interval, whole groups drawn; without any spread the interval is None."""
-    return bootstrap_mean([a - b for a, b in zip(first, second, strict=True)], groups)
+    """The mean of first - second, each between 0 and 1, with its 95% interval, whole groups drawn.
+
+    Where every item has the same difference, all draws are alike. If a share q of the groups differed, a sample of G groups
+    would show none with the chance (1 - q)^G, so that q is at most 1 - 0.05^(1/G) (about 3/G) with 95% confidence; that many
+    could lie as far away as a difference can. Groups that are alike but not their items leave the interval None.
+    """
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    found = bootstrap_mean(gaps, groups)
+    if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
+        return found
+    if max(gaps) - min(gaps) > NO_WIDTH:
+        return found._replace(low=None, high=None)
+    unseen = 1 - 0.05 ** (1 / len(set(groups)))
+    return found._replace(low=found.value - unseen * (1 + found.value), high=found.value + unseen * (1 - found.value))
 
 
 def smallest_difference(first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]) -> float | None:

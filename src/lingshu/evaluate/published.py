@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -25,11 +25,17 @@ REFERENCE = "Lingshu-7B"  # the row that stands in where a run's model names non
 # code behind them are not fully known, so a difference of less than a point says nothing.
 JUDGED = {("multimodal", "VQA-RAD"), ("multimodal", "SLAKE"), ("multimodal", "PathVQA")}
 JUDGED_POINTS, ROUNDING_POINTS = 1.0, 0.05
+MAX_TOKENS = 8192  # of the published decoding
+# Columns of which it is not known what data they are over.
+UNDOCUMENTED = {("textual", "Medbullets"): "whether four or five options were printed is not documented"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a published table as this run fills it: pooled over the tasks that belong to it, under one protocol."""
+    """One column of a published table as this run fills it: pooled over the tasks that belong to it, under one protocol.
+
+    `expected` is the number of items that the benchmark has, None where that is not known; `limited` whether fewer were wanted.
+    """
 
     table: str
     column: str
@@ -37,6 +43,17 @@ class Column:
     tasks: tuple[str, ...]
     expected: int | None
     summary: Summary
+    limited: bool = False
+
+    @property
+    def unlike(self) -> str | None:
+        """Why there is no verdict on the column: the items are not those of the benchmark."""
+        n = self.summary.n
+        if (n < self.expected) if self.expected is not None else self.limited:
+            return "part of the benchmark"
+        if self.expected is not None and n > self.expected:
+            return f"other data, {n} items and not {self.expected}"
+        return UNDOCUMENTED.get((self.table, self.column))
 
     @property
     def judged(self) -> bool:
@@ -63,7 +80,8 @@ class Cell:
     """A printed cell beside ours. Printed values and `difference` (ours - printed) are in points of a hundred.
 
     `outside` says whether the printed value lies outside our 95% interval and further away than `tolerance`; None where
-    that cannot be said. `skipped` is why a cell is not compared, `suspect` that the reason lies in the printed value.
+    that cannot be said, for the reason `no_verdict` where ours are other items. `skipped` is why a cell is not compared,
+    `suspect` that the reason lies in the printed value.
     """
 
     table: str
@@ -75,6 +93,7 @@ class Cell:
     outside: bool | None = None
     skipped: str | None = None
     suspect: bool = False
+    no_verdict: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,8 @@ class Suspect:
 class PaperComparison:
     """A run beside the published tables; the differences are to the row of `reference`.
 
-    `named` is whether the run's model, or whoever asked, named that row. `rows` has the printed rows of each table.
+    `named` is whether the run's model, or whoever asked, named that row. `rows` has the printed rows of each table,
+    `notes` what else the run did otherwise than the published ones, by table.
     """
 
     reference: str
@@ -103,6 +123,7 @@ class PaperComparison:
     rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
     suspects: tuple[Suspect, ...]
     sources: tuple[str, ...]
+    notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @cache
@@ -152,7 +173,8 @@ def columns(run: ScoredRun) -> list[Column]:
         expected = sum(stated) if len(stated) == len(tasks) else None
         for protocol in (name for name in tasks[0].rows if all(name in task.rows for task in tasks)):
             rows: list[Row] = [{**row, "id": f"{task.name}/{row['id']}"} for task in tasks for row in task.rows[protocol]]
-            found.append(Column(table, column, protocol, tuple(task.name for task in tasks), expected, summarise(rows)))
+            names, limited = tuple(task.name for task in tasks), any(task.limit is not None for task in tasks)
+            found.append(Column(table, column, protocol, names, expected, summarise(rows), limited))
     return found
 
 
@@ -197,7 +219,7 @@ def compare(run: ScoredRun, wanted: str | None = None) -> PaperComparison:
     used = dict.fromkeys(column.table for column in filled)
     rows = {table: {row["model"]: _printed(row) for row in leaderboard()["tables"][table]["rows"]} for table in used}
     averaged = averages(filled)
-    cells = [_cell(column, rows, mine) for column in filled] + [_average_cell(one, rows, mine) for one in averaged]
+    cells = [_cell(column, rows, mine) for column in filled] + [_average_cell(one, filled, rows, mine) for one in averaged]
     shown = {(column.table, column.column) for column in filled} | {(one.table, AVERAGE) for one in averaged if one.macro is not None}
     suspects = tuple(
         Suspect(**entry)
@@ -207,7 +229,21 @@ def compare(run: ScoredRun, wanted: str | None = None) -> PaperComparison:
     sources = [row["source"] for table in used for row in leaderboard()["tables"][table]["rows"] if "source" in row]
     sources += [leaderboard()["tables"][table]["source"] for table in used if "source" in leaderboard()["tables"][table]]
     told = tuple(leaderboard()["sources"][source] for source in dict.fromkeys(sources))
-    return PaperComparison(mine, reference is not None, tuple(filled), tuple(cells), tuple(averaged), rows, suspects, told)
+    notes = {table: _decoding(run, [column for column in filled if column.table == table]) for table in used}
+    return PaperComparison(mine, reference is not None, tuple(filled), tuple(cells), tuple(averaged), rows, suspects, told, notes)
+
+
+def _decoding(run: ScoredRun, filled: Sequence[Column]) -> tuple[str, ...]:
+    """A sentence for each other length limit than the published one, with the tasks that had it."""
+    names = {name for column in filled for name in column.tasks}
+    lengths: dict[int, list[str]] = {}
+    for task in run.tasks:
+        if task.name in names and task.max_tokens not in (None, MAX_TOKENS):
+            lengths.setdefault(task.max_tokens, []).append(task.name)
+    return tuple(
+        f"Replies had at most {length:,} tokens here and {MAX_TOKENS:,} in the published runs: {', '.join(tasks)}."
+        for length, tasks in sorted(lengths.items())
+    )
 
 
 def _printed(row: Mapping[str, Any]) -> dict[str, float | None]:
@@ -247,16 +283,18 @@ def _cell(column: Column, rows: Mapping[str, Any], model: str) -> Cell:
     difference = 100 * ours.value - value
     tolerance = JUDGED_POINTS if column.judged else ROUNDING_POINTS
     outside = None
-    if ours.low is not None and ours.high is not None:
+    if column.unlike is None and ours.low is not None and ours.high is not None:
         outside = not 100 * ours.low <= value <= 100 * ours.high and abs(difference) > tolerance
-    return Cell(column.table, column.column, column.protocol, value, difference, tolerance, outside)
+    return Cell(column.table, column.column, column.protocol, value, difference, tolerance, outside, no_verdict=column.unlike)
 
 
-def _average_cell(average: Average, rows: Mapping[str, Any], model: str) -> Cell:
+def _average_cell(average: Average, filled: Sequence[Column], rows: Mapping[str, Any], model: str) -> Cell:
     value, skipped, suspect = _unlike(average.table, AVERAGE, rows, model)
     if skipped is None and average.macro is None:
         skipped = f"{len(average.columns)} of {average.of} columns"
     if skipped or value is None or average.macro is None:
         return Cell(average.table, AVERAGE, average.protocol, value, skipped=skipped, suspect=suspect)
     # One decimal, as it is printed. Its interval would need those of all columns together, so none is claimed.
-    return Cell(average.table, AVERAGE, average.protocol, value, round(100 * average.macro, 1) - value)
+    mine = [column for column in filled if (column.table, column.protocol) == (average.table, average.protocol)]
+    unlike = next((f"{column.column}: {column.unlike}" for column in mine if column.unlike), None)
+    return Cell(average.table, AVERAGE, average.protocol, value, round(100 * average.macro, 1) - value, no_verdict=unlike)

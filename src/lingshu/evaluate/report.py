@@ -19,13 +19,15 @@ from lingshu.evaluate.statistics import macro, micro
 from lingshu.evaluate.summary import Row, Summary, by_facet, interval_text, percent, summarise
 
 __all__ = [
-    "DISCLAIMER", "HEADER", "Points", "REPORT_HTML", "ProtocolReport", "Report", "TaskReport", "as_html", "as_json", "as_markdown",
-    "assemble", "build", "by_facet", "comparisons", "interval_text", "overview", "percent", "summarise", "task_report", "write",
+    "DISCLAIMER", "HEADER", "Points", "REPORT_HTML", "ProtocolReport", "Report", "TaskReport", "UNJUDGED", "as_html", "as_json",
+    "as_markdown", "assemble", "build", "by_facet", "comparisons", "interval_text", "overview", "percent", "summarise",
+    "task_report", "write",
 ]  # fmt: skip
 
 MOST_ERRORS = 0.01  # a run with a larger share of failed samples says so in its first line
 DISCLAIMER = "Research only; not for clinical use."
 HEADER = _sections.HEADER
+UNJUDGED = _sections.UNJUDGED
 overview = _sections.overview
 comparisons = _sections.comparisons
 
@@ -63,7 +65,9 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Report:
-    """One run: the model and its tasks. `macro` is the unweighted mean over tasks, `micro` the mean over samples.
+    """One run: the model and its tasks. `macro` is the unweighted mean of accuracy over tasks, `micro` that over samples.
+
+    Tasks whose scorer gives parts of a point are in neither: another measure has no common mean with accuracy.
 
     `averages` are those of the published tables that the tasks belong to. `paper` and `paired` hold what the run was
     compared with, where that was asked for.
@@ -139,12 +143,12 @@ def assemble(
     paired: compare.RunComparison | None = None,
 ) -> Report:
     """One report over several tasks."""
-    errors = sum(task.summary.statuses["error"] for task in tasks)
-    asked = sum(sum(task.summary.statuses.values()) for task in tasks)
+    errors = sum(task.summary.errors for task in tasks)
+    asked = sum(sum(task.summary.statuses.values()) - task.summary.unjudged for task in tasks)
     warning = None
     if errors > MOST_ERRORS * asked:
         warning = f"{errors} of {asked} samples ({100 * errors / asked:.1f}%) failed and are left out of every number below."
-    accuracies = [task.summary.accuracy for task in tasks]
+    accuracies = [task.summary.accuracy for task in tasks if task.summary.metric == "accuracy"]
     means = macro([accuracy.value for accuracy in accuracies]), micro(accuracies)
     return Report(model, warning, tuple(tasks), *means, tuple(averages), paper, paired)
 

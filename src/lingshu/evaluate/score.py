@@ -6,25 +6,37 @@ OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lingshu.core.artefacts import SCORES, merged_replies, reply_files, score_row, write_scores
-from lingshu.core.errors import ArtefactError, InputError, one_line
+from lingshu.core.artefacts import SCORES, reply_files, score_row, write_scores
+from lingshu.core.errors import ArtefactError, InputError, fault, one_line
 from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Reply, Sample, Score, Scorer, Task
+from lingshu.evaluate._replies import ReplyIndex
 from lingshu.evaluate.generate import ASKED
+from lingshu.evaluate.summary import unjudged
 from lingshu.scoring._protocols import scorer as scorer_of
 
 NEVER_ASKED = "this sample was never asked"
 STRICT = "strict"
 
 
-def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,)) -> list[dict[str, Any]]:
-    """Score the replies in `folder` under each protocol, write its scores file and return the rows of the first one.
+class Scored(NamedTuple):
+    """How many rows were scored, how many of them failed, and how many more wait for a judge."""
 
-    A reply that failed, was never asked for or cannot be scored has the status `error` and a note that says why.
+    rows: int
+    errors: int
+    unjudged: int
+
+
+def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,)) -> Scored:
+    """Score the replies in `folder` under each protocol, write its scores file and return the counts of the first one.
+
+    A reply that failed, was never asked for or cannot be scored has the status `error` and a note that says why. One
+    reply is in memory at a time; the rows are read back with `read_scores`.
 
     Raises:
         ArtefactError: the folder has no replies.
@@ -40,15 +52,27 @@ def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Seq
         raise InputError(f"{task.name} has two samples with one id; ids must differ, or replies would be mixed up.")
     graders = {protocol: scorer_of(task.score, protocol) for protocol in dict.fromkeys(protocols)}
     keys = {row["id"]: row["key"] for row in read_jsonl(folder / ASKED)}
-    replies = merged_replies(folder, set(keys.values()))
-    found: dict[str, list[dict[str, Any]]] = {}
-    for protocol, grade in graders.items():
-        rows = found[protocol] = []
-        for sample in samples:
-            reply = replies.get(keys.get(sample.id, ""))
-            rows.append(score_row(sample.id, score_reply(grade, sample, reply), {"protocol": protocol} | carried(task, sample, reply)))
-        write_scores(scores_file(folder, protocol), rows)
-    return found[protocols[0]]
+    told: dict[str, Scored] = {}
+    with ReplyIndex(folder, set(keys.values())) as replies:
+
+        def rows(protocol: str) -> Iterator[dict[str, Any]]:
+            count = errors = waiting = 0
+            for sample in samples:
+                reply = replies.get(keys.get(sample.id))
+                found = score_reply(graders[protocol], sample, reply)
+                row = score_row(sample.id, found, {"protocol": protocol} | carried(task, sample, reply))
+                count, errors, waiting = count + 1, errors + failed([row]), waiting + unjudged(row)
+                yield row
+            told[protocol] = Scored(count, errors, waiting)
+
+        for protocol in graders:
+            write_scores(scores_file(folder, protocol), rows(protocol))
+    return told[protocols[0]]
+
+
+def failed(rows: Iterable[Mapping[str, Any]]) -> int:
+    """How many scores rows failed; those that only wait for a judge did not."""
+    return sum(row["status"] == "error" and not unjudged(row) for row in rows)
 
 
 def scores_file(folder: Path, protocol: str = STRICT) -> Path:
@@ -63,9 +87,14 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
     if reply.text is None:
         return Score(None, "error", note=reply.error or "the engine gave no text")
     try:
-        return scorer(sample, reply.text)
+        found = scorer(sample, reply.text)
+        if found.value is not None and not math.isfinite(found.value):
+            return Score(None, "error", note=f"the scorer gave {found.value}")
     except InputError as error:
         return Score(None, "error", note=one_line(error))
+    except Exception as error:  # a scorer may be anyone's code, and one reply must not cost all the others
+        return Score(None, "error", note=f"the scorer failed: {fault(error)}")
+    return found
 
 
 def carried(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:

@@ -6,8 +6,8 @@ RUN/<task>/scores.<protocol>.jsonl    the same replies under another protocol, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from lingshu.core.artefacts import SCORES, iterate_scores
 from lingshu.core.errors import ArtefactError
 from lingshu.core.files import read_json
 from lingshu.core.runcard import RUN_CARD
-from lingshu.evaluate.summary import Row
+from lingshu.evaluate.summary import Row, unjudged
 from lingshu.scoring import _protocols
+from lingshu.scoring._reports import NEEDS_JUDGE
 
 STRICT = "strict"
 DEFAULT_BY = ("kind", "lang", "language")
-KEPT = ("value", "status", "group", "truncated", "gold")
+KEPT = ("value", "status", "group", "truncated", "gold", "kind")
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,15 @@ class ScoredTask:
     """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by protocol, the leading first.
 
     `left_out` names the files of scores that are over other items than the leading one, as leftovers of an earlier run are.
+    `max_tokens` is the longest reply and `limit` how many samples were asked for at most, as far as the run card says.
     """
 
     name: str
     facts: Mapping[str, Any]
     rows: Mapping[str, Sequence[Row]]
     left_out: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    limit: int | None = None
 
     @property
     def protocol(self) -> str:
@@ -71,10 +75,9 @@ def read_run(run: Path) -> ScoredRun:
     """The scores of a run folder and, where it has one, what its run card says.
 
     Raises:
-        ArtefactError: the folder holds no scores, or a file of them is damaged.
+        ArtefactError: the folder holds no scores, or a file of them or the run card is damaged.
     """
-    notes = read_json(run / RUN_CARD).get("notes", {}) if (run / RUN_CARD).is_file() else {}
-    facts: Mapping[str, Mapping[str, Any]] = notes.get("tasks", {})
+    notes, facts, config = _card(run / RUN_CARD)
     stem, suffix = SCORES.split(".")
     files: dict[str, list[Path]] = {}
     for path in sorted(run.glob(f"*/{stem}*.{suffix}"), key=lambda path: (path.parent.name, path.name != SCORES, path.name)):
@@ -85,7 +88,57 @@ def read_run(run: Path) -> ScoredRun:
     if not names:
         raise ArtefactError(f"{run} holds no scores (TASK/{SCORES}); make them with `lingshu eval`.")
     name = run.resolve().name
-    return ScoredRun(name, str(notes.get("model", name)), tuple(_task(name, facts.get(name, {}), files[name]) for name in names))
+    tasks = []
+    for each in names:
+        sampling = config.get("sampling", {}).get(each)
+        # What an earlier command asked in the same folder is not in the configuration of the last one.
+        asked = {"max_tokens": sampling.get("max_tokens"), "limit": config.get("limit")} if sampling else {}
+        tasks.append(replace(_task(each, facts.get(each, {}), files[each]), **asked))
+    return ScoredRun(name, str(notes.get("model", name)), tuple(tasks))
+
+
+def _card(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]], Mapping[str, Any]]:
+    """The notes of a run card, the facts of its tasks and its configuration, all empty where there is none."""
+    card = read_json(path) if path.is_file() else {}
+
+    def checked(value: Any, name: str, right: bool) -> Any:
+        if not right:
+            raise ArtefactError(f"{path}: {name} cannot be {value!r:.40}; the file is damaged: run `lingshu eval` again, or remove it.")
+        return value
+
+    def object_of(holder: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
+        value = holder.get(key)
+        return {} if value is None else checked(value, name, isinstance(value, Mapping))
+
+    notes, config = object_of(card, "notes", "notes"), object_of(card, "config", "config")
+    tasks = object_of(notes, "tasks", "notes.tasks")
+    for task in tasks:
+        for key, value in object_of(tasks, task, f"notes.tasks.{task}").items():
+            right = _FACTS.get(key)
+            checked(value, f"notes.tasks.{task}.{key}", value is None or right is None or right(value))
+    sampling = object_of(config, "sampling", "config.sampling")
+    for holder, name in [(config, "limit"), *((object_of(sampling, task, f"config.sampling.{task}"), "max_tokens") for task in sampling)]:
+        checked(holder.get(name), f"config: {name}", holder.get(name) is None or _is_count(holder[name]))
+    return notes, tasks, config
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_FACTS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("title", "source", "licence", "revision"), lambda value: isinstance(value, str)),
+    "n": _is_count,
+    "by": _is_texts,
+    "drops": lambda value: isinstance(value, Mapping),
+    "published": lambda value: isinstance(value, str) or (_is_texts(value) and len(value) == 2),
+    "protocol": lambda value: isinstance(value, str) or _is_texts(value),
+    "quirks": lambda value: _is_texts(value) or (isinstance(value, Mapping) and all(map(_is_texts, value.values()))),
+}
 
 
 def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
@@ -120,7 +173,8 @@ def _read(path: Path, facts: Mapping[str, Any]) -> tuple[str, list[Row]]:
         given.add(str(row.get("protocol") or _named(path)))
         # What was asked and replied is most of a file and nothing a table shows; what is left repeats itself.
         shared = {key: same.setdefault(repr(row[key]), row[key]) for key in kept if key in row}
-        rows.append({"id": row["id"], **shared})
+        waits = {"note": NEEDS_JUDGE} if unjudged(row) else {}
+        rows.append({"id": row["id"], **shared, **waits})
     given = given or {_named(path)}
     if len(given) > 1:
         raise ArtefactError(f"{path} mixes the protocols {', '.join(sorted(given))}; score the run again.")

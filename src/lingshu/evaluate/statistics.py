@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Z_95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
 DRAWS = 2000
+NO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
 
 
 class Interval(NamedTuple):

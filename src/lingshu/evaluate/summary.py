@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lingshu.core.nouns import STATUSES
-from lingshu.evaluate.statistics import Interval, bootstrap_mean, wilson
+from lingshu.evaluate.statistics import NO_WIDTH, Interval, bootstrap_mean, wilson
+from lingshu.scoring._reports import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
 Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
@@ -16,6 +17,8 @@ METHODS: Mapping[Method, str] = {
     "bootstrap": "bootstrap over items",
     "clustered bootstrap": "bootstrap over whole groups",
 }
+Metric = Literal["accuracy", "mean score"]
+GRADED_KINDS = ("report", "rubric")  # their scorers give parts of a point, even where every part found is nought or one
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Summary:
     """The result over some scores. `n` counts all asked except errors; `accuracy` counts an unread reply as not right.
 
     `right` is the number of right replies, or the sum of the values of a scorer that gives parts of a point. `method`
-    is how the intervals were made, `groups` the number of patients, studies or images behind the items.
+    is how the intervals were made, `groups` the number of patients, studies or images behind the items. `metric` is
+    "mean score" for such a scorer. `unjudged` counts the rows of status `error` that did not fail but wait for a judge.
     """
 
     n: int
@@ -34,6 +38,18 @@ class Summary:
     truncated: int = 0
     method: Method = "wilson"
     groups: int = 0
+    metric: Metric = "accuracy"
+    unjudged: int = 0
+
+    @property
+    def errors(self) -> int:
+        """How many samples failed."""
+        return self.statuses["error"] - self.unjudged
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing to tell until a judge has been asked."""
+        return not self.n and self.unjudged > 0
 
 
 def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
@@ -50,7 +66,19 @@ def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
         truncated=sum(bool(row.get("truncated")) for row in counted),
         method=method,
         groups=len({group_of(row) for row in counted}),
+        metric=_metric(counted),
+        unjudged=sum(map(unjudged, rows)),
     )
+
+
+def unjudged(row: Row) -> bool:
+    """Whether a row has no score only because a judge must give it."""
+    return row["status"] == "error" and str(row.get("note") or "").startswith(NEEDS_JUDGE)
+
+
+def _metric(rows: Sequence[Row]) -> Metric:
+    parts = any(row.get("kind") in GRADED_KINDS or value_of(row) not in (0.0, 1.0) for row in rows)
+    return "mean score" if parts else "accuracy"
 
 
 def fitting(rows: Sequence[Row]) -> Method:
@@ -76,9 +104,9 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
         return wilson(int(sum(values)), len(values))
     groups = [group_of(row) for row in rows]
     found = bootstrap_mean(values, groups)
-    if found.value is None or found.low is not None:
+    if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
         return found
-    # Groups that are all alike give every draw the same mean, and an interval without width promises too much.
+    # Groups that are all right, whatever their sizes, give every draw the same mean; an interval without width promises too much.
     count = len(set(groups))
     return wilson(min(found.value, 1.0) * count, count)._replace(value=found.value, n=len(values))
 

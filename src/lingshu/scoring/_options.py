@@ -13,6 +13,8 @@ from lingshu.scoring._text import plain, words
 _LABEL = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]?\s*[.:,)\]]|[)\]]|\s)\s*(?=\S)")
 _NEGATED_BEFORE = re.compile(
     r" (?:not|no|without|never|nor|neither|isn't|wasn't|aren't|doesn't|cannot|exclude[sd]?|excluding|eliminate[sd]?|rules? out|ruled out"
+    r"|(?:not|\w+n't) (?:think|believe|suspect|say)(?: that)?"
+    r"(?: it's| (?:it|this|that|there|the answer|the diagnosis) (?:is|would be|could be|shows))?"
     r"|rather than|instead of|unlike|against|不 是|不 支 持|没 有|未 见|无|非|排 除|而 非)"
     r"(?: (?:a|an|the|any|be|evidence|sign|signs|features?|of|for|likely|consistent|with|suggestive|indicative|suggest|show|see|seen"
     r"|typical|compatible|due|to|caused|by|definite|obvious))* $"
@@ -113,6 +115,11 @@ def named_options(form: str, known: tuple[Option, ...]) -> list[Option]:
     return [named[letter] for letter in sorted(named)]
 
 
+def affirmed(form: str, text: str) -> bool:
+    """Whether a text stands in a `words` form somewhere where it is not denied."""
+    return text in form and any(not denied(form, a, b) for a, b in _places(form, text))
+
+
 def _like_a_letter(text: str, options: int) -> bool:
     """A text that reads like an option's letter, or like a word of one letter, is not looked for; nor is none at all."""
     return len(text) < 3 or (len(text) == 3 and (text[1] in "ai" or 0 <= ord(text[1]) - ord("a") < options))
@@ -137,10 +144,15 @@ def denied(form: str, start: int, end: int) -> bool:
 
 def option_within(form: str, known: Sequence[Option]) -> list[Option]:
     """The options that hold every word of a short reply, such as "T2" for "T2-weighted MRI"."""
-    mine = set(form.split()) - _EMPTY_WORDS - {"|"}
+    said = set(form.split())
+    mine = said - _EMPTY_WORDS - _DENIALS - {"|"}
     if not mine or len(mine) > 8:
         return []
-    return [option for option in known if mine <= set(option.form.split())]
+    # "Not benign" is no "Benign lesion", and "a fracture" is no "No fracture".
+    return [option for option in known if mine <= (own := set(option.form.split())) and said & _DENIALS == own & _DENIALS]
+
+
+_DENIALS = frozenset(("no", "not", "none"))
 
 
 _EMPTY_WORDS = frozenset(
@@ -161,9 +173,6 @@ _EMPTY_WORDS = frozenset(
         "and",
         "or",
         "with",
-        "no",
-        "not",
-        "none",
         "的",
         "是",
     )

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Sequence
 
+# How the note of a reply begins that has no score only because no judge was asked.
+NEEDS_JUDGE = "needs a judge"
 _OBJECT = re.compile(r"\{[^{}]*\}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score, Scorer
 from lingshu.scoring import choice, closed, exact, open, token_f1, yes_no
+from lingshu.scoring._reports import NEEDS_JUDGE
 
 RANGE = (0.0, 1.0)
 _BY_KIND: dict[str, Scorer] = {
@@ -32,7 +33,7 @@ def scorer_of(sample: Sample) -> Scorer:
         return choice.score
     kind = sample.meta.kind or ""
     if kind == "rubric":
-        raise InputError(f"sample {sample.id!r} is graded by a rubric; that needs a judge, which `auto` does not have.")
+        raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is graded by a rubric, and `auto` has no judge.")
     return _BY_KIND.get(kind, closed.score)
 
 

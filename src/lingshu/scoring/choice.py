@@ -17,7 +17,7 @@ from typing import NamedTuple
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score, Status
 from lingshu.scoring import yes_no
-from lingshu.scoring._options import Option, gold_letters, named_options, opening_option, option_within, options, traits
+from lingshu.scoring._options import Option, affirmed, gold_letters, named_options, opening_option, option_within, options, traits
 from lingshu.scoring._text import blank, committed, golds, graded, holds, plain, refuses, spoken, words
 
 RANGE = (0.0, 1.0)
@@ -60,12 +60,26 @@ _VERDICT = re.compile(
     re.I,
 )
 _DENIED = re.compile(
-    rf"(?:\b(?:not|never|isn't|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|rather than|instead of|reject(?:ed)?)"
+    rf"(?:\b(?:not|[Dd]on't|doesn't|didn't|wouldn't|can't|cannot)\s+(?:think|believe|suspect|say|choose|pick|select|go with|favou?r)"
+    r"(?:\s+that)?(?:\s+(?:it's|(?:it|this|that|(?:the\s+)?(?:\w+\s+)?(?:answer|choice|option|diagnosis))"
+    r"\s+(?:is|would be|could be|should be)))?(?:\s+the)?"
+    rf"|\b(?:not|never|isn't|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|rather than|instead of|reject(?:ed)?)"
     rf"|不是|不选|排除|而非)\s*(?:be\s+)?{_NOUN}(?<![A-Za-z0-9])[(\[]?[B-HJ-Zb-hj-zAI](?![A-Za-z0-9]|['-][A-Za-z0-9])[)\]]?"
     rf"|(?<![A-Za-z0-9'-])[(\[]?[A-Z][)\]]?\s*(?:(?:is|are|was|can be|could be|seems|looks)\s+(?:clearly\s+|also\s+|therefore\s+|less\s+)?"
     r"(?:not\b|wrong|incorrect|false|excluded|eliminated|ruled out|unlikely|likely to be wrong|impossible|implausible)"
     r"|isn't|(?:选项|项)?\s*(?:不正确|不对|错误|是错))",
 )
+# One of a list of verdicts: "A: incorrect", "(B) - yes". A plain "no" counts where its clause ends: not in "A. No other fits".
+_MARKED = re.compile(
+    r"(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]|[)\]])\s*"
+    r"(?:(?P<no>(?:incorrect|wrong|false|unlikely|excluded|ruled out|impossible|implausible)\b|错|不正确|不对|否|不是"
+    r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
+    r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.])))"
+    r"|(?P<yes>(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
+    re.I,
+)
+_MARK_SIGNS = ("incorrect", "wrong", "false", "unlikely", "exclud", "ruled out", "imp", "not", "no", "correct", "错", "不", "否")
+_MARKS = re.compile(r" (?:incorrect|wrong|false|unlikely|not|no|none|yes|true|correct|right|错|不|否|无|是|对|正) ")
 _MORE = re.compile(rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*{_NOUN}{_L}", re.I)
 _LABELLED = re.compile(rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|(?<!\w)[(\[](?P<bracketed>[A-Z])[)\]]")
 _LISTED = re.compile(rf"^(?:both\s+|either\s+)?{_L}")
@@ -96,11 +110,16 @@ _UNREAD = Reading((), "unparsed")
 
 
 class Said(NamedTuple):
-    """A reply made ready: its text with denied letters blanked out, the `words` of that, and the whole in lower case."""
+    """A reply made ready: its text with denied letters blanked out, the `words` of that, and the whole in lower case.
+
+    `marks` is what a list of verdicts ("A: no; B: yes") affirms, `marked_at` where its last verdict begins.
+    """
 
     text: str
     form: str
     lower: str
+    marks: Reading | None = None
+    marked_at: int = -1
 
 
 def read(reply: str, choices: Sequence[str]) -> Reading:
@@ -122,15 +141,54 @@ def read(reply: str, choices: Sequence[str]) -> Reading:
     whole = _whole(form, known)
     if whole or bare:
         return whole or _UNREAD
-    said = _made_ready(text, form)
+    said = _made_ready(text, form, known)
     return _leading(said, known, _explicit(said, known)) or (
         _refusal(form, known) if refuses(text) else _mentioned(text, form, said, known)
     )
 
 
-def _made_ready(text: str, form: str) -> Said:
-    masked = _DENIED.sub(lambda match: " " * len(match[0]), text) if holds(text, _DENIED_SIGNS) else text
-    return Said(masked, form if masked is text else words(masked), text.casefold())
+def _made_ready(text: str, form: str, known: tuple[Option, ...]) -> Said:
+    lower = text.casefold()
+    masked = undenied(text)
+    if not holds(lower, _MARK_SIGNS):
+        return Said(masked, form if masked is text else words(masked), lower)
+    masked, yes, place = _marked(masked, known)
+    marks = None if not yes else Reading(yes, "ok", "verdict") if len(yes) == 1 else Reading(yes, "multiple")
+    return Said(masked, form if masked == text else words(masked), lower, marks, place)
+
+
+def undenied(text: str) -> str:
+    """A `plain` text with the letters that it denies blanked out; every other character keeps its place."""
+    return _DENIED.sub(lambda match: " " * len(match[0]), text) if holds(text, _DENIED_SIGNS) else text
+
+
+def cues(text: str) -> list[int]:
+    """Where the answers begin that a `plain` text declares as its answer, in their order."""
+    return [cue.end() for cue in _CUE.finditer(text)] if holds(text.casefold(), _CUE_SIGNS) else []
+
+
+def _marked(text: str, known: tuple[Option, ...]) -> tuple[str, tuple[str, ...], int]:
+    """The text without the letters marked as wrong, the letters marked as right beside others, and the place of the last of those."""
+    marks: list[re.Match[str]] = []
+    for mark in _MARKED.finditer(text):
+        # A verdict begins a clause, or follows another: the A of "The answer is A. Not seen are ..." has none.
+        before = text[max(0, mark.start() - 4) : mark.start()].rstrip(" ")
+        begins = not before or before[-1] in ".;,!?\n" or (marks and marks[-1].end() >= mark.start() - 1)
+        if begins and _in(mark["letter"], known):
+            marks.append(mark)
+    # In "A. No." an option that is, or begins with, such a word is named and not judged.
+    if not marks or any(_MARKS.match(option.form) for option in known):
+        return text, (), -1
+    right = [mark for mark in marks if mark["yes"]]
+    denied = {mark.start("letter") for mark in marks if mark["no"]}
+    if denied:
+        signs = list(text)
+        for place in denied:
+            signs[place] = " "
+        text = "".join(signs)
+    if len(marks) < 2 or not right:
+        return text, (), -1
+    return text, tuple(sorted({mark["letter"].upper() for mark in right})), right[-1].start("letter")
 
 
 def _at_the_end(text: str, known: tuple[Option, ...]) -> Reading | None:
@@ -142,7 +200,7 @@ def _at_the_end(text: str, known: tuple[Option, ...]) -> Reading | None:
     if start < 0 or traits(known)[1] or any(len(option.text) > _LONG for option in known):
         return None
     tail = plain(text[start:])
-    return _explicit(_made_ready(tail, words(tail)), known)
+    return _explicit(_made_ready(tail, words(tail), known), known)
 
 
 def _whole(form: str, known: Sequence[Option]) -> Reading | None:
@@ -159,13 +217,12 @@ def _explicit(said: Said, known: tuple[Option, ...]) -> Reading | None:
         own = _labelled_texts(said.form, known)
         if len(own) == 1:
             return Reading((*own,), "ok", "letter and text")
-    found: list[tuple[int, Reading]] = []
+    found: list[tuple[int, Reading]] = [(said.marked_at, said.marks)] if said.marks else []
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one phrase without end.
-    cues = list(_CUE.finditer(text)) if holds(said.lower, _CUE_SIGNS) else []
-    for cue in cues[: -_MOST_CUES - 1 : -1]:
-        declared = _declared(text, cue.end(), known)
+    for cue in cues(text)[: -_MOST_CUES - 1 : -1]:
+        declared = _declared(text, cue, known)
         if declared:
-            found.append((cue.end(), declared))
+            found.append((cue, declared))
             break
     for pattern, signs in ((_WEAK, _WEAK_SIGNS), (_VERDICT, _VERDICT_SIGNS)):
         if holds(said.lower, signs):
@@ -218,7 +275,7 @@ def _opens(said: Said, leading: re.Match[str], known: Sequence[Option]) -> bool:
 
 def _labelled_texts(form: str, known: Sequence[Option]) -> set[str]:
     """The letters that stand in front of their own option's text."""
-    found = {option.letter for option in known if any(map(form.__contains__, option.lettered))}
+    found = {option.letter for option in known if any(affirmed(form, told) for told in option.lettered)}
     # In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis B".
     return {letter for letter in found if not any(_inside(option, form, known) for option in known if option.letter == letter)}
 

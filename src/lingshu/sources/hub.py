@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import shutil
 import tempfile
 import zipfile
@@ -19,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from lingshu.core.errors import InputError, MissingExtra, one_line
-from lingshu.core.files import numbered_jsonl
+from lingshu.core.files import disk, numbered_jsonl
 from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.core.rows import sample_from_row
 from lingshu.sources import parquet
@@ -27,6 +28,7 @@ from lingshu.sources import parquet
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 # A field of a csv file may hold a whole article; the reader's own limit is 128 KB.
 MAX_FIELD = 16 << 20
+_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Repo:
     """Which files of a repository hold a split: patterns relative to it, and zip archives that hold more of them.
 
     `id` is OWNER/NAME on the hub; `link` says where the files come from when they are not there. `extra` are patterns
-    of files that are needed beside the rows.
+    of files that are needed beside the rows. With `one` the patterns are other names of the same rows: the first that
+    matches is read, and it may match one file or the parts of one (NAME-00000-of-00002), no more.
     """
 
     id: str | None
@@ -43,6 +46,7 @@ class Repo:
     extra: tuple[str, ...] = ()
     revision: str | None = None
     link: str | None = None
+    one: bool = False
 
     @property
     def address(self) -> str:
@@ -142,21 +146,40 @@ def _unpacked(repo: Repo, snapshot: Path, archive: Path) -> Path:
 
     place = huggingface_hub.cached_assets_path("lingshu", namespace=str(repo.id).replace("/", "--"), subfolder=snapshot.name)
     target = Path(place) / archive.stem
-    if target.is_dir():
-        return target
-    temporary = Path(tempfile.mkdtemp(prefix=f".{archive.stem}.", dir=place))
-    try:
-        with zipfile.ZipFile(archive) as file:
-            for name in file.namelist():
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                    raise InputError(f"{archive.name} holds {name!r}, which leads out of its folder; the archive is not to be trusted.")
-            file.extractall(temporary)
-        temporary.rename(target)
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{archive} is damaged ({error}); delete it so that it is downloaded again.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if not target.is_dir():
+        unpack(archive, target)
     return target
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip archive to the folder `target`, whole or not at all; where another process was first, its folder stays.
+
+    Raises:
+        InputError: the archive is damaged or leads out of its folder, or the folder cannot take its name.
+        StorageError: the disk refused.
+    """
+    with disk(target):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{archive.stem}.", dir=target.parent))
+        try:
+            with zipfile.ZipFile(archive) as file:
+                for name in file.namelist():
+                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                        raise InputError(f"{archive.name} holds {name!r}, which leads out of its folder; the archive is not to be trusted.")
+                file.extractall(temporary)
+            _rename(temporary, target)
+        except zipfile.BadZipFile as error:
+            raise InputError(f"{archive} is damaged ({error}); delete it so that it is downloaded again.") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        # Ranks of one run unpack at the same time; a folder that is there under its name is whole.
+        if not target.is_dir():
+            raise InputError(f"{target.name} cannot be unpacked to {target} ({error.strerror}); move away what lies there.") from error
 
 
 def rows(repo: Repo, place: Place) -> Iterator[Raw]:
@@ -165,12 +188,26 @@ def rows(repo: Repo, place: Place) -> Iterator[Raw]:
     Raises:
         InputError: no such file, or one that cannot be read.
     """
-    found = [(name, path) for name, path in place.files(repo.files) if path.suffix in SUFFIXES]
+    found = _one(repo, place) if repo.one else _readable(place, repo.files)
     if not found:
         raise InputError(f"{place.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}.")
     for name, path in found:
         for number, (values, images) in enumerate(_read(path)):
             yield Raw(values, images, name, number)
+
+
+def _readable(place: Place, patterns: Sequence[str]) -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in place.files(patterns) if path.suffix in SUFFIXES]
+
+
+def _one(repo: Repo, place: Place) -> list[tuple[str, Path]]:
+    """The file, or the parts of the file, that the first matching pattern names; empty where none matches."""
+    found = next((files for pattern in repo.files if (files := _readable(place, (pattern,)))), [])
+    wholes = {_PART.sub("", name) for name, _ in found}
+    if len(wholes) > 1 or (len(found) > 1 and not all(_PART.search(name) for name, _ in found)):
+        names = ", ".join(name for name, _ in found[:8])
+        raise InputError(f"{place.roots[0]} holds {names}, of which only one can be meant; move the others away.")
+    return found
 
 
 def _read(path: Path) -> Iterator[tuple[Mapping[str, Any], Sequence[Image]]]:

@@ -19,6 +19,8 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     gold = raw.get("answer_idx") or raw.get("answer")
     if not gold:
         raise BadRow("hidden_label", "the row has no answer.")
+    if raw["question"] is None:
+        raise BadRow("no_question", "the row has no question.")
     return {"question": str(raw["question"]).strip(), "choices": filled(options), "gold": gold, "id": raw.get("id")}
 
 

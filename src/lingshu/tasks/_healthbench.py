@@ -12,6 +12,7 @@ from typing import Any
 
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample, Score, Task
+from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.sources.hub import Repo
 from lingshu.tasks._shared import benchmark
 from lingshu.tasks._twins import rubrics
@@ -36,7 +37,7 @@ def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can b
     Raises:
         InputError: always.
     """
-    raise InputError(f"sample {sample.id!r} is scored by criteria, which need a judge; its reply is kept and can be judged later.")
+    raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by criteria; its reply is kept and can be judged later.")
 
 
 def healthbench(name: str, title: str, file: str, n: int) -> Task:

@@ -26,6 +26,8 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The question row of one study (or image, where each image has its own record)."""
     images = raw["image_path"] if "image_path" in raw else raw["image"]
     name = raw.get("_key") or raw.get("id") or raw.get("study_id")
+    if name is None:
+        raise BadRow("no_id", "the record names no study.")
     report = Report(tidy(raw.get("section_findings", raw.get("findings"))), tidy(raw.get("section_impression", raw.get("impression"))))
     return question(report, [images] if isinstance(images, str) else list(images), name=str(name), group=str(raw.get("patient") or name))
 
@@ -57,7 +59,7 @@ def reader(about: About, repo: Repo, place: hub.Place, row: Row = row) -> Iterat
     """The studies of the first list or table that is there, their images found under any of the usual suffixes."""
     pattern = next(p for p in repo.files if place.has((p,)))
     seen: set[str] = set()
-    for number, raw in enumerate(hub.rows(Repo(None, (pattern,), link=repo.link), place)):
+    for number, raw in enumerate(hub.rows(Repo(None, (pattern,), link=repo.link, one=True), place)):
         yield once(seen, made(about, lambda values: _found(row(values), place), raw.values, number, (), place))
 
 

@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.errors import BadImage, InputError
-from lingshu.core.files import sha256_file
+from lingshu.core.errors import ArtefactError, BadImage, InputError
+from lingshu.core.files import MANIFEST, check_manifest, sha256_file
 from lingshu.core.nouns import Access, Drop, Image, Sample, Scorer, Task
 from lingshu.core.rows import LETTERS, BadRow, read_choices, sample_from_row, with_choices
+from lingshu.core.runcard import RUN_CARD
 from lingshu.imaging.read import ShardReader, image_bytes
 from lingshu.scoring import auto, yes_no
 from lingshu.sources import hub, jsonl
@@ -69,6 +70,7 @@ def benchmark(
 ) -> Task:
     """A task that reads DIR/<name>/rows.jsonl, its publisher's files in DIR/<name>, or else the hub.
 
+    The publisher's files in a folder count as private; `lingshu build` is the user's word that they are the published ones.
     `row` reads one published row; a benchmark whose answers or images stand in further files gives a `reader` of them all.
     """
     about = About(name=name, source=repo.address, licence=licence, language=language, access=access, agreement=agreement)
@@ -100,13 +102,32 @@ def _samples(about: About, repo: Repo, reader: Reader, data: Path | None) -> Ite
     if data is None:
         return reader(about, repo, hub.download(repo))
     folder = data / about.name
+    _check_built(folder)
     if (folder / jsonl.ROWS).is_file():
         return (item if isinstance(item, Drop) else completed(about, item) for item in jsonl.read(folder))
     if folder.is_dir():
-        return _from_folder(about, repo, reader, folder)
+        return _from_folder(_of_ones_own(about), repo, reader, folder)
     raise InputError(
         f"{data} has no folder {about.name}; make it with `lingshu build {about.name} SOURCE --out {data}` from {repo.address}."
     )
+
+
+def _check_built(folder: Path) -> None:
+    """Refuse a folder of `lingshu build` whose files are not those that it wrote; other folders pass.
+
+    Raises:
+        ArtefactError: a file is missing or changed, or its manifest leaves out the rows.
+    """
+    ours = (folder / jsonl.ROWS).is_file() or (folder / RUN_CARD).is_file()
+    # Publishers have files called manifest.json too: without rows or a run card beside it, it is one of theirs.
+    listed = check_manifest(folder) if ours else None
+    if listed is not None and jsonl.ROWS not in listed:
+        raise ArtefactError(f"{folder / MANIFEST} does not list {jsonl.ROWS}; build the folder anew.")
+
+
+def _of_ones_own(about: About) -> About:
+    """What holds for files in a user's folder: nobody verified that they are the published ones, so they may be private."""
+    return replace(about, access="private" if about.access == "open" else about.access, deidentified=None)
 
 
 def _from_folder(about: About, repo: Repo, reader: Reader, folder: Path) -> Iterable[Sample | Drop]:
@@ -167,8 +188,9 @@ def made(
     try:
         values = dict(row(raw))
         name = str(values.get("id") or f"{about.name}-{number}")
+        _check_filled(values)
         for file in values.pop("images", ()):
-            found = place.image(str(file)) if place else None
+            found = place.image(str(file)) if place and file is not None else None
             if found is None:
                 return Drop(name, "missing_image", f"there is no image {file!r}.")
             images = [*images, found]
@@ -188,6 +210,18 @@ def made(
         ) from error
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         return Drop(f"{about.name}-{number}", "bad_row", f"a value is not of the published form ({type(error).__name__}).")
+
+
+def _check_filled(values: Mapping[str, Any]) -> None:
+    """Refuse a row whose question or answer is null: neither may be asked as the word None.
+
+    Raises:
+        BadRow: no_question or empty_answer.
+    """
+    if "question" in values and (values["question"] is None or not str(values["question"]).strip()):
+        raise BadRow("no_question", "the row has no question.")
+    if "gold" in values and (values["gold"] in (None, [], ()) or not str(values["gold"]).strip()):
+        raise BadRow("empty_answer", "the row has no answer.")
 
 
 def sample(about: About, values: Mapping[str, Any], number: int, images: Sequence[Image]) -> Sample | Drop:
@@ -229,6 +263,20 @@ def kind_of(gold: Sequence[str] | None, choices: Sequence[str]) -> str:
     if choices:
         return "choice"
     return "yes_no" if gold and all(yes_no.as_verdict(answer) for answer in gold) else "open"
+
+
+def letter_of(text: object, choices: Sequence[object]) -> str:
+    """The letter of the option that is exactly this text, the first of equal ones; the text itself where none is.
+
+    For benchmarks that give the answer as the text of an option: "B" may be the text of option C.
+
+    Raises:
+        BadRow: there is no text.
+    """
+    if text is None or not str(text).strip():
+        raise BadRow("empty_answer", "the row has no answer.")
+    told, known = str(text).strip(), [str(choice).strip() for choice in choices]
+    return LETTERS[known.index(told)] if told in known[: len(LETTERS)] else told
 
 
 def letter(position: object, count: int) -> str:

@@ -16,6 +16,8 @@ from lingshu.tasks import _several
 from lingshu.tasks._shared import benchmark
 from lingshu.tasks._twins import text_choices
 
+# The split also comes as a table with annotations, which has the same questions.
+FILES = ("**/test.json", "**/test.jsonl", "**/test.csv", "**/test.parquet", "**/test-*.parquet", "**/test_with_annotations.*")
 _LINE = re.compile(r"^\s*([A-H])[\s.:、．]+(.*)$")
 
 
@@ -40,7 +42,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "cmexam",
     title="CMExam (test)",
-    repo=Repo("fzkuji/CMExam", ("**/test*.json", "**/test*.jsonl", "**/test*.csv", "**/test*.parquet")),
+    repo=Repo("fzkuji/CMExam", FILES, one=True),
     licence="Apache-2.0",
     unverified=("licence", "files"),
     row=row,

@@ -1,6 +1,6 @@
-"""MedFrameQA: 2,851 choices that compare two to five frames of medical videos.
+"""MedFrameQA: choices that compare two to five frames of medical videos, 2,851 by some accounts (not verified).
 
-Licence: CC BY 4.0 (the data set's page). Revision: resolved at download. Link: https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
+Licence: CC BY 4.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ TASK = benchmark(
     title="MedFrameQA",
     repo=Repo("SuhaoYu1020/MedFrameQA", ("data/test-*.parquet",)),
     licence="CC-BY-4.0",
+    unverified=("n", "licence"),
     row=row,
     twin=pictures("choice", images=4, options=4, organ="made up", system="made up"),
     n=2851,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
+from lingshu.tasks._shared import benchmark, letter_of
 from lingshu.tasks._twins import pictures
 
 
@@ -18,11 +18,12 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
     gt_answer is the text of an option; of two equal options the first is meant.
     """
+    choices = [raw[f"option_{name}"] for name in "ABCD" if raw.get(f"option_{name}") is not None]
     return {
         "id": raw["question_id"],
         "question": raw["question"],
-        "choices": [raw[f"option_{name}"] for name in "ABCD" if raw.get(f"option_{name}") is not None],
-        "gold": raw["gt_answer"],
+        "choices": choices,
+        "gold": letter_of(raw["gt_answer"], choices),
         "images": [raw["image_path"]],
         "group": raw["image_path"],
         "modality": raw.get("modality_type") or raw.get("modality"),

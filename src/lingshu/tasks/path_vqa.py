@@ -25,7 +25,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "path_vqa",
     title="PathVQA",
-    repo=Repo("flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl")),
+    repo=Repo("flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), one=True),
     licence="MIT",
     unverified=("licence",),
     row=row,

@@ -6,7 +6,7 @@ Licence: CC BY-SA (unverified). Revision: resolved at download. Link: https://hu
 from __future__ import annotations
 
 from lingshu.tasks import _pmc_vqa
-from lingshu.tasks._pmc_vqa import row
+from lingshu.tasks._pmc_vqa import row_with_text as row
 from lingshu.tasks._shared import benchmark
 from lingshu.tasks._twins import pictures
 

@@ -39,7 +39,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "pubmedqa",
     title="PubMedQA",
-    repo=Repo("openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json")),
+    repo=Repo("openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json"), one=True),
     licence="MIT",
     unverified=("licence",),
     row=row,

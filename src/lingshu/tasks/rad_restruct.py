@@ -12,11 +12,12 @@ from typing import Any
 
 from lingshu.core.files import read_json
 from lingshu.core.nouns import Drop, Sample
+from lingshu.core.rows import BadRow
 from lingshu.scoring import yes_no
 from lingshu.sources import hub
 from lingshu.sources.hub import Repo
 from lingshu.tasks import _several
-from lingshu.tasks._shared import About, benchmark, beside, made, once
+from lingshu.tasks._shared import About, benchmark, beside, letter_of, made, once
 from lingshu.tasks._twins import joined, pictures
 
 IMAGES = "id_to_img_mapping_frontal_reports.json"
@@ -32,12 +33,14 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "group": raw["report"],
         "task": info["answer_type"],
     }
+    if not answers:
+        raise BadRow("empty_answer", "the question has no answer.")
     if info["answer_type"] == "single_choice" and all(yes_no.as_verdict(a) for a in answers):
         return {**found, "gold": answers, "kind": "yes_no"}
     if len(info["options"]) < 2:
         return {**found, "gold": answers, "kind": "closed"}
     if info["answer_type"] == "single_choice":
-        return {**found, "choices": info["options"], "gold": answers[0]}
+        return {**found, "choices": info["options"], "gold": letter_of(answers[0], info["options"])}
     letters = "".join(chr(65 + info["options"].index(answer)) for answer in answers)
     return {**found, "choices": info["options"], "gold": letters, "several": True}
 

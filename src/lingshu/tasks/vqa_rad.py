@@ -35,7 +35,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "vqa_rad",
     title="VQA-RAD",
-    repo=Repo("flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json")),
+    repo=Repo("flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json"), one=True),
     licence="CC0-1.0",
     unverified=("licence",),
     row=row,
