@@ -90,6 +90,7 @@ def test_a_bad_sample_is_counted_and_not_fatal(tmp_path: Path, capsys: pytest.Ca
     assert "dropped bad_image 1" in capsys.readouterr().out
     card = json.loads((tmp_path / "run" / "run.json").read_text())
     assert card["counts"] == {"dropped_bad_image": 1}
+    assert "3: bad_image" in card["notes"]["first_drops"][0]
     assert "3: bad_image" in json.loads((tmp_path / "run" / "checkpoint" / "run.json").read_text())["notes"]["first_drops"][0]
 
 

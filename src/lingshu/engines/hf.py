@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class HfEngine:
 
     @torch.inference_mode()
     def _score(self, batch: Sequence[Encoded]) -> list[float]:
-        inputs = self._inputs(batch, "right")
+        inputs = model_inputs(self.loaded, batch, pad="right")
         labels_BL = inputs.pop("labels")
         logits_BLV = self.loaded.model(**inputs, use_cache=False).logits.float()
         picked = -functional.cross_entropy(logits_BLV[:, :-1].transpose(1, 2), labels_BL[:, 1:], ignore_index=IGNORED, reduction="none")
@@ -116,13 +116,6 @@ class HfEngine:
         except (BadImage, InputError) as error:
             return Asked(sample, None, one_line(error))
 
-    def _inputs(self, batch: Sequence[Encoded], pad: Any) -> dict[str, torch.Tensor]:
-        model = self.loaded.model
-        inputs = {k: v.to(model.device) for k, v in self.loaded.processor.collate(batch, pad=pad).items()}
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        return inputs
-
     def _answer(self, asked: Sequence[Asked], sampling: Sampling) -> list[Reply]:
         """Prefill each distinct prompt once, then decode one row for each sample and copy."""
         distinct: dict[str, int] = {}
@@ -142,6 +135,15 @@ class HfEngine:
         return replies
 
 
+def model_inputs(loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]) -> dict[str, torch.Tensor]:
+    """A batch on the model's device, pixels in its precision; labels are among it."""
+    model = loaded.model
+    inputs = {name: tensor.to(model.device) for name, tensor in loaded.processor.collate(batch, pad=pad).items()}
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs
+
+
 @torch.inference_mode()
 def decode(
     loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int], sampling: Sampling, rngs: Sequence[np.random.Generator]
@@ -152,9 +154,8 @@ def decode(
     """
     model, processor = loaded.model, loaded.processor
     device = model.device
-    inputs = {k: v.to(device) for k, v in processor.collate(prompts, pad="left").items() if k != "labels"}
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    inputs = model_inputs(loaded, prompts, pad="left")
+    del inputs["labels"]
     if "position_ids" not in inputs:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     output = model.model(**inputs, use_cache=True)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest, open_dataset, read_dataset
 from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
@@ -139,5 +140,19 @@ def read_groups(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
                 yield item
 
 
-def group_digests(paths: Sequence[Path]) -> dict[str, str]:
-    return {str(path): dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path)) for path in paths}
+class Group(NamedTuple):
+    """A data group that was checked when the run began: its folder or file, its card, and the digest of its content."""
+
+    path: Path
+    card: DatasetCard
+    digest: str
+
+
+def open_group(path: Path) -> Group:
+    """Check a data group once; hashing it again for every stage would read all of it again.
+
+    Raises:
+        ArtefactError, InputError: it is no data group, or it is damaged.
+    """
+    card = check_group(path)
+    return Group(path, card, dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path)))

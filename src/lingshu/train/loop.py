@@ -30,7 +30,7 @@ from lingshu.models.processor import Processor
 from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import TrainConfig
-from lingshu.train.data import check_group, group_digests, read_groups
+from lingshu.train.data import Group, open_group, read_groups
 from lingshu.train.log import SUMMARY, Progress
 from lingshu.train.stage import StageRun, StageSummary
 
@@ -62,18 +62,21 @@ def train(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     summaries = _summaries(out)
-    loaded = _starting_point(config, out, len(summaries), groups)
+    paths = {name: group.path for name, group in groups.items()}
+    loaded = _starting_point(config, out, len(summaries), paths)
     device, bfloat16 = _device(config)
     loaded.model.to(device)
+    named: list[str] = []  # the first drops of each stage, so that the card of the run names them too
     for number in range(len(summaries), len(config.stages)):
-        run = StageRun(config, number, groups, out, stop=stop)
+        run = StageRun(config, number, paths, out, stop=stop)
         summary, drops = run.run(loaded, progress, device=device, bfloat16=bfloat16)
         summaries.append(summary)
+        named += drops
         last = number == len(config.stages) - 1
         folder = final if last else stage_folder(out, number, config.stages[number].name)
-        export(loaded.model, loaded.processor, folder, _card(config, summaries, groups, loaded.name, drops))
+        export(loaded.model, loaded.processor, folder, _card(config, summaries, groups, loaded.name, named))
         write_json(out / SUMMARY, {"stages": [asdict(s) for s in summaries]})
-    write_run_card(out, _card(config, summaries, groups, loaded.name, ()))
+    write_run_card(out, _card(config, summaries, groups, loaded.name, named))
     shutil.rmtree(out / "state", ignore_errors=True)
     return final
 
@@ -82,8 +85,8 @@ def stage_folder(out: Path, number: int, name: str) -> Path:
     return out / "stages" / f"{number + 1}-{name}"
 
 
-def check_data(config: TrainConfig) -> dict[str, Path]:
-    """The folder of every data group that a stage uses, each checked to be a whole DATASET.
+def check_data(config: TrainConfig) -> dict[str, Group]:
+    """Every data group that a stage uses, each checked to be whole.
 
     Raises:
         ConfigError: a group without a folder.
@@ -96,9 +99,7 @@ def check_data(config: TrainConfig) -> dict[str, Path]:
             if folder is None:
                 raise ConfigError(f"stage {stage.name!r} needs data group {group!r}; give it with data.{group}=FOLDER.")
             folders[group] = Path(folder)
-    for folder in folders.values():
-        check_group(folder)
-    return folders
+    return {name: open_group(folder) for name, folder in folders.items()}
 
 
 def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
@@ -163,19 +164,19 @@ def _device(config: TrainConfig) -> tuple[torch.device, bool]:
     return torch.device(name), bfloat16
 
 
-def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Path], start: str, drops: tuple[str, ...]) -> RunCard:
+def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Group], start: str, drops: Sequence[str]) -> RunCard:
     stages = [
         {"stage": s.name, "steps": s.steps, "samples": s.samples, "first loss": s.first_loss, "last loss": s.last_loss} for s in summaries
     ]
     data = []
-    for group, folder in groups.items():
-        card = check_group(folder)
-        data.append({"group": group, "rows": card.rows, "images": card.images, "licences": ", ".join(card.licences)})
+    for name, (_, card, _) in groups.items():
+        data.append({"group": name, "rows": card.rows, "images": card.images, "licences": ", ".join(card.licences)})
     counts = {f"dropped_{reason}": 0 for s in summaries for reason in s.dropped}
     for s in summaries:
         for reason, number in s.dropped.items():
             counts[f"dropped_{reason}"] += number
     if skipped := sum(s.skipped for s in summaries):
         counts["skipped_steps"] = skipped
+    hashes = {str(group.path): group.digest for group in groups.values()}
     notes = {"name": config.name, "start": start, "stages": stages, "data": data, "first_drops": list(drops)}
-    return RunCard("train", configuration.to_plain(config), config.seed, counts, group_digests(list(groups.values())), notes)
+    return RunCard("train", configuration.to_plain(config), config.seed, counts, hashes, notes)
