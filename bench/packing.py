@@ -63,7 +63,7 @@ def ways(made: list[Encoded], rng: np.random.Generator) -> dict[str, tuple[bool,
 def one_pass(trainer: Trainer, batches: Iterator[list[Encoded]]) -> float:
     begun = time.process_time()
     for batch in batches:
-        (trainer.summed_loss(batch) / sum(e.supervised for e in batch)).backward()
+        (trainer.summed_loss(batch).loss / sum(e.supervised for e in batch)).backward()
         trainer.model.zero_grad(set_to_none=True)
     return time.process_time() - begun
 

@@ -146,10 +146,12 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut_or_packed(family: Family
     results = []
     for size in (4, 2, 1):
         trainer = set_up(model, processor, replace(stage, micro_batch=size), device=torch.device("cpu"), bfloat16=False)
-        total = sum(float(trainer.summed_loss(batch[i : i + size]).detach()) for i in range(0, 4, size)) / sum(e.supervised for e in batch)
+        total = sum(float(trainer.summed_loss(batch[i : i + size]).loss.detach()) for i in range(0, 4, size)) / sum(
+            e.supervised for e in batch
+        )
         results.append(total)
     packed = set_up(model, processor, replace(stage, packing=True), device=torch.device("cpu"), bfloat16=False)
-    results.append(float(packed.summed_loss(batch).detach()) / sum(e.supervised for e in batch))
+    results.append(float(packed.summed_loss(batch).loss.detach()) / sum(e.supervised for e in batch))
     model.eval()
     assert results[1:] == pytest.approx(results[:1] * 3, rel=1e-6)
     full = {k: v for k, v in processor.collate(batch, pad="right").items()}
@@ -246,7 +248,7 @@ def test_a_step_without_a_number_changes_nothing() -> None:
     sample = processor.encode([Message("user", ("?",)), Message("assistant", ("yes",))], ())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     head = model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
-    loss, _ = trainer.step([[sample]], 0, 1)
+    loss = trainer.step([[sample]], 0, 1).loss
     head.remove()
     model.eval()
     assert loss != loss

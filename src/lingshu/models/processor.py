@@ -8,8 +8,8 @@ Shapes: B batch, L tokens of a sample or of the longest in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,8 @@ IGNORED = -100  # label of a token that no loss is taken on; torch's default
 class Encoded:
     """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED elsewhere.
 
-    `positions` is 3 x L for families with M-RoPE, else None.
+    `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants to know of each
+    supervised token, in order: "weight", and in reinforcement learning "advantage", "old" and "reference".
     """
 
     ids: NDArray[np.int64]
@@ -39,6 +40,7 @@ class Encoded:
     is_image: NDArray[np.bool_]
     positions: NDArray[np.int64] | None
     tiles: tuple[Tiles, ...]
+    facts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -38,6 +38,55 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What is made small in a supervised stage.
+
+    `loss` is cross-entropy, or "dft", which scales each token's by the probability the model gives it (Dynamic
+    Fine-Tuning, arXiv 2508.05629). A token may carry a weight; the sum over the whole batch is divided by its number of
+    supervised tokens ("tokens") or by their weights ("weights"), under which heavier tokens do not raise the rate.
+    """
+
+    loss: Literal["cross_entropy", "dft"] = "cross_entropy"
+    normaliser: Literal["tokens", "weights"] = "tokens"
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reply's reward: `format` where it is of the asked form and nothing else, plus `accuracy` times the score of its
+    answer by the scorer of that name on the scoring shelf. A reply that was cut at its length gets neither."""
+
+    scorer: str = "auto"
+    format: float = 0.5
+    accuracy: float = 1.0
+
+
+@dataclass(frozen=True)
+class Grpo:
+    """Reinforcement learning with verifiable rewards: group relative policy optimisation (arXiv 2402.03300).
+
+    A round asks `round_prompts` questions `copies` times each with the weights of its start, then takes one update for
+    each `batch` questions of the stage. Advantages are rewards standardised inside a question's group; the ratio to the
+    round's start is clipped to 1 - `clip_low` .. 1 + `clip_high`; `kl` weighs the k3 estimate of the divergence from the
+    stage's start (0: none is computed).
+    """
+
+    copies: int = 16
+    round_prompts: int = 512
+    temperature: float = 1.0
+    max_reply_tokens: int = 2048
+    kl: float = 1e-3
+    clip_low: float = 0.2
+    clip_high: float = 0.3
+    reward: Reward = field(default_factory=Reward)
+
+    def __post_init__(self) -> None:
+        if self.copies < 2:
+            raise ConfigError(f"grpo.copies is {self.copies}; a group needs at least 2 replies to be compared.")
+        if self.temperature <= 0:
+            raise ConfigError(f"grpo.temperature is {self.temperature}; greedy replies are all alike, so give it more than 0.")
+
+
+@dataclass(frozen=True)
 class Stage:
     """One training run over some data groups.
 
@@ -46,6 +95,7 @@ class Stage:
     `warmup_steps`, then falls along a cosine to `final_rate` times its peak. Longer samples than `max_tokens` are
     dropped and counted. `packing` fills sequences with several samples, and `batch` then counts those. With `lora`, the
     linear layers of its parts keep their weights and get adapters; parts outside it are trained or frozen as `rates` says.
+    With `grpo` the stage learns from rewards, and `batch` counts the questions of an update.
     """
 
     name: str
@@ -63,8 +113,15 @@ class Stage:
     max_tokens: int = 8192
     packing: bool = False
     lora: Lora | None = None
+    objective: Objective = field(default_factory=Objective)
+    grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
+        if self.grpo and (self.grpo.round_prompts % self.batch or self.packing):
+            raise ConfigError(
+                f"stage {self.name!r}: grpo.round_prompts {self.grpo.round_prompts} must be a multiple of batch {self.batch}, "
+                "and packing must be off."
+            )
         for part in self.lora.parts if self.lora else ():
             if getattr(self.rates, part) is None:
                 raise ConfigError(f"stage {self.name!r}: lora is put on {part}, which has no learning rate; give rates.{part}.")

@@ -36,10 +36,10 @@ class LearningLog:
     def add(self, row: Mapping[str, object], step: int) -> None:
         self.appender.append([row])
         if self.writer is not None:
-            for key in ("loss", "gradient_norm", "tokens_per_s"):
-                if row[key] is None:
+            for key, value in row.items():
+                if value is None or key in ("stage", "step", "total"):
                     continue
-                self.writer.add_scalar(f"{row['stage']}/{key}", row[key], step)  # pyright: ignore[reportAttributeAccessIssue]
+                self.writer.add_scalar(f"{row['stage']}/{key}", value, step)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @contextmanager

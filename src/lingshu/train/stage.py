@@ -16,11 +16,11 @@ from lingshu.core.errors import TrainingError
 from lingshu.models.load import Loaded
 from lingshu.train.adapters import inject, merge, save_adapter
 from lingshu.train.config import Stage, TrainConfig
-from lingshu.train.data import StageData, encode_all, read_groups
+from lingshu.train.data import encode_all, read_groups
+from lingshu.train.feed import Feed, data_feed
 from lingshu.train.log import LOG, LearningLog, Progress, open_log
-from lingshu.train.plan import GroupedPlan, PackedPlan, Plan
 from lingshu.train.state import Position, latest, load_state, save_state
-from lingshu.train.step import Trainer, set_up
+from lingshu.train.step import StepResult, Trainer, set_up
 
 RECENT = 20  # a stage's first and last loss are means over this many steps at most
 
@@ -67,31 +67,28 @@ class StageRun:
         Raises:
             TrainingError: too many steps gave no number. Stopped: `stop` said so, and the state is saved.
         """
-        data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=self.stage.max_tokens, cache_mb=self.config.cache_mb)
-        plan = self._plan(tuple(map(len, data.texts)))
-        total = self.stage.steps or plan.steps(self.stage.epochs)
         seed = self.config.seed * 1000 + self.number
+        feed = self._feed(loaded, seed)
         lora = self.stage.lora
         adapter = inject(loaded.model, loaded.processor.family, lora, seed=seed) if lora else None
         trainer = set_up(loaded.model, loaded.processor, self.stage, device=device, bfloat16=bfloat16)
         torch.manual_seed(seed)
         position = self._resume(trainer)
         with open_log(self.out, log_bytes=position.log_bytes, tensorboard=self.config.tensorboard) as log:
-            seconds = self._steps(trainer, data, plan, position, total, log, progress)
+            seconds = self._steps(trainer, feed, position, log, progress)
         loaded.model.eval()
         if adapter is not None:
             save_adapter(loaded.model, adapter, loaded.name, self.out / "adapters" / f"{self.number + 1}-{self.stage.name}")
             merge(loaded.model)
         first, last = _mean(self.first), _mean(self.recent)
-        name, dropped = self.stage.name, data.drops
-        summary = StageSummary(name, total, round(seconds, 2), first, last, len(data), data.tokens, self.skipped, dropped)
-        return summary, data.named_drops
+        name, dropped = self.stage.name, dict(feed.drops)
+        summary = StageSummary(name, feed.total, round(seconds, 2), first, last, feed.samples, feed.tokens, self.skipped, dropped)
+        return summary, tuple(feed.named_drops)
 
-    def _plan(self, lengths: tuple[int, ...]) -> Plan:
-        seed = self.config.seed * 1000 + self.number
-        if self.stage.packing:
-            return PackedPlan(lengths, self.stage.max_tokens, self.stage.batch, seed)
-        return GroupedPlan(lengths, self.stage.batch, seed)
+    def _feed(self, loaded: Loaded, seed: int) -> Feed:
+        config, stage = self.config, self.stage
+        data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=stage.max_tokens, cache_mb=config.cache_mb)
+        return data_feed(data, stage, seed)
 
     def _resume(self, trainer: Trainer) -> Position:
         found = latest(self.out / "state")
@@ -105,30 +102,32 @@ class StageRun:
         kept = _bytes_before(self.out / LOG, {stage.name for stage in self.config.stages[: self.number]})
         return Position(self.number, 0, kept, 0.0)
 
-    def _steps(
-        self, trainer: Trainer, data: StageData, plan: Plan, position: Position, total: int, log: LearningLog, progress: Progress | None
-    ) -> float:
+    def _steps(self, trainer: Trainer, feed: Feed, position: Position, log: LearningLog, progress: Progress | None) -> float:
         started = time.monotonic() - position.seconds
-        clock, tokens = time.monotonic(), 0
-        batches = plan.batches(position.step)
+        clock, tokens, total = time.monotonic(), 0, feed.total
+        batches = feed.batches(position.step)
+        unsaved = False  # a state is due, and waits for a step that can be gone on from
         for done in range(position.step + 1, total + 1):
-            batch = [[data.sample(i) for i in sequence] for sequence in next(batches)]
-            loss, norm = trainer.step(batch, done - 1, total)
-            self._take(loss, norm, done)
+            batch = next(batches)
+            result = trainer.step(batch, done - 1, total)
+            self._take(result, done)
             tokens += sum(len(sample) for sequence in batch for sample in sequence)
             if done % self.config.log_every == 0 or done == total:
                 rate = tokens / max(1e-9, time.monotonic() - clock)
-                self._tell(log, trainer, done, total, norm, rate, progress)
+                self._tell(log, trainer, done, total, result, feed.told(), rate, progress)
                 clock, tokens = time.monotonic(), 0
             stopping = self.stop()
-            if done < total and (stopping or done % self.config.save_every == 0):
+            unsaved = unsaved or stopping or done % self.config.save_every == 0
+            if done < total and unsaved and feed.may_save(done):
                 self._save(trainer, done, log, time.monotonic() - started)
-            if done < total and stopping:
-                raise Stopped(f"stage {self.stage.name!r}, step {done} of {total}")
+                unsaved = False
+                if stopping:
+                    raise Stopped(f"stage {self.stage.name!r}, step {done} of {total}")
         return time.monotonic() - started
 
-    def _take(self, loss: float, norm: float, done: int) -> None:
+    def _take(self, result: StepResult, done: int) -> None:
         """Book a step's loss; one that is no number was skipped by the trainer and is counted."""
+        loss, norm = result.loss, result.norm
         if math.isfinite(loss) and math.isfinite(norm):
             self.recent.append(loss)
             self.pending.append(loss)
@@ -143,11 +142,22 @@ class StageRun:
                 "lower the stage's rates or look at the data."
             )
 
-    def _tell(self, log: LearningLog, trainer: Trainer, done: int, total: int, norm: float, rate: float, progress: Progress | None) -> None:
+    def _tell(
+        self,
+        log: LearningLog,
+        trainer: Trainer,
+        done: int,
+        total: int,
+        result: StepResult,
+        fed: Mapping[str, float],
+        rate: float,
+        progress: Progress | None,
+    ) -> None:
         loss = _mean(self.pending) if self.pending else None
         row = {"stage": self.stage.name, "step": done, "total": total, "loss": loss}
-        row |= {"gradient_norm": norm if math.isfinite(norm) else None, "skipped": self.skipped}
-        log.add(row | {"rate": max(g["lr"] for g in trainer.optimizer.param_groups), "tokens_per_s": round(rate, 1)}, done)
+        row |= {"gradient_norm": result.norm if math.isfinite(result.norm) else None, "skipped": self.skipped}
+        row |= {"rate": max(g["lr"] for g in trainer.optimizer.param_groups), "tokens_per_s": round(rate, 1)}
+        log.add(row | dict(result.told) | dict(fed), done)
         self.pending = []
         if progress is not None:
             progress(self.stage.name, done, total, math.nan if loss is None else loss, rate)

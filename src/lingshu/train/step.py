@@ -6,9 +6,9 @@ Shapes: B micro-batch, L tokens, N supervised tokens, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -18,6 +18,15 @@ from lingshu.models.processor import IGNORED, Encoded, Processor
 from lingshu.models.spec import PARTS
 from lingshu.train.adapters import is_adapter
 from lingshu.train.config import Stage
+from lingshu.train.objective import Loss, Summed, gather_facts, objective
+
+
+class StepResult(NamedTuple):
+    """The mean loss, the gradient norm before clipping, and what else the objective tells, as means over tokens."""
+
+    loss: float
+    norm: float
+    told: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,14 @@ class Trainer:
     model: Any
     processor: Processor
     stage: Stage
+    loss: Loss
     optimizer: torch.optim.Optimizer
     peaks: tuple[float, ...]
     device: torch.device
     bfloat16: bool
 
-    def step(self, batch: Sequence[Sequence[Encoded]], number: int, total: int) -> tuple[float, float]:
-        """Take step `number` of `total`; returns the mean loss per supervised token and the gradient norm before clipping.
+    def step(self, batch: Sequence[Sequence[Encoded]], number: int, total: int) -> StepResult:
+        """Take step `number` of `total`.
 
         `batch` holds sequences, each of them one sample, or several in a stage that packs. A loss or gradient that is no
         number changes nothing: the optimiser's step is left out.
@@ -41,20 +51,27 @@ class Trainer:
         share = rate_share(number, total, self.stage)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * share
-        supervised = sum(e.supervised for sequence in batch for e in sequence)
-        loss = 0.0
+        mass = self.loss.mass([e for sequence in batch for e in sequence])
+        loss, told = 0.0, dict[str, float]()
         for micro in micro_batches(batch, self.stage.micro_batch):
             summed = self.summed_loss([e for sequence in micro for e in sequence])
-            (summed / supervised).backward()
-            loss += float(summed.detach())
-        norm = torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.stage.clip_norm)
-        if math.isfinite(loss) and math.isfinite(float(norm)):
+            (summed.loss / mass).backward()
+            loss += float(summed.loss.detach())
+            for name, value in summed.told.items():
+                told[name] = told.get(name, 0.0) + float(value) / mass
+        norm = float(torch.nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], self.stage.clip_norm))
+        if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss / supervised, float(norm)
+        return StepResult(loss / mass, norm, told)
 
-    def summed_loss(self, samples: Sequence[Encoded]) -> torch.Tensor:
-        """Cross-entropy summed over the supervised tokens of a micro-batch: padded rows, or in one row when packing.
+    def summed_loss(self, samples: Sequence[Encoded]) -> Summed:
+        """The objective summed over the supervised tokens of a micro-batch."""
+        logits_NV, targets_N = self.logits(samples)
+        return self.loss.summed(logits_NV, targets_N, gather_facts(self.loss.facts, samples, self.device))
+
+    def logits(self, samples: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N x V) and targets (N) of the supervised tokens: from padded rows, or from one row when packing.
 
         Logits are made for supervised positions only: with a vocabulary of 152,064 they are most of the memory.
         """
@@ -69,8 +86,7 @@ class Trainer:
                 hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
             target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORED)
             chosen_BL = target_BL != IGNORED
-            logits_NV = self.model.lm_head(hidden_BLD[chosen_BL])
-        return functional.cross_entropy(logits_NV.float(), target_BL[chosen_BL], reduction="sum")
+            return self.model.lm_head(hidden_BLD[chosen_BL]), target_BL[chosen_BL]
 
     def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
@@ -111,4 +127,4 @@ def set_up(model: Any, processor: Processor, stage: Stage, *, device: torch.devi
                 peaks.append(getattr(stage.rates, part))
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=True)
     model.train()
-    return Trainer(model, processor, stage, optimizer, tuple(peaks), device, bfloat16)
+    return Trainer(model, processor, stage, objective(stage), optimizer, tuple(peaks), device, bfloat16)
