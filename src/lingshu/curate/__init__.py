@@ -1,0 +1,1 @@
+"""Curation: sources to a DATASET, shard by shard, every drop with its reason."""
