@@ -1,62 +1,147 @@
 """Training tokens a second: packed, padded in groups of similar length, and padded at random, on the same samples.
 
-CPU-seconds of one thread; the median of five rounds, the three ways in turn within each round. Useful tokens are those of samples.
+    python bench/packing.py [DATA]
+
+Drawn lengths are always measured. DATA holds the folders named in MIX, each with rows.jsonl and some with images/, and adds
+the lengths of real texts and images in the proportions of an instruction stage. CPU-seconds of one thread; the ways take
+turns within each round. Useful tokens are those of samples; a forward pass holds as many of them, on average, either way.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from _record import record, table
+from PIL import Image as PIL
 
+from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Message
-from lingshu.models.processor import Encoded
+from lingshu.models.family import Tiles
+from lingshu.models.processor import IGNORED, Encoded, Processor
+from lingshu.models.qwen25vl import QWEN25VL
 from lingshu.models.spec import PixelBudget, TinyModel
-from lingshu.models.tiny import build_tiny
+from lingshu.models.tiny import build_tiny, train_tokenizer
 from lingshu.train.config import Rates, Stage
 from lingshu.train.plan import best_fit
 from lingshu.train.step import Trainer, set_up
 
-SAMPLES, ROUNDS, BATCH, CAPACITY = 128, 5, 16, 1024
+SAMPLES, ROUNDS, BATCH = 256, 5, 16
+SMALL, LARGE = 112, 512
+WORDS = 8192  # vocabulary that real lengths are counted with; a released one cuts these texts alike
 
 
-def samples(processor: object, rng: np.random.Generator) -> list[Encoded]:
-    """Lognormal lengths (median about 90 tokens), six in ten with a 112-pixel image of 16 tokens."""
-    from PIL import Image
+class Kind(NamedTuple):
+    """A kind of sample: its share of the mix, the folder its texts come from, how a row reads, whether it shows an image."""
 
+    share: float
+    folder: str
+    read: Callable[[dict[str, Any]], tuple[str, str] | None]
+    image: bool = True
+
+
+def both(question: str, answer: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
+    return lambda row: (str(row[question]), str(row[answer])) if row.get(question) and row.get(answer) else None
+
+
+def caption(field: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
+    return lambda row: ("Describe this medical image.", str(row[field])) if row.get(field) else None
+
+
+def reasoned(row: dict[str, Any]) -> tuple[str, str] | None:
+    if row["lang"] != "en" or not row.get("thinking"):
+        return None
+    return row["prompt"], f"<think>{row['thinking']}</think><answer>{row['response']}</answer>"
+
+
+def instruction(row: dict[str, Any]) -> tuple[str, str] | None:
+    return (f"{row['instruction']}\n{row['input']}", row["output"]) if row["output"] else None
+
+
+def report(row: dict[str, Any]) -> tuple[str, str] | None:
+    findings = row.get("section_findings")
+    return ("Write the findings and the impression.", f"Findings: {findings} Impression: {row['section_impression']}") if findings else None
+
+
+# Stage 3 of the Lingshu paper: 38% medical multimodal, 28% medical captions, 17% general multimodal, 14% general text, 3%
+# medical text; inside the first by the sizes of its sources. General data stand in by medical instructions of like length.
+MIX = (
+    Kind(0.15, "vqa_rad", both("question", "answer")),
+    Kind(0.08, "medevalkit_run_slake", reasoned),
+    Kind(0.12, "pmcoa_captions", caption("report")),
+    Kind(0.03, "iuxray_reports", report),
+    Kind(0.28, "roco_captions_ccby", caption("caption")),
+    Kind(0.17, "corpus_chatdoctor5k", instruction),
+    Kind(0.14, "corpus_medical_meadow_small", instruction, image=False),
+    Kind(0.03, "corpus_huatuo_o1_demo", both("Question", "Complex_CoT"), image=False),
+)
+
+
+def drawn(processor: Processor) -> list[Encoded]:
+    """Lognormal lengths without a template: median 90 tokens, at most 1,024; six in ten with a 112-pixel image of 16 tokens."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (SMALL, SMALL, 3), dtype=np.uint8)
     made = []
-    for words in np.clip(rng.lognormal(np.log(40), 0.9, SAMPLES), 4, 480).astype(int):
-        images = []
-        if rng.random() < 0.6:
-            images = [Image.fromarray(rng.integers(0, 256, (112, 112, 3), dtype=np.uint8))]
-        question = Message("user", (*range(len(images)), "a " * int(words // 2)))
-        tiles = processor.tiles(images)  # pyright: ignore[reportAttributeAccessIssue]
-        made.append(processor.encode([question, Message("assistant", ("a " * int(words - words // 2),))], tiles))  # pyright: ignore
+    for length in np.clip(rng.lognormal(np.log(90), 0.9, SAMPLES), 24, 1024).astype(int):
+        tiles = processor.tiles([PIL.fromarray(noise)]) if rng.random() < 0.6 else ()
+        is_image = np.zeros(length, bool)
+        is_image[4 : 4 + sum(t.tokens for t in tiles)] = True
+        made.append(encoded(processor, rng, is_image, ~is_image & (np.arange(length) > 20), tiles))
     return made
 
 
-def ways(made: list[Encoded], rng: np.random.Generator) -> dict[str, tuple[bool, Callable[[], Iterator[list[Encoded]]]]]:
-    """Name -> (packing, batches of one pass)."""
-    order = rng.permutation(len(made)).tolist()
-    by_length = sorted(range(len(made)), key=lambda i: len(made[i]))
+def encoded(processor: Processor, rng: np.random.Generator, is_image: np.ndarray, answer: np.ndarray, tiles: Sequence[Tiles]) -> Encoded:
+    """A sample of this shape, its text tokens drawn: what they are changes no time."""
+    ids = np.where(is_image, processor.image_id, rng.integers(0, 256, len(is_image)))
+    positions = QWEN25VL.positions(is_image, tiles) if QWEN25VL.positions else None
+    return Encoded(ids, np.where(answer, ids, IGNORED), is_image, positions, tuple(tiles))
 
-    def padded(indices: list[int]) -> Iterator[list[Encoded]]:
-        for start in range(0, len(indices), BATCH):
-            yield [made[i] for i in indices[start : start + BATCH]]
 
-    def packed() -> Iterator[list[Encoded]]:
-        for pack in best_fit([len(sample) for sample in made], CAPACITY):
-            yield [made[i] for i in pack]
+def mixed(root: Path, processor: Processor) -> list[Encoded]:
+    """Samples of real texts in the shares of MIX, their images drawn from those of vqa_rad."""
+    rng = np.random.default_rng(0)
+    pairs = {kind.folder: [p for row in read_jsonl(root / kind.folder / "rows.jsonl") if (p := kind.read(row))] for kind in MIX}
+    pictures = sorted((root / "vqa_rad" / "images").iterdir())
+    tokenizer = train_tokenizer(QWEN25VL, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS)
+    counting = Processor(QWEN25VL, tokenizer, processor.image_processor, processor.budget)
+    made = []
+    for kind in MIX:
+        for index in rng.choice(len(pairs[kind.folder]), round(kind.share * SAMPLES)):
+            question, answer = pairs[kind.folder][index]
+            shown = [PIL.open(pictures[rng.integers(len(pictures))])] if kind.image else []
+            asked = Message("user", (*range(len(shown)), question))
+            counted = counting.encode([asked, Message("assistant", (answer,))], processor.tiles(shown))
+            made.append(encoded(processor, rng, counted.is_image, counted.labels != IGNORED, counted.tiles))
+    return made
+
+
+Batches = Callable[[], Iterator[list[Encoded]]]
+
+
+def ways(made: list[Encoded]) -> dict[str, tuple[bool, Batches, float]]:
+    """Name -> (packing, batches of one pass, share of useful tokens in what is computed)."""
+    lengths = [len(sample) for sample in made]
+    order = np.random.default_rng(1).permutation(len(made)).tolist()
+    by_length = sorted(range(len(made)), key=lambda i: lengths[i])
+    capacity = max(max(lengths), -(-BATCH * sum(lengths) // len(lengths)))
+    packs = best_fit(lengths, capacity)
+
+    def padded(indices: list[int]) -> tuple[bool, Batches, float]:
+        cut = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+        computed = sum(len(rows) * max(lengths[i] for i in rows) for rows in cut)
+        return False, lambda: ([made[i] for i in rows] for rows in cut), sum(lengths) / computed
 
     return {
-        "padded, random order": (False, lambda: padded(order)),
-        "padded, similar lengths": (False, lambda: padded(by_length)),
-        f"packed to {CAPACITY}": (True, packed),
+        "padded, random order": padded(order),
+        "padded, similar lengths": padded(by_length),
+        f"packed to {capacity:,}": (True, lambda: ([made[i] for i in pack] for pack in packs), 1.0),
     }
 
 
@@ -68,32 +153,54 @@ def one_pass(trainer: Trainer, batches: Iterator[list[Encoded]]) -> float:
     return time.process_time() - begun
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    spec = TinyModel(hidden=256, layers=4, ffn=768, vocabulary=512, side=112)
-    model, processor = build_tiny(spec, ["a user assistant"] * 9, budget=PixelBudget(max_pixels=112 * 112), seed=0)
-    rng = np.random.default_rng(0)
-    made = samples(processor, rng)
-    useful = sum(map(len, made))
+def measure(name: str, model: Any, processor: Processor, made: list[Encoded]) -> list[list[str]]:
     stage = Stage("bench", ("x",), Rates(vision=1e-4, projector=1e-4, language=1e-4), batch=BATCH, micro_batch=BATCH)
-    found = ways(made, rng)
-    times: dict[str, list[float]] = {name: [] for name in found}
+    found = ways(made)
+    times: dict[str, list[float]] = {way: [] for way in found}
     for _ in range(ROUNDS):
-        for name, (packing, batches) in found.items():
+        for way, (packing, batches, _) in found.items():
             trainer = set_up(model, processor, replace(stage, packing=packing), device=torch.device("cpu"), bfloat16=False)
-            times[name].append(one_pass(trainer, batches()))
-    base = list(found)[-1]
+            times[way].append(one_pass(trainer, batches()))
+    lengths = np.array([len(sample) for sample in made])
+    images = sum(int(sample.is_image.sum()) for sample in made) / lengths.sum()
+    of_mix = f"{name}: {len(made)} samples of {np.median(lengths):.0f} tokens in the median, {lengths.mean():.0f} on average, "
+    of_mix += f"{lengths.max():,} at most, {images:.0%} of them of images"
+    base = times[list(found)[-1]]
     rows = []
-    for name, seconds in times.items():
-        ratios = [other / mine for other, mine in zip(seconds, times[base], strict=True)]
-        rows.append([name, f"{useful / statistics.median(seconds):,.0f}", f"{statistics.median(ratios):.2f}x"])
+    for way, seconds in times.items():
+        ratio = statistics.median(other / mine for other, mine in zip(seconds, base, strict=True))
+        rate = lengths.sum() / statistics.median(seconds)
+        rows.append([of_mix, way, f"{found[way][2]:.0%}", f"{rate:,.0f}", f"{ratio:.2f}x"])
+        of_mix = ""
+    return rows
+
+
+def main(root: Path | None) -> None:
+    torch.set_num_threads(1)
+    spec = TinyModel(hidden=256, layers=4, ffn=768, vocabulary=512, side=SMALL)
+    rows = []
+    for name, side, make in (
+        ("drawn lengths", SMALL, drawn),
+        ("real texts, images of 112 pixels", SMALL, lambda p: mixed(root, p) if root else []),
+        ("real texts, images of up to 512 pixels", LARGE, lambda p: mixed(root, p) if root else []),
+    ):
+        budget = PixelBudget(max_pixels=side * side)
+        model, processor = build_tiny(spec, ["a user assistant"] * 9, budget=budget, seed=0)
+        if made := make(processor):
+            rows += measure(name, model, processor, made)
+            print(rows[-3:], flush=True)
     told = (
-        f"{SAMPLES} samples, {useful:,} useful tokens, Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, "
-        f"batches of {BATCH}, forward and backward pass, one thread, median of {ROUNDS} rounds."
+        f"Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, forward and backward pass in float32 on one "
+        f"thread, {BATCH} samples in a padded pass and as many on average in a pack; median of {ROUNDS} rounds. Real texts stand in the "
+        f"proportions of the paper's instruction stage ({len(MIX)} sources, lengths counted by a tokenizer of {WORDS:,} words); how "
+        "much packing gains depends on how uneven the lengths are, and on how many tokens are those of images, which are alike."
     )
-    record("packing", "Packing", told + "\n\n" + table(["way", "useful tokens per CPU-second", f"time, against {base}"], rows))
-    print(rows)
+    record(
+        "packing",
+        "Packing",
+        told + "\n\n" + table(["samples", "way", "useful tokens", "useful tokens per CPU-second", "time, against packed"], rows),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

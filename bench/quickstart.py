@@ -22,6 +22,11 @@ def run(seed: int, folder: Path) -> dict:
     return json.loads((out / "summary.json").read_text(encoding="utf-8"))
 
 
+def _pair(result: dict, name: str, form: str) -> str:
+    """A number of the part with rewards before and after it, of held-out replies drawn at the temperature of the rounds."""
+    return " -> ".join(form.format(result["rl"]["sampled"][when][name]) for when in ("before", "after"))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = [run(seed, Path(folder)) for seed in SEEDS]
@@ -37,6 +42,9 @@ def main() -> None:
     rows += [
         ["untrained, first four", *(percent(r["untrained_accuracy"]) for r in results)],
         ["majority answer, first four", *(percent(r["majority_accuracy"]) for r in results)],
+        ["rewarded model: reward of drawn replies", *(_pair(r, "reward", "{:.2f}") for r in results)],
+        ["rewarded model: replies in shape", *(_pair(r, "format", "{:.0%}") for r in results)],
+        ["rewarded model: right answers in shape", *(_pair(r, "accuracy", "{:.0%}") for r in results)],
         ["seconds, drawing to report", *(f"{r['wall_s']:.0f}" for r in results)],
         ["peak memory (MB)", *(f"{r['peak_rss_mb']:.0f}" for r in results)],
     ]

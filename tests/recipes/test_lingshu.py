@@ -31,6 +31,8 @@ def test_the_freeze_table_of_the_real_configuration(name: str, billions: float) 
     shallow, deep, instruct = plan.stages
     assert shallow.trained["language"] == 0 and shallow.trained["vision"] > 3e8 and shallow.trained["projector"] > 2e7
     assert sum(deep.trained.values()) == sum(instruct.trained.values()) == plan.shapes.total
-    assert [stage.steps for stage in plan.stages] == [3621, 16015, 55468]
+    assert [stage.unpacked_steps or stage.steps for stage in plan.stages] == [3621, 16015, 55468]
+    # 8,192 tokens take 14 samples of 584, or 18 of 456 where an image is one tile of 256.
+    assert instruct.steps == (3118 if name == "i_8b" else 3994)
     assert plan.shapes.verified is (name != "32b")
     assert plan.missing == ["alignment", "captions", "instruct"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lingshu.core.errors import ArtefactError, ConfigError, TrainingError
+from lingshu.core.errors import ArtefactError, BadImage, ConfigError, StorageError, TrainingError
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Drop, Image, Message, Sample
 from lingshu.imaging.read import png_bytes
@@ -109,6 +110,11 @@ def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(unbrok
     before = (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     train(config, out, resume=True)
     assert (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
+    # A kill before its very last step: nothing is trained, the card is written.
+    (out / "run.json").unlink()
+    train(config, out, resume=True)
+    assert (out / "run.json").exists()
+    assert (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="pass --resume"):
         train(config, out)
     with pytest.raises(ConfigError, match="another configuration"):
@@ -128,9 +134,50 @@ def test_a_damaged_state_is_named(unbroken: tuple[TrainConfig, Path], tmp_path: 
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=interrupt)
     state = next((tmp_path / "run" / "state").glob("0*"))
-    (state / "optimizer.safetensors").write_bytes(b"short")
-    with pytest.raises(ArtefactError, match=r"optimizer.safetensors has 5 bytes"):
+    (state / "rank-00000.safetensors").write_bytes(b"short")
+    with pytest.raises(ArtefactError, match=r"rank-00000.safetensors has 5 bytes"):
         train(config, tmp_path / "run", resume=True)
+
+
+def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+    config, whole = unbroken
+
+    def fill(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    try:
+        with pytest.raises(StorageError, match=r"no space left while writing .*00-00000004"):
+            train(config, tmp_path / "run", progress=fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["00-00000002"]
+    train(config, tmp_path / "run", resume=True)
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
+
+
+def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    images = tmp_path / "data" / "images"
+    images.mkdir(parents=True)
+    for number in range(8):
+        picture(number).save(images / f"{number}.png")
+    rows = [{"id": str(n), "image": f"images/{n}.png", "question": "?", "answer": "yes no"[:3]} for n in range(8)]
+    (tmp_path / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = small_config(tmp_path)
+    stage = replace(config.stages[0], data=("mine",), steps=6)
+    # No room in memory for scaled images: each is read again when its turn comes.
+    config = replace(config, stages=(stage,), data={"mine": str(tmp_path / "data")}, cache_mb=0)
+    train(config, tmp_path / "whole")
+
+    def lose(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if step == 4:
+            images.rename(images.with_name("away"))
+
+    with pytest.raises(BadImage, match=r"images/\d\.png"):
+        train(config, tmp_path / "run", progress=lose)
+    images.with_name("away").rename(images)
+    train(config, tmp_path / "run", resume=True)
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(tmp_path / "whole" / "checkpoint"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from lingshu.apps import _quickstart_rl
+from lingshu.apps._quickstart_rl import Reinforced
 from lingshu.core.files import read_json, write_text
 from lingshu.core.nouns import Image
 from lingshu.evaluate import page
@@ -37,6 +39,7 @@ class Outcome:
     stages: Sequence[Mapping[str, Any]]
     log: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]]
+    rl: Reinforced
     parameters: int
     seed: int
     wall_s: float
@@ -49,6 +52,7 @@ def outcome(
     config: TrainConfig,
     trained: Sequence[Mapping[str, Any]],
     untrained: Sequence[Mapping[str, Any]],
+    rl: Reinforced,
     *,
     wall_s: float,
     peak_rss_mb: float,
@@ -67,6 +71,7 @@ def outcome(
         stages=read_json(out / "train" / SUMMARY)["stages"],
         log=read_log(out / "train"),
         rows=trained,
+        rl=rl,
         parameters=count_parameters(checkpoint),
         seed=config.seed,
         wall_s=round(wall_s, 1),
@@ -116,6 +121,7 @@ def as_json(result: Outcome) -> dict[str, Any]:
         "untrained_accuracy": result.untrained,
         "majority_accuracy": result.majority,
         "stages": [{key: stage[key] for key in ("name", "steps", "seconds", "first_loss", "last_loss")} for stage in result.stages],
+        "rl": _quickstart_rl.as_json(result.rl),
         "seed": result.seed,
         "wall_s": result.wall_s,
         "peak_rss_mb": result.peak_rss_mb,
@@ -129,9 +135,8 @@ def write_page(path: Path, result: Outcome, shown: Sequence[tuple[Path, Image, s
         f"A Qwen2.5-VL of {result.parameters / 1e6:.1f} M parameters, trained from random weights on drawn phantoms "
         f"(seed {result.seed}) in {result.wall_s:.0f} s with {result.peak_rss_mb:.0f} MB of memory. {DISCLAIMER}"
     )
-    write_text(
-        path, page.page("lingshu quickstart", [_result(result), _questions(result), _learning(result), _samples(result, shown)], lead=lead)
-    )
+    sections = [_result(result), _questions(result), _samples(result, shown), _learning(result), _quickstart_rl.section(result.rl)]
+    write_text(path, page.page("lingshu quickstart", sections, lead=lead))
 
 
 def _result(result: Outcome) -> str:

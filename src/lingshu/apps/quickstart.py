@@ -1,7 +1,8 @@
 """`lingshu quickstart`: draw data, train a tiny model through every stage, evaluate it, and explain the result on one page.
 
-OUT/data/{text,captions,instruct}   drawn DATASETs
+OUT/data/{text,captions,...}        drawn DATASETs
 OUT/train/                          the training run; train/checkpoint is the model, train/start the untrained one
+OUT/rl/                             reinforcement learning from a shorter start of its own
 OUT/eval/{trained,untrained}/       replies, scores and reports
 OUT/images/                         a few held-out images, to ask about
 OUT/summary.json, report.html       what came out
@@ -13,12 +14,13 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lingshu.apps._quickstart_page import as_json, outcome, write_page
+from lingshu.apps._quickstart_rl import reinforced
 from lingshu.core.artefacts import DATASET_CARD, read_scores, write_dataset
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError
@@ -26,14 +28,16 @@ from lingshu.core.files import read_json, write_json
 from lingshu.core.nouns import Image, Sample, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.runcard import RunCard, write_run_card
+from lingshu.recipes import phantom_rl
 from lingshu.recipes.quickstart import SIDE, SIZES, recipe
 from lingshu.sources.phantom import MAIN_KINDS, training
 from lingshu.tasks import phantom
-from lingshu.train.config import TrainConfig
+from lingshu.train.config import Stage, TrainConfig
 
 SUMMARY, PAGE = "summary.json", "report.html"
 SHOWN = 12  # sample images on the page, one of each modality
 BATCH = 64
+RL_IMAGES = 80  # held-out images whose questions are asked before and after reinforcement learning
 
 
 def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
@@ -46,11 +50,13 @@ def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
     seed
         Decides the drawn images, the first weights and the order of samples.
     """
-    return run(recipe(), SIZES, out, seed=seed)
+    return run(recipe(), {**SIZES, **phantom_rl.SIZES}, out, phantom_rl.stages(), seed=seed)
 
 
-def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, images: int | None = None) -> int:
-    """The quickstart with another configuration, fewer drawn samples, or fewer test images.
+def run(
+    config: TrainConfig, sizes: Mapping[str, int], out: Path, rewarded: Sequence[Stage], *, seed: int, images: int | None = None
+) -> int:
+    """The quickstart with another configuration, fewer drawn samples, other stages that end in rewards, or fewer test images.
 
     A finished one is told again, not run again.
 
@@ -58,7 +64,7 @@ def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, 
         ConfigError: OUT holds a quickstart of another seed.
     """
     from lingshu.train.log import progress_line
-    from lingshu.train.loop import train
+    from lingshu.train.loop import stage_folder, train
 
     if (out / SUMMARY).exists():
         finished = read_json(out / SUMMARY)
@@ -70,14 +76,22 @@ def run(config: TrainConfig, sizes: Mapping[str, int], out: Path, *, seed: int, 
     started = time.monotonic()
     say(f"drawing {sum(sizes.values())} phantoms in twelve modality styles")
     data = draw_data(out / "data", sizes, seed)
-    config = replace(config, seed=seed, data={**config.data, **data})
+    config = replace(config, seed=seed, data={name: data[name] for name in config.data})
+    branch = replace(
+        phantom_rl.branch(str(stage_folder(out / "train", 2, config.stages[2].name))),
+        stages=tuple(rewarded), seed=seed, data={name: data[name] for name in phantom_rl.SIZES},
+        log_every=1, tensorboard=config.tensorboard,
+    )  # fmt: skip
     with progress_line() as progress:
         checkpoint = train(config, out / "train", resume=True, progress=progress)
+        train(branch, out / "rl", resume=True, progress=progress)
     task = held_out(images)
     main = only(task, lambda sample: sample.meta.kind in MAIN_KINDS)
     trained = evaluate(checkpoint, task, out / "eval" / "trained", config)
     untrained = evaluate(out / "train" / "start", main, out / "eval" / "untrained", config)
-    result = outcome(out, config, trained, untrained, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
+    few = only(held_out(min(RL_IMAGES, images or RL_IMAGES)), lambda sample: sample.meta.kind in MAIN_KINDS)
+    rl = reinforced(branch, out / "rl", [sample for sample in few.samples(None) if isinstance(sample, Sample)])
+    result = outcome(out, config, trained, untrained, rl, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
     shown = save_images(out / "images", task)
     write_page(out / PAGE, result, shown)
     write_run_card(out, RunCard("quickstart", to_plain(config), seed))
@@ -173,6 +187,11 @@ def closing(summary: Mapping[str, Any], out: Path) -> None:
     value, low, high = (100 * overall[key] for key in ("value", "low", "high"))
     print(f"accuracy {value:.1f}% (95% interval {low:.1f} to {high:.1f}, n = {overall['n']})")
     print(f"untrained {100 * summary['untrained_accuracy']:.1f}%, majority answer {100 * summary['majority_accuracy']:.1f}%")
+    before, after = (summary["rl"]["sampled"][when] for when in ("before", "after"))
+    print(
+        f"rewarded: reward of drawn replies {before['reward']:.2f} -> {after['reward']:.2f}, in shape "
+        f"{100 * before['format']:.0f}% -> {100 * after['format']:.0f}%"
+    )
     print(f"page: {out / PAGE}")
     image = sorted((out / "images").glob("*.png"))[0]
     print("ask it: " + shlex.join(["lingshu", "ask", summary["checkpoint"], "Which imaging modality is this?", str(image)]))

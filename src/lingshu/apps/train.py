@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from lingshu.apps._training_plan import plan
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.shelves import part
@@ -19,15 +20,17 @@ from lingshu.train.config import TrainConfig
 
 STOPPED = 75  # "try again later" of sysexits.h: the state is saved, the run is not done
 
-if TYPE_CHECKING:
-    from lingshu.train.check import RunCheck
-
 
 def train(
     recipe: str,
     *changes: Annotated[str, Parameter(allow_leading_hyphen=False)],
     out: Path | None = None,
     check: bool = False,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    mfu: float | None = None,
+    text_tokens: float | None = None,
+    image_tokens: float | None = None,
     resume: bool = False,
 ) -> int:
     """Train one stage or a chain of stages.
@@ -41,30 +44,55 @@ def train(
     out
         Folder of the run; needed unless --check is given.
     check
-        Print parameters, steps, memory and data that the run needs, and stop.
+        Print parameters, steps, tokens, memory and data that the run needs, and stop.
+    gpu
+        With --check: hours on this card and whether it fits there, such as H100 or A100-80GB.
+    gpus
+        With --gpu: how many of them.
+    mfu
+        With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 where it is not given.
+    text_tokens
+        With --check: mean text tokens of a sample, where the data are not there to be measured.
+    image_tokens
+        With --check: mean image tokens of a sample, where the data are not there to be measured.
     resume
         Go on with a run that was interrupted.
     """
     config = read_config(recipe, changes)
     if check:
-        from lingshu.train.check import check as plan
-
-        print(describe(config, plan(config)))
+        print(plan(config, gpu=gpu, gpus=gpus, mfu=mfu, text_tokens=text_tokens, image_tokens=image_tokens))
         return 0
+    if (gpu, gpus, mfu, text_tokens, image_tokens) != (None,) * 5:
+        raise ConfigError("--gpu, --gpus, --mfu, --text-tokens and --image-tokens are for planning; pass --check with them.")
     if out is None:
         raise ConfigError("--out is missing; name a folder for the run, or pass --check to plan only.")
     from lingshu.train.log import SUMMARY, progress_line
     from lingshu.train.loop import train as run
     from lingshu.train.stage import Stopped
+    from lingshu.train.world import open_world
 
-    try:
-        with progress_line() as progress, asked_to_stop() as stop:
-            checkpoint = run(config, out, resume=resume, progress=progress, stop=stop)
-    except Stopped as where:
-        print(f"stopped at {where}; go on with --resume", file=sys.stderr)
-        return STOPPED
+    with (
+        open_world(config.device) as world,
+        progress_line() if world.first else nullcontext() as progress,
+        asked_to_stop() as stop,
+    ):
+        try:
+            checkpoint = run(config, out, resume=resume, progress=progress, stop=stop, world=world)
+        except Stopped as where:
+            if world.first:
+                print(f"stopped at {where}; go on with --resume", file=sys.stderr)
+            return STOPPED
+    if not world.first:
+        return 0
+    code = _tell(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["stages"], checkpoint)
+    # torchrun takes any other code for a failure: it would end the other processes, or start all of them again.
+    return 0 if world.sharded else code
+
+
+def _tell(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> int:
+    """Say what each stage did; the exit code is 1 where samples were dropped."""
     dropped = 0
-    for stage in json.loads((out / SUMMARY).read_text(encoding="utf-8"))["stages"]:
+    for stage in stages:
         dropped += sum(stage["dropped"].values())
         losses = f"loss {stage['first_loss']:.3f} -> {stage['last_loss']:.3f}"
         print(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses}, {_drops(stage['dropped'])}")
@@ -101,25 +129,3 @@ def read_config(recipe: str, changes: tuple[str, ...]) -> TrainConfig:
         if not isinstance(config, TrainConfig):
             raise ConfigError(f"{recipe!r} is no training recipe; see `lingshu list recipes`.")
     return configuration.override(config, changes)
-
-
-def describe(config: TrainConfig, plan: RunCheck) -> str:
-    """The plan of a run as text for a terminal."""
-    parts = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in plan.shapes.parameters.items())
-    model = config.model if isinstance(config.model, str) else f"tiny {config.model.family}"
-    lines = [f"{config.name}: {model}, {plan.shapes.total / 1e9:.3f} B parameters ({parts})"]
-    if not plan.shapes.verified:
-        lines.append("The sizes of this model were not seen in a public file; check them against its config.json.")
-    lines += ["", f"{'stage':<12}{'trained':<30}{'steps':>10}   memory a GPU with states sharded over 1 / 8 / 32 GPUs"]
-    for stage in plan.stages:
-        trained = "+".join(name for name, count in stage.trained.items() if count)
-        steps = "?" if stage.steps is None else f"{stage.steps:,}"
-        memory = " / ".join(f"{size / 2**30:.1f} GiB" for size in stage.bytes_per_gpu.values())
-        lines.append(f"{stage.name:<12}{trained:<30}{steps:>10}   {memory}")
-        lines.append(f"{'':<12}steps from {stage.steps_from}; at most {stage.tokens_per_step_at_most:,} tokens a step")
-    lines += ["", "Memory is an estimate: 16 bytes a trained parameter, 4 a frozen one, recomputed activations. data:"]
-    for group in plan.groups:
-        rows = f"{group.rows:,} rows in {group.folder}" if group.rows is not None else f"not given; data.{group.name}=FOLDER"
-        expected = f", {group.expected:,} expected" if group.expected is not None else ""
-        lines.append(f"  {group.name:<12}{rows}{expected}")
-    return "\n".join(lines)

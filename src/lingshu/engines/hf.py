@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,10 +58,12 @@ class HfEngine:
 
     endpoint: str | None = None
 
-    def __init__(self, loaded: Loaded, *, batch_size: int = 16) -> None:
+    def __init__(self, loaded: Loaded, *, batch_size: int = 16, encode: Callable[[Sample], Encoded] | None = None) -> None:
+        """`encode` makes a sample's inputs where the caller keeps them; else images are read and scaled each time."""
         self.loaded, self.batch_size = loaded, batch_size
         self.model, self.digest = loaded.name, loaded.digest
         self._shards = ShardReader()
+        self._encode = encode or self._read
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
         """Answer samples batch by batch, shortest prompts first; a sample that cannot be encoded gets an error reply."""
@@ -104,7 +106,7 @@ class HfEngine:
         keyed = sorted(samples, key=lambda s: (len(s.images), sum(len(m.text) for m in s.messages), _prompt_key(s), s.id))
         return [keyed[i : i + self.batch_size] for i in range(0, len(keyed), self.batch_size)]
 
-    def _encode(self, sample: Sample) -> Encoded:
+    def _read(self, sample: Sample) -> Encoded:
         processor = self.loaded.processor
         return processor.encode(sample.messages, processor.tiles([open_image(image, shards=self._shards) for image in sample.images]))
 
@@ -131,7 +133,8 @@ class HfEngine:
             ended = bool(line) and line[-1] == tokenizer.eos_token_id
             text = tokenizer.decode(line[:-1] if ended else line, skip_special_tokens=True)
             prompt = len(a.encoded) if a.encoded is not None else None
-            replies.append(Reply(a.sample.id, text, copy, "stop" if ended else "length", prompt, len(line)))
+            finish = "stop" if ended else "length"
+            replies.append(Reply(a.sample.id, text, copy, finish, prompt, len(line), token_ids=tuple(line)))
         return replies
 
 
@@ -168,18 +171,22 @@ def decode(
     next_B = inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index] + 1
     banned = torch.tensor(processor.never_sampled, device=device)
     end, pad = processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id
-    done = np.zeros(len(lines), bool)
     replies: list[list[int]] = [[] for _ in lines]
+    live = np.arange(len(lines))  # the line of each row
     for step in range(sampling.max_tokens):
         last_BV = last_BV.float().index_fill(1, banned, BANNED)
-        chosen = pick(last_BV, sampling, rngs)
-        for line, token in enumerate(chosen):
-            if not done[line]:
-                replies[line].append(int(token))
-        chosen = np.where(done, pad, chosen)
-        done |= chosen == end
-        if done.all() or step + 1 == sampling.max_tokens:
+        chosen = pick(last_BV, sampling, [rngs[line] for line in live.tolist()])
+        going = np.array([not replies[line] or replies[line][-1] != end for line in live.tolist()])
+        for line, token in zip(live[going], chosen[going], strict=True):
+            replies[line].append(int(token))
+        chosen, going = np.where(going, chosen, pad), going & (chosen != end)
+        if not going.any() or step + 1 == sampling.max_tokens:
             break
+        if 2 * going.sum() <= len(live):
+            # Replies that ended take no further part once they are half of all; copying the cache has its price too.
+            kept = torch.from_numpy(np.flatnonzero(going)).to(device)
+            cache.batch_select_indices(kept)
+            mask_BL, next_B, live, chosen = mask_BL[kept], next_B[kept], live[going], chosen[going]
         mask_BL = functional.pad(mask_BL, (0, 1), value=1)
         position = (next_B + step)[:, None]
         embedded = model.get_input_embeddings()(torch.from_numpy(chosen).to(device)[:, None])
@@ -198,14 +205,20 @@ def pick(logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.G
     """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of `top_p` by one uniform number."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1).cpu().numpy()
-    sorted_BV, order_BV = (logits_BV / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
-    before_BV = sorted_BV.cumsum(-1) - sorted_BV
-    kept_BV = torch.where(before_BV < sampling.top_p, sorted_BV, 0.0)
-    cumulative_BV = (kept_BV / kept_BV.sum(-1, keepdim=True)).cumsum(-1)
-    uniform_B1 = torch.tensor([[rng.random()] for rng in rngs], dtype=cumulative_BV.dtype, device=logits_BV.device)
-    # Rounding may leave the last sum below a drawn number of nearly 1: the last kept token takes it.
-    place_B1 = (cumulative_BV < uniform_B1).sum(-1, keepdim=True).clamp(max=(kept_BV > 0).sum(-1, keepdim=True) - 1)
-    return order_BV.gather(1, place_B1).squeeze(1).cpu().numpy()
+    share_BV = (logits_BV / sampling.temperature).softmax(-1)
+    # Between 0, which no token's share reaches, and 1.
+    uniform_B1 = torch.tensor([[1 - rng.random()] for rng in rngs], dtype=share_BV.dtype, device=logits_BV.device)
+    if sampling.top_p == 1:
+        return _place(share_BV, uniform_B1).squeeze(1).cpu().numpy()
+    sorted_BV, order_BV = share_BV.sort(descending=True, stable=True)
+    kept_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
+    return order_BV.gather(1, _place(kept_BV, uniform_B1)).squeeze(1).cpu().numpy()
+
+
+def _place(share_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
+    """Where the shares' running sum reaches `uniform` of its total: a place whose own share is above 0."""
+    cumulative_BV = share_BV.cumsum(-1)
+    return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
 
 
 def _rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.errors import BadImage, MissingExtra, one_line
+from lingshu.core.errors import BadImage, EngineError, MissingExtra, one_line
 from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling
 from lingshu.core.options import EngineOptions
 from lingshu.engines._chat import messages
@@ -39,15 +39,27 @@ def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM b
         MissingExtra: vLLM is not installed.
         ArtefactError: the model cannot be used.
     """
+    return start(model.removeprefix(PREFIX))
+
+
+def start(name: str, *, memory: float | None = None) -> Vllm:
+    """vLLM on a checkpoint folder or hub id, with at most the share `memory` of the GPU's memory (None: vLLM's own default).
+
+    Raises:
+        MissingExtra: vLLM is not installed.
+        ArtefactError: the model cannot be used.
+    """
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MissingExtra("vllm", "vllm") from error
     from lingshu.models.load import identify
 
-    name = model.removeprefix(PREFIX)
     family, known = identify(name)
-    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, limit_mm_per_prompt={"image": IMAGES_PER_PROMPT})
+    limits: dict[str, Any] = {"limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT}}
+    if memory is not None:
+        limits["gpu_memory_utilization"] = memory
+    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **limits)
     vocabulary = llm.get_tokenizer().get_vocab()
     never = sorted(vocabulary[token] for token in family.never_sampled if token in vocabulary)
     return Vllm(llm, vllm.SamplingParams, Path(name).name if Path(name).is_dir() else name, known, never)
@@ -81,6 +93,19 @@ class Vllm:
                         replies.append(Reply(sample.id, None, copy, error=one_line(error)))
                 yield [*replies, *self._answers(asked, sampling)]
 
+    def reload(self, folder: Path) -> None:
+        """Go on with the weights of another checkpoint of the same model; nothing cached of the old ones is used again.
+
+        Raises:
+            EngineError: vLLM kept its old prefixes.
+        """
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        self._llm.reset_mm_cache()
+        # The workers forgot what they encoded; the scheduler that counts on it has to forget it, too.
+        self._llm.llm_engine.engine_core.reset_encoder_cache()
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("vLLM did not let go of prefixes computed with the old weights; start it with enable_prefix_caching=False.")
+
     def _answers(self, asked: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling) -> list[Reply]:
         if not asked:
             return []
@@ -107,4 +132,5 @@ class Vllm:
 
 def _reply(sample: Sample, copy: int, output: Any) -> Reply:
     said = output.outputs[0]
-    return Reply(sample.id, said.text, copy, said.finish_reason, len(output.prompt_token_ids), len(said.token_ids))
+    ids = tuple(said.token_ids)
+    return Reply(sample.id, said.text, copy, said.finish_reason, len(output.prompt_token_ids), len(ids), token_ids=ids)

@@ -26,11 +26,28 @@ class Tiles(NamedTuple):
     grid: tuple[int, int, int] | None
 
 
+class Tower(NamedTuple):
+    """What the cost of a vision tower depends on, read from a model's configuration.
+
+    `everywhere` blocks attend over all patches of an image (or tile), `windowed` ones inside windows of `window` patches.
+    `patches_per_token` patches become one token of the language model; a tile always makes `tile_tokens` of them, None
+    where an image is not cut and its size decides.
+    """
+
+    width: int
+    everywhere: int
+    windowed: int
+    window: int
+    patches_per_token: int
+    tile_tokens: int | None
+
+
 @dataclass(frozen=True)
 class Family:
     """A model family of transformers.
 
     `parts` maps each trainable part to the prefixes of its parameter names; the longest matching prefix decides.
+    `blocks` names the lists of equal layers, vision first: the pieces that are sharded and recomputed one by one.
     `processor_class` and the two processor types are the public names that an exported checkpoint carries;
     `processor_settings` is what the public processor class reads besides.
     `never_sampled` are tokens that stand for pixels: one sampled as text breaks the count of image features.
@@ -42,6 +59,7 @@ class Family:
     image_processor_type: str
     video_processor_type: str
     parts: Mapping[Part, tuple[str, ...]]
+    blocks: tuple[str, ...]
     image_token: str
     special_tokens: tuple[str, ...]
     named_tokens: Mapping[str, str]
@@ -56,6 +74,7 @@ class Family:
     budget_of: Callable[[Any], PixelBudget]
     token_ids: Callable[[Callable[[str], int]], dict[str, int]]
     processor_settings: Callable[[Any], dict[str, int]]
+    tower: Callable[[Any], Tower]
 
     def part_of(self, parameter: str) -> Part:
         """The part that a parameter of the stock model class belongs to.

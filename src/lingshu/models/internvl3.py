@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
-from lingshu.models.family import Family, Tiles, normalised
+from lingshu.models.family import Family, Tiles, Tower, normalised
 from lingshu.models.qwen25vl import SPECIAL as QWEN_SPECIAL
 from lingshu.models.spec import PixelBudget
 
@@ -79,6 +79,11 @@ def token_ids(id_of: Callable[[str], int]) -> dict[str, int]:
     return {"image_token_id": id_of(IMAGE)}
 
 
+def tower(config: Any) -> Tower:
+    vision = config.vision_config
+    return Tower(vision.hidden_size, vision.num_hidden_layers, 0, 0, round(config.downsample_ratio**-2), config.image_seq_length)
+
+
 INTERNVL3 = Family(
     name="internvl",
     model_class="InternVLForConditionalGeneration",
@@ -90,6 +95,7 @@ INTERNVL3 = Family(
         "projector": ("model.multi_modal_projector.",),
         "language": ("model.language_model.", "lm_head."),
     },
+    blocks=("model.vision_tower.encoder.layer", "model.language_model.layers"),
     image_token=IMAGE,
     special_tokens=(*QWEN_SPECIAL, START, END, IMAGE, VIDEO),
     named_tokens={"start_image_token": START, "end_image_token": END, "context_image_token": IMAGE, "video_token": VIDEO},
@@ -103,5 +109,6 @@ INTERNVL3 = Family(
     budget_of=budget_of,
     token_ids=token_ids,
     with_budget=with_budget,
+    tower=tower,
     processor_settings=lambda processor: {"image_seq_length": tokens_per_tile(processor)},
 )

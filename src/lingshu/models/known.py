@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lingshu.core.errors import ArtefactError, nearest
-from lingshu.models.family import Family, family_of
+from lingshu.models.family import Family, Tower, family_of
 from lingshu.models.load import HUB_ID, check_folder
 from lingshu.models.spec import PARTS, FamilyName, Part, TinyModel
 from lingshu.models.tiny import tiny_config
@@ -88,20 +88,31 @@ class Shapes:
     """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known.
 
     `linear_sides` sums inputs and outputs of the linear layers by part, the output head left out: an adapter of rank r
-    has r times as many parameters.
+    has r times as many parameters. `multiplied` counts the weights that each token (or patch) is multiplied with by
+    part: no embedding tables, and `head` for itself. `attention` is the summed width of a language layer's query heads,
+    `blocks` the parameters of each vision block and language layer in order, `rest` those outside of them.
     """
 
     family: FamilyName
     parameters: dict[Part, int]
     linear_sides: dict[Part, int]
+    multiplied: dict[Part, int]
+    head: int
     hidden: int
     layers: int
+    attention: int
     vocabulary: int
+    tower: Tower
+    blocks: tuple[int, ...]
     verified: bool
 
     @property
     def total(self) -> int:
         return sum(self.parameters.values())
+
+    @property
+    def rest(self) -> int:
+        return self.total - sum(self.blocks)
 
 
 class _Vocabulary:
@@ -125,35 +136,54 @@ def shapes(model: str | TinyModel) -> Shapes:
     Raises:
         ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes are on file.
     """
+    family, built = on_meta(model)
+    verified = KNOWN[model].verified if isinstance(model, str) and model in KNOWN else True
+    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for name, parameter in built.named_parameters():
+        counts[family.part_of(name)] += parameter.numel()
+    sides: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    multiplied: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    for name, module in built.named_modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d) and not name.startswith("lm_head"):
+            multiplied[family.part_of(name + ".")] += module.weight.numel()
+            if isinstance(module, torch.nn.Linear):
+                sides[family.part_of(name + ".")] += module.in_features + module.out_features
+    text = built.config.text_config
+    attention = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    return Shapes(
+        family=family.name,
+        parameters=counts,
+        linear_sides=sides,
+        multiplied=multiplied,
+        head=built.lm_head.weight.numel(),
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        attention=attention,
+        vocabulary=text.vocab_size,
+        tower=family.tower(built.config),
+        blocks=tuple(sum(p.numel() for p in block.parameters()) for path in family.blocks for block in built.get_submodule(path)),
+        verified=verified,
+    )
+
+
+def on_meta(model: str | TinyModel) -> tuple[Family, Any]:
+    """A model's family and its stock model class on the meta device: every name and shape, no values.
+
+    Raises:
+        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes are on file.
+    """
     import transformers
 
-    verified = True
     if isinstance(model, TinyModel):
         family = family_of(model.family)
         config = tiny_config(family, model, _Vocabulary(model.vocabulary))
     elif model in KNOWN:
-        known = KNOWN[model]
-        family, verified = family_of(known.family), known.verified
-        config = getattr(transformers, family.model_class).config_class(**known.config)
+        family = family_of(KNOWN[model].family)
+        config = getattr(transformers, family.model_class).config_class(**KNOWN[model].config)
     else:
         if HUB_ID.fullmatch(model) and not Path(model).is_dir():
             raise ArtefactError(f"the sizes of {model!r} are not on file; {nearest(model, KNOWN)}")
         family, _ = check_folder(Path(model))
         config = transformers.AutoConfig.from_pretrained(model)
-    return _count(family, config, verified=verified)
-
-
-def _count(family: Family, config: Any, *, verified: bool) -> Shapes:
-    import transformers
-
     with torch.device("meta"):
-        built = getattr(transformers, family.model_class)._from_config(config)
-    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
-    for name, parameter in built.named_parameters():
-        counts[family.part_of(name)] += parameter.numel()
-    sides: dict[Part, int] = dict.fromkeys(PARTS, 0)
-    for name, module in built.named_modules():
-        if isinstance(module, torch.nn.Linear) and not name.startswith("lm_head"):
-            sides[family.part_of(name + ".")] += module.in_features + module.out_features
-    text = config.text_config
-    return Shapes(family.name, counts, sides, text.hidden_size, text.num_hidden_layers, text.vocab_size, verified)
+        return family, getattr(transformers, family.model_class)._from_config(config)

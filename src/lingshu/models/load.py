@@ -87,6 +87,34 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, 
     return Loaded(model, processor, folder.name if folder.is_dir() else name, known)
 
 
+def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
+    """As `load`, but the model has no values (torch's meta device): for a process that another sends its weights to.
+
+    Nothing is hashed, so `digest` is empty: the other process has checked the folder.
+
+    Raises:
+        ArtefactError: as load.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{name} cannot be read by this process: {one_line(error)[:200]}") from error
+    family = family_of(config.model_type)
+    with torch.device("meta"):
+        model = getattr(transformers, family.model_class)._from_config(config, dtype=torch.float32).eval()
+    return Loaded(model, load_processor(name, family, revision=revision), Path(name).name if Path(name).is_dir() else name, "")
+
+
+def hollow(model: Any) -> Any:
+    """A model of the same class and configuration without values (torch's meta device)."""
+    with torch.device("meta"):
+        made = type(model)._from_config(model.config, dtype=torch.float32)
+    made.generation_config = model.generation_config
+    return made
+
+
 def identify(name: str, *, revision: str | None = None) -> tuple[Family, str]:
     """The family and digest of a checkpoint folder or hub id, before any weights are read.
 

@@ -32,7 +32,8 @@ class Encoded:
     """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED elsewhere.
 
     `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants to know of each
-    supervised token, in order: "weight", and in reinforcement learning "advantage", "old" and "reference".
+    supervised token, in order: "weight", and in reinforcement learning "advantage", "old" and "reference". `branches`
+    are the lengths of parts at the end that all go on from what stands before the first of them and do not see each other.
     """
 
     ids: NDArray[np.int64]
@@ -41,6 +42,7 @@ class Encoded:
     positions: NDArray[np.int64] | None
     tiles: tuple[Tiles, ...]
     facts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    branches: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,7 +160,8 @@ class Processor:
     def collate(self, batch: Sequence[Encoded], *, pad: Literal["left", "right"], length: int | None = None) -> dict[str, torch.Tensor]:
         """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's other inputs.
 
-        Training pads on the right; generation on the left, so that every row's next token stands in one column.
+        Training pads on the right; generation on the left, so that every row's next token stands in one column. Where a
+        sample has branches, attention_mask is B x 1 x L x L: who sees whom.
         """
         longest = max(len(e) for e in batch) if length is None else length
         shape = (len(batch), longest)
@@ -173,10 +176,36 @@ class Processor:
         arrays: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels, "attention_mask": mask}
         if self.family.positions:
             arrays |= {"position_ids": positions, "mm_token_type_ids": is_image}
+        if any(e.branches for e in batch):
+            assert pad == "right"
+            arrays["attention_mask"] = np.stack([sight(len(e), e.branches, longest) for e in batch])[:, None]
+            if not self.family.positions:
+                arrays["position_ids"] = np.stack([depths(len(e), e.branches, longest) for e in batch])
         tiles = [t for e in batch for t in e.tiles]
         if tiles:
             arrays |= self.family.features(self.image_processor, tiles)
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def sight(tokens: int, branches: Sequence[int], longest: int) -> NDArray[np.bool_]:
+    """Which tokens (columns) each token (row) of a sample sees: those before it, but none of another branch."""
+    part = np.zeros(longest, np.int64)
+    shared = tokens - sum(branches)
+    part[shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)
+    part[tokens:] = -1
+    causal = np.tri(longest, dtype=bool)
+    seen = causal & ((part[None] == 0) | (part[None] == part[:, None]))
+    seen[:, tokens:] = False
+    # A row of padding that sees nothing would give no number.
+    np.fill_diagonal(seen, val=True)
+    return seen
+
+
+def depths(tokens: int, branches: Sequence[int], longest: int) -> NDArray[np.int64]:
+    """Positions of a family that counts them up: every branch goes on from the same one."""
+    shared = tokens - sum(branches)
+    counted = [np.arange(shared), *(shared + np.arange(branch) for branch in branches)]
+    return np.pad(np.concatenate(counted), (0, longest - tokens))
 
 
 def load_processor(folder: str | Path, family: Family, *, revision: str | None = None) -> Processor:

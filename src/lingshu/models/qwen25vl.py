@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 
 from lingshu.core.errors import BadImage
-from lingshu.models.family import Family, Tiles, normalised
+from lingshu.models.family import Family, Tiles, Tower, normalised
 from lingshu.models.spec import PixelBudget
 
 # Ids of the released vocabulary follow this order.
@@ -115,6 +115,13 @@ def token_ids(id_of: Callable[[str], int]) -> dict[str, int]:
     }
 
 
+def tower(config: Any) -> Tower:
+    vision = config.vision_config
+    everywhere = len(vision.fullatt_block_indexes)
+    window = (vision.window_size // vision.patch_size) ** 2
+    return Tower(vision.hidden_size, everywhere, vision.depth - everywhere, window, vision.spatial_merge_size**2, None)
+
+
 QWEN25VL = Family(
     name="qwen2_5_vl",
     model_class="Qwen2_5_VLForConditionalGeneration",
@@ -126,6 +133,7 @@ QWEN25VL = Family(
         "projector": ("model.visual.merger.",),
         "language": ("model.language_model.", "lm_head."),
     },
+    blocks=("model.visual.blocks", "model.language_model.layers"),
     image_token=IMAGE,
     special_tokens=SPECIAL,
     named_tokens={},
@@ -140,4 +148,5 @@ QWEN25VL = Family(
     token_ids=token_ids,
     processor_settings=lambda _: {},
     with_budget=with_budget,
+    tower=tower,
 )

@@ -5,13 +5,14 @@ Learning rates, warm-up, length, epochs, packing and amounts are the paper's (se
 unstated, and what stands here instead:
 - global batch 256: one sequence a device, eight accumulated, on 32 GPUs, as a later work with the same rates states
 - weight decay 0.01, betas 0.9 and 0.999, clipping at 1.0, bfloat16, cosine down to 0
+- activations recomputed going backward, so that a full sequence of 8,192 fits beside the sharded states on 80 GB
 - at most 1280 x 28 x 28 pixels for the images of a sample: 16,384 image tokens would not fit into 8,192
 """
 
 from __future__ import annotations
 
 from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Rates, Stage, TrainConfig
+from lingshu.train.config import Rates, Sharding, Stage, TrainConfig
 
 EXPECTED = {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
 
@@ -37,5 +38,6 @@ def recipe() -> TrainConfig:
         data=dict.fromkeys(EXPECTED),
         expected=EXPECTED,
         pixels=PixelBudget(max_pixels=1280 * 28 * 28),
+        sharding=Sharding(activation_checkpointing=True),
         save_every=500,
     )

@@ -2,13 +2,14 @@
 
 Expected: a fine-tune of lingshu-medical-mllm/Lingshu-7B on a hospital's own data within 80 GB; not run here.
 Values: rank 64 and alpha 128 on every linear layer of the language model, rate 1e-4 with 3% of a small run as warm-up;
-common practice for models of this size (the LoRA paper, arXiv 2106.09685, tunes fewer layers at lower ranks).
+common practice for models of this size (the LoRA paper, arXiv 2106.09685, tunes fewer layers at lower ranks). Activations
+are recomputed going backward; kept, they would not fit beside the float32 weights.
 """
 
 from __future__ import annotations
 
 from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Lora, Rates, Stage, TrainConfig
+from lingshu.train.config import Lora, Rates, Sharding, Stage, TrainConfig
 
 
 def recipe() -> TrainConfig:
@@ -31,5 +32,6 @@ def recipe() -> TrainConfig:
         ),
         data={"train": None},
         pixels=PixelBudget(max_pixels=1280 * 28 * 28),
+        sharding=Sharding(activation_checkpointing=True),
         save_every=100,
     )

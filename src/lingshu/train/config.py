@@ -52,12 +52,49 @@ class Objective:
 
 @dataclass(frozen=True)
 class Reward:
-    """A reply's reward: `format` where it is of the asked form and nothing else, plus `accuracy` times the score of its
-    answer by the scorer of that name on the scoring shelf. A reply that was cut at its length gets neither."""
+    """A reply's reward: `format` where it is one <think>...</think> and one <answer>...</answer> and nothing else, plus
+    `accuracy` times the score of that answer by the scorer of that name on the scoring shelf.
+
+    Out of shape a reply gets neither, nor does one that was cut at its length, or that repeats itself: more than
+    `most_repeated` of its runs of four tokens occurred in it before. With `format` 0 no shape is asked for and the whole
+    reply is scored. `shuffled` deals the rewards out at random among the replies of a round: a control, under which
+    nothing can be learnt.
+    """
 
     scorer: str = "auto"
     format: float = 0.5
     accuracy: float = 1.0
+    most_repeated: float = 0.5
+    shuffled: bool = False
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Who draws the replies of a round, with the weights of its start.
+
+    `engine` is "hf" (the trained model itself, `batch` questions at a time, each prompt computed once for all its copies),
+    "vllm" (in this process, with the share `memory` of the GPU's memory), or a server `http(s)://host/v1#name`, asked
+    `concurrency` questions at a time. vLLM and a server read the weights from OUT/rollout, written anew each round; a
+    server is told so by a POST to each address in `reload` (docs/reinforcement.md).
+    """
+
+    engine: str = "hf"
+    batch: int = 16
+    memory: float = 0.4
+    concurrency: int = 64
+    reload: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        remote = self.engine.startswith(("http://", "https://"))
+        if self.engine not in ("hf", "vllm") and not remote:
+            raise ConfigError(f"sampler.engine is {self.engine!r}; write hf, vllm or http(s)://host/v1#name.")
+        if remote != bool(self.reload):
+            raise ConfigError("sampler.reload names the addresses that give a server its weights: one or more with a server, else none.")
+        for count in ("batch", "concurrency"):
+            if getattr(self, count) < 1:
+                raise ConfigError(f"sampler.{count} is {getattr(self, count)}; it must be at least 1.")
+        if not 0 < self.memory <= 1:
+            raise ConfigError(f"sampler.memory is {self.memory:g}; give vLLM a share of the memory above 0 and at most 1.")
 
 
 @dataclass(frozen=True)
@@ -67,7 +104,9 @@ class Grpo:
     A round asks `round_prompts` questions `copies` times each with the weights of its start, then takes one update for
     each `batch` questions of the stage. Advantages are rewards standardised inside a question's group; the ratio to the
     round's start is clipped to 1 - `clip_low` .. 1 + `clip_high`; `kl` weighs the k3 estimate of the divergence from the
-    stage's start (0: none is computed).
+    stage's start (0: none is computed). `instruction` is put behind every question. With `pass_rate`, only those questions
+    are kept of which the stage's start answers a share strictly between the two values right, as their rows say
+    (`pass_rate`) or as `copies` replies show; (0, 1) leaves out what it always or never knows.
     """
 
     copies: int = 16
@@ -77,13 +116,20 @@ class Grpo:
     kl: float = 1e-3
     clip_low: float = 0.2
     clip_high: float = 0.3
+    instruction: str = ""
+    pass_rate: tuple[float, float] | None = None
     reward: Reward = field(default_factory=Reward)
+    sampler: Sampler = field(default_factory=Sampler)
 
     def __post_init__(self) -> None:
         if self.copies < 2:
             raise ConfigError(f"grpo.copies is {self.copies}; a group needs at least 2 replies to be compared.")
         if self.temperature <= 0:
             raise ConfigError(f"grpo.temperature is {self.temperature}; greedy replies are all alike, so give it more than 0.")
+        if self.max_reply_tokens < 1:
+            raise ConfigError(f"grpo.max_reply_tokens is {self.max_reply_tokens}; it must be at least 1.")
+        if self.pass_rate and not -1 <= self.pass_rate[0] < self.pass_rate[1] <= 2:
+            raise ConfigError(f"grpo.pass_rate is {self.pass_rate}; give two shares between which it has to lie, such as [0, 1].")
 
 
 @dataclass(frozen=True)
@@ -95,7 +141,9 @@ class Stage:
     `warmup_steps`, then falls along a cosine to `final_rate` times its peak. Longer samples than `max_tokens` are
     dropped and counted. `packing` fills sequences with several samples, and `batch` then counts those. With `lora`, the
     linear layers of its parts keep their weights and get adapters; parts outside it are trained or frozen as `rates` says.
-    With `grpo` the stage learns from rewards, and `batch` counts the questions of an update.
+    With `grpo` the stage learns from rewards: `batch` counts the questions of an update. A sequence is then a question
+    with as many of its replies as `max_tokens` take, and a question that leaves less than `grpo.max_reply_tokens` to a
+    reply is dropped.
     """
 
     name: str
@@ -122,17 +170,35 @@ class Stage:
                 f"stage {self.name!r}: grpo.round_prompts {self.grpo.round_prompts} must be a multiple of batch {self.batch}, "
                 "and packing must be off."
             )
+        if self.grpo and self.grpo.max_reply_tokens >= self.max_tokens:
+            raise ConfigError(
+                f"stage {self.name!r}: grpo.max_reply_tokens {self.grpo.max_reply_tokens} leaves no room for a question in "
+                f"max_tokens {self.max_tokens}."
+            )
         for part in self.lora.parts if self.lora else ():
             if getattr(self.rates, part) is None:
                 raise ConfigError(f"stage {self.name!r}: lora is put on {part}, which has no learning rate; give rates.{part}.")
         if not self.data:
             raise ConfigError(f"stage {self.name!r} names no data group.")
-        if self.micro_batch < 1 or self.batch % self.micro_batch:
+        if self.micro_batch < 1 or (self.batch % self.micro_batch and not self.grpo):
             raise ConfigError(f"stage {self.name!r}: batch {self.batch} is no multiple of micro_batch {self.micro_batch}.")
         if self.steps is None and self.epochs <= 0:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; it must be positive.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a model that is large for its GPUs is fitted into them.
+
+    `activation_checkpointing` computes each block's activations anew in the backward pass instead of keeping them: about
+    a third more time, far less memory, the same numbers. `cpu_offload` keeps weights, gradients and moments in the
+    memory of the CPU between their uses; it is slow, and needs GPUs under torchrun.
+    """
+
+    activation_checkpointing: bool = False
+    cpu_offload: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +228,7 @@ class TrainConfig:
     log_every: int = 10
     cache_mb: int = 512
     tensorboard: bool = True
+    sharding: Sharding = field(default_factory=Sharding)
 
     def __post_init__(self) -> None:
         names = [stage.name for stage in self.stages]

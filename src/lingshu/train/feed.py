@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from lingshu.models.processor import Encoded
 from lingshu.train.config import Stage
 from lingshu.train.data import StageData
-from lingshu.train.plan import GroupedPlan, PackedPlan, Plan
+from lingshu.train.plan import Batch, GroupedPlan, PackedPlan, Plan
 
 
 class Feed(Protocol):
@@ -47,11 +47,12 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class DataFeed:
-    """Supervised data; any step can be gone on from."""
+    """Supervised data; any step can be gone on from. `share` cuts this process's part out of a batch before it is read."""
 
     data: StageData
     stage: Stage
     plan: Plan
+    share: Callable[[Batch], Batch] = list
 
     @property
     def total(self) -> int:
@@ -75,7 +76,7 @@ class DataFeed:
 
     def batches(self, start: int) -> Iterator[Sequence[Sequence[Encoded]]]:
         for batch in self.plan.batches(start):
-            yield [[self.data.sample(i) for i in sequence] for sequence in batch]
+            yield [[self.data.sample(i) for i in sequence] for sequence in self.share(batch)]
 
     def may_save(self, done: int) -> bool:
         del done
@@ -85,9 +86,8 @@ class DataFeed:
         return {}
 
 
-def data_feed(data: StageData, stage: Stage, seed: int) -> DataFeed:
+def data_feed(data: StageData, stage: Stage, seed: int, *, share: Callable[[Batch], Batch] = list) -> DataFeed:
     """Supervised data of a stage in its order: packed, or grouped by length."""
     lengths = tuple(map(len, data.texts))
-    if stage.packing:
-        return DataFeed(data, stage, PackedPlan(lengths, stage.max_tokens, stage.batch, seed))
-    return DataFeed(data, stage, GroupedPlan(lengths, stage.batch, seed))
+    plan = PackedPlan(lengths, stage.max_tokens, stage.batch, seed) if stage.packing else GroupedPlan(lengths, stage.batch, seed)
+    return DataFeed(data, stage, plan, share)

@@ -6,15 +6,19 @@ OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
 OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint after that stage has it merged in
 OUT/checkpoint/             the checkpoint after the last stage
 OUT/log.jsonl, tensorboard/ the learning log
-OUT/state/                  what a killed run resumes from; removed at the end
+OUT/state/<n>-<step>/       what a killed run resumes from; removed at the end (files: train/storage.py)
 OUT/summary.json            stages with steps, seconds, first and last loss, tokens, drops
+
+Under torchrun every process runs this same loop; the first one alone writes, but for its share of each state.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +29,7 @@ from lingshu.core.files import read_json, write_json
 from lingshu.core.nouns import Message, Sample
 from lingshu.core.runcard import RUN_CARD, RunCard, write_run_card
 from lingshu.models.export import export
-from lingshu.models.load import Loaded, load
+from lingshu.models.load import Loaded, load, load_hollow
 from lingshu.models.processor import Processor
 from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
@@ -33,6 +37,7 @@ from lingshu.train.config import TrainConfig
 from lingshu.train.data import Group, open_group, read_groups
 from lingshu.train.log import SUMMARY, Progress
 from lingshu.train.stage import StageRun, StageSummary
+from lingshu.train.world import World, open_world
 
 
 def train(
@@ -42,43 +47,83 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     stop: Callable[[], bool] = lambda: False,
+    world: World | None = None,
 ) -> Path:
     """Run every stage that is not done yet and return the folder of the final checkpoint.
 
-    `stop` is asked after each step; once it says yes the state is saved and Stopped is raised.
+    `stop` is asked after each step; once it says yes the state is saved and Stopped is raised. Under torchrun each
+    process calls this; `world` is the one it has joined, None to join it here.
 
     Raises:
         ConfigError: a data group without a folder, an option that cannot work, or an OUT in use.
         ArtefactError: a model or dataset that cannot be used.
-        TrainingError: too many losses that are no number, or no usable sample.
+        TrainingError: too many losses that are no number, no usable sample, or another process that ended.
         Stopped: see above.
         StorageError: the disk refused a write; what was written before stays whole.
     """
-    groups = check_data(config)
+    with open_world(config.device) if world is None else nullcontext(world) as joined:
+        return _train(config, out, joined, resume=resume, progress=progress, stop=stop)
+
+
+def _train(config: TrainConfig, out: Path, world: World, *, resume: bool, progress: Progress | None, stop: Callable[[], bool]) -> Path:
+    check_world(config, world)
     final = out / "checkpoint"
-    prepare_folder(config, out, resume=resume)
-    if final.is_dir() and (out / RUN_CARD).exists():
+    groups, summaries = world.lead(lambda: _open_run(config, out, resume=resume))
+    if not (out / "config.yaml").exists():
+        raise ConfigError(f"process {world.rank} sees no {out}; --out must lie on a disk that all nodes share.")
+    if world.lead(lambda: final.is_dir() and (out / RUN_CARD).exists()):
         return final
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    summaries = _summaries(out)
     paths = {name: group.path for name, group in groups.items()}
-    loaded = _starting_point(config, out, len(summaries), paths)
-    device, bfloat16 = _device(config)
-    loaded.model.to(device)
+    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and world.device.type == "cuda")
+    loaded: Loaded | None = None
     named: list[str] = []  # the first drops of each stage, so that the card of the run names them too
     for number in range(len(summaries), len(config.stages)):
-        run = StageRun(config, number, paths, out, stop=stop)
-        summary, drops = run.run(loaded, progress, device=device, bfloat16=bfloat16)
+        # A sharded model is not whole in any process; the stage after it starts from its checkpoint.
+        begun = loaded if loaded is not None and not world.sharded else _starting_point(config, out, number, paths, world)
+        summary, drops, loaded = StageRun(config, number, paths, out, stop=stop, world=world).run(begun, progress, bfloat16=bfloat16)
         summaries.append(summary)
         named += drops
         last = number == len(config.stages) - 1
         folder = final if last else stage_folder(out, number, config.stages[number].name)
-        export(loaded.model, loaded.processor, folder, _card(config, summaries, groups, loaded.name, named))
-        write_json(out / SUMMARY, {"stages": [asdict(s) for s in summaries]})
-    write_run_card(out, _card(config, summaries, groups, loaded.name, named))
-    shutil.rmtree(out / "state", ignore_errors=True)
+        world.lead(partial(_finish_stage, loaded, folder, out, summaries, _card(config, summaries, groups, named)))
+    world.lead(lambda: _finish_run(out, _card(config, summaries, groups, named)))
     return final
+
+
+def _finish_stage(loaded: Loaded | None, folder: Path, out: Path, summaries: Sequence[StageSummary], card: RunCard) -> None:
+    assert loaded is not None  # the process that writes has the whole model
+    export(loaded.model, loaded.processor, folder, card)
+    write_json(out / SUMMARY, {"stages": [asdict(s) for s in summaries]})
+
+
+def _finish_run(out: Path, card: RunCard) -> None:
+    write_run_card(out, card)
+    shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def check_world(config: TrainConfig, world: World) -> None:
+    """Refuse what this number of processes cannot run.
+
+    Raises:
+        ConfigError: a batch that cannot be shared out evenly, or an option that asks for torchrun and GPUs.
+    """
+    if config.sharding.cpu_offload and not (world.sharded and world.device.type == "cuda"):
+        raise ConfigError("sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false.")
+    for stage in config.stages if world.sharded else ():
+        # What varies in a round is shared out as it comes.
+        if not stage.grpo and stage.batch % (world.size * stage.micro_batch):
+            raise ConfigError(
+                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {world.size} processes in micro-batches of "
+                f"{stage.micro_batch}; choose a multiple of {world.size * stage.micro_batch}, or another number of processes."
+            )
+
+
+def _open_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[dict[str, Group], list[StageSummary]]:
+    groups = check_data(config)
+    prepare_folder(config, out, resume=resume)
+    return groups, _summaries(out)
 
 
 def stage_folder(out: Path, number: int, name: str) -> Path:
@@ -126,28 +171,41 @@ def _summaries(out: Path) -> list[StageSummary]:
     return [StageSummary(**row) for row in read_json(path)["stages"]] if path.exists() else []
 
 
-def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path]) -> Loaded:
-    """The model to go on with: the last finished stage's, else the configured one.
-
-    A tiny model is built only once, with a tokenizer trained on the text of all data groups in order.
-    """
+def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path], world: World) -> Loaded:
+    """The model to go on with: the last finished stage's, else the configured one; without values but in the first process."""
     if done:
-        loaded = load(str(stage_folder(out, done - 1, config.stages[done - 1].name)))
+        name = str(stage_folder(out, done - 1, config.stages[done - 1].name))
     elif isinstance(config.model, TinyModel):
-        if not (out / "start").is_dir():
-            items = read_groups(list(groups.values()))
-            corpus = [text for item in items if isinstance(item, Sample) for text in _texts(item.messages)]
-            model, processor = build_tiny(config.model, corpus, budget=config.pixels, seed=config.seed)
-            export(
-                model, processor, out / "start", RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"})
-            )
-        loaded = load(str(out / "start"))
+        name = str(out / "start")
     else:
-        loaded = load(config.model)
-    name = config.model if isinstance(config.model, str) else f"random weights ({config.model.family})"
+        name = config.model
+    found: list[Loaded] = []
+
+    def first() -> None:
+        if not done and isinstance(config.model, TinyModel) and not Path(name).is_dir():
+            _build_start(config, config.model, Path(name), groups)
+        found.append(load(name))
+
+    world.lead(first)
+    loaded = found[0] if found else load_hollow(name)
+    if not world.sharded:
+        loaded.model.to(world.device)
     old = loaded.processor
     image_processor = old.family.with_budget(old.image_processor, config.pixels)
-    return Loaded(loaded.model, Processor(old.family, old.tokenizer, image_processor, config.pixels), name, loaded.digest)
+    processor = Processor(old.family, old.tokenizer, image_processor, config.pixels)
+    return Loaded(loaded.model, processor, _start_name(config), loaded.digest)
+
+
+def _start_name(config: TrainConfig) -> str:
+    return config.model if isinstance(config.model, str) else f"random weights ({config.model.family})"
+
+
+def _build_start(config: TrainConfig, spec: TinyModel, folder: Path, groups: Mapping[str, Path]) -> None:
+    """Build a tiny model, only once in a run, with a tokenizer trained on the text of all data groups in order."""
+    items = read_groups(list(groups.values()))
+    corpus = [text for item in items if isinstance(item, Sample) for text in _texts(item.messages)]
+    model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
+    export(model, processor, folder, RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"}))
 
 
 def _texts(messages: Sequence[Message]) -> list[str]:
@@ -156,15 +214,7 @@ def _texts(messages: Sequence[Message]) -> list[str]:
     return [message.text for message in messages] + sorted(roles) + ["system\nYou are a helpful assistant."]
 
 
-def _device(config: TrainConfig) -> tuple[torch.device, bool]:
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device is cuda, but torch finds no GPU here; set device=cpu.")
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and name == "cuda")
-    return torch.device(name), bfloat16
-
-
-def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Group], start: str, drops: Sequence[str]) -> RunCard:
+def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Group], drops: Sequence[str]) -> RunCard:
     stages = [
         {"stage": s.name, "steps": s.steps, "samples": s.samples, "first loss": s.first_loss, "last loss": s.last_loss} for s in summaries
     ]
@@ -178,5 +228,5 @@ def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[st
     if skipped := sum(s.skipped for s in summaries):
         counts["skipped_steps"] = skipped
     hashes = {str(group.path): group.digest for group in groups.values()}
-    notes = {"name": config.name, "start": start, "stages": stages, "data": data, "first_drops": list(drops)}
+    notes = {"name": config.name, "start": _start_name(config), "stages": stages, "data": data, "first_drops": list(drops)}
     return RunCard("train", configuration.to_plain(config), config.seed, counts, hashes, notes)

@@ -68,7 +68,8 @@ class Weighted:
 class Clipped:
     """GRPO: the clipped surrogate with its k3 penalty, a mean over the reply tokens of the whole batch.
 
-    `old` and `reference` are log-probabilities of the reply's tokens under the round's start and the stage's start.
+    `old` and `reference` are log-probabilities of the reply's tokens under the round's start and the stage's start. Without
+    `old` the learner's own are taken: a round of one update starts from them.
     Source: arXiv 2402.03300, equation 3; asymmetric clipping and the mean over tokens as in arXiv 2503.14476.
     """
 
@@ -79,7 +80,7 @@ class Clipped:
         # Replies were drawn at this temperature, so the policy that is improved is the one at this temperature.
         logits_NV = logits_NV.float() / self.config.temperature
         now_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
-        ratio_N = (now_N - facts["old"]).exp()
+        ratio_N = (now_N - facts.get("old", now_N.detach())).exp()
         clipped_N = ratio_N.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
         gain_N = torch.minimum(ratio_N * facts["advantage"], clipped_N * facts["advantage"])
         loss = -gain_N.sum()

@@ -1,21 +1,28 @@
-"""What a killed run resumes from: weights, optimiser moments, position and random state, in safetensors and JSON.
+"""What a killed run resumes from: weights, optimiser moments, position and random state, of all processes together.
 
-Nothing is pickled. A state is a folder of its own that appears by one rename; the older one goes only after that.
+The copy to the CPU is taken at once, a thread writes it while training goes on. The folder appears by one rename, the
+older one goes only after that. A state can be gone on from by any number of processes.
 """
 
 from __future__ import annotations
 
 import shutil
+import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
-from lingshu.core.errors import ArtefactError
-from lingshu.core.files import atomic_folder, check_manifest, read_json, write_json, write_manifest
+from lingshu.core.errors import ArtefactError, LingshuError, TrainingError, one_line
+from lingshu.core.files import check_manifest, read_json
+from lingshu.train.storage import StateReader, StateWriter
+from lingshu.train.world import World
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -38,25 +45,62 @@ class Position:
     skipped: int = 0
 
 
-def save_state(folder: Path, position: Position, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state after a step; older states are removed once it stands.
+class Saver:
+    """Writes states behind the training's back, one at a time; a context that waits for the last one."""
 
-    Raises:
-        StorageError: the disk refused the write; the older state is untouched.
-    """
-    name = f"{position.stage:02d}-{position.step:08d}"
-    with atomic_folder(folder / name) as temporary:
-        save_file({k: v.contiguous() for k, v in _unique(model).items()}, temporary / "model.safetensors")
-        save_file(_moments(model, optimizer), temporary / "optimizer.safetensors")
-        random: dict[str, torch.Tensor] = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state()
-        save_file(random, temporary / "random.safetensors")
-        write_json(temporary / "position.json", asdict(position))
-        write_manifest(temporary)
-    for older in [*states(folder), *folder.glob(".*.tmp")]:
-        if older.name != name:
-            shutil.rmtree(older)
+    def __init__(self, folder: Path, world: World) -> None:
+        self.folder, self.world = folder, world
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a state could not be written; `wait` says why."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def save(self, position: Position, model: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Copy the state after a step, and begin to write it; the one before has been written by then.
+
+        Raises:
+            StorageError: the disk refused the one before.
+        """
+        self.wait()
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        copied = stager.stage({**_state(model, optimizer), **_random(self.world.rank)})
+        self._writing = self._pool.submit(self._write, position, copied)
+
+    def wait(self) -> None:
+        """Return once the last state stands.
+
+        Raises:
+            StorageError: the disk refused it; the state before it is untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, position: Position, state: Any) -> None:
+        folder = self.folder / f"{position.stage:02d}-{position.step:08d}"
+        writer = StateWriter(folder, self.world.rank, asdict(position), finished=lambda: self._remove_older(folder))
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*single process")
+                save(state, storage_writer=writer, process_group=self.world.saves, no_dist=not self.world.sharded)
+        except CheckpointException as error:
+            if self.world.first:
+                shutil.rmtree(writer.temporary, ignore_errors=True)
+            raise _cause(error) from error
+
+    def _remove_older(self, folder: Path) -> None:
+        for older in [*states(self.folder), *self.folder.glob(".*.tmp")]:
+            if older.name != folder.name:
+                shutil.rmtree(older)
 
 
 def states(folder: Path) -> list[Path]:
@@ -77,41 +121,51 @@ def latest(folder: Path) -> tuple[Path, Position] | None:
     return found[-1], Position(**read_json(found[-1] / "position.json"))
 
 
-def load_state(path: Path, model: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Put a state's weights, moments and random state back, bit for bit.
+def load_state(folder: Path, model: Any, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Put a state's weights, moments and random state back: bit for bit, in as many processes as wrote it.
 
     Raises:
         ArtefactError: the state is of another model.
     """
+    reader = StateReader(folder)
+    # A part that no sample has reached yet has no moments.
+    reached = {name: p for name, p in _trained(model, optimizer).items() if f"step/{name}" in reader.tensors}
+    for parameter in reached.values():
+        number = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        optimizer.state[parameter] = {"step": number, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+    wanted = _state(model, optimizer)
+    random = {name: tensor for name, tensor in _random(world.rank).items() if name in reader.tensors}
+    other = {name for name in reader.tensors if not name.startswith("random/")} ^ set(wanted)
+    if other:
+        raise ArtefactError(f"{folder} is of another model ({min(other)}); train anew without --resume.")
     try:
-        weights = load_file(path / "model.safetensors")
-        moments = load_file(path / "optimizer.safetensors")
-        random = load_file(path / "random.safetensors")
-        result = model.load_state_dict(weights, strict=False)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise ArtefactError(f"{path} is of another model or damaged; train anew without --resume.") from error
-    # Tied weights are stored once; anything else that is missing would be trained from noise.
-    if result.unexpected_keys or set(result.missing_keys) - _tied(model):
-        raise ArtefactError(f"{path} is of another model; train anew without --resume.")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*single process")
+            load({**wanted, **random}, storage_reader=reader, process_group=world.talk, no_dist=not world.sharded)
+    except CheckpointException as error:
+        raise ArtefactError(f"{folder} is of another model or damaged ({one_line(_cause(error))}); train anew without --resume.") from error
+    for name, tensor in random.items():
+        (torch.cuda.set_rng_state if name.endswith("/cuda") else torch.set_rng_state)(tensor)
+
+
+def _cause(error: CheckpointException) -> Exception:
+    """What went wrong in one of the processes: an error of ours if there is one, so that it is told like any other."""
+    causes = [cause for cause, _ in error.failures.values()]
+    for cause in causes:
+        if isinstance(cause, LingshuError):
+            return cause
+    return causes[0] if isinstance(causes[0], Exception) else TrainingError(f"the state could not be written: {one_line(causes[0])}")
+
+
+def _state(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors of a state by name, as they stand: a weight that two modules share once, then what the optimiser knows."""
+    state = {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    state |= {f"weight/{name}": tensor for name, tensor in model.state_dict().items() if name not in weights}
     for name, parameter in _trained(model, optimizer).items():
-        if f"{name}|step" in moments:  # a part that no sample has reached yet has no moments
-            optimizer.state[parameter] = {key: moments[f"{name}|{key}"].to("cpu" if key == "step" else parameter.device) for key in MOMENTS}
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
-
-
-def _unique(model: Any) -> dict[str, torch.Tensor]:
-    seen: dict[int, str] = {}
-    return {
-        name: tensor
-        for name, tensor in model.state_dict().items()
-        if seen.setdefault(tensor.data_ptr(), name) == name or not tensor.numel()
-    }
-
-
-def _tied(model: Any) -> set[str]:
-    return set(model.state_dict()) - set(_unique(model))
+        if parameter in optimizer.state:
+            state |= {f"{key}/{name}": optimizer.state[parameter][key] for key in MOMENTS}
+    return state
 
 
 def _trained(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.nn.Parameter]:
@@ -119,10 +173,8 @@ def _trained(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.nn
     return {name: p for name, p in model.named_parameters() if id(p) in trained}
 
 
-def _moments(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}|{key}": optimizer.state[parameter][key].contiguous()
-        for name, parameter in _trained(model, optimizer).items()
-        for key in MOMENTS
-        if parameter in optimizer.state
-    }
+def _random(rank: int) -> dict[str, torch.Tensor]:
+    state = {f"random/{rank}/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state[f"random/{rank}/cuda"] = torch.cuda.get_rng_state()
+    return state

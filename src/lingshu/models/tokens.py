@@ -1,0 +1,30 @@
+"""Counting tokens with a tokenizer alone: no model, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from lingshu.core.errors import InputError, MissingExtra, one_line
+
+TOKENIZER = "tokenizer.json"
+
+
+def counter(folder: Path) -> Callable[[str], int]:
+    """A function that counts the tokens of a text, without begin and end marks, by the folder's tokenizer.json.
+
+    Raises:
+        InputError: no such file, or it is damaged.
+        MissingExtra: the package tokenizers is not installed.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingExtra("tokenizers", "torch") from error
+    file = folder / TOKENIZER
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:
+        # The package raises plain Exception for a missing and for a damaged file alike.
+        raise InputError(f"{file} cannot be read ({one_line(error)[:200]}); give the folder of a model with its tokenizer.") from error
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

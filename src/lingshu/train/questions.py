@@ -1,0 +1,143 @@
+"""The questions of a stage that learns from rewards: unanswered, with the gold that replies are compared with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lingshu.core.artefacts import read_dataset
+from lingshu.core.errors import BadImage, ConfigError, InputError, TrainingError, one_line
+from lingshu.core.nouns import Drop, Message, Sample
+from lingshu.models.processor import Encoded, Processor
+from lingshu.sources import jsonl
+from lingshu.train.data import MAX_NAMED_DROPS, TileCache, is_dataset
+
+PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra, that states it
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The usable questions of a stage; `texts` are their prompts encoded without pixels, `drops` what was left out and why."""
+
+    samples: tuple[Sample, ...]
+    texts: tuple[Encoded, ...]
+    cache: TileCache
+    drops: dict[str, int]
+    named_drops: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.texts))
+
+    def prompt(self, index: int) -> Encoded:
+        """The prompt of question `index`, complete with its scaled images."""
+        images = self.samples[index].images
+        return replace(self.texts[index], tiles=self.cache.tiles(images)) if images else self.texts[index]
+
+    def kept(self, keep: Sequence[bool], reason: str) -> Questions:
+        """The questions that are to be kept; the others are counted under `reason`.
+
+        Raises:
+            TrainingError: none is.
+        """
+        if all(keep):
+            return self
+        chosen = [index for index, wanted in enumerate(keep) if wanted]
+        if not chosen:
+            raise TrainingError(f"no question is left to learn from: all {len(self)} fall under {reason}; widen its limits.")
+        drops = Counter(self.drops) + Counter({reason: len(self) - len(chosen)})
+        pick = tuple(self.samples[index] for index in chosen), tuple(self.texts[index] for index in chosen)
+        return Questions(*pick, self.cache, dict(drops), self.named_drops)
+
+
+def read_questions(paths: Sequence[Path]) -> Iterable[Sample | Drop]:
+    """The questions of several data groups; a closing answer is taken off and is the gold where there is none."""
+    for path in paths:
+        for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
+            yield item if isinstance(item, Drop) else as_question(item)
+
+
+def as_question(sample: Sample) -> Sample | Drop:
+    """The dialogue up to its last question, with a gold; or why it is none."""
+    answer = sample.messages[-1].text if sample.answered else None
+    messages = sample.messages[:-1] if sample.answered else sample.messages
+    gold = sample.gold or ((answer,) if answer else None)
+    if not gold:
+        return Drop(sample.id, "no_gold", "no right answer is known, so no reply can be rewarded")
+    if not messages or messages[-1].role != "user":
+        return Drop(sample.id, "no_question", "the dialogue has no user turn to be answered")
+    return replace(sample, messages=messages, gold=gold)
+
+
+def instructed(sample: Sample, instruction: str) -> Sample:
+    """The question with `instruction` behind it."""
+    if not instruction:
+        return sample
+    last = sample.messages[-1]
+    return replace(sample, messages=(*sample.messages[:-1], Message(last.role, (*last.parts, instruction))))
+
+
+def encode_questions(
+    items: Iterable[Sample | Drop], processor: Processor, *, instruction: str, max_prompt_tokens: int, cache_mb: int
+) -> Questions:
+    """Encode every prompt once; bad questions are dropped, counted by reason and the first few named.
+
+    Raises:
+        TrainingError: no question is left.
+    """
+    cache = TileCache(processor, cache_mb=cache_mb)
+    samples: list[Sample] = []
+    texts: list[Encoded] = []
+    drops: Counter[str] = Counter()
+    named: list[str] = []
+
+    def drop(name: str, reason: str, detail: str) -> None:
+        drops[reason] += 1
+        if len(named) < MAX_NAMED_DROPS:
+            named.append(f"{name}: {reason} ({detail})")
+
+    for item in items:
+        if isinstance(item, Drop):
+            drop(item.id, item.reason, item.detail)
+            continue
+        sample = instructed(item, instruction)
+        try:
+            encoded = processor.encode(sample.messages, cache.tiles(sample.images) if sample.images else ())
+        except BadImage as error:
+            drop(sample.id, "bad_image", one_line(error))
+        except InputError as error:
+            drop(sample.id, "bad_messages", one_line(error))
+        else:
+            if len(encoded) > max_prompt_tokens:
+                drop(sample.id, "too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left beside the reply")
+            else:
+                samples.append(sample)
+                # Earlier answers of the dialogue are part of the prompt here; only the reply is learnt from.
+                texts.append(replace(encoded, tiles=()))
+    if not samples:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items()) or "the data are empty"
+        raise TrainingError(f"no question is left to learn from ({reasons}); first: {named[0] if named else '-'}")
+    return Questions(tuple(samples), tuple(texts), cache, dict(drops), tuple(named))
+
+
+def stated_pass_rate(sample: Sample) -> float | None:
+    """The pass rate that the sample's row states, None where it states none.
+
+    Raises:
+        ConfigError: what it states is no share.
+    """
+    text = sample.meta.extra.get(PASS_RATE)
+    if text is None:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise ConfigError(f"question {sample.id!r} states a pass_rate of {text!r}; it must be a share between 0 and 1.")
+    return rate
