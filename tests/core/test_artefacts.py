@@ -14,13 +14,10 @@ from lingshu.core.artefacts import (
     ReplyStore,
     check_checkpoint,
     dataset_digest,
-    dataset_schema,
     open_dataset,
     read_dataset,
     read_scores,
     reply_key,
-    row_to_sample,
-    sample_to_row,
     score_row,
     write_dataset,
     write_scores,
@@ -30,6 +27,7 @@ from lingshu.core.files import write_manifest
 from lingshu.core.messages import sample_from_json, sample_to_json, user_turn
 from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling, Score
 from lingshu.core.runcard import RunCard
+from lingshu.core.shards import dataset_schema, row_to_sample, sample_to_row
 from lingshu.evaluate._replies import ReplyIndex
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8"))
@@ -143,6 +141,11 @@ def test_the_package_datasets_loads_a_dataset_as_it_is(tmp_path: Path, monkeypat
     assert np.array_equal(np.asarray(row["images"][1]), pixels) and row["id"] == "s1"
 
 
+def stored(reply: Reply) -> dict[str, object]:
+    """A reply's row, which leaves out its tokens."""
+    return {name: value for name, value in asdict(reply).items() if name not in ("token_ids", "lost")}
+
+
 def merged_replies(folder: Path, keys: set[str]) -> dict[str, Reply]:
     with ReplyIndex(folder, keys) as replies:
         return {key: reply for key in keys if (reply := replies.get(key)) is not None}
@@ -154,7 +157,7 @@ def test_the_first_answer_of_a_key_counts_and_a_torn_row_is_passed_over(tmp_path
         assert merged_replies(tmp_path, {"k", "other"}) == {"k": Reply("s", None, error="busy")}
         store.add([("k", Reply("s", "yes")), ("k", Reply("s", None, error="busy"))])
     with (tmp_path / "replies.jsonl").open("a") as file:
-        file.write(json.dumps({"key": "k", **asdict(Reply("s", "no"))}) + "\n" + '{"key": "torn')
+        file.write(json.dumps({"key": "k", **stored(Reply("s", "no"))}) + "\n" + '{"key": "torn')
     assert merged_replies(tmp_path, {"k", "torn"}) == {"k": Reply("s", "yes")}
 
 
@@ -209,7 +212,7 @@ def test_a_damaged_row_of_scores_is_named_with_its_line(tmp_path: Path, wrong: d
 
 @pytest.mark.parametrize("wrong", [{"text": 3}, {"key": ["k"]}, {"copy": None}, {"error": {}}, {"reply_tokens": "x"}])
 def test_a_damaged_row_of_replies_is_named_with_its_line(tmp_path: Path, wrong: dict) -> None:
-    rows = [{"key": "k", **asdict(Reply("s", "yes"))}, {"key": "l", **asdict(Reply("t", "yes")), **wrong}]
+    rows = [{"key": "k", **stored(Reply("s", "yes"))}, {"key": "l", **stored(Reply("t", "yes")), **wrong}]
     (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     with pytest.raises(ArtefactError, match=rf"replies\.jsonl, line 2: {next(iter(wrong))} cannot be .*; remove the line"):
         ReplyIndex(tmp_path, {"k"})
@@ -217,7 +220,7 @@ def test_a_damaged_row_of_replies_is_named_with_its_line(tmp_path: Path, wrong: 
 
 def test_an_index_finds_replies_behind_blank_lines_and_of_any_letters(tmp_path: Path) -> None:
     texts = {"a": "ja, größer", "b": "是", "c": "x\u2028y"}
-    lines = [json.dumps({"key": key, **asdict(Reply(key, text))}, ensure_ascii=False) for key, text in texts.items()]
+    lines = [json.dumps({"key": key, **stored(Reply(key, text))}, ensure_ascii=False) for key, text in texts.items()]
     (tmp_path / "replies.jsonl").write_text("\n" + "\n\n".join(lines) + "\n", encoding="utf-8")
     assert {key: reply.text for key, reply in merged_replies(tmp_path, set(texts)).items()} == texts
     with ReplyIndex(tmp_path, {"a"}) as replies:

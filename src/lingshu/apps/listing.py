@@ -12,10 +12,10 @@ def listing(kind: str | None = None, /, *, json: bool = False) -> int:
     """List the names on a shelf, each with its first line; without KIND, the shelves themselves.
 
     Args:
-        kind: tasks, scoring, engines, sources, recipes or ops.
+        kind: tasks, scoring, engines, sources, recipes or ops; or corpora, the cards of the paper's data.
         json: print a JSON object instead of lines.
     """
-    found = _shelves() if kind is None else _things(kind)
+    found = _shelves() if kind is None else _corpora() if kind == "corpora" else _things(kind)
     if json:
         print(jsonlib.dumps(found, indent=2, ensure_ascii=False))
         return 0
@@ -35,3 +35,9 @@ def _things(kind: str) -> dict[str, str]:
     if kind not in shelves.SHELVES:
         raise UnknownName(f"there is no shelf {kind!r}; {nearest(kind, shelves.SHELVES)}")
     return {name: shelves.describe(kind, name) for name in shelves.names(kind)}
+
+
+def _corpora() -> dict[str, str]:
+    from lingshu.sources._corpora import corpora
+
+    return {card.name: f"{card.title}; {card.access}" for card in corpora()}

@@ -11,12 +11,12 @@ docs/artefacts.md describes every key with an example; a golden test pins both.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lingshu.core.errors import ArtefactError, StorageError
 from lingshu.core.files import (
@@ -31,20 +31,15 @@ from lingshu.core.files import (
     write_jsonl,
     write_manifest,
 )
-from lingshu.core.messages import message_from_json, message_to_json
-from lingshu.core.nouns import STATUSES, Image, Meta, Reply, Sample, Sampling, Score
+from lingshu.core.messages import message_to_json
+from lingshu.core.nouns import STATUSES, Reply, Sample, Sampling, Score
 from lingshu.core.runcard import RunCard, write_run_card
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from lingshu.core.shards import ShardWriter, dataset_schema, row_to_sample, shard_name
 
 DATASET_CARD = "dataset.json"
 REPLIES, SCORES = "replies.jsonl", "scores.jsonl"
 REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 SHARD_ROWS = 4096
-# Small row groups: a reader that wants one image must not decode a whole shard for it.
-ROW_GROUP_ROWS = 64
-TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "language", "kind", "group")
 
 
 # --- DATASET -----------------------------------------------------------------------------------------------------
@@ -52,7 +47,11 @@ TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "languag
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop by reason."""
+    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop by reason.
+
+    A curated one also says what each step did (docs/artefacts.md: step), the distributions of its rows by facet, and
+    its `version`, the digest of its shards' hashes. None: the dataset was not made by `lingshu curate`.
+    """
 
     name: str
     rows: int
@@ -61,60 +60,9 @@ class DatasetCard:
     sources: Mapping[str, int]
     access: Mapping[str, int]
     drops: Mapping[str, int] = field(default_factory=dict)
-
-
-def dataset_schema() -> pa.Schema:
-    """The columns of a shard. The metadata makes `datasets` decode the image column without being told."""
-    import pyarrow as pa
-
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features: dict[str, Any] = {
-        name: {"dtype": "string", "_type": "Value"} for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
-    }
-    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
-    features["image_count"] = {"dtype": "int32", "_type": "Value"}
-    features["deidentified"] = {"dtype": "bool", "_type": "Value"}
-    columns = [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("messages", pa.string(), nullable=False),
-        pa.field("images", pa.list_(image)),
-        pa.field("image_count", pa.int32()),
-        pa.field("gold", pa.string()),
-        pa.field("choices", pa.string()),
-        *(pa.field(name, pa.string()) for name in TEXT_COLUMNS),
-        pa.field("deidentified", pa.bool_()),
-        pa.field("extra", pa.string()),
-    ]
-    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
-    """One shard row; `images` are the encoded files of the sample's images, in their order."""
-    meta = sample.meta
-    return {
-        "id": sample.id,
-        "messages": json.dumps([message_to_json(m) for m in sample.messages], ensure_ascii=False),
-        "images": [{"bytes": data, "path": None} for data in images],
-        "image_count": len(images),
-        "gold": None if sample.gold is None else json.dumps(sample.gold, ensure_ascii=False),
-        "choices": json.dumps(sample.choices, ensure_ascii=False),
-        **{name: getattr(meta, name) for name in TEXT_COLUMNS},
-        "deidentified": meta.deidentified,
-        "extra": json.dumps(dict(meta.extra), ensure_ascii=False),
-    }
-
-
-def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
-    """The sample of row `number` of a shard; its images stay references into the shard."""
-    texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
-    return Sample(
-        id=row["id"],
-        messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
-        images=tuple(Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])),
-        gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
-        choices=tuple(json.loads(row["choices"])),
-        meta=Meta(**texts, deidentified=row["deidentified"], extra=json.loads(row["extra"])),
-    )
+    version: str | None = None
+    steps: Sequence[Mapping[str, Any]] | None = None
+    distributions: Mapping[str, Mapping[str, int]] | None = None
 
 
 def write_dataset(
@@ -125,34 +73,22 @@ def write_dataset(
     Raises:
         StorageError: the disk refused the write; nothing is left behind.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = dataset_schema()
     counts: dict[str, dict[str, int]] = {"licence": {}, "source": {}, "access": {}}
     total = images = shard = 0
     with atomic_folder(folder) as temporary:
         (temporary / "data").mkdir()
-        block: list[dict[str, Any]] = []
-
-        def flush() -> None:
-            nonlocal shard
-            pq.write_table(
-                pa.Table.from_pylist(block, schema), temporary / "data" / f"part-{shard:05d}.parquet", row_group_size=ROW_GROUP_ROWS
-            )
-            block.clear()
-            shard += 1
-
-        for sample, encoded in rows:
-            block.append(sample_to_row(sample, encoded))
-            total, images = total + 1, images + len(encoded)
-            for key, tally in counts.items():
-                value = str(getattr(sample.meta, key) or "unknown")
-                tally[value] = tally.get(value, 0) + 1
-            if len(block) == SHARD_ROWS:
-                flush()
-        if block or not shard:
-            flush()
+        left, more = iter(rows), True
+        while more:
+            with ShardWriter(temporary / shard_name(shard)) as writer:
+                for sample, encoded in islice(left, SHARD_ROWS):
+                    writer.add(sample, encoded)
+                    total, images = total + 1, images + len(encoded)
+                    for key, tally in counts.items():
+                        value = str(getattr(sample.meta, key) or "unknown")
+                        tally[value] = tally.get(value, 0) + 1
+            first = next(left, None)
+            more = first is not None
+            left, shard = (left if first is None else chain((first,), left)), shard + 1
         result = DatasetCard(name, total, images, counts["licence"], counts["source"], counts["access"], dict(drops or {}))
         write_json(temporary / DATASET_CARD, asdict(result))
         (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
@@ -244,7 +180,6 @@ def reply_key(
     return digest([revision, sample.id, dialogue, list(image_hashes), model, model_digest, decoding, copy])
 
 
-_REPLY = tuple(Reply.__dataclass_fields__)
 _TEXT, _NUMBER = (str, type(None)), (int, type(None))
 _REPLY_TYPES: Mapping[str, tuple[type, ...]] = {
     "key": (str,),
@@ -256,6 +191,7 @@ _REPLY_TYPES: Mapping[str, tuple[type, ...]] = {
     "reply_tokens": _NUMBER,
     "error": _TEXT,
 }
+_REPLY = tuple(name for name in _REPLY_TYPES if name != "key")
 _RANKED = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 

@@ -34,7 +34,10 @@ def from_plain(kind: type[C], value: object) -> C:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
-        raise ConfigError(f"{place}: {first['msg']} (got {first['input']!r}).") from error
+        # What a whole section holds says nothing that its message does not, at great length.
+        got = "" if isinstance(first["input"], dict | list | tuple) else f" (got {first['input']!r})"
+        message = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        raise ConfigError(f"{place}: {message}{got}.") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     _refuse_unknown(value, adapter.dump_python(config, mode="json"), "")
@@ -60,6 +63,8 @@ def _refuse_unknown(given: object, known: object, place: str) -> None:
 
 def override(config: C, changes: Sequence[str]) -> C:
     """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or its position.
+
+    An item with a name of its own, such as a stage, is taken out with null: `stages.deep=null`.
 
     Raises:
         ConfigError: no `=`, an unknown key, or a value of the wrong type.
@@ -97,6 +102,8 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
         raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
     if rest:
         _set(node[place], rest, value, path)
+    elif value is None and isinstance(node, list) and isinstance(node[place], dict) and "name" in node[place]:
+        del node[place]
     else:
         node[place] = value
 

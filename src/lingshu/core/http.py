@@ -12,6 +12,7 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 from lingshu.core.pace import Pace
@@ -83,6 +84,7 @@ class _Job(NamedTuple, Generic[K]):
     item: K
     number: int
     attempt: int
+    lost: int = 0  # tries that were cut or not answered in time: the endpoint may have done their work
 
 
 class _Run(Generic[K]):
@@ -162,6 +164,8 @@ class _Run(Generic[K]):
         epoch, began = self.pace.epoch, self.loop.time()
         outcome, wait = await self.wire.once(self.client, made)
         now = self.loop.time()
+        if isinstance(outcome, Failure) and outcome.kind in ("timeout", "broken"):
+            job = job._replace(lost=job.lost + 1)
         pushed = isinstance(outcome, Failure) and (outcome.kind == "timeout" or outcome.status in PUSHED_STATUS)
         self.pace.note(epoch, now - began, pushed=pushed, wait=None if wait is None else min(LONGEST_WAIT_S, wait), now=now)
         tries = self.endpoint.retries if self.wire.met else min(self.endpoint.retries, FIRST_CONTACT_RETRIES)
@@ -172,7 +176,7 @@ class _Run(Generic[K]):
             self.asleep += 1
             self.loop.call_later(min(LONGEST_WAIT_S, backoff if wait is None else wait), self.wake, job._replace(attempt=job.attempt + 1))
         else:
-            self.deliver(job.item, outcome)
+            self.deliver(job.item, replace(outcome, lost=job.lost) if job.lost else outcome)
         if epoch != self.pace.epoch:
             if now < self.pace.paused_until:
                 self.loop.call_at(self.pace.paused_until + 0.001, self.fill)

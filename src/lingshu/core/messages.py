@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,7 +58,8 @@ def image_from_json(value: Mapping[str, Any]) -> Image:
 
 def meta_to_json(meta: Meta) -> Json:
     """Only what is known: fields that are None or empty are left out."""
-    return {k: v for k, v in dataclasses.asdict(meta).items() if v not in (None, {})}
+    known = {name: getattr(meta, name) for name in Meta.__dataclass_fields__ if name != "extra"}
+    return {k: v for k, v in known.items() if v is not None} | ({"extra": dict(meta.extra)} if meta.extra else {})
 
 
 def meta_from_json(value: Mapping[str, Any]) -> Meta:

@@ -130,7 +130,9 @@ class Sampling:
 class Reply:
     """What an engine said to one sample. `text` is None exactly when `error` says why there is none.
 
-    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens.
+    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens. `token_ids` are its tokens
+    with the end token, where the engine knows them; reinforcement learning needs them, and they are never stored. `lost`
+    counts tries whose answer was not heard, though it may be charged for.
     """
 
     id: str
@@ -140,6 +142,8 @@ class Reply:
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
     error: str | None = None
+    token_ids: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    lost: int = field(default=0, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,37 @@ class Scorer(Protocol):
     """A pure function; also the reward of reinforcement learning."""
 
     def __call__(self, sample: Sample, reply: str) -> Score: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a metric says of a whole set of replies, and of each.
+
+    `value` counts an empty reply as `empty`, the worst there is, and `said` leaves it out; `n` and `n_said` are the replies
+    behind them, and replies that failed are in neither. Both values are None where the metric has nothing to say; `note`
+    then tells why. `scores` is in the order of the samples, and empty where there are none. `mean` is False for a value
+    that is no mean of the scores, such as BLEU of a corpus.
+    """
+
+    name: str
+    value: float | None
+    said: float | None
+    n: int
+    n_said: int
+    scores: tuple[Score, ...] = ()
+    mean: bool = True
+    empty: float = 0.0
+    note: str | None = None
+
+
+class Metric(Protocol):
+    """A measure that needs all replies at once, or a model's weights; the value of one reply can depend on the others.
+
+    Gives one or more numbers for samples with gold and their replies, None for a reply that failed. `weights` is the
+    folder in which models lie; without what it needs there, a metric answers that it is unavailable, and does not raise.
+    """
+
+    def __call__(self, samples: Sequence[Sample], replies: Sequence[str | None], *, weights: Path | None = None) -> list[Measured]: ...
 
 
 class Engine(Protocol):
@@ -193,7 +228,8 @@ class Task:
     where it is not known, and `variants` says what other counts in circulation mean. `by` names the facets to group by.
     `published` names the table and the column of the published leaderboard that this task's accuracy stands in.
     `unverified` names the fields whose value no public source that was read confirms. `original(folder)` reads the
-    files as their publisher gives them out. `resolve(data)` says which revision `samples(data)` reads.
+    files as their publisher gives them out. `resolve(data)` says which revision `samples(data)` reads. `metrics` are told
+    beside the score.
     """
 
     name: str
@@ -215,6 +251,7 @@ class Task:
     variants: tuple[tuple[int, str], ...] = ()
     original: Callable[[Path], Iterable[Sample | Drop]] | None = None
     resolve: Callable[[Path | None], str | None] | None = None
+    metrics: tuple[Metric, ...] = ()
 
     def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> str | None:
         """Refuse data that are not the benchmark: another number of items than its source states.

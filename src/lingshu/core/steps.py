@@ -1,16 +1,17 @@
-"""What a curation step is: a function of one sample, or a decision over signatures of all of them.
+"""What a curation step is: a function of one sample, a decision over signatures of all of them, or a talk with a teacher.
 
-A module of the `ops` shelf defines `step(**parameters)`, which returns one of the two. Parameters are plain values with
+A module of the `ops` shelf defines `step(**parameters)`, which returns one of the three. Parameters are plain values with
 defaults: they stand in recipes and YAML files, and are part of the digest that a finished shard is known by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lingshu.core.nouns import Drop, Image, Sample
+from lingshu.core.forms import Request
+from lingshu.core.nouns import Drop, Image, Sample, Sampling
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +52,8 @@ class Pixels(Protocol):
         ...
 
 
-# One sample in; itself or its changed form, several (the first ones keep the order), or a drop with its reason out.
+# One sample in; itself or its changed form, several (their order is kept, their ids differ), or a drop with its reason out.
+# Any other exception than BadImage makes the sample a drop with the reason `error`, and the run ends with exit code 1.
 SampleFunction = Callable[[Sample, Pixels], "Sample | Sequence[Sample] | Drop"]
 
 
@@ -80,13 +82,33 @@ class Decision:
 class TableStep:
     """A step that decides over all samples at once, from a small signature of each.
 
-    `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the column `id` and the signatures'
-    columns, rows in the order of the samples whatever the sharding. It must not depend on anything else.
+    `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the columns `id`, `source` (the name
+    in the configuration), `rank` (of that source, 0 first) and the signatures' columns, rows in the order of the samples
+    whatever the sharding. It must not depend on anything else. Without any sample, `decide` is not asked.
     """
 
     sign: Callable[[Sample, Pixels], Signature]
     decide: Callable[[pa.Table], Decision]
     reads: Sequence[str] = ()
+
+
+# What a teacher is asked about one sample, round by round: it yields the requests of a round, is sent their values in the same
+# order, and returns what a map step returns. Where a request comes to nothing the sample is dropped for that reason instead.
+Talk = Generator[Sequence[Request[Any]], Sequence[Any], "Sample | Sequence[Sample] | Drop"]
+
+
+@dataclass(frozen=True)
+class TeacherStep:
+    """A step that makes samples of a `kind` with the help of a teacher, which it is given (curate/synthesise.py).
+
+    `talk` must do the same whenever it is sent the same: an interrupted run replays it from remembered calls. `prompts`
+    names what it asks with and its digest; a sample carries both.
+    """
+
+    kind: str
+    talk: Callable[[Sample, Pixels], Talk]
+    prompts: str
+    sampling: Sampling = field(default_factory=lambda: Sampling(max_tokens=1024))
 
 
 Step = MapStep | TableStep

@@ -63,21 +63,28 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...)."""
+    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...), `token_ids` what it said as tokens,
+    where it was asked for them and knows how to tell. `lost` counts earlier tries that it may have answered unheard."""
 
     text: str
     finish: str | None
     prompt_tokens: int | None
     reply_tokens: int | None
+    token_ids: tuple[int, ...] | None = None
+    lost: int = 0
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer after the last try; `message` is one line without secrets and without what was asked."""
+    """Why there is no answer after the last try; `message` is one line without secrets and without what was asked.
+
+    `lost` counts the tries, the last one among them, that the endpoint may have answered unheard.
+    """
 
     kind: Kind
     message: str
     status: int | None = None
+    lost: int = 0
 
 
 class Wire:
@@ -113,7 +120,7 @@ class Wire:
             # What a server says about a refused key may repeat parts of it.
             reason = "" if kind == "denied" else self._reason(data)
             return Failure(kind, f"HTTP status {status}{reason}", status)
-        answer = _answer(data)
+        answer = read_answer(data)
         return answer or Failure("broken", f"the answer is no chat completion{self._reason(data)}", status)
 
     def _reason(self, data: bytes) -> str:
@@ -154,7 +161,8 @@ def _retry_after(value: str | None) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-def _answer(data: bytes) -> Answer | None:
+def read_answer(data: bytes) -> Answer | None:
+    """A chat completion as it came; None for anything else."""
     try:
         value = json.loads(data)
         choice = value["choices"][0]
@@ -167,13 +175,18 @@ def _answer(data: bytes) -> Answer | None:
         if not isinstance(text, str):
             return None
         text.encode()
-        return Answer(text, _word(choice.get("finish_reason")), _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+        return Answer(text, _word(choice.get("finish_reason")), *counts, _ids(choice.get("token_ids")))
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
 
 
 def _word(value: object) -> str | None:
     return value[:40] if isinstance(value, str) else None
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    return tuple(value) if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value) else None
 
 
 def _count(value: object) -> int | None:

@@ -17,8 +17,9 @@ class Source:
     """Where samples come from: a reader of the `sources` shelf, its folder or file, and what is known of all its rows.
 
     `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `licence`, `access`,
-    `agreement` and `deidentified` fill what a row does not state for itself; `rank` orders sources where two hold the
-    same thing (0 first). `optional` leaves a source out, counted, while it has no path.
+    `agreement`, `deidentified`, `kind`, `modality` and `language` fill what a row does not state for itself; a row that
+    states no access counts as private until `access` says otherwise. `rank` orders sources where two hold the same thing
+    (0 first). `optional` leaves a source out, counted, while it has no path.
     """
 
     name: str
@@ -29,6 +30,9 @@ class Source:
     access: Access | None = None
     agreement: str | None = None
     deidentified: bool | None = None
+    kind: str | None = None
+    modality: str | None = None
+    language: str | None = None
     rank: int = 0
     optional: bool = False
 
@@ -45,7 +49,12 @@ class StepUse:
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """A complete curation run. `shard_rows` samples are one unit of work: done whole, or done again."""
+    """A complete curation run. `shard_rows` samples are one unit of work: done whole, or done again.
+
+    `workers` is the number of processes: None is one for each core, and 0 works in the process that calls. `licence`
+    "permissive" keeps only rows whose licence allows any use for no more than attribution. `image_format` "png" writes
+    the pixels of every image anew, without whatever else its file holds; "keep" leaves files as they are.
+    """
 
     name: str
     sources: tuple[Source, ...]
@@ -69,3 +78,42 @@ class CurateConfig:
                     raise ConfigError(f"step {step.name!r} is limited to source {name!r}; {nearest(name, known)}")
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; it must be at least 1.")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}; it must be 0 or more.")
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """A complete synthesis run: steps that make samples from a dataset with a teacher. Each step sees every row.
+
+    A step's `sources` are the sources that the rows name. `review_rows` of every kind are queued for review; a kind of
+    which reviewers reject a larger share than `max_rejected`, or than its own limit in `limits`, stops the run. Tokens and
+    money of all calls are bounded by `token_budget` and `cost_budget`; prices are per million tokens, `image_tokens` what an
+    image may cost at most. `tries` is how often an unusable reply is asked for in all.
+    """
+
+    name: str
+    steps: tuple[StepUse, ...]
+    seed: int = 0
+    chunk_rows: int = 512
+    tries: int = 3
+    token_budget: int | None = None
+    cost_budget: float | None = None
+    prompt_price: float = 0.0
+    reply_price: float = 0.0
+    image_tokens: int = 4096
+    review_rows: int = 50
+    max_rejected: float = 0.1
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"steps are named {names}; give at least one, each with a name of its own.")
+        if self.chunk_rows < 1 or self.tries < 1 or self.review_rows < 0:
+            raise ConfigError(
+                f"chunk_rows {self.chunk_rows} and tries {self.tries} must be at least 1, review_rows {self.review_rows} not negative."
+            )
+        for name, share in (("max_rejected", self.max_rejected), *self.limits.items()):
+            if not 0 <= share <= 1:
+                raise ConfigError(f"the limit of {name} is {share}; a share lies between 0 and 1.")

@@ -15,7 +15,6 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lingshu.core.errors import BadImage, one_line
@@ -40,14 +39,16 @@ def image_name(image: Image) -> str:
     if image.data is not None:
         return "image in memory"
     # A file name may hold a line break or worse; an error is one line.
-    path = "".join(c if c.isprintable() else "?" for c in str(image.path))
+    path = str(image.path)
+    path = path if path.isprintable() else "".join(c if c.isprintable() else "?" for c in path)
     return path if image.row is None else f"{path}, row {image.row}, image {image.index}"
 
 
-def image_bytes(image: Image, *, shards: ShardReader | None = None) -> bytes:
+def image_bytes(image: Image, *, shards: ShardReader | None = None, first: int = MAX_BYTES + 1) -> bytes:
     """The encoded file of an image, at most 64 MB; not decoded.
 
-    Whoever reads many rows of shards passes one ShardReader, which keeps the blocks it read.
+    Whoever reads many rows of shards passes one ShardReader, which keeps the blocks it read. Of an image in a file of
+    its own, no more than the `first` bytes are read.
 
     Raises:
         BadImage: it is missing, empty, too large, or no regular file.
@@ -57,7 +58,7 @@ def image_bytes(image: Image, *, shards: ShardReader | None = None) -> bytes:
     elif image.path is None:
         raise BadImage("an image has neither a path nor data; give one of them.")
     elif image.row is None:
-        data = _file_bytes(Path(image.path), image_name(image))
+        data = _file_bytes(image.path, image_name(image), first)
     else:
         data = (shards or ShardReader()).read(image)
     if not data:
@@ -86,7 +87,7 @@ def decode(data: bytes, *, name: str) -> PIL.Image.Image:
     Raises:
         BadImage: as open_image.
     """
-    with _decoding(name):
+    with decoding(name):
         import PIL.Image
         import PIL.ImageOps
 
@@ -135,7 +136,7 @@ class ShardReader:
         name = image_name(image)
         if image.path is None or image.row is None:
             raise BadImage(f"{name} is no row of a shard; give path and row.")
-        with _decoding(name):
+        with decoding(name):
             shard = self._shard(image.path)
             if not 0 <= image.row < shard.starts[-1]:
                 raise BadImage(f"{name} does not exist: the shard has {shard.starts[-1]} rows; make the dataset anew.")
@@ -225,7 +226,7 @@ def _open_shard(path: str) -> _Shard:
 
 
 @contextlib.contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def decoding(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one BadImage."""
     try:
         yield
@@ -246,7 +247,7 @@ def _unidentified(error: Exception) -> bool:
     return isinstance(error, PIL.UnidentifiedImageError)
 
 
-def _file_bytes(path: Path, name: str) -> bytes:
+def _file_bytes(path: str, name: str, first: int) -> bytes:
     try:
         # Not blocking: opening a named pipe that nobody writes to would wait for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -259,8 +260,12 @@ def _file_bytes(path: Path, name: str) -> bytes:
             raise BadImage(f"{name} is no regular file; give an image file.")
         if facts.st_size > MAX_BYTES:
             raise _too_large(name, facts.st_size)
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES + 1)
+        # No more than the file's size is asked for: memory for the whole limit would be claimed on every call.
+        wanted, blocks = min(first, facts.st_size), []
+        while wanted > 0 and (block := os.read(handle, wanted)):
+            blocks.append(block)
+            wanted -= len(block)
+        return blocks[0] if len(blocks) == 1 else b"".join(blocks)
     except OSError as error:
         raise BadImage(f"{name} cannot be read ({error.strerror}); copy the image again.") from error
     finally:

@@ -8,14 +8,13 @@ relative to it. core/rows.py says what a row may hold.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Image, Sample
+from lingshu.core.nouns import Drop, Sample
 from lingshu.core.rows import BadRow, sample_from_row
+from lingshu.sources._find import find_image, image_names
 
 ROWS = "rows.jsonl"
 
@@ -71,32 +70,7 @@ def _read_line(line: bytes, number: int, root: Path) -> Sample | Drop:
     if not isinstance(row, dict):
         return Drop(f"row-{number}", "bad_json", f"line {number}: no JSON object")
     try:
-        images = [_find(name, root) for name in _names(row)]
+        images = [find_image(name, root) for name in image_names(row)]
     except BadRow as bad:
         return Drop(str(row.get("id") or f"row-{number}"), bad.reason, bad.detail)
     return sample_from_row(row, number, images)
-
-
-def _names(row: Mapping[str, Any]) -> list[str]:
-    value = row["images"] if row.get("images") is not None else row.get("image")
-    names = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise BadRow("bad_image", "image or images must name files relative to the folder.")
-    return names
-
-
-def _find(name: str, root: Path) -> Image:
-    # Links are followed before the comparison, and whole components are compared, not beginnings of strings.
-    try:
-        target = Path(os.path.realpath(root / name))
-    except (OSError, ValueError) as error:
-        raise BadRow("missing_image", "the name of an image is no possible file name.") from error
-    if not target.is_relative_to(root):
-        raise BadRow("image_outside_folder", f"{name!r} lies outside the folder of the rows; copy the image into it.")
-    try:
-        found = target.is_file()
-    except OSError:
-        found = False
-    if not found:
-        raise BadRow("missing_image", f"{name!r} is no file in the folder of the rows.")
-    return Image(path=str(target))

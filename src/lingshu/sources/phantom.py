@@ -5,7 +5,8 @@ Licence: Apache-2.0 (made by this package). Revision: the code itself; link: non
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ MAIN_KINDS = ("modality", "lesion", "side", "size")
 KINDS = (*MAIN_KINDS, "count", "choice", "open", "report")
 # How often a dialogue takes up a kind. The side of a lesion is the slowest to learn, so it is asked most.
 SHARES = {"modality": 1.5, "lesion": 0.8, "side": 3.5, "size": 2.5, "count": 0.6, "choice": 0.3, "open": 0.2, "report": 0.2}
+PURPOSES = ("text", "captions", "instruct", "mixed", "rl")
+# The share of reasoned answers. Those in words alone make their marks part of the language before images come.
+REASONED = {"text": 0.2, "mixed": 0.5}
 DESCRIBE, LOCATE = "Describe the image.", "Where is the lesion?"
 
 
@@ -45,6 +49,11 @@ def location(phantom: Phantom) -> str:
 
 def report(phantom: Phantom) -> str:
     return f"Findings: {lesions_of(phantom)}. Impression: {'lesion' if phantom.lesions else 'normal'}."
+
+
+def reasoned(phantom: Phantom, answer: str) -> str:
+    """An answer behind the thought that leads to it: what is seen."""
+    return f"<think>{caption(phantom)}</think><answer>{answer}</answer>"
 
 
 def question(phantom: Phantom, kind: str, rng: np.random.Generator) -> tuple[str, str, tuple[str, ...]] | None:
@@ -106,39 +115,78 @@ def _talk(pairs: list[tuple[str, str]], *, images: int, context: str = "") -> tu
 
 
 def training(seed: int, images: int, purpose: str, *, first: int = 0, side: int = 56, turns: int = 3) -> Iterator[Sample]:
-    """Answered samples of the training split, one for each phantom from number `first` on.
+    """Samples of the training split, one for each phantom from number `first` on.
 
     `purpose` is "text" (the caption stands in words, no image: a tiny model has to learn its language first),
-    "captions", or "instruct" (dialogues of up to `turns` questions).
+    "captions", "instruct" (dialogues of up to `turns` questions), "mixed" (the same, half of the answers reasoned), or
+    "rl" (one question of the four main kinds, unanswered, with its gold).
 
     Raises:
         InputError: another purpose.
     """
-    if purpose not in ("text", "captions", "instruct"):
-        raise InputError(f"phantoms are not made for {purpose!r}; {nearest(purpose, ('text', 'captions', 'instruct'))}")
+    if purpose not in PURPOSES:
+        raise InputError(f"phantoms are not made for {purpose!r}; {nearest(purpose, PURPOSES)}")
     for index in range(first, first + images):
         phantom = draw(seed, "train", index, side=side)
         rng = np.random.default_rng([seed, SPLITS.index("train"), index, 2])
         about = meta(phantom, seed, "train", index, purpose)
-        describe = [(DESCRIBE, caption(phantom)), (LOCATE, location(phantom))]
-        if purpose == "captions":
-            messages = _talk([describe[int(rng.integers(2))]], images=1)
-        elif purpose == "instruct":
-            messages = _talk(dialogue(phantom, rng, turns), images=1)
-        else:
-            pairs = dialogue(phantom, rng, turns)
-            pairs = [describe[int(rng.integers(2))], *pairs[1:]] if rng.random() < 0.5 else pairs
-            messages = _talk(pairs, images=0, context=caption(phantom) + "\n")
         pictures = () if purpose == "text" else (Image(data=encode_png(phantom.pixels)),)
-        yield Sample(f"{about.group}-{purpose}", messages, pictures, meta=about)
+        name = f"{about.group}-{purpose}"
+        if purpose == "rl":
+            kind, text, answer = asked_first(phantom, rng)
+            yield Sample(name, (user_turn(text, 1),), pictures, (answer,), meta=replace(about, kind=kind))
+        else:
+            yield Sample(name, taught(phantom, rng, purpose, turns), pictures, meta=about)
 
 
-def read(path: Path) -> Iterator[Sample | Drop]:
-    """Questions about 120 test phantoms; the last part of `path` is the seed, so `phantom/3` asks for seed 3.
+def asked_first(phantom: Phantom, rng: np.random.Generator) -> tuple[str, str, str]:
+    """Kind, text and answer of one question of the main kinds, drawn by SHARES."""
+    asked = {kind: q for kind in MAIN_KINDS if (q := question(phantom, kind, rng)) is not None}
+    shares = np.array([SHARES[kind] for kind in asked])
+    kind = str(rng.choice(list(asked), p=shares / shares.sum()))
+    return kind, asked[kind][0], asked[kind][1]
+
+
+def taught(phantom: Phantom, rng: np.random.Generator, purpose: str, turns: int) -> tuple[Message, ...]:
+    """The answered dialogue about one phantom."""
+    describe = [(DESCRIBE, caption(phantom)), (LOCATE, location(phantom))]
+    if purpose == "captions":
+        return _talk([describe[int(rng.integers(2))]], images=1)
+    pairs = dialogue(phantom, rng, turns)
+    if purpose == "instruct":
+        return _talk(pairs, images=1)
+    styled = [(text, reasoned(phantom, answer) if rng.random() < REASONED[purpose] else answer) for text, answer in pairs]
+    if purpose == "mixed":
+        return _talk(styled, images=1)
+    styled = [describe[int(rng.integers(2))], *styled[1:]] if rng.random() < 0.5 else styled
+    return _talk(styled, images=0, context=caption(phantom) + "\n")
+
+
+def read(
+    path: Path,
+    *,
+    purpose: str = "questions",
+    images: int = 120,
+    first: int = 0,
+    side: int = 56,
+    turns: int = 3,
+    kinds: Sequence[str] = KINDS,
+    split: Split = "test",
+) -> Iterator[Sample | Drop]:
+    """Samples about drawn phantoms; the last part of `path` is the seed, so `phantom/3` asks for seed 3.
+
+    `purpose` "questions" asks every one of `kinds` about each of `images` phantoms of `split`, unanswered; the purposes of
+    `training` give samples of the training split, from phantom number `first` on.
 
     Raises:
-        InputError: the last part is no whole number.
+        InputError: the last part is no whole number, a kind that is not asked, or another purpose.
     """
     if not path.name.isdigit():
         raise InputError(f"{path} names no seed; write phantom/0.")
-    yield from questions(int(path.name), "test", 120)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise InputError(f"phantoms are not asked for {kind!r}; {nearest(kind, KINDS)}")
+    if purpose == "questions":
+        yield from questions(int(path.name), split, images, side=side, kinds=tuple(kinds))
+    else:
+        yield from training(int(path.name), images, purpose, first=first, side=side, turns=turns)

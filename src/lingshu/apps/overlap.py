@@ -1,0 +1,248 @@
+"""`lingshu overlap`: which items of test sets stand in training data, by text, image and study."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from lingshu.core import shelves
+from lingshu.core.artefacts import DATASET_CARD, dataset_digest
+from lingshu.core.errors import BadImage, InputError
+from lingshu.core.files import atomic_file, dump_line, numbered_jsonl, sha256_file, write_json
+from lingshu.core.nouns import Drop, Image, Sample, Task
+from lingshu.core.rows import sample_from_row
+from lingshu.core.runcard import RunCard
+
+if TYPE_CHECKING:
+    from lingshu.ops._image_signature import Signature
+    from lingshu.ops._overlap import Found, Index, Item
+
+ROWS = "rows.jsonl"
+# Keys that decide nothing here; a row whose answer cannot be read is compared all the same.
+_UNREAD = ("answer", "gold", "image", "images", "text", "access", "deidentified")
+
+
+@dataclass
+class Side:
+    """Training data or test sets as they are read: what could not be used is counted by its reason."""
+
+    read: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+class Collection:
+    """One DATASET folder, JSONL file or task, readable again and again."""
+
+    def __init__(self, name: str, data: Path | None) -> None:
+        self.name = name
+        self.path = Path(name)
+        self.data = data
+        if self.path.is_dir() and not (self.path / DATASET_CARD).is_file():
+            self.path = self.path / ROWS
+            if not self.path.is_file():
+                raise InputError(f"{name} is neither a DATASET folder nor a folder with {ROWS}; check the path.")
+        self.task: Task | None = None
+        if not self.path.exists() or self.path.suffix == ".py":
+            if self.path.suffix == ".jsonl" or (len(self.path.parts) > 1 and self.path.suffix != ".py"):
+                raise InputError(f"{name} does not exist; give a DATASET folder, a .jsonl file or the name of a task.")
+            found = shelves.part("tasks", name, "TASK")
+            if not isinstance(found, Task):
+                raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
+            self.task = found
+
+    def same(self, other: Collection) -> bool:
+        return self.name == other.name if self.task or other.task else self.path.resolve() == other.path.resolve()
+
+    def samples(self) -> Iterator[Sample | Drop]:
+        """Its samples in order.
+
+        Raises:
+            LingshuError: it cannot be read at all.
+        """
+        if self.task is not None:
+            yield from self.task.samples(self.data)
+        elif self.path.is_dir() or self.path.suffix == ".parquet":
+            from lingshu.sources import parquet
+
+            yield from parquet.read(self.path)
+        else:
+            yield from _jsonl(self.path)
+
+    def digest(self) -> str | None:
+        if self.task is not None:
+            return self.task.resolve(self.data) if self.task.resolve else self.task.revision
+        return dataset_digest(self.path) if self.path.is_dir() else sha256_file(self.path)
+
+
+def overlap(
+    *train: str,
+    against: Annotated[tuple[str, ...], Parameter(consume_multiple=True)],
+    out: Path,
+    data: Path | None = None,
+    radius: int = 8,
+) -> int:
+    """Find the items of test sets that stand in training data: by text, image, image with question, study or patient.
+
+    Writes one row {train_id, test_id, kind, evidence, train, test} for each pair and way of overlapping, and prints a
+    summary. Kind boilerplate is what many items share or what is too short to tell an item; it is not counted as
+    contamination. The exit code is 1 where rows or images could not be read.
+
+    Args:
+        train: DATASET folders, .jsonl files with id, question or text, choices?, images?, study?, or names of tasks.
+        against: the test sets, given in the same ways.
+        out: JSONL file for the rows; a run card is written beside it.
+        data: folder with offline data for tasks, as for `lingshu eval`.
+        radius: bits of 256 in which the perceptual hashes of near images may differ, 0 to 31.
+    """
+    if not train or not against:
+        raise InputError("name the training data, and the test sets after --against.")
+    if not 0 <= radius <= 31:
+        raise InputError(f"--radius {radius} is out of range; give 0 to 31 bits.")
+    trains, tests = [Collection(name, data) for name in train], [Collection(name, data) for name in against]
+    summary = compare(trains, tests, out, radius=radius)
+    told = {"file": str(out), **summary}
+    write_json(
+        out.with_name(f"{out.name}.run.json"),
+        asdict(
+            RunCard(
+                "overlap",
+                {"train": list(train), "against": list(against), "data": None if data is None else str(data), "radius": radius},
+                counts={f"pairs_{kind}": count for kind, count in summary["pairs"].items()},
+                hashes={each.name: value for each in (*trains, *tests) if (value := each.digest()) is not None}
+                | {out.name: sha256_file(out)},
+                notes={name: value for name, value in summary.items() if name != "pairs"},
+            )
+        ),
+    )
+    print(json.dumps(told, indent=2, ensure_ascii=False))
+    return 1 if summary["failed"] else 0
+
+
+def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path, *, radius: int) -> dict[str, Any]:
+    """Write the overlaps of every training set with every test set, and return the summary."""
+    from lingshu.imaging.read import ShardReader
+    from lingshu.ops._buckets import Over
+    from lingshu.ops._overlap import KINDS, Index, batches, contaminated
+
+    side = Side()
+    seen: dict[bytes, Signature] = {}
+    with ShardReader() as shards, atomic_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+        pictures = Pictures(shards, seen, side)
+        indexes = [Index.build(_items(test, "test", side, pictures), radius=radius) for test in tests]
+        pairs, unlisted, over = Counter[str](dict.fromkeys(KINDS, 0)), 0, Over()
+        hit: list[dict[str, set[str]]] = [{} for _ in tests]
+        leaking: set[tuple[str, str]] = set()
+        for train in trains:
+            informed = _informed(train, indexes)
+            written: set[tuple[int, str, str, str]] = set()
+            for batch in batches(_items(train, "train", side, pictures)):
+                for number, (test, index) in enumerate(zip(tests, informed, strict=True)):
+                    found = _without_itself(index.find_all(batch), train.same(test))
+                    unlisted, over = unlisted + found.unlisted, over + found.over
+                    for each in found.overlaps:
+                        key = (number, each.train_id, each.test_id, each.kind)
+                        if key in written:  # several turns of one dialogue
+                            continue
+                        written.add(key)
+                        pairs[each.kind] += 1
+                        row = {"train_id": each.train_id, "test_id": each.test_id, "kind": each.kind, "evidence": each.evidence}
+                        file.write(dump_line({**row, "train": train.name, "test": test.name}))
+                    for test_id, kinds in contaminated(found.overlaps).items():
+                        hit[number].setdefault(test_id, set()).update(kinds)
+                    leaking |= {(train.name, each.train_id) for each in found.overlaps if each.kind != "boilerplate"}
+    return {
+        "train": {each.name: side.read[f"train {each.name}"] for each in trains},
+        "test": {
+            each.name: {
+                "items": (items := len(set(index.ids))),
+                "contaminated": len(found),
+                "share": round(len(found) / items, 4) if items else None,
+                "by_kind": dict(sorted(Counter(kind for kinds in found.values() for kind in kinds).items())),
+            }
+            for each, index, found in zip(tests, indexes, hit, strict=True)
+        },
+        "pairs": {kind: count for kind, count in pairs.items() if count},
+        "train_items_to_leave_out": len(leaking),
+        "boilerplate_pairs_not_listed": unlisted,
+        "pairs_not_compared": over.pairs,
+        "failed": dict(sorted(side.failed.items())),
+    }
+
+
+def _informed(train: Collection, indexes: Sequence[Index]) -> list[Index]:
+    """The indexes, told which n-grams are common in a training set; its texts are read once for that, its images are not."""
+    from lingshu.ops._overlap import COUNTED, batches
+
+    counts = [index.frequencies([]) for index in indexes]
+    for batch in batches(_items(train, "train", Side(), None), COUNTED):
+        counts = [count + index.frequencies(batch) for count, index in zip(counts, indexes, strict=True)]
+    return [index.noting(count) for count, index in zip(counts, indexes, strict=True)]
+
+
+def _without_itself(found: Found, same: bool) -> Found:
+    """A set compared with itself: an item is no leak of itself."""
+    return found._replace(overlaps=[each for each in found.overlaps if each.train_id != each.test_id]) if same else found
+
+
+@dataclass
+class Pictures:
+    """Signatures of images; each content is decoded once, however many questions are asked about it."""
+
+    shards: Any
+    seen: dict[bytes, Signature]
+    side: Side
+
+    def signature(self, image: Image) -> Signature | None:
+        from lingshu.imaging.read import decode, image_bytes, image_name
+        from lingshu.ops._image_signature import file_digest, signature_of
+
+        try:
+            data = image_bytes(image, shards=self.shards)
+            key = file_digest(data)
+            if key not in self.seen:
+                self.seen[key] = signature_of(data, decode(data, name=image_name(image)))
+        except BadImage:
+            self.side.failed["unreadable images"] += 1
+            return None
+        return self.seen[key]
+
+
+def _items(collection: Collection, role: str, side: Side, pictures: Pictures | None) -> Iterator[Item]:
+    from lingshu.ops._items import items
+
+    for sample in collection.samples():
+        if isinstance(sample, Drop):
+            side.failed[f"{role} {sample.reason}"] += 1
+            continue
+        side.read[f"{role} {collection.name}"] += 1
+        found: Iterable[Signature | None] = map(pictures.signature, sample.images) if pictures else ()
+        yield from items(sample, [each for each in found if each is not None])
+
+
+def _jsonl(path: Path) -> Iterator[Sample | Drop]:
+    root = path.parent.resolve()
+    for number, row in numbered_jsonl(path, torn_ok=False):
+        names = row["images"] if row.get("images") is not None else row.get("image")
+        names = [] if names is None else names if isinstance(names, list) else [names]
+        place = f"{path}, line {number}"
+        if not all(isinstance(name, str) and name for name in names):
+            raise InputError(f"{place}: image or images must name files relative to the folder of the file.")
+        images = [Image(path=str(root / name)) for name in names]
+        outside = [name for name in names if not (root / name).resolve().is_relative_to(root)]
+        if outside:
+            raise InputError(f"{place}: {outside[0]!r} lies outside the folder of the file; copy the image into it.")
+        question = row.get("question") if row.get("question") is not None else row.get("text")
+        plain = {key: value for key, value in row.items() if key not in _UNREAD}
+        # An item may be an image alone: a question that says nothing is compared with nothing.
+        asked = question if isinstance(question, str) and question.strip() else "-" if images or row.get("study") else None
+        sample = sample_from_row({**plain, "question": asked}, number, images)
+        answer = row.get("answer")
+        if isinstance(sample, Sample) and isinstance(answer, str) and answer.strip() and not sample.choices:
+            sample = sample.with_answer(answer)
+        yield sample

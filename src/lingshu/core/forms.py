@@ -1,0 +1,68 @@
+"""What an engine is asked for material, and the form that its reply must have: plain text, or one JSON object of a stated type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from lingshu.core.files import digest
+from lingshu.core.nouns import Sample
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
+
+
+class Unusable(ValueError):
+    """A reply that does not have the form that was asked for; `reason` is a short constant that can be counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Form(Generic[T_co]):
+    """What a usable reply is: `read` makes a value of its text or raises Unusable; `schema` identifies the form."""
+
+    read: Callable[[str], T_co]
+    schema: str
+
+
+TEXT: Form[str] = Form(str.strip, "text")
+
+
+def json_form(kind: type[T]) -> Form[T]:
+    """A reply that is one JSON object of this dataclass or pydantic model, alone or in a fence; types are not coerced."""
+    import pydantic
+
+    adapter = pydantic.TypeAdapter(kind)
+
+    def read(text: str) -> T:
+        fenced = _FENCED.search(text)
+        try:
+            return adapter.validate_json(fenced[1] if fenced else text.strip(), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            # The place and the fault; what was said stands in the reply itself.
+            place = ".".join(map(str, first["loc"]))
+            raise Unusable("malformed", f"{place}: {first['type']}" if place else first["type"]) from None
+
+    return Form(read, digest(adapter.json_schema()))
+
+
+@dataclass(frozen=True)
+class Request(Generic[T_co]):
+    """One thing to ask: a sample that ends in a user turn, and the form of a usable reply."""
+
+    sample: Sample
+    form: Form[T_co]
+
+
+def one(request: Request[T]) -> Generator[Sequence[Request[Any]], Sequence[Any], T]:
+    """The value of one request, in a talk: `caption = yield from one(request)`."""
+    (value,) = yield [request]
+    return value

@@ -1,0 +1,118 @@
+"""The shards of a DATASET: their columns, a sample as a row and back, and writing them row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lingshu.core.messages import message_from_json, message_to_json
+from lingshu.core.nouns import Image, Meta, Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Small row groups: a reader that wants one image must not decode a whole shard for it.
+ROW_GROUP_ROWS = 64
+ROW_GROUP_BYTES = 16 << 20
+TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "language", "kind", "group")
+
+
+def dataset_schema() -> pa.Schema:
+    """The columns of a shard. The metadata makes `datasets` decode the image column without being told."""
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features: dict[str, Any] = {
+        name: {"dtype": "string", "_type": "Value"} for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+    }
+    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+    features["image_count"] = {"dtype": "int32", "_type": "Value"}
+    features["deidentified"] = {"dtype": "bool", "_type": "Value"}
+    columns = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("images", pa.list_(image)),
+        pa.field("image_count", pa.int32()),
+        pa.field("gold", pa.string()),
+        pa.field("choices", pa.string()),
+        *(pa.field(name, pa.string()) for name in TEXT_COLUMNS),
+        pa.field("deidentified", pa.bool_()),
+        pa.field("extra", pa.string()),
+    ]
+    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
+    """One shard row; `images` are the encoded files of the sample's images, in their order."""
+    meta = sample.meta
+    return {
+        "id": sample.id,
+        "messages": json.dumps([message_to_json(m) for m in sample.messages], ensure_ascii=False),
+        "images": [{"bytes": data, "path": None} for data in images],
+        "image_count": len(images),
+        "gold": None if sample.gold is None else json.dumps(sample.gold, ensure_ascii=False),
+        "choices": json.dumps(sample.choices, ensure_ascii=False),
+        **{name: getattr(meta, name) for name in TEXT_COLUMNS},
+        "deidentified": meta.deidentified,
+        "extra": json.dumps(dict(meta.extra), ensure_ascii=False),
+    }
+
+
+def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
+    """The sample of row `number` of a shard; its images stay references into the shard."""
+    texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
+    return Sample(
+        id=row["id"],
+        messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
+        images=tuple(Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])),
+        gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
+        choices=tuple(json.loads(row["choices"])),
+        meta=Meta(**texts, deidentified=row["deidentified"], extra=json.loads(row["extra"])),
+    )
+
+
+class ShardWriter:
+    """Writes one shard row by row; what it holds in memory is one row group. The same rows give the same bytes.
+
+    Images are neither compressed nor looked up for repeats: encoded files gain nothing from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        texts = [name for name in dataset_schema().names if name != "images"]
+        compression = {name: "snappy" for name in texts} | {"images.list.element.bytes": "none", "images.list.element.path": "snappy"}
+        self._writer = pq.ParquetWriter(path, dataset_schema(), use_dictionary=texts, compression=compression)  # type: ignore[arg-type]
+        self._block: list[dict[str, Any]] = []
+        self._held = 0
+
+    def add(self, sample: Sample, images: Sequence[bytes]) -> None:
+        """Add a sample with the encoded files of its images."""
+        self._block.append(sample_to_row(sample, images))
+        self._held += sum(map(len, images))
+        if len(self._block) == ROW_GROUP_ROWS or self._held >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._block:
+            self._writer.write_table(pa.Table.from_pylist(self._block, dataset_schema()))
+            pa.default_memory_pool().release_unused()
+        self._block, self._held = [], 0
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
+
+
+def shard_name(number: int) -> str:
+    """Where shard `number` lies in a DATASET folder."""
+    return f"data/part-{number:05d}.parquet"

@@ -1,0 +1,77 @@
+"""Where jobs are done on a Ray cluster: the same function on the same shards, as tasks.
+
+Without an address a Ray of this machine is started. The output folder and the sources must lie on a disk that every
+node sees under the same path.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lingshu.core.errors import ConfigError, MissingExtra, one_line
+from lingshu.curate.local import AHEAD, Outcome, Take
+from lingshu.curate.work import Job, Performer
+from lingshu.curate.worker import Fault
+
+
+@functools.cache
+def _performer() -> Performer:
+    """One for each process of Ray, which keeps its processes between tasks."""
+    return Performer()
+
+
+def perform(job: Job) -> Fault | None:
+    """Do a job in a process of Ray."""
+    try:
+        _performer().perform(job)
+    except Exception as error:
+        return Fault.of(error)
+    return None
+
+
+class Ray:
+    """Jobs as Ray tasks. Ray's own retries are off: the runner must know which row a process died of.
+
+    Raises:
+        MissingExtra: ray is not installed.
+        ConfigError: no cluster answers at the address.
+    """
+
+    def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise MissingExtra("ray", "ray") from error
+        self._ray: Any = ray
+        try:
+            self._own = not ray.is_initialized()
+            if self._own:
+                cpus = None if address else workers or len(os.sched_getaffinity(0))
+                ray.init(address=address or "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"no Ray cluster answers at {address} ({one_line(error)[:200]}); check --ray-address.") from error
+        self._task = ray.remote(num_cpus=1, max_retries=0)(perform)
+        self._count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def run(self, take: Take) -> Iterator[Outcome]:
+        running: dict[Any, Job] = {}
+        while True:
+            while len(running) < AHEAD * self._count and (job := take()) is not None:
+                running[self._task.remote(job)] = job
+            if not running:
+                return
+            done, _ = self._ray.wait(list(running), num_returns=1)
+            job = running.pop(done[0])
+            try:
+                yield Outcome(job, fault=self._ray.get(done[0]))
+            except self._ray.exceptions.RayTaskError:
+                raise
+            except self._ray.exceptions.RayError as error:
+                yield Outcome(job, died=type(error).__name__)
+
+    def close(self) -> None:
+        if self._own:
+            self._ray.shutdown()

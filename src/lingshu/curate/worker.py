@@ -1,0 +1,107 @@
+"""A worker process of the local backend: jobs come in on standard input, answers go out on standard output.
+
+It is a program of its own, so that it never runs a caller's main module again, and it ends when its input does, whatever
+became of the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from typing import BinaryIO, NamedTuple
+
+from lingshu.core import errors
+from lingshu.core.errors import InputError, LingshuError, MissingExtra, one_line
+
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+class Fault(NamedTuple):
+    """Why a job cannot be done at all, in a form that any process can read: class, message, traceback."""
+
+    kind: str
+    message: str
+    trace: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Fault:
+        if isinstance(error, ModuleNotFoundError):
+            return cls("ModuleNotFoundError", error.name or one_line(error), "")
+        return cls(type(error).__name__ if isinstance(error, LingshuError) else "", one_line(error), traceback.format_exc())
+
+    def error(self) -> Exception:
+        """The exception again: of ours by its class, of others as a bug with the worker's traceback."""
+        if self.kind == "ModuleNotFoundError":
+            return ModuleNotFoundError(f"No module named {self.message!r}", name=self.message)
+        kind = getattr(errors, self.kind, InputError) if self.kind else RuntimeError
+        if kind is MissingExtra:
+            kind = LingshuError
+        return kind(self.message) if self.kind else kind(f"{self.message}\n{self.trace}")
+
+
+def send(stream: BinaryIO, value: object) -> None:
+    data = pickle.dumps(value)
+    stream.write(struct.pack("<I", len(data)) + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> object:
+    """The next value.
+
+    Raises:
+        EOFError: the other side is gone.
+    """
+    head = stream.read(4)
+    if len(head) < 4:
+        raise EOFError
+    (size,) = struct.unpack("<I", head)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def keep_memory() -> None:
+    """Keep freed memory for the next image, and look for cycles less often: together a twentieth of a worker's time.
+
+    glibc gives large blocks back to the system at once, which then has to clear them again for the next decoder.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            c = ctypes.CDLL(None)
+            c.mallopt(M_MMAP_THRESHOLD, 16 << 20)
+            c.mallopt(M_TRIM_THRESHOLD, 16 << 20)
+
+
+def main() -> None:
+    """Do jobs until there is none."""
+    from lingshu.curate.work import Job, Performer
+
+    # The driver decides what an interrupt means; a worker ends when it goes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not look like an answer
+    performer = Performer()
+    keep_memory()
+    while True:
+        try:
+            job = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        assert isinstance(job, Job)
+        try:
+            performer.perform(job)
+            answer = None
+        except Exception as error:
+            answer = Fault.of(error)
+        send(answers, answer)

@@ -1,0 +1,270 @@
+"""Format and size of an image file from its first bytes, without decoding anything.
+
+Sources: PNG 3rd edition (W3C), ITU-T T.81 (JPEG), GIF89a, TIFF 6.0, WebP container specification, Exif 2.32 (orientation).
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lingshu.core.errors import BadImage
+
+Format = Literal["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Frame headers of JPEG and JPEG-LS; C4, C8 and CC are other things.
+JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+_ORIENTATION = 0x0112
+_MAX_ENTRIES = 512
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the head of an image file says. `width` and `height` are of the upright image, in pixels.
+
+    `orientation` is the Exif value 1 to 8 (5 to 8 turn by a quarter). `bits` are bits per channel and `channels` 1 to 4,
+    None where the format does not tell at once. `plain` means neither palette nor transparency. Pixel data start behind
+    byte `body`.
+    """
+
+    format: Format
+    width: int
+    height: int
+    orientation: int = 1
+    bits: int | None = None
+    channels: int | None = None
+    plain: bool = False
+    body: int = 0
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
+class EndsEarly(BadImage):
+    """The bytes at hand end before the size is told: the file is truncated, or more of it must be read."""
+
+
+def read_header(data: bytes, *, name: str = "image in memory") -> Header:
+    """Format and size of an encoded image; errors call it `name`. The first 64 KB are enough for nearly every file.
+
+    Raises:
+        EndsEarly: the size lies further inside.
+        BadImage: no PNG, JPEG, WebP, BMP, TIFF or GIF, or no possible size.
+    """
+    if not data:
+        raise BadImage(f"{name} is empty (0 bytes); copy the image again.")
+    reader = next((read for start, read in _READERS if data.startswith(start)), None)
+    if reader is None or (reader is _webp and data[8:12] not in (b"WEBP", b"")):
+        raise BadImage(f"{name} is no PNG, JPEG, WebP, BMP, TIFF or GIF; replace or remove it.")
+    try:
+        header = reader(data)
+    except (struct.error, IndexError):
+        raise EndsEarly(f"{name} ends inside its header ({len(data)} bytes); copy the image again.") from None
+    except ValueError as error:
+        raise BadImage(f"{name} has a damaged {reader.__name__[1:].upper()} header ({error}); replace or remove it.") from None
+    if header.width < 1 or header.height < 1:
+        raise BadImage(f"{name} says that it has {header.width} x {header.height} pixels; replace or remove it.")
+    return header
+
+
+def check_whole(data: bytes, header: Header, *, name: str) -> None:
+    """Refuse a PNG or JPEG that is cut short: decoders fill such images up in silence. Also a PNG with a damaged head.
+
+    A JPEG must have an end marker behind its frame header: inside its scans FF is always followed by 0 or a restart marker.
+
+    Raises:
+        BadImage: it is.
+    """
+    if header.format == "JPEG" and data.rfind(b"\xff\xd9", header.body) < 0:
+        raise BadImage(f"{name} is truncated (a JPEG without its end marker); copy the image again.")
+    if header.format == "PNG":
+        _check_chunks(data, name)
+
+
+def _check_chunks(data: bytes, name: str) -> None:
+    view, position, pixels = memoryview(data), len(PNG_SIGNATURE), 0
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        # Lower-case chunks are comments and the like: damage there harms no pixel. IDAT has a checksum inside, which decoders check.
+        if (
+            kind != b"IDAT"
+            and not kind[0] & 0x20
+            and zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]
+        ):
+            raise BadImage(f"{name} is damaged (checksum of a PNG chunk); copy the image again.")
+        if kind == b"IEND":
+            if pixels:
+                return
+            break
+        pixels += length if kind == b"IDAT" else 0
+        position = end
+    raise BadImage(f"{name} is truncated (a PNG without its end chunk); copy the image again.")
+
+
+def _png(data: bytes) -> Header:
+    length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
+    if length != 13 or kind != b"IHDR" or colour not in _PNG_CHANNELS:
+        raise ValueError("no IHDR chunk")
+    orientation, position, plain = 1, 33, colour in (0, 2)
+    while True:
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if kind in (b"IDAT", b"IEND"):
+            break
+        if kind == b"tRNS":
+            plain = False
+        if kind == b"eXIf":
+            orientation = _exif(data[position + 8 : position + 8 + size])
+        position += 12 + size
+    return _upright("PNG", width, height, orientation, bits, _PNG_CHANNELS[colour], plain, position)
+
+
+def _jpeg(data: bytes) -> Header:
+    orientation = 1
+    for marker, position, length in _segments(data):
+        if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+            orientation = _exif(data[position + 10 : position + 2 + length])
+        if marker in JPEG_FRAMES:
+            _, bits, height, width, channels = struct.unpack_from(">HBHHB", data, position + 2)
+            return _upright("JPEG", width, height, orientation, bits, channels, True, position)
+    raise ValueError("no frame before the scan")
+
+
+def jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Width, height and components of a JPEG or JPEG-LS code stream.
+
+    Raises:
+        ValueError, IndexError, struct.error: it is damaged or ends early.
+    """
+    header = _jpeg(data)
+    return header.width, header.height, header.channels or 0
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, place and length of each segment up to the first scan."""
+    position = 2
+    while True:
+        # Any number of FF may stand before a marker.
+        while data[position + 1] == 0xFF:
+            position += 1
+        if data[position] != 0xFF:
+            raise ValueError(f"no marker at byte {position}")
+        marker = data[position + 1]
+        if marker in (0xD9, 0xDA):
+            return
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            position += 2
+            continue
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if length < 2:
+            raise ValueError(f"a segment of {length} bytes")
+        yield marker, position, length
+        position += 2 + length
+
+
+def _gif(data: bytes) -> Header:
+    width, height = struct.unpack_from("<HH", data, 6)
+    return Header("GIF", width, height, bits=8)
+
+
+def _bmp(data: bytes) -> Header:
+    (size,) = struct.unpack_from("<I", data, 14)
+    if size == 12:
+        width, height, _, bits = struct.unpack_from("<HHHH", data, 18)
+    elif size >= 40:
+        # A negative height means that rows run from the top.
+        width, height, _, bits = struct.unpack_from("<iiHH", data, 18)
+    else:
+        raise ValueError(f"a header of {size} bytes")
+    return Header("BMP", width, abs(height), bits=min(bits, 8))
+
+
+def _tiff(data: bytes) -> Header:
+    tags = _tiff_tags(data, {256, 257, _ORIENTATION})
+    if not {256, 257} <= tags.keys():
+        raise ValueError("no size")
+    return _upright("TIFF", tags[256], tags[257], tags.get(_ORIENTATION, 1))
+
+
+def _webp(data: bytes) -> Header:
+    if data[8:12] != b"WEBP":
+        raise ValueError("no WEBP form")
+    kind = data[12:16]
+    if kind == b"VP8 ":
+        if data[23:26] != b"\x9d\x01\x2a":
+            raise ValueError("no start code")
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("WEBP", width & 0x3FFF, height & 0x3FFF, bits=8)
+    if kind == b"VP8L":
+        (word,) = struct.unpack_from("<I", data, 21)
+        return Header("WEBP", (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1, bits=8)
+    if kind != b"VP8X":
+        raise ValueError("no picture chunk")
+    width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    data[29]  # IndexError where the size itself is cut
+    return _upright("WEBP", width, height, _webp_exif(data) if data[20] & 0x08 else 1, 8)
+
+
+def _webp_exif(data: bytes) -> int:
+    position = 30
+    while True:
+        kind, size = struct.unpack_from("<4sI", data, position)
+        if kind == b"EXIF":
+            body = data[position + 8 : position + 8 + size]
+            return _exif(body.removeprefix(b"Exif\0\0"))
+        position += 8 + size + (size & 1)
+
+
+def _upright(
+    format: Format, width: int, height: int, orientation: int, bits: int | None = None, channels: int | None = None,
+    plain: bool = False, body: int = 0,
+) -> Header:  # fmt: skip
+    turned = 5 <= orientation <= 8
+    width, height = (height, width) if turned else (width, height)
+    return Header(format, width, height, orientation if 1 <= orientation <= 8 else 1, bits, channels, plain, body)
+
+
+def _exif(data: bytes) -> int:
+    """The orientation that an Exif block states, 1 where it states none or is damaged: its pixels are sound all the same."""
+    try:
+        return _tiff_tags(data, {_ORIENTATION}).get(_ORIENTATION, 1)
+    except (struct.error, ValueError):
+        return 1
+
+
+def _tiff_tags(data: bytes, wanted: set[int]) -> dict[int, int]:
+    """The first values of some integer tags in the first directory of a TIFF or BigTIFF structure."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        raise ValueError("no byte order")
+    (magic,) = struct.unpack_from(order + "H", data, 2)
+    if magic == 42:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        first, size, inner = start + 2, 12, 8
+    elif magic == 43:
+        (start,) = struct.unpack_from(order + "Q", data, 8)
+        (count,) = struct.unpack_from(order + "Q", data, start)
+        first, size, inner = start + 8, 20, 12
+    else:
+        raise ValueError("no TIFF magic number")
+    kinds = {1: "B", 3: "H", 4: "I", 16: "Q"}
+    found: dict[int, int] = {}
+    for entry in range(first, first + size * min(count, _MAX_ENTRIES), size):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag in wanted and kind in kinds:
+            (found[tag],) = struct.unpack_from(order + kinds[kind], data, entry + inner)
+    return found
+
+
+_READERS = (
+    (PNG_SIGNATURE, _png), (b"\xff\xd8\xff", _jpeg), (b"GIF87a", _gif), (b"GIF89a", _gif), (b"BM", _bmp),
+    (b"II*\0", _tiff), (b"MM\0*", _tiff), (b"II+\0", _tiff), (b"MM\0+", _tiff), (b"RIFF", _webp),
+)  # fmt: skip

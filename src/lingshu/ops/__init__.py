@@ -1,0 +1,1 @@
+"""Steps of curation, one per file, and the signatures and searches they share."""

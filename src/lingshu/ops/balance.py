@@ -1,0 +1,66 @@
+"""Balance: no group of samples (by modality, source, format, kind, ...) larger than its quota.
+
+Facts and reasons: the paper balances its long captions over modalities and its RL pool over modality and query format
+(sections 2.2.1 and 3.1.4) without numbers. So nothing is cut by default but what a limit is given for. Where several
+facets are named, a group is their combination. What is left out is drawn by the samples' ids and the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from lingshu.core.nouns import Drop, Sample
+from lingshu.core.steps import Decision, Pixels, Signature, TableStep
+from lingshu.ops._facts import facet, require
+from lingshu.ops._quota import UNKNOWN, beyond, fill, rows_by
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def step(
+    *, by: Sequence[str] = ("modality",), cap: int | None = None, ratio: float | None = None, total: int | None = None, seed: int = 0
+) -> TableStep:
+    """Keep at most a quota of samples of each group.
+
+    Args:
+        by: facets that make a group: fields of Meta, keys of its extra, or `format` (choice, yes_no, open, caption, report).
+        cap: at most this many samples of each group.
+        ratio: no group larger than this multiple of the median group; 1 or more.
+        total: this many samples in all, as even over the groups as they allow: small groups stay whole.
+        seed: which samples of a group stay.
+
+    Drops: over_quota. Samples without a value are the group `unknown`.
+    """
+    require(bool(by), "balance: by names no facet; give one, such as modality.")
+    require(cap is None or cap >= 1, f"balance: cap is {cap}; it must be at least 1.")
+    require(ratio is None or ratio >= 1, f"balance: ratio is {ratio}; it must be at least 1.")
+    require(total is None or total >= 1, f"balance: total is {total}; it must be at least 1.")
+    require(not (cap is None and ratio is None and total is None), "balance has no limit; give cap, ratio or total.")
+
+    def sign(sample: Sample, _: Pixels) -> Signature:
+        return {"group": " / ".join(facet(sample, name) or UNKNOWN for name in by)}
+
+    def decide(table: pa.Table) -> Decision:
+        ids = table["id"].to_pylist()
+        rows = rows_by(table["group"].to_pylist())
+        quotas = limits({group: len(members) for group, members in rows.items()}, cap=cap, ratio=ratio, total=total)
+        drops = {
+            row: Drop(ids[row], "over_quota", f"{group}: {quotas[group]} of {len(rows[group])} stay")
+            for group, row in beyond(rows, quotas, ids, seed)
+        }
+        return Decision(drops, told={f"kept of {group}": quotas[group] for group in sorted(rows)})
+
+    return TableStep(sign, decide)
+
+
+def limits(sizes: dict[str, int], *, cap: int | None, ratio: float | None, total: int | None) -> dict[str, int]:
+    """The quota of each group; the strictest limit holds."""
+    if not sizes:
+        return {}
+    most = max(sizes.values())
+    bounds = [most, cap or most, most if ratio is None else max(1, int(ratio * median(sizes.values())))]
+    bounded = {group: min(size, *bounds) for group, size in sizes.items()}
+    return bounded if total is None else fill(bounded, total)

@@ -1,0 +1,54 @@
+"""The labels of a data set: every value that a facet takes within each source, noted on its samples.
+
+What vqa_template takes its wrong options from: the other labels of the same source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from lingshu.core.nouns import Drop, Sample
+from lingshu.core.steps import Decision, Pixels, Signature, TableStep
+from lingshu.ops._facts import require
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+NOTE = "labels"
+
+
+def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
+    """Note the labels of a sample's source on it, as a JSON list in `meta.extra["labels"]`.
+
+    Args:
+        facet: facet of the samples that holds the label.
+        min_labels: samples of a source with fewer labels are dropped: nothing could be asked.
+
+    Drops: no_label, few_labels.
+    """
+    require(min_labels >= 1, f"label_space: min_labels is {min_labels}; it must be at least 1.")
+
+    def sign(sample: Sample, _: Pixels) -> Signature:
+        return {"label": sample.meta.facet(facet), "corpus": sample.meta.source}
+
+    def decide(table: pa.Table) -> Decision:
+        rows = list(zip(*(table[name].to_pylist() for name in ("id", "label", "corpus")), strict=True))
+        spaces: dict[str | None, set[str]] = defaultdict(set)
+        for _, label, corpus in rows:
+            if label:
+                spaces[corpus].add(label)
+        written = {corpus: json.dumps(sorted(labels), ensure_ascii=False) for corpus, labels in spaces.items()}
+        drops: dict[int, Drop] = {}
+        notes: dict[int, dict[str, str]] = {}
+        for row, (name, label, corpus) in enumerate(rows):
+            if not label:
+                drops[row] = Drop(name, "no_label", f"it has no {facet}")
+            elif len(spaces[corpus]) < min_labels:
+                drops[row] = Drop(name, "few_labels", f"its source has {len(spaces[corpus])}")
+            else:
+                notes[row] = {NOTE: written[corpus]}
+        return Decision(drops, notes, {f"labels of {corpus}": len(labels) for corpus, labels in sorted(spaces.items(), key=str)})
+
+    return TableStep(sign, decide)

@@ -1,0 +1,171 @@
+"""Long captions with a teacher: facts on the boxed image, a reader's view of the bare one, merged so that the facts win.
+
+The paper's synthesis A (section 2.2.1): recorded facts and regions lead to a trusted caption, the modality's checklist to
+one from the image alone, and a merge joins both. A caption that speaks of boxes or of what was given is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lingshu.core.forms import TEXT, json_form
+from lingshu.core.nouns import Drop, Image, Sample
+from lingshu.core.steps import Pixels, Talk, TeacherStep
+from lingshu.imaging.read import encode_png
+from lingshu.imaging.regions import Box, boxes_of, with_boxes
+from lingshu.ops._facts import answer, require
+from lingshu.ops._teaching import ALTERNATIVE, choose, dialogue, fold, prompts, request, synthetic
+
+KIND = "long_caption"
+ASKED = (
+    "Describe this image in detail.",
+    "Write a full description of the image.",
+    "What does this image show? Describe it thoroughly.",
+    "Give a detailed account of the findings in this image.",
+    "Describe everything of medical interest in this image.",
+    "Explain in detail what can be seen here.",
+)
+# Words of a modality's name -> its checklist, its order in the merge.
+_MODALITIES = (
+    (("mri", "mr ", "magnetic"), "mri", "organs"),
+    (("knee",), "knee", "plain"),
+    (("x-ray", "xray", "x ray", "radiograph", "dx", "cr "), "x-ray", "organs"),
+    (("ct", "computed"), "ct", "organs"),
+    (("histo", "patholog"), "histopathology", "scale"),
+    (("derm", "skin"), "dermoscopy", "plain"),
+    (("endosc", "colonosc", "gastro"), "endoscopy", "organs"),
+    (("fundus", "retina"), "fundus", "plain"),
+    (("ultraso", "sonogr"), "ultrasound", "organs"),
+)
+_MARKS = re.compile(
+    r"\b(?:bounding|(?:yellow|red|green|coloured|colored|marked) (?:box|rectangle|outline|line)s?|rectangles?|annotat\w*|contoured"
+    r"|(?:short |given |provided )captions?|background knowledge|recorded facts)\b",
+    re.IGNORECASE,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the first call replies."""
+
+    overall: str
+    findings: str
+    relations: str
+    caption: str
+
+
+def step(
+    *,
+    caption: str | None = None,
+    facts: Sequence[str] = (),
+    knowledge: Mapping[str, str] | None = None,
+    min_words: int = 20,
+    prompt_file: str | None = None,
+    seed: int = 0,
+) -> TeacherStep:
+    """Write a long caption for the first image of every sample.
+
+    Args:
+        caption: short caption as a template, `{label} on a {modality}`, whose names are facets of the sample; by default
+            the sample's own answer.
+        facts: facets that the image can show and the caption shall state. Name none that it cannot show, such as an age,
+            and none that identifies a person.
+        knowledge: background knowledge, by the value of a fact; what belongs to other values is not sent.
+        min_words: shorter captions are dropped.
+        prompt_file: other prompts, with the sections of this step's own.
+        seed: chooses the wording of the question.
+
+    Regions: `meta.extra["boxes"]` holds `[[left, top, right, bottom], ...]` in pixels as JSON, or `meta.extra["mask"]`
+    the position of the image that is their mask. Drops: no_image, no_caption, bad_boxes, too_short, mentions_marks.
+    """
+    require(min_words >= 1, f"long_caption: min_words is {min_words}; it must be at least 1.")
+    told, known = prompts(KIND, prompt_file), dict(knowledge or {})
+    form = json_form(Facts)
+
+    def talk(sample: Sample, pixels: Pixels) -> Talk:
+        if not sample.images:
+            return Drop(sample.id, "no_image")
+        short = _short(sample, caption)
+        if not short:
+            return Drop(sample.id, "no_caption", "neither its facets nor its answer make a short caption")
+        boxes = _boxes(sample, pixels)
+        if boxes is None:
+            return Drop(sample.id, "bad_boxes", "boxes are written [[left, top, right, bottom], ...], mask is the position of an image")
+        image = sample.images[0]
+        boxed = Image(data=encode_png(with_boxes(pixels.rgb(image), boxes))) if boxes else image
+        modality = sample.meta.modality or "medical"
+        checklist, order = _ways(f"{modality} {sample.meta.extra.get('body_part', '')}")
+        stated = {name: value for name in facts if (value := sample.meta.facet(name))}
+        trusted = told.fill(
+            "facts",
+            short=short,
+            modality=modality,
+            facts="\n".join(f"- {name}: {value}" for name, value in stated.items()) or "- none besides the short caption",
+            knowledge="\n".join(f"- {known[v]}" for v in stated.values() if v in known) or "- none",
+            marks=told.parts["marks" if boxes else "no marks"],
+        )
+        seen = told.fill("preference", modality=modality, checklist=told.parts[f"checklist: {checklist}"])
+        first, view = yield [request(sample, trusted, form, images=[boxed]), request(sample, seen, TEXT, images=[image])]
+        merge = told.fill("merge", modality=modality, trusted=first.caption, seen=view, order=told.parts[f"order: {order}"])
+        (final,) = yield [request(sample, merge, TEXT)]
+        return _checked(sample, final, first.caption, min_words=min_words, seed=seed)
+
+    return TeacherStep(KIND, talk, told.tag)
+
+
+def _checked(sample: Sample, final: str, trusted: str, *, min_words: int, seed: int) -> Sample | Drop:
+    if len(final.split()) < min_words:
+        return Drop(sample.id, "too_short", f"{len(final.split())} words")
+    found = _MARKS.search(final)
+    if found:
+        return Drop(sample.id, "mentions_marks", found[0])
+    notes = {ALTERNATIVE: trusted} if fold(trusted) != fold(final) else None
+    return synthetic(
+        sample,
+        KIND,
+        notes=notes,
+        messages=dialogue(choose(ASKED, sample.id, seed), final, 1),
+        images=sample.images[:1],
+        gold=None,
+        choices=(),
+        # The mask does not come along, nor what points at it.
+        meta=replace(sample.meta, kind="caption", extra={k: v for k, v in sample.meta.extra.items() if k != "mask"}),
+    )
+
+
+def _short(sample: Sample, template: str | None) -> str:
+    if template is None:
+        return answer(sample).strip()
+    names = re.findall(r"\{(\w+)\}", template)
+    values = {name: sample.meta.facet(name) for name in names}
+    # A caption with a hole in it would be taken for a fact.
+    return "" if None in values.values() else re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", template)
+
+
+def _boxes(sample: Sample, pixels: Pixels) -> list[Box] | None:
+    """The regions of a sample, none where it has none; None where they cannot be read."""
+    mask, written = sample.meta.extra.get("mask"), sample.meta.extra.get("boxes")
+    if mask is not None:
+        if not mask.isdecimal() or int(mask) >= len(sample.images):
+            return None
+        return boxes_of(pixels.gray(sample.images[int(mask)]))
+    if written is None:
+        return []
+    try:
+        found = [Box(*(int(number) for number in row)) for row in json.loads(written)]
+    except (ValueError, TypeError):
+        return None
+    header = pixels.header(sample.images[0])
+    inside = all(0 <= b.left <= b.right < header.width and 0 <= b.top <= b.bottom < header.height for b in found)
+    return found if inside else None
+
+
+def _ways(modality: str) -> tuple[str, str]:
+    name = f"{modality.casefold()} "
+    for words, checklist, order in _MODALITIES:
+        if any(word in name if len(word) > 2 else re.search(rf"\b{word}\b", name) for word in words):
+            return checklist, order
+    return "general", "plain"

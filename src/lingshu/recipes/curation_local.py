@@ -1,0 +1,36 @@
+"""A hospital's own folder: DICOM files and a table of reports become an instruction set without names, numbers and dates.
+
+Give `sources.scans.path=FOLDER`, and `sources.scans.options.reports=TABLE` where there are reports. What comes out stays
+private: rules cannot prove that nothing was missed, and a person has to look before a dataset leaves the house.
+"""
+
+from __future__ import annotations
+
+from lingshu.curate.config import CurateConfig, Source, StepUse
+
+
+def recipe() -> CurateConfig:
+    """Hold back burned-in text, scrub words, drop copies, and hold out every twentieth patient.
+
+    Ids are hashes under the key of `--key FILE`; without one they cannot be linked to those of another run. Every image
+    is written anew, so that nothing but its pixels is left of its file.
+    """
+    return CurateConfig(
+        name="local",
+        sources=(
+            Source("scans", "dicom_folder", access="private", deidentified=False, licence="own"),
+            Source("pictures", "folders", options={"names": "hash"}, access="private", deidentified=False, licence="own", optional=True),
+        ),
+        steps=(
+            StepUse("size", "image_size", {"min_side": 64, "need_image": True}),
+            # A quarantine, not a proof: what is held back is listed in drops.jsonl for a person to go through.
+            StepUse("burned_in", "burned_in_text", {"dicom": "likely"}),
+            StepUse("scrub", "scrub_identifiers"),
+            StepUse("modality", "tag_modality"),
+            StepUse("language", "language"),
+            StepUse("length", "text_length", {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048}),
+            StepUse("dedup", "image_dedup", {"unit": "image_text"}),
+            StepUse("split", "split_by_group", {"validation": 0.05}),
+        ),
+        image_format="png",
+    )

@@ -1,0 +1,248 @@
+"""Asking for material: nothing twice, nothing beyond the budget, nothing that may not leave, every reply kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.calls import LOG, Budget, Calls
+from lingshu.core.errors import ConfigError, EngineError, StorageError
+from lingshu.core.forms import TEXT, Request, json_form
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling
+from lingshu.engines.scripted import REFUSAL, scripted
+from lingshu.imaging.read import image_bytes
+
+JSON_RULES = [{"ask": "shape (?P<n>\\d+)", "say": {"name": "shape {n}", "size": 3}}]
+
+
+@dataclass(frozen=True)
+class Shape:
+    name: str
+    size: int
+
+
+@dataclass
+class Counting:
+    """Says the same reply to everything, with `tokens` of each kind, and counts; breaks after `whole` replies."""
+
+    text: str = "fine"
+    tokens: int | None = 10
+    whole: int | None = None
+    endpoint: str | None = None
+    model: str = "counting"
+    digest: str = "1"
+    seen: list[Sample] = field(default_factory=list)
+
+    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+        for sample in samples:
+            if self.whole is not None and len(self.seen) >= self.whole:
+                raise EngineError("it went away")
+            self.seen.append(sample)
+            yield [Reply(sample.id, self.text, 0, "stop", self.tokens, self.tokens)]
+
+
+def asked(text: str, *, access: str = "open", images: tuple[Image, ...] = ()) -> Sample:
+    return Sample(text, (user_turn(text, len(images)),), images, meta=Meta(access=access))  # type: ignore[arg-type]
+
+
+def texts(count: int, *, access: str = "open") -> list[Request]:
+    return [Request(asked(f"question {number}", access=access), TEXT) for number in range(count)]
+
+
+def opened(engine: object, folder: Path, **options: object) -> Calls:
+    return Calls(engine, folder, images=image_bytes, **options)  # type: ignore[arg-type]
+
+
+def test_what_was_asked_once_is_not_asked_again(tmp_path: Path) -> None:
+    engine = Counting()
+    with opened(engine, tmp_path) as calls:
+        first = calls.ask(texts(3), Sampling())
+        assert [outcome.value for outcome in first] == ["fine"] * 3
+        assert calls.ask(texts(3), Sampling()) == first
+    with opened(engine, tmp_path) as calls:
+        assert calls.ask(texts(4), Sampling())[:3] == first
+        assert calls.ledger() == {"requests": 4, "calls": 1, "cached": 3, "retries": 0, "tokens": 80, "cost": 0.0}
+    assert len(engine.seen) == 4
+
+
+def test_equal_requests_are_one_call(tmp_path: Path) -> None:
+    engine = Counting()
+    with opened(engine, tmp_path) as calls:
+        assert len(calls.ask([*texts(2), *texts(2)], Sampling())) == 4
+    assert len(engine.seen) == 2
+
+
+@pytest.mark.parametrize("change", ["text", "model", "digest", "sampling", "form", "image"])
+def test_whatever_decides_a_reply_makes_another_call(tmp_path: Path, change: str) -> None:
+    engine, sampling, picture = Counting(text='{"name": "a", "size": 1}'), Sampling(), Image(data=b"one")
+    request = Request(asked("question", images=(picture,)), TEXT)
+    with opened(engine, tmp_path) as calls:
+        calls.ask([request], sampling)
+    if change in ("model", "digest"):
+        setattr(engine, change, "another")
+    request = {
+        "text": Request(asked("question?", images=(picture,)), TEXT),
+        "form": Request(request.sample, json_form(Shape)),
+        "image": Request(asked("question", images=(Image(data=b"two"),)), TEXT),
+    }.get(change, request)
+    with opened(engine, tmp_path) as calls:
+        calls.ask([request], Sampling(max_tokens=9) if change == "sampling" else sampling)
+    assert len(engine.seen) == 2
+
+
+def test_a_json_reply_becomes_the_value_that_was_asked_for(tmp_path: Path) -> None:
+    with opened(scripted(JSON_RULES), tmp_path) as calls:
+        (outcome,) = calls.ask([Request(asked("shape 7"), json_form(Shape))], Sampling())
+    assert outcome.value == Shape("shape 7", 3) and outcome.reject is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<think>Is {this} it?</think>\n{"name": "a", "size": 1}',
+        '```json\n{"name": "a", "size": 1}\n```',
+        'Here it is:\n```\n{"name": "a", "size": 1}\n```',
+    ],
+)
+def test_a_fence_around_json_or_a_thought_before_it_is_no_fault(tmp_path: Path, text: str) -> None:
+    with opened(Counting(text=text), tmp_path) as calls:
+        assert calls.ask([Request(asked("x"), json_form(Shape))], Sampling())[0].value == Shape("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"name": "a"', "malformed"),
+        ('{"name": "a", "size": "1"}', "malformed"),
+        ("plain words", "malformed"),
+        (" ", "empty"),
+        (REFUSAL, "refused"),
+    ],
+)
+def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_words(tmp_path: Path, text: str, reason: str) -> None:
+    engine = Counting(text=text)
+    with opened(engine, tmp_path, tries=3, refuses=lambda said: "sorry" in said) as calls:
+        (outcome,) = calls.ask([Request(asked("x"), json_form(Shape))], Sampling())
+        assert calls.ledger()["retries"] == 2
+    assert (outcome.value, outcome.reject, outcome.raw) == (None, reason, text)
+    assert len(engine.seen) == 3
+
+
+def test_planted_faults_are_mended_by_asking_again(tmp_path: Path) -> None:
+    engine = scripted([*JSON_RULES, {"malformed": 0.05, "refused": 0.05, "seed": 1}])
+    requests = [Request(asked(f"shape {number}"), json_form(Shape)) for number in range(200)]
+    with opened(engine, tmp_path, refuses=lambda said: "sorry" in said) as calls:
+        outcomes = calls.ask(requests, Sampling())
+        ledger = calls.ledger()
+    assert all(outcome.value == Shape(f"shape {number}", 3) for number, outcome in enumerate(outcomes) if outcome.reject is None)
+    assert 5 <= ledger["retries"] <= 50 and ledger["calls"] == 200 + ledger["retries"]
+    assert sum(outcome.reject is not None for outcome in outcomes) <= 3
+
+
+def test_no_call_goes_beyond_the_token_budget(tmp_path: Path) -> None:
+    engine = Counting(tokens=50)
+    with opened(engine, tmp_path, budget=Budget(tokens=5000)) as calls:
+        outcomes = calls.ask(texts(100), Sampling(max_tokens=100))
+        assert calls.spent.tokens == 100 * len(engine.seen) <= 5000
+        # What is left would not hold one more call at its worst.
+        assert calls.spent.tokens + 64 + 16 + len("question 99") + 100 > 5000
+        assert calls.ledger()["budget"] == 100 - len(engine.seen)
+    assert [outcome.reject for outcome in outcomes] == [None] * len(engine.seen) + ["budget"] * (100 - len(engine.seen))
+
+
+def test_a_budget_in_money_holds_over_several_runs(tmp_path: Path) -> None:
+    budget = Budget(cost=0.01, prompt_price=10.0, reply_price=10.0)
+    engine = Counting(tokens=50)
+    for _ in range(3):
+        with opened(engine, tmp_path, budget=budget) as calls:
+            calls.ask(texts(40), Sampling(max_tokens=100))
+            assert calls.spent.cost <= 0.01 + 1e-12
+    assert len(engine.seen) == 9  # a tenth of a cent each, and the tenth would not fit at its worst
+
+
+def test_a_call_without_a_report_counts_at_its_worst(tmp_path: Path) -> None:
+    with opened(Counting(tokens=None), tmp_path) as calls:
+        calls.ask(texts(1), Sampling(max_tokens=50))
+        assert calls.spent.tokens == 64 + 16 + len("question 0") + 50
+
+
+def test_a_budget_in_money_needs_prices() -> None:
+    with pytest.raises(ConfigError, match="prices"):
+        Budget(cost=1.0)
+
+
+@pytest.mark.parametrize("access", ["credentialed", "form", "private"])
+def test_what_may_not_leave_is_never_sent(tmp_path: Path, access: str) -> None:
+    engine = Counting(endpoint="https://teacher.example/v1")
+    with opened(engine, tmp_path) as calls:
+        outcomes = calls.ask([*texts(2, access=access), *texts(1)], Sampling())
+    assert [outcome.reject for outcome in outcomes] == ["release", "release", None]
+    assert [sample.meta.access for sample in engine.seen] == ["open"]
+
+
+def test_an_unreadable_image_is_a_reject(tmp_path: Path) -> None:
+    with opened(Counting(), tmp_path) as calls:
+        (outcome,) = calls.ask([Request(asked("x", images=(Image(path=str(tmp_path / "none.png")),)), TEXT)], Sampling())
+    assert outcome.reject == "bad_image"
+
+
+def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    with opened(Counting(whole=5), tmp_path) as calls, pytest.raises(EngineError):
+        calls.ask(texts(8), Sampling())
+    log = tmp_path / LOG
+    log.write_bytes(log.read_bytes()[:-3])  # and its last line was torn
+    engine = Counting()
+    with opened(engine, tmp_path) as calls:
+        assert all(outcome.value for outcome in calls.ask(texts(8), Sampling()))
+    assert len(engine.seen) == 4
+    assert all(json.loads(line) for line in log.read_text().splitlines())
+
+
+def test_a_failed_call_is_recorded_but_asked_again_by_the_next_run(tmp_path: Path) -> None:
+    with opened(scripted([{"ask": "another", "say": "x"}]), tmp_path) as calls:
+        (outcome,) = calls.ask(texts(1), Sampling())
+        assert outcome.reject == "failed" and "no rule" in outcome.detail
+    assert "no rule" in (tmp_path / LOG).read_text()
+
+
+def test_what_a_later_try_gave_is_not_asked_again_where_the_first_failed(tmp_path: Path) -> None:
+    class Stumbling(Counting):
+        def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+            if sampling.seed == 0:
+                yield [Reply(sample.id, None, error="no route") for sample in samples]
+            else:
+                yield from super().generate(samples, sampling, skip=skip)
+
+    engine = Stumbling()
+    for calls_made in (2, 0):
+        with opened(engine, tmp_path) as calls:
+            assert [outcome.value for outcome in calls.ask(texts(1), Sampling())] == ["fine"]
+            assert calls.ledger()["calls"] == calls_made
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    with opened(Counting(), tmp_path), pytest.raises(StorageError, match="another process"):
+        opened(Counting(), tmp_path)
+
+
+def test_a_reply_that_took_more_than_was_thought_possible_is_counted(tmp_path: Path) -> None:
+    with opened(Counting(tokens=9999), tmp_path) as calls:
+        calls.ask(texts(1), Sampling())
+        assert calls.ledger()["beyond_worst"] == 1
+
+
+def test_a_try_that_was_lost_counts_as_a_whole_call(tmp_path: Path) -> None:
+    class Lossy(Counting):
+        def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+            for replies in super().generate(samples, sampling, skip=skip):
+                yield [replace(reply, lost=2) for reply in replies]
+
+    worst = 64 + 16 + len("question 0") + 50
+    with opened(Lossy(), tmp_path, budget=Budget(tokens=3 * worst), repeats=2) as calls:
+        assert [outcome.reject for outcome in calls.ask(texts(2), Sampling(max_tokens=50))] == [None, "budget"]
+        assert calls.spent.tokens == 20 + 2 * worst <= 3 * worst

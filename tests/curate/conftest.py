@@ -1,0 +1,48 @@
+"""Sources and configurations for the tests of curation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.imaging.read import encode_png
+
+STEPS = str(Path(__file__).parent / "ops_for_tests.py")
+
+
+def use(name: str, op: str = STEPS, sources: tuple[str, ...] = (), **params: object) -> StepUse:
+    return StepUse(name, op, params, sources)  # type: ignore[arg-type]
+
+
+def write_rows(folder: Path, count: int, *, side: int = 64, **facts: object) -> Path:
+    """A folder with `count` questions over images of their own."""
+    folder.mkdir()
+    lines = []
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        (folder / f"{number}.png").write_bytes(encode_png(rng.integers(0, 255, (side, side), np.uint8)))
+        row = {"id": f"r{number:03d}", "question": f"Is it {number}?", "answer": "yes", "image": f"{number}.png", "access": "open", **facts}
+        lines.append(json.dumps(row))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def configure(path: Path, *steps: StepUse, workers: int = 0, shard_rows: int = 4, **more: object) -> CurateConfig:
+    """A configuration over a folder of rows in shards of four, worked on in this process."""
+    source = Source("mine", "jsonl", str(path), licence="CC0-1.0")
+    return CurateConfig("test", (source,), steps, shard_rows=shard_rows, workers=workers, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Callable[..., Path]:
+    return lambda count=10, *, name="rows", **facts: write_rows(tmp_path / name, count, **facts)
+
+
+@pytest.fixture
+def config(rows: Callable[..., Path]) -> Callable[..., CurateConfig]:
+    return lambda *steps, path=None, **more: configure(path or rows(), *steps, **more)

@@ -1,0 +1,127 @@
+"""Killed workers, killed drivers, full disks: real processes, and what is left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lingshu.core import config as configuration
+from lingshu.core.artefacts import open_dataset, read_dataset
+from lingshu.core.errors import StorageError
+from lingshu.core.files import JsonlAppender
+from lingshu.curate.config import CurateConfig
+from lingshu.curate.run import curate
+from tests.curate.conftest import use
+
+Make = Callable[..., CurateConfig]
+
+
+def shards(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((out / "data").iterdir())]
+
+
+class Told:
+    """What a run told of its progress."""
+
+    def __init__(self, *, stop_after: int | None = None) -> None:
+        self.before = self.done = 0
+        self._stop_after = stop_after
+
+    def start(self, title: str, total: int | None) -> None:
+        pass
+
+    def advance(self, rows: int, *, done_before: bool) -> None:
+        self.before += rows if done_before else 0
+        self.done += 0 if done_before else rows
+        if self._stop_after is not None and self.done >= self._stop_after:
+            raise KeyboardInterrupt
+
+
+def test_a_worker_killed_once_costs_no_row(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path = rows(10)
+    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
+    killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
+    done = curate(config(killer, path=path, workers=2), tmp_path / "killed")
+    assert (tmp_path / "flag").exists() and not done.failures and done.card.rows == 10
+    assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
+
+
+def test_a_row_that_kills_every_worker_is_dropped_and_the_others_stay(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    steps = (use("before", kind="keep"), use("step", kind="kill", at="r005"))
+    done = curate(config(*steps, path=rows(8), workers=1), tmp_path / "out")
+    assert done.card.drops == {"worker_died": 1} and done.failures == 1
+    assert [sample.id[-1] for sample in read_dataset(tmp_path / "out")] == ["0", "1", "2", "3", "4", "6", "7"]
+    table = {s["name"]: (s["in"], s["out"]) for s in done.card.steps or ()}
+    assert table["before"] == (8, 8) and table["step"] == (8, 7)
+
+
+def test_a_second_run_goes_on_where_a_killed_driver_was(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path, out = rows(20), tmp_path / "out"
+    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
+    ready = config(use("step", kind="kill_driver", at="r015", once=str(tmp_path / "flag")), path=path, workers=1)
+    configuration.write(ready, tmp_path / "run.yaml")
+    command = [sys.executable, "-m", "lingshu.apps.cli", "curate", str(tmp_path / "run.yaml"), "--out", str(out)]
+    code = f"import sys; from lingshu.apps.cli import main; sys.exit(main({command[3:]!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL and not (out / "dataset.json").exists()
+    told = Told()
+    assert curate(ready, out, progress=told).card.rows == 20
+    assert told.before >= 12 and shards(out) == shards(tmp_path / "whole")
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    configuration.write(config(use("step", kind="keep"), path=rows(20), workers=1), tmp_path / "run.yaml")
+    code = (
+        f"import sys; from lingshu.apps.cli import main; sys.exit(main(['curate', {str(tmp_path / 'run.yaml')!r}, '--out', {str(out)!r}]))"
+    )
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    assert done.returncode == 2, done.stderr
+    assert "no space left while writing" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (out / "dataset.json").exists() and not list(out.rglob("*.tmp"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and open_dataset(out).rows == 20
+
+
+def test_an_interrupted_run_goes_on(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path, told = rows(20), Told()
+    ready = config(use("step", kind="crop"), use("caps", "balance", by=["source"], cap=9), use("last", kind="note"), path=path)
+    curate(ready, tmp_path / "whole")
+    for rows_done in (4, 20):
+        with pytest.raises(KeyboardInterrupt):
+            curate(ready, tmp_path / "out", progress=Told(stop_after=rows_done))
+    assert curate(ready, tmp_path / "out", progress=told).card.rows == 9
+    assert told.before >= 20 and shards(tmp_path / "out") == shards(tmp_path / "whole")
+
+
+def test_two_runs_in_one_folder_are_refused(config: Make, tmp_path: Path) -> None:
+    ready = config()
+    with JsonlAppender(tmp_path / "out" / "work" / "lock"), pytest.raises(StorageError, match="is being written by another process"):
+        curate(ready, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path, told = rows(20), Told()
+    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
+    killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
+    ready = config(killer, path=path, workers=2)
+    assert not curate(ready, tmp_path / "ray", backend="ray").failures
+    assert (tmp_path / "flag").exists() and shards(tmp_path / "ray") == shards(tmp_path / "whole")
+    always = config(use("step", kind="kill", at="r005"), path=path, workers=2)
+    assert curate(always, tmp_path / "always", backend="ray").card.drops == {"worker_died": 1}
+    with pytest.raises(KeyboardInterrupt):
+        curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=Told(stop_after=4))
+    assert not (tmp_path / "again" / "dataset.json").exists()
+    curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=told)
+    assert told.before >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")

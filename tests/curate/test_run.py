@@ -1,0 +1,209 @@
+"""A curation from end to end: what comes out, that every row is accounted for, and that nothing depends on how it was cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.artefacts import open_dataset, read_dataset
+from lingshu.core.errors import ArtefactError, ConfigError, StorageError
+from lingshu.core.files import read_json
+from lingshu.curate.config import CurateConfig, Source
+from lingshu.curate.run import curate
+from lingshu.imaging.read import open_image
+from tests.curate.conftest import use
+
+Make = Callable[..., CurateConfig]
+
+
+def shards(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((out / "data").iterdir())]
+
+
+def drops(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
+
+
+def test_rows_come_out_with_their_images_and_what_the_source_knows(config: Make, tmp_path: Path) -> None:
+    done = curate(config(use("size", "image_size")), tmp_path / "out")
+    assert done.card == open_dataset(tmp_path / "out") and done.card.rows == 10 and not done.failures
+    first = next(read_dataset(tmp_path / "out"))
+    assert first.id == "mine/r000" and first.meta.licence == "CC0-1.0" and first.meta.source == "mine" and first.gold == ("yes",)
+    assert open_image(first.images[0]).size == (64, 64)
+    assert not (tmp_path / "out" / "work").exists()
+
+
+def test_no_step_at_all_is_a_copy(config: Make, tmp_path: Path) -> None:
+    assert curate(config(), tmp_path / "out").card.rows == 10
+
+
+def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> None:
+    steps = (
+        use("raises", kind="raise", at="r003"),
+        use("splits", kind="split", at="r005"),
+        use("empties", kind="nothing", at="r009"),
+        use("caps", "balance", by=["source"], cap=7),
+        use("small", "image_size", min_side=8),
+    )
+    done = curate(config(*steps), tmp_path / "out")
+    table = {s["name"]: (s["in"], s["added"], s["out"], s["drops"]) for s in done.card.steps or ()}
+    assert table == {
+        "read": (10, 0, 10, {}),
+        "raises": (10, 0, 9, {"error": 1}),
+        "splits": (9, 2, 11, {}),
+        "empties": (11, 0, 10, {"error": 1}),
+        "caps": (10, 0, 7, {"over_quota": 3}),
+        "small": (7, 0, 7, {}),
+        "write": (7, 0, 7, {}),
+    }
+    assert done.failures == 2 and done.card.drops == {"error": 2, "over_quota": 3}
+    first = drops(tmp_path / "out")[0]
+    assert (first["id"], first["step"], first["reason"]) == ("mine/r003", "raises", "error") and "ops_for_tests.py, line" in first["detail"]
+
+
+def test_words_of_a_row_that_is_not_open_are_in_no_error(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path = rows(4, name="private", access="private")
+    curate(config(use("raises", kind="raise", at="r003"), path=path), tmp_path / "out")
+    (row,) = drops(tmp_path / "out")
+    assert "withheld" in row["detail"] and "Is it 3" not in row["detail"]
+
+
+def test_an_id_stands_for_one_row(config: Make, tmp_path: Path) -> None:
+    done = curate(config(use("twice", kind="same_id", at="r002")), tmp_path / "out")
+    assert done.card.rows == 10 and done.card.drops == {"duplicate_id": 1}
+    assert len({sample.id for sample in read_dataset(tmp_path / "out")}) == 10
+
+
+def test_rows_of_two_sources_with_the_same_ids_both_stay(rows: Callable[..., Path], tmp_path: Path) -> None:
+    sources = (Source("a", "jsonl", str(rows(3, name="a"))), Source("b", "jsonl", str(rows(3, name="b", licence="MIT")), licence="CC0-1.0"))
+    done = curate(CurateConfig("two", sources, (use("raises", kind="raise", sources=("b",), at="r001"),), workers=0), tmp_path / "out")
+    assert [sample.id for sample in read_dataset(tmp_path / "out")] == ["a/r000", "a/r001", "a/r002", "b/r000", "b/r002"]
+    assert done.card.licences == {"MIT": 2, "unknown": 3}
+    steps = {s["name"]: s["sources"] for s in done.card.steps or ()}
+    assert list(steps["raises"]) == ["b"] and steps["write"]["a"]["out"] == 3
+
+
+def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path = rows(3)
+    (path / "1.png").write_bytes((path / "1.png").read_bytes()[:-20])
+    (path / "2.png").write_bytes(b"DICM no image")
+    for name, steps in (("plain", ()), ("cut", (use("crop", kind="crop"),))):
+        done = curate(config(*steps, path=path), tmp_path / name)
+        assert done.card.drops == {"bad_image": 2} and done.card.rows == 1 and not done.failures
+        assert all(str(path) not in row["detail"] for row in drops(tmp_path / name))
+
+
+def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None:
+    curate(config(use("crop", kind="crop"), use("caps", "balance", by=["source"], cap=5), use("again", kind="note")), tmp_path / "out")
+    found = list(read_dataset(tmp_path / "out"))
+    assert len(found) == 5 and {open_image(sample.images[0]).size for sample in found} == {(8, 8)}
+
+
+def test_many_images_without_a_place_are_kept_in_order(tmp_path: Path) -> None:
+    from lingshu.sources.phantom import training
+
+    source = Source("drawn", "phantom", "phantom/0", {"purpose": "captions", "images": 150, "side": 28})
+    curate(CurateConfig("drawn", (source,), (use("crop", kind="keep"),), workers=0), tmp_path / "out")
+    drawn = [open_image(sample.images[0]).tobytes() for sample in training(0, 150, "captions", side=28)]
+    assert [open_image(sample.images[0]).tobytes() for sample in read_dataset(tmp_path / "out")] == drawn
+
+
+def test_the_seed_of_the_run_reaches_the_steps(config: Make, tmp_path: Path) -> None:
+    curate(config(use("note", kind="note"), seed=7), tmp_path / "out")
+    assert next(read_dataset(tmp_path / "out")).meta.extra["seed"] == "7"
+
+
+def test_the_bytes_do_not_depend_on_workers_or_shards(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path = rows(10)
+    steps = (use("crop", kind="crop", at="4"), use("caps", "balance", by=["source"], cap=8), use("note", kind="note"))
+    wanted = None
+    for name, workers, size in (("a", 0, 4), ("b", 2, 3), ("c", 0, 100)):
+        curate(config(*steps, path=path, workers=workers, shard_rows=size), tmp_path / name)
+        wanted = wanted or shards(tmp_path / name)
+        assert shards(tmp_path / name) == wanted
+    assert open_dataset(tmp_path / "a").version == open_dataset(tmp_path / "b").version
+
+
+def test_a_limit_reads_so_many_rows_of_each_source(config: Make, tmp_path: Path) -> None:
+    assert curate(config(), tmp_path / "out", limit=3).card.rows == 3
+
+
+def test_a_finished_dataset_is_not_made_again_unless_something_changed(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    path, out = rows(5), tmp_path / "out"
+    first = config(use("note", kind="note"), path=path)
+    assert not curate(first, out).finished_before
+    assert curate(first, out).finished_before and not (out / "work").exists()
+    assert curate(replace(first, workers=2), out).finished_before
+    assert not curate(replace(first, seed=1), out).finished_before
+    (path / "0.png").write_bytes((path / "1.png").read_bytes())
+    done = curate(replace(first, seed=1), out)
+    assert not done.finished_before
+    assert open_image(next(read_dataset(out)).images[0]).tobytes() == open_image(list(read_dataset(out))[1].images[0]).tobytes()
+
+
+def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(rows: Callable[..., Path], tmp_path: Path) -> None:
+    sources = tuple(
+        Source(n, "jsonl", str(rows(2, name=n)), licence=x) for n, x in (("a", "CC-BY-4.0"), ("b", "CC BY-NC 4.0"), ("c", None))
+    )
+    done = curate(CurateConfig("l", sources, (), workers=0, licence="permissive"), tmp_path / "out")
+    assert done.card.licences == {"CC-BY-4.0": 2} and done.card.drops == {"licence": 4}
+
+
+def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Path) -> None:
+    ready = config()
+    missing = Source("other", "jsonl")
+    with pytest.raises(ConfigError, match=r"source 'other' has no path; give sources\.other\.path=FOLDER"):
+        curate(replace(ready, sources=(*ready.sources, missing)), tmp_path / "out")
+    done = curate(replace(ready, sources=(*ready.sources, replace(missing, optional=True))), tmp_path / "out")
+    assert done.card.rows == 10 and read_json(tmp_path / "out" / "run.json")["notes"]["sources_left_out"] == ["other"]
+    assert "left out (no path)" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ConfigError, match="no source has a path"):
+        curate(replace(ready, sources=(replace(missing, optional=True),)), tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (use("x", "image_size", min_sides=3), r"unknown key steps\.x\.params\.min_sides; did you mean 'min_side'"),
+        (use("x", "image_size", min_side="large"), r"steps\.x\.params\.min_side: .*'large'"),
+        (use("x", "image_size", formats=["PNH"]), "did you mean 'PNG'"),
+        (use("read", "image_size"), "a step is named 'read'"),
+        (use("x", "image_sise"), "did you mean 'image_size'"),
+    ],
+)
+def test_a_wrong_step_is_named_before_anything_is_read(config: Make, tmp_path: Path, step: object, message: str) -> None:
+    with pytest.raises((ConfigError, LookupError), match=message):
+        curate(config(step), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_dataset_is_left_alone(config: Make, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.docx").write_text("years of work")
+    with pytest.raises(StorageError, match="is no dataset of an earlier run"):
+        curate(config(), tmp_path / "out")
+
+
+def test_pixels_can_be_written_anew(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    path, info = rows(1), PngInfo()
+    info.add_text("Comment", "JANE DOE")
+    Image.open(path / "0.png").save(path / "0.png", pnginfo=info)
+    for keep, held in (("keep", True), ("png", False)):
+        curate(config(path=path, image_format=keep), tmp_path / keep)
+        assert (b"JANE DOE" in shards(tmp_path / keep)[0]) is held
+
+
+def test_a_torn_dataset_is_no_dataset(config: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    curate(config(), out)
+    part = next((out / "data").iterdir())
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(ArtefactError, match="truncated or changed"):
+        open_dataset(out)

@@ -1,0 +1,111 @@
+"""Headers: the size that a decoder would find, from the first bytes, for every format."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+
+from lingshu.core.errors import BadImage
+from lingshu.imaging.headers import EndsEarly, check_whole, read_header
+
+PICTURE = PIL.Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3))
+
+
+def saved(kind: str, picture: PIL.Image.Image = PICTURE, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_every_format_tells_its_size(kind: str) -> None:
+    header = read_header(saved(kind))
+    assert (header.format, header.width, header.height, header.pixels) == (kind, 60, 40, 2400)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])
+def test_all_three_kinds_of_webp_tell_their_size(options: dict[str, Any]) -> None:
+    header = read_header(saved("WEBP", **options))
+    assert (header.width, header.height) == (60, 40)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_of_the_upright_image(kind: str, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    file = saved(kind, exif=exif)
+    upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file)))
+    header = read_header(file)
+    assert (header.width, header.height) == upright.size and header.orientation == orientation
+
+
+@pytest.mark.parametrize(
+    ("mode", "bits", "channels", "plain"),
+    [("L", 8, 1, True), ("RGB", 8, 3, True), ("RGBA", 8, 4, False), ("P", 1, 3, False), ("I;16", 16, 1, True)],
+)
+def test_a_png_tells_bits_and_channels(mode: str, bits: int, channels: int, plain: bool) -> None:
+    header = read_header(saved("PNG", PIL.Image.new(mode, (3, 2))))
+    assert (header.bits, header.channels, header.plain) == (bits, channels, plain)
+
+
+def test_the_size_stands_behind_long_segments() -> None:
+    exif = PIL.Image.Exif()
+    exif[0x010E] = "x" * 60_000
+    file = saved("JPEG", exif=exif, comment=b"c" * 60_000)
+    with pytest.raises(EndsEarly):
+        read_header(file[:65536])
+    assert read_header(file).width == 60
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"",
+        b"GIF",
+        b"<svg/>",
+        b"%PDF-1.7",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff\xd9",
+        b"RIFF\0\0\0\0WAVEfmt ",
+        b"BM" + bytes(60),
+        b"II*\0" + bytes(60),
+    ],
+)
+def test_what_has_no_size_is_refused(bad: bytes) -> None:
+    with pytest.raises(BadImage, match=r"^the file "):
+        read_header(bad, name="the file")
+
+
+def test_a_header_may_state_any_size_without_cost() -> None:
+    file = bytearray(saved("PNG"))
+    file[16:24] = struct.pack(">II", 2_000_000_000, 2_000_000_000)
+    assert read_header(bytes(file)).pixels == 4 * 10**18
+
+
+def test_whole_files_pass_and_cut_or_damaged_ones_do_not() -> None:
+    for kind in ("PNG", "JPEG"):
+        file = saved(kind)
+        header = read_header(file)
+        check_whole(file + b"\0\0trailing", header, name="f")
+        with pytest.raises(BadImage, match="truncated"):
+            check_whole(file[:-12], header, name="f")
+    png = bytearray(saved("PNG"))
+    png[24] ^= 1
+    with pytest.raises(BadImage, match="checksum"):
+        check_whole(bytes(png), read_header(bytes(png)), name="f")
+
+
+def test_an_embedded_thumbnail_does_not_make_a_cut_jpeg_whole() -> None:
+    thumbnail = saved("JPEG", PICTURE.resize((8, 8)))
+    file = saved("JPEG")
+    app = b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    cut = (file[:2] + app + file[2:])[:-2]
+    with pytest.raises(BadImage, match="truncated"):
+        check_whole(cut, read_header(cut), name="f")

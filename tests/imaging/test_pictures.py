@@ -1,0 +1,143 @@
+"""Pictures: the pixels that imaging/read.py gives, grey and RGB, decoded once, with damaged files refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from lingshu.core.errors import BadImage
+from lingshu.core.nouns import Image
+from lingshu.imaging import pictures
+from lingshu.imaging.pictures import Pictures
+from lingshu.imaging.read import open_image
+from tests.imaging.test_read import header_only_png
+
+SMOOTH = np.add.outer(np.arange(40), np.arange(64)).astype(np.uint8)
+COLOUR = np.dstack([SMOOTH, SMOOTH[::-1], 255 - SMOOTH])
+
+
+def saved(pixels: np.ndarray, kind: str = "PNG", **options: object) -> Image:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, kind, **options)
+    return Image(data=buffer.getvalue())
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_pixels_are_those_of_open_image_in_every_orientation(kind: str, orientation: int) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    image = saved(COLOUR, kind, exif=exif)
+    expected = np.asarray(open_image(image)).astype(int)
+    opened = Pictures()
+    header = opened.header(image)
+    assert opened.rgb(image).shape == expected.shape == (header.height, header.width, 3)
+    assert np.abs(opened.rgb(image) - expected).max() <= (0 if kind == "PNG" else 3)
+    luminance = np.rint(expected @ (0.299, 0.587, 0.114))
+    assert np.abs(opened.gray(image) - luminance).max() <= (1 if kind == "PNG" else 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
+def test_every_mode_opens_as_open_image_shows_it(mode: str, kind: str) -> None:
+    picture = PIL.Image.fromarray(SMOOTH.astype(np.uint16) * 16) if mode == "I;16" else PIL.Image.fromarray(COLOUR).convert(mode)
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, kind)
+    except (OSError, ValueError):
+        pytest.skip(f"{kind} holds no {mode}")
+    image = Image(data=buffer.getvalue())
+    opened = Pictures()
+    assert np.abs(opened.rgb(image).astype(int) - np.asarray(open_image(image))).max() <= (3 if kind == "JPEG" else 0)
+    assert opened.gray(image).shape == (40, 64)
+
+
+def test_grey_of_16_bits_is_scaled_and_transparency_is_white() -> None:
+    opened = Pictures()
+    assert opened.gray(saved(np.array([[0, 2048, 4095]], np.uint16))).tolist() == [[0, 128, 255]]
+    assert opened.gray(saved(np.zeros((1, 2, 4), np.uint8))).tolist() == [[255, 255]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_truncated_files_are_refused_like_pillow_does(kind: str) -> None:
+    file = saved(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8), kind).data or b""
+    for share in (0.3, 0.5, 0.7, 0.9, 0.99):
+        cut = Image(data=file[: int(len(file) * share)])
+        for open_one in (Pictures().gray, Pictures().rgb, open_image):
+            with pytest.raises(BadImage):
+                open_one(cut)
+
+
+def test_damaged_pixels_of_a_png_are_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    file = saved(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).data or b""
+    for place in range(60, len(file) - 20, 997):
+        damaged = Image(data=file[:place] + bytes([file[place] ^ 1]) + file[place + 1 :])
+        with pytest.raises(BadImage):
+            Pictures().gray(damaged)
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (65535, 65535), (2_000_000_000, 1)])
+def test_too_many_pixels_are_refused_from_the_header(width: int, height: int) -> None:
+    image = Image(data=header_only_png(width, height))
+    opened = Pictures()
+    assert opened.header(image).pixels == width * height
+    with pytest.raises(BadImage, match="50 megapixels"):
+        opened.gray(image)
+
+
+def test_the_answer_does_not_depend_on_what_was_asked_before() -> None:
+    for image in (saved(COLOUR), saved(COLOUR, "JPEG"), saved(SMOOTH, "JPEG")):
+        one, other = Pictures(), Pictures()
+        grey = one.gray(image)
+        other.rgb(image)
+        assert np.array_equal(grey, other.gray(image))
+
+
+def test_an_image_is_read_and_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image(path=str(tmp_path / "a.png"))
+    (tmp_path / "a.png").write_bytes(saved(SMOOTH).data or b"")
+    calls = []
+    real = pictures._opencv
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pictures, "_opencv", counted)
+    opened = Pictures()
+    first = opened.gray(image)
+    (tmp_path / "a.png").unlink()
+    assert opened.gray(image) is first and len(calls) == 1 and opened.bytes(image)
+
+
+def test_pixels_cannot_be_changed_for_others() -> None:
+    image = saved(SMOOTH)
+    opened = Pictures()
+    for pixels in (opened.gray(image), opened.rgb(image)):
+        with pytest.raises(ValueError):
+            pixels[0, 0] = 1
+
+
+def test_only_the_last_images_are_held() -> None:
+    opened = Pictures(keep=2)
+    images = [saved(SMOOTH + shift) for shift in range(4)]
+    for image in images:
+        opened.gray(image)
+    assert list(opened._held) == [image.data for image in images[2:]]
+    small = Pictures(cache_mb=0)
+    for image in images:
+        small.gray(image)
+    assert list(small._held) == [images[3].data]
+
+
+def test_of_a_file_only_the_head_is_read_for_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes((saved(SMOOTH).data or b"") + bytes(1 << 20))
+    opened = Pictures()
+    image = Image(path=str(path))
+    assert opened.header(image).width == 64 and opened._held[image.path].data is None
+    assert len(opened.bytes(image)) > 1 << 20

@@ -1,0 +1,101 @@
+"""Image signatures and who is kept: copies found, series kept apart, the order of preference."""
+
+import numpy as np
+import pytest
+
+from lingshu.imaging.read import decode, encode_png
+from lingshu.ops._hamming import pairs_within
+from lingshu.ops._image_signature import perceptual_hash, perceptual_hashes, pixel_digest, signature, signature_of
+from lingshu.ops._keepers import alternatives, guarded_groups, keepers
+
+
+def picture(seed: int, size: int = 200) -> np.ndarray:
+    import cv2
+
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 12), dtype=np.uint8)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def apart(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.bitwise_count(one ^ other).sum())
+
+
+@pytest.mark.parametrize(("bits", "size"), [(64, 8), (256, 32)])
+def test_a_hash_survives_resizing_and_compression_and_tells_pictures_apart(bits, size):
+    import cv2
+
+    original = picture(0)
+    hashed = perceptual_hash(original, bits=bits)
+    assert hashed.shape == (size,) and hashed.dtype == np.uint8
+    jpeg = np.asarray(cv2.imdecode(cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_GRAYSCALE), np.uint8)
+    half = np.asarray(cv2.resize(original, (100, 100), interpolation=cv2.INTER_AREA), np.uint8)
+    assert apart(hashed, perceptual_hash(jpeg, bits=bits)) <= bits // 32
+    assert apart(hashed, perceptual_hash(half, bits=bits)) <= bits // 32
+    assert apart(hashed, perceptual_hash(picture(1), bits=bits)) > bits // 5
+
+
+def test_a_picture_hashes_alone_as_among_others():
+    pictures = [picture(seed, 64 + seed) for seed in range(5)]
+    assert (perceptual_hashes(pictures) == np.stack([perceptual_hash(one) for one in pictures])).all()
+
+
+def test_flat_pictures_have_one_hash():
+    flat = [np.full((50, 70), value, np.uint8) for value in (0, 17, 128, 255)]
+    assert len({perceptual_hash(one).tobytes() for one in flat[1:]}) == 1
+
+
+def test_signatures_tell_files_and_pixels_apart():
+    one = signature(b"file", picture(0))
+    other = signature(b"another", picture(0))
+    assert one.file != other.file and one.pixels == other.pixels and one.phash == other.phash
+    changed = picture(0)
+    changed[3, 3] ^= 1
+    assert pixel_digest(changed) != one.pixels
+    assert pixel_digest(np.zeros((4, 9), np.uint8)) != pixel_digest(np.zeros((6, 6), np.uint8))
+    data = encode_png(picture(0))
+    assert signature_of(data, decode(data, name="x")) == signature(data, picture(0))
+
+
+def near(count: int) -> np.ndarray:
+    """`count` hashes that differ in one bit from the first."""
+    hashes = np.zeros((count, 32), np.uint8)
+    for row in range(1, count):
+        hashes[row, row] = 1
+    return hashes
+
+
+def test_slices_of_one_series_are_not_merged():
+    pairs = pairs_within(near(3), 8)
+    assert guarded_groups(pairs, [None] * 3, [b"a", b"b", b"c"]).group.tolist() == [0, 0, 0]
+    assert guarded_groups(pairs, ["s", "s", "s"], [b"a", b"b", b"c"]).group.tolist() == [0, 1, 2]
+    assert guarded_groups(pairs, ["s", "s", "s"], [b"a", b"a", b"c"]).group.tolist() == [0, 0, 2]
+
+
+def test_a_third_image_does_not_merge_two_slices():
+    # Row 1 is as near to both slices of the series; it joins one of them, and the other stays.
+    found = guarded_groups(pairs_within(near(3), 8), ["s", None, "s"], [b"a", b"b", b"c"])
+    assert found.group.tolist() == [0, 0, 2] and found.guarded > 0
+
+
+def test_copies_of_other_series_do_not_merge_slices():
+    hashes = np.zeros((4, 32), np.uint8)
+    found = guarded_groups(pairs_within(hashes, 8), ["s", "t", "t", None], [b"a", b"b", b"c", b"d"])
+    assert found.group.tolist() == [0, 0, 2, 0]
+
+
+def test_who_is_kept():
+    group = np.array([0, 0, 0, 3, 3, 5, 5, 7, 7])
+    kept = keepers(
+        group,
+        area=[10, 40, 20, 9, 9, 9, 9, 9, 9],
+        captions=["", "", "", "short", "longer words", "same", "same", "x", "x"],
+        rank=[0, 0, 0, 0, 0, 2, 1, 1, 1],
+        ids=["a", "b", "c", "d", "e", "f", "g", "z", "y"],
+    )
+    assert kept.tolist() == [1, 1, 1, 4, 4, 6, 6, 8, 8]
+
+
+def test_captions_of_dropped_copies_are_kept_once():
+    kept = np.array([0, 0, 0, 0, 4])
+    captions = ["A chest film.", "a chest film", "Effusion on the left.", "effusion on the left", "alone"]
+    assert alternatives(kept, captions) == {0: ("Effusion on the left.",)}

@@ -1,0 +1,49 @@
+"""The cards of the paper's corpora: complete, well-formed, and what docs/corpora.md says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from lingshu.core.errors import UnknownName
+from lingshu.core.nouns import Access
+from lingshu.core.shelves import names
+from lingshu.sources._corpora import TITLES, composition, corpora, corpus, page
+
+PAGE = Path(__file__).parents[2] / "docs" / "corpora.md"
+
+
+def test_every_corpus_of_the_paper_has_one_card() -> None:
+    assert len({card.name for card in corpora()}) == len(corpora())
+    counts = Counter(card.group for card in corpora())
+    assert counts == {"caption": 10, "instruction": 13, "text": 13, "imaging": 29, "general": 6, "rl": 1, "synthetic": 5}
+    assert set(counts) == set(TITLES)
+
+
+@pytest.mark.parametrize("card", corpora(), ids=lambda card: card.name)
+def test_a_card_is_well_formed(card) -> None:
+    assert card.title and card.get and card.access in get_args(Access) and set(card.stages) <= {1, 2, 3, 4}
+    assert card.reader is None or card.reader in names("sources")
+    assert set(card.unverified) <= set(card.__dataclass_fields__)
+    assert (card.agreement is not None) == (card.access in ("form", "credentialed"))
+    assert card.mix is None or 3 in card.stages
+
+
+def test_the_composition_is_the_papers_7_million() -> None:
+    found = composition("lingshu_stage_3")
+    assert sum(found.counts.values()) == 7_073_000
+    assert set(found.groups.values()) == set(found.counts)
+    assert found.groups["rocov2"] == "medical_captions" and "pmc_oa" not in found.groups
+
+
+def test_an_unknown_corpus_gets_the_nearest() -> None:
+    assert corpus("slake").licence == "CC-BY-4.0"
+    with pytest.raises(UnknownName, match="mimic_cxr"):
+        corpus("mimic_cx")
+
+
+def test_the_page_says_what_the_cards_say() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
