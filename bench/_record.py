@@ -24,7 +24,9 @@ def machine() -> str:
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lingshu", "torch", "transformers", "numpy"))
+    # An environment made for a peer has no torch.
+    installed = {found.name for found in metadata.distributions()}
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lingshu", "torch", "transformers", "numpy") if name in installed)
     return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 

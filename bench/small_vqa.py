@@ -23,10 +23,11 @@ from _record import record, table
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.nouns import Sample, Sampling
 from lingshu.core.options import EngineOptions
+from lingshu.core.shares import Interval, wilson
 from lingshu.engines.hf import HfEngine
 from lingshu.engines.hf import load as load_engine
 from lingshu.evaluate.report import interval_text, percent
-from lingshu.evaluate.statistics import Interval, auroc, balanced_accuracy, bootstrap, wilson
+from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap
 from lingshu.recipes.small_vqa import recipe
 from lingshu.scoring import auto
 from lingshu.sources import jsonl

@@ -6,9 +6,11 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lingshu.core.artefacts import write_scores
+from lingshu.imaging.read import encode_png
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -65,6 +67,36 @@ def test_lora_on_your_images(checkpoint: Path, workplace: Path) -> None:
     assert run("07_lora_on_your_images.py", str(checkpoint), "my_images", "runs/lora", "stages.lora.steps=2", "tensorboard=false") == 0
     assert (workplace / "runs/lora/adapters/1-lora/adapter_config.json").is_file()
     assert (workplace / "runs/lora/checkpoint/model.safetensors").is_file()
+
+
+def test_resume_a_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert run("08_resume_a_run.py", "my_images", "runs/resumed", "stages.instruct.steps=40", "tensorboard=false") == 0
+    assert "interrupted: exit code 75, saved ['00-000000" in capsys.readouterr().out
+    assert (workplace / "runs/resumed/checkpoint/model.safetensors").is_file()
+
+
+def test_reinforce_with_rewards(checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ["stages.rl.steps=2", "stages.rl.grpo.max_reply_tokens=8", "stages.rl.grpo.copies=2", "threads=1", "tensorboard=false"]
+    assert run("09_reinforce_with_rewards.py", str(checkpoint), "my_images", "runs/rl", *short) == 0
+    assert "update 2: reward 0.00, format 0.00" in capsys.readouterr().out
+    assert (workplace / "runs/rl/checkpoint/model.safetensors").is_file()
+
+
+def test_grpo_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert run("grpo_in_one_file.py", "--words", "2", "--warm", "2", "--updates", "2", "--images", "20") == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("reward 0.00 -> 0.0")
+
+
+def test_curate_your_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, size in (("dark/a.png", 64), ("dark/b.png", 8), ("bright/c.png", 64), ("bright/d.png", 64)):
+        (tmp_path / "mine" / place).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(ord(place[0])).integers(0, 255, (size, size), np.uint8)
+        (tmp_path / "mine" / place).write_bytes(encode_png(pixels))
+    assert run("10_curate_your_images.py", str(tmp_path / "mine"), str(tmp_path / "data"), "workers=0") == 0
+    assert capsys.readouterr().out == "2 rows kept; dropped: image_exact 1, image_too_small 1\n"
+    assert (tmp_path / "data/explain.html").is_file()
 
 
 def test_every_example_has_a_test() -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.errors import InputError
+from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.nouns import Sample, Style, Task
 from lingshu.core.shelves import SHELVES, built_in, load, part
+from lingshu.core.steps import MapStep, TableStep, TeacherStep
 from lingshu.imaging.read import open_image
 
 # What a module of each shelf must define, with the names of its parameters where they are a contract.
-REQUIRED = {"tasks": "TASK", "scoring": "score", "engines": "load", "sources": "read", "recipes": "recipe"}
+REQUIRED = {"tasks": "TASK", "ops": "step", "scoring": "score", "engines": "load", "sources": "read", "recipes": "recipe"}
 ON_SHELVES = [(shelf, name) for shelf in SHELVES for name in built_in(shelf)]
 TORCH_ENGINES = {"hf", "vllm"}
 
@@ -119,6 +120,23 @@ def test_a_source_states_licence_revision_and_link(name: str) -> None:
     text = built_in("sources")[name].read_text(encoding="utf-8")
     head = (ast.get_docstring(ast.parse(text)) or "").lower()
     assert "licence" in head and "revision" in head and "link" in head
+
+
+@pytest.mark.parametrize("name", sorted(built_in("ops")))
+def test_a_step_opens_with_its_defaults_where_it_has_them(name: str) -> None:
+    step = part("ops", name, "step")
+    assert callable(step)
+    parameters = inspect.signature(step).parameters.values()
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters), "parameters are named in recipes"
+    given = {p.name: ["phantom"] for p in parameters if p.default is p.empty}
+    try:
+        made = step(**given)
+    except ConfigError:
+        # A limit that only the user can know, such as the cap of a balance: it says so.
+        return
+    assert isinstance(made, MapStep | TableStep | TeacherStep)
+    if isinstance(made, MapStep):
+        assert callable(made.open())
 
 
 @pytest.mark.parametrize("name", sorted(built_in("recipes")))

@@ -10,14 +10,16 @@ import pytest
 
 from lingshu.apps.quickstart import run
 from lingshu.core.errors import ConfigError
+from lingshu.recipes import phantom_rl
 from lingshu.recipes.quickstart import SIZES, recipe
 from lingshu.sources.phantom import KINDS
 
 
 def small(out: Path, *, seed: int = 3) -> int:
     config = recipe()
-    stages = tuple(replace(stage, steps=3) for stage in config.stages)
-    return run(replace(config, stages=stages, tensorboard=False), dict.fromkeys(SIZES, 32), out, seed=seed, images=24)
+    stages, rewarded = (tuple(replace(stage, steps=3) for stage in part) for part in (config.stages, phantom_rl.stages()))
+    sizes = dict.fromkeys({**SIZES, **phantom_rl.SIZES}, 32)
+    return run(replace(config, stages=stages, tensorboard=False), sizes, out, rewarded, seed=seed, images=24)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,30 @@ def test_summary_has_what_it_promises(finished: Path) -> None:
     assert (Path(summary["checkpoint"]) / "model.safetensors").is_file()
 
 
+def test_reinforcement_learning_is_told_apart_from_the_model(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    rl = summary["rl"]
+    for replies in (rl["sampled"], rl["greedy"]):
+        assert replies.keys() == {"before", "after"}
+        assert all(part.keys() == {"reward", "format", "accuracy"} for part in replies.values())
+        assert all(0 <= value <= 1.5 for part in replies.values() for value in part.values())
+    assert rl["updates"] == 3 and rl["questions"] > 48 and 0 <= rl["useful_groups"] <= 1
+    assert rl["checkpoint"] == str(finished / "rl" / "checkpoint") != summary["checkpoint"]
+    assert (finished / "rl" / "checkpoint" / "model.safetensors").is_file()
+    # It starts from the checkpoint after deep alignment and leaves the instruction-tuned one alone.
+    assert str(finished / "train" / "stages" / "3-deep") in (finished / "rl" / "config.yaml").read_text()
+
+
 def test_the_page_stands_alone(finished: Path) -> None:
     html = (finished / "report.html").read_text()
-    for part in ("shallow: 3 steps", "Accuracy by kind of question", "<figure>", "data:image/png;base64,", "not for clinical use"):
+    for part in (
+        "shallow: 3 steps",
+        "Accuracy by kind of question",
+        "Reinforcement learning",
+        "<figure>",
+        "data:image/png;base64,",
+        "not for clinical use",
+    ):
         assert part in html
     assert "http://" not in html.replace("http://www.w3.org/2000/svg", "") and "https://" not in html
     assert "<script" not in html

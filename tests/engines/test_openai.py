@@ -356,3 +356,14 @@ def test_the_digest_is_of_address_and_name() -> None:
         openai.load(model, EngineOptions()).digest for model in ("http://a/v1#m", "http://a/v1#n", "http://b/v1#m", "http://a/v1/#m")
     }
     assert len(digests) == 3
+
+
+def test_tries_whose_answer_was_not_heard_are_told_with_the_reply(server) -> None:
+    async def once_cut(request: web.Request, body: dict) -> web.StreamResponse:
+        return await cut(request, body) if len(server.bodies) == 1 else completion("ok")
+
+    server.handler = once_cut
+    assert [(reply.text, reply.lost) for reply in answers(server.url, [sample("a", images=())], retries=1)] == [("ok", 1)]
+    server.handler = cut
+    (reply,) = answers(server.url, [sample("a", images=())], retries=0)
+    assert reply.text is None and reply.lost == 1

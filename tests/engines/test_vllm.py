@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from lingshu.apps.models import engine_for, engine_name
-from lingshu.core.errors import MissingExtra
+from lingshu.core.errors import EngineError, MissingExtra
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Engine, Image, Message, Reply, Sample, Sampling
 from lingshu.core.options import EngineOptions
+from lingshu.engines.vllm import start
 from lingshu.imaging.read import encode_png
 
 
@@ -42,9 +43,27 @@ class Llm:
     limit_mm_per_prompt: dict[str, int]
     asked: list[list[dict]] = field(default_factory=list)
     params: list[Params] = field(default_factory=list)
+    gpu_memory_utilization: float | None = None
+    reloaded: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    forgot: list[str] = field(default_factory=list)
+    forgets: bool = True
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(get_vocab=lambda: {"<|image_pad|>": 7, "<|vision_start|>": 5, "yes": 1})
+
+    @property
+    def llm_engine(self) -> Any:
+        return SimpleNamespace(engine_core=SimpleNamespace(reset_encoder_cache=lambda: self.forgot.append("images as encoded")))
+
+    def collective_rpc(self, method: str, *, kwargs: dict[str, str]) -> None:
+        self.reloaded.append((method, kwargs))
+
+    def reset_mm_cache(self) -> None:
+        self.forgot.append("images")
+
+    def reset_prefix_cache(self) -> bool:
+        self.forgot.append("prefixes")
+        return self.forgets
 
     def chat(self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool) -> list[Any]:
         assert len(conversations) == len(params) and not use_tqdm
@@ -100,6 +119,24 @@ def test_tokens_that_stand_for_pixels_are_never_sampled(opened) -> None:
     engine, (llm,) = opened
     list(engine.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
     assert llm.params[0].logit_bias[7] == -100.0 and 1 not in llm.params[0].logit_bias
+
+
+def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(opened, checkpoint) -> None:
+    engine, (llm,) = opened
+    engine.reload(checkpoint)
+    assert llm.reloaded == [("reload_weights", {"weights_path": str(checkpoint)})]
+    assert sorted(llm.forgot) == ["images", "images as encoded", "prefixes"]
+    llm.forgets = False
+    with pytest.raises(EngineError, match="prefixes computed with the old weights"):
+        engine.reload(checkpoint)
+    assert llm.gpu_memory_utilization is None
+    start(str(checkpoint), memory=0.3)
+
+
+def test_tokens_are_told_for_learning(opened) -> None:
+    engine, _ = opened
+    [[reply]] = engine.generate([Sample("a", (user_turn("?", 0),))], Sampling())
+    assert reply.token_ids == (1, 2)
 
 
 def test_a_prompt_that_vllm_refuses_costs_one_sample(opened) -> None:

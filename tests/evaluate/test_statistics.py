@@ -2,7 +2,8 @@
 
 import pytest
 
-from lingshu.evaluate.statistics import Interval, auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro, wilson
+from lingshu.core.shares import Interval, wilson
+from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,10 @@ from lingshu.core.errors import LingshuError, MissingExtra, nearest, one_line
 # Verb, where its function is, and its line in `lingshu --help`; given here so that no module is imported to show it.
 VERBS = (
     ("quickstart", "lingshu.apps.quickstart:quickstart", "Train, evaluate and explain a tiny model on drawn images, from nothing."),
+    ("curate", "lingshu.apps.curate:curate", "Curate images, reports and tables into a dataset, every dropped row with its reason."),
+    ("synthesise", "lingshu.apps.synthesise:synthesise", "Make captions, questions and reasoning of a dataset with a teacher."),
     ("build", "lingshu.apps.build:build", "Turn a download of a benchmark into the folder that --data reads."),
+    ("overlap", "lingshu.apps.overlap:overlap", "Find the items of test sets that stand in training data."),
     ("train", "lingshu.apps.train:train", "Train one stage or a chain of stages from a recipe or a YAML file."),
     ("eval", "lingshu.apps.evaluate:evaluate", "Ask a model the questions of a task, score its replies and report."),
     ("score", "lingshu.apps.score:score", "Score replies in a JSONL file, without a model."),

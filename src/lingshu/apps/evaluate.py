@@ -58,6 +58,7 @@ class EvalConfig:
     world: int
     agreement: tuple[str, ...]
     allow_remote: bool
+    metric_weights: str | None
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ def evaluate(
     world: int = 1,
     agreement: tuple[str, ...] = (),
     allow_remote: bool = False,
+    metric_weights: Path | None = None,
 ) -> int:
     """Evaluate a model on one or more tasks. Run it again with the same --out to go on after an interruption.
 
@@ -112,13 +114,25 @@ def evaluate(
         world: how many processes share the questions.
         agreement: a data-use agreement that covers the address; may be given several times.
         allow_remote: private samples that are not de-identified may be sent to the address.
+        metric_weights: folder with the models of report metrics; those that are not there are said to be unavailable.
     """
     names = tuple(part.strip() for part in tasks.split(",") if part.strip())
     decoding = (seed, max_tokens, temperature)
     work = (batch_size, concurrency, threads, rank, world)
     return run(
         EvalConfig(
-            model, names, None if data is None else str(data), limit, *decoding, style, protocol, twin, *work, agreement, allow_remote
+            model,
+            names,
+            None if data is None else str(data),
+            limit,
+            *decoding,
+            style,
+            protocol,
+            twin,
+            *work,
+            agreement,
+            allow_remote,
+            None if metric_weights is None else str(metric_weights),
         ),
         out,
     )
@@ -314,7 +328,8 @@ def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release:
     elsewhere = generate.missing(folder) if config.world > 1 else 0
     if elsewhere:
         return counts | {"errors": made.errors, "elsewhere": elsewhere}
-    scored = score.score(task, samples, folder, protocols=config.protocols)
+    weights = None if config.metric_weights is None else Path(config.metric_weights)
+    scored = score.score(task, samples, folder, protocols=config.protocols, weights=weights)
     return counts | {"errors": scored.errors}
 
 

@@ -1,4 +1,4 @@
-"""Which engine answers for a model's name: echo, an address, vLLM, a file of one's own, or a checkpoint."""
+"""Which engine answers for a model's name: echo, rules, an address, a batch service, vLLM, a file of one's own, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _TORCH_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
 def engine_for(model: str, options: EngineOptions) -> Engine:
     """Open the engine that `model` names.
 
-    "echo" and "echo:TEXT" need no model; http(s)://host/v1#name is an OpenAI-compatible server; "vllm:" before a
-    checkpoint folder or hub id answers through vLLM in this process; a path ending in .py is a module with a function
-    `load(model, options)`; all else is a checkpoint folder or a hub id.
+    "echo", "echo:TEXT", "scripted" and "scripted:RULES.jsonl" need no model; http(s)://host/v1#name is an OpenAI-compatible
+    server, and "batch:" before it asks that server's batch service; "vllm:" before a checkpoint folder or hub id answers
+    through vLLM in this process; a path ending in .py is a module with a function `load(model, options)`; all else is a
+    checkpoint folder or a hub id.
 
     Raises:
         MissingExtra: the model needs torch, which is not installed.
@@ -41,4 +42,8 @@ def engine_name(model: str) -> str:
         return "openai"
     if model.startswith("vllm:"):
         return "vllm"
+    if model.startswith("batch:"):
+        return "batch"
+    if model == "scripted" or model.startswith("scripted:"):
+        return "scripted"
     return model if model.endswith(".py") else "hf"

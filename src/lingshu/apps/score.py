@@ -12,12 +12,20 @@ from lingshu.core import shelves
 from lingshu.core.artefacts import score_row, write_scores
 from lingshu.core.errors import InputError, one_line
 from lingshu.core.files import numbered_jsonl, sha256_file, write_json
-from lingshu.core.nouns import Drop, Reply, Scorer
+from lingshu.core.nouns import Drop, Reply, Sample, Scorer
 from lingshu.core.rows import sample_from_row
 from lingshu.core.runcard import RunCard
 
 
-def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "medevalkit"] = "strict", out: Path | None = None) -> int:
+def score(
+    file: Path,
+    /,
+    *,
+    scorer: str,
+    protocol: Literal["strict", "paper", "medevalkit"] = "strict",
+    out: Path | None = None,
+    metric_weights: Path | None = None,
+) -> int:
     """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95% intervals, statuses.
 
     A row is {"id", "question", "choices"?, "gold", "reply", "kind"?, "lang"?, "group"?}: choices with or without their
@@ -29,6 +37,7 @@ def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "m
         protocol: strict grades by the scorer; paper and medevalkit grade choice, yes/no, closed and open questions by
             published rules, with their known faults.
         out: file for one scores row per reply; other keys of a row are carried through.
+        metric_weights: folder with the models of report metrics; those that are not there are said to be unavailable.
     """
     from lingshu.evaluate.report import summarise
     from lingshu.scoring import _protocols
@@ -37,6 +46,7 @@ def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "m
     rows = [{**row, "protocol": protocol} for row in scored_rows(file, grade)]
     if not rows:
         raise InputError(f"{file} holds no rows; give one JSON object a line.")
+    metrics = _metrics(rows, scorer, metric_weights)
     summary = summarise(rows)
     counts = {"n": summary.n, **{f"status_{status}": count for status, count in summary.statuses.items()}}
     if out is not None:
@@ -57,11 +67,34 @@ def score(file: Path, /, *, scorer: str, protocol: Literal["strict", "paper", "m
                 # Several replies to one question are fine here, a file joined twice by mistake is not: the reader decides.
                 "repeated_ids": len(rows) - len({row["id"] for row in rows}),
                 "quirks": list(_protocols.quirks(protocol)),
+                **metrics,
             },
             indent=2,
         )
     )
     return 1 if summary.statuses["error"] else 0
+
+
+def _metrics(rows: list[dict[str, Any]], scorer: str, weights: Path | None) -> dict[str, Any]:
+    """What the scorer's METRICS say of all rows, which each get their share; nothing where it has none."""
+    from lingshu.evaluate.measure import measure, table, values_of
+
+    metrics = getattr(shelves.load("scoring", scorer), "METRICS", ())
+    if not metrics:
+        return {}
+    samples = [_sample(row, number) for number, row in enumerate(rows, 1)]
+    measured = measure(metrics, samples, [row["reply"] for row in rows], weights=weights)
+    for place, row in enumerate(rows):
+        row["metrics"] = values_of(measured, place)
+    return table(measured, samples)
+
+
+def _sample(row: dict[str, Any], number: int) -> Sample:
+    # Scoring does not need the question's words, and files of replies often lack them.
+    sample = sample_from_row({**row, "question": row.get("question") or "(not given)", "messages": None}, number)
+    if isinstance(sample, Drop):
+        raise InputError(f"{sample.reason}: {sample.detail}")
+    return sample
 
 
 def scored_rows(file: Path, grade: Scorer) -> Iterator[dict[str, Any]]:
@@ -76,10 +109,10 @@ def scored_rows(file: Path, grade: Scorer) -> Iterator[dict[str, Any]]:
         place = f"{file}, line {number}"
         if "reply" not in row or not isinstance(row["reply"], str | None):
             raise InputError(f'{place}: "reply" must be a text, or null where generation failed.')
-        # Scoring does not need the question's words, and files of replies often lack them.
-        sample = sample_from_row({**row, "question": row.get("question") or "(not given)", "messages": None}, number)
-        if isinstance(sample, Drop):
-            raise InputError(f"{place}: {sample.reason}: {sample.detail}")
+        try:
+            sample = _sample(row, number)
+        except InputError as error:
+            raise InputError(f"{place}: {one_line(error)}") from error
         if sample.gold is None:
             raise InputError(f"{place}: the row has no gold; give the right answer, or a list of accepted ones.")
         try:

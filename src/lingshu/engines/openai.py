@@ -27,13 +27,14 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class OpenAI:
-    """A model behind an address."""
+    """A model behind an address; `extra` goes into the body of each request."""
 
     model: str
     digest: str
     name: str
     wire: Endpoint
     release: Release = field(default_factory=Release)
+    extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -63,7 +64,7 @@ class OpenAI:
 
         def body(item: tuple[Sample, int]) -> Mapping[str, Any] | Failure:
             try:
-                return request(self.name, *item, sampling, encoded=encoded)
+                return {**request(self.name, *item, sampling, encoded=encoded), **self.extra}
             except BadImage as error:
                 return Failure("skipped", one_line(error))
 
@@ -95,8 +96,9 @@ class OpenAI:
 
 def _reply(sample: Sample, copy: int, outcome: Answer | Failure) -> Reply:
     if isinstance(outcome, Failure):
-        return Reply(sample.id, None, copy, error=outcome.message)
-    return Reply(sample.id, outcome.text, copy, outcome.finish, outcome.prompt_tokens, outcome.reply_tokens)
+        return Reply(sample.id, None, copy, error=outcome.message, lost=outcome.lost)
+    tokens = outcome.prompt_tokens, outcome.reply_tokens
+    return Reply(sample.id, outcome.text, copy, outcome.finish, *tokens, token_ids=outcome.token_ids, lost=outcome.lost)
 
 
 def load(model: str, options: EngineOptions) -> Engine:

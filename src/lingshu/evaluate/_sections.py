@@ -22,6 +22,12 @@ NOTE = (
     "not right. Samples that failed (errors) are left out. Where items share a group (a patient, a study or an image), whole "
     "groups are drawn for the interval; where the groups do not differ, it is Wilson's with as many items as groups."
 )
+METRIC_HEADER = ("metric", "value", "95% interval", "n", "non-empty only", "n non-empty", "")
+METRIC_NOTE = (
+    "Each in its own range. An empty reply counts as 0 in the value (as the worst where less is better) and is left out beside it; "
+    "failed replies are in neither. Intervals are drawn over whole groups, and there is none "
+    "for values that are no mean over replies, such as BLEU of a corpus."
+)
 UNJUDGED = "needs a judge: not scored"
 
 
@@ -138,9 +144,34 @@ def _task(task: TaskReport) -> list[Part]:
     facts = facts_line(task)
     parts += [Text(f"{facts}.")] if facts else []
     parts += [Points(task.left_out)] if task.left_out else []
+    parts += _metrics(task)
     for facet, groups in task.facets.items():
         parts += _facet(facet, groups, f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.")
     return parts
+
+
+def _metrics(task: TaskReport) -> list[Part]:
+    """What the metrics of a task say, and which of them could not be had."""
+    rows = [
+        [
+            one.name,
+            _number(one.value),
+            "–" if one.low is None or one.high is None else f"{one.low:.4f} to {one.high:.4f}",
+            str(one.n),
+            _number(one.said),
+            str(one.n_said),
+            one.note or "",
+        ]
+        for one in task.metrics
+        if one.value is not None
+    ]
+    missing = [f"{one.name}: {one.note or 'no reply to measure'}" for one in task.metrics if one.value is None]
+    parts: list[Part] = [Subtitle("Metrics of the reports")] if task.metrics else []
+    return parts + ([Table(METRIC_HEADER, rows, METRIC_NOTE)] if rows else []) + ([Points(missing)] if missing else [])
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _facet(facet: str, groups: Mapping[str, Summary], said: str) -> list[Part]:

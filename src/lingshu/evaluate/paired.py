@@ -6,7 +6,8 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from lingshu.evaluate.statistics import NO_WIDTH, Z_95, Interval, bootstrap_mean, group_sums
+from lingshu.core.shares import Z_95, Interval
+from lingshu.evaluate.statistics import NO_WIDTH, bootstrap_mean, group_sums
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,6 +14,7 @@ from lingshu.core.artefacts import REPORT_HTML, REPORT_JSON, REPORT_MD
 from lingshu.core.files import write_json, write_text
 from lingshu.evaluate import _document, _sections, compare, published
 from lingshu.evaluate._document import Points
+from lingshu.evaluate.measure import MetricRow
 from lingshu.evaluate.scored import STRICT, ScoredRun, ScoredTask, read_run
 from lingshu.evaluate.statistics import macro, micro
 from lingshu.evaluate.summary import Row, Summary, by_facet, interval_text, percent, summarise
@@ -45,7 +46,7 @@ class TaskReport:
     """One task: what it is, its summary, and the summaries of its groups by facet and value.
 
     Those are under `protocol`, the one the report leads with; `protocols` has the others by name, `left_out` says which
-    scores could not be shown beside it.
+    scores could not be shown beside it. `metrics` are over all replies at once, under no protocol.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TaskReport:
     quirks: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     protocols: Mapping[str, ProtocolReport] = field(default_factory=dict)
+    metrics: tuple[MetricRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def _task_report(task: ScoredTask) -> TaskReport:
     facts = {**task.facts, "protocol": leading, "quirks": task.quirks(leading)}
     told = task_report(task.name, task.rows[leading], facts)
     protocols = {name: ProtocolReport(summarise(task.rows[name]), task.quirks(name)) for name in others}
-    return replace(told, protocols=protocols, left_out=task.left_out)
+    return replace(told, protocols=protocols, left_out=task.left_out, metrics=task.metrics)
 
 
 def task_report(name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> TaskReport:

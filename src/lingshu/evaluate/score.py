@@ -2,6 +2,7 @@
 
 OUT/<task>/scores.jsonl              one row per sample in the order of the task, with all that the report needs
 OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
+OUT/<task>/metrics.json              the metrics of a task that has some, over all replies; a row's share is in its `metrics`
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any, NamedTuple
 
 from lingshu.core.artefacts import SCORES, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtefactError, InputError, fault, one_line
-from lingshu.core.files import read_jsonl
-from lingshu.core.nouns import Reply, Sample, Score, Scorer, Task
+from lingshu.core.files import read_jsonl, write_json
+from lingshu.core.nouns import Measured, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate._replies import ReplyIndex
 from lingshu.evaluate.generate import ASKED
+from lingshu.evaluate.measure import METRICS, measure, table, values_of
 from lingshu.evaluate.summary import unjudged
 from lingshu.scoring._protocols import scorer as scorer_of
 
@@ -32,11 +34,14 @@ class Scored(NamedTuple):
     unjudged: int
 
 
-def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,)) -> Scored:
+def score(
+    task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,), weights: Path | None = None
+) -> Scored:
     """Score the replies in `folder` under each protocol, write its scores file and return the counts of the first one.
 
     A reply that failed, was never asked for or cannot be scored has the status `error` and a note that says why. One
-    reply is in memory at a time; the rows are read back with `read_scores`.
+    reply is in memory at a time, all of them for a task with metrics; the rows are read back with `read_scores`. `weights`
+    is the folder in which metrics find their models.
 
     Raises:
         ArtefactError: the folder has no replies.
@@ -53,18 +58,25 @@ def score(task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Seq
     graders = {protocol: scorer_of(task.score, protocol) for protocol in dict.fromkeys(protocols)}
     keys = {row["id"]: row["key"] for row in read_jsonl(folder / ASKED)}
     told: dict[str, Scored] = {}
+    measured: list[Measured] = []
     with ReplyIndex(folder, set(keys.values())) as replies:
 
         def rows(protocol: str) -> Iterator[dict[str, Any]]:
             count = errors = waiting = 0
-            for sample in samples:
+            for place, sample in enumerate(samples):
                 reply = replies.get(keys.get(sample.id))
                 found = score_reply(graders[protocol], sample, reply)
                 row = score_row(sample.id, found, {"protocol": protocol} | carried(task, sample, reply))
+                if measured and protocol == STRICT:
+                    row["metrics"] = values_of(measured, place)
                 count, errors, waiting = count + 1, errors + failed([row]), waiting + unjudged(row)
                 yield row
             told[protocol] = Scored(count, errors, waiting)
 
+        if task.metrics:
+            found = (replies.get(keys.get(sample.id)) for sample in samples)
+            measured = measure(task.metrics, samples, [None if reply is None else reply.text for reply in found], weights=weights)
+            write_json(folder / METRICS, table(measured, samples))
         for protocol in graders:
             write_scores(scores_file(folder, protocol), rows(protocol))
     return told[protocols[0]]

@@ -2,6 +2,7 @@
 
 RUN/<task>/scores.jsonl               the scores that the report leads with
 RUN/<task>/scores.<protocol>.jsonl    the same replies under another protocol, where there is one
+RUN/<task>/metrics.json               the task's metrics over all replies, where it has some
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from lingshu.core.artefacts import SCORES, iterate_scores
 from lingshu.core.errors import ArtefactError
 from lingshu.core.files import read_json
 from lingshu.core.runcard import RUN_CARD
+from lingshu.evaluate.measure import METRICS, MetricRow, rows_of
 from lingshu.evaluate.summary import Row, unjudged
 from lingshu.scoring import _protocols
 from lingshu.scoring._reports import NEEDS_JUDGE
@@ -29,6 +31,7 @@ class ScoredTask:
     """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by protocol, the leading first.
 
     `left_out` names the files of scores that are over other items than the leading one, as leftovers of an earlier run are.
+    `metrics` are those over all its replies.
     `max_tokens` is the longest reply and `limit` how many samples were asked for at most, as far as the run card says.
     """
 
@@ -36,6 +39,7 @@ class ScoredTask:
     facts: Mapping[str, Any]
     rows: Mapping[str, Sequence[Row]]
     left_out: tuple[str, ...] = ()
+    metrics: tuple[MetricRow, ...] = ()
     max_tokens: int | None = None
     limit: int | None = None
 
@@ -160,7 +164,20 @@ def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
     items = {row["id"] for row in rows[leading]}
     stale = [protocol for protocol, found in rows.items() if {row["id"] for row in found} != items]
     told = tuple(f"The scores under the protocol {protocol} are over other items and left out; score the run again." for protocol in stale)
-    return ScoredTask(name, facts, {protocol: found for protocol, found in rows.items() if protocol not in stale}, told)
+    held = _metrics(files[0].with_name(METRICS))
+    if held and held.get("references") != len(items):
+        held, told = {}, (*told, "The metrics are over other items and left out; score the run again.")
+    kept = {protocol: found for protocol, found in rows.items() if protocol not in stale}
+    return ScoredTask(name, facts, kept, told, tuple(rows_of(held)))
+
+
+def _metrics(path: Path) -> Mapping[str, Any]:
+    """What a file of metrics holds, nothing where there is none."""
+    held = read_json(path) if path.is_file() else {}
+    rows = held.get("metrics", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        raise ArtefactError(f"{path} is damaged; score the run again, or remove it.")
+    return held
 
 
 def _read(path: Path, facts: Mapping[str, Any]) -> tuple[str, list[Row]]:

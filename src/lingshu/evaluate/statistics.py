@@ -7,41 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from lingshu.core.shares import Interval
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Z_95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
 DRAWS = 2000
 NO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
-
-
-class Interval(NamedTuple):
-    """A value with its 95% interval and the number of items behind it; all None where there are none."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
-def wilson(right: float, n: int) -> Interval:
-    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n.
-
-    `right` need not be whole: a share of groups can stand for the share of their items.
-    """
-    if not 0 <= right <= n:
-        raise ValueError(f"{right} of {n} is no share")
-    if n == 0:
-        return Interval(None, None, None, 0)
-    share, square = right / n, Z_95 * Z_95
-    centre = (share + square / (2 * n)) / (1 + square / n)
-    half = Z_95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
-    # At the ends the formula gives exactly 0 or 1; rounding must not step over or short of them.
-    low = 0.0 if right == 0 else max(0.0, centre - half)
-    return Interval(share, low, 1.0 if right == n else min(1.0, centre + half), n)
 
 
 def bootstrap(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lingshu.core.nouns import STATUSES
-from lingshu.evaluate.statistics import NO_WIDTH, Interval, bootstrap_mean, wilson
+from lingshu.core.shares import Interval, wilson
+from lingshu.evaluate.statistics import NO_WIDTH, bootstrap_mean
 from lingshu.scoring._reports import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file

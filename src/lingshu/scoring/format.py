@@ -1,29 +1,38 @@
 """Rewards the shape of a reasoned reply: one `<think>...</think>`, then one `<answer>...</answer>`, and nothing else.
 
-Blanks and line ends may stand around the two blocks. The answer itself is not read; `lingshu.scoring._combine` adds a
-scorer that reads it.
+Blanks and line ends may stand around the two blocks. The answer itself is not graded; a reward adds a scorer that does.
 
 RANGE: 1.0 in shape, 0.0 not; None for an empty reply.
 """
 
 from __future__ import annotations
 
+import re
+
 from lingshu.core.nouns import Sample, Score
 
 RANGE = (0.0, 1.0)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_TAG = re.compile(r"<\s*/?\s*(?:think|answer)\b[^<>]*>", re.IGNORECASE)
+_SHAPE = re.compile(r"<think>.*</think>\s*<answer>(?P<answer>.*)</answer>", re.DOTALL)
+
+
+def answer_of(reply: str) -> str | None:
+    """What stands in the answer of a reply that is one thought and then one answer, each closed and the answer not blank.
+
+    None for every other reply: nothing is read out of a reply that is not in shape.
+    """
+    text = reply.strip()
+    # A tag inside a block, forged or nested, however it is spelt, makes a fifth one.
+    if _TAG.findall(text) != list(_TAGS):
+        return None
+    match = _SHAPE.fullmatch(text)
+    return match["answer"].strip() or None if match else None
 
 
 def in_shape(reply: str) -> bool:
     """True where the whole reply is one thought and then one answer, each closed and the answer not blank."""
-    text = reply.strip()
-    # A tag inside a block, forged or nested, makes a second one of its kind.
-    if any(text.count(tag) != 1 for tag in _TAGS) or not text.startswith("<think>") or not text.endswith("</answer>"):
-        return False
-    thought_end, answer = text.index("</think>"), text.index("<answer>")
-    between = text[thought_end + len("</think>") : answer]
-    inside = text[answer + len("<answer>") : -len("</answer>")]
-    return thought_end < answer and not between.strip() and bool(inside.strip())
+    return answer_of(reply) is not None
 
 
 def score(sample: Sample, reply: str) -> Score:

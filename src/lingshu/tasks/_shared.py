@@ -20,7 +20,7 @@ from typing import Any
 
 from lingshu.core.errors import ArtefactError, BadImage, InputError
 from lingshu.core.files import MANIFEST, check_manifest, sha256_file
-from lingshu.core.nouns import Access, Drop, Image, Sample, Scorer, Task
+from lingshu.core.nouns import Access, Drop, Image, Metric, Sample, Scorer, Task
 from lingshu.core.rows import LETTERS, BadRow, read_choices, sample_from_row, with_choices
 from lingshu.core.runcard import RUN_CARD
 from lingshu.imaging.read import ShardReader, image_bytes
@@ -67,6 +67,7 @@ def benchmark(
     by: tuple[str, ...] = (),
     max_tokens: int = 256,
     published: tuple[str, str] | None = None,
+    metrics: tuple[Metric, ...] = (),
 ) -> Task:
     """A task that reads DIR/<name>/rows.jsonl, its publisher's files in DIR/<name>, or else the hub.
 
@@ -95,6 +96,7 @@ def benchmark(
         variants=variants,
         original=partial(_from_folder, about, repo, from_publisher),
         resolve=partial(_resolve, name, repo),
+        metrics=metrics,
     )
 
 

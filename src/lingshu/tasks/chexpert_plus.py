@@ -11,7 +11,7 @@ from typing import Any
 
 from lingshu.core.nouns import Drop, Sample
 from lingshu.core.rows import BadRow
-from lingshu.scoring import token_f1
+from lingshu.scoring import report, token_f1
 from lingshu.sources import hub
 from lingshu.sources._sections import Report, sections, tidy
 from lingshu.sources.hub import Repo
@@ -53,4 +53,5 @@ TASK = benchmark(
     n=234,
     variants=((200, "ReXrank's count of studies; 234 counts images"),),
     max_tokens=_reports.MAX_TOKENS,
+    metrics=report.METRICS,
 )

@@ -6,7 +6,7 @@ List: ReXRank_IUXray_test.json of https://github.com/rajpurkarlab/ReXrank. XXXX 
 
 from __future__ import annotations
 
-from lingshu.scoring import token_f1
+from lingshu.scoring import report, token_f1
 from lingshu.sources.hub import Repo
 from lingshu.tasks import _reports
 from lingshu.tasks._reports import row
@@ -27,4 +27,5 @@ TASK = benchmark(
     n=590,
     variants=((296, "the list that published numbers used, the task iu_xray_296"),),
     max_tokens=_reports.MAX_TOKENS,
+    metrics=report.METRICS,
 )

@@ -6,7 +6,7 @@ List: test.json with id, image, findings, impression, or ReXRank_IUXray_valid.js
 
 from __future__ import annotations
 
-from lingshu.scoring import token_f1
+from lingshu.scoring import report, token_f1
 from lingshu.sources.hub import Repo
 from lingshu.tasks import _reports
 from lingshu.tasks._reports import row
@@ -27,4 +27,5 @@ TASK = benchmark(
     n=296,
     variants=((590, "ReXrank's test list, the task iu_xray"),),
     max_tokens=_reports.MAX_TOKENS,
+    metrics=report.METRICS,
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lingshu.core.nouns import Drop, Sample
-from lingshu.scoring import token_f1
+from lingshu.scoring import report, token_f1
 from lingshu.sources import hub
 from lingshu.sources._sections import sections
 from lingshu.sources.hub import Repo
@@ -62,4 +62,5 @@ TASK = benchmark(
     twin=pictures("report", images=2),
     variants=((2347, "ReXrank's test list"), (2195, "the paper's count")),
     max_tokens=_reports.MAX_TOKENS,
+    metrics=report.METRICS,
 )

@@ -1,0 +1,176 @@
+"""One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by curate_images.py, each in a process of its own.
+
+Every engine gets the same function where it takes one: header, decode to grey, the hash of ops/_image_signature.py.
+`python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number of rows and seconds as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+
+WORKERS = 2
+MIN_SIDE = 48
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
+
+
+def decode_only(path: str) -> int:
+    """The floor under every engine: read the file and decode it to grey."""
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(1)
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert pixels is not None
+    return int(pixels.shape[0])
+
+
+def hashed(path: str, bits: int) -> dict:
+    """One row: name, size and hash, or None where the image is too small."""
+    import cv2
+    import numpy as np
+
+    cv2.setNumThreads(1)
+    grey = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert grey is not None
+    height, width = grey.shape
+    if min(height, width) < MIN_SIDE:
+        return {"path": path, "width": width, "height": height, "hash": None}
+    return {"path": path, "width": width, "height": height, "hash": perceptual_hash(grey, bits)}
+
+
+def perceptual_hash(grey, bits: int) -> bytes:
+    """The same arithmetic as ours, for environments that do not hold this package."""
+    import cv2
+    import numpy as np
+
+    low = 16 if bits == 256 else 8
+    small = cv2.resize(grey, (4 * low, 4 * low), interpolation=cv2.INTER_AREA)
+    flat = np.rint(cv2.dct(small.astype(np.float32))[:low, :low].reshape(bits) * np.float32(8))
+    half = bits // 2
+    middle = np.partition(flat, (half - 1, half))[half - 1 : half + 1].mean()
+    return np.packbits(flat > middle).tobytes()
+
+
+def decode(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it writes and hashes nothing
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        return sum(1 for _ in pool.imap_unordered(decode_only, files(folder), chunksize=64))
+
+
+def ours(folder: Path, out: Path, bits: int) -> int:
+    """The passes of `lingshu curate` to the decision: shards of rows with their signatures."""
+    from lingshu.curate.local import Processes
+    from lingshu.curate.loop import Run
+    from lingshu.curate.progress import Silent
+
+    backend = Processes(WORKERS)
+    try:
+        run = Run(configuration(folder, bits), out, backend, progress=Silent())
+        done = run.signatures()
+    finally:
+        backend.close()
+    return done
+
+
+def configuration(folder: Path, bits: int):
+    from lingshu.curate.config import CurateConfig, Source, StepUse
+
+    source = Source("images", "folders", str(folder), {"labels": False}, licence="CC0-1.0", access="open")
+    steps = (
+        StepUse("size", "image_size", {"min_side": MIN_SIDE}),
+        StepUse("dedup", "image_dedup", {"bits": bits, "radius": 8 if bits == 256 else 0}),
+    )
+    return CurateConfig("bench", (source,), steps, workers=WORKERS)
+
+
+def whole(folder: Path, out: Path, bits: int) -> int:
+    """All of `lingshu curate`: also the decision, and a DATASET with the images that stay inside."""
+    from lingshu.curate.run import curate
+
+    return curate(configuration(folder, bits), out).card.rows
+
+
+def datatrove(folder: Path, out: Path, bits: int) -> int:
+    from datatrove.data import Document  # type: ignore[import-not-found]
+    from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found]
+    from datatrove.pipeline.base import PipelineStep  # type: ignore[import-not-found]
+    from datatrove.pipeline.writers import ParquetWriter  # type: ignore[import-not-found]
+
+    names = files(folder)
+
+    class Images(PipelineStep):
+        def run(self, data=None, rank: int = 0, world_size: int = 1):  # noqa: ARG002 - the interface of its pipeline steps
+            for path in names[rank::world_size]:
+                row = hashed(path, bits)
+                if row["hash"] is not None:
+                    yield Document(text=path, id=path, metadata={**row, "hash": row["hash"].hex()})
+
+    LocalPipelineExecutor([Images(), ParquetWriter(str(out))], tasks=8, workers=WORKERS, logging_dir=str(out / "log")).run()
+    return len(names)
+
+
+def ray(folder: Path, out: Path, bits: int) -> int:
+    import pyarrow as pa
+    import ray  # type: ignore[import-not-found]
+
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level=40)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def sign(table: pa.Table) -> pa.Table:
+        rows = [hashed(path, bits) for path in table["path"].to_pylist()]
+        return pa.Table.from_pylist([row for row in rows if row["hash"] is not None])
+
+    names = files(folder)
+    data = ray.data.from_arrow(pa.table({"path": names})).repartition(16)
+    data.map_batches(sign, batch_format="pyarrow", batch_size=512).write_parquet(str(out))
+    ray.shutdown()
+    return len(names)
+
+
+def data_juicer(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - its hash has 64 bits
+    from data_juicer.config import init_configs  # type: ignore[import-not-found]
+    from data_juicer.core import DefaultExecutor  # type: ignore[import-not-found]
+
+    names = files(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = out / "in.jsonl"
+    rows.write_text("".join(json.dumps({"text": "", "images": [name]}) + "\n" for name in names))
+    recipe = out / "recipe.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "dataset_path": str(rows),
+                "export_path": str(out / "out.jsonl"),
+                "np": WORKERS,
+                "use_cache": False,
+                "open_tracer": False,
+                "process": [
+                    {"image_shape_filter": {"min_width": MIN_SIDE, "min_height": MIN_SIDE}},
+                    {"image_deduplicator": {"method": "phash"}},
+                ],
+            }
+        )
+    )
+    DefaultExecutor(init_configs(["--config", str(recipe)])).run()
+    return len(names)
+
+
+ENGINES = {"decode": decode, "ours": ours, "whole": whole, "datatrove": datatrove, "ray": ray, "data_juicer": data_juicer}
+
+
+def main() -> None:
+    engine, folder, out, bits = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+    began = time.monotonic()
+    count = ENGINES[engine](folder, out, bits)
+    sys.stdout.flush()
+    print("\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Asking a teacher for material: requests per CPU-second beside the vendor's SDK, the cache, and whether the budget holds.
+
+python bench/teacher.py [--peers FOLDER [--install]] [--rounds N]
+
+A stand-in server in a process of its own on 127.0.0.1 waits 50 ms and answers a JSON object; 2% of the tries get 429, 1% of
+the answers break off, 0.5% of the connections are closed. The SDK is looked for in FOLDER/openai, an environment that
+--install makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+from urllib.request import Request, urlopen
+
+from _record import record, table
+from _stand_in import JSON_TOKENS, stand_in
+
+HERE = Path(__file__).parent
+COUNT, CONCURRENCY = 2000, 64
+PACKAGES = ["openai>=3,<4"]
+BUDGET_TOKENS = 60_000
+FAULTS = ("--json", "--malformed", "0.01", "--dropped", "0.005")
+
+
+class Ran(NamedTuple):
+    """What a client told of its asking, and how many answers the server gave it."""
+
+    seconds: float
+    cpu: float
+    good: int
+    rejected: int
+    tokens: int
+    answers: int
+
+    @property
+    def per_cpu_second(self) -> float:
+        return COUNT / self.cpu
+
+
+def run(python: str, which: str, url: str, folder: Path, *tokens: str) -> Ran:
+    with urlopen(Request(f"{url}/counts", method="DELETE")) as answer:
+        answer.read()
+    command = [python, str(HERE / "_teacher_clients.py"), which, url, str(COUNT), str(CONCURRENCY), str(folder), *tokens]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode:
+        raise SystemExit(f"{which} failed:\n{done.stderr[-2000:]}")
+    with urlopen(f"{url}/counts") as answer:
+        counts = json.load(answer)
+    ran = Ran(**json.loads(done.stdout.splitlines()[-1]), answers=sum(counts.values()))
+    print(which, *tokens, ran, flush=True)
+    return ran
+
+
+def environment(folder: Path | None, *, install: bool) -> tuple[str, str] | None:
+    """The interpreter with the SDK and its version."""
+    python = (folder or Path()) / "openai" / "bin" / "python"
+    if folder and install and not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "openai")], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    if folder is None or not python.exists():
+        print("the SDK is not installed and passed over; give --peers FOLDER --install")
+        return None
+    asked = "from importlib.metadata import version; print(version('openai'))"
+    return str(python), subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
+    parser.add_argument("--peers", type=Path, help="folder with the peer's environment")
+    parser.add_argument("--install", action="store_true", help="make the environment where it is not there")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    sdk = environment(given.peers, install=given.install)
+    names = {"fresh": "Calls, nothing known", "cached": "Calls, all known"}
+    found: dict[str, list[Ran]] = {name: [] for name in (*names, *(["sdk"] if sdk else []))}
+    with stand_in(delay=0.05, failing=0.02, faults=FAULTS) as url:
+        for _ in range(given.rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                found["fresh"].append(run(sys.executable, "ours", url, Path(folder)))
+                found["cached"].append(run(sys.executable, "ours", url, Path(folder)))
+                if sdk:
+                    found["sdk"].append(run(sdk[0], "sdk", url, Path(folder)))
+        with tempfile.TemporaryDirectory() as folder:
+            bounded = run(sys.executable, "ours", url, Path(folder), str(BUDGET_TOKENS))
+    served = bounded.answers * sum(JSON_TOKENS)
+    assert all(ran.good + ran.rejected == COUNT for runs in found.values() for ran in runs)
+    assert all(ran.answers == 0 for ran in found["cached"])
+    assert served <= bounded.tokens <= BUDGET_TOKENS
+    names |= {"sdk": f"openai {sdk[1]}"} if sdk else {}
+    base = median(ran.per_cpu_second for ran in found["sdk"]) if sdk else None
+    rows = []
+    for name, runs in found.items():
+        rate = median(ran.per_cpu_second for ran in runs)
+        ratio = f"{rate / base:.1f}" if base else ""
+        rows.append(
+            [names[name], f"{runs[0].good:,} + {runs[0].rejected}", f"{median(r.seconds for r in runs):.1f}", f"{rate:,.0f}", ratio]
+        )
+    body = [
+        f"{COUNT:,} captions as JSON objects, {CONCURRENCY} at once, from a stand-in server in a process of its own (50 ms; 2% of "
+        "the tries get 429, 1% of the answers break off, 0.5% of the connections are closed). CPU seconds (user and system) of the "
+        f"asking alone, imports left out; median of {given.rounds} alternating runs. Calls keeps every reply on the disk and bounds "
+        "tokens; the SDK has as many requests at once, the same retries and the same check of the reply, and keeps nothing.",
+        table(["client", "usable + rejected", "wall (s)", "requests per CPU-second", "ratio to the SDK"], rows),
+        f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.good:,} usable replies, {bounded.rejected:,} rejected. {bounded.tokens:,} "
+        f"tokens are counted, {served:,} stand in the answers that the server wrote, those of closed connections among them: these "
+        "report nothing, and are counted at their worst.",
+    ]
+    record("teacher", "Asking a teacher", "\n\n".join(body))
+
+
+if __name__ == "__main__":
+    main()

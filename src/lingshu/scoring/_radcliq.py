@@ -1,0 +1,35 @@
+"""RadCliQ-v1 of a report from its four sub-scores: lower is better, about 2.45 at worst, below 0 for good reports.
+
+Yu et al. 2023 ("Evaluating progress in automatic chest X-ray radiology report generation"); means, scales and coefficients
+are the parameters of the CXR-Report-Metric release. The weight of BLEU-2 is next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class SubScores(NamedTuple):
+    """RadGraph F1 (mean of entities and relations), BERTScore F1 (rescaled, no IDF), CheXbert similarity, sentence BLEU-2."""
+
+    radgraph: float
+    bert_score: float
+    semb_score: float
+    bleu_2: float
+
+
+MEAN = SubScores(0.53792312, 0.61757256, 0.76479421, 0.44738335)
+SCALE = SubScores(0.30282584, 0.22430938, 0.25394391, 0.29892717)
+COEFFICIENT = SubScores(-3.77083683e-01, -3.70300100e-01, -2.52616218e-01, 4.31504841e-12)
+INTERCEPT = 2.46655256e-10
+
+
+def radcliq_v1(scores: SubScores) -> float:
+    """The composite of one report."""
+    parts = zip(scores, MEAN, SCALE, COEFFICIENT, strict=True)
+    return INTERCEPT + sum(weight * (score - mean) / scale for score, mean, scale, weight in parts)
+
+
+def inverse(mean: float) -> float | None:
+    """What published tables print, 100 over the mean of a test set; None where that mean is not above 0 and the inverse says nothing."""
+    return 100 / mean if mean > 0 else None

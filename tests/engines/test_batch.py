@@ -1,0 +1,157 @@
+"""Batches: a service on 127.0.0.1 and a folder carried by hand; what was asked live is not asked again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lingshu.core.calls import Calls
+from lingshu.core.errors import EngineError, InputError, ReleaseError
+from lingshu.core.forms import TEXT, Request
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Meta, Reply, Sample, Sampling
+from lingshu.core.options import EngineOptions
+from lingshu.engines import batch, openai
+from lingshu.imaging.read import image_bytes
+
+
+class Service:
+    """A batch service in memory: a batch is done at the second look, its output in reverse order, request 2 refused."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+
+    def get(self, path: str) -> bytes:
+        if path.startswith("/v1/batches?"):
+            return json.dumps({"data": list(self.batches.values())}).encode()
+        if path.startswith("/v1/batches/"):
+            found = self.batches[path.rsplit("/", 1)[1]]
+            found.update(status="completed" if found["status"] == "in_progress" else "in_progress")
+            if found["status"] == "completed":
+                self.files["out"] = answered(self.files[found["input_file_id"]])
+                found["output_file_id"] = "out"
+            return json.dumps(found).encode()
+        return self.files[path.split("/")[3]]
+
+    def post(self, path: str, data: bytes) -> bytes:
+        if path == "/v1/files":
+            name = f"file{len(self.files)}"
+            self.files[name] = data.split(b"application/jsonl\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+            return json.dumps({"id": name}).encode()
+        name = f"batch{len(self.batches)}"
+        self.batches[name] = {"id": name, "status": "validating", **json.loads(data)}
+        return json.dumps(self.batches[name]).encode()
+
+
+def answered(requests: bytes) -> bytes:
+    """What a service writes for a file of requests."""
+    rows = []
+    for line in requests.splitlines():
+        row = json.loads(line)
+        text = row["body"]["messages"][-1]["content"]
+        body = {
+            "choices": [{"message": {"content": f"re: {text}"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 2},
+        }
+        code = 400 if text.endswith("2") else 200
+        rows.append({"custom_id": row["custom_id"], "response": {"status_code": code, "body": body}, "error": None})
+    return "".join(json.dumps(row) + "\n" for row in reversed(rows)).encode()
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, Service]]:
+    held = Service()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.reply(held.get(self.path))
+
+        def do_POST(self) -> None:
+            self.reply(held.post(self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def reply(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1", held
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def samples(count: int, access: str = "open") -> list[Sample]:
+    return [Sample(f"s{n}", (user_turn(f"question {n}", 0),), meta=Meta(access=access)) for n in range(count)]  # type: ignore[arg-type]
+
+
+def opened(model: str) -> batch.Batch:
+    engine = batch.load(model, EngineOptions(retries=0))
+    assert isinstance(engine, batch.Batch)
+    return replace(engine, poll_s=0.0)
+
+
+def replies(engine: batch.Batch, count: int = 4) -> list[Reply]:
+    return [reply for found in engine.generate(samples(count), Sampling()) for reply in found]
+
+
+EXPECTED = [("s0", "re: question 0", None), ("s1", "re: question 1", None), ("s2", None, "HTTP status 400"), ("s3", "re: question 3", None)]
+
+
+def test_a_batch_is_sent_waited_for_and_read(service: tuple[str, Service]) -> None:
+    found = replies(opened(f"batch:{service[0]}#m"))
+    assert [(r.id, r.text, r.error) for r in found] == EXPECTED
+    assert (found[0].prompt_tokens, found[0].reply_tokens, found[0].finish) == (5, 2, "stop")
+
+
+def test_a_later_run_finds_the_batch_of_a_killed_one(service: tuple[str, Service]) -> None:
+    url, held = service
+    replies(opened(f"batch:{url}#m"))
+    assert len(replies(opened(f"batch:{url}#m"))) == 4 and len(held.batches) == 1
+
+
+def test_a_folder_is_written_and_read_back(tmp_path: Path) -> None:
+    engine = opened(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
+    with pytest.raises(EngineError, match=r"requests\.jsonl.*run the same command again"):
+        replies(engine)
+    (requests,) = (tmp_path / "post").iterdir()
+    rows = [json.loads(line) for line in requests.read_text().splitlines()]
+    assert rows[0]["custom_id"] == "s0|0" and rows[0]["url"] == "/v1/chat/completions" and rows[0]["body"]["model"] == "m"
+    requests.with_name(requests.name.replace("requests", "replies")).write_bytes(answered(requests.read_bytes()))
+    assert [(r.id, r.text, r.error) for r in replies(engine)] == EXPECTED
+
+
+def test_what_may_not_leave_is_not_written_either(tmp_path: Path) -> None:
+    engine = opened(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
+    with pytest.raises(ReleaseError):
+        list(engine.generate(samples(1, access="credentialed"), Sampling()))
+    assert not (tmp_path / "post").exists()
+
+
+def test_batch_and_live_share_what_calls_remember(service: tuple[str, Service], tmp_path: Path) -> None:
+    asked = [Request(sample, TEXT) for sample in samples(2)]
+    with Calls(opened(f"batch:{service[0]}#m"), tmp_path, images=image_bytes) as calls:
+        first = calls.ask(asked, Sampling())
+    with Calls(openai.load(f"{service[0]}#m", EngineOptions()), tmp_path, images=image_bytes) as calls:
+        assert calls.ask(asked, Sampling()) == first
+        assert calls.ledger()["calls"] == 0
+
+
+@pytest.mark.parametrize("model", ["batch:nowhere", "batch:post@ftp://x/v1#m", "batch:posthttp://h/v1#m", "batch:http://127.0.0.1/v1"])
+def test_a_name_that_is_none_is_refused(model: str) -> None:
+    with pytest.raises(InputError):
+        batch.load(model, EngineOptions())
