@@ -21,16 +21,16 @@ from typing import Any
 
 from lingshu.apps._quickstart_page import as_json, outcome, write_page
 from lingshu.apps._quickstart_rl import reinforced
-from lingshu.core.artefacts import DATASET_CARD, read_scores, write_dataset
+from lingshu.core.artefacts import read_scores
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import read_json, write_json
 from lingshu.core.nouns import Image, Sample, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.runcard import RunCard, write_run_card
-from lingshu.recipes import phantom_rl
+from lingshu.recipes import curation_phantom, phantom_rl
 from lingshu.recipes.quickstart import SIDE, SIZES, recipe
-from lingshu.sources.phantom import MAIN_KINDS, training
+from lingshu.sources.phantom import MAIN_KINDS
 from lingshu.tasks import phantom
 from lingshu.train.config import Stage, TrainConfig
 
@@ -106,16 +106,13 @@ def say(text: str) -> None:
 
 
 def draw_data(folder: Path, sizes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Draw each data group as a DATASET; no phantom serves two groups. A group that is whole already is kept."""
+    """Draw and curate each data group; no phantom serves two groups. A group that is whole already is kept."""
+    from lingshu.curate.run import curate
+
     first, folders = 0, {}
     for group, number in sizes.items():
         target = folder / group
-        if not (target / DATASET_CARD).is_file():
-            samples = training(seed, number, group, first=first, side=SIDE)
-            rows = ((sample, [image.data or b"" for image in sample.images]) for sample in samples)
-            write_dataset(
-                target, f"phantom_{group}", rows, RunCard("quickstart", {"group": group, "samples": number, "first": first}, seed)
-            )
+        curate(curation_phantom.recipe(purpose=group, images=number, first=first, seed=seed, side=SIDE), target)
         first += number
         folders[group] = str(target)
     return folders
