@@ -42,7 +42,7 @@ class Ray:
 
     def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
         try:
-            import ray
+            import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
             raise MissingExtra("ray", "ray") from error
         self._ray: Any = ray
