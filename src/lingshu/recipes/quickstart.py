@@ -43,7 +43,7 @@ def recipe() -> TrainConfig:
             stage("base", "text", 200, Rates(language=RATE)),
             stage("shallow", "captions", 150, Rates(vision=RATE, projector=RATE)),
             stage("deep", "captions", 300, everything),
-            stage("instruct", "instruct", 650, everything),
+            stage("instruct", "instruct", 850, everything),
         ),
         data=dict.fromkeys(SIZES),
         pixels=PixelBudget(min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE),
