@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -68,15 +68,30 @@ class StageData:
         return replace(text, tiles=self.cache.tiles(images)) if images else text
 
 
-def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_tokens: int, cache_mb: int) -> StageData:
-    """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
+class Usable(NamedTuple):
+    """Samples that can be encoded, with their encodings without pixels; drops by reason, the first few of them named."""
+
+    samples: tuple[Sample, ...]
+    texts: tuple[Encoded, ...]
+    drops: dict[str, int]
+    named_drops: tuple[str, ...]
+
+
+def encode_usable(
+    samples: Iterable[Sample | Drop],
+    processor: Processor,
+    cache: TileCache,
+    refuse: Callable[[Encoded], tuple[str, str] | None],
+    *,
+    none: str,
+) -> Usable:
+    """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for, are dropped and counted.
 
     Raises:
-        TrainingError: no sample is left.
+        TrainingError: no sample is left; it begins with `none`.
     """
-    cache = TileCache(processor, cache_mb=cache_mb)
+    kept: list[Sample] = []
     texts: list[Encoded] = []
-    images: list[tuple[Image, ...]] = []
     drops: Counter[str] = Counter()
     named: list[str] = []
 
@@ -97,17 +112,33 @@ def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_to
         except InputError as error:
             drop(sample.id, "bad_messages", one_line(error))
             continue
-        if not encoded.supervised:
-            drop(sample.id, "no_answer", "no assistant turn to learn from")
-        elif len(encoded) > max_tokens:
-            drop(sample.id, "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
+        refused = refuse(encoded)
+        if refused:
+            drop(sample.id, *refused)
         else:
+            kept.append(sample)
             texts.append(replace(encoded, tiles=()))
-            images.append(sample.images)
-    if not texts:
+    if not kept:
         reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items()) or "the data are empty"
-        raise TrainingError(f"no sample is left to train on ({reasons}); first: {named[0] if named else '-'}")
-    return StageData(tuple(texts), tuple(images), cache, dict(drops), tuple(named))
+        raise TrainingError(f"{none} ({reasons}); first: {named[0] if named else '-'}")
+    return Usable(tuple(kept), tuple(texts), dict(drops), tuple(named))
+
+
+def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_tokens: int, cache_mb: int) -> StageData:
+    """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
+
+    Raises:
+        TrainingError: no sample is left.
+    """
+
+    def refuse(encoded: Encoded) -> tuple[str, str] | None:
+        if not encoded.supervised:
+            return "no_answer", "no assistant turn to learn from"
+        return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
+
+    cache = TileCache(processor, cache_mb=cache_mb)
+    found = encode_usable(samples, processor, cache, refuse, none="no sample is left to train on")
+    return StageData(found.texts, tuple(sample.images for sample in found.samples), cache, found.drops, found.named_drops)
 
 
 def check_group(path: Path) -> DatasetCard:

@@ -26,7 +26,7 @@ import torch
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import read_json, write_json
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.nouns import Sample
 from lingshu.core.runcard import RUN_CARD, RunCard, write_run_card
 from lingshu.models.export import export
 from lingshu.models.load import Loaded, load, load_hollow
@@ -35,6 +35,7 @@ from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import TrainConfig
 from lingshu.train.data import Group, open_group, read_groups
+from lingshu.train.lengths import words_of
 from lingshu.train.log import SUMMARY, Progress
 from lingshu.train.stage import StageRun, StageSummary
 from lingshu.train.world import World, open_world
@@ -203,15 +204,9 @@ def _start_name(config: TrainConfig) -> str:
 def _build_start(config: TrainConfig, spec: TinyModel, folder: Path, groups: Mapping[str, Path]) -> None:
     """Build a tiny model, only once in a run, with a tokenizer trained on the text of all data groups in order."""
     items = read_groups(list(groups.values()))
-    corpus = [text for item in items if isinstance(item, Sample) for text in _texts(item.messages)]
+    corpus = [text for item in items if isinstance(item, Sample) for text in words_of(item.messages)]
     model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
     export(model, processor, folder, RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"}))
-
-
-def _texts(messages: Sequence[Message]) -> list[str]:
-    roles = {message.role for message in messages}
-    # The words of the template's own turns belong to the corpus too.
-    return [message.text for message in messages] + sorted(roles) + ["system\nYou are a helpful assistant."]
 
 
 def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Group], drops: Sequence[str]) -> RunCard:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lingshu.core.artefacts import read_dataset
-from lingshu.core.errors import BadImage, ConfigError, InputError, TrainingError, one_line
+from lingshu.core.errors import ConfigError, TrainingError
 from lingshu.core.nouns import Drop, Message, Sample
 from lingshu.models.processor import Encoded, Processor
 from lingshu.sources import jsonl
-from lingshu.train.data import MAX_NAMED_DROPS, TileCache, is_dataset
+from lingshu.train.data import TileCache, encode_usable, is_dataset
 
 PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra, that states it
 
@@ -90,39 +90,16 @@ def encode_questions(
     Raises:
         TrainingError: no question is left.
     """
+
+    def refuse(encoded: Encoded) -> tuple[str, str] | None:
+        too_long = len(encoded) > max_prompt_tokens
+        return ("too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left beside the reply") if too_long else None
+
+    # Earlier answers of the dialogue are part of the prompt here; only the reply is learnt from.
+    asked = (item if isinstance(item, Drop) else instructed(item, instruction) for item in items)
     cache = TileCache(processor, cache_mb=cache_mb)
-    samples: list[Sample] = []
-    texts: list[Encoded] = []
-    drops: Counter[str] = Counter()
-    named: list[str] = []
-
-    def drop(name: str, reason: str, detail: str) -> None:
-        drops[reason] += 1
-        if len(named) < MAX_NAMED_DROPS:
-            named.append(f"{name}: {reason} ({detail})")
-
-    for item in items:
-        if isinstance(item, Drop):
-            drop(item.id, item.reason, item.detail)
-            continue
-        sample = instructed(item, instruction)
-        try:
-            encoded = processor.encode(sample.messages, cache.tiles(sample.images) if sample.images else ())
-        except BadImage as error:
-            drop(sample.id, "bad_image", one_line(error))
-        except InputError as error:
-            drop(sample.id, "bad_messages", one_line(error))
-        else:
-            if len(encoded) > max_prompt_tokens:
-                drop(sample.id, "too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left beside the reply")
-            else:
-                samples.append(sample)
-                # Earlier answers of the dialogue are part of the prompt here; only the reply is learnt from.
-                texts.append(replace(encoded, tiles=()))
-    if not samples:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items()) or "the data are empty"
-        raise TrainingError(f"no question is left to learn from ({reasons}); first: {named[0] if named else '-'}")
-    return Questions(tuple(samples), tuple(texts), cache, dict(drops), tuple(named))
+    found = encode_usable(asked, processor, cache, refuse, none="no question is left to learn from")
+    return Questions(found.samples, found.texts, cache, found.drops, found.named_drops)
 
 
 def stated_pass_rate(sample: Sample) -> float | None:
