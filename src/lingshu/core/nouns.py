@@ -163,6 +163,19 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """One thing that a judge finds met or not met in a reply; `points` below 0 are for what a reply should not do.
+
+    `name` is the dimension it stands for, where it has one.
+    """
+
+    text: str
+    points: float = 1.0
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What a metric says of a whole set of replies, and of each.
 
@@ -229,7 +242,7 @@ class Task:
     `published` names the table and the column of the published leaderboard that this task's accuracy stands in.
     `unverified` names the fields whose value no public source that was read confirms. `original(folder)` reads the
     files as their publisher gives them out. `resolve(data)` says which revision `samples(data)` reads. `metrics` are told
-    beside the score.
+    beside the score. `criteria(sample)` is the rubric of a task whose replies only a judge can score.
     """
 
     name: str
@@ -252,6 +265,7 @@ class Task:
     original: Callable[[Path], Iterable[Sample | Drop]] | None = None
     resolve: Callable[[Path | None], str | None] | None = None
     metrics: tuple[Metric, ...] = ()
+    criteria: Callable[[Sample], Sequence[Criterion]] | None = None
 
     def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> str | None:
         """Refuse data that are not the benchmark: another number of items than its source states.
