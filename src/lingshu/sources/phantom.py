@@ -27,7 +27,10 @@ SHARES = {"modality": 1.5, "lesion": 0.8, "side": 3.5, "size": 2.5, "count": 0.6
 PURPOSES = ("text", "captions", "instruct", "mixed", "rl")
 # The share of reasoned answers. Those in words alone make their marks part of the language before images come.
 REASONED = {"text": 0.2, "mixed": 0.5}
-DESCRIBE, LOCATE = "Describe the image.", "Where is the lesion?"
+DESCRIBE, LOCATE, MEASURE = "Describe the image.", "Where is the lesion?", "How large is the lesion?"
+# How often a caption is the whole one, the place alone, or the size alone. Place and size are a word or two of a long
+# sentence there; a caption of their own makes a tiny model look for them before it is asked.
+CAPTIONS = (0.4, 0.4, 0.2)
 
 
 def lesions_of(phantom: Phantom) -> str:
@@ -45,6 +48,13 @@ def caption(phantom: Phantom) -> str:
 def location(phantom: Phantom) -> str:
     """The short caption that names a place only."""
     return phantom.side or ("several places" if phantom.lesions else "nowhere")
+
+
+def description(phantom: Phantom, rng: np.random.Generator) -> tuple[str, str]:
+    """A caption with what asks for it: the whole one, or one that names the place or the size only."""
+    size = phantom.size if phantom.lesions else "nothing"
+    asked = [(DESCRIBE, caption(phantom)), (LOCATE, location(phantom)), (MEASURE, size)]
+    return asked[int(rng.choice(len(asked), p=CAPTIONS))]
 
 
 def report(phantom: Phantom) -> str:
@@ -149,16 +159,15 @@ def asked_first(phantom: Phantom, rng: np.random.Generator) -> tuple[str, str, s
 
 def taught(phantom: Phantom, rng: np.random.Generator, purpose: str, turns: int) -> tuple[Message, ...]:
     """The answered dialogue about one phantom."""
-    describe = [(DESCRIBE, caption(phantom)), (LOCATE, location(phantom))]
     if purpose == "captions":
-        return _talk([describe[int(rng.integers(2))]], images=1)
+        return _talk([description(phantom, rng)], images=1)
     pairs = dialogue(phantom, rng, turns)
     if purpose == "instruct":
         return _talk(pairs, images=1)
     styled = [(text, reasoned(phantom, answer) if rng.random() < REASONED[purpose] else answer) for text, answer in pairs]
     if purpose == "mixed":
         return _talk(styled, images=1)
-    styled = [describe[int(rng.integers(2))], *styled[1:]] if rng.random() < 0.5 else styled
+    styled = [description(phantom, rng), *styled[1:]] if rng.random() < 0.5 else styled
     return _talk(styled, images=0, context=caption(phantom) + "\n")
 
 
