@@ -38,6 +38,7 @@ class Pictures:
         self._keep, self._cache_bytes = keep, cache_mb << 20
         # From the one asked for longest ago to the last one.
         self._held: dict[Hashable, _Held] = {}
+        self._size = 0
 
     def header(self, image: Image) -> Header:
         """Format, width and height of the upright image; of an image in a file of its own the first 64 KB are read.
@@ -62,7 +63,10 @@ class Pictures:
         Raises:
             BadImage: missing, empty or over 64 MB.
         """
-        return self._bytes(self._hold(image))
+        held = self._hold(image)
+        data = self._bytes(held)
+        self._forget(held)
+        return data
 
     def gray(self, image: Image) -> NDArray[np.uint8]:
         """Height x width grey values: the luminance of a JPEG as it is stored, else of RGB by ITU-R BT.601 weights.
@@ -76,7 +80,7 @@ class Pictures:
         held = self._hold(image)
         if held.gray is None:
             held.gray = _frozen(self._gray(held))
-            self._forget()
+            self._forget(held)
         return held.gray
 
     def rgb(self, image: Image) -> NDArray[np.uint8]:
@@ -89,7 +93,7 @@ class Pictures:
         if held.rgb is None:
             held.rgb = _frozen(self._rgb(held))
             held.bgr = None
-            self._forget()
+            self._forget(held)
         return held.rgb
 
     def _gray(self, held: _Held) -> NDArray[Any]:
@@ -144,17 +148,20 @@ class Pictures:
         held = self._held.pop(key, None) or _Held(image)
         self._held[key] = held
         if len(self._held) > self._keep:
-            del self._held[next(iter(self._held))]
+            self._size -= self._held.pop(next(iter(self._held))).counted
         return held
 
-    def _forget(self) -> None:
-        size = sum(held.size for held in self._held.values())
-        while size > self._cache_bytes and len(self._held) > 1:
-            size -= self._held.pop(next(iter(self._held))).size
+    def _forget(self, last: _Held) -> None:
+        """Let go of what was asked for longest ago, until the rest fits with what `last` has grown to."""
+        self._size += last.size - last.counted
+        last.counted = last.size
+        while self._size > self._cache_bytes and len(self._held) > 1:
+            self._size -= self._held.pop(next(iter(self._held))).counted
 
     def close(self) -> None:
         """Forget every image and close the shards."""
         self._held.clear()
+        self._size = 0
         self._shards.close()
 
     def __enter__(self) -> Pictures:
@@ -167,7 +174,7 @@ class Pictures:
 class _Held:
     """What is known of one image so far."""
 
-    __slots__ = ("bgr", "data", "gray", "header", "image", "rgb")
+    __slots__ = ("bgr", "counted", "data", "gray", "header", "image", "rgb")
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -175,6 +182,7 @@ class _Held:
         self.data: bytes | None = None
         self.gray: NDArray[np.uint8] | None = None
         self.rgb: NDArray[np.uint8] | None = None
+        self.counted = 0  # bytes, when its pixels were last made
         self.bgr: NDArray[Any] | None = None  # as OpenCV gave it, until somebody asks for RGB
 
     @property

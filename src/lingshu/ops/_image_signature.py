@@ -11,6 +11,7 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -83,13 +84,22 @@ def _shrunk(grey: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     if min(height, width) < 2 * size:
         return cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
     sums = cv2.integral(grey, sdepth=cv2.CV_32S if grey.size <= _INT32_PIXELS else cv2.CV_64F)
-    y, x = np.arange(size + 1) * (height / size), np.arange(size + 1) * (width / size)
-    top, left = np.minimum(y.astype(np.intp), height - 1), np.minimum(x.astype(np.intp), width - 1)
+    rows, down = _borders(height, size)
+    columns, across = _borders(width, size)
     # Borders of areas fall between pixels: the sums there lie between those of the pixels around.
-    near = sums.take(np.concatenate((top, top + 1)), axis=0).take(np.concatenate((left, left + 1)), axis=1)
-    rows = near[: size + 1] + (near[size + 1 :] - near[: size + 1]) * (y - top)[:, None]
-    corners = rows[:, : size + 1] + (rows[:, size + 1 :] - rows[:, : size + 1]) * (x - left)
-    return np.rint(np.diff(np.diff(corners, axis=0), axis=1) * (size * size / grey.size)).astype(np.float32)
+    near = sums.take(rows, axis=0).take(columns, axis=1)
+    lines = near[: size + 1] + (near[size + 1 :] - near[: size + 1]) * down[:, None]
+    corners = lines[:, : size + 1] + (lines[:, size + 1 :] - lines[:, : size + 1]) * across
+    bands = corners[1:] - corners[:-1]
+    return np.rint((bands[:, 1:] - bands[:, :-1]) * (size * size / grey.size)).astype(np.float32)
+
+
+@lru_cache(maxsize=1024)  # images of one source share their sides
+def _borders(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The pixels before and behind each border of `size` areas along a side, and how far the border lies between them."""
+    place = np.arange(size + 1) * (length / size)
+    before = np.minimum(place.astype(np.intp), length - 1)
+    return np.concatenate((before, before + 1)), place - before
 
 
 def signature_of(data: bytes, picture: PIL.Image.Image) -> Signature:

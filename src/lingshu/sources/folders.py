@@ -13,8 +13,8 @@ from lingshu.core.errors import BadImage
 from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import image_bytes
+from lingshu.imaging.walk import IMAGE_SUFFIXES, files_below
 from lingshu.sources._ids import Names, Naming, look, naming, with_ids
-from lingshu.sources._walk import IMAGE_SUFFIXES, files_below
 
 
 def read(
@@ -33,20 +33,20 @@ def read(
     """
     called = naming(names, check_key(key), patient)
     for number, relative in enumerate(files_below(path), 1):
-        name = called.id(relative)
+        name, file = called.id(relative), path / relative
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
             yield Drop(name, "excluded")
-        elif (path / relative).is_symlink():
+        elif file.is_symlink():
             yield Drop(name, "link", f"file {number} is a link; links are not followed.")
         elif relative.suffix.lower() not in IMAGE_SUFFIXES:
             yield Drop(name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}.")
         else:
             label = relative.parts[0] if labels and len(relative.parts) > 1 else None
-            yield _sample(path, relative, called, label, question, number)
+            yield _sample(file, relative, called, label, question, number)
 
 
-def _sample(path: Path, relative: Path, called: Naming, label: str | None, question: str | None, number: int) -> Sample | Drop:
-    name, image = called.id(relative), Image(path=str(path / relative))
+def _sample(file: Path, relative: Path, called: Naming, label: str | None, question: str | None, number: int) -> Sample | Drop:
+    name, image = called.id(relative), Image(path=str(file))
     if called.names == "hash":
         try:
             image = Image(data=image_bytes(image))
