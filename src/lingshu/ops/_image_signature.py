@@ -95,7 +95,7 @@ def _shrunk(grey: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=1024)  # images of one source share their sides
-def _borders(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+def _borders(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.floating]]:
     """The pixels before and behind each border of `size` areas along a side, and how far the border lies between them."""
     place = np.arange(size + 1) * (length / size)
     before = np.minimum(place.astype(np.intp), length - 1)
