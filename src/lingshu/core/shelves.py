@@ -17,11 +17,18 @@ from types import ModuleType
 
 from lingshu.core.errors import InputError, LingshuError, UnknownName, fault, nearest
 
-SHELVES = ("tasks", "ops", "engines", "sources", "scoring", "recipes")
+SHELVES = ("tasks", "ops", "engines", "sources", "scoring", "recipes", "merges")
+# Where a shelf is that is no room of its own.
+PACKAGES = {"merges": "weights.methods"}
+
+
+def package_of(shelf: str) -> str:
+    """The package whose modules are on a shelf."""
+    return f"lingshu.{PACKAGES.get(shelf, shelf)}"
 
 
 def folder_of(shelf: str) -> Path:
-    return Path(__file__).parent.parent / shelf
+    return Path(__file__).parent.parent.joinpath(*PACKAGES.get(shelf, shelf).split("."))
 
 
 def built_in(shelf: str) -> dict[str, Path]:
@@ -58,7 +65,7 @@ def load(shelf: str, name: str) -> ModuleType:
         return _load_path(Path(name))
     module = name.replace("-", "_")
     if module in built_in(shelf):
-        return importlib.import_module(f"lingshu.{shelf}.{module}")
+        return importlib.import_module(f"{package_of(shelf)}.{module}")
     plugged = plug_ins(shelf)
     if name in plugged:
         return plugged[name].load()

@@ -1,0 +1,17 @@
+"""Merge two fine-tunings of one model and look at what lies between them: python 11_merge_two_models.py A B OUT TASK [OPTION ...]
+
+OUT/points holds the models at weights 0, 0.5 and 1 of A, OUT/path.html the accuracy on TASK along the path. Choose the weight
+on validation data (--choose), or report the middle.
+"""
+
+import sys
+
+from lingshu.apps.cli import main as lingshu
+
+
+def main(first: str, second: str, out: str, task: str, *options: str) -> int:
+    return lingshu(["merge", first, second, "--path", "3", "--tasks", task, "--out", out, *options])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""Spherical interpolation: along the arc between two tensors, each taken as one vector, instead of along the chord.
+
+Shoemake 1985, "Animating rotation with quaternion curves". The mean of two vectors is shorter than both; the arc keeps
+their length. Fine-tunings of one model are nearly parallel, and there arc and chord are the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lingshu.weights.method import Block, Blocks, Method, weighted_sum
+
+# Below this sine the arc cannot be told from the chord (or, of opposite vectors, no arc is shorter than another).
+PARALLEL = 1e-6
+
+
+class Angle(NamedTuple):
+    """The angle between the two tensors in radians."""
+
+    radians: float
+
+
+def survey(blocks: Blocks) -> Angle:
+    dot = first = second = 0.0
+    for block in blocks():
+        a, b = (model.to(torch.float64) for model in block.models)
+        dot, first, second = dot + float(a @ b), first + float(a @ a), second + float(b @ b)
+    length = math.sqrt(first * second)
+    return Angle(math.acos(max(-1.0, min(1.0, dot / length))) if length else 0.0)
+
+
+def merge(block: Block) -> Tensor:
+    assert isinstance(block.facts, Angle)
+    angle = block.facts.radians
+    if math.sin(angle) < PARALLEL:
+        return weighted_sum(block.models, block.weights)
+    return weighted_sum(block.models, [math.sin(weight * angle) / math.sin(angle) for weight in block.weights])
+
+
+def method() -> Method:
+    """The point at share W of the arc from B to A, tensor by tensor."""
+    return Method(merge, survey, most=2)

@@ -1,0 +1,13 @@
+"""Model soup: the plain mean of any number of fine-tunings of one model, all with the same weight unless told otherwise.
+
+Wortsman et al. 2022, arXiv 2203.05482. The greedy soup, which keeps a model only if it helps, is `weights/greedy.py`.
+"""
+
+from __future__ import annotations
+
+from lingshu.weights.method import Method, mean, mean_of_pair
+
+
+def method() -> Method:
+    """The mean of two or more models."""
+    return Method(mean, factors=True, pair=mean_of_pair)

@@ -1,0 +1,21 @@
+"""Task arithmetic: the base plus the weighted sum of what each model added to it; weights need not add up to 1.
+
+Ilharco et al. 2023, arXiv 2212.04089. A negative weight takes away what a model learnt.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lingshu.weights.method import Block, Method, weighted_sum
+
+
+def merge(block: Block) -> Tensor:
+    deltas = block.deltas()
+    assert block.base is not None
+    return weighted_sum(deltas, block.weights).add_(block.base)
+
+
+def method() -> Method:
+    """Base + sum of weight times (model − base)."""
+    return Method(merge, base=True, share=False, factors=True)

@@ -1,0 +1,103 @@
+"""LoRA adapters are merged as the deltas they stand for: peft itself, on a base, is the judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("peft", reason="peft is not installed")
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+
+from lingshu.core.errors import ArtefactError, ConfigError, InputError
+from lingshu.weights.method import Weighting
+from lingshu.weights.result import Merge, merge
+
+ADAPTER = "adapter_model.safetensors"
+
+
+class Net(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(6, 5, bias=False), torch.nn.Linear(5, 4, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def adapter(folder: Path, seed: int, targets: list[str], rank: int, **settings: object) -> Path:
+    """An adapter with random factors, as peft saves it."""
+    config = peft.LoraConfig(r=rank, target_modules=targets, base_model_name_or_path="base", **settings)  # type: ignore[arg-type]
+    model = peft.get_peft_model(net(), config)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()
+    model.save_pretrained(str(folder))
+    settings_file = folder / "adapter_config.json"
+    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"base_model_name_or_path": "base"}))
+    return folder
+
+
+def whole(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of the base with the adapter merged in by peft."""
+    return peft.PeftModel.from_pretrained(net(), str(folder)).merge_and_unload().state_dict()  # type: ignore[operator]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Adapters of other ranks, scales and layers; one is rank-stabilised, one has a layer of its own rank and scale."""
+    a = adapter(tmp_path / "a", 1, ["first", "second"], 2, lora_alpha=8, rank_pattern={"second": 3}, alpha_pattern={"second": 5})
+    return a, adapter(tmp_path / "b", 2, ["first"], 4, lora_alpha=16, use_rslora=True)
+
+
+@pytest.mark.parametrize(("method", "weights"), [("linear", (0.3, 0.7)), ("task", (1.0, -0.5)), ("soup", (0.5, 0.5))])
+def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
+    tmp_path: Path, pair: tuple[Path, Path], method: str, weights: tuple[float, float]
+) -> None:
+    merge(Merge(pair, method), tmp_path / "out", Weighting(weights))
+    base, one, two, found = net().state_dict(), *map(whole, pair), whole(tmp_path / "out")
+    for name, start in base.items():
+        expected = start + weights[0] * (one[name] - start) + weights[1] * (two[name] - start)
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)
+    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+
+
+def test_an_end_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    merge(Merge(pair), tmp_path / "out", Weighting((0.0, 1.0)))
+    one, two = load_file(pair[1] / ADAPTER), load_file(tmp_path / "out" / ADAPTER)
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    assert whole(tmp_path / "out").keys() == whole(pair[1]).keys()
+
+
+def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    a, b = pair
+    with pytest.raises(ConfigError, match="weighted sum of deltas"):
+        merge(Merge((a, b), "slerp"), tmp_path / "out", Weighting((0.5, 0.5)))
+    with pytest.raises(ConfigError, match="between 0 and 1"):
+        merge(Merge((a, b)), tmp_path / "out", Weighting((2.0, 2.0)))
+    settings = json.loads((b / "adapter_config.json").read_text())
+    for key, value in (("use_dora", True), ("modules_to_save", ["second"]), ("bias", "all"), ("base_model_name_or_path", "other")):
+        (b / "adapter_config.json").write_text(json.dumps(settings | {key: value}))
+        with pytest.raises(InputError, match=key if key != "bias" else "biases"):
+            merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+    (b / "adapter_config.json").write_text(json.dumps(settings))
+    (b / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="merge the adapter into its base first"):
+        merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+    (b / "config.json").unlink()
+    broken = {name: tensor.fill_(float("nan")) for name, tensor in load_file(b / ADAPTER).items()}
+    save_file(broken, b / ADAPTER)
+    with pytest.raises(ArtefactError, match="lora_A"):
+        merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))

@@ -1,0 +1,236 @@
+"""Merging: the promises about ends, symmetry, identity and memory, what is refused, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
+
+from lingshu.core.artefacts import check_checkpoint
+from lingshu.core.errors import ArtefactError, ConfigError, InputError
+from lingshu.core.files import sha256_file, write_manifest
+from lingshu.core.runcard import read_run_card
+from lingshu.weights.method import Weighting, weighted_sum
+from lingshu.weights.result import Merge, merge, merge_path, merged_path
+from tests.weights._models import read, same, values, write
+
+TYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def pair(folder: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Path, Path]:
+    return write(folder / "a", values(1, dtype)), write(folder / "b", values(2, dtype))
+
+
+def at(weight: float) -> Weighting:
+    return Weighting((weight, 1 - weight))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_the_ends_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
+    a, b = pair(tmp_path, dtype)
+    for weight, folder in ((1.0, a), (0.0, b)):
+        for method in ("linear", "slerp"):
+            merge(Merge((a, b), method), tmp_path / "out", at(weight))
+            assert same(read(tmp_path / "out"), read(folder))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("weight", [0.5, 0.3])
+def test_exchanging_the_models_and_their_weights_changes_no_bit(tmp_path: Path, dtype: torch.dtype, weight: float) -> None:
+    a, b = pair(tmp_path, dtype)
+    for method in ("linear", "slerp"):
+        merge(Merge((a, b), method), tmp_path / "one", at(weight))
+        merge(Merge((b, a), method), tmp_path / "two", at(1 - weight))
+        assert same(read(tmp_path / "one"), read(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_model_merged_with_itself_stays_itself(tmp_path: Path, dtype: torch.dtype) -> None:
+    a, _ = pair(tmp_path, dtype)
+    for method in ("linear", "slerp"):
+        for weight in (0.5, 0.3):
+            merge(Merge((a, a), method), tmp_path / "out", at(weight))
+            assert same(read(tmp_path / "out"), read(a))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_streaming_gives_what_whole_tensors_in_memory_give(tmp_path: Path, dtype: torch.dtype) -> None:
+    a, b = pair(tmp_path, dtype)
+    merge(Merge((a, b)), tmp_path / "out", at(0.3))
+    one, two, out = read(a), read(b), read(tmp_path / "out")
+    for name, tensor in out.items():
+        if tensor.is_floating_point():
+            expected = (
+                torch.lerp(two[name], one[name], 0.3) if dtype != torch.float32 else 0.3 * one[name].double() + 0.7 * two[name].double()
+            )
+            assert torch.equal(tensor, expected.to(dtype)), name
+        else:
+            assert torch.equal(tensor, one[name])
+
+
+def test_the_result_is_linear_in_the_weight(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, torch.float32)
+    points = merge_path(Merge((a, b)), tmp_path / "out", [0.0, 0.25, 0.5, 0.75, 1.0])
+    found = {weight: read(folder)["embed"] for weight, folder in points}
+    torch.testing.assert_close(found[0.25] + found[0.75], 2 * found[0.5], rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[0.0], read(b)["embed"]) and torch.equal(found[1.0], read(a)["embed"])
+    assert [folder.name for _, folder in points] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
+
+
+def test_a_path_has_the_points_that_single_merges_have_and_is_found_again(tmp_path: Path) -> None:
+    a, b = pair(tmp_path)
+    points = merge_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0])
+    merge(Merge((a, b)), tmp_path / "half", at(0.5))
+    assert same(read(points[1][1]), read(tmp_path / "half"))
+    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) == points
+    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 1.0]) is None
+    (a / "model.safetensors").touch()
+    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) is None
+
+
+def test_models_may_lie_in_other_files(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", values(1), files=3), write(tmp_path / "b", values(2))
+    merge(Merge((a, b)), tmp_path / "one", at(0.5))
+    merge(Merge((b, a)), tmp_path / "two", at(0.5))
+    assert same(read(tmp_path / "one"), read(tmp_path / "two"))
+    assert sorted(path.name for path in (tmp_path / "one").glob("*.safetensors")) == [f"model-{n}.safetensors" for n in range(3)]
+    assert json.loads((tmp_path / "one/model.safetensors.index.json").read_text())["weight_map"]["norm"] == "model-0.safetensors"
+    # The files of `a` are not read in order when `b` rules: their hashes are right all the same.
+    hashes = read_run_card(tmp_path / "two")["hashes"]
+    assert hashes == {"A/model.safetensors": sha256_file(b / "model.safetensors")} | {
+        f"B/model-{n}.safetensors": sha256_file(a / f"model-{n}.safetensors") for n in range(3)
+    }
+
+
+def test_the_result_is_a_checkpoint_with_the_first_ones_files_and_a_card(tmp_path: Path) -> None:
+    a, b = pair(tmp_path)
+    (a / "tokenizer.json").write_text('{"a": 1}')
+    (a / "modeling.py").write_text("raise SystemExit")
+    write_manifest(b)
+    merge(Merge((a, b)), tmp_path / "out", at(0.25))
+    assert check_checkpoint(tmp_path / "out")
+    card = read_run_card(tmp_path / "out")
+    assert card["config"]["weights"] == [0.25, 0.75] and card["config"]["method"] == "linear"
+    assert card["hashes"] == {f"{label}/model.safetensors": sha256_file(f / "model.safetensors") for label, f in (("A", a), ("B", b))}
+    assert (tmp_path / "out/tokenizer.json").is_file() and not (tmp_path / "out/modeling.py").exists()
+    assert card["notes"]["differences"] == ["no tokenizer was compared: B has no tokenizer files"]
+
+
+def test_parts_get_their_own_weight(tmp_path: Path) -> None:
+    a, b = pair(tmp_path)
+    patterns = (("visual.*", (1.0, 0.0)), ("visual.merger.*", (0.0, 1.0)))
+    merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5), patterns))
+    out = read(tmp_path / "out")
+    assert torch.equal(out["visual.weight"], read(a)["visual.weight"])
+    assert torch.equal(out["visual.merger.weight"], read(b)["visual.merger.weight"])
+    with pytest.raises(ConfigError, match="no tensor matches 'vision"):
+        merge(Merge((a, b)), tmp_path / "other", Weighting((0.5, 0.5), (("vision.*", (1.0, 0.0)),)))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_value_that_is_no_number_is_named(tmp_path: Path, bad: float, weight: float) -> None:
+    broken = values(2)
+    broken["embed"][2999, 99] = bad
+    a, b = write(tmp_path / "a", values(1)), write(tmp_path / "b", broken)
+    with pytest.raises(ArtefactError, match=r"B .*tensor 'embed' holds (nan|inf) at element 299999"):
+        merge(Merge((a, b)), tmp_path / "out", at(weight))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_result_too_large_for_its_type_is_an_error(tmp_path: Path) -> None:
+    base, big = values(0, torch.float16), values(1, torch.float16)
+    big["norm"].fill_(60000)
+    a, b, start = write(tmp_path / "a", big), write(tmp_path / "b", big), write(tmp_path / "base", base)
+    with pytest.raises(ArtefactError, match=r"norm: .* too large for F16"):
+        merge(Merge((a, b), "task", base=start), tmp_path / "out", Weighting((1.0, 1.0)))
+    # The mean of two large values is none: their sum alone would be.
+    merge(Merge((a, b)), tmp_path / "out", at(0.5))
+    assert torch.equal(read(tmp_path / "out")["norm"], big["norm"])
+
+
+def test_differences_are_listed(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", values(1))
+    other = values(2) | {"norm": torch.zeros(5, dtype=torch.bfloat16), "more": torch.zeros(1)}
+    del other["scale"]
+    b = write(tmp_path / "b", other, config={"hidden_size": 8, "_name_or_path": "b"})
+    with pytest.raises(InputError) as caught:
+        merge(Merge((a, b)), tmp_path / "out", at(0.5))
+    for told in ("config.hidden_size is 8, not 4", "norm has shape [5], not [4]", "scale is missing", "more is in it alone"):
+        assert told in str(caught.value)
+    assert "_name_or_path" not in str(caught.value)
+
+
+def test_types_tokenizers_templates_and_whole_numbers_must_agree(tmp_path: Path) -> None:
+    a = write(tmp_path / "a", values(1))
+    narrow = write(tmp_path / "narrow", values(2, torch.float16))
+    with pytest.raises(InputError, match=r"embed is F16, not BF16 .*--dtype first"):
+        merge(Merge((a, narrow)), tmp_path / "out", at(0.5))
+    merge(Merge((a, narrow), dtype="first"), tmp_path / "out", at(0.5))
+    assert read(tmp_path / "out")["embed"].dtype == torch.bfloat16
+    b = write(tmp_path / "b", values(2) | {"steps": torch.arange(6) + 1})
+    with pytest.raises(InputError, match=r"steps .I64. differs"):
+        merge(Merge((a, b)), tmp_path / "other", at(0.5))
+    c = write(tmp_path / "c", values(2))
+    for folder, text in ((a, "one"), (c, "two")):
+        (folder / "chat_template.jinja").write_text(text)
+        (folder / "tokenizer.json").write_text(json.dumps({"model": text}))
+    with pytest.raises(InputError, match=r"tokenizer.json differs; the chat template differs"):
+        merge(Merge((a, c)), tmp_path / "other", at(0.5))
+
+
+def test_a_tied_head_may_be_stored_or_left_out(tmp_path: Path) -> None:
+    def tied(seed: int, *, stored: bool) -> Path:
+        table = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+        tensors = {"model.embed_tokens.weight": table} | ({"lm_head.weight": table.clone()} if stored else {})
+        return write(tmp_path / f"{seed}", tensors, config={"tie_word_embeddings": True})
+
+    a, b = tied(1, stored=True), tied(2, stored=False)
+    for models, names in (((a, b), 2), ((b, a), 1)):
+        merge(Merge(models), tmp_path / "out", at(0.5))
+        out = read(tmp_path / "out")
+        assert len(out) == names and len({tuple(t.flatten().tolist()) for t in out.values()}) == 1
+
+
+def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> None:
+    folders = tuple(write(tmp_path / str(seed), values(seed)) for seed in range(3))
+    merge(Merge(folders, "soup"), tmp_path / "out", Weighting((1 / 3,) * 3))
+    expected = weighted_sum([read(folder)["norm"].float() for folder in folders], (1 / 3,) * 3).bfloat16()
+    assert torch.equal(read(tmp_path / "out")["norm"], expected)
+    for weights in ((0.5, 0.6, 0.0), (2.0, -1.0, 0.0), (0.5, 0.5)):
+        with pytest.raises(ConfigError, match="weights"):
+            merge(Merge(folders), tmp_path / "other", Weighting(weights))
+
+
+def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", values(1, large=4_000_000)), write(tmp_path / "b", values(2, large=4_000_000))
+    old = merge(Merge((a, b)), tmp_path / "out", at(0.25))
+    before = read(tmp_path / "out")
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "import lingshu.weights.merge as merging\nfrom lingshu.weights.method import Weighting\n"
+        "from lingshu.weights.result import Merge, merge\n"
+        "folder, blocks = Path(sys.argv[1]), 0\n"
+        "class Dying(merging.Writer):\n"
+        "    def add(self, buffer, view):\n"
+        "        global blocks\n        blocks += 1\n"
+        "        if blocks == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        super().add(buffer, view)\n"
+        "merging.Writer = Dying\n"
+        "merge(Merge((folder / 'a', folder / 'b')), folder / sys.argv[2], Weighting((0.5, 0.5)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), "out"], timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert old.counts["tensors"] == 6 and same(read(tmp_path / "out"), before) and check_checkpoint(tmp_path / "out")
+    # What was begun has a hidden name, under which nobody looks for a model.
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["a", "b", "out"]
+    merge(Merge((a, b)), tmp_path / "out", at(0.5))
+    assert check_checkpoint(tmp_path / "out") and not same(read(tmp_path / "out"), before)
