@@ -114,6 +114,11 @@ def test_a_fence_around_json_or_a_thought_before_it_is_no_fault(tmp_path: Path, 
         assert calls.ask([Request(asked("x"), json_form(Shape))], Sampling())[0].value == Shape("a", 1)
 
 
+def test_a_fence_inside_an_object_is_text() -> None:
+    text = '{"name": "it said ```{}```", "size": 1}'
+    assert json_form(Shape).read(text) == Shape("it said ```{}```", 1)
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

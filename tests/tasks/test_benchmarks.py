@@ -188,5 +188,5 @@ def test_suites_name_tasks_and_never_pool_what_overlaps() -> None:
         assert len(set(members)) == len(members) and set(members) <= set(NAMES)
         assert len([m for m in members if m.startswith("healthbench")]) <= 1
         assert len([m for m in members if m.startswith("slake")]) <= 1
-    parts = {"slake_en", "slake_zh", "healthbench_hard", "healthbench_consensus"}
+    parts = {"slake_en", "slake_zh", "healthbench_hard", "healthbench_consensus", "psv2026", "psv2026_own"}
     assert set(SUITES["all"]) == set(NAMES) - parts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 
 from lingshu.core import shelves
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample, Task
+from lingshu.core.nouns import Criterion, Drop, Sample, Task
 from lingshu.core.rows import row_from_sample, sample_from_row
 from lingshu.sources.hub import Place
+from lingshu.tasks._healthbench import criteria
 from lingshu.tasks._shared import About, made
 
 MMMU = {"id": "validation_Pharmacy_3", "question": "Which?<image 1>", "topic_difficulty": "Easy", "question_type": "multiple-choice"}
@@ -283,6 +285,16 @@ def test_a_dialogue_comes_back_from_its_row() -> None:
     prompt = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Bye?"}]
     found, _ = sample_of("healthbench", {"prompt_id": "h", "prompt": prompt, "rubrics": []})
     assert isinstance(found, Sample) and sample_from_row(row_from_sample(found), 1) == found
+
+
+def test_the_criteria_of_a_dialogue_are_read() -> None:
+    rubrics = [{"criterion": "Says so", "points": -3, "tags": ["level:example", "axis:accuracy"]}, {"criterion": "Asks", "points": 2.5}]
+    prompt = [{"role": "user", "content": "Hi"}]
+    found, _ = sample_of("healthbench", {"prompt_id": "h", "prompt": prompt, "rubrics": rubrics})
+    assert isinstance(found, Sample)
+    assert criteria(found) == [Criterion("Says so", -3.0, "accuracy", ("level:example", "axis:accuracy")), Criterion("Asks", 2.5)]
+    with pytest.raises(InputError, match="no criteria that can be read"):
+        criteria(replace(found, meta=replace(found.meta, extra={})))
 
 
 def test_a_changed_column_is_named() -> None:

@@ -19,7 +19,7 @@ from lingshu.core.errors import ArtefactError, StorageError
 from lingshu.core.nouns import Message
 from lingshu.models.processor import Encoded, Processor
 from lingshu.models.spec import FamilyName
-from lingshu.train.config import Rates, Sharding, Stage, TrainConfig
+from lingshu.train.config import Objective, Rates, Sharding, Stage, TrainConfig
 from lingshu.train.loop import train
 from lingshu.train.shard import whole_state
 from lingshu.train.stage import Stopped
@@ -30,11 +30,16 @@ from tests.tiny import FAMILIES, picture, tiny
 
 STAGE = Stage("x", ("x",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=1, warmup_steps=0, weight_decay=0.1)
 
+WEIGHTS = Objective(normaliser="weights")
+
 
 def sample(processor: Processor, number: int, *, pictured: bool) -> Encoded:
     tiles = processor.tiles([picture(number)]) if pictured else ()
     question = (0, "Is there a lesion?") if pictured else ("Is there a lesion?",)
-    return processor.encode([Message("user", question), Message("assistant", ("yes " * (1 + number % 3),))], tiles)
+    made = processor.encode([Message("user", question), Message("assistant", ("yes " * (1 + number % 3),))], tiles)
+    # Some tokens of some samples are heavier; the batch is divided by the weights, or the tokens, of all processes.
+    weights = np.where(np.arange(made.supervised) % 2, 1.0, 2.5).astype(np.float32)
+    return replace(made, facts={"weight": weights}) if number % 3 else made
 
 
 def batches(processor: Processor) -> list[list[list[Encoded]]]:
@@ -61,7 +66,11 @@ def steps(world: World, folder: Path) -> None:
     """Losses do not depend on the number of processes, whoever has the images, packed or padded, recomputed or kept."""
     del folder
     for family in FAMILIES:
-        for stage, recomputed in ((STAGE, False), (replace(STAGE, packing=True), True), (replace(STAGE, rates=Rates(vision=1e-3)), False)):
+        for stage, recomputed in (
+            (STAGE, False),
+            (replace(STAGE, packing=True, objective=WEIGHTS), True),
+            (replace(STAGE, rates=Rates(vision=1e-3)), False),
+        ):
             alone, sharded = pair(family, stage, world, recomputed=recomputed)
             towers = []
             for step, batch in enumerate(batches(alone.processor)):

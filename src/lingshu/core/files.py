@@ -289,11 +289,11 @@ def digest(value: object) -> str:
     return sha256_bytes(_CANONICAL.encode(value).encode())
 
 
-def write_manifest(folder: Path) -> dict[str, dict[str, object]]:
-    """Record size and sha256 of every file below `folder` in its manifest.json."""
+def write_manifest(folder: Path, known: Mapping[str, dict[str, object]] | None = None) -> dict[str, dict[str, object]]:
+    """Record size and sha256 of every file below `folder` in its manifest.json; `known` are those hashed while written."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(folder.rglob("*"))
+        name: (known or {}).get(name) or {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for name, path in sorted((str(path.relative_to(folder)), path) for path in folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
     write_json(folder / MANIFEST, {"files": files})

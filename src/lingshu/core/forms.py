@@ -42,7 +42,8 @@ def json_form(kind: type[T]) -> Form[T]:
     adapter = pydantic.TypeAdapter(kind)
 
     def read(text: str) -> T:
-        fenced = _FENCED.search(text)
+        # An object that stands alone may hold a fence in one of its texts.
+        fenced = None if text.lstrip().startswith("{") else _FENCED.search(text)
         try:
             return adapter.validate_json(fenced[1] if fenced else text.strip(), strict=True)
         except pydantic.ValidationError as error:

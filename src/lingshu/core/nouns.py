@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from lingshu.core.errors import InputError
+from lingshu.core.errors import InputError, LingshuError
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["open", "form", "credentialed", "private"]
@@ -227,6 +227,51 @@ class Engine(Protocol):
         engine whose arithmetic depends on how it batches composes the same batches as in an unbroken run.
         A sample that cannot be answered yields a reply with an `error`; only a failure of the whole engine raises.
         """
+        ...
+
+
+# Told of a reply in the making: pieces of its text, then once its end, which is the whole reply or why there is none.
+Heard = Callable[[str | Reply | LingshuError], None]
+
+
+class Asked(Protocol):
+    """A question that was handed in."""
+
+    def cancel(self) -> None:
+        """Give the answer up; nothing more is heard of it."""
+        ...
+
+
+class Live(Protocol):
+    """An engine that takes questions while it answers others; safe to call from any thread.
+
+    `streams` tells whether text is heard while it is made; else all of it is heard at the end. `running` and `waiting`
+    count the questions in the making and those before them.
+    """
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def endpoint(self) -> str | None: ...
+    @property
+    def streams(self) -> bool: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+
+    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()) -> Asked:
+        """Ask; returns at once. `heard` is called from other threads and must return soon. `copies` is taken as 1.
+
+        A reply ends before the first of the texts `stop`. An InputError at its end is the question's own fault, any other
+        error the engine's.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up every question and let go of the model."""
         ...
 
 

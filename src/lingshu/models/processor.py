@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PIL
 
+from lingshu.core.entities import Span
 from lingshu.core.errors import ArtefactError, InputError
 from lingshu.core.messages import message_to_json
 from lingshu.core.nouns import Message
 from lingshu.models.family import Family, Tiles
+from lingshu.models.marks import Policy, Spelt, entity_tokens, placed
 from lingshu.models.spec import PixelBudget
 
 IGNORED = -100  # label of a token that no loss is taken on; torch's default
@@ -32,8 +34,9 @@ class Encoded:
     """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED elsewhere.
 
     `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants to know of each
-    supervised token, in order: "weight", and in reinforcement learning "advantage", "old" and "reference". `branches`
-    are the lengths of parts at the end that all go on from what stands before the first of them and do not see each other.
+    supervised token, in order: "entity" (1 inside a marked entity, else 0), "weight", and in reinforcement learning
+    "advantage", "old" and "reference". `branches` are the lengths of parts at the end that all go on from what stands before
+    the first of them and do not see each other.
     """
 
     ids: NDArray[np.int64]
@@ -80,21 +83,33 @@ class Processor:
         """
         return tuple(self.family.prepare(self.image_processor, image, len(images), self.budget) for image in images)
 
-    def encode(self, messages: Sequence[Message], tiles: Sequence[Tiles]) -> Encoded:
+    def encode(
+        self, messages: Sequence[Message], tiles: Sequence[Tiles], *, entities: Sequence[Span] | None = None, policy: Policy = "any"
+    ) -> Encoded:
         """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to be answered.
 
-        Every assistant turn is tokenised apart from what precedes it, just as a model that generates it sees it.
+        Every assistant turn is tokenised apart from what precedes it, just as a model that generates it sees it. With
+        `entities`, characters of assistant turns, the fact "entity" says which supervised tokens are theirs; token ids
+        and labels are the same with and without.
 
         Raises:
             InputError: messages that refer to other images than were given.
+            ArtefactError: a template or tokenizer that answers cannot be told apart with.
         """
         asked = [part for message in messages for part in message.parts if isinstance(part, int)]
         if asked != list(range(len(tiles))):
             raise InputError(f"the messages show images {asked}, {len(tiles)} were given; show each once, in order.")
         ids: list[int] = []
         labels: list[int] = []
+        marks = [np.zeros(0, bool)]
+        turns = iter([turn for turn, message in enumerate(messages) if message.role == "assistant"])
         for text, answer in self._segments(messages):
-            piece = self._tokenise(self._expand(text, tiles, ids) if not answer else text)
+            if answer and entities is not None:
+                turn = next(turns)
+                piece, found = self._marked(messages[turn], text, [span for span in entities if span.turn == turn], policy)
+                marks.append(found)
+            else:
+                piece = self._tokenise(self._expand(text, tiles, ids) if not answer else text)
             ids += piece
             labels += piece if answer else [IGNORED] * len(piece)
         token_ids = np.array(ids, np.int64)
@@ -104,7 +119,22 @@ class Processor:
                 "the chat template of this checkpoint does not show one image marker per image; mend its chat_template.jinja."
             )
         positions = self.family.positions(is_image, tiles) if self.family.positions else None
-        return Encoded(token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles))
+        facts = {} if entities is None else {"entity": np.concatenate(marks).astype(np.float32)}
+        return Encoded(token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), facts)
+
+    def _marked(self, message: Message, answer: str, spans: Sequence[Span], policy: Policy) -> tuple[list[int], NDArray[np.bool_]]:
+        """The tokens of a rendered answer, and which of them are its entities'."""
+        if not spans:
+            piece = self._tokenise(answer)
+            return piece, np.zeros(len(piece), bool)
+        if not self.tokenizer.is_fast:
+            raise ArtefactError(
+                "the tokenizer of this checkpoint tells no character offsets, which entities need; give it a tokenizer.json."
+            )
+        inside = placed(message.text, self._defused(message).text, answer, spans)
+        spelt = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
+        is_word = ~np.isin(spelt["input_ids"], list(self.tokenizer.added_tokens_decoder))
+        return spelt["input_ids"], entity_tokens(Spelt(answer, spelt["offset_mapping"], is_word), inside, policy)
 
     def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The rendered dialogue in pieces; True marks an answer up to and including its end token."""

@@ -1,7 +1,8 @@
 """Named sets of benchmarks, for `lingshu eval MODEL SUITE`: values only, no recipe of a training run.
 
 The three paper suites are the columns of the Lingshu paper's tables. A suite never holds two sets that share questions:
-SLAKE is asked as one task and HealthBench as the full set, while their parts are tasks of their own.
+SLAKE is asked as one task and HealthBench as the full set, while their parts are tasks of their own. PSV2026 asks the
+questions of PathVQA, SLAKE and VQA-RAD once more, and is in none.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample, Score, Task
+from lingshu.core.nouns import Criterion, Sample, Score, Task
 from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.sources.hub import Repo
 from lingshu.tasks._shared import benchmark
@@ -40,9 +41,27 @@ def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can b
     raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by criteria; its reply is kept and can be judged later.")
 
 
+def criteria(sample: Sample) -> list[Criterion]:
+    """The criteria of a dialogue; the name of each is its axis, such as accuracy or completeness.
+
+    Raises:
+        InputError: the sample has none, or they cannot be read.
+    """
+    try:
+        return [_criterion(each) for each in json.loads(sample.meta.extra["rubrics"])]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"sample {sample.id!r} has no criteria that can be read ({type(error).__name__}); check its rubrics.") from error
+
+
+def _criterion(raw: Mapping[str, Any]) -> Criterion:
+    tags = tuple(str(tag) for tag in raw.get("tags") or ())
+    axis = next((tag.removeprefix("axis:") for tag in tags if tag.startswith("axis:")), None)
+    return Criterion(str(raw["criterion"]), float(raw["points"]), axis, tags)
+
+
 def healthbench(name: str, title: str, file: str, n: int) -> Task:
     """One of the three sets."""
-    return benchmark(
+    task = benchmark(
         name,
         title=title,
         repo=Repo("openai/healthbench", (file,)),
@@ -55,3 +74,4 @@ def healthbench(name: str, title: str, file: str, n: int) -> Task:
         by=("theme",),
         max_tokens=2048,
     )
+    return replace(task, criteria=criteria)

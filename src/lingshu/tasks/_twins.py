@@ -6,6 +6,7 @@ Licence: Apache-2.0 (made by this package).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -25,6 +26,11 @@ _COLOURS = ("red", "blue", "green", "yellow", "black", "white", "brown", "grey",
 _ZH_PLACES = ("青石", "云溪", "白塔", "长桥", "北泉", "南浦")
 _ZH_COLOURS = ("红色", "蓝色", "绿色", "黄色", "黑色", "白色", "灰色", "紫色", "橙色", "粉色")
 _LETTERS_OF = {"en": _COLOURS, "zh": _ZH_COLOURS}
+_CRITERIA = (
+    {"criterion": "Says that the place is made up", "points": 5, "tags": ["axis:accuracy"]},
+    {"criterion": "Asks why the person wants to know", "points": 3, "tags": ["axis:context_awareness"]},
+    {"criterion": "Names a country that the place lies in", "points": -4, "tags": ["axis:accuracy"]},
+)
 Twin = Callable[[int], list[Sample]]
 
 
@@ -53,10 +59,14 @@ def yes_no_maybe(seed: int) -> list[Sample]:
 
 
 def rubrics(seed: int) -> list[Sample]:
-    """Two dialogues with criteria for a judge, and no gold."""
-    extra = {"rubrics": '[{"criterion": "Says that the place is made up", "points": 5, "tags": []}]', "theme": TWIN}
-    asked = (f"What do you know of {_PLACES[(seed + number) % len(_PLACES)]}?" for number in range(2))
-    return [_sample(f"twin-{number}", question, None, kind="rubric", extra=extra) for number, question in enumerate(asked)]
+    """Two dialogues, the second in Chinese, with criteria for a judge, and no gold."""
+    extra = {"rubrics": json.dumps(_CRITERIA), "theme": TWIN}
+    english = f"What do you know of {_PLACES[seed % len(_PLACES)]}?"
+    chinese = f"你知道{_ZH_PLACES[seed % len(_ZH_PLACES)]}吗？"
+    return [
+        _sample("twin-0", english, None, kind="rubric", extra=extra),
+        _sample("twin-1", chinese, None, kind="rubric", language="zh", extra=extra),
+    ]
 
 
 def _text_choices(options: int, language: str, several: bool, extra: Mapping[str, str], seed: int) -> list[Sample]:

@@ -11,6 +11,7 @@ from lingshu.models.spec import Part
 from lingshu.train.config import Stage, TrainConfig
 from lingshu.train.cost import Flops, Mean, flops, memory, trained_parameters
 from lingshu.train.data import check_group
+from lingshu.train.entities import EntityCounts
 from lingshu.train.gpus import Gpu
 from lingshu.train.lengths import Assumed, Measured, measure
 from lingshu.train.plan import PackedPlan
@@ -26,7 +27,7 @@ class GroupCheck:
     """A data group: rows found, None while no folder is given; rows expected, None where the recipe does not say.
 
     `mean` is that of `measured` rows, or assumed where `measured` is 0. `dropped` counts those that cannot be used;
-    `lengths` holds the others where all rows were measured.
+    `lengths` holds the others where all rows were measured. `entities` is what is marked in those that were.
     """
 
     name: str
@@ -37,6 +38,7 @@ class GroupCheck:
     measured: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
     lengths: tuple[int, ...] | None = None
+    entities: EntityCounts | None = None
 
     @property
     def usable(self) -> int | None:
@@ -71,7 +73,8 @@ class StageCheck:
 
     `mean` is its mean sample, and `flops_per_sample` what that takes; `per_sequence` samples are packed into a sequence.
     `samples` counts them over the whole stage, `samples_per_epoch` in one pass over the data; in reinforcement learning
-    a sample is a reply. `unpacked_steps` would be the steps of a stage that packs if it did not.
+    a sample is a reply. `unpacked_steps` would be the steps of a stage that packs if it did not. `unmarked` are data groups
+    that were read and hold no entity, in a stage that weighs entities.
     """
 
     name: str
@@ -87,6 +90,8 @@ class StageCheck:
     samples: float | None
     flops_per_sample: Flops
     on: OnGpus | None
+    entity_weight: float = 1.0
+    unmarked: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> float | None:
@@ -139,7 +144,7 @@ def _group(name: str, config: TrainConfig, rows: int | None, measured: Measured 
     if measured is None:
         return GroupCheck(name, folder, rows, expected, default)
     lengths = measured.lengths if measured.rows == rows else None
-    return GroupCheck(name, folder, rows, expected, measured.mean, measured.rows, measured.drops, lengths)
+    return GroupCheck(name, folder, rows, expected, measured.mean, measured.rows, measured.drops, lengths, measured.entities)
 
 
 def _stage(
@@ -169,6 +174,8 @@ def _stage(
         samples=samples,
         flops_per_sample=per_sample,
         on=None if gpu is None else _on(stage, sizes, per_sample, samples, gpu, gpus, mfu),
+        entity_weight=stage.objective.entity_weight,
+        unmarked=tuple(group.name for group in groups if group.measured and group.entities is None and stage.objective.entity_weight != 1),
     )
 
 

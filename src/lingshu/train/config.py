@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -44,10 +45,20 @@ class Objective:
     `loss` is cross-entropy, or "dft", which scales each token's by the probability the model gives it (Dynamic
     Fine-Tuning, arXiv 2508.05629). A token may carry a weight; the sum over the whole batch is divided by its number of
     supervised tokens ("tokens") or by their weights ("weights"), under which heavier tokens do not raise the rate.
+    Tokens of the medical entities that samples carry weigh `entity_weight`, all others 1 (docs/moft.md). A token is one of
+    an entity by any of its characters, or by most of them (`policy`). With `entities` "random" as many other tokens of
+    each sample take that weight instead: a control, under which it does not matter what is an entity.
     """
 
     loss: Literal["cross_entropy", "dft"] = "cross_entropy"
     normaliser: Literal["tokens", "weights"] = "tokens"
+    entity_weight: float = 1.0
+    policy: Literal["any", "majority"] = "any"
+    entities: Literal["marked", "random"] = "marked"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.entity_weight < math.inf:
+            raise ConfigError(f"objective.entity_weight is {self.entity_weight:g}; give a number above 0, such as 2.5.")
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest, open_dataset, read_dataset
+from lingshu.core.entities import spans_of
 from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
 from lingshu.core.files import sha256_file
 from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.imaging.read import ShardReader, open_image
 from lingshu.models.family import Tiles
+from lingshu.models.marks import Policy
 from lingshu.models.processor import Encoded, Processor
 from lingshu.sources import jsonl
 from lingshu.sources.jsonl import rows_file
+from lingshu.train.config import Objective
+from lingshu.train.entities import EntityCounts, count, weighted
 
 MAX_NAMED_DROPS = 5
+PLAIN = Objective()
 
 
 class TileCache:
@@ -47,13 +52,17 @@ class TileCache:
 
 @dataclass(frozen=True)
 class StageData:
-    """The usable samples of a stage. `texts` are encoded without pixels; `drops` counts what was left out and why."""
+    """The usable samples of a stage. `texts` are encoded without pixels; `drops` counts what was left out and why.
+
+    `entities` counts what is marked in them, None where no sample was marked.
+    """
 
     texts: tuple[Encoded, ...]
     images: tuple[tuple[Image, ...], ...]
     cache: TileCache
     drops: dict[str, int]
     named_drops: tuple[str, ...] = field(default=())
+    entities: EntityCounts | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -84,8 +93,12 @@ def encode_usable(
     refuse: Callable[[Encoded], tuple[str, str] | None],
     *,
     none: str,
+    policy: Policy | None = None,
 ) -> Usable:
     """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for, are dropped and counted.
+
+    With `policy`, samples that carry entities get the fact "entity" by it; entities that do not fit their text drop the
+    sample, whatever weight they have, so that runs of different weights learn from the same samples.
 
     Raises:
         TrainingError: no sample is left; it begins with `none`.
@@ -105,7 +118,13 @@ def encode_usable(
             drop(sample.id, sample.reason, sample.detail)
             continue
         try:
-            encoded = processor.encode(sample.messages, cache.tiles(sample.images) if sample.images else ())
+            entities = spans_of(sample) if policy else None
+        except InputError as error:
+            drop(sample.id, "bad_entities", one_line(error))
+            continue
+        try:
+            tiles = cache.tiles(sample.images) if sample.images else ()
+            encoded = processor.encode(sample.messages, tiles, entities=entities, policy=policy or "any")
         except BadImage as error:
             drop(sample.id, "bad_image", one_line(error))
             continue
@@ -124,11 +143,21 @@ def encode_usable(
     return Usable(tuple(kept), tuple(texts), dict(drops), tuple(named))
 
 
-def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_tokens: int, cache_mb: int) -> StageData:
+def encode_all(
+    samples: Iterable[Sample | Drop],
+    processor: Processor,
+    *,
+    max_tokens: int,
+    cache_mb: int,
+    objective: Objective = PLAIN,
+    seed: int = 0,
+) -> StageData:
     """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
 
+    Where any sample carries entities, every one gets the fact "weight", of which `seed` draws random ones.
+
     Raises:
-        TrainingError: no sample is left.
+        TrainingError: no sample is left, or the objective weighs entities and no sample carries any.
     """
 
     def refuse(encoded: Encoded) -> tuple[str, str] | None:
@@ -137,8 +166,10 @@ def encode_all(samples: Iterable[Sample | Drop], processor: Processor, *, max_to
         return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(samples, processor, cache, refuse, none="no sample is left to train on")
-    return StageData(found.texts, tuple(sample.images for sample in found.samples), cache, found.drops, found.named_drops)
+    found = encode_usable(samples, processor, cache, refuse, none="no sample is left to train on", policy=objective.policy)
+    entities = count(found.samples, found.texts)
+    texts = weighted(found.samples, found.texts, processor, objective, seed=seed)
+    return StageData(texts, tuple(sample.images for sample in found.samples), cache, found.drops, found.named_drops, entities)
 
 
 def check_group(path: Path) -> DatasetCard:

@@ -9,6 +9,7 @@ from typing import Protocol
 from lingshu.models.processor import Encoded
 from lingshu.train.config import Stage
 from lingshu.train.data import StageData
+from lingshu.train.entities import EntityCounts
 from lingshu.train.plan import Batch, GroupedPlan, PackedPlan, Plan
 
 
@@ -31,6 +32,10 @@ class Feed(Protocol):
     def drops(self) -> Mapping[str, int]: ...
     @property
     def named_drops(self) -> Sequence[str]: ...
+    @property
+    def entities(self) -> EntityCounts | None:
+        """What is marked in the data, None where nothing is."""
+        ...
 
     def batches(self, start: int) -> Iterator[Sequence[Sequence[Encoded]]]:
         """The batch of step `start` and every later one; each is a list of sequences of one or, packed, several samples."""
@@ -73,6 +78,10 @@ class DataFeed:
     @property
     def named_drops(self) -> Sequence[str]:
         return self.data.named_drops
+
+    @property
+    def entities(self) -> EntityCounts | None:
+        return self.data.entities
 
     def batches(self, start: int) -> Iterator[Sequence[Sequence[Encoded]]]:
         for batch in self.plan.batches(start):

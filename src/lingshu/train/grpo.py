@@ -91,6 +91,10 @@ class GrpoFeed:
     def named_drops(self) -> Sequence[str]:
         return self.questions.named_drops
 
+    @property
+    def entities(self) -> None:
+        return None
+
     def batches(self, start: int) -> Iterator[Sequence[Sequence[Encoded]]]:
         """Each round is drawn when its first update is asked for, so that the weights are those of that moment."""
         number, inside = divmod(start, self.updates)

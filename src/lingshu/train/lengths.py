@@ -18,6 +18,7 @@ from lingshu.models.tiny import train_tokenizer
 from lingshu.train.config import TrainConfig
 from lingshu.train.cost import Mean
 from lingshu.train.data import encode_all, read_groups
+from lingshu.train.entities import EntityCounts
 
 MEASURED_ROWS = 256  # enough for a mean within a few percent, read in seconds
 PIXELS_PER_TOKEN = 28 * 28  # of both families
@@ -60,12 +61,13 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean of the first `rows` rows of a data group, the length of each that can be used, and how many cannot."""
+    """The mean of the first `rows` rows of a data group, the length of each that can be used, how many cannot, and what is marked."""
 
     mean: Mean
     rows: int
     lengths: tuple[int, ...]
     drops: Mapping[str, int]
+    entities: EntityCounts | None = None
 
 
 def measure(config: TrainConfig, folders: Mapping[str, Path], tower: Tower) -> dict[str, Measured]:
@@ -88,7 +90,7 @@ def measure(config: TrainConfig, folders: Mapping[str, Path], tower: Tower) -> d
         data = encode_all(items, processor, max_tokens=longest, cache_mb=config.cache_mb)
         kept = [data.sample(i) for i in range(len(data))]
         lengths = tuple(len(sample) for sample in kept)
-        found[name] = Measured(mean_of(kept, tower.patches_per_token), len(items), lengths, data.drops)
+        found[name] = Measured(mean_of(kept, tower.patches_per_token), len(items), lengths, data.drops, data.entities)
     return found
 
 

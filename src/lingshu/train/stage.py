@@ -38,7 +38,8 @@ class Stopped(Exception):
 class StageSummary:
     """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
 
-    `skipped` counts steps whose loss or gradient was no number and that changed nothing.
+    `skipped` counts steps whose loss or gradient was no number and that changed nothing. `entities` says how much of its
+    data is marked (train/entities.py: EntityCounts), None where nothing is.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StageSummary:
     tokens: int
     skipped: int
     dropped: Mapping[str, int]
+    entities: Mapping[str, Any] | None = None
 
 
 class StageRun:
@@ -99,7 +101,8 @@ class StageRun:
                 merge(model)
         first, last = _mean(self.first), _mean(self.recent)
         name, dropped = self.stage.name, dict(feed.drops)
-        summary = StageSummary(name, feed.total, round(seconds, 2), first, last, feed.samples, feed.tokens, self.skipped, dropped)
+        entities = None if feed.entities is None else feed.entities.as_json()
+        summary = StageSummary(name, feed.total, round(seconds, 2), first, last, feed.samples, feed.tokens, self.skipped, dropped, entities)
         return summary, tuple(feed.named_drops), Loaded(model, loaded.processor, loaded.name, loaded.digest) if model is not None else None
 
     def _whole(self, loaded: Loaded, seed: int) -> Any | None:
@@ -118,7 +121,10 @@ class StageRun:
         config, stage = self.config, self.stage
         if stage.grpo:
             return grpo_feed(self.folders, loaded, trainer, out=self.out, seed=seed, cache_mb=config.cache_mb)
-        data = encode_all(read_groups(self.folders), loaded.processor, max_tokens=stage.max_tokens, cache_mb=config.cache_mb)
+        data = encode_all(
+            read_groups(self.folders), loaded.processor,
+            max_tokens=stage.max_tokens, cache_mb=config.cache_mb, objective=stage.objective, seed=seed,
+        )  # fmt: skip
         return data_feed(data, stage, seed, share=lambda batch: self.world.share(batch, stage.micro_batch))
 
     def _resume(self, trainer: Trainer) -> Position:

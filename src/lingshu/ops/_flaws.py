@@ -1,0 +1,237 @@
+"""Wrong answers made of right ones by rule: the other side, the denial, another organ or modality, another number. English and Chinese.
+
+A rule changes one thing and leaves the rest of the answer as it stands, so that the error is known exactly. Whether the
+changed answer is wrong of this image no rule can see: an image may show the liver and the kidney.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from lingshu.core.nouns import Drop, Sample
+from lingshu.ops._exam import item_of
+from lingshu.ops._facts import answer as right_answer
+from lingshu.ops._teaching import choose
+from lingshu.scoring._text import CJK
+
+KINDS = ("laterality", "negation", "organ", "modality", "number")
+
+
+class Flaw(NamedTuple):
+    """A wrong answer, which rule made it, and the words that the rule put in place of others."""
+
+    text: str
+    kind: str
+    was: str
+    now: str
+
+
+def induced(answer: str, *, name: str, kinds: Sequence[str] = KINDS, question: str = "", seed: int = 0) -> Flaw | None:
+    """One wrong answer made of a right one, by a rule drawn from `name` and the seed among those that fit; None where none fits.
+
+    `question` is what it answers: words that stand there are not put into the answer.
+    """
+    found = [flaw for kind in kinds if (flaw := _RULES[kind](answer, question, name, seed))]
+    return choose(found, f"{name} flaw", seed) if found else None
+
+
+def flaw_of(sample: Sample, *, kinds: Sequence[str], seed: int) -> Flaw | Drop:
+    """A wrong answer to a sample's question, or why there is none; one that a scorer takes for right is none."""
+    item = item_of(sample)
+    if isinstance(item, str):
+        return Drop(sample.id, item)
+    left = list(kinds)
+    while left:
+        flaw = induced(right_answer(sample), name=sample.id, kinds=left, question=item.question, seed=seed)
+        if flaw is None:
+            break
+        if not item.right(flaw.text):
+            return flaw
+        left.remove(flaw.kind)
+    return Drop(sample.id, "no_error", f"no rule fits the answer ({', '.join(kinds)})")
+
+
+# --- one thing for its opposite --------------------------------------------------------------------------------------
+
+_SIDES = {
+    "left": "right", "right": "left", "bilateral": "unilateral", "unilateral": "bilateral", "左": "右", "右": "左", "双侧": "单侧",
+    "单侧": "双侧",
+}  # fmt: skip
+# 左右 is a pair, "right" before these words no side, and "left" behind these no side either.
+_SIDE = re.compile(
+    r"\bleft\b(?!\s+(?:untreated|alone|over))|\bright\b(?!\s+(?:answer|now|away))|\b(?:bi|uni)lateral\b|(?<!右)左(?!右)|(?<!左)右(?!左)|[双单]侧",
+    re.I,
+)
+
+_OPPOSITES = {
+    "yes": "no", "no": "yes", "present": "absent", "absent": "present", "normal": "abnormal", "abnormal": "normal", "with": "without",
+    "without": "with", "positive": "negative", "negative": "positive", "true": "false", "false": "true", "benign": "malignant",
+    "malignant": "benign", "是": "否", "否": "是", "不是": "是", "没有": "有", "有": "没有", "未见": "可见",
+    "可见": "未见", "正常": "异常",
+    "异常": "正常", "阳性": "阴性", "阴性": "阳性", "良性": "恶性", "恶性": "良性", "存在": "不存在",
+    "不存在": "存在", "对": "不对", "不对": "对",
+    "无": "有", "是的": "不是", "不正常": "正常", "可以": "不可以", "不可以": "可以", "包含": "不包含", "不包含": "包含",
+}  # fmt: skip
+# Denials of a sentence first: in "There is no mass" it is the "no" that turns, and "No, there is none" turns at its head.
+_DENIALS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"\b(there (?:is|are)) no (?=evidence|sign)", re.I), r"\1 "),
+    (re.compile(r"\b(there is) no (?=[aeiou])", re.I), r"\1 an "),
+    (re.compile(r"\b(there is) no ", re.I), r"\1 a "),
+    (re.compile(r"\b(there are) no ", re.I), r"\1 "),
+    (re.compile(r"\b(is|are|was|were|does|do|has|have|can) not ", re.I), r"\1 "),
+    (re.compile(r"\b(there (?:is|are)) (?:an? )?(?=\w)", re.I), r"\1 no "),
+)
+# In Chinese a word may begin anywhere, so only those stand here that rarely are part of another one.
+_ZH_OPPOSITE = re.compile(
+    r"^(?:不是|没有|不存在|不对|是的|是|否|有|无|对)(?=$|[,，。])"
+    r"|不是|没有|未见|可见|不正常|正常|异常|阳性|阴性|良性|恶性|不存在|存在|不可以|可以|不包含|包含"
+)
+_EN_OPPOSITE = re.compile(r"\b(?:yes|no|present|absent|normal|abnormal|without|with|positive|negative|true|false|benign|malignant)\b", re.I)
+
+
+def _laterality(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001 - one signature for all rules
+    """Every side for the other one."""
+    found = _SIDE.search(answer)
+    if found is None:
+        return None
+    text = _SIDE.sub(lambda match: _cased(_SIDES[match[0].casefold()], match[0]), answer)
+    return Flaw(text, "laterality", found[0], _cased(_SIDES[found[0].casefold()], found[0]))
+
+
+def _negation(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001
+    """The first yes, no, denial or opposite turned round. An answer of more than one clause would contradict itself, and stays."""
+    # "Yes, there is a mass" turned at its head alone would say two things.
+    head = re.match(r"\s*(yes|no)\b[\s,.:;]*(?=\S)|\s*(?:是的|是|否|有|没有|不是|对|不对)[,，。;；](?=\S)", answer, re.I)
+    if head:
+        return None
+    for pattern, new in _DENIALS:
+        found = pattern.search(answer)
+        if found:
+            text = pattern.sub(new, answer, count=1)
+            return Flaw(text, "negation", found[0].strip(), found.expand(new).strip())
+    found = _EN_OPPOSITE.search(answer) or _ZH_OPPOSITE.search(answer)
+    if found is None:
+        return None
+    now = _cased(_OPPOSITES[found[0].casefold()], found[0])
+    return Flaw(answer[: found.start()] + now + answer[found.end() :], "negation", found[0], now)
+
+
+# --- one thing for another of its kind -------------------------------------------------------------------------------
+
+_ORGANS = (
+    ("liver", "kidney", "spleen", "pancreas", "stomach", "gallbladder", "bladder", "lung", "heart", "brain", "esophagus", "trachea",
+     "colon", "rectum", "uterus", "prostate", "thyroid", "aorta"),
+    ("lungs", "kidneys", "breasts"),
+    ("frontal lobe", "parietal lobe", "temporal lobe", "occipital lobe"),
+    ("upper lobe", "lower lobe", "middle lobe"),
+    ("肝脏", "肾脏", "脾脏", "胰腺", "胃", "胆囊", "膀胱", "肺", "心脏", "大脑", "食管", "气管",
+     "结肠", "直肠", "子宫", "前列腺", "甲状腺", "主动脉"),
+    ("额叶", "顶叶", "颞叶", "枕叶"),
+    ("肝", "肾", "脾"),
+)  # fmt: skip
+# A pancreas has no left one: beside a side only organs that come in pairs stand for each other.
+_PAIRED = (
+    ("lung", "kidney", "breast", "adrenal gland"),
+    ("lungs", "kidneys", "breasts", "adrenal glands"),
+    *_ORGANS[2:4],
+    ("肺", "肾脏", "乳腺", "肾上腺"),
+)
+_BOTH = re.compile(r"\b(?:both|bilateral)\b|双|两侧", re.I)
+_MODALITIES = (
+    # Before the modalities: "T2 weighted MRI" with another sequence is still a sentence.
+    ("T1", "T2", "FLAIR", "DWI"),
+    ("CT", "MRI", "X-ray", "ultrasound", "PET", "mammography", "endoscopy"),
+    ("axial", "coronal", "sagittal"),
+    ("横断面", "冠状面", "矢状面"),
+    ("核磁共振", "超声", "X光", "内镜"),
+    ("磁共振", "超声", "X光", "内镜"),
+)
+
+
+# Letters around an English word make it another one, and so does the hyphen of extra-axial. Of a Chinese word only places
+# may stand beside it: 左肺 is a lung, 肺炎 is none.
+_BEFORE, _AFTER = rf"(?:(?<![{CJK}])|(?<=[左右双两上中下侧的在]))", rf"(?:(?![{CJK}])|(?=[左右上中下内外部侧的和]))"
+
+
+def _pattern(group: Sequence[str]) -> re.Pattern[str]:
+    # The longest first: 肾上腺 before 肾.
+    words = sorted(group, key=len, reverse=True)
+    spelt, drawn = ("|".join(re.escape(word) for word in words if word.isascii() == ascii_) for ascii_ in (True, False))
+    parts = [rf"(?<![A-Za-z0-9-])(?:{spelt})(?![A-Za-z0-9-])"] if spelt else []
+    return re.compile("|".join([*parts, rf"{_BEFORE}(?:{drawn}){_AFTER}"] if drawn else parts), re.I)
+
+
+def _organ(answer: str, question: str, name: str, seed: int) -> Flaw | None:
+    rule = _PAIRED_RULE if _SIDE.search(answer) or _BOTH.search(answer) else _ORGAN_RULE
+    return rule(answer, question, name, seed)
+
+
+def _swap(kind: str, groups: Sequence[Sequence[str]]) -> Callable[[str, str, str, int], Flaw | None]:
+    """A rule that puts another word of its group for the first one found."""
+    patterns = [(_pattern(group), group) for group in groups]
+
+    def rule(answer: str, question: str, name: str, seed: int) -> Flaw | None:
+        there = f"{answer}\n{question}".casefold()
+        for pattern, group in patterns:
+            found = pattern.search(answer)
+            others = [word for word in group if word.casefold() not in there]
+            if found and others:
+                now = _cased(choose(others, f"{name} {kind}", seed), found[0])
+                return Flaw(answer[: found.start()] + now + answer[found.end() :], kind, found[0], now)
+        return None
+
+    return rule
+
+
+_ORGAN_RULE, _PAIRED_RULE = _swap("organ", _ORGANS), _swap("organ", _PAIRED)
+
+
+# --- another number --------------------------------------------------------------------------------------------------
+
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_ZH_NUMBERS = "一二三四五六七八"
+# Neither T2 nor L5 nor 3rd, whose letters belong to them.
+_NUMBER = re.compile(
+    rf"(?<![\w.])\d+(?:\.\d+)?(?!\w*\d|st\b|nd\b|rd\b|th\b)|\b(?:{'|'.join(_WORDS)})\b|(?:[{_ZH_NUMBERS}]|两)(?=[个处枚条颗块])",
+    re.I,
+)
+
+
+def _number(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001
+    """The first number for another: a whole one by one or two, a decimal one doubled or tripled."""
+    found = _NUMBER.search(answer)
+    if found is None:
+        return None
+    now = _other(found[0], f"{name} number", seed)
+    return Flaw(answer[: found.start()] + now + answer[found.end() :], "number", found[0], now)
+
+
+def _other(number: str, name: str, seed: int) -> str:
+    if number[0].isdecimal():
+        if "." in number:
+            places = len(number.partition(".")[2])
+            return f"{float(number) * choose((2, 3), name, seed):.{places}f}"
+        value = int(number)
+        return str(choose([v for v in (value - 2, value - 1, value + 1, value + 2) if v > 0], name, seed))
+    words: Sequence[str] = _WORDS if number.isascii() else _ZH_NUMBERS
+    place = 1 if number == "两" else list(words).index(number.casefold())
+    near = [words[i] for i in (place - 1, place + 1) if 0 <= i < len(words)]
+    return _cased(choose(near, name, seed), number)
+
+
+def _cased(word: str, like: str) -> str:
+    """A word written as another one: all in capitals, or with one."""
+    if len(like) > 3 and like.isupper():  # LIVER, and not CT
+        return word.upper()
+    return word[:1].upper() + word[1:] if like[:1].isupper() and not like.isupper() else word
+
+
+_RULES: Mapping[str, Callable[[str, str, str, int], Flaw | None]] = {
+    "laterality": _laterality,
+    "negation": _negation,
+    "organ": _organ,
+    "modality": _swap("modality", _MODALITIES),
+    "number": _number,
+}

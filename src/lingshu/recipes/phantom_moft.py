@@ -1,0 +1,55 @@
+"""MOFT in small: the instruction stage of a tiny model trained twice, entities weighing 1.0 and 2.5, to be averaged.
+
+Expected: docs/benchmarks.md has what came out, whichever run wins. On phantoms most answers are a single word that is an
+entity, so that far more than MOFT's 11.64% of the tokens weigh more, and there is little fluency to trade for it.
+`recipe` starts from a checkpoint after deep alignment; `short` goes on from an instruction-tuned one for a few steps, which
+is what the quickstart has time for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lingshu.curate.config import CurateConfig, StepUse
+from lingshu.recipes import curation_phantom, quickstart
+from lingshu.recipes.quickstart import SIDE
+from lingshu.sources.phantom import MODALITIES
+from lingshu.train.config import Rates, TrainConfig
+
+SIZES = {"instruct": quickstart.SIZES["instruct"]}
+ENTITY_WEIGHT = 2.5
+# What is medical in an answer about a phantom.
+WORDS = (*MODALITIES, "lesion", "small", "large", "left", "right", "normal", "several places")
+_OBJECTIVE = "stages.moft.objective"
+_HEAVY = f"{_OBJECTIVE}.entity_weight={ENTITY_WEIGHT}"
+# Runs by what they are for -> overrides, as in moft_7b.
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "fluency": (),
+    "entities": (_HEAVY,),
+    "dft": (f"{_OBJECTIVE}.loss=dft",),
+    "second_seed": (),  # its seed is given, so that the same steps come in another order
+    "random_tokens": (_HEAVY, f"{_OBJECTIVE}.entities=random"),
+}
+SHORT_RATE, SHORT_STEPS = 3e-4, 40
+
+
+def curation(*, images: int, first: int, seed: int, purpose: str = "instruct") -> CurateConfig:
+    """Drawn phantoms as the quickstart has them, the terms of their answers marked."""
+    drawn = curation_phantom.recipe(purpose=purpose, images=images, first=first, seed=seed, side=SIDE)
+    terms = StepUse("entities", "mark_entities", {"words": list(WORDS), "built_in": False})
+    return replace(drawn, name="phantom_moft", steps=(*drawn.steps, terms))
+
+
+def recipe() -> TrainConfig:
+    """One trajectory from model=CHECKPOINT, a checkpoint after deep alignment; data group `instruct` carries entities."""
+    start = quickstart.recipe()
+    stage = replace(start.stages[-1], name="moft")
+    return replace(start, name="phantom_moft", model="deep", stages=(stage,), data=dict.fromkeys(SIZES), expected=SIZES)
+
+
+def short(checkpoint: str, *, steps: int = SHORT_STEPS) -> TrainConfig:
+    """A short trajectory from an instruction-tuned checkpoint."""
+    config = recipe()
+    rates = Rates(vision=SHORT_RATE, projector=SHORT_RATE, language=SHORT_RATE)
+    stage = replace(config.stages[0], rates=rates, steps=steps, warmup_steps=5)
+    return replace(config, model=checkpoint, stages=(stage,), save_every=1000)

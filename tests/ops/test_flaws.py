@@ -1,0 +1,109 @@
+"""Wrong answers by rule: what each rule changes in English and in Chinese, what it leaves alone, and the step that notes them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lingshu.core.errors import ConfigError
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Meta, Sample
+from lingshu.ops import induce_errors
+from lingshu.ops._flaws import KINDS, induced
+from tests.ops.loops import mapped
+
+# kind, right answer, wrong answer
+ONE_WAY = (
+    ("laterality", "Left lung", "Right lung"),
+    ("laterality", "the right kidney and the left ureter", "the left kidney and the right ureter"),
+    ("laterality", "Bilateral", "Unilateral"),
+    ("laterality", "左肺", "右肺"),
+    ("laterality", "双侧", "单侧"),
+    ("negation", "Yes", "No"),
+    ("negation", "There is no pleural effusion.", "There is a pleural effusion."),
+    ("negation", "There is no evidence of a fracture", "There is evidence of a fracture"),
+    ("negation", "There is a mass", "There is no mass"),
+    ("negation", "It is not enlarged", "It is enlarged"),
+    ("negation", "CT with contrast", "CT without contrast"),
+    ("negation", "是", "否"),
+    ("negation", "是的", "不是"),
+    ("negation", "没有", "有"),
+    ("negation", "未见异常", "可见异常"),
+    ("negation", "不正常", "正常"),
+    ("organ", "Upper lobe", ("Lower lobe", "Middle lobe")),
+    ("organ", "right lung", ("right kidney", "right breast", "right adrenal gland")),
+    ("organ", "左肺", ("左肾脏", "左乳腺", "左肾上腺")),
+    ("organ", "额叶", ("顶叶", "颞叶", "枕叶")),
+    ("modality", "Axial", ("Coronal", "Sagittal")),
+    ("modality", "T2 weighted MRI", ("T1 weighted MRI", "FLAIR weighted MRI", "DWI weighted MRI")),
+    ("modality", "核磁共振", ("超声", "X光", "内镜")),
+    ("number", "2", ("1", "3", "4")),
+    ("number", "1.5 cm", ("3.0 cm", "4.5 cm")),
+    ("number", "Two lesions", ("One lesions", "Three lesions")),
+    ("number", "三个", ("二个", "四个")),
+)
+
+
+@pytest.mark.parametrize(("kind", "right", "wrong"), ONE_WAY)
+def test_a_rule_changes_one_thing(kind: str, right: str, wrong: str | tuple[str, ...]) -> None:
+    for name in ("a", "b", "c", "d"):
+        found = induced(right, name=name, kinds=[kind])
+        assert found and found.kind == kind
+        assert found.text in ((wrong,) if isinstance(wrong, str) else wrong)
+        assert found.was in right and found.now in found.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Cardiomegaly",
+        "Yes, there is a mass",  # turned at its head alone it would say two things
+        "是的，有肿块",
+        "extra-axial",
+        "L5",
+        "3rd",
+        "左右",
+        "肺炎",
+        "",
+    ],
+)
+def test_what_no_rule_fits_stays(answer: str) -> None:
+    assert induced(answer, name="a") is None
+
+
+def test_words_of_the_question_are_not_put_into_the_answer() -> None:
+    for name in "abcdefgh":
+        found = induced("CT", name=name, kinds=["modality"], question="Is this a CT, an MRI, an ultrasound or an X-ray?")
+        assert found and found.text in ("PET", "Mammography", "mammography", "endoscopy")
+
+
+def test_name_and_seed_decide() -> None:
+    texts = {name: induced("left lung", name=name) for name in map(str, range(20))}
+    assert texts == {name: induced("left lung", name=name) for name in texts}
+    assert len({found.kind for found in texts.values() if found}) == 2
+    assert texts != {name: induced("left lung", name=name, seed=1) for name in texts}
+
+
+def asked(name: str, question: str, gold: str, **meta: str) -> Sample:
+    return Sample(name, (user_turn(question, 0),), gold=(gold,), meta=Meta(access="open", **meta))  # type: ignore[arg-type]
+
+
+def test_the_step_notes_the_error_and_drops_what_has_none() -> None:
+    samples = [asked("a", "Which side?", "left"), asked("b", "Diagnosis?", "Cardiomegaly"), replace(asked("c", "?", "x"), gold=None)]
+    found = mapped(induce_errors.step(), samples)
+    assert found.reasons == {"b": "no_error", "c": "no_gold"}
+    assert {k: v for k, v in found.kept[0].meta.extra.items() if k.startswith("flaw")} == {
+        "flawed": "right", "flaw": "laterality", "flaw_was": "left", "flaw_now": "right",
+    }  # fmt: skip
+
+
+def test_an_error_that_a_scorer_takes_for_right_is_none() -> None:
+    # Of the two accepted answers the rule would make the second of the first.
+    twofold = replace(asked("a", "Which side is it on?", "left"), gold=("left", "right"))
+    assert mapped(induce_errors.step(), [twofold]).reasons == {"a": "no_error"}
+
+
+def test_a_rule_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ConfigError, match=f"kinds is 'side'; choose one of {KINDS[0]}"):
+        induce_errors.step(kinds=["side"])
