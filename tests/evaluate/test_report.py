@@ -122,9 +122,9 @@ def test_scores_of_mixed_or_doubled_protocols_are_refused(tmp_path):
         report.build(a_run(tmp_path / "twice", twice))
 
 
-def test_a_report_holds_no_replies(tmp_path):
+def test_a_report_without_samples_holds_no_replies(tmp_path):
     run = a_run(tmp_path, {"a/scores.jsonl": rows(300, 600, question="a long question " * 50, reply="a long reply " * 50, gold=["yes"])})
-    command(run)
+    command(run, no_samples=True)
     for name in ("report.json", "report.md", "report.html"):
         assert "a long" not in (run / name).read_text()
         assert (run / name).stat().st_size < 20_000

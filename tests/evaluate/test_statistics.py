@@ -3,7 +3,7 @@
 import pytest
 
 from lingshu.core.shares import Interval, wilson
-from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro
+from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro, or_wilson
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,11 @@ def test_bootstrap_without_anything_to_draw_from():
 def test_wilson_takes_a_share_of_groups():
     # 1/2 -+ 1.96 sqrt(1/12 + 3.8415/36) / (1 + 3.8415/3)
     assert wilson(1.5, 3) == pytest.approx((0.5, 0.1253, 0.8747, 3), abs=1e-4)
+
+
+def test_an_interval_without_width_is_widened_to_as_many_items_as_groups():
+    found = or_wilson(bootstrap(lambda places: 1.0, [0, 0, 1, 1, 2, 2]), 3)
+    assert (found.value, found.n) == (1.0, 6)
+    assert found.low == pytest.approx(wilson(3, 3).low)
+    kept = Interval(0.5, 0.25, 0.75, 4)
+    assert or_wilson(kept, 2) == kept

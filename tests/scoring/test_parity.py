@@ -17,7 +17,7 @@ from lingshu.core.errors import InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Message, Meta, Reply, Sample
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import _protocols, _reports, auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring import _protocols, _reports, _rubric, auto, choice, closed, open, token_f1, yes_no
 from lingshu.scoring import _published as published
 from lingshu.scoring import _published_reports as reports
 from lingshu.tasks import _prompts
@@ -303,9 +303,15 @@ def test_rubric_scores_are_the_assigned_ones() -> None:
     for case in cases("healthbench"):
         given = case["inputs"]
         if "calculate_score" in case["function"]:
-            assert _reports.rubric_score(given["points"], given["criteria_met"]) == case["expected"]
+            assert _rubric.rubric_score(given["points"], given["criteria_met"]) == case["expected"]
         if "parse_json" in case["function"]:
-            assert _reports.rubric_verdict(given["json_string"]) == case["expected"].get("criteria_met")
+            assert _rubric.rubric_verdict(given["json_string"]) == case["expected"].get("criteria_met")
+        if "clipped_stats" in case["function"]:
+            found = len(given["values"]) if given["stat"] == "n_samples" else _rubric.clipped_mean(given["values"])
+            assert found == case["expected"]
+        if "clipped_mean" in case["function"]:
+            values = [(one["metrics"] or {}).get("overall_score") for one in given["out_samples"]]
+            assert _rubric.clipped_mean(values) == case["expected"]["score"]
 
 
 def test_the_reference_packages_agree() -> None:

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,14 +19,14 @@ from torch.nn import functional
 
 from lingshu.core.errors import BadImage, InputError, one_line
 from lingshu.core.messages import image_to_json, message_to_json
-from lingshu.core.nouns import Engine, Reply, Sample, Sampling
+from lingshu.core.nouns import Engine, Live, Reply, Sample, Sampling
 from lingshu.core.options import EngineOptions
-from lingshu.imaging.read import ShardReader, open_image
+from lingshu.engines._decoding import draws, model_inputs, pick, prefill, read
+from lingshu.engines._live import LiveModel
+from lingshu.imaging.read import ShardReader
 from lingshu.models.load import Loaded
 from lingshu.models.load import load as load_model
 from lingshu.models.processor import IGNORED, Encoded
-
-BANNED = -1e9
 
 
 def load(model: str, options: EngineOptions) -> Engine:
@@ -36,12 +35,24 @@ def load(model: str, options: EngineOptions) -> Engine:
     Raises:
         ArtefactError: it cannot be used as a model.
     """
+    return HfEngine(_opened(model, options), batch_size=options.batch_size)
+
+
+def live(model: str, options: EngineOptions) -> Live:
+    """Open a checkpoint folder or hub id to be asked by many at once; `batch_size` replies are written together.
+
+    Raises:
+        ArtefactError: it cannot be used as a model.
+    """
+    return LiveModel(_opened(model, options), batch_size=options.batch_size)
+
+
+def _opened(model: str, options: EngineOptions) -> Loaded:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    loaded = load_model(model, device=device, dtype=dtype)
-    return HfEngine(loaded, batch_size=options.batch_size)
+    return load_model(model, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -107,8 +118,7 @@ class HfEngine:
         return [keyed[i : i + self.batch_size] for i in range(0, len(keyed), self.batch_size)]
 
     def _read(self, sample: Sample) -> Encoded:
-        processor = self.loaded.processor
-        return processor.encode(sample.messages, processor.tiles([open_image(image, shards=self._shards) for image in sample.images]))
+        return read(self.loaded, sample, self._shards)
 
     def _ask(self, sample: Sample) -> Asked:
         if sample.answered:
@@ -126,7 +136,7 @@ class HfEngine:
         encoded = [a.encoded for a in firsts if a.encoded is not None]
         owners = [(a, copy) for a in asked for copy in range(sampling.copies)]
         lines = [rows[i] for i in range(len(asked)) for _ in range(sampling.copies)]
-        tokens = decode(self.loaded, encoded, lines, sampling, [_rng(sampling.seed, a.sample.id, copy) for a, copy in owners])
+        tokens = decode(self.loaded, encoded, lines, sampling, [draws(sampling.seed, a.sample.id, copy) for a, copy in owners])
         tokenizer = self.loaded.processor.tokenizer
         replies = []
         for (a, copy), line in zip(owners, tokens, strict=True):
@@ -138,15 +148,6 @@ class HfEngine:
         return replies
 
 
-def model_inputs(loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]) -> dict[str, torch.Tensor]:
-    """A batch on the model's device, pixels in its precision; labels are among it."""
-    model = loaded.model
-    inputs = {name: tensor.to(model.device) for name, tensor in loaded.processor.collate(batch, pad=pad).items()}
-    if "pixel_values" in inputs:
-        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    return inputs
-
-
 @torch.inference_mode()
 def decode(
     loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int], sampling: Sampling, rngs: Sequence[np.random.Generator]
@@ -155,27 +156,13 @@ def decode(
 
     Each prompt is prefilled once; its keys and values are then repeated for the lines that share it.
     """
-    model, processor = loaded.model, loaded.processor
-    device = model.device
-    inputs = model_inputs(loaded, prompts, pad="left")
-    del inputs["labels"]
-    if "position_ids" not in inputs:
-        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    output = model.model(**inputs, use_cache=True)
-    index = torch.tensor(list(lines), device=device)
-    cache = output.past_key_values
-    cache.batch_select_indices(index)
-    mask_BL = inputs["attention_mask"][index]
-    last_BV = model.lm_head(output.last_hidden_state[:, -1])[index]
-    # Text goes on one position behind the largest one of its prompt, in every row of M-RoPE alike.
-    next_B = inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index] + 1
-    banned = torch.tensor(processor.never_sampled, device=device)
-    end, pad = processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id
+    tokenizer = loaded.processor.tokenizer
+    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    rows = prefill(loaded, prompts, lines)
     replies: list[list[int]] = [[] for _ in lines]
     live = np.arange(len(lines))  # the line of each row
     for step in range(sampling.max_tokens):
-        last_BV = last_BV.float().index_fill(1, banned, BANNED)
-        chosen = pick(last_BV, sampling, [rngs[line] for line in live.tolist()])
+        chosen = pick(rows.logits_BV, sampling, [rngs[line] for line in live.tolist()])
         going = np.array([not replies[line] or replies[line][-1] != end for line in live.tolist()])
         for line, token in zip(live[going], chosen[going], strict=True):
             replies[line].append(int(token))
@@ -184,46 +171,10 @@ def decode(
             break
         if 2 * going.sum() <= len(live):
             # Replies that ended take no further part once they are half of all; copying the cache has its price too.
-            kept = torch.from_numpy(np.flatnonzero(going)).to(device)
-            cache.batch_select_indices(kept)
-            mask_BL, next_B, live, chosen = mask_BL[kept], next_B[kept], live[going], chosen[going]
-        mask_BL = functional.pad(mask_BL, (0, 1), value=1)
-        position = (next_B + step)[:, None]
-        embedded = model.get_input_embeddings()(torch.from_numpy(chosen).to(device)[:, None])
-        hidden = model.model.language_model(
-            inputs_embeds=embedded,
-            attention_mask=mask_BL,
-            position_ids=position.expand(3, -1, 1) if processor.family.positions else position,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        last_BV = model.lm_head(hidden[:, -1])
+            rows.keep(np.flatnonzero(going))
+            live, chosen = live[going], chosen[going]
+        rows.advance(chosen)
     return replies
-
-
-def pick(logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-    """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of `top_p` by one uniform number."""
-    if sampling.temperature == 0:
-        return logits_BV.argmax(-1).cpu().numpy()
-    share_BV = (logits_BV / sampling.temperature).softmax(-1)
-    # Between 0, which no token's share reaches, and 1.
-    uniform_B1 = torch.tensor([[1 - rng.random()] for rng in rngs], dtype=share_BV.dtype, device=logits_BV.device)
-    if sampling.top_p == 1:
-        return _place(share_BV, uniform_B1).squeeze(1).cpu().numpy()
-    sorted_BV, order_BV = share_BV.sort(descending=True, stable=True)
-    kept_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
-    return order_BV.gather(1, _place(kept_BV, uniform_B1)).squeeze(1).cpu().numpy()
-
-
-def _place(share_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
-    """Where the shares' running sum reaches `uniform` of its total: a place whose own share is above 0."""
-    cumulative_BV = share_BV.cumsum(-1)
-    return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
-
-
-def _rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:
-    words = np.frombuffer(hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest(), np.uint32)
-    return np.random.default_rng(words)
 
 
 def _prompt_key(sample: Sample) -> str:

@@ -23,7 +23,7 @@ from lingshu.imaging.read import ShardReader, open_image
 REFUSAL = "I'm sorry, but I can't assist with that request."
 # As many characters as a token of English has in the mean; rules know no vocabulary.
 TOKEN_CHARACTERS = 4
-# Rules for every prompt of src/lingshu/ops/_prompts.
+# Rules for every prompt of src/lingshu/ops/_prompts, and for a judge's questions (scoring/_verdict.py), which come first.
 OWN = Path(__file__).with_name("_scripted.jsonl")
 Said = str | Mapping[str, object]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lingshu.evaluate import page
+from lingshu.evaluate import _browser, page
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """Values with their intervals over `span`; Markdown has no plots, its tables say the same."""
+    """Values with their intervals over `span`; Markdown has no plots, its tables say the same.
+
+    `reference` is a value to hold all of them against, such as the one over everything.
+    """
 
     bars: Sequence[page.Bar]
     axis: str
     span: tuple[float, float] = (0.0, 1.0)
+    reference: float | None = None
 
 
 Part = Text | Subtitle | Points | Table | Plot
@@ -93,9 +97,26 @@ def _plain(text: str) -> str:
 
 
 def html(title: str, sections: Sequence[Section], *, lead: str, warning: str | None) -> str:
-    parts = [page.notice(warning)] if warning else []
-    parts += [page.section(section.title, *map(_html, section.parts)) for section in sections]
-    return page.page(title, parts, lead=lead)
+    return "".join(html_pieces(title, sections, lead=lead, warning=warning))
+
+
+def html_pieces(
+    title: str, sections: Sequence[Section], *, lead: str, warning: str | None, browser: _browser.Browser | None = None
+) -> Iterator[str]:
+    """The page in pieces; `browser` adds the samples behind the sections."""
+    script = _browser.script() if browser else ""
+
+    def parts() -> Iterator[str]:
+        if warning:
+            yield page.notice(warning) + "\n"
+        if browser:
+            yield page.jump(f"Browse the {browser.samples:,} samples", _browser.ANCHOR) + "\n"
+        for section in sections:
+            yield page.section(section.title, *map(_html, section.parts)) + "\n"
+        if browser:
+            yield from browser.pieces(page.script_tag(script))
+
+    return page.page_pieces(title, parts(), lead=lead, script=script, style=_browser.style() if browser else "")
 
 
 def _html(part: Part) -> str:
@@ -106,7 +127,7 @@ def _html(part: Part) -> str:
             return page.subtitle(text)
         case Points(items):
             return page.points(items)
-        case Plot(bars, axis, span):
-            return page.interval_plot(bars, axis=axis, span=span)
+        case Plot(bars, axis, span, reference):
+            return page.interval_plot(bars, axis=axis, span=span, reference=reference)
         case Table(header, rows, caption):
             return page.table(header, rows, caption=caption)

@@ -10,6 +10,7 @@ from html import escape
 COLOURS = 6  # --c0 ... --c5 of the page's style
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 WIDTH = 720
+AXIS = "accuracy (%) with 95% interval"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,11 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def interval_plot(bars: Sequence[Bar], *, axis: str = "accuracy (%) with 95% interval", span: tuple[float, float] = (0.0, 1.0)) -> str:
-    """Shares as dots on a common axis over `span`, each with its interval as a line; nought is drawn where it lies inside."""
+def interval_plot(bars: Sequence[Bar], *, axis: str = AXIS, span: tuple[float, float] = (0.0, 1.0), reference: float | None = None) -> str:
+    """Shares as dots on a common axis over `span`, each with its interval as a line; nought is drawn where it lies inside.
+
+    `reference` is drawn as a dashed line through all of them.
+    """
     if not bars:
         return ""
     left, right, row, top = 262, WIDTH - 58, 26, 10
@@ -54,6 +58,10 @@ def interval_plot(bars: Sequence[Bar], *, axis: str = "accuracy (%) with 95% int
         parts.append(f'<line class="{"axis" if first < 0 == tick else "grid"}" x1="{at}" y1="{top}" x2="{at}" y2="{bottom}"/>')
         parts.append(f'<text class="faint" x="{at}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text class="faint" x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">{escape(axis)}</text>')
+    if reference is not None:
+        at = x(reference)
+        line = f'<line class="axis" x1="{at}" y1="{top}" x2="{at}" y2="{bottom}" stroke-dasharray="4 3">'
+        parts.append(f"{line}<title>{_percent(reference)}</title></line>")
     for number, bar in enumerate(bars):
         y = top + row * number + row / 2
         parts += _bar(bar, x, y, left - 12, right + 10)

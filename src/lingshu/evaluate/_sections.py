@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lingshu.evaluate import _judged_sections
+from lingshu.evaluate._clean_sections import clean_section
 from lingshu.evaluate._compared import paired_section, paper_sections
+from lingshu.evaluate._control_sections import controls_section
 from lingshu.evaluate._document import Part, Plot, Points, Section, Subtitle, Table, Text
 from lingshu.evaluate.page import Bar
 from lingshu.evaluate.statistics import macro, micro
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 HEADER = ("", "n", "right", "accuracy", "95% interval", "right / read", "unread", "errors")
 AXIS = "accuracy (%) with 95% interval"
+PLOTTED = (2, 30)  # values of a facet that make a plot
+UNKNOWN = "unknown"  # where the rows stand that do not know a facet (summary.by_facet)
 UNREAD = ("unparsed", "refused", "empty", "multiple")
 NOTE = (
     "Accuracy = right / all asked, in percent; a reply that could not be read (unparsed, refused, empty or multiple) counts as "
@@ -38,8 +43,11 @@ def sections(report: Report) -> list[Section]:
 
 
 def comparisons(report: Report) -> list[Section]:
-    """What a report says of the published tables or of another run, where it was compared with them."""
-    found = [] if report.paper is None else paper_sections(report.paper)
+    """What a report sets the run beside, as far as it was asked to: controls, clean items, the published tables, another run."""
+    controlled = [(task.title, task.controls) for task in report.tasks if task.controls]
+    found = [controls_section(controlled)] if controlled else []
+    found += [] if report.clean is None else [clean_section(report.clean)]
+    found += [] if report.paper is None else paper_sections(report.paper)
     return found if report.paired is None else [*found, paired_section(report.paired)]
 
 
@@ -92,7 +100,7 @@ def _overview(report: Report) -> list[Part]:
         ]
         told = "Macro: the unweighted mean of all columns of the published table, one decimal, once all are there. Micro: over all items."
         parts += [Subtitle("Averages as published"), Table(("table, protocol", "columns", "macro", "micro"), rows, told)]
-    return parts + _protocols(report.tasks)
+    return parts + _judged_sections.overview(report.tasks) + _protocols(report.tasks)
 
 
 def _protocols(tasks: Sequence[TaskReport]) -> list[Part]:
@@ -145,8 +153,9 @@ def _task(task: TaskReport) -> list[Part]:
     parts += [Text(f"{facts}.")] if facts else []
     parts += [Points(task.left_out)] if task.left_out else []
     parts += _metrics(task)
+    parts += _judged_sections.details(task.judged)
     for facet, groups in task.facets.items():
-        parts += _facet(facet, groups, f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.")
+        parts += _facet(facet, groups, f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.", task.summary)
     return parts
 
 
@@ -174,10 +183,18 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
 
 
-def _facet(facet: str, groups: Mapping[str, Summary], said: str) -> list[Part]:
+def _facet(facet: str, groups: Mapping[str, Summary], said: str, whole: Summary) -> list[Part]:
     bars = [Bar(value, *summary.accuracy[:3], note=f"n = {summary.n}") for value, summary in groups.items()]
     rows = [table_row(value, summary) for value, summary in groups.items()]
-    return [Subtitle(f"By {facet}"), Plot(bars, AXIS), Table((facet, *HEADER[1:]), rows, said)]
+    known = [summary.accuracy.value for value, summary in groups.items() if value != UNKNOWN and summary.accuracy.value is not None]
+    if len(known) > 1:
+        # PSV2026 averages over items; other benchmarks over their groups. Both are told, so that nobody takes one for the other.
+        said += f" Over items (micro) {percent(whole.accuracy.value)}, mean of the {len(known)} values (macro) {percent(macro(known))}."
+    table = Table((facet, *HEADER[1:]), rows, said)
+    # One value has nothing to be compared with, and hundreds of them are no picture.
+    if not PLOTTED[0] <= len(bars) <= PLOTTED[1]:
+        return [Subtitle(f"By {facet}"), table]
+    return [Subtitle(f"By {facet}"), Plot(bars, f"{AXIS}; dashed: all {whole.n}", reference=whole.accuracy.value), table]
 
 
 def status_line(summary: Summary) -> str:

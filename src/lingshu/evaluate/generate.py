@@ -1,7 +1,9 @@
 """Step 1 of an evaluation: ask an engine a task's questions and keep every reply.
 
     OUT/<task>/replies.jsonl   one row per reply, append-only, matched by key and never by position
-    OUT/<task>/asked.jsonl     one row per sample in the order of the task: {"id", "key"}
+    OUT/<task>/asked.jsonl     one row per sample in the order of the task: {"id", "key"}, and where it has any "images",
+                               the sha256 of each
+    OUT/<task>/thumbnails.jsonl   small pictures for the report, where they are wanted (evaluate/_thumbnails.py)
 
 The key says everything that decides a reply (core/artefacts.py). A run that was killed at any moment goes on where it
 stopped: what is in the store is not asked again. With asked.jsonl, scoring needs neither the model nor the images.
@@ -16,6 +18,7 @@ Memory: fifty bytes a sample (evaluate/_ledger.py), and of a reply nothing once 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -25,6 +28,7 @@ from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
 from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling, Task
 from lingshu.core.release import Release, check_release
 from lingshu.evaluate._ledger import Ledger
+from lingshu.evaluate._thumbnails import THUMBNAILS, Thumbnails
 from lingshu.evaluate.progress import Progress, Silent
 
 ASKED = "asked.jsonl"
@@ -51,11 +55,13 @@ def generate(
     progress: Progress | None = None,
     rank: int = 0,
     world: int = 1,
+    thumbnails: bool = False,
 ) -> Generated:
     """Ask what is not answered yet and store each list of replies as it comes.
 
     `samples` are all of the task in every process. `images` gives the encoded file of an image. A sample with an
     unreadable image is not asked; it and every reply that failed are kept as errors, and asked again by the next run.
+    `thumbnails` keeps a small picture of each image for the report; without it those of an earlier run are removed.
 
     Raises:
         ReleaseError: a sample may not go to the engine's address; nothing was sent.
@@ -71,7 +77,9 @@ def generate(
     progress = progress or Silent()
     share = _Share(samples, rank, world)
     with ReplyStore(folder, rank=rank, world=world) as store:
-        ledger, unreadable = _ask(task, samples, engine, folder, sampling, images)
+        # Every process reads the images of all samples, so that one of them is enough to keep the pictures.
+        with _pictures(folder, wanted=thumbnails) if rank == 0 else nullcontext() as pictures:
+            ledger, unreadable = _ask(task, samples, engine, folder, sampling, images, pictures)
         for place in range(len(samples) if world > 1 else 0):
             if place % world != rank:
                 ledger.settle(samples[place].id)
@@ -146,32 +154,51 @@ class _Skipped:
         return isinstance(asked, tuple) and asked[0] not in self._ledger
 
 
+def _pictures(folder: Path, *, wanted: bool) -> AbstractContextManager[Thumbnails | None]:
+    if wanted:
+        return Thumbnails(folder)
+    (folder / THUMBNAILS).unlink(missing_ok=True)
+    return nullcontext()
+
+
 def _ask(
-    task: Task, samples: Sequence[Sample], engine: Engine, folder: Path, sampling: Sampling, images: Callable[[Image], bytes]
+    task: Task,
+    samples: Sequence[Sample],
+    engine: Engine,
+    folder: Path,
+    sampling: Sampling,
+    images: Callable[[Image], bytes],
+    pictures: Thumbnails | None,
 ) -> tuple[Ledger, dict[str, str]]:
     """Write asked.jsonl; give the ledger of all samples, and why the images of some cannot be read."""
     ledger = Ledger()
     unreadable: dict[str, str] = {}
     known: dict[Image, str] = {}
 
+    def looked_at(data: bytes) -> str:
+        digest = sha256_bytes(data)
+        if pictures:
+            pictures.add(digest, data)
+        return digest
+
     def hashed(sample: Sample, image: Image) -> str:
         try:
             # Several questions often share an image; one that lies in memory is quicker hashed than looked up.
             if image.data is not None:
-                return sha256_bytes(images(image))
+                return looked_at(images(image))
             if image not in known:
-                known[image] = sha256_bytes(images(image))
+                known[image] = looked_at(images(image))
             return known[image]
         except BadImage as error:
             unreadable.setdefault(sample.id, one_line(error))
             return "unreadable"
 
-    def rows() -> Iterator[dict[str, str]]:
+    def rows() -> Iterator[dict[str, str | list[str]]]:
         for sample in samples:
             hashes = [hashed(sample, image) for image in sample.images]
             key = reply_key(sample, hashes, task.revision, engine.model, engine.digest, sampling, 0)
             ledger.add(sample.id, key)
-            yield {"id": sample.id, "key": key}
+            yield {"id": sample.id, "key": key} | ({"images": hashes} if hashes else {})
         twice = ledger.seal()
         if twice is not None:
             name = samples[twice].id

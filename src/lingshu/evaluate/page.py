@@ -1,4 +1,4 @@
-"""Self-contained report pages: one HTML file with its styles and drawings inside, no script, no outside request.
+"""Self-contained report pages: one HTML file with its styles and drawings inside, no outside request, a script only where asked.
 
 Small functions return pieces of HTML; each escapes the text it is given, so any text from data may be passed as it is.
 
@@ -8,7 +8,8 @@ Small functions return pieces of HTML; each escapes the text it is given, so any
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -20,11 +21,14 @@ __all__ = [
     "Series",
     "figure_grid",
     "interval_plot",
+    "jump",
     "line_plot",
     "notice",
     "page",
+    "page_pieces",
     "paragraph",
     "points",
+    "script_tag",
     "section",
     "subtitle",
     "table",
@@ -33,8 +37,10 @@ __all__ = [
 # Colours are Okabe and Ito's, which stay apart for colour-blind readers; the dark set keeps their contrast.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1f23; --faint: #5d6670; --rule: #d4d9df; --zebra: #f6f7f9;
+  --edge: #8b949e; --chosen: #e3eef7;
   --c0: #0072b2; --c1: #b34700; --c2: #00795a; --c3: #a0447f; --c4: #7a5c00; --c5: #3a7ca5; --warn: #8a1c1c; --warn-paper: #fdf0ef; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171a; --ink: #e4e7ea; --faint: #9aa4ae; --rule: #343b42; --zebra: #1b1f23;
+  --edge: #6b7680; --chosen: #1f3243;
   --c0: #56b4e9; --c1: #e69f00; --c2: #2fc39b; --c3: #d690b9; --c4: #e3d24f; --c5: #9cc7e0; --warn: #ffb4ab; --warn-paper: #3a1d1c; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -88,15 +94,36 @@ class Figure:
 
 def page(title: str, sections: Sequence[str], *, lead: str = "") -> str:
     """A whole page. `sections` are pieces of HTML made by the functions of this module."""
+    return "".join(page_pieces(title, [piece + "\n" for piece in sections], lead=lead))
+
+
+def page_pieces(title: str, sections: Iterable[str], *, lead: str = "", script: str = "", style: str = "") -> Iterator[str]:
+    """The same in pieces, for pages that do not fit memory; `sections` bring their own line breaks.
+
+    `script` is the one script that may run, which a section holds as `script_tag(script)`; `style` is added to the page's own.
+    """
     head = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    return (
+    allowed = f"; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'" if script else ""
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:{allowed}"
+    yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{escape(title)}</h1>{head}</header>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{escape(title)}</h1>{head}</header>\n"
     )
+    yield from sections
+    yield "</main>\n</body>\n</html>\n"
+
+
+def script_tag(script: str) -> str:
+    """A script of ours as a page holds it; `page_pieces` must be given the same one."""
+    return f"<script>{script}</script>"
+
+
+def _source(script: str) -> str:
+    """How a content security policy names a script: by its sha256, so that no other one runs."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def section(title: str, *parts: str) -> str:
@@ -106,6 +133,11 @@ def section(title: str, *parts: str) -> str:
 
 def subtitle(text: str) -> str:
     return f"<h3>{escape(text)}</h3>"
+
+
+def jump(text: str, anchor: str) -> str:
+    """A link to a place of the same page."""
+    return f'<p class="jump"><a href="#{escape(anchor)}">{escape(text)}</a></p>'
 
 
 def paragraph(text: str) -> str:

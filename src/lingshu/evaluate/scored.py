@@ -3,6 +3,7 @@
 RUN/<task>/scores.jsonl               the scores that the report leads with
 RUN/<task>/scores.<protocol>.jsonl    the same replies under another protocol, where there is one
 RUN/<task>/metrics.json               the task's metrics over all replies, where it has some
+RUN/<task>/judge.json                 what a judge's verdicts came to, where one was asked
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from lingshu.core.artefacts import SCORES, iterate_scores
 from lingshu.core.errors import ArtefactError
 from lingshu.core.files import read_json
 from lingshu.core.runcard import RUN_CARD
+from lingshu.evaluate._judged import JUDGE, Judged, read_judged
 from lingshu.evaluate.measure import METRICS, MetricRow, rows_of
 from lingshu.evaluate.summary import Row, unjudged
 from lingshu.scoring import _protocols
@@ -31,7 +33,7 @@ class ScoredTask:
     """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by protocol, the leading first.
 
     `left_out` names the files of scores that are over other items than the leading one, as leftovers of an earlier run are.
-    `metrics` are those over all its replies.
+    `metrics` are those over all its replies, `judged` what a judge's verdicts came to.
     `max_tokens` is the longest reply and `limit` how many samples were asked for at most, as far as the run card says.
     """
 
@@ -42,6 +44,7 @@ class ScoredTask:
     metrics: tuple[MetricRow, ...] = ()
     max_tokens: int | None = None
     limit: int | None = None
+    judged: Judged | None = None
 
     @property
     def protocol(self) -> str:
@@ -168,7 +171,8 @@ def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
     if held and held.get("references") != len(items):
         held, told = {}, (*told, "The metrics are over other items and left out; score the run again.")
     kept = {protocol: found for protocol, found in rows.items() if protocol not in stale}
-    return ScoredTask(name, facts, kept, told, tuple(rows_of(held)))
+    judged = read_judged(files[0].parent) if JUDGE in kept else None
+    return ScoredTask(name, facts, kept, told, tuple(rows_of(held)), judged=judged)
 
 
 def _metrics(path: Path) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from lingshu.core.shares import Interval
+from lingshu.core.shares import Interval, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,16 @@ def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed:
         means[start : start + len(drawn)] = (drawn @ kinds[0]) / (drawn @ kinds[1])
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(value, float(low), float(high), len(values))
+
+
+def or_wilson(found: Interval, groups: int) -> Interval:
+    """A share's interval, Wilson's with as many items as groups where drawing found none or one without width.
+
+    Groups that are all right, whatever their sizes, give every draw the same mean; that would promise too much.
+    """
+    if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
+        return found
+    return wilson(min(found.value, 1.0) * groups, groups)._replace(value=found.value, n=found.n)
 
 
 def group_sums(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lingshu.core.nouns import STATUSES
 from lingshu.core.shares import Interval, wilson
-from lingshu.evaluate.statistics import NO_WIDTH, bootstrap_mean
+from lingshu.evaluate.statistics import bootstrap_mean, or_wilson
 from lingshu.scoring._reports import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
@@ -55,7 +55,7 @@ class Summary:
 
 def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
     """The summary of scores rows, its intervals made by `method`, or by the one that fits the rows."""
-    counted = [row for row in rows if row["status"] != "error"]
+    counted = [row for row in rows if row["status"] != "error" and not unscored(row)]
     read = [row for row in counted if row["value"] is not None]
     method = method or fitting(counted)
     return Summary(
@@ -75,6 +75,11 @@ def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
 def unjudged(row: Row) -> bool:
     """Whether a row has no score only because a judge must give it."""
     return row["status"] == "error" and str(row.get("note") or "").startswith(NEEDS_JUDGE)
+
+
+def unscored(row: Row) -> bool:
+    """Whether there was nothing to score: a reply that was read and has no value, as under a rubric without positive points."""
+    return row["status"] == "ok" and row["value"] is None
 
 
 def _metric(rows: Sequence[Row]) -> Metric:
@@ -104,12 +109,13 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
     groups = [group_of(row) for row in rows]
-    found = bootstrap_mean(values, groups)
-    if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
-        return found
-    # Groups that are all right, whatever their sizes, give every draw the same mean; an interval without width promises too much.
-    count = len(set(groups))
-    return wilson(min(found.value, 1.0) * count, count)._replace(value=found.value, n=len(values))
+    return or_wilson(_clipped(bootstrap_mean(values, groups)), len(set(groups)))
+
+
+def _clipped(found: Interval) -> Interval:
+    """Values of rubrics may be negative; their mean is clipped to 0..1, after averaging."""
+    value, low, high = (None if end is None else min(1.0, max(0.0, end)) for end in found[:3])
+    return Interval(value, low, high, found.n)
 
 
 def _whole(value: float) -> float:

@@ -46,9 +46,9 @@ class DicomFacts:
     """The safe facts of one DICOM image; None means not stated, or stated in words that no list holds.
 
     `patient`, `study`, `series`, `instance` and `accession` are keyed hashes. `spacing` is (row, column) in mm, `position`
-    the place in mm along the normal of the image plane, `number` the place in the series. `sop_class` and
-    `transfer_syntax` are names of the DICOM standard. `burned_in` is the file's own word, `burned_in_risk` ours: "stated"
-    by the file, "likely" for kinds of image that often hold text, else "low".
+    the place in mm along the normal of the image plane, `number` the place in the series, `series_number` that of the
+    series in its study. `sop_class` and `transfer_syntax` are names of the DICOM standard. `burned_in` is the file's own
+    word, `burned_in_risk` ours: "stated" by the file, "likely" for kinds of image that often hold text, else "low".
     """
 
     patient: str | None
@@ -70,6 +70,7 @@ class DicomFacts:
     derived: bool | None
     localizer: bool
     number: int | None
+    series_number: int | None
     position: float | None
     spacing: tuple[float, float] | None
     thickness: float | None
@@ -102,7 +103,8 @@ def facts_of(found: Elements, key: bytes) -> DicomFacts:
         photometric=_word(found.text(0x00280004), PHOTOMETRIC),
         derived=None if kinds == [""] else kinds[0] == "DERIVED",
         localizer="LOCALIZER" in kinds,
-        number=_number(found),
+        number=_number(found, 0x00200013),
+        series_number=_number(found, 0x00200011),
         position=_position(found),
         spacing=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
         thickness=thickness[0] if thickness else None,
@@ -138,8 +140,8 @@ def _yes_no(text: str) -> bool | None:
     return {"YES": True, "NO": False}.get(text.upper())
 
 
-def _number(found: Elements) -> int | None:
-    text = found.text(0x00200013)
+def _number(found: Elements, tag: int) -> int | None:
+    text = found.text(tag)
     # Longer ones are no place in a series, and may be anything.
     return int(text) if text.lstrip("+-").isdecimal() and text.isascii() and len(text) <= 6 else None
 

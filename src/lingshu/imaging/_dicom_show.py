@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.imaging._dicom_pixels import layout_of
 from lingshu.imaging._elements import Elements, numbers, raw, sequence
-from lingshu.imaging.windows import CT_DEFAULT, Shape, Values, Window, brightness, full_range, possible, presets, to_grey, value_range
+from lingshu.imaging.windows import (
+    CT_DEFAULT,
+    OWN,
+    Shape,
+    Values,
+    Window,
+    brightness,
+    full_range,
+    is_preset,
+    possible,
+    presets,
+    to_grey,
+    value_range,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,18 +34,18 @@ class Shown(NamedTuple):
     """A picture and the record of the window it is shown in."""
 
     pixels: NDArray[np.uint8]
-    window: str
+    window: Window
 
 
 def show(found: Elements, values: NDArray[Any], frame: int, names: Sequence[str] | None) -> list[Shown]:
-    """One frame's stored values as pictures, one for each window; `names` are presets."""
+    """One frame's stored values as pictures, one for each window; `names` as `DicomFile.render` takes them."""
     layout = layout_of(found, "the file")
     if layout.photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
-        return [Shown(_eight_bits(apply_color_lut(values, found.data)[..., :3], 16), "palette")]
+        return [Shown(_eight_bits(apply_color_lut(values, found.data)[..., :3], 16), Window("palette"))]
     if values.ndim == 3:
-        return [Shown(_eight_bits(values, layout.stored), "colour")]
+        return [Shown(_eight_bits(values, layout.stored), Window("colour"))]
     modality, rescaled = _modality(found, frame)
     turned = (layout.photometric == "MONOCHROME1") or found.text(0x20500020).upper() == "INVERSE"
     shown = []
@@ -41,7 +54,7 @@ def show(found: Elements, values: NDArray[Any], frame: int, names: Sequence[str]
         def lit(stored: NDArray[np.float64], of: Values = brightness_of) -> NDArray[np.float64]:
             return 1 - of(modality(stored)) if turned else of(modality(stored))
 
-        shown.append(Shown(to_grey(values, lit), str(window)))
+        shown.append(Shown(to_grey(values, lit), window))
     return shown
 
 
@@ -93,10 +106,19 @@ def _table(item: Dataset, found: Elements, *, unit: bool) -> Values:
 def _windows(
     found: Elements, values: NDArray[Any], frame: int, modality: Values, rescaled: bool, names: Sequence[str] | None
 ) -> list[tuple[Window, Values]]:
-    """The windows to show a frame in: the presets asked for, those of the file, CT's own, else its range of values."""
+    """The windows to show a frame in: those asked for that mean something here, else those of the file."""
     computed = found.text(0x00080060).upper() == "CT" and rescaled and found.text(0x00281054).upper() in ("", "HU")
-    if names and computed:
-        return [(window, brightness(window)) for window in presets(names)]
+    asked = [(window, brightness(window)) for window in presets(names or ()) if computed or not is_preset(window)]
+    own = _own(found, values, frame, modality, computed) if not asked or OWN in (names or ()) else []
+    if OWN not in (names or ()):
+        return asked or own
+    # Of CT without a window of its own, the one of soft tissue stands for three.
+    soft = computed and own[0][0].name == CT_DEFAULT[0]
+    return [own[1] if soft else own[0], *asked]
+
+
+def _own(found: Elements, values: NDArray[Any], frame: int, modality: Values, computed: bool) -> list[tuple[Window, Values]]:
+    """The windows of the file, CT's own where it has none, else the range of values."""
     tables = [item for item in sequence(found.data, 0x00283010) if raw(item, 0x00283006)]
     if tables:
         return [(Window("table" if i == 0 else f"table {i + 1}"), _table(item, found, unit=True)) for i, item in enumerate(tables)]

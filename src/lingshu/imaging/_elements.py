@@ -32,7 +32,7 @@ READ_TAGS = frozenset({
     *IDS.values(),
     0x00080005, 0x00080008, 0x00080016, 0x00080060, 0x00080064,  # character set, image type, class, modality, conversion
     0x00180015, 0x00180050, 0x00185101,  # body part, slice thickness, view
-    0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,  # number, position, orientation, laterality
+    0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,  # numbers, position, orientation, laterality
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280103,
     0x00280120, 0x00280121, 0x00280301, 0x00280302,  # padding, burned-in annotation, recognisable features
     0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,  # window, rescale, tables

@@ -20,7 +20,7 @@ from lingshu.imaging._dicom_facts import DicomFacts, facts_of
 from lingshu.imaging._dicom_pixels import decoded
 from lingshu.imaging._dicom_show import Shown, show
 from lingshu.imaging._elements import Elements, NoDicom, NoPixels, parsing, read_elements
-from lingshu.imaging.windows import presets
+from lingshu.imaging.windows import Window, presets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,11 +32,15 @@ MAX_FILE_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One frame as shown in one window: height x width grey or height x width x 3 RGB, with the record of the window."""
+    """One frame as shown in one window: height x width grey or height x width x 3 RGB; `window` is the record of `shown_in`."""
 
     pixels: NDArray[np.uint8]
     frame: int
-    window: str
+    shown_in: Window
+
+    @property
+    def window(self) -> str:
+        return str(self.shown_in)
 
 
 class DicomFile:
@@ -68,9 +72,10 @@ class DicomFile:
     def render(self, *, frames: Sequence[int] | None = None, windows: Sequence[str] | None = None) -> Iterator[Rendered]:
         """Frames as 8-bit pictures, each in every window, with the window that was used.
 
-        `windows` names presets of imaging/windows.py for CT in HU. Without it, the windows that the file states are used,
-        else for CT lung, soft and bone, else the range from the least to the greatest value. A colour image has one
-        picture per frame and no window.
+        `windows` holds presets of imaging/windows.py for CT in HU, "CENTER,WIDTH" for any modality, and "file" for the
+        file's own first window. A preset means nothing to other modalities, which are then shown in the file's own
+        windows. Without it, the windows that the file states are used, else for CT lung, soft and bone ("file" alone:
+        soft), else the range from the least to the greatest value. A colour image has one picture per frame and no window.
 
         Raises:
             NoPixels, BadImage: as `values`.
@@ -93,12 +98,17 @@ def open_dicom(source: Path | bytes, *, name: str) -> Iterator[DicomFile]:
         MissingExtra: pydicom is not installed.
     """
     with contextlib.ExitStack() as stack:
-        file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(_opened(source, name))
+        file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(opened_file(source, name))
         yield DicomFile(read_elements(file, name=name), name)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
+def opened_file(path: Path, name: str) -> Iterator[BinaryIO]:
+    """A regular file of at most 4 GB, open for reading; errors call it `name` and tell nothing of its path.
+
+    Raises:
+        BadImage: missing, a folder, no regular file, or too large.
+    """
     try:
         # Not blocking: opening a named pipe that nobody writes to would wait for ever.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import BadImage, MissingExtra
 from lingshu.imaging.read import MAX_PIXELS
-from lingshu.imaging.windows import Window, brightness, full_range, presets, to_grey
+from lingshu.imaging.windows import OWN, Window, brightness, full_range, presets, to_grey
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,11 @@ class Slice:
     pixels: NDArray[np.uint8]
     z: int
     time: int
-    window: str
+    shown_in: Window
+
+    @property
+    def window(self) -> str:
+        return str(self.shown_in)
 
 
 class Volume:
@@ -76,7 +80,8 @@ class Volume:
     def render(
         self, *, slices: Sequence[int] | None = None, times: Sequence[int] = (0,), windows: Sequence[str] | None = None
     ) -> Iterator[Slice]:
-        """Slices along z, each in every window. `windows` names presets for CT in HU; without it the percentiles of the volume are shown.
+        """Slices along z, each in every window. `windows` holds presets for CT in HU and "CENTER,WIDTH"; without it, and for
+        "file", the percentiles of the volume are shown.
 
         Raises:
             BadImage: the voxels cannot be read, or there is no such slice or time.
@@ -87,7 +92,7 @@ class Volume:
             if not 0 <= time < self.times:
                 raise BadImage(f"{self._name} has no time {time}: it has {self.times}, counted from 0.")
             voxels = self.voxels(time)
-            used = chosen or [self._window(voxels)]
+            used = [*([self._window(voxels)] if not chosen or OWN in (windows or ()) else []), *chosen]
             for z in range(self.shape[2]) if slices is None else slices:
                 if not 0 <= z < self.shape[2]:
                     raise BadImage(f"{self._name} has no slice {z}: it has {self.shape[2]}, counted from 0.")
@@ -130,15 +135,15 @@ class Volume:
         return Window("percentile", window.center, window.width, "range")
 
 
-def _shown(plane: NDArray[Any], windows: Sequence[Window]) -> list[tuple[NDArray[np.uint8], str]]:
+def _shown(plane: NDArray[Any], windows: Sequence[Window]) -> list[tuple[NDArray[np.uint8], Window]]:
     """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to left."""
     import numpy as np
 
     upright = plane[::-1, ::-1].T
     if upright.dtype.names:
         colours = np.stack([upright[name] for name in upright.dtype.names[:3]], axis=-1)
-        return [(np.ascontiguousarray(colours.astype(np.uint8)), "colour")]
-    return [(to_grey(upright, brightness(window)), str(window)) for window in windows]
+        return [(np.ascontiguousarray(colours.astype(np.uint8)), Window("colour"))]
+    return [(to_grey(upright, brightness(window)), window) for window in windows]
 
 
 def _undefined(orientation: NDArray[Any]) -> bool:

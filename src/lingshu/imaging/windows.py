@@ -5,6 +5,7 @@ Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT and the LINEAR, LINE
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,9 +25,9 @@ _BLOCK = 1 << 20
 class Window:
     """Which values are shown from black to white. `name` says where it comes from.
 
-    A preset of CT (`lung`), one the file states (`file`, `file 2`), the file's own table (`table`), or the least and the
-    greatest value (`range`) for want of anything better. `center` and `width` are in the units of the modality, such as
-    HU; None for a table.
+    A preset of CT (`lung`), one that was asked for in numbers (`asked`), one the file states (`file`, `file 2`), the file's
+    own table (`table`), or the least and the greatest value (`range`) for want of anything better. `center` and `width`
+    are in the units of the modality, such as HU; None for a table.
     """
 
     name: str
@@ -45,20 +46,41 @@ CT_WINDOWS = {
     "bone": Window("bone", 400, 1800),
     "brain": Window("brain", 40, 80),
     "liver": Window("liver", 30, 150),
+    "abdomen": Window("abdomen", 50, 400),
+    "mediastinum": Window("mediastinum", 50, 350),
 }
 CT_DEFAULT = ("lung", "soft", "bone")
+# The one window that a file is shown in when it is to be shown in one: its own first one, or what stands in for it.
+OWN = "file"
+_NUMBER = r"[+-]?[0-9]{1,6}(?:\.[0-9]{1,6})?"
+_CENTER_WIDTH = re.compile(rf"({_NUMBER}),({_NUMBER})")
 
 
 def presets(names: Sequence[str]) -> list[Window]:
-    """The windows of CT that names stand for.
+    """The windows that names stand for: those of CT, and "CENTER,WIDTH" in the units of the modality. "file" has none here.
 
     Raises:
-        InputError: a name that none has.
+        InputError: a name that none has, or a width that is none.
     """
-    unknown = next((name for name in names if name not in CT_WINDOWS), None)
-    if unknown is not None:
-        raise InputError(f"no window is called {unknown!r}; {nearest(unknown, CT_WINDOWS)}")
-    return [CT_WINDOWS[name] for name in names]
+    return [window for name in names if name != OWN and (window := _named(name))]
+
+
+def _named(name: str) -> Window:
+    numbers = _CENTER_WIDTH.fullmatch(name.replace(" ", ""))
+    if numbers:
+        window = Window("asked", float(numbers[1]), float(numbers[2]))
+        if not possible(window):
+            raise InputError(f"a window of width {numbers[2]} shows nothing; write CENTER,WIDTH with a width of 1 or more.")
+        return window
+    if name not in CT_WINDOWS:
+        known = nearest(name, (*CT_WINDOWS, OWN))
+        raise InputError(f"no window is called {name!r}; {known} Or write CENTER,WIDTH, such as 40,400.")
+    return CT_WINDOWS[name]
+
+
+def is_preset(window: Window) -> bool:
+    """True for one of CT, whose numbers mean HU and nothing else."""
+    return CT_WINDOWS.get(window.name) == window
 
 
 Values = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]

@@ -21,8 +21,8 @@ from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import MAX_BYTES
+from lingshu.imaging.walk import IMAGE_SUFFIXES, files_below
 from lingshu.sources._ids import Names, Naming, Once, look, naming, with_ids
-from lingshu.sources._walk import IMAGE_SUFFIXES, files_below
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
 MAX_ENTRIES = 1_000_000

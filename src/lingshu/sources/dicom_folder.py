@@ -6,10 +6,9 @@ names too. No name, number, date or path is carried: patients, studies and serie
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,9 +17,9 @@ from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.imaging.dicom import DicomFacts, NoDicom, open_dicom
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import encode_png
+from lingshu.imaging.walk import files_below, frames_of_files
 from lingshu.sources._ids import Once, look, with_ids
 from lingshu.sources._reports import Reports
-from lingshu.sources._walk import evenly, files_below
 
 Per = Literal["image", "series", "study"]
 QUESTION = "Write the radiology report of this study."
@@ -149,7 +148,9 @@ def _group(
     shown: list[_Picture] = []
     first: DicomFacts | None = None
     for found in series.values():
-        for number, frames in _chosen(sorted(found, key=lambda one: one.order), options.slices):
+        placed = sorted(found, key=lambda one: one.order)
+        for place, frames in frames_of_files([one.frames for one in placed], options.slices):
+            number = placed[place].number
             try:
                 shown += list(_pictures(path, files, number, frames, options))
                 if first is None:
@@ -162,17 +163,6 @@ def _group(
             first = replace(first, series=None)
         whole = first.study if options.per == "study" else first.series
         yield _sample(whole or first.series or first.instance or "image", first, shown, options, table)
-
-
-def _chosen(found: Sequence[_Found], slices: int | None) -> Iterator[tuple[int, list[int] | None]]:
-    """The files and frames to show of a series; None means every frame. Counted, not listed: a number of frames may lie."""
-    if slices is None:
-        yield from ((one.number, None) for one in found)
-        return
-    ends = list(accumulate(one.frames for one in found))
-    for place, wanted in groupby(evenly(ends[-1], slices) if ends[-1] > slices else range(ends[-1]), key=lambda at: bisect_right(ends, at)):
-        start = ends[place] - found[place].frames
-        yield found[place].number, [at - start for at in wanted]
 
 
 def _sample(name: str, facts: DicomFacts, shown: Sequence[_Picture], options: Options, table: Reports | None) -> Sample:

@@ -16,10 +16,8 @@ from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.imaging.nifti import Slice, Volume, open_volume
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import encode_png
+from lingshu.imaging.walk import VOLUME_SUFFIXES, evenly, files_below
 from lingshu.sources._ids import Names, look, naming, with_ids
-from lingshu.sources._walk import evenly, files_below
-
-SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".head")
 
 
 def read(
@@ -45,8 +43,8 @@ def read(
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
             yield Drop(name, "excluded")
             continue
-        if not relative.name.lower().endswith(SUFFIXES):
-            yield Drop(name, "not_a_volume", f"file {number} is none of {' '.join(SUFFIXES)}.")
+        if not relative.name.lower().endswith(VOLUME_SUFFIXES):
+            yield Drop(name, "not_a_volume", f"file {number} is none of {' '.join(VOLUME_SUFFIXES)}.")
             continue
         meta = with_ids(Meta(modality=modality, extra={"volume": name}), called.ids(relative))
         if meta.group is None:

@@ -1,0 +1,141 @@
+"""The report's page: how soon it can be used in a browser, what writing it costs, and what the small pictures cost.
+
+    python bench/report_page.py
+
+Made-up questions about made-up 512 x 512 images, `echo` as the model. Each number is the median of ROUNDS; processes with
+and without take turns. "Usable" is what the page itself measures from the start of its loading until the list of samples
+stands and is filtered. Needs a Chromium.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from _record import record, table
+from PIL import Image as PIL
+
+ROUNDS = 3
+SIZES = (1_000, 10_000, 30_000)
+SHARED, ALONE = 300, 1_000  # images behind the questions of the page, and behind as many questions for the pictures' cost
+REPLY = "The lungs are clear, the heart is of normal size and there is no pleural effusion. " * 4
+# A process's own account of its memory: what the system tells its parent holds the parent's too.
+RUN = """import re, sys; from lingshu.apps.cli import main; code = main(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr); raise SystemExit(code)"""
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+class Cost(NamedTuple):
+    """What a process took: CPU seconds, and its peak memory in MB."""
+
+    cpu: float
+    peak: float
+
+
+def images(folder: Path, count: int) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    for i in range(count):
+        coarse = PIL.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8))
+        coarse.resize((512, 512), PIL.Resampling.BICUBIC).save(folder / "images" / f"{i}.jpg", quality=90)
+
+
+def questions(folder: Path, count: int, pictures: int) -> None:
+    rows = (
+        {"id": f"q{i}", "question": f"What does image {i} show? {REPLY[:80]}", "answer": REPLY[: 40 + i % 280], "kind": "abcde"[i % 5],
+         "image": f"images/{i % pictures}.jpg", "access": "open"}
+        for i in range(count)
+    )  # fmt: skip
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def lingshu(*arguments: str | Path) -> Cost:
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"lingshu {arguments} failed:\n{said}")
+    return Cost(usage.ru_utime + usage.ru_stime, int(said.split()[-1]) / 1024)
+
+
+def usable(chromium: str, page: Path, profile: Path) -> float:
+    """Milliseconds until the list of samples can be used."""
+    command = [chromium, *QUIET, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    found = re.search(r'data-usable="(\d+)"', told)
+    if not found:
+        raise SystemExit(f"{page} did not become usable")
+    return float(found[1])
+
+
+def pages(place: Path, chromium: str) -> list[list[str]]:
+    """Per number of samples: the page's size, milliseconds until usable, CPU and memory of writing it with and without samples."""
+    rows = []
+    data = place / "shared"
+    images(data, SHARED)
+    for count in SIZES:
+        questions(data, count, SHARED)
+        run = place / f"run{count}"
+        lingshu("eval", "echo", "vqa", "--data", data, "--out", run)
+        without, beside = [], []
+        for _ in range(ROUNDS):
+            without.append(lingshu("report", run, "--no-samples"))
+            beside.append(lingshu("report", run))
+        page = run / "report.html"
+        waited = [usable(chromium, page, place / f"profile{count}-{i}") for i in range(ROUNDS)]
+        told = [f"{median([cost.cpu for cost in costs]):.2f} / {median([cost.peak for cost in costs]):.0f}" for costs in (beside, without)]
+        rows.append([f"{count:,}", f"{page.stat().st_size / 2**20:.1f}", f"{median(waited):.0f}", *told])
+    return rows
+
+
+def pictures(place: Path) -> list[list[str]]:
+    """CPU and memory of an evaluation of as many questions as images, with the small pictures and without."""
+    data = place / "alone"
+    images(data, ALONE)
+    questions(data, ALONE, ALONE)
+    costs: dict[str, list[Cost]] = {"with": [], "without": []}
+    for i in range(ROUNDS):
+        costs["with"].append(lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"with{i}"))
+        costs["without"].append(lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"without{i}", "--no-thumbnails"))
+    return [
+        [name, f"{median([cost.cpu for cost in found]):.2f}", f"{median([cost.peak for cost in found]):.0f}"]
+        for name, found in costs.items()
+    ]
+
+
+median = statistics.median
+
+
+def main() -> None:
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("a Chromium is needed to measure when a page can be used")
+    with tempfile.TemporaryDirectory() as name:
+        shown, kept = pages(Path(name), chromium), pictures(Path(name))
+    told = (
+        f"Made-up questions about {SHARED} images that they share, medians of {ROUNDS}. Usable: milliseconds from the start of loading "
+        "until the list of samples stands, in headless Chromium, from the disk; the bar is 3,000 for 10,000 samples. Writing: "
+        "CPU-seconds / peak MB of `lingshu report`, start of Python included.\n\n"
+    )
+    told += table(["samples", "page (MB)", "usable (ms)", "writing it", "without samples"], shown)
+    told += f"\n\nKeeping small pictures of {ALONE:,} images of 512 x 512 pixels, one to a question, in `lingshu eval echo`:\n\n"
+    told += table(["pictures", "CPU (s)", "peak memory (MB)"], kept)
+    print(told)
+    record("report_page", "The report's page", told)
+
+
+if __name__ == "__main__":
+    main()

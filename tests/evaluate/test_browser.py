@@ -1,0 +1,371 @@
+"""The samples on a report's page: all of them, as text, with their pictures, and usable in a real browser."""
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import PIL.Image
+import pytest
+
+from lingshu.apps.cli import main
+from lingshu.core.errors import BadImage
+from lingshu.core.files import read_jsonl
+from lingshu.core.nouns import Image, Message, Meta, Sample, Sampling, Task
+from lingshu.core.options import EngineOptions
+from lingshu.engines import echo
+from lingshu.evaluate import _browser, page, report
+from lingshu.evaluate._browser import Browser, outcome
+from lingshu.evaluate._thumbnails import Thumbnails, thumbnail
+from lingshu.evaluate.generate import generate
+from lingshu.imaging.read import image_bytes
+from lingshu.scoring import auto
+
+EVIL = "</script><script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\"><!-- & \u2028 \ud800"
+
+
+def row(name: str, value: float | None, **more: object) -> dict:
+    status = more.pop("status", "ok")
+    return {"id": name, "value": value, "status": status, "question": f"Question {name}?", "gold": ["yes"], "reply": "no", **more}
+
+
+def run_of(folder: Path, files: dict[str, list[dict]], *, by: tuple[str, ...] = ("kind",)) -> Path:
+    for name, rows in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
+    facts = {"title": "Task <a>", "by": list(by)}
+    notes = {"model": "the model", "tasks": {name.split("/")[0]: facts for name in files}}
+    (folder / "run.json").write_text(json.dumps({"notes": notes}))
+    return folder
+
+
+def written(run: Path, **options: object) -> str:
+    against = options.get("against")
+    report.write(run, report.build(run, against=against), **options)  # type: ignore[arg-type]
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def data_of(html: str) -> dict:
+    [block] = re.findall(r'<script type="application/json" id="samples-data">(.*?)</script>', html, re.S)
+    return json.loads(block)
+
+
+def picture(shade: int, *, size: tuple[int, int] = (300, 150), mode: str = "L") -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.new(mode, size, shade if mode == "L" else (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pictured(*shades: int) -> list[Sample]:
+    """Samples with one image each."""
+    return [
+        Sample(f"s{i}", (Message("user", ("Bright?",)),), (Image(data=picture(shade)),), gold=("yes",), meta=Meta(access="open"))
+        for i, shade in enumerate(shades)
+    ]
+
+
+TASK = Task("demo", "Demo", "made up", "CC0", lambda data: pictured(0), auto.score, lambda seed: pictured(0))
+
+
+def ask(samples: list[Sample], folder: Path, *, thumbnails: bool = True) -> None:
+    engine = echo.load("echo", EngineOptions())
+    generate(TASK, samples, engine, folder, sampling=Sampling(), images=image_bytes, thumbnails=thumbnails)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [(row("a", 1.0), "right"), (row("a", 1), "right"), (row("a", 0.4), "partly"), (row("a", 0.0), "wrong"), (row("a", -1.0), "wrong"),
+     (row("a", None, status="refused"), "refused"), (row("a", None), "unscored"), (row("a", None, status="error"), "error"),
+     (row("a", None, status="error", note="needs a judge"), "waiting")],
+)  # fmt: skip
+def test_an_outcome_is_one_word(found, expected):
+    assert outcome(found) == expected
+
+
+def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
+    rows = [
+        row("a", 1.0, choices=["left", "right"], gold=["A"], read="A", note="letter", kind="side", group="p1", metrics={"bleu": 0.5}),
+        row("b", None, status="unparsed", truncated=True, reply=""),
+    ]
+    told = data_of(written(run_of(tmp_path, {"t/scores.jsonl": rows})))
+    assert told["tasks"] == [{"name": "t", "title": "Task <a>", "protocol": "strict", "facets": ["kind"]}]
+    assert told["rows"] == [
+        {"id": "a", "task": 0, "outcome": "right", "value": 1.0, "read": "A", "note": "letter", "reply": "no", "question": "Question a?",
+         "choices": ["left", "right"], "gold": ["A"], "facets": {"kind": "side"}, "group": "p1", "metrics": {"bleu": 0.5}},
+        {"id": "b", "task": 0, "outcome": "unparsed", "value": None, "reply": "", "question": "Question b?", "gold": ["yes"], "cut": True},
+    ]  # fmt: skip
+    assert told["left_out"] == {"samples": 0, "images": 0} and told["other"] is None
+
+
+def test_whatever_data_say_stays_text(tmp_path):
+    rows = [row(EVIL, 1.0, question=EVIL, reply=EVIL, note=EVIL, kind=EVIL, choices=[EVIL], gold=[EVIL], group=EVIL)]
+    html = written(run_of(tmp_path, {"t/scores.jsonl": rows}))
+    assert data_of(html)["rows"][0]["reply"] == EVIL
+    assert "<img" not in html
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.S)
+    assert [kind for kind, _ in scripts] == [' type="application/json" id="samples-data"', ""]
+    source = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{source}'; base-uri 'none'" in html
+    assert "unsafe-inline" not in html.split("script-src")[1].split('"')[0]
+
+
+def test_the_script_makes_no_html_from_text():
+    script = _browser.script()
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script", script)
+    assert not re.search(r"url\(|@import|https?://", _browser.style())
+    assert script.count("\n") < 310
+
+
+def test_a_page_without_samples_has_no_script(tmp_path):
+    run = run_of(tmp_path, {"t/scores.jsonl": [row("a", 1.0)]})
+    assert "<script" in written(run)
+    assert "<script" not in written(run, samples=False) and "script-src" not in page.page("t", [])
+    assert main(["report", str(run), "--no-samples"]) == 0
+    assert "Question a" not in (run / "report.html").read_text()
+
+
+def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
+    parts = {"verdict": "incorrect", "reason": "It says no."}
+    rubric = {"criteria": [{"name": "n", "points": 2, "criterion": "Says yes", "verdict": "met", "reason": "It does."}]}
+    judged = [row("b", 0.0, protocol="judge", read="incorrect", judge=parts), row("a", 0.5, protocol="judge", judge=rubric)]
+    files = {"t/scores.jsonl": [row("a", 1.0), row("b", 1.0)], "t/scores.judge.jsonl": judged}
+    first, second = data_of(written(run_of(tmp_path, files)))["rows"]
+    assert first["also"]["judge"] == {"outcome": "partly", "value": 0.5, "criteria": [["met", "2", "Says yes", "It does."]]}
+    assert second["also"]["judge"] == {"outcome": "wrong", "value": 0.0, "read": "incorrect", "reason": "It says no."}
+
+
+def test_another_run_stands_beside_where_the_items_are_the_same(tmp_path):
+    ours = run_of(tmp_path / "ours", {"t/scores.jsonl": [row("a", 1.0), row("b", 0.0), row("c", 0.0)]})
+    theirs = [row("b", 1.0, reply="yes"), row("c", 1.0, gold=["maybe"]), row("d", 1.0)]
+    other = run_of(tmp_path / "theirs", {"t/scores.jsonl": theirs})
+    told = data_of(written(ours, against=str(other)))
+    assert told["other"] == {"run": "theirs", "model": "the model"}
+    assert [one.get("other") for one in told["rows"]] == [None, {"outcome": "right", "value": 1.0, "reply": "yes"}, None]
+    assert data_of(written(ours))["other"] is None
+
+
+def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
+    run = run_of(tmp_path, {"t/scores.jsonl": [row(str(i), 1.0, reply="x" * 9000) for i in range(4)]})
+    (run / "t/asked.jsonl").write_text("".join(json.dumps({"id": str(i), "key": "k", "images": [f"d{i % 2}"]}) + "\n" for i in range(4)))
+    (run / "t/thumbnails.jsonl").write_text("".join(json.dumps({"image": f"d{i}", "jpeg": "A" * 100}) + "\n" for i in range(2)))
+    built = report.build(run)
+    html = "".join(Browser(run, built, most_samples=3, most_bytes=150).pieces("<script></script>"))
+    told = data_of(html)
+    assert told["left_out"] == {"samples": 1, "images": 1}
+    assert [one["images"] for one in told["rows"]] == [[0], [None], [0]]
+    assert html.count(f'id="picture-0">{"A" * 100}</script>') == 1 and "picture-1" not in html
+    reply = told["rows"][0]["reply"]
+    assert "1,000 characters are not on this page" in reply and len(reply) < 8100
+
+
+def test_equal_scores_give_equal_pages(tmp_path):
+    rows = [row(str(i), float(i % 2), kind="ab"[i % 2]) for i in range(6)]
+    pages = {written(run_of(tmp_path / name, {"t/scores.jsonl": rows})) for name in ("one", "two", "two")}
+    assert len(pages) == 1
+
+
+def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
+    rows = [row(str(i), float(i % 2), one="a", two="ab"[i % 2], many=str(i)) for i in range(31)]
+    html = written(run_of(tmp_path, {"t/scores.jsonl": rows}, by=("one", "two", "many")))
+    assert re.findall(r"<h3>By (\w+)</h3>\n<div class=\"(\w+)", html) == [("one", "scroll"), ("two", "plot"), ("many", "scroll")]
+    assert html.count("stroke-dasharray") == 1
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def test_a_thumbnail_is_small_and_grey_stays_grey():
+    grey = PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(1000, 400)))))
+    assert (grey.format, grey.mode, grey.size) == ("JPEG", "L", (256, 102))
+    assert PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30), mode="RGB")))).mode == "RGB"
+    assert PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30))))).size == (20, 30)
+    with pytest.raises(BadImage):
+        thumbnail(b"no image")
+
+
+def test_a_shared_image_is_kept_once_and_again_asked_adds_nothing(tmp_path):
+    ask(pictured(1, 2, 1), tmp_path)
+    asked = list(read_jsonl(tmp_path / "asked.jsonl"))
+    kept = tmp_path / "thumbnails.jsonl"
+    digests = [hashlib.sha256(picture(shade)).hexdigest() for shade in (1, 2)]
+    assert [one["images"] for one in asked] == [[digests[0]], [digests[1]], [digests[0]]]
+    assert [one["image"] for one in read_jsonl(kept)] == digests
+    before = kept.read_bytes()
+    ask(pictured(1, 2, 1), tmp_path)
+    assert kept.read_bytes() == before
+    kept.write_bytes(before[:-20])  # killed in the middle of a write
+    ask(pictured(1, 2, 3), tmp_path)
+    assert [one["image"] for one in read_jsonl(kept)] == [*digests, hashlib.sha256(picture(3)).hexdigest()]
+    ask(pictured(1, 2, 3), tmp_path, thumbnails=False)
+    assert not kept.exists()
+
+
+def test_the_file_of_thumbnails_has_an_end(tmp_path):
+    with Thumbnails(tmp_path, most_bytes=10) as kept:
+        for shade in (1, 2):
+            kept.add(str(shade), picture(shade))
+        kept.add("3", b"no image")
+    assert [one["image"] for one in read_jsonl(tmp_path / "thumbnails.jsonl")] == ["1"]
+
+
+def test_eval_shows_pictures_unless_told_not_to(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.png").write_bytes(picture(7))
+    (data / "rows.jsonl").write_text(json.dumps({"id": "q", "question": "Bright?", "answer": "no", "image": "a.png"}) + "\n")
+    command = ["eval", "echo", "vqa", "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    html = (tmp_path / "run/report.html").read_text()
+    assert data_of(html)["rows"][0]["images"] == [0] and html.count('id="picture-') == 1
+    assert main([*command, "--no-thumbnails"]) == 0
+    html = (tmp_path / "run/report.html").read_text()
+    assert data_of(html)["rows"][0]["images"] == [None] and data_of(html)["left_out"]["images"] == 1
+
+
+# --- a browser ---------------------------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update")
+STATE = """(() => { const text = (id) => document.getElementById(id).textContent;
+  return { count: text('count'), detail: text('detail'), lines: document.querySelectorAll('.line').length, title: document.title,
+    focus: document.activeElement.id, pictures: document.querySelectorAll('#detail img').length,
+    loaded: [...document.querySelectorAll('#detail img')].every((image) => image.naturalWidth > 0) }; })()"""
+
+
+@contextmanager
+def chromium(profile: Path):
+    command = [str(CHROMIUM), *QUIET, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr
+        yield next(found[1] for line in process.stderr if (found := re.search(r"DevTools listening on ws://([^/]+)/", line)))
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Tab:
+    """A page in the browser: runs expressions in it, presses its keys, and remembers what it asked for and complained of."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket, self._number = socket, 0
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+
+    async def call(self, method: str, **values: object) -> dict:
+        self._number += 1
+        await self._socket.send_json({"id": self._number, "method": method, "params": values})
+        while True:
+            told = await self._socket.receive_json()
+            if told.get("id") == self._number:
+                return told["result"]
+            if told["method"] == "Network.requestWillBeSent":
+                self.requests.append(told["params"]["request"]["url"][:60])
+            elif told["method"] in ("Log.entryAdded", "Runtime.exceptionThrown"):
+                self.complaints.append(str(told["params"]))
+
+    async def run(self, expression: str):
+        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in told, told
+        return told["result"].get("value")
+
+    async def press(self, *keys: str) -> None:
+        for key in keys:
+            await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **({"text": key} if len(key) == 1 else {}))
+            await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    async def choose(self, label: str, option: str) -> None:
+        found = f"[...document.querySelectorAll('label')].find((one) => one.textContent.startsWith('{label}')).querySelector('select')"
+        await self.run(
+            f"(() => {{ const s = {found}; s.value = [...s.options].find((one) => one.text.startsWith('{option}')).value;"
+            " s.dispatchEvent(new Event('change')); })()"
+        )
+
+    async def open(self, path: Path) -> None:
+        for domain in ("Log", "Runtime", "Network", "Page"):
+            await self.call(f"{domain}.enable")
+        await self.call("Page.navigate", url=path.as_uri())
+        # Both wait inside the page, not here.
+        await self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
+        await self.run("Promise.all([...document.querySelectorAll('#detail img')].map((image) => image.decode()))")
+
+
+async def drive(address: str, path: Path, visit) -> Tab:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{address}/json/list") as answer:
+            target = next(one for one in await answer.json(content_type=None) if one["type"] == "page")
+        async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            tab = Tab(socket)
+            await tab.open(path)
+            await visit(tab)
+            return tab
+
+
+def browsable(folder: Path) -> Path:
+    """Two runs of 300 samples with a hostile one among them, a judge and pictures; the page compares them."""
+    values = [(1.0, "ok"), (0.0, "ok"), (None, "unparsed")]
+    rows = [row(f"s{i:03}", values[i % 3][0], status=values[i % 3][1], kind="ab"[i % 2], reply=f"reply {i}") for i in range(300)]
+    rows[1] |= {"reply": EVIL, "question": EVIL, "kind": "a"}
+    judged = [{**one, "protocol": "judge", "value": 1.0, "status": "ok"} for one in rows]
+    theirs = [{**one, "value": 1.0, "status": "ok", "reply": f"theirs {i}"} for i, one in enumerate(rows)]
+    run = run_of(folder / "ours", {"t/scores.jsonl": rows, "t/scores.judge.jsonl": judged})
+    other = run_of(folder / "theirs", {"t/scores.jsonl": theirs})
+    with Thumbnails(run / "t") as kept:
+        kept.add("one", picture(80))
+    (run / "t/asked.jsonl").write_text("".join(json.dumps({"id": one["id"], "key": "k", "images": ["one"]}) + "\n" for one in rows))
+    written(run, against=str(other))
+    return run / "report.html"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
+def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
+    async def visit(tab: Tab) -> None:
+        seen = await tab.run(STATE)
+        assert seen["count"] == "300 of 300 samples" and "s000" in seen["detail"] and seen["lines"] < 60
+        assert seen["pictures"] == 1 and seen["loaded"]
+        await tab.press("j")
+        seen = await tab.run(STATE)
+        assert "s001" in seen["detail"] or "</script>" in seen["detail"]
+        assert EVIL[:60] in seen["detail"] and seen["title"] == "Evaluation of the model"
+        assert "theirs 1" in seen["detail"] and "judge" in seen["detail"]
+        await tab.press("k", "k", "j", "j")
+        assert "s002" in (await tab.run(STATE))["detail"]
+        await tab.press("/")
+        assert (await tab.run(STATE))["focus"] == "search"
+        await tab.press("2", "9", "9")
+        seen = await tab.run(STATE)
+        assert seen["count"] == "1 of 300 samples" and "reply 299" in seen["detail"]
+        await tab.press("Escape")
+        assert (await tab.run(STATE))["count"] == "300 of 300 samples"
+        await tab.press("Escape", "End")
+        seen = await tab.run(STATE)
+        assert seen["focus"] == "list" and "s299" in seen["detail"]
+        await tab.press("ArrowUp")
+        assert "s298" in (await tab.run(STATE))["detail"]
+        await tab.run("document.querySelector('[data-outcome=unparsed]').click()")
+        assert (await tab.run(STATE))["count"] == "100 of 300 samples"
+        await tab.choose("Kind", "b (")
+        assert (await tab.run(STATE))["count"] == "50 of 300 samples"
+        await tab.run("document.querySelector('[type=reset]').click()")
+        assert (await tab.run(STATE))["count"] == "300 of 300 samples"
+        for option, count in (("they differ", 200), ("only this one right", 0), ("only the other right", 200)):
+            await tab.choose("Compare", option)
+            assert (await tab.run(STATE))["count"] == f"{count} of 300 samples"
+        for option, count in (("judge and strict differ", 200), ("only judge right", 200), ("no verdict by judge", 0)):
+            await tab.choose("Compare", option)
+            assert (await tab.run(STATE))["count"] == f"{count} of 300 samples"
+
+    path = browsable(tmp_path)
+    with chromium(tmp_path / "profile") as address:
+        tab = asyncio.run(drive(address, path, visit))
+    assert tab.complaints == []
+    assert {request.split(":")[0] for request in tab.requests} <= {"file", "data"}
+    assert len([request for request in tab.requests if request.startswith("file")]) == 1
