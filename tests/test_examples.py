@@ -99,6 +99,49 @@ def test_curate_your_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (tmp_path / "data/explain.html").is_file()
 
 
+def test_two_trajectories(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lingshu.core.entities import Terms, mark, with_spans
+    from lingshu.sources import phantom
+    from tests.tiny import write_phantoms
+
+    terms = Terms(["left", "right", "small", "large", "lesion"])
+    for place, first in (("data", 0), ("held", 16)):
+        write_phantoms(tmp_path / place, [with_spans(s, mark(s, terms)) for s in phantom.training(0, 8, "instruct", first=first)])
+    short = ["stages.moft.steps=1", "stages.moft.batch=4", "threads=1", "tensorboard=false"]
+    places = [str(tmp_path / place) for place in ("data", "held", "out")]
+    assert run("12_two_trajectories.py", str(checkpoint), *places, *short) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said[-5:]] == ["fluency", "entities", "second_seed", "moft", "soup"]
+
+
+def test_merge_two_models(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "path"
+    assert run("11_merge_two_models.py", str(checkpoint), str(checkpoint), str(out), "phantom", "--limit", "2") == 0
+    assert "weight 0.5" in capsys.readouterr().out and (out / "path.html").is_file()
+    assert (out / "points/0.50/model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+
+
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
     assert [script.name for script in EXAMPLES.glob("*.py") if f'"{script.name}"' not in tests] == []
+
+
+def test_serve_and_ask(checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    assert run("13_serve_and_ask.py", str(checkpoint), "image.png") == 0
+    assert capsys.readouterr().out.endswith("Research only; not for clinical use.\n")
+
+
+def test_draft_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    from tests.imaging._dicoms import dicom
+
+    (tmp_path / "study").mkdir()
+    for z in range(6):
+        place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
+        values = {"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "0", "PatientID": "made up", **place}
+        (tmp_path / "study" / f"{z}.dcm").write_bytes(dicom(np.full((8, 8), z, np.int16), **values))
+    model = "echo:Findings: A drawing. Impression: None of medicine."
+    assert run("14_draft_a_report.py", model, str(tmp_path / "study"), str(tmp_path / "out")) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "images 1, 3, 5, 7: slices 1, 3, 4, 6 of 6, CT, series 1, window lung -600/1500"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.dcm", "report.fhir.json", "report.md"]

@@ -7,23 +7,35 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.nouns import Sample, Style, Task
-from lingshu.core.shelves import SHELVES, built_in, load, part
+from lingshu.core.shelves import SHELVES, built_in, load, package_of, part
 from lingshu.core.steps import MapStep, TableStep, TeacherStep
 from lingshu.imaging.read import open_image
 
 # What a module of each shelf must define, with the names of its parameters where they are a contract.
-REQUIRED = {"tasks": "TASK", "ops": "step", "scoring": "score", "engines": "load", "sources": "read", "recipes": "recipe"}
+REQUIRED = {
+    "tasks": "TASK",
+    "ops": "step",
+    "scoring": "score",
+    "engines": "load",
+    "sources": "read",
+    "recipes": "recipe",
+    "merges": "method",
+}
 ON_SHELVES = [(shelf, name) for shelf in SHELVES for name in built_in(shelf)]
 TORCH_ENGINES = {"hf", "vllm"}
 
 
 def needs(shelf: str, name: str) -> None:
+    if shelf == "merges":
+        pytest.importorskip("torch", reason="torch is not installed")
     if shelf == "engines" and name in TORCH_ENGINES:
         pytest.importorskip("torch" if name == "hf" else "vllm", reason=f"the engine {name} needs a package that is not installed")
 
@@ -54,7 +66,11 @@ def test_everything_loads_alone() -> None:
         "    for known in [m for m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
         "    importlib.import_module(name)\n"
     )
-    modules = [f"lingshu.{shelf}.{name}" for shelf, name in ON_SHELVES if not (shelf == "engines" and name in TORCH_ENGINES)]
+    modules = [
+        f"{package_of(shelf)}.{name}"
+        for shelf, name in ON_SHELVES
+        if not (shelf == "engines" and name in TORCH_ENGINES) and not (shelf == "merges" and find_spec("torch") is None)
+    ]
     done = subprocess.run([sys.executable, "-c", code, json.dumps(modules)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
@@ -137,6 +153,25 @@ def test_a_step_opens_with_its_defaults_where_it_has_them(name: str) -> None:
     assert isinstance(made, MapStep | TableStep | TeacherStep)
     if isinstance(made, MapStep):
         assert callable(made.open())
+
+
+@pytest.mark.parametrize("name", sorted(built_in("merges")))
+def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from lingshu.weights.method import Block, Method
+
+    make = part("merges", name, "method")
+    assert callable(make)
+    assert all(p.kind is p.KEYWORD_ONLY and isinstance(p.default, float) for p in inspect.signature(make).parameters.values())
+    method = make()
+    assert isinstance(method, Method)
+    models = tuple(torch.tensor([1.0, 2.0, -3.0]) * scale for scale in (1, 2))
+    block = Block("w", 0, models, torch.zeros(3) if method.base else None, (0.5, 0.5))
+    facts = method.survey(lambda: iter([block])) if method.survey else None
+    kept = [model.clone() for model in models]
+    merged = method.merge(replace(block, facts=facts))
+    assert merged.shape == (3,) and torch.isfinite(merged).all()
+    assert all(torch.equal(model, before) for model, before in zip(models, kept, strict=True)), "a method leaves its block as it is"
 
 
 @pytest.mark.parametrize("name", sorted(built_in("recipes")))

@@ -57,7 +57,7 @@ def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str])
         (["eval", "echo", "missing.py", "--out", "run"], "missing.py does not exist"),
         (["report", "missing"], "missing"),
         (["ask", "missing", "Is there a lesion?"], "missing"),
-        (["ask", "echo:yes", "Is there a lesion?", "missing.png"], "missing.png"),
+        (["ask", "echo:yes", "Is there a lesion?", "missing.png"], "file 1 cannot be opened"),
         (["train", "quickstrt", "--out", "run"], "did you mean 'quickstart'?"),
         (["train", "quickstart", "sed=1", "--out", "run"], "did you mean 'seed'?"),
     ],

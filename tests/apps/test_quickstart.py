@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lingshu.apps import _quickstart_moft
 from lingshu.apps.quickstart import run
 from lingshu.core.errors import ConfigError
 from lingshu.recipes import phantom_rl
@@ -18,8 +19,8 @@ from lingshu.sources.phantom import KINDS
 def small(out: Path, *, seed: int = 3) -> int:
     config = recipe()
     stages, rewarded = (tuple(replace(stage, steps=3) for stage in part) for part in (config.stages, phantom_rl.stages()))
-    sizes = dict.fromkeys({**SIZES, **phantom_rl.SIZES}, 32)
-    return run(replace(config, stages=stages, tensorboard=False), sizes, out, rewarded, seed=seed, images=24)
+    sizes = dict.fromkeys({**SIZES, **phantom_rl.SIZES, **_quickstart_moft.SIZES}, 32)
+    return run(replace(config, stages=stages, tensorboard=False), sizes, out, rewarded, 3, seed=seed, images=24)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +58,24 @@ def test_reinforcement_learning_is_told_apart_from_the_model(finished: Path) -> 
     assert str(finished / "train" / "stages" / "3-deep") in (finished / "rl" / "config.yaml").read_text()
 
 
+def test_averages_of_two_trajectories_are_told_apart_from_the_model(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    moft = summary["moft"]
+    assert [point["weight"] for point in moft["points"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert all(point["accuracy"].keys() == {"value", "low", "high", "n"} for point in (*moft["points"], moft["soup"]))
+    assert 0 < moft["entity_share"] < 1 and moft["entity_weight"] == 2.5 and moft["steps"] == 3
+    assert moft["barrier"]["tolerance"] > 0 and moft["seconds"] > 0
+    # They go on from the instruction-tuned model, which stays as it is.
+    assert "train/checkpoint" in (finished / "moft" / "fluency" / "config.yaml").read_text()
+
+
 def test_the_page_stands_alone(finished: Path) -> None:
     html = (finished / "report.html").read_text()
     for part in (
         "shallow: 3 steps",
         "Accuracy by kind of question",
         "Reinforcement learning",
+        "Two trajectories, averaged (MOFT)",
         "<figure>",
         "data:image/png;base64,",
         "not for clinical use",

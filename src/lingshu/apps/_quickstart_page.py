@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from lingshu.apps import _quickstart_rl
+from lingshu.apps import _quickstart_moft, _quickstart_rl
+from lingshu.apps._quickstart_moft import Fused
 from lingshu.apps._quickstart_rl import Reinforced
 from lingshu.core.files import read_json, write_text
 from lingshu.core.nouns import Image
 from lingshu.evaluate import page
 from lingshu.evaluate.page import Bar, Figure, Series
 from lingshu.evaluate.report import DISCLAIMER, percent, summarise
-from lingshu.evaluate.statistics import Interval, bootstrap
+from lingshu.evaluate.statistics import Interval, bootstrap, or_wilson
 from lingshu.imaging.read import image_bytes
 from lingshu.sources.phantom import KINDS, MAIN_KINDS
 from lingshu.train.config import TrainConfig
@@ -40,6 +41,7 @@ class Outcome:
     log: Sequence[Mapping[str, Any]]
     rows: Sequence[Mapping[str, Any]]
     rl: Reinforced
+    moft: Fused
     parameters: int
     seed: int
     wall_s: float
@@ -53,6 +55,7 @@ def outcome(
     trained: Sequence[Mapping[str, Any]],
     untrained: Sequence[Mapping[str, Any]],
     rl: Reinforced,
+    moft: Fused,
     *,
     wall_s: float,
     peak_rss_mb: float,
@@ -72,6 +75,7 @@ def outcome(
         log=read_log(out / "train"),
         rows=trained,
         rl=rl,
+        moft=moft,
         parameters=count_parameters(checkpoint),
         seed=config.seed,
         wall_s=round(wall_s, 1),
@@ -108,7 +112,8 @@ def mean_of_kinds(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> In
         sums = np.bincount(kind[places], weights=value[places], minlength=len(kinds))
         return None if (sizes == 0).any() else float(np.mean(sums / sizes))
 
-    return bootstrap(mean, [row["group"] for row in chosen])
+    images = [row["group"] for row in chosen]
+    return or_wilson(bootstrap(mean, images), len(set(images)))
 
 
 def as_json(result: Outcome) -> dict[str, Any]:
@@ -122,6 +127,7 @@ def as_json(result: Outcome) -> dict[str, Any]:
         "majority_accuracy": result.majority,
         "stages": [{key: stage[key] for key in ("name", "steps", "seconds", "first_loss", "last_loss")} for stage in result.stages],
         "rl": _quickstart_rl.as_json(result.rl),
+        "moft": _quickstart_moft.as_json(result.moft),
         "seed": result.seed,
         "wall_s": result.wall_s,
         "peak_rss_mb": result.peak_rss_mb,
@@ -135,7 +141,8 @@ def write_page(path: Path, result: Outcome, shown: Sequence[tuple[Path, Image, s
         f"A Qwen2.5-VL of {result.parameters / 1e6:.1f} M parameters, trained from random weights on drawn phantoms "
         f"(seed {result.seed}) in {result.wall_s:.0f} s with {result.peak_rss_mb:.0f} MB of memory. {DISCLAIMER}"
     )
-    sections = [_result(result), _questions(result), _samples(result, shown), _learning(result), _quickstart_rl.section(result.rl)]
+    further = [_quickstart_rl.section(result.rl), _quickstart_moft.section(result.moft)]
+    sections = [_result(result), _questions(result), _samples(result, shown), _learning(result), *further]
     write_text(path, page.page("lingshu quickstart", sections, lead=lead))
 
 

@@ -68,6 +68,10 @@ def _about(stage: StageCheck, plan: RunCheck) -> Iterator[str]:
         epoch = "" if stage.tokens_per_epoch is None else f" ({_count(stage.tokens_per_epoch)} an epoch)"
         executed = f", {stage.flops.executed:.2e} with activations recomputed" if stage.flops.recomputed else ""
         yield f"{_count(stage.tokens)} tokens{epoch}, {stage.flops.model:.2e} FLOPs{executed}"
+    if stage.entity_weight != 1:
+        yield f"tokens of entities weigh {stage.entity_weight:g}"
+    if stage.unmarked:
+        yield f"NO entity is marked in {', '.join(stage.unmarked)}; mark them with the step mark_entities or label_entities"
     if stage.on:
         yield from _on(stage, stage.on, plan.assumed.mfu)
 
@@ -107,7 +111,8 @@ def _group(group: GroupCheck) -> str:
         which = "all" if group.measured == group.rows else f"the first {group.measured}"
         measured = f"; of {which} rows a mean of {group.mean.text:,.1f} text and {group.mean.image:,.1f} image tokens"
     dropped = "".join(f", {reason} {count} dropped" for reason, count in group.dropped.items())
-    return f"{rows}{expected}{measured}{dropped}"
+    entities = f"; {group.entities.told()}" if group.entities else ""
+    return f"{rows}{expected}{measured}{dropped}{entities}"
 
 
 def _count(number: float) -> str:

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import chain, islice
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from lingshu.core import shelves
-from lingshu.core.errors import ArtefactError, InputError, LingshuError, fault, one_line
+from lingshu.apps import _controls
+from lingshu.apps._eval_data import Loaded, facts, find_tasks, load_all
+from lingshu.apps._judging import MAX_TOKENS as JUDGE_TOKENS
+from lingshu.apps._judging import Judging, judge_all, judging, open_judge
+from lingshu.apps._judging import protocols as protocols_of
+from lingshu.core.errors import ArtefactError, InputError
 from lingshu.core.files import write_jsonl
-from lingshu.core.nouns import Drop, Engine, Sample, Sampling, Style, Task
+from lingshu.core.nouns import Engine, Sampling, Style, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.release import Release
 from lingshu.core.runcard import RUN_CARD, RunCard, read_run_card, write_run_card
-from lingshu.recipes._suites import SUITES
-from lingshu.scoring._protocols import PROTOCOLS, quirks
+from lingshu.scoring._protocols import PROTOCOLS
 
 Protocol = Literal["strict", "paper", "medevalkit", "all"]
 REASONED_TOKENS = 8192  # of the published protocol
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-class Loaded(NamedTuple):
-    """A task with its samples and the rows that did not become samples."""
-
-    task: Task
-    samples: Sequence[Sample]
-    drops: Sequence[Drop]
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        return dict(sorted(Counter(drop.reason for drop in self.drops).items()))
 
 
 @dataclass(frozen=True)
@@ -59,6 +47,10 @@ class EvalConfig:
     agreement: tuple[str, ...]
     allow_remote: bool
     metric_weights: str | None
+    thumbnails: bool = True
+    judge: Judging | None = None
+    controls: tuple[str, ...] = ()
+    shuffles: int = 3
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -90,6 +82,16 @@ def evaluate(
     agreement: tuple[str, ...] = (),
     allow_remote: bool = False,
     metric_weights: Path | None = None,
+    no_thumbnails: bool = False,
+    judge: str | None = None,
+    judge_key_file: Path | None = None,
+    judge_budget: int | None = None,
+    judge_max_tokens: int = JUDGE_TOKENS,
+    judge_labels: Path | None = None,
+    judge_agreement: tuple[str, ...] = (),
+    judge_allow_remote: bool = False,
+    controls: str | None = None,
+    shuffles: int = 3,
 ) -> int:
     """Evaluate a model on one or more tasks. Run it again with the same --out to go on after an interruption.
 
@@ -115,10 +117,29 @@ def evaluate(
         agreement: a data-use agreement that covers the address; may be given several times.
         allow_remote: private samples that are not de-identified may be sent to the address.
         metric_weights: folder with the models of report metrics; those that are not there are said to be unavailable.
+        no_thumbnails: keep no small pictures of the images for the report, and remove those of an earlier run in OUT.
+        judge: a model that judges the replies, named as MODEL is; what it said is remembered and not asked again.
+        judge_key_file: file with the judge's key; else LINGSHU_JUDGE_API_KEY, else what any address gets.
+        judge_budget: tokens that the verdicts on one task may take in all.
+        judge_max_tokens: longest answer of the judge, its reasoning included.
+        judge_labels: JSONL of people's verdicts {id, verdict or met}, to tell how far the judge agrees with them.
+        judge_agreement: a data-use agreement that covers the judge's address; may be given several times.
+        judge_allow_remote: private samples that are not de-identified may be sent to the judge's address.
+        controls: ask the same questions under other conditions as well: blind, shuffle, constant, wording, with commas between.
+        shuffles: other orders of the options that the control shuffle asks each item in.
     """
     names = tuple(part.strip() for part in tasks.split(",") if part.strip())
     decoding = (seed, max_tokens, temperature)
     work = (batch_size, concurrency, threads, rank, world)
+    judged = judging(
+        judge,
+        key_file=judge_key_file,
+        budget=judge_budget,
+        max_tokens=judge_max_tokens,
+        labels=judge_labels,
+        agreement=judge_agreement,
+        allow_remote=judge_allow_remote,
+    )
     return run(
         EvalConfig(
             model,
@@ -133,6 +154,10 @@ def evaluate(
             agreement,
             allow_remote,
             None if metric_weights is None else str(metric_weights),
+            not no_thumbnails,
+            judged,
+            _controls.named(controls),
+            shuffles,
         ),
         out,
     )
@@ -148,16 +173,21 @@ def run(config: EvalConfig, out: Path) -> int:
 
     if config.limit is not None and config.limit < 1:
         raise InputError(f"--limit {config.limit} asks nothing; give 1 or more.")
+    if config.shuffles < 1:
+        raise InputError(f"--shuffles {config.shuffles} asks nothing; give 1 or more.")
     release = Release(frozenset(config.agreement), config.allow_remote)
     options = EngineOptions(batch_size=config.batch_size, threads=config.threads, concurrency=config.concurrency, release=release)
-    loaded, left_out = load_all(find_tasks(config.tasks), config, out)
+    data, twin_seed = None if config.data is None else Path(config.data), config.seed if config.twin else None
+    tasks = find_tasks(config.tasks)
+    loaded, left_out = load_all(tasks, out, data=data, limit=config.limit, style=config.style, twin_seed=twin_seed)
     ask = {each.task.name: _sampling(each.task, config) for each in loaded}
     engine = engine_for(config.model, options)
+    judge = None if config.judge is None else open_judge(config.judge, options)
     earlier = earlier_tasks(out, engine)
     notes = {
         "model": engine.model,
         "digest": engine.digest,
-        "tasks": earlier | {each.task.name: facts(each, config.protocols) for each in loaded},
+        "tasks": earlier | {each.task.name: facts(each, protocols_of(each.task, config.protocols, config.judge)) for each in loaded},
         "left_out": left_out,
     }
     counts = Counter[str]()
@@ -165,7 +195,9 @@ def run(config: EvalConfig, out: Path) -> int:
         counts.update(_run(each, engine, out, ask[each.task.name], release, config))
     if counts["elsewhere"]:
         print(f"{told(counts)}; {counts['elsewhere']} still with other processes, the last of which scores and reports")
-        return 1 if counts["errors"] else 0
+        return 1 if counts["errors"] or counts["control_errors"] else 0
+    if judge is not None:
+        counts["unjudged"] = judge_all(judge, loaded, out)
     # Only what is scored stands on the card: a run that failed or was killed puts no name to the scores of another.
     settings = {**asdict(config), "sampling": {name: asdict(sampling) for name, sampling in ask.items()}}
     write_run_card(out, RunCard("eval", settings, config.seed, counts=dict(counts), notes=notes))
@@ -188,110 +220,6 @@ def earlier_tasks(out: Path, engine: Engine) -> dict[str, Any]:
             f"{out} holds an evaluation of {notes.get('model')!r} with other weights or of another name; choose another --out."
         )
     return dict(notes.get("tasks", {}))
-
-
-def load_all(tasks: Sequence[Task], config: EvalConfig, out: Path) -> tuple[list[Loaded], dict[str, str]]:
-    """Every task with its samples; of several tasks those whose data are not to be had are left out, with the reason.
-
-    Raises:
-        LingshuError: the only task, or all of them, cannot be loaded.
-    """
-    data = None if config.data is None else Path(config.data)
-    twin_seed = config.seed if config.twin else None
-    loaded: list[Loaded] = []
-    left_out: dict[str, str] = {}
-    for task in tasks:
-        try:
-            loaded.append(load(task, data, out, limit=config.limit, style=config.style, twin_seed=twin_seed))
-        except (InputError, ArtefactError, LookupError) as error:
-            if len(tasks) == 1 or (len(left_out) == len(tasks) - 1 and not loaded):
-                raise
-            left_out[task.name] = one_line(error)
-    return loaded, left_out
-
-
-def find_tasks(names: Sequence[str]) -> list[Task]:
-    """The tasks behind names of tasks and suites and paths to files.
-
-    Raises:
-        UnknownName: no such task.
-        InputError: an empty list, a file without a TASK, or two tasks of one name.
-    """
-    found: list[Task] = []
-    for name in [task for given in names for task in SUITES.get(given, (given,))]:
-        task = shelves.part("tasks", name, "TASK")
-        if not isinstance(task, Task):
-            raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
-        if not _FOLDER_NAME.fullmatch(task.name):
-            raise InputError(f"the task name {task.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'.")
-        if task.name in {other.name for other in found}:
-            raise InputError(f"{task.name} is named twice in {', '.join(names)}; name each task once.")
-        found.append(task)
-    if not found:
-        raise InputError("no task is named; `lingshu list tasks` shows them.")
-    return found
-
-
-def load(task: Task, data: Path | None, out: Path, *, limit: int | None, style: Style = "direct", twin_seed: int | None = None) -> Loaded:
-    """The first `limit` samples of a task, worded in `style`, and its drops by reason; of its twin where a seed is given.
-
-    The samples wait in a file of `out` that is gone with the process: a benchmark may be larger than memory.
-
-    Raises:
-        InputError: it has no samples, not as many as its source states, or what its loader says is wrong.
-    """
-    from lingshu.evaluate.spool import Spool
-
-    drops: list[Drop] = []
-
-    def worded() -> Iterator[Sample]:
-        for item in task.samples(data) if twin_seed is None else task.twin(twin_seed):
-            if isinstance(item, Drop):
-                drops.append(item)
-                continue
-            try:
-                yield task.prompt(item, style) if task.prompt else item
-            except InputError as error:
-                drops.append(Drop(item.id, "no_wording", one_line(error)))
-
-    # The first sample comes before the file: data that cannot be read leave no folder behind.
-    found = worded()
-    try:
-        first = list(islice(found, 1))
-        samples = Spool(islice(chain(first, found), limit), out) if first else ()
-    except (LingshuError, ImportError):
-        raise
-    except Exception as error:
-        raise InputError(f"the samples of {task.name} cannot be read: {fault(error)}.") from error
-    if not samples:
-        why = ", ".join(f"{reason} {count}" for reason, count in Counter(drop.reason for drop in drops).items())
-        raise InputError(f"{task.name} has no samples{f' (all dropped: {why})' if why else ''}; check --data.")
-    if twin_seed is not None:
-        # Made-up questions stand for no published set: no expected number, no published value beside them.
-        named = replace(task, title=f"{task.title}: made-up twin", n=None, published=None, revision=f"twin {twin_seed}")
-        return Loaded(named, samples, drops)
-    if limit is None:
-        task.check_count(len(samples), Counter(drop.reason for drop in drops))
-    revision = task.revision or (task.resolve(data) if task.resolve else None)
-    return Loaded(replace(task, revision=revision), samples, drops)
-
-
-def facts(loaded: Loaded, protocols: Sequence[str] = ("strict",)) -> dict[str, Any]:
-    """What the report says of a task besides its scores."""
-    task = loaded.task
-    return {
-        "title": task.title,
-        "source": task.source,
-        "licence": task.licence,
-        "revision": task.revision,
-        "n": task.n,
-        "by": list(task.by),
-        "drops": loaded.reasons,
-        "unverified": list(task.unverified),
-        "published": None if task.published is None else list(task.published),
-        "protocol": list(protocols),
-        "quirks": {protocol: list(quirks(protocol)) for protocol in protocols},
-    }
 
 
 def _sampling(task: Task, config: EvalConfig) -> Sampling:
@@ -322,19 +250,21 @@ def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release:
             progress=progress,
             rank=config.rank,
             world=config.world,
+            thumbnails=config.thumbnails,
         )
     write_jsonl(folder / "drops.jsonl", (asdict(drop) for drop in drops))
     counts = {"samples": made.samples, "answered_before": made.before, "asked": made.asked, "dropped": len(drops)}
-    elsewhere = generate.missing(folder) if config.world > 1 else 0
+    controls, asked = _controls.ask(loaded, engine, folder, config, sampling=sampling, release=release)
+    elsewhere = asked.pop("elsewhere", 0) + (generate.missing(folder) if config.world > 1 else 0)
     if elsewhere:
-        return counts | {"errors": made.errors, "elsewhere": elsewhere}
+        return {**counts, **asked, "errors": made.errors, "elsewhere": elsewhere}
     weights = None if config.metric_weights is None else Path(config.metric_weights)
     scored = score.score(task, samples, folder, protocols=config.protocols, weights=weights)
-    return counts | {"errors": scored.errors}
+    return {**counts, **asked, "errors": scored.errors} | _controls.score(controls, loaded, folder)
 
 
 def _report(out: Path, counts: Mapping[str, int], drops: Sequence[tuple[str, int]], left_out: Mapping[str, str]) -> int:
-    from lingshu.apps.report import text_table
+    from lingshu.apps.report import brief, text_table
     from lingshu.evaluate import report
 
     built = report.build(out)
@@ -342,13 +272,16 @@ def _report(out: Path, counts: Mapping[str, int], drops: Sequence[tuple[str, int
     if built.warning:
         print(f"WARNING: {built.warning}")
     print(text_table(report.HEADER, report.overview(built)))
+    print(brief(built), end="")
     print(told(counts))
+    if "control_questions" in counts:
+        print(_controls.told(counts))
     if drops:
         print("dropped: " + ", ".join(f"{reason} {count}" for reason, count in drops) + " (drops.jsonl beside the replies names them)")
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     print(f"report: {out / report.REPORT_HTML}")
-    return 1 if counts.get("errors") or left_out else 0
+    return 1 if any(map(counts.get, ("errors", "unjudged", "control_errors"))) or left_out else 0
 
 
 def told(counts: Mapping[str, int]) -> str:

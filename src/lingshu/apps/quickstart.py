@@ -3,6 +3,7 @@
 OUT/data/{text,captions,...}        drawn DATASETs
 OUT/train/                          the training run; train/checkpoint is the model, train/start the untrained one
 OUT/rl/                             reinforcement learning from a shorter start of its own
+OUT/moft/                           two short trajectories from the model, their averages, and a soup beside them
 OUT/eval/{trained,untrained}/       replies, scores and reports
 OUT/images/                         a few held-out images, to ask about
 OUT/summary.json, report.html       what came out
@@ -19,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lingshu.apps import _quickstart_moft
 from lingshu.apps._quickstart_page import as_json, outcome, write_page
 from lingshu.apps._quickstart_rl import reinforced
 from lingshu.core.artefacts import read_scores
@@ -28,9 +30,9 @@ from lingshu.core.files import read_json, write_json
 from lingshu.core.nouns import Image, Sample, Task
 from lingshu.core.options import EngineOptions
 from lingshu.core.runcard import RunCard, write_run_card
-from lingshu.recipes import curation_phantom, phantom_rl
+from lingshu.recipes import curation_phantom, phantom_moft, phantom_rl
 from lingshu.recipes.quickstart import SIDE, SIZES, recipe
-from lingshu.sources.phantom import MAIN_KINDS
+from lingshu.sources.phantom import KINDS, MAIN_KINDS
 from lingshu.tasks import phantom
 from lingshu.train.config import Stage, TrainConfig
 
@@ -50,13 +52,22 @@ def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
     seed
         Decides the drawn images, the first weights and the order of samples.
     """
-    return run(recipe(), {**SIZES, **phantom_rl.SIZES}, out, phantom_rl.stages(), seed=seed)
+    sizes = {**SIZES, **phantom_rl.SIZES, **_quickstart_moft.SIZES}
+    return run(recipe(), sizes, out, phantom_rl.stages(), phantom_moft.SHORT_STEPS, seed=seed)
 
 
 def run(
-    config: TrainConfig, sizes: Mapping[str, int], out: Path, rewarded: Sequence[Stage], *, seed: int, images: int | None = None
+    config: TrainConfig,
+    sizes: Mapping[str, int],
+    out: Path,
+    rewarded: Sequence[Stage],
+    fused_steps: int,
+    *,
+    seed: int,
+    images: int | None = None,
 ) -> int:
-    """The quickstart with another configuration, fewer drawn samples, other stages that end in rewards, or fewer test images.
+    """The quickstart with another configuration, fewer drawn samples, other stages that end in rewards, trajectories of
+    another length, or fewer test images.
 
     A finished one is told again, not run again.
 
@@ -75,7 +86,10 @@ def run(
         return 0
     started = time.monotonic()
     say(f"drawing {sum(sizes.values())} phantoms in twelve modality styles")
-    data = draw_data(out / "data", sizes, seed)
+    marked = {group: sizes[group] for group in _quickstart_moft.SIZES}
+    plain = {group: number for group, number in sizes.items() if group not in marked}
+    data = draw_data(out / "data", plain, seed)
+    entities = _quickstart_moft.draw(out / "data", first=sum(plain.values()), seed=seed, sizes=marked)
     config = replace(config, seed=seed, data={name: data[name] for name in config.data})
     branch = replace(
         phantom_rl.branch(str(stage_folder(out / "train", 2, config.stages[2].name))),
@@ -85,13 +99,18 @@ def run(
     with progress_line() as progress:
         checkpoint = train(config, out / "train", resume=True, progress=progress)
         train(branch, out / "rl", resume=True, progress=progress)
+        asked = min(_quickstart_moft.QUESTIONS, len(KINDS) * images) if images else _quickstart_moft.QUESTIONS
+        moft = _quickstart_moft.fused(
+            checkpoint, entities["moft"], entities["moft_held"], out / "moft",
+            seed=seed, progress=progress, steps=fused_steps, questions=asked, threads=config.threads,
+        )  # fmt: skip
     task = held_out(images)
     main = only(task, lambda sample: sample.meta.kind in MAIN_KINDS)
     trained = evaluate(checkpoint, task, out / "eval" / "trained", config)
     untrained = evaluate(out / "train" / "start", main, out / "eval" / "untrained", config)
     few = only(held_out(min(RL_IMAGES, images or RL_IMAGES)), lambda sample: sample.meta.kind in MAIN_KINDS)
     rl = reinforced(branch, out / "rl", [sample for sample in few.samples(None) if isinstance(sample, Sample)])
-    result = outcome(out, config, trained, untrained, rl, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
+    result = outcome(out, config, trained, untrained, rl, moft, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
     shown = save_images(out / "images", task)
     write_page(out / PAGE, result, shown)
     write_run_card(out, RunCard("quickstart", to_plain(config), seed))
@@ -189,6 +208,9 @@ def closing(summary: Mapping[str, Any], out: Path) -> None:
         f"rewarded: reward of drawn replies {before['reward']:.2f} -> {after['reward']:.2f}, in shape "
         f"{100 * before['format']:.0f}% -> {100 * after['format']:.0f}%"
     )
+    points = {point["weight"]: 100 * point["accuracy"]["value"] for point in summary["moft"]["points"]}
+    soup = 100 * summary["moft"]["soup"]["accuracy"]["value"]
+    print(f"averaged: {points[1.0]:.1f}% and {points[0.0]:.1f}% apart, {points[0.5]:.1f}% half and half, a plain soup {soup:.1f}%")
     print(f"page: {out / PAGE}")
     image = sorted((out / "images").glob("*.png"))[0]
     print("ask it: " + shlex.join(["lingshu", "ask", summary["checkpoint"], "Which imaging modality is this?", str(image)]))

@@ -12,22 +12,30 @@ if TYPE_CHECKING:
     from lingshu.evaluate.report import Report
 
 
-def report(*runs: Path, against: str | None = None) -> int:
+def report(
+    *runs: Path, against: str | None = None, no_samples: bool = False, clean: Path | None = None, clean_kinds: str | None = None
+) -> int:
     """Write report.json, report.md and report.html of each run from its scores; with two or more, compare them.
 
     Args:
         runs: folders that `lingshu eval` wrote.
         against: paper, for the published tables and the differences to the row of the run's model; paper:MODEL for those
             to another row; or a second run's folder, for paired tests on the items that both answered.
+        no_samples: leave the samples out of the page, which then holds numbers alone, for those who may not see the data.
+        clean: overlaps with training data that `lingshu overlap` wrote; the score on items without one is set beside the full one.
+        clean_kinds: kinds of overlap that count for --clean, with commas between; all but boilerplate if not given.
     """
+    from lingshu.evaluate import clean as step_clean
     from lingshu.evaluate import report as step
 
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")
     # All is read and compared before anything is written: a wrong --against leaves the reports as they are.
-    built = [step.build(run, against=against) for run in runs]
+    kinds = step_clean.kinds_of(clean_kinds)
+    overlaps = None if clean is None else step_clean.read_overlaps(clean)
+    built = [step.build(run, against=against, overlaps=overlaps, kinds=kinds) for run in runs]
     for run, one in zip(runs, built, strict=True):
-        step.write(run, one)
+        step.write(run, one, against=against, samples=not no_samples)
     if len(built) == 1:
         if built[0].warning:
             print(f"WARNING: {built[0].warning}")
@@ -35,13 +43,22 @@ def report(*runs: Path, against: str | None = None) -> int:
     else:
         print(text_table(*side_by_side([run.name for run in runs], built)))
     for one in built:
-        for section in step.comparisons(one):
-            print(f"\n{section.title} ({one.model})\n")
-            for part in section.brief:
-                print("\n".join(part.items) if isinstance(part, step.Points) else f"{text_table(part.header, part.rows)}\n{part.caption}")
+        print(brief(one), end="")
     for run in runs:
         print(f"report: {run / step.REPORT_HTML}")
     return 0
+
+
+def brief(report: Report) -> str:
+    """What a terminal shows of all that a run was set beside; empty where there is none."""
+    from lingshu.evaluate import report as step
+
+    lines: list[str] = []
+    for section in step.comparisons(report):
+        lines.append(f"\n{section.title} ({report.model})\n")
+        for part in section.brief:
+            lines += part.items if isinstance(part, step.Points) else [text_table(part.header, part.rows), part.caption]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def side_by_side(names: Sequence[str], reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:

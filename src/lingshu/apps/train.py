@@ -95,7 +95,9 @@ def _tell(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> int:
     for stage in stages:
         dropped += sum(stage["dropped"].values())
         losses = f"loss {stage['first_loss']:.3f} -> {stage['last_loss']:.3f}"
-        print(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses}, {_drops(stage['dropped'])}")
+        entities = stage.get("entities")
+        marked = f", entities {100 * entities['share']:.2f}% of supervised tokens" if entities else ""
+        print(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses}, {_drops(stage['dropped'])}{marked}")
     print(f"checkpoint: {checkpoint}")
     return 1 if dropped else 0
 

@@ -9,7 +9,6 @@ preference. Of one reviewer's verdicts on a sample the last line counts.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from lingshu.core.agreement import agreement
 from lingshu.core.errors import InputError, nearest
 from lingshu.core.files import numbered_jsonl
 from lingshu.core.nouns import Drop, Message, Sample
@@ -217,18 +217,10 @@ def quality(kind: str, samples: Sequence[Sequence[Verdict]]) -> Quality:
 
 
 def agreed(reviewers: tuple[str, str], pairs: Sequence[tuple[str, str]]) -> Agreement:
-    """Cohen's kappa (1960) and Gwet's AC1 (2008) of two reviewers over the categories accept, edit and reject.
-
-    Kappa is None where both gave every sample one and the same category: chance alone would agree as much.
-    """
-    n = len(pairs)
-    first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    observed = sum(one == other for one, other in pairs) / n
-    chance = math.fsum(first[c] * second[c] for c in CATEGORIES) / n**2
-    shares = [(first[c] + second[c]) / (2 * n) for c in CATEGORIES]
-    gwet = math.fsum(share * (1 - share) for share in shares) / (len(CATEGORIES) - 1)
-    kappa = None if chance == 1 else (observed - chance) / (1 - chance)
-    return Agreement(reviewers, n, observed, kappa, (observed - gwet) / (1 - gwet))
+    """Cohen's kappa and Gwet's AC1 of two reviewers over the categories accept, edit and reject."""
+    n, agree, kappa, ac1 = agreement(pairs, CATEGORIES)
+    assert agree is not None and ac1 is not None, "two reviewers are named only for samples that both saw"
+    return Agreement(reviewers, n, agree, kappa, ac1)
 
 
 def check_limits(found: Iterable[Quality], *, limit: float, limits: Mapping[str, float] | None = None) -> None:

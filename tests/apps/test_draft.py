@@ -1,0 +1,112 @@
+"""Drafting a report from a study: how a reply is read, what is written, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lingshu.apps._drafting import read_report
+from lingshu.apps.cli import main
+from lingshu.core.files import check_manifest
+from lingshu.imaging._fhir_check import problems
+from tests.tiny import picture
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+
+from tests.imaging._dicoms import SECRETS, planted  # noqa: E402
+
+Out = pytest.CaptureFixture[str]
+REPLY = "echo:Findings: Both lungs are clear. Impression: No finding."
+
+
+@pytest.mark.parametrize(
+    ("reply", "report"),
+    [
+        ("Findings: Clear. Impression: Normal.", ("Clear.", "Normal.")),
+        ("Findings: {Clear.} Impression: {Normal.}", ("Clear.", "Normal.")),
+        ("## Findings\nClear.\nNo fluid.\n\n## Impression\n1. Normal.", ("Clear. No fluid.", "1. Normal.")),
+        ("**Findings:** Clear.\n**Impression:** Normal.", ("Clear.", "Normal.")),
+        ("<think>Findings: none yet</think>FINDINGS: Clear.", ("Clear.", "")),
+        ("Clear lungs, nothing else.", ("Clear lungs, nothing else.", "")),
+        ("The findings are in the text. 结论正常", ("The findings are in the text. 结论正常", "")),
+        ("影像所见：双肺清晰。诊断意见：未见异常。", ("双肺清晰。", "未见异常。")),
+        ("影像所见：{双肺清晰} 诊断意见：{正常}。", ("双肺清晰", "正常。")),
+        ("【影像所见】：双肺清晰\n【诊断意见】：正常", ("双肺清晰", "正常")),
+        ("### 影像学表现\n心影不大\n### 印象\n正常", ("心影不大", "正常")),
+        ("", ("", "")),
+    ],
+)
+def test_a_reply_is_taken_apart_by_its_headings(reply: str, report: tuple[str, str]) -> None:
+    assert read_report(reply) == report
+
+
+def study(root: Path, slices: int = 3) -> Path:
+    """A folder named after a patient, with a series of planted files."""
+    folder = root / "ZZQUX_PLANTED"
+    folder.mkdir()
+    for z in range(slices):
+        place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
+        (folder / f"ZZMRN-4711-{z}.dcm").write_bytes(planted(np.full((16, 16), z, np.uint8), **place))
+    return folder
+
+
+def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(tmp_path: Path, capsys: Out) -> None:
+    out = tmp_path / "out"
+    forms = ["--format", "sr", "--format", "fhir", "--format", "md"]
+    assert main(["draft", REPLY, str(study(tmp_path)), "--out", str(out), *forms]) == 0
+    told = capsys.readouterr()
+    assert "Both lungs are clear." in told.out and "Research only; not for clinical use." in told.err
+    assert sorted(path.name for path in out.iterdir()) == [
+        "draft.json",
+        "manifest.json",
+        "report.dcm",
+        "report.fhir.json",
+        "report.md",
+        "run.json",
+    ]
+    check_manifest(out)
+    sr = pydicom.dcmread(out / "report.dcm")
+    assert str(sr.PatientName) == "ZZQUX^PLANTED" and sr.StudyInstanceUID == "1.2.826.99001"
+    rest = b"".join(path.read_bytes() for path in out.iterdir() if path.name != "report.dcm") + (told.out + told.err).encode()
+    assert [secret for secret in SECRETS if secret.encode() in rest] == []
+    assert json.loads((out / "draft.json").read_text())["findings"] == "Both lungs are clear."
+
+
+def test_the_patient_stands_in_fhir_where_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["draft", REPLY, str(study(tmp_path)), "--out", str(out), "--format", "fhir", "--patient"]) == 0
+    report = json.loads((out / "report.fhir.json").read_text())
+    assert (
+        problems(report) == [] and report["subject"]["identifier"]["value"] == "ZZMRN-4711" and "report.md" not in str(list(out.iterdir()))
+    )
+
+
+def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Out) -> None:
+    picture(0).save(tmp_path / "a.png")
+    assert main(["draft", REPLY, str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--language", "zh"]) == 0
+    assert "# 报告草稿" in (tmp_path / "out" / "report.md").read_text()
+    assert main(["draft", REPLY, str(tmp_path / "a.png"), "--out", str(tmp_path / "out2"), "--format", "sr"]) == 2
+    assert "needs a DICOM study" in capsys.readouterr().err and not (tmp_path / "out2").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "OUT"], "there is nothing to report on"),
+        (["--out", "OUT", "--store"], "name it"),
+        (["--out", "OUT", "--format", "pdf"], "pdf"),
+    ],
+)
+def test_what_cannot_be_drafted_is_one_line(tmp_path: Path, words: list[str], told: str, capsys: Out) -> None:
+    assert main(["draft", REPLY, *(str(tmp_path / "out") if word == "OUT" else word for word in words)]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_an_empty_reply_is_no_draft(tmp_path: Path, capsys: Out) -> None:
+    picture(0).save(tmp_path / "a.png")
+    assert main(["draft", "echo: ", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 2
+    assert "wrote no report" in capsys.readouterr().err

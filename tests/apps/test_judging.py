@@ -1,0 +1,166 @@
+"""`lingshu eval --judge`: the command from end to end with a judge of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lingshu.apps._judging import KEY_VARIABLE, Judging, judging, open_judge
+from lingshu.apps.evaluate import evaluate
+from lingshu.core.errors import EngineError, InputError
+from lingshu.core.files import read_json, read_jsonl, write_jsonl
+from lingshu.core.options import EngineOptions
+from lingshu.engines.openai import OpenAI
+
+# A judge that finds correct, or met, what begins as the gold or holds "made up"; it counts its calls in a file.
+JUDGE = '''"""A judge by rules."""
+import json, re
+from pathlib import Path
+from lingshu.core.nouns import Reply
+
+class Rules:
+    model, digest, endpoint = "rules", "1", None
+
+    def generate(self, samples, sampling, *, skip=()):
+        for sample in samples:
+            with Path(__file__).with_name("asked").open("a") as asked:
+                asked.write(sample.id + "\\n")
+            text = sample.question
+            code = re.search(r"carry the code (\\w+)", text)[1]
+            part = lambda name: re.search(rf"<{name}-{code}>\\n(.*?)\\n</{name}-{code}>", text, re.S)
+            if part("criterion"):
+                word = "met" if part("criterion")[1].split()[-1] in part("reply")[1] else "not met"
+            else:
+                word = "correct" if part("answer")[1] == part("standard-answer")[1].split(". ")[-1] else "incorrect"
+            yield [Reply(sample.id, json.dumps({"case": code, "reason": "so", "verdict": word}), 0, "stop")]
+
+def load(model, options):
+    return Rules()
+'''
+
+
+@pytest.fixture
+def judge(tmp_path: Path) -> str:
+    path = tmp_path / "rules.py"
+    path.write_text(JUDGE)
+    return str(path)
+
+
+def asked(judge: str) -> int:
+    path = Path(judge).with_name("asked")
+    return len(path.read_text().splitlines()) if path.is_file() else 0
+
+
+def test_replies_are_judged_once_and_reported(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert evaluate("echo", "vqa_rad", out=out, twin=True) == 0
+    before = (out / "vqa_rad" / "scores.jsonl").read_bytes()
+    assert evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge) == 0
+    calls = asked(judge)
+    said = capsys.readouterr().out
+    assert calls == len(list(read_jsonl(out / "vqa_rad" / "judge" / "calls.jsonl"))) > 0
+    assert "judge: VQA-RAD: made-up twin" in said and "Agrees with the rules: 100.0%" in said and "0 asked now" in said
+    card = read_json(out / "run.json")
+    assert card["config"]["judge"]["model"] == judge and card["notes"]["tasks"]["vqa_rad"]["protocol"] == ["strict", "judge"]
+    assert (out / "vqa_rad" / "scores.jsonl").read_bytes() == before
+    page = (out / "report.html").read_bytes()
+    assert evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge) == 0
+    assert asked(judge) == calls and (out / "report.html").read_bytes() == page
+
+
+def test_without_a_judge_nothing_is_judged_and_old_verdicts_are_not_shown(judge: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    evaluate("echo", "vqa_rad", out=out, twin=True)
+    plain = (out / "report.json").read_bytes()
+    evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge)
+    assert (out / "report.json").read_bytes() != plain
+    evaluate("echo", "vqa_rad", out=out, twin=True)
+    assert (out / "report.json").read_bytes() == plain
+
+
+def test_a_rubric_is_led_by_its_judge(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    said = "echo:It is made up; which person wants to know?"
+    assert evaluate(said, "healthbench", out=out, twin=True) == 0
+    assert "needs a judge: not scored, 2 kept" in capsys.readouterr().out
+    assert evaluate(said, "healthbench", out=out, twin=True, judge=judge) == 0
+    (task,) = read_json(out / "report.json")["tasks"]
+    # Made up (5) and asking why (3) are met, naming a country that it lies "in" (-4) is not.
+    assert task["protocol"] == "judge" and task["summary"]["accuracy"]["value"] == 1.0
+    assert {name: one["value"] for name, one in task["judged"]["dimensions"].items()} == {"accuracy": 1.0, "context_awareness": 1.0}
+    assert asked(judge) == 6
+
+
+def test_a_judge_of_rules_needs_no_model(tmp_path: Path) -> None:
+    for said, name in (("echo", "right"), ("echo:no idea", "wrong")):
+        assert evaluate(said, "smoke", out=tmp_path / name, twin=True, judge="scripted") == 0
+        tasks = [task for task in read_json(tmp_path / name / "report.json")["tasks"] if task["judged"]]
+        assert len(tasks) == 5 and not any(task["judged"]["failed"] for task in tasks)
+        assert all(task["judged"]["rules"]["agree"] == 1.0 for task in tasks if task["judged"]["rules"])
+        assert {task["protocols"]["judge"]["summary"]["accuracy"]["value"] for task in tasks} == {float(name == "right")}
+
+
+def test_reports_are_not_judged(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("echo", "iu_xray", out=tmp_path / "out", twin=True, judge=judge) == 0
+    assert "nothing to judge" in capsys.readouterr().out and asked(judge) == 0
+
+
+def test_labels_of_people(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    evaluate("echo", "vqa_rad", out=out, twin=True)
+    names = [row["id"] for row in read_jsonl(out / "vqa_rad" / "scores.jsonl")]
+    write_jsonl(tmp_path / "labels.jsonl", [{"id": name, "verdict": "correct"} for name in [*names, "elsewhere"]])
+    evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge, judge_labels=tmp_path / "labels.jsonl")
+    said = capsys.readouterr().out
+    assert f"with people: 100.0% of {len(names)}, kappa not defined" in said
+    assert "1 labels are of replies that were not asked" in said
+
+
+def test_a_judge_without_verdicts_ends_in_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate("echo", "vqa_rad", out=tmp_path / "out", twin=True, judge="echo:yes") == 1
+    assert "malformed" in capsys.readouterr().out
+    assert {row["status"] for row in read_jsonl(tmp_path / "out" / "vqa_rad" / "scores.judge.jsonl")} == {"error"}
+
+
+def test_a_judge_that_cannot_be_asked_is_named_as_the_judge(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"the judge: http://127\.0\.0\.1:9/v1 does not answer"):
+        evaluate("echo", "vqa_rad", out=tmp_path / "out", twin=True, judge="http://127.0.0.1:9/v1#m")
+    assert (tmp_path / "out" / "vqa_rad" / "scores.jsonl").is_file()
+
+
+def config(**changes: object) -> Judging | None:
+    given = {"key_file": None, "budget": None, "max_tokens": 64, "labels": None, "agreement": (), "allow_remote": False, **changes}
+    return judging(None if "judge" not in given else str(given.pop("judge")), **given)  # type: ignore[arg-type]
+
+
+def test_options_of_a_judge_need_a_judge() -> None:
+    assert config() is None
+    for option in ({"key_file": Path("k")}, {"budget": 5}, {"labels": Path("l")}, {"agreement": ("a",)}, {"allow_remote": True}):
+        with pytest.raises(InputError, match="--judge MODEL"):
+            config(**option)
+    with pytest.raises(InputError, match="--judge-budget 0"):
+        config(judge="echo", budget=0)
+
+
+def test_the_judge_has_its_own_key_and_its_own_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://judge.example/v1#j"
+    (tmp_path / "key").write_text("from-file\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "the-models")
+    options = EngineOptions(api_key=None)
+
+    def key(config: Judging) -> str | None:
+        engine = open_judge(config, options).engine
+        assert isinstance(engine, OpenAI) and not engine.release.agreements and not engine.release.private
+        return engine.wire.api_key
+
+    assert key(Judging(url)) == "the-models"
+    monkeypatch.setenv(KEY_VARIABLE, "from-environment")
+    assert key(Judging(url)) == "from-environment"
+    assert key(Judging(url, key_file=str(tmp_path / "key"))) == "from-file"
+    assert "from-" not in json.dumps(Judging(url, key_file="key").__dict__)
+    for name in ("missing", "empty"):
+        (tmp_path / "empty").write_text(" \n")
+        with pytest.raises(InputError, match=r"--judge-key-file .* (cannot be read|is empty)"):
+            key(Judging(url, key_file=str(tmp_path / name)))

@@ -1,0 +1,194 @@
+"""What a model sees of files, folders and bytes: the images, the record of each, and one clear error for what gives none."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+import resource
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from lingshu.apps._looking import MAX_IMAGES, View, look
+from lingshu.core.errors import BadImage, ConfigError, InputError, LingshuError
+from lingshu.imaging.read import open_image
+from lingshu.imaging.seen import Seen, in_words
+from tests.imaging.test_mutations import dicoms, encoded, mutated, noisy, pictures
+from tests.tiny import picture
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+
+from tests.imaging._dicoms import dicom  # noqa: E402
+
+PNG = encoded("PNG", noisy(8, 12))
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Files that others made, beside the checkout."""
+    found = Path(__file__).parents[3] / "shared" / "data"
+    if not found.is_dir():
+        pytest.skip("there is no folder shared/data beside the checkout")
+    return found
+
+
+def image(value: int = 1, *, study: str = "1.9", series: str = "1.1", patient: str = "P", **others: object) -> bytes:
+    ids = {"PatientID": patient, "StudyInstanceUID": study, "SeriesInstanceUID": series, "Modality": "MR"}
+    window = {"WindowCenter": "128", "WindowWidth": "256"}
+    return dicom(np.full((4, 4), value, np.uint16), **{**ids, **window, **others})
+
+
+def folder(root: Path, *files: bytes) -> Path:
+    root.mkdir()
+    for number, file in enumerate(files):
+        (root / f"{number:03}").write_bytes(file)
+    return root
+
+
+def test_pictures_come_as_they_look_and_without_their_metadata(tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "a.jpg", exif=b"Exif\0\0ZZSECRET")
+    looked = look([tmp_path / "a.jpg", PNG])
+    assert looked.seen[1] == Seen(2, "picture", 8, 12)
+    assert np.array_equal(np.asarray(open_image(looked.images[0])), np.asarray(PIL.Image.open(tmp_path / "a.jpg").convert("RGB")))
+    assert b"ZZSECRET" not in (looked.images[0].data or b"") and looked.files == () and looked.risk is None
+
+
+def test_named_files_that_follow_each_other_are_series(tmp_path: Path) -> None:
+    looked = look([image(3, InstanceNumber="2"), image(1, InstanceNumber="1"), PNG, image(7, series="1.2")])
+    assert [(one.item, one.kind, one.place, one.of) for one in looked.seen] == [
+        (1, "dicom", 1, 2), (1, "dicom", 2, 2), (3, "picture", 1, 1), (4, "dicom", 1, 1)
+    ]  # fmt: skip
+    assert [int(np.asarray(open_image(one))[0, 0, 0]) for one in (looked.images[0], looked.images[1], looked.images[3])] == [1, 3, 7]
+    assert len(looked.files) == 3
+
+
+def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> None:
+    slices = [image(n, InstanceNumber=str(n), SeriesNumber="2") for n in range(1, 21)]
+    looked = look([folder(tmp_path / "ZZ Name", *slices, image(99, series="1.2", InstanceNumber="1"), image(8, series="1.3"), b"no", PNG)])
+    assert [one.place for one in looked.seen if one.series == 1] == [2, 4, 7, 9, 12, 14, 17, 19]
+    assert len(looked.seen) == 10 and looked.notes == ("folder 1: 2 of 24 files were left out (2 no DICOM).",)
+    chosen = look([tmp_path / "ZZ Name"], View(series=(1,), slices=2, windows=("file", "20,5")))
+    assert in_words(chosen.seen) == [
+        "images 1, 3: slices 6, 16 of 20, MR, series 1 (number 2), window file 128/256",
+        "images 2, 4: slices 6, 16 of 20, MR, series 1 (number 2), window asked 20/5",
+    ]
+    assert chosen.notes[0].startswith("folder 1 holds 3 series (1: MR, 20 images, number 2; 2: MR, 1 image; ")
+    assert chosen.notes[0].endswith("shown: 1.") and "ZZ" not in repr(chosen)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ((image(), image(study="2.9", series="2.1")), "folder 1 holds 2 studies; give the folder of one study"),
+        ((image(), image(study="2.9", series="2.1", patient="Q")), "2 studies of 2 patients"),
+        ((), "folder 1 holds no image (it is empty)"),
+        ((b"no", b""), "folder 1 holds no image (2 no DICOM)"),
+        ((image()[:-9],), "no image of the chosen series can be read (1 are damaged)"),
+    ],
+)
+def test_a_folder_that_cannot_be_shown_says_why(tmp_path: Path, files: tuple[bytes, ...], words: str) -> None:
+    with pytest.raises(InputError) as raised:
+        look([folder(tmp_path / "ZZ", *files)])
+    assert words in str(raised.value) and "ZZ" not in str(raised.value)
+
+
+def test_a_folder_of_pictures_is_shown_in_the_order_of_names(tmp_path: Path) -> None:
+    for name, side in (("b.png", 5), ("a.png", 4)):
+        (tmp_path / name).write_bytes(encoded("PNG", noisy(side, side)))
+    (tmp_path / "readme.txt").write_text("x")
+    looked = look([tmp_path])
+    assert [one.rows for one in looked.seen] == [4, 5] and looked.notes == ("folder 1: 1 of 3 files are no images and were left out.",)
+
+
+def test_images_of_two_patients_are_shown_and_said() -> None:
+    looked = look([image(), PNG, image(study="2.9", series="2.1", patient="Q")])
+    assert looked.notes == ("the images are of 2 patients.",) and len(looked.images) == 3
+
+
+def nifti() -> bytes:
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
+    values = np.arange(4 * 5 * 20, dtype=np.int16).reshape(4, 5, 20)
+    return nibabel.Nifti1Image(values, np.diag([2.0, 3.0, 4.0, 1.0])).to_bytes()
+
+
+def test_volumes_are_slices_along_z_from_files_and_bytes(tmp_path: Path) -> None:
+    data = nifti()
+    (tmp_path / "v.nii").write_bytes(data)
+    for item in (tmp_path / "v.nii", data, gzip.compress(data)):
+        looked = look([item], View(slices=2))
+        assert [(one.kind, one.place, one.of, one.spacing, one.rows) for one in looked.seen] == [
+            ("volume", 6, 20, (3.0, 2.0), 5), ("volume", 16, 20, (3.0, 2.0), 5)
+        ]  # fmt: skip
+    assert look([data], View(windows=("10,20",), slices=1)).seen[0].window == "asked"
+
+
+def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="slices is 0"):
+        View(slices=0)
+    with pytest.raises(InputError, match="no window is called 'lungs'"):
+        View(windows=("lungs",))
+    with pytest.raises(InputError, match="more than 64 images"):
+        look([PNG] * (MAX_IMAGES + 1))
+    frames = dicom(np.zeros((40, 2, 2), np.uint8))
+    with pytest.raises(InputError, match="more than 64 images"):
+        look([frames], View(slices=40, windows=("1,2", "3,4")))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p, "file 1 cannot be opened (No such file or directory)"),
+        (lambda p: p.write_bytes(b""), "file 1 is empty"),
+        (lambda p: p.write_bytes(b"hello"), "file 1 cannot be decoded (it is no PNG"),
+        (lambda p: os.mkfifo(p), "file 1 is no regular file"),
+        (lambda p: p.write_bytes(PNG[: len(PNG) // 2]), "file 1 cannot be decoded"),
+    ],
+)
+def test_a_file_that_gives_no_pixels_is_one_error_without_its_name(tmp_path: Path, make: object, words: str) -> None:
+    path = tmp_path / "ZZ Name 1950-01-02.png"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(BadImage) as raised:
+        look([path])
+    assert words in str(raised.value) and "ZZ" not in str(raised.value) and str(tmp_path) not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["dicom_odd_files", "nifti_odd_files"])
+def test_every_odd_file_gives_pixels_or_one_clear_error(kind: str, shared_data: Path) -> None:
+    shown = failed = 0
+    for path in sorted((shared_data / kind).rglob("*")):
+        if not path.is_file():
+            continue
+        try:
+            looked = look([path], View(slices=2))
+            assert looked.images and len(looked.images) == len(looked.seen)
+            shown += 1
+        except LingshuError as error:
+            assert str(error).startswith("file 1") and "\n" not in str(error) and path.name not in str(error)
+            failed += 1
+    assert shown > (80 if kind == "dicom_odd_files" else 10) and failed > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_files_give_pixels_or_one_clear_error(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = [*dicoms(), *pictures(), nifti(), gzip.compress(nifti())]
+    rng, good, bad = random.Random(20261121), 0, 0
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(count):
+        data = mutated(rng.choice(files), rng)
+        try:
+            good += bool(look([data], View(slices=2)).images)
+        except LingshuError as error:
+            assert str(error).startswith("file 1") and "\n" not in str(error), str(error)
+            bad += 1
+    assert good > count // 20 and bad > count // 5 and good + bad == count
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800 << 10
+
+
+def test_the_kind_of_bytes_is_told_by_how_they_begin() -> None:
+    for kind in ("JPEG", "BMP", "GIF", "WEBP", "TIFF"):
+        assert look([encoded(kind, noisy(16, 16))]).seen[0].kind == "picture"
+    assert look([image()]).seen[0].kind == look([image()[132:]]).seen[0].kind == "dicom"

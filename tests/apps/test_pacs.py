@@ -1,0 +1,184 @@
+"""A real PACS (Orthanc with its DICOMweb plugin) on loopback: pull a study, draft, store the SR, read it back."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
+pytest.importorskip("dicomweb_client", reason="dicomweb-client is not installed")
+
+from lingshu.apps.cli import main  # noqa: E402
+from lingshu.core.errors import InputError  # noqa: E402
+from lingshu.imaging import dicomweb  # noqa: E402
+from lingshu.imaging.dicomweb import Server  # noqa: E402
+from tests.imaging._dicoms import SECRETS, planted  # noqa: E402
+
+PLUGINS = Path("/usr/share/orthanc/plugins")
+ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+STUDY = "1.2.826.99001"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[Server]:
+    """An own Orthanc with a password; it is ended by its process."""
+    if not ORTHANC or not (PLUGINS / "libOrthancDicomWeb.so").exists():
+        pytest.skip("Orthanc with its DICOMweb plugin is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place, password = tmp_path / "orthanc", secrets.token_hex(8)
+    place.mkdir()
+    settings = {
+        "StorageDirectory": str(place), "IndexDirectory": str(place), "HttpPort": port, "DicomServerEnabled": False,
+        "RemoteAccessAllowed": False, "AuthenticationEnabled": True, "RegisteredUsers": {"tester": password},
+        "Plugins": [str(PLUGINS / "libOrthancDicomWeb.so")], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }  # fmt: skip
+    (place / "orthanc.json").write_text(json.dumps(settings))
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen([ORTHANC, str(place / "orthanc.json")], stdout=log, stderr=log)
+        try:
+            server = Server(f"http://127.0.0.1:{port}/dicom-web", f"tester:{password}")
+            wait_for(process, port)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            pytest.fail("Orthanc did not start")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                continue
+    pytest.fail("Orthanc did not start")
+
+
+def ct(z: int) -> bytes:
+    place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
+    return planted(np.full((32, 32), z * 10, np.int16), InstanceNumber=str(9 - z), RescaleSlope="1", RescaleIntercept="0", **place)
+
+
+@pytest.mark.slow
+def test_a_study_is_pulled_drafted_stored_and_read_back(
+    pacs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dicomweb.store(pacs, [ct(z) for z in range(3)])
+    assert [(one.uid, one.modalities, one.images) for one in dicomweb.find_studies(pacs)] == [(STUDY, ("OT",), 3)]
+    assert pacs.auth is not None
+    monkeypatch.setenv("DICOMWEB_AUTH", pacs.auth)
+    out = tmp_path / "out"
+    words = "echo:影像所见：双肺清晰。诊断意见：未见异常。"
+    asked = ["draft", words, "--language", "zh", "--dicomweb", pacs.url, "--study", STUDY, "--out", str(out), "--store", "--slices", "2"]
+    assert main(asked) == 0, capsys.readouterr().err
+    assert "stored: the SR" in capsys.readouterr().err
+    assert sorted(one.modalities for one in dicomweb.find_studies(pacs)) == [("OT", "SR")]
+    with dicomweb._client(pacs) as client:
+        [series] = [one for one in client.search_for_series(STUDY) if one["00080060"]["Value"] == ["SR"]]
+        [back] = client.retrieve_series(STUDY, series["0020000E"]["Value"][0])
+    assert str(back.PatientName) == "ZZQUX^PLANTED" and back.VerificationFlag == "UNVERIFIED" and back.PreliminaryFlag == "PRELIMINARY"
+    assert back.ContentSequence[7].ContentSequence[0].TextValue == "双肺清晰。"
+    [referred] = back.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert len(referred.ReferencedSOPSequence) == 2
+    check_with_dcmtk(out / "report.dcm", tmp_path)
+    # The SR itself is not asked for when the study is pulled again.
+    assert len(list(dicomweb.pull(pacs, STUDY))) == 3
+    others = b"".join(
+        (out / name).read_bytes() for name in ("draft.json", "report.md", "report.fhir.json", "run.json") if (out / name).exists()
+    )
+    assert [one for one in SECRETS if one.encode() in others] == []
+
+
+def check_with_dcmtk(file: Path, folder: Path) -> None:
+    if not shutil.which("dsrdump"):
+        return
+    shown = subprocess.run(["dsrdump", "+Pl", str(file)], capture_output=True, timeout=60, check=True).stdout.decode("utf-8", "replace")
+    assert "Basic Text SR" in shown and "UNVERIFIED" in shown and "双肺清晰" in shown
+
+
+@pytest.mark.slow
+def test_what_a_pacs_refuses_is_one_line(pacs: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="HTTP status 401; set DICOMWEB_AUTH"):
+        dicomweb.find_studies(Server(pacs.url, "tester:wrong"))
+    with pytest.raises(InputError, match="no study of that UID"):
+        list(dicomweb.pull(pacs, "1.2.3"))
+    with pytest.raises(InputError, match="HTTP status 404"):
+        dicomweb.find_studies(Server(pacs.url.replace("dicom-web", "nothing"), pacs.auth))
+    assert main(["ask", "echo:x", "?", "--dicomweb", pacs.url, "--study", "1.2.3"]) == 2
+    assert "401" in capsys.readouterr().err
+
+
+def test_addresses_and_secrets_are_checked_before_anything_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for url, auth, words in (
+        ("ftp://host", None, "is written http"),
+        ("https://me:secret@host/x", None, "carries a password"),
+        ("http://192.0.2.1/x", "me:secret", "would travel unencrypted"),
+        ("https://host/x", "a\nb", "copy it again"),
+    ):
+        with pytest.raises(InputError, match=words) as raised:
+            Server(url, auth)
+        assert "secret" not in str(raised.value)
+    assert "secret" not in repr(Server("https://host/x", "me:secret"))
+    for options, words in (
+        (["--dicomweb", "http://127.0.0.1:9"], "both --dicomweb URL and --study UID"),
+        (["--dicomweb", "http://127.0.0.1:9/x", "--study", "ZZ^Name"], "digits and dots"),
+        (["--dicomweb", "http://127.0.0.1:9/x", "--study", "1.2"], "does not answer as DICOMweb"),
+        (["--auth", str(tmp_path / "none")], "--auth is for --dicomweb"),
+    ):
+        assert main(["ask", "echo:x", "?", *options]) == 2
+        told = capsys.readouterr().err
+        assert words in told and told.count("\n") == 1 and "ZZ" not in told
+
+
+def test_parts_of_an_answer_are_cut_at_its_boundary() -> None:
+    body = b"--b 1\r\nContent-Type: application/dicom\r\n\r\none\r\n\r\n--b 1\r\nA: b\r\n\r\ntwo\r\n--b 1--\r\n"
+    assert dicomweb.parts('multipart/related; type="application/dicom"; boundary="b 1"', body) == [b"one\r\n", b"two"]
+    assert dicomweb.parts("application/dicom", b"whole") == [b"whole"]
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers what no PACS answers; the path says what."""
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        if "redirect" in self.path:
+            self.send_response(302)
+            self.send_header("Location", "/dicom-web/elsewhere")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[" + b" " * 3000 + b"]" if "long" in self.path else b'[{"0020000D": 7}]')
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_an_odd_server_is_one_error_and_nobody_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", 2000)
+    with HTTPServer(("127.0.0.1", 0), Odd) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        for path in ("redirect", "long", "numbers"):
+            with pytest.raises(InputError, match="DICOMweb"):
+                dicomweb.find_studies(Server(f"http://127.0.0.1:{server.server_port}/{path}"))
+        server.shutdown()
+        assert [path.split("/")[1] for path in server.asked] == ["redirect", "long", "numbers"]  # type: ignore[attr-defined]
