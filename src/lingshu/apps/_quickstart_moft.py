@@ -6,11 +6,11 @@ it, a gain of the average could not be told from what averaging alone gives.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,8 @@ def fused(
     if not (out / "soup" / "model").is_dir():
         merge(soup, out / "soup" / "model", Weighting((0.5, 0.5)))
     asked = {"limit": questions, "batch_size": 64}
-    with redirect_stdout(sys.stderr):
+    # A table for each point is more than a first look needs; they stand in the reports.
+    with redirect_stdout(StringIO()):
         report_path(out / "path", points, data=held, tasks=[TASK], batch=32, threads=threads, evaluation=asked)
         report_path(out / "soup", [(0.5, out / "soup" / "model")], data=held, tasks=[TASK], batch=32, threads=threads, evaluation=asked)
     stages = {name: read_json(out / name / SUMMARY)["stages"][0] for name in RUNS}

@@ -165,7 +165,9 @@ def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) ->
     samples = [sample for sample in task.samples(None) if isinstance(sample, Sample)]
     with shown(f"{folder.name} model") as progress:
         sampling = Sampling(max_tokens=task.max_tokens)
-        generated = generate(task, samples, engine, folder / task.name, sampling=sampling, images=image_bytes, progress=progress)
+        generated = generate(
+            task, samples, engine, folder / task.name, sampling=sampling, images=image_bytes, thumbnails=True, progress=progress
+        )
     score(task, samples, folder / task.name)
     card = RunCard("eval", {"model": folder.name, "tasks": [task.name]}, 0, {"samples": generated.samples, "errors": generated.errors})
     write_run_card(folder, card)
