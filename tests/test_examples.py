@@ -145,3 +145,9 @@ def test_draft_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert run("14_draft_a_report.py", model, str(tmp_path / "study"), str(tmp_path / "out")) == 0
     assert capsys.readouterr().out.splitlines()[0] == "images 1, 3, 5, 7: slices 1, 3, 4, 6 of 6, CT, series 1, window lung -600/1500"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.dcm", "report.fhir.json", "report.md"]
+
+
+def test_ask_through_mcp(checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("15_ask_through_mcp.py", str(checkpoint), "image.png") == 0
+    said = capfd.readouterr().out
+    assert said.startswith("tools: analyze_image, answer_question") and said.endswith("Research only; not for clinical use.\n")

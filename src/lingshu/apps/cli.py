@@ -33,6 +33,7 @@ VERBS = (
     ("ask", "lingshu.apps.ask:ask", "Ask a model about pictures, DICOM studies and volumes."),
     ("draft", "lingshu.apps.draft:draft", "Draft a radiology report as Markdown, FHIR and DICOM SR, unverified."),
     ("serve", "lingshu.apps.serve:serve", "Serve a model to many at once, behind the chat completions interface."),
+    ("mcp", "lingshu.apps.mcp:mcp", "Offer a model and a folder of studies as tools over the Model Context Protocol."),
     ("list", "lingshu.apps.listing:listing", "List what is on a shelf, such as tasks or scoring."),
     ("doctor", "lingshu.apps.doctor:doctor", "Check the installation and say how to mend what is wrong."),
 )

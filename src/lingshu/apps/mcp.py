@@ -1,0 +1,141 @@
+"""`lingshu mcp`: a model, and the studies of a folder, as tools for programs that speak the Model Context Protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lingshu.apps._answering import NOTICE
+from lingshu.apps.mcp_compat import compat
+from lingshu.core.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import MCPServer
+
+
+def mcp(
+    model: str | None = None,
+    *,
+    http: str | None = None,
+    root: Path | None = None,
+    key_file: Path | None = None,
+    allow_host: tuple[str, ...] = (),
+    runs: Path | None = None,
+    data: Path | None = None,
+    max_body_mb: int = 32,
+    batch: int = 8,
+    threads: int | None = None,
+    allow_remote: bool = False,
+) -> int:
+    """Serve tools, resources and prompts over the Model Context Protocol, on standard input and output or over HTTP.
+
+    Parameters
+    ----------
+    model
+        A checkpoint folder, a hub id, or http(s)://host/v1#name; loaded when it is first asked. Without one, tools that need it say so.
+    http
+        HOST:PORT to listen on, in place of standard input and output. Beyond this machine only with --key-file; port 0 takes a free one.
+    root
+        A folder below which clients may name files, and whose studies are listed; without it images come inside the call alone.
+    key_file
+        A file of tokens, one a line, at least 16 characters each; every HTTP request then needs one.
+    allow_host
+        A name that clients reach the server by, as in their Host header; needed for 0.0.0.0. May be given several times.
+    runs
+        The folder for evaluations that clients start, and whose reports they may read.
+    data
+        A folder with offline data of benchmarks.
+    max_body_mb
+        The largest HTTP request, in MB; images in it are a third larger than their files.
+    batch
+        How many replies are written at the same time.
+    threads
+        CPU threads for a model in this process.
+    allow_remote
+        Let images and questions go to a model on another machine without asking anybody.
+    """
+    from lingshu.apps._mcp_server import McpConfig, build, serving
+
+    for option, value in (("max-body-mb", max_body_mb), ("batch", batch)):
+        if value < 1:
+            raise ConfigError(f"--{option} is {value}; it must be at least 1.")
+    if http is None and (key_file or allow_host):
+        raise ConfigError("--key-file and --allow-host are for --http HOST:PORT; leave them out, or give it.")
+    published = compat() if model is None else None
+    if published is not None:
+        print(f"lingshu mcp: {published}", file=sys.stderr)
+        model = published.model
+    config = McpConfig(model, root, runs, data, allow_remote, threads, batch, published.api_key if published else None)
+    with contextlib.closing(serving(config)) as using:
+        server = build(using)
+        if http is None:
+            _stdio(server, using.close)
+        else:
+            _http(server, http, key_file, allow_host, max_body_mb, using.model.name)
+    return 0
+
+
+def _stdio(server: MCPServer, close: Callable[[], None]) -> None:
+    import anyio
+
+    async def serve() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_until_stopped, close)
+            await server.run_stdio_async()
+            group.cancel_scope.cancel()
+
+    anyio.run(serve)
+
+
+async def _until_stopped(close: Callable[[], None]) -> None:
+    """End the program at SIGINT or SIGTERM, and an evaluation that it started with it.
+
+    At once: a thread waits for a line of standard input, and nothing but a line ends that.
+    """
+    import anyio
+
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            close()
+            os._exit(130 if number == signal.SIGINT else 0)
+
+
+def _http(server: MCPServer, place: str, key_file: Path | None, allow_host: tuple[str, ...], max_body_mb: int, model: str | None) -> None:
+    from lingshu.apps import _mcp_http
+    from lingshu.apps._serve_guard import Limits, is_loopback
+    from lingshu.apps.serve import keys_in, listening
+
+    host, port = _host_and_port(place)
+    tokens = keys_in(key_file) if key_file else ()
+    loopback = is_loopback(host)
+    if not (loopback or tokens):
+        raise ConfigError(
+            f"--http {place} lets other machines in; give --key-file FILE with a token that clients must send, or listen on 127.0.0.1."
+        )
+    if not loopback and not allow_host and host in ("0.0.0.0", "::"):
+        raise ConfigError(f"--http {place} takes requests for any name; say with --allow-host NAME which name clients reach it by.")
+    shown = f"[{host}]" if ":" in host else host
+    door = _mcp_http.Door(tokens, loopback, allow_host or (shown,))
+    limits = Limits(body_bytes=max_body_mb << 20, held_bytes=4 * max_body_mb << 20, connections=256)
+    try:
+        listener = listening(host, port)
+    except InputError:
+        raise InputError(f"--http {place} cannot be listened on; it is taken, or no address of this machine.") from None
+    with contextlib.closing(listener):
+        bound = listener.getsockname()[1]
+        print(f"{model or 'no model'} at http://{shown}:{bound}{_mcp_http.PATH} and /lingshu. {NOTICE}", file=sys.stderr, flush=True)
+        # uvicorn raises the signal that stopped it anew: as an exception it lets an evaluation be ended too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        _mcp_http.server(server, door, limits).run(sockets=[listener])
+
+
+def _host_and_port(place: str) -> tuple[str, int]:
+    host, colon, port = place.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"--http {place} is no HOST:PORT; write 127.0.0.1:4200, say.")
+    return host.strip("[]"), int(port)

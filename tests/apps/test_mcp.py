@@ -1,0 +1,263 @@
+"""`lingshu mcp` through the official client in memory, on the stateless protocol and the older handshake: tools, resources, prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference, ResourceTemplateReference
+
+from lingshu.apps._mcp_asking import Kind, WindowName
+from lingshu.apps._mcp_results import Language
+from lingshu.apps._mcp_server import McpConfig, serving
+from lingshu.apps._mcp_words import prompt, word
+from lingshu.apps.cli import main
+from lingshu.core.errors import ConfigError
+from lingshu.imaging.windows import CT_WINDOWS, OWN
+from tests.apps._mcp_session import ELSEWHERE, ENDLESS, MODES, REPORT, URI, engine, good, refused, run, session, text
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom_odd_files" / "pydicom" / "test_files"
+OURS = ["analyze_image", "answer_question", "draft_report", "compare_studies", "describe_dicom", "list_studies", "score_report", "evaluate"]
+THEIRS = ["analyze_medical_image", "generate_medical_report", "medical_qa"]
+ECHO = McpConfig(REPORT)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the DICOM files of shared/data are not here")
+
+
+def call(config: McpConfig, name: str, arguments: dict[str, Any], mode: str = "auto", *, answer: str | None = None) -> Any:
+    async def work() -> Any:
+        async with session(config, mode, answer=answer) as client:
+            return await client.call_tool(name, arguments)
+
+    return run(work)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_a_model_tools_are_listed_and_say_what_is_missing(mode: str) -> None:
+    async def work() -> None:
+        async with session(McpConfig(), mode) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            assert list(tools) == OURS + THEIRS
+            assert all(tool.annotations and tool.annotations.read_only_hint is (name != "evaluate") for name, tool in tools.items())
+            assert all(tool.output_schema and tool.title and tool.description for tool in tools.values())
+            assert tools["analyze_image"].input_schema["properties"]["language"]["enum"] == ["en", "zh"]
+            assert "phantom" in tools["evaluate"].input_schema["properties"]["task"]["enum"]
+            told = refused(await client.call_tool("answer_question", {"question": "Is there a lesion?"}))
+            assert told.startswith("this server was started without a model; start it with `lingshu mcp MODEL`")
+            assert "without a model" in (await client.read_resource("lingshu://model")).contents[0].text  # type: ignore[union-attr]
+
+    run(work)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_result_says_who_answered_what_and_what_was_seen(mode: str) -> None:
+    heard: list[float] = []
+
+    async def work() -> dict[str, Any]:
+        async def told(progress: float, total: float | None, message: str | None) -> None:
+            heard.append(progress)
+
+        async with session(ECHO, mode) as client:
+            arguments = {"question": "Is there a lesion?", "images": [URI, URI.partition(",")[2]]}
+            return good(await client.call_tool("answer_question", arguments, progress_callback=told))
+
+    found = run(work)
+    assert next(iter(found)) == "answer" and found["answer"] == "Findings: a nodule. Impression: benign."
+    assert found["model"] == REPORT and len(found["model_digest"]) == 64 and len(found["prompt_sha256"]) == 64
+    assert found["notice"] == "Research only; not for clinical use." and found["finish"] == "stop"
+    assert found["seen"] == [{"item": n, "kind": "picture", "rows": 60, "columns": 90, "place": 1, "of": 1} for n in (1, 2)]
+    assert heard == [1.0]
+
+
+def test_a_draft_is_taken_apart_and_preliminary() -> None:
+    found = good(call(ECHO, "draft_report", {"images": [URI], "indication": "cough"}))
+    assert (found["findings"], found["impression"], found["status"], found["verified"]) == ("a nodule.", "benign.", "preliminary", False)
+    assert "not verified by a person" in found["markdown"]
+    assert good(call(ECHO, "draft_report", {"images": [URI], "language": "zh"}))["prompt_sha256"] != found["prompt_sha256"]
+
+
+def test_two_studies_are_told_apart_by_item() -> None:
+    found = good(call(ECHO, "compare_studies", {"prior": [URI, URI], "current": [URI]}))
+    assert [one["item"] for one in found["seen"]] == [1, 1, 2]
+
+
+def test_a_report_is_scored_without_a_model() -> None:
+    same = good(call(McpConfig(), "score_report", {"report": "No effusion.", "reference": "No effusion.", "modality": "x-ray"}))
+    values = {one["name"]: one.get("value") for one in same["measures"]}
+    assert values["rouge_l"] == 1.0 and values["radgraph_f1"] is None
+    assert next(one["note"] for one in same["measures"] if one["name"] == "radgraph_f1").startswith("unavailable")
+
+
+def test_the_published_names_answer_with_the_published_keys() -> None:
+    found = good(call(ECHO, "analyze_medical_image", {"image_path": URI, "patient_context": "cough"}))
+    assert {"status", "analysis_type", "language", "report", "timestamp", "model"} <= found.keys()
+    assert (found["status"], found["analysis_type"], found["language"]) == ("success", "radiology", "zh")
+    found = good(call(ECHO, "medical_qa", {"question": "What is a nodule?", "specialty": "radiology", "language": "en"}))
+    assert found["question"] == "What is a nodule?" and found["answer"].startswith("Findings")
+    info = {"name": "Canary", "age": 61, "patient_id": "123"}
+    found = good(call(ECHO, "generate_medical_report", {"findings": ["a nodule"], "patient_info": info, "template": "brief"}))
+    assert found["findings_count"] == 1 and found["notes"][0].startswith("2 of 3 entries of patient_info")
+
+
+@needs_data
+@pytest.mark.parametrize("mode", MODES)
+def test_studies_are_listed_described_and_shown_without_anything_that_names(mode: str, tmp_path: Path) -> None:
+    root = tmp_path / "Canary^Jane"
+    root.mkdir()
+    (root / "CanaryJane.dcm").write_bytes((DATA / "CT_small.dcm").read_bytes())
+    (root / "notes.txt").write_text("no DICOM")
+
+    async def work() -> str:
+        told = ""
+        async with session(McpConfig(REPORT, root=root), mode) as client:
+            listed = good(await client.call_tool("list_studies", {}))
+            [study] = listed["studies"]
+            assert study["modalities"] == ["CT"] and study["files"] == 1 and listed["other_files"] == 1 and listed["complete"]
+            described = good(await client.call_tool("describe_dicom", {"image": study["uri"]}))
+            assert described["series"][0]["rows"] == 128 and described["patients"] == 1
+            arguments = {"question": "What is shown?", "images": [study["uri"], "CanaryJane.dcm", f"file://{root}/CanaryJane.dcm"]}
+            found = good(await client.call_tool("answer_question", {**arguments, "windows": ["lung", "soft"]}))
+            assert [(one["item"], one["window"]) for one in found["seen"]] == [(n, w) for n in (1, 2, 3) for w in ("lung", "soft")]
+            read = await client.read_resource(study["uri"])
+            told += json.dumps([listed, described, found]) + str(read) + str(await client.read_resource("lingshu://studies"))
+            name = study["uri"].rpartition("/")[2]
+            ref = ResourceTemplateReference(uri="lingshu://study/{study}")
+            assert (await client.complete(ref, {"name": "study", "value": name[:2]})).completion.values == [name]
+        return told
+
+    told = run(work)
+    # Patient's name, id and study UID of the file, and our own in its path.
+    for canary in ("Canary", "CompressedSamples", "1CT1", "1.3.6.1.4.1.5962", "2004"):
+        assert canary not in told, canary
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_resources_prompts_and_completion(mode: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        async with session(McpConfig(REPORT, runs=tmp_path / "runs"), mode) as client:
+            uris = [str(one.uri) for one in (await client.list_resources()).resources]
+            assert uris == ["lingshu://benchmarks", "lingshu://model", "lingshu://studies", "lingshu://runs"]
+            templates = [one.uri_template for one in (await client.list_resource_templates()).resource_templates]
+            assert templates == ["lingshu://benchmark/{name}", "lingshu://study/{study}", "lingshu://run/{run}"]
+            assert json.loads((await client.read_resource("lingshu://benchmark/vqa_rad")).contents[0].text)["n"] == 451  # type: ignore[union-attr]
+            for bad in ("lingshu://benchmark/..%2F..%2Fetc", "lingshu://run/%2Fetc", "lingshu://study/x", "lingshu://run/x", "lingshu://x"):
+                with pytest.raises(MCPError):
+                    await client.read_resource(bad)
+            assert [one.name for one in (await client.list_prompts()).prompts] == ["cxr_report", "ct_report", "vqa", "critique"]
+            said = await client.get_prompt("critique", {"report": "A {language} nodule.", "language": "en"})
+            assert "A {language} nodule." in said.messages[0].content.text  # type: ignore[union-attr]
+            completed = await client.complete(PromptReference(name="ct_report"), {"name": "region", "value": "c"})
+            assert completed.completion.values == ["chest"]
+            ref = ResourceTemplateReference(uri="lingshu://benchmark/{name}")
+            assert "slake_zh" in (await client.complete(ref, {"name": "name", "value": "slake"})).completion.values
+            with pytest.raises(MCPError, match="region: Input should be") as error:
+                await client.get_prompt("ct_report", {"region": "Canary^Jane"})
+            assert "Canary" not in str(error.value)
+
+    run(work)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path: Path) -> None:
+    model = engine(tmp_path, ELSEWHERE)
+    asked = {"question": "Is there a lesion?", "images": [URI]}
+    calls = (
+        ("answer_question", asked),
+        ("draft_report", {"images": [URI]}),
+        ("compare_studies", {"prior": [URI], "current": [URI]}),
+        ("analyze_medical_image", {"image_path": URI}),
+        ("medical_qa", {"question": "What is a nodule?"}),
+        ("generate_medical_report", {"findings": ["a nodule"]}),
+        ("evaluate", {"action": "start", "task": "phantom"}),
+    )
+
+    async def work() -> None:
+        using = serving(McpConfig(model, runs=tmp_path / "runs"))
+        sent = using.model.open().engine.asked  # type: ignore[attr-defined]
+        async with session(McpConfig(), mode, using=using) as client:
+            for name, arguments in calls:
+                assert "this client cannot ask you" in refused(await client.call_tool(name, arguments)), name
+        async with session(McpConfig(), mode, using=using, answer="decline") as client:
+            for name, arguments in calls:
+                assert "you did not agree" in refused(await client.call_tool(name, arguments)), name
+            assert sent == [] and not (tmp_path / "runs").exists()
+        async with session(McpConfig(), mode, using=using, answer="accept") as client:
+            assert good(await client.call_tool("answer_question", asked))["answer"] == "sent"
+            assert "1 image and the question would leave this machine and go to http://hospital.example/v1." in using.shown.asked  # type: ignore[attr-defined]
+            assert len(sent) == 1
+        using.close()
+        async with session(McpConfig(model, allow_remote=True), mode) as client:
+            assert good(await client.call_tool("answer_question", asked))["answer"] == "sent"
+
+    run(work)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cancelled_call_frees_the_engine(mode: str, tmp_path: Path) -> None:
+    async def work() -> None:
+        using = serving(McpConfig(engine(tmp_path, ENDLESS)))
+        begun = asyncio.Event()
+
+        async def told(progress: float, total: float | None, message: str | None) -> None:
+            begun.set()
+
+        async with session(McpConfig(), mode, using=using) as client:
+            asking = asyncio.create_task(client.call_tool("medical_qa", {"question": "?"}, progress_callback=told))
+            await begun.wait()
+            live = using.model.open()
+            assert live.running == 1
+            asking.cancel()
+            while live.running:
+                await asyncio.sleep(0.01)
+
+    run(work)
+
+
+def test_the_windows_and_kinds_of_the_tools_are_those_there_are() -> None:
+    assert get_args(WindowName) == (OWN, *CT_WINDOWS)
+    for language in get_args(Language):
+        for kind in get_args(Kind):
+            called = word("analysis_type", kind, language)
+            assert called in prompt("analyze", language, {"kind": called, "context": ""})
+
+
+def test_wrong_options_are_told_at_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("short\n")
+    for arguments, why in (
+        (["--http", "nonsense"], "--http nonsense is no HOST:PORT"),
+        (["--http", "0.0.0.0:0"], "--http 0.0.0.0:0 lets other machines in; give --key-file"),
+        (["--http", "127.0.0.1:0", "--key-file", str(keys)], "key 1 is shorter than 16 characters"),
+        (["--key-file", str(keys)], "--key-file and --allow-host are for --http"),
+        (["--root", str(tmp_path / "nowhere")], "cannot be opened"),
+        (["--batch", "0"], "--batch is 0"),
+    ):
+        assert main(["mcp", *arguments]) == 2
+        assert why in capsys.readouterr().err
+    keys.write_text("a-token-of-some-length\n")
+    assert main(["mcp", "--http", "0.0.0.0:0", "--key-file", str(keys)]) == 2
+    assert "--allow-host" in capsys.readouterr().err
+    with pytest.raises(ConfigError):
+        serving(McpConfig(runs=keys))
+
+
+def test_importing_and_building_load_no_torch() -> None:
+    code = (
+        "import sys\nfrom lingshu.apps._mcp_server import McpConfig, build, serving\nbuild(serving(McpConfig('some/checkpoint')))\n"
+        "print(sorted({'torch', 'transformers', 'cv2', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_bug_is_told_as_one_and_its_values_stay_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = engine(tmp_path, "def load(model, options):\n    raise KeyError('Canary')\n")
+    found = call(McpConfig(broken), "medical_qa", {"question": "Canary?"})
+    assert refused(found) == "the server failed; what happened is in its log." and "Canary" not in text(found)
+    said = capsys.readouterr()
+    assert "lingshu mcp: bug: KeyError in load, line 2" in said.err and "Canary" not in said.err + said.out
