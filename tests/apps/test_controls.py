@@ -110,5 +110,6 @@ def test_clean_scores_beside_the_full_ones(here, capsys):
     clean = read_json(here / "run" / "report.json")["clean"]
     assert clean["tasks"][0]["clean"]["n"] == len(ids) - 1
     assert main(["report", "run", "--clean", "overlaps.jsonl", "--clean-kinds", "exact_text"]) == 0
+    assert main(["report", "run", "--clean-kinds", "exact_text"]) == 2
     assert read_json(here / "run" / "report.json")["clean"]["tasks"][0]["clean"]["n"] == len(ids)
     assert main(["report", "run", "--clean", "none.jsonl"]) == 2

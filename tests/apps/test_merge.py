@@ -72,6 +72,17 @@ def test_a_path_writes_its_points_and_finds_them_again(models: dict[str, tuple[P
     assert not (tmp_path / "out/measured").exists() and not (tmp_path / "out/points/0.50").exists()
 
 
+def test_a_path_that_was_measured_is_not_replaced_by_another(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = models["internvl"]
+    assert run(a, b, "--path", 2, "--out", tmp_path / "out") == 0
+    (tmp_path / "out/eval").mkdir()
+    assert run(a, b, "--path", 3, "--out", tmp_path / "out") == 2
+    assert "holds what was measured of another path" in capsys.readouterr().err
+    assert run(a, b, "--path", 2, "--out", tmp_path / "out") == 0 and (tmp_path / "out/eval").is_dir()
+
+
 def test_models_of_two_families_are_refused(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +96,7 @@ def test_models_of_two_families_are_refused(
     [
         (["A"], "name two or more folders"),
         (["A", "A", "--weight", "1.5"], "it must lie between 0 and 1"),
+        (["A", "A", "--weights", "nan", "1"], "must be finite numbers"),
         (["A", "A", "A", "--weight", "0.5"], "--weights W1 W2"),
         (["A", "A", "--method", "linaer"], "did you mean 'linear'?"),
         (["A", "A", "--method", "ties"], "with --base"),
@@ -96,6 +108,8 @@ def test_models_of_two_families_are_refused(
         (["A", "A", "--pattern", "none*=0.5"], "no tensor matches 'none*'"),
         (["A", "A", "--path", "1"], "give 2 to 101 points"),
         (["A", "A", "--path", "3", "--weight", "0.5"], "leave --weight"),
+        (["A", "A", "--path", "3", "--data", "nowhere"], "--data nowhere is no folder"),
+        (["A", "A", "--path", "3", "--tasks", "phantmo"], "did you mean 'phantom'"),
         (["A", "A", "--tasks", "phantom"], "give --path K"),
         (["A", "A", "--greedy-by", "scores.json"], "give a .py file"),
         (["A", "nowhere"], "nowhere is no folder"),

@@ -82,6 +82,11 @@ def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(points: list[
     report_path(tmp_path / "two", points[:1], data=None, tasks=["phantom"], choose=["phantom"], threads=1, evaluation=options)
     told = json.loads((tmp_path / "two" / PATH_JSON).read_text())
     assert told["recommended"]["by"] == "validation accuracy" and "no estimate for new data" in told["notices"][0]
+    copied = tmp_path / "copied.py"
+    copied.write_text("from dataclasses import replace\nfrom lingshu.tasks import phantom\nTASK = replace(phantom.TASK, name='copied')\n")
+    report_path(tmp_path / "copy", points[:1], data=None, tasks=["phantom"], choose=[str(copied)], threads=1, evaluation=options)
+    told = json.loads((tmp_path / "copy" / PATH_JSON).read_text())
+    assert "groups of the tasks that the weight is chosen by are in the reported tasks" in told["notices"][0]
 
 
 def test_a_path_that_cannot_be_told_is_refused(points: list[tuple[float, Path]], tmp_path: Path) -> None:
@@ -89,3 +94,37 @@ def test_a_path_that_cannot_be_told_is_refused(points: list[tuple[float, Path]],
         report_path(tmp_path, points, data=None)
     with pytest.raises(ConfigError, match="each weight once"):
         report_path(tmp_path, [points[0], points[0]], data=None, tasks=["phantom"])
+
+
+TASK = '''"""Mine."""
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Meta, Sample, Task
+from lingshu.scoring import auto
+
+def samples(data=None):
+    return [Sample(str(i), (user_turn("Which?", 0),), gold=("left",), meta=Meta(access="open", kind="open")) for i in range({})]
+
+TASK = Task("mine", "Mine", "made up", "CC0", samples, auto.score, lambda seed: samples())
+'''
+
+
+def test_tasks_of_an_earlier_report_do_not_count_and_a_changed_task_is_asked_again(
+    points: list[tuple[float, Path]], tmp_path: Path
+) -> None:
+    own = tmp_path / "mine.py"
+    own.write_text(TASK.format(2))
+    out, options = tmp_path / "out", {"limit": 4, "max_tokens": 2}
+
+    def told(tasks: list[str]) -> dict:
+        report_path(out, points[:1], data=None, tasks=tasks, choose=tasks, threads=1, evaluation=options)
+        return json.loads((out / PATH_JSON).read_text())["points"][0]["tasks"]
+
+    assert list(told(["phantom"])) == ["phantom"]
+    assert {name: one["accuracy"]["n"] for name, one in told([str(own)]).items()} == {"mine": 2}
+    done = out / "eval/0/asked.json"
+    before = done.read_text()
+    told([str(own)])
+    assert done.read_text() == before
+    own.write_text(TASK.format(3))  # a process loads a file once; the next one will read it
+    told([str(own)])
+    assert done.read_text() != before

@@ -135,3 +135,13 @@ def test_wrong_input(tmp_path, test_set, capsys, words, about):
     assert run(*(places.get(word, word) for word in words), "--out", out) == 2
     assert about in capsys.readouterr().err
     assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_an_empty_set_is_not_said_to_be_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str], swapped: bool) -> None:
+    (tmp_path / "some.jsonl").write_text('{"id": "a", "question": "Which?", "gold": "left"}\n')
+    (tmp_path / "none.jsonl").write_text("")
+    first, second = ("none", "some") if swapped else ("some", "none")
+    out = tmp_path / "overlaps.jsonl"
+    assert main(["overlap", str(tmp_path / f"{first}.jsonl"), "--against", str(tmp_path / f"{second}.jsonl"), "--out", str(out)]) == 2
+    assert "none.jsonl holds no item" in capsys.readouterr().err and not out.exists()

@@ -6,12 +6,8 @@ import hashlib
 import io
 import json
 import re
-import shutil
-import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
-import aiohttp
 import PIL.Image
 import pytest
 
@@ -27,6 +23,7 @@ from lingshu.evaluate._thumbnails import Thumbnails, thumbnail
 from lingshu.evaluate.generate import generate
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
+from tests._chromium import CHROMIUM, Tab, chromium, drive
 
 EVIL = "</script><script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\"><!-- & \u2028 \ud800"
 
@@ -231,87 +228,17 @@ def test_eval_shows_pictures_unless_told_not_to(tmp_path):
 
 # --- a browser ---------------------------------------------------------------------------------------------------
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update")
 STATE = """(() => { const text = (id) => document.getElementById(id).textContent;
   return { count: text('count'), detail: text('detail'), lines: document.querySelectorAll('.line').length, title: document.title,
     focus: document.activeElement.id, pictures: document.querySelectorAll('#detail img').length,
     loaded: [...document.querySelectorAll('#detail img')].every((image) => image.naturalWidth > 0) }; })()"""
 
 
-@contextmanager
-def chromium(profile: Path):
-    command = [str(CHROMIUM), *QUIET, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr
-        yield next(found[1] for line in process.stderr if (found := re.search(r"DevTools listening on ws://([^/]+)/", line)))
-    finally:
-        process.kill()
-        process.wait()
-
-
-class Tab:
-    """A page in the browser: runs expressions in it, presses its keys, and remembers what it asked for and complained of."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket, self._number = socket, 0
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-
-    async def call(self, method: str, **values: object) -> dict:
-        self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": values})
-        while True:
-            told = await self._socket.receive_json()
-            if told.get("id") == self._number:
-                return told["result"]
-            if told["method"] == "Network.requestWillBeSent":
-                self.requests.append(told["params"]["request"]["url"][:60])
-            elif told["method"] in ("Log.entryAdded", "Runtime.exceptionThrown"):
-                self.complaints.append(str(told["params"]))
-
-    async def run(self, expression: str):
-        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
-
-    async def press(self, *keys: str) -> None:
-        for key in keys:
-            await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **({"text": key} if len(key) == 1 else {}))
-            await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-    async def choose(self, label: str, option: str) -> None:
-        found = f"[...document.querySelectorAll('label')].find((one) => one.textContent.startsWith('{label}')).querySelector('select')"
-        await self.run(
-            f"(() => {{ const s = {found}; s.value = [...s.options].find((one) => one.text.startsWith('{option}')).value;"
-            " s.dispatchEvent(new Event('change')); })()"
-        )
-
-    async def open(self, path: Path) -> None:
-        for domain in ("Log", "Runtime", "Network", "Page"):
-            await self.call(f"{domain}.enable")
-        await self.call("Page.navigate", url=path.as_uri())
-        # Both wait inside the page, not here.
-        await self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
-        await self.run("Promise.all([...document.querySelectorAll('#detail img')].map((image) => image.decode()))")
-
-
-async def drive(address: str, path: Path, visit) -> Tab:
-    async with aiohttp.ClientSession() as session:
-        async with session.get(f"http://{address}/json/list") as answer:
-            target = next(one for one in await answer.json(content_type=None) if one["type"] == "page")
-        async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-            tab = Tab(socket)
-            await tab.open(path)
-            await visit(tab)
-            return tab
-
-
 def browsable(folder: Path) -> Path:
     """Two runs of 300 samples with a hostile one among them, a judge and pictures; the page compares them."""
     values = [(1.0, "ok"), (0.0, "ok"), (None, "unparsed")]
     rows = [row(f"s{i:03}", values[i % 3][0], status=values[i % 3][1], kind="ab"[i % 2], reply=f"reply {i}") for i in range(300)]
+    rows[0] |= {"choices": ["C. difficile", "B. E. coli"]}
     rows[1] |= {"reply": EVIL, "question": EVIL, "kind": "a"}
     judged = [{**one, "protocol": "judge", "value": 1.0, "status": "ok"} for one in rows]
     theirs = [{**one, "value": 1.0, "status": "ok", "reply": f"theirs {i}"} for i, one in enumerate(rows)]
@@ -331,6 +258,7 @@ def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
         seen = await tab.run(STATE)
         assert seen["count"] == "300 of 300 samples" and "s000" in seen["detail"] and seen["lines"] < 60
         assert seen["pictures"] == 1 and seen["loaded"]
+        assert "A. C. difficile" in seen["detail"] and "B. B." not in seen["detail"]
         await tab.press("j")
         seen = await tab.run(STATE)
         assert "s001" in seen["detail"] or "</script>" in seen["detail"]
@@ -365,7 +293,7 @@ def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
 
     path = browsable(tmp_path)
     with chromium(tmp_path / "profile") as address:
-        tab = asyncio.run(drive(address, path, visit))
+        tab = asyncio.run(drive(address, path.as_uri(), visit))
     assert tab.complaints == []
     assert {request.split(":")[0] for request in tab.requests} <= {"file", "data"}
     assert len([request for request in tab.requests if request.startswith("file")]) == 1

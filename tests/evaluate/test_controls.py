@@ -291,10 +291,22 @@ def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
     assert [result.name for result in read_controls(tmp_path) if not result.why] == ["blind", "constant"]
 
 
+def test_controls_with_other_right_answers_are_not_shown_beside_the_run(tmp_path):
+    run(Recorder(), tmp_path)
+    before = read_controls(tmp_path)
+    samples = [prompt(sample, "direct") for sample in ITEMS]
+    score(TASK, [replace(sample, gold=("B",)) for sample in samples], tmp_path)
+    assert {result.why for result in read_controls(tmp_path)} == {STALE}
+    score(TASK, samples, tmp_path)
+    assert read_controls(tmp_path) == before and STALE not in {result.why for result in before}
+
+
 def test_the_names_of_controls():
     assert names_of("wording, blind") == ("blind", "wording")
     with pytest.raises(InputError, match="did you mean 'shuffle'"):
         names_of("blind,shufle")
+    with pytest.raises(InputError, match="names nothing"):
+        names_of(" ,")
 
 
 # --- stored rows alone -----------------------------------------------------------------------------------------------

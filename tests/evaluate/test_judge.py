@@ -146,6 +146,20 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path: Path) -> None:
     assert len(list(read_jsonl(place / "judge" / "calls.jsonl"))) == 5
 
 
+def test_verdicts_on_other_replies_are_not_left_beside_them(tmp_path: Path) -> None:
+    place = scored(tmp_path)
+    judged(place, Stub())
+    score(TASK, SAMPLES, place)
+    assert rows_of(place), "the same scores keep their verdicts"
+    others = [replace(one, gold=("lung",)) for one in SAMPLES]
+    score(TASK, others, place)
+    assert not scores_file(place, "judge").exists()
+    again = Stub()
+    score(TASK, SAMPLES, place)
+    judged(place, again)
+    assert rows_of(place) and not again.seen
+
+
 def test_a_judging_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
     place = scored(tmp_path)
     with pytest.raises(EngineError):
@@ -255,7 +269,9 @@ def test_a_rubric_is_judged_criterion_by_criterion_and_leads(tmp_path: Path) -> 
     # No criterion has positive points: no score, not nought, and not among the asked.
     assert (rows["bad"]["value"], rows["bad"]["status"]) == (None, "ok") and (rows["e"]["value"], rows["e"]["status"]) == (None, "empty")
     mean = clipped_mean([*expected.values(), 0.0])
-    assert found.value == mean == 0.28125 and found.if_right == pytest.approx((1.125 + 0.625) / 5) and found.all_met == 1
+    assert (
+        found.value == mean == 0.28125 and found.if_right == pytest.approx((1.125 + 0.625) / 5) and (found.all_met, found.empty) == (1, 1)
+    )
     assert {name: one.value for name, one in found.dimensions.items()} == {
         "accuracy": pytest.approx((1 - 0.8 + 1) / 3),
         "context": pytest.approx(1 / 3),
@@ -307,6 +323,8 @@ def test_labels_of_a_rubric_are_compared_by_criterion(tmp_path: Path) -> None:
     place = scored(tmp_path, RUBRIC, samples, {"a": "heart"})
     people = judged(place, Stub(by_words), RUBRIC, samples, labels=[Label("a", met=(True, None, True))]).judged.people
     assert people is not None and (people.n, people.agree) == (2, 0.5)
+    other = judged(place, Stub(by_words), RUBRIC, samples, labels=[Label("a", "correct")])
+    assert other.judged.people is None and other.labelled == 0
     with pytest.raises(InputError, match="2 criteria where there are 3"):
         judged(place, Stub(by_words), RUBRIC, samples, labels=[Label("a", met=(True, True))])
 
@@ -317,6 +335,12 @@ def test_labels_of_a_rubric_are_compared_by_criterion(tmp_path: Path) -> None:
 def test_a_line_that_is_no_label_is_named(tmp_path: Path, row: dict) -> None:
     write_jsonl(tmp_path / "labels.jsonl", [row])
     with pytest.raises(InputError, match=r"labels.jsonl, line 1: no label"):
+        read_labels(tmp_path / "labels.jsonl")
+
+
+def test_a_file_without_labels_is_named(tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_text("")
+    with pytest.raises(InputError, match="holds no label"):
         read_labels(tmp_path / "labels.jsonl")
 
 

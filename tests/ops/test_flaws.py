@@ -65,6 +65,9 @@ def test_a_rule_changes_one_thing(kind: str, right: str, wrong: str | tuple[str,
         "3rd",
         "左右",
         "肺炎",
+        "left and right",  # turned round these say the same
+        "with or without",
+        "0.0",
         "",
     ],
 )
@@ -76,6 +79,16 @@ def test_words_of_the_question_are_not_put_into_the_answer() -> None:
     for name in "abcdefgh":
         found = induced("CT", name=name, kinds=["modality"], question="Is this a CT, an MRI, an ultrasound or an X-ray?")
         assert found and found.text in ("PET", "Mammography", "mammography", "endoscopy")
+
+
+@pytest.mark.parametrize("answer", ["in the left lung and in the right lung", "左肺和右肺", "No right or left effusion"])
+def test_two_sides_of_one_thing_turned_round_are_no_error(answer: str) -> None:
+    assert induced(answer, name="a", kinds=["laterality"]) is None
+
+
+def test_a_word_is_not_swapped_for_what_it_is_a_kind_of() -> None:
+    found = {induced("Mammography", name=name, kinds=["modality"]) for name in map(str, range(30))}
+    assert "X-ray" not in {each.text for each in found if each} and len(found) > 3
 
 
 def test_name_and_seed_decide() -> None:

@@ -66,6 +66,11 @@ def test_rules_know_when_they_know_nothing() -> None:
     )
     assert not supports("cardiomegaly", "The heart is enlarged.") and not supports("yes", "The heart is enlarged.")
     assert not supports("ct", "The structure is intact."), "a gold is whole words"
+    # What may be denied, or holds for both sides, a rule does not vouch for.
+    for text in ("Pneumonia is excluded.", "Pneumonia was ruled out by the CT.", "Pneumonia is unlikely."):
+        assert not supports("pneumonia", text) and contradiction("pneumonia", text) is None
+    assert not supports("肺炎", "肺炎已排除。") and not supports("left lung", "In the left lung and the right lung.")
+    assert not supports("no", "No doubt there is a mass.")
 
 
 # --- labels ------------------------------------------------------------------------------------------------------------

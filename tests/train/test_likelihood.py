@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lingshu.core.entities import Terms, mark, with_spans
-from lingshu.core.errors import ArtefactError, TrainingError
+from lingshu.core.errors import ArtefactError, InputError, TrainingError
 from lingshu.models.load import Loaded
 from lingshu.sources import phantom
 from lingshu.train.likelihood import HeldOut, complete, held_out, likelihoods
@@ -67,6 +67,13 @@ def test_a_model_that_gives_no_number_is_named(held: HeldOut, tmp_path: Path) ->
         broken.lm_head.weight[3] = torch.nan
     with pytest.raises(ArtefactError, match="tiny gives no likelihood for 'phantom"):
         likelihoods(replace(loaded(), model=broken), held, tmp_path / "rows.jsonl")
+
+
+def test_ids_that_two_folders_share_are_refused(tmp_path: Path) -> None:
+    samples = list(phantom.training(5, 2, "instruct"))
+    folders = [write_phantoms(tmp_path / name, samples) for name in ("one", "two")]
+    with pytest.raises(InputError, match="more than once"):
+        held_out(folders, tiny("qwen2_5_vl")[1])
 
 
 def test_data_without_answers_are_refused(tmp_path: Path) -> None:

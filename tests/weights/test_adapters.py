@@ -101,3 +101,20 @@ def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Pa
     save_file(broken, b / ADAPTER)
     with pytest.raises(ArtefactError, match="lora_A"):
         merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+
+
+def test_a_broken_adapter_is_named_whatever_its_weight(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    broken = load_file(pair[1] / ADAPTER)
+    next(iter(broken.values()))[0, 0] = float("nan")
+    save_file(broken, pair[1] / ADAPTER)
+    for weights in ((1.0, 0.0), (0.0, 1.0)):
+        with pytest.raises(ArtefactError, match="lora_A"):
+            merge(Merge(pair), tmp_path / "out", Weighting(weights))
+
+
+def test_factors_too_large_for_their_type_are_an_error(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        save_file({name: tensor.half() for name, tensor in load_file(folder / ADAPTER).items()}, folder / ADAPTER)
+    with pytest.raises(ArtefactError, match=r"lora_B.* too large for F16"):
+        merge(Merge(pair, "task"), tmp_path / "out", Weighting((1e6, 1.0)))
+    assert not (tmp_path / "out").exists()

@@ -234,3 +234,39 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["a", "b", "out"]
     merge(Merge((a, b)), tmp_path / "out", at(0.5))
     assert check_checkpoint(tmp_path / "out") and not same(read(tmp_path / "out"), before)
+
+
+@pytest.mark.parametrize("place", ["a", "."])
+def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, place: str) -> None:
+    runs = tmp_path / "runs"
+    a, b = pair(runs)
+    for folder in (a, runs):
+        (folder / "run.json").write_text("{}")  # as our own runs have it: an artefact that may be replaced
+    for out in (runs / place, tmp_path / "link"):
+        if out.name == "link":
+            out.symlink_to(runs / place)
+        with pytest.raises(ConfigError, match="which the result would replace"):
+            merge(Merge((b, a)), out, at(0.5))
+        with pytest.raises(ConfigError, match="which the result would replace"):
+            merge_path(Merge((b, a)), out, [0.0, 1.0])
+    assert same(read(a), values(1)) and same(read(b), values(2))
+    merge(Merge((a, b)), a / "inside", at(0.5))
+
+
+def test_weights_are_finite_numbers(tmp_path: Path) -> None:
+    a, b = pair(tmp_path)
+    for weights in ((float("nan"), 1.0), (float("inf"), 0.0)):
+        with pytest.raises(ConfigError, match="must be finite numbers"):
+            merge(Merge((a, b), "task", base=a), tmp_path / "out", Weighting(weights))
+    with pytest.raises(ConfigError, match="scale is nan"):
+        merge(Merge((a, b), "ties", {"scale": float("nan")}, base=a), tmp_path / "out", at(0.5))
+
+
+def test_an_index_that_names_what_no_file_holds_is_refused(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", values(1), files=2), write(tmp_path / "b", values(2), files=2)
+    for folder in (a, b):
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        index["weight_map"]["ghost"] = next(iter(index["weight_map"].values()))
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ArtefactError, match=r"lacks 1 tensors .* such as 'ghost'"):
+        merge(Merge((a, b)), tmp_path / "out", at(0.5))

@@ -152,7 +152,7 @@ def judge_all(judge: Judge, tasks: Sequence[Loaded], out: Path) -> int:
     if ledger:
         print("judge: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ledger.items()))
     if labelled < len(labels):
-        print(f"judge: {len(labels) - labelled} labels are of replies that were not asked")
+        print(f"judge: {len(labels) - labelled} labels are of replies that were not asked, or have not the form that their task needs")
     return missing
 
 

@@ -117,13 +117,15 @@ def report_path(
         drops = sum(likely.about["drops"].values())
     code = int(drops > 0)
     scored = []
+    chosen_on = set[Hashable]()
     for point in found:
         scores, failed = _evaluated(out / "eval" / _name(point.weight), point, tasks, asked)
         judged, failed_too = _evaluated(out / "choose" / _name(point.weight), point, choose, asked)
+        chosen_on |= {("group", row["group"]) for rows in judged.values() for row in rows if row.get("group") is not None}
         by = _mean([summarise(rows).accuracy.value for rows in judged.values()])
         scored.append(replace(point, scores=scores, chosen_by=by))
         code = max(code, failed, failed_too)
-    report = _assemble(scored, hill, about, shared=sorted(set(tasks) & set(choose)), groups=groups)
+    report = _assemble(scored, hill, about, shared=sorted(set(tasks) & set(choose)), groups=groups, chosen_on=chosen_on)
     write_json(out / PATH_JSON, as_json(report))
     from lingshu.apps._merge_path_page import path_page
 
@@ -184,17 +186,28 @@ def _evaluated(folder: Path, point: Point, tasks: Sequence[str], options: Mappin
     """Scores rows by task, and the exit code of the evaluation; a finished one is read, not run again."""
     if not tasks:
         return {}, 0
+    from lingshu.apps._eval_data import find_tasks
     from lingshu.apps.evaluate import evaluate
 
-    key = digest([point.digest, list(tasks), {name: str(value) for name, value in options.items()}])
+    names = [task.name for task in find_tasks(tuple(tasks))]
+    told = {name: str(value) for name, value in options.items()}
+    key = digest([point.digest, list(tasks), told, _material(tasks, options.get("data"))])
     done = folder / "asked.json"
     if not (done.is_file() and read_json(done).get("key") == key):
         _say(f"evaluation at weight {point.weight:g}")
         with redirect_stdout(sys.stderr):
             code = evaluate(str(point.checkpoint), ",".join(tasks), out=folder, **options)
         write_json(done, {"key": key, "code": code})
-    run = read_run(folder)
-    return {task.name: task.rows[task.protocol] for task in run.tasks}, int(read_json(done)["code"])
+    # The folder may hold other tasks, of an earlier report.
+    run = {task.name: task for task in read_run(folder).tasks}
+    return {name: run[name].rows[run[name].protocol] for name in names if name in run}, int(read_json(done)["code"])
+
+
+def _material(tasks: Sequence[str], data: Path | None) -> list[list[object]]:
+    """What decides the questions besides their names: the files of tasks and data, by size and time of change."""
+    files = [Path(name) for name in tasks] + ([] if data is None else sorted(Path(data).rglob("*")))
+    found = [(path, path.stat()) for path in files if path.is_file()]
+    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in found]
 
 
 def _name(weight: float) -> str:
@@ -209,7 +222,13 @@ def _say(text: str) -> None:
 
 
 def _assemble(
-    points: Sequence[Point], hill: Barrier | None, about: Mapping[str, Any] | None, *, shared: Sequence[str], groups: set[Hashable]
+    points: Sequence[Point],
+    hill: Barrier | None,
+    about: Mapping[str, Any] | None,
+    *,
+    shared: Sequence[str],
+    groups: set[Hashable],
+    chosen_on: set[Hashable],
 ) -> PathReport:
     notices: list[str] = []
     by: Chosen | None
@@ -226,6 +245,8 @@ def _assemble(
             "The weight was chosen on the tasks that are reported, so its score there is too good; choose by validation data instead."
         )
     tested = {group_of(row) for point in points[:1] for rows in point.scores.values() for row in rows}
+    if chosen_on & tested and not shared:
+        notices.append(f"{len(chosen_on & tested)} groups of the tasks that the weight is chosen by are in the reported tasks, too.")
     if groups & tested:
         notices.append(f"{len(groups & tested)} groups of the likelihood data are in the reported tasks, too.")
     if about is not None and hill is None:

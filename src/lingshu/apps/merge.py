@@ -87,6 +87,7 @@ def merge(
         if greedy_by is not None:
             return _soup(plan, out, greedy_by, patterns)
         return _one(plan, out, _weights(plan, weight, weights, patterns))
+    _check_measures(data, _names(tasks) + _names(choose))
     points = _path(plan, out, path, list(_patterns(plan, part, pattern)))
     if not (data or tasks or choose):
         return 0
@@ -98,6 +99,16 @@ def merge(
         out, points, data=data, tasks=_names(tasks), choose=_names(choose), device=device, threads=threads,
         evaluation=_given(asked), **_given(given),
     )  # fmt: skip
+
+
+def _check_measures(data: Path | None, tasks: Sequence[str]) -> None:
+    """At the door: before models are written, which may take an hour."""
+    from lingshu.apps._eval_data import find_tasks
+
+    if data is not None and not data.is_dir():
+        raise InputError(f"--data {data} is no folder; give a DATASET or a folder of rows with held-out answers.")
+    if tasks:
+        find_tasks(tuple(tasks))
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -227,6 +238,8 @@ def _path(plan: Merge, out: Path, count: int, patterns: Sequence[tuple[str, tupl
     # A report that was interrupted finds its points again, and with them what it has measured.
     found = merged_path(plan, out, points, fixed)
     if found is None:
+        if any((out / name).is_dir() for name in ("likelihood", "eval", "choose")):
+            raise ConfigError(f"{out} holds what was measured of another path; choose another --out, or remove it.")
         found = merge_path(plan, out, points, fixed)
     print(f"{plan.method}: {count} points of weight 0 to 1 of {plan.models[0].name} in {out / 'points'}")
     return found

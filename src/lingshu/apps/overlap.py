@@ -156,6 +156,9 @@ def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path
                     for test_id, kinds in contaminated(found.overlaps).items():
                         hit[number].setdefault(test_id, set()).update(kinds)
                     leaking |= {(train.name, each.train_id) for each in found.overlaps if each.kind != "boilerplate"}
+        for role, each in [*(("train", each) for each in trains), *(("test", each) for each in tests)]:
+            if not side.read[f"{role} {each.name}"]:
+                raise InputError(f"{each.name} holds no item that can be read, so nothing was compared with it; check the file.")
     return {
         "train": {each.name: side.read[f"train {each.name}"] for each in trains},
         "test": {

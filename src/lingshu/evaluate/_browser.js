@@ -210,7 +210,8 @@
     if (!row.choices) return null;
     const lines = row.choices.map((choice, at) => {
       const letter = String.fromCharCode(65 + at);
-      const told = /^\(?[A-Z][.):]/.test(choice) ? choice : `${letter}. ${choice}`;
+      // "C. difficile" may well be option A.
+      const told = /^\(?[A-Z][.):]/.test(choice) && choice.replace("(", "")[0] === letter ? choice : `${letter}. ${choice}`;
       const tags = [(row.gold || []).includes(letter) ? "gold" : null, row.read === letter ? "read" : null].filter(Boolean);
       return element("li", { class: tags.join(" ") }, told, ...tags.map((tag) => element("span", { class: `tag ${tag}` }, tag)));
     });

@@ -7,7 +7,8 @@ OUT/<task>/controls/constant/1/  scores.jsonl of the best constant answer; no mo
 OUT/<task>/controls/controls.json   which controls there are, over which questions, and why others do not apply
 
 Every folder but that of the constants is filled by generate.py and scored by score.py: what holds for a run holds for its
-controls. controls.json names the run by the digest of its asked.jsonl, so that no control is shown beside another run.
+controls. controls.json names the run by the digests of its asked.jsonl and of its right answers, so that no control is shown
+beside another run.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.artefacts import SCORES, write_scores
+from lingshu.core.artefacts import SCORES, iterate_scores, write_scores
 from lingshu.core.errors import ArtefactError
 from lingshu.core.files import read_json, sha256_file, write_json
 from lingshu.core.nouns import Engine, Image, Sample, Sampling, Style, Task
@@ -27,7 +28,7 @@ from lingshu.core.release import Release
 from lingshu.evaluate import _control_wordings as wordings
 from lingshu.evaluate._control_constants import constants
 from lingshu.evaluate._control_samples import NO_OPTIONS, blind, orders, reworded, shuffled
-from lingshu.evaluate.controls import CARD, CONTROLS, NAMES
+from lingshu.evaluate.controls import CARD, CONTROLS, NAMES, answers_digest
 from lingshu.evaluate.generate import ASKED, Generated, generate, missing
 from lingshu.evaluate.progress import Progress, Silent
 from lingshu.evaluate.score import score
@@ -228,8 +229,13 @@ def score_all(controls: Sequence[Control], task: Task, samples: Sequence[Sample]
             for variant_folder, rows in zip(entry["variants"], found.rows.values(), strict=True):
                 write_scores(where / variant_folder / SCORES, rows)
         told[control.name] = entry
-    write_json(where / CARD, {"asked": sha256_file(folder / ASKED), "controls": {name: told[name] for name in NAMES if name in told}})
+    write_json(where / CARD, {**_run(folder), "controls": {name: told[name] for name in NAMES if name in told}})
     return errors
+
+
+def _run(folder: Path) -> dict[str, str]:
+    """What identifies the run that the controls of a folder qualify."""
+    return {"asked": sha256_file(folder / ASKED), "answers": answers_digest(iterate_scores(folder / SCORES))}
 
 
 def _kept(folder: Path) -> dict[str, Any]:
@@ -238,6 +244,6 @@ def _kept(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     card = read_json(path)
-    if card.get("asked") != sha256_file(folder / ASKED) or not isinstance(card.get("controls"), dict):
+    if not isinstance(card.get("controls"), dict) or any(card.get(name) != value for name, value in _run(folder).items()):
         return {}
     return dict(card["controls"])

@@ -39,8 +39,9 @@ class Judged:
     """The verdicts on one task. `asked` counts the replies that needed a verdict, `failed` those without one by reason.
 
     `value` is the mean over all replies but the failed ones, `if_wrong` and `if_right` what it would be were every missing
-    verdict against or for the reply. `all_met` counts the replies that meet a whole rubric, among `judged`. `rules` compares
-    verdicts with the rules' on the replies that both read, `people` with labels: by reply, or by criterion of a rubric.
+    verdict against or for the reply. `all_met` counts the replies that meet a whole rubric, among `judged` and the `empty`
+    ones, which no judge is shown. `rules` compares verdicts with the rules' on the replies that both read, `people` with
+    labels: by reply, or by criterion of a rubric.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Judged:
     if_wrong: float | None
     if_right: float | None
     all_met: int | None = None
+    empty: int = 0
     dimensions: Mapping[str, Dimension] = field(default_factory=dict)
     rules: Agreement | None = None
     people: Agreement | None = None
@@ -75,7 +77,7 @@ def read_labels(path: Path) -> list[Label]:
     """People's labels: rows {"id", "verdict": "correct" | "incorrect"} or {"id", "met": [true, false, null]}, and perhaps "task".
 
     Raises:
-        InputError: a line that is no label, or a second one for the same reply.
+        InputError: no label, a line that is none, or a second one for the same reply.
     """
     found: dict[tuple[str | None, str], Label] = {}
     for number, row in numbered_jsonl(path, torn_ok=False):
@@ -87,6 +89,8 @@ def read_labels(path: Path) -> list[Label]:
         if (task, name) in found:
             raise InputError(f"{path}, line {number}: {name!r} has a label already; keep one.")
         found[task, name] = Label(name, verdict, tuple(met) if isinstance(met, list) else None, task)
+    if not found:
+        raise InputError(f"{path} holds no label; write one JSON object a line.")
     return list(found.values())
 
 
@@ -94,9 +98,9 @@ class Tally:
     """Takes in rows of scores.judge.jsonl one at a time and keeps only counts, values and pairs of words."""
 
     def __init__(self, task: str, labels: Iterable[Label] = (), *, rubric: bool = False) -> None:
-        mine = [label for label in labels if label.task in (None, task)]
+        mine = [label for label in labels if label.task in (None, task) and (label.met is not None) == rubric]
         self._labels = {label.id: label for label in sorted(mine, key=lambda label: label.task is not None)}
-        self._asked, self._judged, self._all_met, self.labelled = 0, 0, 0, 0
+        self._asked, self._judged, self._all_met, self._empty, self.labelled = 0, 0, 0, 0, 0
         self._failed: Counter[str] = Counter()
         self._values: list[float] = []
         self._bounds: list[tuple[float, float]] = []
@@ -111,6 +115,7 @@ class Tally:
         if row["status"] != "error" and not unscored(row):
             self._values.append(value_of(row))
         if "judge" not in row:
+            self._empty += row["status"] == "empty"
             return
         self._asked += 1
         criteria = row["judge"].get("criteria")
@@ -164,6 +169,7 @@ class Tally:
             if_wrong=clipped_mean([*self._values, *low]),
             if_right=clipped_mean([*self._values, *high]),
             all_met=self._all_met if self._rubric else None,
+            empty=self._empty,
             dimensions={name: Dimension(clipped_mean(found), len(found)) for name, found in sorted(self._dimensions.items())},
             rules=agreement(self._rules, WORDS) if self._rules else None,
             people=agreement(self._people, FOUND if self._rubric else WORDS) if self._people else None,

@@ -39,7 +39,7 @@ def details(judged: Judged | None) -> list[Part]:
     said = f"Judge: {judged.model}. {judged.judged} of {judged.asked} replies judged{_failures(judged)}. {range_text(judged)}"
     parts: list[Part] = [Subtitle("Judge"), Text(f"{said} Wording of its questions: {judged.wording}.")]
     if judged.all_met is not None:
-        parts.append(Text(f"Replies that meet their whole rubric: {judged.all_met} of {judged.judged}."))
+        parts.append(Text(f"Replies that meet their whole rubric: {judged.all_met} of {judged.judged + judged.empty}."))
     if judged.dimensions:
         rows = [[name, str(one.n), percent(one.value)] for name, one in judged.dimensions.items()]
         parts.append(Table(("criteria", "n", "score"), rows, "The score over the criteria of one name alone."))

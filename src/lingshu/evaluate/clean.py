@@ -24,6 +24,7 @@ from lingshu.ops._overlap import KINDS
 BOILERPLATE = "boilerplate"
 STRICTEST = tuple(kind for kind in KINDS if kind != BOILERPLATE)
 ROWS = "rows.jsonl"
+ENDINGS = (".jsonl", ".json", ".py", ".parquet", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def read_overlaps(path: Path) -> Overlaps:
 def names_of(test: str) -> set[str]:
     """The names of tasks that the name of a test set may mean."""
     path = PurePath(test)
-    return {test, path.parent.name} if path.name == ROWS else {test, path.name, path.stem}
+    if path.name == ROWS:
+        return {test, path.parent.name}
+    # Of slake.zh the ending is part of the name.
+    return {test, path.name, path.stem if path.suffix in ENDINGS else path.name}
 
 
 def on_clean_items(run: ScoredRun, overlaps: Overlaps, kinds: Sequence[str] = STRICTEST) -> CleanComparison:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,12 +84,14 @@ def names_of(text: str) -> tuple[str, ...]:
     """The controls of a list with commas between, in the order of NAMES.
 
     Raises:
-        InputError: one that there is not.
+        InputError: one that there is not, or none.
     """
     given = [part.strip() for part in text.split(",") if part.strip()]
     for name in given:
         if name not in NAMES:
             raise InputError(f"there is no control {name!r}; {nearest(name, NAMES)}")
+    if not given:
+        raise InputError(f"--controls names nothing; choose among {', '.join(NAMES)}.")
     return tuple(name for name in NAMES if name in given)
 
 
@@ -129,13 +133,21 @@ def read_controls(folder: Path) -> tuple[ControlResult, ...]:
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ArtefactError(f"{path} is damaged; run `lingshu eval` with --controls again, or remove it.")
     names = [name for name in NAMES if name in entries]
-    if card.get("asked") != sha256_file(folder / ASKED):
-        return tuple(ControlResult(name, why=STALE) for name in names)
     own = _rows(folder / SCORES)
+    if (card.get("asked"), card.get("answers")) != (sha256_file(folder / ASKED), answers_digest(own)):
+        return tuple(ControlResult(name, why=STALE) for name in names)
     try:
         return tuple(_result(name, entries[name], own, folder / CONTROLS) for name in names)
     except (KeyError, TypeError, IndexError) as error:
         raise ArtefactError(f"{path} is damaged ({error}); run `lingshu eval` with --controls again, or remove it.") from error
+
+
+def answers_digest(rows: Iterable[Row]) -> str:
+    """What identifies the right answers of a run: with other ones its controls would be compared by two measures."""
+    found = hashlib.sha256()
+    for row in rows:
+        found.update(json.dumps([row["id"], row.get("gold"), row.get("choices")]).encode())
+    return found.hexdigest()
 
 
 def _rows(path: Path) -> list[Row]:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from lingshu.core.artefacts import SCORES, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtefactError, InputError, fault, one_line
-from lingshu.core.files import read_jsonl, write_json
+from lingshu.core.files import read_jsonl, sha256_file, write_json
 from lingshu.core.nouns import Measured, Reply, Sample, Score, Scorer, Task
+from lingshu.evaluate._judged import JUDGE
 from lingshu.evaluate._replies import ReplyIndex
 from lingshu.evaluate.generate import ASKED
 from lingshu.evaluate.measure import METRICS, measure, table, values_of
@@ -77,9 +78,18 @@ def score(
             found = (replies.get(keys.get(sample.id)) for sample in samples)
             measured = measure(task.metrics, samples, [None if reply is None else reply.text for reply in found], weights=weights)
             write_json(folder / METRICS, table(measured, samples))
+        before = _known(folder)
         for protocol in graders:
             write_scores(scores_file(folder, protocol), rows(protocol))
+    if _known(folder) != before:
+        # Verdicts on other replies or answers; a judge that is asked again still knows what it said.
+        scores_file(folder, JUDGE).unlink(missing_ok=True)
     return told[protocols[0]]
+
+
+def _known(folder: Path) -> str | None:
+    path = scores_file(folder)
+    return sha256_file(path) if path.is_file() else None
 
 
 def failed(rows: Iterable[Mapping[str, Any]]) -> int:

@@ -36,8 +36,14 @@ _CITES = re.compile(
 _LEFT, _RIGHT = re.compile(r"\bleft\b|左", re.I), re.compile(r"\bright\b|右", re.I)
 # A denial reaches to the end of its clause, over some words of English or characters of Chinese.
 _DENIAL = re.compile(
-    r"(?:\b(?:no|not|without|never|neither|nor|absent|excludes?|rules? out|instead of|rather than|free of|negative for)\b"
+    r"(?:\b(?:no|not|without|never|hardly|neither|nor|absent|excludes?|rules? out|instead of|rather than|free of|negative for)\b"
     r"|n't\b|没有|未见|不是|并非|不存在|排除|未|无|非)[^.,;:!?，。；：！？]{0,40}$",
+    re.I,
+)
+# A denial behind what it denies. It may deny something else ("the lung is not clear"): it leaves a rule in doubt, and no more.
+_DENIED = re.compile(
+    r"^[^.,;:!?，。；：！？]{0,40}?(?:\b(?:not|absent|excluded|ruled out|unlikely)\b|n't\b|\bcannot\b)"
+    r"|^[^.,;:!?，。；：！？]{0,40}?(?:排除|不存在|未见|阴性|不支持|可能性[小低])",
     re.I,
 )
 
@@ -57,12 +63,17 @@ def contradiction(gold: str, text: str, *, question: str = "") -> str | None:
 def supports(gold: str, text: str) -> bool:
     """Whether a text plainly gives a gold answer: its yes or no, or its words, not denied."""
     verdict = yes_no.as_verdict(gold)
-    return yes_no.read(text).verdict == verdict if verdict is not None else mentions(gold, plain(text))
+    if verdict is not None:
+        return yes_no.read(text).verdict == verdict
+    said, meant = plain(text), sides(gold)
+    if len(meant) == 1 and sides(said) - meant:  # "the left lung and the right one" says more than "the left lung"
+        return False
+    return any(not _DENIAL.search(said[: place.start()]) and not _DENIED.search(said[place.end() :]) for place in _places(gold, said))
 
 
 def mentions(gold: str, text: str) -> bool:
     """Whether the words of a gold answer stand in a text in their order, at least once undenied."""
-    return any(not _DENIAL.search(text[:place]) for place in _places(gold, text))
+    return any(not _DENIAL.search(text[: place.start()]) for place in _places(gold, text))
 
 
 def sides(text: str) -> set[str]:
@@ -70,14 +81,14 @@ def sides(text: str) -> set[str]:
     return {name for name, pattern in (("left", _LEFT), ("right", _RIGHT)) if pattern.search(text)}
 
 
-def _places(gold: str, text: str) -> list[int]:
-    """Where a gold answer begins in a text, word for word; punctuation and blanks between its words make no difference."""
+def _places(gold: str, text: str) -> list[re.Match[str]]:
+    """Where a gold answer stands in a text, word for word; punctuation and blanks between its words make no difference."""
     parts = words(plain(gold)).replace("|", " ").split()
     if not parts:
         return []
     # Chinese words have no boundary, and need none.
     bounded = [rf"(?<![^\W_]){re.escape(part)}(?![^\W_])" if part.isascii() else re.escape(part) for part in parts]
-    return [found.start() for found in re.finditer(r"[\W_]*".join(bounded), text, re.I)]
+    return list(re.finditer(r"[\W_]*".join(bounded), text, re.I))
 
 
 def text_fault(asked: str, gold: str, question: str, said: str) -> str | None:

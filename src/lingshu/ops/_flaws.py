@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from lingshu.core.nouns import Drop, Sample
@@ -65,6 +66,10 @@ _SIDE = re.compile(
     re.I,
 )
 
+_JOINT = re.compile(
+    r"(?:[\s,、]|\b(?:and|or|as well as|the|a|in|on|of|at|with)\b|[和或与及在])+$", re.I
+)  # between two that are named together
+
 _OPPOSITES = {
     "yes": "no", "no": "yes", "present": "absent", "absent": "present", "normal": "abnormal", "abnormal": "normal", "with": "without",
     "without": "with", "positive": "negative", "negative": "positive", "true": "false", "false": "true", "benign": "malignant",
@@ -91,10 +96,26 @@ _ZH_OPPOSITE = re.compile(
 _EN_OPPOSITE = re.compile(r"\b(?:yes|no|present|absent|normal|abnormal|without|with|positive|negative|true|false|benign|malignant)\b", re.I)
 
 
+def _joined(answer: str) -> bool:
+    """Whether both sides of one and the same thing are named."""
+    sides = list(_SIDE.finditer(answer))
+    for one, other in pairwise(sides):
+        thing = _JOINT.sub("", answer[one.end() : other.start()]).strip()
+        if _SIDES[one[0].casefold()] == other[0].casefold() and answer[other.end() :].strip().casefold().startswith(thing.casefold()):
+            return True
+    return False
+
+
+def _both(pattern: re.Pattern[str], opposites: Mapping[str, str], answer: str) -> bool:
+    """Whether a word and its opposite stand in an answer."""
+    there = {match[0].casefold() for match in pattern.finditer(answer)}
+    return any(opposites[word] in there for word in there)
+
+
 def _laterality(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001 - one signature for all rules
-    """Every side for the other one."""
+    """Every side for the other one; "the left lung and the right lung" stays, for turned round it says the same."""
     found = _SIDE.search(answer)
-    if found is None:
+    if found is None or _joined(answer):
         return None
     text = _SIDE.sub(lambda match: _cased(_SIDES[match[0].casefold()], match[0]), answer)
     return Flaw(text, "laterality", found[0], _cased(_SIDES[found[0].casefold()], found[0]))
@@ -112,7 +133,8 @@ def _negation(answer: str, question: str, name: str, seed: int) -> Flaw | None: 
             text = pattern.sub(new, answer, count=1)
             return Flaw(text, "negation", found[0].strip(), found.expand(new).strip())
     found = _EN_OPPOSITE.search(answer) or _ZH_OPPOSITE.search(answer)
-    if found is None:
+    # "With or without" has no opposite.
+    if found is None or _both(_EN_OPPOSITE, _OPPOSITES, answer) or _both(_ZH_OPPOSITE, _OPPOSITES, answer):
         return None
     now = _cased(_OPPOSITES[found[0].casefold()], found[0])
     return Flaw(answer[: found.start()] + now + answer[found.end() :], "negation", found[0], now)
@@ -150,6 +172,7 @@ _MODALITIES = (
 )
 
 
+_ALSO = {"mammography": "X-ray"}  # what a word is a kind of, which is no wrong answer
 # Letters around an English word make it another one, and so does the hyphen of extra-axial. Of a Chinese word only places
 # may stand beside it: 左肺 is a lung, 肺炎 is none.
 _BEFORE, _AFTER = rf"(?:(?<![{CJK}])|(?<=[左右双两上中下侧的在]))", rf"(?:(?![{CJK}])|(?=[左右上中下内外部侧的和]))"
@@ -176,7 +199,8 @@ def _swap(kind: str, groups: Sequence[Sequence[str]]) -> Callable[[str, str, str
         there = f"{answer}\n{question}".casefold()
         for pattern, group in patterns:
             found = pattern.search(answer)
-            others = [word for word in group if word.casefold() not in there]
+            same = _ALSO.get(found[0].casefold()) if found else None
+            others = [word for word in group if word.casefold() not in there and word != same]
             if found and others:
                 now = _cased(choose(others, f"{name} {kind}", seed), found[0])
                 return Flaw(answer[: found.start()] + now + answer[found.end() :], kind, found[0], now)
@@ -205,6 +229,8 @@ def _number(answer: str, question: str, name: str, seed: int) -> Flaw | None:  #
     if found is None:
         return None
     now = _other(found[0], f"{name} number", seed)
+    if now == found[0]:  # twice 0.0
+        return None
     return Flaw(answer[: found.start()] + now + answer[found.end() :], "number", found[0], now)
 
 

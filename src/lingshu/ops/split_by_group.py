@@ -28,7 +28,8 @@ def step(*, validation: float = 0.05, by: str = "group", images: bool = True, ke
         validation: share of the groups that is held out, above 0 and below 1.
         by: the facet that names the patient or study.
         images: whether samples with an image file in common hang together too.
-        keep: `both`, or the one side to keep: `train` or `validation`; the other is dropped.
+        keep: `both`, or the one side to keep: `train` or `validation`; the other is dropped. Two runs that keep a side each
+            share no patient if all else is equal: sources, seed, validation, and the key that ids are hashed under.
         seed: which groups are held out.
 
     Drops: held_out, not_held_out.
@@ -54,7 +55,7 @@ def step(*, validation: float = 0.05, by: str = "group", images: bool = True, ke
         notes = {row: {"split": side} for row, side in enumerate(sides) if row not in drops}
         return Decision(drops, notes, told={"train": sides.count("train"), "validation": sides.count("validation")})
 
-    return TableStep(sign, decide)
+    return TableStep(sign, decide, halves=keep != "both")
 
 
 def _sides(rows: list[list[str]], validation: float, seed: int) -> list[str]:

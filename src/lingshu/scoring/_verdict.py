@@ -24,8 +24,8 @@ Met = Literal["met", "not met"]
 CODE_CHARACTERS = 8
 # Far more than any verdict; a search for objects in megabytes would take minutes.
 MAX_ANSWER = 100_000
-# Words that chat templates give a meaning, of the form <|name|>: broken open, or a reply could end the judge's turn.
-_CONTROL = re.compile(r"<(?=\|)")
+# Words that chat templates give a meaning, such as <|name|>: broken open, or a reply could end the judge's turn.
+_CONTROL = re.compile(r"<(?=[|｜]|/?(?:s|im_start|im_end|start_of_turn|end_of_turn|start_of_image)>)|\[(?=/?INST\])")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _choice(sample: Sample, letter: str) -> str | None:
 
 def _ask(wording: Sequence[str], texts: Mapping[str, str]) -> Asked:
     # Half a character, as broken JSON can hold, goes over no wire.
-    shown = {name: _CONTROL.sub("< ", text).encode("utf-8", "replace").decode() for name, text in texts.items()}
+    shown = {name: _CONTROL.sub(lambda found: f"{found[0]} ", text).encode("utf-8", "replace").decode() for name, text in texts.items()}
     case = _code(list(shown.values()))
     task, rule, form = wording
     # Put together, never filled in twice: braces in a reply stay braces.

@@ -19,7 +19,8 @@ from lingshu.scoring._text import blank, committed, golds, graded, plain, refuse
 RANGE = (0.0, 1.0)
 Verdict = Literal["yes", "no"]
 
-_YES, _NO = r"yes|yeah|yep|yup", r"no|nope"
+# "No doubt there is a mass" denies nothing.
+_YES, _NO = r"yes|yeah|yep|yup", r"no(?!\s+(?:doubt|question)\b)|nope"
 _ZH_NO, _ZH_YES = (
     r"不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不",
     r"是的|是(?!否|不是|或)|有(?!没有|无)|对(?!不)|存在|可以|会(?!否)|能(?!否)",
@@ -44,7 +45,7 @@ _HEDGE = re.compile(
 _DENIAL = re.compile(
     r"^\W*not(?:\s+(?:really|present|seen|visible|at all|likely))?\W*$"
     r"|^\W*(?:(?:according to|based on|in|on|from|overall|however)\b[^,]{0,60},\s*)?(?:there|it|this|that|they|these)\s+"
-    r"(?:(?:is|are|was|were|does|do|did|has|have)\s+no(?:t|ne)?\b|(?:is|are|was|were|does|do|did|has|have)n't\b)"
+    r"(?:(?:is|are|was|were|does|do|did|has|have)\s+no(?:t|ne)?\b(?!\s+(?:doubt|question)\b)|(?:is|are|was|were|does|do|did|has|have)n't\b)"
     r"|^\W*(?:the|this)\s+(?:\w+\s+){1,3}(?:shows?|has|have|demonstrates?|reveals?|contains?)\s+no\b"
     r"|^\W*i\s+(?:see|find|can\s+see|do\s+not\s+see|don't\s+see|cannot\s+see|can't\s+see)\s+(?:no|any)\b",
     re.I,

@@ -7,6 +7,7 @@ The names of the columns with image, query and response are not public; COLUMNS 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +108,7 @@ def _points(value: object) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not found or not all(isinstance(one, Mapping) for one in found):
         raise BadRow("bad_rubric", "the rubric is no list of {dim, score, description}.")
     points = [one.get("score") or 0 for one in found]
-    if any(isinstance(point, bool) or not isinstance(point, int | float) or point < 0 for point in points):
+    if any(isinstance(point, bool) or not isinstance(point, int | float) or not 0 <= point < math.inf for point in points):
         raise BadRow("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
     texts = [str(one.get("description") or "").strip() for one in found]
     if not all(texts):

@@ -180,6 +180,10 @@ def check_group(path: Path) -> DatasetCard:
     """
     if is_dataset(path):
         return open_dataset(path)
+    if path.is_dir() and not (path / jsonl.ROWS).is_file():
+        raise InputError(
+            f"{path} holds neither {jsonl.ROWS} nor a DATASET, which `lingshu curate` makes of what one has; check the folder."
+        )
     rows_file(path)
     samples = [sample for sample in jsonl.read(path) if isinstance(sample, Sample)]
     licences = Counter(sample.meta.licence or "unknown" for sample in samples)

@@ -9,6 +9,7 @@ Rows are kept in a file and not computed again; sums by sample leave any mean, a
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -69,7 +70,7 @@ def held_out(
     """Encode data groups (DATASET folders, or folders of rows) for models with this processor.
 
     Raises:
-        ArtefactError, InputError: a folder that cannot be used.
+        ArtefactError, InputError: a folder that cannot be used, or two that have an id in common.
         TrainingError: no sample can be.
     """
     digests = [open_group(path).digest for path in paths]
@@ -81,6 +82,9 @@ def held_out(
 
     cache = TileCache(processor, cache_mb=cache_mb)
     found = encode_usable(read_groups(paths), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
+    twice = next((name for name, n in Counter(sample.id for sample in found.samples).items() if n > 1), None)
+    if twice is not None:  # rows are known by it
+        raise InputError(f"the held-out data hold the id {twice!r} more than once; curate the folders into one dataset.")
     data = StageData(
         found.texts,
         tuple(sample.images for sample in found.samples),

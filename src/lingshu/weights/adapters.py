@@ -68,6 +68,9 @@ def merge_adapters(sources: Sources, targets: Sequence[Target], method: Method, 
         readers = [Reader(folder, lanes, hashing=hashing) for folder in sources.models]
         for reader in readers:
             stack.callback(reader.close)
+        for folder, reader in zip(sources.models, readers, strict=True):
+            for name, place in folder.tensors.items():
+                _read(folder, reader, name, place)  # also of an adapter without weight: a broken one is named
         written = []
         for target in targets:
             if target.weights.patterns:
@@ -194,7 +197,9 @@ def _factors(
         _fits(module, pieces, folders, found, side)
         buffer = Buffer(size)
         long = torch.cat([piece.to(WIDE[dtype]) for piece in pieces], dim=side)
-        torch.frombuffer(buffer.bytes, dtype=STORED[dtype]).view(shape).copy_(long)
+        stored = torch.frombuffer(buffer.bytes, dtype=STORED[dtype]).view(shape).copy_(long)
+        if not torch.isfinite(stored).all():
+            raise ArtefactError(f"{tensor}: the merge with weights {tuple(weights)} is too large for {dtype}; choose smaller weights.")
         yield buffer, memoryview(buffer.bytes)
 
 

@@ -151,7 +151,7 @@ def _notes(first: Folder, other: Folder) -> Iterator[str]:
     have = [any((folder.path / name).is_file() for name in TOKENIZER) for folder in (first, other)]
     if not all(have):
         lacking = " and ".join(folder.label for folder, has in zip((first, other), have, strict=True) if not has)
-        yield f"no tokenizer was compared: {lacking} has no tokenizer files"
+        yield f"no tokenizer was compared: {lacking} {'have' if not any(have) else 'has'} no tokenizer files"
 
 
 def all_agreed(folders: Sequence[Folder], *, dtype: DtypePolicy) -> tuple[list[Folder], list[str]]:

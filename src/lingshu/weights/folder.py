@@ -66,6 +66,7 @@ def open_folder(path: Path, label: str) -> Folder:
             if tensor in tensors:
                 raise ArtefactError(f"{path} holds tensor {tensor!r} twice, in {tensors[tensor].file} and {name}; copy the folder again.")
             tensors[tensor] = _place(name, data, header)
+    _check_index(path, adapter, tensors)
     config = read_json(path / (ADAPTER_CONFIG if adapter else "config.json"))
     return Folder(path, label, adapter, config, tuple(files), tensors, _known(path, files))
 
@@ -90,6 +91,14 @@ def _weight_files(path: Path) -> tuple[str, ...]:
     if not found:
         raise ArtefactError(f"{path} holds no safetensors weights; convert them, or copy the folder again.")
     return found
+
+
+def _check_index(path: Path, adapter: bool, tensors: Mapping[str, Place]) -> None:
+    if adapter or not (path / INDEX).is_file():
+        return
+    missing = [name for name in read_json(path / INDEX)["weight_map"] if name not in tensors]
+    if missing:
+        raise ArtefactError(f"{path} lacks {len(missing)} tensors that {INDEX} names, such as {missing[0]!r}; copy the folder again.")
 
 
 def _known(path: Path, files: tuple[str, ...]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lingshu.core.errors import InputError
 from lingshu.core.files import disk
 from lingshu.weights.method import Weighting
-from lingshu.weights.result import Merge, merge
+from lingshu.weights.result import Merge, check_place, merge
 
 Score = Callable[[Path], float]
 
@@ -43,6 +43,7 @@ def greedy(plan: Merge, out: Path, score: Score) -> Soup:
     Raises:
         InputError: a score that is no number; otherwise as `merge`.
     """
+    check_place(plan, out)
     models = plan.models
     alone = [_scored(score, model) for model in models]
     ranked = sorted(range(len(models)), key=lambda number: -alone[number])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from lingshu.core.errors import ConfigError
 
 # Elements that are read, merged and written at once. Random draws and sums go block by block, so that the size of a
 # tensor, and not of the memory, decides a result.
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Weighting:
         for weights in (self.default, *(each for _, each in self.patterns)):
             if len(weights) != models:
                 raise ConfigError(f"{len(weights)} weights {weights} for {models} models; give one for each.")
+            if not all(map(isfinite, weights)):
+                raise ConfigError(f"the weights {weights} must be finite numbers.")
             if method.share and (abs(sum(weights) - 1) > 1e-9 or min(weights) < 0):
                 raise ConfigError(f"the weights {weights} must lie between 0 and 1 and add up to 1 for this method.")
         for pattern, _ in self.patterns:

@@ -75,6 +75,7 @@ def merge(plan: Merge, out: Path, weights: Weighting, *, notes: Mapping[str, obj
         InputError, ArtefactError: models that differ in what must be equal, or a value that is no number.
         StorageError: the disk refused; nothing is left at `out`.
     """
+    check_place(plan, out)
     method, sources = _opened(plan)
     _check_weights(method, sources, weights)
     with atomic_folder(out) as temporary:
@@ -96,6 +97,7 @@ def merge_path(
         raise ConfigError(f"a path leads from one model to one other, not between {len(plan.models)}.")
     if len(set(names)) != len(names):
         raise ConfigError(f"{len(points)} points are too many to be told apart by two decimals; choose at most 101.")
+    check_place(plan, out)
     method, sources = _opened(plan)
     weightings = [Weighting((point, 1 - point), tuple(patterns)) for point in points]
     for weights in weightings:
@@ -128,6 +130,17 @@ def merged_path(
         return None
     found = [(point, out / POINTS / f"{point:.2f}") for point in points]
     return found if all((folder / RUN_CARD).is_file() for _, folder in found) else None
+
+
+def check_place(plan: Merge, out: Path) -> None:
+    """Refuse a folder for the result that is or holds a source: what lies there is removed when the result takes its place.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    for model in (*plan.models, *((plan.base,) if plan.base is not None else ())):
+        if model.resolve().is_relative_to(out.resolve()):
+            raise ConfigError(f"{out} is or holds {model}, which the result would replace; choose another --out.")
 
 
 def _opened(plan: Merge) -> tuple[Method, Sources]:

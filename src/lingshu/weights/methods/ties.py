@@ -77,4 +77,6 @@ def method(*, density: float = 0.2, scale: float = 1.0) -> Method:
     """Base + `scale` times the mean of agreeing values, of which the share `density` (above 0, at most 1) is kept."""
     if not 0 < density <= 1:
         raise ConfigError(f"density is {density}; it must be above 0 and at most 1.")
+    if not math.isfinite(scale):
+        raise ConfigError(f"scale is {scale}; it must be a finite number.")
     return Method(lambda block: merge(block, scale), lambda blocks: survey(blocks, density), base=True, ends=False)
