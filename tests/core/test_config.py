@@ -75,6 +75,12 @@ def test_a_wrong_override_says_what_is_wrong(change: str, message: str) -> None:
         override(Recipe(), [change])
 
 
+def test_a_key_that_lies_deeper_is_named_by_its_whole_path() -> None:
+    one = Recipe(stages=(Recipe().stages[0],))
+    with pytest.raises(ConfigError, match=rf"did you mean 'stages\.{one.stages[0].name}\.steps'"):
+        override(one, ["steps=1"])
+
+
 def test_unknown_keys_of_a_file_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'stages\.0\.stepps'; did you mean 'steps'"):
         from_plain(Recipe, {"stages": [{"name": "a", "stepps": 1}]})

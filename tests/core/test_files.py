@@ -166,6 +166,22 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert read_json(path) == {"a": 1}
 
 
+def test_the_last_row_is_taken_back_and_the_rest_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [{"n": 1}, {"n": 2, "long": "x" * 200_000}, {"n": 3}]
+    with JsonlAppender(path) as file:
+        file.append(rows)
+        assert [file.drop_last() for _ in range(2)] == rows[:0:-1]
+        file.append([{"n": 4}])
+    assert list(read_jsonl(path)) == [{"n": 1}, {"n": 4}]
+    with JsonlAppender(path) as file:
+        assert [file.drop_last() for _ in range(3)] == [{"n": 4}, {"n": 1}, None]
+    path.write_text('{"n": 1}\nno JSON\n')
+    with JsonlAppender(path) as file, pytest.raises(InputError, match="last line"):
+        file.drop_last()
+    assert path.read_text().endswith("no JSON\n")
+
+
 def test_a_manifest_notices_every_change(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (folder / "data").mkdir(parents=True)

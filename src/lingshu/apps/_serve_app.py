@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from lingshu import __version__
 from lingshu.apps import _serve_wire as wire
 from lingshu.apps._answering import NOTICE
+from lingshu.apps._page_app import Page
 from lingshu.apps._serve_chat import Chat, Desk
 from lingshu.apps._serve_guard import Guard, Limits
 from lingshu.apps._serve_media import Sources
@@ -51,13 +52,14 @@ class Serving:
     loopback: bool = True
     sources: Sources = field(default_factory=Sources)
     limits: Limits = field(default_factory=Limits)
+    page: Page | None = None
 
 
 def application(serving: Serving) -> Guard:
     """The server as an ASGI application, door and all."""
     desk = Desk(serving.live, serving.seats)
     app = FastAPI(title="lingshu serve", version=__version__, description=NOTICE, docs_url=None, redoc_url=None)
-    guard = Guard(app, keys=serving.keys, loopback=serving.loopback, limits=serving.limits)
+    guard = Guard(app, keys=serving.keys, loopback=serving.loopback, limits=serving.limits, open_too=serving.page or ())
     workers = ThreadPoolExecutor(MEDIA_THREADS, "lingshu-media")
     chat = Chat(serving.live, serving.name, serving.max_tokens, serving.sources, desk, workers)
     _errors(app)
@@ -72,6 +74,8 @@ def application(serving: Serving) -> Guard:
         summary="Ask the model about images.",
         operation_id="chat_completions",
     )
+    if serving.page is not None:
+        serving.page.add(app, chat)
     app.openapi = lambda: _described(app, serving)  # type: ignore[method-assign]
     return guard
 

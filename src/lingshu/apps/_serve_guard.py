@@ -14,7 +14,7 @@ import ipaddress
 import json
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,8 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """An application behind its door. It remembers how many bytes of bodies are held at once."""
 
-    def __init__(self, app: App, *, keys: tuple[str, ...], loopback: bool, limits: Limits) -> None:
-        self._app, self._loopback, self.limits = app, loopback, limits
+    def __init__(self, app: App, *, keys: tuple[str, ...], loopback: bool, limits: Limits, open_too: Container[str] = ()) -> None:
+        self._app, self._loopback, self.limits, self._open_too = app, loopback, limits, open_too
         self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
         self.held = 0
 
@@ -93,7 +93,7 @@ class Guard:
         except Exception as error:
             # Neither the message nor the values behind it: they may be a patient's. Where it happened is enough to mend it.
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"lingshu serve: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}", file=sys.stderr)
+            print(f"lingshu: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}", file=sys.stderr)
             if begun:
                 raise Broken from None
             await refuse(Refused(500, "the server failed; what happened is in its log."), say)
@@ -107,7 +107,8 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
             raise Refused(403, "requests of other web pages are refused.", code="origin")
-        if self._keys and scope["path"] not in OPEN_PATHS and not self._known(headers.get(b"authorization", b"")):
+        is_open = scope["path"] in OPEN_PATHS or scope["path"] in self._open_too
+        if self._keys and not is_open and not self._known(headers.get(b"authorization", b"")):
             raise Refused(401, "a valid key is needed: send the header Authorization: Bearer KEY.", code="invalid_api_key")
 
     def _known(self, header: bytes) -> bool:

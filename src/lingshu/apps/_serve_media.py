@@ -88,14 +88,14 @@ def _look(url: str, data: bytes | None, sources: Sources) -> Looked:
     if data is not None:
         return look([data])
     if url[:5].lower() == "data:":
-        return look([_decoded(url)])
+        return look([decoded(url)])
     if sources.root is None:
         raise InputError("images are taken as data URIs (data:image/png;base64,...) alone by this server.")
     path = sources.root.path(url)
     return look([path if path.is_dir() else sources.root.read(url, limit=MAX_BYTES)])
 
 
-def _decoded(url: str) -> bytes:
+def decoded(url: str) -> bytes:
     head, comma, body = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise InputError("the data URI has no base64 content; write data:image/png;base64,...")

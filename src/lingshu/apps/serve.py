@@ -37,6 +37,9 @@ def serve(
     name: str | None = None,
     key_file: Path | None = None,
     root: Path | None = None,
+    runs: Path | None = None,
+    review: Path | None = None,
+    no_page: bool = False,
     allow_urls: str | None = None,
     batch: int = 16,
     queue: int = 64,
@@ -60,7 +63,13 @@ def serve(
     key_file
         A file of keys, one a line, at least 16 characters each; every request then needs one.
     root
-        A folder below which clients may name files; without it images come inside the request alone.
+        A folder below which clients may name files, and whose studies the page shows; else images come inside the request alone.
+    runs
+        A folder with evaluations, whose reports the page shows.
+    review
+        A folder with review queues of lingshu synthesise; verdicts are written beside them.
+    no_page
+        Serve no web page, the interface alone.
     allow_urls
         Hosts that images may be fetched from, with commas between; without it nothing is fetched.
     batch
@@ -76,6 +85,7 @@ def serve(
     allow_remote
         Let the images go on to an endpoint on another machine.
     """
+    from lingshu.apps._page_app import Folders, Page
     from lingshu.apps._serve_app import Serving
     from lingshu.apps._serve_guard import Limits, is_loopback
     from lingshu.apps._serve_media import Sources
@@ -97,15 +107,24 @@ def serve(
         )
     hosts = frozenset(one.strip().lower() for one in allow_urls.split(",")) if allow_urls is not None else None
     sources = Sources(Rooted(root) if root else None, Fetching(hosts) if hosts else None)
+    page = None if no_page else Page(Folders(sources.root, _rooted(runs, "runs"), _rooted(review, "review")))
     options = EngineOptions(batch_size=batch, concurrency=batch, threads=threads, release=Release(private=allow_remote))
     with contextlib.closing(listening(host, port)) as listener, contextlib.closing(live_for(model, options)) as live:
         if not is_local(live.endpoint) and not allow_remote:
             raise ConfigError(f"{live.endpoint} is on another machine; pass --allow-remote if what clients send may go there.")
         limits = Limits(body_bytes=max_body_mb << 20, held_bytes=4 * max_body_mb << 20)
-        serving = Serving(live, name or live.model, batch + queue, max_tokens, keys, loopback, sources, limits)
-        print(f"{serving.name} [{live.digest[:12]}] at {address(listener)}. {NOTICE}", file=sys.stderr)
+        serving = Serving(live, name or live.model, batch + queue, max_tokens, keys, loopback, sources, limits, page)
+        shown = f" Page: {address(listener).removesuffix('v1')}" if page else ""
+        print(f"{serving.name} [{live.digest[:12]}] at {address(listener)}. {NOTICE}{shown}", file=sys.stderr)
         run(serving, listener)
     return 0
+
+
+def _rooted(folder: Path | None, option: str) -> Rooted | None:
+    """The folder of an option, which must be there."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"--{option} {folder} is no folder; give the folder that holds them.")
+    return Rooted(folder) if folder is not None else None
 
 
 def live_for(model: str, options: EngineOptions) -> Live:

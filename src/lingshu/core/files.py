@@ -246,6 +246,30 @@ class JsonlAppender:
                 os.ftruncate(self._handle, start)
                 raise
 
+    def drop_last(self) -> dict | None:
+        """Take the last row away and return it; None where there is none. A kill leaves the file with the row or without it.
+
+        Raises:
+            InputError: it is no JSON object, and stays.
+        """
+        with disk(self.path):
+            end = os.fstat(self._handle).st_size
+            start, line = end, b""
+            while start > 0 and b"\n" not in line[:-1]:
+                size = min(start, 65536)
+                start -= size
+                line = os.pread(self._handle, size, start) + line
+            line = line[line[:-1].rfind(b"\n") + 1 :]
+            if not line:
+                return None
+            try:
+                row = _STRICT.decode(line.decode("utf-8"))
+            except ValueError as error:
+                raise InputError(f"{self.path}, last line: not valid JSON ({error}); mend or remove the line.") from error
+            os.ftruncate(self._handle, end - len(line))
+            os.fsync(self._handle)
+            return row
+
     def close(self) -> None:
         os.close(self._handle)
 

@@ -47,7 +47,8 @@ def basic_text_sr(draft: Draft, reference: StudyReference) -> bytes:
     sr.ContentDate = sr.SeriesDate = sr.InstanceCreationDate = draft.created.strftime("%Y%m%d")
     sr.ContentTime = sr.SeriesTime = sr.InstanceCreationTime = draft.created.strftime("%H%M%S")
     sr.TimezoneOffsetFromUTC = draft.created.strftime("%z")[:5]
-    sr.CompletionFlag, sr.CompletionFlagDescription = "PARTIAL", "Draft written by a machine"
+    edited = ", edited by a person" if draft.edited else ""
+    sr.CompletionFlag, sr.CompletionFlagDescription = "PARTIAL", f"Draft written by a machine{edited}"
     sr.VerificationFlag, sr.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"
     sr.ReferencedPerformedProcedureStepSequence, sr.PerformedProcedureCodeSequence = [], []
     sr.CurrentRequestedProcedureEvidenceSequence = [_evidence(reference)]

@@ -183,6 +183,25 @@ def pictures(
             left_out["damaged"] += 1
 
 
+def picture_at(series: Series, place: int, *, item: int, window: str) -> Picture:
+    """The slice at `place` of a series, from 1, in one window as `DicomFile.render` takes it.
+
+    Raises:
+        BadImage: a damaged file.
+        InputError: there is no such place, or no window is called so.
+    """
+    left = place
+    for part in series.parts if place >= 1 else ():
+        if left <= part.frames:
+            # The numbers of a preset are HU: they mean nothing elsewhere.
+            preset = series.modality != "CT" and any(is_preset(one) for one in presets([window]))
+            with open_dicom(part.file.source, name=part.file.name) as opened:
+                one = next(opened.render(frames=[left - 1], windows=[OWN if preset else window]))
+            return Picture(encode_png(one.pixels), _seen(series, part, item, place - 1, one.shown_in, one.pixels.shape), part)
+        left -= part.frames
+    raise InputError(f"the series has no image {place}; it has {series.images}.")
+
+
 def _seen(series: Series, part: Part, item: int, place: int, window: Window, shape: tuple[int, ...]) -> Seen:
     facts = part.facts
     return Seen(

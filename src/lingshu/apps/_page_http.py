@@ -1,0 +1,98 @@
+"""What every address of the web page has in common: who may ask, headers, checked bodies, and work off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from fastapi import FastAPI, Request, Response
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lingshu.apps._serve_guard import Body
+from lingshu.apps._serve_wire import Refused
+from lingshu.core.errors import LingshuError, one_line
+
+Result = TypeVar("Result")
+Asked = TypeVar("Asked", bound="Taken")
+Answerer = Callable[[Request], Awaitable[Response]]
+# Two at once: one slice of fifty megapixels takes half a gigabyte while it is decoded.
+THREADS = 2
+# A page asks for one slice of each of its two panes at a time: more than this is no page of ours.
+WAITING = 32
+GONE = 499
+SAFE: Mapping[str, str] = {
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Taken(BaseModel):
+    """A body that the page sends: nothing but the fields it knows."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Workers:
+    """Threads for reading and rendering; it counts who waits for them."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(THREADS, "lingshu-page")
+        self._turns = asyncio.Semaphore(THREADS)
+        self._waiting = 0
+
+    async def do(self, request: Request, work: Callable[[], Result]) -> Result:
+        """What `work` gives; a browser that went away while it waited gets nothing made.
+
+        Raises:
+            Refused: too much is waiting (429), the browser went away, or what `work` says is wrong (400).
+        """
+        if self._waiting >= WAITING:
+            raise Refused(429, "the server draws as much as it can; try again.", code="overloaded", retry_after=1)
+        self._waiting += 1
+        try:
+            async with self._turns:
+                if request.method == "GET" and await request.is_disconnected():
+                    raise Refused(GONE, "the browser went away.")
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except LingshuError as error:
+            raise Refused(400, one_line(error)[:400], code="invalid_request") from None
+        finally:
+            self._waiting -= 1
+
+
+def add(app: FastAPI, path: str, answer: Answerer, method: str = "GET") -> None:
+    """An address of the page's own: no part of the described interface, and closed to other web pages."""
+
+    async def checked(request: Request) -> Response:
+        # A browser says where a request comes from; reading a slice as an image of another site is none of its business.
+        if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+            raise Refused(403, "requests of other web pages are refused.", code="origin")
+        response = await answer(request)
+        for name, value in SAFE.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    app.add_route(path, checked, methods=[method], include_in_schema=False)
+
+
+async def taken(request: Request, kind: type[Asked]) -> Asked:
+    """A request's body, checked.
+
+    Raises:
+        Refused: no JSON (415), too large (413), or not what was expected (400). The message repeats nothing of it.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "send JSON, with the header Content-Type: application/json.", code="content_type")
+    body: Body = request.scope["state"]["body"]
+    try:
+        return kind.model_validate_json(await body.read())
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        place = ".".join(str(step) for step in first["loc"] if isinstance(step, int) or step in kind.model_fields)
+        raise Refused(400, f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}"[:300], code="invalid_value") from None
+    except RecursionError:
+        raise Refused(400, "the body is nested too deeply.", code="invalid_json") from None
