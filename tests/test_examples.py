@@ -151,3 +151,45 @@ def test_ask_through_mcp(checkpoint: Path, workplace: Path, capfd: pytest.Captur
     assert run("15_ask_through_mcp.py", str(checkpoint), "image.png") == 0
     said = capfd.readouterr().out
     assert said.startswith("tools: analyze_image, answer_question") and said.endswith("Research only; not for clinical use.\n")
+
+
+def test_your_hospital(checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The made-up hospital is the one that docs/your-hospital.md draws. Nobody of it is named in what is written or said."""
+    for module in ("pydicom", "peft"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    import pydicom
+
+    from lingshu.apps._looking import View, look
+    from lingshu.core.artefacts import read_dataset, read_scores
+    from lingshu.imaging.read import image_bytes, open_image
+    from tests.test_readme import blocks
+
+    page = EXAMPLES.parent / "docs" / "your-hospital.md"
+    drawing = next(block.text for block in blocks(page) if block.language == "python").replace("range(100)", "range(24)")
+    exec(compile(drawing, str(page), "exec"), {})
+    (workplace / "out").mkdir()
+    (workplace / "out/ids.key").write_bytes(b"0123456789abcdef")  # a random one might hold nobody out of so few
+    short = ["stages.instruct.steps=24", "stages.instruct.warmup_steps=2", "tensorboard=false"]
+    tables = ["hospital/reports.csv", "hospital/questions.csv"]
+    assert run("16_your_hospital.py", str(checkpoint), "hospital/dicom", *tables, "out", *short) == 0
+
+    train, test = (list(read_dataset(workplace / "out" / side)) for side in ("train", "test"))
+    assert {s.meta.facet("patient") for s in train}.isdisjoint({s.meta.facet("patient") for s in test}) and train and test
+    scores = read_scores(workplace / "out/eval/vqa/scores.jsonl")
+    assert {row["kind"] for row in scores} == {"report", "lesion", "side"} and all(row["status"] != "error" for row in scores)
+    overlaps = (workplace / "out/overlaps.jsonl").read_text()
+    assert not [kind for kind in ("study", "image_exact", "image_near", "image_question") if f'"kind": "{kind}"' in overlaps]
+    # Asked about the files, a model sees what it saw of the row that curation made of them.
+    files = runpy.run_path(str(EXAMPLES / "16_your_hospital.py"))["held_out"]("hospital/dicom", Path("out"))
+    assert [np.asarray(open_image(i)).tolist() for i in look(files, View()).images] == [np.asarray(open_image(test[0].images[0])).tolist()]
+
+    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in Path("hospital/dicom").iterdir()]
+    names = ("PatientID", "AccessionNumber", "InstitutionName", "PatientBirthDate", "StudyDate", "StudyInstanceUID", "SOPInstanceUID")
+    planted = {str(header[name].value).lower().encode() for header in headers for name in names} | {b"zzquill", b"zzferrer", b"17 march"}
+    everything = {str(path.relative_to(workplace)): path.read_bytes() for path in (workplace / "out").rglob("*") if path.is_file()}
+    for sample in (*train, *test):
+        everything[sample.id] = repr(sample).encode() + b"".join(map(image_bytes, sample.images))
+    spoken = capfd.readouterr()
+    everything |= {"standard output": spoken.out.encode(), "standard error": spoken.err.encode()}
+    named = {place for place, data in everything.items() if any(word in data.lower() for word in planted)}
+    assert named == {"out/draft/report.dcm"}

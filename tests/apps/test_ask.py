@@ -122,6 +122,7 @@ def test_plain_lines_are_questions_too(tmp_path: Path, capsys: Out) -> None:
     ("words", "told"),
     [
         (["  "], "the question is empty"),
+        (["EMPTY"], "the question is the name of a file or folder"),
         ([], "give one question after the model"),
         (["?", "--questions", "QUESTIONS", "--chat"], "give one question after the model"),
         (["--questions", "none.jsonl"], "the file of questions cannot be read (No such file or directory)"),

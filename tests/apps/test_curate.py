@@ -83,6 +83,7 @@ def test_the_page_and_the_exports_are_named(recipe: Path, capsys: pytest.Capture
         (["mine.yaml", "sources.mine.path=nowhere"], "nowhere"),
         (["quickstart"], "is no recipe of a curation"),
         (["curation_local"], "source 'scans' has no path; give sources.scans.path=FOLDER"),
+        (["curation_local", "sources.scans.path=my_images", "steps.split.params.keep=train"], "give both runs the same --key FILE"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_two(

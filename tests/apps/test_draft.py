@@ -55,7 +55,7 @@ def study(root: Path, slices: int = 3) -> Path:
 
 def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(tmp_path: Path, capsys: Out) -> None:
     out = tmp_path / "out"
-    forms = ["--format", "sr", "--format", "fhir", "--format", "md"]
+    forms = ["--format", "sr,fhir", "--format", "md"]
     assert main(["draft", REPLY, str(study(tmp_path)), "--out", str(out), *forms]) == 0
     told = capsys.readouterr()
     assert "Both lungs are clear." in told.out and "Research only; not for clinical use." in told.err
@@ -97,7 +97,7 @@ def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Out
     [
         (["--out", "OUT"], "there is nothing to report on"),
         (["--out", "OUT", "--store"], "name it"),
-        (["--out", "OUT", "--format", "pdf"], "pdf"),
+        (["--out", "OUT", "--format", "md,pdf"], "knows no 'pdf'; choose one of: fhir, md, sr"),
     ],
 )
 def test_what_cannot_be_drafted_is_one_line(tmp_path: Path, words: list[str], told: str, capsys: Out) -> None:

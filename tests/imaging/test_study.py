@@ -14,7 +14,7 @@ pytest.importorskip("pydicom", reason="pydicom is not installed")
 
 from lingshu.core.errors import BadImage, InputError
 from lingshu.imaging.seen import in_words, seen_to_json
-from lingshu.imaging.study import Named, Study, choose, pictures, read_study
+from lingshu.imaging.study import Named, Study, choose, picture_at, pictures, read_study
 from tests.imaging._dicoms import SECRETS, dicom, planted
 
 KEY = b"0123456789abcdef"
@@ -49,6 +49,17 @@ def test_frames_of_one_file_are_slices_too() -> None:
     [one, two] = pictures(found.series[0], item=3, slices=2, windows=("file",))
     assert (one.seen.place, two.seen.place, one.seen.of, one.seen.item) == (3, 8, 10, 3)
     assert in_words([one.seen, two.seen]) == ["images 1-2: slices 3, 8 of 10, MR, series 1, window file 128/256"]
+
+
+def test_one_slice_is_found_by_its_place() -> None:
+    [series] = study(image(9, z=3), image(5, z=1), dicom(np.full((2, 4, 4), 7, np.uint8), SeriesInstanceUID="1.1", InstanceNumber=2)).series
+    every = list(pictures(series, item=1, slices=None, windows=("file",)))
+    assert [picture_at(series, place + 1, item=1, window="file")[:2] for place in range(4)] == [one[:2] for one in every]
+    assert picture_at(series, 1, item=2, window="7,9").seen.window == "asked"
+    assert picture_at(series, 1, item=2, window="lung").seen.window != "lung"  # HU mean nothing here
+    for place in (0, 5, -1):
+        with pytest.raises(InputError, match=f"no image {place}"):
+            picture_at(series, place, item=1, window="file")
 
 
 def test_of_a_study_every_single_image_and_the_longest_series_are_shown() -> None:

@@ -89,6 +89,28 @@ def test_reports_are_joined_by_hashes_of_numbers_that_are_not_carried(tmp_path: 
     assert [s.answered for s in dicom_folder.read(root, reports=table, columns=by_study, key=KEY) if isinstance(s, Sample)] == [False, True]
 
 
+def test_questions_are_joined_beside_the_report_and_share_its_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    other = image(2, patient="P2", study="2.2", series="2.2.1", AccessionNumber="ZZ2")
+    root = folder(tmp_path / "in", image(1, AccessionNumber="ZZ1"), other)
+    asked, reports = tmp_path / "questions.csv", tmp_path / "reports.csv"
+    reports.write_text("accession,report\nZZ1,No finding.\n")
+    asked.write_text(
+        "accession,question,answer,choices,kind,name\n"
+        'ZZ1,Which side?,left,"[""right"", ""left""]",side,ZZNAME\nZZ2,Is there one?,no,,,ZZNAME\nZZ2,Is there one?,,,,\n'
+        'ZZ9,Whose?,nobody,,,\nZZ1,Which?,up,"[""left""]",,\n'
+    )
+    found = list(dicom_folder.read(root, reports=reports, questions=asked, key=KEY))
+    report, side, one = [f for f in found if isinstance(f, Sample)]
+    assert report.meta.kind == "report" and report.images == side.images and report.meta.group == side.meta.group != one.meta.group
+    assert side.question == "Which side?\nA. right\nB. left" and side.gold == ("B",) and side.messages[-1].text == "B"
+    assert side.id == f"{report.id}-q1" and side.meta.kind == "side" and one.gold == ("no",) and one.answered
+    assert sorted(reasons(found)) == ["answer_not_in_choices", "empty_question", "question_without_images"] and "ZZ" not in repr(found)
+    asked.write_text("question,answer\nWhose?,nobody\n")
+    with pytest.raises(InputError, match="none of the columns series, study, accession, patient"):
+        list(dicom_folder.read(root, questions=asked, key=KEY))
+
+
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     table = tmp_path / "reports.csv"
     table.write_text("acc,text\n")

@@ -121,14 +121,15 @@ def test_rows_that_cannot_be_judged_are_dropped_with_their_reason(tmp_path: Path
         {"rubric": []},
         {"rubric": "none"},
         {"rubric": points(-1)},
+        {"rubric": '[{"dim": "a", "score": 1e999, "description": "b"}]'},
         {"rubric": [{"dim": "a", "score": 1}]},
         {"query": " "},
         {"response": None},
         {"image": "b.png"},
     ]
     found = read(jsonl(tmp_path / "in", [good, *({**good, **change} for change in bad)]))
-    assert [one.reason for one in found if isinstance(one, Drop)] == [*["bad_rubric"] * 4, "no_question", "empty_answer", "missing_image"]
-    assert len(found) == 8
+    assert [one.reason for one in found if isinstance(one, Drop)] == [*["bad_rubric"] * 5, "no_question", "empty_answer", "missing_image"]
+    assert len(found) == 9
 
 
 def test_a_row_in_chinese_is_in_chinese(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lingshu.core.artefacts import write_dataset
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
+from lingshu.core.messages import user_turn
+from lingshu.core.nouns import Drop, Message, Sample
+from lingshu.core.runcard import RunCard
 from lingshu.imaging.read import open_image
 from lingshu.tasks.vqa import TASK
 
@@ -37,6 +40,17 @@ def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
     asked, dropped = TASK.samples(tmp_path)
     assert isinstance(asked, Sample) and not asked.answered and asked.gold == ("Yes",)
     assert isinstance(dropped, Drop) and dropped.reason == "no_question"
+
+
+def test_a_dataset_is_asked_as_it_is(tmp_path: Path) -> None:
+    asked = Sample("a", (user_turn("Is it?", 0),)).with_answer("Yes")
+    bare = Sample("b", (Message("user", ("",)),))
+    write_dataset(tmp_path / "data", "mine", [(asked, []), (bare, [])], RunCard("test", {}))
+    found, dropped = TASK.samples(tmp_path / "data")
+    assert isinstance(found, Sample) and found.gold == ("Yes",) and not found.answered
+    assert isinstance(dropped, Drop) and dropped.reason == "no_question"
+    with pytest.raises(InputError, match="nor a DATASET"):
+        TASK.samples(tmp_path)
 
 
 def test_the_twin_is_drawn_from_its_seed(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
     """
     found: list[Task] = []
     for name in [task for given in names for task in SUITES.get(given, (given,))]:
+        if Path(name).is_dir() and len(Path(name).parts) > 1:
+            raise InputError(f"{name} is a folder; to ask the questions in it, name the task vqa and --data {name}.")
         task = shelves.part("tasks", name, "TASK")
         if not isinstance(task, Task):
             raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")

@@ -95,6 +95,9 @@ def ask(
         question = None
     if (question is None) == (questions is None) or (chat and questions is not None):
         raise InputError("give one question after the model, or a file of them with --questions (and then no --chat).")
+    if question is not None and not files and len(question) < 256 and Path(question).exists():
+        # Without its name: it may be a patient's.
+        raise InputError("the question is the name of a file or folder; put the question before it.")
     view = View(window, slices, series or None)
     sampling = Sampling(max_tokens, temperature, seed=seed)
     options = EngineOptions(batch_size=BATCH if questions else 1, threads=threads, release=Release(private=allow_remote))

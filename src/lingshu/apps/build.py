@@ -38,7 +38,7 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
     """
     found = shelves.part("tasks", task, "TASK")
     if not isinstance(found, Task) or found.original is None:
-        raise InputError(f"the task {task} reads no published files; it needs no build.")
+        raise InputError(f"the task {task} reads no published files; it needs no build: give your folder to `lingshu eval --data`.")
     if found.agreement and found.agreement not in agreement:
         raise InputError(f"{found.name} is under an agreement ({found.licence}); pass --agreement {found.agreement} if you have signed it.")
     if not source.is_dir():

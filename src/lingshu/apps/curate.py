@@ -125,5 +125,7 @@ def tell(card: DatasetCard) -> None:
     for step in card.steps or ():
         drops = ", ".join(f"{reason} {count:,}" for reason, count in step["drops"].items())
         added = f" + {step['added']:,}" if step["added"] else ""
-        print(f"{step['name']}: {step['in']:,}{added} -> {step['out']:,}{f' (dropped: {drops})' if drops else ''}")
+        told = ", ".join(f"{what} {value:,}" for what, value in step["told"].items() if isinstance(value, int | float) and value)
+        notes = "".join((f" (dropped: {drops})" if drops else "", f"; {told}" if told else ""))
+        print(f"{step['name']}: {step['in']:,}{added} -> {step['out']:,}{notes}")
     print(f"{card.rows:,} rows, {card.images:,} images, version {(card.version or '')[:12]}")

@@ -14,7 +14,7 @@ from lingshu.apps._drafting import DRAFT, FILES, FORMATS, PROMPTS, Format, draft
 from lingshu.apps._looking import SLICES, Looked, View, look
 from lingshu.apps._pacs import pulled, server_for
 from lingshu.apps.serve import live_for
-from lingshu.core.errors import InputError
+from lingshu.core.errors import InputError, nearest
 from lingshu.core.files import atomic_folder, sha256_bytes, write_json, write_manifest
 from lingshu.core.nouns import Sampling
 from lingshu.core.options import EngineOptions
@@ -30,7 +30,7 @@ def draft(
     model: str,
     *files: Path,
     out: Path,
-    format_: Annotated[tuple[Format, ...], Parameter(name="--format")] = ("md", "fhir"),
+    format_: Annotated[tuple[str, ...], Parameter(name="--format")] = ("md", "fhir"),
     patient: bool = False,
     language: Language = "en",
     prompt: str | None = None,
@@ -58,7 +58,7 @@ def draft(
     out
         Folder for the draft.
     format_
-        md, fhir or sr (which names its patient). May be given several times.
+        md, fhir, sr (which names its patient), or several of them with commas between.
     patient
         Name the patient and the study in the FHIR report, by their identifiers.
     language
@@ -92,7 +92,10 @@ def draft(
     """
     if store and dicomweb is None:
         raise InputError("--store puts the SR on the server of --dicomweb URL; name it.")
-    forms: list[Format] = [form for form in FORMATS if form in format_ or (store and form == "sr")]
+    asked = [form.strip() for given in format_ for form in given.split(",")]
+    if unknown := next((form for form in asked if form not in FORMATS), None):
+        raise InputError(f"--format knows no {unknown!r}; {nearest(unknown, FORMATS)}")
+    forms: list[Format] = [form for form in FORMATS if form in asked or (store and form == "sr")]
     named = patient or "sr" in forms
     view, sampling = View(window, slices, series or None), Sampling(max_tokens, temperature, seed=seed)
     options = EngineOptions(batch_size=1, threads=threads, release=Release(private=allow_remote))

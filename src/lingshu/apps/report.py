@@ -30,6 +30,8 @@ def report(
 
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")
+    if clean_kinds is not None and clean is None:
+        raise InputError("--clean-kinds is given and no overlaps; name their file with --clean OVERLAPS.")
     # All is read and compared before anything is written: a wrong --against leaves the reports as they are.
     kinds = step_clean.kinds_of(clean_kinds)
     overlaps = None if clean is None else step_clean.read_overlaps(clean)

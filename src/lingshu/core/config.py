@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +37,8 @@ def from_plain(kind: type[C], value: object) -> C:
         # What a whole section holds says nothing that its message does not, at great length.
         got = "" if isinstance(first["input"], dict | list | tuple) else f" (got {first['input']!r})"
         message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        raise ConfigError(f"{place}: {message}{got}.") from error
+        remedy = "; write {key: value}" if first["type"] in ("dict_type", "mapping_type", "dataclass_type") else ""
+        raise ConfigError(f"{place}: {message}{got}{remedy}.") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     _refuse_unknown(value, adapter.dump_python(config, mode="json"), "")
@@ -96,7 +97,9 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
             raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, labels)}")
     elif isinstance(node, dict):
         if key not in node:
-            raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, node)}")
+            deeper = sorted(below for below in _paths(node) if below.rpartition(".")[2] == path.rpartition(".")[2])
+            meant = f"did you mean {deeper[0]!r}?" if len(deeper) == 1 else nearest(key, node)
+            raise ConfigError(f"unknown key {key!r} in {path!r}; {meant}")
         place = key
     else:
         raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
@@ -106,6 +109,17 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
         del node[place]
     else:
         node[place] = value
+
+
+def _paths(node: Any) -> Iterator[str]:
+    """Every key below a plain value, as an override would name it."""
+    if isinstance(node, dict | list):
+        items = (
+            node.items() if isinstance(node, dict) else ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
+        )
+        for key, value in items:
+            yield str(key)
+            yield from (f"{key}.{below}" for below in _paths(value))
 
 
 def read_plain(path: Path) -> dict[str, Any]:

@@ -85,11 +85,13 @@ class TableStep:
     `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the columns `id`, `source` (the name
     in the configuration), `rank` (of that source, 0 first) and the signatures' columns, rows in the order of the samples
     whatever the sharding. It must not depend on anything else. Without any sample, `decide` is not asked.
+    `halves` tells that what it keeps is to be used beside what another run keeps: both must know a patient by one id.
     """
 
     sign: Callable[[Sample, Pixels], Signature]
     decide: Callable[[pa.Table], Decision]
     reads: Sequence[str] = ()
+    halves: bool = False
 
 
 # What a teacher is asked about one sample, round by round: it yields the requests of a round, is sent their values in the same

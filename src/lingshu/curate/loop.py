@@ -26,7 +26,7 @@ from lingshu.curate.decide import Decided, decided, repeated_ids
 from lingshu.curate.ledger import Ledger
 from lingshu.curate.local import Backend
 from lingshu.curate.parts import facts_file
-from lingshu.curate.plan import READ, WRITE, Code, Pass, library_versions, passes, resolve, settle, step_digests
+from lingshu.curate.plan import READ, WRITE, Code, Pass, check_halves, library_versions, passes, resolve, settle, step_digests
 from lingshu.curate.reading import read_shards
 from lingshu.curate.rows import read_facts
 from lingshu.curate.work import Job, Lost, Piece, read_journal, told
@@ -88,6 +88,8 @@ class Run:
         self.config, self.out, self.backend, self.progress, self.limit = resolve(config), out, backend, progress, limit
         self.work = out / WORK
         settled = settle(self.config)
+        if key is None:
+            check_halves(settled)
         self.passes = passes(settled)
         self.sources = tuple(source.name for source in self.config.sources)
         self.digests = step_digests(settled.steps)

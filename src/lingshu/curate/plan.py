@@ -112,6 +112,23 @@ def passes(config: CurateConfig) -> list[Pass]:
     return [*found, Pass(tuple(maps), None)] if maps else found
 
 
+def check_halves(config: CurateConfig) -> None:
+    """Refuse to keep one side of a split by ids that are hashed anew in each run: the other run would draw other sides.
+
+    Raises:
+        ConfigError: names the step.
+    """
+    if not any(KEY in inspect.signature(reader(source)).parameters for source in config.sources if source.path):
+        return
+    for use in config.steps:
+        step = build(use)
+        if isinstance(step, TableStep) and step.halves:
+            raise ConfigError(
+                f"step {use.name!r} keeps one side of the patients, and without a key the next run hashes their ids anew and draws "
+                f"other sides; give both runs the same --key FILE (16 random bytes or more)."
+            )
+
+
 def reader(source: Source) -> Callable[..., Any]:
     found = part("sources", source.reader, "read")
     if not callable(found):

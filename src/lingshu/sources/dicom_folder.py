@@ -1,4 +1,4 @@
-"""A hospital's folder of DICOM files as pseudonymous samples, with reports from a table where there are some.
+"""A hospital's folder of DICOM files as pseudonymous samples, with reports and questions from tables where there are some.
 
 Licence, revision and link: the hospital's own; every sample is private and not yet de-identified, for pixels may hold
 names too. No name, number, date or path is carried: patients, studies and series are hashes under a key.
@@ -14,12 +14,15 @@ from typing import Literal, NamedTuple
 
 from lingshu.core.errors import BadImage, InputError
 from lingshu.core.nouns import Drop, Image, Meta, Sample
+from lingshu.core.rows import sample_from_row
 from lingshu.imaging.dicom import DicomFacts, NoDicom, open_dicom
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import encode_png
 from lingshu.imaging.walk import files_below, frames_of_files
 from lingshu.sources._ids import Once, look, with_ids
-from lingshu.sources._reports import Reports
+from lingshu.sources._reports import Joined
+from lingshu.sources._reports import questions as table_of_questions
+from lingshu.sources._reports import reports as table_of_reports
 
 Per = Literal["image", "series", "study"]
 QUESTION = "Write the radiology report of this study."
@@ -36,20 +39,47 @@ class Options:
     key: bytes
 
 
+class Tables(NamedTuple):
+    """What is said of the studies: a table of reports with the column that holds them, and one of questions."""
+
+    reports: Joined | None
+    column: str
+    questions: Joined | None
+
+    def unused(self) -> Iterator[Drop]:
+        """What belongs to no image, and rows that lack something."""
+        if self.reports:
+            yield from (
+                Drop(f"report-{n}", "report_without_images", f"no image belongs to report {n} of the table.") for n in self.reports.unused
+            )
+            yield from (
+                Drop("report", "empty_report", "a row without text or without a number to join by.") for _ in range(self.reports.empty)
+            )
+        if self.questions:
+            yield from (
+                Drop(f"question-{n}", "question_without_images", f"no image belongs to question {n} of the table.")
+                for n in self.questions.unused
+            )
+            why = "a row without a question, an answer or a number to join by."
+            yield from (Drop("question", "empty_question", why) for _ in range(self.questions.empty))
+
+
 def read(
     path: Path, *, per: Per = "study", slices: int | None = 8, windows: Sequence[str] | None = None, reports: Path | None = None,
-    columns: Mapping[str, str] | None = None, question: str = QUESTION, key: bytes | None = None,
+    columns: Mapping[str, str] | None = None, question: str = QUESTION, questions: Path | None = None, key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
     """One sample for each image, series or study below a folder. Images are rendered to PNG, one sample at a time.
 
     Of every series at most `slices` images are taken, evenly along the scan (None for all); of one image, every frame.
     `windows` names presets for CT (lung, soft, bone, brain, liver); without it the file's own windows count, else lung,
     soft and bone. `reports` is a table; `columns` says which of its columns are `report` and `study`, `series`,
-    `accession` or `patient`. A study with a report is asked `question` and answered by it. Without a `key` a random one
-    is used, and no two runs give the same ids.
+    `accession` or `patient`. A study with a report is asked `question` and answered by it. `questions` is a table with the
+    columns `question`, `answer` and one of those four, and `choices`, `kind` and `language` where it has them: each row is
+    one more sample about the same images. Without a `key` a random one is used, and no two runs give the same ids.
 
     Files have no names here: "file 17" is the 17th below the folder in the order of `files_below`. Drops: not_dicom,
-    no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report.
+    no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report, question_without_images, empty_question,
+    and those of core/rows.py for a question.
 
     Raises:
         InputError: no folder, no such column, or an option that is none.
@@ -58,21 +88,20 @@ def read(
     if per not in ("image", "series", "study"):
         raise InputError(f"per cannot be {per!r}; choose image, series or study.")
     options = Options(per, slices, windows, question, check_key(key))
-    table = Reports(reports, columns, options.key) if reports else None
+    told, column = table_of_reports(reports, columns, options.key) if reports else (None, "")
+    tables = Tables(told, column, table_of_questions(questions, options.key) if questions else None)
     once, files = Once(), list(files_below(path))
     if per == "image":
         for number in range(1, len(files) + 1):
-            for result in _one(path, files, number, options, table):
+            for result in _one(path, files, number, options, tables):
                 yield once(result)
     else:
         groups: dict[str, dict[str, list[_Found]]] = {}
         yield from _scan(path, files, options, groups)
         for series in groups.values():
-            for result in _group(path, files, series, options, table):
+            for result in _group(path, files, series, options, tables):
                 yield once(result)
-    if table:
-        yield from (Drop(f"report-{n}", "report_without_images", f"no image belongs to report {n} of the table.") for n in table.unused)
-        yield from (Drop("report", "empty_report", "a row without text or without a number to join by.") for _ in range(table.empty))
+    yield from tables.unused()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +157,7 @@ def _pictures(path: Path, files: Sequence[Path], number: int, frames: Sequence[i
             yield _Picture(one.frame, encode_png(one.pixels), one.window)
 
 
-def _one(path: Path, files: Sequence[Path], number: int, options: Options, table: Reports | None) -> Iterator[Sample | Drop]:
+def _one(path: Path, files: Sequence[Path], number: int, options: Options, tables: Tables) -> Iterator[Sample | Drop]:
     facts = _facts(path, files, number, options.key)
     if isinstance(facts, Drop):
         yield facts
@@ -136,13 +165,13 @@ def _one(path: Path, files: Sequence[Path], number: int, options: Options, table
     name = facts.instance or f"file-{number}"
     try:
         for frame, shown in groupby(_pictures(path, files, number, None, options), key=lambda one: one.frame):
-            yield _sample(f"{name}-{frame}", facts, list(shown), options, table)
+            yield from _samples(f"{name}-{frame}", facts, list(shown), options, tables)
     except BadImage as error:
         yield Drop(f"file-{number}", "bad_dicom", str(error))
 
 
 def _group(
-    path: Path, files: Sequence[Path], series: Mapping[str, list[_Found]], options: Options, table: Reports | None
+    path: Path, files: Sequence[Path], series: Mapping[str, list[_Found]], options: Options, tables: Tables
 ) -> Iterator[Sample | Drop]:
     """The sample of one series or study; a file that cannot be rendered is left out of it and counted."""
     shown: list[_Picture] = []
@@ -162,16 +191,25 @@ def _group(
         if len(series) > 1:
             first = replace(first, series=None)
         whole = first.study if options.per == "study" else first.series
-        yield _sample(whole or first.series or first.instance or "image", first, shown, options, table)
+        yield from _samples(whole or first.series or first.instance or "image", first, shown, options, tables)
 
 
-def _sample(name: str, facts: DicomFacts, shown: Sequence[_Picture], options: Options, table: Reports | None) -> Sample:
+def _samples(name: str, facts: DicomFacts, shown: Sequence[_Picture], options: Options, tables: Tables) -> Iterator[Sample | Drop]:
+    """The report of some images, or the images alone where nothing is said of them, and every question about them."""
     images = tuple(Image(data=one.png) for one in shown)
-    report = table.of(facts) if table else None
-    meta = Meta(deidentified=False, modality=facts.modality, kind="report" if report else None, extra=_extra(facts, shown))
+    report = next((row[tables.column] for row in tables.reports.of(facts, most=1)), None) if tables.reports else None
+    meta = Meta(deidentified=False, modality=facts.modality, extra=_extra(facts, shown))
     meta = with_ids(meta, {"patient": facts.patient, "study": facts.study, "series": facts.series})
-    sample = Sample(name, look(images, options.question if report else None), images, meta=meta)
-    return sample.with_answer(report) if report else sample
+    asked = tables.questions.of(facts) if tables.questions else []
+    if report:
+        yield Sample(name, look(images, options.question), images, meta=replace(meta, kind="report")).with_answer(report)
+    elif not asked:
+        yield Sample(name, look(images, None), images, meta=meta)
+    for number, row in enumerate(asked, 1):
+        made = sample_from_row({**row, "id": f"{name}-q{number}"}, number, images)
+        if isinstance(made, Sample) and made.gold:
+            made = replace(made, meta=replace(meta, kind=made.meta.kind, language=made.meta.language)).with_answer(made.gold[0])
+        yield made
 
 
 def _extra(facts: DicomFacts, shown: Sequence[_Picture]) -> dict[str, str]:

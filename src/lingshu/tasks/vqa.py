@@ -1,6 +1,7 @@
-"""Questions about your own images: any folder with rows.jsonl and images, scored by what each answer is.
+"""Questions about your own images: any folder with rows.jsonl and images, or a DATASET, scored by what each answer is.
 
-Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl, or one that has a folder `vqa` with it.
+Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl or a DATASET folder, or one that has a
+folder `vqa` of either kind. Images of a DATASET about which nothing is asked are left out and counted.
 """
 
 from __future__ import annotations
@@ -9,30 +10,38 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from lingshu.core.artefacts import DATASET_CARD
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Drop, Image, Meta, Sample, Task
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.scoring import auto
-from lingshu.sources import jsonl
+from lingshu.sources import jsonl, parquet
 
 
 def samples(data: Path | None) -> Iterable[Sample | Drop]:
     """The questions of the folder, each ending in a user turn.
 
     Raises:
-        InputError: no folder given, or it holds no rows.jsonl.
+        InputError: no folder given, or it is neither a DATASET nor holds rows.jsonl.
+        ArtefactError: a damaged DATASET folder.
     """
     if data is None:
-        raise InputError("the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its images.")
-    nested = data / "vqa"
-    return map(_asked, jsonl.read(jsonl.rows_file(nested if (nested / jsonl.ROWS).is_file() else data)))
+        raise InputError("the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its images, or a DATASET.")
+    folder = next((place for place in (data / "vqa", data) if (place / jsonl.ROWS).is_file() or (place / DATASET_CARD).is_file()), data)
+    if (folder / DATASET_CARD).is_file():
+        return map(_asked, parquet.read(folder))
+    if folder.is_dir() and not (folder / jsonl.ROWS).is_file():
+        raise InputError(f"{folder} holds neither {jsonl.ROWS} nor a DATASET; name the folder that does.")
+    return map(_asked, jsonl.read(jsonl.rows_file(folder)))
 
 
 def _asked(result: Sample | Drop) -> Sample | Drop:
     """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what is right."""
-    if isinstance(result, Drop) or not result.answered:
+    if isinstance(result, Drop):
         return result
+    if not result.answered:
+        return result if result.question.strip() else Drop(result.id, "no_question", "images about which nothing is asked.")
     gold = result.gold or (result.messages[-1].text,)
     return replace(result, messages=result.messages[:-1], gold=gold)
 
