@@ -111,6 +111,20 @@ def test_questions_are_joined_beside_the_report_and_share_its_images(tmp_path: P
         list(dicom_folder.read(root, questions=asked, key=KEY))
 
 
+@pytest.mark.parametrize("per", ["image", "series", "study"])
+def test_names_of_the_header_are_taken_out_of_reports_and_questions(tmp_path: Path, per: dicom_folder.Per) -> None:
+    (tmp_path / "in").mkdir()
+    people = {"PatientName": "White^Ada", "ReferringPhysicianName": "van der Ploeg^Q", "OperatorsName": ["Oper^One", "王^小明"]}
+    root = folder(tmp_path / "in", image(1, patient="ZZP-0815", AccessionNumber="ZZ1", SpecificCharacterSet="ISO_IR 192", **people))
+    asked, reports = tmp_path / "questions.csv", tmp_path / "reports.csv"
+    reports.write_text('accession,report\nZZ1,"Ada WHITE, ZZP-0815, sent by Ploeg: white matter intact. 王小明 checked. Adaptive."\n')
+    asked.write_text("accession,question,answer\nZZ1,Does Mrs White have a lesion?,Ada has none.\n")
+    report, question = dicom_folder.read(root, per=per, reports=reports, questions=asked, key=KEY)
+    assert isinstance(report, Sample) and isinstance(question, Sample)
+    assert report.messages[-1].text == "[NAME] [NAME], [ID], sent by [NAME]: white matter intact. [NAME] checked. Adaptive."
+    assert question.question == "Does Mrs [NAME] have a lesion?" and question.gold == ("[NAME] has none.",)
+
+
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     table = tmp_path / "reports.csv"
     table.write_text("acc,text\n")

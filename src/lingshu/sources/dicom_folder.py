@@ -16,6 +16,7 @@ from lingshu.core.errors import BadImage, InputError
 from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.core.rows import sample_from_row
 from lingshu.imaging.dicom import DicomFacts, NoDicom, open_dicom
+from lingshu.imaging.named import Named, named_in
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import encode_png
 from lingshu.imaging.walk import files_below, frames_of_files
@@ -75,7 +76,8 @@ def read(
     soft and bone. `reports` is a table; `columns` says which of its columns are `report` and `study`, `series`,
     `accession` or `patient`. A study with a report is asked `question` and answered by it. `questions` is a table with the
     columns `question`, `answer` and one of those four, and `choices`, `kind` and `language` where it has them: each row is
-    one more sample about the same images. Without a `key` a random one is used, and no two runs give the same ids.
+    one more sample about the same images. Names and numbers that a study's header holds are taken out of what these tables
+    say of it (imaging/named.py). Without a `key` a random one is used, and no two runs give the same ids.
 
     Files have no names here: "file 17" is the 17th below the folder in the order of `files_below`. Drops: not_dicom,
     no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report, question_without_images, empty_question,
@@ -165,7 +167,7 @@ def _one(path: Path, files: Sequence[Path], number: int, options: Options, table
     name = facts.instance or f"file-{number}"
     try:
         for frame, shown in groupby(_pictures(path, files, number, None, options), key=lambda one: one.frame):
-            yield from _samples(f"{name}-{frame}", facts, list(shown), options, tables)
+            yield from _samples(f"{name}-{frame}", facts, list(shown), options, tables, _named(path, files, [number], tables))
     except BadImage as error:
         yield Drop(f"file-{number}", "bad_dicom", str(error))
 
@@ -191,10 +193,27 @@ def _group(
         if len(series) > 1:
             first = replace(first, series=None)
         whole = first.study if options.per == "study" else first.series
-        yield from _samples(whole or first.series or first.instance or "image", first, shown, options, tables)
+        numbers = [found[0].number for found in series.values()]
+        name = whole or first.series or first.instance or "image"
+        yield from _samples(name, first, shown, options, tables, _named(path, files, numbers, tables))
 
 
-def _samples(name: str, facts: DicomFacts, shown: Sequence[_Picture], options: Options, tables: Tables) -> Iterator[Sample | Drop]:
+def _named(path: Path, files: Sequence[Path], numbers: Sequence[int], tables: Tables) -> list[Named]:
+    """Whom the headers name, one file of each series; nobody is looked for where no text is joined."""
+    if not (tables.reports or tables.questions):
+        return []
+    return [named_in(path / files[number - 1], name=f"file {number}") for number in numbers]
+
+
+def _without(text: str, named: Sequence[Named]) -> str:
+    for one in named:
+        text = one.without(text)
+    return text
+
+
+def _samples(
+    name: str, facts: DicomFacts, shown: Sequence[_Picture], options: Options, tables: Tables, named: Sequence[Named]
+) -> Iterator[Sample | Drop]:
     """The report of some images, or the images alone where nothing is said of them, and every question about them."""
     images = tuple(Image(data=one.png) for one in shown)
     report = next((row[tables.column] for row in tables.reports.of(facts, most=1)), None) if tables.reports else None
@@ -202,10 +221,11 @@ def _samples(name: str, facts: DicomFacts, shown: Sequence[_Picture], options: O
     meta = with_ids(meta, {"patient": facts.patient, "study": facts.study, "series": facts.series})
     asked = tables.questions.of(facts) if tables.questions else []
     if report:
-        yield Sample(name, look(images, options.question), images, meta=replace(meta, kind="report")).with_answer(report)
+        yield Sample(name, look(images, options.question), images, meta=replace(meta, kind="report")).with_answer(_without(report, named))
     elif not asked:
         yield Sample(name, look(images, None), images, meta=meta)
-    for number, row in enumerate(asked, 1):
+    for number, said in enumerate(asked, 1):
+        row = {key: _without(text, named) for key, text in said.items()}
         made = sample_from_row({**row, "id": f"{name}-q{number}"}, number, images)
         if isinstance(made, Sample) and made.gold:
             made = replace(made, meta=replace(meta, kind=made.meta.kind, language=made.meta.language)).with_answer(made.gold[0])
