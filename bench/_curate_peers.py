@@ -168,8 +168,8 @@ def main() -> None:
     engine, folder, out, bits = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     began = time.monotonic()
     count = ENGINES[engine](folder, out, bits)
-    sys.stdout.flush()
-    print("\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}))
+    # Data-Juicer turns what is printed into its log; the result goes past it.
+    print("\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}), file=sys.__stdout__, flush=True)
 
 
 if __name__ == "__main__":
