@@ -160,6 +160,13 @@ def test_closing_ends_every_open_question() -> None:
     assert all(ear.over.is_set() and "closed" in str(ear.end) for ear in ears)
 
 
+def test_closing_tells_questions_that_were_not_even_prepared() -> None:
+    engine = LiveModel(loaded("internvl"), batch_size=1)
+    ears = ask(engine, [question(number) for number in range(24)], Sampling(max_tokens=LONG, temperature=2.0))
+    engine.close()
+    assert all(ear.over.is_set() for ear in ears) and "closed" in str(ears[-1].end)
+
+
 def test_other_engines_are_heard_in_one_piece() -> None:
     engine = WholeReplies(echo.load("echo:yes, there is", EngineOptions()), at_once=2)
     ears = ask(engine, [question(1)], Sampling(), stop=[", "])  # type: ignore[arg-type]

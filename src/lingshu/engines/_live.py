@@ -26,6 +26,7 @@ from lingshu.models.processor import Encoded
 
 # The widest prefill, padding included: replies that are being written wait for it.
 PREFILL_TOKENS = 8192
+CLOSED = "the engine was closed; ask again later."
 
 
 class Question:
@@ -101,14 +102,15 @@ class LiveModel:
             if self._closed:
                 raise EngineError("the engine is closed; open it again.")
             self._preparing += 1
-        self._encoder.submit(self._prepare, question)
+            self._encoder.submit(self._prepare, question)
         return question
 
     def close(self) -> None:
         with self._turn:
             self._closed = True
             self._turn.notify()
-        self._encoder.shutdown(cancel_futures=True)
+        # What still waits to be prepared is told so one by one; a future that is cancelled would tell nobody.
+        self._encoder.shutdown()
         self._worker.join()
 
     # --- preparing, in its own thread --------------------------------------------------------------------------------
@@ -116,16 +118,19 @@ class LiveModel:
     def _prepare(self, question: Question) -> None:
         line = None
         try:
-            line = self._line(question)
+            line = None if self._closed else self._line(question)
         except LingshuError as error:
             question.finish(error)
         except Exception as error:
             question.finish(EngineError(f"the question could not be prepared: {fault(error)}"))
         with self._turn:
             self._preparing -= 1
-            if line is not None:
+            closed = self._closed
+            if line is not None and not closed:
                 self._ready.append(line)
                 self._turn.notify()
+        if closed:
+            question.finish(EngineError(CLOSED))
 
     def _line(self, question: Question) -> _Line | None:
         sample, question.sample = question.sample, None
@@ -167,7 +172,7 @@ class LiveModel:
             except Exception as error:
                 # A model that failed once may answer the next question: memory may have been short.
                 self._give_up([*self._lines, *fresh], EngineError(f"the model failed: {fault(error)}"))
-        self._give_up([*self._lines, *self._ready], EngineError("the engine was closed; ask again later."))
+        self._give_up([*self._lines, *self._ready], EngineError(CLOSED))
 
     def _newcomers(self) -> list[_Line]:
         """The questions that come next, in the order of their arrival, as many as fit into the batch and one prefill."""
