@@ -118,7 +118,7 @@ def signatures() -> list[list[str]]:
     import cv2
     import numpy as np
 
-    from lingshu.ops._image_signature import file_digest, perceptual_hashes, pixel_digest
+    from lingshu.ops._image_signature import file_digest, perceptual_hash, pixel_digest
 
     cv2.setNumThreads(1)
     pick, rows = np.random.default_rng(0), []
@@ -128,8 +128,8 @@ def signatures() -> list[list[str]]:
         files = [cv2.imencode(".jpg" if i % 2 else ".png", grey)[1].tobytes() for i, grey in enumerate(noisy)]
         work: dict[str, Callable[[], object]] = {
             "decode": lambda files=files: [cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_GRAYSCALE) for f in files],
-            "64": lambda noisy=noisy: perceptual_hashes(noisy, bits=64),
-            "256": lambda noisy=noisy: perceptual_hashes(noisy, bits=256),
+            "64": lambda noisy=noisy: [perceptual_hash(n, bits=64) for n in noisy],
+            "256": lambda noisy=noisy: [perceptual_hash(n, bits=256) for n in noisy],
             "file": lambda files=files: [file_digest(f) for f in files],
             "pixels": lambda noisy=noisy: [pixel_digest(n) for n in noisy],
         }

@@ -22,7 +22,7 @@ from _record import record, table
 from lingshu.core.nouns import Image
 from lingshu.imaging.pictures import Pictures
 from lingshu.ops._hamming import pairs_within
-from lingshu.ops._image_signature import perceptual_hashes
+from lingshu.ops._image_signature import perceptual_hash
 
 COUNT = 20_000
 WAYS: tuple[tuple[Literal[256, 64], int], ...] = ((256, 8), (64, 0), (64, 3), (64, 10))
@@ -40,7 +40,7 @@ def main() -> None:
     for path in files:
         grey = pictures.gray(Image(path=str(path)))
         for bits, found in hashes.items():
-            found.append(perceptual_hashes([grey], bits=bits)[0])
+            found.append(perceptual_hash(grey, bits=bits))
     planted = Counter(str(kind) for kind in kinds)
     rows = []
     for bits, radius in WAYS:

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lingshu.imaging.read import decode, encode_png
+from lingshu.ops import _image_signature
 from lingshu.ops._hamming import pairs_within
-from lingshu.ops._image_signature import perceptual_hash, perceptual_hashes, pixel_digest, signature, signature_of
+from lingshu.ops._image_signature import _lowest, perceptual_hash, pixel_digest, signature, signature_of
 from lingshu.ops._keepers import alternatives, guarded_groups, keepers
 
 
@@ -34,9 +35,27 @@ def test_a_hash_survives_resizing_and_compression_and_tells_pictures_apart(bits,
     assert apart(hashed, perceptual_hash(picture(1), bits=bits)) > bits // 5
 
 
-def test_a_picture_hashes_alone_as_among_others():
-    pictures = [picture(seed, 64 + seed) for seed in range(5)]
-    assert (perceptual_hashes(pictures) == np.stack([perceptual_hash(one) for one in pictures])).all()
+@pytest.mark.parametrize("shape", [(200, 200), (321, 187), (64, 512), (40, 90), (20, 31)])
+@pytest.mark.parametrize("low", [8, 16])
+def test_coefficients_are_those_of_the_means_of_areas(shape, low):
+    import cv2
+
+    grey = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    size = 4 * low
+    if min(shape) >= 2 * size:
+        # Every pixel cut into `size` x `size` equal ones: borders of areas then fall between them.
+        fine = np.kron(grey.astype(float), np.ones((size, 1)))
+        means = np.kron(fine.reshape(size, -1, shape[1]).mean(axis=1), np.ones((1, size))).reshape(size, size, -1).mean(axis=2)
+    else:
+        means = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
+    expected = cv2.dct(means.astype(np.float64))[:low, :low]
+    assert np.allclose(_lowest(grey, low), expected, atol=1e-6)
+
+
+def test_a_picture_too_large_for_whole_numbers_has_the_same_hash(monkeypatch):
+    hashed = perceptual_hash(picture(0))
+    monkeypatch.setattr(_image_signature, "_INT32_PIXELS", 100)
+    assert (perceptual_hash(picture(0)) == hashed).all()
 
 
 def test_flat_pictures_have_one_hash():

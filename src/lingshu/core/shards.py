@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lingshu.core.memory import give_back
 from lingshu.core.messages import message_from_json, message_to_json
 from lingshu.core.nouns import Image, Meta, Sample
 
@@ -99,9 +100,12 @@ class ShardWriter:
         import pyarrow as pa
 
         if self._block:
-            self._writer.write_table(pa.Table.from_pylist(self._block, dataset_schema()))
-            pa.default_memory_pool().release_unused()
-        self._block, self._held = [], 0
+            images = _image_column([row.pop("images") for row in self._block])
+            table = pa.Table.from_pylist(self._block, dataset_schema()).set_column(*images)
+            self._block, self._held = [], 0  # the table has its own copy, and the writer makes another
+            self._writer.write_table(table)
+            del table
+            give_back()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -111,6 +115,21 @@ class ShardWriter:
             self._flush()
         finally:
             self._writer.close()
+
+
+def _image_column(rows: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[int, pa.Field, pa.Array]:
+    """Place, field and values of the images of some rows; Arrow's own reader of lists would double its memory again and again."""
+    import numpy as np
+    import pyarrow as pa
+
+    place = dataset_schema().get_field_index("images")
+    field = dataset_schema().field(place)
+    files = [image["bytes"] for images in rows for image in images]
+    ends = np.cumsum([0, *map(len, files)], dtype=np.int32)
+    encoded = pa.Array.from_buffers(pa.binary(), len(files), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(files))])
+    items = pa.StructArray.from_arrays([encoded, pa.nulls(len(files), pa.string())], fields=list(field.type.value_type))
+    counts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return place, field, pa.ListArray.from_arrays(pa.array(counts), items, type=field.type)
 
 
 def shard_name(number: int) -> str:

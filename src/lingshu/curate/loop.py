@@ -19,6 +19,7 @@ from lingshu.core.artefacts import DATASET_CARD, SHARD_ROWS, DatasetCard, open_d
 from lingshu.core.config import to_plain
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import MANIFEST, JsonlAppender, atomic_file, digest, disk, dump_line, read_json
+from lingshu.core.memory import give_back
 from lingshu.curate import parts as parts_module
 from lingshu.curate import work as work_module
 from lingshu.curate.config import CurateConfig
@@ -184,6 +185,7 @@ class Run:
             return shards_behind
         ranks = {source.name: source.rank for source in self.config.sources}
         result = decided(steps.table, [shard.path for shard in shards_behind], self.sources, ranks)
+        give_back()  # of the table of all signatures, while the workers write
         self.ledger.merge(result.ledger.plain())
         self.told[steps.table.name] = result.told
         for lost in result.lost:
@@ -264,6 +266,7 @@ class Run:
                 self.ledger.drop(WRITE, source, "duplicate_id")
                 self._lose(Lost(WRITE, source, name, "duplicate_id", "an earlier row has this id"))
             found.append(shard._replace(decided=Decided(shard.decided.out | repeats.keys(), shard.decided.notes)))
+        give_back()
         return found
 
     def _parts(self, shards: Sequence[Shard]) -> Iterator[Job]:

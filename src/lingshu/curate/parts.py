@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from lingshu.core.nouns import Image, Sample
 from lingshu.core.shards import ShardWriter
 from lingshu.curate.ledger import Ledger
 from lingshu.curate.plan import WRITE
-from lingshu.curate.rows import load_sample
 from lingshu.imaging.read import encode_png
 
 if TYPE_CHECKING:
@@ -44,12 +42,9 @@ def write_part(job: Job, pictures: Pictures, journal: Journal) -> None:
     ledger, statistics = Ledger(), Statistics()
     lost: list[Lost] = []
     with atomic_file(path) as temporary, disk(path), ShardWriter(temporary) as writer:
-        for number, row, notes in rows_of(job):
+        for number, row, sample in rows_of(job):
             journal.at(number, 0)
             source = job.sources[row.origin]
-            sample = load_sample(row.text)
-            if notes:
-                sample = replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, **notes}))
             ledger.enter(WRITE, source)
             reason = "worker_died" if number in job.dead else None
             detail, encoded = "", []

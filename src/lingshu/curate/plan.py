@@ -257,7 +257,7 @@ class Code:
 
 def _imported(path: Path) -> Iterator[Path]:
     package = Path(lingshu.__file__).parent
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
@@ -266,6 +266,16 @@ def _imported(path: Path) -> Iterator[Path]:
             file = package.joinpath(*rest).with_suffix(".py") if first == "lingshu" and rest else None
             if file is not None and file.is_file():
                 yield file
+
+
+def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
+    """Every statement below a body: an import is never inside an expression, and those are most of a tree."""
+    for node in body:
+        yield node
+        for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+            inner = getattr(node, name, ())
+            if isinstance(inner, list):
+                yield from _statements(inner)
 
 
 def library_versions() -> dict[str, str]:

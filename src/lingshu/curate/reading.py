@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -146,7 +147,7 @@ class _Cutter:
             if len(self._facts) > 4096:
                 self._facts.clear()
             try:
-                found = Path(path).stat()
+                found = os.stat(path)  # noqa: PTH116 - building a Path costs more than asking
                 self._facts[path] = f"{found.st_size} {found.st_mtime_ns}"
             except (OSError, ValueError):
                 self._facts[path] = "missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.core.errors import BadImage, ConfigError, MissingExtra, StorageError, fault, one_line
+from lingshu.core.memory import give_back
 from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.core.steps import MapStep, SampleFunction, Signature, TableStep
 from lingshu.curate.config import StepUse
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 Encoded = bytes  # inside the class the name `bytes` is a method
 CACHE_MB = 24
+PLACE = struct.Struct("<ii")  # a row and a step
+PARSED = 64  # rows that are parsed one after another: the processor's caches hold the parser then, not the pixels of a picture
 SHOWN = 2  # rows of each outcome of a step that a shard remembers for the page that explains the run
 # What no other sample of the run would be spared: the run must stop and say so.
 FATAL = (ImportError, MissingExtra, ConfigError, StorageError)
@@ -102,19 +106,24 @@ class Watched:
 
 
 class Journal:
-    """Which row and step are at work, on the disk while the work goes on: what a killed worker leaves behind.
+    """Which row and step are at work, in a mapped file while the work goes on: what a killed worker leaves behind.
 
     No sync: the page cache outlives the process.
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            os.write(handle, PLACE.pack(-1, -1))  # its page is claimed here, where a full disk is an error
+            self._map = mmap.mmap(handle, PLACE.size)
+        finally:
+            os.close(handle)
 
     def at(self, row: int, step: int) -> None:
-        os.pwrite(self._handle, struct.pack("<ii", row, step), 0)
+        self._map[:] = PLACE.pack(row, step)
 
     def close(self) -> None:
-        os.close(self._handle)
+        self._map.close()
 
 
 def read_journal(path: Path) -> tuple[int, int] | None:
@@ -123,7 +132,7 @@ def read_journal(path: Path) -> tuple[int, int] | None:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
-    row, step = struct.unpack("<ii", data) if len(data) == 8 else (-1, -1)
+    row, step = PLACE.unpack(data) if len(data) == PLACE.size else (-1, -1)
     return None if row < 0 else (row, step)
 
 
@@ -155,6 +164,9 @@ class Performer:
         finally:
             journal.close()
             job.journal.unlink(missing_ok=True)
+            # The next job has other images, and may do other things with them.
+            self.pictures.close()
+            give_back()
 
     def _functions(self, job: Job) -> list[SampleFunction]:
         assert job.steps is not None
@@ -171,14 +183,24 @@ def _open(use: StepUse) -> SampleFunction:
     return step.open()
 
 
-def rows_of(job: Job) -> Iterator[tuple[int, Row, Mapping[str, str]]]:
-    """The rows of a job that stay, with their numbers in it and what a decision noted of them."""
+def rows_of(job: Job) -> Iterator[tuple[int, Row, Sample]]:
+    """The rows of a job that stay, with their numbers in it, and their samples with what a decision noted of them."""
     base = 0
     for piece in job.pieces:
-        for place, row in enumerate(read_rows(Path(piece.path))[piece.start : piece.stop], piece.start):
-            if place not in piece.out:
-                yield base + place - piece.start, row, piece.notes.get(place, {})
+        rows = read_rows(Path(piece.path))
+        staying = [place for place in range(piece.start, piece.stop) if place not in piece.out]
+        for start in range(0, len(staying), PARSED):
+            block = staying[start : start + PARSED]
+            yield from [(base + place - piece.start, *_noted(rows[place], piece.notes.get(place))) for place in block]
         base += piece.stop - piece.start
+
+
+def _noted(row: Row, notes: Mapping[str, str] | None) -> tuple[Row, Sample]:
+    sample = load_sample(row.text)
+    if not notes:
+        return row, sample
+    sample = replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, **notes}))
+    return row._replace(text=dump_sample(sample)), sample
 
 
 class _ShardPass:
@@ -197,9 +219,8 @@ class _ShardPass:
         rows: list[Row] = []
         signatures: list[Signature | None] = []
         try:
-            for number, row, notes in rows_of(self.job):
-                self.journal.at(number, 0)
-                for made, signature in self._row(number, row, notes):
+            for number, row, sample in rows_of(self.job):
+                for made, signature in self._row(number, row, sample):
                     rows.append(made)
                     signatures.append(signature)
             shown = [
@@ -217,15 +238,12 @@ class _ShardPass:
     def _dump(self, sample: Sample) -> str:
         return dump_sample(self.spill.keep(sample))
 
-    def _row(self, number: int, row: Row, notes: Mapping[str, str]) -> list[tuple[Row, Signature | None]]:
+    def _row(self, number: int, row: Row, first: Sample) -> list[tuple[Row, Signature | None]]:
         source = self.job.sources[row.origin]
-        first = sample = load_sample(row.text)
-        if notes:
-            sample = replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, **notes}))
         self.pixels.decoded.clear()
         if row.sound:
-            self.pixels.decoded.update(sample.images)
-        live = [sample]
+            self.pixels.decoded.update(first.images)
+        live: Sequence[Sample] = (first,)
         dead = self.job.dead.get(number)
         for index, use in enumerate(self.steps.maps):
             if use.sources and source not in use.sources:
@@ -233,7 +251,10 @@ class _ShardPass:
             self.journal.at(number, index)
             if dead is not None and index >= dead:
                 live = self._die(use.name, source, live)
-            live = [made for sample in live for made in self._step(use, self.functions[index], sample, source)]
+            if len(live) == 1:
+                live = self._step(use, self.functions[index], live[0], source)
+            else:
+                live = [made for sample in live for made in self._step(use, self.functions[index], sample, source)]
         found: list[tuple[Row, Signature | None]] = []
         table = self.steps.table
         signs = table is not None and (not table.sources or source in table.sources)
@@ -257,6 +278,10 @@ class _ShardPass:
         self.ledger.enter(use.name, source)
         try:
             result = function(sample, self.pixels)
+            if result is sample:
+                self.ledger.leave(use.name, source)
+                self._show(use.name, "kept", sample, (sample,))
+                return (sample,)
             made = (result,) if isinstance(result, Sample | Drop) else tuple(result)
             if not made or not all(isinstance(item, Sample) for item in made if item is not result):
                 raise TypeError(f"{use.op} returned no sample and no drop")
@@ -269,7 +294,7 @@ class _ShardPass:
             return ()
         self.ledger.add(use.name, source, len(made) - 1)
         self.ledger.leave(use.name, source, len(made))
-        unchanged = len(made) == 1 and (made[0] is sample or made[0] == sample)
+        unchanged = len(made) == 1 and made[0] == sample
         self._show(use.name, "kept" if unchanged else "changed" if len(made) == 1 else "split", sample, made)  # type: ignore[arg-type]
         return (sample,) if unchanged else made  # type: ignore[return-value]
 
@@ -296,7 +321,9 @@ class _ShardPass:
         self._show(step, f"dropped: {drop.reason}", sample, ())
 
     def _show(self, step: str, outcome: str, before: Sample, after: tuple[Sample, ...]) -> None:
-        kept = self.shown.setdefault((step, outcome), [])
+        kept = self.shown.get((step, outcome))
+        if kept is None:
+            kept = self.shown[step, outcome] = []
         if len(kept) < SHOWN:
             kept.append((step, outcome, before, after[:SHOWN]))
 

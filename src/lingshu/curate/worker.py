@@ -6,8 +6,6 @@ became of the driver.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import os
 import pickle
@@ -19,9 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from lingshu.core import errors
 from lingshu.core.errors import InputError, LingshuError, MissingExtra, one_line
-
-# Of malloc.h.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+from lingshu.core.memory import keep_freed
 
 
 class Fault(NamedTuple):
@@ -70,17 +66,10 @@ def receive(stream: BinaryIO) -> object:
 
 
 def keep_memory() -> None:
-    """Keep freed memory for the next image, and look for cycles less often: together a twentieth of a worker's time.
-
-    glibc gives large blocks back to the system at once, which then has to clear them again for the next decoder.
-    """
+    """Keep freed memory for the next image, and look for cycles less often: together a twentieth of a worker's time."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # another C library
-            c = ctypes.CDLL(None)
-            c.mallopt(M_MMAP_THRESHOLD, 16 << 20)
-            c.mallopt(M_TRIM_THRESHOLD, 16 << 20)
+    keep_freed(16 << 20)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Inside the class the name `bytes` is a method.
 Encoded = bytes
-# Where the size of nearly every image is told; Exif blocks with thumbnails end before it.
-HEAD_BYTES = 64 << 10
+# Where the size of nearly every image is told. Much of what is looked at is decoded next: most files are read once, whole.
+HEAD_BYTES = 256 << 10
 # Exif orientation -> how a stored image is set upright: mirrored left to right first, then turned clockwise by quarters.
 _UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 3), 6: (False, 1), 7: (True, 1), 8: (False, 3)}
 
@@ -41,7 +41,7 @@ class Pictures:
         self._size = 0
 
     def header(self, image: Image) -> Header:
-        """Format, width and height of the upright image; of an image in a file of its own the first 64 KB are read.
+        """Format, width and height of the upright image; of an image in a file of its own the first 256 KB are read.
 
         Raises:
             BadImage: missing, empty, over 64 MB, of another format, or its header is damaged.

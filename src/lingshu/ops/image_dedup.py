@@ -1,8 +1,8 @@
 """Image deduplication, exact and perceptual: one sample of each set of duplicate images stays.
 
-Default: 256-bit cosine-transform hash within 8 bits, which finds 99.3 % of re-encoded and resized copies without a false
-merge on look-alike scans where series are guarded; 64-bit hashes at distance 0, the paper's choice (section 2.1.4), find
-88.7 % and merge some that differ (docs/benchmarks.md). Two pictures of one series (neighbouring slices) are never merged
+Default: 256-bit cosine-transform hash within 8 bits, which finds 99.7 % of re-encoded and resized copies without a false
+merge on look-alike scans; 64-bit hashes at distance 0, the paper's choice (section 2.1.4), find 94 % and merge some that
+differ (docs/benchmarks.md). Two pictures of one series (neighbouring slices) are never merged
 unless their pixels are equal. The sample that stays has the largest image, then the longest caption, then the best
 ranked source; the captions of the others are kept in its note `other_captions` (a JSON list).
 """
@@ -49,21 +49,30 @@ def step(
     one_of("image_dedup", "unit", unit, ("image", "image_text"))
     one_of("image_dedup", "across", across, ("all", "source"))
 
-    def sign(sample: Sample, pixels: Pixels) -> Signature:
-        from lingshu.ops._image_signature import file_digest, perceptual_hash, pixel_digest
-        from lingshu.ops._text_signature import normalised
+    nothing: Signature = dict.fromkeys(("hash", "pixels", "files", "area", "caption", "series", "said"))
 
-        nothing: Signature = dict.fromkeys(("hash", "pixels", "files", "area", "caption", "series", "said"))
+    def sign(sample: Sample, pixels: Pixels) -> Signature:
+        from lingshu.ops import _image_signature as signatures
+
         if not sample.images or (kinds and sample.meta.kind not in kinds):
             return nothing
-        said = normalised("\n".join(texts(sample))) if unit == "image_text" else ""
+        said = ""
+        if unit == "image_text":
+            from lingshu.ops._text_signature import normalised
+
+            said = normalised("\n".join(texts(sample)))
         common = {"caption": answer(sample), "series": sample.meta.facet("series"), "said": said}
         first, *more = sample.images
         if more:
-            return {**nothing, **common, "area": 0, "files": b"".join(file_digest(pixels.bytes(image)) for image in sample.images)}
+            return {
+                **nothing,
+                **common,
+                "area": 0,
+                "files": b"".join(signatures.file_digest(pixels.bytes(image)) for image in sample.images),
+            }
         gray = pixels.gray(first)
-        found = perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
-        return {**nothing, **common, "hash": found, "pixels": pixel_digest(gray), "area": gray.size}
+        found = signatures.perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
+        return {**nothing, **common, "hash": found, "pixels": signatures.pixel_digest(gray), "area": gray.size}
 
     def decide(table: pa.Table) -> Decision:
         sets = table["files"].to_pylist()

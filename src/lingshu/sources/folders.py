@@ -5,6 +5,7 @@ Licence, revision and link: the user's own; a recipe states them, and until then
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -33,10 +34,10 @@ def read(
     """
     called = naming(names, check_key(key), patient)
     for number, relative in enumerate(files_below(path), 1):
-        name, file = called.id(relative), path / relative
+        name, file = called.id(relative), os.path.join(path, relative)  # noqa: PTH118 - a text, which is what an Image holds
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
             yield Drop(name, "excluded")
-        elif file.is_symlink():
+        elif os.path.islink(file):  # noqa: PTH114
             yield Drop(name, "link", f"file {number} is a link; links are not followed.")
         elif relative.suffix.lower() not in IMAGE_SUFFIXES:
             yield Drop(name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}.")
@@ -45,8 +46,8 @@ def read(
             yield _sample(file, relative, called, label, question, number)
 
 
-def _sample(file: Path, relative: Path, called: Naming, label: str | None, question: str | None, number: int) -> Sample | Drop:
-    name, image = called.id(relative), Image(path=str(file))
+def _sample(file: str, relative: Path, called: Naming, label: str | None, question: str | None, number: int) -> Sample | Drop:
+    name, image = called.id(relative), Image(path=file)
     if called.names == "hash":
         try:
             image = Image(data=image_bytes(image))
