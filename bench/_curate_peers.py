@@ -1,16 +1,19 @@
 """One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by curate_images.py, each in a process of its own.
 
-Every engine gets the same function where it takes one: header, decode to grey, the hash of ops/_image_signature.py.
+Engines that take a function are measured with two: the hash of ops/_image_signature.py, and the same hash by OpenCV's functions.
 `python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number of rows and seconds as JSON.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import multiprocessing
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 WORKERS = 2
 MIN_SIDE = 48
@@ -31,8 +34,31 @@ def decode_only(path: str) -> int:
     return int(pixels.shape[0])
 
 
-def hashed(path: str, bits: int) -> dict:
-    """One row: name, size and hash, or None where the image is too small."""
+def signatures() -> ModuleType:
+    """Our own module of hashes, which needs nothing else of this package: environments of peers do not hold it."""
+    if "signatures" in sys.modules:
+        return sys.modules["signatures"]
+    file = Path(__file__).parents[1] / "src/lingshu/ops/_image_signature.py"
+    spec = importlib.util.spec_from_file_location("signatures", file)
+    assert spec and spec.loader
+    module = sys.modules["signatures"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def opencv_hash(grey, bits: int) -> bytes:
+    """The hash as one writes it with OpenCV's own functions, which round the small picture."""
+    import cv2
+    import numpy as np
+
+    low = 16 if bits == 256 else 8
+    small = cv2.resize(grey, (4 * low, 4 * low), interpolation=cv2.INTER_AREA)
+    flat = cv2.dct(small.astype(np.float32))[:low, :low].ravel()
+    return np.packbits(flat > np.median(flat)).tobytes()
+
+
+def hashed(path: str, bits: int, plain: bool) -> dict:
+    """One row: name, size and hash (`plain`: by OpenCV's functions, else by ours), or None where the image is too small."""
     import cv2
     import numpy as np
 
@@ -42,20 +68,8 @@ def hashed(path: str, bits: int) -> dict:
     height, width = grey.shape
     if min(height, width) < MIN_SIDE:
         return {"path": path, "width": width, "height": height, "hash": None}
-    return {"path": path, "width": width, "height": height, "hash": perceptual_hash(grey, bits)}
-
-
-def perceptual_hash(grey, bits: int) -> bytes:
-    """The same arithmetic as ours, for environments that do not hold this package."""
-    import cv2
-    import numpy as np
-
-    low = 16 if bits == 256 else 8
-    small = cv2.resize(grey, (4 * low, 4 * low), interpolation=cv2.INTER_AREA)
-    flat = np.rint(cv2.dct(small.astype(np.float32))[:low, :low].reshape(bits) * np.float32(8))
-    half = bits // 2
-    middle = np.partition(flat, (half - 1, half))[half - 1 : half + 1].mean()
-    return np.packbits(flat > middle).tobytes()
+    found = opencv_hash(grey, bits) if plain else signatures().perceptual_hash(grey, bits=bits).tobytes()
+    return {"path": path, "width": width, "height": height, "hash": found}
 
 
 def decode(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it writes and hashes nothing
@@ -96,7 +110,7 @@ def whole(folder: Path, out: Path, bits: int) -> int:
     return curate(configuration(folder, bits), out).card.rows
 
 
-def datatrove(folder: Path, out: Path, bits: int) -> int:
+def datatrove(folder: Path, out: Path, bits: int, *, plain: bool = False) -> int:
     from datatrove.data import Document  # type: ignore[import-not-found]
     from datatrove.executor import LocalPipelineExecutor  # type: ignore[import-not-found]
     from datatrove.pipeline.base import PipelineStep  # type: ignore[import-not-found]
@@ -107,7 +121,7 @@ def datatrove(folder: Path, out: Path, bits: int) -> int:
     class Images(PipelineStep):
         def run(self, data=None, rank: int = 0, world_size: int = 1):  # noqa: ARG002 - the interface of its pipeline steps
             for path in names[rank::world_size]:
-                row = hashed(path, bits)
+                row = hashed(path, bits, plain)
                 if row["hash"] is not None:
                     yield Document(text=path, id=path, metadata={**row, "hash": row["hash"].hex()})
 
@@ -115,7 +129,7 @@ def datatrove(folder: Path, out: Path, bits: int) -> int:
     return len(names)
 
 
-def ray(folder: Path, out: Path, bits: int) -> int:
+def ray(folder: Path, out: Path, bits: int, *, plain: bool = False) -> int:
     import pyarrow as pa
     import ray  # type: ignore[import-not-found]
 
@@ -123,7 +137,7 @@ def ray(folder: Path, out: Path, bits: int) -> int:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def sign(table: pa.Table) -> pa.Table:
-        rows = [hashed(path, bits) for path in table["path"].to_pylist()]
+        rows = [hashed(path, bits, plain) for path in table["path"].to_pylist()]
         return pa.Table.from_pylist([row for row in rows if row["hash"] is not None])
 
     names = files(folder)
@@ -161,7 +175,16 @@ def data_juicer(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it
     return len(names)
 
 
-ENGINES = {"decode": decode, "ours": ours, "whole": whole, "datatrove": datatrove, "ray": ray, "data_juicer": data_juicer}
+ENGINES = {
+    "decode": decode,
+    "ours": ours,
+    "whole": whole,
+    "datatrove": datatrove,
+    "datatrove_plain": partial(datatrove, plain=True),
+    "ray": ray,
+    "ray_plain": partial(ray, plain=True),
+    "data_juicer": data_juicer,
+}
 
 
 def main() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from lingshu.core.errors import InputError
+from lingshu.core.nouns import Sample
 from lingshu.imaging.read import open_image
 from lingshu.sources import folders
 from tests.sources._small import JPEG, KEY, PNG, reasons, samples
@@ -66,3 +70,37 @@ def test_real_folders_are_read(shared_data: Path) -> None:
     for name, count in (("busi_ultrasound", 185), ("pneumoniamnist_cxr", 360), ("bccd_blood_smear", 111)):
         found = list(folders.read(shared_data / name))
         assert len(found) - len(reasons(found)) == count and set(reasons(found)) <= {"not_an_image"}
+
+
+def drawn(values: np.ndarray, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(values.astype(np.uint8)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def test_masks_become_rectangles_and_names(tmp_path: Path) -> None:
+    first, second = np.zeros((20, 30)), np.zeros((20, 30))
+    first[2:6, 3:9], second[2:6, 9:12], second[15:18, 20:24] = 1, 2, 2
+    root = filled(tmp_path, ill__a_dot_png=drawn(np.zeros((20, 30))), ill__a_mask_dot_png=drawn(first), ill__a_mask_1_dot_png=drawn(second))
+    filled(root, ill__b_dot_png=PNG, ill__c_dot_png=PNG, ill__c_mask_dot_png=drawn(first))
+    rule = [r"(\w)\.png$", r"\1_mask*.png"]
+    found = list(folders.read(root, mask=rule))
+    assert reasons(found) == ["mask", "mask", "bad_mask", "mask"]
+    one, other = [f for f in found if isinstance(f, Sample)]
+    # Without names for values what touches is one region.
+    assert one.meta.extra == {"label": "ill", "boxes": "[[3, 2, 11, 5], [20, 15, 23, 17]]"} and len(one.images) == 1
+    assert other.id == "ill/b.png" and "boxes" not in other.meta.extra
+    named = next(
+        f for f in folders.read(root, mask=rule, regions={"1": "kidney", "2": "tumour"}, question="What?") if isinstance(f, Sample)
+    )
+    assert named.meta.extra["boxes"] == "[[3, 2, 8, 5], [9, 2, 11, 5], [20, 15, 23, 17]]" and named.gold == ("kidney, tumour",)
+    smeared = filled(tmp_path / "lossy", a_dot_png=drawn(np.zeros((20, 30))), a_mask_dot_jpg=drawn(first * 255, "JPEG"))
+    (only,) = [f for f in folders.read(smeared, mask=[r"a\.png$", "a_mask.jpg"]) if isinstance(f, Sample)]
+    assert only.meta.extra["boxes"] == "[[3, 2, 8, 5]]"
+
+
+def test_a_rule_for_masks_that_is_none_is_named(tmp_path: Path) -> None:
+    root = filled(tmp_path, a_dot_png=PNG)
+    for rule, said in ((["a"], "two texts"), (["(", "b"], "mend it"), ([r"\.png", "_seg.png"], "no file has a mask")):
+        with pytest.raises(InputError, match=said):
+            list(folders.read(root, mask=rule))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,38 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         list(nifti.read(tmp_path / "none"))
     with pytest.raises(InputError, match="did you mean 'lung'"):
         list(nifti.read(saved(tmp_path / "v.nii"), windows=["lungs"]))
+
+
+def volume(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4) if affine is None else affine), path)
+    return path
+
+
+def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Path) -> None:
+    voxels, marks = np.zeros((12, 16, 9)), np.zeros((12, 16, 9))
+    marks[2:5, 1:7, 3], marks[2:4, 1:3, 5], marks[8:11, 10:14, 3] = 1, 1, 2
+    voxels[marks > 0] = 500
+    # The mask's file runs from left to right, the volume's from right to left: both are turned the same way.
+    turned = np.diag([-1.0, 1, 1, 1])
+    volume(tmp_path / "images" / "a.nii.gz", voxels[::-1], turned)
+    volume(tmp_path / "labels" / "a.nii.gz", marks)
+    volume(tmp_path / "images" / "b.nii.gz", voxels)
+    volume(tmp_path / "images" / "c.nii.gz", voxels)
+    volume(tmp_path / "labels" / "c.nii.gz", marks[:, :, :8])
+    volume(tmp_path / "images" / "d.nii.gz", voxels)
+    volume(tmp_path / "labels" / "d.nii.gz", marks * 0)
+    names = {"1": "kidney", "2": "tumour"}
+    found = list(nifti.read(tmp_path, mask=["^images/", "labels/"], regions=names, slices=2, modality="CT", names="keep"))
+    assert sorted(reasons(found)) == ["bad_mask", "mask", "mask", "mask", "no_mask", "nothing_marked"]
+    two, one = [f for f in found if isinstance(f, Sample)]
+    assert [two.id, one.id] == ["images/a.nii.gz-t0-z3", "images/a.nii.gz-t0-z5"]
+    assert two.meta.extra["label"] == "kidney, tumour" and one.meta.extra["label"] == "kidney"
+    shown = np.asarray(open_image(two.images[0]).convert("L"))
+    boxes = json.loads(two.meta.extra["boxes"])
+    inside = np.zeros(shown.shape, bool)
+    for left, top, right, bottom in boxes:
+        inside[top : bottom + 1, left : right + 1] = True
+    assert len(boxes) == 2 and (inside == (shown > 0)).all()
+    with pytest.raises(InputError, match="leave per at slice"):
+        list(nifti.read(tmp_path, per="volume", mask=["^images/", "labels/"]))

@@ -94,22 +94,6 @@ def application(mcp: MCPServer, door: Door, limits: Limits) -> App:
 
 def server(mcp: MCPServer, door: Door, limits: Limits) -> uvicorn.Server:
     """The HTTP server, not started: `run(sockets=[...])` serves until `should_exit` is set."""
-    import uvicorn
+    from lingshu.apps._serve_http import server_of
 
-    from lingshu.apps._serve_http import protocol
-
-    config = uvicorn.Config(
-        application(mcp, door, limits),
-        http=protocol(limits),
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        # Its lines may repeat what a client sent.
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=3,
-    )
-    return uvicorn.Server(config)
+    return server_of(application(mcp, door, limits), limits, lifespan="on", grace_s=3)

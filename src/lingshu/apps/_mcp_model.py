@@ -56,7 +56,7 @@ class Served:
         Raises:
             InputError: the server has no model. ArtefactError, MissingExtra, EngineError: it cannot be opened.
         """
-        from lingshu.apps.serve import live_for
+        from lingshu.apps.models import live_for
 
         if self.name is None:
             raise InputError(NO_MODEL)

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 if TYPE_CHECKING:
-    from lingshu.apps._serve_guard import Limits
+    from lingshu.apps._serve_guard import App, Limits
+
+
+def server_of(app: App, limits: Limits, *, lifespan: Literal["on", "off"], grace_s: int) -> uvicorn.Server:
+    """An application's server, not started; told to stop, it gives open requests `grace_s` seconds."""
+    config = uvicorn.Config(
+        app,
+        http=protocol(limits),
+        ws="none",
+        lifespan=lifespan,
+        log_config=None,
+        # Its lines may repeat what a client sent; the door tells the log what is worth telling.
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=grace_s,
+    )
+    return uvicorn.Server(config)
 
 
 def protocol(limits: Limits) -> type[H11Protocol]:

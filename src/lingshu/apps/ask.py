@@ -15,8 +15,7 @@ from lingshu.apps._answering import Answer, answer_json, concerns, provenance, q
 from lingshu.apps._looking import SLICES, Looked, View, look
 from lingshu.apps._pacs import pulled
 from lingshu.apps._questions import ask_file
-from lingshu.apps.models import engine_for
-from lingshu.apps.serve import live_for
+from lingshu.apps.models import engine_for, live_for
 from lingshu.core.errors import InputError
 from lingshu.core.nouns import Live, Message, Sample, Sampling
 from lingshu.core.options import EngineOptions

@@ -13,7 +13,7 @@ from lingshu.apps._answering import NOTICE, concerns, question_sample, stream
 from lingshu.apps._drafting import DRAFT, FILES, FORMATS, PROMPTS, Format, draft_of, export
 from lingshu.apps._looking import SLICES, Looked, View, look
 from lingshu.apps._pacs import pulled, server_for
-from lingshu.apps.serve import live_for
+from lingshu.apps.models import live_for
 from lingshu.core.errors import InputError, nearest
 from lingshu.core.files import atomic_folder, sha256_bytes, write_json, write_manifest
 from lingshu.core.nouns import Sampling

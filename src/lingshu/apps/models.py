@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from lingshu.core import shelves
 from lingshu.core.errors import MissingExtra
-from lingshu.core.nouns import Engine
+from lingshu.core.nouns import Engine, Live
 from lingshu.core.options import EngineOptions
+from lingshu.engines._whole import WholeReplies
 
 _TORCH_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -25,9 +27,28 @@ def engine_for(model: str, options: EngineOptions) -> Engine:
         MissingExtra: the model needs torch, which is not installed.
         InputError, ArtefactError, EngineError: what the engine says is wrong with the name.
     """
-    try:
+    with _torch_there():
         load = cast("Callable[[str, EngineOptions], Engine]", shelves.part("engines", engine_name(model), "load"))
         return load(model, options)
+
+
+def live_for(model: str, options: EngineOptions) -> Live:
+    """The engine that `model` names, to be asked by many at once; one that only takes whole lists is asked question by question.
+
+    Raises:
+        MissingExtra, InputError, ArtefactError, EngineError: as engine_for.
+    """
+    with _torch_there():
+        module = shelves.load("engines", engine_name(model))
+        if hasattr(module, "live"):
+            return cast("Live", module.live(model, options))
+    return WholeReplies(engine_for(model, options), at_once=options.concurrency)
+
+
+@contextlib.contextmanager
+def _torch_there() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in _TORCH_EXTRA:
             raise MissingExtra(error.name or "torch", "torch") from error

@@ -7,18 +7,15 @@ import re
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from lingshu.apps._answering import NOTICE
-from lingshu.apps.models import engine_for, engine_name
-from lingshu.core import shelves
-from lingshu.core.errors import ConfigError, InputError, MissingExtra
+from lingshu.apps.models import live_for
+from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.fetch import Fetching
-from lingshu.core.nouns import Live
 from lingshu.core.options import EngineOptions
 from lingshu.core.release import Release, is_local
 from lingshu.core.rooted import Rooted
-from lingshu.engines._whole import WholeReplies
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from lingshu.apps._serve_app import Serving
 
 KEY = re.compile(r"[!-~]{16,}")
-_TORCH = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 def serve(
@@ -127,23 +123,6 @@ def _rooted(folder: Path | None, option: str) -> Rooted | None:
     return Rooted(folder) if folder is not None else None
 
 
-def live_for(model: str, options: EngineOptions) -> Live:
-    """The engine that `model` names, to be asked by many at once; one that only takes whole lists is asked question by question.
-
-    Raises:
-        MissingExtra, InputError, ArtefactError, EngineError: as engine_for.
-    """
-    try:
-        module = shelves.load("engines", engine_name(model))
-        if hasattr(module, "live"):
-            return cast("Live", module.live(model, options))
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] in _TORCH:
-            raise MissingExtra(error.name or "torch", "torch") from error
-        raise
-    return WholeReplies(engine_for(model, options), at_once=options.concurrency)
-
-
 def keys_in(file: Path) -> tuple[str, ...]:
     """The keys of a file, one a line; empty lines and lines that start with # are passed over.
 
@@ -197,26 +176,10 @@ def address(listener: socket.socket) -> str:
 
 def server(serving: Serving) -> uvicorn.Server:
     """The HTTP server, not started: `run(sockets=[...])` serves until `should_exit` is set."""
-    import uvicorn
-
     from lingshu.apps._serve_app import application
-    from lingshu.apps._serve_http import protocol
+    from lingshu.apps._serve_http import server_of
 
-    config = uvicorn.Config(
-        application(serving),
-        http=protocol(serving.limits),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        # Its lines may repeat what a client sent; the door tells the log what is worth telling.
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=5,
-    )
-    return uvicorn.Server(config)
+    return server_of(application(serving), serving.limits, lifespan="off", grace_s=5)
 
 
 def run(serving: Serving, listener: socket.socket) -> None:

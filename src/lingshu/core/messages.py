@@ -10,6 +10,7 @@ from lingshu.core.errors import InputError
 from lingshu.core.nouns import Image, Message, Meta, Sample
 
 Json = dict[str, Any]
+_PLAIN = tuple(name for name in Meta.__dataclass_fields__ if name != "extra")
 
 
 def message_to_json(message: Message) -> Json:
@@ -58,13 +59,12 @@ def image_from_json(value: Mapping[str, Any]) -> Image:
 
 def meta_to_json(meta: Meta) -> Json:
     """Only what is known: fields that are None or empty are left out."""
-    known = {name: getattr(meta, name) for name in Meta.__dataclass_fields__ if name != "extra"}
-    return {k: v for k, v in known.items() if v is not None} | ({"extra": dict(meta.extra)} if meta.extra else {})
+    known = {name: value for name in _PLAIN if (value := getattr(meta, name)) is not None}
+    return known | {"extra": dict(meta.extra)} if meta.extra else known
 
 
 def meta_from_json(value: Mapping[str, Any]) -> Meta:
-    known = {k: v for k, v in value.items() if k in Meta.__dataclass_fields__}
-    return Meta(**known)
+    return Meta(**{k: v for k, v in value.items() if k in Meta.__dataclass_fields__})
 
 
 def sample_to_json(sample: Sample) -> Json:

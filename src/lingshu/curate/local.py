@@ -53,9 +53,7 @@ class Inline:
 class _Worker:
     def __init__(self) -> None:
         command = [sys.executable, "-c", "from lingshu.curate.worker import main; main()"]
-        # numpy's library for matrices would start a thread for each core, which spins for a fifth of a second.
-        alone = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=alone)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.job: Job | None = None
 
     def give(self, job: Job) -> None:

@@ -23,6 +23,7 @@ FACTS = b"lingshu"
 SIGN = "sign."
 SPILL_ROWS = 64
 SPILL_BYTES = 32 << 20
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for every sample
 
 
 class Row(NamedTuple):
@@ -35,7 +36,7 @@ class Row(NamedTuple):
 
 
 def dump_sample(sample: Sample) -> str:
-    return json.dumps(sample_to_json(sample), ensure_ascii=False, separators=(",", ":"))
+    return _ENCODER.encode(sample_to_json(sample))
 
 
 def load_sample(text: str) -> Sample:

@@ -74,6 +74,8 @@ def keep_memory() -> None:
 
 def main() -> None:
     """Do jobs until there is none."""
+    # There is a process for every core: numpy's library for matrices would start a thread for each, which spins for a while.
+    os.putenv("OPENBLAS_NUM_THREADS", "1")
     from lingshu.curate.work import Job, Performer
 
     # The driver decides what an interrupt means; a worker ends when it goes.

@@ -139,11 +139,16 @@ def _shown(plane: NDArray[Any], windows: Sequence[Window]) -> list[tuple[NDArray
     """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to left."""
     import numpy as np
 
-    upright = plane[::-1, ::-1].T
-    if upright.dtype.names:
-        colours = np.stack([upright[name] for name in upright.dtype.names[:3]], axis=-1)
+    seen = upright(plane)
+    if seen.dtype.names:
+        colours = np.stack([seen[name] for name in seen.dtype.names[:3]], axis=-1)
         return [(np.ascontiguousarray(colours.astype(np.uint8)), Window("colour"))]
-    return [(to_grey(upright, brightness(window)), window) for window in windows]
+    return [(to_grey(seen, brightness(window)), window) for window in windows]
+
+
+def upright(voxels: NDArray[Any]) -> NDArray[Any]:
+    """Canonical voxels (x, y or x, y, z) as they are shown: height x width, or slices x height x width."""
+    return voxels[::-1, ::-1].T
 
 
 def _undefined(orientation: NDArray[Any]) -> bool:

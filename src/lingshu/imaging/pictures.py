@@ -91,8 +91,7 @@ class Pictures:
         """
         held = self._hold(image)
         if held.rgb is None:
-            held.rgb = _frozen(self._rgb(held))
-            held.bgr = None
+            held.rgb = _frozen(self._rgb(held, self._ready(held)))
             self._forget(held)
         return held.rgb
 
@@ -100,29 +99,22 @@ class Pictures:
         import cv2
 
         header = self._ready(held)
-        if _direct(header):
-            if header.format == "JPEG" or header.channels == 1:
-                # A JPEG holds its luminance apart: the colours need not be decoded at all.
-                found = _opencv(self._bytes(held), header, grey=True)
-                if found is not None:
-                    return found
-            elif held.rgb is None:
-                held.bgr = _opencv(self._bytes(held), header, grey=False)
-                if held.bgr is not None:
-                    return cv2.cvtColor(held.bgr, cv2.COLOR_BGR2GRAY)
-        rgb = held.rgb if held.rgb is not None else _frozen(self._rgb(held))
-        held.rgb = rgb
-        return cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        if _direct(header) and (header.format == "JPEG" or header.channels == 1):
+            # A JPEG holds its luminance apart: the colours need not be decoded at all.
+            found = _opencv(self._bytes(held), header, grey=True)
+            if found is not None:
+                return found
+        if held.rgb is None:
+            held.rgb = _frozen(self._rgb(held, header))
+        return cv2.cvtColor(held.rgb, cv2.COLOR_RGB2GRAY)
 
-    def _rgb(self, held: _Held) -> NDArray[Any]:
-        import cv2
+    def _rgb(self, held: _Held, header: Header) -> NDArray[Any]:
         import numpy as np
 
-        header = self._ready(held)
         if _direct(header):
-            found = held.bgr if held.bgr is not None else _opencv(self._bytes(held), header, grey=False)
+            found = _opencv(self._bytes(held), header, grey=False)
             if found is not None:
-                return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
+                return found
         return np.asarray(decode(self._bytes(held), name=held.name))
 
     def _bytes(self, held: _Held) -> Encoded:
@@ -174,25 +166,20 @@ class Pictures:
 class _Held:
     """What is known of one image so far."""
 
-    __slots__ = ("bgr", "counted", "data", "gray", "header", "image", "rgb")
+    __slots__ = ("counted", "data", "gray", "header", "image", "name", "rgb")
 
     def __init__(self, image: Image) -> None:
-        self.image = image
+        self.image, self.name = image, image_name(image)
         self.header: Header | None = None
         self.data: bytes | None = None
         self.gray: NDArray[np.uint8] | None = None
         self.rgb: NDArray[np.uint8] | None = None
         self.counted = 0  # bytes, when its pixels were last made
-        self.bgr: NDArray[Any] | None = None  # as OpenCV gave it, until somebody asks for RGB
-
-    @property
-    def name(self) -> str:
-        return image_name(self.image)
 
     @property
     def size(self) -> int:
         size = len(self.data) if self.data else 0
-        for pixels in (self.gray, self.rgb, self.bgr):
+        for pixels in (self.gray, self.rgb):
             if pixels is not None:
                 size += pixels.nbytes
         return size
@@ -204,11 +191,11 @@ def _direct(header: Header) -> bool:
 
 
 def _opencv(data: bytes, header: Header, *, grey: bool) -> NDArray[Any] | None:
-    """Upright pixels, BGR or grey; None where OpenCV reads none or another size, and the other decoder shall judge."""
+    """Upright pixels, RGB or grey; None where OpenCV reads none or another size, and the other decoder shall judge."""
     import cv2
     import numpy as np
 
-    flags = (cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = (cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB) | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:

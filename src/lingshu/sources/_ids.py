@@ -36,6 +36,8 @@ def hashes(ids: Mapping[str, str | None], key: bytes) -> dict[str, str]:
 
 def with_ids(meta: Meta, known: Mapping[str, str | None]) -> Meta:
     """`meta` with hashed ids: the widest as its group, each under its kind in `extra`."""
+    if not known:
+        return meta
     found = {kind: value for kind in KINDS if (value := known.get(kind))}
     if not found:
         return meta

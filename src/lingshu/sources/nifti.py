@@ -5,30 +5,41 @@ Licence, revision and link: the user's own; a recipe states them, and until then
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lingshu.core.errors import BadImage, InputError
 from lingshu.core.nouns import Drop, Image, Meta, Sample
-from lingshu.imaging.nifti import Slice, Volume, open_volume
+from lingshu.imaging.nifti import Slice, Volume, open_volume, upright
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import encode_png
+from lingshu.imaging.regions import slices_of
 from lingshu.imaging.walk import VOLUME_SUFFIXES, evenly, files_below
 from lingshu.sources._ids import Names, look, naming, with_ids
+from lingshu.sources._masks import find_masks, region_facts, united
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def read(
     path: Path, *, per: Literal["slice", "volume"] = "slice", slices: int | None = 8, times: int = 1, windows: Sequence[str] | None = None,
-    modality: str | None = None, exclude: Sequence[str] = (), patient: str | None = None, names: Names = "hash", key: bytes | None = None,
+    modality: str | None = None, exclude: Sequence[str] = (), mask: Sequence[str] | None = None, regions: Mapping[str, str] | None = None,
+    patient: str | None = None, names: Names = "hash", key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
     """Slices of one volume file, or of every one below a folder, one sample for each slice or for each volume.
 
     `slices` are taken evenly along z, None for all; `times` evenly from a 4-D file. `windows` names presets for CT in HU
     (lung, soft, bone, brain, liver): each slice is then shown once in each. The other options are those of the source
-    `folders`; names are hashed unless `names="keep"`. Drops: not_a_volume, bad_volume, excluded.
+    `folders`; names are hashed unless `names="keep"`.
+
+    With a `mask`, `["^images/", "labels/"]` for one, the `slices` are those of the first time that show most of what is
+    marked, and volumes without a mask are dropped.
+
+    Drops: not_a_volume, bad_volume, excluded, mask, no_mask, bad_mask, nothing_marked.
 
     Raises:
         InputError: no such file, or an option that is none.
@@ -36,8 +47,11 @@ def read(
     """
     if per not in ("slice", "volume"):
         raise InputError(f"per cannot be {per!r}; choose slice or volume.")
+    if mask and (per != "slice" or not path.is_dir()):
+        raise InputError("mask is for the slices of volumes below a folder; leave per at slice, and give the folder.")
     called = naming(names, check_key(key), patient)
     root = path if path.is_dir() else path.parent
+    masks = find_masks((found.as_posix() for found in files_below(path)), mask) if mask else None
     for number, relative in enumerate([Path(path.name)] if path.is_file() else files_below(path), 1):
         name = called.id(relative)
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
@@ -46,13 +60,20 @@ def read(
         if not relative.name.lower().endswith(VOLUME_SUFFIXES):
             yield Drop(name, "not_a_volume", f"file {number} is none of {' '.join(VOLUME_SUFFIXES)}.")
             continue
+        if masks and relative.as_posix() in masks.files:
+            yield Drop(name, "mask", "it marks regions of another volume.")
+            continue
         meta = with_ids(Meta(modality=modality, extra={"volume": name}), called.ids(relative))
         if meta.group is None:
             # Slices of one volume belong on one side of a split, whatever else is known.
             meta = Meta(modality=modality, group=f"volume-{name}", extra=meta.extra)
         try:
             with open_volume(root / relative, name=name if names == "keep" else f"file {number}") as volume:
-                yield from _samples(volume, name, meta, per, slices, times, windows)
+                if masks:
+                    others = [root / other for other in masks.of.get(relative.as_posix(), ())]
+                    yield from _marked(volume, others, name, meta, slices, windows, regions or {})
+                else:
+                    yield from _samples(volume, name, meta, per, slices, times, windows)
         except BadImage as error:
             yield Drop(name, "bad_volume", str(error))
 
@@ -69,6 +90,45 @@ def _samples(
         held.append(one)
     if held:
         yield _sample(name if per == "volume" else f"{name}-t{held[0].time}-z{held[0].z}", held, meta)
+
+
+def _marked(
+    volume: Volume,
+    masks: Sequence[Path],
+    name: str,
+    meta: Meta,
+    slices: int | None,
+    windows: Sequence[str] | None,
+    regions: Mapping[str, str],
+) -> Iterator[Sample | Drop]:
+    """The slices that show most of what the masks of a volume mark, with its rectangles and names."""
+    if not masks:
+        yield Drop(name, "no_mask")
+        return
+    try:
+        marks = united([_mask(path, volume) for path in masks], volume.shape[::-1])
+    except BadImage as error:
+        yield Drop(name, "bad_mask", str(error))
+        return
+    chosen = slices_of(marks, most=len(marks) if slices is None else slices)
+    if not chosen:
+        yield Drop(name, "nothing_marked")
+    for place in (one.place for one in chosen):
+        shown = list(volume.render(slices=[place], windows=windows))
+        facts = region_facts(marks[place], regions)
+        yield _sample(f"{name}-t0-z{place}", shown, replace(meta, extra={**meta.extra, **facts}))
+
+
+def _mask(path: Path, volume: Volume) -> NDArray[Any]:
+    """The values of a mask, slices x height x width as the slices of its volume are shown.
+
+    Raises:
+        BadImage: it cannot be read, or does not lie on the voxels of the volume.
+    """
+    with open_volume(path, name="the mask") as found:
+        if found.shape != volume.shape or any(abs(a - b) > 0.01 * b for a, b in zip(found.spacing, volume.spacing, strict=True)):
+            raise BadImage("the mask has other voxels than its volume; resample it to the volume's.")
+        return upright(found.voxels())
 
 
 def _sample(name: str, shown: Sequence[Slice], meta: Meta) -> Sample:

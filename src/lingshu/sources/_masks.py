@@ -1,0 +1,110 @@
+"""Which files mark the regions of which others, and what they mark: rectangles and the names of regions, as samples carry them."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import cached_property
+from glob import escape
+from typing import TYPE_CHECKING
+
+from lingshu.core.errors import BadImage, InputError
+from lingshu.imaging.regions import boxes_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# What a sample carries of its regions, in `meta.extra`: rectangles for the step long_caption, names as its label.
+BOXES, LABEL = "boxes", "label"
+_STAR = "\0"  # stands for the replacement's own asterisks while those of file names are escaped
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The masks of each file, by relative paths with forward slashes."""
+
+    of: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """Every file that is a mask."""
+        return frozenset(name for names in self.of.values() for name in names)
+
+
+def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> Masks:
+    """Pair files with their masks: `rule` is a regular expression and what stands for its match in the path of a mask.
+
+    The replacement may hold groups (`\\1`) and asterisks: of `["\\.png$", "_mask*.png"]` a file may have several masks.
+
+    Raises:
+        InputError: the rule is none, or finds no mask at all.
+    """
+    if rule is None:
+        return Masks({})
+    if len(rule) != 2:
+        raise InputError("mask takes two texts: a pattern in the path of an image, and what stands there in the path of its mask.")
+    known = sorted(names)
+    found: dict[str, tuple[str, ...]] = {}
+    for name in known:
+        try:
+            place, changed = re.subn(rule[0], rule[1].replace("*", _STAR), name)
+        except (re.error, IndexError) as error:
+            raise InputError(f"mask is no rule for regular expressions ({error}); mend it.") from error
+        others = tuple(other for other in _matching(known, place) if other != name) if changed else ()
+        if others:
+            found[name] = others
+    if not found:
+        raise InputError(f"no file has a mask by the rule {rule[0]!r} -> {rule[1]!r}; compare it with the names of the files.")
+    # A mask of a mask is none: `a_mask.png` may fit the pattern as well.
+    marks = {name for others in found.values() for name in others}
+    return Masks({name: others for name, others in found.items() if name not in marks})
+
+
+def _matching(known: Sequence[str], place: str) -> list[str]:
+    start = place.split(_STAR)[0]
+    pattern = re.compile(translate(_STAR.join(map(escape, place.split(_STAR))).replace(_STAR, "*")))
+    found = []
+    for name in known[bisect_left(known, start) :]:
+        if not name.startswith(start):
+            break
+        if pattern.match(name):
+            found.append(name)
+    return found
+
+
+def region_facts(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[str, str]:
+    """What a sample carries of a mask (height x width, 0 outside): its rectangles, and the names of the values that it holds.
+
+    Each value has rectangles of its own, so that regions that touch stay apart; `names` calls a value, as text, by its name.
+    Empty where the mask marks nothing.
+    """
+    import numpy as np
+
+    values = [value for value in np.unique(mask).tolist() if value] if names else [None]
+    boxes = sorted((box for value in values for box in boxes_of(mask if value is None else mask == value)), key=lambda b: (b.top, b.left))
+    if not boxes:
+        return {}
+    called = [names[text] for value in values if value is not None and (text := f"{value:g}") in names]
+    return {BOXES: json.dumps(boxes)} | ({LABEL: ", ".join(dict.fromkeys(called))} if called else {})
+
+
+def united(masks: Sequence[NDArray[np.generic]], shape: tuple[int, ...]) -> NDArray[np.generic]:
+    """Several masks of one shape as one: of two that mark a place, the later counts.
+
+    Raises:
+        BadImage: a mask has another shape than what it marks.
+    """
+    import numpy as np
+
+    for mask in masks:
+        if mask.shape != shape:
+            raise BadImage(f"a mask has the size {' x '.join(map(str, mask.shape))}, what it marks {' x '.join(map(str, shape))}.")
+    whole = masks[0]
+    for mask in masks[1:]:
+        whole = np.where(mask != 0, mask, whole)
+    return whole

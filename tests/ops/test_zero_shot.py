@@ -1,0 +1,117 @@
+"""Modality tags by an encoder of images and words: tiny CLIP and SigLIP folders, judged as their own models judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+from lingshu.core.errors import ArtefactError, ConfigError, InputError  # noqa: E402
+from lingshu.core.files import write_json  # noqa: E402
+from lingshu.core.nouns import Image, Message, Meta, Sample  # noqa: E402
+from lingshu.imaging.read import encode_png  # noqa: E402
+from lingshu.models.towers import open_towers  # noqa: E402
+from lingshu.ops import tag_modality  # noqa: E402
+from tests.ops.loops import mapped  # noqa: E402
+
+WORDS = {"CT": ["a ct scan"], "MRI": ["an mri scan"], "X-ray": ["a ray image"]}
+
+
+def encoder(folder: Path, kind: str) -> Path:
+    """A random model of a kind with its image processor and a tokenizer of a few words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    torch.manual_seed(0)
+    tower: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    known = ["<pad>", "<unk>", "<end>", "a", "an", "ct", "mri", "ray", "scan", "image"]
+    text = tower | {"vocab_size": len(known), "max_position_embeddings": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    vision = tower | {"image_size": 32, "patch_size": 16}
+    if kind == "CLIP":
+        config: Any = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        images: Any = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    else:
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+        images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+    model = transformers.AutoModel.from_config(config)
+    model.logit_scale.data.fill_(4.0)
+    model.save_pretrained(folder)
+    images.save_pretrained(folder)
+    tokens = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokens.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 2)])
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="<end>").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def sample(pixels: np.ndarray) -> Sample:
+    return Sample("s", (Message("user", (0,)),), (Image(data=encode_png(pixels)),), meta=Meta())
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "SigLIP"])
+def test_a_picture_gets_the_modality_that_the_model_itself_prefers(tmp_path: Path, kind: str) -> None:
+    import PIL.Image
+    import transformers
+
+    folder = encoder(tmp_path, kind)
+    step = tag_modality.step(encoder=str(folder), words=WORDS, least=0.0)
+    found = mapped(step, [sample(picture(seed)) for seed in range(6)]).kept
+    model: Any = transformers.AutoModel.from_pretrained(folder)
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    images = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    asked = tokens([texts[0] for texts in WORDS.values()], padding="max_length", max_length=8, return_tensors="pt")
+    asked.pop("token_type_ids", None)
+    for seed, tagged in enumerate(found):
+        shown = images(images=PIL.Image.fromarray(picture(seed)), return_tensors="pt")
+        with torch.no_grad():
+            chances = model(**asked, **shown).logits_per_image.softmax(dim=-1)[0]
+        assert tagged.meta.modality == list(WORDS)[int(chances.argmax())]
+        assert tagged.meta.extra["modality_by"] == f"zero-shot, {float(chances.max()):.2f}"
+    assert mapped(tag_modality.step(encoder=str(folder), words=WORDS, least=1.0, unsure="drop"), [sample(picture(0))]).kept == []
+    assert mapped(tag_modality.step(encoder=str(folder)), [sample(picture(0))]).kept  # the words that it knows itself
+
+
+def test_a_head_judges_the_vectors_of_an_encoder(tmp_path: Path) -> None:
+    folder = encoder(tmp_path / "clip", "CLIP")
+    vectors = [open_towers(folder).image(picture(seed)) for seed in (0, 1)]
+    head = {"features": "given", "modalities": ["one", "other"], "mean": [0.0] * 8, "scale": [1.0] * 8, "bias": [0.0, 0.0]}
+    head |= {"weights": np.stack(vectors, axis=1).tolist(), "projection": np.zeros((8, 1)).tolist(), "centres": [[0.0], [0.0]]}
+    write_json(tmp_path / "head.json", {**head, "limit": 1.0, "least": 0.5})
+    step = tag_modality.step(encoder=str(folder), head=str(tmp_path / "head.json"))
+    found = mapped(step, [sample(picture(0)), sample(picture(1))]).kept
+    assert [one.meta.modality for one in found] == ["one", "other"]
+    assert found[0].meta.extra["modality_by"].startswith("head on encoder, 0.5")
+    write_json(tmp_path / "small.json", {**head, "mean": [0.0] * 3, "limit": 1.0, "least": 0.5})
+    with pytest.raises(InputError, match="vectors of 3 numbers"):
+        tag_modality.step(encoder=str(folder), head=str(tmp_path / "small.json")).open()
+
+
+def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+    for options, said in (
+        ({"words": WORDS}, "name its folder"),
+        ({"encoder": "x", "words": WORDS, "head": "h.json"}, "not both"),
+        ({"encoder": "x", "words": {"CT": ["a ct"]}}, "at least two modalities"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            tag_modality.step(**options)  # type: ignore[arg-type]
+    step = tag_modality.step(encoder=str(tmp_path / "none"))
+    with pytest.raises(ArtefactError, match="no config"):
+        step.open()
+    folder = encoder(tmp_path / "clip", "CLIP")
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ArtefactError, match="cannot be opened as an encoder"):
+        tag_modality.step(encoder=str(folder)).open()
+    (folder / "config.json").write_text('{"auto_map": {}}')
+    with pytest.raises(ArtefactError, match="its own code"):
+        tag_modality.step(encoder=str(folder)).open()
