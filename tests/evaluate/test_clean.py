@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import InputError
+from lingshu.evaluate._clean_sections import clean_section
+from lingshu.evaluate._document import Points
 from lingshu.evaluate.clean import STRICTEST, contrast, kinds_of, names_of, on_clean_items, read_overlaps
 from lingshu.evaluate.scored import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import summarise
@@ -114,3 +116,15 @@ def test_shared_groups_widen_the_intervals(tmp_path):
     )
     assert grouped.full.method == "clustered bootstrap"
     assert grouped.difference.low < alone.difference.low  # type: ignore[operator]
+
+
+def test_what_could_not_be_compared_is_told(tmp_path):
+    path = write(tmp_path, ("q0", "study", "a"))
+    card = {"config": {"against": ["a"], "train": ["t"]}, "notes": {"failed": {"unreadable images": 3, "test bad_row": 1}}}
+    (tmp_path / "overlaps.jsonl.run.json").write_text(json.dumps(card))
+    told = on_clean_items(run(a=rows(1, 0)), read_overlaps(path))
+    assert told.unread == {"unreadable images": 3, "test bad_row": 1}
+    said = [line for part in clean_section(told).parts if isinstance(part, Points) for line in part.items]
+    assert said == [
+        "Not compared, and so counted as clean: unreadable images 3, test bad_row 1. Mend those rows and images, and compare again."
+    ]

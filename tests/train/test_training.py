@@ -278,6 +278,15 @@ def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
     assert isinstance(found[1], Drop) and found[1].reason == "missing_image"
 
 
+def test_rows_that_a_split_holds_out_are_not_trained_on(tmp_path: Path) -> None:
+    rows = [{"id": side, "question": "?", "answer": "yes", "extra": {"split": side}} for side in ("train", "validation", "Training", "test")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read_groups([tmp_path]))
+    assert [item.id for item in found if isinstance(item, Sample)] == ["train", "Training"]
+    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [("validation", "held_out"), ("test", "held_out")]
+    assert all(isinstance(item, Sample) for item in read_groups([tmp_path], held_out=True))
+
+
 def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     wild = replace(config, most_skipped=2, stages=(replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),))

@@ -34,6 +34,9 @@ def clean_section(found: CleanComparison) -> Section:
         for one in _leading(found)
         if one.elsewhere
     ]
+    if found.unread:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in found.unread.items())
+        told.append(f"Not compared, and so counted as clean: {reasons}. Mend those rows and images, and compare again.")
     parts += [Points(told)] if told else []
     for one in _leading(found):
         if one.kinds:

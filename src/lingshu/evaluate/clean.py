@@ -32,13 +32,14 @@ class Overlaps:
     """What a file of overlaps says: for each test set, as it is named there, the kinds by item.
 
     `tests` are the sets that were compared, those without an overlap too where the run card beside the file names them; None
-    stands for a set without a name. `trains` is what they were compared with.
+    stands for a set without a name. `trains` is what they were compared with, `unread` what could not be, by reason.
     """
 
     name: str
     items: Mapping[str | None, Mapping[str, frozenset[str]]]
     tests: tuple[str | None, ...]
     trains: tuple[str, ...] = ()
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,10 @@ class CleanTask:
 
 @dataclass(frozen=True)
 class CleanComparison:
-    """A run on its clean items. `left_out` names the tasks that were not compared, `unknown` the test sets that are no task."""
+    """A run on its clean items. `left_out` names the tasks that were not compared, `unknown` the test sets that are no task.
+
+    `unread` counts rows and images that could not be compared, by reason: items behind them stand among the clean ones.
+    """
 
     overlaps: str
     kinds: tuple[str, ...]
@@ -79,6 +83,7 @@ class CleanComparison:
     tasks: tuple[CleanTask, ...]
     left_out: tuple[str, ...] = ()
     unknown: tuple[str, ...] = field(default=())
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 def kinds_of(text: str | None) -> tuple[str, ...]:
@@ -113,12 +118,14 @@ def read_overlaps(path: Path) -> Overlaps:
             raise InputError(f"{path}, line {number}: no row of overlaps (test_id and kind are needed); give what `lingshu overlap` wrote.")
         found.setdefault(test, {}).setdefault(str(item), set()).add(str(kind))
     beside = path.with_name(f"{path.name}.run.json")
-    config = read_json(beside).get("config") if beside.is_file() else None
-    config = config if isinstance(config, Mapping) else {}
+    card = read_json(beside) if beside.is_file() else {}
+    config, notes = (part if isinstance(part, Mapping) else {} for part in (card.get("config"), card.get("notes")))
+    failed = notes.get("failed")
+    unread = {str(reason): n for reason, n in failed.items() if isinstance(n, int)} if isinstance(failed, Mapping) else {}
     listed = [config.get("against"), config.get("train")]
     against, trains = ([str(name) for name in names] if isinstance(names, list) else [] for names in listed)
     items = {test: {item: frozenset(kinds) for item, kinds in by_item.items()} for test, by_item in found.items()}
-    return Overlaps(path.name, items, tuple(dict.fromkeys((*against, *items))), tuple(trains))
+    return Overlaps(path.name, items, tuple(dict.fromkeys((*against, *items))), tuple(trains), unread)
 
 
 def names_of(test: str) -> set[str]:
@@ -156,7 +163,7 @@ def on_clean_items(run: ScoredRun, overlaps: Overlaps, kinds: Sequence[str] = ST
         if meant[task.name]:
             found += [_task(task, rows, marks, kinds, protocol=protocol) for protocol, rows in task.rows.items()]
     left_out = tuple(task.title for task in run.tasks if not meant[task.name])
-    return CleanComparison(overlaps.name, tuple(kinds), overlaps.trains, tuple(found), left_out, unknown)
+    return CleanComparison(overlaps.name, tuple(kinds), overlaps.trains, tuple(found), left_out, unknown, overlaps.unread)
 
 
 def _task(task: ScoredTask, rows: Sequence[Row], marks: Mapping[str, set[str]], kinds: Sequence[str], *, protocol: str) -> CleanTask:

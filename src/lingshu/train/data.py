@@ -196,11 +196,18 @@ def is_dataset(path: Path) -> bool:
     return (path / DATASET_CARD).is_file()
 
 
-def read_groups(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
-    """The samples of several data groups, one after another; a question with a gold answer is closed by it."""
+def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sample | Drop]:
+    """The samples of several data groups, one after another; a question with a gold answer is closed by it.
+
+    Rows that a split marked for anything but training (`extra["split"]`, as split_by_group notes it) become drops, unless
+    `held_out` rows are wanted: nobody learns from the patients that it is measured on because both lie in one folder.
+    """
     for path in paths:
         for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
-            if isinstance(item, Sample) and not item.answered and item.gold:
+            side = item.meta.extra.get("split", "train") if isinstance(item, Sample) else "train"
+            if not held_out and not side.casefold().startswith("train"):
+                yield Drop(item.id, "held_out", f"its row is marked {side}")
+            elif isinstance(item, Sample) and not item.answered and item.gold:
                 yield item.with_answer(item.gold[0])
             else:
                 yield item

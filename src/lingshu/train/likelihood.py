@@ -81,7 +81,7 @@ def held_out(
         return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(read_groups(paths), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
+    found = encode_usable(read_groups(paths, held_out=True), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
     twice = next((name for name, n in Counter(sample.id for sample in found.samples).items() if n > 1), None)
     if twice is not None:  # rows are known by it
         raise InputError(f"the held-out data hold the id {twice!r} more than once; curate the folders into one dataset.")
