@@ -97,20 +97,22 @@ def test_questions_of_a_file_are_answered_line_by_line_and_bad_rows_counted(tmp_
         {"id": 4, "question": "Q?", "files": ["ZZ none.png"]},
         "{broken",
         {"question": "Q?", "file": "a.png"},
+        '{"id": "\\ud800", "question": "Q?"}',
         *({"question": f"{n}?", "files": []} for n in range(9)),
     ]
     assert main(["ask", "echo:fine", "--questions", questions(tmp_path / "q.jsonl", *rows), str(tmp_path / "a.png")]) == 1
     told = capsys.readouterr()
     found = [json.loads(line) for line in told.out.splitlines()]
-    assert [one["id"] for one in found] == ["one", "2", "3", "4", "5", "6", *(str(n) for n in range(7, 16))]
+    assert [one["id"] for one in found] == ["one", "2", "3", "4", "5", "6", "7", *(str(n) for n in range(8, 17))]
     assert [len(one["seen"]) for one in found if "answer" in one] == [2, 1, *[0] * 9]
     assert [one["error"] for one in found if "error" in one] == [
         "line 3: question is missing or empty.",
         "file 1 cannot be opened (No such file or directory); check the file.",
         "line 5 is no valid JSON; mend it.",
         "line 6: unknown key 'file'; use files, id, question, system.",
+        "line 7 holds half a character (a lone surrogate); mend it.",
     ]
-    assert "11 of 15 questions were answered, 4 failed." in told.err and "ZZ" not in told.out + told.err
+    assert "11 of 16 questions were answered, 5 failed." in told.err and "ZZ" not in told.out + told.err
 
 
 def test_plain_lines_are_questions_too(tmp_path: Path, capsys: Out) -> None:

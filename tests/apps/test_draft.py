@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu.apps._drafting import read_report
+from lingshu.apps._answering import Answer
+from lingshu.apps._drafting import draft_of, read_report
 from lingshu.apps.cli import main
 from lingshu.core.files import check_manifest
 from lingshu.imaging._fhir_check import problems
@@ -36,11 +37,29 @@ REPLY = "echo:Findings: Both lungs are clear. Impression: No finding."
         ("影像所见：{双肺清晰} 诊断意见：{正常}。", ("双肺清晰", "正常。")),
         ("【影像所见】：双肺清晰\n【诊断意见】：正常", ("双肺清晰", "正常")),
         ("### 影像学表现\n心影不大\n### 印象\n正常", ("心影不大", "正常")),
+        ("<think>Findings: a mass?", ("", "")),
         ("", ("", "")),
     ],
 )
 def test_a_reply_is_taken_apart_by_its_headings(reply: str, report: tuple[str, str]) -> None:
     assert read_report(reply) == report
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("<think>so far</think>Findings: Clear, no findings. Impression: None.", 0),
+        ("【影像所见】：双肺清晰\n【诊断意见】：正常", 0),
+        ("Clear lungs, nothing else.", 0),
+        ("A large pneumothorax.\nFindings: The heart is normal.", 3),
+        ("FINDINGS: Nodule.\nIMPRESSION: Benign.\nRECOMMENDATIONS: Biopsy the nodule.", 4),
+    ],
+)
+def test_what_a_draft_leaves_out_of_a_reply_is_counted(reply: str, words: int) -> None:
+    notes = draft_of(Answer(reply, "m", "d", notice="n"), "en").notes
+    assert notes == (
+        () if not words else (f"words of the model's reply that are left out, under other headings or before the first: {words}.",)
+    )
 
 
 def study(root: Path, slices: int = 3) -> Path:

@@ -10,6 +10,7 @@ from lingshu.core.errors import EngineError, InputError, LingshuError, MissingEx
 from lingshu.core.files import read_json, read_jsonl
 from lingshu.core.nouns import Style
 from lingshu.core.options import EngineOptions
+from lingshu.evaluate.scored import read_run
 
 TASK = '''"""Ten questions, two of them with an image that is not there, and two rows that were dropped."""
 from lingshu.core.messages import user_turn
@@ -185,6 +186,43 @@ def test_processes_share_the_questions_and_the_last_one_reports(task, tmp_path, 
     assert evaluate("echo", path, out=out, rank=0, world=2) == 0
     assert evaluate("echo", path, out=whole) == 0
     assert (out / "report.json").read_bytes() == (whole / "report.json").read_bytes()
+
+
+OVERTAKEN = '''"""Says yes; while the first process asks the second task, the other one does all of its share."""
+from pathlib import Path
+
+from lingshu.apps.evaluate import evaluate
+from lingshu.core.nouns import Reply
+
+asked = []
+
+class Engine:
+    model, digest, endpoint = "overtaken", "1", None
+
+    def generate(self, samples, sampling, *, skip=()):
+        asked.append(len(samples))
+        if len(asked) == 2:
+            evaluate({me!r}, {tasks!r}, out=Path({out!r}), rank=0, world=2)
+        yield [Reply(sample.id, "yes", finish="stop") for sample in samples if (sample.id, 0) not in skip]
+
+def load(model, options):
+    return Engine()
+'''
+
+
+def test_the_last_process_reports_also_where_each_was_last_in_one_task(task, tmp_path, capsys):
+    me, out, tasks = tmp_path / "overtaken.py", tmp_path / "out", f"{task('one')},{task('two')}"
+    me.write_text(OVERTAKEN.format(me=str(me), tasks=tasks, out=str(out)), encoding="utf-8")
+    assert evaluate(str(me), tasks, out=out, rank=1, world=2) == 0
+    assert capsys.readouterr().out.count("still with other processes") == 1
+    assert [task["summary"]["n"] for task in read_json(out / "report.json")["tasks"]] == [10, 10]
+
+
+def test_a_later_command_does_not_forget_how_an_earlier_task_was_asked(task, tmp_path):
+    out = tmp_path / "out"
+    assert evaluate("echo", task("one"), out=out, limit=3, max_tokens=7) == 0
+    assert evaluate("echo", task("two"), out=out, max_tokens=9) == 0
+    assert [(each.name, each.limit, each.max_tokens) for each in read_run(out).tasks] == [("one", 3, 7), ("two", None, 9)]
 
 
 def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):

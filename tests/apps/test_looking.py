@@ -192,3 +192,17 @@ def test_the_kind_of_bytes_is_told_by_how_they_begin() -> None:
     for kind in ("JPEG", "BMP", "GIF", "WEBP", "TIFF"):
         assert look([encoded(kind, noisy(16, 16))]).seen[0].kind == "picture"
     assert look([image()]).seen[0].kind == look([image()[132:]]).seen[0].kind == "dicom"
+
+
+def test_the_other_half_of_a_volume_is_no_link(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
+    place = tmp_path / "folder"
+    place.mkdir()
+    nibabel.save(nibabel.Nifti1Pair(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), tmp_path / "a.hdr")
+    (place / "a.hdr").write_bytes((tmp_path / "a.hdr").read_bytes())
+    (place / "a.img").symlink_to(tmp_path / "a.img")
+    with pytest.raises(BadImage, match="holds no image"):
+        look([place])
+    (place / "a.img").unlink()
+    (place / "a.img").write_bytes((tmp_path / "a.img").read_bytes())
+    assert look([place]).seen[0].kind == "volume"

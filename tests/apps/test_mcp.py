@@ -9,23 +9,28 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from mcp.shared.exceptions import MCPError
 from mcp_types import PromptReference, ResourceTemplateReference
 
+from lingshu.apps._looking import View
 from lingshu.apps._mcp_asking import Kind, WindowName
+from lingshu.apps._mcp_images import Shown
 from lingshu.apps._mcp_results import Language
 from lingshu.apps._mcp_server import McpConfig, serving
 from lingshu.apps._mcp_words import prompt, word
 from lingshu.apps.cli import main
-from lingshu.core.errors import ConfigError
+from lingshu.core.errors import ConfigError, InputError
+from lingshu.core.rooted import Rooted
 from lingshu.imaging.windows import CT_WINDOWS, OWN
-from tests.apps._mcp_session import ELSEWHERE, ENDLESS, MODES, REPORT, URI, engine, good, refused, run, session, text
+from tests.apps._mcp_session import ELSEWHERE, ENDLESS, MODES, PNG, REPORT, URI, engine, good, refused, run, session, text
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom_odd_files" / "pydicom" / "test_files"
 OURS = ["analyze_image", "answer_question", "draft_report", "compare_studies", "describe_dicom", "list_studies", "score_report", "evaluate"]
 THEIRS = ["analyze_medical_image", "generate_medical_report", "medical_qa"]
 ECHO = McpConfig(REPORT)
+PLAIN = URI.partition(",")[2]
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the DICOM files of shared/data are not here")
 
 
@@ -134,6 +139,53 @@ def test_studies_are_listed_described_and_shown_without_anything_that_names(mode
     # Patient's name, id and study UID of the file, and our own in its path.
     for canary in ("Canary", "CompressedSamples", "1CT1", "1.3.6.1.4.1.5962", "2004"):
         assert canary not in told, canary
+
+
+def test_the_series_of_a_study_have_the_numbers_that_its_description_tells(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    from tests.imaging._dicoms import dicom
+
+    for series, images in ((1, 2), (2, 3), (3, 5)):
+        for number in range(images):
+            ids = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": f"1.9.{series}", "SeriesNumber": str(10 * series), "Modality": "MR"}
+            file = dicom(np.full((4, 4), number, np.uint16), InstanceNumber=str(number + 1), **ids)
+            (tmp_path / f"{series}-{number}").write_bytes(file)
+
+    async def work() -> list[list[tuple[int, int]]]:
+        async with session(McpConfig(REPORT, root=tmp_path), "auto") as client:
+            [study] = good(await client.call_tool("list_studies", {}))["studies"]
+            described = good(await client.call_tool("describe_dicom", {"image": study["uri"]}))["series"]
+            assert [(one["number"], one["images"]) for one in described] == [(1, 2), (2, 3), (3, 5)]
+            told = []
+            for wanted in ([], [2], [3, 1]):
+                arguments = {"question": "?", "images": [study["uri"]], "series": wanted}
+                seen = good(await client.call_tool("answer_question", arguments))["seen"]
+                told.append(sorted({(one["series"], one["of"]) for one in seen}))
+            return told
+
+    assert run(work) == [[(3, 5)], [(2, 3)], [(1, 2), (3, 5)]]
+
+
+def test_a_file_that_is_named_by_a_hash_is_no_base64(tmp_path: Path) -> None:
+    name = "ab" * 32
+    (tmp_path / name).write_bytes(PNG)
+    shown = Shown(Rooted(tmp_path))
+    assert len(shown.look([name, PLAIN], View()).images) == 2
+    with pytest.raises(InputError, match=r"^image 1"):
+        shown.look(["cd" * 32], View())
+
+
+def test_nothing_is_kept_of_files_that_have_gone(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed")
+    from tests.imaging._dicoms import dicom
+
+    file = tmp_path / "Canary^Jane.dcm"
+    shown = Shown(Rooted(tmp_path))
+    for size in (4, 5, 6):
+        file.write_bytes(dicom(np.zeros((size, size), np.uint16), StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
+        assert len(shown.index().studies) == len(shown._known) == 1
+    file.unlink()
+    assert shown.index().studies == {} and shown._known == {}
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -188,6 +188,15 @@ def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path
         done.stderr.startswith("lingshu mcp: LINGSHU_SERVER_URL and LINGSHU_SERVER_API of the environment are used")
         and "secret-key" not in done.stderr
     )
+    # Clients and the first line of the log are told the model's name: a password in its address is refused, and not repeated.
+    found = subprocess.run(
+        [sys.executable, "-m", "lingshu", "mcp", "--http", "127.0.0.1:0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **given},
+    )
+    assert found.returncode == 2 and "carries a password" in found.stderr and "hidden" not in found.stderr
 
 
 @pytest.mark.slow

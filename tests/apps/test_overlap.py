@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from lingshu.apps.cli import main
+from lingshu.apps.overlap import overlap
 from lingshu.core.artefacts import write_dataset
+from lingshu.core.errors import InputError
 from lingshu.core.files import read_json, read_jsonl
 from lingshu.core.nouns import Message, Meta, Sample
 from lingshu.core.runcard import RunCard
@@ -145,3 +147,10 @@ def test_an_empty_set_is_not_said_to_be_clean(tmp_path: Path, capsys: pytest.Cap
     out = tmp_path / "overlaps.jsonl"
     assert main(["overlap", str(tmp_path / f"{first}.jsonl"), "--against", str(tmp_path / f"{second}.jsonl"), "--out", str(out)]) == 2
     assert "none.jsonl holds no item" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("name", ["a\\u0000b", "\\ud800"])
+def test_an_image_name_that_no_file_can_have_is_named_by_its_line(tmp_path, name):
+    (tmp_path / "a.jsonl").write_text(f'{{"id": "1", "question": "What is it?", "image": "{name}"}}\n')
+    with pytest.raises(InputError, match="line 1: an image has a name that no file can have"):
+        overlap(str(tmp_path / "a.jsonl"), against=(str(tmp_path / "a.jsonl"),), out=tmp_path / "o.jsonl")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -182,3 +185,61 @@ def test_an_odd_server_is_one_error_and_nobody_else_is_asked(monkeypatch: pytest
                 dicomweb.find_studies(Server(f"http://127.0.0.1:{server.server_port}/{path}"))
         server.shutdown()
         assert [path.split("/")[1] for path in server.asked] == ["redirect", "long", "numbers"]  # type: ignore[attr-defined]
+
+
+class Sparing(BaseHTTPRequestHandler):
+    """A series of five images; a search gives two at a time, however many are asked for."""
+
+    def do_GET(self) -> None:
+        path, _, asked = self.path.partition("?")
+        kind = path.rsplit("/", 1)[-1]
+        known = {"series": [{"0020000E": {"Value": ["1.2.3"]}}], "instances": [{"00080018": {"Value": [f"{n}"]}} for n in range(5)]}
+        start = int(parse_qs(asked).get("offset", ["0"])[0])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(known[kind][start : start + 2]).encode() if kind in known else kind.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_server_that_gives_few_results_at_a_time_loses_no_image() -> None:
+    with HTTPServer(("127.0.0.1", 0), Sparing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert list(dicomweb.pull(Server(f"http://127.0.0.1:{server.server_port}/x"), "1.2")) == [b"0", b"1", b"2", b"3", b"4"]
+        server.shutdown()
+
+
+class Stalling(BaseHTTPRequestHandler):
+    """A study of two images; the second one is never sent."""
+
+    def do_GET(self) -> None:
+        path, _, asked = self.path.partition("?")
+        kind = path.rsplit("/", 1)[-1]
+        if kind == "2":
+            self.server.asked.set()  # type: ignore[attr-defined]
+            self.server.ended.wait(30)  # type: ignore[attr-defined]
+            return
+        found = {"series": [{"0020000E": {"Value": ["1.2.3"]}}], "instances": [{"00080018": {"Value": [n]}} for n in ("1", "2")]}
+        self.send_response(200)
+        self.end_headers()
+        rest = found[kind] if kind in found and parse_qs(asked).get("offset", ["0"]) == ["0"] else []
+        self.wfile.write(ct(1) if kind == "1" else json.dumps(rest).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_nothing_of_a_study_stays_behind_when_the_program_is_stopped(tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), Stalling) as server:
+        server.asked, server.ended = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = [sys.executable, "-m", "lingshu", "ask", "echo:x", "?", "--dicomweb", f"http://127.0.0.1:{server.server_port}/x"]
+        environment = {**os.environ, "TMPDIR": str(tmp_path)}
+        with subprocess.Popen([*command, "--study", "1.2"], env=environment, stderr=subprocess.PIPE) as process:
+            assert server.asked.wait(30) and [*tmp_path.glob("lingshu-*/*.dcm")]  # type: ignore[attr-defined]
+            process.terminate()
+            assert process.wait(20) == 143
+        server.ended.set()  # type: ignore[attr-defined]
+        server.shutdown()
+    assert [*tmp_path.iterdir()] == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,6 +231,22 @@ def test_a_report_is_shown_in_a_frame_that_reaches_nothing(client: Client, tmp_p
         assert post(client, "runs/open", run=name).status == 400
 
 
+def test_one_odd_folder_does_not_hide_the_others(client: Client, tmp_path: Path) -> None:
+    # Of another encoding than this system's, and with numbers that JSON does not know.
+    odd = tmp_path / "runs" / os.fsdecode(b"\xb1\xa8\xb8\xe6")
+    odd.mkdir()
+    (odd / "report.html").write_text("A report")
+    linked = tmp_path / "runs" / "linked"
+    linked.mkdir()
+    (linked / "report.html").write_text("A report")
+    (tmp_path / "outside.json").write_text('{"model": "ZZQUX", "tasks": []}')
+    (linked / "report.json").symlink_to(tmp_path / "outside.json")
+    (odd / "report.json").write_text('{"model": "\\ud800", "tasks": [{"name": "t", "summary": {"accuracy": {"value": NaN}}}]}')
+    found = {one["run"]: one for one in get(client, "runs").json["runs"]}
+    assert EVIL_NAME in found and found["????"]["model"] == "?" and found["????"]["tasks"][0]["value"] is None
+    assert found["linked"]["model"] is None
+
+
 # --- review -------------------------------------------------------------------------------------------------------
 
 QUEUE = "captions/review"
@@ -314,3 +331,9 @@ def test_reviewers_and_images_stay_within_the_folder(client: Client, tmp_path: P
     (tmp_path / "secret.png").write_bytes(b"x")
     queue.write_text(json.dumps({"id": "s", "kind": "k", "question": "q", "first": "f", "images": ["../../../secret.png"]}) + "\n")
     assert get(client, "review/image", queue=QUEUE, id="s", image=0).status == 400
+    # One that cannot be read does not hide the others; who opens it is told why.
+    queue.write_text("{")
+    queue.parent.with_name("other").mkdir()
+    queue.parent.with_name("other").joinpath("queue.jsonl").write_text("")
+    assert [(one["queue"], one["rows"]) for one in get(client, "review").json["queues"]] == [("captions/other", 0), (QUEUE, 0)]
+    assert "line 1" in get(client, "review/queue", queue=QUEUE, reviewer="x").error["message"]

@@ -186,6 +186,36 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
     assert visited(tmp_path, visit).complaints == []
 
 
+def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_path: Path) -> None:
+    """The radiograph is of a patient with one study; the first study of the other one has a later one alone."""
+    pick = """(() => { const select = document.querySelectorAll('.pane')[1].querySelector('select');
+      select.value = [...select.options].find((one) => one.text.includes('%s')).value; select.dispatchEvent(new Event('change')); })()"""
+
+    async def visit(tab: Tab) -> None:
+        await ready(tab)
+        await tab.run("document.querySelector('#tab-viewer').click()")
+        await tab.until(shown(1, "place=3"))
+        for words, place in (("CR", "place=1"), ("study 1 of 2", "place=3")):
+            await tab.run(pick % words)
+            await tab.until(shown(1, place))
+            await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
+            assert await tab.run("document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text") == "–"
+            await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
+        # Whoever wants another one there says so.
+        await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
+        await tab.run((pick % "CR").replace("[1]", "[0]"))
+        await tab.until(shown(0, "place=1"))
+        # It changes with the current one.
+        await tab.run(pick % "study 2 of 2")
+        await tab.until(shown(0, "place=3"))
+        await tab.run(pick % "CR")
+        await tab.until(shown(1, "place=1"))
+        assert await tab.run("document.querySelectorAll('.screen')[0].dataset.shown") is None
+        assert await tab.run("document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text") == "–"
+
+    assert visited(tmp_path, visit).complaints == []
+
+
 def test_a_draft_is_edited_by_a_person_and_exported(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await ready(tab)

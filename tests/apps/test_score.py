@@ -61,6 +61,8 @@ def test_a_failed_generation_is_an_error_and_left_out(tmp_path, capsys):
         ({"id": "x", "reply": "yes"}, "gold"),
         ({"id": "x", "reply": "B", "gold": "E", "choices": ["a", "b"]}, "answer"),
         ({"id": "x", "reply": "B", "gold": "A", "choices": "ab"}, "choices"),
+        ({"id": "x", "reply": "yes", "gold": "yes", "group": ["p1"]}, "group"),
+        ({"id": "x", "reply": "yes", "gold": "yes", "group": {"patient": 1}}, "group"),
     ],
 )
 def test_a_bad_row_is_named_by_its_line(tmp_path, row, about):
@@ -105,3 +107,12 @@ def test_repeated_ids_are_counted(tmp_path, capsys):
     path.write_text(json.dumps(row) + "\n" + json.dumps(row) + "\n", encoding="utf-8")
     assert score(path, scorer="auto") == 0
     assert json.loads(capsys.readouterr().out)["repeated_ids"] == 1
+
+
+def test_an_empty_group_is_none_and_no_group_that_all_rows_share(tmp_path, capsys):
+    rows = [{"id": str(i), "gold": "yes", "reply": "yes"} for i in range(20)]
+    told = []
+    for group in ({}, {"group": ""}):
+        assert score(write(tmp_path / "in.jsonl", [row | group for row in rows]), scorer="auto") == 0
+        told.append(json.loads(capsys.readouterr().out)["accuracy"])
+    assert told[0] == told[1]

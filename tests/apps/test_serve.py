@@ -98,13 +98,13 @@ def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client)
         ({"temperature": -1}, "temperature", ""),
         ({"nonsense": 1}, "nonsense", "unrecognized request argument"),
         ({"messages": []}, "messages", ""),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0", ""),
+        ({"messages": [{"role": "ZZQUX", "content": "x"}]}, "messages.0", "'role' is none of 'system', 'developer', 'user', 'assistant'"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(client: Client, fields: dict[str, Any], param: str, says: str) -> None:
     got = client.chat(**fields)
     assert got.status == 400
-    assert got.error["param"].startswith(param) and says in got.error["message"]
+    assert got.error["param"].startswith(param) and says in got.error["message"] and "ZZQUX" not in got.error["message"]
 
 
 def test_other_models_paths_methods_and_bodies_are_refused(client: Client) -> None:
@@ -125,6 +125,7 @@ def test_other_models_paths_methods_and_bodies_are_refused(client: Client) -> No
         "data:image/png;base64,AAAA",
         "data:image/png;base64," + base64.b64encode(PNG[:100]).decode(),
         "data:image/png;base64,%%%",
+        "data:image/png;base64," + "AAA=" * (1 << 18) + base64.b64encode(PNG).decode(),
         "data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(),
         "data:image/eps;base64," + base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0").decode(),
         "data:text/plain,hello",
@@ -300,6 +301,36 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         process.terminate()
         assert process.wait(20) != 70
         assert process.stderr.read() == ""
+
+
+def test_a_client_that_reads_nothing_is_cut_off(live: LiveModel) -> None:
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(live, limits=Limits(send_s=0.5)) as client, socket.create_connection(("127.0.0.1", client.port)) as wire:
+        wire.settimeout(15)
+        # It asks and asks, and never reads: in the end nothing more can be written to it.
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                wire.sendall(ask * 100)
+        assert client.chat().status == 200
+
+
+def test_what_is_there_when_serving_begins_is_looked_through_no_more() -> None:
+    """Looking through a model and its libraries for garbage would stop every answer for a quarter of a second."""
+    code = """
+import gc, os, signal, threading
+from lingshu.apps.cli import main
+def stop():
+    turn = threading.Event()
+    for _ in range(400):
+        if gc.get_freeze_count() or turn.wait(0.05):
+            break
+    print(gc.get_freeze_count(), flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=stop, daemon=True).start()
+raise SystemExit(main(["serve", "echo:yes", "--port", "0"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) > 10_000, done.stderr
 
 
 @pytest.mark.peers

@@ -65,3 +65,10 @@ def test_a_kind_that_reviewers_reject_is_exit_code_2_and_writes_nothing(captions
 def test_wrong_input_is_exit_code_2(captions: Path, capsys: pytest.CaptureFixture[str], given: list[str], why: str) -> None:
     assert main(given) == 2
     assert why in capsys.readouterr().err
+
+
+def test_calls_are_not_kept_where_they_would_be_replaced(captions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command()) == 0
+    capsys.readouterr()
+    assert main(command("--calls", "out/calls")) == 2
+    assert "choose another folder for the calls" in capsys.readouterr().err and not Path("out/calls").exists()

@@ -205,3 +205,9 @@ def test_a_manifest_notices_every_change(tmp_path: Path) -> None:
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_a_number_too_large_for_a_float_is_no_json(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"a": 1e400}\n')
+    with pytest.raises(InputError, match="too large for a number"):
+        list(read_jsonl(tmp_path / "rows.jsonl"))

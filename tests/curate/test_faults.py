@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import resource
 import signal
 import subprocess
@@ -125,3 +126,18 @@ def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(config: M
     assert not (tmp_path / "again" / "dataset.json").exists()
     curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=told)
     assert told.before >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")
+
+
+def test_no_drop_names_the_path_of_a_private_image_whatever_its_name(config: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "Doe  Jane"
+    folder.mkdir()
+    names = ["scan  1.png", "line\n2.png", "wide\u00a03.png"]
+    for name in names:
+        (folder / name).write_bytes(b"")
+    lines = [{"id": str(n), "question": "What?", "answer": "yes", "image": name} for n, name in enumerate(names)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for place, steps in enumerate(((), (use("size", "image_size"),))):
+        out = tmp_path / f"out{place}"
+        curate(config(*steps, path=folder), out)
+        told = (out / "drops.jsonl").read_text(encoding="utf-8")
+        assert told.count("its image is empty") == 3 and "Doe" not in told and "scan" not in told

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.artefacts import open_dataset, read_dataset
-from lingshu.core.errors import ArtefactError, ConfigError, StorageError
+from lingshu.core.errors import ArtefactError, ConfigError, InputError, StorageError
 from lingshu.core.files import read_json
-from lingshu.curate.config import CurateConfig, Source
+from lingshu.curate.config import CurateConfig, Source, StepUse
 from lingshu.curate.run import curate
 from lingshu.imaging.read import open_image
 from tests.curate.conftest import use
@@ -207,3 +207,13 @@ def test_a_torn_dataset_is_no_dataset(config: Make, tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(ArtefactError, match="truncated or changed"):
         open_dataset(out)
+
+
+def test_a_dataset_is_not_replaced_by_what_is_made_of_it(config: Make, tmp_path: Path) -> None:
+    curate(config(), tmp_path / "first")
+    source = Source("again", "parquet", str(tmp_path / "first"))
+    cut = CurateConfig("cut", (source,), (StepUse("few", "balance", {"cap": 2}),), workers=0)
+    with pytest.raises(InputError, match="source 'again' lies in"):
+        curate(cut, tmp_path / "first")
+    assert open_dataset(tmp_path / "first").rows == 10
+    assert curate(cut, tmp_path / "second").card.rows == 2

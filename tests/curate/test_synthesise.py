@@ -238,3 +238,11 @@ def test_a_table_step_is_refused_with_its_remedy(dataset: Path, tmp_path: Path) 
 def test_a_source_that_the_dataset_lacks_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="captions"):
         run(dataset, tmp_path, config=replace(CONFIG, steps=(replace(STEPS[0], sources=("caption",)),)))
+
+
+def test_a_dataset_is_not_replaced_by_what_is_synthesised_of_it(tmp_path: Path) -> None:
+    plain = [sample for sample in rows() if not sample.images]
+    write_dataset(tmp_path / "out", "in", ((s, []) for s in plain), RunCard("test", {}))
+    with pytest.raises(InputError, match="which a finished run replaces"):
+        run(tmp_path / "out", tmp_path)
+    assert open_dataset(tmp_path / "out").rows == len(plain)

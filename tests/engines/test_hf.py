@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,18 @@ def test_greedy_replies_equal_stock_generation(family: FamilyName) -> None:
         expected = processor.tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True)
         assert got[sample.id, 0].text == expected
         assert got[sample.id, 0].reply_tokens == len(new)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names(family: FamilyName) -> None:
+    model, processor = tiny(family)
+    sampling = Sampling(max_tokens=6)
+    first = next(iter(replies(engine(family), [question(0)], sampling)["q0", 0].token_ids or ()))
+    model = copy.deepcopy(model)
+    # As released checkpoints have it: the end of a turn and the end of a text.
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, first]
+    reply = replies(HfEngine(Loaded(model, processor, "tiny", "digest")), [question(0)], sampling)["q0", 0]
+    assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -98,6 +99,17 @@ def test_replies_equal_those_of_the_engine_that_takes_lists(family: FamilyName, 
         assert ear.reply() == expected
         assert ear.reply().token_ids == expected.token_ids
         assert "".join(ear.pieces) == expected.text
+
+
+def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names() -> None:
+    first = next(iter(whole("internvl", [question(0)], Sampling(max_tokens=3))["q0"].token_ids or ()))
+    model, processor = tiny("internvl")
+    model = copy.deepcopy(model)
+    model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, first]
+    engine = LiveModel(Loaded(model, processor, "tiny", "digest"))
+    reply = ask(engine, [question(0)], Sampling(max_tokens=3))[0].reply()
+    engine.close()
+    assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
 def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(live: Callable[..., LiveModel]) -> None:

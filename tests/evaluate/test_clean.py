@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import InputError
+from lingshu.core.files import sha256_file
 from lingshu.evaluate._clean_sections import clean_section
 from lingshu.evaluate._document import Points
 from lingshu.evaluate.clean import STRICTEST, contrast, kinds_of, names_of, on_clean_items, read_overlaps
@@ -120,11 +121,26 @@ def test_shared_groups_widen_the_intervals(tmp_path):
 
 def test_what_could_not_be_compared_is_told(tmp_path):
     path = write(tmp_path, ("q0", "study", "a"))
-    card = {"config": {"against": ["a"], "train": ["t"]}, "notes": {"failed": {"unreadable images": 3, "test bad_row": 1}}}
+    card = {
+        "config": {"against": ["a"], "train": ["t"]},
+        "notes": {"failed": {"unreadable images": 3, "test bad_row": 1}, "pairs_not_compared": 7},
+    }
     (tmp_path / "overlaps.jsonl.run.json").write_text(json.dumps(card))
     told = on_clean_items(run(a=rows(1, 0)), read_overlaps(path))
-    assert told.unread == {"unreadable images": 3, "test bad_row": 1}
+    assert told.unread == {"unreadable images": 3, "test bad_row": 1, "pairs of look-alikes": 7}
     said = [line for part in clean_section(told).parts if isinstance(part, Points) for line in part.items]
     assert said == [
-        "Not compared, and so counted as clean: unreadable images 3, test bad_row 1. Mend those rows and images, and compare again."
+        "Not compared, and so counted as clean: unreadable images 3, test bad_row 1, pairs of look-alikes 7. "
+        "Mend those rows and images, and compare again."
     ]
+
+
+def test_a_run_card_of_other_rows_is_refused(tmp_path):
+    # `lingshu overlap` that was killed between its rows and its card: the card is that of an earlier comparison.
+    path = write(tmp_path, ("q0", "exact_text", "slake"), card={"against": ["slake"]})
+    card = tmp_path / "overlaps.jsonl.run.json"
+    card.write_text(json.dumps({"config": {"against": ["slake", "medqa"]}, "hashes": {"overlaps.jsonl": sha256_file(path)}}))
+    assert read_overlaps(path).tests == ("slake", "medqa")
+    write(tmp_path, ("q1", "exact_text", "slake"))
+    with pytest.raises(InputError, match="was not written for the rows"):
+        read_overlaps(path)

@@ -1,10 +1,13 @@
 """Two runs side by side: matched by id, never by position, and nothing left out in silence."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from lingshu.core.errors import ArtefactError
+from lingshu.evaluate._compared import paired_section
+from lingshu.evaluate._document import Points
 from lingshu.evaluate.compare import compare, compare_rows, matched
 from lingshu.evaluate.scored import ScoredRun, ScoredTask
 
@@ -60,3 +63,20 @@ def test_only_the_same_protocol_is_compared():
 def test_no_item_in_common_is_no_result():
     found = compare_rows(task(), [row("a", 1.0)], [row("b", 1.0)], protocol="strict")
     assert (found.pairs, found.ours, found.difference.value, found.test, found.smallest) == (0, None, None, None, None)
+
+
+def test_what_has_no_score_is_no_zero():
+    """A rubric without positive points: neither run is asked anything by such an item."""
+    nothing = {"status": "ok", "gold": []}
+    ours = [row("a", 1.0), {**row("b", None), **nothing}]
+    found = compare_rows(task(), ours, [row("a", 0.0), {**row("b", None), **nothing}], protocol="judge")
+    assert (found.pairs, found.ours, found.difference.value, found.left_out) == (1, 1.0, 1.0, {"nothing to score": 1})
+
+
+def test_runs_over_other_data_are_told():
+    runs = [ScoredRun("r", "m", (replace(task(row("a", 1.0)), facts={"title": "T", "revision": each}),)) for each in ("x", "y", "x")]
+    assert compare(runs[0], runs[2]).notes == ()
+    (told,) = compare(runs[0], runs[1]).notes
+    assert told.startswith("T: asked over x here and over y there")
+    (shown,) = [part for part in paired_section(compare(runs[0], runs[1])).parts if isinstance(part, Points)]
+    assert shown.items == (told,)

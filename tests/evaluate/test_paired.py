@@ -57,8 +57,11 @@ def test_the_interval_of_a_difference_is_paired():
     assert found.value == 0.25
     # One in four differs: sqrt(0.25 * 0.75 / 100) = 0.0433, and 1.96 of them on either side.
     assert found[1:3] == pytest.approx((0.165, 0.335), abs=0.011)
-    alike = difference(ours, theirs, [i // 20 for i in range(100)])
+    alike = difference(ours, theirs, [i // 4 for i in range(100)])
     assert alike == (0.25, None, None, 100)
+    # Five groups: Student's 2.776 of the standard errors that single items would have.
+    few = difference(ours, theirs, [i // 20 for i in range(100)])
+    assert few[1:3] == pytest.approx((0.25 - 2.776 * 0.04352, 0.25 + 2.776 * 0.04352), abs=1e-3)
 
 
 def test_the_smallest_difference_solves_connors_formula():
@@ -104,5 +107,5 @@ def test_runs_that_never_differ_bound_how_much_they_could():
 
 
 def test_groups_that_differ_alike_leave_the_interval_open():
-    ours, theirs = [1.0, 0.0] * 3, [0.0] * 6
-    assert difference(ours, theirs, ["a", "a", "b", "b", "b", "b"]) == (0.5, None, None, 6)
+    ours, theirs = [1.0, 0.0] * 30, [0.0] * 60
+    assert difference(ours, theirs, [max(0, i // 2 - 1) for i in range(60)]) == (0.5, None, None, 60)

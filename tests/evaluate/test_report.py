@@ -46,7 +46,7 @@ def test_groups_that_are_all_alike_still_have_an_interval():
     """A bootstrap of ten right answers is 100% to 100%; five patients know no more than five items."""
     assert summarise(rows(10, 10, group=2)).accuracy == pytest.approx((1.0, 0.5655, 1.0, 10), abs=1e-4)
     half = [{"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)]
-    assert summarise(half).accuracy == pytest.approx((0.5, 0.15, 0.85, 8), abs=1e-3)
+    assert summarise(half).accuracy == pytest.approx((0.5, 0.1155, 0.8845, 8), abs=1e-3)
     assert summarise([]).accuracy.value is None
     # Two patients of one and of three questions: as for two items, and so for replies that are all wrong.
     uneven = [{"id": str(i), "value": 1.0, "status": "ok", "group": int(i > 0)} for i in range(4)]
@@ -68,9 +68,9 @@ def test_each_table_names_its_method_and_protocol(tmp_path):
     files = {"a/scores.jsonl": rows(3, 6, kind="x"), "b/scores.jsonl": rows(3, 6, group=2, kind="y")}
     built = report.build(a_run(tmp_path, files))
     for said in (report.as_markdown(built), report.as_html(built)):
-        assert "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups: b. Groups: b 3." in said
+        assert "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20: Wilson): b. Groups: b 3." in said
         assert said.count("Protocol: strict.") == 3  # the overview and one facet of each task
-        assert "Protocol: strict. Intervals: bootstrap over whole groups." in said
+        assert "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in said
 
 
 def test_protocols_stand_side_by_side(tmp_path):

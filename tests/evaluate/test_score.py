@@ -61,6 +61,17 @@ def test_scoring_again_needs_neither_engine_nor_change(answered: Path) -> None:
     assert (answered / "scores.jsonl").read_bytes() == first
 
 
+def test_scores_of_other_replies_do_not_stay_beside_those_of_these(answered: Path) -> None:
+    score(TASK, SAMPLES, answered, protocols=("paper", "strict"))
+    score(TASK, SAMPLES, answered)
+    assert scores_file(answered, "paper").is_file()
+    # As after a run with other decoding that was killed before its run card: the card still lists both protocols.
+    rows = [{**row, "text": "A"} for row in read_jsonl(answered / "replies.jsonl")]
+    write_jsonl(answered / "replies.jsonl", rows)
+    score(TASK, SAMPLES, answered)
+    assert not scores_file(answered, "paper").exists()
+
+
 def test_no_protocol_and_an_id_given_twice_are_refused(answered: Path) -> None:
     with pytest.raises(InputError, match="no protocol is named"):
         score(TASK, SAMPLES, answered, protocols=())

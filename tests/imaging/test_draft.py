@@ -46,6 +46,8 @@ def test_a_draft_says_what_it_is_in_every_form() -> None:
 
 
 def test_what_a_model_writes_stays_text() -> None:
+    for line in ("---", "=", "  -- ", "- a\n  ---"):
+        assert "\\" in markdown(replace(DRAFT, findings=f"Clear.\n{line}")).split("Findings")[1].split("Impression")[0]
     told = markdown(replace(DRAFT, findings="# Head\n[x](http://y) ![z](w) <script>"))
     assert "\\# Head" in told and "\\[x\\](" in told and "\\<script\\>" in told
     assert "&lt;b&gt;lobe&lt;/b&gt; &amp; node." in diagnostic_report(DRAFT)["text"]["div"]
@@ -73,6 +75,8 @@ def test_fhir_names_nobody_unless_a_reference_is_given() -> None:
     assert named["subject"]["identifier"]["value"] == "P-1" and named["effectiveDateTime"] == "2026-01-02"
     assert named["imagingStudy"][0]["identifier"]["value"] == "urn:oid:1.2.3"
     assert named["contained"][1]["subject"] == named["subject"] and "Wang" not in json.dumps(named)
+    for day in ("20260230", "20261301", "00000101", ""):
+        assert "effectiveDateTime" not in diagnostic_report(DRAFT, replace(REFERENCE, elements={"StudyDate": day}))
 
 
 @pytest.mark.parametrize("sections", [("", "x"), ("x", ""), ("x", "y")])

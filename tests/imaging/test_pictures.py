@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,30 @@ def test_of_a_file_only_the_head_is_read_for_its_header(tmp_path: Path) -> None:
     image = Image(path=str(path))
     assert opened.header(image).width == 64 and opened._held[image.path].data is None
     assert len(opened.bytes(image)) > 1 << 20
+
+
+XMP = b'<x:xmpmeta><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></x:xmpmeta>'
+
+
+def late_exif(png: bytes, orientation: int) -> bytes:
+    """A PNG whose Exif block stands behind its pixels, as some programs write it."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    return png[:-12] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
+
+
+def test_an_orientation_elsewhere_than_in_the_head_turns_the_pixels_too() -> None:
+    stated = PIL.Image.Exif()
+    stated[0x0112] = 1
+    images = [saved(COLOUR, "JPEG", xmp=XMP, quality=95), saved(COLOUR, "JPEG", xmp=XMP, exif=stated, quality=95)]
+    png = saved(COLOUR).data
+    assert png
+    images.append(Image(data=late_exif(png, 6)))
+    for image, width in zip(images, (40, 64, 40), strict=True):
+        expected = np.asarray(open_image(image)).astype(int)
+        opened = Pictures()
+        assert opened.rgb(image).shape == expected.shape and expected.shape[1] == width
+        assert opened.gray(image).shape == expected.shape[:2]
+        assert np.abs(opened.rgb(image) - expected).max() <= 3
+        assert image is images[2] or opened.header(image).width == width

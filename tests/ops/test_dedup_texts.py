@@ -147,6 +147,13 @@ def test_a_task_by_its_name(test_set: Path) -> None:
     assert told["items of vqa"] == 3 and told["items of vqa found"] == 3
 
 
+def test_items_of_a_test_set_that_cannot_be_compared_are_told(test_set: Path) -> None:
+    with (test_set / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write('\n{"id": "lost", "question": "What is shown here?", "answer": "a lung", "image": "gone.png"}\n')
+    told = decision(decontaminate.step(against=[str(test_set)]), train()).told
+    assert told[f"items of {test_set}"] == 3 and told[f"items of {test_set} not read"] == 1
+
+
 def test_an_unknown_task_is_refused_at_once() -> None:
     with pytest.raises(UnknownName, match="vqa_rad"):
         decontaminate.step(against=["vqa_rat"])

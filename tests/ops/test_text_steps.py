@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import ConfigError, InputError
+from lingshu.core.nouns import Message, Meta, Sample
 from lingshu.ops import clean_replies, language, licences, scrub_identifiers, text_length
 from lingshu.ops._identifiers import scrub
 from lingshu.ops.licences import is_permissive
@@ -213,3 +214,11 @@ def test_real_captions_lose_next_to_nothing(slice_name: str) -> None:
     ]
     found = [scrub(caption)[1] for caption in captions if caption]
     assert sum(bool(counts) for counts in found) <= 0.005 * len(found)
+
+
+def test_a_keyed_hash_keeps_its_digits() -> None:
+    # Eleven digits in a row that begin with 158 would be a mobile number.
+    notes = {"patient": "15800378151fd065e744", "phone": "15800378151", "study": "15800378151580037815"}
+    (found,) = mapped(scrub_identifiers.step(), [Sample("a", (Message("user", ("What?",)),), meta=Meta(extra=notes))]).kept
+    assert found.meta.extra["patient"] == "15800378151fd065e744"
+    assert found.meta.extra["phone"] == "[PHONE]" and found.meta.extra["scrubbed"] == "phone 1"

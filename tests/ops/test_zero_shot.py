@@ -115,3 +115,22 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     (folder / "config.json").write_text('{"auto_map": {}}')
     with pytest.raises(ArtefactError, match="its own code"):
         tag_modality.step(encoder=str(folder)).open()
+
+
+def test_an_encoder_without_all_its_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = encoder(tmp_path, "CLIP")
+    tensors = load_file(folder / "model.safetensors")
+    lost = next(name for name in tensors if name.startswith("vision_model"))
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ArtefactError, match="lacks 1 tensors"):
+        open_towers(folder)
+
+
+def test_a_guess_that_is_no_number_tags_nothing(tmp_path: Path) -> None:
+    head = {"features": "given", "modalities": ["CT", "MRI"], "mean": [0.0], "scale": [1.0], "bias": [0.0, 0.0], "weights": [[1.0, 0.0]]}
+    write_json(tmp_path / "head.json", {**head, "projection": [[0.0]], "centres": [[0.0]], "limit": 1.0, "least": 0.5})
+    step = tag_modality.tagger(lambda _: np.array([np.nan]), tmp_path / "head.json")
+    (found,) = mapped(step, [sample(picture(0))]).kept
+    assert found.meta.modality is None and "modality_by" not in found.meta.extra

@@ -66,6 +66,25 @@ def test_auto_takes_the_scorer_that_fits(question, reply, value):
     assert auto.score(question, reply).value == value
 
 
+@pytest.mark.parametrize(
+    ("gold", "reply", "value"),
+    [
+        ("2", "-2", 0.0),
+        ("3", "a T-score of -3", 0.0),
+        ("-2", "-2", 1.0),
+        ("12", "vitamin B-12", 1.0),
+        ("pneumonia", "Negative for pneumonia", 0.0),
+        ("pneumonia", "The patient denies pneumonia.", 0.0),
+        ("pneumonia", "The image lacks pneumonia.", 0.0),
+        ("pneumonia", "Lungs clear of pneumonia", 0.0),
+        ("negative for pneumonia", "Negative for pneumonia.", 1.0),
+        ("pneumonia", "The image shows pneumonia.", 1.0),
+    ],
+)
+def test_a_free_answer_with_another_sign_or_denied_is_not_the_gold(gold, reply, value):
+    assert [auto.score(sample(gold, kind=kind), reply).value for kind in ("closed", "open")] == [value, value]
+
+
 def pieces(seed: int) -> str:
     parts = ["A", "b", "(C)", "\\boxed{", "}", "<answer>", "</answer>", "<think>", "</think>", "not ", "yes", "no", "是否", "答案", "**",
              "\x00", "\u202e", "\ud83d", "$", "Cyst", " ", "\n", "the answer is ", "9" * 400, ".", "1e999", "١", "½", "İ"]  # fmt: skip

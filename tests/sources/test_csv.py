@@ -72,3 +72,11 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         list(csv.read(path, ids={"person": "question"}))
     with pytest.raises(InputError, match="cannot be read"):
         list(csv.read(tmp_path / "none.csv"))
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    path = table(tmp_path, "question,answer,answer,note\nIs it?,yes,no,x\n")
+    for columns in (None, {"question": "question", "answer": "answer"}):
+        with pytest.raises(InputError, match="has the column 'answer' 2 times"):
+            list(csv.read(path, columns=columns))
+    assert samples(csv.read(path, columns={"question": "question"}))[0].gold is None

@@ -87,6 +87,9 @@ def test_reports_are_joined_by_hashes_of_numbers_that_are_not_carried(tmp_path: 
     by_study = {"study": "acc", "report": "text"}
     table.write_text("acc,text\n2.2,By study.\n")
     assert [s.answered for s in dicom_folder.read(root, reports=table, columns=by_study, key=KEY) if isinstance(s, Sample)] == [False, True]
+    table.write_text("acc,text,text\n2.2,One.,Other.\n")
+    with pytest.raises(InputError, match="column 'text' 2 times"):
+        list(dicom_folder.read(root, reports=table, columns=by_study, key=KEY))
 
 
 def test_questions_are_joined_beside_the_report_and_share_its_images(tmp_path: Path) -> None:
@@ -208,3 +211,13 @@ def test_planted_identities_appear_nowhere(
 def test_a_real_mixture_is_read_to_its_end(shared_data: Path) -> None:
     found = list(dicom_folder.read(shared_data / "dicom_odd_files" / "pydicom" / "test_files" / "dicomdirtests", key=KEY))
     assert sum(isinstance(f, Sample) for f in found) == 6 and set(reasons(found)) == {"no_pixels"}
+
+
+def test_text_in_any_image_of_a_sample_is_told(tmp_path: Path) -> None:
+    capture = image(90, series="1.1.2", Modality="OT")
+    (whole,) = samples(dicom_folder.read(folder(tmp_path, image(10, z=1), image(20, z=2), capture), key=KEY))
+    assert len(whole.images) == 3 and whole.meta.extra["burned_in_risk"] == "likely"
+    folder(tmp_path, image(10, z=1), image(20, z=2, BurnedInAnnotation="YES", RecognizableVisualFeatures="YES"), image(30, z=3))
+    (whole,) = samples(dicom_folder.read(tmp_path, key=KEY))
+    assert [whole.meta.extra[name] for name in ("burned_in_risk", "burned_in", "recognisable")] == ["stated", "yes", "yes"]
+    assert samples(dicom_folder.read(tmp_path, slices=1, key=KEY))[0].meta.extra["burned_in_risk"] == "stated"

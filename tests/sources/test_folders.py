@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample
+from lingshu.core.nouns import Drop, Sample
 from lingshu.imaging.read import open_image
 from lingshu.sources import folders
+from lingshu.sources._masks import find_masks
 from tests.sources._small import JPEG, KEY, PNG, reasons, samples
 
 
@@ -104,3 +106,78 @@ def test_a_rule_for_masks_that_is_none_is_named(tmp_path: Path) -> None:
     for rule, said in ((["a"], "two texts"), (["(", "b"], "mend it"), ([r"\.png", "_seg.png"], "no file has a mask")):
         with pytest.raises(InputError, match=said):
             list(folders.read(root, mask=rule))
+
+
+def marked(root: Path, **options: Any) -> dict[str, str]:
+    """What is carried of the one image `a.png`."""
+    (only,) = [f for f in folders.read(root, mask=[r"a\.png$", "a_mask*"], **options) if isinstance(f, Sample)]
+    return dict(only.meta.extra)
+
+
+def kept(picture: PIL.Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_mask_counts_by_its_numbers_whatever_its_file_shows(tmp_path: Path) -> None:
+    inside = np.zeros((20, 30), np.uint8)
+    inside[2:6, 3:9] = 1
+    plain = drawn(np.zeros((20, 30)))
+    clear = np.zeros((20, 30, 4), np.uint8)
+    clear[inside > 0] = 255, 0, 0, 255
+    assert marked(filled(tmp_path / "clear", a_dot_png=plain, a_mask_dot_png=kept(PIL.Image.fromarray(clear))))["boxes"] == "[[3, 2, 8, 5]]"
+    deep = inside.astype(np.uint16) * 500
+    deep[2:6, 9:12] = 501
+    found = marked(
+        filled(tmp_path / "deep", a_dot_png=plain, a_mask_dot_png=kept(PIL.Image.fromarray(deep))), regions={"500": "cyst", "501": "stone"}
+    )
+    assert found == {"boxes": "[[3, 2, 8, 5], [9, 2, 11, 5]]", "label": "cyst, stone"}
+    palette = PIL.Image.fromarray(inside, "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    found = marked(filled(tmp_path / "palette", a_dot_png=plain, a_mask_dot_png=kept(palette)), regions={"1": "cyst"})
+    assert found == {"boxes": "[[3, 2, 8, 5]]", "label": "cyst"}
+    # Here black is no colour of place 0, so that places tell nothing.
+    web = PIL.Image.fromarray(np.dstack([inside * 255, inside * 0, inside * 0])).convert("P")
+    assert marked(filled(tmp_path / "web", a_dot_png=plain, a_mask_dot_png=kept(web)))["boxes"] == "[[3, 2, 8, 5]]"
+
+
+def test_a_region_too_small_for_a_rectangle_is_not_named(tmp_path: Path) -> None:
+    marks = np.zeros((20, 30))
+    marks[2:6, 3:9], marks[15, 20] = 1, 2
+    root = filled(tmp_path, a_dot_png=drawn(marks * 0), a_mask_dot_png=drawn(marks))
+    assert marked(root, regions={"1": "kidney", "2": "tumour"}) == {"boxes": "[[3, 2, 8, 5]]", "label": "kidney"}
+
+
+def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
+    names = ["images/c1.png", "images/c12.png", "images/ann.png", "images/anna.png"]
+    masks = ["masks/c1.png", "masks/c1_2.png", "masks/c12.png", "masks/c13.png", "masks/ann.png", "masks/anna.png"]
+    found = find_masks([*names, *masks], [r"^images/(.*)\.png$", r"masks/\1*.png"]).of
+    assert found == {
+        "images/c1.png": ("masks/c1.png", "masks/c1_2.png"),
+        "images/c12.png": ("masks/c12.png",),
+        "images/ann.png": ("masks/ann.png",),
+        "images/anna.png": ("masks/anna.png",),
+    }
+    with pytest.raises(InputError, match="no file has a mask"):
+        find_masks(["a.png", "b.png"], [r"^.*\.png$", "*.png"])  # each would be the other's
+    # What is a mask itself takes none away.
+    assert find_masks(["a.png", "a_seg.png", "a_seg_1.png"], [r"\.png$", "_*.png"]).of == {"a.png": ("a_seg.png", "a_seg_1.png")}
+
+
+def test_a_broken_image_is_no_bad_mask_and_no_reason_tells_where_the_folder_lies(tmp_path: Path) -> None:
+    sound, rule = drawn(np.ones((20, 30))), [r"(\w)\.png$", r"\1_mask.png"]
+    root = filled(tmp_path, a_dot_png=b"no", a_mask_dot_png=sound, b_dot_png=sound, b_mask_dot_png=b"no")
+    found = [f for f in folders.read(root, mask=rule) if isinstance(f, Drop)]
+    assert [f.reason for f in found] == ["bad_image", "mask", "bad_mask", "mask"]
+    assert not any(str(root) in f.detail for f in found) and "b_mask.png" in found[2].detail
+    assert not any("mask.png" in f.detail for f in folders.read(root, mask=rule, names="hash") if isinstance(f, Drop))
+
+
+def test_hashed_names_leave_no_folder_as_a_label_unless_asked(tmp_path: Path) -> None:
+    root = filled(tmp_path, DOE__a_dot_png=PNG)
+    (plain,) = samples(folders.read(root, names="hash", key=KEY))
+    assert "DOE" not in repr(plain.meta) and plain.meta.extra == {}
+    for found in (folders.read(root, names="hash", labels=True), folders.read(root, names="hash", question="Who?")):
+        assert samples(found)[0].meta.extra == {"label": "DOE"}
+    assert samples(folders.read(root, question="Who?", labels=False))[0].gold is None

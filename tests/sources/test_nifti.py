@@ -11,7 +11,7 @@ import pytest
 nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 
 from lingshu.core.errors import InputError  # noqa: E402
-from lingshu.core.nouns import Sample  # noqa: E402
+from lingshu.core.nouns import Drop, Sample  # noqa: E402
 from lingshu.imaging.read import open_image  # noqa: E402
 from lingshu.sources import nifti  # noqa: E402
 from tests.sources._small import KEY, reasons, samples  # noqa: E402
@@ -73,6 +73,7 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
     voxels[marks > 0] = 500
     # The mask's file runs from left to right, the volume's from right to left: both are turned the same way.
     turned = np.diag([-1.0, 1, 1, 1])
+    turned[0, 3] = 11
     volume(tmp_path / "images" / "a.nii.gz", voxels[::-1], turned)
     volume(tmp_path / "labels" / "a.nii.gz", marks)
     volume(tmp_path / "images" / "b.nii.gz", voxels)
@@ -94,3 +95,24 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
     assert len(boxes) == 2 and (inside == (shown > 0)).all()
     with pytest.raises(InputError, match="leave per at slice"):
         list(nifti.read(tmp_path, per="volume", mask=["^images/", "labels/"]))
+
+
+def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(tmp_path: Path) -> None:
+    marks, moved = np.zeros((12, 16, 9)), np.eye(4)
+    marks[2:5, 1:7, 3] = 1
+    moved[0, 3] = 50
+    colours = np.zeros((12, 16, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name in ("moved", "mirrored", "colours", "times", "unknown"):
+        volume(tmp_path / "images" / f"{name}.nii", marks * 90)
+    volume(tmp_path / "labels" / "moved.nii", marks, moved)
+    volume(tmp_path / "labels" / "mirrored.nii", marks, np.diag([-1.0, -1, 1, 1]))
+    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "labels" / "colours.nii")
+    volume(tmp_path / "labels" / "times.nii", np.stack([marks * 0, marks], axis=-1))
+    unknown = np.where(marks > 0, 1, np.nan).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(unknown, np.eye(4)), tmp_path / "labels" / "unknown.nii")
+    found = list(nifti.read(tmp_path, mask=["^images/", "labels/"], slices=2, names="keep"))
+    dropped = [f for f in found if isinstance(f, Drop) and f.reason == "bad_mask"]
+    assert [f.id for f in dropped] == [f"images/{name}.nii" for name in ("colours", "mirrored", "moved", "times")]
+    assert [f.detail.split(";")[0].split(" its ")[0] for f in dropped][1:3] == ["the mask lies elsewhere than"] * 2
+    (only,) = [f for f in found if isinstance(f, Sample)]
+    assert only.id == "images/unknown.nii-t0-z3" and only.meta.extra["boxes"] == "[[7, 9, 9, 14]]"

@@ -62,6 +62,12 @@ def test_the_set_of_letters_is_compared(reply: str, value: float | None) -> None
         ("ABD is the right answer since C is dull", "ABD"),
         ("C and E", "C"),
         ("I think so", ""),
+        ("答案：A、B、D。C不符合题意。", "ABD"),
+        ("The answers are A, B and D. Option C describes something else.", "ABD"),
+        ("Answer: A, B, D\n\nExplanation:\nA: ...\nC: only in children.", "ABD"),
+        ("答案：A\n解析：C不符合题意。", "A"),
+        ("Answer: A. one\nB. two", "AB"),
+        ("Answer:\nA\nC", "AC"),
     ],
 )
 def test_the_letters_that_a_reply_chooses_are_read(reply: str, letters: str) -> None:

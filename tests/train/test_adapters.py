@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def test_only_the_adapted_layers_change_and_the_checkpoint_is_of_stock_form(trai
 
 def test_peft_loads_the_adapter_and_says_what_the_merged_model_says(trained: tuple[TrainConfig, Path]) -> None:
     _, out = trained
-    base, merged = load(str(out / "stages" / "1-shallow")), load(str(out / "checkpoint"))
+    # It says itself what it belongs onto: not the run's own start, which the stage before has changed.
+    name = json.loads((out / "adapters" / "2-lora" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert name == str(out / "stages" / "1-shallow")
+    base, merged = load(name), load(str(out / "checkpoint"))
     encoded = merged.processor.encode([Message("user", ("Is there a lesion?",))], ())
     batch = {k: v for k, v in merged.processor.collate([encoded], pad="right").items() if k != "labels"}
     with torch.no_grad():

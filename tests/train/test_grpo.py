@@ -34,7 +34,7 @@ from lingshu.train.config import Grpo, Lora, Rates, Reward, Sampler, Stage, Trai
 from lingshu.train.grpo import GrpoFeed, advantages, log_probabilities, spread, with_replies, with_reply
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
-from lingshu.train.questions import as_question, encode_questions, instructed
+from lingshu.train.questions import as_question, encode_questions, instructed, read_questions
 from lingshu.train.reward import judge, repetition, scorer_of
 from lingshu.train.rollout import Embedded, Rollout, Save, rollouts_of, token_ids
 from lingshu.train.step import Trainer, set_up
@@ -261,6 +261,14 @@ def test_a_question_is_the_dialogue_up_to_its_last_answer() -> None:
     assert isinstance(asked, Sample) and asked.gold == ("yes",) and asked.messages == told.messages[:1]
     assert isinstance(as_question(replace(question(0), gold=None)), Drop)
     assert instructed(question(0), " Think first.").messages[-1].parts == (0, "Is there a lesion?", " Think first.")
+
+
+def test_questions_that_a_split_holds_out_are_not_learnt_from(tmp_path: Path) -> None:
+    rows = [{"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side} for side in ("train", "validation", "test")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(read_questions([tmp_path]))
+    assert [(item.id, item.messages[-1].role, item.gold) for item in found if isinstance(item, Sample)] == [("train", "user", ("yes",))]
+    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [("validation", "held_out"), ("test", "held_out")]
 
 
 def test_bad_questions_are_dropped_and_counted() -> None:
@@ -508,6 +516,8 @@ def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
     reply = SimpleNamespace(text="yes", finish="stop", token_ids=(5, end))
     assert token_ids(reply, tokenizer) == (5, end)  # type: ignore[arg-type]
     assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5,)), tokenizer) == (5, end)  # type: ignore[arg-type]
+    other = tokenizer.pad_token_id  # an end token as well where the checkpoint says so
+    assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5, other)), tokenizer) == (5, other)  # type: ignore[arg-type]
     assert token_ids(SimpleNamespace(text="yes", finish="length", token_ids=(5,)), tokenizer) == (5,)  # type: ignore[arg-type]
 
 

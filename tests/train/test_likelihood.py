@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,18 @@ def test_ids_that_two_folders_share_are_refused(tmp_path: Path) -> None:
     folders = [write_phantoms(tmp_path / name, samples) for name in ("one", "two")]
     with pytest.raises(InputError, match="more than once"):
         held_out(folders, tiny("qwen2_5_vl")[1])
+
+
+def test_of_a_folder_with_both_sides_of_a_split_only_the_held_out_one_is_measured(tmp_path: Path) -> None:
+    rows = [{"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side} for side in ("train", "test")]
+    for name, chosen in (("both", rows), ("one", rows[:1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    processor = tiny("qwen2_5_vl")[1]
+    held = held_out([tmp_path / "both"], processor)
+    assert [sample.id for sample in held.samples] == ["test"] and held.drops == {"learnt_from": 1}
+    # Whoever gives a folder that says train throughout means it.
+    assert [sample.id for sample in held_out([tmp_path / "one"], processor).samples] == ["train"]
 
 
 def test_data_without_answers_are_refused(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,17 +18,21 @@ from safetensors.torch import load_file
 from lingshu.core.errors import ArtefactError, BadImage, ConfigError, StorageError, TrainingError
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Drop, Image, Message, Sample
+from lingshu.core.runcard import RunCard
 from lingshu.imaging.read import png_bytes
+from lingshu.models.export import export
 from lingshu.models.load import load
 from lingshu.models.spec import FamilyName
-from lingshu.train.config import Rates, Stage, TrainConfig
+from lingshu.sources import phantom
+from lingshu.train.config import Grpo, Rates, Stage, TrainConfig
 from lingshu.train.data import encode_all, read_groups
-from lingshu.train.log import read_log
+from lingshu.train.log import open_log, read_log
 from lingshu.train.loop import train
 from lingshu.train.plan import GroupedPlan
-from lingshu.train.stage import Stopped
-from lingshu.train.step import rate_share, set_up
-from tests.tiny import FAMILIES, picture, small_config, tiny
+from lingshu.train.stage import StageRun, Stopped
+from lingshu.train.step import StepResult, rate_share, set_up
+from lingshu.train.world import ALONE
+from tests.tiny import FAMILIES, picture, small_config, tiny, write_phantoms
 
 
 class Interrupted(Exception):
@@ -279,12 +286,70 @@ def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
 
 
 def test_rows_that_a_split_holds_out_are_not_trained_on(tmp_path: Path) -> None:
-    rows = [{"id": side, "question": "?", "answer": "yes", "extra": {"split": side}} for side in ("train", "validation", "Training", "test")]
+    rows = [
+        {"id": side, "question": "?", "answer": "yes", "extra": {"split": side}} for side in ("train", "validation", "Training", "test")
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(read_groups([tmp_path]))
     assert [item.id for item in found if isinstance(item, Sample)] == ["train", "Training"]
     assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [("validation", "held_out"), ("test", "held_out")]
     assert all(isinstance(item, Sample) for item in read_groups([tmp_path], held_out=True))
+
+
+def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_checkpoint(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    model, processor = tiny("qwen2_5_vl")
+    broken = copy.deepcopy(model)
+    torch.nn.init.constant_(broken.model.language_model.norm.weight, float("nan"))
+    export(broken, processor, tmp_path / "broken", RunCard("test", {}))
+    config = replace(config, model=str(tmp_path / "broken"), stages=(replace(config.stages[0], steps=3),))
+    with pytest.raises(TrainingError, match=r"stage 'shallow': none of its 3 steps gave a loss and a gradient that are numbers"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_what_an_objective_tells_that_is_no_number_is_logged_as_none(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    run = StageRun(config, 0, {"captions": tmp_path}, tmp_path, stop=lambda: False, world=ALONE)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
+        result = StepResult(math.inf, math.nan, {"kl": math.inf, "clipped": 0.5})
+        run._tell(log, SimpleNamespace(optimizer=optimizer), 1, 1, result, {}, 1.0, None)  # type: ignore[arg-type]
+    (row,) = read_log(tmp_path / "out")
+    assert row["kl"] is None and row["clipped"] == 0.5
+
+
+def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log(tmp_path: Path) -> None:
+    with open_log(tmp_path, log_bytes=0, tensorboard=False) as log:
+        log.add({"stage": "a", "step": 1, "loss": 1.0}, 1)
+        with pytest.raises(StorageError, match="is being written by another process"), open_log(tmp_path, log_bytes=0, tensorboard=False):
+            pass
+        log.add({"stage": "a", "step": 2, "loss": 1.0}, 2)
+        kept = log.size
+        log.add({"stage": "a", "step": 3, "loss": 1.0}, 3)
+    with open_log(tmp_path, log_bytes=kept, tensorboard=False):
+        pass
+    assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path) -> None:
+    config = small_config(tmp_path)
+    config = replace(config, stages=config.stages[:1])
+
+    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if step == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=interrupt)
+    folder = Path(str(config.data["captions"]))
+    folder.rename(tmp_path / "kept")
+    write_phantoms(folder, list(phantom.training(7, 10, "captions")))
+    with pytest.raises(ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learnt from so far"):
+        train(config, tmp_path / "run", resume=True)
+    shutil.rmtree(folder)
+    (tmp_path / "kept").rename(folder)
+    assert train(config, tmp_path / "run", resume=True).is_dir()
 
 
 def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None:
@@ -332,7 +397,23 @@ def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("setting", ["rates", "weight_decay", "final_rate", "clip_norm", "epochs", "betas"])
+def test_numbers_that_would_undo_the_training_are_refused_at_the_door(setting: str, value: float) -> None:
+    if (setting, value) == ("clip_norm", math.inf):
+        assert Stage("x", ("x",), Rates(language=1e-3), clip_norm=value).clip_norm == value
+        return
+    with pytest.raises(ConfigError, match=rf"{setting}.* is {value:g}"):
+        rates = Rates(language=value if setting == "rates" else 1e-3)
+        changed = {} if setting == "rates" else {setting: (0.9, value) if setting == "betas" else value}
+        Stage("x", ("x",), rates, **changed)  # type: ignore[arg-type]
+
+
 def test_configurations_refuse_nonsense() -> None:
+    with pytest.raises(ConfigError, match="batch is 0; it must be at least 1"):
+        Stage("x", ("x",), Rates(language=1e-3), batch=0)
+    with pytest.raises(ConfigError, match="round_prompts is 0; it must be at least 1"):
+        Grpo(round_prompts=0)
     stage = Stage("a", ("x",), Rates(language=1e-3))
     for change in ({"data": ()}, {"micro_batch": 3}, {"steps": 0}, {"epochs": 0.0}):
         with pytest.raises(ConfigError, match="stage 'a'"):

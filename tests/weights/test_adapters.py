@@ -88,7 +88,13 @@ def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Pa
     with pytest.raises(ConfigError, match="between 0 and 1"):
         merge(Merge((a, b)), tmp_path / "out", Weighting((2.0, 2.0)))
     settings = json.loads((b / "adapter_config.json").read_text())
-    for key, value in (("use_dora", True), ("modules_to_save", ["second"]), ("bias", "all"), ("base_model_name_or_path", "other")):
+    for key, value in (
+        ("use_dora", True),
+        ("modules_to_save", ["second"]),
+        ("bias", "all"),
+        ("init_lora_weights", "pissa"),
+        ("base_model_name_or_path", "other"),
+    ):
         (b / "adapter_config.json").write_text(json.dumps(settings | {key: value}))
         with pytest.raises(InputError, match=key if key != "bias" else "biases"):
             merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))

@@ -253,6 +253,20 @@ def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, place: str) 
     merge(Merge((a, b)), a / "inside", at(0.5))
 
 
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+def test_a_source_that_its_manifest_denies_is_refused(tmp_path: Path, weight: float) -> None:
+    a, b = (write(tmp_path / name, values(seed), files=2) for seed, name in enumerate("ab"))
+    for folder in (a, b):
+        write_manifest(folder)
+    merge(Merge((a, b)), tmp_path / "whole", Weighting((weight, 1 - weight)))
+    data = bytearray((b / "model-1.safetensors").read_bytes())
+    data[-1] ^= 1
+    (b / "model-1.safetensors").write_bytes(data)
+    with pytest.raises(ArtefactError, match=r"b/model-1.safetensors does not match its sha256 in manifest.json"):
+        merge(Merge((a, b)), tmp_path / "out", Weighting((weight, 1 - weight)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_are_finite_numbers(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     for weights in ((float("nan"), 1.0), (float("inf"), 0.0)):

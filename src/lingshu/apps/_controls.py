@@ -53,8 +53,16 @@ def ask(
         asking = {"sampling": sampling, "images": partial(image_bytes, shards=shards), "release": release}
         made = step.ask(controls, task, engine, folder, **asking, progress=shown, rank=config.rank, world=world)
     counts = {"control_questions": made.samples, "control_answered_before": made.before, "control_asked": made.asked}
-    elsewhere = step.still_missing(controls, folder) if world > 1 else 0
-    return controls, Counter(counts | {"control_errors": made.errors, "elsewhere": elsewhere})
+    return controls, Counter(counts | {"control_errors": made.errors})
+
+
+def missing(controls: Sequence[Control], folder: Path) -> int:
+    """How many questions of the controls no process has a row of yet."""
+    if not controls:
+        return 0
+    from lingshu.evaluate._control_run import still_missing
+
+    return still_missing(controls, folder)
 
 
 def score(controls: Sequence[Control], loaded: Loaded, folder: Path) -> dict[str, int]:

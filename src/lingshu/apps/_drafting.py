@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
@@ -30,7 +31,10 @@ _CHINESE = {
     "FINDINGS": "影像学所见|影像学表现|影像所见|影像表现|检查所见|超声所见|所见",
     "IMPRESSION": "影像学诊断|影像诊断|诊断意见|诊断印象|检查结论|诊断结论|印象|结论|诊断",
 }
-_THOUGHT = re.compile(r"\A.*</think>", re.DOTALL)
+# Words that only mark a section, or that it is empty.
+_MARKS = frozenset(("findings", "finding", "and", "impression", "impressions", "conclusion", "conclusions", "none", "nan", "null"))
+# To its end, also where that never came because the reply was cut.
+_THOUGHT = re.compile(r"\A.*</think>|\A\s*<think>.*", re.DOTALL)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*$", re.MULTILINE)
 
 
@@ -39,6 +43,19 @@ def read_report(text: str) -> tuple[str, str]:
 
     Headings in English or Chinese, of Markdown or plain; what a reasoning model thought aloud is left out.
     """
+    plain = _plain(text)
+    found = sections(plain)
+    return (found.findings, found.impression) if any(found) else (plain.strip(), "")
+
+
+def left_out(text: str, report: tuple[str, str]) -> int:
+    """How many words of a reply stand in neither section: before the first heading, or under others."""
+    words, kept = (Counter(re.findall(r"\w+", one.lower())) for one in (_plain(text), " ".join(report)))
+    return sum(count for word, count in (words - kept).items() if word not in _MARKS)
+
+
+def _plain(text: str) -> str:
+    """A reply without what was thought aloud, its headings as `sections` knows them."""
     plain = _HEADING.sub(r"\1:", _THOUGHT.sub("", text)).replace("**", "").replace("__", "")
     # The format was shown to the model as "Findings: {}", and some fill the braces.
     plain, filled = re.subn(r"([:：])[ \t]*\{", r"\1 ", plain)
@@ -47,8 +64,7 @@ def read_report(text: str) -> tuple[str, str]:
     for heading, words in _CHINESE.items():
         # At the start of a line or after a full stop, and before a colon: the words are common within sentences.
         plain = re.sub(rf"(?:^|(?<=[\n。；;}}])|(?<=。 ))[ \t]*[{{【]?(?:{words})[】]?[ \t]*[:：]", f"\n{heading}:", plain)
-    found = sections(plain)
-    return (found.findings, found.impression) if any(found) else (plain.strip(), "")
+    return plain
 
 
 def draft_of(found: Answer, language: Language) -> Draft:
@@ -59,10 +75,12 @@ def draft_of(found: Answer, language: Language) -> Draft:
     """
     findings, impression = read_report(found.text)
     if not findings and not impression:
-        raise EngineError(f"{found.model} wrote no report: its reply is empty.")
-    cut = ("the model's reply was cut: the draft may be incomplete.",) if found.finish == "length" else ()
+        raise EngineError(f"{found.model} wrote no report: its reply is empty, or was cut while it thought aloud.")
+    notes = ["the model's reply was cut: the draft may be incomplete."] if found.finish == "length" else []
+    if left := left_out(found.text, (findings, impression)):
+        notes.append(f"words of the model's reply that are left out, under other headings or before the first: {left}.")
     return Draft(
-        findings, impression, language, found.model, found.digest, found.notice, datetime.now(UTC), found.seen, (*found.notes, *cut)
+        findings, impression, language, found.model, found.digest, found.notice, datetime.now(UTC), found.seen, (*found.notes, *notes)
     )
 
 

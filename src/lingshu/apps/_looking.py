@@ -29,6 +29,7 @@ SLICES = 8
 # A model's window of tokens ends long before, and each picture is held as a file in memory.
 MAX_IMAGES = 64
 _HEAD = 352
+_PAIRED = (".hdr", ".par", ".head")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
@@ -163,7 +164,8 @@ class _Looking:
     def folder(self, path: Path, item: int) -> None:
         name = f"folder {item}"
         below = [path / one for one in _files_below(path, name)]
-        files = [Named(one, f"file {n} of {name}") for n, one in enumerate(below, 1) if not one.is_symlink()]
+        links = [one for one in below if one.is_symlink()]
+        files = [Named(one, f"file {n} of {name}") for n, one in enumerate(below, 1) if one not in links and not _half(one, links)]
         study = read_study([one for one in files if not _is_volume(one.source)], key=self.key, strict=False)
         if not study.series:
             self._no_study(files, name, item, study)
@@ -235,6 +237,12 @@ def _files_below(path: Path, name: str) -> list[Path]:
     except InputError:
         # Its own message names the path.
         raise InputError(f"{name} cannot be read; check its permissions.") from None
+
+
+def _half(path: Path, links: Sequence[Path]) -> bool:
+    """Whether it is a volume of two files whose other half may be a link: nibabel would follow it."""
+    beside = f"{path.stem}.".lower()
+    return path.name.lower().endswith(_PAIRED) and any(one.parent == path.parent and one.name.lower().startswith(beside) for one in links)
 
 
 def _is_volume(source: Source) -> bool:

@@ -29,6 +29,7 @@ MAX_ITEMS = 16
 # The longest text that an image can be, as base64 with its head.
 MAX_TEXT = MAX_BYTES * 4 // 3 + 256
 _HEAD = 64
+MAX_NAME = 4096
 _CONTENT = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _NO_ROOT = "this server reads no files: show an image as a data URI (data:image/png;base64,...), or start it with --root FOLDER."
 
@@ -60,7 +61,7 @@ class Shown:
         for number, item in enumerate(items, 1):
             try:
                 one = self._found(item)
-                found.append(look(self._chosen(one, view) if isinstance(one, list) else [one], view))
+                found.append(look(one, self._choosing(one, view)) if isinstance(one, list) else look([one], view))
             except InputError as error:
                 raise type(error)(_told(error, f"{called} {number}")) from None
             if sum(len(one.images) for one in found) > MAX_IMAGES:
@@ -105,13 +106,15 @@ class Shown:
         studies: dict[str, list[Path]] = {}
         other = 0
         files = self._plain(self.root.folder)
+        known: dict[tuple[str, int, int], str | None] = {}
         with self._turn:
             for path in files[:MAX_FILES]:
-                study = self._study_of(path)
+                study = self._study_of(path, known)
                 if study is None:
                     other += 1
                 else:
                     studies.setdefault(study, []).append(path)
+            self._known = known  # nothing of files that have gone
         return Index({study: tuple(paths) for study, paths in sorted(studies.items())}, other, len(files) <= MAX_FILES)
 
     def _plain(self, folder: Path) -> list[Path]:
@@ -121,15 +124,18 @@ class Shown:
         except InputError:
             raise InputError("the folder cannot be read; check its permissions.") from None
 
-    def _study_of(self, path: Path) -> str | None:
+    def _study_of(self, path: Path, known: dict[tuple[str, int, int], str | None]) -> str | None:
+        """The study of a file, remembered in `known`."""
         try:
             facts = path.stat()
-            known = (str(path), facts.st_size, facts.st_mtime_ns)
-            if known not in self._known:
+            file = (str(path), facts.st_size, facts.st_mtime_ns)
+            if file in self._known:
+                known[file] = self._known[file]
+            else:
                 with open_dicom(path, name="a file") as opened:
                     read = opened.facts(self.key)
-                self._known[known] = read.study if read.has_pixels else None
-            return self._known[known]
+                known[file] = read.study if read.has_pixels else None
+            return known[file]
         except (OSError, BadImage):
             return None
 
@@ -140,10 +146,12 @@ class Shown:
         except BadImage:
             return None
 
-    def _chosen(self, files: Sequence[Path], view: View) -> list[Path | bytes]:
-        """The files of the series of a study that are to be shown."""
+    def _choosing(self, files: Sequence[Path], view: View) -> View:
+        """The view with the numbers of the series that are to be shown: those of the whole study, as describe_dicom tells them."""
+        if view.series:
+            return view
         study = read_study([Named(file, "a file of the study") for file in files], key=self.key, strict=False)
-        return [part.file.source for series in choose(study, view.series) for part in series.parts]
+        return replace(view, series=tuple(series.number for series in choose(study, None)))
 
     def _found(self, item: str) -> bytes | Path | list[Path]:
         """What an item is: the content of a file, a folder below the allowed one, or the files of a study.
@@ -157,7 +165,7 @@ class Shown:
                 raise InputError("there is no such study; list_studies tells which there are.")
             return list(files)
         content = _content(item)
-        if content is not None:
+        if content is not None and not self._named(item):
             return content
         if re.match(r"(?i)https?:", item):
             raise InputError("web addresses are not fetched; show the image as a data URI.")
@@ -165,6 +173,16 @@ class Shown:
             raise InputError(_NO_ROOT)
         path = self.root.path(item)
         return path if path.is_dir() else self.root.read(item, limit=MAX_BYTES)
+
+    def _named(self, item: str) -> bool:
+        """Whether it is the name of a file or folder that lies there: hashes are names too, and look like base64."""
+        if self.root is None or len(item) > MAX_NAME:
+            return False
+        try:
+            self.root.path(item)
+        except InputError:
+            return False
+        return True
 
 
 def _content(item: str) -> bytes | None:

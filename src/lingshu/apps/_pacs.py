@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,8 +46,21 @@ def pulled(url: str | None, study: str | None, auth: Path | None) -> Iterator[li
         raise InputError("a study is pulled with both --dicomweb URL and --study UID.")
     server = server_for(url, auth)
     check_uid(study)
-    with tempfile.TemporaryDirectory(prefix="lingshu-") as made:
+    with _stoppable(), tempfile.TemporaryDirectory(prefix="lingshu-") as made:
         folder = Path(made)
         for number, file in enumerate(pull(server, study), 1):
             (folder / f"{number:05}.dcm").write_bytes(file)
         yield [folder]
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM as an exception meanwhile: a program that it ends at once leaves a patient's files behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

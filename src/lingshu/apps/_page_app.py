@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 
 from lingshu.apps._answering import NOTICE
 from lingshu.apps._drafting import FORMATS
 from lingshu.apps._page_draft import Drafts
-from lingshu.apps._page_http import Workers, add
+from lingshu.apps._page_http import Json, Workers, add
 from lingshu.apps._page_review import Reviews
 from lingshu.apps._page_runs import REPORT, Runs
 from lingshu.apps._page_studies import Studies
@@ -74,7 +73,7 @@ class Page:
         facts = {"name": chat.name, "model": live.model, "digest": live.digest, "notice": NOTICE, "streams": live.streams}
         views = {view: getattr(self.folders, folder) is not None for view, folder in _VIEWS.items()}
         windows = {name: [window.center, window.width] for name, window in CT_WINDOWS.items()}
-        return JSONResponse({**facts, "max_tokens": chat.max_tokens, "views": views, "windows": windows, "formats": FORMATS})
+        return Json({**facts, "max_tokens": chat.max_tokens, "views": views, "windows": windows, "formats": FORMATS})
 
 
 _VIEWS = {"studies": "root", "runs": "runs", "review": "review"}

@@ -13,13 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from lingshu.apps._answering import answer_of, question_sample
 from lingshu.apps._drafting import FILES, PROMPTS, Format, draft_of, export
 from lingshu.apps._looking import MAX_IMAGES, Looked, look
-from lingshu.apps._page_http import Taken, Workers, add, taken
+from lingshu.apps._page_http import Json, Taken, Workers, add, taken
 from lingshu.apps._page_studies import Studies
 from lingshu.apps._serve_chat import Chat, Talk
 from lingshu.apps._serve_media import decoded
@@ -92,7 +91,7 @@ class Drafts:
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         facts = {"id": name, "named": made.reference is not None, "provenance": made.draft.provenance, "reply": reply.text}
-        return JSONResponse({**draft_to_json(made.draft), **facts})
+        return Json({**draft_to_json(made.draft), **facts})
 
     async def _ask(self, request: Request, prompt: str, looked: Looked) -> Reply:
         """The model's reply; the question takes a seat at the desk like those of any client.

@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from lingshu.apps._page_http import Taken, Workers, add, taken
+from lingshu.apps._page_http import Json, Taken, Workers, add, taken
 from lingshu.core.errors import InputError
 from lingshu.core.files import JsonlAppender, numbered_jsonl
 from lingshu.core.rooted import Rooted
@@ -90,11 +89,11 @@ class Reviews:
 
     def add(self, app: FastAPI, workers: Workers) -> None:
         async def queues(request: Request) -> Response:
-            return JSONResponse({"queues": await workers.do(request, self.queues)})
+            return Json({"queues": await workers.do(request, self.queues)})
 
         async def state(request: Request) -> Response:
             queue, reviewer = request.query_params.get("queue", ""), request.query_params.get("reviewer", "")
-            return JSONResponse(await workers.do(request, lambda: self.state(queue, _reviewer(reviewer))))
+            return Json(await workers.do(request, lambda: self.state(queue, _reviewer(reviewer))))
 
         async def image(request: Request) -> Response:
             asked = request.query_params
@@ -103,11 +102,11 @@ class Reviews:
 
         async def judge(request: Request) -> Response:
             judged = await taken(request, Judged)
-            return JSONResponse(await workers.do(request, lambda: self.judge(judged)))
+            return Json(await workers.do(request, lambda: self.judge(judged)))
 
         async def undo(request: Request) -> Response:
             asked = await taken(request, Undoing)
-            return JSONResponse(await workers.do(request, lambda: self.undo(asked.queue, _reviewer(asked.reviewer))))
+            return Json(await workers.do(request, lambda: self.undo(asked.queue, _reviewer(asked.reviewer))))
 
         add(app, "/page/api/review", queues)
         add(app, "/page/api/review/queue", state)
@@ -131,7 +130,11 @@ class Reviews:
             if QUEUE in files and not (folder / QUEUE).is_symlink():
                 name = str(folder.relative_to(root))
                 told = folder.parent.name if folder.name == "review" else folder.name
-                found.append({"queue": name, "name": told, "rows": len(self._rows(name)), "reviewers": self._counts(name)})
+                try:
+                    counts = {"rows": len(self._rows(name)), "reviewers": self._counts(name)}
+                except InputError:
+                    counts = {"rows": 0, "reviewers": {}}  # opening it tells what is wrong; the others are there all the same
+                found.append({"queue": name, "name": told, **counts})
         return found
 
     def state(self, queue: str, reviewer: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ A report is a page with a script. It is shown in a frame without an origin: it c
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import time
@@ -14,10 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from lingshu.apps._page_http import Taken, Workers, add, taken
+from lingshu.apps._page_http import Json, Taken, Workers, add, taken
 from lingshu.apps._serve_wire import Refused
 from lingshu.core.artefacts import REPORT_HTML, REPORT_JSON
 from lingshu.core.errors import ArtefactError, InputError
@@ -53,11 +53,11 @@ class Runs:
 
     def add(self, app: FastAPI, workers: Workers) -> None:
         async def listing(request: Request) -> Response:
-            return JSONResponse(await workers.do(request, self.listed))
+            return Json(await workers.do(request, self.listed))
 
         async def ticket(request: Request) -> Response:
             wanted = await taken(request, Wanted)
-            return JSONResponse({"url": await workers.do(request, lambda: self.ticket(wanted.run))})
+            return Json({"url": await workers.do(request, lambda: self.ticket(wanted.run))})
 
         async def report(request: Request) -> Response:
             name = self._run_of(request.path_params["ticket"])
@@ -119,7 +119,7 @@ def _reports(root: Path) -> Iterator[Path]:
 def _facts(root: Path, folder: Path) -> dict[str, Any]:
     name = str(folder.relative_to(root))
     try:
-        found = read_json(folder / REPORT_JSON)
+        found = {} if (folder / REPORT_JSON).is_symlink() else read_json(folder / REPORT_JSON)
     except ArtefactError:
         # A report of another kind, such as that of the quickstart: it is opened all the same.
         return {"run": name, "model": None, "warning": None, "tasks": []}
@@ -131,7 +131,11 @@ def _facts(root: Path, folder: Path) -> dict[str, Any]:
 def _task(found: dict[str, Any]) -> dict[str, Any]:
     summary = found.get("summary")
     accuracy = summary.get("accuracy") if isinstance(summary, dict) else None
-    values = {key: value for key, value in accuracy.items() if isinstance(value, int | float)} if isinstance(accuracy, dict) else {}
+    values = (
+        {key: value for key, value in accuracy.items() if isinstance(value, int | float) and math.isfinite(value)}
+        if isinstance(accuracy, dict)
+        else {}
+    )
     return {"name": _text(found.get("name")), **{key: values.get(key) for key in ("value", "low", "high", "n")}}
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 
 from lingshu.apps._mcp_images import STUDY, Shown
-from lingshu.apps._page_http import Workers, add
+from lingshu.apps._page_http import Json, Workers, add
 from lingshu.apps._serve_wire import Refused
 from lingshu.core.errors import BadImage, InputError
 from lingshu.core.rooted import Rooted
@@ -53,11 +52,11 @@ class Studies:
 
     def add(self, app: FastAPI, workers: Workers) -> None:
         async def listing(request: Request) -> Response:
-            return JSONResponse(await workers.do(request, self.listed))
+            return Json(await workers.do(request, self.listed))
 
         async def study(request: Request) -> Response:
             name = request.query_params.get("study", "")
-            return JSONResponse(await workers.do(request, lambda: study_json(self.study(name))))
+            return Json(await workers.do(request, lambda: study_json(self.study(name))))
 
         async def slice_(request: Request) -> Response:
             asked = request.query_params
@@ -79,7 +78,9 @@ class Studies:
         """
         index = self.shown.index()
         with self._turn:
-            entries = [self._entry(name, files) for name, files in index.studies.items()]
+            # Nothing is kept of files that have gone.
+            self._entries = {pair: self._entry(*pair) for pair in index.studies.items()}
+            entries = list(self._entries.values())
             self._opened.clear()  # files may have come or gone
         groups: dict[str, list[Entry]] = defaultdict(list)
         for entry in entries:
@@ -94,16 +95,15 @@ class Studies:
         return {"studies": told[:LISTED], "more": max(0, len(told) - LISTED), "complete": index.complete, "other": index.other_files}
 
     def _entry(self, name: str, files: tuple[Path, ...]) -> Entry:
-        if (name, files) not in self._entries:
-            try:
-                with open_dicom(files[0], name="a file") as opened:
-                    facts = opened.facts(self.shown.key)
-                day = study_reference(files[:1]).elements.get("StudyDate")
-                entry = Entry(name, len(files), facts.modality, facts.body_part, facts.patient, day)
-            except InputError:
-                entry = Entry(name, len(files), None, None, None, None)
-            self._entries[name, files] = entry
-        return self._entries[name, files]
+        if (name, files) in self._entries:
+            return self._entries[name, files]
+        try:
+            with open_dicom(files[0], name="a file") as opened:
+                facts = opened.facts(self.shown.key)
+            day = study_reference(files[:1]).elements.get("StudyDate")
+            return Entry(name, len(files), facts.modality, facts.body_part, facts.patient, day)
+        except InputError:
+            return Entry(name, len(files), None, None, None, None)
 
     def study(self, name: str) -> Study:
         """A study of the list.

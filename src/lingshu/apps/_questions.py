@@ -95,12 +95,23 @@ def _row(line: str, number: int) -> Row:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return Row(str(number), error=f"line {number} is no valid JSON; mend it.")
+    if not _encodable(value):
+        return Row(str(number), error=f"line {number} holds half a character (a lone surrogate); mend it.")
     problem = _problem(value)
     name = str(value["id"]) if isinstance(value, dict) and isinstance(value.get("id"), str | int) else str(number)
     if problem:
         return Row(name, error=f"line {number}: {problem}.")
     files = None if value.get("files") is None else tuple(value["files"])
     return Row(name, value["question"], files, value.get("system"))
+
+
+def _encodable(value: object) -> bool:
+    # JSON can spell what no text may hold.
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _problem(value: object) -> str | None:

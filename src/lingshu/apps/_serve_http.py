@@ -1,4 +1,4 @@
-"""The server's connections: each must say what it wants in time, and there is a most of them."""
+"""The server's connections: each must say what it wants in time, read what it gets, and there is a most of them."""
 
 from __future__ import annotations
 
@@ -32,37 +32,75 @@ def server_of(app: App, limits: Limits, *, lifespan: Literal["on", "off"], grace
 
 
 def protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP/1.1 with a time to the end of a request's head, which uvicorn itself gives no bound (slow-loris)."""
+    """The protocol of connections under these limits."""
 
-    class Patient(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
+    class Limited(Patient):
+        pass
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.abort()
-                return
-            self._late = self.loop.call_later(limits.header_s, self._too_late)
+    Limited.limits = limits
+    return Limited
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._in_time()
-            elif self._late is None and not self.transport.is_closing():
-                self._late = self.loop.call_later(limits.header_s, self._too_late)
 
-        def connection_lost(self, exc: Exception | None) -> None:
+class Patient(H11Protocol):
+    """uvicorn's HTTP/1.1 with a time to the end of a request's head, and for a client to read on: uvicorn gives neither a bound.
+
+    A connection that is merely closed stays open until all that was written to it has been read.
+    """
+
+    limits: Limits
+    _late: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.abort()
+            return
+        self._late = self.loop.call_later(self.limits.header_s, self._too_late)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
             self._in_time()
-            super().connection_lost(exc)
+        elif self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(self.limits.header_s, self._too_late)
 
-        def _in_time(self) -> None:
-            if self._late is not None:
-                self._late.cancel()
-                self._late = None
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
 
-        def _too_late(self) -> None:
+    def resume_writing(self) -> None:
+        self._read_on()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        self._read_on()
+        super().connection_lost(exc)
+
+    def _watch(self, size: int) -> None:
+        self._unread = self.loop.call_later(self.limits.send_s, self._look, size)
+
+    def _look(self, before: int) -> None:
+        """End a connection of which nothing was read since the last look."""
+        left = self.transport.get_write_buffer_size()
+        if left >= before:
+            self._unread = None
+            self.transport.abort()
+        else:
+            self._watch(left)
+
+    def _read_on(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
             self._late = None
-            if self.cycle is None or self.cycle.response_complete:
-                self.transport.abort()
 
-    return Patient
+    def _too_late(self) -> None:
+        self._late = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()

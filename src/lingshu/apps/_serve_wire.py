@@ -197,7 +197,7 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
 
 
 def _refused(error: ValidationError) -> Refused:
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    first = error.errors(include_input=False, include_url=False)[0]
     if first["type"] == "json_invalid":
         return Refused(400, "the body is no JSON; send one object with model and messages.", code="invalid_json")
     # The names of unions' branches are of no use to a client.
@@ -209,6 +209,10 @@ def _refused(error: ValidationError) -> Refused:
         return Refused(400, f"unrecognized request argument: {name}; leave it out.", param=name or None, code="unknown_parameter")
     top = str(first["loc"][0]) if first["loc"] else ""
     why = REMEDIES.get(top) or f"{first['msg'][0].lower()}{first['msg'][1:]}"
+    if first["type"] == "union_tag_invalid":
+        # Its own message repeats the value.
+        context = first.get("ctx", {})
+        why = f"{context.get('discriminator')} is none of {context.get('expected_tags')}"
     return Refused(400, f"{param or 'the body'}: {why}"[:400], param=param, code="invalid_value")
 
 

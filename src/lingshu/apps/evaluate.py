@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -187,12 +187,19 @@ def run(config: EvalConfig, out: Path) -> int:
     notes = {
         "model": engine.model,
         "digest": engine.digest,
-        "tasks": earlier | {each.task.name: facts(each, protocols_of(each.task, config.protocols, config.judge)) for each in loaded},
+        "tasks": earlier | {each.task.name: _told_of(each, config, ask[each.task.name]) for each in loaded},
         "left_out": left_out,
     }
     counts = Counter[str]()
+    waiting: list[Callable[[], dict[str, int]]] = []
     for each in loaded:
-        counts.update(_run(each, engine, out, ask[each.task.name], release, config))
+        made, scored = _ask(each, engine, out, ask[each.task.name], release, config)
+        found = scored()
+        counts.update(made if "elsewhere" in found else {**made, **found})
+        waiting += [scored] if "elsewhere" in found else []
+    for scored in waiting:
+        # Other processes went on while this one asked the next task: whoever comes last must see that all are complete.
+        counts.update(scored())
     if counts["elsewhere"]:
         print(f"{told(counts)}; {counts['elsewhere']} still with other processes, the last of which scores and reports")
         return 1 if counts["errors"] or counts["control_errors"] else 0
@@ -202,6 +209,12 @@ def run(config: EvalConfig, out: Path) -> int:
     settings = {**asdict(config), "sampling": {name: asdict(sampling) for name, sampling in ask.items()}}
     write_run_card(out, RunCard("eval", settings, config.seed, counts=dict(counts), notes=notes))
     return _report(out, counts, [drop for each in loaded for drop in each.reasons.items()], left_out)
+
+
+def _told_of(loaded: Loaded, config: EvalConfig, sampling: Sampling) -> dict[str, Any]:
+    """What the run card says of a task; with how it was asked, which the configuration of a later command says nothing of."""
+    protocols = protocols_of(loaded.task, config.protocols, config.judge)
+    return facts(loaded, protocols) | {"max_tokens": sampling.max_tokens, "limit": config.limit}
 
 
 def earlier_tasks(out: Path, engine: Engine) -> dict[str, Any]:
@@ -228,7 +241,10 @@ def _sampling(task: Task, config: EvalConfig) -> Sampling:
     return Sampling(max_tokens=longest, temperature=config.temperature, seed=config.seed)
 
 
-def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release: Release, config: EvalConfig) -> dict[str, int]:
+def _ask(
+    loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release: Release, config: EvalConfig
+) -> tuple[dict[str, int], Callable[[], dict[str, int]]]:
+    """Ask this process's share; the counts, and what scores the task, or counts under `elsewhere` what other processes still owe."""
     from functools import partial
 
     from lingshu.evaluate import generate, score
@@ -255,12 +271,17 @@ def _run(loaded: Loaded, engine: Engine, out: Path, sampling: Sampling, release:
     write_jsonl(folder / "drops.jsonl", (asdict(drop) for drop in drops))
     counts = {"samples": made.samples, "answered_before": made.before, "asked": made.asked, "dropped": len(drops)}
     controls, asked = _controls.ask(loaded, engine, folder, config, sampling=sampling, release=release)
-    elsewhere = asked.pop("elsewhere", 0) + (generate.missing(folder) if config.world > 1 else 0)
-    if elsewhere:
-        return {**counts, **asked, "errors": made.errors, "elsewhere": elsewhere}
-    weights = None if config.metric_weights is None else Path(config.metric_weights)
-    scored = score.score(task, samples, folder, protocols=config.protocols, weights=weights)
-    return {**counts, **asked, "errors": scored.errors} | _controls.score(controls, loaded, folder)
+    asked_errors = {"errors": made.errors} | ({"control_errors": asked.pop("control_errors")} if controls else {})
+
+    def scored() -> dict[str, int]:
+        elsewhere = generate.missing(folder) + _controls.missing(controls, folder) if config.world > 1 else 0
+        if elsewhere:
+            return {**asked_errors, "elsewhere": elsewhere}
+        weights = None if config.metric_weights is None else Path(config.metric_weights)
+        found = score.score(task, samples, folder, protocols=config.protocols, weights=weights)
+        return {"errors": found.errors} | _controls.score(controls, loaded, folder)
+
+    return {**counts, **asked}, scored
 
 
 def _report(out: Path, counts: Mapping[str, int], drops: Sequence[tuple[str, int]], left_out: Mapping[str, str]) -> int:

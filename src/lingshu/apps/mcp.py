@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lingshu.apps._answering import NOTICE
 from lingshu.apps.mcp_compat import compat
 from lingshu.core.errors import ConfigError, InputError
+from lingshu.core.wire import Endpoint
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
@@ -70,6 +71,8 @@ def mcp(
     if published is not None:
         print(f"lingshu mcp: {published}", file=sys.stderr)
         model = published.model
+    if model is not None and model.startswith(("http://", "https://")):
+        Endpoint(model.partition("#")[0])  # checked before it is opened: clients and the log are told the model's name
     config = McpConfig(model, root, runs, data, allow_remote, threads, batch, published.api_key if published else None)
     with contextlib.closing(serving(config)) as using:
         server = build(using)
@@ -125,7 +128,9 @@ def _http(server: MCPServer, place: str, key_file: Path | None, allow_host: tupl
     try:
         listener = listening(host, port)
     except InputError:
-        raise InputError(f"--http {place} cannot be listened on; it is taken, or no address of this machine.") from None
+        raise InputError(
+            f"--http {place} cannot be listened on: it is taken, or no address of this machine; choose another port or host."
+        ) from None
     with contextlib.closing(listener):
         bound = listener.getsockname()[1]
         print(f"{model or 'no model'} at http://{shown}:{bound}{_mcp_http.PATH} and /lingshu. {NOTICE}", file=sys.stderr, flush=True)

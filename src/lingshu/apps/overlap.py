@@ -237,7 +237,10 @@ def _jsonl(path: Path) -> Iterator[Sample | Drop]:
         if not all(isinstance(name, str) and name for name in names):
             raise InputError(f"{place}: image or images must name files relative to the folder of the file.")
         images = [Image(path=str(root / name)) for name in names]
-        outside = [name for name in names if not (root / name).resolve().is_relative_to(root)]
+        try:
+            outside = [name for name in names if not (root / name).resolve().is_relative_to(root)]
+        except (OSError, ValueError) as error:
+            raise InputError(f"{place}: an image has a name that no file can have ({type(error).__name__}); mend it.") from error
         if outside:
             raise InputError(f"{place}: {outside[0]!r} lies outside the folder of the file; copy the image into it.")
         question = row.get("question") if row.get("question") is not None else row.get("text")

@@ -72,13 +72,15 @@ def run(
     A finished one is told again, not run again.
 
     Raises:
-        ConfigError: OUT holds a quickstart of another seed.
+        ConfigError: OUT holds a quickstart of another seed, or something else.
     """
     from lingshu.train.log import progress_line
     from lingshu.train.loop import stage_folder, train
 
     if (out / SUMMARY).exists():
         finished = read_json(out / SUMMARY)
+        if "seed" not in finished:
+            raise ConfigError(f"{out} holds a {SUMMARY} that no quickstart wrote; choose another --out.")
         if finished["seed"] != seed:
             raise ConfigError(f"{out} holds a finished quickstart of seed {finished['seed']}; choose another --out.")
         say(f"{out} holds a finished quickstart; remove the folder to run it anew")

@@ -108,7 +108,9 @@ def scored_rows(file: Path, grade: Scorer) -> Iterator[dict[str, Any]]:
     for number, row in numbered_jsonl(file, torn_ok=False):
         place = f"{file}, line {number}"
         if "reply" not in row or not isinstance(row["reply"], str | None):
-            raise InputError(f'{place}: "reply" must be a text, or null where generation failed.')
+            raise InputError(f'{place}: "reply" is missing or no text; put the reply there, or null where generation failed.')
+        if not isinstance(row.get("group"), str | int | float | None):
+            raise InputError(f'{place}: "group" must be one text or number, which all rows of a patient, study or image share.')
         try:
             sample = _sample(row, number)
         except InputError as error:

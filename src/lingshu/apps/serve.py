@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 import sys
@@ -186,4 +187,8 @@ def run(serving: Serving, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
     # The loop lets go of Python's lock at every socket; with the default of 5 ms it would wait that long for the model each time.
     sys.setswitchinterval(0.0005)
-    server(serving).run(sockets=[listener])
+    made = server(serving)
+    # A model and its libraries are 400,000 objects: looking through them all for garbage stops everything for a quarter of a second.
+    gc.collect()
+    gc.freeze()
+    made.run(sockets=[listener])

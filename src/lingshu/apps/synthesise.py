@@ -74,9 +74,11 @@ def synthesise(
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}; it must be at least 1.")
     config = read_config(recipe, changes)
+    memory = calls or out.with_name(f"{out.name}.calls")
+    if memory.resolve().is_relative_to(out.resolve()):
+        raise ConfigError(f"--calls {memory} lies in --out {out}, which is replaced as a whole; choose another folder for the calls.")
     release = Release(frozenset(agreement), allow_remote)
     engine = engine_for(teacher, EngineOptions(concurrency=concurrency, retries=retries, timeout_s=timeout_s, release=release))
-    memory = calls or out.with_name(f"{out.name}.calls")
     repeats = retries if engine.endpoint else 0
     with shown() as progress, open_calls(config, engine, memory, release=release, repeats=repeats) as asked:
         done = run(config, dataset, out, asked, verdicts=verdicts, limit=limit, progress=progress)

@@ -297,7 +297,8 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_value(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    # Scores are shares, and those of rubrics a few times as much; sums of what is far larger would leave the range of numbers.
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6)
 
 
 # What decides the numbers of a report.

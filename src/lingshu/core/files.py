@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -141,8 +142,15 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return value
+
+
 # Python reads NaN and Infinity, which no other reader does and which could not be written again.
-_STRICT = json.JSONDecoder(parse_constant=_no_number)
+_STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:

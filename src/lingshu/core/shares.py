@@ -17,10 +17,10 @@ class Interval(NamedTuple):
     n: int
 
 
-def wilson(right: float, n: int) -> Interval:
+def wilson(right: float, n: float) -> Interval:
     """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n.
 
-    `right` need not be whole: a share of groups can stand for the share of their items.
+    Neither need be whole: a share of groups can stand for the share of their items, and items that hang together are worth fewer.
     """
     if not 0 <= right <= n:
         raise ValueError(f"{right} of {n} is no share")
@@ -31,4 +31,4 @@ def wilson(right: float, n: int) -> Interval:
     half = Z_95 * math.sqrt(share * (1 - share) / n + square / (4 * n * n)) / (1 + square / n)
     # At the ends the formula gives exactly 0 or 1; rounding must not step over or short of them.
     low = 0.0 if right == 0 else max(0.0, centre - half)
-    return Interval(share, low, 1.0 if right == n else min(1.0, centre + half), n)
+    return Interval(share, low, 1.0 if right == n else min(1.0, centre + half), int(n))

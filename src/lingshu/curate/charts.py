@@ -42,7 +42,7 @@ def picture(distributions: Mapping[str, Mapping[str, int]]) -> str:
     style = "text{font:12px sans-serif;fill:#222}.h{font-weight:bold}.n{fill:#555}.b{fill:#3b76af}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="Distributions of the dataset"><style>{style}</style>'
+        f'style="max-width:100%;height:auto" aria-label="Distributions of the dataset"><style>{style}</style>'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
     )
 

@@ -80,6 +80,7 @@ class Run:
 
     Raises:
         StorageError: the folder holds something else, or another process is at work in it.
+        InputError: a source lies in the folder.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Run:
         check_folder(out)
         self.config, self.out, self.backend, self.progress, self.limit = resolve(config), out, backend, progress, limit
         self.work = out / WORK
+        for source in self.config.sources:
+            check_apart(f"source {source.name!r}", source.path, out)
         settled = settle(self.config)
         if key is None:
             check_halves(settled)
@@ -330,6 +333,16 @@ def check_folder(out: Path) -> None:
     ours = (WORK, DATASET_CARD, MANIFEST, "run.json")
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in ours))):
         raise StorageError(f"{out} exists and is no dataset of an earlier run; choose another --out, or move it away.")
+
+
+def check_apart(what: str, path: str | Path | None, out: Path) -> None:
+    """Refuse an input that lies in the output, which is replaced as a whole.
+
+    Raises:
+        InputError: names both.
+    """
+    if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{what} lies in {out}, which a finished run replaces as a whole; choose another --out.")
 
 
 def _is_done(job: Job) -> bool:

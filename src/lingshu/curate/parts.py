@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.errors import BadImage, one_line
+from lingshu.core.errors import BadImage
 from lingshu.core.files import atomic_file, disk, sha256_file, write_json
 from lingshu.core.nouns import Image, Sample
 from lingshu.core.shards import ShardWriter
 from lingshu.curate.ledger import Ledger
 from lingshu.curate.plan import WRITE
-from lingshu.imaging.read import encode_png
+from lingshu.imaging.read import encode_png, unnamed
 
 if TYPE_CHECKING:
     from lingshu.curate.work import Job, Journal
@@ -52,7 +52,7 @@ def write_part(job: Job, pictures: Pictures, journal: Journal) -> None:
                 try:
                     encoded = [_encoded(image, pictures, sound=row.sound, png=job.image_format == "png") for image in sample.images]
                 except BadImage as error:
-                    reason, detail = "bad_image", _without_paths(one_line(error), sample)
+                    reason, detail = "bad_image", unnamed(error, sample.images)
             if reason is None and not _shows_its_images(sample):
                 reason, detail = "bad_messages", "a turn shows an image that the sample does not have"
             if reason:
@@ -79,12 +79,6 @@ def _encoded(image: Image, pictures: Pictures, *, sound: bool, png: bool) -> byt
 
 def _shows_its_images(sample: Sample) -> bool:
     return all(0 <= p < len(sample.images) for message in sample.messages for p in message.parts if isinstance(p, int))
-
-
-def _without_paths(text: str, sample: Sample) -> str:
-    for image in sample.images:
-        text = text.replace(image.path, "its image") if image.path else text
-    return text
 
 
 class Statistics:

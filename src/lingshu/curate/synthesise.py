@@ -30,7 +30,7 @@ from lingshu.core.release import Release, is_local
 from lingshu.core.steps import MapStep, Talk, TeacherStep
 from lingshu.curate.config import StepUse, SynthesisConfig
 from lingshu.curate.ledger import Ledger
-from lingshu.curate.loop import Progress
+from lingshu.curate.loop import Progress, check_apart
 from lingshu.curate.plan import SEED, filled, make
 from lingshu.curate.progress import Silent
 from lingshu.curate.review import Quality, Queue, Verdict, applied, by_sample, check_limits, kind_of, quality, read_verdicts
@@ -122,10 +122,12 @@ def synthesise(
 
     Raises:
         ConfigError: a step that does not exist or fit.
-        InputError: a verdict that is none, or reviewers rejected too large a share of a kind; nothing was written.
+        InputError: a verdict that is none, the dataset lies in `out`, or reviewers rejected too large a share of a kind;
+            nothing was written.
         EngineError: the teacher cannot answer at all; run again to go on.
         StorageError: the disk refused.
     """
+    check_apart(f"the dataset {dataset}", dataset, out)
     config = resolve_synthesis(config)
     steps = [_Step(use, _made(use)) for use in config.steps]
     card = open_dataset(dataset)

@@ -19,7 +19,7 @@ from lingshu.curate.ledger import Ledger
 from lingshu.curate.plan import Pass, build
 from lingshu.curate.rows import Row, Spill, dump_sample, load_sample, read_rows, write_rows
 from lingshu.imaging.pictures import Pictures
-from lingshu.imaging.read import ShardReader
+from lingshu.imaging.read import ShardReader, unnamed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -331,11 +331,7 @@ class _ShardPass:
 def _failed(sample: Sample, error: Exception) -> Drop:
     """A step's exception as a drop. An error may quote what it choked on: of rows that are not open, its words stay out."""
     if isinstance(error, BadImage):
-        detail = one_line(error)
-        for image in sample.images:
-            if image.path:
-                detail = detail.replace(image.path, "its image")
-        return Drop(sample.id, "bad_image", detail)
+        return Drop(sample.id, "bad_image", unnamed(error, sample.images))
     detail = fault(error)
     if sample.meta.access != "open":
         message = one_line(error)[:200]

@@ -31,6 +31,12 @@ def read(loaded: Loaded, sample: Sample, shards: ShardReader) -> Encoded:
     return processor.encode(sample.messages, processor.tiles([open_image(image, shards=shards) for image in sample.images]))
 
 
+def ends(loaded: Loaded) -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's, and those that the checkpoint's generation settings name."""
+    more = loaded.model.generation_config.eos_token_id
+    return frozenset({loaded.processor.tokenizer.eos_token_id, *(more if isinstance(more, list) else () if more is None else (more,))})
+
+
 def model_inputs(loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]) -> dict[str, torch.Tensor]:
     """A batch on the model's device, pixels in its precision; labels are among it."""
     model = loaded.model

@@ -18,7 +18,7 @@ import numpy as np
 
 from lingshu.core.errors import EngineError, InputError, LingshuError, fault
 from lingshu.core.nouns import Heard, Reply, Sample, Sampling
-from lingshu.engines._decoding import Rows, draws, pick, prefill, read
+from lingshu.engines._decoding import Rows, draws, ends, pick, prefill, read
 from lingshu.engines._speech import Speech
 from lingshu.imaging.read import ShardReader
 from lingshu.models.load import Loaded
@@ -77,6 +77,7 @@ class LiveModel:
         self.model, self.digest = loaded.name, loaded.digest
         self._loaded, self._batch_size = loaded, batch_size
         self._context = int(loaded.model.config.get_text_config().max_position_embeddings)
+        self._ends = ends(loaded)
         self._ready: deque[_Line] = deque()
         self._lines: list[_Line] = []
         self._rows: Rows | None = None
@@ -212,8 +213,7 @@ class LiveModel:
         """Say one token in every row; the rows that end with it leave."""
         assert self._rows is not None
         chosen = self._choose(self._rows)
-        end = self._loaded.processor.tokenizer.eos_token_id
-        going = [self._hear(line, int(token), end) for line, token in zip(self._lines, chosen, strict=True)]
+        going = [self._hear(line, int(token)) for line, token in zip(self._lines, chosen, strict=True)]
         self._drop(going)
         if self._rows is not None:
             self._rows.advance(chosen[np.array(going)])
@@ -233,11 +233,11 @@ class LiveModel:
             chosen[members] = pick(logits_BV[members], lines[0].question.sampling, [line.rng for line in lines])
         return chosen
 
-    def _hear(self, line: _Line, token: int, end: int) -> bool:
+    def _hear(self, line: _Line, token: int) -> bool:
         """Take one token into a reply; False where the reply is over."""
         question, speech = line.question, line.speech
         line.tokens.append(token)
-        ended = token == end
+        ended = token in self._ends
         if not ended:
             question.say(speech.add(token))
         over = ended or speech.stopped or len(line.tokens) == question.sampling.max_tokens

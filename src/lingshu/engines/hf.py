@@ -21,7 +21,7 @@ from lingshu.core.errors import BadImage, InputError, one_line
 from lingshu.core.messages import image_to_json, message_to_json
 from lingshu.core.nouns import Engine, Live, Reply, Sample, Sampling
 from lingshu.core.options import EngineOptions
-from lingshu.engines._decoding import draws, model_inputs, pick, prefill, read
+from lingshu.engines._decoding import draws, ends, model_inputs, pick, prefill, read
 from lingshu.engines._live import LiveModel
 from lingshu.imaging.read import ShardReader
 from lingshu.models.load import Loaded
@@ -137,10 +137,10 @@ class HfEngine:
         owners = [(a, copy) for a in asked for copy in range(sampling.copies)]
         lines = [rows[i] for i in range(len(asked)) for _ in range(sampling.copies)]
         tokens = decode(self.loaded, encoded, lines, sampling, [draws(sampling.seed, a.sample.id, copy) for a, copy in owners])
-        tokenizer = self.loaded.processor.tokenizer
+        tokenizer, end = self.loaded.processor.tokenizer, ends(self.loaded)
         replies = []
         for (a, copy), line in zip(owners, tokens, strict=True):
-            ended = bool(line) and line[-1] == tokenizer.eos_token_id
+            ended = bool(line) and line[-1] in end
             text = tokenizer.decode(line[:-1] if ended else line, skip_special_tokens=True)
             prompt = len(a.encoded) if a.encoded is not None else None
             finish = "stop" if ended else "length"
@@ -156,17 +156,16 @@ def decode(
 
     Each prompt is prefilled once; its keys and values are then repeated for the lines that share it.
     """
-    tokenizer = loaded.processor.tokenizer
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    end, pad = sorted(ends(loaded)), loaded.processor.tokenizer.pad_token_id
     rows = prefill(loaded, prompts, lines)
     replies: list[list[int]] = [[] for _ in lines]
     live = np.arange(len(lines))  # the line of each row
     for step in range(sampling.max_tokens):
         chosen = pick(rows.logits_BV, sampling, [rngs[line] for line in live.tolist()])
-        going = np.array([not replies[line] or replies[line][-1] != end for line in live.tolist()])
+        going = np.array([not replies[line] or replies[line][-1] not in end for line in live.tolist()])
         for line, token in zip(live[going], chosen[going], strict=True):
             replies[line].append(int(token))
-        chosen, going = np.where(going, chosen, pad), going & (chosen != end)
+        chosen, going = np.where(going, chosen, pad), going & ~np.isin(chosen, end)
         if not going.any() or step + 1 == sampling.max_tokens:
             break
         if 2 * going.sum() <= len(live):

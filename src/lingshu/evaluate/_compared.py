@@ -119,6 +119,7 @@ def _leaderboard(paper: PaperComparison, table: str, filled: Sequence[Column]) -
 def paired_section(paired: RunComparison) -> Section:
     """The run beside another, task by task."""
     parts: list[Part] = [Text(f"Ours is this run, theirs is {paired.run} ({paired.model}).")]
+    parts += [Points(paired.notes)] if paired.notes else []
     for protocol in dict.fromkeys(one.protocol for one in paired.tasks):
         parts += _paired(paired, protocol)
     parts.append(Text(PAIRED_NOTE))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from lingshu.core.errors import InputError, nearest
-from lingshu.core.files import numbered_jsonl, read_json
+from lingshu.core.files import numbered_jsonl, read_json, sha256_file
 from lingshu.core.shares import Interval
 from lingshu.evaluate.scored import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import Row, Summary, summarise
@@ -107,7 +107,7 @@ def read_overlaps(path: Path) -> Overlaps:
     """A file that `lingshu overlap` wrote, with its run card where it lies beside it.
 
     Raises:
-        InputError: there is no such file, or a row is none of overlaps.
+        InputError: there is no such file, a row is none of overlaps, or the run card beside it is that of other rows.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `lingshu overlap TRAIN --against TEST --out {path}`.")
@@ -119,9 +119,16 @@ def read_overlaps(path: Path) -> Overlaps:
         found.setdefault(test, {}).setdefault(str(item), set()).add(str(kind))
     beside = path.with_name(f"{path.name}.run.json")
     card = read_json(beside) if beside.is_file() else {}
+    hashes = card.get("hashes")
+    # An older card may say that a task was compared and found clean which these rows know nothing of.
+    if isinstance(hashes, Mapping) and hashes and sha256_file(path) not in hashes.values():
+        raise InputError(f"{beside} was not written for the rows that {path} holds; compare again, or remove the run card.")
     config, notes = (part if isinstance(part, Mapping) else {} for part in (card.get("config"), card.get("notes")))
     failed = notes.get("failed")
     unread = {str(reason): n for reason, n in failed.items() if isinstance(n, int)} if isinstance(failed, Mapping) else {}
+    # What a search left out because too many items were alike is not compared either.
+    capped = notes.get("pairs_not_compared")
+    unread |= {"pairs of look-alikes": capped} if isinstance(capped, int) and capped > 0 else {}
     listed = [config.get("against"), config.get("train")]
     against, trains = ([str(name) for name in names] if isinstance(names, list) else [] for names in listed)
     items = {test: {item: frozenset(kinds) for item, kinds in by_item.items()} for test, by_item in found.items()}

@@ -10,7 +10,7 @@ from lingshu.core.errors import ArtefactError, InputError
 from lingshu.evaluate.paired import PairedTest, difference, mcnemar, smallest_difference
 from lingshu.evaluate.scored import ScoredRun, ScoredTask
 from lingshu.evaluate.statistics import Interval, macro
-from lingshu.evaluate.summary import Row, group_of, value_of
+from lingshu.evaluate.summary import Row, group_of, unscored, value_of
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class RunComparison:
     """This run against another: its folder's name, its model, a comparison per task, and the tasks that are no pair.
 
     `macro` is the unweighted mean of the differences over tasks of right or wrong, by protocol, where a protocol has several.
+    `notes` says of which tasks the two runs name different data: ids and right answers may then agree by chance.
     """
 
     run: str
@@ -50,6 +51,7 @@ class RunComparison:
     tasks: tuple[TaskComparison, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     macro: Mapping[str, float | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def compare(ours: ScoredRun, theirs: ScoredRun) -> RunComparison:
@@ -75,7 +77,13 @@ def compare(ours: ScoredRun, theirs: ScoredRun) -> RunComparison:
         if one.test is not None:  # scores between right and wrong are another measure, whose mean with accuracies is none
             values.setdefault(one.protocol, []).append(one.difference.value)
     means = {protocol: macro(each) for protocol, each in values.items() if len(each) > 1}
-    return RunComparison(theirs.name, theirs.model, tuple(found), left_out, means)
+    notes = [
+        f"{mine.title}: asked over {mine.facts['revision']} here and over {other.facts['revision']} there. Items are matched by id and "
+        "right answer alone; make sure that these are the same items."
+        for mine, other in both
+        if mine.facts.get("revision") and other.facts.get("revision") and mine.facts["revision"] != other.facts["revision"]
+    ]
+    return RunComparison(theirs.name, theirs.model, tuple(found), left_out, means, tuple(notes))
 
 
 def compare_rows(task: ScoredTask, ours: Sequence[Row], theirs: Sequence[Row], *, protocol: str) -> TaskComparison:
@@ -120,6 +128,8 @@ def matched(ours: Sequence[Row], theirs: Sequence[Row]) -> tuple[list[tuple[Row,
             reasons["another gold answer"] += 1
         elif "error" in (row["status"], other["status"]):
             reasons["failed in one run or both"] += 1
+        elif unscored(row) or unscored(other):
+            reasons["nothing to score"] += 1
         else:
             pairs.append((row, other))
     reasons["only in the other run"] = len(there.keys() - here.keys())

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from lingshu.core.errors import fault
 from lingshu.core.nouns import Measured, Metric, Sample
 from lingshu.evaluate.statistics import bootstrap_mean
+from lingshu.evaluate.summary import group_of
 
 METRICS = "metrics.json"
 
@@ -64,9 +65,8 @@ def _row(one: Measured, samples: Sequence[Sample]) -> MetricRow:
     if one.mean and one.scores and one.n:
         kept = [(score, sample) for score, sample in zip(one.scores, samples, strict=True) if score.status != "error"]
         values = [one.empty if score.value is None else score.value for score, _ in kept]
-        interval = bootstrap_mean(
-            values, [("id", sample.id) if sample.meta.group is None else ("group", sample.meta.group) for _, sample in kept]
-        )
+        groups = [group_of({"id": sample.id, "group": sample.meta.group}) for _, sample in kept]
+        interval = bootstrap_mean(values, groups)
         low, high = interval.low, interval.high
     return MetricRow(one.name, one.value, low, high, one.n, one.said, one.n_said, one.note)
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from lingshu.core.shares import Z_95, Interval
-from lingshu.evaluate.statistics import NO_WIDTH, bootstrap_mean, group_sums
+from lingshu.evaluate.statistics import NO_WIDTH, bootstrap_mean, group_sums, mean_of_few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,13 +69,16 @@ def _sums_of_signs(numbers: Sequence[int]) -> NDArray[np.float64]:
 
 
 def difference(first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]) -> Interval:
-    """The mean of first - second, each between 0 and 1, with its 95% interval, whole groups drawn.
+    """The mean of first - second, each between 0 and 1, with its 95% interval: whole groups drawn, of fewer than 20 Student's.
 
     Where every item has the same difference, all draws are alike. If a share q of the groups differed, a sample of G groups
     would show none with the chance (1 - q)^G, so that q is at most 1 - 0.05^(1/G) (about 3/G) with 95% confidence; that many
     could lie as far away as a difference can. Groups that are alike but not their items leave the interval None.
     """
     gaps = [a - b for a, b in zip(first, second, strict=True)]
+    few = mean_of_few(gaps, groups)
+    if few is not None and few.low is not None and few.high is not None:
+        return few._replace(low=max(-1.0, few.low), high=min(1.0, few.high))
     found = bootstrap_mean(gaps, groups)
     if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
         return found

@@ -16,7 +16,6 @@ from lingshu.core.artefacts import SCORES, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtefactError, InputError, fault, one_line
 from lingshu.core.files import read_jsonl, sha256_file, write_json
 from lingshu.core.nouns import Measured, Reply, Sample, Score, Scorer, Task
-from lingshu.evaluate._judged import JUDGE
 from lingshu.evaluate._replies import ReplyIndex
 from lingshu.evaluate.generate import ASKED
 from lingshu.evaluate.measure import METRICS, measure, table, values_of
@@ -79,11 +78,13 @@ def score(
             measured = measure(task.metrics, samples, [None if reply is None else reply.text for reply in found], weights=weights)
             write_json(folder / METRICS, table(measured, samples))
         before = _known(folder)
-        for protocol in graders:
+        for protocol in sorted(graders, key=lambda name: name != STRICT):
             write_scores(scores_file(folder, protocol), rows(protocol))
-    if _known(folder) != before:
-        # Verdicts on other replies or answers; a judge that is asked again still knows what it said.
-        scores_file(folder, JUDGE).unlink(missing_ok=True)
+            if protocol == STRICT and _known(folder) != before:
+                # Of other replies or answers; at once, for a kill must not leave them beside the scores of these. A judge that
+                # is asked again still knows what it said.
+                for stale in folder.glob("scores.*.jsonl"):
+                    stale.unlink(missing_ok=True)
     return told[protocols[0]]
 
 

@@ -98,8 +98,9 @@ def read_run(run: Path) -> ScoredRun:
     tasks = []
     for each in names:
         sampling = config.get("sampling", {}).get(each)
-        # What an earlier command asked in the same folder is not in the configuration of the last one.
-        asked = {"max_tokens": sampling.get("max_tokens"), "limit": config.get("limit")} if sampling else {}
+        # What an earlier command asked in the same folder is not in the configuration of the last one, but in its facts.
+        known = {"max_tokens": sampling.get("max_tokens"), "limit": config.get("limit")} if sampling else facts.get(each, {})
+        asked = {name: known.get(name) for name in ("max_tokens", "limit")}
         tasks.append(replace(_task(each, facts.get(each, {}), files[each]), **asked))
     return ScoredRun(name, str(notes.get("model", name)), tuple(tasks))
 
@@ -139,7 +140,7 @@ def _is_texts(value: Any) -> bool:
 
 _FACTS: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("title", "source", "licence", "revision"), lambda value: isinstance(value, str)),
-    "n": _is_count,
+    **dict.fromkeys(("n", "max_tokens", "limit"), _is_count),
     "by": _is_texts,
     "drops": lambda value: isinstance(value, Mapping),
     "published": lambda value: isinstance(value, str) or (_is_texts(value) and len(value) == 2),

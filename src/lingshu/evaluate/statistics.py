@@ -9,13 +9,19 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from lingshu.core.shares import Interval, wilson
+from lingshu.core.shares import Z_95, Interval, wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 DRAWS = 2000
+FEW_GROUPS = 20  # below it a percentile bootstrap promises too much: of two groups its intervals hold the truth in 7 of 10 cases
+# The 97.5% points of Student's distribution with 1 to 19 degrees of freedom.
+T_95 = (
+    12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199,
+    2.1098, 2.1009, 2.0930,
+)  # fmt: skip
 NO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
 
 
@@ -74,6 +80,41 @@ def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed:
         means[start : start + len(drawn)] = (drawn @ kinds[0]) / (drawn @ kinds[1])
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(value, float(low), float(high), len(values))
+
+
+def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
+    """The mean of values between 0 and 1 in few groups, with Wilson's interval for as many items as the groups are worth.
+
+    That number is what gives the mean its clustered variance, never fewer than single items would have, and less by the
+    square of z over Student's t for one group fewer (Korn and Graubard, Survey Methodology 24:193, 1998, with Wilson's
+    interval as Dean and Pagano, Journal of Survey Statistics and Methodology 3:484, 2015, recommend). None with a single
+    group, with 20 or more, where all values are alike, or where one lies outside 0 to 1.
+    """
+    n, count = len(values), len(set(groups))
+    if not 2 <= count < FEW_GROUPS or min(values) < 0 or max(values) > 1 or max(values) - min(values) <= NO_WIDTH:
+        return None
+    mean = math.fsum(values) / n
+    variance = max(_clustered_variance(values, groups), math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
+    worth = mean * (1 - mean) / variance * (Z_95 / T_95[count - 2]) ** 2
+    return wilson(mean * worth, worth)._replace(value=mean, n=n)
+
+
+def mean_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
+    """The mean of values in few groups with Student's interval from its clustered variance; None as for share_of_few."""
+    n, count = len(values), len(set(groups))
+    if not 2 <= count < FEW_GROUPS or max(values) - min(values) <= NO_WIDTH:
+        return None
+    mean = math.fsum(values) / n
+    variance = max(_clustered_variance(values, groups), math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
+    half = T_95[count - 2] * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def _clustered_variance(values: Sequence[float], groups: Sequence[Hashable]) -> float:
+    """The variance of the mean as a ratio of sums over groups, by linearisation."""
+    sums, sizes = group_sums(values, groups)
+    mean, count = math.fsum(values) / len(values), len(sums)
+    return float(((sums - mean * sizes) ** 2).sum()) * count / (count - 1) / len(values) ** 2
 
 
 def or_wilson(found: Interval, groups: int) -> Interval:

@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 from lingshu.core.nouns import STATUSES
 from lingshu.core.shares import Interval, wilson
-from lingshu.evaluate.statistics import bootstrap_mean, or_wilson
+from lingshu.evaluate.statistics import FEW_GROUPS, bootstrap_mean, or_wilson, share_of_few
 from lingshu.scoring._reports import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
 Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
 METHODS: Mapping[Method, str] = {
     "wilson": "Wilson",
-    "bootstrap": "bootstrap over items",
-    "clustered bootstrap": "bootstrap over whole groups",
+    # Of few, each counts for as many items as it is worth (statistics.share_of_few).
+    "bootstrap": f"bootstrap over items (below {FEW_GROUPS}: Wilson)",
+    "clustered bootstrap": f"bootstrap over whole groups (below {FEW_GROUPS}: Wilson)",
 }
 Metric = Literal["accuracy", "mean score"]
 GRADED_KINDS = ("report", "rubric")  # their scorers give parts of a point, even where every part found is nought or one
@@ -95,8 +96,8 @@ def fitting(rows: Sequence[Row]) -> Method:
 
 
 def group_of(row: Row) -> Hashable:
-    """What a row is drawn together with: its patient, study or image; without one, itself alone."""
-    return ("id", row["id"]) if row.get("group") is None else ("group", row["group"])
+    """What a row is drawn together with: its patient, study or image; without one, or with an empty text for it, itself alone."""
+    return ("id", row["id"]) if row.get("group") in (None, "") else ("group", row["group"])
 
 
 def value_of(row: Row) -> float:
@@ -109,7 +110,7 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
     groups = [group_of(row) for row in rows]
-    return or_wilson(_clipped(bootstrap_mean(values, groups)), len(set(groups)))
+    return share_of_few(values, groups) or or_wilson(_clipped(bootstrap_mean(values, groups)), len(set(groups)))
 
 
 def _clipped(found: Interval) -> Interval:

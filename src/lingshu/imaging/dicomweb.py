@@ -210,14 +210,17 @@ def _session(server: Server) -> requests.Session:
 
 
 def _all(search: Any, key: str, **where: str | None) -> Iterator[Mapping[str, Any]]:
-    """Every result of a search, page by page; a server that repeats itself ends it."""
+    """Every result of a search, page by page, to a page with nothing new: a server may give fewer at a time than it was asked for."""
     met: set[str] = set()
+    offset = 0
     while len(met) <= MAX_INSTANCES:
-        page = [one for one in search(**where, limit=PAGE, offset=len(met)) if (uid := _uid(one, key)) and uid not in met]
+        found = search(**where, limit=PAGE, offset=offset)
+        offset += len(found)
+        page = [one for one in found if (uid := _uid(one, key)) and uid not in met]
+        if not page:
+            return
         met.update(uid for one in page if (uid := _uid(one, key)))
         yield from page
-        if len(page) < PAGE:
-            return
 
 
 def _retrieve(client: DICOMwebClient, server: Server, path: str) -> list[bytes]:

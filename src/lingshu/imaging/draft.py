@@ -115,5 +115,7 @@ def markdown(draft: Draft) -> str:
 
 def _plain(text: str) -> str:
     escaped = re.sub(r"([\\`*_\[\]<>#|!~])", r"\\\1", text)
+    # A line of nothing but these makes a heading of what stands above it (CommonMark, setext headings).
+    escaped = re.sub(r"^([ \t]*)(-+|=+)(?=[ \t]*$)", r"\1\\\2", escaped, flags=re.MULTILINE)
     # Lists and numbers at the start of a line stay what they are in a report.
     return escaped.replace("\n", "  \n")

@@ -9,7 +9,9 @@ Source: hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html, na
 from __future__ import annotations
 
 import base64
+import contextlib
 import uuid
+from datetime import date
 from html import escape
 from typing import Any
 
@@ -62,9 +64,9 @@ def _about(reference: StudyReference | None) -> tuple[Json, Json]:
     if "AccessionNumber" in known:
         kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]}
         study["basedOn"] = [{"type": "ServiceRequest", "identifier": {"type": kind, "value": known["AccessionNumber"]}}]
-    day = known.get("StudyDate", "")
-    if len(day) == 8 and "01" <= day[4:6] <= "12" and "01" <= day[6:] <= "31":
-        study["effectiveDateTime"] = f"{day[:4]}-{day[4:6]}-{day[6:]}"
+    # A day that no calendar has is no FHIR date.
+    with contextlib.suppress(ValueError):
+        study["effectiveDateTime"] = date.fromisoformat(known.get("StudyDate", "")).isoformat()
     return subject, study
 
 

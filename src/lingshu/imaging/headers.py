@@ -1,10 +1,12 @@
 """Format and size of an image file from its first bytes, without decoding anything.
 
-Sources: PNG 3rd edition (W3C), ITU-T T.81 (JPEG), GIF89a, TIFF 6.0, WebP container specification, Exif 2.32 (orientation).
+Sources: PNG 3rd edition (W3C), ITU-T T.81 (JPEG), GIF89a, TIFF 6.0, WebP container specification, Exif 2.32
+and XMP part 2 (orientation).
 """
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +20,11 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Frame headers of JPEG and JPEG-LS; C4, C8 and CC are other things.
 JPEG_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _ORIENTATION = 0x0112
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+# Chunks of text in a PNG, and the names of those that hold an orientation as well.
+_TEXTS = (b"iTXt", b"tEXt", b"zTXt")
+_PROFILES = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _MAX_ENTRIES = 512
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
@@ -109,6 +116,19 @@ def _check_chunks(data: bytes, name: str) -> None:
     raise BadImage(f"{name} is truncated (a PNG without its end chunk); copy the image again.")
 
 
+def turned_elsewhere(data: bytes, header: Header) -> bool:
+    """Whether a PNG may state an orientation that its header does not have: behind its pixels, or in a chunk of text."""
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind in _TEXTS and data.startswith(_PROFILES, position + 8):
+            return True
+        if kind == b"eXIf" and position > header.body:
+            return True
+        position += 12 + length
+    return False
+
+
 def _png(data: bytes) -> Header:
     length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
     if length != 13 or kind != b"IHDR" or colour not in _PNG_CHANNELS:
@@ -127,12 +147,16 @@ def _png(data: bytes) -> Header:
 
 
 def _jpeg(data: bytes) -> Header:
-    orientation = 1
+    orientation, told = None, None
     for marker, position, length in _segments(data):
         if marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-            orientation = _exif(data[position + 10 : position + 2 + length])
+            orientation = _stated(data[position + 10 : position + 2 + length])
+        if marker == 0xE1 and data[position + 4 : position + 4 + len(_XMP)] == _XMP:
+            told = _XMP_ORIENTATION.search(data, position, position + 2 + length)
         if marker in JPEG_FRAMES:
             _, bits, height, width, channels = struct.unpack_from(">HBHHB", data, position + 2)
+            # Only where Exif says nothing, as decoders have it.
+            orientation = int(told[1]) if told and orientation is None else orientation or 1
             return _upright("JPEG", width, height, orientation, bits, channels, True, position)
     raise ValueError("no frame before the scan")
 
@@ -233,10 +257,14 @@ def _upright(
 
 def _exif(data: bytes) -> int:
     """The orientation that an Exif block states, 1 where it states none or is damaged: its pixels are sound all the same."""
+    return _stated(data) or 1
+
+
+def _stated(data: bytes) -> int | None:
     try:
-        return _tiff_tags(data, {_ORIENTATION}).get(_ORIENTATION, 1)
+        return _tiff_tags(data, {_ORIENTATION}).get(_ORIENTATION)
     except (struct.error, ValueError):
-        return 1
+        return None
 
 
 def _tiff_tags(data: bytes, wanted: set[int]) -> dict[int, int]:

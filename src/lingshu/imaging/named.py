@@ -76,7 +76,9 @@ def _parts(name: str) -> Iterator[str]:
         if _CJK.search(joined):
             yield from (word for word in (joined, *words) if len(word) >= FEWEST_CJK)
         else:
-            yield from (word for word in words if sum(map(str.isalpha, word)) >= FEWEST_LETTERS)
+            # Of a double name either half stands alone in some reports.
+            halves = [half for word in words if "-" in word for half in word.split("-")]
+            yield from (word for word in (*words, *halves) if sum(map(str.isalpha, word)) >= FEWEST_LETTERS)
 
 
 def _any(words: Iterable[str], *, cased: bool) -> re.Pattern[str] | None:
@@ -86,8 +88,8 @@ def _any(words: Iterable[str], *, cased: bool) -> re.Pattern[str] | None:
         if _CJK.search(word):
             found.append(re.escape(word))
         elif cased:
-            written = "|".join(dict.fromkeys(re.escape(form) for form in (word, word.capitalize(), word.title(), word.upper())))
-            found.append(rf"\b(?:{written})\b")
+            # Headers write in capitals; of what follows the first one nothing is known: MCDONALD is McDonald.
+            found.append(rf"\b(?:{re.escape(word)}|{re.escape(word[:1].upper())}(?i:{re.escape(word[1:])}))\b")
         else:
             found.append(rf"(?<!\w){re.escape(word)}(?!\w)")
     return re.compile("|".join(found)) if found else None

@@ -74,8 +74,18 @@ class Volume:
         order = [axes.index(axis) for axis in range(3)]
         self.shape = (full[order[0]], full[order[1]], full[order[2]])
         self.spacing = (zooms[order[0]], zooms[order[1]], zooms[order[2]])
+        self._shape_in_file = full[:3]
         if self.shape[0] * self.shape[1] > MAX_PIXELS:
             raise BadImage(f"{name} has slices of more than {MAX_PIXELS // 1_000_000} megapixels; resample it.")
+
+    def corners(self) -> NDArray[np.float64]:
+        """Where the centres of the first voxel in canonical order, and of the last along each axis, lie: 4 x 3 numbers in mm."""
+        import numpy as np
+        from nibabel.orientations import inv_ornt_aff
+
+        turned = self._image.affine @ inv_ornt_aff(self._turn, self._shape_in_file)
+        ends = np.vstack([np.zeros(3), np.diag(np.array(self.shape) - 1.0)])
+        return ends @ turned[:3, :3].T + turned[:3, 3]
 
     def render(
         self, *, slices: Sequence[int] | None = None, times: Sequence[int] = (0,), windows: Sequence[str] | None = None

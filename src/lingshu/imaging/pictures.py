@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import BadImage
 from lingshu.core.nouns import Image
-from lingshu.imaging.headers import EndsEarly, Header, check_whole, read_header
+from lingshu.imaging.headers import EndsEarly, Header, check_whole, read_header, turned_elsewhere
 from lingshu.imaging.read import MAX_PIXELS, ShardReader, decode, image_bytes, image_name
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Pictures:
         import cv2
 
         header = self._ready(held)
-        if _direct(header) and (header.format == "JPEG" or header.channels == 1):
+        if _direct(header, self._bytes(held)) and (header.format == "JPEG" or header.channels == 1):
             # A JPEG holds its luminance apart: the colours need not be decoded at all.
             found = _opencv(self._bytes(held), header, grey=True)
             if found is not None:
@@ -111,7 +111,7 @@ class Pictures:
     def _rgb(self, held: _Held, header: Header) -> NDArray[Any]:
         import numpy as np
 
-        if _direct(header):
+        if _direct(header, self._bytes(held)):
             found = _opencv(self._bytes(held), header, grey=False)
             if found is not None:
                 return found
@@ -185,8 +185,11 @@ class _Held:
         return size
 
 
-def _direct(header: Header) -> bool:
-    """Whether OpenCV reads it as imaging/read.py would: not so for palettes, transparency, CMYK and deep values."""
+def _direct(header: Header, data: bytes) -> bool:
+    """Whether OpenCV reads it as imaging/read.py would: not so for palettes, transparency, CMYK, deep values, and PNG files
+    whose orientation may stand elsewhere than before their pixels."""
+    if header.format == "PNG" and turned_elsewhere(data, header):
+        return False
     return header.format in ("PNG", "JPEG") and header.plain and header.bits == 8 and header.channels in (1, 3)
 
 

@@ -12,10 +12,10 @@ import os
 import stat
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import BadImage, one_line
 from lingshu.core.nouns import Image
@@ -42,6 +42,16 @@ def image_name(image: Image) -> str:
     path = str(image.path)
     path = path if path.isprintable() else "".join(c if c.isprintable() else "?" for c in path)
     return path if image.row is None else f"{path}, row {image.row}, image {image.index}"
+
+
+def unnamed(error: BadImage, images: Iterable[Image]) -> str:
+    """An error's words on one line, without the paths of the images that they may name."""
+    text = str(error)
+    for image in images:
+        if image.path:
+            # Before blanks are drawn together: a path may hold several of them.
+            text = text.replace(image_name(Image(path=image.path)), "its image").replace(image.path, "its image")
+    return " ".join(text.split())
 
 
 def image_bytes(image: Image, *, shards: ShardReader | None = None, first: int = MAX_BYTES + 1) -> bytes:
@@ -88,15 +98,37 @@ def decode(data: bytes, *, name: str) -> PIL.Image.Image:
         BadImage: as open_image.
     """
     with decoding(name):
-        import PIL.Image
         import PIL.ImageOps
 
-        with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise BadImage(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller.")
-            opened.load()
+        with _opened(data, name) as opened:
             return _to_rgb(PIL.ImageOps.exif_transpose(opened))
+
+
+def _opened(data: bytes, name: str) -> PIL.Image.Image:
+    import PIL.Image
+
+    opened = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = opened.size
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller.")
+    opened.load()
+    return opened
+
+
+def decode_values(data: bytes, *, name: str) -> NDArray[Any]:
+    """Height x width numbers of an encoded file that holds labels rather than a picture; errors call it `name`.
+
+    Deep values come unscaled, no number as 0. What is transparent is 0. Of a palette of colours whose place 0 is black, or
+    that has no black, the numbers are its places; of other colours, and of a palette of greys, they are the luminance.
+
+    Raises:
+        BadImage: as open_image.
+    """
+    with decoding(name):
+        import PIL.ImageOps
+
+        with _opened(data, name) as opened:
+            return _values(PIL.ImageOps.exif_transpose(opened))
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -286,6 +318,23 @@ def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
         page = PIL.Image.new("RGBA", clear.size, "white")
         return PIL.Image.alpha_composite(page, clear).convert("RGB")
     return picture.convert("RGB")
+
+
+def _values(picture: PIL.Image.Image) -> NDArray[Any]:
+    import numpy as np
+
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture)
+        return np.nan_to_num(values, posinf=0.0, neginf=0.0) if picture.mode.startswith("F") else values
+    seen = np.asarray(picture.convert("RGB"))
+    values = np.asarray(picture.convert("RGB").convert("L"))
+    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
+        values = np.where(np.asarray(picture.convert("RGBA"))[..., 3] == 0, 0, values)
+    if picture.mode == "P" and (seen != seen[..., :1]).any():
+        places = np.asarray(picture)
+        # Some palettes hold black elsewhere than at place 0; their places say nothing.
+        return places if values.all() or ((places == 0) == (values == 0)).all() else values
+    return values
 
 
 def _deep_grey(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,12 +94,14 @@ class Processor:
         and labels are the same with and without.
 
         Raises:
-            InputError: messages that refer to other images than were given.
+            InputError: messages that refer to other images than were given, or text that is not whole.
             ArtefactError: a template or tokenizer that answers cannot be told apart with.
         """
         asked = [part for message in messages for part in message.parts if isinstance(part, int)]
         if asked != list(range(len(tiles))):
             raise InputError(f"the messages show images {asked}, {len(tiles)} were given; show each once, in order.")
+        if any("\ud800" <= character <= "\udfff" for message in messages for character in message.text):
+            raise InputError("a turn holds half of a character (a lone surrogate), which no tokenizer takes; mend the text.")
         ids: list[int] = []
         labels: list[int] = []
         marks = [np.zeros(0, bool)]
@@ -163,13 +166,14 @@ class Processor:
 
     def _defused(self, message: Message) -> Message:
         # Control tokens inside a question or a caption must stay words: they could close a turn or pose as an image.
-        parts = []
-        for part in message.parts:
-            if isinstance(part, str):
-                for token in self.tokenizer.added_tokens_encoder:
-                    if token in part:
-                        part = part.replace(token, f"{token[0]} {token[1:]}")
-            parts.append(part)
+        parts: list[str | int] = []
+        for is_text, run in groupby(message.parts, lambda part: isinstance(part, str)):
+            beside = list(run)
+            text = "".join(map(str, beside)) if is_text else ""  # a token may be spread over neighbouring texts
+            found = [token for token in self.tokenizer.added_tokens_encoder if token in text]
+            for token in found:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+            parts += [text] if found else beside
         return Message(message.role, tuple(parts))
 
     def _expand(self, text: str, tiles: Sequence[Tiles], before: Sequence[int]) -> str:

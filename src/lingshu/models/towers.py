@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lingshu.core.errors import ArtefactError, one_line
 from lingshu.core.files import read_json
@@ -53,7 +53,7 @@ def open_towers(folder: Path, *, threads: int | None = 1) -> Towers:
     """Open the encoder in a folder, on the CPU; `threads` None leaves torch its own number.
 
     Raises:
-        ArtefactError: no such folder, another kind of model, pickled weights, or code of its own.
+        ArtefactError: no such folder, another kind of model, pickled or missing weights, or code of its own.
     """
     import torch
     import transformers
@@ -66,11 +66,18 @@ def open_towers(folder: Path, *, threads: int | None = 1) -> Towers:
         torch.set_num_threads(threads)
     try:
         with quiet():
-            model: Any = transformers.AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+            opened = transformers.AutoModel.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            model, told = cast("tuple[Any, dict[str, Any]]", opened)
             images = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
             tokens = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ArtefactError(f"{folder} cannot be opened as an encoder ({one_line(error)[:200]}).") from error
+    if told["missing_keys"]:
+        # transformers would fill them with random numbers.
+        names = ", ".join(sorted(told["missing_keys"])[:3])
+        raise ArtefactError(f"{folder} lacks {len(told['missing_keys'])} tensors of its model ({names}, ...); copy the folder again.")
     if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
         raise ArtefactError(f"{folder} is a {type(model).__name__}, not an encoder of images and words; give a CLIP or SigLIP.")
     return Towers(model.eval(), images, tokens)

@@ -56,18 +56,16 @@ def facet(sample: Sample, name: str) -> str | None:
     return format_of(sample) if name == "format" else sample.meta.facet(name)
 
 
-def with_words(sample: Sample, change: Callable[[str], str], *, extra: bool = False) -> Sample:
-    """The sample with `change` applied to its texts, choices and open gold answers, and to the values of `extra` if asked."""
+def with_words(sample: Sample, change: Callable[[str], str]) -> Sample:
+    """The sample with `change` applied to its texts, choices and open gold answers."""
     gold = sample.gold
     if gold is not None and not sample.choices:
         gold = tuple(change(text) for text in gold)
-    meta = replace(sample.meta, extra={k: change(v) for k, v in sample.meta.extra.items()}) if extra else sample.meta
     return replace(
         sample,
         messages=tuple(_changed(message, change) for message in sample.messages),
         gold=gold,
         choices=tuple(change(choice) for choice in sample.choices),
-        meta=meta,
     )
 
 

@@ -75,10 +75,12 @@ def step(*, against: Sequence[str], data: str | None = None, radius: int = 8, dr
         found: dict[int, dict[str, str]] = {}
         told: dict[str, int | float | str] = {}
         for name in against:
-            index = Index.build(_test_items(name, data), radius=radius)
+            unread: list[Drop] = []
+            index = Index.build(_test_items(name, data, unread), radius=radius)
             each = overlaps(train, index)
             told |= {
                 f"items of {name}": len(set(index.ids)),
+                f"items of {name} not read": len(unread),
                 f"boilerplate of {name}": sum(o.kind == "boilerplate" for o in each.overlaps) + each.unlisted,
             }
             hit = {o.test_id for o in each.overlaps if o.kind != "boilerplate"}
@@ -118,8 +120,8 @@ def _reads(name: str, data: str | None) -> list[str]:
     return [] if path is None else [str(jsonl.rows_file(path)) if path.is_dir() and (path / jsonl.ROWS).is_file() else str(path)]
 
 
-def _test_items(name: str, data: str | None) -> Iterator[Item]:
-    """The items of a test set with the signatures of their images.
+def _test_items(name: str, data: str | None, unread: list[Drop]) -> Iterator[Item]:
+    """The items of a test set with the signatures of their images; what cannot be compared goes to `unread`.
 
     Raises:
         LingshuError: there is no such test set, or one of its images cannot be read.
@@ -131,6 +133,7 @@ def _test_items(name: str, data: str | None) -> Iterator[Item]:
     with Pictures() as pictures:
         for sample in _test_samples(name, data):
             if isinstance(sample, Drop):
+                unread.append(sample)
                 continue
             for image in sample.images:
                 if image not in seen:

@@ -8,12 +8,18 @@ harmed by still need a person's eye.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from dataclasses import replace
 
 from lingshu.core.nouns import Drop, Sample
 from lingshu.core.steps import MapStep, Pixels
 from lingshu.ops import _identifiers
 from lingshu.ops._facts import require, tally, with_notes, with_words
+from lingshu.sources._ids import KINDS
+
+# A keyed hash of an id tells nothing, and digits in it are no telephone number.
+HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{20}")
 
 
 def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
@@ -35,7 +41,10 @@ def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
             found.update(counts)
             return scrubbed
 
-        changed = with_words(sample, clean, extra=extra)
+        changed = with_words(sample, clean)
+        if extra:
+            notes = {key: value if key in KINDS and HASH.fullmatch(value) else clean(value) for key, value in sample.meta.extra.items()}
+            changed = replace(changed, meta=replace(changed.meta, extra=notes))
         if not found:
             return sample
         if max_found is not None and found.total() > max_found:

@@ -188,7 +188,8 @@ def _step(judge: Callable[[], Judge], reads: Sequence[str], *, least: float | No
             if not sample.images or (stated and not overwrite):
                 return _named(sample, NAMES.get(stated or "", stated))
             guess = look(sample.images[0], pixels)
-            if guess.probability < bar or guess.strangeness > 1:
+            # Written so that no number (of damaged weights, say) tags nothing.
+            if not (guess.probability >= bar and guess.strangeness <= 1):
                 return sample if unsure == "keep" else Drop(sample.id, "modality_unsure", f"{guess.modality} {guess.probability:.2f}")
             return with_notes(_named(sample, guess.modality), {"modality_by": f"{known.name}, {guess.probability:.2f}"})
 

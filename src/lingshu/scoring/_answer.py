@@ -70,6 +70,9 @@ _CLAUSE = frozenset((
     "which", "that", "meaning", "indicating", "suggesting", "focusing", "showing", "with", "as", "because", "where", "while",
     "specifically", "likely", "in", "on",
 ))  # fmt: skip
+# As `_tokens` writes them: "denies" and "lacks" are "deny" and "lack".
+_DENYING = frozenset(("non", "no", "without", "deny", "denied", "denying", "lack", "lacking"))
+_DENYING_TWO = frozenset((("negative", "for"), ("lack", "of"), ("free", "of"), ("absence", "of"), ("clear", "of")))
 _LEADS = frozenset((
     "in", "on", "at", "from", "based", "according", "given", "for", "with", "within", "due", "overall", "therefore", "thus",
     "here",
@@ -123,7 +126,7 @@ def gives(sentence: str, gold: str, question: str) -> bool:
         return False
     if re.search(f"[{CJK}]", gold):
         return _tokens(_ZH_AFTER.sub("", _ZH_BEFORE.sub("", sentence.strip(" .")))) == wanted
-    if _contradicts(wanted, said):
+    if _contradicts(wanted, said) or (wanted[0][0].isdigit() and re.search(rf"(?:^|[\s(:=])-{re.escape(wanted[0])}(?!\d)", sentence)):
         return False
     asked = set(_tokens(question))
     places = [i for i in range(len(said) - len(wanted) + 1) if said[i : i + len(wanted)] == wanted]
@@ -154,7 +157,9 @@ def _stands_alone(said: Sequence[str], start: int, end: int, asked: set[str]) ->
     """Whether the words from start to end are a thing of their own: no part of a list, of another name, or denied."""
     form = f" {' '.join(said)} "
     place = len(" ".join(said[:start])) + (1 if start else 0)
-    if denied(form, place, place + len(" ".join(said[start:end])) + 2) or (start and said[start - 1] in ("non", "no", "without")):
+    if denied(form, place, place + len(" ".join(said[start:end])) + 2) or (start and said[start - 1] in _DENYING):
+        return False
+    if tuple(said[max(0, start - 2) : start]) in _DENYING_TWO:
         return False
     after = said[end] if end < len(said) else None
     if after in (",", "and", "&", "/"):

@@ -29,23 +29,11 @@ _WORD = re.compile(rf"\d+(?:\.\d+)+|[{CJK}]|[^\W_{CJK}]+(?:'[a-z]+)?|[+<>%≥≤
 
 # Every refusal below holds one of these; looking for them first spares most replies the long pattern.
 _REFUSAL_SIGNS = (
-    *(
-        "not ",
-        "i'm",
-        "i am",
-        "cannot",
-        "can't",
-        "couldn't",
-        "unable",
-        "impossible",
-        "as an ai",
-        "don't",
-        "no idea",
-        "no comment",
-        "no answer",
-    ),
-    *("insufficient", "抱歉", "对不起", "无法", "不能", "不确定", "不清楚", "不知道", "作为"),
-)
+    *("not ", "i'm", "i am", "cannot", "can't", "couldn't", "unable", "impossible", "as an ai", "don't", "insufficient"),
+    *("no idea", "no comment", "no answer", "no image", "no picture", "no one can", "no way to"),
+    *("抱歉", "对不起", "无法", "不能", "不确定", "不清楚", "不知道", "作为"),
+    *("没法", "没办法", "没有办法", "不好说", "没有足够", "没有图", "没有提供图"),
+)  # fmt: skip
 _REFUSAL = re.compile(
     r"\bi(?:'m| am) (?:sorry|unable|not able|not sure|unsure)\b"
     r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|not possible to|impossible to) (?:\w+ )?"
@@ -54,6 +42,10 @@ _REFUSAL = re.compile(
     r"|\bcannot be (?:determined|assessed|answered|evaluated)\b|\bnot assessable\b|\bas an ai\b"
     r"|\bi (?:do not|don't) (?:know|have (?:enough|access|the ability))\b|\bno (?:idea|comment|answer)\b"
     r"|\b(?:insufficient|not enough) information\b"
+    r"|\bno (?:images?|pictures?) (?:(?:was|were|is|are|has been) )?(?:provided|attached|given|uploaded|supplied|shown|here)\b"
+    r"|\bthere (?:is|was) no (?:image|picture)(?=\s*(?:[.,;!]|$))|^\W*no (?:image|picture)\W*$"
+    r"|\bno one can (?:tell|say|know)\b|\bno way to (?:tell|know|say|determine|answer)\b"
+    r"|没法(?:判断|确定|回答)|没(?:有)?办法(?:判断|确定|回答)|不好说|没有足够的?(?:信息|资料)|没有(?:提供)?图(?:像|片)?(?=[,.;!]|$)"
     r"|抱歉|对不起|无法(?:确定|判断|回答|提供|识别|评估|诊断|给出)|不能(?:确定|判断|回答)|不确定|不清楚|不知道|作为(?:一个|一名)?(?:ai|人工智能)",
     re.I,
 )

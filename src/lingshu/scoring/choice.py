@@ -43,7 +43,7 @@ _CUE = re.compile(
     rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
     r"|\b(?:choose|chose|choosing|select|selected|pick|picked|go with|going with|opt for|favou?r|conclude(?: that)?)\s+"
-    r"|(?:答案|正确选项|正解|最佳选项)(?:应该|应)?(?:就是|是|为|选|:)*\s*"
+    r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|:)*\s*"
     r"|(?:应该选|应选|故选|因此选|所以选|本题选|选择|选)(?!项):?\s*"
     r")(?:the\s+)?" + _NOUN,
     re.I,
@@ -66,7 +66,8 @@ _DENIED = re.compile(
     rf"|\b(?:not|never|isn't|exclud(?:e|es|ed|ing)|eliminat(?:e|es|ed|ing)|rul(?:e|es|ed|ing) out|rather than|instead of|reject(?:ed)?)"
     rf"|不是|不选|排除|而非)\s*(?:be\s+)?{_NOUN}(?<![A-Za-z0-9])[(\[]?[B-HJ-Zb-hj-zAI](?![A-Za-z0-9]|['-][A-Za-z0-9])[)\]]?"
     rf"|(?<![A-Za-z0-9'-])[(\[]?[A-Z][)\]]?\s*(?:(?:is|are|was|can be|could be|seems|looks)\s+(?:clearly\s+|also\s+|therefore\s+|less\s+)?"
-    r"(?:not\b|wrong|incorrect|false|excluded|eliminated|ruled out|unlikely|likely to be wrong|impossible|implausible)"
+    r"(?:not\b|(?:(?:the|an?)\s+)?(?:wrong|incorrect)|false|excluded|eliminated|ruled out|unlikely|likely to be wrong"
+    r"|impossible|implausible)"
     r"|isn't|(?:选项|项)?\s*(?:不正确|不对|错误|是错))",
 )
 # One of a list of verdicts: "A: incorrect", "(B) - yes". A plain "no" counts where its clause ends: not in "A. No other fits".
@@ -74,13 +75,17 @@ _MARKED = re.compile(
     r"(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]|[)\]])\s*"
     r"(?:(?P<no>(?:incorrect|wrong|false|unlikely|excluded|ruled out|impossible|implausible)\b|错|不正确|不对|否|不是"
     r"|(?<!, )not\b(?!\s+(?:the\s+|any\s+)?others?\b)|not\s+(?:correct|right|true|likely)\b"
-    r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.])))"
-    r"|(?P<yes>(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
+    r"|no\b(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))|[✗✘❌✖×])"
+    r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
-_MARK_SIGNS = ("incorrect", "wrong", "false", "unlikely", "exclud", "ruled out", "imp", "not", "no", "correct", "错", "不", "否")
+_MARK_SIGNS = ("incorrect", "wrong", "false", "unlikely", "exclud", "ruled out", "imp", "not", "no", "correct", "错", "不", "否", *"✗✘❌✖×")
 _MARKS = re.compile(r" (?:incorrect|wrong|false|unlikely|not|no|none|yes|true|correct|right|错|不|否|无|是|对|正) ")
-_MORE = re.compile(rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*{_NOUN}{_L}", re.I)
+_MORE = re.compile(
+    rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*(?:(?:maybe|perhaps|possibly|probably)\s+)?{_NOUN}{_L}", re.I
+)
+# "A; B" and "(A)(B)": letters and nothing else.
+_LETTERS_ALONE = re.compile(r"^[\s(]*[A-Z](?:[\s,;/&()]+[A-Z])+[\s().]*$")
 _LABELLED = re.compile(rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|(?<!\w)[(\[](?P<bracketed>[A-Z])[)\]]")
 _LISTED = re.compile(rf"^(?:both\s+|either\s+)?{_L}")
 _BEFORE_TEXT = re.compile(r"^\W*(?:an?\s|the\s)?")
@@ -141,6 +146,9 @@ def read(reply: str, choices: Sequence[str]) -> Reading:
     whole = _whole(form, known)
     if whole or bare:
         return whole or _UNREAD
+    alone = {letter for letter in text if _in(letter, known)} if _LETTERS_ALONE.match(text) and not traits(known)[1] else set()
+    if len(alone) > 1:
+        return Reading(tuple(sorted(alone)), "multiple")
     said = _made_ready(text, form, known)
     return _leading(said, known, _explicit(said, known)) or (
         _refusal(form, known) if refuses(text) else _mentioned(text, form, said, known)
@@ -270,7 +278,11 @@ def _opens(said: Said, leading: re.Match[str], known: Sequence[Option]) -> bool:
         return False
     if opening_option(said.form, known):
         return False
-    return len(_labelled_texts(said.form, known)) < 2
+    own = [option for option in known if option.letter == leading["letter"].upper()]
+    affirmed_texts = _labelled_texts(said.form, known)
+    # "A. Pneumonia is incorrect. B. ..." opens with an option and denies it.
+    judged = any(told in said.form for option in own for told in option.lettered) and own[0].letter not in affirmed_texts
+    return len(affirmed_texts) < 2 and not judged
 
 
 def _labelled_texts(form: str, known: Sequence[Option]) -> set[str]:

@@ -19,11 +19,20 @@ from lingshu.scoring._text import blank, committed, golds, graded, plain, refuse
 RANGE = (0.0, 1.0)
 Verdict = Literal["yes", "no"]
 
-# "No doubt there is a mass" denies nothing.
-_YES, _NO = r"yes|yeah|yep|yup", r"no(?!\s+(?:doubt|question)\b)|nope"
+# "No doubt there is a mass" denies nothing, and "no firm conclusion can be drawn" leaves it open.
+_YES = r"yes|yeah|yep|yup"
+_NO = (
+    r"no(?!\s+(?:doubt|question)\b)"
+    r"(?!\s+(?:\w+\s+){0,2}(?:answer|conclusion|determination|assessment|statement|diagnosis)\s+(?:can|could|is possible)\b)|nope"
+)
+# "没错" agrees; "不一定" and "不能排除" leave it open, and what cannot be told is no denial.
+_ZH_OPEN = (
+    r"不一定|不见得|不能(?:完全|绝对)?排除|不(?:完全)?排除|不除外|不好说|不错|不假"
+    r"|没错|没问题|没法|没办法|没有办法|没有足够的?(?:信息|资料)|无法|无误|无疑"
+)
 _ZH_NO, _ZH_YES = (
-    r"不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不",
-    r"是的|是(?!否|不是|或)|有(?!没有|无)|对(?!不)|存在|可以|会(?!否)|能(?!否)",
+    rf"(?!{_ZH_OPEN})(?:不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不)",
+    r"没错|是的|是(?!否|不是|或)|有(?!没有|无)|对(?!不)|存在|可以|会(?!否)|能(?!否)",
 )
 _WORD = rf"(?:(?P<yes>(?:{_YES})\b|{_ZH_YES})|(?P<no>(?:{_NO})\b|{_ZH_NO}))"
 _EXPLICIT = re.compile(
@@ -35,6 +44,12 @@ _EXPLICIT = re.compile(
 _LEADING = re.compile(rf"^[\W_]*{_WORD}", re.I)
 _TRAILING = re.compile(
     rf"(?:^|[\W_])(?:(?P<yes>{_YES})|(?P<no>{_NO}))[\W_]*$|[,.:\s](?:(?P<zyes>是的?|有|对)|(?P<zno>{_ZH_NO}))[\W_]*$", re.I
+)
+# "The answer is not yes." ends in a yes that it denies.
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|reason to)|n't)\s+"
+    r"(?:(?:an?|be|say|saying|answer|necessarily|definitely|clearly|simply)\s+){0,2}[\"'(\[]*$",
+    re.I,
 )
 _HEDGE = re.compile(
     rf"\b(?:{_YES})\b[\s,]*(?:or|/|and)[\s,]*(?:{_NO})\b|\b(?:{_NO})\b[\s,]*(?:or|/|and)[\s,]*(?:{_YES})\b"
@@ -79,8 +94,9 @@ def read(reply: str) -> Reading:
         return _reading(leading)
     if refuses(text):
         return Reading(None, "refused")
-    trailing = _TRAILING.search(text[-40:])
-    if trailing:
+    end = text[-80:]
+    trailing = _TRAILING.search(end, max(0, len(end) - 40))
+    if trailing and not _DENIED.search(end[: trailing.start() + 1]):
         return Reading("yes" if trailing["yes"] or trailing["zyes"] else "no", "ok")
     first = _FIRST_SENTENCE.split(text, maxsplit=1)[0]
     if _DENIAL.match(first):

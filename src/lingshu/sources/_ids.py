@@ -82,6 +82,11 @@ def naming(names: Names, key: bytes, patient: str | None) -> Naming:
     return Naming(names, key, pattern)
 
 
+def labelled(labels: bool | None, names: Names, question: str | None) -> bool:
+    """Whether folders are labels: as asked, else wherever names are kept or a question needs an answer."""
+    return names == "keep" or question is not None if labels is None else labels
+
+
 def look(images: tuple[Image, ...], question: str | None) -> tuple[Message, ...]:
     """A user turn that shows every image, and asks `question` where there is one."""
     return (Message("user", (*range(len(images)), *((question,) if question else ()))),)

@@ -26,7 +26,7 @@ class Joined:
     that lacks one, or has no number, counts as `empty`.
 
     Raises:
-        InputError: a column that is not there, or a table that cannot be read.
+        InputError: a column that is not there or there twice, or a table that cannot be read.
     """
 
     def __init__(self, path: Path, joins: Mapping[str, str], needed: Sequence[str], more: Sequence[str] = (), *, key: bytes) -> None:
@@ -40,9 +40,13 @@ class Joined:
             csv.field_size_limit(MAX_FIELD)
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = csv.DictReader(file)
+                names = list(rows.fieldnames or ())
                 for column in (*self._joins.values(), *needed):
-                    if column not in (rows.fieldnames or ()):
-                        raise InputError(f"{path} has no column {column!r}; {nearest(column, rows.fieldnames or ())}")
+                    if column not in names:
+                        raise InputError(f"{path} has no column {column!r}; {nearest(column, names)}")
+                twice = next((column for column in (*self._joins.values(), *self._wanted) if names.count(column) > 1), None)
+                if twice is not None:
+                    raise InputError(f"{path} has the column {twice!r} {names.count(twice)} times; rename or remove all but one.")
                 for row in rows:
                     self._add(row, key)
         except (OSError, csv.Error, UnicodeDecodeError) as error:

@@ -22,7 +22,7 @@ from lingshu.imaging.headers import read_header
 from lingshu.imaging.pseudonyms import check_key
 from lingshu.imaging.read import MAX_BYTES
 from lingshu.imaging.walk import IMAGE_SUFFIXES, files_below
-from lingshu.sources._ids import Names, Naming, Once, look, naming, with_ids
+from lingshu.sources._ids import Names, Naming, Once, labelled, look, naming, with_ids
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
 MAX_ENTRIES = 1_000_000
@@ -37,7 +37,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 def read(
     path: Path,
     *,
-    labels: bool = True,
+    labels: bool | None = None,
     question: str | None = None,
     patient: str | None = None,
     names: Names = "keep",
@@ -53,6 +53,7 @@ def read(
         InputError: no such file, a file that is no archive, or an option that is none.
     """
     called = naming(names, check_key(key), patient)
+    labels = labelled(labels, names, question)
     if path.is_file() and _kind(path) is None:
         raise InputError(f"{path} is no zip or tar archive; give one ending in .zip, {', '.join(TAR_SUFFIXES)}.")
     several = not path.is_file()

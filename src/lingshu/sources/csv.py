@@ -35,17 +35,17 @@ def read(
     `images` holds a JSON list of names. Drops: bad_row, bad_text, duplicate_id, and those of core/rows.py.
 
     Raises:
-        InputError: no such file or column, or an option that is none.
+        InputError: no such file or column, one that is there twice, or an option that is none.
     """
     ids, key = dict(ids or {}), check_key(key)
     check_kinds(ids)
     root = (images or path.parent).resolve()
     once = Once()
-    for number, row in _rows(path, delimiter, [*(columns or {}).values(), *ids.values()]):
+    for number, row in _rows(path, delimiter, [*(columns or {}).values(), *ids.values()], every=not columns):
         yield once(_sample(row, number, columns, ids, root, key))
 
 
-def _rows(path: Path, delimiter: str | None, wanted: list[str]) -> Iterator[tuple[int, dict[str, str] | Drop]]:
+def _rows(path: Path, delimiter: str | None, wanted: list[str], *, every: bool) -> Iterator[tuple[int, dict[str, str] | Drop]]:
     try:
         csv.field_size_limit(MAX_FIELD)
         # Bytes that are no UTF-8 are marked and cost their row alone.
@@ -55,6 +55,10 @@ def _rows(path: Path, delimiter: str | None, wanted: list[str]) -> Iterator[tupl
             missing = next((name for name in wanted if name not in names), None)
             if missing is not None:
                 raise InputError(f"{path} has no column {missing!r}; {nearest(missing, names)}")
+            # Which of two columns of answers is meant nobody can tell.
+            twice = next((name for name in names if name and names.count(name) > 1 and (every or name in wanted)), None)
+            if twice is not None:
+                raise InputError(f"{path} has the column {twice!r} {names.count(twice)} times; rename or remove all but one.")
             yield from _fields(lines, names)
     except (OSError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table ({one_line(error)}); check the file.") from error

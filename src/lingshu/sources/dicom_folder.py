@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from lingshu.core.errors import BadImage, InputError
 from lingshu.core.nouns import Drop, Image, Meta, Sample
 from lingshu.core.rows import sample_from_row
+from lingshu.imaging._dicom_facts import Risk
 from lingshu.imaging.dicom import DicomFacts, NoDicom, open_dicom
 from lingshu.imaging.named import Named, named_in
 from lingshu.imaging.pseudonyms import check_key
@@ -26,6 +27,7 @@ from lingshu.sources._reports import questions as table_of_questions
 from lingshu.sources._reports import reports as table_of_reports
 
 Per = Literal["image", "series", "study"]
+_RISKS: tuple[Risk, ...] = ("low", "likely", "stated")
 QUESTION = "Write the radiology report of this study."
 
 
@@ -108,11 +110,14 @@ def read(
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A file with pixels: its number, where it belongs in its series, and its frames."""
+    """A file with pixels: its number, where it belongs in its series, its frames, and what its header fears of them."""
 
     number: int
     order: tuple[float, int]
     frames: int
+    risk: Risk
+    burned_in: bool | None
+    recognisable: bool | None
 
 
 def _scan(path: Path, files: Sequence[Path], options: Options, groups: dict[str, dict[str, list[_Found]]]) -> Iterator[Drop]:
@@ -130,7 +135,9 @@ def _scan(path: Path, files: Sequence[Path], options: Options, groups: dict[str,
         series = facts.series or f"file-{number}"
         whole = (facts.study or series) if options.per == "study" else series
         order = (facts.position if facts.position is not None else float(facts.number or 0), facts.number or number)
-        groups.setdefault(whole, {}).setdefault(series, []).append(_Found(number, order, facts.frames))
+        groups.setdefault(whole, {}).setdefault(series, []).append(
+            _Found(number, order, facts.frames, facts.burned_in_risk, facts.burned_in, facts.recognisable)
+        )
 
 
 def _facts(path: Path, files: Sequence[Path], number: int, key: bytes) -> DicomFacts | Drop:
@@ -177,6 +184,7 @@ def _group(
 ) -> Iterator[Sample | Drop]:
     """The sample of one series or study; a file that cannot be rendered is left out of it and counted."""
     shown: list[_Picture] = []
+    used: list[_Found] = []
     first: DicomFacts | None = None
     for found in series.values():
         placed = sorted(found, key=lambda one: one.order)
@@ -184,18 +192,34 @@ def _group(
             number = placed[place].number
             try:
                 shown += list(_pictures(path, files, number, frames, options))
+                used.append(placed[place])
                 if first is None:
                     facts = _facts(path, files, number, options.key)
                     first = None if isinstance(facts, Drop) else facts
             except BadImage as error:
                 yield Drop(f"file-{number}", "bad_dicom", str(error))
     if first and shown:
+        first = _worst(first, used)
         if len(series) > 1:
             first = replace(first, series=None)
         whole = first.study if options.per == "study" else first.series
         numbers = [found[0].number for found in series.values()]
         name = whole or first.series or first.instance or "image"
         yield from _samples(name, first, shown, options, tables, _named(path, files, numbers, tables))
+
+
+def _worst(facts: DicomFacts, used: Sequence[_Found]) -> DicomFacts:
+    """Facts of many files: a name in the pixels of one of them is a name in the sample."""
+    return replace(
+        facts,
+        burned_in_risk=max((one.risk for one in used), key=_RISKS.index),
+        burned_in=_any([one.burned_in for one in used]),
+        recognisable=_any([one.recognisable for one in used]),
+    )
+
+
+def _any(values: Sequence[bool | None]) -> bool | None:
+    return True if True in values else None if None in values else False
 
 
 def _named(path: Path, files: Sequence[Path], numbers: Sequence[int], tables: Tables) -> list[Named]:

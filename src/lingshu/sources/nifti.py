@@ -125,10 +125,20 @@ def _mask(path: Path, volume: Volume) -> NDArray[Any]:
     Raises:
         BadImage: it cannot be read, or does not lie on the voxels of the volume.
     """
+    import numpy as np
+
     with open_volume(path, name="the mask") as found:
         if found.shape != volume.shape or any(abs(a - b) > 0.01 * b for a, b in zip(found.spacing, volume.spacing, strict=True)):
             raise BadImage("the mask has other voxels than its volume; resample it to the volume's.")
-        return upright(found.voxels())
+        if found.times not in (1, volume.times):
+            raise BadImage(f"the mask has {found.times} times, its volume {volume.times}; give one mask for each volume, or one for all.")
+        # An origin or an axis that differs puts the rectangles elsewhere. Half a voxel is what headers are rounded by.
+        if not np.abs(found.corners() - volume.corners()).max() <= max(volume.spacing) / 2:
+            raise BadImage("the mask lies elsewhere than its volume by their affines; mend its header, or resample it to the volume's.")
+        values = found.voxels()
+        if values.dtype.names:
+            raise BadImage("the mask has colours; give a volume of numbers.")
+        return upright(np.nan_to_num(values, posinf=0.0, neginf=0.0))
 
 
 def _sample(name: str, shown: Sequence[Slice], meta: Meta) -> Sample:

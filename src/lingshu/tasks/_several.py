@@ -27,6 +27,8 @@ _DENIED = re.compile(
 )
 _CUE = re.compile(r"\b(?:answers|options|choices)\b\s{0,2}(?:are|is|:)\s{0,2}", re.I)
 _REASON = re.compile(r"\b(?:because|since|as)\b|因为|由于|理由", re.I)
+_SENTENCE = re.compile(r"[.;\n]")
+_LETTER = re.compile(r"[(\[]?[A-Z](?![A-Za-z])")
 _LISTED = re.compile(r"^\s*([A-Z])\s?[.):,:、．]", re.M)
 
 
@@ -62,10 +64,22 @@ def letters_of(reply: str, *, among: str = LETTERS) -> str:
     masked = choice.undenied(_DENIED.sub(lambda match: " " * len(match[0]), text))
     starts = sorted((*choice.cues(masked), *(cue.end() for cue in _CUE.finditer(masked))), reverse=True)
     for start in (*starts[:64], 0):
-        said = _named(_REASON.split(masked[start:], maxsplit=1)[0], among)
+        told = _REASON.split(masked[start:], maxsplit=1)[0]
+        said = (_declared(told.lstrip(), among) if start else "") or _named(told, among)
         if said:
             return said
     return _named(masked, among)
+
+
+def _declared(text: str, among: str) -> str:
+    """The letters right behind a cue where what follows only explains them, as in "A, B. C is rare"; else none."""
+    several = _named(_SENTENCE.split(text, maxsplit=1)[0], among)
+    if len(several) > 1:
+        return several
+    line, _, rest = text.partition("\n")
+    one = _named(line, among)
+    # A line that begins with another letter may go on with the list.
+    return one if len(one) == 1 and rest.strip() and not _LETTER.match(rest.lstrip()) else ""
 
 
 def _named(text: str, among: str) -> str:

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lingshu.core.errors import ConfigError, nearest
-from lingshu.models.spec import Part, PixelBudget, TinyModel
+from lingshu.models.spec import PARTS, Part, PixelBudget, TinyModel
+
+
+def _number(name: str, value: float, *, below: float = math.inf) -> None:
+    if not 0 <= value < below:
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise ConfigError(f"{name} is {value:g}; it must be a number of at least 0{bound}.")
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,9 @@ class Rates:
     language: float | None = None
 
     def __post_init__(self) -> None:
+        for part in PARTS:
+            if (rate := getattr(self, part)) is not None:
+                _number(f"rates.{part}", rate)
         if self.vision is None and self.projector is None and self.language is None:
             raise ConfigError("every part of the stage is frozen; give vision, projector or language a learning rate.")
 
@@ -34,6 +43,7 @@ class Lora:
     parts: tuple[Part, ...] = ("language",)
 
     def __post_init__(self) -> None:
+        _number("lora.dropout", self.dropout, below=1)
         if self.rank < 1 or not self.parts:
             raise ConfigError(f"lora with rank {self.rank} on parts {self.parts} trains nothing; give a rank of 1 or more and a part.")
 
@@ -135,8 +145,12 @@ class Grpo:
     def __post_init__(self) -> None:
         if self.copies < 2:
             raise ConfigError(f"grpo.copies is {self.copies}; a group needs at least 2 replies to be compared.")
-        if self.temperature <= 0:
+        for name in ("kl", "clip_low", "clip_high"):
+            _number(f"grpo.{name}", getattr(self, name))
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(f"grpo.temperature is {self.temperature}; greedy replies are all alike, so give it more than 0.")
+        if self.round_prompts < 1:
+            raise ConfigError(f"grpo.round_prompts is {self.round_prompts}; it must be at least 1.")
         if self.max_reply_tokens < 1:
             raise ConfigError(f"grpo.max_reply_tokens is {self.max_reply_tokens}; it must be at least 1.")
         if self.pass_rate and not -1 <= self.pass_rate[0] < self.pass_rate[1] <= 2:
@@ -176,6 +190,8 @@ class Stage:
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it must be at least 1.")
         if self.grpo and (self.grpo.round_prompts % self.batch or self.packing):
             raise ConfigError(
                 f"stage {self.name!r}: grpo.round_prompts {self.grpo.round_prompts} must be a multiple of batch {self.batch}, "
@@ -193,8 +209,14 @@ class Stage:
             raise ConfigError(f"stage {self.name!r} names no data group.")
         if self.micro_batch < 1 or (self.batch % self.micro_batch and not self.grpo):
             raise ConfigError(f"stage {self.name!r}: batch {self.batch} is no multiple of micro_batch {self.micro_batch}.")
-        if self.steps is None and self.epochs <= 0:
+        if self.steps is None and not 0 < self.epochs < math.inf:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; it must be positive.")
+        for setting in ("warmup_steps", "final_rate", "weight_decay"):
+            _number(f"stage {self.name!r}: {setting}", getattr(self, setting))
+        for beta in self.betas:
+            _number(f"stage {self.name!r}: betas", beta, below=1)
+        if not self.clip_norm > 0:
+            raise ConfigError(f"stage {self.name!r}: clip_norm is {self.clip_norm:g}; it must be above 0, and .inf clips nothing.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; it must be at least 1.")
 

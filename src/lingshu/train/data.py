@@ -196,6 +196,11 @@ def is_dataset(path: Path) -> bool:
     return (path / DATASET_CARD).is_file()
 
 
+def is_held_out(sample: Sample) -> bool:
+    """Whether a split marked the sample's row for anything but training."""
+    return not sample.meta.extra.get("split", "train").casefold().startswith("train")
+
+
 def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sample | Drop]:
     """The samples of several data groups, one after another; a question with a gold answer is closed by it.
 
@@ -204,9 +209,8 @@ def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sa
     """
     for path in paths:
         for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
-            side = item.meta.extra.get("split", "train") if isinstance(item, Sample) else "train"
-            if not held_out and not side.casefold().startswith("train"):
-                yield Drop(item.id, "held_out", f"its row is marked {side}")
+            if not held_out and isinstance(item, Sample) and is_held_out(item):
+                yield Drop(item.id, "held_out", f"its row is marked {item.meta.extra['split']}")
             elif isinstance(item, Sample) and not item.answered and item.gold:
                 yield item.with_answer(item.gold[0])
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from lingshu.core.errors import ArtefactError, InputError
 from lingshu.core.files import JsonlAppender, digest, numbered_jsonl
-from lingshu.core.nouns import Sample
+from lingshu.core.nouns import Drop, Sample
 from lingshu.models.load import Loaded, load
 from lingshu.models.marks import Policy
 from lingshu.models.processor import IGNORED, Encoded, Processor
-from lingshu.train.data import StageData, TileCache, encode_usable, open_group, read_groups
+from lingshu.train.data import StageData, TileCache, encode_usable, is_held_out, open_group, read_groups
 from lingshu.train.entities import EntityCounts, count
 from lingshu.train.step import Scorer
 
@@ -69,6 +69,8 @@ def held_out(
 ) -> HeldOut:
     """Encode data groups (DATASET folders, or folders of rows) for models with this processor.
 
+    Of a folder that holds both sides of a split only the held-out one is taken: models have learnt from the other.
+
     Raises:
         ArtefactError, InputError: a folder that cannot be used, or two that have an id in common.
         TrainingError: no sample can be.
@@ -81,7 +83,7 @@ def held_out(
         return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(read_groups(paths, held_out=True), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
+    found = encode_usable(_unlearnt(paths), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
     twice = next((name for name, n in Counter(sample.id for sample in found.samples).items() if n > 1), None)
     if twice is not None:  # rows are known by it
         raise InputError(f"the held-out data hold the id {twice!r} more than once; curate the folders into one dataset.")
@@ -96,6 +98,16 @@ def held_out(
     # Also of the tokens, so that checkpoints of other tokenizers are never compared.
     tokens = digest([encoded.ids.tolist() for encoded in found.texts])
     return HeldOut(found.samples, data, digest([digests, policy, max_tokens, tokens]), found.drops)
+
+
+def _unlearnt(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
+    """The samples of data groups; where a folder has rows on both sides of a split, those to be learnt from are drops."""
+    for path in paths:
+        items = list(read_groups([path], held_out=True))
+        split = any(isinstance(item, Sample) and is_held_out(item) for item in items)
+        for item in items:
+            learnt = split and isinstance(item, Sample) and not is_held_out(item)
+            yield Drop(item.id, "learnt_from", "its row is on the side that training takes") if learnt else item
 
 
 def likelihoods(loaded: Loaded, held: HeldOut, path: Path, *, batch: int = BATCH) -> list[SampleLikelihood]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,17 +45,20 @@ class LearningLog:
 
 @contextmanager
 def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[LearningLog]:
-    """Open the log at the length it had when the state was saved: rows of steps that will be taken again are cut off."""
-    path = out / LOG
-    if path.exists():
-        with path.open("rb+") as file:
-            file.truncate(log_bytes)
-    writer = None
-    if tensorboard:
-        from torch.utils.tensorboard.writer import SummaryWriter
+    """Open the log at the length it had when the state was saved: rows of steps that will be taken again are cut off.
 
-        writer = SummaryWriter(str(out / "tensorboard"))
+    Raises:
+        StorageError: another process writes it; not a row of it is touched.
+    """
+    path = out / LOG
+    writer = None
     with JsonlAppender(path) as appender:
+        if path.stat().st_size > log_bytes:
+            os.truncate(path, log_bytes)
+        if tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            writer = SummaryWriter(str(out / "tensorboard"))
         try:
             yield LearningLog(path, appender, writer)
         finally:

@@ -1,6 +1,7 @@
 """The one supervised loop: a chain of stages, each resumable to the last bit, each ending in a checkpoint others can load.
 
 OUT/config.yaml             the resolved configuration; can be run again
+OUT/data.json               the digest of each data group, so that a resumed run learns from the same
 OUT/start/                  the model before the first stage, where it was built here
 OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
 OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint after that stage has it merged in
@@ -39,6 +40,8 @@ from lingshu.train.lengths import words_of
 from lingshu.train.log import SUMMARY, Progress
 from lingshu.train.stage import StageRun, StageSummary
 from lingshu.train.world import World, open_world
+
+DATA = "data.json"
 
 
 def train(
@@ -83,7 +86,9 @@ def _train(config: TrainConfig, out: Path, world: World, *, resume: bool, progre
     for number in range(len(summaries), len(config.stages)):
         # A sharded model is not whole in any process; the stage after it starts from its checkpoint.
         begun = loaded if loaded is not None and not world.sharded else _starting_point(config, out, number, paths, world)
-        summary, drops, loaded = StageRun(config, number, paths, out, stop=stop, world=world).run(begun, progress, bfloat16=bfloat16)
+        summary, drops, loaded = StageRun(config, number, paths, out, stop=stop, world=world).run(
+            begun, progress, bfloat16=bfloat16, base=_start_folder(config, out, number)
+        )
         summaries.append(summary)
         named += drops
         last = number == len(config.stages) - 1
@@ -124,7 +129,25 @@ def check_world(config: TrainConfig, world: World) -> None:
 def _open_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[dict[str, Group], list[StageSummary]]:
     groups = check_data(config)
     prepare_folder(config, out, resume=resume)
+    _same_data(groups, out)
     return groups, _summaries(out)
+
+
+def _same_data(groups: Mapping[str, Group], out: Path) -> None:
+    """Note which data the run learns from; one that goes on has to find the same.
+
+    Raises:
+        ConfigError: a data group has changed since.
+    """
+    path, found = out / DATA, {name: group.digest for name, group in groups.items()}
+    if not path.exists():
+        write_json(path, found)
+        return
+    known = read_json(path)
+    changed = next((name for name, digest in found.items() if known.get(name) != digest), None)
+    if changed is not None and not (out / RUN_CARD).exists():
+        where = f"data group {changed!r} ({groups[changed].path})"
+        raise ConfigError(f"{where} is not what {out} has learnt from so far; put it back, or choose another --out.")
 
 
 def stage_folder(out: Path, number: int, name: str) -> Path:
@@ -157,10 +180,12 @@ def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     path = out / "config.yaml"
     if path.exists():
         if not resume:
-            raise ConfigError(f"{out} holds a training run already; pass --resume to go on with it, or another --out.")
+            raise ConfigError(f"{out} holds a training run already; pass --resume to go on with it, remove it, or choose another --out.")
         # Read as a configuration, so that a field which a later version added counts with its default.
         if configuration.from_plain(TrainConfig, configuration.read_plain(path)) != config:
-            raise ConfigError(f"{out} holds a run of another configuration ({path}); resume it with that file, or choose another --out.")
+            raise ConfigError(
+                f"{out} holds a run of another configuration ({path}); resume it with that file, remove it, or choose another --out."
+            )
         return
     if out.is_dir() and any(out.iterdir()):
         raise ConfigError(f"{out} is not empty and holds no training run; choose another --out.")
@@ -174,12 +199,7 @@ def _summaries(out: Path) -> list[StageSummary]:
 
 def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path], world: World) -> Loaded:
     """The model to go on with: the last finished stage's, else the configured one; without values but in the first process."""
-    if done:
-        name = str(stage_folder(out, done - 1, config.stages[done - 1].name))
-    elif isinstance(config.model, TinyModel):
-        name = str(out / "start")
-    else:
-        name = config.model
+    name = _start_folder(config, out, done)
     found: list[Loaded] = []
 
     def first() -> None:
@@ -195,6 +215,13 @@ def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[s
     image_processor = old.family.with_budget(old.image_processor, config.pixels)
     processor = Processor(old.family, old.tokenizer, image_processor, config.pixels)
     return Loaded(loaded.model, processor, _start_name(config), loaded.digest)
+
+
+def _start_folder(config: TrainConfig, out: Path, done: int) -> str:
+    """Where the model lies that the stage after `done` others starts from: a folder, or a hub id."""
+    if done:
+        return str(stage_folder(out, done - 1, config.stages[done - 1].name))
+    return str(out / "start") if isinstance(config.model, TinyModel) else config.model
 
 
 def _start_name(config: TrainConfig) -> str:

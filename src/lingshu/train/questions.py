@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lingshu.core.artefacts import read_dataset
 from lingshu.core.errors import ConfigError, TrainingError
 from lingshu.core.nouns import Drop, Message, Sample
 from lingshu.models.processor import Encoded, Processor
-from lingshu.sources import jsonl
-from lingshu.train.data import TileCache, encode_usable, is_dataset
+from lingshu.train.data import TileCache, encode_usable, read_groups
 
 PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra, that states it
 
@@ -56,10 +54,12 @@ class Questions:
 
 
 def read_questions(paths: Sequence[Path]) -> Iterable[Sample | Drop]:
-    """The questions of several data groups; a closing answer is taken off and is the gold where there is none."""
-    for path in paths:
-        for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
-            yield item if isinstance(item, Drop) else as_question(item)
+    """The questions of several data groups; a closing answer is taken off and is the gold where there is none.
+
+    Rows that a split marked for anything but training become drops, as in a supervised stage.
+    """
+    for item in read_groups(paths):
+        yield item if isinstance(item, Drop) else as_question(item)
 
 
 def as_question(sample: Sample) -> Sample | Drop:

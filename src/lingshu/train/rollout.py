@@ -178,7 +178,8 @@ def token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
     # A server that tells no tokens leaves the text alone. Cut anew it may fall into other tokens than were drawn: the
     # ratio of such a reply is then that of another way to say the same, which the clipping bounds.
     ids = reply.token_ids if reply.token_ids is not None else tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
-    return (*ids, end) if reply.finish == "stop" and (not ids or ids[-1] != end) else ids
+    # A checkpoint may name further end tokens besides its tokenizer's.
+    return (*ids, end) if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids) else ids
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -68,11 +68,13 @@ class StageRun:
         self.pending: list[float] = []  # losses since the last row of the log
         self.skipped = 0
 
-    def run(self, loaded: Loaded, progress: Progress | None, *, bfloat16: bool) -> tuple[StageSummary, tuple[str, ...], Loaded | None]:
+    def run(
+        self, loaded: Loaded, progress: Progress | None, *, bfloat16: bool, base: str
+    ) -> tuple[StageSummary, tuple[str, ...], Loaded | None]:
         """Train the stage from its start or its newest state to its end.
 
-        The model is changed in place. It comes back whole with the summary and the first drops: from a sharded run in
-        the first process alone.
+        The model is changed in place; `base` is the folder or hub id that it was loaded from. It comes back whole with the
+        summary and the first drops: from a sharded run in the first process alone.
 
         Raises:
             TrainingError: too many steps gave no number. Stopped: `stop` said so, and the state is saved.
@@ -93,11 +95,16 @@ class StageRun:
         with log_of as log, Saver(self.out / "state", world) as saver:
             seconds = self._steps(trainer, feed, position, log, saver, progress)
             saver.wait()
+        if not self.first:
+            raise TrainingError(
+                f"stage {self.stage.name!r}: none of its {feed.total} steps gave a loss and a gradient that are numbers; "
+                "look at the model it starts from, or lower its rates."
+            )
         model = self._whole(loaded, seed) if world.sharded else loaded.model
         if model is not None:
             model.eval()
             if adapter is not None:
-                save_adapter(model, adapter, loaded.name, self.out / "adapters" / f"{self.number + 1}-{self.stage.name}")
+                save_adapter(model, adapter, base, self.out / "adapters" / f"{self.number + 1}-{self.stage.name}")
                 merge(model)
         first, last = _mean(self.first), _mean(self.recent)
         name, dropped = self.stage.name, dict(feed.drops)
@@ -204,7 +211,9 @@ class StageRun:
         self.pending = []
         if log is None:
             return
-        log.add(row | dict(result.told) | dict(fed), done)
+        # A skipped step may tell what is no number, which JSON cannot say.
+        told = {name: value if math.isfinite(value) else None for name, value in (dict(result.told) | dict(fed)).items()}
+        log.add(row | told, done)
         if progress is not None:
             progress(self.stage.name, done, total, math.nan if loss is None else loss, rate)
 

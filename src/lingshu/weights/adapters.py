@@ -37,6 +37,8 @@ OTHER_FORMS = (
     "trainable_token_indices",
     "alora_invocation_tokens",
 )
+# First values of factors that leave the base as it is; others (PiSSA, OLoRA, CorDA, LoftQ) take the start out of it.
+KEPT_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
 SAME = ("peft_type", "base_model_name_or_path", "revision", "fan_in_fan_out")
 
 
@@ -89,6 +91,10 @@ def _modules(folder: Folder) -> dict[str, Factors]:
             raise InputError(f"{folder} uses {key}, which factors alone do not say; merge the adapter into its base first.")
     if folder.config.get("bias", "none") != "none":
         raise InputError(f"{folder} trains biases too; merge the adapter into its base first.")
+    if (start := folder.config.get("init_lora_weights")) not in KEPT_BASE:
+        raise InputError(
+            f"{folder} was begun with init_lora_weights {start!r}, which changes the base; merge the adapter into its base first."
+        )
     for name, place in folder.tensors.items():
         match = FACTOR.fullmatch(name)
         if match is None or place.dtype not in FLOATS:

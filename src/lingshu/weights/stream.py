@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lingshu.core.errors import ArtefactError
-from lingshu.core.files import disk
+from lingshu.core.files import MANIFEST, disk
 from lingshu.weights.folder import Folder, Place
 
 # Bytes given to the system in one write. For larger ones Linux looks for pages of their size in one piece, which took
@@ -85,13 +85,13 @@ class _File:
 class Reader:
     """Reads the tensors of one folder.
 
-    Its files are hashed from what is read for the merge, where the manifest does not know them; what was not read in
-    the order of the file is read once more at the end.
+    Its files are hashed from what is read for the merge; what was not read in the order of the file is read once more at
+    the end.
     """
 
     def __init__(self, folder: Folder, lanes: Lanes, *, hashing: bool) -> None:
         self.folder, self._lanes = folder, lanes
-        self._files = {name: _File(folder.path / name, hashed=hashing and name not in folder.known) for name in folder.files}
+        self._files = {name: _File(folder.path / name, hashed=hashing) for name in folder.files}
 
     def read(self, place: Place, start: int, buffer: Buffer, size: int) -> memoryview:
         """Bytes `start` to `start + size` of a tensor."""
@@ -115,15 +115,19 @@ class Reader:
             self._lanes.hashing.submit(digest.update, piece).result()
 
     def hashes(self) -> dict[str, str]:
-        """sha256 of each file, by its name after the folder's label; of those that were hashed or that a manifest knows."""
+        """sha256 of each file that was hashed, by its name after the folder's label.
+
+        Raises:
+            ArtefactError: a file is not what its folder's manifest says.
+        """
         found = {}
         for name, file in self._files.items():
             if file.digest is not None:
                 self._catch_up(file, file.path.stat().st_size)
                 self._lanes.hashing.submit(lambda: None).result()
                 found[f"{self.folder.label}/{name}"] = file.digest.hexdigest()
-            elif name in self.folder.known:
-                found[f"{self.folder.label}/{name}"] = self.folder.known[name]
+                if self.folder.known.get(name, file.digest.hexdigest()) != file.digest.hexdigest():
+                    raise ArtefactError(f"{file.path} does not match its sha256 in {MANIFEST}; copy the folder again or make it anew.")
         return found
 
     def close(self) -> None:

@@ -9,9 +9,10 @@ const BY_PAGE = 10;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 export class Pane {
-  constructor(about, { moved = () => {}, named }) {
+  constructor(about, { moved = () => {}, opened = () => {}, named }) {
     this.presets = about.windows;
     this.moved = moved;
+    this.opened = opened;
     this.studies = [];
     this.series = [];
     this.kept = new Map();
@@ -39,7 +40,7 @@ export class Pane {
     const own = /,/.test(this.window) ? [[this.window, t("window_asked")]] : [];
     options(this.preset, [["file", t("window_file")], ...(this.modality === "CT" ? names : []), ...own], this.window);
     if (this.series.length) options(this.number, this.series.map((one) => [String(one.number), seriesWords(one)]), this.number.value);
-    if (this.studies.length) options(this.study, this.studies.map((one) => [one.id, studyWords(one)]), this.study.value);
+    if (this.studies.length) options(this.study, this.choices(), this.study.value);
     if (this.seen) this.caption();
   }
 
@@ -48,13 +49,26 @@ export class Pane {
 
   fill(studies, chosen) {
     this.studies = studies;
-    options(this.study, studies.map((one) => [one.id, studyWords(one)]), chosen);
+    if (!chosen) this.close();
+    options(this.study, this.choices(), chosen ?? "");
     if (chosen) this.open(chosen);
   }
+
+  close() {
+    this.forget();
+    this.opening = null;
+    this.series = [];
+    this.slider.hidden = true;
+    options(this.number, [], "");
+  }
+
+  // Before a study was opened none is chosen.
+  choices() { return [...(this.opening ? [] : [["", "–"]]), ...this.studies.map((one) => [one.id, studyWords(one)])]; }
 
   async open(study) {
     this.forget();
     this.opening = study;
+    this.opened();
     try {
       const found = await json(`/page/api/study?study=${encodeURIComponent(study)}`);
       if (this.opening !== study) return;

@@ -11,7 +11,7 @@ export function viewer(about, { talk, report }) {
   const count = el("p", { class: "faint" });
   const linked = el("input", { type: "checkbox", checked: true });
   const beside = el("input", { type: "checkbox", onchange: compare });
-  const current = new Pane(about, { named: "current", moved: (by) => follow(prior, current, by) });
+  const current = new Pane(about, { named: "current", moved: (by) => follow(prior, current, by), opened: () => beside.checked && pair() });
   const prior = new Pane(about, { named: "prior", moved: (by) => follow(current, prior, by) });
   for (const pane of [current, prior]) {
     const give = async (place) => { const item = await pane.item(); if (item) place.add(item); };
@@ -34,12 +34,14 @@ export function viewer(about, { talk, report }) {
   function compare() {
     prior.view.hidden = link.hidden = !beside.checked;
     panes.classList.toggle("one", !beside.checked);
-    if (beside.checked && !prior.got) {
-      const now = studies?.find((one) => one.id === current.study.value);
-      const same = studies?.filter((one) => one.patient && one.patient === now?.patient && one.id !== now?.id) ?? [];
-      const earlier = same.filter((one) => (one.rank ?? 0) < (now.rank ?? 0)).pop() ?? same[0] ?? studies?.[0];
-      if (earlier) prior.fill(studies, earlier.id);
-    }
+    if (beside.checked && !prior.got) pair();
+  }
+
+  // The study before the current one, else none: a later one, one without a date, or another patient's is never put there unasked.
+  function pair() {
+    const now = studies?.find((one) => one.id === current.study.value);
+    const earlier = studies?.filter((one) => one.patient && one.patient === now?.patient && one.rank && one.rank < now.rank).pop();
+    if (studies) prior.fill(studies, earlier?.id);
   }
 
   async function load() {

@@ -1,0 +1,13 @@
+"""Names of a header in running text: found however they are written after their first capital."""
+
+from __future__ import annotations
+
+from lingshu.imaging.named import Named
+
+
+def test_a_name_is_found_however_its_letters_are_written() -> None:
+    # Headers often hold capitals alone.
+    named = Named(["MCDONALD^ANNA", "DELACRUZ^JOSE", "SMITH-JONES^MARY", "White^Tom"], [])
+    assert named.without("Mr McDonald's scan, seen by DeLaCruz") == "Mr [NAME]'s scan, seen by [NAME]"
+    assert named.without("Mary Smith-Jones; Mrs Jones") == "[NAME] [NAME]; Mrs [NAME]"
+    assert named.without("White, white matter") == "[NAME], white matter"
