@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+import os
 import resource
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -151,6 +153,10 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(unbroken: tup
 
     def fill(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
+            # The state of step 2 is written behind the training, and on a busy machine may still be on its way.
+            until = time.monotonic() + 60
+            while not (tmp_path / "run" / "state" / "00-00000002").exists() and time.monotonic() < until:
+                os.sched_yield()
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
     try:
