@@ -73,6 +73,13 @@ async def shots(tab: Tab, place: Path, name: str) -> None:
     await tab.shoot(folder / f"{name}.png")
 
 
+async def written(tab: Tab, text: str, count: str) -> None:
+    """Write the words of a verdict, send it, and wait until it counts."""
+    await tab.call("Input.insertText", text=text)
+    await tab.run("document.querySelector('.writing').requestSubmit()")
+    await tab.until(f"document.querySelector('.count').textContent === '{count}'")
+
+
 async def nothing_ran(tab: Tab) -> None:
     assert await tab.run("document.title") in {f"{name} · lingshu" for name in ("Chat", "Studies", "Draft", "Evaluations", "Review")}
     assert await tab.run("document.querySelectorAll('main script, main img[src=x]').length") == 0
@@ -270,9 +277,7 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
         await tab.until("document.querySelector('.count').textContent === '1 of 4 judged'")
         await tab.press("r")
         await tab.until("document.activeElement.id === 'words'")
-        await tab.call("Input.insertText", text="not so")
-        await tab.run("document.querySelector('.writing').requestSubmit()")
-        await tab.until("document.querySelector('.count').textContent === '2 of 4 judged'")
+        await written(tab, "not so", "2 of 4 judged")
         await tab.press("1")
         await tab.until("document.querySelector('.count').textContent === '3 of 4 judged'")
         await tab.press("u")
@@ -280,9 +285,7 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
         await tab.press("e")
         await tab.until("document.activeElement.id === 'words'")
         await tab.run("document.querySelector('#words').select()")
-        await tab.call("Input.insertText", text="as it should be")
-        await tab.run("document.querySelector('.writing').requestSubmit()")
-        await tab.until("document.querySelector('.count').textContent === '3 of 4 judged'")
+        await written(tab, "as it should be", "3 of 4 judged")
         await nothing_ran(tab)
 
     assert visited(tmp_path, visit).complaints == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -24,6 +26,7 @@ THREADS = 2
 # A page asks for one slice of each of its two panes at a time: more than this is no page of ours.
 WAITING = 32
 GONE = 499
+DEEP = 5  # folders below the one that was named
 SAFE: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -105,3 +108,14 @@ async def taken(request: Request, kind: type[Asked]) -> Asked:
         raise Refused(400, f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}"[:300], code="invalid_value") from None
     except RecursionError:
         raise Refused(400, "the body is nested too deeply.", code="invalid_json") from None
+
+
+def folders_with(root: Path, file: str) -> Iterator[Path]:
+    """The folders below `root`, itself among them, that hold a file of this name; links and hidden folders are not followed."""
+    for place, inner, files in os.walk(root):
+        folder = Path(place)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if len(folder.relative_to(root).parts) >= DEEP:
+            inner.clear()
+        if file in files and not (folder / file).is_symlink():
+            yield folder

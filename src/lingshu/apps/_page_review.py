@@ -11,7 +11,6 @@ and reviewer, and only the server knows it.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 import unicodedata
@@ -23,7 +22,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from lingshu.apps._page_http import Json, Taken, Workers, add, taken
+from lingshu.apps._page_http import Json, Taken, Workers, add, folders_with, taken
 from lingshu.core.errors import InputError
 from lingshu.core.files import JsonlAppender, numbered_jsonl
 from lingshu.core.rooted import Rooted
@@ -32,7 +31,6 @@ from lingshu.curate.review import Verdict, by_sample, quality, read_verdicts
 from lingshu.imaging.read import MAX_BYTES, decode, png_bytes
 
 QUEUE = "queue.jsonl"
-DEEP = 5
 MAX_ROWS = 5000
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 Side = Literal["a", "b"]
@@ -122,19 +120,14 @@ class Reviews:
         """
         root = self._folder().folder
         found = []
-        for place, inner, files in os.walk(root):
-            folder = Path(place)
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            if len(folder.relative_to(root).parts) >= DEEP:
-                inner.clear()
-            if QUEUE in files and not (folder / QUEUE).is_symlink():
-                name = str(folder.relative_to(root))
-                told = folder.parent.name if folder.name == "review" else folder.name
-                try:
-                    counts = {"rows": len(self._rows(name)), "reviewers": self._counts(name)}
-                except InputError:
-                    counts = {"rows": 0, "reviewers": {}}  # opening it tells what is wrong; the others are there all the same
-                found.append({"queue": name, "name": told, **counts})
+        for folder in folders_with(root, QUEUE):
+            name = str(folder.relative_to(root))
+            told = folder.parent.name if folder.name == "review" else folder.name
+            try:
+                counts = {"rows": len(self._rows(name)), "reviewers": self._counts(name)}
+            except InputError:
+                counts = {"rows": 0, "reviewers": {}}  # opening it tells what is wrong; the others are there all the same
+            found.append({"queue": name, "name": told, **counts})
         return found
 
     def state(self, queue: str, reviewer: str) -> dict[str, Any]:

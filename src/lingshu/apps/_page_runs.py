@@ -6,18 +6,16 @@ A report is a page with a script. It is shown in a frame without an origin: it c
 from __future__ import annotations
 
 import math
-import os
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import Field
 
-from lingshu.apps._page_http import Json, Taken, Workers, add, taken
+from lingshu.apps._page_http import Json, Taken, Workers, add, folders_with, taken
 from lingshu.apps._serve_wire import Refused
 from lingshu.core.artefacts import REPORT_HTML, REPORT_JSON
 from lingshu.core.errors import ArtefactError, InputError
@@ -25,7 +23,6 @@ from lingshu.core.files import read_json
 from lingshu.core.rooted import Rooted
 
 REPORT = "/page/report/"
-DEEP = 5
 LISTED = 500
 TICKETS = 256
 VALID_S = 3600
@@ -77,7 +74,7 @@ class Runs:
             InputError: the server shows no runs.
         """
         root = self._folder().folder
-        found = sorted(_reports(root), key=lambda path: (-(path / REPORT_HTML).stat().st_mtime, str(path)))
+        found = sorted(folders_with(root, REPORT_HTML), key=lambda path: (-(path / REPORT_HTML).stat().st_mtime, str(path)))
         return {"runs": [_facts(root, path) for path in found[:LISTED]], "more": max(0, len(found) - LISTED)}
 
     def ticket(self, run: str) -> str:
@@ -103,17 +100,6 @@ class Runs:
         if self._root is None:
             raise InputError("this server shows no runs; start it with --runs FOLDER.")
         return self._root
-
-
-def _reports(root: Path) -> Iterator[Path]:
-    """The folders below `root`, itself among them, that hold a report; links are not followed."""
-    for place, inner, files in os.walk(root):
-        folder = Path(place)
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if len(folder.relative_to(root).parts) >= DEEP:
-            inner.clear()
-        if REPORT_HTML in files and not (folder / REPORT_HTML).is_symlink():
-            yield folder
 
 
 def _facts(root: Path, folder: Path) -> dict[str, Any]:

@@ -100,8 +100,9 @@ class ShardWriter:
         import pyarrow as pa
 
         if self._block:
-            images = _image_column([row.pop("images") for row in self._block])
-            table = pa.Table.from_pylist(self._block, dataset_schema()).set_column(*images)
+            schema = dataset_schema()
+            images = _image_column(schema, [row.pop("images") for row in self._block])
+            table = pa.Table.from_pylist(self._block, schema).set_column(*images)
             self._block, self._held = [], 0  # the table has its own copy, and the writer makes another
             self._writer.write_table(table)
             del table
@@ -117,13 +118,13 @@ class ShardWriter:
             self._writer.close()
 
 
-def _image_column(rows: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[int, pa.Field, pa.Array]:
+def _image_column(schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[int, pa.Field, pa.Array]:
     """Place, field and values of the images of some rows; Arrow's own reader of lists would double its memory again and again."""
     import numpy as np
     import pyarrow as pa
 
-    place = dataset_schema().get_field_index("images")
-    field = dataset_schema().field(place)
+    place = schema.get_field_index("images")
+    field = schema.field(place)
     files = [image["bytes"] for images in rows for image in images]
     ends = np.cumsum([0, *map(len, files)], dtype=np.int32)
     encoded = pa.Array.from_buffers(pa.binary(), len(files), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(files))])

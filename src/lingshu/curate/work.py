@@ -251,10 +251,7 @@ class _ShardPass:
             self.journal.at(number, index)
             if dead is not None and index >= dead:
                 live = self._die(use.name, source, live)
-            if len(live) == 1:
-                live = self._step(use, self.functions[index], live[0], source)
-            else:
-                live = [made for sample in live for made in self._step(use, self.functions[index], sample, source)]
+            live = [made for sample in live for made in self._step(use, self.functions[index], sample, source)]
         found: list[tuple[Row, Signature | None]] = []
         table = self.steps.table
         signs = table is not None and (not table.sources or source in table.sources)
@@ -278,10 +275,6 @@ class _ShardPass:
         self.ledger.enter(use.name, source)
         try:
             result = function(sample, self.pixels)
-            if result is sample:
-                self.ledger.leave(use.name, source)
-                self._show(use.name, "kept", sample, (sample,))
-                return (sample,)
             made = (result,) if isinstance(result, Sample | Drop) else tuple(result)
             if not made or not all(isinstance(item, Sample) for item in made if item is not result):
                 raise TypeError(f"{use.op} returned no sample and no drop")
@@ -294,7 +287,7 @@ class _ShardPass:
             return ()
         self.ledger.add(use.name, source, len(made) - 1)
         self.ledger.leave(use.name, source, len(made))
-        unchanged = len(made) == 1 and made[0] == sample
+        unchanged = len(made) == 1 and (made[0] is sample or made[0] == sample)
         self._show(use.name, "kept" if unchanged else "changed" if len(made) == 1 else "split", sample, made)  # type: ignore[arg-type]
         return (sample,) if unchanged else made  # type: ignore[return-value]
 
@@ -321,9 +314,7 @@ class _ShardPass:
         self._show(step, f"dropped: {drop.reason}", sample, ())
 
     def _show(self, step: str, outcome: str, before: Sample, after: tuple[Sample, ...]) -> None:
-        kept = self.shown.get((step, outcome))
-        if kept is None:
-            kept = self.shown[step, outcome] = []
+        kept = self.shown.setdefault((step, outcome), [])
         if len(kept) < SHOWN:
             kept.append((step, outcome, before, after[:SHOWN]))
 

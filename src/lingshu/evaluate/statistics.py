@@ -90,31 +90,35 @@ def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interva
     interval as Dean and Pagano, Journal of Survey Statistics and Methodology 3:484, 2015, recommend). None with a single
     group, with 20 or more, where all values are alike, or where one lies outside 0 to 1.
     """
-    n, count = len(values), len(set(groups))
-    if not 2 <= count < FEW_GROUPS or min(values) < 0 or max(values) > 1 or max(values) - min(values) <= NO_WIDTH:
+    few = _few(values, groups)
+    if few is None or min(values) < 0 or max(values) > 1:
         return None
-    mean = math.fsum(values) / n
-    variance = max(_clustered_variance(values, groups), math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
-    worth = mean * (1 - mean) / variance * (Z_95 / T_95[count - 2]) ** 2
-    return wilson(mean * worth, worth)._replace(value=mean, n=n)
+    mean, variance, t = few
+    worth = mean * (1 - mean) / variance * (Z_95 / t) ** 2
+    return wilson(mean * worth, worth)._replace(value=mean, n=len(values))
 
 
 def mean_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
     """The mean of values in few groups with Student's interval from its clustered variance; None as for share_of_few."""
+    few = _few(values, groups)
+    if few is None:
+        return None
+    mean, variance, t = few
+    half = t * math.sqrt(variance)
+    return Interval(mean, mean - half, mean + half, len(values))
+
+
+def _few(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float, float] | None:
+    """The mean of values in few groups, its variance, and Student's t; the variance is that of a ratio of sums over groups, by
+    linearisation, and at least that of single items."""
     n, count = len(values), len(set(groups))
     if not 2 <= count < FEW_GROUPS or max(values) - min(values) <= NO_WIDTH:
         return None
     mean = math.fsum(values) / n
-    variance = max(_clustered_variance(values, groups), math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1)))
-    half = T_95[count - 2] * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half, n)
-
-
-def _clustered_variance(values: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """The variance of the mean as a ratio of sums over groups, by linearisation."""
     sums, sizes = group_sums(values, groups)
-    mean, count = math.fsum(values) / len(values), len(sums)
-    return float(((sums - mean * sizes) ** 2).sum()) * count / (count - 1) / len(values) ** 2
+    clustered = float(((sums - mean * sizes) ** 2).sum()) * count / (count - 1) / n**2
+    single = math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1))
+    return mean, max(clustered, single), T_95[count - 2]
 
 
 def or_wilson(found: Interval, groups: int) -> Interval:

@@ -79,10 +79,11 @@ def read_header(data: bytes, *, name: str = "image in memory") -> Header:
     return header
 
 
-def check_whole(data: bytes, header: Header, *, name: str) -> None:
+def check_whole(data: bytes, header: Header, *, name: str) -> bool:
     """Refuse a PNG or JPEG that is cut short: decoders fill such images up in silence. Also a PNG with a damaged head.
 
     A JPEG must have an end marker behind its frame header: inside its scans FF is always followed by 0 or a restart marker.
+    Returns whether a PNG may state an orientation that its header does not have: behind its pixels, or in a chunk of text.
 
     Raises:
         BadImage: it is.
@@ -90,11 +91,12 @@ def check_whole(data: bytes, header: Header, *, name: str) -> None:
     if header.format == "JPEG" and data.rfind(b"\xff\xd9", header.body) < 0:
         raise BadImage(f"{name} is truncated (a JPEG without its end marker); copy the image again.")
     if header.format == "PNG":
-        _check_chunks(data, name)
+        return _check_chunks(data, header, name)
+    return False
 
 
-def _check_chunks(data: bytes, name: str) -> None:
-    view, position, pixels = memoryview(data), len(PNG_SIGNATURE), 0
+def _check_chunks(data: bytes, header: Header, name: str) -> bool:
+    view, position, pixels, turned = memoryview(data), len(PNG_SIGNATURE), 0, False
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -109,24 +111,13 @@ def _check_chunks(data: bytes, name: str) -> None:
             raise BadImage(f"{name} is damaged (checksum of a PNG chunk); copy the image again.")
         if kind == b"IEND":
             if pixels:
-                return
+                return turned
             break
+        turned |= kind == b"eXIf" and position > header.body
+        turned |= kind in _TEXTS and data.startswith(_PROFILES, position + 8)
         pixels += length if kind == b"IDAT" else 0
         position = end
     raise BadImage(f"{name} is truncated (a PNG without its end chunk); copy the image again.")
-
-
-def turned_elsewhere(data: bytes, header: Header) -> bool:
-    """Whether a PNG may state an orientation that its header does not have: behind its pixels, or in a chunk of text."""
-    position = len(PNG_SIGNATURE)
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind in _TEXTS and data.startswith(_PROFILES, position + 8):
-            return True
-        if kind == b"eXIf" and position > header.body:
-            return True
-        position += 12 + length
-    return False
 
 
 def _png(data: bytes) -> Header:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import BadImage
 from lingshu.core.nouns import Image
-from lingshu.imaging.headers import EndsEarly, Header, check_whole, read_header, turned_elsewhere
+from lingshu.imaging.headers import EndsEarly, Header, check_whole, read_header
 from lingshu.imaging.read import MAX_PIXELS, ShardReader, decode, image_bytes, image_name
 
 if TYPE_CHECKING:
@@ -91,27 +91,27 @@ class Pictures:
         """
         held = self._hold(image)
         if held.rgb is None:
-            held.rgb = _frozen(self._rgb(held, self._ready(held)))
+            held.rgb = _frozen(self._rgb(held, *self._ready(held)))
             self._forget(held)
         return held.rgb
 
     def _gray(self, held: _Held) -> NDArray[Any]:
         import cv2
 
-        header = self._ready(held)
-        if _direct(header, self._bytes(held)) and (header.format == "JPEG" or header.channels == 1):
+        header, direct = self._ready(held)
+        if direct and (header.format == "JPEG" or header.channels == 1):
             # A JPEG holds its luminance apart: the colours need not be decoded at all.
             found = _opencv(self._bytes(held), header, grey=True)
             if found is not None:
                 return found
         if held.rgb is None:
-            held.rgb = _frozen(self._rgb(held, header))
+            held.rgb = _frozen(self._rgb(held, header, direct))
         return cv2.cvtColor(held.rgb, cv2.COLOR_RGB2GRAY)
 
-    def _rgb(self, held: _Held, header: Header) -> NDArray[Any]:
+    def _rgb(self, held: _Held, header: Header, direct: bool) -> NDArray[Any]:
         import numpy as np
 
-        if _direct(header, self._bytes(held)):
+        if direct:
             found = _opencv(self._bytes(held), header, grey=False)
             if found is not None:
                 return found
@@ -122,8 +122,8 @@ class Pictures:
             held.data = image_bytes(held.image, shards=self._shards)
         return held.data
 
-    def _ready(self, held: _Held) -> Header:
-        """The header of an image that may be decoded: whole, and within the limits."""
+    def _ready(self, held: _Held) -> tuple[Header, bool]:
+        """The header of an image that may be decoded, being whole and within the limits; whether OpenCV reads it as imaging/read.py."""
         data = self._bytes(held)
         if held.header is None:
             held.header = read_header(data, name=held.name)
@@ -131,8 +131,8 @@ class Pictures:
         if header.pixels > MAX_PIXELS:
             size = f"{header.width} x {header.height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels"
             raise BadImage(f"{held.name} has {size}; make it smaller.")
-        check_whole(data, header, name=held.name)
-        return header
+        turned = check_whole(data, header, name=held.name)
+        return header, _direct(header) and not turned
 
     def _hold(self, image: Image) -> _Held:
         # Hashing the image itself is ten times slower.
@@ -185,11 +185,8 @@ class _Held:
         return size
 
 
-def _direct(header: Header, data: bytes) -> bool:
-    """Whether OpenCV reads it as imaging/read.py would: not so for palettes, transparency, CMYK, deep values, and PNG files
-    whose orientation may stand elsewhere than before their pixels."""
-    if header.format == "PNG" and turned_elsewhere(data, header):
-        return False
+def _direct(header: Header) -> bool:
+    """Not so for palettes, transparency, CMYK and deep values, nor where the orientation may stand elsewhere than in the header."""
     return header.format in ("PNG", "JPEG") and header.plain and header.bits == 8 and header.channels in (1, 3)
 
 

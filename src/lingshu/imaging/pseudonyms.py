@@ -41,3 +41,8 @@ def pseudonym(key: bytes, kind: str, value: str | bytes) -> str | None:
     if not raw:
         return None
     return hmac.new(key, kind.encode() + b"\0" + raw, hashlib.sha256).hexdigest()[:_HEX]
+
+
+def is_pseudonym(text: str) -> bool:
+    """Whether a text has the form of a hash of `pseudonym` and is no plain number."""
+    return len(text) == _HEX and set(text) <= set("0123456789abcdef") and not text.isdecimal()

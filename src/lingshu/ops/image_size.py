@@ -41,17 +41,15 @@ def step(
         for image in sample.images:
             header = pixels.header(image)
             shorter, longer = sorted((header.width, header.height))
-            reason = None
+            size = f"{header.width} x {header.height}"
             if formats and header.format not in formats:
                 return Drop(sample.id, "image_format", header.format)
             if shorter < min_side:
-                reason = "image_too_small"
-            elif max_side is not None and longer > max_side:
-                reason = "image_too_large"
-            elif longer > max_aspect * shorter:
-                reason = "image_too_long"
-            if reason:
-                return Drop(sample.id, reason, f"{header.width} x {header.height}")
+                return Drop(sample.id, "image_too_small", size)
+            if max_side is not None and longer > max_side:
+                return Drop(sample.id, "image_too_large", size)
+            if longer > max_aspect * shorter:
+                return Drop(sample.id, "image_too_long", size)
         return sample
 
     return MapStep(lambda: keep)

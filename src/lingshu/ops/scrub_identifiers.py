@@ -8,18 +8,15 @@ harmed by still need a person's eye.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 
 from lingshu.core.nouns import Drop, Sample
 from lingshu.core.steps import MapStep, Pixels
+from lingshu.imaging.pseudonyms import is_pseudonym
 from lingshu.ops import _identifiers
 from lingshu.ops._facts import require, tally, with_notes, with_words
 from lingshu.sources._ids import KINDS
-
-# A keyed hash of an id tells nothing, and digits in it are no telephone number.
-HASH = re.compile(r"(?=.*[a-f])[0-9a-f]{20}")
 
 
 def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
@@ -43,7 +40,8 @@ def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
 
         changed = with_words(sample, clean)
         if extra:
-            notes = {key: value if key in KINDS and HASH.fullmatch(value) else clean(value) for key, value in sample.meta.extra.items()}
+            # A keyed hash of an id tells nothing, and digits in it are no telephone number.
+            notes = {key: value if key in KINDS and is_pseudonym(value) else clean(value) for key, value in sample.meta.extra.items()}
             changed = replace(changed, meta=replace(changed.meta, extra=notes))
         if not found:
             return sample

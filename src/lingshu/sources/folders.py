@@ -49,7 +49,7 @@ def read(
     """
     called = naming(names, check_key(key), patient)
     labels = labelled(labels, names, question)
-    masks = find_masks((found.as_posix() for found in files_below(path)), mask) if mask else Masks({})
+    masks = find_masks((found.as_posix() for found in files_below(path)), mask)
     for number, relative in enumerate(files_below(path), 1):
         name, file = called.id(relative), os.path.join(path, relative)  # noqa: PTH118 - a text, which is what an Image holds
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
@@ -58,7 +58,7 @@ def read(
             yield Drop(name, "link", f"file {number} is a link; links are not followed.")
         elif relative.suffix.lower() not in IMAGE_SUFFIXES:
             yield Drop(name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}.")
-        elif masks.of and relative.as_posix() in masks.files:
+        elif relative.as_posix() in masks.files:
             yield Drop(name, "mask", "it marks regions of another image.")
         else:
             label = relative.parts[0] if labels and len(relative.parts) > 1 else None

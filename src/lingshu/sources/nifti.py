@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,7 +52,7 @@ def read(
         raise InputError("mask is for the slices of volumes below a folder; leave per at slice, and give the folder.")
     called = naming(names, check_key(key), patient)
     root = path if path.is_dir() else path.parent
-    masks = find_masks((found.as_posix() for found in files_below(path)), mask) if mask else None
+    masks = find_masks((found.as_posix() for found in files_below(path)), mask)
     for number, relative in enumerate([Path(path.name)] if path.is_file() else files_below(path), 1):
         name = called.id(relative)
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
@@ -60,7 +61,7 @@ def read(
         if not relative.name.lower().endswith(VOLUME_SUFFIXES):
             yield Drop(name, "not_a_volume", f"file {number} is none of {' '.join(VOLUME_SUFFIXES)}.")
             continue
-        if masks and relative.as_posix() in masks.files:
+        if relative.as_posix() in masks.files:
             yield Drop(name, "mask", "it marks regions of another volume.")
             continue
         meta = with_ids(Meta(modality=modality, extra={"volume": name}), called.ids(relative))
@@ -69,7 +70,7 @@ def read(
             meta = Meta(modality=modality, group=f"volume-{name}", extra=meta.extra)
         try:
             with open_volume(root / relative, name=name if names == "keep" else f"file {number}") as volume:
-                if masks:
+                if mask:
                     others = [root / other for other in masks.of.get(relative.as_posix(), ())]
                     yield from _marked(volume, others, name, meta, slices, windows, regions or {})
                 else:
@@ -82,14 +83,12 @@ def _samples(
     volume: Volume, name: str, meta: Meta, per: str, slices: int | None, times: int, windows: Sequence[str] | None
 ) -> Iterator[Sample]:
     shown = volume.render(slices=evenly(volume.shape[2], slices), times=evenly(volume.times, times), windows=windows)
-    held: list[Slice] = []
-    for one in shown:
-        if per == "slice" and held and (held[0].z, held[0].time) != (one.z, one.time):
-            yield _sample(f"{name}-t{held[0].time}-z{held[0].z}", held, meta)
-            held = []
-        held.append(one)
-    if held:
-        yield _sample(name if per == "volume" else f"{name}-t{held[0].time}-z{held[0].z}", held, meta)
+    if per == "volume":
+        if held := list(shown):
+            yield _sample(name, held, meta)
+        return
+    for (time, z), one in groupby(shown, key=lambda each: (each.time, each.z)):
+        yield _sample(f"{name}-t{time}-z{z}", list(one), meta)
 
 
 def _marked(
@@ -110,13 +109,13 @@ def _marked(
     except BadImage as error:
         yield Drop(name, "bad_mask", str(error))
         return
-    chosen = slices_of(marks, most=len(marks) if slices is None else slices)
+    chosen = [one.place for one in slices_of(marks, most=len(marks) if slices is None else slices)]
     if not chosen:
         yield Drop(name, "nothing_marked")
-    for place in (one.place for one in chosen):
-        shown = list(volume.render(slices=[place], windows=windows))
-        facts = region_facts(marks[place], regions)
-        yield _sample(f"{name}-t0-z{place}", shown, replace(meta, extra={**meta.extra, **facts}))
+        return
+    for z, held in groupby(volume.render(slices=chosen, windows=windows), key=lambda one: one.z):
+        facts = region_facts(marks[z], regions)
+        yield _sample(f"{name}-t0-z{z}", list(held), replace(meta, extra={**meta.extra, **facts}))
 
 
 def _mask(path: Path, volume: Volume) -> NDArray[Any]:
