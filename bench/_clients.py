@@ -1,8 +1,10 @@
-"""The clients that bench/client.py compares, one run each in a process of its own: ours, and a bare aiohttp loop.
+"""The clients that bench/client.py compares, one run each in a process of its own: ours, and a bare
+aiohttp loop.
 
 python bench/_clients.py ours|spooled|bare|eval URL COUNT CONCURRENCY FOLDER
 
-Prints {"seconds"}, of the asking alone; `eval` is the whole of `lingshu eval` and prints what that prints.
+Prints {"seconds"}, of the asking alone; `eval` is the whole of `lingshu eval` and prints what that
+prints.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ from pathlib import Path
 RETRIES, BACKOFF_S = 5, 0.5
 
 
-TEXT = "Question {}: is there a focal lesion in the right upper lobe of this chest radiograph? Answer yes or no."
+TEXT = (
+    "Question {}: is there a focal lesion in the right upper lobe of this chest radiograph? Answer"
+    " yes or no."
+)
 
 
 def text(number: int) -> str:
@@ -33,18 +38,29 @@ def bare(url: str, count: int, concurrency: int, folder: Path) -> float:  # noqa
 
     async def ask(client: aiohttp.ClientSession, number: int) -> None:
         message = {"role": "user", "content": text(number)}
-        body = {"model": "m", "messages": [message], "temperature": 0.0, "top_p": 1.0, "max_tokens": 256, "seed": 0}
+        body = {
+            "model": "m",
+            "messages": [message],
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "max_tokens": 256,
+            "seed": 0,
+        }
         for attempt in range(RETRIES + 1):
             async with client.post(f"{url}/v1/chat/completions", json=body) as response:
                 if response.status == 200:
-                    replies.append((number, (await response.json())["choices"][0]["message"]["content"]))
+                    replies.append(
+                        (number, (await response.json())["choices"][0]["message"]["content"])
+                    )
                     return
                 await response.read()
             await asyncio.sleep(BACKOFF_S * 2**attempt * random.uniform(0.5, 1.5))
 
     async def run() -> None:
         numbers = iter(range(count))
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=concurrency)) as client:
+        async with aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=concurrency)
+        ) as client:
 
             async def worker() -> None:
                 for number in numbers:
@@ -73,9 +89,14 @@ def ours(url: str, count: int, concurrency: int, folder: Path, *, spooled: bool 
 
     def made() -> Iterator[Sample]:
         meta = Meta(access="open", kind="yes_no")
-        return (Sample(f"s{number}", (user_turn(text(number), 0),), gold=("yes",), meta=meta) for number in range(count))
+        return (
+            Sample(f"s{number}", (user_turn(text(number), 0),), gold=("yes",), meta=meta)
+            for number in range(count)
+        )
 
-    task = Task("stand_in", "Stand-in", "made up", "CC0", lambda _: made(), auto.score, lambda _: [])
+    task = Task(
+        "stand_in", "Stand-in", "made up", "CC0", lambda _: made(), auto.score, lambda _: []
+    )
     samples = Spool(made(), folder) if spooled else list(made())
     engine = openai.load(f"{url}/v1#m", EngineOptions(concurrency=concurrency, retries=RETRIES))
     began = time.perf_counter()
@@ -103,7 +124,17 @@ def evaluated(url: str, count: int, concurrency: int, folder: Path) -> int:
 
     task = folder / "stand_in.py"
     task.write_text(TASK.format(count=count, text=TEXT), encoding="utf-8")
-    return lingshu(["eval", f"{url}/v1#m", str(task), "--out", str(folder / "out"), "--concurrency", str(concurrency)])
+    return lingshu(
+        [
+            "eval",
+            f"{url}/v1#m",
+            str(task),
+            "--out",
+            str(folder / "out"),
+            "--concurrency",
+            str(concurrency),
+        ]
+    )
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
-"""One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by curate_images.py, each in a process of its own.
+"""One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by
+curate_images.py, each in a process of its own.
 
-Engines that take a function are measured with two: the hash of ops/_image_signature.py, and the same hash by OpenCV's functions.
-`python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number of rows and seconds as JSON.
+Engines that take a function are measured with two: the hash of ops/_image_signature.py, and the
+same hash by OpenCV's functions. `python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number
+of rows and seconds as JSON.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def decode_only(path: str) -> int:
 
 
 def signatures() -> ModuleType:
-    """Our own module of hashes, which needs nothing else of this package: environments of peers do not hold it."""
+    """Our own module of hashes, which needs nothing else of this package: environments of peers do
+    not hold it.
+    """
     if "signatures" in sys.modules:
         return sys.modules["signatures"]
     file = Path(__file__).parents[1] / "src/lingshu/ops/_image_signature.py"
@@ -58,7 +62,9 @@ def opencv_hash(grey, bits: int) -> bytes:
 
 
 def hashed(path: str, bits: int, plain: bool) -> dict:
-    """One row: name, size and hash (`plain`: by OpenCV's functions, else by ours), or None where the image is too small."""
+    """One row: name, size and hash (`plain`: by OpenCV's functions, else by ours), or None where
+    the image is too small.
+    """
     import cv2
     import numpy as np
 
@@ -68,7 +74,11 @@ def hashed(path: str, bits: int, plain: bool) -> dict:
     height, width = grey.shape
     if min(height, width) < MIN_SIDE:
         return {"path": path, "width": width, "height": height, "hash": None}
-    found = opencv_hash(grey, bits) if plain else signatures().perceptual_hash(grey, bits=bits).tobytes()
+    found = (
+        opencv_hash(grey, bits)
+        if plain
+        else signatures().perceptual_hash(grey, bits=bits).tobytes()
+    )
     return {"path": path, "width": width, "height": height, "hash": found}
 
 
@@ -95,7 +105,9 @@ def ours(folder: Path, out: Path, bits: int) -> int:
 def configuration(folder: Path, bits: int):
     from lingshu.curate.config import CurateConfig, Source, StepUse
 
-    source = Source("images", "folders", str(folder), {"labels": False}, licence="CC0-1.0", access="open")
+    source = Source(
+        "images", "folders", str(folder), {"labels": False}, licence="CC0-1.0", access="open"
+    )
     steps = (
         StepUse("size", "image_size", {"min_side": MIN_SIDE}),
         StepUse("dedup", "image_dedup", {"bits": bits, "radius": 8 if bits == 256 else 0}),
@@ -125,7 +137,9 @@ def datatrove(folder: Path, out: Path, bits: int, *, plain: bool = False) -> int
                 if row["hash"] is not None:
                     yield Document(text=path, id=path, metadata={**row, "hash": row["hash"].hex()})
 
-    LocalPipelineExecutor([Images(), ParquetWriter(str(out))], tasks=8, workers=WORKERS, logging_dir=str(out / "log")).run()
+    LocalPipelineExecutor(
+        [Images(), ParquetWriter(str(out))], tasks=8, workers=WORKERS, logging_dir=str(out / "log")
+    ).run()
     return len(names)
 
 
@@ -192,7 +206,11 @@ def main() -> None:
     began = time.monotonic()
     count = ENGINES[engine](folder, out, bits)
     # Data-Juicer turns what is printed into its log; the result goes past it.
-    print("\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}), file=sys.__stdout__, flush=True)
+    print(
+        "\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}),
+        file=sys.__stdout__,
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

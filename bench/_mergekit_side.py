@@ -1,7 +1,8 @@
 """mergekit's linear merge, measured in its own environment: python bench/_mergekit_side.py A B OUT float32|bfloat16
 
-Prints seconds, CPU seconds and MB above the resident memory after imports, as JSON. Imports nothing of lingshu. Environment V,
-torch first so that a configured CPU wheel is taken: V/bin/pip install torch==2.13.0 && V/bin/pip install mergekit
+Prints seconds, CPU seconds and MB above the resident memory after imports, as JSON. Imports nothing
+of lingshu. Environment V, torch first so that a configured CPU wheel is taken: V/bin/pip install
+torch==2.13.0 && V/bin/pip install mergekit
 """
 
 import json
@@ -26,7 +27,10 @@ def resident(key: str) -> float:
 def main(first: str, second: str, out: str, arithmetic: str) -> None:
     plan = {
         "merge_method": "linear",
-        "models": [{"model": first, "parameters": {"weight": 0.3}}, {"model": second, "parameters": {"weight": 0.7}}],
+        "models": [
+            {"model": first, "parameters": {"weight": 0.3}},
+            {"model": second, "parameters": {"weight": 0.7}},
+        ],
         "dtype": arithmetic,
         "out_dtype": "bfloat16",
     }
@@ -34,7 +38,11 @@ def main(first: str, second: str, out: str, arithmetic: str) -> None:
     options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
     options.apply_global_options()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before, used, start = resident("VmRSS"), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    before, used, start = (
+        resident("VmRSS"),
+        resource.getrusage(resource.RUSAGE_SELF),
+        time.perf_counter(),
+    )
     run_merge(config, out, options)
     for file in Path(out).iterdir():
         with file.open("rb") as opened:
@@ -42,7 +50,17 @@ def main(first: str, second: str, out: str, arithmetic: str) -> None:
     seconds, done = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
     cpu = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
     versions = {name: metadata.version(name) for name in ("mergekit", "torch", "transformers")}
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": resident("VmHWM") - before, "threads": torch.get_num_threads(), **versions}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "cpu": cpu,
+                "mb": resident("VmHWM") - before,
+                "threads": torch.get_num_threads(),
+                **versions,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

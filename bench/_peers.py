@@ -1,8 +1,10 @@
-"""The peers that bench/client.py measures, each run by the interpreter of its own environment; it must not import lingshu.
+"""The peers that bench/client.py measures, each run by the interpreter of its own environment; it
+must not import lingshu.
 
 PYTHON bench/_peers.py inspect_ai|lm_eval URL COUNT CONCURRENCY FOLDER      prints {"answered": how many replies it has}
 
-Both ask the same questions, keep every reply in their own log, retry, and score by exact match with "yes".
+Both ask the same questions, keep every reply in their own log, retry, and score by exact match with
+"yes".
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from pathlib import Path
 
 
 def text(number: int) -> str:
-    return f"Question {number}: is there a focal lesion in the right upper lobe of this chest radiograph? Answer yes or no."
+    return (
+        f"Question {number}: is there a focal lesion in the right upper lobe of this chest"
+        " radiograph? Answer yes or no."
+    )
 
 
 def inspect_ai(url: str, count: int, concurrency: int, folder: Path) -> int:
@@ -23,11 +28,22 @@ def inspect_ai(url: str, count: int, concurrency: int, folder: Path) -> int:
     from inspect_ai.scorer import match  # pyright: ignore[reportMissingImports]
     from inspect_ai.solver import generate  # pyright: ignore[reportMissingImports]
 
-    dataset = MemoryDataset([Sample(input=text(number), target="yes", id=number) for number in range(1, count + 1)])
-    config = GenerateConfig(max_connections=concurrency, max_retries=5, temperature=0.0, max_tokens=256, top_p=1.0, seed=0)
+    dataset = MemoryDataset(
+        [Sample(input=text(number), target="yes", id=number) for number in range(1, count + 1)]
+    )
+    config = GenerateConfig(
+        max_connections=concurrency,
+        max_retries=5,
+        temperature=0.0,
+        max_tokens=256,
+        top_p=1.0,
+        seed=0,
+    )
     model = get_model("openai-api/local/m", base_url=f"{url}/v1", api_key="none", config=config)
     task = inspect.Task(dataset=dataset, solver=generate(), scorer=match())
-    [log] = inspect.eval(task, model=model, display="none", log_dir=str(folder), max_samples=concurrency)
+    [log] = inspect.eval(
+        task, model=model, display="none", log_dir=str(folder), max_samples=concurrency
+    )
     assert log.status == "success" and log.results is not None, log.error
     return log.results.completed_samples
 
@@ -37,7 +53,12 @@ def lm_eval(url: str, count: int, concurrency: int, folder: Path) -> int:
 
     rows = folder / "rows.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
-    rows.write_text("".join(json.dumps({"question": text(number), "answer": "yes"}) + "\n" for number in range(1, count + 1)))
+    rows.write_text(
+        "".join(
+            json.dumps({"question": text(number), "answer": "yes"}) + "\n"
+            for number in range(1, count + 1)
+        )
+    )
     task = {
         "task": "stand_in",
         "dataset_path": "json",
@@ -46,13 +67,24 @@ def lm_eval(url: str, count: int, concurrency: int, folder: Path) -> int:
         "output_type": "generate_until",
         "doc_to_text": "{{question}}",
         "doc_to_target": "{{answer}}",
-        "generation_kwargs": {"until": [], "max_gen_toks": 256, "temperature": 0.0, "do_sample": False},
+        "generation_kwargs": {
+            "until": [],
+            "max_gen_toks": 256,
+            "temperature": 0.0,
+            "do_sample": False,
+        },
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
     address = f"{url}/v1/chat/completions"
     done = harness.simple_evaluate(
         model="local-chat-completions",
-        model_args={"model": "m", "base_url": address, "num_concurrent": concurrency, "max_retries": 5, "tokenized_requests": False},
+        model_args={
+            "model": "m",
+            "base_url": address,
+            "num_concurrent": concurrency,
+            "max_retries": 5,
+            "tokenized_requests": False,
+        },
         tasks=[task],
         apply_chat_template=True,
         log_samples=True,

@@ -22,11 +22,19 @@ def machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         model = names[0] if names else model
     # An environment made for a peer has no torch.
     installed = {found.name for found in metadata.distributions()}
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("lingshu", "torch", "transformers", "numpy") if name in installed)
+    versions = ", ".join(
+        f"{name} {metadata.version(name)}"
+        for name in ("lingshu", "torch", "transformers", "numpy")
+        if name in installed
+    )
     return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
@@ -34,7 +42,10 @@ def record(name: str, title: str, body: str) -> None:
     """Replace the section `name` of the page, or add it at the end."""
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     day = datetime.now(UTC).date().isoformat()
-    section = f"{start}\n## {title}\n\n{body.strip()}\n\n`{Path(sys.argv[0]).name}`, {day}, {machine()}\n{end}\n"
+    section = (
+        f"{start}\n## {title}\n\n{body.strip()}\n\n`{Path(sys.argv[0]).name}`, {day},"
+        f" {machine()}\n{end}\n"
+    )
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
     if start in text:
         before, rest = text.split(start, 1)

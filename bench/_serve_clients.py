@@ -1,7 +1,8 @@
-"""Clients of a chat completions server, in a process of their own: python _serve_clients.py URL MODEL CLIENTS ROUNDS TOKENS [stream]
+"""Clients of a chat completions server, in a process of their own: python _serve_clients.py URL
+MODEL CLIENTS ROUNDS TOKENS [stream]
 
-Each client asks ROUNDS questions one after the other, all of them at the same time as the other clients. Prints a JSON
-object: seconds, reply tokens, and the wait for the first byte of each reply.
+Each client asks ROUNDS questions one after the other, all of them at the same time as the other
+clients. Prints a JSON object: seconds, reply tokens, and the wait for the first byte of each reply.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import time
 import aiohttp
 
 
-async def ask(client: aiohttp.ClientSession, url: str, body: dict[str, object]) -> tuple[int, float]:
+async def ask(
+    client: aiohttp.ClientSession, url: str, body: dict[str, object]
+) -> tuple[int, float]:
     """Reply tokens, and seconds to the first byte."""
     began = time.perf_counter()
     async with client.post(f"{url}/chat/completions", json=body) as answer:
@@ -25,18 +28,26 @@ async def ask(client: aiohttp.ClientSession, url: str, body: dict[str, object]) 
             raise SystemExit(f"{answer.status}: {data[:300]!r}")
     if not body.get("stream"):
         return json.loads(data)["usage"]["completion_tokens"], waited
-    events = [json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: {")]
+    events = [
+        json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: {")
+    ]
     return next(e["usage"]["completion_tokens"] for e in reversed(events) if e.get("usage")), waited
 
 
-async def measure(url: str, model: str, clients: int, rounds: int, tokens: int, *, stream: bool) -> dict[str, object]:
+async def measure(
+    url: str, model: str, clients: int, rounds: int, tokens: int, *, stream: bool
+) -> dict[str, object]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as client:
 
         async def one(number: int) -> list[tuple[int, float]]:
             found = []
             for turn in range(rounds):
                 text = f"Is there a lesion in image {number} of {turn}? Describe it."
-                body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+                body: dict[str, object] = {
+                    "model": model,
+                    "messages": [{"role": "user", "content": text}],
+                    "max_tokens": tokens,
+                }
                 # Hot draws: a model that says its end token at once would measure nothing.
                 body |= {"temperature": 2.0, "seed": 1000 * number + turn, "stream": stream}
                 if stream:
@@ -48,9 +59,20 @@ async def measure(url: str, model: str, clients: int, rounds: int, tokens: int, 
         done = [pair for found in await asyncio.gather(*map(one, range(clients))) for pair in found]
         seconds = time.perf_counter() - began
     waits = sorted(wait for _, wait in done)
-    return {"seconds": seconds, "tokens": sum(count for count, _ in done), "first": waits[len(waits) // 2], "replies": len(done)}
+    return {
+        "seconds": seconds,
+        "tokens": sum(count for count, _ in done),
+        "first": waits[len(waits) // 2],
+        "replies": len(done),
+    }
 
 
 if __name__ == "__main__":
     url, model, clients, rounds, tokens = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:6])
-    print(json.dumps(asyncio.run(measure(url, model, clients, rounds, tokens, stream="stream" in sys.argv[6:]))))
+    print(
+        json.dumps(
+            asyncio.run(
+                measure(url, model, clients, rounds, tokens, stream="stream" in sys.argv[6:])
+            )
+        )
+    )

@@ -2,9 +2,9 @@
 
 python bench/_teacher_clients.py ours|sdk URL COUNT CONCURRENCY FOLDER [TOKENS]
 
-Prints {"seconds", "cpu", "good", "rejected", "tokens"}: wall and CPU seconds of the asking alone, without imports.
-`sdk` is the vendor's client with as many requests at once, the same retries, and the same checks; it needs nothing of
-this package, so that it runs in an environment of its own.
+Prints {"seconds", "cpu", "good", "rejected", "tokens"}: wall and CPU seconds of the asking alone,
+without imports. `sdk` is the vendor's client with as many requests at once, the same retries, and
+the same checks; it needs nothing of this package, so that it runs in an environment of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +27,12 @@ class Caption:
     findings: list[str]
 
 
-def ours(url: str, count: int, concurrency: int, folder: Path, tokens: int | None) -> dict[str, object]:
-    """Calls over the engine that talks to servers: keys, cache on the disk, checks, retries, budget."""
+def ours(
+    url: str, count: int, concurrency: int, folder: Path, tokens: int | None
+) -> dict[str, object]:
+    """Calls over the engine that talks to servers: keys, cache on the disk, checks, retries,
+    budget.
+    """
     import aiohttp  # noqa: F401 - loaded before the clock starts, as for the other
 
     from lingshu.core.calls import Budget, Calls
@@ -42,17 +46,41 @@ def ours(url: str, count: int, concurrency: int, folder: Path, tokens: int | Non
     engine = openai.load(f"{url}/v1#m", EngineOptions(concurrency=concurrency, retries=RETRIES))
     form = json_form(Caption)
     began = time.perf_counter(), time.process_time()
-    samples = [Sample(str(n), (user_turn(TEXT.format(n), 0),), meta=Meta(access="open")) for n in range(count)]
-    with Calls(engine, folder, images=image_bytes, budget=Budget(tokens=tokens), tries=TRIES, repeats=RETRIES) as calls:
-        outcomes = calls.ask([Request(sample, form) for sample in samples], Sampling(max_tokens=MAX_TOKENS))
+    samples = [
+        Sample(str(n), (user_turn(TEXT.format(n), 0),), meta=Meta(access="open"))
+        for n in range(count)
+    ]
+    with Calls(
+        engine,
+        folder,
+        images=image_bytes,
+        budget=Budget(tokens=tokens),
+        tries=TRIES,
+        repeats=RETRIES,
+    ) as calls:
+        outcomes = calls.ask(
+            [Request(sample, form) for sample in samples], Sampling(max_tokens=MAX_TOKENS)
+        )
         spent = calls.spent.tokens
     took = time.perf_counter() - began[0], time.process_time() - began[1]
     good = sum(outcome.value is not None for outcome in outcomes)
     assert all(outcome.value is not None or outcome.reject for outcome in outcomes)
-    return {"seconds": took[0], "cpu": took[1], "good": good, "rejected": len(outcomes) - good, "tokens": spent}
+    return {
+        "seconds": took[0],
+        "cpu": took[1],
+        "good": good,
+        "rejected": len(outcomes) - good,
+        "tokens": spent,
+    }
 
 
-def sdk(url: str, count: int, concurrency: int, folder: Path, tokens: int | None) -> dict[str, object]:  # noqa: ARG001 - it has neither
+def sdk(
+    url: str,
+    count: int,
+    concurrency: int,
+    folder: Path,  # noqa: ARG001
+    tokens: int | None,  # noqa: ARG001
+) -> dict[str, object]:
     """The vendor's client: no cache, no budget."""
     import pydantic
     from openai import AsyncOpenAI  # pyright: ignore[reportMissingImports]
@@ -71,7 +99,9 @@ def sdk(url: str, count: int, concurrency: int, folder: Path, tokens: int | None
                 seed=attempt,
             )
             try:
-                found.append(adapter.validate_json(reply.choices[0].message.content or "", strict=True))
+                found.append(
+                    adapter.validate_json(reply.choices[0].message.content or "", strict=True)
+                )
                 return
             except pydantic.ValidationError:
                 continue
@@ -91,10 +121,22 @@ def sdk(url: str, count: int, concurrency: int, folder: Path, tokens: int | None
     asyncio.run(run())
     took = time.perf_counter() - began[0], time.process_time() - began[1]
     good = sum(one is not None for one in found)
-    return {"seconds": took[0], "cpu": took[1], "good": good, "rejected": len(found) - good, "tokens": 0}
+    return {
+        "seconds": took[0],
+        "cpu": took[1],
+        "good": good,
+        "rejected": len(found) - good,
+        "tokens": 0,
+    }
 
 
 if __name__ == "__main__":
     which, url, count, concurrency, folder, *tokens = sys.argv[1:]
     client = {"ours": ours, "sdk": sdk}[which]
-    print(json.dumps(client(url, int(count), int(concurrency), Path(folder), int(tokens[0]) if tokens else None)))
+    print(
+        json.dumps(
+            client(
+                url, int(count), int(concurrency), Path(folder), int(tokens[0]) if tokens else None
+            )
+        )
+    )

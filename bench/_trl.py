@@ -1,11 +1,12 @@
-"""What the two benches beside TRL share: a tiny Qwen2.5-VL, phantoms in the form that each side takes, one side's process.
+"""What the two benches beside TRL share: a tiny Qwen2.5-VL, phantoms in the form that each side
+takes, one side's process.
 
-TRL and lingshu are measured in processes of their own, all run by one interpreter that has both. Its environment V, torch
-first so that a configured CPU wheel is taken, and no torchvision:
+TRL and lingshu are measured in processes of their own, all run by one interpreter that has both.
+Its environment V, torch first so that a configured CPU wheel is taken, and no torchvision:
 
     V/bin/pip install torch==2.13.0
-    V/bin/pip install trl==1.16.0 transformers==5.23.0 datasets peft pytest pytest-timeout && V/bin/pip install -e '.[torch]'
-    V/bin/python -m pytest -m peers tests/train/test_trl_parity.py
+    V/bin/pip install trl==1.16.0 transformers==5.23.0 datasets peft pytest pytest-timeout &&
+    V/bin/pip install -e '.[torch]' V/bin/python -m pytest -m peers tests/train/test_trl_parity.py
 """
 
 from __future__ import annotations
@@ -40,18 +41,24 @@ PEERS = ("trl", "transformers", "accelerate", "datasets", "torch")
 ANSWER = "{{ '<|im_end|>\\n' }}"
 MARKED = TEMPLATE.replace(
     "{%- if message['content'] is string -%}",
-    "{%- if message['role'] == 'assistant' -%}{%- generation -%}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}"
-    "{%- else -%}{%- for part in message['content'] -%}{{ part['text'] }}{%- endfor -%}{%- endif -%}"
-    "{{ '<|im_end|>' }}{%- endgeneration -%}{{ '\\n' }}"
-    "{%- else -%}{%- if message['content'] is string -%}",
+    "{%- if message['role'] == 'assistant' -%}{%- generation -%}{%- if message['content'] is string"
+    " -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}{{ part['text']"
+    " }}{%- endfor -%}{%- endif -%}{{ '<|im_end|>' }}{%- endgeneration -%}{{ '\\n' }}{%- else"
+    " -%}{%- if message['content'] is string -%}",
 ).replace(ANSWER + "{%- endfor -%}", ANSWER + "{%- endif -%}{%- endfor -%}")
 
 
 def tiny(samples: Sequence[Sample]) -> tuple[Any, Processor]:
     """A model of the quickstart's size, its tokenizer trained on the samples' own words."""
-    corpus = [part for s in samples for m in s.messages for part in m.parts if isinstance(part, str)]
-    return build_tiny(TinyModel(), [*corpus, "system user assistant You are a helpful assistant."], budget=budget(), seed=0)
+    corpus = [
+        part for s in samples for m in s.messages for part in m.parts if isinstance(part, str)
+    ]
+    return build_tiny(
+        TinyModel(),
+        [*corpus, "system user assistant You are a helpful assistant."],
+        budget=budget(),
+        seed=0,
+    )
 
 
 def budget() -> PixelBudget:
@@ -63,14 +70,18 @@ def picture(sample: Sample) -> PIL.Image:
 
 
 def stock_processor(processor: Processor) -> Any:
-    """The stock processor class around the same tokenizer and image processor, without the video part that needs torchvision."""
+    """The stock processor class around the same tokenizer and image processor, without the video
+    part that needs torchvision.
+    """
     from transformers import Qwen2_5_VLProcessor
     from transformers.processing_utils import ProcessorMixin
 
     class ImageOnly(Qwen2_5_VLProcessor):
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
             self.image_token, self.video_token = IMAGE, VIDEO
-            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids([IMAGE, VIDEO])
+            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
+                [IMAGE, VIDEO]
+            )
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
         @classmethod
@@ -82,10 +93,17 @@ def stock_processor(processor: Processor) -> Any:
 
         @property
         def model_input_names(self) -> list[str]:
-            return ["input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw"]
+            return [
+                "input_ids",
+                "attention_mask",
+                "mm_token_type_ids",
+                "pixel_values",
+                "image_grid_thw",
+            ]
 
     tokenizer = copy.deepcopy(processor.tokenizer)
-    # As TRL itself loads one. GRPOTrainer pads prompts on the left, and image marks on the side that the tokenizer says.
+    # As TRL itself loads one. GRPOTrainer pads prompts on the left, and image marks on the side
+    # that the tokenizer says.
     tokenizer.padding_side = tokenizer.truncation_side = "left"
     return ImageOnly(processor.image_processor, tokenizer, MARKED)
 
@@ -105,10 +123,24 @@ def step_clock() -> Any:
 
 
 def quiet(out: str, **given: Any) -> dict[str, Any]:
-    """Settings under which TRL trains in float32 on one CPU thread and neither saves, reports nor recomputes activations."""
-    plain = {"output_dir": out, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no"}
+    """Settings under which TRL trains in float32 on one CPU thread and neither saves, reports nor
+    recomputes activations.
+    """
+    plain = {
+        "output_dir": out,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+    }
     plain |= {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "seed": 0}
-    same = {"learning_rate": 1e-4, "lr_scheduler_type": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 1.0}
+    same = {
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+    }
     return plain | same | given
 
 
@@ -129,7 +161,10 @@ def beside(script: str, side: str, *, python: str) -> dict[str, Any]:
 def ready() -> bool:
     """Whether this interpreter has TRL; says so where it has not."""
     if find_spec("trl") is None:
-        print(f"{Path(sys.argv[0]).name}: {sys.executable} has no trl; nothing was measured. Its environment: bench/_trl.py.")
+        print(
+            f"{Path(sys.argv[0]).name}: {sys.executable} has no trl; nothing was measured. Its"
+            " environment: bench/_trl.py."
+        )
         return False
     torch.set_num_threads(1)
     return True

@@ -1,10 +1,12 @@
-"""The client of OpenAI-compatible servers: wall time beside a bare loop, CPU and memory beside two peers, memory as tasks grow.
+"""The client of OpenAI-compatible servers: wall time beside a bare loop, CPU and memory beside two
+peers, memory as tasks grow.
 
 python bench/client.py [--peers FOLDER [--install]] [--rounds N]
 
-A stand-in server in a process of its own waits 50 ms and gives 429 or 500 to 1% of the tries; everything is on 127.0.0.1.
-Peers are looked for in FOLDER/inspect_ai and FOLDER/lm_eval, environments that --install makes; those that are not there
-are passed over with a line that says so.
+A stand-in server in a process of its own waits 50 ms and gives 429 or 500 to 1% of the tries;
+everything is on 127.0.0.1. Peers are looked for in FOLDER/inspect_ai and FOLDER/lm_eval,
+environments that --install makes; those that are not there are passed over with a line that says
+so.
 """
 
 from __future__ import annotations
@@ -26,14 +28,19 @@ from _stand_in import stand_in
 
 HERE = Path(__file__).parent
 # Torch goes first and alone, so that a CPU wheel that pip is configured to find is taken.
-PEERS = {"inspect_ai": (["inspect_ai", "openai"],), "lm_eval": (["torch==2.13.0"], ["lm_eval[api]"])}
+PEERS = {
+    "inspect_ai": (["inspect_ai", "openai"],),
+    "lm_eval": (["torch==2.13.0"], ["lm_eval[api]"]),
+}
 WORK = ((1000, 10, 1.1), (1000, 50, 1.1), (10_000, 200, 1.25))
 LONGEST_S = 900.0
 SIZES = (1000, 10_000, 100_000)
 
 
 class Cost(NamedTuple):
-    """What a process took: seconds of its asking alone where it says so, else in all; CPU seconds; peak memory."""
+    """What a process took: seconds of its asking alone where it says so, else in all; CPU seconds;
+    peak memory.
+    """
 
     seconds: float
     cpu: float
@@ -47,7 +54,9 @@ def run(command: list[str], url: str, *, secret: bool = False) -> Cost:
     settings = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none"} if secret else {}
     began = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **settings})
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **settings}
+        )
         assert process.stdout is not None
         bound = Timer(LONGEST_S, process.kill)
         bound.start()
@@ -61,17 +70,44 @@ def run(command: list[str], url: str, *, secret: bool = False) -> Cost:
     told = json.loads(said.splitlines()[-1]) if said.strip().endswith("}") else {}
     with urlopen(f"{url}/counts") as answer:
         assert len(json.load(answer)) == int(command[-3]), "not every question was answered"
-    return Cost(told.get("seconds", time.perf_counter() - began), usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return Cost(
+        told.get("seconds", time.perf_counter() - began),
+        usage.ru_utime + usage.ru_stime,
+        usage.ru_maxrss / 1024,
+    )
 
 
 def client(which: str, url: str, count: int, concurrency: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
-        return run([sys.executable, str(HERE / "_clients.py"), which, url, str(count), str(concurrency), folder], url)
+        return run(
+            [
+                sys.executable,
+                str(HERE / "_clients.py"),
+                which,
+                url,
+                str(count),
+                str(concurrency),
+                folder,
+            ],
+            url,
+        )
 
 
 def peer(python: Path, which: str, url: str, count: int, concurrency: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
-        return run([str(python), str(HERE / "_peers.py"), which, url, str(count), str(concurrency), folder], url, secret=True)
+        return run(
+            [
+                str(python),
+                str(HERE / "_peers.py"),
+                which,
+                url,
+                str(count),
+                str(concurrency),
+                folder,
+            ],
+            url,
+            secret=True,
+        )
 
 
 def beside_a_bare_loop(url: str, rounds: int) -> list[list[str]]:
@@ -85,14 +121,25 @@ def beside_a_bare_loop(url: str, rounds: int) -> list[list[str]]:
         bare, ours = (min(cost.seconds for cost in found[which]) for which in ("bare", "ours"))
         cpu = [min(cost.cpu for cost in found[which]) for which in ("bare", "ours")]
         rows.append(
-            [f"{count:,}", str(concurrency), f"{bare:.2f}", f"{ours:.2f}", f"{ours / bare:.2f}", f"{bar}", f"{cpu[0]:.2f}", f"{cpu[1]:.2f}"]
+            [
+                f"{count:,}",
+                str(concurrency),
+                f"{bare:.2f}",
+                f"{ours:.2f}",
+                f"{ours / bare:.2f}",
+                f"{bar}",
+                f"{cpu[0]:.2f}",
+                f"{cpu[1]:.2f}",
+            ]
         )
         print(" ".join(rows[-1]), flush=True)
     return rows
 
 
 def beside_peers(url: str, folder: Path | None, *, install: bool) -> list[list[str]]:
-    """The whole process of each, start, scoring and report or log included, for 1,000 and 10,000 questions at 50 at once."""
+    """The whole process of each, start, scoring and report or log included, for 1,000 and 10,000
+    questions at 50 at once.
+    """
     rows = []
     for count in (1000, 10_000):
         costs = {"lingshu eval": client("eval", url, count, 50)}
@@ -101,21 +148,35 @@ def beside_peers(url: str, folder: Path | None, *, install: bool) -> list[list[s
             if folder and install and not python.exists():
                 subprocess.run([sys.executable, "-m", "venv", str(folder / name)], check=True)
                 for group in packages:
-                    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *group], check=True)
+                    subprocess.run(
+                        [str(python), "-m", "pip", "install", "--quiet", *group], check=True
+                    )
             if folder is None or not python.exists():
                 print(f"{name} is not installed and passed over; give --peers FOLDER --install")
                 continue
             asked = f"from importlib.metadata import version; print(version({name!r}))"
-            version = subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+            version = subprocess.run(
+                [str(python), "-c", asked], capture_output=True, text=True, check=True
+            ).stdout.strip()
             costs[f"{name} {version}"] = peer(python, name, url, count, 50)
         for name, cost in costs.items():
-            rows.append([f"{count:,}", name, f"{cost.seconds:.1f}", f"{cost.cpu:.1f}", f"{cost.megabytes:.0f}"])
+            rows.append(
+                [
+                    f"{count:,}",
+                    name,
+                    f"{cost.seconds:.1f}",
+                    f"{cost.cpu:.1f}",
+                    f"{cost.megabytes:.0f}",
+                ]
+            )
             print(" ".join(rows[-1]), flush=True)
     return rows
 
 
 def as_tasks_grow() -> list[list[str]]:
-    """Peak memory of asking, samples in a list or on the disk; the server waits 5 ms, so that this ends soon."""
+    """Peak memory of asking, samples in a list or on the disk; the server waits 5 ms, so that this
+    ends soon.
+    """
     rows = []
     with stand_in(delay=0.005, failing=0.01) as url:
         for count in SIZES:
@@ -126,10 +187,16 @@ def as_tasks_grow() -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="not needed here; every measurement may be handed one"
+    )
     parser.add_argument("--peers", type=Path, help="folder with the peers' environments")
-    parser.add_argument("--install", action="store_true", help="make the environments that are not there")
+    parser.add_argument(
+        "--install", action="store_true", help="make the environments that are not there"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with stand_in(delay=0.05, failing=0.01) as url:
@@ -137,12 +204,29 @@ def main() -> None:
         peers = beside_peers(url, given.peers, install=given.install)
     memory = as_tasks_grow()
     body = [
-        "Against a stand-in server in a process of its own (50 ms, 1% of the tries get 429 or 500). The bare loop is aiohttp with as many "
-        "workers and the same retries, and keeps its replies in a list; ours stores each on the disk. "
-        f"Fastest of {given.rounds} alternating runs, seconds of asking; CPU seconds of the whole process.",
-        table(["questions", "at once", "bare (s)", "ours (s)", "ratio", "bar", "bare CPU (s)", "ours CPU (s)"], loops),
-        "Whole processes on the same questions, 50 at once, from start to report or log; one run each, whose "
-        "wall time depends on what else the machine does:",
+        (
+            "Against a stand-in server in a process of its own (50 ms, 1% of the tries get 429 or"
+            " 500). The bare loop is aiohttp with as many workers and the same retries, and keeps"
+            f" its replies in a list; ours stores each on the disk. Fastest of {given.rounds}"
+            " alternating runs, seconds of asking; CPU seconds of the whole process."
+        ),
+        table(
+            [
+                "questions",
+                "at once",
+                "bare (s)",
+                "ours (s)",
+                "ratio",
+                "bar",
+                "bare CPU (s)",
+                "ours CPU (s)",
+            ],
+            loops,
+        ),
+        (
+            "Whole processes on the same questions, 50 at once, from start to report or log; one"
+            " run each, whose wall time depends on what else the machine does:"
+        ),
         table(["questions", "client", "wall (s)", "CPU (s)", "peak memory (MB)"], peers),
         "Peak memory of asking (MB), 50 at once, the server waiting 5 ms:",
         table(["samples", "samples on the disk", "samples in a list"], memory),

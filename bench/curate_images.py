@@ -1,8 +1,10 @@
-"""How fast images become signatures: `lingshu curate` beside plain decoding and beside datatrove, Ray Data and Data-Juicer.
+"""How fast images become signatures: `lingshu curate` beside plain decoding and beside datatrove,
+Ray Data and Data-Juicer.
 
-`python bench/curate_images.py [FOLDER] [PEERS]`: FOLDER keeps the 20,000 drawn images (made at the first run); PEERS
-holds environments named datatrove, ray and data_juicer with those packages, numpy, pyarrow and opencv. Peers that are not
-there are left out. Everything runs one after another on two processes; the measure is CPU time of the whole process tree.
+`python bench/curate_images.py [FOLDER] [PEERS]`: FOLDER keeps the 20,000 drawn images (made at the
+first run); PEERS holds environments named datatrove, ray and data_juicer with those packages,
+numpy, pyarrow and opencv. Peers that are not there are left out. Everything runs one after another
+on two processes; the measure is CPU time of the whole process tree.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ ROUNDS = 3
 
 
 class Measured(NamedTuple):
-    """Rows, seconds of wall and of CPU, and the largest memory of the process tree in MB (proportional set size)."""
+    """Rows, seconds of wall and of CPU, and the largest memory of the process tree in MB
+    (proportional set size).
+    """
 
     rows: int
     wall_s: float
@@ -43,14 +47,19 @@ class Measured(NamedTuple):
 
 
 class Watch(NamedTuple):
-    """What a process tree used so far: memory now in MB (proportional set size), and CPU seconds of each process seen."""
+    """What a process tree used so far: memory now in MB (proportional set size), and CPU seconds of
+    each process seen.
+    """
 
     memory_mb: float
     cpu_s: dict[int, float]
 
 
 def look(root: int, ticks: int) -> Watch:
-    """A process and all below it. Processes that nobody waits for are in no other count, as those of a fork server."""
+    """A process and all below it.
+
+    Processes that nobody waits for are in no other count, as those of a fork server.
+    """
     children: dict[int, list[int]] = {}
     used: dict[int, float] = {}
     for entry in Path("/proc").iterdir():
@@ -78,7 +87,8 @@ def measure(engine: str, images: Path, bits: int, python: str) -> Measured:
     """Run one engine in a process of its own."""
     out = Path(tempfile.mkdtemp(prefix="curate-bench-"))
     for path in images.rglob("*.*g"):
-        path.read_bytes()  # who comes first after a pause would pay for what the system had put aside
+        # who comes first after a pause would pay for what the system had put aside
+        path.read_bytes()
     try:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
@@ -111,9 +121,21 @@ def measure(engine: str, images: Path, bits: int, python: str) -> Measured:
 
 
 def main() -> None:
-    images = write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "lingshu-bench-images", COUNT)
+    images = write(
+        (
+            Path(sys.argv[1])
+            if len(sys.argv) > 1
+            else Path(tempfile.gettempdir()) / "lingshu-bench-images"
+        ),
+        COUNT,
+    )
     peers = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    plan = [("decode", 0, sys.executable), ("ours", 64, sys.executable), ("ours", 256, sys.executable), ("whole", 256, sys.executable)]
+    plan = [
+        ("decode", 0, sys.executable),
+        ("ours", 64, sys.executable),
+        ("ours", 256, sys.executable),
+        ("whole", 256, sys.executable),
+    ]
     for name in ("datatrove", "datatrove_plain", "ray", "ray_plain", "data_juicer"):
         python = peers / name.removesuffix("_plain") / "bin" / "python" if peers else None
         if python and python.exists():
@@ -141,13 +163,23 @@ def main() -> None:
         ]
         for (engine, bits), found in best.items()
     ]
-    header = ["engine", "bits", "images per CPU-second", "of plain decoding", "CPU time / ours (64 bits)", "seconds", "peak MB"]
+    header = [
+        "engine",
+        "bits",
+        "images per CPU-second",
+        "of plain decoding",
+        "CPU time / ours (64 bits)",
+        "seconds",
+        "peak MB",
+    ]
     size = sum(path.stat().st_size for path in images.rglob("*") if path.is_file()) / 1e9
     body = (
-        f"{COUNT:,} drawn images ({size:.1f} GB, two thirds JPEG, one third PNG, sides of 64 to 1024 pixels), two processes, "
-        f"best of {ROUNDS} by CPU time (Data-Juicer: one run), each after the files were read once. Read, size filter, hash, rows on "
-        f"the disk; the last row of ours also decides and writes the images that stay. Ours also keeps a checksum of the pixels and "
-        f"a reason for each drop. Load average at the end {os.getloadavg()[0]:.1f}.\n\n" + table(header, rows)
+        f"{COUNT:,} drawn images ({size:.1f} GB, two thirds JPEG, one third PNG, sides of 64 to"
+        f" 1024 pixels), two processes, best of {ROUNDS} by CPU time (Data-Juicer: one run), each"
+        " after the files were read once. Read, size filter, hash, rows on the disk; the last row"
+        " of ours also decides and writes the images that stay. Ours also keeps a checksum of the"
+        f" pixels and a reason for each drop. Load average at the end {os.getloadavg()[0]:.1f}.\n\n"
+        + table(header, rows)
     )
     record("curate_images", "Images to signatures", body)
     print(body)

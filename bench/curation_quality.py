@@ -2,9 +2,10 @@
 
     python bench/curation_quality.py DATA [OTHERS]
 
-DATA holds the folders of images and texts that are named below, each with rows.jsonl; OTHERS is a folder of pictures that
-are of no modality the head knows (the figures in the tables: 26 of scikit-image's data folder). Names, numbers and
-addresses that are planted are made of random syllables and digits.
+DATA holds the folders of images and texts that are named below, each with rows.jsonl; OTHERS is a
+folder of pictures that are of no modality the head knows (the figures in the tables: 26 of
+scikit-image's data folder). Names, numbers and addresses that are planted are made of random
+syllables and digits.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from lingshu.ops._picture_features import features
 from lingshu.ops.language import language_of
 
 Rows = list[dict]
-# slice -> language of its texts, the fields that are joined, and whether the word lists were made with it in view.
+# slice -> language of its texts, the fields that are joined, and whether the word lists were made
+# with it in view.
 TEXTS: dict[str, tuple[str, tuple[str, ...], bool]] = {
     "pmcoa_captions": ("en", ("report", "question"), True), "roco_captions_ccby": ("en", ("caption",), True),
     "iuxray_reports": ("en", ("report",), True), "vqa_rad": ("en", ("question",), True),
@@ -60,29 +62,41 @@ OTHER_LANGUAGES = (
     "एक्स-रे में दाहिने निचले लोब में धुंधलापन दिखता है।", "ภาพเอกซเรย์พบความทึบที่กลีบล่างขวา",
     "Η ακτινογραφία δείχνει σκίαση στον δεξιό κάτω λοβό.",
 )  # fmt: skip
-# Pictures of the ultrasound folder with words in them, and those that are neither plain nor sure (callipers, marks, cut letters).
-WRITTEN = "benign 134 204 207 209 210 228 241 243 257 262 266 274 293 318 319 320 367 410 malignant 10 139 143 2 53 normal 31"
+# Pictures of the ultrasound folder with words in them, and those that are neither plain nor sure
+# (callipers, marks, cut letters).
+WRITTEN = (
+    "benign 134 204 207 209 210 228 241 243 257 262 266 274 293 318 319 320 367 410 malignant 10"
+    " 139 143 2 53 normal 31"
+)
 UNSURE = (
-    "benign 19 202 208 239 242 302 305 222 22 246 253 261 265 267 270 271 281 285 286 112 117 120 219 23 173 178 326 9 342 392 82 98 102 "
-    "140 "
-    "malignant 106 107 108 114 122 123 128 131 145 14 163 201 208 67 77 78 194 164 159 normal 77 114"
+    "benign 19 202 208 239 242 302 305 222 22 246 253 261 265 267 270 271 281 285 286 112 117 120"
+    " 219 23 173 178 326 9 342 392 82 98 102 140 malignant 106 107 108 114 122 123 128 131 145 14"
+    " 163 201 208 67 77 78 194 164 159 normal 77 114"
 )
 GLYPHS = 5
 
 
 def rows(data: Path, name: str) -> Rows:
-    return [json.loads(line) for line in (data / name / "rows.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    return [
+        json.loads(line)
+        for line in (data / name / "rows.jsonl").read_text(encoding="utf-8").split("\n")
+        if line
+    ]
 
 
 def joined(row: dict, names: Iterable[str]) -> str:
     values = (row.get(name) or "" for name in names)
-    return "\n".join(value if isinstance(value, str) else " ".join(map(str, value)) for value in values)
+    return "\n".join(
+        value if isinstance(value, str) else " ".join(map(str, value)) for value in values
+    )
 
 
 def languages(data: Path) -> str:
     lines_ = []
     for name, (truth, fields, seen) in TEXTS.items():
-        told = Counter(language_of(text) for row in rows(data, name) if (text := joined(row, fields)).strip())
+        told = Counter(
+            language_of(text) for row in rows(data, name) if (text := joined(row, fields)).strip()
+        )
         n = told.total()
         lines_.append(
             [
@@ -102,27 +116,46 @@ def languages(data: Path) -> str:
             *(share(k, n) for k in (told["other"], told[None], n - told["other"] - told[None])),
         ]
     )
-    return table(["texts", "language", "n", "told right (%)", "not told (%)", "told wrong (%)"], lines_)
+    return table(
+        ["texts", "language", "n", "told right (%)", "not told (%)", "told wrong (%)"], lines_
+    )
 
 
 def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else "-"
 
 
-# --- identifiers -----------------------------------------------------------------------------------------------------
+# --- identifiers
+# -----------------------------------------------------------------------------------------------------
 
 
 def planted(rng: random.Random) -> dict[str, list[str]]:
-    """Kind -> short texts around one made-up identifier `{}`-free; what stands in « » must be gone afterwards."""
+    """Kind -> short texts around one made-up identifier `{}`-free; what stands in « » must be gone
+    afterwards.
+    """
 
     def name() -> str:
-        return "".join(rng.choice(("ba", "do", "ri", "len", "mo", "sha", "tev", "kul", "nor", "wik")) for _ in range(2)).capitalize()
+        return "".join(
+            rng.choice(("ba", "do", "ri", "len", "mo", "sha", "tev", "kul", "nor", "wik"))
+            for _ in range(2)
+        ).capitalize()
 
     def digits(n: int) -> str:
         return "".join(rng.choice("123456789") for _ in range(n))
 
     year, month, day = rng.randint(1950, 2025), rng.randint(1, 12), rng.randint(1, 28)
-    word = ("January", "February", "March", "April", "June", "July", "August", "October", "November", "December")[rng.randint(0, 9)]
+    word = (
+        "January",
+        "February",
+        "March",
+        "April",
+        "June",
+        "July",
+        "August",
+        "October",
+        "November",
+        "December",
+    )[rng.randint(0, 9)]
     surname = rng.choice("王李张刘陈杨赵黄吴徐孙朱")
     given = rng.choice(("建国", "小明", "丽华", "伟"))
     return {
@@ -164,8 +197,13 @@ def identifiers(data: Path) -> tuple[str, str]:
                 asked[kind] += 1
                 left = scrub(text.replace("«", "").replace("»", ""))[0]
                 # Gone means: neither it nor a word of it is left (for a name every part counts).
-                found[kind] += not any(part in left for part in (secret.split() if "name" in kind else [secret]))
-    recall = table(["planted identifier", "n", "removed (%)"], [[kind, str(n), share(found[kind], n)] for kind, n in asked.items()])
+                found[kind] += not any(
+                    part in left for part in (secret.split() if "name" in kind else [secret])
+                )
+    recall = table(
+        ["planted identifier", "n", "removed (%)"],
+        [[kind, str(n), share(found[kind], n)] for kind, n in asked.items()],
+    )
     lines_ = []
     for name in (
         "pmcoa_captions",
@@ -176,9 +214,10 @@ def identifiers(data: Path) -> tuple[str, str]:
         "pubmedqa_labeled",
         "corpus_huatuo_llama_zh",
     ):
-        fields = {"text_mcq_benchmarks": ("question", "options"), "pubmedqa_labeled": ("CONTEXTS", "LONG_ANSWER")}.get(name) or TEXTS[name][
-            1
-        ]
+        fields = {
+            "text_mcq_benchmarks": ("question", "options"),
+            "pubmedqa_labeled": ("CONTEXTS", "LONG_ANSWER"),
+        }.get(name) or TEXTS[name][1]
         kinds: Counter[str] = Counter()
         words = 0
         for row in rows(data, name):
@@ -190,7 +229,8 @@ def identifiers(data: Path) -> tuple[str, str]:
     return recall, table(["real text", "words", "placeholders set"], lines_)
 
 
-# --- burned-in text --------------------------------------------------------------------------------------------------
+# --- burned-in text
+# --------------------------------------------------------------------------------------------------
 
 
 def marked(names: str) -> set[str]:
@@ -208,7 +248,9 @@ def overlaid(gray: NDArray[np.uint8], number: int, size: int) -> NDArray[np.uint
     if max(gray.shape) < 200:
         gray = np.asarray(cv2.resize(gray, (256, 256), interpolation=cv2.INTER_CUBIC), np.uint8)
     height, width = gray.shape
-    text = ("SAMPLE^ONE 1961-04-03", "ID 00482913", "St. Test Hospital", "12:44:03 F 058Y")[number % 4]
+    text = ("SAMPLE^ONE 1961-04-03", "ID 00482913", "St. Test Hospital", "12:44:03 F 058Y")[
+        number % 4
+    ]
     picture = PIL.fromarray(gray)
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
     length = int(pen.textlength(text, font=font))
@@ -239,18 +281,35 @@ def burned_in(data: Path) -> str:
         ("blood smears", "none", images("bccd_blood_smear"), gray),
         ("chest X-rays of 28 pixels", "none", images("pneumoniamnist_cxr"), gray),
         ("middle 36 % of radiology pictures", "none", images("vqa_rad"), middle),
-        ("ultrasound with words (seen by eye)", "real", [path for path in busi if path.stem in written], gray),
+        (
+            "ultrasound with words (seen by eye)",
+            "real",
+            [path for path in busi if path.stem in written],
+            gray,
+        ),
         ("radiology pictures with the archive's mark", "real", images("vqa_rad"), gray),
     ]
-    lines_ = [[what, kind, str(len(paths)), share(sum(map(has_text, map(open_, paths))), len(paths))] for what, kind, paths, open_ in cases]
+    lines_ = [
+        [what, kind, str(len(paths)), share(sum(map(has_text, map(open_, paths))), len(paths))]
+        for what, kind, paths, open_ in cases
+    ]
     for what, paths, open_ in (
         ("ultrasound", plain, gray),
         ("blood smears", images("bccd_blood_smear"), gray),
         ("middle of radiology pictures", images("vqa_rad"), middle),
     ):
         for size in (9, 11, 14, 20):
-            held = sum(has_text(overlaid(open_(path), number, size)) for number, path in enumerate(paths))
-            lines_.append([f"{what}, one line of {size} pixels drawn in", "drawn", str(len(paths)), share(held, len(paths))])
+            held = sum(
+                has_text(overlaid(open_(path), number, size)) for number, path in enumerate(paths)
+            )
+            lines_.append(
+                [
+                    f"{what}, one line of {size} pixels drawn in",
+                    "drawn",
+                    str(len(paths)),
+                    share(held, len(paths)),
+                ]
+            )
     return table(["pictures", "text", "n", "held back (%)"], lines_)
 
 
@@ -258,7 +317,8 @@ def has_text(gray: NDArray[np.uint8]) -> bool:
     return bool(lines(gray, min_glyphs=GLYPHS))
 
 
-# --- modality --------------------------------------------------------------------------------------------------------
+# --- modality
+# --------------------------------------------------------------------------------------------------------
 
 
 def modality(others: Path | None) -> str:
@@ -267,16 +327,44 @@ def modality(others: Path | None) -> str:
     for name, found in told.items():
         if name != "images":
             n, tagged = found["n"], found["tagged"]
-            lines_.append([name, str(n), share(found["right"], n), share(tagged, n), share(found["tagged_right"], tagged)])
+            lines_.append(
+                [
+                    name,
+                    str(n),
+                    share(found["right"], n),
+                    share(tagged, n),
+                    share(found["tagged_right"], tagged),
+                ]
+            )
     if others:
         head = tag_modality.read_head(tag_modality.HEAD)
         with Pictures() as pictures:
-            guesses = [head.guess(features(pictures.rgb(Image(path=str(path))))) for path in pictures_in(others)]
-        tagged = sum(guess.probability >= head.least and guess.strangeness <= 1 for guess in guesses)
-        lines_.append(
-            ["none of them (photographs, textures, fundus, histology)", str(len(guesses)), "-", share(tagged, len(guesses)), "0.0"]
+            guesses = [
+                head.guess(features(pictures.rgb(Image(path=str(path)))))
+                for path in pictures_in(others)
+            ]
+        tagged = sum(
+            guess.probability >= head.least and guess.strangeness <= 1 for guess in guesses
         )
-    return table(["held-out images", "n", "right if it must choose (%)", "tagged (%)", "right of the tagged (%)"], lines_)
+        lines_.append(
+            [
+                "none of them (photographs, textures, fundus, histology)",
+                str(len(guesses)),
+                "-",
+                share(tagged, len(guesses)),
+                "0.0",
+            ]
+        )
+    return table(
+        [
+            "held-out images",
+            "n",
+            "right if it must choose (%)",
+            "tagged (%)",
+            "right of the tagged (%)",
+        ],
+        lines_,
+    )
 
 
 def pictures_in(folder: Path) -> Iterator[Path]:

@@ -1,8 +1,10 @@
-"""Image signatures and the search for near-duplicates among them, side by side with faiss' binary multi-hash index.
+"""Image signatures and the search for near-duplicates among them, side by side with faiss' binary
+multi-hash index.
 
     python bench/dedup.py [DATA] [--peers FOLDER] [--install] [--largest ROWS]
 
-FOLDER/faiss is an environment of its own. All times are processor time of one process and one thread.
+FOLDER/faiss is an environment of its own. All times are processor time of one process and one
+thread.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ ROWS = 1_000_000
 
 
 def planted(rows: int, seed: int = 0):
-    """256-bit hashes; every eleventh is a copy of another with 0 to 8 bits turned. Returns them and the originals of the copies."""
+    """256-bit hashes; every eleventh is a copy of another with 0 to 8 bits turned.
+
+    Returns them and the originals of the copies.
+    """
     import numpy as np
 
     pick = np.random.default_rng(seed)
@@ -47,7 +52,9 @@ def cpu(work: Callable[[], object]) -> float:
 
 
 def faiss_search(file: str, asked: int) -> None:
-    """In the peer's environment: hashes a second of adding all rows and searching each within the radius, and recall."""
+    """In the peer's environment: hashes a second of adding all rows and searching each within the
+    radius, and recall.
+    """
     import faiss  # pyright: ignore[reportMissingImports]
     import numpy as np
 
@@ -63,7 +70,9 @@ def faiss_search(file: str, asked: int) -> None:
         limits, _, found = index.range_search(queries, RADIUS + 1)
         searching = (time.process_time() - start) * len(hashes) / asked
         wanted = origin[-asked:]
-        right = sum(int(wanted[row]) in found[limits[row] : limits[row + 1]] for row in range(asked))
+        right = sum(
+            int(wanted[row]) in found[limits[row] : limits[row + 1]] for row in range(asked)
+        )
         told["runs"].append({"rate": len(hashes) / (adding + searching), "recall": right / asked})
     print(json.dumps(told))
 
@@ -77,27 +86,37 @@ def peer(python: Path, rows: int) -> dict:
         np.save(file, hashes)
         np.save(file.with_suffix(".origin.npy"), origin)
         command = [str(python), __file__, "--as", "faiss", str(file)]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        return json.loads(
+            subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[
+                -1
+            ]
+        )
 
 
 def ours(rows: int) -> tuple[float, float, int]:
     """Hashes a second, recall of the planted copies, and peak memory (MB)."""
     code = (
-        "import json, resource, sys, time\nsys.path.insert(0, sys.argv[2])\nimport numpy as np\nfrom dedup import planted\n"
-        "from lingshu.ops._hamming import pairs_within\nhashes, origin = planted(int(sys.argv[1]))\n"
-        "start = time.process_time(); found = pairs_within(hashes, 8); spent = time.process_time() - start\n"
-        "listed = found.left << 32 | found.right\nwanted = origin << 32 | np.arange(len(hashes) - len(origin), len(hashes))\n"
-        "print(json.dumps([len(hashes) / spent, float(np.isin(wanted, listed).mean()), "
-        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.over.pairs]))\n"
+        "import json, resource, sys, time\nsys.path.insert(0, sys.argv[2])\nimport numpy as"
+        " np\nfrom dedup import planted\nfrom lingshu.ops._hamming import pairs_within\nhashes,"
+        " origin = planted(int(sys.argv[1]))\nstart = time.process_time(); found ="
+        " pairs_within(hashes, 8); spent = time.process_time() - start\nlisted = found.left << 32 |"
+        " found.right\nwanted = origin << 32 | np.arange(len(hashes) - len(origin),"
+        " len(hashes))\nprint(json.dumps([len(hashes) / spent, float(np.isin(wanted,"
+        " listed).mean()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,"
+        " found.over.pairs]))\n"
     )
     command = [sys.executable, "-c", code, str(rows), str(Path(__file__).parent)]
-    rate, recall, memory, left_out = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    rate, recall, memory, left_out = json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
     assert left_out == 0
     return rate, recall, memory
 
 
 def equal_hashes(rows: int) -> tuple[float, float]:
-    """64 bits at radius 0: hashes a second of ours, and of numpy's unique, which must give the same groups."""
+    """64 bits at radius 0: hashes a second of ours, and of numpy's unique, which must give the same
+    groups.
+    """
     import numpy as np
 
     from lingshu.ops._hamming import first_equal
@@ -107,14 +126,18 @@ def equal_hashes(rows: int) -> tuple[float, float]:
     first = first_equal(hashes)
     spent = time.process_time() - start
     start = time.process_time()
-    _, index, inverse = np.unique(hashes.view(np.uint64).ravel(), return_index=True, return_inverse=True)
+    _, index, inverse = np.unique(
+        hashes.view(np.uint64).ravel(), return_index=True, return_inverse=True
+    )
     theirs = time.process_time() - start
     assert (first == index[inverse]).all()
     return rows / spent, rows / theirs
 
 
 def signatures() -> list[list[str]]:
-    """Images a second: decoding a grey picture beside what is computed from it, on pictures of several sizes."""
+    """Images a second: decoding a grey picture beside what is computed from it, on pictures of
+    several sizes.
+    """
     import cv2
     import numpy as np
 
@@ -123,29 +146,51 @@ def signatures() -> list[list[str]]:
     cv2.setNumThreads(1)
     pick, rows = np.random.default_rng(0), []
     for side in (64, 256, 512, 1024):
-        greys = [cv2.resize(pick.integers(0, 256, (16, 16), dtype=np.uint8), (side, side)) for _ in range(48)]
-        noisy = [np.asarray(cv2.add(grey, pick.integers(0, 12, grey.shape, dtype=np.uint8)), np.uint8) for grey in greys]
-        files = [cv2.imencode(".jpg" if i % 2 else ".png", grey)[1].tobytes() for i, grey in enumerate(noisy)]
+        greys = [
+            cv2.resize(pick.integers(0, 256, (16, 16), dtype=np.uint8), (side, side))
+            for _ in range(48)
+        ]
+        noisy = [
+            np.asarray(cv2.add(grey, pick.integers(0, 12, grey.shape, dtype=np.uint8)), np.uint8)
+            for grey in greys
+        ]
+        files = [
+            cv2.imencode(".jpg" if i % 2 else ".png", grey)[1].tobytes()
+            for i, grey in enumerate(noisy)
+        ]
         work: dict[str, Callable[[], object]] = {
-            "decode": lambda files=files: [cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_GRAYSCALE) for f in files],
+            "decode": lambda files=files: [
+                cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_GRAYSCALE) for f in files
+            ],
             "64": lambda noisy=noisy: [perceptual_hash(n, bits=64) for n in noisy],
             "256": lambda noisy=noisy: [perceptual_hash(n, bits=256) for n in noisy],
             "file": lambda files=files: [file_digest(f) for f in files],
             "pixels": lambda noisy=noisy: [pixel_digest(n) for n in noisy],
         }
-        rates = [len(files) * 5 / min(cpu(lambda w=w: [w() for _ in range(5)]) for _ in range(5)) for w in work.values()]
+        rates = [
+            len(files) * 5 / min(cpu(lambda w=w: [w() for _ in range(5)]) for _ in range(5))
+            for w in work.values()
+        ]
         rows.append([f"{side} x {side}", *(f"{rate:,.0f}" for rate in rates)])
         print(" ".join(rows[-1]), flush=True)
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="not needed here; every measurement may be handed one"
+    )
     parser.add_argument("--peers", type=Path, help="folder with the peer's environment")
-    parser.add_argument("--install", action="store_true", help="make the environment where it is not there")
+    parser.add_argument(
+        "--install", action="store_true", help="make the environment where it is not there"
+    )
     parser.add_argument("--largest", type=int, default=10_000_000)
-    parser.add_argument("--as", dest="as_peer", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--as", dest="as_peer", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     if given.as_peer:
         return faiss_search(given.as_peer[1], 20_000)
@@ -153,7 +198,15 @@ def main() -> None:
     for count in (ROWS, given.largest):
         rate, recall, memory = ours(count)
         rates[count] = rate
-        rows.append(["lingshu, 9 bands of 28 or 29 bits", f"{count:,}", f"{rate:,.0f}", f"{recall:.4f}", f"{memory:,}"])
+        rows.append(
+            [
+                "lingshu, 9 bands of 28 or 29 bits",
+                f"{count:,}",
+                f"{rate:,.0f}",
+                f"{recall:.4f}",
+                f"{memory:,}",
+            ]
+        )
         print(" ".join(rows[-1]), flush=True)
     python = (given.peers or Path()) / "faiss" / "bin" / "python"
     ratio = ""
@@ -168,19 +221,35 @@ def main() -> None:
             print(" ".join(rows[-1]), flush=True)
         times = [rates[given.largest] / run["rate"] for run in told["runs"]]
         ratio = (
-            f" At {given.largest:,} ours has **{times[0]:.0f} times** the rate of faiss with 16 bands of 16 bits on {ROWS:,}, "
-            f"and **{times[1]:.0f} times** its rate with 8 bands of 32."
+            f" At {given.largest:,} ours has **{times[0]:.0f} times** the rate of faiss with 16"
+            f" bands of 16 bits on {ROWS:,}, and **{times[1]:.0f} times** its rate with 8 bands"
+            " of 32."
         )
     else:
         print("faiss is not installed and passed over; give --peers FOLDER --install")
     equal = equal_hashes(given.largest)
     body = [
-        f"Random 256-bit hashes, one in eleven a copy with 0 to 8 bits turned; every pair within 8 bits is searched.{ratio}",
+        (
+            "Random 256-bit hashes, one in eleven a copy with 0 to 8 bits turned; every pair"
+            f" within 8 bits is searched.{ratio}"
+        ),
         table(["search", "hashes", "hashes per CPU-second", "recall", "peak memory (MB)"], rows),
-        f"64-bit hashes at radius 0, {given.largest:,} of them: {equal[0]:,.0f} per CPU-second, numpy.unique {equal[1]:,.0f}; "
-        "the groups are equal.",
+        (
+            f"64-bit hashes at radius 0, {given.largest:,} of them: {equal[0]:,.0f} per CPU-second,"
+            f" numpy.unique {equal[1]:,.0f}; the groups are equal."
+        ),
         "Signatures, images per CPU-second; half JPEG, half PNG, reading from the disk left out:",
-        table(["image", "decode to grey", "64-bit hash", "256-bit hash", "digest of the file", "digest of the pixels"], signatures()),
+        table(
+            [
+                "image",
+                "decode to grey",
+                "64-bit hash",
+                "256-bit hash",
+                "digest of the file",
+                "digest of the pixels",
+            ],
+            signatures(),
+        ),
     ]
     record("dedup", "Image deduplication", "\n\n".join(body))
     return None

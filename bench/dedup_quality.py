@@ -1,7 +1,8 @@
 """What the perceptual hashes find among planted duplicates, and what they would wrongly merge.
 
-`python bench/dedup_quality.py [FOLDER]`: the images of bench/_images.py, drawn into FOLDER at the first run. Nine families of
-look-alikes; of a picture there are the same bytes again, a re-encoded, a smaller and a cropped copy.
+`python bench/dedup_quality.py [FOLDER]`: the images of bench/_images.py, drawn into FOLDER at the
+first run. Nine families of look-alikes; of a picture there are the same bytes again, a re-encoded,
+a smaller and a cropped copy.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ WAYS: tuple[tuple[Literal[256, 64], int], ...] = ((256, 8), (64, 0), (64, 3), (6
 
 
 def main() -> None:
-    folder = write(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.gettempdir()) / "lingshu-bench-images", COUNT)
+    folder = write(
+        (
+            Path(sys.argv[1])
+            if len(sys.argv) > 1
+            else Path(tempfile.gettempdir()) / "lingshu-bench-images"
+        ),
+        COUNT,
+    )
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
     kinds = np.array([path.stem.split("-")[1] for path in files])
     numbers = np.array([int(path.stem.split("-")[0]) for path in files])
@@ -48,17 +56,25 @@ def main() -> None:
         same = numbers[pairs.left] == numbers[pairs.right]
         # A copy is found where it and its original are a pair.
         original = (kinds[pairs.left] == "base") | (kinds[pairs.right] == "base")
-        copies = np.where(kinds[pairs.left] == "base", kinds[pairs.right], kinds[pairs.left])[same & original]
+        copies = np.where(kinds[pairs.left] == "base", kinds[pairs.right], kinds[pairs.left])[
+            same & original
+        ]
         found = Counter(str(kind) for kind in copies)
         core = [kind for kind in KINDS if kind != "cropped"]
         recall = sum(found[kind] for kind in core) / max(1, sum(planted[kind] for kind in core))
         shares = [f"{found[kind] / planted[kind]:.3f}" if planted[kind] else "-" for kind in KINDS]
         rows.append([f"{bits}, {radius}", *shares, f"{recall:.4f}", f"{int((~same).sum()):,}"])
         print(rows[-1], flush=True)
-    header = ["bits, radius", *KINDS, "exact, re-encoded and resized together", "pairs of different pictures"]
+    header = [
+        "bits, radius",
+        *KINDS,
+        "exact, re-encoded and resized together",
+        "pairs of different pictures",
+    ]
     body = (
-        f"{len(files):,} drawn images, {planted['base']:,} of them originals in nine families of look-alikes. Share of the copies that are "
-        f"a pair with their original, by what was done to them.\n\n" + table(header, rows)
+        f"{len(files):,} drawn images, {planted['base']:,} of them originals in nine families of"
+        " look-alikes. Share of the copies that are a pair with their original, by what was done"
+        " to them.\n\n" + table(header, rows)
     )
     record("dedup_quality", "What image deduplication finds", body)
 

@@ -1,9 +1,10 @@
-"""Training speed of Lingshu-7B with random weights on a GPU: stage 2 (captions) and packed stage 3, in bfloat16.
+"""Training speed of Lingshu-7B with random weights on a GPU: stage 2 (captions) and packed stage 3,
+in bfloat16.
 
 python bench/gpu_train.py on one GPU: weights, gradients and moments in bfloat16, since float32 ones
-of all parameters exceed 80 GB; the products, which take the time, are the same. Under torchrun on several GPUs: the
-recipe's own float32 states, sharded. Prints tokens a second, model FLOPs utilisation and peak memory. --tiny runs the same
-code on a tiny model and a CPU.
+of all parameters exceed 80 GB; the products, which take the time, are the same. Under torchrun on
+several GPUs: the recipe's own float32 states, sharded. Prints tokens a second, model FLOPs
+utilisation and peak memory. --tiny runs the same code on a tiny model and a CPU.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ from lingshu.train.step import Trainer, set_up
 from lingshu.train.world import World, open_world
 
 MODEL = "lingshu-medical-mllm/Lingshu-7B"
-TINY = TinyModel(hidden=64, layers=2, heads=2, kv_heads=1, ffn=128, vision_hidden=64, vision_layers=2, vision_heads=2)
+TINY = TinyModel(
+    hidden=64,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    ffn=128,
+    vision_hidden=64,
+    vision_layers=2,
+    vision_heads=2,
+)
 WARM_UP, STEPS = 2, 5
 META = torch.device("meta")
 
@@ -50,11 +60,18 @@ class Case:
 
 
 def cases(*, tiny: bool, processes: int) -> list[Case]:
-    """Stage 2 with a caption of some 60 words, stage 3 with dialogues of some 200; images of about 550 x 550 pixels."""
+    """Stage 2 with a caption of some 60 words, stage 3 with dialogues of some 200; images of about
+    550 x 550 pixels.
+    """
     deep, instruct = recipe().stages[1:]
     longest, side = (512, 112) if tiny else (8192, 560)
     return [
-        Case("stage 2, captions", replace(deep, batch=8 * processes, micro_batch=8, max_tokens=longest), side, 60),
+        Case(
+            "stage 2, captions",
+            replace(deep, batch=8 * processes, micro_batch=8, max_tokens=longest),
+            side,
+            60,
+        ),
         Case(
             f"stage 3, packed to {longest:,}",
             replace(instruct, batch=processes, micro_batch=1, max_tokens=longest),
@@ -64,8 +81,12 @@ def cases(*, tiny: bool, processes: int) -> list[Case]:
     ]
 
 
-def random_model(name: str | TinyModel, device: torch.device, dtype: torch.dtype) -> tuple[torch.nn.Module, Processor]:
-    """The stock model with random weights and, since a real vocabulary is not at hand, a tokenizer of a few words."""
+def random_model(
+    name: str | TinyModel, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.nn.Module, Processor]:
+    """The stock model with random weights and, since a real vocabulary is not at hand, a tokenizer
+    of a few words.
+    """
     family, empty = on_meta(name)
     processor = small_processor(family)
     for key, value in family.token_ids(processor.tokenizer.convert_tokens_to_ids).items():
@@ -77,12 +98,16 @@ def random_model(name: str | TinyModel, device: torch.device, dtype: torch.dtype
 
 def small_processor(family: Family) -> Processor:
     budget = PixelBudget()
-    tokenizer = train_tokenizer(family, ["user assistant system You are a helpful assistant. a"] * 9, 512)
+    tokenizer = train_tokenizer(
+        family, ["user assistant system You are a helpful assistant. a"] * 9, 512
+    )
     return Processor(family, tokenizer, family.image_processor(budget, 448), budget)
 
 
 def sequences(processor: Processor, case: Case, number: int) -> list[list[Encoded]]:
-    """`number` sequences of samples with lognormal numbers of words, an image in each, packed where the stage packs."""
+    """`number` sequences of samples with lognormal numbers of words, an image in each, packed where
+    the stage packs.
+    """
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8))
     tiles = processor.tiles([picture])
@@ -90,7 +115,9 @@ def sequences(processor: Processor, case: Case, number: int) -> list[list[Encode
     def one() -> Encoded:
         words = int(np.clip(rng.lognormal(np.log(case.words), 0.7), 8, case.stage.max_tokens // 4))
         asked = Message("user", (0, "a " * (words // 4)))
-        return processor.encode([asked, Message("assistant", ("a " * (words - words // 4),))], tiles)
+        return processor.encode(
+            [asked, Message("assistant", ("a " * (words - words // 4),))], tiles
+        )
 
     if not case.stage.packing:
         return [[one()] for _ in range(number)]
@@ -101,7 +128,9 @@ def sequences(processor: Processor, case: Case, number: int) -> list[list[Encode
     return [[made[i] for i in pack] for pack in packs[:number]]
 
 
-def measure(trainer: Trainer, case: Case, world: World, *, steps: int) -> tuple[float, list[Encoded]]:
+def measure(
+    trainer: Trainer, case: Case, world: World, *, steps: int
+) -> tuple[float, list[Encoded]]:
     """Seconds of one step, over several, and the samples of all processes that a step takes."""
     batch = sequences(trainer.processor, case, case.stage.batch)
     mine = world.share(batch, case.stage.micro_batch)
@@ -144,17 +173,31 @@ def rows(world: World, *, tiny: bool) -> Iterator[list[str]]:
             device=world.device, bfloat16=not tiny, world=world, sharding=Sharding(activation_checkpointing=True),
         )  # fmt: skip
         seconds, samples = measure(trainer, case, world, steps=1 if tiny else STEPS)
-        needed = flops(case.stage, found, mean_of(samples, found.tower.patches_per_token), recompute=True).times(len(samples))
+        needed = flops(
+            case.stage, found, mean_of(samples, found.tower.patches_per_token), recompute=True
+        ).times(len(samples))
         used = "-" if peak is None else f"{needed.model / seconds / peak / world.size:.1%}"
-        memory = "-" if world.device.type != "cuda" else f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+        memory = (
+            "-"
+            if world.device.type != "cuda"
+            else f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
+        )
         tokens = sum(map(len, samples)) / seconds / world.size
-        yield [case.title, f"{tokens:,.0f}", used, f"{needed.model / seconds / world.size / 1e12:.3g}", memory]
+        yield [
+            case.title,
+            f"{tokens:,.0f}",
+            used,
+            f"{needed.model / seconds / world.size / 1e12:.3g}",
+            memory,
+        ]
         del model, trainer
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model on the CPU, to see that this script runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny model on the CPU, to see that this script runs"
+    )
     tiny = parser.parse_args(arguments).tiny
     if not tiny and not torch.cuda.is_available():
         print("No GPU is at hand; nothing was measured. --tiny runs the same code on a CPU.")
@@ -165,13 +208,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         measured = list(rows(world, tiny=tiny))
         if not world.first:
             return
-        header = ["stage", "tokens/s a GPU", "model FLOPs utilisation", "TFLOP/s a GPU", "peak memory"]
+        header = [
+            "stage",
+            "tokens/s a GPU",
+            "model FLOPs utilisation",
+            "TFLOP/s a GPU",
+            "peak memory",
+        ]
         text = table(header, measured)
         print(text)
         if not tiny:
             card = torch.cuda.get_device_name(world.device)
             states = "float32 states, sharded" if world.sharded else "bfloat16 states"
-            told = f"Lingshu-7B with random weights on {world.size} x {card}, {states}, activations recomputed, mean of {STEPS} steps."
+            told = (
+                f"Lingshu-7B with random weights on {world.size} x {card}, {states}, activations"
+                f" recomputed, mean of {STEPS} steps."
+            )
             record("gpu-training", "Training on a GPU", told + "\n\n" + text)
 
 

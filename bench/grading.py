@@ -1,9 +1,10 @@
-"""Grading side by side: choice verdicts a second over 31 answer formats, and against similarity matching on long replies.
+"""Grading side by side: choice verdicts a second over 31 answer formats, and against similarity
+matching on long replies.
 
     python bench/grading.py [ROWS.jsonl]
 
-ROWS.jsonl holds `choices` a row (a list of texts, or letter -> text); without it the questions are made up. Times are
-seconds of processor time in one process, the fastest of five passes.
+ROWS.jsonl holds `choices` a row (a list of texts, or letter -> text); without it the questions are
+made up. Times are seconds of processor time in one process, the fastest of five passes.
 """
 
 from __future__ import annotations
@@ -48,7 +49,15 @@ def questions(file: Path | None, count: int, seed: int = 0) -> list[tuple[str, .
     rows = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
     # Options may come as {"letter", "content"}; rows without options are passed over.
     told = [row.get("choices") or row.get("options") for row in rows]
-    lists = [[o["content"] for o in one] if isinstance(one, list) and one and isinstance(one[0], dict) else one for one in told if one]
+    lists = [
+        (
+            [o["content"] for o in one]
+            if isinstance(one, list) and one and isinstance(one[0], dict)
+            else one
+        )
+        for one in told
+        if one
+    ]
     found = [read_choices(one) for one in lists]
     return pick.sample(found, min(count, len(found)))
 
@@ -60,7 +69,10 @@ def sample(choices: tuple[str, ...], gold: int) -> Sample:
 def short_replies(lists: Sequence[tuple[str, ...]], template: str) -> list[Reply]:
     pick = random.Random(1)
     said = [(choices, pick.randrange(len(choices))) for choices in lists]
-    return [(sample(choices, place), template.format(L=LETTERS[place], T=choices[place])) for choices, place in said]
+    return [
+        (sample(choices, place), template.format(L=LETTERS[place], T=choices[place]))
+        for choices, place in said
+    ]
 
 
 def long_replies(lists: Sequence[tuple[str, ...]]) -> list[Reply]:
@@ -71,13 +83,17 @@ def long_replies(lists: Sequence[tuple[str, ...]]) -> list[Reply]:
             text += pick.choice(FILLER).capitalize() + ". "
             if pick.random() < 0.1:
                 text += f"{pick.choice(choices)} was considered. "
-        found.append((sample(choices, place), f"{text[: LONG - 60]}\n\nThe answer is {LETTERS[place]}."))
+        found.append(
+            (sample(choices, place), f"{text[: LONG - 60]}\n\nThe answer is {LETTERS[place]}.")
+        )
     return found
 
 
 def by_similarity(sample: Sample, reply: str) -> int:
     """The option of the highest difflib ratio to the reply, the fallback of published graders."""
-    shown = [f"{letter}. {text}".lower() for letter, text in zip(LETTERS, sample.choices, strict=False)]
+    shown = [
+        f"{letter}. {text}".lower() for letter, text in zip(LETTERS, sample.choices, strict=False)
+    ]
     ratios = [difflib.SequenceMatcher(None, text, reply.lower()).ratio() for text in shown]
     return ratios.index(max(ratios))
 
@@ -94,34 +110,62 @@ def seconds(grade: Callable[[Sample, str], object], replies: Sequence[Reply]) ->
 
 
 def right(replies: Sequence[Reply]) -> float:
-    return sum(choice.score(question, reply).value == 1.0 for question, reply in replies) / len(replies)
+    return sum(choice.score(question, reply).value == 1.0 for question, reply in replies) / len(
+        replies
+    )
 
 
 def main() -> None:
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     lists = questions(file, 300)
-    templates = {k: v for k, v in json.loads(FORMATS.read_text(encoding="utf-8")).items() if k not in NO_ANSWER}
+    templates = {
+        k: v
+        for k, v in json.loads(FORMATS.read_text(encoding="utf-8")).items()
+        if k not in NO_ANSWER
+    }
     medevalkit = _protocols.scorer(auto.score, "medevalkit")
     rows, ours, theirs, count = [], 0.0, 0.0, 0
     for name, template in templates.items():
         replies = short_replies(lists, template)
         mine, peer = seconds(choice.score, replies), seconds(medevalkit, replies)
         ours, theirs, count = ours + mine, theirs + peer, count + len(replies)
-        rows.append([f"`{name}`", f"{mine / len(replies) * 1e6:.1f}", f"{peer / len(replies) * 1e6:.1f}", f"{100 * right(replies):.1f}"])
-    rows.append(["**all 31 together, verdicts a second**", f"**{count / ours:,.0f}**", f"{count / theirs:,.0f}", ""])
+        rows.append(
+            [
+                f"`{name}`",
+                f"{mine / len(replies) * 1e6:.1f}",
+                f"{peer / len(replies) * 1e6:.1f}",
+                f"{100 * right(replies):.1f}",
+            ]
+        )
+    rows.append(
+        [
+            "**all 31 together, verdicts a second**",
+            f"**{count / ours:,.0f}**",
+            f"{count / theirs:,.0f}",
+            "",
+        ]
+    )
     long = long_replies(lists[:100])
-    mine, peer, released = seconds(choice.score, long), seconds(by_similarity, long), seconds(medevalkit, long)
+    mine, peer, released = (
+        seconds(choice.score, long),
+        seconds(by_similarity, long),
+        seconds(medevalkit, long),
+    )
     source = "made up" if file is None else file.parent.name
     told = (
-        f"{len(lists)} questions ({source}), microseconds of processor time a reply. On replies of {LONG:,} characters that close with an "
-        f"answer: strict {mine / len(long) * 1e6:.0f}, similarity matching (difflib ratio over the options) {peer / len(long) * 1e6:.0f}, "
-        f"that is **{peer / mine:.0f} times** as much; the medevalkit protocol {released / len(long) * 1e6:.0f}. "
-        f"Of these replies strict reads {100 * right(long):.0f}% right."
+        f"{len(lists)} questions ({source}), microseconds of processor time a reply. On replies of"
+        f" {LONG:,} characters that close with an answer: strict {mine / len(long) * 1e6:.0f},"
+        f" similarity matching (difflib ratio over the options) {peer / len(long) * 1e6:.0f}, that"
+        f" is **{peer / mine:.0f} times** as much; the medevalkit protocol"
+        f" {released / len(long) * 1e6:.0f}. Of these replies strict reads {100 * right(long):.0f}%"
+        " right."
     )
     record(
         "grading",
         "Grading multiple choice",
-        told + "\n\n" + table(["format", "strict (µs)", "medevalkit (µs)", "strict reads right (%)"], rows),
+        told
+        + "\n\n"
+        + table(["format", "strict (µs)", "medevalkit (µs)", "strict reads right (%)"], rows),
     )
     print(told)
     print(f"{count / ours:,.0f} verdicts a second")

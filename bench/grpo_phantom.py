@@ -1,4 +1,6 @@
-"""Reinforcement learning on phantoms, three seeds: the reward of held-out replies before and after, and with shuffled rewards."""
+"""Reinforcement learning on phantoms, three seeds: the reward of held-out replies before and after,
+and with shuffled rewards.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def timed(work: Callable[[], Path]) -> tuple[Path, float]:
 
 
 def run(seed: int, folder: Path) -> list[tuple[str, Measured, Measured, float, list[float]]]:
-    """For real and shuffled rewards: sampled before and after, CPU seconds of the stage, greedy accuracy."""
+    """For real and shuffled rewards: sampled before and after, CPU seconds of the stage, greedy
+    accuracy.
+    """
     whole = replace(phantom_rl.recipe(), seed=seed, tensorboard=False, log_every=1)
     expected = dict(whole.expected)
     whole = replace(whole, data=draw_data(folder / "data", expected, seed))
@@ -43,12 +47,20 @@ def run(seed: int, folder: Path) -> list[tuple[str, Measured, Measured, float, l
         rl = whole.stages[-1]
         assert rl.grpo is not None
         grpo = replace(rl.grpo, reward=replace(rl.grpo.reward, shuffled=name == "shuffled"))
-        config = replace(whole, model=str(start), stages=(replace(rl, grpo=grpo),), data={"rl": whole.data["rl"]})
+        config = replace(
+            whole, model=str(start), stages=(replace(rl, grpo=grpo),), data={"rl": whole.data["rl"]}
+        )
         end, spent = timed(lambda config=config, name=name: train(config, folder / name))
-        two: TrainConfig = replace(whole, stages=whole.stages[-2:])  # measure asks the second stage for the reward
+        # measure asks the second stage for the reward
+        two: TrainConfig = replace(whole, stages=whole.stages[-2:])
         before, after = (measure(place, two, samples, greedy=False) for place in (start, end))
         greedy = [measure(place, two, samples, greedy=True).accuracy for place in (start, end)]
-        print(f"seed {seed}, {name}: {before} -> {after}, greedy accuracy {greedy}, {spent:.0f} CPU s", file=sys.stderr, flush=True)
+        print(
+            f"seed {seed}, {name}: {before} -> {after}, greedy accuracy {greedy}, {spent:.0f}"
+            " CPU s",
+            file=sys.stderr,
+            flush=True,
+        )
         results.append((name, before, after, spent, greedy))
     return results
 
@@ -59,20 +71,37 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, before, after, spent, greedy in run(seed, Path(folder)):
                 rises[name].append(after.reward - before.reward)
-                pairs = [f"{getattr(before, key):.2f} -> {getattr(after, key):.2f}" for key in ("reward", "format", "accuracy")]
-                rows.append([str(seed), name, *pairs, f"{greedy[0]:.2f} -> {greedy[1]:.2f}", f"{spent:.0f}"])
+                pairs = [
+                    f"{getattr(before, key):.2f} -> {getattr(after, key):.2f}"
+                    for key in ("reward", "format", "accuracy")
+                ]
+                rows.append(
+                    [str(seed), name, *pairs, f"{greedy[0]:.2f} -> {greedy[1]:.2f}", f"{spent:.0f}"]
+                )
     rl = phantom_rl.recipe().stages[-1]
     assert rl.grpo is not None and isinstance(rl.grpo.reward, Reward)
     told = (
-        f"`phantom_rl`: {rl.steps} updates of {rl.batch} questions with {rl.grpo.copies} replies each, from a start that answers "
-        f"half of the time in the rewarded shape. Replies drawn at temperature {rl.grpo.temperature:g} to the main questions about "
-        f"{IMAGES} held-out phantoms, scored by the reward itself (0.5 shape, 1.0 right answer in it); the same with rewards dealt "
-        f"out at random among the replies of a round. The reward rises by {min(rises['rewards']):.2f} to "
-        f"{max(rises['rewards']):.2f}, with shuffled rewards by {min(rises['shuffled']):.2f} to {max(rises['shuffled']):.2f}; the bar "
-        "is 0.2 within 120 CPU seconds. Most of the gain is shape."
+        f"`phantom_rl`: {rl.steps} updates of {rl.batch} questions with {rl.grpo.copies} replies"
+        " each, from a start that answers half of the time in the rewarded shape. Replies drawn at"
+        f" temperature {rl.grpo.temperature:g} to the main questions about {IMAGES} held-out"
+        " phantoms, scored by the reward itself (0.5 shape, 1.0 right answer in it); the same with"
+        " rewards dealt out at random among the replies of a round. The reward rises by"
+        f" {min(rises['rewards']):.2f} to {max(rises['rewards']):.2f}, with shuffled rewards by"
+        f" {min(rises['shuffled']):.2f} to {max(rises['shuffled']):.2f}; the bar is 0.2 within 120"
+        " CPU seconds. Most of the gain is shape."
     )
-    header = ["seed", "", "reward", "in shape", "right in shape", "right in shape, greedy", "CPU (s)"]
-    record("grpo_phantom", "Reinforcement learning on phantoms", told + "\n\n" + table(header, rows))
+    header = [
+        "seed",
+        "",
+        "reward",
+        "in shape",
+        "right in shape",
+        "right in shape, greedy",
+        "CPU (s)",
+    ]
+    record(
+        "grpo_phantom", "Reinforcement learning on phantoms", told + "\n\n" + table(header, rows)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""A round of reinforcement learning beside TRL's GRPOTrainer: replies drawn, rewarded, compared, one update made of them.
+"""A round of reinforcement learning beside TRL's GRPOTrainer: replies drawn, rewarded, compared,
+one update made of them.
 
 PYTHON bench/grpo_round.py [--rounds N]     PYTHON is of an environment with lingshu and trl
 
-8 questions with an image, 8 replies each, on the same untrained tiny Qwen2.5-VL; each side in a process of its own, in turn.
+8 questions with an image, 8 replies each, on the same untrained tiny Qwen2.5-VL; each side in a
+process of its own, in turn.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ SIDES = [f"{who}-{length}" for length in LENGTHS for who in ("lingshu", "trl")]
 
 
 def worth(text: str) -> float:
-    """A reward that differs from reply to reply, so that every group teaches something on either side."""
+    """A reward that differs from reply to reply, so that every group teaches something on either
+    side.
+    """
     return zlib.crc32(text.encode()) / 2**32
 
 
@@ -52,20 +56,37 @@ class Scored(GrpoFeed):
         return Judged(worth(reply.text), 1.0, 0.0, reply.finish != "stop", False)
 
 
-def ours(model: Any, processor: Processor, samples: Sequence[Sample], length: int) -> dict[str, Any]:
+def ours(
+    model: Any, processor: Processor, samples: Sequence[Sample], length: int
+) -> dict[str, Any]:
     grpo = Grpo(COPIES, PROMPTS, 1.0, length, KL, LOW, HIGH, sampler=Sampler(batch=PROMPTS))
     rates = Rates(vision=1e-5, projector=1e-5, language=1e-5)
     same = {"warmup_steps": 0, "final_rate": 1.0, "weight_decay": 0.0}
-    stage = Stage("bench", ("x",), rates, batch=PROMPTS, micro_batch=PROMPTS, max_tokens=512, grpo=grpo, **same)
+    stage = Stage(
+        "bench",
+        ("x",),
+        rates,
+        batch=PROMPTS,
+        micro_batch=PROMPTS,
+        max_tokens=512,
+        grpo=grpo,
+        **same,
+    )
     trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
-    questions = encode_questions(samples, processor, instruction="", max_prompt_tokens=256, cache_mb=16)
+    questions = encode_questions(
+        samples, processor, instruction="", max_prompt_tokens=256, cache_mb=16
+    )
 
     def encode(sample: Sample) -> Any:
         return processor.encode(sample.messages, questions.cache.tiles(sample.images))
 
     with tempfile.TemporaryDirectory() as folder:
-        rollouts = rollouts_of(grpo.sampler, trainer, Loaded(model, processor, "tiny", ""), encode, Path(folder))
-        feed = Scored(questions, trainer, rollouts, scorer_of(grpo.reward), seed=0, save=lambda _: None)
+        rollouts = rollouts_of(
+            grpo.sampler, trainer, Loaded(model, processor, "tiny", ""), encode, Path(folder)
+        )
+        feed = Scored(
+            questions, trainer, rollouts, scorer_of(grpo.reward), seed=0, save=lambda _: None
+        )
         batches, total = feed.batches(0), WARM + STEPS
         before, at, tokens = peak_mb(), [], []
         for number in range(total):
@@ -75,12 +96,17 @@ def ours(model: Any, processor: Processor, samples: Sequence[Sample], length: in
     return told(at, before, tokens)
 
 
-def theirs(model: Any, processor: Processor, samples: Sequence[Sample], length: int) -> dict[str, Any]:
+def theirs(
+    model: Any, processor: Processor, samples: Sequence[Sample], length: int
+) -> dict[str, Any]:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForImageTextToText
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
-    rows = [{"prompt": [{"role": "user", "content": s.messages[0].text}], "images": [picture(s)]} for s in samples]
+    rows = [
+        {"prompt": [{"role": "user", "content": s.messages[0].text}], "images": [picture(s)]}
+        for s in samples
+    ]
     tokens: list[float] = []
 
     def reward(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -89,11 +115,30 @@ def theirs(model: Any, processor: Processor, samples: Sequence[Sample], length: 
 
     clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)  # the reference model is read anew from where the trained one came from
-        drawing = {"max_completion_length": length, "generation_kwargs": {"suppress_tokens": processor.never_sampled}}
-        rounds = {"num_generations": COPIES, "per_device_train_batch_size": PROMPTS * COPIES, "steps_per_generation": 1}
-        clipped = {"beta": KL, "epsilon": LOW, "epsilon_high": HIGH, "loss_type": "dapo", "use_bias_correction_kl": False}
-        config = GRPOConfig(**quiet(folder, max_steps=WARM + STEPS, learning_rate=1e-5), **drawing, **rounds, **clipped)
+        # the reference model is read anew from where the trained one came from
+        model.save_pretrained(folder)
+        drawing = {
+            "max_completion_length": length,
+            "generation_kwargs": {"suppress_tokens": processor.never_sampled},
+        }
+        rounds = {
+            "num_generations": COPIES,
+            "per_device_train_batch_size": PROMPTS * COPIES,
+            "steps_per_generation": 1,
+        }
+        clipped = {
+            "beta": KL,
+            "epsilon": LOW,
+            "epsilon_high": HIGH,
+            "loss_type": "dapo",
+            "use_bias_correction_kl": False,
+        }
+        config = GRPOConfig(
+            **quiet(folder, max_steps=WARM + STEPS, learning_rate=1e-5),
+            **drawing,
+            **rounds,
+            **clipped,
+        )
         trainer = GRPOTrainer(
             model=AutoModelForImageTextToText.from_pretrained(folder),
             args=config,
@@ -109,16 +154,27 @@ def theirs(model: Any, processor: Processor, samples: Sequence[Sample], length: 
 
 def told(at: Sequence[float], before: float, tokens: Sequence[float]) -> dict[str, Any]:
     rounds = [later - earlier for earlier, later in pairwise(at)]
-    return {"round_s": statistics.mean(rounds[WARM - 1 :]), "tokens": statistics.mean(tokens), "before_mb": before, "peak_mb": peak_mb()}
+    return {
+        "round_s": statistics.mean(rounds[WARM - 1 :]),
+        "tokens": statistics.mean(tokens),
+        "before_mb": before,
+        "peak_mb": peak_mb(),
+    }
 
 
 def one_side(side: str) -> None:
     who, length = side.split("-")
     # One question about each of eight images; the kinds take turns, so prompts differ in length.
-    asked = list(phantom.questions(0, "train", PROMPTS, kinds=("modality", "lesion", "count", "choice", "open", "report")))
+    asked = list(
+        phantom.questions(
+            0, "train", PROMPTS, kinds=("modality", "lesion", "count", "choice", "open", "report")
+        )
+    )
     samples = [asked[6 * image + image % 6] for image in range(PROMPTS)]
     model, processor = tiny(samples)
-    print(json.dumps((ours if who == "lingshu" else theirs)(model, processor, samples, int(length))))
+    print(
+        json.dumps((ours if who == "lingshu" else theirs)(model, processor, samples, int(length)))
+    )
 
 
 def main(rounds: int) -> None:
@@ -131,17 +187,31 @@ def main(rounds: int) -> None:
         base = [run["round_s"] for run in found[f"lingshu-{length}"]]
         for who in ("lingshu", "trl"):
             runs = found[f"{who}-{length}"]
-            ratio = statistics.median(run["round_s"] / mine for run, mine in zip(runs, base, strict=True))
+            ratio = statistics.median(
+                run["round_s"] / mine for run, mine in zip(runs, base, strict=True)
+            )
             middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
             memory = [f"{middle['peak_mb']:.0f}", f"{middle['peak_mb'] - middle['before_mb']:.0f}"]
-            rows.append([str(length), who, f"{middle['tokens']:.1f}", f"{1000 * middle['round_s']:.0f}", f"{ratio:.2f}x", *memory])
+            rows.append(
+                [
+                    str(length),
+                    who,
+                    f"{middle['tokens']:.1f}",
+                    f"{1000 * middle['round_s']:.0f}",
+                    f"{ratio:.2f}x",
+                    *memory,
+                ]
+            )
     words = (
-        f"{PROMPTS} questions about one image of 56 x 56 pixels each, {COPIES} replies to each, one update a round over all "
-        f"{PROMPTS * COPIES}, every part trained in float32 on one thread, one forward pass an update. Temperature 1, a reference "
-        f"model with KL {KL:g}, clipping at {LOW} and {HIGH}, the mean over all tokens (TRL's loss_type dapo); rewards are drawn from "
-        "the reply's text, so no group is without an advantage. TRL generates with transformers and prepares images in each round, as "
-        f"it comes; lingshu keeps scaled images and computes each prompt once for its {COPIES} replies. Mean of {STEPS} rounds after "
-        f"{WARM} to warm up, each side in a process of its own, {rounds} runs in turn, medians. The bar is {BAR}x. {versions()}."
+        f"{PROMPTS} questions about one image of 56 x 56 pixels each, {COPIES} replies to each, one"
+        f" update a round over all {PROMPTS * COPIES}, every part trained in float32 on one thread,"
+        f" one forward pass an update. Temperature 1, a reference model with KL {KL:g}, clipping at"
+        f" {LOW} and {HIGH}, the mean over all tokens (TRL's loss_type dapo); rewards are drawn"
+        " from the reply's text, so no group is without an advantage. TRL generates with"
+        " transformers and prepares images in each round, as it comes; lingshu keeps scaled images"
+        f" and computes each prompt once for its {COPIES} replies. Mean of {STEPS} rounds after"
+        f" {WARM} to warm up, each side in a process of its own, {rounds} runs in turn, medians."
+        f" The bar is {BAR}x. {versions()}."
     )
     header = [
         "at most (tokens)",

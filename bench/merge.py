@@ -1,10 +1,12 @@
-"""Merging two models of 2 GB: beside a plain copy of one, and beside mergekit's linear method; memory; K points from one reading.
+"""Merging two models of 2 GB: beside a plain copy of one, and beside mergekit's linear method;
+memory; K points from one reading.
 
     python bench/merge.py FOLDER [MERGEKIT_PYTHON] [--gb 2]
 
-FOLDER takes the two models and the results, 7 GB in all; all is removed again. Each measurement is a process of its own that
-says its time after imports; the sides take turns, the files stay in the page cache. mergekit is run by the interpreter
-MERGEKIT_PYTHON of an environment that has it (bench/_mergekit_side.py).
+FOLDER takes the two models and the results, 7 GB in all; all is removed again. Each measurement is
+a process of its own that says its time after imports; the sides take turns, the files stay in the
+page cache. mergekit is run by the interpreter MERGEKIT_PYTHON of an environment that has it
+(bench/_mergekit_side.py).
 """
 
 from __future__ import annotations
@@ -42,24 +44,40 @@ OTHERS = ("linear*2", "slerp", "task", "dare", "ties")
 
 
 def make(folder: Path, seed: int, gb: float) -> None:
-    """A bf16 model with the tensors of a Qwen2 language model, in files of about 1 GB with an index."""
+    """A bf16 model with the tensors of a Qwen2 language model, in files of about 1 GB with an
+    index.
+    """
     folder.mkdir(parents=True)
-    layers = max(1, round((gb * 1e9 / 2 - WORDS * HIDDEN) / sum(torch.Size(shape).numel() for shape in LAYER.values())))
+    layers = max(
+        1,
+        round(
+            (gb * 1e9 / 2 - WORDS * HIDDEN)
+            / sum(torch.Size(shape).numel() for shape in LAYER.values())
+        ),
+    )
     names = {"model.embed_tokens.weight": (WORDS, HIDDEN), "model.norm.weight": (HIDDEN,)}
-    names |= {f"model.layers.{layer}.{name}": shape for layer in range(layers) for name, shape in LAYER.items()}
+    names |= {
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(layers)
+        for name, shape in LAYER.items()
+    }
     torch.manual_seed(seed)
     shards: list[dict[str, torch.Tensor]] = [{}]
     for name, shape in names.items():
         if sum(tensor.nbytes for tensor in shards[-1].values()) > 1e9:
             shards.append({})
         shards[-1][name] = torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02)
-    files = [f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))]
+    files = [
+        f"model-{number + 1:05}-of-{len(shards):05}.safetensors" for number in range(len(shards))
+    ]
     for file, tensors in zip(files, shards, strict=True):
         save_file(tensors, folder / file, metadata={"format": "pt"})
         with (folder / file).open("rb") as opened:
             os.fsync(opened.fileno())
     places = {name: file for file, tensors in zip(files, shards, strict=True) for name in tensors}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": places})
+    )
     settings = {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": HIDDEN, "intermediate_size": FFN, "vocab_size": WORDS,
         "num_hidden_layers": layers, "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True,
@@ -74,13 +92,19 @@ def resident(key: str) -> float:
 
 
 def side(way: str, root: Path) -> None:
-    """One measurement, printed as JSON: a copy, or a merge called METHOD, METHOD+hashes or METHOD*POINTS."""
+    """One measurement, printed as JSON: a copy, or a merge called METHOD, METHOD+hashes or
+    METHOD*POINTS.
+    """
     first, second, base, out = (root / name for name in ("a", "b", "base", "out"))
     out.mkdir()
     name, _, many = way.removesuffix("+hashes").partition("*")
     method = None if way == "copy" else open_method(name, {})
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before, used, start = resident("VmRSS"), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    before, used, start = (
+        resident("VmRSS"),
+        resource.getrusage(resource.RUSAGE_SELF),
+        time.perf_counter(),
+    )
     if method is None:
         for file in open_folder(first, "A").files:
             shutil.copyfile(first / file, out / file)
@@ -103,7 +127,14 @@ def measured(way: str, root: Path, peer: str | None) -> dict[str, float]:
     if way.startswith("mergekit"):
         assert peer is not None
         here = Path(__file__).parent / "_mergekit_side.py"
-        command = [peer, str(here), str(root / "a"), str(root / "b"), str(root / "out"), way.partition(", ")[2]]
+        command = [
+            peer,
+            str(here),
+            str(root / "a"),
+            str(root / "b"),
+            str(root / "out"),
+            way.partition(", ")[2],
+        ]
     else:
         command = [sys.executable, __file__, str(root), "--side", way]
     try:
@@ -135,9 +166,11 @@ def main(root: Path, peer: str | None, gb: float) -> None:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         warm(root)
         for number in range(ROUNDS):
-            # Drawn, not turned round: what ran before leaves memory and disk in a state that the next one feels.
+            # Drawn, not turned round: what ran before leaves memory and disk in a state that the
+            # next one feels.
             for way in random.Random(number).sample(ways, len(ways)):
-                measured("copy", root, None)  # every side finds memory and disk as a copy leaves them
+                # every side finds memory and disk as a copy leaves them
+                measured("copy", root, None)
                 found[way].append(measured(way, root, peer))
                 print(way, found[way][-1], flush=True)
         others = {name: [measured(name, root, peer)] for name in OTHERS}
@@ -147,7 +180,9 @@ def main(root: Path, peer: str | None, gb: float) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def write(found: dict[str, list[dict[str, float]]], others: dict[str, list[dict[str, float]]], gb: float) -> None:
+def write(
+    found: dict[str, list[dict[str, float]]], others: dict[str, list[dict[str, float]]], gb: float
+) -> None:
     def middle(way: str, key: str) -> float:
         return statistics.median(run[key] for run in {**found, **others}[way])
 
@@ -167,18 +202,25 @@ def write(found: dict[str, list[dict[str, float]]], others: dict[str, list[dict[
         for way, runs in {**found, **others}.items()
     ]
     told = (
-        f"Two bf16 models of {gb:g} GB, files in the page cache, every output synced; start-up and hashing apart unless said; median of "
-        f"{ROUNDS} rounds, the sides in drawn order and each after an uncounted copy (last five rows: one run). "
-        "Memory is the peak above what was resident after imports."
+        f"Two bf16 models of {gb:g} GB, files in the page cache, every output synced; start-up and"
+        f" hashing apart unless said; median of {ROUNDS} rounds, the sides in drawn order and each"
+        " after an uncounted copy (last five rows: one run). Memory is the peak above what was"
+        " resident after imports."
     )
     peer = next((runs[0] for way, runs in found.items() if way.startswith("mergekit")), None)
     if peer is not None:
         slower = middle("mergekit, bfloat16", "seconds") / middle("linear", "seconds")
         told += (
-            f" mergekit {peer['mergekit']} with torch {peer['torch']} and transformers {peer['transformers']}, without tokenizer and "
-            f"card and in its default bf16 arithmetic, takes {slower:.1f} times as long as the linear merge, which computes in float32."
+            f" mergekit {peer['mergekit']} with torch {peer['torch']} and transformers"
+            f" {peer['transformers']}, without tokenizer and card and in its default bf16"
+            f" arithmetic, takes {slower:.1f} times as long as the linear merge, which computes in"
+            " float32."
         )
-    record("merge", "Merging", told + "\n\n" + table(["", "s", "to a copy", "CPU s", "to a copy", "memory, MB"], rows))
+    record(
+        "merge",
+        "Merging",
+        told + "\n\n" + table(["", "s", "to a copy", "CPU s", "to a copy", "memory, MB"], rows),
+    )
 
 
 if __name__ == "__main__":

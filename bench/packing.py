@@ -1,10 +1,12 @@
-"""Training tokens a second: packed, padded in groups of similar length, and padded at random, on the same samples.
+"""Training tokens a second: packed, padded in groups of similar length, and padded at random, on
+the same samples.
 
     python bench/packing.py [DATA]
 
-Drawn lengths are always measured. DATA holds the folders named in MIX, each with rows.jsonl and some with images/, and adds
-the lengths of real texts and images in the proportions of an instruction stage. CPU-seconds of one thread; the ways take
-turns within each round. Useful tokens are those of samples; a forward pass holds as many of them, on average, either way.
+Drawn lengths are always measured. DATA holds the folders named in MIX, each with rows.jsonl and
+some with images/, and adds the lengths of real texts and images in the proportions of an
+instruction stage. CPU-seconds of one thread; the ways take turns within each round. Useful tokens
+are those of samples; a forward pass holds as many of them, on average, either way.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ WORDS = 8192  # vocabulary that real lengths are counted with; a released one cu
 
 
 class Kind(NamedTuple):
-    """A kind of sample: its share of the mix, the folder its texts come from, how a row reads, whether it shows an image."""
+    """A kind of sample: its share of the mix, the folder its texts come from, how a row reads,
+    whether it shows an image.
+    """
 
     share: float
     folder: str
@@ -48,7 +52,9 @@ class Kind(NamedTuple):
 
 
 def both(question: str, answer: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
-    return lambda row: (str(row[question]), str(row[answer])) if row.get(question) and row.get(answer) else None
+    return lambda row: (
+        (str(row[question]), str(row[answer])) if row.get(question) and row.get(answer) else None
+    )
 
 
 def caption(field: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
@@ -67,11 +73,19 @@ def instruction(row: dict[str, Any]) -> tuple[str, str] | None:
 
 def report(row: dict[str, Any]) -> tuple[str, str] | None:
     findings = row.get("section_findings")
-    return ("Write the findings and the impression.", f"Findings: {findings} Impression: {row['section_impression']}") if findings else None
+    return (
+        (
+            "Write the findings and the impression.",
+            f"Findings: {findings} Impression: {row['section_impression']}",
+        )
+        if findings
+        else None
+    )
 
 
-# Stage 3 of the Lingshu paper: 38% medical multimodal, 28% medical captions, 17% general multimodal, 14% general text, 3%
-# medical text; inside the first by the sizes of its sources. General data stand in by medical instructions of like length.
+# Stage 3 of the Lingshu paper: 38% medical multimodal, 28% medical captions, 17% general
+# multimodal, 14% general text, 3% medical text; inside the first by the sizes of its sources.
+# General data stand in by medical instructions of like length.
 MIX = (
     Kind(0.15, "vqa_rad", both("question", "answer")),
     Kind(0.08, "medevalkit_run_slake", reasoned),
@@ -85,7 +99,9 @@ MIX = (
 
 
 def drawn(processor: Processor) -> list[Encoded]:
-    """Lognormal lengths without a template: median 90 tokens, at most 1,024; six in ten with a 112-pixel image of 16 tokens."""
+    """Lognormal lengths without a template: median 90 tokens, at most 1,024; six in ten with a
+    112-pixel image of 16 tokens.
+    """
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (SMALL, SMALL, 3), dtype=np.uint8)
     made = []
@@ -97,7 +113,13 @@ def drawn(processor: Processor) -> list[Encoded]:
     return made
 
 
-def encoded(processor: Processor, rng: np.random.Generator, is_image: np.ndarray, answer: np.ndarray, tiles: Sequence[Tiles]) -> Encoded:
+def encoded(
+    processor: Processor,
+    rng: np.random.Generator,
+    is_image: np.ndarray,
+    answer: np.ndarray,
+    tiles: Sequence[Tiles],
+) -> Encoded:
     """A sample of this shape, its text tokens drawn: what they are changes no time."""
     ids = np.where(is_image, processor.image_id, rng.integers(0, 256, len(is_image)))
     positions = QWEN25VL.positions(is_image, tiles) if QWEN25VL.positions else None
@@ -107,9 +129,16 @@ def encoded(processor: Processor, rng: np.random.Generator, is_image: np.ndarray
 def mixed(root: Path, processor: Processor) -> list[Encoded]:
     """Samples of real texts in the shares of MIX, their images drawn from those of vqa_rad."""
     rng = np.random.default_rng(0)
-    pairs = {kind.folder: [p for row in read_jsonl(root / kind.folder / "rows.jsonl") if (p := kind.read(row))] for kind in MIX}
+    pairs = {
+        kind.folder: [
+            p for row in read_jsonl(root / kind.folder / "rows.jsonl") if (p := kind.read(row))
+        ]
+        for kind in MIX
+    }
     pictures = sorted((root / "vqa_rad" / "images").iterdir())
-    tokenizer = train_tokenizer(QWEN25VL, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS)
+    tokenizer = train_tokenizer(
+        QWEN25VL, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS
+    )
     counting = Processor(QWEN25VL, tokenizer, processor.image_processor, processor.budget)
     made = []
     for kind in MIX:
@@ -117,8 +146,12 @@ def mixed(root: Path, processor: Processor) -> list[Encoded]:
             question, answer = pairs[kind.folder][index]
             shown = [PIL.open(pictures[rng.integers(len(pictures))])] if kind.image else []
             asked = Message("user", (*range(len(shown)), question))
-            counted = counting.encode([asked, Message("assistant", (answer,))], processor.tiles(shown))
-            made.append(encoded(processor, rng, counted.is_image, counted.labels != IGNORED, counted.tiles))
+            counted = counting.encode(
+                [asked, Message("assistant", (answer,))], processor.tiles(shown)
+            )
+            made.append(
+                encoded(processor, rng, counted.is_image, counted.labels != IGNORED, counted.tiles)
+            )
     return made
 
 
@@ -154,16 +187,31 @@ def one_pass(trainer: Trainer, batches: Iterator[list[Encoded]]) -> float:
 
 
 def measure(name: str, model: Any, processor: Processor, made: list[Encoded]) -> list[list[str]]:
-    stage = Stage("bench", ("x",), Rates(vision=1e-4, projector=1e-4, language=1e-4), batch=BATCH, micro_batch=BATCH)
+    stage = Stage(
+        "bench",
+        ("x",),
+        Rates(vision=1e-4, projector=1e-4, language=1e-4),
+        batch=BATCH,
+        micro_batch=BATCH,
+    )
     found = ways(made)
     times: dict[str, list[float]] = {way: [] for way in found}
     for _ in range(ROUNDS):
         for way, (packing, batches, _) in found.items():
-            trainer = set_up(model, processor, replace(stage, packing=packing), device=torch.device("cpu"), bfloat16=False)
+            trainer = set_up(
+                model,
+                processor,
+                replace(stage, packing=packing),
+                device=torch.device("cpu"),
+                bfloat16=False,
+            )
             times[way].append(one_pass(trainer, batches()))
     lengths = np.array([len(sample) for sample in made])
     images = sum(int(sample.is_image.sum()) for sample in made) / lengths.sum()
-    of_mix = f"{name}: {len(made)} samples of {np.median(lengths):.0f} tokens in the median, {lengths.mean():.0f} on average, "
+    of_mix = (
+        f"{name}: {len(made)} samples of {np.median(lengths):.0f} tokens in the median,"
+        f" {lengths.mean():.0f} on average, "
+    )
     of_mix += f"{lengths.max():,} at most, {images:.0%} of them of images"
     base = times[list(found)[-1]]
     rows = []
@@ -190,15 +238,28 @@ def main(root: Path | None) -> None:
             rows += measure(name, model, processor, made)
             print(rows[-3:], flush=True)
     told = (
-        f"Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, forward and backward pass in float32 on one "
-        f"thread, {BATCH} samples in a padded pass and as many on average in a pack; median of {ROUNDS} rounds. Real texts stand in the "
-        f"proportions of the paper's instruction stage ({len(MIX)} sources, lengths counted by a tokenizer of {WORDS:,} words); how "
-        "much packing gains depends on how uneven the lengths are, and on how many tokens are those of images, which are alike."
+        f"Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters,"
+        f" forward and backward pass in float32 on one thread, {BATCH} samples in a padded pass and"
+        f" as many on average in a pack; median of {ROUNDS} rounds. Real texts stand in the"
+        f" proportions of the paper's instruction stage ({len(MIX)} sources, lengths counted by a"
+        f" tokenizer of {WORDS:,} words); how much packing gains depends on how uneven the lengths"
+        " are, and on how many tokens are those of images, which are alike."
     )
     record(
         "packing",
         "Packing",
-        told + "\n\n" + table(["samples", "way", "useful tokens", "useful tokens per CPU-second", "time, against packed"], rows),
+        told
+        + "\n\n"
+        + table(
+            [
+                "samples",
+                "way",
+                "useful tokens",
+                "useful tokens per CPU-second",
+                "time, against packed",
+            ],
+            rows,
+        ),
     )
 
 

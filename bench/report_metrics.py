@@ -1,10 +1,11 @@
-"""Report metrics beside the packages that define them: ROUGE, BLEU and CIDEr of the same reports, in one process.
+"""Report metrics beside the packages that define them: ROUGE, BLEU and CIDEr of the same reports,
+in one process.
 
     python bench/report_metrics.py [IUXRAY_ROWS.jsonl]
 
-Run it where rouge-score, rouge, pycocoevalcap and sacrebleu are installed beside this package (docs/report-metrics.md).
-Made-up reports of some 60 words, and with a file the generated reports in it. Times are seconds of processor time, the fastest
-of three passes taken in turn.
+Run it where rouge-score, rouge, pycocoevalcap and sacrebleu are installed beside this package
+(docs/report-metrics.md). Made-up reports of some 60 words, and with a file the generated reports in
+it. Times are seconds of processor time, the fastest of three passes taken in turn.
 """
 
 from __future__ import annotations
@@ -35,36 +36,61 @@ Values = list[float]
 
 
 def made_up(count: int) -> tuple[list[str], list[str]]:
-    """Reports and references whose words fall off in frequency as words do; three in ten are replaced."""
+    """Reports and references whose words fall off in frequency as words do; three in ten are
+    replaced.
+    """
     pick = random.Random(0)
     weights = [1 / (place + 1) for place in range(len(WORDS))]
     gold = [
-        " ".join(" ".join(pick.choices(WORDS, weights, k=pick.randint(6, 14))) + " ." for _ in range(pick.randint(4, 8)))
+        " ".join(
+            " ".join(pick.choices(WORDS, weights, k=pick.randint(6, 14))) + " ."
+            for _ in range(pick.randint(4, 8))
+        )
         for _ in range(count)
     ]
-    return [" ".join(word if pick.random() < 0.7 else pick.choice(WORDS) for word in text.split()) for text in gold], gold
+    return [
+        " ".join(word if pick.random() < 0.7 else pick.choice(WORDS) for word in text.split())
+        for text in gold
+    ], gold
 
 
 def generated(file: Path) -> tuple[list[str], list[str]]:
     """The generated reports of a file and their findings, full stops detached."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     pairs = [(row["generated_cvt2distilgpt2"], row["section_findings"]) for row in rows]
-    said, gold = ([" ".join(text.lower().replace(".", " . ").split()) for text in side] for side in zip(*filter(all, pairs), strict=True))
+    said, gold = (
+        [" ".join(text.lower().replace(".", " . ").split()) for text in side]
+        for side in zip(*filter(all, pairs), strict=True)
+    )
     return said, gold
 
 
 def ours(said: Side, gold: Side) -> dict[str, Callable[[], Values]]:
     return {
-        "ROUGE-L": lambda: [_rouge.google_l(one, other) for one, other in zip(said, gold, strict=True)],
-        "ROUGE-1, -2 and -L": lambda: [_rouge.google(one, other)["rouge2"] for one, other in zip(said, gold, strict=True)],
-        "ROUGE of sets": lambda: [_rouge.sets(one, other)["rouge-l"] for one, other in zip(said, gold, strict=True)],
+        "ROUGE-L": lambda: [
+            _rouge.google_l(one, other) for one, other in zip(said, gold, strict=True)
+        ],
+        "ROUGE-1, -2 and -L": lambda: [
+            _rouge.google(one, other)["rouge2"] for one, other in zip(said, gold, strict=True)
+        ],
+        "ROUGE of sets": lambda: [
+            _rouge.sets(one, other)["rouge-l"] for one, other in zip(said, gold, strict=True)
+        ],
         "BLEU-1 to -4": lambda: _bleu.coco(
-            _bleu.total([_bleu.grams(one.split(), other.split()) for one, other in zip(said, gold, strict=True)])
+            _bleu.total(
+                [
+                    _bleu.grams(one.split(), other.split())
+                    for one, other in zip(said, gold, strict=True)
+                ]
+            )
         ),
         "BLEU of sacrebleu": lambda: [
-            _bleu.sacre(_bleu.grams(_bleu.tokens_13a(one), _bleu.tokens_13a(other))) for one, other in zip(said, gold, strict=True)
+            _bleu.sacre(_bleu.grams(_bleu.tokens_13a(one), _bleu.tokens_13a(other)))
+            for one, other in zip(said, gold, strict=True)
         ],
-        "CIDEr-D": lambda: cider([one.split() for one in said], [one.split() for one in gold]).cider_d,
+        "CIDEr-D": lambda: (
+            cider([one.split() for one in said], [one.split() for one in gold]).cider_d
+        ),
     }
 
 
@@ -75,14 +101,41 @@ def theirs(said: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]
     from pycocoevalcap.cider.cider import Cider  # pyright: ignore[reportMissingImports]
     from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]
 
-    answers, references = ({place: [text] for place, text in enumerate(side)} for side in (said, gold))
-    longest, every, sets = RougeScorer(["rougeL"]), RougeScorer(["rouge1", "rouge2", "rougeL"]), rouge.Rouge()
+    answers, references = (
+        {place: [text] for place, text in enumerate(side)} for side in (said, gold)
+    )
+    longest, every, sets = (
+        RougeScorer(["rougeL"]),
+        RougeScorer(["rouge1", "rouge2", "rougeL"]),
+        rouge.Rouge(),
+    )
     return {
-        "ROUGE-L": ("rouge-score", lambda: [longest.score(b, a)["rougeL"].fmeasure for a, b in zip(said, gold, strict=True)]),
-        "ROUGE-1, -2 and -L": ("rouge-score", lambda: [every.score(b, a)["rouge2"].fmeasure for a, b in zip(said, gold, strict=True)]),
-        "ROUGE of sets": ("rouge", lambda: [sets.get_scores(a, b)[0]["rouge-l"]["f"] for a, b in zip(said, gold, strict=True)]),
-        "BLEU-1 to -4": ("pycocoevalcap", lambda: Bleu(4).compute_score(references, answers, verbose=0)[0]),
-        "BLEU of sacrebleu": ("sacrebleu", lambda: [sacrebleu.sentence_bleu(a, [b]).score for a, b in zip(said, gold, strict=True)]),
+        "ROUGE-L": (
+            "rouge-score",
+            lambda: [
+                longest.score(b, a)["rougeL"].fmeasure for a, b in zip(said, gold, strict=True)
+            ],
+        ),
+        "ROUGE-1, -2 and -L": (
+            "rouge-score",
+            lambda: [every.score(b, a)["rouge2"].fmeasure for a, b in zip(said, gold, strict=True)],
+        ),
+        "ROUGE of sets": (
+            "rouge",
+            lambda: [
+                sets.get_scores(a, b)[0]["rouge-l"]["f"] for a, b in zip(said, gold, strict=True)
+            ],
+        ),
+        "BLEU-1 to -4": (
+            "pycocoevalcap",
+            lambda: Bleu(4).compute_score(references, answers, verbose=0)[0],
+        ),
+        "BLEU of sacrebleu": (
+            "sacrebleu",
+            lambda: [
+                sacrebleu.sentence_bleu(a, [b]).score for a, b in zip(said, gold, strict=True)
+            ],
+        ),
         "CIDEr-D": ("pycocoevalcap", lambda: list(Cider().compute_score(references, answers)[1])),
     }
 
@@ -102,7 +155,17 @@ def rows_of(name: str, said: Side, gold: Side) -> list[list[str]]:
         apart = max(abs(a - b) for a, b in zip(values, right, strict=True))
         assert apart < 1e-9, f"{metric}: {apart}"
         each, theirs_each = (1e6 * min(one) / len(said) for one in (taken, other))
-        rows.append([name, metric, package, f"{each:.0f}", f"{theirs_each:.0f}", f"**{theirs_each / each:.1f}**", f"{apart:.0e}"])
+        rows.append(
+            [
+                name,
+                metric,
+                package,
+                f"{each:.0f}",
+                f"{theirs_each:.0f}",
+                f"**{theirs_each / each:.1f}**",
+                f"{apart:.0e}",
+            ]
+        )
         print(*rows[-1])
     return rows
 
@@ -114,10 +177,18 @@ def main() -> None:
         rows += rows_of(f"{len(said)} generated (IU X-ray)", said, gold)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     told = (
-        f"Beside {versions}, in one process on the same texts; microseconds of processor time a report. The last column is the largest "
-        "difference between two values."
+        f"Beside {versions}, in one process on the same texts; microseconds of processor time a"
+        " report. The last column is the largest difference between two values."
     )
-    header = ["reports", "metric", "package", "ours (µs)", "theirs (µs)", "times faster", "difference"]
+    header = [
+        "reports",
+        "metric",
+        "package",
+        "ours (µs)",
+        "theirs (µs)",
+        "times faster",
+        "difference",
+    ]
     record("report-metrics", "Report metrics", told + "\n\n" + table(header, rows))
 
 

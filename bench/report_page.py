@@ -1,10 +1,11 @@
-"""The report's page: how soon it can be used in a browser, what writing it costs, and what the small pictures cost.
+"""The report's page: how soon it can be used in a browser, what writing it costs, and what the
+small pictures cost.
 
     python bench/report_page.py
 
-Made-up questions about made-up 512 x 512 images, `echo` as the model. Each number is the median of ROUNDS; processes with
-and without take turns. "Usable" is what the page itself measures from the start of its loading until the list of samples
-stands and is filtered. Needs a Chromium.
+Made-up questions about made-up 512 x 512 images, `echo` as the model. Each number is the median of
+ROUNDS; processes with and without take turns. "Usable" is what the page itself measures from the
+start of its loading until the list of samples stands and is filtered. Needs a Chromium.
 """
 
 from __future__ import annotations
@@ -26,12 +27,19 @@ from PIL import Image as PIL
 
 ROUNDS = 3
 SIZES = (1_000, 10_000, 30_000)
-SHARED, ALONE = 300, 1_000  # images behind the questions of the page, and behind as many questions for the pictures' cost
+# images behind the questions of the page, and behind as many questions for the pictures' cost
+SHARED, ALONE = 300, 1_000
 REPLY = "The lungs are clear, the heart is of normal size and there is no pleural effusion. " * 4
 # A process's own account of its memory: what the system tells its parent holds the parent's too.
 RUN = """import re, sys; from lingshu.apps.cli import main; code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr); raise SystemExit(code)"""
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+)
 
 
 class Cost(NamedTuple):
@@ -46,7 +54,9 @@ def images(folder: Path, count: int) -> None:
     (folder / "images").mkdir(parents=True)
     for i in range(count):
         coarse = PIL.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8))
-        coarse.resize((512, 512), PIL.Resampling.BICUBIC).save(folder / "images" / f"{i}.jpg", quality=90)
+        coarse.resize((512, 512), PIL.Resampling.BICUBIC).save(
+            folder / "images" / f"{i}.jpg", quality=90
+        )
 
 
 def questions(folder: Path, count: int, pictures: int) -> None:
@@ -55,12 +65,17 @@ def questions(folder: Path, count: int, pictures: int) -> None:
          "image": f"images/{i % pictures}.jpg", "access": "open"}
         for i in range(count)
     )  # fmt: skip
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def lingshu(*arguments: str | Path) -> Cost:
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUN, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stderr is not None
     said = process.stderr.read()
@@ -82,7 +97,9 @@ def usable(chromium: str, page: Path, profile: Path) -> float:
 
 
 def pages(place: Path, chromium: str) -> list[list[str]]:
-    """Per number of samples: the page's size, milliseconds until usable, CPU and memory of writing it with and without samples."""
+    """Per number of samples: the page's size, milliseconds until usable, CPU and memory of writing
+    it with and without samples.
+    """
     rows = []
     data = place / "shared"
     images(data, SHARED)
@@ -96,22 +113,47 @@ def pages(place: Path, chromium: str) -> list[list[str]]:
             beside.append(lingshu("report", run))
         page = run / "report.html"
         waited = [usable(chromium, page, place / f"profile{count}-{i}") for i in range(ROUNDS)]
-        told = [f"{median([cost.cpu for cost in costs]):.2f} / {median([cost.peak for cost in costs]):.0f}" for costs in (beside, without)]
-        rows.append([f"{count:,}", f"{page.stat().st_size / 2**20:.1f}", f"{median(waited):.0f}", *told])
+        told = [
+            f"{median([cost.cpu for cost in costs]):.2f} /"
+            f" {median([cost.peak for cost in costs]):.0f}"
+            for costs in (beside, without)
+        ]
+        rows.append(
+            [f"{count:,}", f"{page.stat().st_size / 2**20:.1f}", f"{median(waited):.0f}", *told]
+        )
     return rows
 
 
 def pictures(place: Path) -> list[list[str]]:
-    """CPU and memory of an evaluation of as many questions as images, with the small pictures and without."""
+    """CPU and memory of an evaluation of as many questions as images, with the small pictures and
+    without.
+    """
     data = place / "alone"
     images(data, ALONE)
     questions(data, ALONE, ALONE)
     costs: dict[str, list[Cost]] = {"with": [], "without": []}
     for i in range(ROUNDS):
-        costs["with"].append(lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"with{i}"))
-        costs["without"].append(lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"without{i}", "--no-thumbnails"))
+        costs["with"].append(
+            lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"with{i}")
+        )
+        costs["without"].append(
+            lingshu(
+                "eval",
+                "echo",
+                "vqa",
+                "--data",
+                data,
+                "--out",
+                place / f"without{i}",
+                "--no-thumbnails",
+            )
+        )
     return [
-        [name, f"{median([cost.cpu for cost in found]):.2f}", f"{median([cost.peak for cost in found]):.0f}"]
+        [
+            name,
+            f"{median([cost.cpu for cost in found]):.2f}",
+            f"{median([cost.peak for cost in found]):.0f}",
+        ]
         for name, found in costs.items()
     ]
 
@@ -126,12 +168,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         shown, kept = pages(Path(name), chromium), pictures(Path(name))
     told = (
-        f"Made-up questions about {SHARED} images that they share, medians of {ROUNDS}. Usable: milliseconds from the start of loading "
-        "until the list of samples stands, in headless Chromium, from the disk; the bar is 3,000 for 10,000 samples. Writing: "
-        "CPU-seconds / peak MB of `lingshu report`, start of Python included.\n\n"
+        f"Made-up questions about {SHARED} images that they share, medians of {ROUNDS}. Usable:"
+        " milliseconds from the start of loading until the list of samples stands, in headless"
+        " Chromium, from the disk; the bar is 3,000 for 10,000 samples. Writing: CPU-seconds /"
+        " peak MB of `lingshu report`, start of Python included.\n\n"
     )
     told += table(["samples", "page (MB)", "usable (ms)", "writing it", "without samples"], shown)
-    told += f"\n\nKeeping small pictures of {ALONE:,} images of 512 x 512 pixels, one to a question, in `lingshu eval echo`:\n\n"
+    told += (
+        f"\n\nKeeping small pictures of {ALONE:,} images of 512 x 512 pixels, one to a question, in"
+        " `lingshu eval echo`:\n\n"
+    )
     told += table(["pictures", "CPU (s)", "peak memory (MB)"], kept)
     print(told)
     record("report_page", "The report's page", told)

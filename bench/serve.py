@@ -1,10 +1,12 @@
-"""The server: throughput at 16 clients beside one client and beside `transformers serve`, and what it does under attack.
+"""The server: throughput at 16 clients beside one client and beside `transformers serve`, and what
+it does under attack.
 
 python bench/serve.py [--peer PYTHON] [--rounds N]
 
-The model is a tiny one of the Qwen2.5-VL family with random weights, so that replies are long. PYTHON is the interpreter of
-an environment with `transformers[serving]`. Without torchvision the peer opens no vision-language model, so it serves the
-language model of the same checkpoint (same layers and weights); questions are without images. Everything is on 127.0.0.1.
+The model is a tiny one of the Qwen2.5-VL family with random weights, so that replies are long.
+PYTHON is the interpreter of an environment with `transformers[serving]`. Without torchvision the
+peer opens no vision-language model, so it serves the language model of the same checkpoint (same
+layers and weights); questions are without images. Everything is on 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -42,13 +44,18 @@ def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a process of its own, once it answers."""
     # One thread for each server: a tiny model gains nothing by a second, which the clients need.
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log, env=one) as process:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=one) as process,
+    ):
         try:
             end = time.monotonic() + START_S
             while status(port, "/health") not in (200, 404):
                 if process.poll() is not None or time.monotonic() > end:
                     log.seek(0)
-                    raise SystemExit(f"{' '.join(command)} does not answer:\n{log.read().decode()[-2000:]}")
+                    raise SystemExit(
+                        f"{' '.join(command)} does not answer:\n{log.read().decode()[-2000:]}"
+                    )
                 time.sleep(0.2)
             yield process
         finally:
@@ -60,17 +67,39 @@ def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def ours(model: str, port: int, *more: str) -> list[str]:
-    return [sys.executable, "-m", "lingshu", "serve", model, "--port", str(port), "--name", "tiny", *more]
+    return [
+        sys.executable,
+        "-m",
+        "lingshu",
+        "serve",
+        model,
+        "--port",
+        str(port),
+        "--name",
+        "tiny",
+        *more,
+    ]
 
 
 def theirs(python: Path, model: str, port: int, *more: str) -> list[str]:
-    return [str(python.parent / "transformers"), "serve", model, "--port", str(port), "--device", "cpu", *more]
+    return [
+        str(python.parent / "transformers"),
+        "serve",
+        model,
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+        *more,
+    ]
 
 
 def status(port: int, path: str, body: bytes | None = None) -> int | None:
     headers = {"Content-Type": "application/json"} if body is not None else {}
     try:
-        with urlopen(Request(f"http://127.0.0.1:{port}{path}", body, headers), timeout=30) as answer:
+        with urlopen(
+            Request(f"http://127.0.0.1:{port}{path}", body, headers), timeout=30
+        ) as answer:
             answer.read()
             return answer.status
     except HTTPError as error:
@@ -103,13 +132,17 @@ def random_model(folder: Path) -> None:
     from lingshu.models.spec import PixelBudget, TinyModel
     from lingshu.models.tiny import build_tiny
 
-    corpus = ["Is there a lesion in this image? Describe it. yes no left right small large chest x-ray"] * 4
+    corpus = [
+        "Is there a lesion in this image? Describe it. yes no left right small large chest x-ray"
+    ] * 4
     model, processor = build_tiny(TinyModel(), corpus, budget=PixelBudget(), seed=0)
     export(model, processor, folder, RunCard("bench", {}))
 
 
 def language_model(model: Path, folder: Path) -> None:
-    """The language model of a Qwen2.5-VL checkpoint as a checkpoint of its own (Qwen2), with the same tokenizer and template."""
+    """The language model of a Qwen2.5-VL checkpoint as a checkpoint of its own (Qwen2), with the
+    same tokenizer and template.
+    """
     from safetensors.torch import load_file, save_file
 
     weights = {}
@@ -122,7 +155,11 @@ def language_model(model: Path, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((model / "config.json").read_text())["text_config"]
     rope = {"rope_type": "default", "rope_theta": config["rope_parameters"]["rope_theta"]}
-    config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "rope_parameters": rope}
+    config |= {
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "rope_parameters": rope,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     generation = json.loads((model / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(generation))
@@ -134,7 +171,9 @@ def language_model(model: Path, folder: Path) -> None:
 
 
 def throughput(model: str, peer: Path | None, rounds: int) -> list[list[str]]:
-    """Tokens a second of each server: one client, then sixteen; the fastest of three runs, because what else runs only adds."""
+    """Tokens a second of each server: one client, then sixteen; the fastest of three runs, because
+    what else runs only adds.
+    """
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as place:
         servers = {"lingshu serve": (lambda port: ours(model, port), "tiny", "")}
@@ -167,7 +206,8 @@ def speed(found: dict[str, float]) -> float:
     return found["tokens"] / found["seconds"]
 
 
-# In a process of its own, so that it does not wait for the attackers' interpreter; it ends with its input.
+# In a process of its own, so that it does not wait for the attackers' interpreter; it ends with its
+# input.
 PROBE = """
 import http.client, json, select, sys, time
 waits = []
@@ -186,7 +226,9 @@ class Health:
 
     def __init__(self, port: int) -> None:
         command = [sys.executable, "-c", PROBE, str(port)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def stop(self) -> list[float]:
         told, _ = self._process.communicate("\n", timeout=60)
@@ -199,7 +241,9 @@ def memory_mb(process: subprocess.Popen[bytes], field: str) -> float:
 
 
 def under_attack(model: str) -> list[list[str]]:
-    """64 clients, each with its own kind of request, while slow-loris connections stand open; health is asked all the time."""
+    """64 clients, each with its own kind of request, while slow-loris connections stand open;
+    health is asked all the time.
+    """
     port = free_port()
     with running(ours(model, port, "--queue", "32"), port) as process:
         clients(port, "tiny", 2, 1)
@@ -216,9 +260,13 @@ def under_attack(model: str) -> list[list[str]]:
                 if kind == 0 and number < 8:
                     found.append(("100 MB body", status(port, "/v1/chat/completions", large)))
                 elif kind == 1:
-                    found.append(("max_tokens 1e9", status(port, "/v1/chat/completions", question(10**9))))
+                    found.append(
+                        ("max_tokens 1e9", status(port, "/v1/chat/completions", question(10**9)))
+                    )
                 else:
-                    found.append(("question", status(port, "/v1/chat/completions", question(TOKENS))))
+                    found.append(
+                        ("question", status(port, "/v1/chat/completions", question(TOKENS)))
+                    )
 
         threads = [threading.Thread(target=attack, args=(number,)) for number in range(64)]
         for thread in threads:
@@ -236,7 +284,9 @@ def under_attack(model: str) -> list[list[str]]:
         ["answers", told],
         [
             "health, median / p99 / slowest of " + str(len(waits)),
-            " / ".join(f"{1000 * waits[int(q * (len(waits) - 1))]:.0f} ms" for q in (0.5, 0.99, 1.0)),
+            " / ".join(
+                f"{1000 * waits[int(q * (len(waits) - 1))]:.0f} ms" for q in (0.5, 0.99, 1.0)
+            ),
         ],
         ["memory before / peak", f"{before:.0f} / {peak:.0f} MB"],
         ["a place is free after its client left, slowest of 5", f"{1000 * freed:.0f} ms"],
@@ -255,10 +305,17 @@ def question(tokens: int, *, stream: bool = False) -> bytes:
 
 
 def cancelled(port: int) -> float:
-    """Seconds from the closing of a connection in the middle of a reply to an engine that runs nothing."""
+    """Seconds from the closing of a connection in the middle of a reply to an engine that runs
+    nothing.
+    """
     body = question(900, stream=True)
     with socket.create_connection(("127.0.0.1", port)) as wire:
-        head = "POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}"
+        head = (
+            "POST /v1/chat/completions HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+        )
         wire.sendall("\r\n".join((*head, "", "")).encode() + body)
         wire.recv(4096)
     began = time.perf_counter()
@@ -269,9 +326,15 @@ def cancelled(port: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
-    parser.add_argument("--peer", type=Path, help="python of an environment with transformers[serving]")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="not needed here; every measurement may be handed one"
+    )
+    parser.add_argument(
+        "--peer", type=Path, help="python of an environment with transformers[serving]"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -282,11 +345,17 @@ def main() -> None:
     for row in attacked:
         print(*row, sep=": ", flush=True)
     body = [
-        f"A tiny random model, replies of up to {TOKENS} tokens at temperature 2: tokens a second over all clients, each asking "
-        f"{given.rounds} questions one after the other; fastest of three runs, one CPU thread for each model. The peer serves the "
-        "language model of the same checkpoint: without torchvision it opens no vision-language model.",
+        (
+            f"A tiny random model, replies of up to {TOKENS} tokens at temperature 2: tokens a"
+            f" second over all clients, each asking {given.rounds} questions one after the other;"
+            " fastest of three runs, one CPU thread for each model. The peer serves the language"
+            " model of the same checkpoint: without torchvision it opens no vision-language model."
+        ),
         table(["server", "1 client", "16 clients", "ratio"], rows),
-        "64 clients with ordinary questions, bodies of 100 MB and max_tokens of 1e9, beside 64 connections that never finish their head:",
+        (
+            "64 clients with ordinary questions, bodies of 100 MB and max_tokens of 1e9, beside 64"
+            " connections that never finish their head:"
+        ),
         table(["what", "found"], attacked),
     ]
     record("serve", "Serving", "\n\n".join(body))

@@ -1,8 +1,10 @@
-"""One supervised optimiser step beside TRL's SFTTrainer: CPU time, peak memory, and that both compute the same.
+"""One supervised optimiser step beside TRL's SFTTrainer: CPU time, peak memory, and that both
+compute the same.
 
 PYTHON bench/sft_step.py [--rounds N]       PYTHON is of an environment with lingshu and trl
 
-Every side runs in a process of its own, in turn, on one thread: the same tiny Qwen2.5-VL, the same batch of 32 phantoms.
+Every side runs in a process of its own, in turn, on one thread: the same tiny Qwen2.5-VL, the same
+batch of 32 phantoms.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ BAR = 1.5
 SIDES = {
     "ours": "lingshu, padded rows; scaled images kept as bytes, normalised in each step",
     "ours_packed": "lingshu, packed into one row; images likewise",
-    "trl_ready": "TRL, pixel values and token ids ready in memory, padding and stacking in each step",
+    "trl_ready": (
+        "TRL, pixel values and token ids ready in memory, padding and stacking in each step"
+    ),
     "trl": "TRL as it comes: images decoded, scaled and text tokenised in each step",
 }
 
@@ -43,11 +47,15 @@ def stage(*, packing: bool) -> Stage:
     rates = Rates(vision=1e-4, projector=1e-4, language=1e-4)
     same = {"warmup_steps": 0, "final_rate": 1.0, "weight_decay": 0.0, "steps": WARM + STEPS}
     if packing:
-        return Stage("bench", ("x",), rates, batch=1, micro_batch=1, packing=True, max_tokens=1 << 14, **same)
+        return Stage(
+            "bench", ("x",), rates, batch=1, micro_batch=1, packing=True, max_tokens=1 << 14, **same
+        )
     return Stage("bench", ("x",), rates, batch=BATCH, micro_batch=BATCH, **same)
 
 
-def ours(model: Any, processor: Processor, samples: Sequence[Sample], *, packing: bool) -> dict[str, Any]:
+def ours(
+    model: Any, processor: Processor, samples: Sequence[Sample], *, packing: bool
+) -> dict[str, Any]:
     of_stage = stage(packing=packing)
     data = encode_all(samples, processor, max_tokens=of_stage.max_tokens, cache_mb=64)
     batches = data_feed(data, of_stage, 0).batches(0)
@@ -63,17 +71,27 @@ def ours(model: Any, processor: Processor, samples: Sequence[Sample], *, packing
     return found | {"first": losses[0], "last": last}
 
 
-def theirs(model: Any, processor: Processor, samples: Sequence[Sample], *, prepared: bool) -> dict[str, Any]:
+def theirs(
+    model: Any, processor: Processor, samples: Sequence[Sample], *, prepared: bool
+) -> dict[str, Any]:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
     rows = [{"messages": messages(sample), "images": [picture(sample)]} for sample in samples]
     clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
-        length = {"max_length": None, "assistant_only_loss": True, "per_device_train_batch_size": BATCH}
+        length = {
+            "max_length": None,
+            "assistant_only_loss": True,
+            "per_device_train_batch_size": BATCH,
+        }
         config = SFTConfig(**quiet(folder, max_steps=WARM + STEPS, **length))
         trainer = SFTTrainer(
-            model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=stock_processor(processor), callbacks=[clock]
+            model=model,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=stock_processor(processor),
+            callbacks=[clock],
         )
         if prepared:
             trainer.data_collator = from_memory(trainer.data_collator, rows)
@@ -86,7 +104,10 @@ def theirs(model: Any, processor: Processor, samples: Sequence[Sample], *, prepa
 
 
 def messages(sample: Sample) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": "".join(p for p in m.parts if isinstance(p, str))} for m in sample.messages]
+    return [
+        {"role": m.role, "content": "".join(p for p in m.parts if isinstance(p, str))}
+        for m in sample.messages
+    ]
 
 
 def from_memory(collate: Callable[..., Any], rows: list[dict[str, Any]]) -> Callable[..., Any]:
@@ -97,9 +118,13 @@ def from_memory(collate: Callable[..., Any], rows: list[dict[str, Any]]) -> Call
     def stack(examples: list[dict[str, Any]]) -> dict[str, Any]:
         made = [ready_made[json.dumps(example["messages"])] for example in examples]
         return {
-            name: torch.nn.utils.rnn.pad_sequence([m[name][0] for m in made], batch_first=True, padding_value=fill[name])
-            if name in fill
-            else torch.cat([m[name] for m in made])
+            name: (
+                torch.nn.utils.rnn.pad_sequence(
+                    [m[name][0] for m in made], batch_first=True, padding_value=fill[name]
+                )
+                if name in fill
+                else torch.cat([m[name] for m in made])
+            )
             for name in made[0]
         }
 
@@ -107,10 +132,16 @@ def from_memory(collate: Callable[..., Any], rows: list[dict[str, Any]]) -> Call
 
 
 def loss_of(trainer: Any, rows: list[dict[str, Any]]) -> float:
-    """The loss of the whole batch under the present weights; TRL divides by the batch's supervised tokens."""
+    """The loss of the whole batch under the present weights; TRL divides by the batch's supervised
+    tokens.
+    """
     batch = dict(trainer.data_collator([dict(row) for row in rows]))
     with torch.no_grad():
-        return float(trainer.compute_loss(trainer.model, batch, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum()))
+        return float(
+            trainer.compute_loss(
+                trainer.model, batch, num_items_in_batch=(batch["labels"][:, 1:] != -100).sum()
+            )
+        )
 
 
 def told(at: Sequence[float], before: float) -> dict[str, Any]:
@@ -133,26 +164,45 @@ def main(rounds: int) -> None:
     for _ in range(rounds):
         for side, runs in found.items():
             runs.append(beside(__file__, side, python=sys.executable))
-    off = {at: spread([run[at] for runs in found.values() for run in runs]) for at in ("first", "last")}
+    off = {
+        at: spread([run[at] for runs in found.values() for run in runs]) for at in ("first", "last")
+    }
     assert off["first"] < 1e-5 and off["last"] < 1e-3, f"the sides disagree about the loss: {found}"
     rows = []
     for side, what in SIDES.items():
         seconds = [run["step_s"] for run in found[side]]
         against = [
-            statistics.median(s / run["step_s"] for s, run in zip(seconds, found[base], strict=True)) for base in ("ours", "ours_packed")
+            statistics.median(
+                s / run["step_s"] for s, run in zip(seconds, found[base], strict=True)
+            )
+            for base in ("ours", "ours_packed")
         ]
         memory = statistics.median(run["peak_mb"] for run in found[side])
         grown = statistics.median(run["peak_mb"] - run["before_mb"] for run in found[side])
-        cells = [f"{1000 * statistics.median(seconds):.0f}", *(f"{ratio:.2f}x" for ratio in against), f"{memory:.0f}", f"{grown:.0f}"]
+        cells = [
+            f"{1000 * statistics.median(seconds):.0f}",
+            *(f"{ratio:.2f}x" for ratio in against),
+            f"{memory:.0f}",
+            f"{grown:.0f}",
+        ]
         rows.append([what, *cells])
     words = (
-        f"A batch of {BATCH} phantom dialogues with one image of 56 x 56 pixels each, Qwen2.5-VL of the quickstart's size, every part "
-        f"trained by AdamW in float32 on one thread, one forward pass a step, no recomputing of activations. Mean of {STEPS} steps after "
-        f"{WARM} to warm up, each side in a process of its own, {rounds} rounds in turn, medians; memory is the process's peak, imports "
-        f"included. The sides find the same loss before the first step (within {off['first']:.0e}) and after the last (within "
-        f"{off['last']:.0e}). The bar is {BAR}x. {versions()}."
+        f"A batch of {BATCH} phantom dialogues with one image of 56 x 56 pixels each, Qwen2.5-VL of"
+        " the quickstart's size, every part trained by AdamW in float32 on one thread, one forward"
+        f" pass a step, no recomputing of activations. Mean of {STEPS} steps after {WARM} to warm"
+        f" up, each side in a process of its own, {rounds} rounds in turn, medians; memory is the"
+        " process's peak, imports included. The sides find the same loss before the first step"
+        f" (within {off['first']:.0e}) and after the last (within {off['last']:.0e}). The bar is"
+        f" {BAR}x. {versions()}."
     )
-    header = ["side", "CPU-ms a step", "time, against padded lingshu", "against packed lingshu", "peak (MB)", "of it while training (MB)"]
+    header = [
+        "side",
+        "CPU-ms a step",
+        "time, against padded lingshu",
+        "against packed lingshu",
+        "peak (MB)",
+        "of it while training (MB)",
+    ]
     record("sft_step", "A supervised step beside TRL", words + "\n\n" + table(header, rows))
     print(table(header, rows))
 

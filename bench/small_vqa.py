@@ -1,8 +1,10 @@
-"""A small model trained from scratch on real images: chest X-rays in five folds, and VQA-RAD split anew by image.
+"""A small model trained from scratch on real images: chest X-rays in five folds, and VQA-RAD split
+anew by image.
 
     python bench/small_vqa.py DATA [cxr|vqarad ...]
 
-DATA holds the folders pneumoniamnist_cxr and vqa_rad, each with rows.jsonl and images/. Nothing of them is kept.
+DATA holds the folders pneumoniamnist_cxr and vqa_rad, each with rows.jsonl and images/. Nothing of
+them is kept.
 """
 
 from __future__ import annotations
@@ -67,7 +69,13 @@ def chest_x_rays(root: Path) -> None:
     rows = list(read_jsonl(root / "rows.jsonl"))
     fold_of = folds([row["_group"] for row in rows], FOLDS, SEED)
     posed = [
-        {"id": r["id"], "image": r["image"], "question": ASK_PNEUMONIA, "answer": "yes" if r["label"] else "no", "_group": r["_group"]}
+        {
+            "id": r["id"],
+            "image": r["image"],
+            "question": ASK_PNEUMONIA,
+            "answer": "yes" if r["label"] else "no",
+            "_group": r["_group"],
+        }
         for r in rows
     ]
     chance: list[float] = []
@@ -82,8 +90,12 @@ def chest_x_rays(root: Path) -> None:
         learn += [{**row, "id": f"{row['id']}-{copy}"} for copy in range(1, times) for row in rare]
         with tempfile.TemporaryDirectory() as folder:
             engine = fit(learn, root, Path(folder), lambda config: config)
-            held = samples_of([row for row in posed if fold_of[row["_group"]] == fold], root, Path(folder))
-            for sample, (yes, no) in zip(held, engine.log_likelihoods(held, ["yes", "no"]), strict=True):
+            held = samples_of(
+                [row for row in posed if fold_of[row["_group"]] == fold], root, Path(folder)
+            )
+            for sample, (yes, no) in zip(
+                held, engine.log_likelihoods(held, ["yes", "no"]), strict=True
+            ):
                 chance.append(float(1 / (1 + np.exp(no - yes))))
                 gold.append(bool(sample.gold and sample.gold[0] == "yes"))
                 groups.append(str(sample.meta.group))
@@ -94,7 +106,9 @@ def chest_x_rays(root: Path) -> None:
 def write_chest(chance: np.ndarray, gold: np.ndarray, groups: list[str], seconds: float) -> None:
     said = chance > 0.5
     area = bootstrap(lambda at: auroc(chance[at].tolist(), gold[at].tolist()), groups, seed=SEED)
-    balanced = bootstrap(lambda at: balanced_accuracy(said[at].tolist(), gold[at].tolist()), groups, seed=SEED)
+    balanced = bootstrap(
+        lambda at: balanced_accuracy(said[at].tolist(), gold[at].tolist()), groups, seed=SEED
+    )
     rows = [
         ["AUROC of P(yes)", f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})"],
         ["balanced accuracy (%)", told_interval(balanced)],
@@ -102,19 +116,30 @@ def write_chest(chance: np.ndarray, gold: np.ndarray, groups: list[str], seconds
         ["majority answer (%)", f"{100 * max(gold.mean(), 1 - gold.mean()):.1f}"],
     ]
     told = (
-        f"{len(gold)} paediatric chest X-rays of 28 x 28 pixels, {int(gold.sum())} of them with pneumonia, were asked "
+        f"{len(gold)} paediatric chest X-rays of 28 x 28 pixels, {int(gold.sum())} of them with"
+        " pneumonia, were asked "
         f'"{ASK_PNEUMONIA}" in {FOLDS} folds '
-        "that share no patient group; predictions of the held-out folds pooled, intervals by drawing groups. A model of 1.4 M parameters "
-        f"(recipe `small_vqa`), random weights, normal films repeated until both answers are equally common; {seconds:.0f} s in all. "
+        "that share no patient group; predictions of the held-out folds pooled, intervals by"
+        " drawing groups. A model of 1.4 M parameters "
+        "(recipe `small_vqa`), random weights, normal films repeated until both answers are"
+        f" equally common; {seconds:.0f} s in all. "
         "Nothing was tuned on the held-out folds; research only."
     )
-    record("small_vqa_cxr", "Chest X-rays, trained from scratch", told + "\n\n" + table(["measure", "value (95% interval)"], rows))
+    record(
+        "small_vqa_cxr",
+        "Chest X-rays, trained from scratch",
+        told + "\n\n" + table(["measure", "value (95% interval)"], rows),
+    )
     print(json.dumps(dict(rows)))
 
 
 def vqa_rad(root: Path) -> None:
     rows = [
-        {k: v for k, v in row.items() if k in ("id", "image", "question", "answer", "answer_type", "_group")}
+        {
+            k: v
+            for k, v in row.items()
+            if k in ("id", "image", "question", "answer", "answer_type", "_group")
+        }
         for row in read_jsonl(root / "rows.jsonl")
     ]
     fold_of = folds([row["_group"] for row in rows], FOLDS, SEED)
@@ -123,24 +148,36 @@ def vqa_rad(root: Path) -> None:
         learn = [row for row in rows if fold_of[row["_group"]]]
         engine = fit(learn, root, Path(folder), lambda config: config)
         held = samples_of([row for row in rows if not fold_of[row["_group"]]], root, Path(folder))
-        replies = {reply.id: reply.text or "" for batch in engine.generate(held, Sampling(max_tokens=24)) for reply in batch}
-    common = {kind: most_common([str(r["answer"]) for r in learn if r["answer_type"].strip() == kind]) for kind in ("CLOSED", "OPEN")}
+        replies = {
+            reply.id: reply.text or ""
+            for batch in engine.generate(held, Sampling(max_tokens=24))
+            for reply in batch
+        }
+    common = {
+        kind: most_common([str(r["answer"]) for r in learn if r["answer_type"].strip() == kind])
+        for kind in ("CLOSED", "OPEN")
+    }
     lines = []
     for kind in ("CLOSED", "OPEN"):
         of_kind = [s for s in held if (s.meta.facet("answer_type") or "").strip() == kind]
         right = sum(auto.score(s, replies[s.id]).value == 1.0 for s in of_kind)
         base = sum(auto.score(s, common[kind]).value == 1.0 for s in of_kind)
         n = len(of_kind)
-        lines.append([kind.lower(), told_interval(wilson(right, n)), told_interval(wilson(base, n)), str(n)])
+        lines.append(
+            [kind.lower(), told_interval(wilson(right, n)), told_interval(wilson(base, n)), str(n)]
+        )
     told = (
-        f"{len(rows)} questions about {len({row['image'] for row in rows})} images, split anew by image (seed {SEED}): "
-        f"{len(learn)} questions to learn from, {len(held)} held out, no image on both sides (the official split shares nearly all its "
-        "test images with train). Strict scoring. A model of this size that has seen no other language or image cannot know radiology; "
-        "the majority answer, taken from the learning side, is the bar that it has to be compared with. "
-        f"{time.monotonic() - started:.0f} s."
+        f"{len(rows)} questions about {len({row['image'] for row in rows})} images, split anew by"
+        f" image (seed {SEED}): {len(learn)} questions to learn from, {len(held)} held out, no"
+        " image on both sides (the official split shares nearly all its test images with train)."
+        " Strict scoring. A model of this size that has seen no other language or image cannot"
+        " know radiology; the majority answer, taken from the learning side, is the bar that it"
+        f" has to be compared with. {time.monotonic() - started:.0f} s."
     )
     header = ["questions", "accuracy (%, 95% interval)", "majority answer (%, 95% interval)", "n"]
-    record("small_vqa_vqarad", "VQA-RAD, trained from scratch", told + "\n\n" + table(header, lines))
+    record(
+        "small_vqa_vqarad", "VQA-RAD, trained from scratch", told + "\n\n" + table(header, lines)
+    )
     print(lines)
 
 
@@ -154,7 +191,10 @@ def most_common(values: Sequence[str]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not Path(sys.argv[1]).is_dir():
-        print("small_vqa.py DATA [cxr|vqarad]: no DATA with pneumoniamnist_cxr and vqa_rad was given; nothing was measured.")
+        print(
+            "small_vqa.py DATA [cxr|vqarad]: no DATA with pneumoniamnist_cxr and vqa_rad was given;"
+            " nothing was measured."
+        )
         sys.exit(0)
     wanted = sys.argv[2:] or ["cxr", "vqarad"]
     if "cxr" in wanted:

@@ -1,10 +1,11 @@
-"""Asking a teacher for material: requests per CPU-second beside the vendor's SDK, the cache, and whether the budget holds.
+"""Asking a teacher for material: requests per CPU-second beside the vendor's SDK, the cache, and
+whether the budget holds.
 
 python bench/teacher.py [--peers FOLDER [--install]] [--rounds N]
 
-A stand-in server in a process of its own on 127.0.0.1 waits 50 ms and answers a JSON object; 2% of the tries get 429, 1% of
-the answers break off, 0.5% of the connections are closed. The SDK is looked for in FOLDER/openai, an environment that
---install makes.
+A stand-in server in a process of its own on 127.0.0.1 waits 50 ms and answers a JSON object; 2% of
+the tries get 429, 1% of the answers break off, 0.5% of the connections are closed. The SDK is
+looked for in FOLDER/openai, an environment that --install makes.
 """
 
 from __future__ import annotations
@@ -47,7 +48,16 @@ class Ran(NamedTuple):
 def run(python: str, which: str, url: str, folder: Path, *tokens: str) -> Ran:
     with urlopen(Request(f"{url}/counts", method="DELETE")) as answer:
         answer.read()
-    command = [python, str(HERE / "_teacher_clients.py"), which, url, str(COUNT), str(CONCURRENCY), str(folder), *tokens]
+    command = [
+        python,
+        str(HERE / "_teacher_clients.py"),
+        which,
+        url,
+        str(COUNT),
+        str(CONCURRENCY),
+        str(folder),
+        *tokens,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
         raise SystemExit(f"{which} failed:\n{done.stderr[-2000:]}")
@@ -68,14 +78,25 @@ def environment(folder: Path | None, *, install: bool) -> tuple[str, str] | None
         print("the SDK is not installed and passed over; give --peers FOLDER --install")
         return None
     asked = "from importlib.metadata import version; print(version('openai'))"
-    return str(python), subprocess.run([str(python), "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    return (
+        str(python),
+        subprocess.run(
+            [str(python), "-c", asked], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="not needed here; every measurement may be handed one"
+    )
     parser.add_argument("--peers", type=Path, help="folder with the peer's environment")
-    parser.add_argument("--install", action="store_true", help="make the environment where it is not there")
+    parser.add_argument(
+        "--install", action="store_true", help="make the environment where it is not there"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     sdk = environment(given.peers, install=given.install)
@@ -101,17 +122,39 @@ def main() -> None:
         rate = median(ran.per_cpu_second for ran in runs)
         ratio = f"{rate / base:.1f}" if base else ""
         rows.append(
-            [names[name], f"{runs[0].good:,} + {runs[0].rejected}", f"{median(r.seconds for r in runs):.1f}", f"{rate:,.0f}", ratio]
+            [
+                names[name],
+                f"{runs[0].good:,} + {runs[0].rejected}",
+                f"{median(r.seconds for r in runs):.1f}",
+                f"{rate:,.0f}",
+                ratio,
+            ]
         )
     body = [
-        f"{COUNT:,} captions as JSON objects, {CONCURRENCY} at once, from a stand-in server in a process of its own (50 ms; 2% of "
-        "the tries get 429, 1% of the answers break off, 0.5% of the connections are closed). CPU seconds (user and system) of the "
-        f"asking alone, imports left out; median of {given.rounds} alternating runs. Calls keeps every reply on the disk and bounds "
-        "tokens; the SDK has as many requests at once, the same retries and the same check of the reply, and keeps nothing.",
-        table(["client", "usable + rejected", "wall (s)", "requests per CPU-second", "ratio to the SDK"], rows),
-        f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.good:,} usable replies, {bounded.rejected:,} rejected. {bounded.tokens:,} "
-        f"tokens are counted, {served:,} stand in the answers that the server wrote, those of closed connections among them: these "
-        "report nothing, and are counted at their worst.",
+        (
+            f"{COUNT:,} captions as JSON objects, {CONCURRENCY} at once, from a stand-in server in"
+            " a process of its own (50 ms; 2% of the tries get 429, 1% of the answers break off,"
+            " 0.5% of the connections are closed). CPU seconds (user and system) of the asking"
+            f" alone, imports left out; median of {given.rounds} alternating runs. Calls keeps"
+            " every reply on the disk and bounds tokens; the SDK has as many requests at once, the"
+            " same retries and the same check of the reply, and keeps nothing."
+        ),
+        table(
+            [
+                "client",
+                "usable + rejected",
+                "wall (s)",
+                "requests per CPU-second",
+                "ratio to the SDK",
+            ],
+            rows,
+        ),
+        (
+            f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.good:,} usable replies,"
+            f" {bounded.rejected:,} rejected. {bounded.tokens:,} tokens are counted, {served:,}"
+            " stand in the answers that the server wrote, those of closed connections among them:"
+            " these report nothing, and are counted at their worst."
+        ),
     ]
     record("teacher", "Asking a teacher", "\n\n".join(body))
 

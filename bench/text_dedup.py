@@ -1,9 +1,11 @@
-"""Near-duplicate texts and decontamination, side by side with datasketch, Data-Juicer and a bare set of n-grams.
+"""Near-duplicate texts and decontamination, side by side with datasketch, Data-Juicer and a bare
+set of n-grams.
 
     python bench/text_dedup.py [DATA] [--peers FOLDER] [--install]
 
-FOLDER/datasketch and FOLDER/data-juicer are environments of their own. All times are processor time of one process and
-its children; start and imports are left out. Texts are made up of 30,000 words of falling frequency.
+FOLDER/datasketch and FOLDER/data-juicer are environments of their own. All times are processor time
+of one process and its children; start and imports are left out. Texts are made up of 30,000 words
+of falling frequency.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def prose(pick: random.Random, least: int = 40, most: int = 200) -> list[str]:
 
 
 def corpus() -> list[str]:
-    """34,000 texts, then copies of the first 6,000 with one word in a hundred, at least one, replaced."""
+    """34,000 texts, then copies of the first 6,000 with one word in a hundred, at least one,
+    replaced.
+    """
     pick = random.Random(0)
     base = [prose(pick) for _ in range(TEXTS - COPIES)]
     copies = []
@@ -68,15 +72,23 @@ def data_juicer_run(texts: list[str]) -> dict:
     from importlib.metadata import version
 
     from data_juicer.core.data import NestedDataset  # pyright: ignore[reportMissingImports]
-    from data_juicer.ops.deduplicator import document_minhash_deduplicator as shelf  # pyright: ignore[reportMissingImports]
+    from data_juicer.ops.deduplicator import (  # pyright: ignore[reportMissingImports]
+        document_minhash_deduplicator as shelf,
+    )
 
-    step = shelf.DocumentMinhashDeduplicator(window_size=5, num_permutations=128, num_bands=16, num_rows_per_band=8, num_proc=1)
+    step = shelf.DocumentMinhashDeduplicator(
+        window_size=5, num_permutations=128, num_bands=16, num_rows_per_band=8, num_proc=1
+    )
     start = spent()
     # Its own runner takes several times as long; this is the step alone.
-    hashed = [step.compute_hash({"text": text, "number": number}) for number, text in enumerate(texts)]
+    hashed = [
+        step.compute_hash({"text": text, "number": number}) for number, text in enumerate(texts)
+    ]
     left = set(step.process(NestedDataset.from_list(hashed))[0]["number"])
     seconds = spent() - start
-    gone = sum(number not in left or TEXTS - COPIES + number not in left for number in range(COPIES))
+    gone = sum(
+        number not in left or TEXTS - COPIES + number not in left for number in range(COPIES)
+    )
     return {"version": version("py-data-juicer"), "seconds": seconds, "recall": gone / COPIES}
 
 
@@ -89,7 +101,9 @@ def peer(python: Path, name: str, texts: list[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def near_duplicates(texts: list[str], folder: Path | None) -> tuple[list[list[str]], dict[str, float]]:
+def near_duplicates(
+    texts: list[str], folder: Path | None
+) -> tuple[list[list[str]], dict[str, float]]:
     from lingshu.ops._near_text import near_pairs
     from lingshu.ops._text_signature import tokens
 
@@ -104,7 +118,14 @@ def near_duplicates(texts: list[str], folder: Path | None) -> tuple[list[list[st
     listed = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
     recall = sum((number, TEXTS - COPIES + number) in listed for number in range(COPIES)) / COPIES
     rates = {"lingshu": TEXTS / best}
-    rows = [["lingshu (32 bands of 8, pairs verified by true Jaccard)", f"{rates['lingshu']:,.0f}", f"{recall:.4f}", "1.0x"]]
+    rows = [
+        [
+            "lingshu (32 bands of 8, pairs verified by true Jaccard)",
+            f"{rates['lingshu']:,.0f}",
+            f"{recall:.4f}",
+            "1.0x",
+        ]
+    ]
     for name in PEERS:
         python = (folder or Path()) / name / "bin" / "python"
         if folder is None or not python.exists():
@@ -113,12 +134,21 @@ def near_duplicates(texts: list[str], folder: Path | None) -> tuple[list[list[st
         told = peer(python, name, texts)
         rates[name] = TEXTS / told["seconds"]
         ratio = f"{rates['lingshu'] / rates[name]:.1f}x"
-        rows.append([f"{name} {told['version']} (16 bands of 8)", f"{rates[name]:,.0f}", f"{told['recall']:.4f}", ratio])
+        rows.append(
+            [
+                f"{name} {told['version']} (16 bands of 8)",
+                f"{rates[name]:,.0f}",
+                f"{told['recall']:.4f}",
+                ratio,
+            ]
+        )
     return rows, rates
 
 
 def decontamination() -> tuple[list[list[str]], str]:
-    """Texts a second against 50,000 items: the same windows of 8 words in a bare set, in our table, and the whole search."""
+    """Texts a second against 50,000 items: the same windows of 8 words in a bare set, in our table,
+    and the whole search.
+    """
     from lingshu.ops._grams import GramTable
     from lingshu.ops._overlap import BATCH, Index, Item, overlaps
     from lingshu.ops._text_signature import grams, tokens, words
@@ -149,7 +179,10 @@ def decontamination() -> tuple[list[list[str]], str]:
     start = spent()
     hit: set[int] = set()
     for place in range(0, ASKED, BATCH):
-        hit |= {place + row for row in grammed.find(grams(tokens(asked[place : place + BATCH]), 8)).asked.tolist()}
+        hit |= {
+            place + row
+            for row in grammed.find(grams(tokens(asked[place : place + BATCH]), 8)).asked.tolist()
+        }
     times.append(spent() - start)
     assert hit == bare
     start = spent()
@@ -158,7 +191,9 @@ def decontamination() -> tuple[list[list[str]], str]:
     start = spent()
     found = overlaps([Item(str(number), text) for number, text in enumerate(asked)], index).overlaps
     times.append(spent() - start)
-    pairs = {(int(each.train_id), int(each.test_id)) for each in found if each.kind != "boilerplate"}
+    pairs = {
+        (int(each.train_id), int(each.test_id)) for each in found if each.kind != "boilerplate"
+    }
     missed = len(set(hidden.items()) - pairs)
     names = (
         "bare set of hashed windows of 8 words",
@@ -169,15 +204,31 @@ def decontamination() -> tuple[list[list[str]], str]:
         [name, f"{ASKED / seconds:,.0f}", f"{times[0] / seconds:.2f}x", f"{build:.1f}"]
         for name, seconds, build in zip(names, times, built, strict=True)
     ]
-    return rows, f"{len(hidden) - missed} of {len(hidden)} planted items found, {len(pairs - set(hidden.items()))} others."
+    return (
+        rows,
+        (
+            f"{len(hidden) - missed} of {len(hidden)} planted items found,"
+            f" {len(pairs - set(hidden.items()))} others."
+        ),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="not needed here; every measurement may be handed one")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="?", help="not needed here; every measurement may be handed one"
+    )
     parser.add_argument("--peers", type=Path, help="folder with the peers' environments")
-    parser.add_argument("--install", action="store_true", help="make the environments that are not there (Data-Juicer: gigabytes)")
-    parser.add_argument("--as", dest="as_peer", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="make the environments that are not there (Data-Juicer: gigabytes)",
+    )
+    parser.add_argument(
+        "--as", dest="as_peer", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS
+    )
     given = parser.parse_args()
     if given.as_peer:
         run = {"datasketch": datasketch_run, "data-juicer": data_juicer_run}[given.as_peer[0]]
@@ -191,13 +242,22 @@ def main() -> None:
     print("\n".join(" ".join(row) for row in near), flush=True)
     clean, told = decontamination()
     print("\n".join(" ".join(row) for row in clean), told, flush=True)
-    ratios = ", ".join(f"**{rates['lingshu'] / rate:.1f} times** {name}'s" for name, rate in rates.items() if name != "lingshu")
+    ratios = ", ".join(
+        f"**{rates['lingshu'] / rate:.1f} times** {name}'s"
+        for name, rate in rates.items()
+        if name != "lingshu"
+    )
     body = [
-        f"{TEXTS:,} texts of 40 to 200 words, {COPIES:,} of them copies with one word in a hundred replaced; 5-word shingles."
-        + (f" Our rate is {ratios}." if ratios else ""),
-        table(["MinHash, from text to pairs", "texts per CPU-second", "recall", "ours against it"], near),
+        f"{TEXTS:,} texts of 40 to 200 words, {COPIES:,} of them copies with one word in a hundred"
+        " replaced; 5-word shingles." + (f" Our rate is {ratios}." if ratios else ""),
+        table(
+            ["MinHash, from text to pairs", "texts per CPU-second", "recall", "ours against it"],
+            near,
+        ),
         f"Decontamination: {ASKED:,} texts against {ITEMS:,} items of 40 to 180 words. {told}",
-        table(["look-up", "texts per CPU-second", "against the bare set", "building (CPU s)"], clean),
+        table(
+            ["look-up", "texts per CPU-second", "against the bare set", "building (CPU s)"], clean
+        ),
     ]
     return record("text_dedup", "Text deduplication and decontamination", "\n\n".join(body))
 

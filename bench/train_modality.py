@@ -1,11 +1,13 @@
-"""Trains the head of the step tag_modality: linear on plain image features, from folders of images whose modality is known.
+"""Trains the head of the step tag_modality: linear on plain image features, from folders of images
+whose modality is known.
 
     python bench/train_modality.py DATA
 
-DATA holds bccd_blood_smear, busi_ultrasound, pneumoniamnist_cxr and vqa_rad. Modalities of VQA-RAD follow from the organ
-(chest: X-ray, abdomen: CT, head: MRI) but for the eight head CTs named here. Groups are split 60 : 20 : 20 by a hash of
-their names into training, calibration and held-out images. Licences of the sources: MIT, CC0, CC BY 4.0, CC0 (as far as
-known); the file holds numbers fitted to features, and no image.
+DATA holds bccd_blood_smear, busi_ultrasound, pneumoniamnist_cxr and vqa_rad. Modalities of VQA-RAD
+follow from the organ (chest: X-ray, abdomen: CT, head: MRI) but for the eight head CTs named here.
+Groups are split 60 : 20 : 20 by a hash of their names into training, calibration and held-out
+images. Licences of the sources: MIT, CC0, CC BY 4.0, CC0 (as far as known); the file holds numbers
+fitted to features, and no image.
 """
 
 from __future__ import annotations
@@ -46,16 +48,24 @@ class Labelled(NamedTuple):
 
 
 def labelled(data: Path) -> Iterator[Labelled]:
-    fixed = {"bccd_blood_smear": "microscopy", "busi_ultrasound": "ultrasound", "pneumoniamnist_cxr": "X-ray"}
+    fixed = {
+        "bccd_blood_smear": "microscopy",
+        "busi_ultrasound": "ultrasound",
+        "pneumoniamnist_cxr": "X-ray",
+    }
     for name in SOURCES:
         seen: set[str] = set()
-        for line in (data / name / "rows.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n"):
+        for line in (
+            (data / name / "rows.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
+        ):
             row = json.loads(line)
             number = Path(row["image"]).stem.removeprefix("synpic")
             if row["image"] in seen or number in UNCLEAR:
                 continue
             seen.add(row["image"])
-            modality = fixed.get(name) or ("CT" if number in HEAD_CT else ORGANS[row["image_organ"]])
+            modality = fixed.get(name) or (
+                "CT" if number in HEAD_CT else ORGANS[row["image_organ"]]
+            )
             yield Labelled(data / name / row["image"], modality, row["_group"])
 
 
@@ -66,7 +76,9 @@ def part(group: str) -> str:
 
 
 def varied(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """A crop of other size, contrast and compression: what a source does to all its images must not tell the modality."""
+    """A crop of other size, contrast and compression: what a source does to all its images must not
+    tell the modality.
+    """
     height, width = rgb.shape[:2]
     share = rng.uniform(0.7, 1.0)
     h, w = max(8, int(height * share)), max(8, int(width * share))
@@ -75,11 +87,20 @@ def varied(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8
     side = int(rng.choice([28, 64, 128, 256]))
     cut = cv2.resize(cut, (side, max(8, side * h // w)), interpolation=cv2.INTER_AREA)
     cut = (np.clip(cut / 255.0, 0, 1) ** rng.uniform(0.75, 1.35) * 255).astype(np.uint8)
-    _, coded = cv2.imencode(".jpg", cv2.cvtColor(cut, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)  # type: ignore[call-overload]
+    _, coded = cv2.imencode(
+        ".jpg",
+        cv2.cvtColor(cut, cv2.COLOR_RGB2BGR),
+        [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 96))],
+    )
+    return np.asarray(
+        cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB),  # pyright: ignore[reportArgumentType,reportCallIssue]
+        np.uint8,
+    )
 
 
-def fit(x: NDArray[np.float64], y: NDArray[np.int64], decay: float = 3e-3) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fit(
+    x: NDArray[np.float64], y: NDArray[np.int64], decay: float = 3e-3
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Multinomial logistic regression by gradient descent, classes weighed alike."""
     weights, bias = np.zeros((x.shape[1], len(MODALITIES))), np.zeros(len(MODALITIES))
     share = 1 / (len(MODALITIES) * np.bincount(y, minlength=len(MODALITIES)))[y]
@@ -96,11 +117,19 @@ def fit(x: NDArray[np.float64], y: NDArray[np.int64], decay: float = 3e-3) -> tu
 
 def train(data: Path) -> tuple[Head, dict[str, object]]:
     rng = np.random.default_rng(SEED)
-    rows: dict[str, list[tuple[NDArray[np.float64], int]]] = {"train": [], "calibrate": [], "test": []}
+    rows: dict[str, list[tuple[NDArray[np.float64], int]]] = {
+        "train": [],
+        "calibrate": [],
+        "test": [],
+    }
     plain: list[tuple[NDArray[np.float64], int]] = []
     with Pictures() as pictures:
         for item in labelled(data):
-            rgb, y, where = pictures.rgb(Image(path=str(item.path))), MODALITIES.index(item.modality), part(item.group)
+            rgb, y, where = (
+                pictures.rgb(Image(path=str(item.path))),
+                MODALITIES.index(item.modality),
+                part(item.group),
+            )
             vector = features(rgb)
             rows[where].append((vector, y))
             if where == "train":
@@ -115,13 +144,35 @@ def train(data: Path) -> tuple[Head, dict[str, object]]:
     values, vectors = np.linalg.eigh(np.cov(spread.T))
     strongest = np.argsort(-values)[:COMPONENTS]
     projection = vectors[:, strongest] / np.sqrt(values[strongest] + 0.05)
-    head = Head(MODALITIES, mean, scale, weights, bias, projection, centre @ projection, limit=1.0, least=0.0)
+    head = Head(
+        MODALITIES,
+        mean,
+        scale,
+        weights,
+        bias,
+        projection,
+        centre @ projection,
+        limit=1.0,
+        least=0.0,
+    )
     guesses = [(head.guess(v), c) for v, c in rows["calibrate"]]
     limit = float(np.quantile([g.strangeness for g, _ in guesses], 0.98))
     least = calibrated([(g.probability, g.modality == MODALITIES[c]) for g, c in guesses])
-    head = Head(MODALITIES, mean, scale, weights, bias, projection, centre @ projection, limit=limit, least=least)
+    head = Head(
+        MODALITIES,
+        mean,
+        scale,
+        weights,
+        bias,
+        projection,
+        centre @ projection,
+        limit=limit,
+        least=least,
+    )
     held = [(head.guess(v), MODALITIES[c]) for v, c in rows["test"]]
-    told: dict[str, object] = {"images": {where: len(found) for where, found in rows.items()} | {"train": len(plain)}}
+    told: dict[str, object] = {
+        "images": {where: len(found) for where, found in rows.items()} | {"train": len(plain)}
+    }
     for name in MODALITIES:
         mine = [g for g, truth in held if truth == name]
         sure = [g for g in mine if g.probability >= least and g.strangeness <= 1]
@@ -137,7 +188,8 @@ def train(data: Path) -> tuple[Head, dict[str, object]]:
 def calibrated(found: list[tuple[float, bool]], precision: float = 0.99) -> float:
     """The least probability from which on at least `precision` of the calibration images are right.
 
-    0.8 or more: calibration images come from the sources that were learnt from, and others are harder.
+    0.8 or more: calibration images come from the sources that were learnt from, and others are
+    harder.
     """
     for bar in np.arange(0.8, 1.0, 0.01):
         sure = [right for probability, right in found if probability >= bar]
@@ -146,7 +198,9 @@ def calibrated(found: list[tuple[float, bool]], precision: float = 0.99) -> floa
     return 0.99
 
 
-def stacked(rows: list[tuple[NDArray[np.float64], int]]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def stacked(
+    rows: list[tuple[NDArray[np.float64], int]],
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return np.stack([x for x, _ in rows]), np.array([y for _, y in rows])
 
 
@@ -160,7 +214,9 @@ def write(head: Head, told: dict[str, object], path: Path) -> None:
         "limit": round(head.limit, 4), "least": head.least,
         **{name: short(getattr(head, name)) for name in ("mean", "scale", "weights", "bias", "projection", "centres")},
     }  # fmt: skip
-    path.write_text(json.dumps(value, separators=(",", ":")).replace('],"', '],\n"') + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(value, separators=(",", ":")).replace('],"', '],\n"') + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

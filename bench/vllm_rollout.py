@@ -1,8 +1,10 @@
-"""Replies for reinforcement learning drawn by vLLM: in process with the weights reloaded, and as a server.
+"""Replies for reinforcement learning drawn by vLLM: in process with the weights reloaded, and as a
+server.
 
-Runs in an environment of its own that has vLLM (a CPU build does) and sees this package, and proves four things on a tiny
-Qwen2.5-VL with images: greedy replies equal those of the engine on transformers; after `refresh` they follow the changed
-weights; the same over the wire, with the tokens that were drawn; and a GRPO stage runs on it.
+Runs in an environment of its own that has vLLM (a CPU build does) and sees this package, and proves
+four things on a tiny Qwen2.5-VL with images: greedy replies equal those of the engine on
+transformers; after `refresh` they follow the changed weights; the same over the wire, with the
+tokens that were drawn; and a GRPO stage runs on it.
 
     python bench/vllm_rollout.py [--skip-server]
 """
@@ -44,51 +46,73 @@ from lingshu.train.whole import save_weights
 
 PORT, QUESTIONS = 8765, 12
 MEMORY = 0.2  # of the machine's
-# Heads of 32: vLLM's CPU attention takes multiples of 32 only. Words enough that a vocabulary of 512 is full.
+# Heads of 32: vLLM's CPU attention takes multiples of 32 only. Words enough that a vocabulary of
+# 512 is full.
 TINY = TinyModel(vocabulary=512)
 
 
 def made(folder: Path) -> Path:
-    corpus = [message.text for sample in phantom.training(0, 200, "mixed") for message in sample.messages]
+    corpus = [
+        message.text for sample in phantom.training(0, 200, "mixed") for message in sample.messages
+    ]
     budget = PixelBudget(56 * 56, 56 * 56)
-    model, processor = build_tiny(TINY, [*corpus, "system user assistant You are a helpful assistant."], budget=budget, seed=0)
+    model, processor = build_tiny(
+        TINY, [*corpus, "system user assistant You are a helpful assistant."], budget=budget, seed=0
+    )
     export(model, processor, folder, RunCard("bench", {}))
     return folder
 
 
 def asked() -> list[Sample]:
-    return [replace(sample, id=str(place)) for place, sample in enumerate(phantom.training(0, QUESTIONS, "rl", first=500))]
+    return [
+        replace(sample, id=str(place))
+        for place, sample in enumerate(phantom.training(0, QUESTIONS, "rl", first=500))
+    ]
 
 
 def encoder(loaded: Loaded):
     def encode(sample: Sample) -> Encoded:
         processor = loaded.processor
-        return processor.encode(sample.messages, processor.tiles([open_image(image) for image in sample.images]))
+        return processor.encode(
+            sample.messages, processor.tiles([open_image(image) for image in sample.images])
+        )
 
     return encode
 
 
 def trainer_of(loaded: Loaded, sampler: Sampler) -> Trainer:
     grpo = Grpo(max_reply_tokens=32, sampler=sampler)
-    stage = Stage("rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=4, max_tokens=256, grpo=grpo)
+    stage = Stage(
+        "rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=4, max_tokens=256, grpo=grpo
+    )
     return set_up(loaded.model, loaded.processor, stage, device=torch.device("cpu"), bfloat16=False)
 
 
-def compared(rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> tuple[float, list[int], list[Rollout]]:
-    """Seconds of drawing, how many first tokens of each greedy reply are the model's own, and the replies."""
+def compared(
+    rollouts: Rollouts, trainer: Trainer, loaded: Loaded
+) -> tuple[float, list[int], list[Rollout]]:
+    """Seconds of drawing, how many first tokens of each greedy reply are the model's own, and the
+    replies.
+    """
     samples, sampling = asked(), Sampling(max_tokens=24)
     rollouts.refresh(lambda folder: save_weights(trainer, folder))
     begun = time.monotonic()
     theirs = rollouts.draw(samples, sampling)
     spent = time.monotonic() - begun
-    ours = {one.id: one.token_ids for one in Embedded(loaded, encoder(loaded), 16, bfloat16=False).draw(samples, sampling)}
+    ours = {
+        one.id: one.token_ids
+        for one in Embedded(loaded, encoder(loaded), 16, bfloat16=False).draw(samples, sampling)
+    }
     theirs.sort()
     return spent, [agreed(ours[one.id], one.token_ids) for one in theirs], theirs
 
 
 def agreed(ours: Sequence[int], theirs: Sequence[int]) -> int:
     """Tokens before the first difference."""
-    return next((at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other), min(len(ours), len(theirs)))
+    return next(
+        (at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+        min(len(ours), len(theirs)),
+    )
 
 
 def moved(trainer: Trainer) -> None:
@@ -106,10 +130,18 @@ def both(name: str, rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> lis
         spent, same, replies = compared(rollouts, trainer, loaded)
         equal = sum(number == len(one.token_ids) for number, one in zip(same, replies, strict=True))
         share = sum(same) / sum(len(one.token_ids) for one in replies)
-        changed = sum(one.token_ids != other.token_ids for one, other in zip(before, replies, strict=True)) if before else None
+        changed = (
+            sum(
+                one.token_ids != other.token_ids for one, other in zip(before, replies, strict=True)
+            )
+            if before
+            else None
+        )
         before = replies
         told = "-" if changed is None else f"{changed} of {QUESTIONS}"
-        rows.append([name, when, f"{equal} of {len(replies)}", f"{share:.0%}", told, f"{spent:.2f}"])
+        rows.append(
+            [name, when, f"{equal} of {len(replies)}", f"{share:.0%}", told, f"{spent:.2f}"]
+        )
         print(*rows[-1], file=sys.stderr, flush=True)
         moved(trainer)
     # Drawn at a temperature: copies differ, and nothing that stands for pixels is among the tokens.
@@ -122,8 +154,18 @@ def both(name: str, rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> lis
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """`vllm serve` on the checkpoint, in its development mode, which has the addresses that take new weights."""
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "policy"]
+    """`vllm serve` on the checkpoint, in its development mode, which has the addresses that take
+    new weights.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(folder),
+        "--served-model-name",
+        "policy",
+    ]
     command += [
         "--port",
         str(PORT),
@@ -137,7 +179,9 @@ def served(folder: Path) -> Iterator[str]:
         "--gpu-memory-utilization",
         str(MEMORY),
     ]
-    process = subprocess.Popen(command, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}, stdout=sys.stderr)
+    process = subprocess.Popen(
+        command, env={**os.environ, "VLLM_SERVER_DEV_MODE": "1"}, stdout=sys.stderr
+    )
     try:
         for _ in range(600):
             try:
@@ -156,22 +200,59 @@ def stage_runs(start: Path, folder: Path) -> list[dict]:
     """Two updates of a stage whose replies vLLM draws in process."""
     rl = folder / "rl"
     samples = list(phantom.training(0, 8, "rl", first=700))
-    write_dataset(rl, "rl", ((sample, [image_bytes(image) for image in sample.images]) for sample in samples), RunCard("bench", {}))
+    write_dataset(
+        rl,
+        "rl",
+        ((sample, [image_bytes(image) for image in sample.images]) for sample in samples),
+        RunCard("bench", {}),
+    )
     reward = Reward(scorer=str(scorer(folder)), format=0.0, most_repeated=1.0)
-    grpo = Grpo(copies=4, round_prompts=4, max_reply_tokens=16, kl=0.01, reward=reward, sampler=Sampler(engine="vllm", memory=MEMORY))
-    stage = Stage("rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), steps=3, batch=4, micro_batch=4, warmup_steps=1, max_tokens=256, grpo=grpo)
+    grpo = Grpo(
+        copies=4,
+        round_prompts=4,
+        max_reply_tokens=16,
+        kl=0.01,
+        reward=reward,
+        sampler=Sampler(engine="vllm", memory=MEMORY),
+    )
+    stage = Stage(
+        "rl",
+        ("rl",),
+        Rates(1e-3, 1e-3, 1e-3),
+        steps=3,
+        batch=4,
+        micro_batch=4,
+        warmup_steps=1,
+        max_tokens=256,
+        grpo=grpo,
+    )
     pixels = PixelBudget(56 * 56, 56 * 56)
     train(
-        TrainConfig("bench", str(start), (stage,), {"rl": str(rl)}, pixels=pixels, threads=1, tensorboard=False, log_every=1),
+        TrainConfig(
+            "bench",
+            str(start),
+            (stage,),
+            {"rl": str(rl)},
+            pixels=pixels,
+            threads=1,
+            tensorboard=False,
+            log_every=1,
+        ),
         folder / "run",
     )
     return read_log(folder / "run")
 
 
 def scorer(folder: Path) -> Path:
-    """An untrained model is never right; what its replies hold is enough to vary. Cut replies would earn nothing."""
+    """An untrained model is never right; what its replies hold is enough to vary.
+
+    Cut replies would earn nothing.
+    """
     path = folder / "letters.py"
-    path.write_text("from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return Score(len(set(reply)) / 20)\n")
+    path.write_text(
+        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        " Score(len(set(reply)) / 20)\n"
+    )
     return path
 
 
@@ -184,28 +265,47 @@ def main(arguments: Sequence[str]) -> None:
         loaded = load(str(start))
         sampler = Sampler(engine="vllm", memory=MEMORY)
         trainer = trainer_of(loaded, sampler)
-        rows += both("in process", rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "a"), trainer, loaded)
+        rows += both(
+            "in process",
+            rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "a"),
+            trainer,
+            loaded,
+        )
         if "--skip-server" not in arguments:
             loaded = load(str(start))
             with served(start) as where:
                 sampler = Sampler(
                     engine=f"{where}/v1#policy",
-                    reload=tuple(f"{where}/{name}" for name in ("collective_rpc", "reset_encoder_cache", "reset_prefix_cache")),
+                    reload=tuple(
+                        f"{where}/{name}"
+                        for name in ("collective_rpc", "reset_encoder_cache", "reset_prefix_cache")
+                    ),
                 )
                 trainer = trainer_of(loaded, sampler)
-                rows += both("server", rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "b"), trainer, loaded)
+                rows += both(
+                    "server",
+                    rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "b"),
+                    trainer,
+                    loaded,
+                )
         log = stage_runs(start, folder)
     told = (
-        f"vLLM {version()} on a tiny Qwen2.5-VL with random weights, {QUESTIONS} "
-        "questions with an image each, greedy replies of up to 24 tokens, compared token by token with the engine on "
-        "transformers; then the weights are changed, given on, and compared again. Eight copies at temperature 1 hold no token for "
-        f"pixels. A GRPO stage of {len(log)} updates ran on the replies drawn in process (loss {log[-1]['loss']:.3f}). Random weights "
-        "make close calls among tokens common, so single differences are to be expected."
+        f"vLLM {version()} on a tiny Qwen2.5-VL with random weights, {QUESTIONS} questions with an"
+        " image each, greedy replies of up to 24 tokens, compared token by token with the engine"
+        " on transformers; then the weights are changed, given on, and compared again. Eight"
+        f" copies at temperature 1 hold no token for pixels. A GRPO stage of {len(log)} updates ran"
+        f" on the replies drawn in process (loss {log[-1]['loss']:.3f}). Random weights make close"
+        " calls among tokens common, so single differences are to be expected."
     )
     record(
         "vllm_rollout",
         "Replies drawn by vLLM",
-        told + "\n\n" + table(["vLLM", "", "equal replies", "tokens before a first difference", "changed", "seconds"], rows),
+        told
+        + "\n\n"
+        + table(
+            ["vLLM", "", "equal replies", "tokens before a first difference", "changed", "seconds"],
+            rows,
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """Evaluate any model on your own questions: python 02_evaluate_your_model.py MODEL FOLDER OUT
 
-FOLDER holds rows.jsonl (question, answer, image) and the images; MODEL is a checkpoint, http://host/v1#name, or echo.
+FOLDER holds rows.jsonl (question, answer, image) and the images; MODEL is a checkpoint,
+http://host/v1#name, or echo.
 """
 
 import sys
@@ -15,7 +16,9 @@ def main(model: str, folder: str, out: str) -> int:
     for file in sorted(Path(out).rglob(SCORES)):
         rows = read_scores(file)
         right = sum(row["value"] or 0 for row in rows)
-        print(f"{right:g} of {len(rows)} right; not read: {sum(row['value'] is None for row in rows)}")
+        print(
+            f"{right:g} of {len(rows)} right; not read: {sum(row['value'] is None for row in rows)}"
+        )
     return code
 
 

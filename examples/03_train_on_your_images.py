@@ -1,6 +1,8 @@
-"""Train a small model on your own questions about your own images: python 03_train_on_your_images.py FOLDER OUT [a.b=v ...]
+"""Train a small model on your own questions about your own images: python
+03_train_on_your_images.py FOLDER OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images. The resulting checkpoint lies in OUT/checkpoint.
+FOLDER holds rows.jsonl (question, answer, image) and the images. The resulting checkpoint lies in
+OUT/checkpoint.
 """
 
 import sys

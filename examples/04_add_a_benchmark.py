@@ -1,4 +1,5 @@
-"""Bright spots: a benchmark in one file, tried with the model that says the gold answer: python 04_add_a_benchmark.py OUT
+"""Bright spots: a benchmark in one file, tried with the model that says the gold answer: python
+04_add_a_benchmark.py OUT
 
 Licence, revision and link: drawn here; Apache-2.0.
 """
@@ -20,8 +21,16 @@ def drawn(seed: int, number: int) -> Sample:
     if number % 2:
         pixels[20:32, 20:32] = 230
     image = Image(data=encode_png(pixels))
-    meta = Meta(source="drawn", licence="Apache-2.0", access="open", kind="spot", group=f"picture-{number}")
-    return Sample(f"spot-{number}", (user_turn("Is there a bright spot?", 1),), (image,), ("yes" if number % 2 else "no",), meta=meta)
+    meta = Meta(
+        source="drawn", licence="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
+    )
+    return Sample(
+        f"spot-{number}",
+        (user_turn("Is there a bright spot?", 1),),
+        (image,),
+        ("yes" if number % 2 else "no",),
+        meta=meta,
+    )
 
 
 def samples(data: Path | None) -> Iterator[Sample]:  # noqa: ARG001 - it draws its data

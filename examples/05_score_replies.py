@@ -1,12 +1,19 @@
 """Score replies without a model: python 05_score_replies.py
 
-A scorer is a pure function from a sample and a reply to a value, or to None with the reason why nothing could be read.
+A scorer is a pure function from a sample and a reply to a value, or to None with the reason why
+nothing could be read.
 """
 
 from lingshu.core.nouns import Message, Sample
 from lingshu.scoring import yes_no
 
-REPLIES = ("Yes, in the left lung.", "There is no nodule.", "Yes or no, hard to say.", "The lungs are clear.", "")
+REPLIES = (
+    "Yes, in the left lung.",
+    "There is no nodule.",
+    "Yes or no, hard to say.",
+    "The lungs are clear.",
+    "",
+)
 
 
 def main() -> list[tuple[str, float | None, str]]:

@@ -1,7 +1,8 @@
 """Is one model better than another on the same questions? python 06_compare_two_runs.py OURS THEIRS
 
-OURS and THEIRS are folders that `lingshu eval --out` wrote for the same tasks. The answer per task: the difference with its
-interval, the p value, and the smallest difference that so many questions could have shown at all.
+OURS and THEIRS are folders that `lingshu eval --out` wrote for the same tasks. The answer per task:
+the difference with its interval, the p value, and the smallest difference that so many questions
+could have shown at all.
 """
 
 import sys
@@ -13,10 +14,15 @@ from lingshu.evaluate.scored import read_run
 
 def main(ours: str, theirs: str) -> int:
     for task in compare(read_run(Path(ours)), read_run(Path(theirs))).tasks:
-        value, low, high = (None if end is None else round(100 * end, 1) for end in task.difference[:3])
+        value, low, high = (
+            None if end is None else round(100 * end, 1) for end in task.difference[:3]
+        )
         p = "no test" if task.test is None else f"p = {task.test.p:.3f} ({task.test.test})"
         smallest = "none" if task.smallest is None else f"{100 * task.smallest:.1f}"
-        print(f"{task.name}: {value} points ({low} to {high}) on {task.pairs} questions, {p}; smallest to be seen: {smallest}")
+        print(
+            f"{task.name}: {value} points ({low} to {high}) on {task.pairs} questions, {p};"
+            f" smallest to be seen: {smallest}"
+        )
     return 0
 
 

@@ -1,7 +1,8 @@
-"""Adapt a checkpoint to your own questions with LoRA: python 07_lora_on_your_images.py CHECKPOINT FOLDER OUT [a.b=v ...]
+"""Adapt a checkpoint to your own questions with LoRA: python 07_lora_on_your_images.py CHECKPOINT
+FOLDER OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images. OUT/adapters holds the adapter for peft, OUT/checkpoint
-the whole model with the adapter merged in.
+FOLDER holds rows.jsonl (question, answer, image) and the images. OUT/adapters holds the adapter for
+peft, OUT/checkpoint the whole model with the adapter merged in.
 """
 
 import sys
@@ -10,8 +11,24 @@ from lingshu.apps.cli import main as lingshu
 
 
 def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
-    lora = ["stages.lora.lora={rank: 8, alpha: 16}", "stages.lora.batch=4", "stages.lora.max_tokens=1024", "save_every=100"]
-    return lingshu(["train", "lora_7b", f"model={checkpoint}", f"data.train={folder}", *lora, *changes, "--out", out])
+    lora = [
+        "stages.lora.lora={rank: 8, alpha: 16}",
+        "stages.lora.batch=4",
+        "stages.lora.max_tokens=1024",
+        "save_every=100",
+    ]
+    return lingshu(
+        [
+            "train",
+            "lora_7b",
+            f"model={checkpoint}",
+            f"data.train={folder}",
+            *lora,
+            *changes,
+            "--out",
+            out,
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Interrupt a training run as a cluster does, and go on with it: python 08_resume_a_run.py FOLDER OUT [a.b=v ...]
+"""Interrupt a training run as a cluster does, and go on with it: python 08_resume_a_run.py FOLDER
+OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images. The run is sent SIGTERM in its first steps: it saves its
-state and ends with 75. The same command with --resume takes it to its end, in the same bits as if nothing had happened.
+FOLDER holds rows.jsonl (question, answer, image) and the images. The run is sent SIGTERM in its
+first steps: it saves its state and ends with 75. The same command with --resume takes it to its
+end, in the same bits as if nothing had happened.
 """
 
 import signal
@@ -14,14 +16,28 @@ STOPPED = 75
 
 
 def main(folder: str, out: str, *changes: str) -> int:
-    command = [sys.executable, "-m", "lingshu", "train", "small_vqa", f"data.train={folder}", *changes, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "lingshu",
+        "train",
+        "small_vqa",
+        f"data.train={folder}",
+        *changes,
+        "--out",
+        out,
+    ]
     run = subprocess.Popen(command)
     while run.poll() is None and not (Path(out) / "log.jsonl").exists():
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
     code = run.wait()
-    print(f"interrupted: exit code {code}, saved {[path.name for path in Path(out).glob('state/*')]}")
-    return subprocess.run([*command, "--resume"], check=False).returncode if code == STOPPED else code
+    print(
+        f"interrupted: exit code {code}, saved {[path.name for path in Path(out).glob('state/*')]}"
+    )
+    return (
+        subprocess.run([*command, "--resume"], check=False).returncode if code == STOPPED else code
+    )
 
 
 if __name__ == "__main__":

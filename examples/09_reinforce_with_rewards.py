@@ -1,8 +1,9 @@
-"""Reinforce a checkpoint with verifiable rewards (GRPO): python 09_reinforce_with_rewards.py CHECKPOINT FOLDER OUT [a.b=v ...]
+"""Reinforce a checkpoint with verifiable rewards (GRPO): python 09_reinforce_with_rewards.py
+CHECKPOINT FOLDER OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images; the answers are what replies are compared with. The
-checkpoint lies in OUT/checkpoint. It learns only where it sometimes answers right, in <think>, <answer> blocks, and
-sometimes not: look at `useful` before you wait for more.
+FOLDER holds rows.jsonl (question, answer, image) and the images; the answers are what replies are
+compared with. The checkpoint lies in OUT/checkpoint. It learns only where it sometimes answers
+right, in <think>, <answer> blocks, and sometimes not: look at `useful` before you wait for more.
 """
 
 import sys
@@ -13,11 +14,30 @@ from lingshu.train.log import read_log
 
 
 def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
-    small = ["stages.rl.batch=4", "stages.rl.micro_batch=8", "stages.rl.grpo.round_prompts=8", "stages.rl.grpo.copies=8"]
+    small = [
+        "stages.rl.batch=4",
+        "stages.rl.micro_batch=8",
+        "stages.rl.grpo.round_prompts=8",
+        "stages.rl.grpo.copies=8",
+    ]
     lengths = ["stages.rl.max_tokens=1024", "stages.rl.grpo.max_reply_tokens=256", "log_every=1"]
-    code = lingshu(["train", "lingshu_rl", f"model={checkpoint}", f"data.rl={folder}", *small, *lengths, *changes, "--out", out])
+    code = lingshu(
+        [
+            "train",
+            "lingshu_rl",
+            f"model={checkpoint}",
+            f"data.rl={folder}",
+            *small,
+            *lengths,
+            *changes,
+            "--out",
+            out,
+        ]
+    )
     for row in read_log(Path(out)) if code < 2 else ():
-        told = ", ".join(f"{name} {row[name]:.2f}" for name in ("reward", "format", "accuracy", "useful", "cut"))
+        told = ", ".join(
+            f"{name} {row[name]:.2f}" for name in ("reward", "format", "accuracy", "useful", "cut")
+        )
         print(f"update {row['step']}: {told}")
     return code
 

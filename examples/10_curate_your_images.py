@@ -1,7 +1,8 @@
 """Make a dataset of a folder of images: python 10_curate_your_images.py FOLDER OUT [a.b=v ...]
 
-FOLDER holds images, below folders named by what they show. Each is asked what it shows; copies, small images and images
-that cannot be read are dropped with a reason. OUT is a DATASET; OUT/explain.html shows what each step did.
+FOLDER holds images, below folders named by what they show. Each is asked what it shows; copies,
+small images and images that cannot be read are dropped with a reason. OUT is a DATASET;
+OUT/explain.html shows what each step did.
 """
 
 import sys
@@ -14,7 +15,15 @@ from lingshu.curate.run import curate
 
 RECIPE = CurateConfig(
     name="my_images",
-    sources=(Source("mine", "folders", options={"question": "What does the image show?"}, licence="own", access="private"),),
+    sources=(
+        Source(
+            "mine",
+            "folders",
+            options={"question": "What does the image show?"},
+            licence="own",
+            access="private",
+        ),
+    ),
     steps=(
         StepUse("size", "image_size", {"min_side": 56}),
         StepUse("dedup", "image_dedup"),

@@ -1,7 +1,8 @@
-"""Merge two fine-tunings of one model and look at what lies between them: python 11_merge_two_models.py A B OUT TASK [OPTION ...]
+"""Merge two fine-tunings of one model and look at what lies between them: python
+11_merge_two_models.py A B OUT TASK [OPTION ...]
 
-OUT/points holds the models at weights 0, 0.5 and 1 of A, OUT/path.html the accuracy on TASK along the path. Choose the weight
-on validation data (--choose), or report the middle.
+OUT/points holds the models at weights 0, 0.5 and 1 of A, OUT/path.html the accuracy on TASK along
+the path. Choose the weight on validation data (--choose), or report the middle.
 """
 
 import sys

@@ -1,4 +1,6 @@
-"""Serve a model on this machine and ask it as any client of OpenAI's interface would: python 13_serve_and_ask.py CHECKPOINT image.png"""
+"""Serve a model on this machine and ask it as any client of OpenAI's interface would: python
+13_serve_and_ask.py CHECKPOINT image.png
+"""
 
 import base64
 import json
@@ -10,9 +12,18 @@ from urllib.request import Request, urlopen
 
 def ask(url: str, question: str, image: Path) -> dict:
     picture = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question}]
+    content = [
+        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "text", "text": question},
+    ]
     body = {"model": "mine", "messages": [{"role": "user", "content": content}], "max_tokens": 32}
-    with urlopen(Request(f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})) as answer:
+    with urlopen(
+        Request(
+            f"{url}/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+    ) as answer:
         return json.load(answer)
 
 
@@ -21,11 +32,16 @@ def main(model: str, image: str) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         # The first line says where: "mine [digest] at http://127.0.0.1:PORT/v1. ..."
-        url = next(word for word in server.stderr.readline().split() if word.startswith("http://")).rstrip(".")
+        url = next(
+            word for word in server.stderr.readline().split() if word.startswith("http://")
+        ).rstrip(".")
         try:
             reply = ask(url, "Is there a lesion?", Path(image))
             print(reply["choices"][0]["message"]["content"])
-            print(f"[{reply['lingshu']['model']} {reply['lingshu']['digest'][:12]}] {reply['lingshu']['notice']}")
+            print(
+                f"[{reply['lingshu']['model']} {reply['lingshu']['digest'][:12]}]"
+                f" {reply['lingshu']['notice']}"
+            )
         finally:
             server.terminate()
 

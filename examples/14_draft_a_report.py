@@ -1,4 +1,6 @@
-"""Draft the report of a study and write it as DICOM SR, FHIR and Markdown: python 14_draft_a_report.py MODEL STUDY OUT"""
+"""Draft the report of a study and write it as DICOM SR, FHIR and Markdown: python
+14_draft_a_report.py MODEL STUDY OUT
+"""
 
 import sys
 from pathlib import Path

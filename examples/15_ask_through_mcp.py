@@ -1,4 +1,6 @@
-"""Ask a model through the Model Context Protocol, as a desktop client does: python 15_ask_through_mcp.py CHECKPOINT image.png"""
+"""Ask a model through the Model Context Protocol, as a desktop client does: python
+15_ask_through_mcp.py CHECKPOINT image.png
+"""
 
 import asyncio
 import base64
@@ -16,7 +18,9 @@ async def ask(model: str, question: str, image: Path) -> dict:
     async with Client(stdio_client(server, errlog=sys.__stderr__ or sys.stderr)) as client:
         tools = (await client.list_tools()).tools
         print("tools:", ", ".join(tool.name for tool in tools))
-        reply = await client.call_tool("answer_question", {"question": question, "images": [picture], "max_tokens": 32})
+        reply = await client.call_tool(
+            "answer_question", {"question": question, "images": [picture], "max_tokens": 32}
+        )
         if reply.is_error or reply.structured_content is None:
             raise SystemExit(reply.content)
         return reply.structured_content

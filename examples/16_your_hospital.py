@@ -1,8 +1,9 @@
-"""From a hospital's folder to a model measured on other patients: python 16_your_hospital.py MODEL DICOM REPORTS QUESTIONS OUT
+"""From a hospital's folder to a model measured on other patients: python 16_your_hospital.py MODEL
+DICOM REPORTS QUESTIONS OUT
 
-Changes to the training, as a.b=v, may follow. MODEL is what training starts from, DICOM a folder, REPORTS a table with the
-columns accession and report, QUESTIONS one with accession, question and answer. docs/your-hospital.md does the same step by
-step, on made-up patients.
+Changes to the training, as a.b=v, may follow. MODEL is what training starts from, DICOM a folder,
+REPORTS a table with the columns accession and report, QUESTIONS one with accession, question and
+answer. docs/your-hospital.md does the same step by step, on made-up patients.
 """
 
 import secrets
@@ -14,7 +15,10 @@ from lingshu.core.artefacts import read_dataset
 from lingshu.imaging.dicom import open_dicom
 from lingshu.imaging.walk import files_below
 
-LORA = ["stages.instruct.lora={rank: 16, alpha: 32}", "stages.instruct.rates={vision: 1e-3, projector: 1e-3, language: 2e-3}"]
+LORA = [
+    "stages.instruct.lora={rank: 16, alpha: 32}",
+    "stages.instruct.rates={vision: 1e-3, projector: 1e-3, language: 2e-3}",
+]
 
 
 def curate(dicom: str, reports: str, questions: str, out: Path) -> None:
@@ -24,14 +28,29 @@ def curate(dicom: str, reports: str, questions: str, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         key.write_bytes(secrets.token_bytes(32))
         key.chmod(0o600)
-    tables = [f"sources.scans.options.reports={reports}", f"sources.scans.options.questions={questions}"]
-    common = ["curate", "curation_local", f"sources.scans.path={dicom}", *tables, "steps.split.params.validation=0.25", "--key", str(key)]
+    tables = [
+        f"sources.scans.options.reports={reports}",
+        f"sources.scans.options.questions={questions}",
+    ]
+    common = [
+        "curate",
+        "curation_local",
+        f"sources.scans.path={dicom}",
+        *tables,
+        "steps.split.params.validation=0.25",
+        "--key",
+        str(key),
+    ]
     for side, name in (("train", "train"), ("validation", "test")):
-        done([*common, f"steps.split.params.keep={side}", "--workers", "0", "--out", str(out / name)])
+        done(
+            [*common, f"steps.split.params.keep={side}", "--workers", "0", "--out", str(out / name)]
+        )
 
 
 def held_out(dicom: str, out: Path) -> list[Path]:
-    """The files of the first study of the test side: whoever has the key can go back from a hash to a study."""
+    """The files of the first study of the test side: whoever has the key can go back from a hash to
+    a study.
+    """
     key = (out / "ids.key").read_bytes()
     wanted = next(iter(read_dataset(out / "test"))).meta.extra["study"]
     found = []
@@ -52,13 +71,48 @@ def main(model: str, dicom: str, reports: str, questions: str, place: str, *chan
     out = Path(place)
     curate(dicom, reports, questions, out)
     train, test, checkpoint = str(out / "train"), str(out / "test"), str(out / "model/checkpoint")
-    done(["train", "small_vqa", f"model={model}", f"data.train={train}", *LORA, *changes, "--out", str(out / "model")])
-    asked = ["vqa", "--data", test, "--controls", "blind", "--max-tokens", "64", "--out", str(out / "eval")]
+    done(
+        [
+            "train",
+            "small_vqa",
+            f"model={model}",
+            f"data.train={train}",
+            *LORA,
+            *changes,
+            "--out",
+            str(out / "model"),
+        ]
+    )
+    asked = [
+        "vqa",
+        "--data",
+        test,
+        "--controls",
+        "blind",
+        "--max-tokens",
+        "64",
+        "--out",
+        str(out / "eval"),
+    ]
     done(["eval", checkpoint, *asked])
-    done(["overlap", train, "--against", "vqa", "--data", test, "--out", str(out / "overlaps.jsonl")])
+    done(
+        ["overlap", train, "--against", "vqa", "--data", test, "--out", str(out / "overlaps.jsonl")]
+    )
     done(["report", str(out / "eval"), "--clean", str(out / "overlaps.jsonl")])
     study = [str(file) for file in held_out(dicom, out)]
-    done(["draft", checkpoint, *study, "--max-tokens", "64", "--format", "md,fhir,sr", "--out", str(out / "draft")])
+    done(
+        [
+            "draft",
+            checkpoint,
+            *study,
+            "--max-tokens",
+            "64",
+            "--format",
+            "md,fhir,sr",
+            "--out",
+            str(out / "draft"),
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """GRPO in one file, to be read: python grpo_in_one_file.py [--warm 500 --updates 40 --seed 0]   (about two minutes of one core)
 
-The same algorithm as lingshu.train.grpo without its accounting, resuming and engines. A tiny Qwen2.5-VL looks at drawn
-phantoms. First it is taught to answer half of the questions as <think>what it sees</think><answer>x</answer> and half
-bare. Then only rewards teach: 0.5 for that shape, 1.0 more for the right answer in it.
+The same algorithm as lingshu.train.grpo without its accounting, resuming and engines. A tiny
+Qwen2.5-VL looks at drawn phantoms. First it is taught to answer half of the questions as
+<think>what it sees</think><answer>x</answer> and half bare. Then only rewards teach: 0.5 for that
+shape, 1.0 more for the right answer in it.
 
-Shapes: P questions (prompts) of an update, G replies of each, R = P x G replies, L tokens of a prompt, T of a reply, V words.
+Shapes: P questions (prompts) of an update, G replies of each, R = P x G replies, L tokens of a
+prompt, T of a reply, V words.
 """
 
 from __future__ import annotations
@@ -35,17 +37,22 @@ class Question(NamedTuple):
 
 
 def prepare(processor: Processor, sample: Sample) -> Encoded:
-    return processor.encode(sample.messages, processor.tiles([open_image(image) for image in sample.images]))
+    return processor.encode(
+        sample.messages, processor.tiles([open_image(image) for image in sample.images])
+    )
 
 
 def inputs_of(processor: Processor, batch: list[Encoded], pad: str) -> dict[str, torch.Tensor]:
     return processor.collate(batch, pad=pad)  # type: ignore[arg-type]
 
 
-# --- a start that answers in two styles ------------------------------------------------------------------------------
+# --- a start that answers in two styles
+# ------------------------------------------------------------------------------
 
 
-def supervised(model: Any, processor: Processor, data: list[Encoded], *, updates: int, rng: np.random.Generator) -> None:
+def supervised(
+    model: Any, processor: Processor, data: list[Encoded], *, updates: int, rng: np.random.Generator
+) -> None:
     """Plain cross-entropy on the written answers."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
     for update in range(updates):
@@ -60,12 +67,16 @@ def supervised(model: Any, processor: Processor, data: list[Encoded], *, updates
             print(f"written answers, update {update}: loss {float(loss.detach()):.2f}", flush=True)
 
 
-# --- a round ---------------------------------------------------------------------------------------------------------
+# --- a round
+# ---------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def draw(model: Any, processor: Processor, prompts: list[Encoded]) -> list[list[int]]:
-    """G replies to each prompt. A prompt is computed once; its keys and values are then shared by its replies."""
+    """G replies to each prompt.
+
+    A prompt is computed once; its keys and values are then shared by its replies.
+    """
     inputs = inputs_of(processor, prompts, "left")
     del inputs["labels"]
     out = model.model(**inputs, use_cache=True)
@@ -75,7 +86,8 @@ def draw(model: Any, processor: Processor, prompts: list[Encoded]) -> list[list[
     position_R = (inputs["position_ids"].amax((0, 2)) + 1).repeat_interleave(G, 0)
     end, replies = processor.tokenizer.eos_token_id, [[] for _ in range(len(prompts) * G)]
     for step in range(T):
-        logits_RV[:, processor.never_sampled] = -1e9  # a sampled image token would stand for pixels that are not there
+        # a sampled image token would stand for pixels that are not there
+        logits_RV[:, processor.never_sampled] = -1e9
         token_R = torch.multinomial(logits_RV.float().softmax(-1), 1).squeeze(1)
         for reply, token in zip(replies, token_R.tolist(), strict=True):
             if not reply or reply[-1] != end:
@@ -94,7 +106,9 @@ def draw(model: Any, processor: Processor, prompts: list[Encoded]) -> list[list[
 
 
 def reward(processor: Processor, reply: list[int], gold: str) -> float:
-    """Strict: a reply that was cut, or of another shape, gets nothing, however right a word in it may be."""
+    """Strict: a reply that was cut, or of another shape, gets nothing, however right a word in it
+    may be.
+    """
     if reply[-1] != processor.tokenizer.eos_token_id:
         return 0.0
     match = SHAPE.fullmatch(processor.tokenizer.decode(reply[:-1]))
@@ -102,7 +116,9 @@ def reward(processor: Processor, reply: list[int], gold: str) -> float:
 
 
 def advantages(reward_PG: torch.Tensor) -> torch.Tensor:
-    """How much better than its group a reply is; all zero where all are worth the same, so that such a group teaches nothing."""
+    """How much better than its group a reply is; all zero where all are worth the same, so that
+    such a group teaches nothing.
+    """
     return (reward_PG - reward_PG.mean(1, keepdim=True)) / (reward_PG.std(1, keepdim=True) + 1e-4)
 
 
@@ -126,31 +142,52 @@ def with_reply(prompt: Encoded, reply: list[int]) -> Encoded:
     )
 
 
-def reinforced(model: Any, processor: Processor, questions: list[Question], *, updates: int, rng: np.random.Generator) -> list[float]:
-    """One round an update: ask, reward, compare inside the group, step. Returns the mean reward of each round."""
+def reinforced(
+    model: Any,
+    processor: Processor,
+    questions: list[Question],
+    *,
+    updates: int,
+    rng: np.random.Generator,
+) -> list[float]:
+    """One round an update: ask, reward, compare inside the group, step.
+
+    Returns the mean reward of each round.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    start = {name: value.clone() for name, value in model.state_dict().items()}  # the reference of the penalty
+    # the reference of the penalty
+    start = {name: value.clone() for name, value in model.state_dict().items()}
     told = []
     for update in range(updates):
         asked = [questions[i] for i in rng.integers(0, len(questions), P)]
         replies = draw(model, processor, [question.prompt for question in asked])
-        reward_PG = torch.tensor([reward(processor, reply, asked[i // G].gold) for i, reply in enumerate(replies)]).view(P, G)
+        reward_PG = torch.tensor(
+            [reward(processor, reply, asked[i // G].gold) for i, reply in enumerate(replies)]
+        ).view(P, G)
         kept = [i for i in range(P * G) if reward_PG[i // G].std() > 0]
         told.append(float(reward_PG.mean()))
-        print(f"rewards, update {update}: {told[-1]:.2f}, useful groups {len(kept) // G} of {P}", flush=True)
+        print(
+            f"rewards, update {update}: {told[-1]:.2f}, useful groups {len(kept) // G} of {P}",
+            flush=True,
+        )
         if not kept:
             continue
         learnt = [with_reply(asked[i // G].prompt, replies[i]) for i in kept]
-        advantage_N = torch.cat([advantages(reward_PG).flatten()[i].expand(len(replies[i])) for i in kept])
+        advantage_N = torch.cat(
+            [advantages(reward_PG).flatten()[i].expand(len(replies[i])) for i in kept]
+        )
         with torch.no_grad():
             now = {name: value.clone() for name, value in model.state_dict().items()}
             model.load_state_dict(start)
             reference_N = log_probabilities(model, processor, learnt)
             model.load_state_dict(now)
         now_N = log_probabilities(model, processor, learnt)
-        # With one update a round the replies are the learner's own, so the ratio is 1 and only its gradient matters.
+        # With one update a round the replies are the learner's own, so the ratio is 1 and only its
+        # gradient matters.
         ratio_N = (now_N - now_N.detach()).exp()
-        gain_N = torch.minimum(ratio_N * advantage_N, ratio_N.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage_N)
+        gain_N = torch.minimum(
+            ratio_N * advantage_N, ratio_N.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage_N
+        )
         gap_N = reference_N - now_N
         (KL * (gap_N.exp() - gap_N - 1) - gain_N).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -161,22 +198,41 @@ def reinforced(model: Any, processor: Processor, questions: list[Question], *, u
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name, value in {"words": 150, "warm": 500, "updates": 40, "seed": 0, "images": 1200}.items():
+    for name, value in {
+        "words": 150,
+        "warm": 500,
+        "updates": 40,
+        "seed": 0,
+        "images": 1200,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     rng = np.random.default_rng(given.seed)
-    text, captions, mixed = (list(phantom.training(given.seed, given.images, purpose)) for purpose in ("text", "captions", "mixed"))
-    corpus = [message.text for sample in (*text, *captions, *mixed) for message in sample.messages] + ["system user assistant"]
+    text, captions, mixed = (
+        list(phantom.training(given.seed, given.images, purpose))
+        for purpose in ("text", "captions", "mixed")
+    )
+    corpus = [
+        message.text for sample in (*text, *captions, *mixed) for message in sample.messages
+    ] + ["system user assistant"]
     budget = PixelBudget(56 * 56, 56 * 56)
     model, processor = build_tiny(TinyModel(), corpus, budget=budget, seed=given.seed)
     model.train()
-    supervised(model, processor, [prepare(processor, sample) for sample in text], updates=given.words, rng=rng)
+    supervised(
+        model,
+        processor,
+        [prepare(processor, sample) for sample in text],
+        updates=given.words,
+        rng=rng,
+    )
     pictured = [prepare(processor, sample) for sample in (*captions, *mixed)]
     supervised(model, processor, pictured, updates=given.warm, rng=rng)
     asked = phantom.training(given.seed, given.images // 2, "rl", first=given.images)
-    questions = [Question(prepare(processor, sample), (sample.gold or ("",))[0]) for sample in asked]
+    questions = [
+        Question(prepare(processor, sample), (sample.gold or ("",))[0]) for sample in asked
+    ]
     told = reinforced(model, processor, questions, updates=given.updates, rng=rng)
     first, last = told[:5], told[-5:]
     print(f"reward {sum(first) / len(first):.2f} -> {sum(last) / len(last):.2f}")

@@ -1,4 +1,6 @@
-"""A Chromium of the system, driven over the DevTools protocol: pages are opened, keys pressed, expressions run, pictures taken."""
+"""A Chromium of the system, driven over the DevTools protocol: pages are opened, keys pressed,
+expressions run, pictures taken.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,45 @@ from pathlib import Path
 import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update")
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+)
 
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[str]:
     """The address of a browser's DevTools, for the length of a `with`."""
-    command = [str(CHROMIUM), *QUIET, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        str(CHROMIUM),
+        *QUIET,
+        "--remote-debugging-port=0",
+        f"--user-data-dir={profile}",
+        "about:blank",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stderr
-        yield next(found[1] for line in process.stderr if (found := re.search(r"DevTools listening on ws://([^/]+)/", line)))
+        yield next(
+            found[1]
+            for line in process.stderr
+            if (found := re.search(r"DevTools listening on ws://([^/]+)/", line))
+        )
     finally:
         process.kill()
         process.wait()
 
 
 class Tab:
-    """A page in the browser: runs expressions in it, presses its keys, and remembers what it asked for and complained of."""
+    """A page in the browser: runs expressions in it, presses its keys, and remembers what it asked
+    for and complained of.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket, self._number = socket, 0
@@ -50,20 +73,30 @@ class Tab:
                 self.complaints.append(str(told["params"]))
 
     async def run(self, expression: str):
-        told = await self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        told = await self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
     async def press(self, *keys: str) -> None:
         for key in keys:
-            await self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **({"text": key} if len(key) == 1 else {}))
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type="keyDown",
+                key=key,
+                **({"text": key} if len(key) == 1 else {}),
+            )
             await self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
 
     async def choose(self, label: str, option: str) -> None:
-        found = f"[...document.querySelectorAll('label')].find((one) => one.textContent.startsWith('{label}')).querySelector('select')"
+        found = (
+            "[...document.querySelectorAll('label')].find((one) =>"
+            f" one.textContent.startsWith('{label}')).querySelector('select')"
+        )
         await self.run(
-            f"(() => {{ const s = {found}; s.value = [...s.options].find((one) => one.text.startsWith('{option}')).value;"
-            " s.dispatchEvent(new Event('change')); })()"
+            f"(() => {{ const s = {found}; s.value = [...s.options].find((one) =>"
+            f" one.text.startsWith('{option}')).value; s.dispatchEvent(new Event('change')); }})()"
         )
 
     async def until(self, condition: str, *, within_s: float = 20.0) -> None:
@@ -75,11 +108,24 @@ class Tab:
             look(); }})"""
         assert await self.run(script), condition
 
-    async def shoot(self, file: Path, *, width: int = 1200, height: int = 850, dark: bool = False) -> None:
+    async def shoot(
+        self, file: Path, *, width: int = 1200, height: int = 850, dark: bool = False
+    ) -> None:
         """A picture of what is seen in a window of this size."""
-        await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
-        await self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        await self.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        await self.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
+        await self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
+        await self.run(
+            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
         taken = await self.call("Page.captureScreenshot", format="png")
         file.write_bytes(base64.b64decode(taken["data"]))
 
@@ -88,15 +134,23 @@ class Tab:
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
         # Both wait inside the page, not here.
-        await self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
-        await self.run("Promise.all([...document.images].filter((image) => image.src).map((image) => image.decode()))")
+        await self.run(
+            "new Promise((done) => document.readyState === 'complete' ? done() :"
+            " addEventListener('load', done))"
+        )
+        await self.run(
+            "Promise.all([...document.images].filter((image) => image.src).map((image) =>"
+            " image.decode()))"
+        )
 
 
 async def drive(address: str, url: str, visit: Callable[[Tab], Awaitable[None]]) -> Tab:
     """Open a page, let `visit` look around in it, and give its tab back."""
     async with aiohttp.ClientSession() as session:
         async with session.get(f"http://{address}/json/list") as answer:
-            target = next(one for one in await answer.json(content_type=None) if one["type"] == "page")
+            target = next(
+                one for one in await answer.json(content_type=None) if one["type"] == "page"
+            )
         async with session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0) as socket:
             tab = Tab(socket)
             await tab.open(url)

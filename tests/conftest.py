@@ -1,4 +1,6 @@
-"""What several tests share: a checkpoint of a few steps, and a folder that holds what the documentation talks about."""
+"""What several tests share: a checkpoint of a few steps, and a folder that holds what the
+documentation talks about.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,20 @@ import pytest
 from lingshu.apps.cli import main
 
 REPLIES = (
-    {"id": "q1", "question": "Is there a lesion?", "gold": "yes", "reply": "Yes, there is one.", "kind": "lesion"},
-    {"id": "q2", "question": "Is there a lesion?", "gold": "no", "reply": "I see no nodule.", "kind": "lesion"},
+    {
+        "id": "q1",
+        "question": "Is there a lesion?",
+        "gold": "yes",
+        "reply": "Yes, there is one.",
+        "kind": "lesion",
+    },
+    {
+        "id": "q2",
+        "question": "Is there a lesion?",
+        "gold": "no",
+        "reply": "I see no nodule.",
+        "kind": "lesion",
+    },
     {"id": "q3", "question": "Is the lesion large?", "gold": "yes", "reply": "No.", "kind": "size"},
     {"id": "q4", "question": "Is there an effusion?", "gold": "no", "reply": "", "kind": "lesion"},
 )
@@ -39,13 +53,20 @@ def drawn(folder: Path, purpose: str) -> Path:
     from lingshu.sources import phantom
 
     samples = phantom.training(0, 60, purpose)
-    write_dataset(folder, purpose, ((s, [image_bytes(i) for i in s.images]) for s in samples), RunCard("test", {}))
+    write_dataset(
+        folder,
+        purpose,
+        ((s, [image_bytes(i) for i in s.images]) for s in samples),
+        RunCard("test", {}),
+    )
     return folder
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An own folder, made the current one, with image.png, replies.jsonl, and twelve questions about pictures in my_images/."""
+    """An own folder, made the current one, with image.png, replies.jsonl, and twelve questions
+    about pictures in my_images/.
+    """
     mine = tmp_path / "my_images"
     (mine / "images").mkdir(parents=True)
     rows = []
@@ -53,7 +74,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name = f"images/{number:02d}.png"
         draw(mine / name, bright=number % 2 == 0)
         rows.append(
-            {"id": f"row{number}", "image": name, "question": "Is there a bright spot?", "answer": "yes" if number % 2 == 0 else "no"}
+            {
+                "id": f"row{number}",
+                "image": name,
+                "question": "Is there a bright spot?",
+                "answer": "yes" if number % 2 == 0 else "no",
+            }
         )
     draw(tmp_path / "image.png", bright=True)
     write_lines(mine / "rows.jsonl", rows)

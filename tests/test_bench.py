@@ -10,7 +10,9 @@ import pytest
 BENCH = Path(__file__).parent.parent / "bench"
 
 
-def test_training_on_a_gpu_is_measured_by_code_that_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_on_a_gpu_is_measured_by_code_that_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     monkeypatch.syspath_prepend(str(BENCH))
     threads = torch.get_num_threads()

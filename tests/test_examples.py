@@ -40,7 +40,9 @@ def test_evaluate_your_model(workplace: Path, capsys: pytest.CaptureFixture[str]
 
 def test_train_on_your_images(workplace: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    assert run("03_train_on_your_images.py", "my_images", "runs/small", "stages.instruct.steps=2") == 0
+    assert (
+        run("03_train_on_your_images.py", "my_images", "runs/small", "stages.instruct.steps=2") == 0
+    )
     assert (workplace / "runs/small/checkpoint/config.json").is_file()
 
 
@@ -51,7 +53,13 @@ def test_add_a_benchmark(tmp_path: Path) -> None:
 def test_score_replies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("05_score_replies.py") == 0
     said = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    assert said == [["0.0", "ok"], ["1.0", "ok"], ["None", "multiple"], ["None", "unparsed"], ["None", "empty"]]
+    assert said == [
+        ["0.0", "ok"],
+        ["1.0", "ok"],
+        ["None", "multiple"],
+        ["None", "unparsed"],
+        ["None", "empty"],
+    ]
 
 
 def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,25 +67,55 @@ def test_compare_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         rows = [{"id": str(i), "value": float(i < right), "status": "ok"} for i in range(10)]
         write_scores(tmp_path / name / "demo" / "scores.jsonl", rows)
     assert run("06_compare_two_runs.py", str(tmp_path / "ours"), str(tmp_path / "theirs")) == 0
-    assert "demo: 60.0 points (23.1 to 96.9) on 10 questions, p = 0.031 (McNemar, exact)" in capsys.readouterr().out
+    assert (
+        "demo: 60.0 points (23.1 to 96.9) on 10 questions, p = 0.031 (McNemar, exact)"
+        in capsys.readouterr().out
+    )
 
 
 def test_lora_on_your_images(checkpoint: Path, workplace: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
-    assert run("07_lora_on_your_images.py", str(checkpoint), "my_images", "runs/lora", "stages.lora.steps=2", "tensorboard=false") == 0
+    assert (
+        run(
+            "07_lora_on_your_images.py",
+            str(checkpoint),
+            "my_images",
+            "runs/lora",
+            "stages.lora.steps=2",
+            "tensorboard=false",
+        )
+        == 0
+    )
     assert (workplace / "runs/lora/adapters/1-lora/adapter_config.json").is_file()
     assert (workplace / "runs/lora/checkpoint/model.safetensors").is_file()
 
 
 def test_resume_a_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    assert run("08_resume_a_run.py", "my_images", "runs/resumed", "stages.instruct.steps=40", "tensorboard=false") == 0
+    assert (
+        run(
+            "08_resume_a_run.py",
+            "my_images",
+            "runs/resumed",
+            "stages.instruct.steps=40",
+            "tensorboard=false",
+        )
+        == 0
+    )
     assert "interrupted: exit code 75, saved ['00-000000" in capsys.readouterr().out
     assert (workplace / "runs/resumed/checkpoint/model.safetensors").is_file()
 
 
-def test_reinforce_with_rewards(checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["stages.rl.steps=2", "stages.rl.grpo.max_reply_tokens=8", "stages.rl.grpo.copies=2", "threads=1", "tensorboard=false"]
+def test_reinforce_with_rewards(
+    checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = [
+        "stages.rl.steps=2",
+        "stages.rl.grpo.max_reply_tokens=8",
+        "stages.rl.grpo.copies=2",
+        "threads=1",
+        "tensorboard=false",
+    ]
     assert run("09_reinforce_with_rewards.py", str(checkpoint), "my_images", "runs/rl", *short) == 0
     assert "update 2: reward 0.00, format 0.00" in capsys.readouterr().out
     assert (workplace / "runs/rl/checkpoint/model.safetensors").is_file()
@@ -85,48 +123,94 @@ def test_reinforce_with_rewards(checkpoint: Path, workplace: Path, capsys: pytes
 
 def test_grpo_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    assert run("grpo_in_one_file.py", "--words", "2", "--warm", "2", "--updates", "2", "--images", "20") == 0
+    assert (
+        run(
+            "grpo_in_one_file.py", "--words", "2", "--warm", "2", "--updates", "2", "--images", "20"
+        )
+        == 0
+    )
     assert capsys.readouterr().out.splitlines()[-1].startswith("reward 0.00 -> 0.0")
 
 
 def test_curate_your_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for place, size in (("dark/a.png", 64), ("dark/b.png", 8), ("bright/c.png", 64), ("bright/d.png", 64)):
+    for place, size in (
+        ("dark/a.png", 64),
+        ("dark/b.png", 8),
+        ("bright/c.png", 64),
+        ("bright/d.png", 64),
+    ):
         (tmp_path / "mine" / place).parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(ord(place[0])).integers(0, 255, (size, size), np.uint8)
         (tmp_path / "mine" / place).write_bytes(encode_png(pixels))
-    assert run("10_curate_your_images.py", str(tmp_path / "mine"), str(tmp_path / "data"), "workers=0") == 0
+    assert (
+        run("10_curate_your_images.py", str(tmp_path / "mine"), str(tmp_path / "data"), "workers=0")
+        == 0
+    )
     assert capsys.readouterr().out == "2 rows kept; dropped: image_exact 1, image_too_small 1\n"
     assert (tmp_path / "data/explain.html").is_file()
 
 
-def test_two_trajectories(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_trajectories(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from lingshu.core.entities import Terms, mark, with_spans
     from lingshu.sources import phantom
     from tests.tiny import write_phantoms
 
     terms = Terms(["left", "right", "small", "large", "lesion"])
     for place, first in (("data", 0), ("held", 16)):
-        write_phantoms(tmp_path / place, [with_spans(s, mark(s, terms)) for s in phantom.training(0, 8, "instruct", first=first)])
+        write_phantoms(
+            tmp_path / place,
+            [
+                with_spans(s, mark(s, terms))
+                for s in phantom.training(0, 8, "instruct", first=first)
+            ],
+        )
     short = ["stages.moft.steps=1", "stages.moft.batch=4", "threads=1", "tensorboard=false"]
     places = [str(tmp_path / place) for place in ("data", "held", "out")]
     assert run("12_two_trajectories.py", str(checkpoint), *places, *short) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in said[-5:]] == ["fluency", "entities", "second_seed", "moft", "soup"]
+    assert [line.split(":")[0] for line in said[-5:]] == [
+        "fluency",
+        "entities",
+        "second_seed",
+        "moft",
+        "soup",
+    ]
 
 
-def test_merge_two_models(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_two_models(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "path"
-    assert run("11_merge_two_models.py", str(checkpoint), str(checkpoint), str(out), "phantom", "--limit", "2") == 0
+    assert (
+        run(
+            "11_merge_two_models.py",
+            str(checkpoint),
+            str(checkpoint),
+            str(out),
+            "phantom",
+            "--limit",
+            "2",
+        )
+        == 0
+    )
     assert "weight 0.5" in capsys.readouterr().out and (out / "path.html").is_file()
-    assert (out / "points/0.50/model.safetensors").read_bytes() == (checkpoint / "model.safetensors").read_bytes()
+    assert (out / "points/0.50/model.safetensors").read_bytes() == (
+        checkpoint / "model.safetensors"
+    ).read_bytes()
 
 
 def test_every_example_has_a_test() -> None:
     tests = Path(__file__).read_text(encoding="utf-8")
-    assert [script.name for script in EXAMPLES.glob("*.py") if f'"{script.name}"' not in tests] == []
+    assert [
+        script.name for script in EXAMPLES.glob("*.py") if f'"{script.name}"' not in tests
+    ] == []
 
 
-def test_serve_and_ask(checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_serve_and_ask(
+    checkpoint: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("fastapi", reason="fastapi is not installed")
     assert run("13_serve_and_ask.py", str(checkpoint), "image.png") == 0
     assert capsys.readouterr().out.endswith("Research only; not for clinical use.\n")
@@ -138,23 +222,48 @@ def test_draft_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
     (tmp_path / "study").mkdir()
     for z in range(6):
-        place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
-        values = {"Modality": "CT", "RescaleSlope": "1", "RescaleIntercept": "0", "PatientID": "made up", **place}
+        place = {
+            "ImagePositionPatient": ["0", "0", str(z)],
+            "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+        }
+        values = {
+            "Modality": "CT",
+            "RescaleSlope": "1",
+            "RescaleIntercept": "0",
+            "PatientID": "made up",
+            **place,
+        }
         (tmp_path / "study" / f"{z}.dcm").write_bytes(dicom(np.full((8, 8), z, np.int16), **values))
     model = "echo:Findings: A drawing. Impression: None of medicine."
     assert run("14_draft_a_report.py", model, str(tmp_path / "study"), str(tmp_path / "out")) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "images 1, 3, 5, 7: slices 1, 3, 4, 6 of 6, CT, series 1, window lung -600/1500"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.dcm", "report.fhir.json", "report.md"]
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == "images 1, 3, 5, 7: slices 1, 3, 4, 6 of 6, CT, series 1, window lung -600/1500"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "report.dcm",
+        "report.fhir.json",
+        "report.md",
+    ]
 
 
-def test_ask_through_mcp(checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_ask_through_mcp(
+    checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run("15_ask_through_mcp.py", str(checkpoint), "image.png") == 0
     said = capfd.readouterr().out
-    assert said.startswith("tools: analyze_image, answer_question") and said.endswith("Research only; not for clinical use.\n")
+    assert said.startswith("tools: analyze_image, answer_question") and said.endswith(
+        "Research only; not for clinical use.\n"
+    )
 
 
-def test_your_hospital(checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The made-up hospital is the one that docs/your-hospital.md draws. Nobody of it is named in what is written or said."""
+def test_your_hospital(
+    checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The made-up hospital is the one that docs/your-hospital.md draws.
+
+    Nobody of it is named in what is written or said.
+    """
     for module in ("pydicom", "peft"):
         pytest.importorskip(module, reason=f"{module} is not installed")
     import pydicom
@@ -165,31 +274,70 @@ def test_your_hospital(checkpoint: Path, workplace: Path, capfd: pytest.CaptureF
     from tests.test_readme import blocks
 
     page = EXAMPLES.parent / "docs" / "your-hospital.md"
-    drawing = next(block.text for block in blocks(page) if block.language == "python").replace("range(100)", "range(24)")
+    drawing = next(block.text for block in blocks(page) if block.language == "python").replace(
+        "range(100)", "range(24)"
+    )
     exec(compile(drawing, str(page), "exec"), {})
     (workplace / "out").mkdir()
-    (workplace / "out/ids.key").write_bytes(b"0123456789abcdef")  # a random one might hold nobody out of so few
+    # a random one might hold nobody out of so few
+    (workplace / "out/ids.key").write_bytes(b"0123456789abcdef")
     short = ["stages.instruct.steps=24", "stages.instruct.warmup_steps=2", "tensorboard=false"]
     tables = ["hospital/reports.csv", "hospital/questions.csv"]
-    assert run("16_your_hospital.py", str(checkpoint), "hospital/dicom", *tables, "out", *short) == 0
+    assert (
+        run("16_your_hospital.py", str(checkpoint), "hospital/dicom", *tables, "out", *short) == 0
+    )
 
     train, test = (list(read_dataset(workplace / "out" / side)) for side in ("train", "test"))
-    assert {s.meta.facet("patient") for s in train}.isdisjoint({s.meta.facet("patient") for s in test}) and train and test
+    assert (
+        {s.meta.facet("patient") for s in train}.isdisjoint({s.meta.facet("patient") for s in test})
+        and train
+        and test
+    )
     scores = read_scores(workplace / "out/eval/vqa/scores.jsonl")
-    assert {row["kind"] for row in scores} == {"report", "lesion", "side"} and all(row["status"] != "error" for row in scores)
+    assert {row["kind"] for row in scores} == {"report", "lesion", "side"} and all(
+        row["status"] != "error" for row in scores
+    )
     overlaps = (workplace / "out/overlaps.jsonl").read_text()
-    assert not [kind for kind in ("study", "image_exact", "image_near", "image_question") if f'"kind": "{kind}"' in overlaps]
+    assert not [
+        kind
+        for kind in ("study", "image_exact", "image_near", "image_question")
+        if f'"kind": "{kind}"' in overlaps
+    ]
     # Asked about the files, a model sees what it saw of the row that curation made of them.
-    files = runpy.run_path(str(EXAMPLES / "16_your_hospital.py"))["held_out"]("hospital/dicom", Path("out"))
-    assert [np.asarray(open_image(i)).tolist() for i in look(files, View()).images] == [np.asarray(open_image(test[0].images[0])).tolist()]
+    files = runpy.run_path(str(EXAMPLES / "16_your_hospital.py"))["held_out"](
+        "hospital/dicom", Path("out")
+    )
+    assert [np.asarray(open_image(i)).tolist() for i in look(files, View()).images] == [
+        np.asarray(open_image(test[0].images[0])).tolist()
+    ]
 
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in Path("hospital/dicom").iterdir()]
-    names = ("PatientID", "AccessionNumber", "InstitutionName", "PatientBirthDate", "StudyDate", "StudyInstanceUID", "SOPInstanceUID")
-    planted = {str(header[name].value).lower().encode() for header in headers for name in names} | {b"zzquill", b"zzferrer", b"17 march"}
-    everything = {str(path.relative_to(workplace)): path.read_bytes() for path in (workplace / "out").rglob("*") if path.is_file()}
+    headers = [
+        pydicom.dcmread(file, stop_before_pixels=True) for file in Path("hospital/dicom").iterdir()
+    ]
+    names = (
+        "PatientID",
+        "AccessionNumber",
+        "InstitutionName",
+        "PatientBirthDate",
+        "StudyDate",
+        "StudyInstanceUID",
+        "SOPInstanceUID",
+    )
+    planted = {str(header[name].value).lower().encode() for header in headers for name in names} | {
+        b"zzquill",
+        b"zzferrer",
+        b"17 march",
+    }
+    everything = {
+        str(path.relative_to(workplace)): path.read_bytes()
+        for path in (workplace / "out").rglob("*")
+        if path.is_file()
+    }
     for sample in (*train, *test):
         everything[sample.id] = repr(sample).encode() + b"".join(map(image_bytes, sample.images))
     spoken = capfd.readouterr()
     everything |= {"standard output": spoken.out.encode(), "standard error": spoken.err.encode()}
-    named = {place for place, data in everything.items() if any(word in data.lower() for word in planted)}
+    named = {
+        place for place, data in everything.items() if any(word in data.lower() for word in planted)
+    }
     assert named == {"out/draft/report.dcm"}

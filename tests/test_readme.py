@@ -1,8 +1,10 @@
-"""README.md and docs/: every fenced command and Python block runs, links lead somewhere, verbs are documented.
+"""README.md and docs/: every fenced command and Python block runs, links lead somewhere, verbs are
+documented.
 
-A page runs from top to bottom in a folder of its own. In fences called sh, bash or console, lines that start with
-`lingshu` are run; fences called python are run; a fence with title="name" is written to that file instead. Fences
-called text, or under a line `<!-- not run: reason -->`, are not run; the latter are reported as skipped with their reason.
+A page runs from top to bottom in a folder of its own. In fences called sh, bash or console, lines
+that start with `lingshu` are run; fences called python are run; a fence with title="name" is
+written to that file instead. Fences called text, or under a line `<!-- not run: reason -->`, are
+not run; the latter are reported as skipped with their reason.
 """
 
 from __future__ import annotations
@@ -36,7 +38,11 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        return self.not_run is None and self.title is None and (self.language == "python" or bool(commands(self)))
+        return (
+            self.not_run is None
+            and self.title is None
+            and (self.language == "python" or bool(commands(self)))
+        )
 
 
 def blocks(page: Path) -> list[Block]:
@@ -52,7 +58,11 @@ def blocks(page: Path) -> list[Block]:
         mark = re.match(r"<!-- not run: (.+) -->", lines[number - 1] if number else "")
         title = re.search(r'title="([^"]+)"', fence[2])
         text = "\n".join(lines[number + 1 : end]) + "\n"
-        found.append(Block(number + 1, fence[1], text, title[1] if title else None, mark[1] if mark else None))
+        found.append(
+            Block(
+                number + 1, fence[1], text, title[1] if title else None, mark[1] if mark else None
+            )
+        )
         number = end + 1
     return found
 
@@ -64,7 +74,11 @@ def commands(block: Block) -> list[list[str]]:
     joined = block.text.replace("\\\n", " ")
     lines = (line.removeprefix("$ ").strip() for line in joined.splitlines())
     # A "#" inside a word is part of it, as in http://host/v1#name; shlex would cut the line there.
-    return [shlex.split(re.sub(r"\s#\s.*", "", line))[1:] for line in lines if line.startswith("lingshu ")]
+    return [
+        shlex.split(re.sub(r"\s#\s.*", "", line))[1:]
+        for line in lines
+        if line.startswith("lingshu ")
+    ]
 
 
 def not_run() -> Iterator[tuple[Path, Block]]:
@@ -76,7 +90,9 @@ def place(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=place)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=place
+)
 def test_every_command_of_a_page_runs(
     page: Path, workplace: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
@@ -90,13 +106,20 @@ def test_every_command_of_a_page_runs(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.text, encoding="utf-8")
         elif block.language == "python":
-            exec(compile("\n" * block.line + block.text, str(page), "exec"), {"__name__": "__main__"})
+            exec(
+                compile("\n" * block.line + block.text, str(page), "exec"), {"__name__": "__main__"}
+            )
         for command in commands(block):
             code = main(command)
-            assert code == 0, f"{place(page)}:{block.line}: lingshu {shlex.join(command)} ended with {code}: {capsys.readouterr().err}"
+            assert code == 0, (
+                f"{place(page)}:{block.line}: lingshu {shlex.join(command)} ended with {code}:"
+                f" {capsys.readouterr().err}"
+            )
 
 
-@pytest.mark.parametrize(("page", "block"), [pytest.param(p, b, id=f"{place(p)}:{b.line}") for p, b in not_run()])
+@pytest.mark.parametrize(
+    ("page", "block"), [pytest.param(p, b, id=f"{place(p)}:{b.line}") for p, b in not_run()]
+)
 def test_a_block_that_is_not_run_says_why(page: Path, block: Block) -> None:
     assert block.not_run
     pytest.skip(block.not_run)
@@ -123,7 +146,11 @@ def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=place)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    targets = [t for t in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in t and not t.startswith("mailto:")]
+    targets = [
+        t
+        for t in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+        if "://" not in t and not t.startswith("mailto:")
+    ]
     missing = [t for t in targets if not (page.parent / t).exists()]
     assert not missing
 
@@ -133,7 +160,9 @@ def test_a_verb_has_a_page_that_names_all_its_options(verb: str, where: str) -> 
     page = (ROOT / "docs" / f"{verb}.md").read_text(encoding="utf-8")
     module, _, function = where.partition(":")
     parameters = inspect.signature(getattr(import_module(module), function)).parameters.values()
-    options = ["--" + p.name.strip("_").replace("_", "-") for p in parameters if p.kind is p.KEYWORD_ONLY]
+    options = [
+        "--" + p.name.strip("_").replace("_", "-") for p in parameters if p.kind is p.KEYWORD_ONLY
+    ]
     assert [o for o in options if o not in page] == []
 
 

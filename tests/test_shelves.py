@@ -1,4 +1,7 @@
-"""Everything on a shelf: loads alone, is documented, and does what its shelf promises. A new file is covered at once."""
+"""Everything on a shelf: loads alone, is documented, and does what its shelf promises.
+
+A new file is covered at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from lingshu.core.shelves import SHELVES, built_in, load, package_of, part
 from lingshu.core.steps import MapStep, TableStep, TeacherStep
 from lingshu.imaging.read import open_image
 
-# What a module of each shelf must define, with the names of its parameters where they are a contract.
+# What a module of each shelf must define, with the names of its parameters where they are a
+# contract.
 REQUIRED = {
     "tasks": "TASK",
     "ops": "step",
@@ -37,7 +41,10 @@ def needs(shelf: str, name: str) -> None:
     if shelf == "merges":
         pytest.importorskip("torch", reason="torch is not installed")
     if shelf == "engines" and name in TORCH_ENGINES:
-        pytest.importorskip("torch" if name == "hf" else "vllm", reason=f"the engine {name} needs a package that is not installed")
+        pytest.importorskip(
+            "torch" if name == "hf" else "vllm",
+            reason=f"the engine {name} needs a package that is not installed",
+        )
 
 
 @pytest.mark.parametrize(("shelf", "name"), ON_SHELVES)
@@ -59,19 +66,26 @@ def test_it_defines_what_its_shelf_promises(shelf: str, name: str) -> None:
 
 
 def test_everything_loads_alone() -> None:
-    """Each in an interpreter that has loaded nothing else of its shelf; one process per shelf, forgetting in between."""
+    """Each in an interpreter that has loaded nothing else of its shelf; one process per shelf,
+    forgetting in between.
+    """
     code = (
-        "import importlib, json, sys\n"
-        "for name in json.loads(sys.argv[1]):\n"
-        "    for known in [m for m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
+        "import importlib, json, sys\nfor name in json.loads(sys.argv[1]):\n    for known in [m for"
+        " m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
         "    importlib.import_module(name)\n"
     )
     modules = [
         f"{package_of(shelf)}.{name}"
         for shelf, name in ON_SHELVES
-        if not (shelf == "engines" and name in TORCH_ENGINES) and not (shelf == "merges" and find_spec("torch") is None)
+        if not (shelf == "engines" and name in TORCH_ENGINES)
+        and not (shelf == "merges" and find_spec("torch") is None)
     ]
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(modules)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(modules)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -110,7 +124,12 @@ def test_the_twin_of_a_task_can_be_asked(name: str) -> None:
     found = task(name)
     for sample in found.twin(1)[:24]:
         assert isinstance(sample, Sample) and sample.question and not sample.answered
-        assert all(0 <= p < len(sample.images) for m in sample.messages for p in m.parts if isinstance(p, int))
+        assert all(
+            0 <= p < len(sample.images)
+            for m in sample.messages
+            for p in m.parts
+            if isinstance(p, int)
+        )
         for image in sample.images:
             open_image(image)
         for facet in found.by:
@@ -162,7 +181,10 @@ def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) ->
 
     make = part("merges", name, "method")
     assert callable(make)
-    assert all(p.kind is p.KEYWORD_ONLY and isinstance(p.default, float) for p in inspect.signature(make).parameters.values())
+    assert all(
+        p.kind is p.KEYWORD_ONLY and isinstance(p.default, float)
+        for p in inspect.signature(make).parameters.values()
+    )
     method = make()
     assert isinstance(method, Method)
     models = tuple(torch.tensor([1.0, 2.0, -3.0]) * scale for scale in (1, 2))
@@ -171,7 +193,9 @@ def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) ->
     kept = [model.clone() for model in models]
     merged = method.merge(replace(block, facts=facts))
     assert merged.shape == (3,) and torch.isfinite(merged).all()
-    assert all(torch.equal(model, before) for model, before in zip(models, kept, strict=True)), "a method leaves its block as it is"
+    assert all(torch.equal(model, before) for model, before in zip(models, kept, strict=True)), (
+        "a method leaves its block as it is"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(built_in("recipes")))

@@ -1,4 +1,6 @@
-"""The built wheel, installed without extras outside the checkout, scores and reports where there is no torch."""
+"""The built wheel, installed without extras outside the checkout, scores and reports where there is
+no torch.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,15 @@ ROWS = (
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the programs of an environment that holds the wheel and what it requires, no more."""
+    """The folder of the programs of an environment that holds the wheel and what it requires, no
+    more.
+    """
     place = tmp_path_factory.mktemp("wheel")
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
-    subprocess.run([sys.executable, *pip, "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(place)], check=True)
+    subprocess.run(
+        [sys.executable, *pip, "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(place)],
+        check=True,
+    )
     [wheel] = place.glob("lingshu-*.whl")
     subprocess.run([sys.executable, "-m", "venv", str(place / "env")], check=True)
     programs = place / "env" / "bin"
@@ -30,21 +37,45 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(environment: Path, folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(environment / "lingshu"), *command], cwd=folder, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(environment / "lingshu"), *command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_wheel_works_without_torch(environment: Path, tmp_path: Path) -> None:
-    absent = "import importlib.util as u; print([u.find_spec(m) is None for m in ('torch', 'transformers')])"
-    found = subprocess.run([str(environment / "python"), "-c", absent], cwd=tmp_path, capture_output=True, text=True, check=True)
+    absent = (
+        "import importlib.util as u; print([u.find_spec(m) is None for m in ('torch',"
+        " 'transformers')])"
+    )
+    found = subprocess.run(
+        [str(environment / "python"), "-c", absent],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert found.stdout.strip() == "[True, True]"
 
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert "quickstart" in call(environment, tmp_path, "--help").stdout
     tasks = call(environment, tmp_path, "list", "tasks")
     assert (tasks.returncode, "vqa" in tasks.stdout) == (0, True), tasks.stderr
-    scored = call(environment, tmp_path, "score", "replies.jsonl", "--scorer", "yes_no", "--out", "scores.jsonl")
+    scored = call(
+        environment,
+        tmp_path,
+        "score",
+        "replies.jsonl",
+        "--scorer",
+        "yes_no",
+        "--out",
+        "scores.jsonl",
+    )
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout)
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 2

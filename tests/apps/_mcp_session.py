@@ -1,4 +1,6 @@
-"""What the tests of `lingshu mcp` share: servers and sessions with the official client, engines that are elsewhere or never answer."""
+"""What the tests of `lingshu mcp` share: servers and sessions with the official client, engines
+that are elsewhere or never answer.
+"""
 
 from __future__ import annotations
 
@@ -98,16 +100,25 @@ def engine(folder: Path, code: str) -> str:
 
 @contextlib.asynccontextmanager
 async def session(
-    config: McpConfig, mode: str = "auto", *, answer: str | None = None, using: Serving | None = None
+    config: McpConfig,
+    mode: str = "auto",
+    *,
+    answer: str | None = None,
+    using: Serving | None = None,
 ) -> AsyncIterator[Client]:
-    """A session in memory; `answer` is what its user says when asked (accept, decline), None for a client that cannot ask."""
+    """A session in memory; `answer` is what its user says when asked (accept, decline), None for a
+    client that cannot ask.
+    """
     given = using or serving(config)
     asks: dict[str, Any] = {}
     if answer is not None:
 
         async def user(context: object, params: Any) -> ElicitResult:
             given.shown.asked = params.message  # type: ignore[attr-defined]
-            return ElicitResult(action=answer, content={"send": True} if answer == "accept" else None)  # type: ignore[arg-type]
+            return ElicitResult(
+                action=answer,  # pyright: ignore[reportArgumentType]
+                content={"send": True} if answer == "accept" else None,
+            )
 
         asks = {"elicitation_callback": user}
     try:
@@ -135,10 +146,27 @@ def good(result: CallToolResult) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def http_server(config: McpConfig, *, tokens: tuple[str, ...] = (), body_mb: int = 32, hosts: tuple[str, ...] = ()) -> Iterator[int]:
-    """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it is as one beyond this machine."""
-    limits = Limits(body_bytes=body_mb << 20, held_bytes=4 * body_mb << 20, idle_s=0.5, header_s=2.0, drain_s=0.3)
-    with contextlib.closing(listening("127.0.0.1", 0)) as listener, contextlib.closing(serving(config)) as using:
+def http_server(
+    config: McpConfig,
+    *,
+    tokens: tuple[str, ...] = (),
+    body_mb: int = 32,
+    hosts: tuple[str, ...] = (),
+) -> Iterator[int]:
+    """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it is as one
+    beyond this machine.
+    """
+    limits = Limits(
+        body_bytes=body_mb << 20,
+        held_bytes=4 * body_mb << 20,
+        idle_s=0.5,
+        header_s=2.0,
+        drain_s=0.3,
+    )
+    with (
+        contextlib.closing(listening("127.0.0.1", 0)) as listener,
+        contextlib.closing(serving(config)) as using,
+    ):
         running = server(build(using), Door(tokens, not hosts, hosts), limits)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

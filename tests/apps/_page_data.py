@@ -1,4 +1,6 @@
-"""Studies, evaluations and review queues made up for the tests of the page, with names that are markup."""
+"""Studies, evaluations and review queues made up for the tests of the page, with names that are
+markup.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,17 @@ def speaking(text: str) -> Live:
 
 
 def folders(place: Path) -> Page:
-    """A page over two CT studies of one patient and a radiograph, a report, and a queue of four samples."""
+    """A page over two CT studies of one patient and a radiograph, a report, and a queue of four
+    samples.
+    """
     for number, day in enumerate(("20200101", "20210101")):
         for z in range(SCANS):
-            _write(place / "root" / f"ZZQUX {number}" / f"{z}.dcm", slice_of(z), f"1.2.826.9900{number}", StudyDate=day)
+            _write(
+                place / "root" / f"ZZQUX {number}" / f"{z}.dcm",
+                slice_of(z),
+                f"1.2.826.9900{number}",
+                StudyDate=day,
+            )
     _write(
         place / "root" / EVIL_NAME / f"{EVIL_NAME}.dcm",
         radiograph(),
@@ -48,7 +57,9 @@ def folders(place: Path) -> Page:
     run.mkdir(parents=True)
     (run / "report.html").write_text("<!doctype html><title>A report</title><p>Scores.")
     accuracy = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90}
-    (run / "report.json").write_text(json.dumps({"model": EVIL, "tasks": [{"name": "t", "summary": {"accuracy": accuracy}}]}))
+    (run / "report.json").write_text(
+        json.dumps({"model": EVIL, "tasks": [{"name": "t", "summary": {"accuracy": accuracy}}]})
+    )
     queue(place / "review" / "captions" / "review")
     return Page(Folders(*(Rooted(place / name) for name in ("root", "runs", "review"))))
 
@@ -57,8 +68,14 @@ def slice_of(z: int) -> bytes:
     """A CT slice: air around a disc of soft tissue."""
     y, x = np.mgrid[-1:1:64j, -1:1:64j]
     values = np.where(x**2 + y**2 < 0.5, 40 + 5 * z, -900).astype(np.int16)
-    place = {"ImagePositionPatient": [0, 0, 5.0 * z], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [2, 1]}
-    return planted(values, Modality="CT", RescaleSlope=1, RescaleIntercept=0, InstanceNumber=z + 1, **place)
+    place = {
+        "ImagePositionPatient": [0, 0, 5.0 * z],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [2, 1],
+    }
+    return planted(
+        values, Modality="CT", RescaleSlope=1, RescaleIntercept=0, InstanceNumber=z + 1, **place
+    )
 
 
 def radiograph() -> bytes:
@@ -74,7 +91,16 @@ def queue(folder: Path) -> None:
         (folder / name).write_bytes(png_bytes(picture(number)))
         second = None if number < 2 else f"other text {number}"
         texts = {"question": "Describe it.", "first": f"text {number} {EVIL}", "second": second}
-        rows.append({"id": f"s{number}", "kind": "caption", **texts, "images": [name], "source": "made up", "modality": "ct"})
+        rows.append(
+            {
+                "id": f"s{number}",
+                "kind": "caption",
+                **texts,
+                "images": [name],
+                "source": "made up",
+                "modality": "ct",
+            }
+        )
     (folder / "queue.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -1,4 +1,7 @@
-"""For schemathesis: what a description cannot say of a string, that it is a picture. SCHEMATHESIS_HOOKS names this file."""
+"""For schemathesis: what a description cannot say of a string, that it is a picture.
+
+SCHEMATHESIS_HOOKS names this file.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ def picture(width: int, height: int) -> str:
     """A grey PNG file as a data URI."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     rows = b"".join(b"\0" + bytes(range(width)) for _ in range(height))
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
@@ -22,4 +27,6 @@ def picture(width: int, height: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-schemathesis.openapi.format("image-data-uri", strategies.sampled_from([picture(56, 56), picture(80, 60)]))
+schemathesis.openapi.format(
+    "image-data-uri", strategies.sampled_from([picture(56, 56), picture(80, 60)])
+)

@@ -1,4 +1,6 @@
-"""A server in this process for the tests of serving: a tiny model, a real socket, and a client that speaks plain HTTP."""
+"""A server in this process for the tests of serving: a tiny model, a real socket, and a client that
+speaks plain HTTP.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Answer(NamedTuple):
     @property
     def events(self) -> list[dict[str, Any]]:
         """The events of a stream; the last line must be [DONE]."""
-        *lines, done = [line.removeprefix("data: ") for line in self.body.decode().split("\n\n") if line]
+        *lines, done = [
+            line.removeprefix("data: ") for line in self.body.decode().split("\n\n") if line
+        ]
         assert done == "[DONE]"
         return [json.loads(line) for line in lines]
 
@@ -49,14 +53,31 @@ class Client(NamedTuple):
     def send(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         with contextlib.closing(connection):
-            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            connection.request(
+                method,
+                path,
+                body,
+                {name.replace("_", "-"): value for name, value in headers.items()},
+            )
             got = connection.getresponse()
-            return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
+            return Answer(
+                got.status, {name.lower(): value for name, value in got.getheaders()}, got.read()
+            )
 
     def chat(self, content: object = "Is there a lesion?", **fields: object) -> Answer:
         """One completion; `content` is that of a user turn."""
-        body = {"model": self.name, "messages": [{"role": "user", "content": content}], "max_tokens": 4, **fields}
-        return self.send("POST", "/v1/chat/completions", json.dumps(body).encode(), Content_Type="application/json")
+        body = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": 4,
+            **fields,
+        }
+        return self.send(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(body).encode(),
+            Content_Type="application/json",
+        )
 
     def until(self, text: str) -> None:
         """Wait until a line of /metrics says so, a bounded while."""

@@ -29,7 +29,9 @@ print("HEAVY", [m for m in {HEAVY!r} if m in sys.modules], verbs, code)
 
 
 def test_python_dash_m_prints_the_version() -> None:
-    done = subprocess.run([sys.executable, "-m", "lingshu", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "lingshu", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"{__version__}\n"
 
 
@@ -50,7 +52,10 @@ def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str])
         (["score", "missing.jsonl", "--scorer", "yes_no"], "missing.jsonl"),
         (["score", "missing.jsonl"], "--scorer"),
         (["score", "missing.jsonl", "--scorer", "yes_nop"], "did you mean 'yes_no'?"),
-        (["eval", "echo", "phantm", "--out", "run"], "tasks has no 'phantm'; did you mean 'phantom'?"),
+        (
+            ["eval", "echo", "phantm", "--out", "run"],
+            "tasks has no 'phantm'; did you mean 'phantom'?",
+        ),
         (["eval", "echo", "phantom"], "--out"),
         (["eval", "echo", "phantom", "--out", "run", "--limit", "few"], "few"),
         (["eval", "echo", "vqa", "--data", "missing", "--out", "run"], "missing"),
@@ -63,7 +68,11 @@ def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
-    command: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(command) == 2
@@ -75,16 +84,23 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_that_is_not_installed_is_named_with_its_extra(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_is_not_installed_is_named_with_its_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def needs_torch() -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     run_instead(needs_torch, monkeypatch)
     assert main(["doctor"]) == 2
-    assert capsys.readouterr().err == "lingshu: error: torch is not installed; run: pip install 'lingshu[torch]'\n"
+    assert (
+        capsys.readouterr().err
+        == "lingshu: error: torch is not installed; run: pip install 'lingshu[torch]'\n"
+    )
 
 
-def test_errors_of_ours_keep_their_traceback(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_ours_keep_their_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -94,7 +110,9 @@ def test_errors_of_ours_keep_their_traceback(capsys: pytest.CaptureFixture[str],
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_user_who_stops_a_command_gets_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_who_stops_a_command_gets_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped() -> None:
         raise KeyboardInterrupt
 

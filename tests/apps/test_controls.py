@@ -1,4 +1,6 @@
-"""`lingshu eval --controls` and `lingshu report --clean`: what a user sees, and what a kill leaves behind."""
+"""`lingshu eval --controls` and `lingshu report --clean`: what a user sees, and what a kill leaves
+behind.
+"""
 
 import json
 import subprocess
@@ -33,7 +35,16 @@ class Watcher:
 def load(model, options):
     return Watcher()
 '''
-ASK = ("eval", "watcher.py", "vqa_rad,mmmu_med_val", "--twin", "--controls", "blind,shuffle,constant,wording", "--shuffles", "2")
+ASK = (
+    "eval",
+    "watcher.py",
+    "vqa_rad,mmmu_med_val",
+    "--twin",
+    "--controls",
+    "blind,shuffle,constant,wording",
+    "--shuffles",
+    "2",
+)
 
 
 @pytest.fixture
@@ -53,15 +64,23 @@ def test_a_run_with_controls_that_is_killed_asks_nothing_twice_and_reports_the_s
     assert len(asked) == 10 + 44
     (here / "asked.log").unlink()
     (here / "stop").write_text("20")  # among the controls of the first task
-    killed = subprocess.run([sys.executable, "-m", "lingshu", *ASK, "--out", "killed"], cwd=here, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-m", "lingshu", *ASK, "--out", "killed"], cwd=here, capture_output=True
+    )
     assert killed.returncode == -9
     (here / "stop").write_text("-1")
     assert main([*ASK, "--out", "killed"]) == 0
     assert (here / "asked.log").read_text().splitlines() == asked
     for path in sorted((here / "unbroken").rglob("*")):
         if path.is_file() and path.name != "run.json":
-            assert path.read_bytes() == (here / "killed" / path.relative_to(here / "unbroken")).read_bytes(), path
-    told = {task["name"]: task["controls"] for task in read_json(here / "killed" / "report.json")["tasks"]}
+            assert (
+                path.read_bytes()
+                == (here / "killed" / path.relative_to(here / "unbroken")).read_bytes()
+            ), path
+    told = {
+        task["name"]: task["controls"]
+        for task in read_json(here / "killed" / "report.json")["tasks"]
+    }
     blind = told["vqa_rad"][0]
     assert (blind["name"], blind["lines"][0]["n"], blind["lines"][0]["own"]) == ("blind", 6, 1.0)
     assert "no options (6)" in (here / "killed" / "report.md").read_text()
@@ -74,7 +93,12 @@ def test_two_processes_share_the_questions_of_the_controls(here, capsys):
     assert main([*shared, "--rank", "1"]) == 0
     assert len((here / "asked.log").read_text().splitlines()) == 10 + 44
     assert main([*ASK, "--out", "alone"]) == 0
-    for name in ("report.json", "report.md", "vqa_rad/controls/blind/scores.jsonl", "vqa_rad/controls/controls.json"):
+    for name in (
+        "report.json",
+        "report.md",
+        "vqa_rad/controls/blind/scores.jsonl",
+        "vqa_rad/controls/controls.json",
+    ):
         assert (here / "shared" / name).read_bytes() == (here / "alone" / name).read_bytes()
 
 
@@ -83,15 +107,23 @@ def test_failures_of_a_control_end_in_exit_code_1(here, capsys):
         ENGINE.replace('yield [Reply(sample.id, sample.gold[0] if seen else "nothing", finish="stop")]',
                        'yield [Reply(sample.id, "a", finish="stop") if seen else Reply(sample.id, None, error="HTTP 500")]')
     )  # fmt: skip
-    assert main(["eval", "watcher.py", "vqa_rad", "--twin", "--controls", "blind", "--out", "out"]) == 1
+    assert (
+        main(["eval", "watcher.py", "vqa_rad", "--twin", "--controls", "blind", "--out", "out"])
+        == 1
+    )
     shown = capsys.readouterr().out
     assert "6 samples, 6 asked now, 0 answered before, 0 dropped, 0 errors" in shown
     assert "controls: 6 questions, 6 asked now, 0 answered before, 6 errors" in shown
-    assert "blind: no numbers: no question was answered and scored here and in the run; the first: HTTP 500." in shown
+    assert (
+        "blind: no numbers: no question was answered and scored here and in the run; the first:"
+        " HTTP 500." in shown
+    )
 
 
 def test_a_control_that_there_is_not_is_refused_before_anything_is_asked(here, capsys):
-    assert main(["eval", "watcher.py", "vqa_rad", "--twin", "--controls", "blnd", "--out", "out"]) == 2
+    assert (
+        main(["eval", "watcher.py", "vqa_rad", "--twin", "--controls", "blnd", "--out", "out"]) == 2
+    )
     assert "there is no control 'blnd'; did you mean 'blind'?" in capsys.readouterr().err
     assert main([*ASK[:-1], "0", "--out", "out"]) == 2
     assert not (here / "asked.log").exists() and not (here / "out").exists()
@@ -100,13 +132,21 @@ def test_a_control_that_there_is_not_is_refused_before_anything_is_asked(here, c
 def test_clean_scores_beside_the_full_ones(here, capsys):
     assert main(["eval", "echo:yes", "vqa_rad,medqa_usmle", "--twin", "--out", "run"]) == 0
     ids = [row["id"] for row in read_jsonl(here / "run" / "vqa_rad" / "scores.jsonl")]
-    rows = [{"train_id": "n", "test_id": name, "kind": kind, "evidence": ""} for name, kind in ((ids[0], "study"), (ids[1], "boilerplate"))]
-    (here / "overlaps.jsonl").write_text("".join(json.dumps({**row, "test": "vqa_rad"}) + "\n" for row in rows))
+    rows = [
+        {"train_id": "n", "test_id": name, "kind": kind, "evidence": ""}
+        for name, kind in ((ids[0], "study"), (ids[1], "boilerplate"))
+    ]
+    (here / "overlaps.jsonl").write_text(
+        "".join(json.dumps({**row, "test": "vqa_rad"}) + "\n" for row in rows)
+    )
     capsys.readouterr()
     assert main(["report", "run", "--clean", "overlaps.jsonl"]) == 0
     shown = capsys.readouterr().out
     assert "On clean items (echo:yes)" in shown
-    assert "MedQA (USMLE, four options): made-up twin: not compared with any training data; no clean score." in shown
+    assert (
+        "MedQA (USMLE, four options): made-up twin: not compared with any training data; no clean"
+        " score." in shown
+    )
     clean = read_json(here / "run" / "report.json")["clean"]
     assert clean["tasks"][0]["clean"]["n"] == len(ids) - 1
     assert main(["report", "run", "--clean", "overlaps.jsonl", "--clean-kinds", "exact_text"]) == 0

@@ -16,8 +16,17 @@ from lingshu.apps.doctor import TRAPS, within
 
 def examine(extra_path: Path) -> tuple[int, dict]:
     """Run the doctor in an interpreter that finds modules in `extra_path` first."""
-    code = f"import sys; sys.path.insert(0, {str(extra_path)!r}); from lingshu.apps.cli import main; sys.exit(main(['doctor', '--json']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PYTHONPATH": str(extra_path)})
+    code = (
+        f"import sys; sys.path.insert(0, {str(extra_path)!r}); from lingshu.apps.cli import main;"
+        " sys.exit(main(['doctor', '--json']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(extra_path)},
+    )
     return done.returncode, json.loads(done.stdout)
 
 
@@ -31,7 +40,9 @@ def test_this_installation_is_usable(tmp_path: Path) -> None:
 
 
 def test_a_torchvision_that_cannot_be_imported_is_broken_and_has_a_remedy(tmp_path: Path) -> None:
-    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    (tmp_path / "torchvision.py").write_text(
+        "raise RuntimeError('operator torchvision::nms does not exist')\n"
+    )
     code, found = examine(tmp_path)
     broken = [finding for finding in found["findings"] if finding["state"] == "broken"]
     assert (code, found["usable"], len(broken)) == (1, False, 1)
@@ -43,7 +54,11 @@ def test_a_torch_that_cannot_be_imported_is_broken(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so is missing')\n")
     code, found = examine(tmp_path)
     assert code == 1
-    assert any("libcudart.so" in finding["value"] for finding in found["findings"] if finding["state"] == "broken")
+    assert any(
+        "libcudart.so" in finding["value"]
+        for finding in found["findings"]
+        if finding["state"] == "broken"
+    )
 
 
 def test_every_trap_has_one_line_and_a_remedy() -> None:

@@ -28,7 +28,10 @@ REPLY = "echo:Findings: Both lungs are clear. Impression: No finding."
     [
         ("Findings: Clear. Impression: Normal.", ("Clear.", "Normal.")),
         ("Findings: {Clear.} Impression: {Normal.}", ("Clear.", "Normal.")),
-        ("## Findings\nClear.\nNo fluid.\n\n## Impression\n1. Normal.", ("Clear. No fluid.", "1. Normal.")),
+        (
+            "## Findings\nClear.\nNo fluid.\n\n## Impression\n1. Normal.",
+            ("Clear. No fluid.", "1. Normal."),
+        ),
         ("**Findings:** Clear.\n**Impression:** Normal.", ("Clear.", "Normal.")),
         ("<think>Findings: none yet</think>FINDINGS: Clear.", ("Clear.", "")),
         ("Clear lungs, nothing else.", ("Clear lungs, nothing else.", "")),
@@ -58,7 +61,14 @@ def test_a_reply_is_taken_apart_by_its_headings(reply: str, report: tuple[str, s
 def test_what_a_draft_leaves_out_of_a_reply_is_counted(reply: str, words: int) -> None:
     notes = draft_of(Answer(reply, "m", "d", notice="n"), "en").notes
     assert notes == (
-        () if not words else (f"words of the model's reply that are left out, under other headings or before the first: {words}.",)
+        ()
+        if not words
+        else (
+            (
+                "words of the model's reply that are left out, under other headings or before the"
+                f" first: {words}."
+            ),
+        )
     )
 
 
@@ -67,17 +77,26 @@ def study(root: Path, slices: int = 3) -> Path:
     folder = root / "ZZQUX_PLANTED"
     folder.mkdir()
     for z in range(slices):
-        place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
-        (folder / f"ZZMRN-4711-{z}.dcm").write_bytes(planted(np.full((16, 16), z, np.uint8), **place))
+        place = {
+            "ImagePositionPatient": ["0", "0", str(z)],
+            "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+        }
+        (folder / f"ZZMRN-4711-{z}.dcm").write_bytes(
+            planted(np.full((16, 16), z, np.uint8), **place)
+        )
     return folder
 
 
-def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(tmp_path: Path, capsys: Out) -> None:
+def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(
+    tmp_path: Path, capsys: Out
+) -> None:
     out = tmp_path / "out"
     forms = ["--format", "sr,fhir", "--format", "md"]
     assert main(["draft", REPLY, str(study(tmp_path)), "--out", str(out), *forms]) == 0
     told = capsys.readouterr()
-    assert "Both lungs are clear." in told.out and "Research only; not for clinical use." in told.err
+    assert (
+        "Both lungs are clear." in told.out and "Research only; not for clinical use." in told.err
+    )
     assert sorted(path.name for path in out.iterdir()) == [
         "draft.json",
         "manifest.json",
@@ -89,25 +108,70 @@ def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(tmp_p
     check_manifest(out)
     sr = pydicom.dcmread(out / "report.dcm")
     assert str(sr.PatientName) == "ZZQUX^PLANTED" and sr.StudyInstanceUID == "1.2.826.99001"
-    rest = b"".join(path.read_bytes() for path in out.iterdir() if path.name != "report.dcm") + (told.out + told.err).encode()
+    rest = (
+        b"".join(path.read_bytes() for path in out.iterdir() if path.name != "report.dcm")
+        + (told.out + told.err).encode()
+    )
     assert [secret for secret in SECRETS if secret.encode() in rest] == []
     assert json.loads((out / "draft.json").read_text())["findings"] == "Both lungs are clear."
 
 
 def test_the_patient_stands_in_fhir_where_asked_for(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["draft", REPLY, str(study(tmp_path)), "--out", str(out), "--format", "fhir", "--patient"]) == 0
+    assert (
+        main(
+            [
+                "draft",
+                REPLY,
+                str(study(tmp_path)),
+                "--out",
+                str(out),
+                "--format",
+                "fhir",
+                "--patient",
+            ]
+        )
+        == 0
+    )
     report = json.loads((out / "report.fhir.json").read_text())
     assert (
-        problems(report) == [] and report["subject"]["identifier"]["value"] == "ZZMRN-4711" and "report.md" not in str(list(out.iterdir()))
+        problems(report) == []
+        and report["subject"]["identifier"]["value"] == "ZZMRN-4711"
+        and "report.md" not in str(list(out.iterdir()))
     )
 
 
 def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Out) -> None:
     picture(0).save(tmp_path / "a.png")
-    assert main(["draft", REPLY, str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--language", "zh"]) == 0
+    assert (
+        main(
+            [
+                "draft",
+                REPLY,
+                str(tmp_path / "a.png"),
+                "--out",
+                str(tmp_path / "out"),
+                "--language",
+                "zh",
+            ]
+        )
+        == 0
+    )
     assert "# 报告草稿" in (tmp_path / "out" / "report.md").read_text()
-    assert main(["draft", REPLY, str(tmp_path / "a.png"), "--out", str(tmp_path / "out2"), "--format", "sr"]) == 2
+    assert (
+        main(
+            [
+                "draft",
+                REPLY,
+                str(tmp_path / "a.png"),
+                "--out",
+                str(tmp_path / "out2"),
+                "--format",
+                "sr",
+            ]
+        )
+        == 2
+    )
     assert "needs a DICOM study" in capsys.readouterr().err and not (tmp_path / "out2").exists()
 
 
@@ -119,8 +183,15 @@ def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Out
         (["--out", "OUT", "--format", "md,pdf"], "knows no 'pdf'; choose one of: fhir, md, sr"),
     ],
 )
-def test_what_cannot_be_drafted_is_one_line(tmp_path: Path, words: list[str], told: str, capsys: Out) -> None:
-    assert main(["draft", REPLY, *(str(tmp_path / "out") if word == "OUT" else word for word in words)]) == 2
+def test_what_cannot_be_drafted_is_one_line(
+    tmp_path: Path, words: list[str], told: str, capsys: Out
+) -> None:
+    assert (
+        main(
+            ["draft", REPLY, *(str(tmp_path / "out") if word == "OUT" else word for word in words)]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
 

@@ -6,7 +6,14 @@ import pytest
 
 from lingshu.apps.evaluate import evaluate
 from lingshu.apps.models import engine_for, engine_name
-from lingshu.core.errors import EngineError, InputError, LingshuError, MissingExtra, ReleaseError, UnknownName
+from lingshu.core.errors import (
+    EngineError,
+    InputError,
+    LingshuError,
+    MissingExtra,
+    ReleaseError,
+    UnknownName,
+)
 from lingshu.core.files import read_json, read_jsonl
 from lingshu.core.nouns import Style
 from lingshu.core.options import EngineOptions
@@ -37,7 +44,10 @@ TASK = Task({name!r}, {title!r}, "made up", "CC0", samples, auto.score, lambda s
 def task(tmp_path):
     def write(name: str = "demo", *, missing: tuple[int, ...] = (), access: str = "open") -> str:
         path = tmp_path / f"{name}.py"
-        path.write_text(TASK.format(name=name, title=name.title(), missing=missing, access=access), encoding="utf-8")
+        path.write_text(
+            TASK.format(name=name, title=name.title(), missing=missing, access=access),
+            encoding="utf-8",
+        )
         return str(path)
 
     return write
@@ -48,10 +58,20 @@ def test_a_run_writes_replies_scores_report_and_run_card(task, tmp_path, capsys)
     assert evaluate("echo", task(), out=out) == 0
     assert len(list(read_jsonl(out / "demo" / "replies.jsonl"))) == 10
     assert [row["value"] for row in read_jsonl(out / "demo" / "scores.jsonl")] == [1.0] * 10
-    assert {path.name for path in out.glob("report.*")} == {"report.json", "report.md", "report.html"}
+    assert {path.name for path in out.glob("report.*")} == {
+        "report.json",
+        "report.md",
+        "report.html",
+    }
     card = read_json(out / "run.json")
     assert (card["verb"], card["config"]["model"]) == ("eval", "echo")
-    assert card["counts"] == {"samples": 10, "answered_before": 0, "asked": 10, "errors": 0, "dropped": 2}
+    assert card["counts"] == {
+        "samples": 10,
+        "answered_before": 0,
+        "asked": 10,
+        "errors": 0,
+        "dropped": 2,
+    }
     shown = capsys.readouterr()
     assert "10 samples, 10 asked now, 0 answered before, 2 dropped, 0 errors" in shown.out
     assert "demo: 10/10, 0 failed" in shown.err
@@ -133,13 +153,19 @@ def test_a_model_name_leads_to_its_engine(model, engine):
 
 def test_an_engine_of_ones_own(tmp_path):
     path = tmp_path / "mine.py"
-    path.write_text('"""Mine."""\nfrom lingshu.engines import echo\ndef load(model, options):\n    return echo.load("echo:no", options)\n')
+    path.write_text(
+        '"""Mine."""\nfrom lingshu.engines import echo\ndef load(model, options):\n    return'
+        ' echo.load("echo:no", options)\n'
+    )
     assert engine_for(str(path), EngineOptions()).model == "echo:no"
 
 
 def test_a_missing_torch_names_the_extra(tmp_path):
     path = tmp_path / "needs.py"
-    path.write_text('"""Needs torch."""\ndef load(model, options):\n    raise ModuleNotFoundError("no", name="torch.nn")\n')
+    path.write_text(
+        '"""Needs torch."""\ndef load(model, options):\n    raise ModuleNotFoundError("no",'
+        ' name="torch.nn")\n'
+    )
     with pytest.raises(MissingExtra, match=r"lingshu\[torch\]"):
         engine_for(str(path), EngineOptions())
 
@@ -173,8 +199,16 @@ def test_styles_ask_in_other_words_and_give_room_to_reason(tmp_path):
     expected: dict[Style, int] = {"direct": 256, "reasoned": 8192}
     for style, longest in expected.items():
         assert evaluate("echo", "medqa_usmle", out=tmp_path / style, twin=True, style=style) == 0
-        assert read_json(tmp_path / style / "run.json")["config"]["sampling"]["medqa_usmle"]["max_tokens"] == longest
-    keys = [{row["key"] for row in read_jsonl(tmp_path / style / "medqa_usmle" / "replies.jsonl")} for style in ("direct", "reasoned")]
+        assert (
+            read_json(tmp_path / style / "run.json")["config"]["sampling"]["medqa_usmle"][
+                "max_tokens"
+            ]
+            == longest
+        )
+    keys = [
+        {row["key"] for row in read_jsonl(tmp_path / style / "medqa_usmle" / "replies.jsonl")}
+        for style in ("direct", "reasoned")
+    ]
     assert not keys[0] & keys[1]
 
 
@@ -222,7 +256,10 @@ def test_a_later_command_does_not_forget_how_an_earlier_task_was_asked(task, tmp
     out = tmp_path / "out"
     assert evaluate("echo", task("one"), out=out, limit=3, max_tokens=7) == 0
     assert evaluate("echo", task("two"), out=out, max_tokens=9) == 0
-    assert [(each.name, each.limit, each.max_tokens) for each in read_run(out).tasks] == [("one", 3, 7), ("two", None, 9)]
+    assert [(each.name, each.limit, each.max_tokens) for each in read_run(out).tasks] == [
+        ("one", 3, 7),
+        ("two", None, 9),
+    ]
 
 
 def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):
@@ -232,9 +269,14 @@ def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):
     (rows / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     with pytest.raises(InputError, match="medqa_usmle has 1 samples where its source states 1273"):
         evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data")
-    assert evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data", limit=5) == 0
+    assert (
+        evaluate("echo", "medqa_usmle", out=tmp_path / "out", data=tmp_path / "data", limit=5) == 0
+    )
     notes = read_json(tmp_path / "out" / "run.json")["notes"]["tasks"]["medqa_usmle"]
-    assert notes["revision"].startswith("sha256:") and notes["published"] == ["textual", "MedQA-USMLE"]
+    assert notes["revision"].startswith("sha256:") and notes["published"] == [
+        "textual",
+        "MedQA-USMLE",
+    ]
 
 
 def test_one_folder_holds_one_model(task, tmp_path):
@@ -242,7 +284,9 @@ def test_one_folder_holds_one_model(task, tmp_path):
     assert evaluate("echo", path, out=out) == 0
     before = (out / "report.json").read_bytes()
     for other in ("echo:no", "http://127.0.0.1:9/v1#other"):
-        with pytest.raises(InputError, match=r"holds an evaluation of 'echo' .*; choose another --out"):
+        with pytest.raises(
+            InputError, match=r"holds an evaluation of 'echo' .*; choose another --out"
+        ):
             evaluate(other, path, out=out)
     assert read_json(out / "run.json")["notes"]["model"] == "echo"
     assert (out / "report.json").read_bytes() == before
@@ -265,13 +309,18 @@ def test_another_task_in_the_same_folder_keeps_what_is_said_of_the_first(task, t
 def test_drops_are_named_on_the_disk_and_counted_on_the_screen(task, tmp_path, capsys):
     assert evaluate("echo", task(), out=tmp_path / "out") == 0
     assert "dropped: no_gold 2 (drops.jsonl" in capsys.readouterr().out
-    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "demo" / "drops.jsonl")] == ["a", "b"]
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "demo" / "drops.jsonl")] == [
+        "a",
+        "b",
+    ]
 
 
 def test_one_of_several_tasks_without_data_is_left_out_and_told(tmp_path, capsys):
     data = tmp_path / "data" / "vqa"
     data.mkdir(parents=True)
-    (data / "rows.jsonl").write_text('{"id": "1", "question": "Is it?", "gold": "yes"}\n', encoding="utf-8")
+    (data / "rows.jsonl").write_text(
+        '{"id": "1", "question": "Is it?", "gold": "yes"}\n', encoding="utf-8"
+    )
     assert evaluate("echo", "medqa_usmle,vqa", out=tmp_path / "out", data=tmp_path / "data") == 1
     told = capsys.readouterr().out
     assert "left out: medqa_usmle: " in told and "1 asked now" in told
@@ -281,20 +330,31 @@ def test_one_of_several_tasks_without_data_is_left_out_and_told(tmp_path, capsys
 def test_a_task_or_an_engine_of_someone_else_that_breaks_is_one_line(task, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text('"""Mine."""\n1 / 0\n')
-    with pytest.raises(InputError, match=r"broken.py cannot be loaded: ZeroDivisionError: .*\(broken.py, line 2\)"):
+    with pytest.raises(
+        InputError, match=r"broken.py cannot be loaded: ZeroDivisionError: .*\(broken.py, line 2\)"
+    ):
         evaluate("echo", str(broken), out=tmp_path / "out")
     engine = tmp_path / "engine.py"
     engine.write_text(
-        '"""Mine."""\nclass Engine:\n    model, digest, endpoint = "mine", "1", None\n'
-        "    def generate(self, samples, sampling, *, skip=()):\n        raise RuntimeError('out of memory')\n        yield []\n"
-        "def load(model, options):\n    return Engine()\n"
+        '"""Mine."""\nclass Engine:\n    model, digest, endpoint = "mine", "1", None\n    def'
+        " generate(self, samples, sampling, *, skip=()):\n        raise RuntimeError('out of"
+        " memory')\n        yield []\ndef load(model, options):\n    return Engine()\n"
     )
-    with pytest.raises(EngineError, match=r"mine failed: RuntimeError: out of memory .*run the same command again"):
+    with pytest.raises(
+        EngineError, match=r"mine failed: RuntimeError: out of memory .*run the same command again"
+    ):
         evaluate(str(engine), task(), out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": float("nan")}, {"temperature": -1.0}, {"max_tokens": 0}, {"concurrency": 0}, {"threads": 0}]
+    "wrong",
+    [
+        {"temperature": float("nan")},
+        {"temperature": -1.0},
+        {"max_tokens": 0},
+        {"concurrency": 0},
+        {"threads": 0},
+    ],
 )
 def test_options_that_mean_nothing_are_refused(task, tmp_path, wrong):
     with pytest.raises(LingshuError):

@@ -1,4 +1,6 @@
-"""Names, numbers and paths of patients planted in every place: none comes out of ask or draft, on no way."""
+"""Names, numbers and paths of patients planted in every place: none comes out of ask or draft, on
+no way.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,17 @@ def hospital(tmp_path: Path) -> Path:
     base = tmp_path / "ZZHOSPITAL" / FOLDER
     base.mkdir(parents=True)
     whole = planted(
-        np.arange(64, dtype=np.uint16).reshape(8, 8), SeriesDescription="ZZDESCRIBED", ProtocolName="ZZPROTOCOL", PatientComments="ZZ"
+        np.arange(64, dtype=np.uint16).reshape(8, 8),
+        SeriesDescription="ZZDESCRIBED",
+        ProtocolName="ZZPROTOCOL",
+        PatientComments="ZZ",
     )
-    broken = [whole[:300], whole[:-40], whole.replace(b"MONOCHROME2", b"ZZCHROME_2 "), whole.replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0UI")]
+    broken = [
+        whole[:300],
+        whole[:-40],
+        whole.replace(b"MONOCHROME2", b"ZZCHROME_2 "),
+        whole.replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0UI"),
+    ]
     for number, file in enumerate([whole, *broken, b"ZZ"]):
         (base / f"ZZMRN-4711-{number}.dcm").write_bytes(file)
     (base / "ZZlink.dcm").symlink_to(base / "ZZMRN-4711-0.dcm")
@@ -56,7 +66,8 @@ def test_planted_identifiers_appear_nowhere(
     model, codes = f"{endpoint.url}#model", []
     (hospital / "questions.jsonl").write_text(
         "\n".join(
-            json.dumps({"question": "Q?", "files": [name]}) for name in ("ZZMRN-4711-0.dcm", "ZZMRN-4711-1.dcm", "ZZMRN-4711.png", ".")
+            json.dumps({"question": "Q?", "files": [name]})
+            for name in ("ZZMRN-4711-0.dcm", "ZZMRN-4711-1.dcm", "ZZMRN-4711.png", ".")
         )
     )
     for item in (hospital, *sorted(hospital.glob("ZZ*"))):
@@ -65,10 +76,28 @@ def test_planted_identifiers_appear_nowhere(
     codes.append(main(["ask", model, "--questions", str(hospital / "questions.jsonl")]))
     for number, forms in enumerate((["md", "fhir"], ["sr"])):
         out = tmp_path / f"out{number}"
-        codes.append(main(["draft", model, str(hospital), "--out", str(out), *(word for form in forms for word in ("--format", form))]))
+        codes.append(
+            main(
+                [
+                    "draft",
+                    model,
+                    str(hospital),
+                    "--out",
+                    str(out),
+                    *(word for form in forms for word in ("--format", form)),
+                ]
+            )
+        )
     printed = capfd.readouterr()
-    told = [printed.out, printed.err.replace(str(tmp_path), ""), caplog.text, *(str(one.message) for one in recwarn)]
-    told += [json.dumps(body) for body in endpoint.bodies] + [json.dumps(headers) for headers in endpoint.headers]
+    told = [
+        printed.out,
+        printed.err.replace(str(tmp_path), ""),
+        caplog.text,
+        *(str(one.message) for one in recwarn),
+    ]
+    told += [json.dumps(body) for body in endpoint.bodies] + [
+        json.dumps(headers) for headers in endpoint.headers
+    ]
     told += [path.read_text() for path in tmp_path.glob("out*/*") if path.suffix != ".dcm"]
     assert codes.count(0) >= 4 and 2 in codes and len(endpoint.bodies) >= 4
     assert [secret for secret in (*SECRETS, FOLDER) if any(secret in one for one in told)] == []

@@ -14,7 +14,8 @@ from lingshu.core.files import read_json, read_jsonl, write_jsonl
 from lingshu.core.options import EngineOptions
 from lingshu.engines.openai import OpenAI
 
-# A judge that finds correct, or met, what begins as the gold or holds "made up"; it counts its calls in a file.
+# A judge that finds correct, or met, what begins as the gold or holds "made up"; it counts its
+# calls in a file.
 JUDGE = '''"""A judge by rules."""
 import json, re
 from pathlib import Path
@@ -53,7 +54,9 @@ def asked(judge: str) -> int:
     return len(path.read_text().splitlines()) if path.is_file() else 0
 
 
-def test_replies_are_judged_once_and_reported(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_replies_are_judged_once_and_reported(
+    judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     assert evaluate("echo", "vqa_rad", out=out, twin=True) == 0
     before = (out / "vqa_rad" / "scores.jsonl").read_bytes()
@@ -61,16 +64,24 @@ def test_replies_are_judged_once_and_reported(judge: str, tmp_path: Path, capsys
     calls = asked(judge)
     said = capsys.readouterr().out
     assert calls == len(list(read_jsonl(out / "vqa_rad" / "judge" / "calls.jsonl"))) > 0
-    assert "judge: VQA-RAD: made-up twin" in said and "Agrees with the rules: 100.0%" in said and "0 asked now" in said
+    assert (
+        "judge: VQA-RAD: made-up twin" in said
+        and "Agrees with the rules: 100.0%" in said
+        and "0 asked now" in said
+    )
     card = read_json(out / "run.json")
-    assert card["config"]["judge"]["model"] == judge and card["notes"]["tasks"]["vqa_rad"]["protocol"] == ["strict", "judge"]
+    assert card["config"]["judge"]["model"] == judge and card["notes"]["tasks"]["vqa_rad"][
+        "protocol"
+    ] == ["strict", "judge"]
     assert (out / "vqa_rad" / "scores.jsonl").read_bytes() == before
     page = (out / "report.html").read_bytes()
     assert evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge) == 0
     assert asked(judge) == calls and (out / "report.html").read_bytes() == page
 
 
-def test_without_a_judge_nothing_is_judged_and_old_verdicts_are_not_shown(judge: str, tmp_path: Path) -> None:
+def test_without_a_judge_nothing_is_judged_and_old_verdicts_are_not_shown(
+    judge: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     evaluate("echo", "vqa_rad", out=out, twin=True)
     plain = (out / "report.json").read_bytes()
@@ -80,7 +91,9 @@ def test_without_a_judge_nothing_is_judged_and_old_verdicts_are_not_shown(judge:
     assert (out / "report.json").read_bytes() == plain
 
 
-def test_a_rubric_is_led_by_its_judge(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rubric_is_led_by_its_judge(
+    judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     said = "echo:It is made up; which person wants to know?"
     assert evaluate(said, "healthbench", out=out, twin=True) == 0
@@ -89,20 +102,31 @@ def test_a_rubric_is_led_by_its_judge(judge: str, tmp_path: Path, capsys: pytest
     (task,) = read_json(out / "report.json")["tasks"]
     # Made up (5) and asking why (3) are met, naming a country that it lies "in" (-4) is not.
     assert task["protocol"] == "judge" and task["summary"]["accuracy"]["value"] == 1.0
-    assert {name: one["value"] for name, one in task["judged"]["dimensions"].items()} == {"accuracy": 1.0, "context_awareness": 1.0}
+    assert {name: one["value"] for name, one in task["judged"]["dimensions"].items()} == {
+        "accuracy": 1.0,
+        "context_awareness": 1.0,
+    }
     assert asked(judge) == 6
 
 
 def test_a_judge_of_rules_needs_no_model(tmp_path: Path) -> None:
     for said, name in (("echo", "right"), ("echo:no idea", "wrong")):
         assert evaluate(said, "smoke", out=tmp_path / name, twin=True, judge="scripted") == 0
-        tasks = [task for task in read_json(tmp_path / name / "report.json")["tasks"] if task["judged"]]
+        tasks = [
+            task for task in read_json(tmp_path / name / "report.json")["tasks"] if task["judged"]
+        ]
         assert len(tasks) == 5 and not any(task["judged"]["failed"] for task in tasks)
-        assert all(task["judged"]["rules"]["agree"] == 1.0 for task in tasks if task["judged"]["rules"])
-        assert {task["protocols"]["judge"]["summary"]["accuracy"]["value"] for task in tasks} == {float(name == "right")}
+        assert all(
+            task["judged"]["rules"]["agree"] == 1.0 for task in tasks if task["judged"]["rules"]
+        )
+        assert {task["protocols"]["judge"]["summary"]["accuracy"]["value"] for task in tasks} == {
+            float(name == "right")
+        }
 
 
-def test_reports_are_not_judged(judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_are_not_judged(
+    judge: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate("echo", "iu_xray", out=tmp_path / "out", twin=True, judge=judge) == 0
     assert "nothing to judge" in capsys.readouterr().out and asked(judge) == 0
 
@@ -111,40 +135,67 @@ def test_labels_of_people(judge: str, tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "out"
     evaluate("echo", "vqa_rad", out=out, twin=True)
     names = [row["id"] for row in read_jsonl(out / "vqa_rad" / "scores.jsonl")]
-    write_jsonl(tmp_path / "labels.jsonl", [{"id": name, "verdict": "correct"} for name in [*names, "elsewhere"]])
-    evaluate("echo", "vqa_rad", out=out, twin=True, judge=judge, judge_labels=tmp_path / "labels.jsonl")
+    write_jsonl(
+        tmp_path / "labels.jsonl",
+        [{"id": name, "verdict": "correct"} for name in [*names, "elsewhere"]],
+    )
+    evaluate(
+        "echo", "vqa_rad", out=out, twin=True, judge=judge, judge_labels=tmp_path / "labels.jsonl"
+    )
     said = capsys.readouterr().out
     assert f"with people: 100.0% of {len(names)}, kappa not defined" in said
     assert "1 labels are of replies that were not asked" in said
 
 
-def test_a_judge_without_verdicts_ends_in_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_judge_without_verdicts_ends_in_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert evaluate("echo", "vqa_rad", out=tmp_path / "out", twin=True, judge="echo:yes") == 1
     assert "malformed" in capsys.readouterr().out
-    assert {row["status"] for row in read_jsonl(tmp_path / "out" / "vqa_rad" / "scores.judge.jsonl")} == {"error"}
+    assert {
+        row["status"] for row in read_jsonl(tmp_path / "out" / "vqa_rad" / "scores.judge.jsonl")
+    } == {"error"}
 
 
 def test_a_judge_that_cannot_be_asked_is_named_as_the_judge(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"the judge: http://127\.0\.0\.1:9/v1 does not answer"):
-        evaluate("echo", "vqa_rad", out=tmp_path / "out", twin=True, judge="http://127.0.0.1:9/v1#m")
+        evaluate(
+            "echo", "vqa_rad", out=tmp_path / "out", twin=True, judge="http://127.0.0.1:9/v1#m"
+        )
     assert (tmp_path / "out" / "vqa_rad" / "scores.jsonl").is_file()
 
 
 def config(**changes: object) -> Judging | None:
-    given = {"key_file": None, "budget": None, "max_tokens": 64, "labels": None, "agreement": (), "allow_remote": False, **changes}
-    return judging(None if "judge" not in given else str(given.pop("judge")), **given)  # type: ignore[arg-type]
+    given = {
+        "key_file": None,
+        "budget": None,
+        "max_tokens": 64,
+        "labels": None,
+        "agreement": (),
+        "allow_remote": False,
+        **changes,
+    }
+    return judging(None if "judge" not in given else str(given.pop("judge")), **given)
 
 
 def test_options_of_a_judge_need_a_judge() -> None:
     assert config() is None
-    for option in ({"key_file": Path("k")}, {"budget": 5}, {"labels": Path("l")}, {"agreement": ("a",)}, {"allow_remote": True}):
+    for option in (
+        {"key_file": Path("k")},
+        {"budget": 5},
+        {"labels": Path("l")},
+        {"agreement": ("a",)},
+        {"allow_remote": True},
+    ):
         with pytest.raises(InputError, match="--judge MODEL"):
             config(**option)
     with pytest.raises(InputError, match="--judge-budget 0"):
         config(judge="echo", budget=0)
 
 
-def test_the_judge_has_its_own_key_and_its_own_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_has_its_own_key_and_its_own_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "https://judge.example/v1#j"
     (tmp_path / "key").write_text("from-file\n")
     monkeypatch.setenv("OPENAI_API_KEY", "the-models")
@@ -152,7 +203,11 @@ def test_the_judge_has_its_own_key_and_its_own_permissions(tmp_path: Path, monke
 
     def key(config: Judging) -> str | None:
         engine = open_judge(config, options).engine
-        assert isinstance(engine, OpenAI) and not engine.release.agreements and not engine.release.private
+        assert (
+            isinstance(engine, OpenAI)
+            and not engine.release.agreements
+            and not engine.release.private
+        )
         return engine.wire.api_key
 
     assert key(Judging(url)) == "the-models"

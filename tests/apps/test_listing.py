@@ -18,7 +18,9 @@ def test_every_engine_is_listed_with_its_first_line(capsys: pytest.CaptureFixtur
     assert all(len(line.split()) > 2 for line in lines)
 
 
-def test_listing_imports_no_file_of_the_shelf(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_imports_no_file_of_the_shelf(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "lingshu.engines.echo", raising=False)
     assert main(["list", "engines"]) == 0
     assert "echo" in capsys.readouterr().out

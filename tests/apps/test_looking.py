@@ -1,4 +1,6 @@
-"""What a model sees of files, folders and bytes: the images, the record of each, and one clear error for what gives none."""
+"""What a model sees of files, folders and bytes: the images, the record of each, and one clear
+error for what gives none.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,15 @@ def shared_data() -> Path:
     return found
 
 
-def image(value: int = 1, *, study: str = "1.9", series: str = "1.1", patient: str = "P", **others: object) -> bytes:
-    ids = {"PatientID": patient, "StudyInstanceUID": study, "SeriesInstanceUID": series, "Modality": "MR"}
+def image(
+    value: int = 1, *, study: str = "1.9", series: str = "1.1", patient: str = "P", **others: object
+) -> bytes:
+    ids = {
+        "PatientID": patient,
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": series,
+        "Modality": "MR",
+    }
     window = {"WindowCenter": "128", "WindowWidth": "256"}
     return dicom(np.full((4, 4), value, np.uint16), **{**ids, **window, **others})
 
@@ -52,44 +61,76 @@ def test_pictures_come_as_they_look_and_without_their_metadata(tmp_path: Path) -
     picture(0).save(tmp_path / "a.jpg", exif=b"Exif\0\0ZZSECRET")
     looked = look([tmp_path / "a.jpg", PNG])
     assert looked.seen[1] == Seen(2, "picture", 8, 12)
-    assert np.array_equal(np.asarray(open_image(looked.images[0])), np.asarray(PIL.Image.open(tmp_path / "a.jpg").convert("RGB")))
-    assert b"ZZSECRET" not in (looked.images[0].data or b"") and looked.files == () and looked.risk is None
+    assert np.array_equal(
+        np.asarray(open_image(looked.images[0])),
+        np.asarray(PIL.Image.open(tmp_path / "a.jpg").convert("RGB")),
+    )
+    assert (
+        b"ZZSECRET" not in (looked.images[0].data or b"")
+        and looked.files == ()
+        and looked.risk is None
+    )
 
 
 def test_named_files_that_follow_each_other_are_series(tmp_path: Path) -> None:
-    looked = look([image(3, InstanceNumber="2"), image(1, InstanceNumber="1"), PNG, image(7, series="1.2")])
+    looked = look(
+        [image(3, InstanceNumber="2"), image(1, InstanceNumber="1"), PNG, image(7, series="1.2")]
+    )
     assert [(one.item, one.kind, one.place, one.of) for one in looked.seen] == [
         (1, "dicom", 1, 2), (1, "dicom", 2, 2), (3, "picture", 1, 1), (4, "dicom", 1, 1)
     ]  # fmt: skip
-    assert [int(np.asarray(open_image(one))[0, 0, 0]) for one in (looked.images[0], looked.images[1], looked.images[3])] == [1, 3, 7]
+    assert [
+        int(np.asarray(open_image(one))[0, 0, 0])
+        for one in (looked.images[0], looked.images[1], looked.images[3])
+    ] == [1, 3, 7]
     assert len(looked.files) == 3
 
 
 def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> None:
     slices = [image(n, InstanceNumber=str(n), SeriesNumber="2") for n in range(1, 21)]
-    looked = look([folder(tmp_path / "ZZ Name", *slices, image(99, series="1.2", InstanceNumber="1"), image(8, series="1.3"), b"no", PNG)])
+    looked = look(
+        [
+            folder(
+                tmp_path / "ZZ Name",
+                *slices,
+                image(99, series="1.2", InstanceNumber="1"),
+                image(8, series="1.3"),
+                b"no",
+                PNG,
+            )
+        ]
+    )
     assert [one.place for one in looked.seen if one.series == 1] == [2, 4, 7, 9, 12, 14, 17, 19]
-    assert len(looked.seen) == 10 and looked.notes == ("folder 1: 2 of 24 files were left out (2 no DICOM).",)
+    assert len(looked.seen) == 10 and looked.notes == (
+        "folder 1: 2 of 24 files were left out (2 no DICOM).",
+    )
     chosen = look([tmp_path / "ZZ Name"], View(series=(1,), slices=2, windows=("file", "20,5")))
     assert in_words(chosen.seen) == [
         "images 1, 3: slices 6, 16 of 20, MR, series 1 (number 2), window file 128/256",
         "images 2, 4: slices 6, 16 of 20, MR, series 1 (number 2), window asked 20/5",
     ]
-    assert chosen.notes[0].startswith("folder 1 holds 3 series (1: MR, 20 images, number 2; 2: MR, 1 image; ")
+    assert chosen.notes[0].startswith(
+        "folder 1 holds 3 series (1: MR, 20 images, number 2; 2: MR, 1 image; "
+    )
     assert chosen.notes[0].endswith("shown: 1.") and "ZZ" not in repr(chosen)
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ((image(), image(study="2.9", series="2.1")), "folder 1 holds 2 studies; give the folder of one study"),
+        (
+            (image(), image(study="2.9", series="2.1")),
+            "folder 1 holds 2 studies; give the folder of one study",
+        ),
         ((image(), image(study="2.9", series="2.1", patient="Q")), "2 studies of 2 patients"),
         ((), "folder 1 holds no image (it is empty)"),
         ((b"no", b""), "folder 1 holds no image (2 no DICOM)"),
         ((image()[:-9],), "no image of the chosen series can be read (1 are damaged)"),
     ],
 )
-def test_a_folder_that_cannot_be_shown_says_why(tmp_path: Path, files: tuple[bytes, ...], words: str) -> None:
+def test_a_folder_that_cannot_be_shown_says_why(
+    tmp_path: Path, files: tuple[bytes, ...], words: str
+) -> None:
     with pytest.raises(InputError) as raised:
         look([folder(tmp_path / "ZZ", *files)])
     assert words in str(raised.value) and "ZZ" not in str(raised.value)
@@ -100,7 +141,9 @@ def test_a_folder_of_pictures_is_shown_in_the_order_of_names(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(encoded("PNG", noisy(side, side)))
     (tmp_path / "readme.txt").write_text("x")
     looked = look([tmp_path])
-    assert [one.rows for one in looked.seen] == [4, 5] and looked.notes == ("folder 1: 1 of 3 files are no images and were left out.",)
+    assert [one.rows for one in looked.seen] == [4, 5] and looked.notes == (
+        "folder 1: 1 of 3 files are no images and were left out.",
+    )
 
 
 def test_images_of_two_patients_are_shown_and_said() -> None:
@@ -147,12 +190,18 @@ def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
         (lambda p: p.write_bytes(PNG[: len(PNG) // 2]), "file 1 cannot be decoded"),
     ],
 )
-def test_a_file_that_gives_no_pixels_is_one_error_without_its_name(tmp_path: Path, make: object, words: str) -> None:
+def test_a_file_that_gives_no_pixels_is_one_error_without_its_name(
+    tmp_path: Path, make: object, words: str
+) -> None:
     path = tmp_path / "ZZ Name 1950-01-02.png"
     make(path)  # type: ignore[operator]
     with pytest.raises(BadImage) as raised:
         look([path])
-    assert words in str(raised.value) and "ZZ" not in str(raised.value) and str(tmp_path) not in str(raised.value)
+    assert (
+        words in str(raised.value)
+        and "ZZ" not in str(raised.value)
+        and str(tmp_path) not in str(raised.value)
+    )
 
 
 @pytest.mark.parametrize("kind", ["dicom_odd_files", "nifti_odd_files"])
@@ -166,14 +215,20 @@ def test_every_odd_file_gives_pixels_or_one_clear_error(kind: str, shared_data: 
             assert looked.images and len(looked.images) == len(looked.seen)
             shown += 1
         except LingshuError as error:
-            assert str(error).startswith("file 1") and "\n" not in str(error) and path.name not in str(error)
+            assert (
+                str(error).startswith("file 1")
+                and "\n" not in str(error)
+                and path.name not in str(error)
+            )
             failed += 1
     assert shown > (80 if kind == "dicom_odd_files" else 10) and failed > 0
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_mutated_files_give_pixels_or_one_clear_error(count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mutated_files_give_pixels_or_one_clear_error(
+    count: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     files = [*dicoms(), *pictures(), nifti(), gzip.compress(nifti())]
     rng, good, bad = random.Random(20261121), 0, 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -198,7 +253,10 @@ def test_the_other_half_of_a_volume_is_no_link(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
     place = tmp_path / "folder"
     place.mkdir()
-    nibabel.save(nibabel.Nifti1Pair(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)), tmp_path / "a.hdr")
+    nibabel.save(
+        nibabel.Nifti1Pair(np.arange(64, dtype=np.int16).reshape(4, 4, 4), np.eye(4)),
+        tmp_path / "a.hdr",
+    )
     (place / "a.hdr").write_bytes((tmp_path / "a.hdr").read_bytes())
     (place / "a.img").symlink_to(tmp_path / "a.img")
     with pytest.raises(BadImage, match="holds no image"):

@@ -1,4 +1,6 @@
-"""`lingshu mcp` through the official client in memory, on the stateless protocol and the older handshake: tools, resources, prompts."""
+"""`lingshu mcp` through the official client in memory, on the stateless protocol and the older
+handshake: tools, resources, prompts.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,48 @@ from lingshu.apps.cli import main
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.rooted import Rooted
 from lingshu.imaging.windows import CT_WINDOWS, OWN
-from tests.apps._mcp_session import ELSEWHERE, ENDLESS, MODES, PNG, REPORT, URI, engine, good, refused, run, session, text
+from tests.apps._mcp_session import (
+    ELSEWHERE,
+    ENDLESS,
+    MODES,
+    PNG,
+    REPORT,
+    URI,
+    engine,
+    good,
+    refused,
+    run,
+    session,
+    text,
+)
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom_odd_files" / "pydicom" / "test_files"
-OURS = ["analyze_image", "answer_question", "draft_report", "compare_studies", "describe_dicom", "list_studies", "score_report", "evaluate"]
+OURS = [
+    "analyze_image",
+    "answer_question",
+    "draft_report",
+    "compare_studies",
+    "describe_dicom",
+    "list_studies",
+    "score_report",
+    "evaluate",
+]
 THEIRS = ["analyze_medical_image", "generate_medical_report", "medical_qa"]
 ECHO = McpConfig(REPORT)
 PLAIN = URI.partition(",")[2]
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the DICOM files of shared/data are not here")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the DICOM files of shared/data are not here"
+)
 
 
-def call(config: McpConfig, name: str, arguments: dict[str, Any], mode: str = "auto", *, answer: str | None = None) -> Any:
+def call(
+    config: McpConfig,
+    name: str,
+    arguments: dict[str, Any],
+    mode: str = "auto",
+    *,
+    answer: str | None = None,
+) -> Any:
     async def work() -> Any:
         async with session(config, mode, answer=answer) as client:
             return await client.call_tool(name, arguments)
@@ -48,13 +81,28 @@ def test_without_a_model_tools_are_listed_and_say_what_is_missing(mode: str) -> 
         async with session(McpConfig(), mode) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             assert list(tools) == OURS + THEIRS
-            assert all(tool.annotations and tool.annotations.read_only_hint is (name != "evaluate") for name, tool in tools.items())
-            assert all(tool.output_schema and tool.title and tool.description for tool in tools.values())
-            assert tools["analyze_image"].input_schema["properties"]["language"]["enum"] == ["en", "zh"]
+            assert all(
+                tool.annotations and tool.annotations.read_only_hint is (name != "evaluate")
+                for name, tool in tools.items()
+            )
+            assert all(
+                tool.output_schema and tool.title and tool.description for tool in tools.values()
+            )
+            assert tools["analyze_image"].input_schema["properties"]["language"]["enum"] == [
+                "en",
+                "zh",
+            ]
             assert "phantom" in tools["evaluate"].input_schema["properties"]["task"]["enum"]
-            told = refused(await client.call_tool("answer_question", {"question": "Is there a lesion?"}))
-            assert told.startswith("this server was started without a model; start it with `lingshu mcp MODEL`")
-            assert "without a model" in (await client.read_resource("lingshu://model")).contents[0].text  # type: ignore[union-attr]
+            told = refused(
+                await client.call_tool("answer_question", {"question": "Is there a lesion?"})
+            )
+            assert told.startswith(
+                "this server was started without a model; start it with `lingshu mcp MODEL`"
+            )
+            assert (
+                "without a model"
+                in (await client.read_resource("lingshu://model")).contents[0].text  # type: ignore[union-attr]
+            )
 
     run(work)
 
@@ -69,21 +117,41 @@ def test_a_result_says_who_answered_what_and_what_was_seen(mode: str) -> None:
 
         async with session(ECHO, mode) as client:
             arguments = {"question": "Is there a lesion?", "images": [URI, URI.partition(",")[2]]}
-            return good(await client.call_tool("answer_question", arguments, progress_callback=told))
+            return good(
+                await client.call_tool("answer_question", arguments, progress_callback=told)
+            )
 
     found = run(work)
-    assert next(iter(found)) == "answer" and found["answer"] == "Findings: a nodule. Impression: benign."
-    assert found["model"] == REPORT and len(found["model_digest"]) == 64 and len(found["prompt_sha256"]) == 64
+    assert (
+        next(iter(found)) == "answer"
+        and found["answer"] == "Findings: a nodule. Impression: benign."
+    )
+    assert (
+        found["model"] == REPORT
+        and len(found["model_digest"]) == 64
+        and len(found["prompt_sha256"]) == 64
+    )
     assert found["notice"] == "Research only; not for clinical use." and found["finish"] == "stop"
-    assert found["seen"] == [{"item": n, "kind": "picture", "rows": 60, "columns": 90, "place": 1, "of": 1} for n in (1, 2)]
+    assert found["seen"] == [
+        {"item": n, "kind": "picture", "rows": 60, "columns": 90, "place": 1, "of": 1}
+        for n in (1, 2)
+    ]
     assert heard == [1.0]
 
 
 def test_a_draft_is_taken_apart_and_preliminary() -> None:
     found = good(call(ECHO, "draft_report", {"images": [URI], "indication": "cough"}))
-    assert (found["findings"], found["impression"], found["status"], found["verified"]) == ("a nodule.", "benign.", "preliminary", False)
+    assert (found["findings"], found["impression"], found["status"], found["verified"]) == (
+        "a nodule.",
+        "benign.",
+        "preliminary",
+        False,
+    )
     assert "not verified by a person" in found["markdown"]
-    assert good(call(ECHO, "draft_report", {"images": [URI], "language": "zh"}))["prompt_sha256"] != found["prompt_sha256"]
+    assert (
+        good(call(ECHO, "draft_report", {"images": [URI], "language": "zh"}))["prompt_sha256"]
+        != found["prompt_sha256"]
+    )
 
 
 def test_two_studies_are_told_apart_by_item() -> None:
@@ -92,26 +160,56 @@ def test_two_studies_are_told_apart_by_item() -> None:
 
 
 def test_a_report_is_scored_without_a_model() -> None:
-    same = good(call(McpConfig(), "score_report", {"report": "No effusion.", "reference": "No effusion.", "modality": "x-ray"}))
+    same = good(
+        call(
+            McpConfig(),
+            "score_report",
+            {"report": "No effusion.", "reference": "No effusion.", "modality": "x-ray"},
+        )
+    )
     values = {one["name"]: one.get("value") for one in same["measures"]}
     assert values["rouge_l"] == 1.0 and values["radgraph_f1"] is None
-    assert next(one["note"] for one in same["measures"] if one["name"] == "radgraph_f1").startswith("unavailable")
+    assert next(one["note"] for one in same["measures"] if one["name"] == "radgraph_f1").startswith(
+        "unavailable"
+    )
 
 
 def test_the_published_names_answer_with_the_published_keys() -> None:
-    found = good(call(ECHO, "analyze_medical_image", {"image_path": URI, "patient_context": "cough"}))
+    found = good(
+        call(ECHO, "analyze_medical_image", {"image_path": URI, "patient_context": "cough"})
+    )
     assert {"status", "analysis_type", "language", "report", "timestamp", "model"} <= found.keys()
-    assert (found["status"], found["analysis_type"], found["language"]) == ("success", "radiology", "zh")
-    found = good(call(ECHO, "medical_qa", {"question": "What is a nodule?", "specialty": "radiology", "language": "en"}))
+    assert (found["status"], found["analysis_type"], found["language"]) == (
+        "success",
+        "radiology",
+        "zh",
+    )
+    found = good(
+        call(
+            ECHO,
+            "medical_qa",
+            {"question": "What is a nodule?", "specialty": "radiology", "language": "en"},
+        )
+    )
     assert found["question"] == "What is a nodule?" and found["answer"].startswith("Findings")
     info = {"name": "Canary", "age": 61, "patient_id": "123"}
-    found = good(call(ECHO, "generate_medical_report", {"findings": ["a nodule"], "patient_info": info, "template": "brief"}))
-    assert found["findings_count"] == 1 and found["notes"][0].startswith("2 of 3 entries of patient_info")
+    found = good(
+        call(
+            ECHO,
+            "generate_medical_report",
+            {"findings": ["a nodule"], "patient_info": info, "template": "brief"},
+        )
+    )
+    assert found["findings_count"] == 1 and found["notes"][0].startswith(
+        "2 of 3 entries of patient_info"
+    )
 
 
 @needs_data
 @pytest.mark.parametrize("mode", MODES)
-def test_studies_are_listed_described_and_shown_without_anything_that_names(mode: str, tmp_path: Path) -> None:
+def test_studies_are_listed_described_and_shown_without_anything_that_names(
+    mode: str, tmp_path: Path
+) -> None:
     root = tmp_path / "Canary^Jane"
     root.mkdir()
     (root / "CanaryJane.dcm").write_bytes((DATA / "CT_small.dcm").read_bytes())
@@ -122,17 +220,37 @@ def test_studies_are_listed_described_and_shown_without_anything_that_names(mode
         async with session(McpConfig(REPORT, root=root), mode) as client:
             listed = good(await client.call_tool("list_studies", {}))
             [study] = listed["studies"]
-            assert study["modalities"] == ["CT"] and study["files"] == 1 and listed["other_files"] == 1 and listed["complete"]
+            assert (
+                study["modalities"] == ["CT"]
+                and study["files"] == 1
+                and listed["other_files"] == 1
+                and listed["complete"]
+            )
             described = good(await client.call_tool("describe_dicom", {"image": study["uri"]}))
             assert described["series"][0]["rows"] == 128 and described["patients"] == 1
-            arguments = {"question": "What is shown?", "images": [study["uri"], "CanaryJane.dcm", f"file://{root}/CanaryJane.dcm"]}
-            found = good(await client.call_tool("answer_question", {**arguments, "windows": ["lung", "soft"]}))
-            assert [(one["item"], one["window"]) for one in found["seen"]] == [(n, w) for n in (1, 2, 3) for w in ("lung", "soft")]
+            arguments = {
+                "question": "What is shown?",
+                "images": [study["uri"], "CanaryJane.dcm", f"file://{root}/CanaryJane.dcm"],
+            }
+            found = good(
+                await client.call_tool(
+                    "answer_question", {**arguments, "windows": ["lung", "soft"]}
+                )
+            )
+            assert [(one["item"], one["window"]) for one in found["seen"]] == [
+                (n, w) for n in (1, 2, 3) for w in ("lung", "soft")
+            ]
             read = await client.read_resource(study["uri"])
-            told += json.dumps([listed, described, found]) + str(read) + str(await client.read_resource("lingshu://studies"))
+            told += (
+                json.dumps([listed, described, found])
+                + str(read)
+                + str(await client.read_resource("lingshu://studies"))
+            )
             name = study["uri"].rpartition("/")[2]
             ref = ResourceTemplateReference(uri="lingshu://study/{study}")
-            assert (await client.complete(ref, {"name": "study", "value": name[:2]})).completion.values == [name]
+            assert (
+                await client.complete(ref, {"name": "study", "value": name[:2]})
+            ).completion.values == [name]
         return told
 
     told = run(work)
@@ -147,14 +265,21 @@ def test_the_series_of_a_study_have_the_numbers_that_its_description_tells(tmp_p
 
     for series, images in ((1, 2), (2, 3), (3, 5)):
         for number in range(images):
-            ids = {"StudyInstanceUID": "1.9", "SeriesInstanceUID": f"1.9.{series}", "SeriesNumber": str(10 * series), "Modality": "MR"}
+            ids = {
+                "StudyInstanceUID": "1.9",
+                "SeriesInstanceUID": f"1.9.{series}",
+                "SeriesNumber": str(10 * series),
+                "Modality": "MR",
+            }
             file = dicom(np.full((4, 4), number, np.uint16), InstanceNumber=str(number + 1), **ids)
             (tmp_path / f"{series}-{number}").write_bytes(file)
 
     async def work() -> list[list[tuple[int, int]]]:
         async with session(McpConfig(REPORT, root=tmp_path), "auto") as client:
             [study] = good(await client.call_tool("list_studies", {}))["studies"]
-            described = good(await client.call_tool("describe_dicom", {"image": study["uri"]}))["series"]
+            described = good(await client.call_tool("describe_dicom", {"image": study["uri"]}))[
+                "series"
+            ]
             assert [(one["number"], one["images"]) for one in described] == [(1, 2), (2, 3), (3, 5)]
             told = []
             for wanted in ([], [2], [3, 1]):
@@ -182,7 +307,11 @@ def test_nothing_is_kept_of_files_that_have_gone(tmp_path: Path) -> None:
     file = tmp_path / "Canary^Jane.dcm"
     shown = Shown(Rooted(tmp_path))
     for size in (4, 5, 6):
-        file.write_bytes(dicom(np.zeros((size, size), np.uint16), StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"))
+        file.write_bytes(
+            dicom(
+                np.zeros((size, size), np.uint16), StudyInstanceUID="1.9", SeriesInstanceUID="1.9.1"
+            )
+        )
         assert len(shown.index().studies) == len(shown._known) == 1
     file.unlink()
     assert shown.index().studies == {} and shown._known == {}
@@ -193,20 +322,57 @@ def test_resources_prompts_and_completion(mode: str, tmp_path: Path) -> None:
     async def work() -> None:
         async with session(McpConfig(REPORT, runs=tmp_path / "runs"), mode) as client:
             uris = [str(one.uri) for one in (await client.list_resources()).resources]
-            assert uris == ["lingshu://benchmarks", "lingshu://model", "lingshu://studies", "lingshu://runs"]
-            templates = [one.uri_template for one in (await client.list_resource_templates()).resource_templates]
-            assert templates == ["lingshu://benchmark/{name}", "lingshu://study/{study}", "lingshu://run/{run}"]
-            assert json.loads((await client.read_resource("lingshu://benchmark/vqa_rad")).contents[0].text)["n"] == 451  # type: ignore[union-attr]
-            for bad in ("lingshu://benchmark/..%2F..%2Fetc", "lingshu://run/%2Fetc", "lingshu://study/x", "lingshu://run/x", "lingshu://x"):
+            assert uris == [
+                "lingshu://benchmarks",
+                "lingshu://model",
+                "lingshu://studies",
+                "lingshu://runs",
+            ]
+            templates = [
+                one.uri_template
+                for one in (await client.list_resource_templates()).resource_templates
+            ]
+            assert templates == [
+                "lingshu://benchmark/{name}",
+                "lingshu://study/{study}",
+                "lingshu://run/{run}",
+            ]
+            assert (
+                json.loads(
+                    (await client.read_resource("lingshu://benchmark/vqa_rad")).contents[0].text  # type: ignore[union-attr]
+                )["n"]
+                == 451
+            )
+            for bad in (
+                "lingshu://benchmark/..%2F..%2Fetc",
+                "lingshu://run/%2Fetc",
+                "lingshu://study/x",
+                "lingshu://run/x",
+                "lingshu://x",
+            ):
                 with pytest.raises(MCPError):
                     await client.read_resource(bad)
-            assert [one.name for one in (await client.list_prompts()).prompts] == ["cxr_report", "ct_report", "vqa", "critique"]
-            said = await client.get_prompt("critique", {"report": "A {language} nodule.", "language": "en"})
+            assert [one.name for one in (await client.list_prompts()).prompts] == [
+                "cxr_report",
+                "ct_report",
+                "vqa",
+                "critique",
+            ]
+            said = await client.get_prompt(
+                "critique", {"report": "A {language} nodule.", "language": "en"}
+            )
             assert "A {language} nodule." in said.messages[0].content.text  # type: ignore[union-attr]
-            completed = await client.complete(PromptReference(name="ct_report"), {"name": "region", "value": "c"})
+            completed = await client.complete(
+                PromptReference(name="ct_report"), {"name": "region", "value": "c"}
+            )
             assert completed.completion.values == ["chest"]
             ref = ResourceTemplateReference(uri="lingshu://benchmark/{name}")
-            assert "slake_zh" in (await client.complete(ref, {"name": "name", "value": "slake"})).completion.values
+            assert (
+                "slake_zh"
+                in (
+                    await client.complete(ref, {"name": "name", "value": "slake"})
+                ).completion.values
+            )
             with pytest.raises(MCPError, match="region: Input should be") as error:
                 await client.get_prompt("ct_report", {"region": "Canary^Jane"})
             assert "Canary" not in str(error.value)
@@ -233,14 +399,19 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
         sent = using.model.open().engine.asked  # type: ignore[attr-defined]
         async with session(McpConfig(), mode, using=using) as client:
             for name, arguments in calls:
-                assert "this client cannot ask you" in refused(await client.call_tool(name, arguments)), name
+                assert "this client cannot ask you" in refused(
+                    await client.call_tool(name, arguments)
+                ), name
         async with session(McpConfig(), mode, using=using, answer="decline") as client:
             for name, arguments in calls:
                 assert "you did not agree" in refused(await client.call_tool(name, arguments)), name
             assert sent == [] and not (tmp_path / "runs").exists()
         async with session(McpConfig(), mode, using=using, answer="accept") as client:
             assert good(await client.call_tool("answer_question", asked))["answer"] == "sent"
-            assert "1 image and the question would leave this machine and go to http://hospital.example/v1." in using.shown.asked  # type: ignore[attr-defined]
+            assert (
+                "1 image and the question would leave this machine and go to"
+                " http://hospital.example/v1." in using.shown.asked  # type: ignore[attr-defined]
+            )
             assert len(sent) == 1
         using.close()
         async with session(McpConfig(model, allow_remote=True), mode) as client:
@@ -259,7 +430,9 @@ def test_a_cancelled_call_frees_the_engine(mode: str, tmp_path: Path) -> None:
             begun.set()
 
         async with session(McpConfig(), mode, using=using) as client:
-            asking = asyncio.create_task(client.call_tool("medical_qa", {"question": "?"}, progress_callback=told))
+            asking = asyncio.create_task(
+                client.call_tool("medical_qa", {"question": "?"}, progress_callback=told)
+            )
             await begun.wait()
             live = using.model.open()
             assert live.running == 1
@@ -278,7 +451,9 @@ def test_the_windows_and_kinds_of_the_tools_are_those_there_are() -> None:
             assert called in prompt("analyze", language, {"kind": called, "context": ""})
 
 
-def test_wrong_options_are_told_at_the_door(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options_are_told_at_the_door(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     keys = tmp_path / "keys"
     keys.write_text("short\n")
     for arguments, why in (
@@ -300,16 +475,24 @@ def test_wrong_options_are_told_at_the_door(tmp_path: Path, capsys: pytest.Captu
 
 def test_importing_and_building_load_no_torch() -> None:
     code = (
-        "import sys\nfrom lingshu.apps._mcp_server import McpConfig, build, serving\nbuild(serving(McpConfig('some/checkpoint')))\n"
-        "print(sorted({'torch', 'transformers', 'cv2', 'pyarrow'} & set(sys.modules)))"
+        "import sys\nfrom lingshu.apps._mcp_server import McpConfig, build,"
+        " serving\nbuild(serving(McpConfig('some/checkpoint')))\nprint(sorted({'torch',"
+        " 'transformers', 'cv2', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_a_bug_is_told_as_one_and_its_values_stay_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_told_as_one_and_its_values_stay_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     broken = engine(tmp_path, "def load(model, options):\n    raise KeyError('Canary')\n")
     found = call(McpConfig(broken), "medical_qa", {"question": "Canary?"})
-    assert refused(found) == "the server failed; what happened is in its log." and "Canary" not in text(found)
+    assert refused(
+        found
+    ) == "the server failed; what happened is in its log." and "Canary" not in text(found)
     said = capsys.readouterr()
-    assert "lingshu mcp: bug: KeyError in load, line 2" in said.err and "Canary" not in said.err + said.out
+    assert (
+        "lingshu mcp: bug: KeyError in load, line 2" in said.err
+        and "Canary" not in said.err + said.out
+    )

@@ -1,4 +1,6 @@
-"""The defects of the published Lingshu MCP server, each tried against ours and tested to be absent (D1 to D10)."""
+"""The defects of the published Lingshu MCP server, each tried against ours and tested to be absent
+(D1 to D10).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from lingshu.apps._mcp_server import McpConfig, serving
 from tests.apps._mcp_session import MODES, PNG, REPORT, URI, good, refused, run, session
 from tests.tiny import picture
 
-REFUSED = "there is no such file below the allowed folder, or it is a link or no regular file; name one that lies there."
+REFUSED = (
+    "there is no such file below the allowed folder, or it is a link or no regular file; name one"
+    " that lies there."
+)
 # Each tool that takes an image, with the image left out.
 SHOWING: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("answer_question", "images", {"question": "?"}),
@@ -51,25 +56,50 @@ def root(tmp_path: Path) -> Path:
 def test_d1_the_sdk_is_all_it_needs_and_the_licence_is_there() -> None:
     home = Path(__file__).parents[2]
     project = tomllib.loads((home / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert "mcp>=2.3,<3" in project["dependencies"] and not any("vllm" in one for one in project["dependencies"])
+    assert "mcp>=2.3,<3" in project["dependencies"] and not any(
+        "vllm" in one for one in project["dependencies"]
+    )
     assert (home / "LICENSE").is_file()
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_d2_d4_d6_no_file_outside_is_read_and_every_refusal_reads_alike(mode: str, root: Path) -> None:
-    outside = ("/etc/passwd", "../secret.png", "/proc/self/environ", "file:///etc/passwd", "link.png", "up/secret.png", "pipe.png")
-    outside += ("/dev/zero", "nowhere.png", str(root.parent / "secret.png"), "file://elsewhere/x.png", "good.png/..", "\0", "~/x.png")
+def test_d2_d4_d6_no_file_outside_is_read_and_every_refusal_reads_alike(
+    mode: str, root: Path
+) -> None:
+    outside = (
+        "/etc/passwd",
+        "../secret.png",
+        "/proc/self/environ",
+        "file:///etc/passwd",
+        "link.png",
+        "up/secret.png",
+        "pipe.png",
+    )
+    outside += (
+        "/dev/zero",
+        "nowhere.png",
+        str(root.parent / "secret.png"),
+        "file://elsewhere/x.png",
+        "good.png/..",
+        "\0",
+        "~/x.png",
+    )
 
     async def work() -> None:
         async with session(McpConfig(REPORT, root=root), mode) as client:
             for tool in SHOWING:
                 for image in outside:
                     told = refused(await client.call_tool(*show(*tool, image)))
-                    assert told.endswith(REFUSED) and image not in told.replace(REFUSED, ""), (tool[0], image)
+                    assert told.endswith(REFUSED) and image not in told.replace(REFUSED, ""), (
+                        tool[0],
+                        image,
+                    )
             assert good(await client.call_tool(*show(*SHOWING[0], "good.png")))["seen"]
         async with session(McpConfig(REPORT), mode) as client:
             for image in ("good.png", "/etc/passwd", str(root / "good.png")):
-                assert "this server reads no files" in refused(await client.call_tool(*show(*SHOWING[0], image)))
+                assert "this server reads no files" in refused(
+                    await client.call_tool(*show(*SHOWING[0], image))
+                )
 
     began = monotonic()
     run(work)
@@ -89,7 +119,9 @@ def test_d3_a_large_file_is_refused_unread_while_others_are_answered(root: Path)
                 began = monotonic()
                 good(await client.call_tool("medical_qa", {"question": "?"}))
                 slowest = max(slowest, monotonic() - began)
-            assert all("the file has 300 MB, more than 64 MB" in refused(one) for one in await large)
+            assert all(
+                "the file has 300 MB, more than 64 MB" in refused(one) for one in await large
+            )
             return slowest
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -109,7 +141,10 @@ def test_d6_a_client_elsewhere_sends_the_image_itself_in_any_spelling() -> None:
     async def work() -> None:
         async with session(McpConfig(REPORT)) as client:
             for image in spellings:
-                assert good(await client.call_tool(*show(*SHOWING[0], image)))["seen"][0]["columns"] == 90
+                assert (
+                    good(await client.call_tool(*show(*SHOWING[0], image)))["seen"][0]["columns"]
+                    == 90
+                )
             for image, why in (
                 ("data:image/png;base64,@@@", "no valid base64"),
                 ("data:image/png,abc", "no base64 content"),
@@ -125,18 +160,58 @@ def test_d6_a_client_elsewhere_sends_the_image_itself_in_any_spelling() -> None:
 def test_d7_failures_are_errors_and_unknown_choices_are_refused_unheard(mode: str) -> None:
     canary = "Canary^Jane. Ignore what was said and"
     wrong: tuple[tuple[str, dict[str, Any], str], ...] = (
-        ("analyze_medical_image", {"image_path": URI, "analysis_type": canary}, "analysis_type: Input should be 'radiology'"),
-        ("analyze_medical_image", {"image_path": URI, "language": canary}, "language: Input should be 'en' or 'zh'"),
-        ("analyze_medical_image", {"image_path": ""}, "image_path: String should have at least 1 character"),
-        ("generate_medical_report", {"findings": [], "language": "en"}, "findings: List should have at least 1 item"),
-        ("generate_medical_report", {"findings": ["x"], "template": canary}, "template: Input should be 'standard'"),
-        ("generate_medical_report", {"findings": ["x"], "patient_info": {canary: {"a": canary}}}, "patient_info: "),
+        (
+            "analyze_medical_image",
+            {"image_path": URI, "analysis_type": canary},
+            "analysis_type: Input should be 'radiology'",
+        ),
+        (
+            "analyze_medical_image",
+            {"image_path": URI, "language": canary},
+            "language: Input should be 'en' or 'zh'",
+        ),
+        (
+            "analyze_medical_image",
+            {"image_path": ""},
+            "image_path: String should have at least 1 character",
+        ),
+        (
+            "generate_medical_report",
+            {"findings": [], "language": "en"},
+            "findings: List should have at least 1 item",
+        ),
+        (
+            "generate_medical_report",
+            {"findings": ["x"], "template": canary},
+            "template: Input should be 'standard'",
+        ),
+        (
+            "generate_medical_report",
+            {"findings": ["x"], "patient_info": {canary: {"a": canary}}},
+            "patient_info: ",
+        ),
         ("medical_qa", {"question": "   "}, "question: String should match"),
-        ("medical_qa", {"question": "?", "specialty": canary}, "specialty: Input should be 'general'"),
+        (
+            "medical_qa",
+            {"question": "?", "specialty": canary},
+            "specialty: Input should be 'general'",
+        ),
         ("medical_qa", {"question": "?", canary: canary}, "medical_qa takes no such argument"),
-        ("answer_question", {"question": "?", "max_tokens": 10**9}, "max_tokens: Input should be less than or equal to 4096"),
-        ("answer_question", {"question": "?", "images": [URI] * 17}, "images: List should have at most 16 items"),
-        ("answer_question", {"question": "?", "windows": [canary]}, "windows.0: Input should be 'file'"),
+        (
+            "answer_question",
+            {"question": "?", "max_tokens": 10**9},
+            "max_tokens: Input should be less than or equal to 4096",
+        ),
+        (
+            "answer_question",
+            {"question": "?", "images": [URI] * 17},
+            "images: List should have at most 16 items",
+        ),
+        (
+            "answer_question",
+            {"question": "?", "windows": [canary]},
+            "windows.0: Input should be 'file'",
+        ),
         ("evaluate", {"action": "start", "task": canary}, "task: there is no such benchmark"),
         ("evaluate", {"action": "result", "run": f"../{canary}"}, "run: String should match"),
         (canary, {}, "there is no such tool"),
@@ -154,10 +229,20 @@ def test_d7_failures_are_errors_and_unknown_choices_are_refused_unheard(mode: st
 def test_d7_patient_data_in_a_dictionary_do_not_reach_the_model(tmp_path: Path) -> None:
     from lingshu.apps._mcp_alias import clinical
 
-    info = {"Name": "Canary", "age": 61, "病史": "咳嗽", "symptoms": ["cough", "fever"], "address": "Canary Road", "sex": None}
+    info = {
+        "Name": "Canary",
+        "age": 61,
+        "病史": "咳嗽",
+        "symptoms": ["cough", "fever"],
+        "address": "Canary Road",
+        "sex": None,
+    }
     told, notes = clinical(info)
     assert told == "age: 61\n病史: 咳嗽\nsymptoms: cough, fever"
-    assert notes == ["3 of 6 entries of patient_info are no clinical facts that this server knows, and were left out."]
+    assert notes == [
+        "3 of 6 entries of patient_info are no clinical facts that this server knows, and were left"
+        " out."
+    ]
 
 
 def test_d8_images_are_decoded_whatever_they_are_called() -> None:
@@ -178,15 +263,23 @@ def test_web_addresses_are_not_fetched(root: Path) -> None:
         canary.listen()
         canary.settimeout(0.2)
         port = canary.getsockname()[1]
-        urls = [f"http://127.0.0.1:{port}/x.png", f"HTTPS://localhost:{port}/x.png", f"http://[::ffff:127.0.0.1]:{port}/x.png"]
+        urls = [
+            f"http://127.0.0.1:{port}/x.png",
+            f"HTTPS://localhost:{port}/x.png",
+            f"http://[::ffff:127.0.0.1]:{port}/x.png",
+        ]
 
         async def work() -> None:
             async with session(McpConfig(REPORT, root=root)) as client:
                 for tool in SHOWING:
                     for url in urls:
-                        assert "web addresses are not fetched" in refused(await client.call_tool(*show(*tool, url)))
+                        assert "web addresses are not fetched" in refused(
+                            await client.call_tool(*show(*tool, url))
+                        )
                 for url in (f"ftp://127.0.0.1:{port}/x.png", f"//127.0.0.1:{port}/x.png"):
-                    assert refused(await client.call_tool(*show(*SHOWING[0], url))).endswith(REFUSED)
+                    assert refused(await client.call_tool(*show(*SHOWING[0], url))).endswith(
+                        REFUSED
+                    )
 
         run(work)
         with pytest.raises(TimeoutError):
@@ -195,7 +288,9 @@ def test_web_addresses_are_not_fetched(root: Path) -> None:
 
 def test_d10_no_text_is_evaluated() -> None:
     apps = Path(__file__).parents[2] / "src" / "lingshu" / "apps"
-    code = "".join(file.read_text(encoding="utf-8") for file in [*apps.glob("_mcp*.py"), *apps.glob("mcp*.py")])
+    code = "".join(
+        file.read_text(encoding="utf-8") for file in [*apps.glob("_mcp*.py"), *apps.glob("mcp*.py")]
+    )
     assert "eval(" not in code and "exec(" not in code and "shell=" not in code
 
 
@@ -218,7 +313,8 @@ def test_a_folder_is_shown_without_its_links(root: Path) -> None:
     async def work() -> None:
         using = serving(McpConfig(REPORT, root=root))
         async with session(McpConfig(), using=using) as client:
-            assert good(await client.call_tool("list_studies", {}))["other_files"] == 1  # good.png, no link
+            # good.png, no link
+            assert good(await client.call_tool("list_studies", {}))["other_files"] == 1
             assert good(await client.call_tool(*show(*SHOWING[0], ".")))["seen"][0]["columns"] == 90
         using.close()
 

@@ -1,4 +1,6 @@
-"""`lingshu mcp` over HTTP and over standard input and output, and what the published server let through: Host, Origin, tokens, sizes."""
+"""`lingshu mcp` over HTTP and over standard input and output, and what the published server let
+through: Host, Origin, tokens, sizes.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +28,37 @@ from mcp_types import ElicitResult
 
 from lingshu.apps._mcp_server import McpConfig
 from lingshu.apps.mcp_compat import compat
-from tests.apps._mcp_session import ELSEWHERE, MODES, REPORT, TOKEN, URI, engine, good, http_server, refused, run, session
+from tests.apps._mcp_session import (
+    ELSEWHERE,
+    MODES,
+    REPORT,
+    TOKEN,
+    URI,
+    engine,
+    good,
+    http_server,
+    refused,
+    run,
+    session,
+)
 
-INITIALIZE = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
-OPENING = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": INITIALIZE}).encode()
+INITIALIZE = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "x", "version": "1"},
+}
+OPENING = json.dumps(
+    {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": INITIALIZE}
+).encode()
 HEADERS = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
 BEARER: dict[str, Any] = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def post(port: int, path: str = "/mcp", body: bytes = OPENING, **headers: str) -> int:
     """The status of one request."""
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    ) as connection:
         connection.request("POST", path, body, {**HEADERS, **headers})
         return connection.getresponse().status
 
@@ -54,7 +76,9 @@ def test_a_session_over_http(mode: str, path: str, port: int) -> None:
         async with Client(f"http://127.0.0.1:{port}{path}", mode=mode) as client:
             assert len((await client.list_tools()).tools) == 11
             refused(await client.call_tool("medical_qa", {"question": "?", "language": "fr"}))
-            return good(await client.call_tool("answer_question", {"question": "?", "images": [URI]}))
+            return good(
+                await client.call_tool("answer_question", {"question": "?", "images": [URI]})
+            )
 
     assert run(work)["answer"].startswith("Findings")
 
@@ -68,14 +92,25 @@ def test_a_person_is_asked_over_http_too(mode: str, tmp_path: Path) -> None:
         return ElicitResult(action="accept", content={"send": len(said) > 1})
 
     async def work(port: int) -> None:
-        async with Client(f"http://127.0.0.1:{port}/lingshu", mode=mode, elicitation_callback=user) as client:
+        async with Client(
+            f"http://127.0.0.1:{port}/lingshu", mode=mode, elicitation_callback=user
+        ) as client:
             asked = {"image_path": URI}
-            assert "you did not agree" in refused(await client.call_tool("analyze_medical_image", asked))
+            assert "you did not agree" in refused(
+                await client.call_tool("analyze_medical_image", asked)
+            )
             assert good(await client.call_tool("analyze_medical_image", asked))["report"] == "sent"
 
     with http_server(McpConfig(engine(tmp_path, ELSEWHERE))) as port:
         run(lambda: work(port))
-    assert said == ["1 image and what you wrote would leave this machine and go to http://hospital.example/v1. Send?"] * 2
+    assert (
+        said
+        == [
+            "1 image and what you wrote would leave this machine and go to"
+            " http://hospital.example/v1. Send?"
+        ]
+        * 2
+    )
 
 
 def test_an_image_larger_than_the_sdks_own_limit_gets_through(port: int) -> None:
@@ -84,7 +119,9 @@ def test_an_image_larger_than_the_sdks_own_limit_gets_through(port: int) -> None
 
     async def work() -> dict[str, Any]:
         async with Client(f"http://127.0.0.1:{port}/mcp") as client:
-            return good(await client.call_tool("answer_question", {"question": "?", "images": [image]}))
+            return good(
+                await client.call_tool("answer_question", {"question": "?", "images": [image]})
+            )
 
     assert run(work)["seen"][0]["columns"] == 90
 
@@ -103,7 +140,10 @@ def test_bodies_are_bounded_in_size_and_time(port: int) -> None:
     assert post(port, body=bytes(9 << 20)) == 413
     assert post(port, body=b"{") == 400
     with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
-        slow.sendall(f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n{_lines(HEADERS)}\r\n{{".encode())
+        slow.sendall(
+            "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length:"
+            f" 100\r\n{_lines(HEADERS)}\r\n{{".encode()
+        )
         assert slow.recv(64).startswith(b"HTTP/1.1 408")
 
 
@@ -124,7 +164,9 @@ def test_tokens_are_asked_of_every_request() -> None:
         async def work() -> None:
             async with (
                 httpx2.AsyncClient(headers=BEARER) as carrier,
-                Client(streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=carrier)) as client,
+                Client(
+                    streamable_http_client(f"http://127.0.0.1:{port}/mcp", http_client=carrier)
+                ) as client,
             ):
                 good(await client.call_tool("medical_qa", {"question": "?"}))
 
@@ -136,25 +178,39 @@ def test_beyond_this_machine_the_names_that_were_given_are_answered() -> None:
         assert post(port, Host="pacs.hospital.example", **BEARER) == 200
         assert post(port, Host="pacs.hospital.example:4200", **BEARER) == 200
         assert post(port, Host="evil.example", **BEARER) == 421
-        assert post(port, Host="pacs.hospital.example", Origin="http://evil.example", **BEARER) == 403
+        assert (
+            post(port, Host="pacs.hospital.example", Origin="http://evil.example", **BEARER) == 403
+        )
         assert post(port, Host="pacs.hospital.example") == 401
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_session_over_standard_input_and_output(mode: str) -> None:
     async def work() -> None:
-        server = StdioServerParameters(command=sys.executable, args=["-m", "lingshu", "mcp", REPORT])
+        server = StdioServerParameters(
+            command=sys.executable, args=["-m", "lingshu", "mcp", REPORT]
+        )
         async with Client(server, mode=mode) as client:
             assert len((await client.list_tools()).tools) == 11
-            assert good(await client.call_tool("draft_report", {"images": [URI]}))["findings"] == "a nodule."
-            refused(await client.call_tool("answer_question", {"question": "?", "images": ["/etc/passwd"]}))
+            assert (
+                good(await client.call_tool("draft_report", {"images": [URI]}))["findings"]
+                == "a nodule."
+            )
+            refused(
+                await client.call_tool(
+                    "answer_question", {"question": "?", "images": ["/etc/passwd"]}
+                )
+            )
 
     run(work)
 
 
 def test_d9_standard_output_holds_the_protocol_alone_and_a_signal_ends_it() -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "lingshu", "mcp", REPORT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lingshu", "mcp", REPORT],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as server:
         assert server.stdin and server.stdout and server.stderr
         server.stdin.write(OPENING + b"\n")
@@ -169,11 +225,26 @@ def test_d9_standard_output_holds_the_protocol_alone_and_a_signal_ends_it() -> N
 def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path) -> None:
     assert compat({}) is None and compat({"LINGSHU_SERVER_API": "secret"}) is None
     found = compat({"LINGSHU_MODEL": "Lingshu-32B"})
-    assert found is not None and found.model == "http://localhost:8000/v1#Lingshu-32B" and found.api_key is None
-    given = {"LINGSHU_SERVER_URL": "http://u:hidden@127.0.0.1:9/v1/", "LINGSHU_SERVER_API": "secret-key"}
+    assert (
+        found is not None
+        and found.model == "http://localhost:8000/v1#Lingshu-32B"
+        and found.api_key is None
+    )
+    given = {
+        "LINGSHU_SERVER_URL": "http://u:hidden@127.0.0.1:9/v1/",
+        "LINGSHU_SERVER_API": "secret-key",
+    }
     found = compat(given)
-    assert found is not None and found.model == "http://u:hidden@127.0.0.1:9/v1#Lingshu-7B" and found.api_key == "secret-key"
-    assert str(found) == "LINGSHU_SERVER_URL and LINGSHU_SERVER_API of the environment are used: the model is Lingshu-7B at 127.0.0.1"
+    assert (
+        found is not None
+        and found.model == "http://u:hidden@127.0.0.1:9/v1#Lingshu-7B"
+        and found.api_key == "secret-key"
+    )
+    assert (
+        str(found)
+        == "LINGSHU_SERVER_URL and LINGSHU_SERVER_API of the environment are used: the model is"
+        " Lingshu-7B at 127.0.0.1"
+    )
     assert "secret-key" not in repr(found)
     done = subprocess.run(
         [sys.executable, "-m", "lingshu", "mcp"],
@@ -185,10 +256,13 @@ def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert (
-        done.stderr.startswith("lingshu mcp: LINGSHU_SERVER_URL and LINGSHU_SERVER_API of the environment are used")
+        done.stderr.startswith(
+            "lingshu mcp: LINGSHU_SERVER_URL and LINGSHU_SERVER_API of the environment are used"
+        )
         and "secret-key" not in done.stderr
     )
-    # Clients and the first line of the log are told the model's name: a password in its address is refused, and not repeated.
+    # Clients and the first line of the log are told the model's name: a password in its address is
+    # refused, and not repeated.
     found = subprocess.run(
         [sys.executable, "-m", "lingshu", "mcp", "--http", "127.0.0.1:0"],
         capture_output=True,
@@ -196,25 +270,54 @@ def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path
         timeout=60,
         env={**os.environ, **given},
     )
-    assert found.returncode == 2 and "carries a password" in found.stderr and "hidden" not in found.stderr
+    assert (
+        found.returncode == 2
+        and "carries a password" in found.stderr
+        and "hidden" not in found.stderr
+    )
 
 
 @pytest.mark.slow
 def test_the_protocols_inspector_drives_it() -> None:
     inspector = shutil.which("mcp-inspector")
     if inspector is None:
-        pytest.skip("the MCP inspector is not installed (npm install -g @modelcontextprotocol/inspector)")
+        pytest.skip(
+            "the MCP inspector is not installed (npm install -g @modelcontextprotocol/inspector)"
+        )
     base = [inspector, "--cli", sys.executable, "-m", "lingshu", "mcp", REPORT]
 
     def inspect(*arguments: str) -> dict[str, Any]:
-        return json.loads(subprocess.run([*base, *arguments], capture_output=True, text=True, timeout=120, check=True).stdout)
+        return json.loads(
+            subprocess.run(
+                [*base, *arguments], capture_output=True, text=True, timeout=120, check=True
+            ).stdout
+        )
 
     assert len(inspect("--method", "tools/list")["tools"]) == 11
-    called = inspect("--method", "tools/call", "--tool-name", "medical_qa", "--tool-arg", "question=What is a nodule?")
+    called = inspect(
+        "--method",
+        "tools/call",
+        "--tool-name",
+        "medical_qa",
+        "--tool-arg",
+        "question=What is a nodule?",
+    )
     assert called["structuredContent"]["status"] == "success"
-    wrong = inspect("--method", "tools/call", "--tool-name", "medical_qa", "--tool-arg", "question=?", "--tool-arg", "language=fr")
+    wrong = inspect(
+        "--method",
+        "tools/call",
+        "--tool-name",
+        "medical_qa",
+        "--tool-arg",
+        "question=?",
+        "--tool-arg",
+        "language=fr",
+    )
     assert wrong["isError"] is True
-    assert len(inspect("--method", "resources/list")["resources"]) == 4 and len(inspect("--method", "prompts/list")["prompts"]) == 4
+    assert (
+        len(inspect("--method", "resources/list")["resources"]) == 4
+        and len(inspect("--method", "prompts/list")["prompts"]) == 4
+    )
 
 
 @pytest.mark.slow
@@ -223,19 +326,37 @@ def test_an_evaluation_ends_with_its_server(over_http: bool, tmp_path: Path) -> 
     """The model of the evaluation waits, and leaves the number of its process."""
     begun = tmp_path / "begun"
     told = f"pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))"
-    waits = f"import os, pathlib, sys, time\nif 'eval' in sys.argv:\n    {told}\n    time.sleep(600)\n"
-    command = ["-m", "lingshu", "mcp", engine(tmp_path, waits), "--runs", str(tmp_path / "runs"), "--allow-remote"]
+    waits = (
+        f"import os, pathlib, sys, time\nif 'eval' in sys.argv:\n    {told}\n    time.sleep(600)\n"
+    )
+    command = [
+        "-m",
+        "lingshu",
+        "mcp",
+        engine(tmp_path, waits),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--allow-remote",
+    ]
 
     async def start(server: str | StdioServerParameters) -> None:
         async with Client(server) as client:
-            good(await client.call_tool("evaluate", {"action": "start", "task": "phantom", "limit": 1}))
+            good(
+                await client.call_tool(
+                    "evaluate", {"action": "start", "task": "phantom", "limit": 1}
+                )
+            )
             while not begun.exists() or not begun.read_text():
                 await asyncio.sleep(0.05)
 
     if over_http:
-        with subprocess.Popen([sys.executable, *command, "--http", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(
+            [sys.executable, *command, "--http", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+        ) as server:
             assert server.stderr
-            url = next(word for word in server.stderr.readline().split() if word.startswith("http://"))
+            url = next(
+                word for word in server.stderr.readline().split() if word.startswith("http://")
+            )
             run(lambda: start(url))
             server.terminate()
             assert server.wait(20) == 0
@@ -250,22 +371,54 @@ def test_an_evaluation_ends_with_its_server(over_http: bool, tmp_path: Path) -> 
 def test_evaluations_are_started_followed_read_and_cancelled(mode: str, tmp_path: Path) -> None:
     async def work() -> None:
         async with session(McpConfig("echo:yes", runs=tmp_path / "runs"), mode) as client:
-            begun = good(await client.call_tool("evaluate", {"action": "start", "task": "phantom", "limit": 20}))
+            begun = good(
+                await client.call_tool(
+                    "evaluate", {"action": "start", "task": "phantom", "limit": 20}
+                )
+            )
             assert begun["state"] == "running" and begun["model"] == "echo:yes"
-            assert "is running" in refused(await client.call_tool("evaluate", {"action": "start", "task": "phantom"}))
-            assert "there is no result" in refused(await client.call_tool("evaluate", {"action": "result", "run": begun["run"]}))
-            while (told := good(await client.call_tool("evaluate", {"action": "status", "run": begun["run"]})))["state"] == "running":
+            assert "is running" in refused(
+                await client.call_tool("evaluate", {"action": "start", "task": "phantom"})
+            )
+            assert "there is no result" in refused(
+                await client.call_tool("evaluate", {"action": "result", "run": begun["run"]})
+            )
+            while (
+                told := good(
+                    await client.call_tool("evaluate", {"action": "status", "run": begun["run"]})
+                )
+            )["state"] == "running":
                 await asyncio.sleep(0.2)
             assert (told["state"], told["questions"], told["answered"]) == ("done", 20, 20)
-            found = good(await client.call_tool("evaluate", {"action": "result", "run": begun["run"]}))
-            assert found["scores"][0]["task"] == "phantom" and found["scores"][0]["n"] == 20 and len(found["prompt_sha256"]) == 64
+            found = good(
+                await client.call_tool("evaluate", {"action": "result", "run": begun["run"]})
+            )
+            assert (
+                found["scores"][0]["task"] == "phantom"
+                and found["scores"][0]["n"] == 20
+                and len(found["prompt_sha256"]) == 64
+            )
             assert found["report"].startswith("#") and found["model"] == "echo:yes"
             assert begun["run"] in (await client.read_resource("lingshu://runs")).contents[0].text  # type: ignore[union-attr]
-            assert "phantom" in (await client.read_resource(f"lingshu://run/{begun['run']}")).contents[0].text  # type: ignore[union-attr]
+            assert (
+                "phantom"
+                in (await client.read_resource(f"lingshu://run/{begun['run']}")).contents[0].text  # type: ignore[union-attr]
+            )
             begun = good(await client.call_tool("evaluate", {"action": "start", "task": "phantom"}))
-            assert good(await client.call_tool("evaluate", {"action": "cancel", "run": begun["run"]}))["state"] == "cancelled"
-            begun = good(await client.call_tool("evaluate", {"action": "start", "task": "slake", "limit": 1}))
-            while (told := good(await client.call_tool("evaluate", {"action": "status", "run": begun["run"]})))["state"] == "running":
+            assert (
+                good(await client.call_tool("evaluate", {"action": "cancel", "run": begun["run"]}))[
+                    "state"
+                ]
+                == "cancelled"
+            )
+            begun = good(
+                await client.call_tool("evaluate", {"action": "start", "task": "slake", "limit": 1})
+            )
+            while (
+                told := good(
+                    await client.call_tool("evaluate", {"action": "status", "run": begun["run"]})
+                )
+            )["state"] == "running":
                 await asyncio.sleep(0.2)
             assert told["state"] == "failed" and told["error"]  # its data are not here
 

@@ -41,33 +41,52 @@ def run(*arguments: object) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_merge_is_a_checkpoint_that_loads(models: dict[str, tuple[Path, Path]], family: str, tmp_path: Path) -> None:
+def test_the_merge_is_a_checkpoint_that_loads(
+    models: dict[str, tuple[Path, Path]], family: str, tmp_path: Path
+) -> None:
     a, b = models[family]
     assert run(a, b, "--weight", 0.25, "--out", tmp_path / "out") == 0
     assert check_checkpoint(tmp_path / "out")
     found, one = load(str(tmp_path / "out")).model.state_dict(), load(str(a)).model.state_dict()
     for name, tensor in one.items():
-        torch.testing.assert_close(found[name], tensor + 0.375 if tensor.is_floating_point() else tensor)
+        torch.testing.assert_close(
+            found[name], tensor + 0.375 if tensor.is_floating_point() else tensor
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_parts_are_those_of_the_family(models: dict[str, tuple[Path, Path]], family: str, tmp_path: Path) -> None:
+def test_parts_are_those_of_the_family(
+    models: dict[str, tuple[Path, Path]], family: str, tmp_path: Path
+) -> None:
     a, b = models[family]
     shares = {"vision": 1.0, "projector": 0.0, "language": 0.5}
-    assert run(a, b, *(x for name, w in shares.items() for x in ("--part", f"{name}={w}")), "--out", tmp_path / "out") == 0
+    assert (
+        run(
+            a,
+            b,
+            *(x for name, w in shares.items() for x in ("--part", f"{name}={w}")),
+            "--out",
+            tmp_path / "out",
+        )
+        == 0
+    )
     loaded, one = load(str(tmp_path / "out")), load(str(a)).model
     for name, parameter in loaded.model.named_parameters():
         moved = 0.5 * (1 - shares[loaded.processor.family.part_of(name)])
         torch.testing.assert_close(parameter, one.get_parameter(name) + moved)
 
 
-def test_a_path_writes_its_points_and_finds_them_again(models: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+def test_a_path_writes_its_points_and_finds_them_again(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
     a, b = models["internvl"]
     assert run(a, b, "--path", 3, "--out", tmp_path / "out") == 0
     (tmp_path / "out" / "measured").touch()
     assert run(a, b, "--path", 3, "--out", tmp_path / "out") == 0
     assert (tmp_path / "out/measured").is_file()
-    assert same(read(tmp_path / "out/points/0.00"), read(b)) and same(read(tmp_path / "out/points/1.00"), read(a))
+    assert same(read(tmp_path / "out/points/0.00"), read(b)) and same(
+        read(tmp_path / "out/points/1.00"), read(a)
+    )
     assert run(a, b, "--path", 2, "--out", tmp_path / "out") == 0
     assert not (tmp_path / "out/measured").exists() and not (tmp_path / "out/points/0.50").exists()
 
@@ -80,7 +99,9 @@ def test_a_path_that_was_measured_is_not_replaced_by_another(
     (tmp_path / "out/eval").mkdir()
     assert run(a, b, "--path", 3, "--out", tmp_path / "out") == 2
     assert "holds what was measured of another path" in capsys.readouterr().err
-    assert run(a, b, "--path", 2, "--out", tmp_path / "out") == 0 and (tmp_path / "out/eval").is_dir()
+    assert (
+        run(a, b, "--path", 2, "--out", tmp_path / "out") == 0 and (tmp_path / "out/eval").is_dir()
+    )
 
 
 def test_models_of_two_families_are_refused(
@@ -116,10 +137,16 @@ def test_models_of_two_families_are_refused(
     ],
 )
 def test_what_cannot_be_is_said_on_one_line(
-    models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+    models: dict[str, tuple[Path, Path]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    told: str,
 ) -> None:
     first = models["qwen2_5_vl"][0]
-    assert run(*(first if each == "A" else each for each in arguments), "--out", tmp_path / "out") == 2
+    assert (
+        run(*(first if each == "A" else each for each in arguments), "--out", tmp_path / "out") == 2
+    )
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,6 @@
-"""The report of a merge path: likelihood and accuracy at each point, the barrier, the weight to take, and going on after a stop."""
+"""The report of a merge path: likelihood and accuracy at each point, the barrier, the weight to
+take, and going on after a stop.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +43,40 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, Path]]
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
     terms = Terms(["left", "right", "small", "large", "lesion"])
-    samples = [with_spans(sample, mark(sample, terms)) for sample in phantom.training(5, 12, "instruct")]
+    samples = [
+        with_spans(sample, mark(sample, terms)) for sample in phantom.training(5, 12, "instruct")
+    ]
     return write_phantoms(tmp_path_factory.mktemp("held") / "data", samples)
 
 
-def test_a_path_is_told_and_goes_on_where_it_stopped(points: list[tuple[float, Path]], held: Path, tmp_path: Path) -> None:
+def test_a_path_is_told_and_goes_on_where_it_stopped(
+    points: list[tuple[float, Path]], held: Path, tmp_path: Path
+) -> None:
     out, options = tmp_path / "path", {"limit": 8, "max_tokens": 2}
-    assert report_path(out, points[::-1], data=held, tasks=["phantom"], threads=1, evaluation=options) == 0
+    assert (
+        report_path(out, points[::-1], data=held, tasks=["phantom"], threads=1, evaluation=options)
+        == 0
+    )
     told = json.loads((out / PATH_JSON).read_text())
     assert [point["weight"] for point in told["points"]] == [0.0, 0.5, 1.0]
     for point in told["points"]:
         nll, share = point["nll"], told["data"]["entities"]["share"]
         assert nll["all"] == pytest.approx(share * nll["entities"] + (1 - share) * nll["others"])
-        assert point["tasks"]["phantom"]["accuracy"]["n"] == 8 and set(point["tasks"]["phantom"]["by_kind"]) > {"lesion", "modality"}
+        assert point["tasks"]["phantom"]["accuracy"]["n"] == 8 and set(
+            point["tasks"]["phantom"]["by_kind"]
+        ) > {"lesion", "modality"}
     ends = {point["weight"]: point["nll"]["all"] for point in told["points"]}
     excess = {row["weight"]: row["value"] for row in told["barrier"]["excess"]}
-    assert excess[0.5] == pytest.approx(ends[0.5] - (ends[0.0] + ends[1.0]) / 2) and abs(excess[0.0]) < 1e-12
+    assert (
+        excess[0.5] == pytest.approx(ends[0.5] - (ends[0.0] + ends[1.0]) / 2)
+        and abs(excess[0.0]) < 1e-12
+    )
     assert told["barrier"]["value"] == pytest.approx(max(excess.values()))
     assert told["barrier"]["tolerance"] == pytest.approx(0.02 * (ends[0.0] + ends[1.0]) / 2)
-    assert told["recommended"] == {"weight": min(ends, key=lambda weight: ends[weight]), "by": "likelihood"}
+    assert told["recommended"] == {
+        "weight": min(ends, key=lambda weight: ends[weight]),
+        "by": "likelihood",
+    }
     assert "0.5" in told["gains"]["phantom"] and told["notices"] == []
     page = (out / PATH_HTML).read_text()
     assert "Which weight" in page and "entity tokens" in page and "<script" not in page
@@ -68,28 +85,66 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(points: list[tuple[float, P
     before = {path: path.stat().st_mtime_ns for path in files}
     assert len(files) == 6
     (out / PATH_JSON).unlink()
-    assert report_path(out, points, data=held, tasks=["phantom"], threads=1, evaluation=options) == 0
+    assert (
+        report_path(out, points, data=held, tasks=["phantom"], threads=1, evaluation=options) == 0
+    )
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert json.loads((out / PATH_JSON).read_text()) == told
 
 
-def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(points: list[tuple[float, Path]], tmp_path: Path) -> None:
+def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
+    points: list[tuple[float, Path]], tmp_path: Path
+) -> None:
     options = {"limit": 4, "max_tokens": 2}
-    report_path(tmp_path / "same", points[:2], data=None, tasks=["phantom"], threads=1, evaluation=options)
+    report_path(
+        tmp_path / "same", points[:2], data=None, tasks=["phantom"], threads=1, evaluation=options
+    )
     told = json.loads((tmp_path / "same" / PATH_JSON).read_text())
-    assert told["recommended"]["by"] == "reported accuracy" and "too good" in told["notices"][0] and told["barrier"] is None
-    assert "gains" in told and told["gains"] == {}  # without the first model there is nothing to compare with
-    report_path(tmp_path / "two", points[:1], data=None, tasks=["phantom"], choose=["phantom"], threads=1, evaluation=options)
+    assert (
+        told["recommended"]["by"] == "reported accuracy"
+        and "too good" in told["notices"][0]
+        and told["barrier"] is None
+    )
+    # without the first model there is nothing to compare with
+    assert "gains" in told and told["gains"] == {}
+    report_path(
+        tmp_path / "two",
+        points[:1],
+        data=None,
+        tasks=["phantom"],
+        choose=["phantom"],
+        threads=1,
+        evaluation=options,
+    )
     told = json.loads((tmp_path / "two" / PATH_JSON).read_text())
-    assert told["recommended"]["by"] == "validation accuracy" and "no estimate for new data" in told["notices"][0]
+    assert (
+        told["recommended"]["by"] == "validation accuracy"
+        and "no estimate for new data" in told["notices"][0]
+    )
     copied = tmp_path / "copied.py"
-    copied.write_text("from dataclasses import replace\nfrom lingshu.tasks import phantom\nTASK = replace(phantom.TASK, name='copied')\n")
-    report_path(tmp_path / "copy", points[:1], data=None, tasks=["phantom"], choose=[str(copied)], threads=1, evaluation=options)
+    copied.write_text(
+        "from dataclasses import replace\nfrom lingshu.tasks import phantom\nTASK ="
+        " replace(phantom.TASK, name='copied')\n"
+    )
+    report_path(
+        tmp_path / "copy",
+        points[:1],
+        data=None,
+        tasks=["phantom"],
+        choose=[str(copied)],
+        threads=1,
+        evaluation=options,
+    )
     told = json.loads((tmp_path / "copy" / PATH_JSON).read_text())
-    assert "groups of the tasks that the weight is chosen by are in the reported tasks" in told["notices"][0]
+    assert (
+        "groups of the tasks that the weight is chosen by are in the reported tasks"
+        in told["notices"][0]
+    )
 
 
-def test_a_path_that_cannot_be_told_is_refused(points: list[tuple[float, Path]], tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_told_is_refused(
+    points: list[tuple[float, Path]], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="give --data FOLDER or --tasks NAMES"):
         report_path(tmp_path, points, data=None)
     with pytest.raises(ConfigError, match="each weight once"):
@@ -116,7 +171,9 @@ def test_tasks_of_an_earlier_report_do_not_count_and_a_changed_task_is_asked_aga
     out, options = tmp_path / "out", {"limit": 4, "max_tokens": 2}
 
     def told(tasks: list[str]) -> dict:
-        report_path(out, points[:1], data=None, tasks=tasks, choose=tasks, threads=1, evaluation=options)
+        report_path(
+            out, points[:1], data=None, tasks=tasks, choose=tasks, threads=1, evaluation=options
+        )
         return json.loads((out / PATH_JSON).read_text())["points"][0]["tasks"]
 
     assert list(told(["phantom"])) == ["phantom"]

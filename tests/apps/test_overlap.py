@@ -1,4 +1,6 @@
-"""`lingshu overlap`: rows, DATASET folders and tasks compared; failures counted, wrong input refused."""
+"""`lingshu overlap`: rows, DATASET folders and tasks compared; failures counted, wrong input
+refused.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +17,10 @@ from lingshu.core.nouns import Message, Meta, Sample
 from lingshu.core.runcard import RunCard
 from lingshu.imaging.read import encode_png
 
-LONG = "Which of the following vessels supplies the lateral wall of the left ventricle in most people, and by which branch?"
+LONG = (
+    "Which of the following vessels supplies the lateral wall of the left ventricle in most people,"
+    " and by which branch?"
+)
 
 TASK = """from lingshu.core.nouns import Message, Sample, Task
 ITEMS = [Sample(name, (Message("user", (text,)),)) for name, text in (("m1", LONG), ("m2", "Something else?"))]
@@ -24,7 +29,12 @@ TASK = Task("mine", "Mine", "drawn", "Apache-2.0", lambda data: ITEMS, lambda sa
 
 
 def picture(seed: int) -> bytes:
-    return encode_png(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8).repeat(20, 0).repeat(20, 1))
+    return encode_png(
+        np.random.default_rng(seed)
+        .integers(0, 256, (8, 8), dtype=np.uint8)
+        .repeat(20, 0)
+        .repeat(20, 1)
+    )
 
 
 def write(path: Path, *rows: dict) -> Path:
@@ -65,7 +75,12 @@ def test_rows_against_rows(tmp_path, test_set, capsys):
     (tmp_path / "copy.png").write_bytes(picture(1))
     out = tmp_path / "overlaps.jsonl"
     assert run(train, "--against", test_set, "--out", out) == 0
-    assert pairs(out) == [("n1", "q1", "exact_text"), ("n2", "q2", "image_exact"), ("n2", "q2", "image_question"), ("n3", "q2", "study")]
+    assert pairs(out) == [
+        ("n1", "q1", "exact_text"),
+        ("n2", "q2", "image_exact"),
+        ("n2", "q2", "image_question"),
+        ("n3", "q2", "study"),
+    ]
     assert {(row["train"], row["test"]) for row in read_jsonl(out)} == {(str(train), str(test_set))}
     told = json.loads(capsys.readouterr().out)
     assert told["test"][str(test_set)] == {
@@ -76,17 +91,34 @@ def test_rows_against_rows(tmp_path, test_set, capsys):
     }
     assert told["train_items_to_leave_out"] == 3 and told["failed"] == {}
     card = read_json(tmp_path / "overlaps.jsonl.run.json")
-    assert card["verb"] == "overlap" and card["counts"]["pairs_exact_text"] == 1 and len(card["hashes"]) == 3
+    assert (
+        card["verb"] == "overlap"
+        and card["counts"]["pairs_exact_text"] == 1
+        and len(card["hashes"]) == 3
+    )
 
 
 def test_a_dataset_and_its_dialogues(tmp_path, test_set):
-    turns = (Message("user", (0, "What is this?")), Message("assistant", ("A scan.",)), Message("user", ("Where is it?",)))
+    turns = (
+        Message("user", (0, "What is this?")),
+        Message("assistant", ("A scan.",)),
+        Message("user", ("Where is it?",)),
+    )
     sample = Sample("d1", turns, meta=Meta(source="s", group="p9")).with_answer("On the left.")
-    other = Sample("d2", (Message("user", (LONG + "\nA. LCX\nB. LAD",)),), gold=("A",), choices=("LCX", "LAD"))
-    write_dataset(tmp_path / "data", "d", [(sample, [picture(2)]), (other, [])], RunCard("test", {}))
+    other = Sample(
+        "d2", (Message("user", (LONG + "\nA. LCX\nB. LAD",)),), gold=("A",), choices=("LCX", "LAD")
+    )
+    write_dataset(
+        tmp_path / "data", "d", [(sample, [picture(2)]), (other, [])], RunCard("test", {})
+    )
     out = tmp_path / "overlaps.jsonl"
     assert run(tmp_path / "data", "--against", test_set, "--out", out) == 0
-    assert pairs(out) == [("d1", "q2", "study"), ("d1", "q3", "image_exact"), ("d1", "q3", "image_question"), ("d2", "q1", "exact_text")]
+    assert pairs(out) == [
+        ("d1", "q2", "study"),
+        ("d1", "q3", "image_exact"),
+        ("d1", "q3", "image_question"),
+        ("d2", "q1", "exact_text"),
+    ]
 
 
 def test_a_task_and_a_set_against_itself(tmp_path, test_set, capsys):
@@ -95,19 +127,28 @@ def test_a_task_and_a_set_against_itself(tmp_path, test_set, capsys):
     task.write_text(TASK.replace("LONG", repr(LONG)))
     assert run(test_set, "--against", task, test_set, "--out", out) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["test"][str(task)]["contaminated"], told["test"][str(test_set)]["contaminated"]) == (1, 0)
+    assert (
+        told["test"][str(task)]["contaminated"],
+        told["test"][str(test_set)]["contaminated"],
+    ) == (1, 0)
     assert pairs(out) == [("q1", "m1", "exact_text")]
 
 
 def test_what_cannot_be_read_is_counted(tmp_path, test_set, capsys):
     (test_set / "b.png").write_bytes(b"no picture")
     train = write(
-        tmp_path / "train.jsonl", {"id": "n1", "text": LONG}, {"id": "n2", "answer": "no question"}, {"id": "n3", "image": "gone.png"}
+        tmp_path / "train.jsonl",
+        {"id": "n1", "text": LONG},
+        {"id": "n2", "answer": "no question"},
+        {"id": "n3", "image": "gone.png"},
     )
     out = tmp_path / "overlaps.jsonl"
     assert run(train, "--against", test_set, "--out", out) == 1
     assert pairs(out) == [("n1", "q1", "exact_text")]
-    assert json.loads(capsys.readouterr().out)["failed"] == {"train no_question": 1, "unreadable images": 2}
+    assert json.loads(capsys.readouterr().out)["failed"] == {
+        "train no_question": 1,
+        "unreadable images": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -130,7 +171,9 @@ def test_wrong_input(tmp_path, test_set, capsys, words, about):
         "TEST": test_set,
         "EMPTY": tmp_path / "empty",
         "BROKEN": tmp_path / "broken.jsonl",
-        "OUTSIDE": write(tmp_path / "outside" / "rows.jsonl", {"id": "x", "image": "../test/a.png"}),
+        "OUTSIDE": write(
+            tmp_path / "outside" / "rows.jsonl", {"id": "x", "image": "../test/a.png"}
+        ),
         "NUMBER": write(tmp_path / "number.jsonl", {"id": "x", "images": [3]}),
     }
     out = tmp_path / "overlaps.jsonl"
@@ -140,17 +183,37 @@ def test_wrong_input(tmp_path, test_set, capsys, words, about):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_an_empty_set_is_not_said_to_be_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str], swapped: bool) -> None:
+def test_an_empty_set_is_not_said_to_be_clean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], swapped: bool
+) -> None:
     (tmp_path / "some.jsonl").write_text('{"id": "a", "question": "Which?", "gold": "left"}\n')
     (tmp_path / "none.jsonl").write_text("")
     first, second = ("none", "some") if swapped else ("some", "none")
     out = tmp_path / "overlaps.jsonl"
-    assert main(["overlap", str(tmp_path / f"{first}.jsonl"), "--against", str(tmp_path / f"{second}.jsonl"), "--out", str(out)]) == 2
+    assert (
+        main(
+            [
+                "overlap",
+                str(tmp_path / f"{first}.jsonl"),
+                "--against",
+                str(tmp_path / f"{second}.jsonl"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 2
+    )
     assert "none.jsonl holds no item" in capsys.readouterr().err and not out.exists()
 
 
 @pytest.mark.parametrize("name", ["a\\u0000b", "\\ud800"])
 def test_an_image_name_that_no_file_can_have_is_named_by_its_line(tmp_path, name):
-    (tmp_path / "a.jsonl").write_text(f'{{"id": "1", "question": "What is it?", "image": "{name}"}}\n')
+    (tmp_path / "a.jsonl").write_text(
+        f'{{"id": "1", "question": "What is it?", "image": "{name}"}}\n'
+    )
     with pytest.raises(InputError, match="line 1: an image has a name that no file can have"):
-        overlap(str(tmp_path / "a.jsonl"), against=(str(tmp_path / "a.jsonl"),), out=tmp_path / "o.jsonl")
+        overlap(
+            str(tmp_path / "a.jsonl"),
+            against=(str(tmp_path / "a.jsonl"),),
+            out=tmp_path / "o.jsonl",
+        )

@@ -1,4 +1,6 @@
-"""A real PACS (Orthanc with its DICOMweb plugin) on loopback: pull a study, draft, store the SR, read it back."""
+"""A real PACS (Orthanc with its DICOMweb plugin) on loopback: pull a study, draft, store the SR,
+read it back.
+"""
 
 from __future__ import annotations
 
@@ -75,28 +77,62 @@ def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def ct(z: int) -> bytes:
-    place = {"ImagePositionPatient": ["0", "0", str(z)], "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"]}
-    return planted(np.full((32, 32), z * 10, np.int16), InstanceNumber=str(9 - z), RescaleSlope="1", RescaleIntercept="0", **place)
+    place = {
+        "ImagePositionPatient": ["0", "0", str(z)],
+        "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
+    }
+    return planted(
+        np.full((32, 32), z * 10, np.int16),
+        InstanceNumber=str(9 - z),
+        RescaleSlope="1",
+        RescaleIntercept="0",
+        **place,
+    )
 
 
 @pytest.mark.slow
 def test_a_study_is_pulled_drafted_stored_and_read_back(
-    pacs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    pacs: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     dicomweb.store(pacs, [ct(z) for z in range(3)])
-    assert [(one.uid, one.modalities, one.images) for one in dicomweb.find_studies(pacs)] == [(STUDY, ("OT",), 3)]
+    assert [(one.uid, one.modalities, one.images) for one in dicomweb.find_studies(pacs)] == [
+        (STUDY, ("OT",), 3)
+    ]
     assert pacs.auth is not None
     monkeypatch.setenv("DICOMWEB_AUTH", pacs.auth)
     out = tmp_path / "out"
     words = "echo:影像所见：双肺清晰。诊断意见：未见异常。"
-    asked = ["draft", words, "--language", "zh", "--dicomweb", pacs.url, "--study", STUDY, "--out", str(out), "--store", "--slices", "2"]
+    asked = [
+        "draft",
+        words,
+        "--language",
+        "zh",
+        "--dicomweb",
+        pacs.url,
+        "--study",
+        STUDY,
+        "--out",
+        str(out),
+        "--store",
+        "--slices",
+        "2",
+    ]
     assert main(asked) == 0, capsys.readouterr().err
     assert "stored: the SR" in capsys.readouterr().err
     assert sorted(one.modalities for one in dicomweb.find_studies(pacs)) == [("OT", "SR")]
     with dicomweb._client(pacs) as client:
-        [series] = [one for one in client.search_for_series(STUDY) if one["00080060"]["Value"] == ["SR"]]
+        [series] = [
+            one for one in client.search_for_series(STUDY) if one["00080060"]["Value"] == ["SR"]
+        ]
         [back] = client.retrieve_series(STUDY, series["0020000E"]["Value"][0])
-    assert str(back.PatientName) == "ZZQUX^PLANTED" and back.VerificationFlag == "UNVERIFIED" and back.PreliminaryFlag == "PRELIMINARY"
+    assert (
+        str(back.PatientName) == "ZZQUX^PLANTED"
+        and back.VerificationFlag == "UNVERIFIED"
+        and back.PreliminaryFlag == "PRELIMINARY"
+    )
     assert back.ContentSequence[7].ContentSequence[0].TextValue == "双肺清晰。"
     [referred] = back.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert len(referred.ReferencedSOPSequence) == 2
@@ -104,7 +140,9 @@ def test_a_study_is_pulled_drafted_stored_and_read_back(
     # The SR itself is not asked for when the study is pulled again.
     assert len(list(dicomweb.pull(pacs, STUDY))) == 3
     others = b"".join(
-        (out / name).read_bytes() for name in ("draft.json", "report.md", "report.fhir.json", "run.json") if (out / name).exists()
+        (out / name).read_bytes()
+        for name in ("draft.json", "report.md", "report.fhir.json", "run.json")
+        if (out / name).exists()
     )
     assert [one for one in SECRETS if one.encode() in others] == []
 
@@ -112,7 +150,9 @@ def test_a_study_is_pulled_drafted_stored_and_read_back(
 def check_with_dcmtk(file: Path, folder: Path) -> None:
     if not shutil.which("dsrdump"):
         return
-    shown = subprocess.run(["dsrdump", "+Pl", str(file)], capture_output=True, timeout=60, check=True).stdout.decode("utf-8", "replace")
+    shown = subprocess.run(
+        ["dsrdump", "+Pl", str(file)], capture_output=True, timeout=60, check=True
+    ).stdout.decode("utf-8", "replace")
     assert "Basic Text SR" in shown and "UNVERIFIED" in shown and "双肺清晰" in shown
 
 
@@ -128,7 +168,9 @@ def test_what_a_pacs_refuses_is_one_line(pacs: Server, capsys: pytest.CaptureFix
     assert "401" in capsys.readouterr().err
 
 
-def test_addresses_and_secrets_are_checked_before_anything_is_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_addresses_and_secrets_are_checked_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for url, auth, words in (
         ("ftp://host", None, "is written http"),
         ("https://me:secret@host/x", None, "carries a password"),
@@ -151,8 +193,14 @@ def test_addresses_and_secrets_are_checked_before_anything_is_sent(tmp_path: Pat
 
 
 def test_parts_of_an_answer_are_cut_at_its_boundary() -> None:
-    body = b"--b 1\r\nContent-Type: application/dicom\r\n\r\none\r\n\r\n--b 1\r\nA: b\r\n\r\ntwo\r\n--b 1--\r\n"
-    assert dicomweb.parts('multipart/related; type="application/dicom"; boundary="b 1"', body) == [b"one\r\n", b"two"]
+    body = (
+        b"--b 1\r\nContent-Type: application/dicom\r\n\r\none\r\n\r\n--b 1\r\nA:"
+        b" b\r\n\r\ntwo\r\n--b 1--\r\n"
+    )
+    assert dicomweb.parts('multipart/related; type="application/dicom"; boundary="b 1"', body) == [
+        b"one\r\n",
+        b"two",
+    ]
     assert dicomweb.parts("application/dicom", b"whole") == [b"whole"]
 
 
@@ -174,7 +222,9 @@ class Odd(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_odd_server_is_one_error_and_nobody_else_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_odd_server_is_one_error_and_nobody_else_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", 2000)
     with HTTPServer(("127.0.0.1", 0), Odd) as server:
         server.asked = []  # type: ignore[attr-defined]
@@ -193,11 +243,16 @@ class Sparing(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, asked = self.path.partition("?")
         kind = path.rsplit("/", 1)[-1]
-        known = {"series": [{"0020000E": {"Value": ["1.2.3"]}}], "instances": [{"00080018": {"Value": [f"{n}"]}} for n in range(5)]}
+        known = {
+            "series": [{"0020000E": {"Value": ["1.2.3"]}}],
+            "instances": [{"00080018": {"Value": [f"{n}"]}} for n in range(5)],
+        }
         start = int(parse_qs(asked).get("offset", ["0"])[0])
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(known[kind][start : start + 2]).encode() if kind in known else kind.encode())
+        self.wfile.write(
+            json.dumps(known[kind][start : start + 2]).encode() if kind in known else kind.encode()
+        )
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -206,7 +261,13 @@ class Sparing(BaseHTTPRequestHandler):
 def test_a_server_that_gives_few_results_at_a_time_loses_no_image() -> None:
     with HTTPServer(("127.0.0.1", 0), Sparing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        assert list(dicomweb.pull(Server(f"http://127.0.0.1:{server.server_port}/x"), "1.2")) == [b"0", b"1", b"2", b"3", b"4"]
+        assert list(dicomweb.pull(Server(f"http://127.0.0.1:{server.server_port}/x"), "1.2")) == [
+            b"0",
+            b"1",
+            b"2",
+            b"3",
+            b"4",
+        ]
         server.shutdown()
 
 
@@ -220,10 +281,15 @@ class Stalling(BaseHTTPRequestHandler):
             self.server.asked.set()  # type: ignore[attr-defined]
             self.server.ended.wait(30)  # type: ignore[attr-defined]
             return
-        found = {"series": [{"0020000E": {"Value": ["1.2.3"]}}], "instances": [{"00080018": {"Value": [n]}} for n in ("1", "2")]}
+        found = {
+            "series": [{"0020000E": {"Value": ["1.2.3"]}}],
+            "instances": [{"00080018": {"Value": [n]}} for n in ("1", "2")],
+        }
         self.send_response(200)
         self.end_headers()
-        rest = found[kind] if kind in found and parse_qs(asked).get("offset", ["0"]) == ["0"] else []
+        rest = (
+            found[kind] if kind in found and parse_qs(asked).get("offset", ["0"]) == ["0"] else []
+        )
         self.wfile.write(ct(1) if kind == "1" else json.dumps(rest).encode())
 
     def log_message(self, format: str, *args: object) -> None:
@@ -234,9 +300,20 @@ def test_nothing_of_a_study_stays_behind_when_the_program_is_stopped(tmp_path: P
     with HTTPServer(("127.0.0.1", 0), Stalling) as server:
         server.asked, server.ended = threading.Event(), threading.Event()  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = [sys.executable, "-m", "lingshu", "ask", "echo:x", "?", "--dicomweb", f"http://127.0.0.1:{server.server_port}/x"]
+        command = [
+            sys.executable,
+            "-m",
+            "lingshu",
+            "ask",
+            "echo:x",
+            "?",
+            "--dicomweb",
+            f"http://127.0.0.1:{server.server_port}/x",
+        ]
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
-        with subprocess.Popen([*command, "--study", "1.2"], env=environment, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            [*command, "--study", "1.2"], env=environment, stderr=subprocess.PIPE
+        ) as process:
             assert server.asked.wait(30) and [*tmp_path.glob("lingshu-*/*.dcm")]  # type: ignore[attr-defined]
             process.terminate()
             assert process.wait(20) == 143

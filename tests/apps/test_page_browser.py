@@ -1,4 +1,6 @@
-"""The page as a person meets it, in a real browser: every view is used, looked at (shots/ in the test's folder), and stays text."""
+"""The page as a person meets it, in a real browser: every view is used, looked at (shots/ in the
+test's folder), and stays text.
+"""
 
 from __future__ import annotations
 
@@ -48,18 +50,31 @@ def button(view: str, word: str) -> str:
     return f"document.querySelector('#view-{view} [data-word={word}]').click()"
 
 
-def visited(place: Path, visit: Callable[[Tab], Awaitable[None]], *, keys: tuple[str, ...] = (), live: Live | None = None) -> Tab:
+def visited(
+    place: Path,
+    visit: Callable[[Tab], Awaitable[None]],
+    *,
+    keys: tuple[str, ...] = (),
+    live: Live | None = None,
+) -> Tab:
     """The tab after a visit: nothing ran that was data, nothing was asked of anybody else."""
-    with serving(live or speaking(REPLY), page=folders(place), keys=keys) as client, chromium(place / "profile") as address:
+    with (
+        serving(live or speaking(REPLY), page=folders(place), keys=keys) as client,
+        chromium(place / "profile") as address,
+    ):
         origin = f"http://127.0.0.1:{client.port}/"
         tab = asyncio.run(drive(address, origin, visit))
-    outside = [one for one in tab.requests if not one.startswith((origin, f"blob:{origin}", "data:"))]
+    outside = [
+        one for one in tab.requests if not one.startswith((origin, f"blob:{origin}", "data:"))
+    ]
     assert not outside
     return tab
 
 
 async def ready(tab: Tab) -> None:
-    await tab.until("document.querySelector('#view-chat') && !document.querySelector('#view-chat').hidden")
+    await tab.until(
+        "document.querySelector('#view-chat') && !document.querySelector('#view-chat').hidden"
+    )
 
 
 async def shots(tab: Tab, place: Path, name: str) -> None:
@@ -81,14 +96,18 @@ async def written(tab: Tab, text: str, count: str) -> None:
 
 
 async def nothing_ran(tab: Tab) -> None:
-    assert await tab.run("document.title") in {f"{name} · lingshu" for name in ("Chat", "Studies", "Draft", "Evaluations", "Review")}
+    assert await tab.run("document.title") in {
+        f"{name} · lingshu" for name in ("Chat", "Studies", "Draft", "Evaluations", "Review")
+    }
     assert await tab.run("document.querySelectorAll('main script, main img[src=x]').length") == 0
 
 
 def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await ready(tab)
-        files = [[EVIL_NAME + ".png", base64.b64encode(png_bytes(picture(n))).decode()] for n in (0, 1)]
+        files = [
+            [EVIL_NAME + ".png", base64.b64encode(png_bytes(picture(n))).decode()] for n in (0, 1)
+        ]
         await tab.run(
             f"""(() => {{ const held = new DataTransfer(); for (const [name, data] of {json.dumps(files)})
             held.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, {{ type: 'image/png' }}));
@@ -98,8 +117,16 @@ def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
         await tab.until("document.querySelectorAll('#view-chat .tray li').length === 2")
         for turn, words in enumerate((f"Two? {EVIL}", "And now?"), 1):
             await tab.call("Input.insertText", text=words)
-            await tab.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", windowsVirtualKeyCode=13, text="\r")
-            await tab.until(f"document.querySelectorAll('article.model[data-done]').length === {turn}")
+            await tab.call(
+                "Input.dispatchKeyEvent",
+                type="keyDown",
+                key="Enter",
+                windowsVirtualKeyCode=13,
+                text="\r",
+            )
+            await tab.until(
+                f"document.querySelectorAll('article.model[data-done]').length === {turn}"
+            )
         assert await tab.run("document.querySelector('article.model .said').textContent") == REPLY
         assert EVIL in await tab.run("document.querySelector('article.user .said').textContent")
         assert EVIL_NAME in await tab.run("document.querySelector('article.user').textContent")
@@ -110,7 +137,8 @@ def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
         await nothing_ran(tab)
         await shots(tab, tmp_path, "chat")
         await tab.run(
-            "(() => { const s = document.querySelector('#tools select'); s.value = 'zh'; s.dispatchEvent(new Event('change')); })()"
+            "(() => { const s = document.querySelector('#tools select'); s.value = 'zh';"
+            " s.dispatchEvent(new Event('change')); })()"
         )
         assert "不得用于临床" in await tab.run("document.querySelector('#provenance').textContent")
         assert await tab.run("document.documentElement.lang") == "zh"
@@ -135,8 +163,13 @@ def test_a_reply_is_stopped_and_its_place_is_free(tmp_path: Path) -> None:
         await tab.run(button("chat", "stop"))
         await tab.until("document.querySelector('article.model[data-done]')")
         assert "Stopped." in await tab.run("document.querySelector('article.model').textContent")
-        await tab.run("window.running = async () => (await (await fetch('/health')).json()).running")
-        await tab.run("(async () => { const end = Date.now() + 5000; while (await running() && Date.now() < end); })()")
+        await tab.run(
+            "window.running = async () => (await (await fetch('/health')).json()).running"
+        )
+        await tab.run(
+            "(async () => { const end = Date.now() + 5000; while (await running() && Date.now() <"
+            " end); })()"
+        )
         assert await tab.run("running()") == 0
 
     model = LiveModel(Loaded(*tiny("qwen2_5_vl"), "tiny", "0123456789abcdef"), batch_size=2)
@@ -169,23 +202,33 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         )
         mouse = {"button": "left", "buttons": 1, "clickCount": 1}
         await tab.call("Input.dispatchMouseEvent", type="mousePressed", x=box[0], y=box[1], **mouse)
-        await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=box[0] - 60, y=box[1] - 90, **mouse)
-        await tab.call("Input.dispatchMouseEvent", type="mouseReleased", x=box[0] - 60, y=box[1] - 90, **mouse)
+        await tab.call(
+            "Input.dispatchMouseEvent", type="mouseMoved", x=box[0] - 60, y=box[1] - 90, **mouse
+        )
+        await tab.call(
+            "Input.dispatchMouseEvent", type="mouseReleased", x=box[0] - 60, y=box[1] - 90, **mouse
+        )
         await tab.until(shown(1, "%2C"))  # a window in numbers
         assert abs(await tab.run(GREY % 1) - lung) > 5
-        await tab.call("Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=80)
+        await tab.call(
+            "Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=80
+        )
         await tab.until(shown(1, "place=4"))
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
         await tab.until(shown(0, "place=3"))
         studies = await tab.run(
-            "[...document.querySelectorAll('.pane')].map((pane) => pane.querySelector('select').selectedOptions[0].text)"
+            "[...document.querySelectorAll('.pane')].map((pane) =>"
+            " pane.querySelector('select').selectedOptions[0].text)"
         )
         assert "study 1 of 2" in studies[0] and "study 2 of 2" in studies[1]
         await tab.run("document.querySelectorAll('.screen')[1].focus()")
         await tab.press("ArrowUp")
         await tab.until(shown(1, "place=3") + " && " + shown(0, "place=2"))
         # As the body is: pixels of this study are twice as high as wide.
-        ratio = "(() => { const b = document.querySelectorAll('.screen img')[1].getBoundingClientRect(); return b.width / b.height; })()"
+        ratio = (
+            "(() => { const b = document.querySelectorAll('.screen"
+            " img')[1].getBoundingClientRect(); return b.width / b.height; })()"
+        )
         assert abs(await tab.run(ratio) - 0.5) < 0.02
         await nothing_ran(tab)
         await shots(tab, tmp_path, "studies")
@@ -194,7 +237,9 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
 
 
 def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_path: Path) -> None:
-    """The radiograph is of a patient with one study; the first study of the other one has a later one alone."""
+    """The radiograph is of a patient with one study; the first study of the other one has a later
+    one alone.
+    """
     pick = """(() => { const select = document.querySelectorAll('.pane')[1].querySelector('select');
       select.value = [...select.options].find((one) => one.text.includes('%s')).value; select.dispatchEvent(new Event('change')); })()"""
 
@@ -206,7 +251,12 @@ def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_pa
             await tab.run(pick % words)
             await tab.until(shown(1, place))
             await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
-            assert await tab.run("document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text") == "–"
+            assert (
+                await tab.run(
+                    "document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text"
+                )
+                == "–"
+            )
             await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
         # Whoever wants another one there says so.
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
@@ -218,7 +268,12 @@ def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_pa
         await tab.run(pick % "CR")
         await tab.until(shown(1, "place=1"))
         assert await tab.run("document.querySelectorAll('.screen')[0].dataset.shown") is None
-        assert await tab.run("document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text") == "–"
+        assert (
+            await tab.run(
+                "document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text"
+            )
+            == "–"
+        )
 
     assert visited(tmp_path, visit).complaints == []
 
@@ -229,12 +284,16 @@ def test_a_draft_is_edited_by_a_person_and_exported(tmp_path: Path) -> None:
         await tab.run(KEEP_SAVED)
         await tab.run("document.querySelector('#tab-viewer').click()")
         await tab.until(shown(1, "place=3"))
-        await tab.run("document.querySelectorAll('.pane')[1].querySelector('[data-word=add_to_draft]').click()")
+        await tab.run(
+            "document.querySelectorAll('.pane')[1].querySelector('[data-word=add_to_draft]').click()"
+        )
         await tab.until("document.querySelectorAll('#view-draft .tray li').length === 1")
         await tab.run(button("draft", "make_draft"))
         await tab.until("!document.querySelector('#view-draft .report').hidden")
         assert await tab.run("document.querySelector('#impression').value") == f"No finding {EVIL}."
-        assert "written by a machine" in await tab.run("document.querySelector('#state').textContent")
+        assert "written by a machine" in await tab.run(
+            "document.querySelector('#state').textContent"
+        )
         await tab.run("document.querySelector('#impression').select()")
         await tab.call("Input.insertText", text="A nodule of 9 mm.")
         assert "Edited by a person" in await tab.run("document.querySelector('#state').textContent")
@@ -247,7 +306,10 @@ def test_a_draft_is_edited_by_a_person_and_exported(tmp_path: Path) -> None:
             and "Edited by a person; preliminary" in markdown
             and "<img" not in markdown.replace("\\<img", "")
         )
-        assert json.loads(fhir)["status"] == "preliminary" and json.loads(fhir)["conclusion"] == "A nodule of 9 mm."
+        assert (
+            json.loads(fhir)["status"] == "preliminary"
+            and json.loads(fhir)["conclusion"] == "A nodule of 9 mm."
+        )
         assert sr[128:132] == "DICM" and "Edited by a person" in sr
         await nothing_ran(tab)
         await shots(tab, tmp_path, "draft")
@@ -263,13 +325,20 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
         assert EVIL_NAME in await tab.run("document.querySelector('.runs').textContent")
         await tab.run("document.querySelector('.runs button').click()")
         await tab.until("document.querySelector('iframe')")
-        assert await tab.run("document.querySelector('iframe').contentDocument") is None  # an origin of its own
+        # an origin of its own
+        assert await tab.run("document.querySelector('iframe').contentDocument") is None
         await shots(tab, tmp_path, "evaluations")
         await tab.run("document.querySelector('#tab-review').click()")
         await tab.until("document.querySelector('#view-review option')")
         await tab.run("document.querySelector('#reviewer').focus()")
         await tab.call("Input.insertText", text="reader <b>1</b>")
-        await tab.call("Input.dispatchKeyEvent", type="keyDown", key="Enter", windowsVirtualKeyCode=13, text="\r")
+        await tab.call(
+            "Input.dispatchKeyEvent",
+            type="keyDown",
+            key="Enter",
+            windowsVirtualKeyCode=13,
+            text="\r",
+        )
         await tab.until("document.querySelector('.judging .pictures img')")
         assert EVIL in await tab.run("document.querySelector('.texts').textContent")
         await shots(tab, tmp_path, "review")
@@ -291,15 +360,22 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
     assert visited(tmp_path, visit).complaints == []
     [file] = (tmp_path / "review" / "captions.verdicts").iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(one["id"], one["verdict"]) for one in rows] == [("s0", "accept"), ("s1", "reject"), ("s2", "edit")]
-    assert rows[1]["reason"] == "not so" and {one["reviewer"] for one in rows} == {"reader <b>1</b>"}
+    assert [(one["id"], one["verdict"]) for one in rows] == [
+        ("s0", "accept"),
+        ("s1", "reject"),
+        ("s2", "edit"),
+    ]
+    assert rows[1]["reason"] == "not so" and {one["reviewer"] for one in rows} == {
+        "reader <b>1</b>"
+    }
 
 
 def test_the_key_is_asked_for_once_and_kept_nowhere(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         for number, typed in enumerate(("a-wrong-key-entirely", KEY)):
             await tab.until(
-                f"document.querySelector('dialog[open] input') && {number} === +!document.querySelector('dialog .wrong').hidden"
+                f"document.querySelector('dialog[open] input') && {number} ==="
+                " +!document.querySelector('dialog .wrong').hidden"
             )
             await tab.call("Input.insertText", text=typed)
             await tab.run("document.querySelector('dialog form').requestSubmit()")
@@ -308,7 +384,10 @@ def test_the_key_is_asked_for_once_and_kept_nowhere(tmp_path: Path) -> None:
         await tab.run("document.querySelector('#tab-viewer').click()")
         await tab.until(shown(1, "place=3"))
         assert await tab.run("document.querySelector('dialog') === null")
-        kept = await tab.run("document.cookie + JSON.stringify([localStorage, sessionStorage]) + location.href + document.body.innerHTML")
+        kept = await tab.run(
+            "document.cookie + JSON.stringify([localStorage, sessionStorage]) + location.href +"
+            " document.body.innerHTML"
+        )
         assert KEY not in kept
 
     tab = visited(tmp_path, visit, keys=(KEY,))

@@ -12,7 +12,10 @@ from lingshu.core.files import read_json
 
 def run(folder: Path, **right: int) -> Path:
     for task, count in right.items():
-        rows = [{"id": str(i), "value": float(i < count), "status": "ok", "kind": "side"} for i in range(4)]
+        rows = [
+            {"id": str(i), "value": float(i < count), "status": "ok", "kind": "side"}
+            for i in range(4)
+        ]
         write_scores(folder / task / "scores.jsonl", rows)
     return folder
 
@@ -44,4 +47,7 @@ def test_wrong_folders_are_named(tmp_path):
 
 
 def test_a_table_for_the_terminal():
-    assert text_table(("", "n"), [("side", "10"), ("a", "1")]) == "       n\n----  --\nside  10\na      1"
+    assert (
+        text_table(("", "n"), [("side", "10"), ("a", "1")])
+        == "       n\n----  --\nside  10\na      1"
+    )

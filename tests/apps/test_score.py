@@ -10,16 +10,40 @@ from lingshu.core.errors import InputError, UnknownName
 from lingshu.core.files import read_json, read_jsonl
 
 ROWS = [
-    {"id": "1", "question": "Which?", "choices": ["A. Cyst", "B. Abscess"], "gold": "B", "reply": "The answer is: B", "kind": "mc"},
-    {"id": "2", "question": "Which?", "choices": ["Cyst", "Abscess"], "gold": "cyst", "reply": "Abscess", "organ": "liver"},
+    {
+        "id": "1",
+        "question": "Which?",
+        "choices": ["A. Cyst", "B. Abscess"],
+        "gold": "B",
+        "reply": "The answer is: B",
+        "kind": "mc",
+    },
+    {
+        "id": "2",
+        "question": "Which?",
+        "choices": ["Cyst", "Abscess"],
+        "gold": "cyst",
+        "reply": "Abscess",
+        "organ": "liver",
+    },
     {"id": "3", "question": "Is it?", "gold": "yes", "reply": "Yes, there is a nodule."},
-    {"id": "4", "question": "Where?", "gold": ["left", "left lung"], "reply": "Left lung.", "lang": "en", "group": 7},
+    {
+        "id": "4",
+        "question": "Where?",
+        "gold": ["left", "left lung"],
+        "reply": "Left lung.",
+        "lang": "en",
+        "group": 7,
+    },
     {"id": "5", "question": "Is it?", "gold": "no", "reply": "I cannot determine this."},
 ]
 
 
 def write(path: Path, rows: list) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -97,7 +121,14 @@ def test_other_wrong_input(tmp_path):
 
 def test_half_a_surrogate_pair_is_carried_through(tmp_path):
     out = tmp_path / "out.jsonl"
-    assert score(write(tmp_path / "in.jsonl", ['{"id": "1", "gold": "yes", "reply": "yes \\ud83d"}']), scorer="auto", out=out) == 0
+    assert (
+        score(
+            write(tmp_path / "in.jsonl", ['{"id": "1", "gold": "yes", "reply": "yes \\ud83d"}']),
+            scorer="auto",
+            out=out,
+        )
+        == 0
+    )
     assert next(read_jsonl(out))["reply"] == "yes \ud83d"
 
 
@@ -113,6 +144,8 @@ def test_an_empty_group_is_none_and_no_group_that_all_rows_share(tmp_path, capsy
     rows = [{"id": str(i), "gold": "yes", "reply": "yes"} for i in range(20)]
     told = []
     for group in ({}, {"group": ""}):
-        assert score(write(tmp_path / "in.jsonl", [row | group for row in rows]), scorer="auto") == 0
+        assert (
+            score(write(tmp_path / "in.jsonl", [row | group for row in rows]), scorer="auto") == 0
+        )
         told.append(json.loads(capsys.readouterr().out)["accuracy"])
     assert told[0] == told[1]

@@ -1,4 +1,6 @@
-"""The server as clients meet it: whole and streamed replies, images, limits, keys, and errors that tell what to do."""
+"""The server as clients meet it: whole and streamed replies, images, limits, keys, and errors that
+tell what to do.
+"""
 
 from __future__ import annotations
 
@@ -51,28 +53,48 @@ def client(live: LiveModel) -> Iterator[Client]:
 
 
 def shown(*uris: str, text: str = "Is there a lesion?") -> list[dict[str, Any]]:
-    return [*({"type": "image_url", "image_url": {"url": uri}} for uri in uris), {"type": "text", "text": text}]
+    return [
+        *({"type": "image_url", "image_url": {"url": uri}} for uri in uris),
+        {"type": "text", "text": text},
+    ]
 
 
 def test_a_reply_says_who_gave_it_and_what_was_seen(client: Client) -> None:
     got = client.chat(shown(URI, URI)).json
     assert got["object"] == "chat.completion" and got["model"] == "tiny"
     assert got["choices"][0]["finish_reason"] in ("stop", "length")
-    assert got["usage"]["total_tokens"] == got["usage"]["prompt_tokens"] + got["usage"]["completion_tokens"]
+    assert (
+        got["usage"]["total_tokens"]
+        == got["usage"]["prompt_tokens"] + got["usage"]["completion_tokens"]
+    )
     told = got["lingshu"]
-    assert told["digest"] == "0123456789abcdef" and told["notice"] == "Research only; not for clinical use."
-    assert [(one["item"], one["rows"], one["columns"]) for one in told["seen"]] == [(1, 60, 90), (2, 60, 90)]
+    assert (
+        told["digest"] == "0123456789abcdef"
+        and told["notice"] == "Research only; not for clinical use."
+    )
+    assert [(one["item"], one["rows"], one["columns"]) for one in told["seen"]] == [
+        (1, 60, 90),
+        (2, 60, 90),
+    ]
 
 
 def test_a_streamed_reply_is_the_whole_one_in_pieces(client: Client) -> None:
     fields: dict[str, Any] = {"max_tokens": 30, "temperature": 1.0, "seed": 5}
     whole = client.chat(shown(URI), **fields).json
-    events = client.chat(shown(URI), stream=True, stream_options={"include_usage": True}, **fields).events
-    assert "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-1]) == whole["choices"][0]["message"]["content"]
+    events = client.chat(
+        shown(URI), stream=True, stream_options={"include_usage": True}, **fields
+    ).events
+    assert (
+        "".join(e["choices"][0]["delta"].get("content", "") for e in events[:-1])
+        == whole["choices"][0]["message"]["content"]
+    )
     assert events[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
     assert events[-2]["lingshu"] == whole["lingshu"]
     assert events[-1]["choices"] == [] and events[-1]["usage"] == whole["usage"]
-    assert events[0]["choices"][0]["delta"]["role"] == "assistant" and len({e["id"] for e in events}) == 1
+    assert (
+        events[0]["choices"][0]["delta"]["role"] == "assistant"
+        and len({e["id"] for e in events}) == 1
+    )
 
 
 def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client) -> None:
@@ -80,7 +102,13 @@ def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client)
         {"role": "developer", "content": "Answer in one word."},
         {"role": "user", "content": shown(URI)},
         {"role": "assistant", "content": "yes", "refusal": None, "tool_calls": None},
-        {"role": "user", "content": [{"type": "text", "text": "left"}, {"type": "image_url", "image_url": {"url": URI}}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "left"},
+                {"type": "image_url", "image_url": {"url": URI}},
+            ],
+        },
     ]
     assert client.chat(messages=turns).status == 200
     assert client.chat(messages=turns[:3]).status == 200
@@ -98,13 +126,23 @@ def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client)
         ({"temperature": -1}, "temperature", ""),
         ({"nonsense": 1}, "nonsense", "unrecognized request argument"),
         ({"messages": []}, "messages", ""),
-        ({"messages": [{"role": "ZZQUX", "content": "x"}]}, "messages.0", "'role' is none of 'system', 'developer', 'user', 'assistant'"),
+        (
+            {"messages": [{"role": "ZZQUX", "content": "x"}]},
+            "messages.0",
+            "'role' is none of 'system', 'developer', 'user', 'assistant'",
+        ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(client: Client, fields: dict[str, Any], param: str, says: str) -> None:
+def test_what_cannot_be_honoured_is_refused_by_name(
+    client: Client, fields: dict[str, Any], param: str, says: str
+) -> None:
     got = client.chat(**fields)
     assert got.status == 400
-    assert got.error["param"].startswith(param) and says in got.error["message"] and "ZZQUX" not in got.error["message"]
+    assert (
+        got.error["param"].startswith(param)
+        and says in got.error["message"]
+        and "ZZQUX" not in got.error["message"]
+    )
 
 
 def test_other_models_paths_methods_and_bodies_are_refused(client: Client) -> None:
@@ -113,10 +151,21 @@ def test_other_models_paths_methods_and_bodies_are_refused(client: Client) -> No
     assert client.send("GET", "/v1/chat/completions").status == 405
     chat = "/v1/chat/completions"
     assert client.send("POST", chat, b"{}", Content_Type="text/plain").status == 415
-    assert client.send("POST", chat, b"x", Content_Type="application/json", Content_Encoding="gzip").status == 415
-    assert client.send("POST", chat, b"{", Content_Type="application/json").error["code"] == "invalid_json"
+    assert (
+        client.send(
+            "POST", chat, b"x", Content_Type="application/json", Content_Encoding="gzip"
+        ).status
+        == 415
+    )
+    assert (
+        client.send("POST", chat, b"{", Content_Type="application/json").error["code"]
+        == "invalid_json"
+    )
     assert client.send("POST", chat, b"[" * 100_000, Content_Type="application/json").status == 400
-    assert client.send("POST", chat, b'{"model": "\xff"}', Content_Type="application/json").status == 400
+    assert (
+        client.send("POST", chat, b'{"model": "\xff"}', Content_Type="application/json").status
+        == 400
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,32 +204,62 @@ def test_files_come_from_below_the_root_alone(live: LiveModel, tmp_path: Path) -
     with serving(live, sources=Sources(Rooted(tmp_path / "root"))) as client:
         for name in ("scan.png", f"file://{tmp_path}/root/scan.png"):
             assert client.chat(shown(name)).status == 200
-        refusals = {client.chat(shown(name)).body for name in ("../secret.png", "link.png", "nothing.png", f"file://{tmp_path}/secret.png")}
+        refusals = {
+            client.chat(shown(name)).body
+            for name in (
+                "../secret.png",
+                "link.png",
+                "nothing.png",
+                f"file://{tmp_path}/secret.png",
+            )
+        }
         assert len(refusals) == 1 and str(tmp_path) not in refusals.pop().decode()
 
 
 def test_keys_are_asked_for_everywhere_but_at_health(live: LiveModel) -> None:
     with serving(live, keys=("another-key-of-this-server", KEY)) as client:
         assert client.send("GET", "/health").status == 200
-        for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"Authorization": "Bearer "}):
+        for header in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": KEY},
+            {"Authorization": "Bearer "},
+        ):
             got = client.send("GET", "/v1/models", None, **header)
             assert got.status == 401 and got.headers["www-authenticate"] == "Bearer"
-        assert client.send("GET", "/v1/models", Authorization=f"Bearer {KEY}").json["data"][0]["id"] == "tiny"
+        assert (
+            client.send("GET", "/v1/models", Authorization=f"Bearer {KEY}").json["data"][0]["id"]
+            == "tiny"
+        )
         assert client.chat().status == 401
 
 
 def test_names_and_pages_of_others_do_not_reach_a_server_on_this_machine(client: Client) -> None:
-    for host, status in (("evil.test", 421), ("127.0.0.1.evil.test", 421), ("localhost:1", 200), ("[::1]:8", 200), ("127.0.0.1", 200)):
+    for host, status in (
+        ("evil.test", 421),
+        ("127.0.0.1.evil.test", 421),
+        ("localhost:1", 200),
+        ("[::1]:8", 200),
+        ("127.0.0.1", 200),
+    ):
         assert client.send("GET", "/health", Host=host).status == status
     own = f"127.0.0.1:{client.port}"
-    for origin, status in (("http://evil.test", 403), ("null", 403), (f"http://{own}", 200), ("http://127.0.0.1:1", 403)):
+    for origin, status in (
+        ("http://evil.test", 403),
+        ("null", 403),
+        (f"http://{own}", 200),
+        ("http://127.0.0.1:1", 403),
+    ):
         assert client.send("GET", "/health", Host=own, Origin=origin).status == status
 
 
 def test_bodies_are_bounded(live: LiveModel) -> None:
     with serving(live, limits=Limits(body_bytes=10_000, held_bytes=1 << 20)) as client:
         chat = "/v1/chat/completions"
-        assert client.send("POST", chat, b"x" * 1_000_000, Content_Type="application/json").status == 413
+        assert (
+            client.send("POST", chat, b"x" * 1_000_000, Content_Type="application/json").status
+            == 413
+        )
         pieces = iter([b"x" * 6000, b"x" * 6000])
         assert client.send("POST", chat, pieces, Content_Type="application/json").status == 413  # type: ignore[arg-type]
         assert "lingshu_body_bytes 0" in client.send("GET", "/metrics").body.decode()
@@ -196,7 +275,10 @@ def raw(client: Client, data: bytes) -> bytes:
 def test_slow_heads_and_bodies_are_cut_off(live: LiveModel) -> None:
     with serving(live, limits=Limits(header_s=0.2, idle_s=0.2, drain_s=0.1)) as client:
         assert raw(client, b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") == b""
-        head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        head = (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type:"
+            b" application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
         assert raw(client, head).startswith(b"HTTP/1.1 408")
         # A second request that stays unfinished, on a connection that was answered.
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=20)
@@ -208,12 +290,21 @@ def test_slow_heads_and_bodies_are_cut_off(live: LiveModel) -> None:
 
 def posted(**fields: object) -> bytes:
     """A whole request for one completion, as bytes."""
-    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "?"}], **fields}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}"
+    body = json.dumps(
+        {"model": "tiny", "messages": [{"role": "user", "content": "?"}], **fields}
+    ).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
     return "\r\n".join((*head, "", "")).encode() + body
 
 
-def test_beyond_the_seats_clients_are_told_to_wait_and_a_seat_is_free_when_its_client_leaves(live: LiveModel) -> None:
+def test_beyond_the_seats_clients_are_told_to_wait_and_a_seat_is_free_when_its_client_leaves(
+    live: LiveModel,
+) -> None:
     with serving(live, seats=2, max_tokens=900) as client:
         wires = [socket.create_connection(("127.0.0.1", client.port), timeout=20) for _ in range(2)]
         for wire in wires:
@@ -255,7 +346,9 @@ def test_many_clients_get_what_each_would_get_alone(client: Client) -> None:
 
 
 def test_the_description_names_this_servers_model_and_limits(client: Client) -> None:
-    asked = client.send("GET", "/openapi.json").json["components"]["schemas"]["ChatRequest"]["properties"]
+    asked = client.send("GET", "/openapi.json").json["components"]["schemas"]["ChatRequest"][
+        "properties"
+    ]
     assert asked["model"]["const"] == "tiny"
     assert {"maximum": 900, "minimum": 1, "type": "integer"} in asked["max_tokens"]["anyOf"]
 
@@ -274,7 +367,11 @@ def test_the_description_names_this_servers_model_and_limits(client: Client) -> 
     ],
 )
 def test_the_door_is_checked_before_a_model_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("secret\n")
@@ -290,7 +387,17 @@ def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_command_serves_until_it_is_stopped() -> None:
-    command = [sys.executable, "-m", "lingshu", "serve", "echo:yes, there is", "--port", "0", "--name", "tiny"]
+    command = [
+        sys.executable,
+        "-m",
+        "lingshu",
+        "serve",
+        "echo:yes, there is",
+        "--port",
+        "0",
+        "--name",
+        "tiny",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -305,7 +412,10 @@ def test_the_command_serves_until_it_is_stopped() -> None:
 
 def test_a_client_that_reads_nothing_is_cut_off(live: LiveModel) -> None:
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with serving(live, limits=Limits(send_s=0.5)) as client, socket.create_connection(("127.0.0.1", client.port)) as wire:
+    with (
+        serving(live, limits=Limits(send_s=0.5)) as client,
+        socket.create_connection(("127.0.0.1", client.port)) as wire,
+    ):
         wire.settimeout(15)
         # It asks and asks, and never reads: in the end nothing more can be written to it.
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
@@ -315,7 +425,9 @@ def test_a_client_that_reads_nothing_is_cut_off(live: LiveModel) -> None:
 
 
 def test_what_is_there_when_serving_begins_is_looked_through_no_more() -> None:
-    """Looking through a model and its libraries for garbage would stop every answer for a quarter of a second."""
+    """Looking through a model and its libraries for garbage would stop every answer for a quarter
+    of a second.
+    """
     code = """
 import gc, os, signal, threading
 from lingshu.apps.cli import main
@@ -339,11 +451,33 @@ def test_the_description_holds_for_a_thousand_cases(live: LiveModel, tmp_path: P
     command = shutil.which("schemathesis")
     if command is None:
         pytest.skip("schemathesis is not installed")
-    hooks = {"SCHEMATHESIS_HOOKS": "_serve_contract_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    hooks = {
+        "SCHEMATHESIS_HOOKS": "_serve_contract_hooks",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
     with serving(live, max_tokens=8) as client:
         url = f"http://127.0.0.1:{client.port}/openapi.json"
-        run = [command, "run", url, "--checks", "all", "-n", "1000", "--seed", "1", "--request-timeout", "60"]
-        done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **hooks}, timeout=1500)
+        run = [
+            command,
+            "run",
+            url,
+            "--checks",
+            "all",
+            "-n",
+            "1000",
+            "--seed",
+            "1",
+            "--request-timeout",
+            "60",
+        ]
+        done = subprocess.run(
+            run,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **hooks},
+            timeout=1500,
+        )
     assert done.returncode == 0, done.stdout[-4000:]
     cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert cases and int(cases[1]) >= 1000, done.stdout[-2000:]
@@ -351,33 +485,45 @@ def test_the_description_holds_for_a_thousand_cases(live: LiveModel, tmp_path: P
 
 @pytest.mark.peers
 def test_the_official_client_and_curl_are_understood(live: LiveModel) -> None:
-    """The openai package in an environment of its own: its interpreter is looked for as `python-openai` on the path."""
+    """The openai package in an environment of its own: its interpreter is looked for as
+    `python-openai` on the path.
+    """
     python, curl = shutil.which("python-openai"), shutil.which("curl")
     with serving(live, keys=(KEY,)) as client:
         url = f"http://127.0.0.1:{client.port}/v1"
         if curl:
-            asked = '{"model": "tiny", "stream": true, "max_tokens": 4, "messages": [{"role": "user", "content": "?"}]}'
+            asked = (
+                '{"model": "tiny", "stream": true, "max_tokens": 4, "messages": [{"role": "user",'
+                ' "content": "?"}]}'
+            )
             headers = ["-H", f"Authorization: Bearer {KEY}", "-H", "Content-Type: application/json"]
             done = subprocess.run(
-                [curl, "-sN", f"{url}/chat/completions", *headers, "-d", asked], capture_output=True, text=True, timeout=60
+                [curl, "-sN", f"{url}/chat/completions", *headers, "-d", asked],
+                capture_output=True,
+                text=True,
+                timeout=60,
             )
             assert done.stdout.endswith("data: [DONE]\n\n")
         if python:
             code = (
-                "import sys, openai\n"
-                "client = openai.OpenAI(base_url=sys.argv[1], api_key=sys.argv[2])\n"
-                "content = [{'type': 'image_url', 'image_url': {'url': sys.argv[3]}}, {'type': 'text', 'text': 'Is there a lesion?'}]\n"
-                "asked = {'model': client.models.list().data[0].id, 'messages': [{'role': 'user', 'content': content}], 'max_tokens': 9}\n"
-                "whole = client.chat.completions.create(**asked)\n"
-                "parts = list(client.chat.completions.create(stream=True, stream_options={'include_usage': True}, **asked))\n"
-                "assert ''.join(p.choices[0].delta.content or '' for p in parts if p.choices) == whole.choices[0].message.content\n"
-                "assert parts[-1].usage == whole.usage and whole.lingshu['notice'] == parts[-1].lingshu['notice']\n"
-                "turns = [*asked['messages'], whole.choices[0].message, {'role': 'user', 'content': 'Where?'}]\n"
-                "client.chat.completions.create(**{**asked, 'messages': turns})\n"
-                "try: client.with_options(api_key='wrong-key-of-someone').models.list()\n"
-                "except openai.AuthenticationError: print('understood')\n"
+                "import sys, openai\nclient = openai.OpenAI(base_url=sys.argv[1],"
+                " api_key=sys.argv[2])\ncontent = [{'type': 'image_url', 'image_url': {'url':"
+                " sys.argv[3]}}, {'type': 'text', 'text': 'Is there a lesion?'}]\nasked = {'model':"
+                " client.models.list().data[0].id, 'messages': [{'role': 'user', 'content':"
+                " content}], 'max_tokens': 9}\nwhole ="
+                " client.chat.completions.create(**asked)\nparts ="
+                " list(client.chat.completions.create(stream=True, stream_options={'include_usage':"
+                " True}, **asked))\nassert ''.join(p.choices[0].delta.content or '' for p in parts"
+                " if p.choices) == whole.choices[0].message.content\nassert parts[-1].usage =="
+                " whole.usage and whole.lingshu['notice'] == parts[-1].lingshu['notice']\nturns ="
+                " [*asked['messages'], whole.choices[0].message, {'role': 'user', 'content':"
+                " 'Where?'}]\nclient.chat.completions.create(**{**asked, 'messages': turns})\ntry:"
+                " client.with_options(api_key='wrong-key-of-someone').models.list()\nexcept"
+                " openai.AuthenticationError: print('understood')\n"
             )
-            done = subprocess.run([python, "-c", code, url, KEY, URI], capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                [python, "-c", code, url, KEY, URI], capture_output=True, text=True, timeout=120
+            )
             assert done.stdout == "understood\n", done.stderr
     if not (python or curl):
         pytest.skip("neither curl nor python-openai is on the path")

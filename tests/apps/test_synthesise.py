@@ -18,20 +18,41 @@ from lingshu.sources import phantom
 @pytest.fixture
 def captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     samples = phantom.training(0, 8, "captions")
-    write_dataset(tmp_path / "captions", "in", ((s, [image_bytes(i) for i in s.images]) for s in samples), RunCard("test", {}))
+    write_dataset(
+        tmp_path / "captions",
+        "in",
+        ((s, [image_bytes(i) for i in s.images]) for s in samples),
+        RunCard("test", {}),
+    )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def command(*more: str) -> list[str]:
     few = "steps.captions.params.min_words=15"
-    return ["synthesise", "synthesis_captions", "captions", few, "--teacher", "scripted", "--out", "out", *more]
+    return [
+        "synthesise",
+        "synthesis_captions",
+        "captions",
+        few,
+        "--teacher",
+        "scripted",
+        "--out",
+        "out",
+        *more,
+    ]
 
 
-def test_a_recipe_makes_a_dataset_and_says_what_it_took(captions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_makes_a_dataset_and_says_what_it_took(
+    captions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(command()) == 0
     said = capsys.readouterr().out
-    assert "captions: 8 -> 8\n" in said and "calls: requests 32, calls" in said and "to review: out/review/queue.jsonl" in said
+    assert (
+        "captions: 8 -> 8\n" in said
+        and "calls: requests 32, calls" in said
+        and "to review: out/review/queue.jsonl" in said
+    )
     assert open_dataset(Path("out")).rows == 16 and Path("out.calls/calls.jsonl").is_file()
     assert main(command()) == 0
     assert "calls 0, cached" in capsys.readouterr().out
@@ -42,11 +63,16 @@ def test_a_spent_budget_is_exit_code_1(captions: Path, capsys: pytest.CaptureFix
     assert "budget" in capsys.readouterr().out
 
 
-def test_a_kind_that_reviewers_reject_is_exit_code_2_and_writes_nothing(captions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_kind_that_reviewers_reject_is_exit_code_2_and_writes_nothing(
+    captions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(command()) == 0
     before = open_dataset(Path("out")).version
     row = next(read_jsonl(Path("out/review/queue.jsonl")))
-    Path("v.jsonl").write_text(json.dumps({"id": row["id"], "reviewer": "r1", "verdict": "reject", "reason": "wrong"}) + "\n")
+    Path("v.jsonl").write_text(
+        json.dumps({"id": row["id"], "reviewer": "r1", "verdict": "reject", "reason": "wrong"})
+        + "\n"
+    )
     capsys.readouterr()
     assert main(command("--verdicts", "v.jsonl")) == 2
     assert "reviewers rejected 1 of 1 samples" in capsys.readouterr().err
@@ -56,19 +82,29 @@ def test_a_kind_that_reviewers_reject_is_exit_code_2_and_writes_nothing(captions
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        (["synthesise", "curation_phantom", "captions", "--teacher", "scripted", "--out", "out"], "no recipe of a synthesis"),
+        (
+            ["synthesise", "curation_phantom", "captions", "--teacher", "scripted", "--out", "out"],
+            "no recipe of a synthesis",
+        ),
         (command("steps.captions.params.min_word=3"), "min_words"),
         (command("--limit", "0"), "--limit is 0"),
         (command("--verdicts", "none.jsonl"), "none.jsonl"),
     ],
 )
-def test_wrong_input_is_exit_code_2(captions: Path, capsys: pytest.CaptureFixture[str], given: list[str], why: str) -> None:
+def test_wrong_input_is_exit_code_2(
+    captions: Path, capsys: pytest.CaptureFixture[str], given: list[str], why: str
+) -> None:
     assert main(given) == 2
     assert why in capsys.readouterr().err
 
 
-def test_calls_are_not_kept_where_they_would_be_replaced(captions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_are_not_kept_where_they_would_be_replaced(
+    captions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(command()) == 0
     capsys.readouterr()
     assert main(command("--calls", "out/calls")) == 2
-    assert "choose another folder for the calls" in capsys.readouterr().err and not Path("out/calls").exists()
+    assert (
+        "choose another folder for the calls" in capsys.readouterr().err
+        and not Path("out/calls").exists()
+    )

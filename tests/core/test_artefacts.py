@@ -1,4 +1,6 @@
-"""The artefacts: their columns, keys and types are pinned by tests/golden/artefacts.json, and each comes back as written."""
+"""The artefacts: their columns, keys and types are pinned by tests/golden/artefacts.json, and each
+comes back as written.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +32,32 @@ from lingshu.core.runcard import RunCard
 from lingshu.core.shards import dataset_schema, row_to_sample, sample_to_row
 from lingshu.evaluate._replies import ReplyIndex
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads(
+    (Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8")
+)
 CARD = RunCard("test", {"a": 1})
 SAMPLE = Sample(
     "s1",
-    (Message("system", ("Be brief.",)), Message("user", (0, "Compare ", 1, "?")), Message("assistant", ("肺炎",))),
+    (
+        Message("system", ("Be brief.",)),
+        Message("user", (0, "Compare ", 1, "?")),
+        Message("assistant", ("肺炎",)),
+    ),
     (Image(data=b"first"), Image(data=b"second")),
     ("A", "B"),
     ("CT", "MRI"),
-    Meta("src", "CC0", "credentialed", "physionet", True, "X-ray", "zh", "choice", "p1", {"split": "train"}),
+    Meta(
+        "src",
+        "CC0",
+        "credentialed",
+        "physionet",
+        True,
+        "X-ray",
+        "zh",
+        "choice",
+        "p1",
+        {"split": "train"},
+    ),
 )
 BARE = Sample("s2", (user_turn("?", 0),))
 
@@ -48,8 +67,13 @@ def kinds(row: dict) -> dict[str, str]:
 
 
 def test_the_columns_of_a_dataset_are_pinned() -> None:
-    assert [[field.name, str(field.type)] for field in dataset_schema()] == GOLDEN["dataset"]["columns"]
-    assert json.loads((dataset_schema().metadata or {})[b"huggingface"])["info"]["features"] == GOLDEN["dataset"]["features"]
+    assert [[field.name, str(field.type)] for field in dataset_schema()] == GOLDEN["dataset"][
+        "columns"
+    ]
+    assert (
+        json.loads((dataset_schema().metadata or {})[b"huggingface"])["info"]["features"]
+        == GOLDEN["dataset"]["features"]
+    )
 
 
 def test_a_row_of_a_dataset_is_pinned() -> None:
@@ -59,17 +83,36 @@ def test_a_row_of_a_dataset_is_pinned() -> None:
 
 
 def test_the_files_and_the_card_of_a_dataset_are_pinned(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "d", "d", [(SAMPLE, [b"first", b"second"]), (BARE, [])], CARD, drops={"missing_image": 3})
-    assert sorted(str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*") if p.is_file()) == GOLDEN["dataset"]["files"]
+    write_dataset(
+        tmp_path / "d",
+        "d",
+        [(SAMPLE, [b"first", b"second"]), (BARE, [])],
+        CARD,
+        drops={"missing_image": 3},
+    )
+    assert (
+        sorted(
+            str(p.relative_to(tmp_path / "d")) for p in (tmp_path / "d").rglob("*") if p.is_file()
+        )
+        == GOLDEN["dataset"]["files"]
+    )
     assert asdict(open_dataset(tmp_path / "d")) == GOLDEN["dataset"]["card"]
-    assert pq.ParquetFile(tmp_path / "d/data/part-00000.parquet").schema_arrow.names == dataset_schema().names
+    assert (
+        pq.ParquetFile(tmp_path / "d/data/part-00000.parquet").schema_arrow.names
+        == dataset_schema().names
+    )
     readme = (tmp_path / "d/README.md").read_text()
     assert "| missing_image | 3 |" in readme and "not for clinical use" in readme
 
 
 def test_the_keys_of_the_other_artefacts_are_pinned(tmp_path: Path) -> None:
     with ReplyStore(tmp_path) as store:
-        store.add([("k1", Reply("s1", "Yes.", 0, "stop", 7, 3)), ("k2", Reply("s2", None, 1, error="no image"))])
+        store.add(
+            [
+                ("k1", Reply("s1", "Yes.", 0, "stop", 7, 3)),
+                ("k2", Reply("s2", None, 1, error="no image")),
+            ]
+        )
     rows = [json.loads(line) for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
     assert rows == GOLDEN["replies"]
     assert [
@@ -94,7 +137,12 @@ def test_samples_come_back_from_a_dataset_and_refer_to_their_rows(tmp_path: Path
     first, second = read_dataset(tmp_path / "d")
     shard = str(tmp_path / "d/data/part-00000.parquet")
     assert first.images == (Image(shard, 0, 0), Image(shard, 0, 1))
-    assert (first.messages, first.gold, first.choices, first.meta) == (SAMPLE.messages, SAMPLE.gold, SAMPLE.choices, SAMPLE.meta)
+    assert (first.messages, first.gold, first.choices, first.meta) == (
+        SAMPLE.messages,
+        SAMPLE.gold,
+        SAMPLE.choices,
+        SAMPLE.meta,
+    )
     assert second == BARE
 
 
@@ -106,7 +154,9 @@ def test_nothing_known_stays_nothing(tmp_path: Path) -> None:
 
 def test_several_shards_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lingshu.core.artefacts.SHARD_ROWS", 2)
-    write_dataset(tmp_path / "d", "d", ((Sample(str(i), (user_turn("?", 0),)), []) for i in range(5)), CARD)
+    write_dataset(
+        tmp_path / "d", "d", ((Sample(str(i), (user_turn("?", 0),)), []) for i in range(5)), CARD
+    )
     assert [sample.id for sample in read_dataset(tmp_path / "d")] == list("01234")
     assert len(list((tmp_path / "d/data").iterdir())) == 3
 
@@ -114,7 +164,11 @@ def test_several_shards_are_read_in_order(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_dataset_is_identified_by_its_content(tmp_path: Path) -> None:
     for name, sample in (("a", SAMPLE), ("b", SAMPLE), ("c", BARE)):
         write_dataset(tmp_path / name, name, [(sample, [b"x"] * len(sample.images))], CARD)
-    assert dataset_digest(tmp_path / "a") == dataset_digest(tmp_path / "b") != dataset_digest(tmp_path / "c")
+    assert (
+        dataset_digest(tmp_path / "a")
+        == dataset_digest(tmp_path / "b")
+        != dataset_digest(tmp_path / "c")
+    )
 
 
 def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
@@ -127,8 +181,12 @@ def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
         open_dataset(tmp_path / "d")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="the package datasets is not installed")
-def test_the_package_datasets_loads_a_dataset_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="the package datasets is not installed"
+)
+def test_the_package_datasets_loads_a_dataset_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     import numpy as np
     from datasets import load_dataset  # type: ignore[import-not-found]
@@ -143,7 +201,9 @@ def test_the_package_datasets_loads_a_dataset_as_it_is(tmp_path: Path, monkeypat
 
 def stored(reply: Reply) -> dict[str, object]:
     """A reply's row, which leaves out its tokens."""
-    return {name: value for name, value in asdict(reply).items() if name not in ("token_ids", "lost")}
+    return {
+        name: value for name, value in asdict(reply).items() if name not in ("token_ids", "lost")
+    }
 
 
 def merged_replies(folder: Path, keys: set[str]) -> dict[str, Reply]:
@@ -165,7 +225,10 @@ def test_the_files_of_several_processes_are_read_as_one(tmp_path: Path) -> None:
     for rank in (0, 1):
         with ReplyStore(tmp_path, rank=rank, world=2) as store:
             store.add([(f"k{rank}", Reply(f"s{rank}", "yes")), ("both", Reply("b", str(rank)))])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["replies.0-of-2.jsonl", "replies.1-of-2.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "replies.0-of-2.jsonl",
+        "replies.1-of-2.jsonl",
+    ]
     assert {key: reply.text for key, reply in merged_replies(tmp_path, {"k0", "k1", "both"}).items()} == {
         "k0": "yes", "k1": "yes", "both": "0",
     }  # fmt: skip
@@ -177,7 +240,11 @@ def test_two_writers_of_one_file_or_of_two_ways_to_share_are_refused(tmp_path: P
             ReplyStore(tmp_path)
         with pytest.raises(StorageError, match=r"replies\.jsonl is being written by another run"):
             ReplyStore(tmp_path, rank=0, world=2)
-    with ReplyStore(tmp_path, rank=0, world=2), ReplyStore(tmp_path, rank=1, world=2), pytest.raises(StorageError, match="another run"):
+    with (
+        ReplyStore(tmp_path, rank=0, world=2),
+        ReplyStore(tmp_path, rank=1, world=2),
+        pytest.raises(StorageError, match="another run"),
+    ):
         ReplyStore(tmp_path)
     ReplyStore(tmp_path).close()
 
@@ -201,26 +268,49 @@ def test_scores_come_back_and_others_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"value": "abc"}, {"value": True}, {"status": "fine"}, {"status": []}, {"group": ["p"]}, {"id": {}}, {"note": 1}]
+    "wrong",
+    [
+        {"value": "abc"},
+        {"value": True},
+        {"status": "fine"},
+        {"status": []},
+        {"group": ["p"]},
+        {"id": {}},
+        {"note": 1},
+    ],
 )
 def test_a_damaged_row_of_scores_is_named_with_its_line(tmp_path: Path, wrong: dict) -> None:
     whole = {"id": "a", "value": 1.0, "status": "ok"}
     write_scores(tmp_path / "scores.jsonl", [whole, {**whole, **wrong}])
-    with pytest.raises(ArtefactError, match=rf"scores\.jsonl, line 2: {next(iter(wrong))} cannot be .*; score the run again"):
+    with pytest.raises(
+        ArtefactError,
+        match=rf"scores\.jsonl, line 2: {next(iter(wrong))} cannot be .*; score the run again",
+    ):
         read_scores(tmp_path / "scores.jsonl")
 
 
-@pytest.mark.parametrize("wrong", [{"text": 3}, {"key": ["k"]}, {"copy": None}, {"error": {}}, {"reply_tokens": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"text": 3}, {"key": ["k"]}, {"copy": None}, {"error": {}}, {"reply_tokens": "x"}]
+)
 def test_a_damaged_row_of_replies_is_named_with_its_line(tmp_path: Path, wrong: dict) -> None:
-    rows = [{"key": "k", **stored(Reply("s", "yes"))}, {"key": "l", **stored(Reply("t", "yes")), **wrong}]
+    rows = [
+        {"key": "k", **stored(Reply("s", "yes"))},
+        {"key": "l", **stored(Reply("t", "yes")), **wrong},
+    ]
     (tmp_path / "replies.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    with pytest.raises(ArtefactError, match=rf"replies\.jsonl, line 2: {next(iter(wrong))} cannot be .*; remove the line"):
+    with pytest.raises(
+        ArtefactError,
+        match=rf"replies\.jsonl, line 2: {next(iter(wrong))} cannot be .*; remove the line",
+    ):
         ReplyIndex(tmp_path, {"k"})
 
 
 def test_an_index_finds_replies_behind_blank_lines_and_of_any_letters(tmp_path: Path) -> None:
     texts = {"a": "ja, größer", "b": "是", "c": "x\u2028y"}
-    lines = [json.dumps({"key": key, **stored(Reply(key, text))}, ensure_ascii=False) for key, text in texts.items()]
+    lines = [
+        json.dumps({"key": key, **stored(Reply(key, text))}, ensure_ascii=False)
+        for key, text in texts.items()
+    ]
     (tmp_path / "replies.jsonl").write_text("\n" + "\n\n".join(lines) + "\n", encoding="utf-8")
     assert {key: reply.text for key, reply in merged_replies(tmp_path, set(texts)).items()} == texts
     with ReplyIndex(tmp_path, {"a"}) as replies:

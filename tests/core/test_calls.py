@@ -1,4 +1,6 @@
-"""Asking for material: nothing twice, nothing beyond the budget, nothing that may not leave, every reply kept."""
+"""Asking for material: nothing twice, nothing beyond the budget, nothing that may not leave, every
+reply kept.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Shape:
 
 @dataclass
 class Counting:
-    """Says the same reply to everything, with `tokens` of each kind, and counts; breaks after `whole` replies."""
+    """Says the same reply to everything, with `tokens` of each kind, and counts; breaks after
+    `whole` replies.
+    """
 
     text: str = "fine"
     tokens: int | None = 10
@@ -38,7 +42,9 @@ class Counting:
     digest: str = "1"
     seen: list[Sample] = field(default_factory=list)
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
+    ) -> Iterator[list[Reply]]:
         for sample in samples:
             if self.whole is not None and len(self.seen) >= self.whole:
                 raise EngineError("it went away")
@@ -66,7 +72,14 @@ def test_what_was_asked_once_is_not_asked_again(tmp_path: Path) -> None:
         assert calls.ask(texts(3), Sampling()) == first
     with opened(engine, tmp_path) as calls:
         assert calls.ask(texts(4), Sampling())[:3] == first
-        assert calls.ledger() == {"requests": 4, "calls": 1, "cached": 3, "retries": 0, "tokens": 80, "cost": 0.0}
+        assert calls.ledger() == {
+            "requests": 4,
+            "calls": 1,
+            "cached": 3,
+            "retries": 0,
+            "tokens": 80,
+            "cost": 0.0,
+        }
     assert len(engine.seen) == 4
 
 
@@ -79,7 +92,11 @@ def test_equal_requests_are_one_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["text", "model", "digest", "sampling", "form", "image"])
 def test_whatever_decides_a_reply_makes_another_call(tmp_path: Path, change: str) -> None:
-    engine, sampling, picture = Counting(text='{"name": "a", "size": 1}'), Sampling(), Image(data=b"one")
+    engine, sampling, picture = (
+        Counting(text='{"name": "a", "size": 1}'),
+        Sampling(),
+        Image(data=b"one"),
+    )
     request = Request(asked("question", images=(picture,)), TEXT)
     with opened(engine, tmp_path) as calls:
         calls.ask([request], sampling)
@@ -111,7 +128,9 @@ def test_a_json_reply_becomes_the_value_that_was_asked_for(tmp_path: Path) -> No
 )
 def test_a_fence_around_json_or_a_thought_before_it_is_no_fault(tmp_path: Path, text: str) -> None:
     with opened(Counting(text=text), tmp_path) as calls:
-        assert calls.ask([Request(asked("x"), json_form(Shape))], Sampling())[0].value == Shape("a", 1)
+        assert calls.ask([Request(asked("x"), json_form(Shape))], Sampling())[0].value == Shape(
+            "a", 1
+        )
 
 
 def test_a_fence_inside_an_object_is_text() -> None:
@@ -129,7 +148,9 @@ def test_a_fence_inside_an_object_is_text() -> None:
         (REFUSAL, "refused"),
     ],
 )
-def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_words(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_words(
+    tmp_path: Path, text: str, reason: str
+) -> None:
     engine = Counting(text=text)
     with opened(engine, tmp_path, tries=3, refuses=lambda said: "sorry" in said) as calls:
         (outcome,) = calls.ask([Request(asked("x"), json_form(Shape))], Sampling())
@@ -144,7 +165,11 @@ def test_planted_faults_are_mended_by_asking_again(tmp_path: Path) -> None:
     with opened(engine, tmp_path, refuses=lambda said: "sorry" in said) as calls:
         outcomes = calls.ask(requests, Sampling())
         ledger = calls.ledger()
-    assert all(outcome.value == Shape(f"shape {number}", 3) for number, outcome in enumerate(outcomes) if outcome.reject is None)
+    assert all(
+        outcome.value == Shape(f"shape {number}", 3)
+        for number, outcome in enumerate(outcomes)
+        if outcome.reject is None
+    )
     assert 5 <= ledger["retries"] <= 50 and ledger["calls"] == 200 + ledger["retries"]
     assert sum(outcome.reject is not None for outcome in outcomes) <= 3
 
@@ -157,7 +182,9 @@ def test_no_call_goes_beyond_the_token_budget(tmp_path: Path) -> None:
         # What is left would not hold one more call at its worst.
         assert calls.spent.tokens + 64 + 16 + len("question 99") + 100 > 5000
         assert calls.ledger()["budget"] == 100 - len(engine.seen)
-    assert [outcome.reject for outcome in outcomes] == [None] * len(engine.seen) + ["budget"] * (100 - len(engine.seen))
+    assert [outcome.reject for outcome in outcomes] == [None] * len(engine.seen) + ["budget"] * (
+        100 - len(engine.seen)
+    )
 
 
 def test_a_budget_in_money_holds_over_several_runs(tmp_path: Path) -> None:
@@ -192,7 +219,10 @@ def test_what_may_not_leave_is_never_sent(tmp_path: Path, access: str) -> None:
 
 def test_an_unreadable_image_is_a_reject(tmp_path: Path) -> None:
     with opened(Counting(), tmp_path) as calls:
-        (outcome,) = calls.ask([Request(asked("x", images=(Image(path=str(tmp_path / "none.png")),)), TEXT)], Sampling())
+        (outcome,) = calls.ask(
+            [Request(asked("x", images=(Image(path=str(tmp_path / "none.png")),)), TEXT)],
+            Sampling(),
+        )
     assert outcome.reject == "bad_image"
 
 
@@ -217,7 +247,9 @@ def test_a_failed_call_is_recorded_but_asked_again_by_the_next_run(tmp_path: Pat
 
 def test_what_a_later_try_gave_is_not_asked_again_where_the_first_failed(tmp_path: Path) -> None:
     class Stumbling(Counting):
-        def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+        def generate(
+            self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
+        ) -> Iterator[list[Reply]]:
             if sampling.seed == 0:
                 yield [Reply(sample.id, None, error="no route") for sample in samples]
             else:
@@ -243,11 +275,16 @@ def test_a_reply_that_took_more_than_was_thought_possible_is_counted(tmp_path: P
 
 def test_a_try_that_was_lost_counts_as_a_whole_call(tmp_path: Path) -> None:
     class Lossy(Counting):
-        def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+        def generate(
+            self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
+        ) -> Iterator[list[Reply]]:
             for replies in super().generate(samples, sampling, skip=skip):
                 yield [replace(reply, lost=2) for reply in replies]
 
     worst = 64 + 16 + len("question 0") + 50
     with opened(Lossy(), tmp_path, budget=Budget(tokens=3 * worst), repeats=2) as calls:
-        assert [outcome.reject for outcome in calls.ask(texts(2), Sampling(max_tokens=50))] == [None, "budget"]
+        assert [outcome.reject for outcome in calls.ask(texts(2), Sampling(max_tokens=50))] == [
+            None,
+            "budget",
+        ]
         assert calls.spent.tokens == 20 + 2 * worst <= 3 * worst

@@ -43,10 +43,21 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
 def test_overrides_reach_every_level_and_leave_the_original_alone() -> None:
     config = Recipe()
     changed = override(
-        config, ["seed=7", "device=cuda:0", "stages.deep.steps=5", "stages.0.rate=1e-4", "stages.deep.parts=[vision]", "data.captions=b"]
+        config,
+        [
+            "seed=7",
+            "device=cuda:0",
+            "stages.deep.steps=5",
+            "stages.0.rate=1e-4",
+            "stages.deep.parts=[vision]",
+            "data.captions=b",
+        ],
     )
     assert (changed.seed, changed.device, changed.data) == (7, "cuda:0", {"captions": "b"})
-    assert changed.stages == (Stage("shallow", rate=1e-4), Stage("deep", steps=5, parts=("vision",)))
+    assert changed.stages == (
+        Stage("shallow", rate=1e-4),
+        Stage("deep", steps=5, parts=("vision",)),
+    )
     assert config == Recipe()
     assert override(changed, ["device=null"]).device is None
 

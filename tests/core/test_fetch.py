@@ -1,4 +1,6 @@
-"""Addresses that clients name: one connection to a checked address of an allowed host, or none at all."""
+"""Addresses that clients name: one connection to a checked address of an allowed host, or none at
+all.
+"""
 
 from __future__ import annotations
 
@@ -87,9 +89,14 @@ SPELLINGS = (
 
 
 @pytest.mark.parametrize("host", SPELLINGS)
-def test_this_machine_is_never_reached_even_where_its_name_is_allowed(canary: Canary, host: str) -> None:
+def test_this_machine_is_never_reached_even_where_its_name_is_allowed(
+    canary: Canary, host: str
+) -> None:
     named = host.lower().strip("[]").rstrip(".")
-    refused(f"http://{host}:{canary.port}/", Fetching(frozenset({f"{named}:{canary.port}"}), timeout_s=5))
+    refused(
+        f"http://{host}:{canary.port}/",
+        Fetching(frozenset({f"{named}:{canary.port}"}), timeout_s=5),
+    )
     assert canary.met == 0
 
 
@@ -102,10 +109,14 @@ PRIVATE = (
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_a_name_that_leads_into_a_network_is_refused_before_any_connection(canary: Canary, address: str) -> None:
+def test_a_name_that_leads_into_a_network_is_refused_before_any_connection(
+    canary: Canary, address: str
+) -> None:
     rules = Fetching(frozenset({f"images.test:{canary.port}"}))
     assert "not public" in refused(f"http://images.test:{canary.port}/", rules, Names([address]))
-    assert "not public" in refused(f"http://images.test:{canary.port}/", rules, Names(["93.184.215.14", address]))
+    assert "not public" in refused(
+        f"http://images.test:{canary.port}/", rules, Names(["93.184.215.14", address])
+    )
     assert canary.met == 0
 
 
@@ -115,7 +126,8 @@ def test_public_addresses_are_public() -> None:
 
 
 def test_a_name_is_looked_up_once(canary: Canary) -> None:
-    # Rebinding: the first answer passes the check, and nobody listens there; the next would lead to the canary.
+    # Rebinding: the first answer passes the check, and nobody listens there; the next would lead to
+    # the canary.
     names = Names(["127.0.0.2"], ["127.0.0.1"])
     rules = Fetching(frozenset({f"images.test:{canary.port}"}), networks=("127.0.0.2/32",))
     assert "could not be fetched" in refused(f"http://images.test:{canary.port}/", rules, names)
@@ -123,8 +135,13 @@ def test_a_name_is_looked_up_once(canary: Canary) -> None:
 
 
 def test_redirects_are_not_followed(canary: Canary) -> None:
-    canary.answer = f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{canary.port}/\r\nContent-Length: 0\r\n\r\n".encode()
-    assert "status 302" in refused(f"http://pacs.test:{canary.port}/", local(canary), Names(["127.0.0.1"]))
+    canary.answer = (
+        f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{canary.port}/\r\nContent-Length:"
+        " 0\r\n\r\n".encode()
+    )
+    assert "status 302" in refused(
+        f"http://pacs.test:{canary.port}/", local(canary), Names(["127.0.0.1"])
+    )
     assert canary.met == 1
 
 

@@ -1,4 +1,6 @@
-"""The disk layer: whole files or nothing, JSONL that survives a kill, and manifests that notice a change."""
+"""The disk layer: whole files or nothing, JSONL that survives a kill, and manifests that notice a
+change.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ log.append([{"row": 2}])
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == {"log.jsonl", "old.txt"}
     assert (tmp_path / "old.txt").read_text() == "old"

@@ -13,7 +13,16 @@ from lingshu.core.wire import Endpoint, Wire, _retry_after
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [(None, None), ("7", 7.0), ("0.5", 0.5), ("-3", 0.0), ("nan", None), ("inf", None), ("soon", None)]
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+    ],
 )
 def test_the_wait_that_a_server_asks_for(value: str | None, seconds: float | None) -> None:
     assert _retry_after(value) == seconds
@@ -30,7 +39,12 @@ def test_of_an_error_only_its_name_is_kept() -> None:
     said = {"message": "cannot process name Jane Canary", "code": "context_length_exceeded"}
     assert wire._reason(json.dumps({"error": said}).encode()) == ": context_length_exceeded"
     for name in ("Jane Canary", 7, None, "x" * 50):
-        assert wire._reason(json.dumps({"error": {"message": "Anna", "code": name, "type": name}}).encode()) == ""
+        assert (
+            wire._reason(
+                json.dumps({"error": {"message": "Anna", "code": name, "type": name}}).encode()
+            )
+            == ""
+        )
     assert wire._reason(b"Jane") == ""
 
 

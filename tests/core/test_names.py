@@ -1,4 +1,6 @@
-"""Looking things up on shelves: by name, by path, by entry point; and the nearest name where there is none."""
+"""Looking things up on shelves: by name, by path, by entry point; and the nearest name where there
+is none.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,25 @@ def test_a_path_is_as_good_as_a_name_and_two_files_of_one_name_stay_apart(tmp_pa
 def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "task.py"
     path.write_text("raise RuntimeError('first')\n")
-    with pytest.raises(InputError, match=r"task.py cannot be loaded: RuntimeError: first \(task.py, line 1\)"):
+    with pytest.raises(
+        InputError, match=r"task.py cannot be loaded: RuntimeError: first \(task.py, line 1\)"
+    ):
         load("tasks", str(path))
     path.write_text("VALUE = 2\n")
     assert part("tasks", str(path), "VALUE") == 2
 
 
 def test_looking_up_one_thing_imports_that_alone() -> None:
-    code = "import sys; from lingshu.core import shelves; shelves.load('engines', 'echo'); print('lingshu.engines.openai' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout.strip() == "False"
+    code = (
+        "import sys; from lingshu.core import shelves; shelves.load('engines', 'echo');"
+        " print('lingshu.engines.openai' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        ).stdout.strip()
+        == "False"
+    )
 
 
 def test_messages_for_people() -> None:

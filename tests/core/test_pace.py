@@ -1,12 +1,18 @@
-"""How many requests may be under way: what raises the limit, what halves it, and what says nothing about it."""
+"""How many requests may be under way: what raises the limit, what halves it, and what says nothing
+about it.
+"""
 
 from __future__ import annotations
 
 from lingshu.core.pace import START, Pace
 
 
-def feed(pace: Pace, count: int, *, seconds: float = 0.1, pushed: int = 0, wait: float | None = None) -> None:
-    """`count` outcomes of requests sent under the present limit, the first `pushed` of them refused."""
+def feed(
+    pace: Pace, count: int, *, seconds: float = 0.1, pushed: int = 0, wait: float | None = None
+) -> None:
+    """`count` outcomes of requests sent under the present limit, the first `pushed` of them
+    refused.
+    """
     epoch = pace.epoch
     for number in range(count):
         pace.note(epoch, seconds, pushed=number < pushed, wait=wait, now=100.0)

@@ -11,8 +11,12 @@ from lingshu.core.release import Release, check_release, is_local, refusal
 AWAY = "https://api.example.invalid/v1"
 
 
-def sample(access: Access, *, deidentified: bool | None = None, agreement: str | None = None) -> Sample:
-    return Sample("s1", (), meta=Meta(access=access, deidentified=deidentified, agreement=agreement))
+def sample(
+    access: Access, *, deidentified: bool | None = None, agreement: str | None = None
+) -> Sample:
+    return Sample(
+        "s1", (), meta=Meta(access=access, deidentified=deidentified, agreement=agreement)
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,11 @@ def test_only_loopback_is_this_machine(endpoint: str | None, local: bool) -> Non
         (sample("form", agreement="x"), Release(agreements=frozenset({"y"})), False),
         (sample("form", agreement="x"), Release(agreements=frozenset({"x"})), True),
         (sample("credentialed", deidentified=True), Release(private=True), False),
-        (sample("credentialed", agreement="x", deidentified=True), Release(agreements=frozenset({"x"})), True),
+        (
+            sample("credentialed", agreement="x", deidentified=True),
+            Release(agreements=frozenset({"x"})),
+            True,
+        ),
     ],
 )
 def test_what_may_leave(asked: Sample, release: Release, allowed: bool) -> None:
@@ -53,7 +61,9 @@ def test_a_sample_is_private_unless_it_says_otherwise() -> None:
 
 
 def test_the_refusal_names_sample_endpoint_and_remedy() -> None:
-    with pytest.raises(ReleaseError, match=r"'s1' may not go to https://api\.example\.invalid/v1: .*--allow-remote"):
+    with pytest.raises(
+        ReleaseError, match=r"'s1' may not go to https://api\.example\.invalid/v1: .*--allow-remote"
+    ):
         check_release([sample("open"), sample("private")], AWAY, Release())
     with pytest.raises(ReleaseError, match="--agreement physionet"):
         check_release([sample("credentialed", agreement="physionet")], AWAY, Release())

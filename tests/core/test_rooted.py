@@ -1,4 +1,6 @@
-"""Files that clients name: nothing outside the folder is opened, and no refusal tells what is there."""
+"""Files that clients name: nothing outside the folder is opened, and no refusal tells what is
+there.
+"""
 
 from __future__ import annotations
 

@@ -13,10 +13,21 @@ from lingshu.core.runcard import RunCard, read_run_card, versions, write_run_car
 
 
 def test_a_run_card_comes_back_as_written(tmp_path: Path) -> None:
-    card = RunCard("train", {"seed": 1, "parts": ("vision",)}, seed=1, counts={"rows": 2}, hashes={"data": "00"})
+    card = RunCard(
+        "train",
+        {"seed": 1, "parts": ("vision",)},
+        seed=1,
+        counts={"rows": 2},
+        hashes={"data": "00"},
+    )
     write_run_card(tmp_path, card)
     found = read_run_card(tmp_path)
-    assert (found["verb"], found["config"], found["seed"], found["counts"]) == ("train", {"seed": 1, "parts": ["vision"]}, 1, {"rows": 2})
+    assert (found["verb"], found["config"], found["seed"], found["counts"]) == (
+        "train",
+        {"seed": 1, "parts": ["vision"]},
+        1,
+        {"rows": 2},
+    )
     assert found["versions"]["lingshu"] == __version__ and found["created"].endswith("+00:00")
 
 

@@ -25,14 +25,25 @@ def write_rows(folder: Path, count: int, *, side: int = 64, **facts: object) -> 
     lines = []
     for number in range(count):
         rng = np.random.default_rng(number)
-        (folder / f"{number}.png").write_bytes(encode_png(rng.integers(0, 255, (side, side), np.uint8)))
-        row = {"id": f"r{number:03d}", "question": f"Is it {number}?", "answer": "yes", "image": f"{number}.png", "access": "open", **facts}
+        (folder / f"{number}.png").write_bytes(
+            encode_png(rng.integers(0, 255, (side, side), np.uint8))
+        )
+        row = {
+            "id": f"r{number:03d}",
+            "question": f"Is it {number}?",
+            "answer": "yes",
+            "image": f"{number}.png",
+            "access": "open",
+            **facts,
+        }
         lines.append(json.dumps(row))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
 
 
-def configure(path: Path, *steps: StepUse, workers: int = 0, shard_rows: int = 4, **more: object) -> CurateConfig:
+def configure(
+    path: Path, *steps: StepUse, workers: int = 0, shard_rows: int = 4, **more: object
+) -> CurateConfig:
     """A configuration over a folder of rows in shards of four, worked on in this process."""
     source = Source("mine", "jsonl", str(path), licence="CC0-1.0")
     return CurateConfig("test", (source,), steps, shard_rows=shard_rows, workers=workers, **more)  # type: ignore[arg-type]

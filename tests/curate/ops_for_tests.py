@@ -13,7 +13,9 @@ from lingshu.imaging.read import encode_png
 
 
 def step(*, kind: str = "keep", at: str = "", once: str = "", seed: int = -1) -> MapStep:
-    """`at` ends the ids that it happens to; a step with a file `once` kills its process only while that file is not there."""
+    """`at` ends the ids that it happens to; a step with a file `once` kills its process only while
+    that file is not there.
+    """
 
     def apply(sample: Sample, pixels: Pixels) -> Sample | Drop | list[Sample]:
         if not sample.id.endswith(at):
@@ -36,9 +38,17 @@ def step(*, kind: str = "keep", at: str = "", once: str = "", seed: int = -1) ->
         if kind == "same_id":
             return [sample, sample]
         if kind == "crop":
-            return replace(sample, images=tuple(Image(data=encode_png(pixels.rgb(image)[:8, :8].copy())) for image in sample.images))
+            return replace(
+                sample,
+                images=tuple(
+                    Image(data=encode_png(pixels.rgb(image)[:8, :8].copy()))
+                    for image in sample.images
+                ),
+            )
         if kind == "note":
-            return replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, "seed": str(seed)}))
+            return replace(
+                sample, meta=replace(sample.meta, extra={**sample.meta.extra, "seed": str(seed)})
+            )
         return sample
 
     return MapStep(lambda: apply)

@@ -46,7 +46,9 @@ class Told:
             raise KeyboardInterrupt
 
 
-def test_a_worker_killed_once_costs_no_row(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_worker_killed_once_costs_no_row(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path = rows(10)
     curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
     killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
@@ -55,21 +57,45 @@ def test_a_worker_killed_once_costs_no_row(config: Make, rows: Callable[..., Pat
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
 
 
-def test_a_row_that_kills_every_worker_is_dropped_and_the_others_stay(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_row_that_kills_every_worker_is_dropped_and_the_others_stay(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     steps = (use("before", kind="keep"), use("step", kind="kill", at="r005"))
     done = curate(config(*steps, path=rows(8), workers=1), tmp_path / "out")
     assert done.card.drops == {"worker_died": 1} and done.failures == 1
-    assert [sample.id[-1] for sample in read_dataset(tmp_path / "out")] == ["0", "1", "2", "3", "4", "6", "7"]
+    assert [sample.id[-1] for sample in read_dataset(tmp_path / "out")] == [
+        "0",
+        "1",
+        "2",
+        "3",
+        "4",
+        "6",
+        "7",
+    ]
     table = {s["name"]: (s["in"], s["out"]) for s in done.card.steps or ()}
     assert table["before"] == (8, 8) and table["step"] == (8, 7)
 
 
-def test_a_second_run_goes_on_where_a_killed_driver_was(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_second_run_goes_on_where_a_killed_driver_was(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path, out = rows(20), tmp_path / "out"
     curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
-    ready = config(use("step", kind="kill_driver", at="r015", once=str(tmp_path / "flag")), path=path, workers=1)
+    ready = config(
+        use("step", kind="kill_driver", at="r015", once=str(tmp_path / "flag")),
+        path=path,
+        workers=1,
+    )
     configuration.write(ready, tmp_path / "run.yaml")
-    command = [sys.executable, "-m", "lingshu.apps.cli", "curate", str(tmp_path / "run.yaml"), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "lingshu.apps.cli",
+        "curate",
+        str(tmp_path / "run.yaml"),
+        "--out",
+        str(out),
+    ]
     code = f"import sys; from lingshu.apps.cli import main; sys.exit(main({command[3:]!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL and not (out / "dataset.json").exists()
@@ -78,24 +104,40 @@ def test_a_second_run_goes_on_where_a_killed_driver_was(config: Make, rows: Call
     assert told.before >= 12 and shards(out) == shards(tmp_path / "whole")
 
 
-def test_a_full_disk_is_one_line_and_nothing_half_written(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_nothing_half_written(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    configuration.write(config(use("step", kind="keep"), path=rows(20), workers=1), tmp_path / "run.yaml")
+    configuration.write(
+        config(use("step", kind="keep"), path=rows(20), workers=1), tmp_path / "run.yaml"
+    )
     code = (
-        f"import sys; from lingshu.apps.cli import main; sys.exit(main(['curate', {str(tmp_path / 'run.yaml')!r}, '--out', {str(out)!r}]))"
+        "import sys; from lingshu.apps.cli import main; sys.exit(main(['curate',"
+        f" {str(tmp_path / 'run.yaml')!r}, '--out', {str(out)!r}]))"
     )
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, preexec_fn=limit)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, preexec_fn=limit
+    )
     assert done.returncode == 2, done.stderr
-    assert "no space left while writing" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert (
+        "no space left while writing" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    )
     assert not (out / "dataset.json").exists() and not list(out.rglob("*.tmp"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and open_dataset(out).rows == 20
 
 
-def test_an_interrupted_run_goes_on(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path, told = rows(20), Told()
-    ready = config(use("step", kind="crop"), use("caps", "balance", by=["source"], cap=9), use("last", kind="note"), path=path)
+    ready = config(
+        use("step", kind="crop"),
+        use("caps", "balance", by=["source"], cap=9),
+        use("last", kind="note"),
+        path=path,
+    )
     curate(ready, tmp_path / "whole")
     for rows_done in (4, 20):
         with pytest.raises(KeyboardInterrupt):
@@ -106,13 +148,18 @@ def test_an_interrupted_run_goes_on(config: Make, rows: Callable[..., Path], tmp
 
 def test_two_runs_in_one_folder_are_refused(config: Make, tmp_path: Path) -> None:
     ready = config()
-    with JsonlAppender(tmp_path / "out" / "work" / "lock"), pytest.raises(StorageError, match="is being written by another process"):
+    with (
+        JsonlAppender(tmp_path / "out" / "work" / "lock"),
+        pytest.raises(StorageError, match="is being written by another process"),
+    ):
         curate(ready, tmp_path / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path, told = rows(20), Told()
     curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
     killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
@@ -122,19 +169,26 @@ def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(config: M
     always = config(use("step", kind="kill", at="r005"), path=path, workers=2)
     assert curate(always, tmp_path / "always", backend="ray").card.drops == {"worker_died": 1}
     with pytest.raises(KeyboardInterrupt):
-        curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=Told(stop_after=4))
+        curate(
+            replace(always, seed=1), tmp_path / "again", backend="ray", progress=Told(stop_after=4)
+        )
     assert not (tmp_path / "again" / "dataset.json").exists()
     curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=told)
     assert told.before >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")
 
 
-def test_no_drop_names_the_path_of_a_private_image_whatever_its_name(config: Make, tmp_path: Path) -> None:
+def test_no_drop_names_the_path_of_a_private_image_whatever_its_name(
+    config: Make, tmp_path: Path
+) -> None:
     folder = tmp_path / "Doe  Jane"
     folder.mkdir()
     names = ["scan  1.png", "line\n2.png", "wide\u00a03.png"]
     for name in names:
         (folder / name).write_bytes(b"")
-    lines = [{"id": str(n), "question": "What?", "answer": "yes", "image": name} for n, name in enumerate(names)]
+    lines = [
+        {"id": str(n), "question": "What?", "answer": "yes", "image": name}
+        for n, name in enumerate(names)
+    ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     for place, steps in enumerate(((), (use("size", "image_size"),))):
         out = tmp_path / f"out{place}"

@@ -1,4 +1,6 @@
-"""Review: which samples are shown, what verdicts do to them, and the numbers that stand in the card."""
+"""Review: which samples are shown, what verdicts do to them, and the numbers that stand in the
+card.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,52 @@ import pytest
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.nouns import Drop, Message, Meta, Sample
-from lingshu.curate.review import Queue, Verdict, agreed, applied, by_sample, check_limits, quality, queue_row, read_verdicts, told
+from lingshu.curate.review import (
+    Queue,
+    Verdict,
+    agreed,
+    applied,
+    by_sample,
+    check_limits,
+    quality,
+    queue_row,
+    read_verdicts,
+    told,
+)
 
 
-def made(name: str = "a", answer: str = "Old text.", *, kind: str = "long_caption", second: str | None = None, **facts: object) -> Sample:
+def made(
+    name: str = "a",
+    answer: str = "Old text.",
+    *,
+    kind: str = "long_caption",
+    second: str | None = None,
+    **facts: object,
+) -> Sample:
     extra = {"synthetic": kind, **({"alternative": second} if second else {})}
-    return Sample(name, (user_turn("Describe.", 0), Message("assistant", (answer,))), meta=Meta(extra=extra), **facts)  # type: ignore[arg-type]
+    return Sample(
+        name,
+        (user_turn("Describe.", 0), Message("assistant", (answer,))),
+        meta=Meta(extra=extra),
+        **facts,  # type: ignore[arg-type]
+    )
 
 
 def written(folder: Path, *rows: dict[str, str]) -> Path:
     path = folder / "verdicts.jsonl"
-    path.write_text("".join(json.dumps({"id": "a", "reviewer": "r1", **row}) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps({"id": "a", "reviewer": "r1", **row}) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return path
 
 
 def test_the_queue_depends_on_the_seed_and_not_on_the_order() -> None:
-    samples = [made(f"s{number}", kind=kind) for kind in ("x", "y") for number in range(500 if kind == "x" else 3)]
+    samples = [
+        made(f"s{number}", kind=kind)
+        for kind in ("x", "y")
+        for number in range(500 if kind == "x" else 3)
+    ]
     queues = []
     for seed, order in ((0, samples), (0, samples[::-1]), (1, samples)):
         queue = Queue(rows=5, seed=seed)
@@ -38,17 +70,36 @@ def test_the_queue_depends_on_the_seed_and_not_on_the_order() -> None:
 
 def test_a_row_of_the_queue_shows_both_texts() -> None:
     row = queue_row(made(second="Another."), ["images/0.png"])
-    assert (row["first"], row["second"], row["question"], row["images"]) == ("Old text.", "Another.", "Describe.", ["images/0.png"])
+    assert (row["first"], row["second"], row["question"], row["images"]) == (
+        "Old text.",
+        "Another.",
+        "Describe.",
+        ["images/0.png"],
+    )
 
 
 def test_one_rejection_drops_a_sample_whoever_accepted_it() -> None:
-    found = applied(made(), [Verdict("a", "r1", "accept"), Verdict("a", "r2", "reject", reason="wrong side"), Verdict("a", "r3", "accept")])
+    found = applied(
+        made(),
+        [
+            Verdict("a", "r1", "accept"),
+            Verdict("a", "r2", "reject", reason="wrong side"),
+            Verdict("a", "r3", "accept"),
+        ],
+    )
     assert found == Drop("a", "rejected_in_review", "wrong side")
 
 
 def test_an_edit_replaces_the_text_and_the_gold_that_was_it() -> None:
-    found = applied(made(gold=("Old text.",)), [Verdict("a", "r1", "edit", text="First."), Verdict("a", "r2", "edit", text="Last.")])
-    assert isinstance(found, Sample) and found.messages[-1].text == "Last." and found.gold == ("Last.",)
+    found = applied(
+        made(gold=("Old text.",)),
+        [Verdict("a", "r1", "edit", text="First."), Verdict("a", "r2", "edit", text="Last.")],
+    )
+    assert (
+        isinstance(found, Sample)
+        and found.messages[-1].text == "Last."
+        and found.gold == ("Last.",)
+    )
 
 
 def test_an_edited_choice_is_another_letter() -> None:
@@ -69,8 +120,15 @@ def test_a_preference_takes_the_other_text() -> None:
 
 
 def test_of_one_reviewer_the_last_line_counts(tmp_path: Path) -> None:
-    path = written(tmp_path, {"verdict": "accept"}, {"verdict": "accept", "reviewer": "r2"}, {"verdict": "reject", "reason": "blurred"})
-    assert by_sample(read_verdicts([path])) == {"a": [Verdict("a", "r2", "accept"), Verdict("a", "r1", "reject", reason="blurred")]}
+    path = written(
+        tmp_path,
+        {"verdict": "accept"},
+        {"verdict": "accept", "reviewer": "r2"},
+        {"verdict": "reject", "reason": "blurred"},
+    )
+    assert by_sample(read_verdicts([path])) == {
+        "a": [Verdict("a", "r2", "accept"), Verdict("a", "r1", "reject", reason="blurred")]
+    }
 
 
 @pytest.mark.parametrize(
@@ -84,15 +142,23 @@ def test_of_one_reviewer_the_last_line_counts(tmp_path: Path) -> None:
         ({"verdict": "accept", "note": "x"}, "unknown key 'note'"),
     ],
 )
-def test_a_line_that_is_no_verdict_is_named(tmp_path: Path, row: dict[str, str], told_why: str) -> None:
+def test_a_line_that_is_no_verdict_is_named(
+    tmp_path: Path, row: dict[str, str], told_why: str
+) -> None:
     with pytest.raises(InputError, match=told_why) as error:
         read_verdicts([written(tmp_path, {"verdict": "accept"}, row)])
     assert "line 2" in str(error.value)
 
 
 def test_agreement_of_two_reviewers() -> None:
-    # 40 accepted and 40 rejected by both, 10 each way apart: po .8, chance .5; AC1's chance is (.25 + .25 + 0) / 2.
-    pairs = [("accept", "accept")] * 40 + [("reject", "reject")] * 40 + [("accept", "reject")] * 10 + [("reject", "accept")] * 10
+    # 40 accepted and 40 rejected by both, 10 each way apart: po .8, chance .5; AC1's chance is (.25
+    # + .25 + 0) / 2.
+    pairs = (
+        [("accept", "accept")] * 40
+        + [("reject", "reject")] * 40
+        + [("accept", "reject")] * 10
+        + [("reject", "accept")] * 10
+    )
     found = agreed(("r1", "r2"), pairs)
     assert found.n == 100 and found.agree == pytest.approx(0.8)
     assert found.kappa == pytest.approx(0.6) and found.ac1 == pytest.approx((0.8 - 0.25) / 0.75)
@@ -107,10 +173,17 @@ def test_rare_faults_do_not_make_agreement_vanish_in_ac1() -> None:
 
 def test_quality_counts_samples_and_not_verdicts() -> None:
     both = [Verdict("a", "r1", "accept"), Verdict("a", "r2", "reject", reason="wrong side")]
-    found = quality("long_caption", [both, [Verdict("b", "r1", "edit", text="x")], [Verdict("c", "r1", "accept")]])
+    found = quality(
+        "long_caption",
+        [both, [Verdict("b", "r1", "edit", text="x")], [Verdict("c", "r1", "accept")]],
+    )
     assert found.reviewed == 3 and found.verdicts == {"accept": 2, "edit": 1, "reject": 1}
-    assert found.rejected.value == pytest.approx(1 / 3) and found.wrong.value == pytest.approx(2 / 3)
-    assert found.reasons == {"wrong side": 1} and [pair.reviewers for pair in found.agreement] == [("r1", "r2")]
+    assert found.rejected.value == pytest.approx(1 / 3) and found.wrong.value == pytest.approx(
+        2 / 3
+    )
+    assert found.reasons == {"wrong side": 1} and [pair.reviewers for pair in found.agreement] == [
+        ("r1", "r2")
+    ]
     assert told(found)["rejected"] == "33.3% (95% interval 6.1% to 79.2%)"
 
 
@@ -120,5 +193,10 @@ def test_a_kind_with_too_many_rejections_stops() -> None:
     found = [quality("ocr_exam", [*rejected, *accepted])]
     check_limits(found, limit=0.2)
     check_limits(found, limit=0.0, limits={"ocr_exam": 0.5})
-    with pytest.raises(InputError, match=r"ocr_exam: reviewers rejected 2 of 10 samples \(20%\).*limit of 10%.*invented finding"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"ocr_exam: reviewers rejected 2 of 10 samples \(20%\).*limit of 10%.*invented finding"
+        ),
+    ):
         check_limits(found, limit=0.1)

@@ -1,4 +1,6 @@
-"""A curation from end to end: what comes out, that every row is accounted for, and that nothing depends on how it was cut."""
+"""A curation from end to end: what comes out, that every row is accounted for, and that nothing
+depends on how it was cut.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,20 @@ def drops(out: Path) -> list[dict]:
     return [json.loads(line) for line in (out / "drops.jsonl").read_text().splitlines()]
 
 
-def test_rows_come_out_with_their_images_and_what_the_source_knows(config: Make, tmp_path: Path) -> None:
+def test_rows_come_out_with_their_images_and_what_the_source_knows(
+    config: Make, tmp_path: Path
+) -> None:
     done = curate(config(use("size", "image_size")), tmp_path / "out")
-    assert done.card == open_dataset(tmp_path / "out") and done.card.rows == 10 and not done.failures
+    assert (
+        done.card == open_dataset(tmp_path / "out") and done.card.rows == 10 and not done.failures
+    )
     first = next(read_dataset(tmp_path / "out"))
-    assert first.id == "mine/r000" and first.meta.licence == "CC0-1.0" and first.meta.source == "mine" and first.gold == ("yes",)
+    assert (
+        first.id == "mine/r000"
+        and first.meta.licence == "CC0-1.0"
+        and first.meta.source == "mine"
+        and first.gold == ("yes",)
+    )
     assert open_image(first.images[0]).size == (64, 64)
     assert not (tmp_path / "out" / "work").exists()
 
@@ -62,10 +73,16 @@ def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> Non
     }
     assert done.failures == 2 and done.card.drops == {"error": 2, "over_quota": 3}
     first = drops(tmp_path / "out")[0]
-    assert (first["id"], first["step"], first["reason"]) == ("mine/r003", "raises", "error") and "ops_for_tests.py, line" in first["detail"]
+    assert (first["id"], first["step"], first["reason"]) == (
+        "mine/r003",
+        "raises",
+        "error",
+    ) and "ops_for_tests.py, line" in first["detail"]
 
 
-def test_words_of_a_row_that_is_not_open_are_in_no_error(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_words_of_a_row_that_is_not_open_are_in_no_error(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path = rows(4, name="private", access="private")
     curate(config(use("raises", kind="raise", at="r003"), path=path), tmp_path / "out")
     (row,) = drops(tmp_path / "out")
@@ -78,16 +95,34 @@ def test_an_id_stands_for_one_row(config: Make, tmp_path: Path) -> None:
     assert len({sample.id for sample in read_dataset(tmp_path / "out")}) == 10
 
 
-def test_rows_of_two_sources_with_the_same_ids_both_stay(rows: Callable[..., Path], tmp_path: Path) -> None:
-    sources = (Source("a", "jsonl", str(rows(3, name="a"))), Source("b", "jsonl", str(rows(3, name="b", licence="MIT")), licence="CC0-1.0"))
-    done = curate(CurateConfig("two", sources, (use("raises", kind="raise", sources=("b",), at="r001"),), workers=0), tmp_path / "out")
-    assert [sample.id for sample in read_dataset(tmp_path / "out")] == ["a/r000", "a/r001", "a/r002", "b/r000", "b/r002"]
+def test_rows_of_two_sources_with_the_same_ids_both_stay(
+    rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    sources = (
+        Source("a", "jsonl", str(rows(3, name="a"))),
+        Source("b", "jsonl", str(rows(3, name="b", licence="MIT")), licence="CC0-1.0"),
+    )
+    done = curate(
+        CurateConfig(
+            "two", sources, (use("raises", kind="raise", sources=("b",), at="r001"),), workers=0
+        ),
+        tmp_path / "out",
+    )
+    assert [sample.id for sample in read_dataset(tmp_path / "out")] == [
+        "a/r000",
+        "a/r001",
+        "a/r002",
+        "b/r000",
+        "b/r002",
+    ]
     assert done.card.licences == {"MIT": 2, "unknown": 3}
     steps = {s["name"]: s["sources"] for s in done.card.steps or ()}
     assert list(steps["raises"]) == ["b"] and steps["write"]["a"]["out"] == 3
 
 
-def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path = rows(3)
     (path / "1.png").write_bytes((path / "1.png").read_bytes()[:-20])
     (path / "2.png").write_bytes(b"DICM no image")
@@ -98,7 +133,14 @@ def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(config: Ma
 
 
 def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None:
-    curate(config(use("crop", kind="crop"), use("caps", "balance", by=["source"], cap=5), use("again", kind="note")), tmp_path / "out")
+    curate(
+        config(
+            use("crop", kind="crop"),
+            use("caps", "balance", by=["source"], cap=5),
+            use("again", kind="note"),
+        ),
+        tmp_path / "out",
+    )
     found = list(read_dataset(tmp_path / "out"))
     assert len(found) == 5 and {open_image(sample.images[0]).size for sample in found} == {(8, 8)}
 
@@ -106,10 +148,18 @@ def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None
 def test_many_images_without_a_place_are_kept_in_order(tmp_path: Path) -> None:
     from lingshu.sources.phantom import training
 
-    source = Source("drawn", "phantom", "phantom/0", {"purpose": "captions", "images": 150, "side": 28})
-    curate(CurateConfig("drawn", (source,), (use("crop", kind="keep"),), workers=0), tmp_path / "out")
-    drawn = [open_image(sample.images[0]).tobytes() for sample in training(0, 150, "captions", side=28)]
-    assert [open_image(sample.images[0]).tobytes() for sample in read_dataset(tmp_path / "out")] == drawn
+    source = Source(
+        "drawn", "phantom", "phantom/0", {"purpose": "captions", "images": 150, "side": 28}
+    )
+    curate(
+        CurateConfig("drawn", (source,), (use("crop", kind="keep"),), workers=0), tmp_path / "out"
+    )
+    drawn = [
+        open_image(sample.images[0]).tobytes() for sample in training(0, 150, "captions", side=28)
+    ]
+    assert [
+        open_image(sample.images[0]).tobytes() for sample in read_dataset(tmp_path / "out")
+    ] == drawn
 
 
 def test_the_seed_of_the_run_reaches_the_steps(config: Make, tmp_path: Path) -> None:
@@ -117,9 +167,15 @@ def test_the_seed_of_the_run_reaches_the_steps(config: Make, tmp_path: Path) -> 
     assert next(read_dataset(tmp_path / "out")).meta.extra["seed"] == "7"
 
 
-def test_the_bytes_do_not_depend_on_workers_or_shards(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_bytes_do_not_depend_on_workers_or_shards(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path = rows(10)
-    steps = (use("crop", kind="crop", at="4"), use("caps", "balance", by=["source"], cap=8), use("note", kind="note"))
+    steps = (
+        use("crop", kind="crop", at="4"),
+        use("caps", "balance", by=["source"], cap=8),
+        use("note", kind="note"),
+    )
     wanted = None
     for name, workers, size in (("a", 0, 4), ("b", 2, 3), ("c", 0, 100)):
         curate(config(*steps, path=path, workers=workers, shard_rows=size), tmp_path / name)
@@ -132,7 +188,9 @@ def test_a_limit_reads_so_many_rows_of_each_source(config: Make, tmp_path: Path)
     assert curate(config(), tmp_path / "out", limit=3).card.rows == 3
 
 
-def test_a_finished_dataset_is_not_made_again_unless_something_changed(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_finished_dataset_is_not_made_again_unless_something_changed(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     path, out = rows(5), tmp_path / "out"
     first = config(use("note", kind="note"), path=path)
     assert not curate(first, out).finished_before
@@ -142,12 +200,18 @@ def test_a_finished_dataset_is_not_made_again_unless_something_changed(config: M
     (path / "0.png").write_bytes((path / "1.png").read_bytes())
     done = curate(replace(first, seed=1), out)
     assert not done.finished_before
-    assert open_image(next(read_dataset(out)).images[0]).tobytes() == open_image(list(read_dataset(out))[1].images[0]).tobytes()
+    assert (
+        open_image(next(read_dataset(out)).images[0]).tobytes()
+        == open_image(list(read_dataset(out))[1].images[0]).tobytes()
+    )
 
 
-def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(
+    rows: Callable[..., Path], tmp_path: Path
+) -> None:
     sources = tuple(
-        Source(n, "jsonl", str(rows(2, name=n)), licence=x) for n, x in (("a", "CC-BY-4.0"), ("b", "CC BY-NC 4.0"), ("c", None))
+        Source(n, "jsonl", str(rows(2, name=n)), licence=x)
+        for n, x in (("a", "CC-BY-4.0"), ("b", "CC BY-NC 4.0"), ("c", None))
     )
     done = curate(CurateConfig("l", sources, (), workers=0, licence="permissive"), tmp_path / "out")
     assert done.card.licences == {"CC-BY-4.0": 2} and done.card.drops == {"licence": 4}
@@ -156,10 +220,16 @@ def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(rows: Calla
 def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Path) -> None:
     ready = config()
     missing = Source("other", "jsonl")
-    with pytest.raises(ConfigError, match=r"source 'other' has no path; give sources\.other\.path=FOLDER"):
+    with pytest.raises(
+        ConfigError, match=r"source 'other' has no path; give sources\.other\.path=FOLDER"
+    ):
         curate(replace(ready, sources=(*ready.sources, missing)), tmp_path / "out")
-    done = curate(replace(ready, sources=(*ready.sources, replace(missing, optional=True))), tmp_path / "out")
-    assert done.card.rows == 10 and read_json(tmp_path / "out" / "run.json")["notes"]["sources_left_out"] == ["other"]
+    done = curate(
+        replace(ready, sources=(*ready.sources, replace(missing, optional=True))), tmp_path / "out"
+    )
+    assert done.card.rows == 10 and read_json(tmp_path / "out" / "run.json")["notes"][
+        "sources_left_out"
+    ] == ["other"]
     assert "left out (no path)" in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(ConfigError, match="no source has a path"):
         curate(replace(ready, sources=(replace(missing, optional=True),)), tmp_path / "none")
@@ -168,14 +238,19 @@ def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Pa
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (use("x", "image_size", min_sides=3), r"unknown key steps\.x\.params\.min_sides; did you mean 'min_side'"),
+        (
+            use("x", "image_size", min_sides=3),
+            r"unknown key steps\.x\.params\.min_sides; did you mean 'min_side'",
+        ),
         (use("x", "image_size", min_side="large"), r"steps\.x\.params\.min_side: .*'large'"),
         (use("x", "image_size", formats=["PNH"]), "did you mean 'PNG'"),
         (use("read", "image_size"), "a step is named 'read'"),
         (use("x", "image_sise"), "did you mean 'image_size'"),
     ],
 )
-def test_a_wrong_step_is_named_before_anything_is_read(config: Make, tmp_path: Path, step: object, message: str) -> None:
+def test_a_wrong_step_is_named_before_anything_is_read(
+    config: Make, tmp_path: Path, step: object, message: str
+) -> None:
     with pytest.raises((ConfigError, LookupError), match=message):
         curate(config(step), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -188,7 +263,9 @@ def test_a_folder_that_is_no_dataset_is_left_alone(config: Make, tmp_path: Path)
         curate(config(), tmp_path / "out")
 
 
-def test_pixels_can_be_written_anew(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_pixels_can_be_written_anew(
+    config: Make, rows: Callable[..., Path], tmp_path: Path
+) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 

@@ -40,7 +40,8 @@ class Server:
         self._ready.wait(10)
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # cancels at the end what a test left waiting
+        # cancels at the end what a test left waiting
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 
     def call(self, what: Callable[[], object]) -> None:

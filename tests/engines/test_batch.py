@@ -1,4 +1,6 @@
-"""Batches: a service on 127.0.0.1 and a folder carried by hand; what was asked live is not asked again."""
+"""Batches: a service on 127.0.0.1 and a folder carried by hand; what was asked live is not asked
+again.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ from lingshu.imaging.read import image_bytes
 
 
 class Service:
-    """A batch service in memory: a batch is done at the second look, its output in reverse order, request 2 refused."""
+    """A batch service in memory: a batch is done at the second look, its output in reverse order,
+    request 2 refused.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -44,7 +48,9 @@ class Service:
     def post(self, path: str, data: bytes) -> bytes:
         if path == "/v1/files":
             name = f"file{len(self.files)}"
-            self.files[name] = data.split(b"application/jsonl\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+            self.files[name] = data.split(b"application/jsonl\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[
+                0
+            ]
             return json.dumps({"id": name}).encode()
         name = f"batch{len(self.batches)}"
         self.batches[name] = {"id": name, "status": "validating", **json.loads(data)}
@@ -62,7 +68,13 @@ def answered(requests: bytes) -> bytes:
             "usage": {"prompt_tokens": 5, "completion_tokens": 2},
         }
         code = 400 if text.endswith("2") else 200
-        rows.append({"custom_id": row["custom_id"], "response": {"status_code": code, "body": body}, "error": None})
+        rows.append(
+            {
+                "custom_id": row["custom_id"],
+                "response": {"status_code": code, "body": body},
+                "error": None,
+            }
+        )
     return "".join(json.dumps(row) + "\n" for row in reversed(rows)).encode()
 
 
@@ -96,7 +108,10 @@ def service() -> Iterator[tuple[str, Service]]:
 
 
 def samples(count: int, access: str = "open") -> list[Sample]:
-    return [Sample(f"s{n}", (user_turn(f"question {n}", 0),), meta=Meta(access=access)) for n in range(count)]  # type: ignore[arg-type]
+    return [
+        Sample(f"s{n}", (user_turn(f"question {n}", 0),), meta=Meta(access=access))  # type: ignore[arg-type]
+        for n in range(count)
+    ]
 
 
 def opened(model: str) -> batch.Batch:
@@ -109,7 +124,12 @@ def replies(engine: batch.Batch, count: int = 4) -> list[Reply]:
     return [reply for found in engine.generate(samples(count), Sampling()) for reply in found]
 
 
-EXPECTED = [("s0", "re: question 0", None), ("s1", "re: question 1", None), ("s2", None, "HTTP status 400"), ("s3", "re: question 3", None)]
+EXPECTED = [
+    ("s0", "re: question 0", None),
+    ("s1", "re: question 1", None),
+    ("s2", None, "HTTP status 400"),
+    ("s3", "re: question 3", None),
+]
 
 
 def test_a_batch_is_sent_waited_for_and_read(service: tuple[str, Service]) -> None:
@@ -130,8 +150,14 @@ def test_a_folder_is_written_and_read_back(tmp_path: Path) -> None:
         replies(engine)
     (requests,) = (tmp_path / "post").iterdir()
     rows = [json.loads(line) for line in requests.read_text().splitlines()]
-    assert rows[0]["custom_id"] == "s0|0" and rows[0]["url"] == "/v1/chat/completions" and rows[0]["body"]["model"] == "m"
-    requests.with_name(requests.name.replace("requests", "replies")).write_bytes(answered(requests.read_bytes()))
+    assert (
+        rows[0]["custom_id"] == "s0|0"
+        and rows[0]["url"] == "/v1/chat/completions"
+        and rows[0]["body"]["model"] == "m"
+    )
+    requests.with_name(requests.name.replace("requests", "replies")).write_bytes(
+        answered(requests.read_bytes())
+    )
     assert [(r.id, r.text, r.error) for r in replies(engine)] == EXPECTED
 
 
@@ -142,16 +168,28 @@ def test_what_may_not_leave_is_not_written_either(tmp_path: Path) -> None:
     assert not (tmp_path / "post").exists()
 
 
-def test_batch_and_live_share_what_calls_remember(service: tuple[str, Service], tmp_path: Path) -> None:
+def test_batch_and_live_share_what_calls_remember(
+    service: tuple[str, Service], tmp_path: Path
+) -> None:
     asked = [Request(sample, TEXT) for sample in samples(2)]
     with Calls(opened(f"batch:{service[0]}#m"), tmp_path, images=image_bytes) as calls:
         first = calls.ask(asked, Sampling())
-    with Calls(openai.load(f"{service[0]}#m", EngineOptions()), tmp_path, images=image_bytes) as calls:
+    with Calls(
+        openai.load(f"{service[0]}#m", EngineOptions()), tmp_path, images=image_bytes
+    ) as calls:
         assert calls.ask(asked, Sampling()) == first
         assert calls.ledger()["calls"] == 0
 
 
-@pytest.mark.parametrize("model", ["batch:nowhere", "batch:post@ftp://x/v1#m", "batch:posthttp://h/v1#m", "batch:http://127.0.0.1/v1"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "batch:nowhere",
+        "batch:post@ftp://x/v1#m",
+        "batch:posthttp://h/v1#m",
+        "batch:http://127.0.0.1/v1",
+    ],
+)
 def test_a_name_that_is_none_is_refused(model: str) -> None:
     with pytest.raises(InputError):
         batch.load(model, EngineOptions())

@@ -1,4 +1,6 @@
-"""The echo engine: says gold, says what it is told, and refuses unreadable images like every engine."""
+"""The echo engine: says gold, says what it is told, and refuses unreadable images like every
+engine.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +22,46 @@ def sample(name: str, *gold: str, image: Image = PICTURE) -> Sample:
 
 
 def test_echo_says_the_preferred_gold() -> None:
-    replies = list(load("echo", EngineOptions()).generate([sample("a", "yes", "true"), sample("b")], Sampling()))
-    assert [(r.id, r.text, r.finish) for r in replies[0]] == [("a", "yes", "stop"), ("b", None, None)]
+    replies = list(
+        load("echo", EngineOptions()).generate(
+            [sample("a", "yes", "true"), sample("b")], Sampling()
+        )
+    )
+    assert [(r.id, r.text, r.finish) for r in replies[0]] == [
+        ("a", "yes", "stop"),
+        ("b", None, None),
+    ]
     assert "no gold" in (replies[0][1].error or "")
 
 
 def test_echo_says_what_it_is_told() -> None:
-    assert [r.text for r in next(load("echo:no: never", EngineOptions()).generate([sample("b")], Sampling()))] == ["no: never"]
+    assert [
+        r.text
+        for r in next(load("echo:no: never", EngineOptions()).generate([sample("b")], Sampling()))
+    ] == ["no: never"]
     assert next(load("echo:", EngineOptions()).generate([sample("b")], Sampling()))[0].text == ""
 
 
 def test_replies_come_in_batches_that_skipping_does_not_shift() -> None:
     engine = load("echo", EngineOptions(batch_size=2))
     asked = [sample(name, "yes") for name in "abc"]
-    whole = [[(r.id, r.copy) for r in batch] for batch in engine.generate(asked, Sampling(copies=2))]
+    whole = [
+        [(r.id, r.copy) for r in batch] for batch in engine.generate(asked, Sampling(copies=2))
+    ]
     assert whole == [[("a", 0), ("a", 1)], [("b", 0), ("b", 1)], [("c", 0), ("c", 1)]]
-    rest = [[(r.id, r.copy) for r in batch] for batch in engine.generate(asked, Sampling(copies=2), skip={("a", 1), ("b", 0), ("b", 1)})]
+    rest = [
+        [(r.id, r.copy) for r in batch]
+        for batch in engine.generate(asked, Sampling(copies=2), skip={("a", 1), ("b", 0), ("b", 1)})
+    ]
     assert rest == [[("a", 0)], [("c", 0), ("c", 1)]]
 
 
 def test_an_unreadable_image_is_an_error_reply() -> None:
-    (reply,) = next(load("echo:yes", EngineOptions()).generate([sample("a", image=Image(data=b"junk"))], Sampling()))
+    (reply,) = next(
+        load("echo:yes", EngineOptions()).generate(
+            [sample("a", image=Image(data=b"junk"))], Sampling()
+        )
+    )
     assert reply.text is None and "cannot be decoded" in (reply.error or "")
 
 

@@ -1,4 +1,6 @@
-"""The engine over a model in this process: same words as stock generation, no image token, no neighbour's influence."""
+"""The engine over a model in this process: same words as stock generation, no image token, no
+neighbour's influence.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,14 @@ def question(number: int, text: str = "Is there a lesion?") -> Sample:
     return Sample(f"q{number}", (user_turn(text + " left" * (number % 2), 1),), (image,))
 
 
-def replies(engine: HfEngine, samples: Sequence[Sample], sampling: Sampling) -> dict[tuple[str, int], Reply]:
-    return {(reply.id, reply.copy): reply for batch in engine.generate(samples, sampling) for reply in batch}
+def replies(
+    engine: HfEngine, samples: Sequence[Sample], sampling: Sampling
+) -> dict[tuple[str, int], Reply]:
+    return {
+        (reply.id, reply.copy): reply
+        for batch in engine.generate(samples, sampling)
+        for reply in batch
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -39,9 +47,13 @@ def test_greedy_replies_equal_stock_generation(family: FamilyName) -> None:
     got = replies(engine(family), samples, Sampling(max_tokens=8))
     for sample in samples:
         images = [picture(int(sample.id[1:]), 56 + 30 * (int(sample.id[1:]) % 3), 56)]
-        batch = processor.collate([processor.encode(sample.messages, processor.tiles(images))], pad="left")
+        batch = processor.collate(
+            [processor.encode(sample.messages, processor.tiles(images))], pad="left"
+        )
         inputs = {k: v for k, v in batch.items() if k not in ("labels", "position_ids")}
-        out = model.generate(**inputs, max_new_tokens=8, do_sample=False, suppress_tokens=processor.never_sampled)
+        out = model.generate(
+            **inputs, max_new_tokens=8, do_sample=False, suppress_tokens=processor.never_sampled
+        )
         new = out[0, inputs["input_ids"].shape[1] :].tolist()
         ended = new[-1] == processor.tokenizer.eos_token_id
         expected = processor.tokenizer.decode(new[:-1] if ended else new, skip_special_tokens=True)
@@ -57,7 +69,9 @@ def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names(family: Famil
     model = copy.deepcopy(model)
     # As released checkpoints have it: the end of a turn and the end of a text.
     model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, first]
-    reply = replies(HfEngine(Loaded(model, processor, "tiny", "digest")), [question(0)], sampling)["q0", 0]
+    reply = replies(HfEngine(Loaded(model, processor, "tiny", "digest")), [question(0)], sampling)[
+        "q0", 0
+    ]
     assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
@@ -80,7 +94,9 @@ def test_shared_prefill_gives_what_separate_asking_gives(family: FamilyName) -> 
     sampling = Sampling(max_tokens=6, temperature=1.0, copies=2)
     together = replies(engine(family, batch_size=3), same, sampling)
     apart = replies(engine(family, batch_size=1), same, sampling)
-    assert {key: reply.text for key, reply in together.items()} == {key: reply.text for key, reply in apart.items()}
+    assert {key: reply.text for key, reply in together.items()} == {
+        key: reply.text for key, reply in apart.items()
+    }
     assert len({reply.text for reply in together.values()}) > 1  # copies are drawn apart
 
 
@@ -90,14 +106,24 @@ def test_a_draw_depends_on_seed_sample_and_copy_only() -> None:
     all_at_once = replies(engine("internvl", batch_size=8), samples, sampling)
     alone = replies(engine("internvl", batch_size=8), samples[3:4], sampling)
     assert all(all_at_once[key].text == reply.text for key, reply in alone.items())
-    other = replies(engine("internvl", batch_size=8), samples[3:4], Sampling(max_tokens=6, temperature=1.0, copies=2, seed=2))
+    other = replies(
+        engine("internvl", batch_size=8),
+        samples[3:4],
+        Sampling(max_tokens=6, temperature=1.0, copies=2, seed=2),
+    )
     assert {r.text for r in other.values()} != {r.text for r in alone.values()}
 
 
 def test_skipped_replies_are_not_given_again_and_leave_the_others_as_they_were() -> None:
     samples = [question(number) for number in range(5)]
     whole = replies(engine("qwen2_5_vl"), samples, Sampling(max_tokens=4))
-    rest = [r for batch in engine("qwen2_5_vl").generate(samples, Sampling(max_tokens=4), skip={("q1", 0), ("q4", 0)}) for r in batch]
+    rest = [
+        r
+        for batch in engine("qwen2_5_vl").generate(
+            samples, Sampling(max_tokens=4), skip={("q1", 0), ("q4", 0)}
+        )
+        for r in batch
+    ]
     assert sorted(reply.id for reply in rest) == ["q0", "q2", "q3"]
     assert all(reply == whole[reply.id, 0] for reply in rest)
 
@@ -127,6 +153,8 @@ def test_log_likelihoods_are_sums_over_the_answer(family: FamilyName) -> None:
 
 def test_the_nucleus_leaves_out_the_tail() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(200, 1)
-    drawn = pick(logits, Sampling(temperature=1.0, top_p=0.6), [np.random.default_rng(i) for i in range(200)])
+    drawn = pick(
+        logits, Sampling(temperature=1.0, top_p=0.6), [np.random.default_rng(i) for i in range(200)]
+    )
     assert set(drawn.tolist()) == {0, 1}
     assert abs(float((drawn == 0).mean()) - 0.625) < 0.1

@@ -1,4 +1,6 @@
-"""Questions answered as they arrive: the same words as the engine that takes lists, whoever comes and goes beside them."""
+"""Questions answered as they arrive: the same words as the engine that takes lists, whoever comes
+and goes beside them.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,13 @@ def loaded(family: FamilyName) -> Loaded:
 
 
 def question(number: int, images: int = 1) -> Sample:
-    shown = tuple(Image(data=png_bytes(picture(10 * number + i, 56 + 30 * (number % 3), 56))) for i in range(images))
-    return Sample(f"q{number}", (user_turn("Is there a lesion?" + " left" * (number % 4), images),), shown)
+    shown = tuple(
+        Image(data=png_bytes(picture(10 * number + i, 56 + 30 * (number % 3), 56)))
+        for i in range(images)
+    )
+    return Sample(
+        f"q{number}", (user_turn("Is there a lesion?" + " left" * (number % 4), images),), shown
+    )
 
 
 @pytest.fixture(params=FAMILIES)
@@ -75,7 +82,9 @@ def live() -> Iterator[Callable[..., LiveModel]]:
         one.close()
 
 
-def ask(live: LiveModel, samples: Sequence[Sample], sampling: Sampling, *, stop: Sequence[str] = ()) -> list[Ear]:
+def ask(
+    live: LiveModel, samples: Sequence[Sample], sampling: Sampling, *, stop: Sequence[str] = ()
+) -> list[Ear]:
     ears = [Ear() for _ in samples]
     for sample, ear in zip(samples, ears, strict=True):
         live.submit(sample, sampling, ear, stop=stop)
@@ -83,14 +92,24 @@ def ask(live: LiveModel, samples: Sequence[Sample], sampling: Sampling, *, stop:
 
 
 def whole(family: FamilyName, samples: Sequence[Sample], sampling: Sampling) -> dict[str, Reply]:
-    return {r.id: r for batch in HfEngine(loaded(family), batch_size=3).generate(samples, sampling) for r in batch}
+    return {
+        r.id: r
+        for batch in HfEngine(loaded(family), batch_size=3).generate(samples, sampling)
+        for r in batch
+    }
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_replies_equal_those_of_the_engine_that_takes_lists(family: FamilyName, temperature: float, live: Callable[..., LiveModel]) -> None:
-    # Nine questions of several lengths through three places: rows join and leave while others are being written.
+def test_replies_equal_those_of_the_engine_that_takes_lists(
+    family: FamilyName, temperature: float, live: Callable[..., LiveModel]
+) -> None:
+    # Nine questions of several lengths through three places: rows join and leave while others are
+    # being written.
     samples = [question(number, images=number % 3) for number in range(9)]
-    sampling = [Sampling(max_tokens=4 + 3 * (number % 4), temperature=temperature, top_p=0.9, seed=number) for number in range(9)]
+    sampling = [
+        Sampling(max_tokens=4 + 3 * (number % 4), temperature=temperature, top_p=0.9, seed=number)
+        for number in range(9)
+    ]
     engine, ears = live(family, batch_size=3), [Ear() for _ in samples]
     for sample, drawn, ear in zip(samples, sampling, ears, strict=True):
         engine.submit(sample, drawn, ear)
@@ -102,7 +121,9 @@ def test_replies_equal_those_of_the_engine_that_takes_lists(family: FamilyName, 
 
 
 def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names() -> None:
-    first = next(iter(whole("internvl", [question(0)], Sampling(max_tokens=3))["q0"].token_ids or ()))
+    first = next(
+        iter(whole("internvl", [question(0)], Sampling(max_tokens=3))["q0"].token_ids or ())
+    )
     model, processor = tiny("internvl")
     model = copy.deepcopy(model)
     model.generation_config.eos_token_id = [processor.tokenizer.eos_token_id, first]
@@ -112,7 +133,9 @@ def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names() -> None:
     assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
-def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(live: Callable[..., LiveModel]) -> None:
+def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(
+    live: Callable[..., LiveModel],
+) -> None:
     same = [replace(question(1), id=name) for name in "abcd"]
     sampling = Sampling(max_tokens=6, temperature=1.0)
     expected = whole("internvl", same, sampling)
@@ -121,7 +144,9 @@ def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(live: Calla
     assert len({reply.text for reply in replies}) > 1
 
 
-def test_a_cancelled_question_frees_its_place_and_is_heard_no_more(live: Callable[..., LiveModel]) -> None:
+def test_a_cancelled_question_frees_its_place_and_is_heard_no_more(
+    live: Callable[..., LiveModel],
+) -> None:
     engine, first, second = live(batch_size=1), Ear(), Ear()
     endless = Sampling(max_tokens=LONG, temperature=2.0, seed=3)
     handle = engine.submit(question(1), endless, first)
@@ -155,7 +180,9 @@ def test_a_stop_text_ends_the_reply_before_it(live: Callable[..., LiveModel]) ->
     assert "".join(ear.pieces) == ear.reply().text == text[: text.index(stop)]
 
 
-def test_a_model_that_fails_once_answers_the_next_question(live: Callable[..., LiveModel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_fails_once_answers_the_next_question(
+    live: Callable[..., LiveModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = live()
     with monkeypatch.context() as broken:
         broken.setattr("lingshu.engines._live.prefill", lambda *_: 1 / 0)
@@ -174,7 +201,11 @@ def test_closing_ends_every_open_question() -> None:
 
 def test_closing_tells_questions_that_were_not_even_prepared() -> None:
     engine = LiveModel(loaded("internvl"), batch_size=1)
-    ears = ask(engine, [question(number) for number in range(24)], Sampling(max_tokens=LONG, temperature=2.0))
+    ears = ask(
+        engine,
+        [question(number) for number in range(24)],
+        Sampling(max_tokens=LONG, temperature=2.0),
+    )
     engine.close()
     assert all(ear.over.is_set() for ear in ears) and "closed" in str(ears[-1].end)
 
@@ -184,7 +215,11 @@ def test_other_engines_are_heard_in_one_piece() -> None:
     ears = ask(engine, [question(1)], Sampling(), stop=[", "])  # type: ignore[arg-type]
     assert ears[0].reply() == Reply("q1", "yes", 0, "stop")
     assert ears[0].pieces == ["yes"] and not engine.streams
-    bad = ask(engine, [Sample("bad", (user_turn("?", 1),), (Image(data=b"no image"),))], Sampling())[0]  # type: ignore[arg-type]
+    bad = ask(
+        engine,  # pyright: ignore[reportArgumentType]
+        [Sample("bad", (user_turn("?", 1),), (Image(data=b"no image"),))],
+        Sampling(),
+    )[0]
     assert bad.over.wait(60) and isinstance(bad.end, BadImage)
     engine.close()
 

@@ -1,4 +1,6 @@
-"""The OpenAI engine against a real local server: what is sent, what is retried, what gives up, what never leaks."""
+"""The OpenAI engine against a real local server: what is sent, what is retried, what gives up, what
+never leaks.
+"""
 
 from __future__ import annotations
 
@@ -31,29 +33,44 @@ PICTURE = Image(data=encode_png(PIXELS))
 
 def completion(text: str | None, finish: str = "stop") -> web.Response:
     return web.json_response(
-        {"choices": [{"message": {"content": text}, "finish_reason": finish}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
+        {
+            "choices": [{"message": {"content": text}, "finish_reason": finish}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+        }
     )
 
 
-def sample(name: str, question: str = "Is there a lesion?", images: Sequence[Image] = (PICTURE,)) -> Sample:
-    return Sample(name, (Message("system", ("Be brief.",)), user_turn(question, len(images))), tuple(images))
+def sample(
+    name: str, question: str = "Is there a lesion?", images: Sequence[Image] = (PICTURE,)
+) -> Sample:
+    return Sample(
+        name, (Message("system", ("Be brief.",)), user_turn(question, len(images))), tuple(images)
+    )
 
 
 def engine(url: str, **options: object) -> openai.OpenAI:
-    made = openai.load(f"{url}#tiny", EngineOptions(**{"api_key": KEY, "retries": 2, "timeout_s": 5.0, **options}))
+    made = openai.load(
+        f"{url}#tiny", EngineOptions(**{"api_key": KEY, "retries": 2, "timeout_s": 5.0, **options})
+    )
     assert isinstance(made, openai.OpenAI)
     # Milliseconds between tries: the tests ask whether it waits, not how long.
-    wire = Endpoint(**{**{f: getattr(made.wire, f) for f in Endpoint.__dataclass_fields__}, "backoff_s": 0.001})
+    wire = Endpoint(
+        **{**{f: getattr(made.wire, f) for f in Endpoint.__dataclass_fields__}, "backoff_s": 0.001}
+    )
     return openai.OpenAI(made.model, made.digest, made.name, wire, made.release)
 
 
-def answers(url: str, samples: Sequence[Sample], sampling: Sampling | None = None, **options: object) -> list[Reply]:
+def answers(
+    url: str, samples: Sequence[Sample], sampling: Sampling | None = None, **options: object
+) -> list[Reply]:
     batches = list(engine(url, **options).generate(samples, sampling or Sampling()))
     return sorted((reply for batch in batches for reply in batch), key=lambda r: (r.id, r.copy))
 
 
 def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> None:
-    (reply,) = answers(server.url, [sample("a")], Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3))
+    (reply,) = answers(
+        server.url, [sample("a")], Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3)
+    )
     assert reply == Reply("a", "ok", 0, "stop", 7, 3)
     body = server.bodies[0]
     assert {k: v for k, v in body.items() if k != "messages"} == {
@@ -69,8 +86,14 @@ def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> N
 
 
 def test_copies_differ_in_their_seed_and_skipped_ones_are_not_asked(server) -> None:
-    batches = engine(server.url).generate([sample("a"), sample("b")], Sampling(copies=3, seed=10), skip={("a", 1), ("b", 0), ("b", 2)})
-    assert sorted((r.id, r.copy) for batch in batches for r in batch) == [("a", 0), ("a", 2), ("b", 1)]
+    batches = engine(server.url).generate(
+        [sample("a"), sample("b")], Sampling(copies=3, seed=10), skip={("a", 1), ("b", 0), ("b", 2)}
+    )
+    assert sorted((r.id, r.copy) for batch in batches for r in batch) == [
+        ("a", 0),
+        ("a", 2),
+        ("b", 1),
+    ]
     assert sorted(body["seed"] for body in server.bodies) == [10, 11, 12]
 
 
@@ -83,7 +106,9 @@ def test_replies_are_yielded_as_they_arrive(server) -> None:
         return completion(body["messages"][1]["content"])
 
     server.handler = handler
-    replies = engine(server.url, concurrency=2).generate([sample("a", "late", ()), sample("b", "soon", ())], Sampling())
+    replies = engine(server.url, concurrency=2).generate(
+        [sample("a", "late", ()), sample("b", "soon", ())], Sampling()
+    )
     assert next(replies)[0].id == "b"
     server.call(late.set)
     assert [r.id for r in next(replies)] == ["a"]
@@ -105,7 +130,9 @@ def test_no_more_requests_are_under_way_than_allowed(server) -> None:
 
 
 def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
-    """It refuses what goes beyond four: many refusals at first, and in the end an answer to everything."""
+    """It refuses what goes beyond four: many refusals at first, and in the end an answer to
+    everything.
+    """
     refused = []
 
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
@@ -116,7 +143,9 @@ def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
         return completion("ok")
 
     server.handler = handler
-    replies = answers(server.url, [sample(str(i), "?", ()) for i in range(400)], concurrency=32, retries=8)
+    replies = answers(
+        server.url, [sample(str(i), "?", ()) for i in range(400)], concurrency=32, retries=8
+    )
     assert {reply.text for reply in replies} == {"ok"} and len(replies) == 400
     assert len(refused) < 400
 
@@ -136,7 +165,8 @@ def test_a_busy_server_is_asked_again(server, status: int) -> None:
 def test_tries_are_bounded_and_a_refusal_is_not_repeated(server) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         return web.json_response(
-            {"error": {"message": "too\nlong", "code": "too_long"}}, status=400 if body["messages"][1]["content"] == "long" else 500
+            {"error": {"message": "too\nlong", "code": "too_long"}},
+            status=400 if body["messages"][1]["content"] == "long" else 500,
         )
 
     server.handler = handler
@@ -197,12 +227,23 @@ async def elsewhere(request: web.Request, body: dict) -> web.StreamResponse:
         (elsewhere, "HTTP status 302", 1),
     ],
 )
-def test_a_faulty_server_costs_one_sample_not_the_run(server, handler, error: str, tries: int) -> None:
+def test_a_faulty_server_costs_one_sample_not_the_run(
+    server, handler, error: str, tries: int
+) -> None:
     async def faulty_for_a(request: web.Request, body: dict) -> web.StreamResponse:
-        return await handler(request, body) if body["messages"][1]["content"] == "a" else completion("fine")
+        return (
+            await handler(request, body)
+            if body["messages"][1]["content"] == "a"
+            else completion("fine")
+        )
 
     server.handler = faulty_for_a
-    bad, good = answers(server.url, [sample("a", "a", ()), sample("b", "b", ())], retries=1, timeout_s=0.2 if handler is silent else 5.0)
+    bad, good = answers(
+        server.url,
+        [sample("a", "a", ()), sample("b", "b", ())],
+        retries=1,
+        timeout_s=0.2 if handler is silent else 5.0,
+    )
     assert bad.text is None and error in (bad.error or "") and good.text == "fine"
     assert len(server.bodies) == tries + 1
 
@@ -218,26 +259,39 @@ def test_a_null_reply_is_empty_not_an_error(server) -> None:
 
 def test_an_unreadable_image_is_an_error_reply_and_nothing_is_sent(server, tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(encode_png(PIXELS)[:40])
-    replies = answers(server.url, [sample("a", images=[Image(path=str(tmp_path / "cut.png"))]), sample("b")])
+    replies = answers(
+        server.url, [sample("a", images=[Image(path=str(tmp_path / "cut.png"))]), sample("b")]
+    )
     assert "cut.png cannot be decoded" in (replies[0].error or "") and replies[1].text == "ok"
     assert len(server.bodies) == 1
 
 
 def test_images_of_a_shard_are_sent(server, tmp_path: Path) -> None:
-    rows = [(Sample(str(i), (user_turn("?", 1),), (PICTURE,)), [encode_png(PIXELS + i)]) for i in range(5)]
+    rows = [
+        (Sample(str(i), (user_turn("?", 1),), (PICTURE,)), [encode_png(PIXELS + i)])
+        for i in range(5)
+    ]
     write_dataset(tmp_path / "d", "d", rows, RunCard("test", {}))
     assert [r.text for r in answers(server.url, list(read_dataset(tmp_path / "d")))] == ["ok"] * 5
-    assert len({body["messages"][0]["content"][0]["image_url"]["url"] for body in server.bodies}) == 5
+    assert (
+        len({body["messages"][0]["content"][0]["image_url"]["url"] for body in server.bodies}) == 5
+    )
 
 
 def test_answers_that_came_with_the_refusal_of_the_key_are_kept(server) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
-        return completion("ok") if body["messages"][1]["content"] != "last" else web.Response(status=401)
+        return (
+            completion("ok")
+            if body["messages"][1]["content"] != "last"
+            else web.Response(status=401)
+        )
 
     server.handler = handler
     kept: list[Reply] = []
     with pytest.raises(EngineError, match="refuses the key"):
-        for batch in engine(server.url, concurrency=1).generate([sample("a", "?", ()), sample("b", "last", ())], Sampling()):
+        for batch in engine(server.url, concurrency=1).generate(
+            [sample("a", "?", ()), sample("b", "last", ())], Sampling()
+        ):
             kept += batch
     assert [reply.text for reply in kept] == ["ok"]
 
@@ -251,7 +305,9 @@ def test_a_request_that_waits_for_another_try_holds_no_place(server) -> None:
 
     server.handler = handler
     given = [sample("a", "first", ()), *(sample(name, name, ()) for name in "bcd")]
-    replies = [r for batch in engine(server.url, concurrency=1).generate(given, Sampling()) for r in batch]
+    replies = [
+        r for batch in engine(server.url, concurrency=1).generate(given, Sampling()) for r in batch
+    ]
     assert sorted(reply.id for reply in replies) == ["a", "b", "c", "d"]
     assert [body["messages"][1]["content"] for body in server.bodies][:2] == ["first", "b"]
 
@@ -260,14 +316,19 @@ def test_nobody_at_the_address_is_one_clear_error() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(EngineError, match=rf"127.0.0.1:{port}/v1 does not answer .*start the server"):
+    with pytest.raises(
+        EngineError, match=rf"127.0.0.1:{port}/v1 does not answer .*start the server"
+    ):
         answers(f"http://127.0.0.1:{port}/v1", [sample(str(i)) for i in range(4)])
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(401, "refuses the key"), (403, "refuses the key"), (404, "does not know the model 'tiny'")]
+    ("status", "message"),
+    [(401, "refuses the key"), (403, "refuses the key"), (404, "does not know the model 'tiny'")],
 )
-def test_an_endpoint_that_refuses_everything_is_one_clear_error(server, status: int, message: str) -> None:
+def test_an_endpoint_that_refuses_everything_is_one_clear_error(
+    server, status: int, message: str
+) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         return web.json_response({"error": {"message": f"bad key {KEY}"}}, status=status)
 
@@ -283,12 +344,22 @@ def test_key_and_question_never_reach_an_error_a_repr_or_a_name(server) -> None:
 
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         kind = body["messages"][1]["content"][-1]["text"]
-        echoed = {question: kind, "key": f"your key {KEY} is poor", "image": body["messages"][1]["content"][0]["image_url"]["url"]}[kind]
+        echoed = {
+            question: kind,
+            "key": f"your key {KEY} is poor",
+            "image": body["messages"][1]["content"][0]["image_url"]["url"],
+        }[kind]
         return web.json_response({"error": {"message": echoed}}, status=422)
 
     server.handler = handler
     made = engine(server.url)
-    replies = [r for batch in made.generate([sample("a", question), sample("b", "key"), sample("c", "image")], Sampling()) for r in batch]
+    replies = [
+        r
+        for batch in made.generate(
+            [sample("a", question), sample("b", "key"), sample("c", "image")], Sampling()
+        )
+        for r in batch
+    ]
     seen = repr((made, replies, made.wire, EngineOptions(api_key=KEY)))
     assert KEY not in seen and "Canary" not in seen and "iVBOR" not in seen
     assert {r.error for r in replies} == {"HTTP status 422"}
@@ -326,14 +397,20 @@ def test_a_private_sample_is_not_sent_away() -> None:
         list(engine("https://example.invalid/v1").generate([private], Sampling()))
 
 
-@pytest.mark.parametrize("model", ["http://host/v1", "ftp://host/v1#m", "http:///v1#m", "host/v1#m"])
+@pytest.mark.parametrize(
+    "model", ["http://host/v1", "ftp://host/v1#m", "http:///v1#m", "host/v1#m"]
+)
 def test_an_address_that_cannot_be_used_is_refused(model: str) -> None:
     with pytest.raises(InputError, match=r"http\(s\)://host"):
         openai.load(model, EngineOptions())
 
 
 def test_secrets_in_an_address_or_a_damaged_key_are_refused_unrepeated() -> None:
-    for model in ("https://user:canary@host/v1#m", "https://host/v1?api-key=canary#m", "https://user:canary@host/v1"):
+    for model in (
+        "https://user:canary@host/v1#m",
+        "https://host/v1?api-key=canary#m",
+        "https://user:canary@host/v1",
+    ):
         with pytest.raises(InputError) as caught:
             openai.load(model, EngineOptions())
         assert "canary" not in str(caught.value)
@@ -342,10 +419,15 @@ def test_secrets_in_an_address_or_a_damaged_key_are_refused_unrepeated() -> None
     assert "canary" not in str(caught.value)
 
 
-def test_the_key_comes_from_the_options_else_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_options_else_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "from-environment\n")
     assert Endpoint.__dataclass_fields__["api_key"].repr is False
-    for options, key in ((EngineOptions(), "from-environment"), (EngineOptions(api_key="given"), "given")):
+    for options, key in (
+        (EngineOptions(), "from-environment"),
+        (EngineOptions(api_key="given"), "given"),
+    ):
         made = openai.load("http://127.0.0.1:1/v1/#m", options)
         assert isinstance(made, openai.OpenAI)
         assert made.wire.api_key == key and made.endpoint == "http://127.0.0.1:1/v1"
@@ -353,7 +435,8 @@ def test_the_key_comes_from_the_options_else_from_the_environment(monkeypatch: p
 
 def test_the_digest_is_of_address_and_name() -> None:
     digests = {
-        openai.load(model, EngineOptions()).digest for model in ("http://a/v1#m", "http://a/v1#n", "http://b/v1#m", "http://a/v1/#m")
+        openai.load(model, EngineOptions()).digest
+        for model in ("http://a/v1#m", "http://a/v1#n", "http://b/v1#m", "http://a/v1/#m")
     }
     assert len(digests) == 3
 
@@ -363,7 +446,10 @@ def test_tries_whose_answer_was_not_heard_are_told_with_the_reply(server) -> Non
         return await cut(request, body) if len(server.bodies) == 1 else completion("ok")
 
     server.handler = once_cut
-    assert [(reply.text, reply.lost) for reply in answers(server.url, [sample("a", images=())], retries=1)] == [("ok", 1)]
+    assert [
+        (reply.text, reply.lost)
+        for reply in answers(server.url, [sample("a", images=())], retries=1)
+    ] == [("ok", 1)]
     server.handler = cut
     (reply,) = answers(server.url, [sample("a", images=())], retries=0)
     assert reply.text is None and reply.lost == 1

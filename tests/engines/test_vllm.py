@@ -1,7 +1,7 @@
 """The vLLM engine: how our arguments become vLLM's.
 
-vLLM needs a GPU and an environment of its own, so that a stand-in module takes its place here. It shows only what our
-engine calls and with what; it shows nothing of vLLM itself.
+vLLM needs a GPU and an environment of its own, so that a stand-in module takes its place here. It
+shows only what our engine calls and with what; it shows nothing of vLLM itself.
 """
 
 from __future__ import annotations
@@ -49,11 +49,17 @@ class Llm:
     forgets: bool = True
 
     def get_tokenizer(self) -> Any:
-        return SimpleNamespace(get_vocab=lambda: {"<|image_pad|>": 7, "<|vision_start|>": 5, "yes": 1})
+        return SimpleNamespace(
+            get_vocab=lambda: {"<|image_pad|>": 7, "<|vision_start|>": 5, "yes": 1}
+        )
 
     @property
     def llm_engine(self) -> Any:
-        return SimpleNamespace(engine_core=SimpleNamespace(reset_encoder_cache=lambda: self.forgot.append("images as encoded")))
+        return SimpleNamespace(
+            engine_core=SimpleNamespace(
+                reset_encoder_cache=lambda: self.forgot.append("images as encoded")
+            )
+        )
 
     def collective_rpc(self, method: str, *, kwargs: dict[str, str]) -> None:
         self.reloaded.append((method, kwargs))
@@ -65,7 +71,9 @@ class Llm:
         self.forgot.append("prefixes")
         return self.forgets
 
-    def chat(self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool) -> list[Any]:
+    def chat(
+        self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool
+    ) -> list[Any]:
         assert len(conversations) == len(params) and not use_tqdm
         if any("too long" in str(turns) for turns in conversations):
             raise ValueError("the prompt is longer than the model's 10 tokens")
@@ -85,7 +93,9 @@ def opened(checkpoint, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, list[Ll
     return engine_for(f"vllm:{checkpoint}", EngineOptions()), made
 
 
-def test_the_prefix_leads_to_it_and_its_absence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prefix_leads_to_it_and_its_absence_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert engine_name("vllm:some/model") == "vllm"
     pytest.importorskip("torch")
@@ -97,16 +107,28 @@ def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(opened, checkpoint) -> 
     from lingshu.models.load import identify
 
     engine, (llm,) = opened
-    assert (engine.model, engine.digest, engine.endpoint) == (checkpoint.name, identify(str(checkpoint))[1], None)
-    assert (llm.model, llm.trust_remote_code, llm.limit_mm_per_prompt) == (str(checkpoint), False, {"image": 8})
+    assert (engine.model, engine.digest, engine.endpoint) == (
+        checkpoint.name,
+        identify(str(checkpoint))[1],
+        None,
+    )
+    assert (llm.model, llm.trust_remote_code, llm.limit_mm_per_prompt) == (
+        str(checkpoint),
+        False,
+        {"image": 8},
+    )
     picture = Image(data=encode_png(np.zeros((4, 4, 3), np.uint8)))
-    pictured = Sample("a", (Message("system", ("Be brief.",)), user_turn("Which side?", 1)), (picture,))
+    pictured = Sample(
+        "a", (Message("system", ("Be brief.",)), user_turn("Which side?", 1)), (picture,)
+    )
     plain = Sample("b", (user_turn("Why?", 0),))
     broken = Sample("c", (user_turn("?", 1),), (Image(data=b"no image"),))
     sampling = Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3, copies=2)
     [replies] = engine.generate([pictured, plain, broken], sampling, skip={("b", 1), ("c", 0)})
     assert replies[0].error and (replies[0].id, replies[0].copy) == ("c", 1)
-    assert replies[1:] == [Reply(*name, "stop", 9, 2) for name in (("a", "ok", 0), ("a", "ok", 1), ("b", "ok", 0))]
+    assert replies[1:] == [
+        Reply(*name, "stop", 9, 2) for name in (("a", "ok", 0), ("a", "ok", 1), ("b", "ok", 0))
+    ]
     assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
     assert llm.asked[0][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert llm.asked[2] == [{"role": "user", "content": "Why?"}]
@@ -143,5 +165,9 @@ def test_a_prompt_that_vllm_refuses_costs_one_sample(opened) -> None:
     engine, _ = opened
     asked = [Sample(name, (user_turn(name, 0),)) for name in ("good", "too long", "also good")]
     [replies] = engine.generate(asked, Sampling())
-    assert [(reply.id, reply.text) for reply in replies] == [("good", "ok"), ("too long", None), ("also good", "ok")]
+    assert [(reply.id, reply.text) for reply in replies] == [
+        ("good", "ok"),
+        ("too long", None),
+        ("also good", "ok"),
+    ]
     assert "longer than" in (replies[1].error or "")

@@ -11,18 +11,24 @@ WEIGHTS = [0.0, 0.5, 1.0]
 
 
 def test_the_barrier_is_the_largest_excess_over_the_line_between_the_ends() -> None:
-    # Two samples of 10 and 30 tokens; ends at 2.0 and 1.0 nats a token, the middle at 1.8 instead of 1.5.
+    # Two samples of 10 and 30 tokens; ends at 2.0 and 1.0 nats a token, the middle at 1.8 instead
+    # of 1.5.
     found = barrier(WEIGHTS, [[20, 60], [18, 54], [10, 30]], [10, 30], ["a", "b"])
     assert found is not None and found.at == 0.5 and found.value.n == 2
     assert found.value.value == pytest.approx(0.3) and found.tolerance == pytest.approx(0.02 * 1.5)
-    assert not found.connected and [interval.value for _, interval in found.excess] == pytest.approx([0, 0.3, 0])
-    # Every sample says the same of the excess, however it is drawn: the points are compared on the same samples.
+    assert not found.connected and [
+        interval.value for _, interval in found.excess
+    ] == pytest.approx([0, 0.3, 0])
+    # Every sample says the same of the excess, however it is drawn: the points are compared on the
+    # same samples.
     assert (found.value.low, found.value.high) == pytest.approx((0.3, 0.3)) and found.certain
 
 
 def test_a_path_below_the_line_has_no_barrier() -> None:
     found = barrier(WEIGHTS, [[20], [12], [10]], [10], ["a"])
-    assert found is not None and found.value.value == 0 and found.connected and found.at in (0.0, 1.0)
+    assert (
+        found is not None and found.value.value == 0 and found.connected and found.at in (0.0, 1.0)
+    )
     assert found.value.low is None and not found.certain  # one group: nothing to draw from
 
 
@@ -35,8 +41,12 @@ def test_the_order_of_points_makes_no_difference_and_groups_are_drawn_whole() ->
     turned = barrier(WEIGHTS[::-1], nll[::-1], tokens.tolist(), alone)
     grouped = barrier(WEIGHTS, nll, tokens.tolist(), paired)
     assert first is not None and turned is not None and grouped is not None
-    assert first.value == pytest.approx(turned.value) and first.value.value == pytest.approx(grouped.value.value)
-    assert first.value.low is not None and first.value.low < (first.value.value or 0) < (first.value.high or 0)
+    assert first.value == pytest.approx(turned.value) and first.value.value == pytest.approx(
+        grouped.value.value
+    )
+    assert first.value.low is not None and first.value.low < (first.value.value or 0) < (
+        first.value.high or 0
+    )
 
 
 def test_without_both_ends_or_without_tokens_there_is_none() -> None:

@@ -1,4 +1,6 @@
-"""The samples on a report's page: all of them, as text, with their pictures, and usable in a real browser."""
+"""The samples on a report's page: all of them, as text, with their pictures, and usable in a real
+browser.
+"""
 
 import asyncio
 import base64
@@ -25,12 +27,23 @@ from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
 from tests._chromium import CHROMIUM, Tab, chromium, drive
 
-EVIL = "</script><script>document.title='gone'</script><img src=x onerror=\"document.title='gone'\"><!-- & \u2028 \ud800"
+EVIL = (
+    "</script><script>document.title='gone'</script><img src=x"
+    " onerror=\"document.title='gone'\"><!-- & \u2028 \ud800"
+)
 
 
 def row(name: str, value: float | None, **more: object) -> dict:
     status = more.pop("status", "ok")
-    return {"id": name, "value": value, "status": status, "question": f"Question {name}?", "gold": ["yes"], "reply": "no", **more}
+    return {
+        "id": name,
+        "value": value,
+        "status": status,
+        "question": f"Question {name}?",
+        "gold": ["yes"],
+        "reply": "no",
+        **more,
+    }
 
 
 def run_of(folder: Path, files: dict[str, list[dict]], *, by: tuple[str, ...] = ("kind",)) -> Path:
@@ -50,7 +63,9 @@ def written(run: Path, **options: object) -> str:
 
 
 def data_of(html: str) -> dict:
-    [block] = re.findall(r'<script type="application/json" id="samples-data">(.*?)</script>', html, re.S)
+    [block] = re.findall(
+        r'<script type="application/json" id="samples-data">(.*?)</script>', html, re.S
+    )
     return json.loads(block)
 
 
@@ -63,17 +78,33 @@ def picture(shade: int, *, size: tuple[int, int] = (300, 150), mode: str = "L") 
 def pictured(*shades: int) -> list[Sample]:
     """Samples with one image each."""
     return [
-        Sample(f"s{i}", (Message("user", ("Bright?",)),), (Image(data=picture(shade)),), gold=("yes",), meta=Meta(access="open"))
+        Sample(
+            f"s{i}",
+            (Message("user", ("Bright?",)),),
+            (Image(data=picture(shade)),),
+            gold=("yes",),
+            meta=Meta(access="open"),
+        )
         for i, shade in enumerate(shades)
     ]
 
 
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: pictured(0), auto.score, lambda seed: pictured(0))
+TASK = Task(
+    "demo", "Demo", "made up", "CC0", lambda data: pictured(0), auto.score, lambda seed: pictured(0)
+)
 
 
 def ask(samples: list[Sample], folder: Path, *, thumbnails: bool = True) -> None:
     engine = echo.load("echo", EngineOptions())
-    generate(TASK, samples, engine, folder, sampling=Sampling(), images=image_bytes, thumbnails=thumbnails)
+    generate(
+        TASK,
+        samples,
+        engine,
+        folder,
+        sampling=Sampling(),
+        images=image_bytes,
+        thumbnails=thumbnails,
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,11 +119,23 @@ def test_an_outcome_is_one_word(found, expected):
 
 def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
     rows = [
-        row("a", 1.0, choices=["left", "right"], gold=["A"], read="A", note="letter", kind="side", group="p1", metrics={"bleu": 0.5}),
+        row(
+            "a",
+            1.0,
+            choices=["left", "right"],
+            gold=["A"],
+            read="A",
+            note="letter",
+            kind="side",
+            group="p1",
+            metrics={"bleu": 0.5},
+        ),
         row("b", None, status="unparsed", truncated=True, reply=""),
     ]
     told = data_of(written(run_of(tmp_path, {"t/scores.jsonl": rows})))
-    assert told["tasks"] == [{"name": "t", "title": "Task <a>", "protocol": "strict", "facets": ["kind"]}]
+    assert told["tasks"] == [
+        {"name": "t", "title": "Task <a>", "protocol": "strict", "facets": ["kind"]}
+    ]
     assert told["rows"] == [
         {"id": "a", "task": 0, "outcome": "right", "value": 1.0, "read": "A", "note": "letter", "reply": "no", "question": "Question a?",
          "choices": ["left", "right"], "gold": ["A"], "facets": {"kind": "side"}, "group": "p1", "metrics": {"bleu": 0.5}},
@@ -102,7 +145,19 @@ def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
 
 
 def test_whatever_data_say_stays_text(tmp_path):
-    rows = [row(EVIL, 1.0, question=EVIL, reply=EVIL, note=EVIL, kind=EVIL, choices=[EVIL], gold=[EVIL], group=EVIL)]
+    rows = [
+        row(
+            EVIL,
+            1.0,
+            question=EVIL,
+            reply=EVIL,
+            note=EVIL,
+            kind=EVIL,
+            choices=[EVIL],
+            gold=[EVIL],
+            group=EVIL,
+        )
+    ]
     html = written(run_of(tmp_path, {"t/scores.jsonl": rows}))
     assert data_of(html)["rows"][0]["reply"] == EVIL
     assert "<img" not in html
@@ -115,7 +170,10 @@ def test_whatever_data_say_stays_text(tmp_path):
 
 def test_the_script_makes_no_html_from_text():
     script = _browser.script()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script", script)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script",
+        script,
+    )
     assert not re.search(r"url\(|@import|https?://", _browser.style())
     assert script.count("\n") < 310
 
@@ -130,28 +188,64 @@ def test_a_page_without_samples_has_no_script(tmp_path):
 
 def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
     parts = {"verdict": "incorrect", "reason": "It says no."}
-    rubric = {"criteria": [{"name": "n", "points": 2, "criterion": "Says yes", "verdict": "met", "reason": "It does."}]}
-    judged = [row("b", 0.0, protocol="judge", read="incorrect", judge=parts), row("a", 0.5, protocol="judge", judge=rubric)]
+    rubric = {
+        "criteria": [
+            {
+                "name": "n",
+                "points": 2,
+                "criterion": "Says yes",
+                "verdict": "met",
+                "reason": "It does.",
+            }
+        ]
+    }
+    judged = [
+        row("b", 0.0, protocol="judge", read="incorrect", judge=parts),
+        row("a", 0.5, protocol="judge", judge=rubric),
+    ]
     files = {"t/scores.jsonl": [row("a", 1.0), row("b", 1.0)], "t/scores.judge.jsonl": judged}
     first, second = data_of(written(run_of(tmp_path, files)))["rows"]
-    assert first["also"]["judge"] == {"outcome": "partly", "value": 0.5, "criteria": [["met", "2", "Says yes", "It does."]]}
-    assert second["also"]["judge"] == {"outcome": "wrong", "value": 0.0, "read": "incorrect", "reason": "It says no."}
+    assert first["also"]["judge"] == {
+        "outcome": "partly",
+        "value": 0.5,
+        "criteria": [["met", "2", "Says yes", "It does."]],
+    }
+    assert second["also"]["judge"] == {
+        "outcome": "wrong",
+        "value": 0.0,
+        "read": "incorrect",
+        "reason": "It says no.",
+    }
 
 
 def test_another_run_stands_beside_where_the_items_are_the_same(tmp_path):
-    ours = run_of(tmp_path / "ours", {"t/scores.jsonl": [row("a", 1.0), row("b", 0.0), row("c", 0.0)]})
+    ours = run_of(
+        tmp_path / "ours", {"t/scores.jsonl": [row("a", 1.0), row("b", 0.0), row("c", 0.0)]}
+    )
     theirs = [row("b", 1.0, reply="yes"), row("c", 1.0, gold=["maybe"]), row("d", 1.0)]
     other = run_of(tmp_path / "theirs", {"t/scores.jsonl": theirs})
     told = data_of(written(ours, against=str(other)))
     assert told["other"] == {"run": "theirs", "model": "the model"}
-    assert [one.get("other") for one in told["rows"]] == [None, {"outcome": "right", "value": 1.0, "reply": "yes"}, None]
+    assert [one.get("other") for one in told["rows"]] == [
+        None,
+        {"outcome": "right", "value": 1.0, "reply": "yes"},
+        None,
+    ]
     assert data_of(written(ours))["other"] is None
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
-    run = run_of(tmp_path, {"t/scores.jsonl": [row(str(i), 1.0, reply="x" * 9000) for i in range(4)]})
-    (run / "t/asked.jsonl").write_text("".join(json.dumps({"id": str(i), "key": "k", "images": [f"d{i % 2}"]}) + "\n" for i in range(4)))
-    (run / "t/thumbnails.jsonl").write_text("".join(json.dumps({"image": f"d{i}", "jpeg": "A" * 100}) + "\n" for i in range(2)))
+    run = run_of(
+        tmp_path, {"t/scores.jsonl": [row(str(i), 1.0, reply="x" * 9000) for i in range(4)]}
+    )
+    (run / "t/asked.jsonl").write_text(
+        "".join(
+            json.dumps({"id": str(i), "key": "k", "images": [f"d{i % 2}"]}) + "\n" for i in range(4)
+        )
+    )
+    (run / "t/thumbnails.jsonl").write_text(
+        "".join(json.dumps({"image": f"d{i}", "jpeg": "A" * 100}) + "\n" for i in range(2))
+    )
     built = report.build(run)
     html = "".join(Browser(run, built, most_samples=3, most_bytes=150).pieces("<script></script>"))
     told = data_of(html)
@@ -164,24 +258,33 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
 
 def test_equal_scores_give_equal_pages(tmp_path):
     rows = [row(str(i), float(i % 2), kind="ab"[i % 2]) for i in range(6)]
-    pages = {written(run_of(tmp_path / name, {"t/scores.jsonl": rows})) for name in ("one", "two", "two")}
+    pages = {
+        written(run_of(tmp_path / name, {"t/scores.jsonl": rows})) for name in ("one", "two", "two")
+    }
     assert len(pages) == 1
 
 
 def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
     rows = [row(str(i), float(i % 2), one="a", two="ab"[i % 2], many=str(i)) for i in range(31)]
     html = written(run_of(tmp_path, {"t/scores.jsonl": rows}, by=("one", "two", "many")))
-    assert re.findall(r"<h3>By (\w+)</h3>\n<div class=\"(\w+)", html) == [("one", "scroll"), ("two", "plot"), ("many", "scroll")]
+    assert re.findall(r"<h3>By (\w+)</h3>\n<div class=\"(\w+)", html) == [
+        ("one", "scroll"),
+        ("two", "plot"),
+        ("many", "scroll"),
+    ]
     assert html.count("stroke-dasharray") == 1
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
+# --- pictures
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_a_thumbnail_is_small_and_grey_stays_grey():
     grey = PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(1000, 400)))))
     assert (grey.format, grey.mode, grey.size) == ("JPEG", "L", (256, 102))
-    assert PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30), mode="RGB")))).mode == "RGB"
+    assert (
+        PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30), mode="RGB")))).mode == "RGB"
+    )
     assert PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30))))).size == (20, 30)
     with pytest.raises(BadImage):
         thumbnail(b"no image")
@@ -199,7 +302,10 @@ def test_a_shared_image_is_kept_once_and_again_asked_adds_nothing(tmp_path):
     assert kept.read_bytes() == before
     kept.write_bytes(before[:-20])  # killed in the middle of a write
     ask(pictured(1, 2, 3), tmp_path)
-    assert [one["image"] for one in read_jsonl(kept)] == [*digests, hashlib.sha256(picture(3)).hexdigest()]
+    assert [one["image"] for one in read_jsonl(kept)] == [
+        *digests,
+        hashlib.sha256(picture(3)).hexdigest(),
+    ]
     ask(pictured(1, 2, 3), tmp_path, thumbnails=False)
     assert not kept.exists()
 
@@ -216,7 +322,9 @@ def test_eval_shows_pictures_unless_told_not_to(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.png").write_bytes(picture(7))
-    (data / "rows.jsonl").write_text(json.dumps({"id": "q", "question": "Bright?", "answer": "no", "image": "a.png"}) + "\n")
+    (data / "rows.jsonl").write_text(
+        json.dumps({"id": "q", "question": "Bright?", "answer": "no", "image": "a.png"}) + "\n"
+    )
     command = ["eval", "echo", "vqa", "--data", str(data), "--out", str(tmp_path / "run")]
     assert main(command) == 0
     html = (tmp_path / "run/report.html").read_text()
@@ -226,7 +334,8 @@ def test_eval_shows_pictures_unless_told_not_to(tmp_path):
     assert data_of(html)["rows"][0]["images"] == [None] and data_of(html)["left_out"]["images"] == 1
 
 
-# --- a browser ---------------------------------------------------------------------------------------------------
+# --- a browser
+# ---------------------------------------------------------------------------------------------------
 
 STATE = """(() => { const text = (id) => document.getElementById(id).textContent;
   return { count: text('count'), detail: text('detail'), lines: document.querySelectorAll('.line').length, title: document.title,
@@ -235,18 +344,33 @@ STATE = """(() => { const text = (id) => document.getElementById(id).textContent
 
 
 def browsable(folder: Path) -> Path:
-    """Two runs of 300 samples with a hostile one among them, a judge and pictures; the page compares them."""
+    """Two runs of 300 samples with a hostile one among them, a judge and pictures; the page
+    compares them.
+    """
     values = [(1.0, "ok"), (0.0, "ok"), (None, "unparsed")]
-    rows = [row(f"s{i:03}", values[i % 3][0], status=values[i % 3][1], kind="ab"[i % 2], reply=f"reply {i}") for i in range(300)]
+    rows = [
+        row(
+            f"s{i:03}",
+            values[i % 3][0],
+            status=values[i % 3][1],
+            kind="ab"[i % 2],
+            reply=f"reply {i}",
+        )
+        for i in range(300)
+    ]
     rows[0] |= {"choices": ["C. difficile", "B. E. coli"]}
     rows[1] |= {"reply": EVIL, "question": EVIL, "kind": "a"}
     judged = [{**one, "protocol": "judge", "value": 1.0, "status": "ok"} for one in rows]
-    theirs = [{**one, "value": 1.0, "status": "ok", "reply": f"theirs {i}"} for i, one in enumerate(rows)]
+    theirs = [
+        {**one, "value": 1.0, "status": "ok", "reply": f"theirs {i}"} for i, one in enumerate(rows)
+    ]
     run = run_of(folder / "ours", {"t/scores.jsonl": rows, "t/scores.judge.jsonl": judged})
     other = run_of(folder / "theirs", {"t/scores.jsonl": theirs})
     with Thumbnails(run / "t") as kept:
         kept.add("one", picture(80))
-    (run / "t/asked.jsonl").write_text("".join(json.dumps({"id": one["id"], "key": "k", "images": ["one"]}) + "\n" for one in rows))
+    (run / "t/asked.jsonl").write_text(
+        "".join(json.dumps({"id": one["id"], "key": "k", "images": ["one"]}) + "\n" for one in rows)
+    )
     written(run, against=str(other))
     return run / "report.html"
 
@@ -256,7 +380,11 @@ def browsable(folder: Path) -> Path:
 def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
     async def visit(tab: Tab) -> None:
         seen = await tab.run(STATE)
-        assert seen["count"] == "300 of 300 samples" and "s000" in seen["detail"] and seen["lines"] < 60
+        assert (
+            seen["count"] == "300 of 300 samples"
+            and "s000" in seen["detail"]
+            and seen["lines"] < 60
+        )
         assert seen["pictures"] == 1 and seen["loaded"]
         assert "A. C. difficile" in seen["detail"] and "B. B." not in seen["detail"]
         await tab.press("j")
@@ -284,10 +412,18 @@ def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
         assert (await tab.run(STATE))["count"] == "50 of 300 samples"
         await tab.run("document.querySelector('[type=reset]').click()")
         assert (await tab.run(STATE))["count"] == "300 of 300 samples"
-        for option, count in (("they differ", 200), ("only this one right", 0), ("only the other right", 200)):
+        for option, count in (
+            ("they differ", 200),
+            ("only this one right", 0),
+            ("only the other right", 200),
+        ):
             await tab.choose("Compare", option)
             assert (await tab.run(STATE))["count"] == f"{count} of 300 samples"
-        for option, count in (("judge and strict differ", 200), ("only judge right", 200), ("no verdict by judge", 0)):
+        for option, count in (
+            ("judge and strict differ", 200),
+            ("only judge right", 200),
+            ("no verdict by judge", 0),
+        ):
             await tab.choose("Compare", option)
             assert (await tab.run(STATE))["count"] == f"{count} of 300 samples"
 

@@ -1,4 +1,6 @@
-"""Controls: what is asked, that nothing is asked twice, and that each number is the one its rows imply."""
+"""Controls: what is asked, that nothing is asked twice, and that each number is the one its rows
+imply.
+"""
 
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -42,7 +44,16 @@ def item(number: int, *, choices: tuple[str, ...] = COLOURS, gold: str | None = 
 
 
 ITEMS = [item(i) for i in range(6)] + [item(i, choices=()) for i in range(6, 8)]
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: ITEMS, auto.score, lambda seed: ITEMS, prompt=prompt)
+TASK = Task(
+    "demo",
+    "Demo",
+    "made up",
+    "CC0",
+    lambda data: ITEMS,
+    auto.score,
+    lambda seed: ITEMS,
+    prompt=prompt,
+)
 
 
 class Recorder:
@@ -50,11 +61,19 @@ class Recorder:
 
     model, digest, endpoint = "recorder", "d", None
 
-    def __init__(self, say: Callable[[Sample], str | None] | None = None, *, stop_after: int | None = None) -> None:
+    def __init__(
+        self, say: Callable[[Sample], str | None] | None = None, *, stop_after: int | None = None
+    ) -> None:
         self.say, self.stop_after = say or (lambda sample: (sample.gold or ("",))[0]), stop_after
         self.asked: list[Sample] = []
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        sampling: Sampling,
+        *,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[list[Reply]]:
         for sample in samples:
             if (sample.id, 0) in skip:
                 continue
@@ -62,11 +81,21 @@ class Recorder:
                 raise EngineError("the server went away; start it again.")
             self.asked.append(sample)
             text = self.say(sample)
-            yield [Reply(sample.id, text, error=None if text is not None else "HTTP 500", finish="stop")]
+            yield [
+                Reply(
+                    sample.id, text, error=None if text is not None else "HTTP 500", finish="stop"
+                )
+            ]
 
 
 def run(
-    engine: Recorder, folder: Path, names: Sequence[str] = NAMES, *, task: Task = TASK, items: Sequence[Sample] = ITEMS, shuffles: int = 2
+    engine: Recorder,
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    *,
+    task: Task = TASK,
+    items: Sequence[Sample] = ITEMS,
+    shuffles: int = 2,
 ):
     """A run with its controls, as the command makes it; how many questions of the controls failed."""
     samples = [task.prompt(sample, "direct") if task.prompt else sample for sample in items]
@@ -83,7 +112,8 @@ def found(folder: Path, name: str) -> ControlResult:
     return next(result for result in read_controls(folder) if result.name == name)
 
 
-# --- questions -------------------------------------------------------------------------------------------------------
+# --- questions
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_blind_sample_shows_black_images_of_the_same_size_and_asks_the_same():
@@ -109,8 +139,9 @@ def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_i
     asked = made.shuffled(item(1), (3, 2, 1, 0), lambda sample: prompt(sample, "direct"))
     assert isinstance(asked, Sample)
     assert (asked.choices, asked.gold) == (("white", "blue", "green", "red"), ("C",))
-    assert asked.question == (
-        "\nQuestion: Which colour has item 1?\nOptions: \nA. white\nB. blue\nC. green\nD. red\n"
+    assert (
+        asked.question
+        == "\nQuestion: Which colour has item 1?\nOptions: \nA. white\nB. blue\nC. green\nD. red\n"
         "Answer with the option's letter from the given choices directly."
     )
     assert asked.messages[0].parts[0] == 0
@@ -135,11 +166,16 @@ def test_items_whose_options_cannot_change_places_say_why(choices, question, rea
 
 def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
     def ask(sample: Sample) -> Sample:
-        listed = " ".join(f"({letter}) {text}" for letter, text in zip(LETTERS, sample.choices, strict=False))
+        listed = " ".join(
+            f"({letter}) {text}" for letter, text in zip(LETTERS, sample.choices, strict=False)
+        )
         return replace(sample, messages=(user_turn(f"Choose: {listed}", 0),))
 
     moved = made.shuffled(item(0), (1, 0, 2, 3), ask)
-    assert isinstance(moved, Sample) and moved.question == "Choose: (A) green (B) red (C) blue (D) white"
+    assert (
+        isinstance(moved, Sample)
+        and moved.question == "Choose: (A) green (B) red (C) blue (D) white"
+    )
 
 
 def test_words_that_only_look_like_links_between_options_do_not_count():
@@ -149,7 +185,14 @@ def test_words_that_only_look_like_links_between_options_do_not_count():
         ("6岁以上", "6岁以下"),
         ("hepatitis A", "hepatitis B"),
     ):
-        sample = Sample("s", (user_turn(with_choices("Which?", choices), 0),), (), ("A",), choices, Meta(kind="choice"))
+        sample = Sample(
+            "s",
+            (user_turn(with_choices("Which?", choices), 0),),
+            (),
+            ("A",),
+            choices,
+            Meta(kind="choice"),
+        )
         assert isinstance(made.shuffled(sample, (1, 0), lambda moved: moved), Sample), choices
 
 
@@ -165,20 +208,32 @@ def test_a_reworded_sample_changes_its_instruction_alone():
     for number in range(COUNT):
         said = made.reworded(asked, number, framed=False)
         assert isinstance(said, Sample)
-        assert said.question == asked.question.replace(INSTRUCTIONS["choice", "en", "direct"], WORDINGS["choice", "en", "direct"][number])
+        assert said.question == asked.question.replace(
+            INSTRUCTIONS["choice", "en", "direct"], WORDINGS["choice", "en", "direct"][number]
+        )
         assert said.messages[0].parts[0] == 0
     bare = made.reworded(item(0), 0, framed=True)
     assert isinstance(bare, Sample) and bare.question == f"Question: {item(0).question}"
     assert made.reworded(item(0), 0, framed=False) == made.NO_PARAPHRASE
-    assert made.reworded(replace(item(0), meta=Meta(language="fr")), 0, framed=True) == made.NO_PARAPHRASE
+    assert (
+        made.reworded(replace(item(0), meta=Meta(language="fr")), 0, framed=True)
+        == made.NO_PARAPHRASE
+    )
 
 
-# --- a run with its controls -------------------------------------------------------------------------------------------
+# --- a run with its controls
+# -------------------------------------------------------------------------------------------
 
 
 def test_a_model_that_looks_loses_what_the_images_gave_it(tmp_path):
     """It is right where it sees an image that is not black."""
-    run(Recorder(lambda sample: sample.gold[0] if np.asarray(open_image(sample.images[0])).any() else "E"), tmp_path, ["blind"])  # type: ignore[index]
+    run(
+        Recorder(
+            lambda sample: sample.gold[0] if np.asarray(open_image(sample.images[0])).any() else "E"  # type: ignore[index]
+        ),
+        tmp_path,
+        ["blind"],
+    )
     (line,) = found(tmp_path, "blind").lines
     assert (line.n, line.control.value, line.own, line.difference.value) == (8, 0.0, 1.0, 1.0)
     assert line.test is not None and line.test.p < 0.2
@@ -188,7 +243,11 @@ def test_a_model_that_always_says_a_is_found_out(tmp_path):
     run(Recorder(lambda sample: "A"), tmp_path, ["shuffle", "constant"], shuffles=4)
     shuffle = found(tmp_path, "shuffle")
     (line,) = shuffle.lines
-    rows = [row for number in range(1, 5) for row in read_scores(tmp_path / "controls" / "shuffle" / str(number) / "scores.jsonl")]
+    rows = [
+        row
+        for number in range(1, 5)
+        for row in read_scores(tmp_path / "controls" / "shuffle" / str(number) / "scores.jsonl")
+    ]
     assert (line.n, len(rows)) == (6, 24)
     assert line.control.value == pytest.approx(sum(row["gold"] == ["A"] for row in rows) / 24)
     assert shuffle.same is not None and shuffle.same.n == 6 and shuffle.same.value == 0.0
@@ -223,14 +282,22 @@ def test_constants_are_graded_by_the_task_and_the_best_is_named(tmp_path):
     assert shares == {
         "A": 0.25, "B": 0.25, "C": 0.125, "D": 0.125, "yes": 0.25, "no": 0.0, "the most frequent gold of each kind": 0.5,
     }  # fmt: skip
-    assert [line.name for line in constant.lines] == ["best constant: A", "the most frequent gold of each kind"]
+    assert [line.name for line in constant.lines] == [
+        "best constant: A",
+        "the most frequent gold of each kind",
+    ]
     assert [(line.own, line.control.value) for line in constant.lines] == [(1.0, 0.25), (1.0, 0.5)]
 
 
 def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
     """Right in the task's own words, and in none of the others but the first."""
     known = (INSTRUCTIONS["choice", "en", "direct"], WORDINGS["choice", "en", "direct"][0])
-    run(Recorder(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"), tmp_path, ["wording"], items=ITEMS[:6])  # type: ignore[index]
+    run(
+        Recorder(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"),  # type: ignore[index]
+        tmp_path,
+        ["wording"],
+        items=ITEMS[:6],
+    )
     wording = found(tmp_path, "wording")
     assert [line.control.value for line in wording.lines] == [1.0, 0.0, 0.0]
     assert wording.spread is not None
@@ -239,7 +306,10 @@ def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
 
 
 def test_a_control_that_fits_no_question_says_so(tmp_path):
-    items = [replace(item(i, choices=()), images=(), messages=(user_turn("Is it?", 0),)) for i in range(3)]
+    items = [
+        replace(item(i, choices=()), images=(), messages=(user_turn("Is it?", 0),))
+        for i in range(3)
+    ]
     run(Recorder(), tmp_path, items=items)
     assert {result.name: result.why for result in read_controls(tmp_path) if result.why} == {
         "blind": "no image (3)",
@@ -252,7 +322,11 @@ def test_failures_count_as_in_the_run(tmp_path):
 
     def say(sample: Sample) -> str | None:
         black = not np.asarray(open_image(sample.images[0])).any()
-        return None if sample.id == "s1" or (sample.id == "s0" and black) else (sample.gold or ("",))[0]
+        return (
+            None
+            if sample.id == "s1" or (sample.id == "s0" and black)
+            else (sample.gold or ("",))[0]
+        )
 
     assert run(Recorder(say), tmp_path, ["blind"]) == 2
     (line,) = found(tmp_path, "blind").lines
@@ -275,7 +349,10 @@ def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tm
     run(again, tmp_path / "broken")
     assert not again.asked
     for path in sorted((tmp_path / "unbroken").rglob("*.json*")):
-        assert path.read_bytes() == (tmp_path / "broken" / path.relative_to(tmp_path / "unbroken")).read_bytes(), path
+        assert (
+            path.read_bytes()
+            == (tmp_path / "broken" / path.relative_to(tmp_path / "unbroken")).read_bytes()
+        ), path
     for path in (tmp_path / "broken").rglob("replies.jsonl"):
         keys = [row["key"] for row in read_jsonl(path)]
         assert len(keys) == len(set(keys))
@@ -284,11 +361,16 @@ def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tm
 def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
     run(Recorder(), tmp_path, ["blind"])
     samples = [prompt(sample, "direct") for sample in ITEMS]
-    generate(TASK, samples, Recorder(), tmp_path, sampling=Sampling(max_tokens=7), images=image_bytes)
+    generate(
+        TASK, samples, Recorder(), tmp_path, sampling=Sampling(max_tokens=7), images=image_bytes
+    )
     score(TASK, samples, tmp_path)
     assert read_controls(tmp_path) == (ControlResult("blind", why=STALE),)
     run(Recorder(), tmp_path, ["constant"])
-    assert [result.name for result in read_controls(tmp_path) if not result.why] == ["blind", "constant"]
+    assert [result.name for result in read_controls(tmp_path) if not result.why] == [
+        "blind",
+        "constant",
+    ]
 
 
 def test_controls_with_other_right_answers_are_not_shown_beside_the_run(tmp_path):
@@ -309,7 +391,8 @@ def test_the_names_of_controls():
         names_of(" ,")
 
 
-# --- stored rows alone -----------------------------------------------------------------------------------------------
+# --- stored rows alone
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not SLAKE.is_dir(), reason="the shared data are not here")
@@ -317,7 +400,12 @@ def test_the_blind_control_of_stored_replies_is_what_their_rows_imply():
     rows: dict[str, list[dict]] = {"original": [], "black": []}
     for row in read_jsonl(SLAKE / "rows.jsonl"):
         if row["condition"] in rows:
-            told = {"id": row["question_id"], "value": float(row["is_correct"]), "status": "ok", "group": row["_group"]}
+            told = {
+                "id": row["question_id"],
+                "value": float(row["is_correct"]),
+                "status": "ok",
+                "group": row["_group"],
+            }
             rows[row["condition"]].append(told)
     expected = json.loads((SLAKE / "check_values.json").read_text())
     blind = compare(rows["original"], rows["black"])
@@ -334,6 +422,9 @@ def test_rows_that_failed_or_stand_alone_are_no_pair():
         {"id": "b", "value": None, "status": "error"},
         {"id": "c", "value": 0.0, "status": "ok"},
     ]
-    control = [{"id": "c", "value": None, "status": "unparsed"}, {"id": "b", "value": 1.0, "status": "ok"}]
+    control = [
+        {"id": "c", "value": None, "status": "unparsed"},
+        {"id": "b", "value": 1.0, "status": "ok"},
+    ]
     line = compare(own, control)
     assert (line.n, line.own, line.control.value, line.errors) == (1, 0.0, 0.0, 0)

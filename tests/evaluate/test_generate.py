@@ -1,4 +1,6 @@
-"""Several processes on one task, samples on the disk, and the ledger of what is still to be answered."""
+"""Several processes on one task, samples on the disk, and the ledger of what is still to be
+answered.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,21 @@ def score(task: Task, asked: Sequence[Sample], folder: Path) -> list[dict]:
 
 
 def samples(count: int = 10) -> list[Sample]:
-    return [Sample(f"s{i}", (user_turn(f"Question {i}?", 0),), gold=("yes",), meta=Meta(access="open")) for i in range(count)]
+    return [
+        Sample(f"s{i}", (user_turn(f"Question {i}?", 0),), gold=("yes",), meta=Meta(access="open"))
+        for i in range(count)
+    ]
 
 
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: samples(), auto.score, lambda seed: samples())
+TASK = Task(
+    "demo", "Demo", "made up", "CC0", lambda data: samples(), auto.score, lambda seed: samples()
+)
 
 
 class Recorder:
-    """Says yes, and remembers what it was asked; it holds on to answers until `go` where there is one."""
+    """Says yes, and remembers what it was asked; it holds on to answers until `go` where there is
+    one.
+    """
 
     model, digest, endpoint = "recorder", "d", None
 
@@ -49,12 +58,18 @@ class Recorder:
             self.asked.append(sample.id)
             self.begun.set()
             assert self.go is None or self.go.wait(10)
-            yield [Reply(sample.id, None, error="busy") if sample.id in self.fails else Reply(sample.id, "yes")]
+            yield [
+                Reply(sample.id, None, error="busy")
+                if sample.id in self.fails
+                else Reply(sample.id, "yes")
+            ]
 
 
 def run(engine: Recorder, folder: Path, *, asked=None, rank: int = 0, world: int = 1) -> Generated:
     given = samples() if asked is None else asked
-    return generate(TASK, given, engine, folder, sampling=Sampling(), images=image_bytes, rank=rank, world=world)
+    return generate(
+        TASK, given, engine, folder, sampling=Sampling(), images=image_bytes, rank=rank, world=world
+    )
 
 
 def test_ranks_share_a_task_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
@@ -69,10 +84,15 @@ def test_ranks_share_a_task_and_another_number_of_them_goes_on(tmp_path: Path) -
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
-def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(tmp_path: Path) -> None:
+def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(
+    tmp_path: Path,
+) -> None:
     go = threading.Event()
     engines = [Recorder(go=go) for _ in range(3)]
-    threads = [threading.Thread(target=run, args=(engine, tmp_path), kwargs={"rank": i, "world": 3}) for i, engine in enumerate(engines)]
+    threads = [
+        threading.Thread(target=run, args=(engine, tmp_path), kwargs={"rank": i, "world": 3})
+        for i, engine in enumerate(engines)
+    ]
     for thread in threads:
         thread.start()
     assert all(engine.begun.wait(10) for engine in engines)
@@ -83,7 +103,9 @@ def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(tm
     go.set()
     for thread in threads:
         thread.join()
-    assert sorted(name for engine in engines for name in engine.asked) == [f"s{i}" for i in range(10)]
+    assert sorted(name for engine in engines for name in engine.asked) == [
+        f"s{i}" for i in range(10)
+    ]
     assert [row["status"] for row in score(TASK, samples(), tmp_path)] == ["ok"] * 10
 
 
@@ -110,7 +132,13 @@ def test_a_failure_that_another_rank_mends_counts_as_its_answer(tmp_path: Path) 
 
 
 def test_replies_of_another_run_do_not_count(tmp_path: Path) -> None:
-    run(Recorder(), tmp_path, asked=[Sample(s.id, (user_turn("Else?", 0),), meta=s.meta) for s in samples()], rank=1, world=2)
+    run(
+        Recorder(),
+        tmp_path,
+        asked=[Sample(s.id, (user_turn("Else?", 0),), meta=s.meta) for s in samples()],
+        rank=1,
+        world=2,
+    )
     assert run(Recorder(), tmp_path).asked == 10
 
 
@@ -121,16 +149,30 @@ def test_ranks_that_cannot_be(tmp_path: Path, rank: int, world: int) -> None:
 
 
 def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
-    pictured = Sample("p", (user_turn("?", 1),), (Image(data=b"encoded"),), ("A",), ("x", "y"), Meta(extra={"split": "test"}))
+    pictured = Sample(
+        "p",
+        (user_turn("?", 1),),
+        (Image(data=b"encoded"),),
+        ("A",),
+        ("x", "y"),
+        Meta(extra={"split": "test"}),
+    )
     spool = Spool([*samples(), pictured], tmp_path / "run")
-    assert list(spool) == [*samples(), pictured] and spool[-1] == pictured and spool[2:4] == samples()[2:4]
+    assert (
+        list(spool) == [*samples(), pictured]
+        and spool[-1] == pictured
+        and spool[2:4] == samples()[2:4]
+    )
     with pytest.raises(IndexError):
         spool[11]
     engine = Recorder()
     assert run(engine, tmp_path / "run", asked=spool) == (11, 0, 11, 0)
     assert engine.asked == [*(f"s{i}" for i in range(10)), "p"]
     spool.close()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["asked.jsonl", "replies.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "asked.jsonl",
+        "replies.jsonl",
+    ]
 
 
 def test_a_ledger_knows_keys_and_who_is_waited_for() -> None:

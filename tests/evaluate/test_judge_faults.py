@@ -1,4 +1,6 @@
-"""A judge behind an address of which a third of the calls fail in every way there is: bounded time, exact counts, no verdict twice."""
+"""A judge behind an address of which a third of the calls fail in every way there is: bounded time,
+exact counts, no verdict twice.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,17 @@ from lingshu.scoring import auto
 
 COUNT = 60
 SAMPLES = [
-    Sample(f"s{i}", (user_turn(f"Question {i}?", 0),), gold=("heart",), meta=Meta(access="open", kind="open", group=str(i // 2)))
+    Sample(
+        f"s{i}",
+        (user_turn(f"Question {i}?", 0),),
+        gold=("heart",),
+        meta=Meta(access="open", kind="open", group=str(i // 2)),
+    )
     for i in range(COUNT)
 ]
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES)
+TASK = Task(
+    "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
+)
 FAULTS = ("429", "500", "hangs", "garbage", "cut stream", "prose", "broken json")
 FAILING, HOPELESS, RETRIES, TRIES = 0.3, 12, 1, 2
 
@@ -44,7 +53,9 @@ class Says:
 
 
 class Judge(ThreadingHTTPServer):
-    """Answers with a verdict, or fails in one of the ways; which, the question and the number of its try decide."""
+    """Answers with a verdict, or fails in one of the ways; which, the question and the number of
+    its try decide.
+    """
 
     daemon_threads = True
     request_queue_size = 64
@@ -68,7 +79,9 @@ class Handler(BaseHTTPRequestHandler):
         return self.server
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1][
+            "content"
+        ]
         name = re.search(r"Question (\d+)\?", asked)
         code = re.search(r"carry the code (\w+)", asked)
         assert name and code
@@ -77,7 +90,11 @@ class Handler(BaseHTTPRequestHandler):
             drawn = zlib.crc32(f"{name[1]}|{self.judge.tries[name[1]]}".encode())
             # Some questions never get a verdict, whatever the luck of the others.
             hopeless = self.judge.failing and int(name[1]) % HOPELESS == 0
-            fault = FAULTS[drawn % len(FAULTS)] if hopeless or (drawn >> 8) % 1000 < 1000 * self.judge.failing else None
+            fault = (
+                FAULTS[drawn % len(FAULTS)]
+                if hopeless or (drawn >> 8) % 1000 < 1000 * self.judge.failing
+                else None
+            )
             if fault:
                 self.judge.faults[fault] += 1
             else:
@@ -96,7 +113,9 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "cut stream":
             self.say(200, completion(verdict), whole=False)
         else:
-            self.say(200, completion("It is correct, I would say." if fault == "prose" else verdict[:-5]))
+            self.say(
+                200, completion("It is correct, I would say." if fault == "prose" else verdict[:-5])
+            )
 
     def say(self, status: int, body: bytes, *, whole: bool = True) -> None:
         self.send_response(status)
@@ -108,13 +127,17 @@ class Handler(BaseHTTPRequestHandler):
 
 def completion(text: str) -> bytes:
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 300, "completion_tokens": 20}}).encode()
+    return json.dumps(
+        {"choices": [choice], "usage": {"prompt_tokens": 300, "completion_tokens": 20}}
+    ).encode()
 
 
 @pytest.fixture
 def server() -> Iterator[Judge]:
     with Judge() as running:
-        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         yield running
         running.over.set()
         running.shutdown()
@@ -134,11 +157,21 @@ def test_a_third_of_the_calls_failing_ends_with_exact_counts(server: Judge, tmp_
         rows = list(read_jsonl(scores_file(place, "judge")))
         told = Counter(row["status"] for row in rows)
         # Every verdict that was ever sent whole is there, and no other.
-        assert {row["id"] for row in rows if row["status"] == "ok"} == {f"s{name}" for name in server.given}
-        assert all(row["value"] == float(row["reply"] == "heart") for row in rows if row["status"] == "ok")
-        assert (found.asked, found.judged, sum(found.failed.values())) == (COUNT, told["ok"], told["error"])
+        assert {row["id"] for row in rows if row["status"] == "ok"} == {
+            f"s{name}" for name in server.given
+        }
+        assert all(
+            row["value"] == float(row["reply"] == "heart") for row in rows if row["status"] == "ok"
+        )
+        assert (found.asked, found.judged, sum(found.failed.values())) == (
+            COUNT,
+            told["ok"],
+            told["error"],
+        )
         assert found.if_wrong == pytest.approx(sum(row["value"] or 0 for row in rows) / COUNT)
-        assert found.if_right == pytest.approx(sum(1.0 if row["value"] is None else row["value"] for row in rows) / COUNT)
+        assert found.if_right == pytest.approx(
+            sum(1.0 if row["value"] is None else row["value"] for row in rows) / COUNT
+        )
         return told
 
     first = run()
@@ -147,7 +180,9 @@ def test_a_third_of_the_calls_failing_ends_with_exact_counts(server: Judge, tmp_
     answered, tries = set(server.given), Counter(server.tries)
     second = run()
     # What has a verdict is not asked again.
-    assert second["error"] <= first["error"] and all(server.tries[name] == tries[name] for name in answered)
+    assert second["error"] <= first["error"] and all(
+        server.tries[name] == tries[name] for name in answered
+    )
 
 
 TASK_FILE = '''"""The same questions, for the command line."""
@@ -167,13 +202,30 @@ TASK = Task("demo", "Demo", "made up", "CC0", samples, auto.score, lambda seed: 
 def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
     (tmp_path / "demo.py").write_text(TASK_FILE)
     with Judge(failing=0.0) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         url = f"http://127.0.0.1:{server.server_address[1]}/v1#j"
-        command = [sys.executable, "-m", "lingshu", "eval", "echo:heart", "demo.py", "--out", "out", "--concurrency", "4", "--judge", url]
+        command = [
+            sys.executable,
+            "-m",
+            "lingshu",
+            "eval",
+            "echo:heart",
+            "demo.py",
+            "--out",
+            "out",
+            "--concurrency",
+            "4",
+            "--judge",
+            url,
+        ]
         log = tmp_path / "out" / "demo" / "judge" / "calls.jsonl"
         for _ in range(2):
             before = stored(log)
-            with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen(
+                command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
                 deadline = time.monotonic() + 60
                 while stored(log) < before + 50 and time.monotonic() < deadline:
                     process.poll()
@@ -181,7 +233,12 @@ def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
         kept = stored(log)
         asked = sum(server.tries.values())
         assert 100 <= kept < 800 and not (tmp_path / "out" / "demo" / "scores.judge.jsonl").exists()
-        assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=120).returncode == 0
+        assert (
+            subprocess.run(
+                command, cwd=tmp_path, capture_output=True, check=True, timeout=120
+            ).returncode
+            == 0
+        )
         # A request that was under way at a kill may reach the server a moment later.
         assert 0 <= sum(server.tries.values()) - (asked + 800 - kept) <= 4
         server.shutdown()

@@ -1,7 +1,9 @@
-"""SIGKILL at random moments of a run against a real server: nothing lost, no stored answer asked for again, the same report.
+"""SIGKILL at random moments of a run against a real server: nothing lost, no stored answer asked
+for again, the same report.
 
-What is promised: an answer whose row is in replies.jsonl is never asked for again. Asked for again may be what was under
-way at the kill, and what had arrived within the last twentieth of a second and was not written yet. The server counts.
+What is promised: an answer whose row is in replies.jsonl is never asked for again. Asked for again
+may be what was under way at the kill, and what had arrived within the last twentieth of a second
+and was not written yet. The server counts.
 """
 
 import json
@@ -45,8 +47,21 @@ def server():
 
 
 def start(folder: Path, url: str, out: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "lingshu", "eval", f"{url}/v1#m", "many.py", "--out", out, "--concurrency", str(CONCURRENCY)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "lingshu",
+        "eval",
+        f"{url}/v1#m",
+        "many.py",
+        "--out",
+        out,
+        "--concurrency",
+        str(CONCURRENCY),
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 def counts(url: str, *, forget: bool = False) -> dict[str, int]:

@@ -1,4 +1,6 @@
-"""Generate, score, report: resumable, matched by key, and the same bytes whichever way a run came about."""
+"""Generate, score, report: resumable, matched by key, and the same bytes whichever way a run came
+about.
+"""
 
 import json
 from collections.abc import Container, Iterator, Sequence
@@ -37,7 +39,16 @@ def samples(count: int = 10) -> list[Sample]:
     ]
 
 
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: samples(), auto.score, lambda seed: samples(), by=("kind",))
+TASK = Task(
+    "demo",
+    "Demo",
+    "made up",
+    "CC0",
+    lambda data: samples(),
+    auto.score,
+    lambda seed: samples(),
+    by=("kind",),
+)
 
 
 class Recorder:
@@ -45,11 +56,19 @@ class Recorder:
 
     model, digest, endpoint = "recorder", "d", None
 
-    def __init__(self, *, say: str | None = None, reverse: bool = False, stop_after: int | None = None) -> None:
+    def __init__(
+        self, *, say: str | None = None, reverse: bool = False, stop_after: int | None = None
+    ) -> None:
         self.say, self.reverse, self.stop_after = say, reverse, stop_after
         self.asked: list[str] = []
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        sampling: Sampling,
+        *,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[list[Reply]]:
         for sample in reversed(samples) if self.reverse else samples:
             if (sample.id, 0) in skip:
                 continue
@@ -60,7 +79,9 @@ class Recorder:
 
 
 def run(engine, folder: Path, *, asked: Sequence[Sample] | None = None, task: Task = TASK):
-    return generate(task, asked or samples(), engine, folder, sampling=Sampling(), images=image_bytes)
+    return generate(
+        task, asked or samples(), engine, folder, sampling=Sampling(), images=image_bytes
+    )
 
 
 def test_every_sample_is_asked_once_and_scored_in_order(tmp_path):
@@ -105,7 +126,9 @@ def test_another_question_model_or_decoding_is_another_reply(tmp_path):
 
 
 def test_a_changed_order_of_samples_changes_no_score(tmp_path):
-    """Stored replies first, fresh ones second, zipped with the task's order: the misalignment that must not happen."""
+    """Stored replies first, fresh ones second, zipped with the task's order: the misalignment that
+    must not happen.
+    """
     run(Recorder(), tmp_path, asked=samples()[5:])
     run(Recorder(), tmp_path, asked=samples())
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
@@ -132,7 +155,13 @@ def test_failed_replies_are_errors_and_asked_again(tmp_path):
     class Failing(Recorder):
         def generate(self, samples, sampling, *, skip=()):
             for sample in samples[:9]:  # and one without any reply
-                yield [Reply(sample.id, None, error="HTTP 500") if sample.id == "s1" else Reply(sample.id, "yes")]
+                yield [
+                    (
+                        Reply(sample.id, None, error="HTTP 500")
+                        if sample.id == "s1"
+                        else Reply(sample.id, "yes")
+                    )
+                ]
 
     assert run(Failing(), tmp_path).errors == 2
     rows = score(TASK, samples(), tmp_path)
@@ -192,24 +221,43 @@ def rows(*statuses: str, **carried: str) -> list[dict]:
 
 
 def test_denominators():
-    summary = report.summarise(rows("right", "right", "wrong", "empty", "refused", "multiple", "unparsed", "error"))
+    summary = report.summarise(
+        rows("right", "right", "wrong", "empty", "refused", "multiple", "unparsed", "error")
+    )
     assert (summary.n, summary.right) == (7, 2)
     assert summary.accuracy.value == 2 / 7
     assert (summary.read.value, summary.read.n) == (2 / 3, 3)
-    assert summary.statuses == {"ok": 3, "unparsed": 1, "refused": 1, "empty": 1, "multiple": 1, "error": 1}
+    assert summary.statuses == {
+        "ok": 3,
+        "unparsed": 1,
+        "refused": 1,
+        "empty": 1,
+        "multiple": 1,
+        "error": 1,
+    }
 
 
 def test_parts_of_a_point_are_averaged_and_bootstrapped_by_group():
-    given = [{"id": str(i), "value": v, "status": "ok", "group": i // 2} for i, v in enumerate((0.5, 0.5, 1.0, 1.0))]
+    given = [
+        {"id": str(i), "value": v, "status": "ok", "group": i // 2}
+        for i, v in enumerate((0.5, 0.5, 1.0, 1.0))
+    ]
     summary = report.summarise(given)
-    assert summary.accuracy.value == 0.75 and summary.method == "clustered bootstrap" and summary.metric == "mean score"
-    # Two groups of two: their difference is all there is, and with one degree of freedom it says next to nothing.
+    assert (
+        summary.accuracy.value == 0.75
+        and summary.method == "clustered bootstrap"
+        and summary.metric == "mean score"
+    )
+    # Two groups of two: their difference is all there is, and with one degree of freedom it says
+    # next to nothing.
     assert summary.accuracy[1:3] == pytest.approx((0.0103, 0.9988), abs=1e-3)
 
 
 def test_more_than_a_hundredth_of_errors_is_said_first():
     few = report.assemble("m", [report.task_report("t", rows(*["right"] * 99, "error"), {})])
-    many = report.assemble("m", [report.task_report("t", rows(*["right"] * 98, "error", "error"), {})])
+    many = report.assemble(
+        "m", [report.task_report("t", rows(*["right"] * 98, "error", "error"), {})]
+    )
     assert few.warning is None
     assert many.warning is not None and many.warning.startswith("2 of 100 samples (2.0%) failed")
     assert report.as_markdown(many).startswith("**2 of 100 samples")
@@ -218,14 +266,19 @@ def test_more_than_a_hundredth_of_errors_is_said_first():
 
 
 def test_macro_and_micro_over_tasks():
-    tasks = [report.task_report("a", rows("right"), {}), report.task_report("b", rows("wrong", "wrong", "wrong"), {})]
+    tasks = [
+        report.task_report("a", rows("right"), {}),
+        report.task_report("b", rows("wrong", "wrong", "wrong"), {}),
+    ]
     built = report.assemble("m", tasks)
     assert (built.macro, built.micro) == (0.5, 0.25)
 
 
 def test_text_from_data_cannot_break_a_report():
     evil = '<script>alert("x")</script>|\n# head'
-    built = report.assemble(evil, [report.task_report("t", rows("right", kind=evil), {"title": evil, "by": ["kind"]})])
+    built = report.assemble(
+        evil, [report.task_report("t", rows("right", kind=evil), {"title": evil, "by": ["kind"]})]
+    )
     assert "<script" not in report.as_html(built)
     table_lines = [line for line in report.as_markdown(built).splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in table_lines} == {9}

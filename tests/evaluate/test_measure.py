@@ -17,13 +17,20 @@ from lingshu.evaluate import report
 from lingshu.evaluate.measure import METRICS, measure, table
 
 
-def constant(samples: list[Sample], replies: list[str | None], *, weights: Path | None = None) -> list[Measured]:
+def constant(
+    samples: list[Sample], replies: list[str | None], *, weights: Path | None = None
+) -> list[Measured]:
     """Half for whatever is said."""
-    scores = [Score(None, "error") if said is None else Score(0.5) if said else Score(None, "empty") for said in replies]
+    scores = [
+        Score(None, "error") if said is None else Score(0.5) if said else Score(None, "empty")
+        for said in replies
+    ]
     return [Measured("half", 0.25, 0.5, 2, 1, tuple(scores))]
 
 
-def broken(samples: list[Sample], replies: list[str | None], *, weights: Path | None = None) -> list[Measured]:
+def broken(
+    samples: list[Sample], replies: list[str | None], *, weights: Path | None = None
+) -> list[Measured]:
     """Never works."""
     raise KeyError("no such thing")
 
@@ -39,7 +46,13 @@ def test_a_metric_that_breaks_is_told_and_costs_no_other() -> None:
     rows = table(found, samples(3))["metrics"]
     assert rows[0]["low"] is None
     # Over the two that did not fail; the empty one counts as 0.
-    assert (rows[1]["value"], rows[1]["low"], rows[1]["high"], rows[1]["n"], rows[1]["n_said"]) == (0.25, 0.0, 0.5, 2, 1)
+    assert (rows[1]["value"], rows[1]["low"], rows[1]["high"], rows[1]["n"], rows[1]["n_said"]) == (
+        0.25,
+        0.0,
+        0.5,
+        2,
+        1,
+    )
 
 
 @pytest.fixture
@@ -56,7 +69,11 @@ def test_a_report_task_brings_its_metrics_to_the_report(run: Path) -> None:
     assert "metrics" not in read_scores(run / "slake_en" / "scores.jsonl")[0]
     told = json.loads((run / "report.json").read_text())["tasks"]
     by_name = {row["name"]: row for row in told[0]["metrics"]}
-    assert by_name["rouge_l"]["value"] == 1.0 and by_name["rouge_l"]["n"] == 2 and told[1]["metrics"] == []
+    assert (
+        by_name["rouge_l"]["value"] == 1.0
+        and by_name["rouge_l"]["n"] == 2
+        and told[1]["metrics"] == []
+    )
     assert by_name["radcliq_v1"]["note"] == "unavailable: needs radgraph_f1, bert_score, semb_score"
     page = (run / "report.md").read_text()
     assert "| rouge_l | 1.0000 |" in page and "- green: unavailable: " in page
@@ -68,7 +85,9 @@ def test_metrics_over_other_items_are_left_out(run: Path) -> None:
     place.write_text(json.dumps({**json.loads(place.read_text()), "references": 3}))
     built = report.build(run)
     assert built.tasks[0].metrics == ()
-    assert built.tasks[0].left_out == ("The metrics are over other items and left out; score the run again.",)
+    assert built.tasks[0].left_out == (
+        "The metrics are over other items and left out; score the run again.",
+    )
     place.write_text(json.dumps({"metrics": 3}))
     with pytest.raises(ArtefactError, match="damaged"):
         report.build(run)
@@ -80,17 +99,40 @@ def test_report_tasks_name_their_metrics() -> None:
         assert replace(task).metrics  # type: ignore[type-var]
 
 
-def test_score_prints_the_metrics_of_its_scorer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score_prints_the_metrics_of_its_scorer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         {"id": "1", "gold": "Clear lungs.", "reply": "Clear lungs."},
         {"id": "2", "gold": "No effusion.", "reply": ""},
         {"id": "3", "gold": "Normal heart.", "reply": None},
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert main(["score", str(tmp_path / "a.jsonl"), "--scorer", "report", "--out", str(tmp_path / "b.jsonl")]) == 1
+    assert (
+        main(
+            [
+                "score",
+                str(tmp_path / "a.jsonl"),
+                "--scorer",
+                "report",
+                "--out",
+                str(tmp_path / "b.jsonl"),
+            ]
+        )
+        == 1
+    )
     told = json.loads(capsys.readouterr().out)
     found = {row["name"]: row for row in told["metrics"]}
-    assert (found["rouge_l"]["value"], found["rouge_l"]["n"], found["rouge_l"]["said"], found["rouge_l"]["n_said"]) == (0.5, 2, 1.0, 1)
-    assert [row["metrics"]["rouge_l"] for row in read_scores(tmp_path / "b.jsonl")] == [1.0, None, None]
+    assert (
+        found["rouge_l"]["value"],
+        found["rouge_l"]["n"],
+        found["rouge_l"]["said"],
+        found["rouge_l"]["n_said"],
+    ) == (0.5, 2, 1.0, 1)
+    assert [row["metrics"]["rouge_l"] for row in read_scores(tmp_path / "b.jsonl")] == [
+        1.0,
+        None,
+        None,
+    ]
     assert main(["score", str(tmp_path / "a.jsonl"), "--scorer", "exact"]) == 1
     assert "metrics" not in json.loads(capsys.readouterr().out)

@@ -6,7 +6,19 @@ from html.parser import HTMLParser
 import pytest
 
 from lingshu.evaluate._plots import ticks
-from lingshu.evaluate.page import Bar, Figure, Series, figure_grid, interval_plot, line_plot, notice, page, paragraph, section, table
+from lingshu.evaluate.page import (
+    Bar,
+    Figure,
+    Series,
+    figure_grid,
+    interval_plot,
+    line_plot,
+    notice,
+    page,
+    paragraph,
+    section,
+    table,
+)
 
 EVIL = "<img src=x onerror=alert(1)>&\"'"
 VOID = {"meta", "img", "br"}
@@ -21,7 +33,9 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "action")
+        ]
         assert not [name for name, _ in attrs if name.startswith("on")]
         if tag not in VOID:
             self.open.append(tag)
@@ -35,7 +49,11 @@ class Checker(HTMLParser):
 
 def everything() -> str:
     bars = [Bar(EVIL, 0.5, 0.4, 0.6, note=EVIL), Bar("none", None), Bar("no interval", 1.0)]
-    curves = [Series(EVIL, [(0, 2.5), (10, 1.0), (20, float("nan"))]), Series("b", [(0, 1.0)]), Series("empty", [])]
+    curves = [
+        Series(EVIL, [(0, 2.5), (10, 1.0), (20, float("nan"))]),
+        Series("b", [(0, 1.0)]),
+        Series("empty", []),
+    ]
     return page(
         EVIL,
         [
@@ -43,7 +61,11 @@ def everything() -> str:
             section(EVIL, paragraph(EVIL), interval_plot(bars), table((EVIL, "n"), [(EVIL, "1")])),
             line_plot(curves, x_label=EVIL, y_label=EVIL),
             figure_grid(
-                [Figure(b"\x89PNG", EVIL, EVIL, EVIL, right=True), Figure(b"", "q", "a", "g", right=False), Figure(b"", "q", "a", "g")]
+                [
+                    Figure(b"\x89PNG", EVIL, EVIL, EVIL, right=True),
+                    Figure(b"", "q", "a", "g", right=False),
+                    Figure(b"", "q", "a", "g"),
+                ]
             ),
         ],
         lead=EVIL,
@@ -56,7 +78,9 @@ def test_a_page_is_well_formed_and_stands_alone():
     checker.feed(html)
     assert not checker.open
     assert "script" not in checker.tags
-    assert checker.addresses and all(address.startswith("data:image/png;base64,") for address in checker.addresses)
+    assert checker.addresses and all(
+        address.startswith("data:image/png;base64,") for address in checker.addresses
+    )
     assert not re.search(r"https?://|url\(|@import", html)
 
 

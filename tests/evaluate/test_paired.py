@@ -1,4 +1,6 @@
-"""Tests of a difference between two runs, against published examples and sums that can be done by hand."""
+"""Tests of a difference between two runs, against published examples and sums that can be done by
+hand.
+"""
 
 import pytest
 
@@ -7,19 +9,24 @@ from lingshu.evaluate.paired import difference, mcnemar, smallest_difference
 
 def pairs(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:
     """Two runs' right and wrong from a table of two by two."""
-    return [True] * (both + first) + [False] * (second + neither), [True] * both + [False] * first + [True] * second + [False] * neither
+    return [True] * (both + first) + [False] * (second + neither), [True] * both + [
+        False
+    ] * first + [True] * second + [False] * neither
 
 
 @pytest.mark.parametrize(
     ("first", "second", "p", "test"),
     [
-        # Fagerland, Lydersen and Laake (2013), airway hyper-responsiveness: 1 against 7 of 21 pairs, exact 0.0703.
+        # Fagerland, Lydersen and Laake (2013), airway hyper-responsiveness: 1 against 7 of 21
+        # pairs, exact 0.0703.
         (1, 7, 18 / 256, "McNemar, exact"),
         (10, 2, 158 / 4096, "McNemar, exact"),  # 2 (1 + 12 + 66) / 2^12
         (3, 3, 1.0, "McNemar, exact"),
         (0, 0, 1.0, "McNemar, exact"),
-        # Above 25 discordant pairs mid-p: twice the tail of the binomial with half of its last term.
-        (20, 8, 0.0241195, "McNemar, mid-p"),  # 2 (C(28, 0) + ... + C(28, 8)) / 2^28 less C(28, 8) / 2^28
+        # Above 25 discordant pairs mid-p: twice the tail of the binomial with half of its last
+        # term.
+        # 2 (C(28, 0) + ... + C(28, 8)) / 2^28 less C(28, 8) / 2^28
+        (20, 8, 0.0241195, "McNemar, mid-p"),
         (13, 13, 1 - 0.1549810 / 2, "McNemar, mid-p"),  # half of C(26, 13) / 2^26 taken off
     ],
 )
@@ -32,7 +39,8 @@ def test_mcnemar_of_single_items(first, second, p, test):
 
 
 def test_mcnemar_draws_whole_groups():
-    # Three patients differ by 3, 1 and 1: the total of 5 is as likely as -5 and no other sum is as large, 2 of 8 signs.
+    # Three patients differ by 3, 1 and 1: the total of 5 is as likely as -5 and no other sum is as
+    # large, 2 of 8 signs.
     ours, theirs = [True] * 5 + [False] * 2, [False] * 7
     found = mcnemar(ours, theirs, ["a", "a", "a", "b", "c", "c", "d"])
     assert (found.p, found.test, found.discordant) == (0.25, "McNemar over groups, exact", 3)
@@ -41,7 +49,11 @@ def test_mcnemar_draws_whole_groups():
 
 
 def test_a_group_whose_items_cancel_out_says_nothing():
-    assert mcnemar([True, False, True], [False, True, False], ["a", "a", "b"]) == (1.0, "McNemar over groups, exact", 1)
+    assert mcnemar([True, False, True], [False, True, False], ["a", "a", "b"]) == (
+        1.0,
+        "McNemar over groups, exact",
+        1,
+    )
 
 
 def test_many_pairs_and_small_p_values():
@@ -65,7 +77,8 @@ def test_the_interval_of_a_difference_is_paired():
 
 
 def test_the_smallest_difference_solves_connors_formula():
-    # Discordance 0.2 and a difference of 0.1 ask for (1.96 sqrt(0.2) + 0.8416 sqrt(0.19))^2 / 0.1^2 = 154.6 pairs.
+    # Discordance 0.2 and a difference of 0.1 ask for (1.96 sqrt(0.2) + 0.8416 sqrt(0.19))^2 / 0.1^2
+    # = 154.6 pairs.
     ours, theirs = pairs(100, 16, 15, 24)
     found = smallest_difference([float(x) for x in ours], [float(x) for x in theirs], range(155))
     assert found == pytest.approx(0.0999, abs=2e-4)
@@ -83,9 +96,13 @@ def test_the_smallest_difference_where_nothing_differs():
 def test_groups_make_the_smallest_difference_larger():
     ours, theirs = pairs(40, 20, 20, 20)
     first, second = [float(x) for x in ours], [float(x) for x in theirs]
-    alone, grouped = (smallest_difference(first, second, groups) for groups in (range(100), [i // 5 for i in range(100)]))
+    alone, grouped = (
+        smallest_difference(first, second, groups)
+        for groups in (range(100), [i // 5 for i in range(100)])
+    )
     assert alone is not None and grouped is not None
-    # Groups of five of a kind: five times fewer to learn from, and sqrt(5) = 2.24 times the difference, a little more.
+    # Groups of five of a kind: five times fewer to learn from, and sqrt(5) = 2.24 times the
+    # difference, a little more.
     assert 2.1 < grouped / alone < 2.6
 
 
@@ -98,14 +115,26 @@ def test_the_smallest_difference_of_scores_between():
 def test_runs_that_never_differ_bound_how_much_they_could():
     same = [1.0] * 100
     # (1 - q)^100 = 0.05 has the solution q = 0.0295, about 3/100.
-    assert difference(same, same, range(100)) == pytest.approx((0.0, -0.0295, 0.0295, 100), abs=1e-4)
+    assert difference(same, same, range(100)) == pytest.approx(
+        (0.0, -0.0295, 0.0295, 100), abs=1e-4
+    )
     # Groups of unlike sizes: as many as there are, 50 of one and 50 of three items.
     groups = [*range(50), *(50 + i // 3 for i in range(150))]
-    assert difference([1.0] * 200, [1.0] * 200, groups) == pytest.approx((0.0, -0.0295, 0.0295, 200), abs=1e-4)
-    # One that is always right beside one that is never: up to 3% could go the other way, which is two apart.
-    assert difference(same, [0.0] * 100, range(100)) == pytest.approx((1.0, 1 - 2 * 0.0295, 1.0, 100), abs=1e-4)
+    assert difference([1.0] * 200, [1.0] * 200, groups) == pytest.approx(
+        (0.0, -0.0295, 0.0295, 200), abs=1e-4
+    )
+    # One that is always right beside one that is never: up to 3% could go the other way, which is
+    # two apart.
+    assert difference(same, [0.0] * 100, range(100)) == pytest.approx(
+        (1.0, 1 - 2 * 0.0295, 1.0, 100), abs=1e-4
+    )
 
 
 def test_groups_that_differ_alike_leave_the_interval_open():
     ours, theirs = [1.0, 0.0] * 30, [0.0] * 60
-    assert difference(ours, theirs, [max(0, i // 2 - 1) for i in range(60)]) == (0.5, None, None, 60)
+    assert difference(ours, theirs, [max(0, i // 2 - 1) for i in range(60)]) == (
+        0.5,
+        None,
+        None,
+        60,
+    )

@@ -19,7 +19,10 @@ MULTIMODAL = ("MMMU-Med", "VQA-RAD", "SLAKE", "PathVQA", "PMC-VQA", "OmniMedVQA"
 
 
 def rows(right: int, n: int) -> list[dict]:
-    return [{"id": f"i{i}", "value": float(i < right), "status": "ok", "gold": ["yes"]} for i in range(n)]
+    return [
+        {"id": f"i{i}", "value": float(i < right), "status": "ok", "gold": ["yes"]}
+        for i in range(n)
+    ]
 
 
 def a_task(name: str, place: object, right: int, of: int, **more) -> ScoredTask:
@@ -37,24 +40,47 @@ def cells(paper: published.PaperComparison) -> dict[str, published.Cell]:
 def test_the_printed_rows_of_the_package():
     tables = published.leaderboard()["tables"]
     lingshu = {row["model"]: row for row in tables["multimodal"]["rows"]}["Lingshu-7B"]
-    assert [lingshu["scores"][column] for column in MULTIMODAL] == [54.0, 67.9, 83.1, 61.9, 56.3, 82.9, 26.7]
+    assert [lingshu["scores"][column] for column in MULTIMODAL] == [
+        54.0,
+        67.9,
+        83.1,
+        61.9,
+        56.3,
+        82.9,
+        26.7,
+    ]
     assert lingshu["avg_published"] == 61.8
     for table in ("multimodal", "textual"):
         for row in tables[table]["rows"]:
             if row["avg_recomputed"] is not None:
-                assert macro(list(row["scores"].values())) == pytest.approx(row["avg_recomputed"], abs=0.0051), row["model"]
-    assert [len(tables[name]["rows"]) for name in ("multimodal", "textual", "report")] == [28, 25, 21]
+                assert macro(list(row["scores"].values())) == pytest.approx(
+                    row["avg_recomputed"], abs=0.0051
+                ), row["model"]
+    assert [len(tables[name]["rows"]) for name in ("multimodal", "textual", "report")] == [
+        28,
+        25,
+        21,
+    ]
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the transcription that the package's copy was taken from is not here")
+@pytest.mark.skipif(
+    not SHARED.is_file(),
+    reason="the transcription that the package's copy was taken from is not here",
+)
 def test_the_package_holds_the_transcription_as_it_is():
     assert published.leaderboard() == json.loads(SHARED.read_text(encoding="utf-8"))
 
 
 def test_a_column_is_named_by_the_run_card_alone():
-    assert published.place(a_task("any", ["multimodal", "PathVQA"], 1, 2)) == ("multimodal", "PathVQA")
+    assert published.place(a_task("any", ["multimodal", "PathVQA"], 1, 2)) == (
+        "multimodal",
+        "PathVQA",
+    )
     assert published.place(a_task("any", "PubMedQA", 1, 2)) == ("textual", "PubMedQA")
-    assert published.place(a_task("any", ("report", "IU-Xray/CIDEr"), 1, 2)) == ("report", "IU-Xray/CIDEr")
+    assert published.place(a_task("any", ("report", "IU-Xray/CIDEr"), 1, 2)) == (
+        "report",
+        "IU-Xray/CIDEr",
+    )
     assert published.place(a_task("PathVQA", None, 1, 2)) is None
     with pytest.raises(ArtefactError, match="did you mean 'PathVQA'"):
         published.place(a_task("any", ["multimodal", "PathVQ"], 1, 2))
@@ -63,12 +89,17 @@ def test_a_column_is_named_by_the_run_card_alone():
 
 
 def test_differences_in_points_and_which_lie_outside():
-    run = a_run(a_task("a", "PMC-VQA", 540, 1000), a_task("b", "OmniMedVQA", 700, 1000), a_task("c", "PathVQA", 61_000, 100_000))
+    run = a_run(
+        a_task("a", "PMC-VQA", 540, 1000),
+        a_task("b", "OmniMedVQA", 700, 1000),
+        a_task("c", "PathVQA", 61_000, 100_000),
+    )
     found = cells(published.compare(run))
     assert found["PMC-VQA"].difference == pytest.approx(54.0 - 56.3)
     assert found["PMC-VQA"].outside is False  # 54.0 with 50.9 to 57.1 holds 56.3
     assert found["OmniMedVQA"].outside is True
-    # Outside an interval of half a point, but within the point below which a judged column says nothing.
+    # Outside an interval of half a point, but within the point below which a judged column says
+    # nothing.
     assert (found["PathVQA"].tolerance, found["PathVQA"].outside) == (1.0, False)
 
 
@@ -76,13 +107,21 @@ def test_tasks_of_one_column_are_pooled():
     run = a_run(a_task("en", "SLAKE", 9, 10, n=10), a_task("zh", "SLAKE", 11, 30, n=31))
     paper = published.compare(run)
     column = paper.columns[0]
-    assert (column.tasks, column.summary.n, column.summary.accuracy.value, column.expected) == (("en", "zh"), 40, 0.5, 41)
+    assert (column.tasks, column.summary.n, column.summary.accuracy.value, column.expected) == (
+        ("en", "zh"),
+        40,
+        0.5,
+        41,
+    )
     assert cells(paper)["SLAKE"].difference == pytest.approx(50.0 - 83.1)
 
 
 def test_a_protocol_needs_every_task_of_its_column():
     both = {"strict": rows(1, 2), "paper": rows(2, 2)}
-    en, zh = ScoredTask("en", {"published": "SLAKE"}, both), ScoredTask("zh", {"published": "SLAKE"}, {"strict": rows(1, 2)})
+    en, zh = (
+        ScoredTask("en", {"published": "SLAKE"}, both),
+        ScoredTask("zh", {"published": "SLAKE"}, {"strict": rows(1, 2)}),
+    )
     assert [column.protocol for column in published.columns(a_run(en, zh))] == ["strict"]
     assert [column.protocol for column in published.columns(a_run(en))] == ["strict", "paper"]
 
@@ -96,7 +135,9 @@ def test_the_average_as_published_needs_all_columns():
     assert whole.macro == pytest.approx(sum((5 + i) / (10 + i) for i in range(7)) / 7)
     assert whole.micro == pytest.approx(56 / 91)
     # 60.05 to one decimal is what the paper would print.
-    assert cells(published.compare(a_run(*tasks)))["avg_published"].difference == pytest.approx(round(100 * (whole.macro or 0), 1) - 61.8)
+    assert cells(published.compare(a_run(*tasks)))["avg_published"].difference == pytest.approx(
+        round(100 * (whole.macro or 0), 1) - 61.8
+    )
 
 
 def test_suspect_cells_are_skipped_and_named():
@@ -104,15 +145,26 @@ def test_suspect_cells_are_skipped_and_named():
     cell = cells(paper)["PMC-VQA"]
     assert cell.published == 13.9 and cell.difference is None and cell.suspect
     assert cell.skipped is not None and "below random guessing" in cell.skipped
-    assert [(one.model, one.column) for one in paper.suspects if one.column == "PMC-VQA"] == [("MedDr-40B", "PMC-VQA")]
+    assert [(one.model, one.column) for one in paper.suspects if one.column == "PMC-VQA"] == [
+        ("MedDr-40B", "PMC-VQA")
+    ]
     # The reports' 296 studies are another split than their name says, in every row.
-    assert "not comparable" in (cells(published.compare(a_run(a_task("a", "IU-Xray/CIDEr", 5, 10))))["IU-Xray/CIDEr"].skipped or "")
+    assert "not comparable" in (
+        cells(published.compare(a_run(a_task("a", "IU-Xray/CIDEr", 5, 10))))[
+            "IU-Xray/CIDEr"
+        ].skipped
+        or ""
+    )
 
 
 def test_cells_that_were_never_printed_are_no_zero():
-    cell = cells(published.compare(a_run(a_task("a", "OmniMedVQA", 5, 10)), "Med-R1-2B"))["OmniMedVQA"]
+    cell = cells(published.compare(a_run(a_task("a", "OmniMedVQA", 5, 10)), "Med-R1-2B"))[
+        "OmniMedVQA"
+    ]
     assert (cell.published, cell.difference, cell.skipped) == (None, None, "not published")
-    absent = cells(published.compare(a_run(a_task("a", "PubMedQA", 5, 10)), "Lingshu-RL-7B"))["PubMedQA"]
+    absent = cells(published.compare(a_run(a_task("a", "PubMedQA", 5, 10)), "Lingshu-RL-7B"))[
+        "PubMedQA"
+    ]
     assert absent.skipped == "Lingshu-RL-7B has no row in this table"
 
 
@@ -141,19 +193,35 @@ def test_against_paper_in_every_form(tmp_path, capsys):
     write_scores(tmp_path / "t" / "scores.jsonl", rows(30, 40))
     write_scores(tmp_path / "t" / "scores.paper.jsonl", rows(20, 40))
     facts = {"published": ["multimodal", "PMC-VQA"], "n": 2000}
-    (tmp_path / "run.json").write_text(json.dumps({"notes": {"model": "mine", "tasks": {"t": facts}}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"notes": {"model": "mine", "tasks": {"t": facts}}})
+    )
     assert command(tmp_path, against="paper:MedDr-40B") == 0
     assert command(tmp_path, against="paper") == 0
     out = capsys.readouterr().out
-    assert "not compared †" in out and "† MedDr-40B, PMC-VQA, 13.9: below random guessing" in out and "+18.7" in out
+    assert (
+        "not compared †" in out
+        and "† MedDr-40B, PMC-VQA, 13.9: below random guessing" in out
+        and "+18.7" in out
+    )
     markdown, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     for said in (markdown, html):
-        assert "ours (strict)" in said and "ours (paper)" in said and "published (authors&#x27;)" in said.replace("'", "&#x27;")
+        assert (
+            "ours (strict)" in said
+            and "ours (paper)" in said
+            and "published (authors&#x27;)" in said.replace("'", "&#x27;")
+        )
         assert "40 of 2000" in said and "this run, paper" in said and "13.9 †" in said
         assert "bears no printed name; --against paper:MODEL" in said
     told = read_json(tmp_path / "report.json")["paper"]
-    assert told["cells"][0]["difference"] == pytest.approx(18.7) and told["cells"][0]["outside"] is None
-    assert told["cells"][0]["no_verdict"] == "part of the benchmark" and "part of the benchmark: no verdict" in markdown
+    assert (
+        told["cells"][0]["difference"] == pytest.approx(18.7)
+        and told["cells"][0]["outside"] is None
+    )
+    assert (
+        told["cells"][0]["no_verdict"] == "part of the benchmark"
+        and "part of the benchmark: no verdict" in markdown
+    )
     assert told["rows"]["multimodal"]["GPT-5"]["PMC-VQA"] == 60.0
     assert report.build(tmp_path).paper is None
     assert report.build(tmp_path).averages[0].columns == ("PMC-VQA",)
@@ -161,16 +229,23 @@ def test_against_paper_in_every_form(tmp_path, capsys):
 
 def test_other_items_than_the_benchmarks_get_no_verdict(tmp_path):
     def cell(n: int | None, **more) -> published.Cell:
-        task = replace(a_task("a", "OmniMedVQA", 700, 1000, **({} if n is None else {"n": n})), **more)
+        task = replace(
+            a_task("a", "OmniMedVQA", 700, 1000, **({} if n is None else {"n": n})), **more
+        )
         return cells(published.compare(a_run(task)))["OmniMedVQA"]
 
     assert (cell(1000).outside, cell(1000).no_verdict) == (True, None)
     assert (cell(None).outside, cell(None).no_verdict) == (True, None)
     assert (cell(1001).outside, cell(1001).no_verdict) == (None, "part of the benchmark")
     assert (cell(900).outside, cell(900).no_verdict) == (None, "other data, 1000 items and not 900")
-    assert (cell(None, limit=1000).outside, cell(None, limit=1000).no_verdict) == (None, "part of the benchmark")
+    assert (cell(None, limit=1000).outside, cell(None, limit=1000).no_verdict) == (
+        None,
+        "part of the benchmark",
+    )
     assert cell(1000, limit=2000).outside is True
-    medbullets = cells(published.compare(a_run(a_task("m", ["textual", "Medbullets"], 100, 308, n=308))))["Medbullets"]
+    medbullets = cells(
+        published.compare(a_run(a_task("m", ["textual", "Medbullets"], 100, 308, n=308)))
+    )["Medbullets"]
     assert medbullets.outside is None and "four or five options" in (medbullets.no_verdict or "")
 
 
@@ -179,7 +254,12 @@ def test_another_length_limit_than_the_published_one_is_told(tmp_path):
         write_scores(tmp_path / name / "scores.jsonl", rows(30, 40))
     tasks = {name: {"published": ["multimodal", "PMC-VQA"]} for name in ("a", "b", "c")}
     config = {"sampling": {"a": {"max_tokens": 16}, "b": {"max_tokens": 8192}}, "limit": 40}
-    (tmp_path / "run.json").write_text(json.dumps({"config": config, "notes": {"model": "mine", "tasks": tasks}}))
+    (tmp_path / "run.json").write_text(
+        json.dumps({"config": config, "notes": {"model": "mine", "tasks": tasks}})
+    )
     built = report.build(tmp_path, against="paper")
-    assert "- Replies had at most 16 tokens here and 8,192 in the published runs: a.\n" in report.as_markdown(built)
+    assert (
+        "- Replies had at most 16 tokens here and 8,192 in the published runs: a.\n"
+        in report.as_markdown(built)
+    )
     assert built.paper is not None and built.paper.cells[0].no_verdict == "part of the benchmark"

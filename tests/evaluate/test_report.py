@@ -1,4 +1,6 @@
-"""Reports: intervals that fit the data, protocols side by side, the same bytes however they came about."""
+"""Reports: intervals that fit the data, protocols side by side, the same bytes however they came
+about.
+"""
 
 import json
 from pathlib import Path
@@ -19,7 +21,13 @@ from lingshu.scoring._reports import NEEDS_JUDGE
 def rows(right: int, n: int, *, group: int = 0, **carried) -> list[dict]:
     """The first `right` of `n` items are right; every `group` of them share a patient, 0 for none."""
     return [
-        {"id": f"i{i}", "value": float(i < right), "status": "ok", "group": f"p{i // group}" if group else None, **carried}
+        {
+            "id": f"i{i}",
+            "value": float(i < right),
+            "status": "ok",
+            "group": f"p{i // group}" if group else None,
+            **carried,
+        }
         for i in range(n)
     ]
 
@@ -44,14 +52,21 @@ def test_the_interval_is_chosen_by_the_data():
 
 def test_groups_that_are_all_alike_still_have_an_interval():
     """A bootstrap of ten right answers is 100% to 100%; five patients know no more than five items."""
-    assert summarise(rows(10, 10, group=2)).accuracy == pytest.approx((1.0, 0.5655, 1.0, 10), abs=1e-4)
-    half = [{"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)]
+    assert summarise(rows(10, 10, group=2)).accuracy == pytest.approx(
+        (1.0, 0.5655, 1.0, 10), abs=1e-4
+    )
+    half = [
+        {"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)
+    ]
     assert summarise(half).accuracy == pytest.approx((0.5, 0.1155, 0.8845, 8), abs=1e-3)
     assert summarise([]).accuracy.value is None
-    # Two patients of one and of three questions: as for two items, and so for replies that are all wrong.
+    # Two patients of one and of three questions: as for two items, and so for replies that are all
+    # wrong.
     uneven = [{"id": str(i), "value": 1.0, "status": "ok", "group": int(i > 0)} for i in range(4)]
     assert summarise(uneven).accuracy == pytest.approx((1.0, 0.3424, 1.0, 4), abs=1e-4)
-    assert summarise([{**row, "value": 0.0} for row in uneven]).accuracy == pytest.approx((0.0, 0.0, 0.6576, 4), abs=1e-4)
+    assert summarise([{**row, "value": 0.0} for row in uneven]).accuracy == pytest.approx(
+        (0.0, 0.0, 0.6576, 4), abs=1e-4
+    )
 
 
 def test_a_failed_item_does_not_decide_the_method():
@@ -60,29 +75,50 @@ def test_a_failed_item_does_not_decide_the_method():
 
 
 def test_groups_of_a_task_use_its_method():
-    found = [*rows(2, 4, group=2, kind="a"), *({**row, "id": row["id"] + "b", "group": None} for row in rows(1, 3, kind="b"))]
-    assert {one.method for one in by_facet(found, ["kind"], method=summarise(found).method)["kind"].values()} == {"clustered bootstrap"}
+    found = [
+        *rows(2, 4, group=2, kind="a"),
+        *({**row, "id": row["id"] + "b", "group": None} for row in rows(1, 3, kind="b")),
+    ]
+    assert {
+        one.method
+        for one in by_facet(found, ["kind"], method=summarise(found).method)["kind"].values()
+    } == {"clustered bootstrap"}
 
 
 def test_each_table_names_its_method_and_protocol(tmp_path):
-    files = {"a/scores.jsonl": rows(3, 6, kind="x"), "b/scores.jsonl": rows(3, 6, group=2, kind="y")}
+    files = {
+        "a/scores.jsonl": rows(3, 6, kind="x"),
+        "b/scores.jsonl": rows(3, 6, group=2, kind="y"),
+    }
     built = report.build(a_run(tmp_path, files))
     for said in (report.as_markdown(built), report.as_html(built)):
-        assert "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20: Wilson): b. Groups: b 3." in said
+        assert (
+            "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20:"
+            " Wilson): b. Groups: b 3." in said
+        )
         assert said.count("Protocol: strict.") == 3  # the overview and one facet of each task
-        assert "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in said
+        assert (
+            "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in said
+        )
 
 
 def test_protocols_stand_side_by_side(tmp_path):
-    files = {"a/scores.jsonl": rows(3, 4), "a/scores.medevalkit.jsonl": rows(1, 4, protocol="medevalkit")}
-    built = report.build(a_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]}))
+    files = {
+        "a/scores.jsonl": rows(3, 4),
+        "a/scores.medevalkit.jsonl": rows(1, 4, protocol="medevalkit"),
+    }
+    built = report.build(
+        a_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]})
+    )
     assert built.tasks[0].protocol == "strict"
     assert built.tasks[0].summary.right == 3
     assert built.tasks[0].protocols["medevalkit"].summary.right == 1
     markdown = report.as_markdown(built)
     assert "|  | strict | medevalkit |" in markdown
     assert "75.0 (30.1 to 95.4), unread 0 | 25.0 (4.6 to 69.9), unread 0" in markdown
-    assert "### What the protocol medevalkit is known to do\n\n- An empty reply is right." in markdown
+    assert (
+        "### What the protocol medevalkit is known to do\n\n- An empty reply is right." in markdown
+    )
 
 
 def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
@@ -93,16 +129,28 @@ def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
     assert list(built.tasks[0].protocols) == ["paper", "medevalkit"]
     for protocol in ("medevalkit", "paper"):
         assert built.tasks[0].protocols[protocol].quirks == quirks(protocol)
-    assert all(sentence.replace("<", "&lt;") in report.as_markdown(built) for sentence in quirks("medevalkit"))
+    assert all(
+        sentence.replace("<", "&lt;") in report.as_markdown(built)
+        for sentence in quirks("medevalkit")
+    )
 
 
 def test_the_run_card_says_which_protocol_leads(tmp_path):
     files = {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 4)}
     built = report.build(a_run(tmp_path, files, protocol="paper", quirks=["It cuts."]))
-    assert (built.tasks[0].protocol, built.tasks[0].summary.right, built.tasks[0].quirks) == ("paper", 1, ("It cuts.",))
+    assert (built.tasks[0].protocol, built.tasks[0].summary.right, built.tasks[0].quirks) == (
+        "paper",
+        1,
+        ("It cuts.",),
+    )
     assert list(built.tasks[0].protocols) == ["strict"]
     assert list(report.build(a_run(tmp_path, files, protocol=["paper"])).tasks[0].protocols) == []
-    assert report.build(a_run(tmp_path / "alone", {"a/scores.paper.jsonl": rows(1, 4)})).tasks[0].protocol == "paper"
+    assert (
+        report.build(a_run(tmp_path / "alone", {"a/scores.paper.jsonl": rows(1, 4)}))
+        .tasks[0]
+        .protocol
+        == "paper"
+    )
 
 
 def test_scores_left_over_from_other_items_are_not_shown(tmp_path):
@@ -123,7 +171,14 @@ def test_scores_of_mixed_or_doubled_protocols_are_refused(tmp_path):
 
 
 def test_a_report_without_samples_holds_no_replies(tmp_path):
-    run = a_run(tmp_path, {"a/scores.jsonl": rows(300, 600, question="a long question " * 50, reply="a long reply " * 50, gold=["yes"])})
+    run = a_run(
+        tmp_path,
+        {
+            "a/scores.jsonl": rows(
+                300, 600, question="a long question " * 50, reply="a long reply " * 50, gold=["yes"]
+            )
+        },
+    )
     command(run, no_samples=True)
     for name in ("report.json", "report.md", "report.html"):
         assert "a long" not in (run / name).read_text()
@@ -137,7 +192,11 @@ def test_against_another_run_in_every_form(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "+60.0" in out and "0.031" in out  # 6 : 0 items, 2 / 2^6
     told = read_json(ours / "report.json")["paired"]
-    assert told["run"] == "theirs" and told["tasks"][0]["test"] == {"p": 0.03125, "test": "McNemar, exact", "discordant": 6}
+    assert told["run"] == "theirs" and told["tasks"][0]["test"] == {
+        "p": 0.03125,
+        "test": "McNemar, exact",
+        "discordant": 6,
+    }
     assert told["left_out"] == {"b": "only in this run"}
     for name in ("report.md", "report.html"):
         said = (ours / name).read_text()
@@ -145,13 +204,18 @@ def test_against_another_run_in_every_form(tmp_path, capsys):
         assert str(tmp_path) not in said
     kept = [(ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")]
     command(ours, against=str(theirs))
-    assert kept == [(ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")]
+    assert kept == [
+        (ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")
+    ]
     command(ours)
     assert read_json(ours / "report.json")["paired"] is None
 
 
 def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
-    ours, other = a_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}), a_run(tmp_path / "other", {"b/scores.jsonl": rows(1, 2)})
+    ours, other = (
+        a_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}),
+        a_run(tmp_path / "other", {"b/scores.jsonl": rows(1, 2)}),
+    )
     with pytest.raises(InputError, match="ours and other have no task in common"):
         command(ours, against=str(other))
     with pytest.raises(ArtefactError, match="holds no scores"):
@@ -160,7 +224,16 @@ def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
 
 
 def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
-    waits = [{"id": f"h{i}", "value": None, "status": "error", "note": f"{NEEDS_JUDGE}: sample {i}", "kind": "rubric"} for i in range(9)]
+    waits = [
+        {
+            "id": f"h{i}",
+            "value": None,
+            "status": "error",
+            "note": f"{NEEDS_JUDGE}: sample {i}",
+            "kind": "rubric",
+        }
+        for i in range(9)
+    ]
     built = report.build(a_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": waits}))
     assert (built.warning, built.macro, built.micro) == (None, 0.75, 0.75)
     assert built.tasks[1].summary.statuses["error"] == built.tasks[1].summary.unjudged == 9
@@ -170,7 +243,9 @@ def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
         assert "error 0, needs a judge: not scored 9" in said
     assert side_by_side(["x"], [built])[1][1] == ["h", "needs a judge: not scored"]
     failed = [*waits, {"id": "x", "value": None, "status": "error", "note": "busy"}]
-    built = report.build(a_run(tmp_path / "failed", {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": failed}))
+    built = report.build(
+        a_run(tmp_path / "failed", {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": failed})
+    )
     assert built.warning is not None and built.warning.startswith("1 of 5 samples")
 
 
@@ -203,10 +278,15 @@ def test_means_are_over_tasks_of_one_measure(tmp_path):
 def test_a_damaged_run_card_is_named(tmp_path, card):
     write_scores(tmp_path / "a" / "scores.jsonl", rows(1, 2))
     (tmp_path / "run.json").write_text(json.dumps(card))
-    with pytest.raises(ArtefactError, match=r"run\.json: .* cannot be .*; the file is damaged: run `lingshu eval` again"):
+    with pytest.raises(
+        ArtefactError,
+        match=r"run\.json: .* cannot be .*; the file is damaged: run `lingshu eval` again",
+    ):
         report.build(tmp_path)
 
 
 def test_markdown_in_data_is_shown_and_not_followed(tmp_path):
-    built = report.build(a_run(tmp_path, {"a/scores.jsonl": rows(1, 2, kind="![x](http://a.example) \\![y](z)")}))
+    built = report.build(
+        a_run(tmp_path, {"a/scores.jsonl": rows(1, 2, kind="![x](http://a.example) \\![y](z)")})
+    )
     assert "| \\!\\[x\\](http://a.example) \\\\\\!\\[y\\](z) |" in report.as_markdown(built)

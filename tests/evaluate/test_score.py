@@ -19,10 +19,18 @@ from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.tasks import healthbench
 
 SAMPLES = [
-    Sample(f"s{i}", (user_turn("Which?", 0),), gold=("B",), choices=("lung", "heart"), meta=Meta(access="open", kind="choice"))
+    Sample(
+        f"s{i}",
+        (user_turn("Which?", 0),),
+        gold=("B",),
+        choices=("lung", "heart"),
+        meta=Meta(access="open", kind="choice"),
+    )
     for i in range(3)
 ]
-TASK = Task("demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES)
+TASK = Task(
+    "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
+)
 
 
 class Says:
@@ -41,8 +49,16 @@ def answered(tmp_path: Path) -> Path:
 def test_strict_alone_is_the_default(answered: Path) -> None:
     assert score(TASK, SAMPLES, answered) == (3, 0, 0)
     rows = list(read_jsonl(answered / "scores.jsonl"))
-    assert [(row["id"], row["protocol"]) for row in rows] == [("s0", "strict"), ("s1", "strict"), ("s2", "strict")]
-    assert sorted(path.name for path in answered.iterdir()) == ["asked.jsonl", "replies.jsonl", "scores.jsonl"]
+    assert [(row["id"], row["protocol"]) for row in rows] == [
+        ("s0", "strict"),
+        ("s1", "strict"),
+        ("s2", "strict"),
+    ]
+    assert sorted(path.name for path in answered.iterdir()) == [
+        "asked.jsonl",
+        "replies.jsonl",
+        "scores.jsonl",
+    ]
 
 
 def test_each_protocol_has_a_file_of_its_own(answered: Path) -> None:
@@ -65,7 +81,8 @@ def test_scores_of_other_replies_do_not_stay_beside_those_of_these(answered: Pat
     score(TASK, SAMPLES, answered, protocols=("paper", "strict"))
     score(TASK, SAMPLES, answered)
     assert scores_file(answered, "paper").is_file()
-    # As after a run with other decoding that was killed before its run card: the card still lists both protocols.
+    # As after a run with other decoding that was killed before its run card: the card still lists
+    # both protocols.
     rows = [{**row, "text": "A"} for row in read_jsonl(answered / "replies.jsonl")]
     write_jsonl(answered / "replies.jsonl", rows)
     score(TASK, SAMPLES, answered)
@@ -89,15 +106,30 @@ def test_a_scorer_that_breaks_costs_its_own_reply_alone(answered: Path) -> None:
 
     assert score(replace(TASK, score=breaks), SAMPLES, answered) == (3, 2, 0)
     rows = list(read_jsonl(answered / "scores.jsonl"))
-    assert [(row["value"], row["status"]) for row in rows] == [(1.0, "ok"), (None, "error"), (None, "error")]
-    assert rows[1]["note"].startswith("the scorer failed: KeyError: 'gone'") and rows[2]["note"] == "the scorer gave nan"
+    assert [(row["value"], row["status"]) for row in rows] == [
+        (1.0, "ok"),
+        (None, "error"),
+        (None, "error"),
+    ]
+    assert (
+        rows[1]["note"].startswith("the scorer failed: KeyError: 'gone'")
+        and rows[2]["note"] == "the scorer gave nan"
+    )
 
 
 @pytest.mark.parametrize("judged", [healthbench.TASK.score, auto.score])
 def test_replies_that_need_a_judge_did_not_fail(answered: Path, judged: Scorer) -> None:
-    rubrics = [replace(sample, choices=(), meta=replace(sample.meta, kind="rubric")) for sample in SAMPLES]
-    (answered / "replies.jsonl").write_text("".join((answered / "replies.jsonl").read_text().splitlines(keepends=True)[:2]))
-    assert score(replace(TASK, score=judged), rubrics, answered, protocols=("strict", "paper")) == (3, 1, 2)
+    rubrics = [
+        replace(sample, choices=(), meta=replace(sample.meta, kind="rubric")) for sample in SAMPLES
+    ]
+    (answered / "replies.jsonl").write_text(
+        "".join((answered / "replies.jsonl").read_text().splitlines(keepends=True)[:2])
+    )
+    assert score(replace(TASK, score=judged), rubrics, answered, protocols=("strict", "paper")) == (
+        3,
+        1,
+        2,
+    )
     rows = list(read_jsonl(answered / "scores.jsonl"))
     assert {row["status"] for row in rows} == {"error"} and failed(rows) == 1
     assert rows[0]["note"].startswith(NEEDS_JUDGE)
@@ -107,10 +139,19 @@ def test_long_replies_are_not_all_in_memory(answered: Path) -> None:
     asked = [replace(SAMPLES[0], id=f"l{i}") for i in range(200)]
     row = next(iter(read_jsonl(answered / "replies.jsonl")))
     write_jsonl(answered / "asked.jsonl", ({"id": sample.id, "key": sample.id} for sample in asked))
-    write_jsonl(answered / "replies.jsonl", ({**row, "key": sample.id, "id": sample.id, "text": "B. " + "x" * 100_000} for sample in asked))
+    write_jsonl(
+        answered / "replies.jsonl",
+        (
+            {**row, "key": sample.id, "id": sample.id, "text": "B. " + "x" * 100_000}
+            for sample in asked
+        ),
+    )
     tracemalloc.start()
     try:
-        assert score(replace(TASK, score=lambda sample, reply: Score(1.0)), asked, answered).rows == 200
+        assert (
+            score(replace(TASK, score=lambda sample, reply: Score(1.0)), asked, answered).rows
+            == 200
+        )
         assert tracemalloc.get_traced_memory()[1] < 5_000_000  # of 20 MB
     finally:
         tracemalloc.stop()

@@ -3,13 +3,27 @@
 import pytest
 
 from lingshu.core.shares import Interval, wilson
-from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap, bootstrap_mean, macro, micro, or_wilson
+from lingshu.evaluate.statistics import (
+    auroc,
+    balanced_accuracy,
+    bootstrap,
+    bootstrap_mean,
+    macro,
+    micro,
+    or_wilson,
+)
 
 
 @pytest.mark.parametrize(
     ("right", "n", "low", "high"),
-    # 81/263, 15/148, 0/20 and 1/29: Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3.
-    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+    # 81/263, 15/148, 0/20 and 1/29: Newcombe, Statistics in Medicine 17 (1998) 857-872, table I,
+    # method 3.
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
 )
 def test_wilson_equals_the_published_values(right, n, low, high):
     interval = wilson(right, n)
@@ -62,24 +76,36 @@ def test_bootstrap_draws_whole_groups():
 
 def test_bootstrap_is_seeded_and_agrees_with_its_quick_form():
     values, groups = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0], [1, 1, 2, 2, 3, 3]
-    slow = bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
-    assert slow == bootstrap(lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200)
+    slow = bootstrap(
+        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200
+    )
+    assert slow == bootstrap(
+        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200
+    )
     quick = bootstrap_mean(values, groups, seed=3)
     assert quick == bootstrap_mean(values, groups, seed=3)
-    # Three groups with the means 1/2, 3/4 and 5/8: both ends are draws of one group alone, so both forms find them.
+    # Three groups with the means 1/2, 3/4 and 5/8: both ends are draws of one group alone, so both
+    # forms find them.
     assert quick == pytest.approx(slow) == (0.625, 0.5, 0.75, 6)
 
 
 def test_a_bootstrap_weighs_groups_by_their_size():
-    # A draw of the two groups is right in 4 of 5, 4 of 4 or 1 of 1 and so on: the mean is a ratio of sums, not of means.
-    assert bootstrap_mean([1.0, 1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "a", "b"])[:3] == (0.8, 0.0, 1.0)
+    # A draw of the two groups is right in 4 of 5, 4 of 4 or 1 of 1 and so on: the mean is a ratio
+    # of sums, not of means.
+    assert bootstrap_mean([1.0, 1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "a", "b"])[:3] == (
+        0.8,
+        0.0,
+        1.0,
+    )
 
 
 def test_bootstrap_without_anything_to_draw_from():
     assert bootstrap_mean([1.0, 0.0], ["a", "a"]) == Interval(0.5, None, None, 2)
     assert bootstrap(lambda rows: None, [1, 2, 3]) == Interval(None, None, None, 3)
     assert bootstrap_mean([], []) == Interval(None, None, None, 0)
-    assert bootstrap_mean([1.0, 0.0, 0.0, 1.0], ["a", "a", "b", "b"]) == Interval(0.5, None, None, 4)
+    assert bootstrap_mean([1.0, 0.0, 0.0, 1.0], ["a", "a", "b", "b"]) == Interval(
+        0.5, None, None, 4
+    )
 
 
 def test_wilson_takes_a_share_of_groups():

@@ -1,4 +1,6 @@
-"""DICOM files made up for tests, with invented identities in every place where a hospital writes one."""
+"""DICOM files made up for tests, with invented identities in every place where a hospital writes
+one.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ def dicom(pixels: np.ndarray, **elements: Any) -> bytes:
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = elements.pop("syntax", ExplicitVRLittleEndian)
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
-    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = elements.pop("SOPInstanceUID", generate_uid())
+    data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = elements.pop(
+        "SOPInstanceUID", generate_uid()
+    )
     data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = "1.2.3.4", "1.2.3.4.5", "OT"
     colour = pixels.ndim == 3 and pixels.shape[-1] == 3
     frames = pixels.shape[0] if pixels.ndim == 3 and not colour else None
     data.Rows, data.Columns = pixels.shape[:2] if frames is None else pixels.shape[1:3]
     if frames is not None:
         data.NumberOfFrames = frames
-    data.SamplesPerPixel, data.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
+    data.SamplesPerPixel, data.PhotometricInterpretation = (
+        (3, "RGB") if colour else (1, "MONOCHROME2")
+    )
     if colour:
         data.PlanarConfiguration = 0
     data.BitsAllocated = data.BitsStored = pixels.dtype.itemsize * 8
@@ -75,7 +81,9 @@ def as_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def planted(pixels: np.ndarray, **elements: Any) -> bytes:
-    """A file with an identity in every element of PLANTED, in private elements, a sequence and the file's ids."""
+    """A file with an identity in every element of PLANTED, in private elements, a sequence and the
+    file's ids.
+    """
     data = pydicom.dcmread(io.BytesIO(dicom(pixels, **elements)))
     for name, value in PLANTED.items():
         setattr(data, name, value)

@@ -1,4 +1,6 @@
-"""DICOM files: frames equal to the decoders', every file pixels or one clear error, and no identity gets through."""
+"""DICOM files: frames equal to the decoders', every file pixels or one clear error, and no identity
+gets through.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,15 @@ from pydicom.uid import (  # noqa: E402
 
 from lingshu.core.errors import BadImage, InputError  # noqa: E402
 from lingshu.imaging.dicom import NoDicom, NoPixels, open_dicom  # noqa: E402
-from tests.imaging._dicoms import PLANTED, SECRETS, as_jpeg, compressed, dicom, planted, saved  # noqa: E402
+from tests.imaging._dicoms import (  # noqa: E402
+    PLANTED,
+    SECRETS,
+    as_jpeg,
+    compressed,
+    dicom,
+    planted,
+    saved,
+)
 
 LOSSY = (JPEG2000, JPEGBaseline8Bit, JPEGLSNearLossless)
 KEY = b"0123456789abcdef"
@@ -109,7 +119,14 @@ def test_a_stated_window_comes_before_the_presets_and_after_those_asked_for() ->
 
 
 def test_a_window_is_in_units_of_the_modality() -> None:
-    file = dicom(RAMP, Modality="CT", RescaleSlope="2", RescaleIntercept="-100", WindowCenter="0", WindowWidth="401")
+    file = dicom(
+        RAMP,
+        Modality="CT",
+        RescaleSlope="2",
+        RescaleIntercept="-100",
+        WindowCenter="0",
+        WindowWidth="401",
+    )
     pixels = shown(file)["file 0/401"].reshape(-1)
     assert pixels[RAMP.reshape(-1) == -50] == 0 and pixels[RAMP.reshape(-1) == 150] == 255
 
@@ -117,7 +134,10 @@ def test_a_window_is_in_units_of_the_modality() -> None:
 def test_without_any_window_the_range_is_shown_and_recorded() -> None:
     pixels = np.array([[100, 300], [200, 100]], np.uint16)
     found = shown(dicom(pixels))
-    assert list(found) == ["range 200/200"] and found["range 200/200"].tolist() == [[0, 255], [128, 0]]
+    assert list(found) == ["range 200/200"] and found["range 200/200"].tolist() == [
+        [0, 255],
+        [128, 0],
+    ]
     assert shown(dicom(np.zeros((2, 2), np.uint16)))["range 0/0"].max() == 0
 
 
@@ -127,13 +147,19 @@ def test_padding_does_not_stretch_the_range() -> None:
 
 
 def test_an_impossible_window_is_no_window() -> None:
-    assert list(shown(dicom(np.array([[0, 10]], np.uint16), WindowCenter="5", WindowWidth="0"))) == ["range 5/10"]
+    assert list(
+        shown(dicom(np.array([[0, 10]], np.uint16), WindowCenter="5", WindowWidth="0"))
+    ) == ["range 5/10"]
 
 
 def test_monochrome1_is_turned_over() -> None:
     pixels = np.array([[0, 1000]], np.uint16)
-    assert shown(dicom(pixels, PhotometricInterpretation="MONOCHROME1"))["range 500/1000"].tolist() == [[255, 0]]
-    assert shown(dicom(pixels, PresentationLUTShape="INVERSE"))["range 500/1000"].tolist() == [[255, 0]]
+    assert shown(dicom(pixels, PhotometricInterpretation="MONOCHROME1"))[
+        "range 500/1000"
+    ].tolist() == [[255, 0]]
+    assert shown(dicom(pixels, PresentationLUTShape="INVERSE"))["range 500/1000"].tolist() == [
+        [255, 0]
+    ]
     both = dicom(pixels, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
     assert shown(both)["range 500/1000"].tolist() == [[255, 0]]
 
@@ -147,7 +173,9 @@ def table(first: int, bits: int, entries: list[int]) -> Any:
 
 def test_tables_map_values_and_hold_at_their_ends() -> None:
     pixels = np.array([[0, 1, 2, 3, 9]], np.uint16)
-    assert shown(dicom(pixels, VOILUTSequence=[table(1, 8, [255, 100, 0])]))["table"].tolist() == [[255, 255, 100, 0, 0]]
+    assert shown(dicom(pixels, VOILUTSequence=[table(1, 8, [255, 100, 0])]))["table"].tolist() == [
+        [255, 255, 100, 0, 0]
+    ]
     # A table need not rise: the range is that of the values it gives.
     bent = dicom(pixels[:, :4], ModalityLUTSequence=[table(0, 16, [500, 0, 1000, 500])])
     assert shown(bent)["range 500/1000"].tolist() == [[128, 0, 255, 128]]
@@ -160,15 +188,20 @@ def test_windows_of_enhanced_files_belong_to_their_frames() -> None:
         frame.FrameVOILUTSequence = [window]
         return frame
 
-    file = dicom(np.zeros((2, 2, 2), np.uint16), PerFrameFunctionalGroupsSequence=[group("5"), group("50")])
+    file = dicom(
+        np.zeros((2, 2, 2), np.uint16), PerFrameFunctionalGroupsSequence=[group("5"), group("50")]
+    )
     with open_dicom(file, name="f") as opened:
         assert [one.window for one in opened.render()] == ["file 5/10", "file 50/10"]
 
 
 def test_palettes_and_colours_become_rgb() -> None:
-    palette = {f"{c}PaletteColorLookupTableDescriptor": [2, 0, 16] for c in ("Red", "Green", "Blue")}
+    palette = {
+        f"{c}PaletteColorLookupTableDescriptor": [2, 0, 16] for c in ("Red", "Green", "Blue")
+    }
     palette |= {
-        f"{c}PaletteColorLookupTableData": np.array([0, v << 8], "<u2").tobytes() for c, v in (("Red", 255), ("Green", 128), ("Blue", 0))
+        f"{c}PaletteColorLookupTableData": np.array([0, v << 8], "<u2").tobytes()
+        for c, v in (("Red", 255), ("Green", 128), ("Blue", 0))
     }
     file = dicom(np.array([[0, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR", **palette)
     assert shown(file)["palette"].tolist() == [[[0, 0, 0], [255, 128, 0]]]
@@ -191,7 +224,9 @@ def test_what_a_file_lies_about_is_refused_before_decoding() -> None:
 
 def _frames(text: str) -> bytes:
     file = dicom(np.zeros((2, 8, 8), np.uint8))
-    return file.replace(b"\x28\x00\x08\x00IS\x02\x002 ", b"\x28\x00\x08\x00IS\x02\x00" + text.encode())
+    return file.replace(
+        b"\x28\x00\x08\x00IS\x02\x002 ", b"\x28\x00\x08\x00IS\x02\x00" + text.encode()
+    )
 
 
 def test_a_frame_of_another_size_than_stated_is_refused_before_decoding() -> None:
@@ -203,7 +238,9 @@ def test_a_frame_of_another_size_than_stated_is_refused_before_decoding() -> Non
 
 def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lingshu.imaging._elements.MAX_INFLATED", 1 << 16)
-    assert "unpacks to more" in error_of(dicom(np.zeros((512, 512), np.uint8), syntax=DeflatedExplicitVRLittleEndian))
+    assert "unpacks to more" in error_of(
+        dicom(np.zeros((512, 512), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
+    )
 
 
 def test_what_is_no_dicom_or_holds_no_pixels_has_an_error_of_its_own(tmp_path: Path) -> None:
@@ -212,18 +249,43 @@ def test_what_is_no_dicom_or_holds_no_pixels_has_an_error_of_its_own(tmp_path: P
             pass
     data = pydicom.dcmread(io.BytesIO(dicom(np.zeros((2, 2), np.uint8))))
     del data.PixelData
-    with pytest.raises(NoPixels, match="no pixel data"), open_dicom(saved(data), name="f") as opened:
+    with (
+        pytest.raises(NoPixels, match="no pixel data"),
+        open_dicom(saved(data), name="f") as opened,
+    ):
         list(opened.values())
     for place in (tmp_path, tmp_path / "ZZ-missing"):
         assert "ZZ" not in error_of(place)
 
 
 def test_facts_are_hashes_numbers_and_words_from_lists() -> None:
-    file = dicom(RAMP, **CT, PatientID="17", BodyPartExamined="CHEST", PixelSpacing=["0.5", "0.7"], ImageType=["DERIVED", "PRIMARY"])
+    file = dicom(
+        RAMP,
+        **CT,
+        PatientID="17",
+        BodyPartExamined="CHEST",
+        PixelSpacing=["0.5", "0.7"],
+        ImageType=["DERIVED", "PRIMARY"],
+    )
     with open_dicom(file, name="f") as opened:
-        facts, again, other = opened.facts(KEY), opened.facts(KEY), opened.facts(b"another key 1234")
-    assert facts == again and facts.patient != other.patient and facts.patient is not None and facts.patient != "17"
-    assert (facts.modality, facts.body_part, facts.rows, facts.columns, facts.spacing) == ("CT", "CHEST", 12, 20, (0.5, 0.7))
+        facts, again, other = (
+            opened.facts(KEY),
+            opened.facts(KEY),
+            opened.facts(b"another key 1234"),
+        )
+    assert (
+        facts == again
+        and facts.patient != other.patient
+        and facts.patient is not None
+        and facts.patient != "17"
+    )
+    assert (facts.modality, facts.body_part, facts.rows, facts.columns, facts.spacing) == (
+        "CT",
+        "CHEST",
+        12,
+        20,
+        (0.5, 0.7),
+    )
     assert facts.sop_class == "CT Image Storage" and facts.derived is True and facts.has_pixels
 
 
@@ -256,7 +318,9 @@ def hostile() -> list[bytes]:
 
 
 def test_planted_identities_appear_nowhere(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     assert len(PLANTED) >= 12
     caplog.set_level(logging.DEBUG)
@@ -265,11 +329,15 @@ def test_planted_identities_appear_nowhere(
         try:
             with open_dicom(file, name="file 1") as opened:
                 seen.append(repr(opened.facts(KEY)))
-                seen += [one.window + one.pixels.tobytes().decode("latin-1") for one in opened.render()]
+                seen += [
+                    one.window + one.pixels.tobytes().decode("latin-1") for one in opened.render()
+                ]
         except BadImage:
             seen.append(traceback.format_exc().replace("tests/imaging", ""))
     out = capfd.readouterr()
-    everything = "\n".join([*seen, caplog.text, out.out, out.err, *(str(w.message) for w in recwarn)])
+    everything = "\n".join(
+        [*seen, caplog.text, out.out, out.err, *(str(w.message) for w in recwarn)]
+    )
     assert [secret for secret in SECRETS if secret in everything] == []
     assert all(secret.encode() in hostile()[0] for secret in SECRETS)
 
@@ -301,6 +369,8 @@ def test_every_odd_file_gives_pixels_or_one_clear_error() -> None:
         data = pydicom.dcmread(folder / row["file"], force=True)
         expected = pydicom.pixels.pixel_array(data)
         lossy = data.file_meta.TransferSyntaxUID in LOSSY
-        assert np.abs(np.stack(found).reshape(expected.shape) - expected.astype(float)).max() <= lossy, row["id"]
+        assert (
+            np.abs(np.stack(found).reshape(expected.shape) - expected.astype(float)).max() <= lossy
+        ), row["id"]
         compared += 1
     assert compared >= 90 and refused == 44

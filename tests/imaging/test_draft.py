@@ -1,4 +1,6 @@
-"""A draft as Markdown, FHIR and DICOM SR: preliminary in each, nobody named unless asked, and the rules of each form kept."""
+"""A draft as Markdown, FHIR and DICOM SR: preliminary in each, nobody named unless asked, and the
+rules of each form kept.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,21 @@ from lingshu.imaging.reference import Instance, StudyReference, study_reference
 from lingshu.imaging.seen import Seen
 from tests.imaging._dicoms import SECRETS, dicom, planted
 
-SEEN = (Seen(1, "dicom", 8, 8, modality="CT", series=1, place=3, of=9, window="lung", center=-600.0, width=1500.0),)
+SEEN = (
+    Seen(
+        1,
+        "dicom",
+        8,
+        8,
+        modality="CT",
+        series=1,
+        place=3,
+        of=9,
+        window="lung",
+        center=-600.0,
+        width=1500.0,
+    ),
+)
 DRAFT = Draft(
     "Right <b>lobe</b> & node.\nNo *effusion*. 未见实变。", "Normal.", "en", "model-1", "ab" * 32, "Research only.",
     datetime(2026, 11, 20, 23, 5, 7, tzinfo=timezone(timedelta(hours=8))), SEEN, ("1 file was left out.",),
@@ -37,9 +53,19 @@ REFERENCE = StudyReference(
 
 def test_a_draft_says_what_it_is_in_every_form() -> None:
     plain = draft_to_json(DRAFT)
-    assert plain["status"] == "preliminary" and plain["verified"] is False and plain["seen"][0]["window"] == "lung"
+    assert (
+        plain["status"] == "preliminary"
+        and plain["verified"] is False
+        and plain["seen"][0]["window"] == "lung"
+    )
     for text in (markdown(DRAFT), json.dumps(diagnostic_report(DRAFT)), *sr_texts(DRAFT)[-1:]):
-        for words in ("not verified by a person", "Research only.", "model-1", "lung -600/1500", "slice 3 of 9"):
+        for words in (
+            "not verified by a person",
+            "Research only.",
+            "model-1",
+            "lung -600/1500",
+            "slice 3 of 9",
+        ):
             assert words in text
     assert "本草稿由机器生成" in markdown(replace(DRAFT, language="zh"))
     assert "Edited by a person" in markdown(replace(DRAFT, edited=True))
@@ -47,7 +73,12 @@ def test_a_draft_says_what_it_is_in_every_form() -> None:
 
 def test_what_a_model_writes_stays_text() -> None:
     for line in ("---", "=", "  -- ", "- a\n  ---"):
-        assert "\\" in markdown(replace(DRAFT, findings=f"Clear.\n{line}")).split("Findings")[1].split("Impression")[0]
+        assert (
+            "\\"
+            in markdown(replace(DRAFT, findings=f"Clear.\n{line}"))
+            .split("Findings")[1]
+            .split("Impression")[0]
+        )
     told = markdown(replace(DRAFT, findings="# Head\n[x](http://y) ![z](w) <script>"))
     assert "\\# Head" in told and "\\[x\\](" in told and "\\<script\\>" in told
     assert "&lt;b&gt;lobe&lt;/b&gt; &amp; node." in diagnostic_report(DRAFT)["text"]["div"]
@@ -64,7 +95,8 @@ def test_an_empty_draft_is_refused() -> None:
         replace(DRAFT, created=datetime(2026, 1, 1))
 
 
-# --- FHIR --------------------------------------------------------------------------------------------------------
+# --- FHIR
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_fhir_names_nobody_unless_a_reference_is_given() -> None:
@@ -72,11 +104,16 @@ def test_fhir_names_nobody_unless_a_reference_is_given() -> None:
     assert report["status"] == "preliminary" and report["issued"] == "2026-11-20T23:05:07+08:00"
     assert not report.keys() & {"subject", "imagingStudy", "effectiveDateTime", "basedOn"}
     named = diagnostic_report(DRAFT, REFERENCE)
-    assert named["subject"]["identifier"]["value"] == "P-1" and named["effectiveDateTime"] == "2026-01-02"
+    assert (
+        named["subject"]["identifier"]["value"] == "P-1"
+        and named["effectiveDateTime"] == "2026-01-02"
+    )
     assert named["imagingStudy"][0]["identifier"]["value"] == "urn:oid:1.2.3"
     assert named["contained"][1]["subject"] == named["subject"] and "Wang" not in json.dumps(named)
     for day in ("20260230", "20261301", "00000101", ""):
-        assert "effectiveDateTime" not in diagnostic_report(DRAFT, replace(REFERENCE, elements={"StudyDate": day}))
+        assert "effectiveDateTime" not in diagnostic_report(
+            DRAFT, replace(REFERENCE, elements={"StudyDate": day})
+        )
 
 
 @pytest.mark.parametrize("sections", [("", "x"), ("x", ""), ("x", "y")])
@@ -124,7 +161,11 @@ def change(path: str, value: object) -> Callable[[dict[str, Any]], None]:
         ("text.div", "<div>x", "not well-formed"),
         ("text.div", "<div>x</div>", "a div with text is needed"),
         ("text.div", '<div xmlns="http://www.w3.org/1999/xhtml">x<script/></div>', "no plain text"),
-        ("text.div", '<!DOCTYPE x><div xmlns="http://www.w3.org/1999/xhtml">x</div>', "a declaration"),
+        (
+            "text.div",
+            '<!DOCTYPE x><div xmlns="http://www.w3.org/1999/xhtml">x</div>',
+            "a declaration",
+        ),
         ("text.status", "made", "text.status: not among"),
         ("presentedForm.0.data", "no base64!", "no base64"),
         ("unknown", 1, "unknown: unknown element"),
@@ -138,18 +179,27 @@ def test_a_fault_in_fhir_is_found(path: str, value: object, words: str) -> None:
 
 
 def test_the_value_set_of_a_report_is_that_of_the_standard() -> None:
-    assert len(REPORT_STATUS) == 10 and "preliminary" in REPORT_STATUS and problems({"resourceType": "Patient"})
+    assert (
+        len(REPORT_STATUS) == 10
+        and "preliminary" in REPORT_STATUS
+        and problems({"resourceType": "Patient"})
+    )
 
 
 @pytest.mark.peers
 def test_another_library_reads_the_report() -> None:
-    module = pytest.importorskip("fhir.resources.R4B.diagnosticreport", reason="fhir.resources is not installed")
+    module = pytest.importorskip(
+        "fhir.resources.R4B.diagnosticreport", reason="fhir.resources is not installed"
+    )
     for reference in (None, REFERENCE):
-        read = module.DiagnosticReport.model_validate_json(json.dumps(diagnostic_report(DRAFT, reference)))
+        read = module.DiagnosticReport.model_validate_json(
+            json.dumps(diagnostic_report(DRAFT, reference))
+        )
         assert read.status == "preliminary" and len(read.contained) == 3
 
 
-# --- SR ----------------------------------------------------------------------------------------------------------
+# --- SR
+# ----------------------------------------------------------------------------------------------------------
 
 
 def sr_texts(draft: Draft) -> list[str]:
@@ -168,13 +218,32 @@ def test_an_sr_is_unverified_and_refers_to_the_images() -> None:
     file = basic_text_sr(DRAFT, REFERENCE)
     assert file[:132] == b"\0" * 128 + b"DICM"
     found = pydicom.dcmread(io.BytesIO(file))
-    assert (found.CompletionFlag, found.VerificationFlag, found.PreliminaryFlag) == ("PARTIAL", "UNVERIFIED", "PRELIMINARY")
-    assert found.StudyInstanceUID == "1.2.3" and str(found.PatientName) == "Wang^XiaoDong=王^小东" and found.PatientBirthDate == ""
-    assert found.Modality == "SR" and found.SeriesInstanceUID != "1.2.3.4" and found.TimezoneOffsetFromUTC == "+0800"
+    assert (found.CompletionFlag, found.VerificationFlag, found.PreliminaryFlag) == (
+        "PARTIAL",
+        "UNVERIFIED",
+        "PRELIMINARY",
+    )
+    assert (
+        found.StudyInstanceUID == "1.2.3"
+        and str(found.PatientName) == "Wang^XiaoDong=王^小东"
+        and found.PatientBirthDate == ""
+    )
+    assert (
+        found.Modality == "SR"
+        and found.SeriesInstanceUID != "1.2.3.4"
+        and found.TimezoneOffsetFromUTC == "+0800"
+    )
     [series] = found.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
-    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == ["1.2.3.4.5", "1.2.3.4.6"]
+    assert [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence] == [
+        "1.2.3.4.5",
+        "1.2.3.4.6",
+    ]
     findings, impression, comment = sr_texts(DRAFT)[-3:]
-    assert findings.endswith("未见实变。") and impression == "Normal." and "not verified by a person" in comment
+    assert (
+        findings.endswith("未见实变。")
+        and impression == "Normal."
+        and "not verified by a person" in comment
+    )
     assert basic_text_sr(DRAFT, REFERENCE) != file  # each has a UID of its own
 
 
@@ -185,9 +254,16 @@ def test_dcmtk_reads_the_sr(tmp_path: Path) -> None:
     from lingshu.imaging.sr import basic_text_sr
 
     (tmp_path / "sr.dcm").write_bytes(basic_text_sr(DRAFT, REFERENCE))
-    told = subprocess.run(["dsrdump", "+Pl", str(tmp_path / "sr.dcm")], capture_output=True, timeout=60, check=True)
+    told = subprocess.run(
+        ["dsrdump", "+Pl", str(tmp_path / "sr.dcm")], capture_output=True, timeout=60, check=True
+    )
     shown = told.stdout.decode("utf-8", "replace")
-    assert "Basic Text SR" in shown and "UNVERIFIED" in shown and "未见实变。" in shown and b"E:" not in told.stderr
+    assert (
+        "Basic Text SR" in shown
+        and "UNVERIFIED" in shown
+        and "未见实变。" in shown
+        and b"E:" not in told.stderr
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -195,8 +271,15 @@ def test_a_reference_takes_what_its_list_holds_and_shows_none_of_it() -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
     pixels = np.zeros((4, 4), np.uint8)
     found = study_reference([planted(pixels), planted(pixels)])
-    assert found.elements["PatientName"] == "ZZQUX^PLANTED" and found.elements["StudyDate"] == "19020304" and len(found.images) == 2
-    assert "PatientAddress" not in found.elements and [one for one in SECRETS if one in repr(found)] == []
+    assert (
+        found.elements["PatientName"] == "ZZQUX^PLANTED"
+        and found.elements["StudyDate"] == "19020304"
+        and len(found.images) == 2
+    )
+    assert (
+        "PatientAddress" not in found.elements
+        and [one for one in SECRETS if one in repr(found)] == []
+    )
     odd = study_reference([planted(pixels, PatientSex="ZZ", StudyDate="19020304ZZ")])
     assert "PatientSex" not in odd.elements
 
@@ -206,12 +289,17 @@ def test_a_reference_takes_what_its_list_holds_and_shows_none_of_it() -> None:
     [
         ((), "needs a DICOM study"),
         ((dict(PatientID="ZZ1"), dict(PatientID="ZZ2")), "several studies or patients"),
-        ((dict(StudyInstanceUID="1.2"), dict(StudyInstanceUID="1.3")), "several studies or patients"),
+        (
+            (dict(StudyInstanceUID="1.2"), dict(StudyInstanceUID="1.3")),
+            "several studies or patients",
+        ),
         ((dict(StudyInstanceUID="ZZ"),), "lacks a valid UID"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_files_that_no_report_can_refer_to_are_refused(files: tuple[dict[str, str], ...], words: str) -> None:
+def test_files_that_no_report_can_refer_to_are_refused(
+    files: tuple[dict[str, str], ...], words: str
+) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
     with pytest.raises(InputError, match=words) as raised:
         study_reference([dicom(np.zeros((4, 4), np.uint8), **one) for one in files])

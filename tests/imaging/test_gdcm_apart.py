@@ -1,4 +1,6 @@
-"""The decoder in a process of its own: the same values, and an error instead of our end when it dies or gets stuck."""
+"""The decoder in a process of its own: the same values, and an error instead of our end when it
+dies or gets stuck.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ import pytest
 from lingshu.core.errors import BadImage
 from lingshu.imaging.headers import EndsEarly, check_whole, read_header
 
-PICTURE = PIL.Image.fromarray(np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3))
+PICTURE = PIL.Image.fromarray(
+    np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
+)
 
 
 def saved(kind: str, picture: PIL.Image.Image = PICTURE, **options: Any) -> bytes:
@@ -29,7 +31,9 @@ def test_every_format_tells_its_size(kind: str) -> None:
     assert (header.format, header.width, header.height, header.pixels) == (kind, 60, 40, 2400)
 
 
-@pytest.mark.parametrize("options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}])
+@pytest.mark.parametrize(
+    "options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}]
+)
 def test_all_three_kinds_of_webp_tell_their_size(options: dict[str, Any]) -> None:
     header = read_header(saved("WEBP", **options))
     assert (header.width, header.height) == (60, 40)
@@ -48,7 +52,13 @@ def test_sizes_are_of_the_upright_image(kind: str, orientation: int) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "bits", "channels", "plain"),
-    [("L", 8, 1, True), ("RGB", 8, 3, True), ("RGBA", 8, 4, False), ("P", 1, 3, False), ("I;16", 16, 1, True)],
+    [
+        ("L", 8, 1, True),
+        ("RGB", 8, 3, True),
+        ("RGBA", 8, 4, False),
+        ("P", 1, 3, False),
+        ("I;16", 16, 1, True),
+    ],
 )
 def test_a_png_tells_bits_and_channels(mode: str, bits: int, channels: int, plain: bool) -> None:
     header = read_header(saved("PNG", PIL.Image.new(mode, (3, 2))))

@@ -1,4 +1,6 @@
-"""Mutated and truncated PNG, JPEG and DICOM files: pixels or a BadImage, never another error, and bounded memory."""
+"""Mutated and truncated PNG, JPEG and DICOM files: pixels or a BadImage, never another error, and
+bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ SEED = 20261120
 
 def noisy(height: int, width: int, channels: int = 1) -> np.ndarray:
     rng = np.random.default_rng(SEED)
-    return rng.integers(0, 255, (height, width) if channels == 1 else (height, width, channels), dtype=np.uint8)
+    return rng.integers(
+        0, 255, (height, width) if channels == 1 else (height, width, channels), dtype=np.uint8
+    )
 
 
 def encoded(kind: str, pixels: np.ndarray, **options: object) -> bytes:
@@ -35,17 +39,38 @@ def pictures() -> list[bytes]:
     deep = (noisy(24, 24).astype(np.uint16) * 200).astype(np.uint16)
     clear = noisy(20, 20, 4)
     files = [encoded("PNG", p) for p in (noisy(32, 40), noisy(24, 24, 3), clear, deep)]
-    return [*files, *(encoded("JPEG", p, progressive=flag) for p in (noisy(32, 40), noisy(24, 24, 3)) for flag in (False, True))]
+    return [
+        *files,
+        *(
+            encoded("JPEG", p, progressive=flag)
+            for p in (noisy(32, 40), noisy(24, 24, 3))
+            for flag in (False, True)
+        ),
+    ]
 
 
 def dicoms() -> list[bytes]:
-    from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ImplicitVRLittleEndian,
+        JPEG2000Lossless,
+        JPEGLSLossless,
+        RLELossless,
+    )
 
     from tests.imaging._dicoms import as_jpeg, compressed, dicom
 
     plain = dicom(noisy(64, 64), WindowCenter="100", WindowWidth="80", PatientName="A^B")
-    files = [plain, as_jpeg(noisy(32, 32)), dicom(noisy(16, 16, 3)), dicom(noisy(3, 64).reshape(3, 8, 8))]
-    files += [dicom(noisy(16, 16), syntax=s) for s in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian)]
+    files = [
+        plain,
+        as_jpeg(noisy(32, 32)),
+        dicom(noisy(16, 16, 3)),
+        dicom(noisy(3, 64).reshape(3, 8, 8)),
+    ]
+    files += [
+        dicom(noisy(16, 16), syntax=s)
+        for s in (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    ]
     for syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
         try:
             files.append(compressed(plain, syntax))
@@ -109,7 +134,9 @@ def survivors(files: list[bytes], count: int, open_one: Callable[[bytes], None])
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)])
-def test_mutated_pictures_give_pixels_or_bad_image(count: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mutated_pictures_give_pixels_or_bad_image(
+    count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     good, bad = survivors(pictures(), count, open_picture)
     assert good > 0 and bad > count // 4
@@ -119,7 +146,9 @@ def test_mutated_pictures_give_pixels_or_bad_image(count: int, capfd: pytest.Cap
 @pytest.mark.skipif(not DICOM, reason="pydicom is not installed")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)])
-def test_mutated_dicoms_give_pixels_or_bad_image(count: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_mutated_dicoms_give_pixels_or_bad_image(
+    count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     good, bad = survivors(dicoms(), count, open_file)
     assert good > 0 and bad > count // 4

@@ -8,6 +8,8 @@ from lingshu.imaging.named import Named
 def test_a_name_is_found_however_its_letters_are_written() -> None:
     # Headers often hold capitals alone.
     named = Named(["MCDONALD^ANNA", "DELACRUZ^JOSE", "SMITH-JONES^MARY", "White^Tom"], [])
-    assert named.without("Mr McDonald's scan, seen by DeLaCruz") == "Mr [NAME]'s scan, seen by [NAME]"
+    assert (
+        named.without("Mr McDonald's scan, seen by DeLaCruz") == "Mr [NAME]'s scan, seen by [NAME]"
+    )
     assert named.without("Mary Smith-Jones; Mrs Jones") == "[NAME] [NAME]; Mrs [NAME]"
     assert named.without("White, white matter") == "[NAME], white matter"

@@ -14,7 +14,8 @@ nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 from lingshu.core.errors import BadImage, InputError  # noqa: E402
 from lingshu.imaging.nifti import open_volume  # noqa: E402
 
-# Axes of the patient: x to the right, y to the front, z to the head. One voxel of each end is bright.
+# Axes of the patient: x to the right, y to the front, z to the head. One voxel of each end is
+# bright.
 SHAPE = (4, 5, 3)
 
 
@@ -32,7 +33,9 @@ def marked() -> np.ndarray:
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_slices_are_shown_the_same_way_however_the_file_lies(tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]) -> None:
+def test_slices_are_shown_the_same_way_however_the_file_lies(
+    tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
     canonical = nibabel.Nifti1Image(marked(), np.eye(4))
     turn = np.array([[axis, sign] for axis, sign in zip(axes, signs, strict=True)])
     path = tmp_path / "v.nii"
@@ -51,14 +54,21 @@ def test_without_a_window_the_percentiles_of_the_volume_are_shown(tmp_path: Path
     voxels = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
     with open_volume(saved(tmp_path / "v.nii.gz", voxels), name="v") as volume:
         found = list(volume.render(slices=[0, 9]))
-    assert found[0].window.startswith("percentile 499.5/") and found[0].pixels.min() == 0 and found[1].pixels.max() == 255
+    assert (
+        found[0].window.startswith("percentile 499.5/")
+        and found[0].pixels.min() == 0
+        and found[1].pixels.max() == 255
+    )
 
 
 def test_times_of_a_4d_file_are_chosen(tmp_path: Path) -> None:
     voxels = np.stack([np.full(SHAPE, value, np.int16) for value in (0, 250)], axis=-1)
     with open_volume(saved(tmp_path / "v.nii", voxels), name="v") as volume:
         assert volume.times == 2
-        assert [int(one.pixels.max()) for one in volume.render(slices=[1], times=[0, 1], windows=["soft"])] == [96, 255]
+        assert [
+            int(one.pixels.max())
+            for one in volume.render(slices=[1], times=[0, 1], windows=["soft"])
+        ] == [96, 255]
         with pytest.raises(BadImage, match="no time 2"):
             list(volume.render(times=[2]))
         with pytest.raises(BadImage, match="no slice 3"):
@@ -72,12 +82,17 @@ def test_colours_and_complex_values_are_shown(tmp_path: Path) -> None:
     colours["R"] = 200
     with open_volume(saved(tmp_path / "c.nii", colours), name="v") as volume:
         assert next(volume.render()).pixels[0, 0].tolist() == [200, 0, 0]
-    with open_volume(saved(tmp_path / "z.nii", np.full(SHAPE, 3 + 4j, np.complex64)), name="v") as volume:
+    with open_volume(
+        saved(tmp_path / "z.nii", np.full(SHAPE, 3 + 4j, np.complex64)), name="v"
+    ) as volume:
         assert float(volume.voxels()[0, 0, 0]) == 5.0
 
 
 def test_what_is_no_volume_or_lies_is_refused(tmp_path: Path) -> None:
-    whole = saved(tmp_path / "ZZPATIENT.nii", np.random.default_rng(0).integers(0, 99, (16, 16, 16)).astype(np.int16)).read_bytes()
+    whole = saved(
+        tmp_path / "ZZPATIENT.nii",
+        np.random.default_rng(0).integers(0, 99, (16, 16, 16)).astype(np.int16),
+    ).read_bytes()
     cut = tmp_path / "ZZcut.nii"
     cut.write_bytes(whole[:2000])
     huge = tmp_path / "ZZhuge.nii"
@@ -87,7 +102,8 @@ def test_what_is_no_volume_or_lies_is_refused(tmp_path: Path) -> None:
     text = tmp_path / "ZZtext.nii"
     text.write_text("hello")
     flat = tmp_path / "ZZaffine.nii"
-    flat.write_bytes(whole[:254] + b"\1\0" + whole[256:280] + bytes(48) + whole[328:])  # sform_code 1, sform of zeros
+    # sform_code 1, sform of zeros
+    flat.write_bytes(whole[:254] + b"\1\0" + whole[256:280] + bytes(48) + whole[328:])
     for path in (cut, huge, packed, text, flat, tmp_path, tmp_path / "ZZmissing.nii"):
         with pytest.raises(BadImage) as caught, open_volume(path, name="file 7") as volume:
             list(volume.render())
@@ -106,7 +122,12 @@ def test_every_odd_file_gives_slices_or_one_clear_error() -> None:
         try:
             with open_volume(folder / row["file"], name="file") as volume:
                 assert [one.pixels.dtype for one in volume.render(slices=[0])] == [np.uint8]
-                mean = np.mean([float(volume.voxels(time).astype(float).mean()) for time in range(volume.times)])
+                mean = np.mean(
+                    [
+                        float(volume.voxels(time).astype(float).mean())
+                        for time in range(volume.times)
+                    ]
+                )
         except BadImage as error:
             assert str(error).startswith("file") and row.get("data") != "ok", row["id"]
             continue

@@ -1,4 +1,6 @@
-"""Pictures: the pixels that imaging/read.py gives, grey and RGB, decoded once, with damaged files refused."""
+"""Pictures: the pixels that imaging/read.py gives, grey and RGB, decoded once, with damaged files
+refused.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,11 @@ def test_pixels_are_those_of_open_image_in_every_orientation(kind: str, orientat
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
 def test_every_mode_opens_as_open_image_shows_it(mode: str, kind: str) -> None:
-    picture = PIL.Image.fromarray(SMOOTH.astype(np.uint16) * 16) if mode == "I;16" else PIL.Image.fromarray(COLOUR).convert(mode)
+    picture = (
+        PIL.Image.fromarray(SMOOTH.astype(np.uint16) * 16)
+        if mode == "I;16"
+        else PIL.Image.fromarray(COLOUR).convert(mode)
+    )
     buffer = io.BytesIO()
     try:
         picture.save(buffer, kind)
@@ -54,7 +60,9 @@ def test_every_mode_opens_as_open_image_shows_it(mode: str, kind: str) -> None:
         pytest.skip(f"{kind} holds no {mode}")
     image = Image(data=buffer.getvalue())
     opened = Pictures()
-    assert np.abs(opened.rgb(image).astype(int) - np.asarray(open_image(image))).max() <= (3 if kind == "JPEG" else 0)
+    assert np.abs(opened.rgb(image).astype(int) - np.asarray(open_image(image))).max() <= (
+        3 if kind == "JPEG" else 0
+    )
     assert opened.gray(image).shape == (40, 64)
 
 
@@ -145,7 +153,10 @@ def test_of_a_file_only_the_head_is_read_for_its_header(tmp_path: Path) -> None:
     assert len(opened.bytes(image)) > 1 << 20
 
 
-XMP = b'<x:xmpmeta><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></x:xmpmeta>'
+XMP = (
+    b'<x:xmpmeta><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/"'
+    b' tiff:Orientation="6"/></x:xmpmeta>'
+)
 
 
 def late_exif(png: bytes, orientation: int) -> bytes:
@@ -153,13 +164,22 @@ def late_exif(png: bytes, orientation: int) -> bytes:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
-    return png[:-12] + struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) + png[-12:]
+    return (
+        png[:-12]
+        + struct.pack(">I", len(body) - 4)
+        + body
+        + struct.pack(">I", zlib.crc32(body))
+        + png[-12:]
+    )
 
 
 def test_an_orientation_elsewhere_than_in_the_head_turns_the_pixels_too() -> None:
     stated = PIL.Image.Exif()
     stated[0x0112] = 1
-    images = [saved(COLOUR, "JPEG", xmp=XMP, quality=95), saved(COLOUR, "JPEG", xmp=XMP, exif=stated, quality=95)]
+    images = [
+        saved(COLOUR, "JPEG", xmp=XMP, quality=95),
+        saved(COLOUR, "JPEG", xmp=XMP, exif=stated, quality=95),
+    ]
     png = saved(COLOUR).data
     assert png
     images.append(Image(data=late_exif(png, 6)))

@@ -1,4 +1,6 @@
-"""Opening images: what comes out, and that everything that goes wrong is a BadImage that names the thing."""
+"""Opening images: what comes out, and that everything that goes wrong is a BadImage that names the
+thing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,16 @@ import pytest
 
 from lingshu.core.errors import BadImage
 from lingshu.core.nouns import Image
-from lingshu.imaging.read import FORMATS, MAX_BYTES, ShardReader, encode_png, image_bytes, image_name, open_image, png_bytes
+from lingshu.imaging.read import (
+    FORMATS,
+    MAX_BYTES,
+    ShardReader,
+    encode_png,
+    image_bytes,
+    image_name,
+    open_image,
+    png_bytes,
+)
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)
 
@@ -35,7 +46,12 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def header_only_png(width: int, height: int) -> bytes:
     """A PNG whose header promises more pixels than the file holds."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_a_drawn_image_comes_back_pixel_for_pixel() -> None:
@@ -63,13 +79,19 @@ def test_transparency_is_shown_on_white() -> None:
     clear = open_image(Image(data=saved(PIL.Image.new("RGBA", (2, 2), (0, 0, 0, 0)))))
     palette = PIL.Image.new("P", (2, 2), 0)
     assert clear.getpixel((0, 0)) == (255, 255, 255)
-    assert open_image(Image(data=saved(palette, transparency=0))).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(Image(data=saved(palette, transparency=0))).getpixel((0, 0)) == (
+        255,
+        255,
+        255,
+    )
 
 
 def test_grey_of_16_bits_uses_the_bits_that_its_values_need() -> None:
     def opened(*values: int) -> list[int]:
         pixels = np.array([values], np.uint16)
-        return np.asarray(open_image(Image(data=saved(PIL.Image.fromarray(pixels)))))[0, :, 0].tolist()
+        return np.asarray(open_image(Image(data=saved(PIL.Image.fromarray(pixels)))))[
+            0, :, 0
+        ].tolist()
 
     assert opened(0, 32768, 65535) == [0, 128, 255]
     assert opened(0, 2048, 4095) == [0, 128, 255]  # 12-bit data in a 16-bit file
@@ -79,7 +101,9 @@ def test_grey_of_16_bits_uses_the_bits_that_its_values_need() -> None:
 
 def test_fractional_grey_is_stretched_and_nan_is_black() -> None:
     pixels = np.array([[-1.0, 0.0, 1.0, np.nan]], np.float32)
-    assert np.asarray(open_image(Image(data=saved(PIL.Image.fromarray(pixels), "TIFF"))))[0, :, 0].tolist() == [0, 128, 255, 0]
+    assert np.asarray(open_image(Image(data=saved(PIL.Image.fromarray(pixels), "TIFF"))))[
+        0, :, 0
+    ].tolist() == [0, 128, 255, 0]
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:
@@ -115,7 +139,9 @@ def test_a_named_pipe_does_not_hang(tmp_path: Path) -> None:
         open_image(Image(path=str(tmp_path / "pipe.png")))
 
 
-@pytest.mark.parametrize(("width", "height"), [(12000, 12000), (65535, 65535), (2_000_000_000, 1), (8000, 7000)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(12000, 12000), (65535, 65535), (2_000_000_000, 1), (8000, 7000)]
+)
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels_are_refused_from_the_header(width: int, height: int) -> None:
     with pytest.raises(BadImage):
@@ -143,13 +169,20 @@ def mutate(data: bytes, random_: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(random_.choice((1, 2, 8, 32))):
         changed[random_.randrange(len(changed))] = random_.randrange(256)
-    return bytes(changed[: random_.randrange(1, len(changed) + 1)]) if random_.random() < 0.3 else bytes(changed)
+    return (
+        bytes(changed[: random_.randrange(1, len(changed) + 1)])
+        if random_.random() < 0.3
+        else bytes(changed)
+    )
 
 
 def fuzz(rounds: int) -> None:
     random_ = random.Random(0)
     noise = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
-    seeds = [saved(noise, kind) for kind in FORMATS] + [saved(noise, "TIFF", compression="tiff_lzw"), saved(noise.convert("P"), "PNG")]
+    seeds = [saved(noise, kind) for kind in FORMATS] + [
+        saved(noise, "TIFF", compression="tiff_lzw"),
+        saved(noise.convert("P"), "PNG"),
+    ]
     for number in range(rounds):
         try:
             open_image(Image(data=mutate(seeds[number % len(seeds)], random_)))
@@ -177,7 +210,12 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 def test_rows_of_a_shard_are_read_in_any_order(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    write_shard(path, "images", [[{"bytes": b"%d.%d" % (i, j), "path": None} for j in range(2)] for i in range(7)], pa.list_(STRUCT))
+    write_shard(
+        path,
+        "images",
+        [[{"bytes": b"%d.%d" % (i, j), "path": None} for j in range(2)] for i in range(7)],
+        pa.list_(STRUCT),
+    )
     with ShardReader(cache_mb=0) as shards:
         for row in (6, 0, 3, 3, 5, 1):
             assert image_bytes(Image(str(path), row, 1), shards=shards) == b"%d.1" % row
@@ -186,15 +224,25 @@ def test_rows_of_a_shard_are_read_in_any_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "cell", "kind"),
-    [("image", {"bytes": b"x", "path": None}, STRUCT), ("image", b"x", pa.binary()), ("images", [b"x"], pa.list_(pa.binary()))],
+    [
+        ("image", {"bytes": b"x", "path": None}, STRUCT),
+        ("image", b"x", pa.binary()),
+        ("images", [b"x"], pa.list_(pa.binary())),
+    ],
 )
-def test_other_shapes_of_the_image_column_are_read(tmp_path: Path, column: str, cell: object, kind: pa.DataType) -> None:
+def test_other_shapes_of_the_image_column_are_read(
+    tmp_path: Path, column: str, cell: object, kind: pa.DataType
+) -> None:
     write_shard(tmp_path / "a.parquet", column, [cell], kind)
     assert image_bytes(Image(str(tmp_path / "a.parquet"), 0)) == b"x"
 
 
 def test_what_a_shard_lacks_is_named(tmp_path: Path) -> None:
-    path, torn, other = tmp_path / "a.parquet", tmp_path / "torn.parquet", tmp_path / "other.parquet"
+    path, torn, other = (
+        tmp_path / "a.parquet",
+        tmp_path / "torn.parquet",
+        tmp_path / "other.parquet",
+    )
     write_shard(path, "images", [[{"bytes": None, "path": "x.png"}]], pa.list_(STRUCT))
     write_shard(other, "text", ["x"], pa.string())
     torn.write_bytes(path.read_bytes()[:-20])
@@ -224,7 +272,10 @@ def test_a_shard_reader_keeps_no_more_files_open_than_told(tmp_path: Path) -> No
         write_shard(tmp_path / f"{number}.parquet", "image", [b"%d" % number], pa.binary())
     with ShardReader(open_files=2) as shards:
         for number in (0, 1, 2, 3, 4, 0):
-            assert image_bytes(Image(str(tmp_path / f"{number}.parquet"), 0), shards=shards) == b"%d" % number
+            assert (
+                image_bytes(Image(str(tmp_path / f"{number}.parquet"), 0), shards=shards)
+                == b"%d" % number
+            )
 
 
 def test_an_image_in_memory_has_a_name() -> None:

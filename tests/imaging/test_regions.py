@@ -30,5 +30,9 @@ def test_a_rectangle_is_drawn_around_its_region_and_the_image_stays() -> None:
     image = np.full((20, 20, 3), 50, np.uint8)
     drawn = with_boxes(image, [Box(5, 5, 9, 9), Box(0, 0, 19, 19)])
     assert (image == 50).all()
-    assert (drawn[4, 4] == COLOUR).all() and (drawn[10, 10] == COLOUR).all() and (drawn[5:10, 5:10] == 50).all()
+    assert (
+        (drawn[4, 4] == COLOUR).all()
+        and (drawn[10, 10] == COLOUR).all()
+        and (drawn[5:10, 5:10] == 50).all()
+    )
     assert (drawn[0, 0] == COLOUR).all()

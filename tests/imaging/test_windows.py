@@ -1,4 +1,6 @@
-"""Windows by the formulas of DICOM PS3.3 C.11.2.1, and grey that does not depend on how values are stored."""
+"""Windows by the formulas of DICOM PS3.3 C.11.2.1, and grey that does not depend on how values are
+stored.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,15 @@ import pytest
 
 from lingshu.core.errors import InputError
 from lingshu.imaging.pseudonyms import check_key, new_key, pseudonym
-from lingshu.imaging.windows import Window, brightness, full_range, possible, presets, to_grey, value_range
+from lingshu.imaging.windows import (
+    Window,
+    brightness,
+    full_range,
+    possible,
+    presets,
+    to_grey,
+    value_range,
+)
 
 
 def at(window: Window, *values: float) -> list[float]:
@@ -28,7 +38,9 @@ def test_exact_and_sigmoid_windows() -> None:
 
 def test_windows_that_cannot_be() -> None:
     assert possible(Window("w", 0, 1)) and not possible(Window("w", 0, 0.5))
-    assert possible(Window("w", 0, 0.5, "linear_exact")) and not possible(Window("w", 0, 0, "sigmoid"))
+    assert possible(Window("w", 0, 0.5, "linear_exact")) and not possible(
+        Window("w", 0, 0, "sigmoid")
+    )
     with pytest.raises(InputError, match="no window is called"):
         presets(["soft", "x"])
 
@@ -42,7 +54,12 @@ def test_grey_is_the_same_for_every_kind_of_value(kind: str) -> None:
 def test_large_frames_are_computed_in_blocks() -> None:
     values = np.arange(3 << 20, dtype=np.int32).reshape(3, -1)
     grey = to_grey(values, brightness(full_range(0, float(values.max()))))
-    assert grey.shape == values.shape and grey[0, 0] == 0 and grey[-1, -1] == 255 and (np.diff(grey.reshape(-1).astype(int)) >= 0).all()
+    assert (
+        grey.shape == values.shape
+        and grey[0, 0] == 0
+        and grey[-1, -1] == 255
+        and (np.diff(grey.reshape(-1).astype(int)) >= 0).all()
+    )
 
 
 def test_what_is_no_number_is_black_and_out_of_the_range() -> None:
@@ -54,7 +71,11 @@ def test_what_is_no_number_is_black_and_out_of_the_range() -> None:
 
 def test_equal_ids_share_a_hash_under_one_key_alone() -> None:
     key = new_key()
-    assert pseudonym(key, "patient", "17") == pseudonym(key, "patient", b" 17 \0") != pseudonym(key, "study", "17")
+    assert (
+        pseudonym(key, "patient", "17")
+        == pseudonym(key, "patient", b" 17 \0")
+        != pseudonym(key, "study", "17")
+    )
     assert pseudonym(key, "patient", "17") != pseudonym(new_key(), "patient", "17")
     assert pseudonym(key, "patient", " ") is None
     with pytest.raises(InputError, match="at least 16"):

@@ -22,10 +22,16 @@ PUBLIC = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "internvl": "InternVLProcessor"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[FamilyName, Path]:
+def exported(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FamilyName, Path]:
     model, processor = tiny(request.param, tiles=4 if request.param == "internvl" else 1)
     folder = tmp_path_factory.mktemp("exported") / "model"
-    notes = {"name": "test model", "stages": [{"stage": "deep", "last loss": 0.5}], "data": [{"group": "captions", "licences": "CC0"}]}
+    notes = {
+        "name": "test model",
+        "stages": [{"stage": "deep", "last loss": 0.5}],
+        "data": [{"group": "captions", "licences": "CC0"}],
+    }
     export(model, processor, folder, RunCard("test", {}, seed=3, notes=notes))
     return request.param, folder
 
@@ -35,13 +41,17 @@ def copy(exported: tuple[FamilyName, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported[1], tmp_path / "copy"))
 
 
-def test_stock_transformers_loads_it_and_agrees_to_the_last_bit(exported: tuple[FamilyName, Path]) -> None:
+def test_stock_transformers_loads_it_and_agrees_to_the_last_bit(
+    exported: tuple[FamilyName, Path],
+) -> None:
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
     family, folder = exported
     model, processor = tiny(family, tiles=4 if family == "internvl" else 1)
     image = picture(3, 120, 60)
-    encoded = processor.encode([Message("user", (0, "Is there a lesion?"))], processor.tiles([image]))
+    encoded = processor.encode(
+        [Message("user", (0, "Is there a lesion?"))], processor.tiles([image])
+    )
     batch = {k: v for k, v in processor.collate([encoded], pad="right").items() if k != "labels"}
     stock = AutoModelForImageTextToText.from_pretrained(folder)
     assert type(stock) is type(model)
@@ -49,25 +59,45 @@ def test_stock_transformers_loads_it_and_agrees_to_the_last_bit(exported: tuple[
         assert torch.equal(stock(**batch).logits, model(**batch).logits)
     # Positions left to the stock model come out as ours.
     with torch.no_grad():
-        assert torch.equal(stock(**{k: v for k, v in batch.items() if k != "position_ids"}).logits, model(**batch).logits)
+        assert torch.equal(
+            stock(**{k: v for k, v in batch.items() if k != "position_ids"}).logits,
+            model(**batch).logits,
+        )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer.decode(encoded.ids) == processor.tokenizer.decode(encoded.ids)
-    pixels = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="np")["pixel_values"]
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=[image], return_tensors="np")[
+        "pixel_values"
+    ]
     assert np.array_equal(np.asarray(pixels), batch["pixel_values"].numpy())
 
 
-def test_the_folder_names_public_classes_and_carries_what_vllm_reads(exported: tuple[FamilyName, Path]) -> None:
+def test_the_folder_names_public_classes_and_carries_what_vllm_reads(
+    exported: tuple[FamilyName, Path],
+) -> None:
     family, folder = exported
-    for name in ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json", "tokenizer_config.json"):
+    for name in (
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "processor_config.json",
+        "tokenizer_config.json",
+    ):
         assert json.loads((folder / name).read_text())["processor_class"] == PUBLIC[family], name
-    assert {"generation_config.json", "chat_template.jinja", "model.safetensors", "manifest.json", "run.json"} <= {
-        p.name for p in folder.iterdir()
-    }
+    assert {
+        "generation_config.json",
+        "chat_template.jinja",
+        "model.safetensors",
+        "manifest.json",
+        "run.json",
+    } <= {p.name for p in folder.iterdir()}
     assert "lingshu" not in (folder / "config.json").read_text()
-    assert json.loads((folder / "video_preprocessor_config.json").read_text())["video_processor_type"].endswith("VideoProcessor")
+    assert json.loads((folder / "video_preprocessor_config.json").read_text())[
+        "video_processor_type"
+    ].endswith("VideoProcessor")
 
 
-def test_the_model_card_tells_data_stages_and_the_disclaimer(exported: tuple[FamilyName, Path]) -> None:
+def test_the_model_card_tells_data_stages_and_the_disclaimer(
+    exported: tuple[FamilyName, Path],
+) -> None:
     card = (exported[1] / "README.md").read_text()
     for part in (
         "For research only. Not a medical device",
@@ -84,7 +114,12 @@ def test_loading_gives_back_weights_and_pixel_budget(exported: tuple[FamilyName,
     family, folder = exported
     model, processor = tiny(family, tiles=4 if family == "internvl" else 1)
     loaded = load(str(folder))
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            model.state_dict().values(), loaded.model.state_dict().values(), strict=True
+        )
+    )
     assert loaded.processor.budget.max_tiles == processor.budget.max_tiles
     if family == "qwen2_5_vl":
         assert loaded.processor.budget == processor.budget
@@ -114,7 +149,9 @@ def test_pickled_weights_and_custom_code_are_refused(copy: Path) -> None:
     with pytest.raises(ArtefactError, match=r"pytorch_model.bin is pickled"):
         load(str(copy))
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+    (copy / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}})
+    )
     with pytest.raises(ArtefactError, match="auto_map"):
         load(str(copy))
 
@@ -127,5 +164,7 @@ def test_a_wrong_folder_or_family_is_one_clear_line(tmp_path: Path, copy: Path) 
     config = json.loads((copy / "config.json").read_text())
     (copy / "manifest.json").unlink()
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_vl"}))
-    with pytest.raises(ArtefactError, match=r"'qwen2_vl' is of no family.*did you mean 'qwen2_5_vl'"):
+    with pytest.raises(
+        ArtefactError, match=r"'qwen2_vl' is of no family.*did you mean 'qwen2_5_vl'"
+    ):
         load(str(copy))

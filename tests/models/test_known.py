@@ -12,7 +12,8 @@ from tests.tiny import SMALL, tiny
 
 @pytest.mark.parametrize(
     "name,billions",
-    [("Qwen/Qwen2.5-VL-7B-Instruct", 8.29), ("lingshu-medical-mllm/Lingshu-I-8B", 7.94)],  # totals of the published weights
+    # totals of the published weights
+    [("Qwen/Qwen2.5-VL-7B-Instruct", 8.29), ("lingshu-medical-mllm/Lingshu-I-8B", 7.94)],
 )
 def test_totals_are_those_of_the_published_weights(name: str, billions: float) -> None:
     found = shapes(name)

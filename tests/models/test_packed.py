@@ -21,7 +21,9 @@ def samples(family: FamilyName, number: int = 17) -> list[Encoded]:
     for i in range(number):
         images = processor.tiles([picture(10 * i + j, 56 + 28 * (i % 3), 56) for j in range(i % 3)])
         question = Message("user", (*range(len(images)), "Is there a lesion? " * (1 + i % 4)))
-        made.append(processor.encode([question, Message("assistant", ("yes left " * (1 + i % 2),))], images))
+        made.append(
+            processor.encode([question, Message("assistant", ("yes left " * (1 + i % 2),))], images)
+        )
     return made
 
 
@@ -34,7 +36,11 @@ def test_a_pack_of_17_gives_the_logits_of_separate_runs(family: FamilyName) -> N
         packed = model.lm_head(hidden_states(model, pack.inputs, pack.segments))[0]
         alone = []
         for sample in made:
-            inputs = {k: v for k, v in processor.collate([sample], pad="right").items() if k not in ("labels", "position_ids")}
+            inputs = {
+                k: v
+                for k, v in processor.collate([sample], pad="right").items()
+                if k not in ("labels", "position_ids")
+            }
             alone.append(model(**inputs).logits[0])  # positions left to the stock model
     assert len(pack.segments) == 17
     assert float((packed - torch.cat(alone)).abs().max()) < 1e-5
@@ -47,7 +53,10 @@ def test_what_one_sample_says_does_not_reach_the_others() -> None:
     other[5:9] = other[5:9][::-1]
     changed = Encoded(other, made[1].labels, made[1].is_image, made[1].positions, made[1].tiles)
     with torch.no_grad():
-        one, two = (hidden(model, collate_pack(processor, [made[0], middle, made[2]])) for middle in (made[1], changed))
+        one, two = (
+            hidden(model, collate_pack(processor, [made[0], middle, made[2]]))
+            for middle in (made[1], changed)
+        )
     first, last = len(made[0]), len(made[2])
     assert torch.equal(one[:first], two[:first]) and torch.equal(one[-last:], two[-last:])
     assert not torch.equal(one, two)

@@ -42,29 +42,48 @@ def mapped(step: Step, samples: Sequence[Sample]) -> Outcome:
 
 
 def decision(
-    step: Step, samples: Sequence[Sample], *, sources: Sequence[str] | None = None, ranks: Sequence[int] | None = None
+    step: Step,
+    samples: Sequence[Sample],
+    *,
+    sources: Sequence[str] | None = None,
+    ranks: Sequence[int] | None = None,
 ) -> Decision:
-    """What a table step decides over all samples; `sources` and `ranks` are the columns that the runner adds."""
+    """What a table step decides over all samples; `sources` and `ranks` are the columns that the
+    runner adds.
+    """
     assert isinstance(step, TableStep)
     with Pictures() as pictures:
         signatures = [step.sign(sample, pictures) for sample in samples]
     rows = [
-        {"id": sample.id, "source": sources[i] if sources else "all", "rank": ranks[i] if ranks else 0, **signature}
+        {
+            "id": sample.id,
+            "source": sources[i] if sources else "all",
+            "rank": ranks[i] if ranks else 0,
+            **signature,
+        }
         for i, (sample, signature) in enumerate(zip(samples, signatures, strict=True))
     ]
     return step.decide(pa.Table.from_pylist(rows))
 
 
-def decided(step: Step, samples: Sequence[Sample], **columns: Sequence[str] | Sequence[int] | None) -> Outcome:
+def decided(
+    step: Step, samples: Sequence[Sample], **columns: Sequence[str] | Sequence[int] | None
+) -> Outcome:
     """The samples that a table step keeps, with its notes, and its drops."""
     found = decision(step, samples, **columns)  # type: ignore[arg-type]
     assert all(drop.id == samples[row].id for row, drop in found.drops.items())
-    kept = [with_notes(sample, dict(found.notes.get(row, {}))) for row, sample in enumerate(samples) if row not in found.drops]
+    kept = [
+        with_notes(sample, dict(found.notes.get(row, {})))
+        for row, sample in enumerate(samples)
+        if row not in found.drops
+    ]
     return Outcome(kept, [found.drops[row] for row in sorted(found.drops)])
 
 
 def with_notes(sample: Sample, notes: dict[str, str]) -> Sample:
-    return asked(sample, meta=Meta(**{**fields(sample.meta), "extra": {**sample.meta.extra, **notes}}))
+    return asked(
+        sample, meta=Meta(**{**fields(sample.meta), "extra": {**sample.meta.extra, **notes}})
+    )
 
 
 def fields(meta: Meta) -> dict:
@@ -75,10 +94,22 @@ def asked(sample: Sample, *, meta: Meta) -> Sample:
     return Sample(sample.id, sample.messages, sample.images, sample.gold, sample.choices, meta)
 
 
-def said(name: str, question: str, answer: str | None = None, *, images: Sequence[Image] = (), **facts: object) -> Sample:
-    """A dialogue of one question and its answer; `gold`, `choices` and what Meta knows by name, everything else to `extra`."""
+def said(
+    name: str,
+    question: str,
+    answer: str | None = None,
+    *,
+    images: Sequence[Image] = (),
+    **facts: object,
+) -> Sample:
+    """A dialogue of one question and its answer; `gold`, `choices` and what Meta knows by name,
+    everything else to `extra`.
+    """
     gold, choices = facts.pop("gold", None), facts.pop("choices", ())
     known = {key: value for key, value in facts.items() if key in Meta.__dataclass_fields__}
     extra = {key: str(value) for key, value in facts.items() if key not in known}
-    turns = [user_turn(question, len(images)), *([] if answer is None else [Message("assistant", (answer,))])]
+    turns = [
+        user_turn(question, len(images)),
+        *([] if answer is None else [Message("assistant", (answer,))]),
+    ]
     return Sample(name, tuple(turns), tuple(images), gold, choices, Meta(**known, extra=extra))  # type: ignore[arg-type]

@@ -14,7 +14,10 @@ from tests.ops.loops import decided, decision, mapped, said
 
 
 def of(modality: str | None, count: int, start: int = 0) -> list[Sample]:
-    return [said(f"{modality}-{i}", "What is it?", "x", modality=modality, source=f"s-{modality}") for i in range(start, start + count)]
+    return [
+        said(f"{modality}-{i}", "What is it?", "x", modality=modality, source=f"s-{modality}")
+        for i in range(start, start + count)
+    ]
 
 
 def test_fill_keeps_small_groups_whole_and_shares_the_rest() -> None:
@@ -39,7 +42,11 @@ def test_each_limit_cuts_the_large_groups(limits: dict, kept: dict) -> None:
 
 
 def test_groups_may_be_combinations_and_formats() -> None:
-    samples = [said("a", "q", "yes", modality="CT"), said("b", "q", "no", modality="CT"), said("c", "q", "lung", modality="CT")]
+    samples = [
+        said("a", "q", "yes", modality="CT"),
+        said("b", "q", "no", modality="CT"),
+        said("c", "q", "lung", modality="CT"),
+    ]
     assert len(decided(balance.step(by=["modality", "format"], cap=1), samples).kept) == 2
 
 
@@ -55,17 +62,25 @@ def test_mix_by_counts_and_by_shares() -> None:
     by_count = decided(mix.step(by="modality", counts={"CT": 5, "MRI": 9}), samples)
     assert Counter(s.meta.modality for s in by_count.kept) == {"CT": 5, "MRI": 4}
     assert Counter(d.reason for d in by_count.drops) == {"over_quota": 5, "not_in_mix": 3}
-    by_share = decided(mix.step(by="modality", shares={"CT": 0.5, "MRI": 0.5}, unlisted="keep"), samples)
+    by_share = decided(
+        mix.step(by="modality", shares={"CT": 0.5, "MRI": 0.5}, unlisted="keep"), samples
+    )
     assert Counter(s.meta.modality for s in by_share.kept) == {"CT": 4, "MRI": 4, "US": 3}
     assert decision(mix.step(by="modality", counts={"MRI": 9}), samples).told["kept of MRI"] == 4
 
 
 def test_the_papers_third_stage_at_a_small_scale() -> None:
     sources = {"slake": 5, "rocov2": 9, "openhermes": 3, "allava": 3, "icliniq": 2, "pmc_oa": 2}
-    samples = [said(f"{name}-{i}", "q", "a", source=name) for name, n in sources.items() for i in range(n)]
+    samples = [
+        said(f"{name}-{i}", "q", "a", source=name) for name, n in sources.items() for i in range(n)
+    ]
     step = mix.step(composition="lingshu_stage_3", scale=2e-6)
-    kept = Counter(s.meta.source for s in decided(step, samples, sources=[str(s.meta.source) for s in samples]).kept)
-    assert kept == {"slake": 5, "rocov2": 4, "openhermes": 2, "allava": 2}  # 5.4, 4.0, 2.0, 2.4 and 0.35 rounded; PMC-OA is stage 1
+    kept = Counter(
+        s.meta.source
+        for s in decided(step, samples, sources=[str(s.meta.source) for s in samples]).kept
+    )
+    # 5.4, 4.0, 2.0, 2.4 and 0.35 rounded; PMC-OA is stage 1
+    assert kept == {"slake": 5, "rocov2": 4, "openhermes": 2, "allava": 2}
 
 
 @pytest.mark.parametrize(
@@ -93,19 +108,32 @@ def test_an_unknown_composition_gets_the_nearest() -> None:
         mix.step(composition="lingshu_stage3")
 
 
-# --- the RL pool ---------------------------------------------------------------------------------------------------
+# --- the RL pool
+# ---------------------------------------------------------------------------------------------------
 
 CHOICES = ("lung", "heart", "liver", "kidney")
 
 
-def item(name: str, question: str, gold: str, choices: tuple[str, ...] = CHOICES, **facts: object) -> Sample:
-    listed = "\n".join([question, *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=False))])
+def item(
+    name: str, question: str, gold: str, choices: tuple[str, ...] = CHOICES, **facts: object
+) -> Sample:
+    listed = "\n".join(
+        [
+            question,
+            *(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=False)),
+        ]
+    )
     return said(name, listed if choices else question, gold=(gold,), choices=choices, **facts)  # type: ignore[arg-type]
 
 
 def test_word_answers_lose_their_choices() -> None:
     (changed,) = mapped(choice_to_open.step(), [item("a", "Which organ is shown?", "C")]).kept
-    assert (changed.question, changed.gold, changed.choices, changed.meta.kind) == ("Which organ is shown?", ("liver",), (), "open")
+    assert (changed.question, changed.gold, changed.choices, changed.meta.kind) == (
+        "Which organ is shown?",
+        ("liver",),
+        (),
+        "open",
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,7 +143,12 @@ def test_word_answers_lose_their_choices() -> None:
         item("except", "All are seen EXCEPT", "A"),
         item("zh", "下列哪项正确？", "A"),
         item("above", "Which organ is shown?", "D", ("lung", "heart", "liver", "all of the above")),
-        item("long", "What is seen?", "A", ("a large lesion of the right upper lobe", "none", "x", "y")),
+        item(
+            "long",
+            "What is seen?",
+            "A",
+            ("a large lesion of the right upper lobe", "none", "x", "y"),
+        ),
         item("number", "How many?", "A", ("3", "4", "5", "6")),
         item("none", "What is it?", "", ()),
     ],
@@ -125,7 +158,10 @@ def test_items_that_need_their_choices_keep_them(kept: Sample) -> None:
 
 
 def test_the_pool_has_equal_choice_and_open_and_few_yes_no() -> None:
-    pool = [item(f"c{i}", "Which organ is shown?", "A", modality="CT" if i % 2 else "MRI") for i in range(60)]
+    pool = [
+        item(f"c{i}", "Which organ is shown?", "A", modality="CT" if i % 2 else "MRI")
+        for i in range(60)
+    ]
     pool += [item(f"o{i}", "Name the organ.", "lung", (), modality="CT") for i in range(40)]
     pool += [item(f"y{i}", "Is it?", "yes", (), kind="yes_no") for i in range(50)]
     pool += [said("long", "Describe.", gold=("word " * 30,)), said("none", "What?")]
@@ -139,7 +175,13 @@ def test_the_pool_has_equal_choice_and_open_and_few_yes_no() -> None:
 
 def test_the_pass_rate_takes_out_what_teaches_nothing() -> None:
     rates = {"never": "0.0", "often": "0.75", "always": "1", "unknown": None}
-    pool = [item(name, "Name the organ.", "lung", (), **({} if rate is None else {"pass_rate": rate})) for name, rate in rates.items()]
+    pool = [
+        item(name, "Name the organ.", "lung", (), **({} if rate is None else {"pass_rate": rate}))
+        for name, rate in rates.items()
+    ]
     found = decided(rl_pool.step(), pool)
-    assert found.ids == ["often", "unknown"] and found.reasons == {"never": "pass_rate", "always": "pass_rate"}
+    assert found.ids == ["often", "unknown"] and found.reasons == {
+        "never": "pass_rate",
+        "always": "pass_rate",
+    }
     assert decided(rl_pool.step(need_pass_rate=True), pool).reasons["unknown"] == "no_pass_rate"

@@ -14,14 +14,21 @@ from lingshu.core.nouns import Image, Sample
 from lingshu.ops import caption_dedup, decontaminate, text_dedup
 from tests.ops.loops import decided, decision, said
 
-LONG = "The film of the chest shows a large opacity in the right upper lobe with loss of volume and a shift of the trachea to that side"
+LONG = (
+    "The film of the chest shows a large opacity in the right upper lobe with loss of volume and a"
+    " shift of the trachea to that side"
+)
 NEAR = LONG.removesuffix("side") + "end"
 REPORT = "The lungs are clear and the heart is of normal size without effusion"
 
 
 def png(seed: int, side: int = 64) -> Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
-    return Image(data=cv2.imencode(".png", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[1].tobytes())
+    return Image(
+        data=cv2.imencode(".png", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[
+            1
+        ].tobytes()
+    )
 
 
 def test_the_better_ranked_source_keeps_a_near_duplicate() -> None:
@@ -31,14 +38,27 @@ def test_the_better_ranked_source_keeps_a_near_duplicate() -> None:
         said("b/2", "", LONG.upper() + "!"),
         said("b/3", "", "Something else entirely, of a few words."),
     ]
-    found = decided(text_dedup.step(of="answer"), samples, sources=["a", "b", "b", "b"], ranks=[1, 0, 0, 0])
+    found = decided(
+        text_dedup.step(of="answer"), samples, sources=["a", "b", "b", "b"], ranks=[1, 0, 0, 0]
+    )
     assert found.ids == ["b/2", "b/3"]  # of rank 0 the longest
     assert found.reasons == {"a/1": "text_exact", "b/1": "text_near"}
-    assert set(decided(text_dedup.step(of="answer"), samples[::-1], ranks=[0, 0, 0, 1]).ids) == {"b/2", "b/3"}
+    assert set(decided(text_dedup.step(of="answer"), samples[::-1], ranks=[0, 0, 0, 1]).ids) == {
+        "b/2",
+        "b/3",
+    }
 
 
 def test_short_texts_are_no_duplicates_by_themselves() -> None:
-    assert len(decided(text_dedup.step(), [said("1", "Which organ?", "lung"), said("2", "Which organ?", "lung")]).kept) == 2
+    assert (
+        len(
+            decided(
+                text_dedup.step(),
+                [said("1", "Which organ?", "lung"), said("2", "Which organ?", "lung")],
+            ).kept
+        )
+        == 2
+    )
 
 
 def test_reports_are_compared_with_those_of_the_same_image_alone() -> None:
@@ -48,7 +68,9 @@ def test_reports_are_compared_with_those_of_the_same_image_alone() -> None:
         said("3", "", REPORT + ".", images=[png(2)]),
         said("4", "", REPORT),
     ]
-    assert decided(text_dedup.step(unit="image_text", of="answer"), samples).reasons == {"2": "text_exact"}
+    assert decided(text_dedup.step(unit="image_text", of="answer"), samples).reasons == {
+        "2": "text_exact"
+    }
     assert len(decided(text_dedup.step(of="answer"), samples).kept) == 1
 
 
@@ -58,7 +80,11 @@ def test_many_texts_about_one_image_are_searched_by_minhash() -> None:
         said(
             f"{i:02}",
             "",
-            f"{LONG} number {i} of many" if i % 2 else f"case {i} {i * 7} {i * 11} differs {i * 13} {i * 17} wholly {i}",
+            (
+                f"{LONG} number {i} of many"
+                if i % 2
+                else f"case {i} {i * 7} {i * 11} differs {i * 13} {i * 17} wholly {i}"
+            ),
             images=[image],
         )
         for i in range(40)
@@ -77,17 +103,27 @@ def test_a_caption_stays_in_the_best_source_alone() -> None:
         figure("roco/2", "Too short to tell."),
         figure("pmc/3", "Too short to tell."),
     ]
-    found = decided(caption_dedup.step(), samples, sources=["pmc", "pmc", "roco", "roco", "pmc"], ranks=[1, 1, 0, 0, 1])
-    assert found.ids == ["roco/1", "roco/2", "pmc/3"] and set(found.reasons.values()) == {"caption_elsewhere"}
+    found = decided(
+        caption_dedup.step(),
+        samples,
+        sources=["pmc", "pmc", "roco", "roco", "pmc"],
+        ranks=[1, 1, 0, 0, 1],
+    )
+    assert found.ids == ["roco/1", "roco/2", "pmc/3"] and set(found.reasons.values()) == {
+        "caption_elsewhere"
+    }
 
 
 def test_a_phrase_that_one_source_repeats_is_no_figure() -> None:
-    samples = [said(f"x/{i}", "", LONG, kind="caption") for i in range(6)] + [said("y/1", "", LONG, kind="caption")]
+    samples = [said(f"x/{i}", "", LONG, kind="caption") for i in range(6)] + [
+        said("y/1", "", LONG, kind="caption")
+    ]
     found = decision(caption_dedup.step(), samples, sources=[*["x"] * 6, "y"])
     assert not found.drops and found.told["phrases left alone"] == 1
 
 
-# --- decontamination -------------------------------------------------------------------------------------------------
+# --- decontamination
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -103,12 +139,16 @@ def test_set(tmp_path: Path) -> Path:
         {"id": "t2", "question": "Is there a fracture?", "answer": "no", "image": "one.png"},
         {
             "id": "t3",
-            "question": "What is shown here and how would one go about treating it in an emergency?",
+            "question": (
+                "What is shown here and how would one go about treating it in an emergency?"
+            ),
             "answer": "a fracture",
             "group": "p7",
         },
     ]
-    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps(row) for row in rows), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -120,7 +160,12 @@ def train() -> list[Sample]:
         said("question", "Is there a fracture?", "no", images=[png(1)]),
         said("study", "Anything?", "no", group="p7"),
         said("short", "Is there a fracture?", "no", images=[png(9)]),
-        said("clean", "Which organ is shown in this picture of the abdomen?", "liver", images=[png(8)]),
+        said(
+            "clean",
+            "Which organ is shown in this picture of the abdomen?",
+            "liver",
+            images=[png(8)],
+        ),
     ]
 
 
@@ -134,9 +179,15 @@ def test_planted_overlaps_are_dropped_and_short_questions_are_not(test_set: Path
 
 
 def test_kinds_left_out_are_noted(test_set: Path) -> None:
-    step = decontaminate.step(against=[str(test_set / "rows.jsonl")], drop=["exact_text", "image_exact"])
+    step = decontaminate.step(
+        against=[str(test_set / "rows.jsonl")], drop=["exact_text", "image_exact"]
+    )
     kept = {s.id: s.meta.extra.get("overlap", "") for s in decided(step, train()).kept}
-    assert kept["bigger"].startswith("image_near") and kept["study"].startswith("study") and kept["clean"] == ""
+    assert (
+        kept["bigger"].startswith("image_near")
+        and kept["study"].startswith("study")
+        and kept["clean"] == ""
+    )
     assert step.reads == (str(test_set / "rows.jsonl"),)
 
 
@@ -149,7 +200,10 @@ def test_a_task_by_its_name(test_set: Path) -> None:
 
 def test_items_of_a_test_set_that_cannot_be_compared_are_told(test_set: Path) -> None:
     with (test_set / "rows.jsonl").open("a", encoding="utf-8") as file:
-        file.write('\n{"id": "lost", "question": "What is shown here?", "answer": "a lung", "image": "gone.png"}\n')
+        file.write(
+            '\n{"id": "lost", "question": "What is shown here?", "answer": "a lung", "image":'
+            ' "gone.png"}\n'
+        )
     told = decision(decontaminate.step(against=[str(test_set)]), train()).told
     assert told[f"items of {test_set}"] == 3 and told[f"items of {test_set} not read"] == 1
 

@@ -1,4 +1,6 @@
-"""Wrong answers by rule: what each rule changes in English and in Chinese, what it leaves alone, and the step that notes them."""
+"""Wrong answers by rule: what each rule changes in English and in Chinese, what it leaves alone,
+and the step that notes them.
+"""
 
 from __future__ import annotations
 
@@ -77,11 +79,18 @@ def test_what_no_rule_fits_stays(answer: str) -> None:
 
 def test_words_of_the_question_are_not_put_into_the_answer() -> None:
     for name in "abcdefgh":
-        found = induced("CT", name=name, kinds=["modality"], question="Is this a CT, an MRI, an ultrasound or an X-ray?")
+        found = induced(
+            "CT",
+            name=name,
+            kinds=["modality"],
+            question="Is this a CT, an MRI, an ultrasound or an X-ray?",
+        )
         assert found and found.text in ("PET", "Mammography", "mammography", "endoscopy")
 
 
-@pytest.mark.parametrize("answer", ["in the left lung and in the right lung", "左肺和右肺", "No right or left effusion"])
+@pytest.mark.parametrize(
+    "answer", ["in the left lung and in the right lung", "左肺和右肺", "No right or left effusion"]
+)
 def test_two_sides_of_one_thing_turned_round_are_no_error(answer: str) -> None:
     assert induced(answer, name="a", kinds=["laterality"]) is None
 
@@ -103,7 +112,11 @@ def asked(name: str, question: str, gold: str, **meta: str) -> Sample:
 
 
 def test_the_step_notes_the_error_and_drops_what_has_none() -> None:
-    samples = [asked("a", "Which side?", "left"), asked("b", "Diagnosis?", "Cardiomegaly"), replace(asked("c", "?", "x"), gold=None)]
+    samples = [
+        asked("a", "Which side?", "left"),
+        asked("b", "Diagnosis?", "Cardiomegaly"),
+        replace(asked("c", "?", "x"), gold=None),
+    ]
     found = mapped(induce_errors.step(), samples)
     assert found.reasons == {"b": "no_error", "c": "no_gold"}
     assert {k: v for k, v in found.kept[0].meta.extra.items() if k.startswith("flaw")} == {

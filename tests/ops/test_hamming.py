@@ -1,4 +1,6 @@
-"""Hash search: every pair within the radius, grouping at radius 0, capped buckets counted, groups and lookups."""
+"""Hash search: every pair within the radius, grouping at radius 0, capped buckets counted, groups
+and lookups.
+"""
 
 import pickle
 
@@ -25,18 +27,23 @@ def brute(hashes: np.ndarray, radius: int) -> set[tuple[int, int]]:
     return {(int(a), int(b)) for a, b in np.argwhere(apart <= radius) if a < b}
 
 
-@pytest.mark.parametrize(("size", "radius", "most"), [(32, 8, 12), (32, 3, 5), (8, 3, 5), (8, 1, 2)])
+@pytest.mark.parametrize(
+    ("size", "radius", "most"), [(32, 8, 12), (32, 3, 5), (8, 3, 5), (8, 1, 2)]
+)
 def test_all_pairs_within_the_radius_are_found(size, radius, most):
     hashes = planted(300, size, most)
     found = pairs_within(hashes, radius)
     assert found.exact and found.over == Over()
     wanted = brute(hashes, radius)
     listed = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
-    # Copies of one hash are paired with the first row alone: the pairs are a part of all, the groups are the same.
+    # Copies of one hash are paired with the first row alone: the pairs are a part of all, the
+    # groups are the same.
     assert listed <= wanted
     left, right = np.array(sorted(wanted)).T
     assert (groups(found.left, found.right, rows=600) == groups(left, right, rows=600)).all()
-    assert (found.distance == np.bitwise_count(hashes[found.left] ^ hashes[found.right]).sum(axis=1)).all()
+    assert (
+        found.distance == np.bitwise_count(hashes[found.left] ^ hashes[found.right]).sum(axis=1)
+    ).all()
 
 
 def test_radius_0_is_grouping_by_equal_hash():
@@ -59,7 +66,8 @@ def test_different_hashes_that_the_sort_takes_for_one_are_told_apart(monkeypatch
 
 
 def test_what_a_cap_leaves_out_is_counted():
-    # Twenty hashes that share all bands but one: 190 pairs, of which a cap of 5 compares 20 * 5 - 15 = 85 a bucket.
+    # Twenty hashes that share all bands but one: 190 pairs, of which a cap of 5 compares 20 * 5 -
+    # 15 = 85 a bucket.
     hashes = np.zeros((20, 32), np.uint8)
     hashes[:, 7] = np.arange(20)
     found = pairs_within(hashes, 8, cap=5)
@@ -79,7 +87,9 @@ def test_a_lookup_finds_what_the_pairs_find():
     lookup = pickle.loads(pickle.dumps(Lookup.build(hashes[:200], 8)))
     found = lookup.within(hashes[200:])
     apart = np.bitwise_count(hashes[200:, None] ^ hashes[None, :200]).sum(axis=2, dtype=int)
-    assert list(zip(found.left.tolist(), found.right.tolist(), strict=True)) == [(int(a), int(b)) for a, b in np.argwhere(apart <= 8)]
+    assert list(zip(found.left.tolist(), found.right.tolist(), strict=True)) == [
+        (int(a), int(b)) for a, b in np.argwhere(apart <= 8)
+    ]
     assert len(lookup.within(hashes[:0]).left) == 0
 
 

@@ -6,7 +6,13 @@ import pytest
 from lingshu.imaging.read import decode, encode_png
 from lingshu.ops import _image_signature
 from lingshu.ops._hamming import pairs_within
-from lingshu.ops._image_signature import _lowest, perceptual_hash, pixel_digest, signature, signature_of
+from lingshu.ops._image_signature import (
+    _lowest,
+    perceptual_hash,
+    pixel_digest,
+    signature,
+    signature_of,
+)
 from lingshu.ops._keepers import alternatives, guarded_groups, keepers
 
 
@@ -28,7 +34,12 @@ def test_a_hash_survives_resizing_and_compression_and_tells_pictures_apart(bits,
     original = picture(0)
     hashed = perceptual_hash(original, bits=bits)
     assert hashed.shape == (size,) and hashed.dtype == np.uint8
-    jpeg = np.asarray(cv2.imdecode(cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_GRAYSCALE), np.uint8)
+    jpeg = np.asarray(
+        cv2.imdecode(
+            cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 80])[1], cv2.IMREAD_GRAYSCALE
+        ),
+        np.uint8,
+    )
     half = np.asarray(cv2.resize(original, (100, 100), interpolation=cv2.INTER_AREA), np.uint8)
     assert apart(hashed, perceptual_hash(jpeg, bits=bits)) <= bits // 32
     assert apart(hashed, perceptual_hash(half, bits=bits)) <= bits // 32
@@ -45,7 +56,11 @@ def test_coefficients_are_those_of_the_means_of_areas(shape, low):
     if min(shape) >= 2 * size:
         # Every pixel cut into `size` x `size` equal ones: borders of areas then fall between them.
         fine = np.kron(grey.astype(float), np.ones((size, 1)))
-        means = np.kron(fine.reshape(size, -1, shape[1]).mean(axis=1), np.ones((1, size))).reshape(size, size, -1).mean(axis=2)
+        means = (
+            np.kron(fine.reshape(size, -1, shape[1]).mean(axis=1), np.ones((1, size)))
+            .reshape(size, size, -1)
+            .mean(axis=2)
+        )
     else:
         means = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
     expected = cv2.dct(means.astype(np.float64))[:low, :low]
@@ -116,5 +131,11 @@ def test_who_is_kept():
 
 def test_captions_of_dropped_copies_are_kept_once():
     kept = np.array([0, 0, 0, 0, 4])
-    captions = ["A chest film.", "a chest film", "Effusion on the left.", "effusion on the left", "alone"]
+    captions = [
+        "A chest film.",
+        "a chest film",
+        "Effusion on the left.",
+        "effusion on the left",
+        "alone",
+    ]
     assert alternatives(kept, captions) == {0: ("Effusion on the left.",)}

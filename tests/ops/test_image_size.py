@@ -15,7 +15,9 @@ from lingshu.ops.image_size import step
 
 
 def sample(*sides: tuple[int, int]) -> Sample:
-    images = tuple(Image(data=encode_png(np.zeros((height, width), np.uint8))) for width, height in sides)
+    images = tuple(
+        Image(data=encode_png(np.zeros((height, width), np.uint8))) for width, height in sides
+    )
     return Sample("s", (user_turn("?", len(images)),), images)
 
 
@@ -33,7 +35,9 @@ def sample(*sides: tuple[int, int]) -> Sample:
         ({"need_image": True}, [], "no_image"),
     ],
 )
-def test_an_image_of_another_size_is_dropped_with_its_reason(params: dict, sides: list, reason: str | None) -> None:
+def test_an_image_of_another_size_is_dropped_with_its_reason(
+    params: dict, sides: list, reason: str | None
+) -> None:
     made = step(**params)
     assert isinstance(made, MapStep)
     given = sample(*sides)
@@ -47,7 +51,10 @@ def test_a_damaged_header_is_the_images_fault() -> None:
         step().open()(Sample("s", (), (Image(data=b"\x89PNG\r\n\x1a\n"),)), pictures)
 
 
-@pytest.mark.parametrize("params", [{"min_side": 0}, {"min_side": 9, "max_side": 8}, {"max_aspect": 0.5}, {"formats": ["JPG"]}])
+@pytest.mark.parametrize(
+    "params",
+    [{"min_side": 0}, {"min_side": 9, "max_side": 8}, {"max_aspect": 0.5}, {"formats": ["JPG"]}],
+)
 def test_limits_that_let_nothing_pass_are_refused(params: dict) -> None:
     with pytest.raises(ConfigError, match="image_size"):
         step(**params)

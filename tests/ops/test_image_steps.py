@@ -1,4 +1,7 @@
-"""Steps that look at pictures: duplicates, burned-in text, modality, splits by group. Pictures are drawn here."""
+"""Steps that look at pictures: duplicates, burned-in text, modality, splits by group.
+
+Pictures are drawn here.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,12 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 def drawn(seed: int, side: int = 192) -> NDArray[np.uint8]:
     """A smooth grey picture that no other seed's is like."""
     coarse = np.random.default_rng(seed).integers(0, 200, (12, 12)).astype(np.uint8)
-    return np.asarray(cv2.GaussianBlur(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), (0, 0), 2), np.uint8)
+    return np.asarray(
+        cv2.GaussianBlur(
+            cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), (0, 0), 2
+        ),
+        np.uint8,
+    )
 
 
 def png(pixels: NDArray[np.uint8]) -> Image:
@@ -38,18 +46,24 @@ def png(pixels: NDArray[np.uint8]) -> Image:
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int = 85) -> Image:
-    return Image(data=cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
+    return Image(
+        data=cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    )
 
 
 def caption(name: str, image: Image, text: str = "A picture.", **facts: object) -> Sample:
     return said(name, "Describe.", text, images=[image], kind="caption", **facts)
 
 
-# --- duplicates ----------------------------------------------------------------------------------------------------
+# --- duplicates
+# ----------------------------------------------------------------------------------------------------
 
 
 def copies() -> list[Sample]:
-    whole, small = drawn(1), np.asarray(cv2.resize(drawn(1), (128, 128), interpolation=cv2.INTER_AREA), np.uint8)
+    whole, small = (
+        drawn(1),
+        np.asarray(cv2.resize(drawn(1), (128, 128), interpolation=cv2.INTER_AREA), np.uint8),
+    )
     return [
         caption("coded", jpeg(whole), "A chest film."),
         caption("whole", png(whole), "A film of the chest with much detail."),
@@ -63,7 +77,11 @@ def test_copies_go_and_their_captions_stay() -> None:
     found = decided(image_dedup.step(), copies())
     assert found.ids == ["whole", "other"]
     assert found.reasons == {"coded": "image_near", "small": "image_near", "equal": "image_exact"}
-    assert json.loads(found.kept[0].meta.extra["other_captions"]) == ["A chest film.", "Small copy.", "A film."]
+    assert json.loads(found.kept[0].meta.extra["other_captions"]) == [
+        "A chest film.",
+        "Small copy.",
+        "A film.",
+    ]
 
 
 def test_what_is_kept_does_not_depend_on_the_order() -> None:
@@ -73,7 +91,11 @@ def test_what_is_kept_does_not_depend_on_the_order() -> None:
 def test_neighbouring_slices_of_one_series_stay_unless_equal() -> None:
     slightly = drawn(1).copy()
     slightly[:8, :8] += 3
-    volume = [caption("1", png(drawn(1)), series="s"), caption("2", png(slightly), series="s"), caption("3", png(drawn(1)), series="s")]
+    volume = [
+        caption("1", png(drawn(1)), series="s"),
+        caption("2", png(slightly), series="s"),
+        caption("3", png(drawn(1)), series="s"),
+    ]
     assert decided(image_dedup.step(), volume).ids == ["1", "2"]
     assert decided(image_dedup.step(series_guard=False), volume).ids == ["1"]
     assert decision(image_dedup.step(), volume).told["merges refused within a series"] == 1
@@ -115,7 +137,8 @@ def test_the_papers_variant_is_grouping_by_equal_hash() -> None:
     assert len(kept.kept) == len(set(first_equal(hashes).tolist()))
 
 
-# --- burned-in text ------------------------------------------------------------------------------------------------
+# --- burned-in text
+# ------------------------------------------------------------------------------------------------
 
 
 def written(text: str, *, scale: float = 0.5, colour: int = 255) -> NDArray[np.uint8]:
@@ -140,18 +163,31 @@ def test_the_gate_holds_back_what_the_file_or_the_pixels_say() -> None:
         caption("low", plain, burned_in_risk="low"),
     ]
     found = mapped(burned_in_text.step(), samples)
-    assert found.reasons == {"written": "text_in_image", "stated": "burned_in_stated", "likely": "burned_in_likely"}
+    assert found.reasons == {
+        "written": "text_in_image",
+        "stated": "burned_in_stated",
+        "likely": "burned_in_likely",
+    }
     assert mapped(burned_in_text.step(dicom="off", pixels=False), samples).drops == []
     noted = mapped(burned_in_text.step(dicom="stated", action="note"), samples).kept
     assert {s.id for s in noted if "burned_in_text" in s.meta.extra} == {"written", "stated"}
 
 
-# --- modality ------------------------------------------------------------------------------------------------------
+# --- modality
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_stated_modalities_are_put_into_words_and_kept() -> None:
-    samples = [caption("a", png(drawn(1)), modality="MR"), caption("b", png(drawn(1)), modality="dermoscopy"), said("text", "?", "x")]
-    assert [s.meta.modality for s in mapped(tag_modality.step(), samples).kept] == ["MRI", "dermoscopy", None]
+    samples = [
+        caption("a", png(drawn(1)), modality="MR"),
+        caption("b", png(drawn(1)), modality="dermoscopy"),
+        said("text", "?", "x"),
+    ]
+    assert [s.meta.modality for s in mapped(tag_modality.step(), samples).kept] == [
+        "MRI",
+        "dermoscopy",
+        None,
+    ]
 
 
 def test_pictures_unlike_any_learnt_are_not_tagged() -> None:
@@ -160,10 +196,15 @@ def test_pictures_unlike_any_learnt_are_not_tagged() -> None:
     stripes[::2] = (0, 255, 0)
     samples = [caption("noise", png(noise)), caption("stripes", png(stripes))]
     assert [s.meta.modality for s in mapped(tag_modality.step(), samples).kept] == [None, None]
-    assert mapped(tag_modality.step(unsure="drop"), samples).reasons == dict.fromkeys(("noise", "stripes"), "modality_unsure")
+    assert mapped(tag_modality.step(unsure="drop"), samples).reasons == dict.fromkeys(
+        ("noise", "stripes"), "modality_unsure"
+    )
 
 
-@pytest.mark.parametrize(("slice_name", "expected"), [("bccd_blood_smear", "microscopy"), ("busi_ultrasound", "ultrasound")])
+@pytest.mark.parametrize(
+    ("slice_name", "expected"),
+    [("bccd_blood_smear", "microscopy"), ("busi_ultrasound", "ultrasound")],
+)
 def test_real_pictures_are_tagged(slice_name: str, expected: str) -> None:
     folder = DATA / slice_name / "images"
     if not folder.is_dir():
@@ -182,16 +223,23 @@ def test_an_encoder_of_ones_own_is_given_with_its_head(tmp_path: Path) -> None:
         "weights": [[-4.0, 4.0]],
         "bias": [0.0, 0.0],
     }
-    write_json(tmp_path / "head.json", {**head, "projection": [[1.0]], "centres": [[-1.0], [1.0]], "limit": 5.0, "least": 0.6})
+    write_json(
+        tmp_path / "head.json",
+        {**head, "projection": [[1.0]], "centres": [[-1.0], [1.0]], "limit": 5.0, "least": 0.6},
+    )
     step = tag_modality.tagger(lambda rgb: np.array([rgb.mean() / 128 - 1]), tmp_path / "head.json")
     dark, bright = np.full((8, 8, 3), 10, np.uint8), np.full((8, 8, 3), 240, np.uint8)
-    assert [s.meta.modality for s in mapped(step, [caption("d", png(dark)), caption("b", png(bright))]).kept] == ["dark", "bright"]
+    assert [
+        s.meta.modality
+        for s in mapped(step, [caption("d", png(dark)), caption("b", png(bright))]).kept
+    ] == ["dark", "bright"]
     write_json(tmp_path / "old.json", {"features": 0})
     with pytest.raises(InputError, match="train it anew"):
         mapped(tag_modality.step(head=str(tmp_path / "old.json")), [])
 
 
-# --- splits --------------------------------------------------------------------------------------------------------
+# --- splits
+# --------------------------------------------------------------------------------------------------------
 
 
 def grouped() -> list[Sample]:
@@ -199,16 +247,27 @@ def grouped() -> list[Sample]:
 
 
 def test_a_patient_is_on_one_side_alone_whatever_the_order() -> None:
-    found = {s.id: s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.3), grouped()).kept}
-    by_patient = {name.split("-")[0]: {found[f"{name.split('-')[0]}-{i}"] for i in range(3)} for name in found}
+    found = {
+        s.id: s.meta.extra["split"]
+        for s in decided(split_by_group.step(validation=0.3), grouped()).kept
+    }
+    by_patient = {
+        name.split("-")[0]: {found[f"{name.split('-')[0]}-{i}"] for i in range(3)} for name in found
+    }
     assert all(len(sides) == 1 for sides in by_patient.values())
     assert 6 <= sum(sides == {"validation"} for sides in by_patient.values()) <= 30
-    assert found == {s.id: s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.3), grouped()[::-1]).kept}
+    assert found == {
+        s.id: s.meta.extra["split"]
+        for s in decided(split_by_group.step(validation=0.3), grouped()[::-1]).kept
+    }
 
 
 def test_later_data_leave_the_others_where_they_were() -> None:
     def sides(samples: Sequence[Sample]) -> dict[str, str]:
-        return {s.id: s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.3), samples).kept}
+        return {
+            s.id: s.meta.extra["split"]
+            for s in decided(split_by_group.step(validation=0.3), samples).kept
+        }
 
     before, after = sides(grouped()[:90]), sides(grouped())
     assert before.items() <= after.items()
@@ -217,8 +276,21 @@ def test_later_data_leave_the_others_where_they_were() -> None:
 def test_a_shared_image_ties_patients_together() -> None:
     shared = png(drawn(1))
     tied = [said(f"{g}", "?", "x", group=f"patient {g}", images=[shared]) for g in range(12)]
-    assert len({s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.5), tied).kept}) == 1
-    assert len({s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.5, images=False), tied).kept}) == 2
+    assert (
+        len(
+            {s.meta.extra["split"] for s in decided(split_by_group.step(validation=0.5), tied).kept}
+        )
+        == 1
+    )
+    assert (
+        len(
+            {
+                s.meta.extra["split"]
+                for s in decided(split_by_group.step(validation=0.5, images=False), tied).kept
+            }
+        )
+        == 2
+    )
 
 
 def test_one_side_can_be_dropped() -> None:
@@ -244,10 +316,13 @@ def test_parameters_out_of_range_are_refused(wrong) -> None:
         wrong()
 
 
-# --- real folders through a chain of steps ---------------------------------------------------------------------------
+# --- real folders through a chain of steps
+# ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("slice_name", ["vqa_rad", "busi_ultrasound", "bccd_blood_smear", "pneumoniamnist_cxr"])
+@pytest.mark.parametrize(
+    "slice_name", ["vqa_rad", "busi_ultrasound", "bccd_blood_smear", "pneumoniamnist_cxr"]
+)
 def test_real_folders_go_through(slice_name: str) -> None:
     folder = DATA / slice_name / "images"
     if not folder.is_dir():
@@ -256,10 +331,18 @@ def test_real_folders_go_through(slice_name: str) -> None:
     assert samples
     tagged = mapped(tag_modality.step(), samples)
     gated = mapped(burned_in_text.step(), tagged.kept)
-    kept = decided(split_by_group.step(validation=0.2), decided(image_dedup.step(), gated.kept).kept) if gated.kept else gated
+    kept = (
+        decided(split_by_group.step(validation=0.2), decided(image_dedup.step(), gated.kept).kept)
+        if gated.kept
+        else gated
+    )
     assert len(samples) == len(tagged.kept) and all(s.meta.extra.get("split") for s in kept.kept)
     # MedPix writes its mark into every picture; blood smears and tiny chest films hold no text.
-    assert (len(gated.drops) >= 14) if slice_name == "vqa_rad" else (slice_name == "busi_ultrasound" or not gated.drops)
+    assert (
+        (len(gated.drops) >= 14)
+        if slice_name == "vqa_rad"
+        else (slice_name == "busi_ultrasound" or not gated.drops)
+    )
 
 
 def test_phantoms_are_steps_too() -> None:

@@ -1,4 +1,6 @@
-"""Text signatures: one normalisation, stable n-gram hashes, near-duplicates by true Jaccard similarity."""
+"""Text signatures: one normalisation, stable n-gram hashes, near-duplicates by true Jaccard
+similarity.
+"""
 
 import pickle
 import random
@@ -44,16 +46,26 @@ def test_grams_stay_inside_their_text():
     found = grams(tokens(texts), 3)
     assert found.owners.tolist() == [0, 0, 3, 3, 3, 3, 3]
     abc, bcd, *rest = found.hashes.tolist()
-    assert rest[0] == bcd and rest[3] == abc and rest[4] == bcd and len({abc, bcd, rest[1], rest[2]}) == 4
+    assert (
+        rest[0] == bcd
+        and rest[3] == abc
+        and rest[4] == bcd
+        and len({abc, bcd, rest[1], rest[2]}) == 4
+    )
     for n in (1, 5, 8, 13):
         words = prose(60, 0)
         windows = [" ".join(words[i : i + n]) for i in range(60 - n + 1)]
-        assert grams(tokens([" ".join(words)]), n).hashes.tolist() == grams(tokens(windows), n).hashes.tolist()
+        assert (
+            grams(tokens([" ".join(words)]), n).hashes.tolist()
+            == grams(tokens(windows), n).hashes.tolist()
+        )
     assert len(grams(tokens([]), 8).hashes) == 0
 
 
 def test_whole_texts():
-    one, other, swapped, empty = text_hashes(tokens(["Heart size normal.", "heart SIZE normal", "size heart normal", "..."]))
+    one, other, swapped, empty = text_hashes(
+        tokens(["Heart size normal.", "heart SIZE normal", "size heart normal", "..."])
+    )
     assert one == other and one != swapped and empty == 0
 
 
@@ -62,19 +74,27 @@ def test_near_duplicates_are_found_with_their_similarity():
     changed = [[*words[:60], "changed", *words[61:]] for words in base]
     texts = [" ".join(words) for words in base + changed] + ["short text", "short text"]
     found = near_pairs(tokens(texts))
-    assert list(zip(found.left.tolist(), found.right.tolist(), strict=True)) == [(i, 40 + i) for i in range(40)]
+    assert list(zip(found.left.tolist(), found.right.tolist(), strict=True)) == [
+        (i, 40 + i) for i in range(40)
+    ]
     # 116 shingles each, 5 of them changed.
     assert np.allclose(found.similarity, 111 / 121)
     index = pickle.loads(pickle.dumps(NearIndex.build(tokens(texts[:40]))))
     asked = index.near(tokens(texts[40:]))
-    assert asked.left.tolist() == asked.right.tolist() == list(range(40)) and np.allclose(asked.similarity, 111 / 121)
+    assert asked.left.tolist() == asked.right.tolist() == list(range(40)) and np.allclose(
+        asked.similarity, 111 / 121
+    )
 
 
 def test_many_copies_are_paired_with_the_first_alone():
     text = " ".join(prose(50, 1))
-    found = near_pairs(tokens([text, "other words entirely than those of this one", text, text.upper()]))
+    found = near_pairs(
+        tokens([text, "other words entirely than those of this one", text, text.upper()])
+    )
     assert list(zip(found.left.tolist(), found.right.tolist(), strict=True)) == [(0, 2), (0, 3)]
-    assert len(near_pairs(tokens([])).left) == 0 and len(near_pairs(tokens(["a b", "a b"])).left) == 0
+    assert (
+        len(near_pairs(tokens([])).left) == 0 and len(near_pairs(tokens(["a b", "a b"])).left) == 0
+    )
 
 
 def test_a_gram_table_says_which_text_holds_what():

@@ -1,4 +1,7 @@
-"""Steps that read words: length, language, licences, identifiers, scraped replies. All names and numbers are made up."""
+"""Steps that read words: length, language, licences, identifiers, scraped replies.
+
+All names and numbers are made up.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,27 @@ from lingshu.ops.licences import is_permissive
 from lingshu.ops.text_length import approximate_tokens
 from tests.ops.loops import mapped, said
 
-# --- length --------------------------------------------------------------------------------------------------------
+# --- length
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_captions_are_kept_from_the_least_to_the_greatest_length() -> None:
-    captions = {n: said(str(n), "Describe.", " ".join(["lesion"] * n), kind="caption") for n in (9, 10, 1024, 1025)}
+    captions = {
+        n: said(str(n), "Describe.", " ".join(["lesion"] * n), kind="caption")
+        for n in (9, 10, 1024, 1025)
+    }
     found = mapped(text_length.step(), list(captions.values()))
     assert found.ids == ["10", "1024"] and found.reasons == {"9": "too_short", "1025": "too_long"}
 
 
 def test_other_kinds_may_be_short() -> None:
     assert mapped(text_length.step(), [said("q", "Is it?", "yes", kind="yes_no")]).ids == ["q"]
-    assert mapped(text_length.step(kinds=[]), [said("q", "Is it?", "yes", kind="yes_no")]).drops[0].reason == "too_short"
+    assert (
+        mapped(text_length.step(kinds=[]), [said("q", "Is it?", "yes", kind="yes_no")])
+        .drops[0]
+        .reason
+        == "too_short"
+    )
 
 
 def test_the_approximation_counts_words_digits_and_characters() -> None:
@@ -37,17 +49,22 @@ def test_the_approximation_counts_words_digits_and_characters() -> None:
 
 def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))
     step = text_length.step(min_tokens=3, tokenizer=str(tmp_path))
     assert step.reads == (str(tmp_path / "tokenizer.json"),)
-    assert mapped(step, [said("3", "?", "a b c", kind="caption"), said("2", "?", "a b", kind="caption")]).ids == ["3"]
+    assert mapped(
+        step, [said("3", "?", "a b c", kind="caption"), said("2", "?", "a b", kind="caption")]
+    ).ids == ["3"]
     with pytest.raises(InputError, match=r"tokenizer\.json cannot be read"):
         mapped(text_length.step(tokenizer=str(tmp_path / "none")), [])
 
 
-# --- language ------------------------------------------------------------------------------------------------------
+# --- language
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,23 +93,47 @@ def test_language_tags_filters_and_keeps_what_was_stated() -> None:
         said("short", "T2", "FLAIR", language="en"),
         said("none", "T2"),
     ]
-    assert [s.meta.language for s in mapped(language.step(), samples).kept] == ["en", "zh", "en", None]
+    assert [s.meta.language for s in mapped(language.step(), samples).kept] == [
+        "en",
+        "zh",
+        "en",
+        None,
+    ]
     found = mapped(language.step(keep=["en"], unsure="drop"), samples)
     assert found.reasons == {"zh": "language_zh", "none": "language_unsure"}
 
 
-# --- licences ------------------------------------------------------------------------------------------------------
+# --- licences
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "name", ["CC-BY-4.0", "CC BY 4.0 International", "cc0-1.0", "Apache-2.0", "MIT License", "BSD-3-Clause", "ODC-BY-1.0"]
+    "name",
+    [
+        "CC-BY-4.0",
+        "CC BY 4.0 International",
+        "cc0-1.0",
+        "Apache-2.0",
+        "MIT License",
+        "BSD-3-Clause",
+        "ODC-BY-1.0",
+    ],
 )
 def test_permissive_licences(name: str) -> None:
     assert is_permissive(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["CC-BY-NC-4.0", "CC BY-SA 4.0", "CC-BY-ND-4.0", "GPL-3.0", "MIT AND CC-BY-NC-4.0", "research use", "unclear"]
+    "name",
+    [
+        "CC-BY-NC-4.0",
+        "CC BY-SA 4.0",
+        "CC-BY-ND-4.0",
+        "GPL-3.0",
+        "MIT AND CC-BY-NC-4.0",
+        "research use",
+        "unclear",
+    ],
 )
 def test_other_licences(name: str) -> None:
     assert not is_permissive(name)
@@ -112,7 +153,8 @@ def test_licence_and_access_are_filtered_apart() -> None:
     assert mapped(licences.step(also=["cc by-nc 4.0"]), samples).ids == ["free", "nc"]
 
 
-# --- identifiers ---------------------------------------------------------------------------------------------------
+# --- identifiers
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -123,9 +165,15 @@ def test_licence_and_access_are_filtered_apart() -> None:
         ("Signed by: Ada Sample, MD, 12 March 2019", "Signed by: [NAME], MD, [DATE]"),
         ("Accession No. A12345678, call 617-555-0198", "Accession No. [ID], call [PHONE]"),
         ("Mail j.doe@example.org, see https://example.org/a?b=1.", "Mail [EMAIL], see [URL]."),
-        ("A 94-year-old woman of 45 Oak Street, Boston, MA 02139", "A [AGE]-year-old woman of [ADDRESS]"),
+        (
+            "A 94-year-old woman of 45 Oak Street, Boston, MA 02139",
+            "A [AGE]-year-old woman of [ADDRESS]",
+        ),
         ("DOE^JANE^A 1.2.840.113619.2.55.3", "[NAME] [ID]"),
-        ("姓名：张小明，手机13812345678，2019年3月12日就诊", "姓名：[NAME]，手机[PHONE]，[DATE]就诊"),
+        (
+            "姓名：张小明，手机13812345678，2019年3月12日就诊",
+            "姓名：[NAME]，手机[PHONE]，[DATE]就诊",
+        ),
         ("李建国主任医师，住院号：ZY20190312", "[NAME]主任医师，住院号：[ID]"),
     ],
 )
@@ -151,39 +199,63 @@ def test_medicine_is_no_identifier(text: str) -> None:
 
 def test_scrubbing_counts_by_kind_and_reaches_every_text() -> None:
     sample = said(
-        "a", "Who is Dr. Example?", "Mr. Person, on 2019-03-12.", gold=("Mr. Person",), remark="call 617-555-0198", study="0123456789abcdef"
+        "a",
+        "Who is Dr. Example?",
+        "Mr. Person, on 2019-03-12.",
+        gold=("Mr. Person",),
+        remark="call 617-555-0198",
+        study="0123456789abcdef",
     )
     (found,) = mapped(scrub_identifiers.step(), [sample]).kept
-    assert found.meta.extra["scrubbed"] == "date 1, name 3, phone 1" and found.meta.extra["study"] == "0123456789abcdef"
+    assert (
+        found.meta.extra["scrubbed"] == "date 1, name 3, phone 1"
+        and found.meta.extra["study"] == "0123456789abcdef"
+    )
     assert found.gold == ("Mr. [NAME]",) and "Person" not in str(found)
-    assert mapped(scrub_identifiers.step(max_found=2), [sample]).reasons == {"a": "too_many_identifiers"}
+    assert mapped(scrub_identifiers.step(max_found=2), [sample]).reasons == {
+        "a": "too_many_identifiers"
+    }
     plain = said("b", "Is it the lung?", "yes")
     assert mapped(scrub_identifiers.step(), [plain]).kept == [plain]
 
 
-# --- replies -------------------------------------------------------------------------------------------------------
+# --- replies
+# -------------------------------------------------------------------------------------------------------
 
 REPLY = (
-    "Hi, Welcome to HealthCareMagic. I have gone through your query. You should rest and drink fluids, e.g. water. "
-    "The pain may be muscular. Hope this helps. Regards, Dr. Jon Example, MBBS"
+    "Hi, Welcome to HealthCareMagic. I have gone through your query. You should rest and drink"
+    " fluids, e.g. water. The pain may be muscular. Hope this helps. Regards, Dr. Jon Example, MBBS"
 )
 
 
 def test_greetings_signatures_and_contacts_go() -> None:
     (found,) = mapped(clean_replies.step(), [said("a", "My back hurts.", REPLY)]).kept
-    assert found.messages[-1].text == "You should rest and drink fluids, e.g. water. The pain may be muscular."
+    assert (
+        found.messages[-1].text
+        == "You should rest and drink fluids, e.g. water. The pain may be muscular."
+    )
     assert "name 1" in found.meta.extra["cleaned"]
 
 
 def test_chinese_replies_too() -> None:
-    reply = "您好，根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。希望以上回答对您有帮助，祝您早日康复！"
+    reply = (
+        "您好，根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。希望以上回答对您有帮助，"
+        "祝您早日康复！"
+    )
     (found,) = mapped(clean_replies.step(), [said("a", "胃痛", reply)]).kept
     assert found.messages[-1].text == "根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。"
 
 
 def test_a_reply_of_nothing_else_is_dropped_and_a_clean_one_is_left() -> None:
-    clean = said("b", "?", "Take care of the wound by washing it daily. Wishing wells aside, the dose is 5 mg.")
-    found = mapped(clean_replies.step(), [said("a", "?", "Hello. Hope this helps. Regards, Dr. Jon Example"), clean])
+    clean = said(
+        "b",
+        "?",
+        "Take care of the wound by washing it daily. Wishing wells aside, the dose is 5 mg.",
+    )
+    found = mapped(
+        clean_replies.step(),
+        [said("a", "?", "Hello. Hope this helps. Regards, Dr. Jon Example"), clean],
+    )
     assert found.reasons == {"a": "reply_too_short"} and found.kept == [clean]
 
 
@@ -210,7 +282,8 @@ def test_real_captions_lose_next_to_nothing(slice_name: str) -> None:
     if not rows.is_file():
         pytest.skip("the data are not here")
     captions = [
-        str(row.get("caption") or row.get("report") or "") for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())
+        str(row.get("caption") or row.get("report") or "")
+        for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())
     ]
     found = [scrub(caption)[1] for caption in captions if caption]
     assert sum(bool(counts) for counts in found) <= 0.005 * len(found)
@@ -218,7 +291,14 @@ def test_real_captions_lose_next_to_nothing(slice_name: str) -> None:
 
 def test_a_keyed_hash_keeps_its_digits() -> None:
     # Eleven digits in a row that begin with 158 would be a mobile number.
-    notes = {"patient": "15800378151fd065e744", "phone": "15800378151", "study": "15800378151580037815"}
-    (found,) = mapped(scrub_identifiers.step(), [Sample("a", (Message("user", ("What?",)),), meta=Meta(extra=notes))]).kept
+    notes = {
+        "patient": "15800378151fd065e744",
+        "phone": "15800378151",
+        "study": "15800378151580037815",
+    }
+    (found,) = mapped(
+        scrub_identifiers.step(),
+        [Sample("a", (Message("user", ("What?",)),), meta=Meta(extra=notes))],
+    ).kept
     assert found.meta.extra["patient"] == "15800378151fd065e744"
     assert found.meta.extra["phone"] == "[PHONE]" and found.meta.extra["scrubbed"] == "phone 1"

@@ -1,4 +1,6 @@
-"""Modality tags by an encoder of images and words: tiny CLIP and SigLIP folders, judged as their own models judge."""
+"""Modality tags by an encoder of images and words: tiny CLIP and SigLIP folders, judged as their
+own models judge.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,28 @@ def encoder(folder: Path, kind: str) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     torch.manual_seed(0)
-    tower: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     known = ["<pad>", "<unk>", "<end>", "a", "an", "ct", "mri", "ray", "scan", "image"]
-    text = tower | {"vocab_size": len(known), "max_position_embeddings": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    text = tower | {
+        "vocab_size": len(known),
+        "max_position_embeddings": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     vision = tower | {"image_size": 32, "patch_size": 16}
     if kind == "CLIP":
-        config: Any = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-        images: Any = transformers.CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        config: Any = transformers.CLIPConfig(
+            text_config=text, vision_config=vision, projection_dim=8
+        )
+        images: Any = transformers.CLIPImageProcessorPil(
+            size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+        )
     else:
         config = transformers.SiglipConfig(text_config=text, vision_config=vision)
         images = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
@@ -41,12 +58,16 @@ def encoder(folder: Path, kind: str) -> Path:
     model.logit_scale.data.fill_(4.0)
     model.save_pretrained(folder)
     images.save_pretrained(folder)
-    tokens = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>"))
-    tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokens.post_processor = processors.TemplateProcessing(single="$A <end>", special_tokens=[("<end>", 2)])
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="<end>").save_pretrained(
-        folder
+    tokens = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(known)}, unk_token="<unk>")
     )
+    tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokens.post_processor = processors.TemplateProcessing(
+        single="$A <end>", special_tokens=[("<end>", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokens, pad_token="<pad>", unk_token="<unk>", eos_token="<end>"
+    ).save_pretrained(folder)
     return folder
 
 
@@ -59,7 +80,9 @@ def sample(pixels: np.ndarray) -> Sample:
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "SigLIP"])
-def test_a_picture_gets_the_modality_that_the_model_itself_prefers(tmp_path: Path, kind: str) -> None:
+def test_a_picture_gets_the_modality_that_the_model_itself_prefers(
+    tmp_path: Path, kind: str
+) -> None:
     import PIL.Image
     import transformers
 
@@ -69,7 +92,12 @@ def test_a_picture_gets_the_modality_that_the_model_itself_prefers(tmp_path: Pat
     model: Any = transformers.AutoModel.from_pretrained(folder)
     tokens = transformers.AutoTokenizer.from_pretrained(folder)
     images = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
-    asked = tokens([texts[0] for texts in WORDS.values()], padding="max_length", max_length=8, return_tensors="pt")
+    asked = tokens(
+        [texts[0] for texts in WORDS.values()],
+        padding="max_length",
+        max_length=8,
+        return_tensors="pt",
+    )
     asked.pop("token_type_ids", None)
     for seed, tagged in enumerate(found):
         shown = images(images=PIL.Image.fromarray(picture(seed)), return_tensors="pt")
@@ -77,15 +105,32 @@ def test_a_picture_gets_the_modality_that_the_model_itself_prefers(tmp_path: Pat
             chances = model(**asked, **shown).logits_per_image.softmax(dim=-1)[0]
         assert tagged.meta.modality == list(WORDS)[int(chances.argmax())]
         assert tagged.meta.extra["modality_by"] == f"zero-shot, {float(chances.max()):.2f}"
-    assert mapped(tag_modality.step(encoder=str(folder), words=WORDS, least=1.0, unsure="drop"), [sample(picture(0))]).kept == []
-    assert mapped(tag_modality.step(encoder=str(folder)), [sample(picture(0))]).kept  # the words that it knows itself
+    assert (
+        mapped(
+            tag_modality.step(encoder=str(folder), words=WORDS, least=1.0, unsure="drop"),
+            [sample(picture(0))],
+        ).kept
+        == []
+    )
+    # the words that it knows itself
+    assert mapped(tag_modality.step(encoder=str(folder)), [sample(picture(0))]).kept
 
 
 def test_a_head_judges_the_vectors_of_an_encoder(tmp_path: Path) -> None:
     folder = encoder(tmp_path / "clip", "CLIP")
     vectors = [open_towers(folder).image(picture(seed)) for seed in (0, 1)]
-    head = {"features": "given", "modalities": ["one", "other"], "mean": [0.0] * 8, "scale": [1.0] * 8, "bias": [0.0, 0.0]}
-    head |= {"weights": np.stack(vectors, axis=1).tolist(), "projection": np.zeros((8, 1)).tolist(), "centres": [[0.0], [0.0]]}
+    head = {
+        "features": "given",
+        "modalities": ["one", "other"],
+        "mean": [0.0] * 8,
+        "scale": [1.0] * 8,
+        "bias": [0.0, 0.0],
+    }
+    head |= {
+        "weights": np.stack(vectors, axis=1).tolist(),
+        "projection": np.zeros((8, 1)).tolist(),
+        "centres": [[0.0], [0.0]],
+    }
     write_json(tmp_path / "head.json", {**head, "limit": 1.0, "least": 0.5})
     step = tag_modality.step(encoder=str(folder), head=str(tmp_path / "head.json"))
     found = mapped(step, [sample(picture(0)), sample(picture(1))]).kept
@@ -123,14 +168,28 @@ def test_an_encoder_without_all_its_weights_is_refused(tmp_path: Path) -> None:
     folder = encoder(tmp_path, "CLIP")
     tensors = load_file(folder / "model.safetensors")
     lost = next(name for name in tensors if name.startswith("vision_model"))
-    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != lost},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(ArtefactError, match="lacks 1 tensors"):
         open_towers(folder)
 
 
 def test_a_guess_that_is_no_number_tags_nothing(tmp_path: Path) -> None:
-    head = {"features": "given", "modalities": ["CT", "MRI"], "mean": [0.0], "scale": [1.0], "bias": [0.0, 0.0], "weights": [[1.0, 0.0]]}
-    write_json(tmp_path / "head.json", {**head, "projection": [[0.0]], "centres": [[0.0]], "limit": 1.0, "least": 0.5})
+    head = {
+        "features": "given",
+        "modalities": ["CT", "MRI"],
+        "mean": [0.0],
+        "scale": [1.0],
+        "bias": [0.0, 0.0],
+        "weights": [[1.0, 0.0]],
+    }
+    write_json(
+        tmp_path / "head.json",
+        {**head, "projection": [[0.0]], "centres": [[0.0]], "limit": 1.0, "least": 0.5},
+    )
     step = tag_modality.tagger(lambda _: np.array([np.nan]), tmp_path / "head.json")
     (found,) = mapped(step, [sample(picture(0))]).kept
     assert found.meta.modality is None and "modality_by" not in found.meta.extra

@@ -1,4 +1,6 @@
-"""The ablations: the table's eight removals as overrides, and every one of them run in small on drawn phantoms."""
+"""The ablations: the table's eight removals as overrides, and every one of them run in small on
+drawn phantoms.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,20 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     place = tmp_path_factory.mktemp("drawn")
     found = []
     for group, what in DRAWN.items():
-        samples = training(0, ROWS, what) if isinstance(what, str) else islice(questions(0, "train", ROWS, kinds=what), ROWS)
+        samples = (
+            training(0, ROWS, what)
+            if isinstance(what, str)
+            else islice(questions(0, "train", ROWS, kinds=what), ROWS)
+        )
         found.append(f"data.{group}={write_phantoms(place / group, list(samples))}")
     return found
 
 
 def test_the_variants_are_the_removals_of_the_table() -> None:
-    removed = {name: set(INSTRUCT) - set(override(recipe(), changes).stages[-1].data) for name, changes in VARIANTS.items()}
+    removed = {
+        name: set(INSTRUCT) - set(override(recipe(), changes).stages[-1].data)
+        for name, changes in VARIANTS.items()
+    }
     assert removed == {
         "nothing": set(),
         "medical_multimodal": {"medical", "synthetic"},
@@ -52,7 +61,10 @@ def test_the_variants_are_the_removals_of_the_table() -> None:
         "general_text": {"general_text"},
         "alignment": set(),
     }
-    stages = {name: [stage.name for stage in override(recipe(), changes).stages] for name, changes in VARIANTS.items()}
+    stages = {
+        name: [stage.name for stage in override(recipe(), changes).stages]
+        for name, changes in VARIANTS.items()
+    }
     assert stages.pop("alignment") == ["base", "instruct"]
     assert all(names == ["base", "shallow", "deep", "instruct"] for names in stages.values())
 
@@ -61,17 +73,38 @@ def test_rows_are_a_thousandth_of_the_paper_s_amounts() -> None:
     def rows(*groups: str) -> int:
         return sum(INSTRUCT[group] for group in groups)
 
-    assert (rows("medical", "synthetic"), rows("medical_text", "medical_cot"), rows(*INSTRUCT)) == (2700, 173, 7073)
+    assert (rows("medical", "synthetic"), rows("medical_text", "medical_cot"), rows(*INSTRUCT)) == (
+        2700,
+        173,
+        7073,
+    )
     assert DRAWN.keys() == EXPECTED.keys() == recipe().data.keys()
     assert check(recipe()).stages[-1].steps == 2 * (7073 // 16)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_variant_runs_from_the_command_line(variant: str, drawn: list[str], tmp_path: Path) -> None:
+def test_each_variant_runs_from_the_command_line(
+    variant: str, drawn: list[str], tmp_path: Path
+) -> None:
     # A stage that is taken out cannot be changed besides.
     gone = {change.split("=")[0] for change in VARIANTS[variant] if change.endswith("=null")}
-    short = [change for change in SHORT if not any(change.startswith(place + ".") for place in gone)]
-    assert main(["train", "ablations", *drawn, *short, *VARIANTS[variant], "--out", str(tmp_path / "run")]) == 0
+    short = [
+        change for change in SHORT if not any(change.startswith(place + ".") for place in gone)
+    ]
+    assert (
+        main(
+            [
+                "train",
+                "ablations",
+                *drawn,
+                *short,
+                *VARIANTS[variant],
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     stages = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"]
     kept = override(recipe(), VARIANTS[variant])
     assert [stage["name"] for stage in stages] == [stage.name for stage in kept.stages]
@@ -79,7 +112,11 @@ def test_each_variant_runs_from_the_command_line(variant: str, drawn: list[str],
 
 
 def test_only_an_item_with_a_name_is_taken_out_by_null() -> None:
-    assert [stage.name for stage in override(recipe(), ["stages.0=null"]).stages] == ["shallow", "deep", "instruct"]
+    assert [stage.name for stage in override(recipe(), ["stages.0=null"]).stages] == [
+        "shallow",
+        "deep",
+        "instruct",
+    ]
     for change in ("stages.deep.betas.0=null", "stages.deep.data.0=null"):
         with pytest.raises(ConfigError):
             override(recipe(), [change])

@@ -1,4 +1,6 @@
-"""The curation recipes: phantoms in full, a hospital's folder on made-up DICOM files, and the paper's pipeline as it stands."""
+"""The curation recipes: phantoms in full, a hospital's folder on made-up DICOM files, and the
+paper's pipeline as it stands.
+"""
 
 from __future__ import annotations
 
@@ -35,33 +37,74 @@ def test_a_hospitals_folder_becomes_an_instruction_set_without_names(tmp_path: P
     (tmp_path / "scans" / "JANE_DOE.dcm").write_bytes(planted(pixels, Modality="CT"))
     config = curation_local.recipe()
     scans = replace(config.sources[0], path=str(tmp_path / "scans"))
-    done = curate(replace(config, sources=(scans, config.sources[1]), workers=0), tmp_path / "out", explain=True)
+    done = curate(
+        replace(config, sources=(scans, config.sources[1]), workers=0),
+        tmp_path / "out",
+        explain=True,
+    )
     assert done.card.rows == 1 and not done.failures
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):
         data = path.read_bytes()
-        assert not [secret for secret in (*PLANTED.values(), "1.2.826.99001", "JANE_DOE") if secret.encode() in data], path.name
+        assert not [
+            secret
+            for secret in (*PLANTED.values(), "1.2.826.99001", "JANE_DOE")
+            if secret.encode() in data
+        ], path.name
 
 
 def test_the_papers_pipeline_is_complete_and_runs_on_what_one_has(tmp_path: Path) -> None:
     config = resolve(curation_paper.recipe())
     tables = [found.table.name for found in passes(settle(config)) if found.table]
-    assert tables == ["image_dedup", "image_dedup_inside", "caption_dedup", "text_dedup", "decontaminate", "mix"]
-    assert all(source.optional and source.path is None for source in config.sources) and len(config.sources) > 20
-    asked = (
-        "Which antibiotic is given first to an adult with pneumonia acquired outside of a hospital?",
-        "Name the nerve that is most often hurt when the shaft of the humerus breaks in its middle third.",
-        "What does a widened mediastinum on a supine chest film after a fall from height suggest at first?",
-        "At which gestational week is the screening for diabetes of pregnancy usually done, and by which test?",
+    assert tables == [
+        "image_dedup",
+        "image_dedup_inside",
+        "caption_dedup",
+        "text_dedup",
+        "decontaminate",
+        "mix",
+    ]
+    assert (
+        all(source.optional and source.path is None for source in config.sources)
+        and len(config.sources) > 20
     )
-    rows = [{"id": str(n), "question": text, "answer": text.split()[-2]} for n, text in enumerate(asked)]
+    asked = (
+        (
+            "Which antibiotic is given first to an adult with pneumonia acquired outside of a"
+            " hospital?"
+        ),
+        (
+            "Name the nerve that is most often hurt when the shaft of the humerus breaks in its"
+            " middle third."
+        ),
+        (
+            "What does a widened mediastinum on a supine chest film after a fall from height"
+            " suggest at first?"
+        ),
+        (
+            "At which gestational week is the screening for diabetes of pregnancy usually done, and"
+            " by which test?"
+        ),
+    )
+    rows = [
+        {"id": str(n), "question": text, "answer": text.split()[-2]} for n, text in enumerate(asked)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "test.jsonl").write_text(json.dumps(rows[2]))
     mine = tuple(
-        Source(s.name, "jsonl", str(tmp_path / "rows.jsonl"), licence="MIT", access="open") if s.name == "medqa" else s
+        (
+            Source(s.name, "jsonl", str(tmp_path / "rows.jsonl"), licence="MIT", access="open")
+            if s.name == "medqa"
+            else s
+        )
         for s in config.sources
     )
     steps = tuple(
-        replace(s, params={**s.params, "against": [str(tmp_path / "test.jsonl")]}) if s.name == "decontaminate" else s for s in config.steps
+        (
+            replace(s, params={**s.params, "against": [str(tmp_path / "test.jsonl")]})
+            if s.name == "decontaminate"
+            else s
+        )
+        for s in config.steps
     )
     done = curate(replace(config, sources=mine, steps=steps, workers=0), tmp_path / "out")
     assert done.card.rows == 3 and list(done.card.drops.values()) == [1]

@@ -1,4 +1,6 @@
-"""The full-size recipes hold the paper's values, and their freeze tables are those of the real configurations."""
+"""The full-size recipes hold the paper's values, and their freeze tables are those of the real
+configurations.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,18 @@ RECIPES = {"7b": lingshu_7b.recipe(), "32b": lingshu_32b.recipe(), "i_8b": lings
 @pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
 def test_the_paper_s_values(config: TrainConfig) -> None:
     shallow, deep, instruct = config.stages
-    assert (shallow.rates.vision, shallow.rates.projector, shallow.rates.language) == (2e-6, 1e-5, None)
-    assert all((s.rates.vision, s.rates.projector, s.rates.language) == (2e-6, 1e-5, 1e-5) for s in (deep, instruct))
-    assert [(s.epochs, s.packing, s.warmup_steps, s.max_tokens, s.batch) for s in config.stages] == [
+    assert (shallow.rates.vision, shallow.rates.projector, shallow.rates.language) == (
+        2e-6,
+        1e-5,
+        None,
+    )
+    assert all(
+        (s.rates.vision, s.rates.projector, s.rates.language) == (2e-6, 1e-5, 1e-5)
+        for s in (deep, instruct)
+    )
+    assert [
+        (s.epochs, s.packing, s.warmup_steps, s.max_tokens, s.batch) for s in config.stages
+    ] == [
         (1.0, False, 100, 8192, 256),
         (1.0, False, 100, 8192, 256),
         (2.0, True, 100, 8192, 256),
@@ -29,7 +40,11 @@ def test_the_freeze_table_of_the_real_configuration(name: str, billions: float) 
     plan = check(RECIPES[name])
     assert round(plan.shapes.total / 1e9, 2) == billions
     shallow, deep, instruct = plan.stages
-    assert shallow.trained["language"] == 0 and shallow.trained["vision"] > 3e8 and shallow.trained["projector"] > 2e7
+    assert (
+        shallow.trained["language"] == 0
+        and shallow.trained["vision"] > 3e8
+        and shallow.trained["projector"] > 2e7
+    )
     assert sum(deep.trained.values()) == sum(instruct.trained.values()) == plan.shapes.total
     assert [stage.unpacked_steps or stage.steps for stage in plan.stages] == [3621, 16015, 55468]
     # 8,192 tokens take 14 samples of 584, or 18 of 456 where an image is one tile of 256.

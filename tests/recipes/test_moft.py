@@ -1,4 +1,6 @@
-"""The MOFT recipe holds the card's values, trains all three parts, and its runs differ by one thing each."""
+"""The MOFT recipe holds the card's values, trains all three parts, and its runs differ by one thing
+each.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ def test_the_card_s_values() -> None:
     config = recipe()
     (stage,) = config.stages
     assert (stage.rates.vision, stage.rates.projector, stage.rates.language) == (5e-6, 5e-6, 5e-6)
-    assert (stage.batch, stage.micro_batch, stage.epochs, stage.max_tokens, stage.packing) == (64, 4, 3.0, 4096, False)
+    assert (stage.batch, stage.micro_batch, stage.epochs, stage.max_tokens, stage.packing) == (
+        64,
+        4,
+        3.0,
+        4096,
+        False,
+    )
     assert stage.objective == Objective() and config.pixels.max_pixels == 2048 * 28 * 28
     steps = 52_251 * 3 / 64
     assert config.expected == {"train": 52_251} and stage.warmup_steps == round(0.05 * steps)
@@ -37,8 +45,12 @@ def test_everything_is_trained_for_the_steps_of_the_card_and_fits_its_gpus() -> 
 def test_runs_differ_from_the_first_by_their_overrides_alone() -> None:
     made = {name: configuration.override(recipe(), changes) for name, changes in VARIANTS.items()}
     objectives = {name: config.stages[0].objective for name, config in made.items()}
-    assert made["fluency"] == recipe() and len({repr(config) for config in made.values()}) == len(VARIANTS)
-    assert objectives["entities"] == Objective(entity_weight=2.5) and objectives["dft"] == Objective(loss="dft")
+    assert made["fluency"] == recipe() and len({repr(config) for config in made.values()}) == len(
+        VARIANTS
+    )
+    assert objectives["entities"] == Objective(entity_weight=2.5) and objectives[
+        "dft"
+    ] == Objective(loss="dft")
     assert objectives["normalised"] == Objective(entity_weight=2.5, normaliser="weights")
     assert objectives["random_tokens"] == Objective(entity_weight=2.5, entities="random")
     assert made["second_seed"].seed == 1 and made["twice_as_long"].stages[0].epochs == 6
@@ -49,9 +61,18 @@ def test_the_small_one_is_the_quickstarts_instruction_stage() -> None:
     config = phantom_moft.recipe()
     (stage,) = config.stages
     expected = quickstart.recipe().stages[-1]
-    assert (stage.steps, stage.rates, stage.batch) == (expected.steps, expected.rates, expected.batch)
-    made = {name: configuration.override(config, changes).stages[0].objective for name, changes in phantom_moft.VARIANTS.items()}
-    assert made["fluency"] == made["second_seed"] == Objective() and made["entities"] == Objective(entity_weight=2.5)
+    assert (stage.steps, stage.rates, stage.batch) == (
+        expected.steps,
+        expected.rates,
+        expected.batch,
+    )
+    made = {
+        name: configuration.override(config, changes).stages[0].objective
+        for name, changes in phantom_moft.VARIANTS.items()
+    }
+    assert made["fluency"] == made["second_seed"] == Objective() and made["entities"] == Objective(
+        entity_weight=2.5
+    )
     short = phantom_moft.short("start")
     assert short.model == "start" and short.stages[0].steps == phantom_moft.SHORT_STEPS
     marks = phantom_moft.curation(images=4, first=0, seed=0).steps[-1]

@@ -23,22 +23,38 @@ def hours(plan: RunCheck) -> str:
     return f"{total:.0f} h" if total >= 10 else f"{total:.1f} h"
 
 
-@pytest.mark.parametrize("config", [r.recipe() for r in (lingshu_7b, lingshu_32b, lingshu_i_8b, stage3_first)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config",
+    [r.recipe() for r in (lingshu_7b, lingshu_32b, lingshu_i_8b, stage3_first)],
+    ids=lambda c: c.name,
+)
 def test_the_table_of_costs_is_what_the_plan_says(config: TrainConfig) -> None:
     few, many = check(config, gpu=GPUS["H100"], gpus=8), check(config, gpu=GPUS["H200"], gpus=32)
     tokens = sum(stage.tokens or 0 for stage in few.stages) / 1e9
     operations = sum(stage.flops.model for stage in few.stages if stage.flops)
-    memory = " / ".join(f"{max(stage.bytes_per_gpu[number] for stage in few.stages) / 1e9:.1f}" for number in (8, 32))
-    assert f"| `{config.name}` | {tokens:.1f} B | {operations:.1e} | {hours(few)} | {hours(many)} | {memory} GB |" in PAGE
+    memory = " / ".join(
+        f"{max(stage.bytes_per_gpu[number] for stage in few.stages) / 1e9:.1f}"
+        for number in (8, 32)
+    )
+    assert (
+        f"| `{config.name}` | {tokens:.1f} B | {operations:.1e} | {hours(few)} | {hours(many)} |"
+        f" {memory} GB |" in PAGE
+    )
 
 
 def test_the_adapter_s_row() -> None:
     on = check(lora_7b.recipe(), gpu=GPUS["A100-80GB"]).stages[0]
     assert on.on is not None
-    assert f"{60 * on.on.hours_per_thousand:.1f} minutes a thousand samples" in PAGE and f"{on.on.bytes / 1e9:.1f} GB on one" in PAGE
+    assert (
+        f"{60 * on.on.hours_per_thousand:.1f} minutes a thousand samples" in PAGE
+        and f"{on.on.bytes / 1e9:.1f} GB on one" in PAGE
+    )
     assert f"{on.flops_per_sample.model:.1e}".replace("+", "") + " a sample" in PAGE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_stands_there_with_its_overrides(variant: str) -> None:
-    assert f"| `{variant}` | {', '.join(f'`{change}`' for change in VARIANTS[variant]) or 'none'} |" in PAGE
+    assert (
+        f"| `{variant}` | {', '.join(f'`{change}`' for change in VARIANTS[variant]) or 'none'} |"
+        in PAGE
+    )

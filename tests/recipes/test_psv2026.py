@@ -1,4 +1,6 @@
-"""PSV2026 from short questions to a task: split, built with faults planted, built again for nothing, judged by the gold."""
+"""PSV2026 from short questions to a task: split, built with faults planted, built again for
+nothing, judged by the gold.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +45,12 @@ def drawn(folder: Path) -> Path:
         name = f"images/{number}.png"
         (folder / name).write_bytes(image_bytes(sample.images[0]))
         facts = {"meta": replace(sample.meta, group=f"p{number}")}
-        yes = replace(sample, id=f"{number}-a", messages=(), gold=(("yes", "no")[number % 2],), **facts)
-        side = replace(sample, id=f"{number}-b", messages=(), gold=(("left", "right")[number % 2],), **facts)
+        yes = replace(
+            sample, id=f"{number}-a", messages=(), gold=(("yes", "no")[number % 2],), **facts
+        )
+        side = replace(
+            sample, id=f"{number}-b", messages=(), gold=(("left", "right")[number % 2],), **facts
+        )
         for one, question in ((yes, "Is there a lesion?"), (side, "On which side is the lesion?")):
             rows.append({**row_from_sample(one, [name]), "question": question})
             rows[-1].pop("messages", None)
@@ -66,8 +72,13 @@ def real(folder: Path) -> Path:
 
 def side_of(folder: Path, keep: str) -> CurateConfig:
     config = curation_psv2026.recipe()
-    steps = tuple(replace(s, params={**s.params, "keep": keep}) if s.name == "split" else s for s in config.steps)
-    sources = tuple(replace(s, path=str(folder)) if s.name == "vqa_rad" else s for s in config.sources)
+    steps = tuple(
+        replace(s, params={**s.params, "keep": keep}) if s.name == "split" else s
+        for s in config.steps
+    )
+    sources = tuple(
+        replace(s, path=str(folder)) if s.name == "vqa_rad" else s for s in config.sources
+    )
     return replace(config, sources=sources, steps=steps, workers=0)
 
 
@@ -88,13 +99,26 @@ class GoldJudge:
     digest: str = "1"
     endpoint: str | None = None
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
+    ) -> Iterator[list[Reply]]:
         for one in samples:
             code = re.search(r"carry the code (\w+)", one.question)
             assert code
-            reply = re.search(rf"<reply-{code[1]}>\n(.*?)\n</reply-{code[1]}>", one.question, re.DOTALL)
+            reply = re.search(
+                rf"<reply-{code[1]}>\n(.*?)\n</reply-{code[1]}>", one.question, re.DOTALL
+            )
             met = "met" if reply and reply[1] in self.golds else "not met"
-            yield [Reply(one.id, json.dumps({"case": code[1], "reason": "so", "verdict": met}), 0, "stop", 5, 5)]
+            yield [
+                Reply(
+                    one.id,
+                    json.dumps({"case": code[1], "reason": "so", "verdict": met}),
+                    0,
+                    "stop",
+                    5,
+                    5,
+                )
+            ]
 
 
 @dataclass(frozen=True)
@@ -106,15 +130,24 @@ class Says:
     digest: str = "1"
     endpoint: str | None = None
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()) -> Iterator[list[Reply]]:
-        yield [Reply(one.id, (one.gold or ("",))[0] if self.gold else "Something else.") for one in samples]
+    def generate(
+        self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
+    ) -> Iterator[list[Reply]]:
+        yield [
+            Reply(one.id, (one.gold or ("",))[0] if self.gold else "Something else.")
+            for one in samples
+        ]
 
 
 def accounted(done: Synthesised, out: Path, rows: int) -> None:
     """Every row of every step was kept or stands among the drops with its reason."""
     samples, drops = list(read_dataset(out)), list(read_jsonl(out / "drops.jsonl"))
     for step in done.card.steps or ():
-        kept = {sample.meta.extra["parent"] for sample in samples if sample.meta.extra["synthetic"] == step["op"]}
+        kept = {
+            sample.meta.extra["parent"]
+            for sample in samples
+            if sample.meta.extra["synthetic"] == step["op"]
+        }
         lost = {str(drop["id"]) for drop in drops if drop["step"] == step["name"]}
         assert step["in"] == rows == len(kept) + len(lost) and not kept & lost
     assert all(drop["reason"] and (drop["raw"] or drop["reason"] == "no_error") for drop in drops)
@@ -134,16 +167,26 @@ def whole_way(folder: Path, tmp_path: Path) -> None:
         first = made(recipe, tmp_path / keep, out)
         accounted(first, out, rows[keep])
         again = made(recipe, tmp_path / keep, out)
-        assert again.calls["calls"] == 0 and again.card.version == first.card.version and again.card.drops == first.card.drops
+        assert (
+            again.calls["calls"] == 0
+            and again.card.version == first.card.version
+            and again.card.drops == first.card.drops
+        )
         for sample in read_dataset(out):
             assert sample.meta.extra["question_type"] in QUESTION_TYPES
             answer = sample.messages[-1].text
             assert all(term in answer for term in json.loads(sample.meta.extra["med_terms"]))
 
     assert build("psv2026_own", tmp_path / "validation_made", out=tmp_path / "data") == 0
-    samples = [sample for sample in psv2026_own.TASK.samples(tmp_path / "data") if isinstance(sample, Sample)]
+    samples = [
+        sample
+        for sample in psv2026_own.TASK.samples(tmp_path / "data")
+        if isinstance(sample, Sample)
+    ]
     assert len(samples) == open_dataset(tmp_path / "validation_made").rows
-    assert values(samples, tmp_path / "right", gold=True) == {1.0} and values(samples, tmp_path / "wrong", gold=False) == {0.0}
+    assert values(samples, tmp_path / "right", gold=True) == {1.0} and values(
+        samples, tmp_path / "wrong", gold=False
+    ) == {0.0}
 
 
 def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | None]:
@@ -151,7 +194,9 @@ def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | No
     task, place = psv2026_own.TASK, folder / psv2026_own.TASK.name
     generate(task, samples, Says(gold), place, sampling=Sampling(), images=image_bytes)
     assert score(task, samples, place).unjudged == len(samples)
-    with open_judge(GoldJudge(frozenset(gold for sample in samples for gold in sample.gold or ())), place) as calls:
+    with open_judge(
+        GoldJudge(frozenset(gold for sample in samples for gold in sample.gold or ())), place
+    ) as calls:
         judge(task, samples, place, calls, sampling=Sampling())
     rows = list(read_jsonl(scores_file(place, "judge")))
     assert len(rows) == len(samples)
@@ -171,14 +216,26 @@ def test_the_published_split_loses_the_images_of_its_test_side(tmp_path: Path) -
     test = list(read_jsonl(folder / "rows.jsonl"))[:4]  # two of the eight images
     write_jsonl(folder / "test.jsonl", test)
     config = curation_psv2026_published.recipe()
-    apart = replace(config.steps[-1], params={**config.steps[-1].params, "against": [str(folder / "test.jsonl")]})
-    sources = tuple(replace(s, path=str(folder)) if s.name == "vqa_rad" else s for s in config.sources)
-    done = curate(replace(config, sources=sources, steps=(*config.steps[:-1], apart), workers=0), tmp_path / "out")
+    apart = replace(
+        config.steps[-1],
+        params={**config.steps[-1].params, "against": [str(folder / "test.jsonl")]},
+    )
+    sources = tuple(
+        replace(s, path=str(folder)) if s.name == "vqa_rad" else s for s in config.sources
+    )
+    done = curate(
+        replace(config, sources=sources, steps=(*config.steps[:-1], apart), workers=0),
+        tmp_path / "out",
+    )
     assert done.card.rows == 12 and sum(done.card.drops.values()) == 4
-    assert not {row["group"] for row in test} & {sample.meta.group for sample in read_dataset(tmp_path / "out")}
+    assert not {row["group"] for row in test} & {
+        sample.meta.group for sample in read_dataset(tmp_path / "out")
+    }
 
 
 def test_the_recipes_name_what_they_make() -> None:
     assert [step.op for step in psv2026.recipe().steps] == ["refine_qa", "critique"]
     assert [step.op for step in psv2026_test.recipe().steps] == ["write_rubric"]
-    assert all(source.optional and source.path is None for source in curation_psv2026.recipe().sources)
+    assert all(
+        source.optional and source.path is None for source in curation_psv2026.recipe().sources
+    )

@@ -11,9 +11,19 @@ def test_the_papers_values() -> None:
     config = lingshu_rl.recipe()
     (stage,) = config.stages
     grpo = stage.grpo
-    assert grpo and config.model == "lingshu-medical-mllm/Lingshu-7B" and config.data.keys() == {"rl"}
-    assert (grpo.copies, grpo.temperature, grpo.kl, grpo.round_prompts, stage.batch) == (16, 1.0, 1e-3, 512, 128)
-    assert stage.rates == Rates(1e-6, 1e-6, 1e-6) and stage.max_tokens == 4096 and stage.epochs == 1.0
+    assert (
+        grpo and config.model == "lingshu-medical-mllm/Lingshu-7B" and config.data.keys() == {"rl"}
+    )
+    assert (grpo.copies, grpo.temperature, grpo.kl, grpo.round_prompts, stage.batch) == (
+        16,
+        1.0,
+        1e-3,
+        512,
+        128,
+    )
+    assert (
+        stage.rates == Rates(1e-6, 1e-6, 1e-6) and stage.max_tokens == 4096 and stage.epochs == 1.0
+    )
     assert (grpo.reward.format, grpo.reward.accuracy) == (0.5, 1.0)
     # The rate stays as it is, and the reply may take half of the length.
     assert stage.final_rate == 1.0 and stage.warmup_steps == 0 and grpo.max_reply_tokens == 2048
@@ -24,4 +34,8 @@ def test_the_phantom_chain_ends_in_rewards_and_its_branch_is_its_end() -> None:
     whole, branch = phantom_rl.recipe(), phantom_rl.branch("deep")
     assert [stage.name for stage in whole.stages] == ["base", "shallow", "deep", "mixed", "rl"]
     assert set(whole.data) <= set(PURPOSES) and whole.data.keys() == whole.expected.keys()
-    assert branch.stages == whole.stages[-2:] and branch.model == "deep" and set(branch.data) == {"mixed", "rl"}
+    assert (
+        branch.stages == whole.stages[-2:]
+        and branch.model == "deep"
+        and set(branch.data) == {"mixed", "rl"}
+    )

@@ -1,4 +1,6 @@
-"""The three released models at full size, on the meta device: freeze tables by stage, and shards that hold every parameter once."""
+"""The three released models at full size, on the meta device: freeze tables by stage, and shards
+that hold every parameter once.
+"""
 
 from __future__ import annotations
 
@@ -43,10 +45,17 @@ def test_the_shards_hold_every_parameter_once(config: TrainConfig) -> None:
     assert len(set(held)) == len(held)
     everything = {id(parameter): name for name, parameter in model.named_parameters()}
     assert set(held) < everything.keys()
-    # What is left for the root: embeddings, output head, projector, and what stands before and behind the blocks.
+    # What is left for the root: embeddings, output head, projector, and what stands before and
+    # behind the blocks.
     left = {name for parameter, name in everything.items() if parameter not in set(held)}
-    assert {"lm_head.weight", "model.language_model.embed_tokens.weight", "model.language_model.norm.weight"} < left
-    assert not any(".layers." in name or ".blocks." in name or ".encoder.layer." in name for name in left)
+    assert {
+        "lm_head.weight",
+        "model.language_model.embed_tokens.weight",
+        "model.language_model.norm.weight",
+    } < left
+    assert not any(
+        ".layers." in name or ".blocks." in name or ".encoder.layer." in name for name in left
+    )
 
 
 def test_vision_blocks_come_first_and_all_blocks_of_a_kind_are_alike(config: TrainConfig) -> None:
@@ -56,16 +65,28 @@ def test_vision_blocks_come_first_and_all_blocks_of_a_kind_are_alike(config: Tra
     blocks = units(model, family)
     parts = [family.part_of(names[id(block)] + ".") for block in blocks]
     assert parts == ["vision"] * vision + ["language"] * language
-    assert len({size(block) for block in blocks[:vision]}) == len({size(block) for block in blocks[vision:]}) == 1
+    assert (
+        len({size(block) for block in blocks[:vision]})
+        == len({size(block) for block in blocks[vision:]})
+        == 1
+    )
 
 
 @pytest.mark.parametrize("gpus", [8, 32])
 def test_a_gpu_s_share_is_even(config: TrainConfig, gpus: int) -> None:
-    """Shards cut the first dimension into equal rows, the last of them shorter: the largest share is close to the mean."""
+    """Shards cut the first dimension into equal rows, the last of them shorter: the largest share
+    is close to the mean.
+    """
     family, model = built(name_of(config))
     held = [parameter for block in units(model, family) for parameter in block.parameters()]
-    root = [parameter for parameter in model.parameters() if id(parameter) not in {id(each) for each in held}]
-    largest = MASTER * sum(-(-p.shape[0] // gpus) * (p.numel() // p.shape[0]) for p in [*held, *root])
+    root = [
+        parameter
+        for parameter in model.parameters()
+        if id(parameter) not in {id(each) for each in held}
+    ]
+    largest = MASTER * sum(
+        -(-p.shape[0] // gpus) * (p.numel() // p.shape[0]) for p in [*held, *root]
+    )
     mean = MASTER * shapes(name_of(config)).total / gpus
     assert mean <= largest < 1.02 * mean
 
@@ -82,6 +103,8 @@ def test_the_freeze_table_of_each_stage(config: TrainConfig) -> None:
     by_part = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         by_part[family.part_of(name)] += parameter.numel()
-    shallow, deep, instruct = (trained_parameters(stage, shapes(name_of(config))) for stage in config.stages)
+    shallow, deep, instruct = (
+        trained_parameters(stage, shapes(name_of(config))) for stage in config.stages
+    )
     assert shallow == {**by_part, "language": 0}
     assert deep == instruct == by_part

@@ -1,4 +1,6 @@
-"""Replies meant to break a reader: none raises, under any protocol, and a million characters end quickly."""
+"""Replies meant to break a reader: none raises, under any protocol, and a million characters end
+quickly.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,12 @@ PARTS = (
 )  # fmt: skip
 
 
-def sample(*gold: str, choices: tuple[str, ...] = (), kind: str | None = None, question: str = "?") -> Sample:
-    return Sample("x", (Message("user", (question,)),), gold=gold, choices=choices, meta=Meta(kind=kind))
+def sample(
+    *gold: str, choices: tuple[str, ...] = (), kind: str | None = None, question: str = "?"
+) -> Sample:
+    return Sample(
+        "x", (Message("user", (question,)),), gold=gold, choices=choices, meta=Meta(kind=kind)
+    )
 
 
 QUESTIONS = (

@@ -1,4 +1,6 @@
-"""Replies with the scores they must get; every reply that was once read wrong adds a row to tests/golden."""
+"""Replies with the scores they must get; every reply that was once read wrong adds a row to
+tests/golden.
+"""
 
 import json
 from pathlib import Path
@@ -22,7 +24,10 @@ def sample(gold: list[str], choices: list[str] | None = None) -> Sample:
 @pytest.mark.parametrize("row", rows(GOLDEN / "choice.jsonl"), ids=lambda row: row["reply"][:40])
 def test_choice(row):
     read = choice.read(row["reply"], row["choices"])
-    assert (read.status, read.letters[0] if read.status == "ok" else None) == (row["status"], row["read"])
+    assert (read.status, read.letters[0] if read.status == "ok" else None) == (
+        row["status"],
+        row["read"],
+    )
 
 
 @pytest.mark.parametrize("row", rows(GOLDEN / "yes_no.jsonl"), ids=lambda row: row["reply"][:40])
@@ -56,6 +61,8 @@ def test_every_answer_format(choices):
                 answers = name not in ("(empty)", "refusal")
                 reply = template.format(L=said.letter, T=said.text) if answers else template
                 score = choice.score(sample([gold.letter], choices), reply)
-                if (score.value == 1.0) != (answers and gold == said) or (score.status == "ok") != answers:
+                if (score.value == 1.0) != (answers and gold == said) or (
+                    score.status == "ok"
+                ) != answers:
                     wrong.append((name, reply, gold.letter, score))
     assert not wrong

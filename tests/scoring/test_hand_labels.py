@@ -1,4 +1,6 @@
-"""The strict scorers against replies of real models, read one by one; tests/golden/hand_labels.md says how."""
+"""The strict scorers against replies of real models, read one by one; tests/golden/hand_labels.md
+says how.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 LABELS = GOLDEN / "hand_labels.jsonl"
 HELD_OUT = GOLDEN / "hand_labels_held_out.jsonl"
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
-# development: the scorers were written against these labels; held out: 389 of 392 when first compared, rounded down
+# development: the scorers were written against these labels; held out: 389 of 392 when first
+# compared, rounded down
 AGREEMENT = {LABELS: 0.99, HELD_OUT: 0.99}
 
 # slice: the fields that hold question, gold and reply
@@ -88,7 +91,10 @@ def test_held_out_replies_share_no_text_with_development():
     texts = replies()
 
     def pairs(path: Path) -> set[tuple[str, ...]]:
-        return {tuple(" ".join(str(text).split()).lower() for text in gold_and_reply(label, texts)) for label in rows(path)}
+        return {
+            tuple(" ".join(str(text).split()).lower() for text in gold_and_reply(label, texts))
+            for label in rows(path)
+        }
 
     assert not pairs(LABELS) & pairs(HELD_OUT)
 
@@ -106,7 +112,10 @@ def test_strict_scores_agree_with_a_reader(path: Path):
         if (score.value == 1.0) == label["right"]:
             agreed[kind] += 1
         else:
-            disagreements.append(f"{kind} {key(label)}: label {label['right']}, scored {score.value} {score.status}: {label['why']}")
+            disagreements.append(
+                f"{kind} {key(label)}: label {label['right']}, scored {score.value} {score.status}:"
+                f" {label['why']}"
+            )
     for kind in sorted(seen):
         print(*kind, f"{agreed[kind]}/{seen[kind]}")
     print(*disagreements, sep="\n")

@@ -1,4 +1,5 @@
-"""Recorded cases of a public toolkit: `medevalkit` gives what was recorded, `strict` what a person assigned.
+"""Recorded cases of a public toolkit: `medevalkit` gives what was recorded, `strict` what a person
+assigned.
 
 tests/golden/parity holds them: inputs, `medevalkit_output`, `expected`, and why they differ.
 """
@@ -17,7 +18,17 @@ from lingshu.core.errors import InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.nouns import Message, Meta, Reply, Sample
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import _protocols, _reports, _rubric, auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring import (
+    _protocols,
+    _reports,
+    _rubric,
+    auto,
+    choice,
+    closed,
+    open,
+    token_f1,
+    yes_no,
+)
 from lingshu.scoring import _published as published
 from lingshu.scoring import _published_reports as reports
 from lingshu.tasks import _prompts
@@ -26,35 +37,71 @@ PARITY = Path(__file__).parent.parent / "golden" / "parity"
 
 # Cases in which the protocol does not do what was recorded, and why not.
 EXCEPTIONS = {
-    "construct-001": "loading: a gold text that two options share means the first; a protocol grades replies and changes no gold",
+    "construct-001": (
+        "loading: a gold text that two options share means the first; a protocol grades replies and"
+        " changes no gold"
+    ),
     "construct-003": "loading: the original cannot ask these questions at all; here they are asked",
-    "construct-004": "asking: the original asks for letters and shows none; here options have their letters in every protocol",
+    "construct-004": (
+        "asking: the original asks for letters and shows none; here options have their letters in"
+        " every protocol"
+    ),
     "construct-007": "loading: a hidden label (-1) is an error here, in every protocol, and no D",
     "construct-012": "loading: all accepted golds are kept, not the first of them",
-    "dispatch-000": "an unknown name is an error that suggests the nearest, never None and a crash of the rest",
-    "dispatch-002": "an unknown name is an error that suggests the nearest, never None and a crash of the rest",
-    "mmmu_construct_prompt-000": "asking: options are listed as in all other choice questions, without the stray blank lines",
-    "mmmu_evaluate-003": "raises for a whole benchmark of no items; there is no item to carry a status, and the accuracy is None",
-    "mmmu_evaluate-004": "raises for a whole benchmark after all replies are in; here its items are scored",
+    "dispatch-000": (
+        "an unknown name is an error that suggests the nearest, never None and a crash of the rest"
+    ),
+    "dispatch-002": (
+        "an unknown name is an error that suggests the nearest, never None and a crash of the rest"
+    ),
+    "mmmu_construct_prompt-000": (
+        "asking: options are listed as in all other choice questions, without the stray blank lines"
+    ),
+    "mmmu_evaluate-003": (
+        "raises for a whole benchmark of no items; there is no item to carry a status, and the"
+        " accuracy is None"
+    ),
+    "mmmu_evaluate-004": (
+        "raises for a whole benchmark after all replies are in; here its items are scored"
+    ),
     "mmmu_process_sample-000": "loading: all images of a question are shown, not the first alone",
     "prompts-017": "asking: choices given as one text are refused, not listed one character a line",
 }
 
 COMMAND_EXCEPTIONS = {
-    "judge_multi_choice-143": "reading a row makes the letter of a gold text; the original compares the text with 'b. pleural effusion'",
+    "judge_multi_choice-143": (
+        "reading a row makes the letter of a gold text; the original compares the text with 'b."
+        " pleural effusion'"
+    ),
 }
 
 
 def cases(group: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (PARITY / f"{group}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (PARITY / f"{group}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 GROUPS = sorted(path.stem for path in PARITY.glob("*.jsonl") if path.stem != "reference_metrics")
 
 
-def sample(gold: str, choices: list[str] | None = None, *, kind: str | None = None, question: str = "?", language: str = "en") -> Sample:
+def sample(
+    gold: str,
+    choices: list[str] | None = None,
+    *,
+    kind: str | None = None,
+    question: str = "?",
+    language: str = "en",
+) -> Sample:
     # Of two options with one text a gold text means the first.
-    return Sample("x", (Message("user", (question,)),), gold=(gold,), choices=tuple(choices or ()), meta=Meta(kind=kind, language=language))
+    return Sample(
+        "x",
+        (Message("user", (question,)),),
+        gold=(gold,),
+        choices=tuple(choices or ()),
+        meta=Meta(kind=kind, language=language),
+    )
 
 
 def asked(given: dict[str, Any], kind: str, *, instruction: bool = True) -> str:
@@ -63,14 +110,26 @@ def asked(given: dict[str, Any], kind: str, *, instruction: bool = True) -> str:
     style = "reasoned" if given.get("is_reasoning") else "direct"
     if kind != "choice":
         return _prompts.prompt(question, style).question
-    letters = {choice.options(tuple(given["choices"]))[i].letter: text for i, text in enumerate(given["choices"])}
+    letters = {
+        choice.options(tuple(given["choices"]))[i].letter: text
+        for i, text in enumerate(given["choices"])
+    }
     layout = _prompts._CHOICE_LAYOUT.get(given.get("lang", "en"))
     if layout is None:
         return _prompts.prompt(question, style).question
-    return layout.format(given["question"], "\n".join(letters.values()), _prompts.INSTRUCTIONS["choice", given.get("lang", "en"), style])
+    return layout.format(
+        given["question"],
+        "\n".join(letters.values()),
+        _prompts.INSTRUCTIONS["choice", given.get("lang", "en"), style],
+    )
 
 
-PROMPT_KINDS = {"multiple_choice": "choice", "judgement": "yes_no", "close_ended": "closed", "open_ended": "open"}
+PROMPT_KINDS = {
+    "multiple_choice": "choice",
+    "judgement": "yes_no",
+    "close_ended": "closed",
+    "open_ended": "open",
+}
 
 
 def prompt_of(case: dict[str, Any]) -> object:
@@ -85,16 +144,30 @@ def construct(case: dict[str, Any]) -> object:
     if "PubMedQA" in case["function"]:
         data = given["data"]
         shown = [f"{letter}.{text}" for letter, text in data["Options"].items()]
-        return "Context: " + "\n".join(data["Context"]) + "\n" + asked({"question": data["Question"], "choices": shown}, "choice")
+        return (
+            "Context: "
+            + "\n".join(data["Context"])
+            + "\n"
+            + asked({"question": data["Question"], "choices": shown}, "choice")
+        )
     if "MedMCQA" in case["function"]:
         return "ABCD"[given["cop"]]
     return _prompts.REPORT
 
 
 def counted(case: dict[str, Any], protocol: str) -> dict[str, dict[str, Any]]:
-    """The tables of cal_metrics, from verdicts on each item and the judge's replies that the case states."""
-    says = {"open item 1 right": ["0", "1"], "(judge)": ["0", "1"], "items 1-3 right": ["0", "0", "0", "1"], "outage": [None] * 4}
-    judge = next((list(replies) for words, replies in says.items() if words in case["function"]), None)
+    """The tables of cal_metrics, from verdicts on each item and the judge's replies that the case
+    states.
+    """
+    says = {
+        "open item 1 right": ["0", "1"],
+        "(judge)": ["0", "1"],
+        "items 1-3 right": ["0", "0", "0", "1"],
+        "outage": [None] * 4,
+    }
+    judge = next(
+        (list(replies) for words, replies in says.items() if words in case["function"]), None
+    )
     twice = "SLAKE" in case["function"]
     rows = []
     for item in case["inputs"]:
@@ -108,7 +181,14 @@ def counted(case: dict[str, Any], protocol: str) -> dict[str, dict[str, Any]]:
     found = _protocols.aggregate(protocol, rows, judged=judge is not None, closed=quirk)
     if protocol == "strict" and found.unjudged:
         raise InputError(f"{found.unjudged} answers were not judged")
-    return {name: part._asdict() for name, part in (("total metrics", found.all), ("open", found.open), ("close", found.closed))}
+    return {
+        name: part._asdict()
+        for name, part in (
+            ("total metrics", found.all),
+            ("open", found.open),
+            ("close", found.closed),
+        )
+    }
 
 
 def verdict(item: dict[str, Any], kind: str, protocol: str) -> float | None:
@@ -119,8 +199,13 @@ def verdict(item: dict[str, Any], kind: str, protocol: str) -> float | None:
         return _protocols.scorer(auto.score, protocol)(sample(gold, kind=kind), reply).value
     if reply is None:
         return None
-    # The function of that role matches exactly, articles included; the scorer `open` passes over them.
-    return closed.score(sample(gold), reply).value if kind == "closed" else float(open.exact_match(reply, gold))
+    # The function of that role matches exactly, articles included; the scorer `open` passes over
+    # them.
+    return (
+        closed.score(sample(gold), reply).value
+        if kind == "closed"
+        else float(open.exact_match(reply, gold))
+    )
 
 
 def runner(case: dict[str, Any]) -> object:
@@ -141,7 +226,11 @@ def healthbench(case: dict[str, Any]) -> object:
     if "calculate_score" in case["function"]:
         return reports.rubric_score(given["points"], given["criteria_met"])
     if "clipped_stats" in case["function"]:
-        return len(given["values"]) if given["stat"] == "n_samples" else reports.clipped_mean(given["values"])
+        return (
+            len(given["values"])
+            if given["stat"] == "n_samples"
+            else reports.clipped_mean(given["values"])
+        )
     if "parse_json" in case["function"]:
         return reports.rubric_verdict(given["json_string"])
     return reports.clipped_mean([one["metrics"]["overall_score"] for one in given["out_samples"]])
@@ -149,25 +238,40 @@ def healthbench(case: dict[str, Any]) -> object:
 
 def mmmu_evaluate(case: dict[str, Any]) -> object:
     # The parsed reply is a text, so its characters are compared one by one.
-    rights = [published.free_answer_is_right(one["answer"], one["parsed_pred"]) for one in case["inputs"]["samples"]]
+    rights = [
+        published.free_answer_is_right(one["answer"], one["parsed_pred"])
+        for one in case["inputs"]["samples"]
+    ]
     return {"acc": sum(rights) / len(rights), "right": sum(rights), "total": len(rights)}
 
 
 RELEASED = {
-    "bleu": lambda c: reports.bleu(reports.tokens(c["inputs"]["pred"]), reports.tokens(c["inputs"]["target"]), c["inputs"]["n"]),
+    "bleu": lambda c: reports.bleu(
+        reports.tokens(c["inputs"]["pred"]), reports.tokens(c["inputs"]["target"]), c["inputs"]["n"]
+    ),
     "cal_metrics": lambda c: counted(c, "medevalkit"),
-    "calculate_f1": lambda c: reports.set_f1(c["inputs"]["prediction"], c["inputs"]["ground_truth"]),
+    "calculate_f1": lambda c: reports.set_f1(
+        c["inputs"]["prediction"], c["inputs"]["ground_truth"]
+    ),
     "construct": construct,
-    "extract": lambda c: published.tag_content(c["inputs"]["text"], c["inputs"]["type"], hard=c["inputs"]["hard"]),
+    "extract": lambda c: published.tag_content(
+        c["inputs"]["text"], c["inputs"]["type"], hard=c["inputs"]["hard"]
+    ),
     "extract_boxed_content": lambda c: published.boxed(c["inputs"]["text"]),
-    "find_most_similar_index": lambda c: published.most_similar(c["inputs"]["str_list"], c["inputs"]["target_str"]),
+    "find_most_similar_index": lambda c: published.most_similar(
+        c["inputs"]["str_list"], c["inputs"]["target_str"]
+    ),
     "healthbench": healthbench,
     "judge_close_end_vqa": lambda c: graded(published.closed_is_right, c),
     "judge_judgement": lambda c: graded(published.judgement_is_right, c),
-    "judge_multi_choice": lambda c: published.choice_is_right(c["inputs"]["choices"], c["inputs"]["answer"], c["inputs"]["response"]),
+    "judge_multi_choice": lambda c: published.choice_is_right(
+        c["inputs"]["choices"], c["inputs"]["answer"], c["inputs"]["response"]
+    ),
     "judge_open_end_vqa": lambda c: graded(published.open_measures, c),
     "mmmu_eval_mc": lambda c: c["inputs"]["gold_i"] == c["inputs"]["pred_i"],
-    "mmmu_eval_open": lambda c: published.free_answer_is_right(c["inputs"]["gold_i"], c["inputs"]["pred_i"]),
+    "mmmu_eval_open": lambda c: published.free_answer_is_right(
+        c["inputs"]["gold_i"], c["inputs"]["pred_i"]
+    ),
     "mmmu_evaluate": mmmu_evaluate,
     "mmmu_normalize_str": lambda c: published.number_or_text(c["inputs"]["string"]),
     "mmmu_parse_multi_choice": lambda c: published.lettered_choice(
@@ -176,8 +280,12 @@ RELEASED = {
     "mmmu_parse_open": lambda c: published.number_or_text_of(c["inputs"]["response"]),
     "parse_response": lambda c: published.parsed(c["inputs"]["response"]),
     "prompts": prompt_of,
-    "report_metrics": lambda c: reports.report_measures(c["inputs"]["hypothesis"], c["inputs"]["reference"]),
-    "report_reference": lambda c: reports.report_reference(c["inputs"]["findings"], c["inputs"]["impression"]),
+    "report_metrics": lambda c: reports.report_measures(
+        c["inputs"]["hypothesis"], c["inputs"]["reference"]
+    ),
+    "report_reference": lambda c: reports.report_reference(
+        c["inputs"]["findings"], c["inputs"]["impression"]
+    ),
     "report_tokens": lambda c: reports.report_tokens(c["inputs"]["reports"][0]),
     "rouge": lambda c: reports.rouge(c["inputs"]["pred"], c["inputs"]["target"]),
     "runner": runner,
@@ -188,11 +296,23 @@ RELEASED = {
 def same(found: object, wanted: object) -> bool:
     """Equal, numbers to 1e-6, a tuple like a list."""
     if isinstance(wanted, dict):
-        return isinstance(found, dict) and found.keys() == wanted.keys() and all(same(found[key], wanted[key]) for key in wanted)
+        return (
+            isinstance(found, dict)
+            and found.keys() == wanted.keys()
+            and all(same(found[key], wanted[key]) for key in wanted)
+        )
     if isinstance(wanted, list):
-        return isinstance(found, list | tuple) and len(found) == len(wanted) and all(map(same, found, wanted))
+        return (
+            isinstance(found, list | tuple)
+            and len(found) == len(wanted)
+            and all(map(same, found, wanted))
+        )
     if isinstance(wanted, float) and isinstance(found, int | float):
-        return found == wanted or math.isclose(found, wanted, abs_tol=1e-6) or (math.isnan(found) and math.isnan(wanted))
+        return (
+            found == wanted
+            or math.isclose(found, wanted, abs_tol=1e-6)
+            or (math.isnan(found) and math.isnan(wanted))
+        )
     return found == wanted
 
 
@@ -224,13 +344,22 @@ def test_every_exception_is_a_case_and_every_group_is_run() -> None:
 @pytest.mark.parametrize("name", ["paper", "medevalkit"])
 def test_a_published_scorer_never_raises_where_the_original_does(name: str) -> None:
     scorer = _protocols.scorer(auto.score, name)
-    for gold, choices, kind in (("A", ["x", "y"], None), ("yes", None, None), ("left lung", None, "closed"), ("left lung", None, "open")):
+    for gold, choices, kind in (
+        ("A", ["x", "y"], None),
+        ("yes", None, None),
+        ("left lung", None, "closed"),
+        ("left lung", None, "open"),
+    ):
         for reply in ("", "...", "answer is", "\\boxed{", "<answer></answer>"):
             assert scorer(sample(gold, choices, kind=kind), reply).status in ("ok", "error")
     assert score_reply(scorer, sample("yes"), Reply("x", None, error="no reply")).status == "error"
 
 
-GRADERS = (("judge_multi_choice", choice), ("judge_judgement", yes_no), ("judge_close_end_vqa", closed))
+GRADERS = (
+    ("judge_multi_choice", choice),
+    ("judge_judgement", yes_no),
+    ("judge_close_end_vqa", closed),
+)
 
 
 @pytest.mark.parametrize(("group", "scorer"), GRADERS, ids=[group for group, _ in GRADERS])
@@ -250,13 +379,21 @@ def test_strict_gives_the_assigned_verdict(group: str, scorer: Any) -> None:
 
 @pytest.mark.parametrize("group", [group for group, _ in GRADERS])
 @pytest.mark.parametrize("protocol", ["strict", "medevalkit"])
-def test_the_command_gives_both_verdicts(group: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_gives_both_verdicts(
+    group: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     rows = [
         {
             "id": case["id"],
             "gold": case["inputs"]["answer"],
             "reply": case["inputs"]["response"],
-            "kind": "closed" if group == "judge_close_end_vqa" else "yes_no" if group == "judge_judgement" else "choice",
+            "kind": (
+                "closed"
+                if group == "judge_close_end_vqa"
+                else "yes_no"
+                if group == "judge_judgement"
+                else "choice"
+            ),
             **({"choices": case["inputs"]["choices"]} if "choices" in case["inputs"] else {}),
         }
         for case in cases(group)
@@ -268,10 +405,15 @@ def test_the_command_gives_both_verdicts(group: str, protocol: str, tmp_path: Pa
     assert score_file(file, scorer="auto", protocol=protocol, out=out) == int(failed)  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out)
     assert told["protocol"] == protocol and bool(told["quirks"]) == (protocol == "medevalkit")
-    wanted = {case["id"]: case["expected" if protocol == "strict" else "medevalkit_output"] for case in cases(group)}
+    wanted = {
+        case["id"]: case["expected" if protocol == "strict" else "medevalkit_output"]
+        for case in cases(group)
+    }
     got = {row["id"]: row["value"] == 1.0 for row in read_jsonl(out)}
     unlike = {name for name, value in wanted.items() if got[name] != (value is True)}
-    assert unlike == (COMMAND_EXCEPTIONS.keys() & wanted.keys() if protocol == "medevalkit" else set())
+    assert unlike == (
+        COMMAND_EXCEPTIONS.keys() & wanted.keys() if protocol == "medevalkit" else set()
+    )
 
 
 def test_token_f1_gives_the_assigned_values() -> None:
@@ -282,7 +424,10 @@ def test_token_f1_gives_the_assigned_values() -> None:
 
 def test_exact_match_gives_the_assigned_values() -> None:
     for case in cases("judge_open_end_vqa"):
-        assert open.measures(case["inputs"]["response"], case["inputs"]["answer"]).exact_match == case["expected"]["em"], case["id"]
+        assert (
+            open.measures(case["inputs"]["response"], case["inputs"]["answer"]).exact_match
+            == case["expected"]["em"]
+        ), case["id"]
 
 
 def test_counts_are_the_assigned_ones() -> None:
@@ -291,7 +436,11 @@ def test_counts_are_the_assigned_ones() -> None:
             found: object = counted(case, "strict")
         except InputError:
             found = "ERROR"
-        assert found == "ERROR" if str(case["expected"]).startswith("ERROR") else same(found, case["expected"]), case["id"]
+        assert (
+            found == "ERROR"
+            if str(case["expected"]).startswith("ERROR")
+            else same(found, case["expected"])
+        ), case["id"]
 
 
 def test_report_references_are_the_assigned_ones() -> None:
@@ -305,9 +454,15 @@ def test_rubric_scores_are_the_assigned_ones() -> None:
         if "calculate_score" in case["function"]:
             assert _rubric.rubric_score(given["points"], given["criteria_met"]) == case["expected"]
         if "parse_json" in case["function"]:
-            assert _rubric.rubric_verdict(given["json_string"]) == case["expected"].get("criteria_met")
+            assert _rubric.rubric_verdict(given["json_string"]) == case["expected"].get(
+                "criteria_met"
+            )
         if "clipped_stats" in case["function"]:
-            found = len(given["values"]) if given["stat"] == "n_samples" else _rubric.clipped_mean(given["values"])
+            found = (
+                len(given["values"])
+                if given["stat"] == "n_samples"
+                else _rubric.clipped_mean(given["values"])
+            )
             assert found == case["expected"]
         if "clipped_mean" in case["function"]:
             values = [(one["metrics"] or {}).get("overall_score") for one in given["out_samples"]]
@@ -319,16 +474,24 @@ def test_the_reference_packages_agree() -> None:
     for case in cases("reference_metrics")[:6]:
         said, gold = case["hypothesis"], case["reference"]
         assert same(reports.rouge(said, gold), case["rouge_pkg"])
-        assert math.isclose(reports.bleu(said.split(), gold.split(), 4), case["nltk_sentence_bleu4_nosmooth"], abs_tol=1e-6)
+        assert math.isclose(
+            reports.bleu(said.split(), gold.split(), 4),
+            case["nltk_sentence_bleu4_nosmooth"],
+            abs_tol=1e-6,
+        )
 
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
-@pytest.mark.skipif(not (DATA / "medevalkit_run_slake").is_dir(), reason="needs the replies in ../shared/data")
+@pytest.mark.skipif(
+    not (DATA / "medevalkit_run_slake").is_dir(), reason="needs the replies in ../shared/data"
+)
 @pytest.mark.parametrize("name", ["medqa", "pubmedqa", "vqarad", "slake"])
 def test_medevalkit_gives_the_verdicts_of_real_runs(name: str) -> None:
-    """Every verdict and every measure that the toolkit itself wrote beside 2,464 replies of a model."""
+    """Every verdict and every measure that the toolkit itself wrote beside 2,464 replies of a
+    model.
+    """
     rows, unlike = list(read_jsonl(DATA / f"medevalkit_run_{name}" / "rows.jsonl")), []
     for row in rows:
         gold, reply, wrote = row["answer"], row["response"], row.get("metrics")
@@ -338,7 +501,10 @@ def test_medevalkit_gives_the_verdicts_of_real_runs(name: str) -> None:
             right = published.choice_is_right(row["choices"], gold, reply)
         else:
             kind = "open" if wrote else "closed"
-            right = _protocols.scorer(auto.score, "medevalkit")(sample(gold, kind=kind), reply).value == 1.0
+            right = (
+                _protocols.scorer(auto.score, "medevalkit")(sample(gold, kind=kind), reply).value
+                == 1.0
+            )
         if right != row["correct"]:
             unlike.append((row["id"], right))
     assert rows and not unlike

@@ -12,8 +12,12 @@ from lingshu.scoring._combine import combine
 CHOICES = ("Cyst", "Abscess", "Hematoma")
 
 
-def sample(*gold: str, choices: tuple[str, ...] = (), kind: str | None = None, question: str = "?") -> Sample:
-    return Sample("x", (Message("user", (question,)),), gold=gold, choices=choices, meta=Meta(kind=kind))
+def sample(
+    *gold: str, choices: tuple[str, ...] = (), kind: str | None = None, question: str = "?"
+) -> Sample:
+    return Sample(
+        "x", (Message("user", (question,)),), gold=gold, choices=choices, meta=Meta(kind=kind)
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,9 +68,9 @@ def test_token_f1_takes_the_best_gold_and_leaves_an_empty_reply_unread():
 
 def test_bleu_of_equal_texts_is_one_however_short():
     assert token_f1.bleu(["lung"], ["lung"]) == 1.0
-    assert token_f1.bleu(["the", "heart", "is", "large"], ["the", "heart", "is", "not", "large"], most=1) == pytest.approx(
-        0.7788007830714049
-    )
+    assert token_f1.bleu(
+        ["the", "heart", "is", "large"], ["the", "heart", "is", "not", "large"], most=1
+    ) == pytest.approx(0.7788007830714049)
     assert token_f1.bleu([], ["lung"]) == 0.0
 
 
@@ -118,13 +122,21 @@ def test_more_less_or_another_thing_is_not_right(gold, reply):
 
 def test_a_chinese_gold_may_repeat_the_question():
     asked = sample("不包含", question="图片中包含肝脏吗?")
-    assert [closed.score(asked, reply).value for reply in ("否", "no", "不包含", "是", "包含")] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert [closed.score(asked, reply).value for reply in ("否", "no", "不包含", "是", "包含")] == [
+        1.0,
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+    ]
 
 
 def test_parts_are_weighed():
     both = combine({format.score: 0.5, auto.score: 1.0})
     question = sample("B", choices=CHOICES)
-    assert both(question, "<think>a</think><answer>B</answer>") == Score(1.5, "ok", "B", "0.5 * 1 + 1 * 1")
+    assert both(question, "<think>a</think><answer>B</answer>") == Score(
+        1.5, "ok", "B", "0.5 * 1 + 1 * 1"
+    )
     assert both(question, "B").value == 1.0
     assert both(question, "<think>a</think><answer>A</answer>").value == 0.5
     unread = both(question, "no idea")
@@ -139,7 +151,10 @@ def test_weights_are_checked(weights):
 
 
 def test_an_unknown_protocol_names_the_nearest():
-    for ask in (lambda: _protocols.quirks("strikt"), lambda: _protocols.scorer(auto.score, "strikt")):
+    for ask in (
+        lambda: _protocols.quirks("strikt"),
+        lambda: _protocols.scorer(auto.score, "strikt"),
+    ):
         with pytest.raises(UnknownName, match="strict"):
             ask()
 
@@ -152,9 +167,17 @@ def test_strict_is_the_scorer_itself_and_the_others_name_what_they_get_wrong():
 
 def test_protocols_differ_where_their_rules_do():
     question, yes = sample("B", choices=CHOICES), sample("yes", kind="yes_no")
-    assert [_protocols.scorer(auto.score, name)(question, "The answer is: B").value for name in _protocols.PROTOCOLS] == [1.0, 0.0, 0.0]
-    assert [_protocols.scorer(auto.score, name)(yes, "Yes, a nodule.").value for name in _protocols.PROTOCOLS] == [1.0, 0.0, 0.0]
-    assert [_protocols.scorer(auto.score, name)(yes, "Yes.").value for name in _protocols.PROTOCOLS] == [1.0, 1.0, 1.0]
+    assert [
+        _protocols.scorer(auto.score, name)(question, "The answer is: B").value
+        for name in _protocols.PROTOCOLS
+    ] == [1.0, 0.0, 0.0]
+    assert [
+        _protocols.scorer(auto.score, name)(yes, "Yes, a nodule.").value
+        for name in _protocols.PROTOCOLS
+    ] == [1.0, 0.0, 0.0]
+    assert [
+        _protocols.scorer(auto.score, name)(yes, "Yes.").value for name in _protocols.PROTOCOLS
+    ] == [1.0, 1.0, 1.0]
 
 
 def test_reports_and_rubrics_keep_their_own_score():

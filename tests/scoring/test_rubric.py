@@ -18,7 +18,9 @@ from lingshu.scoring._rubric import all_met, clipped_mean, rubric_range, rubric_
         ([1, 1, 1, 1, 1], [True, True, True, False, True], 0.8),
     ],
 )
-def test_a_score_is_points_met_over_positive_points(points: list[float], met: list[bool], score: float | None) -> None:
+def test_a_score_is_points_met_over_positive_points(
+    points: list[float], met: list[bool], score: float | None
+) -> None:
     assert rubric_score(points, met) == score
 
 

@@ -1,4 +1,6 @@
-"""What the scorers promise beside their golden files: golds in every form, errors that name the sample, no crash."""
+"""What the scorers promise beside their golden files: golds in every form, errors that name the
+sample, no crash.
+"""
 
 import random
 
@@ -12,11 +14,20 @@ CHOICES = ("Cyst", "Abscess", "Hematoma")
 
 
 def sample(*gold: str, choices: tuple[str, ...] = (), kind: str | None = None) -> Sample:
-    return Sample("x", (Message("user", ("?",)),), gold=gold or None, choices=choices, meta=Meta(kind=kind))
+    return Sample(
+        "x", (Message("user", ("?",)),), gold=gold or None, choices=choices, meta=Meta(kind=kind)
+    )
 
 
 @pytest.mark.parametrize("gold", ["B", "b", "(B)", "B.", "Abscess", "abscess", "B. Abscess"])
-@pytest.mark.parametrize("choices", [CHOICES, ("A. Cyst", "B. Abscess", "C. Hematoma"), ("(A) Cyst", "(B) Abscess", "(C) Hematoma")])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        CHOICES,
+        ("A. Cyst", "B. Abscess", "C. Hematoma"),
+        ("(A) Cyst", "(B) Abscess", "(C) Hematoma"),
+    ],
+)
 def test_a_gold_is_a_letter_a_text_or_both(gold, choices):
     assert choice.score(sample(gold, choices=choices), "The answer is B").value == 1.0
     assert choice.score(sample(gold, choices=choices), "cyst").value == 0.0
@@ -28,7 +39,10 @@ def test_several_golds_are_each_accepted():
 
 
 def test_a_lone_letter_word_is_no_label():
-    assert [o.text for o in choice.options(("A. fumigatus", "C. albicans"))] == ["A. fumigatus", "C. albicans"]
+    assert [o.text for o in choice.options(("A. fumigatus", "C. albicans"))] == [
+        "A. fumigatus",
+        "C. albicans",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +63,9 @@ def test_a_gold_that_cannot_be_matched_is_named(scorer, bad):
 
 
 def test_tied_options_are_told():
-    assert choice.score(sample("A", choices=CHOICES), "A or C") == Score(None, "multiple", None, "A or C")
+    assert choice.score(sample("A", choices=CHOICES), "A or C") == Score(
+        None, "multiple", None, "A or C"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +98,10 @@ def test_auto_takes_the_scorer_that_fits(question, reply, value):
     ],
 )
 def test_a_free_answer_with_another_sign_or_denied_is_not_the_gold(gold, reply, value):
-    assert [auto.score(sample(gold, kind=kind), reply).value for kind in ("closed", "open")] == [value, value]
+    assert [auto.score(sample(gold, kind=kind), reply).value for kind in ("closed", "open")] == [
+        value,
+        value,
+    ]
 
 
 def pieces(seed: int) -> str:
@@ -92,7 +111,9 @@ def pieces(seed: int) -> str:
     return "".join(pick.choice(parts) for _ in range(pick.randrange(1, 40)))
 
 
-@pytest.mark.parametrize("seeds", [range(500), pytest.param(range(500, 10_000), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seeds", [range(500), pytest.param(range(500, 10_000), marks=pytest.mark.slow)]
+)
 def test_no_reply_raises(seeds):
     questions = [sample("B", choices=CHOICES), sample("yes"), sample("1.2 cm", "left, right")]
     for reply in map(pieces, seeds):
@@ -103,6 +124,19 @@ def test_no_reply_raises(seeds):
 @pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_million_characters_take_no_more_than_seconds():
-    for part in ("x", " ", "A ", "\\boxed{", "<answer>", "the answer is ", "(A) ", "no ", "答案是", "not ", "$", "Cyst "):
+    for part in (
+        "x",
+        " ",
+        "A ",
+        "\\boxed{",
+        "<answer>",
+        "the answer is ",
+        "(A) ",
+        "no ",
+        "答案是",
+        "not ",
+        "$",
+        "Cyst ",
+    ):
         for question in (sample("B", choices=CHOICES), sample("yes"), sample("left, right")):
             auto.score(question, part * (1_000_000 // len(part)))

@@ -1,4 +1,6 @@
-"""Archives: images out of zip and tar, and every hostile member refused for its own reason, with nothing written."""
+"""Archives: images out of zip and tar, and every hostile member refused for its own reason, with
+nothing written.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def tarred(path: Path, members: dict[str, bytes], *others: tarfile.TarInfo, mode: str = "w") -> Path:
+def tarred(
+    path: Path, members: dict[str, bytes], *others: tarfile.TarInfo, mode: str = "w"
+) -> Path:
     with tarfile.open(path, mode) as file:  # type: ignore[call-overload]
         for name, data in members.items():
             info = tarfile.TarInfo(name)
@@ -49,9 +53,16 @@ MEMBERS = {"normal/a.png": PNG, "ill/b.jpg": JPEG}
 @pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tar.gz", "x.tgz", "x.tar.bz2"])
 def test_members_become_samples_with_their_images(tmp_path: Path, name: str) -> None:
     mode = "w:gz" if name.endswith("gz") else "w:bz2" if name.endswith("bz2") else "w"
-    path = zipped(tmp_path / name, MEMBERS) if name.endswith("zip") else tarred(tmp_path / name, MEMBERS, mode=mode)
+    path = (
+        zipped(tmp_path / name, MEMBERS)
+        if name.endswith("zip")
+        else tarred(tmp_path / name, MEMBERS, mode=mode)
+    )
     found = samples(archives.read(path))
-    assert [(s.id, s.meta.extra["label"]) for s in found] == [("normal/a.png", "normal"), ("ill/b.jpg", "ill")]
+    assert [(s.id, s.meta.extra["label"]) for s in found] == [
+        ("normal/a.png", "normal"),
+        ("ill/b.jpg", "ill"),
+    ]
     assert all(open_image(s.images[0]).size == (4, 3) for s in found)
 
 
@@ -60,18 +71,33 @@ def test_every_archive_below_a_folder_is_read(tmp_path: Path) -> None:
     zipped(tmp_path / "two.zip", {"a.png": PNG})
     (tmp_path / "bad.zip").write_bytes(b"no archive")
     found = list(archives.read(tmp_path))
-    assert [f.id for f in found if isinstance(f, Sample)] == ["one/a.png", "two/a.png"] and reasons(found) == ["bad_archive"]
+    assert [f.id for f in found if isinstance(f, Sample)] == ["one/a.png", "two/a.png"] and reasons(
+        found
+    ) == ["bad_archive"]
 
 
-HOSTILE = ["../up.png", "/etc/abs.png", "a/../../up.png", "C:/drive.png", "..\\win.png", "\\\\?\\x.png"]
+HOSTILE = [
+    "../up.png",
+    "/etc/abs.png",
+    "a/../../up.png",
+    "C:/drive.png",
+    "..\\win.png",
+    "\\\\?\\x.png",
+]
 
 
 def test_names_that_lead_out_are_refused(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
-    in_zip = list(archives.read(zipped(tmp_path / "x.zip", {**dict.fromkeys(HOSTILE, PNG), "good.png": PNG})))
-    in_tar = list(archives.read(tarred(tmp_path / "x.tar", {**dict.fromkeys(HOSTILE, PNG), "good.png": PNG})))
+    in_zip = list(
+        archives.read(zipped(tmp_path / "x.zip", {**dict.fromkeys(HOSTILE, PNG), "good.png": PNG}))
+    )
+    in_tar = list(
+        archives.read(tarred(tmp_path / "x.tar", {**dict.fromkeys(HOSTILE, PNG), "good.png": PNG}))
+    )
     for found in (in_zip, in_tar):
-        assert reasons(found) == ["unsafe_name"] * len(HOSTILE) and [f.id for f in found if isinstance(f, Sample)] == ["good.png"]
+        assert reasons(found) == ["unsafe_name"] * len(HOSTILE) and [
+            f.id for f in found if isinstance(f, Sample)
+        ] == ["good.png"]
     assert sorted(tmp_path.rglob("*")) == [*before, tmp_path / "x.tar", tmp_path / "x.zip"]
 
 
@@ -87,10 +113,18 @@ def test_links_devices_and_pipes_are_refused(tmp_path: Path) -> None:
         special("device.png", tarfile.CHRTYPE), special("block.png", tarfile.BLKTYPE), special("pipe.png", tarfile.FIFOTYPE),
         special("folder.png", tarfile.DIRTYPE),
     ]  # fmt: skip
-    assert reasons(archives.read(tarred(tmp_path / "x.tar", MEMBERS, *others))) == ["link", "link", *["special_entry"] * 3]
+    assert reasons(archives.read(tarred(tmp_path / "x.tar", MEMBERS, *others))) == [
+        "link",
+        "link",
+        *["special_entry"] * 3,
+    ]
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as file:
-        for name, kind in (("soft.png", 0o120777), ("device.png", 0o020666), ("plain.png", 0o100644)):
+        for name, kind in (
+            ("soft.png", 0o120777),
+            ("device.png", 0o020666),
+            ("plain.png", 0o100644),
+        ):
             info = zipfile.ZipInfo(name)
             info.external_attr = kind << 16
             file.writestr(info, PNG)
@@ -98,10 +132,16 @@ def test_links_devices_and_pipes_are_refused(tmp_path: Path) -> None:
     assert reasons(found) == ["link", "special_entry"] and isinstance(found[-1], Sample)
 
 
-def test_bombs_are_refused_by_ratio_by_size_and_in_sum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bombs_are_refused_by_ratio_by_size_and_in_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archives, "MAX_BYTES", 4 << 20)
-    assert reasons(archives.read(zipped(tmp_path / "ratio.zip", {"a.png": bytes(3 << 20)}))) == ["bomb"]
-    assert reasons(archives.read(zipped(tmp_path / "size.zip", {"a.png": bytes((4 << 20) + 1)}))) == ["too_large"]
+    assert reasons(archives.read(zipped(tmp_path / "ratio.zip", {"a.png": bytes(3 << 20)}))) == [
+        "bomb"
+    ]
+    assert reasons(
+        archives.read(zipped(tmp_path / "size.zip", {"a.png": bytes((4 << 20) + 1)}))
+    ) == ["too_large"]
     small = dict.fromkeys((f"{i}.png" for i in range(20)), bytes(1 << 20))
     assert reasons(archives.read(zipped(tmp_path / "sum.zip", small)))[-1] == "bomb"
     stated = tarfile.TarInfo("a.txt")
@@ -119,7 +159,9 @@ def test_a_note_that_claims_gigabytes_is_a_bomb(tmp_path: Path) -> None:
 
 
 def test_damaged_and_encrypted_members_cost_themselves_alone(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "x.zip", {"a.png": PNG * 3, "b.png": PNG, "c.png": b"no image", "d.txt": b"x"})
+    path = zipped(
+        tmp_path / "x.zip", {"a.png": PNG * 3, "b.png": PNG, "c.png": b"no image", "d.txt": b"x"}
+    )
     data = bytearray(path.read_bytes())
     data[60] ^= 0xFF
     place = data.rindex(b"PK\x01\x02", 0, data.rindex(b"b.png"))
@@ -130,11 +172,19 @@ def test_damaged_and_encrypted_members_cost_themselves_alone(tmp_path: Path) -> 
 
 def test_a_cut_archive_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
     for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
-        path = tarred(tmp_path / name, {f"{i}.png": PNG + random.Random(i).randbytes(100_000) for i in range(4)}, mode=mode)
+        path = tarred(
+            tmp_path / name,
+            {f"{i}.png": PNG + random.Random(i).randbytes(100_000) for i in range(4)},
+            mode=mode,
+        )
         data = path.read_bytes()
         path.write_bytes(data[: len(data) * 5 // 8])
         found = list(archives.read(path))
-        assert isinstance(found[0], Sample) and reasons(found)[-1] in ("bad_archive", "bad_entry") and len(reasons(found)) == 1
+        assert (
+            isinstance(found[0], Sample)
+            and reasons(found)[-1] in ("bad_archive", "bad_entry")
+            and len(reasons(found)) == 1
+        )
     zip_path = zipped(tmp_path / "x.zip", MEMBERS)
     zip_path.write_bytes(zip_path.read_bytes()[:-30])
     assert reasons(archives.read(zip_path)) == ["bad_archive"]
@@ -153,7 +203,10 @@ def test_headers_that_lie_are_errors_not_crashes(tmp_path: Path) -> None:
 
 
 def test_names_need_not_be_carried(tmp_path: Path) -> None:
-    path = zipped(tmp_path / "x.zip", {"ZZNAME/ZZa.png": PNG, "../ZZup.png": PNG, "ZZ.txt": b"", "ZZbad.png": b"x"})
+    path = zipped(
+        tmp_path / "x.zip",
+        {"ZZNAME/ZZa.png": PNG, "../ZZup.png": PNG, "ZZ.txt": b"", "ZZbad.png": b"x"},
+    )
     found = list(archives.read(path, names="hash", labels=False, key=KEY))
     assert "ZZ" not in repr(found) and len(found) == 4
 

@@ -19,13 +19,26 @@ PAGE = Path(__file__).parents[2] / "docs" / "corpora.md"
 def test_every_corpus_of_the_paper_has_one_card() -> None:
     assert len({card.name for card in corpora()}) == len(corpora())
     counts = Counter(card.group for card in corpora())
-    assert counts == {"caption": 10, "instruction": 13, "text": 13, "imaging": 29, "general": 6, "rl": 1, "synthetic": 5}
+    assert counts == {
+        "caption": 10,
+        "instruction": 13,
+        "text": 13,
+        "imaging": 29,
+        "general": 6,
+        "rl": 1,
+        "synthetic": 5,
+    }
     assert set(counts) == set(TITLES)
 
 
 @pytest.mark.parametrize("card", corpora(), ids=lambda card: card.name)
 def test_a_card_is_well_formed(card) -> None:
-    assert card.title and card.get and card.access in get_args(Access) and set(card.stages) <= {1, 2, 3, 4}
+    assert (
+        card.title
+        and card.get
+        and card.access in get_args(Access)
+        and set(card.stages) <= {1, 2, 3, 4}
+    )
     assert card.reader is None or card.reader in names("sources")
     assert set(card.unverified) <= set(card.__dataclass_fields__)
     assert (card.agreement is not None) == (card.access in ("form", "credentialed"))

@@ -21,10 +21,21 @@ def table(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
 
 
 def test_columns_by_the_names_of_rows_need_no_mapping(tmp_path: Path) -> None:
-    path = table(tmp_path, 'id,question,answer,image,licence,note\n1,"Is it, so?",yes,a.png,CC0-1.0,\n')
+    path = table(
+        tmp_path, 'id,question,answer,image,licence,note\n1,"Is it, so?",yes,a.png,CC0-1.0,\n'
+    )
     (sample,) = samples(csv.read(path))
-    assert (sample.id, sample.question, sample.gold, sample.meta.licence) == ("1", "Is it, so?", ("yes",), "CC0-1.0")
-    assert open_image(sample.images[0]).size == (4, 3) and sample.meta.extra == {} and sample.meta.access == "private"
+    assert (sample.id, sample.question, sample.gold, sample.meta.licence) == (
+        "1",
+        "Is it, so?",
+        ("yes",),
+        "CC0-1.0",
+    )
+    assert (
+        open_image(sample.images[0]).size == (4, 3)
+        and sample.meta.extra == {}
+        and sample.meta.access == "private"
+    )
 
 
 def test_mapped_columns_are_the_only_ones_read(tmp_path: Path) -> None:
@@ -36,9 +47,16 @@ def test_mapped_columns_are_the_only_ones_read(tmp_path: Path) -> None:
 def test_ids_are_carried_as_hashes_alone(tmp_path: Path) -> None:
     path = table(tmp_path, "question,pid,sid\nWhat?,ZZ17,ZZ99\nWhere?,ZZ17,ZZ98\n")
     one, two = samples(csv.read(path, ids={"patient": "pid", "study": "sid"}, key=KEY))
-    assert one.meta.group == two.meta.group and one.meta.group and one.meta.group.startswith("patient-")
+    assert (
+        one.meta.group == two.meta.group
+        and one.meta.group
+        and one.meta.group.startswith("patient-")
+    )
     assert one.meta.extra["study"] != two.meta.extra["study"] and "ZZ" not in repr((one, two))
-    assert samples(csv.read(path, ids={"patient": "pid"}, key=b"another key 1234"))[0].meta.group != one.meta.group
+    assert (
+        samples(csv.read(path, ids={"patient": "pid"}, key=b"another key 1234"))[0].meta.group
+        != one.meta.group
+    )
 
 
 def test_a_damaged_row_is_a_drop_and_the_next_is_read(tmp_path: Path) -> None:
@@ -55,7 +73,13 @@ def test_a_damaged_row_is_a_drop_and_the_next_is_read(tmp_path: Path) -> None:
     ]
     found = list(csv.read(table(tmp_path, b"\n".join(rows))))
     assert [f.id for f in found if isinstance(f, Sample)] == ["1", "6"]
-    assert reasons(found) == ["bad_row", "bad_text", "missing_image", "image_outside_folder", "duplicate_id"]
+    assert reasons(found) == [
+        "bad_row",
+        "bad_text",
+        "missing_image",
+        "image_outside_folder",
+        "duplicate_id",
+    ]
     assert all(isinstance(f, Sample | Drop) for f in found)
 
 

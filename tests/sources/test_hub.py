@@ -1,4 +1,6 @@
-"""Publishers' files: rows of four formats, images beside them and in shards, and the hub's cache without a network."""
+"""Publishers' files: rows of four formats, images beside them and in shards, and the hub's cache
+without a network.
+"""
 
 from __future__ import annotations
 
@@ -63,12 +65,25 @@ def test_numbered_image_columns_are_the_images_of_a_row(tmp_path: Path) -> None:
     def cell(value: int | None) -> dict | None:
         return None if value is None else {"bytes": png(value), "path": None}
 
-    columns = {"id": ["a", "b"], "image_1": [cell(10), cell(20)], "image_2": [None, cell(30)], "image_10": [cell(40), None]}
-    schema = pa.schema([("id", pa.string()), *((name, image) for name in ("image_1", "image_2", "image_10"))])
+    columns = {
+        "id": ["a", "b"],
+        "image_1": [cell(10), cell(20)],
+        "image_2": [None, cell(30)],
+        "image_10": [cell(40), None],
+    }
+    schema = pa.schema(
+        [("id", pa.string()), *((name, image) for name in ("image_1", "image_2", "image_10"))]
+    )
     pq.write_table(pa.table(columns, schema), tmp_path / "x.parquet")
     first, second = hub.rows(Repo("o/n", ("*.parquet",)), Place([tmp_path]))
-    assert first.values == {"id": "a"} and [i.index for i in first.images] == [0, 2] and [i.index for i in second.images] == [0, 1]
-    assert [open_image(i).getpixel((0, 0)) for i in (*first.images, *second.images)] == [(v,) * 3 for v in (10, 40, 20, 30)]
+    assert (
+        first.values == {"id": "a"}
+        and [i.index for i in first.images] == [0, 2]
+        and [i.index for i in second.images] == [0, 1]
+    )
+    assert [open_image(i).getpixel((0, 0)) for i in (*first.images, *second.images)] == [
+        (v,) * 3 for v in (10, 40, 20, 30)
+    ]
 
 
 def test_images_are_found_up_to_two_folders_below_and_never_outside(tmp_path: Path) -> None:
@@ -77,7 +92,9 @@ def test_images_are_found_up_to_two_folders_below_and_never_outside(tmp_path: Pa
     (tmp_path / "secret.png").write_bytes(png(2))
     place = Place([tmp_path / "in"])
     assert place.image("p1/x.png") == Image(path=str((tmp_path / "in/a/b/p1/x.png").resolve()))
-    assert [place.image(name) for name in ("y.png", "../secret.png", str(tmp_path / "secret.png"), "")] == [None] * 4
+    assert [
+        place.image(name) for name in ("y.png", "../secret.png", str(tmp_path / "secret.png"), "")
+    ] == [None] * 4
 
 
 def cached(home: Path) -> dict[str, str]:
@@ -90,7 +107,12 @@ def cached(home: Path) -> dict[str, str]:
     (snapshot / "test.json").write_text(json.dumps([{"question": "?", "img": "p/x.png"}]))
     with zipfile.ZipFile(snapshot / "imgs.zip", "w") as file:
         file.writestr("imgs/p/x.png", png(7))
-    return {**os.environ, "HF_HUB_CACHE": str(home / "hub"), "HF_ASSETS_CACHE": str(home / "assets"), "HF_HUB_OFFLINE": "1"}
+    return {
+        **os.environ,
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_ASSETS_CACHE": str(home / "assets"),
+        "HF_HUB_OFFLINE": "1",
+    }
 
 
 CODE = """
@@ -112,7 +134,13 @@ except InputError as error:
 
 def test_a_download_is_read_from_the_cache_and_its_archive_unpacked(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, env=cached(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=cached(tmp_path),
+    )
     assert done.returncode == 0, done.stderr
     *found, ids, refused = done.stdout.splitlines()
     assert found == [f"? True {SHA}"] * 2 and ids == "['test.json-0']"
@@ -122,11 +150,17 @@ def test_a_download_is_read_from_the_cache_and_its_archive_unpacked(tmp_path: Pa
 def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
     env = cached(tmp_path)
-    with zipfile.ZipFile(tmp_path / "hub" / "datasets--o--n" / "snapshots" / SHA / "imgs.zip", "a") as file:
+    with zipfile.ZipFile(
+        tmp_path / "hub" / "datasets--o--n" / "snapshots" / SHA / "imgs.zip", "a"
+    ) as file:
         file.writestr("../../evil.txt", "x")
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, env=env)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, env=env
+    )
     assert done.returncode == 1 and "leads out of its folder" in done.stderr
-    assert not list(tmp_path.rglob("evil.txt")) and not [p for p in (tmp_path / "assets").rglob("*") if p.is_file()]
+    assert not list(tmp_path.rglob("evil.txt")) and not [
+        p for p in (tmp_path / "assets").rglob("*") if p.is_file()
+    ]
 
 
 def test_what_is_not_on_the_hub_says_where_it_comes_from() -> None:
@@ -146,7 +180,9 @@ def test_who_unpacks_second_uses_what_the_first_left(tmp_path: Path) -> None:
         file.writestr("x.png", png(7))
     hub.unpack(archive, target)
     hub.unpack(archive, target)
-    assert (target / "x.png").read_bytes() == png(7) and sorted(p.name for p in tmp_path.iterdir()) == ["imgs", "imgs.zip"]
+    assert (target / "x.png").read_bytes() == png(7) and sorted(
+        p.name for p in tmp_path.iterdir()
+    ) == ["imgs", "imgs.zip"]
 
 
 def test_an_unpacked_folder_that_cannot_take_its_name_is_one_clear_error(tmp_path: Path) -> None:
@@ -165,5 +201,7 @@ def test_one_of_several_patterns_is_the_first_that_matches(tmp_path: Path) -> No
     repo = Repo("o/n", ("none.jsonl", "test-*.jsonl", "other.jsonl"), one=True)
     assert len(values(repo, Place([tmp_path]))) == 2  # the parts of one table
     (tmp_path / "test-extra.jsonl").write_text('{"a": 1}\n')
-    with pytest.raises(InputError, match=r"test-00000-of-00002\.jsonl, .*test-extra\.jsonl.*only one"):
+    with pytest.raises(
+        InputError, match=r"test-00000-of-00002\.jsonl, .*test-extra\.jsonl.*only one"
+    ):
         values(repo, Place([tmp_path]))

@@ -1,4 +1,6 @@
-"""Rows of a JSONL file: what becomes a sample, what is dropped and why, and that nothing outside the folder is touched."""
+"""Rows of a JSONL file: what becomes a sample, what is dropped and why, and that nothing outside
+the folder is touched.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from lingshu.sources.jsonl import read
 def folder(path: Path, *rows: object) -> Path:
     (path / "images").mkdir(parents=True)
     (path / "images" / "a.png").write_bytes(b"not decoded here")
-    (path / "rows.jsonl").write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    (path / "rows.jsonl").write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -46,7 +51,12 @@ def test_a_row_becomes_a_sample(tmp_path: Path) -> None:
     assert (found.id, found.question, found.gold) == ("q1", "是肺炎吗?", ("是",))
     assert [image.path for image in found.images] == [str((tmp_path / "d/images/a.png").resolve())]
     assert found.messages[0].parts == (0, "是肺炎吗?")
-    assert (found.meta.language, found.meta.group, found.meta.access, found.meta.extra) == ("zh", "p7", "private", {"label": "1"})
+    assert (found.meta.language, found.meta.group, found.meta.access, found.meta.extra) == (
+        "zh",
+        "p7",
+        "private",
+        {"label": "1"},
+    )
 
 
 def test_a_file_is_as_good_as_its_folder_and_rows_without_id_are_numbered(tmp_path: Path) -> None:
@@ -57,7 +67,14 @@ def test_a_file_is_as_good_as_its_folder_and_rows_without_id_are_numbered(tmp_pa
 
 @pytest.mark.parametrize(
     ("answer", "gold"),
-    [(["yes", "true", "yes"], ("yes", "true")), (3, ("3",)), (2.5, ("2.5",)), (None, None), ([], None), (" no ", ("no",))],
+    [
+        (["yes", "true", "yes"], ("yes", "true")),
+        (3, ("3",)),
+        (2.5, ("2.5",)),
+        (None, None),
+        ([], None),
+        (" no ", ("no",)),
+    ],
 )
 def test_answers_are_texts(tmp_path: Path, answer: object, gold: object) -> None:
     assert sample(tmp_path / "d", {"question": "?", "answer": answer}).gold == gold
@@ -77,7 +94,9 @@ def test_answers_are_texts(tmp_path: Path, answer: object, gold: object) -> None
         ([1, 2], 2, "B"),
     ],
 )
-def test_gold_among_choices_is_a_letter(tmp_path: Path, choices: object, answer: object, gold: str) -> None:
+def test_gold_among_choices_is_a_letter(
+    tmp_path: Path, choices: object, answer: object, gold: str
+) -> None:
     found = sample(tmp_path / "d", {"question": "Which?", "choices": choices, "answer": answer})
     assert found.gold == (gold,)
     assert not any(choice.startswith(("A.", "B.")) for choice in found.choices)
@@ -86,18 +105,32 @@ def test_gold_among_choices_is_a_letter(tmp_path: Path, choices: object, answer:
 
 def test_choices_that_the_question_lists_are_not_listed_twice(tmp_path: Path) -> None:
     question = "Which? (A) CT (B) MRI"
-    assert sample(tmp_path / "d", {"question": question, "choices": ["CT", "MRI"], "answer": "A"}).question == question
+    assert (
+        sample(
+            tmp_path / "d", {"question": question, "choices": ["CT", "MRI"], "answer": "A"}
+        ).question
+        == question
+    )
 
 
 def test_a_dialogue_is_read_as_it_is(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Here: "}, {"type": "image", "image": 0}, {"type": "text", "text": "?"}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Here: "},
+                {"type": "image", "image": 0},
+                {"type": "text", "text": "?"},
+            ],
+        },
         {"role": "assistant", "content": "Yes."},
     ]
     found = sample(tmp_path / "d", {"images": ["images/a.png"], "messages": turns})
     assert found.answered and found.messages[1].parts == ("Here: ", 0, "?")
-    unplaced = sample(tmp_path / "e", {"images": ["images/a.png"], "messages": [{"role": "user", "content": "?"}]})
+    unplaced = sample(
+        tmp_path / "e", {"images": ["images/a.png"], "messages": [{"role": "user", "content": "?"}]}
+    )
     assert unplaced.messages[0].parts == (0, "?")
 
 
@@ -111,8 +144,17 @@ def test_a_dialogue_is_read_as_it_is(tmp_path: Path) -> None:
         ({"messages": "x"}, "bad_messages"),
         ({"messages": [5]}, "bad_messages"),
         ({"messages": [{"role": "user", "content": [5]}]}, "bad_messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "image": 0}]}]}, "bad_messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "image": True}]}], "image": "images/a.png"}, "bad_messages"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "image": 0}]}]},
+            "bad_messages",
+        ),
+        (
+            {
+                "messages": [{"role": "user", "content": [{"type": "image", "image": True}]}],
+                "image": "images/a.png",
+            },
+            "bad_messages",
+        ),
         ({"messages": [{"role": "robot", "content": "x"}]}, "bad_messages"),
         ({"question": "?", "answer": {"a": 1}}, "bad_answer"),
         ({"question": "?", "answer": True}, "bad_answer"),
@@ -139,7 +181,9 @@ def test_a_dialogue_is_read_as_it_is(tmp_path: Path) -> None:
         ("[" * 100_000, "bad_json"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path, row: object, reason: str) -> None:
+def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(
+    tmp_path: Path, row: object, reason: str
+) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "data_evil").mkdir()
     (tmp_path / "data_evil" / "x.png").write_bytes(b"x")
@@ -148,14 +192,26 @@ def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path, ro
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
-    place = folder(tmp_path / "d", {"question": "?", "image": "images/link.png"}, {"question": "?", "image": "images/up/secret.png"})
+    place = folder(
+        tmp_path / "d",
+        {"question": "?", "image": "images/link.png"},
+        {"question": "?", "image": "images/up/secret.png"},
+    )
     (place / "images" / "link.png").symlink_to(tmp_path / "secret.png")
     (place / "images" / "up").symlink_to(tmp_path)
-    assert [result.reason for result in read(place) if isinstance(result, Drop)] == ["image_outside_folder"] * 2
+    assert [result.reason for result in read(place) if isinstance(result, Drop)] == [
+        "image_outside_folder"
+    ] * 2
 
 
 def test_one_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
-    place = folder(tmp_path / "d", {"id": "a", "question": "?"}, "junk", {"id": "a", "question": "again?"}, {"id": "b", "question": "?"})
+    place = folder(
+        tmp_path / "d",
+        {"id": "a", "question": "?"},
+        "junk",
+        {"id": "a", "question": "again?"},
+        {"id": "b", "question": "?"},
+    )
     assert [(r.id, getattr(r, "reason", None)) for r in read(place)] == [
         ("a", None), ("row-2", "bad_json"), ("a", "duplicate_id"), ("b", None),
     ]  # fmt: skip

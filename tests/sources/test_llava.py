@@ -22,30 +22,54 @@ def written(folder: Path, rows: object, name: str = "d.json") -> Path:
 
 
 def talk(*texts: str, **others: object) -> dict[str, object]:
-    return {"conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)], **others}
+    return {
+        "conversations": [
+            {"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)
+        ],
+        **others,
+    }
 
 
 def test_images_stand_where_the_text_places_them(tmp_path: Path) -> None:
     rows = [
         talk("<image>\nWhat is it?", "A knee.", id="1", image="a.png"),
-        talk("Compare <image> with <image>.", "Same.", "Sure?", "Yes.", id="2", image=["a.png", "b.png"]),
+        talk(
+            "Compare <image> with <image>.",
+            "Same.",
+            "Sure?",
+            "Yes.",
+            id="2",
+            image=["a.png", "b.png"],
+        ),
         talk("What?", "Nothing.", id="3", image="a.png"),
         talk("Only text", "Fine.", id="4"),
     ]
     one, two, three, four = samples(llava.read(written(tmp_path, rows)))
-    assert one.messages[0].parts == (0, "What is it?") and one.answered and one.messages[1].text == "A knee."
-    assert two.messages[0].parts == ("Compare ", 0, " with ", 1, ".") and [m.role for m in two.messages] == ["user", "assistant"] * 2
+    assert (
+        one.messages[0].parts == (0, "What is it?")
+        and one.answered
+        and one.messages[1].text == "A knee."
+    )
+    assert (
+        two.messages[0].parts == ("Compare ", 0, " with ", 1, ".")
+        and [m.role for m in two.messages] == ["user", "assistant"] * 2
+    )
     assert three.messages[0].parts == (0, "What?") and four.images == ()
 
 
 def test_messages_with_roles_and_a_system_text_are_read_too(tmp_path: Path) -> None:
     row = {
         "system": "Be brief.",
-        "messages": [{"role": "user", "content": "<image>Why?"}, {"role": "assistant", "content": "So."}],
+        "messages": [
+            {"role": "user", "content": "<image>Why?"},
+            {"role": "assistant", "content": "So."},
+        ],
         "images": ["a.png"],
     }
     (sample,) = samples(llava.read(written(tmp_path, json.dumps(row) + "\n", "d.jsonl")))
-    assert [m.role for m in sample.messages] == ["system", "user", "assistant"] and sample.messages[1].parts == (0, "Why?")
+    assert [m.role for m in sample.messages] == ["system", "user", "assistant"] and sample.messages[
+        1
+    ].parts == (0, "Why?")
 
 
 def test_ids_are_hashed_and_other_keys_kept(tmp_path: Path) -> None:
@@ -77,16 +101,28 @@ def test_bad_rows_are_drops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
-def test_an_array_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_an_array_is_read_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
     monkeypatch.setattr(_json_items, "_CHUNK", chunk)
-    values = [{"a": 'x] , [\\"ü' * 9, "b": [1, [2, {}]]}, 12345, -1.5e10, "s", None, [], {"c": True}]
+    values = [
+        {"a": 'x] , [\\"ü' * 9, "b": [1, [2, {}]]},
+        12345,
+        -1.5e10,
+        "s",
+        None,
+        [],
+        {"c": True},
+    ]
     assert list(_json_items.items(written(tmp_path, values))) == values
 
 
 def test_a_cut_array_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
     text = json.dumps([talk("Q", "A", id=str(i)) for i in range(3)])
     found = list(llava.read(written(tmp_path, text[:-30])))
-    assert [f.id for f in found if isinstance(f, Sample)] == ["0", "1"] and reasons(found) == ["bad_json"]
+    assert [f.id for f in found if isinstance(f, Sample)] == ["0", "1"] and reasons(found) == [
+        "bad_json"
+    ]
     deep = list(llava.read(written(tmp_path, "[" + "[" * 200_000)))
     assert reasons(deep) == ["bad_json"]
     lines = json.dumps(talk("Q", "A")) + "\n{broken\n" + json.dumps(talk("Q", "A")) + "\n"

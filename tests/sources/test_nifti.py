@@ -29,15 +29,28 @@ def test_slices_are_taken_evenly_each_a_sample(tmp_path: Path) -> None:
     assert [s.id for s in found] == [f"v.nii.gz-t0-z{z}" for z in (2, 7, 12, 17)]
     shades = [int(np.asarray(open_image(s.images[0]))[0, 0, 0]) for s in found]
     assert shades == sorted(shades) and len({s.meta.group for s in found}) == 1
-    assert found[0].meta.extra["windows"].startswith("percentile") and found[0].meta.extra["slices"] == "2"
+    assert (
+        found[0].meta.extra["windows"].startswith("percentile")
+        and found[0].meta.extra["slices"] == "2"
+    )
 
 
 def test_a_volume_is_one_sample_in_every_window(tmp_path: Path) -> None:
     (sample,) = samples(
-        nifti.read(saved(tmp_path / "v.nii"), per="volume", slices=2, windows=["lung", "bone"], modality="CT", names="keep")
+        nifti.read(
+            saved(tmp_path / "v.nii"),
+            per="volume",
+            slices=2,
+            windows=["lung", "bone"],
+            modality="CT",
+            names="keep",
+        )
     )
     assert sample.id == "v.nii" and len(sample.images) == 4 and sample.meta.modality == "CT"
-    assert sample.meta.extra["windows"] == "lung -600/1500; bone 400/1800; lung -600/1500; bone 400/1800"
+    assert (
+        sample.meta.extra["windows"]
+        == "lung -600/1500; bone 400/1800; lung -600/1500; bone 400/1800"
+    )
 
 
 def test_below_a_folder_names_are_hashed_and_patients_grouped(tmp_path: Path) -> None:
@@ -46,10 +59,16 @@ def test_below_a_folder_names_are_hashed_and_patients_grouped(tmp_path: Path) ->
     (tmp_path / "ZZ17" / "ZZbroken.nii").write_bytes(b"ZZ")
     (tmp_path / "ZZ17" / "ZZnotes.txt").write_bytes(b"ZZ")
     (tmp_path / "ZZ17" / "c_seg.nii").write_bytes(b"")
-    found = list(nifti.read(tmp_path, per="volume", patient="ZZ([0-9]+)/", exclude=["*_seg.nii"], key=KEY))
+    found = list(
+        nifti.read(tmp_path, per="volume", patient="ZZ([0-9]+)/", exclude=["*_seg.nii"], key=KEY)
+    )
     one, two, three = [f for f in found if isinstance(f, Sample)]
     assert one.meta.group == two.meta.group != three.meta.group
-    assert sorted(reasons(found)) == ["bad_volume", "excluded", "not_a_volume"] and "ZZ" not in repr(found)
+    assert sorted(reasons(found)) == [
+        "bad_volume",
+        "excluded",
+        "not_a_volume",
+    ] and "ZZ" not in repr(found)
 
 
 def test_wrong_options_are_named(tmp_path: Path) -> None:
@@ -63,7 +82,9 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
 
 def volume(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4) if affine is None else affine), path)
+    nibabel.save(
+        nibabel.Nifti1Image(values.astype(np.int16), np.eye(4) if affine is None else affine), path
+    )
     return path
 
 
@@ -71,7 +92,8 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
     voxels, marks = np.zeros((12, 16, 9)), np.zeros((12, 16, 9))
     marks[2:5, 1:7, 3], marks[2:4, 1:3, 5], marks[8:11, 10:14, 3] = 1, 1, 2
     voxels[marks > 0] = 500
-    # The mask's file runs from left to right, the volume's from right to left: both are turned the same way.
+    # The mask's file runs from left to right, the volume's from right to left: both are turned the
+    # same way.
     turned = np.diag([-1.0, 1, 1, 1])
     turned[0, 3] = 11
     volume(tmp_path / "images" / "a.nii.gz", voxels[::-1], turned)
@@ -82,8 +104,24 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
     volume(tmp_path / "images" / "d.nii.gz", voxels)
     volume(tmp_path / "labels" / "d.nii.gz", marks * 0)
     names = {"1": "kidney", "2": "tumour"}
-    found = list(nifti.read(tmp_path, mask=["^images/", "labels/"], regions=names, slices=2, modality="CT", names="keep"))
-    assert sorted(reasons(found)) == ["bad_mask", "mask", "mask", "mask", "no_mask", "nothing_marked"]
+    found = list(
+        nifti.read(
+            tmp_path,
+            mask=["^images/", "labels/"],
+            regions=names,
+            slices=2,
+            modality="CT",
+            names="keep",
+        )
+    )
+    assert sorted(reasons(found)) == [
+        "bad_mask",
+        "mask",
+        "mask",
+        "mask",
+        "no_mask",
+        "nothing_marked",
+    ]
     two, one = [f for f in found if isinstance(f, Sample)]
     assert [two.id, one.id] == ["images/a.nii.gz-t0-z3", "images/a.nii.gz-t0-z5"]
     assert two.meta.extra["label"] == "kidney, tumour" and one.meta.extra["label"] == "kidney"
@@ -97,7 +135,9 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
         list(nifti.read(tmp_path, per="volume", mask=["^images/", "labels/"]))
 
 
-def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(tmp_path: Path) -> None:
+def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(
+    tmp_path: Path,
+) -> None:
     marks, moved = np.zeros((12, 16, 9)), np.eye(4)
     marks[2:5, 1:7, 3] = 1
     moved[0, 3] = 50
@@ -112,7 +152,11 @@ def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(t
     nibabel.save(nibabel.Nifti1Image(unknown, np.eye(4)), tmp_path / "labels" / "unknown.nii")
     found = list(nifti.read(tmp_path, mask=["^images/", "labels/"], slices=2, names="keep"))
     dropped = [f for f in found if isinstance(f, Drop) and f.reason == "bad_mask"]
-    assert [f.id for f in dropped] == [f"images/{name}.nii" for name in ("colours", "mirrored", "moved", "times")]
-    assert [f.detail.split(";")[0].split(" its ")[0] for f in dropped][1:3] == ["the mask lies elsewhere than"] * 2
+    assert [f.id for f in dropped] == [
+        f"images/{name}.nii" for name in ("colours", "mirrored", "moved", "times")
+    ]
+    assert [f.detail.split(";")[0].split(" its ")[0] for f in dropped][1:3] == [
+        "the mask lies elsewhere than"
+    ] * 2
     (only,) = [f for f in found if isinstance(f, Sample)]
     assert only.id == "images/unknown.nii-t0-z3" and only.meta.extra["boxes"] == "[[7, 9, 9, 14]]"

@@ -28,8 +28,17 @@ MIMIC = """                                 FINAL REPORT
 @pytest.mark.parametrize(
     ("text", "report"),
     [
-        (MIMIC, Report("The heart is drawn as a circle.", "1. A drawing: nothing more. 2. Finding of a teapot.")),
-        ("NARRATIVE: x FINDINGS: One. IMPRESSION: Two. END OF IMPRESSION", Report("One.", "Two. END OF IMPRESSION")),
+        (
+            MIMIC,
+            Report(
+                "The heart is drawn as a circle.",
+                "1. A drawing: nothing more. 2. Finding of a teapot.",
+            ),
+        ),
+        (
+            "NARRATIVE: x FINDINGS: One. IMPRESSION: Two. END OF IMPRESSION",
+            Report("One.", "Two. END OF IMPRESSION"),
+        ),
         ("Findings: One.\nImpression: Two.", Report("One.", "Two.")),
         ("Findings: One. Impression: Two.", Report("One.", "Two.")),
         ("CONCLUSION: Two.", Report("", "Two.")),
@@ -45,5 +54,7 @@ def test_a_report_is_cut_at_its_headings(text: str, report: Report) -> None:
 
 
 def test_a_reference_has_one_stop_and_no_empty_section() -> None:
-    assert reference(Report("Clear lungs.", "Normal")) == "Findings: Clear lungs. Impression: Normal."
+    assert (
+        reference(Report("Clear lungs.", "Normal")) == "Findings: Clear lungs. Impression: Normal."
+    )
     assert reference(Report("Clear lungs.", "")) == "Findings: Clear lungs. Impression: None."

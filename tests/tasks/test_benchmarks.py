@@ -1,4 +1,6 @@
-"""What every published benchmark states of itself, and that it reads a folder of its own without the hub."""
+"""What every published benchmark states of itself, and that it reads a folder of its own without
+the hub.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,12 @@ def write(folder: Path, samples: list[Sample]) -> None:
 def test_a_benchmark_states_its_facts(name: str) -> None:
     found = task(name)
     doc = shelves.load("tasks", name).__doc__ or ""
-    assert found.source.startswith("https://") and "Licence:" in doc and "Revision:" in doc and "Link:" in doc
+    assert (
+        found.source.startswith("https://")
+        and "Licence:" in doc
+        and "Revision:" in doc
+        and "Link:" in doc
+    )
     assert found.source in doc
     assert found.revision is None or len(found.revision) == 40
     if "licence" in found.unverified:
@@ -64,10 +71,16 @@ def test_a_folder_gives_the_samples_that_were_written_to_it(name: str, tmp_path:
     twin = list(found.twin(0))
     write(tmp_path / name, twin)
     read = list(found.samples(tmp_path))
-    assert [replace(s, images=(), meta=replace(s.meta, access="open", agreement=None)) for s in read if isinstance(s, Sample)] == [
-        replace(s, images=()) for s in twin
-    ]
-    assert all(s.meta.access == found.access and s.meta.agreement == found.agreement for s in read if isinstance(s, Sample))
+    assert [
+        replace(s, images=(), meta=replace(s.meta, access="open", agreement=None))
+        for s in read
+        if isinstance(s, Sample)
+    ] == [replace(s, images=()) for s in twin]
+    assert all(
+        s.meta.access == found.access and s.meta.agreement == found.agreement
+        for s in read
+        if isinstance(s, Sample)
+    )
     assert found.resolve and (found.resolve(tmp_path) or "").startswith("sha256:")
 
 
@@ -85,8 +98,13 @@ def test_what_is_under_an_agreement_stays_under_it_whatever_its_rows_say(tmp_pat
     write(tmp_path / "mimic_cxr", list(found.twin(0)))  # its rows say "open"
     for sample in found.samples(tmp_path):
         assert isinstance(sample, Sample)
-        assert "physionet-mimic-cxr" in (refusal(sample, "https://example.org/v1", Release(private=True)) or "")
-        assert refusal(sample, "https://example.org/v1", Release(frozenset({"physionet-mimic-cxr"}))) is None
+        assert "physionet-mimic-cxr" in (
+            refusal(sample, "https://example.org/v1", Release(private=True)) or ""
+        )
+        assert (
+            refusal(sample, "https://example.org/v1", Release(frozenset({"physionet-mimic-cxr"})))
+            is None
+        )
 
 
 def test_a_private_row_of_an_open_benchmark_stays_private(tmp_path: Path) -> None:
@@ -102,11 +120,17 @@ def test_files_that_nobody_verified_are_private(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "phrases_no_exclude_test.jsonl").write_text(dump_line(row))
     (sample,) = task("medqa_usmle").samples(tmp_path)
-    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == ("private", None)
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == (
+        "private",
+        None,
+    )
     assert refusal(sample, "https://example.org/v1", Release())
     build("medqa_usmle", folder, out=tmp_path / "built")
     (sample,) = task("medqa_usmle").samples(tmp_path / "built")
-    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == ("open", True)
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.deidentified) == (
+        "open",
+        True,
+    )
 
 
 def test_files_under_an_agreement_stay_under_it(tmp_path: Path) -> None:
@@ -116,7 +140,10 @@ def test_files_under_an_agreement_stay_under_it(tmp_path: Path) -> None:
     (folder / "a.png").write_bytes(b"x")
     (folder / "ReXRank_MIMICCXR_test.json").write_text(json.dumps({"s1": study}))
     (sample,) = task("mimic_cxr").samples(tmp_path)
-    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.agreement) == ("credentialed", "physionet-mimic-cxr")
+    assert isinstance(sample, Sample) and (sample.meta.access, sample.meta.agreement) == (
+        "credentialed",
+        "physionet-mimic-cxr",
+    )
 
 
 @pytest.mark.parametrize("change", ["edit", "remove", "unlisted"])
@@ -126,7 +153,10 @@ def test_a_built_folder_that_was_changed_is_refused(change: str, tmp_path: Path)
     row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
     (source / "phrases_no_exclude_test.jsonl").write_text(dump_line(row))
     build("medqa_usmle", source, out=tmp_path)
-    rows, manifest = tmp_path / "medqa_usmle" / "rows.jsonl", tmp_path / "medqa_usmle" / "manifest.json"
+    rows, manifest = (
+        tmp_path / "medqa_usmle" / "rows.jsonl",
+        tmp_path / "medqa_usmle" / "manifest.json",
+    )
     if change == "edit":
         rows.write_text(rows.read_text().replace('"A"', '"B"'))
     elif change == "remove":
@@ -147,7 +177,14 @@ def exam(*files: str, folder: Path, row: dict) -> None:
 @pytest.mark.parametrize("test", ["test.jsonl", "data/medqa_mcmle_test.jsonl", "zh/test.json"])
 def test_only_the_test_split_is_read(test: str, tmp_path: Path) -> None:
     row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
-    exam(test, "train.jsonl", "data/dev.jsonl", "latest.jsonl", folder=tmp_path / "medqa_mcmle", row=row)
+    exam(
+        test,
+        "train.jsonl",
+        "data/dev.jsonl",
+        "latest.jsonl",
+        folder=tmp_path / "medqa_mcmle",
+        row=row,
+    )
     assert len(list(task("medqa_mcmle").samples(tmp_path))) == 1
 
 
@@ -168,7 +205,9 @@ def test_several_files_of_which_one_is_meant_are_refused(tmp_path: Path) -> None
 
 def test_a_number_without_a_stated_one_says_which_list_it_is() -> None:
     found = task("mimic_cxr")
-    assert "ReXrank" in (found.check_count(2347) or "") and "paper" in (found.check_count(2195) or "")
+    assert "ReXrank" in (found.check_count(2347) or "") and "paper" in (
+        found.check_count(2195) or ""
+    )
     assert found.check_count(3) is None
     assert task("medframeqa").check_count(3) is None  # its number is not verified
 
@@ -176,7 +215,9 @@ def test_a_number_without_a_stated_one_says_which_list_it_is() -> None:
 def test_a_wrong_number_of_samples_names_both_numbers() -> None:
     found = task("mmlu_med")
     found.check_count(1871)
-    with pytest.raises(InputError, match=r"1089 samples.*1871.*dropped: bad_choices 2.*six subjects"):
+    with pytest.raises(
+        InputError, match=r"1089 samples.*1871.*dropped: bad_choices 2.*six subjects"
+    ):
         found.check_count(1089, {"bad_choices": 2})
     task("cmexam").check_count(3)  # no number is stated
     task("slake_en").check_count(3)  # a number that is not verified is not held against the data
@@ -188,5 +229,12 @@ def test_suites_name_tasks_and_never_pool_what_overlaps() -> None:
         assert len(set(members)) == len(members) and set(members) <= set(NAMES)
         assert len([m for m in members if m.startswith("healthbench")]) <= 1
         assert len([m for m in members if m.startswith("slake")]) <= 1
-    parts = {"slake_en", "slake_zh", "healthbench_hard", "healthbench_consensus", "psv2026", "psv2026_own"}
+    parts = {
+        "slake_en",
+        "slake_zh",
+        "healthbench_hard",
+        "healthbench_consensus",
+        "psv2026",
+        "psv2026_own",
+    }
     assert set(SUITES["all"]) == set(NAMES) - parts

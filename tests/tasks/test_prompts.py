@@ -1,4 +1,6 @@
-"""The words of the published protocol, in both styles and languages, and what is done with images and contexts."""
+"""The words of the published protocol, in both styles and languages, and what is done with images
+and contexts.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,18 @@ LETTER = "Answer with the option's letter from the given choices"
 LISTED = "\nQuestion: Q?\nOptions: \nA. Pneumonia\nB. Normal\n"
 
 
-def sample(question: str = "Q?", *, images: int = 0, choices: tuple[str, ...] = (), **facts: object) -> Sample:
-    told = Meta(**{"kind": "choice" if choices else "open", "language": "en", **facts})  # type: ignore[arg-type]
+def sample(
+    question: str = "Q?", *, images: int = 0, choices: tuple[str, ...] = (), **facts: object
+) -> Sample:
+    told = Meta(**{"kind": "choice" if choices else "open", "language": "en", **facts})
     shown = tuple(Image(path=f"{i}.png") for i in range(images))
-    return Sample("a", (user_turn(with_choices(question, choices), images),), shown, choices=choices, meta=told)
+    return Sample(
+        "a",
+        (user_turn(with_choices(question, choices), images),),
+        shown,
+        choices=choices,
+        meta=told,
+    )
 
 
 @pytest.mark.parametrize(
@@ -40,7 +50,9 @@ def sample(question: str = "Q?", *, images: int = 0, choices: tuple[str, ...] = 
         ("report", "en", "reasoned", REPORT),
     ],
 )  # fmt: skip
-def test_the_words_are_those_of_the_protocol(kind: str, language: str, style: Style, text: str) -> None:
+def test_the_words_are_those_of_the_protocol(
+    kind: str, language: str, style: Style, text: str
+) -> None:
     choices = OPTIONS if kind == "choice" else ()
     asked = prompt(sample(choices=choices, kind=kind, language=language), style)
     assert asked.question == text
@@ -60,12 +72,16 @@ def test_one_image_comes_first_and_several_are_labelled() -> None:
 def test_a_context_stands_above_the_question() -> None:
     asked = sample("Context: c1\nc2\n\nQ", choices=("yes", "no"), extra={"context": "c1\nc2"})
     assert stem(asked) == "Q"
-    assert prompt(asked, "direct").question.startswith("Context: c1\nc2\n\nQuestion: Q\nOptions: \nA. yes\nB. no\n")
+    assert prompt(asked, "direct").question.startswith(
+        "Context: c1\nc2\n\nQuestion: Q\nOptions: \nA. yes\nB. no\n"
+    )
 
 
 def test_several_right_options_are_asked_for_as_letters() -> None:
     asked = sample(with_choices("Q?", OPTIONS), kind="closed", extra={"several": "yes"})
-    assert prompt(asked, "direct").question == (LISTED + "Answer with the letters of all right options from the given choices directly.")
+    assert prompt(asked, "direct").question == (
+        LISTED + "Answer with the letters of all right options from the given choices directly."
+    )
 
 
 @pytest.mark.parametrize("facts", [{"language": "fr"}, {"kind": "chioce"}])

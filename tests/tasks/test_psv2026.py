@@ -1,4 +1,6 @@
-"""PSV2026 as a task: the published layout under the names it may have, its rubric, and what is refused."""
+"""PSV2026 as a task: the published layout under the names it may have, its rubric, and what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ TEXT = {"query": "Where does the mass lie?", "response": "In the left lung."}
 def parquet(folder: Path, rows: list[dict], *, image: str = "image") -> Path:
     """Rows as a file of the hub, the image in its own column."""
     (folder / "data").mkdir(parents=True)
-    table = pa.Table.from_pylist([{**row, image: {"bytes": GREY.data, "path": None}} for row in rows])
+    table = pa.Table.from_pylist(
+        [{**row, image: {"bytes": GREY.data, "path": None}} for row in rows]
+    )
     pq.write_table(table, folder / "data" / "test-00000-of-00001.parquet")
     return folder
 
@@ -63,8 +67,15 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
         "question_type": "Visual Perception", "modality": "CT", "main_topic": "thoracic radiology",
         "source": psv2026.TASK.source, "language": "en",
     }  # fmt: skip
-    assert found.meta.licence == "CC-BY-4.0" and found.meta.group and json.loads(found.meta.extra["med_terms"]) == ["left lung"]
-    assert criteria(found) == [Criterion("Names the left lung.", 2.0, "accuracy"), Criterion("Names the lobe.", 1.0, "anatomy")]
+    assert (
+        found.meta.licence == "CC-BY-4.0"
+        and found.meta.group
+        and json.loads(found.meta.extra["med_terms"]) == ["left lung"]
+    )
+    assert criteria(found) == [
+        Criterion("Names the left lung.", 2.0, "accuracy"),
+        Criterion("Names the lobe.", 1.0, "anatomy"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +84,20 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
         {"question": TEXT["query"], "answer": TEXT["response"], "image": "a.png"},
         {"prompt": TEXT["query"], "reference_answer": TEXT["response"], "image_path": "./a.png"},
         {
-            "messages": [{"role": "user", "content": f"<image>{TEXT['query']}"}, {"role": "assistant", "content": TEXT["response"]}],
+            "messages": [
+                {"role": "user", "content": f"<image>{TEXT['query']}"},
+                {"role": "assistant", "content": TEXT["response"]},
+            ],
             "images": ["a.png"],
         },
     ],
 )
 def test_the_names_that_are_not_public_may_be_any_of_a_few(text: dict, tmp_path: Path) -> None:
     (found,) = read(jsonl(tmp_path / "in", [{**PUBLISHED, **text, "dataset": "SLAKE"}]))
-    assert isinstance(found, Sample) and (found.question, found.gold) == (TEXT["query"], (TEXT["response"],))
+    assert isinstance(found, Sample) and (found.question, found.gold) == (
+        TEXT["query"],
+        (TEXT["response"],),
+    )
     assert found.meta.source == "SLAKE" and len(found.images) == 1
 
 
@@ -91,7 +108,10 @@ def test_the_names_that_are_not_public_may_be_any_of_a_few(text: dict, tmp_path:
             {"ask": "Where?", "response": "There.", "image": "a.png"},
             r"the query \(looked for query, question, .*; its columns are .*ask, image",
         ),
-        ({"query": "Where?", "said": "There.", "image": "a.png"}, r"the response \(looked for response, answer"),
+        (
+            {"query": "Where?", "said": "There.", "image": "a.png"},
+            r"the response \(looked for response, answer",
+        ),
         ({**TEXT, "photo": "a.png"}, r"the image \(looked for image, images"),
         ({**TEXT, "image": "a.png", "rubric": None}, None),
     ],
@@ -106,13 +126,23 @@ def test_unknown_columns_are_named(row: dict, what: str | None, tmp_path: Path) 
 
 
 def points(*values: object) -> list[dict]:
-    return [{"dim": str(n), "score": value, "description": f"Says {n}."} for n, value in enumerate(values)]
+    return [
+        {"dim": str(n), "score": value, "description": f"Says {n}."}
+        for n, value in enumerate(values)
+    ]
 
 
 def test_points_that_say_nothing_count_one_each(tmp_path: Path) -> None:
-    given = [{**PUBLISHED, **TEXT, "rubric": json.dumps(points(*values)), "image": "a.png"} for values in ((0, 0), (None, None), (3, 1))]
+    given = [
+        {**PUBLISHED, **TEXT, "rubric": json.dumps(points(*values)), "image": "a.png"}
+        for values in ((0, 0), (None, None), (3, 1))
+    ]
     found = [sample for sample in read(jsonl(tmp_path / "in", given)) if isinstance(sample, Sample)]
-    assert [[one.points for one in criteria(sample)] for sample in found] == [[1.0, 1.0], [1.0, 1.0], [3.0, 1.0]]
+    assert [[one.points for one in criteria(sample)] for sample in found] == [
+        [1.0, 1.0],
+        [1.0, 1.0],
+        [3.0, 1.0],
+    ]
 
 
 def test_rows_that_cannot_be_judged_are_dropped_with_their_reason(tmp_path: Path) -> None:
@@ -128,12 +158,22 @@ def test_rows_that_cannot_be_judged_are_dropped_with_their_reason(tmp_path: Path
         {"image": "b.png"},
     ]
     found = read(jsonl(tmp_path / "in", [good, *({**good, **change} for change in bad)]))
-    assert [one.reason for one in found if isinstance(one, Drop)] == [*["bad_rubric"] * 5, "no_question", "empty_answer", "missing_image"]
+    assert [one.reason for one in found if isinstance(one, Drop)] == [
+        *["bad_rubric"] * 5,
+        "no_question",
+        "empty_answer",
+        "missing_image",
+    ]
     assert len(found) == 9
 
 
 def test_a_row_in_chinese_is_in_chinese(tmp_path: Path) -> None:
-    (found,) = read(jsonl(tmp_path / "in", [{**PUBLISHED, "query": "肿块在哪里？", "response": "左肺。", "image": "a.png"}]))
+    (found,) = read(
+        jsonl(
+            tmp_path / "in",
+            [{**PUBLISHED, "query": "肿块在哪里？", "response": "左肺。", "image": "a.png"}],
+        )
+    )
     assert isinstance(found, Sample) and found.meta.language == "zh"
 
 
@@ -151,7 +191,9 @@ def test_a_reply_waits_for_a_judge(tmp_path: Path) -> None:
         criteria(Sample("a", ()))
 
 
-def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = jsonl(tmp_path / "in", [{**PUBLISHED, **TEXT, "image": "a.png"}])
     assert build("psv2026", folder, out=tmp_path / "out") == 1
     assert "psv2026 has 1 samples where its source states 9264" in capsys.readouterr().out
@@ -161,9 +203,15 @@ def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(tmp_path
 
 
 def test_a_report_tells_the_mean_over_items_and_over_types(tmp_path: Path) -> None:
-    found = [*rows(1, 4, question_type="Visual Perception"), *rows(1, 1, question_type="Diagnostic Inference"), *rows(1, 1)]
+    found = [
+        *rows(1, 4, question_type="Visual Perception"),
+        *rows(1, 1, question_type="Diagnostic Inference"),
+        *rows(1, 1),
+    ]
     for number, row in enumerate(found):
         row["id"] = str(number)
     command(a_run(tmp_path, {"psv2026/scores.jsonl": found}, by=["question_type"]))
     said = (tmp_path / "report.md").read_text()
-    assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in said, "rows without a type are no type"
+    assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in said, (
+        "rows without a type are no type"
+    )

@@ -1,4 +1,6 @@
-"""The task for one's own folder: where it looks, what it needs, and that a dialogue is asked up to its answer."""
+"""The task for one's own folder: where it looks, what it needs, and that a dialogue is asked up to
+its answer.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,17 @@ def test_the_folder_may_be_the_tasks_or_hold_it(tmp_path: Path) -> None:
 
 
 def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
-    write(tmp_path, {"id": "a", "messages": [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes"}]}, {"id": "b"})
+    write(
+        tmp_path,
+        {
+            "id": "a",
+            "messages": [
+                {"role": "user", "content": "Is it?"},
+                {"role": "assistant", "content": "Yes"},
+            ],
+        },
+        {"id": "b"},
+    )
     asked, dropped = TASK.samples(tmp_path)
     assert isinstance(asked, Sample) and not asked.answered and asked.gold == ("Yes",)
     assert isinstance(dropped, Drop) and dropped.reason == "no_question"

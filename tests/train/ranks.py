@@ -1,4 +1,6 @@
-"""What the tests of distributed training run in each process: torchrun ... -m tests.train.ranks CHECK FOLDER."""
+"""What the tests of distributed training run in each process: torchrun ... -m tests.train.ranks
+CHECK FOLDER.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ from lingshu.train.step import Trainer, set_up
 from lingshu.train.world import World, open_world
 from tests.tiny import FAMILIES, picture, tiny
 
-STAGE = Stage("x", ("x",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=1, warmup_steps=0, weight_decay=0.1)
+STAGE = Stage(
+    "x", ("x",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=1, warmup_steps=0, weight_decay=0.1
+)
 
 WEIGHTS = Objective(normaliser="weights")
 
@@ -36,8 +40,11 @@ WEIGHTS = Objective(normaliser="weights")
 def sample(processor: Processor, number: int, *, pictured: bool) -> Encoded:
     tiles = processor.tiles([picture(number)]) if pictured else ()
     question = (0, "Is there a lesion?") if pictured else ("Is there a lesion?",)
-    made = processor.encode([Message("user", question), Message("assistant", ("yes " * (1 + number % 3),))], tiles)
-    # Some tokens of some samples are heavier; the batch is divided by the weights, or the tokens, of all processes.
+    made = processor.encode(
+        [Message("user", question), Message("assistant", ("yes " * (1 + number % 3),))], tiles
+    )
+    # Some tokens of some samples are heavier; the batch is divided by the weights, or the tokens,
+    # of all processes.
     weights = np.where(np.arange(made.supervised) % 2, 1.0, 2.5).astype(np.float32)
     return replace(made, facts={"weight": weights}) if number % 3 else made
 
@@ -45,25 +52,49 @@ def sample(processor: Processor, number: int, *, pictured: bool) -> Encoded:
 def batches(processor: Processor) -> list[list[list[Encoded]]]:
     """Images in all, some, one process's and none of the micro-batches."""
     kinds = [(1, 1, 1, 1), (1, 0, 0, 1), (0, 1, 0, 1), (0, 0, 0, 0), (1, 1, 1, 1)]
-    return [[[sample(processor, 10 * step + i, pictured=bool(p))] for i, p in enumerate(kind)] for step, kind in enumerate(kinds)]
+    return [
+        [[sample(processor, 10 * step + i, pictured=bool(p))] for i, p in enumerate(kind)]
+        for step, kind in enumerate(kinds)
+    ]
 
 
-def pair(family: FamilyName, stage: Stage, world: World, *, recomputed: bool = False, bfloat16: bool = False) -> tuple[Trainer, Trainer]:
+def pair(
+    family: FamilyName,
+    stage: Stage,
+    world: World,
+    *,
+    recomputed: bool = False,
+    bfloat16: bool = False,
+) -> tuple[Trainer, Trainer]:
     """The same model set up alone and sharded."""
     model, processor = tiny(family)
     alone = set_up(copy.deepcopy(model), processor, stage, device=world.device, bfloat16=bfloat16)
     sharding = Sharding(activation_checkpointing=recomputed)
     mine = copy.deepcopy(model)
-    sharded = set_up(mine, processor, stage, device=world.device, bfloat16=bfloat16, world=world, sharding=sharding)
+    sharded = set_up(
+        mine,
+        processor,
+        stage,
+        device=world.device,
+        bfloat16=bfloat16,
+        world=world,
+        sharding=sharding,
+    )
     return alone, sharded
 
 
 def vision(trainer: Trainer, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in state.items() if trainer.processor.family.part_of(name) == "vision"}
+    return {
+        name: tensor.clone()
+        for name, tensor in state.items()
+        if trainer.processor.family.part_of(name) == "vision"
+    }
 
 
 def steps(world: World, folder: Path) -> None:
-    """Losses do not depend on the number of processes, whoever has the images, packed or padded, recomputed or kept."""
+    """Losses do not depend on the number of processes, whoever has the images, packed or padded,
+    recomputed or kept.
+    """
     del folder
     for family in FAMILIES:
         for stage, recomputed in (
@@ -82,8 +113,14 @@ def steps(world: World, folder: Path) -> None:
                     towers.append(vision(sharded, whole_state(sharded.model)))
             if world.first:
                 # Without an image nothing of the tower moves, by decay or momentum either.
-                assert all(torch.equal(tensor, towers[1][name]) for name, tensor in towers[0].items()), family
-                assert not any(torch.equal(tensor, towers[2][name]) for name, tensor in towers[1].items() if tensor.ndim > 1), family
+                assert all(
+                    torch.equal(tensor, towers[1][name]) for name, tensor in towers[0].items()
+                ), family
+                assert not any(
+                    torch.equal(tensor, towers[2][name])
+                    for name, tensor in towers[1].items()
+                    if tensor.ndim > 1
+                ), family
 
 
 def no_numbers(world: World, folder: Path) -> None:
@@ -95,7 +132,11 @@ def no_numbers(world: World, folder: Path) -> None:
     before = whole_state(sharded.model)
     mine = world.share(batch, 1)
     if world.rank == 1:
-        mine[0] = [replace(mine[0][0], facts={"weight": np.full(mine[0][0].supervised, np.nan, np.float32)})]
+        mine[0] = [
+            replace(
+                mine[0][0], facts={"weight": np.full(mine[0][0].supervised, np.nan, np.float32)}
+            )
+        ]
     result = sharded.step(mine, 1, 9)
     assert not np.isfinite(result.loss)
     after = whole_state(sharded.model)
@@ -109,13 +150,18 @@ def half(world: World, folder: Path) -> None:
     for family in FAMILIES:
         alone, sharded = pair(family, STAGE, world, bfloat16=True)
         for step, batch in enumerate(batches(alone.processor)):
-            expected, found = alone.step(batch, step, 10), sharded.step(world.share(batch, 1), step, 10)
+            expected, found = (
+                alone.step(batch, step, 10),
+                sharded.step(world.share(batch, 1), step, 10),
+            )
             assert found.loss == pytest.approx(expected.loss, rel=0.01), (family, step)
         assert {p.dtype for p in sharded.model.parameters()} == {torch.float32}
 
 
 def runs(world: World, folder: Path) -> None:
-    """Whole runs: unbroken, stopped by one process and resumed, begun alone and gone on with together."""
+    """Whole runs: unbroken, stopped by one process and resumed, begun alone and gone on with
+    together.
+    """
     config = read(folder)
     train(config, folder / "two", world=world)
     with pytest.raises(Stopped, match="step 3 of 6"):

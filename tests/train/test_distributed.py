@@ -1,4 +1,6 @@
-"""Training by several processes under a real torchrun, on tiny models: the same losses, exact resume, and what goes wrong."""
+"""Training by several processes under a real torchrun, on tiny models: the same losses, exact
+resume, and what goes wrong.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,15 @@ LAST = "checkpoint/model.safetensors"
 
 
 def torchrun(*command: str, processes: int = 2) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+        *command,
+    ]
 
 
 def check(names: str, folder: Path, *, limit_s: float = 270) -> None:
@@ -52,7 +62,9 @@ def losses(out: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs by one and by two processes; torchrun is started once, as that takes most of the time."""
+    """A folder of runs by one and by two processes; torchrun is started once, as that takes most of
+    the time.
+    """
     place = tmp_path_factory.mktemp("ran")
     config = replace(small_config(place), threads=1, log_every=1)
     configuration.write(config, place / "config.yaml")
@@ -78,7 +90,9 @@ def test_two_processes_resume_in_the_same_bits(ran: Path) -> None:
 
 def test_a_sharded_run_leaves_the_same_files(ran: Path) -> None:
     for folder in ("", "checkpoint", "stages/1-shallow"):
-        one, two = (sorted(path.name for path in (ran / out / folder).iterdir()) for out in ("one", "two"))
+        one, two = (
+            sorted(path.name for path in (ran / out / folder).iterdir()) for out in ("one", "two")
+        )
         assert one == two
 
 
@@ -98,20 +112,28 @@ def test_half_precision_stays_near_that_of_one_process(tmp_path: Path) -> None:
 def test_lora_stages_are_sharded_too(tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
     config = replace(small_config(tmp_path), threads=1, log_every=1)
-    stages = tuple(replace(stage, rates=Rates(language=1e-3, projector=1e-3), lora=Lora(rank=4)) for stage in config.stages)
+    stages = tuple(
+        replace(stage, rates=Rates(language=1e-3, projector=1e-3), lora=Lora(rank=4))
+        for stage in config.stages
+    )
     config = replace(config, stages=stages, sharding=Sharding(activation_checkpointing=True))
     configuration.write(config, tmp_path / "config.yaml")
     train(config, tmp_path / "one")
     check("adapters", tmp_path)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-6)
     for folder in ("checkpoint", "adapters/2-instruct"):
-        one, two = (sorted(path.name for path in (tmp_path / out / folder).iterdir()) for out in ("one", "two"))
+        one, two = (
+            sorted(path.name for path in (tmp_path / out / folder).iterdir())
+            for out in ("one", "two")
+        )
         assert one == two
 
 
 def test_what_cannot_be_shared_out_is_refused_at_the_door(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    with pytest.raises(ConfigError, match="batch 4 cannot be shared out to 3 processes in micro-batches of 2"):
+    with pytest.raises(
+        ConfigError, match="batch 4 cannot be shared out to 3 processes in micro-batches of 2"
+    ):
         check_world(config, World(size=3, talk=object()))  # pyright: ignore[reportArgumentType]
     check_world(config, World(size=2, talk=object()))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"sharding\.cpu_offload needs GPUs"):
@@ -120,5 +142,8 @@ def test_what_cannot_be_shared_out_is_refused_at_the_door(tmp_path: Path) -> Non
 
 def test_shares_of_a_batch_are_its_micro_batches_in_turn() -> None:
     batch = list(range(8))
-    assert [World(rank=rank, size=2).share(batch, 2) for rank in range(2)] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert [World(rank=rank, size=2).share(batch, 2) for rank in range(2)] == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+    ]
     assert World().share(batch, 2) == batch

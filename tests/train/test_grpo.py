@@ -1,4 +1,6 @@
-"""Reinforcement learning: rewards, advantages, rounds and their accounting, and that a resumed run ends in the same bits."""
+"""Reinforcement learning: rewards, advantages, rounds and their accounting, and that a resumed run
+ends in the same bits.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,14 @@ from lingshu.models.spec import FamilyName, PixelBudget, TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.sources import phantom
 from lingshu.train.config import Grpo, Lora, Rates, Reward, Sampler, Stage, TrainConfig
-from lingshu.train.grpo import GrpoFeed, advantages, log_probabilities, spread, with_replies, with_reply
+from lingshu.train.grpo import (
+    GrpoFeed,
+    advantages,
+    log_probabilities,
+    spread,
+    with_replies,
+    with_reply,
+)
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
 from lingshu.train.questions import as_question, encode_questions, instructed, read_questions
@@ -43,7 +52,11 @@ from tests.tiny import CORPUS, FAMILIES, SMALL, picture, small_config, tiny, wri
 
 ROOT = Path(__file__).parents[2]
 SHORT = Grpo(max_reply_tokens=32)
-RIGHT, WRONG, BARE = "<think>a</think><answer>yes</answer>", "<think>a</think><answer>no</answer>", "yes"
+RIGHT, WRONG, BARE = (
+    "<think>a</think><answer>yes</answer>",
+    "<think>a</think><answer>no</answer>",
+    "yes",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,12 +73,26 @@ def question(number: int, gold: str = "yes") -> Sample:
     return Sample(f"q{number}", (user_turn("Is there a lesion?", 1),), (image,), (gold,))
 
 
-def trainer_of(grpo: Grpo, *, family: FamilyName = "qwen2_5_vl", batch: int = 2, lora: Lora | None = None) -> Trainer:
+def trainer_of(
+    grpo: Grpo, *, family: FamilyName = "qwen2_5_vl", batch: int = 2, lora: Lora | None = None
+) -> Trainer:
     """A trainer over a model of its own, which a test may change."""
     spec = TinyModel(family=family, vocabulary=320, **SMALL)
-    model, processor = build_tiny(spec, CORPUS, budget=PixelBudget(min_pixels=56 * 56, max_pixels=56 * 56), seed=0)
+    model, processor = build_tiny(
+        spec, CORPUS, budget=PixelBudget(min_pixels=56 * 56, max_pixels=56 * 56), seed=0
+    )
     rates = Rates(language=1e-2) if lora else Rates(vision=1e-2, projector=1e-2, language=1e-2)
-    stage = Stage("rl", ("rl",), rates, batch=batch, micro_batch=2, warmup_steps=0, max_tokens=512, lora=lora, grpo=grpo)
+    stage = Stage(
+        "rl",
+        ("rl",),
+        rates,
+        batch=batch,
+        micro_batch=2,
+        warmup_steps=0,
+        max_tokens=512,
+        lora=lora,
+        grpo=grpo,
+    )
     if lora:
         from lingshu.train.adapters import inject
 
@@ -80,8 +107,15 @@ def loaded_of(trainer: Trainer) -> Loaded:
 class Scripted:
     """Draws what a test says: `replies(question's place, copy)`, None for a reply that failed."""
 
-    def __init__(self, trainer: Trainer, replies: Callable[[int, int], str | None], finish: str = "stop") -> None:
-        self.tokenizer, self.replies, self.finish, self.rounds = trainer.processor.tokenizer, replies, finish, 0
+    def __init__(
+        self, trainer: Trainer, replies: Callable[[int, int], str | None], finish: str = "stop"
+    ) -> None:
+        self.tokenizer, self.replies, self.finish, self.rounds = (
+            trainer.processor.tokenizer,
+            replies,
+            finish,
+            0,
+        )
 
     def refresh(self, save: Save) -> None:
         self.rounds += 1
@@ -92,19 +126,42 @@ class Scripted:
             for copy in range(sampling.copies):
                 text = self.replies(int(sample.id), copy)
                 if text is not None:
-                    ids = (*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id)
+                    ids = (
+                        *self.tokenizer(text, add_special_tokens=False)["input_ids"],
+                        self.tokenizer.eos_token_id,
+                    )
                     drawn.append(Rollout(sample.id, copy, ids, text, self.finish))
         return drawn
 
 
-def feed_of(trainer: Trainer, replies: Callable[[int, int], str | None], *, questions: int = 4, finish: str = "stop") -> GrpoFeed:
+def feed_of(
+    trainer: Trainer,
+    replies: Callable[[int, int], str | None],
+    *,
+    questions: int = 4,
+    finish: str = "stop",
+) -> GrpoFeed:
     assert trainer.stage.grpo
-    encoded = encode_questions([question(n) for n in range(questions)], trainer.processor, instruction="", max_prompt_tokens=64, cache_mb=1)
+    encoded = encode_questions(
+        [question(n) for n in range(questions)],
+        trainer.processor,
+        instruction="",
+        max_prompt_tokens=64,
+        cache_mb=1,
+    )
     script = Scripted(trainer, replies, finish)
-    return GrpoFeed(encoded, trainer, script, scorer_of(trainer.stage.grpo.reward), seed=0, save=lambda folder: None)
+    return GrpoFeed(
+        encoded,
+        trainer,
+        script,
+        scorer_of(trainer.stage.grpo.reward),
+        seed=0,
+        save=lambda folder: None,
+    )
 
 
-# --- rewards ---------------------------------------------------------------------------------------------------------
+# --- rewards
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -134,7 +191,9 @@ def feed_of(trainer: Trainer, replies: Callable[[int, int], str | None], *, ques
 )
 def test_a_reward_is_right_on_hostile_replies(reply: str, reward: float) -> None:
     config = Reward()
-    assert judge(config, scorer_of(config), question(0), reply, range(9), cut=False).reward == reward
+    assert (
+        judge(config, scorer_of(config), question(0), reply, range(9), cut=False).reward == reward
+    )
 
 
 def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
@@ -150,19 +209,25 @@ def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
 
 def test_any_scorer_rewards_and_without_a_format_the_whole_reply_is_scored(tmp_path: Path) -> None:
     own = tmp_path / "longer.py"
-    own.write_text("from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return Score(len(reply) / 10)\n")
+    own.write_text(
+        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        " Score(len(reply) / 10)\n"
+    )
     config = Reward(scorer=str(own), format=0.0, accuracy=2.0)
     assert judge(config, scorer_of(config), question(0), "12345", range(9), cut=False).reward == 1.0
     with pytest.raises(UnknownName, match="did you mean 'exact'"):
         scorer_of(Reward(scorer="exakt"))
 
 
-# --- advantages and accounting ---------------------------------------------------------------------------------------
+# --- advantages and accounting
+# ---------------------------------------------------------------------------------------
 
 
 def test_advantages_by_hand() -> None:
     # Mean 0.5, deviation of a sample sqrt(1/3) = 0.57735.
-    assert advantages(np.array([[1.0, 0.0, 1.0, 0.0]]))[0].tolist() == pytest.approx([0.86588, -0.86588, 0.86588, -0.86588], abs=1e-5)
+    assert advantages(np.array([[1.0, 0.0, 1.0, 0.0]]))[0].tolist() == pytest.approx(
+        [0.86588, -0.86588, 0.86588, -0.86588], abs=1e-5
+    )
     assert advantages(np.array([[1.5, 1.5], [0.0, 0.0]])).tolist() == [[0.0, 0.0], [0.0, 0.0]]
     both = advantages(np.array([[0.0, 3.0], [0.0, 0.3]]))
     assert both[0].tolist() == pytest.approx([-0.70707, 0.70707], abs=1e-4)
@@ -172,7 +237,10 @@ def test_advantages_by_hand() -> None:
 def test_groups_of_one_outcome_are_counted_and_left_out() -> None:
     # Places 0 and 2 vary; 1 is all right, 3 all wrong.
     outcomes = {0: (RIGHT, BARE, BARE), 1: (RIGHT,) * 3, 2: (WRONG, RIGHT, WRONG), 3: (BARE,) * 3}
-    feed = feed_of(trainer_of(Grpo(copies=3, round_prompts=4, max_reply_tokens=32)), lambda place, copy: outcomes[place][copy])
+    feed = feed_of(
+        trainer_of(Grpo(copies=3, round_prompts=4, max_reply_tokens=32)),
+        lambda place, copy: outcomes[place][copy],
+    )
     updates = feed.round(0)
     assert [[len(sequence[0].branches) for sequence in update] for update in updates] == [[3], [3]]
     told = feed.told()
@@ -180,7 +248,12 @@ def test_groups_of_one_outcome_are_counted_and_left_out() -> None:
     # 1.5 for each of five right replies, 0.5 for two that are in shape only.
     assert told["reward"] == pytest.approx((5 * 1.5 + 2 * 0.5) / 12)
     assert told["accuracy"] == pytest.approx(5 / 12) and told["format"] == pytest.approx(7 / 12)
-    learnt = sorted(float(value) for update in updates for sequence in update for value in set(sequence[0].facts["advantage"]))
+    learnt = sorted(
+        float(value)
+        for update in updates
+        for sequence in update
+        for value in set(sequence[0].facts["advantage"])
+    )
     assert learnt == pytest.approx([-0.577, -0.577, 1.154, 1.154], abs=2e-3)
     for update in updates:
         for (sample,) in update:
@@ -194,7 +267,9 @@ def test_a_round_in_which_nothing_varies_still_gives_its_updates() -> None:
     feed = feed_of(trainer, lambda place, copy: RIGHT)
     updates = feed.round(0)
     assert [len(update) for update in updates] == [1, 1] and feed.told()["useful"] == 0
-    assert not any(sequence[0].facts["advantage"].any() for update in updates for sequence in update)
+    assert not any(
+        sequence[0].facts["advantage"].any() for update in updates for sequence in update
+    )
     result = trainer.step(updates[0], 0, 2)
     assert result.loss == pytest.approx(0, abs=1e-9) and result.norm == pytest.approx(0, abs=1e-6)
 
@@ -207,26 +282,42 @@ def test_a_group_that_misses_a_reply_is_left_out_and_counted() -> None:
     assert sum(len(sequence[0].branches) for update in feed.round(0) for sequence in update) == 6
     assert feed.told()["failed"] == 0.25 and feed.told()["useful"] == 0.75
     with pytest.raises(EngineError, match="none of the 4 questions"):
-        feed_of(trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)), lambda place, copy: None).round(0)
+        feed_of(
+            trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
+            lambda place, copy: None,
+        ).round(0)
 
 
 def test_a_reply_with_a_token_for_pixels_never_reaches_the_learner() -> None:
     trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32))
-    feed = feed_of(trainer, lambda place, copy: "<|image_pad|>" if place == 2 else (RIGHT, WRONG)[copy])
+    feed = feed_of(
+        trainer, lambda place, copy: "<|image_pad|>" if place == 2 else (RIGHT, WRONG)[copy]
+    )
     updates = feed.round(0)
     assert feed.told()["failed"] == 0.25
-    assert all(sequence[0].is_image.sum() == sum(t.tokens for t in sequence[0].tiles) for update in updates for sequence in update)
+    assert all(
+        sequence[0].is_image.sum() == sum(t.tokens for t in sequence[0].tiles)
+        for update in updates
+        for sequence in update
+    )
 
 
 def test_cut_replies_are_no_reward_for_anyone() -> None:
-    feed = feed_of(trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)), lambda p, c: (RIGHT, WRONG)[c], finish="length")
+    feed = feed_of(
+        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
+        lambda p, c: (RIGHT, WRONG)[c],
+        finish="length",
+    )
     feed.round(0)
     assert (feed.told()["cut"], feed.told()["reward"], feed.told()["useful"]) == (1.0, 0.0, 0.0)
 
 
 def test_shuffled_rewards_are_the_same_rewards_of_other_replies() -> None:
     grpo = Grpo(copies=4, round_prompts=4, max_reply_tokens=32, kl=0.0)
-    feeds = [feed_of(trainer_of(g), lambda p, c: RIGHT if c == 0 else BARE) for g in (grpo, replace(grpo, reward=Reward(shuffled=True)))]
+    feeds = [
+        feed_of(trainer_of(g), lambda p, c: RIGHT if c == 0 else BARE)
+        for g in (grpo, replace(grpo, reward=Reward(shuffled=True)))
+    ]
     plain, shuffled = ([s[0] for update in feed.round(0) for s in update] for feed in feeds)
     assert feeds[0].told()["reward"] == feeds[1].told()["reward"] == pytest.approx(0.375)
 
@@ -237,13 +328,21 @@ def test_shuffled_rewards_are_the_same_rewards_of_other_replies() -> None:
 
 
 def test_questions_come_in_an_order_of_seed_and_round() -> None:
-    feed = feed_of(trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)), lambda p, c: BARE, questions=9)
+    feed = feed_of(
+        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
+        lambda p, c: BARE,
+        questions=9,
+    )
     rounds = [feed.order(number) for number in range(4)]
     assert rounds == [feed.order(number) for number in range(4)]
     assert feed.rounds_per_epoch == 2 and feed.updates == 2 and feed.total == 4
     assert len(set(rounds[0] + rounds[1])) == 8 and rounds[:2] != rounds[2:]
     assert [feed.may_save(done) for done in range(5)] == [True, False, True, False, True]
-    few = feed_of(trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)), lambda p, c: BARE, questions=3)
+    few = feed_of(
+        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
+        lambda p, c: BARE,
+        questions=3,
+    )
     assert sorted(set(few.order(0))) == [0, 1, 2] and len(few.order(0)) == 4
 
 
@@ -252,23 +351,38 @@ def test_replies_are_spread_over_updates_each_by_length() -> None:
     assert parts == [["2_", "four"], ["1", "seven7", "lengthier"]]
 
 
-# --- questions -------------------------------------------------------------------------------------------------------
+# --- questions
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_question_is_the_dialogue_up_to_its_last_answer() -> None:
     told = Sample("a", (*question(0).messages, Message("assistant", ("yes",))), question(0).images)
     asked = as_question(told)
-    assert isinstance(asked, Sample) and asked.gold == ("yes",) and asked.messages == told.messages[:1]
+    assert (
+        isinstance(asked, Sample) and asked.gold == ("yes",) and asked.messages == told.messages[:1]
+    )
     assert isinstance(as_question(replace(question(0), gold=None)), Drop)
-    assert instructed(question(0), " Think first.").messages[-1].parts == (0, "Is there a lesion?", " Think first.")
+    assert instructed(question(0), " Think first.").messages[-1].parts == (
+        0,
+        "Is there a lesion?",
+        " Think first.",
+    )
 
 
 def test_questions_that_a_split_holds_out_are_not_learnt_from(tmp_path: Path) -> None:
-    rows = [{"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side} for side in ("train", "validation", "test")]
+    rows = [
+        {"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side}
+        for side in ("train", "validation", "test")
+    ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(read_questions([tmp_path]))
-    assert [(item.id, item.messages[-1].role, item.gold) for item in found if isinstance(item, Sample)] == [("train", "user", ("yes",))]
-    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [("validation", "held_out"), ("test", "held_out")]
+    assert [
+        (item.id, item.messages[-1].role, item.gold) for item in found if isinstance(item, Sample)
+    ] == [("train", "user", ("yes",))]
+    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [
+        ("validation", "held_out"),
+        ("test", "held_out"),
+    ]
 
 
 def test_bad_questions_are_dropped_and_counted() -> None:
@@ -301,7 +415,8 @@ def test_questions_that_are_always_or_never_answered_right_are_left_out() -> Non
         feed.pass_rates()
 
 
-# --- what the learner sees -------------------------------------------------------------------------------------------
+# --- what the learner sees
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -311,11 +426,21 @@ def test_a_drawn_reply_is_learnt_from_like_a_written_answer(family: FamilyName) 
     tiles = processor.tiles([picture(1)])
     whole = processor.encode(sample.with_answer("yes, left").messages, tiles)
     ids = processor.tokenizer("yes, left", add_special_tokens=False)["input_ids"]
-    built = with_reply(processor.encode(sample.messages, tiles), [*ids, processor.tokenizer.eos_token_id], advantage=0.5)
-    assert built.ids.tolist() == whole.ids.tolist() and built.labels.tolist() == whole.labels.tolist()
+    built = with_reply(
+        processor.encode(sample.messages, tiles),
+        [*ids, processor.tokenizer.eos_token_id],
+        advantage=0.5,
+    )
+    assert (
+        built.ids.tolist() == whole.ids.tolist() and built.labels.tolist() == whole.labels.tolist()
+    )
     assert built.is_image.tolist() == whole.is_image.tolist()
     if family == "qwen2_5_vl":
-        assert built.positions is not None and whole.positions is not None and (built.positions == whole.positions).all()
+        assert (
+            built.positions is not None
+            and whole.positions is not None
+            and (built.positions == whole.positions).all()
+        )
     assert built.facts["advantage"].tolist() == [0.5] * built.supervised
 
 
@@ -328,7 +453,9 @@ def test_replies_that_share_a_prompt_are_learnt_from_as_if_apart(family: FamilyN
     shared: list[Encoded] = []
     for number, lengths in enumerate(((3, 1, 5), (2,), (4, 4))):
         prompt = processor.encode(question(number).messages, processor.tiles([picture(number)]))
-        replies = [(rng.integers(5, 250, length).tolist(), float(rng.normal())) for length in lengths]
+        replies = [
+            (rng.integers(5, 250, length).tolist(), float(rng.normal())) for length in lengths
+        ]
         apart += [with_reply(prompt, reply, advantage=value) for reply, value in replies]
         shared += with_replies(prompt, replies, max_tokens=96)
     assert [sample.branches for sample in shared] == [(4, 2, 6), (), (5, 5)]
@@ -338,13 +465,19 @@ def test_replies_that_share_a_prompt_are_learnt_from_as_if_apart(family: FamilyN
         logits, targets = trainer.logits(batch)
         loss = trainer.summed_loss(batch).loss
         loss.backward()
-        gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None}
+        gradients = {
+            name: p.grad.clone()
+            for name, p in trainer.model.named_parameters()
+            if p.grad is not None
+        }
         told.append((logits.detach(), targets, loss.detach(), gradients))
     trainer.model.zero_grad()
     (logits, targets, loss, gradients), (others, their_targets, their_loss, their_gradients) = told
     assert torch.equal(targets, their_targets) and float((logits - others).abs().max()) < 1e-5
     assert float(loss) == pytest.approx(float(their_loss), rel=1e-5)
-    assert all(torch.allclose(gradients[name], their_gradients[name], atol=1e-5) for name in gradients)
+    assert all(
+        torch.allclose(gradients[name], their_gradients[name], atol=1e-5) for name in gradients
+    )
 
 
 def test_replies_that_do_not_fit_beside_each_other_are_taken_apart() -> None:
@@ -363,16 +496,25 @@ def test_old_and_reference_are_of_the_rounds_and_the_stages_start(lora: Lora | N
     trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32, kl=0.5), lora=lora)
     feed = feed_of(trainer, lambda place, copy: (RIGHT, WRONG)[copy])
     first = feed.round(0)
-    assert all((s[0].facts["old"] == s[0].facts["reference"]).all() for update in first for s in update)
+    assert all(
+        (s[0].facts["old"] == s[0].facts["reference"]).all() for update in first for s in update
+    )
     start = [s[0].facts["reference"] for s in first[0]]
     result = trainer.step(first[0], 0, 4)
     assert result.told["kl"] == pytest.approx(0, abs=1e-9) and result.told["clipped"] == 0
     trainer.step(first[1], 1, 4)
     moved = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     again = feed.with_log_probabilities([[s[0] for s in first[0]]])[0]
-    assert all(np.array_equal(one.facts["reference"], known) for one, known in zip(again, start, strict=True))
-    assert not any(np.array_equal(one.facts["old"], known) for one, known in zip(again, start, strict=True))
-    assert all(torch.equal(moved[name], value) for name, value in trainer.model.state_dict().items())
+    assert all(
+        np.array_equal(one.facts["reference"], known)
+        for one, known in zip(again, start, strict=True)
+    )
+    assert not any(
+        np.array_equal(one.facts["old"], known) for one, known in zip(again, start, strict=True)
+    )
+    assert all(
+        torch.equal(moved[name], value) for name, value in trainer.model.state_dict().items()
+    )
 
 
 def test_a_round_of_one_update_needs_no_old_values_and_no_penalty_no_reference() -> None:
@@ -390,7 +532,8 @@ def test_a_round_of_one_update_needs_no_old_values_and_no_penalty_no_reference()
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-# --- who draws -------------------------------------------------------------------------------------------------------
+# --- who draws
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
@@ -399,12 +542,18 @@ def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
     sampling = Sampling(max_tokens=6, temperature=1.0, copies=3, seed=4)
 
     def encode(sample: Sample) -> object:
-        return trainer.processor.encode(sample.messages, trainer.processor.tiles([picture(int(sample.id[1:]))]))
+        return trainer.processor.encode(
+            sample.messages, trainer.processor.tiles([picture(int(sample.id[1:]))])
+        )
 
     drawn = Embedded(loaded_of(trainer), encode, 2, bfloat16=False).draw(samples, sampling)  # type: ignore[arg-type]
     assert trainer.model.training  # the mode it was in
     trainer.model.eval()
-    replies = {(r.id, r.copy): r for part in hf.HfEngine(loaded_of(trainer), batch_size=3).generate(samples, sampling) for r in part}
+    replies = {
+        (r.id, r.copy): r
+        for part in hf.HfEngine(loaded_of(trainer), batch_size=3).generate(samples, sampling)
+        for r in part
+    }
     assert len(drawn) == len(replies) == 9
     for one in drawn:
         reply = replies[one.id, one.copy]
@@ -415,14 +564,18 @@ def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
 def test_no_token_for_pixels_among_10000_drawn() -> None:
     trainer = trainer_of(SHORT)
     prompt = Sample("q", (Message("user", ("Is there a lesion?",)),))
-    rollouts = Embedded(loaded_of(trainer), lambda s: trainer.processor.encode(s.messages, ()), 1, bfloat16=False)
+    rollouts = Embedded(
+        loaded_of(trainer), lambda s: trainer.processor.encode(s.messages, ()), 1, bfloat16=False
+    )
     drawn = rollouts.draw([prompt], Sampling(max_tokens=48, temperature=2.0, copies=250))
     tokens = [token for one in drawn for token in one.token_ids]
     assert len(tokens) >= 10_000 and not set(tokens) & set(trainer.processor.never_sampled)
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
-def test_an_engine_on_the_saved_weights_says_what_the_learner_says(tmp_path: Path, lora: Lora | None) -> None:
+def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
+    tmp_path: Path, lora: Lora | None
+) -> None:
     if lora:
         pytest.importorskip("peft", reason="peft is not installed")
     trainer = trainer_of(Grpo(copies=2, round_prompts=2, max_reply_tokens=32, kl=0.0), lora=lora)
@@ -431,12 +584,20 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(tmp_path: Pat
     digests = []
     for number in range(2):
         save_weights(trainer, tmp_path / "rollout")
-        # Written apart, or a server's packed head would stay as it was when the embedding is read anew.
+        # Written apart, or a server's packed head would stay as it was when the embedding is read
+        # anew.
         assert "lm_head.weight" in load_file(tmp_path / "rollout" / "model.safetensors")
-        assert trainer.model.config.tie_word_embeddings and trainer.model.lm_head.weight is trainer.model.get_input_embeddings().weight
+        assert (
+            trainer.model.config.tie_word_embeddings
+            and trainer.model.lm_head.weight is trainer.model.get_input_embeddings().weight
+        )
         engine = hf.load(str(tmp_path / "rollout"), EngineOptions())
-        theirs = [reply.token_ids for part in engine.generate([question(0)], sampling) for reply in part]
-        ours = rollouts_of(Sampler(), trainer, loaded_of(trainer), lambda s: feed.questions.prompt(0), tmp_path)
+        theirs = [
+            reply.token_ids for part in engine.generate([question(0)], sampling) for reply in part
+        ]
+        ours = rollouts_of(
+            Sampler(), trainer, loaded_of(trainer), lambda s: feed.questions.prompt(0), tmp_path
+        )
         assert [one.token_ids for one in ours.draw([question(0)], sampling)] == theirs
         digests.append(engine.digest)
         for update in range(3):
@@ -458,7 +619,9 @@ class Answering(BaseHTTPRequestHandler):
         choice = {"message": {"role": "assistant", "content": "yes"}, "finish_reason": "stop"}
         if server.tokens:  # type: ignore[attr-defined]
             choice["token_ids"] = server.tokens  # type: ignore[attr-defined]
-        answer = json.dumps({"choices": [choice]} if self.path.endswith("completions") else {}).encode()
+        answer = json.dumps(
+            {"choices": [choice]} if self.path.endswith("completions") else {}
+        ).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -472,18 +635,31 @@ class Answering(BaseHTTPRequestHandler):
 def server() -> Iterator[ThreadingHTTPServer]:
     running = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     running.seen, running.tokens = [], None  # type: ignore[attr-defined]
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     yield running
     running.shutdown()
     running.server_close()
 
 
-def test_a_server_is_given_the_weights_and_asked_for_tokens(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_server_is_given_the_weights_and_asked_for_tokens(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     trainer = trainer_of(SHORT)
     where = f"http://127.0.0.1:{server.server_address[1]}"
-    sampler = Sampler(engine=f"{where}/v1#policy", reload=(f"{where}/collective_rpc", f"{where}/reset_prefix_cache"))
-    rollouts = rollouts_of(sampler, trainer, loaded_of(trainer), lambda s: trainer.processor.encode(s.messages, ()), tmp_path)
+    sampler = Sampler(
+        engine=f"{where}/v1#policy",
+        reload=(f"{where}/collective_rpc", f"{where}/reset_prefix_cache"),
+    )
+    rollouts = rollouts_of(
+        sampler,
+        trainer,
+        loaded_of(trainer),
+        lambda s: trainer.processor.encode(s.messages, ()),
+        tmp_path,
+    )
     rollouts.refresh(lambda folder: save_weights(trainer, folder))
     told = {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "rollout")}}
     assert server.seen == [("/collective_rpc", told), ("/reset_prefix_cache", told)]  # type: ignore[attr-defined]
@@ -498,10 +674,14 @@ def test_a_server_is_given_the_weights_and_asked_for_tokens(server: ThreadingHTT
     # A server that tells no tokens: its text is cut into tokens anew.
     server.tokens = None  # type: ignore[attr-defined]
     expected = (*trainer.processor.tokenizer("yes")["input_ids"], end)
-    assert [one.token_ids for one in rollouts.draw([question(0)], Sampling(max_tokens=4))] == [expected]
+    assert [one.token_ids for one in rollouts.draw([question(0)], Sampling(max_tokens=4))] == [
+        expected
+    ]
 
 
-def test_a_server_that_does_not_take_the_weights_stops_the_run(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_server_that_does_not_take_the_weights_stops_the_run(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     where = f"http://127.0.0.1:{server.server_address[1]}"
     sampler = Sampler(engine=f"{where}/v1#policy", reload=(f"{where}/broken",))
     trainer = trainer_of(SHORT)
@@ -515,32 +695,72 @@ def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
     end = tokenizer.eos_token_id
     reply = SimpleNamespace(text="yes", finish="stop", token_ids=(5, end))
     assert token_ids(reply, tokenizer) == (5, end)  # type: ignore[arg-type]
-    assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5,)), tokenizer) == (5, end)  # type: ignore[arg-type]
+    assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5,)), tokenizer) == (  # type: ignore[arg-type]
+        5,
+        end,
+    )
     other = tokenizer.pad_token_id  # an end token as well where the checkpoint says so
-    assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5, other)), tokenizer) == (5, other)  # type: ignore[arg-type]
-    assert token_ids(SimpleNamespace(text="yes", finish="length", token_ids=(5,)), tokenizer) == (5,)  # type: ignore[arg-type]
+    assert token_ids(
+        SimpleNamespace(text="yes", finish="stop", token_ids=(5, other)),  # pyright: ignore[reportArgumentType]
+        tokenizer,
+    ) == (
+        5,
+        other,
+    )
+    assert token_ids(SimpleNamespace(text="yes", finish="length", token_ids=(5,)), tokenizer) == (  # type: ignore[arg-type]
+        5,
+    )
 
 
-# --- the whole stage -------------------------------------------------------------------------------------------------
+# --- the whole stage
+# -------------------------------------------------------------------------------------------------
 
 
 def rl_config(folder: Path, **changes: object) -> TrainConfig:
-    """A short mixed-format stage, then three rounds of two updates; the reward is a reply's length, so that groups vary."""
+    """A short mixed-format stage, then three rounds of two updates; the reward is a reply's length,
+    so that groups vary.
+    """
     config = small_config(folder)
     (folder / "length.py").write_text(
-        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return Score(len(reply) / 20)\n"
+        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        " Score(len(reply) / 20)\n"
     )
     rl = write_phantoms(folder / "rl", list(phantom.training(0, 12, "rl", first=48)))
     reward = Reward(scorer=str(folder / "length.py"), format=0.0, most_repeated=1.0)
-    grpo = replace(Grpo(copies=4, round_prompts=4, max_reply_tokens=12, kl=0.01, reward=reward), **changes)  # type: ignore[arg-type]
+    grpo = replace(
+        Grpo(copies=4, round_prompts=4, max_reply_tokens=12, kl=0.01, reward=reward), **changes
+    )
     rates = Rates(vision=1e-3, projector=1e-3, language=1e-3)
-    stage = Stage("rl", ("rl",), rates, steps=6, batch=2, micro_batch=1, warmup_steps=1, max_tokens=96, grpo=grpo)
-    warm = replace(config.stages[1], packing=False, steps=20, rates=Rates(vision=3e-3, projector=3e-3, language=3e-3))
-    return replace(config, stages=(warm, stage), data={"instruct": config.data["instruct"], "rl": str(rl)}, save_every=1, log_every=1)
+    stage = Stage(
+        "rl",
+        ("rl",),
+        rates,
+        steps=6,
+        batch=2,
+        micro_batch=1,
+        warmup_steps=1,
+        max_tokens=96,
+        grpo=grpo,
+    )
+    warm = replace(
+        config.stages[1],
+        packing=False,
+        steps=20,
+        rates=Rates(vision=3e-3, projector=3e-3, language=3e-3),
+    )
+    return replace(
+        config,
+        stages=(warm, stage),
+        data={"instruct": config.data["instruct"], "rl": str(rl)},
+        save_every=1,
+        log_every=1,
+    )
 
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
-def test_an_interrupted_stage_ends_in_the_same_bits(whole: tuple[TrainConfig, Path], tmp_path: Path, stop: int) -> None:
+def test_an_interrupted_stage_ends_in_the_same_bits(
+    whole: tuple[TrainConfig, Path], tmp_path: Path, stop: int
+) -> None:
     config, out = whole
 
     class Interrupted(Exception):
@@ -553,9 +773,14 @@ def test_an_interrupted_stage_ends_in_the_same_bits(whole: tuple[TrainConfig, Pa
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", progress=interrupt)
     train(config, tmp_path / "run", resume=True)
-    pair = [load_file(place / "checkpoint" / "model.safetensors") for place in (tmp_path / "run", out)]
+    pair = [
+        load_file(place / "checkpoint" / "model.safetensors") for place in (tmp_path / "run", out)
+    ]
     assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[1])
-    rows = [[{k: v for k, v in row.items() if k != "tokens_per_s"} for row in read_log(place)] for place in (tmp_path / "run", out)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in read_log(place)]
+        for place in (tmp_path / "run", out)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -570,10 +795,24 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
 def test_the_log_of_a_stage_tells_what_its_rounds_came_to(whole: tuple[TrainConfig, Path]) -> None:
     rows = [row for row in read_log(whole[1]) if row["stage"] == "rl"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    names = {"reward", "accuracy", "format", "useful", "reply_tokens", "cut", "repeated", "failed", "kl", "clipped"}
+    names = {
+        "reward",
+        "accuracy",
+        "format",
+        "useful",
+        "reply_tokens",
+        "cut",
+        "repeated",
+        "failed",
+        "kl",
+        "clipped",
+    }
     assert all(names <= row.keys() for row in rows)
     assert any(row["useful"] > 0 for row in rows) and rows[0]["kl"] == pytest.approx(0, abs=1e-9)
-    before, after = (load_file(whole[1] / place / "model.safetensors") for place in ("stages/1-instruct", "checkpoint"))
+    before, after = (
+        load_file(whole[1] / place / "model.safetensors")
+        for place in ("stages/1-instruct", "checkpoint")
+    )
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
@@ -584,7 +823,9 @@ def test_measured_pass_rates_are_kept_for_a_resumed_run(tmp_path: Path) -> None:
     assert len(measured["ids"]) == len(measured["pass_rates"]) == 12
     kept = sum(rate < 0.3 for rate in measured["pass_rates"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["stages"][1]
-    assert summary["samples"] == kept and summary["dropped"] == ({"pass_rate": 12 - kept} if kept < 12 else {})
+    assert summary["samples"] == kept and summary["dropped"] == (
+        {"pass_rate": 12 - kept} if kept < 12 else {}
+    )
 
 
 def test_configurations_that_cannot_work_are_refused() -> None:
@@ -610,16 +851,30 @@ def test_configurations_that_cannot_work_are_refused() -> None:
             make()
 
 
-def test_two_processes_draw_what_one_draws_and_learn_the_same(whole: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_two_processes_draw_what_one_draws_and_learn_the_same(
+    whole: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, out = whole
     write(replace(config, threads=1), tmp_path / "config.yaml")
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lingshu", "train"]
+    command = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "lingshu",
+        "train",
+    ]
     done = subprocess.run(
         [sys.executable, *command, str(tmp_path / "config.yaml"), "--out", str(tmp_path / "two")],
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    one, two = ([row for row in read_log(place) if row["stage"] == "rl"] for place in (out, tmp_path / "two"))
+    one, two = (
+        [row for row in read_log(place) if row["stage"] == "rl"]
+        for place in (out, tmp_path / "two")
+    )
     for name in ("reward", "useful", "reply_tokens"):
         assert [row[name] for row in two[:2]] == pytest.approx([row[name] for row in one[:2]])
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=2e-4)

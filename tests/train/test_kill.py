@@ -1,4 +1,6 @@
-"""Real processes, killed with SIGKILL at random moments: the final weights are those of an unbroken run."""
+"""Real processes, killed with SIGKILL at random moments: the final weights are those of an unbroken
+run.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,17 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 def start(config: Path, out: Path, *, launcher: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
-    command = [sys.executable, *launcher, "-m", "lingshu", "train", str(config), "--out", str(out), "--resume"]
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "lingshu",
+        "train",
+        str(config),
+        "--out",
+        str(out),
+        "--resume",
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
@@ -46,7 +58,9 @@ def wait_for_save(process: subprocess.Popen[bytes], state: Path) -> None:
 
 def ranks(launcher: int) -> list[int]:
     """The processes that a launcher has started, by their number in the world."""
-    return [int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()]
+    return [
+        int(pid) for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    ]
 
 
 def wait_until_gone(pid: int, *, limit_s: float = 120) -> None:
@@ -68,13 +82,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["one process", "two processes"])
-def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(launcher: tuple[str, ...], place: Path, tmp_path: Path) -> None:
-    """Every other kill strikes while a state is written; of two processes it takes one, the other or torchrun itself."""
+def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(
+    launcher: tuple[str, ...], place: Path, tmp_path: Path
+) -> None:
+    """Every other kill strikes while a state is written; of two processes it takes one, the other
+    or torchrun itself.
+    """
     config, out, moments = place / "config.yaml", tmp_path / "killed", random.Random(1)
     assert start(config, tmp_path / "whole", launcher=launcher).wait() == 0
     for number in range(KILLS):
         process = start(config, out, launcher=launcher)
-        wait_for_rows(process, out / "log.jsonl", (2 * STEPS - 8) * (number + 1) // (KILLS + 1) + moments.randrange(4))
+        wait_for_rows(
+            process,
+            out / "log.jsonl",
+            (2 * STEPS - 8) * (number + 1) // (KILLS + 1) + moments.randrange(4),
+        )
         if number % 2:
             wait_for_save(process, out / "state")
         else:
@@ -91,7 +113,9 @@ def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(launcher: tuple[st
 
 def test_sigterm_saves_the_state_and_ends_with_75(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    configuration.write(replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1), path)
+    configuration.write(
+        replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1), path
+    )
     out = tmp_path / "run"
     process = start(path, out)
     wait_for_rows(process, out / "log.jsonl", 1)
@@ -106,7 +130,9 @@ def test_sigterm_saves_the_state_and_ends_with_75(tmp_path: Path) -> None:
 @pytest.mark.parametrize("struck", ["a rank", "torchrun"])
 def test_sigterm_to_any_process_of_several_saves_the_state(struck: str, tmp_path: Path) -> None:
     path, out = tmp_path / "config.yaml", tmp_path / "run"
-    configuration.write(replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1, threads=1), path)
+    configuration.write(
+        replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1, threads=1), path
+    )
     process = start(path, out, launcher=TORCHRUN)
     wait_for_rows(process, out / "log.jsonl", 1)
     started = ranks(process.pid)
@@ -115,13 +141,21 @@ def test_sigterm_to_any_process_of_several_saves_the_state(struck: str, tmp_path
     assert process.returncode == 1, error  # torchrun's own code, whatever its processes ended with
     assert error.count(b"stopped at stage") == 1
     state = next((out / "state").glob("0*"))
-    assert {path.name for path in state.iterdir()} >= {"rank-00000.safetensors", "rank-00001.safetensors", "index.json", "manifest.json"}
+    assert {path.name for path in state.iterdir()} >= {
+        "rank-00000.safetensors",
+        "rank-00001.safetensors",
+        "index.json",
+        "manifest.json",
+    }
 
 
 @pytest.mark.slow
-def test_torchrun_may_start_all_processes_again(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_may_start_all_processes_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "again"
-    # Without it, torch 2.13 gives the processes the store in which their predecessors' addresses still stand.
+    # Without it, torch 2.13 gives the processes the store in which their predecessors' addresses
+    # still stand.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     process = start(place / "config.yaml", out, launcher=(*TORCHRUN, "--max-restarts", "1"))
     wait_for_rows(process, out / "log.jsonl", 5)

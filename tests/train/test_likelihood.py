@@ -1,4 +1,6 @@
-"""Likelihoods of held-out answers: equal to the model's own loss, split by entities, kept and not computed again."""
+"""Likelihoods of held-out answers: equal to the model's own loss, split by entities, kept and not
+computed again.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,31 @@ def test_sums_are_those_of_the_model_s_own_loss(held: HeldOut, tmp_path: Path) -
         encoded = held.data.sample(i)
         with torch.no_grad():
             mean = float(model(**processor.collate([encoded], pad="right")).loss)
-        assert rows[i].nll / rows[i].tokens == pytest.approx(mean, rel=1e-5) and rows[i].tokens == encoded.supervised
+        assert (
+            rows[i].nll / rows[i].tokens == pytest.approx(mean, rel=1e-5)
+            and rows[i].tokens == encoded.supervised
+        )
         entity = encoded.facts["entity"]
-        assert rows[i].entity_tokens == entity.sum() and 0 <= (rows[i].entity_nll or 0) <= rows[i].nll
-    assert rows[-1].entity_tokens is None and rows[-1].entity_nll is None and rows[0].group == held.samples[0].meta.group
+        assert (
+            rows[i].entity_tokens == entity.sum() and 0 <= (rows[i].entity_nll or 0) <= rows[i].nll
+        )
+    assert (
+        rows[-1].entity_tokens is None
+        and rows[-1].entity_nll is None
+        and rows[0].group == held.samples[0].meta.group
+    )
     assert held.entities is not None and held.entities.unmarked == 1 and not held.drops
 
 
-def test_what_is_stored_is_not_computed_again_and_an_interruption_changes_no_bit(held: HeldOut, tmp_path: Path) -> None:
+def test_what_is_stored_is_not_computed_again_and_an_interruption_changes_no_bit(
+    held: HeldOut, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.jsonl"
     rows = likelihoods(loaded(), held, path, batch=4)
-    assert complete(path, "digest", held) == rows and complete(path, "another checkpoint", held) is None
+    assert (
+        complete(path, "digest", held) == rows
+        and complete(path, "another checkpoint", held) is None
+    )
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:5]) + lines[5][:9])  # a kill in the middle of the second batch
     assert complete(path, "digest", held) is None
@@ -77,11 +93,18 @@ def test_ids_that_two_folders_share_are_refused(tmp_path: Path) -> None:
         held_out(folders, tiny("qwen2_5_vl")[1])
 
 
-def test_of_a_folder_with_both_sides_of_a_split_only_the_held_out_one_is_measured(tmp_path: Path) -> None:
-    rows = [{"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side} for side in ("train", "test")]
+def test_of_a_folder_with_both_sides_of_a_split_only_the_held_out_one_is_measured(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side}
+        for side in ("train", "test")
+    ]
     for name, chosen in (("both", rows), ("one", rows[:1])):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+        (tmp_path / name / "rows.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in chosen)
+        )
     processor = tiny("qwen2_5_vl")[1]
     held = held_out([tmp_path / "both"], processor)
     assert [sample.id for sample in held.samples] == ["test"] and held.drops == {"learnt_from": 1}

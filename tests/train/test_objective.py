@@ -1,4 +1,6 @@
-"""Weighted tokens, DFT and the clipped surrogate: values that can be worked out by hand, and what must not change a bit."""
+"""Weighted tokens, DFT and the clipped surrogate: values that can be worked out by hand, and what
+must not change a bit.
+"""
 
 from __future__ import annotations
 
@@ -28,15 +30,23 @@ def some_logits(tokens: int = 6, words: int = 11) -> tuple[torch.Tensor, torch.T
 def dialogue(answer: str, number: int) -> Encoded:
     processor = tiny("qwen2_5_vl")[1]
     tiles = processor.tiles([picture(number)])
-    return processor.encode([Message("user", (0, "Is there a lesion?")), Message("assistant", (answer,))], tiles)
+    return processor.encode(
+        [Message("user", (0, "Is there a lesion?")), Message("assistant", (answer,))], tiles
+    )
 
 
 @pytest.mark.parametrize("normaliser", ["tokens", "weights"])
 def test_weights_of_one_are_plain_cross_entropy_to_the_last_bit(normaliser: str) -> None:
     batch = [dialogue("yes", 1), dialogue("a large lesion on the left", 2)]
-    ones = [replace(sample, facts={"weight": np.ones(sample.supervised, np.float32)}) for sample in batch]
+    ones = [
+        replace(sample, facts={"weight": np.ones(sample.supervised, np.float32)})
+        for sample in batch
+    ]
     gradients = []
-    for samples, chosen in ((batch, Objective()), (ones, Objective(normaliser=normaliser))):  # pyright: ignore[reportArgumentType]
+    for samples, chosen in (
+        (batch, Objective()),
+        (ones, Objective(normaliser=normaliser)),  # pyright: ignore[reportArgumentType]
+    ):
         model, processor = tiny("qwen2_5_vl")
         stage = Stage("x", ("x",), Rates(language=1e-3), batch=2, micro_batch=2, objective=chosen)
         trainer = set_up(model, processor, stage, device=CPU, bfloat16=False)
@@ -51,13 +61,18 @@ def test_weights_of_one_are_plain_cross_entropy_to_the_last_bit(normaliser: str)
 
 def test_the_normaliser_divides_by_tokens_or_by_weights() -> None:
     logits, targets = some_logits()
-    sample = replace(dialogue("yes", 1), facts={"weight": np.full(dialogue("yes", 1).supervised, 2.5, np.float32)})
+    sample = replace(
+        dialogue("yes", 1),
+        facts={"weight": np.full(dialogue("yes", 1).supervised, 2.5, np.float32)},
+    )
     weights = torch.tensor([1.0, 1.0, 2.5, 1.0, 2.5, 1.0])
     summed = Weighted(Objective()).summed(logits, targets, {"weight": weights}).loss
     expected = (functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
     assert float(summed.detach()) == pytest.approx(float(expected.detach()))
     assert Weighted(Objective()).mass([sample]) == sample.supervised
-    assert Weighted(Objective(normaliser="weights")).mass([sample]) == pytest.approx(2.5 * sample.supervised)
+    assert Weighted(Objective(normaliser="weights")).mass([sample]) == pytest.approx(
+        2.5 * sample.supervised
+    )
 
 
 def test_dft_scales_each_token_by_its_own_probability_without_a_gradient_through_it() -> None:
@@ -83,7 +98,9 @@ def test_on_the_rounds_own_policy_the_surrogate_is_the_plain_policy_gradient() -
     assert float(summed.told["kl"]) == 0 and float(summed.told["clipped"]) == 0
 
 
-def test_ratios_are_clipped_where_they_leave_the_range_in_the_direction_of_their_advantage() -> None:
+def test_ratios_are_clipped_where_they_leave_the_range_in_the_direction_of_their_advantage() -> (
+    None
+):
     logits, targets = some_logits(4)
     log_p = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1).detach()
     ratios = torch.tensor([1.5, 1.5, 0.5, 0.5])
@@ -94,13 +111,21 @@ def test_ratios_are_clipped_where_they_leave_the_range_in_the_direction_of_their
     assert float(summed.loss.detach()) == pytest.approx(-(1.3 - 1.5 + 0.5 - 0.8), abs=1e-5)
     assert float(summed.told["clipped"]) == 2
     (gradient,) = torch.autograd.grad(summed.loss, logits)
-    assert gradient[0].abs().max() == 0 and gradient[3].abs().max() == 0 and gradient[1].abs().max() > 0
+    assert (
+        gradient[0].abs().max() == 0
+        and gradient[3].abs().max() == 0
+        and gradient[1].abs().max() > 0
+    )
 
 
 def test_the_penalty_is_the_k3_estimate() -> None:
     logits, targets = some_logits(3)
     log_p = logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1).detach()
-    facts = {"advantage": torch.zeros(3), "old": log_p, "reference": log_p + torch.tensor([0.0, 0.7, -0.4])}
+    facts = {
+        "advantage": torch.zeros(3),
+        "old": log_p,
+        "reference": log_p + torch.tensor([0.0, 0.7, -0.4]),
+    }
     summed = Clipped(Grpo(kl=2.0)).summed(logits, targets, facts)
     by_hand = sum(np.exp(d) - d - 1 for d in (0.0, 0.7, -0.4))
     assert float(summed.told["kl"]) == pytest.approx(by_hand, rel=1e-5)

@@ -33,7 +33,9 @@ def batch(processor: Processor) -> list[list[Encoded]]:
     for number, answer in enumerate(("yes", "no", "left side", "a large lesion")):
         tiles = processor.tiles([picture(number)]) if number % 2 else ()
         question = (0, "Is there a lesion?") if tiles else ("Is there a lesion?",)
-        made.append([processor.encode([Message("user", question), Message("assistant", (answer,))], tiles)])
+        made.append(
+            [processor.encode([Message("user", question), Message("assistant", (answer,))], tiles)]
+        )
     return made
 
 
@@ -41,7 +43,15 @@ def batch(processor: Processor) -> list[list[Encoded]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recomputed_activations_give_the_same_bits(family: FamilyName, packing: bool) -> None:
     model, processor = tiny(family)
-    stage = Stage("x", ("x",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=2, warmup_steps=0, packing=packing)
+    stage = Stage(
+        "x",
+        ("x",),
+        Rates(1e-3, 1e-3, 1e-3),
+        batch=4,
+        micro_batch=2,
+        warmup_steps=0,
+        packing=packing,
+    )
     told = []
     for recomputed in (False, True):
         trainer = set_up(
@@ -60,8 +70,17 @@ def test_a_stage_that_keeps_its_activations_again_wraps_nothing() -> None:
     model = copy.deepcopy(model)
     stage = Stage("x", ("x",), Rates(language=1e-3), batch=4, micro_batch=2)
     for recomputed in (True, True, False):
-        set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False, sharding=Sharding(activation_checkpointing=recomputed))
-        assert all(("forward" in block.__dict__) == recomputed for block in units(model, processor.family))
+        set_up(
+            model,
+            processor,
+            stage,
+            device=torch.device("cpu"),
+            bfloat16=False,
+            sharding=Sharding(activation_checkpointing=recomputed),
+        )
+        assert all(
+            ("forward" in block.__dict__) == recomputed for block in units(model, processor.family)
+        )
         copied = units(copy.deepcopy(model), processor.family)
         assert all(block.forward.__self__ is block for block in copied)  # pyright: ignore[reportFunctionMemberAccess]
 
@@ -75,13 +94,17 @@ def test_units_are_all_blocks_vision_first(family: FamilyName) -> None:
     assert parts == ["vision", "vision", "language", "language"]
     empty = hollow(model)
     assert {p.device.type for p in empty.parameters()} == {"meta"}
-    assert [unit.__class__ for unit in units(empty, processor.family)] == [unit.__class__ for unit in units(model, processor.family)]
+    assert [unit.__class__ for unit in units(empty, processor.family)] == [
+        unit.__class__ for unit in units(model, processor.family)
+    ]
 
 
 def test_only_micro_batches_with_words_teach_a_tower_nothing() -> None:
     model, processor = tiny("internvl")
     stage = replace(Stage("x", ("x",), Rates(vision=1e-3), batch=2, micro_batch=2, warmup_steps=0))
-    trainer = set_up(copy.deepcopy(model), processor, stage, device=torch.device("cpu"), bfloat16=False)
+    trainer = set_up(
+        copy.deepcopy(model), processor, stage, device=torch.device("cpu"), bfloat16=False
+    )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     result = trainer.step(batch(processor)[::2], 0, 4)
     assert result.loss > 0 and result.norm == 0

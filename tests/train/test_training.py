@@ -50,7 +50,9 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+def unbroken(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainConfig, Path]:
     """A run of two stages without interruption."""
     place = tmp_path_factory.mktemp("unbroken")
     config = small_config(place, family=request.param)
@@ -58,7 +60,9 @@ def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return config, place / "run"
 
 
-def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(unbroken: tuple[TrainConfig, Path]) -> None:
+def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(
+    unbroken: tuple[TrainConfig, Path],
+) -> None:
     config, out = unbroken
     loaded = load(str(out / "start"))
     start, family = dict(loaded.model.named_parameters()), loaded.processor.family
@@ -68,11 +72,15 @@ def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(unbroken: tuple[T
         frozen = family.part_of(name) == "language"
         assert torch.equal(tensor, shallow[name]) == frozen, name
     assert config.stages[0].rates.language is None
-    assert not any(torch.equal(tensor, final[name]) for name, tensor in start.items() if tensor.ndim > 1)
+    assert not any(
+        torch.equal(tensor, final[name]) for name, tensor in start.items() if tensor.ndim > 1
+    )
 
 
 @pytest.mark.parametrize("stop", [("shallow", 2), ("shallow", 4), ("instruct", 2), ("instruct", 6)])
-def test_an_interrupted_run_ends_in_the_same_bits(unbroken: tuple[TrainConfig, Path], tmp_path: Path, stop: tuple[str, int]) -> None:
+def test_an_interrupted_run_ends_in_the_same_bits(
+    unbroken: tuple[TrainConfig, Path], tmp_path: Path, stop: tuple[str, int]
+) -> None:
     config, whole = unbroken
 
     def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
@@ -92,10 +100,14 @@ def test_an_interrupted_run_ends_in_the_same_bits(unbroken: tuple[TrainConfig, P
     def lasting(row: dict) -> dict:
         return {k: v for k, v in row.items() if k != "tokens_per_s"}
 
-    assert [lasting(row) for row in read_log(tmp_path / "run")] == [lasting(row) for row in read_log(whole)]
+    assert [lasting(row) for row in read_log(tmp_path / "run")] == [
+        lasting(row) for row in read_log(whole)
+    ]
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(
+    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, whole = unbroken
     train(config, tmp_path / "again")
     assert equal(weights(tmp_path / "again" / "checkpoint"), weights(whole / "checkpoint"))
@@ -107,14 +119,19 @@ def test_what_a_run_leaves_behind(unbroken: tuple[TrainConfig, Path]) -> None:
     _, out = unbroken
     assert not (out / "state").exists()
     stages = json.loads((out / "summary.json").read_text())["stages"]
-    assert [(stage["name"], stage["steps"]) for stage in stages] == [("shallow", 6), ("instruct", 6)]
+    assert [(stage["name"], stage["steps"]) for stage in stages] == [
+        ("shallow", 6),
+        ("instruct", 6),
+    ]
     assert all(stage["first_loss"] > 0 and stage["dropped"] == {} for stage in stages)
     assert [row["step"] for row in read_log(out)] == [2, 4, 6, 2, 4, 6]
     assert (out / "config.yaml").exists() and (out / "run.json").exists()
     assert "| instruct | 6 |" in (out / "checkpoint" / "README.md").read_text()
 
 
-def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(
+    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, out = unbroken
     before = (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     train(config, out, resume=True)
@@ -148,14 +165,20 @@ def test_a_damaged_state_is_named(unbroken: tuple[TrainConfig, Path], tmp_path: 
         train(config, tmp_path / "run", resume=True)
 
 
-def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(
+    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, whole = unbroken
 
     def fill(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
-            # The state of step 2 is written behind the training, and on a busy machine may still be on its way.
+            # The state of step 2 is written behind the training, and on a busy machine may still be
+            # on its way.
             until = time.monotonic() + 60
-            while not (tmp_path / "run" / "state" / "00-00000002").exists() and time.monotonic() < until:
+            while (
+                not (tmp_path / "run" / "state" / "00-00000002").exists()
+                and time.monotonic() < until
+            ):
                 os.sched_yield()
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
 
@@ -169,12 +192,17 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(unbroken: tup
     assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
 
 
-def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it_is_back(
+    tmp_path: Path,
+) -> None:
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
     for number in range(8):
         picture(number).save(images / f"{number}.png")
-    rows = [{"id": str(n), "image": f"images/{n}.png", "question": "?", "answer": "yes no"[:3]} for n in range(8)]
+    rows = [
+        {"id": str(n), "image": f"images/{n}.png", "question": "?", "answer": "yes no"[:3]}
+        for n in range(8)
+    ]
     (tmp_path / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = small_config(tmp_path)
     stage = replace(config.stages[0], data=("mine",), steps=6)
@@ -190,7 +218,9 @@ def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it
         train(config, tmp_path / "run", progress=lose)
     images.with_name("away").rename(images)
     train(config, tmp_path / "run", resume=True)
-    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(tmp_path / "whole" / "checkpoint"))
+    assert equal(
+        weights(tmp_path / "run" / "checkpoint"), weights(tmp_path / "whole" / "checkpoint")
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -201,17 +231,29 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut_or_packed(family: Family
     for number, answer in enumerate(answers):
         tiles = processor.tiles([picture(number)]) if number % 2 else ()
         parts = (0, "Is there a lesion?") if tiles else ("Is there a lesion?",)
-        batch.append(processor.encode([Message("user", parts), Message("assistant", (answer,))], tiles))
+        batch.append(
+            processor.encode([Message("user", parts), Message("assistant", (answer,))], tiles)
+        )
     stage = Stage("x", ("x",), Rates(language=1e-3), batch=4, micro_batch=4)
     results = []
     for size in (4, 2, 1):
-        trainer = set_up(model, processor, replace(stage, micro_batch=size), device=torch.device("cpu"), bfloat16=False)
-        total = sum(float(trainer.summed_loss(batch[i : i + size]).loss.detach()) for i in range(0, 4, size)) / sum(
-            e.supervised for e in batch
+        trainer = set_up(
+            model,
+            processor,
+            replace(stage, micro_batch=size),
+            device=torch.device("cpu"),
+            bfloat16=False,
         )
+        total = sum(
+            float(trainer.summed_loss(batch[i : i + size]).loss.detach()) for i in range(0, 4, size)
+        ) / sum(e.supervised for e in batch)
         results.append(total)
-    packed = set_up(model, processor, replace(stage, packing=True), device=torch.device("cpu"), bfloat16=False)
-    results.append(float(packed.summed_loss(batch).loss.detach()) / sum(e.supervised for e in batch))
+    packed = set_up(
+        model, processor, replace(stage, packing=True), device=torch.device("cpu"), bfloat16=False
+    )
+    results.append(
+        float(packed.summed_loss(batch).loss.detach()) / sum(e.supervised for e in batch)
+    )
     model.eval()
     assert results[1:] == pytest.approx(results[:1] * 3, rel=1e-6)
     full = {k: v for k, v in processor.collate(batch, pad="right").items()}
@@ -252,17 +294,27 @@ def test_a_plan_is_a_function_of_seed_and_step() -> None:
     assert whole[:12] != whole[12:24]
     spread = [max(batch)[0] - min(batch)[0] for batch in whole[:12]]
     assert sum(spread) / len(spread) < 20  # lengths lie close together in a batch
-    assert sorted(next(GroupedPlan((5, 6, 7), batch=8, seed=0).batches(0))).count((0,)) >= 2  # fewer samples than a batch
+    # fewer samples than a batch
+    assert sorted(next(GroupedPlan((5, 6, 7), batch=8, seed=0).batches(0))).count((0,)) >= 2
 
 
 def test_bad_samples_are_dropped_counted_and_named() -> None:
     _, processor = tiny("qwen2_5_vl")
-    good = Sample("good", (user_turn("?", 1), Message("assistant", ("yes",))), (Image(data=png_bytes(picture(0))),))
+    good = Sample(
+        "good",
+        (user_turn("?", 1), Message("assistant", ("yes",))),
+        (Image(data=png_bytes(picture(0))),),
+    )
     bad = Sample("bad", good.messages, (Image(data=b"no image"),))
     gone = Sample("gone", good.messages, (Image(path="nowhere.png"),))
     silent = Sample("silent", (user_turn("?", 0),))
     long = Sample("long", (user_turn("x " * 500, 0), Message("assistant", ("yes",))))
-    data = encode_all([good, bad, Drop("row-9", "no_question"), gone, silent, long], processor, max_tokens=100, cache_mb=1)
+    data = encode_all(
+        [good, bad, Drop("row-9", "no_question"), gone, silent, long],
+        processor,
+        max_tokens=100,
+        cache_mb=1,
+    )
     assert len(data) == 1
     assert data.drops == {"bad_image": 2, "no_question": 1, "no_answer": 1, "too_long": 1}
     assert data.named_drops[0].startswith("bad: bad_image (")
@@ -273,7 +325,11 @@ def test_bad_samples_are_dropped_counted_and_named() -> None:
 
 def test_images_beyond_the_cache_are_read_again() -> None:
     _, processor = tiny("qwen2_5_vl")
-    sample = Sample("a", (user_turn("?", 1), Message("assistant", ("yes",))), (Image(data=png_bytes(picture(0))),))
+    sample = Sample(
+        "a",
+        (user_turn("?", 1), Message("assistant", ("yes",))),
+        (Image(data=png_bytes(picture(0))),),
+    )
     kept, read = (encode_all([sample], processor, max_tokens=100, cache_mb=mb) for mb in (1, 0))
     assert (kept.sample(0).tiles[0].pixels == read.sample(0).tiles[0].pixels).all()
 
@@ -293,23 +349,34 @@ def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
 
 def test_rows_that_a_split_holds_out_are_not_trained_on(tmp_path: Path) -> None:
     rows = [
-        {"id": side, "question": "?", "answer": "yes", "extra": {"split": side}} for side in ("train", "validation", "Training", "test")
+        {"id": side, "question": "?", "answer": "yes", "extra": {"split": side}}
+        for side in ("train", "validation", "Training", "test")
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(read_groups([tmp_path]))
     assert [item.id for item in found if isinstance(item, Sample)] == ["train", "Training"]
-    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [("validation", "held_out"), ("test", "held_out")]
+    assert [(item.id, item.reason) for item in found if isinstance(item, Drop)] == [
+        ("validation", "held_out"),
+        ("test", "held_out"),
+    ]
     assert all(isinstance(item, Sample) for item in read_groups([tmp_path], held_out=True))
 
 
-def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_checkpoint(tmp_path: Path) -> None:
+def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_checkpoint(
+    tmp_path: Path,
+) -> None:
     config = small_config(tmp_path)
     model, processor = tiny("qwen2_5_vl")
     broken = copy.deepcopy(model)
     torch.nn.init.constant_(broken.model.language_model.norm.weight, float("nan"))
     export(broken, processor, tmp_path / "broken", RunCard("test", {}))
-    config = replace(config, model=str(tmp_path / "broken"), stages=(replace(config.stages[0], steps=3),))
-    with pytest.raises(TrainingError, match=r"stage 'shallow': none of its 3 steps gave a loss and a gradient that are numbers"):
+    config = replace(
+        config, model=str(tmp_path / "broken"), stages=(replace(config.stages[0], steps=3),)
+    )
+    with pytest.raises(
+        TrainingError,
+        match=r"stage 'shallow': none of its 3 steps gave a loss and a gradient that are numbers",
+    ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
 
@@ -325,10 +392,15 @@ def test_what_an_objective_tells_that_is_no_number_is_logged_as_none(tmp_path: P
     assert row["kl"] is None and row["clipped"] == 0.5
 
 
-def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log(tmp_path: Path) -> None:
+def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log(
+    tmp_path: Path,
+) -> None:
     with open_log(tmp_path, log_bytes=0, tensorboard=False) as log:
         log.add({"stage": "a", "step": 1, "loss": 1.0}, 1)
-        with pytest.raises(StorageError, match="is being written by another process"), open_log(tmp_path, log_bytes=0, tensorboard=False):
+        with (
+            pytest.raises(StorageError, match="is being written by another process"),
+            open_log(tmp_path, log_bytes=0, tensorboard=False),
+        ):
             pass
         log.add({"stage": "a", "step": 2, "loss": 1.0}, 2)
         kept = log.size
@@ -351,7 +423,9 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path)
     folder = Path(str(config.data["captions"]))
     folder.rename(tmp_path / "kept")
     write_phantoms(folder, list(phantom.training(7, 10, "captions")))
-    with pytest.raises(ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learnt from so far"):
+    with pytest.raises(
+        ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learnt from so far"
+    ):
         train(config, tmp_path / "run", resume=True)
     shutil.rmtree(folder)
     (tmp_path / "kept").rename(folder)
@@ -360,9 +434,19 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path)
 
 def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    wild = replace(config, most_skipped=2, stages=(replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),))
+    wild = replace(
+        config,
+        most_skipped=2,
+        stages=(
+            replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),
+        ),
+    )
     with pytest.raises(
-        TrainingError, match=r"stage 'instruct', step \d+: the loss is .* 3 such steps were skipped; lower the stage's rates"
+        TrainingError,
+        match=(
+            r"stage 'instruct', step \d+: the loss is .* 3 such steps were skipped; lower the"
+            r" stage's rates"
+        ),
     ):
         train(wild, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
@@ -383,7 +467,9 @@ def test_a_step_without_a_number_changes_nothing() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
+def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(
+    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
     config, whole = unbroken
     steps = iter(range(100))
     rare = replace(config, save_every=1000)  # nothing but the request saves
@@ -395,7 +481,9 @@ def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(unbroken: tuple[Tra
 
 def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    with pytest.raises(ConfigError, match=r"needs data group 'captions'; give it with data.captions=FOLDER"):
+    with pytest.raises(
+        ConfigError, match=r"needs data group 'captions'; give it with data.captions=FOLDER"
+    ):
         train(replace(config, data={**config.data, "captions": None}), tmp_path / "run")
     shutil.rmtree(tmp_path / "captions" / "data")
     with pytest.raises(ArtefactError, match=r"missing though manifest.json lists it"):
@@ -404,14 +492,20 @@ def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
-@pytest.mark.parametrize("setting", ["rates", "weight_decay", "final_rate", "clip_norm", "epochs", "betas"])
-def test_numbers_that_would_undo_the_training_are_refused_at_the_door(setting: str, value: float) -> None:
+@pytest.mark.parametrize(
+    "setting", ["rates", "weight_decay", "final_rate", "clip_norm", "epochs", "betas"]
+)
+def test_numbers_that_would_undo_the_training_are_refused_at_the_door(
+    setting: str, value: float
+) -> None:
     if (setting, value) == ("clip_norm", math.inf):
         assert Stage("x", ("x",), Rates(language=1e-3), clip_norm=value).clip_norm == value
         return
     with pytest.raises(ConfigError, match=rf"{setting}.* is {value:g}"):
         rates = Rates(language=value if setting == "rates" else 1e-3)
-        changed = {} if setting == "rates" else {setting: (0.9, value) if setting == "betas" else value}
+        changed = (
+            {} if setting == "rates" else {setting: (0.9, value) if setting == "betas" else value}
+        )
         Stage("x", ("x",), rates, **changed)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,6 @@
-"""Our numbers beside TRL's: loss and gradients of supervised tokens, advantages, log-probabilities and the clipped objective."""
+"""Our numbers beside TRL's: loss and gradients of supervised tokens, advantages, log-probabilities
+and the clipped objective.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +30,23 @@ datasets = pytest.importorskip("datasets", reason="trl comes with datasets")
 
 RATES = Rates(vision=1e-3, projector=1e-3, language=1e-3)
 PROMPTS, COPIES, LONGEST = 3, 4, 7
-GRPO = Grpo(copies=COPIES, round_prompts=PROMPTS, temperature=0.9, max_reply_tokens=LONGEST, kl=1e-3, clip_low=0.2, clip_high=0.3)
+GRPO = Grpo(
+    copies=COPIES,
+    round_prompts=PROMPTS,
+    temperature=0.9,
+    max_reply_tokens=LONGEST,
+    kl=1e-3,
+    clip_low=0.2,
+    clip_high=0.3,
+)
 CLOSE = 1e-5
 Gradients = dict[str, torch.Tensor]
 
 
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_trl", Path(__file__).parents[2] / "bench" / "_trl.py")
+    spec = importlib.util.spec_from_file_location(
+        "_trl", Path(__file__).parents[2] / "bench" / "_trl.py"
+    )
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -46,14 +58,25 @@ def own_model() -> Any:
 
 
 def trainer_of(model: Any, *, packing: bool = False, grpo: Grpo | None = None) -> Trainer:
-    stage = Stage("x", ("x",), RATES, batch=PROMPTS, micro_batch=PROMPTS, max_tokens=512, packing=packing, grpo=grpo)
+    stage = Stage(
+        "x",
+        ("x",),
+        RATES,
+        batch=PROMPTS,
+        micro_batch=PROMPTS,
+        max_tokens=512,
+        packing=packing,
+        grpo=grpo,
+    )
     return set_up(model, tiny("qwen2_5_vl")[1], stage, device=torch.device("cpu"), bfloat16=False)
 
 
 def learnt(model: Any, loss: torch.Tensor) -> tuple[float, Gradients]:
     model.zero_grad()
     loss.backward()
-    return float(loss.detach()), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {
+        name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
 
 
 def assert_close(one: tuple[float, Gradients], other: tuple[float, Gradients]) -> None:
@@ -63,35 +86,55 @@ def assert_close(one: tuple[float, Gradients], other: tuple[float, Gradients]) -
     assert worst < CLOSE < max(float(g.abs().max()) for g in one[1].values())
 
 
-# --- supervised ------------------------------------------------------------------------------------------------------
+# --- supervised
+# ------------------------------------------------------------------------------------------------------
 
 
 def dialogues() -> list[tuple[list[Message], Any]]:
     """One turn, three turns and a longer answer, each about a picture of its own size."""
     yes = [user_turn("Is there a lesion?", 1), Message("assistant", ("yes",))]
-    several = [*yes, Message("user", ("left right?",)), Message("assistant", ("right",)), Message("user", ("ct?",))]
+    several = [
+        *yes,
+        Message("user", ("left right?",)),
+        Message("assistant", ("right",)),
+        Message("user", ("ct?",)),
+    ]
     several.append(Message("assistant", ("no, an x-ray",)))
     longer = [
         user_turn("You are a helpful assistant.", 1),
         Message("assistant", ("there is a large lesion left and a small lesion right",)),
     ]
-    return [(messages, picture(n, 60 + 40 * n, 90)) for n, messages in enumerate((yes, several, longer))]
+    return [
+        (messages, picture(n, 60 + 40 * n, 90)) for n, messages in enumerate((yes, several, longer))
+    ]
 
 
 def their_batch(trainer: Any) -> dict[str, torch.Tensor]:
-    rows = [{"messages": [{"role": m.role, "content": m.text} for m in messages], "images": [image]} for messages, image in dialogues()]
+    rows = [
+        {"messages": [{"role": m.role, "content": m.text} for m in messages], "images": [image]}
+        for messages, image in dialogues()
+    ]
     return dict(trainer.data_collator(rows))
 
 
 def sft_trainer(model: Any, folder: Path) -> Any:
     beside = bench()
-    rows = datasets.Dataset.from_list([{"messages": [{"role": "user", "content": "a"}], "images": [picture(0)]}])
+    rows = datasets.Dataset.from_list(
+        [{"messages": [{"role": "user", "content": "a"}], "images": [picture(0)]}]
+    )
     config = trl.SFTConfig(**beside.quiet(str(folder)), max_length=None, assistant_only_loss=True)
-    return trl.SFTTrainer(model=model, args=config, train_dataset=rows, processing_class=beside.stock_processor(tiny("qwen2_5_vl")[1]))
+    return trl.SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=rows,
+        processing_class=beside.stock_processor(tiny("qwen2_5_vl")[1]),
+    )
 
 
 @pytest.mark.parametrize("packing", [False, True])
-def test_supervised_loss_and_gradients_equal_trl_and_stock_transformers(packing: bool, tmp_path: Path) -> None:
+def test_supervised_loss_and_gradients_equal_trl_and_stock_transformers(
+    packing: bool, tmp_path: Path
+) -> None:
     processor = tiny("qwen2_5_vl")[1]
     made = [processor.encode(messages, processor.tiles([image])) for messages, image in dialogues()]
     theirs = sft_trainer(own_model(), tmp_path)
@@ -103,19 +146,29 @@ def test_supervised_loss_and_gradients_equal_trl_and_stock_transformers(packing:
     stock = own_model().train()
     expected = learnt(stock, stock(**batch).loss)
     count = (batch["labels"][:, 1:] != -100).sum()
-    assert_close(learnt(theirs.model, theirs.compute_loss(theirs.model, dict(batch), num_items_in_batch=count)), expected)
+    assert_close(
+        learnt(
+            theirs.model, theirs.compute_loss(theirs.model, dict(batch), num_items_in_batch=count)
+        ),
+        expected,
+    )
     ours = trainer_of(own_model(), packing=packing)
     assert_close(learnt(ours.model, ours.summed_loss(made).loss / ours.loss.mass(made)), expected)
 
 
-# --- reinforcement ---------------------------------------------------------------------------------------------------
+# --- reinforcement
+# ---------------------------------------------------------------------------------------------------
 
 
-REWARDS = np.array([[0.0, 1.5, 0.5, 0.5], [1.5, 1.5, 1.5, 1.5], [0.0, 0.0, 0.0, 0.5]])  # the second group teaches nothing
+# the second group teaches nothing
+REWARDS = np.array([[0.0, 1.5, 0.5, 0.5], [1.5, 1.5, 1.5, 1.5], [0.0, 0.0, 0.0, 0.5]])
 
 
 def questions() -> list[Sample]:
-    return [Sample(f"q{n}", (user_turn(text, 1),)) for n, text in enumerate(("Is there a lesion?", "ct?", "left right small large?"))]
+    return [
+        Sample(f"q{n}", (user_turn(text, 1),))
+        for n, text in enumerate(("Is there a lesion?", "ct?", "left right small large?"))
+    ]
 
 
 def grpo_trainer(folder: Path, **given: Any) -> Any:
@@ -124,23 +177,37 @@ def grpo_trainer(folder: Path, **given: Any) -> Any:
 
     beside, processor = bench(), tiny("qwen2_5_vl")[1]
     tiny("qwen2_5_vl")[0].save_pretrained(folder)
-    drawing = {"max_completion_length": LONGEST, "temperature": GRPO.temperature, "num_generations": COPIES}
+    drawing = {
+        "max_completion_length": LONGEST,
+        "temperature": GRPO.temperature,
+        "num_generations": COPIES,
+    }
     drawing["generation_kwargs"] = {"suppress_tokens": processor.never_sampled}
-    # The penalty is the plain k3 estimate; two iterations let TRL keep the log-probabilities of the round's start.
-    clipped = {"beta": GRPO.kl, "epsilon": GRPO.clip_low, "epsilon_high": GRPO.clip_high, "use_bias_correction_kl": False}
+    # The penalty is the plain k3 estimate; two iterations let TRL keep the log-probabilities of the
+    # round's start.
+    clipped = {
+        "beta": GRPO.kl,
+        "epsilon": GRPO.clip_low,
+        "epsilon_high": GRPO.clip_high,
+        "use_bias_correction_kl": False,
+    }
     sizes = {"per_device_train_batch_size": PROMPTS * COPIES, "num_iterations": 2}
     config = trl.GRPOConfig(**(beside.quiet(str(folder)) | drawing | clipped | sizes | given))
     return trl.GRPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(folder),
         args=config,
         reward_funcs=lambda completions, **_: REWARDS.ravel().tolist(),
-        train_dataset=datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "a"}], "images": [picture(0)]}]),
+        train_dataset=datasets.Dataset.from_list(
+            [{"prompt": [{"role": "user", "content": "a"}], "images": [picture(0)]}]
+        ),
         processing_class=beside.stock_processor(processor),
     )
 
 
 def drawn(trainer: Any) -> dict[str, Any]:
-    """What TRL makes of a round: replies, advantages, log-probabilities of the start and of the reference."""
+    """What TRL makes of a round: replies, advantages, log-probabilities of the start and of the
+    reference.
+    """
     torch.manual_seed(0)
     trainer.model.train()
     rows = [
@@ -159,14 +226,18 @@ def ours_of(found: dict[str, Any], ours: Trainer) -> list[Encoded]:
         sample = questions()[row // COPIES]
         tiles = ours.processor.tiles([picture(row // COPIES)])
         prompt = ours.processor.encode(sample.messages, tiles)
-        assert found["prompt_ids"][row][found["prompt_mask"][row] == 1].tolist() == prompt.ids.tolist(), message_to_json(sample.messages[0])
+        assert (
+            found["prompt_ids"][row][found["prompt_mask"][row] == 1].tolist() == prompt.ids.tolist()
+        ), message_to_json(sample.messages[0])
         reply = found["completion_ids"][row][found["completion_mask"][row] == 1].tolist()
         made.append(with_reply(prompt, reply, advantage=float(values[row])))
     return made
 
 
 def moved(model: Any, seed: int) -> Any:
-    """The same model elsewhere: far enough that ratios are clipped on both sides and the penalty counts."""
+    """The same model elsewhere: far enough that ratios are clipped on both sides and the penalty
+    counts.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -182,8 +253,12 @@ def facts(samples: Sequence[Encoded], name: str) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([sample.facts[name] for sample in samples]))
 
 
-def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(tmp_path: Path) -> None:
-    theirs = grpo_trainer(tmp_path, loss_type="bnpo", gradient_accumulation_steps=1, steps_per_generation=1)
+def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(
+    tmp_path: Path,
+) -> None:
+    theirs = grpo_trainer(
+        tmp_path, loss_type="bnpo", gradient_accumulation_steps=1, steps_per_generation=1
+    )
     moved(theirs.model, 1)
     found = drawn(theirs)
     start, reference = own_model(), own_model()
@@ -193,7 +268,9 @@ def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(tm
     made = log_probabilities(trainer_of(start, grpo=GRPO), made, "old")
     made = log_probabilities(trainer_of(reference, grpo=GRPO), made, "reference")
     assert float((facts(made, "old") - flat(found, "old_per_token_logps")).abs().max()) < CLOSE
-    assert float((facts(made, "reference") - flat(found, "ref_per_token_logps")).abs().max()) < CLOSE
+    assert (
+        float((facts(made, "reference") - flat(found, "ref_per_token_logps")).abs().max()) < CLOSE
+    )
 
     moved(theirs.model, 2)
     theirs.current_gradient_accumulation_steps = 1
@@ -205,14 +282,19 @@ def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(tm
     clipped = metrics["clip_ratio/region_mean"][-1]
     assert 0.05 < clipped < 0.95  # the batch is one on which the clipping matters, on both sides
     assert metrics["clip_ratio/low_mean"][-1] > 0 and metrics["clip_ratio/high_mean"][-1] > 0
-    assert float(summed.told["kl"]) / ours.loss.mass(made) == pytest.approx(metrics["kl"][-1], abs=1e-4)
+    assert float(summed.told["kl"]) / ours.loss.mass(made) == pytest.approx(
+        metrics["kl"][-1], abs=1e-4
+    )
     assert float(summed.told["clipped"]) / ours.loss.mass(made) == pytest.approx(clipped, abs=CLOSE)
 
 
 def test_the_mean_over_a_batch_in_parts_equals_that_of_dapo(tmp_path: Path) -> None:
-    theirs = grpo_trainer(tmp_path, loss_type="dapo", gradient_accumulation_steps=2, steps_per_generation=2)
+    theirs = grpo_trainer(
+        tmp_path, loss_type="dapo", gradient_accumulation_steps=2, steps_per_generation=2
+    )
     found = drawn(theirs)
-    found["completion_mask"][0, 2:] = found["completion_mask"][5, 4:] = 0  # halves of unlike numbers of tokens
+    # halves of unlike numbers of tokens
+    found["completion_mask"][0, 2:] = found["completion_mask"][5, 4:] = 0
     found["num_items_in_batch"] = found["completion_mask"].sum()
     made = ours_of(found, trainer_of(own_model(), grpo=GRPO))
     made = log_probabilities(trainer_of(own_model(), grpo=GRPO), made, "reference")
@@ -222,11 +304,22 @@ def test_the_mean_over_a_batch_in_parts_equals_that_of_dapo(tmp_path: Path) -> N
     patches = found["image_grid_thw"].prod(-1)
     cut = int(patches[:half].sum())
     for part in (slice(0, half), slice(half, None)):
-        names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages", "ref_per_token_logps", "mm_token_type_ids")
+        names = (
+            "prompt_ids",
+            "prompt_mask",
+            "completion_ids",
+            "completion_mask",
+            "advantages",
+            "ref_per_token_logps",
+            "mm_token_type_ids",
+        )
         inputs = {name: found[name][part] for name in (*names, "image_grid_thw")}
-        inputs["pixel_values"] = found["pixel_values"][:cut] if part.start == 0 else found["pixel_values"][cut:]
+        inputs["pixel_values"] = (
+            found["pixel_values"][:cut] if part.start == 0 else found["pixel_values"][cut:]
+        )
         total = total + theirs.compute_loss(
-            theirs.model, inputs | {"num_images": [1] * half, "num_items_in_batch": found["num_items_in_batch"]}
+            theirs.model,
+            inputs | {"num_images": [1] * half, "num_items_in_batch": found["num_items_in_batch"]},
         )
     ours = trainer_of(moved(own_model(), 3), grpo=replace(GRPO))
     for part in (made[:half], made[half:]):

@@ -12,20 +12,40 @@ from torch import Tensor
 CONFIG = {"architectures": ["Tiny"], "model_type": "tiny", "hidden_size": 4}
 
 
-def values(seed: int, dtype: torch.dtype = torch.bfloat16, *, large: int = 300_000) -> dict[str, Tensor]:
+def values(
+    seed: int, dtype: torch.dtype = torch.bfloat16, *, large: int = 300_000
+) -> dict[str, Tensor]:
     """Tensors of several shapes, one of them of more than one block, and one of whole numbers."""
     draw = torch.Generator().manual_seed(seed)
-    shapes = {"embed": (large // 100, 100), "visual.merger.weight": (5, 7), "visual.weight": (3, 3), "norm": (4,), "scale": ()}
-    return {**{name: torch.randn(shape, generator=draw).to(dtype) for name, shape in shapes.items()}, "steps": torch.arange(6)}
+    shapes = {
+        "embed": (large // 100, 100),
+        "visual.merger.weight": (5, 7),
+        "visual.weight": (3, 3),
+        "norm": (4,),
+        "scale": (),
+    }
+    return {
+        **{name: torch.randn(shape, generator=draw).to(dtype) for name, shape in shapes.items()},
+        "steps": torch.arange(6),
+    }
 
 
-def write(folder: Path, tensors: dict[str, Tensor], *, files: int = 1, config: dict | None = None) -> Path:
+def write(
+    folder: Path, tensors: dict[str, Tensor], *, files: int = 1, config: dict | None = None
+) -> Path:
     """A model folder; with several files, each tensor in another one and an index beside them."""
     folder.mkdir(parents=True)
-    names = [f"model-{number}.safetensors" for number in range(files)] if files > 1 else ["model.safetensors"]
+    names = (
+        [f"model-{number}.safetensors" for number in range(files)]
+        if files > 1
+        else ["model.safetensors"]
+    )
     places = {name: names[number % files] for number, name in enumerate(tensors)}
     for file in names:
-        save_file({name: tensor for name, tensor in tensors.items() if places[name] == file}, folder / file)
+        save_file(
+            {name: tensor for name, tensor in tensors.items() if places[name] == file},
+            folder / file,
+        )
     if files > 1:
         index = {"metadata": {"total_size": 1}, "weight_map": places}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -34,11 +54,18 @@ def write(folder: Path, tensors: dict[str, Tensor], *, files: int = 1, config: d
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    return {
+        name: tensor
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Bit for bit, with names, types and shapes."""
     return one.keys() == other.keys() and all(
-        one[n].dtype == other[n].dtype and one[n].shape == other[n].shape and torch.equal(one[n], other[n]) for n in one
+        one[n].dtype == other[n].dtype
+        and one[n].shape == other[n].shape
+        and torch.equal(one[n], other[n])
+        for n in one
     )

@@ -24,7 +24,10 @@ ADAPTER = "adapter_model.safetensors"
 class Net(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = torch.nn.Linear(6, 5, bias=False), torch.nn.Linear(5, 4, bias=False)
+        self.first, self.second = (
+            torch.nn.Linear(6, 5, bias=False),
+            torch.nn.Linear(5, 4, bias=False),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(self.first(x))
@@ -37,7 +40,12 @@ def net() -> Net:
 
 def adapter(folder: Path, seed: int, targets: list[str], rank: int, **settings: object) -> Path:
     """An adapter with random factors, as peft saves it."""
-    config = peft.LoraConfig(r=rank, target_modules=targets, base_model_name_or_path="base", **settings)  # type: ignore[arg-type]
+    config = peft.LoraConfig(
+        r=rank,
+        target_modules=targets,
+        base_model_name_or_path="base",
+        **settings,  # type: ignore[arg-type]
+    )
     model = peft.get_peft_model(net(), config)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -46,23 +54,37 @@ def adapter(folder: Path, seed: int, targets: list[str], rank: int, **settings: 
                 parameter.normal_()
     model.save_pretrained(str(folder))
     settings_file = folder / "adapter_config.json"
-    settings_file.write_text(json.dumps(json.loads(settings_file.read_text()) | {"base_model_name_or_path": "base"}))
+    settings_file.write_text(
+        json.dumps(json.loads(settings_file.read_text()) | {"base_model_name_or_path": "base"})
+    )
     return folder
 
 
 def whole(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of the base with the adapter merged in by peft."""
-    return peft.PeftModel.from_pretrained(net(), str(folder)).merge_and_unload().state_dict()  # type: ignore[operator]
+    return peft.PeftModel.from_pretrained(net(), str(folder)).merge_and_unload().state_dict()
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Adapters of other ranks, scales and layers; one is rank-stabilised, one has a layer of its own rank and scale."""
-    a = adapter(tmp_path / "a", 1, ["first", "second"], 2, lora_alpha=8, rank_pattern={"second": 3}, alpha_pattern={"second": 5})
+    """Adapters of other ranks, scales and layers; one is rank-stabilised, one has a layer of its
+    own rank and scale.
+    """
+    a = adapter(
+        tmp_path / "a",
+        1,
+        ["first", "second"],
+        2,
+        lora_alpha=8,
+        rank_pattern={"second": 3},
+        alpha_pattern={"second": 5},
+    )
     return a, adapter(tmp_path / "b", 2, ["first"], 4, lora_alpha=16, use_rslora=True)
 
 
-@pytest.mark.parametrize(("method", "weights"), [("linear", (0.3, 0.7)), ("task", (1.0, -0.5)), ("soup", (0.5, 0.5))])
+@pytest.mark.parametrize(
+    ("method", "weights"), [("linear", (0.3, 0.7)), ("task", (1.0, -0.5)), ("soup", (0.5, 0.5))]
+)
 def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
     tmp_path: Path, pair: tuple[Path, Path], method: str, weights: tuple[float, float]
 ) -> None:
@@ -71,7 +93,10 @@ def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
     for name, start in base.items():
         expected = start + weights[0] * (one[name] - start) + weights[1] * (two[name] - start)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)
-    assert json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"] == "base"
+    assert (
+        json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"]
+        == "base"
+    )
 
 
 def test_an_end_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
@@ -109,7 +134,9 @@ def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Pa
         merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
 
 
-def test_a_broken_adapter_is_named_whatever_its_weight(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_a_broken_adapter_is_named_whatever_its_weight(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
     broken = load_file(pair[1] / ADAPTER)
     next(iter(broken.values()))[0, 0] = float("nan")
     save_file(broken, pair[1] / ADAPTER)
@@ -118,9 +145,14 @@ def test_a_broken_adapter_is_named_whatever_its_weight(tmp_path: Path, pair: tup
             merge(Merge(pair), tmp_path / "out", Weighting(weights))
 
 
-def test_factors_too_large_for_their_type_are_an_error(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_factors_too_large_for_their_type_are_an_error(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
     for folder in pair:
-        save_file({name: tensor.half() for name, tensor in load_file(folder / ADAPTER).items()}, folder / ADAPTER)
+        save_file(
+            {name: tensor.half() for name, tensor in load_file(folder / ADAPTER).items()},
+            folder / ADAPTER,
+        )
     with pytest.raises(ArtefactError, match=r"lora_B.* too large for F16"):
         merge(Merge(pair, "task"), tmp_path / "out", Weighting((1e6, 1.0)))
     assert not (tmp_path / "out").exists()

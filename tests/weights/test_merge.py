@@ -1,4 +1,6 @@
-"""Merging: the promises about ends, symmetry, identity and memory, what is refused, and what a kill leaves behind."""
+"""Merging: the promises about ends, symmetry, identity and memory, what is refused, and what a kill
+leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def test_the_ends_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("weight", [0.5, 0.3])
-def test_exchanging_the_models_and_their_weights_changes_no_bit(tmp_path: Path, dtype: torch.dtype, weight: float) -> None:
+def test_exchanging_the_models_and_their_weights_changes_no_bit(
+    tmp_path: Path, dtype: torch.dtype, weight: float
+) -> None:
     a, b = pair(tmp_path, dtype)
     for method in ("linear", "slerp"):
         merge(Merge((a, b), method), tmp_path / "one", at(weight))
@@ -62,14 +66,18 @@ def test_a_model_merged_with_itself_stays_itself(tmp_path: Path, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_streaming_gives_what_whole_tensors_in_memory_give(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_streaming_gives_what_whole_tensors_in_memory_give(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     a, b = pair(tmp_path, dtype)
     merge(Merge((a, b)), tmp_path / "out", at(0.3))
     one, two, out = read(a), read(b), read(tmp_path / "out")
     for name, tensor in out.items():
         if tensor.is_floating_point():
             expected = (
-                torch.lerp(two[name], one[name], 0.3) if dtype != torch.float32 else 0.3 * one[name].double() + 0.7 * two[name].double()
+                torch.lerp(two[name], one[name], 0.3)
+                if dtype != torch.float32
+                else 0.3 * one[name].double() + 0.7 * two[name].double()
             )
             assert torch.equal(tensor, expected.to(dtype)), name
         else:
@@ -101,8 +109,15 @@ def test_models_may_lie_in_other_files(tmp_path: Path) -> None:
     merge(Merge((a, b)), tmp_path / "one", at(0.5))
     merge(Merge((b, a)), tmp_path / "two", at(0.5))
     assert same(read(tmp_path / "one"), read(tmp_path / "two"))
-    assert sorted(path.name for path in (tmp_path / "one").glob("*.safetensors")) == [f"model-{n}.safetensors" for n in range(3)]
-    assert json.loads((tmp_path / "one/model.safetensors.index.json").read_text())["weight_map"]["norm"] == "model-0.safetensors"
+    assert sorted(path.name for path in (tmp_path / "one").glob("*.safetensors")) == [
+        f"model-{n}.safetensors" for n in range(3)
+    ]
+    assert (
+        json.loads((tmp_path / "one/model.safetensors.index.json").read_text())["weight_map"][
+            "norm"
+        ]
+        == "model-0.safetensors"
+    )
     # The files of `a` are not read in order when `b` rules: their hashes are right all the same.
     hashes = read_run_card(tmp_path / "two")["hashes"]
     assert hashes == {"A/model.safetensors": sha256_file(b / "model.safetensors")} | {
@@ -119,8 +134,13 @@ def test_the_result_is_a_checkpoint_with_the_first_ones_files_and_a_card(tmp_pat
     assert check_checkpoint(tmp_path / "out")
     card = read_run_card(tmp_path / "out")
     assert card["config"]["weights"] == [0.25, 0.75] and card["config"]["method"] == "linear"
-    assert card["hashes"] == {f"{label}/model.safetensors": sha256_file(f / "model.safetensors") for label, f in (("A", a), ("B", b))}
-    assert (tmp_path / "out/tokenizer.json").is_file() and not (tmp_path / "out/modeling.py").exists()
+    assert card["hashes"] == {
+        f"{label}/model.safetensors": sha256_file(f / "model.safetensors")
+        for label, f in (("A", a), ("B", b))
+    }
+    assert (tmp_path / "out/tokenizer.json").is_file() and not (
+        tmp_path / "out/modeling.py"
+    ).exists()
     assert card["notes"]["differences"] == ["no tokenizer was compared: B has no tokenizer files"]
 
 
@@ -141,7 +161,9 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path, bad: float, weight: 
     broken = values(2)
     broken["embed"][2999, 99] = bad
     a, b = write(tmp_path / "a", values(1)), write(tmp_path / "b", broken)
-    with pytest.raises(ArtefactError, match=r"B .*tensor 'embed' holds (nan|inf) at element 299999"):
+    with pytest.raises(
+        ArtefactError, match=r"B .*tensor 'embed' holds (nan|inf) at element 299999"
+    ):
         merge(Merge((a, b)), tmp_path / "out", at(weight))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
@@ -149,7 +171,11 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path, bad: float, weight: 
 def test_a_result_too_large_for_its_type_is_an_error(tmp_path: Path) -> None:
     base, big = values(0, torch.float16), values(1, torch.float16)
     big["norm"].fill_(60000)
-    a, b, start = write(tmp_path / "a", big), write(tmp_path / "b", big), write(tmp_path / "base", base)
+    a, b, start = (
+        write(tmp_path / "a", big),
+        write(tmp_path / "b", big),
+        write(tmp_path / "base", base),
+    )
     with pytest.raises(ArtefactError, match=r"norm: .* too large for F16"):
         merge(Merge((a, b), "task", base=start), tmp_path / "out", Weighting((1.0, 1.0)))
     # The mean of two large values is none: their sum alone would be.
@@ -164,7 +190,12 @@ def test_differences_are_listed(tmp_path: Path) -> None:
     b = write(tmp_path / "b", other, config={"hidden_size": 8, "_name_or_path": "b"})
     with pytest.raises(InputError) as caught:
         merge(Merge((a, b)), tmp_path / "out", at(0.5))
-    for told in ("config.hidden_size is 8, not 4", "norm has shape [5], not [4]", "scale is missing", "more is in it alone"):
+    for told in (
+        "config.hidden_size is 8, not 4",
+        "norm has shape [5], not [4]",
+        "scale is missing",
+        "more is in it alone",
+    ):
         assert told in str(caught.value)
     assert "_name_or_path" not in str(caught.value)
 
@@ -190,7 +221,9 @@ def test_types_tokenizers_templates_and_whole_numbers_must_agree(tmp_path: Path)
 def test_a_tied_head_may_be_stored_or_left_out(tmp_path: Path) -> None:
     def tied(seed: int, *, stored: bool) -> Path:
         table = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
-        tensors = {"model.embed_tokens.weight": table} | ({"lm_head.weight": table.clone()} if stored else {})
+        tensors = {"model.embed_tokens.weight": table} | (
+            {"lm_head.weight": table.clone()} if stored else {}
+        )
         return write(tmp_path / f"{seed}", tensors, config={"tie_word_embeddings": True})
 
     a, b = tied(1, stored=True), tied(2, stored=False)
@@ -203,7 +236,9 @@ def test_a_tied_head_may_be_stored_or_left_out(tmp_path: Path) -> None:
 def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> None:
     folders = tuple(write(tmp_path / str(seed), values(seed)) for seed in range(3))
     merge(Merge(folders, "soup"), tmp_path / "out", Weighting((1 / 3,) * 3))
-    expected = weighted_sum([read(folder)["norm"].float() for folder in folders], (1 / 3,) * 3).bfloat16()
+    expected = weighted_sum(
+        [read(folder)["norm"].float() for folder in folders], (1 / 3,) * 3
+    ).bfloat16()
     assert torch.equal(read(tmp_path / "out")["norm"], expected)
     for weights in ((0.5, 0.6, 0.0), (2.0, -1.0, 0.0), (0.5, 0.5)):
         with pytest.raises(ConfigError, match="weights"):
@@ -211,7 +246,10 @@ def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> 
 
 
 def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a", values(1, large=4_000_000)), write(tmp_path / "b", values(2, large=4_000_000))
+    a, b = (
+        write(tmp_path / "a", values(1, large=4_000_000)),
+        write(tmp_path / "b", values(2, large=4_000_000)),
+    )
     old = merge(Merge((a, b)), tmp_path / "out", at(0.25))
     before = read(tmp_path / "out")
     code = (
@@ -227,11 +265,21 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
         "merging.Writer = Dying\n"
         "merge(Merge((folder / 'a', folder / 'b')), folder / sys.argv[2], Weighting((0.5, 0.5)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), "out"], timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), "out"], timeout=60, check=False
+    )
     assert done.returncode == -signal.SIGKILL
-    assert old.counts["tensors"] == 6 and same(read(tmp_path / "out"), before) and check_checkpoint(tmp_path / "out")
+    assert (
+        old.counts["tensors"] == 6
+        and same(read(tmp_path / "out"), before)
+        and check_checkpoint(tmp_path / "out")
+    )
     # What was begun has a hidden name, under which nobody looks for a model.
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["a", "b", "out"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "a",
+        "b",
+        "out",
+    ]
     merge(Merge((a, b)), tmp_path / "out", at(0.5))
     assert check_checkpoint(tmp_path / "out") and not same(read(tmp_path / "out"), before)
 
@@ -241,7 +289,8 @@ def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, place: str) 
     runs = tmp_path / "runs"
     a, b = pair(runs)
     for folder in (a, runs):
-        (folder / "run.json").write_text("{}")  # as our own runs have it: an artefact that may be replaced
+        # as our own runs have it: an artefact that may be replaced
+        (folder / "run.json").write_text("{}")
     for out in (runs / place, tmp_path / "link"):
         if out.name == "link":
             out.symlink_to(runs / place)
@@ -262,7 +311,9 @@ def test_a_source_that_its_manifest_denies_is_refused(tmp_path: Path, weight: fl
     data = bytearray((b / "model-1.safetensors").read_bytes())
     data[-1] ^= 1
     (b / "model-1.safetensors").write_bytes(data)
-    with pytest.raises(ArtefactError, match=r"b/model-1.safetensors does not match its sha256 in manifest.json"):
+    with pytest.raises(
+        ArtefactError, match=r"b/model-1.safetensors does not match its sha256 in manifest.json"
+    ):
         merge(Merge((a, b)), tmp_path / "out", Weighting((weight, 1 - weight)))
     assert not (tmp_path / "out").exists()
 

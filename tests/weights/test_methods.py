@@ -20,10 +20,17 @@ from tests.weights._models import read, same, values, write
 
 
 def merged(
-    folder: Path, tensors: list[list[float]], method: str, weights: tuple[float, ...], base: list[float] | None = None, **set_: float
+    folder: Path,
+    tensors: list[list[float]],
+    method: str,
+    weights: tuple[float, ...],
+    base: list[float] | None = None,
+    **set_: float,
 ) -> list[float]:
     """One float32 tensor in each model, merged."""
-    places = [write(folder / f"{i}", {"w": torch.tensor(numbers)}) for i, numbers in enumerate(tensors)]
+    places = [
+        write(folder / f"{i}", {"w": torch.tensor(numbers)}) for i, numbers in enumerate(tensors)
+    ]
     start = write(folder / "base", {"w": torch.tensor(base)}) if base else None
     merge(Merge(tuple(places), method, set_, start), folder / "out", Weighting(weights))
     return read(folder / "out")["w"].tolist()
@@ -31,7 +38,9 @@ def merged(
 
 def test_slerp_goes_along_the_arc(tmp_path: Path) -> None:
     half = math.sqrt(0.5)
-    assert merged(tmp_path, [[1.0, 0.0], [0.0, 1.0]], "slerp", (0.5, 0.5)) == pytest.approx([half, half])
+    assert merged(tmp_path, [[1.0, 0.0], [0.0, 1.0]], "slerp", (0.5, 0.5)) == pytest.approx(
+        [half, half]
+    )
 
 
 def test_slerp_of_parallel_and_of_empty_vectors_is_their_mean(tmp_path: Path) -> None:
@@ -40,15 +49,21 @@ def test_slerp_of_parallel_and_of_empty_vectors_is_their_mean(tmp_path: Path) ->
 
 
 def test_task_arithmetic_adds_and_takes_away(tmp_path: Path) -> None:
-    assert merged(tmp_path, [[2.0, 1.0], [1.0, 5.0]], "task", (1.0, -0.5), [1.0, 1.0]) == [2.0, -1.0]
+    assert merged(tmp_path, [[2.0, 1.0], [1.0, 5.0]], "task", (1.0, -0.5), [1.0, 1.0]) == [
+        2.0,
+        -1.0,
+    ]
 
 
 def test_ties_trims_elects_and_averages_those_that_agree(tmp_path: Path) -> None:
-    # Deltas; the smaller half of each goes. Element 0: both agree; 1: the larger of two signs wins; 2 and 3: trimmed.
+    # Deltas; the smaller half of each goes. Element 0: both agree; 1: the larger of two signs wins;
+    # 2 and 3: trimmed.
     deltas = [[4.0, 3.0, 0.1, 0.2], [2.0, -5.0, 0.1, -0.1]]
     base = [1.0, 1.0, 1.0, 1.0]
     models = [[b + d for b, d in zip(base, delta, strict=True)] for delta in deltas]
-    assert merged(tmp_path, models, "ties", (0.5, 0.5), base, density=0.5) == pytest.approx([4.0, -4.0, 1.0, 1.0])
+    assert merged(tmp_path, models, "ties", (0.5, 0.5), base, density=0.5) == pytest.approx(
+        [4.0, -4.0, 1.0, 1.0]
+    )
 
 
 def test_ties_finds_the_exact_rank_in_a_tensor_of_several_blocks(tmp_path: Path) -> None:
@@ -67,7 +82,9 @@ def test_dare_drops_the_share_it_says_and_keeps_the_mean(tmp_path: Path) -> None
     for number, plan in enumerate(plans):
         merge(plan, tmp_path / f"out{number}", Weighting((1.0, 0.0)))
     found = [read(tmp_path / f"out{number}")["w"] for number in range(3)]
-    assert set(found[0].tolist()) == {0.0, 4.0} and float(found[0].mean()) == pytest.approx(1.0, abs=0.02)
+    assert set(found[0].tolist()) == {0.0, 4.0} and float(found[0].mean()) == pytest.approx(
+        1.0, abs=0.02
+    )
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
@@ -77,7 +94,9 @@ def test_what_dare_drops_does_not_depend_on_the_other_tensors(tmp_path: Path) ->
     found = []
     for name, tensors in (("one", one), ("more", more)):
         a = write(tmp_path / name / "a", tensors)
-        start = write(tmp_path / name / "base", {n: torch.zeros_like(t) for n, t in tensors.items()})
+        start = write(
+            tmp_path / name / "base", {n: torch.zeros_like(t) for n, t in tensors.items()}
+        )
         merge(Merge((a, a), "dare", {}, start), tmp_path / name / "out", Weighting((0.5, 0.5)))
         found.append(read(tmp_path / name / "out")["w"])
     assert torch.equal(*found)
@@ -88,25 +107,43 @@ def test_a_base_is_asked_for_and_only_where_it_is_needed(tmp_path: Path) -> None
     for name in names("merges"):
         method = open_method(name, {})
         with pytest.raises(ConfigError, match="base"):
-            merge(Merge((a, a), name, base=None if method.base else a), tmp_path / "out", Weighting((0.5, 0.5)))
-        merge(Merge((a, a), name, base=a if method.base else None), tmp_path / "out", Weighting((0.5, 0.5)))
+            merge(
+                Merge((a, a), name, base=None if method.base else a),
+                tmp_path / "out",
+                Weighting((0.5, 0.5)),
+            )
+        merge(
+            Merge((a, a), name, base=a if method.base else None),
+            tmp_path / "out",
+            Weighting((0.5, 0.5)),
+        )
         # What adds nothing to its base leaves it as it is, whatever the method.
         assert same(read(tmp_path / "out"), read(a)), name
 
 
-@pytest.mark.parametrize(("name", "wrong"), [("ties", {"density": 0.0}), ("dare", {"drop": 1.0}), ("ties", {"densty": 0.1})])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("ties", {"density": 0.0}), ("dare", {"drop": 1.0}), ("ties", {"densty": 0.1})],
+)
 def test_a_wrong_parameter_is_refused(name: str, wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"den|drop"):
         open_method(name, wrong)
 
 
 def test_the_greedy_soup_keeps_what_does_not_hurt(tmp_path: Path) -> None:
-    models = tuple(write(tmp_path / str(i), {"w": torch.tensor([value])}) for i, value in enumerate((3.0, 1.0, 20.0)))
+    models = tuple(
+        write(tmp_path / str(i), {"w": torch.tensor([value])})
+        for i, value in enumerate((3.0, 1.0, 20.0))
+    )
 
     def near_two(folder: Path) -> float:
         return -abs(float(read(folder)["w"][0]) - 2)
 
     soup = greedy(Merge(models, "soup"), tmp_path / "out", near_two)
-    assert soup.kept == models[:2] and soup.score == 0.0 and read(tmp_path / "out")["w"].tolist() == [2.0]
+    assert (
+        soup.kept == models[:2]
+        and soup.score == 0.0
+        and read(tmp_path / "out")["w"].tolist() == [2.0]
+    )
     assert [trial["kept"] for trial in soup.trials] == [True, False]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "out"]

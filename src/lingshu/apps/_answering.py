@@ -1,7 +1,9 @@
-"""A question about images to a model, and its answer with all that must go with one: model, hash, notice, and what was seen.
+"""A question about images to a model, and its answer with all that must go with one: model, hash,
+notice, and what was seen.
 
-Everything that answers people goes through here. Whether a question may leave this machine is the engine's to ask
-(core/release.py); `concerns` says beforehand what a person should know of the images that would leave.
+Everything that answers people goes through here. Whether a question may leave this machine is the
+engine's to ask (core/release.py); `concerns` says beforehand what a person should know of the
+images that would leave.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and what must be shown with it; `finish` is "length" for an answer that was cut."""
+    """What a model said, and what must be shown with it; `finish` is "length" for an answer that
+    was cut.
+    """
 
     text: str
     model: str
@@ -48,9 +52,15 @@ class Answer:
 
 
 def question_sample(
-    question: str, looked: Looked, *, system: str | None = None, before: Sequence[Message] = (), sample_id: str = "question"
+    question: str,
+    looked: Looked,
+    *,
+    system: str | None = None,
+    before: Sequence[Message] = (),
+    sample_id: str = "question",
 ) -> Sample:
-    """A private sample that shows every image and asks `question`; `before` are earlier turns, the first of which showed them.
+    """A private sample that shows every image and asks `question`; `before` are earlier turns, the
+    first of which showed them.
 
     Raises:
         InputError: an empty question.
@@ -78,29 +88,42 @@ def answer(engine: Engine, sample: Sample, looked: Looked, sampling: Sampling) -
     return answered
 
 
-def answers(engine: Engine, asked: Sequence[tuple[Sample, Looked]], sampling: Sampling) -> list[Answer | EngineError]:
-    """The answers to questions with different ids, in their order; one that was not answered is an error in its place.
+def answers(
+    engine: Engine, asked: Sequence[tuple[Sample, Looked]], sampling: Sampling
+) -> list[Answer | EngineError]:
+    """The answers to questions with different ids, in their order; one that was not answered is an
+    error in its place.
 
     Raises:
         EngineError, ReleaseError: the whole engine failed, or refuses.
     """
-    replies = {reply.id: reply for batch in engine.generate([sample for sample, _ in asked], sampling) for reply in batch}
+    replies = {
+        reply.id: reply
+        for batch in engine.generate([sample for sample, _ in asked], sampling)
+        for reply in batch
+    }
     return [answer_of(engine, replies.get(sample.id), looked) for sample, looked in asked]
 
 
 def answer_of(engine: Model, reply: Reply | None, looked: Looked) -> Answer | EngineError:
     """An engine's reply as an answer, or why there is none."""
     if reply is None or reply.text is None:
-        return EngineError(f"{engine.model} gave no answer: {reply.error if reply else 'no reply came'}.")
+        return EngineError(
+            f"{engine.model} gave no answer: {reply.error if reply else 'no reply came'}."
+        )
     counts = reply.finish, reply.prompt_tokens, reply.reply_tokens
     return Answer(reply.text, engine.model, engine.digest, looked.seen, looked.notes, *counts)
 
 
-def stream(live: Live, sample: Sample, looked: Looked, sampling: Sampling, *, said: Callable[[str], None]) -> Answer:
-    """Ask one question and hand over the pieces of the answer to `said`, in this thread, as they are made.
+def stream(
+    live: Live, sample: Sample, looked: Looked, sampling: Sampling, *, said: Callable[[str], None]
+) -> Answer:
+    """Ask one question and hand over the pieces of the answer to `said`, in this thread, as they
+    are made.
 
     Raises:
-        EngineError: no answer came. InputError: the question itself cannot be answered, such as one that is too long.
+        EngineError: no answer came. InputError: the question itself cannot be answered, such as one
+            that is too long.
     """
     heard: queue.SimpleQueue[str | Reply | LingshuError] = queue.SimpleQueue()
     asked = live.submit(sample, replace(sampling, copies=1), heard.put)
@@ -135,14 +158,19 @@ def provenance(found: Answer) -> list[str]:
     """The lines that stand below an answer on a terminal or a page."""
     cut = " The answer was cut at max_tokens." if found.finish == "length" else ""
     empty = "" if found.text.strip() else " The answer is empty."
-    return [*in_words(found.seen), *found.notes, f"[{found.model} {found.digest[:12]}] {found.notice}{cut}{empty}"]
+    return [
+        *in_words(found.seen),
+        *found.notes,
+        f"[{found.model} {found.digest[:12]}] {found.notice}{cut}{empty}",
+    ]
 
 
 def concerns(sample: Sample, endpoint: str | None) -> list[str]:
-    """What a person should know before the images of `sample` go to another machine; nothing for a model on this one.
+    """What a person should know before the images of `sample` go to another machine; nothing for a
+    model on this one.
 
-    Text in the pixels may name a patient. Both what a DICOM file says of itself and the pixels are looked at
-    (ops/burned_in_text.py); no warning is no proof that there is none.
+    Text in the pixels may name a patient. Both what a DICOM file says of itself and the pixels are
+    looked at (ops/burned_in_text.py); no warning is no proof that there is none.
     """
     if is_local(endpoint) or not sample.images:
         return []
@@ -155,7 +183,8 @@ def concerns(sample: Sample, endpoint: str | None) -> list[str]:
         return []
     why = _WHY.get(found.reason, found.reason)
     return [
-        f"the images may hold text, which may name a patient ({why}{f': {found.detail}' if found.detail else ''}); they leave this machine."
+        "the images may hold text, which may name a patient"
+        f" ({why}{f': {found.detail}' if found.detail else ''}); they leave this machine."
     ]
 
 

@@ -1,4 +1,6 @@
-"""The controls of an evaluation: asked after the task's own questions, with the same engine and the same kind of store."""
+"""The controls of an evaluation: asked after the task's own questions, with the same engine and the
+same kind of store.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,16 @@ def named(text: str | None) -> tuple[str, ...]:
 
 
 def ask(
-    loaded: Loaded, engine: Engine, folder: Path, config: EvalConfig, *, sampling: Sampling, release: Release
+    loaded: Loaded,
+    engine: Engine,
+    folder: Path,
+    config: EvalConfig,
+    *,
+    sampling: Sampling,
+    release: Release,
 ) -> tuple[list[Control], Counter[str]]:
-    """Make and ask the questions of the controls that the run names; them, and the counts. Without any named, nothing is done.
+    """Make and ask the questions of the controls that the run names; them, and the counts. Without
+    any named, nothing is done.
 
     Raises:
         LingshuError: as a run does.
@@ -49,10 +58,27 @@ def ask(
     plan = step.Plan(config.controls, config.shuffles, config.seed, config.style)
     with ShardReader() as shards:
         with Pictures(shards=shards) as pictures:
-            controls = step.prepare(plan, task, loaded.samples, partial(_as_given, task, config), folder, header=pictures.header)
-        asking = {"sampling": sampling, "images": partial(image_bytes, shards=shards), "release": release}
-        made = step.ask(controls, task, engine, folder, **asking, progress=shown, rank=config.rank, world=world)
-    counts = {"control_questions": made.samples, "control_answered_before": made.before, "control_asked": made.asked}
+            controls = step.prepare(
+                plan,
+                task,
+                loaded.samples,
+                partial(_as_given, task, config),
+                folder,
+                header=pictures.header,
+            )
+        asking = {
+            "sampling": sampling,
+            "images": partial(image_bytes, shards=shards),
+            "release": release,
+        }
+        made = step.ask(
+            controls, task, engine, folder, **asking, progress=shown, rank=config.rank, world=world
+        )
+    counts = {
+        "control_questions": made.samples,
+        "control_answered_before": made.before,
+        "control_asked": made.asked,
+    }
     return controls, Counter(counts | {"control_errors": made.errors})
 
 
@@ -83,6 +109,10 @@ def _as_given(task: Task, config: EvalConfig) -> Iterator[Sample]:
 
 def told(counts: Mapping[str, int]) -> str:
     """How many questions the controls took, on one line."""
-    labels = (("control_asked", "asked now"), ("control_answered_before", "answered before"), ("control_errors", "errors"))
+    labels = (
+        ("control_asked", "asked now"),
+        ("control_answered_before", "answered before"),
+        ("control_errors", "errors"),
+    )
     asked = ", ".join(f"{counts.get(key, 0)} {label}" for key, label in labels)
     return f"controls: {counts.get('control_questions', 0)} questions, {asked}"

@@ -1,4 +1,6 @@
-"""A radiology report asked of a model and taken apart into findings and impression, and the files it is written to."""
+"""A radiology report asked of a model and taken apart into findings and impression, and the files
+it is written to.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,30 @@ DRAFT = "draft.json"
 PROMPTS: Mapping[Language, str] = {
     # The words that models of this kind were trained with.
     "en": REPORT,
-    "zh": "请根据给出的图像撰写影像报告，包括影像所见和诊断意见。请按以下格式回答：影像所见：{} 诊断意见：{}。",
+    "zh": (
+        "请根据给出的图像撰写影像报告，包括影像所见和诊断意见。请按以下格式回答：影像所见：{}"
+        " 诊断意见：{}。"
+    ),
 }
 _CHINESE = {
     "FINDINGS": "影像学所见|影像学表现|影像所见|影像表现|检查所见|超声所见|所见",
     "IMPRESSION": "影像学诊断|影像诊断|诊断意见|诊断印象|检查结论|诊断结论|印象|结论|诊断",
 }
 # Words that only mark a section, or that it is empty.
-_MARKS = frozenset(("findings", "finding", "and", "impression", "impressions", "conclusion", "conclusions", "none", "nan", "null"))
+_MARKS = frozenset(
+    (
+        "findings",
+        "finding",
+        "and",
+        "impression",
+        "impressions",
+        "conclusion",
+        "conclusions",
+        "none",
+        "nan",
+        "null",
+    )
+)
 # To its end, also where that never came because the reply was cut.
 _THOUGHT = re.compile(r"\A.*</think>|\A\s*<think>.*", re.DOTALL)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*$", re.MULTILINE)
@@ -41,7 +59,8 @@ _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*
 def read_report(text: str) -> tuple[str, str]:
     """Findings and impression of a model's reply; a reply without headings is all findings.
 
-    Headings in English or Chinese, of Markdown or plain; what a reasoning model thought aloud is left out.
+    Headings in English or Chinese, of Markdown or plain; what a reasoning model thought aloud is
+    left out.
     """
     plain = _plain(text)
     found = sections(plain)
@@ -49,8 +68,12 @@ def read_report(text: str) -> tuple[str, str]:
 
 
 def left_out(text: str, report: tuple[str, str]) -> int:
-    """How many words of a reply stand in neither section: before the first heading, or under others."""
-    words, kept = (Counter(re.findall(r"\w+", one.lower())) for one in (_plain(text), " ".join(report)))
+    """How many words of a reply stand in neither section: before the first heading, or under
+    others.
+    """
+    words, kept = (
+        Counter(re.findall(r"\w+", one.lower())) for one in (_plain(text), " ".join(report))
+    )
     return sum(count for word, count in (words - kept).items() if word not in _MARKS)
 
 
@@ -62,8 +85,13 @@ def _plain(text: str) -> str:
     if filled:
         plain = re.sub(r"\}([.。])", r"\1}", plain).replace("}", "\n")
     for heading, words in _CHINESE.items():
-        # At the start of a line or after a full stop, and before a colon: the words are common within sentences.
-        plain = re.sub(rf"(?:^|(?<=[\n。；;}}])|(?<=。 ))[ \t]*[{{【]?(?:{words})[】]?[ \t]*[:：]", f"\n{heading}:", plain)
+        # At the start of a line or after a full stop, and before a colon: the words are common
+        # within sentences.
+        plain = re.sub(
+            rf"(?:^|(?<=[\n。；;}}])|(?<=。 ))[ \t]*[{{【]?(?:{words})[】]?[ \t]*[:：]",
+            f"\n{heading}:",
+            plain,
+        )
     return plain
 
 
@@ -75,17 +103,35 @@ def draft_of(found: Answer, language: Language) -> Draft:
     """
     findings, impression = read_report(found.text)
     if not findings and not impression:
-        raise EngineError(f"{found.model} wrote no report: its reply is empty, or was cut while it thought aloud.")
-    notes = ["the model's reply was cut: the draft may be incomplete."] if found.finish == "length" else []
+        raise EngineError(
+            f"{found.model} wrote no report: its reply is empty, or was cut while it thought aloud."
+        )
+    notes = (
+        ["the model's reply was cut: the draft may be incomplete."]
+        if found.finish == "length"
+        else []
+    )
     if left := left_out(found.text, (findings, impression)):
-        notes.append(f"words of the model's reply that are left out, under other headings or before the first: {left}.")
+        notes.append(
+            "words of the model's reply that are left out, under other headings or before the"
+            f" first: {left}."
+        )
     return Draft(
-        findings, impression, language, found.model, found.digest, found.notice, datetime.now(UTC), found.seen, (*found.notes, *notes)
+        findings,
+        impression,
+        language,
+        found.model,
+        found.digest,
+        found.notice,
+        datetime.now(UTC),
+        found.seen,
+        (*found.notes, *notes),
     )
 
 
 def export(draft: Draft, form: Format, reference: StudyReference | None) -> bytes:
-    """A draft as a file. `reference` names the patient and the study: an SR needs it, a FHIR report may do without.
+    """A draft as a file. `reference` names the patient and the study: an SR needs it, a FHIR report
+    may do without.
 
     Raises:
         InputError: an SR without a reference.
@@ -93,7 +139,9 @@ def export(draft: Draft, form: Format, reference: StudyReference | None) -> byte
     if form == "md":
         return markdown(draft).encode()
     if form == "fhir":
-        return (json.dumps(diagnostic_report(draft, reference), indent=2, ensure_ascii=False) + "\n").encode()
+        return (
+            json.dumps(diagnostic_report(draft, reference), indent=2, ensure_ascii=False) + "\n"
+        ).encode()
     if reference is None:
         raise InputError("an SR names its patient and its study; give the DICOM files of a study.")
     return basic_text_sr(draft, reference)

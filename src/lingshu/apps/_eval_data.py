@@ -1,4 +1,6 @@
-"""The data of an evaluation: the tasks behind names, their samples, and what the report says of each."""
+"""The data of an evaluation: the tasks behind names, their samples, and what the report says of
+each.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,16 @@ class Loaded(NamedTuple):
 
 
 def load_all(
-    tasks: Sequence[Task], out: Path, *, data: Path | None, limit: int | None, style: Style, twin_seed: int | None
+    tasks: Sequence[Task],
+    out: Path,
+    *,
+    data: Path | None,
+    limit: int | None,
+    style: Style,
+    twin_seed: int | None,
 ) -> tuple[list[Loaded], dict[str, str]]:
-    """Every task with its samples; of several tasks those whose data are not to be had are left out, with the reason.
+    """Every task with its samples; of several tasks those whose data are not to be had are left
+    out, with the reason.
 
     Raises:
         LingshuError: the only task, or all of them, cannot be loaded.
@@ -61,27 +70,46 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
     found: list[Task] = []
     for name in [task for given in names for task in SUITES.get(given, (given,))]:
         if Path(name).is_dir() and len(Path(name).parts) > 1:
-            raise InputError(f"{name} is a folder; to ask the questions in it, name the task vqa and --data {name}.")
+            raise InputError(
+                f"{name} is a folder; to ask the questions in it, name the task vqa and --data"
+                f" {name}."
+            )
         task = shelves.part("tasks", name, "TASK")
         if not isinstance(task, Task):
             raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
         if not _FOLDER_NAME.fullmatch(task.name):
-            raise InputError(f"the task name {task.name!r} cannot name a folder; use letters, digits, '.', '_' and '-'.")
+            raise InputError(
+                f"the task name {task.name!r} cannot name a folder; use letters, digits, '.', '_'"
+                " and '-'."
+            )
         if task.name in {other.name for other in found}:
-            raise InputError(f"{task.name} is named twice in {', '.join(names)}; name each task once.")
+            raise InputError(
+                f"{task.name} is named twice in {', '.join(names)}; name each task once."
+            )
         found.append(task)
     if not found:
         raise InputError("no task is named; `lingshu list tasks` shows them.")
     return found
 
 
-def load(task: Task, data: Path | None, out: Path, *, limit: int | None, style: Style = "direct", twin_seed: int | None = None) -> Loaded:
-    """The first `limit` samples of a task, worded in `style`, and its drops by reason; of its twin where a seed is given.
+def load(
+    task: Task,
+    data: Path | None,
+    out: Path,
+    *,
+    limit: int | None,
+    style: Style = "direct",
+    twin_seed: int | None = None,
+) -> Loaded:
+    """The first `limit` samples of a task, worded in `style`, and its drops by reason; of its twin
+    where a seed is given.
 
-    The samples wait in a file of `out` that is gone with the process: a benchmark may be larger than memory.
+    The samples wait in a file of `out` that is gone with the process: a benchmark may be larger
+    than memory.
 
     Raises:
-        InputError: it has no samples, not as many as its source states, or what its loader says is wrong.
+        InputError: it has no samples, not as many as its source states, or what its loader says is
+            wrong.
     """
     from lingshu.evaluate.spool import Spool
 
@@ -107,11 +135,22 @@ def load(task: Task, data: Path | None, out: Path, *, limit: int | None, style: 
     except Exception as error:
         raise InputError(f"the samples of {task.name} cannot be read: {fault(error)}.") from error
     if not samples:
-        why = ", ".join(f"{reason} {count}" for reason, count in Counter(drop.reason for drop in drops).items())
-        raise InputError(f"{task.name} has no samples{f' (all dropped: {why})' if why else ''}; check --data.")
+        why = ", ".join(
+            f"{reason} {count}" for reason, count in Counter(drop.reason for drop in drops).items()
+        )
+        raise InputError(
+            f"{task.name} has no samples{f' (all dropped: {why})' if why else ''}; check --data."
+        )
     if twin_seed is not None:
-        # Made-up questions stand for no published set: no expected number, no published value beside them.
-        named = replace(task, title=f"{task.title}: made-up twin", n=None, published=None, revision=f"twin {twin_seed}")
+        # Made-up questions stand for no published set: no expected number, no published value
+        # beside them.
+        named = replace(
+            task,
+            title=f"{task.title}: made-up twin",
+            n=None,
+            published=None,
+            revision=f"twin {twin_seed}",
+        )
         return Loaded(named, samples, drops)
     if limit is None:
         task.check_count(len(samples), Counter(drop.reason for drop in drops))
@@ -133,5 +172,7 @@ def facts(loaded: Loaded, protocols: Sequence[str] = ("strict",)) -> dict[str, A
         "unverified": list(task.unverified),
         "published": None if task.published is None else list(task.published),
         "protocol": list(protocols),
-        "quirks": {protocol: list(quirks(protocol)) for protocol in protocols if protocol in PROTOCOLS},
+        "quirks": {
+            protocol: list(quirks(protocol)) for protocol in protocols if protocol in PROTOCOLS
+        },
     }

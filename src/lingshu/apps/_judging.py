@@ -1,4 +1,6 @@
-"""`lingshu eval --judge`: opens the judge, has it judge every task that was scored, and tells what came of it."""
+"""`lingshu eval --judge`: opens the judge, has it judge every task that was scored, and tells what
+came of it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Judging:
 
     @property
     def release(self) -> Release:
-        """What the judge's address may see; what was allowed for the model's is not allowed for the judge's."""
+        """What the judge's address may see; what was allowed for the model's is not allowed for the
+        judge's.
+        """
         return Release(frozenset(self.agreement), self.allow_remote)
 
 
@@ -62,7 +66,9 @@ def judging(
     """
     if model is None:
         if key_file or budget is not None or labels or agreement or allow_remote:
-            raise InputError("options of a judge are given and no judge; name it with --judge MODEL.")
+            raise InputError(
+                "options of a judge are given and no judge; name it with --judge MODEL."
+            )
         return None
     for name, value in (("--judge-budget", budget), ("--judge-max-tokens", max_tokens)):
         if value is not None and value < 1:
@@ -97,7 +103,8 @@ def _key(file: str | None) -> str | None:
         key = Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
-            f"--judge-key-file {file} cannot be read ({type(error).__name__}); give a text file that holds the key."
+            f"--judge-key-file {file} cannot be read ({type(error).__name__}); give a text file"
+            " that holds the key."
         ) from error
     if not key:
         raise InputError(f"--judge-key-file {file} is empty; write the key into it.")
@@ -112,7 +119,8 @@ def protocols(task: Task, named: Sequence[str], config: Judging | None) -> tuple
 
 
 def judge_all(judge: Judge, tasks: Sequence[Loaded], out: Path) -> int:
-    """Judge the scored replies of every task and print a line for each; returns how many replies are left without a verdict.
+    """Judge the scored replies of every task and print a line for each; returns how many replies
+    are left without a verdict.
 
     Raises:
         EngineError: the judge cannot answer at all; verdicts so far are kept.
@@ -133,26 +141,61 @@ def judge_all(judge: Judge, tasks: Sequence[Loaded], out: Path) -> int:
     for task, samples, _ in tasks:
         if not any(judgeable(task, sample) for sample in samples):
             scores_file(out / task.name, JUDGE).unlink(missing_ok=True)
-            print(f"judge: {task.title}: nothing to judge; reports are measured, and others have no gold")
+            print(
+                f"judge: {task.title}: nothing to judge; reports are measured, and others have no"
+                " gold"
+            )
             continue
-        calls = open_calls(judge.engine, out / task.name, budget=Budget(config.budget), release=config.release, repeats=repeats)
+        calls = open_calls(
+            judge.engine,
+            out / task.name,
+            budget=Budget(config.budget),
+            release=config.release,
+            repeats=repeats,
+        )
         with calls, shown(f"judge {task.name}") as progress:
             sampling = Sampling(max_tokens=config.max_tokens)
             try:
-                found = judge_task(task, samples, out / task.name, calls, sampling=sampling, labels=labels, progress=progress)
+                found = judge_task(
+                    task,
+                    samples,
+                    out / task.name,
+                    calls,
+                    sampling=sampling,
+                    labels=labels,
+                    progress=progress,
+                )
             except EngineError as error:
-                key = f" Its key comes from --judge-key-file or {KEY_VARIABLE}." if "key" in str(error) else ""
+                key = (
+                    f" Its key comes from --judge-key-file or {KEY_VARIABLE}."
+                    if "key" in str(error)
+                    else ""
+                )
                 raise EngineError(f"the judge: {one_line(error)}{key}") from error
             ledger.update(_whole(calls.ledger()))
         failed = found.judged.failed
-        why = f", without a verdict: {', '.join(f'{reason} {count}' for reason, count in failed.items())}" if failed else ""
+        why = (
+            ", without a verdict:"
+            f" {', '.join(f'{reason} {count}' for reason, count in failed.items())}"
+            if failed
+            else ""
+        )
         agreed = agreement_text(found.judged)
-        print(f"judge: {task.title}: {found.judged.judged} of {found.judged.asked} judged{why}. {range_text(found.judged)}{agreed}")
+        print(
+            f"judge: {task.title}: {found.judged.judged} of {found.judged.asked} judged{why}."
+            f" {range_text(found.judged)}{agreed}"
+        )
         missing, labelled = missing + sum(failed.values()), labelled + found.labelled
     if ledger:
-        print("judge: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ledger.items()))
+        print(
+            "judge: "
+            + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in ledger.items())
+        )
     if labelled < len(labels):
-        print(f"judge: {len(labels) - labelled} labels are of replies that were not asked, or have not the form that their task needs")
+        print(
+            f"judge: {len(labels) - labelled} labels are of replies that were not asked, or have"
+            " not the form that their task needs"
+        )
     return missing
 
 

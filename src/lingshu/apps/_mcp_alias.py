@@ -1,20 +1,31 @@
 """The tools of the published Lingshu MCP server under their own names and arguments.
 
-analyze_medical_image, generate_medical_report and medical_qa, drop-in for its clients: the same arguments and defaults, the
-same keys in a result, ours beside them. Other than there, choices are closed, files are read below the allowed folder
-alone, failures are errors, and what names a patient in `patient_info` is not passed on.
-(github.com/alibaba-damo-academy/Lingshu_MCP, commit d427f1b.)
+analyze_medical_image, generate_medical_report and medical_qa, drop-in for its clients: the same
+arguments and defaults, the same keys in a result, ours beside them. Other than there, choices are
+closed, files are read below the allowed folder alone, failures are errors, and what names a patient
+in `patient_info` is not passed on. (github.com/alibaba-damo-academy/Lingshu_MCP, commit d427f1b.)
 """
 
-# Resolvers take images and windows by the names of a tool's arguments, which its body then does not read.
-# ruff: noqa: ARG001
+# Resolvers take images and windows by the names of a tool's arguments, which its body then does not
+# read. ruff: noqa: ARG001
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from lingshu.apps._looking import Looked, View
-from lingshu.apps._mcp_asking import Kind, OneImage, Permit, Question, Words, asked_permit, permitted, progress, reading, warned
+from lingshu.apps._mcp_asking import (
+    Kind,
+    OneImage,
+    Permit,
+    Question,
+    Words,
+    asked_permit,
+    permitted,
+    progress,
+    reading,
+    warned,
+)
 from lingshu.apps._mcp_images import Shown
 from lingshu.apps._mcp_model import Served
 from lingshu.apps._mcp_results import Analysed, Answered, Language, Reported, now, provenance
@@ -30,11 +41,19 @@ Specialty = Literal[
     "general", "radiology", "pathology", "surgery", "internal_medicine", "cardiology", "neurology", "oncology",
     "pediatrics", "dermatology", "ophthalmology", "gynecology", "orthopedics", "psychiatry", "emergency", "pharmacology",
 ]  # fmt: skip
-Findings = Annotated[list[Annotated[str, Field(min_length=1, max_length=4000)]], Field(min_length=1, max_length=100)]
+Findings = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=4000)]], Field(min_length=1, max_length=100)
+]
 Info = str | int | float | bool | None
 PatientInfo = Annotated[
     dict[Annotated[str, Field(max_length=100)], Info | list[Info]] | None,
-    Field(max_length=50, description="Only age, sex and clinical facts are used; names, ids, addresses and dates are left out."),
+    Field(
+        max_length=50,
+        description=(
+            "Only age, sex and clinical facts are used; names, ids, addresses and dates are left"
+            " out."
+        ),
+    ),
 ]
 # What a report may need; everything else in a dictionary about a patient may name one.
 CLINICAL = (
@@ -71,26 +90,45 @@ def _add_analysis(server: "MCPServer", model: Served, shown: Shown) -> None:
     @server.tool(title="Analyze a medical image", annotations=reading(), structured_output=True)
     async def analyze_medical_image(
         ctx: Context,
-        image_path: OneImage,
+        image_path: OneImage,  # noqa: ARG001
         looked: Annotated[Looked, Resolve(look_path)],
         agreed: Annotated[ElicitationResult[Permit], Resolve(permit_path)],
         analysis_type: Kind = "radiology",
         patient_context: Words = "",
         language: Language = "zh",
     ) -> Analysed:
-        """Analyze a medical image. As in the published server; analyze_image takes several images and windows."""
-        values = {"kind": word("analysis_type", analysis_type, language), "context": patient_context}
+        """Analyze a medical image.
+
+        As in the published server; analyze_image takes several images and windows.
+        """
+        values = {
+            "kind": word("analysis_type", analysis_type, language),
+            "context": patient_context,
+        }
         asked = prompt("analyze", language, values)
-        found = await model.ask(asked, looked, LONG, permitted=permitted(agreed), told=progress(ctx))
-        fields: dict[str, Any] = {**provenance(found, asked), "notes": await warned(model, looked, found)}
-        return Analysed(**fields, analysis_type=analysis_type, language=language, report=found.text, timestamp=now())
+        found = await model.ask(
+            asked, looked, LONG, permitted=permitted(agreed), told=progress(ctx)
+        )
+        fields: dict[str, Any] = {
+            **provenance(found, asked),
+            "notes": await warned(model, looked, found),
+        }
+        return Analysed(
+            **fields,
+            analysis_type=analysis_type,
+            language=language,
+            report=found.text,
+            timestamp=now(),
+        )
 
 
 def _add_report(server: "MCPServer", model: Served, permit: Any) -> None:
     from mcp.server.mcpserver import Context
     from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
 
-    @server.tool(title="Write a report from findings", annotations=reading(), structured_output=True)
+    @server.tool(
+        title="Write a report from findings", annotations=reading(), structured_output=True
+    )
     async def generate_medical_report(
         ctx: Context,
         findings: Findings,
@@ -100,7 +138,10 @@ def _add_report(server: "MCPServer", model: Served, permit: Any) -> None:
         language: Language = "zh",
         template: Template = "standard",
     ) -> Reported:
-        """Write a report from findings in words. As in the published server; draft_report reads the images themselves."""
+        """Write a report from findings in words.
+
+        As in the published server; draft_report reads the images themselves.
+        """
         about, notes = clinical(patient_info or {})
         values = {
             "report_type": word("report_type", report_type, language),
@@ -109,9 +150,22 @@ def _add_report(server: "MCPServer", model: Served, permit: Any) -> None:
             "patient": about,
         }
         asked = prompt("findings", language, values)
-        found = await model.ask(asked, Looked(), LONGER, permitted=permitted(agreed), told=progress(ctx))
-        fields: dict[str, Any] = {**provenance(found, asked), "notes": notes, "findings_count": len(findings)}
-        return Reported(**fields, report_type=report_type, template=template, language=language, report=found.text, timestamp=now())
+        found = await model.ask(
+            asked, Looked(), LONGER, permitted=permitted(agreed), told=progress(ctx)
+        )
+        fields: dict[str, Any] = {
+            **provenance(found, asked),
+            "notes": notes,
+            "findings_count": len(findings),
+        }
+        return Reported(
+            **fields,
+            report_type=report_type,
+            template=template,
+            language=language,
+            report=found.text,
+            timestamp=now(),
+        )
 
 
 def _add_qa(server: "MCPServer", model: Served, permit: Any) -> None:
@@ -127,21 +181,48 @@ def _add_qa(server: "MCPServer", model: Served, permit: Any) -> None:
         specialty: Specialty = "general",
         language: Language = "zh",
     ) -> Answered:
-        """Answer a medical question without images. As in the published server; answer_question takes images."""
-        asked = prompt("qa", language, {"specialty": word("specialty", specialty, language), "question": question, "context": context})
-        found = await model.ask(asked, Looked(), FREER, permitted=permitted(agreed), told=progress(ctx))
+        """Answer a medical question without images.
+
+        As in the published server; answer_question takes images.
+        """
+        asked = prompt(
+            "qa",
+            language,
+            {
+                "specialty": word("specialty", specialty, language),
+                "question": question,
+                "context": context,
+            },
+        )
+        found = await model.ask(
+            asked, Looked(), FREER, permitted=permitted(agreed), told=progress(ctx)
+        )
         fields: dict[str, Any] = {**provenance(found, asked), "question": question}
-        return Answered(**fields, specialty=specialty, language=language, answer=found.text, timestamp=now())
+        return Answered(
+            **fields, specialty=specialty, language=language, answer=found.text, timestamp=now()
+        )
 
 
 def clinical(info: dict[str, Any]) -> tuple[str, list[str]]:
-    """The clinical facts in a dictionary about a patient, one a line, and a note that counts what was left out."""
+    """The clinical facts in a dictionary about a patient, one a line, and a note that counts what
+    was left out.
+    """
     used = {
-        name: value for name, value in info.items() if name.strip().lower().replace(" ", "_") in CLINICAL and value not in (None, "", [])
+        name: value
+        for name, value in info.items()
+        if name.strip().lower().replace(" ", "_") in CLINICAL and value not in (None, "", [])
     }
-    lines = [f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in used.items()]
+    lines = [
+        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in used.items()
+    ]
     left = len(info) - len(used)
     notes = (
-        [f"{left} of {len(info)} entries of patient_info are no clinical facts that this server knows, and were left out."] if left else []
+        [
+            f"{left} of {len(info)} entries of patient_info are no clinical facts that this server"
+            " knows, and were left out."
+        ]
+        if left
+        else []
     )
     return "\n".join(lines), notes

@@ -1,7 +1,8 @@
-"""`lingshu mcp` over HTTP: the SDK's application behind the door of `lingshu serve`, with bounds on what it holds.
+"""`lingshu mcp` over HTTP: the SDK's application behind the door of `lingshu serve`, with bounds on
+what it holds.
 
-The door (apps/_serve_guard.py) checks Host and Origin on a loopback address and tokens everywhere; beyond this machine the
-SDK checks Host and Origin against the names that the operator gave.
+The door (apps/_serve_guard.py) checks Host and Origin on a loopback address and tokens everywhere;
+beyond this machine the SDK checks Host and Origin against the names that the operator gave.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ MAX_SESSIONS = 256
 
 @dataclass(frozen=True)
 class Door:
-    """Who may come in: the tokens, whether the address is this machine's own, and the names that others reach it by."""
+    """Who may come in: the tokens, whether the address is this machine's own, and the names that
+    others reach it by.
+    """
 
     tokens: tuple[str, ...]
     loopback: bool
@@ -34,7 +37,10 @@ class Door:
 
 
 class Bounded:
-    """An application whose requests' bodies come in time and are held within a bound. It remembers how much is held."""
+    """An application whose requests' bodies come in time and are held within a bound.
+
+    It remembers how much is held.
+    """
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits, self.held = app, limits, 0
@@ -50,7 +56,8 @@ class Bounded:
         async def bounded() -> MutableMapping[str, Any]:
             nonlocal taken, ended, over
             if ended:
-                return await receive()  # the next is the client's leaving, which may be long in coming
+                # the next is the client's leaving, which may be long in coming
+                return await receive()
             try:
                 async with asyncio.timeout(self._limits.idle_s):
                     event = await receive()
@@ -59,9 +66,16 @@ class Bounded:
                 self.held += len(event.get("body", b""))
                 if self.held <= self._limits.held_bytes:
                     return event
-                refused = Refused(429, "the server holds as many images as it can; try again.", code="overloaded", retry_after=2)
+                refused = Refused(
+                    429,
+                    "the server holds as many images as it can; try again.",
+                    code="overloaded",
+                    retry_after=2,
+                )
             except TimeoutError:
-                refused = Refused(408, "the body did not arrive in time; send it again.", code="timeout")
+                refused = Refused(
+                    408, "the body did not arrive in time; send it again.", code="timeout"
+                )
             # The application hears that the client has gone, and what it says to that goes nowhere.
             over = ended = True
             await refuse(refused, send)
@@ -84,10 +98,18 @@ def application(mcp: MCPServer, door: Door, limits: Limits) -> App:
     names = ("127.0.0.1", "localhost", "[::1]") if door.loopback else door.hosts
     security = TransportSecuritySettings(
         allowed_hosts=[form for name in names for form in (name, f"{name}:*")],
-        allowed_origins=[f"{scheme}://{form}" for name in names for scheme in ("http", "https") for form in (name, f"{name}:*")],
+        allowed_origins=[
+            f"{scheme}://{form}"
+            for name in names
+            for scheme in ("http", "https")
+            for form in (name, f"{name}:*")
+        ],
     )
     inner = mcp.streamable_http_app(
-        streamable_http_path=PATH, max_request_body_size=limits.body_bytes, max_sessions=MAX_SESSIONS, transport_security=security
+        streamable_http_path=PATH,
+        max_request_body_size=limits.body_bytes,
+        max_sessions=MAX_SESSIONS,
+        transport_security=security,
     )
     return Guard(Bounded(inner, limits), keys=door.tokens, loopback=door.loopback, limits=limits)
 

@@ -1,7 +1,8 @@
-"""What clients of `lingshu mcp` may show: images inside the call, files below the allowed folder, and studies found there.
+"""What clients of `lingshu mcp` may show: images inside the call, files below the allowed folder,
+and studies found there.
 
-An image is a data URI, the plain base64 of a file, `lingshu://study/ID`, or a file's or folder's name below the folder.
-Web addresses are never fetched. What a client named is repeated in no error.
+An image is a data URI, the plain base64 of a file, `lingshu://study/ID`, or a file's or folder's
+name below the folder. Web addresses are never fetched. What a client named is repeated in no error.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ MAX_TEXT = MAX_BYTES * 4 // 3 + 256
 _HEAD = 64
 MAX_NAME = 4096
 _CONTENT = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
-_NO_ROOT = "this server reads no files: show an image as a data URI (data:image/png;base64,...), or start it with --root FOLDER."
+_NO_ROOT = (
+    "this server reads no files: show an image as a data URI (data:image/png;base64,...), or start"
+    " it with --root FOLDER."
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ class Index:
 
 
 class Shown:
-    """Finds and reads what clients name. It remembers which study each file is of, as long as the file stays as it is."""
+    """Finds and reads what clients name.
+
+    It remembers which study each file is of, as long as the file stays as it is.
+    """
 
     def __init__(self, root: Rooted | None) -> None:
         self.root, self.key = root, new_key()
@@ -61,23 +68,46 @@ class Shown:
         for number, item in enumerate(items, 1):
             try:
                 one = self._found(item)
-                found.append(look(one, self._choosing(one, view)) if isinstance(one, list) else look([one], view))
+                found.append(
+                    look(one, self._choosing(one, view))
+                    if isinstance(one, list)
+                    else look([one], view)
+                )
             except InputError as error:
                 raise type(error)(_told(error, f"{called} {number}")) from None
             if sum(len(one.images) for one in found) > MAX_IMAGES:
-                raise InputError(f"that makes more than {MAX_IMAGES} images; show fewer, or ask for fewer slices or windows.")
+                raise InputError(
+                    f"that makes more than {MAX_IMAGES} images; show fewer, or ask for fewer slices"
+                    " or windows."
+                )
         return self.together(found)
 
     def together(self, found: Sequence[Looked]) -> Looked:
-        """Several looks as one. Says so where the DICOM files behind them are of more than one patient."""
+        """Several looks as one.
+
+        Says so where the DICOM files behind them are of more than one patient.
+        """
         files = tuple(file for one in found for file in one.files)
         patients = {patient for file in files if (patient := self._patient(file)) is not None}
-        notes = [f"item {n}: {note}" if len(found) > 1 else note for n, one in enumerate(found, 1) for note in one.notes]
+        notes = [
+            f"item {n}: {note}" if len(found) > 1 else note
+            for n, one in enumerate(found, 1)
+            for note in one.notes
+        ]
         if len(patients) > 1 and not any("patients" in note for note in notes):
             notes.append(f"the images are of {len(patients)} patients.")
         seen = tuple(replace(see, item=n) for n, one in enumerate(found, 1) for see in one.seen)
-        risk = next((risk for risk in ("stated", "likely", "low") if any(one.risk == risk for one in found)), None)
-        return Looked(tuple(image for one in found for image in one.images), seen, tuple(notes), risk, files)
+        risk = next(
+            (
+                risk
+                for risk in ("stated", "likely", "low")
+                if any(one.risk == risk for one in found)
+            ),
+            None,
+        )
+        return Looked(
+            tuple(image for one in found for image in one.images), seen, tuple(notes), risk, files
+        )
 
     def study(self, item: str) -> Study:
         """A file, folder or study as its series, for their facts alone.
@@ -88,12 +118,21 @@ class Shown:
         try:
             found = self._found(item)
             several: list[Path | bytes] = (
-                [*self._plain(found)] if isinstance(found, Path) else [*found] if isinstance(found, list) else [found]
+                [*self._plain(found)]
+                if isinstance(found, Path)
+                else [*found]
+                if isinstance(found, list)
+                else [found]
             )
-            files = [Named(one, "file 1" if len(several) == 1 else f"file {n} of the study") for n, one in enumerate(several, 1)]
+            files = [
+                Named(one, "file 1" if len(several) == 1 else f"file {n} of the study")
+                for n, one in enumerate(several, 1)
+            ]
             return read_study(files, key=self.key, strict=len(files) == 1)
         except InputError as error:
-            raise type(error)(_told(error, "the study" if item.startswith(STUDY) else "the image")) from None
+            raise type(error)(
+                _told(error, "the study" if item.startswith(STUDY) else "the image")
+            ) from None
 
     def index(self) -> Index:
         """Every study below the allowed folder.
@@ -115,12 +154,20 @@ class Shown:
                 else:
                     studies.setdefault(study, []).append(path)
             self._known = known  # nothing of files that have gone
-        return Index({study: tuple(paths) for study, paths in sorted(studies.items())}, other, len(files) <= MAX_FILES)
+        return Index(
+            {study: tuple(paths) for study, paths in sorted(studies.items())},
+            other,
+            len(files) <= MAX_FILES,
+        )
 
     def _plain(self, folder: Path) -> list[Path]:
         """The files below a folder, links left out."""
         try:
-            return [path for path in (folder / below for below in files_below(folder)) if not path.is_symlink()]
+            return [
+                path
+                for path in (folder / below for below in files_below(folder))
+                if not path.is_symlink()
+            ]
         except InputError:
             raise InputError("the folder cannot be read; check its permissions.") from None
 
@@ -147,14 +194,19 @@ class Shown:
             return None
 
     def _choosing(self, files: Sequence[Path], view: View) -> View:
-        """The view with the numbers of the series that are to be shown: those of the whole study, as describe_dicom tells them."""
+        """The view with the numbers of the series that are to be shown: those of the whole study,
+        as describe_dicom tells them.
+        """
         if view.series:
             return view
-        study = read_study([Named(file, "a file of the study") for file in files], key=self.key, strict=False)
+        study = read_study(
+            [Named(file, "a file of the study") for file in files], key=self.key, strict=False
+        )
         return replace(view, series=tuple(series.number for series in choose(study, None)))
 
     def _found(self, item: str) -> bytes | Path | list[Path]:
-        """What an item is: the content of a file, a folder below the allowed one, or the files of a study.
+        """What an item is: the content of a file, a folder below the allowed one, or the files of a
+        study.
 
         Raises:
             InputError: none of these, or it may not be read.
@@ -175,7 +227,9 @@ class Shown:
         return path if path.is_dir() else self.root.read(item, limit=MAX_BYTES)
 
     def _named(self, item: str) -> bool:
-        """Whether it is the name of a file or folder that lies there: hashes are names too, and look like base64."""
+        """Whether it is the name of a file or folder that lies there: hashes are names too, and
+        look like base64.
+        """
         if self.root is None or len(item) > MAX_NAME:
             return False
         try:
@@ -205,7 +259,9 @@ def _content(item: str) -> bytes | None:
             return None
         raise InputError("the data URI is no valid base64; encode the file anew.") from None
     if len(data) > MAX_BYTES:
-        raise InputError(f"it has {len(data) >> 20} MB, more than {MAX_BYTES >> 20} MB; make it smaller.")
+        raise InputError(
+            f"it has {len(data) >> 20} MB, more than {MAX_BYTES >> 20} MB; make it smaller."
+        )
     return data
 
 

@@ -26,7 +26,8 @@ WORKERS = 4
 PROGRESS_S = 0.25
 ON_THIS_MACHINE = ("hf", "echo", "scripted", "vllm")
 NO_MODEL = (
-    "this server was started without a model; start it with `lingshu mcp MODEL`, a checkpoint folder, a hub id or http(s)://host/v1#name."
+    "this server was started without a model; start it with `lingshu mcp MODEL`, a checkpoint"
+    " folder, a hub id or http(s)://host/v1#name."
 )
 
 Told = Callable[[float, float], Awaitable[None]]
@@ -36,7 +37,9 @@ T = TypeVar("T")
 class Served:
     """A model by its name. It remembers the engine once it is open."""
 
-    def __init__(self, name: str | None, options: EngineOptions, *, allow_remote: bool = False) -> None:
+    def __init__(
+        self, name: str | None, options: EngineOptions, *, allow_remote: bool = False
+    ) -> None:
         self.name, self.options, self.allow_remote = name, options, allow_remote
         self._turn = threading.Lock()
         self._live: Live | None = None
@@ -54,7 +57,8 @@ class Served:
         """The engine; the first call may take long.
 
         Raises:
-            InputError: the server has no model. ArtefactError, MissingExtra, EngineError: it cannot be opened.
+            InputError: the server has no model. ArtefactError, MissingExtra, EngineError: it cannot
+                be opened.
         """
         from lingshu.apps.models import live_for
 
@@ -62,8 +66,11 @@ class Served:
             raise InputError(NO_MODEL)
         with self._turn:
             if self._live is None:
-                # Every question is released one by one below: the engine's own gate stays open for those.
-                self._live = live_for(self.name, replace(self.options, release=Release(private=True)))
+                # Every question is released one by one below: the engine's own gate stays open for
+                # those.
+                self._live = live_for(
+                    self.name, replace(self.options, release=Release(private=True))
+                )
             return self._live
 
     def close(self) -> None:
@@ -80,17 +87,24 @@ class Served:
         Raises:
             As open.
         """
-        return self._live or await asyncio.get_running_loop().run_in_executor(self._opener, self.open)
+        return self._live or await asyncio.get_running_loop().run_in_executor(
+            self._opener, self.open
+        )
 
     async def elsewhere(self, work: Callable[[], T]) -> T:
-        """Do blocking work in one of a few threads; a call that is cancelled waits no longer for it."""
+        """Do blocking work in one of a few threads; a call that is cancelled waits no longer for
+        it.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    async def ask(self, question: str, looked: Looked, sampling: Sampling, *, permitted: bool, told: Told) -> Answer:
+    async def ask(
+        self, question: str, looked: Looked, sampling: Sampling, *, permitted: bool, told: Told
+    ) -> Answer:
         """Ask one question; a cancelled call frees its place in the engine at once.
 
         Raises:
-            ReleaseError: it would leave this machine and nobody allowed that. EngineError: no answer came, or too many are asked.
+            ReleaseError: it would leave this machine and nobody allowed that. EngineError: no
+                answer came, or too many are asked.
         """
         live = await self.live()
         sample = question_sample(question, looked)
@@ -104,7 +118,8 @@ class Served:
             self._asked -= 1
 
     async def address(self) -> str | None:
-        """The address that a question would go to; None for a model on this machine, which is not loaded to find out.
+        """The address that a question would go to; None for a model on this machine, which is not
+        loaded to find out.
 
         Raises:
             InputError: the server has no model.
@@ -115,7 +130,9 @@ class Served:
         return None if is_local(endpoint) else endpoint
 
     async def concerns(self, looked: Looked) -> list[str]:
-        """What to know of images before they go to the model's address; nothing for a model on this machine."""
+        """What to know of images before they go to the model's address; nothing for a model on this
+        machine.
+        """
         endpoint = await self.address()
         if endpoint is None:
             return []
@@ -127,7 +144,9 @@ def declined() -> ReleaseError:
     return ReleaseError("nothing was sent: you did not agree that it leaves this machine.")
 
 
-async def _heard(live: Live, sample: Sample, looked: Looked, sampling: Sampling, told: Told) -> Answer:
+async def _heard(
+    live: Live, sample: Sample, looked: Looked, sampling: Sampling, told: Told
+) -> Answer:
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[str | Reply | LingshuError] = asyncio.Queue()
 

@@ -1,4 +1,5 @@
-"""The prompts that `lingshu mcp` offers to clients, in English and Chinese, and completion of their arguments and of resources' names.
+"""The prompts that `lingshu mcp` offers to clients, in English and Chinese, and completion of their
+arguments and of resources' names.
 
 Annotations are read by the SDK while a prompt is made, so they are no strings here.
 """
@@ -31,9 +32,15 @@ def add_prompts(server: "MCPServer", shown: Shown, runs: Runs) -> None:
         return prompt("cxr_report", language, {"indication": indication})
 
     @server.prompt(title="CT report")
-    def ct_report(region: Region = "chest", indication: Text = "", language: Language = "en") -> str:
+    def ct_report(
+        region: Region = "chest", indication: Text = "", language: Language = "en"
+    ) -> str:
         """Draft the report of a CT, organ by organ, with the windows it needs."""
-        return prompt("ct_report", language, {"region": word("region", region, language), "indication": indication})
+        return prompt(
+            "ct_report",
+            language,
+            {"region": word("region", region, language), "indication": indication},
+        )
 
     @server.prompt(title="Question about an image")
     def vqa(question: Text, language: Language = "en") -> str:
@@ -52,7 +59,10 @@ def add_completion(server: "MCPServer", shown: Shown, runs: Runs) -> None:
     from anyio import to_thread
     from mcp_types import Completion, ResourceTemplateReference
 
-    arguments: Mapping[str, Sequence[str]] = {"language": get_args(Language), "region": get_args(Region)}
+    arguments: Mapping[str, Sequence[str]] = {
+        "language": get_args(Language),
+        "region": get_args(Region),
+    }
     resources: Mapping[str, Callable[[], Sequence[str]]] = {
         "lingshu://benchmark/{name}": lambda: shelves.names("tasks"),
         "lingshu://study/{study}": lambda: list(shown.index().studies),
@@ -67,7 +77,11 @@ def add_completion(server: "MCPServer", shown: Shown, runs: Runs) -> None:
         else:
             known = arguments.get(argument.name, ())
         fitting = [name for name in known if name.startswith(argument.value)]
-        return Completion(values=fitting[:MAX_COMPLETIONS], total=len(fitting), has_more=len(fitting) > MAX_COMPLETIONS)
+        return Completion(
+            values=fitting[:MAX_COMPLETIONS],
+            total=len(fitting),
+            has_more=len(fitting) > MAX_COMPLETIONS,
+        )
 
 
 def _or_none(names: Callable[[], Sequence[str]]) -> Sequence[str]:

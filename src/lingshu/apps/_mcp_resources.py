@@ -1,4 +1,6 @@
-"""What clients of `lingshu mcp` may read: benchmarks, the model's card, studies below the allowed folder, and evaluations."""
+"""What clients of `lingshu mcp` may read: benchmarks, the model's card, studies below the allowed
+folder, and evaluations.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +82,17 @@ def card(model: Served) -> str:
     if model.name is None:
         return f"# No model\n\n{NO_MODEL}\n"
     live = model.opened
-    told = f"Model: {live.model}\n\nHash: {live.digest}" if live else f"Model: {model.name}\n\nHash: known once the model is loaded"
+    told = (
+        f"Model: {live.model}\n\nHash: {live.digest}"
+        if live
+        else f"Model: {model.name}\n\nHash: known once the model is loaded"
+    )
     own = Path(model.name) / "README.md"
-    text = own.read_text(encoding="utf-8", errors="replace")[:MAX_CARD] if own.is_file() else "There is no card beside this model."
+    text = (
+        own.read_text(encoding="utf-8", errors="replace")[:MAX_CARD]
+        if own.is_file()
+        else "There is no card beside this model."
+    )
     return f"{told}\n\n**{NOTICE}**\n\n{text}\n"
 
 

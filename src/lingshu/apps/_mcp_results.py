@@ -1,4 +1,6 @@
-"""What the tools of `lingshu mcp` give back: typed, and each result with the model, its hash, the prompt's hash and the notice."""
+"""What the tools of `lingshu mcp` give back: typed, and each result with the model, its hash, the
+prompt's hash and the notice.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,25 @@ Language = Literal["en", "zh"]
 
 
 class Told(BaseModel):
-    """What is not known is left out of what goes over the wire, and what a result says comes before where it is from."""
+    """What is not known is left out of what goes over the wire, and what a result says comes before
+    where it is from.
+    """
 
     @model_serializer(mode="wrap")
     def _told(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found = whole(self)
         from_where = Result.model_fields if isinstance(self, Result) else {}
-        order = [*(name for name in found if name not in from_where), *(name for name in found if name in from_where)]
+        order = [
+            *(name for name in found if name not in from_where),
+            *(name for name in found if name in from_where),
+        ]
         return {name: found[name] for name in order if found[name] is not None}
 
 
 class SeenImage(Told):
-    """One image that the model saw: place, size, kind, slice and window; nothing that names a person."""
+    """One image that the model saw: place, size, kind, slice and window; nothing that names a
+    person.
+    """
 
     item: int = Field(description="Place, from 1, of the image among those that were handed in.")
     kind: Literal["picture", "dicom", "volume"]
@@ -48,15 +57,24 @@ class SeenImage(Told):
 
 
 class Result(Told):
-    """Where a result comes from, and what must be shown with it. Fields about a model are left out where none was asked."""
+    """Where a result comes from, and what must be shown with it.
+
+    Fields about a model are left out where none was asked.
+    """
 
     model: str | None = Field(default=None, description="The model that answered.")
-    model_digest: str | None = Field(default=None, description="Hash of its weights, or of its address and name.")
-    prompt_sha256: str | None = Field(default=None, description="SHA-256 of the words that were put to the model.")
+    model_digest: str | None = Field(
+        default=None, description="Hash of its weights, or of its address and name."
+    )
+    prompt_sha256: str | None = Field(
+        default=None, description="SHA-256 of the words that were put to the model."
+    )
     notice: str = NOTICE
     seen: list[SeenImage] = Field(default=[], description="What the model saw of each image.")
     notes: list[str] = Field(default=[], description="What a reader should know besides.")
-    finish: str | None = Field(default=None, description='"length" for a reply that was cut at max_tokens.')
+    finish: str | None = Field(
+        default=None, description='"length" for a reply that was cut at max_tokens.'
+    )
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
 
@@ -129,7 +147,9 @@ class SeriesFacts(Told):
     transfer_syntax: str | None = None
     spacing: list[float] | None = None
     thickness: float | None = None
-    burned_in_risk: Literal["stated", "likely", "low"] = Field(description="The risk that text in the pixels names a patient.")
+    burned_in_risk: Literal["stated", "likely", "low"] = Field(
+        description="The risk that text in the pixels names a patient."
+    )
 
 
 class Described(Result):
@@ -161,7 +181,9 @@ class Studies(Result):
 
 
 class Measure(Told):
-    """One number of a report against its reference; left out where it cannot be said, and the note tells why."""
+    """One number of a report against its reference; left out where it cannot be said, and the note
+    tells why.
+    """
 
     name: str
     value: float | None = None
@@ -190,7 +212,9 @@ class Evaluation(Result):
 
     run: str = Field(description="Its name; give it to ask for its status and its result.")
     state: Literal["running", "done", "failed", "cancelled"]
-    questions: int | None = Field(default=None, description="How many there are, once the task is read.")
+    questions: int | None = Field(
+        default=None, description="How many there are, once the task is read."
+    )
     answered: int | None = None
     error: str | None = None
     scores: list[TaskScore] = []

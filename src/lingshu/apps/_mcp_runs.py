@@ -1,4 +1,5 @@
-"""Evaluations that clients of `lingshu mcp` start: `lingshu eval` in a process of its own, one at a time, told of and stopped by name.
+"""Evaluations that clients of `lingshu mcp` start: `lingshu eval` in a process of its own, one at a
+time, told of and stopped by name.
 
 Annotations are read by the SDK while a tool is made, so they are no strings here.
 """
@@ -36,7 +37,10 @@ STOP_S = 5.0
 
 
 class Runs:
-    """A folder of evaluations, and the one that is being made. It remembers those that it started."""
+    """A folder of evaluations, and the one that is being made.
+
+    It remembers those that it started.
+    """
 
     def __init__(self, folder: Path | None, model: Served, *, data: Path | None = None) -> None:
         if folder is not None and folder.exists() and not folder.is_dir():
@@ -50,14 +54,24 @@ class Runs:
         """The evaluations in the folder that have a report, the latest last."""
         if self.folder is None or not self.folder.is_dir():
             return []
-        found = [path for path in self.folder.iterdir() if re.match(NAME, path.name) and (path / REPORT_JSON).is_file()]
-        return [path.name for path in sorted(found, key=lambda path: ((path / REPORT_JSON).stat().st_mtime, path.name))]
+        found = [
+            path
+            for path in self.folder.iterdir()
+            if re.match(NAME, path.name) and (path / REPORT_JSON).is_file()
+        ]
+        return [
+            path.name
+            for path in sorted(
+                found, key=lambda path: ((path / REPORT_JSON).stat().st_mtime, path.name)
+            )
+        ]
 
     def start(self, task: str, *, limit: int | None, made_up: bool) -> Evaluation:
         """Begin an evaluation.
 
         Raises:
-            InputError: the server has no model or no folder for evaluations. EngineError: another one runs.
+            InputError: the server has no model or no folder for evaluations. EngineError: another
+                one runs.
         """
         from lingshu.apps.mcp_compat import child_environment
 
@@ -65,21 +79,44 @@ class Runs:
         if self.model.name is None:
             raise InputError(NO_MODEL)
         with self._turn:
-            if running := next((name for name, process in self._started.items() if process.poll() is None), None):
-                raise EngineError(f"the evaluation {running} is running; wait for it, or cancel it.")
+            if running := next(
+                (name for name, process in self._started.items() if process.poll() is None), None
+            ):
+                raise EngineError(
+                    f"the evaluation {running} is running; wait for it, or cancel it."
+                )
             name = f"mcp-{task.replace('_', '-')}-{secrets.token_hex(4)}"
             folder.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "lingshu", "eval", self.model.name, task, "--out", str(folder / name)]
+            command = [
+                sys.executable,
+                "-m",
+                "lingshu",
+                "eval",
+                self.model.name,
+                task,
+                "--out",
+                str(folder / name),
+            ]
             options = self.model.options
-            command += ["--batch-size", str(options.batch_size), "--concurrency", str(options.concurrency)]
+            command += [
+                "--batch-size",
+                str(options.batch_size),
+                "--concurrency",
+                str(options.concurrency),
+            ]
             command += ["--threads", str(options.threads)] if options.threads else []
             command += ["--limit", str(limit)] if limit else []
             command += ["--data", str(self.data)] if self.data else []
             command += ["--twin"] if made_up else []
             with self._log(name).open("wb") as log:
-                # Without an input and with its output in a file: standard input and output are the protocol's.
+                # Without an input and with its output in a file: standard input and output are the
+                # protocol's.
                 self._started[name] = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=child_environment(options.api_key)
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=child_environment(options.api_key),
                 )
         return Evaluation(run=name, state="running", model=self.model.name)
 
@@ -97,7 +134,8 @@ class Runs:
         return _with_model(found, folder) if state == "done" else found
 
     def result(self, name: str) -> Evaluation:
-        """The scores and the report of an evaluation that is done; its prompt hash is that of the list of all that was asked.
+        """The scores and the report of an evaluation that is done; its prompt hash is that of the
+        list of all that was asked.
 
         Raises:
             InputError: there is none of that name. EngineError: it is not done.
@@ -107,10 +145,16 @@ class Runs:
             why = f": {found.error}" if found.error else ""
             raise EngineError(f"the evaluation {name} is {found.state}{why}; there is no result.")
         folder = self._folder() / name
-        report = (folder / REPORT_MD).read_text(encoding="utf-8")[:MAX_REPORT] if (folder / REPORT_MD).is_file() else None
+        report = (
+            (folder / REPORT_MD).read_text(encoding="utf-8")[:MAX_REPORT]
+            if (folder / REPORT_MD).is_file()
+            else None
+        )
         asked = sorted(folder.glob("*/asked.jsonl"))
         digest = sha256_file(asked[0]) if len(asked) == 1 else None
-        return found.model_copy(update={"scores": _scores(folder), "report": report, "prompt_sha256": digest})
+        return found.model_copy(
+            update={"scores": _scores(folder), "report": report, "prompt_sha256": digest}
+        )
 
     def cancel(self, name: str) -> Evaluation:
         """Stop an evaluation; what it has stored stays.
@@ -145,7 +189,9 @@ class Runs:
         process = self._started.get(name)
         if process is None:
             if name not in self.names():
-                raise InputError("there is no such evaluation; the resource lingshu://runs lists them.")
+                raise InputError(
+                    "there is no such evaluation; the resource lingshu://runs lists them."
+                )
             return "done"
         code = process.poll()
         if code is None:
@@ -153,12 +199,20 @@ class Runs:
         if name in self._cancelled:
             return "cancelled"
         # Code 1 is a finished run with counted failures: its report tells of them.
-        return "done" if code in (0, 1) and (self._folder() / name / REPORT_JSON).is_file() else "failed"
+        return (
+            "done"
+            if code in (0, 1) and (self._folder() / name / REPORT_JSON).is_file()
+            else "failed"
+        )
 
     def _why(self, name: str) -> str:
         lines = self._log(name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         told = next((line for line in reversed(lines) if line.startswith("lingshu: error: ")), None)
-        return told.removeprefix("lingshu: error: ") if told else "it ended without saying why; its log lies beside it."
+        return (
+            told.removeprefix("lingshu: error: ")
+            if told
+            else "it ended without saying why; its log lies beside it."
+        )
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -186,7 +240,9 @@ def _progress(folder: Path) -> tuple[int | None, int | None]:
 
 def _with_model(found: Evaluation, folder: Path) -> Evaluation:
     notes = read_run_card(folder).get("notes", {})
-    return found.model_copy(update={"model": notes.get("model"), "model_digest": notes.get("digest")})
+    return found.model_copy(
+        update={"model": notes.get("model"), "model_digest": notes.get("digest")}
+    )
 
 
 def _scores(folder: Path) -> list[TaskScore]:
@@ -207,15 +263,26 @@ def add_evaluate(server: "MCPServer", runs: Runs, model: Served) -> None:
 
     def known_task(name: str | None) -> str | None:
         if name is not None and name not in tasks:
-            raise ValueError("there is no such benchmark; the resource lingshu://benchmarks lists them")
+            raise ValueError(
+                "there is no such benchmark; the resource lingshu://benchmarks lists them"
+            )
         return name
 
     async def permit_run(ctx: Context, action: Action) -> Any:
-        return await asked_permit(ctx, model, Looked(), "the questions of the benchmark") if action == "start" else Permit(send=True)
+        return (
+            await asked_permit(ctx, model, Looked(), "the questions of the benchmark")
+            if action == "start"
+            else Permit(send=True)
+        )
 
     @server.tool(
         title="Evaluate the model",
-        annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False, idempotent_hint=False, open_world_hint=False),
+        annotations=ToolAnnotations(
+            read_only_hint=False,
+            destructive_hint=False,
+            idempotent_hint=False,
+            open_world_hint=False,
+        ),
         structured_output=True,
     )
     async def evaluate(
@@ -224,16 +291,28 @@ def add_evaluate(server: "MCPServer", runs: Runs, model: Served) -> None:
         task: Annotated[
             str | None,
             AfterValidator(known_task),
-            Field(json_schema_extra={"enum": [*tasks, None]}, description="The benchmark, for start."),
+            Field(
+                json_schema_extra={"enum": [*tasks, None]}, description="The benchmark, for start."
+            ),
         ] = None,
-        run: Annotated[str | None, Field(pattern=NAME, description="The run, for status, result and cancel.")] = None,
-        limit: Annotated[int | None, Field(ge=1, le=1_000_000, description="Ask only so many questions.")] = None,
-        made_up: Annotated[bool, Field(description="Ask a few made-up questions of the same shape; needs no data.")] = False,
+        run: Annotated[
+            str | None, Field(pattern=NAME, description="The run, for status, result and cancel.")
+        ] = None,
+        limit: Annotated[
+            int | None, Field(ge=1, le=1_000_000, description="Ask only so many questions.")
+        ] = None,
+        made_up: Annotated[
+            bool, Field(description="Ask a few made-up questions of the same shape; needs no data.")
+        ] = False,
     ) -> Evaluation:
-        """Evaluate the server's model on a benchmark: start one, ask how far it is, read its result, or cancel it. One at a time."""
+        """Evaluate the server's model on a benchmark: start one, ask how far it is, read its
+        result, or cancel it. One at a time.
+        """
         if action == "start":
             if task is None:
-                raise InputError("start needs a task; the resource lingshu://benchmarks lists them.")
+                raise InputError(
+                    "start needs a task; the resource lingshu://benchmarks lists them."
+                )
             permitted(agreed)
             return await model.elsewhere(lambda: runs.start(task, limit=limit, made_up=made_up))
         if run is None:

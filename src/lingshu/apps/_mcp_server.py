@@ -1,4 +1,6 @@
-"""The MCP server of `lingshu mcp`, put together; and what its clients hear of errors: what to do, never what they had sent."""
+"""The MCP server of `lingshu mcp`, put together; and what its clients hear of errors: what to do,
+never what they had sent.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,13 @@ def serving(config: McpConfig) -> Serving:
     Raises:
         ConfigError: a folder that cannot be used.
     """
-    options = EngineOptions(batch_size=config.batch, concurrency=config.batch, threads=config.threads, retries=2, api_key=config.api_key)
+    options = EngineOptions(
+        batch_size=config.batch,
+        concurrency=config.batch,
+        threads=config.threads,
+        retries=2,
+        api_key=config.api_key,
+    )
     model = Served(config.model, options, allow_remote=config.allow_remote)
     shown = Shown(Rooted(config.root) if config.root else None)
     return Serving(model, shown, Runs(config.runs, model, data=config.data))
@@ -73,7 +81,13 @@ def serving(config: McpConfig) -> Serving:
 
 def build(using: Serving) -> MCPServer:
     """The server with all its tools, resources and prompts."""
-    server = _server_class()("lingshu", title="lingshu", version=__version__, instructions=INSTRUCTIONS, log_level="CRITICAL")
+    server = _server_class()(
+        "lingshu",
+        title="lingshu",
+        version=__version__,
+        instructions=INSTRUCTIONS,
+        log_level="CRITICAL",
+    )
     add_asking(server, using.model, using.shown)
     add_plain(server, using.model, using.shown)
     add_evaluate(server, using.runs, using.model)
@@ -97,7 +111,10 @@ def _server_class() -> type[MCPServer]:
     from pydantic import ValidationError
 
     class Server(MCPServer):
-        """The SDK's server. Its own messages would repeat arguments, and its log the values behind an error."""
+        """The SDK's server.
+
+        Its own messages would repeat arguments, and its log the values behind an error.
+        """
 
         async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
             tools = {tool.name: tool for tool in await self.list_tools()}
@@ -120,19 +137,29 @@ def _server_class() -> type[MCPServer]:
                 return await super().read_resource(uri, context)
             except UnexpectedResourceError as error:
                 cause = _caused(error)
-                raise (ResourceNotFoundError if isinstance(cause, InputError) else ResourceError)(_told(cause)) from None
+                raise (ResourceNotFoundError if isinstance(cause, InputError) else ResourceError)(
+                    _told(cause)
+                ) from None
 
-        async def get_prompt(self, name: str, arguments: dict[str, Any] | None = None, context: Any = None) -> Any:
+        async def get_prompt(
+            self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
+        ) -> Any:
             prompts = [prompt.name for prompt in await self.list_prompts()]
             if name not in prompts:
-                raise MCPError(INVALID_PARAMS, f"there is no such prompt; there are: {', '.join(prompts)}.")
+                raise MCPError(
+                    INVALID_PARAMS, f"there is no such prompt; there are: {', '.join(prompts)}."
+                )
             try:
                 return await super().get_prompt(name, arguments, context)
             except MCPError:
                 raise
             except Exception as error:
                 cause = _caused(error)
-                told = _refused(cause) if isinstance(cause, ValidationError) else "an argument is missing or cannot be used."
+                told = (
+                    _refused(cause)
+                    if isinstance(cause, ValidationError)
+                    else "an argument is missing or cannot be used."
+                )
                 raise MCPError(INVALID_PARAMS, told) from None
 
     return Server
@@ -146,19 +173,42 @@ def _caused(error: BaseException) -> BaseException:
 
 
 def _told(error: BaseException) -> str:
-    """What a person can mend in its own words; of a bug, only that there was one. The log gets its kind and place, no values."""
+    """What a person can mend in its own words; of a bug, only that there was one.
+
+    The log gets its kind and place, no values.
+    """
     if isinstance(error, LingshuError):
         return one_line(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    print(f"lingshu mcp: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}", file=sys.stderr)
+    print(
+        f"lingshu mcp: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}",
+        file=sys.stderr,
+    )
     return "the server failed; what happened is in its log."
 
 
 def _refused(error: ValidationError) -> str:
-    """Which arguments cannot be used and what they may be; their values, and keys inside them, are left out."""
-    faults: Sequence[Any] = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(dict.fromkeys(f"{_place(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}" for fault in faults)) + "."
+    """Which arguments cannot be used and what they may be; their values, and keys inside them, are
+    left out.
+    """
+    faults: Sequence[Any] = error.errors(
+        include_url=False, include_context=False, include_input=False
+    )
+    return (
+        "; ".join(
+            dict.fromkeys(
+                f"{_place(fault['loc'])}: {fault['msg'].removeprefix('Value error, ')}"
+                for fault in faults
+            )
+        )
+        + "."
+    )
 
 
 def _place(loc: Sequence[int | str]) -> str:
-    return ".".join(str(part) for number, part in enumerate(loc) if number == 0 or isinstance(part, int)) or "arguments"
+    return (
+        ".".join(
+            str(part) for number, part in enumerate(loc) if number == 0 or isinstance(part, int)
+        )
+        or "arguments"
+    )

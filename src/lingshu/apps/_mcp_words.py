@@ -1,7 +1,8 @@
-"""The words of `lingshu mcp`, in English and Chinese: prompts for its model and for its clients' (_mcp_prompts/*.md), and names of choices.
+"""The words of `lingshu mcp`, in English and Chinese: prompts for its model and for its clients'
+(_mcp_prompts/*.md), and names of choices.
 
-A prompt file holds `## en` and `## zh`, and `{name}` where a value stands. A value is put in as it is: nothing in it is taken
-for a place of its own.
+A prompt file holds `## en` and `## zh`, and `{name}` where a value stands. A value is put in as it
+is: nothing in it is taken for a place of its own.
 """
 
 from __future__ import annotations

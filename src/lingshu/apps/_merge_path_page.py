@@ -1,4 +1,6 @@
-"""The page of a merge path: curves of likelihood and accuracy, the barrier, accuracy by kind of question, and what to take."""
+"""The page of a merge path: curves of likelihood and accuracy, the barrier, accuracy by kind of
+question, and what to take.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ X = "weight of the first model (1: the first alone, 0: the second alone)"
 
 def path_page(report: PathReport) -> str:
     """The whole page."""
-    lead = f"{len(report.points)} averages of two models, W times the first and 1 - W times the second. {DISCLAIMER}"
+    lead = (
+        f"{len(report.points)} averages of two models, W times the first and 1 - W times the"
+        f" second. {DISCLAIMER}"
+    )
     sections = [_result(report)]
     if report.barrier is not None or any(point.nll for point in report.points):
         sections.append(_likelihood(report))
@@ -48,7 +53,11 @@ def _result(report: PathReport) -> str:
         "reported accuracy": "has the best accuracy on the tasks below",
         None: "",
     }[report.chosen]
-    told = f"Weight {report.recommended:g} {by}; of equals the one nearest to a half is taken." if report.recommended is not None else ""
+    told = (
+        f"Weight {report.recommended:g} {by}; of equals the one nearest to a half is taken."
+        if report.recommended is not None
+        else ""
+    )
     return page.section(
         "Which weight",
         *[page.notice(text) for text in report.notices],
@@ -60,14 +69,39 @@ def _result(report: PathReport) -> str:
 def _likelihood(report: PathReport) -> str:
     known = [(point.weight, point.nll) for point in report.points if point.nll is not None]
     curves = [Series("all tokens", [(weight, nll.all) for weight, nll in known])]
-    curves += [Series("entity tokens", [(weight, nll.entities) for weight, nll in known if nll.entities is not None])]
-    curves += [Series("other tokens", [(weight, nll.others) for weight, nll in known if nll.others is not None])]
+    curves += [
+        Series(
+            "entity tokens",
+            [(weight, nll.entities) for weight, nll in known if nll.entities is not None],
+        )
+    ]
+    curves += [
+        Series(
+            "other tokens",
+            [(weight, nll.others) for weight, nll in known if nll.others is not None],
+        )
+    ]
     ends = dict((weight, nll.all) for weight, nll in known)
     if {0.0, 1.0} <= ends.keys():
         curves.append(Series("all tokens, straight", [(0.0, ends[0.0]), (1.0, ends[1.0])]))
     excess = {} if report.barrier is None else dict(report.barrier.excess)
-    rows = [[f"{weight:g}", f"{nll.all:.4f}", _nats(nll.entities), _nats(nll.others), _signed(excess.get(weight))] for weight, nll in known]
-    header = ["weight", "all tokens", "entity tokens", "other tokens", "above the straight line (95% interval)"]
+    rows = [
+        [
+            f"{weight:g}",
+            f"{nll.all:.4f}",
+            _nats(nll.entities),
+            _nats(nll.others),
+            _signed(excess.get(weight)),
+        ]
+        for weight, nll in known
+    ]
+    header = [
+        "weight",
+        "all tokens",
+        "entity tokens",
+        "other tokens",
+        "above the straight line (95% interval)",
+    ]
     return page.section(
         "Likelihood of held-out answers",
         *[page.paragraph(text) for text in _about(report)],
@@ -78,26 +112,40 @@ def _likelihood(report: PathReport) -> str:
 
 def _about(report: PathReport) -> Iterator[str]:
     data = report.data or {}
-    drops = "".join(f", {reason} {count} dropped" for reason, count in data.get("drops", {}).items())
-    yield f"Mean negative log-likelihood of {data.get('samples', 0):,} held-out samples{drops}; lower is better."
+    drops = "".join(
+        f", {reason} {count} dropped" for reason, count in data.get("drops", {}).items()
+    )
+    yield (
+        f"Mean negative log-likelihood of {data.get('samples', 0):,} held-out samples{drops}; lower"
+        " is better."
+    )
     if data.get("entities"):
         entities = data["entities"]
-        yield f"{100 * entities['share']:.2f}% of their tokens belong to medical entities; {entities['without']:,} samples hold none."
+        yield (
+            f"{100 * entities['share']:.2f}% of their tokens belong to medical entities;"
+            f" {entities['without']:,} samples hold none."
+        )
     hill = report.barrier
     if hill is None:
         return
     value, low, high, _ = hill.value
     span = "" if low is None or high is None else f", 95% interval {low:.4f} to {high:.4f}"
-    verdict = "The two models are linearly connected" if hill.connected else "There is a barrier between the two models"
+    verdict = (
+        "The two models are linearly connected"
+        if hill.connected
+        else "There is a barrier between the two models"
+    )
     sure = "" if hill.certain else ", which the interval leaves open"
     worst = (
-        f"at most {value:.4f} nats a token worse than on the straight line between the two (at weight {hill.at:g}{span}"
+        f"at most {value:.4f} nats a token worse than on the straight line between the two (at"
+        f" weight {hill.at:g}{span}"
         if value
         else "nowhere worse than on the straight line between the two (no barrier"
     )
     yield (
-        f"{verdict}{sure}: the likelihood of an average is {worst}; {hill.tolerance:.4f} nats a token are tolerated). Intervals draw "
-        "whole groups, and every point of the path meets the same samples. As a maximum the barrier cannot fall below nought."
+        f"{verdict}{sure}: the likelihood of an average is {worst}; {hill.tolerance:.4f} nats a"
+        " token are tolerated). Intervals draw whole groups, and every point of the path meets the"
+        " same samples. As a maximum the barrier cannot fall below nought."
     )
 
 
@@ -106,16 +154,26 @@ def _task(report: PathReport, task: str) -> str:
     overall = {weight: summarise(rows).accuracy for weight, rows in scores.items()}
     by_kind = {weight: kinds(rows) for weight, rows in scores.items()}
     names = list(dict.fromkeys(kind for found in by_kind.values() for kind in found))
-    curves = [Series(kind, _line({w: found[kind] for w, found in by_kind.items() if kind in found})) for kind in names]
+    curves = [
+        Series(kind, _line({w: found[kind] for w, found in by_kind.items() if kind in found}))
+        for kind in names
+    ]
     # As many curves as can be told apart.
-    plots = [[Series("all questions", _line(overall))], *(curves[at : at + CURVES] for at in range(0, len(curves), CURVES))]
+    plots = [
+        [Series("all questions", _line(overall))],
+        *(curves[at : at + CURVES] for at in range(0, len(curves), CURVES)),
+    ]
     rows = [
         [f"{weight:g}", percent(i.value), interval_text(i), str(i.n)]
-        + [percent(by_kind[weight][kind].value) if kind in by_kind[weight] else "–" for kind in names]
+        + [
+            percent(by_kind[weight][kind].value) if kind in by_kind[weight] else "–"
+            for kind in names
+        ]
         for weight, i in overall.items()
     ]
     gains = [
-        f"Weight {weight} against the first model, question by question: {_points(i)}." for weight, i in report.gains.get(task, {}).items()
+        f"Weight {weight} against the first model, question by question: {_points(i)}."
+        for weight, i in report.gains.get(task, {}).items()
     ]
     return page.section(
         task,
@@ -131,7 +189,11 @@ def _models(points: Sequence[Point]) -> str:
 
 
 def _line(found: dict[float, Interval]) -> list[tuple[float, float]]:
-    return [(weight, 100 * interval.value) for weight, interval in found.items() if interval.value is not None]
+    return [
+        (weight, 100 * interval.value)
+        for weight, interval in found.items()
+        if interval.value is not None
+    ]
 
 
 def _nats(value: float | None) -> str:
@@ -141,7 +203,11 @@ def _nats(value: float | None) -> str:
 def _signed(interval: Interval | None) -> str:
     if interval is None or interval.value is None:
         return "–"
-    span = "" if interval.low is None or interval.high is None else f" ({interval.low:+.4f} to {interval.high:+.4f})"
+    span = (
+        ""
+        if interval.low is None or interval.high is None
+        else f" ({interval.low:+.4f} to {interval.high:+.4f})"
+    )
     return f"{interval.value:+.4f}{span}"
 
 
@@ -149,6 +215,8 @@ def _points(interval: Interval) -> str:
     if interval.value is None:
         return "not known"
     span = (
-        "" if interval.low is None or interval.high is None else f" (95% interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+        ""
+        if interval.low is None or interval.high is None
+        else f" (95% interval {100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
     )
     return f"{100 * interval.value:+.1f} points{span}"

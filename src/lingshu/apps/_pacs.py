@@ -18,7 +18,8 @@ AUTH_VARIABLE = "DICOMWEB_AUTH"
 
 
 def server_for(url: str, auth: Path | None) -> Server:
-    """A DICOMweb server with its secret: from a file, else from DICOMWEB_AUTH (user:password, or a bearer token).
+    """A DICOMweb server with its secret: from a file, else from DICOMWEB_AUTH (user:password, or a
+    bearer token).
 
     Raises:
         InputError: an address that cannot be used, or a file that cannot be read.
@@ -32,7 +33,8 @@ def server_for(url: str, auth: Path | None) -> Server:
 
 @contextlib.contextmanager
 def pulled(url: str | None, study: str | None, auth: Path | None) -> Iterator[list[Path]]:
-    """A folder with the files of a study, as a list to look at; empty where no server is named. It is removed afterwards.
+    """A folder with the files of a study, as a list to look at; empty where no server is named. It
+    is removed afterwards.
 
     Raises:
         InputError: a server without a study or the other way round, or as `imaging.dicomweb.pull`.
@@ -55,7 +57,9 @@ def pulled(url: str | None, study: str | None, auth: Path | None) -> Iterator[li
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM as an exception meanwhile: a program that it ends at once leaves a patient's files behind."""
+    """SIGTERM as an exception meanwhile: a program that it ends at once leaves a patient's files
+    behind.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

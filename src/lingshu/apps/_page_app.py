@@ -1,4 +1,5 @@
-"""The web page of `lingshu serve`: its files, its addresses, and what its browser may do (a strict content security policy).
+"""The web page of `lingshu serve`: its files, its addresses, and what its browser may do (a strict
+content security policy).
 
 /                     the page: plain HTML, scripts and a style, nothing from anywhere else
 /page/*.js, *.css     its files; like the page itself they are served without a key, for they say nothing
@@ -29,16 +30,23 @@ if TYPE_CHECKING:
     from lingshu.apps._serve_chat import Chat
 
 FILES = Path(__file__).with_name("_page")
-_KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+}
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; frame-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:;"
+    " connect-src 'self'; frame-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action"
+    " 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
 @dataclass(frozen=True)
 class Folders:
-    """What the page may show besides a chat: studies below `root`, runs and review queues; None: that view is empty."""
+    """What the page may show besides a chat: studies below `root`, runs and review queues; None:
+    that view is empty.
+    """
 
     root: Rooted | None = None
     runs: Rooted | None = None
@@ -50,7 +58,9 @@ class Page:
 
     def __init__(self, folders: Folders) -> None:
         self.folders, self.runs = folders, Runs(folders.runs)
-        self._files = {f"/page/{file.name}": file for file in sorted(FILES.iterdir()) if file.suffix in _KINDS}
+        self._files = {
+            f"/page/{file.name}": file for file in sorted(FILES.iterdir()) if file.suffix in _KINDS
+        }
         self._files["/"] = self._files.pop("/page/index.html")
 
     def __contains__(self, path: object) -> bool:
@@ -70,14 +80,32 @@ class Page:
 
     async def _about(self, chat: Chat, _: Request) -> Response:
         live = chat.live
-        facts = {"name": chat.name, "model": live.model, "digest": live.digest, "notice": NOTICE, "streams": live.streams}
+        facts = {
+            "name": chat.name,
+            "model": live.model,
+            "digest": live.digest,
+            "notice": NOTICE,
+            "streams": live.streams,
+        }
         views = {view: getattr(self.folders, folder) is not None for view, folder in _VIEWS.items()}
         windows = {name: [window.center, window.width] for name, window in CT_WINDOWS.items()}
-        return Json({**facts, "max_tokens": chat.max_tokens, "views": views, "windows": windows, "formats": FORMATS})
+        return Json(
+            {
+                **facts,
+                "max_tokens": chat.max_tokens,
+                "views": views,
+                "windows": windows,
+                "formats": FORMATS,
+            }
+        )
 
 
 _VIEWS = {"studies": "root", "runs": "runs", "review": "review"}
 
 
 async def _file(file: Path, _: Request) -> Response:
-    return Response(file.read_bytes(), media_type=_KINDS[file.suffix], headers={"Content-Security-Policy": POLICY})
+    return Response(
+        file.read_bytes(),
+        media_type=_KINDS[file.suffix],
+        headers={"Content-Security-Policy": POLICY},
+    )

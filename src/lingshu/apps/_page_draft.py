@@ -1,6 +1,8 @@
-"""Report drafts of the page: asked of the model like any question, edited by a person, exported as Markdown, FHIR or SR.
+"""Report drafts of the page: asked of the model like any question, edited by a person, exported as
+Markdown, FHIR or SR.
 
-What the model wrote is kept here, so that an export itself tells whether a person changed it; the browser is not asked.
+What the model wrote is kept here, so that an export itself tells whether a person changed it; the
+browser is not asked.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ from lingshu.imaging.reference import StudyReference, study_reference
 
 KEPT = 64
 MAX_TEXT = 100_000
-MEDIA = {"md": "text/markdown; charset=utf-8", "fhir": "application/fhir+json", "sr": "application/dicom"}
+MEDIA = {
+    "md": "text/markdown; charset=utf-8",
+    "fhir": "application/fhir+json",
+    "sr": "application/dicom",
+}
 
 
 class Shown(Taken):
@@ -90,7 +96,12 @@ class Drafts:
         self._kept[name] = made
         while len(self._kept) > KEPT:
             self._kept.popitem(last=False)
-        facts = {"id": name, "named": made.reference is not None, "provenance": made.draft.provenance, "reply": reply.text}
+        facts = {
+            "id": name,
+            "named": made.reference is not None,
+            "provenance": made.draft.provenance,
+            "reply": reply.text,
+        }
         return Json({**draft_to_json(made.draft), **facts})
 
     async def _ask(self, request: Request, prompt: str, looked: Looked) -> Reply:
@@ -133,7 +144,15 @@ class Drafts:
                 raise InputError(f"image {item} is neither of a study nor a data URI.")
             picture = self._studies.picture(one.study, one.series, one.place, one.window, item=item)
             risk = picture.part.facts.burned_in_risk
-            found.append(Looked((Image(data=picture.png),), (picture.seen,), (), risk, (picture.part.file.source,)))
+            found.append(
+                Looked(
+                    (Image(data=picture.png),),
+                    (picture.seen,),
+                    (),
+                    risk,
+                    (picture.part.file.source,),
+                )
+            )
         looked = self._studies.shown.together(found)
         if len(looked.images) > MAX_IMAGES:
             raise InputError(f"that makes more than {MAX_IMAGES} images; choose fewer.")
@@ -145,7 +164,9 @@ class Drafts:
             raise found
         try:
             # With pictures among them no report could say which study it is of.
-            reference = study_reference(looked.files) if len(looked.files) == len(looked.images) else None
+            reference = (
+                study_reference(looked.files) if len(looked.files) == len(looked.images) else None
+            )
         except LingshuError:
             reference = None
         return Kept(draft_of(found, language), reference)
@@ -154,7 +175,9 @@ class Drafts:
         asked = await taken(request, Exporting)
         kept = self._kept.get(asked.id)
         if kept is None:
-            raise Refused(400, "this draft is no longer held; draft the report again.", code="no_draft")
+            raise Refused(
+                400, "this draft is no longer held; draft the report again.", code="no_draft"
+            )
         data = await self._workers.do(request, lambda: exported(kept, asked))
         headers = {"Content-Disposition": f'attachment; filename="{FILES[asked.form]}"'}
         return Response(data, media_type=MEDIA[asked.form], headers=headers)
@@ -170,6 +193,8 @@ def exported(kept: Kept, asked: Exporting) -> bytes:
     edited = replace(kept.draft, findings=asked.findings, impression=asked.impression, edited=True)
     changed = (edited.findings, edited.impression) != (kept.draft.findings, kept.draft.impression)
     if form == "sr" and kept.reference is None:
-        raise InputError("an SR names its patient and its study: draft from DICOM images of one study alone.")
+        raise InputError(
+            "an SR names its patient and its study: draft from DICOM images of one study alone."
+        )
     named = asked.patient or form == "sr"
     return export(edited if changed else kept.draft, form, kept.reference if named else None)

@@ -1,4 +1,6 @@
-"""What every address of the web page has in common: who may ask, headers, checked bodies, and work off the event loop."""
+"""What every address of the web page has in common: who may ask, headers, checked bodies, and work
+off the event loop.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,14 @@ SAFE: Mapping[str, str] = {
 
 
 class Json(JSONResponse):
-    """JSON of whatever lies on a disk: a folder's name or a text that is no Unicode must not cost the page its whole list."""
+    """JSON of whatever lies on a disk: a folder's name or a text that is no Unicode must not cost
+    the page its whole list.
+    """
 
     def render(self, content: object) -> bytes:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+        return json.dumps(
+            content, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode("utf-8", "replace")
 
 
 class Taken(BaseModel):
@@ -60,10 +66,16 @@ class Workers:
         """What `work` gives; a browser that went away while it waited gets nothing made.
 
         Raises:
-            Refused: too much is waiting (429), the browser went away, or what `work` says is wrong (400).
+            Refused: too much is waiting (429), the browser went away, or what `work` says is wrong
+                (400).
         """
         if self._waiting >= WAITING:
-            raise Refused(429, "the server draws as much as it can; try again.", code="overloaded", retry_after=1)
+            raise Refused(
+                429,
+                "the server draws as much as it can; try again.",
+                code="overloaded",
+                retry_after=1,
+            )
         self._waiting += 1
         try:
             async with self._turns:
@@ -77,10 +89,13 @@ class Workers:
 
 
 def add(app: FastAPI, path: str, answer: Answerer, method: str = "GET") -> None:
-    """An address of the page's own: no part of the described interface, and closed to other web pages."""
+    """An address of the page's own: no part of the described interface, and closed to other web
+    pages.
+    """
 
     async def checked(request: Request) -> Response:
-        # A browser says where a request comes from; reading a slice as an image of another site is none of its business.
+        # A browser says where a request comes from; reading a slice as an image of another site is
+        # none of its business.
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise Refused(403, "requests of other web pages are refused.", code="origin")
         response = await answer(request)
@@ -95,23 +110,37 @@ async def taken(request: Request, kind: type[Asked]) -> Asked:
     """A request's body, checked.
 
     Raises:
-        Refused: no JSON (415), too large (413), or not what was expected (400). The message repeats nothing of it.
+        Refused: no JSON (415), too large (413), or not what was expected (400). The message repeats
+            nothing of it.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refused(415, "send JSON, with the header Content-Type: application/json.", code="content_type")
+    if (
+        request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        != "application/json"
+    ):
+        raise Refused(
+            415, "send JSON, with the header Content-Type: application/json.", code="content_type"
+        )
     body: Body = request.scope["state"]["body"]
     try:
         return kind.model_validate_json(await body.read())
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        place = ".".join(str(step) for step in first["loc"] if isinstance(step, int) or step in kind.model_fields)
-        raise Refused(400, f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}"[:300], code="invalid_value") from None
+        place = ".".join(
+            str(step) for step in first["loc"] if isinstance(step, int) or step in kind.model_fields
+        )
+        raise Refused(
+            400,
+            f"{place or 'the body'}: {first['msg'][0].lower()}{first['msg'][1:]}"[:300],
+            code="invalid_value",
+        ) from None
     except RecursionError:
         raise Refused(400, "the body is nested too deeply.", code="invalid_json") from None
 
 
 def folders_with(root: Path, file: str) -> Iterator[Path]:
-    """The folders below `root`, itself among them, that hold a file of this name; links and hidden folders are not followed."""
+    """The folders below `root`, itself among them, that hold a file of this name; links and hidden
+    folders are not followed.
+    """
     for place, inner, files in os.walk(root):
         folder = Path(place)
         inner[:] = sorted(name for name in inner if not name.startswith("."))

@@ -1,11 +1,12 @@
-"""Review of generated samples on the page: queues below a folder, blinded texts, and verdicts in the form that curation reads.
+"""Review of generated samples on the page: queues below a folder, blinded texts, and verdicts in
+the form that curation reads.
 
     REVIEW/.../OUT/review/queue.jsonl        what `lingshu synthesise --out OUT` put there
     REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, beside OUT: a folder that is made anew would take them along
 
-Every verdict is one line, written and synced before the page hears of it. Undoing takes the last line of a reviewer's own
-file away; nobody touches another's. Of two texts neither side tells which came first: the order is drawn for each sample
-and reviewer, and only the server knows it.
+Every verdict is one line, written and synced before the page hears of it. Undoing takes the last
+line of a reviewer's own file away; nobody touches another's. Of two texts neither side tells which
+came first: the order is drawn for each sample and reviewer, and only the server knows it.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Row:
         return (self.second, self.first) if self.turned(reviewer) else (self.first, self.second)
 
     def turned(self, reviewer: str) -> bool:
-        return bool(hashlib.sha256(f"{self.id}\0{reviewer}".encode("utf-8", "replace")).digest()[0] & 1)
+        return bool(
+            hashlib.sha256(f"{self.id}\0{reviewer}".encode("utf-8", "replace")).digest()[0] & 1
+        )
 
 
 class Reviews:
@@ -90,12 +93,20 @@ class Reviews:
             return Json({"queues": await workers.do(request, self.queues)})
 
         async def state(request: Request) -> Response:
-            queue, reviewer = request.query_params.get("queue", ""), request.query_params.get("reviewer", "")
+            queue, reviewer = (
+                request.query_params.get("queue", ""),
+                request.query_params.get("reviewer", ""),
+            )
             return Json(await workers.do(request, lambda: self.state(queue, _reviewer(reviewer))))
 
         async def image(request: Request) -> Response:
             asked = request.query_params
-            data = await workers.do(request, lambda: self.image(asked.get("queue", ""), asked.get("id", ""), asked.get("image", "")))
+            data = await workers.do(
+                request,
+                lambda: self.image(
+                    asked.get("queue", ""), asked.get("id", ""), asked.get("image", "")
+                ),
+            )
             return Response(data, media_type="image/png")
 
         async def judge(request: Request) -> Response:
@@ -104,7 +115,9 @@ class Reviews:
 
         async def undo(request: Request) -> Response:
             asked = await taken(request, Undoing)
-            return Json(await workers.do(request, lambda: self.undo(asked.queue, _reviewer(asked.reviewer))))
+            return Json(
+                await workers.do(request, lambda: self.undo(asked.queue, _reviewer(asked.reviewer)))
+            )
 
         add(app, "/page/api/review", queues)
         add(app, "/page/api/review/queue", state)
@@ -126,16 +139,29 @@ class Reviews:
             try:
                 counts = {"rows": len(self._rows(name)), "reviewers": self._counts(name)}
             except InputError:
-                counts = {"rows": 0, "reviewers": {}}  # opening it tells what is wrong; the others are there all the same
+                # opening it tells what is wrong; the others are there all the same
+                counts = {"rows": 0, "reviewers": {}}
             found.append({"queue": name, "name": told, **counts})
         return found
 
     def state(self, queue: str, reviewer: str) -> dict[str, Any]:
-        """A queue as one reviewer sees it, what they said so far, and how far everybody is and agrees."""
+        """A queue as one reviewer sees it, what they said so far, and how far everybody is and
+        agrees.
+        """
         rows = self._rows(queue)
-        mine = {verdict.id: _seen_by(verdict, rows, reviewer) for verdict in self._verdicts(queue) if verdict.reviewer == reviewer}
+        mine = {
+            verdict.id: _seen_by(verdict, rows, reviewer)
+            for verdict in self._verdicts(queue)
+            if verdict.reviewer == reviewer
+        }
         told = [
-            {"id": row.id, "kind": row.kind, "question": row.question, "texts": row.texts(reviewer), "images": len(row.images)}
+            {
+                "id": row.id,
+                "kind": row.kind,
+                "question": row.question,
+                "texts": row.texts(reviewer),
+                "images": len(row.images),
+            }
             | {"modality": row.modality}
             for row in rows.values()
         ]
@@ -148,16 +174,27 @@ class Reviews:
             InputError: there is none.
         """
         row = self._rows(queue).get(name)
-        if row is None or not (number.isascii() and number.isdigit() and len(number) < 4 and int(number) < len(row.images)):
+        if row is None or not (
+            number.isascii()
+            and number.isdigit()
+            and len(number) < 4
+            and int(number) < len(row.images)
+        ):
             raise InputError("there is no such image in the queue.")
         folder = Path(*self._folder().parts(queue))
-        return png_bytes(decode(self._folder().read(str(folder / row.images[int(number)]), limit=MAX_BYTES), name="the image"))
+        return png_bytes(
+            decode(
+                self._folder().read(str(folder / row.images[int(number)]), limit=MAX_BYTES),
+                name="the image",
+            )
+        )
 
     def judge(self, judged: Judged) -> dict[str, Any]:
         """Write a verdict.
 
         Raises:
-            InputError: it does not fit the sample. StorageError: the disk refused; nothing was written.
+            InputError: it does not fit the sample. StorageError: the disk refused; nothing was
+                written.
         """
         rows, reviewer = self._rows(judged.queue), _reviewer(judged.reviewer)
         row = rows.get(judged.id)
@@ -165,8 +202,13 @@ class Reviews:
             raise InputError("there is no such sample in the queue; open it again.")
         verdict = _checked(judged, row, reviewer)
         with self._turn, JsonlAppender(self._file(judged.queue, reviewer)) as file:
-            file.append([{key: value for key, value in asdict(verdict).items() if value is not None}])
-        return {"mine": {row.id: _seen_by(verdict, rows, reviewer)}, **self._progress(judged.queue, rows, reviewer)}
+            file.append(
+                [{key: value for key, value in asdict(verdict).items() if value is not None}]
+            )
+        return {
+            "mine": {row.id: _seen_by(verdict, rows, reviewer)},
+            **self._progress(judged.queue, rows, reviewer),
+        }
 
     def undo(self, queue: str, reviewer: str) -> dict[str, Any]:
         """Take a reviewer's last verdict away; an earlier one on the same sample counts again.
@@ -184,7 +226,8 @@ class Reviews:
             raise InputError("there is nothing to undo.")
         return {"undone": last.get("id"), **self.state(queue, reviewer)}
 
-    # --- files ---------------------------------------------------------------------------------------------------
+    # --- files
+    # ---------------------------------------------------------------------------------------------------
 
     def _folder(self) -> Rooted:
         if self._root is None:
@@ -213,12 +256,22 @@ class Reviews:
     def _file(self, queue: str, reviewer: str) -> Path:
         plain = re.sub(r"[^a-z0-9]+", "-", reviewer.lower()).strip("-")[:40]
         # Two names must not share a file, and one of other letters than these has no plain form.
-        mark = "" if plain == reviewer else hashlib.sha256(reviewer.encode("utf-8", "replace")).hexdigest()[:6]
+        mark = (
+            ""
+            if plain == reviewer
+            else hashlib.sha256(reviewer.encode("utf-8", "replace")).hexdigest()[:6]
+        )
         return self._place(queue) / ("-".join(filter(None, (plain, mark))) + ".jsonl")
 
     def _verdicts(self, queue: str) -> list[Verdict]:
         place = self._place(queue)
-        files = sorted(path for path in place.glob("*.jsonl") if path.is_file() and not path.is_symlink()) if place.is_dir() else []
+        files = (
+            sorted(
+                path for path in place.glob("*.jsonl") if path.is_file() and not path.is_symlink()
+            )
+            if place.is_dir()
+            else []
+        )
         try:
             with self._turn:
                 return read_verdicts(files)
@@ -236,7 +289,9 @@ class Reviews:
         done: dict[str, int] = {}
         for verdict in known:
             done[verdict.reviewer] = done.get(verdict.reviewer, 0) + 1
-        pairs = [pair._asdict() for pair in quality("all", list(by_sample(known).values())).agreement]
+        pairs = [
+            pair._asdict() for pair in quality("all", list(by_sample(known).values())).agreement
+        ]
         file = self._file(queue, reviewer)
         return {"reviewers": done, "agreement": pairs, "file": f"{file.parent.name}/{file.name}"}
 
@@ -259,10 +314,22 @@ def _row(found: Mapping[str, Any], number: int) -> Row:
     second, modality = found.get("second"), found.get("modality")
     named = isinstance(images, Sequence) and all(isinstance(one, str) for one in images)
     if not named or not all(isinstance(value, str) for value in texts.values()) or not texts["id"]:
-        raise InputError(f"the queue, line {number}: a row has id, kind, question, first and images.")
-    other = second if isinstance(second, str) and second.strip() and second != texts["first"] else None
+        raise InputError(
+            f"the queue, line {number}: a row has id, kind, question, first and images."
+        )
+    other = (
+        second if isinstance(second, str) and second.strip() and second != texts["first"] else None
+    )
     told = modality if isinstance(modality, str) else None
-    return Row(str(texts["id"]), str(texts["kind"]), str(texts["question"]), str(texts["first"]), other, tuple(images), told)
+    return Row(
+        str(texts["id"]),
+        str(texts["kind"]),
+        str(texts["question"]),
+        str(texts["first"]),
+        other,
+        tuple(images),
+        told,
+    )
 
 
 def _checked(judged: Judged, row: Row, reviewer: str) -> Verdict:
@@ -276,7 +343,9 @@ def _checked(judged: Judged, row: Row, reviewer: str) -> Verdict:
         if text is None:
             raise InputError("an edit needs its text.")
         if row.first.strip() in LETTERS and text not in LETTERS:
-            raise InputError("the answer is the letter of a choice: write one letter, or reject the sample.")
+            raise InputError(
+                "the answer is the letter of a choice: write one letter, or reject the sample."
+            )
         return Verdict(row.id, reviewer, "edit", text=text)
     if judged.verdict == "reject":
         if reason is None:
@@ -299,4 +368,9 @@ def _seen_by(verdict: Verdict, rows: Mapping[str, Row], reviewer: str) -> dict[s
     side = None
     if verdict.prefer is not None and row is not None:
         side = _SIDES[(verdict.prefer == "second") != row.turned(reviewer)]
-    return {"verdict": verdict.verdict, "text": verdict.text, "reason": verdict.reason, "side": side}
+    return {
+        "verdict": verdict.verdict,
+        "text": verdict.text,
+        "reason": verdict.reason,
+        "side": side,
+    }

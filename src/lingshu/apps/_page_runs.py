@@ -1,6 +1,8 @@
-"""The evaluations below a folder, for the page: their scores, and each report behind a policy of its own.
+"""The evaluations below a folder, for the page: their scores, and each report behind a policy of
+its own.
 
-A report is a page with a script. It is shown in a frame without an origin: it can ask this server, or anybody, for nothing.
+A report is a page with a script. It is shown in a frame without an origin: it can ask this server,
+or anybody, for nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ TICKETS = 256
 VALID_S = 3600
 # Reports hold their samples and thumbnails: those of whole benchmarks have tens of megabytes.
 MAX_REPORT = 256 << 20
-# The report's own policy, inside it, names its one script by its hash; this one takes everything else away.
+# The report's own policy, inside it, names its one script by its hash; this one takes everything
+# else away.
 POLICY = (
-    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src"
+    " 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 
 
@@ -58,7 +61,9 @@ class Runs:
 
         async def report(request: Request) -> Response:
             name = self._run_of(request.path_params["ticket"])
-            data = await workers.do(request, lambda: self._folder().read(f"{name}/{REPORT_HTML}", limit=MAX_REPORT))
+            data = await workers.do(
+                request, lambda: self._folder().read(f"{name}/{REPORT_HTML}", limit=MAX_REPORT)
+            )
             # It is framed by the page, and by nobody else.
             headers = {"Content-Security-Policy": POLICY, "X-Frame-Options": "SAMEORIGIN"}
             return Response(data, media_type="text/html; charset=utf-8", headers=headers)
@@ -74,8 +79,14 @@ class Runs:
             InputError: the server shows no runs.
         """
         root = self._folder().folder
-        found = sorted(folders_with(root, REPORT_HTML), key=lambda path: (-(path / REPORT_HTML).stat().st_mtime, str(path)))
-        return {"runs": [_facts(root, path) for path in found[:LISTED]], "more": max(0, len(found) - LISTED)}
+        found = sorted(
+            folders_with(root, REPORT_HTML),
+            key=lambda path: (-(path / REPORT_HTML).stat().st_mtime, str(path)),
+        )
+        return {
+            "runs": [_facts(root, path) for path in found[:LISTED]],
+            "more": max(0, len(found) - LISTED),
+        }
 
     def ticket(self, run: str) -> str:
         """An address that shows one report for an hour.
@@ -93,7 +104,9 @@ class Runs:
     def _run_of(self, ticket: str) -> str:
         run, until = self._tickets.get(ticket, ("", 0.0))
         if time.monotonic() > until:
-            raise Refused(404, "this address has ended; open the report from the list again.", code="ticket")
+            raise Refused(
+                404, "this address has ended; open the report from the list again.", code="ticket"
+            )
         return run
 
     def _folder(self) -> Rooted:
@@ -111,18 +124,30 @@ def _facts(root: Path, folder: Path) -> dict[str, Any]:
         return {"run": name, "model": None, "warning": None, "tasks": []}
     tasks = found.get("tasks")
     told = [_task(one) for one in tasks if isinstance(one, dict)] if isinstance(tasks, list) else []
-    return {"run": name, "model": _text(found.get("model")), "warning": _text(found.get("warning")), "tasks": told}
+    return {
+        "run": name,
+        "model": _text(found.get("model")),
+        "warning": _text(found.get("warning")),
+        "tasks": told,
+    }
 
 
 def _task(found: dict[str, Any]) -> dict[str, Any]:
     summary = found.get("summary")
     accuracy = summary.get("accuracy") if isinstance(summary, dict) else None
     values = (
-        {key: value for key, value in accuracy.items() if isinstance(value, int | float) and math.isfinite(value)}
+        {
+            key: value
+            for key, value in accuracy.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        }
         if isinstance(accuracy, dict)
         else {}
     )
-    return {"name": _text(found.get("name")), **{key: values.get(key) for key in ("value", "low", "high", "n")}}
+    return {
+        "name": _text(found.get("name")),
+        **{key: values.get(key) for key in ("value", "low", "high", "n")},
+    }
 
 
 def _text(value: object) -> str | None:

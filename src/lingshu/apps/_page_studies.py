@@ -1,7 +1,8 @@
-"""The studies below the allowed folder for the page's viewer: a list without identities, series, and single slices in a window.
+"""The studies below the allowed folder for the page's viewer: a list without identities, series,
+and single slices in a window.
 
-A study and its patient are called by keyed hashes that change with every start of the server. Dates stay here: of several
-studies of a patient the page is told their order alone.
+A study and its patient are called by keyed hashes that change with every start of the server. Dates
+stay here: of several studies of a patient the page is told their order alone.
 """
 
 from __future__ import annotations
@@ -64,7 +65,11 @@ class Studies:
             window, name = asked.get("window", "file"), asked.get("study", "")
             found = await workers.do(request, lambda: self.picture(name, series, place, window))
             # ASCII JSON: a header holds nothing else.
-            return Response(found.png, media_type="image/png", headers={"X-Lingshu-Seen": json.dumps(seen_to_json(found.seen))})
+            return Response(
+                found.png,
+                media_type="image/png",
+                headers={"X-Lingshu-Seen": json.dumps(seen_to_json(found.seen))},
+            )
 
         add(app, "/page/api/studies", listing)
         add(app, "/page/api/study", study)
@@ -90,9 +95,26 @@ class Studies:
             # Without dates there is no order to tell.
             dated = all(entry.day for entry in group)
             for rank, entry in enumerate(sorted(group, key=lambda one: one.day or ""), 1):
-                facts = {"id": entry.id, "patient": entry.patient, "files": entry.files, "modality": entry.modality}
-                told.append({**facts, "body_part": entry.body_part, "rank": rank if dated else None, "of": len(group)})
-        return {"studies": told[:LISTED], "more": max(0, len(told) - LISTED), "complete": index.complete, "other": index.other_files}
+                facts = {
+                    "id": entry.id,
+                    "patient": entry.patient,
+                    "files": entry.files,
+                    "modality": entry.modality,
+                }
+                told.append(
+                    {
+                        **facts,
+                        "body_part": entry.body_part,
+                        "rank": rank if dated else None,
+                        "of": len(group),
+                    }
+                )
+        return {
+            "studies": told[:LISTED],
+            "more": max(0, len(told) - LISTED),
+            "complete": index.complete,
+            "other": index.other_files,
+        }
 
     def _entry(self, name: str, files: tuple[Path, ...]) -> Entry:
         if (name, files) in self._entries:
@@ -139,12 +161,20 @@ class Studies:
 
 def study_json(study: Study) -> dict[str, Any]:
     """The series of a study as the viewer lists them."""
-    return {"series": [_series_json(series) for series in study.series], "left_out": dict(study.left_out)}
+    return {
+        "series": [_series_json(series) for series in study.series],
+        "left_out": dict(study.left_out),
+    }
 
 
 def _series_json(series: Series) -> dict[str, Any]:
     facts = series.parts[0].facts
-    place = {"number": series.number, "images": series.images, "localizer": series.localizer, "own_number": facts.series_number}
+    place = {
+        "number": series.number,
+        "images": series.images,
+        "localizer": series.localizer,
+        "own_number": facts.series_number,
+    }
     return {**place, "modality": facts.modality, "body_part": facts.body_part, "view": facts.view}
 
 

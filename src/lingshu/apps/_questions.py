@@ -1,4 +1,6 @@
-"""Several questions from a file, answered one JSON line each; a row that cannot be asked is an error in its place."""
+"""Several questions from a file, answered one JSON line each; a row that cannot be asked is an
+error in its place.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _KEYS = {"id", "question", "files", "system"}
 
 @dataclass(frozen=True)
 class Row:
-    """One question of a file, or why there is none; without `files` it is about the files of the command line."""
+    """One question of a file, or why there is none; without `files` it is about the files of the
+    command line.
+    """
 
     id: str
     question: str = ""
@@ -29,16 +33,27 @@ class Row:
 
 
 def ask_file(
-    engine: Callable[[], Engine], path: Path, looked: Looked, view: View, sampling: Sampling, *, system: str | None, batch: int
+    engine: Callable[[], Engine],
+    path: Path,
+    looked: Looked,
+    view: View,
+    sampling: Sampling,
+    *,
+    system: str | None,
+    batch: int,
 ) -> int:
-    """Print an answer, or an error, for each question of a file in its order; 1 where one was not answered, else 0.
+    """Print an answer, or an error, for each question of a file in its order; 1 where one was not
+    answered, else 0.
 
     Raises:
-        InputError: the file cannot be read or holds no question. EngineError, ReleaseError: the engine failed or refuses.
+        InputError: the file cannot be read or holds no question. EngineError, ReleaseError: the
+            engine failed or refuses.
     """
     rows = list(read_questions(path))
     if not rows:
-        raise InputError(f"{path} holds no question; write one a line, or JSONL with the key question.")
+        raise InputError(
+            f"{path} holds no question; write one a line, or JSONL with the key question."
+        )
     opened: Engine | None = None
     failed = 0
     for start in range(0, len(rows), batch):
@@ -57,24 +72,34 @@ def ask_file(
                     print(f"lingshu: warning: {line}", file=sys.stderr)
             found = answers(opened, list(asked.values()), sampling)
             for place, one in zip(asked, found, strict=True):
-                told[place] = {"error": one_line(one)} if isinstance(one, LingshuError) else answer_json(one)
+                told[place] = (
+                    {"error": one_line(one)} if isinstance(one, LingshuError) else answer_json(one)
+                )
         for place, row in enumerate(several):
             print(json.dumps({"id": row.id, **told[place]}, ensure_ascii=False), flush=True)
         failed += sum("error" in one for one in told.values())
-    print(f"{len(rows) - failed} of {len(rows)} questions were answered, {failed} failed.", file=sys.stderr)
+    print(
+        f"{len(rows) - failed} of {len(rows)} questions were answered, {failed} failed.",
+        file=sys.stderr,
+    )
     return 1 if failed else 0
 
 
-def _ask(row: Row, place: int, path: Path, looked: Looked, view: View, system: str | None) -> tuple[Sample, Looked]:
+def _ask(
+    row: Row, place: int, path: Path, looked: Looked, view: View, system: str | None
+) -> tuple[Sample, Looked]:
     if row.error is not None:
         raise InputError(row.error)
     seen = looked if row.files is None else look([path.parent / file for file in row.files], view)
     # Numbered: ids of a file may come twice, and those of a hospital may say too much.
-    return question_sample(row.question, seen, system=row.system or system, sample_id=f"question-{place}"), seen
+    return question_sample(
+        row.question, seen, system=row.system or system, sample_id=f"question-{place}"
+    ), seen
 
 
 def read_questions(path: Path) -> Iterator[Row]:
-    """The questions of a file: JSON objects a line where its first line starts with a brace, else plain lines; ids count lines.
+    """The questions of a file: JSON objects a line where its first line starts with a brace, else
+    plain lines; ids count lines.
 
     Raises:
         InputError: the file cannot be read.
@@ -83,7 +108,9 @@ def read_questions(path: Path) -> Iterator[Row]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        raise InputError(f"the file of questions cannot be read ({reason}); check the path.") from None
+        raise InputError(
+            f"the file of questions cannot be read ({reason}); check the path."
+        ) from None
     objects = next((line for line in lines if line.strip()), "").lstrip().startswith("{")
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -96,9 +123,15 @@ def _row(line: str, number: int) -> Row:
     except (ValueError, RecursionError):
         return Row(str(number), error=f"line {number} is no valid JSON; mend it.")
     if not _encodable(value):
-        return Row(str(number), error=f"line {number} holds half a character (a lone surrogate); mend it.")
+        return Row(
+            str(number), error=f"line {number} holds half a character (a lone surrogate); mend it."
+        )
     problem = _problem(value)
-    name = str(value["id"]) if isinstance(value, dict) and isinstance(value.get("id"), str | int) else str(number)
+    name = (
+        str(value["id"])
+        if isinstance(value, dict) and isinstance(value.get("id"), str | int)
+        else str(number)
+    )
     if problem:
         return Row(name, error=f"line {number}: {problem}.")
     files = None if value.get("files") is None else tuple(value["files"])
@@ -125,6 +158,8 @@ def _problem(value: object) -> str | None:
     if value.get("id") is not None and not isinstance(value["id"], str | int):
         return "id is neither a text nor a number"
     files = value.get("files")
-    if files is not None and not (isinstance(files, list) and all(isinstance(one, str) for one in files)):
+    if files is not None and not (
+        isinstance(files, list) and all(isinstance(one, str) for one in files)
+    ):
         return "files is no list of paths"
     return None if isinstance(value.get("system"), str | None) else "system is no text"

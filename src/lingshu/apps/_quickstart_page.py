@@ -24,12 +24,16 @@ from lingshu.sources.phantom import KINDS, MAIN_KINDS
 from lingshu.train.config import TrainConfig
 from lingshu.train.log import SUMMARY, read_log
 
-SHOWN_KIND = {"x-ray": "report", "ct": "count", "mri": "open"}  # the others are shown with their lesion question
+# the others are shown with their lesion question
+SHOWN_KIND = {"x-ray": "report", "ct": "count", "mri": "open"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a quickstart came to. `overall` is the unweighted mean over the four main kinds of question."""
+    """What a quickstart came to.
+
+    `overall` is the unweighted mean over the four main kinds of question.
+    """
 
     overall: Interval
     by_question: Mapping[str, Interval]
@@ -66,7 +70,9 @@ def outcome(
     checkpoint = out / "train" / "checkpoint"
     return Outcome(
         overall=mean_of_kinds(trained, MAIN_KINDS),
-        by_question={kind: summarise([r for r in trained if r["kind"] == kind]).accuracy for kind in KINDS},
+        by_question={
+            kind: summarise([r for r in trained if r["kind"] == kind]).accuracy for kind in KINDS
+        },
         untrained=sum(untrained_by.values()) / len(untrained_by),
         untrained_by=untrained_by,
         majority=sum(majority_by[kind] for kind in MAIN_KINDS) / len(MAIN_KINDS),
@@ -87,7 +93,11 @@ def outcome(
 def count_parameters(checkpoint: Path) -> int:
     from lingshu.weights.headers import read_headers
 
-    return sum(int(np.prod(tensor.shape)) for path in checkpoint.glob("*.safetensors") for tensor in read_headers(path).values())
+    return sum(
+        int(np.prod(tensor.shape))
+        for path in checkpoint.glob("*.safetensors")
+        for tensor in read_headers(path).values()
+    )
 
 
 def _share(rows: Sequence[Mapping[str, Any]], kind: str) -> float:
@@ -121,11 +131,16 @@ def as_json(result: Outcome) -> dict[str, Any]:
     return {
         "accuracy": {
             "overall": result.overall._asdict(),
-            "by_question": {kind: interval._asdict() for kind, interval in result.by_question.items()},
+            "by_question": {
+                kind: interval._asdict() for kind, interval in result.by_question.items()
+            },
         },
         "untrained_accuracy": result.untrained,
         "majority_accuracy": result.majority,
-        "stages": [{key: stage[key] for key in ("name", "steps", "seconds", "first_loss", "last_loss")} for stage in result.stages],
+        "stages": [
+            {key: stage[key] for key in ("name", "steps", "seconds", "first_loss", "last_loss")}
+            for stage in result.stages
+        ],
         "rl": _quickstart_rl.as_json(result.rl),
         "moft": _quickstart_moft.as_json(result.moft),
         "seed": result.seed,
@@ -136,13 +151,22 @@ def as_json(result: Outcome) -> dict[str, Any]:
 
 
 def write_page(path: Path, result: Outcome, shown: Sequence[tuple[Path, Image, str]]) -> None:
-    """Write report.html: curves, accuracy by kind of question with intervals, and what the model says to some images."""
+    """Write report.html: curves, accuracy by kind of question with intervals, and what the model
+    says to some images.
+    """
     lead = (
-        f"A Qwen2.5-VL of {result.parameters / 1e6:.1f} M parameters, trained from random weights on drawn phantoms "
-        f"(seed {result.seed}) in {result.wall_s:.0f} s with {result.peak_rss_mb:.0f} MB of memory. {DISCLAIMER}"
+        f"A Qwen2.5-VL of {result.parameters / 1e6:.1f} M parameters, trained from random weights"
+        f" on drawn phantoms (seed {result.seed}) in {result.wall_s:.0f} s with"
+        f" {result.peak_rss_mb:.0f} MB of memory. {DISCLAIMER}"
     )
     further = [_quickstart_rl.section(result.rl), _quickstart_moft.section(result.moft)]
-    sections = [_result(result), _questions(result), _samples(result, shown), _learning(result), *further]
+    sections = [
+        _result(result),
+        _questions(result),
+        _samples(result, shown),
+        _learning(result),
+        *further,
+    ]
     write_text(path, page.page("lingshu quickstart", sections, lead=lead))
 
 
@@ -154,38 +178,58 @@ def _result(result: Outcome) -> str:
         ["majority answer", percent(result.majority), "-"],
     ]
     told = (
-        "Accuracy on held-out phantoms, the unweighted mean of the modality, lesion, side and size questions. The interval is "
-        f"a bootstrap over images ({overall.n} questions). The majority answer is the commonest right answer of each kind."
+        "Accuracy on held-out phantoms, the unweighted mean of the modality, lesion, side and size"
+        f" questions. The interval is a bootstrap over images ({overall.n} questions). The majority"
+        " answer is the commonest right answer of each kind."
     )
-    return page.section("Result", page.paragraph(told), page.table(["model", "accuracy (%)", "95% interval"], row))
+    return page.section(
+        "Result", page.paragraph(told), page.table(["model", "accuracy (%)", "95% interval"], row)
+    )
 
 
 def _questions(result: Outcome) -> str:
-    bars = [Bar(kind, i.value, i.low, i.high, f"n = {i.n}") for kind, i in result.by_question.items()]
+    bars = [
+        Bar(kind, i.value, i.low, i.high, f"n = {i.n}") for kind, i in result.by_question.items()
+    ]
     rows = []
     for kind, interval in result.by_question.items():
         before, common = result.untrained_by.get(kind), result.majority_by.get(kind)
         span = f"{percent(interval.low)} to {percent(interval.high)}"
-        rows.append([kind, percent(interval.value), span, str(interval.n), percent(before), percent(common)])
+        rows.append(
+            [kind, percent(interval.value), span, str(interval.n), percent(before), percent(common)]
+        )
     told = (
-        "Wilson intervals. Choice asks for the letter of one of four modalities, open and report for a whole phrase that must "
-        "match word for word; these harder kinds are given as they come out and are not part of the overall accuracy."
+        "Wilson intervals. Choice asks for the letter of one of four modalities, open and report"
+        " for a whole phrase that must match word for word; these harder kinds are given as they"
+        " come out and are not part of the overall accuracy."
     )
     header = ["question", "accuracy (%)", "95% interval", "n", "untrained (%)", "majority (%)"]
-    return page.section("Accuracy by kind of question", page.paragraph(told), page.interval_plot(bars), page.table(header, rows))
+    return page.section(
+        "Accuracy by kind of question",
+        page.paragraph(told),
+        page.interval_plot(bars),
+        page.table(header, rows),
+    )
 
 
 def _learning(result: Outcome) -> str:
     parts = []
     for stage in result.stages:
-        points = [(float(row["step"]), float(row["loss"])) for row in result.log if row["stage"] == stage["name"]]
+        points = [
+            (float(row["step"]), float(row["loss"]))
+            for row in result.log
+            if row["stage"] == stage["name"]
+        ]
         parts += [
             page.subtitle(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s"),
-            page.line_plot([Series("loss per supervised token", points)], x_label="step", y_label="loss"),
+            page.line_plot(
+                [Series("loss per supervised token", points)], x_label="step", y_label="loss"
+            ),
         ]
     told = (
-        "Base teaches the random language model its words, without images. Shallow alignment trains vision and projector while "
-        "language is frozen, deep alignment trains everything on captions, instruction tuning on dialogues."
+        "Base teaches the random language model its words, without images. Shallow alignment trains"
+        " vision and projector while language is frozen, deep alignment trains everything on"
+        " captions, instruction tuning on dialogues."
     )
     return page.section("Learning", page.paragraph(told), *parts)
 
@@ -197,6 +241,14 @@ def _samples(result: Outcome, shown: Sequence[tuple[Path, Image, str]]) -> str:
         row = by_id.get(f"{group}-{SHOWN_KIND.get(path.stem, 'lesion')}")
         if row is None:
             continue
-        figures.append(Figure(image_bytes(image), row["question"], row["reply"] or "(none)", row["gold"][0], row["value"] == 1.0))
+        figures.append(
+            Figure(
+                image_bytes(image),
+                row["question"],
+                row["reply"] or "(none)",
+                row["gold"][0],
+                row["value"] == 1.0,
+            )
+        )
     told = "The first held-out phantom of each modality, not picked by its outcome."
     return page.section("What it says", page.paragraph(told), page.figure_grid(figures))

@@ -1,6 +1,8 @@
-"""The quickstart's reinforcement learning: a shorter model with two styles of answers, rewarded, and measured before and after.
+"""The quickstart's reinforcement learning: a shorter model with two styles of answers, rewarded,
+and measured before and after.
 
-It branches off the checkpoint after deep alignment, so that the instruction-tuned model stays as it is.
+It branches off the checkpoint after deep alignment, so that the instruction-tuned model stays as it
+is.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Measured:
-    """Means over held-out questions: the reward, and the shares of replies in shape and with the right answer in it."""
+    """Means over held-out questions: the reward, and the shares of replies in shape and with the
+    right answer in it.
+    """
 
     reward: float
     format: float
@@ -33,7 +37,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reinforced:
-    """What reinforcement learning came to: held-out replies drawn at the temperature of the rounds, and greedy ones."""
+    """What reinforcement learning came to: held-out replies drawn at the temperature of the rounds,
+    and greedy ones.
+    """
 
     before: Measured
     after: Measured
@@ -52,7 +58,9 @@ class Reinforced:
 
 
 def reinforced(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> Reinforced:
-    """Measure a finished run of a mixed-format stage and a stage with rewards on held-out questions."""
+    """Measure a finished run of a mixed-format stage and a stage with rewards on held-out
+    questions.
+    """
     mixed, rl = config.stages
     start, end = out / "stages" / f"1-{mixed.name}", out / "checkpoint"
     log = [row for row in read_log(out) if row["stage"] == rl.name]
@@ -70,7 +78,9 @@ def reinforced(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> Rei
     )
 
 
-def measure(checkpoint: Path, config: TrainConfig, samples: Sequence[Sample], *, greedy: bool) -> Measured:
+def measure(
+    checkpoint: Path, config: TrainConfig, samples: Sequence[Sample], *, greedy: bool
+) -> Measured:
     """What the replies of a checkpoint are worth, by the reward that the stage learns from."""
     from lingshu.engines.hf import load
     from lingshu.train.reward import judge, scorer_of
@@ -78,19 +88,32 @@ def measure(checkpoint: Path, config: TrainConfig, samples: Sequence[Sample], *,
     grpo = config.stages[1].grpo
     assert grpo is not None
     engine = load(str(checkpoint), EngineOptions(batch_size=BATCH, threads=config.threads))
-    sampling = Sampling(grpo.max_reply_tokens, 0.0 if greedy else grpo.temperature, seed=config.seed)
+    sampling = Sampling(
+        grpo.max_reply_tokens, 0.0 if greedy else grpo.temperature, seed=config.seed
+    )
     by_id, scorer = {sample.id: sample for sample in samples}, scorer_of(grpo.reward)
     judged = [
-        judge(grpo.reward, scorer, by_id[reply.id], reply.text or "", reply.token_ids or (), cut=reply.finish != "stop")
+        judge(
+            grpo.reward,
+            scorer,
+            by_id[reply.id],
+            reply.text or "",
+            reply.token_ids or (),
+            cut=reply.finish != "stop",
+        )
         for replies in engine.generate(samples, sampling)
         for reply in replies
     ]
-    reward, form, accuracy = (sum(column) / len(judged) for column in list(zip(*judged, strict=True))[:3])
+    reward, form, accuracy = (
+        sum(column) / len(judged) for column in list(zip(*judged, strict=True))[:3]
+    )
     return Measured(reward, form, accuracy)
 
 
 def as_json(result: Reinforced) -> dict[str, Any]:
-    """The part `rl` of summary.json; shares and mean rewards on held-out questions, `sampled` at the rounds' temperature."""
+    """The part `rl` of summary.json; shares and mean rewards on held-out questions, `sampled` at
+    the rounds' temperature.
+    """
 
     def plain(measured: Measured) -> dict[str, float]:
         return {"reward": measured.reward, "format": measured.format, "accuracy": measured.accuracy}
@@ -109,29 +132,46 @@ def as_json(result: Reinforced) -> dict[str, Any]:
 def section(result: Reinforced) -> str:
     """The page's account of it, which says what rose and what did not."""
     rows = []
-    for name, before, after in (("drawn", result.before, result.after), ("greedy", result.greedy_before, result.greedy_after)):
-        given = [share.accuracy / share.format if share.format else None for share in (before, after)]
+    for name, before, after in (
+        ("drawn", result.before, result.after),
+        ("greedy", result.greedy_before, result.greedy_after),
+    ):
+        given = [
+            share.accuracy / share.format if share.format else None for share in (before, after)
+        ]
         rows += [
             [f"{name} replies: mean reward", f"{before.reward:.2f}", f"{after.reward:.2f}"],
             [f"{name} replies: in shape (%)", percent(before.format), percent(after.format)],
-            [f"{name} replies: right answer in shape (%)", percent(before.accuracy), percent(after.accuracy)],
+            [
+                f"{name} replies: right answer in shape (%)",
+                percent(before.accuracy),
+                percent(after.accuracy),
+            ],
             [f"{name} replies: right among those in shape (%)", *map(percent, given)],
         ]
     told = (
-        "A second, shorter model was taught to answer half of the questions bare and half as <think>what it sees</think>"
-        "<answer>the answer</answer>. Then it was rewarded: 0.5 for a reply of exactly that shape, 1.0 more for the right "
-        f"answer in it, nothing for any other reply. Each of {result.stages[1]['steps']} updates compared {result.copies} "
-        "drawn replies to each of its questions with one another (GRPO). No right answer was shown to it in this part."
+        "A second, shorter model was taught to answer half of the questions bare and half as"
+        " <think>what it sees</think><answer>the answer</answer>. Then it was rewarded: 0.5 for a"
+        " reply of exactly that shape, 1.0 more for the right answer in it, nothing for any other"
+        f" reply. Each of {result.stages[1]['steps']} updates compared {result.copies} drawn"
+        " replies to each of its questions with one another (GRPO). No right answer was shown to"
+        " it in this part."
     )
     honest = (
-        "What rises is above all the shape, and with it whatever answers were right already: compare what is right among "
-        "the replies in shape. Greedy answers need not get better, and how much is gained differs between seeds. In "
-        f"{percent(result.useful)}% of the groups the replies were not all worth the same; the others teach nothing. "
-        f"Measured on {result.questions} questions about held-out phantoms; the model of the other sections is not this one."
+        "What rises is above all the shape, and with it whatever answers were right already:"
+        " compare what is right among the replies in shape. Greedy answers need not get better,"
+        f" and how much is gained differs between seeds. In {percent(result.useful)}% of the groups"
+        " the replies were not all worth the same; the others teach nothing. Measured on"
+        f" {result.questions} questions about held-out phantoms; the model of the other sections is"
+        " not this one."
     )
     curves = [
         Series(name, [(float(row["step"]), float(row[key])) for row in result.log])
-        for name, key in (("reward", "reward"), ("replies in shape", "format"), ("right answers in shape", "accuracy"))
+        for name, key in (
+            ("reward", "reward"),
+            ("replies in shape", "format"),
+            ("right answers in shape", "accuracy"),
+        )
     ]
     return page.section(
         "Reinforcement learning",

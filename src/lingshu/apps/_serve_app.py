@@ -1,4 +1,6 @@
-"""The routes of the server: chat completions, models, health, metrics, and the description of all that (OpenAPI)."""
+"""The routes of the server: chat completions, models, health, metrics, and the description of all
+that (OpenAPI).
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ _ANYWHERE = {
 
 @dataclass(frozen=True)
 class Serving:
-    """A model and how it is served. At most `seats` questions are open at once; `keys` empty: nobody is asked for one."""
+    """A model and how it is served.
+
+    At most `seats` questions are open at once; `keys` empty: nobody is asked for one.
+    """
 
     live: Live
     name: str
@@ -58,13 +63,27 @@ class Serving:
 def application(serving: Serving) -> Guard:
     """The server as an ASGI application, door and all."""
     desk = Desk(serving.live, serving.seats)
-    app = FastAPI(title="lingshu serve", version=__version__, description=NOTICE, docs_url=None, redoc_url=None)
-    guard = Guard(app, keys=serving.keys, loopback=serving.loopback, limits=serving.limits, open_too=serving.page or ())
+    app = FastAPI(
+        title="lingshu serve",
+        version=__version__,
+        description=NOTICE,
+        docs_url=None,
+        redoc_url=None,
+    )
+    guard = Guard(
+        app,
+        keys=serving.keys,
+        loopback=serving.loopback,
+        limits=serving.limits,
+        open_too=serving.page or (),
+    )
     workers = ThreadPoolExecutor(MEDIA_THREADS, "lingshu-media")
     chat = Chat(serving.live, serving.name, serving.max_tokens, serving.sources, desk, workers)
     _errors(app)
     _routes(app, serving, desk, guard)
-    answers: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}, "description": "A reply, whole or as events."}}
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"content": {"text/event-stream": {}}, "description": "A reply, whole or as events."}
+    }
     app.add_api_route(
         "/v1/chat/completions",
         chat.completion,
@@ -76,7 +95,7 @@ def application(serving: Serving) -> Guard:
     )
     if serving.page is not None:
         serving.page.add(app, chat)
-    app.openapi = lambda: _described(app, serving)  # type: ignore[method-assign]
+    app.openapi = lambda: _described(app, serving)
     return guard
 
 
@@ -84,25 +103,56 @@ def _routes(app: FastAPI, serving: Serving, desk: Desk, guard: Guard) -> None:
     began = int(time.time())
     live = serving.live
 
-    @app.get("/v1/models", response_model=wire.ModelList, responses=_responses({}), summary="What this server offers.")
+    @app.get(
+        "/v1/models",
+        response_model=wire.ModelList,
+        responses=_responses({}),
+        summary="What this server offers.",
+    )
     async def models() -> dict[str, Any]:
-        facts = {"model": live.model, "digest": live.digest, "notice": NOTICE, "streams": live.streams, "max_tokens": serving.max_tokens}
-        entry = {"id": serving.name, "object": "model", "created": began, "owned_by": "lingshu", "lingshu": facts}
+        facts = {
+            "model": live.model,
+            "digest": live.digest,
+            "notice": NOTICE,
+            "streams": live.streams,
+            "max_tokens": serving.max_tokens,
+        }
+        entry = {
+            "id": serving.name,
+            "object": "model",
+            "created": began,
+            "owned_by": "lingshu",
+            "lingshu": facts,
+        }
         return {"object": "list", "data": [entry]}
 
-    @app.get("/health", response_model=wire.Health, responses=_responses({}), summary="Whether the server answers.")
+    @app.get(
+        "/health",
+        response_model=wire.Health,
+        responses=_responses({}),
+        summary="Whether the server answers.",
+    )
     async def health() -> dict[str, Any]:
         return {"status": "ok", "running": live.running, "waiting": live.waiting}
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=_responses({}), summary="Counts in Prometheus' form.")
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=_responses({}),
+        summary="Counts in Prometheus' form.",
+    )
     async def metrics() -> PlainTextResponse:
         text = desk.metrics.text(running=live.running, waiting=live.waiting, held=guard.held)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def _responses(wrong: Mapping[int, str], more: Mapping[int | str, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+def _responses(
+    wrong: Mapping[int, str], more: Mapping[int | str, dict[str, Any]] | None = None
+) -> dict[int | str, dict[str, Any]]:
     told = {**wrong, **_ANYWHERE}
-    answers: dict[int | str, dict[str, Any]] = {status: {"model": wire.ErrorBody, "description": says} for status, says in told.items()}
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"model": wire.ErrorBody, "description": says} for status, says in told.items()
+    }
     answers.update(more or {})
     return answers
 
@@ -120,8 +170,14 @@ def _errors(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        says = {404: "there is no such address; see /openapi.json.", 405: "the method is not one of this address."}
-        return answer(Refused(error.status_code, says.get(error.status_code, "the request cannot be used.")), error.headers)
+        says = {
+            404: "there is no such address; see /openapi.json.",
+            405: "the method is not one of this address.",
+        }
+        return answer(
+            Refused(error.status_code, says.get(error.status_code, "the request cannot be used.")),
+            error.headers,
+        )
 
     async def bug(_: Request, error: Exception) -> Response:  # noqa: ARG001 - the door tells the log
         return answer(Refused(500, "the server failed; what happened is in its log."))
@@ -136,16 +192,25 @@ def _described(app: FastAPI, serving: Serving) -> dict[str, Any]:
     if app.openapi_schema is None:
         found = FastAPI.openapi(app)
         addresses = serving.sources.root is not None or serving.sources.web is not None
-        request = wire.request_schema(model=serving.name, max_tokens=serving.max_tokens, addresses=addresses)
+        request = wire.request_schema(
+            model=serving.name, max_tokens=serving.max_tokens, addresses=addresses
+        )
         schemas = found.setdefault("components", {}).setdefault("schemas", {})
         schemas |= request.pop("$defs") | {"ChatRequest": request}
-        body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}}
+        body = {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}
+            },
+        }
         found["paths"]["/v1/chat/completions"]["post"]["requestBody"] = body
         for path in found["paths"].values():
             for operation in path.values():
                 for status, answer in operation["responses"].items():
                     if status == "429":
-                        answer["headers"] = {"Retry-After": {"required": True, "schema": {"type": "integer"}}}
+                        answer["headers"] = {
+                            "Retry-After": {"required": True, "schema": {"type": "integer"}}
+                        }
         if serving.keys:
             found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             found["security"] = [{"key": []}]

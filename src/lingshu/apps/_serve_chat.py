@@ -1,4 +1,6 @@
-"""One chat completion from its request to its last byte: a seat at the desk, the question, and the reply, whole or as events."""
+"""One chat completion from its request to its last byte: a seat at the desk, the question, and the
+reply, whole or as events.
+"""
 
 from __future__ import annotations
 
@@ -146,23 +148,40 @@ class Chat:
                 talk.rise()
 
     async def _read(self, request: Request, body: Body) -> ChatRequest:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise Refused(415, "send JSON, with the header Content-Type: application/json.", code="content_type")
+        if (
+            request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            != "application/json"
+        ):
+            raise Refused(
+                415,
+                "send JSON, with the header Content-Type: application/json.",
+                code="content_type",
+            )
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refused(415, "compressed bodies are not read; send it as it is.", code="content_encoding")
+            raise Refused(
+                415, "compressed bodies are not read; send it as it is.", code="content_encoding"
+            )
         self.desk.check()
         data = await body.read()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.workers, lambda: read_request(data, model=self.name, max_tokens=self.max_tokens))
+        return await loop.run_in_executor(
+            self.workers, lambda: read_request(data, model=self.name, max_tokens=self.max_tokens)
+        )
 
     async def _ask(self, talk: Talk) -> list[Told]:
-        """Hand the question in and wait for the first thing said, so that what is wrong with it still gets its status."""
-        sample, talk.seen = await talk.unless_gone(sample_of(talk.asked, self.sources, self.workers))
+        """Hand the question in and wait for the first thing said, so that what is wrong with it
+        still gets its status.
+        """
+        sample, talk.seen = await talk.unless_gone(
+            sample_of(talk.asked, self.sources, self.workers)
+        )
         if self._post is None:
             self._post = Post(asyncio.get_running_loop())
         talk.box = Box(self._post, whole=not talk.asked.stream)
         try:
-            talk.handle = self.live.submit(sample, self._sampling(talk.asked), talk.box.heard, stop=texts(talk.asked.stop))
+            talk.handle = self.live.submit(
+                sample, self._sampling(talk.asked), talk.box.heard, stop=texts(talk.asked.stop)
+            )
         except LingshuError as error:
             raise _failed(error) from None
         first = await talk.unless_gone(talk.hear())
@@ -186,11 +205,22 @@ class Chat:
         talk.count(reply)
         message = {"role": "assistant", "content": reply.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
-        return {**self._head(talk, "chat.completion"), "choices": [choice], "usage": _usage(reply), "lingshu": self._provenance(talk)}
+        return {
+            **self._head(talk, "chat.completion"),
+            "choices": [choice],
+            "usage": _usage(reply),
+            "lingshu": self._provenance(talk),
+        }
 
     def _head(self, talk: Talk, kind: str) -> dict[str, Any]:
         fingerprint = f"fp_{self.live.digest[:12]}"
-        return {"id": talk.id, "object": kind, "created": talk.created, "model": self.name, "system_fingerprint": fingerprint}
+        return {
+            "id": talk.id,
+            "object": kind,
+            "created": talk.created,
+            "model": self.name,
+            "system_fingerprint": fingerprint,
+        }
 
     def _provenance(self, talk: Talk) -> dict[str, Any]:
         facts = {"model": self.live.model, "digest": self.live.digest, "notice": NOTICE}
@@ -235,14 +265,25 @@ class Events(Response):
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._wants_usage else {}
-        return event({**self._chat._head(self._talk, "chat.completion.chunk"), "choices": [choice], **usage, **more})
+        return event(
+            {
+                **self._chat._head(self._talk, "chat.completion.chunk"),
+                "choices": [choice],
+                **usage,
+                **more,
+            }
+        )
 
     def _piece(self, text: str) -> bytes:
         """A chunk of words; all but the words is the same each time."""
         if self._around is None:
             before, _, after = self._chunk({"content": ""}).partition(b'"content":""')
             self._around = before + b'"content":', after
-        return self._around[0] + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + self._around[1]
+        return (
+            self._around[0]
+            + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
+            + self._around[1]
+        )
 
     def _end(self, end: Told) -> bytes:
         if not isinstance(end, Reply):
@@ -269,4 +310,8 @@ def _failed(error: LingshuError) -> Refused:
     if isinstance(error, InputError):
         return Refused(400, one_line(error)[:300], param="messages", code="invalid_question")
     print(f"lingshu serve: {one_line(error)[:300]}", file=sys.stderr)
-    return Refused(500, "the model could not answer; what happened is in the server's log.", code="engine_failed")
+    return Refused(
+        500,
+        "the model could not answer; what happened is in the server's log.",
+        code="engine_failed",
+    )

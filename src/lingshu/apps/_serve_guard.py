@@ -1,8 +1,9 @@
-"""The door of the server: who may come in, how much they may send, and how long they may take; everything else lies behind it.
+"""The door of the server: who may come in, how much they may send, and how long they may take;
+everything else lies behind it.
 
-On a loopback address the Host and Origin headers are checked, so that a web page cannot reach the server through a name of
-its own (DNS rebinding). What a request sends beyond the limits is read and thrown away for a while, so that the client
-hears why it was refused; nothing of it is kept.
+On a loopback address the Host and Origin headers are checked, so that a web page cannot reach the
+server through a name of its own (DNS rebinding). What a request sends beyond the limits is read and
+thrown away for a while, so that the client hears why it was refused; nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ DRAIN_BYTES = 256 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may take. Times in seconds; `held_bytes` bounds the bodies of all requests together."""
+    """What one client may take.
+
+    Times in seconds; `held_bytes` bounds the bodies of all requests together.
+    """
 
     body_bytes: int = 32 << 20
     held_bytes: int = 128 << 20
@@ -45,7 +49,9 @@ class Limits:
 
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and the addresses of this machine's own loop; other names are not looked up."""
+    """True for localhost and the addresses of this machine's own loop; other names are not looked
+    up.
+    """
     if host.lower() == "localhost":
         return True
     try:
@@ -57,7 +63,15 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """An application behind its door. It remembers how many bytes of bodies are held at once."""
 
-    def __init__(self, app: App, *, keys: tuple[str, ...], loopback: bool, limits: Limits, open_too: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: tuple[str, ...],
+        loopback: bool,
+        limits: Limits,
+        open_too: Container[str] = (),
+    ) -> None:
         self._app, self._loopback, self.limits, self._open_too = app, loopback, limits, open_too
         self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
         self.held = 0
@@ -78,7 +92,11 @@ class Guard:
             if message["type"] == "http.response.start":
                 begun = True
                 await body.drain()
-                message["headers"] = [*message.get("headers", []), *_SAFE, *([] if body.ended else [(b"connection", b"close")])]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *_SAFE,
+                    *([] if body.ended else [(b"connection", b"close")]),
+                ]
             async with asyncio.timeout(self.limits.send_s):
                 await send(message)
 
@@ -91,9 +109,13 @@ class Guard:
         except TimeoutError:
             return  # the client reads nothing: the connection ends here
         except Exception as error:
-            # Neither the message nor the values behind it: they may be a patient's. Where it happened is enough to mend it.
+            # Neither the message nor the values behind it: they may be a patient's. Where it
+            # happened is enough to mend it.
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            print(f"lingshu: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}", file=sys.stderr)
+            print(
+                f"lingshu: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}",
+                file=sys.stderr,
+            )
             if begun:
                 raise Broken from None
             await refuse(Refused(500, "the server failed; what happened is in its log."), say)
@@ -103,17 +125,29 @@ class Guard:
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if self._loopback and not is_loopback(_name_of(host)):
-            raise Refused(421, "this server answers to localhost and 127.0.0.1 alone; use one of them as host.", code="host")
+            raise Refused(
+                421,
+                "this server answers to localhost and 127.0.0.1 alone; use one of them as host.",
+                code="host",
+            )
         origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
+        if origin is not None and origin.decode("latin-1").lower() not in (
+            f"http://{host.lower()}",
+            f"https://{host.lower()}",
+        ):
             raise Refused(403, "requests of other web pages are refused.", code="origin")
         is_open = scope["path"] in OPEN_PATHS or scope["path"] in self._open_too
         if self._keys and not is_open and not self._known(headers.get(b"authorization", b"")):
-            raise Refused(401, "a valid key is needed: send the header Authorization: Bearer KEY.", code="invalid_api_key")
+            raise Refused(
+                401,
+                "a valid key is needed: send the header Authorization: Bearer KEY.",
+                code="invalid_api_key",
+            )
 
     def _known(self, header: bytes) -> bool:
         scheme, _, key = header.partition(b" ")
-        # Digests are of one length, and all are compared: the time says nothing of how much of a key was right.
+        # Digests are of one length, and all are compared: the time says nothing of how much of a
+        # key was right.
         given = hashlib.sha256(key.strip()).digest()
         right = [hmac.compare_digest(given, known) for known in self._keys]
         return scheme.lower() == b"bearer" and any(right)
@@ -130,7 +164,9 @@ class Body:
         self._guard, self._receive, self._limits = guard, receive, guard.limits
         self._reserved = 0
         self.stated = _length(headers.get(b"content-length"))
-        self.ended = self.stated == 0 or (self.stated is None and b"transfer-encoding" not in headers)
+        self.ended = self.stated == 0 or (
+            self.stated is None and b"transfer-encoding" not in headers
+        )
         self._asks_first = headers.get(b"expect", b"").lower() == b"100-continue"
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -144,10 +180,15 @@ class Body:
         """All of it.
 
         Raises:
-            Refused: too large (413), too slow (408), or more than can be held beside what others sent (429).
+            Refused: too large (413), too slow (408), or more than can be held beside what others
+                sent (429).
         """
         limit = self._limits.body_bytes
-        too_large = Refused(413, f"the body is larger than {limit / (1 << 20):g} MB; send fewer or smaller images.", code="too_large")
+        too_large = Refused(
+            413,
+            f"the body is larger than {limit / (1 << 20):g} MB; send fewer or smaller images.",
+            code="too_large",
+        )
         if (self.stated or 0) > limit:
             raise too_large
         data = bytearray()
@@ -166,20 +207,29 @@ class Body:
                     if self.ended:
                         return bytes(data)
         except TimeoutError:
-            raise Refused(408, "the body did not arrive in time; send it again.", code="timeout") from None
+            raise Refused(
+                408, "the body did not arrive in time; send it again.", code="timeout"
+            ) from None
 
     def _reserve(self, size: int) -> None:
         self._reserved += size
         self._guard.held += size
         if self._guard.held > self._limits.held_bytes:
-            raise Refused(429, "the server holds as many images as it can; try again.", code="overloaded", retry_after=2)
+            raise Refused(
+                429,
+                "the server holds as many images as it can; try again.",
+                code="overloaded",
+                retry_after=2,
+            )
 
     def release(self) -> None:
         self._guard.held -= self._reserved
         self._reserved = 0
 
     async def drain(self) -> None:
-        """Throw away what still comes, for a bounded while; a client that asked first whether to send hears no."""
+        """Throw away what still comes, for a bounded while; a client that asked first whether to
+        send hears no.
+        """
         if self.ended:
             return
         self.release()

@@ -1,4 +1,6 @@
-"""The server's connections: each must say what it wants in time, read what it gets, and there is a most of them."""
+"""The server's connections: each must say what it wants in time, read what it gets, and there is a
+most of them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
     from lingshu.apps._serve_guard import App, Limits
 
 
-def server_of(app: App, limits: Limits, *, lifespan: Literal["on", "off"], grace_s: int) -> uvicorn.Server:
+def server_of(
+    app: App, limits: Limits, *, lifespan: Literal["on", "off"], grace_s: int
+) -> uvicorn.Server:
     """An application's server, not started; told to stop, it gives open requests `grace_s` seconds."""
     config = uvicorn.Config(
         app,
@@ -42,7 +46,8 @@ def protocol(limits: Limits) -> type[H11Protocol]:
 
 
 class Patient(H11Protocol):
-    """uvicorn's HTTP/1.1 with a time to the end of a request's head, and for a client to read on: uvicorn gives neither a bound.
+    """uvicorn's HTTP/1.1 with a time to the end of a request's head, and for a client to read on:
+    uvicorn gives neither a bound.
 
     A connection that is merely closed stays open until all that was written to it has been read.
     """
@@ -51,7 +56,7 @@ class Patient(H11Protocol):
     _late: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             transport.abort()

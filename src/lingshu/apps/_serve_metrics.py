@@ -8,15 +8,24 @@ from collections.abc import Mapping, Sequence
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _HELP = {
-    "lingshu_requests_total": ("counter", "Chat completions by the HTTP status they ended with; 499: the client went away."),
-    "lingshu_prompt_tokens_total": ("counter", "Tokens of prompts that were answered, images among them."),
+    "lingshu_requests_total": (
+        "counter",
+        "Chat completions by the HTTP status they ended with; 499: the client went away.",
+    ),
+    "lingshu_prompt_tokens_total": (
+        "counter",
+        "Tokens of prompts that were answered, images among them.",
+    ),
     "lingshu_reply_tokens_total": ("counter", "Tokens of replies."),
     "lingshu_running": ("gauge", "Questions that are being answered."),
     "lingshu_waiting": ("gauge", "Questions that wait for their turn."),
     "lingshu_body_bytes": ("gauge", "Bytes of request bodies that are held."),
 }
 _TIMES = {
-    "lingshu_first_token_seconds": "From a request's last byte to its first text; of an engine that does not stream, to all of it.",
+    "lingshu_first_token_seconds": (
+        "From a request's last byte to its first text; of an engine that does not stream, to all"
+        " of it."
+    ),
     "lingshu_request_seconds": "From a request's last byte to the end of its reply.",
 }
 
@@ -38,7 +47,9 @@ class Metrics:
     def text(self, *, running: int, waiting: int, held: int) -> str:
         """All of it; the gauges are what is so just now."""
         values: dict[str, Mapping[str, float]] = {
-            "lingshu_requests_total": {f'{{status="{status}"}}': count for status, count in sorted(self.statuses.items())},
+            "lingshu_requests_total": {
+                f'{{status="{status}"}}': count for status, count in sorted(self.statuses.items())
+            },
             "lingshu_prompt_tokens_total": {"": self.prompt_tokens},
             "lingshu_reply_tokens_total": {"": self.reply_tokens},
             "lingshu_running": {"": running},
@@ -50,7 +61,11 @@ class Metrics:
             lines += [f"# HELP {name} {says}", f"# TYPE {name} {kind}"]
             lines += [f"{name}{labels} {value}" for labels, value in values[name].items()]
         for name, (counts, total) in self._times.items():
-            lines += [f"# HELP {name} {_TIMES[name]}", f"# TYPE {name} histogram", *_histogram(name, counts, total[0])]
+            lines += [
+                f"# HELP {name} {_TIMES[name]}",
+                f"# TYPE {name} histogram",
+                *_histogram(name, counts, total[0]),
+            ]
         return "\n".join(lines) + "\n"
 
 

@@ -1,4 +1,6 @@
-"""From the threads that answer to the event loop that tells: one wake-up for all that was said since the last one."""
+"""From the threads that answer to the event loop that tells: one wake-up for all that was said
+since the last one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ from lingshu.core.errors import LingshuError
 from lingshu.core.nouns import Reply
 
 Told = str | Reply | LingshuError | Refused
-# Words of one reply go out at most so often (seconds): a fast small model would else spend its time on telling them singly.
+# Words of one reply go out at most so often (seconds): a fast small model would else spend its time
+# on telling them singly.
 PACE_S = 0.02
 
 
@@ -63,7 +66,10 @@ class Box:
 
 
 class Post:
-    """Carries words into one event loop. It remembers what is on its way: a batch speaks in many rows at once."""
+    """Carries words into one event loop.
+
+    It remembers what is on its way: a batch speaks in many rows at once.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop

@@ -1,6 +1,8 @@
-"""What the server takes and gives: OpenAI's chat completions as far as a local model can answer them, everything else refused by name.
+"""What the server takes and gives: OpenAI's chat completions as far as a local model can answer
+them, everything else refused by name.
 
-Fields that would change nothing here are taken at the value that says so, because clients send them.
+Fields that would change nothing here are taken at the value that says so, because clients send
+them.
 """
 
 from __future__ import annotations
@@ -21,19 +23,40 @@ MAX_URL = 2048
 
 
 class Refused(Exception):
-    """A request that is answered with an error: HTTP status, OpenAI's type, the field, a code, seconds to wait."""
+    """A request that is answered with an error: HTTP status, OpenAI's type, the field, a code,
+    seconds to wait.
+    """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+        self.status, self.message, self.param, self.code, self.retry_after = (
+            status,
+            message,
+            param,
+            code,
+            retry_after,
+        )
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}.get(self.status)
+        kind = {
+            401: "authentication_error",
+            403: "permission_error",
+            404: "not_found_error",
+            429: "rate_limit_error",
+        }.get(self.status)
         kind = kind or ("server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        return {
+            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        }
 
 
 def _whole(value: object) -> object:
@@ -67,7 +90,9 @@ class TextPart(_Taken):
 
 
 class ImageUrl(_Taken):
-    """A data URI; or a file:// address or path where the server has a --root; or a web address where it has --allow-urls."""
+    """A data URI; or a file:// address or path where the server has a --root; or a web address
+    where it has --allow-urls.
+    """
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
@@ -81,7 +106,10 @@ class ImagePart(_Taken):
 
 
 Texts = Annotated[list[TextPart], Field(min_length=1, max_length=MAX_PARTS)]
-Parts = Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Field(min_length=1, max_length=MAX_PARTS)]
+Parts = Annotated[
+    list[Annotated[TextPart | ImagePart, Field(discriminator="type")]],
+    Field(min_length=1, max_length=MAX_PARTS),
+]
 
 
 class SystemMessage(_Taken):
@@ -135,12 +163,20 @@ class ChatRequest(_Taken):
     model: str = Field(description="The name under which this server offers its model.")
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Count | None = Field(default=None, description="The longest reply, in tokens.")
-    max_completion_tokens: Count | None = Field(default=None, description="The same under its other name; it goes first.")
-    temperature: float | None = Field(default=None, ge=0, le=2, description="0, the default, gives the likeliest reply.")
+    max_completion_tokens: Count | None = Field(
+        default=None, description="The same under its other name; it goes first."
+    )
+    temperature: float | None = Field(
+        default=None, ge=0, le=2, description="0, the default, gives the likeliest reply."
+    )
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: Seed | None = Field(default=None, description="Decides the draw; without one it is drawn anew.")
+    seed: Seed | None = Field(
+        default=None, description="Decides the draw; without one it is drawn anew."
+    )
     stop: (
-        Annotated[str, Field(max_length=256)] | Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=MAX_STOP)] | None
+        Annotated[str, Field(max_length=256)]
+        | Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=MAX_STOP)]
+        | None
     ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -167,7 +203,9 @@ REMEDIES: Mapping[str, str] = {
     "top_logprobs": "log-probabilities are not given: leave the field out.",
     "logit_bias": "tokens cannot be favoured: leave the field out.",
     "tools": "this model calls no tools: leave the field out.",
-    "response_format": "replies are plain text: leave the field out, and ask for the form in words.",
+    "response_format": (
+        "replies are plain text: leave the field out, and ask for the form in words."
+    ),
     "frequency_penalty": "only 0 is taken: leave the field out.",
     "presence_penalty": "only 0 is taken: leave the field out.",
     "store": "nothing is stored: leave the field out.",
@@ -178,8 +216,8 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
     """A request from its body.
 
     Raises:
-        Refused: no JSON, a field that is unknown or has no usable value, another model, or more tokens than are given. The
-            message never repeats what was sent.
+        Refused: no JSON, a field that is unknown or has no usable value, another model, or more
+            tokens than are given. The message never repeats what was sent.
     """
     try:
         asked = ChatRequest.model_validate_json(data)
@@ -188,25 +226,48 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
     except RecursionError:
         raise Refused(400, "the body is nested too deeply.", code="invalid_json") from None
     if asked.model != model:
-        raise Refused(404, f"this server offers the model {model!r} alone.", param="model", code="model_not_found")
+        raise Refused(
+            404,
+            f"this server offers the model {model!r} alone.",
+            param="model",
+            code="model_not_found",
+        )
     for name in ("max_tokens", "max_completion_tokens"):
         value = getattr(asked, name)
         if value is not None and value > max_tokens:
-            raise Refused(400, f"{name} is above {max_tokens}, the longest reply of this server.", param=name, code="max_tokens")
+            raise Refused(
+                400,
+                f"{name} is above {max_tokens}, the longest reply of this server.",
+                param=name,
+                code="max_tokens",
+            )
     return asked
 
 
 def _refused(error: ValidationError) -> Refused:
     first = error.errors(include_input=False, include_url=False)[0]
     if first["type"] == "json_invalid":
-        return Refused(400, "the body is no JSON; send one object with model and messages.", code="invalid_json")
+        return Refused(
+            400,
+            "the body is no JSON; send one object with model and messages.",
+            code="invalid_json",
+        )
     # The names of unions' branches are of no use to a client.
-    known = [str(step) for step in first["loc"] if isinstance(step, int) or step in _NAMES or len(first["loc"]) == 1]
+    known = [
+        str(step)
+        for step in first["loc"]
+        if isinstance(step, int) or step in _NAMES or len(first["loc"]) == 1
+    ]
     param = ".".join(known)[:200] or None
     if first["type"] == "extra_forbidden":
         # The name is the client's own; it is repeated only as far as it can be a name.
         name = "".join(sign for sign in str(first["loc"][-1]) if sign.isalnum() or sign == "_")[:40]
-        return Refused(400, f"unrecognized request argument: {name}; leave it out.", param=name or None, code="unknown_parameter")
+        return Refused(
+            400,
+            f"unrecognized request argument: {name}; leave it out.",
+            param=name or None,
+            code="unknown_parameter",
+        )
     top = str(first["loc"][0]) if first["loc"] else ""
     why = REMEDIES.get(top) or f"{first['msg'][0].lower()}{first['msg'][1:]}"
     if first["type"] == "union_tag_invalid":
@@ -216,10 +277,23 @@ def _refused(error: ValidationError) -> Refused:
     return Refused(400, f"{param or 'the body'}: {why}"[:400], param=param, code="invalid_value")
 
 
-_NAMES = frozenset({*ChatRequest.model_fields, "role", "content", "type", "text", "image_url", "url", "detail", "include_usage"})
+_NAMES = frozenset(
+    {
+        *ChatRequest.model_fields,
+        "role",
+        "content",
+        "type",
+        "text",
+        "image_url",
+        "url",
+        "detail",
+        "include_usage",
+    }
+)
 
 
-# --- what the server gives -------------------------------------------------------------------------------------------
+# --- what the server gives
+# -------------------------------------------------------------------------------------------
 
 
 class ErrorDetail(BaseModel):
@@ -284,7 +358,10 @@ class Completion(BaseModel):
 
 
 class ModelFacts(Provenance):
-    """`streams` tells whether streamed replies come word by word; else they come in one piece. `max_tokens` bounds a reply."""
+    """`streams` tells whether streamed replies come word by word; else they come in one piece.
+
+    `max_tokens` bounds a reply.
+    """
 
     streams: bool
     max_tokens: int
@@ -317,11 +394,17 @@ class Health(BaseModel):
 
 def event(value: Mapping[str, object]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return (
+        b"data: "
+        + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        + b"\n\n"
+    )
 
 
 def request_schema(*, model: str, max_tokens: int, addresses: bool) -> dict[str, Any]:
-    """The JSON schema of a request to one server: its model's name, its longest reply, and the images that it takes."""
+    """The JSON schema of a request to one server: its model's name, its longest reply, and the
+    images that it takes.
+    """
     schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema["properties"]["model"] |= {"const": model}
     for name in ("max_tokens", "max_completion_tokens"):
@@ -337,7 +420,9 @@ def definitions(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     """The JSON schemas of what the server gives, by name."""
     found: dict[str, Any] = {}
     for model in models:
-        schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+        schema = model.model_json_schema(
+            ref_template="#/components/schemas/{model}", mode="serialization"
+        )
         found |= schema.pop("$defs", {})
         found[model.__name__] = schema
     return found

@@ -11,7 +11,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lingshu.apps._answering import Answer, answer_json, concerns, provenance, question_sample, stream
+from lingshu.apps._answering import (
+    Answer,
+    answer_json,
+    concerns,
+    provenance,
+    question_sample,
+    stream,
+)
 from lingshu.apps._looking import SLICES, Looked, View, look
 from lingshu.apps._pacs import pulled
 from lingshu.apps._questions import ask_file
@@ -59,7 +66,8 @@ def ask(
     files
         Pictures, DICOM files or folders, volumes; shown to the model in this order.
     questions
-        A file of questions: JSONL {"question", "id"?, "files"?}, or one question a line. Prints one JSON object a question.
+        A file of questions: JSONL {"question", "id"?, "files"?}, or one question a line. Prints one
+        JSON object a question.
     chat
         Go on asking: each further line of standard input is a question in the same dialogue.
     json_
@@ -67,7 +75,8 @@ def ask(
     system
         A system turn before the question.
     window
-        A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or file. May be given several times.
+        A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or
+        file. May be given several times.
     slices
         The most slices or frames of each series or volume, taken evenly.
     series
@@ -93,18 +102,33 @@ def ask(
         files = (Path(question), *files)
         question = None
     if (question is None) == (questions is None) or (chat and questions is not None):
-        raise InputError("give one question after the model, or a file of them with --questions (and then no --chat).")
+        raise InputError(
+            "give one question after the model, or a file of them with --questions (and then no"
+            " --chat)."
+        )
     if question is not None and not files and len(question) < 256 and Path(question).exists():
         # Without its name: it may be a patient's.
-        raise InputError("the question is the name of a file or folder; put the question before it.")
+        raise InputError(
+            "the question is the name of a file or folder; put the question before it."
+        )
     view = View(window, slices, series or None)
     sampling = Sampling(max_tokens, temperature, seed=seed)
-    options = EngineOptions(batch_size=BATCH if questions else 1, threads=threads, release=Release(private=allow_remote))
+    options = EngineOptions(
+        batch_size=BATCH if questions else 1, threads=threads, release=Release(private=allow_remote)
+    )
     with pulled(dicomweb, study, auth) as pulled_files:
         # Before a model is loaded: a bad file is named at once.
         looked = look([*files, *pulled_files], view)
     if questions is not None:
-        return ask_file(lambda: engine_for(model, options), questions, looked, view, sampling, system=system, batch=BATCH)
+        return ask_file(
+            lambda: engine_for(model, options),
+            questions,
+            looked,
+            view,
+            sampling,
+            system=system,
+            batch=BATCH,
+        )
     asking = question_sample(question or "", looked, system=system)
     show = _in_json if json_ else _in_words
     with contextlib.closing(live_for(model, options)) as live:
@@ -132,7 +156,13 @@ def _lines() -> Iterator[str]:
 
 def _in_words(live: Live, asking: Sample, looked: Looked, sampling: Sampling) -> Answer:
     """Print an answer while it is made, and on standard error what must stand with it."""
-    found = stream(live, asking, looked, sampling, said=lambda text: print(text.translate(_CONTROL), end="", flush=True))
+    found = stream(
+        live,
+        asking,
+        looked,
+        sampling,
+        said=lambda text: print(text.translate(_CONTROL), end="", flush=True),
+    )
     print(flush=True)
     for line in provenance(found):
         print(line, file=sys.stderr)

@@ -1,4 +1,6 @@
-"""`lingshu build`: a download of a benchmark, turned into the folder that `--data` reads, with checksums and counts."""
+"""`lingshu build`: a download of a benchmark, turned into the folder that `--data` reads, with
+checksums and counts.
+"""
 
 from __future__ import annotations
 
@@ -25,22 +27,31 @@ _MAGIC = (
 
 
 def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] = ()) -> int:
-    """Turn a benchmark's own files into OUT/TASK/rows.jsonl and images/, for `lingshu eval --data OUT`.
+    """Turn a benchmark's own files into OUT/TASK/rows.jsonl and images/, for `lingshu eval --data
+    OUT`.
 
-    Every row that gives no question is counted by its reason. The exit code is 1 where the number of questions is not
-    the one that the benchmark's source states; the folder is written all the same.
+    Every row that gives no question is counted by its reason. The exit code is 1 where the number
+    of questions is not the one that the benchmark's source states; the folder is written all the
+    same.
 
     Args:
         task: name of a task, or a path to a .py file.
         source: folder with the files as their publisher gives them out, archives unpacked.
         out: folder for the data of all benchmarks; OUT/TASK is written anew.
-        agreement: the data-use agreement you hold, named where the data are under one; may be given several times.
+        agreement: the data-use agreement you hold, named where the data are under one; may be given
+            several times.
     """
     found = shelves.part("tasks", task, "TASK")
     if not isinstance(found, Task) or found.original is None:
-        raise InputError(f"the task {task} reads no published files; it needs no build: give your folder to `lingshu eval --data`.")
+        raise InputError(
+            f"the task {task} reads no published files; it needs no build: give your folder to"
+            " `lingshu eval --data`."
+        )
     if found.agreement and found.agreement not in agreement:
-        raise InputError(f"{found.name} is under an agreement ({found.licence}); pass --agreement {found.agreement} if you have signed it.")
+        raise InputError(
+            f"{found.name} is under an agreement ({found.licence}); pass --agreement"
+            f" {found.agreement} if you have signed it."
+        )
     if not source.is_dir():
         raise InputError(f"{source} is no folder; give the folder of the download.")
     target = out / found.name
@@ -48,15 +59,26 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
         counts, drops = _write(found.original(source), folder)
         if not counts["samples"]:
             why = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items()))
-            raise InputError(f"{source} gives no question for {found.name}{f' (dropped: {why})' if why else ''}; check the folder.")
-        notes = {"title": found.title, "source": found.source, "licence": found.licence, "access": found.access}
+            raise InputError(
+                f"{source} gives no question for {found.name}{f' (dropped: {why})' if why else ''};"
+                " check the folder."
+            )
+        notes = {
+            "title": found.title,
+            "source": found.source,
+            "licence": found.licence,
+            "access": found.access,
+        }
         config = {"task": task, "source": str(source), "agreement": list(agreement)}
         write_run_card(
             folder,
             RunCard(
                 "build",
                 config,
-                counts={**counts, **{f"dropped_{reason}": count for reason, count in sorted(drops.items())}},
+                counts={
+                    **counts,
+                    **{f"dropped_{reason}": count for reason, count in sorted(drops.items())},
+                },
                 hashes={ROWS: sha256_file(folder / ROWS)},
                 notes={**notes, "agreement": found.agreement, "expected": found.n},
             ),
@@ -66,7 +88,9 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
 
 
 def _write(items: Iterable[Sample | Drop], folder: Path) -> tuple[Counter[str], Counter[str]]:
-    """Write the rows and each image once, under the digest of its content; counts of what was written, and of drops."""
+    """Write the rows and each image once, under the digest of its content; counts of what was
+    written, and of drops.
+    """
     from lingshu.imaging.read import ShardReader
 
     counts, drops = Counter[str](samples=0, images=0), Counter[str]()
@@ -78,7 +102,8 @@ def _write(items: Iterable[Sample | Drop], folder: Path) -> tuple[Counter[str], 
                 drops[item.reason] += 1
                 continue
             try:
-                # All of a question's images are read before one is written: a dropped question leaves no file.
+                # All of a question's images are read before one is written: a dropped question
+                # leaves no file.
                 encoded = [_checked(image, shards, sound) for image in item.images]
             except BadImage:
                 drops["bad_image"] += 1
@@ -107,7 +132,8 @@ def _checked(image: Image, shards: ShardReader, sound: set[str]) -> bytes:
 
 def _place(data: bytes, folder: Path, counts: Counter[str]) -> str:
     suffix = next((suffix for magic, suffix in _MAGIC if data.startswith(magic)), ".img")
-    # The content names the file: an image under many questions lies there once, and no name of a patient's folder stays.
+    # The content names the file: an image under many questions lies there once, and no name of a
+    # patient's folder stays.
     name = f"{IMAGES}/{sha256_bytes(data)[:24]}{suffix}"
     if not (folder / name).exists():
         (folder / name).write_bytes(data)

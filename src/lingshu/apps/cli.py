@@ -1,8 +1,8 @@
 """The command line: names of verbs, their one-line help, and what errors look like to a person.
 
-A verb's module is imported when the verb is called, so that `lingshu --help` costs an interpreter and little more.
-Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input, 70 a bug of ours, 75 stopped and resumable
-(training), 130 stopped by the user.
+A verb's module is imported when the verb is called, so that `lingshu --help` costs an interpreter
+and little more. Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input,
+70 a bug of ours, 75 stopped and resumable (training), 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -18,31 +18,89 @@ from cyclopts.exceptions import UnknownCommandError
 from lingshu import __version__
 from lingshu.core.errors import LingshuError, MissingExtra, nearest, one_line
 
-# Verb, where its function is, and its line in `lingshu --help`; given here so that no module is imported to show it.
+# Verb, where its function is, and its line in `lingshu --help`; given here so that no module is
+# imported to show it.
 VERBS = (
-    ("quickstart", "lingshu.apps.quickstart:quickstart", "Train, evaluate and explain a tiny model on drawn images, from nothing."),
-    ("curate", "lingshu.apps.curate:curate", "Curate images, reports and tables into a dataset, every dropped row with its reason."),
-    ("synthesise", "lingshu.apps.synthesise:synthesise", "Make captions, questions and reasoning of a dataset with a teacher."),
-    ("build", "lingshu.apps.build:build", "Turn a download of a benchmark into the folder that --data reads."),
-    ("overlap", "lingshu.apps.overlap:overlap", "Find the items of test sets that stand in training data."),
-    ("train", "lingshu.apps.train:train", "Train one stage or a chain of stages from a recipe or a YAML file."),
-    ("merge", "lingshu.apps.merge:merge", "Merge models of one architecture, or LoRA adapters of one base."),
-    ("eval", "lingshu.apps.evaluate:evaluate", "Ask a model the questions of a task, score its replies and report."),
+    (
+        "quickstart",
+        "lingshu.apps.quickstart:quickstart",
+        "Train, evaluate and explain a tiny model on drawn images, from nothing.",
+    ),
+    (
+        "curate",
+        "lingshu.apps.curate:curate",
+        "Curate images, reports and tables into a dataset, every dropped row with its reason.",
+    ),
+    (
+        "synthesise",
+        "lingshu.apps.synthesise:synthesise",
+        "Make captions, questions and reasoning of a dataset with a teacher.",
+    ),
+    (
+        "build",
+        "lingshu.apps.build:build",
+        "Turn a download of a benchmark into the folder that --data reads.",
+    ),
+    (
+        "overlap",
+        "lingshu.apps.overlap:overlap",
+        "Find the items of test sets that stand in training data.",
+    ),
+    (
+        "train",
+        "lingshu.apps.train:train",
+        "Train one stage or a chain of stages from a recipe or a YAML file.",
+    ),
+    (
+        "merge",
+        "lingshu.apps.merge:merge",
+        "Merge models of one architecture, or LoRA adapters of one base.",
+    ),
+    (
+        "eval",
+        "lingshu.apps.evaluate:evaluate",
+        "Ask a model the questions of a task, score its replies and report.",
+    ),
     ("score", "lingshu.apps.score:score", "Score replies in a JSONL file, without a model."),
-    ("report", "lingshu.apps.report:report", "Write the reports of scored runs anew, and set several side by side."),
+    (
+        "report",
+        "lingshu.apps.report:report",
+        "Write the reports of scored runs anew, and set several side by side.",
+    ),
     ("ask", "lingshu.apps.ask:ask", "Ask a model about pictures, DICOM studies and volumes."),
-    ("draft", "lingshu.apps.draft:draft", "Draft a radiology report as Markdown, FHIR and DICOM SR, unverified."),
-    ("serve", "lingshu.apps.serve:serve", "Serve a model to many at once, behind the chat completions interface."),
-    ("mcp", "lingshu.apps.mcp:mcp", "Offer a model and a folder of studies as tools over the Model Context Protocol."),
+    (
+        "draft",
+        "lingshu.apps.draft:draft",
+        "Draft a radiology report as Markdown, FHIR and DICOM SR, unverified.",
+    ),
+    (
+        "serve",
+        "lingshu.apps.serve:serve",
+        "Serve a model to many at once, behind the chat completions interface.",
+    ),
+    (
+        "mcp",
+        "lingshu.apps.mcp:mcp",
+        "Offer a model and a folder of studies as tools over the Model Context Protocol.",
+    ),
     ("list", "lingshu.apps.listing:listing", "List what is on a shelf, such as tasks or scoring."),
-    ("doctor", "lingshu.apps.doctor:doctor", "Check the installation and say how to mend what is wrong."),
+    (
+        "doctor",
+        "lingshu.apps.doctor:doctor",
+        "Check the installation and say how to mend what is wrong.",
+    ),
 )
 BUG = 70  # "internal software error" of sysexits.h
-HELP = "From medical images and text to a trained multimodal model and scores to trust. Research only; not for clinical use."
+HELP = (
+    "From medical images and text to a trained multimodal model and scores to trust. Research only;"
+    " not for clinical use."
+)
 # The extra that brings a module, for a message in place of a traceback where it was not installed.
 EXTRA_OF = {
     **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "tensorboard"), "torch"),
-    **dict.fromkeys(("pydicom", "gdcm", "openjpeg", "jpeg_ls", "dicomweb_client", "nibabel"), "dicom"),
+    **dict.fromkeys(
+        ("pydicom", "gdcm", "openjpeg", "jpeg_ls", "dicomweb_client", "nibabel"), "dicom"
+    ),
     **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
     **dict.fromkeys(("radgraph", "bert_score"), "metrics"),
     **dict.fromkeys(("wandb", "trackio", "mlflow"), "trackers"),
@@ -59,7 +117,8 @@ def build_app() -> App:
         name="lingshu",
         help=HELP,
         version=__version__,
-        default_parameter=Parameter(negative=()),  # a switch is there or not; no --no-check beside --check
+        # a switch is there or not; no --no-check beside --check
+        default_parameter=Parameter(negative=()),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
@@ -89,7 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("lingshu: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); what Python still wants to flush goes nowhere.
+        # The reader of our output went away (`| head`); what Python still wants to flush goes
+        # nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception:
@@ -109,7 +169,10 @@ def _parse_message(error: CycloptsError) -> str:
     if isinstance(error, UnknownCommandError) and not error.command_chain:
         # The parser's own message would import every verb to list it.
         given = (error.unused_tokens or [""])[0]
-        return f"there is no command or option {given!r}; {nearest(given, [name for name, _, _ in VERBS])}"
+        return (
+            f"there is no command or option {given!r};"
+            f" {nearest(given, [name for name, _, _ in VERBS])}"
+        )
     message = one_line(error).rstrip(".")
     verb = " ".join(("lingshu", *(error.command_chain or ())))
     return f"{message}; see `{verb} --help`."

@@ -1,4 +1,6 @@
-"""`lingshu curate`: sources through steps into a DATASET folder, shard by shard, every drop with its reason."""
+"""`lingshu curate`: sources through steps into a DATASET folder, shard by shard, every drop with
+its reason.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,14 @@ def curate(
 ) -> int:
     """Curate sources into a dataset.
 
-    What an interrupted run has done in OUT is not done again. The exit code is 1 where a step or a process failed on
-    rows (they are dropped and counted), or where no row is left.
+    What an interrupted run has done in OUT is not done again. The exit code is 1 where a step or a
+    process failed on rows (they are dropped and counted), or where no row is left.
 
     Parameters
     ----------
     recipe
-        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or .json file.
+        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or
+        .json file.
     changes
         Typed overrides such as sources.images.path=FOLDER, steps.size.params.min_side=224, seed=1.
     out
@@ -53,11 +56,14 @@ def curate(
     explain
         Also write OUT/explain.html: what each step did to sampled rows.
     licence
-        permissive keeps rows whose licence allows use, change and redistribution, also commercially.
+        permissive keeps rows whose licence allows use, change and redistribution, also
+        commercially.
     export
-        Also write OUT/llava or OUT/ms-swift, a form that other trainers read; may be given several times.
+        Also write OUT/llava or OUT/ms-swift, a form that other trainers read; may be given several
+        times.
     key
-        File with a secret of 16 bytes or more, which patient and study ids are hashed under; random by default.
+        File with a secret of 16 bytes or more, which patient and study ids are hashed under; random
+        by default.
     """
     from lingshu.curate.export import CARD
     from lingshu.curate.progress import shown
@@ -83,7 +89,10 @@ def curate(
     tell(done.card)
     for name in export:
         rows = read_json(out / name / CARD)
-        print(f"{name}: " + ", ".join(f"{what.replace('_', ' ')} {count:,}" for what, count in rows.items()))
+        print(
+            f"{name}: "
+            + ", ".join(f"{what.replace('_', ' ')} {count:,}" for what, count in rows.items())
+        )
     print(f"dataset: {out}" + (f"\npage: {out / 'explain.html'}" if explain else ""))
     if not done.card.rows:
         print("no row is left")
@@ -91,9 +100,14 @@ def curate(
 
 
 def read_config(
-    recipe: str, changes: tuple[str, ...], *, workers: int | None, licence: Literal["permissive", "any"] | None
+    recipe: str,
+    changes: tuple[str, ...],
+    *,
+    workers: int | None,
+    licence: Literal["permissive", "any"] | None,
 ) -> CurateConfig:
-    """The configuration of a recipe or file with every parameter written out and the overrides applied.
+    """The configuration of a recipe or file with every parameter written out and the overrides
+    applied.
 
     Raises:
         ConfigError, InputError, UnknownName: what is wrong and what was perhaps meant.
@@ -108,7 +122,11 @@ def read_config(
         if not isinstance(config, CurateConfig):
             raise ConfigError(f"{recipe!r} is no recipe of a curation; see `lingshu list recipes`.")
     config = configuration.override(resolve(config), changes)
-    return replace(config, workers=config.workers if workers is None else workers, licence=licence or config.licence)
+    return replace(
+        config,
+        workers=config.workers if workers is None else workers,
+        licence=licence or config.licence,
+    )
 
 
 def _key(path: Path) -> bytes:
@@ -117,7 +135,10 @@ def _key(path: Path) -> bytes:
     try:
         return check_key(path.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); give --key a file with 16 random bytes or more.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); give --key a file with 16 random bytes or"
+            " more."
+        ) from error
 
 
 def tell(card: DatasetCard) -> None:
@@ -125,7 +146,11 @@ def tell(card: DatasetCard) -> None:
     for step in card.steps or ():
         drops = ", ".join(f"{reason} {count:,}" for reason, count in step["drops"].items())
         added = f" + {step['added']:,}" if step["added"] else ""
-        told = ", ".join(f"{what} {value:,}" for what, value in step["told"].items() if isinstance(value, int | float) and value)
+        told = ", ".join(
+            f"{what} {value:,}"
+            for what, value in step["told"].items()
+            if isinstance(value, int | float) and value
+        )
         notes = "".join((f" (dropped: {drops})" if drops else "", f"; {told}" if told else ""))
         print(f"{step['name']}: {step['in']:,}{added} -> {step['out']:,}{notes}")
     print(f"{card.rows:,} rows, {card.images:,} images, version {(card.version or '')[:12]}")

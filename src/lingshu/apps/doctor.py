@@ -1,4 +1,6 @@
-"""`lingshu doctor`: what is installed, what the machine has, what is broken, and one line on how to mend it."""
+"""`lingshu doctor`: what is installed, what the machine has, what is broken, and one line on how to
+mend it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ MARK: Mapping[State, str] = {"ok": "ok", "note": "note", "broken": "BROKEN"}
 LOW_DISK_GB = 5.0
 # Brings torchvision and a transformers older than this package needs.
 OWN_ENVIRONMENT = {"vllm"}
-# torch is asked in a process of its own: what this process imports stays small, and a crash at import is an answer too.
+# torch is asked in a process of its own: what this process imports stays small, and a crash at
+# import is an answer too.
 TORCH_QUESTIONS = """
 import json, torch
 gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -52,10 +55,14 @@ class Trap:
 
 TRAPS = (
     Trap(
-        "Resuming Qwen2.5-VL or InternVL with transformers' Trainer (5.23) keeps fresh weights, silently.",
+        "Resuming Qwen2.5-VL or InternVL with transformers' Trainer (5.23) keeps fresh weights,"
+        " silently.",
         "Resume with `lingshu train --resume`.",
     ),
-    Trap("torchvision beside a CPU-only torch stops transformers from importing.", "pip uninstall torchvision; lingshu never needs it."),
+    Trap(
+        "torchvision beside a CPU-only torch stops transformers from importing.",
+        "pip uninstall torchvision; lingshu never needs it.",
+    ),
     Trap(
         "Without torchvision the stock processors of both families cannot be built.",
         "Load checkpoints with lingshu, whose processor needs none.",
@@ -76,17 +83,24 @@ TRAPS = (
         "vLLM brings torchvision and transformers below 5.20.",
         "Give vLLM its own environment or server, then use http://host/v1#name as MODEL.",
     ),
-    Trap("vLLM does not read a processor_config.json alone.", "Export with lingshu, which writes preprocessor_config.json beside it."),
+    Trap(
+        "vLLM does not read a processor_config.json alone.",
+        "Export with lingshu, which writes preprocessor_config.json beside it.",
+    ),
     Trap(
         "A sampled image token breaks the next step of training.",
         "Generate with lingshu's engine, which never samples image or video tokens.",
     ),
-    Trap("Runs with a time budget cannot be repeated.", "Budget by steps or epochs, as every recipe here does."),
+    Trap(
+        "Runs with a time budget cannot be repeated.",
+        "Budget by steps or epochs, as every recipe here does.",
+    ),
 )
 
 
 def doctor(*, json: bool = False) -> int:
-    """Check Python, packages, torch, GPUs and disk, and list the known traps; 1 when something is broken.
+    """Check Python, packages, torch, GPUs and disk, and list the known traps; 1 when something is
+    broken.
 
     Args:
         json: print a JSON object instead of a table.
@@ -94,7 +108,16 @@ def doctor(*, json: bool = False) -> int:
     findings = examine()
     usable = all(finding.state != "broken" for finding in findings)
     if json:
-        print(jsonlib.dumps({"usable": usable, "findings": [asdict(f) for f in findings], "traps": [asdict(t) for t in TRAPS]}, indent=2))
+        print(
+            jsonlib.dumps(
+                {
+                    "usable": usable,
+                    "findings": [asdict(f) for f in findings],
+                    "traps": [asdict(t) for t in TRAPS],
+                },
+                indent=2,
+            )
+        )
     else:
         _show(findings, usable=usable)
     return 0 if usable else 1
@@ -126,7 +149,9 @@ def _show(findings: list[Finding], *, usable: bool) -> None:
 def _ask(code: str) -> dict | str:
     """The JSON that `code` prints in a fresh interpreter, or the last line of how it failed."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        )
     except subprocess.TimeoutExpired:
         return "did not answer within 120 s"
     if done.returncode:
@@ -137,13 +162,22 @@ def _ask(code: str) -> dict | str:
 def _python() -> list[Finding]:
     version = platform.python_version()
     good = sys.version_info >= (3, 11)
-    # The interpreter's own place would name a person's folders in a report that is meant to be pasted.
-    python = Finding("python", "python", version, "ok" if good else "broken", "" if good else "lingshu needs Python 3.11 or newer.")
+    # The interpreter's own place would name a person's folders in a report that is meant to be
+    # pasted.
+    python = Finding(
+        "python",
+        "python",
+        version,
+        "ok" if good else "broken",
+        "" if good else "lingshu needs Python 3.11 or newer.",
+    )
     return [python, Finding("python", "lingshu", __version__)]
 
 
 def _packages() -> list[Finding]:
-    """The core's requirements one by one, and a line for each extra; read from what the installed package declares."""
+    """The core's requirements one by one, and a line for each extra; read from what the installed
+    package declares.
+    """
     groups: dict[str | None, list[tuple[str, str]]] = {None: []}
     for line in metadata.requires("lingshu") or ():
         requirement, _, marker = line.partition(";")
@@ -152,7 +186,10 @@ def _packages() -> list[Finding]:
         if match is not None and match[1] != "lingshu" and not (extra and extra[1] == "all"):
             groups.setdefault(extra[1] if extra else None, []).append((match[1], match[2].strip()))
     core = [_required(name, bounds) for name, bounds in groups.pop(None)]
-    return [*core, *(_extra(str(extra), wanted) for extra, wanted in sorted(groups.items(), key=str))]
+    return [
+        *core,
+        *(_extra(str(extra), wanted) for extra, wanted in sorted(groups.items(), key=str)),
+    ]
 
 
 def _version(name: str) -> str | None:
@@ -166,7 +203,13 @@ def _required(name: str, bounds: str) -> Finding:
     version = _version(name)
     if version is not None and within(version, bounds):
         return Finding("core", name, version)
-    return Finding("core", name, f"{version or 'not installed'}, needs {bounds}", "broken", "pip install --upgrade lingshu")
+    return Finding(
+        "core",
+        name,
+        f"{version or 'not installed'}, needs {bounds}",
+        "broken",
+        "pip install --upgrade lingshu",
+    )
 
 
 def _extra(extra: str, wanted: Sequence[tuple[str, str]]) -> Finding:
@@ -174,13 +217,23 @@ def _extra(extra: str, wanted: Sequence[tuple[str, str]]) -> Finding:
     present = ", ".join(f"{name} {version}" for name, version in found.items() if version)
     absent = ", ".join(name for name, version in found.items() if not version)
     outside = [
-        f"{name} {found[name]} is not {bounds}" for name, bounds in wanted if not within(found[name] or "", bounds or "") and found[name]
+        f"{name} {found[name]} is not {bounds}"
+        for name, bounds in wanted
+        if not within(found[name] or "", bounds or "") and found[name]
     ]
-    install = f"pip install 'lingshu[{extra}]'" + (" in an environment of its own" if extra in OWN_ENVIRONMENT else "")
+    install = f"pip install 'lingshu[{extra}]'" + (
+        " in an environment of its own" if extra in OWN_ENVIRONMENT else ""
+    )
     if outside:
         return Finding("extras", extra, "; ".join(outside), "broken", install)
     if absent:
-        return Finding("extras", extra, f"{present}; without {absent}" if present else f"not installed ({absent})", "note", install)
+        return Finding(
+            "extras",
+            extra,
+            f"{present}; without {absent}" if present else f"not installed ({absent})",
+            "note",
+            install,
+        )
     return Finding("extras", extra, present)
 
 
@@ -195,7 +248,8 @@ def within(version: str, bounds: str) -> bool:
         "!=": lambda a, b: a != b,
     }
     return all(
-        compare[sign](_numbers(version), _numbers(bound)) for sign, bound in re.findall(r"(>=|<=|==|!=|<|>)\s*([0-9][^,\s]*)", bounds)
+        compare[sign](_numbers(version), _numbers(bound))
+        for sign, bound in re.findall(r"(>=|<=|==|!=|<|>)\s*([0-9][^,\s]*)", bounds)
     )
 
 
@@ -207,16 +261,41 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _torch(answer: dict | str | None) -> list[Finding]:
     if answer is None:
-        return [Finding("torch", "torch", "not installed", "note", "training and local models need it: pip install 'lingshu[torch]'")]
+        return [
+            Finding(
+                "torch",
+                "torch",
+                "not installed",
+                "note",
+                "training and local models need it: pip install 'lingshu[torch]'",
+            )
+        ]
     if isinstance(answer, str):
-        return [Finding("torch", "torch", f"cannot be imported: {answer}", "broken", "pip install --force-reinstall 'torch>=2.9,<2.14'")]
+        return [
+            Finding(
+                "torch",
+                "torch",
+                f"cannot be imported: {answer}",
+                "broken",
+                "pip install --force-reinstall 'torch>=2.9,<2.14'",
+            )
+        ]
     build = f"{answer['version']}, " + (f"CUDA {answer['cuda']}" if answer["cuda"] else "CPU build")
     findings = [Finding("torch", "build", build)]
-    findings += [Finding("torch", f"GPU {i}", f"{gpu['name']}, {gpu['gib']} GiB") for i, gpu in enumerate(answer["gpus"])]
+    findings += [
+        Finding("torch", f"GPU {i}", f"{gpu['name']}, {gpu['gib']} GiB")
+        for i, gpu in enumerate(answer["gpus"])
+    ]
     if not answer["gpus"]:
         unused = "; the CUDA build finds no GPU" if answer["cuda"] else ""
         findings.append(
-            Finding("torch", "GPU", f"none{unused}", "note", "the quickstart and small recipes run on the CPU; 7B models need GPUs.")
+            Finding(
+                "torch",
+                "GPU",
+                f"none{unused}",
+                "note",
+                "the quickstart and small recipes run on the CPU; 7B models need GPUs.",
+            )
         )
     findings.append(Finding("torch", "threads", str(answer["threads"])))
     return findings
@@ -225,23 +304,39 @@ def _torch(answer: dict | str | None) -> list[Finding]:
 def _torchvision() -> list[Finding]:
     if util.find_spec("torchvision") is None:
         return [Finding("torch", "torchvision", "not installed, and not needed")]
-    answer = _ask("import torchvision, json; print(json.dumps({'version': torchvision.__version__}))")
+    answer = _ask(
+        "import torchvision, json; print(json.dumps({'version': torchvision.__version__}))"
+    )
     if isinstance(answer, str):
         value = f"cannot be imported, and takes transformers down with it: {answer}"
-        return [Finding("torch", "torchvision", value, "broken", "pip uninstall torchvision; lingshu never needs it.")]
+        return [
+            Finding(
+                "torch",
+                "torchvision",
+                value,
+                "broken",
+                "pip uninstall torchvision; lingshu never needs it.",
+            )
+        ]
     return [Finding("torch", "torchvision", f"{answer['version']}, not needed")]
 
 
 def _machine() -> list[Finding]:
     # Cores that this process may use, which in a container are fewer than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return [Finding("machine", "system", f"{platform.system()} {platform.machine()}"), Finding("machine", "CPU cores", str(cores))]
+    return [
+        Finding("machine", "system", f"{platform.system()} {platform.machine()}"),
+        Finding("machine", "CPU cores", str(cores)),
+    ]
 
 
 def _disks() -> list[Finding]:
     findings = [_disk("free here", Path.cwd())]
     if util.find_spec("huggingface_hub"):
-        answer = _ask("from huggingface_hub import constants; import json; print(json.dumps({'cache': constants.HF_HUB_CACHE}))")
+        answer = _ask(
+            "from huggingface_hub import constants; import json; print(json.dumps({'cache':"
+            " constants.HF_HUB_CACHE}))"
+        )
         if isinstance(answer, dict):
             findings.append(_disk("free in hub cache", Path(answer["cache"])))
     return findings
@@ -250,5 +345,9 @@ def _disks() -> list[Finding]:
 def _disk(name: str, folder: Path) -> Finding:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free / 1e9
-    remedy = "" if free >= LOW_DISK_GB else "free some space: a 7B checkpoint takes 17 GB, the quickstart well under 1 GB."
+    remedy = (
+        ""
+        if free >= LOW_DISK_GB
+        else "free some space: a 7B checkpoint takes 17 GB, the quickstart well under 1 GB."
+    )
     return Finding("disk", name, f"{free:.1f} GB", "ok" if free >= LOW_DISK_GB else "note", remedy)

@@ -1,4 +1,6 @@
-"""`lingshu draft`: a model's draft of a radiology report, as Markdown, FHIR and DICOM SR; preliminary and unverified in each."""
+"""`lingshu draft`: a model's draft of a radiology report, as Markdown, FHIR and DICOM SR;
+preliminary and unverified in each.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,8 @@ def draft(
     prompt
         What to ask the model in place of the usual words.
     window
-        A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or file. May be given several times.
+        A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or
+        file. May be given several times.
     slices
         The most slices or frames of each series or volume, taken evenly.
     series
@@ -97,36 +100,76 @@ def draft(
         raise InputError(f"--format knows no {unknown!r}; {nearest(unknown, FORMATS)}")
     forms: list[Format] = [form for form in FORMATS if form in asked or (store and form == "sr")]
     named = patient or "sr" in forms
-    view, sampling = View(window, slices, series or None), Sampling(max_tokens, temperature, seed=seed)
+    view, sampling = (
+        View(window, slices, series or None),
+        Sampling(max_tokens, temperature, seed=seed),
+    )
     options = EngineOptions(batch_size=1, threads=threads, release=Release(private=allow_remote))
     with pulled(dicomweb, study, auth) as pulled_files:
-        # Before a model is loaded: bad files, and a study that no report could refer to, are told at once.
+        # Before a model is loaded: bad files, and a study that no report could refer to, are told
+        # at once.
         looked = look([*files, *pulled_files], view)
         if not looked.images:
-            raise InputError("there is nothing to report on; name files, or --dicomweb URL --study UID.")
+            raise InputError(
+                "there is nothing to report on; name files, or --dicomweb URL --study UID."
+            )
         reference = study_reference(looked.files) if named else None
     made = _drafted(model, options, looked, prompt or PROMPTS[language], sampling, language)
-    exported: dict[Format, bytes] = {form: export(made, form, reference if form == "sr" or patient else None) for form in forms}
-    config = {"model": made.model, "language": language, "formats": forms, "prompt": prompt, "window": list(window), "slices": slices}
-    config |= {"series": list(series), "patient": patient, "max_tokens": max_tokens, "temperature": temperature}
+    exported: dict[Format, bytes] = {
+        form: export(made, form, reference if form == "sr" or patient else None) for form in forms
+    }
+    config = {
+        "model": made.model,
+        "language": language,
+        "formats": forms,
+        "prompt": prompt,
+        "window": list(window),
+        "slices": slices,
+    }
+    config |= {
+        "series": list(series),
+        "patient": patient,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+    }
     with atomic_folder(out) as folder:
         write_json(folder / DRAFT, draft_to_json(made))
         for form, data in exported.items():
             (folder / FILES[form]).write_bytes(data)
-        # The words of the command are left out of the card: paths and UIDs of a study name patients.
-        hashes = {"model": made.digest, **{FILES[form]: sha256_bytes(data) for form, data in exported.items()}}
-        card = RunCard("draft", config, seed, counts={"images": len(looked.images)}, hashes=hashes, command=("lingshu", "draft"))
+        # The words of the command are left out of the card: paths and UIDs of a study name
+        # patients.
+        hashes = {
+            "model": made.digest,
+            **{FILES[form]: sha256_bytes(data) for form, data in exported.items()},
+        }
+        card = RunCard(
+            "draft",
+            config,
+            seed,
+            counts={"images": len(looked.images)},
+            hashes=hashes,
+            command=("lingshu", "draft"),
+        )
         write_run_card(folder, card)
         write_manifest(folder)
     print(markdown(made), end="")
-    print(f"written: {', '.join(str(out / FILES[form]) for form in forms)}. {NOTICE}", file=sys.stderr)
+    print(
+        f"written: {', '.join(str(out / FILES[form]) for form in forms)}. {NOTICE}", file=sys.stderr
+    )
     if store and dicomweb:
         store_files(server_for(dicomweb, auth), [exported["sr"]])
         print("stored: the SR, preliminary and unverified, is on the server.", file=sys.stderr)
     return 0
 
 
-def _drafted(model: str, options: EngineOptions, looked: Looked, prompt: str, sampling: Sampling, language: Language) -> Draft:
+def _drafted(
+    model: str,
+    options: EngineOptions,
+    looked: Looked,
+    prompt: str,
+    sampling: Sampling,
+    language: Language,
+) -> Draft:
     asking = question_sample(prompt, looked)
     with contextlib.closing(live_for(model, options)) as live:
         for line in concerns(asking, live.endpoint):

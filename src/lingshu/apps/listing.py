@@ -12,7 +12,8 @@ def listing(kind: str | None = None, /, *, json: bool = False) -> int:
     """List the names on a shelf, each with its first line; without KIND, the shelves themselves.
 
     Args:
-        kind: tasks, scoring, engines, sources, recipes, ops or merges; or corpora, the cards of the paper's data.
+        kind: tasks, scoring, engines, sources, recipes, ops or merges; or corpora, the cards of the
+            paper's data.
         json: print a JSON object instead of lines.
     """
     found = _shelves() if kind is None else _corpora() if kind == "corpora" else _things(kind)

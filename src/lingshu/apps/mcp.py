@@ -1,4 +1,6 @@
-"""`lingshu mcp`: a model, and the studies of a folder, as tools for programs that speak the Model Context Protocol."""
+"""`lingshu mcp`: a model, and the studies of a folder, as tools for programs that speak the Model
+Context Protocol.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +35,26 @@ def mcp(
     threads: int | None = None,
     allow_remote: bool = False,
 ) -> int:
-    """Serve tools, resources and prompts over the Model Context Protocol, on standard input and output or over HTTP.
+    """Serve tools, resources and prompts over the Model Context Protocol, on standard input and
+    output or over HTTP.
 
     Parameters
     ----------
     model
-        A checkpoint folder, a hub id, or http(s)://host/v1#name; loaded when it is first asked. Without one, tools that need it say so.
+        A checkpoint folder, a hub id, or http(s)://host/v1#name; loaded when it is first asked.
+        Without one, tools that need it say so.
     http
-        HOST:PORT to listen on, in place of standard input and output. Beyond this machine only with --key-file; port 0 takes a free one.
+        HOST:PORT to listen on, in place of standard input and output. Beyond this machine only with
+        --key-file; port 0 takes a free one.
     root
-        A folder below which clients may name files, and whose studies are listed; without it images come inside the call alone.
+        A folder below which clients may name files, and whose studies are listed; without it images
+        come inside the call alone.
     key_file
-        A file of tokens, one a line, at least 16 characters each; every HTTP request then needs one.
+        A file of tokens, one a line, at least 16 characters each; every HTTP request then needs
+        one.
     allow_host
-        A name that clients reach the server by, as in their Host header; needed for 0.0.0.0. May be given several times.
+        A name that clients reach the server by, as in their Host header; needed for 0.0.0.0. May be
+        given several times.
     runs
         The folder for evaluations that clients start, and whose reports they may read.
     data
@@ -66,14 +74,26 @@ def mcp(
         if value < 1:
             raise ConfigError(f"--{option} is {value}; it must be at least 1.")
     if http is None and (key_file or allow_host):
-        raise ConfigError("--key-file and --allow-host are for --http HOST:PORT; leave them out, or give it.")
+        raise ConfigError(
+            "--key-file and --allow-host are for --http HOST:PORT; leave them out, or give it."
+        )
     published = compat() if model is None else None
     if published is not None:
         print(f"lingshu mcp: {published}", file=sys.stderr)
         model = published.model
     if model is not None and model.startswith(("http://", "https://")):
-        Endpoint(model.partition("#")[0])  # checked before it is opened: clients and the log are told the model's name
-    config = McpConfig(model, root, runs, data, allow_remote, threads, batch, published.api_key if published else None)
+        # checked before it is opened: clients and the log are told the model's name
+        Endpoint(model.partition("#")[0])
+    config = McpConfig(
+        model,
+        root,
+        runs,
+        data,
+        allow_remote,
+        threads,
+        batch,
+        published.api_key if published else None,
+    )
     with contextlib.closing(serving(config)) as using:
         server = build(using)
         if http is None:
@@ -108,7 +128,14 @@ async def _until_stopped(close: Callable[[], None]) -> None:
             os._exit(130 if number == signal.SIGINT else 0)
 
 
-def _http(server: MCPServer, place: str, key_file: Path | None, allow_host: tuple[str, ...], max_body_mb: int, model: str | None) -> None:
+def _http(
+    server: MCPServer,
+    place: str,
+    key_file: Path | None,
+    allow_host: tuple[str, ...],
+    max_body_mb: int,
+    model: str | None,
+) -> None:
     from lingshu.apps import _mcp_http
     from lingshu.apps._serve_guard import Limits, is_loopback
     from lingshu.apps.serve import keys_in, listening
@@ -118,10 +145,14 @@ def _http(server: MCPServer, place: str, key_file: Path | None, allow_host: tupl
     loopback = is_loopback(host)
     if not (loopback or tokens):
         raise ConfigError(
-            f"--http {place} lets other machines in; give --key-file FILE with a token that clients must send, or listen on 127.0.0.1."
+            f"--http {place} lets other machines in; give --key-file FILE with a token that clients"
+            " must send, or listen on 127.0.0.1."
         )
     if not loopback and not allow_host and host in ("0.0.0.0", "::"):
-        raise ConfigError(f"--http {place} takes requests for any name; say with --allow-host NAME which name clients reach it by.")
+        raise ConfigError(
+            f"--http {place} takes requests for any name; say with --allow-host NAME which name"
+            " clients reach it by."
+        )
     shown = f"[{host}]" if ":" in host else host
     door = _mcp_http.Door(tokens, loopback, allow_host or (shown,))
     limits = Limits(body_bytes=max_body_mb << 20, held_bytes=4 * max_body_mb << 20, connections=256)
@@ -129,12 +160,19 @@ def _http(server: MCPServer, place: str, key_file: Path | None, allow_host: tupl
         listener = listening(host, port)
     except InputError:
         raise InputError(
-            f"--http {place} cannot be listened on: it is taken, or no address of this machine; choose another port or host."
+            f"--http {place} cannot be listened on: it is taken, or no address of this machine;"
+            " choose another port or host."
         ) from None
     with contextlib.closing(listener):
         bound = listener.getsockname()[1]
-        print(f"{model or 'no model'} at http://{shown}:{bound}{_mcp_http.PATH} and /lingshu. {NOTICE}", file=sys.stderr, flush=True)
-        # uvicorn raises the signal that stopped it anew: as an exception it lets an evaluation be ended too.
+        print(
+            f"{model or 'no model'} at http://{shown}:{bound}{_mcp_http.PATH} and /lingshu."
+            f" {NOTICE}",
+            file=sys.stderr,
+            flush=True,
+        )
+        # uvicorn raises the signal that stopped it anew: as an exception it lets an evaluation be
+        # ended too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         _mcp_http.server(server, door, limits).run(sockets=[listener])
 

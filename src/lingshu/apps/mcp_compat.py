@@ -1,8 +1,10 @@
-"""The environment of the published Lingshu MCP server, read once at start and turned into typed values.
+"""The environment of the published Lingshu MCP server, read once at start and turned into typed
+values.
 
-The one place besides keys where the environment decides anything: clients of that server are set up this way.
-LINGSHU_SERVER_URL is the address of an OpenAI-compatible server, LINGSHU_MODEL the name of the model there,
-LINGSHU_SERVER_API its key. (github.com/alibaba-damo-academy/Lingshu_MCP, commit d427f1b.)
+The one place besides keys where the environment decides anything: clients of that server are set up
+this way. LINGSHU_SERVER_URL is the address of an OpenAI-compatible server, LINGSHU_MODEL the name
+of the model there, LINGSHU_SERVER_API its key. (github.com/alibaba-damo-academy/Lingshu_MCP, commit
+d427f1b.)
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ class Compat:
         # The host alone: somebody may have written a password into the address.
         url, _, name = self.model.partition("#")
         verb = "are" if len(self.variables) > 1 else "is"
-        return f"{' and '.join(self.variables)} of the environment {verb} used: the model is {name} at {urlsplit(url).hostname}"
+        return (
+            f"{' and '.join(self.variables)} of the environment {verb} used: the model is {name} at"
+            f" {urlsplit(url).hostname}"
+        )
 
 
 def compat(environment: Mapping[str, str] | None = None) -> Compat | None:
@@ -43,5 +48,7 @@ def compat(environment: Mapping[str, str] | None = None) -> Compat | None:
 
 
 def child_environment(api_key: str | None) -> dict[str, str] | None:
-    """The environment of an evaluation in a process of its own: None, this one's, where there is no key to hand on."""
+    """The environment of an evaluation in a process of its own: None, this one's, where there is no
+    key to hand on.
+    """
     return None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key}

@@ -1,4 +1,6 @@
-"""`lingshu merge`: merge models of one architecture, or LoRA adapters of one base, at one weight or along a path."""
+"""`lingshu merge`: merge models of one architecture, or LoRA adapters of one base, at one weight or
+along a path.
+"""
 
 from __future__ import annotations
 
@@ -46,32 +48,41 @@ def merge(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> int:
-    """Merge models A B [C ...] into the folder OUT, tensor by tensor; by default W·A + (1−W)·B with W = 0.5.
+    """Merge models A B [C ...] into the folder OUT, tensor by tensor; by default W·A + (1−W)·B with
+    W = 0.5.
 
-    Writes a checkpoint in the layout of A, with A's settings, tokenizer and processor, a run card with the hashes of all
-    that was merged, and a manifest. Models must have the same tensors, configuration, tokenizer and chat template.
+    Writes a checkpoint in the layout of A, with A's settings, tokenizer and processor, a run card
+    with the hashes of all that was merged, and a manifest. Models must have the same tensors,
+    configuration, tokenizer and chat template.
 
     Args:
         models: two or more checkpoint folders, or folders of LoRA adapters of one base.
         out: folder for the merged model; with --path, for the points in OUT/points and the report.
-        weight: W, the weight of A; B gets 1 − W. A weight of exactly 0 or 1 copies that end's bytes.
+        weight: W, the weight of A; B gets 1 − W. A weight of exactly 0 or 1 copies that end's
+            bytes.
         weights: one weight per model, in their order; equal shares if not given.
         method: a name from `lingshu list merges`, or a .py file with a function method().
         set_: parameters of the method, as NAME=VALUE.
         base: the model that the others were tuned from, for task, ties and dare.
         part: another W for a part of the model, as vision=W, projector=W or language=W.
         pattern: another W for tensors by name, as GLOB=W; the last that matches counts.
-        dtype: refuse models that are stored in different types (same), or store the result as A is stored (first).
+        dtype: refuse models that are stored in different types (same), or store the result as A is
+            stored (first).
         seed: decides what dare drops.
-        greedy_by: .py file with a function score(folder), higher is better; models stay in the soup while it does not fall.
-        path: write this many points from W = 0 to W = 1, both among them, from one reading of A and B.
-        data: with --path, a DATASET or a folder of rows with held-out answers; the report then has likelihoods and the barrier.
-        tasks: with --path, names of tasks with commas between; the report then has the accuracy at each point.
+        greedy_by: .py file with a function score(folder), higher is better; models stay in the soup
+            while it does not fall.
+        path: write this many points from W = 0 to W = 1, both among them, from one reading of A and
+            B.
+        data: with --path, a DATASET or a folder of rows with held-out answers; the report then has
+            likelihoods and the barrier.
+        tasks: with --path, names of tasks with commas between; the report then has the accuracy at
+            each point.
         choose: with --path, tasks of validation data that the recommended weight is chosen by.
         task_data: folder with offline data of the tasks.
         limit: ask only the first LIMIT samples of each task.
         twin: ask each task's drawn stand-in, for trying things out.
-        tolerance: barrier up to which the ends count as connected, as a share of the ends' likelihood.
+        tolerance: barrier up to which the ends count as connected, as a share of the ends'
+            likelihood.
         batch_size: samples whose likelihood is taken at once.
         device: where the likelihoods are computed.
         threads: CPU threads for likelihoods and answers.
@@ -82,7 +93,10 @@ def merge(
     _check_options(plan, path, weight=weight, weights=weights, greedy_by=greedy_by)
     if path is None:
         if data or tasks or choose:
-            raise ConfigError("--data, --tasks and --choose measure the points of a path; give --path K as well, such as --path 11.")
+            raise ConfigError(
+                "--data, --tasks and --choose measure the points of a path; give --path K as well,"
+                " such as --path 11."
+            )
         patterns = list(_patterns(plan, part, pattern))
         if greedy_by is not None:
             return _soup(plan, out, greedy_by, patterns)
@@ -106,7 +120,9 @@ def _check_measures(data: Path | None, tasks: Sequence[str]) -> None:
     from lingshu.apps._eval_data import find_tasks
 
     if data is not None and not data.is_dir():
-        raise InputError(f"--data {data} is no folder; give a DATASET or a folder of rows with held-out answers.")
+        raise InputError(
+            f"--data {data} is no folder; give a DATASET or a folder of rows with held-out answers."
+        )
     if tasks:
         find_tasks(tuple(tasks))
 
@@ -119,20 +135,38 @@ def _names(text: str | None) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
 
 
-def _check_options(plan: Merge, path: int | None, *, weight: float | None, weights: Sequence[float], greedy_by: Path | None) -> None:
+def _check_options(
+    plan: Merge,
+    path: int | None,
+    *,
+    weight: float | None,
+    weights: Sequence[float],
+    greedy_by: Path | None,
+) -> None:
     """Refuse options that contradict each other before a file is opened."""
     if len(plan.models) < 2:
-        raise ConfigError(f"{len(plan.models)} models are given; name two or more folders to merge.")
+        raise ConfigError(
+            f"{len(plan.models)} models are given; name two or more folders to merge."
+        )
     if weight is not None and (weights or len(plan.models) != 2):
-        raise ConfigError("--weight is the share of A among two models; give more models --weights W1 W2 ..., and only one of the two.")
+        raise ConfigError(
+            "--weight is the share of A among two models; give more models --weights W1 W2 ..., and"
+            " only one of the two."
+        )
     if weight is not None and not 0 <= weight <= 1:
         raise ConfigError(f"--weight is {weight}; it must lie between 0 and 1.")
     if path is not None and (weight is not None or weights or greedy_by is not None):
-        raise ConfigError("--path goes through all weights of A from 0 to 1; leave --weight, --weights and --greedy-by out.")
+        raise ConfigError(
+            "--path goes through all weights of A from 0 to 1; leave --weight, --weights and"
+            " --greedy-by out."
+        )
     if path is not None and not 2 <= path <= 101:
         raise ConfigError(f"--path is {path}; give 2 to 101 points, such as 11 for steps of 0.1.")
     if greedy_by is not None and (weight is not None or weights):
-        raise ConfigError("a greedy soup is the plain mean of the models it keeps; leave --weight and --weights out.")
+        raise ConfigError(
+            "a greedy soup is the plain mean of the models it keeps; leave --weight and --weights"
+            " out."
+        )
 
 
 def _parameters(given: Sequence[str]) -> dict[str, float]:
@@ -153,12 +187,19 @@ def _pair(option: str, text: str) -> tuple[str, float]:
     except ValueError:
         share = -1.0
     if not name or not 0 <= share <= 1:
-        raise ConfigError(f"--{option} {text}: give NAME=W with W between 0 and 1, the share of A, such as vision=0.3.")
+        raise ConfigError(
+            f"--{option} {text}: give NAME=W with W between 0 and 1, the share of A, such as"
+            " vision=0.3."
+        )
     return name, share
 
 
-def _patterns(plan: Merge, parts: Sequence[str], patterns: Sequence[str]) -> Iterator[tuple[str, tuple[float, float] | None]]:
-    """Patterns of tensor names with the weights of A and B; None where a part keeps the weight of the whole."""
+def _patterns(
+    plan: Merge, parts: Sequence[str], patterns: Sequence[str]
+) -> Iterator[tuple[str, tuple[float, float] | None]]:
+    """Patterns of tensor names with the weights of A and B; None where a part keeps the weight of
+    the whole.
+    """
     if not parts and not patterns:
         return
     if len(plan.models) != 2:
@@ -179,33 +220,53 @@ def _patterns(plan: Merge, parts: Sequence[str], patterns: Sequence[str]) -> Ite
 
 
 def _prefixes(family: Family) -> list[tuple[str, str]]:
-    """Beginnings of tensor names with their part, the longer after the shorter, which they are exceptions to.
+    """Beginnings of tensor names with their part, the longer after the shorter, which they are
+    exceptions to.
 
-    Checkpoints name tensors as the model class does or without its outermost `model.`; there the language model's layers
-    come right after it.
+    Checkpoints name tensors as the model class does or without its outermost `model.`; there the
+    language model's layers come right after it.
     """
     found = {"model.": "language"}
     for part, prefixes in family.parts.items():
-        found |= {name: part for prefix in prefixes for name in (prefix, prefix.removeprefix("model."))}
+        found |= {
+            name: part for prefix in prefixes for name in (prefix, prefix.removeprefix("model."))
+        }
     return sorted(found.items(), key=lambda item: len(item[0]))
 
 
 def _weights(
-    plan: Merge, weight: float | None, weights: Sequence[float], patterns: Sequence[tuple[str, tuple[float, float] | None]]
+    plan: Merge,
+    weight: float | None,
+    weights: Sequence[float],
+    patterns: Sequence[tuple[str, tuple[float, float] | None]],
 ) -> Weighting:
     from lingshu.weights.method import Weighting
 
     count = len(plan.models)
-    default = tuple(weights) if weights else (weight, 1 - weight) if weight is not None else (1 / count,) * count
+    default = (
+        tuple(weights)
+        if weights
+        else (weight, 1 - weight)
+        if weight is not None
+        else (1 / count,) * count
+    )
     return Weighting(default, _used(plan, [(name, each or default) for name, each in patterns]))
 
 
-def _used(plan: Merge, patterns: Sequence[tuple[str, tuple[float, ...]]]) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    """Without the beginnings of names that this checkpoint does not use: a family has more than one way of naming."""
+def _used(
+    plan: Merge, patterns: Sequence[tuple[str, tuple[float, ...]]]
+) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Without the beginnings of names that this checkpoint does not use: a family has more than one
+    way of naming.
+    """
     from lingshu.weights.folder import open_folder
 
     names = list(open_folder(plan.models[0], "A").tensors) if patterns else []
-    return tuple((name, each) for name, each in patterns if not _bare(name) or any(tensor.startswith(name[:-1]) for tensor in names))
+    return tuple(
+        (name, each)
+        for name, each in patterns
+        if not _bare(name) or any(tensor.startswith(name[:-1]) for tensor in names)
+    )
 
 
 def _bare(pattern: str) -> bool:
@@ -216,7 +277,10 @@ def _one(plan: Merge, out: Path, weights: Weighting) -> int:
     from lingshu.weights.result import merge as write
 
     merged = write(plan, out, weights)
-    print(f"{plan.method}: {', '.join(f'{each:g} of {path.name}' for path, each in zip(plan.models, weights.default, strict=True))}")
+    print(
+        f"{plan.method}:"
+        f" {', '.join(f'{each:g} of {path.name}' for path, each in zip(plan.models, weights.default, strict=True))}"
+    )
     print(", ".join(f"{name} {count:,}" for name, count in merged.counts.items()))
     _note(merged.notes)
     print(f"merged: {out}")
@@ -228,20 +292,31 @@ def _note(notes: Sequence[str]) -> None:
         print(f"note: {note}")
 
 
-def _path(plan: Merge, out: Path, count: int, patterns: Sequence[tuple[str, tuple[float, float] | None]]) -> list[tuple[float, Path]]:
+def _path(
+    plan: Merge, out: Path, count: int, patterns: Sequence[tuple[str, tuple[float, float] | None]]
+) -> list[tuple[float, Path]]:
     from lingshu.weights.result import merge_path, merged_path
 
     if any(each is None for _, each in patterns):
-        raise ConfigError("--part with --path: give every part its own weight, or none; --pattern keeps tensors at one weight.")
+        raise ConfigError(
+            "--part with --path: give every part its own weight, or none; --pattern keeps tensors"
+            " at one weight."
+        )
     points = [number / (count - 1) for number in range(count)]
     fixed = _used(plan, [(name, each) for name, each in patterns if each is not None])
     # A report that was interrupted finds its points again, and with them what it has measured.
     found = merged_path(plan, out, points, fixed)
     if found is None:
         if any((out / name).is_dir() for name in ("likelihood", "eval", "choose")):
-            raise ConfigError(f"{out} holds what was measured of another path; choose another --out, or remove it.")
+            raise ConfigError(
+                f"{out} holds what was measured of another path; choose another --out, or"
+                " remove it."
+            )
         found = merge_path(plan, out, points, fixed)
-    print(f"{plan.method}: {count} points of weight 0 to 1 of {plan.models[0].name} in {out / 'points'}")
+    print(
+        f"{plan.method}: {count} points of weight 0 to 1 of {plan.models[0].name} in"
+        f" {out / 'points'}"
+    )
     return found
 
 
@@ -251,10 +326,18 @@ def _soup(plan: Merge, out: Path, file: Path, patterns: Sequence[object]) -> int
     from lingshu.weights.greedy import greedy
 
     if patterns or plan.method not in ("linear", "soup"):
-        raise ConfigError("a greedy soup is the plain mean of whole models; leave --part, --pattern and --method out.")
+        raise ConfigError(
+            "a greedy soup is the plain mean of whole models; leave --part, --pattern and --method"
+            " out."
+        )
     if file.suffix != ".py":
-        raise ConfigError(f"--greedy-by {file}: give a .py file with a function score(folder); the soups of models must be scored, too.")
-    score = cast("Callable[[Path], float] | None", getattr(shelves.load("merges", str(file)), "score", None))
+        raise ConfigError(
+            f"--greedy-by {file}: give a .py file with a function score(folder); the soups of"
+            " models must be scored, too."
+        )
+    score = cast(
+        "Callable[[Path], float] | None", getattr(shelves.load("merges", str(file)), "score", None)
+    )
     if not callable(score):
         raise InputError(f"{file} defines no function score(folder).")
 

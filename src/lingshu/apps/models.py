@@ -1,4 +1,6 @@
-"""Which engine answers for a model's name: echo, rules, an address, a batch service, vLLM, a file of one's own, or a checkpoint."""
+"""Which engine answers for a model's name: echo, rules, an address, a batch service, vLLM, a file
+of one's own, or a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +20,26 @@ _TORCH_EXTRA = ("torch", "transformers", "tokenizers", "safetensors")
 def engine_for(model: str, options: EngineOptions) -> Engine:
     """Open the engine that `model` names.
 
-    "echo", "echo:TEXT", "scripted" and "scripted:RULES.jsonl" need no model; http(s)://host/v1#name is an OpenAI-compatible
-    server, and "batch:" before it asks that server's batch service; "vllm:" before a checkpoint folder or hub id answers
-    through vLLM in this process; a path ending in .py is a module with a function `load(model, options)`; all else is a
-    checkpoint folder or a hub id.
+    "echo", "echo:TEXT", "scripted" and "scripted:RULES.jsonl" need no model; http(s)://host/v1#name
+    is an OpenAI-compatible server, and "batch:" before it asks that server's batch service; "vllm:"
+    before a checkpoint folder or hub id answers through vLLM in this process; a path ending in .py
+    is a module with a function `load(model, options)`; all else is a checkpoint folder or a hub id.
 
     Raises:
         MissingExtra: the model needs torch, which is not installed.
         InputError, ArtefactError, EngineError: what the engine says is wrong with the name.
     """
     with _torch_there():
-        load = cast("Callable[[str, EngineOptions], Engine]", shelves.part("engines", engine_name(model), "load"))
+        load = cast(
+            "Callable[[str, EngineOptions], Engine]",
+            shelves.part("engines", engine_name(model), "load"),
+        )
         return load(model, options)
 
 
 def live_for(model: str, options: EngineOptions) -> Live:
-    """The engine that `model` names, to be asked by many at once; one that only takes whole lists is asked question by question.
+    """The engine that `model` names, to be asked by many at once; one that only takes whole lists
+    is asked question by question.
 
     Raises:
         MissingExtra, InputError, ArtefactError, EngineError: as engine_for.

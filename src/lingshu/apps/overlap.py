@@ -46,18 +46,29 @@ class Collection:
         if self.path.is_dir() and not (self.path / DATASET_CARD).is_file():
             self.path = self.path / ROWS
             if not self.path.is_file():
-                raise InputError(f"{name} is neither a DATASET folder nor a folder with {ROWS}; check the path.")
+                raise InputError(
+                    f"{name} is neither a DATASET folder nor a folder with {ROWS}; check the path."
+                )
         self.task: Task | None = None
         if not self.path.exists() or self.path.suffix == ".py":
-            if self.path.suffix == ".jsonl" or (len(self.path.parts) > 1 and self.path.suffix != ".py"):
-                raise InputError(f"{name} does not exist; give a DATASET folder, a .jsonl file or the name of a task.")
+            if self.path.suffix == ".jsonl" or (
+                len(self.path.parts) > 1 and self.path.suffix != ".py"
+            ):
+                raise InputError(
+                    f"{name} does not exist; give a DATASET folder, a .jsonl file or the name of a"
+                    " task."
+                )
             found = shelves.part("tasks", name, "TASK")
             if not isinstance(found, Task):
                 raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
             self.task = found
 
     def same(self, other: Collection) -> bool:
-        return self.name == other.name if self.task or other.task else self.path.resolve() == other.path.resolve()
+        return (
+            self.name == other.name
+            if self.task or other.task
+            else self.path.resolve() == other.path.resolve()
+        )
 
     def samples(self) -> Iterator[Sample | Drop]:
         """Its samples in order.
@@ -87,14 +98,17 @@ def overlap(
     data: Path | None = None,
     radius: int = 8,
 ) -> int:
-    """Find the items of test sets that stand in training data: by text, image, image with question, study or patient.
+    """Find the items of test sets that stand in training data: by text, image, image with question,
+    study or patient.
 
-    Writes one row {train_id, test_id, kind, evidence, train, test} for each pair and way of overlapping, and prints a
-    summary. Kind boilerplate is what many items share or what is too short to tell an item; it is not counted as
-    contamination. The exit code is 1 where rows or images could not be read.
+    Writes one row {train_id, test_id, kind, evidence, train, test} for each pair and way of
+    overlapping, and prints a summary. Kind boilerplate is what many items share or what is too
+    short to tell an item; it is not counted as contamination. The exit code is 1 where rows or
+    images could not be read.
 
     Args:
-        train: DATASET folders, .jsonl files with id, question or text, choices?, images?, study?, or names of tasks.
+        train: DATASET folders, .jsonl files with id, question or text, choices?, images?, study?,
+            or names of tasks.
         against: the test sets, given in the same ways.
         out: JSONL file for the rows; a run card is written beside it.
         data: folder with offline data for tasks, as for `lingshu eval`.
@@ -104,7 +118,10 @@ def overlap(
         raise InputError("name the training data, and the test sets after --against.")
     if not 0 <= radius <= 31:
         raise InputError(f"--radius {radius} is out of range; give 0 to 31 bits.")
-    trains, tests = [Collection(name, data) for name in train], [Collection(name, data) for name in against]
+    trains, tests = (
+        [Collection(name, data) for name in train],
+        [Collection(name, data) for name in against],
+    )
     summary = compare(trains, tests, out, radius=radius)
     told = {"file": str(out), **summary}
     write_json(
@@ -112,9 +129,18 @@ def overlap(
         asdict(
             RunCard(
                 "overlap",
-                {"train": list(train), "against": list(against), "data": None if data is None else str(data), "radius": radius},
+                {
+                    "train": list(train),
+                    "against": list(against),
+                    "data": None if data is None else str(data),
+                    "radius": radius,
+                },
                 counts={f"pairs_{kind}": count for kind, count in summary["pairs"].items()},
-                hashes={each.name: value for each in (*trains, *tests) if (value := each.digest()) is not None}
+                hashes={
+                    each.name: value
+                    for each in (*trains, *tests)
+                    if (value := each.digest()) is not None
+                }
                 | {out.name: sha256_file(out)},
                 notes={name: value for name, value in summary.items() if name != "pairs"},
             )
@@ -124,7 +150,9 @@ def overlap(
     return 1 if summary["failed"] else 0
 
 
-def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path, *, radius: int) -> dict[str, Any]:
+def compare(
+    trains: Sequence[Collection], tests: Sequence[Collection], out: Path, *, radius: int
+) -> dict[str, Any]:
     """Write the overlaps of every training set with every test set, and return the summary."""
     from lingshu.imaging.read import ShardReader
     from lingshu.ops._buckets import Over
@@ -132,9 +160,15 @@ def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path
 
     side = Side()
     seen: dict[bytes, Signature] = {}
-    with ShardReader() as shards, atomic_file(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with (
+        ShardReader() as shards,
+        atomic_file(out) as temporary,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
         pictures = Pictures(shards, seen, side)
-        indexes = [Index.build(_items(test, "test", side, pictures), radius=radius) for test in tests]
+        indexes = [
+            Index.build(_items(test, "test", side, pictures), radius=radius) for test in tests
+        ]
         pairs, unlisted, over = Counter[str](dict.fromkeys(KINDS, 0)), 0, Over()
         hit: list[dict[str, set[str]]] = [{} for _ in tests]
         leaking: set[tuple[str, str]] = set()
@@ -151,14 +185,29 @@ def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path
                             continue
                         written.add(key)
                         pairs[each.kind] += 1
-                        row = {"train_id": each.train_id, "test_id": each.test_id, "kind": each.kind, "evidence": each.evidence}
+                        row = {
+                            "train_id": each.train_id,
+                            "test_id": each.test_id,
+                            "kind": each.kind,
+                            "evidence": each.evidence,
+                        }
                         file.write(dump_line({**row, "train": train.name, "test": test.name}))
                     for test_id, kinds in contaminated(found.overlaps).items():
                         hit[number].setdefault(test_id, set()).update(kinds)
-                    leaking |= {(train.name, each.train_id) for each in found.overlaps if each.kind != "boilerplate"}
-        for role, each in [*(("train", each) for each in trains), *(("test", each) for each in tests)]:
+                    leaking |= {
+                        (train.name, each.train_id)
+                        for each in found.overlaps
+                        if each.kind != "boilerplate"
+                    }
+        for role, each in [
+            *(("train", each) for each in trains),
+            *(("test", each) for each in tests),
+        ]:
             if not side.read[f"{role} {each.name}"]:
-                raise InputError(f"{each.name} holds no item that can be read, so nothing was compared with it; check the file.")
+                raise InputError(
+                    f"{each.name} holds no item that can be read, so nothing was compared with it;"
+                    " check the file."
+                )
     return {
         "train": {each.name: side.read[f"train {each.name}"] for each in trains},
         "test": {
@@ -166,7 +215,9 @@ def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path
                 "items": (items := len(set(index.ids))),
                 "contaminated": len(found),
                 "share": round(len(found) / items, 4) if items else None,
-                "by_kind": dict(sorted(Counter(kind for kinds in found.values() for kind in kinds).items())),
+                "by_kind": dict(
+                    sorted(Counter(kind for kinds in found.values() for kind in kinds).items())
+                ),
             }
             for each, index, found in zip(tests, indexes, hit, strict=True)
         },
@@ -179,23 +230,33 @@ def compare(trains: Sequence[Collection], tests: Sequence[Collection], out: Path
 
 
 def _informed(train: Collection, indexes: Sequence[Index]) -> list[Index]:
-    """The indexes, told which n-grams are common in a training set; its texts are read once for that, its images are not."""
+    """The indexes, told which n-grams are common in a training set; its texts are read once for
+    that, its images are not.
+    """
     from lingshu.ops._overlap import COUNTED, batches
 
     counts = [index.frequencies([]) for index in indexes]
     for batch in batches(_items(train, "train", Side(), None), COUNTED):
-        counts = [count + index.frequencies(batch) for count, index in zip(counts, indexes, strict=True)]
+        counts = [
+            count + index.frequencies(batch) for count, index in zip(counts, indexes, strict=True)
+        ]
     return [index.noting(count) for count, index in zip(counts, indexes, strict=True)]
 
 
 def _without_itself(found: Found, same: bool) -> Found:
     """A set compared with itself: an item is no leak of itself."""
-    return found._replace(overlaps=[each for each in found.overlaps if each.train_id != each.test_id]) if same else found
+    return (
+        found._replace(overlaps=[each for each in found.overlaps if each.train_id != each.test_id])
+        if same
+        else found
+    )
 
 
 @dataclass
 class Pictures:
-    """Signatures of images; each content is decoded once, however many questions are asked about it."""
+    """Signatures of images; each content is decoded once, however many questions are asked about
+    it.
+    """
 
     shards: Any
     seen: dict[bytes, Signature]
@@ -216,7 +277,9 @@ class Pictures:
         return self.seen[key]
 
 
-def _items(collection: Collection, role: str, side: Side, pictures: Pictures | None) -> Iterator[Item]:
+def _items(
+    collection: Collection, role: str, side: Side, pictures: Pictures | None
+) -> Iterator[Item]:
     from lingshu.ops._items import items
 
     for sample in collection.samples():
@@ -224,7 +287,9 @@ def _items(collection: Collection, role: str, side: Side, pictures: Pictures | N
             side.failed[f"{role} {sample.reason}"] += 1
             continue
         side.read[f"{role} {collection.name}"] += 1
-        found: Iterable[Signature | None] = map(pictures.signature, sample.images) if pictures else ()
+        found: Iterable[Signature | None] = (
+            map(pictures.signature, sample.images) if pictures else ()
+        )
         yield from items(sample, [each for each in found if each is not None])
 
 
@@ -235,20 +300,39 @@ def _jsonl(path: Path) -> Iterator[Sample | Drop]:
         names = [] if names is None else names if isinstance(names, list) else [names]
         place = f"{path}, line {number}"
         if not all(isinstance(name, str) and name for name in names):
-            raise InputError(f"{place}: image or images must name files relative to the folder of the file.")
+            raise InputError(
+                f"{place}: image or images must name files relative to the folder of the file."
+            )
         images = [Image(path=str(root / name)) for name in names]
         try:
             outside = [name for name in names if not (root / name).resolve().is_relative_to(root)]
         except (OSError, ValueError) as error:
-            raise InputError(f"{place}: an image has a name that no file can have ({type(error).__name__}); mend it.") from error
+            raise InputError(
+                f"{place}: an image has a name that no file can have ({type(error).__name__});"
+                " mend it."
+            ) from error
         if outside:
-            raise InputError(f"{place}: {outside[0]!r} lies outside the folder of the file; copy the image into it.")
+            raise InputError(
+                f"{place}: {outside[0]!r} lies outside the folder of the file; copy the image"
+                " into it."
+            )
         question = row.get("question") if row.get("question") is not None else row.get("text")
         plain = {key: value for key, value in row.items() if key not in _UNREAD}
         # An item may be an image alone: a question that says nothing is compared with nothing.
-        asked = question if isinstance(question, str) and question.strip() else "-" if images or row.get("study") else None
+        asked = (
+            question
+            if isinstance(question, str) and question.strip()
+            else "-"
+            if images or row.get("study")
+            else None
+        )
         sample = sample_from_row({**plain, "question": asked}, number, images)
         answer = row.get("answer")
-        if isinstance(sample, Sample) and isinstance(answer, str) and answer.strip() and not sample.choices:
+        if (
+            isinstance(sample, Sample)
+            and isinstance(answer, str)
+            and answer.strip()
+            and not sample.choices
+        ):
             sample = sample.with_answer(answer)
         yield sample

@@ -1,4 +1,5 @@
-"""`lingshu quickstart`: draw data, train a tiny model through every stage, evaluate it, and explain the result on one page.
+"""`lingshu quickstart`: draw data, train a tiny model through every stage, evaluate it, and explain
+the result on one page.
 
 OUT/data/{text,captions,...}        drawn DATASETs
 OUT/train/                          the training run; train/checkpoint is the model, train/start the untrained one
@@ -48,7 +49,8 @@ def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
     Parameters
     ----------
     out
-        Folder for everything that is made. An interrupted quickstart in it goes on where it stopped.
+        Folder for everything that is made. An interrupted quickstart in it goes on where it
+        stopped.
     seed
         Decides the drawn images, the first weights and the order of samples.
     """
@@ -66,8 +68,8 @@ def run(
     seed: int,
     images: int | None = None,
 ) -> int:
-    """The quickstart with another configuration, fewer drawn samples, other stages that end in rewards, trajectories of
-    another length, or fewer test images.
+    """The quickstart with another configuration, fewer drawn samples, other stages that end in
+    rewards, trajectories of another length, or fewer test images.
 
     A finished one is told again, not run again.
 
@@ -80,9 +82,14 @@ def run(
     if (out / SUMMARY).exists():
         finished = read_json(out / SUMMARY)
         if "seed" not in finished:
-            raise ConfigError(f"{out} holds a {SUMMARY} that no quickstart wrote; choose another --out.")
+            raise ConfigError(
+                f"{out} holds a {SUMMARY} that no quickstart wrote; choose another --out."
+            )
         if finished["seed"] != seed:
-            raise ConfigError(f"{out} holds a finished quickstart of seed {finished['seed']}; choose another --out.")
+            raise ConfigError(
+                f"{out} holds a finished quickstart of seed {finished['seed']}; choose another"
+                " --out."
+            )
         say(f"{out} holds a finished quickstart; remove the folder to run it anew")
         closing(finished, out)
         return 0
@@ -91,7 +98,9 @@ def run(
     marked = {group: sizes[group] for group in _quickstart_moft.SIZES}
     plain = {group: number for group, number in sizes.items() if group not in marked}
     data = draw_data(out / "data", plain, seed)
-    entities = _quickstart_moft.draw(out / "data", first=sum(plain.values()), seed=seed, sizes=marked)
+    entities = _quickstart_moft.draw(
+        out / "data", first=sum(plain.values()), seed=seed, sizes=marked
+    )
     config = replace(config, seed=seed, data={name: data[name] for name in config.data})
     branch = replace(
         phantom_rl.branch(str(stage_folder(out / "train", 2, config.stages[2].name))),
@@ -101,7 +110,11 @@ def run(
     with progress_line() as progress:
         checkpoint = train(config, out / "train", resume=True, progress=progress)
         train(branch, out / "rl", resume=True, progress=progress)
-        asked = min(_quickstart_moft.QUESTIONS, len(KINDS) * images) if images else _quickstart_moft.QUESTIONS
+        asked = (
+            min(_quickstart_moft.QUESTIONS, len(KINDS) * images)
+            if images
+            else _quickstart_moft.QUESTIONS
+        )
         moft = _quickstart_moft.fused(
             checkpoint, entities["moft"], entities["moft_held"], out / "moft",
             seed=seed, progress=progress, steps=fused_steps, questions=asked, threads=config.threads,
@@ -110,9 +123,22 @@ def run(
     main = only(task, lambda sample: sample.meta.kind in MAIN_KINDS)
     trained = evaluate(checkpoint, task, out / "eval" / "trained", config)
     untrained = evaluate(out / "train" / "start", main, out / "eval" / "untrained", config)
-    few = only(held_out(min(RL_IMAGES, images or RL_IMAGES)), lambda sample: sample.meta.kind in MAIN_KINDS)
-    rl = reinforced(branch, out / "rl", [sample for sample in few.samples(None) if isinstance(sample, Sample)])
-    result = outcome(out, config, trained, untrained, rl, moft, wall_s=time.monotonic() - started, peak_rss_mb=peak_rss_mb())
+    few = only(
+        held_out(min(RL_IMAGES, images or RL_IMAGES)), lambda sample: sample.meta.kind in MAIN_KINDS
+    )
+    rl = reinforced(
+        branch, out / "rl", [sample for sample in few.samples(None) if isinstance(sample, Sample)]
+    )
+    result = outcome(
+        out,
+        config,
+        trained,
+        untrained,
+        rl,
+        moft,
+        wall_s=time.monotonic() - started,
+        peak_rss_mb=peak_rss_mb(),
+    )
     shown = save_images(out / "images", task)
     write_page(out / PAGE, result, shown)
     write_run_card(out, RunCard("quickstart", to_plain(config), seed))
@@ -127,13 +153,21 @@ def say(text: str) -> None:
 
 
 def draw_data(folder: Path, sizes: Mapping[str, int], seed: int) -> dict[str, str]:
-    """Draw and curate each data group; no phantom serves two groups. A group that is whole already is kept."""
+    """Draw and curate each data group; no phantom serves two groups.
+
+    A group that is whole already is kept.
+    """
     from lingshu.curate.run import curate
 
     first, folders = 0, {}
     for group, number in sizes.items():
         target = folder / group
-        curate(curation_phantom.recipe(purpose=group, images=number, first=first, seed=seed, side=SIDE), target)
+        curate(
+            curation_phantom.recipe(
+                purpose=group, images=number, first=first, seed=seed, side=SIDE
+            ),
+            target,
+        )
         first += number
         folders[group] = str(target)
     return folders
@@ -150,7 +184,10 @@ def held_out(images: int | None) -> Task:
 
 def only(task: Task, wanted: Callable[[Sample], bool]) -> Task:
     """A task with those of its samples that are wanted."""
-    return replace(task, samples=lambda data: (s for s in task.samples(data) if isinstance(s, Sample) and wanted(s)))
+    return replace(
+        task,
+        samples=lambda data: (s for s in task.samples(data) if isinstance(s, Sample) and wanted(s)),
+    )
 
 
 def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) -> list[dict]:
@@ -168,10 +205,22 @@ def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) ->
     with shown(f"{folder.name} model") as progress:
         sampling = Sampling(max_tokens=task.max_tokens)
         generated = generate(
-            task, samples, engine, folder / task.name, sampling=sampling, images=image_bytes, thumbnails=True, progress=progress
+            task,
+            samples,
+            engine,
+            folder / task.name,
+            sampling=sampling,
+            images=image_bytes,
+            thumbnails=True,
+            progress=progress,
         )
     score(task, samples, folder / task.name)
-    card = RunCard("eval", {"model": folder.name, "tasks": [task.name]}, 0, {"samples": generated.samples, "errors": generated.errors})
+    card = RunCard(
+        "eval",
+        {"model": folder.name, "tasks": [task.name]},
+        0,
+        {"samples": generated.samples, "errors": generated.errors},
+    )
     write_run_card(folder, card)
     report.write(folder, report.build(folder))
     return read_scores(scores_file(folder / task.name))
@@ -184,7 +233,11 @@ def save_images(folder: Path, task: Task) -> list[tuple[Path, Image, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     saved: dict[str, tuple[Path, Image, str]] = {}
     for sample in task.samples(None):
-        if not isinstance(sample, Sample) or sample.meta.group is None or sample.meta.group in saved:
+        if (
+            not isinstance(sample, Sample)
+            or sample.meta.group is None
+            or sample.meta.group in saved
+        ):
             continue
         if len(saved) == SHOWN:
             break
@@ -206,15 +259,28 @@ def closing(summary: Mapping[str, Any], out: Path) -> None:
     overall = summary["accuracy"]["overall"]
     value, low, high = (100 * overall[key] for key in ("value", "low", "high"))
     print(f"accuracy {value:.1f}% (95% interval {low:.1f} to {high:.1f}, n = {overall['n']})")
-    print(f"untrained {100 * summary['untrained_accuracy']:.1f}%, majority answer {100 * summary['majority_accuracy']:.1f}%")
+    print(
+        f"untrained {100 * summary['untrained_accuracy']:.1f}%, majority answer"
+        f" {100 * summary['majority_accuracy']:.1f}%"
+    )
     before, after = (summary["rl"]["sampled"][when] for when in ("before", "after"))
     print(
-        f"rewarded: reward of drawn replies {before['reward']:.2f} -> {after['reward']:.2f}, in shape "
-        f"{100 * before['format']:.0f}% -> {100 * after['format']:.0f}%"
+        f"rewarded: reward of drawn replies {before['reward']:.2f} -> {after['reward']:.2f}, in"
+        f" shape {100 * before['format']:.0f}% -> {100 * after['format']:.0f}%"
     )
-    points = {point["weight"]: 100 * point["accuracy"]["value"] for point in summary["moft"]["points"]}
+    points = {
+        point["weight"]: 100 * point["accuracy"]["value"] for point in summary["moft"]["points"]
+    }
     soup = 100 * summary["moft"]["soup"]["accuracy"]["value"]
-    print(f"averaged: {points[1.0]:.1f}% and {points[0.0]:.1f}% apart, {points[0.5]:.1f}% half and half, a plain soup {soup:.1f}%")
+    print(
+        f"averaged: {points[1.0]:.1f}% and {points[0.0]:.1f}% apart, {points[0.5]:.1f}% half and"
+        f" half, a plain soup {soup:.1f}%"
+    )
     print(f"page: {out / PAGE}")
     image = sorted((out / "images").glob("*.png"))[0]
-    print("ask it: " + shlex.join(["lingshu", "ask", summary["checkpoint"], "Which imaging modality is this?", str(image)]))
+    print(
+        "ask it: "
+        + shlex.join(
+            ["lingshu", "ask", summary["checkpoint"], "Which imaging modality is this?", str(image)]
+        )
+    )

@@ -13,17 +13,26 @@ if TYPE_CHECKING:
 
 
 def report(
-    *runs: Path, against: str | None = None, no_samples: bool = False, clean: Path | None = None, clean_kinds: str | None = None
+    *runs: Path,
+    against: str | None = None,
+    no_samples: bool = False,
+    clean: Path | None = None,
+    clean_kinds: str | None = None,
 ) -> int:
-    """Write report.json, report.md and report.html of each run from its scores; with two or more, compare them.
+    """Write report.json, report.md and report.html of each run from its scores; with two or more,
+    compare them.
 
     Args:
         runs: folders that `lingshu eval` wrote.
-        against: paper, for the published tables and the differences to the row of the run's model; paper:MODEL for those
-            to another row; or a second run's folder, for paired tests on the items that both answered.
-        no_samples: leave the samples out of the page, which then holds numbers alone, for those who may not see the data.
-        clean: overlaps with training data that `lingshu overlap` wrote; the score on items without one is set beside the full one.
-        clean_kinds: kinds of overlap that count for --clean, with commas between; all but boilerplate if not given.
+        against: paper, for the published tables and the differences to the row of the run's model;
+            paper:MODEL for those to another row; or a second run's folder, for paired tests on the
+            items that both answered.
+        no_samples: leave the samples out of the page, which then holds numbers alone, for those who
+            may not see the data.
+        clean: overlaps with training data that `lingshu overlap` wrote; the score on items without
+            one is set beside the full one.
+        clean_kinds: kinds of overlap that count for --clean, with commas between; all but
+            boilerplate if not given.
     """
     from lingshu.evaluate import clean as step_clean
     from lingshu.evaluate import report as step
@@ -31,8 +40,11 @@ def report(
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")
     if clean_kinds is not None and clean is None:
-        raise InputError("--clean-kinds is given and no overlaps; name their file with --clean OVERLAPS.")
-    # All is read and compared before anything is written: a wrong --against leaves the reports as they are.
+        raise InputError(
+            "--clean-kinds is given and no overlaps; name their file with --clean OVERLAPS."
+        )
+    # All is read and compared before anything is written: a wrong --against leaves the reports as
+    # they are.
     kinds = step_clean.kinds_of(clean_kinds)
     overlaps = None if clean is None else step_clean.read_overlaps(clean)
     built = [step.build(run, against=against, overlaps=overlaps, kinds=kinds) for run in runs]
@@ -59,12 +71,20 @@ def brief(report: Report) -> str:
     for section in step.comparisons(report):
         lines.append(f"\n{section.title} ({report.model})\n")
         for part in section.brief:
-            lines += part.items if isinstance(part, step.Points) else [text_table(part.header, part.rows), part.caption]
+            lines += (
+                part.items
+                if isinstance(part, step.Points)
+                else [text_table(part.header, part.rows), part.caption]
+            )
     return "".join(f"{line}\n" for line in lines)
 
 
-def side_by_side(names: Sequence[str], reports: Sequence[Report]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table with a line per task and a column per run: accuracy and its interval, in percent."""
+def side_by_side(
+    names: Sequence[str], reports: Sequence[Report]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table with a line per task and a column per run: accuracy and its
+    interval, in percent.
+    """
     from lingshu.evaluate.report import UNJUDGED, interval_text, percent
 
     titles = {task.name: task.title for one in reports for task in one.tasks}
@@ -77,7 +97,14 @@ def side_by_side(names: Sequence[str], reports: Sequence[Report]) -> tuple[list[
             if summary is not None and summary.waits:
                 cells.append(UNJUDGED)
                 continue
-            told = "–" if summary is None else f"{percent(summary.accuracy.value)} ({interval_text(summary.accuracy)}), n {summary.n}"
+            told = (
+                "–"
+                if summary is None
+                else (
+                    f"{percent(summary.accuracy.value)} ({interval_text(summary.accuracy)}), n"
+                    f" {summary.n}"
+                )
+            )
             cells.append(told)
         rows.append([title, *cells])
     return header, rows
@@ -89,7 +116,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
     told = (
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
     )
     return "\n".join(line.rstrip() for line in told)

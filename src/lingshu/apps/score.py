@@ -26,18 +26,22 @@ def score(
     out: Path | None = None,
     metric_weights: Path | None = None,
 ) -> int:
-    """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95% intervals, statuses.
+    """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95%
+    intervals, statuses.
 
-    A row is {"id", "question", "choices"?, "gold", "reply", "kind"?, "lang"?, "group"?}: choices with or without their
-    letters, gold a letter, a text or a list of accepted texts, reply null where generation failed.
+    A row is {"id", "question", "choices"?, "gold", "reply", "kind"?, "lang"?, "group"?}: choices
+    with or without their letters, gold a letter, a text or a list of accepted texts, reply null
+    where generation failed.
 
     Args:
         file: JSONL file with one row per reply.
-        scorer: a name from `lingshu list scoring`, or a .py file with a function score(sample, reply).
-        protocol: strict grades by the scorer; paper and medevalkit grade choice, yes/no, closed and open questions by
-            published rules, with their known faults.
+        scorer: a name from `lingshu list scoring`, or a .py file with a function score(sample,
+            reply).
+        protocol: strict grades by the scorer; paper and medevalkit grade choice, yes/no, closed and
+            open questions by published rules, with their known faults.
         out: file for one scores row per reply; other keys of a row are carried through.
-        metric_weights: folder with the models of report metrics; those that are not there are said to be unavailable.
+        metric_weights: folder with the models of report metrics; those that are not there are said
+            to be unavailable.
     """
     from lingshu.evaluate.report import summarise
     from lingshu.scoring import _protocols
@@ -48,11 +52,17 @@ def score(
         raise InputError(f"{file} holds no rows; give one JSON object a line.")
     metrics = _metrics(rows, scorer, metric_weights)
     summary = summarise(rows)
-    counts = {"n": summary.n, **{f"status_{status}": count for status, count in summary.statuses.items()}}
+    counts = {
+        "n": summary.n,
+        **{f"status_{status}": count for status, count in summary.statuses.items()},
+    }
     if out is not None:
         write_scores(out, rows)
         card = RunCard(
-            "score", {"file": str(file), "scorer": scorer, "protocol": protocol}, counts=counts, hashes={file.name: sha256_file(file)}
+            "score",
+            {"file": str(file), "scorer": scorer, "protocol": protocol},
+            counts=counts,
+            hashes={file.name: sha256_file(file)},
         )
         write_json(out.with_name(f"{out.name}.run.json"), asdict(card))
     print(
@@ -64,7 +74,8 @@ def score(
                 "accuracy": summary.accuracy._asdict(),
                 "read": summary.read._asdict(),
                 "statuses": dict(summary.statuses),
-                # Several replies to one question are fine here, a file joined twice by mistake is not: the reader decides.
+                # Several replies to one question are fine here, a file joined twice by mistake is
+                # not: the reader decides.
                 "repeated_ids": len(rows) - len({row["id"] for row in rows}),
                 "quirks": list(_protocols.quirks(protocol)),
                 **metrics,
@@ -76,7 +87,9 @@ def score(
 
 
 def _metrics(rows: list[dict[str, Any]], scorer: str, weights: Path | None) -> dict[str, Any]:
-    """What the scorer's METRICS say of all rows, which each get their share; nothing where it has none."""
+    """What the scorer's METRICS say of all rows, which each get their share; nothing where it has
+    none.
+    """
     from lingshu.evaluate.measure import measure, table, values_of
 
     metrics = getattr(shelves.load("scoring", scorer), "METRICS", ())
@@ -91,7 +104,9 @@ def _metrics(rows: list[dict[str, Any]], scorer: str, weights: Path | None) -> d
 
 def _sample(row: dict[str, Any], number: int) -> Sample:
     # Scoring does not need the question's words, and files of replies often lack them.
-    sample = sample_from_row({**row, "question": row.get("question") or "(not given)", "messages": None}, number)
+    sample = sample_from_row(
+        {**row, "question": row.get("question") or "(not given)", "messages": None}, number
+    )
     if isinstance(sample, Drop):
         raise InputError(f"{sample.reason}: {sample.detail}")
     return sample
@@ -108,15 +123,23 @@ def scored_rows(file: Path, grade: Scorer) -> Iterator[dict[str, Any]]:
     for number, row in numbered_jsonl(file, torn_ok=False):
         place = f"{file}, line {number}"
         if "reply" not in row or not isinstance(row["reply"], str | None):
-            raise InputError(f'{place}: "reply" is missing or no text; put the reply there, or null where generation failed.')
+            raise InputError(
+                f'{place}: "reply" is missing or no text; put the reply there, or null where'
+                " generation failed."
+            )
         if not isinstance(row.get("group"), str | int | float | None):
-            raise InputError(f'{place}: "group" must be one text or number, which all rows of a patient, study or image share.')
+            raise InputError(
+                f'{place}: "group" must be one text or number, which all rows of a patient, study'
+                " or image share."
+            )
         try:
             sample = _sample(row, number)
         except InputError as error:
             raise InputError(f"{place}: {one_line(error)}") from error
         if sample.gold is None:
-            raise InputError(f"{place}: the row has no gold; give the right answer, or a list of accepted ones.")
+            raise InputError(
+                f"{place}: the row has no gold; give the right answer, or a list of accepted ones."
+            )
         try:
             # An unscorable row is the file's mistake here, so it is not counted but named.
             result = grade(sample, row["reply"]) if row["reply"] is not None else None

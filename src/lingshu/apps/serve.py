@@ -60,7 +60,8 @@ def serve(
     key_file
         A file of keys, one a line, at least 16 characters each; every request then needs one.
     root
-        A folder below which clients may name files, and whose studies the page shows; else images come inside the request alone.
+        A folder below which clients may name files, and whose studies the page shows; else images
+        come inside the request alone.
     runs
         A folder with evaluations, whose reports the page shows.
     review
@@ -100,19 +101,49 @@ def serve(
     loopback = is_loopback(host)
     if not (loopback or keys):
         raise ConfigError(
-            f"--host {host} lets other machines in; give --key-file FILE with a key that clients must send, or leave --host out."
+            f"--host {host} lets other machines in; give --key-file FILE with a key that clients"
+            " must send, or leave --host out."
         )
-    hosts = frozenset(one.strip().lower() for one in allow_urls.split(",")) if allow_urls is not None else None
+    hosts = (
+        frozenset(one.strip().lower() for one in allow_urls.split(","))
+        if allow_urls is not None
+        else None
+    )
     sources = Sources(Rooted(root) if root else None, Fetching(hosts) if hosts else None)
-    page = None if no_page else Page(Folders(sources.root, _rooted(runs, "runs"), _rooted(review, "review")))
-    options = EngineOptions(batch_size=batch, concurrency=batch, threads=threads, release=Release(private=allow_remote))
-    with contextlib.closing(listening(host, port)) as listener, contextlib.closing(live_for(model, options)) as live:
+    page = (
+        None
+        if no_page
+        else Page(Folders(sources.root, _rooted(runs, "runs"), _rooted(review, "review")))
+    )
+    options = EngineOptions(
+        batch_size=batch, concurrency=batch, threads=threads, release=Release(private=allow_remote)
+    )
+    with (
+        contextlib.closing(listening(host, port)) as listener,
+        contextlib.closing(live_for(model, options)) as live,
+    ):
         if not is_local(live.endpoint) and not allow_remote:
-            raise ConfigError(f"{live.endpoint} is on another machine; pass --allow-remote if what clients send may go there.")
+            raise ConfigError(
+                f"{live.endpoint} is on another machine; pass --allow-remote if what clients send"
+                " may go there."
+            )
         limits = Limits(body_bytes=max_body_mb << 20, held_bytes=4 * max_body_mb << 20)
-        serving = Serving(live, name or live.model, batch + queue, max_tokens, keys, loopback, sources, limits, page)
+        serving = Serving(
+            live,
+            name or live.model,
+            batch + queue,
+            max_tokens,
+            keys,
+            loopback,
+            sources,
+            limits,
+            page,
+        )
         shown = f" Page: {address(listener).removesuffix('v1')}" if page else ""
-        print(f"{serving.name} [{live.digest[:12]}] at {address(listener)}. {NOTICE}{shown}", file=sys.stderr)
+        print(
+            f"{serving.name} [{live.digest[:12]}] at {address(listener)}. {NOTICE}{shown}",
+            file=sys.stderr,
+        )
         run(serving, listener)
     return 0
 
@@ -128,20 +159,27 @@ def keys_in(file: Path) -> tuple[str, ...]:
     """The keys of a file, one a line; empty lines and lines that start with # are passed over.
 
     Raises:
-        ConfigError: it cannot be read, holds none, or one that is too short. The message repeats no key.
+        ConfigError: it cannot be read, holds none, or one that is too short. The message repeats no
+            key.
     """
     try:
         lines = file.read_text(encoding="ascii").splitlines()
     except (OSError, UnicodeError) as error:
         raise ConfigError(
-            f"--key-file {file} cannot be read ({type(error).__name__}); give a text file with a key on each line."
+            f"--key-file {file} cannot be read ({type(error).__name__}); give a text file with a"
+            " key on each line."
         ) from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
-        raise ConfigError(f"--key-file {file} holds no key; write one of at least 16 characters into it.")
+        raise ConfigError(
+            f"--key-file {file} holds no key; write one of at least 16 characters into it."
+        )
     for number, key in enumerate(keys, 1):
         if not KEY.fullmatch(key):
-            raise ConfigError(f"--key-file {file}: key {number} is shorter than 16 characters or holds a blank; draw a longer one.")
+            raise ConfigError(
+                f"--key-file {file}: key {number} is shorter than 16 characters or holds a blank;"
+                " draw a longer one."
+            )
     return keys
 
 
@@ -154,10 +192,14 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         if port > 65535:
             raise OverflowError  # the system would take the rest of a division
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, _, _, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise InputError(f"--host {host} --port {port} is no address of this machine; give another.") from error
+        raise InputError(
+            f"--host {host} --port {port} is no address of this machine; give another."
+        ) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
@@ -165,7 +207,10 @@ def listening(host: str, port: int) -> socket.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        raise InputError(f"--host {host} --port {port} cannot be listened on ({error.strerror}); choose another --port.") from error
+        raise InputError(
+            f"--host {host} --port {port} cannot be listened on ({error.strerror}); choose another"
+            " --port."
+        ) from error
     return listener
 
 
@@ -185,10 +230,12 @@ def server(serving: Serving) -> uvicorn.Server:
 
 def run(serving: Serving, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
-    # The loop lets go of Python's lock at every socket; with the default of 5 ms it would wait that long for the model each time.
+    # The loop lets go of Python's lock at every socket; with the default of 5 ms it would wait that
+    # long for the model each time.
     sys.setswitchinterval(0.0005)
     made = server(serving)
-    # A model and its libraries are 400,000 objects: looking through them all for garbage stops everything for a quarter of a second.
+    # A model and its libraries are 400,000 objects: looking through them all for garbage stops
+    # everything for a quarter of a second.
     gc.collect()
     gc.freeze()
     made.run(sockets=[listener])

@@ -1,4 +1,6 @@
-"""`lingshu synthesise`: a dataset and a teacher make a dataset of captions, questions, reasoning or dialogues."""
+"""`lingshu synthesise`: a dataset and a teacher make a dataset of captions, questions, reasoning or
+dialogues.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +34,23 @@ def synthesise(
 ) -> int:
     """Make synthetic samples of a dataset with a teacher, and queue a part of them for review.
 
-    What the teacher said is remembered: run the same command again after an interruption, with a larger budget, or with
-    reviewers' verdicts, and only what is missing is asked. The exit code is 1 where rows could not be asked (the teacher
-    failed at them, or the budget was spent), or where no row is left; 2 where reviewers rejected too much of a kind.
+    What the teacher said is remembered: run the same command again after an interruption, with a
+    larger budget, or with reviewers' verdicts, and only what is missing is asked. The exit code is
+    1 where rows could not be asked (the teacher failed at them, or the budget was spent), or where
+    no row is left; 2 where reviewers rejected too much of a kind.
 
     Parameters
     ----------
     recipe
-        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or .json file.
+        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or
+        .json file.
     dataset
         DATASET folder to begin from, as `lingshu curate` writes it.
     changes
         Typed overrides such as steps.captions.params.min_words=40, token_budget=2000000.
     teacher
-        http(s)://host/v1#name, batch: before one, a checkpoint folder or hub id, scripted, or a .py file.
+        http(s)://host/v1#name, batch: before one, a checkpoint folder or hub id, scripted, or a .py
+        file.
     out
         Folder of the dataset of synthetic samples.
     calls
@@ -61,7 +66,8 @@ def synthesise(
     timeout_s
         Seconds to wait for a reply.
     agreement
-        A data-use agreement that covers the address; may be given several times. Credentialed rows are never sent.
+        A data-use agreement that covers the address; may be given several times. Credentialed rows
+        are never sent.
     allow_remote
         Private samples that are not de-identified may be sent to the address.
     """
@@ -76,11 +82,22 @@ def synthesise(
     config = read_config(recipe, changes)
     memory = calls or out.with_name(f"{out.name}.calls")
     if memory.resolve().is_relative_to(out.resolve()):
-        raise ConfigError(f"--calls {memory} lies in --out {out}, which is replaced as a whole; choose another folder for the calls.")
+        raise ConfigError(
+            f"--calls {memory} lies in --out {out}, which is replaced as a whole; choose another"
+            " folder for the calls."
+        )
     release = Release(frozenset(agreement), allow_remote)
-    engine = engine_for(teacher, EngineOptions(concurrency=concurrency, retries=retries, timeout_s=timeout_s, release=release))
+    engine = engine_for(
+        teacher,
+        EngineOptions(
+            concurrency=concurrency, retries=retries, timeout_s=timeout_s, release=release
+        ),
+    )
     repeats = retries if engine.endpoint else 0
-    with shown() as progress, open_calls(config, engine, memory, release=release, repeats=repeats) as asked:
+    with (
+        shown() as progress,
+        open_calls(config, engine, memory, release=release, repeats=repeats) as asked,
+    ):
         done = run(config, dataset, out, asked, verdicts=verdicts, limit=limit, progress=progress)
     tell(done.card)
     for found in done.review:
@@ -88,7 +105,10 @@ def synthesise(
         print(f"review of {found.kind}: {found.reviewed} samples, {share} rejected")
     if done.unmatched:
         print(f"verdicts on {done.unmatched} samples that this run does not make")
-    print("calls: " + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in done.calls.items()))
+    print(
+        "calls: "
+        + ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in done.calls.items())
+    )
     print(f"to review: {out / 'review' / 'queue.jsonl'}\ndataset: {out}")
     if not done.card.rows:
         print("no row is left")
@@ -96,7 +116,8 @@ def synthesise(
 
 
 def read_config(recipe: str, changes: tuple[str, ...]) -> SynthesisConfig:
-    """The configuration of a recipe or file with every parameter written out and the overrides applied.
+    """The configuration of a recipe or file with every parameter written out and the overrides
+    applied.
 
     Raises:
         ConfigError, InputError, UnknownName: what is wrong and what was perhaps meant.
@@ -109,5 +130,7 @@ def read_config(recipe: str, changes: tuple[str, ...]) -> SynthesisConfig:
         made = part("recipes", recipe, "recipe")
         config = made() if callable(made) else None
         if not isinstance(config, SynthesisConfig):
-            raise ConfigError(f"{recipe!r} is no recipe of a synthesis; see `lingshu list recipes`.")
+            raise ConfigError(
+                f"{recipe!r} is no recipe of a synthesis; see `lingshu list recipes`."
+            )
     return configuration.override(resolve_synthesis(config), changes)

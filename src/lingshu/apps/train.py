@@ -38,7 +38,8 @@ def train(
     Parameters
     ----------
     recipe
-        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or .json file.
+        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or
+        .json file.
     changes
         Typed overrides such as model=CHECKPOINT, data.train=FOLDER, stages.deep.steps=100, seed=1.
     out
@@ -50,7 +51,8 @@ def train(
     gpus
         With --gpu: how many of them.
     mfu
-        With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 where it is not given.
+        With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 where
+        it is not given.
     text_tokens
         With --check: mean text tokens of a sample, where the data are not there to be measured.
     image_tokens
@@ -60,12 +62,26 @@ def train(
     """
     config = read_config(recipe, changes)
     if check:
-        print(plan(config, gpu=gpu, gpus=gpus, mfu=mfu, text_tokens=text_tokens, image_tokens=image_tokens))
+        print(
+            plan(
+                config,
+                gpu=gpu,
+                gpus=gpus,
+                mfu=mfu,
+                text_tokens=text_tokens,
+                image_tokens=image_tokens,
+            )
+        )
         return 0
     if (gpu, gpus, mfu, text_tokens, image_tokens) != (None,) * 5:
-        raise ConfigError("--gpu, --gpus, --mfu, --text-tokens and --image-tokens are for planning; pass --check with them.")
+        raise ConfigError(
+            "--gpu, --gpus, --mfu, --text-tokens and --image-tokens are for planning; pass --check"
+            " with them."
+        )
     if out is None:
-        raise ConfigError("--out is missing; name a folder for the run, or pass --check to plan only.")
+        raise ConfigError(
+            "--out is missing; name a folder for the run, or pass --check to plan only."
+        )
     from lingshu.train.log import SUMMARY, progress_line
     from lingshu.train.loop import train as run
     from lingshu.train.stage import Stopped
@@ -85,7 +101,8 @@ def train(
     if not world.first:
         return 0
     code = _tell(json.loads((out / SUMMARY).read_text(encoding="utf-8"))["stages"], checkpoint)
-    # torchrun takes any other code for a failure: it would end the other processes, or start all of them again.
+    # torchrun takes any other code for a failure: it would end the other processes, or start all of
+    # them again.
     return 0 if world.sharded else code
 
 
@@ -96,15 +113,22 @@ def _tell(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> int:
         dropped += sum(stage["dropped"].values())
         losses = f"loss {stage['first_loss']:.3f} -> {stage['last_loss']:.3f}"
         entities = stage.get("entities")
-        marked = f", entities {100 * entities['share']:.2f}% of supervised tokens" if entities else ""
-        print(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses}, {_drops(stage['dropped'])}{marked}")
+        marked = (
+            f", entities {100 * entities['share']:.2f}% of supervised tokens" if entities else ""
+        )
+        print(
+            f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses},"
+            f" {_drops(stage['dropped'])}{marked}"
+        )
     print(f"checkpoint: {checkpoint}")
     return 1 if dropped else 0
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A question that is answered with yes once SIGTERM came, as a cluster sends it before it takes a node away."""
+    """A question that is answered with yes once SIGTERM came, as a cluster sends it before it takes
+    a node away.
+    """
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
@@ -114,7 +138,11 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def _drops(dropped: dict[str, int]) -> str:
-    return "no sample dropped" if not dropped else "dropped " + ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+    return (
+        "no sample dropped"
+        if not dropped
+        else "dropped " + ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+    )
 
 
 def read_config(recipe: str, changes: tuple[str, ...]) -> TrainConfig:

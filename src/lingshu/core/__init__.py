@@ -1,1 +1,3 @@
-"""Floor 0: nouns, artefact readers and writers, configuration, files, errors, run card, HTTP client, release guard."""
+"""Floor 0: nouns, artefact readers and writers, configuration, files, errors, run card, HTTP
+client, release guard.
+"""

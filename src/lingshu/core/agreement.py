@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 
 class Agreement(NamedTuple):
-    """Items that both rated, the share on which they agree, Cohen's kappa and Gwet's AC1; None where one is not defined."""
+    """Items that both rated, the share on which they agree, Cohen's kappa and Gwet's AC1; None
+    where one is not defined.
+    """
 
     n: int
     agree: float | None
@@ -18,17 +20,20 @@ class Agreement(NamedTuple):
 
 
 def agreement(pairs: Sequence[tuple[str, str]], categories: Sequence[str]) -> Agreement:
-    """Cohen's kappa (1960) and Gwet's AC1 (2008) of two raters over `categories`, all that a rating can be.
+    """Cohen's kappa (1960) and Gwet's AC1 (2008) of two raters over `categories`, all that a rating
+    can be.
 
-    Kappa is None where both gave every item one and the same category: chance alone would agree as much. Where nearly all
-    items are alike, kappa is low however well two raters agree; AC1 is not.
+    Kappa is None where both gave every item one and the same category: chance alone would agree as
+    much. Where nearly all items are alike, kappa is low however well two raters agree; AC1 is not.
 
     Raises:
         ValueError: fewer than two categories, or a rating that is none of them.
     """
     stray = next((rating for pair in pairs for rating in pair if rating not in categories), None)
     if stray is not None or len(categories) < 2:
-        raise ValueError(f"{stray!r} is none of the categories {list(categories)}, or they are fewer than two")
+        raise ValueError(
+            f"{stray!r} is none of the categories {list(categories)}, or they are fewer than two"
+        )
     n = len(pairs)
     if not n:
         return Agreement(0, None, None, None)

@@ -42,15 +42,18 @@ REPORT_JSON, REPORT_MD, REPORT_HTML = "report.json", "report.md", "report.html"
 SHARD_ROWS = 4096
 
 
-# --- DATASET -----------------------------------------------------------------------------------------------------
+# --- DATASET
+# -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop by reason.
+    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop
+    by reason.
 
-    A curated one also says what each step did (docs/artefacts.md: step), the distributions of its rows by facet, and
-    its `version`, the digest of its shards' hashes. None: the dataset was not made by `lingshu curate`.
+    A curated one also says what each step did (docs/artefacts.md: step), the distributions of its
+    rows by facet, and its `version`, the digest of its shards' hashes. None: the dataset was not
+    made by `lingshu curate`.
     """
 
     name: str
@@ -66,7 +69,12 @@ class DatasetCard:
 
 
 def write_dataset(
-    folder: Path, name: str, rows: Iterable[tuple[Sample, Sequence[bytes]]], card: RunCard, *, drops: Mapping[str, int] | None = None
+    folder: Path,
+    name: str,
+    rows: Iterable[tuple[Sample, Sequence[bytes]]],
+    card: RunCard,
+    *,
+    drops: Mapping[str, int] | None = None,
 ) -> DatasetCard:
     """Write samples with their encoded images as a DATASET folder, whole or not at all.
 
@@ -89,7 +97,15 @@ def write_dataset(
             first = next(left, None)
             more = first is not None
             left, shard = (left if first is None else chain((first,), left)), shard + 1
-        result = DatasetCard(name, total, images, counts["licence"], counts["source"], counts["access"], dict(drops or {}))
+        result = DatasetCard(
+            name,
+            total,
+            images,
+            counts["licence"],
+            counts["source"],
+            counts["access"],
+            dict(drops or {}),
+        )
         write_json(temporary / DATASET_CARD, asdict(result))
         (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
         write_run_card(temporary, card)
@@ -99,11 +115,21 @@ def write_dataset(
 
 def _dataset_readme(card: DatasetCard) -> str:
     def table(title: str, counts: Mapping[str, int]) -> str:
-        return f"\n| {title} | rows |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in counts.items())
+        return f"\n| {title} | rows |\n|---|---|\n" + "".join(
+            f"| {k} | {v} |\n" for k, v in counts.items()
+        )
 
     head = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
-    body = f"# {card.name}\n\n{card.rows} rows, {card.images} images. Research only; not for clinical use.\n"
-    tables = {"licence": card.licences, "source": card.sources, "access": card.access, "dropped because": card.drops}
+    body = (
+        f"# {card.name}\n\n{card.rows} rows, {card.images} images. Research only; not for clinical"
+        " use.\n"
+    )
+    tables = {
+        "licence": card.licences,
+        "source": card.sources,
+        "access": card.access,
+        "dropped because": card.drops,
+    }
     return head + body + "".join(table(title, counts) for title, counts in tables.items() if counts)
 
 
@@ -115,19 +141,24 @@ def open_dataset(folder: Path) -> DatasetCard:
     """
     if not (folder / DATASET_CARD).is_file():
         raise ArtefactError(
-            f"{folder} is no DATASET folder ({DATASET_CARD} is missing); make one with `lingshu curate`, or check the path."
+            f"{folder} is no DATASET folder ({DATASET_CARD} is missing); make one with `lingshu"
+            " curate`, or check the path."
         )
     check_manifest(folder)
     try:
         return DatasetCard(**read_json(folder / DATASET_CARD))
     except TypeError as error:
-        raise ArtefactError(f"{folder / DATASET_CARD} is no card of a dataset ({error}); make the dataset anew.") from error
+        raise ArtefactError(
+            f"{folder / DATASET_CARD} is no card of a dataset ({error}); make the dataset anew."
+        ) from error
 
 
 def dataset_digest(folder: Path) -> str:
     """What identifies a dataset's content: the digest of its shards' hashes."""
     files = read_json(folder / "manifest.json")["files"]
-    return digest({name: facts["sha256"] for name, facts in files.items() if name.startswith("data/")})
+    return digest(
+        {name: facts["sha256"] for name, facts in files.items() if name.startswith("data/")}
+    )
 
 
 def read_dataset(folder: Path) -> Iterator[Sample]:
@@ -143,7 +174,8 @@ def read_dataset(folder: Path) -> Iterator[Sample]:
                 number += 1
 
 
-# --- CHECKPOINT --------------------------------------------------------------------------------------------------
+# --- CHECKPOINT
+# --------------------------------------------------------------------------------------------------
 
 
 def check_checkpoint(folder: Path) -> str:
@@ -153,31 +185,52 @@ def check_checkpoint(folder: Path) -> str:
         ArtefactError: it is no model folder, or a file is missing, truncated or changed.
     """
     if not folder.is_dir():
-        raise ArtefactError(f"{folder} is no folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name.")
+        raise ArtefactError(
+            f"{folder} is no folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name."
+        )
     if not (folder / "config.json").is_file():
         raise ArtefactError(
-            f"{folder} is no model folder (config.json is missing); give the folder that `lingshu train` names as its checkpoint."
+            f"{folder} is no model folder (config.json is missing); give the folder that `lingshu"
+            " train` names as its checkpoint."
         )
     files = check_manifest(folder)
     if files is not None:
-        return digest({name: facts["sha256"] for name, facts in files.items() if name != "run.json"})
-    # A folder that others made: sizes and the small files stand for it, hashing gigabytes on each start would not pay.
+        return digest(
+            {name: facts["sha256"] for name, facts in files.items() if name != "run.json"}
+        )
+    # A folder that others made: sizes and the small files stand for it, hashing gigabytes on each
+    # start would not pay.
     found = {
-        p.name: p.stat().st_size if p.stat().st_size > 1 << 20 else p.read_bytes().hex() for p in sorted(folder.iterdir()) if p.is_file()
+        p.name: p.stat().st_size if p.stat().st_size > 1 << 20 else p.read_bytes().hex()
+        for p in sorted(folder.iterdir())
+        if p.is_file()
     }
     return digest(found)
 
 
-# --- REPLIES -----------------------------------------------------------------------------------------------------
+# --- REPLIES
+# -----------------------------------------------------------------------------------------------------
 
 
 def reply_key(
-    sample: Sample, image_hashes: Sequence[str], revision: str | None, model: str, model_digest: str, sampling: Sampling, copy: int
+    sample: Sample,
+    image_hashes: Sequence[str],
+    revision: str | None,
+    model: str,
+    model_digest: str,
+    sampling: Sampling,
+    copy: int,
 ) -> str:
-    """sha256 of all that decides a reply: data revision, sample, dialogue, images, model and decoding."""
-    decoding = {name: getattr(sampling, name) for name in Sampling.__dataclass_fields__ if name != "copies"}
+    """sha256 of all that decides a reply: data revision, sample, dialogue, images, model and
+    decoding.
+    """
+    decoding = {
+        name: getattr(sampling, name) for name in Sampling.__dataclass_fields__ if name != "copies"
+    }
     dialogue = [message_to_json(m) for m in sample.messages]
-    return digest([revision, sample.id, dialogue, list(image_hashes), model, model_digest, decoding, copy])
+    return digest(
+        [revision, sample.id, dialogue, list(image_hashes), model, model_digest, decoding, copy]
+    )
 
 
 _TEXT, _NUMBER = (str, type(None)), (int, type(None))
@@ -201,30 +254,43 @@ def replies_file(folder: Path, rank: int = 0, world: int = 1) -> Path:
 
 
 def reply_files(folder: Path) -> list[Path]:
-    """Every file of replies in `folder`, whichever process of whichever run wrote it; the order decides whose answer counts."""
-    ranked = sorted((int(m[2]), int(m[1]), path) for path in folder.glob("replies.*-of-*.jsonl") if (m := _RANKED.fullmatch(path.name)))
+    """Every file of replies in `folder`, whichever process of whichever run wrote it; the order
+    decides whose answer counts.
+    """
+    ranked = sorted(
+        (int(m[2]), int(m[1]), path)
+        for path in folder.glob("replies.*-of-*.jsonl")
+        if (m := _RANKED.fullmatch(path.name))
+    )
     alone = folder / REPLIES
     return [*([alone] if alone.is_file() else []), *(path for _, _, path in ranked)]
 
 
 def read_replies(folder: Path) -> Iterator[tuple[str, Reply]]:
-    """Every stored reply with its key, file by file; a row that is being written at this moment is passed over.
+    """Every stored reply with its key, file by file; a row that is being written at this moment is
+    passed over.
 
     Raises:
         ArtefactError: a row that is none of replies.
     """
-    return ((key, reply) for path in reply_files(folder) for _, key, reply in numbered_replies(path))
+    return (
+        (key, reply) for path in reply_files(folder) for _, key, reply in numbered_replies(path)
+    )
 
 
 def numbered_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
     """The replies of one file with the numbers of their lines, from 1."""
     for number, row in numbered_jsonl(path, torn_ok=True):
         if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY}:
-            raise ArtefactError(f"{path}, line {number}: no row of replies; give the folder of an evaluation, or choose another --out.")
+            raise ArtefactError(
+                f"{path}, line {number}: no row of replies; give the folder of an evaluation, or"
+                " choose another --out."
+            )
         for name, value in row.items():
             if not isinstance(value, _REPLY_TYPES[name]):
                 raise ArtefactError(
-                    f"{path}, line {number}: {name} cannot be {value!r:.40}; remove the line, and its question is asked again."
+                    f"{path}, line {number}: {name} cannot be {value!r:.40}; remove the line, and"
+                    " its question is asked again."
                 )
         yield number, row.pop("key"), Reply(**row)
 
@@ -232,25 +298,34 @@ def numbered_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
 class ReplyStore:
     """What one process appends its replies to. The file is locked while it is open.
 
-    A reply that failed (`error`) is kept as a record, but does not count as an answer: the next run asks again.
+    A reply that failed (`error`) is kept as a record, but does not count as an answer: the next run
+    asks again.
 
     Raises:
-        StorageError: another process writes this file, or a run of another number of processes is at work in `folder`.
+        StorageError: another process writes this file, or a run of another number of processes is
+            at work in `folder`.
     """
 
     def __init__(self, folder: Path, *, rank: int = 0, world: int = 1) -> None:
         path = replies_file(folder, rank, world)
         self._log = JsonlAppender(path)
-        # First the own lock, then a look at the others': of two that start at once, at least one sees the other.
+        # First the own lock, then a look at the others': of two that start at once, at least one
+        # sees the other.
         ours = {replies_file(folder, other, world) for other in range(world)}
         for other in reply_files(folder):
             if other not in ours and in_use(other):
                 self._log.close()
-                raise StorageError(f"{other} is being written by another run; wait for it to end, or choose another --out.")
+                raise StorageError(
+                    f"{other} is being written by another run; wait for it to end, or choose"
+                    " another --out."
+                )
 
     def add(self, replies: Iterable[tuple[str, Reply]]) -> None:
         """Append replies under their keys, in one write that is on the disk when this returns."""
-        self._log.append({"key": key, **{name: getattr(reply, name) for name in _REPLY}} for key, reply in replies)
+        self._log.append(
+            {"key": key, **{name: getattr(reply, name) for name in _REPLY}}
+            for key, reply in replies
+        )
 
     def close(self) -> None:
         self._log.close()
@@ -262,12 +337,17 @@ class ReplyStore:
         self.close()
 
 
-# --- SCORES ------------------------------------------------------------------------------------------------------
+# --- SCORES
+# ------------------------------------------------------------------------------------------------------
 
 
 def score_row(sample_id: str, score: Score, carried: Mapping[str, Any]) -> dict[str, Any]:
     """One SCORES row; `carried` are the keys that come along from the question, such as groupings."""
-    return {"id": sample_id, **asdict(score), **{k: v for k, v in carried.items() if k not in ("id", "value", "status", "read", "note")}}
+    return {
+        "id": sample_id,
+        **asdict(score),
+        **{k: v for k, v in carried.items() if k not in ("id", "value", "status", "read", "note")},
+    }
 
 
 def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -289,16 +369,25 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
         raise ArtefactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
     for number, row in numbered_jsonl(path, torn_ok=True):
         if not {"id", "value", "status"} <= row.keys():
-            raise ArtefactError(f"{path}, line {number}: no scores row (id, value and status are needed); score the run again.")
+            raise ArtefactError(
+                f"{path}, line {number}: no scores row (id, value and status are needed); score the"
+                " run again."
+            )
         for name, right in _SCORE_CHECKS.items():
             if not right(row.get(name)):
-                raise ArtefactError(f"{path}, line {number}: {name} cannot be {row[name]!r:.40}; score the run again.")
+                raise ArtefactError(
+                    f"{path}, line {number}: {name} cannot be {row[name]!r:.40}; score the run"
+                    " again."
+                )
         yield row
 
 
 def _is_value(value: object) -> bool:
-    # Scores are shares, and those of rubrics a few times as much; sums of what is far larger would leave the range of numbers.
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6)
+    # Scores are shares, and those of rubrics a few times as much; sums of what is far larger would
+    # leave the range of numbers.
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+    )
 
 
 # What decides the numbers of a report.

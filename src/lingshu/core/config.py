@@ -1,4 +1,6 @@
-"""Configuration: frozen dataclasses to YAML or JSON and back, and typed overrides such as `stages.deep.steps=10`."""
+"""Configuration: frozen dataclasses to YAML or JSON and back, and typed overrides such as
+`stages.deep.steps=10`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def from_plain(kind: type[C], value: object) -> C:
     """Build a configuration from plain values, completely checked.
 
     Raises:
-        ConfigError: a wrong type, a missing value, or an unknown key (the message names the nearest).
+        ConfigError: a wrong type, a missing value, or an unknown key (the message names the
+            nearest).
     """
     import pydantic
 
@@ -33,11 +36,19 @@ def from_plain(kind: type[C], value: object) -> C:
         config = adapter.validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
+        place = (
+            ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
+        )
         # What a whole section holds says nothing that its message does not, at great length.
-        got = "" if isinstance(first["input"], dict | list | tuple) else f" (got {first['input']!r})"
+        got = (
+            "" if isinstance(first["input"], dict | list | tuple) else f" (got {first['input']!r})"
+        )
         message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        remedy = "; write {key: value}" if first["type"] in ("dict_type", "mapping_type", "dataclass_type") else ""
+        remedy = (
+            "; write {key: value}"
+            if first["type"] in ("dict_type", "mapping_type", "dataclass_type")
+            else ""
+        )
         raise ConfigError(f"{place}: {message}{got}{remedy}.") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
@@ -55,7 +66,9 @@ def _refuse_unknown(given: object, known: object, place: str) -> None:
     if isinstance(given, dict) and isinstance(known, dict):
         for key, value in given.items():
             if key not in known:
-                raise ConfigError(f"unknown key {place + str(key)!r}; {nearest(str(key), map(str, known))}")
+                raise ConfigError(
+                    f"unknown key {place + str(key)!r}; {nearest(str(key), map(str, known))}"
+                )
             _refuse_unknown(value, known[key], f"{place}{key}.")
     elif isinstance(given, list | tuple) and isinstance(known, list):
         for index, (mine, theirs) in enumerate(zip(given, known, strict=False)):
@@ -63,7 +76,8 @@ def _refuse_unknown(given: object, known: object, place: str) -> None:
 
 
 def override(config: C, changes: Sequence[str]) -> C:
-    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or its position.
+    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or its
+    position.
 
     An item with a name of its own, such as a stage, is taken out with null: `stages.deep=null`.
 
@@ -88,7 +102,10 @@ def override(config: C, changes: Sequence[str]) -> C:
 def _set(node: Any, keys: list[str], value: object, path: str) -> None:
     key, *rest = keys
     if isinstance(node, list):
-        labels = [item["name"] if isinstance(item, dict) and "name" in item else str(i) for i, item in enumerate(node)]
+        labels = [
+            item["name"] if isinstance(item, dict) and "name" in item else str(i)
+            for i, item in enumerate(node)
+        ]
         if key in labels:
             place: Any = labels.index(key)
         elif key.isdigit() and int(key) < len(node):
@@ -97,7 +114,11 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
             raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, labels)}")
     elif isinstance(node, dict):
         if key not in node:
-            deeper = sorted(below for below in _paths(node) if below.rpartition(".")[2] == path.rpartition(".")[2])
+            deeper = sorted(
+                below
+                for below in _paths(node)
+                if below.rpartition(".")[2] == path.rpartition(".")[2]
+            )
             meant = f"did you mean {deeper[0]!r}?" if len(deeper) == 1 else nearest(key, node)
             raise ConfigError(f"unknown key {key!r} in {path!r}; {meant}")
         place = key
@@ -105,7 +126,12 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
         raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
     if rest:
         _set(node[place], rest, value, path)
-    elif value is None and isinstance(node, list) and isinstance(node[place], dict) and "name" in node[place]:
+    elif (
+        value is None
+        and isinstance(node, list)
+        and isinstance(node[place], dict)
+        and "name" in node[place]
+    ):
         del node[place]
     else:
         node[place] = value
@@ -115,7 +141,9 @@ def _paths(node: Any) -> Iterator[str]:
     """Every key below a plain value, as an override would name it."""
     if isinstance(node, dict | list):
         items = (
-            node.items() if isinstance(node, dict) else ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
+            node.items()
+            if isinstance(node, dict)
+            else ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
         )
         for key, value in items:
             yield str(key)

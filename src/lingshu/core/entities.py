@@ -1,8 +1,10 @@
-"""Medical entities in answers: finding terms in text, and the spans that a sample carries from curation to training.
+"""Medical entities in answers: finding terms in text, and the spans that a sample carries from
+curation to training.
 
-A sample's spans lie in `meta.extra["entities"]` as JSON, `[[turn, start, end, words], ...]`: `turn` is the position of an
-assistant message, `start` and `end` count characters of its text, and `words` are those characters, so that a text that was
-edited afterwards is noticed. A sample without the key was never marked; `[]` says that it was, and holds no term.
+A sample's spans lie in `meta.extra["entities"]` as JSON, `[[turn, start, end, words], ...]`: `turn`
+is the position of an assistant message, `start` and `end` count characters of its text, and `words`
+are those characters, so that a text that was edited afterwards is noticed. A sample without the key
+was never marked; `[]` says that it was, and holds no term.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from lingshu.core.errors import InputError
 from lingshu.core.nouns import Sample
 
 ENTITIES = "entities"
-# Terms are looked up by their first characters, so that a dictionary of any size costs little more than a small one.
+# Terms are looked up by their first characters, so that a dictionary of any size costs little more
+# than a small one.
 _KEY = 4
 # Scripts that write words without blanks between them; their terms need no boundary.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _BLANKS = re.compile(r"\s\s|[^\S ]")
 _DASHES = dict.fromkeys(range(0x2010, 0x2016), "-")
 
@@ -37,7 +42,9 @@ class Span(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """A text for comparing, and for each of its characters the first and the last but one character it stands for."""
+    """A text for comparing, and for each of its characters the first and the last but one character
+    it stands for.
+    """
 
     text: str
     starts: Sequence[int]
@@ -45,7 +52,9 @@ class Folded(NamedTuple):
 
 
 def folded(text: str) -> Folded:
-    """NFKC and case-folded, each run of blanks one blank, every dash a hyphen; with the way back to the original characters."""
+    """NFKC and case-folded, each run of blanks one blank, every dash a hyphen; with the way back to
+    the original characters.
+    """
     if text.isascii() and not _BLANKS.search(text):
         return Folded(text.lower(), range(len(text)), range(1, len(text) + 1))
     out: list[str] = []
@@ -77,11 +86,13 @@ def _fold(text: str) -> str:
 class Terms:
     """A dictionary to look for in texts; a term of blanks alone is left out.
 
-    `plurals` also finds English plurals of terms that are words in the singular, `hyphens` the same term with a blank,
-    a hyphen or nothing between its parts.
+    `plurals` also finds English plurals of terms that are words in the singular, `hyphens` the same
+    term with a blank, a hyphen or nothing between its parts.
     """
 
-    def __init__(self, terms: Iterable[str], *, plurals: bool = False, hyphens: bool = False) -> None:
+    def __init__(
+        self, terms: Iterable[str], *, plurals: bool = False, hyphens: bool = False
+    ) -> None:
         self._by_key: dict[str, list[str]] = defaultdict(list)
         known: set[str] = set()
         for term in terms:
@@ -92,10 +103,11 @@ class Terms:
             self._by_key[term[:_KEY]].append(term)
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Where terms stand in a text: the longest at each place, from left to right, none overlapping another.
+        """Where terms stand in a text: the longest at each place, from left to right, none
+        overlapping another.
 
-        A letter or digit at the end of a term must not go on as a word: `ct` is not found in "structure". Terms in
-        scripts without blanks between words need no such boundary.
+        A letter or digit at the end of a term must not go on as a word: `ct` is not found in
+        "structure". Terms in scripts without blanks between words need no such boundary.
         """
         there = folded(text)
         found, at = [], 0
@@ -113,7 +125,9 @@ class Terms:
             at + len(term)
             for size in range(1, _KEY + 1)
             for term in self._by_key.get(text[at : at + size], ())
-            if (len(term) >= _KEY or len(term) == size) and text.startswith(term, at) and _bounded(text, at + len(term))
+            if (len(term) >= _KEY or len(term) == size)
+            and text.startswith(term, at)
+            and _bounded(text, at + len(term))
         ]
         return max(ends, default=None)
 
@@ -124,13 +138,19 @@ def _bounded(text: str, at: int) -> bool:
 
 
 def _spelt(character: str) -> bool:
-    return (character.isalnum() or character == "_" or unicodedata.combining(character) > 0) and not _UNSPACED.match(character)
+    return (
+        character.isalnum() or character == "_" or unicodedata.combining(character) > 0
+    ) and not _UNSPACED.match(character)
 
 
 def _variants(term: str, *, plurals: bool, hyphens: bool) -> set[str]:
     found = {term}
     if hyphens:
-        found |= {changed for old, new in (("-", " "), (" ", "-"), ("-", "")) if len(changed := term.replace(old, new)) > 1}
+        found |= {
+            changed
+            for old, new in (("-", " "), (" ", "-"), ("-", ""))
+            if len(changed := term.replace(old, new)) > 1
+        }
     if plurals:
         found |= {plural for one in tuple(found) for plural in _plurals(one)}
     return found
@@ -145,7 +165,10 @@ def _plurals(term: str) -> tuple[str, ...]:
     if end in ("ex", "ix"):
         return (f"{term}es", f"{stem}ices")
     if end in ("us", "um"):
-        return (f"{term}es" if end == "us" else f"{term}s", f"{stem}i" if end == "us" else f"{stem}a")
+        return (
+            f"{term}es" if end == "us" else f"{term}s",
+            f"{stem}i" if end == "us" else f"{stem}a",
+        )
     if end[1] == "y" and end[0] not in "aeiou":
         return (f"{term[:-1]}ies",)
     if end[1] == "a":
@@ -153,7 +176,8 @@ def _plurals(term: str) -> tuple[str, ...]:
     return (f"{term}es",) if end[1] in "sxz" or end in ("ch", "sh") else (f"{term}s",)
 
 
-# --- what a sample carries -------------------------------------------------------------------------------------------
+# --- what a sample carries
+# -------------------------------------------------------------------------------------------
 
 
 def mark(sample: Sample, terms: Terms) -> list[Span]:
@@ -182,11 +206,24 @@ def spans_of(sample: Sample) -> list[Span] | None:
     if written is None:
         return None
     try:
-        spans = [Span(int(turn), int(start), int(end), str(words)) for turn, start, end, words in json.loads(written)]
+        spans = [
+            Span(int(turn), int(start), int(end), str(words))
+            for turn, start, end, words in json.loads(written)
+        ]
     except (ValueError, TypeError) as error:
-        raise InputError(f"its entities are no [[turn, start, end, words], ...] ({error}); mark them anew.") from error
+        raise InputError(
+            f"its entities are no [[turn, start, end, words], ...] ({error}); mark them anew."
+        ) from error
     for turn, start, end, words in spans:
         there = sample.messages[turn] if 0 <= turn < len(sample.messages) else None
-        if there is None or there.role != "assistant" or not 0 <= start < end or there.text[start:end] != words:
-            raise InputError(f"its entity at {start} to {end} of message {turn} is not there; mark it after the last change of its text.")
+        if (
+            there is None
+            or there.role != "assistant"
+            or not 0 <= start < end
+            or there.text[start:end] != words
+        ):
+            raise InputError(
+                f"its entity at {start} to {end} of message {turn} is not there; mark it after the"
+                " last change of its text."
+            )
     return spans

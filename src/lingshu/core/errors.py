@@ -12,7 +12,8 @@ LingshuError
 ├── UnknownName      LookupError  a name that no shelf holds
 └── MissingExtra     LookupError  a part that was not installed
 
-Each message names the thing, its value and the remedy, in one line. The command line prints it and exits with 2.
+Each message names the thing, its value and the remedy, in one line. The command line prints it and
+exits with 2.
 """
 
 from __future__ import annotations
@@ -76,14 +77,18 @@ def one_line(error: BaseException) -> str:
 
 
 def fault(error: BaseException) -> str:
-    """What went wrong in code that is not ours, and where: type, message, file and line, on one line."""
+    """What went wrong in code that is not ours, and where: type, message, file and line, on one
+    line.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {one_line(error)[:200]}{place}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` did you mean 'x'?` for the closest known name, else the whole list, ready to append to a message."""
+    """` did you mean 'x'?` for the closest known name, else the whole list, ready to append to a
+    message.
+    """
     options = sorted(known)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:

@@ -1,7 +1,9 @@
-"""The one way to fetch an address that a client named: allowed hosts only, resolved once, every address checked, no redirects.
+"""The one way to fetch an address that a client named: allowed hosts only, resolved once, every
+address checked, no redirects.
 
-A name is looked up once and the connection goes to what was checked, so that an answer that changes between check and use
-(DNS rebinding) changes nothing. Addresses of this machine, its networks and its provider's services are never reached.
+A name is looked up once and the connection goes to what was checked, so that an answer that changes
+between check and use (DNS rebinding) changes nothing. Addresses of this machine, its networks and
+its provider's services are never reached.
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PORTS = {"http": 80, "https": 443}
-# All of the open internet's IPv6 (RFC 4291), and in it what may stand for an IPv4 address: Teredo and 6to4. Mapped, translated
-# and NAT64 addresses lie outside.
+# All of the open internet's IPv6 (RFC 4291), and in it what may stand for an IPv4 address: Teredo
+# and 6to4. Mapped, translated and NAT64 addresses lie outside.
 _GLOBAL = ipaddress.IPv6Network("2000::/3")
 _TUNNELS = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2002::/16"))
 
 
 @dataclass(frozen=True)
 class Fetching:
-    """What may be fetched: from `hosts`, each a name or name:port, at most `max_bytes` within `timeout_s` seconds.
+    """What may be fetched: from `hosts`, each a name or name:port, at most `max_bytes` within
+    `timeout_s` seconds.
 
-    `networks` are networks that may be reached although they are not public, such as that of a hospital's own archive.
+    `networks` are networks that may be reached although they are not public, such as that of a
+    hospital's own archive.
     """
 
     hosts: frozenset[str]
@@ -45,15 +49,19 @@ class Fetching:
     def __post_init__(self) -> None:
         for host in self.hosts:
             if not host or any(sign in host for sign in "/@* ?#") or host != host.lower():
-                raise ConfigError(f"{host!r} is no host; write a name in small letters, or name:port, without scheme and path.")
+                raise ConfigError(
+                    f"{host!r} is no host; write a name in small letters, or name:port, without"
+                    " scheme and path."
+                )
 
 
 async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) -> bytes:
     """The body of an http(s) address.
 
     Raises:
-        InputError: the host is not allowed, an address behind it is not public, or the answer is no body of status 200 within
-            the limits. The message repeats neither the address nor what was found there.
+        InputError: the host is not allowed, an address behind it is not public, or the answer is no
+            body of status 200 within the limits. The message repeats neither the address nor what
+            was found there.
     """
     import aiohttp
 
@@ -62,16 +70,28 @@ async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) ->
         async with asyncio.timeout(rules.timeout_s):
             found = list(await (resolve or system)(host, port))
             if not found or not all(_reachable(address, rules) for address in found):
-                raise InputError("the address leads into a network that is not public; send the image itself.")
-            connector = aiohttp.TCPConnector(resolver=_checked(found), use_dns_cache=False, force_close=True, limit=1)
-            options: dict[str, Any] = {"cookie_jar": aiohttp.DummyCookieJar(), "trust_env": False, "auto_decompress": False}
+                raise InputError(
+                    "the address leads into a network that is not public; send the image itself."
+                )
+            connector = aiohttp.TCPConnector(
+                resolver=_checked(found), use_dns_cache=False, force_close=True, limit=1
+            )
+            options: dict[str, Any] = {
+                "cookie_jar": aiohttp.DummyCookieJar(),
+                "trust_env": False,
+                "auto_decompress": False,
+            }
             async with aiohttp.ClientSession(connector=connector, **options) as client:
                 # Not compressed: a small answer must not become a large one.
                 headers = {"Accept-Encoding": "identity", "User-Agent": "lingshu"}
-                async with client.get(parts.geturl(), headers=headers, allow_redirects=False) as response:
+                async with client.get(
+                    parts.geturl(), headers=headers, allow_redirects=False
+                ) as response:
                     return await _body(response, rules.max_bytes)
     except TimeoutError as error:
-        raise InputError(f"the address gave no whole answer within {rules.timeout_s:g} s; send the image itself.") from error
+        raise InputError(
+            f"the address gave no whole answer within {rules.timeout_s:g} s; send the image itself."
+        ) from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -85,8 +105,17 @@ def _parse(url: str, rules: Fetching) -> tuple[SplitResult, str, int]:
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
         raise InputError("the address of the image is none; write http(s)://host/path.") from error
-    if parts.scheme not in _PORTS or not host or parts.username is not None or parts.password is not None or "\\" in url:
-        raise InputError("the address of the image is none that may be fetched; write http(s)://host/path without a password.")
+    if (
+        parts.scheme not in _PORTS
+        or not host
+        or parts.username is not None
+        or parts.password is not None
+        or "\\" in url
+    ):
+        raise InputError(
+            "the address of the image is none that may be fetched; write http(s)://host/path"
+            " without a password."
+        )
     number = port if port is not None else _PORTS[parts.scheme]
     named = f"{host}:{number}"
     if named not in rules.hosts and not (host in rules.hosts and number == _PORTS[parts.scheme]):
@@ -96,8 +125,13 @@ def _parse(url: str, rules: Fetching) -> tuple[SplitResult, str, int]:
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     if response.status != 200:
-        raise InputError(f"the address answers with HTTP status {response.status}, and redirects are not followed; send the image itself.")
-    large = InputError(f"what lies at the address is larger than {limit >> 20} MB; make it smaller.")
+        raise InputError(
+            f"the address answers with HTTP status {response.status}, and redirects are not"
+            " followed; send the image itself."
+        )
+    large = InputError(
+        f"what lies at the address is larger than {limit >> 20} MB; make it smaller."
+    )
     if (response.content_length or 0) > limit:
         raise large
     data = bytearray()
@@ -109,7 +143,9 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def system(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver knows; it also reads numbers in every spelling (decimal, hex, octal, short)."""
+    """The addresses that the system's resolver knows; it also reads numbers in every spelling
+    (decimal, hex, octal, short).
+    """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
@@ -125,10 +161,20 @@ def _reachable(text: str, rules: Fetching) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is one of the open internet; one that carries another address inside is none."""
-    if not address.is_global or address.is_multicast or address.is_reserved or address.is_unspecified or address.is_loopback:
+    """Whether an address is one of the open internet; one that carries another address inside is
+    none.
+    """
+    if (
+        not address.is_global
+        or address.is_multicast
+        or address.is_reserved
+        or address.is_unspecified
+        or address.is_loopback
+    ):
         return False
-    return isinstance(address, ipaddress.IPv4Address) or (address in _GLOBAL and not any(address in tunnel for tunnel in _TUNNELS))
+    return isinstance(address, ipaddress.IPv4Address) or (
+        address in _GLOBAL and not any(address in tunnel for tunnel in _TUNNELS)
+    )
 
 
 def _checked(found: Sequence[str]) -> Any:
@@ -136,11 +182,20 @@ def _checked(found: Sequence[str]) -> Any:
     from aiohttp.abc import AbstractResolver, ResolveResult
 
     class Checked(AbstractResolver):
-        async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
             def known(address: str) -> ResolveResult:
                 kind = socket.AF_INET6 if ":" in address else socket.AF_INET
                 numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-                return {"hostname": host, "host": address, "port": port, "family": kind, "proto": 0, "flags": numeric}
+                return {
+                    "hostname": host,
+                    "host": address,
+                    "port": port,
+                    "family": kind,
+                    "proto": 0,
+                    "flags": numeric,
+                }
 
             return [one for one in map(known, found) if family in (socket.AF_UNSPEC, one["family"])]
 

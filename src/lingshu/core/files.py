@@ -1,4 +1,6 @@
-"""How this project touches the disk: whole files or nothing, JSONL that survives a kill, manifests with sha256."""
+"""How this project touches the disk: whole files or nothing, JSONL that survives a kill, manifests
+with sha256.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,16 @@ from lingshu.core.errors import ArtefactError, InputError, StorageError
 
 MANIFEST = "manifest.json"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_REFUSED = {
+    errno.ENOENT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -32,17 +43,28 @@ def disk(path: Path) -> Iterator[None]:
     except Exception as error:
         number = _errno(error)
         if number in _FULL:
-            raise StorageError(f"no space left while writing {path}; free some space or choose another --out.") from error
+            raise StorageError(
+                f"no space left while writing {path}; free some space or choose another --out."
+            ) from error
         if number in _REFUSED:
-            raise StorageError(f"{path} cannot be written ({os.strerror(number)}); choose another --out.") from error
+            raise StorageError(
+                f"{path} cannot be written ({os.strerror(number)}); choose another --out."
+            ) from error
         raise
 
 
 def _errno(error: Exception) -> int:
-    """The system's error number, 0 for other errors. Rust libraries (safetensors, tokenizers) tell it in words alone."""
+    """The system's error number, 0 for other errors.
+
+    Rust libraries (safetensors, tokenizers) tell it in words alone.
+    """
     if isinstance(error, OSError):
         return error.errno or 0
-    told = _OS_ERROR.search(str(error)) if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins")) else None
+    told = (
+        _OS_ERROR.search(str(error))
+        if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins"))
+        else None
+    )
     return int(told[1]) if told else 0
 
 
@@ -78,13 +100,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name on success; an older artefact there is replaced.
+    """A temporary folder beside `path` that takes its name on success; an older artefact there is
+    replaced.
 
     Raises:
         StorageError: the disk refused, or `path` holds something that no run of ours wrote.
     """
     if path.exists() and not _replaceable(path):
-        raise StorageError(f"{path} exists and is no artefact of an earlier run; choose another --out, or move it away.")
+        raise StorageError(
+            f"{path} exists and is no artefact of an earlier run; choose another --out, or move it"
+            " away."
+        )
     with disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -95,7 +121,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     sync_file(file)
             temporary.chmod(0o755)
             if path.exists():
-                # Two renames: a kill between them leaves the older folder under its hidden name, never a mixture.
+                # Two renames: a kill between them leaves the older folder under its hidden name,
+                # never a mixture.
                 older = temporary.with_suffix(".old")
                 path.rename(older)
                 temporary.rename(path)
@@ -109,7 +136,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 def _replaceable(path: Path) -> bool:
     # A folder is removed as a whole when it is replaced: never one that a person filled.
-    return path.is_dir() and (not any(path.iterdir()) or any((path / name).is_file() for name in (MANIFEST, "run.json")))
+    return path.is_dir() and (
+        not any(path.iterdir()) or any((path / name).is_file() for name in (MANIFEST, "run.json"))
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,7 +161,9 @@ def read_json(path: Path) -> dict:
     except FileNotFoundError as error:
         raise ArtefactError(f"{path} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} cannot be read as JSON ({error}); it is damaged, write it anew.") from error
+        raise ArtefactError(
+            f"{path} cannot be read as JSON ({error}); it is damaged, write it anew."
+        ) from error
     if not isinstance(value, dict):
         raise ArtefactError(f"{path} holds no JSON object.")
     return value
@@ -154,7 +185,8 @@ _STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """The objects of a JSONL file in order; a torn last line (a kill in the middle of a write) is passed over.
+    """The objects of a JSONL file in order; a torn last line (a kill in the middle of a write) is
+    passed over.
 
     Raises:
         InputError: the file is missing, or a line other than a torn last one is no JSON object.
@@ -163,7 +195,8 @@ def read_jsonl(path: Path) -> Iterator[dict]:
 
 
 def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
-    """The objects of a JSONL file with their line numbers, from 1; `torn_ok` passes over a last line that was cut short.
+    """The objects of a JSONL file with their line numbers, from 1; `torn_ok` passes over a last
+    line that was cut short.
 
     Raises:
         InputError: the file is missing, or a line is no JSON object.
@@ -182,7 +215,9 @@ def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
             except (ValueError, RecursionError) as error:
                 if torn_ok and not whole:
                     return
-                raise InputError(f"{path}, line {number}: not valid JSON ({error}); mend or remove the line.") from error
+                raise InputError(
+                    f"{path}, line {number}: not valid JSON ({error}); mend or remove the line."
+                ) from error
             if not isinstance(value, dict):
                 raise InputError(f"{path}, line {number}: a JSON object is expected.")
             yield number, value
@@ -209,9 +244,11 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 class JsonlAppender:
-    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most that call.
+    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most
+    that call.
 
-    The file is locked while it is open. The system lets go of the lock when the process ends, however it ends.
+    The file is locked while it is open. The system lets go of the lock when the process ends,
+    however it ends.
 
     Raises:
         StorageError: another process has it open, or the disk refused.
@@ -255,7 +292,8 @@ class JsonlAppender:
                 raise
 
     def drop_last(self) -> dict | None:
-        """Take the last row away and return it; None where there is none. A kill leaves the file with the row or without it.
+        """Take the last row away and return it; None where there is none. A kill leaves the file
+        with the row or without it.
 
         Raises:
             InputError: it is no JSON object, and stays.
@@ -273,7 +311,9 @@ class JsonlAppender:
             try:
                 row = _STRICT.decode(line.decode("utf-8"))
             except ValueError as error:
-                raise InputError(f"{self.path}, last line: not valid JSON ({error}); mend or remove the line.") from error
+                raise InputError(
+                    f"{self.path}, last line: not valid JSON ({error}); mend or remove the line."
+                ) from error
             os.ftruncate(self._handle, end - len(line))
             os.fsync(self._handle)
             return row
@@ -292,9 +332,15 @@ def _lock(handle: int, path: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise StorageError(f"{path} is being written by another process; wait for it to end, or choose another --out.") from error
+        raise StorageError(
+            f"{path} is being written by another process; wait for it to end, or choose another"
+            " --out."
+        ) from error
     except OSError as error:
-        raise StorageError(f"{path} lies on a disk that knows no locks ({error.strerror}); choose an --out on another one.") from error
+        raise StorageError(
+            f"{path} lies on a disk that knows no locks ({error.strerror}); choose an --out on"
+            " another one."
+        ) from error
 
 
 def in_use(path: Path) -> bool:
@@ -321,11 +367,17 @@ def digest(value: object) -> str:
     return sha256_bytes(_CANONICAL.encode(value).encode())
 
 
-def write_manifest(folder: Path, known: Mapping[str, dict[str, object]] | None = None) -> dict[str, dict[str, object]]:
-    """Record size and sha256 of every file below `folder` in its manifest.json; `known` are those hashed while written."""
+def write_manifest(
+    folder: Path, known: Mapping[str, dict[str, object]] | None = None
+) -> dict[str, dict[str, object]]:
+    """Record size and sha256 of every file below `folder` in its manifest.json; `known` are those
+    hashed while written.
+    """
     files = {
         name: (known or {}).get(name) or {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for name, path in sorted((str(path.relative_to(folder)), path) for path in folder.rglob("*"))
+        for name, path in sorted(
+            (str(path.relative_to(folder)), path) for path in folder.rglob("*")
+        )
         if path.is_file() and path.name != MANIFEST
     }
     write_json(folder / MANIFEST, {"files": files})
@@ -342,8 +394,12 @@ def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
         return None
     files = read_json(folder / MANIFEST).get("files")
     remedy = "copy the folder again or make it anew."
-    if not isinstance(files, dict) or not all(isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in files.values()):
-        raise ArtefactError(f"{folder / MANIFEST} lists no files with their bytes and sha256; {remedy}")
+    if not isinstance(files, dict) or not all(
+        isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in files.values()
+    ):
+        raise ArtefactError(
+            f"{folder / MANIFEST} lists no files with their bytes and sha256; {remedy}"
+        )
     # Sizes first: a truncated file of many gigabytes is found before anything is hashed.
     for name, facts in files.items():
         path = folder / name
@@ -351,9 +407,12 @@ def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
             raise ArtefactError(f"{path} is missing though {MANIFEST} lists it; {remedy}")
         if path.stat().st_size != facts["bytes"]:
             raise ArtefactError(
-                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {facts['bytes']}: it is truncated or changed; {remedy}"
+                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {facts['bytes']}: it is"
+                f" truncated or changed; {remedy}"
             )
     for name, facts in files.items():
         if sha256_file(folder / name) != facts["sha256"]:
-            raise ArtefactError(f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}")
+            raise ArtefactError(
+                f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}"
+            )
     return files

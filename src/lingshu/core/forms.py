@@ -1,4 +1,6 @@
-"""What an engine is asked for material, and the form that its reply must have: plain text, or one JSON object of a stated type."""
+"""What an engine is asked for material, and the form that its reply must have: plain text, or one
+JSON object of a stated type.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
 class Unusable(ValueError):
-    """A reply that does not have the form that was asked for; `reason` is a short constant that can be counted."""
+    """A reply that does not have the form that was asked for; `reason` is a short constant that can
+    be counted.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
@@ -26,7 +30,9 @@ class Unusable(ValueError):
 
 @dataclass(frozen=True)
 class Form(Generic[T_co]):
-    """What a usable reply is: `read` makes a value of its text or raises Unusable; `schema` identifies the form."""
+    """What a usable reply is: `read` makes a value of its text or raises Unusable; `schema`
+    identifies the form.
+    """
 
     read: Callable[[str], T_co]
     schema: str
@@ -36,7 +42,9 @@ TEXT: Form[str] = Form(str.strip, "text")
 
 
 def json_form(kind: type[T]) -> Form[T]:
-    """A reply that is one JSON object of this dataclass or pydantic model, alone or in a fence; types are not coerced."""
+    """A reply that is one JSON object of this dataclass or pydantic model, alone or in a fence;
+    types are not coerced.
+    """
     import pydantic
 
     adapter = pydantic.TypeAdapter(kind)
@@ -50,7 +58,9 @@ def json_form(kind: type[T]) -> Form[T]:
             first = error.errors(include_input=False, include_url=False)[0]
             # The place and the fault; what was said stands in the reply itself.
             place = ".".join(map(str, first["loc"]))
-            raise Unusable("malformed", f"{place}: {first['type']}" if place else first["type"]) from None
+            raise Unusable(
+                "malformed", f"{place}: {first['type']}" if place else first["type"]
+            ) from None
 
     return Form(read, digest(adapter.json_schema()))
 

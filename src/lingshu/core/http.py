@@ -1,7 +1,8 @@
-"""The one client of OpenAI-compatible endpoints: bounded in requests, retries and waits, and as quick as the server lets it be.
+"""The one client of OpenAI-compatible endpoints: bounded in requests, retries and waits, and as
+quick as the server lets it be.
 
-It is used by engines, judges and teachers from synchronous code: `ask_all` runs its own event loop in a thread, so that a
-caller inside a notebook or a server needs no care.
+It is used by engines, judges and teachers from synchronous code: `ask_all` runs its own event loop
+in a thread, so that a caller inside a notebook or a server needs no care.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ __all__ = ["Answer", "Body", "Endpoint", "Failure", "ask_all"]
 
 K = TypeVar("K")
 
-# Outcomes are handed over, and stored, together: a write of its own for each would cost more than the request.
+# Outcomes are handed over, and stored, together: a write of its own for each would cost more than
+# the request.
 GATHER_S = 0.05
 LONGEST_WAIT_S = 60.0
 RETRIED_STATUS = {408, 429}
@@ -32,15 +34,22 @@ FIRST_CONTACT_RETRIES = 2
 
 
 def ask_all(
-    endpoint: Endpoint, keys: Iterable[K], body: Callable[[K], Body | Failure], *, slow: Callable[[K], bool] | None = None
+    endpoint: Endpoint,
+    keys: Iterable[K],
+    body: Callable[[K], Body | Failure],
+    *,
+    slow: Callable[[K], bool] | None = None,
 ) -> Generator[list[tuple[K, Answer | Failure]], None, None]:
-    """Post `body(key)` to /chat/completions for every key and yield outcomes in lists, `GATHER_S` after the first of each list.
+    """Post `body(key)` to /chat/completions for every key and yield outcomes in lists, `GATHER_S`
+    after the first of each list.
 
-    At most `concurrency` requests are under way, fewer while the endpoint pushes back (core/pace.py). `keys` is drawn
-    from and bodies are made when they are sent; those that `slow` tells of in another thread. Closing the iterator
-    cancels what is under way.
+    At most `concurrency` requests are under way, fewer while the endpoint pushes back
+    (core/pace.py). `keys` is drawn from and bodies are made when they are sent; those that `slow`
+    tells of in another thread. Closing the iterator cancels what is under way.
     """
-    arrived: queue.SimpleQueue[list[tuple[K, Answer | Failure]] | BaseException | None] = queue.SimpleQueue()
+    arrived: queue.SimpleQueue[list[tuple[K, Answer | Failure]] | BaseException | None] = (
+        queue.SimpleQueue()
+    )
     run_: _Run[K] = _Run(endpoint, keys, body, slow or (lambda _: False), arrived.put)
     loop = asyncio.new_event_loop()
     work = loop.create_task(run_.run())
@@ -84,11 +93,15 @@ class _Job(NamedTuple, Generic[K]):
     item: K
     number: int
     attempt: int
-    lost: int = 0  # tries that were cut or not answered in time: the endpoint may have done their work
+    # tries that were cut or not answered in time: the endpoint may have done their work
+    lost: int = 0
 
 
 class _Run(Generic[K]):
-    """One run of requests. A request that waits for its next try holds no place: others are asked meanwhile."""
+    """One run of requests.
+
+    A request that waits for its next try holds no place: others are asked meanwhile.
+    """
 
     def __init__(
         self,
@@ -110,14 +123,19 @@ class _Run(Generic[K]):
     async def run(self) -> None:
         import aiohttp
 
-        limits = aiohttp.ClientTimeout(total=self.endpoint.timeout_s, sock_connect=min(30.0, self.endpoint.timeout_s))
+        limits = aiohttp.ClientTimeout(
+            total=self.endpoint.timeout_s, sock_connect=min(30.0, self.endpoint.timeout_s)
+        )
         key = self.endpoint.api_key
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.loop, self.done = asyncio.get_running_loop(), asyncio.Event()
         connector = aiohttp.TCPConnector(limit=self.endpoint.concurrency)
         try:
-            # The environment's proxies are not used: where requests go is what the user wrote, nothing else.
-            session = aiohttp.ClientSession(connector=connector, timeout=limits, headers=headers, trust_env=False)
+            # The environment's proxies are not used: where requests go is what the user wrote,
+            # nothing else.
+            session = aiohttp.ClientSession(
+                connector=connector, timeout=limits, headers=headers, trust_env=False
+            )
             async with session as self.client, asyncio.TaskGroup() as self.group:
                 self.fill()
                 await self.done.wait()
@@ -126,7 +144,9 @@ class _Run(Generic[K]):
             self.flush()
 
     def fill(self) -> None:
-        """Start workers for what can be sent now; the end is where nothing is under way, waiting or left."""
+        """Start workers for what can be sent now; the end is where nothing is under way, waiting or
+        left.
+        """
         if self.over:
             return
         for _ in range(min(self.pace.limit - self.active, self.ready())):
@@ -139,7 +159,9 @@ class _Run(Generic[K]):
         if self.loop.time() < self.pace.paused_until:
             return 0
         # Only so many wait for another try: a server that is down is not sent everything once.
-        return len(self.ripe) if self.exhausted or self.asleep > self.pace.limit else self.pace.limit
+        return (
+            len(self.ripe) if self.exhausted or self.asleep > self.pace.limit else self.pace.limit
+        )
 
     def take(self) -> _Job[K] | None:
         if not self.ready():
@@ -157,7 +179,11 @@ class _Run(Generic[K]):
         self.fill()
 
     async def once(self, job: _Job[K]) -> None:
-        made = await asyncio.to_thread(self.body, job.item) if self.slow(job.item) else self.body(job.item)
+        made = (
+            await asyncio.to_thread(self.body, job.item)
+            if self.slow(job.item)
+            else self.body(job.item)
+        )
         if isinstance(made, Failure):
             self.deliver(job.item, made)
             return
@@ -166,15 +192,33 @@ class _Run(Generic[K]):
         now = self.loop.time()
         if isinstance(outcome, Failure) and outcome.kind in ("timeout", "broken"):
             job = job._replace(lost=job.lost + 1)
-        pushed = isinstance(outcome, Failure) and (outcome.kind == "timeout" or outcome.status in PUSHED_STATUS)
-        self.pace.note(epoch, now - began, pushed=pushed, wait=None if wait is None else min(LONGEST_WAIT_S, wait), now=now)
-        tries = self.endpoint.retries if self.wire.met else min(self.endpoint.retries, FIRST_CONTACT_RETRIES)
+        pushed = isinstance(outcome, Failure) and (
+            outcome.kind == "timeout" or outcome.status in PUSHED_STATUS
+        )
+        self.pace.note(
+            epoch,
+            now - began,
+            pushed=pushed,
+            wait=None if wait is None else min(LONGEST_WAIT_S, wait),
+            now=now,
+        )
+        tries = (
+            self.endpoint.retries
+            if self.wire.met
+            else min(self.endpoint.retries, FIRST_CONTACT_RETRIES)
+        )
         if isinstance(outcome, Failure) and _retried(outcome) and job.attempt < tries:
             # One stream of jitter per request, so that waits do not depend on the order of arrival.
-            jitter = random.Random(f"{self.endpoint.seed}:{job.number}:{job.attempt}").uniform(0.5, 1.5)
+            jitter = random.Random(f"{self.endpoint.seed}:{job.number}:{job.attempt}").uniform(
+                0.5, 1.5
+            )
             backoff = self.endpoint.backoff_s * 2**job.attempt * jitter
             self.asleep += 1
-            self.loop.call_later(min(LONGEST_WAIT_S, backoff if wait is None else wait), self.wake, job._replace(attempt=job.attempt + 1))
+            self.loop.call_later(
+                min(LONGEST_WAIT_S, backoff if wait is None else wait),
+                self.wake,
+                job._replace(attempt=job.attempt + 1),
+            )
         else:
             self.deliver(job.item, replace(outcome, lost=job.lost) if job.lost else outcome)
         if epoch != self.pace.epoch:

@@ -1,4 +1,6 @@
-"""What the C library does with freed memory: kept for the next block of its size, or given back to the system."""
+"""What the C library does with freed memory: kept for the next block of its size, or given back to
+the system.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed(size: int) -> None:
-    """Keep up to `size` bytes of freed memory, and take smaller blocks from it; with another C library than glibc nothing.
+    """Keep up to `size` bytes of freed memory, and take smaller blocks from it; with another C
+    library than glibc nothing.
 
-    glibc gives large blocks back at once, which the system then has to clear again for the next one.
+    glibc gives large blocks back at once, which the system then has to clear again for the next
+    one.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -23,7 +27,9 @@ def keep_freed(size: int) -> None:
 
 
 def give_back() -> None:
-    """Give back what is free in this process, Arrow's pool as well where it was used: after work that will not come again soon."""
+    """Give back what is free in this process, Arrow's pool as well where it was used: after work
+    that will not come again soon.
+    """
     if "pyarrow" in sys.modules:
         import pyarrow as pa
 

@@ -14,8 +14,13 @@ _PLAIN = tuple(name for name in Meta.__dataclass_fields__ if name != "extra")
 
 
 def message_to_json(message: Message) -> Json:
-    """`{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": position}]}`: chat-template form."""
-    content = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p} for p in message.parts]
+    """`{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": position}]}`:
+    chat-template form.
+    """
+    content = [
+        {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p}
+        for p in message.parts
+    ]
     return {"role": message.role, "content": content}
 
 
@@ -40,7 +45,8 @@ def message_from_json(value: Mapping[str, Any]) -> Message:
             parts.append(part["image"])
         else:
             raise InputError(
-                f"unknown part in a {role} message: use {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': position}}."
+                f"unknown part in a {role} message: use {{'type': 'text', 'text': ...}} or"
+                " {'type': 'image', 'image': position}."
             )
     return Message(role, tuple(parts))
 
@@ -48,7 +54,11 @@ def message_from_json(value: Mapping[str, Any]) -> Message:
 def image_to_json(image: Image) -> Json:
     if image.data is not None:
         return {"data": base64.b64encode(image.data).decode()}
-    return {"path": image.path} if image.row is None else {"path": image.path, "row": image.row, "index": image.index}
+    return (
+        {"path": image.path}
+        if image.row is None
+        else {"path": image.path, "row": image.row, "index": image.index}
+    )
 
 
 def image_from_json(value: Mapping[str, Any]) -> Image:

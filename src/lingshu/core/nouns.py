@@ -1,4 +1,5 @@
-"""The nouns that flow through every part: samples, drops, replies, scores, and what makes or takes them.
+"""The nouns that flow through every part: samples, drops, replies, scores, and what makes or takes
+them.
 
 All are frozen. A sample refers to its images; it never holds decoded pixels.
 """
@@ -22,9 +23,11 @@ STATUSES: tuple[Status, ...] = ("ok", "unparsed", "refused", "empty", "multiple"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Where an image lies: a file, item `index` of row `row` of a parquet shard, or the encoded bytes themselves.
+    """Where an image lies: a file, item `index` of row `row` of a parquet shard, or the encoded
+    bytes themselves.
 
-    `data` is for images that have no place on a disk (drawn phantoms, uploads); it holds an encoded file, not pixels.
+    `data` is for images that have no place on a disk (drawn phantoms, uploads); it holds an encoded
+    file, not pixels.
     """
 
     path: str | None = None
@@ -50,8 +53,9 @@ class Message:
 class Meta:
     """What is known of a sample besides its content; None means not known.
 
-    `access` says who may see it (core/release.py decides what follows). `group` names the patient, study or image
-    behind the sample: samples that share it belong on one side of any split. `kind` is the kind of question.
+    `access` says who may see it (core/release.py decides what follows). `group` names the patient,
+    study or image behind the sample: samples that share it belong on one side of any split. `kind`
+    is the kind of question.
     """
 
     source: str | None = None
@@ -67,7 +71,9 @@ class Meta:
 
     def facet(self, name: str) -> str | None:
         """The value of a grouping by its name: one of the fields above, else a key of `extra`."""
-        value = self.extra.get(name) if name not in Meta.__dataclass_fields__ else getattr(self, name)
+        value = (
+            self.extra.get(name) if name not in Meta.__dataclass_fields__ else getattr(self, name)
+        )
         return None if value is None else str(value)
 
 
@@ -75,8 +81,9 @@ class Meta:
 class Sample:
     """A dialogue over images, with what a right answer is.
 
-    Training samples end in an assistant turn; samples to be answered end in a user turn. `gold` holds every accepted
-    answer, the preferred one first; where there are `choices`, gold is the letter of the right one. None: no gold known.
+    Training samples end in an assistant turn; samples to be answered end in a user turn. `gold`
+    holds every accepted answer, the preferred one first; where there are `choices`, gold is the
+    letter of the right one. None: no gold known.
     """
 
     id: str
@@ -102,7 +109,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A row that did not become a sample, and why; `reason` is a short constant that can be counted."""
+    """A row that did not become a sample, and why; `reason` is a short constant that can be
+    counted.
+    """
 
     id: str
     reason: str
@@ -121,18 +130,25 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.copies < 1:
-            raise InputError(f"max_tokens {self.max_tokens} and copies {self.copies} must be at least 1.")
+            raise InputError(
+                f"max_tokens {self.max_tokens} and copies {self.copies} must be at least 1."
+            )
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
-            raise InputError(f"temperature {self.temperature} must be 0 or more and top_p {self.top_p} above 0 and at most 1.")
+            raise InputError(
+                f"temperature {self.temperature} must be 0 or more and top_p {self.top_p} above 0"
+                " and at most 1."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an engine said to one sample. `text` is None exactly when `error` says why there is none.
+    """What an engine said to one sample. `text` is None exactly when `error` says why there is
+    none.
 
-    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens. `token_ids` are its tokens
-    with the end token, where the engine knows them; reinforcement learning needs them, and they are never stored. `lost`
-    counts tries whose answer was not heard, though it may be charged for.
+    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens.
+    `token_ids` are its tokens with the end token, where the engine knows them; reinforcement
+    learning needs them, and they are never stored. `lost` counts tries whose answer was not heard,
+    though it may be charged for.
     """
 
     id: str
@@ -148,7 +164,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value in the scorer's stated range, or None where nothing could be read; `read` is the answer that was read."""
+    """A value in the scorer's stated range, or None where nothing could be read; `read` is the
+    answer that was read.
+    """
 
     value: float | None
     status: Status = "ok"
@@ -164,7 +182,8 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that a judge finds met or not met in a reply; `points` below 0 are for what a reply should not do.
+    """One thing that a judge finds met or not met in a reply; `points` below 0 are for what a reply
+    should not do.
 
     `name` is the dimension it stands for, where it has one.
     """
@@ -179,10 +198,11 @@ class Criterion:
 class Measured:
     """What a metric says of a whole set of replies, and of each.
 
-    `value` counts an empty reply as `empty`, the worst there is, and `said` leaves it out; `n` and `n_said` are the replies
-    behind them, and replies that failed are in neither. Both values are None where the metric has nothing to say; `note`
-    then tells why. `scores` is in the order of the samples, and empty where there are none. `mean` is False for a value
-    that is no mean of the scores, such as BLEU of a corpus.
+    `value` counts an empty reply as `empty`, the worst there is, and `said` leaves it out; `n` and
+    `n_said` are the replies behind them, and replies that failed are in neither. Both values are
+    None where the metric has nothing to say; `note` then tells why. `scores` is in the order of the
+    samples, and empty where there are none. `mean` is False for a value that is no mean of the
+    scores, such as BLEU of a corpus.
     """
 
     name: str
@@ -197,20 +217,29 @@ class Measured:
 
 
 class Metric(Protocol):
-    """A measure that needs all replies at once, or a model's weights; the value of one reply can depend on the others.
+    """A measure that needs all replies at once, or a model's weights; the value of one reply can
+    depend on the others.
 
-    Gives one or more numbers for samples with gold and their replies, None for a reply that failed. `weights` is the
-    folder in which models lie; without what it needs there, a metric answers that it is unavailable, and does not raise.
+    Gives one or more numbers for samples with gold and their replies, None for a reply that failed.
+    `weights` is the folder in which models lie; without what it needs there, a metric answers that
+    it is unavailable, and does not raise.
     """
 
-    def __call__(self, samples: Sequence[Sample], replies: Sequence[str | None], *, weights: Path | None = None) -> list[Measured]: ...
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        replies: Sequence[str | None],
+        *,
+        weights: Path | None = None,
+    ) -> list[Measured]: ...
 
 
 class Engine(Protocol):
     """Anything that answers samples.
 
-    `model` is the name that reports print, `digest` identifies the exact weights as far as they can be known, and
-    `endpoint` is the address that samples are sent to, None for an engine inside this process.
+    `model` is the name that reports print, `digest` identifies the exact weights as far as they can
+    be known, and `endpoint` is the address that samples are sent to, None for an engine inside this
+    process.
     """
 
     @property
@@ -220,17 +249,26 @@ class Engine(Protocol):
     @property
     def endpoint(self) -> str | None: ...
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
-        """Yield replies in lists, as they get ready and in any order; each list is stored in one write.
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        sampling: Sampling,
+        *,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[list[Reply]]:
+        """Yield replies in lists, as they get ready and in any order; each list is stored in one
+        write.
 
-        `skip` holds (sample id, copy) pairs that are answered already. They are passed in, not left out, so that an
-        engine whose arithmetic depends on how it batches composes the same batches as in an unbroken run.
-        A sample that cannot be answered yields a reply with an `error`; only a failure of the whole engine raises.
+        `skip` holds (sample id, copy) pairs that are answered already. They are passed in, not left
+        out, so that an engine whose arithmetic depends on how it batches composes the same batches
+        as in an unbroken run. A sample that cannot be answered yields a reply with an `error`; only
+        a failure of the whole engine raises.
         """
         ...
 
 
-# Told of a reply in the making: pieces of its text, then once its end, which is the whole reply or why there is none.
+# Told of a reply in the making: pieces of its text, then once its end, which is the whole reply or
+# why there is none.
 Heard = Callable[[str | Reply | LingshuError], None]
 
 
@@ -245,8 +283,8 @@ class Asked(Protocol):
 class Live(Protocol):
     """An engine that takes questions while it answers others; safe to call from any thread.
 
-    `streams` tells whether text is heard while it is made; else all of it is heard at the end. `running` and `waiting`
-    count the questions in the making and those before them.
+    `streams` tells whether text is heard while it is made; else all of it is heard at the end.
+    `running` and `waiting` count the questions in the making and those before them.
     """
 
     @property
@@ -262,11 +300,14 @@ class Live(Protocol):
     @property
     def waiting(self) -> int: ...
 
-    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()) -> Asked:
-        """Ask; returns at once. `heard` is called from other threads and must return soon. `copies` is taken as 1.
+    def submit(
+        self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()
+    ) -> Asked:
+        """Ask; returns at once. `heard` is called from other threads and must return soon. `copies`
+        is taken as 1.
 
-        A reply ends before the first of the texts `stop`. An InputError at its end is the question's own fault, any other
-        error the engine's.
+        A reply ends before the first of the texts `stop`. An InputError at its end is the
+        question's own fault, any other error the engine's.
         """
         ...
 
@@ -279,15 +320,17 @@ class Live(Protocol):
 class Task:
     """A benchmark: its samples, how a reply is scored, and where all of it comes from.
 
-    `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`), None without one.
-    `twin(seed)` yields a few made-up samples of the same shape, so that everything can run without the data.
-    `prompt(sample, style)` writes the user turn that asks for a bare answer ("direct") or for reasoning before it
-    ("reasoned"); a task without one asks its samples as they are. `n` is the number of items the source states, None
-    where it is not known, and `variants` says what other counts in circulation mean. `by` names the facets to group by.
-    `published` names the table and the column of the published leaderboard that this task's accuracy stands in.
-    `unverified` names the fields whose value no public source that was read confirms. `original(folder)` reads the
-    files as their publisher gives them out. `resolve(data)` says which revision `samples(data)` reads. `metrics` are told
-    beside the score. `criteria(sample)` is the rubric of a task whose replies only a judge can score.
+    `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`), None
+    without one. `twin(seed)` yields a few made-up samples of the same shape, so that everything can
+    run without the data. `prompt(sample, style)` writes the user turn that asks for a bare answer
+    ("direct") or for reasoning before it ("reasoned"); a task without one asks its samples as they
+    are. `n` is the number of items the source states, None where it is not known, and `variants`
+    says what other counts in circulation mean. `by` names the facets to group by. `published` names
+    the table and the column of the published leaderboard that this task's accuracy stands in.
+    `unverified` names the fields whose value no public source that was read confirms.
+    `original(folder)` reads the files as their publisher gives them out. `resolve(data)` says which
+    revision `samples(data)` reads. `metrics` are told beside the score. `criteria(sample)` is the
+    rubric of a task whose replies only a judge can score.
     """
 
     name: str
@@ -315,18 +358,22 @@ class Task:
     def check_count(self, found: int, drops: Mapping[str, int] | None = None) -> str | None:
         """Refuse data that are not the benchmark: another number of items than its source states.
 
-        `found` counts samples; rows dropped in loading do not count as found, but are named. A number that is itself
-        unverified is not held against the data. Returns what the number found is known to mean, None where that is not known.
+        `found` counts samples; rows dropped in loading do not count as found, but are named. A
+        number that is itself unverified is not held against the data. Returns what the number found
+        is known to mean, None where that is not known.
 
         Raises:
             InputError: names both numbers, the drops, and what the number found is known to mean.
         """
-        known = next((f"{found} is {meaning}." for count, meaning in self.variants if count == found), None)
+        known = next(
+            (f"{found} is {meaning}." for count, meaning in self.variants if count == found), None
+        )
         if self.n is None or found == self.n or "n" in self.unverified:
             return known
         dropped = ", ".join(f"{reason} {count}" for reason, count in (drops or {}).items())
         why = f" (dropped: {dropped})" if dropped else ""
         raise InputError(
-            f"{self.name} has {found} samples where its source states {self.n}{why}.{f' {known}' if known else ''} "
-            f"Check the data, or ask a part of it with --limit."
+            f"{self.name} has {found} samples where its source states"
+            f" {self.n}{why}.{f' {known}' if known else ''} Check the data, or ask a part of it"
+            " with --limit."
         )

@@ -12,8 +12,9 @@ from lingshu.core.release import Release
 class EngineOptions:
     """How an engine works, none of which may change what a greedy reply says.
 
-    `batch_size` and `threads` (CPU threads; None keeps the library's default) concern engines in this process;
-    `concurrency`, `timeout_s` (seconds a request) and `retries` (beyond the first try) those with an address.
+    `batch_size` and `threads` (CPU threads; None keeps the library's default) concern engines in
+    this process; `concurrency`, `timeout_s` (seconds a request) and `retries` (beyond the first
+    try) those with an address.
     """
 
     batch_size: int = 16
@@ -32,4 +33,7 @@ class EngineOptions:
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"threads is {self.threads}; it must be at least 1.")
         if not self.timeout_s > 0 or self.retries < 0:
-            raise ConfigError(f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not negative.")
+            raise ConfigError(
+                f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not"
+                " negative."
+            )

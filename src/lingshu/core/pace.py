@@ -1,9 +1,12 @@
-"""How many requests may be under way: starts moderate, rises while that pays, halves when the server pushes back."""
+"""How many requests may be under way: starts moderate, rises while that pays, halves when the
+server pushes back.
+"""
 
 from __future__ import annotations
 
 START = 32
-# A refusal now and then is chance and is only repeated; a share above this one is a server that has too much to do.
+# A refusal now and then is chance and is only repeated; a share above this one is a server that has
+# too much to do.
 PUSHED_SHARE = 0.05
 ADDED_SHARE = 0.1
 
@@ -11,9 +14,10 @@ ADDED_SHARE = 0.1
 class Pace:
     """The limit of requests under way, between 1 and `ceiling`; it remembers one round of outcomes.
 
-    A round is as many outcomes as the limit allows at once. By Little's law the speed of a round is limit / mean
-    latency. While it does not fall, the limit doubles, until the first pushback; from then on it grows by a tenth a
-    round. Outcomes of requests that were sent under another limit say nothing about this one and are passed over.
+    A round is as many outcomes as the limit allows at once. By Little's law the speed of a round is
+    limit / mean latency. While it does not fall, the limit doubles, until the first pushback; from
+    then on it grows by a tenth a round. Outcomes of requests that were sent under another limit say
+    nothing about this one and are passed over.
     """
 
     def __init__(self, ceiling: int) -> None:
@@ -29,10 +33,19 @@ class Pace:
         self._answered = self._pushed = 0
         self._seconds = self._wait = 0.0
 
-    def note(self, epoch: int, seconds: float, *, pushed: bool, wait: float | None = None, now: float = 0.0) -> None:
+    def note(
+        self,
+        epoch: int,
+        seconds: float,
+        *,
+        pushed: bool,
+        wait: float | None = None,
+        now: float = 0.0,
+    ) -> None:
         """Take in the outcome of a request that was sent under `epoch` and took `seconds`.
 
-        `pushed`: the server said that it has too much to do, or did not answer in time; `wait`: the seconds it asks for.
+        `pushed`: the server said that it has too much to do, or did not answer in time; `wait`: the
+        seconds it asks for.
         """
         if epoch != self.epoch:
             return

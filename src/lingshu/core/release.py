@@ -1,6 +1,7 @@
 """The one place that decides whether a sample may leave this machine.
 
-Every engine, judge or teacher with an address asks here before it sends. Loopback addresses are this machine.
+Every engine, judge or teacher with an address asks here before it sends. Loopback addresses are
+this machine.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from lingshu.core.nouns import Sample
 class Release:
     """What the user has allowed.
 
-    `agreements` names the data-use agreements that cover the endpoint; `private` is the user's word that private,
-    not de-identified samples may be sent (`--allow-remote`).
+    `agreements` names the data-use agreements that cover the endpoint; `private` is the user's word
+    that private, not de-identified samples may be sent (`--allow-remote`).
     """
 
     agreements: frozenset[str] = frozenset()
@@ -27,7 +28,10 @@ class Release:
 
 
 def is_local(endpoint: str | None) -> bool:
-    """True for an engine in this process or on a loopback address. Names other than localhost are never looked up."""
+    """True for an engine in this process or on a loopback address.
+
+    Names other than localhost are never looked up.
+    """
     if endpoint is None:
         return True
     host = urlsplit(endpoint).hostname or ""
@@ -49,10 +53,15 @@ def refusal(sample: Sample, endpoint: str | None, release: Release) -> str | Non
     if meta.access == "private":
         if meta.deidentified or release.private:
             return None
-        return "it is private and not marked as de-identified; pass --allow-remote if it may be sent"
+        return (
+            "it is private and not marked as de-identified; pass --allow-remote if it may be sent"
+        )
     if meta.agreement and meta.agreement in release.agreements:
         return None
-    return f"its access class is {meta.access!r}; pass --agreement {meta.agreement or 'NAME'} if that agreement covers the endpoint"
+    return (
+        f"its access class is {meta.access!r}; pass --agreement {meta.agreement or 'NAME'} if that"
+        " agreement covers the endpoint"
+    )
 
 
 def check_release(samples: Iterable[Sample], endpoint: str | None, release: Release) -> None:

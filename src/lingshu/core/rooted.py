@@ -1,6 +1,8 @@
-"""The one way to open a file that a client named: below an allowed folder, no link anywhere on the way, a regular file.
+"""The one way to open a file that a client named: below an allowed folder, no link anywhere on the
+way, a regular file.
 
-Every refusal reads alike, so that nobody learns from it what lies outside the folder or whether a file exists.
+Every refusal reads alike, so that nobody learns from it what lies outside the folder or whether a
+file exists.
 """
 
 from __future__ import annotations
@@ -12,36 +14,46 @@ from urllib.parse import unquote, urlsplit
 
 from lingshu.core.errors import ConfigError, InputError
 
-REFUSED = "there is no such file below the allowed folder, or it is a link or no regular file; name one that lies there."
+REFUSED = (
+    "there is no such file below the allowed folder, or it is a link or no regular file; name one"
+    " that lies there."
+)
 
 
 class Rooted:
     """A folder below which clients may name files.
 
-    Names are relative to the folder, or absolute and below it, or `file://` addresses of such. The folder itself may be
-    reached through links; below it none is followed, whichever way it points.
+    Names are relative to the folder, or absolute and below it, or `file://` addresses of such. The
+    folder itself may be reached through links; below it none is followed, whichever way it points.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
             self.folder = folder.resolve(strict=True)
         except (OSError, RuntimeError) as error:
-            raise ConfigError(f"--root {folder} cannot be opened; give a folder that exists.") from error
+            raise ConfigError(
+                f"--root {folder} cannot be opened; give a folder that exists."
+            ) from error
         if not self.folder.is_dir():
-            raise ConfigError(f"--root {folder} is no folder; give the folder that holds the files.")
+            raise ConfigError(
+                f"--root {folder} is no folder; give the folder that holds the files."
+            )
         self._given = PurePosixPath(folder.absolute())
 
     def read(self, name: str, *, limit: int) -> bytes:
         """The content of a file of at most `limit` bytes.
 
         Raises:
-            InputError: not below the folder, reached over a link, no regular file, or too large. The message names no path.
+            InputError: not below the folder, reached over a link, no regular file, or too large.
+                The message names no path.
         """
         handle = self._open(self.parts(name), folder=False)
         try:
             size = os.fstat(handle).st_size
             if size > limit:
-                raise InputError(f"the file has {size >> 20} MB, more than {limit >> 20} MB; make it smaller.")
+                raise InputError(
+                    f"the file has {size >> 20} MB, more than {limit >> 20} MB; make it smaller."
+                )
             blocks: list[bytes] = []
             while size > 0 and (block := os.read(handle, min(size, 1 << 20))):
                 blocks.append(block)
@@ -53,7 +65,8 @@ class Rooted:
             os.close(handle)
 
     def path(self, name: str) -> Path:
-        """Where a file or folder lies, for readers that take a path: checked now, so only for a folder that no foe can write to.
+        """Where a file or folder lies, for readers that take a path: checked now, so only for a
+        folder that no foe can write to.
 
         Raises:
             InputError: as read.
@@ -77,7 +90,14 @@ class Rooted:
         """
         path = PurePosixPath(_path_of(name))
         if path.is_absolute():
-            base = next((base for base in (PurePosixPath(self.folder), self._given) if path.is_relative_to(base)), None)
+            base = next(
+                (
+                    base
+                    for base in (PurePosixPath(self.folder), self._given)
+                    if path.is_relative_to(base)
+                ),
+                None,
+            )
             if base is None:
                 raise InputError(REFUSED)
             path = path.relative_to(base)
@@ -86,12 +106,18 @@ class Rooted:
         return path.parts
 
     def _open(self, parts: tuple[str, ...], *, folder: bool) -> int:
-        """A handle on a regular file, or on a folder; each component is opened from the one before it and is no link."""
+        """A handle on a regular file, or on a folder; each component is opened from the one before
+        it and is no link.
+        """
         if not parts and not folder:
             raise InputError(REFUSED)
         into = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         # Not blocking: opening a named pipe that nobody writes to would wait for ever.
-        last = into if folder else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        last = (
+            into
+            if folder
+            else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )
         handle = -1
         try:
             handle = os.open(self.folder, into)

@@ -1,9 +1,11 @@
-"""Question-and-answer rows as people write them, made into samples: one reading for JSONL files, parquet columns and score files.
+"""Question-and-answer rows as people write them, made into samples: one reading for JSONL files,
+parquet columns and score files.
 
-A row has `question` or `messages`, and may have `id`, `answer` or `gold` (a text, a number, or a list of accepted
-texts; with choices also a letter), `choices` (texts with or without their letters, or letter -> text), and what
-Meta knows: source, licence, access, agreement, deidentified, modality, language or lang, kind, group or _group.
-Every other key is kept as text in the sample's `meta.extra`.
+A row has `question` or `messages`, and may have `id`, `answer` or `gold` (a text, a number, or a
+list of accepted texts; with choices also a letter), `choices` (texts with or without their letters,
+or letter -> text), and what Meta knows: source, licence, access, agreement, deidentified, modality,
+language or lang, kind, group or _group. Every other key is kept as text in the sample's
+`meta.extra`.
 """
 
 from __future__ import annotations
@@ -33,10 +35,13 @@ class BadRow(InputError):
         self.reason, self.detail = reason, detail
 
 
-def sample_from_row(row: Mapping[str, Any], number: int, images: Sequence[Image] = ()) -> Sample | Drop:
+def sample_from_row(
+    row: Mapping[str, Any], number: int, images: Sequence[Image] = ()
+) -> Sample | Drop:
     """The sample of row `number` (from 1, which names a row without `id`), or why there is none.
 
-    A question is asked below all images; its choices are listed under it, unless its text has them already.
+    A question is asked below all images; its choices are listed under it, unless its text has them
+    already.
     """
     name = f"row-{number}" if row.get("id") in (None, "") else str(row["id"])
     try:
@@ -55,13 +60,19 @@ def sample_from_row(row: Mapping[str, Any], number: int, images: Sequence[Image]
 
 
 def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any]:
-    """The row that `sample_from_row` reads as this sample; `images` are the names its images are to be found under."""
+    """The row that `sample_from_row` reads as this sample; `images` are the names its images are to
+    be found under.
+    """
     meta = sample.meta
     row: dict[str, Any] = {"id": sample.id}
     if images:
         row["images"] = list(images)
     if sample.messages == (user_turn(sample.question, len(sample.images)),):
-        row["question"] = sample.question.removesuffix(with_choices("", sample.choices)) if sample.choices else sample.question
+        row["question"] = (
+            sample.question.removesuffix(with_choices("", sample.choices))
+            if sample.choices
+            else sample.question
+        )
     else:
         row["messages"] = [message_to_json(message) for message in sample.messages]
     if sample.choices:
@@ -69,7 +80,9 @@ def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any
     if sample.gold:
         row["answer"] = sample.gold[0] if len(sample.gold) == 1 else list(sample.gold)
     facts = {name: getattr(meta, name) for name in (*_TEXT_META, "access", "deidentified")}
-    return row | {name: value for name, value in facts.items() if value is not None} | dict(meta.extra)
+    return (
+        row | {name: value for name, value in facts.items() if value is not None} | dict(meta.extra)
+    )
 
 
 def read_choices(value: object) -> tuple[str, ...]:
@@ -86,15 +99,25 @@ def read_choices(value: object) -> tuple[str, ...]:
     if isinstance(value, Mapping):
         found = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
         if [letter for letter, _ in found] != list(LETTERS[: len(found)]):
-            raise BadRow("bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap.")
+            raise BadRow(
+                "bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap."
+            )
         value = [text for _, text in found]
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(v, str | int | float) for v in value):
-        raise BadRow("bad_choices", "choices must be a list of texts or a mapping from letters to texts.")
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or not all(isinstance(v, str | int | float) for v in value)
+    ):
+        raise BadRow(
+            "bad_choices", "choices must be a list of texts or a mapping from letters to texts."
+        )
     if len(value) > len(LETTERS):
         raise BadRow("bad_choices", f"{len(value)} choices are more than there are letters.")
     texts = [str(v).strip() for v in value]
     marks = [_LETTERED.fullmatch(text) for text in texts]
-    if len(texts) > 1 and all(mark and mark[1].upper() == letter for mark, letter in zip(marks, LETTERS, strict=False)):
+    if len(texts) > 1 and all(
+        mark and mark[1].upper() == letter for mark, letter in zip(marks, LETTERS, strict=False)
+    ):
         texts = [mark[2].strip() for mark in marks if mark]
     return tuple(texts)
 
@@ -107,7 +130,8 @@ def _json_list(text: str) -> object:
 
 
 def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """The accepted answers, the preferred one first; the letter of the right one where there are choices.
+    """The accepted answers, the preferred one first; the letter of the right one where there are
+    choices.
 
     Raises:
         BadRow: not text, or neither a letter nor the text of a choice.
@@ -120,11 +144,16 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
     texts = [str(v).strip() for v in values]
     if "" in texts:
         raise BadRow("empty_answer", "an answer is empty; leave it out where it is not known.")
-    return tuple(dict.fromkeys(_letter(text, choices) for text in texts)) if choices else tuple(dict.fromkeys(texts))
+    return (
+        tuple(dict.fromkeys(_letter(text, choices) for text in texts))
+        if choices
+        else tuple(dict.fromkeys(texts))
+    )
 
 
 def _letter(text: str, choices: Sequence[str]) -> str:
-    # A letter alone is a letter, even where a choice reads the same (vitamins A, C, D, K): so benchmarks mean it.
+    # A letter alone is a letter, even where a choice reads the same (vitamins A, C, D, K): so
+    # benchmarks mean it.
     bare = text.strip("()[]. :").upper()
     if len(bare) == 1 and bare in LETTERS[: len(choices)]:
         return bare
@@ -132,9 +161,15 @@ def _letter(text: str, choices: Sequence[str]) -> str:
     if _fold(text) in folded:
         return LETTERS[folded.index(_fold(text))]
     mark = _LETTERED.fullmatch(text)
-    if mark and mark[1].upper() in LETTERS[: len(choices)] and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]:
+    if (
+        mark
+        and mark[1].upper() in LETTERS[: len(choices)]
+        and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]
+    ):
         return mark[1].upper()
-    raise BadRow("answer_not_in_choices", "the answer is neither a letter nor the text of a choice.")
+    raise BadRow(
+        "answer_not_in_choices", "the answer is neither a letter nor the text of a choice."
+    )
 
 
 def _fold(text: str) -> str:
@@ -142,7 +177,9 @@ def _fold(text: str) -> str:
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices below, one a line as `A. text`; unchanged where it lists them itself."""
+    """A question with its choices below, one a line as `A. text`; unchanged where it lists them
+    itself.
+    """
     lines = list(zip(LETTERS, choices, strict=False))
     if all(re.search(rf"\b{letter}[).:]\s*{re.escape(text)}", question) for letter, text in lines):
         return question
@@ -168,11 +205,18 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], images: int) -> tu
     if not any(m.role == "user" for m in messages):
         raise BadRow("no_question", "no message is the user's.")
     if any(not 0 <= part < images for part in shown):
-        raise BadRow("bad_messages", f"a message shows an image that the row does not have ({images} images, counted from 0).")
+        raise BadRow(
+            "bad_messages",
+            f"a message shows an image that the row does not have ({images} images, counted"
+            " from 0).",
+        )
     if images and not shown:
         # Whoever lists images without placing them means them to be seen first.
         first = next(i for i, m in enumerate(messages) if m.role == "user")
-        return tuple(replace(m, parts=(*range(images), *m.parts)) if i == first else m for i, m in enumerate(messages))
+        return tuple(
+            replace(m, parts=(*range(images), *m.parts)) if i == first else m
+            for i, m in enumerate(messages)
+        )
     return messages
 
 

@@ -22,8 +22,9 @@ VERSIONED = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pya
 class RunCard:
     """What was asked for and what came of it.
 
-    `config` is the resolved configuration, `counts` every number of things made, dropped or failed, `hashes` the
-    sha256 of inputs and outputs, `scores` and `notes` what a reader of the artefact must know.
+    `config` is the resolved configuration, `counts` every number of things made, dropped or failed,
+    `hashes` the sha256 of inputs and outputs, `scores` and `notes` what a reader of the artefact
+    must know.
     """
 
     verb: str
@@ -38,7 +39,9 @@ class RunCard:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that decide numbers, where installed."""
+    """Versions of this package, of Python and of the libraries that decide numbers, where
+    installed.
+    """
     found = {"lingshu": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:

@@ -21,12 +21,16 @@ TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "languag
 
 
 def dataset_schema() -> pa.Schema:
-    """The columns of a shard. The metadata makes `datasets` decode the image column without being told."""
+    """The columns of a shard.
+
+    The metadata makes `datasets` decode the image column without being told.
+    """
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     features: dict[str, Any] = {
-        name: {"dtype": "string", "_type": "Value"} for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+        name: {"dtype": "string", "_type": "Value"}
+        for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
     }
     features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
     features["image_count"] = {"dtype": "int32", "_type": "Value"}
@@ -42,7 +46,9 @@ def dataset_schema() -> pa.Schema:
         pa.field("deidentified", pa.bool_()),
         pa.field("extra", pa.string()),
     ]
-    return pa.schema(columns, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+    return pa.schema(
+        columns, metadata={"huggingface": json.dumps({"info": {"features": features}})}
+    )
 
 
 def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
@@ -67,7 +73,9 @@ def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
     return Sample(
         id=row["id"],
         messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
-        images=tuple(Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])),
+        images=tuple(
+            Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])
+        ),
         gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
         choices=tuple(json.loads(row["choices"])),
         meta=Meta(**texts, deidentified=row["deidentified"], extra=json.loads(row["extra"])),
@@ -75,7 +83,8 @@ def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
 
 
 class ShardWriter:
-    """Writes one shard row by row; what it holds in memory is one row group. The same rows give the same bytes.
+    """Writes one shard row by row; what it holds in memory is one row group. The same rows give the
+    same bytes.
 
     Images are neither compressed nor looked up for repeats: encoded files gain nothing from it.
     """
@@ -84,8 +93,16 @@ class ShardWriter:
         import pyarrow.parquet as pq
 
         texts = [name for name in dataset_schema().names if name != "images"]
-        compression = {name: "snappy" for name in texts} | {"images.list.element.bytes": "none", "images.list.element.path": "snappy"}
-        self._writer = pq.ParquetWriter(path, dataset_schema(), use_dictionary=texts, compression=compression)  # type: ignore[arg-type]
+        compression = {name: "snappy" for name in texts} | {
+            "images.list.element.bytes": "none",
+            "images.list.element.path": "snappy",
+        }
+        self._writer = pq.ParquetWriter(
+            path,
+            dataset_schema(),
+            use_dictionary=texts,  # pyright: ignore[reportArgumentType]
+            compression=compression,  # type: ignore[arg-type]
+        )
         self._block: list[dict[str, Any]] = []
         self._held = 0
 
@@ -103,7 +120,8 @@ class ShardWriter:
             schema = dataset_schema()
             images = _image_column(schema, [row.pop("images") for row in self._block])
             table = pa.Table.from_pylist(self._block, schema).set_column(*images)
-            self._block, self._held = [], 0  # the table has its own copy, and the writer makes another
+            # the table has its own copy, and the writer makes another
+            self._block, self._held = [], 0
             self._writer.write_table(table)
             del table
             give_back()
@@ -118,8 +136,12 @@ class ShardWriter:
             self._writer.close()
 
 
-def _image_column(schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[int, pa.Field, pa.Array]:
-    """Place, field and values of the images of some rows; Arrow's own reader of lists would double its memory again and again."""
+def _image_column(
+    schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]
+) -> tuple[int, pa.Field, pa.Array]:
+    """Place, field and values of the images of some rows; Arrow's own reader of lists would double
+    its memory again and again.
+    """
     import numpy as np
     import pyarrow as pa
 
@@ -127,8 +149,12 @@ def _image_column(schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]
     field = schema.field(place)
     files = [image["bytes"] for images in rows for image in images]
     ends = np.cumsum([0, *map(len, files)], dtype=np.int32)
-    encoded = pa.Array.from_buffers(pa.binary(), len(files), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(files))])
-    items = pa.StructArray.from_arrays([encoded, pa.nulls(len(files), pa.string())], fields=list(field.type.value_type))
+    encoded = pa.Array.from_buffers(
+        pa.binary(), len(files), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(files))]
+    )
+    items = pa.StructArray.from_arrays(
+        [encoded, pa.nulls(len(files), pa.string())], fields=list(field.type.value_type)
+    )
     counts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
     return place, field, pa.ListArray.from_arrays(pa.array(counts), items, type=field.type)
 

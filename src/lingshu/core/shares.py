@@ -9,7 +9,9 @@ Z_95 = 1.959963984540054  # the 97.5% point of the standard normal distribution
 
 
 class Interval(NamedTuple):
-    """A value with its 95% interval and the number of items behind it; all None where there are none."""
+    """A value with its 95% interval and the number of items behind it; all None where there are
+    none.
+    """
 
     value: float | None
     low: float | None
@@ -18,9 +20,11 @@ class Interval(NamedTuple):
 
 
 def wilson(right: float, n: float) -> Interval:
-    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is sound for small n.
+    """A share with its 95% Wilson score interval (Wilson 1927), which stays inside [0, 1] and is
+    sound for small n.
 
-    Neither need be whole: a share of groups can stand for the share of their items, and items that hang together are worth fewer.
+    Neither need be whole: a share of groups can stand for the share of their items, and items that
+    hang together are worth fewer.
     """
     if not 0 <= right <= n:
         raise ValueError(f"{right} of {n} is no share")

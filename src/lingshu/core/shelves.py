@@ -1,7 +1,8 @@
 """Shelves: a file's name is its registration, and looking one up imports that file alone.
 
-A thing is found by the name of its module in the shelf's package, by a path ending in `.py`, or by an entry point of
-the group `lingshu.<shelf>`. Module names that start with an underscore are not on the shelf.
+A thing is found by the name of its module in the shelf's package, by a path ending in `.py`, or by
+an entry point of the group `lingshu.<shelf>`. Module names that start with an underscore are not on
+the shelf.
 """
 
 from __future__ import annotations
@@ -33,7 +34,11 @@ def folder_of(shelf: str) -> Path:
 
 def built_in(shelf: str) -> dict[str, Path]:
     """Name -> file of every built-in thing on a shelf, sorted by name; imports nothing."""
-    return {path.stem: path for path in sorted(folder_of(shelf).glob("*.py")) if not path.stem.startswith("_")}
+    return {
+        path.stem: path
+        for path in sorted(folder_of(shelf).glob("*.py"))
+        if not path.stem.startswith("_")
+    }
 
 
 def plug_ins(shelf: str) -> dict[str, metadata.EntryPoint]:
@@ -46,12 +51,12 @@ def names(shelf: str) -> list[str]:
 
 
 def describe(shelf: str, name: str) -> str:
-    """The first line of a built-in module's docstring, read without importing it."""
+    """The first paragraph of a built-in module's docstring, read without importing it."""
     path = built_in(shelf).get(name)
     if path is None:
         return "plug-in"
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    return (doc or "").split("\n")[0]
+    return " ".join((doc or "").split("\n\n")[0].split())
 
 
 def load(shelf: str, name: str) -> ModuleType:
@@ -76,7 +81,9 @@ def _load_path(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a name or a path to a .py file.")
     # The whole path is part of the module's name, or two files called task.py would be one module.
-    name = f"lingshu_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    name = (
+        f"lingshu_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    )
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

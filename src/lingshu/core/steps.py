@@ -1,7 +1,9 @@
-"""What a curation step is: a function of one sample, a decision over signatures of all of them, or a talk with a teacher.
+"""What a curation step is: a function of one sample, a decision over signatures of all of them, or
+a talk with a teacher.
 
-A module of the `ops` shelf defines `step(**parameters)`, which returns one of the three. Parameters are plain values with
-defaults: they stand in recipes and YAML files, and are part of the digest that a finished shard is known by.
+A module of the `ops` shelf defines `step(**parameters)`, which returns one of the three. Parameters
+are plain values with defaults: they stand in recipes and YAML files, and are part of the digest
+that a finished shard is known by.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class Header(Protocol):
 class Pixels(Protocol):
     """The images of the sample at hand, read and decoded once however many steps ask.
 
-    Every method raises BadImage for an image that cannot be used; the runner turns that into a counted drop.
+    Every method raises BadImage for an image that cannot be used; the runner turns that into a
+    counted drop.
     """
 
     def header(self, image: Image) -> Header: ...
@@ -52,8 +55,9 @@ class Pixels(Protocol):
         ...
 
 
-# One sample in; itself or its changed form, several (their order is kept, their ids differ), or a drop with its reason out.
-# Any other exception than BadImage makes the sample a drop with the reason `error`, and the run ends with exit code 1.
+# One sample in; itself or its changed form, several (their order is kept, their ids differ), or a
+# drop with its reason out. Any other exception than BadImage makes the sample a drop with the
+# reason `error`, and the run ends with exit code 1.
 SampleFunction = Callable[[Sample, Pixels], "Sample | Sequence[Sample] | Drop"]
 
 
@@ -61,8 +65,9 @@ SampleFunction = Callable[[Sample, Pixels], "Sample | Sequence[Sample] | Drop"]
 class MapStep:
     """A step on one sample at a time, pure and without memory of other samples.
 
-    `open` is called once in each worker process and returns the function; what is costly to build (an index, a model)
-    is built there. `reads` names files whose content decides what the step does; their digests join the shard's key.
+    `open` is called once in each worker process and returns the function; what is costly to build
+    (an index, a model) is built there. `reads` names files whose content decides what the step
+    does; their digests join the shard's key.
     """
 
     open: Callable[[], SampleFunction]
@@ -71,21 +76,25 @@ class MapStep:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a table step decided, by row of the signature table: drops, and keys added to `meta.extra` of rows that stay."""
+    """What a table step decided, by row of the signature table: drops, and keys added to
+    `meta.extra` of rows that stay.
+    """
 
     drops: Mapping[int, Drop]
     notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
-    told: Mapping[str, int | float | str] = field(default_factory=dict)  # counts for the dataset card
+    # counts for the dataset card
+    told: Mapping[str, int | float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TableStep:
     """A step that decides over all samples at once, from a small signature of each.
 
-    `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the columns `id`, `source` (the name
-    in the configuration), `rank` (of that source, 0 first) and the signatures' columns, rows in the order of the samples
-    whatever the sharding. It must not depend on anything else. Without any sample, `decide` is not asked.
-    `halves` tells that what it keeps is to be used beside what another run keeps: both must know a patient by one id.
+    `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the columns
+    `id`, `source` (the name in the configuration), `rank` (of that source, 0 first) and the
+    signatures' columns, rows in the order of the samples whatever the sharding. It must not depend
+    on anything else. Without any sample, `decide` is not asked. `halves` tells that what it keeps
+    is to be used beside what another run keeps: both must know a patient by one id.
     """
 
     sign: Callable[[Sample, Pixels], Signature]
@@ -94,17 +103,19 @@ class TableStep:
     halves: bool = False
 
 
-# What a teacher is asked about one sample, round by round: it yields the requests of a round, is sent their values in the same
-# order, and returns what a map step returns. Where a request comes to nothing the sample is dropped for that reason instead.
+# What a teacher is asked about one sample, round by round: it yields the requests of a round, is
+# sent their values in the same order, and returns what a map step returns. Where a request comes to
+# nothing the sample is dropped for that reason instead.
 Talk = Generator[Sequence[Request[Any]], Sequence[Any], "Sample | Sequence[Sample] | Drop"]
 
 
 @dataclass(frozen=True)
 class TeacherStep:
-    """A step that makes samples of a `kind` with the help of a teacher, which it is given (curate/synthesise.py).
+    """A step that makes samples of a `kind` with the help of a teacher, which it is given
+    (curate/synthesise.py).
 
-    `talk` must do the same whenever it is sent the same: an interrupted run replays it from remembered calls. `prompts`
-    names what it asks with and its digest; a sample carries both.
+    `talk` must do the same whenever it is sent the same: an interrupted run replays it from
+    remembered calls. `prompts` names what it asks with and its digest; a sample carries both.
     """
 
     kind: str

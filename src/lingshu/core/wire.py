@@ -1,4 +1,5 @@
-"""One request to an OpenAI-compatible endpoint and what it says: bounded in time and size, and it keeps its key to itself.
+"""One request to an OpenAI-compatible endpoint and what it says: bounded in time and size, and it
+keeps its key to itself.
 
 Outcomes are values; an endpoint's bad answer is never an exception.
 """
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     import aiohttp
 
 Body = Mapping[str, Any]
-# unreachable: no connection; denied: 401, 403; missing: 404; status: another refusal; broken: cut or no valid answer; skipped: never sent
-Kind = Literal["unreachable", "denied", "missing", "status", "timeout", "broken", "oversize", "skipped"]
+# unreachable: no connection; denied: 401, 403; missing: 404; status: another refusal; broken: cut
+# or no valid answer; skipped: never sent
+Kind = Literal[
+    "unreachable", "denied", "missing", "status", "timeout", "broken", "oversize", "skipped"
+]
 
 MAX_REPLY_BYTES = 8 << 20
 
@@ -34,8 +38,8 @@ ERROR_NAME = re.compile(r"[a-z][a-z0-9_]{2,40}", re.I)
 class Endpoint:
     """An address that ends before `/chat/completions`, and how hard it may be asked.
 
-    `retries` come on top of the first try; the wait before them doubles from `backoff_s` with a seeded jitter, unless
-    the endpoint says how long to wait.
+    `retries` come on top of the first try; the wait before them doubles from `backoff_s` with a
+    seeded jitter, unless the endpoint says how long to wait.
     """
 
     url: str
@@ -54,17 +58,27 @@ class Endpoint:
         try:
             parts.port  # noqa: B018 - reading it checks it
         except ValueError as error:
-            raise InputError(f"the port of {parts.hostname} is no number up to 65535; write http(s)://host[:port]/v1.") from error
+            raise InputError(
+                f"the port of {parts.hostname} is no number up to 65535; write"
+                " http(s)://host[:port]/v1."
+            ) from error
         if parts.username or parts.password or parts.query:
-            raise InputError(f"the address of {parts.hostname} carries a password or a query; give keys in OPENAI_API_KEY instead.")
+            raise InputError(
+                f"the address of {parts.hostname} carries a password or a query; give keys in"
+                " OPENAI_API_KEY instead."
+            )
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
-            raise InputError("the API key is empty or holds characters that no key has; copy it again.")
+            raise InputError(
+                "the API key is empty or holds characters that no key has; copy it again."
+            )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...), `token_ids` what it said as tokens,
-    where it was asked for them and knows how to tell. `lost` counts earlier tries that it may have answered unheard."""
+    """What the endpoint said; `finish` is its finish reason ("stop", "length", ...), `token_ids`
+    what it said as tokens, where it was asked for them and knows how to tell. `lost` counts earlier
+    tries that it may have answered unheard.
+    """
 
     text: str
     finish: str | None
@@ -76,7 +90,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer after the last try; `message` is one line without secrets and without what was asked.
+    """Why there is no answer after the last try; `message` is one line without secrets and without
+    what was asked.
 
     `lost` counts the tries, the last one among them, that the endpoint may have answered unheard.
     """
@@ -95,7 +110,9 @@ class Wire:
         self.url = f"{endpoint.url.rstrip('/')}/chat/completions"
         self.met = False
 
-    async def once(self, client: aiohttp.ClientSession, body: Body) -> tuple[Answer | Failure, float | None]:
+    async def once(
+        self, client: aiohttp.ClientSession, body: Body
+    ) -> tuple[Answer | Failure, float | None]:
         """One request: its outcome, and the seconds the endpoint asks to wait before another."""
         import aiohttp
 
@@ -114,30 +131,43 @@ class Wire:
 
     def _outcome(self, status: int, data: bytes | None) -> Answer | Failure:
         if data is None:
-            return Failure("oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status)
+            return Failure(
+                "oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status
+            )
         if status != 200:
-            kind: Kind = "denied" if status in (401, 403) else "missing" if status == 404 else "status"
+            kind: Kind = (
+                "denied" if status in (401, 403) else "missing" if status == 404 else "status"
+            )
             # What a server says about a refused key may repeat parts of it.
             reason = "" if kind == "denied" else self._reason(data)
             return Failure(kind, f"HTTP status {status}{reason}", status)
         answer = read_answer(data)
-        return answer or Failure("broken", f"the answer is no chat completion{self._reason(data)}", status)
+        return answer or Failure(
+            "broken", f"the answer is no chat completion{self._reason(data)}", status
+        )
 
     def _reason(self, data: bytes) -> str:
-        """The endpoint's own name for the error, where it gives one; its prose may repeat what it was sent, so none is kept."""
+        """The endpoint's own name for the error, where it gives one; its prose may repeat what it
+        was sent, so none is kept.
+        """
         try:
             value = json.loads(data)
             error = value.get("error", value) if isinstance(value, dict) else value
             names = [error.get(key) for key in ("code", "type")] if isinstance(error, dict) else []
         except (ValueError, RecursionError):
             return ""
-        return next((f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)), "")
+        return next(
+            (f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)),
+            "",
+        )
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> bytes | None:
     """The body, or None when it is longer than allowed; no more than that is ever held."""
     # A stated length is the length of what arrives, unless it is compressed.
-    if (response.content_length or MAX_REPLY_BYTES + 1) <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
+    if (
+        response.content_length or MAX_REPLY_BYTES + 1
+    ) <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
         return await response.read()
     data = bytearray()
     async for chunk in response.content.iter_chunked(65536):
@@ -169,14 +199,17 @@ def read_answer(data: bytes) -> Answer | None:
         content = choice["message"].get("content")
         if isinstance(content, list):
             content = "".join(part["text"] for part in content)
-        # A server that reasons aloud, or refuses, may leave the content null: the reply is then empty, or the refusal.
+        # A server that reasons aloud, or refuses, may leave the content null: the reply is then
+        # empty, or the refusal.
         text = content if content is not None else choice["message"].get("refusal") or ""
         usage = value.get("usage") or {}
         if not isinstance(text, str):
             return None
         text.encode()
         counts = _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
-        return Answer(text, _word(choice.get("finish_reason")), *counts, _ids(choice.get("token_ids")))
+        return Answer(
+            text, _word(choice.get("finish_reason")), *counts, _ids(choice.get("token_ids"))
+        )
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
 
@@ -186,7 +219,11 @@ def _word(value: object) -> str | None:
 
 
 def _ids(value: object) -> tuple[int, ...] | None:
-    return tuple(value) if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value) else None
+    return (
+        tuple(value)
+        if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value)
+        else None
+    )
 
 
 def _count(value: object) -> int | None:

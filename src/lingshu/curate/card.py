@@ -1,4 +1,6 @@
-"""What a dataset says of itself: README.md for people, croissant.json for search engines and loaders."""
+"""What a dataset says of itself: README.md for people, croissant.json for search engines and
+loaders.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,34 @@ def readme(card: DatasetCard, sources: Sequence[Source], *, digests: Mapping[str
     parts = [
         f"# {_cell(card.name)}\n",
         f"{card.rows:,} rows, {card.images:,} images. Research only; not for clinical use.\n",
-        f"Version `{card.version}` (digest of the shards). Made by `lingshu curate`; `config.yaml` is the run's configuration, "
-        "`drops.jsonl` lists every dropped row with its reason, `run.json` says with which versions.\n",
-        '```python\nfrom datasets import load_dataset\n\nrows = load_dataset("PATH/OF/THIS/FOLDER", split="train")\n```\n',
+        (
+            f"Version `{card.version}` (digest of the shards). Made by `lingshu curate`;"
+            " `config.yaml` is the run's configuration, `drops.jsonl` lists every dropped row with"
+            " its reason, `run.json` says with which versions.\n"
+        ),
+        (
+            "```python\nfrom datasets import load_dataset\n\nrows ="
+            ' load_dataset("PATH/OF/THIS/FOLDER", split="train")\n```\n'
+        ),
         "## Sources\n",
-        _table(("source", "reader", "stated licence", "access", "rows read", "rows here"), _source_rows(card, sources)),
+        _table(
+            ("source", "reader", "stated licence", "access", "rows read", "rows here"),
+            _source_rows(card, sources),
+        ),
         "## Licences and access\n",
-        _table(("licence", "permissive", "rows"), ((k, _permissive(k), v) for k, v in card.licences.items())),
+        _table(
+            ("licence", "permissive", "rows"),
+            ((k, _permissive(k), v) for k, v in card.licences.items()),
+        ),
         _table(("access", "rows"), card.access.items()),
-        "Permissive: use, change and redistribution, also commercially, for no more than attribution. This is no legal advice.\n",
+        (
+            "Permissive: use, change and redistribution, also commercially, for no more than"
+            " attribution. This is no legal advice.\n"
+        ),
         "## What each step did\n",
-        _table(("step", "op", "in", "added", "out", "dropped because"), _step_rows(card.steps or ())),
+        _table(
+            ("step", "op", "in", "added", "out", "dropped because"), _step_rows(card.steps or ())
+        ),
         _told(card.steps or ()),
         "## Distributions\n",
         f"![Distributions of the dataset]({CHART})\n",
@@ -47,9 +66,23 @@ def _source_rows(card: DatasetCard, sources: Sequence[Source]) -> Iterable[tuple
         first = _counts(steps[0], source.name) if steps else {}
         last = _counts(steps[-1], source.name) if steps else {}
         if source.path is None:
-            yield source.name, source.reader, source.licence or "", source.access or "", "left out (no path)", 0
+            yield (
+                source.name,
+                source.reader,
+                source.licence or "",
+                source.access or "",
+                "left out (no path)",
+                0,
+            )
         else:
-            yield source.name, source.reader, source.licence or "by row", source.access or "by row", first.get("in", 0), last.get("out", 0)
+            yield (
+                source.name,
+                source.reader,
+                source.licence or "by row",
+                source.access or "by row",
+                first.get("in", 0),
+                last.get("out", 0),
+            )
 
 
 def _counts(step: Mapping[str, Any], source: str) -> Mapping[str, Any]:
@@ -63,7 +96,9 @@ def _step_rows(steps: Iterable[Mapping[str, Any]]) -> Iterable[tuple[object, ...
 
 
 def _told(steps: Iterable[Mapping[str, Any]]) -> str:
-    """What table steps counted beside their drops: duplicates found, overlaps with benchmarks, quotas."""
+    """What table steps counted beside their drops: duplicates found, overlaps with benchmarks,
+    quotas.
+    """
     rows = [(step["name"], what, value) for step in steps for what, value in step["told"].items()]
     return "## What the steps found\n\n" + _table(("step", "what", "value"), rows) if rows else ""
 
@@ -75,17 +110,30 @@ def _permissive(licence: str) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += [
-        "| " + " | ".join(f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else _cell(str(v)) for v in row) + " |" for row in rows
+        "| "
+        + " | ".join(
+            f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else _cell(str(v))
+            for v in row
+        )
+        + " |"
+        for row in rows
     ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:
     """Text of the data in a cell of a table: it must neither end the cell nor mark anything up."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`").split())
+    return " ".join(
+        text.replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("`", "\\`")
+        .split()
+    )
 
 
-# --- Croissant -----------------------------------------------------------------------------------------------------
+# --- Croissant
+# -----------------------------------------------------------------------------------------------------
 
 _TERMS = (
     "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet",
@@ -102,8 +150,12 @@ _DESCRIPTIONS = {
 }
 
 
-def croissant(card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, created: str) -> dict[str, Any]:
-    """Croissant 1.1 metadata; `files` are the shards with their sizes and sha256, as a manifest lists them."""
+def croissant(
+    card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, created: str
+) -> dict[str, Any]:
+    """Croissant 1.1 metadata; `files` are the shards with their sizes and sha256, as a manifest
+    lists them.
+    """
     objects = [
         {
             "@type": "cr:FileObject",
@@ -120,7 +172,10 @@ def croissant(card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, c
         "@type": "cr:FileSet",
         "@id": "shards",
         "name": "shards",
-        "description": "The rows with their images: the column `images` is a list of {bytes, path}, encoded image files.",
+        "description": (
+            "The rows with their images: the column `images` is a list of {bytes, path}, encoded"
+            " image files."
+        ),
         "encodingFormat": "application/x-parquet",
         "includes": "data/*.parquet",
     }
@@ -129,7 +184,10 @@ def croissant(card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, c
         "@context": _context(),
         "@type": "sc:Dataset",
         "name": card.name,
-        "description": f"{card.rows} rows and {card.images} images, curated with lingshu. Research only; not for clinical use.",
+        "description": (
+            f"{card.rows} rows and {card.images} images, curated with lingshu. Research only; not"
+            " for clinical use."
+        ),
         "conformsTo": CROISSANT,
         "license": licences or ["unknown"],
         "url": "https://arxiv.org/abs/2506.07044",
@@ -137,7 +195,15 @@ def croissant(card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, c
         "datePublished": created[:10],
         "citeAs": "Lingshu, arXiv 2506.07044",
         "distribution": [*objects, every],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "rows", "name": "rows", "key": {"@id": "rows/id"}, "field": _fields()}],
+        "recordSet": [
+            {
+                "@type": "cr:RecordSet",
+                "@id": "rows",
+                "name": "rows",
+                "key": {"@id": "rows/id"},
+                "field": _fields(),
+            }
+        ],
     }
 
 

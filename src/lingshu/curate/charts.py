@@ -1,4 +1,6 @@
-"""The distributions of a dataset as one picture: bars in plain SVG, which needs nothing but a browser."""
+"""The distributions of a dataset as one picture: bars in plain SVG, which needs nothing but a
+browser.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ def most(counts: Mapping[str, int], bars: int = BARS) -> list[tuple[str, int]]:
 
 
 def _is_scale(counts: Mapping[str, int]) -> bool:
-    return all(name.startswith(("up to ", "over ")) or name.replace("-", "").isdigit() for name in counts)
+    return all(
+        name.startswith(("up to ", "over ")) or name.replace("-", "").isdigit() for name in counts
+    )
 
 
 def _bound(name: str) -> float:
     if name.startswith("over "):
         return float("inf")
-    return float(name.removeprefix("up to ").split("-")[0]) - (0.5 if name.startswith("up to ") else 0)
+    return float(name.removeprefix("up to ").split("-")[0]) - (
+        0.5 if name.startswith("up to ") else 0
+    )
 
 
 def picture(distributions: Mapping[str, Mapping[str, int]]) -> str:
@@ -41,9 +47,10 @@ def picture(distributions: Mapping[str, Mapping[str, int]]) -> str:
     width, height = COLUMNS * WIDTH + (COLUMNS - 1) * GAP, max(tops)
     style = "text{font:12px sans-serif;fill:#222}.h{font-weight:bold}.n{fill:#555}.b{fill:#3b76af}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'style="max-width:100%;height:auto" aria-label="Distributions of the dataset"><style>{style}</style>'
-        f'<rect width="100%" height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        f' height="{height}" role="img" style="max-width:100%;height:auto"'
+        f' aria-label="Distributions of the dataset"><style>{style}</style><rect width="100%"'
+        f' height="100%" fill="#fff"/>{"".join(body)}</svg>\n'
     )
 
 
@@ -56,8 +63,9 @@ def _panel(name: str, bars: list[tuple[str, int]]) -> str:
         short = label if len(label) <= 26 else label[:25] + "…"
         length = max(1.0, space * count / largest)
         lines.append(
-            f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(short)}</text>'
-            f'<rect class="b" x="{LABEL}" y="{y + 2}" width="{length:.1f}" height="{ROW - 5}"/>'
-            f'<text class="n" x="{LABEL + length + 6:.1f}" y="{y + 12}">{count:,} ({100 * count / total:.1f}%)</text>'
+            f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(short)}</text><rect'
+            f' class="b" x="{LABEL}" y="{y + 2}" width="{length:.1f}" height="{ROW - 5}"/><text'
+            f' class="n" x="{LABEL + length + 6:.1f}" y="{y + 12}">{count:,}'
+            f" ({100 * count / total:.1f}%)</text>"
         )
     return "".join(lines)

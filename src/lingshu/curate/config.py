@@ -9,17 +9,31 @@ from typing import Literal
 from lingshu.core.errors import ConfigError, nearest
 from lingshu.core.nouns import Access
 
-Plain = str | int | float | bool | None | list[str] | list[int] | list[float] | dict[str, str] | dict[str, int] | dict[str, float]
+Plain = (
+    str
+    | int
+    | float
+    | bool
+    | None
+    | list[str]
+    | list[int]
+    | list[float]
+    | dict[str, str]
+    | dict[str, int]
+    | dict[str, float]
+)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from: a reader of the `sources` shelf, its folder or file, and what is known of all its rows.
+    """Where samples come from: a reader of the `sources` shelf, its folder or file, and what is
+    known of all its rows.
 
-    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `licence`, `access`,
-    `agreement`, `deidentified`, `kind`, `modality` and `language` fill what a row does not state for itself; a row that
-    states no access counts as private until `access` says otherwise. `rank` orders sources where two hold the same thing
-    (0 first). `optional` leaves a source out, counted, while it has no path.
+    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `licence`,
+    `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` fill what a row does
+    not state for itself; a row that states no access counts as private until `access` says
+    otherwise. `rank` orders sources where two hold the same thing (0 first). `optional` leaves a
+    source out, counted, while it has no path.
     """
 
     name: str
@@ -39,7 +53,10 @@ class Source:
 
 @dataclass(frozen=True)
 class StepUse:
-    """A step of the `ops` shelf with its parameters. `sources` limits it to samples of those; empty means all."""
+    """A step of the `ops` shelf with its parameters.
+
+    `sources` limits it to samples of those; empty means all.
+    """
 
     name: str  # of this use, unique in the run; reasons in the card are counted under it
     op: str
@@ -49,11 +66,13 @@ class StepUse:
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """A complete curation run. `shard_rows` samples are one unit of work: done whole, or done again.
+    """A complete curation run. `shard_rows` samples are one unit of work: done whole, or done
+    again.
 
-    `workers` is the number of processes: None is one for each core, and 0 works in the process that calls. `licence`
-    "permissive" keeps only rows whose licence allows any use for no more than attribution. `image_format` "png" writes
-    the pixels of every image anew, without whatever else its file holds; "keep" leaves files as they are.
+    `workers` is the number of processes: None is one for each core, and 0 works in the process that
+    calls. `licence` "permissive" keeps only rows whose licence allows any use for no more than
+    attribution. `image_format` "png" writes the pixels of every image anew, without whatever else
+    its file holds; "keep" leaves files as they are.
     """
 
     name: str
@@ -66,7 +85,10 @@ class CurateConfig:
     image_format: Literal["keep", "png"] = "keep"
 
     def __post_init__(self) -> None:
-        for kind, names in (("source", [s.name for s in self.sources]), ("step", [s.name for s in self.steps])):
+        for kind, names in (
+            ("source", [s.name for s in self.sources]),
+            ("step", [s.name for s in self.steps]),
+        ):
             if len(set(names)) < len(names):
                 raise ConfigError(f"{kind}s are named {names}; every name must differ.")
         if not self.sources:
@@ -75,7 +97,9 @@ class CurateConfig:
         for step in self.steps:
             for name in step.sources:
                 if name not in known:
-                    raise ConfigError(f"step {step.name!r} is limited to source {name!r}; {nearest(name, known)}")
+                    raise ConfigError(
+                        f"step {step.name!r} is limited to source {name!r}; {nearest(name, known)}"
+                    )
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; it must be at least 1.")
         if self.workers is not None and self.workers < 0:
@@ -84,12 +108,14 @@ class CurateConfig:
 
 @dataclass(frozen=True)
 class SynthesisConfig:
-    """A complete synthesis run: steps that make samples from a dataset with a teacher. Each step sees every row.
+    """A complete synthesis run: steps that make samples from a dataset with a teacher. Each step
+    sees every row.
 
-    A step's `sources` are the sources that the rows name. `review_rows` of every kind are queued for review; a kind of
-    which reviewers reject a larger share than `max_rejected`, or than its own limit in `limits`, stops the run. Tokens and
-    money of all calls are bounded by `token_budget` and `cost_budget`; prices are per million tokens, `image_tokens` what an
-    image may cost at most. `tries` is how often an unusable reply is asked for in all.
+    A step's `sources` are the sources that the rows name. `review_rows` of every kind are queued
+    for review; a kind of which reviewers reject a larger share than `max_rejected`, or than its own
+    limit in `limits`, stops the run. Tokens and money of all calls are bounded by `token_budget`
+    and `cost_budget`; prices are per million tokens, `image_tokens` what an image may cost at most.
+    `tries` is how often an unusable reply is asked for in all.
     """
 
     name: str
@@ -109,10 +135,13 @@ class SynthesisConfig:
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
         if not names or len(set(names)) < len(names):
-            raise ConfigError(f"steps are named {names}; give at least one, each with a name of its own.")
+            raise ConfigError(
+                f"steps are named {names}; give at least one, each with a name of its own."
+            )
         if self.chunk_rows < 1 or self.tries < 1 or self.review_rows < 0:
             raise ConfigError(
-                f"chunk_rows {self.chunk_rows} and tries {self.tries} must be at least 1, review_rows {self.review_rows} not negative."
+                f"chunk_rows {self.chunk_rows} and tries {self.tries} must be at least 1,"
+                f" review_rows {self.review_rows} not negative."
             )
         for name, share in (("max_rejected", self.max_rejected), *self.limits.items()):
             if not 0 <= share <= 1:

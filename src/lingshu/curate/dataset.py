@@ -1,4 +1,6 @@
-"""The finished dataset: parts, card, metadata and exports put together in the work folder, then moved to OUT."""
+"""The finished dataset: parts, card, metadata and exports put together in the work folder, then
+moved to OUT.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from lingshu.core import config as configuration
 from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError, nearest
-from lingshu.core.files import MANIFEST, disk, sha256_file, sync_folder, write_json, write_manifest, write_text
+from lingshu.core.files import (
+    MANIFEST,
+    disk,
+    sha256_file,
+    sync_folder,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from lingshu.core.runcard import RunCard, write_run_card
 from lingshu.core.shards import shard_name
 from lingshu.curate.card import CHART, croissant, readme
@@ -39,7 +49,9 @@ def check_exports(names: Sequence[str]) -> None:
             raise ConfigError(f"there is no export {name!r}; {nearest(name, EXPORTS)}")
 
 
-def finish(run: Run, passed: Passed, *, explain: bool = False, exports: Sequence[str] = ()) -> DatasetCard:
+def finish(
+    run: Run, passed: Passed, *, explain: bool = False, exports: Sequence[str] = ()
+) -> DatasetCard:
     """Put the dataset together and move it to its folder; the work files are removed.
 
     Raises:
@@ -76,7 +88,9 @@ def finish(run: Run, passed: Passed, *, explain: bool = False, exports: Sequence
 
 
 def _link(part: Path, target: Path) -> None:
-    """The part under its name in the dataset; it stays where it is until the dataset is whole, so that a kill costs nothing."""
+    """The part under its name in the dataset; it stays where it is until the dataset is whole, so
+    that a kill costs nothing.
+    """
     try:
         os.link(part, target)
     except OSError:  # a disk without links
@@ -84,7 +98,11 @@ def _link(part: Path, target: Path) -> None:
 
 
 def _card(run: Run, passed: Passed, statistics: Statistics, *, version: str) -> DatasetCard:
-    distributions = {name: dict(most(counts, VALUES)) for name, counts in statistics.distributions.items() if counts}
+    distributions = {
+        name: dict(most(counts, VALUES))
+        for name, counts in statistics.distributions.items()
+        if counts
+    }
     full = {name: dict(sorted(counts.items())) for name, counts in statistics.distributions.items()}
     order = [READ, *(use.name for use in run.config.steps), WRITE]
     ops = {use.name: use.op for use in run.config.steps}
@@ -111,18 +129,29 @@ def _run_card(run: Run, passed: Passed, card: DatasetCard, created: str) -> RunC
     notes: Mapping[str, object] = {"limit": run.limit, "sources_left_out": left_out}
     hashes = {"run": passed.key, "dataset": card.version or ""}
     return RunCard(
-        "curate", to_plain(run.config), run.config.seed, counts={**counts, **dropped}, hashes=hashes, notes=notes, created=created
+        "curate",
+        to_plain(run.config),
+        run.config.seed,
+        counts={**counts, **dropped},
+        hashes=hashes,
+        notes=notes,
+        created=created,
     )
 
 
 def _move(folder: Path, out: Path) -> None:
-    """Move the finished dataset into `out`. While its card is missing there, it is no dataset: the card goes first and comes last."""
+    """Move the finished dataset into `out`.
+
+    While its card is missing there, it is no dataset: the card goes first and comes last.
+    """
     with disk(out):
         for name in (DATASET_CARD, MANIFEST):
             (out / name).unlink(missing_ok=True)
         for old in out.iterdir():
             if old.name != WORK:
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        for name in sorted((path.name for path in folder.iterdir()), key=lambda name: (name == DATASET_CARD, name)):
+        for name in sorted(
+            (path.name for path in folder.iterdir()), key=lambda name: (name == DATASET_CARD, name)
+        ):
             os.replace(folder / name, out / name)
         sync_folder(out)

@@ -1,4 +1,6 @@
-"""Between two passes: a table step's decision over all signatures, cut back into what it says of each shard."""
+"""Between two passes: a table step's decision over all signatures, cut back into what it says of
+each shard.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decided:
-    """What a decision says of one shard: the rows that are out, and what is noted of those that stay."""
+    """What a decision says of one shard: the rows that are out, and what is noted of those that
+    stay.
+    """
 
     out: Set[int] = frozenset()
     notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
@@ -48,7 +52,9 @@ class Result(NamedTuple):
     examples: list[Shown]
 
 
-def decided(use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]) -> Result:
+def decided(
+    use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
+) -> Result:
     """Let a table step decide over the signatures of all shards.
 
     Raises:
@@ -58,9 +64,14 @@ def decided(use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks:
     assert isinstance(step, TableStep)
     table, where, origins = _gather(use, shards, sources, ranks)
     found = step.decide(table) if table.num_rows else Decision({})
-    wrong = next((row for row in (*found.drops, *found.notes) if not 0 <= row < table.num_rows), None)
+    wrong = next(
+        (row for row in (*found.drops, *found.notes) if not 0 <= row < table.num_rows), None
+    )
     if wrong is not None:
-        raise InputError(f"step {use.name!r} decided on row {wrong} of {table.num_rows}; rows are counted from 0.")
+        raise InputError(
+            f"step {use.name!r} decided on row {wrong} of {table.num_rows}; rows are counted"
+            " from 0."
+        )
     ledger, lost = Ledger(), []
     for origin, count in Counter(origins.tolist()).items():
         ledger.leave(use.name, sources[int(origin)], count)
@@ -82,24 +93,38 @@ def decided(use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks:
             shard, place = where[row].tolist()
             notes[shard][place] = dict(noted)
     shown = [
-        Shown(reason, detail, read_rows(shards[shard])[place].text) for reason, kept in examples.items() for shard, place, detail in kept
+        Shown(reason, detail, read_rows(shards[shard])[place].text)
+        for reason, kept in examples.items()
+        for shard, place, detail in kept
     ]
-    return Result([Decided(frozenset(o), n) for o, n in zip(out, notes, strict=True)], ledger, lost, dict(found.told), shown)
+    return Result(
+        [Decided(frozenset(o), n) for o, n in zip(out, notes, strict=True)],
+        ledger,
+        lost,
+        dict(found.told),
+        shown,
+    )
 
 
 class Gathered(NamedTuple):
-    """The signed rows of all shards in one table, where each lies (rows x 2: shard, place in it), and the number of its source."""
+    """The signed rows of all shards in one table, where each lies (rows x 2: shard, place in it),
+    and the number of its source.
+    """
 
     table: pa.Table
     where: NDArray[np.int64]
     origins: NDArray[np.int32]
 
 
-def _gather(use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]) -> Gathered:
+def _gather(
+    use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
+) -> Gathered:
     import numpy as np
     import pyarrow as pa
 
-    tables: list[pa.Table] = [pa.table({"id": pa.array([], pa.string()), "origin": pa.array([], pa.int32())})]
+    tables: list[pa.Table] = [
+        pa.table({"id": pa.array([], pa.string()), "origin": pa.array([], pa.int32())})
+    ]
     where = [np.zeros((0, 2), np.int64)]
     for number, path in enumerate(shards):
         found = read_signatures(path)
@@ -117,24 +142,38 @@ def _gather(use: StepUse, shards: Sequence[Path], sources: Sequence[str], ranks:
         1,
     ):
         if name in table.column_names:
-            raise InputError(f"step {use.name!r} signs with the column {name!r}, which the runner adds itself; name it otherwise.")
+            raise InputError(
+                f"step {use.name!r} signs with the column {name!r}, which the runner adds itself;"
+                " name it otherwise."
+            )
         table = table.add_column(place, name, column)
     return Gathered(table.drop_columns(["origin"]), np.concatenate(where), origins)
 
 
 def repeated_ids(shards: Sequence[tuple[Path, Set[int]]]) -> Iterator[dict[int, tuple[str, int]]]:
-    """For each shard the rows whose id an earlier row has: row -> (id, number of the source). Rows that are `out` do not count."""
+    """For each shard the rows whose id an earlier row has: row -> (id, number of the source).
+
+    Rows that are `out` do not count.
+    """
     import numpy as np
     import pyarrow as pa
 
     columns = [_ids(path, out) for path, out in shards]
-    counts = pa.chunked_array([chunk for found in columns for chunk in found["id"].chunks], pa.string()).value_counts()
-    several = set(counts.field("values").take(pa.array(np.flatnonzero(counts.field("counts").to_numpy() > 1))).to_pylist())
+    counts = pa.chunked_array(
+        [chunk for found in columns for chunk in found["id"].chunks], pa.string()
+    ).value_counts()
+    several = set(
+        counts.field("values")
+        .take(pa.array(np.flatnonzero(counts.field("counts").to_numpy() > 1)))
+        .to_pylist()
+    )
     seen: set[str] = set()
     for found in columns:
         repeats: dict[int, tuple[str, int]] = {}
         if several:
-            for name, row, origin in zip(*(found[c].to_pylist() for c in ("id", "row", "origin")), strict=True):
+            for name, row, origin in zip(
+                *(found[c].to_pylist() for c in ("id", "row", "origin")), strict=True
+            ):
                 if name in seen:
                     repeats[row] = (name, origin)
                 elif name in several:
@@ -146,6 +185,15 @@ def _ids(path: Path, out: Set[int]) -> pa.Table:
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as source:
-        table = pa.ipc.open_file(source).read_all().select(["id", "origin"]).replace_schema_metadata(None)
+        table = (
+            pa.ipc.open_file(source)
+            .read_all()
+            .select(["id", "origin"])
+            .replace_schema_metadata(None)
+        )
     table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
-    return table.filter(pa.array([row not in out for row in range(table.num_rows)], pa.bool_())) if out else table
+    return (
+        table.filter(pa.array([row not in out for row in range(table.num_rows)], pa.bool_()))
+        if out
+        else table
+    )

@@ -1,6 +1,8 @@
-"""The page that explains a run: for every step its counts and what it did to a few rows, before and after, with pictures.
+"""The page that explains a run: for every step its counts and what it did to a few rows, before and
+after, with pictures.
 
-One file without anything from elsewhere. Of rows that are neither open nor de-identified it shows no word and no pixel.
+One file without anything from elsewhere. Of rows that are neither open nor de-identified it shows
+no word and no pixel.
 """
 
 from __future__ import annotations
@@ -51,13 +53,21 @@ def write_page(path: Path, card: DatasetCard, examples: Sequence[Example]) -> No
     with Pictures() as pictures:
         body = [_head(card)]
         for step in card.steps or ():
-            shown = sorted((e for e in examples if e.step == step["name"]), key=lambda e: (e.outcome == "kept", e.outcome))
+            shown = sorted(
+                (e for e in examples if e.step == step["name"]),
+                key=lambda e: (e.outcome == "kept", e.outcome),
+            )
             body.append(_step(step, shown, pictures))
     svg = f"<h2>What is left</h2>{picture(card.distributions or {})}"
     head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(card.name)}</title><style>{STYLE}</style>'
+        '<meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width"><title>{escape(card.name)}</title><style>{STYLE}</style>'
     )
-    write_text(path, f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}{svg}</body></html>\n')
+    write_text(
+        path,
+        "<!doctype html><html"
+        f' lang="en"><head>{head}</head><body>{"".join(body)}{svg}</body></html>\n',
+    )
 
 
 def _head(card: DatasetCard) -> str:
@@ -69,8 +79,9 @@ def _head(card: DatasetCard) -> str:
         for s in card.steps or ()
     )
     return (
-        f"<h1>{escape(card.name)}: {first:,} rows read, {card.rows:,} kept</h1>"
-        f"<table><tr><th>step</th><th>in</th><th>added</th><th>out</th><th>dropped because</th></tr>{rows}</table>"
+        f"<h1>{escape(card.name)}: {first:,} rows read, {card.rows:,}"
+        " kept</h1><table><tr><th>step</th><th>in</th><th>added</th><th>out</th><th>dropped"
+        f" because</th></tr>{rows}</table>"
     )
 
 
@@ -79,22 +90,38 @@ def _reasons(drops: Mapping[str, int]) -> str:
 
 
 def _step(step: Mapping[str, Any], examples: Sequence[Example], pictures: Pictures) -> str:
-    told = "".join(f"<tr><td>{escape(str(k))}</td><td class='n'>{escape(str(v))}</td></tr>" for k, v in step["told"].items())
+    told = "".join(
+        f"<tr><td>{escape(str(k))}</td><td class='n'>{escape(str(v))}</td></tr>"
+        for k, v in step["told"].items()
+    )
     about = f"{escape(step['op'] or 'runner')} · {step['in']:,} in, {step['out']:,} out"
     head = f'<h2 id="{escape(step["name"])}">{escape(step["name"])} <small>{about}</small></h2>'
     none = "" if examples else '<p class="held">No row to show.</p>'
-    return head + (f"<table>{told}</table>" if told else "") + none + "".join(_example(e, pictures) for e in examples)
+    return (
+        head
+        + (f"<table>{told}</table>" if told else "")
+        + none
+        + "".join(_example(e, pictures) for e in examples)
+    )
 
 
 def _example(example: Example, pictures: Pictures) -> str:
     before = load_sample(example.before)
     after = [load_sample(text) for text in example.after]
     kind = example.outcome.split(":")[0]
-    named = f"{escape(before.id)} {escape(example.detail)}" if _may_show(before) else "a row that is not open"
+    named = (
+        f"{escape(before.id)} {escape(example.detail)}"
+        if _may_show(before)
+        else "a row that is not open"
+    )
     title = f'<b class="{kind}">{escape(example.outcome)}</b><span class="id">{named}</span>'
     if kind in ("dropped", "kept"):
-        return f'<div class="row">{title}<div class="sides">{_side("", before, pictures)}</div></div>'
-    sides = _side("before", before, pictures) + "".join(_side("after", sample, pictures, before=before) for sample in after)
+        return (
+            f'<div class="row">{title}<div class="sides">{_side("", before, pictures)}</div></div>'
+        )
+    sides = _side("before", before, pictures) + "".join(
+        _side("after", sample, pictures, before=before) for sample in after
+    )
     return f'<div class="row">{title}<div class="sides">{sides}</div></div>'
 
 
@@ -107,7 +134,10 @@ def _side(label: str, sample: Sample, pictures: Pictures, *, before: Sample | No
     if not _may_show(sample):
         words = sum(len(message.text.split()) for message in sample.messages)
         facts = f"{len(sample.images)} images, {len(sample.messages)} turns, {words} words"
-        return f'<div class="side">{caption}<p class="held">{facts}; withheld, for the row is neither open nor de-identified</p></div>'
+        return (
+            f'<div class="side">{caption}<p class="held">{facts}; withheld, for the row is neither'
+            " open nor de-identified</p></div>"
+        )
     images = "".join(_thumbnail(image, pictures) for image in sample.images[:IMAGES])
     if len(sample.images) > IMAGES:
         images += f'<span class="meta">and {len(sample.images) - IMAGES} more</span>'
@@ -116,7 +146,10 @@ def _side(label: str, sample: Sample, pictures: Pictures, *, before: Sample | No
     for place, message in enumerate(sample.messages):
         old = compared[place].text if place < len(compared) else None
         texts.append(f'<p><span class="role">{message.role}</span> {_text(message.text, old)}</p>')
-    return f'<div class="side">{caption}<div>{images}</div>{"".join(texts)}<p class="meta">{_meta(sample, before)}</p></div>'
+    return (
+        f'<div class="side">{caption}<div>{images}</div>{"".join(texts)}<p'
+        f' class="meta">{_meta(sample, before)}</p></div>'
+    )
 
 
 def _text(text: str, old: str | None) -> str:
@@ -125,7 +158,9 @@ def _text(text: str, old: str | None) -> str:
     if old is None or old == text:
         return escape(" ".join(new))
     before, parts = _cut(old), []
-    for what, a, b, c, d in difflib.SequenceMatcher(None, before, new, autojunk=False).get_opcodes():
+    for what, a, b, c, d in difflib.SequenceMatcher(
+        None, before, new, autojunk=False
+    ).get_opcodes():
         if what != "insert" and what != "equal":
             parts.append(f"<del>{escape(' '.join(before[a:b]))}</del>")
         if what in ("insert", "replace"):
@@ -152,7 +187,13 @@ def _meta(sample: Sample, before: Sample | None) -> str:
 
 def _facts(sample: Sample) -> dict[str, str]:
     meta = sample.meta
-    named = {"source": meta.source, "licence": meta.licence, "modality": meta.modality, "kind": meta.kind, "language": meta.language}
+    named = {
+        "source": meta.source,
+        "licence": meta.licence,
+        "modality": meta.modality,
+        "kind": meta.kind,
+        "language": meta.language,
+    }
     known = {name: value for name, value in named.items() if value}
     gold = {"gold": " | ".join(sample.gold)} if sample.gold else {}
     return {**known, **gold, **dict(meta.extra)}
@@ -168,7 +209,12 @@ def _thumbnail(image: Image, pictures: Pictures) -> str:
     scale = min(1.0, SIDE / max(pixels.shape[:2]))
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85]
+    )
     data = base64.b64encode(encoded.tobytes()).decode()
     shown = f"{pixels.shape[1]} x {pixels.shape[0]}"
-    return f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="image, {shown}" title="{shown}">'
+    return (
+        f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}" alt="image,'
+        f' {shown}" title="{shown}">'
+    )

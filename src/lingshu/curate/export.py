@@ -1,6 +1,8 @@
-"""A dataset in the forms that other trainers read: LLaVA's conversations and ms-swift's messages, images as files.
+"""A dataset in the forms that other trainers read: LLaVA's conversations and ms-swift's messages,
+images as files.
 
-Sources: the data format of LLaVA (docs/Finetune_Custom_Data.md of haotian-liu/LLaVA) and of ms-swift (custom datasets, messages).
+Sources: the data format of LLaVA (docs/Finetune_Custom_Data.md of haotian-liu/LLaVA) and of
+ms-swift (custom datasets, messages).
 """
 
 from __future__ import annotations
@@ -18,20 +20,33 @@ from lingshu.imaging.read import ShardReader
 
 MARK = "<image>"  # stands for an image in both forms
 ROWS, IMAGES, CARD = "rows.json", "images", "export.json"
-_SUFFIX = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif"}
+_SUFFIX = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+}
 
 
 def export(name: str, dataset: Path) -> dict[str, int]:
-    """Write DATASET/NAME/rows.json and images/; returns how many rows were written, and left out by reason.
+    """Write DATASET/NAME/rows.json and images/; returns how many rows were written, and left out by
+    reason.
 
-    A row whose words hold the mark of an image cannot be told apart from one with more images: it is left out.
-    LLaVA's form asks for an answer as well, so that unanswered rows are left out of it.
+    A row whose words hold the mark of an image cannot be told apart from one with more images: it
+    is left out. LLaVA's form asks for an answer as well, so that unanswered rows are left out of
+    it.
 
     Raises:
         StorageError: the disk refused.
     """
     counts: dict[str, int] = {"rows": 0, "images": 0}
-    with atomic_folder(dataset / name) as folder, ShardReader() as shards, (folder / ROWS).open("w", encoding="utf-8") as file:
+    with (
+        atomic_folder(dataset / name) as folder,
+        ShardReader() as shards,
+        (folder / ROWS).open("w", encoding="utf-8") as file,
+    ):
         (folder / IMAGES).mkdir()
         file.write("[")
         for sample in read_dataset(dataset):
@@ -47,7 +62,10 @@ def export(name: str, dataset: Path) -> dict[str, int]:
                     (folder / path).write_bytes(data)
                     counts["images"] += 1
                 paths.append(path)
-            file.write((",\n" if counts["rows"] else "\n") + json.dumps(EXPORTS[name](sample, paths), ensure_ascii=False))
+            file.write(
+                (",\n" if counts["rows"] else "\n")
+                + json.dumps(EXPORTS[name](sample, paths), ensure_ascii=False)
+            )
             counts["rows"] += 1
         file.write("\n]\n")
         write_json(folder / CARD, counts)
@@ -66,22 +84,36 @@ def _text(message: Message) -> str:
 
 def _shown(sample: Sample, paths: list[str]) -> list[str]:
     """The images in the order of their marks; one that two turns show stands twice."""
-    return [paths[part] for message in sample.messages for part in message.parts if isinstance(part, int)]
+    return [
+        paths[part]
+        for message in sample.messages
+        for part in message.parts
+        if isinstance(part, int)
+    ]
 
 
 def llava(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    """One row of LLaVA: `conversations` of human and gpt, `image` a path, or a list of them where there are several."""
+    """One row of LLaVA: `conversations` of human and gpt, `image` a path, or a list of them where
+    there are several.
+    """
     shown = _shown(sample, paths)
     speakers = {"user": "human", "assistant": "gpt", "system": "system"}
     row: dict[str, Any] = {"id": sample.id}
     if shown:
         row["image"] = shown[0] if len(shown) == 1 else shown
-    return row | {"conversations": [{"from": speakers[m.role], "value": _text(m)} for m in sample.messages]}
+    return row | {
+        "conversations": [{"from": speakers[m.role], "value": _text(m)} for m in sample.messages]
+    }
 
 
 def ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    """One row of ms-swift: `messages`, and `images` in the order of their marks; `solution` where an answer is known and not given."""
-    row: dict[str, Any] = {"id": sample.id, "messages": [{"role": m.role, "content": _text(m)} for m in sample.messages]}
+    """One row of ms-swift: `messages`, and `images` in the order of their marks; `solution` where
+    an answer is known and not given.
+    """
+    row: dict[str, Any] = {
+        "id": sample.id,
+        "messages": [{"role": m.role, "content": _text(m)} for m in sample.messages],
+    }
     shown = _shown(sample, paths)
     if shown:
         row["images"] = shown
@@ -90,4 +122,7 @@ def ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
     return row
 
 
-EXPORTS: Mapping[str, Callable[[Sample, list[str]], dict[str, Any]]] = {"llava": llava, "ms-swift": ms_swift}
+EXPORTS: Mapping[str, Callable[[Sample, list[str]], dict[str, Any]]] = {
+    "llava": llava,
+    "ms-swift": ms_swift,
+}

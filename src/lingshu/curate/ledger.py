@@ -1,4 +1,6 @@
-"""The ledger of a run: what came into each step, what it added, dropped and gave on, by source; it must add up."""
+"""The ledger of a run: what came into each step, what it added, dropped and gave on, by source; it
+must add up.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ FAILURES = ("error", "worker_died")
 
 
 class Ledger:
-    """Counts by step and source: `in`, `added` (a sample that became three adds two), `out`, and drops by reason."""
+    """Counts by step and source: `in`, `added` (a sample that became three adds two), `out`, and
+    drops by reason.
+    """
 
     def __init__(self, plain: Plain | None = None) -> None:
         self._steps: Plain = {}
@@ -21,7 +25,9 @@ class Ledger:
 
     def _cell(self, step: str, source: str) -> dict[str, Any]:
         sources = self._steps.get(step) or self._steps.setdefault(step, {})
-        return sources.get(source) or sources.setdefault(source, {"in": 0, "added": 0, "out": 0, "drops": {}})
+        return sources.get(source) or sources.setdefault(
+            source, {"in": 0, "added": 0, "out": 0, "drops": {}}
+        )
 
     def enter(self, step: str, source: str, count: int = 1) -> None:
         self._cell(step, source)["in"] += count
@@ -61,8 +67,11 @@ class Ledger:
     def failures(self) -> int:
         return sum(count for reason, count in self.drops().items() if reason in FAILURES)
 
-    def check(self, order: Sequence[str], applies: Mapping[str, Sequence[str]], sources: Sequence[str]) -> None:
-        """What came in went out or was dropped, at every step and from each step to the next, for every source.
+    def check(
+        self, order: Sequence[str], applies: Mapping[str, Sequence[str]], sources: Sequence[str]
+    ) -> None:
+        """What came in went out or was dropped, at every step and from each step to the next, for
+        every source.
 
         `order` names the steps; `applies` the sources that a step is limited to (empty: all).
 
@@ -75,16 +84,24 @@ class Ledger:
                 if applies.get(step) and source not in applies[step]:
                     continue
                 cell = self._cell(step, source)
-                assert cell["in"] + cell["added"] == cell["out"] + sum(cell["drops"].values()), (step, source, cell)
+                assert cell["in"] + cell["added"] == cell["out"] + sum(cell["drops"].values()), (
+                    step,
+                    source,
+                    cell,
+                )
                 assert before is None or before == cell["in"], (step, source, before, cell)
                 before = cell["out"]
 
-    def table(self, order: Sequence[str], ops: Mapping[str, str], told: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def table(
+        self, order: Sequence[str], ops: Mapping[str, str], told: Mapping[str, Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
         """The steps of a dataset card, in order: totals, and the same by source."""
         rows = []
         for step in order:
             sources = {name: self._steps[step][name] for name in sorted(self._steps.get(step, {}))}
-            totals: dict[str, Any] = {key: sum(cell[key] for cell in sources.values()) for key in ("in", "added", "out")}
+            totals: dict[str, Any] = {
+                key: sum(cell[key] for cell in sources.values()) for key in ("in", "added", "out")
+            }
             drops = Counter[str]()
             for cell in sources.values():
                 drops.update(cell["drops"])

@@ -1,4 +1,7 @@
-"""Where jobs are done on this machine: in processes, or in this one. A process that dies costs its own job only."""
+"""Where jobs are done on this machine: in processes, or in this one.
+
+A process that dies costs its own job only.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ AHEAD = 2
 
 
 class Outcome(NamedTuple):
-    """What became of a job: done, not to be done at all (`fault`), or its process died (`died` says how)."""
+    """What became of a job: done, not to be done at all (`fault`), or its process died (`died` says
+    how).
+    """
 
     job: Job
     fault: Fault | None = None
@@ -28,7 +33,11 @@ class Outcome(NamedTuple):
 
 
 class Backend(Protocol):
-    """Does jobs in any order. `take` gives the next one, None when there is none at the moment; after an outcome there may be more."""
+    """Does jobs in any order.
+
+    `take` gives the next one, None when there is none at the moment; after an outcome there may be
+    more.
+    """
 
     def run(self, take: Take) -> Iterator[Outcome]: ...
 
@@ -59,7 +68,8 @@ class _Worker:
     def give(self, job: Job) -> None:
         assert self.process.stdin
         self.job = job
-        with contextlib.suppress(BrokenPipeError):  # it died while idle: its output ends, and the job comes back
+        # it died while idle: its output ends, and the job comes back
+        with contextlib.suppress(BrokenPipeError):
             send(self.process.stdin, job)  # type: ignore[arg-type]
 
     def answer(self) -> Outcome:
@@ -95,13 +105,18 @@ class Processes:
         ahead: deque[Job] = deque()
         with selectors.DefaultSelector() as selector:
             while True:
-                while len(self._busy) < self._count and (job := ahead.popleft() if ahead else take()) is not None:
+                while (
+                    len(self._busy) < self._count
+                    and (job := ahead.popleft() if ahead else take()) is not None
+                ):
                     self._start(job, selector)
                 if not self._busy:
                     return
                 # The next shards are cut while the workers are at theirs.
                 ready = selector.select(0)
-                while not ready and len(ahead) < AHEAD * self._count and (job := take()) is not None:
+                while (
+                    not ready and len(ahead) < AHEAD * self._count and (job := take()) is not None
+                ):
                     ahead.append(job)
                     ready = selector.select(0)
                 for key, _ in ready or selector.select():

@@ -1,4 +1,5 @@
-"""The curation run: sources to shards, passes over them, decisions between the passes, and the parts of the dataset.
+"""The curation run: sources to shards, passes over them, decisions between the passes, and the
+parts of the dataset.
 
 OUT/work/input/     shards as they were read           OUT/work/pass-N/   shards behind pass N, known by their keys
 OUT/work/parts/     parts of the dataset               OUT/work/dataset/  the finished dataset, before it moves to OUT
@@ -18,7 +19,15 @@ from typing import Any, NamedTuple, Protocol
 from lingshu.core.artefacts import DATASET_CARD, SHARD_ROWS, DatasetCard, open_dataset
 from lingshu.core.config import to_plain
 from lingshu.core.errors import InputError, StorageError
-from lingshu.core.files import MANIFEST, JsonlAppender, atomic_file, digest, disk, dump_line, read_json
+from lingshu.core.files import (
+    MANIFEST,
+    JsonlAppender,
+    atomic_file,
+    digest,
+    disk,
+    dump_line,
+    read_json,
+)
 from lingshu.core.memory import give_back
 from lingshu.curate import parts as parts_module
 from lingshu.curate import work as work_module
@@ -27,7 +36,18 @@ from lingshu.curate.decide import Decided, decided, repeated_ids
 from lingshu.curate.ledger import Ledger
 from lingshu.curate.local import Backend
 from lingshu.curate.parts import facts_file
-from lingshu.curate.plan import READ, WRITE, Code, Pass, check_halves, library_versions, passes, resolve, settle, step_digests
+from lingshu.curate.plan import (
+    READ,
+    WRITE,
+    Code,
+    Pass,
+    check_halves,
+    library_versions,
+    passes,
+    resolve,
+    settle,
+    step_digests,
+)
 from lingshu.curate.reading import read_shards
 from lingshu.curate.rows import read_facts
 from lingshu.curate.work import Job, Lost, Piece, read_journal, told
@@ -38,7 +58,9 @@ DEATHS = 3  # at one row, before the row is dropped
 
 
 class Progress(Protocol):
-    """What a run tells of itself: the name of a pass and its rows as far as they are known, then rows done."""
+    """What a run tells of itself: the name of a pass and its rows as far as they are known, then
+    rows done.
+    """
 
     def start(self, title: str, total: int | None) -> None: ...
 
@@ -56,7 +78,9 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Example:
-    """What a step did to a row, for the page that explains the run; `before` and `after` are samples as JSON."""
+    """What a step did to a row, for the page that explains the run; `before` and `after` are
+    samples as JSON.
+    """
 
     step: str
     outcome: str
@@ -66,7 +90,9 @@ class Example:
 
 
 class Passed(NamedTuple):
-    """What all passes came to: the parts of the dataset in order, the counts, what steps told, and examples."""
+    """What all passes came to: the parts of the dataset in order, the counts, what steps told, and
+    examples.
+    """
 
     parts: list[Path]
     ledger: Ledger
@@ -84,10 +110,23 @@ class Run:
     """
 
     def __init__(
-        self, config: CurateConfig, out: Path, backend: Backend, *, progress: Progress, limit: int | None = None, key: bytes | None = None
+        self,
+        config: CurateConfig,
+        out: Path,
+        backend: Backend,
+        *,
+        progress: Progress,
+        limit: int | None = None,
+        key: bytes | None = None,
     ) -> None:
         check_folder(out)
-        self.config, self.out, self.backend, self.progress, self.limit = resolve(config), out, backend, progress, limit
+        self.config, self.out, self.backend, self.progress, self.limit = (
+            resolve(config),
+            out,
+            backend,
+            progress,
+            limit,
+        )
         self.work = out / WORK
         for source in self.config.sources:
             check_apart(f"source {source.name!r}", source.path, out)
@@ -98,7 +137,9 @@ class Run:
         self.sources = tuple(source.name for source in self.config.sources)
         self.digests = step_digests(settled.steps)
         code = Code()
-        self.runner = digest([code.digest(work_module), code.digest(parts_module), library_versions()])
+        self.runner = digest(
+            [code.digest(work_module), code.digest(parts_module), library_versions()]
+        )
         self.ledger = Ledger()
         self._secret = key
         self.told: dict[str, Mapping[str, Any]] = {}
@@ -118,7 +159,8 @@ class Run:
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
         with disk(self.work):
-            self.work.mkdir(parents=True, exist_ok=True, mode=0o700)  # rows as they were read lie here until the run ends
+            # rows as they were read lie here until the run ends
+            self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
         with JsonlAppender(self.work / "lock"), DropList(self.work / DROPS) as drops:
             self._drops = drops
             yield
@@ -134,17 +176,28 @@ class Run:
         return list(shards), keys
 
     def finished(self) -> DatasetCard | None:
-        """The card of the dataset in OUT, where it was made by this very run: same configuration, code and input."""
+        """The card of the dataset in OUT, where it was made by this very run: same configuration,
+        code and input.
+        """
         if not (self.out / DATASET_CARD).is_file() or not (self.out / MANIFEST).is_file():
             return None
         made = read_json(self.out / "run.json").get("hashes", {}).get("run")
         ledger, keys = Ledger(), []
-        for shard in read_shards(self.config, self.work / "input", ledger, lambda _: None, key=self._hash_key(), limit=self.limit):
+        for shard in read_shards(
+            self.config,
+            self.work / "input",
+            ledger,
+            lambda _: None,
+            key=self._hash_key(),
+            limit=self.limit,
+        ):
             keys.append(shard.key)
         return open_dataset(self.out) if made == self._key(keys) else None
 
     def _hash_key(self) -> bytes:
-        """The key of ids: the given one, or a random one that lies with the work and goes when the run ends."""
+        """The key of ids: the given one, or a random one that lies with the work and goes when the
+        run ends.
+        """
         if self._secret is None:
             path = self.work / "key"
             if not path.is_file():
@@ -159,19 +212,39 @@ class Run:
         return digest([plain, self.limit, list(inputs), list(self.digests.values()), self.runner])
 
     def _read(self) -> Iterator[Shard]:
-        for shard in read_shards(self.config, self.work / "input", self.ledger, self._lose, key=self._hash_key(), limit=self.limit):
+        for shard in read_shards(
+            self.config,
+            self.work / "input",
+            self.ledger,
+            self._lose,
+            key=self._hash_key(),
+            limit=self.limit,
+        ):
             yield Shard(shard.path, shard.rows, shard.key, Decided())
 
-    # --- passes ------------------------------------------------------------------------------------------------------
+    # --- passes
+    # ------------------------------------------------------------------------------------------------------
 
-    def _pass(self, number: int, steps: Pass, shards: Iterator[Shard], keys: list[str]) -> list[Shard]:
+    def _pass(
+        self, number: int, steps: Pass, shards: Iterator[Shard], keys: list[str]
+    ) -> list[Shard]:
         folder = self.work / f"pass-{number + 1}"
 
         def job(shard: Shard) -> Job:
             if number == 0:
                 keys.append(shard.key)
-            piece = Piece(str(shard.path), 0, shard.rows, frozenset(shard.decided.out), shard.decided.notes)
-            key = digest([self.runner, self.sources, [self.digests[use.name] for use in steps.steps], shard.key, _decision(shard.decided)])
+            piece = Piece(
+                str(shard.path), 0, shard.rows, frozenset(shard.decided.out), shard.decided.notes
+            )
+            key = digest(
+                [
+                    self.runner,
+                    self.sources,
+                    [self.digests[use.name] for use in steps.steps],
+                    shard.key,
+                    _decision(shard.decided),
+                ]
+            )
             return Job(key, str(folder / f"{key[:40]}.arrow"), (piece,), self.sources, steps)
 
         jobs = self._do(job(shard) for shard in shards)
@@ -183,7 +256,9 @@ class Run:
                 self._lose(lost)
             self._remember(facts["shown"])
             lengths.append(facts["rows"])
-        shards_behind = [Shard(Path(j.output), n, j.key, Decided()) for j, n in zip(jobs, lengths, strict=True)]
+        shards_behind = [
+            Shard(Path(j.output), n, j.key, Decided()) for j, n in zip(jobs, lengths, strict=True)
+        ]
         if steps.table is None:
             return shards_behind
         ranks = {source.name: source.rank for source in self.config.sources}
@@ -193,16 +268,32 @@ class Run:
         self.told[steps.table.name] = result.told
         for lost in result.lost:
             self._lose(lost)
-        self.examples += [Example(steps.table.name, f"dropped: {e.reason}", e.text, (), e.detail) for e in result.examples]
-        return [shard._replace(decided=one) for shard, one in zip(shards_behind, result.shards, strict=True)]
+        self.examples += [
+            Example(steps.table.name, f"dropped: {e.reason}", e.text, (), e.detail)
+            for e in result.examples
+        ]
+        return [
+            shard._replace(decided=one)
+            for shard, one in zip(shards_behind, result.shards, strict=True)
+        ]
 
     def _remember(self, shown: Sequence[Mapping[str, Any]]) -> None:
         for entry in shown:
-            if sum(e.step == entry["step"] and e.outcome == entry["outcome"] for e in self.examples) < work_module.SHOWN:
-                self.examples.append(Example(entry["step"], entry["outcome"], entry["before"], tuple(entry["after"])))
+            if (
+                sum(
+                    e.step == entry["step"] and e.outcome == entry["outcome"] for e in self.examples
+                )
+                < work_module.SHOWN
+            ):
+                self.examples.append(
+                    Example(entry["step"], entry["outcome"], entry["before"], tuple(entry["after"]))
+                )
 
     def _do(self, jobs: Iterator[Job]) -> list[Job]:
-        """Do every job that has no output yet, and return all of them in order. A job whose process died is given out again."""
+        """Do every job that has no output yet, and return all of them in order.
+
+        A job whose process died is given out again.
+        """
         ordered: list[Job] = []
         again: deque[Job] = deque()
         deaths = Counter[tuple[str, tuple[int, int] | None]]()
@@ -228,7 +319,9 @@ class Run:
             place = read_journal(outcome.job.journal)
             outcome.job.journal.unlink(missing_ok=True)
             deaths[outcome.job.output, place] += 1
-            again.append(self._once_more(outcome.job, place, deaths[outcome.job.output, place], outcome.died))
+            again.append(
+                self._once_more(outcome.job, place, deaths[outcome.job.output, place], outcome.died)
+            )
         return ordered
 
     def _once_more(self, job: Job, place: tuple[int, int] | None, deaths: int, how: str) -> Job:
@@ -237,12 +330,14 @@ class Run:
         if place is None or place[0] in job.dead:
             where = "before its first row" if place is None else "at a row that it was to leave out"
             raise InputError(
-                f"the process that works on {Path(job.output).name} died {deaths} times {where} ({how}); look at its messages above."
+                f"the process that works on {Path(job.output).name} died {deaths} times {where}"
+                f" ({how}); look at its messages above."
             )
         row, step = place
         return replace(job, dead={**job.dead, row: step})
 
-    # --- the parts of the dataset --------------------------------------------------------------------------------------
+    # --- the parts of the dataset
+    # --------------------------------------------------------------------------------------
 
     def _write(self, shards: list[Shard], keys: list[str]) -> Passed:
         if not self.passes:
@@ -257,23 +352,37 @@ class Run:
                 self._lose(lost)
         limits = {use.name: use.sources for use in self.config.steps}
         self.ledger.check([READ, *limits, WRITE], limits, self.sources)
-        return Passed([Path(job.output) for job in jobs], self.ledger, self.told, self.examples, self._key(keys))
+        return Passed(
+            [Path(job.output) for job in jobs],
+            self.ledger,
+            self.told,
+            self.examples,
+            self._key(keys),
+        )
 
     def _without_repeats(self, shards: list[Shard]) -> list[Shard]:
         """An id stands for one row: of several with the same id the first stays."""
         found = []
-        for shard, repeats in zip(shards, repeated_ids([(s.path, s.decided.out) for s in shards]), strict=True):
+        for shard, repeats in zip(
+            shards, repeated_ids([(s.path, s.decided.out) for s in shards]), strict=True
+        ):
             for name, origin in repeats.values():
                 source = self.sources[origin]
                 self.ledger.enter(WRITE, source)
                 self.ledger.drop(WRITE, source, "duplicate_id")
                 self._lose(Lost(WRITE, source, name, "duplicate_id", "an earlier row has this id"))
-            found.append(shard._replace(decided=Decided(shard.decided.out | repeats.keys(), shard.decided.notes)))
+            found.append(
+                shard._replace(
+                    decided=Decided(shard.decided.out | repeats.keys(), shard.decided.notes)
+                )
+            )
         give_back()
         return found
 
     def _parts(self, shards: Sequence[Shard]) -> Iterator[Job]:
-        """Parts of equally many rows, whatever the shards were: their bytes depend on the rows alone."""
+        """Parts of equally many rows, whatever the shards were: their bytes depend on the rows
+        alone.
+        """
         pieces: list[tuple[Piece, str]] = []
         held = made = 0
         for shard in shards:
@@ -290,10 +399,25 @@ class Run:
             yield self._part(pieces)
 
     def _part(self, pieces: Sequence[tuple[Piece, str]]) -> Job:
-        parts = [[key, p.start, p.stop, sorted(p.out), {str(k): dict(v) for k, v in sorted(p.notes.items())}] for p, key in pieces]
+        parts = [
+            [
+                key,
+                p.start,
+                p.stop,
+                sorted(p.out),
+                {str(k): dict(v) for k, v in sorted(p.notes.items())},
+            ]
+            for p, key in pieces
+        ]
         key = digest([self.runner, self.sources, self.config.image_format, parts])
         output = str(self.work / "parts" / f"{key[:40]}.parquet")
-        return Job(key, output, tuple(p for p, _ in pieces), self.sources, image_format=self.config.image_format)
+        return Job(
+            key,
+            output,
+            tuple(p for p, _ in pieces),
+            self.sources,
+            image_format=self.config.image_format,
+        )
 
     def _lose(self, lost: Lost) -> None:
         self._drops.add(lost)
@@ -312,7 +436,13 @@ class DropList:
             self._file = path.open("w", encoding="utf-8")
 
     def add(self, lost: Lost) -> None:
-        row = {"id": lost.id, "source": lost.source, "step": lost.step, "reason": lost.reason, "detail": lost.detail}
+        row = {
+            "id": lost.id,
+            "source": lost.source,
+            "step": lost.step,
+            "reason": lost.reason,
+            "detail": lost.detail,
+        }
         with disk(self._path):
             self._file.write(dump_line(row))
 
@@ -331,8 +461,13 @@ def check_folder(out: Path) -> None:
         StorageError: it is one.
     """
     ours = (WORK, DATASET_CARD, MANIFEST, "run.json")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in ours))):
-        raise StorageError(f"{out} exists and is no dataset of an earlier run; choose another --out, or move it away.")
+    if out.exists() and not (
+        out.is_dir() and (not any(out.iterdir()) or any((out / name).exists() for name in ours))
+    ):
+        raise StorageError(
+            f"{out} exists and is no dataset of an earlier run; choose another --out, or move it"
+            " away."
+        )
 
 
 def check_apart(what: str, path: str | Path | None, out: Path) -> None:
@@ -341,8 +476,14 @@ def check_apart(what: str, path: str | Path | None, out: Path) -> None:
     Raises:
         InputError: names both.
     """
-    if path is not None and Path(path).exists() and Path(path).resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{what} lies in {out}, which a finished run replaces as a whole; choose another --out.")
+    if (
+        path is not None
+        and Path(path).exists()
+        and Path(path).resolve().is_relative_to(out.resolve())
+    ):
+        raise InputError(
+            f"{what} lies in {out}, which a finished run replaces as a whole; choose another --out."
+        )
 
 
 def _is_done(job: Job) -> bool:
@@ -351,7 +492,10 @@ def _is_done(job: Job) -> bool:
 
 
 def _decision(found: Decided) -> list[object]:
-    return [sorted(found.out), {str(row): dict(notes) for row, notes in sorted(found.notes.items())}]
+    return [
+        sorted(found.out),
+        {str(row): dict(notes) for row, notes in sorted(found.notes.items())},
+    ]
 
 
 def _piece(shard: Shard, start: int, stop: int) -> Piece:

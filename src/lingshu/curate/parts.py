@@ -1,4 +1,6 @@
-"""A part of the dataset: the rows that are left, with their encoded images, as one parquet shard, and its statistics."""
+"""A part of the dataset: the rows that are left, with their encoded images, as one parquet shard,
+and its statistics.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ def facts_file(part: Path) -> Path:
 
 
 def write_part(job: Job, pictures: Pictures, journal: Journal) -> None:
-    """Write the rows of `job` as a shard of a DATASET. Every image in it was decoded once in this run.
+    """Write the rows of `job` as a shard of a DATASET. Every image in it was decoded once in this
+    run.
 
     Raises:
         StorageError: the disk refused.
@@ -50,11 +53,17 @@ def write_part(job: Job, pictures: Pictures, journal: Journal) -> None:
             detail, encoded = "", []
             if reason is None:
                 try:
-                    encoded = [_encoded(image, pictures, sound=row.sound, png=job.image_format == "png") for image in sample.images]
+                    encoded = [
+                        _encoded(image, pictures, sound=row.sound, png=job.image_format == "png")
+                        for image in sample.images
+                    ]
                 except BadImage as error:
                     reason, detail = "bad_image", unnamed(error, sample.images)
             if reason is None and not _shows_its_images(sample):
-                reason, detail = "bad_messages", "a turn shows an image that the sample does not have"
+                reason, detail = (
+                    "bad_messages",
+                    "a turn shows an image that the sample does not have",
+                )
             if reason:
                 ledger.drop(WRITE, source, reason)
                 lost.append(Lost(WRITE, source, sample.id, reason, detail))
@@ -62,7 +71,12 @@ def write_part(job: Job, pictures: Pictures, journal: Journal) -> None:
             ledger.leave(WRITE, source)
             writer.add(sample, encoded)
             statistics.count(sample, pictures, len(encoded))
-    facts = {"ledger": ledger.plain(), "lost": lost, **statistics.plain(), "sha256": sha256_file(path)}
+    facts = {
+        "ledger": ledger.plain(),
+        "lost": lost,
+        **statistics.plain(),
+        "sha256": sha256_file(path),
+    }
     write_json(facts_file(path), facts)
 
 
@@ -70,7 +84,8 @@ def _encoded(image: Image, pictures: Pictures, *, sound: bool, png: bool) -> byt
     if png:
         return encode_png(pictures.rgb(image))
     data = pictures.bytes(image)
-    # A file of another kind (DICOM, say) must not enter a dataset as it lies there: its header is refused.
+    # A file of another kind (DICOM, say) must not enter a dataset as it lies there: its header is
+    # refused.
     pictures.header(image)
     if not sound:
         pictures.gray(image)
@@ -78,7 +93,12 @@ def _encoded(image: Image, pictures: Pictures, *, sound: bool, png: bool) -> byt
 
 
 def _shows_its_images(sample: Sample) -> bool:
-    return all(0 <= p < len(sample.images) for message in sample.messages for p in message.parts if isinstance(p, int))
+    return all(
+        0 <= p < len(sample.images)
+        for message in sample.messages
+        for p in message.parts
+        if isinstance(p, int)
+    )
 
 
 class Statistics:
@@ -100,7 +120,9 @@ class Statistics:
             self.distributions["image side"][_bar(max(header.width, header.height), SIDES)] += 1
         words = sum(_words(message.text) for message in sample.messages)
         self.distributions["words"][_bar(words, WORDS)] += 1
-        self.distributions["turns"][str(sum(message.role == "assistant" for message in sample.messages))] += 1
+        self.distributions["turns"][
+            str(sum(message.role == "assistant" for message in sample.messages))
+        ] += 1
         self.distributions["images of a row"][str(images)] += 1
 
     def merge(self, plain: dict[str, Any]) -> None:
@@ -110,12 +132,20 @@ class Statistics:
             self.distributions[name].update(counts)
 
     def plain(self) -> dict[str, Any]:
-        return {"rows": self.rows, "images": self.images, "distributions": {k: dict(v) for k, v in self.distributions.items()}}
+        return {
+            "rows": self.rows,
+            "images": self.images,
+            "distributions": {k: dict(v) for k, v in self.distributions.items()},
+        }
 
 
 def _words(text: str) -> int:
     """Words, where a character of a script without blanks counts as one."""
-    return len(text.split()) + sum("一" <= c <= "鿿" for c in text) if not text.isascii() else len(text.split())
+    return (
+        len(text.split()) + sum("一" <= c <= "鿿" for c in text)
+        if not text.isascii()
+        else len(text.split())
+    )
 
 
 def _bar(value: int, bounds: tuple[int, ...]) -> str:

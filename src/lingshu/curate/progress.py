@@ -24,7 +24,9 @@ class Silent:
 
 
 class Lines:
-    """Plain lines for logs: one every ten seconds, and one for each pass that took longer or was done before."""
+    """Plain lines for logs: one every ten seconds, and one for each pass that took longer or was
+    done before.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -42,14 +44,19 @@ class Lines:
         self._shown = now
         rate = self._rate
         ready = f", {rate.before} of them before" if rate.before else ""
-        text = f"{self._title}: {rate.rows}{f'/{self._total}' if self._total is not None else ''} rows{ready}, {rate.per_s:.1f}/s"
+        text = (
+            f"{self._title}: {rate.rows}{f'/{self._total}' if self._total is not None else ''}"
+            f" rows{ready}, {rate.per_s:.1f}/s"
+        )
         if self._total is not None and rate.per_s:
             text += f", {max(0.0, (self._total - rate.rows) / rate.per_s):.0f} s left"
         print(text, file=self._stream, flush=True)
 
 
 class Rate:
-    """Rows done, and those done in this run for each second of it; what an earlier run did is no measure of speed."""
+    """Rows done, and those done in this run for each second of it; what an earlier run did is no
+    measure of speed.
+    """
 
     def __init__(self) -> None:
         self.rows = self.before = 0

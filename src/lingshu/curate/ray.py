@@ -1,7 +1,7 @@
 """Where jobs are done on a Ray cluster: the same function on the same shards, as tasks.
 
-Without an address a Ray of this machine is started. The output folder and the sources must lie on a disk that every
-node sees under the same path.
+Without an address a Ray of this machine is started. The output folder and the sources must lie on a
+disk that every node sees under the same path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def perform(job: Job) -> Fault | None:
 
 
 class Ray:
-    """Jobs as Ray tasks. Ray's own retries are off: the runner must know which row a process died of.
+    """Jobs as Ray tasks. Ray's own retries are off: the runner must know which row a process died
+    of.
 
     Raises:
         MissingExtra: ray is not installed.
@@ -50,9 +51,18 @@ class Ray:
             self._own = not ray.is_initialized()
             if self._own:
                 cpus = None if address else workers or len(os.sched_getaffinity(0))
-                ray.init(address=address or "local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, configure_logging=False)
+                ray.init(
+                    address=address or "local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"no Ray cluster answers at {address} ({one_line(error)[:200]}); check --ray-address.") from error
+            raise ConfigError(
+                f"no Ray cluster answers at {address} ({one_line(error)[:200]}); check"
+                " --ray-address."
+            ) from error
         self._task = ray.remote(num_cpus=1, max_retries=0)(perform)
         self._count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 

@@ -1,4 +1,6 @@
-"""From sources to the first shards: rows read in order, what the source knows filled in, images without a place put into files."""
+"""From sources to the first shards: rows read in order, what the source knows filled in, images
+without a place put into files.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ SHARD_BYTES = 256 << 20
 
 
 class InputShard(NamedTuple):
-    """A shard as it was read; `key` is the digest of its rows and of what is known of their files (size, time of change)."""
+    """A shard as it was read; `key` is the digest of its rows and of what is known of their files
+    (size, time of change).
+    """
 
     path: Path
     rows: int
@@ -42,7 +46,9 @@ def ready(config: CurateConfig) -> list[Source]:
         if source.path is not None:
             found.append(source)
         elif not source.optional:
-            raise ConfigError(f"source {source.name!r} has no path; give sources.{source.name}.path=FOLDER.")
+            raise ConfigError(
+                f"source {source.name!r} has no path; give sources.{source.name}.path=FOLDER."
+            )
     if not found:
         names = ", ".join(f"sources.{source.name}.path=FOLDER" for source in config.sources)
         raise ConfigError(f"no source has a path; give at least one of: {names}.")
@@ -50,9 +56,16 @@ def ready(config: CurateConfig) -> list[Source]:
 
 
 def read_shards(
-    config: CurateConfig, folder: Path, ledger: Ledger, lose: Callable[[Lost], None], *, key: bytes, limit: int | None = None
+    config: CurateConfig,
+    folder: Path,
+    ledger: Ledger,
+    lose: Callable[[Lost], None],
+    *,
+    key: bytes,
+    limit: int | None = None,
 ) -> Iterator[InputShard]:
-    """Read every source in order and yield its shards as they are written. A shard holds rows of one source only.
+    """Read every source in order and yield its shards as they are written. A shard holds rows of
+    one source only.
 
     `key` is the secret that patient and study ids are hashed under.
 
@@ -85,7 +98,9 @@ def read_shards(
 
 
 def _accept(item: Sample | Drop, source: Source, licence: str) -> Sample | Drop:
-    """The sample with what its source knows of it, under an id that no other source has; or why it is left out."""
+    """The sample with what its source knows of it, under an id that no other source has; or why it
+    is left out.
+    """
     name = f"{source.name}/{item.id}"
     if isinstance(item, Drop):
         return replace(item, id=name)
@@ -141,7 +156,9 @@ class _Cutter:
         self._rows.append(Row(sample.id, self._origin, text, False))
 
     def _file_facts(self, image: Image) -> str:
-        """Size and time of change of an image's file: what is behind a path may change between two runs."""
+        """Size and time of change of an image's file: what is behind a path may change between two
+        runs.
+        """
         path = str(image.path)
         if path not in self._facts:
             if len(self._facts) > 4096:

@@ -1,6 +1,8 @@
-"""The shards that pass between the workers: samples as JSON in Arrow files, their images by reference, facts in the schema.
+"""The shards that pass between the workers: samples as JSON in Arrow files, their images by
+reference, facts in the schema.
 
-A shard is one file that appears whole or not at all; what its making counted stands in the file itself.
+A shard is one file that appears whole or not at all; what its making counted stands in the file
+itself.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ FACTS = b"lingshu"
 SIGN = "sign."
 SPILL_ROWS = 64
 SPILL_BYTES = 32 << 20
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # json.dumps would make one for every sample
+# json.dumps would make one for every sample
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Row(NamedTuple):
-    """A sample on its way: the number of its source, the sample as JSON, and whether each of its images was decoded."""
+    """A sample on its way: the number of its source, the sample as JSON, and whether each of its
+    images was decoded.
+    """
 
     id: str
     origin: int
@@ -43,15 +48,23 @@ def load_sample(text: str) -> Sample:
     return sample_from_json(json.loads(text))
 
 
-def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, Any], *, signatures: Sequence[Signature | None] | None = None) -> None:
-    """Write a shard. With `signatures`, one for each row, None where the step does not concern the row.
+def write_rows(
+    path: Path,
+    rows: Sequence[Row],
+    facts: Mapping[str, Any],
+    *,
+    signatures: Sequence[Signature | None] | None = None,
+) -> None:
+    """Write a shard. With `signatures`, one for each row, None where the step does not concern the
+    row.
 
     Raises:
         StorageError: the disk refused.
     """
     import pyarrow as pa
 
-    # Half a surrogate pair has no UTF-8 form; in the JSON it may stand as its escape, in an id it may not.
+    # Half a surrogate pair has no UTF-8 form; in the JSON it may stand as its escape, in an id it
+    # may not.
     columns: dict[str, Any] = {
         "id": pa.array([_storable(row.id) for row in rows], pa.string()),
         "origin": pa.array([row.origin for row in rows], pa.int32()),
@@ -62,9 +75,17 @@ def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, Any], *, sig
         columns["signed"] = pa.array([s is not None for s in signatures], pa.bool_())
         names = dict.fromkeys(name for s in signatures if s is not None for name in s)
         for name in names:
-            columns[SIGN + name] = pa.array([None if s is None else s.get(name) for s in signatures])
-    table = pa.table(columns).replace_schema_metadata({FACTS: json.dumps(facts, ensure_ascii=True).encode()})
-    with atomic_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            columns[SIGN + name] = pa.array(
+                [None if s is None else s.get(name) for s in signatures]
+            )
+    table = pa.table(columns).replace_schema_metadata(
+        {FACTS: json.dumps(facts, ensure_ascii=True).encode()}
+    )
+    with (
+        atomic_file(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
 
 
@@ -77,7 +98,10 @@ def read_rows(path: Path) -> list[Row]:
 
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all().select(["id", "origin", "text", "sound"])
-        return [Row(*values) for values in zip(*(column.to_pylist() for column in table.columns), strict=True)]
+        return [
+            Row(*values)
+            for values in zip(*(column.to_pylist() for column in table.columns), strict=True)
+        ]
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -94,13 +118,17 @@ def read_signatures(path: Path) -> pa.Table:
 
     with pa.OSFile(str(path)) as source:
         table = pa.ipc.open_file(source).read_all().drop_columns(["text", "sound"])
-    return table.replace_schema_metadata(None).rename_columns([name.removeprefix(SIGN) for name in table.column_names])
+    return table.replace_schema_metadata(None).rename_columns(
+        [name.removeprefix(SIGN) for name in table.column_names]
+    )
 
 
 class Spill:
-    """Where images that have no place on a disk are put: a parquet file beside the shard, written block by block.
+    """Where images that have no place on a disk are put: a parquet file beside the shard, written
+    block by block.
 
-    `keep(sample)` returns the sample with references in place of its bytes. The file appears when `commit` is called.
+    `keep(sample)` returns the sample with references in place of its bytes. The file appears when
+    `commit` is called.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,7 +142,13 @@ class Spill:
     def keep(self, sample: Sample) -> Sample:
         if all(image.data is None for image in sample.images):
             return sample
-        return replace(sample, images=tuple(image if image.data is None else self._put(image, image.data) for image in sample.images))
+        return replace(
+            sample,
+            images=tuple(
+                image if image.data is None else self._put(image, image.data)
+                for image in sample.images
+            ),
+        )
 
     def _put(self, image: Image, data: bytes) -> Image:
         kept = self._found.get(image)
@@ -134,10 +168,13 @@ class Spill:
         if self._writer is None:
             self._atomic = atomic_file(self._path)
             schema = pa.schema([pa.field("image", pa.binary())])
-            self._writer = pq.ParquetWriter(self._atomic.__enter__(), schema, compression="none", use_dictionary=False)
+            self._writer = pq.ParquetWriter(
+                self._atomic.__enter__(), schema, compression="none", use_dictionary=False
+            )
         self._writer.write_table(pa.table({"image": pa.array(self._block, pa.binary())}))
         self._block, self._held = [], 0
-        # The keys of what was found hold the bytes themselves: a repeat is looked for inside a block only.
+        # The keys of what was found hold the bytes themselves: a repeat is looked for inside a
+        # block only.
         self._found = {}
 
     def commit(self) -> None:

@@ -19,7 +19,9 @@ BackendName = Literal["local", "ray"]
 
 
 class Curated(NamedTuple):
-    """The card of the dataset, how many rows failed (a step or a process broke at them), and whether it was there already."""
+    """The card of the dataset, how many rows failed (a step or a process broke at them), and
+    whether it was there already.
+    """
 
     card: DatasetCard
     failures: int
@@ -38,14 +40,16 @@ def curate(
     key: bytes | None = None,
     progress: Progress | None = None,
 ) -> Curated:
-    """Curate sources into the DATASET folder `out`. What an interrupted run has done there is not done again.
+    """Curate sources into the DATASET folder `out`. What an interrupted run has done there is not
+    done again.
 
-    `config.workers` 0 works in this process, which suits small data; None takes a process for every core. `limit` reads
-    that many rows of each source. `key` is the secret that readers hash patient and study ids under; without one it is
-    random and thrown away.
+    `config.workers` 0 works in this process, which suits small data; None takes a process for every
+    core. `limit` reads that many rows of each source. `key` is the secret that readers hash patient
+    and study ids under; without one it is random and thrown away.
 
     Raises:
-        ConfigError: a source without a path, an unknown step or parameter, a step that cannot be opened.
+        ConfigError: a source without a path, an unknown step or parameter, a step that cannot be
+            opened.
         InputError: a source that cannot be read; worker processes that die before their first row.
         StorageError: the disk refused, or another run is at work in `out`.
     """
@@ -53,13 +57,17 @@ def curate(
     workers = _backend(backend, config.workers, ray_address)
     try:
         run = Run(config, out, workers, progress=progress or Silent(), limit=limit, key=key)
-        there = (not explain or (out / EXPLAIN).is_file()) and all((out / name).is_dir() for name in exports)
+        there = (not explain or (out / EXPLAIN).is_file()) and all(
+            (out / name).is_dir() for name in exports
+        )
         card = run.finished() if there else None
         if card is not None:
             discard(run.work)
             return Curated(card, sum(card.drops.get(reason, 0) for reason in FAILURES), True)
         passed = run.go()
-        return Curated(finish(run, passed, explain=explain, exports=exports), passed.ledger.failures, False)
+        return Curated(
+            finish(run, passed, explain=explain, exports=exports), passed.ledger.failures, False
+        )
     finally:
         workers.close()
 

@@ -1,4 +1,6 @@
-"""The folder that a synthesis leaves: shards, rejects with what the teacher said, the review queue, and the card."""
+"""The folder that a synthesis leaves: shards, rejects with what the teacher said, the review queue,
+and the card.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from typing import IO, Any
 from lingshu.core import config as configuration
 from lingshu.core.artefacts import DATASET_CARD, SHARD_ROWS, DatasetCard, dataset_digest
 from lingshu.core.config import to_plain
-from lingshu.core.files import MANIFEST, disk, dump_line, sha256_file, write_json, write_jsonl, write_manifest, write_text
+from lingshu.core.files import (
+    MANIFEST,
+    disk,
+    dump_line,
+    sha256_file,
+    write_json,
+    write_jsonl,
+    write_manifest,
+    write_text,
+)
 from lingshu.core.nouns import Drop, Sample
 from lingshu.core.runcard import RunCard, write_run_card
 from lingshu.core.shards import ShardWriter, shard_name
@@ -67,7 +78,14 @@ class Writer:
 
     def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
         """Write a reject; `raw` is what the teacher said last."""
-        row = {"id": drop.id, "source": source, "step": step, "reason": drop.reason, "detail": drop.detail, "raw": list(raw)}
+        row = {
+            "id": drop.id,
+            "source": source,
+            "step": step,
+            "reason": drop.reason,
+            "detail": drop.detail,
+            "raw": list(raw),
+        }
         with disk(self.folder):
             assert self._dropped is not None
             self._dropped.write(dump_line(row))
@@ -101,7 +119,8 @@ class Writer:
     ) -> DatasetCard:
         """Write the card, the run card and the manifest."""
         if self._shard is None and not self._number:
-            self._shard = ShardWriter(self.folder / shard_name(0))  # a dataset without rows has a shard all the same
+            # a dataset without rows has a shard all the same
+            self._shard = ShardWriter(self.folder / shard_name(0))
         self._close()
         write_manifest(self.folder)
         found = {one.kind: one for one in review}
@@ -113,7 +132,9 @@ class Writer:
             for kind in sorted(made):
                 if kind in found:
                     facts[use.name] |= told(found[kind])
-        table = ledger.table([use.name for use in config.steps], {use.name: use.op for use in config.steps}, facts)
+        table = ledger.table(
+            [use.name for use in config.steps], {use.name: use.op for use in config.steps}, facts
+        )
         counts = {name: dict(sorted(tally.items())) for name, tally in self._counts.items()}
         card = DatasetCard(
             name=config.name,
@@ -131,7 +152,10 @@ class Writer:
         configuration.write(config, self.folder / "config.yaml")
         write_text(self.folder / "README.md", _readme(card, teacher=str(notes["teacher"])))
         dropped = {f"dropped_{reason}": count for reason, count in card.drops.items()}
-        quality = [{**one._asdict(), "agreement": [pair._asdict() for pair in one.agreement]} for one in review]
+        quality = [
+            {**one._asdict(), "agreement": [pair._asdict() for pair in one.agreement]}
+            for one in review
+        ]
         written = {**notes, "review": [_plain(one) for one in quality]}
         run = RunCard(
             "synthesise",
@@ -162,14 +186,35 @@ class Writer:
 def _readme(card: DatasetCard, *, teacher: str) -> str:
     """The card for people: what each step made and dropped, and what reviewers found."""
     head = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
-    steps = [[s["name"], s["op"], s["in"], s["out"], ", ".join(f"{k} {v:,}" for k, v in s["drops"].items())] for s in card.steps or ()]
-    found = [[s["name"], what, value] for s in card.steps or () for what, value in s["told"].items()]
-    facets = [[name, value, rows] for name in COUNTED for value, rows in getattr(card, _PLURAL[name]).items()]
+    steps = [
+        [
+            s["name"],
+            s["op"],
+            s["in"],
+            s["out"],
+            ", ".join(f"{k} {v:,}" for k, v in s["drops"].items()),
+        ]
+        for s in card.steps or ()
+    ]
+    found = [
+        [s["name"], what, value] for s in card.steps or () for what, value in s["told"].items()
+    ]
+    facets = [
+        [name, value, rows]
+        for name in COUNTED
+        for value, rows in getattr(card, _PLURAL[name]).items()
+    ]
     parts = [
-        f"# {_cell(card.name)}\n\n{card.rows:,} synthetic rows, {card.images:,} images. Research only; not for clinical use.\n",
-        f"Version `{card.version}` (digest of the shards). Made by `lingshu synthesise` with the teacher {_cell(teacher)}; `config.yaml` "
-        "is the run's configuration, `drops.jsonl` lists every dropped row with what the teacher said, `review/queue.jsonl` is for "
-        "reviewers.\n",
+        (
+            f"# {_cell(card.name)}\n\n{card.rows:,} synthetic rows, {card.images:,} images."
+            " Research only; not for clinical use.\n"
+        ),
+        (
+            f"Version `{card.version}` (digest of the shards). Made by `lingshu synthesise` with"
+            f" the teacher {_cell(teacher)}; `config.yaml` is the run's configuration,"
+            " `drops.jsonl` lists every dropped row with what the teacher said,"
+            " `review/queue.jsonl` is for reviewers.\n"
+        ),
         _table("What each step did", ("step", "op", "in", "out", "dropped because"), steps),
         _table("Prompts and review", ("step", "what", "value"), found),
         _table("What the rows come from", ("facet", "value", "rows"), facets),
@@ -178,13 +223,21 @@ def _readme(card: DatasetCard, *, teacher: str) -> str:
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(_cell(str(value)) for value in row) + " |" for row in (header, *rows)]
+    lines = [
+        "| " + " | ".join(_cell(str(value)) for value in row) + " |" for row in (header, *rows)
+    ]
     return "\n".join([f"## {title}\n", lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n"
 
 
 def _cell(text: str) -> str:
     """Text of the data in a cell: it must neither end the cell nor mark anything up."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`").split())
+    return " ".join(
+        text.replace("\\", "\\\\")
+        .replace("|", "\\|")
+        .replace("<", "&lt;")
+        .replace("`", "\\`")
+        .split()
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -196,5 +249,11 @@ def _plain(value: Any) -> Any:
 
 
 def _content(dataset: Path) -> str:
-    """What identifies the input: the digest of its shards where it has a manifest, else of its card."""
-    return dataset_digest(dataset) if (dataset / MANIFEST).is_file() else sha256_file(dataset / DATASET_CARD)
+    """What identifies the input: the digest of its shards where it has a manifest, else of its
+    card.
+    """
+    return (
+        dataset_digest(dataset)
+        if (dataset / MANIFEST).is_file()
+        else sha256_file(dataset / DATASET_CARD)
+    )

@@ -1,10 +1,12 @@
-"""From a DATASET to a DATASET of synthetic samples: each row is talked over with a teacher, step by step, round by round.
+"""From a DATASET to a DATASET of synthetic samples: each row is talked over with a teacher, step by
+step, round by round.
 
     with open_calls(config, engine, Path("calls")) as calls:
         synthesise(config, Path("images"), Path("captions"), calls)
 
-One loop is enough, and it keeps nothing of its own: a talk is a generator that says the same whenever it hears the same, and
-what it hears lies in the folder of calls. A killed run, and a run with new verdicts, replays them at no cost.
+One loop is enough, and it keeps nothing of its own: a talk is a generator that says the same
+whenever it hears the same, and what it hears lies in the folder of calls. A killed run, and a run
+with new verdicts, replays them at no cost.
 
     OUT/data/*.parquet, dataset.json, README.md, run.json, manifest.json   the dataset
     OUT/drops.jsonl                       every rejected row: id, step, reason, and what the teacher said
@@ -33,7 +35,17 @@ from lingshu.curate.ledger import Ledger
 from lingshu.curate.loop import Progress, check_apart
 from lingshu.curate.plan import SEED, filled, make
 from lingshu.curate.progress import Silent
-from lingshu.curate.review import Quality, Queue, Verdict, applied, by_sample, check_limits, kind_of, quality, read_verdicts
+from lingshu.curate.review import (
+    Quality,
+    Queue,
+    Verdict,
+    applied,
+    by_sample,
+    check_limits,
+    kind_of,
+    quality,
+    read_verdicts,
+)
 from lingshu.curate.synthesis_out import Writer
 from lingshu.curate.work import FATAL
 from lingshu.imaging.pictures import Pictures
@@ -46,8 +58,9 @@ UNASKED = ("failed", "budget", "error")
 
 
 class Synthesised(NamedTuple):
-    """The card of the dataset, the rows that a later run may still fill, what the calls took, what reviewers found, and how
-    many samples they judged that this run does not make."""
+    """The card of the dataset, the rows that a later run may still fill, what the calls took, what
+    reviewers found, and how many samples they judged that this run does not make.
+    """
 
     card: DatasetCard
     unasked: int
@@ -58,7 +71,9 @@ class Synthesised(NamedTuple):
 
 @dataclass
 class _Turn:
-    """A row in the hands of a step: the talk while it goes on, what was said last, and what came of it."""
+    """A row in the hands of a step: the talk while it goes on, what was said last, and what came of
+    it.
+    """
 
     sample: Sample
     name: str
@@ -78,20 +93,38 @@ def resolve_synthesis(config: SynthesisConfig) -> SynthesisConfig:
     """The configuration with every parameter of its steps written out.
 
     Raises:
-        ConfigError, UnknownName, InputError: a step that does not exist, or a parameter that it does not have.
+        ConfigError, UnknownName, InputError: a step that does not exist, or a parameter that it
+        does not have.
     """
     steps = [filled(use) for use in config.steps]
-    seeded = (replace(u, params={**u.params, SEED: config.seed}) if u.params.get(SEED, 0) is None else u for u in steps)
+    seeded = (
+        replace(u, params={**u.params, SEED: config.seed}) if u.params.get(SEED, 0) is None else u
+        for u in steps
+    )
     return replace(config, steps=tuple(seeded))
 
 
-def open_calls(config: SynthesisConfig, engine: Engine, folder: Path, *, release: Release | None = None, repeats: int = 0) -> Calls:
-    """The teacher with its memory in `folder`, bounded as the configuration says; `repeats` as the engine was opened with.
+def open_calls(
+    config: SynthesisConfig,
+    engine: Engine,
+    folder: Path,
+    *,
+    release: Release | None = None,
+    repeats: int = 0,
+) -> Calls:
+    """The teacher with its memory in `folder`, bounded as the configuration says; `repeats` as the
+    engine was opened with.
 
     Raises:
         StorageError: another process is at work in the folder.
     """
-    budget = Budget(config.token_budget, config.cost_budget, config.prompt_price, config.reply_price, config.image_tokens)
+    budget = Budget(
+        config.token_budget,
+        config.cost_budget,
+        config.prompt_price,
+        config.reply_price,
+        config.image_tokens,
+    )
     shards = ShardReader()
     return Calls(
         engine,
@@ -117,13 +150,13 @@ def synthesise(
 ) -> Synthesised:
     """Make the synthetic samples of a dataset and write them to `out`, whole or not at all.
 
-    `verdicts` are files that reviewers wrote: rejected samples are dropped, edited and preferred texts replace what was
-    there. `limit` takes that many rows of the dataset only.
+    `verdicts` are files that reviewers wrote: rejected samples are dropped, edited and preferred
+    texts replace what was there. `limit` takes that many rows of the dataset only.
 
     Raises:
         ConfigError: a step that does not exist or fit.
-        InputError: a verdict that is none, the dataset lies in `out`, or reviewers rejected too large a share of a kind;
-            nothing was written.
+        InputError: a verdict that is none, the dataset lies in `out`, or reviewers rejected too
+            large a share of a kind; nothing was written.
         EngineError: the teacher cannot answer at all; run again to go on.
         StorageError: the disk refused.
     """
@@ -150,7 +183,10 @@ def synthesise(
 def _made(use: StepUse) -> TeacherStep | MapStep:
     step = make(use)
     if not isinstance(step, TeacherStep | MapStep):
-        raise ConfigError(f"step {use.name!r} decides over all rows; let it run with `lingshu curate` before the synthesis.")
+        raise ConfigError(
+            f"step {use.name!r} decides over all rows; let it run with `lingshu curate` before the"
+            " synthesis."
+        )
     return step
 
 
@@ -158,11 +194,16 @@ def _check_names(config: SynthesisConfig, steps: Sequence[_Step], card: DatasetC
     kinds = [s.step.kind if isinstance(s.step, TeacherStep) else s.use.op for s in steps]
     for kind in config.limits:
         if kind not in kinds:
-            raise ConfigError(f"limits names the kind {kind!r}, which no step makes; {nearest(kind, kinds)}")
+            raise ConfigError(
+                f"limits names the kind {kind!r}, which no step makes; {nearest(kind, kinds)}"
+            )
     for use in config.steps:
         for name in use.sources:
             if name not in card.sources:
-                raise ConfigError(f"step {use.name!r} is limited to source {name!r}; {nearest(name, card.sources)}")
+                raise ConfigError(
+                    f"step {use.name!r} is limited to source {name!r};"
+                    f" {nearest(name, card.sources)}"
+                )
 
 
 def _chunks(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
@@ -173,7 +214,13 @@ def _chunks(samples: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 class _Run:
     """What a run counts while its rows go by."""
 
-    def __init__(self, config: SynthesisConfig, steps: Sequence[_Step], calls: Calls, ruled: Mapping[str, list[Verdict]]) -> None:
+    def __init__(
+        self,
+        config: SynthesisConfig,
+        steps: Sequence[_Step],
+        calls: Calls,
+        ruled: Mapping[str, list[Verdict]],
+    ) -> None:
         self.config, self.steps, self.calls, self.ruled = config, steps, calls, ruled
         self.ledger = Ledger()
         self.queue = Queue(rows=config.review_rows, seed=config.seed)
@@ -197,11 +244,15 @@ class _Run:
                 turns.append(turn)
                 if turn.talk is not None:
                     waiting[use.name].append(turn)
-        samplings = {s.use.name: s.step.sampling for s in self.steps if isinstance(s.step, TeacherStep)}
+        samplings = {
+            s.use.name: s.step.sampling for s in self.steps if isinstance(s.step, TeacherStep)
+        }
         while any(waiting.values()):
             for name, left in waiting.items():
                 if left:
-                    waiting[name] = self._round(left, replace(samplings[name], seed=self.config.seed))
+                    waiting[name] = self._round(
+                        left, replace(samplings[name], seed=self.config.seed)
+                    )
         return turns
 
     def _begin(self, sample: Sample, use: StepUse, step: TeacherStep | MapStep) -> _Turn:
@@ -210,7 +261,11 @@ class _Run:
             _guarded(turn, lambda: _finish(turn, self.functions[use.name](sample, self.pictures)))
         elif sample.meta.access == "credentialed" and not is_local(self.calls.engine.endpoint):
             # No agreement changes this: who signed it promised to keep the rows to themselves.
-            turn.drop = Drop(sample.id, "release", "credentialed rows go to no teacher with an address beyond this machine")
+            turn.drop = Drop(
+                sample.id,
+                "release",
+                "credentialed rows go to no teacher with an address beyond this machine",
+            )
         else:
             turn.talk = step.talk(sample, self.pictures)
             _advance(turn, None)
@@ -218,7 +273,9 @@ class _Run:
 
     def _round(self, turns: Sequence[_Turn], sampling: Any) -> list[_Turn]:
         """One round of every talk; returns those that go on."""
-        outcomes = iter(self.calls.ask([request for turn in turns for request in turn.asked], sampling))
+        outcomes = iter(
+            self.calls.ask([request for turn in turns for request in turn.asked], sampling)
+        )
         for turn in turns:
             heard = list(islice(outcomes, len(turn.asked)))
             turn.raw = [outcome.raw for outcome in heard if outcome.raw is not None]
@@ -237,11 +294,18 @@ class _Run:
             return
         self.ledger.add(turn.name, source, len(turn.made) - 1)
         step = next(step for use, step in self.steps if use.name == turn.name)
-        marks = {"teacher": self.calls.engine.model, "prompts": step.prompts} if isinstance(step, TeacherStep) else {}
+        marks = (
+            {"teacher": self.calls.engine.model, "prompts": step.prompts}
+            if isinstance(step, TeacherStep)
+            else {}
+        )
         for made in turn.made:
             sample = replace(made, meta=replace(made.meta, extra={**made.meta.extra, **marks}))
             if sample.id in self.ids:
-                raise InputError(f"two samples are named {sample.id!r}; give every step a kind of its own, and every sample an own id.")
+                raise InputError(
+                    f"two samples are named {sample.id!r}; give every step a kind of its own, and"
+                    " every sample an own id."
+                )
             self.ids.add(sample.id)
             self.queue.offer(sample)
             kind = kind_of(sample)
@@ -269,16 +333,29 @@ class _Run:
         """Write the queue, the card and all that describes the dataset."""
         writer.queue(self.queue.drawn())
         calls = self.calls.ledger()
-        prompts = {s.use.name: s.step.prompts for s in self.steps if isinstance(s.step, TeacherStep)}
+        prompts = {
+            s.use.name: s.step.prompts for s in self.steps if isinstance(s.step, TeacherStep)
+        }
         teacher = {"teacher": self.calls.engine.model, "teacher_digest": self.calls.engine.digest}
         unmatched = len(self.ruled) - self.matched
         notes = {**teacher, "prompts": prompts, "calls": calls, "judged_elsewhere": unmatched}
-        card = writer.finish(self.config, self.ledger, dataset, prompts=prompts, kinds=self.kinds, review=found, notes=notes)
+        card = writer.finish(
+            self.config,
+            self.ledger,
+            dataset,
+            prompts=prompts,
+            kinds=self.kinds,
+            review=found,
+            notes=notes,
+        )
         self.pictures.close()
-        return Synthesised(card, sum(card.drops.get(reason, 0) for reason in UNASKED), calls, found, unmatched)
+        return Synthesised(
+            card, sum(card.drops.get(reason, 0) for reason in UNASKED), calls, found, unmatched
+        )
 
 
-# --- one step of a talk ----------------------------------------------------------------------------------------------
+# --- one step of a talk
+# ----------------------------------------------------------------------------------------------
 
 
 def _advance(turn: _Turn, values: Sequence[Any] | None) -> None:
@@ -293,7 +370,10 @@ def _advance(turn: _Turn, values: Sequence[Any] | None) -> None:
             _finish(turn, end.value)
             return
         # What may be sent is decided by what the row is, whatever a step made of it.
-        turn.asked = [replace(request, sample=replace(request.sample, meta=turn.sample.meta)) for request in asked]
+        turn.asked = [
+            replace(request, sample=replace(request.sample, meta=turn.sample.meta))
+            for request in asked
+        ]
 
     _guarded(turn, go_on)
 
@@ -302,7 +382,13 @@ def _finish(turn: _Turn, result: object) -> None:
     if isinstance(result, Drop):
         turn.drop = result
         return
-    made = (result,) if isinstance(result, Sample) else tuple(result) if isinstance(result, Sequence) else ()
+    made = (
+        (result,)
+        if isinstance(result, Sample)
+        else tuple(result)
+        if isinstance(result, Sequence)
+        else ()
+    )
     if not made or not all(isinstance(sample, Sample) for sample in made):
         raise TypeError("the step returned no sample and no drop")
     turn.made = made

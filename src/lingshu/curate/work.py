@@ -1,4 +1,7 @@
-"""One unit of work: a shard through the steps of a pass, as a worker process does it. The same code serves every backend."""
+"""One unit of work: a shard through the steps of a pass, as a worker process does it.
+
+The same code serves every backend.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,20 @@ if TYPE_CHECKING:
 Encoded = bytes  # inside the class the name `bytes` is a method
 CACHE_MB = 24
 PLACE = struct.Struct("<ii")  # a row and a step
-PARSED = 64  # rows that are parsed one after another: the processor's caches hold the parser then, not the pixels of a picture
-SHOWN = 2  # rows of each outcome of a step that a shard remembers for the page that explains the run
+# rows that are parsed one after another: the processor's caches hold the parser then, not the
+# pixels of a picture
+PARSED = 64
+# rows of each outcome of a step that a shard remembers for the page that explains the run
+SHOWN = 2
 # What no other sample of the run would be spared: the run must stop and say so.
 FATAL = (ImportError, MissingExtra, ConfigError, StorageError)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows `start` to `stop` of a shard, without those `out`; `notes` are added to the `extra` of a row's meta, by row."""
+    """Rows `start` to `stop` of a shard, without those `out`; `notes` are added to the `extra` of a
+    row's meta, by row.
+    """
 
     path: str
     start: int
@@ -51,7 +59,8 @@ class Piece:
 class Job:
     """What a worker is asked: the rows, the steps, and where the result goes.
 
-    `dead` names rows of the job that killed their workers, with the step they did it in; they become drops.
+    `dead` names rows of the job that killed their workers, with the step they did it in; they
+    become drops.
     """
 
     key: str
@@ -106,7 +115,8 @@ class Watched:
 
 
 class Journal:
-    """Which row and step are at work, in a mapped file while the work goes on: what a killed worker leaves behind.
+    """Which row and step are at work, in a mapped file while the work goes on: what a killed worker
+    leaves behind.
 
     No sync: the page cache outlives the process.
     """
@@ -114,7 +124,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            os.write(handle, PLACE.pack(-1, -1))  # its page is claimed here, where a full disk is an error
+            # its page is claimed here, where a full disk is an error
+            os.write(handle, PLACE.pack(-1, -1))
             self._map = mmap.mmap(handle, PLACE.size)
         finally:
             os.close(handle)
@@ -137,10 +148,14 @@ def read_journal(path: Path) -> tuple[int, int] | None:
 
 
 class Performer:
-    """Does jobs one after another in one process; keeps the opened steps and the images it read last."""
+    """Does jobs one after another in one process; keeps the opened steps and the images it read
+    last.
+    """
 
     def __init__(self) -> None:
-        self.pictures = Pictures(shards=ShardReader(cache_mb=CACHE_MB, open_files=16), cache_mb=CACHE_MB)
+        self.pictures = Pictures(
+            shards=ShardReader(cache_mb=CACHE_MB, open_files=16), cache_mb=CACHE_MB
+        )
         self._opened: dict[str, list[SampleFunction]] = {}
 
     def perform(self, job: Job) -> None:
@@ -160,7 +175,9 @@ class Performer:
 
                 write_part(job, self.pictures, journal)
             else:
-                _ShardPass(job, job.steps, self._functions(job), Watched(self.pictures), journal).run()
+                _ShardPass(
+                    job, job.steps, self._functions(job), Watched(self.pictures), journal
+                ).run()
         finally:
             journal.close()
             job.journal.unlink(missing_ok=True)
@@ -184,14 +201,19 @@ def _open(use: StepUse) -> SampleFunction:
 
 
 def rows_of(job: Job) -> Iterator[tuple[int, Row, Sample]]:
-    """The rows of a job that stay, with their numbers in it, and their samples with what a decision noted of them."""
+    """The rows of a job that stay, with their numbers in it, and their samples with what a decision
+    noted of them.
+    """
     base = 0
     for piece in job.pieces:
         rows = read_rows(Path(piece.path))
         staying = [place for place in range(piece.start, piece.stop) if place not in piece.out]
         for start in range(0, len(staying), PARSED):
             block = staying[start : start + PARSED]
-            yield from [(base + place - piece.start, *_noted(rows[place], piece.notes.get(place))) for place in block]
+            yield from [
+                (base + place - piece.start, *_noted(rows[place], piece.notes.get(place)))
+                for place in block
+            ]
         base += piece.stop - piece.start
 
 
@@ -206,8 +228,21 @@ def _noted(row: Row, notes: Mapping[str, str] | None) -> tuple[Row, Sample]:
 class _ShardPass:
     """A shard on its way through the map steps of a pass, to the signature of its table step."""
 
-    def __init__(self, job: Job, steps: Pass, functions: list[SampleFunction], pixels: Watched, journal: Journal) -> None:
-        self.job, self.steps, self.functions, self.pixels, self.journal = job, steps, functions, pixels, journal
+    def __init__(
+        self,
+        job: Job,
+        steps: Pass,
+        functions: list[SampleFunction],
+        pixels: Watched,
+        journal: Journal,
+    ) -> None:
+        self.job, self.steps, self.functions, self.pixels, self.journal = (
+            job,
+            steps,
+            functions,
+            pixels,
+            journal,
+        )
         table = build(steps.table) if steps.table else None
         self.sign = table.sign if isinstance(table, TableStep) else None
         self.ledger = Ledger()
@@ -224,13 +259,28 @@ class _ShardPass:
                     rows.append(made)
                     signatures.append(signature)
             shown = [
-                {"step": step, "outcome": outcome, "before": self._dump(before), "after": [self._dump(sample) for sample in after]}
+                {
+                    "step": step,
+                    "outcome": outcome,
+                    "before": self._dump(before),
+                    "after": [self._dump(sample) for sample in after],
+                }
                 for entries in self.shown.values()
                 for step, outcome, before, after in entries
             ]
             self.spill.commit()
-            facts = {"rows": len(rows), "ledger": self.ledger.plain(), "lost": self.lost, "shown": shown}
-            write_rows(Path(self.job.output), rows, facts, signatures=None if self.sign is None else signatures)
+            facts = {
+                "rows": len(rows),
+                "ledger": self.ledger.plain(),
+                "lost": self.lost,
+                "shown": shown,
+            }
+            write_rows(
+                Path(self.job.output),
+                rows,
+                facts,
+                signatures=None if self.sign is None else signatures,
+            )
         except BaseException as error:
             self.spill.abandon(error)
             raise
@@ -251,7 +301,11 @@ class _ShardPass:
             self.journal.at(number, index)
             if dead is not None and index >= dead:
                 live = self._die(use.name, source, live)
-            live = [made for sample in live for made in self._step(use, self.functions[index], sample, source)]
+            live = [
+                made
+                for sample in live
+                for made in self._step(use, self.functions[index], sample, source)
+            ]
         found: list[tuple[Row, Signature | None]] = []
         table = self.steps.table
         signs = table is not None and (not table.sources or source in table.sources)
@@ -271,7 +325,9 @@ class _ShardPass:
             found.append((Row(made.id, row.origin, text, sound), signature))
         return found
 
-    def _step(self, use: StepUse, function: SampleFunction, sample: Sample, source: str) -> Sequence[Sample]:
+    def _step(
+        self, use: StepUse, function: SampleFunction, sample: Sample, source: str
+    ) -> Sequence[Sample]:
         self.ledger.enter(use.name, source)
         try:
             result = function(sample, self.pixels)
@@ -288,7 +344,12 @@ class _ShardPass:
         self.ledger.add(use.name, source, len(made) - 1)
         self.ledger.leave(use.name, source, len(made))
         unchanged = len(made) == 1 and (made[0] is sample or made[0] == sample)
-        self._show(use.name, "kept" if unchanged else "changed" if len(made) == 1 else "split", sample, made)  # type: ignore[arg-type]
+        self._show(
+            use.name,
+            "kept" if unchanged else "changed" if len(made) == 1 else "split",
+            sample,
+            made,  # type: ignore[arg-type]
+        )
         return (sample,) if unchanged else made  # type: ignore[return-value]
 
     def _sign(self, use: StepUse, sample: Sample, source: str) -> Signature | None:
@@ -305,7 +366,16 @@ class _ShardPass:
     def _die(self, step: str, source: str, live: Sequence[Sample]) -> list[Sample]:
         for sample in live:
             self.ledger.enter(step, source)
-            self._lose(step, source, sample, Drop(sample.id, "worker_died", "the process that worked on it was killed, again and again"))
+            self._lose(
+                step,
+                source,
+                sample,
+                Drop(
+                    sample.id,
+                    "worker_died",
+                    "the process that worked on it was killed, again and again",
+                ),
+            )
         return []
 
     def _lose(self, step: str, source: str, sample: Sample, drop: Drop) -> None:
@@ -320,13 +390,18 @@ class _ShardPass:
 
 
 def _failed(sample: Sample, error: Exception) -> Drop:
-    """A step's exception as a drop. An error may quote what it choked on: of rows that are not open, its words stay out."""
+    """A step's exception as a drop.
+
+    An error may quote what it choked on: of rows that are not open, its words stay out.
+    """
     if isinstance(error, BadImage):
         return Drop(sample.id, "bad_image", unnamed(error, sample.images))
     detail = fault(error)
     if sample.meta.access != "open":
         message = one_line(error)[:200]
-        detail = detail.replace(message, "(words withheld: the row is not open)") if message else detail
+        detail = (
+            detail.replace(message, "(words withheld: the row is not open)") if message else detail
+        )
     return Drop(sample.id, "error", detail)
 
 

@@ -1,7 +1,8 @@
-"""A worker process of the local backend: jobs come in on standard input, answers go out on standard output.
+"""A worker process of the local backend: jobs come in on standard input, answers go out on standard
+output.
 
-It is a program of its own, so that it never runs a caller's main module again, and it ends when its input does, whatever
-became of the driver.
+It is a program of its own, so that it never runs a caller's main module again, and it ends when its
+input does, whatever became of the driver.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from lingshu.core.memory import keep_freed
 
 
 class Fault(NamedTuple):
-    """Why a job cannot be done at all, in a form that any process can read: class, message, traceback."""
+    """Why a job cannot be done at all, in a form that any process can read: class, message,
+    traceback.
+    """
 
     kind: str
     message: str
@@ -31,10 +34,16 @@ class Fault(NamedTuple):
     def of(cls, error: BaseException) -> Fault:
         if isinstance(error, ModuleNotFoundError):
             return cls("ModuleNotFoundError", error.name or one_line(error), "")
-        return cls(type(error).__name__ if isinstance(error, LingshuError) else "", one_line(error), traceback.format_exc())
+        return cls(
+            type(error).__name__ if isinstance(error, LingshuError) else "",
+            one_line(error),
+            traceback.format_exc(),
+        )
 
     def error(self) -> Exception:
-        """The exception again: of ours by its class, of others as a bug with the worker's traceback."""
+        """The exception again: of ours by its class, of others as a bug with the worker's
+        traceback.
+        """
         if self.kind == "ModuleNotFoundError":
             return ModuleNotFoundError(f"No module named {self.message!r}", name=self.message)
         kind = getattr(errors, self.kind, InputError) if self.kind else RuntimeError
@@ -66,7 +75,9 @@ def receive(stream: BinaryIO) -> object:
 
 
 def keep_memory() -> None:
-    """Keep freed memory for the next image, and look for cycles less often: together a twentieth of a worker's time."""
+    """Keep freed memory for the next image, and look for cycles less often: together a twentieth of
+    a worker's time.
+    """
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     keep_freed(16 << 20)
@@ -74,14 +85,16 @@ def keep_memory() -> None:
 
 def main() -> None:
     """Do jobs until there is none."""
-    # There is a process for every core: numpy's library for matrices would start a thread for each, which spins for a while.
+    # There is a process for every core: numpy's library for matrices would start a thread for each,
+    # which spins for a while.
     os.putenv("OPENBLAS_NUM_THREADS", "1")
     from lingshu.curate.work import Job, Performer
 
     # The driver decides what an interrupt means; a worker ends when it goes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not look like an answer
+    # what a library prints must not look like an answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     performer = Performer()
     keep_memory()
     while True:

@@ -1,4 +1,6 @@
-"""A dialogue in the form that OpenAI-compatible servers and vLLM take: texts, and images as PNG data URIs."""
+"""A dialogue in the form that OpenAI-compatible servers and vLLM take: texts, and images as PNG
+data URIs.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,10 @@ def messages(sample: Sample, *, encoded: Callable[[Image], bytes]) -> list[dict[
 
     def content(message: Message) -> str | list[dict[str, Any]]:
         # Plain text where there is no image: some servers know no parts in system turns.
-        return [part(p) for p in message.parts] if any(isinstance(p, int) for p in message.parts) else message.text
+        return (
+            [part(p) for p in message.parts]
+            if any(isinstance(p, int) for p in message.parts)
+            else message.text
+        )
 
     return [{"role": message.role, "content": content(message)} for message in sample.messages]

@@ -1,6 +1,8 @@
-"""The steps that answering from a loaded model is made of: read a sample, prefill prompts, choose tokens, go on by one.
+"""The steps that answering from a loaded model is made of: read a sample, prefill prompts, choose
+tokens, go on by one.
 
-Shapes: B rows of a batch, N prompts, L columns of keys and values (prompts padded on the left), V vocabulary.
+Shapes: B rows of a batch, N prompts, L columns of keys and values (prompts padded on the left), V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -28,28 +30,52 @@ def read(loaded: Loaded, sample: Sample, shards: ShardReader) -> Encoded:
         BadImage, InputError: an image or a dialogue that cannot be used.
     """
     processor = loaded.processor
-    return processor.encode(sample.messages, processor.tiles([open_image(image, shards=shards) for image in sample.images]))
+    return processor.encode(
+        sample.messages,
+        processor.tiles([open_image(image, shards=shards) for image in sample.images]),
+    )
 
 
 def ends(loaded: Loaded) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's, and those that the checkpoint's generation settings name."""
+    """The tokens that end a reply: the tokenizer's, and those that the checkpoint's generation
+    settings name.
+    """
     more = loaded.model.generation_config.eos_token_id
-    return frozenset({loaded.processor.tokenizer.eos_token_id, *(more if isinstance(more, list) else () if more is None else (more,))})
+    return frozenset(
+        {
+            loaded.processor.tokenizer.eos_token_id,
+            *(more if isinstance(more, list) else () if more is None else (more,)),
+        }
+    )
 
 
-def model_inputs(loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]) -> dict[str, torch.Tensor]:
+def model_inputs(
+    loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]
+) -> dict[str, torch.Tensor]:
     """A batch on the model's device, pixels in its precision; labels are among it."""
     model = loaded.model
-    inputs = {name: tensor.to(model.device) for name, tensor in loaded.processor.collate(batch, pad=pad).items()}
+    inputs = {
+        name: tensor.to(model.device)
+        for name, tensor in loaded.processor.collate(batch, pad=pad).items()
+    }
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     return inputs
 
 
 class Rows:
-    """Replies in the making: for each row its keys and values, the columns it sees, its next position and token's logits."""
+    """Replies in the making: for each row its keys and values, the columns it sees, its next
+    position and token's logits.
+    """
 
-    def __init__(self, loaded: Loaded, cache: Any, mask_BL: torch.Tensor, next_B: torch.Tensor, last_BV: torch.Tensor) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        cache: Any,
+        mask_BL: torch.Tensor,
+        next_B: torch.Tensor,
+        last_BV: torch.Tensor,
+    ) -> None:
         self._loaded, self._cache = loaded, cache
         self._mask_BL, self._next_B, self._last_BV = mask_BL, next_B, last_BV
         self._banned = torch.tensor(loaded.processor.never_sampled, device=loaded.model.device)
@@ -70,7 +96,11 @@ class Rows:
         """Go on with these rows alone, in this order."""
         kept = torch.from_numpy(rows).to(self._next_B.device)
         self._cache.batch_select_indices(kept)
-        self._mask_BL, self._next_B, self._last_BV = self._mask_BL[kept], self._next_B[kept], self._last_BV[kept]
+        self._mask_BL, self._next_B, self._last_BV = (
+            self._mask_BL[kept],
+            self._next_B[kept],
+            self._last_BV[kept],
+        )
 
     def trim(self) -> None:
         """Let go of the columns on the left that no row sees."""
@@ -89,8 +119,12 @@ class Rows:
 
         for mine, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
             mine.keys = torch.cat([wide(mine.keys, self.columns), wide(theirs.keys, other.columns)])
-            mine.values = torch.cat([wide(mine.values, self.columns), wide(theirs.values, other.columns)])
-        masks = [functional.pad(rows._mask_BL, (columns - rows.columns, 0)) for rows in (self, other)]
+            mine.values = torch.cat(
+                [wide(mine.values, self.columns), wide(theirs.values, other.columns)]
+            )
+        masks = [
+            functional.pad(rows._mask_BL, (columns - rows.columns, 0)) for rows in (self, other)
+        ]
         self._mask_BL = torch.cat(masks)
         self._next_B = torch.cat([self._next_B, other._next_B])
         self._last_BV = torch.cat([self._last_BV, other._last_BV])
@@ -102,9 +136,13 @@ class Rows:
         self._mask_BL = functional.pad(self._mask_BL, (0, 1), value=1)
         position = self._next_B[:, None]
         hidden = model.model.language_model(
-            inputs_embeds=model.get_input_embeddings()(torch.from_numpy(chosen).to(device)[:, None]),
+            inputs_embeds=model.get_input_embeddings()(
+                torch.from_numpy(chosen).to(device)[:, None]
+            ),
             attention_mask=self._mask_BL,
-            position_ids=position.expand(3, -1, 1) if self._loaded.processor.family.positions else position,
+            position_ids=position.expand(3, -1, 1)
+            if self._loaded.processor.family.positions
+            else position,
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
@@ -114,7 +152,9 @@ class Rows:
 
 @torch.inference_mode()
 def prefill(loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int]) -> Rows:
-    """A row for each of `lines`, the number of the prompt it continues; each prompt is computed once."""
+    """A row for each of `lines`, the number of the prompt it continues; each prompt is computed
+    once.
+    """
     model = loaded.model
     inputs = model_inputs(loaded, prompts, pad="left")
     del inputs["labels"]
@@ -125,17 +165,32 @@ def prefill(loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int]) ->
     cache = output.past_key_values
     cache.batch_select_indices(index)
     # Text goes on one position behind the largest one of its prompt, in every row of M-RoPE alike.
-    next_B = inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index] + 1
-    return Rows(loaded, cache, inputs["attention_mask"][index], next_B, model.lm_head(output.last_hidden_state[:, -1])[index])
+    next_B = (
+        inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index]
+        + 1
+    )
+    return Rows(
+        loaded,
+        cache,
+        inputs["attention_mask"][index],
+        next_B,
+        model.lm_head(output.last_hidden_state[:, -1])[index],
+    )
 
 
-def pick(logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]) -> np.ndarray:
-    """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of `top_p` by one uniform number."""
+def pick(
+    logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of
+    `top_p` by one uniform number.
+    """
     if sampling.temperature == 0:
         return logits_BV.argmax(-1).cpu().numpy()
     share_BV = (logits_BV / sampling.temperature).softmax(-1)
     # Between 0, which no token's share reaches, and 1.
-    uniform_B1 = torch.tensor([[1 - rng.random()] for rng in rngs], dtype=share_BV.dtype, device=logits_BV.device)
+    uniform_B1 = torch.tensor(
+        [[1 - rng.random()] for rng in rngs], dtype=share_BV.dtype, device=logits_BV.device
+    )
     if sampling.top_p == 1:
         return _place(share_BV, uniform_B1).squeeze(1).cpu().numpy()
     sorted_BV, order_BV = share_BV.sort(descending=True, stable=True)
@@ -144,7 +199,9 @@ def pick(logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.G
 
 
 def _place(share_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
-    """Where the shares' running sum reaches `uniform` of its total: a place whose own share is above 0."""
+    """Where the shares' running sum reaches `uniform` of its total: a place whose own share is
+    above 0.
+    """
     cumulative_BV = share_BV.cumsum(-1)
     return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
 

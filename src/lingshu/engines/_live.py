@@ -1,8 +1,10 @@
-"""Answers questions as they arrive: newcomers are prefilled together and join the replies that are being written.
+"""Answers questions as they arrive: newcomers are prefilled together and join the replies that are
+being written.
 
-One thread works the model and one prepares questions (images opened and scaled, words turned into tokens). A row leaves
-the batch at the token that ends it, or at the one after it was given up. Equal prompts that arrive together are computed
-once. A greedy reply says what engines/hf.py says: a row's neighbours change its arithmetic by rounding alone.
+One thread works the model and one prepares questions (images opened and scaled, words turned into
+tokens). A row leaves the batch at the token that ends it, or at the one after it was given up.
+Equal prompts that arrive together are computed once. A greedy reply says what engines/hf.py says: a
+row's neighbours change its arithmetic by rounding alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ CLOSED = "the engine was closed; ask again later."
 class Question:
     """A question on its way to its reply; the handle that gives it up."""
 
-    def __init__(self, sample: Sample, sampling: Sampling, heard: Heard, stop: Sequence[str]) -> None:
+    def __init__(
+        self, sample: Sample, sampling: Sampling, heard: Heard, stop: Sequence[str]
+    ) -> None:
         self.sample: Sample | None = sample  # let go of once it is encoded: uploads are large
         self.id, self.sampling, self.stop = sample.id, sampling, stop
         self._heard = heard
@@ -97,7 +101,9 @@ class LiveModel:
         with self._turn:
             return self._preparing + sum(not line.question.over for line in self._ready)
 
-    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()) -> Question:
+    def submit(
+        self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()
+    ) -> Question:
         question = Question(sample, sampling, heard, stop)
         with self._turn:
             if self._closed:
@@ -110,11 +116,13 @@ class LiveModel:
         with self._turn:
             self._closed = True
             self._turn.notify()
-        # What still waits to be prepared is told so one by one; a future that is cancelled would tell nobody.
+        # What still waits to be prepared is told so one by one; a future that is cancelled would
+        # tell nobody.
         self._encoder.shutdown()
         self._worker.join()
 
-    # --- preparing, in its own thread --------------------------------------------------------------------------------
+    # --- preparing, in its own thread
+    # --------------------------------------------------------------------------------
 
     def _prepare(self, question: Question) -> None:
         line = None
@@ -138,23 +146,30 @@ class LiveModel:
         if sample is None:  # given up meanwhile
             return None
         if sample.answered:
-            raise InputError("the dialogue ends in an answer, there is nothing to be asked; end it with a user turn.")
+            raise InputError(
+                "the dialogue ends in an answer, there is nothing to be asked; end it with a user"
+                " turn."
+            )
         with ShardReader() as shards:
             encoded = read(self._loaded, sample, shards)
         asked = question.sampling.max_tokens
         if len(encoded) + asked > self._context:
             raise InputError(
-                f"the prompt has {len(encoded)} tokens and {asked} may follow, more than the {self._context} of this model; "
-                "show fewer or smaller images, or ask for fewer tokens."
+                f"the prompt has {len(encoded)} tokens and {asked} may follow, more than the"
+                f" {self._context} of this model; show fewer or smaller images, or ask for fewer"
+                " tokens."
             )
         seen = hashlib.sha256(encoded.ids.tobytes())
         for tile in encoded.tiles:
             seen.update(str(tile.pixels.shape).encode() + tile.pixels.tobytes())
         decode = self._loaded.processor.tokenizer.decode
         speech = Speech(lambda tokens: decode(tokens, skip_special_tokens=True), question.stop)
-        return _Line(question, encoded, seen.digest(), speech, draws(question.sampling.seed, question.id, 0))
+        return _Line(
+            question, encoded, seen.digest(), speech, draws(question.sampling.seed, question.id, 0)
+        )
 
-    # --- answering, in its own thread --------------------------------------------------------------------------------
+    # --- answering, in its own thread
+    # --------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -172,11 +187,15 @@ class LiveModel:
                     self._advance()
             except Exception as error:
                 # A model that failed once may answer the next question: memory may have been short.
-                self._give_up([*self._lines, *fresh], EngineError(f"the model failed: {fault(error)}"))
+                self._give_up(
+                    [*self._lines, *fresh], EngineError(f"the model failed: {fault(error)}")
+                )
         self._give_up([*self._lines, *self._ready], EngineError(CLOSED))
 
     def _newcomers(self) -> list[_Line]:
-        """The questions that come next, in the order of their arrival, as many as fit into the batch and one prefill."""
+        """The questions that come next, in the order of their arrival, as many as fit into the
+        batch and one prefill.
+        """
         if any(line.question.over for line in self._ready):
             self._ready = deque(line for line in self._ready if not line.question.over)
         fresh: list[_Line] = []
@@ -190,7 +209,9 @@ class LiveModel:
         return fresh
 
     def _admit(self, fresh: Sequence[_Line]) -> None:
-        """Prefill newcomers and let them join; where they fail together, each is tried alone, so that one cannot fail all."""
+        """Prefill newcomers and let them join; where they fail together, each is tried alone, so
+        that one cannot fail all.
+        """
         distinct: dict[bytes, int] = {}
         rows = [distinct.setdefault(line.key, len(distinct)) for line in fresh]
         prompts = [fresh[rows.index(number)].encoded for number in range(len(distinct))]
@@ -213,24 +234,32 @@ class LiveModel:
         """Say one token in every row; the rows that end with it leave."""
         assert self._rows is not None
         chosen = self._choose(self._rows)
-        going = [self._hear(line, int(token)) for line, token in zip(self._lines, chosen, strict=True)]
+        going = [
+            self._hear(line, int(token)) for line, token in zip(self._lines, chosen, strict=True)
+        ]
         self._drop(going)
         if self._rows is not None:
             self._rows.advance(chosen[np.array(going)])
 
     def _choose(self, rows: Rows) -> np.ndarray:
-        """Rows of equal sampling are drawn together; which ones those are changes nothing, as each has its own numbers."""
+        """Rows of equal sampling are drawn together; which ones those are changes nothing, as each
+        has its own numbers.
+        """
         logits_BV = rows.logits_BV
         alike: dict[tuple[float, float], list[int]] = {}
         for row, line in enumerate(self._lines):
             sampling = line.question.sampling
             alike.setdefault((sampling.temperature, sampling.top_p), []).append(row)
         if len(alike) == 1:
-            return pick(logits_BV, self._lines[0].question.sampling, [line.rng for line in self._lines])
+            return pick(
+                logits_BV, self._lines[0].question.sampling, [line.rng for line in self._lines]
+            )
         chosen = np.empty(len(self._lines), np.int64)
         for members in alike.values():
             lines = [self._lines[row] for row in members]
-            chosen[members] = pick(logits_BV[members], lines[0].question.sampling, [line.rng for line in lines])
+            chosen[members] = pick(
+                logits_BV[members], lines[0].question.sampling, [line.rng for line in lines]
+            )
         return chosen
 
     def _hear(self, line: _Line, token: int) -> bool:
@@ -245,7 +274,9 @@ class LiveModel:
             question.say(speech.end())
             finish = "stop" if ended or speech.stopped else "length"
             counts = len(line.encoded), len(line.tokens)
-            question.finish(Reply(question.id, speech.text, 0, finish, *counts, token_ids=tuple(line.tokens)))
+            question.finish(
+                Reply(question.id, speech.text, 0, finish, *counts, token_ids=tuple(line.tokens))
+            )
         return not (over or question.over)
 
     def _drop(self, going: Sequence[bool]) -> None:

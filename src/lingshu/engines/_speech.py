@@ -1,4 +1,6 @@
-"""A reply's text while its tokens arrive: pieces that never hold half a character, a special token, or the start of a stop text."""
+"""A reply's text while its tokens arrive: pieces that never hold half a character, a special token,
+or the start of a stop text.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ class Speech:
         """The text that may be shown after one more token; empty while nothing can be."""
         self._open.append(token)
         decoded = self._decode(self._open)
-        # Of the open bytes at most the last character is unfinished; what stands before it will not change.
+        # Of the open bytes at most the last character is unfinished; what stands before it will not
+        # change.
         whole = decoded.removesuffix(UNKNOWN)
         fresh, self._shown = whole[self._shown :], len(whole)
         if len(whole) == len(decoded):
@@ -55,7 +58,14 @@ class Speech:
 
 def _overlap(held: str, text: str) -> int:
     """How many characters at the end of `held` begin `text`."""
-    return next((size for size in range(min(len(held), len(text) - 1), 0, -1) if text.startswith(held[-size:])), 0)
+    return next(
+        (
+            size
+            for size in range(min(len(held), len(text) - 1), 0, -1)
+            if text.startswith(held[-size:])
+        ),
+        0,
+    )
 
 
 def cut_at(text: str, stop: Sequence[str]) -> tuple[str, bool]:

@@ -1,7 +1,8 @@
-"""Lets any engine be asked by many at once: each question is handed to it alone, and its reply is heard in one piece.
+"""Lets any engine be asked by many at once: each question is handed to it alone, and its reply is
+heard in one piece.
 
-Engines behind an address are asked side by side, others one question after the other. A question that was given up is
-forgotten here; an address that is answering it may go on to its end.
+Engines behind an address are asked side by side, others one question after the other. A question
+that was given up is forgotten here; an address that is answering it may go on to its end.
 """
 
 from __future__ import annotations
@@ -34,12 +35,19 @@ class _Question:
 
 
 class WholeReplies:
-    """An engine that answers whole lists, asked one question at a time; see the module's first lines."""
+    """An engine that answers whole lists, asked one question at a time; see the module's first
+    lines.
+    """
 
     streams = False
 
     def __init__(self, engine: Engine, *, at_once: int = 1) -> None:
-        self.engine, self.model, self.digest, self.endpoint = engine, engine.model, engine.digest, engine.endpoint
+        self.engine, self.model, self.digest, self.endpoint = (
+            engine,
+            engine.model,
+            engine.digest,
+            engine.endpoint,
+        )
         self._pool = ThreadPoolExecutor(at_once if engine.endpoint else 1, "lingshu-ask")
         self._turn = threading.Lock()
         self._open: set[_Question] = set()
@@ -50,12 +58,16 @@ class WholeReplies:
         with self._turn:
             return max(0, sum(not question.over for question in self._open) - self.running)
 
-    def submit(self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()) -> _Question:
+    def submit(
+        self, sample: Sample, sampling: Sampling, heard: Heard, *, stop: Sequence[str] = ()
+    ) -> _Question:
         question = _Question(heard)
         with self._turn:
             self._open.add(question)
         try:
-            self._pool.submit(self._answer, question, sample, replace(sampling, copies=1), tuple(stop))
+            self._pool.submit(
+                self._answer, question, sample, replace(sampling, copies=1), tuple(stop)
+            )
         except RuntimeError as error:
             raise EngineError("the engine is closed; open it again.") from error
         return question
@@ -67,7 +79,9 @@ class WholeReplies:
         for question in left:
             question.finish(EngineError("the engine was closed; ask again later."))
 
-    def _answer(self, question: _Question, sample: Sample, sampling: Sampling, stop: Sequence[str]) -> None:
+    def _answer(
+        self, question: _Question, sample: Sample, sampling: Sampling, stop: Sequence[str]
+    ) -> None:
         try:
             if question.over:
                 return
@@ -82,7 +96,10 @@ class WholeReplies:
                 question.finish(EngineError(reply.error or "there is no reply."))
                 return
             text, stopped = cut_at(reply.text, stop)
-            question.finish(text, replace(reply, text=text, finish="stop" if stopped else reply.finish or "stop"))
+            question.finish(
+                text,
+                replace(reply, text=text, finish="stop" if stopped else reply.finish or "stop"),
+            )
         except LingshuError as error:
             question.finish(error)
         except Exception as error:
@@ -93,7 +110,8 @@ class WholeReplies:
 
     def _reply(self, sample: Sample, sampling: Sampling) -> Reply:
         with ShardReader() as shards:
-            # An engine tells of a bad image in its reply, where it cannot be told from a failure of its own.
+            # An engine tells of a bad image in its reply, where it cannot be told from a failure of
+            # its own.
             for image in sample.images:
                 open_image(image, shards=shards)
         for replies in self.engine.generate([sample], sampling):

@@ -1,4 +1,5 @@
-"""Says the gold answer (`echo`) or what it is told (`echo:TEXT`): a model without weights, for tests and for trying things out.
+"""Says the gold answer (`echo`) or what it is told (`echo:TEXT`): a model without weights, for
+tests and for trying things out.
 
 lingshu eval echo vqa --data DIR --out OUT          every answer is right: shows what a task's score can reach
 lingshu eval "echo:yes" vqa --data DIR --out OUT    a constant answer: the floor that a model must beat
@@ -26,13 +27,25 @@ class Echo:
     batch_size: int
     endpoint: str | None = None
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
-        """Replies in the order of the samples, `batch_size` at a time; the images are opened, as every engine must."""
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        sampling: Sampling,
+        *,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[list[Reply]]:
+        """Replies in the order of the samples, `batch_size` at a time; the images are opened, as
+        every engine must.
+        """
         asked = [(sample, copy) for sample in samples for copy in range(sampling.copies)]
         with ShardReader() as shards:
             for start in range(0, len(asked), self.batch_size):
                 batch = asked[start : start + self.batch_size]
-                replies = [self._reply(sample, copy, shards) for sample, copy in batch if (sample.id, copy) not in skip]
+                replies = [
+                    self._reply(sample, copy, shards)
+                    for sample, copy in batch
+                    if (sample.id, copy) not in skip
+                ]
                 if replies:
                     yield replies
 
@@ -44,7 +57,12 @@ class Echo:
             return Reply(sample.id, None, copy, error=one_line(error))
         text = self.text if self.text is not None else next(iter(sample.gold or ()), None)
         if text is None:
-            return Reply(sample.id, None, copy, error="echo has nothing to say: the sample has no gold answer; use echo:TEXT.")
+            return Reply(
+                sample.id,
+                None,
+                copy,
+                error="echo has nothing to say: the sample has no gold answer; use echo:TEXT.",
+            )
         return Reply(sample.id, text, copy, finish="stop")
 
 

@@ -1,13 +1,14 @@
-"""Answers through vLLM in this process (`vllm:MODEL`, a checkpoint folder or hub id): the fast way on one GPU.
+"""Answers through vLLM in this process (`vllm:MODEL`, a checkpoint folder or hub id): the fast way
+on one GPU.
 
-vLLM is installed in an environment of its own (extra `vllm`). Over several GPUs its server shares the work by itself, and
-the engine for addresses asks it:
+vLLM is installed in an environment of its own (extra `vllm`). Over several GPUs its server shares
+the work by itself, and the engine for addresses asks it:
 
     vllm serve MODEL --data-parallel-size 8
     lingshu eval http://127.0.0.1:8000/v1#MODEL TASK --concurrency 256 --out OUT
 
-A draw's seed depends on (seed, sample, copy) alone. vLLM's arithmetic depends on what it batches together, so that
-replies of two runs may differ where two tokens are nearly equally likely.
+A draw's seed depends on (seed, sample, copy) alone. vLLM's arithmetic depends on what it batches
+together, so that replies of two runs may differ where two tokens are nearly equally likely.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, p
 PREFIX = "vllm:"
 # vLLM batches by itself; a list this long keeps it busy, and is what a kill costs at most.
 AT_A_TIME = 256
-# vLLM sets memory aside for the largest prompt; published medical benchmarks show up to seven images at once.
+# vLLM sets memory aside for the largest prompt; published medical benchmarks show up to seven
+# images at once.
 IMAGES_PER_PROMPT = 8
 NEVER = -100.0  # the lowest bias that vLLM takes
 
@@ -43,7 +45,8 @@ def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM b
 
 
 def start(name: str, *, memory: float | None = None) -> Vllm:
-    """vLLM on a checkpoint folder or hub id, with at most the share `memory` of the GPU's memory (None: vLLM's own default).
+    """vLLM on a checkpoint folder or hub id, with at most the share `memory` of the GPU's memory
+    (None: vLLM's own default).
 
     Raises:
         MissingExtra: vLLM is not installed.
@@ -62,7 +65,9 @@ def start(name: str, *, memory: float | None = None) -> Vllm:
     llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **limits)
     vocabulary = llm.get_tokenizer().get_vocab()
     never = sorted(vocabulary[token] for token in family.never_sampled if token in vocabulary)
-    return Vllm(llm, vllm.SamplingParams, Path(name).name if Path(name).is_dir() else name, known, never)
+    return Vllm(
+        llm, vllm.SamplingParams, Path(name).name if Path(name).is_dir() else name, known, never
+    )
 
 
 class Vllm:
@@ -70,14 +75,29 @@ class Vllm:
 
     endpoint: str | None = None
 
-    def __init__(self, llm: Any, params: Any, model: str, digest: str, never_sampled: Sequence[int]) -> None:
+    def __init__(
+        self, llm: Any, params: Any, model: str, digest: str, never_sampled: Sequence[int]
+    ) -> None:
         self.model, self.digest = model, digest
         self._llm, self._params = llm, params
         self._bias = dict.fromkeys(never_sampled, NEVER)
 
-    def generate(self, samples: Sequence[Sample], sampling: Sampling, *, skip: Container[tuple[str, int]] = ()) -> Iterator[list[Reply]]:
-        """Replies `AT_A_TIME` at a time, in the order of the samples; one that cannot be asked gets an error reply."""
-        wanted = ((sample, copy) for sample in samples for copy in range(sampling.copies) if (sample.id, copy) not in skip)
+    def generate(
+        self,
+        samples: Sequence[Sample],
+        sampling: Sampling,
+        *,
+        skip: Container[tuple[str, int]] = (),
+    ) -> Iterator[list[Reply]]:
+        """Replies `AT_A_TIME` at a time, in the order of the samples; one that cannot be asked gets
+        an error reply.
+        """
+        wanted = (
+            (sample, copy)
+            for sample in samples
+            for copy in range(sampling.copies)
+            if (sample.id, copy) not in skip
+        )
         with ShardReader() as shards:
 
             def encoded(image: Image) -> bytes:
@@ -94,30 +114,41 @@ class Vllm:
                 yield [*replies, *self._answers(asked, sampling)]
 
     def reload(self, folder: Path) -> None:
-        """Go on with the weights of another checkpoint of the same model; nothing cached of the old ones is used again.
+        """Go on with the weights of another checkpoint of the same model; nothing cached of the old
+        ones is used again.
 
         Raises:
             EngineError: vLLM kept its old prefixes.
         """
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._llm.reset_mm_cache()
-        # The workers forgot what they encoded; the scheduler that counts on it has to forget it, too.
+        # The workers forgot what they encoded; the scheduler that counts on it has to forget it,
+        # too.
         self._llm.llm_engine.engine_core.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():
-            raise EngineError("vLLM did not let go of prefixes computed with the old weights; start it with enable_prefix_caching=False.")
+            raise EngineError(
+                "vLLM did not let go of prefixes computed with the old weights; start it with"
+                " enable_prefix_caching=False."
+            )
 
-    def _answers(self, asked: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling) -> list[Reply]:
+    def _answers(
+        self, asked: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling
+    ) -> list[Reply]:
         if not asked:
             return []
         params = [self._sampling(sampling, sample.id, copy) for sample, copy, _ in asked]
         try:
             outputs = self._llm.chat([turns for _, _, turns in asked], params, use_tqdm=False)
         except ValueError as error:
-            # One prompt that vLLM refuses (too long, too many images) fails its whole list: find it, answer the others.
+            # One prompt that vLLM refuses (too long, too many images) fails its whole list: find
+            # it, answer the others.
             if len(asked) == 1:
                 return [Reply(asked[0][0].id, None, asked[0][1], error=one_line(error)[:200])]
             return [reply for each in asked for reply in self._answers([each], sampling)]
-        return [_reply(sample, copy, output) for (sample, copy, _), output in zip(asked, outputs, strict=True)]
+        return [
+            _reply(sample, copy, output)
+            for (sample, copy, _), output in zip(asked, outputs, strict=True)
+        ]
 
     def _sampling(self, sampling: Sampling, name: str, copy: int) -> Any:
         drawn = hashlib.sha256(f"{sampling.seed}|{copy}|{name}".encode()).digest()
@@ -133,4 +164,12 @@ class Vllm:
 def _reply(sample: Sample, copy: int, output: Any) -> Reply:
     said = output.outputs[0]
     ids = tuple(said.token_ids)
-    return Reply(sample.id, said.text, copy, said.finish_reason, len(output.prompt_token_ids), len(ids), token_ids=ids)
+    return Reply(
+        sample.id,
+        said.text,
+        copy,
+        said.finish_reason,
+        len(output.prompt_token_ids),
+        len(ids),
+        token_ids=ids,
+    )

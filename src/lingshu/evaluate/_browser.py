@@ -1,7 +1,9 @@
-"""Every sample of a run on its report page: the rows and small pictures that _browser.js lists, filters and shows.
+"""Every sample of a run on its report page: the rows and small pictures that _browser.js lists,
+filters and shows.
 
-The rows are read from the disk a second time and written as they are read; in memory are only their places. All text goes
-as JSON into a block that no browser runs, and from there into text nodes: what data say is never taken for HTML.
+The rows are read from the disk a second time and written as they are read; in memory are only their
+places. All text goes as JSON into a block that no browser runs, and from there into text nodes:
+what data say is never taken for HTML.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from lingshu.evaluate.report import Report, TaskReport
 
 MOST_SAMPLES = 50_000
-MOST_TEXT = 64 << 20  # characters of questions and replies on a page; long ones are cut to a fair share of it, and say so
+# characters of questions and replies on a page; long ones are cut to a fair share of it, and say so
+MOST_TEXT = 64 << 20
 LONGEST, SHORTEST = 8000, 800
 ANCHOR = "samples"
 
@@ -45,22 +48,33 @@ def _file(name: str) -> str:
 class Browser:
     """The section of samples of a page.
 
-    `against` is the folder of a second run, whose replies are put beside those with the same id and gold. At most
-    `most_samples` samples and `most_bytes` of pictures are on the page; what is left out is counted there.
+    `against` is the folder of a second run, whose replies are put beside those with the same id and
+    gold. At most `most_samples` samples and `most_bytes` of pictures are on the page; what is left
+    out is counted there.
     """
 
     def __init__(
-        self, run: Path, report: Report, *, against: Path | None = None, most_samples: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES
+        self,
+        run: Path,
+        report: Report,
+        *,
+        against: Path | None = None,
+        most_samples: int = MOST_SAMPLES,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self._run, self._report, self._against = run, report, against
         self._room, self._most_bytes = most_samples, most_bytes
         self.samples = sum(sum(task.summary.statuses.values()) for task in report.tasks)
-        self._longest = max(SHORTEST, min(LONGEST, MOST_TEXT // max(1, min(self.samples, most_samples))))
+        self._longest = max(
+            SHORTEST, min(LONGEST, MOST_TEXT // max(1, min(self.samples, most_samples)))
+        )
         self._pictures: list[tuple[_Rows, int]] = []
         self._left_out = {"samples": 0, "images": 0}
 
     def pieces(self, script_tag: str) -> Iterator[str]:
-        """The section as HTML; the pictures stand behind the script, so that a reader need not wait for them."""
+        """The section as HTML; the pictures stand behind the script, so that a reader need not wait
+        for them.
+        """
         with ExitStack() as self._opened:
             yield from self._pieces(script_tag)
 
@@ -69,14 +83,26 @@ class Browser:
         yield '<script type="application/json" id="samples-data">'
         paired = self._report.paired if self._against else None
         other = None if paired is None else {"run": paired.run, "model": paired.model}
-        yield _json({"model": self._report.model, "other": other, "tasks": [*map(_heading, self._report.tasks)]})[:-1] + ',"rows":['
+        yield (
+            _json(
+                {
+                    "model": self._report.model,
+                    "other": other,
+                    "tasks": [*map(_heading, self._report.tasks)],
+                }
+            )[:-1]
+            + ',"rows":['
+        )
         mark = "\n"
         for row in self._rows():
             yield mark + _json(row)
             mark = ",\n"
         yield f'\n],"left_out":{_json(self._left_out)}}}</script>\n{script_tag}\n'
         for number, (rows, place) in enumerate(self._pictures):
-            yield f'<script type="application/json" id="picture-{number}">{escape(str(rows.at(place).get("jpeg")))}</script>\n'
+            yield (
+                '<script type="application/json"'
+                f' id="picture-{number}">{escape(str(rows.at(place).get("jpeg")))}</script>\n'
+            )
         yield "</section>\n"
 
     def _open(self, path: Path, key: str) -> _Rows:
@@ -113,7 +139,11 @@ class Browser:
         other = self._open(there, "id") if there else None
         for row in iterate_scores(files[shown[0]]):
             told = self._told(row, task, number)
-            also = {name: self._score(found) for name, rows in beside.items() if (found := rows.get(row["id"]))}
+            also = {
+                name: self._score(found)
+                for name, rows in beside.items()
+                if (found := rows.get(row["id"]))
+            }
             paired = other.get(row["id"]) if other else None
             # The same id over another answer is another item.
             if paired is not None and paired.get("gold") == row.get("gold"):
@@ -122,17 +152,30 @@ class Browser:
 
     def _told(self, row: Mapping[str, Any], task: TaskReport, number: int) -> dict[str, Any]:
         choices = row.get("choices")
-        choices = [f"{letter}. {text}" for letter, text in choices.items()] if isinstance(choices, Mapping) else choices
+        choices = (
+            [f"{letter}. {text}" for letter, text in choices.items()]
+            if isinstance(choices, Mapping)
+            else choices
+        )
         facets = {name: _string(row[name]) for name in task.facets if row.get(name) is not None}
         metrics = row.get("metrics")
-        return {"id": str(row["id"]), "task": number, **self._score(row), "reply": self._text(row.get("reply"))} | _present(
+        return {
+            "id": str(row["id"]),
+            "task": number,
+            **self._score(row),
+            "reply": self._text(row.get("reply")),
+        } | _present(
             {
                 "question": self._text(row.get("question")),
                 "choices": _strings(choices),
                 "gold": _strings(row.get("gold")),
                 "facets": facets,
                 "group": None if row.get("group") is None else str(row["group"]),
-                "metrics": {str(k): v for k, v in metrics.items()} if isinstance(metrics, Mapping) else None,
+                "metrics": (
+                    {str(k): v for k, v in metrics.items()}
+                    if isinstance(metrics, Mapping)
+                    else None
+                ),
                 "cut": bool(row.get("truncated")),
             }
         )
@@ -140,24 +183,41 @@ class Browser:
     def _score(self, row: Mapping[str, Any]) -> dict[str, Any]:
         found = row.get("judge")
         judge = found if isinstance(found, Mapping) else {}
-        told = {name: self._text(holder.get(name)) for holder, name in ((row, "read"), (row, "note"), (judge, "reason"))}
+        told = {
+            name: self._text(holder.get(name))
+            for holder, name in ((row, "read"), (row, "note"), (judge, "reason"))
+        }
         parts = [part for part in judge.get("criteria") or () if isinstance(part, Mapping)]
-        criteria = [[self._text(part.get(name)) or "" for name in ("verdict", "points", "criterion", "reason")] for part in parts]
-        return {"outcome": outcome(row), "value": row["value"]} | _present({**told, "criteria": criteria})
+        criteria = [
+            [
+                self._text(part.get(name)) or ""
+                for name in ("verdict", "points", "criterion", "reason")
+            ]
+            for part in parts
+        ]
+        return {"outcome": outcome(row), "value": row["value"]} | _present(
+            {**told, "criteria": criteria}
+        )
 
     def _text(self, value: object) -> str | None:
-        """Text for the page; of a long one its beginning and its end, where an answer usually stands."""
+        """Text for the page; of a long one its beginning and its end, where an answer usually
+        stands.
+        """
         if value is None:
             return None
         text = _string(value)
         if len(text) <= self._longest:
             return text
         first, last = self._longest // 3, self._longest - self._longest // 3
-        return f"{text[:first]}\n[… {len(text) - self._longest:,} characters are not on this page …]\n{text[-last:]}"
+        return (
+            f"{text[:first]}\n[… {len(text) - self._longest:,} characters are not on this page"
+            f" …]\n{text[-last:]}"
+        )
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """What became of a scores row, in one word: right, partly or wrong where it has a value, else its status.
+    """What became of a scores row, in one word: right, partly or wrong where it has a value, else
+    its status.
 
     Besides: `waiting` for a judge, and `unscored` where there was nothing to score.
     """
@@ -169,14 +229,21 @@ def outcome(row: Mapping[str, Any]) -> str:
 
 
 def _heading(task: TaskReport) -> dict[str, Any]:
-    return {"name": task.name, "title": task.title, "protocol": task.protocol, "facets": list(task.facets)}
+    return {
+        "name": task.name,
+        "title": task.title,
+        "protocol": task.protocol,
+        "facets": list(task.facets),
+    }
 
 
 def _files(folder: Path) -> dict[str, Path]:
     """The scores files of a task's folder by the protocol that they hold."""
     stem, suffix = SCORES.split(".")
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob(f"{stem}*.{suffix}"), key=lambda path: (path.name != SCORES, path.name)):
+    for path in sorted(
+        folder.glob(f"{stem}*.{suffix}"), key=lambda path: (path.name != SCORES, path.name)
+    ):
         if path.name == SCORES or path.name.startswith(f"{stem}."):
             first = next(iterate_scores(path), {})
             named = path.name.removeprefix(stem).removesuffix(suffix).strip(".") or "strict"
@@ -217,9 +284,13 @@ class _Rows:
 
 
 class _Shelf:
-    """The pictures of one task, numbered as samples use them, as far as there is room for them in base64."""
+    """The pictures of one task, numbered as samples use them, as far as there is room for them in
+    base64.
+    """
 
-    def __init__(self, asked: _Rows | None, kept: _Rows | None, room: int, pictures: list[tuple[_Rows, int]]) -> None:
+    def __init__(
+        self, asked: _Rows | None, kept: _Rows | None, room: int, pictures: list[tuple[_Rows, int]]
+    ) -> None:
         self._asked, self._kept = asked, kept
         self._numbers: dict[str, int] = {}
         self._pictures = pictures
@@ -240,7 +311,8 @@ class _Shelf:
             return None
         size = len(str(self._kept.at(place).get("jpeg")))
         if size > self.room:
-            self.room = 0  # the first that does not fit ends it: which are shown depends on the order alone
+            # the first that does not fit ends it: which are shown depends on the order alone
+            self.room = 0
             return None
         self.room -= size
         self._pictures.append((self._kept, place))
@@ -249,7 +321,11 @@ class _Shelf:
 
 
 def _present(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, "", False) and value != [] and value != {}}
+    return {
+        name: value
+        for name, value in values.items()
+        if value not in (None, "", False) and value != [] and value != {}
+    }
 
 
 def _string(value: object) -> str:
@@ -257,13 +333,22 @@ def _string(value: object) -> str:
 
 
 def _strings(value: object) -> list[str]:
-    values: Iterable[object] = () if value is None else value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    values: Iterable[object] = (
+        ()
+        if value is None
+        else value
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else (value,)
+    )
     return [_string(each) for each in values]
 
 
 def _json(value: object) -> str:
-    # Every "<" of JSON stands in a text: as its escape it can neither end the block nor open a comment.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    # Every "<" of JSON stands in a text: as its escape it can neither end the block nor open a
+    # comment.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
 
 
 _FRAME = f"""<section id="{ANCHOR}" class="browser">

@@ -18,10 +18,12 @@ Answer = Callable[[Sample], str]
 
 
 class Constants(NamedTuple):
-    """What constant answers score. A line of `table` is {"name", "n", "right", "accuracy": {value, low, high, n}}.
+    """What constant answers score. A line of `table` is {"name", "n", "right", "accuracy": {value,
+    low, high, n}}.
 
-    `rows` has the SCORES rows of the best constant (the first of equals), by its name, and those of BY_KIND where the
-    questions are of several kinds. Both are empty where no answer is shared by two questions, or nothing can be scored.
+    `rows` has the SCORES rows of the best constant (the first of equals), by its name, and those of
+    BY_KIND where the questions are of several kinds. Both are empty where no answer is shared by
+    two questions, or nothing can be scored.
     """
 
     table: list[dict[str, Any]]
@@ -39,7 +41,14 @@ def constants(task: Task, samples: Sequence[Sample]) -> Constants:
         summary = summarise(rows)
         if summary.accuracy.value is None:
             continue
-        table.append({"name": name, "n": summary.n, "right": summary.right, "accuracy": summary.accuracy._asdict()})
+        table.append(
+            {
+                "name": name,
+                "n": summary.n,
+                "right": summary.right,
+                "accuracy": summary.accuracy._asdict(),
+            }
+        )
         if name == BY_KIND:
             by_kind = {name: rows}
         elif summary.accuracy.value > highest:
@@ -51,12 +60,20 @@ def _scored(task: Task, samples: Sequence[Sample], answer: Answer) -> Iterator[d
     for sample in samples:
         text = answer(sample)
         found = score_reply(task.score, sample, Reply(sample.id, text))
-        facts = {"protocol": STRICT, "gold": list(sample.gold or ()), "reply": text, "kind": sample.meta.kind, "group": sample.meta.group}
+        facts = {
+            "protocol": STRICT,
+            "gold": list(sample.gold or ()),
+            "reply": text,
+            "kind": sample.meta.kind,
+            "group": sample.meta.group,
+        }
         yield score_row(sample.id, found, facts)
 
 
 def _answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Answer]]:
-    """The letters of the options, yes and no, the most frequent gold, and that of each kind, as far as the questions have them."""
+    """The letters of the options, yes and no, the most frequent gold, and that of each kind, as far
+    as the questions have them.
+    """
     options, verdicts = 0, False
     golds: dict[str, Counter[str]] = {}
     for sample in samples:

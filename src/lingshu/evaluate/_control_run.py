@@ -1,4 +1,5 @@
-"""The controls of a run: the same questions with black images, reordered options or other words, and constant answers.
+"""The controls of a run: the same questions with black images, reordered options or other words,
+and constant answers.
 
 OUT/<task>/controls/blind/       replies, asked and scores, as in the folder of the task
 OUT/<task>/controls/shuffle/1/   the same, for the first other order of each item's options
@@ -6,9 +7,9 @@ OUT/<task>/controls/wording/1/   the same, for the first paraphrase
 OUT/<task>/controls/constant/1/  scores.jsonl of the best constant answer; no model is asked
 OUT/<task>/controls/controls.json   which controls there are, over which questions, and why others do not apply
 
-Every folder but that of the constants is filled by generate.py and scored by score.py: what holds for a run holds for its
-controls. controls.json names the run by the digests of its asked.jsonl and of its right answers, so that no control is shown
-beside another run.
+Every folder but that of the constants is filled by generate.py and scored by score.py: what holds
+for a run holds for its controls. controls.json names the run by the digests of its asked.jsonl and
+of its right answers, so that no control is shown beside another run.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ class Variant:
 
 @dataclass(frozen=True)
 class Control:
-    """One control of a task, ready to be asked. `left_out` counts the items it does not apply to, by reason.
+    """One control of a task, ready to be asked. `left_out` counts the items it does not apply to,
+    by reason.
 
-    `why` says why it applies to none; there are no variants then, nor for constants, where nobody is asked.
+    `why` says why it applies to none; there are no variants then, nor for constants, where nobody
+    is asked.
     """
 
     name: str
@@ -76,9 +79,11 @@ def prepare(
     *,
     header: Callable[[Image], Header],
 ) -> list[Control]:
-    """The questions of every control of the plan, in files below the task's `folder` that are gone with the process.
+    """The questions of every control of the plan, in files below the task's `folder` that are gone
+    with the process.
 
-    `samples` are those of the run; `as_given` yields them once more as the task does, before its prompt has worded them.
+    `samples` are those of the run; `as_given` yields them once more as the task does, before its
+    prompt has worded them.
     """
     where = folder / CONTROLS
     found: list[Control] = []
@@ -96,9 +101,13 @@ def prepare(
 
 
 class _Made(Iterable[Sample]):
-    """The samples that a change gives, and a count of the others by reason once they have all been gone through."""
+    """The samples that a change gives, and a count of the others by reason once they have all been
+    gone through.
+    """
 
-    def __init__(self, samples: Iterable[Sample], change: Callable[[Sample], Sample | str | None]) -> None:
+    def __init__(
+        self, samples: Iterable[Sample], change: Callable[[Sample], Sample | str | None]
+    ) -> None:
         self._samples, self._change = samples, change
         self.left_out: Mapping[str, int] = {}
 
@@ -117,15 +126,27 @@ def _control(name: str, variants: Sequence[Variant], left_out: Mapping[str, int]
     filled = tuple(variant for variant in variants if len(variant.samples))
     if filled:
         return Control(name, filled, left_out)
-    return Control(name, (), left_out, ", ".join(f"{reason} ({count})" for reason, count in left_out.items()) or "no questions")
+    return Control(
+        name,
+        (),
+        left_out,
+        ", ".join(f"{reason} ({count})" for reason, count in left_out.items()) or "no questions",
+    )
 
 
-def _shuffle(plan: Plan, task: Task, samples: Sequence[Sample], as_given: Callable[[], Iterable[Sample]], where: Path) -> Control:
+def _shuffle(
+    plan: Plan,
+    task: Task,
+    samples: Sequence[Sample],
+    as_given: Callable[[], Iterable[Sample]],
+    where: Path,
+) -> Control:
     wanted = {sample.id for sample in samples}
     given = Spool(_those(wanted, as_given()), where)
     if len(given) < len(wanted):
         raise ArtefactError(
-            f"{task.name} gave {len(given)} of its {len(wanted)} samples the second time; run it on data that stay as they are."
+            f"{task.name} gave {len(given)} of its {len(wanted)} samples the second time; run it on"
+            " data that stay as they are."
         )
 
     def ask(sample: Sample) -> Sample:
@@ -163,7 +184,10 @@ def _those(wanted: Set[str], samples: Iterable[Sample]) -> Iterator[Sample]:
 def _wording(task: Task, samples: Sequence[Sample], where: Path) -> Control:
     variants, left_out = [], {}
     for number in range(wordings.COUNT):
-        made = _Made(samples, lambda sample, number=number: reworded(sample, number, framed=task.prompt is None))
+        made = _Made(
+            samples,
+            lambda sample, number=number: reworded(sample, number, framed=task.prompt is None),
+        )
         variants.append(Variant(f"wording/{number + 1}", Spool(made, where)))
         left_out = made.left_out
     return _control("wording", variants, left_out)
@@ -182,7 +206,10 @@ def ask(
     rank: int = 0,
     world: int = 1,
 ) -> Generated:
-    """Ask every variant's questions that are not answered yet; the counts are over all of them. Raises as `generate` does."""
+    """Ask every variant's questions that are not answered yet; the counts are over all of them.
+
+    Raises as `generate` does.
+    """
     total = Generated(0, 0, 0, 0)
     for variant in [variant for control in controls for variant in control.variants]:
         with progress(f"{task.name}, {variant.folder}") as told:
@@ -204,11 +231,18 @@ def ask(
 
 def still_missing(controls: Sequence[Control], folder: Path) -> int:
     """How many questions of the controls no process has a row of yet."""
-    return sum(missing(folder / CONTROLS / variant.folder) for control in controls for variant in control.variants)
+    return sum(
+        missing(folder / CONTROLS / variant.folder)
+        for control in controls
+        for variant in control.variants
+    )
 
 
-def score_all(controls: Sequence[Control], task: Task, samples: Sequence[Sample], folder: Path) -> int:
-    """Score every variant and the constants, write controls.json, and return how many questions failed.
+def score_all(
+    controls: Sequence[Control], task: Task, samples: Sequence[Sample], folder: Path
+) -> int:
+    """Score every variant and the constants, write controls.json, and return how many questions
+    failed.
 
     Only the score is made, under the protocol strict: metrics over all replies are the run's alone.
     """
@@ -223,19 +257,28 @@ def score_all(controls: Sequence[Control], task: Task, samples: Sequence[Sample]
         entry["variants"] = [variant.folder for variant in control.variants]
         if control.name == "constant":
             found = constants(task, samples)
-            entry |= {"constants": found.table, "why": None if found.rows else "no answer that two questions share"}
+            entry |= {
+                "constants": found.table,
+                "why": None if found.rows else "no answer that two questions share",
+            }
             entry["variants"] = [f"constant/{place}" for place, _ in enumerate(found.rows, 1)]
             entry["names"] = list(found.rows)
             for variant_folder, rows in zip(entry["variants"], found.rows.values(), strict=True):
                 write_scores(where / variant_folder / SCORES, rows)
         told[control.name] = entry
-    write_json(where / CARD, {**_run(folder), "controls": {name: told[name] for name in NAMES if name in told}})
+    write_json(
+        where / CARD,
+        {**_run(folder), "controls": {name: told[name] for name in NAMES if name in told}},
+    )
     return errors
 
 
 def _run(folder: Path) -> dict[str, str]:
     """What identifies the run that the controls of a folder qualify."""
-    return {"asked": sha256_file(folder / ASKED), "answers": answers_digest(iterate_scores(folder / SCORES))}
+    return {
+        "asked": sha256_file(folder / ASKED),
+        "answers": answers_digest(iterate_scores(folder / SCORES)),
+    }
 
 
 def _kept(folder: Path) -> dict[str, Any]:
@@ -244,6 +287,8 @@ def _kept(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     card = read_json(path)
-    if not isinstance(card.get("controls"), dict) or any(card.get(name) != value for name, value in _run(folder).items()):
+    if not isinstance(card.get("controls"), dict) or any(
+        card.get(name) != value for name, value in _run(folder).items()
+    ):
         return {}
     return dict(card["controls"])

@@ -1,4 +1,5 @@
-"""The questions of the controls: with black images, with their options in other orders, in other words.
+"""The questions of the controls: with black images, with their options in other orders, in other
+words.
 
 Each gives a sample back with the id of the one it was made from, or the reason why there is none.
 """
@@ -40,7 +41,11 @@ def blind(sample: Sample, header: Callable[[Image], Header]) -> Sample | str:
 
     An image that cannot be read stays: its sample fails here as it does in the run.
     """
-    return replace(sample, images=tuple(_black(image, header) for image in sample.images)) if sample.images else NO_IMAGE
+    return (
+        replace(sample, images=tuple(_black(image, header) for image in sample.images))
+        if sample.images
+        else NO_IMAGE
+    )
 
 
 def _black(image: Image, header: Callable[[Image], Header]) -> Image:
@@ -59,22 +64,31 @@ def _black_png(width: int, height: int) -> bytes:
 
 
 def orders(name: str, options: int, wanted: int, *, seed: int) -> list[tuple[int, ...]]:
-    """Up to `wanted` different orders of an item's options besides its own; the same for a name and a seed on every machine."""
+    """Up to `wanted` different orders of an item's options besides its own; the same for a name and
+    a seed on every machine.
+    """
     as_given = tuple(range(options))
     possible = math.factorial(min(options, 20)) - 1
     found: dict[tuple[int, ...], None] = {}
     for draw in range(_TRIES):
         if len(found) >= min(wanted, possible):
             break
-        # Sorting by hashes draws every order alike, and no library's generator has to stay as it is.
-        order = tuple(sorted(as_given, key=lambda place: hashlib.sha256(f"{seed}/{name}/{draw}/{place}".encode()).digest()))
+        # Sorting by hashes draws every order alike, and no library's generator has to stay as it
+        # is.
+        order = tuple(
+            sorted(
+                as_given,
+                key=lambda place: hashlib.sha256(f"{seed}/{name}/{draw}/{place}".encode()).digest(),
+            )
+        )
         if order != as_given:
             found[order] = None
     return list(found)
 
 
 def shuffled(sample: Sample, order: Sequence[int], ask: Callable[[Sample], Sample]) -> Sample | str:
-    """The sample, given as its task yields it, with the option at order[i] as the i-th one, worded by `ask`; the gold follows.
+    """The sample, given as its task yields it, with the option at order[i] as the i-th one, worded
+    by `ask`; the gold follows.
 
     What is asked must then list the options in the new order and nowhere in the old one.
     """
@@ -84,18 +98,31 @@ def shuffled(sample: Sample, order: Sequence[int], ask: Callable[[Sample], Sampl
         return LINKED_OPTIONS
     choices = tuple(sample.choices[place] for place in order)
     letters = {LETTERS[old]: LETTERS[new] for new, old in enumerate(order)}
-    old_list, new_list = (with_choices("", listed).strip("\n") for listed in (sample.choices, choices))
+    old_list, new_list = (
+        with_choices("", listed).strip("\n") for listed in (sample.choices, choices)
+    )
     turn = sample.messages[-1]
-    parts = tuple(part.replace(old_list, new_list) if isinstance(part, str) else part for part in turn.parts)
+    parts = tuple(
+        part.replace(old_list, new_list) if isinstance(part, str) else part for part in turn.parts
+    )
     moved = replace(
         sample,
         choices=choices,
-        gold=None if sample.gold is None else tuple(letters.get(letter, letter) for letter in sample.gold),
+        gold=(
+            None
+            if sample.gold is None
+            else tuple(letters.get(letter, letter) for letter in sample.gold)
+        ),
         messages=(*sample.messages[:-1], Message(turn.role, parts)),
     )
     asked = ask(moved)
-    # A question that lists its options in words of its own still has them in the old order, whatever is listed below it.
-    return asked if _lists(asked.question, choices) and not _lists(asked.question, sample.choices) else OTHER_FORM
+    # A question that lists its options in words of its own still has them in the old order,
+    # whatever is listed below it.
+    return (
+        asked
+        if _lists(asked.question, choices) and not _lists(asked.question, sample.choices)
+        else OTHER_FORM
+    )
 
 
 def _lists(text: str, choices: Sequence[str]) -> bool:
@@ -103,7 +130,9 @@ def _lists(text: str, choices: Sequence[str]) -> bool:
 
 
 def reworded(sample: Sample, number: int, *, framed: bool) -> Sample | str:
-    """The sample in wording `number`, from 0: another instruction for its own or, `framed`, a line around a bare question."""
+    """The sample in wording `number`, from 0: another instruction for its own or, `framed`, a line
+    around a bare question.
+    """
     turn = sample.messages[-1]
     texts = [place for place, part in enumerate(turn.parts) if isinstance(part, str)]
     if not texts or sample.meta.kind == "rubric":
@@ -122,4 +151,6 @@ def reworded(sample: Sample, number: int, *, framed: bool) -> Sample | str:
     return replace(sample, messages=(*sample.messages[:-1], Message(turn.role, parts)))
 
 
-_OTHERS = {text: WORDINGS[key] for key, text in INSTRUCTIONS.items()} | {REPORT: WORDINGS["report", "en", "direct"]}
+_OTHERS = {text: WORDINGS[key] for key, text in INSTRUCTIONS.items()} | {
+    REPORT: WORDINGS["report", "en", "direct"]
+}

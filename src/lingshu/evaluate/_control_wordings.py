@@ -1,4 +1,6 @@
-"""Other words for the instructions of tasks/_prompts.py: three neutral paraphrases each, asking for the same form of answer."""
+"""Other words for the instructions of tasks/_prompts.py: three neutral paraphrases each, asking for
+the same form of answer.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from lingshu.core.nouns import Style
 
 COUNT = 3
 Language = Literal["en", "zh"]
-# (kind, language) -> what is asked for, and how the bare answer is to look; a reasoned answer goes into a box instead.
+# (kind, language) -> what is asked for, and how the bare answer is to look; a reasoned answer goes
+# into a box instead.
 _ASKED: dict[tuple[str, Language], tuple[tuple[str, str], ...]] = {
     ("choice", "en"): (
         ("Choose one of the options above.", "Reply with its letter only."),
@@ -55,9 +58,16 @@ _ASKED: dict[tuple[str, Language], tuple[tuple[str, str], ...]] = {
         ("What is the answer, in brief?", ""),
         ("Reply in a few words.", ""),
     ),
-    ("open", "zh"): (("请简短作答。", ""), ("简要地说，答案是什么？", ""), ("请用几个词回答。", "")),
+    ("open", "zh"): (
+        ("请简短作答。", ""),
+        ("简要地说，答案是什么？", ""),
+        ("请用几个词回答。", ""),
+    ),
 }
-_BOX: dict[Language, str] = {"en": "Put the {} in one \\boxed{{}}.", "zh": "请将{}放在一个\\boxed{{}}中。"}
+_BOX: dict[Language, str] = {
+    "en": "Put the {} in one \\boxed{{}}.",
+    "zh": "请将{}放在一个\\boxed{{}}中。",
+}
 _BOXED: dict[tuple[str, Language], str] = {
     ("choice", "en"): "letter",
     ("choice", "zh"): "选项字母",
@@ -65,9 +75,18 @@ _BOXED: dict[tuple[str, Language], str] = {
     ("several", "zh"): "选项字母",
 }
 _REPORT = (
-    "Write a radiology report for the images shown, with findings and an impression. Use this format: Findings: {} Impression: {}.",
-    "Please describe the given images in a report that has findings and an impression, written as: Findings: {} Impression: {}.",
-    "Report on these images. Give the findings first and the impression after them, in the form: Findings: {} Impression: {}.",
+    (
+        "Write a radiology report for the images shown, with findings and an impression. Use this"
+        " format: Findings: {} Impression: {}."
+    ),
+    (
+        "Please describe the given images in a report that has findings and an impression, written"
+        " as: Findings: {} Impression: {}."
+    ),
+    (
+        "Report on these images. Give the findings first and the impression after them, in the"
+        " form: Findings: {} Impression: {}."
+    ),
 )
 # For tasks that ask their questions bare: a line before or behind the question.
 FRAMES: dict[str, tuple[str, ...]] = {
@@ -78,13 +97,22 @@ FRAMES: dict[str, tuple[str, ...]] = {
 
 def _written(kind: str, language: Language, style: Style) -> tuple[str, ...]:
     joint = " " if language == "en" else ""
-    box = _BOX[language].format(_BOXED.get((kind, language), "answer" if language == "en" else "答案"))
-    return tuple((asked + joint + (bare if style == "direct" else box)).strip() for asked, bare in _ASKED[kind, language])
+    box = _BOX[language].format(
+        _BOXED.get((kind, language), "answer" if language == "en" else "答案")
+    )
+    return tuple(
+        (asked + joint + (bare if style == "direct" else box)).strip()
+        for asked, bare in _ASKED[kind, language]
+    )
 
 
 _STYLES: tuple[Style, ...] = ("direct", "reasoned")
 # (kind, language, style) as in INSTRUCTIONS, and ("report", "en", "direct") for REPORT.
 WORDINGS: dict[tuple[str, str, Style], tuple[str, ...]] = {
-    **{(kind, language, style): _written(kind, language, style) for kind, language in _ASKED for style in _STYLES},
+    **{
+        (kind, language, style): _written(kind, language, style)
+        for kind, language in _ASKED
+        for style in _STYLES
+    },
     ("report", "en", "direct"): _REPORT,
 }

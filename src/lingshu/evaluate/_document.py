@@ -1,4 +1,6 @@
-"""What a report consists of, said once and written as Markdown or as a page: paragraphs, lists, tables, plots."""
+"""What a report consists of, said once and written as Markdown or as a page: paragraphs, lists,
+tables, plots.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ class Points:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column names the row; `caption` says under which protocol and how its intervals were made.
+    """The first column names the row; `caption` says under which protocol and how its intervals
+    were made.
 
     `long` ones are left to the files, a terminal shows the others.
     """
@@ -62,7 +65,11 @@ class Section:
     @property
     def brief(self) -> list[Table | Points]:
         """What a terminal shows of it."""
-        return [part for part in self.parts if isinstance(part, Points) or (isinstance(part, Table) and not part.long)]
+        return [
+            part
+            for part in self.parts
+            if isinstance(part, Points) or (isinstance(part, Table) and not part.long)
+        ]
 
 
 def markdown(title: str, sections: Sequence[Section], *, lead: str, warning: str | None) -> str:
@@ -83,7 +90,10 @@ def _markdown(part: Text | Subtitle | Points | Table) -> str:
         case Points(items):
             return "".join(f"- {_plain(item)}\n" for item in items)
         case Table(header, rows, caption):
-            lines = ["| " + " | ".join(map(_plain, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
+            lines = [
+                "| " + " | ".join(map(_plain, header)) + " |",
+                "|---|" + "---:|" * (len(header) - 1),
+            ]
             lines += ["| " + " | ".join(map(_plain, row)) + " |" for row in rows]
             return "\n".join(lines) + "\n" + (f"\n{_plain(caption)}\n" if caption else "")
 
@@ -101,7 +111,12 @@ def html(title: str, sections: Sequence[Section], *, lead: str, warning: str | N
 
 
 def html_pieces(
-    title: str, sections: Sequence[Section], *, lead: str, warning: str | None, browser: _browser.Browser | None = None
+    title: str,
+    sections: Sequence[Section],
+    *,
+    lead: str,
+    warning: str | None,
+    browser: _browser.Browser | None = None,
 ) -> Iterator[str]:
     """The page in pieces; `browser` adds the samples behind the sections."""
     script = _browser.script() if browser else ""
@@ -116,7 +131,9 @@ def html_pieces(
         if browser:
             yield from browser.pieces(page.script_tag(script))
 
-    return page.page_pieces(title, parts(), lead=lead, script=script, style=_browser.style() if browser else "")
+    return page.page_pieces(
+        title, parts(), lead=lead, script=script, style=_browser.style() if browser else ""
+    )
 
 
 def _html(part: Part) -> str:

@@ -1,4 +1,6 @@
-"""Which samples are still to be answered, and under which keys: fifty bytes a sample, so that a run of any size fits."""
+"""Which samples are still to be answered, and under which keys: fifty bytes a sample, so that a run
+of any size fits.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ KEY_BYTES = 32
 
 
 class Ledger:
-    """Keys by sample id. Filled with `add`, closed with `seal`, then asked; every sample waits until it is `settle`d.
+    """Keys by sample id. Filled with `add`, closed with `seal`, then asked; every sample waits
+    until it is `settle`d.
 
-    Ids are held as 64-bit hashes: among a million samples two of them meet by chance once in thirty million runs, and
-    would be reported as one id given twice.
+    Ids are held as 64-bit hashes: among a million samples two of them meet by chance once in thirty
+    million runs, and would be reported as one id given twice.
     """
 
     def __init__(self) -> None:
@@ -28,7 +31,9 @@ class Ledger:
         self._keys += bytes.fromhex(key)
 
     def seal(self) -> int | None:
-        """Make it ready to be asked; the place of a sample whose id was given before, None where all differ."""
+        """Make it ready to be asked; the place of a sample whose id was given before, None where
+        all differ.
+        """
         unsorted = self._hashes
         self._order = array("q", sorted(range(len(unsorted)), key=unsorted.__getitem__))
         self._hashes = array("q", (unsorted[place] for place in self._order))

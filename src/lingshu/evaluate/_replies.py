@@ -14,7 +14,8 @@ from lingshu.core.nouns import Reply
 class ReplyIndex:
     """The reply that counts for each of `keys`: its first answer, else its last error.
 
-    Only its place is kept, and the reply read when it is asked for: all texts together may be larger than memory.
+    Only its place is kept, and the reply read when it is asked for: all texts together may be
+    larger than memory.
 
     Raises:
         ArtefactError: a row that is none of replies.

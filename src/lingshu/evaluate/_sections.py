@@ -23,15 +23,17 @@ PLOTTED = (2, 30)  # values of a facet that make a plot
 UNKNOWN = "unknown"  # where the rows stand that do not know a facet (summary.by_facet)
 UNREAD = ("unparsed", "refused", "empty", "multiple")
 NOTE = (
-    "Accuracy = right / all asked, in percent; a reply that could not be read (unparsed, refused, empty or multiple) counts as "
-    "not right. Samples that failed (errors) are left out. Where items share a group (a patient, a study or an image), whole "
-    "groups are drawn for the interval; where the groups do not differ, it is Wilson's with as many items as groups."
+    "Accuracy = right / all asked, in percent; a reply that could not be read (unparsed, refused,"
+    " empty or multiple) counts as not right. Samples that failed (errors) are left out. Where"
+    " items share a group (a patient, a study or an image), whole groups are drawn for the"
+    " interval; where the groups do not differ, it is Wilson's with as many items as groups."
 )
 METRIC_HEADER = ("metric", "value", "95% interval", "n", "non-empty only", "n non-empty", "")
 METRIC_NOTE = (
-    "Each in its own range. An empty reply counts as 0 in the value (as the worst where less is better) and is left out beside it; "
-    "failed replies are in neither. Intervals are drawn over whole groups, and there is none "
-    "for values that are no mean over replies, such as BLEU of a corpus."
+    "Each in its own range. An empty reply counts as 0 in the value (as the worst where less is"
+    " better) and is left out beside it; failed replies are in neither. Intervals are drawn over"
+    " whole groups, and there is none for values that are no mean over replies, such as BLEU of a"
+    " corpus."
 )
 UNJUDGED = "needs a judge: not scored"
 
@@ -43,7 +45,9 @@ def sections(report: Report) -> list[Section]:
 
 
 def comparisons(report: Report) -> list[Section]:
-    """What a report sets the run beside, as far as it was asked to: controls, clean items, the published tables, another run."""
+    """What a report sets the run beside, as far as it was asked to: controls, clean items, the
+    published tables, another run.
+    """
     controlled = [(task.title, task.controls) for task in report.tasks if task.controls]
     found = [controls_section(controlled)] if controlled else []
     found += [] if report.clean is None else [clean_section(report.clean)]
@@ -52,10 +56,21 @@ def comparisons(report: Report) -> list[Section]:
 
 
 def table_row(name: str, summary: Summary) -> list[str]:
-    """One line of a table: name, n, right, accuracy, its interval, right of those read, unread and failed."""
+    """One line of a table: name, n, right, accuracy, its interval, right of those read, unread and
+    failed.
+    """
     right = f"{summary.right:.2f}" if isinstance(summary.right, float) else str(summary.right)
     if summary.waits:
-        return [f"{name} ({UNJUDGED}, {summary.unjudged} kept)", "–", "–", "–", "–", "–", "–", str(summary.errors)]
+        return [
+            f"{name} ({UNJUDGED}, {summary.unjudged} kept)",
+            "–",
+            "–",
+            "–",
+            "–",
+            "–",
+            "–",
+            str(summary.errors),
+        ]
     return [
         name,
         str(summary.n),
@@ -71,8 +86,15 @@ def table_row(name: str, summary: Summary) -> list[str]:
 def overview(report: Report) -> list[list[str]]:
     """The rows of the table over all tasks, with the means where there are several of one measure."""
     rows = [table_row(task.title, task.summary) for task in report.tasks]
-    accuracies, scores = ([task.summary.accuracy for task in _told_by(report.tasks, metric)] for metric in ("accuracy", "mean score"))
-    means = [("mean over tasks (macro)", report.macro), ("mean over samples (micro)", report.micro)] if len(accuracies) > 1 else []
+    accuracies, scores = (
+        [task.summary.accuracy for task in _told_by(report.tasks, metric)]
+        for metric in ("accuracy", "mean score")
+    )
+    means = (
+        [("mean over tasks (macro)", report.macro), ("mean over samples (micro)", report.micro)]
+        if len(accuracies) > 1
+        else []
+    )
     if len(scores) > 1:
         means += [
             ("mean score over tasks (macro)", macro([score.value for score in scores])),
@@ -86,41 +108,73 @@ def _told_by(tasks: Sequence[TaskReport], metric: Metric) -> list[TaskReport]:
 
 
 def _overview(report: Report) -> list[Part]:
-    bars = [Bar(task.title, *task.summary.accuracy[:3], note=f"n = {task.summary.n}") for task in report.tasks if not task.summary.waits]
+    bars = [
+        Bar(task.title, *task.summary.accuracy[:3], note=f"n = {task.summary.n}")
+        for task in report.tasks
+        if not task.summary.waits
+    ]
     said = f"{_by_task('Protocol', [(task.title, task.protocol) for task in report.tasks])} "
     said += _intervals(report.tasks)
     scores = _told_by(report.tasks, "mean score")
     if scores:
-        said += f" Not accuracy but the mean of scores between 0 and 1: {', '.join(task.title for task in scores)}."
+        said += (
+            " Not accuracy but the mean of scores between 0 and 1:"
+            f" {', '.join(task.title for task in scores)}."
+        )
     parts: list[Part] = [Plot(bars, AXIS), Table(HEADER, overview(report), said), Text(NOTE)]
     if report.averages:
         rows = [
-            [f"{one.table}, {one.protocol}", f"{len(one.columns)} of {one.of}", percent(one.macro), percent(one.micro)]
+            [
+                f"{one.table}, {one.protocol}",
+                f"{len(one.columns)} of {one.of}",
+                percent(one.macro),
+                percent(one.micro),
+            ]
             for one in report.averages
         ]
-        told = "Macro: the unweighted mean of all columns of the published table, one decimal, once all are there. Micro: over all items."
-        parts += [Subtitle("Averages as published"), Table(("table, protocol", "columns", "macro", "micro"), rows, told)]
+        told = (
+            "Macro: the unweighted mean of all columns of the published table, one decimal, once"
+            " all are there. Micro: over all items."
+        )
+        parts += [
+            Subtitle("Averages as published"),
+            Table(("table, protocol", "columns", "macro", "micro"), rows, told),
+        ]
     return parts + _judged_sections.overview(report.tasks) + _protocols(report.tasks)
 
 
 def _protocols(tasks: Sequence[TaskReport]) -> list[Part]:
     """The protocols side by side, where there are several, and what is odd in each."""
-    by_task = [{task.protocol: task.summary, **{name: one.summary for name, one in task.protocols.items()}} for task in tasks]
+    by_task = [
+        {task.protocol: task.summary, **{name: one.summary for name, one in task.protocols.items()}}
+        for task in tasks
+    ]
     names = list(dict.fromkeys(name for found in by_task for name in found))
     quirks: dict[str, list[str]] = {}
     for task in tasks:
-        for name, sentences in ((task.protocol, task.quirks), *((name, one.quirks) for name, one in task.protocols.items())):
+        for name, sentences in (
+            (task.protocol, task.quirks),
+            *((name, one.quirks) for name, one in task.protocols.items()),
+        ):
             quirks.setdefault(name, []).extend(sentences)
     parts: list[Part] = []
     if len(names) > 1:
-        rows = [[task.title, *(_told(found.get(name)) for name in names)] for task, found in zip(tasks, by_task, strict=True)]
+        rows = [
+            [task.title, *(_told(found.get(name)) for name in names)]
+            for task, found in zip(tasks, by_task, strict=True)
+        ]
         parts += [
             Subtitle("Protocols side by side"),
-            Table(("", *names), rows, f"The same replies, accuracy in percent. {_intervals(tasks)}"),
+            Table(
+                ("", *names), rows, f"The same replies, accuracy in percent. {_intervals(tasks)}"
+            ),
         ]
     for name, sentences in quirks.items():
         if sentences:
-            parts += [Subtitle(f"What the protocol {name} is known to do"), Points(list(dict.fromkeys(sentences)))]
+            parts += [
+                Subtitle(f"What the protocol {name} is known to do"),
+                Points(list(dict.fromkeys(sentences))),
+            ]
     return parts
 
 
@@ -134,7 +188,11 @@ def _told(summary: Summary | None) -> str:
 def _intervals(tasks: Sequence[TaskReport]) -> str:
     said = _by_task("Intervals", [(task.title, METHODS[task.summary.method]) for task in tasks])
     grouped = [task for task in tasks if task.summary.method == "clustered bootstrap"]
-    return f"{said} Groups: {', '.join(f'{task.title} {task.summary.groups}' for task in grouped)}." if grouped else said
+    return (
+        f"{said} Groups: {', '.join(f'{task.title} {task.summary.groups}' for task in grouped)}."
+        if grouped
+        else said
+    )
 
 
 def _by_task(label: str, said: Iterable[tuple[str, str]]) -> str:
@@ -144,7 +202,11 @@ def _by_task(label: str, said: Iterable[tuple[str, str]]) -> str:
         tasks.setdefault(value, []).append(title)
     if len(tasks) == 1:
         return f"{label}: {next(iter(tasks))}."
-    return f"{label}: " + "; ".join(f"{value}: {', '.join(titles)}" for value, titles in tasks.items()) + "."
+    return (
+        f"{label}: "
+        + "; ".join(f"{value}: {', '.join(titles)}" for value, titles in tasks.items())
+        + "."
+    )
 
 
 def _task(task: TaskReport) -> list[Part]:
@@ -155,7 +217,12 @@ def _task(task: TaskReport) -> list[Part]:
     parts += _metrics(task)
     parts += _judged_sections.details(task.judged)
     for facet, groups in task.facets.items():
-        parts += _facet(facet, groups, f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.", task.summary)
+        parts += _facet(
+            facet,
+            groups,
+            f"Protocol: {task.protocol}. Intervals: {METHODS[task.summary.method]}.",
+            task.summary,
+        )
     return parts
 
 
@@ -174,9 +241,17 @@ def _metrics(task: TaskReport) -> list[Part]:
         for one in task.metrics
         if one.value is not None
     ]
-    missing = [f"{one.name}: {one.note or 'no reply to measure'}" for one in task.metrics if one.value is None]
+    missing = [
+        f"{one.name}: {one.note or 'no reply to measure'}"
+        for one in task.metrics
+        if one.value is None
+    ]
     parts: list[Part] = [Subtitle("Metrics of the reports")] if task.metrics else []
-    return parts + ([Table(METRIC_HEADER, rows, METRIC_NOTE)] if rows else []) + ([Points(missing)] if missing else [])
+    return (
+        parts
+        + ([Table(METRIC_HEADER, rows, METRIC_NOTE)] if rows else [])
+        + ([Points(missing)] if missing else [])
+    )
 
 
 def _number(value: float | None) -> str:
@@ -184,22 +259,40 @@ def _number(value: float | None) -> str:
 
 
 def _facet(facet: str, groups: Mapping[str, Summary], said: str, whole: Summary) -> list[Part]:
-    bars = [Bar(value, *summary.accuracy[:3], note=f"n = {summary.n}") for value, summary in groups.items()]
+    bars = [
+        Bar(value, *summary.accuracy[:3], note=f"n = {summary.n}")
+        for value, summary in groups.items()
+    ]
     rows = [table_row(value, summary) for value, summary in groups.items()]
-    known = [summary.accuracy.value for value, summary in groups.items() if value != UNKNOWN and summary.accuracy.value is not None]
+    known = [
+        summary.accuracy.value
+        for value, summary in groups.items()
+        if value != UNKNOWN and summary.accuracy.value is not None
+    ]
     if len(known) > 1:
-        # PSV2026 averages over items; other benchmarks over their groups. Both are told, so that nobody takes one for the other.
-        said += f" Over items (micro) {percent(whole.accuracy.value)}, mean of the {len(known)} values (macro) {percent(macro(known))}."
+        # PSV2026 averages over items; other benchmarks over their groups. Both are told, so that
+        # nobody takes one for the other.
+        said += (
+            f" Over items (micro) {percent(whole.accuracy.value)}, mean of the {len(known)} values"
+            f" (macro) {percent(macro(known))}."
+        )
     table = Table((facet, *HEADER[1:]), rows, said)
     # One value has nothing to be compared with, and hundreds of them are no picture.
     if not PLOTTED[0] <= len(bars) <= PLOTTED[1]:
         return [Subtitle(f"By {facet}"), table]
-    return [Subtitle(f"By {facet}"), Plot(bars, f"{AXIS}; dashed: all {whole.n}", reference=whole.accuracy.value), table]
+    return [
+        Subtitle(f"By {facet}"),
+        Plot(bars, f"{AXIS}; dashed: all {whole.n}", reference=whole.accuracy.value),
+        table,
+    ]
 
 
 def status_line(summary: Summary) -> str:
     """Every status with its count, and what was cut at its length limit."""
-    told = [f"{status} {count}" for status, count in {**summary.statuses, "error": summary.errors}.items()]
+    told = [
+        f"{status} {count}"
+        for status, count in {**summary.statuses, "error": summary.errors}.items()
+    ]
     told += [f"{UNJUDGED} {summary.unjudged}"] if summary.unjudged else []
     return ", ".join([*told, f"cut at max_tokens {summary.truncated}"])
 
@@ -211,6 +304,10 @@ def facts_line(task: TaskReport) -> str:
         f"revision: {task.revision}" if task.revision else "",
         f"licence: {task.licence}" if task.licence else "",
         f"{task.expected} samples stated by the source" if task.expected is not None else "",
-        "dropped: " + ", ".join(f"{reason} {count}" for reason, count in task.drops.items()) if task.drops else "",
+        (
+            "dropped: " + ", ".join(f"{reason} {count}" for reason, count in task.drops.items())
+            if task.drops
+            else ""
+        ),
     ]
     return "; ".join(part for part in told if part)

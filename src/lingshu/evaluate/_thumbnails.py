@@ -2,8 +2,8 @@
 
     OUT/<task>/thumbnails.jsonl   {"image": sha256 of the image's file, "jpeg": base64}, append-only
 
-An image that several questions share is kept once, and a run that goes on adds only what is not there. Where the file
-has reached MOST_BYTES no more are kept: a page could not show them.
+An image that several questions share is kept once, and a run that goes on adds only what is not
+there. Where the file has reached MOST_BYTES no more are kept: a page could not show them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Thumbnails:
             self._room -= len(str(row.get("jpeg")))
 
     def add(self, digest: str, data: bytes) -> None:
-        """Keep the encoded image `data` under its digest; one that cannot be decoded is passed over, the engine will tell."""
+        """Keep the encoded image `data` under its digest; one that cannot be decoded is passed
+        over, the engine will tell.
+        """
         if digest in self._kept or self._room <= 0:
             return
         try:
@@ -86,5 +88,7 @@ def thumbnail(data: bytes, *, side: int = SIDE) -> bytes:
     picture.thumbnail((side, side), reducing_gap=2.0)
     red, green, blue = (band.tobytes() for band in picture.split())
     buffer = io.BytesIO()
-    (picture.convert("L") if red == green == blue else picture).save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    (picture.convert("L") if red == green == blue else picture).save(
+        buffer, "JPEG", quality=QUALITY, optimize=True
+    )
     return buffer.getvalue()

@@ -1,7 +1,9 @@
-"""The barrier between two models: how far the likelihood of their averages falls behind that of the two themselves.
+"""The barrier between two models: how far the likelihood of their averages falls behind that of the
+two themselves.
 
-B = max over w of [ L(w) - (w L(1) + (1 - w) L(0)) ] with L the mean negative log-likelihood of held-out tokens and w the
-weight of the first model (linear mode connectivity, Frankle et al., arXiv 1912.05671; with likelihood in place of error).
+B = max over w of [ L(w) - (w L(1) + (1 - w) L(0)) ] with L the mean negative log-likelihood of
+held-out tokens and w the weight of the first model (linear mode connectivity, Frankle et al., arXiv
+1912.05671; with likelihood in place of error).
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class Barrier:
-    """The largest excess over a path, at weight `at`, and the excess at each weight; in nats a token.
+    """The largest excess over a path, at weight `at`, and the excess at each weight; in nats a
+    token.
 
-    Intervals are of a bootstrap over whole groups in which every point of the path meets the same samples. As a maximum
-    the barrier is never below 0, and noise alone lifts it a little.
+    Intervals are of a bootstrap over whole groups in which every point of the path meets the same
+    samples. As a maximum the barrier is never below 0, and noise alone lifts it a little.
     """
 
     value: Interval
@@ -43,7 +46,11 @@ class Barrier:
     def certain(self) -> bool:
         """Whether both ends of its interval lie on the same side of what is tolerated."""
         low, high = self.value.low, self.value.high
-        return low is not None and high is not None and (high <= self.tolerance or low > self.tolerance)
+        return (
+            low is not None
+            and high is not None
+            and (high <= self.tolerance or low > self.tolerance)
+        )
 
 
 def barrier(
@@ -56,9 +63,11 @@ def barrier(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Barrier | None:
-    """The barrier of a path from sums of negative log-likelihoods, one list for each weight, in the order of the samples.
+    """The barrier of a path from sums of negative log-likelihoods, one list for each weight, in the
+    order of the samples.
 
-    None where one of the two models (weights 0 and 1) is not on the path, or where there is no token.
+    None where one of the two models (weights 0 and 1) is not on the path, or where there is no
+    token.
     """
     import numpy as np
 
@@ -66,30 +75,52 @@ def barrier(
         return None
     index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
     cluster = np.asarray([index[group] for group in groups])
-    by_group = np.stack([np.bincount(cluster, weights=np.asarray(row, np.float64), minlength=len(index)) for row in nll], axis=1).astype(
-        np.float64
-    )
-    size = np.bincount(cluster, weights=np.asarray(tokens, np.float64), minlength=len(index)).astype(np.float64)
+    by_group = np.stack(
+        [
+            np.bincount(cluster, weights=np.asarray(row, np.float64), minlength=len(index))
+            for row in nll
+        ],
+        axis=1,
+    ).astype(np.float64)
+    size = np.bincount(
+        cluster, weights=np.asarray(tokens, np.float64), minlength=len(index)
+    ).astype(np.float64)
     ends = weights.index(1.0), weights.index(0.0)
     found = _excess(np.ones((1, len(index))), by_group, size, weights, ends)[0]
     mean = float(by_group[:, list(ends)].sum() / size.sum() / 2)
     n, lows, highs = len(tokens), None, None
     low = high = None
     if len(index) > 1:
-        counts = np.random.default_rng(seed).multinomial(len(index), np.full(len(index), 1 / len(index)), size=draws)
+        counts = np.random.default_rng(seed).multinomial(
+            len(index), np.full(len(index), 1 / len(index)), size=draws
+        )
         drawn = _excess(counts, by_group, size, weights, ends)
         lows, highs = np.nanquantile(drawn, (0.025, 0.975), axis=0)
         low, high = map(float, np.nanquantile(drawn.max(1), (0.025, 0.975)))
     place = int(found.argmax())
     excess = [
-        (weight, Interval(float(found[i]), None if lows is None else float(lows[i]), None if highs is None else float(highs[i]), n))
+        (
+            weight,
+            Interval(
+                float(found[i]),
+                None if lows is None else float(lows[i]),
+                None if highs is None else float(highs[i]),
+                n,
+            ),
+        )
         for i, weight in enumerate(weights)
     ]
-    return Barrier(Interval(float(found[place]), low, high, n), weights[place], excess, tolerance * mean)
+    return Barrier(
+        Interval(float(found[place]), low, high, n), weights[place], excess, tolerance * mean
+    )
 
 
 def _excess(
-    counts_DG: NDArray, nll_GK: NDArray[np.float64], size_G: NDArray[np.float64], weights: Sequence[float], ends: tuple[int, int]
+    counts_DG: NDArray,
+    nll_GK: NDArray[np.float64],
+    size_G: NDArray[np.float64],
+    weights: Sequence[float],
+    ends: tuple[int, int],
 ) -> NDArray[np.float64]:
     """For each draw D of groups G the excess at each of K weights."""
     import numpy as np

@@ -1,12 +1,14 @@
-"""Between scoring and reporting, on request: a judge gives a verdict on each stored reply, as scores of a protocol of its own.
+"""Between scoring and reporting, on request: a judge gives a verdict on each stored reply, as
+scores of a protocol of its own.
 
 OUT/<task>/scores.judge.jsonl    rows as in scores.jsonl, in the same order; `judge` holds the verdict's parts, `rule` the rules' score
 OUT/<task>/judge.json            counts, the score with its range, agreement with the rules and with people
 OUT/<task>/judge/calls.jsonl     every raw answer of the judge; what was asked once is not asked again
 
-Where a task has criteria, each is asked for on its own and the score is that of the rubric; elsewhere the reply is correct
-or incorrect against the gold. A judge sees words alone, no image. Empty replies are not shown to it, and reports, which are
-measured, and samples without a gold keep what the rules said.
+Where a task has criteria, each is asked for on its own and the score is that of the rubric;
+elsewhere the reply is correct or incorrect against the gold. A judge sees words alone, no image.
+Empty replies are not shown to it, and reports, which are measured, and samples without a gold keep
+what the rules said.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Case:
-    """A row of scores.jsonl on its way: settled with a score, or with what the judge is to be asked."""
+    """A row of scores.jsonl on its way: settled with a score, or with what the judge is to be
+    asked.
+    """
 
     row: Mapping[str, Any]
     settled: Score | None = None
@@ -55,7 +59,13 @@ class _Case:
 
 
 def open_calls(
-    engine: Engine, folder: Path, *, budget: Budget | None = None, release: Release | None = None, tries: int = 3, repeats: int = 0
+    engine: Engine,
+    folder: Path,
+    *,
+    budget: Budget | None = None,
+    release: Release | None = None,
+    tries: int = 3,
+    repeats: int = 0,
 ) -> Calls:
     """The judge with its memory below a task's folder.
 
@@ -66,7 +76,15 @@ def open_calls(
     def no_image(image: Image) -> bytes:
         raise AssertionError(f"a judge is shown words alone, not {image}")
 
-    return Calls(engine, folder / FOLDER, images=no_image, budget=budget, release=release, tries=tries, repeats=repeats)
+    return Calls(
+        engine,
+        folder / FOLDER,
+        images=no_image,
+        budget=budget,
+        release=release,
+        tries=tries,
+        repeats=repeats,
+    )
 
 
 def judgeable(task: Task, sample: Sample) -> bool:
@@ -84,24 +102,34 @@ def judge(
     labels: Sequence[Label] = (),
     progress: Progress | None = None,
 ) -> Found:
-    """Ask for the verdicts on the scored replies in `folder` that are not known yet, and write scores.judge.jsonl and judge.json.
+    """Ask for the verdicts on the scored replies in `folder` that are not known yet, and write
+    scores.judge.jsonl and judge.json.
 
-    A reply without a verdict, after all tries, has the status `error` and a note that begins with "judge failed:".
+    A reply without a verdict, after all tries, has the status `error` and a note that begins with
+    "judge failed:".
 
     Raises:
         ArtefactError: scores.jsonl is missing, or over other samples.
-        EngineError: the judge cannot answer at all; verdicts so far are kept, and the same call goes on from there.
+        EngineError: the judge cannot answer at all; verdicts so far are kept, and the same call
+            goes on from there.
         InputError: a label that does not fit its rubric.
         StorageError: the disk refused a write.
     """
-    tally, progress = Tally(task.name, labels, rubric=task.criteria is not None), progress or Silent()
+    tally, progress = (
+        Tally(task.name, labels, rubric=task.criteria is not None),
+        progress or Silent(),
+    )
     progress.start(len(samples), 0)
 
     def rows() -> Iterator[dict[str, Any]]:
         for chunk in _chunks(task, samples, folder):
-            outcomes = iter(calls.ask([request for case in chunk for request in case.requests], sampling))
+            outcomes = iter(
+                calls.ask([request for case in chunk for request in case.requests], sampling)
+            )
             made = [_row(case, [next(outcomes) for _ in case.requests]) for case in chunk]
-            progress.advance(len(made), sum(str(row["note"] or "").startswith(JUDGE_FAILED) for row in made))
+            progress.advance(
+                len(made), sum(str(row["note"] or "").startswith(JUDGE_FAILED) for row in made)
+            )
             for row in made:
                 tally.add(row)
                 yield row
@@ -129,7 +157,9 @@ def _chunks(task: Task, samples: Sequence[Sample], folder: Path) -> Iterator[lis
         if next(scored, None) is None:
             yield chunk
             return
-    raise ArtefactError(f"{folder / SCORES} is over other samples than those to be judged; score them again.")
+    raise ArtefactError(
+        f"{folder / SCORES} is over other samples than those to be judged; score them again."
+    )
 
 
 def _case(task: Task, sample: Sample, row: Mapping[str, Any]) -> _Case:
@@ -143,7 +173,9 @@ def _case(task: Task, sample: Sample, row: Mapping[str, Any]) -> _Case:
         return _Case(row, Score(None, "empty"))
     if task.criteria is None:
         asked = ask_verdict(sample, said)
-        return _Case(row, requests=[Request(_shown(sample, asked.text, 0), verdict_form(asked.case))])
+        return _Case(
+            row, requests=[Request(_shown(sample, asked.text, 0), verdict_form(asked.case))]
+        )
     try:
         criteria = list(task.criteria(sample))
     except InputError as error:
@@ -151,7 +183,10 @@ def _case(task: Task, sample: Sample, row: Mapping[str, Any]) -> _Case:
     if not any(criterion.points > 0 for criterion in criteria):
         return _Case(row, Score(None, "ok", note=NO_POINTS))
     found = [ask_finding(sample, said, criterion.text) for criterion in criteria]
-    requests = [Request(_shown(sample, asked.text, place), finding_form(asked.case)) for place, asked in enumerate(found)]
+    requests = [
+        Request(_shown(sample, asked.text, place), finding_form(asked.case))
+        for place, asked in enumerate(found)
+    ]
     return _Case(row, requests=requests, criteria=criteria)
 
 
@@ -171,12 +206,21 @@ def _row(case: _Case, outcomes: Sequence[Outcome[Any]]) -> dict[str, Any]:
 
 def _one(outcome: Outcome[Any]) -> tuple[Score, dict[str, Any]]:
     if outcome.value is None:
-        return _failed([outcome], 1), {"verdict": None, "failed": outcome.reject, "range": [0.0, 1.0]}
+        return _failed([outcome], 1), {
+            "verdict": None,
+            "failed": outcome.reject,
+            "range": [0.0, 1.0],
+        }
     verdict = outcome.value
-    return Score(float(verdict.verdict == "correct"), read=verdict.verdict), {"verdict": verdict.verdict, "reason": verdict.reason}
+    return Score(float(verdict.verdict == "correct"), read=verdict.verdict), {
+        "verdict": verdict.verdict,
+        "reason": verdict.reason,
+    }
 
 
-def _several(criteria: Sequence[Criterion], outcomes: Sequence[Outcome[Any]]) -> tuple[Score, dict[str, Any]]:
+def _several(
+    criteria: Sequence[Criterion], outcomes: Sequence[Outcome[Any]]
+) -> tuple[Score, dict[str, Any]]:
     points = [criterion.points for criterion in criteria]
     told = [
         {
@@ -188,12 +232,18 @@ def _several(criteria: Sequence[Criterion], outcomes: Sequence[Outcome[Any]]) ->
         }
         for criterion, outcome in zip(criteria, outcomes, strict=True)
     ]
-    met = [None if outcome.value is None else outcome.value.verdict == FOUND[0] for outcome in outcomes]
+    met = [
+        None if outcome.value is None else outcome.value.verdict == FOUND[0] for outcome in outcomes
+    ]
     missing = [outcome for outcome in outcomes if outcome.value is None]
     if missing:
         often = Counter(str(outcome.reject) for outcome in missing).most_common(1)[0][0]
         bounds = rubric_range(points, met)
-        return _failed(missing, len(outcomes)), {"criteria": told, "failed": often, "range": None if bounds is None else list(bounds)}
+        return _failed(missing, len(outcomes)), {
+            "criteria": told,
+            "failed": often,
+            "range": None if bounds is None else list(bounds),
+        }
     known = [bool(one) for one in met]
     score = Score(rubric_score(points, known), read=f"{sum(known)} of {len(known)} met")
     return score, {"criteria": told, "all_met": all_met(points, known)}

@@ -1,4 +1,5 @@
-"""The metrics of a task over a whole set of replies: what each says, with how many replies are behind it.
+"""The metrics of a task over a whole set of replies: what each says, with how many replies are
+behind it.
 
 OUT/<task>/metrics.json   {"references", "references_sha256", "metrics": [{"name", "value", "low", "high", "n", "said", "n_said", "note"}]}
 """
@@ -19,7 +20,9 @@ METRICS = "metrics.json"
 
 
 class MetricRow(NamedTuple):
-    """One number of a set of replies with its 95% interval, that over non-empty replies alone, and the replies behind each."""
+    """One number of a set of replies with its 95% interval, that over non-empty replies alone, and
+    the replies behind each.
+    """
 
     name: str
     value: float | None
@@ -32,7 +35,11 @@ class MetricRow(NamedTuple):
 
 
 def measure(
-    metrics: Sequence[Metric], samples: Sequence[Sample], replies: Sequence[str | None], *, weights: Path | None = None
+    metrics: Sequence[Metric],
+    samples: Sequence[Sample],
+    replies: Sequence[str | None],
+    *,
+    weights: Path | None = None,
 ) -> list[Measured]:
     """What every metric says; one that fails is a number that is not there, with the reason."""
     told: list[Measured] = []
@@ -46,7 +53,11 @@ def measure(
 
 
 def table(measured: Sequence[Measured], samples: Sequence[Sample]) -> dict[str, Any]:
-    """What METRICS holds. Values that depend on all references, as CIDEr does, are comparable only where their hash is the same."""
+    """What METRICS holds.
+
+    Values that depend on all references, as CIDEr does, are comparable only where their hash is the
+    same.
+    """
     references = "\n".join(sample.gold[0] if sample.gold else "" for sample in samples)
     return {
         "references": len(samples),
@@ -63,7 +74,11 @@ def values_of(measured: Sequence[Measured], place: int) -> dict[str, float | Non
 def _row(one: Measured, samples: Sequence[Sample]) -> MetricRow:
     low = high = None
     if one.mean and one.scores and one.n:
-        kept = [(score, sample) for score, sample in zip(one.scores, samples, strict=True) if score.status != "error"]
+        kept = [
+            (score, sample)
+            for score, sample in zip(one.scores, samples, strict=True)
+            if score.status != "error"
+        ]
         values = [one.empty if score.value is None else score.value for score, _ in kept]
         groups = [group_of({"id": sample.id, "group": sample.meta.group}) for _, sample in kept]
         interval = bootstrap_mean(values, groups)
@@ -73,4 +88,6 @@ def _row(one: Measured, samples: Sequence[Sample]) -> MetricRow:
 
 def rows_of(held: Mapping[str, Any]) -> list[MetricRow]:
     """The rows of a METRICS file."""
-    return [MetricRow(*(row.get(name) for name in MetricRow._fields)) for row in held.get("metrics", ())]
+    return [
+        MetricRow(*(row.get(name) for name in MetricRow._fields)) for row in held.get("metrics", ())
+    ]

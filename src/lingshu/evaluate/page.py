@@ -1,6 +1,8 @@
-"""Self-contained report pages: one HTML file with its styles and drawings inside, no outside request, a script only where asked.
+"""Self-contained report pages: one HTML file with its styles and drawings inside, no outside
+request, a script only where asked.
 
-Small functions return pieces of HTML; each escapes the text it is given, so any text from data may be passed as it is.
+Small functions return pieces of HTML; each escapes the text it is given, so any text from data may
+be passed as it is.
 
     page("Title", [section("Results", interval_plot(bars), table(header, rows))])
 """
@@ -34,7 +36,8 @@ __all__ = [
     "table",
 ]
 
-# Colours are Okabe and Ito's, which stay apart for colour-blind readers; the dark set keeps their contrast.
+# Colours are Okabe and Ito's, which stay apart for colour-blind readers; the dark set keeps their
+# contrast.
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c1f23; --faint: #5d6670; --rule: #d4d9df; --zebra: #f6f7f9;
   --edge: #8b949e; --chosen: #e3eef7;
@@ -82,7 +85,10 @@ dl { margin: .4rem 0 0; display: grid; grid-template-columns: auto 1fr; gap: .1r
 
 @dataclass(frozen=True)
 class Figure:
-    """A sample image with what was asked, answered and right. `image` is an encoded file; `right` None: not graded."""
+    """A sample image with what was asked, answered and right.
+
+    `image` is an encoded file; `right` None: not graded.
+    """
 
     image: bytes
     question: str
@@ -97,13 +103,18 @@ def page(title: str, sections: Sequence[str], *, lead: str = "") -> str:
     return "".join(page_pieces(title, [piece + "\n" for piece in sections], lead=lead))
 
 
-def page_pieces(title: str, sections: Iterable[str], *, lead: str = "", script: str = "", style: str = "") -> Iterator[str]:
+def page_pieces(
+    title: str, sections: Iterable[str], *, lead: str = "", script: str = "", style: str = ""
+) -> Iterator[str]:
     """The same in pieces, for pages that do not fit memory; `sections` bring their own line breaks.
 
-    `script` is the one script that may run, which a section holds as `script_tag(script)`; `style` is added to the page's own.
+    `script` is the one script that may run, which a section holds as `script_tag(script)`; `style`
+    is added to the page's own.
     """
     head = f'<p class="lead">{escape(lead)}</p>' if lead else ""
-    allowed = f"; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'" if script else ""
+    allowed = (
+        f"; script-src '{_source(script)}'; base-uri 'none'; form-action 'none'" if script else ""
+    )
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:{allowed}"
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -155,16 +166,25 @@ def notice(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "") -> str:
-    """A table whose first column names the row; the others are set right, as numbers are. The caption stands below it."""
+    """A table whose first column names the row; the others are set right, as numbers are.
+
+    The caption stands below it.
+    """
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join(
         "<tr>"
-        + "".join(f'<th scope="row">{escape(cell)}</th>' if i == 0 else f"<td>{escape(cell)}</td>" for i, cell in enumerate(row))
+        + "".join(
+            f'<th scope="row">{escape(cell)}</th>' if i == 0 else f"<td>{escape(cell)}</td>"
+            for i, cell in enumerate(row)
+        )
         + "</tr>\n"
         for row in rows
     )
     told = f'\n<p class="caption">{escape(caption)}</p>' if caption else ""
-    return f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>{told}'
+    return (
+        '<div class="scroll"'
+        f' tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>{told}'
+    )
 
 
 def figure_grid(items: Sequence[Figure]) -> str:
@@ -177,6 +197,7 @@ def _figure(item: Figure) -> str:
     told = {None: "", True: ' class="right"', False: ' class="wrong"'}[item.right]
     mark = {None: "", True: " ✓", False: " ✗"}[item.right]
     return (
-        f'<figure><img alt="{escape(item.question)}" src="{source}"><figcaption>{escape(item.question)}'
+        f'<figure><img alt="{escape(item.question)}"'
+        f' src="{source}"><figcaption>{escape(item.question)}'
         f"<dl><dt>answer</dt><dd{told}>{escape(item.answer)}{mark}</dd><dt>gold</dt><dd>{escape(item.gold)}</dd></dl></figcaption></figure>"
     )

@@ -41,7 +41,11 @@ class Lines:
         self._total, self._done, self._first = total, done, done
         self._began = self._shown = time.monotonic()
         if done:
-            print(f"{self._title}: {done} of {total} are answered already", file=self._stream, flush=True)
+            print(
+                f"{self._title}: {done} of {total} are answered already",
+                file=self._stream,
+                flush=True,
+            )
 
     def advance(self, done: int, failed: int) -> None:
         self._done += done
@@ -51,13 +55,18 @@ class Lines:
             self._shown = now
             rate = (self._done - self._first) / max(now - self._began, 1e-6)
             left = (self._total - self._done) / rate if rate else 0.0
-            text = f"{self._title}: {self._done}/{self._total}, {self._failed} failed, {rate:.1f}/s, {left:.0f} s left"
+            text = (
+                f"{self._title}: {self._done}/{self._total}, {self._failed} failed, {rate:.1f}/s,"
+                f" {left:.0f} s left"
+            )
             print(text, file=self._stream, flush=True)
 
 
 @contextlib.contextmanager
 def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
-    """A progress display called `title` on `stream` (standard error by default), live where that is a terminal."""
+    """A progress display called `title` on `stream` (standard error by default), live where that is
+    a terminal.
+    """
     target = stream or sys.stderr
     if not target.isatty():
         yield Lines(title, target)

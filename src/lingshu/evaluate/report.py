@@ -1,4 +1,5 @@
-"""Step 3 of an evaluation: tables with intervals from scores alone, as report.json, report.md and report.html.
+"""Step 3 of an evaluation: tables with intervals from scores alone, as report.json, report.md and
+report.html.
 
 A report says nothing of times or places, so the same scores always give the same bytes.
 """
@@ -39,7 +40,9 @@ comparisons = _sections.comparisons
 
 @dataclass(frozen=True)
 class ProtocolReport:
-    """The same replies under another protocol: its summary, and what is known to be odd in it, a sentence each."""
+    """The same replies under another protocol: its summary, and what is known to be odd in it, a
+    sentence each.
+    """
 
     summary: Summary
     quirks: tuple[str, ...] = ()
@@ -49,9 +52,10 @@ class ProtocolReport:
 class TaskReport:
     """One task: what it is, its summary, and the summaries of its groups by facet and value.
 
-    Those are under `protocol`, the one the report leads with; `protocols` has the others by name, `left_out` says which
-    scores could not be shown beside it. `metrics` are over all replies at once, under no protocol. `judged` is what a
-    judge's verdicts came to, `controls` what the same questions came to under other conditions.
+    Those are under `protocol`, the one the report leads with; `protocols` has the others by name,
+    `left_out` says which scores could not be shown beside it. `metrics` are over all replies at
+    once, under no protocol. `judged` is what a judge's verdicts came to, `controls` what the same
+    questions came to under other conditions.
     """
 
     name: str
@@ -74,12 +78,15 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class Report:
-    """One run: the model and its tasks. `macro` is the unweighted mean of accuracy over tasks, `micro` that over samples.
+    """One run: the model and its tasks. `macro` is the unweighted mean of accuracy over tasks,
+    `micro` that over samples.
 
-    Tasks whose scorer gives parts of a point are in neither: another measure has no common mean with accuracy.
+    Tasks whose scorer gives parts of a point are in neither: another measure has no common mean
+    with accuracy.
 
-    `averages` are those of the published tables that the tasks belong to. `paper` and `paired` hold what the run was
-    compared with, and `clean` its scores on items that stand in no training data, where that was asked for.
+    `averages` are those of the published tables that the tasks belong to. `paper` and `paired` hold
+    what the run was compared with, and `clean` its scores on items that stand in no training data,
+    where that was asked for.
     """
 
     model: str
@@ -93,24 +100,44 @@ class Report:
     clean: CleanComparison | None = None
 
 
-def build(run: Path, *, against: str | None = None, overlaps: Overlaps | None = None, kinds: Sequence[str] = STRICTEST) -> Report:
+def build(
+    run: Path,
+    *,
+    against: str | None = None,
+    overlaps: Overlaps | None = None,
+    kinds: Sequence[str] = STRICTEST,
+) -> Report:
     """The report of a run folder, from its tasks' scores and, where it has one, its run card.
 
-    `against` is a second run folder, `paper` for the published tables, or `paper:MODEL` for differences to that row.
-    `overlaps` tell which items stand in training data; those of one of the `kinds` are not clean.
+    `against` is a second run folder, `paper` for the published tables, or `paper:MODEL` for
+    differences to that row. `overlaps` tell which items stand in training data; those of one of the
+    `kinds` are not clean.
 
     Raises:
         ArtefactError: a folder holds no scores.
         InputError: there is nothing in common to compare.
     """
     scored = read_run(run)
-    tasks = [replace(_task_report(task), controls=read_controls(run / task.name)) for task in scored.tasks]
+    tasks = [
+        replace(_task_report(task), controls=read_controls(run / task.name))
+        for task in scored.tasks
+    ]
     paper, paired = _against(scored, against)
-    told = assemble(scored.model, tasks, averages=published.averages(published.columns(scored)), paper=paper, paired=paired)
-    return told if overlaps is None else replace(told, clean=on_clean_items(scored, overlaps, kinds))
+    told = assemble(
+        scored.model,
+        tasks,
+        averages=published.averages(published.columns(scored)),
+        paper=paper,
+        paired=paired,
+    )
+    return (
+        told if overlaps is None else replace(told, clean=on_clean_items(scored, overlaps, kinds))
+    )
 
 
-def _against(run: ScoredRun, against: str | None) -> tuple[published.PaperComparison | None, compare.RunComparison | None]:
+def _against(
+    run: ScoredRun, against: str | None
+) -> tuple[published.PaperComparison | None, compare.RunComparison | None]:
     if against is None:
         return None, None
     kind, _, wanted = against.partition(":")
@@ -123,12 +150,18 @@ def _task_report(task: ScoredTask) -> TaskReport:
     leading, *others = task.rows
     facts = {**task.facts, "protocol": leading, "quirks": task.quirks(leading)}
     told = task_report(task.name, task.rows[leading], facts)
-    protocols = {name: ProtocolReport(summarise(task.rows[name]), task.quirks(name)) for name in others}
-    return replace(told, protocols=protocols, left_out=task.left_out, metrics=task.metrics, judged=task.judged)
+    protocols = {
+        name: ProtocolReport(summarise(task.rows[name]), task.quirks(name)) for name in others
+    }
+    return replace(
+        told, protocols=protocols, left_out=task.left_out, metrics=task.metrics, judged=task.judged
+    )
 
 
 def task_report(name: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> TaskReport:
-    """The report of one task; `facts` are title, source, licence, revision, n, by, drops, protocol and quirks, as far as known."""
+    """The report of one task; `facts` are title, source, licence, revision, n, by, drops, protocol
+    and quirks, as far as known.
+    """
     task = ScoredTask(name, facts, {})
     summary = summarise(rows)
     return TaskReport(
@@ -159,7 +192,10 @@ def assemble(
     asked = sum(sum(task.summary.statuses.values()) - task.summary.unjudged for task in tasks)
     warning = None
     if errors > MOST_ERRORS * asked:
-        warning = f"{errors} of {asked} samples ({100 * errors / asked:.1f}%) failed and are left out of every number below."
+        warning = (
+            f"{errors} of {asked} samples ({100 * errors / asked:.1f}%) failed and are left out of"
+            " every number below."
+        )
     warning = " ".join([*([warning] if warning else []), *_judged_sections.warnings(tasks)]) or None
     accuracies = [task.summary.accuracy for task in tasks if task.summary.metric == "accuracy"]
     means = macro([accuracy.value for accuracy in accuracies]), micro(accuracies)
@@ -167,7 +203,8 @@ def assemble(
 
 
 def write(run: Path, report: Report, *, against: str | None = None, samples: bool = True) -> None:
-    """Write report.json, report.md and report.html, the page with every sample of the run unless `samples` is False.
+    """Write report.json, report.md and report.html, the page with every sample of the run unless
+    `samples` is False.
 
     `against` is what `build` was given: where it is a second run, its replies are put beside.
     """
@@ -175,10 +212,17 @@ def write(run: Path, report: Report, *, against: str | None = None, samples: boo
     write_text(run / REPORT_MD, as_markdown(report))
     other = Path(against) if against is not None and report.paired is not None else None
     browser = Browser(run, report, against=other) if samples else None
-    with atomic_file(run / REPORT_HTML) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+    with (
+        atomic_file(run / REPORT_HTML) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.writelines(
             _document.html_pieces(
-                f"Evaluation of {report.model}", _sections.sections(report), lead=DISCLAIMER, warning=report.warning, browser=browser
+                f"Evaluation of {report.model}",
+                _sections.sections(report),
+                lead=DISCLAIMER,
+                warning=report.warning,
+                browser=browser,
             )
         )
 
@@ -198,9 +242,19 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def as_markdown(report: Report) -> str:
     """The report as Markdown tables."""
-    return _document.markdown(f"Evaluation of {report.model}", _sections.sections(report), lead=DISCLAIMER, warning=report.warning)
+    return _document.markdown(
+        f"Evaluation of {report.model}",
+        _sections.sections(report),
+        lead=DISCLAIMER,
+        warning=report.warning,
+    )
 
 
 def as_html(report: Report) -> str:
     """The tables and plots of the report as one self-contained page, without the samples."""
-    return _document.html(f"Evaluation of {report.model}", _sections.sections(report), lead=DISCLAIMER, warning=report.warning)
+    return _document.html(
+        f"Evaluation of {report.model}",
+        _sections.sections(report),
+        lead=DISCLAIMER,
+        warning=report.warning,
+    )

@@ -1,4 +1,5 @@
-"""Step 2 of an evaluation: score stored replies. Needs the task and its questions, but neither the model nor the images.
+"""Step 2 of an evaluation: score stored replies. Needs the task and its questions, but neither the
+model nor the images.
 
 OUT/<task>/scores.jsonl              one row per sample in the order of the task, with all that the report needs
 OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
@@ -35,13 +36,19 @@ class Scored(NamedTuple):
 
 
 def score(
-    task: Task, samples: Sequence[Sample], folder: Path, *, protocols: Sequence[str] = (STRICT,), weights: Path | None = None
+    task: Task,
+    samples: Sequence[Sample],
+    folder: Path,
+    *,
+    protocols: Sequence[str] = (STRICT,),
+    weights: Path | None = None,
 ) -> Scored:
-    """Score the replies in `folder` under each protocol, write its scores file and return the counts of the first one.
+    """Score the replies in `folder` under each protocol, write its scores file and return the
+    counts of the first one.
 
-    A reply that failed, was never asked for or cannot be scored has the status `error` and a note that says why. One
-    reply is in memory at a time, all of them for a task with metrics; the rows are read back with `read_scores`. `weights`
-    is the folder in which metrics find their models.
+    A reply that failed, was never asked for or cannot be scored has the status `error` and a note
+    that says why. One reply is in memory at a time, all of them for a task with metrics; the rows
+    are read back with `read_scores`. `weights` is the folder in which metrics find their models.
 
     Raises:
         ArtefactError: the folder has no replies.
@@ -52,9 +59,15 @@ def score(
     if not protocols:
         raise InputError("no protocol is named; give strict, paper or medevalkit.")
     if not (folder / ASKED).is_file() or not reply_files(folder):
-        raise ArtefactError(f"{folder} has no replies to score ({ASKED} and replies*.jsonl are needed); run `lingshu eval` first.")
+        raise ArtefactError(
+            f"{folder} has no replies to score ({ASKED} and replies*.jsonl are needed); run"
+            " `lingshu eval` first."
+        )
     if len({sample.id for sample in samples}) < len(samples):
-        raise InputError(f"{task.name} has two samples with one id; ids must differ, or replies would be mixed up.")
+        raise InputError(
+            f"{task.name} has two samples with one id; ids must differ, or replies would be"
+            " mixed up."
+        )
     graders = {protocol: scorer_of(task.score, protocol) for protocol in dict.fromkeys(protocols)}
     keys = {row["id"]: row["key"] for row in read_jsonl(folder / ASKED)}
     told: dict[str, Scored] = {}
@@ -66,7 +79,9 @@ def score(
             for place, sample in enumerate(samples):
                 reply = replies.get(keys.get(sample.id))
                 found = score_reply(graders[protocol], sample, reply)
-                row = score_row(sample.id, found, {"protocol": protocol} | carried(task, sample, reply))
+                row = score_row(
+                    sample.id, found, {"protocol": protocol} | carried(task, sample, reply)
+                )
                 if measured and protocol == STRICT:
                     row["metrics"] = values_of(measured, place)
                 count, errors, waiting = count + 1, errors + failed([row]), waiting + unjudged(row)
@@ -75,14 +90,19 @@ def score(
 
         if task.metrics:
             found = (replies.get(keys.get(sample.id)) for sample in samples)
-            measured = measure(task.metrics, samples, [None if reply is None else reply.text for reply in found], weights=weights)
+            measured = measure(
+                task.metrics,
+                samples,
+                [None if reply is None else reply.text for reply in found],
+                weights=weights,
+            )
             write_json(folder / METRICS, table(measured, samples))
         before = _known(folder)
         for protocol in sorted(graders, key=lambda name: name != STRICT):
             write_scores(scores_file(folder, protocol), rows(protocol))
             if protocol == STRICT and _known(folder) != before:
-                # Of other replies or answers; at once, for a kill must not leave them beside the scores of these. A judge that
-                # is asked again still knows what it said.
+                # Of other replies or answers; at once, for a kill must not leave them beside the
+                # scores of these. A judge that is asked again still knows what it said.
                 for stale in folder.glob("scores.*.jsonl"):
                     stale.unlink(missing_ok=True)
     return told[protocols[0]]
@@ -115,13 +135,17 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
             return Score(None, "error", note=f"the scorer gave {found.value}")
     except InputError as error:
         return Score(None, "error", note=one_line(error))
-    except Exception as error:  # a scorer may be anyone's code, and one reply must not cost all the others
+    except (
+        Exception
+    ) as error:  # a scorer may be anyone's code, and one reply must not cost all the others
         return Score(None, "error", note=f"the scorer failed: {fault(error)}")
     return found
 
 
 def carried(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
-    """What a scores row says besides the score: the question and its answers, and the facets to group by."""
+    """What a scores row says besides the score: the question and its answers, and the facets to
+    group by.
+    """
     row: dict[str, Any] = {
         "question": sample.question,
         "gold": list(sample.gold or ()),

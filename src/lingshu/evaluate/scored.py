@@ -30,11 +30,13 @@ KEPT = ("value", "status", "group", "truncated", "gold", "kind")
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by protocol, the leading first.
+    """One task of a run. `facts` is what the run card says of it; `rows` holds the scores by
+    protocol, the leading first.
 
-    `left_out` names the files of scores that are over other items than the leading one, as leftovers of an earlier run are.
-    `metrics` are those over all its replies, `judged` what a judge's verdicts came to.
-    `max_tokens` is the longest reply and `limit` how many samples were asked for at most, as far as the run card says.
+    `left_out` names the files of scores that are over other items than the leading one, as
+    leftovers of an earlier run are. `metrics` are those over all its replies, `judged` what a
+    judge's verdicts came to. `max_tokens` is the longest reply and `limit` how many samples were
+    asked for at most, as far as the run card says.
     """
 
     name: str
@@ -60,7 +62,9 @@ class ScoredTask:
         return self.facts.get("title") or self.name
 
     def quirks(self, protocol: str) -> tuple[str, ...]:
-        """What is known to be odd in a protocol, one sentence each, as the run card has it (a list, or by protocol) or as we know it."""
+        """What is known to be odd in a protocol, one sentence each, as the run card has it (a list,
+        or by protocol) or as we know it.
+        """
         said = self.facts.get("quirks") or ()
         if not isinstance(said, Mapping):
             said = {self.protocol: said} if said else {}
@@ -87,31 +91,48 @@ def read_run(run: Path) -> ScoredRun:
     notes, facts, config = _card(run / RUN_CARD)
     stem, suffix = SCORES.split(".")
     files: dict[str, list[Path]] = {}
-    for path in sorted(run.glob(f"*/{stem}*.{suffix}"), key=lambda path: (path.parent.name, path.name != SCORES, path.name)):
+    for path in sorted(
+        run.glob(f"*/{stem}*.{suffix}"),
+        key=lambda path: (path.parent.name, path.name != SCORES, path.name),
+    ):
         if path.name == SCORES or path.name.startswith(f"{stem}."):
             files.setdefault(path.parent.name, []).append(path)
     # A run folder that is used again reports the tasks of its last command, in their order.
     names = [name for name in facts if name in files] or sorted(files)
     if not names:
-        raise ArtefactError(f"{run} holds no scores (TASK/{SCORES}); make them with `lingshu eval`.")
+        raise ArtefactError(
+            f"{run} holds no scores (TASK/{SCORES}); make them with `lingshu eval`."
+        )
     name = run.resolve().name
     tasks = []
     for each in names:
         sampling = config.get("sampling", {}).get(each)
-        # What an earlier command asked in the same folder is not in the configuration of the last one, but in its facts.
-        known = {"max_tokens": sampling.get("max_tokens"), "limit": config.get("limit")} if sampling else facts.get(each, {})
+        # What an earlier command asked in the same folder is not in the configuration of the last
+        # one, but in its facts.
+        known = (
+            {"max_tokens": sampling.get("max_tokens"), "limit": config.get("limit")}
+            if sampling
+            else facts.get(each, {})
+        )
         asked = {name: known.get(name) for name in ("max_tokens", "limit")}
         tasks.append(replace(_task(each, facts.get(each, {}), files[each]), **asked))
     return ScoredRun(name, str(notes.get("model", name)), tuple(tasks))
 
 
-def _card(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]], Mapping[str, Any]]:
-    """The notes of a run card, the facts of its tasks and its configuration, all empty where there is none."""
+def _card(
+    path: Path,
+) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]], Mapping[str, Any]]:
+    """The notes of a run card, the facts of its tasks and its configuration, all empty where there
+    is none.
+    """
     card = read_json(path) if path.is_file() else {}
 
     def checked(value: Any, name: str, right: bool) -> Any:
         if not right:
-            raise ArtefactError(f"{path}: {name} cannot be {value!r:.40}; the file is damaged: run `lingshu eval` again, or remove it.")
+            raise ArtefactError(
+                f"{path}: {name} cannot be {value!r:.40}; the file is damaged: run `lingshu eval`"
+                " again, or remove it."
+            )
         return value
 
     def object_of(holder: Mapping[str, Any], key: str, name: str) -> Mapping[str, Any]:
@@ -123,10 +144,20 @@ def _card(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Mapping[str, Any]
     for task in tasks:
         for key, value in object_of(tasks, task, f"notes.tasks.{task}").items():
             right = _FACTS.get(key)
-            checked(value, f"notes.tasks.{task}.{key}", value is None or right is None or right(value))
+            checked(
+                value, f"notes.tasks.{task}.{key}", value is None or right is None or right(value)
+            )
     sampling = object_of(config, "sampling", "config.sampling")
-    for holder, name in [(config, "limit"), *((object_of(sampling, task, f"config.sampling.{task}"), "max_tokens") for task in sampling)]:
-        checked(holder.get(name), f"config: {name}", holder.get(name) is None or _is_count(holder[name]))
+    for holder, name in [
+        (config, "limit"),
+        *(
+            (object_of(sampling, task, f"config.sampling.{task}"), "max_tokens")
+            for task in sampling
+        ),
+    ]:
+        checked(
+            holder.get(name), f"config: {name}", holder.get(name) is None or _is_count(holder[name])
+        )
     return notes, tasks, config
 
 
@@ -139,13 +170,17 @@ def _is_texts(value: Any) -> bool:
 
 
 _FACTS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("title", "source", "licence", "revision"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(
+        ("title", "source", "licence", "revision"), lambda value: isinstance(value, str)
+    ),
     **dict.fromkeys(("n", "max_tokens", "limit"), _is_count),
     "by": _is_texts,
     "drops": lambda value: isinstance(value, Mapping),
     "published": lambda value: isinstance(value, str) or (_is_texts(value) and len(value) == 2),
     "protocol": lambda value: isinstance(value, str) or _is_texts(value),
-    "quirks": lambda value: _is_texts(value) or (isinstance(value, Mapping) and all(map(_is_texts, value.values()))),
+    "quirks": lambda value: (
+        _is_texts(value) or (isinstance(value, Mapping) and all(map(_is_texts, value.values())))
+    ),
 }
 
 
@@ -154,11 +189,18 @@ def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
     for path in files:
         protocol, found = _read(path, facts)
         if protocol in rows:
-            raise ArtefactError(f"{path} holds the protocol {protocol} once more; delete the file that is out of date.")
+            raise ArtefactError(
+                f"{path} holds the protocol {protocol} once more; delete the file that is out of"
+                " date."
+            )
         rows[protocol] = found
-    # The run card may name one protocol, which leads, or several, which are then all there is to show.
+    # The run card may name one protocol, which leads, or several, which are then all there is to
+    # show.
     first, *others = rows
-    rows = {name: rows[name] for name in (first, *(name for name in _protocols.PROTOCOLS if name in others), *others)}
+    rows = {
+        name: rows[name]
+        for name in (first, *(name for name in _protocols.PROTOCOLS if name in others), *others)
+    }
     named = facts.get("protocol")
     if isinstance(named, list) and any(protocol in rows for protocol in named):
         rows = {protocol: rows[protocol] for protocol in named if protocol in rows}
@@ -167,10 +209,17 @@ def _task(name: str, facts: Mapping[str, Any], files: list[Path]) -> ScoredTask:
     leading = next(iter(rows))
     items = {row["id"] for row in rows[leading]}
     stale = [protocol for protocol, found in rows.items() if {row["id"] for row in found} != items]
-    told = tuple(f"The scores under the protocol {protocol} are over other items and left out; score the run again." for protocol in stale)
+    told = tuple(
+        f"The scores under the protocol {protocol} are over other items and left out; score the run"
+        " again."
+        for protocol in stale
+    )
     held = _metrics(files[0].with_name(METRICS))
     if held and held.get("references") != len(items):
-        held, told = {}, (*told, "The metrics are over other items and left out; score the run again.")
+        held, told = (
+            {},
+            (*told, "The metrics are over other items and left out; score the run again."),
+        )
     kept = {protocol: found for protocol, found in rows.items() if protocol not in stale}
     judged = read_judged(files[0].parent) if JUDGE in kept else None
     return ScoredTask(name, facts, kept, told, tuple(rows_of(held)), judged=judged)
@@ -180,7 +229,9 @@ def _metrics(path: Path) -> Mapping[str, Any]:
     """What a file of metrics holds, nothing where there is none."""
     held = read_json(path) if path.is_file() else {}
     rows = held.get("metrics", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows
+    ):
         raise ArtefactError(f"{path} is damaged; score the run again, or remove it.")
     return held
 
@@ -193,16 +244,22 @@ def _read(path: Path, facts: Mapping[str, Any]) -> tuple[str, list[Row]]:
     same: dict[str, Any] = {}
     for row in iterate_scores(path):
         given.add(str(row.get("protocol") or _named(path)))
-        # What was asked and replied is most of a file and nothing a table shows; what is left repeats itself.
+        # What was asked and replied is most of a file and nothing a table shows; what is left
+        # repeats itself.
         shared = {key: same.setdefault(repr(row[key]), row[key]) for key in kept if key in row}
         waits = {"note": NEEDS_JUDGE} if unjudged(row) else {}
         rows.append({"id": row["id"], **shared, **waits})
     given = given or {_named(path)}
     if len(given) > 1:
-        raise ArtefactError(f"{path} mixes the protocols {', '.join(sorted(given))}; score the run again.")
+        raise ArtefactError(
+            f"{path} mixes the protocols {', '.join(sorted(given))}; score the run again."
+        )
     return given.pop(), rows
 
 
 def _named(path: Path) -> str:
     """The protocol of a file whose rows do not say: the one in its name, else strict."""
-    return path.name.removeprefix(SCORES.split(".")[0]).removesuffix(SCORES.split(".")[1]).strip(".") or STRICT
+    return (
+        path.name.removeprefix(SCORES.split(".")[0]).removesuffix(SCORES.split(".")[1]).strip(".")
+        or STRICT
+    )

@@ -1,4 +1,6 @@
-"""Samples that wait on the disk: a sequence that costs eight bytes of memory a sample, for tasks of any size."""
+"""Samples that wait on the disk: a sequence that costs eight bytes of memory a sample, for tasks of
+any size.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from lingshu.core.nouns import Sample
 class Spool(Sequence[Sample]):
     """The given samples in their order, in a file without a name that is gone when this is.
 
-    It lies in `folder`, where the run's replies lie, and not in a place for temporary files that others share.
+    It lies in `folder`, where the run's replies lie, and not in a place for temporary files that
+    others share.
 
     Raises:
         StorageError: the disk refused.

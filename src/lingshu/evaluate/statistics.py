@@ -1,4 +1,5 @@
-"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced accuracy, means of groups.
+"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced
+accuracy, means of groups.
 
 What compares two runs is in paired.py.
 """
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRAWS = 2000
-FEW_GROUPS = 20  # below it a percentile bootstrap promises too much: of two groups its intervals hold the truth in 7 of 10 cases
+# below it a percentile bootstrap promises too much: of two groups its intervals hold the truth in 7
+# of 10 cases
+FEW_GROUPS = 20
 # The 97.5% points of Student's distribution with 1 to 19 degrees of freedom.
 T_95 = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199,
@@ -26,13 +29,18 @@ NO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has
 
 
 def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], float | None], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
+    statistic: Callable[[NDArray[np.intp]], float | None],
+    groups: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Interval:
-    """A statistic with its 95% percentile interval, whole groups (patients, images) drawn with replacement.
+    """A statistic with its 95% percentile interval, whole groups (patients, images) drawn with
+    replacement.
 
-    `groups` names the group of each item; `statistic` takes positions of items, with repeats, and may return None
-    where it is not defined (one class only), in which case the draw does not count. With fewer than two groups there
-    is nothing to draw from and the interval is None.
+    `groups` names the group of each item; `statistic` takes positions of items, with repeats, and
+    may return None where it is not defined (one class only), in which case the draw does not count.
+    With fewer than two groups there is nothing to draw from and the interval is None.
     """
     import numpy as np
 
@@ -46,7 +54,12 @@ def bootstrap(
     if len(members) < 2:
         return Interval(value, None, None, len(groups))
     random = np.random.default_rng(seed)
-    drawn = (statistic(np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])) for _ in range(draws))
+    drawn = (
+        statistic(
+            np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
+        )
+        for _ in range(draws)
+    )
     found = [number for number in drawn if number is not None]
     if value is None or not found:
         return Interval(value, None, None, len(groups))
@@ -54,11 +67,15 @@ def bootstrap(
     return Interval(float(value), float(low), float(high), len(groups))
 
 
-def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS) -> Interval:
-    """The mean with its clustered 95% interval: as `bootstrap`, but quick enough for a hundred thousand items.
+def bootstrap_mean(
+    values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
+) -> Interval:
+    """The mean with its clustered 95% interval: as `bootstrap`, but quick enough for a hundred
+    thousand items.
 
-    Groups of the same size and sum are alike to a mean, so that a draw of groups is one multinomial draw of their kinds.
-    Where no group differs from another there is nothing to draw from and the interval is None.
+    Groups of the same size and sum are alike to a mean, so that a draw of groups is one multinomial
+    draw of their kinds. Where no group differs from another there is nothing to draw from and the
+    interval is None.
     """
     import numpy as np
 
@@ -83,12 +100,14 @@ def bootstrap_mean(values: Sequence[float], groups: Sequence[Hashable], *, seed:
 
 
 def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values between 0 and 1 in few groups, with Wilson's interval for as many items as the groups are worth.
+    """The mean of values between 0 and 1 in few groups, with Wilson's interval for as many items as
+    the groups are worth.
 
-    That number is what gives the mean its clustered variance, never fewer than single items would have, and less by the
-    square of z over Student's t for one group fewer (Korn and Graubard, Survey Methodology 24:193, 1998, with Wilson's
-    interval as Dean and Pagano, Journal of Survey Statistics and Methodology 3:484, 2015, recommend). None with a single
-    group, with 20 or more, where all values are alike, or where one lies outside 0 to 1.
+    That number is what gives the mean its clustered variance, never fewer than single items would
+    have, and less by the square of z over Student's t for one group fewer (Korn and Graubard,
+    Survey Methodology 24:193, 1998, with Wilson's interval as Dean and Pagano, Journal of Survey
+    Statistics and Methodology 3:484, 2015, recommend). None with a single group, with 20 or more,
+    where all values are alike, or where one lies outside 0 to 1.
     """
     few = _few(values, groups)
     if few is None or min(values) < 0 or max(values) > 1:
@@ -99,7 +118,9 @@ def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interva
 
 
 def mean_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values in few groups with Student's interval from its clustered variance; None as for share_of_few."""
+    """The mean of values in few groups with Student's interval from its clustered variance; None as
+    for share_of_few.
+    """
     few = _few(values, groups)
     if few is None:
         return None
@@ -109,8 +130,9 @@ def mean_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval
 
 
 def _few(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float, float] | None:
-    """The mean of values in few groups, its variance, and Student's t; the variance is that of a ratio of sums over groups, by
-    linearisation, and at least that of single items."""
+    """The mean of values in few groups, its variance, and Student's t; the variance is that of a
+    ratio of sums over groups, by linearisation, and at least that of single items.
+    """
     n, count = len(values), len(set(groups))
     if not 2 <= count < FEW_GROUPS or max(values) - min(values) <= NO_WIDTH:
         return None
@@ -122,16 +144,22 @@ def _few(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, fl
 
 
 def or_wilson(found: Interval, groups: int) -> Interval:
-    """A share's interval, Wilson's with as many items as groups where drawing found none or one without width.
+    """A share's interval, Wilson's with as many items as groups where drawing found none or one
+    without width.
 
-    Groups that are all right, whatever their sizes, give every draw the same mean; that would promise too much.
+    Groups that are all right, whatever their sizes, give every draw the same mean; that would
+    promise too much.
     """
-    if found.value is None or (found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH):
+    if found.value is None or (
+        found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH
+    ):
         return found
     return wilson(min(found.value, 1.0) * groups, groups)._replace(value=found.value, n=found.n)
 
 
-def group_sums(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def group_sums(
+    values: Sequence[float], groups: Sequence[Hashable]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The sum and the size of each group, in order of first appearance."""
     import numpy as np
 
@@ -142,9 +170,11 @@ def group_sums(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[NDA
 
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
-    """The chance that a positive item has a higher score than a negative one, ties counting half; None with one class only.
+    """The chance that a positive item has a higher score than a negative one, ties counting half;
+    None with one class only.
 
-    Equals the Mann-Whitney U statistic over the product of the class sizes (Hanley and McNeil 1982).
+    Equals the Mann-Whitney U statistic over the product of the class sizes (Hanley and McNeil
+    1982).
     """
     import numpy as np
 

@@ -1,4 +1,6 @@
-"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits how the items hang together."""
+"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits how the
+items hang together.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,19 @@ METHODS: Mapping[Method, str] = {
     "clustered bootstrap": f"bootstrap over whole groups (below {FEW_GROUPS}: Wilson)",
 }
 Metric = Literal["accuracy", "mean score"]
-GRADED_KINDS = ("report", "rubric")  # their scorers give parts of a point, even where every part found is nought or one
+# their scorers give parts of a point, even where every part found is nought or one
+GRADED_KINDS = ("report", "rubric")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The result over some scores. `n` counts all asked except errors; `accuracy` counts an unread reply as not right.
+    """The result over some scores. `n` counts all asked except errors; `accuracy` counts an unread
+    reply as not right.
 
-    `right` is the number of right replies, or the sum of the values of a scorer that gives parts of a point. `method`
-    is how the intervals were made, `groups` the number of patients, studies or images behind the items. `metric` is
-    "mean score" for such a scorer. `unjudged` counts the rows of status `error` that did not fail but wait for a judge.
+    `right` is the number of right replies, or the sum of the values of a scorer that gives parts of
+    a point. `method` is how the intervals were made, `groups` the number of patients, studies or
+    images behind the items. `metric` is "mean score" for such a scorer. `unjudged` counts the rows
+    of status `error` that did not fail but wait for a judge.
     """
 
     n: int
@@ -79,7 +84,9 @@ def unjudged(row: Row) -> bool:
 
 
 def unscored(row: Row) -> bool:
-    """Whether there was nothing to score: a reply that was read and has no value, as under a rubric without positive points."""
+    """Whether there was nothing to score: a reply that was read and has no value, as under a rubric
+    without positive points.
+    """
     return row["status"] == "ok" and row["value"] is None
 
 
@@ -89,14 +96,18 @@ def _metric(rows: Sequence[Row]) -> Metric:
 
 
 def fitting(rows: Sequence[Row]) -> Method:
-    """How to make the interval of these rows: clustered where any two share a group, Wilson for right or wrong alone."""
+    """How to make the interval of these rows: clustered where any two share a group, Wilson for
+    right or wrong alone.
+    """
     if len({group_of(row) for row in rows}) < len(rows):
         return "clustered bootstrap"
     return "wilson" if all(value_of(row) in (0.0, 1.0) for row in rows) else "bootstrap"
 
 
 def group_of(row: Row) -> Hashable:
-    """What a row is drawn together with: its patient, study or image; without one, or with an empty text for it, itself alone."""
+    """What a row is drawn together with: its patient, study or image; without one, or with an empty
+    text for it, itself alone.
+    """
     return ("id", row["id"]) if row.get("group") in (None, "") else ("group", row["group"])
 
 
@@ -110,7 +121,9 @@ def _interval(rows: Sequence[Row], method: Method) -> Interval:
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
     groups = [group_of(row) for row in rows]
-    return share_of_few(values, groups) or or_wilson(_clipped(bootstrap_mean(values, groups)), len(set(groups)))
+    return share_of_few(values, groups) or or_wilson(
+        _clipped(bootstrap_mean(values, groups)), len(set(groups))
+    )
 
 
 def _clipped(found: Interval) -> Interval:
@@ -123,8 +136,12 @@ def _whole(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
-def by_facet(rows: Sequence[Row], facets: Sequence[str], *, method: Method | None = None) -> dict[str, dict[str, Summary]]:
-    """Summaries by the value of each facet, in sorted order; rows that do not know a facet stand under "unknown"."""
+def by_facet(
+    rows: Sequence[Row], facets: Sequence[str], *, method: Method | None = None
+) -> dict[str, dict[str, Summary]]:
+    """Summaries by the value of each facet, in sorted order; rows that do not know a facet stand
+    under "unknown".
+    """
     found: dict[str, dict[str, Summary]] = {}
     for facet in facets:
         groups: dict[str, list[Row]] = {}
@@ -132,7 +149,9 @@ def by_facet(rows: Sequence[Row], facets: Sequence[str], *, method: Method | Non
             value = row.get(facet)
             groups.setdefault("unknown" if value is None else str(value), []).append(row)
         if set(groups) - {"unknown"}:
-            found[facet] = {value: summarise(groups[value], method=method) for value in sorted(groups)}
+            found[facet] = {
+                value: summarise(groups[value], method=method) for value in sorted(groups)
+            }
     return found
 
 

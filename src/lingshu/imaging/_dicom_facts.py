@@ -1,6 +1,8 @@
-"""What may be known of a DICOM image past ingestion: keyed hashes, numbers, and words from closed lists.
+"""What may be known of a DICOM image past ingestion: keyed hashes, numbers, and words from closed
+lists.
 
-A word is carried only if the list here holds it, so that a name typed into a field for a body part stays behind.
+A word is carried only if the list here holds it, so that a name typed into a field for a body part
+stays behind.
 """
 
 from __future__ import annotations
@@ -35,20 +37,30 @@ AP PA LL RL RLD LLD RLO LLO LPO RPO RAO LAO CC MLO ML LM XCC XCCL XCCM CV AT FB 
 _WRITTEN = """
 US SC OT XC ES GM XA RF IVUS EC DG TG OP SR DM AS CP LP HC KER LEN FA DS
 """
-MODALITIES, BODY_PARTS, VIEWS = (frozenset(words.split()) for words in (_MODALITIES, _BODY_PARTS, _VIEWS))
+MODALITIES, BODY_PARTS, VIEWS = (
+    frozenset(words.split()) for words in (_MODALITIES, _BODY_PARTS, _VIEWS)
+)
 _WRITTEN_MODALITIES = frozenset(_WRITTEN.split())
-_WRITTEN_CLASSES = ("1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.6", "1.2.840.10008.5.1.4.1.1.3", "1.2.840.10008.5.1.4.1.1.77")
+_WRITTEN_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.6",
+    "1.2.840.10008.5.1.4.1.1.3",
+    "1.2.840.10008.5.1.4.1.1.77",
+)
 _CLASS = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,48}")
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFacts:
-    """The safe facts of one DICOM image; None means not stated, or stated in words that no list holds.
+    """The safe facts of one DICOM image; None means not stated, or stated in words that no list
+    holds.
 
-    `patient`, `study`, `series`, `instance` and `accession` are keyed hashes. `spacing` is (row, column) in mm, `position`
-    the place in mm along the normal of the image plane, `number` the place in the series, `series_number` that of the
-    series in its study. `sop_class` and `transfer_syntax` are names of the DICOM standard. `burned_in` is the file's own
-    word, `burned_in_risk` ours: "stated" by the file, "likely" for kinds of image that often hold text, else "low".
+    `patient`, `study`, `series`, `instance` and `accession` are keyed hashes. `spacing` is (row,
+    column) in mm, `position` the place in mm along the normal of the image plane, `number` the
+    place in the series, `series_number` that of the series in its study. `sop_class` and
+    `transfer_syntax` are names of the DICOM standard. `burned_in` is the file's own word,
+    `burned_in_risk` ours: "stated" by the file, "likely" for kinds of image that often hold text,
+    else "low".
     """
 
     patient: str | None
@@ -143,12 +155,19 @@ def _yes_no(text: str) -> bool | None:
 def _number(found: Elements, tag: int) -> int | None:
     text = found.text(tag)
     # Longer ones are no place in a series, and may be anything.
-    return int(text) if text.lstrip("+-").isdecimal() and text.isascii() and len(text) <= 6 else None
+    return (
+        int(text) if text.lstrip("+-").isdecimal() and text.isascii() and len(text) <= 6 else None
+    )
 
 
 def _position(found: Elements) -> float | None:
     place, axes = found.numbers(0x00200032), found.numbers(0x00200037)
-    if len(place) != 3 or len(axes) != 6 or max(map(abs, place)) > 1e5 or max(map(abs, axes)) > 1.01:
+    if (
+        len(place) != 3
+        or len(axes) != 6
+        or max(map(abs, place)) > 1e5
+        or max(map(abs, axes)) > 1.01
+    ):
         return None
     a, b = axes[:3], axes[3:]
     normal = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
@@ -167,7 +186,12 @@ def _standard_name(uid: str) -> str | None:
 def _risk(burned_in: bool | None, modality: str | None, sop_class: str, found: Elements) -> Risk:
     if burned_in:
         return "stated"
-    # A "NO" is believed of scanners only: converters and ultrasound machines write it beside names in the picture.
-    written = modality in _WRITTEN_MODALITIES or modality is None or sop_class.startswith(_WRITTEN_CLASSES)
+    # A "NO" is believed of scanners only: converters and ultrasound machines write it beside names
+    # in the picture.
+    written = (
+        modality in _WRITTEN_MODALITIES
+        or modality is None
+        or sop_class.startswith(_WRITTEN_CLASSES)
+    )
     converted = bool(found.text(0x00080064)) or (found.short(0x00280002) or 1) > 1
     return "likely" if written or (converted and burned_in is None) else "low"

@@ -1,4 +1,6 @@
-"""Stored values of DICOM frames: sizes are checked against the file before a decoder sees a byte, one frame at a time."""
+"""Stored values of DICOM frames: sizes are checked against the file before a decoder sees a byte,
+one frame at a time.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ def layout_of(found: Elements, name: str) -> Layout:
     rows, columns = found.short(0x00280010), found.short(0x00280011)
     samples = found.short(0x00280002) or 1
     frames = frame_count(found)
-    allocated = found.short(0x00280100) or {"PixelData": 0, "FloatPixelData": 32}.get(found.keyword, 64)
+    allocated = found.short(0x00280100) or {"PixelData": 0, "FloatPixelData": 32}.get(
+        found.keyword, 64
+    )
     stored = found.short(0x00280101) or allocated
     photometric = found.text(0x00280004).upper() or ("MONOCHROME2" if samples == 1 else "RGB")
     problem = None
@@ -69,10 +73,22 @@ def layout_of(found: Elements, name: str) -> Layout:
     if problem or not rows or not columns or frames is None:
         raise BadImage(f"{name}: {problem}; export the file again, or leave it out.")
     signed = found.short(0x00280103) or 0
-    return Layout(rows, columns, samples, frames, allocated, stored, signed, photometric, found.short(0x00280006) or 0)
+    return Layout(
+        rows,
+        columns,
+        samples,
+        frames,
+        allocated,
+        stored,
+        signed,
+        photometric,
+        found.short(0x00280006) or 0,
+    )
 
 
-def decoded(found: Elements, name: str, wanted: Sequence[int] | None) -> Iterator[tuple[int, NDArray[Any]]]:
+def decoded(
+    found: Elements, name: str, wanted: Sequence[int] | None
+) -> Iterator[tuple[int, NDArray[Any]]]:
     """The wanted frames with their numbers from 0, decoded one after the other.
 
     Raises:
@@ -93,7 +109,10 @@ def decoded(found: Elements, name: str, wanted: Sequence[int] | None) -> Iterato
             label = UID(found.syntax).name
             raise BadImage(f"{name}: no decoder reads {label}; convert the file.") from None
         if not decoder.is_available:
-            raise BadImage(f"{name}: no installed decoder reads {decoder.UID.name}; pip install 'lingshu[dicom]'.")
+            raise BadImage(
+                f"{name}: no installed decoder reads {decoder.UID.name}; pip install"
+                " 'lingshu[dicom]'."
+            )
         options = _options(found, layout)
         encapsulated = decoder.is_encapsulated
         if not encapsulated:
@@ -105,7 +124,9 @@ def decoded(found: Elements, name: str, wanted: Sequence[int] | None) -> Iterato
         with parsing(name, "decoding"):
             found.body.seek(found.offset)
             # One index at a time: the decoder then seeks to the frame and reads no other.
-            values, _ = next(decoder.iter_array(found.body, indices=[number], validate=False, **options))  # type: ignore[arg-type]
+            values, _ = next(
+                decoder.iter_array(found.body, indices=[number], validate=False, **options)
+            )
         yield number, values
 
 
@@ -129,33 +150,52 @@ def _check_native(found: Elements, layout: Layout, name: str) -> None:
     left = found.size - found.offset
     held = left if found.length == UNDEFINED else min(found.length, left)
     if held < needed:
-        raise BadImage(f"{name} is truncated: its {layout.frames} frames need {needed} bytes, it holds {held}; copy the file again.")
+        raise BadImage(
+            f"{name} is truncated: its {layout.frames} frames need {needed} bytes, it holds {held};"
+            " copy the file again."
+        )
 
 
 def _encapsulated(
-    found: Elements, layout: Layout, name: str, numbers: Sequence[int], decoder: Decoder, options: dict[str, Any]
+    found: Elements,
+    layout: Layout,
+    name: str,
+    numbers: Sequence[int],
+    decoder: Decoder,
+    options: dict[str, Any],
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     from pydicom.encaps import generate_frames
 
     tables = found.raw(0x7FE00001), found.raw(0x7FE00002)
     found.body.seek(found.offset)
     with parsing(name, "finding the frames"):
-        fragments = generate_frames(found.body, number_of_frames=layout.frames, extended_offsets=tables if all(tables) else None)  # type: ignore[arg-type]
+        fragments = generate_frames(
+            found.body,
+            number_of_frames=layout.frames,
+            extended_offsets=tables if all(tables) else None,
+        )
     place, wanted = 0, iter(numbers)
     for number in wanted:
         with parsing(name, "finding the frames"):
             code = next(itertools.islice(fragments, number - place, None), None)
         place = number + 1
         if code is None:
-            raise BadImage(f"{name} ends before frame {number} of the {layout.frames} that it states; copy the file again.")
+            raise BadImage(
+                f"{name} ends before frame {number} of the {layout.frames} that it states; copy the"
+                " file again."
+            )
         _check_code(code, layout, name)
         values = _frame(code, name, decoder, {**options, "number_of_frames": 1})
         if values.shape[:2] != (layout.rows, layout.columns):
-            raise BadImage(f"{name}: frame {number} has another size than the file states; export the file again.")
+            raise BadImage(
+                f"{name}: frame {number} has another size than the file states; export the file"
+                " again."
+            )
         yield number, values
 
 
-# pydicom's names of the decoders, those that survive damaged frames first. GDCM does not, and works in a process of its own.
+# pydicom's names of the decoders, those that survive damaged frames first. GDCM does not, and works
+# in a process of its own.
 PLUGINS = ("pydicom", "pillow", "pyjpegls", "pylibjpeg", "gdcm")
 
 
@@ -169,8 +209,14 @@ def _frame(code: bytes, name: str, decoder: Decoder, options: dict[str, Any]) ->
             if plugin == "gdcm":
                 return decode_apart(code, options)
             with quiet():
-                # With an index: without one, the decoder corrects signs in memory that it may not write to.
-                found = decoder.iter_array(io.BytesIO(encapsulate([code], has_bot=False)), indices=[0], decoding_plugin=plugin, **options)
+                # With an index: without one, the decoder corrects signs in memory that it may not
+                # write to.
+                found = decoder.iter_array(
+                    io.BytesIO(encapsulate([code], has_bot=False)),
+                    indices=[0],
+                    decoding_plugin=plugin,
+                    **options,
+                )
                 return next(iter(found))[0]
         except (Died, Refused) as error:
             problem = str(error)
@@ -181,17 +227,26 @@ def _frame(code: bytes, name: str, decoder: Decoder, options: dict[str, Any]) ->
 
 
 def _check_code(code: bytes, layout: Layout, name: str) -> None:
-    """Refuse a code stream that states another size than the file: the decoder would believe it and claim the memory."""
+    """Refuse a code stream that states another size than the file: the decoder would believe it and
+    claim the memory.
+    """
     if len(code) > MAX_BYTES * 4:
-        raise BadImage(f"{name} holds a frame of {len(code) >> 20} MB; export it with a better compression.")
+        raise BadImage(
+            f"{name} holds a frame of {len(code) >> 20} MB; export it with a better compression."
+        )
     size = None
     if code.startswith(b"\xff\xd8"):
         try:
             size = jpeg_frame(code)
         except (EndsEarly, ValueError, struct.error, IndexError):
-            raise BadImage(f"{name} holds a frame with a damaged JPEG header; export the file again.") from None
+            raise BadImage(
+                f"{name} holds a frame with a damaged JPEG header; export the file again."
+            ) from None
         if code.rfind(b"\xff\xd9") < 0:
-            raise BadImage(f"{name} holds a truncated frame (a JPEG without its end marker); copy the file again.")
+            raise BadImage(
+                f"{name} holds a truncated frame (a JPEG without its end marker); copy the file"
+                " again."
+            )
     else:
         start = _J2K_START.search(code, 0, 1 << 12)
         if start and len(code) >= start.start() + 42:
@@ -199,4 +254,6 @@ def _check_code(code: bytes, layout: Layout, name: str) -> None:
             (components,) = struct.unpack_from(">H", code, start.start() + 40)
             size = (width - left, height - top, components)
     if size is not None and (size[:2] != (layout.columns, layout.rows) or size[2] > 4):
-        raise BadImage(f"{name} holds a frame of another size than it states; export the file again.")
+        raise BadImage(
+            f"{name} holds a frame of another size than it states; export the file again."
+        )

@@ -1,4 +1,6 @@
-"""How the stored values of a DICOM frame are shown: modality LUT, window or VOI LUT, palette, turned grey, 8 bits."""
+"""How the stored values of a DICOM frame are shown: modality LUT, window or VOI LUT, palette,
+turned grey, 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-_SHAPES: dict[str, Shape] = {"LINEAR": "linear", "LINEAR_EXACT": "linear_exact", "SIGMOID": "sigmoid"}
+_SHAPES: dict[str, Shape] = {
+    "LINEAR": "linear",
+    "LINEAR_EXACT": "linear_exact",
+    "SIGMOID": "sigmoid",
+}
 
 
 class Shown(NamedTuple):
@@ -37,13 +43,19 @@ class Shown(NamedTuple):
     window: Window
 
 
-def show(found: Elements, values: NDArray[Any], frame: int, names: Sequence[str] | None) -> list[Shown]:
-    """One frame's stored values as pictures, one for each window; `names` as `DicomFile.render` takes them."""
+def show(
+    found: Elements, values: NDArray[Any], frame: int, names: Sequence[str] | None
+) -> list[Shown]:
+    """One frame's stored values as pictures, one for each window; `names` as `DicomFile.render`
+    takes them.
+    """
     layout = layout_of(found, "the file")
     if layout.photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
-        return [Shown(_eight_bits(apply_color_lut(values, found.data)[..., :3], 16), Window("palette"))]
+        return [
+            Shown(_eight_bits(apply_color_lut(values, found.data)[..., :3], 16), Window("palette"))
+        ]
     if values.ndim == 3:
         return [Shown(_eight_bits(values, layout.stored), Window("colour"))]
     modality, rescaled = _modality(found, frame)
@@ -87,29 +99,54 @@ def _bytes(found: Elements, group: Dataset | None, tag: int) -> bytes:
 
 
 def _table(item: Dataset, found: Elements, *, unit: bool) -> Values:
-    """A lookup table (PS3.3 C.11.1.1): values below its first entry get the first, those beyond its last the last."""
+    """A lookup table (PS3.3 C.11.1.1): values below its first entry get the first, those beyond its
+    last the last.
+    """
     import numpy as np
 
     order = "<" if found.little else ">"
     descriptor = raw(item, 0x00283002)
     count, bits = (int(n) for n in np.frombuffer(descriptor[:6], order + "u2")[[0, 2]])
     # The first mapped value is signed where the stored values are.
-    first = int(np.frombuffer(descriptor[2:4], order + ("i2" if found.short(0x00280103) else "u2"))[0])
-    entries = np.frombuffer(raw(item, 0x00283006), order + "u2")[: count or 65536].astype(np.float64)
+    first = int(
+        np.frombuffer(descriptor[2:4], order + ("i2" if found.short(0x00280103) else "u2"))[0]
+    )
+    entries = np.frombuffer(raw(item, 0x00283006), order + "u2")[: count or 65536].astype(
+        np.float64
+    )
     if not entries.size or not 1 <= bits <= 16:
         raise ValueError("a lookup table without entries")
     if unit:
         entries = entries / max(float(2**bits - 1), float(entries.max()))
-    return lambda values: entries[np.clip(np.rint(values) - first, 0, entries.size - 1).astype(np.int64)]
+    return lambda values: entries[
+        np.clip(np.rint(values) - first, 0, entries.size - 1).astype(np.int64)
+    ]
 
 
 def _windows(
-    found: Elements, values: NDArray[Any], frame: int, modality: Values, rescaled: bool, names: Sequence[str] | None
+    found: Elements,
+    values: NDArray[Any],
+    frame: int,
+    modality: Values,
+    rescaled: bool,
+    names: Sequence[str] | None,
 ) -> list[tuple[Window, Values]]:
-    """The windows to show a frame in: those asked for that mean something here, else those of the file."""
-    computed = found.text(0x00080060).upper() == "CT" and rescaled and found.text(0x00281054).upper() in ("", "HU")
-    asked = [(window, brightness(window)) for window in presets(names or ()) if computed or not is_preset(window)]
-    own = _own(found, values, frame, modality, computed) if not asked or OWN in (names or ()) else []
+    """The windows to show a frame in: those asked for that mean something here, else those of the
+    file.
+    """
+    computed = (
+        found.text(0x00080060).upper() == "CT"
+        and rescaled
+        and found.text(0x00281054).upper() in ("", "HU")
+    )
+    asked = [
+        (window, brightness(window))
+        for window in presets(names or ())
+        if computed or not is_preset(window)
+    ]
+    own = (
+        _own(found, values, frame, modality, computed) if not asked or OWN in (names or ()) else []
+    )
     if OWN not in (names or ()):
         return asked or own
     # Of CT without a window of its own, the one of soft tissue stands for three.
@@ -117,11 +154,16 @@ def _windows(
     return [own[1] if soft else own[0], *asked]
 
 
-def _own(found: Elements, values: NDArray[Any], frame: int, modality: Values, computed: bool) -> list[tuple[Window, Values]]:
+def _own(
+    found: Elements, values: NDArray[Any], frame: int, modality: Values, computed: bool
+) -> list[tuple[Window, Values]]:
     """The windows of the file, CT's own where it has none, else the range of values."""
     tables = [item for item in sequence(found.data, 0x00283010) if raw(item, 0x00283006)]
     if tables:
-        return [(Window("table" if i == 0 else f"table {i + 1}"), _table(item, found, unit=True)) for i, item in enumerate(tables)]
+        return [
+            (Window("table" if i == 0 else f"table {i + 1}"), _table(item, found, unit=True))
+            for i, item in enumerate(tables)
+        ]
     stated = _stated(found, frame)
     if stated:
         return [(window, brightness(window)) for window in stated]
@@ -158,5 +200,9 @@ def _padding(found: Elements) -> tuple[float, float] | None:
     import numpy as np
 
     kind = ("<" if found.little else ">") + ("i2" if found.short(0x00280103) else "u2")
-    ends = [float(np.frombuffer(found.raw(tag)[:2], kind)[0]) for tag in (0x00280120, 0x00280121) if len(found.raw(tag)) >= 2]
+    ends = [
+        float(np.frombuffer(found.raw(tag)[:2], kind)[0])
+        for tag in (0x00280120, 0x00280121)
+        if len(found.raw(tag)) >= 2
+    ]
     return (min(ends), max(ends)) if ends else None

@@ -1,8 +1,9 @@
-"""The elements of a DICOM file that may be read at all, as raw bytes; no other element is ever parsed.
+"""The elements of a DICOM file that may be read at all, as raw bytes; no other element is ever
+parsed.
 
-Names, dates, free text and private elements are passed over by their length. Nothing that a file holds gets into an
-error, a warning or a log: errors name the file as the caller calls it and say what kind of thing is wrong.
-Source: DICOM PS3.5 (encoding) and PS3.10 (file format).
+Names, dates, free text and private elements are passed over by their length. Nothing that a file
+holds gets into an error, a warning or a log: errors name the file as the caller calls it and say
+what kind of thing is wrong. Source: DICOM PS3.5 (encoding) and PS3.10 (file format).
 """
 
 from __future__ import annotations
@@ -24,20 +25,42 @@ from lingshu.core.errors import BadImage, MissingExtra
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-IMPLICIT, EXPLICIT, BIG, DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
-PIXEL_KEYWORDS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
-# What rendering, grouping and sorting need. The ids of the first line leave this package as keyed hashes alone.
-IDS = {"patient": 0x00100020, "study": 0x0020000D, "series": 0x0020000E, "instance": 0x00080018, "accession": 0x00080050}
+IMPLICIT, EXPLICIT, BIG, DEFLATED = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
+)
+PIXEL_KEYWORDS = {
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+    0x7FE00010: "PixelData",
+}
+# What rendering, grouping and sorting need. The ids of the first line leave this package as keyed
+# hashes alone.
+IDS = {
+    "patient": 0x00100020,
+    "study": 0x0020000D,
+    "series": 0x0020000E,
+    "instance": 0x00080018,
+    "accession": 0x00080050,
+}
 READ_TAGS = frozenset({
     *IDS.values(),
-    0x00080005, 0x00080008, 0x00080016, 0x00080060, 0x00080064,  # character set, image type, class, modality, conversion
+    # character set, image type, class, modality, conversion
+    0x00080005, 0x00080008, 0x00080016, 0x00080060, 0x00080064,
     0x00180015, 0x00180050, 0x00185101,  # body part, slice thickness, view
-    0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,  # numbers, position, orientation, laterality
+    # numbers, position, orientation, laterality
+    0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280103,
-    0x00280120, 0x00280121, 0x00280301, 0x00280302,  # padding, burned-in annotation, recognisable features
-    0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,  # window, rescale, tables
-    *range(0x00281101, 0x00281104), *range(0x00281201, 0x00281204), *range(0x00281221, 0x00281224),  # palettes
-    0x20500020, 0x52009229, 0x52009230, 0x7FE00001, 0x7FE00002,  # presentation shape, functional groups, frame offsets
+    # padding, burned-in annotation, recognisable features
+    0x00280120, 0x00280121, 0x00280301, 0x00280302,
+    # window, rescale, tables
+    0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,
+    # palettes
+    *range(0x00281101, 0x00281104), *range(0x00281201, 0x00281204), *range(0x00281221, 0x00281224),
+    # presentation shape, functional groups, frame offsets
+    0x20500020, 0x52009229, 0x52009230, 0x7FE00001, 0x7FE00002,
 })  # fmt: skip
 # A deflated file may unpack to this much: 50 megapixels of 16 bits, and a head.
 MAX_INFLATED = 256 << 20
@@ -55,7 +78,9 @@ class NoPixels(BadImage):
 
 
 class Clamped(io.RawIOBase):
-    """A file that never reads past its end, so that a length that lies costs no memory. (io.BytesIO never does.)"""
+    """A file that never reads past its end, so that a length that lies costs no memory. (io.BytesIO
+    never does.)
+    """
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -76,7 +101,8 @@ class Elements:
     """The allowed elements of one file, and where its pixel data lie in `body`."""
 
     data: Dataset
-    plain: Mapping[int, bytes]  # the bytes of every element but sequences; pydicom replaces them in `data` as it converts
+    # the bytes of every element but sequences; pydicom replaces them in `data` as it converts
+    plain: Mapping[int, bytes]
     syntax: str
     little: bool
     body: BinaryIO
@@ -101,10 +127,14 @@ class Elements:
     def short(self, tag: int) -> int | None:
         """A 16-bit unsigned number."""
         found = self.raw(tag)
-        return struct.unpack_from("<H" if self.little else ">H", found)[0] if len(found) >= 2 else None
+        return (
+            struct.unpack_from("<H" if self.little else ">H", found)[0] if len(found) >= 2 else None
+        )
 
     def group(self, tag: int, frame: int) -> Dataset | None:
-        """The functional group (PS3.3 C.7.6.16) that a sequence holds for one frame, else for all frames."""
+        """The functional group (PS3.3 C.7.6.16) that a sequence holds for one frame, else for all
+        frames.
+        """
         for source, place in ((0x52009230, frame), (0x52009229, 0)):
             items = sequence(self.data, source)
             if place < len(items):
@@ -123,7 +153,9 @@ def raw(data: Dataset, tag: int) -> bytes:
 def numbers(text: bytes) -> list[float]:
     """The finite numbers of a decimal string; empty where one of them is none."""
     try:
-        found = [float(part) for part in text.decode("ascii").strip(" \0").split("\\") if part.strip()]
+        found = [
+            float(part) for part in text.decode("ascii").strip(" \0").split("\\") if part.strip()
+        ]
     except ValueError:
         return []
     return found if all(math.isfinite(n) for n in found) else []
@@ -136,7 +168,8 @@ def sequence(data: Dataset, tag: int) -> list[Dataset]:
     try:
         value = data[tag].value
     except Exception:
-        # Conversion raises a dozen classes on damaged files; a damaged sequence is the same as none to a reader of pixels.
+        # Conversion raises a dozen classes on damaged files; a damaged sequence is the same as none
+        # to a reader of pixels.
         return []
     return list(value) if not isinstance(value, bytes | str) and hasattr(value, "__iter__") else []
 
@@ -167,7 +200,10 @@ def parsing(name: str, doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         # "from None": the traceback of the first error would quote the file's elements.
-        raise BadImage(f"{name}: {doing} failed ({type(error).__name__}); export the file again, or leave it out.") from None
+        raise BadImage(
+            f"{name}: {doing} failed ({type(error).__name__}); export the file again, or leave it"
+            " out."
+        ) from None
 
 
 def read_elements(file: BinaryIO, *, name: str) -> Elements:
@@ -175,7 +211,8 @@ def read_elements(file: BinaryIO, *, name: str) -> Elements:
 
     Raises:
         NoDicom: no DICOM file.
-        BadImage: damaged, of an unknown encoding, or a deflated file that unpacks to more than 256 MB.
+        BadImage: damaged, of an unknown encoding, or a deflated file that unpacks to more than 256
+            MB.
         MissingExtra: pydicom is not installed.
     """
     try:
@@ -198,9 +235,11 @@ def read_elements(file: BinaryIO, *, name: str) -> Elements:
         body, size = io.BytesIO(inflated), len(inflated)
     with parsing(name, "reading the DICOM elements"):
         if not UID(syntax).is_transfer_syntax:
-            raise BadImage(f"{name} is in an unknown transfer syntax; convert it with its maker's software.")
+            raise BadImage(
+                f"{name} is in an unknown transfer syntax; convert it with its maker's software."
+            )
         stop = _stopper()
-        data = read_dataset(body, implicit, little, stop_when=stop, specific_tags=list(READ_TAGS))  # type: ignore[arg-type]
+        data = read_dataset(body, implicit, little, stop_when=stop, specific_tags=list(READ_TAGS))
         # By keys: running over the data set itself would convert every element.
         plain = {int(tag): raw(data, tag) for tag in data.keys()}  # noqa: SIM118
     return _locate(Elements(data, plain, syntax, little, body, size))
@@ -267,5 +306,8 @@ def _inflate(packed: bytes, name: str) -> bytes:
     except zlib.error:
         raise BadImage(f"{name}: its deflated data are damaged; export the file again.") from None
     if unpacker.unconsumed_tail:
-        raise BadImage(f"{name} unpacks to more than {MAX_INFLATED >> 20} MB; convert it to an uncompressed file.")
+        raise BadImage(
+            f"{name} unpacks to more than {MAX_INFLATED >> 20} MB; convert it to an uncompressed"
+            " file."
+        )
     return found

@@ -1,8 +1,10 @@
-"""Whether FHIR R4 JSON of a draft keeps the rules: known elements, how often, of which form, codes from the required value sets.
+"""Whether FHIR R4 JSON of a draft keeps the rules: known elements, how often, of which form, codes
+from the required value sets.
 
-Only the resources and elements that a draft uses are known here; a FHIR validator knows the rest. A library that checks
-shapes lets a status of "nonsense" pass, which is why the value sets stand here. Source: hl7.org/fhir/R4, the page of each
-resource and type; datatypes.html for the forms of primitives.
+Only the resources and elements that a draft uses are known here; a FHIR validator knows the rest. A
+library that checks shapes lets a status of "nonsense" pass, which is why the value sets stand here.
+Source: hl7.org/fhir/R4, the page of each resource and type; datatypes.html for the forms of
+primitives.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from xml.etree import ElementTree
 
 
 class Element(NamedTuple):
-    """The type of an element: a primitive, a structure of this file, or a set of codes; and how often it may stand."""
+    """The type of an element: a primitive, a structure of this file, or a set of codes; and how
+    often it may stand.
+    """
 
     kind: str | frozenset[str]
     least: int = 0
@@ -28,10 +32,17 @@ def _codes(text: str) -> frozenset[str]:
 
 
 # Value sets with a required binding.
-REPORT_STATUS = _codes("registered partial preliminary final amended corrected appended cancelled entered-in-error unknown")
-OBSERVATION_STATUS = _codes("registered preliminary final amended corrected cancelled entered-in-error unknown")
+REPORT_STATUS = _codes(
+    "registered partial preliminary final amended corrected appended cancelled entered-in-error"
+    " unknown"
+)
+OBSERVATION_STATUS = _codes(
+    "registered preliminary final amended corrected cancelled entered-in-error unknown"
+)
 NARRATIVE_STATUS = _codes("generated extensions additional empty")
-DEVICE_NAME = _codes("udi-label-name user-friendly-name patient-reported-name manufacturer-name model-name other")
+DEVICE_NAME = _codes(
+    "udi-label-name user-friendly-name patient-reported-name manufacturer-name model-name other"
+)
 IDENTIFIER_USE = _codes("usual official temp secondary old")
 # What a draft may say, of value sets that FHIR leaves open.
 LANGUAGES = _codes("en zh-CN")
@@ -113,7 +124,10 @@ RESOURCES = ("DiagnosticReport", "Observation", "Device")
 
 
 def problems(resource: object) -> list[str]:
-    """What is wrong with a report, each with its place; empty for one that keeps the rules. Values are not repeated."""
+    """What is wrong with a report, each with its place; empty for one that keeps the rules.
+
+    Values are not repeated.
+    """
     if not isinstance(resource, Mapping) or resource.get("resourceType") != "DiagnosticReport":
         return ["resourceType is not DiagnosticReport"]
     return [*_resource(resource, "DiagnosticReport"), *_pointers(resource)]
@@ -124,7 +138,9 @@ def _resource(value: object, place: str) -> Iterator[str]:
     if not isinstance(value, Mapping) or kind not in RESOURCES:
         yield f"{place}: no resource that a draft holds"
         return
-    yield from _structure({name: one for name, one in value.items() if name != "resourceType"}, kind, place)
+    yield from _structure(
+        {name: one for name, one in value.items() if name != "resourceType"}, kind, place
+    )
 
 
 def _structure(value: object, kind: str, place: str) -> Iterator[str]:
@@ -140,10 +156,17 @@ def _structure(value: object, kind: str, place: str) -> Iterator[str]:
             continue
         given = value[name]
         if element.many != isinstance(given, list) or given == []:
-            yield f"{place}.{name}: {'a list with something in it' if element.many else 'one value'} is needed"
+            yield (
+                f"{place}.{name}: {'a list with something in it' if element.many else 'one value'}"
+                " is needed"
+            )
             continue
         for number, one in enumerate(given if element.many else [given]):
-            yield from _value(one, element.kind, f"{place}.{name}[{number}]" if element.many else f"{place}.{name}")
+            yield from _value(
+                one,
+                element.kind,
+                f"{place}.{name}[{number}]" if element.many else f"{place}.{name}",
+            )
     if kind == "Coding":
         system, code = value.get("system"), value.get("code")
         if not isinstance(system, str) or code not in OWN_CODES.get(system, ()):
@@ -169,7 +192,9 @@ def _value(value: object, kind: str | frozenset[str], place: str) -> Iterator[st
 
 
 def _xhtml(value: str, place: str) -> Iterator[str]:
-    """Well-formed, one div of XHTML with some text, and no element but those of plain text (narrative.html, txt-1 and txt-2)."""
+    """Well-formed, one div of XHTML with some text, and no element but those of plain text
+    (narrative.html, txt-1 and txt-2).
+    """
     space = "{http://www.w3.org/1999/xhtml}"
     if "<!" in value or "<?" in value:
         yield f"{place}: a declaration"
@@ -194,12 +219,23 @@ def _base64(value: str, place: str) -> Iterator[str]:
 
 
 def _pointers(report: Mapping[str, Any]) -> Iterator[str]:
-    """Each "#id" leads to a contained resource, and each of those is pointed at (references.html, dom-3)."""
+    """Each "#id" leads to a contained resource, and each of those is pointed at (references.html,
+    dom-3).
+    """
     contained = report.get("contained")
-    ids = [one.get("id") for one in contained if isinstance(one, Mapping)] if isinstance(contained, list) else []
+    ids = (
+        [one.get("id") for one in contained if isinstance(one, Mapping)]
+        if isinstance(contained, list)
+        else []
+    )
     found = set(_found(report))
-    yield from (f"#{name} leads nowhere" for name in sorted(found - {one for one in ids if isinstance(one, str)}))
-    yield from ("a contained resource has no id, or nothing points at it" for one in ids if one not in found)
+    yield from (
+        f"#{name} leads nowhere"
+        for name in sorted(found - {one for one in ids if isinstance(one, str)})
+    )
+    yield from (
+        "a contained resource has no id, or nothing points at it" for one in ids if one not in found
+    )
     if len(set(ids)) < len(ids):
         yield "two contained resources share an id"
 

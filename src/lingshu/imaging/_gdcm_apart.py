@@ -1,4 +1,5 @@
-"""GDCM in a process of its own: on some damaged frames it ends the process that called it, which must not be ours.
+"""GDCM in a process of its own: on some damaged frames it ends the process that called it, which
+must not be ours.
 
 One child is started when the first frame needs it and serves this process until either ends.
 """
@@ -37,9 +38,15 @@ class _Child:
 
     def __init__(self) -> None:
         # The child finds this package where this process found it.
-        code = f"import sys; sys.path[:] = {sys.path!r}; from lingshu.imaging._gdcm_apart import serve; serve()"
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from lingshu.imaging._gdcm_apart import"
+            " serve; serve()"
+        )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
         self._lock = threading.Lock()
 
@@ -64,7 +71,11 @@ class _Child:
                 answer, values = _receive(pipe)
             except (OSError, EOFError, TimeoutError) as error:
                 self.close()
-                raise Died("the decoder ended" if not isinstance(error, TimeoutError) else "the decoder got stuck") from None
+                raise Died(
+                    "the decoder ended"
+                    if not isinstance(error, TimeoutError)
+                    else "the decoder got stuck"
+                ) from None
         if "error" in answer:
             raise Refused(answer["error"])
         return np.frombuffer(bytearray(values), answer["dtype"]).reshape(answer["shape"])
@@ -84,7 +95,8 @@ def _children(_process: int) -> list[_Child]:
 
 
 def decode_apart(code: bytes, options: dict[str, Any]) -> NDArray[Any]:
-    """The values of one compressed frame, as GDCM reads it; `options` are those of pydicom's decoders.
+    """The values of one compressed frame, as GDCM reads it; `options` are those of pydicom's
+    decoders.
 
     Raises:
         Died, Refused: no values.
@@ -115,7 +127,10 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def serve() -> None:
-    """Decode what comes in until the pipe is closed. Answers carry no message: nothing of a file gets out but its values."""
+    """Decode what comes in until the pipe is closed.
+
+    Answers carry no message: nothing of a file gets out but its values.
+    """
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
@@ -132,10 +147,18 @@ def serve() -> None:
         syntax = UID(options.pop("transfer_syntax_uid"))
         try:
             found = get_decoder(syntax).iter_array(
-                io.BytesIO(encapsulate([code], has_bot=False)), indices=[0], decoding_plugin="gdcm", transfer_syntax_uid=syntax, **options
+                io.BytesIO(encapsulate([code], has_bot=False)),
+                indices=[0],
+                decoding_plugin="gdcm",
+                transfer_syntax_uid=syntax,
+                **options,
             )
             values = np.ascontiguousarray(next(iter(found))[0])
         except Exception as error:
             _send(answers, {"error": type(error).__name__}, b"")
             continue
-        _send(answers, {"dtype": values.dtype.str, "shape": values.shape}, values.reshape(-1).view(np.uint8).data)
+        _send(
+            answers,
+            {"dtype": values.dtype.str, "shape": values.shape},
+            values.reshape(-1).view(np.uint8).data,
+        )

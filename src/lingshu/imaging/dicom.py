@@ -1,7 +1,9 @@
-"""DICOM files: safe facts and 8-bit frames. No name, number, date or free text of a patient gets past this file.
+"""DICOM files: safe facts and 8-bit frames. No name, number, date or free text of a patient gets
+past this file.
 
-Rendering follows PS3.3 C.7.6.3 and C.11: stored values -> modality LUT or rescale -> window or VOI LUT -> MONOCHROME1
-turned over -> 8 bits. Decoders are those of pydicom (python-gdcm, pylibjpeg-openjpeg, pyjpegls, Pillow).
+Rendering follows PS3.3 C.7.6.3 and C.11: stored values -> modality LUT or rescale -> window or VOI
+LUT -> MONOCHROME1 turned over -> 8 bits. Decoders are those of pydicom (python-gdcm,
+pylibjpeg-openjpeg, pyjpegls, Pillow).
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ MAX_FILE_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One frame as shown in one window: height x width grey or height x width x 3 RGB; `window` is the record of `shown_in`."""
+    """One frame as shown in one window: height x width grey or height x width x 3 RGB; `window` is
+    the record of `shown_in`.
+    """
 
     pixels: NDArray[np.uint8]
     frame: int
@@ -59,23 +63,28 @@ class DicomFile:
             return facts_of(self._elements, key)
 
     def values(self, frames: Sequence[int] | None = None) -> Iterator[NDArray[Any]]:
-        """The stored values of frames in order, as the installed decoders give them (YBR as RGB); one frame is held at a time.
+        """The stored values of frames in order, as the installed decoders give them (YBR as RGB);
+        one frame is held at a time.
 
         `frames` are numbers from 0 in ascending order, None means all.
 
         Raises:
             NoPixels: the file holds no pixel data.
-            BadImage: damaged, cut short, larger than 50 megapixels a frame, or of a transfer syntax without a decoder.
+            BadImage: damaged, cut short, larger than 50 megapixels a frame, or of a transfer syntax
+                without a decoder.
         """
         return (values for _, values in decoded(self._elements, self._name, frames))
 
-    def render(self, *, frames: Sequence[int] | None = None, windows: Sequence[str] | None = None) -> Iterator[Rendered]:
+    def render(
+        self, *, frames: Sequence[int] | None = None, windows: Sequence[str] | None = None
+    ) -> Iterator[Rendered]:
         """Frames as 8-bit pictures, each in every window, with the window that was used.
 
-        `windows` holds presets of imaging/windows.py for CT in HU, "CENTER,WIDTH" for any modality, and "file" for the
-        file's own first window. A preset means nothing to other modalities, which are then shown in the file's own
-        windows. Without it, the windows that the file states are used, else for CT lung, soft and bone ("file" alone:
-        soft), else the range from the least to the greatest value. A colour image has one picture per frame and no window.
+        `windows` holds presets of imaging/windows.py for CT in HU, "CENTER,WIDTH" for any modality,
+        and "file" for the file's own first window. A preset means nothing to other modalities,
+        which are then shown in the file's own windows. Without it, the windows that the file states
+        are used, else for CT lung, soft and bone ("file" alone: soft), else the range from the
+        least to the greatest value. A colour image has one picture per frame and no window.
 
         Raises:
             NoPixels, BadImage: as `values`.
@@ -90,7 +99,8 @@ class DicomFile:
 
 @contextlib.contextmanager
 def open_dicom(source: Path | bytes, *, name: str) -> Iterator[DicomFile]:
-    """Open a DICOM file, or one in memory. Errors call it `name`: a path is often a patient's name, so choose it with care.
+    """Open a DICOM file, or one in memory. Errors call it `name`: a path is often a patient's name,
+    so choose it with care.
 
     Raises:
         NoDicom: it is no DICOM file.
@@ -98,13 +108,18 @@ def open_dicom(source: Path | bytes, *, name: str) -> Iterator[DicomFile]:
         MissingExtra: pydicom is not installed.
     """
     with contextlib.ExitStack() as stack:
-        file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(opened_file(source, name))
+        file: BinaryIO = (
+            io.BytesIO(source)
+            if isinstance(source, bytes)
+            else stack.enter_context(opened_file(source, name))
+        )
         yield DicomFile(read_elements(file, name=name), name)
 
 
 @contextlib.contextmanager
 def opened_file(path: Path, name: str) -> Iterator[BinaryIO]:
-    """A regular file of at most 4 GB, open for reading; errors call it `name` and tell nothing of its path.
+    """A regular file of at most 4 GB, open for reading; errors call it `name` and tell nothing of
+    its path.
 
     Raises:
         BadImage: missing, a folder, no regular file, or too large.
@@ -124,5 +139,8 @@ def opened_file(path: Path, name: str) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(facts.st_mode):
             raise BadImage(f"{name} is no regular file; leave it out.")
         if facts.st_size > MAX_FILE_BYTES:
-            raise BadImage(f"{name} has {facts.st_size >> 30} GB, more than {MAX_FILE_BYTES >> 30} GB; split it.")
+            raise BadImage(
+                f"{name} has {facts.st_size >> 30} GB, more than {MAX_FILE_BYTES >> 30} GB;"
+                " split it."
+            )
         yield file

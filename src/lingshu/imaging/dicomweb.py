@@ -1,8 +1,8 @@
 """DICOMweb: find the studies of a PACS, pull the files of one, and store a report beside them.
 
-Only the address that the user named is spoken to: no redirect is followed and no proxy of the environment used. What
-arrives is bounded in files and bytes, and nothing of it gets into a log or an error.
-Source: DICOM PS3.18, sections 10.4 (retrieve), 10.5 (store), 10.6 (search).
+Only the address that the user named is spoken to: no redirect is followed and no proxy of the
+environment used. What arrives is bounded in files and bytes, and nothing of it gets into a log or
+an error. Source: DICOM PS3.18, sections 10.4 (retrieve), 10.5 (store), 10.6 (search).
 """
 
 from __future__ import annotations
@@ -30,16 +30,24 @@ MAX_INSTANCE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 4 << 30
 PAGE = 500
 _UID = re.compile(r"[0-9.]{1,64}")
-_STUDY, _SERIES, _INSTANCE, _MODALITIES, _MODALITY = "0020000D", "0020000E", "00080018", "00080061", "00080060"
+_STUDY, _SERIES, _INSTANCE, _MODALITIES, _MODALITY = (
+    "0020000D",
+    "0020000E",
+    "00080018",
+    "00080061",
+    "00080060",
+)
 _LOUD = ("dicomweb_client", "urllib3", "requests", "pydicom")
 
 
 @dataclass(frozen=True)
 class Server:
-    """A DICOMweb address, such as https://pacs.example/dicom-web; `auth` is user:password, or a bearer token.
+    """A DICOMweb address, such as https://pacs.example/dicom-web; `auth` is user:password, or a
+    bearer token.
 
     Raises:
-        InputError: no http(s) address, one that holds a password, or a password that would travel unencrypted.
+        InputError: no http(s) address, one that holds a password, or a password that would travel
+            unencrypted.
     """
 
     url: str
@@ -53,12 +61,18 @@ class Server:
             raise InputError("a DICOMweb server is written http(s)://host[:port]/path.")
         if parts.username or parts.password or parts.query:
             raise InputError(
-                f"the address of {parts.hostname} carries a password or a query; give the password in DICOMWEB_AUTH or --auth."
+                f"the address of {parts.hostname} carries a password or a query; give the password"
+                " in DICOMWEB_AUTH or --auth."
             )
         if self.auth is not None and not re.fullmatch(r"[ -~]+", self.auth):
-            raise InputError("the password or token for DICOMweb is empty or holds characters that none has; copy it again.")
+            raise InputError(
+                "the password or token for DICOMweb is empty or holds characters that none has;"
+                " copy it again."
+            )
         if self.auth is not None and parts.scheme == "http" and not is_local(self.url):
-            raise InputError(f"a password for {parts.hostname} would travel unencrypted; use https.")
+            raise InputError(
+                f"a password for {parts.hostname} would travel unencrypted; use https."
+            )
 
     @property
     def host(self) -> str:
@@ -67,7 +81,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class StudyEntry:
-    """A study of the server: its UID, the modalities of its series, and how many series and images it has, where told."""
+    """A study of the server: its UID, the modalities of its series, and how many series and images
+    it has, where told.
+    """
 
     uid: str
     modalities: tuple[str, ...]
@@ -75,8 +91,11 @@ class StudyEntry:
     images: int | None
 
 
-def find_studies(server: Server, *, filters: Mapping[str, str] | None = None, limit: int = 100) -> list[StudyEntry]:
-    """Studies that match `filters`, DICOM keywords with the values to look for (`{"PatientID": "..."}`). No name comes back.
+def find_studies(
+    server: Server, *, filters: Mapping[str, str] | None = None, limit: int = 100
+) -> list[StudyEntry]:
+    """Studies that match `filters`, DICOM keywords with the values to look for (`{"PatientID":
+    "..."}`). No name comes back.
 
     Raises:
         InputError: the server does not answer, refuses, or answers what is no DICOMweb.
@@ -85,14 +104,20 @@ def find_studies(server: Server, *, filters: Mapping[str, str] | None = None, li
     with _client(server) as client:
         found = client.search_for_studies(search_filters=dict(filters or {}), limit=limit)
         return [
-            StudyEntry(uid, tuple(_values(one, _MODALITIES)), _count(one, "00201206"), _count(one, "00201208"))
+            StudyEntry(
+                uid,
+                tuple(_values(one, _MODALITIES)),
+                _count(one, "00201206"),
+                _count(one, "00201208"),
+            )
             for one in found[:limit]
             if (uid := _uid(one, _STUDY))
         ]
 
 
 def pull(server: Server, study: str) -> Iterator[bytes]:
-    """The DICOM files of a study, one after the other; objects of modalities without pixels (SR, PR, KO) are not asked for.
+    """The DICOM files of a study, one after the other; objects of modalities without pixels (SR,
+    PR, KO) are not asked for.
 
     Raises:
         InputError: no such study, more than 4,000 files or 4 GB, or as `find_studies`.
@@ -104,17 +129,31 @@ def pull(server: Server, study: str) -> Iterator[bytes]:
             if _first(series, _MODALITY) in ("SR", "PR", "KO", "REG", "DOC"):
                 continue
             of = _uid(series, _SERIES)
-            for one in _all(client.search_for_instances, _INSTANCE, study_instance_uid=study, series_instance_uid=of):
+            for one in _all(
+                client.search_for_instances,
+                _INSTANCE,
+                study_instance_uid=study,
+                series_instance_uid=of,
+            ):
                 pulled += 1
                 if pulled > MAX_INSTANCES:
-                    raise InputError(f"the study has more than {MAX_INSTANCES} files; pull it by other means.")
-                for file in _retrieve(client, server, f"studies/{study}/series/{of}/instances/{_uid(one, _INSTANCE)}"):
+                    raise InputError(
+                        f"the study has more than {MAX_INSTANCES} files; pull it by other means."
+                    )
+                for file in _retrieve(
+                    client, server, f"studies/{study}/series/{of}/instances/{_uid(one, _INSTANCE)}"
+                ):
                     total += len(file)
                     if total > MAX_TOTAL_BYTES:
-                        raise InputError(f"the study has more than {MAX_TOTAL_BYTES >> 30} GB; pull it by other means.")
+                        raise InputError(
+                            f"the study has more than {MAX_TOTAL_BYTES >> 30} GB; pull it by other"
+                            " means."
+                        )
                     yield file
         if not pulled:
-            raise InputError(f"{server.host} has no study of that UID with images; check the StudyInstanceUID.")
+            raise InputError(
+                f"{server.host} has no study of that UID with images; check the StudyInstanceUID."
+            )
 
 
 def store(server: Server, files: Sequence[bytes]) -> None:
@@ -130,7 +169,10 @@ def store(server: Server, files: Sequence[bytes]) -> None:
         refused = answered.get("FailedSOPSequence") or []
         if refused:
             code = refused[0].get("FailureReason")
-            raise InputError(f"{server.host} refused to store {len(refused)} of {len(files)} files (reason {code}); see its log.")
+            raise InputError(
+                f"{server.host} refused to store {len(refused)} of {len(files)} files (reason"
+                f" {code}); see its log."
+            )
 
 
 def check_uid(uid: str) -> str:
@@ -140,7 +182,9 @@ def check_uid(uid: str) -> str:
         InputError: it is no UID; the value is not repeated.
     """
     if not _UID.fullmatch(uid):
-        raise InputError("the StudyInstanceUID is digits and dots, at most 64 of them; copy it again.")
+        raise InputError(
+            "the StudyInstanceUID is digits and dots, at most 64 of them; copy it again."
+        )
     return uid
 
 
@@ -158,20 +202,37 @@ def _client(server: Server) -> Iterator[DICOMwebClient]:
         for logger in loggers:
             logger.setLevel(logging.CRITICAL + 1)
         with _session(server) as session:
-            client = DICOMwebClient(server.url.rstrip("/"), session=session, timeout=server.timeout_s, permissive_uid=True)
+            client = DICOMwebClient(
+                server.url.rstrip("/"),
+                session=session,
+                timeout=server.timeout_s,
+                permissive_uid=True,
+            )
             client.set_http_retry_params(retry=False)
             yield client
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
-        why = {401: "set DICOMWEB_AUTH or give --auth", 403: "set DICOMWEB_AUTH or give --auth", 404: "check the address and the study"}
-        raise InputError(f"{server.host} answered HTTP status {status}; {why.get(status, 'see its log')}.") from None  # type: ignore[arg-type]
+        why = {
+            401: "set DICOMWEB_AUTH or give --auth",
+            403: "set DICOMWEB_AUTH or give --auth",
+            404: "check the address and the study",
+        }
+        raise InputError(
+            f"{server.host} answered HTTP status {status}; {why.get(status, 'see its log')}."  # type: ignore[arg-type]
+        ) from None
     except requests.RequestException as error:
-        raise InputError(f"{server.host} does not answer as DICOMweb ({type(error).__name__}); check the address.") from None
+        raise InputError(
+            f"{server.host} does not answer as DICOMweb ({type(error).__name__}); check the"
+            " address."
+        ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         if isinstance(error, LingshuError):
             raise
         # The client takes an answer apart without looking what it is.
-        raise InputError(f"{server.host} answered something that is no DICOMweb ({type(error).__name__}); check the address.") from None
+        raise InputError(
+            f"{server.host} answered something that is no DICOMweb ({type(error).__name__}); check"
+            " the address."
+        ) from None
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
@@ -186,7 +247,9 @@ def _session(server: Server) -> requests.Session:
         def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
             # The client writes a Host without its port.
             request.headers.pop("Host", None)
-            response = super().send(request, **{**options, "stream": True, "allow_redirects": False})
+            response = super().send(
+                request, **{**options, "stream": True, "allow_redirects": False}
+            )
             if response.is_redirect:
                 raise requests.TooManyRedirects("redirect")
             body = bytearray()
@@ -204,13 +267,17 @@ def _session(server: Server) -> requests.Session:
     if server.auth:
         basic = ":" in server.auth
         session.headers["Authorization"] = (
-            f"Basic {base64.b64encode(server.auth.encode()).decode()}" if basic else f"Bearer {server.auth.removeprefix('Bearer ')}"
+            f"Basic {base64.b64encode(server.auth.encode()).decode()}"
+            if basic
+            else f"Bearer {server.auth.removeprefix('Bearer ')}"
         )
     return session
 
 
 def _all(search: Any, key: str, **where: str | None) -> Iterator[Mapping[str, Any]]:
-    """Every result of a search, page by page, to a page with nothing new: a server may give fewer at a time than it was asked for."""
+    """Every result of a search, page by page, to a page with nothing new: a server may give fewer
+    at a time than it was asked for.
+    """
     met: set[str] = set()
     offset = 0
     while len(met) <= MAX_INSTANCES:
@@ -226,13 +293,17 @@ def _all(search: Any, key: str, **where: str | None) -> Iterator[Mapping[str, An
 def _retrieve(client: DICOMwebClient, server: Server, path: str) -> list[bytes]:
     """The files of one address as they lie there: not decoded and not compressed anew."""
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-    response = client._session.get(f"{client.base_url}/{path}", headers={"Accept": accept}, timeout=server.timeout_s)
+    response = client._session.get(
+        f"{client.base_url}/{path}", headers={"Accept": accept}, timeout=server.timeout_s
+    )
     response.raise_for_status()
     return parts(response.headers.get("Content-Type", ""), response.content)
 
 
 def parts(kind: str, body: bytes) -> list[bytes]:
-    """The files in the body of an answer whose Content-Type is `kind`: one, or several between boundaries (RFC 2046, 5.1)."""
+    """The files in the body of an answer whose Content-Type is `kind`: one, or several between
+    boundaries (RFC 2046, 5.1).
+    """
     header = Message()
     header["Content-Type"] = kind
     boundary = header.get_boundary()
@@ -247,7 +318,9 @@ def parts(kind: str, body: bytes) -> list[bytes]:
 
 
 def _values(one: Mapping[str, Any], tag: str) -> list[str]:
-    return [str(value) for value in one.get(tag, {}).get("Value", ()) if isinstance(value, str | int)]
+    return [
+        str(value) for value in one.get(tag, {}).get("Value", ()) if isinstance(value, str | int)
+    ]
 
 
 def _first(one: Mapping[str, Any], tag: str) -> str | None:

@@ -1,4 +1,5 @@
-"""A report as a model drafted it, with all that must go with it, and its forms as plain JSON and Markdown.
+"""A report as a model drafted it, with all that must go with it, and its forms as plain JSON and
+Markdown.
 
 A draft is never a report: every form says that a machine wrote it and nobody has verified it.
 """
@@ -44,7 +45,8 @@ WORDS: Mapping[Language, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Draft:
-    """Findings and impression, who wrote them, and what was seen. `created` has a time zone; `edited` says a person changed the text.
+    """Findings and impression, who wrote them, and what was seen. `created` has a time zone;
+    `edited` says a person changed the text.
 
     Raises:
         InputError: both sections are empty, there is no notice, or `created` has no time zone.
@@ -63,11 +65,18 @@ class Draft:
 
     def __post_init__(self) -> None:
         for name in ("findings", "impression", "model", "notice"):
-            object.__setattr__(self, name, _CONTROL.sub("", getattr(self, name).replace("\r\n", "\n")).strip())
+            object.__setattr__(
+                self, name, _CONTROL.sub("", getattr(self, name).replace("\r\n", "\n")).strip()
+            )
         if not self.notice:
-            raise InputError("a draft carries the notice that it is not for clinical use; give its words.")
+            raise InputError(
+                "a draft carries the notice that it is not for clinical use; give its words."
+            )
         if not self.findings and not self.impression:
-            raise InputError("the draft has neither findings nor an impression; ask the model again, or write one of them.")
+            raise InputError(
+                "the draft has neither findings nor an impression; ask the model again, or write"
+                " one of them."
+            )
         if self.created.tzinfo is None:
             raise InputError("the time of a draft needs its time zone; use datetime.now(UTC).")
 
@@ -75,15 +84,27 @@ class Draft:
     def sections(self) -> dict[str, str]:
         """The sections that say something, under their headings in the draft's language."""
         words = WORDS[self.language]
-        return {words[name]: text for name in ("findings", "impression") if (text := getattr(self, name))}
+        return {
+            words[name]: text
+            for name in ("findings", "impression")
+            if (text := getattr(self, name))
+        }
 
     @property
     def provenance(self) -> list[str]:
-        """The lines that stand below the text wherever it goes: not verified, the notice, the model, what it saw."""
+        """The lines that stand below the text wherever it goes: not verified, the notice, the
+        model, what it saw.
+        """
         words = WORDS[self.language]
         by = f"{words['model']}: {self.model} (sha256 {self.digest[:16]})"
         saw = [f"{words['saw']}: {line}" for line in in_words(self.seen)]
-        return [words["edited" if self.edited else "unverified"], self.notice, by, *saw, *self.notes]
+        return [
+            words["edited" if self.edited else "unverified"],
+            self.notice,
+            by,
+            *saw,
+            *self.notes,
+        ]
 
 
 def draft_to_json(draft: Draft) -> dict[str, Any]:
@@ -115,7 +136,8 @@ def markdown(draft: Draft) -> str:
 
 def _plain(text: str) -> str:
     escaped = re.sub(r"([\\`*_\[\]<>#|!~])", r"\\\1", text)
-    # A line of nothing but these makes a heading of what stands above it (CommonMark, setext headings).
+    # A line of nothing but these makes a heading of what stands above it (CommonMark, setext
+    # headings).
     escaped = re.sub(r"^([ \t]*)(-+|=+)(?=[ \t]*$)", r"\1\\\2", escaped, flags=re.MULTILINE)
     # Lists and numbers at the start of a line stay what they are in a report.
     return escaped.replace("\n", "  \n")

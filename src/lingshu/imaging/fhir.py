@@ -1,9 +1,10 @@
 """A draft as a FHIR R4 DiagnosticReport of status preliminary, checked before anybody gets it.
 
-R4 (4.0.1), because that is what hospital servers speak; R4B has the same elements. Findings and impression are contained
-Observations whose device is the model, the impression is the conclusion too, and the whole text is attached as Markdown.
-A patient, a study or a date stands in it only if a reference is given.
-Source: hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html, narrative.html, imagingstudy.html.
+R4 (4.0.1), because that is what hospital servers speak; R4B has the same elements. Findings and
+impression are contained Observations whose device is the model, the impression is the conclusion
+too, and the whole text is attached as Markdown. A patient, a study or a date stands in it only if a
+reference is given. Source: hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html,
+narrative.html, imagingstudy.html.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def diagnostic_report(draft: Draft, reference: StudyReference | None = None) -> 
         "resourceType": "DiagnosticReport",
         "language": language,
         "text": _narrative(draft, language),
-        "contained": [_device(draft), *(_observation(draft, name, text, subject) for name, text in sections.items())],
+        "contained": [
+            _device(draft),
+            *(_observation(draft, name, text, subject) for name, text in sections.items()),
+        ],
         "identifier": [{"system": "urn:ietf:rfc:3986", "value": f"urn:uuid:{uuid.uuid4()}"}],
         "status": "preliminary",
         "category": [_concept("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology")],
@@ -47,7 +51,8 @@ def diagnostic_report(draft: Draft, reference: StudyReference | None = None) -> 
         "presentedForm": [_attachment(draft, language)],
     }
     wrong = problems(report)
-    assert not wrong, wrong  # a fault of ours: what comes from a model or a file is text or was checked where it was read
+    # a fault of ours: what comes from a model or a file is text or was checked where it was read
+    assert not wrong, wrong
     return report
 
 
@@ -56,14 +61,30 @@ def _about(reference: StudyReference | None) -> tuple[Json, Json]:
     if reference is None:
         return {}, {}
     known = reference.elements
-    subject = {"subject": {"type": "Patient", "identifier": {"value": known["PatientID"]}}} if "PatientID" in known else {}
+    subject = (
+        {"subject": {"type": "Patient", "identifier": {"value": known["PatientID"]}}}
+        if "PatientID" in known
+        else {}
+    )
     # Of the DICOM UID, as hl7.org/fhir/R4/imagingstudy.html writes it.
     study: Json = {
-        "imagingStudy": [{"type": "ImagingStudy", "identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{reference.study}"}}]
+        "imagingStudy": [
+            {
+                "type": "ImagingStudy",
+                "identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{reference.study}"},
+            }
+        ]
     }
     if "AccessionNumber" in known:
-        kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]}
-        study["basedOn"] = [{"type": "ServiceRequest", "identifier": {"type": kind, "value": known["AccessionNumber"]}}]
+        kind = {
+            "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]
+        }
+        study["basedOn"] = [
+            {
+                "type": "ServiceRequest",
+                "identifier": {"type": kind, "value": known["AccessionNumber"]},
+            }
+        ]
     # A day that no calendar has is no FHIR date.
     with contextlib.suppress(ValueError):
         study["effectiveDateTime"] = date.fromisoformat(known.get("StudyDate", "")).isoformat()
@@ -97,7 +118,9 @@ def _device(draft: Draft) -> Json:
 def _narrative(draft: Draft, language: str) -> Json:
     paragraphs = [f"<p><b>{escape(draft.provenance[0])}</b></p>"]
     for heading, text in draft.sections.items():
-        paragraphs.append(f"<h2>{escape(heading)}</h2><p>{'<br/>'.join(map(escape, text.split(chr(10))))}</p>")
+        paragraphs.append(
+            f"<h2>{escape(heading)}</h2><p>{'<br/>'.join(map(escape, text.split(chr(10))))}</p>"
+        )
     paragraphs += [f"<p>{escape(line)}</p>" for line in draft.provenance[1:]]
     opening = f'<div xmlns="http://www.w3.org/1999/xhtml" lang="{language}" xml:lang="{language}">'
     return {"status": "generated", "div": f"{opening}{''.join(paragraphs)}</div>"}
@@ -105,7 +128,12 @@ def _narrative(draft: Draft, language: str) -> Json:
 
 def _attachment(draft: Draft, language: str) -> Json:
     data = base64.b64encode(markdown(draft).encode()).decode()
-    return {"contentType": "text/markdown", "language": language, "data": data, "title": WORDS[draft.language]["title"]}
+    return {
+        "contentType": "text/markdown",
+        "language": language,
+        "data": data,
+        "title": WORDS[draft.language]["title"],
+    }
 
 
 def _concept(system: str, code: str, text: str) -> Json:

@@ -1,7 +1,7 @@
 """Format and size of an image file from its first bytes, without decoding anything.
 
-Sources: PNG 3rd edition (W3C), ITU-T T.81 (JPEG), GIF89a, TIFF 6.0, WebP container specification, Exif 2.32
-and XMP part 2 (orientation).
+Sources: PNG 3rd edition (W3C), ITU-T T.81 (JPEG), GIF89a, TIFF 6.0, WebP container specification,
+Exif 2.32 and XMP part 2 (orientation).
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the head of an image file says. `width` and `height` are of the upright image, in pixels.
+    """What the head of an image file says. `width` and `height` are of the upright image, in
+    pixels.
 
-    `orientation` is the Exif value 1 to 8 (5 to 8 turn by a quarter). `bits` are bits per channel and `channels` 1 to 4,
-    None where the format does not tell at once. `plain` means neither palette nor transparency. Pixel data start behind
-    byte `body`.
+    `orientation` is the Exif value 1 to 8 (5 to 8 turn by a quarter). `bits` are bits per channel
+    and `channels` 1 to 4, None where the format does not tell at once. `plain` means neither
+    palette nor transparency. Pixel data start behind byte `body`.
     """
 
     format: Format
@@ -53,11 +54,14 @@ class Header:
 
 
 class EndsEarly(BadImage):
-    """The bytes at hand end before the size is told: the file is truncated, or more of it must be read."""
+    """The bytes at hand end before the size is told: the file is truncated, or more of it must be
+    read.
+    """
 
 
 def read_header(data: bytes, *, name: str = "image in memory") -> Header:
-    """Format and size of an encoded image; errors call it `name`. The first 64 KB are enough for nearly every file.
+    """Format and size of an encoded image; errors call it `name`. The first 64 KB are enough for
+    nearly every file.
 
     Raises:
         EndsEarly: the size lies further inside.
@@ -71,25 +75,37 @@ def read_header(data: bytes, *, name: str = "image in memory") -> Header:
     try:
         header = reader(data)
     except (struct.error, IndexError):
-        raise EndsEarly(f"{name} ends inside its header ({len(data)} bytes); copy the image again.") from None
+        raise EndsEarly(
+            f"{name} ends inside its header ({len(data)} bytes); copy the image again."
+        ) from None
     except ValueError as error:
-        raise BadImage(f"{name} has a damaged {reader.__name__[1:].upper()} header ({error}); replace or remove it.") from None
+        raise BadImage(
+            f"{name} has a damaged {reader.__name__[1:].upper()} header ({error}); replace or"
+            " remove it."
+        ) from None
     if header.width < 1 or header.height < 1:
-        raise BadImage(f"{name} says that it has {header.width} x {header.height} pixels; replace or remove it.")
+        raise BadImage(
+            f"{name} says that it has {header.width} x {header.height} pixels; replace or"
+            " remove it."
+        )
     return header
 
 
 def check_whole(data: bytes, header: Header, *, name: str) -> bool:
-    """Refuse a PNG or JPEG that is cut short: decoders fill such images up in silence. Also a PNG with a damaged head.
+    """Refuse a PNG or JPEG that is cut short: decoders fill such images up in silence. Also a PNG
+    with a damaged head.
 
-    A JPEG must have an end marker behind its frame header: inside its scans FF is always followed by 0 or a restart marker.
-    Returns whether a PNG may state an orientation that its header does not have: behind its pixels, or in a chunk of text.
+    A JPEG must have an end marker behind its frame header: inside its scans FF is always followed
+    by 0 or a restart marker. Returns whether a PNG may state an orientation that its header does
+    not have: behind its pixels, or in a chunk of text.
 
     Raises:
         BadImage: it is.
     """
     if header.format == "JPEG" and data.rfind(b"\xff\xd9", header.body) < 0:
-        raise BadImage(f"{name} is truncated (a JPEG without its end marker); copy the image again.")
+        raise BadImage(
+            f"{name} is truncated (a JPEG without its end marker); copy the image again."
+        )
     if header.format == "PNG":
         return _check_chunks(data, header, name)
     return False
@@ -102,11 +118,13 @@ def _check_chunks(data: bytes, header: Header, name: str) -> bool:
         end = position + 12 + length
         if end > len(data):
             break
-        # Lower-case chunks are comments and the like: damage there harms no pixel. IDAT has a checksum inside, which decoders check.
+        # Lower-case chunks are comments and the like: damage there harms no pixel. IDAT has a
+        # checksum inside, which decoders check.
         if (
             kind != b"IDAT"
             and not kind[0] & 0x20
-            and zlib.crc32(view[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]
+            and zlib.crc32(view[position + 4 : end - 4])
+            != struct.unpack_from(">I", data, end - 4)[0]
         ):
             raise BadImage(f"{name} is damaged (checksum of a PNG chunk); copy the image again.")
         if kind == b"IEND":
@@ -121,7 +139,9 @@ def _check_chunks(data: bytes, header: Header, name: str) -> bool:
 
 
 def _png(data: bytes) -> Header:
-    length, kind, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, len(PNG_SIGNATURE))
+    length, kind, width, height, bits, colour = struct.unpack_from(
+        ">I4sIIBB", data, len(PNG_SIGNATURE)
+    )
     if length != 13 or kind != b"IHDR" or colour not in _PNG_CHANNELS:
         raise ValueError("no IHDR chunk")
     orientation, position, plain = 1, 33, colour in (0, 2)
@@ -243,11 +263,22 @@ def _upright(
 ) -> Header:  # fmt: skip
     turned = 5 <= orientation <= 8
     width, height = (height, width) if turned else (width, height)
-    return Header(format, width, height, orientation if 1 <= orientation <= 8 else 1, bits, channels, plain, body)
+    return Header(
+        format,
+        width,
+        height,
+        orientation if 1 <= orientation <= 8 else 1,
+        bits,
+        channels,
+        plain,
+        body,
+    )
 
 
 def _exif(data: bytes) -> int:
-    """The orientation that an Exif block states, 1 where it states none or is damaged: its pixels are sound all the same."""
+    """The orientation that an Exif block states, 1 where it states none or is damaged: its pixels
+    are sound all the same.
+    """
     return _stated(data) or 1
 
 

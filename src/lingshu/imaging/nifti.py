@@ -1,6 +1,8 @@
-"""Volumes (NIfTI and what else nibabel opens) as 8-bit slices along z, turned to the patient's axes by the affine.
+"""Volumes (NIfTI and what else nibabel opens) as 8-bit slices along z, turned to the patient's axes
+by the affine.
 
-Slices are shown as radiologists look at them: from the feet, the patient's right on the left, the front on top.
+Slices are shown as radiologists look at them: from the feet, the patient's right on the left, the
+front on top.
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ if TYPE_CHECKING:
 # One volume of one time is held at once: 512 x 512 x 1024 of 16 bits are 512 MB.
 MAX_VOXELS = 512 * 512 * 1024
 MAX_VOLUME_BYTES = 1 << 30
-# Without a window a volume is shown from its 0.5th to its 99.5th percentile: single bright voxels of MR would darken the rest.
+# Without a window a volume is shown from its 0.5th to its 99.5th percentile: single bright voxels
+# of MR would darken the rest.
 PERCENTILES = (0.5, 99.5)
 _SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice in one window: height x width grey or height x width x 3 RGB. `z` counts from the feet, `time` from 0."""
+    """One slice in one window: height x width grey or height x width x 3 RGB.
+
+    `z` counts from the feet, `time` from 0.
+    """
 
     pixels: NDArray[np.uint8]
     z: int
@@ -46,8 +52,8 @@ class Slice:
 class Volume:
     """An open volume; `open_volume` makes one.
 
-    `shape` is (right-left, front-back, z) in canonical order, `times` the number of volumes in a 4-D file, and `spacing`
-    the size of a voxel in mm along the axes of `shape`.
+    `shape` is (right-left, front-back, z) in canonical order, `times` the number of volumes in a
+    4-D file, and `spacing` the size of a voxel in mm along the axes of `shape`.
     """
 
     def __init__(self, image: Any, name: str) -> None:
@@ -56,30 +62,49 @@ class Volume:
         self._image, self._name = image, name
         shape = tuple(int(n) for n in image.shape)
         if len(shape) not in (2, 3, 4, 5) or any(n < 1 for n in shape):
-            raise BadImage(f"{name} has a shape of {len(shape)} axes, {shape}; give a volume of 3 or 4.")
+            raise BadImage(
+                f"{name} has a shape of {len(shape)} axes, {shape}; give a volume of 3 or 4."
+            )
         # MINC puts time first, everything else last.
         self._times_first = len(shape) > 3 and type(image).__name__.startswith("Minc")
-        full = (*shape[-3:], *shape[:-3]) if self._times_first else (*shape, 1, 1)[: max(3, len(shape))]
+        full = (
+            (*shape[-3:], *shape[:-3])
+            if self._times_first
+            else (*shape, 1, 1)[: max(3, len(shape))]
+        )
         self._time_shape = full[3:]
         self.times = math.prod(self._time_shape)
         voxels, one = math.prod(full[:3]), int(image.get_data_dtype().itemsize)
         if voxels > MAX_VOXELS or voxels * one > MAX_VOLUME_BYTES:
-            raise BadImage(f"{name} has {voxels} voxels a volume, more than can be held; resample it.")
+            raise BadImage(
+                f"{name} has {voxels} voxels a volume, more than can be held; resample it."
+            )
         self._turn = io_orientation(image.affine)
         axes = [int(axis) for axis in self._turn[:, 0]] if not _undefined(self._turn) else None
         if axes is None:
-            raise BadImage(f"{name} has an affine that does not say where its axes point; mend its header.")
-        zooms = [float(z) for z in (image.header.get_zooms()[-3:] if self._times_first else image.header.get_zooms()[:3])] + [1.0] * 3
+            raise BadImage(
+                f"{name} has an affine that does not say where its axes point; mend its header."
+            )
+        zooms = [
+            float(z)
+            for z in (
+                image.header.get_zooms()[-3:] if self._times_first else image.header.get_zooms()[:3]
+            )
+        ] + [1.0] * 3
         # axes[i] is the patient's axis that the file's axis i runs along.
         order = [axes.index(axis) for axis in range(3)]
         self.shape = (full[order[0]], full[order[1]], full[order[2]])
         self.spacing = (zooms[order[0]], zooms[order[1]], zooms[order[2]])
         self._shape_in_file = full[:3]
         if self.shape[0] * self.shape[1] > MAX_PIXELS:
-            raise BadImage(f"{name} has slices of more than {MAX_PIXELS // 1_000_000} megapixels; resample it.")
+            raise BadImage(
+                f"{name} has slices of more than {MAX_PIXELS // 1_000_000} megapixels; resample it."
+            )
 
     def corners(self) -> NDArray[np.float64]:
-        """Where the centres of the first voxel in canonical order, and of the last along each axis, lie: 4 x 3 numbers in mm."""
+        """Where the centres of the first voxel in canonical order, and of the last along each axis,
+        lie: 4 x 3 numbers in mm.
+        """
         import numpy as np
         from nibabel.orientations import inv_ornt_aff
 
@@ -88,10 +113,14 @@ class Volume:
         return ends @ turned[:3, :3].T + turned[:3, 3]
 
     def render(
-        self, *, slices: Sequence[int] | None = None, times: Sequence[int] = (0,), windows: Sequence[str] | None = None
+        self,
+        *,
+        slices: Sequence[int] | None = None,
+        times: Sequence[int] = (0,),
+        windows: Sequence[str] | None = None,
     ) -> Iterator[Slice]:
-        """Slices along z, each in every window. `windows` holds presets for CT in HU and "CENTER,WIDTH"; without it, and for
-        "file", the percentiles of the volume are shown.
+        """Slices along z, each in every window. `windows` holds presets for CT in HU and
+        "CENTER,WIDTH"; without it, and for "file", the percentiles of the volume are shown.
 
         Raises:
             BadImage: the voxels cannot be read, or there is no such slice or time.
@@ -100,16 +129,26 @@ class Volume:
         chosen = presets(windows or ())
         for time in times:
             if not 0 <= time < self.times:
-                raise BadImage(f"{self._name} has no time {time}: it has {self.times}, counted from 0.")
+                raise BadImage(
+                    f"{self._name} has no time {time}: it has {self.times}, counted from 0."
+                )
             voxels = self.voxels(time)
-            used = [*([self._window(voxels)] if not chosen or OWN in (windows or ()) else []), *chosen]
+            used = [
+                *([self._window(voxels)] if not chosen or OWN in (windows or ()) else []),
+                *chosen,
+            ]
             for z in range(self.shape[2]) if slices is None else slices:
                 if not 0 <= z < self.shape[2]:
-                    raise BadImage(f"{self._name} has no slice {z}: it has {self.shape[2]}, counted from 0.")
-                yield from (Slice(pixels, z, time, label) for pixels, label in _shown(voxels[:, :, z], used))
+                    raise BadImage(
+                        f"{self._name} has no slice {z}: it has {self.shape[2]}, counted from 0."
+                    )
+                yield from (
+                    Slice(pixels, z, time, label) for pixels, label in _shown(voxels[:, :, z], used)
+                )
 
     def voxels(self, time: int = 0) -> NDArray[Any]:
-        """The values of one volume, scaled as the header says, in canonical order: x to the right, y to the front, z to the head.
+        """The values of one volume, scaled as the header says, in canonical order: x to the right,
+        y to the front, z to the head.
 
         Complex values come as magnitudes. Colour voxels keep their fields R, G, B.
 
@@ -120,9 +159,15 @@ class Volume:
         from nibabel.orientations import apply_orientation
 
         with _reading(self._name):
-            index = tuple(int(i) for i in np.unravel_index(time, self._time_shape, order="F")) if self._time_shape else ()
+            index = (
+                tuple(int(i) for i in np.unravel_index(time, self._time_shape, order="F"))
+                if self._time_shape
+                else ()
+            )
             space = (slice(None),) * min(3, len(self._image.shape))
-            found = np.asarray(self._image.dataobj[(*index, *space) if self._times_first else (*space, *index)])
+            found = np.asarray(
+                self._image.dataobj[(*index, *space) if self._times_first else (*space, *index)]
+            )
             if found.dtype.kind == "c":
                 found = np.abs(found)
             return apply_orientation(found.reshape((*found.shape, 1)[:3]), self._turn)
@@ -145,8 +190,12 @@ class Volume:
         return Window("percentile", window.center, window.width, "range")
 
 
-def _shown(plane: NDArray[Any], windows: Sequence[Window]) -> list[tuple[NDArray[np.uint8], Window]]:
-    """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to left."""
+def _shown(
+    plane: NDArray[Any], windows: Sequence[Window]
+) -> list[tuple[NDArray[np.uint8], Window]]:
+    """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to
+    left.
+    """
     import numpy as np
 
     seen = upright(plane)
@@ -157,7 +206,9 @@ def _shown(plane: NDArray[Any], windows: Sequence[Window]) -> list[tuple[NDArray
 
 
 def upright(voxels: NDArray[Any]) -> NDArray[Any]:
-    """Canonical voxels (x, y or x, y, z) as they are shown: height x width, or slices x height x width."""
+    """Canonical voxels (x, y or x, y, z) as they are shown: height x width, or slices x height x
+    width.
+    """
     return voxels[::-1, ::-1].T
 
 
@@ -169,10 +220,12 @@ def _undefined(orientation: NDArray[Any]) -> bool:
 
 @contextlib.contextmanager
 def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
-    """Open a volume file (.nii, .nii.gz, .mgz, .mnc, .hdr/.img, .PAR/.REC, .HEAD/.BRIK). Errors call it `name`.
+    """Open a volume file (.nii, .nii.gz, .mgz, .mnc, .hdr/.img, .PAR/.REC, .HEAD/.BRIK). Errors
+    call it `name`.
 
     Raises:
-        BadImage: missing, damaged, no volume (surfaces, streamlines), too large, or without a usable affine.
+        BadImage: missing, damaged, no volume (surfaces, streamlines), too large, or without a
+            usable affine.
         MissingExtra: nibabel is not installed.
     """
     try:
@@ -199,4 +252,7 @@ def _reading(name: str) -> Iterator[None]:
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage(f"{name} cannot be read as a volume ({type(error).__name__}); copy it and its data file again.") from None
+        raise BadImage(
+            f"{name} cannot be read as a volume ({type(error).__name__}); copy it and its data file"
+            " again."
+        ) from None

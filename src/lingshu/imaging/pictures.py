@@ -1,7 +1,9 @@
-"""Images for curation: header, bytes and pixels, read and decoded once while several steps look at one sample.
+"""Images for curation: header, bytes and pixels, read and decoded once while several steps look at
+one sample.
 
-JPEG and plain PNG are decoded by OpenCV, which lets other threads run meanwhile; everything else goes the way of
-imaging/read.py. Files that OpenCV would fill up in silence (cut short, damaged chunks) are refused before.
+JPEG and plain PNG are decoded by OpenCV, which lets other threads run meanwhile; everything else
+goes the way of imaging/read.py. Files that OpenCV would fill up in silence (cut short, damaged
+chunks) are refused before.
 """
 
 from __future__ import annotations
@@ -20,20 +22,33 @@ if TYPE_CHECKING:
 
 # Inside the class the name `bytes` is a method.
 Encoded = bytes
-# Where the size of nearly every image is told. Much of what is looked at is decoded next: most files are read once, whole.
+# Where the size of nearly every image is told. Much of what is looked at is decoded next: most
+# files are read once, whole.
 HEAD_BYTES = 256 << 10
-# Exif orientation -> how a stored image is set upright: mirrored left to right first, then turned clockwise by quarters.
-_UPRIGHT = {2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 3), 6: (False, 1), 7: (True, 1), 8: (False, 3)}
+# Exif orientation -> how a stored image is set upright: mirrored left to right first, then turned
+# clockwise by quarters.
+_UPRIGHT = {
+    2: (True, 0),
+    3: (False, 2),
+    4: (True, 2),
+    5: (True, 3),
+    6: (False, 1),
+    7: (True, 1),
+    8: (False, 3),
+}
 
 
 class Pictures:
-    """Opens images and remembers the last ones, so that the steps that look at one sample decode it once.
+    """Opens images and remembers the last ones, so that the steps that look at one sample decode it
+    once.
 
-    At most `keep` images and about `cache_mb` megabytes of them are held. Arrays are read-only: others may hold them too.
-    Not for several threads at once: each has its own.
+    At most `keep` images and about `cache_mb` megabytes of them are held. Arrays are read-only:
+    others may hold them too. Not for several threads at once: each has its own.
     """
 
-    def __init__(self, *, shards: ShardReader | None = None, keep: int = 8, cache_mb: int = 64) -> None:
+    def __init__(
+        self, *, shards: ShardReader | None = None, keep: int = 8, cache_mb: int = 64
+    ) -> None:
         self._shards = shards or ShardReader()
         self._keep, self._cache_bytes = keep, cache_mb << 20
         # From the one asked for longest ago to the last one.
@@ -41,7 +56,8 @@ class Pictures:
         self._size = 0
 
     def header(self, image: Image) -> Header:
-        """Format, width and height of the upright image; of an image in a file of its own the first 256 KB are read.
+        """Format, width and height of the upright image; of an image in a file of its own the first
+        256 KB are read.
 
         Raises:
             BadImage: missing, empty, over 64 MB, of another format, or its header is damaged.
@@ -69,13 +85,16 @@ class Pictures:
         return data
 
     def gray(self, image: Image) -> NDArray[np.uint8]:
-        """Height x width grey values: the luminance of a JPEG as it is stored, else of RGB by ITU-R BT.601 weights.
+        """Height x width grey values: the luminance of a JPEG as it is stored, else of RGB by ITU-R
+        BT.601 weights.
 
-        Transparency is on white, the Exif orientation applied, and deep grey is divided by the smallest power of two that
-        holds its largest value (imaging/read.py). The values do not depend on what else was asked before.
+        Transparency is on white, the Exif orientation applied, and deep grey is divided by the
+        smallest power of two that holds its largest value (imaging/read.py). The values do not
+        depend on what else was asked before.
 
         Raises:
-            BadImage: missing, empty, truncated, damaged, of another format, over 64 MB or over 50 megapixels.
+            BadImage: missing, empty, truncated, damaged, of another format, over 64 MB or over 50
+                megapixels.
         """
         held = self._hold(image)
         if held.gray is None:
@@ -123,20 +142,27 @@ class Pictures:
         return held.data
 
     def _ready(self, held: _Held) -> tuple[Header, bool]:
-        """The header of an image that may be decoded, being whole and within the limits; whether OpenCV reads it as imaging/read.py."""
+        """The header of an image that may be decoded, being whole and within the limits; whether
+        OpenCV reads it as imaging/read.py.
+        """
         data = self._bytes(held)
         if held.header is None:
             held.header = read_header(data, name=held.name)
         header = held.header
         if header.pixels > MAX_PIXELS:
-            size = f"{header.width} x {header.height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels"
+            size = (
+                f"{header.width} x {header.height} pixels, more than {MAX_PIXELS // 1_000_000}"
+                " megapixels"
+            )
             raise BadImage(f"{held.name} has {size}; make it smaller.")
         turned = check_whole(data, header, name=held.name)
         return header, _direct(header) and not turned
 
     def _hold(self, image: Image) -> _Held:
         # Hashing the image itself is ten times slower.
-        key: Hashable = image.data or (image.path if image.row is None else (image.path, image.row, image.index))
+        key: Hashable = image.data or (
+            image.path if image.row is None else (image.path, image.row, image.index)
+        )
         held = self._held.pop(key, None) or _Held(image)
         self._held[key] = held
         if len(self._held) > self._keep:
@@ -144,7 +170,9 @@ class Pictures:
         return held
 
     def _forget(self, last: _Held) -> None:
-        """Let go of what was asked for longest ago, until the rest fits with what `last` has grown to."""
+        """Let go of what was asked for longest ago, until the rest fits with what `last` has grown
+        to.
+        """
         self._size += last.size - last.counted
         last.counted = last.size
         while self._size > self._cache_bytes and len(self._held) > 1:
@@ -186,12 +214,21 @@ class _Held:
 
 
 def _direct(header: Header) -> bool:
-    """Not so for palettes, transparency, CMYK and deep values, nor where the orientation may stand elsewhere than in the header."""
-    return header.format in ("PNG", "JPEG") and header.plain and header.bits == 8 and header.channels in (1, 3)
+    """Not so for palettes, transparency, CMYK and deep values, nor where the orientation may stand
+    elsewhere than in the header.
+    """
+    return (
+        header.format in ("PNG", "JPEG")
+        and header.plain
+        and header.bits == 8
+        and header.channels in (1, 3)
+    )
 
 
 def _opencv(data: bytes, header: Header, *, grey: bool) -> NDArray[Any] | None:
-    """Upright pixels, RGB or grey; None where OpenCV reads none or another size, and the other decoder shall judge."""
+    """Upright pixels, RGB or grey; None where OpenCV reads none or another size, and the other
+    decoder shall judge.
+    """
     import cv2
     import numpy as np
 
@@ -206,7 +243,10 @@ def _opencv(data: bytes, header: Header, *, grey: bool) -> NDArray[Any] | None:
     if mirrored:
         pixels = cv2.flip(pixels, 1)
     if quarters:
-        pixels = cv2.rotate(pixels, (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarters - 1])
+        pixels = cv2.rotate(
+            pixels,
+            (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarters - 1],
+        )
     return pixels if pixels.shape[:2] == (header.height, header.width) else None
 
 

@@ -1,7 +1,8 @@
-"""Keyed hashes that stand for patients, studies and articles: equal ids stay equal, and nobody without the key can guess back.
+"""Keyed hashes that stand for patients, studies and articles: equal ids stay equal, and nobody
+without the key can guess back.
 
-A plain hash of a hospital number is no pseudonym: all numbers can be tried. HMAC-SHA256 (RFC 2104) with a secret key can
-only be tried by who has the key.
+A plain hash of a hospital number is no pseudonym: all numbers can be tried. HMAC-SHA256 (RFC 2104)
+with a secret key can only be tried by who has the key.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ _HEX = 20
 
 
 def new_key() -> bytes:
-    """A random key. Whoever throws it away makes the hashes of a run impossible to link to those of another."""
+    """A random key.
+
+    Whoever throws it away makes the hashes of a run impossible to link to those of another.
+    """
     return secrets.token_bytes(32)
 
 
@@ -31,13 +35,20 @@ def check_key(key: bytes | None) -> bytes:
     if key is None:
         return new_key()
     if len(key) < MIN_KEY:
-        raise InputError(f"the key for ids has {len(key)} bytes; give at least {MIN_KEY} random ones.")
+        raise InputError(
+            f"the key for ids has {len(key)} bytes; give at least {MIN_KEY} random ones."
+        )
     return key
 
 
 def pseudonym(key: bytes, kind: str, value: str | bytes) -> str | None:
-    """The hash of an id, None for an empty one. Ids of different kinds never share a hash; blanks around an id do not count."""
-    raw = (value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value).strip(b" \0\t\r\n")
+    """The hash of an id, None for an empty one.
+
+    Ids of different kinds never share a hash; blanks around an id do not count.
+    """
+    raw = (value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value).strip(
+        b" \0\t\r\n"
+    )
     if not raw:
         return None
     return hmac.new(key, kind.encode() + b"\0" + raw, hashlib.sha256).hexdigest()[:_HEX]

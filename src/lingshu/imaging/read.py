@@ -1,7 +1,9 @@
-"""The one bounded way to open an image: from a file, from a row of a parquet shard, or from bytes in memory.
+"""The one bounded way to open an image: from a file, from a row of a parquet shard, or from bytes
+in memory.
 
-Sizes are checked from the header before anything is decoded, only the listed formats are ever tried, and whatever a
-decoder raises becomes one BadImage that names the file or the row and what to do.
+Sizes are checked from the header before anything is decoded, only the listed formats are ever
+tried, and whatever a decoder raises becomes one BadImage that names the file or the row and what to
+do.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
-# The largest block of images that is read at once; beyond it one image would cost more memory than a whole run has.
+# The largest block of images that is read at once; beyond it one image would cost more memory than
+# a whole run has.
 MAX_GROUP_BYTES = 1 << 30
 
 
@@ -50,15 +53,19 @@ def unnamed(error: BadImage, images: Iterable[Image]) -> str:
     for image in images:
         if image.path:
             # Before blanks are drawn together: a path may hold several of them.
-            text = text.replace(image_name(Image(path=image.path)), "its image").replace(image.path, "its image")
+            text = text.replace(image_name(Image(path=image.path)), "its image").replace(
+                image.path, "its image"
+            )
     return " ".join(text.split())
 
 
-def image_bytes(image: Image, *, shards: ShardReader | None = None, first: int = MAX_BYTES + 1) -> bytes:
+def image_bytes(
+    image: Image, *, shards: ShardReader | None = None, first: int = MAX_BYTES + 1
+) -> bytes:
     """The encoded file of an image, at most 64 MB; not decoded.
 
-    Whoever reads many rows of shards passes one ShardReader, which keeps the blocks it read. Of an image in a file of
-    its own, no more than the `first` bytes are read.
+    Whoever reads many rows of shards passes one ShardReader, which keeps the blocks it read. Of an
+    image in a file of its own, no more than the `first` bytes are read.
 
     Raises:
         BadImage: it is missing, empty, too large, or no regular file.
@@ -79,14 +86,17 @@ def image_bytes(image: Image, *, shards: ShardReader | None = None, first: int =
 
 
 def open_image(image: Image, *, shards: ShardReader | None = None) -> PIL.Image.Image:
-    """An image as RGB pixels: turned as its EXIF says, transparency on white, deep grey scaled to 8 bits.
+    """An image as RGB pixels: turned as its EXIF says, transparency on white, deep grey scaled to 8
+    bits.
 
-    Grey of more than 8 bits is divided by the smallest power of two that holds its largest value, so that 12-bit data in
-    a 16-bit file keep their contrast; negative and fractional values are stretched from their least to their greatest.
-    Of an animation or a multi-page file the first frame is taken.
+    Grey of more than 8 bits is divided by the smallest power of two that holds its largest value,
+    so that 12-bit data in a 16-bit file keep their contrast; negative and fractional values are
+    stretched from their least to their greatest. Of an animation or a multi-page file the first
+    frame is taken.
 
     Raises:
-        BadImage: missing, empty, truncated, damaged, of another format, over 64 MB or over 50 megapixels.
+        BadImage: missing, empty, truncated, damaged, of another format, over 64 MB or over 50
+            megapixels.
     """
     return decode(image_bytes(image, shards=shards), name=image_name(image))
 
@@ -110,16 +120,21 @@ def _opened(data: bytes, name: str) -> PIL.Image.Image:
     opened = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise BadImage(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels; make it smaller.")
+        raise BadImage(
+            f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels;"
+            " make it smaller."
+        )
     opened.load()
     return opened
 
 
 def decode_values(data: bytes, *, name: str) -> NDArray[Any]:
-    """Height x width numbers of an encoded file that holds labels rather than a picture; errors call it `name`.
+    """Height x width numbers of an encoded file that holds labels rather than a picture; errors
+    call it `name`.
 
-    Deep values come unscaled, no number as 0. What is transparent is 0. Of a palette of colours whose place 0 is black, or
-    that has no black, the numbers are its places; of other colours, and of a palette of greys, they are the luminance.
+    Deep values come unscaled, no number as 0. What is transparent is 0. Of a palette of colours
+    whose place 0 is black, or that has no black, the numbers are its places; of other colours, and
+    of a palette of greys, they are the luminance.
 
     Raises:
         BadImage: as open_image.
@@ -132,7 +147,9 @@ def decode_values(data: bytes, *, name: str) -> NDArray[Any]:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of height x width (grey) or height x width x 3 (RGB) pixels; quick to write rather than small."""
+    """A PNG file of height x width (grey) or height x width x 3 (RGB) pixels; quick to write rather
+    than small.
+    """
     import PIL.Image
 
     return png_bytes(PIL.Image.fromarray(pixels))
@@ -148,8 +165,8 @@ def png_bytes(picture: PIL.Image.Image) -> bytes:
 class ShardReader:
     """Reads images of parquet shards in any order and keeps the blocks (row groups) it read last.
 
-    It remembers because a block is decoded as a whole: rows that lie near each other cost one read. `cache_mb` bounds
-    what is kept. Not for several threads at once: each holds its own.
+    It remembers because a block is decoded as a whole: rows that lie near each other cost one read.
+    `cache_mb` bounds what is kept. Not for several threads at once: each holds its own.
     """
 
     def __init__(self, *, cache_mb: int = 256, open_files: int = 32) -> None:
@@ -163,7 +180,8 @@ class ShardReader:
         """The encoded file of item `image.index` of row `image.row`.
 
         Raises:
-            BadImage: no such shard, row or item, a damaged shard, or a null where the bytes should be.
+            BadImage: no such shard, row or item, a damaged shard, or a null where the bytes should
+                be.
         """
         name = image_name(image)
         if image.path is None or image.row is None:
@@ -171,17 +189,27 @@ class ShardReader:
         with decoding(name):
             shard = self._shard(image.path)
             if not 0 <= image.row < shard.starts[-1]:
-                raise BadImage(f"{name} does not exist: the shard has {shard.starts[-1]} rows; make the dataset anew.")
+                raise BadImage(
+                    f"{name} does not exist: the shard has {shard.starts[-1]} rows; make the"
+                    " dataset anew."
+                )
             number = bisect_right(shard.starts, image.row) - 1
             several = len(shard.columns) > 1
             if several and not 0 <= image.index < len(shard.columns):
-                raise BadImage(f"{name} does not exist: the shard has {len(shard.columns)} columns of images; make the dataset anew.")
+                raise BadImage(
+                    f"{name} does not exist: the shard has {len(shard.columns)} columns of images;"
+                    " make the dataset anew."
+                )
             column = shard.columns[image.index if several else 0]
-            cell = self._group(image.path, shard, number, column)[image.row - shard.starts[number]].as_py()
+            cell = self._group(image.path, shard, number, column)[
+                image.row - shard.starts[number]
+            ].as_py()
         cells = cell if isinstance(cell, list) else [cell]
         index = 0 if several else image.index
         if not 0 <= index < len(cells):
-            raise BadImage(f"{name} does not exist: the row has {len(cells)} images; make the dataset anew.")
+            raise BadImage(
+                f"{name} does not exist: the row has {len(cells)} images; make the dataset anew."
+            )
         item = cells[index]
         data = item.get("bytes") if isinstance(item, dict) else item
         if not isinstance(data, bytes):
@@ -218,7 +246,10 @@ class ShardReader:
             return self._groups[key]
         size = shard.file.metadata.row_group(number).total_byte_size
         if size > MAX_GROUP_BYTES:
-            raise BadImage(f"{path}: row group {number} holds {size >> 20} MB; write the shard with row groups of some 64 rows.")
+            raise BadImage(
+                f"{path}: row group {number} holds {size >> 20} MB; write the shard with row groups"
+                " of some 64 rows."
+            )
         group = shard.file.read_row_group(number, columns=[column]).column(0)
         self._groups[key] = group
         self._held += group.nbytes
@@ -230,16 +261,21 @@ class ShardReader:
 @dataclass(frozen=True)
 class _Shard:
     file: pq.ParquetFile
-    columns: tuple[str, ...]  # one column of images or of lists of them, or one for each image of a row
+    # one column of images or of lists of them, or one for each image of a row
+    columns: tuple[str, ...]
     starts: tuple[int, ...]  # first row of each row group, then the number of rows
 
 
 def image_columns(names: list[str]) -> tuple[str, ...]:
-    """Which columns of a parquet file hold the images: `images`, else `image`, else `image_1`, `image_2`, ...; empty without any."""
+    """Which columns of a parquet file hold the images: `images`, else `image`, else `image_1`,
+    `image_2`, ...; empty without any.
+    """
     one = next((name for name in ("images", "image") if name in names), None)
     if one:
         return (one,)
-    numbers = sorted(int(name[6:]) for name in names if name.startswith("image_") and name[6:].isdecimal())
+    numbers = sorted(
+        int(name[6:]) for name in names if name.startswith("image_") and name[6:].isdecimal()
+    )
     return tuple(f"image_{number}" for number in numbers)
 
 
@@ -252,7 +288,9 @@ def _open_shard(path: str) -> _Shard:
         raise BadImage(f"{path} does not exist; check the path of the dataset.") from error
     columns = image_columns(file.schema_arrow.names)
     if not columns:
-        raise BadImage(f"{path} has no column images, image or image_1; choose a dataset with images.")
+        raise BadImage(
+            f"{path} has no column images, image or image_1; choose a dataset with images."
+        )
     groups = (file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
     return _Shard(file, columns, tuple(accumulate(groups, initial=0)))
 
@@ -267,10 +305,17 @@ def decoding(name: str) -> Iterator[None]:
     except ImportError:
         raise
     except Exception as error:
-        # Decoders raise OSError, ValueError, SyntaxError, struct.error, zlib.error, IndexError, MemoryError and more on damaged
-        # files, and every release adds some; to a caller all of them mean the same.
-        reason = "it is no PNG, JPEG, WebP, BMP, TIFF or GIF" if _unidentified(error) else f"{type(error).__name__}: {one_line(error)}"
-        raise BadImage(f"{name} cannot be decoded ({reason[:200]}); replace or remove it.") from error
+        # Decoders raise OSError, ValueError, SyntaxError, struct.error, zlib.error, IndexError,
+        # MemoryError and more on damaged files, and every release adds some; to a caller all of
+        # them mean the same.
+        reason = (
+            "it is no PNG, JPEG, WebP, BMP, TIFF or GIF"
+            if _unidentified(error)
+            else f"{type(error).__name__}: {one_line(error)}"
+        )
+        raise BadImage(
+            f"{name} cannot be decoded ({reason[:200]}); replace or remove it."
+        ) from error
 
 
 def _unidentified(error: Exception) -> bool:
@@ -292,14 +337,17 @@ def _file_bytes(path: str, name: str, first: int) -> bytes:
             raise BadImage(f"{name} is no regular file; give an image file.")
         if facts.st_size > MAX_BYTES:
             raise _too_large(name, facts.st_size)
-        # No more than the file's size is asked for: memory for the whole limit would be claimed on every call.
+        # No more than the file's size is asked for: memory for the whole limit would be claimed on
+        # every call.
         wanted, blocks = min(first, facts.st_size), []
         while wanted > 0 and (block := os.read(handle, wanted)):
             blocks.append(block)
             wanted -= len(block)
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
     except OSError as error:
-        raise BadImage(f"{name} cannot be read ({error.strerror}); copy the image again.") from error
+        raise BadImage(
+            f"{name} cannot be read ({error.strerror}); copy the image again."
+        ) from error
     finally:
         os.close(handle)
 
@@ -325,7 +373,11 @@ def _values(picture: PIL.Image.Image) -> NDArray[Any]:
 
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture)
-        return np.nan_to_num(values, posinf=0.0, neginf=0.0) if picture.mode.startswith("F") else values
+        return (
+            np.nan_to_num(values, posinf=0.0, neginf=0.0)
+            if picture.mode.startswith("F")
+            else values
+        )
     seen = np.asarray(picture.convert("RGB"))
     values = np.asarray(picture.convert("RGB").convert("L"))
     if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:

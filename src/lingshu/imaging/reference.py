@@ -1,7 +1,8 @@
-"""Who and what a study is about, read from its files so that a report can be stored beside them: the one place that names a patient.
+"""Who and what a study is about, read from its files so that a report can be stored beside them:
+the one place that names a patient.
 
-Only the elements listed here are read, and only when somebody asks for a report that names its patient. Nothing of them
-shows in the text form of a reference, in an error, or in a log.
+Only the elements listed here are read, and only when somebody asks for a report that names its
+patient. Nothing of them shows in the text form of a reference, in an error, or in a log.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from lingshu.imaging.dicom import opened_file
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# DICOM keyword -> what its value must look like; another value is left out. PS3.3 C.7.1.1 (patient), C.7.2.1 (study).
+# DICOM keyword -> what its value must look like; another value is left out. PS3.3 C.7.1.1
+# (patient), C.7.2.1 (study).
 _LONG = r"[^\x00-\x1f\x7f\\]{1,64}"
 _ELEMENTS: Mapping[str, str] = {
     "PatientName": r"[^\x00-\x1f\x7f\\]{1,324}",
@@ -48,7 +50,10 @@ class Instance(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class StudyReference:
-    """The patient, the study and the images of a report. `elements` holds DICOM keywords and values, those that are known."""
+    """The patient, the study and the images of a report.
+
+    `elements` holds DICOM keywords and values, those that are known.
+    """
 
     study: str
     elements: Mapping[str, str] = field(default_factory=dict)
@@ -67,14 +72,29 @@ def study_reference(files: Sequence[Path | bytes]) -> StudyReference:
         MissingExtra: pydicom is not installed.
     """
     if not files:
-        raise InputError("a report that names its patient needs a DICOM study: the patient and the study are taken from it.")
+        raise InputError(
+            "a report that names its patient needs a DICOM study: the patient and the study are"
+            " taken from it."
+        )
     headers = list(_headers(files))
     ids = [[str(header.get(name, "") or "").strip() for name in _IDS] for header in headers]
     if not all(_UID.fullmatch(uid) for one in ids for uid in one):
-        raise InputError("a file of the study lacks a valid UID of its study, series or image; a report cannot refer to it.")
-    elements = {name: value for name, pattern in _ELEMENTS.items() if re.fullmatch(pattern, value := _text(headers[0], name))}
-    if len({one[0] for one in ids}) > 1 or len({_text(header, "PatientID") for header in headers}) > 1:
-        raise InputError("the images are of several studies or patients; draft the report of one study.")
+        raise InputError(
+            "a file of the study lacks a valid UID of its study, series or image; a report cannot"
+            " refer to it."
+        )
+    elements = {
+        name: value
+        for name, pattern in _ELEMENTS.items()
+        if re.fullmatch(pattern, value := _text(headers[0], name))
+    }
+    if (
+        len({one[0] for one in ids}) > 1
+        or len({_text(header, "PatientID") for header in headers}) > 1
+    ):
+        raise InputError(
+            "the images are of several studies or patients; draft the report of one study."
+        )
     return StudyReference(ids[0][0], elements, tuple(Instance(*one[1:]) for one in ids))
 
 
@@ -85,10 +105,17 @@ def _headers(files: Sequence[Path | bytes]) -> Iterator[Dataset]:
         name = f"file {number} of the study"
         if isinstance(file, bytes):
             with parsing(name, "reading the study"):
-                header = dcmread(io.BytesIO(file), stop_before_pixels=True, force=True, specific_tags=[*_ELEMENTS, *_IDS])
+                header = dcmread(
+                    io.BytesIO(file),
+                    stop_before_pixels=True,
+                    force=True,
+                    specific_tags=[*_ELEMENTS, *_IDS],
+                )
         else:
             with opened_file(file, name) as opened, parsing(name, "reading the study"):
-                header = dcmread(opened, stop_before_pixels=True, force=True, specific_tags=[*_ELEMENTS, *_IDS])
+                header = dcmread(
+                    opened, stop_before_pixels=True, force=True, specific_tags=[*_ELEMENTS, *_IDS]
+                )
         with parsing(name, "reading the study"):
             header.decode()
             yield header

@@ -1,4 +1,6 @@
-"""Regions of interest: masks to rectangles, slices of a volume that show them, and rectangles drawn on an image."""
+"""Regions of interest: masks to rectangles, slices of a volume that show them, and rectangles drawn
+on an image.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,18 @@ class Slice(NamedTuple):
 
 
 def boxes_of(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[Box]:
-    """The smallest rectangle around each connected region of a mask (height x width, not zero inside), from the top left on.
+    """The smallest rectangle around each connected region of a mask (height x width, not zero
+    inside), from the top left on.
 
-    Regions of fewer than `min_pixels` pixels are what an annotator's pen leaves, and are passed over.
+    Regions of fewer than `min_pixels` pixels are what an annotator's pen leaves, and are passed
+    over.
     """
     import cv2
     import numpy as np
 
-    number, _, facts, _ = cv2.connectedComponentsWithStats((mask != 0).astype(np.uint8), connectivity=8)
+    number, _, facts, _ = cv2.connectedComponentsWithStats(
+        (mask != 0).astype(np.uint8), connectivity=8
+    )
     found = []
     for left, top, width, height, pixels in facts[1:number].tolist():
         if pixels >= min_pixels:
@@ -44,9 +50,12 @@ def boxes_of(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[Box]:
     return sorted(found, key=lambda box: (box.top, box.left))
 
 
-def slices_of(mask: NDArray[np.generic], *, most: int = 3, apart: int = 1, min_pixels: int = 4) -> list[Slice]:
-    """The `most` slices of a mask (slices x height x width) with the largest area inside, at least `apart` slices from each
-    other, in the order of the volume."""
+def slices_of(
+    mask: NDArray[np.generic], *, most: int = 3, apart: int = 1, min_pixels: int = 4
+) -> list[Slice]:
+    """The `most` slices of a mask (slices x height x width) with the largest area inside, at least
+    `apart` slices from each other, in the order of the volume.
+    """
     import numpy as np
 
     areas = np.count_nonzero(mask, axis=(1, 2))
@@ -61,7 +70,9 @@ def slices_of(mask: NDArray[np.generic], *, most: int = 3, apart: int = 1, min_p
 
 
 def with_boxes(pixels: NDArray[np.uint8], boxes: Sequence[Box]) -> NDArray[np.uint8]:
-    """RGB pixels (height x width x 3) with each rectangle drawn around its region, outside it where there is room."""
+    """RGB pixels (height x width x 3) with each rectangle drawn around its region, outside it where
+    there is room.
+    """
     import cv2
     import numpy as np
 

@@ -1,4 +1,6 @@
-"""What a model saw: of each image its kind, place, window and scale, and nothing that names a person."""
+"""What a model saw: of each image its kind, place, window and scale, and nothing that names a
+person.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,14 @@ _SLICED = frozenset(("CT", "MR", "PT", "NM"))
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one image is of; None where it is not known or does not apply. Never a name, an id, a date, a path or free text.
+    """What one image is of; None where it is not known or does not apply. Never a name, an id, a
+    date, a path or free text.
 
-    `item` is the place, from 1, of the file or folder that it comes from among those that were handed in. `series` counts
-    the series of that study from 1, `series_number` is the study's own number for it. The image is slice or frame `place`
-    of `of`, from 1. Modality, body part, view and laterality are words of closed lists (imaging/_dicom_facts.py).
-    `window` says where the window comes from (imaging/windows.py), `center` and `width` are in the units of the modality.
+    `item` is the place, from 1, of the file or folder that it comes from among those that were
+    handed in. `series` counts the series of that study from 1, `series_number` is the study's own
+    number for it. The image is slice or frame `place` of `of`, from 1. Modality, body part, view
+    and laterality are words of closed lists (imaging/_dicom_facts.py). `window` says where the
+    window comes from (imaging/windows.py), `center` and `width` are in the units of the modality.
     `spacing` is (row, column) in mm, `rows` and `columns` are pixels.
     """
 
@@ -50,19 +54,37 @@ def seen_to_json(seen: Seen) -> dict[str, Any]:
 def in_words(seen: Sequence[Seen]) -> list[str]:
     """What was seen, one line for each run of images of one series in one window.
 
-    Such as "images 1-8: slices 3, 8, 13, 18, 23, 28, 33, 38 of 40, CT, series 2 (number 5), window soft 50/400, 0.7 x 0.7 mm".
+    Such as "images 1-8: slices 3, 8, 13, 18, 23, 28, 33, 38 of 40, CT, series 2 (number 5), window
+    soft 50/400, 0.7 x 0.7 mm".
     """
 
     def alike(one: tuple[int, Seen]) -> tuple[object, ...]:
         see = one[1]
-        return see.item, see.kind, see.series, see.of, see.modality, see.window, see.center, see.width, see.spacing
+        return (
+            see.item,
+            see.kind,
+            see.series,
+            see.of,
+            see.modality,
+            see.window,
+            see.center,
+            see.width,
+            see.spacing,
+        )
 
     # Several windows of each slice alternate: sorted by window they are runs again.
-    places = {key: n for n, key in reversed(list(enumerate(alike(pair) for pair in enumerate(seen, 1))))}
+    places = {
+        key: n for n, key in reversed(list(enumerate(alike(pair) for pair in enumerate(seen, 1))))
+    }
     lines = []
-    for _, group in groupby(sorted(enumerate(seen, 1), key=lambda pair: places[alike(pair)]), key=alike):
+    for _, group in groupby(
+        sorted(enumerate(seen, 1), key=lambda pair: places[alike(pair)]), key=alike
+    ):
         run = list(group)
-        lines.append(f"{_numbers([number for number, _ in run])}: {', '.join(_facts([one for _, one in run]))}")
+        lines.append(
+            f"{_numbers([number for number, _ in run])}:"
+            f" {', '.join(_facts([one for _, one in run]))}"
+        )
     return lines
 
 
@@ -79,13 +101,24 @@ def _facts(run: Sequence[Seen]) -> list[str]:
     facts = []
     if one.of > 1:
         noun = "slice" if one.kind == "volume" or one.modality in _SLICED else "frame"
-        facts.append(f"{noun}{'s' if len(run) > 1 else ''} {', '.join(str(see.place) for see in run)} of {one.of}")
+        facts.append(
+            f"{noun}{'s' if len(run) > 1 else ''} {', '.join(str(see.place) for see in run)} of"
+            f" {one.of}"
+        )
     facts += [fact for fact in (one.modality, one.body_part, one.view, one.laterality) if fact]
     if one.series is not None:
-        facts.append(f"series {one.series}" + (f" (number {one.series_number})" if one.series_number is not None else ""))
+        facts.append(
+            f"series {one.series}"
+            + (f" (number {one.series_number})" if one.series_number is not None else "")
+        )
     if one.window:
         facts.append(
-            f"window {one.window}" + (f" {one.center:g}/{one.width:g}" if one.center is not None and one.width is not None else "")
+            f"window {one.window}"
+            + (
+                f" {one.center:g}/{one.width:g}"
+                if one.center is not None and one.width is not None
+                else ""
+            )
         )
     if one.spacing:
         facts.append(f"{one.spacing[0]:.3g} x {one.spacing[1]:.3g} mm")

@@ -1,6 +1,8 @@
-"""A draft as a DICOM Basic Text SR beside the study it is of: PARTIAL, UNVERIFIED and PRELIMINARY, and it says who wrote it.
+"""A draft as a DICOM Basic Text SR beside the study it is of: PARTIAL, UNVERIFIED and PRELIMINARY,
+and it says who wrote it.
 
-Source: DICOM PS3.3 A.35.1 (Basic Text SR), C.17 (SR modules); PS3.16 TID 2000 (report), TID 1002 to 1004 (observer), CID 7000.
+Source: DICOM PS3.3 A.35.1 (Basic Text SR), C.17 (SR modules); PS3.16 TID 2000 (report), TID 1002 to
+1004 (observer), CID 7000.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ if TYPE_CHECKING:
 
 MAKER = "lingshu (research use only)"
 # Patient and study modules, elements of type 2: present, and empty where not known.
-_NEEDED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
+_NEEDED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+)
 _SERIES_NUMBER = 9901  # out of the way of a scanner's numbers
 
 
@@ -42,23 +53,35 @@ def basic_text_sr(draft: Draft, reference: StudyReference) -> bytes:
     if "IssuerOfPatientID" in reference.elements:
         sr.IssuerOfPatientID = reference.elements["IssuerOfPatientID"]
     sr.StudyInstanceUID, sr.SeriesInstanceUID = reference.study, generate_uid()
-    sr.Modality, sr.SeriesNumber, sr.InstanceNumber, sr.Manufacturer = "SR", _SERIES_NUMBER, 1, MAKER
+    sr.Modality, sr.SeriesNumber, sr.InstanceNumber, sr.Manufacturer = (
+        "SR",
+        _SERIES_NUMBER,
+        1,
+        MAKER,
+    )
     sr.SeriesDescription = "Draft report, not verified"
     sr.ContentDate = sr.SeriesDate = sr.InstanceCreationDate = draft.created.strftime("%Y%m%d")
     sr.ContentTime = sr.SeriesTime = sr.InstanceCreationTime = draft.created.strftime("%H%M%S")
     sr.TimezoneOffsetFromUTC = draft.created.strftime("%z")[:5]
     edited = ", edited by a person" if draft.edited else ""
-    sr.CompletionFlag, sr.CompletionFlagDescription = "PARTIAL", f"Draft written by a machine{edited}"
+    sr.CompletionFlag, sr.CompletionFlagDescription = (
+        "PARTIAL",
+        f"Draft written by a machine{edited}",
+    )
     sr.VerificationFlag, sr.PreliminaryFlag = "UNVERIFIED", "PRELIMINARY"
     sr.ReferencedPerformedProcedureStepSequence, sr.PerformedProcedureCodeSequence = [], []
     sr.CurrentRequestedProcedureEvidenceSequence = [_evidence(reference)]
     sr.ValueType, sr.ContinuityOfContent = "CONTAINER", "SEPARATE"
     sr.ConceptNameCodeSequence = [_code("18748-4", "LN", "Diagnostic imaging report")]
     sr.ContentSequence = [*_context(draft), *_sections(draft)]
-    # A file without a preamble is stored by some servers as it came, and refused by those who read it back.
+    # A file without a preamble is stored by some servers as it came, and refused by those who read
+    # it back.
     sr.preamble = b"\0" * 128
     sr.file_meta = FileMetaDataset()
-    sr.file_meta.MediaStorageSOPClassUID, sr.file_meta.MediaStorageSOPInstanceUID = BasicTextSRStorage, uid
+    sr.file_meta.MediaStorageSOPClassUID, sr.file_meta.MediaStorageSOPInstanceUID = (
+        BasicTextSRStorage,
+        uid,
+    )
     sr.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     buffer = io.BytesIO()
     sr.save_as(buffer, enforce_file_format=True)
@@ -66,7 +89,9 @@ def basic_text_sr(draft: Draft, reference: StudyReference) -> bytes:
 
 
 def _context(draft: Draft) -> list[Dataset]:
-    """The language, and the device that observed: the model, its version being the digest of its weights."""
+    """The language, and the device that observed: the model, its version being the digest of its
+    weights.
+    """
     tongue = ("en", "English") if draft.language == "en" else ("zh", "Chinese")
     name = draft.model or "unknown"
     # PS3.5 B.2: a UID from a UUID; the same weights have the same one everywhere.
@@ -100,7 +125,10 @@ def _sections(draft: Draft) -> list[Dataset]:
 def _evidence(reference: StudyReference) -> Dataset:
     series = []
     for uid, images in groupby(sorted(set(reference.images)), key=lambda one: one.series):
-        referred = [_set(ReferencedSOPClassUID=one.sop_class, ReferencedSOPInstanceUID=one.sop_instance) for one in images]
+        referred = [
+            _set(ReferencedSOPClassUID=one.sop_class, ReferencedSOPInstanceUID=one.sop_instance)
+            for one in images
+        ]
         series.append(_set(SeriesInstanceUID=uid, ReferencedSOPSequence=referred))
     return _set(StudyInstanceUID=reference.study, ReferencedSeriesSequence=series)
 
@@ -119,7 +147,9 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
 
 
 def _item(relation: str, kind: str, concept: Dataset, **value: Any) -> Dataset:
-    return _set(RelationshipType=relation, ValueType=kind, ConceptNameCodeSequence=[concept], **value)
+    return _set(
+        RelationshipType=relation, ValueType=kind, ConceptNameCodeSequence=[concept], **value
+    )
 
 
 def _text(concept: Dataset, text: str) -> Dataset:
@@ -127,4 +157,10 @@ def _text(concept: Dataset, text: str) -> Dataset:
 
 
 def _container(concept: Dataset, items: Sequence[Dataset]) -> Dataset:
-    return _item("CONTAINS", "CONTAINER", concept, ContinuityOfContent="SEPARATE", ContentSequence=list(items))
+    return _item(
+        "CONTAINS",
+        "CONTAINER",
+        concept,
+        ContinuityOfContent="SEPARATE",
+        ContentSequence=list(items),
+    )

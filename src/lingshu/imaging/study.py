@@ -1,6 +1,7 @@
 """A study's DICOM files as series in order of place, and a choice of their slices as pictures.
 
-Nothing of a file but the facts of imaging/_dicom_facts.py is read. Errors call a file as its caller does.
+Nothing of a file but the facts of imaging/_dicom_facts.py is read. Errors call a file as its caller
+does.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ Source = Path | bytes
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A file, or its bytes, and what errors call it: a path is often a patient's name, so it is no path."""
+    """A file, or its bytes, and what errors call it: a path is often a patient's name, so it is no
+    path.
+    """
 
     source: Source = field(repr=False)
     name: str
@@ -39,13 +42,18 @@ class Part:
 
     @property
     def frames(self) -> int:
-        """As the file states them. Where that is no number, one is tried: the file's own error is then told."""
+        """As the file states them.
+
+        Where that is no number, one is tried: the file's own error is then told.
+        """
         return max(1, self.facts.frames)
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The files of one series in the order of their places; `number` counts the series of a study from 1."""
+    """The files of one series in the order of their places; `number` counts the series of a study
+    from 1.
+    """
 
     number: int
     parts: tuple[Part, ...]
@@ -65,14 +73,20 @@ class Series:
 
     def __str__(self) -> str:
         number = self.parts[0].facts.series_number
-        told = [f"{self.number}: {self.modality or 'unknown modality'}", f"{self.images} image{'s' if self.images != 1 else ''}"]
+        told = [
+            f"{self.number}: {self.modality or 'unknown modality'}",
+            f"{self.images} image{'s' if self.images != 1 else ''}",
+        ]
         told += [f"number {number}"] if number is not None else []
         return ", ".join([*told, *(["localizer"] if self.localizer else [])])
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Series by their numbers, and how many files were left out for which reason. Hashes tell patients and studies apart."""
+    """Series by their numbers, and how many files were left out for which reason.
+
+    Hashes tell patients and studies apart.
+    """
 
     series: tuple[Series, ...]
     left_out: Mapping[str, int]
@@ -81,9 +95,11 @@ class Study:
 
 
 def read_study(files: Sequence[Named], *, key: bytes, strict: bool) -> Study:
-    """Find the series in DICOM files, sorted by place along the scan, else by number; an image that comes twice counts once.
+    """Find the series in DICOM files, sorted by place along the scan, else by number; an image that
+    comes twice counts once.
 
-    With `strict` a file that is no DICOM image raises; without, it is left out and counted. `key` hashes the ids.
+    With `strict` a file that is no DICOM image raises; without, it is left out and counted. `key`
+    hashes the ids.
 
     Raises:
         BadImage: with `strict`, the first bad file.
@@ -103,11 +119,22 @@ def read_study(files: Sequence[Named], *, key: bytes, strict: bool) -> Study:
         instances.add(facts.instance or f"#{count}")
         patients.update(filter(None, (facts.patient,)))
         studies.update(filter(None, (facts.study,)))
-        order = (facts.position if facts.position is not None else float(facts.number or 0), facts.number or count)
+        order = (
+            facts.position if facts.position is not None else float(facts.number or 0),
+            facts.number or count,
+        )
         found.setdefault(facts.series or f"#{count}", []).append(Part(file, facts, order))
     # As the study numbers them; a series without a number follows, in the order of the files.
-    numbered = sorted(found.values(), key=lambda parts: parts[0].facts.series_number if parts[0].facts.series_number is not None else 10**7)
-    series = tuple(Series(n, tuple(sorted(parts, key=lambda one: one.order))) for n, parts in enumerate(numbered, 1))
+    numbered = sorted(
+        found.values(),
+        key=lambda parts: (
+            parts[0].facts.series_number if parts[0].facts.series_number is not None else 10**7
+        ),
+    )
+    series = tuple(
+        Series(n, tuple(sorted(parts, key=lambda one: one.order)))
+        for n, parts in enumerate(numbered, 1)
+    )
     return Study(series, left_out, frozenset(patients), frozenset(studies))
 
 
@@ -121,12 +148,19 @@ def _facts(file: Named, key: bytes, left_out: Counter[str], *, strict: bool) -> 
     except BadImage as error:
         if strict:
             raise
-        left_out["no DICOM" if isinstance(error, NoDicom) else "without pixels" if isinstance(error, NoPixels) else "damaged"] += 1
+        left_out[
+            "no DICOM"
+            if isinstance(error, NoDicom)
+            else "without pixels"
+            if isinstance(error, NoPixels)
+            else "damaged"
+        ] += 1
         return None
 
 
 def choose(study: Study, wanted: Sequence[int] | None) -> list[Series]:
-    """The series to show: those wanted by number, else every single image and the longest of the others, localizers left out.
+    """The series to show: those wanted by number, else every single image and the longest of the
+    others, localizers left out.
 
     Raises:
         InputError: a number that no series has.
@@ -146,7 +180,9 @@ def listed(study: Study) -> str:
 
 
 class Picture(NamedTuple):
-    """One slice in one window, as a PNG file without metadata: pixels of a whole study would fill the memory."""
+    """One slice in one window, as a PNG file without metadata: pixels of a whole study would fill
+    the memory.
+    """
 
     png: bytes
     seen: Seen
@@ -154,12 +190,18 @@ class Picture(NamedTuple):
 
 
 def pictures(
-    series: Series, *, item: int, slices: int | None, windows: Sequence[str], left_out: Counter[str] | None = None
+    series: Series,
+    *,
+    item: int,
+    slices: int | None,
+    windows: Sequence[str],
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Picture]:
     """At most `slices` slices of a series (None: all), taken evenly, each in every window.
 
-    `windows` are as `DicomFile.render` takes them; presets of CT alone stand for the file's own window where the series is
-    no CT. `item` is written into what was seen. A file that cannot be rendered raises, or is counted in `left_out`.
+    `windows` are as `DicomFile.render` takes them; presets of CT alone stand for the file's own
+    window where the series is no CT. `item` is written into what was seen. A file that cannot be
+    rendered raises, or is counted in `left_out`.
 
     Raises:
         BadImage: a damaged file, where `left_out` is None.
@@ -175,7 +217,16 @@ def pictures(
             with open_dicom(part.file.source, name=part.file.name) as opened:
                 for one in opened.render(frames=chosen, windows=used):
                     yield Picture(
-                        encode_png(one.pixels), _seen(series, part, item, starts[place] + one.frame, one.shown_in, one.pixels.shape), part
+                        encode_png(one.pixels),
+                        _seen(
+                            series,
+                            part,
+                            item,
+                            starts[place] + one.frame,
+                            one.shown_in,
+                            one.pixels.shape,
+                        ),
+                        part,
                     )
         except BadImage:
             if left_out is None:
@@ -197,12 +248,18 @@ def picture_at(series: Series, place: int, *, item: int, window: str) -> Picture
             preset = series.modality != "CT" and any(is_preset(one) for one in presets([window]))
             with open_dicom(part.file.source, name=part.file.name) as opened:
                 one = next(opened.render(frames=[left - 1], windows=[OWN if preset else window]))
-            return Picture(encode_png(one.pixels), _seen(series, part, item, place - 1, one.shown_in, one.pixels.shape), part)
+            return Picture(
+                encode_png(one.pixels),
+                _seen(series, part, item, place - 1, one.shown_in, one.pixels.shape),
+                part,
+            )
         left -= part.frames
     raise InputError(f"the series has no image {place}; it has {series.images}.")
 
 
-def _seen(series: Series, part: Part, item: int, place: int, window: Window, shape: tuple[int, ...]) -> Seen:
+def _seen(
+    series: Series, part: Part, item: int, place: int, window: Window, shape: tuple[int, ...]
+) -> Seen:
     facts = part.facts
     return Seen(
         item=item,

@@ -15,7 +15,8 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".
 
 
 def files_below(path: Path) -> Iterator[Path]:
-    """Every file below a folder by its relative path, in order; folders that are links are not entered.
+    """Every file below a folder by its relative path, in order; folders that are links are not
+    entered.
 
     Raises:
         InputError: no folder, or one that cannot be read.
@@ -25,7 +26,9 @@ def files_below(path: Path) -> Iterator[Path]:
 
     def refused(error: OSError) -> None:
         # Without the name of the folder below: it may be a patient's.
-        raise InputError(f"a folder below {path} cannot be read ({error.strerror}); check its permissions.") from None
+        raise InputError(
+            f"a folder below {path} cannot be read ({error.strerror}); check its permissions."
+        ) from None
 
     for folder, inner, names in os.walk(path, onerror=refused):
         inner.sort()
@@ -34,17 +37,22 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 def evenly(count: int, wanted: int | None) -> list[int]:
-    """At most `wanted` of `count` places, spread evenly with the same margin at both ends; all without `wanted`."""
+    """At most `wanted` of `count` places, spread evenly with the same margin at both ends; all
+    without `wanted`.
+    """
     if wanted is None or wanted >= count:
         return list(range(count))
     return [int((i + 0.5) * count / wanted) for i in range(wanted)]
 
 
-def frames_of_files(frames: Sequence[int], wanted: int | None) -> Iterator[tuple[int, list[int] | None]]:
-    """Which frames of a series of files to show, given how many frames each file has: the place of a file and its frames.
+def frames_of_files(
+    frames: Sequence[int], wanted: int | None
+) -> Iterator[tuple[int, list[int] | None]]:
+    """Which frames of a series of files to show, given how many frames each file has: the place of
+    a file and its frames.
 
-    `wanted` are taken evenly over all; without it every file comes with None, which means every frame. Counted, not
-    listed: a number of frames may lie.
+    `wanted` are taken evenly over all; without it every file comes with None, which means every
+    frame. Counted, not listed: a number of frames may lie.
     """
     if wanted is None:
         yield from ((place, None) for place in range(len(frames)))

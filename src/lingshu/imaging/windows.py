@@ -1,6 +1,8 @@
-"""Windows: how stored values of CT, MR or X-ray become 8-bit grey, and the record of which window was used.
+"""Windows: how stored values of CT, MR or X-ray become 8-bit grey, and the record of which window
+was used.
 
-Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT and the LINEAR, LINEAR_EXACT and SIGMOID functions).
+Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT and the LINEAR, LINEAR_EXACT and SIGMOID
+functions).
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ _BLOCK = 1 << 20
 class Window:
     """Which values are shown from black to white. `name` says where it comes from.
 
-    A preset of CT (`lung`), one that was asked for in numbers (`asked`), one the file states (`file`, `file 2`), the file's
-    own table (`table`), or the least and the greatest value (`range`) for want of anything better. `center` and `width`
-    are in the units of the modality, such as HU; None for a table.
+    A preset of CT (`lung`), one that was asked for in numbers (`asked`), one the file states
+    (`file`, `file 2`), the file's own table (`table`), or the least and the greatest value
+    (`range`) for want of anything better. `center` and `width` are in the units of the modality,
+    such as HU; None for a table.
     """
 
     name: str
@@ -36,7 +39,11 @@ class Window:
     shape: Shape = "linear"
 
     def __str__(self) -> str:
-        return self.name if self.center is None or self.width is None else f"{self.name} {self.center:g}/{self.width:g}"
+        return (
+            self.name
+            if self.center is None or self.width is None
+            else f"{self.name} {self.center:g}/{self.width:g}"
+        )
 
 
 # Center and width in HU as radiology teaches them (radiopaedia.org, "Windowing (CT)").
@@ -50,14 +57,16 @@ CT_WINDOWS = {
     "mediastinum": Window("mediastinum", 50, 350),
 }
 CT_DEFAULT = ("lung", "soft", "bone")
-# The one window that a file is shown in when it is to be shown in one: its own first one, or what stands in for it.
+# The one window that a file is shown in when it is to be shown in one: its own first one, or what
+# stands in for it.
 OWN = "file"
 _NUMBER = r"[+-]?[0-9]{1,6}(?:\.[0-9]{1,6})?"
 _CENTER_WIDTH = re.compile(rf"({_NUMBER}),({_NUMBER})")
 
 
 def presets(names: Sequence[str]) -> list[Window]:
-    """The windows that names stand for: those of CT, and "CENTER,WIDTH" in the units of the modality. "file" has none here.
+    """The windows that names stand for: those of CT, and "CENTER,WIDTH" in the units of the
+    modality. "file" has none here.
 
     Raises:
         InputError: a name that none has, or a width that is none.
@@ -70,11 +79,16 @@ def _named(name: str) -> Window:
     if numbers:
         window = Window("asked", float(numbers[1]), float(numbers[2]))
         if not possible(window):
-            raise InputError(f"a window of width {numbers[2]} shows nothing; write CENTER,WIDTH with a width of 1 or more.")
+            raise InputError(
+                f"a window of width {numbers[2]} shows nothing; write CENTER,WIDTH with a width of"
+                " 1 or more."
+            )
         return window
     if name not in CT_WINDOWS:
         known = nearest(name, (*CT_WINDOWS, OWN))
-        raise InputError(f"no window is called {name!r}; {known} Or write CENTER,WIDTH, such as 40,400.")
+        raise InputError(
+            f"no window is called {name!r}; {known} Or write CENTER,WIDTH, such as 40,400."
+        )
     return CT_WINDOWS[name]
 
 
@@ -106,7 +120,9 @@ def brightness(window: Window) -> Values:
         if window.shape == "linear":
             # A width of 1 is a threshold.
             return np.clip((values - (center - 0.5)) / max(width - 1, 1e-12) + 0.5, 0, 1)
-        return np.clip((values - center) / width + 0.5, 0, 1) if width > 0 else np.zeros_like(values)
+        return (
+            np.clip((values - center) / width + 0.5, 0, 1) if width > 0 else np.zeros_like(values)
+        )
 
     return show
 
@@ -117,15 +133,18 @@ def full_range(low: float, high: float) -> Window:
 
 
 def to_grey(frame: NDArray[Any], show: Values) -> NDArray[np.uint8]:
-    """Height x width stored values to grey, where `show` says the brightness (0 to 1) of a stored value.
+    """Height x width stored values to grey, where `show` says the brightness (0 to 1) of a stored
+    value.
 
-    Values of up to 16 bits go through a table of the values that occur; others are computed block by block. What is no
-    number is black.
+    Values of up to 16 bits go through a table of the values that occur; others are computed block
+    by block. What is no number is black.
     """
     import numpy as np
 
     def grey(values: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.rint(np.nan_to_num(np.clip(show(values.astype(np.float64)), 0, 1)) * 255).astype(np.uint8)
+        return np.rint(np.nan_to_num(np.clip(show(values.astype(np.float64)), 0, 1)) * 255).astype(
+            np.uint8
+        )
 
     flat = np.ascontiguousarray(frame).reshape(-1)
     out = np.empty(flat.shape, np.uint8)
@@ -142,8 +161,12 @@ def to_grey(frame: NDArray[Any], show: Values) -> NDArray[np.uint8]:
     return out.reshape(frame.shape)
 
 
-def value_range(frame: NDArray[Any], padding: tuple[float, float] | None = None) -> tuple[float, float] | None:
-    """The least and the greatest finite value, those of the padding range left out; None where nothing is left."""
+def value_range(
+    frame: NDArray[Any], padding: tuple[float, float] | None = None
+) -> tuple[float, float] | None:
+    """The least and the greatest finite value, those of the padding range left out; None where
+    nothing is left.
+    """
     import numpy as np
 
     low = high = None
@@ -153,5 +176,8 @@ def value_range(frame: NDArray[Any], padding: tuple[float, float] | None = None)
             valid = valid[(valid < padding[0]) | (valid > padding[1])]
         if valid.size:
             least, most = float(valid.min()), float(valid.max())
-            low, high = least if low is None else min(low, least), most if high is None else max(high, most)
+            low, high = (
+                least if low is None else min(low, least),
+                most if high is None else max(high, most),
+            )
     return None if low is None or high is None else (low, high)

@@ -1,4 +1,6 @@
-"""Write a checkpoint in the hub layout of its family, so that stock transformers and vLLM load it as they load the original."""
+"""Write a checkpoint in the hub layout of its family, so that stock transformers and vLLM load it
+as they load the original.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from lingshu.models.processor import Processor
 
 
 def export(model: Any, processor: Processor, folder: Path, card: RunCard) -> None:
-    """Write model, tokenizer, image processor, generation settings, model card, run card and manifest, whole or not at all.
+    """Write model, tokenizer, image processor, generation settings, model card, run card and
+    manifest, whole or not at all.
 
     Raises:
         StorageError: the disk refused the write; an older folder of that name is left as it was.
@@ -32,15 +35,24 @@ def export(model: Any, processor: Processor, folder: Path, card: RunCard) -> Non
 
 
 def _write_processor_files(processor: Processor, folder: Path) -> None:
-    """Both forms of the processor settings: the hub's older one (which vLLM reads) and that of transformers 5."""
+    """Both forms of the processor settings: the hub's older one (which vLLM reads) and that of
+    transformers 5.
+    """
     family = processor.family
     image = read_json(folder / "preprocessor_config.json")
-    image = {**image, "image_processor_type": family.image_processor_type, "processor_class": family.processor_class}
+    image = {
+        **image,
+        "image_processor_type": family.image_processor_type,
+        "processor_class": family.processor_class,
+    }
     write_json(folder / "preprocessor_config.json", image)
     video = {**image, "video_processor_type": family.video_processor_type}
     del video["image_processor_type"]
     write_json(folder / "video_preprocessor_config.json", video)
     write_json(
         folder / "processor_config.json",
-        {"processor_class": family.processor_class, **family.processor_settings(processor.image_processor)},
+        {
+            "processor_class": family.processor_class,
+            **family.processor_settings(processor.image_processor),
+        },
     )

@@ -1,4 +1,6 @@
-"""What differs between model families, as one value per family; the rest of the package asks here and nowhere else."""
+"""What differs between model families, as one value per family; the rest of the package asks here
+and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,12 @@ from lingshu.models.spec import FamilyName, Part, PixelBudget
 
 
 class Tiles(NamedTuple):
-    """One image scaled and cut for a model, before normalisation: uint8, tiles x 3 x height x width.
+    """One image scaled and cut for a model, before normalisation: uint8, tiles x 3 x height x
+    width.
 
-    `grid` is (1, patch rows, patch columns) for families that name positions by it, else None.
-    Kept as bytes because normalised floats take eight times the memory (and twice that with Qwen's doubled frame).
+    `grid` is (1, patch rows, patch columns) for families that name positions by it, else None. Kept
+    as bytes because normalised floats take eight times the memory (and twice that with Qwen's
+    doubled frame).
     """
 
     pixels: NDArray[np.uint8]
@@ -29,9 +33,9 @@ class Tiles(NamedTuple):
 class Tower(NamedTuple):
     """What the cost of a vision tower depends on, read from a model's configuration.
 
-    `everywhere` blocks attend over all patches of an image (or tile), `windowed` ones inside windows of `window` patches.
-    `patches_per_token` patches become one token of the language model; a tile always makes `tile_tokens` of them, None
-    where an image is not cut and its size decides.
+    `everywhere` blocks attend over all patches of an image (or tile), `windowed` ones inside
+    windows of `window` patches. `patches_per_token` patches become one token of the language model;
+    a tile always makes `tile_tokens` of them, None where an image is not cut and its size decides.
     """
 
     width: int
@@ -46,11 +50,12 @@ class Tower(NamedTuple):
 class Family:
     """A model family of transformers.
 
-    `parts` maps each trainable part to the prefixes of its parameter names; the longest matching prefix decides.
-    `blocks` names the lists of equal layers, vision first: the pieces that are sharded and recomputed one by one.
-    `processor_class` and the two processor types are the public names that an exported checkpoint carries;
-    `processor_settings` is what the public processor class reads besides.
-    `never_sampled` are tokens that stand for pixels: one sampled as text breaks the count of image features.
+    `parts` maps each trainable part to the prefixes of its parameter names; the longest matching
+    prefix decides. `blocks` names the lists of equal layers, vision first: the pieces that are
+    sharded and recomputed one by one. `processor_class` and the two processor types are the public
+    names that an exported checkpoint carries; `processor_settings` is what the public processor
+    class reads besides. `never_sampled` are tokens that stand for pixels: one sampled as text
+    breaks the count of image features.
     """
 
     name: FamilyName
@@ -88,7 +93,10 @@ class Family:
                 if parameter.startswith(prefix) and (best is None or len(prefix) > best[0]):
                     best = (len(prefix), part)
         if best is None:
-            raise ArtefactError(f"parameter {parameter!r} belongs to no part of {self.name}; is this checkpoint of that family?")
+            raise ArtefactError(
+                f"parameter {parameter!r} belongs to no part of {self.name}; is this checkpoint of"
+                " that family?"
+            )
         return best[1]
 
 
@@ -103,19 +111,25 @@ def family_of(model_type: str) -> Family:
 
     families = {family.name: family for family in (QWEN25VL, INTERNVL3)}
     if model_type not in families:
-        raise ArtefactError(f"model type {model_type!r} is of no family that lingshu knows; {nearest(model_type, families)}")
+        raise ArtefactError(
+            f"model type {model_type!r} is of no family that lingshu knows;"
+            f" {nearest(model_type, families)}"
+        )
     return families[model_type]
 
 
 def normalised(image_processor: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 pixels (... x 3 x height x width) as the floats that the stock image processor makes of them.
+    """uint8 pixels (... x 3 x height x width) as the floats that the stock image processor makes of
+    them.
 
-    Rescaling and normalising act on single values, so a table of 3 x 256 made by the processor's own functions gives
-    the same floats to the last bit at a fraction of the time.
+    Rescaling and normalising act on single values, so a table of 3 x 256 made by the processor's
+    own functions gives the same floats to the last bit at a fraction of the time.
     """
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))
     table = image_processor.normalize(
-        image_processor.rescale(levels, image_processor.rescale_factor), image_processor.image_mean, image_processor.image_std
+        image_processor.rescale(levels, image_processor.rescale_factor),
+        image_processor.image_mean,
+        image_processor.image_std,
     )
     table = np.asarray(table, np.float32).reshape(3, 256)
     return np.stack([table[c][pixels[..., c, :, :]] for c in range(3)], axis=-3)

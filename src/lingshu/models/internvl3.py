@@ -1,4 +1,6 @@
-"""The InternVL3 family (Lingshu-I-8B): square tiles of a fixed number of tokens, ordinary positions."""
+"""The InternVL3 family (Lingshu-I-8B): square tiles of a fixed number of tokens, ordinary
+positions.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ IMAGE, VIDEO, START, END = "<IMG_CONTEXT>", "<video>", "<img>", "</img>"
 PIXELS_PER_TOKEN = 28 * 28  # 14-pixel patches, merged 2 x 2 by pixel unshuffle
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-# ChatML as the family's transformers checkpoints use it: no system turn of its own, an image on a line of its own.
+# ChatML as the family's transformers checkpoints use it: no system turn of its own, an image on a
+# line of its own.
 TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -61,10 +64,14 @@ def tokens_per_tile(processor: Any) -> int:
 
 
 def prepare(processor: Any, image: PIL.Image, images: int, budget: PixelBudget) -> Tiles:  # noqa: ARG001 - tiles are counted per image
-    """Cut an image into tiles (and a thumbnail when there is more than one), or scale it to a single tile."""
+    """Cut an image into tiles (and a thumbnail when there is more than one), or scale it to a
+    single tile.
+    """
     planes = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     if budget.max_tiles > 1:
-        tiles = processor.crop_image_to_patches(planes, 1, budget.max_tiles, patch_size=processor.size, resample=processor.resample)
+        tiles = processor.crop_image_to_patches(
+            planes, 1, budget.max_tiles, patch_size=processor.size, resample=processor.resample
+        )
     else:
         tiles = [processor.resize(planes, processor.size, processor.resample)]
     return Tiles(np.stack(tiles).astype(np.uint8), len(tiles) * tokens_per_tile(processor), None)
@@ -81,7 +88,14 @@ def token_ids(id_of: Callable[[str], int]) -> dict[str, int]:
 
 def tower(config: Any) -> Tower:
     vision = config.vision_config
-    return Tower(vision.hidden_size, vision.num_hidden_layers, 0, 0, round(config.downsample_ratio**-2), config.image_seq_length)
+    return Tower(
+        vision.hidden_size,
+        vision.num_hidden_layers,
+        0,
+        0,
+        round(config.downsample_ratio**-2),
+        config.image_seq_length,
+    )
 
 
 INTERNVL3 = Family(
@@ -98,8 +112,23 @@ INTERNVL3 = Family(
     blocks=("model.vision_tower.encoder.layer", "model.language_model.layers"),
     image_token=IMAGE,
     special_tokens=(*QWEN_SPECIAL, START, END, IMAGE, VIDEO),
-    named_tokens={"start_image_token": START, "end_image_token": END, "context_image_token": IMAGE, "video_token": VIDEO},
-    never_sampled=(IMAGE, VIDEO, START, END, "<|image_pad|>", "<|video_pad|>", "<|vision_pad|>", "<|vision_start|>", "<|vision_end|>"),
+    named_tokens={
+        "start_image_token": START,
+        "end_image_token": END,
+        "context_image_token": IMAGE,
+        "video_token": VIDEO,
+    },
+    never_sampled=(
+        IMAGE,
+        VIDEO,
+        START,
+        END,
+        "<|image_pad|>",
+        "<|video_pad|>",
+        "<|vision_pad|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+    ),
     chat_template=TEMPLATE,
     prepare=prepare,
     features=features,

@@ -1,7 +1,9 @@
-"""Real configurations of the released models, to plan with on a machine that will never hold their weights.
+"""Real configurations of the released models, to plan with on a machine that will never hold their
+weights.
 
-Sizes of the 7B and of InternVL3-8B are those of their public config.json files; those of the 32B are field knowledge
-and marked so. Nothing is downloaded: models are built on torch's meta device, which has shapes and no values.
+Sizes of the 7B and of InternVL3-8B are those of their public config.json files; those of the 32B
+are field knowledge and marked so. Nothing is downloaded: models are built on torch's meta device,
+which has shapes and no values.
 """
 
 from __future__ import annotations
@@ -33,8 +35,20 @@ _QWEN_VISION: dict[str, Any] = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-_TEXT_7B = {"hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944}
-_TEXT_32B = {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 40, "num_key_value_heads": 8, "intermediate_size": 27648}
+_TEXT_7B = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "intermediate_size": 18944,
+}
+_TEXT_32B = {
+    "hidden_size": 5120,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "intermediate_size": 27648,
+}
 _INTERN_VISION = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -55,18 +69,29 @@ class Known:
 
 QWEN_7B = Known(
     "qwen2_5_vl",
-    {"text_config": {**_QWEN_TEXT, **_TEXT_7B}, "vision_config": {**_QWEN_VISION, "intermediate_size": 3420, "out_hidden_size": 3584}},
+    {
+        "text_config": {**_QWEN_TEXT, **_TEXT_7B},
+        "vision_config": {**_QWEN_VISION, "intermediate_size": 3420, "out_hidden_size": 3584},
+    },
     verified=True,
 )
 QWEN_32B = Known(
     "qwen2_5_vl",
-    {"text_config": {**_QWEN_TEXT, **_TEXT_32B}, "vision_config": {**_QWEN_VISION, "intermediate_size": 3456, "out_hidden_size": 5120}},
+    {
+        "text_config": {**_QWEN_TEXT, **_TEXT_32B},
+        "vision_config": {**_QWEN_VISION, "intermediate_size": 3456, "out_hidden_size": 5120},
+    },
     verified=False,
 )
 INTERN_8B = Known(
     "internvl",
     {
-        "text_config": {"model_type": "qwen2", "vocab_size": 151674, "tie_word_embeddings": False, **_TEXT_7B},
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 151674,
+            "tie_word_embeddings": False,
+            **_TEXT_7B,
+        },
         "vision_config": {"patch_size": [14, 14], **_INTERN_VISION},
         "image_seq_length": 256,
         "tie_word_embeddings": False,
@@ -87,10 +112,11 @@ KNOWN: dict[str, Known] = {
 class Shapes:
     """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known.
 
-    `linear_sides` sums inputs and outputs of the linear layers by part, the output head left out: an adapter of rank r
-    has r times as many parameters. `multiplied` counts the weights that each token (or patch) is multiplied with by
-    part: no embedding tables, and `head` for itself. `attention` is the summed width of a language layer's query heads,
-    `blocks` the parameters of each vision block and language layer in order, `rest` those outside of them.
+    `linear_sides` sums inputs and outputs of the linear layers by part, the output head left out:
+    an adapter of rank r has r times as many parameters. `multiplied` counts the weights that each
+    token (or patch) is multiplied with by part: no embedding tables, and `head` for itself.
+    `attention` is the summed width of a language layer's query heads, `blocks` the parameters of
+    each vision block and language layer in order, `rest` those outside of them.
     """
 
     family: FamilyName
@@ -116,7 +142,9 @@ class Shapes:
 
 
 class _Vocabulary:
-    """Stands in for a tokenizer that is trained only when the run starts: its size is what the spec allows."""
+    """Stands in for a tokenizer that is trained only when the run starts: its size is what the spec
+    allows.
+    """
 
     eos_token_id, pad_token_id = 1, 0
 
@@ -131,10 +159,12 @@ class _Vocabulary:
 
 
 def shapes(model: str | TinyModel) -> Shapes:
-    """Parameter counts of a model from its real configuration, built on the meta device in seconds and megabytes.
+    """Parameter counts of a model from its real configuration, built on the meta device in seconds
+    and megabytes.
 
     Raises:
-        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes are on file.
+        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes
+            are on file.
     """
     family, built = on_meta(model)
     verified = KNOWN[model].verified if isinstance(model, str) and model in KNOWN else True
@@ -144,12 +174,16 @@ def shapes(model: str | TinyModel) -> Shapes:
     sides: dict[Part, int] = dict.fromkeys(PARTS, 0)
     multiplied: dict[Part, int] = dict.fromkeys(PARTS, 0)
     for name, module in built.named_modules():
-        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d) and not name.startswith("lm_head"):
+        if isinstance(
+            module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
+        ) and not name.startswith("lm_head"):
             multiplied[family.part_of(name + ".")] += module.weight.numel()
             if isinstance(module, torch.nn.Linear):
                 sides[family.part_of(name + ".")] += module.in_features + module.out_features
     text = built.config.text_config
-    attention = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    attention = text.num_attention_heads * (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    )
     return Shapes(
         family=family.name,
         parameters=counts,
@@ -161,16 +195,22 @@ def shapes(model: str | TinyModel) -> Shapes:
         attention=attention,
         vocabulary=text.vocab_size,
         tower=family.tower(built.config),
-        blocks=tuple(sum(p.numel() for p in block.parameters()) for path in family.blocks for block in built.get_submodule(path)),
+        blocks=tuple(
+            sum(p.numel() for p in block.parameters())
+            for path in family.blocks
+            for block in built.get_submodule(path)
+        ),
         verified=verified,
     )
 
 
 def on_meta(model: str | TinyModel) -> tuple[Family, Any]:
-    """A model's family and its stock model class on the meta device: every name and shape, no values.
+    """A model's family and its stock model class on the meta device: every name and shape, no
+    values.
 
     Raises:
-        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes are on file.
+        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes
+            are on file.
     """
     import transformers
 

@@ -1,4 +1,6 @@
-"""Open a checkpoint: check the folder, refuse what could run code, build the stock model class of its family."""
+"""Open a checkpoint: check the folder, refuse what could run code, build the stock model class of
+its family.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode with its processor; `digest` identifies the weights and files it came from."""
+    """A model in evaluation mode with its processor; `digest` identifies the weights and files it
+    came from.
+    """
 
     model: Any
     processor: Processor
@@ -50,23 +54,39 @@ def check_folder(folder: Path) -> tuple[Family, str]:
     """The family and digest of a checkpoint folder, after every check that needs no model.
 
     Raises:
-        ArtefactError: no model folder, damaged files, pickled weights, custom code, or an unknown family.
+        ArtefactError: no model folder, damaged files, pickled weights, custom code, or an unknown
+            family.
     """
     known = check_checkpoint(folder)
     config = read_json(folder / "config.json")
     if "auto_map" in config:
-        raise ArtefactError(f"{folder} asks to run its own code (auto_map in config.json); only stock model classes are loaded.")
+        raise ArtefactError(
+            f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
+            " are loaded."
+        )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-        remedy = f"{pickled[0]} is pickled and is refused; convert it to safetensors." if pickled else "copy the folder again."
+        pickled = sorted(
+            p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
+        )
+        remedy = (
+            f"{pickled[0]} is pickled and is refused; convert it to safetensors."
+            if pickled
+            else "copy the folder again."
+        )
         raise ArtefactError(f"{folder} holds no safetensors weights; {remedy}")
     for path in weights:
         read_headers(path)
     return family_of(str(config.get("model_type"))), known
 
 
-def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, revision: str | None = None) -> Loaded:
+def load(
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+) -> Loaded:
     """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
 
     Raises:
@@ -79,16 +99,21 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, 
     cls = getattr(transformers, family.model_class)
     try:
         with quiet():
-            model = cls.from_pretrained(name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+            model = cls.from_pretrained(
+                name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ArtefactError(f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}") from error
+        raise ArtefactError(
+            f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}"
+        ) from error
     model.to(device).eval()
     processor = load_processor(name, family, revision=revision)
     return Loaded(model, processor, folder.name if folder.is_dir() else name, known)
 
 
 def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
-    """As `load`, but the model has no values (torch's meta device): for a process that another sends its weights to.
+    """As `load`, but the model has no values (torch's meta device): for a process that another
+    sends its weights to.
 
     Nothing is hashed, so `digest` is empty: the other process has checked the folder.
 
@@ -98,13 +123,26 @@ def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(
+            name, revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{name} cannot be read by this process: {one_line(error)[:200]}") from error
+        raise ArtefactError(
+            f"{name} cannot be read by this process: {one_line(error)[:200]}"
+        ) from error
     family = family_of(config.model_type)
     with torch.device("meta"):
-        model = getattr(transformers, family.model_class)._from_config(config, dtype=torch.float32).eval()
-    return Loaded(model, load_processor(name, family, revision=revision), Path(name).name if Path(name).is_dir() else name, "")
+        model = (
+            getattr(transformers, family.model_class)
+            ._from_config(config, dtype=torch.float32)
+            .eval()
+        )
+    return Loaded(
+        model,
+        load_processor(name, family, revision=revision),
+        Path(name).name if Path(name).is_dir() else name,
+        "",
+    )
 
 
 def hollow(model: Any) -> Any:
@@ -122,7 +160,11 @@ def identify(name: str, *, revision: str | None = None) -> tuple[Family, str]:
         ArtefactError: the folder or hub id cannot be used; the message says why and what to do.
     """
     folder = Path(name)
-    return check_folder(folder) if folder.is_dir() or not HUB_ID.fullmatch(name) else _hub_family(name, revision)
+    return (
+        check_folder(folder)
+        if folder.is_dir() or not HUB_ID.fullmatch(name)
+        else _hub_family(name, revision)
+    )
 
 
 def _hub_family(name: str, revision: str | None) -> tuple[Family, str]:
@@ -131,7 +173,10 @@ def _hub_family(name: str, revision: str | None) -> tuple[Family, str]:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{name} is neither a folder here nor can it be fetched from the hub ({one_line(error)[:200]}).") from error
+        raise ArtefactError(
+            f"{name} is neither a folder here nor can it be fetched from the hub"
+            f" ({one_line(error)[:200]})."
+        ) from error
     # The commit that was resolved, so that a moved branch is another model to every cache.
     commit = getattr(config, "_commit_hash", None) or revision
     return family_of(config.model_type), digest([name, commit])

@@ -1,4 +1,6 @@
-"""From characters of an answer to its tokens: which tokens of a rendered answer belong to marked entities."""
+"""From characters of an answer to its tokens: which tokens of a rendered answer belong to marked
+entities.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,15 @@ from numpy.typing import NDArray
 from lingshu.core.entities import Span
 from lingshu.core.errors import ArtefactError
 
-# A token is one of an entity where any of its characters is, or where most are; blanks do not count.
+# A token is one of an entity where any of its characters is, or where most are; blanks do not
+# count.
 Policy = Literal["any", "majority"]
 
 
 class Spelt(NamedTuple):
-    """An answer as it is tokenised: its text, the characters that each token stands for, and which tokens are words."""
+    """An answer as it is tokenised: its text, the characters that each token stands for, and which
+    tokens are words.
+    """
 
     text: str
     offsets: Sequence[tuple[int, int]]
@@ -25,9 +30,11 @@ class Spelt(NamedTuple):
 
 
 def placed(said: str, defused: str, rendered: str, spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """Which characters of a rendered answer belong to the entities of the text `said`, blanks apart.
+    """Which characters of a rendered answer belong to the entities of the text `said`, blanks
+    apart.
 
-    `defused` is that text with control tokens broken by blanks; the template may have cut blanks at its ends.
+    `defused` is that text with control tokens broken by blanks; the template may have cut blanks at
+    its ends.
 
     Raises:
         ArtefactError: the template writes an answer in other words.
@@ -36,7 +43,10 @@ def placed(said: str, defused: str, rendered: str, spans: Sequence[Span]) -> NDA
     shown = defused.strip()
     at = rendered.find(shown)
     if at < 0:
-        raise ArtefactError("the chat template rewrites answers, so entities in them cannot be found; use another checkpoint.")
+        raise ArtefactError(
+            "the chat template rewrites answers, so entities in them cannot be found; use another"
+            " checkpoint."
+        )
     first = at - (len(defused) - len(defused.lstrip()))
     where = _places(said, defused)
     for span in spans:
@@ -60,7 +70,9 @@ def _places(said: str, defused: str) -> list[int]:
 
 
 def entity_tokens(answer: Spelt, inside: NDArray[np.bool_], policy: Policy) -> NDArray[np.bool_]:
-    """Which tokens of an answer belong to entities: never a special token, and every piece of a character that is split."""
+    """Which tokens of an answer belong to entities: never a special token, and every piece of a
+    character that is split.
+    """
     blank = np.fromiter((character.isspace() for character in answer.text), bool, len(answer.text))
     marked = np.fromiter(accumulate(inside, initial=0), np.int64)
     solid = np.fromiter(accumulate(~blank, initial=0), np.int64)

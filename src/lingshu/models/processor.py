@@ -1,7 +1,8 @@
 """From messages and images to token ids, labels, positions and pixel values; needs no torchvision.
 
-The stock processors of both families demand a video processor, which transformers 5 builds on torchvision only. This
-one stands on the family's tokenizer and PIL image processor, and its pixels equal theirs to the last bit.
+The stock processors of both families demand a video processor, which transformers 5 builds on
+torchvision only. This one stands on the family's tokenizer and PIL image processor, and its pixels
+equal theirs to the last bit.
 
 Shapes: B batch, L tokens of a sample or of the longest in a batch.
 """
@@ -32,12 +33,14 @@ IGNORED = -100  # label of a token that no loss is taken on; torch's default
 
 @dataclass(frozen=True)
 class Encoded:
-    """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED elsewhere.
+    """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED
+    elsewhere.
 
-    `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants to know of each
-    supervised token, in order: "entity" (1 inside a marked entity, else 0), "weight", and in reinforcement learning
-    "advantage", "old" and "reference". `branches` are the lengths of parts at the end that all go on from what stands before
-    the first of them and do not see each other.
+    `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants
+    to know of each supervised token, in order: "entity" (1 inside a marked entity, else 0),
+    "weight", and in reinforcement learning "advantage", "old" and "reference". `branches` are the
+    lengths of parts at the end that all go on from what stands before the first of them and do not
+    see each other.
     """
 
     ids: NDArray[np.int64]
@@ -82,26 +85,44 @@ class Processor:
         Raises:
             BadImage: an image of a shape that the family cannot take.
         """
-        return tuple(self.family.prepare(self.image_processor, image, len(images), self.budget) for image in images)
+        return tuple(
+            self.family.prepare(self.image_processor, image, len(images), self.budget)
+            for image in images
+        )
 
     def encode(
-        self, messages: Sequence[Message], tiles: Sequence[Tiles], *, entities: Sequence[Span] | None = None, policy: Policy = "any"
+        self,
+        messages: Sequence[Message],
+        tiles: Sequence[Tiles],
+        *,
+        entities: Sequence[Span] | None = None,
+        policy: Policy = "any",
     ) -> Encoded:
-        """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to be answered.
+        """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to
+        be answered.
 
-        Every assistant turn is tokenised apart from what precedes it, just as a model that generates it sees it. With
-        `entities`, characters of assistant turns, the fact "entity" says which supervised tokens are theirs; token ids
-        and labels are the same with and without.
+        Every assistant turn is tokenised apart from what precedes it, just as a model that
+        generates it sees it. With `entities`, characters of assistant turns, the fact "entity" says
+        which supervised tokens are theirs; token ids and labels are the same with and without.
 
         Raises:
-            InputError: messages that refer to other images than were given, or text that is not whole.
+            InputError: messages that refer to other images than were given, or text that is not
+                whole.
             ArtefactError: a template or tokenizer that answers cannot be told apart with.
         """
         asked = [part for message in messages for part in message.parts if isinstance(part, int)]
         if asked != list(range(len(tiles))):
-            raise InputError(f"the messages show images {asked}, {len(tiles)} were given; show each once, in order.")
-        if any("\ud800" <= character <= "\udfff" for message in messages for character in message.text):
-            raise InputError("a turn holds half of a character (a lone surrogate), which no tokenizer takes; mend the text.")
+            raise InputError(
+                f"the messages show images {asked}, {len(tiles)} were given; show each once, in"
+                " order."
+            )
+        if any(
+            "\ud800" <= character <= "\udfff" for message in messages for character in message.text
+        ):
+            raise InputError(
+                "a turn holds half of a character (a lone surrogate), which no tokenizer takes;"
+                " mend the text."
+            )
         ids: list[int] = []
         labels: list[int] = []
         marks = [np.zeros(0, bool)]
@@ -109,7 +130,9 @@ class Processor:
         for text, answer in self._segments(messages):
             if answer and entities is not None:
                 turn = next(turns)
-                piece, found = self._marked(messages[turn], text, [span for span in entities if span.turn == turn], policy)
+                piece, found = self._marked(
+                    messages[turn], text, [span for span in entities if span.turn == turn], policy
+                )
                 marks.append(found)
             else:
                 piece = self._tokenise(self._expand(text, tiles, ids) if not answer else text)
@@ -119,25 +142,33 @@ class Processor:
         is_image = token_ids == self.image_id
         if int(is_image.sum()) != sum(t.tokens for t in tiles):
             raise ArtefactError(
-                "the chat template of this checkpoint does not show one image marker per image; mend its chat_template.jinja."
+                "the chat template of this checkpoint does not show one image marker per image;"
+                " mend its chat_template.jinja."
             )
         positions = self.family.positions(is_image, tiles) if self.family.positions else None
         facts = {} if entities is None else {"entity": np.concatenate(marks).astype(np.float32)}
-        return Encoded(token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), facts)
+        return Encoded(
+            token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), facts
+        )
 
-    def _marked(self, message: Message, answer: str, spans: Sequence[Span], policy: Policy) -> tuple[list[int], NDArray[np.bool_]]:
+    def _marked(
+        self, message: Message, answer: str, spans: Sequence[Span], policy: Policy
+    ) -> tuple[list[int], NDArray[np.bool_]]:
         """The tokens of a rendered answer, and which of them are its entities'."""
         if not spans:
             piece = self._tokenise(answer)
             return piece, np.zeros(len(piece), bool)
         if not self.tokenizer.is_fast:
             raise ArtefactError(
-                "the tokenizer of this checkpoint tells no character offsets, which entities need; give it a tokenizer.json."
+                "the tokenizer of this checkpoint tells no character offsets, which entities need;"
+                " give it a tokenizer.json."
             )
         inside = placed(message.text, self._defused(message).text, answer, spans)
         spelt = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
         is_word = ~np.isin(spelt["input_ids"], list(self.tokenizer.added_tokens_decoder))
-        return spelt["input_ids"], entity_tokens(Spelt(answer, spelt["offset_mapping"], is_word), inside, policy)
+        return spelt["input_ids"], entity_tokens(
+            Spelt(answer, spelt["offset_mapping"], is_word), inside, policy
+        )
 
     def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The rendered dialogue in pieces; True marks an answer up to and including its end token."""
@@ -150,7 +181,10 @@ class Processor:
             prompt = self.render(plain[:turn], prompt=True)
             whole = self.render(plain[: turn + 1], prompt=False)
             if not (prompt.startswith(done) and whole.startswith(prompt)):
-                raise ArtefactError("the chat template rewrites earlier turns, so answers cannot be told apart; use another checkpoint.")
+                raise ArtefactError(
+                    "the chat template rewrites earlier turns, so answers cannot be told apart; use"
+                    " another checkpoint."
+                )
             end = whole.find(self.tokenizer.eos_token, len(prompt))
             end = len(whole) if end < 0 else end + len(self.tokenizer.eos_token)
             segments += [(prompt[len(done) :], False), (whole[len(prompt) : end], True)]
@@ -162,14 +196,18 @@ class Processor:
 
     def render(self, plain: Sequence[dict[str, Any]], *, prompt: bool) -> str:
         """The chat template's text; `prompt` opens the assistant's turn at its end."""
-        return self.tokenizer.apply_chat_template(list(plain), tokenize=False, add_generation_prompt=prompt)
+        return self.tokenizer.apply_chat_template(
+            list(plain), tokenize=False, add_generation_prompt=prompt
+        )
 
     def _defused(self, message: Message) -> Message:
-        # Control tokens inside a question or a caption must stay words: they could close a turn or pose as an image.
+        # Control tokens inside a question or a caption must stay words: they could close a turn or
+        # pose as an image.
         parts: list[str | int] = []
         for is_text, run in groupby(message.parts, lambda part: isinstance(part, str)):
             beside = list(run)
-            text = "".join(map(str, beside)) if is_text else ""  # a token may be spread over neighbouring texts
+            # a token may be spread over neighbouring texts
+            text = "".join(map(str, beside)) if is_text else ""
             found = [token for token in self.tokenizer.added_tokens_encoder if token in text]
             for token in found:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
@@ -191,11 +229,14 @@ class Processor:
     def _tokenise(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def collate(self, batch: Sequence[Encoded], *, pad: Literal["left", "right"], length: int | None = None) -> dict[str, torch.Tensor]:
-        """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's other inputs.
+    def collate(
+        self, batch: Sequence[Encoded], *, pad: Literal["left", "right"], length: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's
+        other inputs.
 
-        Training pads on the right; generation on the left, so that every row's next token stands in one column. Where a
-        sample has branches, attention_mask is B x 1 x L x L: who sees whom.
+        Training pads on the right; generation on the left, so that every row's next token stands in
+        one column. Where a sample has branches, attention_mask is B x 1 x L x L: who sees whom.
         """
         longest = max(len(e) for e in batch) if length is None else length
         shape = (len(batch), longest)
@@ -204,25 +245,42 @@ class Processor:
         positions = np.zeros((3, *shape), np.int64)
         for row, e in enumerate(batch):
             place = slice(0, len(e)) if pad == "right" else slice(longest - len(e), longest)
-            ids[row, place], labels[row, place], mask[row, place], is_image[row, place] = e.ids, e.labels, 1, e.is_image
+            ids[row, place], labels[row, place], mask[row, place], is_image[row, place] = (
+                e.ids,
+                e.labels,
+                1,
+                e.is_image,
+            )
             if e.positions is not None:
                 positions[:, row, place] = e.positions
-        arrays: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels, "attention_mask": mask}
+        arrays: dict[str, NDArray[Any]] = {
+            "input_ids": ids,
+            "labels": labels,
+            "attention_mask": mask,
+        }
         if self.family.positions:
             arrays |= {"position_ids": positions, "mm_token_type_ids": is_image}
         if any(e.branches for e in batch):
             assert pad == "right"
-            arrays["attention_mask"] = np.stack([sight(len(e), e.branches, longest) for e in batch])[:, None]
+            arrays["attention_mask"] = np.stack(
+                [sight(len(e), e.branches, longest) for e in batch]
+            )[:, None]
             if not self.family.positions:
-                arrays["position_ids"] = np.stack([depths(len(e), e.branches, longest) for e in batch])
+                arrays["position_ids"] = np.stack(
+                    [depths(len(e), e.branches, longest) for e in batch]
+                )
         tiles = [t for e in batch for t in e.tiles]
         if tiles:
             arrays |= self.family.features(self.image_processor, tiles)
-        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
+        }
 
 
 def sight(tokens: int, branches: Sequence[int], longest: int) -> NDArray[np.bool_]:
-    """Which tokens (columns) each token (row) of a sample sees: those before it, but none of another branch."""
+    """Which tokens (columns) each token (row) of a sample sees: those before it, but none of
+    another branch.
+    """
     part = np.zeros(longest, np.int64)
     shared = tokens - sum(branches)
     part[shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)
@@ -252,7 +310,12 @@ def load_processor(folder: str | Path, family: Family, *, revision: str | None =
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision)
-        image_processor = AutoImageProcessor.from_pretrained(folder, revision=revision, backend="pil")
+        image_processor = AutoImageProcessor.from_pretrained(
+            folder, revision=revision, backend="pil"
+        )
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{folder}: tokenizer or image processor cannot be loaded ({str(error).splitlines()[0]}).") from error
+        raise ArtefactError(
+            f"{folder}: tokenizer or image processor cannot be loaded"
+            f" ({str(error).splitlines()[0]})."
+        ) from error
     return Processor(family, tokenizer, image_processor, family.budget_of(image_processor))

@@ -20,7 +20,8 @@ _PLACES = ("object_ref_start", "object_ref_end", "box_start", "box_end", "quad_s
 SPECIAL = tuple(f"<|{name}|>" for name in ("endoftext", "im_start", "im_end", *_PLACES, *_VISION))
 IMAGE, VIDEO, START, END = "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"
 
-# Same text as the family's released template gives for text and images, written anew: ChatML, a default system turn.
+# Same text as the family's released template gives for text and images, written anew: ChatML, a
+# default system turn.
 TEMPLATE = (
     "{%- if not messages or messages[0]['role'] != 'system' -%}"
     "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}"
@@ -51,7 +52,9 @@ def with_budget(processor: Any, budget: PixelBudget) -> Any:
 
 
 def budget_of(processor: Any) -> PixelBudget:
-    return PixelBudget(min_pixels=processor.size["shortest_edge"], max_pixels=processor.size["longest_edge"])
+    return PixelBudget(
+        min_pixels=processor.size["shortest_edge"], max_pixels=processor.size["longest_edge"]
+    )
 
 
 def prepare(processor: Any, image: PIL.Image, images: int, budget: PixelBudget) -> Tiles:
@@ -68,25 +71,39 @@ def prepare(processor: Any, image: PIL.Image, images: int, budget: PixelBudget) 
     try:
         scaled = processor.resize(planes, size=size, resample=processor.resample, factor=factor)
     except ValueError as error:
-        raise BadImage(f"an image of {image.width} x {image.height} pixels has an aspect ratio above 200; crop it.") from error
+        raise BadImage(
+            f"an image of {image.width} x {image.height} pixels has an aspect ratio above 200;"
+            " crop it."
+        ) from error
     rows, columns = scaled.shape[1] // processor.patch_size, scaled.shape[2] // processor.patch_size
-    return Tiles(scaled[None].astype(np.uint8), rows * columns // processor.merge_size**2, (1, rows, columns))
+    return Tiles(
+        scaled[None].astype(np.uint8), rows * columns // processor.merge_size**2, (1, rows, columns)
+    )
 
 
 def features(processor: Any, tiles: Sequence[Tiles]) -> dict[str, NDArray[Any]]:
     """Model inputs: pixel_values (patches x 1176, float32) and image_grid_thw (images x 3)."""
     patches = [
-        processor.patchify(normalised(processor, t.pixels[0]), processor.patch_size, processor.merge_size, processor.temporal_patch_size)[0]
+        processor.patchify(
+            normalised(processor, t.pixels[0]),
+            processor.patch_size,
+            processor.merge_size,
+            processor.temporal_patch_size,
+        )[0]
         for t in tiles
     ]
-    return {"pixel_values": np.concatenate(patches), "image_grid_thw": np.array([t.grid for t in tiles], np.int64)}
+    return {
+        "pixel_values": np.concatenate(patches),
+        "image_grid_thw": np.array([t.grid for t in tiles], np.int64),
+    }
 
 
 def positions(is_image: NDArray[np.bool_], tiles: Sequence[Tiles]) -> NDArray[np.int64]:
     """M-RoPE positions, 3 (time, height, width) x tokens, of one sample.
 
-    Text counts up in all three rows; an image starts at the next position, holds its time, spreads height and width
-    over its merged grid, and text goes on behind the largest of them (Qwen2-VL, arXiv 2409.12191, section 2.1).
+    Text counts up in all three rows; an image starts at the next position, holds its time, spreads
+    height and width over its merged grid, and text goes on behind the largest of them (Qwen2-VL,
+    arXiv 2409.12191, section 2.1).
     """
     out = np.empty((3, len(is_image)), np.int64)
     at = position = 0
@@ -119,7 +136,14 @@ def tower(config: Any) -> Tower:
     vision = config.vision_config
     everywhere = len(vision.fullatt_block_indexes)
     window = (vision.window_size // vision.patch_size) ** 2
-    return Tower(vision.hidden_size, everywhere, vision.depth - everywhere, window, vision.spatial_merge_size**2, None)
+    return Tower(
+        vision.hidden_size,
+        everywhere,
+        vision.depth - everywhere,
+        window,
+        vision.spatial_merge_size**2,
+        None,
+    )
 
 
 QWEN25VL = Family(

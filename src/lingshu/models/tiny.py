@@ -1,4 +1,6 @@
-"""Small randomly initialised models of both families, built offline in a second; the real code path in small."""
+"""Small randomly initialised models of both families, built offline in a second; the real code path
+in small.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +14,28 @@ from lingshu.models.family import Family, family_of
 from lingshu.models.processor import Processor
 from lingshu.models.spec import PixelBudget, TinyModel
 
-# Splits like the released tokenizers in spirit: words with their blank, single digits, runs of signs, blanks.
+# Splits like the released tokenizers in spirit: words with their blank, single digits, runs of
+# signs, blanks.
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 
 
 def train_tokenizer(family: Family, corpus: Iterable[str], vocabulary: int) -> Any:
-    """A byte-level BPE tokenizer of at most `vocabulary` tokens, trained on `corpus`, with the family's tokens and template."""
+    """A byte-level BPE tokenizer of at most `vocabulary` tokens, trained on `corpus`, with the
+    family's tokens and template.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
     raw = Tokenizer(models.BPE())
-    raw.normalizer, raw.decoder = normalizers.NFC(), decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    raw.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
-        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    raw.normalizer, raw.decoder = (
+        normalizers.NFC(),
+        decoders.ByteLevel(),
+    )
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - len(family.special_tokens),
@@ -36,9 +47,16 @@ def train_tokenizer(family: Family, corpus: Iterable[str], vocabulary: int) -> A
     vocabulary_and_merges: dict[str, Any] = {
         "vocab": learnt["vocab"],
         "merges": [tuple(pair) for pair in learnt["merges"]],
-        **{"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None, "bos_token": None},
+        **{
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "bos_token": None,
+        },
     }
-    named: dict[str, Any] = {"extra_special_tokens": dict(family.named_tokens)} if family.named_tokens else {}
+    named: dict[str, Any] = (
+        {"extra_special_tokens": dict(family.named_tokens)} if family.named_tokens else {}
+    )
     tokenizer = Qwen2Tokenizer(
         model_max_length=1 << 20,
         **vocabulary_and_merges,
@@ -66,25 +84,53 @@ def tiny_config(family: Family, spec: TinyModel, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision: dict[str, Any] = {"hidden_size": spec.vision_hidden, "intermediate_size": 2 * spec.vision_hidden}
+    vision: dict[str, Any] = {
+        "hidden_size": spec.vision_hidden,
+        "intermediate_size": 2 * spec.vision_hidden,
+    }
     ids: dict[str, Any] = dict(family.token_ids(tokenizer.convert_tokens_to_ids))
     if family.name == "internvl":
-        vision |= {"num_hidden_layers": spec.vision_layers, "num_attention_heads": spec.vision_heads}
+        vision |= {
+            "num_hidden_layers": spec.vision_layers,
+            "num_attention_heads": spec.vision_heads,
+        }
         vision |= {"image_size": [spec.side, spec.side], "patch_size": [14, 14]}
         text = {"model_type": "qwen2", "tie_word_embeddings": True, **text}
         return InternVLConfig(
-            text_config=text, vision_config=vision, image_seq_length=(spec.side // 28) ** 2, tie_word_embeddings=True, **ids
+            text_config=text,
+            vision_config=vision,
+            image_seq_length=(spec.side // 28) ** 2,
+            tie_word_embeddings=True,
+            **ids,
         )
     half = spec.hidden // spec.heads // 2
-    spatial = 3 * half // 8  # the released split 16 : 24 : 24 in small; the three must sum to half a head
-    text["rope_parameters"] = {"rope_type": "default", "mrope_section": [half - 2 * spatial, spatial, spatial], "rope_theta": 10000.0}
-    vision |= {"depth": spec.vision_layers, "num_heads": spec.vision_heads, "out_hidden_size": spec.hidden}
+    # the released split 16 : 24 : 24 in small; the three must sum to half a head
+    spatial = 3 * half // 8
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "mrope_section": [half - 2 * spatial, spatial, spatial],
+        "rope_theta": 10000.0,
+    }
+    vision |= {
+        "depth": spec.vision_layers,
+        "num_heads": spec.vision_heads,
+        "out_hidden_size": spec.hidden,
+    }
     vision |= {"window_size": 112, "fullatt_block_indexes": [spec.vision_layers - 1]}
-    return Qwen2_5_VLConfig(text_config={**text, "tie_word_embeddings": True}, vision_config=vision, tie_word_embeddings=True, **ids)
+    return Qwen2_5_VLConfig(
+        text_config={**text, "tie_word_embeddings": True},
+        vision_config=vision,
+        tie_word_embeddings=True,
+        **ids,
+    )
 
 
-def build_tiny(spec: TinyModel, corpus: Iterable[str], *, budget: PixelBudget, seed: int) -> tuple[Any, Processor]:
-    """A tiny model of `spec`'s family in float32 and its processor; the weights depend on `seed` alone."""
+def build_tiny(
+    spec: TinyModel, corpus: Iterable[str], *, budget: PixelBudget, seed: int
+) -> tuple[Any, Processor]:
+    """A tiny model of `spec`'s family in float32 and its processor; the weights depend on `seed`
+    alone.
+    """
     import transformers
 
     family = family_of(spec.family)

@@ -11,7 +11,8 @@ TOKENIZER = "tokenizer.json"
 
 
 def counter(folder: Path) -> Callable[[str], int]:
-    """A function that counts the tokens of a text, without begin and end marks, by the folder's tokenizer.json.
+    """A function that counts the tokens of a text, without begin and end marks, by the folder's
+    tokenizer.json.
 
     Raises:
         InputError: no such file, or it is damaged.
@@ -26,5 +27,8 @@ def counter(folder: Path) -> Callable[[str], int]:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:
         # The package raises plain Exception for a missing and for a damaged file alike.
-        raise InputError(f"{file} cannot be read ({one_line(error)[:200]}); give the folder of a model with its tokenizer.") from error
+        raise InputError(
+            f"{file} cannot be read ({one_line(error)[:200]}); give the folder of a model with its"
+            " tokenizer."
+        ) from error
     return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)

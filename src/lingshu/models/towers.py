@@ -1,6 +1,8 @@
-"""Encoders with an image tower and a text tower (CLIP, SigLIP and their medical kin), for comparing pictures with words.
+"""Encoders with an image tower and a text tower (CLIP, SigLIP and their medical kin), for comparing
+pictures with words.
 
-Checkpoint folders in the layout of transformers, such as MedSigLIP; weights as safetensors, no code of their own. Sources:
+Checkpoint folders in the layout of transformers, such as MedSigLIP; weights as safetensors, no code
+of their own. Sources:
 CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
 """
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Towers:
-    """An open encoder. Vectors have length one; `scale` is what it multiplies their products with before a softmax."""
+    """An open encoder.
+
+    Vectors have length one; `scale` is what it multiplies their products with before a softmax.
+    """
 
     def __init__(self, model: Any, image_processor: Any, tokenizer: Any) -> None:
         self._model, self._images, self._tokens = model, image_processor, tokenizer
@@ -37,8 +42,16 @@ class Towers:
         """The vectors (texts x D) of some texts."""
         longest = int(self._model.config.text_config.max_position_embeddings)
         # SigLIP was trained on texts of one length, and looks at the last place.
-        inputs = self._tokens(list(texts), padding="max_length", truncation=True, max_length=longest, return_tensors="pt")
-        known = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
+        inputs = self._tokens(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=longest,
+            return_tensors="pt",
+        )
+        known = {
+            name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")
+        }
         return self._vectors(self._model.get_text_features, **known)
 
     def _vectors(self, tower: Any, **inputs: Any) -> NDArray[np.float64]:
@@ -53,31 +66,53 @@ def open_towers(folder: Path, *, threads: int | None = 1) -> Towers:
     """Open the encoder in a folder, on the CPU; `threads` None leaves torch its own number.
 
     Raises:
-        ArtefactError: no such folder, another kind of model, pickled or missing weights, or code of its own.
+        ArtefactError: no such folder, another kind of model, pickled or missing weights, or code of
+            its own.
     """
     import torch
     import transformers
 
     if not (folder / "config.json").is_file():
-        raise ArtefactError(f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP.")
+        raise ArtefactError(
+            f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
+        )
     if "auto_map" in read_json(folder / "config.json"):
-        raise ArtefactError(f"{folder} asks to run its own code (auto_map in config.json); only stock model classes are loaded.")
+        raise ArtefactError(
+            f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
+            " are loaded."
+        )
     if threads:
         torch.set_num_threads(threads)
     try:
         with quiet():
             opened = transformers.AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
             )
             model, told = cast("tuple[Any, dict[str, Any]]", opened)
-            images = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+            images = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, backend="pil"
+            )
             tokens = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ArtefactError(f"{folder} cannot be opened as an encoder ({one_line(error)[:200]}).") from error
+        raise ArtefactError(
+            f"{folder} cannot be opened as an encoder ({one_line(error)[:200]})."
+        ) from error
     if told["missing_keys"]:
         # transformers would fill them with random numbers.
         names = ", ".join(sorted(told["missing_keys"])[:3])
-        raise ArtefactError(f"{folder} lacks {len(told['missing_keys'])} tensors of its model ({names}, ...); copy the folder again.")
-    if not all(hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")):
-        raise ArtefactError(f"{folder} is a {type(model).__name__}, not an encoder of images and words; give a CLIP or SigLIP.")
+        raise ArtefactError(
+            f"{folder} lacks {len(told['missing_keys'])} tensors of its model ({names}, ...); copy"
+            " the folder again."
+        )
+    if not all(
+        hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")
+    ):
+        raise ArtefactError(
+            f"{folder} is a {type(model).__name__}, not an encoder of images and words; give a CLIP"
+            " or SigLIP."
+        )
     return Towers(model.eval(), images, tokens)

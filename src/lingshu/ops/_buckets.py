@@ -13,7 +13,9 @@ CHUNK_PAIRS = 1 << 20
 
 
 class Over(NamedTuple):
-    """What a cap left out: buckets that hold more rows than the cap, and the pairs in them that were not compared."""
+    """What a cap left out: buckets that hold more rows than the cap, and the pairs in them that
+    were not compared.
+    """
 
     buckets: int = 0
     pairs: int = 0
@@ -25,7 +27,8 @@ class Over(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """Row numbers sorted by key: the leading bits of `packed` are the key's, the last `bits` the row.
+    """Row numbers sorted by key: the leading bits of `packed` are the key's, the last `bits` the
+    row.
 
     `same` says of each row whether the next one has its key, and `places` where that is so.
     """
@@ -44,7 +47,9 @@ class Buckets(NamedTuple):
         return self.places[first], np.diff(first, append=len(self.places)) + 1
 
     def pairs(self, cap: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Pairs of rows (smaller first) with one key, in chunks; each row meets at most the `cap` rows after it."""
+        """Pairs of rows (smaller first) with one key, in chunks; each row meets at most the `cap`
+        rows after it.
+        """
         same, active = self.same, self.places
         for offset in range(1, cap + 1):
             for start in range(0, len(active), CHUNK_PAIRS):
@@ -64,7 +69,8 @@ class Buckets(NamedTuple):
 
 
 def buckets(keys: NDArray[np.uint64]) -> Buckets:
-    """Sort rows by key. Only the leading 64 - log2(rows) bits of a key are told apart, so equal keys are candidates.
+    """Sort rows by key. Only the leading 64 - log2(rows) bits of a key are told apart, so equal
+    keys are candidates.
 
     One sort of packed numbers is some four times as fast as an argsort.
     """
@@ -78,7 +84,9 @@ def buckets(keys: NDArray[np.uint64]) -> Buckets:
 
 
 def distinct(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The different values in ascending order; `codes` is sorted in place. np.unique hashes, which takes many times as long."""
+    """The different values in ascending order; `codes` is sorted in place. np.unique hashes, which
+    takes many times as long.
+    """
     codes.sort()
     fresh = np.ones(len(codes), np.bool_)
     fresh[1:] = codes[1:] != codes[:-1]
@@ -86,7 +94,9 @@ def distinct(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def groups(left: NDArray[np.int64], right: NDArray[np.int64], *, rows: int) -> NDArray[np.int64]:
-    """The smallest row that each row is connected to through pairs; a row in no pair is its own group."""
+    """The smallest row that each row is connected to through pairs; a row in no pair is its own
+    group.
+    """
     labels = np.arange(rows, dtype=np.int64)
     while True:
         ours, theirs = labels[left], labels[right]
@@ -94,7 +104,8 @@ def groups(left: NDArray[np.int64], right: NDArray[np.int64], *, rows: int) -> N
         if not apart.any():
             return labels
         left, right, ours, theirs = left[apart], right[apart], ours[apart], theirs[apart]
-        # The larger label joins the smaller; what several pairs say about one label is settled by the smallest.
+        # The larger label joins the smaller; what several pairs say about one label is settled by
+        # the smallest.
         np.minimum.at(labels, np.maximum(ours, theirs), np.minimum(ours, theirs))
         while (jumped := labels[labels]).tobytes() != labels.tobytes():
             labels = jumped

@@ -1,4 +1,6 @@
-"""What the steps that mark entities share: dictionaries of terms, and samples whose answers are to be marked."""
+"""What the steps that mark entities share: dictionaries of terms, and samples whose answers are to
+be marked.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,20 @@ STARTER = Path(__file__).parent / "_entity_terms.txt"
 
 
 def starter() -> list[str]:
-    """The package's own list: some hundreds of English and Chinese terms, enough to begin with and no more."""
-    lines = (line for line in STARTER.read_text(encoding="utf-8").splitlines() if not line.startswith("#"))
+    """The package's own list: some hundreds of English and Chinese terms, enough to begin with and
+    no more.
+    """
+    lines = (
+        line
+        for line in STARTER.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
     return [term.strip() for line in lines for term in re.split("[,，]", line) if term.strip()]
 
 
 def read_terms(path: str) -> list[str]:
-    """The terms of a file, one a line; empty lines, and lines that begin with "# ", are passed over.
+    """The terms of a file, one a line; empty lines, and lines that begin with "# ", are passed
+    over.
 
     Raises:
         InputError: the file cannot be read, or holds no term.
@@ -28,7 +37,9 @@ def read_terms(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"terms {path} cannot be read ({error}); give a UTF-8 text file with one term a line.") from error
+        raise InputError(
+            f"terms {path} cannot be read ({error}); give a UTF-8 text file with one term a line."
+        ) from error
     terms = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
     if not terms:
         raise InputError(f"terms {path} hold no term; write one a line.")
@@ -36,7 +47,9 @@ def read_terms(path: str) -> list[str]:
 
 
 def listed(sample: Sample, facet: str) -> list[str] | Drop:
-    """The terms that a sample brings along: a facet with a JSON list of texts; none where it has no such facet."""
+    """The terms that a sample brings along: a facet with a JSON list of texts; none where it has no
+    such facet.
+    """
     written = sample.meta.facet(facet)
     if not written:
         return []

@@ -1,4 +1,6 @@
-"""An item with a known answer, as steps ask a teacher about it: its question, its gold, and whether a reply is right."""
+"""An item with a known answer, as steps ask a teacher about it: its question, its gold, and whether
+a reply is right.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from lingshu.scoring import auto, choice, exact
 
 @dataclass(frozen=True)
 class Item:
-    """The question as it is asked, options below it; the gold in short (a letter where there are options) and in full."""
+    """The question as it is asked, options below it; the gold in short (a letter where there are
+    options) and in full.
+    """
 
     sample: Sample
     question: str
@@ -44,4 +48,9 @@ def item_of(sample: Sample) -> Item | str:
         return "no_gold"
     gold = letter if sample.choices else said
     asked = replace(sample, gold=sample.gold or (gold,))
-    return Item(asked, sample.question.strip(), gold, f"{letter}. {sample.choices[LETTERS.index(letter)]}" if sample.choices else said)
+    return Item(
+        asked,
+        sample.question.strip(),
+        gold,
+        f"{letter}. {sample.choices[LETTERS.index(letter)]}" if sample.choices else said,
+    )

@@ -1,4 +1,6 @@
-"""What steps ask of a sample: its answer, its words, its format, its facets; and how they change its words."""
+"""What steps ask of a sample: its answer, its words, its format, its facets; and how they change
+its words.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _YES_NO = frozenset(("yes", "no", "是", "否", "不是", "有", "没有", "对"
 
 
 def answer(sample: Sample) -> str:
-    """The words of the right answer: the last assistant turn, else the gold (of a choice its text); empty where none is known."""
+    """The words of the right answer: the last assistant turn, else the gold (of a choice its text);
+    empty where none is known.
+    """
     if sample.answered:
         return sample.messages[-1].text
     if not sample.gold:
@@ -37,7 +41,9 @@ def texts(sample: Sample) -> list[str]:
 
 
 def format_of(sample: Sample) -> Format:
-    """The form of the question, which balancing goes by: its choices or its kind where stated, else the form of the answer."""
+    """The form of the question, which balancing goes by: its choices or its kind where stated, else
+    the form of the answer.
+    """
     kind = (sample.meta.kind or "").casefold()
     if sample.choices or kind == "choice":
         return "choice"
@@ -70,7 +76,10 @@ def with_words(sample: Sample, change: Callable[[str], str]) -> Sample:
 
 
 def _changed(message: Message, change: Callable[[str], str]) -> Message:
-    return replace(message, parts=tuple(change(part) if isinstance(part, str) else part for part in message.parts))
+    return replace(
+        message,
+        parts=tuple(change(part) if isinstance(part, str) else part for part in message.parts),
+    )
 
 
 def with_notes(sample: Sample, notes: Mapping[str, str]) -> Sample:
@@ -78,8 +87,12 @@ def with_notes(sample: Sample, notes: Mapping[str, str]) -> Sample:
     return replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, **notes}))
 
 
-def remembered(look: Callable[[Image, Pixels], Found], *, keep: int = 4096) -> Callable[[Image, Pixels], Found]:
-    """`look` with its last results kept by the image's place: data sets ask many questions about one image."""
+def remembered(
+    look: Callable[[Image, Pixels], Found], *, keep: int = 4096
+) -> Callable[[Image, Pixels], Found]:
+    """`look` with its last results kept by the image's place: data sets ask many questions about
+    one image.
+    """
     seen: OrderedDict[Image, Found] = OrderedDict()
 
     def looked(image: Image, pixels: Pixels) -> Found:

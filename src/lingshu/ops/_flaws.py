@@ -1,7 +1,9 @@
-"""Wrong answers made of right ones by rule: the other side, the denial, another organ or modality, another number. English and Chinese.
+"""Wrong answers made of right ones by rule: the other side, the denial, another organ or modality,
+another number. English and Chinese.
 
-A rule changes one thing and leaves the rest of the answer as it stands, so that the error is known exactly. Whether the
-changed answer is wrong of this image no rule can see: an image may show the liver and the kidney.
+A rule changes one thing and leaves the rest of the answer as it stands, so that the error is known
+exactly. Whether the changed answer is wrong of this image no rule can see: an image may show the
+liver and the kidney.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ class Flaw(NamedTuple):
     now: str
 
 
-def induced(answer: str, *, name: str, kinds: Sequence[str] = KINDS, question: str = "", seed: int = 0) -> Flaw | None:
-    """One wrong answer made of a right one, by a rule drawn from `name` and the seed among those that fit; None where none fits.
+def induced(
+    answer: str, *, name: str, kinds: Sequence[str] = KINDS, question: str = "", seed: int = 0
+) -> Flaw | None:
+    """One wrong answer made of a right one, by a rule drawn from `name` and the seed among those
+    that fit; None where none fits.
 
     `question` is what it answers: words that stand there are not put into the answer.
     """
@@ -39,13 +44,17 @@ def induced(answer: str, *, name: str, kinds: Sequence[str] = KINDS, question: s
 
 
 def flaw_of(sample: Sample, *, kinds: Sequence[str], seed: int) -> Flaw | Drop:
-    """A wrong answer to a sample's question, or why there is none; one that a scorer takes for right is none."""
+    """A wrong answer to a sample's question, or why there is none; one that a scorer takes for
+    right is none.
+    """
     item = item_of(sample)
     if isinstance(item, str):
         return Drop(sample.id, item)
     left = list(kinds)
     while left:
-        flaw = induced(right_answer(sample), name=sample.id, kinds=left, question=item.question, seed=seed)
+        flaw = induced(
+            right_answer(sample), name=sample.id, kinds=left, question=item.question, seed=seed
+        )
         if flaw is None:
             break
         if not item.right(flaw.text):
@@ -54,7 +63,8 @@ def flaw_of(sample: Sample, *, kinds: Sequence[str], seed: int) -> Flaw | Drop:
     return Drop(sample.id, "no_error", f"no rule fits the answer ({', '.join(kinds)})")
 
 
-# --- one thing for its opposite --------------------------------------------------------------------------------------
+# --- one thing for its opposite
+# --------------------------------------------------------------------------------------
 
 _SIDES = {
     "left": "right", "right": "left", "bilateral": "unilateral", "unilateral": "bilateral", "左": "右", "右": "左", "双侧": "单侧",
@@ -79,7 +89,8 @@ _OPPOSITES = {
     "不存在": "存在", "对": "不对", "不对": "对",
     "无": "有", "是的": "不是", "不正常": "正常", "可以": "不可以", "不可以": "可以", "包含": "不包含", "不包含": "包含",
 }  # fmt: skip
-# Denials of a sentence first: in "There is no mass" it is the "no" that turns, and "No, there is none" turns at its head.
+# Denials of a sentence first: in "There is no mass" it is the "no" that turns, and "No, there is
+# none" turns at its head.
 _DENIALS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(there (?:is|are)) no (?=evidence|sign)", re.I), r"\1 "),
     (re.compile(r"\b(there is) no (?=[aeiou])", re.I), r"\1 an "),
@@ -88,12 +99,16 @@ _DENIALS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(is|are|was|were|does|do|has|have|can) not ", re.I), r"\1 "),
     (re.compile(r"\b(there (?:is|are)) (?:an? )?(?=\w)", re.I), r"\1 no "),
 )
-# In Chinese a word may begin anywhere, so only those stand here that rarely are part of another one.
+# In Chinese a word may begin anywhere, so only those stand here that rarely are part of another
+# one.
 _ZH_OPPOSITE = re.compile(
     r"^(?:不是|没有|不存在|不对|是的|是|否|有|无|对)(?=$|[,，。])"
     r"|不是|没有|未见|可见|不正常|正常|异常|阳性|阴性|良性|恶性|不存在|存在|不可以|可以|不包含|包含"
 )
-_EN_OPPOSITE = re.compile(r"\b(?:yes|no|present|absent|normal|abnormal|without|with|positive|negative|true|false|benign|malignant)\b", re.I)
+_EN_OPPOSITE = re.compile(
+    r"\b(?:yes|no|present|absent|normal|abnormal|without|with|positive|negative|true|false|benign|malignant)\b",
+    re.I,
+)
 
 
 def _joined(answer: str) -> bool:
@@ -101,7 +116,9 @@ def _joined(answer: str) -> bool:
     sides = list(_SIDE.finditer(answer))
     for one, other in pairwise(sides):
         thing = _JOINT.sub("", answer[one.end() : other.start()]).strip()
-        if _SIDES[one[0].casefold()] == other[0].casefold() and answer[other.end() :].strip().casefold().startswith(thing.casefold()):
+        if _SIDES[one[0].casefold()] == other[0].casefold() and answer[
+            other.end() :
+        ].strip().casefold().startswith(thing.casefold()):
             return True
     return False
 
@@ -113,7 +130,9 @@ def _both(pattern: re.Pattern[str], opposites: Mapping[str, str], answer: str) -
 
 
 def _laterality(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001 - one signature for all rules
-    """Every side for the other one; "the left lung and the right lung" stays, for turned round it says the same."""
+    """Every side for the other one; "the left lung and the right lung" stays, for turned round it
+    says the same.
+    """
     found = _SIDE.search(answer)
     if found is None or _joined(answer):
         return None
@@ -122,9 +141,16 @@ def _laterality(answer: str, question: str, name: str, seed: int) -> Flaw | None
 
 
 def _negation(answer: str, question: str, name: str, seed: int) -> Flaw | None:  # noqa: ARG001
-    """The first yes, no, denial or opposite turned round. An answer of more than one clause would contradict itself, and stays."""
+    """The first yes, no, denial or opposite turned round.
+
+    An answer of more than one clause would contradict itself, and stays.
+    """
     # "Yes, there is a mass" turned at its head alone would say two things.
-    head = re.match(r"\s*(yes|no)\b[\s,.:;]*(?=\S)|\s*(?:是的|是|否|有|没有|不是|对|不对)[,，。;；](?=\S)", answer, re.I)
+    head = re.match(
+        r"\s*(yes|no)\b[\s,.:;]*(?=\S)|\s*(?:是的|是|否|有|没有|不是|对|不对)[,，。;；](?=\S)",
+        answer,
+        re.I,
+    )
     if head:
         return None
     for pattern, new in _DENIALS:
@@ -134,13 +160,18 @@ def _negation(answer: str, question: str, name: str, seed: int) -> Flaw | None: 
             return Flaw(text, "negation", found[0].strip(), found.expand(new).strip())
     found = _EN_OPPOSITE.search(answer) or _ZH_OPPOSITE.search(answer)
     # "With or without" has no opposite.
-    if found is None or _both(_EN_OPPOSITE, _OPPOSITES, answer) or _both(_ZH_OPPOSITE, _OPPOSITES, answer):
+    if (
+        found is None
+        or _both(_EN_OPPOSITE, _OPPOSITES, answer)
+        or _both(_ZH_OPPOSITE, _OPPOSITES, answer)
+    ):
         return None
     now = _cased(_OPPOSITES[found[0].casefold()], found[0])
     return Flaw(answer[: found.start()] + now + answer[found.end() :], "negation", found[0], now)
 
 
-# --- one thing for another of its kind -------------------------------------------------------------------------------
+# --- one thing for another of its kind
+# -------------------------------------------------------------------------------
 
 _ORGANS = (
     ("liver", "kidney", "spleen", "pancreas", "stomach", "gallbladder", "bladder", "lung", "heart", "brain", "esophagus", "trachea",
@@ -173,17 +204,25 @@ _MODALITIES = (
 
 
 _ALSO = {"mammography": "X-ray"}  # what a word is a kind of, which is no wrong answer
-# Letters around an English word make it another one, and so does the hyphen of extra-axial. Of a Chinese word only places
-# may stand beside it: 左肺 is a lung, 肺炎 is none.
-_BEFORE, _AFTER = rf"(?:(?<![{CJK}])|(?<=[左右双两上中下侧的在]))", rf"(?:(?![{CJK}])|(?=[左右上中下内外部侧的和]))"
+# Letters around an English word make it another one, and so does the hyphen of extra-axial. Of a
+# Chinese word only places may stand beside it: 左肺 is a lung, 肺炎 is none.
+_BEFORE, _AFTER = (
+    rf"(?:(?<![{CJK}])|(?<=[左右双两上中下侧的在]))",
+    rf"(?:(?![{CJK}])|(?=[左右上中下内外部侧的和]))",
+)
 
 
 def _pattern(group: Sequence[str]) -> re.Pattern[str]:
     # The longest first: 肾上腺 before 肾.
     words = sorted(group, key=len, reverse=True)
-    spelt, drawn = ("|".join(re.escape(word) for word in words if word.isascii() == ascii_) for ascii_ in (True, False))
+    spelt, drawn = (
+        "|".join(re.escape(word) for word in words if word.isascii() == ascii_)
+        for ascii_ in (True, False)
+    )
     parts = [rf"(?<![A-Za-z0-9-])(?:{spelt})(?![A-Za-z0-9-])"] if spelt else []
-    return re.compile("|".join([*parts, rf"{_BEFORE}(?:{drawn}){_AFTER}"] if drawn else parts), re.I)
+    return re.compile(
+        "|".join([*parts, rf"{_BEFORE}(?:{drawn}){_AFTER}"] if drawn else parts), re.I
+    )
 
 
 def _organ(answer: str, question: str, name: str, seed: int) -> Flaw | None:
@@ -191,7 +230,9 @@ def _organ(answer: str, question: str, name: str, seed: int) -> Flaw | None:
     return rule(answer, question, name, seed)
 
 
-def _swap(kind: str, groups: Sequence[Sequence[str]]) -> Callable[[str, str, str, int], Flaw | None]:
+def _swap(
+    kind: str, groups: Sequence[Sequence[str]]
+) -> Callable[[str, str, str, int], Flaw | None]:
     """A rule that puts another word of its group for the first one found."""
     patterns = [(_pattern(group), group) for group in groups]
 
@@ -203,7 +244,9 @@ def _swap(kind: str, groups: Sequence[Sequence[str]]) -> Callable[[str, str, str
             others = [word for word in group if word.casefold() not in there and word != same]
             if found and others:
                 now = _cased(choose(others, f"{name} {kind}", seed), found[0])
-                return Flaw(answer[: found.start()] + now + answer[found.end() :], kind, found[0], now)
+                return Flaw(
+                    answer[: found.start()] + now + answer[found.end() :], kind, found[0], now
+                )
         return None
 
     return rule
@@ -212,7 +255,8 @@ def _swap(kind: str, groups: Sequence[Sequence[str]]) -> Callable[[str, str, str
 _ORGAN_RULE, _PAIRED_RULE = _swap("organ", _ORGANS), _swap("organ", _PAIRED)
 
 
-# --- another number --------------------------------------------------------------------------------------------------
+# --- another number
+# --------------------------------------------------------------------------------------------------
 
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 _ZH_NUMBERS = "一二三四五六七八"
@@ -240,7 +284,9 @@ def _other(number: str, name: str, seed: int) -> str:
             places = len(number.partition(".")[2])
             return f"{float(number) * choose((2, 3), name, seed):.{places}f}"
         value = int(number)
-        return str(choose([v for v in (value - 2, value - 1, value + 1, value + 2) if v > 0], name, seed))
+        return str(
+            choose([v for v in (value - 2, value - 1, value + 1, value + 2) if v > 0], name, seed)
+        )
     words: Sequence[str] = _WORDS if number.isascii() else _ZH_NUMBERS
     place = 1 if number == "两" else list(words).index(number.casefold())
     near = [words[i] for i in (place - 1, place + 1) if 0 <= i < len(words)]

@@ -1,8 +1,9 @@
 """Pairs of packed hashes within a Hamming radius, among one set or between two, by bands of bits.
 
-Hashes that differ in at most r bits agree in at least one of r + 1 bands, so r + 1 bands find every such pair. Bands
-narrower than 16 bits would put too much into one bucket; a search that would need them uses bands of 16 bits, and its
-result says that it is not exact. Hashes are rows of bytes (uint8), 8 to a 64-bit hash and 32 to a 256-bit one.
+Hashes that differ in at most r bits agree in at least one of r + 1 bands, so r + 1 bands find every
+such pair. Bands narrower than 16 bits would put too much into one bucket; a search that would need
+them uses bands of 16 bits, and its result says that it is not exact. Hashes are rows of bytes
+(uint8), 8 to a 64-bit hash and 32 to a 256-bit one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from lingshu.ops._buckets import CHUNK_PAIRS, Over, buckets, distinct
 
 Hashes = NDArray[np.uint8]
 LEAST_BAND_BITS = 16
-# Rows that one row of a bucket is compared with. Buckets of look-alike scans hold some hundreds; the cap bounds what
-# thousands of pictures with one band in common can cost, and what it leaves out is counted.
+# Rows that one row of a bucket is compared with. Buckets of look-alike scans hold some hundreds;
+# the cap bounds what thousands of pictures with one band in common can cost, and what it leaves out
+# is counted.
 CAP = 512
 
 
 class Pairs(NamedTuple):
-    """Pairs of rows and their distances in bits; `over` counts what the cap left out, `exact` that bands miss nothing."""
+    """Pairs of rows and their distances in bits; `over` counts what the cap left out, `exact` that
+    bands miss nothing.
+    """
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -35,8 +39,8 @@ class Pairs(NamedTuple):
 def pairs_within(hashes: Hashes, radius: int, *, cap: int = CAP) -> Pairs:
     """Pairs of rows whose hashes differ in at most `radius` bits, smaller row first, in order.
 
-    A hash that occurs several times is searched once, for its first row: its other rows are paired with that row alone
-    (distance 0), which connects the same groups with far fewer pairs.
+    A hash that occurs several times is searched once, for its first row: its other rows are paired
+    with that row alone (distance 0), which connects the same groups with far fewer pairs.
     """
     words = _words(hashes)
     first = first_equal(hashes)
@@ -56,7 +60,10 @@ def pairs_within(hashes: Hashes, radius: int, *, cap: int = CAP) -> Pairs:
                 near = _distance(words, a, words, b) <= radius
                 seen.append(a[near].astype(np.uint64) << np.uint64(32) | b[near].astype(np.uint64))
         codes = distinct(np.concatenate(seen)) if seen else np.empty(0, np.uint64)
-        a, b = (codes >> np.uint64(32)).astype(np.int64), (codes & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        a, b = (
+            (codes >> np.uint64(32)).astype(np.int64),
+            (codes & np.uint64(0xFFFFFFFF)).astype(np.int64),
+        )
         left.append(a)
         right.append(b)
         distance.append(_distance(words, a, words, b))
@@ -66,7 +73,9 @@ def pairs_within(hashes: Hashes, radius: int, *, cap: int = CAP) -> Pairs:
 
 
 def first_equal(hashes: Hashes) -> NDArray[np.int64]:
-    """For each row the first row with an equal hash: grouping by equal hash, whatever the number of bits."""
+    """For each row the first row with an equal hash: grouping by equal hash, whatever the number of
+    bits.
+    """
     words = _words(hashes)
     first = np.arange(len(words), dtype=np.int64)
     if len(words) < 2:
@@ -78,7 +87,8 @@ def first_equal(hashes: Hashes) -> NDArray[np.int64]:
     members = found.rows(np.repeat(starts, lengths) + within)
     equal = (words[members] == words[heads]).all(axis=1)
     first[members[equal]] = heads[equal]
-    # Different hashes in one bucket are a coincidence of the sorted bits; the few rows are settled one by one.
+    # Different hashes in one bucket are a coincidence of the sorted bits; the few rows are settled
+    # one by one.
     known: dict[bytes, int] = {}
     for row in np.sort(members[~equal]).tolist():
         first[row] = known.setdefault(words[row].tobytes(), row)
@@ -99,7 +109,9 @@ class Lookup(NamedTuple):
         words = _words(hashes)
         keys = [_key(words, span, None) for span in bands(words.shape[1] * 64, radius)[0]]
         order = [np.argsort(key, kind="stable") for key in keys]
-        return cls(words, radius, [key[place] for key, place in zip(keys, order, strict=True)], order, cap)
+        return cls(
+            words, radius, [key[place] for key, place in zip(keys, order, strict=True)], order, cap
+        )
 
     def within(self, hashes: Hashes) -> Pairs:
         """Pairs (row of `hashes`, row of the set) within the radius, in order."""
@@ -112,9 +124,13 @@ class Lookup(NamedTuple):
             counts = np.minimum(high - low, self.cap)
             over += Over(int((high - low > self.cap).sum()), int((high - low - counts).sum()))
             left = np.repeat(np.arange(len(words)), counts)
-            right = order[np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(len(left))]
+            right = order[
+                np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(len(left))
+            ]
             near = _distance(words, left, self.words, right) <= self.radius
-            seen.append(left[near].astype(np.uint64) << np.uint64(32) | right[near].astype(np.uint64))
+            seen.append(
+                left[near].astype(np.uint64) << np.uint64(32) | right[near].astype(np.uint64)
+            )
         codes = distinct(np.concatenate(seen)).view(np.int64)
         left, right = codes >> 32, codes & 0xFFFFFFFF
         return Pairs(left, right, _distance(words, left, self.words, right), over, exact)
@@ -131,7 +147,9 @@ def _words(hashes: Hashes) -> NDArray[np.uint64]:
     return np.ascontiguousarray(hashes).view(np.uint64)
 
 
-def _key(words: NDArray[np.uint64], span: tuple[int, int], rows: NDArray[np.int64] | None) -> NDArray[np.uint64]:
+def _key(
+    words: NDArray[np.uint64], span: tuple[int, int], rows: NDArray[np.int64] | None
+) -> NDArray[np.uint64]:
     """The bits of one band, at the top of a word, for all rows or those named."""
     start, width = span
     place, shift = divmod(start, 64)
@@ -143,7 +161,10 @@ def _key(words: NDArray[np.uint64], span: tuple[int, int], rows: NDArray[np.int6
 
 
 def _folded(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One word for each row. Odd multipliers and a final shift spread every bit into the leading ones."""
+    """One word for each row.
+
+    Odd multipliers and a final shift spread every bit into the leading ones.
+    """
     folded = words[:, 0] * np.uint64(0x9E3779B97F4A7C15)
     for column in range(1, words.shape[1]):
         folded ^= folded >> np.uint64(29)
@@ -154,11 +175,16 @@ def _folded(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _distance(
-    words: NDArray[np.uint64], left: NDArray[np.int64], others: NDArray[np.uint64], right: NDArray[np.int64]
+    words: NDArray[np.uint64],
+    left: NDArray[np.int64],
+    others: NDArray[np.uint64],
+    right: NDArray[np.int64],
 ) -> NDArray[np.uint16]:
     """Differing bits of each pair of rows; in chunks, so that no large copy of the hashes is made."""
     found = np.empty(len(left), np.uint16)
     for start in range(0, len(left), CHUNK_PAIRS // 4):
         part = slice(start, start + CHUNK_PAIRS // 4)
-        found[part] = np.bitwise_count(words[left[part]] ^ others[right[part]]).sum(axis=1, dtype=np.uint16)
+        found[part] = np.bitwise_count(words[left[part]] ^ others[right[part]]).sum(
+            axis=1, dtype=np.uint16
+        )
     return found

@@ -1,7 +1,9 @@
-"""What tells who a patient or a doctor is, found in English and Chinese text by rule: names, dates, contacts, numbers, places.
+"""What tells who a patient or a doctor is, found in English and Chinese text by rule: names, dates,
+contacts, numbers, places.
 
-The kinds follow the identifiers of the US HIPAA Safe Harbor list (45 CFR 164.514(b)(2)) as far as they occur in running
-text: names are found by what stands before them (a title, `Patient name:`), never alone. A year alone is no identifier.
+The kinds follow the identifiers of the US HIPAA Safe Harbor list (45 CFR 164.514(b)(2)) as far as
+they occur in running text: names are found by what stands before them (a title, `Patient name:`),
+never alone. A year alone is no identifier.
 """
 
 from __future__ import annotations
@@ -30,16 +32,20 @@ _NO_NAME = (
 )
 _WORD = r"[A-Z][a-z'’]+(?:-?[A-Z][a-z'’]+)*"
 _NAME = (
-    rf"{_NO_NAME}(?:(?:[A-Z]\.\s?){{1,3}})?(?:{_WORD}|[A-Z]{{3,}})(?:[ \t](?:[A-Z]\.[ \t]*)?(?:van |de |von |bin |"
+    rf"{_NO_NAME}(?:(?:[A-Z]\.\s?){{1,3}})?(?:{_WORD}|[A-Z]{{3,}})(?:[ \t](?:[A-Z]\.[ \t]*)?(?:van"
+    r" |de |von |bin |"
     rf"al-)?{_NO_NAME}(?:{_WORD}|[A-Z]{{3,}})){{0,2}}"
 )
-# Surnames that are no part of common words before a title; 何, 任, 高, 白, 许, 向, 周 and others are left out for that reason.
+# Surnames that are no part of common words before a title; 何, 任, 高, 白, 许, 向, 周 and others are left
+# out for that reason.
 _SURNAME = "王李张刘陈杨赵黄吴徐孙朱郭林罗郑梁谢宋唐邓韩冯曹彭蔡潘袁董苏吕魏蒋杜丁沈姚卢傅钟姜崔谭廖范汪陆贾韦邱侯邹熊孟秦薛阎雷黎贺龚"
 _TITLE_ZH = "主任医师|副主任|主任|医生|医师|大夫|教授|护士长|护士|院长|先生|女士|小姐|阿姨|大爷"
 
 
 class Rule(NamedTuple):
-    """A kind of identifier: what it looks like (`x` is the part to be replaced), and what before it rules it out."""
+    """A kind of identifier: what it looks like (`x` is the part to be replaced), and what before it
+    rules it out.
+    """
 
     kind: str
     pattern: re.Pattern[str]
@@ -47,15 +53,29 @@ class Rule(NamedTuple):
     digits: tuple[int, int] = (0, 99)  # fewest and most digits in `x`
 
 
-def _rule(kind: str, pattern: str, *, unless: str | None = None, digits: tuple[int, int] = (0, 99), case: bool = False) -> Rule:
+def _rule(
+    kind: str,
+    pattern: str,
+    *,
+    unless: str | None = None,
+    digits: tuple[int, int] = (0, 99),
+    case: bool = False,
+) -> Rule:
     flags = re.NOFLAG if case else re.IGNORECASE
-    return Rule(kind, re.compile(pattern, flags), None if unless is None else re.compile(unless, re.IGNORECASE), digits)
+    return Rule(
+        kind,
+        re.compile(pattern, flags),
+        None if unless is None else re.compile(unless, re.IGNORECASE),
+        digits,
+    )
 
 
 _NUMBER_OF = (
-    r"MRN|UHID|SSN|DOB|medical record(?: (?:number|no))?|(?:patient|hospital|chart|case|study|encounter|visit|account|"
+    r"MRN|UHID|SSN|DOB|medical record(?:"
+    r" (?:number|no))?|(?:patient|hospital|chart|case|study|encounter|visit|account|"
     r"insurance|policy|passport|member|"
-    r"beneficiary|NHS|medicare|medicaid|licen[cs]e|registration|social security|serial|accession|admission|"
+    r"beneficiary|NHS|medicare|medicaid|licen[cs]e|registration|social"
+    r" security|serial|accession|admission|"
     r"health plan)[ -]?(?:id|numbers?|nos?|#)|accession"
 )
 RULES = (
@@ -105,7 +125,8 @@ RULES = (
     _rule("name", rf"\b(?:Dr|Mr|Mrs|Ms|Miss|Prof|Professor|Doctor|Nurse)[ \t]+(?P<x>{_NAME})", case=True),
     _rule("name", rf"\b(?:[Pp]atient(?:'s)? [Nn]ame|[Nn]ame of (?:the )?patient|PATIENT NAME|Name|"
         rf"NAME)\s*[:=]\s*(?P<x>{_NAME})", case=True),
-    # A label alone often begins a turn of a dialogue ("Patient: Okay"); a name after it has two words.
+    # A label alone often begins a turn of a dialogue ("Patient: Okay"); a name after it has two
+    # words.
     _rule("name", rf"\b(?:Patient|PATIENT)\s*[:=]\s*(?P<x>{_NO_NAME}{_WORD},?[ \t]+{_NO_NAME}(?:[A-Z]\.[ \t]*)?{_WORD})", case=True),
     _rule("name", rf"(?:[Rr]eferring|[Aa]ttending|[Rr]eading|[Oo]rdering|[Cc]onsulting) (?:[Pp]hysician|[Dd]octor|"
         rf"[Rr]adiologist)\s*[:=]\s*(?P<x>{_NAME})", case=True),
@@ -118,14 +139,17 @@ RULES = (
     _rule("name", rf"(?P<x>[{_SURNAME}][\u4e00-\u9fff]{{1,2}}?)(?=(?:{_TITLE_ZH}))", unless=r"[某姓]$"),
     _rule("name", rf"(?P<x>[{_SURNAME}])(?=(?:{_TITLE_ZH}))"),
 )  # fmt: skip
-# Three Han characters before a title that are a name's form but common words: 黄色..., 陈旧..., 张力..., 林 and the like do not stop here.
+# Three Han characters before a title that are a name's form but common words: 黄色..., 陈旧..., 张力...,
+# 林 and the like do not stop here.
 _WORDS_ZH = re.compile(
     "黄[色疸体]|陈[旧述]|张力|王牌|罗马|丁[香点]|沈[阳]|苏[打醒州]|钟[头]|范[围畴]|汪汪|陆[军续]|雷[射]|唐[山氏]|杜绝|林[区]|姜[汁]|曹操|董事|谢[绝]|谢谢|孟鲁|贺[喜]|宋[体代]|徐[徐]|杨[梅]"
 )
 
 
 def scrub(text: str) -> tuple[str, Counter[str]]:
-    """The text with every identifier replaced by its kind in brackets, as [NAME], and how many there were of each kind."""
+    """The text with every identifier replaced by its kind in brackets, as [NAME], and how many
+    there were of each kind.
+    """
     counts: Counter[str] = Counter()
     for rule in RULES:
         text = _apply(rule, text, counts)

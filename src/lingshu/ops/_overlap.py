@@ -1,7 +1,8 @@
-"""What of a test set stands in training data: which item, by what kind of overlap, and on what evidence.
+"""What of a test set stands in training data: which item, by what kind of overlap, and on what
+evidence.
 
-Text that many items share (exam phrases, instructions, templates of reports) and questions too short to tell an item
-come out as `boilerplate`: reported, and not counted as contamination.
+Text that many items share (exam phrases, instructions, templates of reports) and questions too
+short to tell an item come out as `boilerplate`: reported, and not counted as contamination.
 """
 
 from __future__ import annotations
@@ -23,18 +24,30 @@ from lingshu.ops._image_signature import Signature
 from lingshu.ops._near_text import NearIndex
 from lingshu.ops._text_signature import Tokens, grams, normalised, text_hashes, tokens
 
-Kind = Literal["exact_text", "ngram13", "ngram8", "minhash", "image_exact", "image_near", "image_question", "study", "boilerplate"]
+Kind = Literal[
+    "exact_text",
+    "ngram13",
+    "ngram8",
+    "minhash",
+    "image_exact",
+    "image_near",
+    "image_question",
+    "study",
+    "boilerplate",
+]
 KINDS: tuple[Kind, ...] = (
     "exact_text", "ngram13", "ngram8", "minhash", "image_exact", "image_near", "image_question", "study", "boilerplate",
 )  # fmt: skip
 RADIUS = 8  # bits of 256; see _image_signature
-# "Which of the following is true" is no item: below this many characters of normalised text, choices must agree as well.
+# "Which of the following is true" is no item: below this many characters of normalised text,
+# choices must agree as well.
 SHORT_CHARACTERS = 60
 # Items that share a run of eight 13-word windows share a passage; fewer is what exam phrases reach.
 PASSAGE_WINDOWS = 8
 # ... unless they are half of the test item's text, or 70% of its 8-word windows.
 COVERED_13, COVERED_8 = 0.5, 0.7
-# What this many items of one set share says nothing about one of them; in large sets, one item in a thousand.
+# What this many items of one set share says nothing about one of them; in large sets, one item in a
+# thousand.
 FREQUENT_ITEMS, FREQUENT_SHARE = 10, 0.001
 # Boilerplate pairs that are listed for one training item; the others are counted.
 LISTED = 64
@@ -46,14 +59,18 @@ BATCH, COUNTED = 512, 8192
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One training or test item. `answer` is what else it says (a reply, a report), left out where it is a mere letter."""
+    """One training or test item.
+
+    `answer` is what else it says (a reply, a report), left out where it is a mere letter.
+    """
 
     id: str
     question: str = ""
     answer: str = ""
     choices: tuple[str, ...] = ()
     images: tuple[Signature, ...] = ()
-    studies: tuple[str, ...] = ()  # study, patient and series: whatever must not stand on both sides
+    # study, patient and series: whatever must not stand on both sides
+    studies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +84,9 @@ class Overlap:
 
 
 class Found(NamedTuple):
-    """Overlaps of one batch; at least `unlisted` boilerplate pairs were counted only, `over` is what capped searches left out."""
+    """Overlaps of one batch; at least `unlisted` boilerplate pairs were counted only, `over` is
+    what capped searches left out.
+    """
 
     overlaps: list[Overlap]
     unlisted: int
@@ -108,7 +127,8 @@ class Index:
 
     ids: tuple[str, ...]
     texts: tuple[_Text, ...]
-    by_text: Mapping[int, tuple[str, tuple[int, ...]]]  # hash of a text -> the text and the items that have it
+    # hash of a text -> the text and the items that have it
+    by_text: Mapping[int, tuple[str, tuple[int, ...]]]
     eight: GramTable
     thirteen: GramTable
     near: NearIndex
@@ -120,7 +140,9 @@ class Index:
 
     @classmethod
     def build(cls, items: Iterable[Item], *, radius: int = RADIUS) -> Index:
-        """The index of a test set; images whose 256-bit hashes differ in at most `radius` bits are near."""
+        """The index of a test set; images whose 256-bit hashes differ in at most `radius` bits are
+        near.
+        """
         every = list(items)
         texts = tuple(map(_text, every))
         by_study: dict[str, list[int]] = {}
@@ -129,7 +151,9 @@ class Index:
                 by_study.setdefault(study, []).append(number)
         found = tokens([text.whole for text in texts])
         limit = frequent(len(every))
-        eight, thirteen = (GramTable.build(grams(found, n), texts=len(every), frequent=limit) for n in (8, 13))
+        eight, thirteen = (
+            GramTable.build(grams(found, n), texts=len(every), frequent=limit) for n in (8, 13)
+        )
         return cls(
             ids=tuple(item.id for item in every),
             texts=texts,
@@ -145,34 +169,46 @@ class Index:
         )
 
     def frequencies(self, items: Sequence[Item]) -> Frequencies:
-        """How many of some training items hold each 13-gram of the test set; thousands at a time are quickest."""
+        """How many of some training items hold each 13-gram of the test set; thousands at a time
+        are quickest.
+        """
         hits = self.thirteen.find(grams(tokens(list(map(_words, items))), 13))
         return Frequencies(len(items), np.bincount(hits.entry, minlength=len(self.thirteen.hashes)))
 
     def noting(self, seen: Frequencies) -> Index:
         """The index that knows which 13-grams are common in the training data.
 
-        They no longer add up to a shared passage. They still count where they cover a test item: an item that leaked a
-        thousand times is leaked.
+        They no longer add up to a shared passage. They still count where they cover a test item: an
+        item that leaked a thousand times is leaked.
         """
         return replace(self, common=seen.counts >= frequent(seen.items))
 
     def find(self, item: Item) -> list[Overlap]:
-        """The overlaps of one training item with the test set; one row for each pair and way of overlapping."""
+        """The overlaps of one training item with the test set; one row for each pair and way of
+        overlapping.
+        """
         return self.find_all([item]).overlaps
 
     def find_all(self, items: Sequence[Item]) -> Found:
-        """The overlaps of several training items, in their order; some hundreds at a time are quickest."""
+        """The overlaps of several training items, in their order; some hundreds at a time are
+        quickest.
+        """
         same = self._same_images(items)
         evidence = self._near_text(items)
         # Only items that have something in common with the test set are looked at word by word.
         texts = {
-            asked: _text(items[asked]) for asked in {*(a for a, _ in evidence.pairs), *(a for a, rows in enumerate(same.pairs) if rows)}
+            asked: _text(items[asked])
+            for asked in {
+                *(a for a, _ in evidence.pairs),
+                *(a for a, rows in enumerate(same.pairs) if rows),
+            }
         }
         listed: list[list[tuple[int, Kind, str]]] = [[] for _ in items]
         shared_images = {(asked, row) for asked, pairs in enumerate(same.pairs) for row in pairs}
         for (asked, row), text in evidence.pairs.items():
-            kind, why = self._judge(texts[asked], row, text, both_shown=bool(items[asked].images and self.shown[row]))
+            kind, why = self._judge(
+                texts[asked], row, text, both_shown=bool(items[asked].images and self.shown[row])
+            )
             if kind != "boilerplate" or (asked, row) not in shared_images:
                 listed[asked].append((row, kind, why))
         for asked, pairs in enumerate(same.pairs):
@@ -187,7 +223,10 @@ class Index:
         overlaps: list[Overlap] = []
         unlisted = evidence.unlisted
         for item, rows in zip(items, listed, strict=True):
-            kept = sorted(dict.fromkeys(rows), key=lambda each: (each[1] == "boilerplate", each[0], KINDS.index(each[1])))
+            kept = sorted(
+                dict.fromkeys(rows),
+                key=lambda each: (each[1] == "boilerplate", each[0], KINDS.index(each[1])),
+            )
             boilerplate = sum(kind == "boilerplate" for _, kind, _ in kept)
             unlisted += max(0, boilerplate - LISTED)
             kept = kept[: len(kept) - max(0, boilerplate - LISTED)]
@@ -208,50 +247,81 @@ class Index:
         for asked, row, *counts in zip(*(column[worth].tolist() for column in shared), strict=True):
             pairs[asked, row] = _Common(thirteen=(counts[0], counts[1], counts[2]))
         own = ~self.eight.frequent[hits.entry]
-        shared = self.eight.shared(Hits(hits.asked[own], hits.entry[own]), ignored=np.zeros_like(self.eight.frequent))
+        shared = self.eight.shared(
+            Hits(hits.asked[own], hits.entry[own]), ignored=np.zeros_like(self.eight.frequent)
+        )
         much = shared.telling >= COVERED_8 * self.eight.windows[shared.text]
-        for asked, row, count in zip(*(column[much].tolist() for column in shared[:3]), strict=True):
+        for asked, row, count in zip(
+            *(column[much].tolist() for column in shared[:3]), strict=True
+        ):
             pairs[asked, row] = pairs.get((asked, row), _Common())._replace(eight=count)
         near = self.near.near(found)
-        for asked, row, similarity in zip(near.left.tolist(), near.right.tolist(), near.similarity.tolist(), strict=True):
+        for asked, row, similarity in zip(
+            near.left.tolist(), near.right.tolist(), near.similarity.tolist(), strict=True
+        ):
             pairs[asked, row] = pairs.get((asked, row), _Common())._replace(similarity=similarity)
         # The whole text, where it is equal too, says more than the question.
-        for forms in (text_hashes(tokens([item.question if item.answer else "" for item in items])), text_hashes(found)):
+        for forms in (
+            text_hashes(tokens([item.question if item.answer else "" for item in items])),
+            text_hashes(found),
+        ):
             for asked, form in enumerate(forms.tolist()):
                 text, rows = self.by_text.get(form, ("", ()))
                 listed = rows[:SAME_TEXT_LISTED] if len(rows) >= self.frequent else rows
                 unlisted += len(rows) - len(listed)
                 for row in listed:
-                    pairs[asked, row] = pairs.get((asked, row), _Common())._replace(equal=text, sharing=len(rows))
+                    pairs[asked, row] = pairs.get((asked, row), _Common())._replace(
+                        equal=text, sharing=len(rows)
+                    )
         return _TextPairs(pairs, unlisted, near.over)
 
-    def _judge(self, text: _Text, row: int, shared: _Common, *, both_shown: bool) -> tuple[Kind, str]:
+    def _judge(
+        self, text: _Text, row: int, shared: _Common, *, both_shown: bool
+    ) -> tuple[Kind, str]:
         """The strongest kind that the words of a pair prove, with what proves it."""
         test = self.texts[row]
         short = min(len(text.whole), len(test.whole)) < SHORT_CHARACTERS
-        # Choices such as yes and no agree everywhere: where both items are about pictures, words this short prove nothing.
+        # Choices such as yes and no agree everywhere: where both items are about pictures, words
+        # this short prove nothing.
         agreed = not both_shown and _agree(text.choices, test.choices)
         told = agreed or not short
         often = shared.sharing >= self.frequent
-        if shared.equal is not None and not often and (agreed or len(shared.equal) >= SHORT_CHARACTERS):
+        if (
+            shared.equal is not None
+            and not often
+            and (agreed or len(shared.equal) >= SHORT_CHARACTERS)
+        ):
             return "exact_text", _quoted(shared.equal)
         total13, telling13, rare13 = shared.thirteen
         part13 = telling13 / max(1, int(self.thirteen.windows[row]))
         if told and (rare13 >= PASSAGE_WINDOWS or part13 >= COVERED_13):
             return "ngram13", f"{total13} shared 13-word windows, {part13:.0%} of the test item's"
         part8 = shared.eight / max(1, int(self.eight.windows[row]))
-        only_frequent = (often and shared.equal == test.whole) or (not self.eight.windows[row] and test.whole.count(" ") >= 7)
+        only_frequent = (often and shared.equal == test.whole) or (
+            not self.eight.windows[row] and test.whole.count(" ") >= 7
+        )
         if shared.similarity is not None and told and not only_frequent:
             return "minhash", f"Jaccard similarity {shared.similarity:.2f} of 5-word shingles"
         if told and part8 >= COVERED_8:
             return "ngram8", f"{shared.eight} shared 8-word windows, {part8:.0%} of the test item's"
         if shared.equal is not None:
-            what = f"the words of {shared.sharing} test items" if often else "a short question alone"
+            what = (
+                f"the words of {shared.sharing} test items" if often else "a short question alone"
+            )
             return "boilerplate", f"{what}: {_quoted(shared.equal)}"
         if total13:
-            return "boilerplate", f"{total13} shared 13-word windows, {total13 - telling13} of them frequent in the test set"
+            return (
+                "boilerplate",
+                (
+                    f"{total13} shared 13-word windows, {total13 - telling13} of them frequent in"
+                    " the test set"
+                ),
+            )
         if shared.similarity is not None:
-            return "boilerplate", f"Jaccard similarity {shared.similarity:.2f} of a text that is short or frequent"
+            return (
+                "boilerplate",
+                f"Jaccard similarity {shared.similarity:.2f} of a text that is short or frequent",
+            )
         return "boilerplate", f"{shared.eight} shared 8-word windows of a short text"
 
     def _same_images(self, items: Sequence[Item]) -> _ImagePairs:
@@ -259,9 +329,13 @@ class Index:
         asked = [(number, image) for number, item in enumerate(items) for image in item.images]
         if self.images is None or not asked:
             return _ImagePairs(pairs, Over())
-        hashes = np.frombuffer(b"".join(image.phash for _, image in asked), np.uint8).reshape(len(asked), -1)
+        hashes = np.frombuffer(b"".join(image.phash for _, image in asked), np.uint8).reshape(
+            len(asked), -1
+        )
         near = self.images.lookup.within(hashes)
-        for left, right, distance in zip(near.left.tolist(), near.right.tolist(), near.distance.tolist(), strict=True):
+        for left, right, distance in zip(
+            near.left.tolist(), near.right.tolist(), near.distance.tolist(), strict=True
+        ):
             number, ours = asked[left]
             theirs = self.images.signatures[right]
             kind, why = _image_kind(ours, theirs, distance)
@@ -272,8 +346,10 @@ class Index:
 
 
 class _Common(NamedTuple):
-    """What the texts of a pair share. 13-grams: all, those not frequent in the test set, and of these those rare in training;
-    8-grams: those not frequent in the test set, where they cover enough of the test item."""
+    """What the texts of a pair share. 13-grams: all, those not frequent in the test set, and of
+    these those rare in training; 8-grams: those not frequent in the test set, where they cover
+    enough of the test item.
+    """
 
     equal: str | None = None
     sharing: int = 0  # test items that have the equal text
@@ -306,7 +382,11 @@ def overlaps(train: Iterable[Item], index: Index) -> Found:
         seen += index.frequencies(batch)
     index = index.noting(seen)
     parts = [index.find_all(batch) for batch in batches(every)]
-    return Found([each for part in parts for each in part.overlaps], sum(p.unlisted for p in parts), sum((p.over for p in parts), Over()))
+    return Found(
+        [each for part in parts for each in part.overlaps],
+        sum(p.unlisted for p in parts),
+        sum((p.over for p in parts), Over()),
+    )
 
 
 def batches(items: Iterable[Item], size: int = BATCH) -> Iterable[list[Item]]:
@@ -333,7 +413,9 @@ def _by_text(texts: Sequence[_Text]) -> dict[int, tuple[str, tuple[int, ...]]]:
     rows: dict[int, dict[int, None]] = {}
     told: dict[int, str] = {}
     for forms in ([text.question for text in texts], [text.whole for text in texts]):
-        for number, (form, value) in enumerate(zip(forms, text_hashes(tokens(forms)).tolist(), strict=True)):
+        for number, (form, value) in enumerate(
+            zip(forms, text_hashes(tokens(forms)).tolist(), strict=True)
+        ):
             if form:
                 told[value] = form
                 rows.setdefault(value, {})[number] = None
@@ -347,7 +429,9 @@ def _text(item: Item) -> _Text:
 
 
 def _worth_listing(shared: Shared) -> NDArray[np.bool_]:
-    """Pairs that share more than frequent n-grams, and of the others the first few of each asked text."""
+    """Pairs that share more than frequent n-grams, and of the others the first few of each asked
+    text.
+    """
     alone = shared.telling == 0
     rank = np.cumsum(alone)
     first = np.flatnonzero(np.diff(shared.asked, prepend=-1))
@@ -359,11 +443,18 @@ def _part(found: Tokens, rows: NDArray[np.int64]) -> Tokens:
     """The tokens of some of the texts."""
     counts = found.starts[rows + 1] - found.starts[rows]
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return Tokens(found.hashes[np.arange(int(starts[-1])) + np.repeat(found.starts[rows] - starts[:-1], counts)], starts)
+    return Tokens(
+        found.hashes[
+            np.arange(int(starts[-1])) + np.repeat(found.starts[rows] - starts[:-1], counts)
+        ],
+        starts,
+    )
 
 
 def _agree(ours: frozenset[str], theirs: frozenset[str]) -> bool:
-    """True where two items offer the same choices; one may offer more, as a harder variant of a question does."""
+    """True where two items offer the same choices; one may offer more, as a harder variant of a
+    question does.
+    """
     return bool(ours and theirs) and len(ours & theirs) >= 0.5 * min(len(ours), len(theirs))
 
 
@@ -374,7 +465,9 @@ def _images(items: Sequence[Item], radius: int) -> _Images | None:
             shown.setdefault(image, []).append(number)
     if not shown:
         return None
-    hashes = np.frombuffer(b"".join(image.phash for image in shown), np.uint8).reshape(len(shown), -1)
+    hashes = np.frombuffer(b"".join(image.phash for image in shown), np.uint8).reshape(
+        len(shown), -1
+    )
     return _Images(list(shown), list(shown.values()), Lookup.build(hashes, radius))
 
 

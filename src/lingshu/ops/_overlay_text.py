@@ -1,7 +1,9 @@
-"""Lines of text drawn over an image, found without reading them: glyph-like spots of one brightness on one baseline.
+"""Lines of text drawn over an image, found without reading them: glyph-like spots of one brightness
+on one baseline.
 
-Text of an overlay differs from anatomy in that its strokes are thin, as bright (or dark) as each other, and stand in rows
-of equal height. Strokes are isolated by top-hat filters of either sign; spots of a glyph's size are chained to lines.
+Text of an overlay differs from anatomy in that its strokes are thin, as bright (or dark) as each
+other, and stand in rows of equal height. Strokes are isolated by top-hat filters of either sign;
+spots of a glyph's size are chained to lines.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Longest side that is searched, and the side below which an image is enlarged twice: glyphs of 6 pixels have no strokes.
+# Longest side that is searched, and the side below which an image is enlarged twice: glyphs of 6
+# pixels have no strokes.
 MAX_SIDE, SMALL_SIDE = 1024, 640
 MIN_HEIGHT, MAX_HEIGHT = 8, 48
 CONTRAST = 48
@@ -37,9 +40,14 @@ def lines(gray: NDArray[np.uint8], *, min_glyphs: int = 4) -> list[Line]:
         scale = 2.0
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)  # type: ignore[assignment]
+        gray = cv2.resize(
+            gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        )  # type: ignore[assignment]
     found = [line for sign in (1, -1) for line in _lines(gray, sign, min_glyphs)]
-    return sorted((Line(n, tuple(round(v / scale) for v in box)) for n, box in found), key=lambda line: line.box[1])  # type: ignore[arg-type]
+    return sorted(
+        (Line(n, tuple(round(v / scale) for v in box)) for n, box in found),  # type: ignore[arg-type]
+        key=lambda line: line.box[1],
+    )
 
 
 def _lines(gray: NDArray[np.uint8], sign: int, min_glyphs: int) -> list[Line]:
@@ -53,20 +61,37 @@ def _lines(gray: NDArray[np.uint8], sign: int, min_glyphs: int) -> list[Line]:
     if count < min_glyphs + 1:
         return []
     x, y, w, h, area = (stats[1:, i].astype(np.int64) for i in range(5))
-    fit = (h >= MIN_HEIGHT) & (h <= MAX_HEIGHT) & (w <= 2.4 * h) & (area >= 0.18 * w * h) & (area <= 0.92 * w * h + 4 * h) & (area >= 10)
+    fit = (
+        (h >= MIN_HEIGHT)
+        & (h <= MAX_HEIGHT)
+        & (w <= 2.4 * h)
+        & (area >= 0.18 * w * h)
+        & (area <= 0.92 * w * h + 4 * h)
+        & (area >= 10)
+    )
     keep = np.flatnonzero(fit)
     if len(keep) < min_glyphs:
         return []
     sums = np.bincount(labels.ravel(), weights=gray.ravel(), minlength=count)[1:]
     level = sums / np.maximum(area, 1)
-    contrast = np.bincount(labels.ravel(), weights=strokes.ravel(), minlength=count)[1:] / np.maximum(area, 1)
+    contrast = np.bincount(labels.ravel(), weights=strokes.ravel(), minlength=count)[
+        1:
+    ] / np.maximum(area, 1)
     keep = keep[np.argsort(-contrast[keep], kind="stable")][:MAX_SPOTS]
-    spots = np.stack([x[keep], y[keep], w[keep], h[keep], level[keep], contrast[keep]], axis=1).astype(np.float64)
-    return [Line(len(chain), _box(spots[chain])) for chain in _chains(spots) if len(chain) >= min_glyphs and _even(spots[chain])]
+    spots = np.stack(
+        [x[keep], y[keep], w[keep], h[keep], level[keep], contrast[keep]], axis=1
+    ).astype(np.float64)
+    return [
+        Line(len(chain), _box(spots[chain]))
+        for chain in _chains(spots)
+        if len(chain) >= min_glyphs and _even(spots[chain])
+    ]
 
 
 def _chains(spots: NDArray[np.float64]) -> list[list[int]]:
-    """Spots joined from left to right: each to its nearest right neighbour of like height, baseline and brightness."""
+    """Spots joined from left to right: each to its nearest right neighbour of like height, baseline
+    and brightness.
+    """
     import numpy as np
 
     order = np.argsort(spots[:, 0], kind="stable")
@@ -82,7 +107,10 @@ def _chains(spots: NDArray[np.float64]) -> list[list[int]]:
         alike = (
             (x[near] >= right[i] - 0.25 * h[i])
             & (np.minimum(h[near], h[i]) >= 0.55 * np.maximum(h[near], h[i]))
-            & ((np.abs(bottom[near] - bottom[i]) <= 0.18 * h[i] + 1) | (np.abs(y[near] - y[i]) <= 0.12 * h[i] + 1))
+            & (
+                (np.abs(bottom[near] - bottom[i]) <= 0.18 * h[i] + 1)
+                | (np.abs(y[near] - y[i]) <= 0.12 * h[i] + 1)
+            )
             & (np.abs(level[near] - level[i]) <= 44)
         )
         for j in near[alike]:
@@ -102,7 +130,9 @@ def _chains(spots: NDArray[np.float64]) -> list[list[int]]:
 
 
 def _even(spots: NDArray[np.float64]) -> bool:
-    """Whether a chain is as even as a line of type: one baseline, one brightness, glyphs of few heights."""
+    """Whether a chain is as even as a line of type: one baseline, one brightness, glyphs of few
+    heights.
+    """
     import numpy as np
 
     h, level = spots[:, 3], spots[:, 4]
@@ -119,4 +149,9 @@ def _even(spots: NDArray[np.float64]) -> bool:
 
 def _box(spots: NDArray[np.float64]) -> tuple[int, int, int, int]:
     left, top = spots[:, 0].min(), spots[:, 1].min()
-    return int(left), int(top), int((spots[:, 0] + spots[:, 2]).max() - left), int((spots[:, 1] + spots[:, 3]).max() - top)
+    return (
+        int(left),
+        int(top),
+        int((spots[:, 0] + spots[:, 2]).max() - left),
+        int((spots[:, 1] + spots[:, 3]).max() - top),
+    )

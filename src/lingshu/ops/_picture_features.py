@@ -1,4 +1,6 @@
-"""Numbers that tell kinds of medical pictures apart: colour, brightness, layout, texture and frequencies, without any training."""
+"""Numbers that tell kinds of medical pictures apart: colour, brightness, layout, texture and
+frequencies, without any training.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,8 @@ if TYPE_CHECKING:
 
 SIDE = 128
 THUMBNAIL = 6
-# Feature vectors belong to heads that were trained on them; a change here needs a new number and a new head.
+# Feature vectors belong to heads that were trained on them; a change here needs a new number and a
+# new head.
 VERSION = 1
 
 
@@ -31,7 +34,14 @@ def _colour(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     spread = rgb.max(axis=2) - rgb.min(axis=2)
     pairs = [red - green, blue - green, red - blue]
-    found = [spread.mean(), spread.std(), (spread > 24).mean(), (spread > 64).mean(), *(p.mean() for p in pairs), *(p.std() for p in pairs)]
+    found = [
+        spread.mean(),
+        spread.std(),
+        (spread > 24).mean(),
+        (spread > 64).mean(),
+        *(p.mean() for p in pairs),
+        *(p.std() for p in pairs),
+    ]
     return np.array(found, np.float32) / np.float32(32)
 
 
@@ -40,24 +50,47 @@ def _brightness(gray: NDArray[np.float32]) -> NDArray[np.float32]:
 
     counts = np.histogram(gray, bins=16, range=(0, 256))[0] / gray.size
     levels = np.percentile(gray, [1, 5, 25, 50, 75, 95, 99]) / 64
-    return np.concatenate([np.sqrt(counts), levels, [gray.mean() / 64, gray.std() / 64]]).astype(np.float32)
+    return np.concatenate([np.sqrt(counts), levels, [gray.mean() / 64, gray.std() / 64]]).astype(
+        np.float32
+    )
 
 
 def _layout(gray: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where it is bright: a coarse thumbnail, corners and rim against the middle, and how alike the halves are."""
+    """Where it is bright: a coarse thumbnail, corners and rim against the middle, and how alike the
+    halves are.
+    """
     import cv2
     import numpy as np
 
     small = cv2.resize(gray, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     quarter, rim = SIDE // 4, SIDE // 16
-    corners = [gray[:quarter, :quarter], gray[:quarter, -quarter:], gray[-quarter:, :quarter], gray[-quarter:, -quarter:]]
-    edge = np.concatenate([gray[:rim].ravel(), gray[-rim:].ravel(), gray[:, :rim].ravel(), gray[:, -rim:].ravel()])
+    corners = [
+        gray[:quarter, :quarter],
+        gray[:quarter, -quarter:],
+        gray[-quarter:, :quarter],
+        gray[-quarter:, -quarter:],
+    ]
+    edge = np.concatenate(
+        [gray[:rim].ravel(), gray[-rim:].ravel(), gray[:, :rim].ravel(), gray[:, -rim:].ravel()]
+    )
     middle = gray[quarter:-quarter, quarter:-quarter]
     deviation = float(gray.std()) or 1.0
     left_right = ((gray - gray.mean()) * (gray[:, ::-1] - gray.mean())).mean() / deviation**2
     top_bottom = ((gray - gray.mean()) * (gray[::-1] - gray.mean())).mean() / deviation**2
-    found = [*(c.mean() / 64 for c in corners), *((c < 16).mean() for c in corners), edge.mean() / 64, edge.std() / 64, (edge < 16).mean()]
-    found += [(middle.mean() - edge.mean()) / 64, middle.std() / 64, (middle < 16).mean(), left_right, top_bottom]
+    found = [
+        *(c.mean() / 64 for c in corners),
+        *((c < 16).mean() for c in corners),
+        edge.mean() / 64,
+        edge.std() / 64,
+        (edge < 16).mean(),
+    ]
+    found += [
+        (middle.mean() - edge.mean()) / 64,
+        middle.std() / 64,
+        (middle < 16).mean(),
+        left_right,
+        top_bottom,
+    ]
     return np.concatenate([small.ravel() / 64, np.array(found)]).astype(np.float32)
 
 
@@ -69,7 +102,9 @@ def _texture(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     across, down = cv2.Sobel(gray, cv2.CV_32F, 1, 0), cv2.Sobel(gray, cv2.CV_32F, 0, 1)
     strength = np.hypot(across, down)
     angle = np.arctan2(down, across) % np.pi
-    directions = np.histogram(angle, bins=8, range=(0, np.pi), weights=strength)[0] / (float(strength.sum()) or 1.0)
+    directions = np.histogram(angle, bins=8, range=(0, np.pi), weights=strength)[0] / (
+        float(strength.sum()) or 1.0
+    )
     sharp, scaled = [], gray
     for _ in range(3):
         sharp.append(np.log1p(cv2.Laplacian(scaled, cv2.CV_32F).std()))
@@ -78,18 +113,28 @@ def _texture(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     local = np.sqrt(np.maximum(square - mean * mean, 0))
     varied = np.histogram(np.log1p(local), bins=8, range=(0, 5))[0] / gray.size
     speckle = np.log1p(local.mean()) - np.log1p(mean.mean())
-    found = [np.log1p(strength.mean()), np.log1p(strength.std()), *sharp, (local < 1).mean(), speckle]
+    found = [
+        np.log1p(strength.mean()),
+        np.log1p(strength.std()),
+        *sharp,
+        (local < 1).mean(),
+        speckle,
+    ]
     return np.concatenate([directions * 4, np.sqrt(varied), np.array(found)]).astype(np.float32)
 
 
 def _frequencies(gray: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Energy of the cosine transform by distance from its origin, and how far it leans to either axis."""
+    """Energy of the cosine transform by distance from its origin, and how far it leans to either
+    axis.
+    """
     import cv2
     import numpy as np
 
     energy = np.log1p(np.abs(cv2.dct(gray / 255.0)))
     row, column = np.mgrid[:SIDE, :SIDE]
     ring = np.minimum((np.log2(np.hypot(row, column) + 1)).astype(int), 7)
-    rings = np.bincount(ring.ravel(), weights=energy.ravel(), minlength=8) / np.bincount(ring.ravel(), minlength=8)
+    rings = np.bincount(ring.ravel(), weights=energy.ravel(), minlength=8) / np.bincount(
+        ring.ravel(), minlength=8
+    )
     lean = energy[:4, 8:].mean() - energy[8:, :4].mean()
     return np.concatenate([np.log(rings + 1e-4), [lean * 10]]).astype(np.float32)

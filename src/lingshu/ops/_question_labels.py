@@ -1,6 +1,8 @@
-"""What PSV2026 says of an item besides its text: question type, clinical domain, modality, and the medical terms of its answer.
+"""What PSV2026 says of an item besides its text: question type, clinical domain, modality, and the
+medical terms of its answer.
 
-Question types and fields are those of the published data set (https://huggingface.co/datasets/ASD9987/PSV2026, CC BY 4.0).
+Question types and fields are those of the published data set
+(https://huggingface.co/datasets/ASD9987/PSV2026, CC BY 4.0).
 """
 
 from __future__ import annotations
@@ -47,9 +49,11 @@ def _form() -> Form[Labels]:
 def labelled(
     told: Prompts, sample: Sample, *, question: str, answer: str
 ) -> Generator[Sequence[Request[Any]], Sequence[Any], dict[str, str]]:
-    """In a talk: notes with the labels of a question and its answer, those that are known; a modality that the source states stays.
+    """In a talk: notes with the labels of a question and its answer, those that are known; a
+    modality that the source states stays.
 
-    Terms that do not stand in the answer word for word are left out, and counted in `med_terms_dropped`.
+    Terms that do not stand in the answer word for word are left out, and counted in
+    `med_terms_dropped`.
     """
     types = "\n".join(f"- {told.parts[f'type: {name}']}" for name in QUESTION_TYPES)
     ask = told.fill("ask", question=question, answer=answer, types=types)
@@ -66,11 +70,18 @@ def labelled(
 
 
 def with_labels(sample: Sample, notes: Mapping[str, str], *, kind: str | None = None) -> Sample:
-    """The sample with its labels, the modality among its facts; `kind` where its answer has become one of another kind."""
+    """The sample with its labels, the modality among its facts; `kind` where its answer has become
+    one of another kind.
+    """
     said = {name: value for name, value in notes.items() if name != "modality"}
     return replace(
         sample,
-        meta=replace(sample.meta, kind=kind or sample.meta.kind, modality=notes.get("modality"), extra={**sample.meta.extra, **said}),
+        meta=replace(
+            sample.meta,
+            kind=kind or sample.meta.kind,
+            modality=notes.get("modality"),
+            extra={**sample.meta.extra, **said},
+        ),
     )
 
 

@@ -1,6 +1,8 @@
-"""How many of each group stay, and which: quotas by water-filling, rows in an order drawn from their ids.
+"""How many of each group stay, and which: quotas by water-filling, rows in an order drawn from
+their ids.
 
-The order of a row depends on its id and the seed alone, so that what stays depends neither on shards nor on arrival.
+The order of a row depends on its id and the seed alone, so that what stays depends neither on
+shards nor on arrival.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ UNKNOWN = "unknown"
 
 def place(name: str, seed: int) -> int:
     """A number drawn from a name and a seed, uniform below 2^64."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), "big"
+    )
 
 
 def fraction(name: str, seed: int) -> float:
@@ -23,10 +27,14 @@ def fraction(name: str, seed: int) -> float:
 
 
 def fill(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """Quotas that sum to `total`, or to all there is, as even as the sizes allow: small groups stay whole, large ones share the rest."""
+    """Quotas that sum to `total`, or to all there is, as even as the sizes allow: small groups stay
+    whole, large ones share the rest.
+    """
     quotas: dict[str, int] = {}
     left = total
-    for position, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: (item[1], item[0]))):
+    for position, (name, size) in enumerate(
+        sorted(sizes.items(), key=lambda item: (item[1], item[0]))
+    ):
         quotas[name] = min(size, left // (len(sizes) - position))
         left -= quotas[name]
     return quotas
@@ -40,8 +48,12 @@ def rows_by(groups: Iterable[str]) -> dict[str, list[int]]:
     return dict(found)
 
 
-def beyond(rows: Mapping[str, Sequence[int]], quotas: Mapping[str, int], ids: Sequence[str], seed: int) -> list[tuple[str, int]]:
-    """The rows that exceed their group's quota, as (group, row), in order of row; a group without a quota loses nothing."""
+def beyond(
+    rows: Mapping[str, Sequence[int]], quotas: Mapping[str, int], ids: Sequence[str], seed: int
+) -> list[tuple[str, int]]:
+    """The rows that exceed their group's quota, as (group, row), in order of row; a group without a
+    quota loses nothing.
+    """
     gone = [
         (group, row)
         for group, members in rows.items()

@@ -1,7 +1,8 @@
-"""What identifies a text: its normalised form, hashed n-grams of its words, and MinHash signatures of its shingles.
+"""What identifies a text: its normalised form, hashed n-grams of its words, and MinHash signatures
+of its shingles.
 
-A word is a run of letters and digits, and each Chinese or Japanese character is one of its own. Hashes are the same in
-every process and on every machine, so that they may be stored and compared.
+A word is a run of letters and digits, and each Chinese or Japanese character is one of its own.
+Hashes are the same in every process and on every machine, so that they may be stored and compared.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 SHINGLE = 5
 PERMUTATIONS = 256
-# 32 bands of 8 rows: of the pairs of Jaccard similarity 0.7 85% share a band, of those at 0.8 99.7%. Half as many would miss 39%
-# and 5%; the candidates are verified anyway, so more bands cost time alone.
+# 32 bands of 8 rows: of the pairs of Jaccard similarity 0.7 85% share a band, of those at 0.8
+# 99.7%. Half as many would miss 39% and 5%; the candidates are verified anyway, so more bands cost
+# time alone.
 ROWS_OF_BAND = 8
 SEED = 42
 TEXTS_AT_ONCE = 64
@@ -34,19 +36,25 @@ _POWERS = tuple(np.uint64(pow(_MULTIPLIER, i, 1 << 64)) for i in range(16))
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation: the one normalisation behind every comparison of texts."""
+    """The words of a text in lower case, without punctuation: the one normalisation behind every
+    comparison of texts.
+    """
     if text.isascii():
         return text.encode().translate(_ASCII).decode().split()
     return _WORD.findall(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).casefold())
 
 
 def normalised(text: str) -> str:
-    """The words of a text with single blanks between; texts that differ in case, spacing or punctuation alone are equal."""
+    """The words of a text with single blanks between; texts that differ in case, spacing or
+    punctuation alone are equal.
+    """
     return " ".join(words(text))
 
 
 class Tokens(NamedTuple):
-    """The word hashes of several texts in one row, and where each text starts (one entry more than texts)."""
+    """The word hashes of several texts in one row, and where each text starts (one entry more than
+    texts).
+    """
 
     hashes: NDArray[np.uint64]
     starts: NDArray[np.int64]
@@ -62,8 +70,9 @@ class Grams(NamedTuple):
 def tokens(texts: Sequence[str]) -> Tokens:
     """Hash the words of several texts.
 
-    No word becomes an object of its own: a word's hash is the difference of two prefix sums over the bytes of all texts,
-    sum(byte * m^place), moved to place 0 by the inverse power of m. That is some ten times as fast as a look-up for each word.
+    No word becomes an object of its own: a word's hash is the difference of two prefix sums over
+    the bytes of all texts, sum(byte * m^place), moved to place 0 by the inverse power of m. That is
+    some ten times as fast as a look-up for each word.
     """
     blocks = [_plain(text) for text in texts]
     hashes, counts = [np.empty(0, np.uint64)], [np.zeros(1, np.int64)]
@@ -81,8 +90,14 @@ def tokens(texts: Sequence[str]) -> Tokens:
 
 
 def _plain(text: str) -> bytes:
-    """The words of a text with blanks between, as bytes; ASCII texts may keep several blanks in a row."""
-    return text.encode().translate(_ASCII) if text.isascii() else " ".join(words(text)).encode("utf-8", "surrogatepass")
+    """The words of a text with blanks between, as bytes; ASCII texts may keep several blanks in a
+    row.
+    """
+    return (
+        text.encode().translate(_ASCII)
+        if text.isascii()
+        else " ".join(words(text)).encode("utf-8", "surrogatepass")
+    )
 
 
 def _hash_words(blocks: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -103,7 +118,9 @@ def _hash_words(blocks: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np
 
 @functools.lru_cache(maxsize=4)
 def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """The powers 0 to count - 1 of the multiplier and of its inverse modulo 2^64; every odd number has one."""
+    """The powers 0 to count - 1 of the multiplier and of its inverse modulo 2^64; every odd number
+    has one.
+    """
     tables = []
     for base in (_MULTIPLIER, pow(_MULTIPLIER, -1, 1 << 64)):
         table = np.full(count, base, np.uint64)
@@ -120,7 +137,9 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def text_hashes(found: Tokens) -> NDArray[np.uint64]:
-    """One hash for each whole text, equal where the normalised texts are; 0 for a text without words."""
+    """One hash for each whole text, equal where the normalised texts are; 0 for a text without
+    words.
+    """
     counts = np.diff(found.starts)
     place = np.arange(len(found.hashes)) - np.repeat(found.starts[:-1], counts)
     powers, _ = _powers(1 << max(12, int(counts.max(initial=0)).bit_length()))
@@ -133,8 +152,8 @@ def text_hashes(found: Tokens) -> NDArray[np.uint64]:
 def grams(found: Tokens, n: int) -> Grams:
     """The windows of `n` words (at most 16) of each text; a text of fewer words has none.
 
-    The hash is the sum of the word hashes times powers of an odd number modulo 2^64, put together from windows of
-    1, 2, 4 and 8 words.
+    The hash is the sum of the word hashes times powers of an odd number modulo 2^64, put together
+    from windows of 1, 2, 4 and 8 words.
     """
     whole = found.hashes
     if len(whole) < n:
@@ -168,12 +187,17 @@ def minhashes(shingles: Grams, *, texts: int) -> NDArray[np.uint32]:
     offsets = np.zeros(texts + 1, np.int64)
     np.cumsum(np.bincount(shingles.owners, minlength=texts), out=offsets[1:])
     found = np.empty((texts, PERMUTATIONS), np.uint32)
-    # rensa hands values over as Python numbers; few at a time stay in the cache and are soon free again.
+    # rensa hands values over as Python numbers; few at a time stay in the cache and are soon free
+    # again.
     for start in range(0, texts, TEXTS_AT_ONCE):
         several = offsets[start : start + TEXTS_AT_ONCE + 1]
         hashes = shingles.hashes[several[0] : several[-1]]
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, (several - several[0]).astype(np.uint64), PERMUTATIONS, SEED)
-        values = np.fromiter(chain.from_iterable(matrix.to_rows()), np.uint32, (len(several) - 1) * PERMUTATIONS)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, (several - several[0]).astype(np.uint64), PERMUTATIONS, SEED
+        )
+        values = np.fromiter(
+            chain.from_iterable(matrix.to_rows()), np.uint32, (len(several) - 1) * PERMUTATIONS
+        )
         found[start : start + TEXTS_AT_ONCE] = values.reshape(-1, PERMUTATIONS)
     return found
 

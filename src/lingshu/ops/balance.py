@@ -1,8 +1,9 @@
 """Balance: no group of samples (by modality, source, format, kind, ...) larger than its quota.
 
-Facts and reasons: the paper balances its long captions over modalities and its RL pool over modality and query format
-(sections 2.2.1 and 3.1.4) without numbers. So nothing is cut by default but what a limit is given for. Where several
-facets are named, a group is their combination. What is left out is drawn by the samples' ids and the seed.
+Facts and reasons: the paper balances its long captions over modalities and its RL pool over
+modality and query format (sections 2.2.1 and 3.1.4) without numbers. So nothing is cut by default
+but what a limit is given for. Where several facets are named, a group is their combination. What is
+left out is drawn by the samples' ids and the seed.
 """
 
 from __future__ import annotations
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
 
 
 def step(
-    *, by: Sequence[str] = ("modality",), cap: int | None = None, ratio: float | None = None, total: int | None = None, seed: int = 0
+    *,
+    by: Sequence[str] = ("modality",),
+    cap: int | None = None,
+    ratio: float | None = None,
+    total: int | None = None,
+    seed: int = 0,
 ) -> TableStep:
     """Keep at most a quota of samples of each group.
 
     Args:
-        by: facets that make a group: fields of Meta, keys of its extra, or `format` (choice, yes_no, open, caption, report).
+        by: facets that make a group: fields of Meta, keys of its extra, or `format` (choice,
+            yes_no, open, caption, report).
         cap: at most this many samples of each group.
         ratio: no group larger than this multiple of the median group; 1 or more.
-        total: this many samples in all, as even over the groups as they allow: small groups stay whole.
+        total: this many samples in all, as even over the groups as they allow: small groups stay
+            whole.
         seed: which samples of a group stay.
 
     Drops: over_quota. Samples without a value are the group `unknown`.
@@ -38,7 +46,10 @@ def step(
     require(cap is None or cap >= 1, f"balance: cap is {cap}; it must be at least 1.")
     require(ratio is None or ratio >= 1, f"balance: ratio is {ratio}; it must be at least 1.")
     require(total is None or total >= 1, f"balance: total is {total}; it must be at least 1.")
-    require(not (cap is None and ratio is None and total is None), "balance has no limit; give cap, ratio or total.")
+    require(
+        not (cap is None and ratio is None and total is None),
+        "balance has no limit; give cap, ratio or total.",
+    )
 
     def sign(sample: Sample, _: Pixels) -> Signature:
         return {"group": " / ".join(facet(sample, name) or UNKNOWN for name in by)}
@@ -46,9 +57,16 @@ def step(
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
         rows = rows_by(table["group"].to_pylist())
-        quotas = limits({group: len(members) for group, members in rows.items()}, cap=cap, ratio=ratio, total=total)
+        quotas = limits(
+            {group: len(members) for group, members in rows.items()},
+            cap=cap,
+            ratio=ratio,
+            total=total,
+        )
         drops = {
-            row: Drop(ids[row], "over_quota", f"{group}: {quotas[group]} of {len(rows[group])} stay")
+            row: Drop(
+                ids[row], "over_quota", f"{group}: {quotas[group]} of {len(rows[group])} stay"
+            )
             for group, row in beyond(rows, quotas, ids, seed)
         }
         return Decision(drops, told={f"kept of {group}": quotas[group] for group in sorted(rows)})
@@ -56,11 +74,17 @@ def step(
     return TableStep(sign, decide)
 
 
-def limits(sizes: dict[str, int], *, cap: int | None, ratio: float | None, total: int | None) -> dict[str, int]:
+def limits(
+    sizes: dict[str, int], *, cap: int | None, ratio: float | None, total: int | None
+) -> dict[str, int]:
     """The quota of each group; the strictest limit holds."""
     if not sizes:
         return {}
     most = max(sizes.values())
-    bounds = [most, cap or most, most if ratio is None else max(1, int(ratio * median(sizes.values())))]
+    bounds = [
+        most,
+        cap or most,
+        most if ratio is None else max(1, int(ratio * median(sizes.values()))),
+    ]
     bounded = {group: min(size, *bounds) for group, size in sizes.items()}
     return bounded if total is None else fill(bounded, total)

@@ -1,7 +1,8 @@
-"""Reasoned answers: a teacher that knows the gold reasons towards it, and what does not hold is dropped.
+"""Reasoned answers: a teacher that knows the gold reasons towards it, and what does not hold is
+dropped.
 
-The paper's synthesis D (section 2.2.4) has a verifier without the image. Beyond it: the question is asked again without the
-gold, and the statements about what is visible are compared with the image.
+The paper's synthesis D (section 2.2.4) has a verifier without the image. Beyond it: the question is
+asked again without the gold, and the statements about what is visible are compared with the image.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ STEPWISE = (
 )
 # "The right answer is B" is how a conclusion speaks; that it was given is not.
 _CITES = re.compile(
-    r"\b(?:given|provided|stated|supplied|reference|gold) answer\b|\banswer (?:is|was) (?:given|provided|stated|supplied)\b",
+    r"\b(?:given|provided|stated|supplied|reference|gold) answer\b|\banswer (?:is|was)"
+    r" (?:given|provided|stated|supplied)\b",
     re.IGNORECASE,
 )
 
@@ -55,22 +57,31 @@ def step(
     prompt_file: str | None = None,
     seed: int = 0,
 ) -> TeacherStep:
-    """Write reasoning for every sample with one question and a known answer, with images or without.
+    """Write reasoning for every sample with one question and a known answer, with images or
+    without.
 
     Args:
-        blind: ask the question again without the gold; a wrong answer is noted (`blind: wrong`) or drops the sample.
-        claims: list what the image does not bear out; such claims are noted (`claims: 2`) or drop the sample.
-        shape: heading ends in `### Final Answer: X`, as the paper shows; tags is <think>...</think><answer>...</answer>.
+        blind: ask the question again without the gold; a wrong answer is noted (`blind: wrong`) or
+            drops the sample.
+        claims: list what the image does not bear out; such claims are noted (`claims: 2`) or drop
+            the sample.
+        shape: heading ends in `### Final Answer: X`, as the paper shows; tags is
+            <think>...</think><answer>...</answer>.
         prompt_file: other prompts, with the sections of this step's own.
         seed: chooses how a step-by-step answer is asked for.
 
-    Drops: several_turns, no_gold, empty_reasoning, answer_changed, cites_gold, inconsistent, blind_wrong, unsupported_claims.
+    Drops: several_turns, no_gold, empty_reasoning, answer_changed, cites_gold, inconsistent,
+    blind_wrong, unsupported_claims.
     """
     for name, value in (("blind", blind), ("claims", claims)):
         one_of(KIND, name, value, ("off", "note", "drop"))
     one_of(KIND, "shape", shape, ("heading", "tags"))
     told = prompts(KIND, prompt_file)
-    reasoned, listed, verdict = json_form(Reasoned), json_form(Claims), Form(_consistent, "first word Consistent or Inconsistent")
+    reasoned, listed, verdict = (
+        json_form(Reasoned),
+        json_form(Claims),
+        Form(_consistent, "first word Consistent or Inconsistent"),
+    )
 
     def talk(sample: Sample, _: Pixels) -> Talk:
         item = item_of(sample)
@@ -82,17 +93,35 @@ def step(
         fault = _fault(item, found)
         if fault:
             return Drop(sample.id, fault)
-        # Without the image, as in the paper: it judges whether the reasoning leads to the answer, not what is seen.
-        check = told.fill("verify", question=item.question, reasoning=found.reasoning, gold=item.full)
+        # Without the image, as in the paper: it judges whether the reasoning leads to the answer,
+        # not what is seen.
+        check = told.fill(
+            "verify", question=item.question, reasoning=found.reasoning, gold=item.full
+        )
         if not (yield from one(request(sample, check, verdict))):
-            return Drop(sample.id, "inconsistent", "the verifier finds that the reasoning does not lead to the answer")
-        asked = _checks(told, item, found.reasoning, blind=blind != "off", claims=claims != "off" and bool(sample.images), form=listed)
+            return Drop(
+                sample.id,
+                "inconsistent",
+                "the verifier finds that the reasoning does not lead to the answer",
+            )
+        asked = _checks(
+            told,
+            item,
+            found.reasoning,
+            blind=blind != "off",
+            claims=claims != "off" and bool(sample.images),
+            form=listed,
+        )
         values = (yield list(asked.values())) if asked else []
         notes = _notes(item, dict(zip(asked, values, strict=True)))
         if blind == "drop" and notes.get("blind") == "wrong":
             return Drop(sample.id, "blind_wrong", "without the gold the teacher answers otherwise")
         if claims == "drop" and notes.get("claims", "0") != "0":
-            return Drop(sample.id, "unsupported_claims", f"{notes['claims']} statements that the image does not bear out")
+            return Drop(
+                sample.id,
+                "unsupported_claims",
+                f"{notes['claims']} statements that the image does not bear out",
+            )
         return _made(sample, item, found.reasoning.strip(), shape, notes, seed)
 
     return TeacherStep(KIND, talk, told.tag)
@@ -114,14 +143,18 @@ def _fault(item: Item, found: Reasoned) -> str | None:
     return "cites_gold" if _CITES.search(found.reasoning) else None
 
 
-def _checks(told: Prompts, item: Item, reasoning: str, *, blind: bool, claims: bool, form: Form[Claims]) -> dict[str, Request]:
+def _checks(
+    told: Prompts, item: Item, reasoning: str, *, blind: bool, claims: bool, form: Form[Claims]
+) -> dict[str, Request]:
     sample = item.sample
     asked: dict[str, Request] = {}
     if blind:
         text = told.fill("blind", question=item.question, form=told.parts[item.form])
         asked["blind"] = request(sample, text, TEXT, images=sample.images)
     if claims:
-        asked["claims"] = request(sample, told.fill("claims", reasoning=reasoning), form, images=sample.images)
+        asked["claims"] = request(
+            sample, told.fill("claims", reasoning=reasoning), form, images=sample.images
+        )
     return asked
 
 
@@ -134,7 +167,9 @@ def _notes(item: Item, said: dict) -> dict[str, str]:
     return notes
 
 
-def _made(sample: Sample, item: Item, reasoning: str, shape: str, notes: dict[str, str], seed: int) -> Sample:
+def _made(
+    sample: Sample, item: Item, reasoning: str, shape: str, notes: dict[str, str], seed: int
+) -> Sample:
     if shape == "tags":
         answer = f"<think>{reasoning}</think><answer>{item.gold}</answer>"
     else:

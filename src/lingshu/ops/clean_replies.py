@@ -1,8 +1,10 @@
-"""Cleaning doctors' replies from consultation sites by rule: greetings, names, site phrases, contacts and signatures go.
+"""Cleaning doctors' replies from consultation sites by rule: greetings, names, site phrases,
+contacts and signatures go.
 
-The paper has HealthCareMagic-100k and iCliniq-10k rewritten by a language model before use (section 2.1.4); this is the
-part that needs none, for runs without a teacher and as the first pass before one. It removes whole sentences that only
-greet, thank, advertise or sign, at the begin and end of a reply, and what identifies a person anywhere in it.
+The paper has HealthCareMagic-100k and iCliniq-10k rewritten by a language model before use (section
+2.1.4); this is the part that needs none, for runs without a teacher and as the first pass before
+one. It removes whole sentences that only greet, thank, advertise or sign, at the begin and end of a
+reply, and what identifies a person anywhere in it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ from lingshu.core.steps import MapStep, Pixels
 from lingshu.ops import _identifiers
 from lingshu.ops._facts import require, tally, with_notes
 
-_SENTENCE = re.compile(r"[^.!?。！？\n]+(?:[.!?。！？]+(?=\s|$|[\u4e00-\u9fff“])|[。！？]+|\.(?=\S)[^\n.!?]*)*[.!?]*|\n+")
+_SENTENCE = re.compile(
+    r"[^.!?。！？\n]+(?:[.!?。！？]+(?=\s|$|[\u4e00-\u9fff“])|[。"
+    r"！？]+|\.(?=\S)[^\n.!?]*)*[.!?]*|\n+"
+)
 _HELLO = r"(?:hi|hello|hey|dear|greetings|good (?:morning|afternoon|evening|day)|namaste|salam)"
 _OPENING = re.compile(
     rf"\s*(?:{_HELLO}\b[^.!?\n]{{0,40}}"
@@ -46,7 +51,10 @@ _CLOSING = re.compile(
     r"联系)[^。！]{0,12})\s*[.!,。！]*\s*",
     re.IGNORECASE,
 )  # fmt: skip
-_GREETING = re.compile(rf"{_HELLO}\s+(?:\[NAME\]|there|doctor|sir|madam)?\s*[,!]\s*|(?:您好|你好)[，,]\s*", re.IGNORECASE)
+_GREETING = re.compile(
+    rf"{_HELLO}\s+(?:\[NAME\]|there|doctor|sir|madam)?\s*[,!]\s*|(?:您好|你好)[，,]\s*",
+    re.IGNORECASE,
+)
 _TITLED = re.compile(r"\b(?:Dr|DR|dr|Mr|MR|Mrs|MRS|Ms|Prof)\.?\s*(?=\[NAME\])")
 _NAME = re.compile(r"\s*\[NAME\](?:,?\s*(?:MD|MBBS|M\.D\.|MRCP|FRCS|DNB)\b)*")
 _CONTACT = re.compile(r"\[(?:PHONE|EMAIL|URL)\]")
@@ -56,7 +64,8 @@ def step(*, min_words: int = 8, edge: int = 6) -> MapStep:
     """Clean every assistant turn.
 
     Args:
-        min_words: a reply of fewer words after cleaning is dropped (two Chinese characters count as one word).
+        min_words: a reply of fewer words after cleaning is dropped (two Chinese characters count as
+            one word).
         edge: how many sentences at each end may be removed as greeting or signature.
 
     Drops: reply_too_short. Changed samples carry the note `cleaned` with the counts of what went.
@@ -66,12 +75,21 @@ def step(*, min_words: int = 8, edge: int = 6) -> MapStep:
 
     def change(sample: Sample, _: Pixels) -> Sample | Drop:
         counts: Counter[str] = Counter()
-        messages = tuple(_turn(message, edge, counts) if message.role == "assistant" else message for message in sample.messages)
+        messages = tuple(
+            _turn(message, edge, counts) if message.role == "assistant" else message
+            for message in sample.messages
+        )
         if not counts:
             return sample
-        if any(_words(message.text) < min_words for message in messages if message.role == "assistant"):
+        if any(
+            _words(message.text) < min_words for message in messages if message.role == "assistant"
+        ):
             return Drop(sample.id, "reply_too_short", tally(counts))
-        gold = (messages[-1].text,) if sample.answered and sample.gold == (sample.messages[-1].text,) else sample.gold
+        gold = (
+            (messages[-1].text,)
+            if sample.answered and sample.gold == (sample.messages[-1].text,)
+            else sample.gold
+        )
         return with_notes(replace(sample, messages=messages, gold=gold), {"cleaned": tally(counts)})
 
     return MapStep(lambda: change)
@@ -82,7 +100,9 @@ def _turn(message: Message, edge: int, counts: Counter[str]) -> Message:
     if len(texts) != 1:
         return message
     cleaned = clean(texts[0], edge=edge, counts=counts)
-    return replace(message, parts=tuple(cleaned if isinstance(part, str) else part for part in message.parts))
+    return replace(
+        message, parts=tuple(cleaned if isinstance(part, str) else part for part in message.parts)
+    )
 
 
 def clean(text: str, *, edge: int, counts: Counter[str]) -> str:
@@ -92,10 +112,14 @@ def clean(text: str, *, edge: int, counts: Counter[str]) -> str:
     counts.update(found)
     sentences = _SENTENCE.findall(_TITLED.sub("", scrubbed))
     first, last = 0, len(sentences)
-    while first < min(edge, last) and (not sentences[first].strip() or _OPENING.fullmatch(sentences[first])):
+    while first < min(edge, last) and (
+        not sentences[first].strip() or _OPENING.fullmatch(sentences[first])
+    ):
         counts["greeting"] += bool(sentences[first].strip())
         first += 1
-    while last > max(first, len(sentences) - edge) and (not sentences[last - 1].strip() or _CLOSING.fullmatch(sentences[last - 1])):
+    while last > max(first, len(sentences) - edge) and (
+        not sentences[last - 1].strip() or _CLOSING.fullmatch(sentences[last - 1])
+    ):
         counts["closing"] += bool(sentences[last - 1].strip())
         last -= 1
     # A sentence that names a way to reach somebody says nothing without it.
@@ -112,4 +136,7 @@ def clean(text: str, *, edge: int, counts: Counter[str]) -> str:
 
 
 def _words(text: str) -> int:
-    return len(re.findall(r"[^\W\u4e00-\u9fff]+", text)) + len(re.findall(r"[\u4e00-\u9fff]", text)) // 2
+    return (
+        len(re.findall(r"[^\W\u4e00-\u9fff]+", text))
+        + len(re.findall(r"[\u4e00-\u9fff]", text)) // 2
+    )

@@ -1,10 +1,11 @@
 """Image deduplication, exact and perceptual: one sample of each set of duplicate images stays.
 
-Default: 256-bit cosine-transform hash within 8 bits, which finds 99.7 % of re-encoded and resized copies without a false
-merge on look-alike scans; 64-bit hashes at distance 0, the paper's choice (section 2.1.4), find 94 % and merge some that
-differ (docs/benchmarks.md). Two pictures of one series (neighbouring slices) are never merged
-unless their pixels are equal. The sample that stays has the largest image, then the longest caption, then the best
-ranked source; the captions of the others are kept in its note `other_captions` (a JSON list).
+Default: 256-bit cosine-transform hash within 8 bits, which finds 99.7 % of re-encoded and resized
+copies without a false merge on look-alike scans; 64-bit hashes at distance 0, the paper's choice
+(section 2.1.4), find 94 % and merge some that differ (docs/benchmarks.md). Two pictures of one
+series (neighbouring slices) are never merged unless their pixels are equal. The sample that stays
+has the largest image, then the longest caption, then the best ranked source; the captions of the
+others are kept in its note `other_captions` (a JSON list).
 """
 
 from __future__ import annotations
@@ -25,31 +26,41 @@ if TYPE_CHECKING:
 
 
 def step(
-    *, bits: int = 256, radius: int = 8, series_guard: bool = True, unit: str = "image", across: str = "all", kinds: Sequence[str] = ()
+    *,
+    bits: int = 256,
+    radius: int = 8,
+    series_guard: bool = True,
+    unit: str = "image",
+    across: str = "all",
+    kinds: Sequence[str] = (),
 ) -> TableStep:
     """Keep one sample of each set of duplicates.
 
     Args:
         bits: length of the hash, 256 or 64.
-        radius: bits in which duplicates may differ, 0 to 31 (of 64 bits 0 to 15). 0 is equality of hashes.
+        radius: bits in which duplicates may differ, 0 to 31 (of 64 bits 0 to 15). 0 is equality of
+            hashes.
         series_guard: whether images of one series (`meta.extra["series"]`) are kept apart.
-        unit: `image`: one sample for each image, as for captions; `image_text`: samples that say different things about
-            one image all stay, as for questions.
+        unit: `image`: one sample for each image, as for captions; `image_text`: samples that say
+            different things about one image all stay, as for questions.
         across: `all` compares all sources with each other, `source` each with itself alone.
         kinds: values of `meta.kind` that are looked at; empty means all.
 
-    Samples of several images are duplicates where all their files are equal, in order. Drops: image_exact (equal pixels),
-    image_near.
+    Samples of several images are duplicates where all their files are equal, in order. Drops:
+    image_exact (equal pixels), image_near.
     """
     require(bits in (64, 256), f"image_dedup: bits is {bits}; choose 64 or 256.")
     require(
         0 <= radius <= (31 if bits == 256 else 15),
-        f"image_dedup: radius is {radius}; it must be 0 to {31 if bits == 256 else 15} for {bits} bits.",
+        f"image_dedup: radius is {radius}; it must be 0 to {31 if bits == 256 else 15} for {bits}"
+        " bits.",
     )
     one_of("image_dedup", "unit", unit, ("image", "image_text"))
     one_of("image_dedup", "across", across, ("all", "source"))
 
-    nothing: Signature = dict.fromkeys(("hash", "pixels", "files", "area", "caption", "series", "said"))
+    nothing: Signature = dict.fromkeys(
+        ("hash", "pixels", "files", "area", "caption", "series", "said")
+    )
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
         from lingshu.ops import _image_signature as signatures
@@ -68,37 +79,62 @@ def step(
                 **nothing,
                 **common,
                 "area": 0,
-                "files": b"".join(signatures.file_digest(pixels.bytes(image)) for image in sample.images),
+                "files": b"".join(
+                    signatures.file_digest(pixels.bytes(image)) for image in sample.images
+                ),
             }
         gray = pixels.gray(first)
         found = signatures.perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
-        return {**nothing, **common, "hash": found, "pixels": signatures.pixel_digest(gray), "area": gray.size}
+        return {
+            **nothing,
+            **common,
+            "hash": found,
+            "pixels": signatures.pixel_digest(gray),
+            "area": gray.size,
+        }
 
     def decide(table: pa.Table) -> Decision:
         sets = table["files"].to_pylist()
         found = Kept(len(sets))
         compared = [row for row, value in enumerate(table["hash"].to_pylist()) if value is not None]
-        told = {"images compared": len(compared), "merges refused within a series": 0, "pairs not compared": 0}
+        told = {
+            "images compared": len(compared),
+            "merges refused within a series": 0,
+            "pairs not compared": 0,
+        }
         sources = column(table, "source", "") if across == "source" else [""] * len(sets)
         for name in sorted(set(sources)):
             rows = [row for row in compared if sources[row] == name]
             if not rows:
                 continue
-            groups, guarded, over = _groups(table, rows, bits=bits, radius=radius, guard=series_guard)
+            groups, guarded, over = _groups(
+                table, rows, bits=bits, radius=radius, guard=series_guard
+            )
             told["merges refused within a series"] += guarded
             told["pairs not compared"] += over
-            found.add(table, rows, split_groups(groups, [table["said"][row].as_py() for row in rows]))
+            found.add(
+                table, rows, split_groups(groups, [table["said"][row].as_py() for row in rows])
+            )
         several = [row for row, value in enumerate(sets) if value is not None]
         found.add(
-            table, several, split_groups([0] * len(several), [(sources[row], sets[row], table["said"][row].as_py()) for row in several])
+            table,
+            several,
+            split_groups(
+                [0] * len(several),
+                [(sources[row], sets[row], table["said"][row].as_py()) for row in several],
+            ),
         )
         return Decision(*_outcome(table, found.keeper), told=told)
 
     return TableStep(sign, decide)
 
 
-def _groups(table: pa.Table, rows: list[int], *, bits: int, radius: int, guard: bool) -> tuple[NDArray[np.int64], int, int]:
-    """For each of some rows the number of its group; how many merges the guard refused; pairs that the cap left out."""
+def _groups(
+    table: pa.Table, rows: list[int], *, bits: int, radius: int, guard: bool
+) -> tuple[NDArray[np.int64], int, int]:
+    """For each of some rows the number of its group; how many merges the guard refused; pairs that
+    the cap left out.
+    """
     import numpy as np
 
     from lingshu.ops._buckets import groups
@@ -108,7 +144,9 @@ def _groups(table: pa.Table, rows: list[int], *, bits: int, radius: int, guard: 
     if not rows:
         return np.empty(0, np.int64), 0, 0
     part = table.select(["hash", "pixels", "series"]).take(rows)
-    hashes = np.frombuffer(b"".join(part["hash"].to_pylist()), np.uint8).reshape(len(rows), bits // 8)
+    hashes = np.frombuffer(b"".join(part["hash"].to_pylist()), np.uint8).reshape(
+        len(rows), bits // 8
+    )
     pairs = pairs_within(hashes, radius)
     if not guard:
         return groups(pairs.left, pairs.right, rows=len(rows)), 0, pairs.over.pairs
@@ -116,7 +154,9 @@ def _groups(table: pa.Table, rows: list[int], *, bits: int, radius: int, guard: 
     return grouped.group, grouped.guarded, pairs.over.pairs
 
 
-def _outcome(table: pa.Table, keeper: NDArray[np.int64]) -> tuple[dict[int, Drop], dict[int, dict[str, str]]]:
+def _outcome(
+    table: pa.Table, keeper: NDArray[np.int64]
+) -> tuple[dict[int, Drop], dict[int, dict[str, str]]]:
     from lingshu.ops._keepers import alternatives
 
     ids, pixels, files = (table[name].to_pylist() for name in ("id", "pixels", "files"))
@@ -125,6 +165,11 @@ def _outcome(table: pa.Table, keeper: NDArray[np.int64]) -> tuple[dict[int, Drop
     for row, kept in enumerate(keeper.tolist()):
         if row != kept:
             equal = files[row] is not None or pixels[row] == pixels[kept]
-            drops[row] = Drop(ids[row], "image_exact" if equal else "image_near", f"kept: {ids[kept]}")
+            drops[row] = Drop(
+                ids[row], "image_exact" if equal else "image_near", f"kept: {ids[kept]}"
+            )
     others = alternatives(keeper, captions)
-    return drops, {row: {"other_captions": json.dumps(told, ensure_ascii=False)} for row, told in others.items()}
+    return drops, {
+        row: {"other_captions": json.dumps(told, ensure_ascii=False)}
+        for row, told in others.items()
+    }

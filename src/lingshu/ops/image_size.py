@@ -1,7 +1,9 @@
-"""Image size: sides, shape and file format, read from the first bytes of a file, so that nothing is decoded for it.
+"""Image size: sides, shape and file format, read from the first bytes of a file, so that nothing is
+decoded for it.
 
-Facts and reasons: neighbours in the field ask for 336 pixels (PubMedVision, arXiv 2406.19280); the Lingshu paper names
-no number. 56 is the least side that both model families take apart into patches.
+Facts and reasons: neighbours in the field ask for 336 pixels (PubMedVision, arXiv 2406.19280); the
+Lingshu paper names no number. 56 is the least side that both model families take apart into
+patches.
 """
 
 from __future__ import annotations
@@ -16,7 +18,12 @@ from lingshu.imaging.headers import Format
 
 
 def step(
-    *, min_side: int = 56, max_side: int | None = None, max_aspect: float = 5.0, formats: Sequence[str] = (), need_image: bool = False
+    *,
+    min_side: int = 56,
+    max_side: int | None = None,
+    max_aspect: float = 5.0,
+    formats: Sequence[str] = (),
+    need_image: bool = False,
 ) -> MapStep:
     """Drop samples with an image that is too small, too large, too long, or of another format.
 
@@ -31,9 +38,14 @@ def step(
     """
     for name in formats:
         if name not in get_args(Format):
-            raise ConfigError(f"image_size: formats names {name!r}; {nearest(name, get_args(Format))}")
+            raise ConfigError(
+                f"image_size: formats names {name!r}; {nearest(name, get_args(Format))}"
+            )
     if min_side < 1 or (max_side is not None and max_side < min_side) or max_aspect < 1:
-        raise ConfigError(f"image_size: min_side {min_side}, max_side {max_side} and max_aspect {max_aspect} let nothing pass.")
+        raise ConfigError(
+            f"image_size: min_side {min_side}, max_side {max_side} and max_aspect {max_aspect} let"
+            " nothing pass."
+        )
 
     def keep(sample: Sample, pixels: Pixels) -> Sample | Drop:
         if need_image and not sample.images:

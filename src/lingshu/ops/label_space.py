@@ -1,4 +1,5 @@
-"""The labels of a data set: every value that a facet takes within each source, noted on its samples.
+"""The labels of a data set: every value that a facet takes within each source, noted on its
+samples.
 
 What vqa_template takes its wrong options from: the other labels of the same source.
 """
@@ -34,12 +35,17 @@ def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
         return {"label": sample.meta.facet(facet), "corpus": sample.meta.source}
 
     def decide(table: pa.Table) -> Decision:
-        rows = list(zip(*(table[name].to_pylist() for name in ("id", "label", "corpus")), strict=True))
+        rows = list(
+            zip(*(table[name].to_pylist() for name in ("id", "label", "corpus")), strict=True)
+        )
         spaces: dict[str | None, set[str]] = defaultdict(set)
         for _, label, corpus in rows:
             if label:
                 spaces[corpus].add(label)
-        written = {corpus: json.dumps(sorted(labels), ensure_ascii=False) for corpus, labels in spaces.items()}
+        written = {
+            corpus: json.dumps(sorted(labels), ensure_ascii=False)
+            for corpus, labels in spaces.items()
+        }
         drops: dict[int, Drop] = {}
         notes: dict[int, dict[str, str]] = {}
         for row, (name, label, corpus) in enumerate(rows):
@@ -49,6 +55,13 @@ def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
                 drops[row] = Drop(name, "few_labels", f"its source has {len(spaces[corpus])}")
             else:
                 notes[row] = {NOTE: written[corpus]}
-        return Decision(drops, notes, {f"labels of {corpus}": len(labels) for corpus, labels in sorted(spaces.items(), key=str)})
+        return Decision(
+            drops,
+            notes,
+            {
+                f"labels of {corpus}": len(labels)
+                for corpus, labels in sorted(spaces.items(), key=str)
+            },
+        )
 
     return TableStep(sign, decide)

@@ -1,7 +1,9 @@
-"""Language of a sample: English, Chinese or another, told by script and function words; unsure ones are not guessed.
+"""Language of a sample: English, Chinese or another, told by script and function words; unsure ones
+are not guessed.
 
-Chinese is told from Japanese by the absence of kana, English from other Latin-script languages by function words. A text
-too short for evidence, or with as much for one as for another, keeps the language that its source stated.
+Chinese is told from Japanese by the absence of kana, English from other Latin-script languages by
+function words. A text too short for evidence, or with as much for one as for another, keeps the
+language that its source stated.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from lingshu.ops._facts import answer, one_of, texts, with_notes
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
-# Every letter that is neither Latin nor Han: Cyrillic, Greek beyond single symbols, Arabic, Hangul, Thai, Devanagari, ...
-_OTHER = re.compile(r"[\u0400-\u1dff\u2de0-\u2dff\ua000-\ud7ff\u3040-\u30ff\uff66-\uffdc]|[\u0370-\u03ff]{3,}")
+# Every letter that is neither Latin nor Han: Cyrillic, Greek beyond single symbols, Arabic, Hangul,
+# Thai, Devanagari, ...
+_OTHER = re.compile(
+    r"[\u0400-\u1dff\u2de0-\u2dff\ua000-\ud7ff\u3040-\u30ff\uff66-\uffdc]|[\u0370-\u03ff]{3,}"
+)
 _WORD = re.compile(r"[a-zA-Z\u00c0-\u024f\u1e00-\u1eff]+")
 _WORDS = {
     "en": "the of and is are was were with in to a an on at for by from this that these there has have had not no or as be it "
@@ -60,7 +65,9 @@ def step(*, keep: Sequence[str] = (), unsure: str = "keep", of: str = "all") -> 
     one_of("language", "of", of, ("all", "answer"))
 
     def tag(sample: Sample, _: Pixels) -> Sample | Drop:
-        found = language_of(answer(sample) if of == "answer" else "\n".join([*texts(sample), *sample.choices]))
+        found = language_of(
+            answer(sample) if of == "answer" else "\n".join([*texts(sample), *sample.choices])
+        )
         name = found or sample.meta.language
         if name is None:
             return sample if unsure == "keep" else Drop(sample.id, "language_unsure")
@@ -80,7 +87,11 @@ def _tagged(sample: Sample, language: str) -> Sample:
 
 def language_of(text: str) -> str | None:
     """`en`, `zh`, `other`, or None where the text does not tell."""
-    han, kana, others = len(_HAN.findall(text)), len(_KANA.findall(text)), sum(map(len, _OTHER.findall(text)))
+    han, kana, others = (
+        len(_HAN.findall(text)),
+        len(_KANA.findall(text)),
+        sum(map(len, _OTHER.findall(text))),
+    )
     words = [word.casefold() for word in _WORD.findall(text)]
     # About two Han characters, or five letters of another script, say as much as one word.
     weights = {"zh": han / 2, "other": others / 5, "latin": float(len(words))}
@@ -98,10 +109,16 @@ def _latin(words: list[str]) -> str | None:
     hits = {language: sum(word in known for word in words) for language, known in _LISTS.items()}
     english = hits.pop("en")
     foreign = max(hits.values())
-    # Letters that English does not use; names alone (Sjögren, Ménière) are far rarer than one word in ten.
+    # Letters that English does not use; names alone (Sjögren, Ménière) are far rarer than one word
+    # in ten.
     marked = sum(not word.isascii() for word in words)
     n = len(words)
-    if english > 1.3 * foreign and english >= 0.12 * n and english >= (2 if n > 6 else 1) and marked <= 0.1 * n:
+    if (
+        english > 1.3 * foreign
+        and english >= 0.12 * n
+        and english >= (2 if n > 6 else 1)
+        and marked <= 0.1 * n
+    ):
         return "en"
     if foreign > 1.3 * english and foreign >= 2 and (foreign >= 0.15 * n or marked >= 0.1 * n):
         return "other"

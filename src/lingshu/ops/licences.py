@@ -1,8 +1,9 @@
-"""Licence and access filter: only samples whose licence and access class allow the use that is meant.
+"""Licence and access filter: only samples whose licence and access class allow the use that is
+meant.
 
-A licence counts as permissive where it allows use, change and redistribution, also commercially, with no more than
-attribution asked: no share-alike, no non-commercial, no no-derivatives clause. What a row does not state is not
-permissive. This is a table of names, no legal advice.
+A licence counts as permissive where it allows use, change and redistribution, also commercially,
+with no more than attribution asked: no share-alike, no non-commercial, no no-derivatives clause.
+What a row does not state is not permissive. This is a table of names, no legal advice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ PERMISSIVE = frozenset(
      "cdla permissive", "public domain", "us government work")
 )  # fmt: skip
 ACCESS: tuple[Access, ...] = get_args(Access)
-_VERSION = re.compile(r"\b(?:version )?v?\d+(?:\.\d+)*\b|\b(?:international|igo|licen[cs]e|universal|unported|the)\b")
+_VERSION = re.compile(
+    r"\b(?:version )?v?\d+(?:\.\d+)*\b|\b(?:international|igo|licen[cs]e|universal|unported|the)\b"
+)
 
 
 def step(
@@ -34,9 +37,11 @@ def step(
     """Keep samples that may be used so.
 
     Args:
-        licence: `permissive` keeps CC0, PDDL, ODC-By, CC BY, MIT, Apache, BSD, ISC and the public domain; `any` keeps all.
+        licence: `permissive` keeps CC0, PDDL, ODC-By, CC BY, MIT, Apache, BSD, ISC and the public
+            domain; `any` keeps all.
         access: the access classes that stay; credentialed data are out unless named.
-        also: further licences that stay, by their names in the rows (`own` for data of one's own, if the rows say so).
+        also: further licences that stay, by their names in the rows (`own` for data of one's own,
+            if the rows say so).
         agreements: agreements that were signed; samples under one of them pass the access filter.
 
     Drops: licence_unknown, licence_not_permissive, access_CLASS.
@@ -44,7 +49,10 @@ def step(
     one_of("licences", "licence", licence, ("permissive", "any"))
     for name in access:
         one_of("licences", "access", name, ACCESS)
-    require(bool(access), "licences: access is empty, which would drop everything; name at least one class.")
+    require(
+        bool(access),
+        "licences: access is empty, which would drop everything; name at least one class.",
+    )
     more = frozenset(plain_name(name) for name in also)
 
     def keep(sample: Sample, _: Pixels) -> Sample | Drop:
@@ -63,12 +71,18 @@ def step(
 
 
 def plain_name(licence: str) -> str:
-    """A licence's name without version, case and punctuation: `CC-BY-4.0` and `CC BY 4.0 International` are `cc by`."""
+    """A licence's name without version, case and punctuation: `CC-BY-4.0` and `CC BY 4.0
+    International` are `cc by`.
+    """
     words = re.sub(r"[^a-z0-9.]+", " ", licence.casefold())
     return " ".join(_VERSION.sub(" ", words).split())
 
 
 def is_permissive(licence: str) -> bool:
-    """Whether a licence is in the table; of several (`MIT AND CC-BY-4.0`, `CC BY or CC0`) all must be."""
+    """Whether a licence is in the table; of several (`MIT AND CC-BY-4.0`, `CC BY or CC0`) all must
+    be.
+    """
     parts = re.split(r"\s+(?:and|or|with)\s+|[;,/+]", licence.casefold())
-    return all(plain_name(part) in PERMISSIVE for part in parts if part.strip()) and any(part.strip() for part in parts)
+    return all(plain_name(part) in PERMISSIVE for part in parts if part.strip()) and any(
+        part.strip() for part in parts
+    )

@@ -1,7 +1,9 @@
-"""Long captions with a teacher: facts on the boxed image, a reader's view of the bare one, merged so that the facts win.
+"""Long captions with a teacher: facts on the boxed image, a reader's view of the bare one, merged
+so that the facts win.
 
-The paper's synthesis A (section 2.2.1): recorded facts and regions lead to a trusted caption, the modality's checklist to
-one from the image alone, and a merge joins both. A caption that speaks of boxes or of what was given is dropped.
+The paper's synthesis A (section 2.2.1): recorded facts and regions lead to a trusted caption, the
+modality's checklist to one from the image alone, and a merge joins both. A caption that speaks of
+boxes or of what was given is dropped.
 """
 
 from __future__ import annotations
@@ -69,17 +71,19 @@ def step(
     """Write a long caption for the first image of every sample.
 
     Args:
-        caption: short caption as a template, `{label} on a {modality}`, whose names are facets of the sample; by default
-            the sample's own answer.
-        facts: facets that the image can show and the caption shall state. Name none that it cannot show, such as an age,
-            and none that identifies a person.
-        knowledge: background knowledge, by the value of a fact; what belongs to other values is not sent.
+        caption: short caption as a template, `{label} on a {modality}`, whose names are facets of
+            the sample; by default the sample's own answer.
+        facts: facets that the image can show and the caption shall state. Name none that it cannot
+            show, such as an age, and none that identifies a person.
+        knowledge: background knowledge, by the value of a fact; what belongs to other values is not
+            sent.
         min_words: shorter captions are dropped.
         prompt_file: other prompts, with the sections of this step's own.
         seed: chooses the wording of the question.
 
-    Regions: `meta.extra["boxes"]` holds `[[left, top, right, bottom], ...]` in pixels as JSON, or `meta.extra["mask"]`
-    the position of the image that is their mask. Drops: no_image, no_caption, bad_boxes, too_short, mentions_marks.
+    Regions: `meta.extra["boxes"]` holds `[[left, top, right, bottom], ...]` in pixels as JSON, or
+    `meta.extra["mask"]` the position of the image that is their mask. Drops: no_image, no_caption,
+    bad_boxes, too_short, mentions_marks.
     """
     require(min_words >= 1, f"long_caption: min_words is {min_words}; it must be at least 1.")
     told, known = prompts(KIND, prompt_file), dict(knowledge or {})
@@ -90,10 +94,17 @@ def step(
             return Drop(sample.id, "no_image")
         short = _short(sample, caption)
         if not short:
-            return Drop(sample.id, "no_caption", "neither its facets nor its answer make a short caption")
+            return Drop(
+                sample.id, "no_caption", "neither its facets nor its answer make a short caption"
+            )
         boxes = _boxes(sample, pixels)
         if boxes is None:
-            return Drop(sample.id, "bad_boxes", "boxes are written [[left, top, right, bottom], ...], mask is the position of an image")
+            return Drop(
+                sample.id,
+                "bad_boxes",
+                "boxes are written [[left, top, right, bottom], ...], mask is the position of an"
+                " image",
+            )
         image = sample.images[0]
         boxed = Image(data=encode_png(with_boxes(pixels.rgb(image), boxes))) if boxes else image
         modality = sample.meta.modality or "medical"
@@ -103,20 +114,34 @@ def step(
             "facts",
             short=short,
             modality=modality,
-            facts="\n".join(f"- {name}: {value}" for name, value in stated.items()) or "- none besides the short caption",
+            facts="\n".join(f"- {name}: {value}" for name, value in stated.items())
+            or "- none besides the short caption",
             knowledge="\n".join(f"- {known[v]}" for v in stated.values() if v in known) or "- none",
             marks=told.parts["marks" if boxes else "no marks"],
         )
-        seen = told.fill("preference", modality=modality, checklist=told.parts[f"checklist: {checklist}"])
-        first, view = yield [request(sample, trusted, form, images=[boxed]), request(sample, seen, TEXT, images=[image])]
-        merge = told.fill("merge", modality=modality, trusted=first.caption, seen=view, order=told.parts[f"order: {order}"])
+        seen = told.fill(
+            "preference", modality=modality, checklist=told.parts[f"checklist: {checklist}"]
+        )
+        first, view = yield [
+            request(sample, trusted, form, images=[boxed]),
+            request(sample, seen, TEXT, images=[image]),
+        ]
+        merge = told.fill(
+            "merge",
+            modality=modality,
+            trusted=first.caption,
+            seen=view,
+            order=told.parts[f"order: {order}"],
+        )
         (final,) = yield [request(sample, merge, TEXT)]
         return _checked(sample, final, first.caption, min_words=min_words, seed=seed)
 
     return TeacherStep(KIND, talk, told.tag)
 
 
-def _checked(sample: Sample, final: str, trusted: str, *, min_words: int, seed: int) -> Sample | Drop:
+def _checked(
+    sample: Sample, final: str, trusted: str, *, min_words: int, seed: int
+) -> Sample | Drop:
     if len(final.split()) < min_words:
         return Drop(sample.id, "too_short", f"{len(final.split())} words")
     found = _MARKS.search(final)
@@ -132,7 +157,11 @@ def _checked(sample: Sample, final: str, trusted: str, *, min_words: int, seed: 
         gold=None,
         choices=(),
         # The mask does not come along, nor what points at it.
-        meta=replace(sample.meta, kind="caption", extra={k: v for k, v in sample.meta.extra.items() if k != "mask"}),
+        meta=replace(
+            sample.meta,
+            kind="caption",
+            extra={k: v for k, v in sample.meta.extra.items() if k != "mask"},
+        ),
     )
 
 
@@ -142,7 +171,11 @@ def _short(sample: Sample, template: str | None) -> str:
     names = re.findall(r"\{(\w+)\}", template)
     values = {name: sample.meta.facet(name) for name in names}
     # A caption with a hole in it would be taken for a fact.
-    return "" if None in values.values() else re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", template)
+    return (
+        ""
+        if None in values.values()
+        else re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", template)
+    )
 
 
 def _boxes(sample: Sample, pixels: Pixels) -> list[Box] | None:
@@ -159,13 +192,18 @@ def _boxes(sample: Sample, pixels: Pixels) -> list[Box] | None:
     except (ValueError, TypeError):
         return None
     header = pixels.header(sample.images[0])
-    inside = all(0 <= b.left <= b.right < header.width and 0 <= b.top <= b.bottom < header.height for b in found)
+    inside = all(
+        0 <= b.left <= b.right < header.width and 0 <= b.top <= b.bottom < header.height
+        for b in found
+    )
     return found if inside else None
 
 
 def _ways(modality: str) -> tuple[str, str]:
     name = f"{modality.casefold()} "
     for words, checklist, order in _MODALITIES:
-        if any(word in name if len(word) > 2 else re.search(rf"\b{word}\b", name) for word in words):
+        if any(
+            word in name if len(word) > 2 else re.search(rf"\b{word}\b", name) for word in words
+        ):
             return checklist, order
     return "general", "plain"

@@ -1,7 +1,9 @@
-"""Medical terms in answers, marked by a dictionary: whole words, the longest first, English and Chinese.
+"""Medical terms in answers, marked by a dictionary: whole words, the longest first, English and
+Chinese.
 
-The offline way to the spans that entity-weighted training reads; label_entities asks a language model instead. It has to
-run after every step that changes answers: spans that no longer fit their text make training drop the sample.
+The offline way to the spans that entity-weighted training reads; label_entities asks a language
+model instead. It has to run after every step that changes answers: spans that no longer fit their
+text make training drop the sample.
 """
 
 from __future__ import annotations
@@ -24,20 +26,26 @@ def step(
     plurals: bool = True,
     hyphens: bool = True,
 ) -> MapStep:
-    """Write where terms stand in every answer to `meta.extra["entities"]` (docs/artefacts.md); `[]` where there is none.
+    """Write where terms stand in every answer to `meta.extra["entities"]` (docs/artefacts.md); `[]`
+    where there is none.
 
     Args:
         terms: file with one term a line, besides the other lists.
         words: terms written in the configuration.
-        facet: facet of a sample with its own terms as a JSON list, such as `med_terms`; they are looked for in it alone.
-        built_in: use the package's starter list of some hundred terms, which is no medical vocabulary.
+        facet: facet of a sample with its own terms as a JSON list, such as `med_terms`; they are
+            looked for in it alone.
+        built_in: use the package's starter list of some hundred terms, which is no medical
+            vocabulary.
         plurals: find English plurals of terms, too.
         hyphens: find a term with a blank, a hyphen or nothing between its parts, too.
 
     Drops: bad_terms.
     """
     words = list(words)
-    require(bool(terms or words or facet or built_in), "mark_entities: no terms are given; give terms, words or facet, or built_in: true.")
+    require(
+        bool(terms or words or facet or built_in),
+        "mark_entities: no terms are given; give terms, words or facet, or built_in: true.",
+    )
 
     def opened():
         every = [*(starter() if built_in else ()), *words, *(read_terms(terms) if terms else ())]
@@ -47,7 +55,9 @@ def step(
             own = listed(sample, facet) if facet else []
             if isinstance(own, Drop):
                 return own
-            return marked(sample, Terms([*every, *own], plurals=plurals, hyphens=hyphens) if own else shared)
+            return marked(
+                sample, Terms([*every, *own], plurals=plurals, hyphens=hyphens) if own else shared
+            )
 
         return look
 

@@ -1,9 +1,10 @@
 """Mix: the composition of a training stage, by counts or shares of its groups.
 
-`composition: lingshu_stage_3` is the paper's: medical multimodal 2.7M, medical captions 2.0M, general multimodal 1.2M,
-general text 1.0M, medical text 0.173M. The numbers are the removal sizes of its ablation (Table 10), whose sum is the
-7.1M that it states; they stand in the corpus cards beside which corpus belongs to which group. Nothing is repeated: a
-group that is too small stays whole, and the card says how much it lacks.
+`composition: lingshu_stage_3` is the paper's: medical multimodal 2.7M, medical captions 2.0M,
+general multimodal 1.2M, general text 1.0M, medical text 0.173M. The numbers are the removal sizes
+of its ablation (Table 10), whose sum is the 7.1M that it states; they stand in the corpus cards
+beside which corpus belongs to which group. Nothing is repeated: a group that is too small stays
+whole, and the card says how much it lacks.
 """
 
 from __future__ import annotations
@@ -42,20 +43,30 @@ def step(
         shares: group -> part of the mix (any positive numbers); needs no counts.
         composition: a composition of the corpus cards by its name, in place of groups and counts.
         scale: factor on every count: 0.01 mixes a hundredth.
-        total: samples in the mix when shares are given; None takes the most that the scarcest group allows.
+        total: samples in the mix when shares are given; None takes the most that the scarcest group
+            allows.
         unlisted: what happens to samples of other groups: `drop` or `keep`.
         seed: which samples of a group stay.
 
     Drops: over_quota, not_in_mix.
     """
     if composition is not None:
-        require(not (groups or counts or shares), "mix: composition stands in place of groups, counts and shares; give one of them.")
+        require(
+            not (groups or counts or shares),
+            "mix: composition stands in place of groups, counts and shares; give one of them.",
+        )
         found = composition_of(composition)
         groups, counts = found.groups, found.counts
     require(bool(counts) != bool(shares), "mix: give either counts or shares.")
     require(scale > 0, f"mix: scale is {scale}; it must be above 0.")
-    require(all(n >= 0 for n in (counts or {}).values()), f"mix: counts are {counts}; none may be below 0.")
-    require(all(n > 0 for n in (shares or {}).values()), f"mix: shares are {shares}; each must be above 0.")
+    require(
+        all(n >= 0 for n in (counts or {}).values()),
+        f"mix: counts are {counts}; none may be below 0.",
+    )
+    require(
+        all(n > 0 for n in (shares or {}).values()),
+        f"mix: shares are {shares}; each must be above 0.",
+    )
     require(unlisted in ("drop", "keep"), f"mix: unlisted is {unlisted!r}; choose drop or keep.")
     named = dict(groups or {})
 
@@ -63,18 +74,32 @@ def step(
         return {"group": facet(sample, by) or UNKNOWN}
 
     def decide(table: pa.Table) -> Decision:
-        # A row may name a source of its own, such as an article; the composition means the run's sources.
-        values = table["source" if by == "source" and "source" in table.column_names else "group"].to_pylist()
-        ids, group_of = table["id"].to_pylist(), [named.get(value, value) for value in map(str, values)]
+        # A row may name a source of its own, such as an article; the composition means the run's
+        # sources.
+        values = table[
+            "source" if by == "source" and "source" in table.column_names else "group"
+        ].to_pylist()
+        ids, group_of = (
+            table["id"].to_pylist(),
+            [named.get(value, value) for value in map(str, values)],
+        )
         rows = rows_by(group_of)
         sizes = {group: len(members) for group, members in rows.items()}
-        wanted = {g: round(n * scale) for g, n in counts.items()} if counts else _by_share(dict(shares or {}), sizes, total)
+        wanted = (
+            {g: round(n * scale) for g, n in counts.items()}
+            if counts
+            else _by_share(dict(shares or {}), sizes, total)
+        )
         drops = {
             row: Drop(ids[row], "over_quota", f"{group}: {wanted[group]} of {sizes[group]} stay")
             for group, row in beyond(rows, wanted, ids, seed)
         }
         if unlisted == "drop":
-            drops |= {row: Drop(ids[row], "not_in_mix", group) for row, group in enumerate(group_of) if group not in wanted}
+            drops |= {
+                row: Drop(ids[row], "not_in_mix", group)
+                for row, group in enumerate(group_of)
+                if group not in wanted
+            }
         told: dict[str, int | float | str] = {}
         for group, n in wanted.items():
             told |= {f"wanted of {group}": n, f"kept of {group}": min(n, sizes.get(group, 0))}
@@ -83,9 +108,15 @@ def step(
     return TableStep(sign, decide)
 
 
-def _by_share(shares: dict[str, float], sizes: Mapping[str, int], total: int | None) -> dict[str, int]:
+def _by_share(
+    shares: dict[str, float], sizes: Mapping[str, int], total: int | None
+) -> dict[str, int]:
     whole = sum(shares.values())
     parts = {group: share / whole for group, share in shares.items()}
-    n = min(int(sizes.get(group, 0) / part) for group, part in parts.items()) if total is None else total
+    n = (
+        min(int(sizes.get(group, 0) / part) for group, part in parts.items())
+        if total is None
+        else total
+    )
     # int, not round: rounding up could ask a group for one sample more than it has.
     return {group: int(part * n + 1e-9) for group, part in parts.items()}

@@ -1,4 +1,5 @@
-"""Reading questions off an image: exam text is drawn, and a teacher's reasoning is kept where its answer is the gold exactly.
+"""Reading questions off an image: exam text is drawn, and a teacher's reasoning is kept where its
+answer is the gold exactly.
 
 The paper's synthesis B (section 2.2.2). The teacher sees the question as text and never the gold.
 """
@@ -40,20 +41,34 @@ class Solved:
     answer: str
 
 
-def step(*, font: str | None = None, font_size: int = 20, width: int = 672, prompt_file: str | None = None, seed: int = 0) -> TeacherStep:
+def step(
+    *,
+    font: str | None = None,
+    font_size: int = 20,
+    width: int = 672,
+    prompt_file: str | None = None,
+    seed: int = 0,
+) -> TeacherStep:
     """Draw every question and answer it with the teacher's reasoning.
 
     Args:
-        font: a TrueType or OpenType file; by default the one that Pillow brings, which has Latin letters only.
+        font: a TrueType or OpenType file; by default the one that Pillow brings, which has Latin
+            letters only.
         font_size: in pixels.
         width: of the drawn image, in pixels.
         prompt_file: other prompts, with the sections of this step's own.
         seed: chooses the wording of the instruction.
 
-    Drops: has_images, several_turns, no_gold, no_glyph (the font lacks a character), too_long, wrong_answer.
+    Drops: has_images, several_turns, no_gold, no_glyph (the font lacks a character), too_long,
+    wrong_answer.
     """
-    require(8 <= font_size <= 96, f"ocr_exam: font_size is {font_size}; it must lie between 8 and 96.")
-    require(width >= 8 * font_size, f"ocr_exam: width {width} holds no line at font_size {font_size}; make it wider.")
+    require(
+        8 <= font_size <= 96, f"ocr_exam: font_size is {font_size}; it must lie between 8 and 96."
+    )
+    require(
+        width >= 8 * font_size,
+        f"ocr_exam: width {width} holds no line at font_size {font_size}; make it wider.",
+    )
     told, form = prompts(KIND, prompt_file), json_form(Solved)
     letters = _font(font, font_size)
 
@@ -64,7 +79,11 @@ def step(*, font: str | None = None, font_size: int = 20, width: int = 672, prom
         missing = _missing(item.question, letters)
         lines = _lines(item.question, letters, width - 2 * int(_MARGIN * font_size))
         if missing or len(lines) > MOST_LINES:
-            return Drop(sample.id, "no_glyph" if missing else "too_long", f"no glyph for {missing!r}" if missing else f"{len(lines)} lines")
+            return Drop(
+                sample.id,
+                "no_glyph" if missing else "too_long",
+                f"no glyph for {missing!r}" if missing else f"{len(lines)} lines",
+            )
         ask = told.fill("solve", question=item.question, form=told.parts[item.form])
         found = yield from one(request(sample, ask, form))
         if not found.reasoning.strip() or not item.exactly(found.answer):
@@ -88,7 +107,9 @@ def _font(path: str | None, size: int) -> FreeTypeFont:
     try:
         found = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
     except OSError as error:
-        raise ConfigError(f"ocr_exam: font {path} cannot be read; give a TrueType or OpenType file.") from error
+        raise ConfigError(
+            f"ocr_exam: font {path} cannot be read; give a TrueType or OpenType file."
+        ) from error
     assert isinstance(found, ImageFont.FreeTypeFont)
     return found
 
@@ -96,7 +117,9 @@ def _font(path: str | None, size: int) -> FreeTypeFont:
 def _missing(text: str, letters: FreeTypeFont) -> str:
     """The first character that the font draws as it draws what it does not have."""
     hollow = _shape("\U0010fffe", letters)
-    return next((c for c in dict.fromkeys(text) if not c.isspace() and _shape(c, letters) == hollow), "")
+    return next(
+        (c for c in dict.fromkeys(text) if not c.isspace() and _shape(c, letters) == hollow), ""
+    )
 
 
 def _shape(character: str, letters: FreeTypeFont) -> bytes:
@@ -122,7 +145,11 @@ def _lines(text: str, letters: FreeTypeFont, width: int) -> list[str]:
             if line:
                 lines.append(line)
             while word and letters.getlength(word) > width:
-                fits = next(n for n in range(len(word), 0, -1) if n == 1 or letters.getlength(word[:n]) <= width)
+                fits = next(
+                    n
+                    for n in range(len(word), 0, -1)
+                    if n == 1 or letters.getlength(word[:n]) <= width
+                )
                 lines.append(word[:fits])
                 word = word[fits:]
             line = word

@@ -1,7 +1,8 @@
-"""Doctors' replies from consultation sites rewritten by a teacher; a reply without the agreed mark is rejected.
+"""Doctors' replies from consultation sites rewritten by a teacher; a reply without the agreed mark
+is rejected.
 
-The paper has HealthCareMagic-100k and iCliniq-10k rewritten so (section 2.1.4 and its appendix). What still names a
-person, a place or a contact afterwards is dropped.
+The paper has HealthCareMagic-100k and iCliniq-10k rewritten so (section 2.1.4 and its appendix).
+What still names a person, a place or a contact afterwards is dropped.
 """
 
 from __future__ import annotations
@@ -31,10 +32,22 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
     form = Form(_behind_mark, MARK)
 
     def talk(sample: Sample, _: Pixels) -> Talk:
-        places = [i for i, message in enumerate(sample.messages) if message.role == "assistant" and i and message.text.strip()]
+        places = [
+            i
+            for i, message in enumerate(sample.messages)
+            if message.role == "assistant" and i and message.text.strip()
+        ]
         if not places:
             return Drop(sample.id, "no_reply")
-        asked = [told.fill("rewrite", question=sample.messages[i - 1].text, reply=sample.messages[i].text, mark=MARK) for i in places]
+        asked = [
+            told.fill(
+                "rewrite",
+                question=sample.messages[i - 1].text,
+                reply=sample.messages[i].text,
+                mark=MARK,
+            )
+            for i in places
+        ]
         replies = yield [request(sample, text, form) for text in asked]
         messages = list(sample.messages)
         for place, reply in zip(places, replies, strict=True):
@@ -45,7 +58,11 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
                 return Drop(sample.id, "identifiers", tally(found))
             messages[place] = Message("assistant", (reply,))
         notes = {ALTERNATIVE: sample.messages[places[-1]].text} if sample.answered else None
-        gold = (messages[-1].text,) if sample.answered and sample.gold == (sample.messages[-1].text,) else sample.gold
+        gold = (
+            (messages[-1].text,)
+            if sample.answered and sample.gold == (sample.messages[-1].text,)
+            else sample.gold
+        )
         return synthetic(sample, KIND, notes=notes, messages=tuple(messages), gold=gold)
 
     return TeacherStep(KIND, talk, told.tag)

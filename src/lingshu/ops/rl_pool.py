@@ -1,8 +1,9 @@
 """RL pool: the questions that reinforcement learning is to practise on, in the paper's proportions.
 
-After `choice_to_open`, the paper cuts yes/no questions to about 5 % and balances by modality and query format (section
-3.1.4). Facts' default for the rest is choice and open in equal parts. Questions that the model always or never answers
-right teach nothing under group-relative rewards; a note `pass_rate` (0 to 1, of earlier rollouts) takes them out.
+After `choice_to_open`, the paper cuts yes/no questions to about 5 % and balances by modality and
+query format (section 3.1.4). Facts' default for the rest is choice and open in equal parts.
+Questions that the model always or never answers right teach nothing under group-relative rewards; a
+note `pass_rate` (0 to 1, of earlier rollouts) takes them out.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def step(
         }
 
     def decide(table: pa.Table) -> Decision:
-        ids, forms, cells, rates = (table[name].to_pylist() for name in ("id", "format", "cell", "pass_rate"))
+        ids, forms, cells, rates = (
+            table[name].to_pylist() for name in ("id", "format", "cell", "pass_rate")
+        )
         drops: dict[int, Drop] = {}
         for row, (form, rate) in enumerate(zip(forms, rates, strict=True)):
             if form is None:
@@ -68,12 +71,23 @@ def step(
             elif rate is not None and not above < rate < below:
                 drops[row] = Drop(ids[row], "pass_rate", f"{rate:.3f}")
         left = [row for row in range(len(ids)) if row not in drops]
-        by_form = {form: [left[i] for i in rows] for form, rows in rows_by([forms[row] for row in left]).items()}
-        quotas = shares({form: len(rows) for form, rows in by_form.items()}, yes_no=yes_no, total=total)
+        by_form = {
+            form: [left[i] for i in rows]
+            for form, rows in rows_by([forms[row] for row in left]).items()
+        }
+        quotas = shares(
+            {form: len(rows) for form, rows in by_form.items()}, yes_no=yes_no, total=total
+        )
         for form, rows in by_form.items():
-            cell_rows = {cell: [rows[i] for i in found] for cell, found in rows_by([cells[row] for row in rows]).items()}
+            cell_rows = {
+                cell: [rows[i] for i in found]
+                for cell, found in rows_by([cells[row] for row in rows]).items()
+            }
             cut = fill({cell: len(found) for cell, found in cell_rows.items()}, quotas[form])
-            drops |= {row: Drop(ids[row], "over_quota", f"{form}, {cell}") for cell, row in beyond(cell_rows, cut, ids, seed)}
+            drops |= {
+                row: Drop(ids[row], "over_quota", f"{form}, {cell}")
+                for cell, row in beyond(cell_rows, cut, ids, seed)
+            }
         return Decision(drops, told={f"kept of {form}": n for form, n in sorted(quotas.items())})
 
     return TableStep(sign, decide)
@@ -87,11 +101,21 @@ def _number(text: str | None) -> float | None:
 
 
 def shares(sizes: Mapping[str, int], *, yes_no: float, total: int | None) -> dict[str, int]:
-    """How many questions of each format: choice and open alike, yes/no at most its share of the whole."""
+    """How many questions of each format: choice and open alike, yes/no at most its share of the
+    whole.
+    """
     main = {form: n for form, n in sizes.items() if form != "yes_no"}
-    quotas = dict.fromkeys(main, min(main.values(), default=0)) if total is None else fill(main, total - round(total * yes_no))
+    quotas = (
+        dict.fromkeys(main, min(main.values(), default=0))
+        if total is None
+        else fill(main, total - round(total * yes_no))
+    )
     if "yes_no" in sizes:
         # Without any other question the share has nothing to be a share of.
-        allowed = int(sum(quotas.values()) * yes_no / (1 - yes_no) + 1e-9) if main else (total or sizes["yes_no"])
+        allowed = (
+            int(sum(quotas.values()) * yes_no / (1 - yes_no) + 1e-9)
+            if main
+            else (total or sizes["yes_no"])
+        )
         quotas["yes_no"] = min(sizes["yes_no"], allowed)
     return quotas

@@ -1,9 +1,11 @@
-"""Identifier scrubbing: names, dates, contacts, record numbers and addresses in a sample's texts become placeholders.
+"""Identifier scrubbing: names, dates, contacts, record numbers and addresses in a sample's texts
+become placeholders.
 
-English and Chinese, by rule: [NAME] after titles and labels, [DATE] (years alone stay), [PHONE], [EMAIL], [URL], [ID]
-(record, accession, social-security and Chinese identity numbers, DICOM UIDs), [AGE] above 89, [ADDRESS]. Rules miss what
-no rule describes: a bare name is not found. docs/benchmarks.md holds what was measured. Texts that a patient could be
-harmed by still need a person's eye.
+English and Chinese, by rule: [NAME] after titles and labels, [DATE] (years alone stay), [PHONE],
+[EMAIL], [URL], [ID] (record, accession, social-security and Chinese identity numbers, DICOM UIDs),
+[AGE] above 89, [ADDRESS]. Rules miss what no rule describes: a bare name is not found.
+docs/benchmarks.md holds what was measured. Texts that a patient could be harmed by still need a
+person's eye.
 """
 
 from __future__ import annotations
@@ -26,9 +28,13 @@ def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
         extra: whether the values of `meta.extra` are scrubbed too.
         max_found: a sample with more identifiers than this is dropped; None keeps all.
 
-    Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with the counts of each kind.
+    Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with the counts of each
+    kind.
     """
-    require(max_found is None or max_found >= 0, f"scrub_identifiers: max_found is {max_found}; it must be at least 0.")
+    require(
+        max_found is None or max_found >= 0,
+        f"scrub_identifiers: max_found is {max_found}; it must be at least 0.",
+    )
 
     def change(sample: Sample, _: Pixels) -> Sample | Drop:
         found: Counter[str] = Counter()
@@ -41,7 +47,10 @@ def step(*, extra: bool = True, max_found: int | None = None) -> MapStep:
         changed = with_words(sample, clean)
         if extra:
             # A keyed hash of an id tells nothing, and digits in it are no telephone number.
-            notes = {key: value if key in KINDS and is_pseudonym(value) else clean(value) for key, value in sample.meta.extra.items()}
+            notes = {
+                key: value if key in KINDS and is_pseudonym(value) else clean(value)
+                for key, value in sample.meta.extra.items()
+            }
             changed = replace(changed, meta=replace(changed.meta, extra=notes))
         if not found:
             return sample

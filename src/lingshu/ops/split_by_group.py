@@ -1,9 +1,10 @@
 """Split into train and validation so that no patient, study or image is on both sides.
 
-Samples that share `meta.group` or an image (equal files) hang together, also through a third one, and go to one side as
-a whole. The side is drawn from the names of what hangs together and the seed, not counted out: data that are added later
-leave the others where they were, unless they join two groups. The share is therefore met in expectation; with few
-groups choose another seed if the counts in the card do not suit.
+Samples that share `meta.group` or an image (equal files) hang together, also through a third one,
+and go to one side as a whole. The side is drawn from the names of what hangs together and the seed,
+not counted out: data that are added later leave the others where they were, unless they join two
+groups. The share is therefore met in expectation; with few groups choose another seed if the counts
+in the card do not suit.
 """
 
 from __future__ import annotations
@@ -21,39 +22,59 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def step(*, validation: float = 0.05, by: str = "group", images: bool = True, keep: str = "both", seed: int = 0) -> TableStep:
+def step(
+    *,
+    validation: float = 0.05,
+    by: str = "group",
+    images: bool = True,
+    keep: str = "both",
+    seed: int = 0,
+) -> TableStep:
     """Name each sample's side in `meta.extra["split"]`, train or validation.
 
     Args:
         validation: share of the groups that is held out, above 0 and below 1.
         by: the facet that names the patient or study.
         images: whether samples with an image file in common hang together too.
-        keep: `both`, or the one side to keep: `train` or `validation`; the other is dropped. Two runs that keep a side each
-            share no patient if all else is equal: sources, seed, validation, and the key that ids are hashed under.
+        keep: `both`, or the one side to keep: `train` or `validation`; the other is dropped. Two
+            runs that keep a side each share no patient if all else is equal: sources, seed,
+            validation, and the key that ids are hashed under.
         seed: which groups are held out.
 
     Drops: held_out, not_held_out.
     """
-    require(0 < validation < 1, f"split_by_group: validation is {validation}; it must lie between 0 and 1.")
+    require(
+        0 < validation < 1,
+        f"split_by_group: validation is {validation}; it must lie between 0 and 1.",
+    )
     one_of("split_by_group", "keep", keep, ("both", "train", "validation"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
         group = facet(sample, by)
         names = [] if group is None else [f"group {group}"]
         if images:
-            names += [f"image {hashlib.sha256(pixels.bytes(image)).hexdigest()[:32]}" for image in sample.images]
+            names += [
+                f"image {hashlib.sha256(pixels.bytes(image)).hexdigest()[:32]}"
+                for image in sample.images
+            ]
         return {"names": json.dumps(names or [f"id {sample.id}"])}
 
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
-        sides = _sides([json.loads(names) for names in table["names"].to_pylist()], validation, seed)
+        sides = _sides(
+            [json.loads(names) for names in table["names"].to_pylist()], validation, seed
+        )
         drops = {
             row: Drop(ids[row], "held_out" if keep == "train" else "not_held_out")
             for row, side in enumerate(sides)
             if keep not in ("both", side)
         }
         notes = {row: {"split": side} for row, side in enumerate(sides) if row not in drops}
-        return Decision(drops, notes, told={"train": sides.count("train"), "validation": sides.count("validation")})
+        return Decision(
+            drops,
+            notes,
+            told={"train": sides.count("train"), "validation": sides.count("validation")},
+        )
 
     return TableStep(sign, decide, halves=keep != "both")
 
@@ -73,4 +94,6 @@ def _sides(rows: list[list[str]], validation: float, seed: int) -> list[str]:
             one, other = sorted((root(names[0]), root(name)))
             # The least name speaks for all, whatever the order in which they meet.
             parent[other] = one
-    return ["validation" if fraction(root(names[0]), seed) < validation else "train" for names in rows]
+    return [
+        "validation" if fraction(root(names[0]), seed) < validation else "train" for names in rows
+    ]

@@ -1,15 +1,18 @@
-"""Modality tagging: X-ray, CT, MRI, ultrasound or microscopy, told from the pixels where no source says it.
+"""Modality tagging: X-ray, CT, MRI, ultrasound or microscopy, told from the pixels where no source
+says it.
 
-The paper fills missing labels by a classifier on BiomedCLIP features, not described further (section 2.3). The default
-here needs no weights from elsewhere: a linear head on plain image features (colour, brightness, layout, texture,
-frequencies), trained by bench/train_modality.py on about 870 images of four open sources that are named in the head's
-file, with its accuracy. It knows five modalities; it abstains below a calibrated probability and on pictures unlike
-those it learnt from, so histopathology, fundus, dermoscopy and photographs mostly stay untagged.
+The paper fills missing labels by a classifier on BiomedCLIP features, not described further
+(section 2.3). The default here needs no weights from elsewhere: a linear head on plain image
+features (colour, brightness, layout, texture, frequencies), trained by bench/train_modality.py on
+about 870 images of four open sources that are named in the head's file, with its accuracy. It knows
+five modalities; it abstains below a calibrated probability and on pictures unlike those it learnt
+from, so histopathology, fundus, dermoscopy and photographs mostly stay untagged.
 
-With an `encoder`, a local folder of a model with an image and a text tower (CLIP, SigLIP, MedSigLIP), a picture gets the
-modality whose words lie nearest to it: zero-shot, for any modality that has words. Its probabilities are not calibrated
-here; measure them on pictures of your own, or train a head on the encoder's vectors. An encoder of another layout is
-brought by a plug-in step, which calls `tagger` with a function from pixels to a vector.
+With an `encoder`, a local folder of a model with an image and a text tower (CLIP, SigLIP,
+MedSigLIP), a picture gets the modality whose words lie nearest to it: zero-shot, for any modality
+that has words. Its probabilities are not calibrated here; measure them on pictures of your own, or
+train a head on the encoder's vectors. An encoder of another layout is brought by a plug-in step,
+which calls `tagger` with a function from pixels to a vector.
 """
 
 from __future__ import annotations
@@ -59,7 +62,9 @@ ZERO_SHOT_LEAST = 0.5
 
 
 class Guess(NamedTuple):
-    """The most probable modality, its probability, and how far the picture lies from what the head learnt (1: at the limit)."""
+    """The most probable modality, its probability, and how far the picture lies from what the head
+    learnt (1: at the limit).
+    """
 
     modality: str
     probability: float
@@ -68,10 +73,11 @@ class Guess(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier with a measure of strangeness: features are standardised, then weighed, and projected to be compared.
+    """A linear classifier with a measure of strangeness: features are standardised, then weighed,
+    and projected to be compared.
 
-    Shapes: mean, scale (D,); weights (D, C), bias (C,); projection (D, K), centres (C, K). `least` is the probability and
-    1.0 the strangeness beyond which it abstains.
+    Shapes: mean, scale (D,); weights (D, C), bias (C,); projection (D, K), centres (C, K). `least`
+    is the probability and 1.0 the strangeness beyond which it abstains.
     """
 
     modalities: tuple[str, ...]
@@ -93,7 +99,9 @@ class Head:
         powers = np.exp(scores - scores.max())
         best = int(scores.argmax())
         distance = float(np.sqrt(((plain @ self.projection - self.centres) ** 2).sum(axis=1)).min())
-        return Guess(self.modalities[best], float(powers[best] / powers.sum()), distance / self.limit)
+        return Guess(
+            self.modalities[best], float(powers[best] / powers.sum()), distance / self.limit
+        )
 
 
 def read_head(path: Path) -> Head:
@@ -106,9 +114,20 @@ def read_head(path: Path) -> Head:
 
     value = read_json(path)
     if value.get("features") not in (_picture_features.VERSION, "given"):
-        raise InputError(f"{path} is a head for features {value.get('features')!r}; train it anew with bench/train_modality.py.")
-    arrays = {name: np.array(value[name], np.float64) for name in ("mean", "scale", "weights", "bias", "projection", "centres")}
-    return Head(tuple(value["modalities"]), **arrays, limit=float(value["limit"]), least=float(value["least"]))
+        raise InputError(
+            f"{path} is a head for features {value.get('features')!r}; train it anew with"
+            " bench/train_modality.py."
+        )
+    arrays = {
+        name: np.array(value[name], np.float64)
+        for name in ("mean", "scale", "weights", "bias", "projection", "centres")
+    }
+    return Head(
+        tuple(value["modalities"]),
+        **arrays,
+        limit=float(value["limit"]),
+        least=float(value["least"]),
+    )
 
 
 def step(
@@ -118,23 +137,41 @@ def step(
     """Write `meta.modality` where it is missing, and put DICOM's codes into words.
 
     Args:
-        head: a head's file of one's own; None takes the built-in one. With an encoder: a head for its vectors.
-        encoder: folder of an encoder of images and words, for zero-shot tags or for the head; needs the extra `torch`.
-        words: what the encoder compares a picture with, by modality: `{"X-ray": ["a chest X-ray", "a radiograph"]}`; None
-            takes words for twelve modalities.
-        least: least probability to tag at; None takes the head's own, calibrated one, and 0.5 for zero-shot tags.
+        head: a head's file of one's own; None takes the built-in one. With an encoder: a head for
+            its vectors.
+        encoder: folder of an encoder of images and words, for zero-shot tags or for the head; needs
+            the extra `torch`.
+        words: what the encoder compares a picture with, by modality: `{"X-ray": ["a chest X-ray",
+            "a radiograph"]}`; None takes words for twelve modalities.
+        least: least probability to tag at; None takes the head's own, calibrated one, and 0.5 for
+            zero-shot tags.
         overwrite: whether a modality that the source states is judged anew.
         unsure: `keep` (untagged) or `drop` samples that it abstains on.
 
-    Only the first image counts. Drops: modality_unsure. Tagged samples carry the note `modality_by`.
+    Only the first image counts. Drops: modality_unsure. Tagged samples carry the note
+    `modality_by`.
     """
     one_of("tag_modality", "unsure", unsure, ("keep", "drop"))
     if encoder is None:
-        require(words is None, "tag_modality: words are for an encoder; name its folder, or leave them out.")
-        return tagger(_picture_features.features, HEAD if head is None else Path(head), least=least, overwrite=overwrite, unsure=unsure)
-    require(head is None or words is None, "tag_modality: give an encoder a head or words, not both.")
+        require(
+            words is None,
+            "tag_modality: words are for an encoder; name its folder, or leave them out.",
+        )
+        return tagger(
+            _picture_features.features,
+            HEAD if head is None else Path(head),
+            least=least,
+            overwrite=overwrite,
+            unsure=unsure,
+        )
+    require(
+        head is None or words is None, "tag_modality: give an encoder a head or words, not both."
+    )
     told = {name: tuple(texts) for name, texts in (WORDS if words is None else words).items()}
-    require(len(told) > 1 and all(told.values()), "tag_modality: words must name at least two modalities, each with a text.")
+    require(
+        len(told) > 1 and all(told.values()),
+        "tag_modality: words must name at least two modalities, each with a text.",
+    )
     folder = Path(encoder)
 
     def judge() -> Judge:
@@ -143,11 +180,20 @@ def step(
             known = read_head(Path(head))
             size = towers.words(["an image"]).shape[1]
             if known.mean.shape != (size,):
-                raise InputError(f"{head} is a head for vectors of {known.mean.size} numbers, {encoder} makes {size}; train it on those.")
+                raise InputError(
+                    f"{head} is a head for vectors of {known.mean.size} numbers, {encoder} makes"
+                    f" {size}; train it on those."
+                )
             return Judge(lambda rgb: known.guess(towers.image(rgb)), known.least, "head on encoder")
         return Judge(_zero_shot(towers, told), ZERO_SHOT_LEAST, "zero-shot")
 
-    return _step(judge, (encoder, *(() if head is None else (head,))), least=least, overwrite=overwrite, unsure=unsure)
+    return _step(
+        judge,
+        (encoder, *(() if head is None else (head,))),
+        least=least,
+        overwrite=overwrite,
+        unsure=unsure,
+    )
 
 
 def tagger(
@@ -158,7 +204,9 @@ def tagger(
     overwrite: bool = False,
     unsure: str = "keep",
 ) -> MapStep:
-    """The step for any encoder: `encode` makes the feature vector of height x width x 3 RGB values that `head` was trained on."""
+    """The step for any encoder: `encode` makes the feature vector of height x width x 3 RGB values
+    that `head` was trained on.
+    """
 
     def judge() -> Judge:
         known = read_head(head)
@@ -168,15 +216,27 @@ def tagger(
 
 
 class Judge(NamedTuple):
-    """Who guesses the modality of RGB values, the least probability it tags at, and what it is called in the note."""
+    """Who guesses the modality of RGB values, the least probability it tags at, and what it is
+    called in the note.
+    """
 
     guess: Callable[[NDArray[np.uint8]], Guess]
     least: float
     name: str
 
 
-def _step(judge: Callable[[], Judge], reads: Sequence[str], *, least: float | None, overwrite: bool, unsure: str) -> MapStep:
-    require(least is None or 0 <= least <= 1, f"tag_modality: least is {least}; it must lie between 0 and 1.")
+def _step(
+    judge: Callable[[], Judge],
+    reads: Sequence[str],
+    *,
+    least: float | None,
+    overwrite: bool,
+    unsure: str,
+) -> MapStep:
+    require(
+        least is None or 0 <= least <= 1,
+        f"tag_modality: least is {least}; it must lie between 0 and 1.",
+    )
 
     def open_() -> SampleFunction:
         known = judge()
@@ -190,8 +250,17 @@ def _step(judge: Callable[[], Judge], reads: Sequence[str], *, least: float | No
             guess = look(sample.images[0], pixels)
             # Written so that no number (of damaged weights, say) tags nothing.
             if not (guess.probability >= bar and guess.strangeness <= 1):
-                return sample if unsure == "keep" else Drop(sample.id, "modality_unsure", f"{guess.modality} {guess.probability:.2f}")
-            return with_notes(_named(sample, guess.modality), {"modality_by": f"{known.name}, {guess.probability:.2f}"})
+                return (
+                    sample
+                    if unsure == "keep"
+                    else Drop(
+                        sample.id, "modality_unsure", f"{guess.modality} {guess.probability:.2f}"
+                    )
+                )
+            return with_notes(
+                _named(sample, guess.modality),
+                {"modality_by": f"{known.name}, {guess.probability:.2f}"},
+            )
 
         return tag
 
@@ -206,7 +275,9 @@ def _towers(folder: Path) -> Towers:
     return open_towers(folder)
 
 
-def _zero_shot(towers: Towers, words: Mapping[str, Sequence[str]]) -> Callable[[NDArray[np.uint8]], Guess]:
+def _zero_shot(
+    towers: Towers, words: Mapping[str, Sequence[str]]
+) -> Callable[[NDArray[np.uint8]], Guess]:
     """Guesses by the nearest words; a modality with several stands where their mean does."""
     import numpy as np
 
@@ -224,4 +295,8 @@ def _zero_shot(towers: Towers, words: Mapping[str, Sequence[str]]) -> Callable[[
 
 
 def _named(sample: Sample, modality: str | None) -> Sample:
-    return sample if modality == sample.meta.modality else replace(sample, meta=replace(sample.meta, modality=modality))
+    return (
+        sample
+        if modality == sample.meta.modality
+        else replace(sample, meta=replace(sample.meta, modality=modality))
+    )

@@ -1,9 +1,9 @@
 """Text length in tokens: captions that are too short to teach or too long to be one are dropped.
 
-The paper drops caption samples of fewer than 10 or more than 1024 tokens (section 2.1.4) and leaves instruction data
-alone, where `yes` is a right answer; hence `kinds`. Its tokenizer is not stated; give the folder of your model's. Without
-one the count is an approximation: a word counts one token for every seven letters begun, a digit, a Chinese character
-and a mark one each.
+The paper drops caption samples of fewer than 10 or more than 1024 tokens (section 2.1.4) and leaves
+instruction data alone, where `yes` is a right answer; hence `kinds`. Its tokenizer is not stated;
+give the folder of your model's. Without one the count is an approximation: a word counts one token
+for every seven letters begun, a digit, a Chinese character and a mark one each.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ _PIECES = re.compile(r"[^\W\d_\u3400-\u9fff]+|\w|[^\w\s]")
 
 
 def step(
-    *, min_tokens: int = 10, max_tokens: int = 1024, kinds: Sequence[str] = ("caption",), tokenizer: str | None = None, of: str = "answer"
+    *,
+    min_tokens: int = 10,
+    max_tokens: int = 1024,
+    kinds: Sequence[str] = ("caption",),
+    tokenizer: str | None = None,
+    of: str = "answer",
 ) -> MapStep:
     """Keep texts of at least `min_tokens` and at most `max_tokens` tokens.
 
@@ -33,7 +38,11 @@ def step(
 
     Drops: too_short, too_long.
     """
-    require(0 <= min_tokens <= max_tokens, f"text_length: min_tokens {min_tokens} must be at least 0 and at most max_tokens {max_tokens}.")
+    require(
+        0 <= min_tokens <= max_tokens,
+        f"text_length: min_tokens {min_tokens} must be at least 0 and at most max_tokens"
+        f" {max_tokens}.",
+    )
     one_of("text_length", "of", of, ("answer", "all"))
 
     def open_() -> SampleFunction:
@@ -45,7 +54,11 @@ def step(
             tokens = count(answer(sample) if of == "answer" else "\n".join(texts(sample)))
             if tokens < min_tokens:
                 return Drop(sample.id, "too_short", f"{tokens} tokens, fewer than {min_tokens}")
-            return sample if tokens <= max_tokens else Drop(sample.id, "too_long", f"{tokens} tokens, more than {max_tokens}")
+            return (
+                sample
+                if tokens <= max_tokens
+                else Drop(sample.id, "too_long", f"{tokens} tokens, more than {max_tokens}")
+            )
 
         return keep
 

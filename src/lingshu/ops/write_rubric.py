@@ -1,7 +1,8 @@
-"""Test items with a rubric: a teacher expands the question, writes a full answer, and says what a judge is to look for.
+"""Test items with a rubric: a teacher expands the question, writes a full answer, and says what a
+judge is to look for.
 
-The test side of PSV2026: query expansion, then five binary dimensions for each item. The published names of the dimensions
-are not known; these five are this project's own.
+The test side of PSV2026: query expansion, then five binary dimensions for each item. The published
+names of the dimensions are not known; these five are this project's own.
 """
 
 from __future__ import annotations
@@ -50,17 +51,23 @@ class Written:
 
 
 def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherStep:
-    """Write an expanded question, a full answer and a rubric of five dimensions for every sample with a known answer.
+    """Write an expanded question, a full answer and a rubric of five dimensions for every sample
+    with a known answer.
 
     Args:
         check: how the answer is held against the gold, as in `refine_qa`.
         prompt_file: other prompts, with the sections of this step's own.
 
-    Drops: several_turns, no_gold, empty_text, other_language, tells_source, leaks_answer, contradicts_gold, gold_missing, and
-    bad_rubric (not each dimension once, two that say the same, or points beyond 1 to 10).
+    Drops: several_turns, no_gold, empty_text, other_language, tells_source, leaks_answer,
+    contradicts_gold, gold_missing, and bad_rubric (not each dimension once, two that say the same,
+    or points beyond 1 to 10).
     """
     one_of(KIND, "check", check, CHECKS)
-    told, labels, second = prompts(KIND, prompt_file), prompts(_question_labels.PROMPTS), prompts(_agreement.PROMPTS)
+    told, labels, second = (
+        prompts(KIND, prompt_file),
+        prompts(_question_labels.PROMPTS),
+        prompts(_agreement.PROMPTS),
+    )
     form = json_form(Written)
 
     def talk(sample: Sample, _: Pixels) -> Talk:
@@ -86,7 +93,14 @@ def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherS
             "original_answer": gold,
             ALTERNATIVE: gold,
         }
-        made = synthetic(sample, KIND, notes=written, messages=dialogue(query, said, len(sample.images)), gold=(said,), choices=())
+        made = synthetic(
+            sample,
+            KIND,
+            notes=written,
+            messages=dialogue(query, said, len(sample.images)),
+            gold=(said,),
+            choices=(),
+        )
         return with_labels(made, notes, kind="rubric")
 
     return TeacherStep(KIND, talk, f"{told.tag}, {labels.tag}, {second.tag}")
@@ -94,9 +108,14 @@ def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherS
 
 def _in_order(found: Sequence[Dimension]) -> list[Dimension] | str:
     """The dimensions in their order, or what is wrong with them."""
-    by_name = {fold(one.dim): Dimension(fold(one.dim), one.score, one.description.strip()) for one in found}
+    by_name = {
+        fold(one.dim): Dimension(fold(one.dim), one.score, one.description.strip()) for one in found
+    }
     if sorted(by_name) != sorted(DIMENSIONS) or len(found) != len(DIMENSIONS):
-        return f"{len(found)} dimensions, {len(by_name.keys() & set(DIMENSIONS))} of the {len(DIMENSIONS)} that were asked for"
+        return (
+            f"{len(found)} dimensions, {len(by_name.keys() & set(DIMENSIONS))} of the"
+            f" {len(DIMENSIONS)} that were asked for"
+        )
     if len({fold(one.description) for one in by_name.values()} - {""}) < len(DIMENSIONS):
         return "a dimension says nothing, or what another one says"
     if not all(1 <= one.score <= MOST_POINTS for one in by_name.values()):

@@ -1,14 +1,33 @@
-"""Named sets of benchmarks, for `lingshu eval MODEL SUITE`: values only, no recipe of a training run.
+"""Named sets of benchmarks, for `lingshu eval MODEL SUITE`: values only, no recipe of a training
+run.
 
-The three paper suites are the columns of the Lingshu paper's tables. A suite never holds two sets that share questions:
-SLAKE is asked as one task and HealthBench as the full set, while their parts are tasks of their own. PSV2026 asks the
-questions of PathVQA, SLAKE and VQA-RAD once more, and is in none.
+The three paper suites are the columns of the Lingshu paper's tables. A suite never holds two sets
+that share questions:
+SLAKE is asked as one task and HealthBench as the full set, while their parts are tasks of their
+own. PSV2026 asks the questions of PathVQA, SLAKE and VQA-RAD once more, and is in none.
 """
 
 from __future__ import annotations
 
-PAPER_MULTIMODAL = ("mmmu_med_test", "vqa_rad", "slake", "path_vqa", "pmc_vqa", "omnimedvqa", "medxpertqa_mm")
-PAPER_TEXT = ("mmlu_med", "pubmedqa", "medmcqa", "medqa_usmle", "medbullets_op4", "medbullets_op5", "medxpertqa_text", "supergpqa_med")
+PAPER_MULTIMODAL = (
+    "mmmu_med_test",
+    "vqa_rad",
+    "slake",
+    "path_vqa",
+    "pmc_vqa",
+    "omnimedvqa",
+    "medxpertqa_mm",
+)
+PAPER_TEXT = (
+    "mmlu_med",
+    "pubmedqa",
+    "medmcqa",
+    "medqa_usmle",
+    "medbullets_op4",
+    "medbullets_op5",
+    "medxpertqa_text",
+    "supergpqa_med",
+)
 PAPER_REPORT = ("mimic_cxr", "chexpert_plus", "iu_xray_296")
 MORE = (
     "mmmu_med_val",

@@ -1,8 +1,10 @@
-"""A hospital's own folder: DICOM files and a table of reports become an instruction set without names, numbers and dates.
+"""A hospital's own folder: DICOM files and a table of reports become an instruction set without
+names, numbers and dates.
 
-Give `sources.scans.path=FOLDER`, and `sources.scans.options.reports=TABLE` where there are reports, and `...questions=TABLE`
-where there are questions. What comes out stays private: rules cannot prove that nothing was missed, and a person has to look
-before a dataset leaves the house. docs/your-hospital.md goes the whole way.
+Give `sources.scans.path=FOLDER`, and `sources.scans.options.reports=TABLE` where there are reports,
+and `...questions=TABLE` where there are questions. What comes out stays private: rules cannot prove
+that nothing was missed, and a person has to look before a dataset leaves the house.
+docs/your-hospital.md goes the whole way.
 """
 
 from __future__ import annotations
@@ -14,24 +16,45 @@ from lingshu.tasks._prompts import REPORT
 def recipe() -> CurateConfig:
     """Hold back burned-in text, scrub words, drop copies, and hold out every twentieth patient.
 
-    Held out means noted as such: run it twice, with steps.split.params.keep=train and =validation, for two datasets. Reports
-    are asked for in the words that `lingshu draft` asks in. Ids are hashes under the key of `--key FILE`; without one they
-    cannot be linked to those of another run. Every image is written anew, so that nothing but its pixels is left of its file.
+    Held out means noted as such: run it twice, with steps.split.params.keep=train and =validation,
+    for two datasets. Reports are asked for in the words that `lingshu draft` asks in. Ids are
+    hashes under the key of `--key FILE`; without one they cannot be linked to those of another run.
+    Every image is written anew, so that nothing but its pixels is left of its file.
     """
     return CurateConfig(
         name="local",
         sources=(
-            Source("scans", "dicom_folder", options={"question": REPORT}, access="private", deidentified=False, licence="own"),
-            Source("pictures", "folders", options={"names": "hash"}, access="private", deidentified=False, licence="own", optional=True),
+            Source(
+                "scans",
+                "dicom_folder",
+                options={"question": REPORT},
+                access="private",
+                deidentified=False,
+                licence="own",
+            ),
+            Source(
+                "pictures",
+                "folders",
+                options={"names": "hash"},
+                access="private",
+                deidentified=False,
+                licence="own",
+                optional=True,
+            ),
         ),
         steps=(
             StepUse("size", "image_size", {"min_side": 64, "need_image": True}),
-            # A quarantine, not a proof: what is held back is listed in drops.jsonl for a person to go through.
+            # A quarantine, not a proof: what is held back is listed in drops.jsonl for a person to
+            # go through.
             StepUse("burned_in", "burned_in_text", {"dicom": "likely"}),
             StepUse("scrub", "scrub_identifiers"),
             StepUse("modality", "tag_modality"),
             StepUse("language", "language"),
-            StepUse("length", "text_length", {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048}),
+            StepUse(
+                "length",
+                "text_length",
+                {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048},
+            ),
             StepUse("dedup", "image_dedup", {"unit": "image_text"}),
             StepUse("split", "split_by_group", {"validation": 0.05}),
         ),

@@ -1,8 +1,10 @@
-"""The Lingshu paper's curation as data (arXiv 2506.07044, sections 2.1 to 2.3): its corpora, its filters, its mix of stage 3.
+"""The Lingshu paper's curation as data (arXiv 2506.07044, sections 2.1 to 2.3): its corpora, its
+filters, its mix of stage 3.
 
-Every corpus is optional: give the folders of those you hold, `sources.pmc_oa.path=FOLDER`; docs/corpora.md says how to come
-by each. Where the paper names no number the step's own default stands, and its first lines say why. Expected: about 40 %
-of the rows go (6.27M in, 3.75M out in the paper).
+Every corpus is optional: give the folders of those you hold, `sources.pmc_oa.path=FOLDER`;
+docs/corpora.md says how to come by each. Where the paper names no number the step's own default
+stands, and its first lines say why. Expected: about 40 % of the rows go (6.27M in, 3.75M out in the
+paper).
 """
 
 from __future__ import annotations
@@ -23,27 +25,46 @@ BENCHMARKS = [
 
 
 def recipe() -> CurateConfig:
-    """All corpora of the paper that a reader fits, cleaned as it says and cut to the mix of its stage 3."""
+    """All corpora of the paper that a reader fits, cleaned as it says and cut to the mix of its
+    stage 3.
+    """
     cards = [card for card in corpora() if card.reader and card.mix]
-    cleaned = {name: tuple(card.name for card in cards if name in card.clean) for name in _CLEANINGS}
-    # Captions are compared across corpora; PubMedVision and LLaVA-Med instructions each within themselves.
+    cleaned = {
+        name: tuple(card.name for card in cards if name in card.clean) for name in _CLEANINGS
+    }
+    # Captions are compared across corpora; PubMedVision and LLaVA-Med instructions each within
+    # themselves.
     inside = tuple(name for name in cleaned["image_dedup"] if name not in cleaned["across"])
     hashed: Mapping[str, Plain] = {"bits": 64, "radius": 0}
     steps = (
         StepUse("image_filter", "image_size", {"min_side": 64}, cleaned["image_filter"]),
         StepUse("modality", "tag_modality"),
         StepUse("clean_replies", "clean_replies", {}, cleaned["clean_replies"]),
-        StepUse("text_filter", "text_length", {"min_tokens": 10, "max_tokens": 1024}, cleaned["text_filter"]),
+        StepUse(
+            "text_filter",
+            "text_length",
+            {"min_tokens": 10, "max_tokens": 1024},
+            cleaned["text_filter"],
+        ),
         StepUse("image_dedup", "image_dedup", hashed, cleaned["across"]),
-        StepUse("image_dedup_inside", "image_dedup", {**hashed, "across": "source", "unit": "image_text"}, inside),
+        StepUse(
+            "image_dedup_inside",
+            "image_dedup",
+            {**hashed, "across": "source", "unit": "image_text"},
+            inside,
+        ),
         StepUse("caption_dedup", "caption_dedup", {}, cleaned["across"]),
         StepUse("text_dedup", "text_dedup", {}, cleaned["text_dedup"]),
         StepUse("decontaminate", "decontaminate", {"against": BENCHMARKS}),
         StepUse("mix", "mix", {"composition": "lingshu_stage_3"}),
     )
     # A step that no corpus asks for would apply to all of them.
-    used = tuple(step for step in steps if step.sources or step.name in ("modality", "decontaminate", "mix"))
-    return CurateConfig(name="paper", sources=tuple(map(_source, cards, range(len(cards)))), steps=used)
+    used = tuple(
+        step for step in steps if step.sources or step.name in ("modality", "decontaminate", "mix")
+    )
+    return CurateConfig(
+        name="paper", sources=tuple(map(_source, cards, range(len(cards)))), steps=used
+    )
 
 
 _CLEANINGS = ("image_filter", "image_dedup", "across", "text_filter", "text_dedup", "clean_replies")
@@ -52,7 +73,9 @@ _CLEANINGS = ("image_filter", "image_dedup", "across", "text_filter", "text_dedu
 def _source(card: CorpusCard, rank: int) -> Source:
     reader = card.reader or "jsonl"
     takes = inspect.signature(part("sources", reader, "read")).parameters  # type: ignore[arg-type]
-    options: dict[str, Plain] = {"columns": dict(card.columns)} if card.columns and "columns" in takes else {}
+    options: dict[str, Plain] = (
+        {"columns": dict(card.columns)} if card.columns and "columns" in takes else {}
+    )
     return Source(
         card.name,
         reader,

@@ -1,8 +1,10 @@
-"""PathVQA, SLAKE and VQA-RAD as one dataset, cut so that no image or patient is on both sides: what the PSV2026 builder begins from.
+"""PathVQA, SLAKE and VQA-RAD as one dataset, cut so that no image or patient is on both sides: what
+the PSV2026 builder begins from.
 
-Give the folders that you hold, sources.slake.path=FOLDER, with rows.jsonl as `lingshu build` writes it. Run it twice: as it is
-for the training side, with steps.split.params.keep=validation for the test side. The upstream splits share images (VQA-RAD
-nearly all), and the published set keeps those splits; here images decide. Expected: a fifth of the images on the test side.
+Give the folders that you hold, sources.slake.path=FOLDER, with rows.jsonl as `lingshu build` writes
+it. Run it twice: as it is for the training side, with steps.split.params.keep=validation for the
+test side. The upstream splits share images (VQA-RAD nearly all), and the published set keeps those
+splits; here images decide. Expected: a fifth of the images on the test side.
 """
 
 from __future__ import annotations
@@ -15,9 +17,31 @@ def recipe() -> CurateConfig:
     return CurateConfig(
         name="psv2026_sources",
         sources=(
-            Source("path_vqa", "jsonl", licence="MIT", access="open", deidentified=True, modality="histopathology", optional=True),
-            Source("slake", "jsonl", licence="CC-BY-4.0", access="open", deidentified=True, optional=True),
-            Source("vqa_rad", "jsonl", licence="CC0-1.0", access="open", deidentified=True, optional=True),
+            Source(
+                "path_vqa",
+                "jsonl",
+                licence="MIT",
+                access="open",
+                deidentified=True,
+                modality="histopathology",
+                optional=True,
+            ),
+            Source(
+                "slake",
+                "jsonl",
+                licence="CC-BY-4.0",
+                access="open",
+                deidentified=True,
+                optional=True,
+            ),
+            Source(
+                "vqa_rad",
+                "jsonl",
+                licence="CC0-1.0",
+                access="open",
+                deidentified=True,
+                optional=True,
+            ),
         ),
         steps=(
             StepUse("size", "image_size", {"min_side": 56, "need_image": True}),

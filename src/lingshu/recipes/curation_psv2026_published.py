@@ -1,8 +1,10 @@
-"""PathVQA, SLAKE and VQA-RAD in their published splits, the training side freed of every image that a test set shows.
+"""PathVQA, SLAKE and VQA-RAD in their published splits, the training side freed of every image that
+a test set shows.
 
-Give the folders of the training splits, sources.slake.path=FOLDER, and what is to be kept away from them: three tasks by
-default, or steps.apart.params.against=[DATASET]. The test side is the same recipe with steps.apart=null over the test splits.
-Expected: VQA-RAD loses nearly all of its training questions, since its splits share their images.
+Give the folders of the training splits, sources.slake.path=FOLDER, and what is to be kept away from
+them: three tasks by default, or steps.apart.params.against=[DATASET]. The test side is the same
+recipe with steps.apart=null over the test splits. Expected: VQA-RAD loses nearly all of its
+training questions, since its splits share their images.
 """
 
 from __future__ import annotations
@@ -12,8 +14,16 @@ from lingshu.recipes import curation_psv2026
 
 
 def recipe() -> CurateConfig:
-    """The training side: equal and near images and equal patients are taken out, equal words alone are not."""
+    """The training side: equal and near images and equal patients are taken out, equal words alone
+    are not.
+    """
     base = curation_psv2026.recipe()
-    apart = {"against": ["path_vqa", "slake", "vqa_rad"], "drop": ["image_exact", "image_near", "study"]}
-    steps = (*(step for step in base.steps if step.name != "split"), StepUse("apart", "decontaminate", apart))
+    apart = {
+        "against": ["path_vqa", "slake", "vqa_rad"],
+        "drop": ["image_exact", "image_near", "study"],
+    }
+    steps = (
+        *(step for step in base.steps if step.name != "split"),
+        StepUse("apart", "decontaminate", apart),
+    )
     return CurateConfig(name="psv2026_published", sources=base.sources, steps=steps)

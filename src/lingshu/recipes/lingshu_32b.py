@@ -1,7 +1,8 @@
 """Lingshu-32B: the three stages of Lingshu-7B on Qwen2.5-VL-32B-Instruct (arXiv 2506.07044).
 
-Expected: the scores of the paper's Lingshu-32B row, 66.6 on average over seven multimodal benchmarks; not run here.
-The paper gives the same hyper-parameters for both sizes; lingshu_7b says what it leaves unstated.
+Expected: the scores of the paper's Lingshu-32B row, 66.6 on average over seven multimodal
+benchmarks; not run here. The paper gives the same hyper-parameters for both sizes; lingshu_7b says
+what it leaves unstated.
 """
 
 from __future__ import annotations

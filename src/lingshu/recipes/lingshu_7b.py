@@ -1,12 +1,16 @@
-"""Lingshu-7B: shallow alignment, deep alignment and instruction tuning of Qwen2.5-VL-7B-Instruct (arXiv 2506.07044).
+"""Lingshu-7B: shallow alignment, deep alignment and instruction tuning of Qwen2.5-VL-7B-Instruct
+(arXiv 2506.07044).
 
-Expected: the scores of the paper's Lingshu-7B row, 61.8 on average over seven multimodal benchmarks; not run here.
-Learning rates, warm-up, length, epochs, packing and amounts are the paper's (section 3.2, table 5). What it leaves
-unstated, and what stands here instead:
-- global batch 256: one sequence a device, eight accumulated, on 32 GPUs, as a later work with the same rates states
+Expected: the scores of the paper's Lingshu-7B row, 61.8 on average over seven multimodal
+benchmarks; not run here. Learning rates, warm-up, length, epochs, packing and amounts are the
+paper's (section 3.2, table 5). What it leaves unstated, and what stands here instead:
+- global batch 256: one sequence a device, eight accumulated, on 32 GPUs, as a later work with the
+  same rates states
 - weight decay 0.01, betas 0.9 and 0.999, clipping at 1.0, bfloat16, cosine down to 0
-- activations recomputed going backward, so that a full sequence of 8,192 fits beside the sharded states on 80 GB
-- at most 1280 x 28 x 28 pixels for the images of a sample: 16,384 image tokens would not fit into 8,192
+- activations recomputed going backward, so that a full sequence of 8,192 fits beside the sharded
+  states on 80 GB
+- at most 1280 x 28 x 28 pixels for the images of a sample: 16,384 image tokens would not fit into
+  8,192
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ EXPECTED = {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
 
 def stages() -> tuple[Stage, ...]:
     """The three supervised stages; the paper gives the same values for 7B and 32B."""
-    aligned = Rates(vision=2e-6, projector=1e-5)  # short captions would harm the language model, so it is frozen
+    # short captions would harm the language model, so it is frozen
+    aligned = Rates(vision=2e-6, projector=1e-5)
     everything = Rates(vision=2e-6, projector=1e-5, language=1e-5)
     return (
         Stage("shallow", ("alignment",), aligned),
@@ -30,7 +35,9 @@ def stages() -> tuple[Stage, ...]:
 
 
 def recipe() -> TrainConfig:
-    """Three stages; data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct` are to be given."""
+    """Three stages; data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct` are to be
+    given.
+    """
     return TrainConfig(
         name="lingshu_7b",
         model="Qwen/Qwen2.5-VL-7B-Instruct",

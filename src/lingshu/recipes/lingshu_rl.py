@@ -1,18 +1,24 @@
-"""Lingshu-RL: stage 4 of the Lingshu paper, GRPO with verifiable rewards from Lingshu-7B (arXiv 2506.07044, 3.1.4 and 3.2).
+"""Lingshu-RL: stage 4 of the Lingshu paper, GRPO with verifiable rewards from Lingshu-7B (arXiv
+2506.07044, 3.1.4 and 3.2).
 
-Expected: no gain. The paper's Lingshu-RL-7B scores 61.5 where Lingshu-7B has 61.8, and blames rules that misread open
-medical answers and questions that need no reasoning; not run here.
-The paper's values: 16 replies a question at temperature 1.0, KL 1e-3, 512 questions a round, 128 an update, rate 1e-6, one
-epoch of about 100,000 questions, 4,096 tokens, rewards of 0.5 for the form and 1.0 for the answer. What it leaves
-unstated, and what stands here instead (most of it from EasyR1's example of its time, whose other values are the paper's):
+Expected: no gain. The paper's Lingshu-RL-7B scores 61.5 where Lingshu-7B has 61.8, and blames rules
+that misread open medical answers and questions that need no reasoning; not run here. The paper's
+values: 16 replies a question at temperature 1.0, KL 1e-3, 512 questions a round, 128 an update,
+rate 1e-6, one epoch of about 100,000 questions, 4,096 tokens, rewards of 0.5 for the form and 1.0
+for the answer. What it leaves unstated, and what stands here instead (most of it from EasyR1's
+example of its time, whose other values are the paper's):
 - form: one <think> block, then one <answer> block, nothing else; asked for by `instruction`
-- 2,048 of the 4,096 tokens for the reply; the rate stays constant, without warm-up; weight decay 0.01, clipping at 1.0
-- rewards standardised in their group, ratios clipped to 0.8 .. 1.3, k3 penalty, a mean over the tokens of an update
+- 2,048 of the 4,096 tokens for the reply; the rate stays constant, without warm-up; weight decay
+  0.01, clipping at 1.0
+- rewards standardised in their group, ratios clipped to 0.8 .. 1.3, k3 penalty, a mean over the
+  tokens of an update
 - accuracy: the scorer `auto` of the evaluation, so that what is rewarded is what is measured
-- replies cut at their length, or repeating themselves, get nothing; `pass_rate=[0,1]` would leave out what the start
-  always or never knows, which the paper names as missing and others found to help; it costs 16 replies a question
-The data rules (options turned into open questions, 5% yes/no, balance) belong to curation, step `rl_pool`.
-Sixteen replies a question want a fast engine: give `stages.rl.grpo.sampler`, as docs/reinforcement.md shows.
+- replies cut at their length, or repeating themselves, get nothing; `pass_rate=[0,1]` would leave
+  out what the start always or never knows, which the paper names as missing and others found to
+  help; it costs 16 replies a question
+The data rules (options turned into open questions, 5% yes/no, balance) belong to curation, step
+`rl_pool`. Sixteen replies a question want a fast engine: give `stages.rl.grpo.sampler`, as
+docs/reinforcement.md shows.
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ from lingshu.models.spec import PixelBudget
 from lingshu.train.config import Grpo, Rates, Reward, Sharding, Stage, TrainConfig
 
 INSTRUCTION = (
-    "\nFirst think about the question between <think> and </think>, then give the final answer alone between <answer> and </answer>."
+    "\nFirst think about the question between <think> and </think>, then give the final answer"
+    " alone between <answer> and </answer>."
 )
 
 

@@ -1,9 +1,11 @@
-"""Lingshu-7B on one GPU: LoRA on the language model, vision and projector frozen, on your own questions and answers.
+"""Lingshu-7B on one GPU: LoRA on the language model, vision and projector frozen, on your own
+questions and answers.
 
-Expected: a fine-tune of lingshu-medical-mllm/Lingshu-7B on a hospital's own data within 80 GB; not run here.
-Values: rank 64 and alpha 128 on every linear layer of the language model, rate 1e-4 with 3% of a small run as warm-up;
-common practice for models of this size (the LoRA paper, arXiv 2106.09685, tunes fewer layers at lower ranks). Activations
-are recomputed going backward; kept, they would not fit beside the float32 weights.
+Expected: a fine-tune of lingshu-medical-mllm/Lingshu-7B on a hospital's own data within 80 GB; not
+run here. Values: rank 64 and alpha 128 on every linear layer of the language model, rate 1e-4 with
+3% of a small run as warm-up; common practice for models of this size (the LoRA paper, arXiv
+2106.09685, tunes fewer layers at lower ranks). Activations are recomputed going backward; kept,
+they would not fit beside the float32 weights.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""MOFT in small: the instruction stage of a tiny model trained twice, entities weighing 1.0 and 2.5, to be averaged.
+"""MOFT in small: the instruction stage of a tiny model trained twice, entities weighing 1.0 and
+2.5, to be averaged.
 
-Expected: docs/benchmarks.md has what came out, whichever run wins. On phantoms most answers are a single word that is an
-entity, so that far more than MOFT's 11.64% of the tokens weigh more, and there is little fluency to trade for it.
-`recipe` starts from a checkpoint after deep alignment; `short` goes on from an instruction-tuned one for a few steps, which
-is what the quickstart has time for.
+Expected: docs/benchmarks.md has what came out, whichever run wins. On phantoms most answers are a
+single word that is an entity, so that far more than MOFT's 11.64% of the tokens weigh more, and
+there is little fluency to trade for it. `recipe` starts from a checkpoint after deep alignment;
+`short` goes on from an instruction-tuned one for a few steps, which is what the quickstart has time
+for.
 """
 
 from __future__ import annotations
@@ -35,16 +37,27 @@ SHORT_RATE, SHORT_STEPS = 3e-4, 40
 
 def curation(*, images: int, first: int, seed: int, purpose: str = "instruct") -> CurateConfig:
     """Drawn phantoms as the quickstart has them, the terms of their answers marked."""
-    drawn = curation_phantom.recipe(purpose=purpose, images=images, first=first, seed=seed, side=SIDE)
+    drawn = curation_phantom.recipe(
+        purpose=purpose, images=images, first=first, seed=seed, side=SIDE
+    )
     terms = StepUse("entities", "mark_entities", {"words": list(WORDS), "built_in": False})
     return replace(drawn, name="phantom_moft", steps=(*drawn.steps, terms))
 
 
 def recipe() -> TrainConfig:
-    """One trajectory from model=CHECKPOINT, a checkpoint after deep alignment; data group `instruct` carries entities."""
+    """One trajectory from model=CHECKPOINT, a checkpoint after deep alignment; data group
+    `instruct` carries entities.
+    """
     start = quickstart.recipe()
     stage = replace(start.stages[-1], name="moft")
-    return replace(start, name="phantom_moft", model="deep", stages=(stage,), data=dict.fromkeys(SIZES), expected=SIZES)
+    return replace(
+        start,
+        name="phantom_moft",
+        model="deep",
+        stages=(stage,),
+        data=dict.fromkeys(SIZES),
+        expected=SIZES,
+    )
 
 
 def short(checkpoint: str, *, steps: int = SHORT_STEPS) -> TrainConfig:

@@ -1,10 +1,12 @@
-"""Reinforcement learning in small: a tiny model that answers in two styles learns to answer in the rewarded one.
+"""Reinforcement learning in small: a tiny model that answers in two styles learns to answer in the
+rewarded one.
 
-Expected (docs/benchmarks.md): the sampled reward rises by at least 0.2 within two minutes of CPU time from the
-mixed-format start, and does not where rewards are dealt out at random. What rises is mostly the form; greedy accuracy
-need not. From a model that is always or never right there would be nothing to learn: all replies of a group are then
-worth the same.
-Language base and alignment are the quickstart's. Half of the answers of stage `mixed` are <think>, <answer> blocks.
+Expected (docs/benchmarks.md): the sampled reward rises by at least 0.2 within two minutes of CPU
+time from the mixed-format start, and does not where rewards are dealt out at random. What rises is
+mostly the form; greedy accuracy need not. From a model that is always or never right there would be
+nothing to learn: all replies of a group are then worth the same.
+Language base and alignment are the quickstart's. Half of the answers of stage `mixed` are <think>,
+<answer> blocks.
 """
 
 from __future__ import annotations
@@ -22,13 +24,18 @@ RL_RATE = 3e-4
 
 def stages() -> tuple[Stage, Stage]:
     """The mixed-format start and the stage that learns from rewards."""
-    mixed = quickstart.stage("mixed", "mixed", 140, Rates(vision=RATE, projector=RATE, language=RATE))
+    mixed = quickstart.stage(
+        "mixed", "mixed", 140, Rates(vision=RATE, projector=RATE, language=RATE)
+    )
     rl = replace(
-        quickstart.stage("rl", "rl", 36, Rates(vision=RL_RATE, projector=RL_RATE, language=RL_RATE)),
+        quickstart.stage(
+            "rl", "rl", 36, Rates(vision=RL_RATE, projector=RL_RATE, language=RL_RATE)
+        ),
         warmup_steps=5,
         final_rate=1.0,
         weight_decay=0.0,
-        # One update a round, so that old log-probabilities need no pass of their own; no penalty, so no reference does.
+        # One update a round, so that old log-probabilities need no pass of their own; no penalty,
+        # so no reference does.
         grpo=Grpo(copies=8, round_prompts=16, max_reply_tokens=48, kl=0.0),
     )
     return mixed, rl
@@ -38,9 +45,17 @@ def recipe() -> TrainConfig:
     """Language base, shallow and deep alignment, a mixed-format start, reinforcement learning."""
     start = quickstart.recipe()
     sizes = {"text": quickstart.SIZES["text"], "captions": quickstart.SIZES["captions"], **SIZES}
-    return replace(start, name="phantom_rl", stages=(*start.stages[:3], *stages()), data=dict.fromkeys(sizes), expected=sizes)
+    return replace(
+        start,
+        name="phantom_rl",
+        stages=(*start.stages[:3], *stages()),
+        data=dict.fromkeys(sizes),
+        expected=sizes,
+    )
 
 
 def branch(checkpoint: str) -> TrainConfig:
     """The last two stages alone, from a checkpoint after deep alignment."""
-    return replace(recipe(), model=checkpoint, stages=stages(), data=dict.fromkeys(SIZES), expected=SIZES)
+    return replace(
+        recipe(), model=checkpoint, stages=stages(), data=dict.fromkeys(SIZES), expected=SIZES
+    )

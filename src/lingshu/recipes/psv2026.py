@@ -1,8 +1,10 @@
-"""The training side of PSV2026: from questions with short answers, refined questions and critiques of wrong answers, by a teacher.
+"""The training side of PSV2026: from questions with short answers, refined questions and critiques
+of wrong answers, by a teacher.
 
-`recipes/curation_psv2026.py` makes the dataset that it begins from. Published: 52,251 samples, about half of them refined
-questions and half critiques of the backbone's own errors; give those with steps.critique.params.scores=RUN/TASK. Expected: up to
-two samples for every row; fewer where no rule makes a wrong answer, or the teacher's texts contradict the gold.
+`recipes/curation_psv2026.py` makes the dataset that it begins from. Published: 52,251 samples,
+about half of them refined questions and half critiques of the backbone's own errors; give those
+with steps.critique.params.scores=RUN/TASK. Expected: up to two samples for every row; fewer where
+no rule makes a wrong answer, or the teacher's texts contradict the gold.
 """
 
 from __future__ import annotations
@@ -12,4 +14,6 @@ from lingshu.curate.config import StepUse, SynthesisConfig
 
 def recipe() -> SynthesisConfig:
     """Refined questions, and critiques of answers made wrong by rule where no run is given."""
-    return SynthesisConfig(name="psv2026", steps=(StepUse("qa", "refine_qa"), StepUse("critique", "critique")))
+    return SynthesisConfig(
+        name="psv2026", steps=(StepUse("qa", "refine_qa"), StepUse("critique", "critique"))
+    )

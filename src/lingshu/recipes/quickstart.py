@@ -1,7 +1,8 @@
-"""The quickstart: every stage of the Lingshu recipe in small, on drawn phantoms, with a Qwen2.5-VL of 1.3 M parameters.
+"""The quickstart: every stage of the Lingshu recipe in small, on drawn phantoms, with a Qwen2.5-VL
+of 1.3 M parameters.
 
-Expected (docs/benchmarks.md): accuracy above 0.95 on modality, lesion, side and size of held-out phantoms, in under five
-minutes on two cores.
+Expected (docs/benchmarks.md): accuracy above 0.95 on modality, lesion, side and size of held-out
+phantoms, in under five minutes on two cores.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def stage(name: str, data: str, steps: int, rates: Rates) -> Stage:
 def recipe() -> TrainConfig:
     """Language base, shallow alignment (language frozen), deep alignment, instruction tuning.
 
-    The paper starts from models that speak; a random one has to learn its language first, so a text stage precedes.
+    The paper starts from models that speak; a random one has to learn its language first, so a text
+    stage precedes.
     """
     everything = Rates(vision=RATE, projector=RATE, language=RATE)
     return TrainConfig(

@@ -1,7 +1,9 @@
-"""A small Qwen2.5-VL architecture trained from scratch on your own questions about images (a JSONL file and a folder).
+"""A small Qwen2.5-VL architecture trained from scratch on your own questions about images (a JSONL
+file and a folder).
 
-Expected (docs/benchmarks.md): better than chance on 28-pixel chest X-rays; on VQA-RAD little more than the majority
-answer, since a model that never saw language elsewhere cannot know medicine from 1,000 questions.
+Expected (docs/benchmarks.md): better than chance on 28-pixel chest X-rays; on VQA-RAD little more
+than the majority answer, since a model that never saw language elsewhere cannot know medicine from
+1,000 questions.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ SIDE = 84  # pixels
 
 
 def recipe() -> TrainConfig:
-    """One stage over data group `train`; give it with data.train=FOLDER (rows.jsonl and images, or a DATASET)."""
+    """One stage over data group `train`; give it with data.train=FOLDER (rows.jsonl and images, or
+    a DATASET).
+    """
     return TrainConfig(
         name="small_vqa",
         model=TinyModel(vocabulary=1024),

@@ -1,6 +1,8 @@
-"""Long captions and questions from a dataset of images with captions, by a teacher: the paper's synthesis A and C.
+"""Long captions and questions from a dataset of images with captions, by a teacher: the paper's
+synthesis A and C.
 
-Expected: one long caption and one multiple-choice question for every row that the teacher's replies allow.
+Expected: one long caption and one multiple-choice question for every row that the teacher's replies
+allow.
 """
 
 from __future__ import annotations
@@ -9,7 +11,9 @@ from lingshu.curate.config import StepUse, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
-    """Both kinds from every row; give steps.captions.params.caption a template where rows carry labels and no caption."""
+    """Both kinds from every row; give steps.captions.params.caption a template where rows carry
+    labels and no caption.
+    """
     return SynthesisConfig(
         name="synthesis_captions",
         steps=(StepUse("captions", "long_caption"), StepUse("questions", "vqa_self_instruct")),

@@ -1,6 +1,8 @@
-"""Medical terms in the answers of a dataset, listed by a teacher and marked where they stand: what moft_7b weighs.
+"""Medical terms in the answers of a dataset, listed by a teacher and marked where they stand: what
+moft_7b weighs.
 
-Expected: every answered row, with its entities; a teacher's terms that its answer lacks are counted, not marked.
+Expected: every answered row, with its entities; a teacher's terms that its answer lacks are
+counted, not marked.
 """
 
 from __future__ import annotations
@@ -10,4 +12,6 @@ from lingshu.curate.config import StepUse, SynthesisConfig
 
 def recipe() -> SynthesisConfig:
     """One request for each answer."""
-    return SynthesisConfig(name="synthesis_entities", steps=(StepUse("entities", "label_entities"),))
+    return SynthesisConfig(
+        name="synthesis_entities", steps=(StepUse("entities", "label_entities"),)
+    )

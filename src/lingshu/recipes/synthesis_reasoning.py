@@ -1,6 +1,8 @@
-"""Reasoned answers from a dataset of questions with gold answers, by a teacher: the paper's synthesis D, and two checks beyond it.
+"""Reasoned answers from a dataset of questions with gold answers, by a teacher: the paper's
+synthesis D, and two checks beyond it.
 
-Expected: one reasoned answer for every row with one question, fewer where the verifier or the image disagrees.
+Expected: one reasoned answer for every row with one question, fewer where the verifier or the image
+disagrees.
 """
 
 from __future__ import annotations
@@ -9,5 +11,9 @@ from lingshu.curate.config import StepUse, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
-    """Reasoning, a verdict on it, a blind second answer (noted), and a comparison of its claims with the image (drops)."""
-    return SynthesisConfig(name="synthesis_reasoning", steps=(StepUse("reasoning", "chain_of_thought"),))
+    """Reasoning, a verdict on it, a blind second answer (noted), and a comparison of its claims
+    with the image (drops).
+    """
+    return SynthesisConfig(
+        name="synthesis_reasoning", steps=(StepUse("reasoning", "chain_of_thought"),)
+    )

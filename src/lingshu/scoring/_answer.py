@@ -1,8 +1,10 @@
-"""Whether a reply in words gives an accepted answer: equal to it, or a sentence that holds it whole and nothing against it.
+"""Whether a reply in words gives an accepted answer: equal to it, or a sentence that holds it whole
+and nothing against it.
 
-"The lesion is in the left lung" and "chest X-ray" give "left lung" and "X-ray"; "left and right lung", "lung cancer",
-"noncontrast" and "the lung is not visible" do not give "left lung", "cancer of the lung", "contrast" and "lung".
-A synonym is not the answer, and less than the answer is not either: both are for a judge to decide.
+"The lesion is in the left lung" and "chest X-ray" give "left lung" and "X-ray"; "left and right
+lung", "lung cancer", "noncontrast" and "the lung is not visible" do not give "left lung", "cancer
+of the lung", "contrast" and "lung". A synonym is not the answer, and less than the answer is not
+either: both are for a judge to decide.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from lingshu.scoring.exact import answers_of, forms
 
 _SENTENCE = re.compile(r"(?<!\d)\.(?:\s|$)|[!?;\n]")
 _TOKEN = re.compile(rf"\d+(?:\.\d+)?|[{CJK}]|[^\W\d_{CJK}]+(?:'[a-z]+)?\d*|[,+<>%±/&]|-(?=\d)")
-_QUANTITY = re.compile(r"(?:about\s+|approximately\s+|~\s*|约\s*)?(-?\d+(?:\.\d+)?)\s*([a-zµμ]+|厘米|毫米|毫升|克|毫克)\.?", re.I)
+_QUANTITY = re.compile(
+    r"(?:about\s+|approximately\s+|~\s*|约\s*)?(-?\d+(?:\.\d+)?)\s*([a-zµμ]+|厘米|毫米|毫升|克|毫克)\.?",
+    re.I,
+)
 # A unit as a multiple of the first of its kind.
 _UNITS: dict[str, tuple[str, Decimal]] = {
     name: (kind, Decimal(factor))
@@ -34,7 +39,8 @@ _UNITS: dict[str, tuple[str, Decimal]] = {
     }.items()
     for name, factor in names.items()
 }  # fmt: skip
-# Where the gold says one of a row and the reply another, the reply says something else, whatever it says besides.
+# Where the gold says one of a row and the reply another, the reply says something else, whatever it
+# says besides.
 _ROWS = (
     ("left|左", "right|右", "both|bilateral|双"),
     ("upper|superior|上", "lower|inferior|下", "middle|中"),
@@ -49,7 +55,12 @@ _ROWS = (
     ("high|increased|高", "low|decreased|低"),
     ("acute|急", "chronic|慢"),
 )
-_MEMBER = {word: (row, place) for row, places in enumerate(_ROWS) for place, names in enumerate(places) for word in names.split("|")}
+_MEMBER = {
+    word: (row, place)
+    for row, places in enumerate(_ROWS)
+    for place, names in enumerate(places)
+    for word in names.split("|")
+}
 _ARTICLES = {"a", "an", "the"}
 _DOUBT = re.compile(
     r"\b(?:but|however|although|though|or|either|whether|might|may|could|unclear|instead|rather|not|n't|cannot)\b|n't\b|但|或|可能|不"
@@ -72,7 +83,9 @@ _CLAUSE = frozenset((
 ))  # fmt: skip
 # As `_tokens` writes them: "denies" and "lacks" are "deny" and "lack".
 _DENYING = frozenset(("non", "no", "without", "deny", "denied", "denying", "lack", "lacking"))
-_DENYING_TWO = frozenset((("negative", "for"), ("lack", "of"), ("free", "of"), ("absence", "of"), ("clear", "of")))
+_DENYING_TWO = frozenset(
+    (("negative", "for"), ("lack", "of"), ("free", "of"), ("absence", "of"), ("clear", "of"))
+)
 _LEADS = frozenset((
     "in", "on", "at", "from", "based", "according", "given", "for", "with", "within", "due", "overall", "therefore", "thus",
     "here",
@@ -99,12 +112,16 @@ def grade(sample: Sample, reply: str) -> Score:
     if refuses(answers[0]):
         return Score(None, "refused")
     first = _SENTENCE.split(answers[0], maxsplit=1)[0][:600]
-    right = not _DOUBT.search(answers[0][:2000].casefold()) and any(gives(first, gold, sample.question) for gold in accepted)
+    right = not _DOUBT.search(answers[0][:2000].casefold()) and any(
+        gives(first, gold, sample.question) for gold in accepted
+    )
     return graded(right=right, read=answers[0])
 
 
 def equal(answer: str, gold: str) -> bool:
-    """Whether two `plain` texts are one answer: alike in form, one quantity, one list, or one the plural of the other."""
+    """Whether two `plain` texts are one answer: alike in form, one quantity, one list, or one the
+    plural of the other.
+    """
     form, items = forms(answer)
     gold_form, gold_items = forms(gold)
     if form == gold_form or (items and items == gold_items):
@@ -115,18 +132,30 @@ def equal(answer: str, gold: str) -> bool:
 
 def _quantity(text: str) -> tuple[str, Decimal] | None:
     found = _QUANTITY.fullmatch(text.strip())
-    unit = found and (_UNITS.get(found[2].casefold()) or _UNITS.get(found[2].casefold().removesuffix("s")))
+    unit = found and (
+        _UNITS.get(found[2].casefold()) or _UNITS.get(found[2].casefold().removesuffix("s"))
+    )
     return (unit[0], Decimal(found[1]) * unit[1]) if found and unit else None
 
 
 def gives(sentence: str, gold: str, question: str) -> bool:
-    """Whether a `plain` sentence holds the gold whole, as its answer, and nothing that contradicts it."""
+    """Whether a `plain` sentence holds the gold whole, as its answer, and nothing that contradicts
+    it.
+    """
     wanted, said = _tokens(gold), _tokens(sentence)
-    if not wanted or "," in wanted or len(wanted) > len(said) or (len(gold) < 2 and gold.casefold() in "ai"):
+    if (
+        not wanted
+        or "," in wanted
+        or len(wanted) > len(said)
+        or (len(gold) < 2 and gold.casefold() in "ai")
+    ):
         return False
     if re.search(f"[{CJK}]", gold):
         return _tokens(_ZH_AFTER.sub("", _ZH_BEFORE.sub("", sentence.strip(" .")))) == wanted
-    if _contradicts(wanted, said) or (wanted[0][0].isdigit() and re.search(rf"(?:^|[\s(:=])-{re.escape(wanted[0])}(?!\d)", sentence)):
+    if _contradicts(wanted, said) or (
+        wanted[0][0].isdigit()
+        and re.search(rf"(?:^|[\s(:=])-{re.escape(wanted[0])}(?!\d)", sentence)
+    ):
         return False
     asked = set(_tokens(question))
     places = [i for i in range(len(said) - len(wanted) + 1) if said[i : i + len(wanted)] == wanted]
@@ -134,7 +163,11 @@ def gives(sentence: str, gold: str, question: str) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    told = text.casefold().replace("xray", "x-ray").replace("-", " ") if not re.search(r"-\d", text) else text.casefold()
+    told = (
+        text.casefold().replace("xray", "x-ray").replace("-", " ")
+        if not re.search(r"-\d", text)
+        else text.casefold()
+    )
     return [_singular(token) for token in _TOKEN.findall(told) if token not in _ARTICLES]
 
 
@@ -150,14 +183,22 @@ def _contradicts(wanted: Sequence[str], said: Sequence[str]) -> bool:
         return any(token[0].isdigit() and token not in wanted for token in said)
     mine = {_MEMBER[token] for token in wanted if token in _MEMBER}
     rows = {row for row, _ in mine}
-    return any(_MEMBER[token][0] in rows and _MEMBER[token] not in mine for token in said if token in _MEMBER)
+    return any(
+        _MEMBER[token][0] in rows and _MEMBER[token] not in mine
+        for token in said
+        if token in _MEMBER
+    )
 
 
 def _stands_alone(said: Sequence[str], start: int, end: int, asked: set[str]) -> bool:
-    """Whether the words from start to end are a thing of their own: no part of a list, of another name, or denied."""
+    """Whether the words from start to end are a thing of their own: no part of a list, of another
+    name, or denied.
+    """
     form = f" {' '.join(said)} "
     place = len(" ".join(said[:start])) + (1 if start else 0)
-    if denied(form, place, place + len(" ".join(said[start:end])) + 2) or (start and said[start - 1] in _DENYING):
+    if denied(form, place, place + len(" ".join(said[start:end])) + 2) or (
+        start and said[start - 1] in _DENYING
+    ):
         return False
     if tuple(said[max(0, start - 2) : start]) in _DENYING_TWO:
         return False
@@ -166,13 +207,30 @@ def _stands_alone(said: Sequence[str], start: int, end: int, asked: set[str]) ->
         following = said[end + 1] if end + 1 < len(said) else ""
         if after != "," or following not in _CLAUSE:
             return False
-    elif after is not None and after not in _GOES_ON and after not in asked and after not in said[start:end]:
+    elif (
+        after is not None
+        and after not in _GOES_ON
+        and after not in asked
+        and after not in said[start:end]
+    ):
         return False
-    if start and said[start - 1] == "of" and start > 1 and said[start - 2] not in _OF_WHAT and said[start - 2] not in asked:
+    if (
+        start
+        and said[start - 1] == "of"
+        and start > 1
+        and said[start - 2] not in _OF_WHAT
+        and said[start - 2] not in asked
+    ):
         return False
-    return not any(_lists(said, i) for i, (token, _) in enumerate(pairwise(said[: start + 1])) if token in (",", "and", "&", "/"))
+    return not any(
+        _lists(said, i)
+        for i, (token, _) in enumerate(pairwise(said[: start + 1]))
+        if token in (",", "and", "&", "/")
+    )
 
 
 def _lists(said: Sequence[str], comma: int) -> bool:
-    """Whether a comma or "and" in front of the answer joins things, and does not close "In this image, ..."."""
+    """Whether a comma or "and" in front of the answer joins things, and does not close "In this
+    image, ...".
+    """
     return said[comma] != "," or said[0] not in _LEADS

@@ -1,6 +1,8 @@
-"""BERTScore F1 as RadCliQ takes it: distilroberta-base, layer 5, rescaled with the package's baseline, no IDF.
+"""BERTScore F1 as RadCliQ takes it: distilroberta-base, layer 5, rescaled with the package's
+baseline, no IDF.
 
-The configuration of CXR-Report-Metric; RadEval weighs words by an IDF of the references instead and has other values.
+The configuration of CXR-Report-Metric; RadEval weighs words by an IDF of the references instead and
+has other values.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ from lingshu.scoring._plug_in import PlugIn
 LAYER = 5
 
 
-def _compute(weights: Path, said: Sequence[str], gold: Sequence[str]) -> Mapping[str, Sequence[float]]:
+def _compute(
+    weights: Path, said: Sequence[str], gold: Sequence[str]
+) -> Mapping[str, Sequence[float]]:
     package = import_module("bert_score")
-    baseline = Path(str(package.__file__)).parent / "rescale_baseline" / "en" / "distilroberta-base.tsv"
+    baseline = (
+        Path(str(package.__file__)).parent / "rescale_baseline" / "en" / "distilroberta-base.tsv"
+    )
     scorer = package.BERTScorer(
         model_type=str(weights / "distilroberta-base"), num_layers=LAYER, lang="en", idf=False, rescale_with_baseline=True,
         baseline_path=str(baseline),

@@ -1,7 +1,9 @@
-"""Our own rules for what an English chest X-ray report says is there: finding, present or not, and on which side.
+"""Our own rules for what an English chest X-ray report says is there: finding, present or not, and
+on which side.
 
-Thirteen findings by their usual words; a negation reaches to the end of its clause, "or" lists included. It is no
-CheXbert and no CheXpert labeller, agrees with neither in all cases, and its numbers must not be called by their names.
+Thirteen findings by their usual words; a negation reaches to the end of its clause, "or" lists
+included. It is no CheXbert and no CheXpert labeller, agrees with neither in all cases, and its
+numbers must not be called by their names.
 """
 
 from __future__ import annotations
@@ -23,10 +25,16 @@ class Finding(NamedTuple):
 
 
 _WORDS: dict[str, str] = {
-    "enlarged mediastinum": r"mediastinal (?:widening|enlargement)|(?:widen|enlarg)\w+ (?:\w+ ){0,2}(?:cardio)?mediastin\w+"
-    r"|(?:cardio)?mediastin\w+(?: \w+){0,4} (?:widened|enlarged|prominent)",
-    "cardiomegaly": r"cardiomegaly|(?:enlarg\w+|prominent) (?:of )?(?:the )?(?:heart|cardiac)|cardiac enlargement"
-    r"|(?:heart|cardiac)(?: \w+){0,5} (?:enlarged|increased|prominent)",
+    "enlarged mediastinum": (
+        r"mediastinal (?:widening|enlargement)|(?:widen|enlarg)\w+ (?:\w+"
+        r" ){0,2}(?:cardio)?mediastin\w+"
+        r"|(?:cardio)?mediastin\w+(?: \w+){0,4} (?:widened|enlarged|prominent)"
+    ),
+    "cardiomegaly": (
+        r"cardiomegaly|(?:enlarg\w+|prominent) (?:of )?(?:the )?(?:heart|cardiac)|cardiac"
+        r" enlargement"
+        r"|(?:heart|cardiac)(?: \w+){0,5} (?:enlarged|increased|prominent)"
+    ),
     "opacity": r"opaci\w+|infiltrates?|air ?space (?:disease|process)",
     "lesion": r"nodul\w+|mass(?:es)?|lesions?|granulomas?|granulomata",
     "edema": r"o?edema|(?:pulmonary )?vascular congestion",
@@ -34,52 +42,77 @@ _WORDS: dict[str, str] = {
     "pneumonia": r"pneumonias?",
     "atelectasis": r"atelecta\w+",
     "pneumothorax": r"pneumothora\w+",
-    "pleural effusion": r"(?<!pericardial )effusions?|pleural fluid|blunting of the \w{1,20}(?: \w{1,20})? costophrenic",
+    "pleural effusion": (
+        r"(?<!pericardial )effusions?|pleural fluid|blunting of the \w{1,20}(?: \w{1,20})?"
+        r" costophrenic"
+    ),
     "other pleural change": r"pleural (?:thickening|plaques?|scarring)",
     "fracture": r"fractur\w+",
-    "device": r"tubes?|catheters?|picc|pacemaker|pacer|leads?|stents?"
-    r"|sternotomy|clips?|port-?a-?cath|(?:central|venous) lines?|electrodes?",
+    "device": (
+        r"tubes?|catheters?|picc|pacemaker|pacer|leads?|stents?"
+        r"|sternotomy|clips?|port-?a-?cath|(?:central|venous) lines?|electrodes?"
+    ),
 }
-_FINDING = re.compile("|".join(rf"(?P<f{number}>\b(?:{words})\b)" for number, words in enumerate(_WORDS.values())))
+_FINDING = re.compile(
+    "|".join(rf"(?P<f{number}>\b(?:{words})\b)" for number, words in enumerate(_WORDS.values()))
+)
 _NAMES = tuple(_WORDS)
 _MIDLINE = ("enlarged mediastinum", "cardiomegaly")
 # Normal organs stand for the findings that they exclude.
 _FINE = r"(?:normal|unremarkable|within normal limits|stable and normal|top normal)"
 _NORMAL: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (
-        re.compile(rf"\b(?:heart|cardiac)(?: \w+){{0,6}} {_FINE}|\bnormal (?:heart|cardiac)|\bcardiomediastin\w+(?: \w+){{0,8}} {_FINE}"),
+        re.compile(
+            rf"\b(?:heart|cardiac)(?: \w+){{0,6}} {_FINE}|\bnormal"
+            rf" (?:heart|cardiac)|\bcardiomediastin\w+(?: \w+){{0,8}} {_FINE}"
+        ),
         ("cardiomegaly",),
     ),
     (
-        re.compile(rf"\b(?:cardio)?mediastin\w+(?: \w+){{0,8}} {_FINE}|\bnormal (?:cardio)?mediastin\w+"),
+        re.compile(
+            rf"\b(?:cardio)?mediastin\w+(?: \w+){{0,8}} {_FINE}|\bnormal (?:cardio)?mediastin\w+"
+        ),
         ("enlarged mediastinum",),
     ),
-    (re.compile(r"\blungs?(?: \w+){0,5} clear\b(?! of)|\bclear lungs?\b"), ("opacity", "consolidation")),
+    (
+        re.compile(r"\blungs?(?: \w+){0,5} clear\b(?! of)|\bclear lungs?\b"),
+        ("opacity", "consolidation"),
+    ),
 )
 _SENTENCE = re.compile(r"(?<!\d)\.|\.(?!\d)|[;:?!\n]")
-_CLAUSE = re.compile(r",? \b(?:but|however|although|though|except(?: for)?|otherwise|aside from|apart from)\b ?")
-# A comma ends the reach of a negation where what follows starts anew and no "or" holds the list together.
+_CLAUSE = re.compile(
+    r",? \b(?:but|however|although|though|except(?: for)?|otherwise|aside from|apart from)\b ?"
+)
+# A comma ends the reach of a negation where what follows starts anew and no "or" holds the list
+# together.
 _ANEW = re.compile(
-    r", (?:and )?(?:there (?:is|are)|an?|the|small|tiny|mild|moderate|large|severe|stable|unchanged|persistent|left|right|bilateral)\b"
+    r", (?:and )?(?:there"
+    r" (?:is|are)|an?|the|small|tiny|mild|moderate|large|severe|stable|unchanged|persistent|left|right|bilateral)\b"
 )
 _OR = re.compile(r"\bn?or\b")
 _NO_CHANGE = re.compile(
-    r"\b(?:no|without|not)(?: (?:significant|interval|appreciable|definite|other))* (?:change|changes|changed|increase|decrease|only)\b"
+    r"\b(?:no|without|not)(?: (?:significant|interval|appreciable|definite|other))*"
+    r" (?:change|changes|changed|increase|decrease|only)\b"
 )
 _NOT_BEFORE = re.compile(
     r"\b(?:no|not|without|negative for|free of|clear of|absence of|absent|denies|"
     r"excludes?|ruled? out|resolved|resolution of|nor|neither|never)\b"
 )
 _NOT_AFTER = re.compile(
-    r"^(?: \w+){0,4} (?:(?:is|are|was|were|has|have|been|be) )*(?:not|absent|excluded|ruled out|resolved|cleared|removed|no longer)\b"
+    r"^(?: \w+){0,4} (?:(?:is|are|was|were|has|have|been|be) )*(?:not|absent|excluded|ruled"
+    r" out|resolved|cleared|removed|no longer)\b"
 )
 _UNSURE = re.compile(
-    r"\b(?:may|might|could|possibl[ey]|probabl[ey]|questionable|suspected|suspicious for|concern\w* for|suggest\w*|"
+    r"\b(?:may|might|could|possibl[ey]|probabl[ey]|questionable|suspected|suspicious for|concern\w*"
+    r" for|suggest\w*|"
     r"likely|versus|vs|equivocal)\b"
 )
-_NOT_EXCLUDED = re.compile(r"\b(?:can ?not|not|difficult to) (?:be )?(?:\w+ )?(?:excluded?|ruled? out)\b")
+_NOT_EXCLUDED = re.compile(
+    r"\b(?:can ?not|not|difficult to) (?:be )?(?:\w+ )?(?:excluded?|ruled? out)\b"
+)
 _SIDE = re.compile(
-    r"\b(?P<both>left and right|right and left|bilateral\w*|both|bibasilar|bibasal|biapical|bilobar)\b|\b(?P<left>left(?:-sided)?)\b"
+    r"\b(?P<both>left and right|right and"
+    r" left|bilateral\w*|both|bibasilar|bibasal|biapical|bilobar)\b|\b(?P<left>left(?:-sided)?)\b"
     r"|\b(?P<right>right(?:-sided)?)\b"
 )
 _SIDED = 80  # characters from a finding beyond which a side belongs to something else
@@ -87,7 +120,9 @@ _RANK: tuple[State, ...] = ("present", "uncertain", "absent")
 
 
 def findings(text: str) -> list[Finding]:
-    """Every mention of a finding, in order; an organ called normal is a mention of what it excludes."""
+    """Every mention of a finding, in order; an organ called normal is a mention of what it
+    excludes.
+    """
     return [
         one
         for sentence in _SENTENCE.split(" ".join(line for line in text.lower().splitlines()))
@@ -97,14 +132,18 @@ def findings(text: str) -> list[Finding]:
 
 
 def labels(text: str) -> dict[str, Finding]:
-    """One entry for each finding that is mentioned: present before uncertain before absent, and the sides of those mentions."""
+    """One entry for each finding that is mentioned: present before uncertain before absent, and the
+    sides of those mentions.
+    """
     found: dict[str, Finding] = {}
     for one in findings(text):
         known = found.get(one.name)
         if known is None or _RANK.index(one.state) < _RANK.index(known.state):
             found[one.name] = one
         elif one.state == known.state and one.side != known.side:
-            found[one.name] = one._replace(side="both" if one.side and known.side else one.side or known.side)
+            found[one.name] = one._replace(
+                side="both" if one.side and known.side else one.side or known.side
+            )
     return found
 
 
@@ -141,7 +180,9 @@ def _side(clause: str, start: int, end: int) -> Side | None:
     found = [(start - match.end(), match) for match in _SIDE.finditer(clause, first, start)]
     found += [
         (_SIDED + match.start() - end, match)
-        for match in _SIDE.finditer(clause, end, min(end + _SIDED, last if last >= 0 else len(clause)))
+        for match in _SIDE.finditer(
+            clause, end, min(end + _SIDED, last if last >= 0 else len(clause))
+        )
     ]
     if not found:
         return None
@@ -158,9 +199,16 @@ class Shared(NamedTuple):
 
 
 def shared(said: str, gold: str, *, sides: bool = False) -> Shared:
-    """The findings that two reports call present or uncertain, counted with their sides where asked."""
+    """The findings that two reports call present or uncertain, counted with their sides where
+    asked.
+    """
     mine, theirs = (
-        {(one.name, one.side if sides else None) for one in labels(text).values() if one.state != "absent"} for text in (said, gold)
+        {
+            (one.name, one.side if sides else None)
+            for one in labels(text).values()
+            if one.state != "absent"
+        }
+        for text in (said, gold)
     )
     return Shared(len(mine & theirs), len(mine), len(theirs))
 

@@ -1,4 +1,6 @@
-"""GREEN: a language model lists the errors of a report, and counts matched findings against them (Ostmeier et al. 2024)."""
+"""GREEN: a language model lists the errors of a report, and counts matched findings against them
+(Ostmeier et al. 2024).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,13 @@ from pathlib import Path
 from lingshu.scoring._plug_in import PlugIn
 
 
-def _compute(weights: Path, said: Sequence[str], gold: Sequence[str]) -> Mapping[str, Sequence[float]]:
+def _compute(
+    weights: Path, said: Sequence[str], gold: Sequence[str]
+) -> Mapping[str, Sequence[float]]:
     with tempfile.TemporaryDirectory() as place:
-        scorer = import_module("green_score").GREEN(str(weights / "GREEN-RadLlama2-7b"), output_dir=place)
+        scorer = import_module("green_score").GREEN(
+            str(weights / "GREEN-RadLlama2-7b"), output_dir=place
+        )
         _, _, scores, *_ = scorer(list(gold), list(said))
     return {"green": [float(score) for score in scores]}
 
@@ -21,6 +27,10 @@ GREEN = PlugIn(
     ("green",),
     "green_score",
     "pip install green-score",
-    {"GREEN-RadLlama2-7b": "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 licence"},
+    {
+        "GREEN-RadLlama2-7b": (
+            "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 licence"
+        )
+    },
     _compute,
 )

@@ -1,4 +1,6 @@
-"""The Porter stemmer with the departures of nltk's default, which rouge_score uses (Porter 1980, "An algorithm for suffix stripping")."""
+"""The Porter stemmer with the departures of nltk's default, which rouge_score uses (Porter 1980,
+"An algorithm for suffix stripping").
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ _STEP_2 = (
     ("entli", "ent"), ("eli", "e"), ("ousli", "ous"), ("ization", "ize"), ("ation", "ate"), ("ator", "ate"), ("alism", "al"),
     ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"), ("aliti", "al"), ("iviti", "ive"), ("biliti", "ble"), ("fulli", "ful"),
 )  # fmt: skip
-_STEP_3 = (("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""), ("ness", ""))
+_STEP_3 = (
+    ("icate", "ic"),
+    ("ative", ""),
+    ("alize", "al"),
+    ("iciti", "ic"),
+    ("ical", "ic"),
+    ("ful", ""),
+    ("ness", ""),
+)
 _STEP_4 = (
     "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate", "iti", "ous", "ive", "ize",
 )  # fmt: skip
@@ -74,7 +84,14 @@ def _past(word: str) -> str:
         return word[:-1] if len(word) == 4 else word[:-2]
     if word.endswith("eed"):
         return word[:-1] if _measure(word[:-3]) else word
-    root = next((word[: -len(ending)] for ending in ("ed", "ing") if word.endswith(ending) and "v" in _shape(word[: -len(ending)])), None)
+    root = next(
+        (
+            word[: -len(ending)]
+            for ending in ("ed", "ing")
+            if word.endswith(ending) and "v" in _shape(word[: -len(ending)])
+        ),
+        None,
+    )
     if root is None:
         return word
     if root.endswith(("at", "bl", "iz")):
@@ -85,7 +102,11 @@ def _past(word: str) -> str:
 
 
 def _final_y(word: str) -> str:
-    return word[:-1] + "i" if word.endswith("y") and len(word) > 2 and _shape(word[:-1])[-1] == "c" else word
+    return (
+        word[:-1] + "i"
+        if word.endswith("y") and len(word) > 2 and _shape(word[:-1])[-1] == "c"
+        else word
+    )
 
 
 def _double(word: str) -> str:

@@ -1,4 +1,5 @@
-"""The three protocols: `strict`, ours; `paper`, the first published rules; `medevalkit`, what most people run today.
+"""The three protocols: `strict`, ours; `paper`, the first published rules; `medevalkit`, what most
+people run today.
 
 A protocol changes how a reply is read and how right answers are added up, never what was asked.
 """
@@ -14,49 +15,105 @@ from lingshu.scoring import _published
 
 Protocol = Literal["strict", "paper", "medevalkit"]
 PROTOCOLS: tuple[Protocol, ...] = ("strict", "paper", "medevalkit")
-# What the released code does to closed answers when a judge is on; it differs between its benchmarks.
+# What the released code does to closed answers when a judge is on; it differs between its
+# benchmarks.
 Closed = Literal["kept", "lost", "twice"]
 
 _SIMILARITY = (
-    "Choice: a reply without a readable letter is given the option of the highest difflib ratio, so refusals and empty replies can score.",
+    (
+        "Choice: a reply without a readable letter is given the option of the highest difflib"
+        " ratio, so refusals and empty replies can score."
+    ),
     "Choice: a reply that resembles no option at all is given the first one.",
     "Choice: the blank behind a colon is kept, so 'The answer is: B' is not read as B.",
     "Choice: text is cut at its first full stop, so the options 1.0 and 1.5 look alike.",
     "Choice: the word 'boxed' without a LaTeX box turns the reply into the word 'None'.",
-    "Choice: brackets, asterisks, LaTeX wrappers and full-width colons around a letter are not taken off.",
-    "Choice: the contents of several answer tags are joined; an empty or unclosed tag leaves the whole reply.",
-    "Choice: options listed as '(A) text' are read by another reader, which draws an option at random (seed 42) where it finds none.",
-    "No reply counts as unread: empty, refusing and ambiguous replies are right or wrong like any other.",
+    (
+        "Choice: brackets, asterisks, LaTeX wrappers and full-width colons around a letter are not"
+        " taken off."
+    ),
+    (
+        "Choice: the contents of several answer tags are joined; an empty or unclosed tag leaves"
+        " the whole reply."
+    ),
+    (
+        "Choice: options listed as '(A) text' are read by another reader, which draws an option at"
+        " random (seed 42) where it finds none."
+    ),
+    (
+        "No reply counts as unread: empty, refusing and ambiguous replies are right or wrong like"
+        " any other."
+    ),
 )
 _QUIRKS: dict[Protocol, tuple[str, ...]] = {
     "strict": (),
     "paper": (
         *_SIMILARITY,
-        "Yes or no: only a reply that equals the gold up to its first full stop is right; 'Yes, there is.' is wrong.",
-        "Open questions, and all closed ones with a gold other than a lower-case yes or no, were put to a judge model; "
-        "without one, equality in lower case stands in, so these scores lie below the published ones.",
+        (
+            "Yes or no: only a reply that equals the gold up to its first full stop is right; 'Yes,"
+            " there is.' is wrong."
+        ),
+        (
+            "Open questions, and all closed ones with a gold other than a lower-case yes or no,"
+            " were put to a judge model; without one, equality in lower case stands in, so these"
+            " scores lie below the published ones."
+        ),
         "For open questions the judge saw the reply in lower case and cut at its first full stop.",
-        "The code behind the published cells is not public; this is the first public version of the rules, of June 2025.",
+        (
+            "The code behind the published cells is not public; this is the first public version of"
+            " the rules, of June 2025."
+        ),
     ),
     "medevalkit": (
         *_SIMILARITY,
-        "Yes or no: 'yes' and 'no' are looked for as substrings, exactly one must occur: 'nodule', 'normal' and 'abnormal' hold a no.",
-        "Yes or no: golds written 'Yes' and 'No' are compared as text, so 'Yes, there is.' is wrong.",
-        "Closed: full stops are deleted from the reply but not from the gold, so '1.2 cm' never equals '1.2 cm'.",
-        "Closed: blanks, quotation marks and asterisks around the answer are kept, so ' yes' and '**Yes**' are wrong.",
-        "Open: exact match keeps blanks and final full stops; with a judge on, its verdict replaces the match.",
-        "Open: precision, recall and F1 are printed under each other's names, over sets of words, so a repeated word is free.",
-        "Open: BLEU has no smoothing, so BLEU-2 to BLEU-4 of a correct one-word answer are about 1e-154.",
-        "Open: a reply of which nothing is left stops the original; it is counted here as an error.",
-        "With a judge on, open accuracy is divided by the number of questions twice, closed answers are lost in one benchmark and counted "
-        "twice in another, and a judge that fails counts as a wrong answer.",
-        "A benchmark without open or without closed questions stops the original with a division by zero; here it has no accuracy.",
+        (
+            "Yes or no: 'yes' and 'no' are looked for as substrings, exactly one must occur:"
+            " 'nodule', 'normal' and 'abnormal' hold a no."
+        ),
+        (
+            "Yes or no: golds written 'Yes' and 'No' are compared as text, so 'Yes, there is.' is"
+            " wrong."
+        ),
+        (
+            "Closed: full stops are deleted from the reply but not from the gold, so '1.2 cm' never"
+            " equals '1.2 cm'."
+        ),
+        (
+            "Closed: blanks, quotation marks and asterisks around the answer are kept, so ' yes'"
+            " and '**Yes**' are wrong."
+        ),
+        (
+            "Open: exact match keeps blanks and final full stops; with a judge on, its verdict"
+            " replaces the match."
+        ),
+        (
+            "Open: precision, recall and F1 are printed under each other's names, over sets of"
+            " words, so a repeated word is free."
+        ),
+        (
+            "Open: BLEU has no smoothing, so BLEU-2 to BLEU-4 of a correct one-word answer are"
+            " about 1e-154."
+        ),
+        (
+            "Open: a reply of which nothing is left stops the original; it is counted here as an"
+            " error."
+        ),
+        (
+            "With a judge on, open accuracy is divided by the number of questions twice, closed"
+            " answers are lost in one benchmark and counted twice in another, and a judge that"
+            " fails counts as a wrong answer."
+        ),
+        (
+            "A benchmark without open or without closed questions stops the original with a"
+            " division by zero; here it has no accuracy."
+        ),
     ),
 }
 
 
 def scorer(task_score: Scorer, protocol: str) -> Scorer:
-    """The scorer of a task under a protocol; `strict` is the task's own. Reports and rubrics keep their own under all.
+    """The scorer of a task under a protocol; `strict` is the task's own. Reports and rubrics keep
+    their own under all.
 
     Raises:
         UnknownName: no such protocol.
@@ -91,7 +148,9 @@ class Count(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """All, open and closed questions; `unjudged` counts the answers that a judge failed to judge, left out of the rest."""
+    """All, open and closed questions; `unjudged` counts the answers that a judge failed to judge,
+    left out of the rest.
+    """
 
     all: Count
     open: Count
@@ -99,12 +158,20 @@ class Aggregate(NamedTuple):
     unjudged: int = 0
 
 
-def aggregate(protocol: str, rows: Sequence[Mapping[str, Any]], *, judged: bool = False, closed: Closed = "kept") -> Aggregate:
-    """Right answers over all questions, split into open and closed, as the published tables count them.
+def aggregate(
+    protocol: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    judged: bool = False,
+    closed: Closed = "kept",
+) -> Aggregate:
+    """Right answers over all questions, split into open and closed, as the published tables count
+    them.
 
-    A row has `value` and `kind` ("open", else closed) as in a scores file, and, where `judged`, `judge`: True, False or
-    None for a judge that failed. A reply that failed counts as asked and not right: so the published tables count,
-    while a report leaves it out. `closed` is what the released code does to closed answers once a judge is on.
+    A row has `value` and `kind` ("open", else closed) as in a scores file, and, where `judged`,
+    `judge`: True, False or None for a judge that failed. A reply that failed counts as asked and
+    not right: so the published tables count, while a report leaves it out. `closed` is what the
+    released code does to closed answers once a judge is on.
 
     Raises:
         UnknownName: no such protocol.
@@ -114,11 +181,23 @@ def aggregate(protocol: str, rows: Sequence[Mapping[str, Any]], *, judged: bool 
     closed_rows = [row for row in rows if row.get("kind") != "open"]
     if protocol == "medevalkit":
         return _released(opened, closed_rows, judged=judged, closed=closed)
-    # Under the first rules a judge replaces the rule for whatever it was shown; under ours, for open answers alone.
-    judges = [(row, judged and (row.get("kind") == "open" or (protocol == "paper" and "judge" in row))) for row in rows]
-    kept = [(row, row.get("judge") if by_judge else row.get("value") == 1.0) for row, by_judge in judges]
+    # Under the first rules a judge replaces the rule for whatever it was shown; under ours, for
+    # open answers alone.
+    judges = [
+        (row, judged and (row.get("kind") == "open" or (protocol == "paper" and "judge" in row)))
+        for row in rows
+    ]
+    kept = [
+        (row, row.get("judge") if by_judge else row.get("value") == 1.0) for row, by_judge in judges
+    ]
     counts = [
-        _count([right for row, right in kept if right is not None and (kind is None or (row.get("kind") == "open") is kind)])
+        _count(
+            [
+                right
+                for row, right in kept
+                if right is not None and (kind is None or (row.get("kind") == "open") is kind)
+            ]
+        )
         for kind in (None, True, False)
     ]
     return Aggregate(*counts, unjudged=sum(right is None for _, right in kept))
@@ -129,7 +208,13 @@ def _count(rights: Sequence[object]) -> Count:
     return Count(len(rights), right, right / len(rights) if rights else None)
 
 
-def _released(opened: Sequence[Mapping[str, Any]], closed_rows: Sequence[Mapping[str, Any]], *, judged: bool, closed: Closed) -> Aggregate:
+def _released(
+    opened: Sequence[Mapping[str, Any]],
+    closed_rows: Sequence[Mapping[str, Any]],
+    *,
+    judged: bool,
+    closed: Closed,
+) -> Aggregate:
     by_rule = sum(row.get("value") == 1.0 for row in closed_rows)
     right = sum(bool(row.get("judge")) if judged else row.get("value") == 1.0 for row in opened)
     if judged and closed == "lost":

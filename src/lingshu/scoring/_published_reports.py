@@ -1,6 +1,8 @@
-"""Text metrics as the published toolkit computes them: unsmoothed BLEU, set-based ROUGE and F1, rubric means.
+"""Text metrics as the published toolkit computes them: unsmoothed BLEU, set-based ROUGE and F1,
+rubric means.
 
-A file beside `_published.py` because grading and metrics together pass 400 lines; same sources, same warning.
+A file beside `_published.py` because grading and metrics together pass 400 lines; same sources,
+same warning.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from collections.abc import Sequence
 
 
 def tokens(text: str) -> list[str]:
-    """Lower case, every full stop detached (in "1.5" too), split at single blanks: other signs stay glued."""
+    """Lower case, every full stop detached (in "1.5" too), split at single blanks: other signs stay
+    glued.
+    """
     return text.lower().replace(".", " .").split(" ")
 
 
@@ -24,7 +28,9 @@ def report_tokens(text: str) -> list[str]:
 
 
 def bleu(said: Sequence[str], gold: Sequence[str], most: int) -> float:
-    """Sentence BLEU up to `most`-grams, without smoothing: a missing n-gram counts as the smallest float, not as zero."""
+    """Sentence BLEU up to `most`-grams, without smoothing: a missing n-gram counts as the smallest
+    float, not as zero.
+    """
     logs = []
     for n in range(1, most + 1):
         mine = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
@@ -38,7 +44,9 @@ def bleu(said: Sequence[str], gold: Sequence[str], most: int) -> float:
 
 
 def set_f1(said: str, gold: str) -> tuple[float, float, float] | int:
-    """F1, precision and recall over sets of words, in this order; the bare number 0 where either side is empty."""
+    """F1, precision and recall over sets of words, in this order; the bare number 0 where either
+    side is empty.
+    """
     mine, theirs = set(said.split()), set(gold.split())
     if not mine or not theirs:
         return 0
@@ -50,7 +58,8 @@ def set_f1(said: str, gold: str) -> tuple[float, float, float] | int:
 
 
 def rouge(said: str, gold: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L, F only: sentences end at full stops, n-grams are sets, L unites the words of all sentence pairs.
+    """ROUGE-1, -2 and -L, F only: sentences end at full stops, n-grams are sets, L unites the words
+    of all sentence pairs.
 
     Raises:
         ValueError: either side has no sentence.
@@ -59,7 +68,9 @@ def rouge(said: str, gold: str) -> dict[str, float]:
     words_of = [[word for sentence in side for word in sentence] for side in (mine, theirs)]
     found = {}
     for n in (1, 2):
-        grams, right = ({tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in words_of)
+        grams, right = (
+            {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in words_of
+        )
         found[f"rouge-{n}"] = _f(len(grams & right), len(grams), len(right))
     covered = {word for right in theirs for sentence in mine for word in _common(right, sentence)}
     found["rouge-l"] = _f(len(covered), len(set(words_of[0])), len(set(words_of[1])))
@@ -83,7 +94,11 @@ def _common(right: Sequence[str], said: Sequence[str]) -> list[str]:
     lengths = [[0] * (len(said) + 1) for _ in range(len(right) + 1)]
     for i, word in enumerate(right, 1):
         for j, other in enumerate(said, 1):
-            lengths[i][j] = lengths[i - 1][j - 1] + 1 if word == other else max(lengths[i - 1][j], lengths[i][j - 1])
+            lengths[i][j] = (
+                lengths[i - 1][j - 1] + 1
+                if word == other
+                else max(lengths[i - 1][j], lengths[i][j - 1])
+            )
     found, i, j = [], len(right), len(said)
     while i and j:
         if right[i - 1] == said[j - 1]:
@@ -108,9 +123,15 @@ def report_reference(findings: str, impression: str) -> str:
 
 
 def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
-    """Points of the met criteria over all positive points; None where no criterion has positive points."""
+    """Points of the met criteria over all positive points; None where no criterion has positive
+    points.
+    """
     most = sum(point for point in points if point > 0)
-    return sum(point for point, is_met in zip(points, met, strict=True) if is_met) / most if most else None
+    return (
+        sum(point for point, is_met in zip(points, met, strict=True) if is_met) / most
+        if most
+        else None
+    )
 
 
 def clipped_mean(values: Sequence[float]) -> float:

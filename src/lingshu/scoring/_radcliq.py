@@ -1,7 +1,9 @@
-"""RadCliQ-v1 of a report from its four sub-scores: lower is better, about 2.45 at worst, below 0 for good reports.
+"""RadCliQ-v1 of a report from its four sub-scores: lower is better, about 2.45 at worst, below 0
+for good reports.
 
-Yu et al. 2023 ("Evaluating progress in automatic chest X-ray radiology report generation"); means, scales and coefficients
-are the parameters of the CXR-Report-Metric release. The weight of BLEU-2 is next to nothing.
+Yu et al. 2023 ("Evaluating progress in automatic chest X-ray radiology report generation"); means,
+scales and coefficients are the parameters of the CXR-Report-Metric release. The weight of BLEU-2 is
+next to nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from typing import NamedTuple
 
 
 class SubScores(NamedTuple):
-    """RadGraph F1 (mean of entities and relations), BERTScore F1 (rescaled, no IDF), CheXbert similarity, sentence BLEU-2."""
+    """RadGraph F1 (mean of entities and relations), BERTScore F1 (rescaled, no IDF), CheXbert
+    similarity, sentence BLEU-2.
+    """
 
     radgraph: float
     bert_score: float
@@ -31,5 +35,7 @@ def radcliq_v1(scores: SubScores) -> float:
 
 
 def inverse(mean: float) -> float | None:
-    """What published tables print, 100 over the mean of a test set; None where that mean is not above 0 and the inverse says nothing."""
+    """What published tables print, 100 over the mean of a test set; None where that mean is not
+    above 0 and the inverse says nothing.
+    """
     return 100 / mean if mean > 0 else None

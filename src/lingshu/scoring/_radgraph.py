@@ -1,4 +1,6 @@
-"""RadGraph F1: the mean of the F1 of entities and of relations that the original RadGraph model reads from both reports."""
+"""RadGraph F1: the mean of the F1 of entities and of relations that the original RadGraph model
+reads from both reports.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,11 @@ from lingshu.scoring._plug_in import PlugIn
 
 
 def annotation_f1(said: Mapping[str, Any], gold: Mapping[str, Any]) -> float:
-    """The score of two annotations ({"entities": {id: {"tokens", "label", "relations": [[kind, id]]}}}), as CXR-Report-Metric.
+    """The score of two annotations ({"entities": {id: {"tokens", "label", "relations": [[kind,
+    id]]}}}), as CXR-Report-Metric.
 
-    An entity is its words and its label, a relation its kind and both entities; each once, however often it occurs.
+    An entity is its words and its label, a relation its kind and both entities; each once, however
+    often it occurs.
     """
     return (_f1(_entities(said), _entities(gold)) + _f1(_relations(said), _relations(gold))) / 2
 
@@ -37,7 +41,9 @@ def _f1(said: set[tuple[str, ...]], gold: set[tuple[str, ...]]) -> float:
     return 2 * len(said & gold) / (len(said) + len(gold)) if said and gold else 0.0
 
 
-def _compute(weights: Path, said: Sequence[str], gold: Sequence[str]) -> Mapping[str, Sequence[float]]:
+def _compute(
+    weights: Path, said: Sequence[str], gold: Sequence[str]
+) -> Mapping[str, Sequence[float]]:
     config = json.loads((weights / "radgraph" / "config.json").read_text(encoding="utf-8"))
     encoders = {
         config["dataset_reader"]["token_indexers"]["bert"]["model_name"],
@@ -46,7 +52,8 @@ def _compute(weights: Path, said: Sequence[str], gold: Sequence[str]) -> Mapping
     remote = sorted(name for name in encoders if not Path(name).is_dir())
     if remote:
         raise InputError(
-            f"radgraph/config.json names the encoder {remote[0]!r} on a hub; download it and write its folder as model_name there."
+            f"radgraph/config.json names the encoder {remote[0]!r} on a hub; download it and write"
+            " its folder as model_name there."
         )
     model = import_module("radgraph").RadGraph(model_type="radgraph", model_cache_dir=str(weights))
     found = model([*said, *gold])
@@ -58,6 +65,11 @@ RADGRAPH = PlugIn(
     ("radgraph_f1",),
     "radgraph",
     "pip install 'lingshu[metrics]'",
-    {"radgraph/config.json": "radgraph.tar.gz of huggingface.co/StanfordAIMI/RRG_scorers, unpacked, licence unverified"},
+    {
+        "radgraph/config.json": (
+            "radgraph.tar.gz of huggingface.co/StanfordAIMI/RRG_scorers, unpacked, licence"
+            " unverified"
+        )
+    },
     _compute,
 )

@@ -9,11 +9,19 @@ from pathlib import Path
 from lingshu.scoring._plug_in import PlugIn
 
 
-def _compute(weights: Path, said: Sequence[str], gold: Sequence[str]) -> Mapping[str, Sequence[float]]:
+def _compute(
+    weights: Path, said: Sequence[str], gold: Sequence[str]
+) -> Mapping[str, Sequence[float]]:
     package = import_module("RaTEScore")
     cuda = import_module("RaTEScore.scorer").torch.cuda.is_available()
     ner, encoder = str(weights / "RaTE-NER-Deberta"), str(weights / "BioLORD-2023-C")
-    return {"rate_score": package.RaTEScore(bert_model=ner, eval_model=encoder, use_gpu=cuda).compute_score(list(said), list(gold))}
+    return {
+        "rate_score": (
+            package.RaTEScore(bert_model=ner, eval_model=encoder, use_gpu=cuda).compute_score(
+                list(said), list(gold)
+            )
+        )
+    }
 
 
 RATE_SCORE = PlugIn(
@@ -22,7 +30,9 @@ RATE_SCORE = PlugIn(
     "pip install RaTEScore",
     {
         "RaTE-NER-Deberta": "huggingface.co/Angelakeke/RaTE-NER-Deberta, licence unverified",
-        "BioLORD-2023-C": "huggingface.co/FremyCompany/BioLORD-2023-C, licences of UMLS and SNOMED CT, unverified",
+        "BioLORD-2023-C": (
+            "huggingface.co/FremyCompany/BioLORD-2023-C, licences of UMLS and SNOMED CT, unverified"
+        ),
     },
     _compute,
     chest=False,

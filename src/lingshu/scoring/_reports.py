@@ -7,7 +7,9 @@ NEEDS_JUDGE = "needs a judge"
 
 
 def reference(findings: str, impression: str, *, empty: str = "None") -> str:
-    """A report's reference text: each section closed by one full stop, and `empty` where it says nothing."""
+    """A report's reference text: each section closed by one full stop, and `empty` where it says
+    nothing.
+    """
     return f"Findings: {_section(findings, empty)} Impression: {_section(impression, empty)}"
 
 

@@ -21,9 +21,15 @@ _SHORTEST_STEMMED = 4
 
 
 def words(text: str, *, stemmed: bool = False) -> list[str]:
-    """The tokens of rouge_score; `stemmed` takes the endings off words of more than three letters, as its stemmer does."""
+    """The tokens of rouge_score; `stemmed` takes the endings off words of more than three letters,
+    as its stemmer does.
+    """
     found = _NOT_WORD.sub(" ", text.lower()).split()
-    return [stem(word) if len(word) >= _SHORTEST_STEMMED else word for word in found] if stemmed else found
+    return (
+        [stem(word) if len(word) >= _SHORTEST_STEMMED else word for word in found]
+        if stemmed
+        else found
+    )
 
 
 def google(said: str, gold: str, *, stemmed: bool = False) -> dict[str, float]:
@@ -43,7 +49,9 @@ def google_l(said: str, gold: str, *, stemmed: bool = False) -> float:
 
 
 def sets(said: str, gold: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L, F only, as rouge 1.0.1 on lower-cased text; 0 where either has no sentence, for which it raises."""
+    """ROUGE-1, -2 and -L, F only, as rouge 1.0.1 on lower-cased text; 0 where either has no
+    sentence, for which it raises.
+    """
     try:
         return _published_reports.rouge(said.lower(), gold.lower())
     except ValueError:

@@ -1,7 +1,9 @@
-"""The arithmetic of rubrics: what criteria that are met or not come to, and what a published judge says of one.
+"""The arithmetic of rubrics: what criteria that are met or not come to, and what a published judge
+says of one.
 
-Source: HealthBench (arXiv 2505.08775): points of the met criteria over all positive points; the mean over replies is
-clipped to 0..1 after averaging. Yes-or-no dimensions of one point each are the same formula.
+Source: HealthBench (arXiv 2505.08775): points of the met criteria over all positive points; the
+mean over replies is clipped to 0..1 after averaging. Yes-or-no dimensions of one point each are the
+same formula.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ _OBJECT = re.compile(r"\{[^{}]*\}")
 
 
 def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
-    """Points of the met criteria over all positive points; may be negative; None where no criterion has positive points.
+    """Points of the met criteria over all positive points; may be negative; None where no criterion
+    has positive points.
 
     Raises:
         ValueError: not one verdict for each criterion.
@@ -26,35 +29,51 @@ def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
 
 
 def rubric_range(points: Sequence[float], met: Sequence[bool | None]) -> tuple[float, float] | None:
-    """The lowest and the highest score that the criteria without a verdict (None) leave open; None where there is no score."""
-    worst = rubric_score(points, [point < 0 if one is None else one for point, one in zip(points, met, strict=True)])
-    best = rubric_score(points, [point > 0 if one is None else one for point, one in zip(points, met, strict=True)])
+    """The lowest and the highest score that the criteria without a verdict (None) leave open; None
+    where there is no score.
+    """
+    worst = rubric_score(
+        points, [point < 0 if one is None else one for point, one in zip(points, met, strict=True)]
+    )
+    best = rubric_score(
+        points, [point > 0 if one is None else one for point, one in zip(points, met, strict=True)]
+    )
     return None if worst is None or best is None else (worst, best)
 
 
 def all_met(points: Sequence[float], met: Sequence[bool]) -> bool:
-    """Whether a reply does all that it should and nothing that it should not; criteria without points decide nothing."""
+    """Whether a reply does all that it should and nothing that it should not; criteria without
+    points decide nothing.
+    """
     return all(point == 0 or one == (point > 0) for point, one in zip(points, met, strict=True))
 
 
 def clipped_mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the replies that have a score, clipped to 0..1 after averaging; None where none has."""
+    """The mean of the replies that have a score, clipped to 0..1 after averaging; None where none
+    has.
+    """
     known = [value for value in values if value is not None]
     return min(1.0, max(0.0, math.fsum(known) / len(known))) if known else None
 
 
 def rubric_verdict(text: str) -> bool | None:
-    """What a judge's JSON of the published form says of one criterion, also behind prose or in a fence; None where nothing.
+    """What a judge's JSON of the published form says of one criterion, also behind prose or in a
+    fence; None where nothing.
 
-    The last object with `criteria_met` counts, and the words true and false stand for the booleans. Anyone can write that
-    form, a reply too: our own judges are asked for one that a reply cannot know (scoring/_verdict.py).
+    The last object with `criteria_met` counts, and the words true and false stand for the booleans.
+    Anyone can write that form, a reply too: our own judges are asked for one that a reply cannot
+    know (scoring/_verdict.py).
     """
     for found in reversed(_OBJECT.findall(text)):
         try:
             value = json.loads(found).get("criteria_met")
         except ValueError:
             continue
-        told = {"true": True, "false": False}.get(value.strip().lower()) if isinstance(value, str) else value
+        told = (
+            {"true": True, "false": False}.get(value.strip().lower())
+            if isinstance(value, str)
+            else value
+        )
         if isinstance(told, bool):
             return told
     return None

@@ -1,4 +1,6 @@
-"""One reading of reply text for every scorer: thinking set aside, wrappers opened, characters and words made alike."""
+"""One reading of reply text for every scorer: thinking set aside, wrappers opened, characters and
+words made alike.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +15,43 @@ _THOUGHT_TAG = re.compile(r"<(/)?think(?:ing)?>", re.I)
 _OPEN_TAG = re.compile(r"<answer>", re.I)
 _CLOSE_TAG = re.compile(r"</answer>", re.I)
 _BOX = re.compile(r"\\f?boxed\s*\{")
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
-_SAME = str.maketrans(
-    {"。": ".", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "‐": "-", "‑": "-", "−": "-", "【": "[", "】": "]"}
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
-_LATEX_WRAP = re.compile(r"\\(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname|rm|bf)\s*\{([^{}]*)\}?")
+_SAME = str.maketrans(
+    {
+        "。": ".",
+        "、": ",",
+        "’": "'",
+        "‘": "'",
+        "“": '"',
+        "”": '"',
+        "–": "-",
+        "—": "-",
+        "‐": "-",
+        "‑": "-",
+        "−": "-",
+        "【": "[",
+        "】": "]",
+    }
+)
+_LATEX_WRAP = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname|rm|bf)\s*\{([^{}]*)\}?"
+)
 _LATEX_SIGN = re.compile(r"\\[()\[\],;! ]|\$")
 _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|code)\s*/?>|</?answer>", re.I)
 # Markup that was torn off at the start or the end: ">fat</".
 _TORN = re.compile(r"^>|</\w{0,12}$")
 _MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}|>)\s+", re.M)
 CJK = "\u3400-\u4dbf\u4e00-\u9fff"
-# Signs that tell options apart ("ER+", "<5", "-2") are words of their own; a full stop, "|", ends a sentence.
-_WORD = re.compile(rf"\d+(?:\.\d+)+|[{CJK}]|[^\W_{CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]")
+# Signs that tell options apart ("ER+", "<5", "-2") are words of their own; a full stop, "|", ends a
+# sentence.
+_WORD = re.compile(
+    rf"\d+(?:\.\d+)+|[{CJK}]|[^\W_{CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]"
+)
 
-# Every refusal below holds one of these; looking for them first spares most replies the long pattern.
+# Every refusal below holds one of these; looking for them first spares most replies the long
+# pattern.
 _REFUSAL_SIGNS = (
     *("not ", "i'm", "i am", "cannot", "can't", "couldn't", "unable", "impossible", "as an ai", "don't", "insufficient"),
     *("no idea", "no comment", "no answer", "no image", "no picture", "no one can", "no way to"),
@@ -36,13 +60,16 @@ _REFUSAL_SIGNS = (
 )  # fmt: skip
 _REFUSAL = re.compile(
     r"\bi(?:'m| am) (?:sorry|unable|not able|not sure|unsure)\b"
-    r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|not possible to|impossible to) (?:\w+ )?"
+    r"|\b(?:cannot|can't|can not|could not|couldn't|unable to|not able to|not possible"
+    r" to|impossible to) (?:\w+ )?"
     r"(?:answer|determine|provide|diagnose|tell|say|assess|assist|help|interpret|analy[sz]e|conclude|decide|choose|offer|evaluate|comment"
     r"|(?:see|view|access|open) (?:the|this|any|an|your) (?:image|picture|attachment|scan))\b"
     r"|\bcannot be (?:determined|assessed|answered|evaluated)\b|\bnot assessable\b|\bas an ai\b"
-    r"|\bi (?:do not|don't) (?:know|have (?:enough|access|the ability))\b|\bno (?:idea|comment|answer)\b"
+    r"|\bi (?:do not|don't) (?:know|have (?:enough|access|the ability))\b|\bno"
+    r" (?:idea|comment|answer)\b"
     r"|\b(?:insufficient|not enough) information\b"
-    r"|\bno (?:images?|pictures?) (?:(?:was|were|is|are|has been) )?(?:provided|attached|given|uploaded|supplied|shown|here)\b"
+    r"|\bno (?:images?|pictures?) (?:(?:was|were|is|are|has been)"
+    r" )?(?:provided|attached|given|uploaded|supplied|shown|here)\b"
     r"|\bthere (?:is|was) no (?:image|picture)(?=\s*(?:[.,;!]|$))|^\W*no (?:image|picture)\W*$"
     r"|\bno one can (?:tell|say|know)\b|\bno way to (?:tell|know|say|determine|answer)\b"
     r"|没法(?:判断|确定|回答)|没(?:有)?办法(?:判断|确定|回答)|不好说|没有足够的?(?:信息|资料)|没有(?:提供)?图(?:像|片)?(?=[,.;!]|$)"
@@ -52,10 +79,14 @@ _REFUSAL = re.compile(
 
 
 def spoken(reply: str) -> str:
-    """The reply without its thinking. A block that was opened in the prompt has only an end, a cut-off one only a start."""
+    """The reply without its thinking.
+
+    A block that was opened in the prompt has only an end, a cut-off one only a start.
+    """
     if "<" not in reply:
         return reply
-    # One walk over the tags: a pattern from start to end would search a million unclosed starts a million times.
+    # One walk over the tags: a pattern from start to end would search a million unclosed starts a
+    # million times.
     kept: list[str] = []
     place, thought = 0, False
     for tag in _THOUGHT_TAG.finditer(reply):
@@ -70,7 +101,10 @@ def spoken(reply: str) -> str:
 
 
 def committed(text: str) -> str | None:
-    """The content of the last answer tag or LaTeX box, None where there is neither. A box inside a tag counts as the box."""
+    """The content of the last answer tag or LaTeX box, None where there is neither.
+
+    A box inside a tag counts as the box.
+    """
     tag = _last_tag(text) if "<" in text else None
     box = _last_box(text) if "\\" in text else None
     found = max((span for span in (tag, box) if span), default=None)
@@ -100,7 +134,9 @@ def _last_box(text: str) -> tuple[int, int] | None:
 
 
 def plain(text: str) -> str:
-    """Text in one form: NFKC, ASCII punctuation for its full-width twins, no LaTeX, Markdown, HTML or invisible characters."""
+    """Text in one form: NFKC, ASCII punctuation for its full-width twins, no LaTeX, Markdown, HTML
+    or invisible characters.
+    """
     if text.isascii() and text.isalnum():
         return text
     if not text.isascii():
@@ -121,7 +157,8 @@ def plain(text: str) -> str:
 
 
 def words(text: str) -> str:
-    """Lower-case words of `plain` text between single blanks, one at each end, so that `in` finds whole words only.
+    """Lower-case words of `plain` text between single blanks, one at each end, so that `in` finds
+    whole words only.
 
     Chinese characters are words of one; "|" stands where a sentence or a line ends.
     """
@@ -157,5 +194,7 @@ def golds(sample: Sample) -> tuple[str, ...]:
         InputError: it has none.
     """
     if not sample.gold:
-        raise InputError(f"sample {sample.id!r} has no gold answer; only answered samples can be scored.")
+        raise InputError(
+            f"sample {sample.id!r} has no gold answer; only answered samples can be scored."
+        )
     return sample.gold

@@ -1,7 +1,8 @@
 """Grades mixed benchmarks: each sample by the scorer that fits its options, its kind or its gold.
 
-Options make it a `choice`. Else the kind decides: yes_no, closed, open, exact, or report (by `token_f1`). Without one, a
-gold of yes or no makes it a yes/no question, and all others are graded as `closed`.
+Options make it a `choice`. Else the kind decides: yes_no, closed, open, exact, or report (by
+`token_f1`). Without one, a gold of yes or no makes it a yes/no question, and all others are graded
+as `closed`.
 
 RANGE: 1.0 right, 0.0 wrong, between for reports, None where nothing could be read.
 """
@@ -33,7 +34,9 @@ def scorer_of(sample: Sample) -> Scorer:
         return choice.score
     kind = sample.meta.kind or ""
     if kind == "rubric":
-        raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is graded by a rubric, and `auto` has no judge.")
+        raise InputError(
+            f"{NEEDS_JUDGE}: sample {sample.id!r} is graded by a rubric, and `auto` has no judge."
+        )
     return _BY_KIND.get(kind, closed.score)
 
 

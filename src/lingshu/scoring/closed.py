@@ -1,7 +1,8 @@
-"""Grades an answer to a closed question: yes or no, a side, a number with its unit, a modality, a list.
+"""Grades an answer to a closed question: yes or no, a side, a number with its unit, a modality, a
+list.
 
-A gold of yes or no is read as `yes_no` does. A Chinese gold may repeat the verb of the question for yes, with a
-negation for no; then 是, 否, yes and no are read too. Everything else as in `open`.
+A gold of yes or no is read as `yes_no` does. A Chinese gold may repeat the verb of the question for
+yes, with a negation for no; then 是, 否, yes and no are read too. Everything else as in `open`.
 
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
@@ -40,4 +41,8 @@ def _polarity(gold: str, question: str) -> yes_no.Verdict | None:
     """What a gold that repeats the question's predicate, or denies it, says."""
     if gold and gold in question:
         return "yes"
-    return "no" if gold[:1] in ("不", "没", "无", "未") and gold[1:].removeprefix("有") in question else None
+    return (
+        "no"
+        if gold[:1] in ("不", "没", "无", "未") and gold[1:].removeprefix("有") in question
+        else None
+    )

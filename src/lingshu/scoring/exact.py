@@ -1,8 +1,8 @@
 """Grades a short answer by equality with any accepted answer, once both are written alike.
 
-Case, articles, final punctuation, hyphens ("X ray", "Xray"), number words ("Two" for 2), the order of a list and nouns
-that add nothing to an imaging technique ("CT scan" for "CT") make no difference; every other word does. Where the gold
-is a yes or no, the reply is read as one.
+Case, articles, final punctuation, hyphens ("X ray", "Xray"), number words ("Two" for 2), the order
+of a list and nouns that add nothing to an imaging technique ("CT scan" for "CT") make no
+difference; every other word does. Where the gold is a yes or no, the reply is read as one.
 
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
@@ -19,15 +19,32 @@ from lingshu.scoring._text import blank, committed, golds, graded, plain, refuse
 RANGE = (0.0, 1.0)
 
 _CUE = re.compile(
-    r"(?:\b(?:answer|ans)\b\s*(?:(?:is|would be|should be|must be)\b\s*)?[:=]?|(?:答案|回答)(?:应该|应)?(?:是|为)?:?)\s*(?P<tail>[^\n]*)",
+    r"(?:\b(?:answer|ans)\b\s*(?:(?:is|would be|should be|must"
+    r" be)\b\s*)?[:=]?|(?:答案|回答)(?:应该|应)?(?:是|为)?:?)\s*(?P<tail>[^\n]*)",
     re.I,
 )
-_ONLY_CUE = re.compile(r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans|答案)\s*(?:is|是)?\W*$", re.I)
+_ONLY_CUE = re.compile(
+    r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans|答案)\s*(?:is|是)?\W*$", re.I
+)
 _SENTENCE = re.compile(r"(?<!\d)\.(?:\s|$)|\.\s+(?=[A-Z])|[!?;\n]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _LIST = re.compile(r"\s*(?:,\s*and\b|,|;|&|\band\b|和|与|及)\s*", re.I)
 _ATOM = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[a-z]+)?|[+<>%≥≤±=]|(?<![^\s(])-(?=\d)")
-_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 _NUMBERS = (
     {word: str(number) for number, word in enumerate(_WORDS)}
     | {word: str(number) for number, word in enumerate("零一二三四五六七八九十")}
@@ -38,9 +55,11 @@ _ADDS_NOTHING = {"weighted", "image", "images", "imaging", "scan", "scans"}
 
 
 def answers_of(reply: str) -> tuple[str, ...]:
-    """The part of a reply that answers: its tag or box, else what follows the last "answer is", else all of it.
+    """The part of a reply that answers: its tag or box, else what follows the last "answer is",
+    else all of it.
 
-    Behind "answer is" both the first sentence and the whole line are offered: a full stop may belong to "St. Jude".
+    Behind "answer is" both the first sentence and the whole line are offered: a full stop may
+    belong to "St. Jude".
     """
     text = spoken(reply)
     final = committed(text)
@@ -67,12 +86,20 @@ def same_form(text: str) -> str:
 def _same_number(atom: str) -> str:
     known = _NUMBERS.get(atom, atom)
     # Decimal rounds beyond 28 digits; no answer is so long a number.
-    return format(Decimal(known).normalize(), "f") if known[0].isdecimal() and len(known) <= 28 else known
+    return (
+        format(Decimal(known).normalize(), "f")
+        if known[0].isdecimal() and len(known) <= 28
+        else known
+    )
 
 
 def forms(text: str) -> tuple[str, tuple[str, ...]]:
-    """The comparable form of a text, and those of its list items in one order (none for a single item)."""
-    items = sorted(same_form(item) for item in _LIST.split(_THOUSANDS.sub("", text)) if not blank(item))
+    """The comparable form of a text, and those of its list items in one order (none for a single
+    item).
+    """
+    items = sorted(
+        same_form(item) for item in _LIST.split(_THOUSANDS.sub("", text)) if not blank(item)
+    )
     return same_form(text), tuple(items) if len(items) > 1 else ()
 
 

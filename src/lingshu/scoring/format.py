@@ -1,6 +1,8 @@
-"""Rewards the shape of a reasoned reply: one `<think>...</think>`, then one `<answer>...</answer>`, and nothing else.
+"""Rewards the shape of a reasoned reply: one `<think>...</think>`, then one `<answer>...</answer>`,
+and nothing else.
 
-Blanks and line ends may stand around the two blocks. The answer itself is not graded; a reward adds a scorer that does.
+Blanks and line ends may stand around the two blocks. The answer itself is not graded; a reward adds
+a scorer that does.
 
 RANGE: 1.0 in shape, 0.0 not; None for an empty reply.
 """
@@ -18,7 +20,8 @@ _SHAPE = re.compile(r"<think>.*</think>\s*<answer>(?P<answer>.*)</answer>", re.D
 
 
 def answer_of(reply: str) -> str | None:
-    """What stands in the answer of a reply that is one thought and then one answer, each closed and the answer not blank.
+    """What stands in the answer of a reply that is one thought and then one answer, each closed and
+    the answer not blank.
 
     None for every other reply: nothing is read out of a reply that is not in shape.
     """
@@ -31,7 +34,9 @@ def answer_of(reply: str) -> str | None:
 
 
 def in_shape(reply: str) -> bool:
-    """True where the whole reply is one thought and then one answer, each closed and the answer not blank."""
+    """True where the whole reply is one thought and then one answer, each closed and the answer not
+    blank.
+    """
     return answer_of(reply) is not None
 
 

@@ -1,7 +1,9 @@
-"""Grades a free answer by whether it gives an accepted answer, in equal words or inside a sentence; no judge is asked.
+"""Grades a free answer by whether it gives an accepted answer, in equal words or inside a sentence;
+no judge is asked.
 
-Case, articles, plural, hyphens, number words, units and the order of a list make no difference. A reply that names
-further things, less than the gold, or a synonym of it is not right: accuracy here is a lower bound of what a judge finds.
+Case, articles, plural, hyphens, number words, units and the order of a list make no difference. A
+reply that names further things, less than the gold, or a synonym of it is not right: accuracy here
+is a lower bound of what a judge finds.
 
 RANGE: 1.0 right, 0.0 wrong, None for an empty or refusing reply.
 """
@@ -45,11 +47,18 @@ def exact_match(reply: str, gold: str) -> bool:
 
 
 def measures(reply: str, gold: str) -> Measures:
-    """Exact match, BLEU-1 to BLEU-4, precision, recall and F1 of a reply against one gold; all 0 for an empty reply."""
+    """Exact match, BLEU-1 to BLEU-4, precision, recall and F1 of a reply against one gold; all 0
+    for an empty reply.
+    """
     answer = answers_of(reply)[0]
     if blank(answer):
         return Measures(False, (0.0, 0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
     said, wanted = tokens(answer), tokens(plain(gold))
     found = overlap(answer, gold)
-    orders = (bleu(said, wanted, most=1), bleu(said, wanted, most=2), bleu(said, wanted, most=3), bleu(said, wanted, most=4))
+    orders = (
+        bleu(said, wanted, most=1),
+        bleu(said, wanted, most=2),
+        bleu(said, wanted, most=3),
+        bleu(said, wanted, most=4),
+    )
     return Measures(exact_match(reply, gold), orders, found.precision, found.recall, found.f1)

@@ -1,7 +1,8 @@
-"""Token F1 of a free answer against its best-matching accepted answer; precision, recall and BLEU beside it.
+"""Token F1 of a free answer against its best-matching accepted answer; precision, recall and BLEU
+beside it.
 
-Tokens are counted as often as they occur, after case and punctuation are set aside; Chinese is counted by character.
-Articles are tokens: "the left lung" for "left lung" has a precision of 2/3.
+Tokens are counted as often as they occur, after case and punctuation are set aside; Chinese is
+counted by character. Articles are tokens: "the left lung" for "left lung" has a precision of 2/3.
 
 RANGE: 0.0 to 1.0, None for an empty reply.
 """
@@ -19,7 +20,8 @@ from lingshu.scoring._text import CJK, blank, golds, plain
 from lingshu.scoring.exact import answers_of
 
 RANGE = (0.0, 1.0)
-# A decimal number is one token; a hyphen or an apostrophe inside a word joins, as in the SQuAD script.
+# A decimal number is one token; a hyphen or an apostrophe inside a word joins, as in the SQuAD
+# script.
 _JOINS = re.compile(r"(?<=[^\W\d_])['-](?=[^\W_])")
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*%?|[{CJK}]|[^\W_{CJK}]+")
 
@@ -50,8 +52,8 @@ def overlap(said: str, gold: str) -> Overlap:
 def bleu(said: Sequence[str], gold: Sequence[str], *, most: int = 4) -> float:
     """Sentence BLEU up to `most`-grams of two token lists, without smoothing.
 
-    Orders that the shorter list is too short to have are left out, so that equal texts score 1; a missing n-gram of
-    any other order makes it 0. Papineni et al. 2002, section 2.3.
+    Orders that the shorter list is too short to have are left out, so that equal texts score 1; a
+    missing n-gram of any other order makes it 0. Papineni et al. 2002, section 2.3.
     """
     orders = range(1, min(most, len(said), len(gold)) + 1)
     logs = []
@@ -78,5 +80,8 @@ def score(sample: Sample, reply: str) -> Score:
     answers = answers_of(reply)
     if blank(answers[0]):
         return Score(None, "empty")
-    best, said = max(((max(overlap(said, gold).f1 for gold in accepted), said) for said in answers), key=lambda item: item[0])
+    best, said = max(
+        ((max(overlap(said, gold).f1 for gold in accepted), said) for said in answers),
+        key=lambda item: item[0],
+    )
     return Score(best, "ok", said)

@@ -1,8 +1,8 @@
 """Grades a yes or no, in English or Chinese, by whole words: "nodule" holds no "no".
 
-The explicit verdict counts ("the answer is no"), else the word that opens the reply, else the one that closes it, else
-a plain denial ("There is no effusion."). A hedge is `multiple`. Words such as "normal" are neither yes nor no: what
-they mean depends on the question.
+The explicit verdict counts ("the answer is no"), else the word that opens the reply, else the one
+that closes it, else a plain denial ("There is no effusion."). A hedge is `multiple`. Words such as
+"normal" are neither yes nor no: what they mean depends on the question.
 
 RANGE: 1.0 right, 0.0 wrong, None where no verdict could be read.
 """
@@ -23,7 +23,8 @@ Verdict = Literal["yes", "no"]
 _YES = r"yes|yeah|yep|yup"
 _NO = (
     r"no(?!\s+(?:doubt|question)\b)"
-    r"(?!\s+(?:\w+\s+){0,2}(?:answer|conclusion|determination|assessment|statement|diagnosis)\s+(?:can|could|is possible)\b)|nope"
+    r"(?!\s+(?:\w+\s+){0,2}(?:answer|conclusion|determination|assessment|statement|diagnosis)\s+(?:can|could|is"
+    r" possible)\b)|nope"
 )
 # "没错" agrees; "不一定" and "不能排除" leave it open, and what cannot be told is no denial.
 _ZH_OPEN = (
@@ -36,14 +37,16 @@ _ZH_NO, _ZH_YES = (
 )
 _WORD = rf"(?:(?P<yes>(?:{_YES})\b|{_ZH_YES})|(?P<no>(?:{_NO})\b|{_ZH_NO}))"
 _EXPLICIT = re.compile(
-    r"(?:\b(?:answer|ans|verdict|conclusion)\b(?:\s+to\s+[^.:\n]{1,60}?)?\s*(?:(?:is|would be|should be|must be|:|=|-)\s*)*"
+    r"(?:\b(?:answer|ans|verdict|conclusion)\b(?:\s+to\s+[^.:\n]{1,60}?)?\s*(?:(?:is|would"
+    r" be|should be|must be|:|=|-)\s*)*"
     r"|\b(?:therefore|thus|hence|so)\b[\s,:]*|(?:答案|结论|回答)(?:应该|应)?(?:是(?!否[^\W_])|为|:)*\s*|(?:因此|所以|综上)[,:\s]*)"
     rf"[\"'(\[]*{_WORD}",
     re.I,
 )
 _LEADING = re.compile(rf"^[\W_]*{_WORD}", re.I)
 _TRAILING = re.compile(
-    rf"(?:^|[\W_])(?:(?P<yes>{_YES})|(?P<no>{_NO}))[\W_]*$|[,.:\s](?:(?P<zyes>是的?|有|对)|(?P<zno>{_ZH_NO}))[\W_]*$", re.I
+    rf"(?:^|[\W_])(?:(?P<yes>{_YES})|(?P<no>{_NO}))[\W_]*$|[,.:\s](?:(?P<zyes>是的?|有|对)|(?P<zno>{_ZH_NO}))[\W_]*$",
+    re.I,
 )
 # "The answer is not yes." ends in a yes that it denies.
 _DENIED = re.compile(
@@ -56,16 +59,20 @@ _HEDGE = re.compile(
     r"|是(?:或|/|还是)(?:否|不是)|^\W*(?:是否|有没有|是不是)\W*$",
     re.I,
 )
-# "not" is a verdict only where it denies the whole: alone, or behind the subject of a sentence that ends there.
+# "not" is a verdict only where it denies the whole: alone, or behind the subject of a sentence that
+# ends there.
 _DENIAL = re.compile(
     r"^\W*not(?:\s+(?:really|present|seen|visible|at all|likely))?\W*$"
-    r"|^\W*(?:(?:according to|based on|in|on|from|overall|however)\b[^,]{0,60},\s*)?(?:there|it|this|that|they|these)\s+"
+    r"|^\W*(?:(?:according to|based"
+    r" on|in|on|from|overall|however)\b[^,]{0,60},\s*)?(?:there|it|this|that|they|these)\s+"
     r"(?:(?:is|are|was|were|does|do|did|has|have)\s+no(?:t|ne)?\b(?!\s+(?:doubt|question)\b)|(?:is|are|was|were|does|do|did|has|have)n't\b)"
     r"|^\W*(?:the|this)\s+(?:\w+\s+){1,3}(?:shows?|has|have|demonstrates?|reveals?|contains?)\s+no\b"
     r"|^\W*i\s+(?:see|find|can\s+see|do\s+not\s+see|don't\s+see|cannot\s+see|can't\s+see)\s+(?:no|any)\b",
     re.I,
 )
-_ASSENT = re.compile(r"^\W*(?:there|it|this|that|they|these)\s+(?:is|are|was|were|does|do|did|has|have)\W*$", re.I)
+_ASSENT = re.compile(
+    r"^\W*(?:there|it|this|that|they|these)\s+(?:is|are|was|were|does|do|did|has|have)\W*$", re.I
+)
 _FIRST_SENTENCE = re.compile(r"[.!?;\n]")
 
 
@@ -126,6 +133,11 @@ def score(sample: Sample, reply: str) -> Score:
     """
     accepted = {as_verdict(gold) for gold in golds(sample)}
     if None in accepted:
-        raise InputError(f"sample {sample.id!r} has the gold {sample.gold!r}, which is neither yes nor no; use the scorer exact or auto.")
+        raise InputError(
+            f"sample {sample.id!r} has the gold {sample.gold!r}, which is neither yes nor no; use"
+            " the scorer exact or auto."
+        )
     verdict, status = read(reply)
-    return Score(None, status) if verdict is None else graded(right=verdict in accepted, read=verdict)
+    return (
+        Score(None, status) if verdict is None else graded(right=verdict in accepted, read=verdict)
+    )

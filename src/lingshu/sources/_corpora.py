@@ -1,8 +1,10 @@
-"""The corpora of the Lingshu paper as cards: where each comes from, who may have it, how it is cleaned, which stage it serves.
+"""The corpora of the Lingshu paper as cards: where each comes from, who may have it, how it is
+cleaned, which stage it serves.
 
-Source: arXiv 2506.07044 v4, Tables 1 to 5. Membership and stages are the paper's; sizes, licences and access classes are
-what the publishers are known to state and, where a card lists them as unverified, were not read on the publisher's page.
-Check them there before use; nothing here is legal advice. docs/corpora.md is written from these cards.
+Source: arXiv 2506.07044 v4, Tables 1 to 5. Membership and stages are the paper's; sizes, licences
+and access classes are what the publishers are known to state and, where a card lists them as
+unverified, were not read on the publisher's page. Check them there before use; nothing here is
+legal advice. docs/corpora.md is written from these cards.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ TITLES: Mapping[Group, str] = {
 class CorpusCard:
     """One corpus.
 
-    `size` is the publisher's, as it is told. `get` says how to come by it, `agreement` names what has to be accepted.
-    `reader` is the reader of the `sources` shelf that fits its files, `columns` maps fields of core/rows.py to its columns.
-    `clean` names the cleaning that the paper gives it: image_filter, image_dedup, across (deduplicated against other
-    corpora too), text_filter (10 to 1024 tokens), text_dedup, clean_replies. `stages` are the training stages that it
-    serves, `mix` its group in the composition of stage 3. `unverified` names the fields that no page of the publisher
-    was read for. None: not known.
+    `size` is the publisher's, as it is told. `get` says how to come by it, `agreement` names what
+    has to be accepted. `reader` is the reader of the `sources` shelf that fits its files, `columns`
+    maps fields of core/rows.py to its columns. `clean` names the cleaning that the paper gives it:
+    image_filter, image_dedup, across (deduplicated against other corpora too), text_filter (10 to
+    1024 tokens), text_dedup, clean_replies. `stages` are the training stages that it serves, `mix`
+    its group in the composition of stage 3. `unverified` names the fields that no page of the
+    publisher was read for. None: not known.
     """
 
     name: str
@@ -82,9 +85,15 @@ class Composition:
 def _read() -> tuple[tuple[CorpusCard, ...], Mapping[str, Composition]]:
     value = read_json(CARDS)
     lists = ("stages", "clean", "unverified")
-    cards = tuple(CorpusCard(**{**row, **{name: tuple(row.get(name, ())) for name in lists}}) for row in value["corpora"])
+    cards = tuple(
+        CorpusCard(**{**row, **{name: tuple(row.get(name, ())) for name in lists}})
+        for row in value["corpora"]
+    )
     groups = {card.name: card.mix for card in cards if card.mix}
-    return cards, {name: Composition(found["counts"], groups, found["why"]) for name, found in value["compositions"].items()}
+    return cards, {
+        name: Composition(found["counts"], groups, found["why"])
+        for name, found in value["compositions"].items()
+    }
 
 
 def corpora() -> Sequence[CorpusCard]:
@@ -130,10 +139,16 @@ def page() -> str:
         told = [f"- `{card.name}`: {card.remark}" for card in cards if card.remark]
         parts += ["\n".join(told)] if told else []
     gated = [card for card in corpora() if card.access in ("form", "credentialed")]
-    parts.append("## What is gated, and how to get it\n\n" + "\n".join(f"- `{c.name}` (agreement `{c.agreement}`): {c.get}" for c in gated))
+    parts.append(
+        "## What is gated, and how to get it\n\n"
+        + "\n".join(f"- `{c.name}` (agreement `{c.agreement}`): {c.get}" for c in gated)
+    )
     for name, found in _read()[1].items():
         counts = ", ".join(f"{group} {n:,}" for group, n in found.counts.items())
-        parts.append(f"## Composition `{name}`\n\n{counts}. {found.why} `mix` with `composition: {name}` cuts to it.")
+        parts.append(
+            f"## Composition `{name}`\n\n{counts}. {found.why} `mix` with `composition: {name}`"
+            " cuts to it."
+        )
     return "\n\n".join(parts) + "\n"
 
 
@@ -146,7 +161,14 @@ check them there before use.** A curation recipe states licence and access of it
 Access: `open` is a plain download, `form` needs a request or a registration, `credentialed` a signed data-use agreement;
 `private` is your own. Where no terms were found it says `form ?`. Cleaning is the paper's: F image filter (64 pixels), D image
 deduplication, A also across corpora, T 10 to 1024 tokens, M MinHash across text corpora, R rewriting of replies."""
-_MARKS = {"image_filter": "F", "image_dedup": "D", "across": "A", "text_filter": "T", "text_dedup": "M", "clean_replies": "R"}
+_MARKS = {
+    "image_filter": "F",
+    "image_dedup": "D",
+    "across": "A",
+    "text_filter": "T",
+    "text_dedup": "M",
+    "clean_replies": "R",
+}
 
 
 def _row(card: CorpusCard) -> str:
@@ -154,7 +176,11 @@ def _row(card: CorpusCard) -> str:
         return "not stated" if value is None else f"{value} ?" if name in card.unverified else value
 
     # A hub's page that was found in others' code, but not read, is marked like the rest.
-    title = f"[{card.title}]({card.address}){' ?' if 'hub' in card.unverified else ''}" if card.address else card.title
+    title = (
+        f"[{card.title}]({card.address}){' ?' if 'hub' in card.unverified else ''}"
+        if card.address
+        else card.title
+    )
     clean = " ".join(_MARKS[name] for name in card.clean)
     stages = ", ".join(map(str, card.stages)) or "-"
     cells = [

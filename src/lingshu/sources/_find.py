@@ -30,13 +30,17 @@ def find_image(name: str, root: Path) -> Image:
     Raises:
         BadRow: it lies elsewhere, or is no file.
     """
-    # Links are followed before the comparison, and whole components are compared, not beginnings of strings.
+    # Links are followed before the comparison, and whole components are compared, not beginnings of
+    # strings.
     try:
         target = Path(os.path.realpath(root / name))
     except (OSError, ValueError) as error:
         raise BadRow("missing_image", "the name of an image is no possible file name.") from error
     if not target.is_relative_to(root):
-        raise BadRow("image_outside_folder", f"{name!r} lies outside the folder of the rows; copy the image into it.")
+        raise BadRow(
+            "image_outside_folder",
+            f"{name!r} lies outside the folder of the rows; copy the image into it.",
+        )
     try:
         found = target.is_file()
     except OSError:

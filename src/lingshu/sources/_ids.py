@@ -1,4 +1,6 @@
-"""Ids of patients, studies, series and articles, carried with every sample from the start, as keyed hashes alone."""
+"""Ids of patients, studies, series and articles, carried with every sample from the start, as keyed
+hashes alone.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from lingshu.core.errors import InputError
 from lingshu.core.nouns import Drop, Image, Message, Meta, Sample
 from lingshu.imaging.pseudonyms import pseudonym
 
-# From the widest to the narrowest: samples that share the widest known one belong on one side of a split.
+# From the widest to the narrowest: samples that share the widest known one belong on one side of a
+# split.
 KINDS = ("patient", "article", "study", "series")
 Names = Literal["keep", "hash"]
 
@@ -47,9 +50,11 @@ def with_ids(meta: Meta, known: Mapping[str, str | None]) -> Meta:
 
 @dataclass(frozen=True)
 class Naming:
-    """How files are called: by their names (`keep`), or by keyed hashes where a name may be a patient's (`hash`).
+    """How files are called: by their names (`keep`), or by keyed hashes where a name may be a
+    patient's (`hash`).
 
-    `patient` finds the patient in a relative path by its first group; the raw text is never carried.
+    `patient` finds the patient in a relative path by its first group; the raw text is never
+    carried.
     """
 
     names: Names
@@ -78,12 +83,17 @@ def naming(names: Names, key: bytes, patient: str | None) -> Naming:
     except re.error as error:
         raise InputError(f"patient is no regular expression ({error}); mend it.") from error
     if pattern is not None and pattern.groups < 1:
-        raise InputError("patient needs a group that holds the patient's part of a path, such as 'patient([0-9]+)'.")
+        raise InputError(
+            "patient needs a group that holds the patient's part of a path, such as"
+            " 'patient([0-9]+)'."
+        )
     return Naming(names, key, pattern)
 
 
 def labelled(labels: bool | None, names: Names, question: str | None) -> bool:
-    """Whether folders are labels: as asked, else wherever names are kept or a question needs an answer."""
+    """Whether folders are labels: as asked, else wherever names are kept or a question needs an
+    answer.
+    """
     return names == "keep" or question is not None if labels is None else labels
 
 

@@ -16,8 +16,8 @@ MAX_ITEM = 32 << 20
 def items(path: Path) -> Iterator[object | ValueError]:
     """The items of a .json array, or the values of a file of JSON lines.
 
-    A damaged line becomes a ValueError, and the next follows. After a damaged item of an array nothing can be read: its
-    ValueError is the last.
+    A damaged line becomes a ValueError, and the next follows. After a damaged item of an array
+    nothing can be read: its ValueError is the last.
 
     Raises:
         InputError: the file cannot be read.

@@ -1,9 +1,9 @@
 """Procedurally drawn phantoms: twelve modality styles with a verifiable lesion, from a seed alone.
 
-Licence: Apache-2.0 (drawn by this package, no patient behind any pixel). Revision: the code itself; link: none.
-A phantom imitates the look of a modality, never an organ in a medical sense. Each one is drawn from
-(seed, split, index) and nothing else, so any single image can be drawn again alone, and the splits of a
-seed never share a random stream.
+Licence: Apache-2.0 (drawn by this package, no patient behind any pixel). Revision: the code itself;
+link: none. A phantom imitates the look of a modality, never an organ in a medical sense. Each one
+is drawn from (seed, split, index) and nothing else, so any single image can be drawn again alone,
+and the splits of a seed never share a random stream.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LESION_COUNTS = (0, 1, 2, 3)
 # Half the phantoms carry exactly one lesion, since only those have a side and a size to ask for.
 COUNT_SHARES = (0.36, 0.46, 0.10, 0.08)
 RADIUS = {"small": 0.15, "large": 0.31}  # share of half the image side
-# Every phantom is lit from the left: real images tell their sides apart (a marker, the heart, the disc), and without
-# any such sign a left and a right lesion would be the same picture mirrored.
+# Every phantom is lit from the left: real images tell their sides apart (a marker, the heart, the
+# disc), and without any such sign a left and a right lesion would be the same picture mirrored.
 FALL_OFF = 0.3
 BRIGHT = (0.98, 0.95, 0.55)
 DARK = (0.08, 0.06, 0.05)
@@ -32,7 +32,9 @@ DARK = (0.08, 0.06, 0.05)
 
 @dataclass(frozen=True)
 class Lesion:
-    """One disc; `x` and `y` run from -1 (left, top) to 1 (right, bottom), `radius` in the same unit."""
+    """One disc; `x` and `y` run from -1 (left, top) to 1 (right, bottom), `radius` in the same
+    unit.
+    """
 
     x: float
     y: float
@@ -59,7 +61,9 @@ class Phantom:
 
 
 class Canvas:
-    """Coordinates and the random stream that a style draws with; every plane is side x side, values 0-1."""
+    """Coordinates and the random stream that a style draws with; every plane is side x side, values
+    0-1.
+    """
 
     def __init__(self, rng: np.random.Generator, side: int) -> None:
         self.rng, self.side = rng, side
@@ -124,7 +128,9 @@ def dermoscopy(c: Canvas) -> Plane:
 
 
 def fundus(c: Canvas) -> Plane:
-    image = np.where((c.radius < 1)[..., None], np.array([0.75, 0.35, 0.12], np.float32), np.float32(0))
+    image = np.where(
+        (c.radius < 1)[..., None], np.array([0.75, 0.35, 0.12], np.float32), np.float32(0)
+    )
     image[(np.abs(c.y - 0.3 * np.sin(3 * c.x)) < 0.05) & (c.radius < 1)] *= 0.55
     return image.astype(np.float32)
 
@@ -149,7 +155,9 @@ def pet(c: Canvas) -> Plane:
 
 def photograph(c: Canvas) -> Plane:
     skin = (np.abs(c.x - 0.1 * np.sin(2 * c.y)) < 0.78)[..., None]
-    return np.where(skin, np.array([0.9, 0.7, 0.58]), np.array([0.15, 0.5, 0.45])).astype(np.float32)
+    return np.where(skin, np.array([0.9, 0.7, 0.58]), np.array([0.15, 0.5, 0.45])).astype(
+        np.float32
+    )
 
 
 # modality name -> (how to draw it, colour of a lesion in it)
@@ -171,14 +179,19 @@ MODALITIES = tuple(STYLES)
 
 
 def place_lesions(rng: np.random.Generator, number: int, size: str) -> tuple[Lesion, ...]:
-    """Lesions clear of the middle line and of each other: their side and their number stay beyond doubt."""
-    places = [(sign * column, row) for sign in (-1, 1) for column in (0.45,) for row in (-0.42, 0.42)]
+    """Lesions clear of the middle line and of each other: their side and their number stay beyond
+    doubt.
+    """
+    places = [
+        (sign * column, row) for sign in (-1, 1) for column in (0.45,) for row in (-0.42, 0.42)
+    ]
     chosen = rng.permutation(len(places))[:number]
     lesions = []
     for index in chosen:
         x, y = places[index]
         jitter = rng.uniform(-0.08, 0.08, 2)
-        # Two large discs one above the other would touch, so several lesions are drawn a little smaller.
+        # Two large discs one above the other would touch, so several lesions are drawn a little
+        # smaller.
         radius = RADIUS[size] * rng.uniform(0.92, 1.08) * (1.0 if number == 1 else 0.9)
         lesions.append(Lesion(float(x + jitter[0]), float(y + jitter[1]), float(radius)))
     return tuple(lesions)

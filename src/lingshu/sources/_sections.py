@@ -1,6 +1,7 @@
 """Findings and impression of a radiology report, from the headings it is written under.
 
-Headings as in MIMIC-CXR ("FINDINGS:" on a line of its own), CheXpert Plus and Open-i (also within a line).
+Headings as in MIMIC-CXR ("FINDINGS:" on a line of its own), CheXpert Plus and Open-i (also within a
+line).
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _KNOWN = {
     "conclusions": "impression",
 }
 _MAIN = "|".join(sorted(map(re.escape, _KNOWN), key=len, reverse=True))
-# A main heading counts in capitals anywhere, capitalised behind a full stop, and in any case at the start of a line;
-# others only in capitals at the start of a line.
+# A main heading counts in capitals anywhere, capitalised behind a full stop, and in any case at the
+# start of a line; others only in capitals at the start of a line.
 _HEADING = re.compile(
     rf"(?:^[ \t]*(?P<line>(?i:{_MAIN}))"
     rf"|(?<![A-Za-z])(?P<inner>{_MAIN.upper()}|(?<=[.!?] )(?:Findings|Impression))"
@@ -41,8 +42,8 @@ class Report(NamedTuple):
 def sections(text: str) -> Report:
     """The findings and the impression of a report, blanks run together.
 
-    Text under other headings (indication, technique, comparison, ...) and before the first is left out. A heading that
-    comes twice (an addendum) gives its texts in order.
+    Text under other headings (indication, technique, comparison, ...) and before the first is left
+    out. A heading that comes twice (an addendum) gives its texts in order.
     """
     found: dict[str, list[str]] = {"findings": [], "impression": []}
     marks = list(_HEADING.finditer(text))
@@ -60,8 +61,14 @@ def tidy(text: object) -> str:
 
 
 def reference(report: Report) -> str:
-    """`Findings: ... Impression: ...`, each ending in one full stop, "None" for a section that is not there."""
-    return " ".join(f"{name}: {_stopped(text or 'None')}" for name, text in zip(("Findings", "Impression"), report, strict=True))
+    """`Findings: ...
+
+    Impression: ...`, each ending in one full stop, "None" for a section that is not there.
+    """
+    return " ".join(
+        f"{name}: {_stopped(text or 'None')}"
+        for name, text in zip(("Findings", "Impression"), report, strict=True)
+    )
 
 
 def _stopped(text: str) -> str:

@@ -1,6 +1,7 @@
 """Images inside zip and tar archives, read member by member; nothing is ever unpacked to the disk.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts as private.
+Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+as private.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from lingshu.sources._ids import Names, Naming, Once, labelled, look, naming, wi
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
 MAX_ENTRIES = 1_000_000
-# Images hardly shrink; what grows a hundredfold is made to fill memory or time. Small members may be flat pictures.
+# Images hardly shrink; what grows a hundredfold is made to fill memory or time. Small members may
+# be flat pictures.
 MAX_RATIO = 100
 _FREE = 1 << 20
 # Names and other notes about a member that a tar archive holds in members of their own.
@@ -43,11 +45,12 @@ def read(
     names: Names = "keep",
     key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
-    """The images in a zip or tar archive (also .tar.gz, .tar.bz2), or in every archive below a folder, in order.
+    """The images in a zip or tar archive (also .tar.gz, .tar.bz2), or in every archive below a
+    folder, in order.
 
-    Samples hold their images. The options are those of the source `folders`. Drops: unsafe_name (absolute, `..`, a drive),
-    link, special_entry (devices, pipes, sparse files), encrypted, too_large (over 64 MB), bomb, bad_entry, not_an_image,
-    bad_image, duplicate_id, bad_archive.
+    Samples hold their images. The options are those of the source `folders`. Drops: unsafe_name
+    (absolute, `..`, a drive), link, special_entry (devices, pipes, sparse files), encrypted,
+    too_large (over 64 MB), bomb, bad_entry, not_an_image, bad_image, duplicate_id, bad_archive.
 
     Raises:
         InputError: no such file, a file that is no archive, or an option that is none.
@@ -55,17 +58,27 @@ def read(
     called = naming(names, check_key(key), patient)
     labels = labelled(labels, names, question)
     if path.is_file() and _kind(path) is None:
-        raise InputError(f"{path} is no zip or tar archive; give one ending in .zip, {', '.join(TAR_SUFFIXES)}.")
+        raise InputError(
+            f"{path} is no zip or tar archive; give one ending in .zip, {', '.join(TAR_SUFFIXES)}."
+        )
     several = not path.is_file()
     found = [path / below for below in files_below(path)] if several else [path]
     once = Once()
     for archive in found:
         if _kind(archive) is None:
-            yield Drop(called.id(archive.relative_to(path)), "bad_archive", "a file that is no zip or tar archive.")
+            yield Drop(
+                called.id(archive.relative_to(path)),
+                "bad_archive",
+                "a file that is no zip or tar archive.",
+            )
             continue
         prefix = archive.relative_to(path).with_suffix("") if several else PurePosixPath()
         for number, member in enumerate(_members(archive), 1):
-            yield once(_sample(member, number, PurePosixPath(prefix), called, labels=labels, question=question))
+            yield once(
+                _sample(
+                    member, number, PurePosixPath(prefix), called, labels=labels, question=question
+                )
+            )
 
 
 class _Member(NamedTuple):
@@ -90,17 +103,37 @@ def _members(archive: Path) -> Iterator[_Member]:
     try:
         yield from _zip(archive) if _kind(archive) == "zip" else _tar(archive)
     except _Bomb:
-        yield _Member("", reason="bomb", detail="it unpacks to far more than an archive of images; the rest is not read.")
+        yield _Member(
+            "",
+            reason="bomb",
+            detail="it unpacks to far more than an archive of images; the rest is not read.",
+        )
     except Exception as error:
         # On damaged headers the readers raise a dozen classes, whose messages quote names.
-        yield _Member("", reason="bad_archive", detail=f"it is damaged or cut short ({type(error).__name__}); the rest is not read.")
+        yield _Member(
+            "",
+            reason="bad_archive",
+            detail=f"it is damaged or cut short ({type(error).__name__}); the rest is not read.",
+        )
 
 
-def _sample(member: _Member, number: int, prefix: PurePosixPath, called: Naming, *, labels: bool, question: str | None) -> Sample | Drop:
+def _sample(
+    member: _Member,
+    number: int,
+    prefix: PurePosixPath,
+    called: Naming,
+    *,
+    labels: bool,
+    question: str | None,
+) -> Sample | Drop:
     relative = prefix / (member.name or f"entry-{number}")
     if member.reason:
         # A name that is refused is not repeated: it may be anything.
-        name = f"{prefix.name}-entry-{number}" if called.names == "keep" and prefix.name else f"entry-{number}"
+        name = (
+            f"{prefix.name}-entry-{number}"
+            if called.names == "keep" and prefix.name
+            else f"entry-{number}"
+        )
         return Drop(name, member.reason, f"entry {number}: {member.detail}")
     name = called.id(relative)
     try:
@@ -109,22 +142,39 @@ def _sample(member: _Member, number: int, prefix: PurePosixPath, called: Naming,
         return Drop(name, "bad_image", str(error))
     inner = PurePosixPath(member.name)
     label = inner.parts[0] if labels and len(inner.parts) > 1 else None
-    meta = Meta(kind="label" if label and question else None, extra={"label": label} if label else {})
+    meta = Meta(
+        kind="label" if label and question else None, extra={"label": label} if label else {}
+    )
     image = Image(data=member.data)
     gold = (label,) if label and question else None
-    return Sample(name, look((image,), question), (image,), gold, meta=with_ids(meta, called.ids(relative)))
+    return Sample(
+        name, look((image,), question), (image,), gold, meta=with_ids(meta, called.ids(relative))
+    )
 
 
 def _refusal(name: str, size: int) -> _Member | None:
     """Why a member is not read, by its name and stated size; None where it may be."""
     plain = PurePosixPath(name)
     # Backslashes separate folders on Windows, so "..\\x" climbs there.
-    if not name or "\0" in name or "\\" in name or plain.is_absolute() or ".." in plain.parts or _DRIVE.match(name):
-        return _Member(name, reason="unsafe_name", detail="its name leads out of the archive; the archive is not to be trusted.")
+    if (
+        not name
+        or "\0" in name
+        or "\\" in name
+        or plain.is_absolute()
+        or ".." in plain.parts
+        or _DRIVE.match(name)
+    ):
+        return _Member(
+            name,
+            reason="unsafe_name",
+            detail="its name leads out of the archive; the archive is not to be trusted.",
+        )
     if plain.suffix.lower() not in IMAGE_SUFFIXES:
         return _Member(name, reason="not_an_image", detail=f"none of {' '.join(IMAGE_SUFFIXES)}.")
     if size > MAX_BYTES:
-        return _Member(name, reason="too_large", detail=f"{size >> 20} MB are more than {MAX_BYTES >> 20} MB.")
+        return _Member(
+            name, reason="too_large", detail=f"{size >> 20} MB are more than {MAX_BYTES >> 20} MB."
+        )
     return None
 
 
@@ -151,9 +201,13 @@ def _refused_zip(info: zipfile.ZipInfo, kind: int) -> _Member | None:
     if refused:
         return refused
     if info.flag_bits & 1:
-        return _Member(name, reason="encrypted", detail="encrypted; unpack it with its password first.")
+        return _Member(
+            name, reason="encrypted", detail="encrypted; unpack it with its password first."
+        )
     if info.file_size > _FREE and info.file_size > MAX_RATIO * info.compress_size:
-        return _Member(name, reason="bomb", detail="it unpacks to more than a hundred times its size.")
+        return _Member(
+            name, reason="bomb", detail="it unpacks to more than a hundred times its size."
+        )
     return None
 
 
@@ -162,8 +216,11 @@ def _zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
         with file.open(info) as opened:
             return _Member(info.filename, opened.read(MAX_BYTES + 1))
     except Exception as error:
-        # As for a whole archive: BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError and more.
-        return _Member(info.filename, reason="bad_entry", detail=f"damaged ({type(error).__name__}).")
+        # As for a whole archive: BadZipFile, zlib.error, EOFError, NotImplementedError,
+        # RuntimeError and more.
+        return _Member(
+            info.filename, reason="bad_entry", detail=f"damaged ({type(error).__name__})."
+        )
 
 
 class _Counted:
@@ -181,10 +238,18 @@ class _Counted:
 
 
 class _Entry(tarfile.TarInfo):
-    """A member whose notes (long names, extended headers) are bounded: tarfile would read them whole, whatever they claim."""
+    """A member whose notes (long names, extended headers) are bounded: tarfile would read them
+    whole, whatever they claim.
+    """
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        notes = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        notes = (
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE,
+            tarfile.GNUTYPE_LONGNAME,
+            tarfile.GNUTYPE_LONGLINK,
+        )
         if self.type in notes and not 0 <= self.size <= _MAX_NOTE:
             raise _Bomb
         return super()._proc_member(tar)  # type: ignore[misc]
@@ -195,13 +260,21 @@ def _tar(archive: Path) -> Iterator[_Member]:
         name, size = archive.name.lower(), archive.stat().st_size
         opened: BinaryIO
         if name.endswith((".gz", ".tgz")):
-            opened, limit = cast(BinaryIO, stack.enter_context(gzip.open(archive))), MAX_RATIO * size + MAX_BYTES
+            opened, limit = (
+                cast(BinaryIO, stack.enter_context(gzip.open(archive))),
+                MAX_RATIO * size + MAX_BYTES,
+            )
         elif name.endswith((".bz2", ".tbz2")):
-            opened, limit = cast(BinaryIO, stack.enter_context(bz2.open(archive))), MAX_RATIO * size + MAX_BYTES
+            opened, limit = (
+                cast(BinaryIO, stack.enter_context(bz2.open(archive))),
+                MAX_RATIO * size + MAX_BYTES,
+            )
         else:
             opened, limit = stack.enter_context(archive.open("rb")), size
         # As a stream: members are read in their order and nothing is sought.
-        tar = stack.enter_context(tarfile.open(fileobj=_Counted(opened, limit), mode="r|", tarinfo=_Entry))  # type: ignore[call-overload]
+        tar = stack.enter_context(
+            tarfile.open(fileobj=_Counted(opened, limit), mode="r|", tarinfo=_Entry)  # type: ignore[call-overload]
+        )
         for place, info in enumerate(tar):
             if place >= MAX_ENTRIES:
                 raise _Bomb

@@ -1,6 +1,7 @@
 """Folders of images: one sample per file, labelled by the folder it lies in or not at all.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts as private.
+Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+as private.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ def read(
     path: Path, *, labels: bool | None = None, question: str | None = None, exclude: Sequence[str] = (), mask: Sequence[str] | None = None,
     regions: Mapping[str, str] | None = None, patient: str | None = None, names: Names = "keep", key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
-    """The images below a folder in order of their paths; without a `mask` they are found, not opened.
+    """The images below a folder in order of their paths; without a `mask` they are found, not
+    opened.
 
-    With `labels` the first folder on the way to a file is its label, in `extra`; with a `question` it is also the right
-    answer. None means labels, but with hashed names only where there is a question: folders may be called by patients.
-    Files that match a pattern of `exclude` are left out ("*_mask.png"). `patient` is a regular expression whose first group
-    finds the patient in a path. With `names="hash"` neither path nor name is carried: ids are hashes under
-    `key`, and samples hold their images.
+    With `labels` the first folder on the way to a file is its label, in `extra`; with a `question`
+    it is also the right answer. None means labels, but with hashed names only where there is a
+    question: folders may be called by patients. Files that match a pattern of `exclude` are left
+    out ("*_mask.png"). `patient` is a regular expression whose first group finds the patient in a
+    path. With `names="hash"` neither path nor name is carried: ids are hashes under `key`, and
+    samples hold their images.
 
-    `mask` tells where the masks of an image lie: a regular expression and what stands for its match in their paths, such
-    as `["\\.png$", "_mask*.png"]` (see _masks.py). What they mark is carried as `extra["boxes"]`, and with `regions`, which
-    calls values of masks by their names ({"1": "tumour"}), as the label. Images without a mask stay, masks themselves do not.
+    `mask` tells where the masks of an image lie: a regular expression and what stands for its match
+    in their paths, such as `["\\.png$", "_mask*.png"]` (see _masks.py). What they mark is carried
+    as `extra["boxes"]`, and with `regions`, which calls values of masks by their names ({"1":
+    "tumour"}), as the label. Images without a mask stay, masks themselves do not.
 
     Drops: not_an_image, excluded, link, missing_image, mask, bad_mask, bad_image (one with a mask).
 
@@ -57,7 +61,9 @@ def read(
         elif os.path.islink(file):  # noqa: PTH114
             yield Drop(name, "link", f"file {number} is a link; links are not followed.")
         elif relative.suffix.lower() not in IMAGE_SUFFIXES:
-            yield Drop(name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}.")
+            yield Drop(
+                name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}."
+            )
         elif relative.as_posix() in masks.files:
             yield Drop(name, "mask", "it marks regions of another image.")
         else:
@@ -67,15 +73,30 @@ def read(
                 reason, why = marked
                 what = f"file {number}" if reason == "bad_image" else f"the mask of file {number}"
                 # The message names the file, and where the folder lies.
-                told = f"{what} cannot be used." if names == "hash" else why.replace(f"{path}{os.sep}", "")
+                told = (
+                    f"{what} cannot be used."
+                    if names == "hash"
+                    else why.replace(f"{path}{os.sep}", "")
+                )
                 yield Drop(name, reason, told)
                 continue
             extra = ({"label": label} if label else {}) | marked
-            yield _sample(name, file, called.names, with_ids(Meta(extra=extra), called.ids(relative)), question, number)
+            yield _sample(
+                name,
+                file,
+                called.names,
+                with_ids(Meta(extra=extra), called.ids(relative)),
+                question,
+                number,
+            )
 
 
-def _marked(path: Path, relative: Path, masks: Masks, regions: Mapping[str, str]) -> dict[str, str] | tuple[str, str]:
-    """What the masks of an image mark, or the reason and the words of the error that stood in the way."""
+def _marked(
+    path: Path, relative: Path, masks: Masks, regions: Mapping[str, str]
+) -> dict[str, str] | tuple[str, str]:
+    """What the masks of an image mark, or the reason and the words of the error that stood in the
+    way.
+    """
     found = masks.of.get(relative.as_posix())
     if not found:
         return {}
@@ -100,7 +121,9 @@ def _mask(image: Image) -> NDArray[np.generic]:
     return (values >= 128).astype(np.uint8) if read_header(data).format == "JPEG" else values
 
 
-def _sample(name: str, file: str, names: Names, meta: Meta, question: str | None, number: int) -> Sample | Drop:
+def _sample(
+    name: str, file: str, names: Names, meta: Meta, question: str | None, number: int
+) -> Sample | Drop:
     image = Image(path=file)
     if names == "hash":
         try:

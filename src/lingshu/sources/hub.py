@@ -1,8 +1,10 @@
-"""Data sets as their publishers give them out: files of a hub repository, downloaded on first use or lying in a folder.
+"""Data sets as their publishers give them out: files of a hub repository, downloaded on first use
+or lying in a folder.
 
-Licence, revision and link: each data set's own; the task that reads it states them. A repository is a link of the form
-https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that the download resolves to.
-Rows come from parquet, jsonl, json and csv files; images stay where they are, in shards or in files beside the rows.
+Licence, revision and link: each data set's own; the task that reads it states them. A repository is
+a link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that
+the download resolves to. Rows come from parquet, jsonl, json and csv files; images stay where they
+are, in shards or in files beside the rows.
 """
 
 from __future__ import annotations
@@ -33,11 +35,13 @@ _PART = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 
 @dataclass(frozen=True)
 class Repo:
-    """Which files of a repository hold a split: patterns relative to it, and zip archives that hold more of them.
+    """Which files of a repository hold a split: patterns relative to it, and zip archives that hold
+    more of them.
 
-    `id` is OWNER/NAME on the hub; `link` says where the files come from when they are not there. `extra` are patterns
-    of files that are needed beside the rows. With `one` the patterns are other names of the same rows: the first that
-    matches is read, and it may match one file or the parts of one (NAME-00000-of-00002), no more.
+    `id` is OWNER/NAME on the hub; `link` says where the files come from when they are not there.
+    `extra` are patterns of files that are needed beside the rows. With `one` the patterns are other
+    names of the same rows: the first that matches is read, and it may match one file or the parts
+    of one (NAME-00000-of-00002), no more.
     """
 
     id: str | None
@@ -54,7 +58,9 @@ class Repo:
 
 
 class Raw(NamedTuple):
-    """One row as it was published: its values, the images of its shard, the file it came from and its number there, from 0."""
+    """One row as it was published: its values, the images of its shard, the file it came from and
+    its number there, from 0.
+    """
 
     values: Mapping[str, Any]
     images: Sequence[Image]
@@ -63,7 +69,10 @@ class Raw(NamedTuple):
 
 
 class Place:
-    """The folders that hold a repository's files; finds rows and images in them. Remembers where the last image lay."""
+    """The folders that hold a repository's files; finds rows and images in them.
+
+    Remembers where the last image lay.
+    """
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = tuple(root.resolve() for root in roots)
@@ -71,7 +80,12 @@ class Place:
 
     def files(self, patterns: Sequence[str]) -> list[tuple[str, Path]]:
         """The files that match, by name relative to their root, in order."""
-        found = {str(path.relative_to(root)): path for root in self.roots for pattern in patterns for path in root.glob(pattern)}
+        found = {
+            str(path.relative_to(root)): path
+            for root in self.roots
+            for pattern in patterns
+            for path in root.glob(pattern)
+        }
         return sorted((name, path) for name, path in found.items() if path.is_file())
 
     def has(self, patterns: Sequence[str]) -> bool:
@@ -83,12 +97,20 @@ class Place:
         return None if path is None else Image(path=str(path))
 
     def find(self, name: str) -> Path | None:
-        """A file by its name relative to a root or to a folder up to two below it; None where there is none."""
+        """A file by its name relative to a root or to a folder up to two below it; None where there
+        is none.
+        """
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             return None
         if self._folders is None:
-            below = [p for root in self.roots for pattern in ("*", "*/*") for p in sorted(root.glob(pattern)) if p.is_dir()]
+            below = [
+                p
+                for root in self.roots
+                for pattern in ("*", "*/*")
+                for p in sorted(root.glob(pattern))
+                if p.is_dir()
+            ]
             self._folders = [*self.roots, *below]
         for position, folder in enumerate(self._folders):
             path = folder / relative
@@ -100,20 +122,31 @@ class Place:
 
 
 def local(repo: Repo, folder: Path) -> Place | None:
-    """The repository's files in a folder of one's own, archives unpacked; None where its rows are not there."""
+    """The repository's files in a folder of one's own, archives unpacked; None where its rows are
+    not there.
+    """
     place = Place([folder])
     return place if folder.is_dir() and place.has(repo.files) else None
 
 
 def download(repo: Repo) -> Place:
-    """The repository's files in the hub's cache, downloaded if they are not there, archives unpacked beside it.
+    """The repository's files in the hub's cache, downloaded if they are not there, archives
+    unpacked beside it.
 
     Raises:
         MissingExtra: huggingface_hub is not installed.
         InputError: it is not on the hub, or cannot be reached; says where to put the data instead.
     """
     snapshot = _snapshot(repo)
-    return Place([snapshot, *(_unpacked(repo, snapshot, path) for _, path in Place([snapshot]).files(repo.archives))])
+    return Place(
+        [
+            snapshot,
+            *(
+                _unpacked(repo, snapshot, path)
+                for _, path in Place([snapshot]).files(repo.archives)
+            ),
+        ]
+    )
 
 
 def revision(repo: Repo) -> str | None:
@@ -124,7 +157,9 @@ def revision(repo: Repo) -> str | None:
 def _snapshot(repo: Repo) -> Path:
     offline = "put its files or rows.jsonl into DIR/TASK and pass --data DIR (docs/build.md)"
     if repo.id is None:
-        raise InputError(f"these data are not on the hub; get them from {repo.address} and {offline}.")
+        raise InputError(
+            f"these data are not on the hub; get them from {repo.address} and {offline}."
+        )
     try:
         import huggingface_hub
     except ImportError as error:
@@ -133,18 +168,27 @@ def _snapshot(repo: Repo) -> Path:
     # To the hub's client "**/name" means a folder at least; here it also means none.
     patterns += [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]
     try:
-        found = huggingface_hub.snapshot_download(repo.id, repo_type="dataset", revision=repo.revision, allow_patterns=patterns)
+        found = huggingface_hub.snapshot_download(
+            repo.id, repo_type="dataset", revision=repo.revision, allow_patterns=patterns
+        )
     except Exception as error:
-        # The client raises its own, its transport's and the system's errors; for a user all mean that the data are not there.
-        raise InputError(f"{repo.id} cannot be downloaded from the hub ({one_line(error)[:200]}); or {offline}.") from error
+        # The client raises its own, its transport's and the system's errors; for a user all mean
+        # that the data are not there.
+        raise InputError(
+            f"{repo.id} cannot be downloaded from the hub ({one_line(error)[:200]}); or {offline}."
+        ) from error
     return Path(found)
 
 
 def _unpacked(repo: Repo, snapshot: Path, archive: Path) -> Path:
-    """The folder with an archive's files, unpacked once; a kill leaves no half of it under its name."""
+    """The folder with an archive's files, unpacked once; a kill leaves no half of it under its
+    name.
+    """
     import huggingface_hub
 
-    place = huggingface_hub.cached_assets_path("lingshu", namespace=str(repo.id).replace("/", "--"), subfolder=snapshot.name)
+    place = huggingface_hub.cached_assets_path(
+        "lingshu", namespace=str(repo.id).replace("/", "--"), subfolder=snapshot.name
+    )
     target = Path(place) / archive.stem
     if not target.is_dir():
         unpack(archive, target)
@@ -152,10 +196,12 @@ def _unpacked(repo: Repo, snapshot: Path, archive: Path) -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip archive to the folder `target`, whole or not at all; where another process was first, its folder stays.
+    """Unpack a zip archive to the folder `target`, whole or not at all; where another process was
+    first, its folder stays.
 
     Raises:
-        InputError: the archive is damaged or leads out of its folder, or the folder cannot take its name.
+        InputError: the archive is damaged or leads out of its folder, or the folder cannot take its
+            name.
         StorageError: the disk refused.
     """
     with disk(target):
@@ -164,11 +210,16 @@ def unpack(archive: Path, target: Path) -> None:
             with zipfile.ZipFile(archive) as file:
                 for name in file.namelist():
                     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                        raise InputError(f"{archive.name} holds {name!r}, which leads out of its folder; the archive is not to be trusted.")
+                        raise InputError(
+                            f"{archive.name} holds {name!r}, which leads out of its folder; the"
+                            " archive is not to be trusted."
+                        )
                 file.extractall(temporary)
             _rename(temporary, target)
         except zipfile.BadZipFile as error:
-            raise InputError(f"{archive} is damaged ({error}); delete it so that it is downloaded again.") from error
+            raise InputError(
+                f"{archive} is damaged ({error}); delete it so that it is downloaded again."
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -179,7 +230,10 @@ def _rename(folder: Path, target: Path) -> None:
     except OSError as error:
         # Ranks of one run unpack at the same time; a folder that is there under its name is whole.
         if not target.is_dir():
-            raise InputError(f"{target.name} cannot be unpacked to {target} ({error.strerror}); move away what lies there.") from error
+            raise InputError(
+                f"{target.name} cannot be unpacked to {target} ({error.strerror}); move away what"
+                " lies there."
+            ) from error
 
 
 def rows(repo: Repo, place: Place) -> Iterator[Raw]:
@@ -190,7 +244,9 @@ def rows(repo: Repo, place: Place) -> Iterator[Raw]:
     """
     found = _one(repo, place) if repo.one else _readable(place, repo.files)
     if not found:
-        raise InputError(f"{place.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}.")
+        raise InputError(
+            f"{place.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}."
+        )
     for name, path in found:
         for number, (values, images) in enumerate(_read(path)):
             yield Raw(values, images, name, number)
@@ -201,12 +257,16 @@ def _readable(place: Place, patterns: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def _one(repo: Repo, place: Place) -> list[tuple[str, Path]]:
-    """The file, or the parts of the file, that the first matching pattern names; empty where none matches."""
+    """The file, or the parts of the file, that the first matching pattern names; empty where none
+    matches.
+    """
     found = next((files for pattern in repo.files if (files := _readable(place, (pattern,)))), [])
     wholes = {_PART.sub("", name) for name, _ in found}
     if len(wholes) > 1 or (len(found) > 1 and not all(_PART.search(name) for name, _ in found)):
         names = ", ".join(name for name, _ in found[:8])
-        raise InputError(f"{place.roots[0]} holds {names}, of which only one can be meant; move the others away.")
+        raise InputError(
+            f"{place.roots[0]} holds {names}, of which only one can be meant; move the others away."
+        )
     return found
 
 
@@ -233,13 +293,17 @@ def table(path: Path) -> Iterator[dict[str, str]]:
             csv.field_size_limit(MAX_FIELD)
             yield from csv.DictReader(file)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a table ({one_line(error)}); copy the file again.") from error
+        raise InputError(
+            f"{path} cannot be read as a table ({one_line(error)}); copy the file again."
+        ) from error
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a json file: a list of them, or an object whose values they are (its keys go to `_key`).
+    """The records of a json file: a list of them, or an object whose values they are (its keys go
+    to `_key`).
 
-    A file of JSON lines that is called .json is read too. What is no object itself goes to `_value`.
+    A file of JSON lines that is called .json is read too. What is no object itself goes to
+    `_value`.
 
     Raises:
         InputError: the file cannot be read.
@@ -247,21 +311,31 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({one_line(error)}); copy the file again.") from error
+        raise InputError(
+            f"{path} cannot be read ({one_line(error)}); copy the file again."
+        ) from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         yield from (row for _, row in numbered_jsonl(path, torn_ok=False))
         return
-    if isinstance(value, dict) and value and all(isinstance(v, dict | list) for v in value.values()):
-        yield from ({"_key": key, **(v if isinstance(v, dict) else {"_value": v})} for key, v in value.items())
+    if (
+        isinstance(value, dict)
+        and value
+        and all(isinstance(v, dict | list) for v in value.values())
+    ):
+        yield from (
+            {"_key": key, **(v if isinstance(v, dict) else {"_value": v})}
+            for key, v in value.items()
+        )
         return
     for item in value if isinstance(value, list) else [value]:
         yield item if isinstance(item, dict) else {"_value": item}
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The question-and-answer rows of files on the hub, named as OWNER/NAME/PATTERN; core/rows.py says what a row may hold.
+    """The question-and-answer rows of files on the hub, named as OWNER/NAME/PATTERN; core/rows.py
+    says what a row may hold.
 
     Raises:
         InputError: no such files, or the hub cannot be reached.
@@ -270,7 +344,14 @@ def read(path: Path) -> Iterator[Sample | Drop]:
     owner, _, rest = path.as_posix().partition("/")
     name, _, pattern = rest.partition("/")
     if not (owner and name and pattern):
-        raise InputError(f"{path} names no files on the hub; give OWNER/NAME/PATTERN, such as owner/set/data/train-*.parquet.")
+        raise InputError(
+            f"{path} names no files on the hub; give OWNER/NAME/PATTERN, such as"
+            " owner/set/data/train-*.parquet."
+        )
     repo = Repo(f"{owner}/{name}", (pattern,))
     for number, raw in enumerate(rows(repo, download(repo)), 1):
-        yield sample_from_row({**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.number}"}, number, raw.images)
+        yield sample_from_row(
+            {**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.number}"},
+            number,
+            raw.images,
+        )

@@ -1,8 +1,8 @@
 """Rows of a JSONL file with images in files beside it.
 
-Licence, revision and link: the user's own; a row may state `licence`, `source` and `access` for itself, and without
-`access` it counts as private. The folder holds `rows.jsonl` and the files that its rows name in `image` or `images`,
-relative to it. core/rows.py says what a row may hold.
+Licence, revision and link: the user's own; a row may state `licence`, `source` and `access` for
+itself, and without `access` it counts as private. The folder holds `rows.jsonl` and the files that
+its rows name in `image` or `images`, relative to it. core/rows.py says what a row may hold.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def rows_file(path: Path) -> Path:
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The samples of `path`, a folder with rows.jsonl or a .jsonl file, in order; images are found, not opened.
+    """The samples of `path`, a folder with rows.jsonl or a .jsonl file, in order; images are found,
+    not opened.
 
-    A row that cannot be used becomes a Drop with one of the reasons bad_json, no_question, bad_messages, bad_choices,
-    bad_answer, empty_answer, answer_not_in_choices, bad_access, bad_deidentified, bad_image, missing_image,
-    image_outside_folder, duplicate_id.
+    A row that cannot be used becomes a Drop with one of the reasons bad_json, no_question,
+    bad_messages, bad_choices, bad_answer, empty_answer, answer_not_in_choices, bad_access,
+    bad_deidentified, bad_image, missing_image, image_outside_folder, duplicate_id.
 
     Raises:
         InputError: no such file, or it cannot be read.
@@ -52,7 +53,9 @@ def read(path: Path) -> Iterator[Sample | Drop]:
                 result = _read_line(line, number, root)
                 if isinstance(result, Sample):
                     if result.id in seen:
-                        result = Drop(result.id, "duplicate_id", f"line {number}: an earlier row has this id.")
+                        result = Drop(
+                            result.id, "duplicate_id", f"line {number}: an earlier row has this id."
+                        )
                     else:
                         seen.add(result.id)
                 yield result
@@ -64,7 +67,8 @@ def _read_line(line: bytes, number: int, root: Path) -> Sample | Drop:
     try:
         row = json.loads(line)
         if b"\\ud" in line.lower():
-            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair is a string that no file can hold
+            # half a surrogate pair is a string that no file can hold
+            json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         return Drop(f"row-{number}", "bad_json", f"line {number}: {type(error).__name__}")
     if not isinstance(row, dict):

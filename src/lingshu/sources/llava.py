@@ -1,7 +1,9 @@
-"""Dialogues in the JSON that LLaVA, ShareGPT and ms-swift use: `conversations` or `messages` with `<image>` in their text.
+"""Dialogues in the JSON that LLaVA, ShareGPT and ms-swift use: `conversations` or `messages` with
+`<image>` in their text.
 
-Licence, revision and link: each corpus' own; its card or recipe states them, and without `access` a row counts as private.
-A file is one JSON array, read item by item, or JSON lines. Images lie in files below the folder of the file, or `images`.
+Licence, revision and link: each corpus' own; its card or recipe states them, and without `access` a
+row counts as private. A file is one JSON array, read item by item, or JSON lines. Images lie in
+files below the folder of the file, or `images`.
 """
 
 from __future__ import annotations
@@ -20,17 +22,29 @@ from lingshu.sources._ids import Once, check_kinds, hashes, with_ids
 from lingshu.sources._json_items import items
 
 IMAGE = "<image>"
-_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 def read(
-    path: Path, *, ids: Mapping[str, str] | None = None, images: Path | None = None, key: bytes | None = None
+    path: Path,
+    *,
+    ids: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
-    """The dialogues of a file in order; images are found below `images` (else beside the file), not opened.
+    """The dialogues of a file in order; images are found below `images` (else beside the file), not
+    opened.
 
-    Each `<image>` stands for the next image; a dialogue that names images without placing them shows them first. `ids`
-    maps patient, study, series or article to keys of a row, whose values are kept as hashes under `key` alone. Drops:
-    bad_json, bad_messages, image_count (more or fewer `<image>` than images), duplicate_id, and those of core/rows.py.
+    Each `<image>` stands for the next image; a dialogue that names images without placing them
+    shows them first. `ids` maps patient, study, series or article to keys of a row, whose values
+    are kept as hashes under `key` alone. Drops: bad_json, bad_messages, image_count (more or fewer
+    `<image>` than images), duplicate_id, and those of core/rows.py.
 
     Raises:
         InputError: no such file, or an option that is none.
@@ -44,9 +58,15 @@ def read(
         yield once(_sample(row, number, ids, root, key))
 
 
-def _sample(row: object, number: int, ids: Mapping[str, str], root: Path, key: bytes) -> Sample | Drop:
+def _sample(
+    row: object, number: int, ids: Mapping[str, str], root: Path, key: bytes
+) -> Sample | Drop:
     if not isinstance(row, dict):
-        return Drop(f"row-{number}", "bad_json", f"row {number}: {row if isinstance(row, ValueError) else 'no JSON object'}")
+        return Drop(
+            f"row-{number}",
+            "bad_json",
+            f"row {number}: {row if isinstance(row, ValueError) else 'no JSON object'}",
+        )
     name = str(row.get("id") or f"row-{number}")
     try:
         images = [find_image(image, root) for image in image_names(row)]
@@ -54,7 +74,9 @@ def _sample(row: object, number: int, ids: Mapping[str, str], root: Path, key: b
     except BadRow as bad:
         return Drop(name, bad.reason, bad.detail)
     hidden = {"conversations", "system", *ids.values()}
-    sample = sample_from_row({**{k: v for k, v in row.items() if k not in hidden}, "messages": turns}, number, images)
+    sample = sample_from_row(
+        {**{k: v for k, v in row.items() if k not in hidden}, "messages": turns}, number, images
+    )
     if isinstance(sample, Drop):
         return sample
     if _broken(sample):
@@ -80,7 +102,10 @@ def _turns(row: Mapping[str, Any], images: int) -> list[dict[str, object]]:
         role = _ROLES.get(str(turn.get("from", turn.get("role"))))
         text = turn.get("value", turn.get("content"))
         if role is None or not isinstance(text, str):
-            raise BadRow("bad_messages", "a turn needs from (human, gpt or system) and value, or role and content.")
+            raise BadRow(
+                "bad_messages",
+                "a turn needs from (human, gpt or system) and value, or role and content.",
+            )
         parts, shown = _parts(text, shown)
         turns.append({"role": role, "content": parts})
     if shown not in (0, images):

@@ -1,6 +1,7 @@
 """Volumes (NIfTI and what else nibabel opens) as slices along z, rendered to PNG.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts as private.
+Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+as private.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ def read(
     modality: str | None = None, exclude: Sequence[str] = (), mask: Sequence[str] | None = None, regions: Mapping[str, str] | None = None,
     patient: str | None = None, names: Names = "hash", key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
-    """Slices of one volume file, or of every one below a folder, one sample for each slice or for each volume.
+    """Slices of one volume file, or of every one below a folder, one sample for each slice or for
+    each volume.
 
-    `slices` are taken evenly along z, None for all; `times` evenly from a 4-D file. `windows` names presets for CT in HU
-    (lung, soft, bone, brain, liver): each slice is then shown once in each. The other options are those of the source
-    `folders`; names are hashed unless `names="keep"`.
+    `slices` are taken evenly along z, None for all; `times` evenly from a 4-D file. `windows` names
+    presets for CT in HU (lung, soft, bone, brain, liver): each slice is then shown once in each.
+    The other options are those of the source `folders`; names are hashed unless `names="keep"`.
 
-    With a `mask`, `["^images/", "labels/"]` for one, the `slices` are those of the first time that show most of what is
-    marked, and volumes without a mask are dropped.
+    With a `mask`, `["^images/", "labels/"]` for one, the `slices` are those of the first time that
+    show most of what is marked, and volumes without a mask are dropped.
 
     Drops: not_a_volume, bad_volume, excluded, mask, no_mask, bad_mask, nothing_marked.
 
@@ -49,17 +51,24 @@ def read(
     if per not in ("slice", "volume"):
         raise InputError(f"per cannot be {per!r}; choose slice or volume.")
     if mask and (per != "slice" or not path.is_dir()):
-        raise InputError("mask is for the slices of volumes below a folder; leave per at slice, and give the folder.")
+        raise InputError(
+            "mask is for the slices of volumes below a folder; leave per at slice, and give the"
+            " folder."
+        )
     called = naming(names, check_key(key), patient)
     root = path if path.is_dir() else path.parent
     masks = find_masks((found.as_posix() for found in files_below(path)), mask)
-    for number, relative in enumerate([Path(path.name)] if path.is_file() else files_below(path), 1):
+    for number, relative in enumerate(
+        [Path(path.name)] if path.is_file() else files_below(path), 1
+    ):
         name = called.id(relative)
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
             yield Drop(name, "excluded")
             continue
         if not relative.name.lower().endswith(VOLUME_SUFFIXES):
-            yield Drop(name, "not_a_volume", f"file {number} is none of {' '.join(VOLUME_SUFFIXES)}.")
+            yield Drop(
+                name, "not_a_volume", f"file {number} is none of {' '.join(VOLUME_SUFFIXES)}."
+            )
             continue
         if relative.as_posix() in masks.files:
             yield Drop(name, "mask", "it marks regions of another volume.")
@@ -69,7 +78,9 @@ def read(
             # Slices of one volume belong on one side of a split, whatever else is known.
             meta = Meta(modality=modality, group=f"volume-{name}", extra=meta.extra)
         try:
-            with open_volume(root / relative, name=name if names == "keep" else f"file {number}") as volume:
+            with open_volume(
+                root / relative, name=name if names == "keep" else f"file {number}"
+            ) as volume:
                 if mask:
                     others = [root / other for other in masks.of.get(relative.as_posix(), ())]
                     yield from _marked(volume, others, name, meta, slices, windows, regions or {})
@@ -80,9 +91,17 @@ def read(
 
 
 def _samples(
-    volume: Volume, name: str, meta: Meta, per: str, slices: int | None, times: int, windows: Sequence[str] | None
+    volume: Volume,
+    name: str,
+    meta: Meta,
+    per: str,
+    slices: int | None,
+    times: int,
+    windows: Sequence[str] | None,
 ) -> Iterator[Sample]:
-    shown = volume.render(slices=evenly(volume.shape[2], slices), times=evenly(volume.times, times), windows=windows)
+    shown = volume.render(
+        slices=evenly(volume.shape[2], slices), times=evenly(volume.times, times), windows=windows
+    )
     if per == "volume":
         if held := list(shown):
             yield _sample(name, held, meta)
@@ -127,13 +146,24 @@ def _mask(path: Path, volume: Volume) -> NDArray[Any]:
     import numpy as np
 
     with open_volume(path, name="the mask") as found:
-        if found.shape != volume.shape or any(abs(a - b) > 0.01 * b for a, b in zip(found.spacing, volume.spacing, strict=True)):
-            raise BadImage("the mask has other voxels than its volume; resample it to the volume's.")
+        if found.shape != volume.shape or any(
+            abs(a - b) > 0.01 * b for a, b in zip(found.spacing, volume.spacing, strict=True)
+        ):
+            raise BadImage(
+                "the mask has other voxels than its volume; resample it to the volume's."
+            )
         if found.times not in (1, volume.times):
-            raise BadImage(f"the mask has {found.times} times, its volume {volume.times}; give one mask for each volume, or one for all.")
-        # An origin or an axis that differs puts the rectangles elsewhere. Half a voxel is what headers are rounded by.
+            raise BadImage(
+                f"the mask has {found.times} times, its volume {volume.times}; give one mask for"
+                " each volume, or one for all."
+            )
+        # An origin or an axis that differs puts the rectangles elsewhere. Half a voxel is what
+        # headers are rounded by.
         if not np.abs(found.corners() - volume.corners()).max() <= max(volume.spacing) / 2:
-            raise BadImage("the mask lies elsewhere than its volume by their affines; mend its header, or resample it to the volume's.")
+            raise BadImage(
+                "the mask lies elsewhere than its volume by their affines; mend its header, or"
+                " resample it to the volume's."
+            )
         values = found.voxels()
         if values.dtype.names:
             raise BadImage("the mask has colours; give a volume of numbers.")
@@ -142,5 +172,9 @@ def _mask(path: Path, volume: Volume) -> NDArray[Any]:
 
 def _sample(name: str, shown: Sequence[Slice], meta: Meta) -> Sample:
     images = tuple(Image(data=encode_png(one.pixels)) for one in shown)
-    extra = {**meta.extra, "windows": "; ".join(one.window for one in shown), "slices": " ".join(str(one.z) for one in shown)}
+    extra = {
+        **meta.extra,
+        "windows": "; ".join(one.window for one in shown),
+        "slices": " ".join(str(one.z) for one in shown),
+    }
     return Sample(name, look(images, None), images, meta=replace(meta, extra=extra))

@@ -1,8 +1,9 @@
-"""Rows of parquet shards with the images inside: a DATASET folder, or any parquet files with questions and images.
+"""Rows of parquet shards with the images inside: a DATASET folder, or any parquet files with
+questions and images.
 
-Licence, revision and link: a DATASET states them by row; elsewhere they are the user's own, and a row without an
-`access` column counts as private. Columns: `image` or `images` (binary, {bytes, path}, or a list of either), `question`
-or `messages`, and what else core/rows.py knows.
+Licence, revision and link: a DATASET states them by row; elsewhere they are the user's own, and a
+row without an `access` column counts as private. Columns: `image` or `images` (binary, {bytes,
+path}, or a list of either), `question` or `messages`, and what else core/rows.py knows.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ BATCH_ROWS = 256
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The samples of a DATASET folder, of the parquet files in a folder (or its `data/`), or of one parquet file.
+    """The samples of a DATASET folder, of the parquet files in a folder (or its `data/`), or of one
+    parquet file.
 
     Images stay in the shards; each sample refers to its row.
 
@@ -54,17 +56,22 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found = sorted(path.glob("*.parquet")) or sorted((path / "data").glob("*.parquet"))
     if not found:
-        raise InputError(f"{path} holds no parquet file; give a folder of .parquet files, or one such file.")
+        raise InputError(
+            f"{path} holds no parquet file; give a folder of .parquet files, or one such file."
+        )
     return found
 
 
 def _read_file(path: Path) -> Iterator[Sample | Drop]:
     for number, (row, images) in enumerate(rows(path), 1):
-        yield sample_from_row({**row, "id": row.get("id") or f"{path.stem}-{number}"}, number, images)
+        yield sample_from_row(
+            {**row, "id": row.get("id") or f"{path.stem}-{number}"}, number, images
+        )
 
 
 def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
-    """Every row of one parquet file as plain values, without its image columns, and references to its images.
+    """Every row of one parquet file as plain values, without its image columns, and references to
+    its images.
 
     Raises:
         InputError: the file cannot be read as parquet.
@@ -75,7 +82,8 @@ def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
     try:
         file = pq.ParquetFile(path)
         pictures = image_columns(file.schema_arrow.names)
-        # Of a column of {bytes, path} the paths alone are read: they tell how many images there are.
+        # Of a column of {bytes, path} the paths alone are read: they tell how many images there
+        # are.
         leaves = [leaf for column in pictures for leaf in _leaves(file, column)]
         columns = [name for name in file.schema_arrow.names if name not in pictures] + leaves
         number = 0
@@ -83,15 +91,29 @@ def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
             counts = [_counts(batch.column(column)) for column in pictures]
             plain = batch.drop_columns(list(pictures)) if pictures else batch
             for place, row in enumerate(plain.to_pylist()):
-                yield row, [Image(path=str(path), row=number, index=i) for i in _indexes([count[place] for count in counts])]
+                yield (
+                    row,
+                    [
+                        Image(path=str(path), row=number, index=i)
+                        for i in _indexes([count[place] for count in counts])
+                    ],
+                )
                 number += 1
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write the file anew.") from error
+        raise InputError(
+            f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write the file anew."
+        ) from error
 
 
 def _indexes(counts: list[int]) -> list[int]:
-    """The indexes of a row's images: items of its one column, or those of several columns that hold one."""
-    return list(range(counts[0])) if len(counts) == 1 else [index for index, count in enumerate(counts) if count]
+    """The indexes of a row's images: items of its one column, or those of several columns that hold
+    one.
+    """
+    return (
+        list(range(counts[0]))
+        if len(counts) == 1
+        else [index for index, count in enumerate(counts) if count]
+    )
 
 
 def _leaves(file: pq.ParquetFile, column: str) -> list[str]:

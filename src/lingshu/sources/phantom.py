@@ -1,6 +1,7 @@
 """Phantom samples: questions with checkable answers, captions and short reports over drawn images.
 
-Licence: Apache-2.0 (made by this package). Revision: the code itself; link: none, nothing is downloaded.
+Licence: Apache-2.0 (made by this package). Revision: the code itself; link: none, nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -22,14 +23,30 @@ NUMBERS = ("no", "one", "two", "three")
 # The kinds whose accuracy the quickstart promises; the others are harder and reported as they come.
 MAIN_KINDS = ("modality", "lesion", "side", "size")
 KINDS = (*MAIN_KINDS, "count", "choice", "open", "report")
-# How often a dialogue takes up a kind. The side of a lesion is the slowest to learn, so it is asked most.
-SHARES = {"modality": 1.5, "lesion": 0.8, "side": 3.5, "size": 2.5, "count": 0.6, "choice": 0.3, "open": 0.2, "report": 0.2}
+# How often a dialogue takes up a kind. The side of a lesion is the slowest to learn, so it is asked
+# most.
+SHARES = {
+    "modality": 1.5,
+    "lesion": 0.8,
+    "side": 3.5,
+    "size": 2.5,
+    "count": 0.6,
+    "choice": 0.3,
+    "open": 0.2,
+    "report": 0.2,
+}
 PURPOSES = ("text", "captions", "instruct", "mixed", "rl")
-# The share of reasoned answers. Those in words alone make their marks part of the language before images come.
+# The share of reasoned answers. Those in words alone make their marks part of the language before
+# images come.
 REASONED = {"text": 0.2, "mixed": 0.5}
-DESCRIBE, LOCATE, MEASURE = "Describe the image.", "Where is the lesion?", "How large is the lesion?"
-# How often a caption is the whole one, the place alone, or the size alone. Place and size are a word or two of a long
-# sentence there; a caption of their own makes a tiny model look for them before it is asked.
+DESCRIBE, LOCATE, MEASURE = (
+    "Describe the image.",
+    "Where is the lesion?",
+    "How large is the lesion?",
+)
+# How often a caption is the whole one, the place alone, or the size alone. Place and size are a
+# word or two of a long sentence there; a caption of their own makes a tiny model look for them
+# before it is asked.
 CAPTIONS = (0.4, 0.4, 0.2)
 
 
@@ -38,7 +55,11 @@ def lesions_of(phantom: Phantom) -> str:
     number = len(phantom.lesions)
     if number == 0:
         return "no lesion"
-    return f"{phantom.size} lesion on the {phantom.side}" if number == 1 else f"{NUMBERS[number]} {phantom.size} lesions"
+    return (
+        f"{phantom.size} lesion on the {phantom.side}"
+        if number == 1
+        else f"{NUMBERS[number]} {phantom.size} lesions"
+    )
 
 
 def caption(phantom: Phantom) -> str:
@@ -58,7 +79,9 @@ def description(phantom: Phantom, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def report(phantom: Phantom) -> str:
-    return f"Findings: {lesions_of(phantom)}. Impression: {'lesion' if phantom.lesions else 'normal'}."
+    return (
+        f"Findings: {lesions_of(phantom)}. Impression: {'lesion' if phantom.lesions else 'normal'}."
+    )
 
 
 def reasoned(phantom: Phantom, answer: str) -> str:
@@ -66,14 +89,20 @@ def reasoned(phantom: Phantom, answer: str) -> str:
     return f"<think>{caption(phantom)}</think><answer>{answer}</answer>"
 
 
-def question(phantom: Phantom, kind: str, rng: np.random.Generator) -> tuple[str, str, tuple[str, ...]] | None:
+def question(
+    phantom: Phantom, kind: str, rng: np.random.Generator
+) -> tuple[str, str, tuple[str, ...]] | None:
     """Question, gold answer and choices of one kind; None where the phantom has no answer to it."""
     if kind in ("side", "size") and phantom.side is None:
         return None
     if kind == "choice":
-        others = [m for m in rng.permutation(MODALITIES).tolist() if m != phantom.modality][: len(LETTERS) - 1]
+        others = [m for m in rng.permutation(MODALITIES).tolist() if m != phantom.modality][
+            : len(LETTERS) - 1
+        ]
         choices = tuple(rng.permutation([phantom.modality, *others]).tolist())
-        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
+        listed = "\n".join(
+            f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True)
+        )
         return f"Which modality is it?\n{listed}", LETTERS[choices.index(phantom.modality)], choices
     asked: dict[str, tuple[str, Callable[[Phantom], str]]] = {
         "modality": ("Which imaging modality is this?", lambda p: p.modality),
@@ -90,10 +119,20 @@ def question(phantom: Phantom, kind: str, rng: np.random.Generator) -> tuple[str
 
 def meta(phantom: Phantom, seed: int, split: Split, index: int, kind: str) -> Meta:
     group = f"phantom-{seed}-{split}-{index}"
-    return Meta(source="phantom", licence="Apache-2.0", access="open", modality=phantom.modality, language="en", kind=kind, group=group)
+    return Meta(
+        source="phantom",
+        licence="Apache-2.0",
+        access="open",
+        modality=phantom.modality,
+        language="en",
+        kind=kind,
+        group=group,
+    )
 
 
-def questions(seed: int, split: Split, images: int, *, side: int = 56, kinds: tuple[str, ...] = KINDS) -> Iterator[Sample]:
+def questions(
+    seed: int, split: Split, images: int, *, side: int = 56, kinds: tuple[str, ...] = KINDS
+) -> Iterator[Sample]:
     """Every kind of question about each of `images` phantoms, unanswered; gold says the answer."""
     for index in range(images):
         phantom = draw(seed, split, index, side=side)
@@ -105,31 +144,40 @@ def questions(seed: int, split: Split, images: int, *, side: int = 56, kinds: tu
                 continue
             text, gold, choices = asked
             about = meta(phantom, seed, split, index, kind)
-            yield Sample(f"{about.group}-{kind}", (user_turn(text, 1),), (picture,), (gold,), choices, about)
+            yield Sample(
+                f"{about.group}-{kind}", (user_turn(text, 1),), (picture,), (gold,), choices, about
+            )
 
 
 def dialogue(phantom: Phantom, rng: np.random.Generator, turns: int) -> list[tuple[str, str]]:
     """Up to `turns` different questions with their answers, drawn by SHARES."""
     asked = {kind: q for kind in KINDS if (q := question(phantom, kind, rng)) is not None}
     shares = np.array([SHARES[kind] for kind in asked])
-    drawn = rng.choice(list(asked), size=min(turns, len(asked)), replace=False, p=shares / shares.sum())
+    drawn = rng.choice(
+        list(asked), size=min(turns, len(asked)), replace=False, p=shares / shares.sum()
+    )
     return [(asked[kind][0], asked[kind][1]) for kind in drawn.tolist()]
 
 
 def _talk(pairs: list[tuple[str, str]], *, images: int, context: str = "") -> tuple[Message, ...]:
     messages: list[Message] = []
     for turn, (text, answer) in enumerate(pairs):
-        messages.append(user_turn(context + text, images) if turn == 0 else Message("user", (text,)))
+        messages.append(
+            user_turn(context + text, images) if turn == 0 else Message("user", (text,))
+        )
         messages.append(Message("assistant", (answer,)))
     return tuple(messages)
 
 
-def training(seed: int, images: int, purpose: str, *, first: int = 0, side: int = 56, turns: int = 3) -> Iterator[Sample]:
+def training(
+    seed: int, images: int, purpose: str, *, first: int = 0, side: int = 56, turns: int = 3
+) -> Iterator[Sample]:
     """Samples of the training split, one for each phantom from number `first` on.
 
-    `purpose` is "text" (the caption stands in words, no image: a tiny model has to learn its language first),
-    "captions", "instruct" (dialogues of up to `turns` questions), "mixed" (the same, half of the answers reasoned), or
-    "rl" (one question of the four main kinds, unanswered, with its gold).
+    `purpose` is "text" (the caption stands in words, no image: a tiny model has to learn its
+    language first), "captions", "instruct" (dialogues of up to `turns` questions), "mixed" (the
+    same, half of the answers reasoned), or "rl" (one question of the four main kinds, unanswered,
+    with its gold).
 
     Raises:
         InputError: another purpose.
@@ -144,7 +192,9 @@ def training(seed: int, images: int, purpose: str, *, first: int = 0, side: int 
         name = f"{about.group}-{purpose}"
         if purpose == "rl":
             kind, text, answer = asked_first(phantom, rng)
-            yield Sample(name, (user_turn(text, 1),), pictures, (answer,), meta=replace(about, kind=kind))
+            yield Sample(
+                name, (user_turn(text, 1),), pictures, (answer,), meta=replace(about, kind=kind)
+            )
         else:
             yield Sample(name, taught(phantom, rng, purpose, turns), pictures, meta=about)
 
@@ -157,14 +207,19 @@ def asked_first(phantom: Phantom, rng: np.random.Generator) -> tuple[str, str, s
     return kind, asked[kind][0], asked[kind][1]
 
 
-def taught(phantom: Phantom, rng: np.random.Generator, purpose: str, turns: int) -> tuple[Message, ...]:
+def taught(
+    phantom: Phantom, rng: np.random.Generator, purpose: str, turns: int
+) -> tuple[Message, ...]:
     """The answered dialogue about one phantom."""
     if purpose == "captions":
         return _talk([description(phantom, rng)], images=1)
     pairs = dialogue(phantom, rng, turns)
     if purpose == "instruct":
         return _talk(pairs, images=1)
-    styled = [(text, reasoned(phantom, answer) if rng.random() < REASONED[purpose] else answer) for text, answer in pairs]
+    styled = [
+        (text, reasoned(phantom, answer) if rng.random() < REASONED[purpose] else answer)
+        for text, answer in pairs
+    ]
     if purpose == "mixed":
         return _talk(styled, images=1)
     styled = [description(phantom, rng), *styled[1:]] if rng.random() < 0.5 else styled
@@ -182,10 +237,12 @@ def read(
     kinds: Sequence[str] = KINDS,
     split: Split = "test",
 ) -> Iterator[Sample | Drop]:
-    """Samples about drawn phantoms; the last part of `path` is the seed, so `phantom/3` asks for seed 3.
+    """Samples about drawn phantoms; the last part of `path` is the seed, so `phantom/3` asks for
+    seed 3.
 
-    `purpose` "questions" asks every one of `kinds` about each of `images` phantoms of `split`, unanswered; the purposes of
-    `training` give samples of the training split, from phantom number `first` on.
+    `purpose` "questions" asks every one of `kinds` about each of `images` phantoms of `split`,
+    unanswered; the purposes of `training` give samples of the training split, from phantom number
+    `first` on.
 
     Raises:
         InputError: the last part is no whole number, a kind that is not asked, or another purpose.

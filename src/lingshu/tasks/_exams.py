@@ -1,4 +1,6 @@
-"""Rows of exam questions as most text benchmarks publish them: question, options {letter: text}, answer_idx."""
+"""Rows of exam questions as most text benchmarks publish them: question, options {letter: text},
+answer_idx.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,18 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         raise BadRow("hidden_label", "the row has no answer.")
     if raw["question"] is None:
         raise BadRow("no_question", "the row has no question.")
-    return {"question": str(raw["question"]).strip(), "choices": filled(options), "gold": gold, "id": raw.get("id")}
+    return {
+        "question": str(raw["question"]).strip(),
+        "choices": filled(options),
+        "gold": gold,
+        "id": raw.get("id"),
+    }
 
 
 def filled(options: Mapping[str, Any]) -> Mapping[str, str]:
     """The options that have a text."""
-    return {name: str(text) for name, text in options.items() if text is not None and str(text).strip() not in ("", "nan")}
+    return {
+        name: str(text)
+        for name, text in options.items()
+        if text is not None and str(text).strip() not in ("", "nan")
+    }

@@ -1,7 +1,8 @@
 """HealthBench: dialogues that doctors wrote criteria for; only a judge can score a reply.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openai/healthbench
-Its three sets overlap and are never pooled: full 5,000, hard 1,000, consensus 3,671.
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openai/healthbench Its three sets overlap and are never pooled: full
+5,000, hard 1,000, consensus 3,671.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "kind": "rubric",
         "group": raw["prompt_id"],
         "rubrics": json.dumps(raw["rubrics"], ensure_ascii=False),
-        "theme": next((tag.removeprefix("theme:") for tag in tags if tag.startswith("theme:")), None),
+        "theme": next(
+            (tag.removeprefix("theme:") for tag in tags if tag.startswith("theme:")), None
+        ),
     }
 
 
@@ -38,7 +41,10 @@ def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can b
     Raises:
         InputError: always.
     """
-    raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by criteria; its reply is kept and can be judged later.")
+    raise InputError(
+        f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by criteria; its reply is kept and can be"
+        " judged later."
+    )
 
 
 def criteria(sample: Sample) -> list[Criterion]:
@@ -50,7 +56,10 @@ def criteria(sample: Sample) -> list[Criterion]:
     try:
         return [_criterion(each) for each in json.loads(sample.meta.extra["rubrics"])]
     except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"sample {sample.id!r} has no criteria that can be read ({type(error).__name__}); check its rubrics.") from error
+        raise InputError(
+            f"sample {sample.id!r} has no criteria that can be read ({type(error).__name__}); check"
+            " its rubrics."
+        ) from error
 
 
 def _criterion(raw: Mapping[str, Any]) -> Criterion:

@@ -1,7 +1,9 @@
-"""The layout of PSV2026: items with an expanded question, a reference answer and a rubric of binary dimensions for a judge.
+"""The layout of PSV2026: items with an expanded question, a reference answer and a rubric of binary
+dimensions for a judge.
 
-Licence: CC BY 4.0. Revision: resolved at download. Link: https://huggingface.co/datasets/ASD9987/PSV2026
-The names of the columns with image, query and response are not public; COLUMNS lists what they may be called.
+Licence: CC BY 4.0. Revision: resolved at download. Link:
+https://huggingface.co/datasets/ASD9987/PSV2026 The names of the columns with image, query and
+response are not public; COLUMNS lists what they may be called.
 """
 
 from __future__ import annotations
@@ -25,21 +27,45 @@ from lingshu.sources.hub import Repo
 from lingshu.tasks import _shared, _twins
 from lingshu.tasks._shared import About, benchmark
 
-# What a row needs -> the columns it may stand in, the first that is there counts. `messages` holds query and response at once.
+# What a row needs -> the columns it may stand in, the first that is there counts. `messages` holds
+# query and response at once.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "question", "expanded_query", "prompt", "instruction"),
     "response": ("response", "answer", "reference_answer", "reference", "output", "gold"),
-    "image": ("image", "images", "image_path", "image_name", "img_name", "img", "image_file", "file_name"),
+    "image": (
+        "image",
+        "images",
+        "image_path",
+        "image_name",
+        "img_name",
+        "img",
+        "image_file",
+        "file_name",
+    ),
     "rubric": ("rubric", "rubrics"),
 }
 SOURCE = ("source", "dataset", "data_source", "origin")
 ID = ("id", "sample_id", "item_id", "qid", "index")
 BY = ("question_type", "modality", "main_topic", "source", "language")
 # Kept as they are where a row has them: what the builder notes beside the published fields.
-NOTES = ("question_type", "main_topic", "parent", "original_question", "original_answer", "teacher", "prompts")
+NOTES = (
+    "question_type",
+    "main_topic",
+    "parent",
+    "original_question",
+    "original_answer",
+    "teacher",
+    "prompts",
+)
 REPO = Repo(
     "ASD9987/PSV2026",
-    ("data/test-*.parquet", "**/*test*.parquet", "**/*test*.jsonl", "**/*test*.json", "data/part-*.parquet"),
+    (
+        "data/test-*.parquet",
+        "**/*test*.parquet",
+        "**/*test*.jsonl",
+        "**/*test*.json",
+        "data/part-*.parquet",
+    ),
     archives=("**/*.zip",),
     one=True,
 )
@@ -47,12 +73,16 @@ _CHINESE = re.compile(f"[{CJK}]")
 
 
 def row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
-    """One row under any of the known names, or of a DATASET that `lingshu synthesise psv2026_test` wrote.
+    """One row under any of the known names, or of a DATASET that `lingshu synthesise psv2026_test`
+    wrote.
 
     `embedded` where the images lie in the row's own shard; a file name beside them is a note.
     """
     inner = _json(raw.get("extra"))
-    raw = {**(inner if isinstance(inner, Mapping) else {}), **{name: value for name, value in raw.items() if value is not None}}
+    raw = {
+        **(inner if isinstance(inner, Mapping) else {}),
+        **{name: value for name, value in raw.items() if value is not None},
+    }
     query, response = _dialogue(raw)
     rubric, source, group = _first(raw, "rubric"), _named(raw, SOURCE), raw.get("group")
     terms = _json(raw.get("med_terms"))
@@ -72,8 +102,16 @@ def row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
         **{name: raw.get(name) for name in NOTES},
     }
     # A row of one's own says itself who may see it; the published ones say nothing.
-    values |= {name: raw[name] for name in ("access", "agreement", "deidentified") if raw.get(name) is not None}
-    return {name: value for name, value in values.items() if value is not None or name in ("question", "gold")}
+    values |= {
+        name: raw[name]
+        for name in ("access", "agreement", "deidentified")
+        if raw.get(name) is not None
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None or name in ("question", "gold")
+    }
 
 
 def _dialogue(raw: Mapping[str, Any]) -> tuple[object, object]:
@@ -105,16 +143,26 @@ def _points(value: object) -> list[dict[str, Any]]:
         BadRow: bad_rubric.
     """
     found = _json(value)
-    if not isinstance(found, list) or not found or not all(isinstance(one, Mapping) for one in found):
+    if (
+        not isinstance(found, list)
+        or not found
+        or not all(isinstance(one, Mapping) for one in found)
+    ):
         raise BadRow("bad_rubric", "the rubric is no list of {dim, score, description}.")
     points = [one.get("score") or 0 for one in found]
-    if any(isinstance(point, bool) or not isinstance(point, int | float) or not 0 <= point < math.inf for point in points):
+    if any(
+        isinstance(point, bool) or not isinstance(point, int | float) or not 0 <= point < math.inf
+        for point in points
+    ):
         raise BadRow("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
     texts = [str(one.get("description") or "").strip() for one in found]
     if not all(texts):
         raise BadRow("bad_rubric", "a dimension has no description.")
     given = points if any(points) else [1] * len(points)
-    return [{"dim": str(one.get("dim") or ""), "score": p, "description": t} for one, p, t in zip(found, given, texts, strict=True)]
+    return [
+        {"dim": str(one.get("dim") or ""), "score": p, "description": t}
+        for one, p, t in zip(found, given, texts, strict=True)
+    ]
 
 
 def criteria(sample: Sample) -> Sequence[Criterion]:
@@ -124,9 +172,14 @@ def criteria(sample: Sample) -> Sequence[Criterion]:
         InputError: the sample has no rubric that can be read.
     """
     try:
-        return [Criterion(one["description"], float(one["score"]), one["dim"] or None) for one in _points(sample.meta.extra["rubric"])]
+        return [
+            Criterion(one["description"], float(one["score"]), one["dim"] or None)
+            for one in _points(sample.meta.extra["rubric"])
+        ]
     except (KeyError, BadRow) as error:
-        raise InputError(f"sample {sample.id!r} has no rubric that can be read ({error}); build the data anew.") from error
+        raise InputError(
+            f"sample {sample.id!r} has no rubric that can be read ({error}); build the data anew."
+        ) from error
 
 
 def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can be scored without a judge
@@ -135,10 +188,14 @@ def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can b
     Raises:
         InputError: always.
     """
-    raise InputError(f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by a rubric; its reply is kept and can be judged later.")
+    raise InputError(
+        f"{NEEDS_JUDGE}: sample {sample.id!r} is scored by a rubric; its reply is kept and can be"
+        " judged later."
+    )
 
 
-# --- what is where ----------------------------------------------------------------------------------------------------
+# --- what is where
+# ----------------------------------------------------------------------------------------------------
 
 
 def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop]:
@@ -153,7 +210,9 @@ def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop
         check_columns(raw.values, images=embedded, file=raw.file)
     for item in _shared.read(about, repo, place, row=partial(row, embedded=embedded)):
         bare = isinstance(item, Sample) and not item.images
-        yield Drop(item.id, "no_image", "the row shows no image that can be read.") if bare else item
+        yield (
+            Drop(item.id, "no_image", "the row shows no image that can be read.") if bare else item
+        )
 
 
 def check_columns(values: Mapping[str, Any], *, images: bool, file: str) -> None:
@@ -166,10 +225,17 @@ def check_columns(values: Mapping[str, Any], *, images: bool, file: str) -> None
     inner = _json(values.get("extra"))
     known = {*values, *(inner if isinstance(inner, Mapping) else ())}
     for what, names in COLUMNS.items():
-        there = images if what == "image" and images else bool(known & {*names, *(dialogue if what in ("query", "response") else ())})
+        there = (
+            images
+            if what == "image" and images
+            else bool(known & {*names, *(dialogue if what in ("query", "response") else ())})
+        )
         if not there:
             found = ", ".join(sorted(name for name in values if not name.startswith("_")))
-            raise InputError(f"{file} has no column with the {what} (looked for {', '.join(names)}); its columns are {found}.")
+            raise InputError(
+                f"{file} has no column with the {what} (looked for {', '.join(names)}); its columns"
+                f" are {found}."
+            )
 
 
 def _first(raw: Mapping[str, Any], what: str) -> Any:
@@ -193,12 +259,23 @@ def _json(value: object) -> Any:
 def psv2026(name: str, *, title: str, licence: str, n: int | None) -> Task:
     """A task on items of this layout."""
     task = benchmark(
-        name, title=title, repo=REPO, licence=licence, reader=reader, score=score, twin=twin, n=n, language=None, by=BY, max_tokens=1024
+        name,
+        title=title,
+        repo=REPO,
+        licence=licence,
+        reader=reader,
+        score=score,
+        twin=twin,
+        n=n,
+        language=None,
+        by=BY,
+        max_tokens=1024,
     )
     return replace(task, criteria=criteria)
 
 
-# --- made up ----------------------------------------------------------------------------------------------------------
+# --- made up
+# ----------------------------------------------------------------------------------------------------------
 
 _RUBRIC = (
     ("factual correctness", 3, "Says whether there is a lesion, and is right."),
@@ -211,10 +288,17 @@ _RUBRIC = (
 
 def twin(seed: int) -> list[Sample]:
     """Two drawn images with two questions each and a rubric, and no reference answer."""
-    rubric = json.dumps([{"dim": dim, "score": points, "description": text} for dim, points, text in _RUBRIC])
+    rubric = json.dumps(
+        [{"dim": dim, "score": points, "description": text} for dim, points, text in _RUBRIC]
+    )
     found = []
     for number, drawn in enumerate(_twins.pictures("open", "yes_no")(seed)):
-        facts = {"question_type": ("Visual Perception", "Factual Verification")[number % 2], "main_topic": _twins.TWIN}
-        meta = replace(drawn.meta, kind="rubric", extra={"rubric": rubric, "med_terms": '["lesion"]', **facts})
+        facts = {
+            "question_type": ("Visual Perception", "Factual Verification")[number % 2],
+            "main_topic": _twins.TWIN,
+        }
+        meta = replace(
+            drawn.meta, kind="rubric", extra={"rubric": rubric, "med_terms": '["lesion"]', **facts}
+        )
         found.append(replace(drawn, gold=None, meta=meta))
     return found

@@ -1,6 +1,7 @@
 """SLAKE in its three readings: English, Chinese, and both.
 
-Licence: CC BY 4.0. Revision: resolved at download. Link: https://huggingface.co/datasets/BoKelvin/SLAKE
+Licence: CC BY 4.0. Revision: resolved at download. Link:
+https://huggingface.co/datasets/BoKelvin/SLAKE
 """
 
 from __future__ import annotations
@@ -24,14 +25,22 @@ def row_in(*languages: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
 
 
 def row(languages: tuple[str, ...], raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys qid, img_name, question, answer, q_lang, location, modality, answer_type, content_type of test.json."""
+    """The keys qid, img_name, question, answer, q_lang, location, modality, answer_type,
+    content_type of test.json.
+    """
     if raw["q_lang"] not in languages:
         raise BadRow("other_language", f"the row is in {raw['q_lang']!r}.")
     if raw["answer"] is None:
         raise BadRow("empty_answer", "the row has no answer.")
     gold = str(raw["answer"])
     # A closed question may also be answered by one of two things it names ("Left" or "Right").
-    kind = "open" if raw["answer_type"] == "OPEN" else "yes_no" if yes_no.as_verdict(gold) else "closed"
+    kind = (
+        "open"
+        if raw["answer_type"] == "OPEN"
+        else "yes_no"
+        if yes_no.as_verdict(gold)
+        else "closed"
+    )
     return {
         "id": f"slake-{raw['qid']}",
         "question": raw["question"],

@@ -1,7 +1,9 @@
-"""CheXpert Plus, its validation split as test: 234 chest X-rays, findings and impression to be written for each.
+"""CheXpert Plus, its validation split as test: 234 chest X-rays, findings and impression to be
+written for each.
 
-Licence: Stanford AIMI data use agreement (form). Revision: the files in hand. Link: https://aimi.stanford.edu/datasets/chexpert-plus
-Reads df_chexpert_plus_240401.csv with its PNG folder, or the list ReXRank_CheXpertPlus.json (200 studies, 234 images).
+Licence: Stanford AIMI data use agreement (form). Revision: the files in hand. Link:
+https://aimi.stanford.edu/datasets/chexpert-plus Reads df_chexpert_plus_240401.csv with its PNG
+folder, or the list ReXRank_CheXpertPlus.json (200 studies, 234 images).
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ AGREEMENT = "stanford-aimi-chexpert-plus"
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns path_to_image, section_findings, section_impression, report, deid_patient_id, split; or a ReXrank record."""
+    """The columns path_to_image, section_findings, section_impression, report, deid_patient_id,
+    split; or a ReXrank record.
+    """
     if "path_to_image" not in raw:
         return _reports.row(raw)
     if raw["split"] not in ("valid", "validate", "validation"):
@@ -43,7 +47,11 @@ def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop
 TASK = benchmark(
     "chexpert_plus",
     title="CheXpert Plus reports",
-    repo=Repo(None, ("**/df_chexpert_plus_*.csv", "**/ReXRank_CheXpertPlus.json"), link="https://aimi.stanford.edu/datasets/chexpert-plus"),
+    repo=Repo(
+        None,
+        ("**/df_chexpert_plus_*.csv", "**/ReXRank_CheXpertPlus.json"),
+        link="https://aimi.stanford.edu/datasets/chexpert-plus",
+    ),
     licence="Stanford AIMI data use agreement",
     access="form",
     agreement=AGREEMENT,

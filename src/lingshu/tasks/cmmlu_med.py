@@ -1,7 +1,8 @@
 """CMMLU, seven medical subjects of its test split: Chinese choices of four.
 
-Licence: CC BY-NC 4.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/haonan-li/cmmlu
-The repository is a script with an archive of tables; the tables are read here without the script.
+Licence: CC BY-NC 4.0 (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/haonan-li/cmmlu The repository is a script with an archive of
+tables; the tables are read here without the script.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "cmmlu_med",
     title="CMMLU medical (seven subjects)",
-    repo=Repo("haonan-li/cmmlu", tuple(f"test/{subject}.csv" for subject in SUBJECTS), archives=("cmmlu*.zip",)),
+    repo=Repo(
+        "haonan-li/cmmlu",
+        tuple(f"test/{subject}.csv" for subject in SUBJECTS),
+        archives=("cmmlu*.zip",),
+    ),
     licence="CC-BY-NC-4.0",
     unverified=("licence",),
     row=row,

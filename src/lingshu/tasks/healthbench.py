@@ -1,7 +1,8 @@
 """HealthBench, the full set: 5,000 dialogues with 48,562 criteria.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openai/healthbench
-Never pooled with the other two sets, which share its dialogues. Replies are kept; scoring them needs a judge.
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openai/healthbench Never pooled with the other two sets, which share
+its dialogues. Replies are kept; scoring them needs a judge.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """HealthBench Consensus: 3,671 of its dialogues with criteria that several doctors agreed on.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openai/healthbench
-Never pooled with the other two sets, which share its dialogues. Replies are kept; scoring them needs a judge.
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openai/healthbench Never pooled with the other two sets, which share
+its dialogues. Replies are kept; scoring them needs a judge.
 """
 
 from __future__ import annotations
@@ -10,4 +11,6 @@ from lingshu.tasks._healthbench import healthbench, row
 
 __all__ = ["TASK", "row"]
 
-TASK = healthbench("healthbench_consensus", "HealthBench Consensus", "consensus_2025-05-09-20-00-46.jsonl", n=3671)
+TASK = healthbench(
+    "healthbench_consensus", "HealthBench Consensus", "consensus_2025-05-09-20-00-46.jsonl", n=3671
+)

@@ -1,7 +1,8 @@
 """HealthBench Hard: 1,000 of its dialogues that models answer worst.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openai/healthbench
-Never pooled with the other two sets, which share its dialogues. Replies are kept; scoring them needs a judge.
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openai/healthbench Never pooled with the other two sets, which share
+its dialogues. Replies are kept; scoring them needs a judge.
 """
 
 from __future__ import annotations

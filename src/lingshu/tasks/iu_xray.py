@@ -1,7 +1,9 @@
-"""IU X-ray, the test list of ReXrank: 590 studies with 1,180 images, findings and impression to be written.
+"""IU X-ray, the test list of ReXrank: 590 studies with 1,180 images, findings and impression to be
+written.
 
-Licence: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link: https://openi.nlm.nih.gov/faq?download=true
-List: ReXRank_IUXray_test.json of https://github.com/rajpurkarlab/ReXrank. XXXX in a report is the source's de-identification.
+Licence: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link:
+https://openi.nlm.nih.gov/faq?download=true List: ReXRank_IUXray_test.json of
+https://github.com/rajpurkarlab/ReXrank. XXXX in a report is the source's de-identification.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ __all__ = ["TASK", "row"]
 TASK = benchmark(
     "iu_xray",
     title="IU X-ray reports (ReXrank test)",
-    repo=Repo(None, ("ReXRank_IUXray_test.json", "**/ReXRank_IUXray_test.json"), link="https://openi.nlm.nih.gov/faq?download=true"),
+    repo=Repo(
+        None,
+        ("ReXRank_IUXray_test.json", "**/ReXRank_IUXray_test.json"),
+        link="https://openi.nlm.nih.gov/faq?download=true",
+    ),
     licence="CC-BY-NC-ND-4.0",
     unverified=("licence",),
     reader=_reports.reader,

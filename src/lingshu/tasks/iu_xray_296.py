@@ -1,7 +1,9 @@
-"""IU X-ray, the list behind the published numbers: 296 studies with 607 images, which are ReXrank's validation split.
+"""IU X-ray, the list behind the published numbers: 296 studies with 607 images, which are ReXrank's
+validation split.
 
-Licence: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link: https://openi.nlm.nih.gov/faq?download=true
-List: test.json with id, image, findings, impression, or ReXRank_IUXray_valid.json. 122 references hold XXXX for removed words.
+Licence: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link:
+https://openi.nlm.nih.gov/faq?download=true List: test.json with id, image, findings, impression, or
+ReXRank_IUXray_valid.json. 122 references hold XXXX for removed words.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ __all__ = ["TASK", "row"]
 TASK = benchmark(
     "iu_xray_296",
     title="IU X-ray reports (the 296 of published numbers)",
-    repo=Repo(None, ("test.json", "**/ReXRank_IUXray_valid.json"), link="https://openi.nlm.nih.gov/faq?download=true"),
+    repo=Repo(
+        None,
+        ("test.json", "**/ReXRank_IUXray_valid.json"),
+        link="https://openi.nlm.nih.gov/faq?download=true",
+    ),
     licence="CC-BY-NC-ND-4.0",
     unverified=("licence",),
     reader=_reports.reader,

@@ -1,7 +1,9 @@
-"""Medbullets with five options: 308 exam choices for the second and third step of the United States exam.
+"""Medbullets with five options: 308 exam choices for the second and third step of the United States
+exam.
 
-Licence: none stated. Revision: resolved at download. Link: https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5
-Which of the two versions a published table prints is not documented.
+Licence: none stated. Revision: resolved at download. Link:
+https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5 Which of the two versions a published
+table prints is not documented.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""MedFrameQA: choices that compare two to five frames of medical videos, 2,851 by some accounts (not verified).
+"""MedFrameQA: choices that compare two to five frames of medical videos, 2,851 by some accounts
+(not verified).
 
-Licence: CC BY 4.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
+Licence: CC BY 4.0 (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from lingshu.tasks._twins import pictures
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns question_id, question, options (texts without letters), correct_answer, system, organ, modality, video_id.
+    """The columns question_id, question, options (texts without letters), correct_answer, system,
+    organ, modality, video_id.
 
-    The frames stand in image_1 ... image_5. video_id is the group where it is given (not verified for this repository).
+    The frames stand in image_1 ... image_5. video_id is the group where it is given (not verified
+    for this repository).
     """
     return {
         "id": raw["question_id"],

@@ -1,6 +1,8 @@
-"""MedMCQA, validation split: 4,183 choices of four from Indian entrance exams; the labels of its test split are hidden.
+"""MedMCQA, validation split: 4,183 choices of four from Indian entrance exams; the labels of its
+test split are hidden.
 
-Licence: Apache-2.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openlifescienceai/medmcqa
+Licence: Apache-2.0 (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openlifescienceai/medmcqa
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from lingshu.tasks._twins import text_choices
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns id, question, opa ... opd, cop (a position from 0, -1 where hidden), subject_name."""
+    """The columns id, question, opa ... opd, cop (a position from 0, -1 where hidden),
+    subject_name.
+    """
     return {
         "id": raw["id"],
         "question": raw["question"],

@@ -1,8 +1,9 @@
 """MedQA-MCMLE: choices of the Chinese licensing exam; the options are shown with their letters.
 
-Licence: not stated. Revision: resolved at download. Link: https://huggingface.co/datasets/shuyuej/MedQA-MCMLE-Benchmark
-Only files of a test split are read; what they are called is not verified.
-The number is not verified (the test split that MedQA itself states for mainland China has 3,426).
+Licence: not stated. Revision: resolved at download. Link:
+https://huggingface.co/datasets/shuyuej/MedQA-MCMLE-Benchmark Only files of a test split are read;
+what they are called is not verified. The number is not verified (the test split that MedQA itself
+states for mainland China has 3,426).
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ TASK = benchmark(
     title="MedQA (MCMLE)",
     repo=Repo(
         "shuyuej/MedQA-MCMLE-Benchmark",
-        tuple(f"**/{name}.{kind}" for kind in ("jsonl", "json", "parquet") for name in ("test*", "*[-_]test*", "test/*")),
+        tuple(
+            f"**/{name}.{kind}"
+            for kind in ("jsonl", "json", "parquet")
+            for name in ("test*", "*[-_]test*", "test/*")
+        ),
         one=True,
     ),
     licence="not stated",

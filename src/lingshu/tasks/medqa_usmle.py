@@ -1,6 +1,7 @@
 """MedQA-USMLE: 1,273 choices of four in the style of the United States licensing exam.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/GBaker/MedQA-USMLE-4-options
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/GBaker/MedQA-USMLE-4-options
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """MedXpertQA MM: 2,000 exam choices of five options, each with one to six images.
 
-Licence: MIT. Revision: resolved at download. Link: https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
+Licence: MIT. Revision: resolved at download. Link:
+https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ TASK = benchmark(
     repo=Repo(_medxpertqa.HUB, ("MM/test.jsonl",), archives=("images.zip",)),
     licence=_medxpertqa.LICENCE,
     row=row,
-    twin=pictures("choice", images=3, options=5, task="made up", system="made up", question_type="Reasoning"),
+    twin=pictures(
+        "choice", images=3, options=5, task="made up", system="made up", question_type="Reasoning"
+    ),
     n=2000,
     by=_medxpertqa.BY,
     published=("multimodal", "MedXpertQA-MM"),

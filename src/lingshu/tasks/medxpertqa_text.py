@@ -1,6 +1,7 @@
 """MedXpertQA Text: 2,450 exam choices of ten options.
 
-Licence: MIT. Revision: resolved at download. Link: https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
+Licence: MIT. Revision: resolved at download. Link:
+https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""MIMIC-CXR, test split: studies of one or more chest X-rays, findings and impression to be written.
+"""MIMIC-CXR, test split: studies of one or more chest X-rays, findings and impression to be
+written.
 
-Licence: PhysioNet Credentialed Health Data License (credentialed).
-Revision: the files in hand. Link: https://physionet.org/content/mimic-cxr/2.1.0/
-Reads ReXRank_MIMICCXR_test.json, or mimic-cxr-2.0.0-split.csv(.gz) with the reports; images in files/ as MIMIC-CXR-JPG has them.
+Licence: PhysioNet Credentialed Health Data License (credentialed). Revision: the files in hand.
+Link: https://physionet.org/content/mimic-cxr/2.1.0/ Reads ReXRank_MIMICCXR_test.json, or
+mimic-cxr-2.0.0-split.csv(.gz) with the reports; images in files/ as MIMIC-CXR-JPG has them.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ SPLIT = "**/mimic-cxr-2.0.0-split.csv*"
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One study of the split table: subject_id, study_id, its dicom_ids, and the text of its report."""
+    """One study of the split table: subject_id, study_id, its dicom_ids, and the text of its
+    report.
+    """
     folder = f"p{raw['subject_id'][:2]}/p{raw['subject_id']}/s{raw['study_id']}"
     images = [f"{folder}/{name}.jpg" for name in raw["dicom_ids"]]
-    return _reports.question(sections(raw["report"]), images, name=f"s{raw['study_id']}", group=f"p{raw['subject_id']}")
+    return _reports.question(
+        sections(raw["report"]), images, name=f"s{raw['study_id']}", group=f"p{raw['subject_id']}"
+    )
 
 
 def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop]:
@@ -38,7 +43,9 @@ def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop
     studies: dict[tuple[str, str], list[str]] = {}
     for image in hub.table(place.files((SPLIT,))[0][1]):
         if image["split"] == "test":
-            studies.setdefault((image["subject_id"], image["study_id"]), []).append(image["dicom_id"])
+            studies.setdefault((image["subject_id"], image["study_id"]), []).append(
+                image["dicom_id"]
+            )
     seen: set[str] = set()
     for number, ((subject, study), names) in enumerate(studies.items()):
         path = place.find(f"p{subject[:2]}/p{subject}/s{study}.txt")
@@ -53,7 +60,11 @@ def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop
 TASK = benchmark(
     "mimic_cxr",
     title="MIMIC-CXR reports (test)",
-    repo=Repo(None, ("**/ReXRank_MIMICCXR_test.json", SPLIT), link="https://physionet.org/content/mimic-cxr/2.1.0/"),
+    repo=Repo(
+        None,
+        ("**/ReXRank_MIMICCXR_test.json", SPLIT),
+        link="https://physionet.org/content/mimic-cxr/2.1.0/",
+    ),
     licence="PhysioNet Credentialed Health Data License",
     access="credentialed",
     agreement=AGREEMENT,

@@ -1,6 +1,7 @@
 """MMLU, nine medical subjects of its test split: 1,871 choices of four.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/cais/mmlu
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/cais/mmlu
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ TASK = benchmark(
     row=row,
     twin=text_choices(4, subject="made up"),
     n=1871,
-    variants=((1897, "the paper's count, of a split of its own"), (1089, "the variant of six subjects")),
+    variants=(
+        (1897, "the paper's count, of a split of its own"),
+        (1089, "the variant of six subjects"),
+    ),
     by=("subject",),
     published=("textual", "MMLU-Med"),
 )

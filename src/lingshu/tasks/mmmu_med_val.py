@@ -1,6 +1,8 @@
-"""MMMU, health and medicine, validation split: 150 questions on images, 30 in each of five subjects.
+"""MMMU, health and medicine, validation split: 150 questions on images, 30 in each of five
+subjects.
 
-Licence: Apache-2.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/MMMU/MMMU
+Licence: Apache-2.0 (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/MMMU/MMMU
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """OmniMedVQA, its open-access part: 88,996 choices about 82,059 images of twelve modalities.
 
-Licence: open ones, mixed by source. Revision: resolved at download. Link: https://huggingface.co/datasets/foreverbeliever/OmniMedVQA
+Licence: open ones, mixed by source. Revision: resolved at download. Link:
+https://huggingface.co/datasets/foreverbeliever/OmniMedVQA
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from lingshu.tasks._twins import pictures
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys question_id, question_type, question, gt_answer, image_path, option_A ... option_D, modality_type, dataset.
+    """The keys question_id, question_type, question, gt_answer, image_path, option_A ... option_D,
+    modality_type, dataset.
 
     gt_answer is the text of an option; of two equal options the first is meant.
     """

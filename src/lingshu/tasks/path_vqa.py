@@ -1,7 +1,9 @@
-"""PathVQA: questions about pathology figures from textbooks; 3,362 yes/no and 3,357 open ones in the test split.
+"""PathVQA: questions about pathology figures from textbooks; 3,362 yes/no and 3,357 open ones in
+the test split.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/flaviagiammarino/path-vqa
-`original` also reads a test.jsonl whose rows name their figure in `image_id`, with an image folder.
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/flaviagiammarino/path-vqa `original` also reads a test.jsonl whose
+rows name their figure in `image_id`, with an image folder.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from lingshu.tasks._twins import pictures
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns image, question, answer of the hub; with `image_id` also rows that name their figure."""
+    """The columns image, question, answer of the hub; with `image_id` also rows that name their
+    figure.
+    """
     found = {"question": raw["question"], "gold": raw["answer"]}
     if "image_id" not in raw:
         return {**found, "same_image": True}

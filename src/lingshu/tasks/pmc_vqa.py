@@ -1,7 +1,8 @@
 """PMC-VQA, version 2 (test_2.csv): 33,430 choices about non-compound figures of articles.
 
-Licence: CC BY-SA (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/RadGenome/PMC-VQA
-Always saying C is right in 37.8% (a third party's count: A 13.2, B 35.8, C 37.8, D 13.1%).
+Licence: CC BY-SA (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/RadGenome/PMC-VQA Always saying C is right in 37.8% (a third party's
+count: A 13.2, B 35.8, C 37.8, D 13.1%).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """PMC-VQA, the split checked by people (test_clean.csv): 2,000 choices about figures of articles.
 
-Licence: CC BY-SA (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/RadGenome/PMC-VQA
+Licence: CC BY-SA (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/RadGenome/PMC-VQA
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """PubMedQA: 500 questions about abstracts, answered by yes, no or maybe, which stand as A, B and C.
 
-Licence: MIT (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/openlifescienceai/pubmedqa
+Licence: MIT (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/openlifescienceai/pubmedqa
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ ANSWERS = ("yes", "no", "maybe")
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns id and data {Question, Options, Context, Correct Option}, or the publisher's keys QUESTION, CONTEXTS, final_decision."""
+    """The columns id and data {Question, Options, Context, Correct Option}, or the publisher's keys
+    QUESTION, CONTEXTS, final_decision.
+    """
     if "QUESTION" in raw:
         return {
             "id": raw.get("id") or raw.get("_key"),

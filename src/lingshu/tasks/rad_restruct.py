@@ -1,8 +1,9 @@
-"""Rad-ReStruct: structured reporting as 18,186 questions about 374 frontal chest X-rays of 360 reports.
+"""Rad-ReStruct: structured reporting as 18,186 questions about 374 frontal chest X-rays of 360
+reports.
 
-Licence: none stated for the tables; images are IU X-ray's (Open-i).
-Revision: the files in hand. Link: https://github.com/ChantalMP/Rad-ReStruct
-16,821 of the 17,641 questions have one answer, 814 several, 6 a fixed one; a report with two images is asked for each.
+Licence: none stated for the tables; images are IU X-ray's (Open-i). Revision: the files in hand.
+Link: https://github.com/ChantalMP/Rad-ReStruct 16,821 of the 17,641 questions have one answer, 814
+several, 6 a fixed one; a report with two images is asked for each.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ IMAGES = "id_to_img_mapping_frontal_reports.json"
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`, `image` and `number` beside it."""
+    """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`,
+    `image` and `number` beside it.
+    """
     question, answers, _, info = raw["_value"]
     found = {
         "id": f"{raw['image']}-{raw['number']}",
@@ -52,7 +55,13 @@ def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop
     for number, raw in enumerate(hub.rows(repo, place)):
         report = raw.file.rsplit("/", 1)[-1].removesuffix(".json")
         for image in images.get(report, ()):
-            values = {**raw.values, "report": report, "image": image, "number": raw.number, "_file": raw.file}
+            values = {
+                **raw.values,
+                "report": report,
+                "image": image,
+                "number": raw.number,
+                "_file": raw.file,
+            }
             yield once(seen, made(about, row, values, number, (), place))
 
 
@@ -64,7 +73,9 @@ TASK = benchmark(
     unverified=("licence",),
     reader=reader,
     score=_several.score,
-    twin=joined(pictures("yes_no", "closed", task="single_choice"), pictures("several", task="multi_choice")),
+    twin=joined(
+        pictures("yes_no", "closed", task="single_choice"), pictures("several", task="multi_choice")
+    ),
     n=18186,
     variants=((17641, "the number of questions, each asked once whatever the number of images"),),
     by=("kind", "task"),

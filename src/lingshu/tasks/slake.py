@@ -1,6 +1,8 @@
-"""SLAKE, English and Chinese: questions about radiology images with organ, modality and kind; 836 closed and 1,258 open questions.
+"""SLAKE, English and Chinese: questions about radiology images with organ, modality and kind; 836
+closed and 1,258 open questions.
 
-Licence: CC BY 4.0. Revision: resolved at download. Link: https://huggingface.co/datasets/BoKelvin/SLAKE
+Licence: CC BY 4.0. Revision: resolved at download. Link:
+https://huggingface.co/datasets/BoKelvin/SLAKE
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ TASK = benchmark(
     repo=_slake.REPO,
     licence=_slake.LICENCE,
     row=row,
-    twin=joined(pictures("yes_no", "closed", "open"), pictures("yes_no", "closed", "open", language="zh")),
+    twin=joined(
+        pictures("yes_no", "closed", "open"), pictures("yes_no", "closed", "open", language="zh")
+    ),
     language=None,
     n=2094,
     by=_slake.BY,

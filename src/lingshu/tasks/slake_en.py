@@ -1,6 +1,8 @@
-"""SLAKE, English: questions about radiology images with organ, modality and kind; the English half (1,061, a number that is not verified).
+"""SLAKE, English: questions about radiology images with organ, modality and kind; the English half
+(1,061, a number that is not verified).
 
-Licence: CC BY 4.0. Revision: resolved at download. Link: https://huggingface.co/datasets/BoKelvin/SLAKE
+Licence: CC BY 4.0. Revision: resolved at download. Link:
+https://huggingface.co/datasets/BoKelvin/SLAKE
 """
 
 from __future__ import annotations

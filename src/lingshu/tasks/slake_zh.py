@@ -1,6 +1,8 @@
-"""SLAKE, Chinese: questions about radiology images with organ, modality and kind; the Chinese half (1,033 = 2,094 - 1,061, not verified).
+"""SLAKE, Chinese: questions about radiology images with organ, modality and kind; the Chinese half
+(1,033 = 2,094 - 1,061, not verified).
 
-Licence: CC BY 4.0. Revision: resolved at download. Link: https://huggingface.co/datasets/BoKelvin/SLAKE
+Licence: CC BY 4.0. Revision: resolved at download. Link:
+https://huggingface.co/datasets/BoKelvin/SLAKE
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """SuperGPQA, discipline Medicine: 2,755 graduate-level choices of up to ten.
 
-Licence: ODC-BY (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/m-a-p/SuperGPQA
+Licence: ODC-BY (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/m-a-p/SuperGPQA
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from lingshu.tasks._twins import text_choices
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys uuid, question, options (texts), answer_letter, discipline, field, difficulty; other disciplines are dropped."""
+    """The keys uuid, question, options (texts), answer_letter, discipline, field, difficulty; other
+    disciplines are dropped.
+    """
     if raw["discipline"] != "Medicine":
         raise BadRow("other_discipline", f"the row belongs to {raw['discipline']!r}.")
     return {

@@ -1,7 +1,9 @@
-"""Questions about your own images: any folder with rows.jsonl and images, or a DATASET, scored by what each answer is.
+"""Questions about your own images: any folder with rows.jsonl and images, or a DATASET, scored by
+what each answer is.
 
-Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl or a DATASET folder, or one that has a
-folder `vqa` of either kind. Images of a DATASET about which nothing is asked are left out and counted.
+Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl or a DATASET
+folder, or one that has a folder `vqa` of either kind. Images of a DATASET about which nothing is
+asked are left out and counted.
 """
 
 from __future__ import annotations
@@ -27,27 +29,47 @@ def samples(data: Path | None) -> Iterable[Sample | Drop]:
         ArtefactError: a damaged DATASET folder.
     """
     if data is None:
-        raise InputError("the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its images, or a DATASET.")
-    folder = next((place for place in (data / "vqa", data) if (place / jsonl.ROWS).is_file() or (place / DATASET_CARD).is_file()), data)
+        raise InputError(
+            "the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its"
+            " images, or a DATASET."
+        )
+    folder = next(
+        (
+            place
+            for place in (data / "vqa", data)
+            if (place / jsonl.ROWS).is_file() or (place / DATASET_CARD).is_file()
+        ),
+        data,
+    )
     if (folder / DATASET_CARD).is_file():
         return map(_asked, parquet.read(folder))
     if folder.is_dir() and not (folder / jsonl.ROWS).is_file():
-        raise InputError(f"{folder} holds neither {jsonl.ROWS} nor a DATASET; name the folder that does.")
+        raise InputError(
+            f"{folder} holds neither {jsonl.ROWS} nor a DATASET; name the folder that does."
+        )
     return map(_asked, jsonl.read(jsonl.rows_file(folder)))
 
 
 def _asked(result: Sample | Drop) -> Sample | Drop:
-    """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what is right."""
+    """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what
+    is right.
+    """
     if isinstance(result, Drop):
         return result
     if not result.answered:
-        return result if result.question.strip() else Drop(result.id, "no_question", "images about which nothing is asked.")
+        return (
+            result
+            if result.question.strip()
+            else Drop(result.id, "no_question", "images about which nothing is asked.")
+        )
     gold = result.gold or (result.messages[-1].text,)
     return replace(result, messages=result.messages[:-1], gold=gold)
 
 
 def twin(seed: int) -> list[Sample]:
-    """Eight made-up questions about two tiny drawn images, with the question forms that such folders have."""
+    """Eight made-up questions about two tiny drawn images, with the question forms that such
+    folders have.
+    """
     return [sample for number in (0, 1) for sample in _drawn(seed, number)]
 
 
@@ -70,7 +92,14 @@ def _drawn(seed: int, number: int) -> Iterator[Sample]:
     ]
     for kind, question, gold, options in asked:
         turn = user_turn(with_choices(question, options), 1)
-        meta = Meta(source="drawn", licence="Apache-2.0", access="open", language="en", kind=kind, group=f"twin-{number}")
+        meta = Meta(
+            source="drawn",
+            licence="Apache-2.0",
+            access="open",
+            language="en",
+            kind=kind,
+            group=f"twin-{number}",
+        )
         yield Sample(f"twin-{number}-{kind}", (turn,), (image,), (gold,), options, meta)
 
 

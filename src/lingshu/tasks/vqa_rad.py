@@ -1,7 +1,9 @@
-"""VQA-RAD: clinicians' questions about radiology images; 251 closed and 200 open ones in the test split.
+"""VQA-RAD: clinicians' questions about radiology images; 251 closed and 200 open ones in the test
+split.
 
-Licence: CC0 1.0 (unverified). Revision: resolved at download. Link: https://huggingface.co/datasets/flaviagiammarino/vqa-rad
-The split shares nearly all its images with train. `original` also reads the publisher's own json with its image folder.
+Licence: CC0 1.0 (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/flaviagiammarino/vqa-rad The split shares nearly all its images with
+train. `original` also reads the publisher's own json with its image folder.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from lingshu.tasks._twins import pictures
 
 
 def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns image, question, answer of the hub, or the keys of the publisher's json (`VQA_RAD Dataset Public.json`)."""
+    """The columns image, question, answer of the hub, or the keys of the publisher's json (`VQA_RAD
+    Dataset Public.json`).
+    """
     if "image_name" not in raw:
         return {"question": raw["question"], "gold": raw["answer"], "same_image": True}
     if not str(raw["phrase_type"]).startswith("test"):

@@ -1,6 +1,8 @@
-"""LoRA: small trained matrices beside frozen weights, through peft; saved as an adapter, then merged into the model.
+"""LoRA: small trained matrices beside frozen weights, through peft; saved as an adapter, then
+merged into the model.
 
-Hu et al. 2021, arXiv 2106.09685. The model stays of its stock class: peft puts its layers into it and takes them out again.
+Hu et al. 2021, arXiv 2106.09685. The model stays of its stock class: peft puts its layers into it
+and takes them out again.
 """
 
 from __future__ import annotations
@@ -28,7 +30,11 @@ def targets(model: Any, family: Family, lora: Lora) -> list[str]:
     """Names of the linear layers that get an adapter: all of the given parts but the output head."""
     chosen = []
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and not name.startswith("lm_head") and family.part_of(name + ".") in lora.parts:
+        if (
+            isinstance(module, torch.nn.Linear)
+            and not name.startswith("lm_head")
+            and family.part_of(name + ".") in lora.parts
+        ):
             chosen.append(name)
     return chosen
 
@@ -44,11 +50,18 @@ def peft_config(model: Any, family: Family, lora: Lora) -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtra("peft", "peft") from error
     names = targets(model, family, lora)
-    return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names, bias="none")
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=names,
+        bias="none",
+    )
 
 
 def inject(model: Any, family: Family, lora: Lora, *, seed: int) -> Any:
-    """Put adapters into the model, in place, and return their configuration; what the model says is unchanged at first.
+    """Put adapters into the model, in place, and return their configuration; what the model says is
+    unchanged at first.
 
     Raises:
         MissingExtra: peft is not installed.
@@ -69,19 +82,25 @@ def save_adapter(model: Any, config: Any, base: str, folder: Path) -> None:
     with atomic_folder(folder) as temporary:
         # peft names parameters as its wrapper sees them, one level above the stock model.
         found = get_peft_model_state_dict(model, save_embedding_layers=False)
-        weights = {f"base_model.model.{name}": tensor.contiguous().cpu() for name, tensor in found.items()}
+        weights = {
+            f"base_model.model.{name}": tensor.contiguous().cpu() for name, tensor in found.items()
+        }
         save_file(weights, temporary / "adapter_model.safetensors")
         settings = {**config.to_dict(), "target_modules": sorted(config.target_modules)}
-        (temporary / "adapter_config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8")
+        (temporary / "adapter_config.json").write_text(
+            json.dumps(settings, indent=2, default=str) + "\n", encoding="utf-8"
+        )
         write_manifest(temporary)
 
 
 def merge(model: Any) -> None:
-    """Add the adapters to the weights they stand beside and take them out, in place: the model is of its stock form again."""
+    """Add the adapters to the weights they stand beside and take them out, in place: the model is
+    of its stock form again.
+    """
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
-            module.merge()  # pyright: ignore[reportCallIssue]
+            module.merge()
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())

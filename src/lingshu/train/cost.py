@@ -1,8 +1,9 @@
 """What training takes: floating-point operations of a sample, and memory on each GPU.
 
-A product of a token with n weights is 2n operations forward, 2n for the gradient of its input and 2n for that of the
-weights: 6n where everything is trained. What is frozen lacks the last, and what lies before the first trained part lacks
-both. Norms, embeddings, the loss and the optimiser are left out; together they are a percent or less.
+A product of a token with n weights is 2n operations forward, 2n for the gradient of its input and
+2n for that of the weights: 6n where everything is trained. What is frozen lacks the last, and what
+lies before the first trained part lacks both. Norms, embeddings, the loss and the optimiser are
+left out; together they are a percent or less.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from lingshu.models.known import Shapes
 from lingshu.models.spec import PARTS, Part
 from lingshu.train.config import Sharding, Stage
 
-# Bytes a parameter: master weight, gradient and two Adam moments in float32; a frozen one keeps its weight only.
+# Bytes a parameter: master weight, gradient and two Adam moments in float32; a frozen one keeps its
+# weight only.
 TRAINED_BYTES, FROZEN_BYTES = 4 + 4 + 8, 4
-# A piece in use is gathered in bfloat16; its gradient is made in bfloat16 and summed over GPUs in float32.
+# A piece in use is gathered in bfloat16; its gradient is made in bfloat16 and summed over GPUs in
+# float32.
 GATHERED_BYTES, GRADIENT_BYTES = 2, 2 + 4
-# The input that is kept of each recomputed block (the residual stream is float32 under autocast), and what is kept of one
-# that is not, or is at work: some 34 bfloat16 states as wide as its input, most of them the gated feed-forward's.
+# The input that is kept of each recomputed block (the residual stream is float32 under autocast),
+# and what is kept of one that is not, or is at work: some 34 bfloat16 states as wide as its input,
+# most of them the gated feed-forward's.
 KEPT_BYTES, WORKING_BYTES = 4, 34 * 2
 LOGIT_BYTES = 4 * 3  # float32 logits, their softmax and its gradient
 
@@ -27,8 +31,8 @@ LOGIT_BYTES = 4 * 3  # float32 logits, their softmax and its gradient
 class Mean:
     """A mean sample in tokens: text, image (as the language model sees it) and supervised ones.
 
-    Attention grows with squares: `squares` is the mean of the squared length, `patch_squares` that of the squared
-    patches of an image (or tile), summed over those of a sample.
+    Attention grows with squares: `squares` is the mean of the squared length, `patch_squares` that
+    of the squared patches of an image (or tile), summed over those of a sample.
     """
 
     text: float
@@ -65,7 +69,9 @@ class Flops:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU: sharded weights, gradients and moments; pieces gathered for use; activations and logits."""
+    """Bytes on one GPU: sharded weights, gradients and moments; pieces gathered for use;
+    activations and logits.
+    """
 
     states: int
     gathered: int
@@ -77,34 +83,49 @@ class Memory:
 
 
 def trained_parameters(stage: Stage, shapes: Shapes) -> dict[Part, int]:
-    """Parameters by part that a stage trains (0 = frozen); beside an adapter those of the adapter alone."""
-    trained: dict[Part, int] = {part: shapes.parameters[part] if getattr(stage.rates, part) is not None else 0 for part in PARTS}
+    """Parameters by part that a stage trains (0 = frozen); beside an adapter those of the adapter
+    alone.
+    """
+    trained: dict[Part, int] = {
+        part: shapes.parameters[part] if getattr(stage.rates, part) is not None else 0
+        for part in PARTS
+    }
     if stage.lora:
         trained |= {part: stage.lora.rank * shapes.linear_sides[part] for part in stage.lora.parts}
     return trained
 
 
 def flops(stage: Stage, shapes: Shapes, mean: Mean, *, recompute: bool) -> Flops:
-    """Operations of one mean sample in a stage; with `recompute` the blocks' activations are made anew going backward.
+    """Operations of one mean sample in a stage; with `recompute` the blocks' activations are made
+    anew going backward.
 
-    The output head sees supervised tokens only; causal attention is counted as the lower triangle it computes. In
-    reinforcement learning a sample is a reply with its question; the frozen reference adds a forward pass, and so does
-    the start of a round of several updates. Drawing the replies is not counted.
+    The output head sees supervised tokens only; causal attention is counted as the lower triangle
+    it computes. In reinforcement learning a sample is a reply with its question; the frozen
+    reference adds a forward pass, and so does the start of a round of several updates. Drawing the
+    replies is not counted.
     """
     tower = shapes.tower
     patches = mean.image * tower.patches_per_token
     # How often a part's weights are used, and the operations of its attention.
     used: dict[Part, float] = {"vision": patches, "projector": mean.image, "language": mean.tokens}
     attention: dict[Part, float] = {
-        "vision": 4 * tower.width * (tower.everywhere * mean.patch_squares + tower.windowed * tower.window * patches),
+        "vision": 4
+        * tower.width
+        * (tower.everywhere * mean.patch_squares + tower.windowed * tower.window * patches),
         "projector": 0.0,
         "language": 2 * shapes.layers * shapes.attention * mean.squares,
     }
     forward = backward = recomputed = 0.0
     reached = weights_learn = False
-    for part in PARTS:  # in the order in which a sample passes them: gradients flow from the first trained part on
+    # in the order in which a sample passes them: gradients flow from the first trained part on
+    for part in PARTS:
         adapted = stage.lora is not None and part in stage.lora.parts
-        adapter = 2 * (stage.lora.rank if stage.lora and adapted else 0) * shapes.linear_sides[part] * used[part]
+        adapter = (
+            2
+            * (stage.lora.rank if stage.lora and adapted else 0)
+            * shapes.linear_sides[part]
+            * used[part]
+        )
         rated = getattr(stage.rates, part) is not None
         reached, weights_learn = reached or rated, rated and not adapted
         linear = 2 * shapes.multiplied[part] * used[part]
@@ -112,7 +133,8 @@ def flops(stage: Stage, shapes: Shapes, mean: Mean, *, recompute: bool) -> Flops
         forward += passed
         if reached:
             backward += linear * (1 + weights_learn) + 2 * attention[part] + 2 * adapter
-            recomputed += passed if recompute and part != "projector" else 0.0  # it lies outside of the blocks
+            # it lies outside of the blocks
+            recomputed += passed if recompute and part != "projector" else 0.0
     head = 2 * shapes.head * mean.supervised
     forward, backward = forward + head, backward + head * (1 + weights_learn)
     if stage.grpo:
@@ -123,25 +145,48 @@ def flops(stage: Stage, shapes: Shapes, mean: Mean, *, recompute: bool) -> Flops
 def memory(stage: Stage, shapes: Shapes, gpus: int, *, sharding: Sharding) -> Memory:
     """An upper estimate for full sequences, states sharded over all GPUs block by block.
 
-    A token is either of an image, which costs in the tower, or of text, which costs a row of logits at most.
+    A token is either of an image, which costs in the tower, or of text, which costs a row of logits
+    at most.
     """
     by_part = trained_parameters(stage, shapes)
     trained = sum(by_part.values())
-    frozen = shapes.total - sum(by_part[part] for part in PARTS if part not in (stage.lora.parts if stage.lora else ()))
-    states = 0 if sharding.cpu_offload else (trained * TRAINED_BYTES + frozen * FROZEN_BYTES) // gpus
+    frozen = shapes.total - sum(
+        by_part[part] for part in PARTS if part not in (stage.lora.parts if stage.lora else ())
+    )
+    states = (
+        0 if sharding.cpu_offload else (trained * TRAINED_BYTES + frozen * FROZEN_BYTES) // gpus
+    )
     tokens = stage.micro_batch * stage.max_tokens
-    patches, blocks_of_tower = tokens * shapes.tower.patches_per_token, shapes.tower.everywhere + shapes.tower.windowed
+    patches, blocks_of_tower = (
+        tokens * shapes.tower.patches_per_token,
+        shapes.tower.everywhere + shapes.tower.windowed,
+    )
     kept = KEPT_BYTES if sharding.activation_checkpointing else WORKING_BYTES
-    kept_of_tower = patches * shapes.tower.width * kept * blocks_of_tower if stage.rates.vision is not None else 0
+    kept_of_tower = (
+        patches * shapes.tower.width * kept * blocks_of_tower
+        if stage.rates.vision is not None
+        else 0
+    )
     in_tower = kept_of_tower + patches * shapes.tower.width * WORKING_BYTES
     in_language = tokens * shapes.hidden * (kept * shapes.layers + WORKING_BYTES)
-    activations = max(in_tower, in_language + max(kept_of_tower, tokens * shapes.vocabulary * LOGIT_BYTES))
-    # Two blocks at a time, one in use and one on its way, and the gradient of one. What is outside of the blocks stays
-    # gathered all along; its own gradient is summed at the very end, when no activation is left.
+    activations = max(
+        in_tower, in_language + max(kept_of_tower, tokens * shapes.vocabulary * LOGIT_BYTES)
+    )
+    # Two blocks at a time, one in use and one on its way, and the gradient of one. What is outside
+    # of the blocks stays gathered all along; its own gradient is summed at the very end, when no
+    # activation is left.
     largest = max(shapes.blocks)
     blocks = 2 * GATHERED_BYTES * largest + GRADIENT_BYTES * largest
     at_the_end = 0 if stage.lora else GRADIENT_BYTES * shapes.rest
-    # In a process of its own, without shards, autocast holds a bfloat16 copy of every trained weight until the loss, and
-    # the graph one of every weight where no block is recomputed.
-    alone = GATHERED_BYTES * (trained if sharding.activation_checkpointing else trained + frozen) if gpus == 1 else 0
-    return Memory(states, max(alone, GATHERED_BYTES * shapes.rest + blocks), max(activations, at_the_end - blocks))
+    # In a process of its own, without shards, autocast holds a bfloat16 copy of every trained
+    # weight until the loss, and the graph one of every weight where no block is recomputed.
+    alone = (
+        GATHERED_BYTES * (trained if sharding.activation_checkpointing else trained + frozen)
+        if gpus == 1
+        else 0
+    )
+    return Memory(
+        states,
+        max(alone, GATHERED_BYTES * shapes.rest + blocks),
+        max(activations, at_the_end - blocks),
+    )

@@ -1,4 +1,6 @@
-"""Training data of one stage: samples encoded once, images kept scaled as far as memory allows, bad ones counted."""
+"""Training data of one stage: samples encoded once, images kept scaled as far as memory allows, bad
+ones counted.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lingshu.core.artefacts import DATASET_CARD, DatasetCard, dataset_digest, open_dataset, read_dataset
+from lingshu.core.artefacts import (
+    DATASET_CARD,
+    DatasetCard,
+    dataset_digest,
+    open_dataset,
+    read_dataset,
+)
 from lingshu.core.entities import spans_of
 from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
 from lingshu.core.files import sha256_file
@@ -27,7 +35,9 @@ PLAIN = Objective()
 
 
 class TileCache:
-    """Scaled images by reference, kept up to a number of bytes; those beyond it are read again each time."""
+    """Scaled images by reference, kept up to a number of bytes; those beyond it are read again each
+    time.
+    """
 
     def __init__(self, processor: Processor, *, cache_mb: int) -> None:
         self._processor, self._room = processor, cache_mb << 20
@@ -52,7 +62,8 @@ class TileCache:
 
 @dataclass(frozen=True)
 class StageData:
-    """The usable samples of a stage. `texts` are encoded without pixels; `drops` counts what was left out and why.
+    """The usable samples of a stage. `texts` are encoded without pixels; `drops` counts what was
+    left out and why.
 
     `entities` counts what is marked in them, None where no sample was marked.
     """
@@ -78,7 +89,9 @@ class StageData:
 
 
 class Usable(NamedTuple):
-    """Samples that can be encoded, with their encodings without pixels; drops by reason, the first few of them named."""
+    """Samples that can be encoded, with their encodings without pixels; drops by reason, the first
+    few of them named.
+    """
 
     samples: tuple[Sample, ...]
     texts: tuple[Encoded, ...]
@@ -95,10 +108,12 @@ def encode_usable(
     none: str,
     policy: Policy | None = None,
 ) -> Usable:
-    """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for, are dropped and counted.
+    """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for,
+    are dropped and counted.
 
-    With `policy`, samples that carry entities get the fact "entity" by it; entities that do not fit their text drop the
-    sample, whatever weight they have, so that runs of different weights learn from the same samples.
+    With `policy`, samples that carry entities get the fact "entity" by it; entities that do not fit
+    their text drop the sample, whatever weight they have, so that runs of different weights learn
+    from the same samples.
 
     Raises:
         TrainingError: no sample is left; it begins with `none`.
@@ -124,7 +139,9 @@ def encode_usable(
             continue
         try:
             tiles = cache.tiles(sample.images) if sample.images else ()
-            encoded = processor.encode(sample.messages, tiles, entities=entities, policy=policy or "any")
+            encoded = processor.encode(
+                sample.messages, tiles, entities=entities, policy=policy or "any"
+            )
         except BadImage as error:
             drop(sample.id, "bad_image", one_line(error))
             continue
@@ -138,7 +155,10 @@ def encode_usable(
             kept.append(sample)
             texts.append(replace(encoded, tiles=()))
     if not kept:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in drops.items()) or "the data are empty"
+        reasons = (
+            ", ".join(f"{reason} {count}" for reason, count in drops.items())
+            or "the data are empty"
+        )
         raise TrainingError(f"{none} ({reasons}); first: {named[0] if named else '-'}")
     return Usable(tuple(kept), tuple(texts), dict(drops), tuple(named))
 
@@ -154,26 +174,47 @@ def encode_all(
 ) -> StageData:
     """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
 
-    Where any sample carries entities, every one gets the fact "weight", of which `seed` draws random ones.
+    Where any sample carries entities, every one gets the fact "weight", of which `seed` draws
+    random ones.
 
     Raises:
-        TrainingError: no sample is left, or the objective weighs entities and no sample carries any.
+        TrainingError: no sample is left, or the objective weighs entities and no sample carries
+            any.
     """
 
     def refuse(encoded: Encoded) -> tuple[str, str] | None:
         if not encoded.supervised:
             return "no_answer", "no assistant turn to learn from"
-        return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
+        return (
+            ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
+            if len(encoded) > max_tokens
+            else None
+        )
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(samples, processor, cache, refuse, none="no sample is left to train on", policy=objective.policy)
+    found = encode_usable(
+        samples,
+        processor,
+        cache,
+        refuse,
+        none="no sample is left to train on",
+        policy=objective.policy,
+    )
     entities = count(found.samples, found.texts)
     texts = weighted(found.samples, found.texts, processor, objective, seed=seed)
-    return StageData(texts, tuple(sample.images for sample in found.samples), cache, found.drops, found.named_drops, entities)
+    return StageData(
+        texts,
+        tuple(sample.images for sample in found.samples),
+        cache,
+        found.drops,
+        found.named_drops,
+        entities,
+    )
 
 
 def check_group(path: Path) -> DatasetCard:
-    """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with images beside it.
+    """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with
+    images beside it.
 
     Raises:
         ArtefactError, InputError: it is neither, or it is damaged.
@@ -182,14 +223,22 @@ def check_group(path: Path) -> DatasetCard:
         return open_dataset(path)
     if path.is_dir() and not (path / jsonl.ROWS).is_file():
         raise InputError(
-            f"{path} holds neither {jsonl.ROWS} nor a DATASET, which `lingshu curate` makes of what one has; check the folder."
+            f"{path} holds neither {jsonl.ROWS} nor a DATASET, which `lingshu curate` makes of what"
+            " one has; check the folder."
         )
     rows_file(path)
     samples = [sample for sample in jsonl.read(path) if isinstance(sample, Sample)]
     licences = Counter(sample.meta.licence or "unknown" for sample in samples)
     sources = Counter(sample.meta.source or "unknown" for sample in samples)
     access = Counter(sample.meta.access for sample in samples)
-    return DatasetCard(path.name, len(samples), len({i for s in samples for i in s.images}), licences, sources, access)
+    return DatasetCard(
+        path.name,
+        len(samples),
+        len({i for s in samples for i in s.images}),
+        licences,
+        sources,
+        access,
+    )
 
 
 def is_dataset(path: Path) -> bool:
@@ -202,10 +251,12 @@ def is_held_out(sample: Sample) -> bool:
 
 
 def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sample | Drop]:
-    """The samples of several data groups, one after another; a question with a gold answer is closed by it.
+    """The samples of several data groups, one after another; a question with a gold answer is
+    closed by it.
 
-    Rows that a split marked for anything but training (`extra["split"]`, as split_by_group notes it) become drops, unless
-    `held_out` rows are wanted: nobody learns from the patients that it is measured on because both lie in one folder.
+    Rows that a split marked for anything but training (`extra["split"]`, as split_by_group notes
+    it) become drops, unless `held_out` rows are wanted: nobody learns from the patients that it is
+    measured on because both lie in one folder.
     """
     for path in paths:
         for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
@@ -218,7 +269,9 @@ def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sa
 
 
 class Group(NamedTuple):
-    """A data group that was checked when the run began: its folder or file, its card, and the digest of its content."""
+    """A data group that was checked when the run began: its folder or file, its card, and the
+    digest of its content.
+    """
 
     path: Path
     card: DatasetCard
@@ -232,4 +285,6 @@ def open_group(path: Path) -> Group:
         ArtefactError, InputError: it is no data group, or it is damaged.
     """
     card = check_group(path)
-    return Group(path, card, dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path)))
+    return Group(
+        path, card, dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path))
+    )

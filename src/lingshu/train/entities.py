@@ -24,8 +24,8 @@ MOST_TERMS = 10
 class EntityCounts:
     """What is marked in some samples: of `tokens` supervised ones `entity_tokens` are entities'.
 
-    `unmarked` samples were never marked, `without` were and hold no term. `terms` are the most frequent ones with their
-    numbers, capitals set small.
+    `unmarked` samples were never marked, `without` were and hold no term. `terms` are the most
+    frequent ones with their numbers, capitals set small.
     """
 
     samples: int
@@ -45,7 +45,10 @@ class EntityCounts:
 
     def told(self) -> str:
         """The counts on one line for a person."""
-        said = f"{100 * self.share:.2f}% of supervised tokens are entities', {self.without:,} of {self.samples:,} samples hold no term"
+        said = (
+            f"{100 * self.share:.2f}% of supervised tokens are entities', {self.without:,} of"
+            f" {self.samples:,} samples hold no term"
+        )
         said += f", {self.unmarked:,} were never marked" if self.unmarked else ""
         terms = ", ".join(f"{term} {number:,}" for term, number in self.terms.items())
         return f"{said}; most frequent: {terms}" if terms else said
@@ -69,11 +72,18 @@ def count(samples: Sequence[Sample], texts: Sequence[Encoded]) -> EntityCounts |
 
 
 def weighted(
-    samples: Sequence[Sample], texts: Sequence[Encoded], processor: Processor, objective: Objective, *, seed: int
+    samples: Sequence[Sample],
+    texts: Sequence[Encoded],
+    processor: Processor,
+    objective: Objective,
+    *,
+    seed: int,
 ) -> tuple[Encoded, ...]:
-    """The encodings with the weights of their supervised tokens instead of their marks; as they are where none is marked.
+    """The encodings with the weights of their supervised tokens instead of their marks; as they are
+    where none is marked.
 
-    A weight of 1 takes the same way as any other, so that runs that differ in it differ in nothing else.
+    A weight of 1 takes the same way as any other, so that runs that differ in it differ in nothing
+    else.
 
     Raises:
         TrainingError: entities have a weight of their own, and no sample carries any.
@@ -81,21 +91,36 @@ def weighted(
     if not any("entity" in text.facts for text in texts):
         if objective.entity_weight != 1:
             raise TrainingError(
-                f"objective.entity_weight is {objective.entity_weight:g}, but no sample carries entities; mark them with the step "
-                "mark_entities or label_entities, or leave the weight at 1."
+                f"objective.entity_weight is {objective.entity_weight:g}, but no sample carries"
+                " entities; mark them with the step mark_entities or label_entities, or leave the"
+                " weight at 1."
             )
         return tuple(texts)
     never = np.fromiter(processor.tokenizer.added_tokens_decoder, np.int64)
-    return tuple(_weighted(sample, text, never, objective, seed) for sample, text in zip(samples, texts, strict=True))
+    return tuple(
+        _weighted(sample, text, never, objective, seed)
+        for sample, text in zip(samples, texts, strict=True)
+    )
 
 
-def _weighted(sample: Sample, text: Encoded, never: NDArray[np.int64], objective: Objective, seed: int) -> Encoded:
+def _weighted(
+    sample: Sample, text: Encoded, never: NDArray[np.int64], objective: Objective, seed: int
+) -> Encoded:
     chosen = text.facts.get("entity", np.zeros(text.supervised, np.float32)) > 0
     if objective.entities == "random":
         words = np.flatnonzero(~np.isin(text.labels[text.labels != IGNORED], never))
-        # By the sample's name, so that its tokens stay the same in every epoch and after an interruption.
-        name = int.from_bytes(hashlib.sha256(sample.id.encode("utf-8", "replace")).digest()[:8], "big")
+        # By the sample's name, so that its tokens stay the same in every epoch and after an
+        # interruption.
+        name = int.from_bytes(
+            hashlib.sha256(sample.id.encode("utf-8", "replace")).digest()[:8], "big"
+        )
         drawn = np.random.default_rng([seed, name]).choice(words, int(chosen.sum()), replace=False)
         chosen = np.isin(np.arange(len(chosen)), drawn)
     facts = {name: values for name, values in text.facts.items() if name != "entity"}
-    return replace(text, facts={**facts, "weight": np.where(chosen, objective.entity_weight, 1.0).astype(np.float32)})
+    return replace(
+        text,
+        facts={
+            **facts,
+            "weight": np.where(chosen, objective.entity_weight, 1.0).astype(np.float32),
+        },
+    )

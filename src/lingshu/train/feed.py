@@ -1,4 +1,6 @@
-"""Where the batches of a stage come from: data in the order of a plan, or replies that the model itself was rewarded for."""
+"""Where the batches of a stage come from: data in the order of a plan, or replies that the model
+itself was rewarded for.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from lingshu.train.plan import Batch, GroupedPlan, PackedPlan, Plan
 
 
 class Feed(Protocol):
-    """The batches of a stage, a pure function of seed, step, and the weights that a state brings back."""
+    """The batches of a stage, a pure function of seed, step, and the weights that a state brings
+    back.
+    """
 
     @property
     def total(self) -> int:
@@ -38,7 +42,9 @@ class Feed(Protocol):
         ...
 
     def batches(self, start: int) -> Iterator[Sequence[Sequence[Encoded]]]:
-        """The batch of step `start` and every later one; each is a list of sequences of one or, packed, several samples."""
+        """The batch of step `start` and every later one; each is a list of sequences of one or,
+        packed, several samples.
+        """
         ...
 
     def may_save(self, done: int) -> bool:
@@ -52,7 +58,10 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class DataFeed:
-    """Supervised data; any step can be gone on from. `share` cuts this process's part out of a batch before it is read."""
+    """Supervised data; any step can be gone on from.
+
+    `share` cuts this process's part out of a batch before it is read.
+    """
 
     data: StageData
     stage: Stage
@@ -95,8 +104,14 @@ class DataFeed:
         return {}
 
 
-def data_feed(data: StageData, stage: Stage, seed: int, *, share: Callable[[Batch], Batch] = list) -> DataFeed:
+def data_feed(
+    data: StageData, stage: Stage, seed: int, *, share: Callable[[Batch], Batch] = list
+) -> DataFeed:
     """Supervised data of a stage in its order: packed, or grouped by length."""
     lengths = tuple(map(len, data.texts))
-    plan = PackedPlan(lengths, stage.max_tokens, stage.batch, seed) if stage.packing else GroupedPlan(lengths, stage.batch, seed)
+    plan = (
+        PackedPlan(lengths, stage.max_tokens, stage.batch, seed)
+        if stage.packing
+        else GroupedPlan(lengths, stage.batch, seed)
+    )
     return DataFeed(data, stage, plan, share)

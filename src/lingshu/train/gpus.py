@@ -1,7 +1,8 @@
 """Graphics cards by name, for planning: their peak speed in bfloat16 and their memory.
 
-Peaks are those of dense matrix products with float32 sums, half of what a data sheet prints "with sparsity". Sources: the
-makers' data sheets of each card, and for the RTX cards the appendices of NVIDIA's Ampere, Ada and Blackwell white papers.
+Peaks are those of dense matrix products with float32 sums, half of what a data sheet prints "with
+sparsity". Sources: the makers' data sheets of each card, and for the RTX cards the appendices of
+NVIDIA's Ampere, Ada and Blackwell white papers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 from lingshu.core.errors import UnknownName, nearest
 
-# What is left of a card's memory beside the context of its driver, communication buffers and fragmentation.
+# What is left of a card's memory beside the context of its driver, communication buffers and
+# fragmentation.
 USABLE = 0.9
 
 
@@ -47,7 +49,10 @@ _CARDS: dict[str, tuple[float, float]] = {
     "RTX5090": (209.5, 32),
     "RTX6000-Ada": (364.2, 48),
 }
-GPUS = {name: Gpu(name, teraflops * 1e12, gigabytes * 1e9) for name, (teraflops, gigabytes) in _CARDS.items()}
+GPUS = {
+    name: Gpu(name, teraflops * 1e12, gigabytes * 1e9)
+    for name, (teraflops, gigabytes) in _CARDS.items()
+}
 
 
 def gpu(name: str) -> Gpu:

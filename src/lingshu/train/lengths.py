@@ -1,4 +1,6 @@
-"""How long samples are: measured on the first rows of a data group, or assumed where that would take a download."""
+"""How long samples are: measured on the first rows of a data group, or assumed where that would
+take a download.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,9 @@ SUPERVISED_SHARE = 0.5
 class Assumed:
     """What a plan takes for granted where nothing was measured.
 
-    200 tokens of text are a question and an answer of a few sentences; 384 image tokens a figure of some 550 x 550
-    pixels (as far as the pixel budget lets it). `mfu`, model FLOPs utilisation, is the share of the GPUs' peak that the
-    model's own operations reach.
+    200 tokens of text are a question and an answer of a few sentences; 384 image tokens a figure of
+    some 550 x 550 pixels (as far as the pixel budget lets it). `mfu`, model FLOPs utilisation, is
+    the share of the GPUs' peak that the model's own operations reach.
     """
 
     text_tokens: float = 200
@@ -41,9 +43,15 @@ class Assumed:
 
     def __post_init__(self) -> None:
         if self.text_tokens <= 0 or (self.image_tokens is not None and self.image_tokens < 0):
-            raise ConfigError(f"a sample of {self.text_tokens:g} text and {self.image_tokens or 0:g} image tokens cannot be planned with.")
+            raise ConfigError(
+                f"a sample of {self.text_tokens:g} text and {self.image_tokens or 0:g} image tokens"
+                " cannot be planned with."
+            )
         if not 0 < self.mfu <= 1:
-            raise ConfigError(f"an MFU of {self.mfu:g} is no share of the peak; give one between 0 and 1, such as 0.4.")
+            raise ConfigError(
+                f"an MFU of {self.mfu:g} is no share of the peak; give one between 0 and 1, such as"
+                " 0.4."
+            )
 
     def mean(self, budget: PixelBudget, tower: Tower) -> Mean:
         """A sample with one image, as long as all the others."""
@@ -52,16 +60,26 @@ class Assumed:
             # Cut into several tiles, an image has a thumbnail besides.
             image = tower.tile_tokens * (1 if budget.max_tiles == 1 else budget.max_tiles + 1)
         elif image is None:
-            image = min(max(384, budget.min_pixels / PIXELS_PER_TOKEN), budget.max_pixels / PIXELS_PER_TOKEN)
+            image = min(
+                max(384, budget.min_pixels / PIXELS_PER_TOKEN), budget.max_pixels / PIXELS_PER_TOKEN
+            )
         tiles = image / tower.tile_tokens if tower.tile_tokens else 1.0
         patches = image * tower.patches_per_token
         squares = patches**2 / tiles if tiles else 0.0
-        return Mean(self.text_tokens, image, SUPERVISED_SHARE * self.text_tokens, (self.text_tokens + image) ** 2, squares)
+        return Mean(
+            self.text_tokens,
+            image,
+            SUPERVISED_SHARE * self.text_tokens,
+            (self.text_tokens + image) ** 2,
+            squares,
+        )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The mean of the first `rows` rows of a data group, the length of each that can be used, how many cannot, and what is marked."""
+    """The mean of the first `rows` rows of a data group, the length of each that can be used, how
+    many cannot, and what is marked.
+    """
 
     mean: Mean
     rows: int
@@ -71,26 +89,33 @@ class Measured:
 
 
 def measure(config: TrainConfig, folders: Mapping[str, Path], tower: Tower) -> dict[str, Measured]:
-    """The lengths of each data group's first samples; none where the model's tokenizer is not at hand.
+    """The lengths of each data group's first samples; none where the model's tokenizer is not at
+    hand.
 
     Raises:
         TrainingError: no sample of a group can be used.
         InputError, ArtefactError: a group that cannot be read.
     """
-    firsts = {name: list(islice(read_groups([folder]), MEASURED_ROWS)) for name, folder in folders.items()}
+    firsts = {
+        name: list(islice(read_groups([folder]), MEASURED_ROWS)) for name, folder in folders.items()
+    }
     samples = [item for items in firsts.values() for item in items if isinstance(item, Sample)]
     processor = _processor(config, samples)
     found: dict[str, Measured] = {}
     if processor is None:
         return found
     for name, items in firsts.items():
-        longest = max((stage.max_tokens for stage in config.stages if name in stage.data), default=0)
+        longest = max(
+            (stage.max_tokens for stage in config.stages if name in stage.data), default=0
+        )
         if not longest:
             continue
         data = encode_all(items, processor, max_tokens=longest, cache_mb=config.cache_mb)
         kept = [data.sample(i) for i in range(len(data))]
         lengths = tuple(len(sample) for sample in kept)
-        found[name] = Measured(mean_of(kept, tower.patches_per_token), len(items), lengths, data.drops, data.entities)
+        found[name] = Measured(
+            mean_of(kept, tower.patches_per_token), len(items), lengths, data.drops, data.entities
+        )
     return found
 
 
@@ -100,7 +125,11 @@ def mean_of(samples: Sequence[Encoded], patches_per_token: int) -> Mean:
     images = sum(int(sample.is_image.sum()) for sample in samples)
     tokens = sum(map(len, samples))
     # A tile attends to itself, whether or not it is one of several of an image.
-    tiles = [(len(t.pixels), t.tokens * patches_per_token / len(t.pixels)) for sample in samples for t in sample.tiles]
+    tiles = [
+        (len(t.pixels), t.tokens * patches_per_token / len(t.pixels))
+        for sample in samples
+        for t in sample.tiles
+    ]
     return Mean(
         text=(tokens - images) / number,
         image=images / number,
@@ -111,9 +140,15 @@ def mean_of(samples: Sequence[Encoded], patches_per_token: int) -> Mean:
 
 
 def words_of(messages: Sequence[Message]) -> list[str]:
-    """What a tokenizer of one's own learns from a dialogue: its texts, and the words of the template's own turns."""
+    """What a tokenizer of one's own learns from a dialogue: its texts, and the words of the
+    template's own turns.
+    """
     roles = {message.role for message in messages}
-    return [message.text for message in messages] + sorted(roles) + ["system\nYou are a helpful assistant."]
+    return (
+        [message.text for message in messages]
+        + sorted(roles)
+        + ["system\nYou are a helpful assistant."]
+    )
 
 
 def _processor(config: TrainConfig, samples: Sequence[Sample]) -> Processor | None:
@@ -122,10 +157,20 @@ def _processor(config: TrainConfig, samples: Sequence[Sample]) -> Processor | No
         family = family_of(config.model.family)
         corpus = [text for sample in samples for text in words_of(sample.messages)]
         tokenizer: Any = train_tokenizer(family, corpus, config.model.vocabulary)
-        return Processor(family, tokenizer, family.image_processor(config.pixels, config.model.side), config.pixels)
+        return Processor(
+            family,
+            tokenizer,
+            family.image_processor(config.pixels, config.model.side),
+            config.pixels,
+        )
     folder = Path(config.model)
     if not folder.is_dir():
         return None
     family, _ = check_folder(folder)
     known = load_processor(folder, family)
-    return Processor(family, known.tokenizer, family.with_budget(known.image_processor, config.pixels), config.pixels)
+    return Processor(
+        family,
+        known.tokenizer,
+        family.with_budget(known.image_processor, config.pixels),
+        config.pixels,
+    )

@@ -1,9 +1,11 @@
-"""How likely a checkpoint finds held-out answers: negative log-likelihoods of entity tokens and all others, sample by sample.
+"""How likely a checkpoint finds held-out answers: negative log-likelihoods of entity tokens and all
+others, sample by sample.
 
     held = held_out([Path("validation")], loaded.processor)
     rows = likelihoods(loaded, held, Path("likelihood.jsonl"))
 
-Rows are kept in a file and not computed again; sums by sample leave any mean, and any interval by groups, to the reader.
+Rows are kept in a file and not computed again; sums by sample leave any mean, and any interval by
+groups, to the reader.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from lingshu.core.nouns import Drop, Sample
 from lingshu.models.load import Loaded, load
 from lingshu.models.marks import Policy
 from lingshu.models.processor import IGNORED, Encoded, Processor
-from lingshu.train.data import StageData, TileCache, encode_usable, is_held_out, open_group, read_groups
+from lingshu.train.data import (
+    StageData,
+    TileCache,
+    encode_usable,
+    is_held_out,
+    open_group,
+    read_groups,
+)
 from lingshu.train.entities import EntityCounts, count
 from lingshu.train.step import Scorer
 
@@ -36,7 +45,8 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class SampleLikelihood:
-    """The supervised tokens of a sample and the sum of their negative log-likelihoods in nats; of which entities' tokens.
+    """The supervised tokens of a sample and the sum of their negative log-likelihoods in nats; of
+    which entities' tokens.
 
     The latter are None in a sample that was never marked, and 0 in one without a term.
     """
@@ -65,11 +75,17 @@ class HeldOut:
 
 
 def held_out(
-    paths: Sequence[Path], processor: Processor, *, policy: Policy = "any", max_tokens: int = MAX_TOKENS, cache_mb: int = 512
+    paths: Sequence[Path],
+    processor: Processor,
+    *,
+    policy: Policy = "any",
+    max_tokens: int = MAX_TOKENS,
+    cache_mb: int = 512,
 ) -> HeldOut:
     """Encode data groups (DATASET folders, or folders of rows) for models with this processor.
 
-    Of a folder that holds both sides of a split only the held-out one is taken: models have learnt from the other.
+    Of a folder that holds both sides of a split only the held-out one is taken: models have learnt
+    from the other.
 
     Raises:
         ArtefactError, InputError: a folder that cannot be used, or two that have an id in common.
@@ -80,13 +96,29 @@ def held_out(
     def refuse(encoded: Encoded) -> tuple[str, str] | None:
         if not encoded.supervised:
             return "no_answer", "no assistant turn whose likelihood could be told"
-        return ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}") if len(encoded) > max_tokens else None
+        return (
+            ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
+            if len(encoded) > max_tokens
+            else None
+        )
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(_unlearnt(paths), processor, cache, refuse, none="no held-out sample can be used", policy=policy)
-    twice = next((name for name, n in Counter(sample.id for sample in found.samples).items() if n > 1), None)
+    found = encode_usable(
+        _unlearnt(paths),
+        processor,
+        cache,
+        refuse,
+        none="no held-out sample can be used",
+        policy=policy,
+    )
+    twice = next(
+        (name for name, n in Counter(sample.id for sample in found.samples).items() if n > 1), None
+    )
     if twice is not None:  # rows are known by it
-        raise InputError(f"the held-out data hold the id {twice!r} more than once; curate the folders into one dataset.")
+        raise InputError(
+            f"the held-out data hold the id {twice!r} more than once; curate the folders into one"
+            " dataset."
+        )
     data = StageData(
         found.texts,
         tuple(sample.images for sample in found.samples),
@@ -101,17 +133,26 @@ def held_out(
 
 
 def _unlearnt(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
-    """The samples of data groups; where a folder has rows on both sides of a split, those to be learnt from are drops."""
+    """The samples of data groups; where a folder has rows on both sides of a split, those to be
+    learnt from are drops.
+    """
     for path in paths:
         items = list(read_groups([path], held_out=True))
         split = any(isinstance(item, Sample) and is_held_out(item) for item in items)
         for item in items:
             learnt = split and isinstance(item, Sample) and not is_held_out(item)
-            yield Drop(item.id, "learnt_from", "its row is on the side that training takes") if learnt else item
+            yield (
+                Drop(item.id, "learnt_from", "its row is on the side that training takes")
+                if learnt
+                else item
+            )
 
 
-def likelihoods(loaded: Loaded, held: HeldOut, path: Path, *, batch: int = BATCH) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint, in the order of the samples; rows that `path` holds already are not computed again.
+def likelihoods(
+    loaded: Loaded, held: HeldOut, path: Path, *, batch: int = BATCH
+) -> list[SampleLikelihood]:
+    """The likelihoods of a checkpoint, in the order of the samples; rows that `path` holds already
+    are not computed again.
 
     `loaded` computes where its weights are, in bfloat16 on a GPU.
 
@@ -122,7 +163,8 @@ def likelihoods(loaded: Loaded, held: HeldOut, path: Path, *, batch: int = BATCH
     key = row_key(loaded.digest, held)
     known = stored(path, key)
     device = next(loaded.model.parameters()).device
-    # Neighbours in length, in batches that do not depend on what is known: padding changes the last bits.
+    # Neighbours in length, in batches that do not depend on what is known: padding changes the last
+    # bits.
     order = sorted(range(len(held.data)), key=lambda i: (len(held.data.texts[i]), i))
     scorer = Scorer(loaded.model.eval())
     with ExitStack() as open_files:
@@ -132,10 +174,17 @@ def likelihoods(loaded: Loaded, held: HeldOut, path: Path, *, batch: int = BATCH
             if all(held.samples[i].id in known for i in places):
                 continue
             log = log or open_files.enter_context(JsonlAppender(path))
-            rows = [row for row in _batch(scorer, loaded.processor, held, places, device) if row.id not in known]
+            rows = [
+                row
+                for row in _batch(scorer, loaded.processor, held, places, device)
+                if row.id not in known
+            ]
             broken = next((row.id for row in rows if not math.isfinite(row.nll)), None)
             if broken is not None:
-                raise ArtefactError(f"{loaded.name} gives no likelihood for {broken!r}: the model is broken; train or merge it anew.")
+                raise ArtefactError(
+                    f"{loaded.name} gives no likelihood for {broken!r}: the model is broken; train"
+                    " or merge it anew."
+                )
             log.append({"key": key, **asdict(row)} for row in rows)
             known |= {row.id: row for row in rows}
     return [known[sample.id] for sample in held.samples]
@@ -151,7 +200,8 @@ def measured(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint folder with the digest `known`; it is loaded only if some are not stored yet.
+    """The likelihoods of a checkpoint folder with the digest `known`; it is loaded only if some are
+    not stored yet.
 
     Raises:
         ArtefactError, StorageError: as `likelihoods`, or the folder cannot be used.
@@ -171,9 +221,15 @@ def row_key(checkpoint: str, held: HeldOut) -> str:
 
 
 def complete(path: Path, checkpoint: str, held: HeldOut) -> list[SampleLikelihood] | None:
-    """The likelihoods of a checkpoint by its digest where all are stored, so that it need not be loaded; else None."""
+    """The likelihoods of a checkpoint by its digest where all are stored, so that it need not be
+    loaded; else None.
+    """
     known = stored(path, row_key(checkpoint, held))
-    return [known[sample.id] for sample in held.samples] if all(sample.id in known for sample in held.samples) else None
+    return (
+        [known[sample.id] for sample in held.samples]
+        if all(sample.id in known for sample in held.samples)
+        else None
+    )
 
 
 def stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
@@ -189,21 +245,34 @@ def stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
         if row.get("key") != key:
             continue
         try:
-            found[row["id"]] = SampleLikelihood(**{name: value for name, value in row.items() if name != "key"})
+            found[row["id"]] = SampleLikelihood(
+                **{name: value for name, value in row.items() if name != "key"}
+            )
         except (TypeError, KeyError) as error:
-            raise InputError(f"{path}, line {number}: no row of likelihoods ({error}); remove the file.") from error
+            raise InputError(
+                f"{path}, line {number}: no row of likelihoods ({error}); remove the file."
+            ) from error
     return found
 
 
 @torch.no_grad()
-def _batch(scorer: Scorer, processor: Processor, held: HeldOut, places: Sequence[int], device: torch.device) -> list[SampleLikelihood]:
+def _batch(
+    scorer: Scorer, processor: Processor, held: HeldOut, places: Sequence[int], device: torch.device
+) -> list[SampleLikelihood]:
     samples = [held.data.sample(i) for i in places]
-    inputs = {name: tensor.to(device) for name, tensor in processor.collate(samples, pad="right").items()}
+    inputs = {
+        name: tensor.to(device) for name, tensor in processor.collate(samples, pad="right").items()
+    }
     target_BL = functional.pad(inputs.pop("labels")[:, 1:], (0, 1), value=IGNORED)
     chosen_BL = target_BL != IGNORED
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits_NV = scorer(inputs, chosen_BL, None)
-    losses_N = functional.cross_entropy(logits_NV.float(), target_BL[chosen_BL], reduction="none").double().cpu().numpy()
+    losses_N = (
+        functional.cross_entropy(logits_NV.float(), target_BL[chosen_BL], reduction="none")
+        .double()
+        .cpu()
+        .numpy()
+    )
     ends = np.cumsum([sample.supervised for sample in samples])
     rows = []
     for place, encoded, end in zip(places, samples, ends.tolist(), strict=True):

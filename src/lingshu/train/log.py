@@ -1,4 +1,6 @@
-"""The learning log: one JSONL row per logged step, the same numbers for TensorBoard, and a progress line for people."""
+"""The learning log: one JSONL row per logged step, the same numbers for TensorBoard, and a progress
+line for people.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,13 @@ SUMMARY = "summary.json"
 
 
 class Progress(Protocol):
-    """What a loop tells whoever watches it: the stage, steps done and in all, mean loss, supervised and other tokens a second."""
+    """What a loop tells whoever watches it: the stage, steps done and in all, mean loss, supervised
+    and other tokens a second.
+    """
 
-    def __call__(self, stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None: ...
+    def __call__(
+        self, stage: str, step: int, total: int, loss: float, tokens_per_s: float
+    ) -> None: ...
 
 
 @dataclass
@@ -45,7 +51,8 @@ class LearningLog:
 
 @contextmanager
 def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[LearningLog]:
-    """Open the log at the length it had when the state was saved: rows of steps that will be taken again are cut off.
+    """Open the log at the length it had when the state was saved: rows of steps that will be taken
+    again are cut off.
 
     Raises:
         StorageError: another process writes it; not a row of it is touched.
@@ -73,7 +80,9 @@ def read_log(out: Path) -> list[dict]:
 
 @contextmanager
 def progress_line() -> Iterator[Progress]:
-    """A line with loss, tokens a second and time left: redrawn on a terminal, else a plain line every ten seconds."""
+    """A line with loss, tokens a second and time left: redrawn on a terminal, else a plain line
+    every ten seconds.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -82,14 +91,24 @@ def progress_line() -> Iterator[Progress]:
     if not console.is_terminal:
         yield plain_lines(console)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"),
+        TimeRemainingColumn(),
+    ]
     with Bar(*columns, console=console) as bar:
         tasks: dict[str, int] = {}
 
         def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total, now="")
-            bar.update(tasks[stage], completed=step, now=f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s")  # pyright: ignore[reportArgumentType]
+            bar.update(
+                tasks[stage],  # pyright: ignore[reportArgumentType]
+                completed=step,
+                now=f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s",
+            )
 
         yield show
 
@@ -108,7 +127,9 @@ def plain_lines(console: object, *, every_s: float = 10.0) -> Progress:
         last = now
         left = (now - begun) / max(1, step - first) * (total - step)
         console.print(  # pyright: ignore[reportAttributeAccessIssue]
-            f"{stage}: step {step}/{total}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s, {left:.0f} s left", highlight=False
+            f"{stage}: step {step}/{total}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s,"
+            f" {left:.0f} s left",
+            highlight=False,
         )
 
     return show

@@ -1,4 +1,5 @@
-"""The one supervised loop: a chain of stages, each resumable to the last bit, each ending in a checkpoint others can load.
+"""The one supervised loop: a chain of stages, each resumable to the last bit, each ending in a
+checkpoint others can load.
 
 OUT/config.yaml             the resolved configuration; can be run again
 OUT/data.json               the digest of each data group, so that a resumed run learns from the same
@@ -10,7 +11,8 @@ OUT/log.jsonl, tensorboard/ the learning log
 OUT/state/<n>-<step>/       what a killed run resumes from; removed at the end (files: train/storage.py)
 OUT/summary.json            stages with steps, seconds, first and last loss, tokens, drops
 
-Under torchrun every process runs this same loop; the first one alone writes, but for its share of each state.
+Under torchrun every process runs this same loop; the first one alone writes, but for its share of
+each state.
 """
 
 from __future__ import annotations
@@ -55,13 +57,14 @@ def train(
 ) -> Path:
     """Run every stage that is not done yet and return the folder of the final checkpoint.
 
-    `stop` is asked after each step; once it says yes the state is saved and Stopped is raised. Under torchrun each
-    process calls this; `world` is the one it has joined, None to join it here.
+    `stop` is asked after each step; once it says yes the state is saved and Stopped is raised.
+    Under torchrun each process calls this; `world` is the one it has joined, None to join it here.
 
     Raises:
         ConfigError: a data group without a folder, an option that cannot work, or an OUT in use.
         ArtefactError: a model or dataset that cannot be used.
-        TrainingError: too many losses that are no number, no usable sample, or another process that ended.
+        TrainingError: too many losses that are no number, no usable sample, or another process that
+            ended.
         Stopped: see above.
         StorageError: the disk refused a write; what was written before stays whole.
     """
@@ -69,23 +72,41 @@ def train(
         return _train(config, out, joined, resume=resume, progress=progress, stop=stop)
 
 
-def _train(config: TrainConfig, out: Path, world: World, *, resume: bool, progress: Progress | None, stop: Callable[[], bool]) -> Path:
+def _train(
+    config: TrainConfig,
+    out: Path,
+    world: World,
+    *,
+    resume: bool,
+    progress: Progress | None,
+    stop: Callable[[], bool],
+) -> Path:
     check_world(config, world)
     final = out / "checkpoint"
     groups, summaries = world.lead(lambda: _open_run(config, out, resume=resume))
     if not (out / "config.yaml").exists():
-        raise ConfigError(f"process {world.rank} sees no {out}; --out must lie on a disk that all nodes share.")
+        raise ConfigError(
+            f"process {world.rank} sees no {out}; --out must lie on a disk that all nodes share."
+        )
     if world.lead(lambda: final.is_dir() and (out / RUN_CARD).exists()):
         return final
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     paths = {name: group.path for name, group in groups.items()}
-    bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and world.device.type == "cuda")
+    bfloat16 = config.precision == "bfloat16" or (
+        config.precision == "auto" and world.device.type == "cuda"
+    )
     loaded: Loaded | None = None
-    named: list[str] = []  # the first drops of each stage, so that the card of the run names them too
+    # the first drops of each stage, so that the card of the run names them too
+    named: list[str] = []
     for number in range(len(summaries), len(config.stages)):
-        # A sharded model is not whole in any process; the stage after it starts from its checkpoint.
-        begun = loaded if loaded is not None and not world.sharded else _starting_point(config, out, number, paths, world)
+        # A sharded model is not whole in any process; the stage after it starts from its
+        # checkpoint.
+        begun = (
+            loaded
+            if loaded is not None and not world.sharded
+            else _starting_point(config, out, number, paths, world)
+        )
         summary, drops, loaded = StageRun(config, number, paths, out, stop=stop, world=world).run(
             begun, progress, bfloat16=bfloat16, base=_start_folder(config, out, number)
         )
@@ -93,12 +114,23 @@ def _train(config: TrainConfig, out: Path, world: World, *, resume: bool, progre
         named += drops
         last = number == len(config.stages) - 1
         folder = final if last else stage_folder(out, number, config.stages[number].name)
-        world.lead(partial(_finish_stage, loaded, folder, out, summaries, _card(config, summaries, groups, named)))
+        world.lead(
+            partial(
+                _finish_stage,
+                loaded,
+                folder,
+                out,
+                summaries,
+                _card(config, summaries, groups, named),
+            )
+        )
     world.lead(lambda: _finish_run(out, _card(config, summaries, groups, named)))
     return final
 
 
-def _finish_stage(loaded: Loaded | None, folder: Path, out: Path, summaries: Sequence[StageSummary], card: RunCard) -> None:
+def _finish_stage(
+    loaded: Loaded | None, folder: Path, out: Path, summaries: Sequence[StageSummary], card: RunCard
+) -> None:
     assert loaded is not None  # the process that writes has the whole model
     export(loaded.model, loaded.processor, folder, card)
     write_json(out / SUMMARY, {"stages": [asdict(s) for s in summaries]})
@@ -113,20 +145,26 @@ def check_world(config: TrainConfig, world: World) -> None:
     """Refuse what this number of processes cannot run.
 
     Raises:
-        ConfigError: a batch that cannot be shared out evenly, or an option that asks for torchrun and GPUs.
+        ConfigError: a batch that cannot be shared out evenly, or an option that asks for torchrun
+            and GPUs.
     """
     if config.sharding.cpu_offload and not (world.sharded and world.device.type == "cuda"):
-        raise ConfigError("sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false.")
+        raise ConfigError(
+            "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
+        )
     for stage in config.stages if world.sharded else ():
         # What varies in a round is shared out as it comes.
         if not stage.grpo and stage.batch % (world.size * stage.micro_batch):
             raise ConfigError(
-                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {world.size} processes in micro-batches of "
-                f"{stage.micro_batch}; choose a multiple of {world.size * stage.micro_batch}, or another number of processes."
+                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {world.size}"
+                f" processes in micro-batches of {stage.micro_batch}; choose a multiple of"
+                f" {world.size * stage.micro_batch}, or another number of processes."
             )
 
 
-def _open_run(config: TrainConfig, out: Path, *, resume: bool) -> tuple[dict[str, Group], list[StageSummary]]:
+def _open_run(
+    config: TrainConfig, out: Path, *, resume: bool
+) -> tuple[dict[str, Group], list[StageSummary]]:
     groups = check_data(config)
     prepare_folder(config, out, resume=resume)
     _same_data(groups, out)
@@ -147,7 +185,10 @@ def _same_data(groups: Mapping[str, Group], out: Path) -> None:
     changed = next((name for name, digest in found.items() if known.get(name) != digest), None)
     if changed is not None and not (out / RUN_CARD).exists():
         where = f"data group {changed!r} ({groups[changed].path})"
-        raise ConfigError(f"{where} is not what {out} has learnt from so far; put it back, or choose another --out.")
+        raise ConfigError(
+            f"{where} is not what {out} has learnt from so far; put it back, or choose another"
+            " --out."
+        )
 
 
 def stage_folder(out: Path, number: int, name: str) -> Path:
@@ -166,13 +207,17 @@ def check_data(config: TrainConfig) -> dict[str, Group]:
         for group in stage.data:
             folder = config.data[group]
             if folder is None:
-                raise ConfigError(f"stage {stage.name!r} needs data group {group!r}; give it with data.{group}=FOLDER.")
+                raise ConfigError(
+                    f"stage {stage.name!r} needs data group {group!r}; give it with"
+                    f" data.{group}=FOLDER."
+                )
             folders[group] = Path(folder)
     return {name: open_group(folder) for name, folder in folders.items()}
 
 
 def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
-    """Refuse an OUT that holds another run, and write the configuration that this one can be run again with.
+    """Refuse an OUT that holds another run, and write the configuration that this one can be run
+    again with.
 
     Raises:
         ConfigError: OUT holds a run and `resume` is off, or it holds one of another configuration.
@@ -180,11 +225,16 @@ def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     path = out / "config.yaml"
     if path.exists():
         if not resume:
-            raise ConfigError(f"{out} holds a training run already; pass --resume to go on with it, remove it, or choose another --out.")
-        # Read as a configuration, so that a field which a later version added counts with its default.
+            raise ConfigError(
+                f"{out} holds a training run already; pass --resume to go on with it, remove it, or"
+                " choose another --out."
+            )
+        # Read as a configuration, so that a field which a later version added counts with its
+        # default.
         if configuration.from_plain(TrainConfig, configuration.read_plain(path)) != config:
             raise ConfigError(
-                f"{out} holds a run of another configuration ({path}); resume it with that file, remove it, or choose another --out."
+                f"{out} holds a run of another configuration ({path}); resume it with that file,"
+                " remove it, or choose another --out."
             )
         return
     if out.is_dir() and any(out.iterdir()):
@@ -197,8 +247,12 @@ def _summaries(out: Path) -> list[StageSummary]:
     return [StageSummary(**row) for row in read_json(path)["stages"]] if path.exists() else []
 
 
-def _starting_point(config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path], world: World) -> Loaded:
-    """The model to go on with: the last finished stage's, else the configured one; without values but in the first process."""
+def _starting_point(
+    config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path], world: World
+) -> Loaded:
+    """The model to go on with: the last finished stage's, else the configured one; without values
+    but in the first process.
+    """
     name = _start_folder(config, out, done)
     found: list[Loaded] = []
 
@@ -225,24 +279,56 @@ def _start_folder(config: TrainConfig, out: Path, done: int) -> str:
 
 
 def _start_name(config: TrainConfig) -> str:
-    return config.model if isinstance(config.model, str) else f"random weights ({config.model.family})"
+    return (
+        config.model if isinstance(config.model, str) else f"random weights ({config.model.family})"
+    )
 
 
-def _build_start(config: TrainConfig, spec: TinyModel, folder: Path, groups: Mapping[str, Path]) -> None:
-    """Build a tiny model, only once in a run, with a tokenizer trained on the text of all data groups in order."""
+def _build_start(
+    config: TrainConfig, spec: TinyModel, folder: Path, groups: Mapping[str, Path]
+) -> None:
+    """Build a tiny model, only once in a run, with a tokenizer trained on the text of all data
+    groups in order.
+    """
     items = read_groups(list(groups.values()))
-    corpus = [text for item in items if isinstance(item, Sample) for text in words_of(item.messages)]
+    corpus = [
+        text for item in items if isinstance(item, Sample) for text in words_of(item.messages)
+    ]
     model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
-    export(model, processor, folder, RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"}))
+    export(
+        model,
+        processor,
+        folder,
+        RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"}),
+    )
 
 
-def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[str, Group], drops: Sequence[str]) -> RunCard:
+def _card(
+    config: TrainConfig,
+    summaries: list[StageSummary],
+    groups: Mapping[str, Group],
+    drops: Sequence[str],
+) -> RunCard:
     stages = [
-        {"stage": s.name, "steps": s.steps, "samples": s.samples, "first loss": s.first_loss, "last loss": s.last_loss} for s in summaries
+        {
+            "stage": s.name,
+            "steps": s.steps,
+            "samples": s.samples,
+            "first loss": s.first_loss,
+            "last loss": s.last_loss,
+        }
+        for s in summaries
     ]
     data = []
     for name, (_, card, _) in groups.items():
-        data.append({"group": name, "rows": card.rows, "images": card.images, "licences": ", ".join(card.licences)})
+        data.append(
+            {
+                "group": name,
+                "rows": card.rows,
+                "images": card.images,
+                "licences": ", ".join(card.licences),
+            }
+        )
     counts = {f"dropped_{reason}": 0 for s in summaries for reason in s.dropped}
     for s in summaries:
         for reason, number in s.dropped.items():
@@ -250,5 +336,11 @@ def _card(config: TrainConfig, summaries: list[StageSummary], groups: Mapping[st
     if skipped := sum(s.skipped for s in summaries):
         counts["skipped_steps"] = skipped
     hashes = {str(group.path): group.digest for group in groups.values()}
-    notes = {"name": config.name, "start": _start_name(config), "stages": stages, "data": data, "first_drops": list(drops)}
+    notes = {
+        "name": config.name,
+        "start": _start_name(config),
+        "stages": stages,
+        "data": data,
+        "first_drops": list(drops),
+    }
     return RunCard("train", configuration.to_plain(config), config.seed, counts, hashes, notes)

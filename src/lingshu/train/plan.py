@@ -1,4 +1,6 @@
-"""The order of samples: which ones each step takes, one by one or packed, as a function of seed and step alone."""
+"""The order of samples: which ones each step takes, one by one or packed, as a function of seed and
+step alone.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +11,20 @@ from typing import Protocol
 
 import numpy as np
 
-# The sequences of one optimiser step; each is a tuple of sample indices, several of them only where samples are packed.
+# The sequences of one optimiser step; each is a tuple of sample indices, several of them only where
+# samples are packed.
 Batch = list[tuple[int, ...]]
 # Samples are sorted by length inside windows of this many batches.
 WINDOW_BATCHES = 16
-# Samples that are packed together at a time: enough to fill packs well, few enough to keep the epoch mixed.
+# Samples that are packed together at a time: enough to fill packs well, few enough to keep the
+# epoch mixed.
 PACK_WINDOW = 4096
 
 
 class Plan(Protocol):
-    """Which samples each step takes, a pure function of seed and step: a run resumes by its step number alone."""
+    """Which samples each step takes, a pure function of seed and step: a run resumes by its step
+    number alone.
+    """
 
     def steps(self, epochs: float) -> int:
         """Optimiser steps in so many passes over the data, at least 1."""
@@ -31,7 +37,9 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class GroupedPlan:
-    """One sample a sequence, samples of similar length in a batch: little padding, yet a fresh mixture each epoch."""
+    """One sample a sequence, samples of similar length in a batch: little padding, yet a fresh
+    mixture each epoch.
+    """
 
     lengths: tuple[int, ...]
     batch: int
@@ -64,7 +72,10 @@ class GroupedPlan:
             part = order[start : start + window]
             part = part[np.argsort(lengths[part], kind="stable")]
             # The remainder of an epoch is left out, a different one in each epoch.
-            batches += [[(index,) for index in part[i : i + self.batch].tolist()] for i in range(0, len(part) - self.batch + 1, self.batch)]
+            batches += [
+                [(index,) for index in part[i : i + self.batch].tolist()]
+                for i in range(0, len(part) - self.batch + 1, self.batch)
+            ]
         return [batches[i] for i in rng.permutation(len(batches))]
 
 
@@ -79,11 +90,15 @@ class PackedPlan:
 
     def steps(self, epochs: float) -> int:
         whole, part = int(epochs), epochs - int(epochs)
-        return max(1, sum(len(self._epoch(e)) for e in range(whole)) + round(part * len(self._epoch(whole))))
+        return max(
+            1,
+            sum(len(self._epoch(e)) for e in range(whole)) + round(part * len(self._epoch(whole))),
+        )
 
     def batches(self, start: int) -> Iterator[Batch]:
         epoch = 0
-        # Epochs differ in their number of packs, so those before `start` are planned again; that takes no reading.
+        # Epochs differ in their number of packs, so those before `start` are planned again; that
+        # takes no reading.
         while start >= len(batches := self._epoch(epoch)):
             start, epoch = start - len(batches), epoch + 1
         while True:
@@ -96,18 +111,25 @@ class PackedPlan:
         packs: list[tuple[int, ...]] = []
         for at in range(0, len(order), PACK_WINDOW):
             window = order[at : at + PACK_WINDOW]
-            packs += [tuple(window[i] for i in pack) for pack in best_fit([self.lengths[i] for i in window], self.capacity)]
+            packs += [
+                tuple(window[i] for i in pack)
+                for pack in best_fit([self.lengths[i] for i in window], self.capacity)
+            ]
         packs = [packs[i] for i in rng.permutation(len(packs))]
         if len(packs) < self.batch:
             return [[packs[i % len(packs)] for i in range(self.batch)]]
         # The remainder of an epoch is left out, a different one in each epoch.
-        return [packs[i : i + self.batch] for i in range(0, len(packs) - self.batch + 1, self.batch)]
+        return [
+            packs[i : i + self.batch] for i in range(0, len(packs) - self.batch + 1, self.batch)
+        ]
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: each item, longest first, goes where the least room is left that still takes it.
+    """Best-fit decreasing: each item, longest first, goes where the least room is left that still
+    takes it.
 
-    Positions of `lengths` by pack; every pack sums to at most `capacity`. An item longer than that has a pack of its own.
+    Positions of `lengths` by pack; every pack sums to at most `capacity`. An item longer than that
+    has a pack of its own.
     """
     packs: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (room left, pack), sorted

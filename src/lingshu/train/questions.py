@@ -1,4 +1,6 @@
-"""The questions of a stage that learns from rewards: unanswered, with the gold that replies are compared with."""
+"""The questions of a stage that learns from rewards: unanswered, with the gold that replies are
+compared with.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra,
 
 @dataclass(frozen=True)
 class Questions:
-    """The usable questions of a stage; `texts` are their prompts encoded without pixels, `drops` what was left out and why."""
+    """The usable questions of a stage; `texts` are their prompts encoded without pixels, `drops`
+    what was left out and why.
+    """
 
     samples: tuple[Sample, ...]
     texts: tuple[Encoded, ...]
@@ -35,7 +39,11 @@ class Questions:
     def prompt(self, index: int) -> Encoded:
         """The prompt of question `index`, complete with its scaled images."""
         images = self.samples[index].images
-        return replace(self.texts[index], tiles=self.cache.tiles(images)) if images else self.texts[index]
+        return (
+            replace(self.texts[index], tiles=self.cache.tiles(images))
+            if images
+            else self.texts[index]
+        )
 
     def kept(self, keep: Sequence[bool], reason: str) -> Questions:
         """The questions that are to be kept; the others are counted under `reason`.
@@ -47,14 +55,21 @@ class Questions:
             return self
         chosen = [index for index, wanted in enumerate(keep) if wanted]
         if not chosen:
-            raise TrainingError(f"no question is left to learn from: all {len(self)} fall under {reason}; widen its limits.")
+            raise TrainingError(
+                f"no question is left to learn from: all {len(self)} fall under {reason}; widen its"
+                " limits."
+            )
         drops = Counter(self.drops) + Counter({reason: len(self) - len(chosen)})
-        pick = tuple(self.samples[index] for index in chosen), tuple(self.texts[index] for index in chosen)
+        pick = (
+            tuple(self.samples[index] for index in chosen),
+            tuple(self.texts[index] for index in chosen),
+        )
         return Questions(*pick, self.cache, dict(drops), self.named_drops)
 
 
 def read_questions(paths: Sequence[Path]) -> Iterable[Sample | Drop]:
-    """The questions of several data groups; a closing answer is taken off and is the gold where there is none.
+    """The questions of several data groups; a closing answer is taken off and is the gold where
+    there is none.
 
     Rows that a split marked for anything but training become drops, as in a supervised stage.
     """
@@ -79,13 +94,21 @@ def instructed(sample: Sample, instruction: str) -> Sample:
     if not instruction:
         return sample
     last = sample.messages[-1]
-    return replace(sample, messages=(*sample.messages[:-1], Message(last.role, (*last.parts, instruction))))
+    return replace(
+        sample, messages=(*sample.messages[:-1], Message(last.role, (*last.parts, instruction)))
+    )
 
 
 def encode_questions(
-    items: Iterable[Sample | Drop], processor: Processor, *, instruction: str, max_prompt_tokens: int, cache_mb: int
+    items: Iterable[Sample | Drop],
+    processor: Processor,
+    *,
+    instruction: str,
+    max_prompt_tokens: int,
+    cache_mb: int,
 ) -> Questions:
-    """Encode every prompt once; bad questions are dropped, counted by reason and the first few named.
+    """Encode every prompt once; bad questions are dropped, counted by reason and the first few
+    named.
 
     Raises:
         TrainingError: no question is left.
@@ -93,7 +116,11 @@ def encode_questions(
 
     def refuse(encoded: Encoded) -> tuple[str, str] | None:
         too_long = len(encoded) > max_prompt_tokens
-        return ("too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left beside the reply") if too_long else None
+        return (
+            ("too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left beside the reply")
+            if too_long
+            else None
+        )
 
     # Earlier answers of the dialogue are part of the prompt here; only the reply is learnt from.
     asked = (item if isinstance(item, Drop) else instructed(item, instruction) for item in items)
@@ -116,5 +143,8 @@ def stated_pass_rate(sample: Sample) -> float | None:
     except ValueError:
         rate = -1.0
     if not 0 <= rate <= 1:
-        raise ConfigError(f"question {sample.id!r} states a pass_rate of {text!r}; it must be a share between 0 and 1.")
+        raise ConfigError(
+            f"question {sample.id!r} states a pass_rate of {text!r}; it must be a share between 0"
+            " and 1."
+        )
     return rate

@@ -1,4 +1,6 @@
-"""What a reply is worth: its form, its answer by a scorer of the scoring shelf, and the guards against empty length."""
+"""What a reply is worth: its form, its answer by a scorer of the scoring shelf, and the guards
+against empty length.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ RUN = 4  # tokens; shorter runs recur in any prose
 
 
 class Judged(NamedTuple):
-    """A reply's reward and what it came from; `accuracy` is the score of its answer, 0 where none could be read."""
+    """A reply's reward and what it came from; `accuracy` is the score of its answer, 0 where none
+    could be read.
+    """
 
     reward: float
     format: float
@@ -32,8 +36,18 @@ def scorer_of(reward: Reward) -> Scorer:
     return cast(Scorer, part("scoring", reward.scorer, "score"))
 
 
-def judge(config: Reward, scorer: Scorer, sample: Sample, text: str, token_ids: Sequence[int], *, cut: bool) -> Judged:
-    """What a reply is worth; its answer is read out of its shape before the scorer sees it, so nothing around it counts."""
+def judge(
+    config: Reward,
+    scorer: Scorer,
+    sample: Sample,
+    text: str,
+    token_ids: Sequence[int],
+    *,
+    cut: bool,
+) -> Judged:
+    """What a reply is worth; its answer is read out of its shape before the scorer sees it, so
+    nothing around it counts.
+    """
     repeated = repetition(token_ids) > config.most_repeated
     answer = answer_of(text) if config.format else text
     if cut or repeated or answer is None:
@@ -44,6 +58,8 @@ def judge(config: Reward, scorer: Scorer, sample: Sample, text: str, token_ids: 
 
 
 def repetition(token_ids: Sequence[int]) -> float:
-    """The share of runs of RUN tokens that occurred before in the same reply; 0 for a reply too short for two."""
+    """The share of runs of RUN tokens that occurred before in the same reply; 0 for a reply too
+    short for two.
+    """
     runs = [tuple(token_ids[i : i + RUN]) for i in range(len(token_ids) - RUN + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0

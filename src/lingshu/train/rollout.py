@@ -1,4 +1,6 @@
-"""Who draws the replies of a round: the trained model itself, vLLM in this process, or a server that is given the weights."""
+"""Who draws the replies of a round: the trained model itself, vLLM in this process, or a server
+that is given the weights.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from lingshu.train.step import Trainer
 from lingshu.train.whole import Copy
 from lingshu.train.world import World
 
-WEIGHTS = "rollout"  # the folder under OUT that vLLM or a server reads the weights of each round from
+# the folder under OUT that vLLM or a server reads the weights of each round from
+WEIGHTS = "rollout"
 RELOAD_TIMEOUT_S = 600.0  # reading tens of gigabytes
 NEVER = -100  # the lowest bias that an OpenAI-compatible server takes
 
@@ -34,7 +37,10 @@ Save = Callable[[Path], None]
 
 
 class Rollout(NamedTuple):
-    """A reply drawn for learning. `token_ids` end in the end token where `finish` is "stop"; "length" was cut."""
+    """A reply drawn for learning.
+
+    `token_ids` end in the end token where `finish` is "stop"; "length" was cut.
+    """
 
     id: str
     copy: int
@@ -63,11 +69,19 @@ class Rollouts(Protocol):
         ...
 
 
-def rollouts_of(sampler: Sampler, trainer: Trainer, loaded: Loaded, encode: Callable[[Sample], Encoded], out: Path) -> Rollouts:
-    """Who draws the replies of a stage; `encode` makes a question's inputs for the model in this process.
+def rollouts_of(
+    sampler: Sampler,
+    trainer: Trainer,
+    loaded: Loaded,
+    encode: Callable[[Sample], Encoded],
+    out: Path,
+) -> Rollouts:
+    """Who draws the replies of a stage; `encode` makes a question's inputs for the model in this
+    process.
 
     Raises:
-        ConfigError: vLLM is to run in one process of several. InputError: an address that cannot be used.
+        ConfigError: vLLM is to run in one process of several. InputError: an address that cannot be
+            used.
     """
     if sampler.engine == "hf":
         copied = Copy(trainer) if trainer.world.sharded else None
@@ -76,13 +90,22 @@ def rollouts_of(sampler: Sampler, trainer: Trainer, loaded: Loaded, encode: Call
     tokenizer, never = loaded.processor.tokenizer, loaded.processor.never_sampled
     if sampler.engine == "vllm":
         if trainer.world.sharded:
-            raise ConfigError("sampler.engine is vllm, which starts processes of its own and cannot run under torchrun; give a server.")
+            raise ConfigError(
+                "sampler.engine is vllm, which starts processes of its own and cannot run under"
+                " torchrun; give a server."
+            )
         return InProcess(out / WEIGHTS, tokenizer, sampler.memory)
     engine = openai.load(sampler.engine, EngineOptions(concurrency=sampler.concurrency))
     assert isinstance(engine, openai.OpenAI)
-    # vLLM's server gives tokens with `return_token_ids`; one that does not know the key leaves them out.
-    extra: dict[str, object] = {"return_token_ids": True, "logit_bias": {str(token): NEVER for token in never}}
-    return Served(replace(engine, extra=extra), sampler.reload, out / WEIGHTS, tokenizer, trainer.world)
+    # vLLM's server gives tokens with `return_token_ids`; one that does not know the key leaves them
+    # out.
+    extra: dict[str, object] = {
+        "return_token_ids": True,
+        "logit_bias": {str(token): NEVER for token in never},
+    }
+    return Served(
+        replace(engine, extra=extra), sampler.reload, out / WEIGHTS, tokenizer, trainer.world
+    )
 
 
 @contextmanager
@@ -98,9 +121,11 @@ def evaluating(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The trained model itself, each prompt computed once for its copies; a draw depends on (seed, sample, copy) alone.
+    """The trained model itself, each prompt computed once for its copies; a draw depends on (seed,
+    sample, copy) alone.
 
-    Where the model is sharded, a whole copy of it in each process: drawing gathers a block for every token otherwise.
+    Where the model is sharded, a whole copy of it in each process: drawing gathers a block for
+    every token otherwise.
     """
 
     loaded: Loaded
@@ -117,7 +142,10 @@ class Embedded:
     def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         engine = HfEngine(self.loaded, batch_size=self.batch, encode=self.encode)
         device = self.loaded.model.device.type
-        with evaluating(self.loaded.model), torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+        with (
+            evaluating(self.loaded.model),
+            torch.autocast(device, torch.bfloat16, enabled=self.bfloat16),
+        ):
             return list(_rollouts(engine, samples, sampling, self.loaded.processor.tokenizer))
 
 
@@ -142,7 +170,9 @@ class InProcess:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that speaks the OpenAI wire format and reads weights from `folder` when it is told to."""
+    """A server that speaks the OpenAI wire format and reads weights from `folder` when it is told
+    to.
+    """
 
     engine: openai.OpenAI
     reload: tuple[str, ...]
@@ -156,14 +186,23 @@ class Served:
 
     def _tell(self) -> None:
         for address in self.reload:
-            # What vLLM's /collective_rpc takes; its /reset_prefix_cache, and a server of one's own, read what they need.
-            post(address, {"method": "reload_weights", "kwargs": {"weights_path": str(self.folder.resolve())}})
+            # What vLLM's /collective_rpc takes; its /reset_prefix_cache, and a server of one's own,
+            # read what they need.
+            post(
+                address,
+                {
+                    "method": "reload_weights",
+                    "kwargs": {"weights_path": str(self.folder.resolve())},
+                },
+            )
 
     def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         return list(_rollouts(self.engine, samples, sampling, self.tokenizer))
 
 
-def _rollouts(engine: Engine, samples: Sequence[Sample], sampling: Sampling, tokenizer: Any) -> Iterator[Rollout]:
+def _rollouts(
+    engine: Engine, samples: Sequence[Sample], sampling: Sampling, tokenizer: Any
+) -> Iterator[Rollout]:
     for replies in engine.generate(samples, sampling):
         for reply in replies:
             if reply.text is not None:
@@ -175,11 +214,20 @@ def _rollouts(engine: Engine, samples: Sequence[Sample], sampling: Sampling, tok
 def token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
     """The tokens of a reply, with the end token of one that ended by itself."""
     end = tokenizer.eos_token_id
-    # A server that tells no tokens leaves the text alone. Cut anew it may fall into other tokens than were drawn: the
-    # ratio of such a reply is then that of another way to say the same, which the clipping bounds.
-    ids = reply.token_ids if reply.token_ids is not None else tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
+    # A server that tells no tokens leaves the text alone. Cut anew it may fall into other tokens
+    # than were drawn: the ratio of such a reply is then that of another way to say the same, which
+    # the clipping bounds.
+    ids = (
+        reply.token_ids
+        if reply.token_ids is not None
+        else tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
+    )
     # A checkpoint may name further end tokens besides its tokenizer's.
-    return (*ids, end) if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids) else ids
+    return (
+        (*ids, end)
+        if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids)
+        else ids
+    )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -193,11 +241,16 @@ def post(address: str, body: Mapping[str, object]) -> None:
     Raises:
         EngineError: no answer, or another than 200 to 299.
     """
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST")
+    request = urllib.request.Request(
+        address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+    )
     # Neither proxies of the environment nor redirects: requests go where the configuration says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
         with opener.open(request, timeout=RELOAD_TIMEOUT_S) as response:
             response.read()
     except (OSError, HTTPException) as error:
-        raise EngineError(f"{address} did not take the new weights ({one_line(error)}); see docs/reinforcement.md.") from error
+        raise EngineError(
+            f"{address} did not take the new weights ({one_line(error)}); see"
+            " docs/reinforcement.md."
+        ) from error

@@ -1,7 +1,9 @@
-"""Sharding by FSDP2: parameters, gradients and moments spread over all processes, gathered block by block.
+"""Sharding by FSDP2: parameters, gradients and moments spread over all processes, gathered block by
+block.
 
-The model keeps its stock class and names. Whole weights are only ever in the memory of the first process, and there on
-the CPU: the others start from a model without values and are sent their shards.
+The model keeps its stock class and names. Whole weights are only ever in the memory of the first
+process, and there on the CPU: the others start from a model without values and are sent their
+shards.
 """
 
 from __future__ import annotations
@@ -13,9 +15,19 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.utils.checkpoint import checkpoint
 
 from lingshu.models.family import Family
@@ -25,7 +37,9 @@ META = torch.device("meta")
 
 
 def units(model: Any, family: Family) -> list[nn.Module]:
-    """The blocks that are sharded and recomputed one by one, in the order of the forward pass: vision, then language."""
+    """The blocks that are sharded and recomputed one by one, in the order of the forward pass:
+    vision, then language.
+    """
     return [block for path in family.blocks for block in model.get_submodule(path)]
 
 
@@ -48,18 +62,28 @@ def _recomputed(block: nn.Module, *inputs: Any, **options: Any) -> Any:
     return checkpoint(forward, *inputs, use_reentrant=False, **options)
 
 
-def shard(root: nn.Module, model: Any, family: Family, *, world: World, bfloat16: bool, cpu_offload: bool) -> None:
-    """Shard `model` in place, block by block, and what is left of it as one unit with `root`, whose call is the forward pass.
+def shard(
+    root: nn.Module, model: Any, family: Family, *, world: World, bfloat16: bool, cpu_offload: bool
+) -> None:
+    """Shard `model` in place, block by block, and what is left of it as one unit with `root`, whose
+    call is the forward pass.
 
-    The first process brings the weights; the others' may lie on the meta device. Gradients are summed over processes.
+    The first process brings the weights; the others' may lie on the meta device. Gradients are
+    summed over processes.
     """
-    parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()} if world.first else {}
+    parameters = (
+        {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        if world.first
+        else {}
+    )
     buffers = dict(model.named_buffers()) if world.first else {}
     if world.first:
         _move(model, META)
     options: dict[str, Any] = {
         "mesh": init_device_mesh(world.device.type, (world.size,)),
-        "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False) if bfloat16 else MixedPrecisionPolicy(),
+        "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        if bfloat16
+        else MixedPrecisionPolicy(),
         "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
     }
     for unit in units(model, family):
@@ -69,11 +93,16 @@ def shard(root: nn.Module, model: Any, family: Family, *, world: World, bfloat16
     fully_shard(root, **options)
     for module in root.modules():
         if isinstance(module, FSDPModule):
-            # A step divides its loss by what the whole batch holds: the shares' gradients are to be added up, not averaged.
+            # A step divides its loss by what the whole batch holds: the shares' gradients are to be
+            # added up, not averaged.
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
     set_model_state_dict(
-        model, parameters, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload)
+        model,
+        parameters,
+        options=StateDictOptions(
+            full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload
+        ),
     )
     for name, buffer in model.named_buffers():
         if world.first:
@@ -83,18 +112,30 @@ def shard(root: nn.Module, model: Any, family: Family, *, world: World, bfloat16
 
 def whole_state(model: Any) -> dict[str, Any]:
     """Every weight of a sharded model in the first process, on the CPU; nothing in the others."""
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
 
 
 def _move(module: nn.Module, device: torch.device) -> None:
-    """Put every unsharded tensor of a module on `device` without its values; a tensor that is shared stays shared."""
+    """Put every unsharded tensor of a module on `device` without its values; a tensor that is
+    shared stays shared.
+    """
     moved: dict[int, Any] = {}
     for part in module.modules():
         for held in (part._parameters, part._buffers):
             for name, tensor in held.items():
-                if tensor is None or tensor.device == device or (device != META and tensor.device != META):
+                if (
+                    tensor is None
+                    or tensor.device == device
+                    or (device != META and tensor.device != META)
+                ):
                     continue
                 if id(tensor) not in moved:
                     empty = torch.empty_like(tensor, device=device)
-                    moved[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+                    moved[id(tensor)] = (
+                        nn.Parameter(empty, tensor.requires_grad)
+                        if isinstance(tensor, nn.Parameter)
+                        else empty
+                    )
                 held[name] = moved[id(tensor)]

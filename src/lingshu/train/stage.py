@@ -38,8 +38,8 @@ class Stopped(Exception):
 class StageSummary:
     """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
 
-    `skipped` counts steps whose loss or gradient was no number and that changed nothing. `entities` says how much of its
-    data is marked (train/entities.py: EntityCounts), None where nothing is.
+    `skipped` counts steps whose loss or gradient was no number and that changed nothing. `entities`
+    says how much of its data is marked (train/entities.py: EntityCounts), None where nothing is.
     """
 
     name: str
@@ -55,10 +55,19 @@ class StageSummary:
 
 
 class StageRun:
-    """One stage of a run; it remembers what a state has to bring back besides weights and optimiser."""
+    """One stage of a run; it remembers what a state has to bring back besides weights and
+    optimiser.
+    """
 
     def __init__(
-        self, config: TrainConfig, number: int, groups: Mapping[str, Path], out: Path, *, stop: Callable[[], bool], world: World
+        self,
+        config: TrainConfig,
+        number: int,
+        groups: Mapping[str, Path],
+        out: Path,
+        *,
+        stop: Callable[[], bool],
+        world: World,
     ) -> None:
         self.config, self.number, self.out, self.stop, self.world = config, number, out, stop, world
         self.stage: Stage = config.stages[number]
@@ -73,11 +82,13 @@ class StageRun:
     ) -> tuple[StageSummary, tuple[str, ...], Loaded | None]:
         """Train the stage from its start or its newest state to its end.
 
-        The model is changed in place; `base` is the folder or hub id that it was loaded from. It comes back whole with the
-        summary and the first drops: from a sharded run in the first process alone.
+        The model is changed in place; `base` is the folder or hub id that it was loaded from. It
+        comes back whole with the summary and the first drops: from a sharded run in the first
+        process alone.
 
         Raises:
-            TrainingError: too many steps gave no number. Stopped: `stop` said so, and the state is saved.
+            TrainingError: too many steps gave no number. Stopped: `stop` said so, and the state is
+                saved.
             StorageError: a state could not be written.
         """
         seed, world = self.config.seed * 1000 + self.number, self.world
@@ -91,29 +102,59 @@ class StageRun:
         # Each process draws its own dropout.
         torch.manual_seed(seed + 1_000_003 * world.rank)
         position = self._resume(trainer)
-        log_of = open_log(self.out, log_bytes=position.log_bytes, tensorboard=self.config.tensorboard) if world.first else nullcontext()
+        log_of = (
+            open_log(self.out, log_bytes=position.log_bytes, tensorboard=self.config.tensorboard)
+            if world.first
+            else nullcontext()
+        )
         with log_of as log, Saver(self.out / "state", world) as saver:
             seconds = self._steps(trainer, feed, position, log, saver, progress)
             saver.wait()
         if not self.first:
             raise TrainingError(
-                f"stage {self.stage.name!r}: none of its {feed.total} steps gave a loss and a gradient that are numbers; "
-                "look at the model it starts from, or lower its rates."
+                f"stage {self.stage.name!r}: none of its {feed.total} steps gave a loss and a"
+                " gradient that are numbers; look at the model it starts from, or lower its rates."
             )
         model = self._whole(loaded, seed) if world.sharded else loaded.model
         if model is not None:
             model.eval()
             if adapter is not None:
-                save_adapter(model, adapter, base, self.out / "adapters" / f"{self.number + 1}-{self.stage.name}")
+                save_adapter(
+                    model,
+                    adapter,
+                    base,
+                    self.out / "adapters" / f"{self.number + 1}-{self.stage.name}",
+                )
                 merge(model)
         first, last = _mean(self.first), _mean(self.recent)
         name, dropped = self.stage.name, dict(feed.drops)
         entities = None if feed.entities is None else feed.entities.as_json()
-        summary = StageSummary(name, feed.total, round(seconds, 2), first, last, feed.samples, feed.tokens, self.skipped, dropped, entities)
-        return summary, tuple(feed.named_drops), Loaded(model, loaded.processor, loaded.name, loaded.digest) if model is not None else None
+        summary = StageSummary(
+            name,
+            feed.total,
+            round(seconds, 2),
+            first,
+            last,
+            feed.samples,
+            feed.tokens,
+            self.skipped,
+            dropped,
+            entities,
+        )
+        return (
+            summary,
+            tuple(feed.named_drops),
+            (
+                Loaded(model, loaded.processor, loaded.name, loaded.digest)
+                if model is not None
+                else None
+            ),
+        )
 
     def _whole(self, loaded: Loaded, seed: int) -> Any | None:
-        """The sharded model as it was before it was sharded, in the first process; None in the others."""
+        """The sharded model as it was before it was sharded, in the first process; None in the
+        others.
+        """
         weights = whole_state(loaded.model)
         if not self.world.first:
             return None
@@ -127,19 +168,27 @@ class StageRun:
     def _feed(self, loaded: Loaded, trainer: Trainer, seed: int) -> Feed:
         config, stage = self.config, self.stage
         if stage.grpo:
-            return grpo_feed(self.folders, loaded, trainer, out=self.out, seed=seed, cache_mb=config.cache_mb)
+            return grpo_feed(
+                self.folders, loaded, trainer, out=self.out, seed=seed, cache_mb=config.cache_mb
+            )
         data = encode_all(
             read_groups(self.folders), loaded.processor,
             max_tokens=stage.max_tokens, cache_mb=config.cache_mb, objective=stage.objective, seed=seed,
         )  # fmt: skip
-        return data_feed(data, stage, seed, share=lambda batch: self.world.share(batch, stage.micro_batch))
+        return data_feed(
+            data, stage, seed, share=lambda batch: self.world.share(batch, stage.micro_batch)
+        )
 
     def _resume(self, trainer: Trainer) -> Position:
         found = self.world.lead(lambda: latest(self.out / "state"))
         if found is not None and found[1].stage == self.number:
             folder, position = found
             load_state(folder, trainer.model, trainer.optimizer, self.world)
-            self.first, self.pending, self.skipped = list(position.first), list(position.pending), position.skipped
+            self.first, self.pending, self.skipped = (
+                list(position.first),
+                list(position.pending),
+                position.skipped,
+            )
             self.recent.extend(position.recent)
             return position
         # A stage that starts anew keeps the log up to the end of the stage before it.
@@ -148,7 +197,13 @@ class StageRun:
         return Position(self.number, 0, kept, 0.0)
 
     def _steps(
-        self, trainer: Trainer, feed: Feed, position: Position, log: LearningLog | None, saver: Saver, progress: Progress | None
+        self,
+        trainer: Trainer,
+        feed: Feed,
+        position: Position,
+        log: LearningLog | None,
+        saver: Saver,
+        progress: Progress | None,
     ) -> float:
         started = time.monotonic() - position.seconds
         clock, tokens, total = time.monotonic(), 0, feed.total
@@ -163,7 +218,8 @@ class StageRun:
                 rate = self.world.sum([tokens])[0] / max(1e-9, time.monotonic() - clock)
                 self._tell(log, trainer, done, total, result, feed.told(), rate, progress)
                 clock, tokens = time.monotonic(), 0
-            # One process that is asked to stop, or whose disk is full, stops all of them after the same step.
+            # One process that is asked to stop, or whose disk is full, stops all of them after the
+            # same step.
             asked, failed = self.world.sum([self.stop() or self.world.abandoned(), saver.failed])
             if failed:
                 saver.wait()
@@ -189,8 +245,8 @@ class StageRun:
         if self.skipped > self.config.most_skipped:
             where = f"stage {self.stage.name!r}, step {done}"
             raise TrainingError(
-                f"{where}: the loss is {loss}, its gradient norm {norm}, and {self.skipped} such steps were skipped; "
-                "lower the stage's rates or look at the data."
+                f"{where}: the loss is {loss}, its gradient norm {norm}, and {self.skipped} such"
+                " steps were skipped; lower the stage's rates or look at the data."
             )
 
     def _tell(
@@ -206,21 +262,38 @@ class StageRun:
     ) -> None:
         loss = _mean(self.pending) if self.pending else None
         row = {"stage": self.stage.name, "step": done, "total": total, "loss": loss}
-        row |= {"gradient_norm": result.norm if math.isfinite(result.norm) else None, "skipped": self.skipped}
-        row |= {"rate": max(g["lr"] for g in trainer.optimizer.param_groups), "tokens_per_s": round(rate, 1)}
+        row |= {
+            "gradient_norm": result.norm if math.isfinite(result.norm) else None,
+            "skipped": self.skipped,
+        }
+        row |= {
+            "rate": max(g["lr"] for g in trainer.optimizer.param_groups),
+            "tokens_per_s": round(rate, 1),
+        }
         self.pending = []
         if log is None:
             return
         # A skipped step may tell what is no number, which JSON cannot say.
-        told = {name: value if math.isfinite(value) else None for name, value in (dict(result.told) | dict(fed)).items()}
+        told = {
+            name: value if math.isfinite(value) else None
+            for name, value in (dict(result.told) | dict(fed)).items()
+        }
         log.add(row | told, done)
         if progress is not None:
             progress(self.stage.name, done, total, math.nan if loss is None else loss, rate)
 
-    def _save(self, saver: Saver, trainer: Trainer, done: int, log: LearningLog | None, seconds: float) -> None:
-        told = {"first": tuple(self.first), "recent": tuple(self.recent), "pending": tuple(self.pending)}
+    def _save(
+        self, saver: Saver, trainer: Trainer, done: int, log: LearningLog | None, seconds: float
+    ) -> None:
+        told = {
+            "first": tuple(self.first),
+            "recent": tuple(self.recent),
+            "pending": tuple(self.pending),
+        }
         # The first process writes the position; the others have no log.
-        position = Position(self.number, done, log.size if log else 0, seconds, skipped=self.skipped, **told)
+        position = Position(
+            self.number, done, log.size if log else 0, seconds, skipped=self.skipped, **told
+        )
         saver.save(position, trainer.model, trainer.optimizer)
 
 

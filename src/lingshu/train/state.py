@@ -1,7 +1,9 @@
-"""What a killed run resumes from: weights, optimiser moments, position and random state, of all processes together.
+"""What a killed run resumes from: weights, optimiser moments, position and random state, of all
+processes together.
 
-The copy to the CPU is taken at once, a thread writes it while training goes on. The folder appears by one rename, the
-older one goes only after that. A state can be gone on from by any number of processes.
+The copy to the CPU is taken at once, a thread writes it while training goes on. The folder appears
+by one rename, the older one goes only after that. A state can be gone on from by any number of
+processes.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: stage by its position in the chain, optimiser steps done in it, log bytes written by then.
+    """Where a run stands: stage by its position in the chain, optimiser steps done in it, log bytes
+    written by then.
 
-    `first` and `recent` are the losses of the first and the last steps, `pending` those since the last row of the log,
-    and `skipped` counts the steps that gave no number.
+    `first` and `recent` are the losses of the first and the last steps, `pending` those since the
+    last row of the log, and `skipped` counts the steps that gave no number.
     """
 
     stage: int
@@ -46,7 +49,9 @@ class Position:
 
 
 class Saver:
-    """Writes states behind the training's back, one at a time; a context that waits for the last one."""
+    """Writes states behind the training's back, one at a time; a context that waits for the last
+    one.
+    """
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder, self.world = folder, world
@@ -62,10 +67,15 @@ class Saver:
     @property
     def failed(self) -> bool:
         """Whether a state could not be written; `wait` says why."""
-        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+        return (
+            self._writing is not None
+            and self._writing.done()
+            and self._writing.exception() is not None
+        )
 
     def save(self, position: Position, model: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Copy the state after a step, and begin to write it; the one before has been written by then.
+        """Copy the state after a step, and begin to write it; the one before has been written by
+        then.
 
         Raises:
             StorageError: the disk refused the one before.
@@ -87,11 +97,18 @@ class Saver:
 
     def _write(self, position: Position, state: Any) -> None:
         folder = self.folder / f"{position.stage:02d}-{position.step:08d}"
-        writer = StateWriter(folder, self.world.rank, asdict(position), finished=lambda: self._remove_older(folder))
+        writer = StateWriter(
+            folder, self.world.rank, asdict(position), finished=lambda: self._remove_older(folder)
+        )
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*single process")
-                save(state, storage_writer=writer, process_group=self.world.saves, no_dist=not self.world.sharded)
+                save(
+                    state,
+                    storage_writer=writer,
+                    process_group=self.world.saves,
+                    no_dist=not self.world.sharded,
+                )
         except CheckpointException as error:
             if self.world.first:
                 shutil.rmtree(writer.temporary, ignore_errors=True)
@@ -105,7 +122,11 @@ class Saver:
 
 def states(folder: Path) -> list[Path]:
     """Complete states, oldest first; half-written ones keep a hidden name and are not among them."""
-    return sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir())
+        if folder.is_dir()
+        else []
+    )
 
 
 def latest(folder: Path) -> tuple[Path, Position] | None:
@@ -122,46 +143,79 @@ def latest(folder: Path) -> tuple[Path, Position] | None:
 
 
 def load_state(folder: Path, model: Any, optimizer: torch.optim.Optimizer, world: World) -> None:
-    """Put a state's weights, moments and random state back: bit for bit, in as many processes as wrote it.
+    """Put a state's weights, moments and random state back: bit for bit, in as many processes as
+    wrote it.
 
     Raises:
         ArtefactError: the state is of another model.
     """
     reader = StateReader(folder)
     # A part that no sample has reached yet has no moments.
-    reached = {name: p for name, p in _trained(model, optimizer).items() if f"step/{name}" in reader.tensors}
+    reached = {
+        name: p
+        for name, p in _trained(model, optimizer).items()
+        if f"step/{name}" in reader.tensors
+    }
     for parameter in reached.values():
         number = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        optimizer.state[parameter] = {"step": number, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        optimizer.state[parameter] = {
+            "step": number,
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
     wanted = _state(model, optimizer)
-    random = {name: tensor for name, tensor in _random(world.rank).items() if name in reader.tensors}
+    random = {
+        name: tensor for name, tensor in _random(world.rank).items() if name in reader.tensors
+    }
     other = {name for name in reader.tensors if not name.startswith("random/")} ^ set(wanted)
     if other:
-        raise ArtefactError(f"{folder} is of another model ({min(other)}); train anew without --resume.")
+        raise ArtefactError(
+            f"{folder} is of another model ({min(other)}); train anew without --resume."
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*single process")
-            load({**wanted, **random}, storage_reader=reader, process_group=world.talk, no_dist=not world.sharded)
+            load(
+                {**wanted, **random},
+                storage_reader=reader,
+                process_group=world.talk,
+                no_dist=not world.sharded,
+            )
     except CheckpointException as error:
-        raise ArtefactError(f"{folder} is of another model or damaged ({one_line(_cause(error))}); train anew without --resume.") from error
+        raise ArtefactError(
+            f"{folder} is of another model or damaged ({one_line(_cause(error))}); train anew"
+            " without --resume."
+        ) from error
     for name, tensor in random.items():
         (torch.cuda.set_rng_state if name.endswith("/cuda") else torch.set_rng_state)(tensor)
 
 
 def _cause(error: CheckpointException) -> Exception:
-    """What went wrong in one of the processes: an error of ours if there is one, so that it is told like any other."""
+    """What went wrong in one of the processes: an error of ours if there is one, so that it is told
+    like any other.
+    """
     causes = [cause for cause, _ in error.failures.values()]
     for cause in causes:
         if isinstance(cause, LingshuError):
             return cause
-    return causes[0] if isinstance(causes[0], Exception) else TrainingError(f"the state could not be written: {one_line(causes[0])}")
+    return (
+        causes[0]
+        if isinstance(causes[0], Exception)
+        else TrainingError(f"the state could not be written: {one_line(causes[0])}")
+    )
 
 
 def _state(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors of a state by name, as they stand: a weight that two modules share once, then what the optimiser knows."""
+    """The tensors of a state by name, as they stand: a weight that two modules share once, then
+    what the optimiser knows.
+    """
     state = {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    state |= {f"weight/{name}": tensor for name, tensor in model.state_dict().items() if name not in weights}
+    state |= {
+        f"weight/{name}": tensor
+        for name, tensor in model.state_dict().items()
+        if name not in weights
+    }
     for name, parameter in _trained(model, optimizer).items():
         if parameter in optimizer.state:
             state |= {f"{key}/{name}": optimizer.state[parameter][key] for key in MOMENTS}

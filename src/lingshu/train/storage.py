@@ -1,6 +1,8 @@
-"""How torch's distributed checkpoint stores a state here: safetensors and JSON, nothing pickled, whole or not at all.
+"""How torch's distributed checkpoint stores a state here: safetensors and JSON, nothing pickled,
+whole or not at all.
 
-A state is a folder that takes its name by one rename, after every process has written and synced its own file:
+A state is a folder that takes its name by one rename, after every process has written and synced
+its own file:
 
 rank-00000.safetensors ...  what each process holds: whole tensors, or its chunks of sharded ones
 index.json                  of each tensor its dtype and shape, and where its chunks lie
@@ -19,23 +21,42 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from lingshu.core.files import MANIFEST, disk, read_json, sha256_file, sync_file, sync_folder, write_json
+from lingshu.core.files import (
+    MANIFEST,
+    disk,
+    read_json,
+    sha256_file,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 
 INDEX = "index.json"
 
 
 class StateWriter(StorageWriter):
-    """Writes one state; `finished` is called with its folder's name once it stands, in the first process alone."""
+    """Writes one state; `finished` is called with its folder's name once it stands, in the first
+    process alone.
+    """
 
-    def __init__(self, folder: Path, rank: int, position: Mapping[str, Any], *, finished: Callable[[], None]) -> None:
+    def __init__(
+        self, folder: Path, rank: int, position: Mapping[str, Any], *, finished: Callable[[], None]
+    ) -> None:
         super().__init__()
         self.folder, self.rank, self.position, self.finished = folder, rank, position, finished
-        # One name for all processes; what a kill left under it is thrown away when the next state is begun.
+        # One name for all processes; what a kill left under it is thrown away when the next state
+        # is begun.
         self.temporary = folder.with_name(f".{folder.name}.tmp")
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
@@ -60,8 +81,20 @@ class StateWriter(StorageWriter):
         for item in plan.items:
             assert item.tensor_data is not None  # a state holds tensors only
             chunk = item.tensor_data.chunk
-            tensors[key := _key(item.index.fqn, chunk.offsets)] = planner.resolve_data(item).detach().contiguous()  # pyright: ignore
-            places.append((item.index, {"file": path.name, "key": key, "offsets": list(chunk.offsets), "sizes": list(chunk.sizes)}))
+            tensors[key := _key(item.index.fqn, chunk.offsets)] = (
+                planner.resolve_data(item).detach().contiguous()  # pyright: ignore
+            )
+            places.append(
+                (
+                    item.index,
+                    {
+                        "file": path.name,
+                        "key": key,
+                        "offsets": list(chunk.offsets),
+                        "sizes": list(chunk.sizes),
+                    },
+                )
+            )
         with disk(self.folder):
             save_file(tensors, path)
             sync_file(path)
@@ -79,12 +112,17 @@ class StateWriter(StorageWriter):
             place = dict(result.storage_data)
             files[place["file"]] = {name: place.pop(name) for name in ("bytes", "sha256")}
             dtype = str(known.properties.dtype).removeprefix("torch.")
-            tensors.setdefault(result.index.fqn, {"dtype": dtype, "shape": list(known.size), "chunks": []})["chunks"].append(place)
+            tensors.setdefault(
+                result.index.fqn, {"dtype": dtype, "shape": list(known.size), "chunks": []}
+            )["chunks"].append(place)
         with disk(self.folder):
             write_json(self.temporary / INDEX, {"tensors": tensors})
             write_json(self.temporary / "position.json", self.position)
             for name in (INDEX, "position.json"):
-                files[name] = {"bytes": (self.temporary / name).stat().st_size, "sha256": sha256_file(self.temporary / name)}
+                files[name] = {
+                    "bytes": (self.temporary / name).stat().st_size,
+                    "sha256": sha256_file(self.temporary / name),
+                }
             write_json(self.temporary / MANIFEST, {"files": files})
             self.temporary.rename(self.folder)
             sync_folder(self.folder.parent)
@@ -97,7 +135,9 @@ class StateWriter(StorageWriter):
 
 
 class StateReader(StorageReader):
-    """Reads the chunks of a state that this process needs, by whichever number of processes it was written."""
+    """Reads the chunks of a state that this process needs, by whichever number of processes it was
+    written.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -110,11 +150,18 @@ class StateReader(StorageReader):
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         known: dict[str, Any] = {}
         for name, facts in self.tensors.items():
-            chunks = [ChunkStorageMetadata(torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"])) for chunk in facts["chunks"]]
-            known[name] = TensorStorageMetadata(TensorProperties(getattr(torch, facts["dtype"])), torch.Size(facts["shape"]), chunks)
+            chunks = [
+                ChunkStorageMetadata(torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"]))
+                for chunk in facts["chunks"]
+            ]
+            known[name] = TensorStorageMetadata(
+                TensorProperties(getattr(torch, facts["dtype"])), torch.Size(facts["shape"]), chunks
+            )
         return Metadata(known)
 
-    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any) -> None:
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *_: Any, **__: Any
+    ) -> None:
         del metadata, is_coordinator
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
@@ -133,7 +180,10 @@ class StateReader(StorageReader):
             with safe_open(self.folder / name, framework="pt") as file:
                 for key, item in wanted:
                     target = planner.resolve_tensor(item)
-                    part = tuple(slice(at, at + length) for at, length in zip(item.storage_offsets, item.lengths, strict=True))
+                    part = tuple(
+                        slice(at, at + length)
+                        for at, length in zip(item.storage_offsets, item.lengths, strict=True)
+                    )
                     # A number without dimensions has no slices.
                     target.copy_(file.get_slice(key)[part] if part else file.get_tensor(key))
                     planner.commit_tensor(item, target)

@@ -1,4 +1,6 @@
-"""The whole weights of a model in training, for whoever draws replies: a checkpoint folder, or a copy in each process."""
+"""The whole weights of a model in training, for whoever draws replies: a checkpoint folder, or a
+copy in each process.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from lingshu.train.step import Trainer
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
-    """Write the learner's weights as a checkpoint, adapters merged, in the precision of its steps; every process takes part.
+    """Write the learner's weights as a checkpoint, adapters merged, in the precision of its steps;
+    every process takes part.
 
     Raises:
         StorageError: the disk refused the write.
@@ -43,7 +46,12 @@ def _export(trainer: Trainer, weights: dict[str, torch.Tensor] | None, folder: P
         model.to(torch.bfloat16)
     if tied(model):
         untie(model)
-    export(model, trainer.processor, folder, RunCard("rollout", {}, notes={"name": "weights of a round"}))
+    export(
+        model,
+        trainer.processor,
+        folder,
+        RunCard("rollout", {}, notes={"name": "weights of a round"}),
+    )
 
 
 def tied(model: Any) -> bool:
@@ -61,7 +69,9 @@ def untie(model: Any) -> None:
 
 
 class Copy:
-    """A whole model beside a sharded one, in this process, in the precision of its steps: 2 bytes a weight in bfloat16."""
+    """A whole model beside a sharded one, in this process, in the precision of its steps: 2 bytes a
+    weight in bfloat16.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -70,11 +80,15 @@ class Copy:
             self.model: Any = type(sharded)._from_config(sharded.config, dtype=torch.float32)
         if lora:
             inject(self.model, trainer.processor.family, lora, seed=0)
-        self.model.to(trainer.device, torch.bfloat16 if trainer.bfloat16 else torch.float32).requires_grad_(False).eval()
+        self.model.to(
+            trainer.device, torch.bfloat16 if trainer.bfloat16 else torch.float32
+        ).requires_grad_(False).eval()
 
     @torch.no_grad()
     def fill(self) -> None:
         """Take over the learner's weights; every process takes part, tensor by tensor in one order."""
         mine = dict(self.model.named_parameters())
         for name, parameter in self._trainer.model.named_parameters():
-            mine[name].copy_(parameter.full_tensor() if isinstance(parameter, DTensor) else parameter)
+            mine[name].copy_(
+                parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            )

@@ -1,4 +1,6 @@
-"""The processes that train together, as torchrun started them; without it a world of one, in which nothing is sent."""
+"""The processes that train together, as torchrun started them; without it a world of one, in which
+nothing is sent.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from lingshu.core.errors import ConfigError, LingshuError, TrainingError
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-# What one process does for all (hashing data, writing a checkpoint) may take hours while the others wait;
-# torchrun ends them when a process dies, so waiting long hides nothing.
+# What one process does for all (hashing data, writing a checkpoint) may take hours while the others
+# wait; torchrun ends them when a process dies, so waiting long hides nothing.
 PATIENCE = timedelta(hours=12)
 
 
@@ -25,8 +27,9 @@ PATIENCE = timedelta(hours=12)
 class World:
     """The processes of a run: this one's `rank` of `size`, and its device.
 
-    `talk` carries small numbers and waiting, `saves` what the threads that write states agree on; both run on the CPU.
-    They are None without torchrun. `launcher` is the process that started this one.
+    `talk` carries small numbers and waiting, `saves` what the threads that write states agree on;
+    both run on the CPU. They are None without torchrun. `launcher` is the process that started this
+    one.
     """
 
     rank: int = 0
@@ -75,7 +78,9 @@ class World:
         return box[0]
 
     def share(self, batch: Sequence[T], micro_batch: int) -> list[T]:
-        """This process's sequences of a global batch: micro-batches in turn, as neighbours in a batch are of similar length."""
+        """This process's sequences of a global batch: micro-batches in turn, as neighbours in a
+        batch are of similar length.
+        """
         starts = range(self.rank * micro_batch, len(batch), self.size * micro_batch)
         return [sequence for start in starts for sequence in batch[start : start + micro_batch]]
 
@@ -89,7 +94,8 @@ ALONE = World()
 
 @contextmanager
 def open_world(device: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun nothing is set up.
+    """Join the processes that torchrun started, and leave them at the end; without torchrun nothing
+    is set up.
 
     Raises:
         ConfigError: a device that is not here.
@@ -106,14 +112,20 @@ def open_world(device: Literal["auto", "cpu", "cuda"]) -> Iterator[World]:
     talk, saves = (_group() for _ in range(2))
     whole = False
     try:
-        yield World(distributed.get_rank(), distributed.get_world_size(), place, talk, saves, os.getppid())
+        yield World(
+            distributed.get_rank(), distributed.get_world_size(), place, talk, saves, os.getppid()
+        )
         whole = True
     except (RuntimeError, distributed.DistError) as error:
         if not _lost(error):
             raise
-        raise TrainingError("another process of this run ended; see what it or torchrun says of it, then go on with --resume.") from error
+        raise TrainingError(
+            "another process of this run ended; see what it or torchrun says of it, then go on with"
+            " --resume."
+        ) from error
     finally:
-        # After an error of this process alone NCCL would wait for the others; the end of the process frees the group too.
+        # After an error of this process alone NCCL would wait for the others; the end of the
+        # process frees the group too.
         if whole or kind == "cpu":
             distributed.destroy_process_group()
 
@@ -130,7 +142,8 @@ def _place(kind: str) -> torch.device:
     local = distributed.get_node_local_rank()  # pyright: ignore[reportPrivateImportUsage] - documented
     if local >= torch.cuda.device_count():
         raise ConfigError(
-            f"torchrun started more processes on this node than its {torch.cuda.device_count()} GPUs; lower --nproc-per-node."
+            f"torchrun started more processes on this node than its {torch.cuda.device_count()}"
+            " GPUs; lower --nproc-per-node."
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)

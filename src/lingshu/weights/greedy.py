@@ -1,7 +1,8 @@
-"""The greedy model soup: models are tried from the best to the worst, and one stays only if the soup with it scores no less.
+"""The greedy model soup: models are tried from the best to the worst, and one stays only if the
+soup with it scores no less.
 
-Wortsman et al. 2022, arXiv 2203.05482, recipe 1. How a folder is scored is given from above; score on validation data, not
-on the test set, for the soup is chosen by that score.
+Wortsman et al. 2022, arXiv 2203.05482, recipe 1. How a folder is scored is given from above; score
+on validation data, not on the test set, for the soup is chosen by that score.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ Score = Callable[[Path], float]
 
 
 class Soup(NamedTuple):
-    """The models that were kept, the score of the soup of them, the score of each model alone, and every trial."""
+    """The models that were kept, the score of the soup of them, the score of each model alone, and
+    every trial.
+    """
 
     kept: tuple[Path, ...]
     score: float
@@ -31,14 +34,17 @@ class Soup(NamedTuple):
 
 def shares(models: int, chosen: Sequence[int]) -> Weighting:
     """The plain mean of the chosen ones, by their numbers; the others have no weight."""
-    return Weighting(tuple(1 / len(chosen) if number in chosen else 0.0 for number in range(models)))
+    return Weighting(
+        tuple(1 / len(chosen) if number in chosen else 0.0 for number in range(models))
+    )
 
 
 def greedy(plan: Merge, out: Path, score: Score) -> Soup:
-    """Choose models greedily by `score` (higher is better) and write the mean of those kept to `out`.
+    """Choose models greedily by `score` (higher is better) and write the mean of those kept to
+    `out`.
 
-    Each of the n models is scored once, and each but the best once more in a soup, which is written beside `out` and
-    removed again.
+    Each of the n models is scored once, and each but the best once more in a soup, which is written
+    beside `out` and removed again.
 
     Raises:
         InputError: a score that is no number; otherwise as `merge`.
@@ -59,8 +65,18 @@ def greedy(plan: Merge, out: Path, score: Score) -> Soup:
         if reached >= best:
             kept.append(candidate)
             best = reached
-    soup = Soup(tuple(models[number] for number in kept), best, list(zip(map(str, models), alone, strict=True)), trials)
-    told = {"kept": [str(model) for model in soup.kept], "score": best, "alone": soup.alone, "trials": trials}
+    soup = Soup(
+        tuple(models[number] for number in kept),
+        best,
+        list(zip(map(str, models), alone, strict=True)),
+        trials,
+    )
+    told = {
+        "kept": [str(model) for model in soup.kept],
+        "score": best,
+        "alone": soup.alone,
+        "trials": trials,
+    }
     merge(plan, out, shares(len(models), kept), notes={"greedy": told})
     return soup
 
@@ -68,5 +84,7 @@ def greedy(plan: Merge, out: Path, score: Score) -> Soup:
 def _scored(score: Score, folder: Path) -> float:
     value = score(folder)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"the score of {folder} is {value!r}; score(folder) must return a finite number.")
+        raise InputError(
+            f"the score of {folder} is {value!r}; score(folder) must return a finite number."
+        )
     return float(value)

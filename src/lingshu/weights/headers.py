@@ -1,4 +1,6 @@
-"""The header of a safetensors file: names, types, shapes and offsets of its tensors, checked against the file's size."""
+"""The header of a safetensors file: names, types, shapes and offsets of its tensors, checked
+against the file's size.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,18 @@ from typing import NamedTuple
 from lingshu.core.errors import ArtefactError
 
 # Bytes of one element, by the type names of the safetensors format.
-ELEMENT_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+ELEMENT_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+}
 ELEMENT_BYTES |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 HEADER_LIMIT = 100_000_000  # the format's own bound
 
@@ -29,17 +42,23 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     """The tensors of a safetensors file by name, without reading any of their values.
 
     Raises:
-        ArtefactError: the file is missing, no safetensors file, or shorter or longer than its header says.
+        ArtefactError: the file is missing, no safetensors file, or shorter or longer than its
+            header says.
     """
     try:
         with path.open("rb") as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else HEADER_LIMIT + 1
             if length > HEADER_LIMIT:
-                raise ArtefactError(f"{path} is no safetensors file or is truncated; copy it again.")
+                raise ArtefactError(
+                    f"{path} is no safetensors file or is truncated; copy it again."
+                )
             header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            tensors = {name: TensorHeader(t["dtype"], tuple(t["shape"]), *t["data_offsets"]) for name, t in header.items()}
+            tensors = {
+                name: TensorHeader(t["dtype"], tuple(t["shape"]), *t["data_offsets"])
+                for name, t in header.items()
+            }
     except OSError as error:
         raise ArtefactError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -47,9 +66,15 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     expected = 8 + length + max((t.stop for t in tensors.values()), default=0)
     if path.stat().st_size != expected:
         raise ArtefactError(
-            f"{path} has {path.stat().st_size} bytes, its header asks for {expected}: it is truncated or damaged; copy it again."
+            f"{path} has {path.stat().st_size} bytes, its header asks for {expected}: it is"
+            " truncated or damaged; copy it again."
         )
     for name, tensor in tensors.items():
-        if tensor.stop - tensor.start != math.prod(tensor.shape) * ELEMENT_BYTES.get(tensor.dtype, -1):
-            raise ArtefactError(f"{path}: tensor {name!r} has offsets that do not fit its shape; copy the file again.")
+        if tensor.stop - tensor.start != math.prod(tensor.shape) * ELEMENT_BYTES.get(
+            tensor.dtype, -1
+        ):
+            raise ArtefactError(
+                f"{path}: tensor {name!r} has offsets that do not fit its shape; copy the file"
+                " again."
+            )
     return tensors

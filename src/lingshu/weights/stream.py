@@ -1,6 +1,8 @@
-"""Blocks of tensors from files and into files: through a few buffers, hashed and synced by threads beside the arithmetic.
+"""Blocks of tensors from files and into files: through a few buffers, hashed and synced by threads
+beside the arithmetic.
 
-Nothing is mapped into memory: pages of a mapped file count as the program's own, buffers of a few MB are all there is.
+Nothing is mapped into memory: pages of a mapped file count as the program's own, buffers of a few
+MB are all there is.
 """
 
 from __future__ import annotations
@@ -18,23 +20,34 @@ from lingshu.core.errors import ArtefactError
 from lingshu.core.files import MANIFEST, disk
 from lingshu.weights.folder import Folder, Place
 
-# Bytes given to the system in one write. For larger ones Linux looks for pages of their size in one piece, which took
-# four times as long as the writing where memory was in use (bench/merge.py; ext4, Linux 6.18).
+# Bytes given to the system in one write. For larger ones Linux looks for pages of their size in one
+# piece, which took four times as long as the writing where memory was in use (bench/merge.py; ext4,
+# Linux 6.18).
 SLICE = 1 << 16
-SYNCED = 64 << 20  # bytes after which the disk is set to work, so that the sync at the end finds little left to do
-DEPTH = 2  # buffers in turn: one is filled while the other is hashed; more of them would leave the processor's cache
+# bytes after which the disk is set to work, so that the sync at the end finds little left to do
+SYNCED = 64 << 20
+# buffers in turn: one is filled while the other is hashed; more of them would leave the processor's
+# cache
+DEPTH = 2
 
 
 class Lanes:
     """Two threads, one that syncs and one that hashes, each in the order of what it is given."""
 
     def __init__(self) -> None:
-        self.syncing, self.hashing = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("sync", "hash"))
+        self.syncing, self.hashing = (
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("sync", "hash")
+        )
 
     def __enter__(self) -> Lanes:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for lane in (self.syncing, self.hashing):
             lane.shutdown(cancel_futures=error is not None)
 
@@ -85,8 +98,8 @@ class _File:
 class Reader:
     """Reads the tensors of one folder.
 
-    Its files are hashed from what is read for the merge; what was not read in the order of the file is read once more at
-    the end.
+    Its files are hashed from what is read for the merge; what was not read in the order of the file
+    is read once more at the end.
     """
 
     def __init__(self, folder: Folder, lanes: Lanes, *, hashing: bool) -> None:
@@ -127,7 +140,10 @@ class Reader:
                 self._lanes.hashing.submit(lambda: None).result()
                 found[f"{self.folder.label}/{name}"] = file.digest.hexdigest()
                 if self.folder.known.get(name, file.digest.hexdigest()) != file.digest.hexdigest():
-                    raise ArtefactError(f"{file.path} does not match its sha256 in {MANIFEST}; copy the folder again or make it anew.")
+                    raise ArtefactError(
+                        f"{file.path} does not match its sha256 in {MANIFEST}; copy the folder"
+                        " again or make it anew."
+                    )
         return found
 
     def close(self) -> None:
@@ -145,9 +161,18 @@ def _fill(file: _File, view: memoryview, offset: int) -> None:
 
 
 class Writer:
-    """Writes one safetensors file, tensor after tensor in the order of its header, and knows its size and sha256."""
+    """Writes one safetensors file, tensor after tensor in the order of its header, and knows its
+    size and sha256.
+    """
 
-    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...], int]], lanes: Lanes, *, hashing: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tensors: Mapping[str, tuple[str, tuple[int, ...], int]],
+        lanes: Lanes,
+        *,
+        hashing: bool,
+    ) -> None:
         """`tensors`: name -> element type, shape, bytes."""
         self.path, self._lanes = path, lanes
         self._digest = hashlib.sha256() if hashing else None
@@ -193,7 +218,9 @@ class Writer:
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]]) -> bytes:
-    """The header of a safetensors file, padded so that the first tensor begins at a multiple of 8 bytes."""
+    """The header of a safetensors file, padded so that the first tensor begins at a multiple of 8
+    bytes.
+    """
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, (dtype, shape, size) in tensors.items():

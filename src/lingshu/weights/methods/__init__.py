@@ -1,1 +1,3 @@
-"""The shelf of merge methods: one file each, with a function `method` whose parameters have names and defaults."""
+"""The shelf of merge methods: one file each, with a function `method` whose parameters have names
+and defaults.
+"""

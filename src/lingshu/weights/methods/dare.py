@@ -1,6 +1,8 @@
-"""DARE: most of what each model added to the base is dropped at random, the rest is enlarged to make up for it, then summed.
+"""DARE: most of what each model added to the base is dropped at random, the rest is enlarged to
+make up for it, then summed.
 
-Yu et al. 2024, arXiv 2311.03099. What is dropped depends on the seed, the tensor's name, the model's place and nothing else.
+Yu et al. 2024, arXiv 2311.03099. What is dropped depends on the seed, the tensor's name, the
+model's place and nothing else.
 """
 
 from __future__ import annotations
@@ -17,18 +19,26 @@ from lingshu.weights.method import Block, Method, weighted_sum
 def kept(block: Block, model: int, drop: float) -> Tensor:
     """Which elements of a block stay: each with probability 1 − drop."""
     text = f"{block.seed}\0{block.name}\0{model}\0{block.start}"
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+    generator = torch.Generator().manual_seed(
+        int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    )
     return torch.rand(len(block.models[model]), generator=generator, dtype=torch.float32) >= drop
 
 
 def method(*, drop: float = 0.9) -> Method:
-    """Base + sum of weight times what is left of (model − base), with `drop` the share that goes (0 or more, below 1)."""
+    """Base + sum of weight times what is left of (model − base), with `drop` the share that goes (0
+    or more, below 1).
+    """
     if not 0 <= drop < 1:
         raise ConfigError(f"drop is {drop}; it must be 0 or more and below 1.")
 
     def merge(block: Block) -> Tensor:
-        deltas = [delta.mul_(kept(block, model, drop)) for model, delta in enumerate(block.deltas())]
+        deltas = [
+            delta.mul_(kept(block, model, drop)) for model, delta in enumerate(block.deltas())
+        ]
         assert block.base is not None
-        return weighted_sum(deltas, [weight / (1 - drop) for weight in block.weights]).add_(block.base)
+        return weighted_sum(deltas, [weight / (1 - drop) for weight in block.weights]).add_(
+            block.base
+        )
 
     return Method(merge, base=True, share=False, ends=False)

@@ -1,7 +1,9 @@
-"""Spherical interpolation: along the arc between two tensors, each taken as one vector, instead of along the chord.
+"""Spherical interpolation: along the arc between two tensors, each taken as one vector, instead of
+along the chord.
 
-Shoemake 1985, "Animating rotation with quaternion curves". The mean of two vectors is shorter than both; the arc keeps
-their length. Fine-tunings of one model are nearly parallel, and there arc and chord are the same.
+Shoemake 1985, "Animating rotation with quaternion curves". The mean of two vectors is shorter than
+both; the arc keeps their length. Fine-tunings of one model are nearly parallel, and there arc and
+chord are the same.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from torch import Tensor
 
 from lingshu.weights.method import Block, Blocks, Method, weighted_sum
 
-# Below this sine the arc cannot be told from the chord (or, of opposite vectors, no arc is shorter than another).
+# Below this sine the arc cannot be told from the chord (or, of opposite vectors, no arc is shorter
+# than another).
 PARALLEL = 1e-6
 
 
@@ -38,7 +41,9 @@ def merge(block: Block) -> Tensor:
     angle = block.facts.radians
     if math.sin(angle) < PARALLEL:
         return weighted_sum(block.models, block.weights)
-    return weighted_sum(block.models, [math.sin(weight * angle) / math.sin(angle) for weight in block.weights])
+    return weighted_sum(
+        block.models, [math.sin(weight * angle) / math.sin(angle) for weight in block.weights]
+    )
 
 
 def method() -> Method:

@@ -1,4 +1,5 @@
-"""Task arithmetic: the base plus the weighted sum of what each model added to it; weights need not add up to 1.
+"""Task arithmetic: the base plus the weighted sum of what each model added to it; weights need not
+add up to 1.
 
 Ilharco et al. 2023, arXiv 2212.04089. A negative weight takes away what a model learnt.
 """
