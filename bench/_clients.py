@@ -30,7 +30,7 @@ def text(number: int) -> str:
     return TEXT.format(number)
 
 
-def bare(url: str, count: int, concurrency: int, folder: Path) -> float:  # noqa: ARG001 - it stores nothing
+def bare_loop(url: str, count: int, concurrency: int, folder: Path) -> float:  # noqa: ARG001 - it stores nothing
     """As little as can be: workers over one session, the same retries, replies kept in a list."""
     import aiohttp
 
@@ -68,26 +68,28 @@ def bare(url: str, count: int, concurrency: int, folder: Path) -> float:  # noqa
 
             await asyncio.gather(*(worker() for _ in range(concurrency)))
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     asyncio.run(run())
     assert len(replies) == count
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def ours(url: str, count: int, concurrency: int, folder: Path, *, spooled: bool = False) -> float:
+def lingshu_run(
+    url: str, count: int, concurrency: int, folder: Path, *, from_disk: bool = False
+) -> float:
     """What `lingshu eval` does to ask: keys, requests, retries, and every reply on the disk."""
     import aiohttp  # noqa: F401 - loaded before the clock starts, as for the other
 
+    from lingshu.core.engine_options import EngineOptions
     from lingshu.core.messages import user_turn
-    from lingshu.core.nouns import Meta, Sample, Sampling, Task
-    from lingshu.core.options import EngineOptions
+    from lingshu.core.types import Meta, Sample, Sampling, Task
     from lingshu.engines import openai
     from lingshu.evaluate.generate import generate
-    from lingshu.evaluate.spool import Spool
+    from lingshu.evaluate.spool import DiskSamples
     from lingshu.imaging.read import image_bytes
     from lingshu.scoring import auto
 
-    def made() -> Iterator[Sample]:
+    def build_samples() -> Iterator[Sample]:
         meta = Meta(access="open", kind="yes_no")
         return (
             Sample(f"s{number}", (user_turn(text(number), 0),), gold=("yes",), meta=meta)
@@ -95,19 +97,25 @@ def ours(url: str, count: int, concurrency: int, folder: Path, *, spooled: bool 
         )
 
     task = Task(
-        "stand_in", "Stand-in", "made up", "CC0", lambda _: made(), auto.score, lambda _: []
+        "stand_in",
+        "Stand-in",
+        "made up",
+        "CC0",
+        lambda _: build_samples(),
+        auto.score,
+        lambda _: [],
     )
-    samples = Spool(made(), folder) if spooled else list(made())
+    samples = DiskSamples(build_samples(), folder) if from_disk else list(build_samples())
     engine = openai.load(f"{url}/v1#m", EngineOptions(concurrency=concurrency, retries=RETRIES))
-    began = time.perf_counter()
+    started = time.perf_counter()
     done = generate(task, samples, engine, folder, sampling=Sampling(), images=image_bytes)
     assert done == (count, 0, count, 0), done
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 TASK = '''"""The same questions as a task."""
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Sample, Task
+from lingshu.core.types import Meta, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
@@ -119,8 +127,8 @@ TASK = Task("stand_in", "Stand-in", "made up", "CC0", samples, auto.score, lambd
 '''
 
 
-def evaluated(url: str, count: int, concurrency: int, folder: Path) -> int:
-    from lingshu.apps.cli import main as lingshu
+def run_evaluation(url: str, count: int, concurrency: int, folder: Path) -> int:
+    from lingshu.cli.main import main as lingshu
 
     task = folder / "stand_in.py"
     task.write_text(TASK.format(count=count, text=TEXT), encoding="utf-8")
@@ -138,12 +146,16 @@ def evaluated(url: str, count: int, concurrency: int, folder: Path) -> int:
 
 
 def main() -> None:
-    which, url, count, concurrency, folder = sys.argv[1:]
-    given = (url, int(count), int(concurrency), Path(folder))
-    if which == "eval":
-        sys.exit(evaluated(*given))
-    run = {"ours": ours, "bare": bare, "spooled": lambda *given: ours(*given, spooled=True)}[which]
-    print(json.dumps({"seconds": run(*given)}))
+    client_name, url, count, concurrency, folder = sys.argv[1:]
+    client_args = (url, int(count), int(concurrency), Path(folder))
+    if client_name == "eval":
+        sys.exit(run_evaluation(*client_args))
+    run = {
+        "ours": lingshu_run,
+        "bare": bare_loop,
+        "spooled": lambda *client_args: lingshu_run(*client_args, from_disk=True),
+    }[client_name]
+    print(json.dumps({"seconds": run(*client_args)}))
 
 
 if __name__ == "__main__":

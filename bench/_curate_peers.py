@@ -1,7 +1,7 @@
 """One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by
 curate_images.py, each in a process of its own.
 
-Engines that take a function are measured with two: the hash of ops/_image_signature.py, and the
+Engines that take a function are measured with two: the hash of search/image_hash.py, and the
 same hash by OpenCV's functions. `python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number
 of rows and seconds as JSON.
 """
@@ -42,7 +42,7 @@ def signatures() -> ModuleType:
     """
     if "signatures" in sys.modules:
         return sys.modules["signatures"]
-    file = Path(__file__).parents[1] / "src/lingshu/ops/_image_signature.py"
+    file = Path(__file__).parents[1] / "src/lingshu/search/image_hash.py"
     spec = importlib.util.spec_from_file_location("signatures", file)
     assert spec and spec.loader
     module = sys.modules["signatures"] = importlib.util.module_from_spec(spec)
@@ -50,18 +50,18 @@ def signatures() -> ModuleType:
     return module
 
 
-def opencv_hash(grey, bits: int) -> bytes:
+def opencv_hash(gray, bits: int) -> bytes:
     """The hash as one writes it with OpenCV's own functions, which round the small picture."""
     import cv2
     import numpy as np
 
     low = 16 if bits == 256 else 8
-    small = cv2.resize(grey, (4 * low, 4 * low), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(gray, (4 * low, 4 * low), interpolation=cv2.INTER_AREA)
     flat = cv2.dct(small.astype(np.float32))[:low, :low].ravel()
     return np.packbits(flat > np.median(flat)).tobytes()
 
 
-def hashed(path: str, bits: int, plain: bool) -> dict:
+def hash_row(path: str, bits: int, plain: bool) -> dict:
     """One row: name, size and hash (`plain`: by OpenCV's functions, else by ours), or None where
     the image is too small.
     """
@@ -69,17 +69,17 @@ def hashed(path: str, bits: int, plain: bool) -> dict:
     import numpy as np
 
     cv2.setNumThreads(1)
-    grey = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert grey is not None
-    height, width = grey.shape
+    gray = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert gray is not None
+    height, width = gray.shape
     if min(height, width) < MIN_SIDE:
         return {"path": path, "width": width, "height": height, "hash": None}
-    found = (
-        opencv_hash(grey, bits)
+    image_hash = (
+        opencv_hash(gray, bits)
         if plain
-        else signatures().perceptual_hash(grey, bits=bits).tobytes()
+        else signatures().perceptual_hash(gray, bits=bits).tobytes()
     )
-    return {"path": path, "width": width, "height": height, "hash": found}
+    return {"path": path, "width": width, "height": height, "hash": image_hash}
 
 
 def decode(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it writes and hashes nothing
@@ -87,35 +87,35 @@ def decode(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it writ
         return sum(1 for _ in pool.imap_unordered(decode_only, files(folder), chunksize=64))
 
 
-def ours(folder: Path, out: Path, bits: int) -> int:
+def lingshu_run(folder: Path, out: Path, bits: int) -> int:
     """The passes of `lingshu curate` to the decision: shards of rows with their signatures."""
-    from lingshu.curate.local import Processes
-    from lingshu.curate.loop import Run
-    from lingshu.curate.progress import Silent
+    from lingshu.curate.executors import ProcessBackend
+    from lingshu.curate.progress import NoProgress
+    from lingshu.curate.runner import CurationRun
 
-    backend = Processes(WORKERS)
+    backend = ProcessBackend(WORKERS)
     try:
-        run = Run(configuration(folder, bits), out, backend, progress=Silent())
-        done = run.signatures()
+        run = CurationRun(configuration(folder, bits), out, backend, progress=NoProgress())
+        done = run.compute_signatures()
     finally:
         backend.close()
     return done
 
 
 def configuration(folder: Path, bits: int):
-    from lingshu.curate.config import CurateConfig, Source, StepUse
+    from lingshu.curate.config import CurateConfig, Source, StepConfig
 
     source = Source(
-        "images", "folders", str(folder), {"labels": False}, licence="CC0-1.0", access="open"
+        "images", "folders", str(folder), {"labels": False}, license="CC0-1.0", access="open"
     )
     steps = (
-        StepUse("size", "image_size", {"min_side": MIN_SIDE}),
-        StepUse("dedup", "image_dedup", {"bits": bits, "radius": 8 if bits == 256 else 0}),
+        StepConfig("size", "image_size", {"min_side": MIN_SIDE}),
+        StepConfig("dedup", "image_dedup", {"bits": bits, "radius": 8 if bits == 256 else 0}),
     )
     return CurateConfig("bench", (source,), steps, workers=WORKERS)
 
 
-def whole(folder: Path, out: Path, bits: int) -> int:
+def full_pipeline(folder: Path, out: Path, bits: int) -> int:
     """All of `lingshu curate`: also the decision, and a DATASET with the images that stay inside."""
     from lingshu.curate.run import curate
 
@@ -133,7 +133,7 @@ def datatrove(folder: Path, out: Path, bits: int, *, plain: bool = False) -> int
     class Images(PipelineStep):
         def run(self, data=None, rank: int = 0, world_size: int = 1):  # noqa: ARG002 - the interface of its pipeline steps
             for path in names[rank::world_size]:
-                row = hashed(path, bits, plain)
+                row = hash_row(path, bits, plain)
                 if row["hash"] is not None:
                     yield Document(text=path, id=path, metadata={**row, "hash": row["hash"].hex()})
 
@@ -151,7 +151,7 @@ def ray(folder: Path, out: Path, bits: int, *, plain: bool = False) -> int:
     ray.data.DataContext.get_current().enable_progress_bars = False
 
     def sign(table: pa.Table) -> pa.Table:
-        rows = [hashed(path, bits, plain) for path in table["path"].to_pylist()]
+        rows = [hash_row(path, bits, plain) for path in table["path"].to_pylist()]
         return pa.Table.from_pylist([row for row in rows if row["hash"] is not None])
 
     names = files(folder)
@@ -191,8 +191,8 @@ def data_juicer(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it
 
 ENGINES = {
     "decode": decode,
-    "ours": ours,
-    "whole": whole,
+    "ours": lingshu_run,
+    "whole": full_pipeline,
     "datatrove": datatrove,
     "datatrove_plain": partial(datatrove, plain=True),
     "ray": ray,
@@ -203,11 +203,11 @@ ENGINES = {
 
 def main() -> None:
     engine, folder, out, bits = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    began = time.monotonic()
+    started = time.monotonic()
     count = ENGINES[engine](folder, out, bits)
     # Data-Juicer turns what is printed into its log; the result goes past it.
     print(
-        "\n" + json.dumps({"rows": count, "seconds": time.monotonic() - began}),
+        "\n" + json.dumps({"rows": count, "seconds": time.monotonic() - started}),
         file=sys.__stdout__,
         flush=True,
     )

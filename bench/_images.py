@@ -41,13 +41,11 @@ def base(number: int) -> Pixels:
 
 def encoded(pixels: Pixels, number: int, *, quality: int = 90) -> tuple[str, bytes]:
     """File ending and bytes: two of three are JPEG in colour, the rest grey or colour PNG."""
-    colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+    color = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     if number % 3:
-        return ".jpg", cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_QUALITY, quality])[
-            1
-        ].tobytes()
+        return ".jpg", cv2.imencode(".jpg", color, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
     return ".png", cv2.imencode(
-        ".png", colour if number % 2 else pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4]
+        ".png", color if number % 2 else pixels, [cv2.IMWRITE_PNG_COMPRESSION, 4]
     )[1].tobytes()
 
 

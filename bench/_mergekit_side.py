@@ -19,7 +19,7 @@ from mergekit.merge import run_merge  # pyright: ignore[reportMissingImports]
 from mergekit.options import MergeOptions  # pyright: ignore[reportMissingImports]
 
 
-def resident(key: str) -> float:
+def memory_field_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
@@ -38,24 +38,24 @@ def main(first: str, second: str, out: str, arithmetic: str) -> None:
     options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
     options.apply_global_options()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before, used, start = (
-        resident("VmRSS"),
+    before, cpu_used, start = (
+        memory_field_mb("VmRSS"),
         resource.getrusage(resource.RUSAGE_SELF),
         time.perf_counter(),
     )
     run_merge(config, out, options)
     for file in Path(out).iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+        with file.open("rb") as input_file:
+            os.fsync(input_file.fileno())
     seconds, done = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
+    cpu = done.ru_utime + done.ru_stime - cpu_used.ru_utime - cpu_used.ru_stime
     versions = {name: metadata.version(name) for name in ("mergekit", "torch", "transformers")}
     print(
         json.dumps(
             {
                 "seconds": seconds,
                 "cpu": cpu,
-                "mb": resident("VmHWM") - before,
+                "mb": memory_field_mb("VmHWM") - before,
                 "threads": torch.get_num_threads(),
                 **versions,
             }

@@ -96,6 +96,6 @@ def lm_eval(url: str, count: int, concurrency: int, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    which, address, asked, at_once, out = sys.argv[1:]
-    run = {"inspect_ai": inspect_ai, "lm_eval": lm_eval}[which]
-    print(json.dumps({"answered": run(address, int(asked), int(at_once), Path(out))}))
+    client_name, address, n_requests, concurrency, out = sys.argv[1:]
+    run = {"inspect_ai": inspect_ai, "lm_eval": lm_eval}[client_name]
+    print(json.dumps({"answered": run(address, int(n_requests), int(concurrency), Path(out))}))

@@ -17,7 +17,7 @@ Speed is quoted as a ratio between runs on one machine; absolute times differ fr
 """
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Processor, cores and versions on one line."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -44,7 +44,7 @@ def record(name: str, title: str, body: str) -> None:
     day = datetime.now(UTC).date().isoformat()
     section = (
         f"{start}\n## {title}\n\n{body.strip()}\n\n`{Path(sys.argv[0]).name}`, {day},"
-        f" {machine()}\n{end}\n"
+        f" {describe_machine()}\n{end}\n"
     )
     text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
     if start in text:

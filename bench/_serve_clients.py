@@ -19,19 +19,21 @@ async def ask(
     client: aiohttp.ClientSession, url: str, body: dict[str, object]
 ) -> tuple[int, float]:
     """Reply tokens, and seconds to the first byte."""
-    began = time.perf_counter()
+    started = time.perf_counter()
     async with client.post(f"{url}/chat/completions", json=body) as answer:
         first = await answer.content.readany()
-        waited = time.perf_counter() - began
+        first_token_s = time.perf_counter() - started
         data = first + await answer.read()
         if answer.status != 200:
             raise SystemExit(f"{answer.status}: {data[:300]!r}")
     if not body.get("stream"):
-        return json.loads(data)["usage"]["completion_tokens"], waited
+        return json.loads(data)["usage"]["completion_tokens"], first_token_s
     events = [
         json.loads(line[6:]) for line in data.decode().split("\n") if line.startswith("data: {")
     ]
-    return next(e["usage"]["completion_tokens"] for e in reversed(events) if e.get("usage")), waited
+    return next(
+        e["usage"]["completion_tokens"] for e in reversed(events) if e.get("usage")
+    ), first_token_s
 
 
 async def measure(
@@ -39,7 +41,7 @@ async def measure(
 ) -> dict[str, object]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as client:
 
-        async def one(number: int) -> list[tuple[int, float]]:
+        async def run_client(number: int) -> list[tuple[int, float]]:
             found = []
             for turn in range(rounds):
                 text = f"Is there a lesion in image {number} of {turn}? Describe it."
@@ -55,14 +57,18 @@ async def measure(
                 found.append(await ask(client, url, body))
             return found
 
-        began = time.perf_counter()
-        done = [pair for found in await asyncio.gather(*map(one, range(clients))) for pair in found]
-        seconds = time.perf_counter() - began
-    waits = sorted(wait for _, wait in done)
+        started = time.perf_counter()
+        done = [
+            pair
+            for found in await asyncio.gather(*map(run_client, range(clients)))
+            for pair in found
+        ]
+        seconds = time.perf_counter() - started
+    latencies = sorted(wait for _, wait in done)
     return {
         "seconds": seconds,
         "tokens": sum(count for count, _ in done),
-        "first": waits[len(waits) // 2],
+        "first": latencies[len(latencies) // 2],
         "replies": len(done),
     }
 

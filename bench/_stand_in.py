@@ -57,7 +57,7 @@ REFUSED = {
 }
 
 
-class StandIn:
+class FakeServer:
     """Answers and counts; `failing` is the share of tries that get 429 or 500, half and half (429
     alone with `json_`).
     """
@@ -78,28 +78,28 @@ class StandIn:
             malformed,
             dropped,
         )
-        self.tries: Counter[str] = Counter()
+        self.attempts: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/counts":
             if request.method == "DELETE":
-                self.tries.clear()
+                self.attempts.clear()
                 self.answered.clear()
             return web.json_response(self.answered)
-        asked = question(json.loads(await request.read()))
-        self.tries[asked] += 1
+        prompt = question(json.loads(await request.read()))
+        self.attempts[prompt] += 1
         await asyncio.sleep(self.delay)
-        drawn = zlib.crc32(f"{asked}|{self.tries[asked]}".encode()) / 2**32
-        if drawn < self.failing:
-            status = 429 if self.json or drawn < self.failing / 2 else 500
+        sampled = zlib.crc32(f"{prompt}|{self.attempts[prompt]}".encode()) / 2**32
+        if sampled < self.failing:
+            status = 429 if self.json or sampled < self.failing / 2 else 500
             return web.Response(
                 status=status, body=REFUSED[status], content_type="application/json"
             )
-        if drawn < self.failing + self.dropped and request.transport is not None:
+        if sampled < self.failing + self.dropped and request.transport is not None:
             request.transport.close()
-        self.answered[asked] += 1
-        broken = drawn < self.failing + self.dropped + self.malformed
+        self.answered[prompt] += 1
+        broken = sampled < self.failing + self.dropped + self.malformed
         body = ANSWER if not self.json else JSON_BROKEN if broken else JSON_ANSWER
         return web.Response(body=body, content_type="application/json")
 
@@ -112,7 +112,7 @@ def question(body: dict) -> str:
     )
 
 
-async def serve(server: StandIn) -> None:
+async def serve(server: FakeServer) -> None:
     runner = web.ServerRunner(web.Server(server.handle, access_log=None))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
@@ -122,7 +122,7 @@ async def serve(server: StandIn) -> None:
 
 
 @contextmanager
-def stand_in(*, delay: float, failing: float, faults: tuple[str, ...] = ()) -> Iterator[str]:
+def fake_server(*, delay: float, failing: float, faults: tuple[str, ...] = ()) -> Iterator[str]:
     """The address of a stand-in in a process of its own, for the length of a `with`."""
     import subprocess
     import sys
@@ -154,7 +154,7 @@ if __name__ == "__main__":
     given = parser.parse_args()
     asyncio.run(
         serve(
-            StandIn(
+            FakeServer(
                 given.delay,
                 given.failing,
                 json_=given.json,

@@ -27,7 +27,7 @@ class Caption:
     findings: list[str]
 
 
-def ours(
+def lingshu_run(
     url: str, count: int, concurrency: int, folder: Path, tokens: int | None
 ) -> dict[str, object]:
     """Calls over the engine that talks to servers: keys, cache on the disk, checks, retries,
@@ -35,41 +35,41 @@ def ours(
     """
     import aiohttp  # noqa: F401 - loaded before the clock starts, as for the other
 
-    from lingshu.core.calls import Budget, Calls
-    from lingshu.core.forms import Request, json_form
+    from lingshu.core.cached_client import Budget, CachedClient
+    from lingshu.core.engine_options import EngineOptions
     from lingshu.core.messages import user_turn
-    from lingshu.core.nouns import Meta, Sample, Sampling
-    from lingshu.core.options import EngineOptions
+    from lingshu.core.response_format import Request, json_format
+    from lingshu.core.types import Meta, Sample, Sampling
     from lingshu.engines import openai
     from lingshu.imaging.read import image_bytes
 
     engine = openai.load(f"{url}/v1#m", EngineOptions(concurrency=concurrency, retries=RETRIES))
-    form = json_form(Caption)
-    began = time.perf_counter(), time.process_time()
+    form = json_format(Caption)
+    started = time.perf_counter(), time.process_time()
     samples = [
         Sample(str(n), (user_turn(TEXT.format(n), 0),), meta=Meta(access="open"))
         for n in range(count)
     ]
-    with Calls(
+    with CachedClient(
         engine,
         folder,
         images=image_bytes,
         budget=Budget(tokens=tokens),
-        tries=TRIES,
-        repeats=RETRIES,
+        max_attempts=TRIES,
+        engine_retries=RETRIES,
     ) as calls:
         outcomes = calls.ask(
             [Request(sample, form) for sample in samples], Sampling(max_tokens=MAX_TOKENS)
         )
-        spent = calls.spent.tokens
-    took = time.perf_counter() - began[0], time.process_time() - began[1]
-    good = sum(outcome.value is not None for outcome in outcomes)
-    assert all(outcome.value is not None or outcome.reject for outcome in outcomes)
+        spent = calls.usage.tokens
+    took = time.perf_counter() - started[0], time.process_time() - started[1]
+    n_usable = sum(outcome.value is not None for outcome in outcomes)
+    assert all(outcome.value is not None or outcome.reject_reason for outcome in outcomes)
     return {
         "seconds": took[0],
         "cpu": took[1],
-        "good": good,
-        "rejected": len(outcomes) - good,
+        "good": n_usable,
+        "rejected": len(outcomes) - n_usable,
         "tokens": spent,
     }
 
@@ -117,22 +117,22 @@ def sdk(
 
             await asyncio.gather(*(worker() for _ in range(concurrency)))
 
-    began = time.perf_counter(), time.process_time()
+    started = time.perf_counter(), time.process_time()
     asyncio.run(run())
-    took = time.perf_counter() - began[0], time.process_time() - began[1]
-    good = sum(one is not None for one in found)
+    took = time.perf_counter() - started[0], time.process_time() - started[1]
+    n_usable = sum(one is not None for one in found)
     return {
         "seconds": took[0],
         "cpu": took[1],
-        "good": good,
-        "rejected": len(found) - good,
+        "good": n_usable,
+        "rejected": len(found) - n_usable,
         "tokens": 0,
     }
 
 
 if __name__ == "__main__":
-    which, url, count, concurrency, folder, *tokens = sys.argv[1:]
-    client = {"ours": ours, "sdk": sdk}[which]
+    client_name, url, count, concurrency, folder, *tokens = sys.argv[1:]
+    client = {"ours": lingshu_run, "sdk": sdk}[client_name]
     print(
         json.dumps(
             client(

@@ -28,18 +28,18 @@ from typing import Any
 import torch
 from PIL import Image as PIL
 
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 from lingshu.imaging.read import image_bytes
+from lingshu.models.families.qwen2_5_vl import CHAT_TEMPLATE, IMAGE_TOKEN, VIDEO_TOKEN
+from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
-from lingshu.models.qwen25vl import IMAGE, TEMPLATE, VIDEO
-from lingshu.models.spec import PixelBudget, TinyModel
 from lingshu.models.tiny import build_tiny
 
 SIDE = 56
 PEERS = ("trl", "transformers", "accelerate", "datasets", "torch")
 # The same text, with the marks by which transformers finds the tokens of an answer.
 ANSWER = "{{ '<|im_end|>\\n' }}"
-MARKED = TEMPLATE.replace(
+MARKED = CHAT_TEMPLATE.replace(
     "{%- if message['content'] is string -%}",
     "{%- if message['role'] == 'assistant' -%}{%- generation -%}{%- if message['content'] is string"
     " -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}{{ part['text']"
@@ -56,16 +56,16 @@ def tiny(samples: Sequence[Sample]) -> tuple[Any, Processor]:
     return build_tiny(
         TinyModel(),
         [*corpus, "system user assistant You are a helpful assistant."],
-        budget=budget(),
+        budget=pixel_budget(),
         seed=0,
     )
 
 
-def budget() -> PixelBudget:
+def pixel_budget() -> PixelBudget:
     return PixelBudget(min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE)
 
 
-def picture(sample: Sample) -> PIL.Image:
+def image(sample: Sample) -> PIL.Image:
     return PIL.open(BytesIO(image_bytes(sample.images[0])))
 
 
@@ -78,9 +78,9 @@ def stock_processor(processor: Processor) -> Any:
 
     class ImageOnly(Qwen2_5_VLProcessor):
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
-            self.image_token, self.video_token = IMAGE, VIDEO
+            self.image_token, self.video_token = IMAGE_TOKEN, VIDEO_TOKEN
             self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
-                [IMAGE, VIDEO]
+                [IMAGE_TOKEN, VIDEO_TOKEN]
             )
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
@@ -122,7 +122,7 @@ def step_clock() -> Any:
     return Clock()
 
 
-def quiet(out: str, **given: Any) -> dict[str, Any]:
+def quiet_arguments(out: str, **overrides: Any) -> dict[str, Any]:
     """Settings under which TRL trains in float32 on one CPU thread and neither saves, reports nor
     recomputes activations.
     """
@@ -141,14 +141,14 @@ def quiet(out: str, **given: Any) -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
     }
-    return plain | same | given
+    return plain | same | overrides
 
 
 def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def beside(script: str, side: str, *, python: str) -> dict[str, Any]:
+def run_in_subprocess(script: str, side: str, *, python: str) -> dict[str, Any]:
     """Run one side in a process of its own; its last line is what it found."""
     command = [python, str(Path(script)), "--side", side]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

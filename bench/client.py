@@ -24,7 +24,7 @@ from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 from _record import record, table
-from _stand_in import stand_in
+from _stand_in import fake_server
 
 HERE = Path(__file__).parent
 # Torch goes first and alone, so that a CPU wheel that pip is configured to find is taken.
@@ -37,7 +37,7 @@ LONGEST_S = 900.0
 SIZES = (1000, 10_000, 100_000)
 
 
-class Cost(NamedTuple):
+class RunCost(NamedTuple):
     """What a process took: seconds of its asking alone where it says so, else in all; CPU seconds;
     peak memory.
     """
@@ -47,12 +47,12 @@ class Cost(NamedTuple):
     megabytes: float
 
 
-def run(command: list[str], url: str, *, secret: bool = False) -> Cost:
+def run(command: list[str], url: str, *, secret: bool = False) -> RunCost:
     """Run a client to its end and forget what the server counted."""
     with urlopen(Request(f"{url}/counts", method="DELETE")) as answer:
         answer.read()
     settings = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "none"} if secret else {}
-    began = time.perf_counter()
+    started = time.perf_counter()
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, env={**os.environ, **settings}
@@ -60,30 +60,30 @@ def run(command: list[str], url: str, *, secret: bool = False) -> Cost:
         assert process.stdout is not None
         bound = Timer(LONGEST_S, process.kill)
         bound.start()
-        said = process.stdout.read().decode()
+        stdout = process.stdout.read().decode()
         bound.cancel()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{errors.read().decode()[-2000:]}")
-    told = json.loads(said.splitlines()[-1]) if said.strip().endswith("}") else {}
+    report = json.loads(stdout.splitlines()[-1]) if stdout.strip().endswith("}") else {}
     with urlopen(f"{url}/counts") as answer:
         assert len(json.load(answer)) == int(command[-3]), "not every question was answered"
-    return Cost(
-        told.get("seconds", time.perf_counter() - began),
+    return RunCost(
+        report.get("seconds", time.perf_counter() - started),
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss / 1024,
     )
 
 
-def client(which: str, url: str, count: int, concurrency: int) -> Cost:
+def client(client_name: str, url: str, count: int, concurrency: int) -> RunCost:
     with tempfile.TemporaryDirectory() as folder:
         return run(
             [
                 sys.executable,
                 str(HERE / "_clients.py"),
-                which,
+                client_name,
                 url,
                 str(count),
                 str(concurrency),
@@ -93,13 +93,13 @@ def client(which: str, url: str, count: int, concurrency: int) -> Cost:
         )
 
 
-def peer(python: Path, which: str, url: str, count: int, concurrency: int) -> Cost:
+def peer(python: Path, client_name: str, url: str, count: int, concurrency: int) -> RunCost:
     with tempfile.TemporaryDirectory() as folder:
         return run(
             [
                 str(python),
                 str(HERE / "_peers.py"),
-                which,
+                client_name,
                 url,
                 str(count),
                 str(concurrency),
@@ -110,23 +110,29 @@ def peer(python: Path, which: str, url: str, count: int, concurrency: int) -> Co
         )
 
 
-def beside_a_bare_loop(url: str, rounds: int) -> list[list[str]]:
+def compare_with_bare_loop(url: str, rounds: int) -> list[list[str]]:
     """Alternating runs; the fastest of each, because what else the machine does only ever adds."""
     rows = []
     for count, concurrency, bar in WORK:
-        found: dict[str, list[Cost]] = {"bare": [], "ours": []}
+        costs_by_client: dict[str, list[RunCost]] = {"bare": [], "ours": []}
         for _ in range(rounds):
-            for which, costs in found.items():
-                costs.append(client(which, url, count, concurrency))
-        bare, ours = (min(cost.seconds for cost in found[which]) for which in ("bare", "ours"))
-        cpu = [min(cost.cpu for cost in found[which]) for which in ("bare", "ours")]
+            for client_name, costs in costs_by_client.items():
+                costs.append(client(client_name, url, count, concurrency))
+        bare, lingshu_run = (
+            min(cost.seconds for cost in costs_by_client[client_name])
+            for client_name in ("bare", "ours")
+        )
+        cpu = [
+            min(cost.cpu for cost in costs_by_client[client_name])
+            for client_name in ("bare", "ours")
+        ]
         rows.append(
             [
                 f"{count:,}",
                 str(concurrency),
                 f"{bare:.2f}",
-                f"{ours:.2f}",
-                f"{ours / bare:.2f}",
+                f"{lingshu_run:.2f}",
+                f"{lingshu_run / bare:.2f}",
                 f"{bar}",
                 f"{cpu[0]:.2f}",
                 f"{cpu[1]:.2f}",
@@ -136,7 +142,7 @@ def beside_a_bare_loop(url: str, rounds: int) -> list[list[str]]:
     return rows
 
 
-def beside_peers(url: str, folder: Path | None, *, install: bool) -> list[list[str]]:
+def compare_with_peers(url: str, folder: Path | None, *, install: bool) -> list[list[str]]:
     """The whole process of each, start, scoring and report or log included, for 1,000 and 10,000
     questions at 50 at once.
     """
@@ -154,9 +160,9 @@ def beside_peers(url: str, folder: Path | None, *, install: bool) -> list[list[s
             if folder is None or not python.exists():
                 print(f"{name} is not installed and passed over; give --peers FOLDER --install")
                 continue
-            asked = f"from importlib.metadata import version; print(version({name!r}))"
+            version_command = f"from importlib.metadata import version; print(version({name!r}))"
             version = subprocess.run(
-                [str(python), "-c", asked], capture_output=True, text=True, check=True
+                [str(python), "-c", version_command], capture_output=True, text=True, check=True
             ).stdout.strip()
             costs[f"{name} {version}"] = peer(python, name, url, count, 50)
         for name, cost in costs.items():
@@ -173,15 +179,15 @@ def beside_peers(url: str, folder: Path | None, *, install: bool) -> list[list[s
     return rows
 
 
-def as_tasks_grow() -> list[list[str]]:
+def scaling_with_tasks() -> list[list[str]]:
     """Peak memory of asking, samples in a list or on the disk; the server waits 5 ms, so that this
     ends soon.
     """
     rows = []
-    with stand_in(delay=0.005, failing=0.01) as url:
+    with fake_server(delay=0.005, failing=0.01) as url:
         for count in SIZES:
-            spooled, listed = client("spooled", url, count, 50), client("ours", url, count, 50)
-            rows.append([f"{count:,}", f"{spooled.megabytes:.0f}", f"{listed.megabytes:.0f}"])
+            from_disk, in_memory = client("spooled", url, count, 50), client("ours", url, count, 50)
+            rows.append([f"{count:,}", f"{from_disk.megabytes:.0f}", f"{in_memory.megabytes:.0f}"])
             print(" ".join(rows[-1]), flush=True)
     return rows
 
@@ -199,10 +205,10 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    with stand_in(delay=0.05, failing=0.01) as url:
-        loops = beside_a_bare_loop(url, given.rounds)
-        peers = beside_peers(url, given.peers, install=given.install)
-    memory = as_tasks_grow()
+    with fake_server(delay=0.05, failing=0.01) as url:
+        loops = compare_with_bare_loop(url, given.rounds)
+        peers = compare_with_peers(url, given.peers, install=given.install)
+    memory = scaling_with_tasks()
     body = [
         (
             "Against a stand-in server in a process of its own (50 ms, 1% of the tries get 429 or"

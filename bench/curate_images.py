@@ -31,7 +31,7 @@ PEER_SCRIPT = Path(__file__).parent / "_curate_peers.py"
 ROUNDS = 3
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """Rows, seconds of wall and of CPU, and the largest memory of the process tree in MB
     (proportional set size).
     """
@@ -46,7 +46,7 @@ class Measured(NamedTuple):
         return COUNT / self.cpu_s
 
 
-class Watch(NamedTuple):
+class ProcessUsage(NamedTuple):
     """What a process tree used so far: memory now in MB (proportional set size), and CPU seconds of
     each process seen.
     """
@@ -55,13 +55,13 @@ class Watch(NamedTuple):
     cpu_s: dict[int, float]
 
 
-def look(root: int, ticks: int) -> Watch:
+def process_usage(root: int, ticks: int) -> ProcessUsage:
     """A process and all below it.
 
     Processes that nobody waits for are in no other count, as those of a fork server.
     """
     children: dict[int, list[int]] = {}
-    used: dict[int, float] = {}
+    cpu_used: dict[int, float] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -69,21 +69,21 @@ def look(root: int, ticks: int) -> Watch:
             except (OSError, IndexError):
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-            used[int(entry.name)] = (int(fields[11]) + int(fields[12])) / ticks
+            cpu_used[int(entry.name)] = (int(fields[11]) + int(fields[12])) / ticks
     left, total, found = [root], 0.0, {}
     while left:
         pid = left.pop()
         left += children.get(pid, [])
-        found[pid] = used.get(pid, 0.0)
+        found[pid] = cpu_used.get(pid, 0.0)
         try:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
         except (OSError, StopIteration):
             continue
-    return Watch(total, found)
+    return ProcessUsage(total, found)
 
 
-def measure(engine: str, images: Path, bits: int, python: str) -> Measured:
+def measure(engine: str, images: Path, bits: int, python: str) -> Measurement:
     """Run one engine in a process of its own."""
     out = Path(tempfile.mkdtemp(prefix="curate-bench-"))
     for path in images.rglob("*.*g"):
@@ -97,25 +97,27 @@ def measure(engine: str, images: Path, bits: int, python: str) -> Measured:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        peaks, seen, ticks = [0.0], dict[int, float](), os.sysconf("SC_CLK_TCK")
+        peak_values, cpu_by_pid, ticks = [0.0], dict[int, float](), os.sysconf("SC_CLK_TCK")
 
-        def watch() -> None:
+        def poll_usage() -> None:
             while process.poll() is None:
-                now = look(process.pid, ticks)
-                peaks[0] = max(peaks[0], now.memory_mb)
-                seen.update(now.cpu_s)
+                now = process_usage(process.pid, ticks)
+                peak_values[0] = max(peak_values[0], now.memory_mb)
+                cpu_by_pid.update(now.cpu_s)
                 time.sleep(0.25)
 
-        watcher = threading.Thread(target=watch)
+        watcher = threading.Thread(target=poll_usage)
         watcher.start()
-        said = process.communicate()[0]
+        stdout = process.communicate()[0]
         watcher.join()
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
             raise SystemExit(f"{engine} ended with {process.returncode}")
-        told = json.loads(said.strip().splitlines()[-1])
+        report = json.loads(stdout.strip().splitlines()[-1])
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Measured(told["rows"], told["seconds"], max(cpu, sum(seen.values())), peaks[0])
+        return Measurement(
+            report["rows"], report["seconds"], max(cpu, sum(cpu_by_pid.values())), peak_values[0]
+        )
     finally:
         shutil.rmtree(out, ignore_errors=True)
 
@@ -140,7 +142,7 @@ def main() -> None:
         python = peers / name.removesuffix("_plain") / "bin" / "python" if peers else None
         if python and python.exists():
             plan.append((name, 64, str(python)))
-    best: dict[tuple[str, int], Measured] = {}
+    best: dict[tuple[str, int], Measurement] = {}
     for number in range(ROUNDS):
         for engine, bits, python in plan:
             if number and engine == "data_juicer":
@@ -149,15 +151,15 @@ def main() -> None:
             print(engine, bits, found, flush=True)
             if (engine, bits) not in best or found.cpu_s < best[engine, bits].cpu_s:
                 best[engine, bits] = found
-    floor = best["decode", 0]
-    ours = best["ours", 64]
+    baseline = best["decode", 0]
+    lingshu_run = best["ours", 64]
     rows = [
         [
             LABELS[engine],
             str(bits or "-"),
             f"{found.per_cpu_s:,.0f}",
-            f"{floor.cpu_s / found.cpu_s:.2f}",
-            f"{found.cpu_s / ours.cpu_s:.2f}",
+            f"{baseline.cpu_s / found.cpu_s:.2f}",
+            f"{found.cpu_s / lingshu_run.cpu_s:.2f}",
             f"{found.wall_s:.1f}",
             f"{found.peak_mb:.0f}",
         ]

@@ -25,13 +25,13 @@ from PIL import Image as PIL
 from PIL import ImageDraw, ImageFont
 
 from lingshu.core.files import read_json
-from lingshu.core.nouns import Image
-from lingshu.imaging.pictures import Pictures
+from lingshu.core.types import Image
+from lingshu.deidentify.overlay_text import find_text_lines
+from lingshu.deidentify.rules import scrub_text
+from lingshu.imaging.cache import ImageCache
 from lingshu.ops import tag_modality
-from lingshu.ops._identifiers import scrub
-from lingshu.ops._overlay_text import lines
-from lingshu.ops._picture_features import features
-from lingshu.ops.language import language_of
+from lingshu.ops._modality_features import image_features
+from lingshu.ops.language import detect_language
 
 Rows = list[dict]
 # slice -> language of its texts, the fields that are joined, and whether the word lists were made
@@ -64,11 +64,11 @@ OTHER_LANGUAGES = (
 )  # fmt: skip
 # Pictures of the ultrasound folder with words in them, and those that are neither plain nor sure
 # (callipers, marks, cut letters).
-WRITTEN = (
+WITH_TEXT = (
     "benign 134 204 207 209 210 228 241 243 257 262 266 274 293 318 319 320 367 410 malignant 10"
     " 139 143 2 53 normal 31"
 )
-UNSURE = (
+UNCERTAIN = (
     "benign 19 202 208 239 242 302 305 222 22 246 253 261 265 267 270 271 281 285 286 112 117 120"
     " 219 23 173 178 326 9 342 392 82 98 102 140 malignant 106 107 108 114 122 123 128 131 145 14"
     " 163 201 208 67 77 78 194 164 159 normal 77 114"
@@ -84,7 +84,7 @@ def rows(data: Path, name: str) -> Rows:
     ]
 
 
-def joined(row: dict, names: Iterable[str]) -> str:
+def join_fields(row: dict, names: Iterable[str]) -> str:
     values = (row.get(name) or "" for name in names)
     return "\n".join(
         value if isinstance(value, str) else " ".join(map(str, value)) for value in values
@@ -94,26 +94,34 @@ def joined(row: dict, names: Iterable[str]) -> str:
 def languages(data: Path) -> str:
     lines_ = []
     for name, (truth, fields, seen) in TEXTS.items():
-        told = Counter(
-            language_of(text) for row in rows(data, name) if (text := joined(row, fields)).strip()
+        counts = Counter(
+            detect_language(text)
+            for row in rows(data, name)
+            if (text := join_fields(row, fields)).strip()
         )
-        n = told.total()
+        n = counts.total()
         lines_.append(
             [
                 name + ("" if seen else " (unseen)"),
                 truth,
                 str(n),
-                *(share(k, n) for k in (told[truth], told[None], n - told[truth] - told[None])),
+                *(
+                    share(k, n)
+                    for k in (counts[truth], counts[None], n - counts[truth] - counts[None])
+                ),
             ]
         )
-    told = Counter(language_of(text) for text in OTHER_LANGUAGES)
+    counts = Counter(detect_language(text) for text in OTHER_LANGUAGES)
     n = len(OTHER_LANGUAGES)
     lines_.append(
         [
             "made-up sentences, 20 languages",
             "other",
             str(n),
-            *(share(k, n) for k in (told["other"], told[None], n - told["other"] - told[None])),
+            *(
+                share(k, n)
+                for k in (counts["other"], counts[None], n - counts["other"] - counts[None])
+            ),
         ]
     )
     return table(
@@ -121,15 +129,15 @@ def languages(data: Path) -> str:
     )
 
 
-def share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f}" if whole else "-"
+def share(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f}" if total else "-"
 
 
 # --- identifiers
 # -----------------------------------------------------------------------------------------------------
 
 
-def planted(rng: random.Random) -> dict[str, list[str]]:
+def make_identifiers(rng: random.Random) -> dict[str, list[str]]:
     """Kind -> short texts around one made-up identifier `{}`-free; what stands in « » must be gone
     afterwards.
     """
@@ -189,20 +197,20 @@ def planted(rng: random.Random) -> dict[str, list[str]]:
 def identifiers(data: Path) -> tuple[str, str]:
     rng = random.Random(0)
     found: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+    n_planted: Counter[str] = Counter()
     for _ in range(200):
-        for kind, several in planted(rng).items():
-            for text in several:
+        for kind, identifiers_of_kind in make_identifiers(rng).items():
+            for text in identifiers_of_kind:
                 secret = text[text.index("«") + 1 : text.index("»")]
-                asked[kind] += 1
-                left = scrub(text.replace("«", "").replace("»", ""))[0]
+                n_planted[kind] += 1
+                left = scrub_text(text.replace("«", "").replace("»", ""))[0]
                 # Gone means: neither it nor a word of it is left (for a name every part counts).
                 found[kind] += not any(
                     part in left for part in (secret.split() if "name" in kind else [secret])
                 )
     recall = table(
         ["planted identifier", "n", "removed (%)"],
-        [[kind, str(n), share(found[kind], n)] for kind, n in asked.items()],
+        [[kind, str(n), share(found[kind], n)] for kind, n in n_planted.items()],
     )
     lines_ = []
     for name in (
@@ -221,11 +229,11 @@ def identifiers(data: Path) -> tuple[str, str]:
         kinds: Counter[str] = Counter()
         words = 0
         for row in rows(data, name):
-            text = joined(row, fields)
+            text = join_fields(row, fields)
             words += len(text.split()) if TEXTS[name][0] == "en" else len(text) // 2
-            kinds += scrub(text)[1]
-        told = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
-        lines_.append([name, f"{words:,}", told])
+            kinds += scrub_text(text)[1]
+        summary = ", ".join(f"{kind} {n}" for kind, n in sorted(kinds.items())) or "none"
+        lines_.append([name, f"{words:,}", summary])
     return recall, table(["real text", "words", "placeholders set"], lines_)
 
 
@@ -233,7 +241,7 @@ def identifiers(data: Path) -> tuple[str, str]:
 # --------------------------------------------------------------------------------------------------
 
 
-def marked(names: str) -> set[str]:
+def image_names(names: str) -> set[str]:
     found, kind = set(), ""
     for word in names.split():
         if word.isalpha():
@@ -243,7 +251,7 @@ def marked(names: str) -> set[str]:
     return found
 
 
-def overlaid(gray: NDArray[np.uint8], number: int, size: int) -> NDArray[np.uint8]:
+def with_overlay_text(gray: NDArray[np.uint8], number: int, size: int) -> NDArray[np.uint8]:
     """One line of type near an edge, in white or grey, in black where the picture is bright."""
     if max(gray.shape) < 200:
         gray = np.asarray(cv2.resize(gray, (256, 256), interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -251,31 +259,35 @@ def overlaid(gray: NDArray[np.uint8], number: int, size: int) -> NDArray[np.uint
     text = ("SAMPLE^ONE 1961-04-03", "ID 00482913", "St. Test Hospital", "12:44:03 F 058Y")[
         number % 4
     ]
-    picture = PIL.fromarray(gray)
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
+    image = PIL.fromarray(gray)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(size)
     length = int(pen.textlength(text, font=font))
     x = 4 if number % 2 else max(0, width - length - 6)
     y = height - size - 8 if number % 3 else 6
-    behind = np.asarray(picture)[y : y + size + 4, x : x + length].mean()
-    pen.text((x, y), text, fill=0 if behind > 140 else (255, 225)[number // 4 % 2], font=font)
-    return np.asarray(picture)
+    background = np.asarray(image)[y : y + size + 4, x : x + length].mean()
+    pen.text((x, y), text, fill=0 if background > 140 else (255, 225)[number // 4 % 2], font=font)
+    return np.asarray(image)
 
 
 def burned_in(data: Path) -> str:
     def gray(path: Path) -> NDArray[np.uint8]:
-        with Pictures() as pictures:
-            return pictures.gray(Image(path=str(path)))
+        with ImageCache() as image_cache:
+            return image_cache.gray(Image(path=str(path)))
 
     def middle(path: Path) -> NDArray[np.uint8]:
-        whole = gray(path)
-        h, w = whole.shape
-        return np.ascontiguousarray(whole[h // 5 : h - h // 5, w // 5 : w - w // 5])
+        pixels = gray(path)
+        h, w = pixels.shape
+        return np.ascontiguousarray(pixels[h // 5 : h - h // 5, w // 5 : w - w // 5])
 
     def images(name: str) -> list[Path]:
         return sorted((data / name / "images").iterdir())
 
-    busi, written, unsure = images("busi_ultrasound"), marked(WRITTEN), marked(UNSURE)
-    plain = [path for path in busi if path.stem not in written | unsure]
+    busi, with_text, uncertain = (
+        images("busi_ultrasound"),
+        image_names(WITH_TEXT),
+        image_names(UNCERTAIN),
+    )
+    plain = [path for path in busi if path.stem not in with_text | uncertain]
     cases: list[tuple[str, str, list[Path], Callable[[Path], NDArray[np.uint8]]]] = [
         ("ultrasound without text (seen by eye)", "none", plain, gray),
         ("blood smears", "none", images("bccd_blood_smear"), gray),
@@ -284,7 +296,7 @@ def burned_in(data: Path) -> str:
         (
             "ultrasound with words (seen by eye)",
             "real",
-            [path for path in busi if path.stem in written],
+            [path for path in busi if path.stem in with_text],
             gray,
         ),
         ("radiology pictures with the archive's mark", "real", images("vqa_rad"), gray),
@@ -300,7 +312,8 @@ def burned_in(data: Path) -> str:
     ):
         for size in (9, 11, 14, 20):
             held = sum(
-                has_text(overlaid(open_(path), number, size)) for number, path in enumerate(paths)
+                has_text(with_overlay_text(open_(path), number, size))
+                for number, path in enumerate(paths)
             )
             lines_.append(
                 [
@@ -314,7 +327,7 @@ def burned_in(data: Path) -> str:
 
 
 def has_text(gray: NDArray[np.uint8]) -> bool:
-    return bool(lines(gray, min_glyphs=GLYPHS))
+    return bool(find_text_lines(gray, min_glyphs=GLYPHS))
 
 
 # --- modality
@@ -322,9 +335,9 @@ def has_text(gray: NDArray[np.uint8]) -> bool:
 
 
 def modality(others: Path | None) -> str:
-    told = read_json(tag_modality.HEAD)["held_out"]
+    held_out = read_json(tag_modality.DEFAULT_HEAD)["held_out"]
     lines_ = []
-    for name, found in told.items():
+    for name, found in held_out.items():
         if name != "images":
             n, tagged = found["n"], found["tagged"]
             lines_.append(
@@ -337,14 +350,15 @@ def modality(others: Path | None) -> str:
                 ]
             )
     if others:
-        head = tag_modality.read_head(tag_modality.HEAD)
-        with Pictures() as pictures:
+        head = tag_modality.load_classifier(tag_modality.DEFAULT_HEAD)
+        with ImageCache() as image_cache:
             guesses = [
-                head.guess(features(pictures.rgb(Image(path=str(path)))))
-                for path in pictures_in(others)
+                head.predict(image_features(image_cache.rgb(Image(path=str(path)))))
+                for path in image_files(others)
             ]
         tagged = sum(
-            guess.probability >= head.least and guess.strangeness <= 1 for guess in guesses
+            guess.probability >= head.min_probability and guess.ood_distance <= 1
+            for guess in guesses
         )
         lines_.append(
             [
@@ -367,13 +381,13 @@ def modality(others: Path | None) -> str:
     )
 
 
-def pictures_in(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir()) if path.suffix in (".png", ".jpg"))
 
 
 def main(data: Path, others: Path | None) -> None:
     recall, real = identifiers(data)
-    images = read_json(tag_modality.HEAD)["held_out"]["images"]
+    images = read_json(tag_modality.DEFAULT_HEAD)["held_out"]["images"]
     record(
         "curation_quality",
         "Curation steps that judge",

@@ -26,7 +26,7 @@ SETTINGS = ((16, 16), (8, 32))  # bands and bits of each
 ROWS = 1_000_000
 
 
-def planted(rows: int, seed: int = 0):
+def make_identifiers(rows: int, seed: int = 0):
     """256-bit hashes; every eleventh is a copy of another with 0 to 8 bits turned.
 
     Returns them and the originals of the copies.
@@ -36,13 +36,13 @@ def planted(rows: int, seed: int = 0):
     pick = np.random.default_rng(seed)
     base = pick.integers(0, 256, (rows - rows // 11, 32), dtype=np.uint8)
     origin = pick.choice(len(base), rows // 11, replace=False)
-    copies = base[origin]
-    turned = pick.integers(0, RADIUS + 1, len(copies))
+    duplicates = base[origin]
+    n_flipped = pick.integers(0, RADIUS + 1, len(duplicates))
     for times in range(RADIUS):
-        chosen = np.flatnonzero(turned > times)
+        chosen = np.flatnonzero(n_flipped > times)
         bit = pick.integers(0, 256, len(chosen))
-        copies[chosen, bit // 8] ^= (1 << (bit % 8)).astype(np.uint8)
-    return np.concatenate([base, copies]), origin
+        duplicates[chosen, bit // 8] ^= (1 << (bit % 8)).astype(np.uint8)
+    return np.concatenate([base, duplicates]), origin
 
 
 def cpu(work: Callable[[], object]) -> float:
@@ -51,7 +51,7 @@ def cpu(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def faiss_search(file: str, asked: int) -> None:
+def faiss_search(file: str, n_queries: int) -> None:
     """In the peer's environment: hashes a second of adding all rows and searching each within the
     radius, and recall.
     """
@@ -60,21 +60,23 @@ def faiss_search(file: str, asked: int) -> None:
 
     faiss.omp_set_num_threads(1)
     hashes, origin = np.load(file), np.load(file.replace(".npy", ".origin.npy"))
-    queries = np.ascontiguousarray(hashes[-asked:])
-    told = {"version": faiss.__version__, "runs": []}
+    queries = np.ascontiguousarray(hashes[-n_queries:])
+    result = {"version": faiss.__version__, "runs": []}
     for count, bits in SETTINGS:
         index = faiss.IndexBinaryMultiHash(256, count, bits)
         adding = cpu(lambda index=index: index.add(hashes))
         start = time.process_time()
         # Its radius is exclusive.
         limits, _, found = index.range_search(queries, RADIUS + 1)
-        searching = (time.process_time() - start) * len(hashes) / asked
-        wanted = origin[-asked:]
+        searching = (time.process_time() - start) * len(hashes) / n_queries
+        expected = origin[-n_queries:]
         right = sum(
-            int(wanted[row]) in found[limits[row] : limits[row + 1]] for row in range(asked)
+            int(expected[row]) in found[limits[row] : limits[row + 1]] for row in range(n_queries)
         )
-        told["runs"].append({"rate": len(hashes) / (adding + searching), "recall": right / asked})
-    print(json.dumps(told))
+        result["runs"].append(
+            {"rate": len(hashes) / (adding + searching), "recall": right / n_queries}
+        )
+    print(json.dumps(result))
 
 
 def peer(python: Path, rows: int) -> dict:
@@ -82,7 +84,7 @@ def peer(python: Path, rows: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "hashes.npy"
-        hashes, origin = planted(rows)
+        hashes, origin = make_identifiers(rows)
         np.save(file, hashes)
         np.save(file.with_suffix(".origin.npy"), origin)
         command = [str(python), __file__, "--as", "faiss", str(file)]
@@ -93,11 +95,11 @@ def peer(python: Path, rows: int) -> dict:
         )
 
 
-def ours(rows: int) -> tuple[float, float, int]:
+def lingshu_run(rows: int) -> tuple[float, float, int]:
     """Hashes a second, recall of the planted copies, and peak memory (MB)."""
     code = (
         "import json, resource, sys, time\nsys.path.insert(0, sys.argv[2])\nimport numpy as"
-        " np\nfrom dedup import planted\nfrom lingshu.ops._hamming import pairs_within\nhashes,"
+        " np\nfrom dedup import planted\nfrom lingshu.search.hamming import pairs_within\nhashes,"
         " origin = planted(int(sys.argv[1]))\nstart = time.process_time(); found ="
         " pairs_within(hashes, 8); spent = time.process_time() - start\nlisted = found.left << 32 |"
         " found.right\nwanted = origin << 32 | np.arange(len(hashes) - len(origin),"
@@ -106,10 +108,10 @@ def ours(rows: int) -> tuple[float, float, int]:
         " found.over.pairs]))\n"
     )
     command = [sys.executable, "-c", code, str(rows), str(Path(__file__).parent)]
-    rate, recall, memory, left_out = json.loads(
+    rate, recall, memory, n_omitted = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
-    assert left_out == 0
+    assert n_omitted == 0
     return rate, recall, memory
 
 
@@ -119,19 +121,19 @@ def equal_hashes(rows: int) -> tuple[float, float]:
     """
     import numpy as np
 
-    from lingshu.ops._hamming import first_equal
+    from lingshu.search.hamming import first_occurrence
 
-    hashes = planted(rows)[0][:, :8].copy()
+    hashes = make_identifiers(rows)[0][:, :8].copy()
     start = time.process_time()
-    first = first_equal(hashes)
+    first = first_occurrence(hashes)
     spent = time.process_time() - start
     start = time.process_time()
     _, index, inverse = np.unique(
         hashes.view(np.uint64).ravel(), return_index=True, return_inverse=True
     )
-    theirs = time.process_time() - start
+    peer_run = time.process_time() - start
     assert (first == index[inverse]).all()
-    return rows / spent, rows / theirs
+    return rows / spent, rows / peer_run
 
 
 def signatures() -> list[list[str]]:
@@ -141,37 +143,41 @@ def signatures() -> list[list[str]]:
     import cv2
     import numpy as np
 
-    from lingshu.ops._image_signature import file_digest, perceptual_hash, pixel_digest
+    from lingshu.search.image_hash import file_digest, perceptual_hash, pixel_digest
 
     cv2.setNumThreads(1)
     pick, rows = np.random.default_rng(0), []
     for side in (64, 256, 512, 1024):
-        greys = [
+        grays = [
             cv2.resize(pick.integers(0, 256, (16, 16), dtype=np.uint8), (side, side))
             for _ in range(48)
         ]
-        noisy = [
-            np.asarray(cv2.add(grey, pick.integers(0, 12, grey.shape, dtype=np.uint8)), np.uint8)
-            for grey in greys
+        noisy_images = [
+            np.asarray(cv2.add(gray, pick.integers(0, 12, gray.shape, dtype=np.uint8)), np.uint8)
+            for gray in grays
         ]
         files = [
-            cv2.imencode(".jpg" if i % 2 else ".png", grey)[1].tobytes()
-            for i, grey in enumerate(noisy)
+            cv2.imencode(".jpg" if i % 2 else ".png", gray)[1].tobytes()
+            for i, gray in enumerate(noisy_images)
         ]
         work: dict[str, Callable[[], object]] = {
             "decode": lambda files=files: [
                 cv2.imdecode(np.frombuffer(f, np.uint8), cv2.IMREAD_GRAYSCALE) for f in files
             ],
-            "64": lambda noisy=noisy: [perceptual_hash(n, bits=64) for n in noisy],
-            "256": lambda noisy=noisy: [perceptual_hash(n, bits=256) for n in noisy],
+            "64": lambda noisy_images=noisy_images: [
+                perceptual_hash(n, bits=64) for n in noisy_images
+            ],
+            "256": lambda noisy_images=noisy_images: [
+                perceptual_hash(n, bits=256) for n in noisy_images
+            ],
             "file": lambda files=files: [file_digest(f) for f in files],
-            "pixels": lambda noisy=noisy: [pixel_digest(n) for n in noisy],
+            "pixels": lambda noisy_images=noisy_images: [pixel_digest(n) for n in noisy_images],
         }
-        rates = [
+        throughputs = [
             len(files) * 5 / min(cpu(lambda w=w: [w() for _ in range(5)]) for _ in range(5))
             for w in work.values()
         ]
-        rows.append([f"{side} x {side}", *(f"{rate:,.0f}" for rate in rates)])
+        rows.append([f"{side} x {side}", *(f"{rate:,.0f}" for rate in throughputs)])
         print(" ".join(rows[-1]), flush=True)
     return rows
 
@@ -194,10 +200,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.as_peer:
         return faiss_search(given.as_peer[1], 20_000)
-    rows, rates = [], {}
+    rows, throughputs = [], {}
     for count in (ROWS, given.largest):
-        rate, recall, memory = ours(count)
-        rates[count] = rate
+        rate, recall, memory = lingshu_run(count)
+        throughputs[count] = rate
         rows.append(
             [
                 "lingshu, 9 bands of 28 or 29 bits",
@@ -214,12 +220,12 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "venv", str(given.peers / "faiss")], check=True)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", PEER, "numpy"], check=True)
     if given.peers and python.exists():
-        told = peer(python, ROWS)
-        for (count, bits), run in zip(SETTINGS, told["runs"], strict=True):
-            name = f"faiss {told['version']} IndexBinaryMultiHash, {count} of {bits} bits"
+        peer_result = peer(python, ROWS)
+        for (count, bits), run in zip(SETTINGS, peer_result["runs"], strict=True):
+            name = f"faiss {peer_result['version']} IndexBinaryMultiHash, {count} of {bits} bits"
             rows.append([name, f"{ROWS:,}", f"{run['rate']:,.0f}", f"{run['recall']:.4f}", "–"])
             print(" ".join(rows[-1]), flush=True)
-        times = [rates[given.largest] / run["rate"] for run in told["runs"]]
+        times = [throughputs[given.largest] / run["rate"] for run in peer_result["runs"]]
         ratio = (
             f" At {given.largest:,} ours has **{times[0]:.0f} times** the rate of faiss with 16"
             f" bands of 16 bits on {ROWS:,}, and **{times[1]:.0f} times** its rate with 8 bands"

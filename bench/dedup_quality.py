@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _images import KINDS, write
 from _record import record, table
 
-from lingshu.core.nouns import Image
-from lingshu.imaging.pictures import Pictures
-from lingshu.ops._hamming import pairs_within
-from lingshu.ops._image_signature import perceptual_hash
+from lingshu.core.types import Image
+from lingshu.imaging.cache import ImageCache
+from lingshu.search.hamming import pairs_within
+from lingshu.search.image_hash import perceptual_hash
 
 COUNT = 20_000
 WAYS: tuple[tuple[Literal[256, 64], int], ...] = ((256, 8), (64, 0), (64, 3), (64, 10))
@@ -43,26 +43,31 @@ def main() -> None:
     numbers = np.array([int(path.stem.split("-")[0]) for path in files])
     # Copies are numbered on behind the originals, in the originals' order.
     numbers = np.where(kinds == "base", numbers, numbers - int((kinds == "base").sum()))
-    pictures = Pictures()
+    image_cache = ImageCache()
     hashes: dict[Literal[256, 64], list[np.ndarray]] = {256: [], 64: []}
     for path in files:
-        grey = pictures.gray(Image(path=str(path)))
+        gray = image_cache.gray(Image(path=str(path)))
         for bits, found in hashes.items():
-            found.append(perceptual_hash(grey, bits=bits))
-    planted = Counter(str(kind) for kind in kinds)
+            found.append(perceptual_hash(gray, bits=bits))
+    make_identifiers = Counter(str(kind) for kind in kinds)
     rows = []
     for bits, radius in WAYS:
         pairs = pairs_within(np.stack(hashes[bits]), radius)
         same = numbers[pairs.left] == numbers[pairs.right]
         # A copy is found where it and its original are a pair.
         original = (kinds[pairs.left] == "base") | (kinds[pairs.right] == "base")
-        copies = np.where(kinds[pairs.left] == "base", kinds[pairs.right], kinds[pairs.left])[
-            same & original
-        ]
-        found = Counter(str(kind) for kind in copies)
+        duplicate_kinds = np.where(
+            kinds[pairs.left] == "base", kinds[pairs.right], kinds[pairs.left]
+        )[same & original]
+        found = Counter(str(kind) for kind in duplicate_kinds)
         core = [kind for kind in KINDS if kind != "cropped"]
-        recall = sum(found[kind] for kind in core) / max(1, sum(planted[kind] for kind in core))
-        shares = [f"{found[kind] / planted[kind]:.3f}" if planted[kind] else "-" for kind in KINDS]
+        recall = sum(found[kind] for kind in core) / max(
+            1, sum(make_identifiers[kind] for kind in core)
+        )
+        shares = [
+            f"{found[kind] / make_identifiers[kind]:.3f}" if make_identifiers[kind] else "-"
+            for kind in KINDS
+        ]
         rows.append([f"{bits}, {radius}", *shares, f"{recall:.4f}", f"{int((~same).sum()):,}"])
         print(rows[-1], flush=True)
     header = [
@@ -72,7 +77,7 @@ def main() -> None:
         "pairs of different pictures",
     ]
     body = (
-        f"{len(files):,} drawn images, {planted['base']:,} of them originals in nine families of"
+        f"{len(files):,} drawn images, {make_identifiers['base']:,} of them originals in nine families of"
         " look-alikes. Share of the copies that are a pair with their original, by what was done"
         " to them.\n\n" + table(header, rows)
     )

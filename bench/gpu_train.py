@@ -19,20 +19,20 @@ import torch
 from _record import record, table
 from PIL import Image
 
-from lingshu.core.nouns import Message
-from lingshu.models.family import Family
-from lingshu.models.known import on_meta, shapes
-from lingshu.models.processor import Encoded, Processor
-from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.core.types import Message
+from lingshu.models.base import ModelFamily
+from lingshu.models.model_spec import PixelBudget, TinyModel
+from lingshu.models.processor import EncodedSample, Processor
+from lingshu.models.specs import build_on_meta, load_shapes
 from lingshu.models.tiny import train_tokenizer
 from lingshu.recipes.lingshu_7b import recipe
+from lingshu.train.batch_plan import best_fit
 from lingshu.train.config import Sharding, Stage
-from lingshu.train.cost import flops
-from lingshu.train.gpus import GPUS
-from lingshu.train.lengths import mean_of
-from lingshu.train.plan import best_fit
-from lingshu.train.step import Trainer, set_up
-from lingshu.train.world import World, open_world
+from lingshu.train.cost import estimate_flops
+from lingshu.train.distributed import DistributedContext, init_distributed
+from lingshu.train.gpu_table import GPUS
+from lingshu.train.length_stats import mean_lengths
+from lingshu.train.step import Trainer, build_trainer
 
 MODEL = "lingshu-medical-mllm/Lingshu-7B"
 TINY = TinyModel(
@@ -87,7 +87,7 @@ def random_model(
     """The stock model with random weights and, since a real vocabulary is not at hand, a tokenizer
     of a few words.
     """
-    family, empty = on_meta(name)
+    family, empty = build_on_meta(name)
     processor = small_processor(family)
     for key, value in family.token_ids(processor.tokenizer.convert_tokens_to_ids).items():
         setattr(empty.config, key, value)
@@ -96,7 +96,7 @@ def random_model(
         return type(empty)._from_config(empty.config, dtype=dtype), processor
 
 
-def small_processor(family: Family) -> Processor:
+def small_processor(family: ModelFamily) -> Processor:
     budget = PixelBudget()
     tokenizer = train_tokenizer(
         family, ["user assistant system You are a helpful assistant. a"] * 9, 512
@@ -104,49 +104,51 @@ def small_processor(family: Family) -> Processor:
     return Processor(family, tokenizer, family.image_processor(budget, 448), budget)
 
 
-def sequences(processor: Processor, case: Case, number: int) -> list[list[Encoded]]:
+def sequences(processor: Processor, case: Case, number: int) -> list[list[EncodedSample]]:
     """`number` sequences of samples with lognormal numbers of words, an image in each, packed where
     the stage packs.
     """
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8))
-    tiles = processor.tiles([picture])
+    image = Image.fromarray(rng.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8))
+    tiles = processor.tiles([image])
 
-    def one() -> Encoded:
+    def random_sequence() -> EncodedSample:
         words = int(np.clip(rng.lognormal(np.log(case.words), 0.7), 8, case.stage.max_tokens // 4))
-        asked = Message("user", (0, "a " * (words // 4)))
+        question = Message("user", (0, "a " * (words // 4)))
         return processor.encode(
-            [asked, Message("assistant", ("a " * (words - words // 4),))], tiles
+            [question, Message("assistant", ("a " * (words - words // 4),))], tiles
         )
 
     if not case.stage.packing:
-        return [[one()] for _ in range(number)]
-    made = [one()]
-    while sum(map(len, made)) < (number + 1) * case.stage.max_tokens:
-        made.append(one())
-    packs = best_fit(list(map(len, made)), case.stage.max_tokens)
-    return [[made[i] for i in pack] for pack in packs[:number]]
+        return [[random_sequence()] for _ in range(number)]
+    sequences_made = [random_sequence()]
+    while sum(map(len, sequences_made)) < (number + 1) * case.stage.max_tokens:
+        sequences_made.append(random_sequence())
+    packs = best_fit(list(map(len, sequences_made)), case.stage.max_tokens)
+    return [[sequences_made[i] for i in pack] for pack in packs[:number]]
 
 
 def measure(
-    trainer: Trainer, case: Case, world: World, *, steps: int
-) -> tuple[float, list[Encoded]]:
+    trainer: Trainer, case: Case, world: DistributedContext, *, steps: int
+) -> tuple[float, list[EncodedSample]]:
     """Seconds of one step, over several, and the samples of all processes that a step takes."""
     batch = sequences(trainer.processor, case, case.stage.batch)
-    mine = world.share(batch, case.stage.micro_batch)
-    begun = 0.0
+    mine = world.shard_batch(batch, case.stage.micro_batch)
+    started = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
-            settle(world.device)
+            reset_memory_stats(world.device)
             if world.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            begun = time.monotonic()
+            started = time.monotonic()
         trainer.step(mine, step, WARM_UP + steps)
-    settle(world.device)
-    return (time.monotonic() - begun) / steps, [sample for sequence in batch for sample in sequence]
+    reset_memory_stats(world.device)
+    return (time.monotonic() - started) / steps, [
+        sample for sequence in batch for sample in sequence
+    ]
 
 
-def settle(device: torch.device) -> None:
+def reset_memory_stats(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -156,27 +158,33 @@ def peak_of(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device).replace(" ", "-")
-    fitting = [card for known, card in GPUS.items() if known in name]
-    return max(fitting, key=lambda card: len(card.name)).peak if fitting else None
+    matching = [card for known, card in GPUS.items() if known in name]
+    return max(matching, key=lambda card: len(card.name)).peak_flops if matching else None
 
 
-def rows(world: World, *, tiny: bool) -> Iterator[list[str]]:
+def rows(world: DistributedContext, *, tiny: bool) -> Iterator[list[str]]:
     name = TINY if tiny else MODEL
-    found, peak = shapes(name), peak_of(world.device)
-    dtype = torch.float32 if world.sharded or tiny else torch.bfloat16
+    found, peak = load_shapes(name), peak_of(world.device)
+    dtype = torch.float32 if world.is_distributed or tiny else torch.bfloat16
     for case in cases(tiny=tiny, processes=world.size):
         # Sharding spreads what the first process holds on its CPU.
-        place = world.device if not world.sharded else torch.device("cpu") if world.first else META
-        model, processor = random_model(name, place, dtype)
-        trainer = set_up(
+        device = (
+            world.device
+            if not world.is_distributed
+            else torch.device("cpu")
+            if world.is_main
+            else META
+        )
+        model, processor = random_model(name, device, dtype)
+        trainer = build_trainer(
             model, processor, case.stage,
-            device=world.device, bfloat16=not tiny, world=world, sharding=Sharding(activation_checkpointing=True),
+            device=world.device, bfloat16=not tiny, dist_context=world, sharding=Sharding(activation_checkpointing=True),
         )  # fmt: skip
         seconds, samples = measure(trainer, case, world, steps=1 if tiny else STEPS)
-        needed = flops(
-            case.stage, found, mean_of(samples, found.tower.patches_per_token), recompute=True
-        ).times(len(samples))
-        used = "-" if peak is None else f"{needed.model / seconds / peak / world.size:.1%}"
+        needed = estimate_flops(
+            case.stage, found, mean_lengths(samples, found.tower.patches_per_token), recompute=True
+        ).scale(len(samples))
+        cpu_used = "-" if peak is None else f"{needed.model / seconds / peak / world.size:.1%}"
         memory = (
             "-"
             if world.device.type != "cuda"
@@ -186,7 +194,7 @@ def rows(world: World, *, tiny: bool) -> Iterator[list[str]]:
         yield [
             case.title,
             f"{tokens:,.0f}",
-            used,
+            cpu_used,
             f"{needed.model / seconds / world.size / 1e12:.3g}",
             memory,
         ]
@@ -204,9 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if tiny:
         torch.set_num_threads(1)
-    with open_world("cpu" if tiny else "cuda") as world:
+    with init_distributed("cpu" if tiny else "cuda") as world:
         measured = list(rows(world, tiny=tiny))
-        if not world.first:
+        if not world.is_main:
             return
         header = [
             "stage",
@@ -219,12 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(text)
         if not tiny:
             card = torch.cuda.get_device_name(world.device)
-            states = "float32 states, sharded" if world.sharded else "bfloat16 states"
-            told = (
+            states = "float32 states, sharded" if world.is_distributed else "bfloat16 states"
+            summary = (
                 f"Lingshu-7B with random weights on {world.size} x {card}, {states}, activations"
                 f" recomputed, mean of {STEPS} steps."
             )
-            record("gpu-training", "Training on a GPU", told + "\n\n" + text)
+            record("gpu-training", "Training on a GPU", summary + "\n\n" + text)
 
 
 if __name__ == "__main__":

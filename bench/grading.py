@@ -19,9 +19,10 @@ from pathlib import Path
 
 from _record import record, table
 
-from lingshu.core.nouns import Message, Sample
 from lingshu.core.rows import LETTERS, read_choices
-from lingshu.scoring import _protocols, auto, choice
+from lingshu.core.types import Message, Sample
+from lingshu.scoring import auto, choice
+from lingshu.scoring.protocols import table as table_module
 
 FORMATS = Path(__file__).parent.parent / "tests" / "golden" / "parity" / "answer_formats.json"
 NO_ANSWER = ("(empty)", "refusal")
@@ -48,14 +49,14 @@ def questions(file: Path | None, count: int, seed: int = 0) -> list[tuple[str, .
         return [tuple(pick.sample(FINDINGS, 4)) for _ in range(count)]
     rows = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
     # Options may come as {"letter", "content"}; rows without options are passed over.
-    told = [row.get("choices") or row.get("options") for row in rows]
+    choice_lists = [row.get("choices") or row.get("options") for row in rows]
     lists = [
         (
             [o["content"] for o in one]
             if isinstance(one, list) and one and isinstance(one[0], dict)
             else one
         )
-        for one in told
+        for one in choice_lists
         if one
     ]
     found = [read_choices(one) for one in lists]
@@ -68,23 +69,26 @@ def sample(choices: tuple[str, ...], gold: int) -> Sample:
 
 def short_replies(lists: Sequence[tuple[str, ...]], template: str) -> list[Reply]:
     pick = random.Random(1)
-    said = [(choices, pick.randrange(len(choices))) for choices in lists]
+    gold_indices = [(choices, pick.randrange(len(choices))) for choices in lists]
     return [
-        (sample(choices, place), template.format(L=LETTERS[place], T=choices[place]))
-        for choices, place in said
+        (sample(choices, gold_index), template.format(L=LETTERS[gold_index], T=choices[gold_index]))
+        for choices, gold_index in gold_indices
     ]
 
 
 def long_replies(lists: Sequence[tuple[str, ...]]) -> list[Reply]:
     pick, found = random.Random(2), []
     for choices in lists:
-        place, text = pick.randrange(len(choices)), ""
+        gold_index, text = pick.randrange(len(choices)), ""
         while len(text) < LONG - 60:
             text += pick.choice(FILLER).capitalize() + ". "
             if pick.random() < 0.1:
                 text += f"{pick.choice(choices)} was considered. "
         found.append(
-            (sample(choices, place), f"{text[: LONG - 60]}\n\nThe answer is {LETTERS[place]}.")
+            (
+                sample(choices, gold_index),
+                f"{text[: LONG - 60]}\n\nThe answer is {LETTERS[gold_index]}.",
+            )
         )
     return found
 
@@ -123,12 +127,12 @@ def main() -> None:
         for k, v in json.loads(FORMATS.read_text(encoding="utf-8")).items()
         if k not in NO_ANSWER
     }
-    medevalkit = _protocols.scorer(auto.score, "medevalkit")
-    rows, ours, theirs, count = [], 0.0, 0.0, 0
+    medevalkit = table_module.protocol_scorer(auto.score, "medevalkit")
+    rows, lingshu_run, peer_run, count = [], 0.0, 0.0, 0
     for name, template in templates.items():
         replies = short_replies(lists, template)
         mine, peer = seconds(choice.score, replies), seconds(medevalkit, replies)
-        ours, theirs, count = ours + mine, theirs + peer, count + len(replies)
+        lingshu_run, peer_run, count = lingshu_run + mine, peer_run + peer, count + len(replies)
         rows.append(
             [
                 f"`{name}`",
@@ -140,8 +144,8 @@ def main() -> None:
     rows.append(
         [
             "**all 31 together, verdicts a second**",
-            f"**{count / ours:,.0f}**",
-            f"{count / theirs:,.0f}",
+            f"**{count / lingshu_run:,.0f}**",
+            f"{count / peer_run:,.0f}",
             "",
         ]
     )
@@ -152,7 +156,7 @@ def main() -> None:
         seconds(medevalkit, long),
     )
     source = "made up" if file is None else file.parent.name
-    told = (
+    summary = (
         f"{len(lists)} questions ({source}), microseconds of processor time a reply. On replies of"
         f" {LONG:,} characters that close with an answer: strict {mine / len(long) * 1e6:.0f},"
         f" similarity matching (difflib ratio over the options) {peer / len(long) * 1e6:.0f}, that"
@@ -163,12 +167,12 @@ def main() -> None:
     record(
         "grading",
         "Grading multiple choice",
-        told
+        summary
         + "\n\n"
         + table(["format", "strict (µs)", "medevalkit (µs)", "strict reads right (%)"], rows),
     )
-    print(told)
-    print(f"{count / ours:,.0f} verdicts a second")
+    print(summary)
+    print(f"{count / lingshu_run:,.0f} verdicts a second")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from _record import record, table
 
-from lingshu.apps._quickstart_rl import Measured, measure
-from lingshu.apps.quickstart import draw_data, held_out, only
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
+from lingshu.quickstart.reinforcement import RlMetrics, measure
+from lingshu.quickstart.run import curate_data, filter_task, held_out
 from lingshu.recipes import phantom_rl
 from lingshu.sources.phantom import MAIN_KINDS
 from lingshu.train.config import Reward, TrainConfig
@@ -25,36 +25,46 @@ SEEDS = (0, 1, 2)
 IMAGES = 160
 
 
-def timed(work: Callable[[], Path]) -> tuple[Path, float]:
+def time_call(work: Callable[[], Path]) -> tuple[Path, float]:
     """What `work` returns, and the CPU seconds it took."""
-    begun = time.process_time()
-    return work(), time.process_time() - begun
+    started = time.process_time()
+    return work(), time.process_time() - started
 
 
-def run(seed: int, folder: Path) -> list[tuple[str, Measured, Measured, float, list[float]]]:
+def run(seed: int, folder: Path) -> list[tuple[str, RlMetrics, RlMetrics, float, list[float]]]:
     """For real and shuffled rewards: sampled before and after, CPU seconds of the stage, greedy
     accuracy.
     """
-    whole = replace(phantom_rl.recipe(), seed=seed, tensorboard=False, log_every=1)
-    expected = dict(whole.expected)
-    whole = replace(whole, data=draw_data(folder / "data", expected, seed))
-    start, spent = timed(lambda: train(replace(whole, stages=whole.stages[:-1]), folder / "start"))
+    recipe = replace(phantom_rl.recipe(), seed=seed, tensorboard=False, log_every=1)
+    expected = dict(recipe.expected)
+    recipe = replace(recipe, data=curate_data(folder / "data", expected, seed))
+    start, spent = time_call(
+        lambda: train(replace(recipe, stages=recipe.stages[:-1]), folder / "start")
+    )
     print(f"seed {seed}: the start took {spent:.0f} CPU s", file=sys.stderr, flush=True)
-    task = only(held_out(IMAGES), lambda sample: sample.meta.kind in MAIN_KINDS)
+    task = filter_task(held_out(IMAGES), lambda sample: sample.meta.kind in MAIN_KINDS)
     samples = [sample for sample in task.samples(None) if isinstance(sample, Sample)]
     results = []
-    for name in ("rewards", "shuffled"):
-        rl = whole.stages[-1]
+    for name in ("rewards", "shuffle"):
+        rl = recipe.stages[-1]
         assert rl.grpo is not None
-        grpo = replace(rl.grpo, reward=replace(rl.grpo.reward, shuffled=name == "shuffled"))
+        grpo = replace(rl.grpo, reward=replace(rl.grpo.reward, shuffled=name == "shuffle"))
         config = replace(
-            whole, model=str(start), stages=(replace(rl, grpo=grpo),), data={"rl": whole.data["rl"]}
+            recipe,
+            model=str(start),
+            stages=(replace(rl, grpo=grpo),),
+            data={"rl": recipe.data["rl"]},
         )
-        end, spent = timed(lambda config=config, name=name: train(config, folder / name))
+        end, spent = time_call(lambda config=config, name=name: train(config, folder / name))
         # measure asks the second stage for the reward
-        two: TrainConfig = replace(whole, stages=whole.stages[-2:])
-        before, after = (measure(place, two, samples, greedy=False) for place in (start, end))
-        greedy = [measure(place, two, samples, greedy=True).accuracy for place in (start, end)]
+        last_stages: TrainConfig = replace(recipe, stages=recipe.stages[-2:])
+        before, after = (
+            measure(checkpoint, last_stages, samples, greedy=False) for checkpoint in (start, end)
+        )
+        greedy = [
+            measure(checkpoint, last_stages, samples, greedy=True).accuracy
+            for checkpoint in (start, end)
+        ]
         print(
             f"seed {seed}, {name}: {before} -> {after}, greedy accuracy {greedy}, {spent:.0f}"
             " CPU s",
@@ -66,7 +76,7 @@ def run(seed: int, folder: Path) -> list[tuple[str, Measured, Measured, float, l
 
 
 def main() -> None:
-    rows, rises = [], {"rewards": [], "shuffled": []}
+    rows, rises = [], {"rewards": [], "shuffle": []}
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             for name, before, after, spent, greedy in run(seed, Path(folder)):
@@ -80,14 +90,14 @@ def main() -> None:
                 )
     rl = phantom_rl.recipe().stages[-1]
     assert rl.grpo is not None and isinstance(rl.grpo.reward, Reward)
-    told = (
-        f"`phantom_rl`: {rl.steps} updates of {rl.batch} questions with {rl.grpo.copies} replies"
+    summary = (
+        f"`phantom_rl`: {rl.steps} updates of {rl.batch} questions with {rl.grpo.num_generations} replies"
         " each, from a start that answers half of the time in the rewarded shape. Replies drawn at"
         f" temperature {rl.grpo.temperature:g} to the main questions about {IMAGES} held-out"
         " phantoms, scored by the reward itself (0.5 shape, 1.0 right answer in it); the same with"
         " rewards dealt out at random among the replies of a round. The reward rises by"
         f" {min(rises['rewards']):.2f} to {max(rises['rewards']):.2f}, with shuffled rewards by"
-        f" {min(rises['shuffled']):.2f} to {max(rises['shuffled']):.2f}; the bar is 0.2 within 120"
+        f" {min(rises['shuffle']):.2f} to {max(rises['shuffle']):.2f}; the bar is 0.2 within 120"
         " CPU seconds. Most of the gain is shape."
     )
     header = [
@@ -100,7 +110,7 @@ def main() -> None:
         "CPU (s)",
     ]
     record(
-        "grpo_phantom", "Reinforcement learning on phantoms", told + "\n\n" + table(header, rows)
+        "grpo_phantom", "Reinforcement learning on phantoms", summary + "\n\n" + table(header, rows)
     )
 
 

@@ -23,56 +23,68 @@ from typing import Any
 
 import torch
 from _record import record, table
-from _trl import beside, peak_mb, picture, quiet, ready, step_clock, stock_processor, tiny, versions
+from _trl import (
+    image,
+    peak_mb,
+    quiet_arguments,
+    ready,
+    run_in_subprocess,
+    step_clock,
+    stock_processor,
+    tiny,
+    versions,
+)
 
-from lingshu.core.nouns import Sample
-from lingshu.models.load import Loaded
+from lingshu.core.types import Sample
+from lingshu.models.load import LoadedModel
 from lingshu.models.processor import Processor
 from lingshu.sources import phantom
-from lingshu.train.config import Grpo, Rates, Sampler, Stage
-from lingshu.train.grpo import GrpoFeed
-from lingshu.train.questions import encode_questions
-from lingshu.train.reward import Judged, scorer_of
-from lingshu.train.rollout import Rollout, rollouts_of
-from lingshu.train.step import set_up
+from lingshu.train.config import Grpo, LearningRates, Sampler, Stage
+from lingshu.train.grpo import GrpoBatches
+from lingshu.train.prompt_source import encode_questions
+from lingshu.train.rewards import RewardResult, load_scorer
+from lingshu.train.rollout import Rollout, open_rollout_engine
+from lingshu.train.step import build_trainer
 
-PROMPTS, COPIES, WARM, STEPS, ROUNDS = 8, 8, 2, 10, 5
+PROMPTS, NUM_GENERATIONS, WARM, STEPS, ROUNDS = 8, 8, 2, 10, 5
 LENGTHS = (8, 16)
 KL, LOW, HIGH = 1e-3, 0.2, 0.3
 BAR = 2.0
-SIDES = [f"{who}-{length}" for length in LENGTHS for who in ("lingshu", "trl")]
+SIDES = [f"{library}-{length}" for length in LENGTHS for library in ("lingshu", "trl")]
 
 
-def worth(text: str) -> float:
+def length_reward(text: str) -> float:
     """A reward that differs from reply to reply, so that every group teaches something on either
     side.
     """
     return zlib.crc32(text.encode()) / 2**32
 
 
-class Scored(GrpoFeed):
-    def judge(self, sample: Sample, reply: Rollout) -> Judged:
+class LengthRewardFeed(GrpoBatches):
+    def judge(self, sample: Sample, reply: Rollout) -> RewardResult:
         del sample
-        return Judged(worth(reply.text), 1.0, 0.0, reply.finish != "stop", False)
+        return RewardResult(length_reward(reply.text), 1.0, 0.0, reply.finish != "stop", False)
 
 
-def ours(
+def lingshu_run(
     model: Any, processor: Processor, samples: Sequence[Sample], length: int
 ) -> dict[str, Any]:
-    grpo = Grpo(COPIES, PROMPTS, 1.0, length, KL, LOW, HIGH, sampler=Sampler(batch=PROMPTS))
-    rates = Rates(vision=1e-5, projector=1e-5, language=1e-5)
-    same = {"warmup_steps": 0, "final_rate": 1.0, "weight_decay": 0.0}
+    grpo = Grpo(
+        NUM_GENERATIONS, PROMPTS, 1.0, length, KL, LOW, HIGH, sampler=Sampler(batch=PROMPTS)
+    )
+    learning_rates = LearningRates(vision=1e-5, projector=1e-5, language=1e-5)
+    same = {"warmup_steps": 0, "min_lr_ratio": 1.0, "weight_decay": 0.0}
     stage = Stage(
         "bench",
         ("x",),
-        rates,
+        learning_rates,
         batch=PROMPTS,
         micro_batch=PROMPTS,
         max_tokens=512,
         grpo=grpo,
         **same,
     )
-    trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
+    trainer = build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
     questions = encode_questions(
         samples, processor, instruction="", max_prompt_tokens=256, cache_mb=16
     )
@@ -81,22 +93,22 @@ def ours(
         return processor.encode(sample.messages, questions.cache.tiles(sample.images))
 
     with tempfile.TemporaryDirectory() as folder:
-        rollouts = rollouts_of(
-            grpo.sampler, trainer, Loaded(model, processor, "tiny", ""), encode, Path(folder)
+        rollouts = open_rollout_engine(
+            grpo.sampler, trainer, LoadedModel(model, processor, "tiny", ""), encode, Path(folder)
         )
-        feed = Scored(
-            questions, trainer, rollouts, scorer_of(grpo.reward), seed=0, save=lambda _: None
+        feed = LengthRewardFeed(
+            questions, trainer, rollouts, load_scorer(grpo.reward), seed=0, save=lambda _: None
         )
         batches, total = feed.batches(0), WARM + STEPS
         before, at, tokens = peak_mb(), [], []
         for number in range(total):
             trainer.step(next(batches), number, total)
             at.append(time.process_time())
-            tokens.append(feed.told()["reply_tokens"])
-    return told(at, before, tokens)
+            tokens.append(feed.metrics()["reply_tokens"])
+    return step_summary(at, before, tokens)
 
 
-def theirs(
+def peer_run(
     model: Any, processor: Processor, samples: Sequence[Sample], length: int
 ) -> dict[str, Any]:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
@@ -104,14 +116,14 @@ def theirs(
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     rows = [
-        {"prompt": [{"role": "user", "content": s.messages[0].text}], "images": [picture(s)]}
+        {"prompt": [{"role": "user", "content": s.messages[0].text}], "images": [image(s)]}
         for s in samples
     ]
     tokens: list[float] = []
 
     def reward(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
         tokens.append(statistics.mean(map(len, completion_ids)))
-        return [worth(completion[0]["content"]) for completion in completions]
+        return [length_reward(completion[0]["content"]) for completion in completions]
 
     clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,8 +134,8 @@ def theirs(
             "generation_kwargs": {"suppress_tokens": processor.never_sampled},
         }
         rounds = {
-            "num_generations": COPIES,
-            "per_device_train_batch_size": PROMPTS * COPIES,
+            "num_generations": NUM_GENERATIONS,
+            "per_device_train_batch_size": PROMPTS * NUM_GENERATIONS,
             "steps_per_generation": 1,
         }
         clipped = {
@@ -134,7 +146,7 @@ def theirs(
             "use_bias_correction_kl": False,
         }
         config = GRPOConfig(
-            **quiet(folder, max_steps=WARM + STEPS, learning_rate=1e-5),
+            **quiet_arguments(folder, max_steps=WARM + STEPS, learning_rate=1e-5),
             **drawing,
             **rounds,
             **clipped,
@@ -149,11 +161,11 @@ def theirs(
         )
         before = peak_mb()
         trainer.train()
-    return told(clock.at, before, tokens)
+    return step_summary(clock.at, before, tokens)
 
 
-def told(at: Sequence[float], before: float, tokens: Sequence[float]) -> dict[str, Any]:
-    rounds = [later - earlier for earlier, later in pairwise(at)]
+def step_summary(at: Sequence[float], before: float, tokens: Sequence[float]) -> dict[str, Any]:
+    rounds = [end - start for start, end in pairwise(at)]
     return {
         "round_s": statistics.mean(rounds[WARM - 1 :]),
         "tokens": statistics.mean(tokens),
@@ -162,18 +174,22 @@ def told(at: Sequence[float], before: float, tokens: Sequence[float]) -> dict[st
     }
 
 
-def one_side(side: str) -> None:
-    who, length = side.split("-")
+def run_side(side: str) -> None:
+    library, length = side.split("-")
     # One question about each of eight images; the kinds take turns, so prompts differ in length.
-    asked = list(
-        phantom.questions(
+    prompts = list(
+        phantom.question_samples(
             0, "train", PROMPTS, kinds=("modality", "lesion", "count", "choice", "open", "report")
         )
     )
-    samples = [asked[6 * image + image % 6] for image in range(PROMPTS)]
+    samples = [prompts[6 * image + image % 6] for image in range(PROMPTS)]
     model, processor = tiny(samples)
     print(
-        json.dumps((ours if who == "lingshu" else theirs)(model, processor, samples, int(length)))
+        json.dumps(
+            (lingshu_run if library == "lingshu" else peer_run)(
+                model, processor, samples, int(length)
+            )
+        )
     )
 
 
@@ -181,12 +197,12 @@ def main(rounds: int) -> None:
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, runs in found.items():
-            runs.append(beside(__file__, side, python=sys.executable))
+            runs.append(run_in_subprocess(__file__, side, python=sys.executable))
     rows = []
     for length in LENGTHS:
         base = [run["round_s"] for run in found[f"lingshu-{length}"]]
-        for who in ("lingshu", "trl"):
-            runs = found[f"{who}-{length}"]
+        for library in ("lingshu", "trl"):
+            runs = found[f"{library}-{length}"]
             ratio = statistics.median(
                 run["round_s"] / mine for run, mine in zip(runs, base, strict=True)
             )
@@ -195,7 +211,7 @@ def main(rounds: int) -> None:
             rows.append(
                 [
                     str(length),
-                    who,
+                    library,
                     f"{middle['tokens']:.1f}",
                     f"{1000 * middle['round_s']:.0f}",
                     f"{ratio:.2f}x",
@@ -203,13 +219,13 @@ def main(rounds: int) -> None:
                 ]
             )
     words = (
-        f"{PROMPTS} questions about one image of 56 x 56 pixels each, {COPIES} replies to each, one"
-        f" update a round over all {PROMPTS * COPIES}, every part trained in float32 on one thread,"
+        f"{PROMPTS} questions about one image of 56 x 56 pixels each, {NUM_GENERATIONS} replies to each, one"
+        f" update a round over all {PROMPTS * NUM_GENERATIONS}, every part trained in float32 on one thread,"
         f" one forward pass an update. Temperature 1, a reference model with KL {KL:g}, clipping at"
         f" {LOW} and {HIGH}, the mean over all tokens (TRL's loss_type dapo); rewards are drawn"
         " from the reply's text, so no group is without an advantage. TRL generates with"
         " transformers and prepares images in each round, as it comes; lingshu keeps scaled images"
-        f" and computes each prompt once for its {COPIES} replies. Mean of {STEPS} rounds after"
+        f" and computes each prompt once for its {NUM_GENERATIONS} replies. Mean of {STEPS} rounds after"
         f" {WARM} to warm up, each side in a process of its own, {rounds} runs in turn, medians."
         f" The bar is {BAR}x. {versions()}."
     )
@@ -232,4 +248,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     if ready():
-        one_side(given.side) if given.side else main(given.rounds)
+        run_side(given.side) if given.side else main(given.rounds)

@@ -27,10 +27,10 @@ import torch
 from _record import record, table
 from safetensors.torch import save_file
 
-from lingshu.weights.folder import open_folder
-from lingshu.weights.merge import Target, open_sources, stream
-from lingshu.weights.method import Weighting
-from lingshu.weights.result import open_method
+from lingshu.weights.base import MergeWeights
+from lingshu.weights.folder import open_model_folder
+from lingshu.weights.merge import MergeTarget, open_sources, stream_merge
+from lingshu.weights.output import open_method
 
 ROUNDS = 5
 HIDDEN, FFN, KV, WORDS = 1536, 8960, 256, 65536
@@ -40,7 +40,7 @@ LAYER = {
     "self_attn.o_proj.weight": (HIDDEN, HIDDEN), "mlp.gate_proj.weight": (FFN, HIDDEN), "mlp.up_proj.weight": (FFN, HIDDEN),
     "mlp.down_proj.weight": (HIDDEN, FFN), "input_layernorm.weight": (HIDDEN,), "post_attention_layernorm.weight": (HIDDEN,),
 }  # fmt: skip
-OTHERS = ("linear*2", "slerp", "task", "dare", "ties")
+OTHER_METHODS = ("linear*2", "slerp", "task", "dare", "ties")
 
 
 def make(folder: Path, seed: int, gb: float) -> None:
@@ -72,11 +72,11 @@ def make(folder: Path, seed: int, gb: float) -> None:
     ]
     for file, tensors in zip(files, shards, strict=True):
         save_file(tensors, folder / file, metadata={"format": "pt"})
-        with (folder / file).open("rb") as opened:
-            os.fsync(opened.fileno())
-    places = {name: file for file, tensors in zip(files, shards, strict=True) for name in tensors}
+        with (folder / file).open("rb") as input_file:
+            os.fsync(input_file.fileno())
+    paths = {name: file for file, tensors in zip(files, shards, strict=True) for name in tensors}
     (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": places})
+        json.dumps({"metadata": {}, "weight_map": paths})
     )
     settings = {
         "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": HIDDEN, "intermediate_size": FFN, "vocab_size": WORDS,
@@ -86,7 +86,7 @@ def make(folder: Path, seed: int, gb: float) -> None:
     (folder / "config.json").write_text(json.dumps(settings))
 
 
-def resident(key: str) -> float:
+def memory_field_mb(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
@@ -97,33 +97,33 @@ def side(way: str, root: Path) -> None:
     """
     first, second, base, out = (root / name for name in ("a", "b", "base", "out"))
     out.mkdir()
-    name, _, many = way.removesuffix("+hashes").partition("*")
+    name, _, n_models = way.removesuffix("+hashes").partition("*")
     method = None if way == "copy" else open_method(name, {})
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    before, used, start = (
-        resident("VmRSS"),
+    before, cpu_used, start = (
+        memory_field_mb("VmRSS"),
         resource.getrusage(resource.RUSAGE_SELF),
         time.perf_counter(),
     )
     if method is None:
-        for file in open_folder(first, "A").files:
+        for file in open_model_folder(first, "A").files:
             shutil.copyfile(first / file, out / file)
-            with (out / file).open("rb") as opened:
-                os.fsync(opened.fileno())
+            with (out / file).open("rb") as input_file:
+                os.fsync(input_file.fileno())
     else:
-        sources = open_sources([first, second], method, base=base if method.base else None)
+        sources = open_sources([first, second], method, base=base if method.needs_base else None)
         targets = []
-        for point in range(int(many or 1)):
+        for point in range(int(n_models or 1)):
             weight = 0.3 + 0.05 * point
-            targets.append(Target(out / str(point), Weighting((weight, 1 - weight))))
+            targets.append(MergeTarget(out / str(point), MergeWeights((weight, 1 - weight))))
             targets[-1].folder.mkdir()
-        stream(sources, targets, method, hashing=way.endswith("+hashes"))
+        stream_merge(sources, targets, method, compute_hashes=way.endswith("+hashes"))
     seconds, done = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF)
-    cpu = done.ru_utime + done.ru_stime - used.ru_utime - used.ru_stime
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": resident("VmHWM") - before}))
+    cpu = done.ru_utime + done.ru_stime - cpu_used.ru_utime - cpu_used.ru_stime
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "mb": memory_field_mb("VmHWM") - before}))
 
 
-def measured(way: str, root: Path, peer: str | None) -> dict[str, float]:
+def measure(way: str, root: Path, peer: str | None) -> dict[str, float]:
     if way.startswith("mergekit"):
         assert peer is not None
         here = Path(__file__).parent / "_mergekit_side.py"
@@ -149,8 +149,8 @@ def measured(way: str, root: Path, peer: str | None) -> dict[str, float]:
 def warm(root: Path) -> None:
     for name in ("a", "b", "base"):
         for file in (root / name).iterdir():
-            with file.open("rb") as opened:
-                while opened.read(1 << 24):
+            with file.open("rb") as input_file:
+                while input_file.read(1 << 24):
                     pass
 
 
@@ -162,29 +162,36 @@ def main(root: Path, peer: str | None, gb: float) -> None:
             make(root / name, seed, gb)
         # The base's values do not matter to the time; its place on the disk is the first model's.
         (root / "base").symlink_to(root / "a", target_is_directory=True)
-        ways = ["copy", "linear", "linear+hashes", *(["mergekit, bfloat16"] if peer else [])]
-        found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
+        batching_strategies = [
+            "copy",
+            "linear",
+            "linear+hashes",
+            *(["mergekit, bfloat16"] if peer else []),
+        ]
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in batching_strategies}
         warm(root)
         for number in range(ROUNDS):
             # Drawn, not turned round: what ran before leaves memory and disk in a state that the
             # next one feels.
-            for way in random.Random(number).sample(ways, len(ways)):
+            for way in random.Random(number).sample(batching_strategies, len(batching_strategies)):
                 # every side finds memory and disk as a copy leaves them
-                measured("copy", root, None)
-                found[way].append(measured(way, root, peer))
+                measure("copy", root, None)
+                found[way].append(measure(way, root, peer))
                 print(way, found[way][-1], flush=True)
-        others = {name: [measured(name, root, peer)] for name in OTHERS}
-        print(others)
-        write(found, others, gb)
+        other_results = {name: [measure(name, root, peer)] for name in OTHER_METHODS}
+        print(other_results)
+        write(found, other_results, gb)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
 def write(
-    found: dict[str, list[dict[str, float]]], others: dict[str, list[dict[str, float]]], gb: float
+    found: dict[str, list[dict[str, float]]],
+    other_results: dict[str, list[dict[str, float]]],
+    gb: float,
 ) -> None:
     def middle(way: str, key: str) -> float:
-        return statistics.median(run[key] for run in {**found, **others}[way])
+        return statistics.median(run[key] for run in {**found, **other_results}[way])
 
     names = {
         "copy": "plain copy of one model", "linear": "**linear merge**", "linear+hashes": "linear merge, sources and result hashed",
@@ -199,9 +206,9 @@ def write(
             f"{middle(way, 'cpu') / middle('copy', 'cpu'):.2f}x",
             f"{max(run['mb'] for run in runs):.0f}",
         ]
-        for way, runs in {**found, **others}.items()
+        for way, runs in {**found, **other_results}.items()
     ]
-    told = (
+    summary = (
         f"Two bf16 models of {gb:g} GB, files in the page cache, every output synced; start-up and"
         f" hashing apart unless said; median of {ROUNDS} rounds, the sides in drawn order and each"
         " after an uncounted copy (last five rows: one run). Memory is the peak above what was"
@@ -210,7 +217,7 @@ def write(
     peer = next((runs[0] for way, runs in found.items() if way.startswith("mergekit")), None)
     if peer is not None:
         slower = middle("mergekit, bfloat16", "seconds") / middle("linear", "seconds")
-        told += (
+        summary += (
             f" mergekit {peer['mergekit']} with torch {peer['torch']} and transformers"
             f" {peer['transformers']}, without tokenizer and card and in its default bf16"
             f" arithmetic, takes {slower:.1f} times as long as the linear merge, which computes in"
@@ -219,7 +226,7 @@ def write(
     record(
         "merge",
         "Merging",
-        told + "\n\n" + table(["", "s", "to a copy", "CPU s", "to a copy", "memory, MB"], rows),
+        summary + "\n\n" + table(["", "s", "to a copy", "CPU s", "to a copy", "memory, MB"], rows),
     )
 
 

@@ -25,22 +25,22 @@ from _record import record, table
 from PIL import Image as PIL
 
 from lingshu.core.files import read_jsonl
-from lingshu.core.nouns import Message
-from lingshu.models.family import Tiles
-from lingshu.models.processor import IGNORED, Encoded, Processor
-from lingshu.models.qwen25vl import QWEN25VL
-from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.core.types import Message
+from lingshu.models.base import Tiles
+from lingshu.models.families.qwen2_5_vl import QWEN25VL
+from lingshu.models.model_spec import PixelBudget, TinyModel
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.models.tiny import build_tiny, train_tokenizer
-from lingshu.train.config import Rates, Stage
-from lingshu.train.plan import best_fit
-from lingshu.train.step import Trainer, set_up
+from lingshu.train.batch_plan import best_fit
+from lingshu.train.config import LearningRates, Stage
+from lingshu.train.step import Trainer, build_trainer
 
 SAMPLES, ROUNDS, BATCH = 256, 5, 16
 SMALL, LARGE = 112, 512
 WORDS = 8192  # vocabulary that real lengths are counted with; a released one cuts these texts alike
 
 
-class Kind(NamedTuple):
+class MixPart(NamedTuple):
     """A kind of sample: its share of the mix, the folder its texts come from, how a row reads,
     whether it shows an image.
     """
@@ -51,7 +51,9 @@ class Kind(NamedTuple):
     image: bool = True
 
 
-def both(question: str, answer: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
+def question_answer(
+    question: str, answer: str
+) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
     return lambda row: (
         (str(row[question]), str(row[answer])) if row.get(question) and row.get(answer) else None
     )
@@ -61,7 +63,7 @@ def caption(field: str) -> Callable[[dict[str, Any]], tuple[str, str] | None]:
     return lambda row: ("Describe this medical image.", str(row[field])) if row.get(field) else None
 
 
-def reasoned(row: dict[str, Any]) -> tuple[str, str] | None:
+def reasoning_pair(row: dict[str, Any]) -> tuple[str, str] | None:
     if row["lang"] != "en" or not row.get("thinking"):
         return None
     return row["prompt"], f"<think>{row['thinking']}</think><answer>{row['response']}</answer>"
@@ -87,30 +89,32 @@ def report(row: dict[str, Any]) -> tuple[str, str] | None:
 # multimodal, 14% general text, 3% medical text; inside the first by the sizes of its sources.
 # General data stand in by medical instructions of like length.
 MIX = (
-    Kind(0.15, "vqa_rad", both("question", "answer")),
-    Kind(0.08, "medevalkit_run_slake", reasoned),
-    Kind(0.12, "pmcoa_captions", caption("report")),
-    Kind(0.03, "iuxray_reports", report),
-    Kind(0.28, "roco_captions_ccby", caption("caption")),
-    Kind(0.17, "corpus_chatdoctor5k", instruction),
-    Kind(0.14, "corpus_medical_meadow_small", instruction, image=False),
-    Kind(0.03, "corpus_huatuo_o1_demo", both("Question", "Complex_CoT"), image=False),
+    MixPart(0.15, "vqa_rad", question_answer("question", "answer")),
+    MixPart(0.08, "medevalkit_run_slake", reasoning_pair),
+    MixPart(0.12, "pmcoa_captions", caption("report")),
+    MixPart(0.03, "iuxray_reports", report),
+    MixPart(0.28, "roco_captions_ccby", caption("caption")),
+    MixPart(0.17, "corpus_chatdoctor5k", instruction),
+    MixPart(0.14, "corpus_medical_meadow_small", instruction, image=False),
+    MixPart(0.03, "corpus_huatuo_o1_demo", question_answer("Question", "Complex_CoT"), image=False),
 )
 
 
-def drawn(processor: Processor) -> list[Encoded]:
+def random_sequences(processor: Processor) -> list[EncodedSample]:
     """Lognormal lengths without a template: median 90 tokens, at most 1,024; six in ten with a
     112-pixel image of 16 tokens.
     """
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (SMALL, SMALL, 3), dtype=np.uint8)
-    made = []
+    sequences = []
     for length in np.clip(rng.lognormal(np.log(90), 0.9, SAMPLES), 24, 1024).astype(int):
         tiles = processor.tiles([PIL.fromarray(noise)]) if rng.random() < 0.6 else ()
         is_image = np.zeros(length, bool)
         is_image[4 : 4 + sum(t.tokens for t in tiles)] = True
-        made.append(encoded(processor, rng, is_image, ~is_image & (np.arange(length) > 20), tiles))
-    return made
+        sequences.append(
+            encoded(processor, rng, is_image, ~is_image & (np.arange(length) > 20), tiles)
+        )
+    return sequences
 
 
 def encoded(
@@ -119,14 +123,16 @@ def encoded(
     is_image: np.ndarray,
     answer: np.ndarray,
     tiles: Sequence[Tiles],
-) -> Encoded:
+) -> EncodedSample:
     """A sample of this shape, its text tokens drawn: what they are changes no time."""
-    ids = np.where(is_image, processor.image_id, rng.integers(0, 256, len(is_image)))
+    ids = np.where(is_image, processor.image_token_id, rng.integers(0, 256, len(is_image)))
     positions = QWEN25VL.positions(is_image, tiles) if QWEN25VL.positions else None
-    return Encoded(ids, np.where(answer, ids, IGNORED), is_image, positions, tuple(tiles))
+    return EncodedSample(
+        ids, np.where(answer, ids, IGNORE_INDEX), is_image, positions, tuple(tiles)
+    )
 
 
-def mixed(root: Path, processor: Processor) -> list[Encoded]:
+def corpus_sequences(root: Path, processor: Processor) -> list[EncodedSample]:
     """Samples of real texts in the shares of MIX, their images drawn from those of vqa_rad."""
     rng = np.random.default_rng(0)
     pairs = {
@@ -135,70 +141,82 @@ def mixed(root: Path, processor: Processor) -> list[Encoded]:
         ]
         for kind in MIX
     }
-    pictures = sorted((root / "vqa_rad" / "images").iterdir())
+    images = sorted((root / "vqa_rad" / "images").iterdir())
     tokenizer = train_tokenizer(
         QWEN25VL, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS
     )
     counting = Processor(QWEN25VL, tokenizer, processor.image_processor, processor.budget)
-    made = []
+    sequences = []
     for kind in MIX:
         for index in rng.choice(len(pairs[kind.folder]), round(kind.share * SAMPLES)):
             question, answer = pairs[kind.folder][index]
-            shown = [PIL.open(pictures[rng.integers(len(pictures))])] if kind.image else []
-            asked = Message("user", (*range(len(shown)), question))
+            shown = [PIL.open(images[rng.integers(len(images))])] if kind.image else []
+            user_turn = Message("user", (*range(len(shown)), question))
             counted = counting.encode(
-                [asked, Message("assistant", (answer,))], processor.tiles(shown)
+                [user_turn, Message("assistant", (answer,))], processor.tiles(shown)
             )
-            made.append(
-                encoded(processor, rng, counted.is_image, counted.labels != IGNORED, counted.tiles)
+            sequences.append(
+                encoded(
+                    processor, rng, counted.is_image, counted.labels != IGNORE_INDEX, counted.tiles
+                )
             )
-    return made
+    return sequences
 
 
-Batches = Callable[[], Iterator[list[Encoded]]]
+Batches = Callable[[], Iterator[list[EncodedSample]]]
 
 
-def ways(made: list[Encoded]) -> dict[str, tuple[bool, Batches, float]]:
+def batching_strategies(sequences: list[EncodedSample]) -> dict[str, tuple[bool, Batches, float]]:
     """Name -> (packing, batches of one pass, share of useful tokens in what is computed)."""
-    lengths = [len(sample) for sample in made]
-    order = np.random.default_rng(1).permutation(len(made)).tolist()
-    by_length = sorted(range(len(made)), key=lambda i: lengths[i])
+    lengths = [len(sample) for sample in sequences]
+    order = np.random.default_rng(1).permutation(len(sequences)).tolist()
+    by_length = sorted(range(len(sequences)), key=lambda i: lengths[i])
     capacity = max(max(lengths), -(-BATCH * sum(lengths) // len(lengths)))
     packs = best_fit(lengths, capacity)
 
     def padded(indices: list[int]) -> tuple[bool, Batches, float]:
         cut = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
         computed = sum(len(rows) * max(lengths[i] for i in rows) for rows in cut)
-        return False, lambda: ([made[i] for i in rows] for rows in cut), sum(lengths) / computed
+        return (
+            False,
+            lambda: ([sequences[i] for i in rows] for rows in cut),
+            sum(lengths) / computed,
+        )
 
     return {
         "padded, random order": padded(order),
         "padded, similar lengths": padded(by_length),
-        f"packed to {capacity:,}": (True, lambda: ([made[i] for i in pack] for pack in packs), 1.0),
+        f"packed to {capacity:,}": (
+            True,
+            lambda: ([sequences[i] for i in pack] for pack in packs),
+            1.0,
+        ),
     }
 
 
-def one_pass(trainer: Trainer, batches: Iterator[list[Encoded]]) -> float:
-    begun = time.process_time()
+def one_pass(trainer: Trainer, batches: Iterator[list[EncodedSample]]) -> float:
+    started = time.process_time()
     for batch in batches:
-        (trainer.summed_loss(batch).loss / sum(e.supervised for e in batch)).backward()
+        (trainer.compute_loss_sum(batch).loss / sum(e.supervised for e in batch)).backward()
         trainer.model.zero_grad(set_to_none=True)
-    return time.process_time() - begun
+    return time.process_time() - started
 
 
-def measure(name: str, model: Any, processor: Processor, made: list[Encoded]) -> list[list[str]]:
+def measure(
+    name: str, model: Any, processor: Processor, sequences: list[EncodedSample]
+) -> list[list[str]]:
     stage = Stage(
         "bench",
         ("x",),
-        Rates(vision=1e-4, projector=1e-4, language=1e-4),
+        LearningRates(vision=1e-4, projector=1e-4, language=1e-4),
         batch=BATCH,
         micro_batch=BATCH,
     )
-    found = ways(made)
+    found = batching_strategies(sequences)
     times: dict[str, list[float]] = {way: [] for way in found}
     for _ in range(ROUNDS):
         for way, (packing, batches, _) in found.items():
-            trainer = set_up(
+            trainer = build_trainer(
                 model,
                 processor,
                 replace(stage, packing=packing),
@@ -206,38 +224,46 @@ def measure(name: str, model: Any, processor: Processor, made: list[Encoded]) ->
                 bfloat16=False,
             )
             times[way].append(one_pass(trainer, batches()))
-    lengths = np.array([len(sample) for sample in made])
-    images = sum(int(sample.is_image.sum()) for sample in made) / lengths.sum()
-    of_mix = (
-        f"{name}: {len(made)} samples of {np.median(lengths):.0f} tokens in the median,"
+    lengths = np.array([len(sample) for sample in sequences])
+    images = sum(int(sample.is_image.sum()) for sample in sequences) / lengths.sum()
+    mix_description = (
+        f"{name}: {len(sequences)} samples of {np.median(lengths):.0f} tokens in the median,"
         f" {lengths.mean():.0f} on average, "
     )
-    of_mix += f"{lengths.max():,} at most, {images:.0%} of them of images"
+    mix_description += f"{lengths.max():,} at most, {images:.0%} of them of images"
     base = times[list(found)[-1]]
     rows = []
     for way, seconds in times.items():
         ratio = statistics.median(other / mine for other, mine in zip(seconds, base, strict=True))
         rate = lengths.sum() / statistics.median(seconds)
-        rows.append([of_mix, way, f"{found[way][2]:.0%}", f"{rate:,.0f}", f"{ratio:.2f}x"])
-        of_mix = ""
+        rows.append([mix_description, way, f"{found[way][2]:.0%}", f"{rate:,.0f}", f"{ratio:.2f}x"])
+        mix_description = ""
     return rows
 
 
 def main(root: Path | None) -> None:
     torch.set_num_threads(1)
-    spec = TinyModel(hidden=256, layers=4, ffn=768, vocabulary=512, side=SMALL)
+    spec = TinyModel(hidden=256, layers=4, ffn=768, vocab_size=512, image_size=SMALL)
     rows = []
     for name, side, make in (
-        ("drawn lengths", SMALL, drawn),
-        ("real texts, images of 112 pixels", SMALL, lambda p: mixed(root, p) if root else []),
-        ("real texts, images of up to 512 pixels", LARGE, lambda p: mixed(root, p) if root else []),
+        ("drawn lengths", SMALL, random_sequences),
+        (
+            "real texts, images of 112 pixels",
+            SMALL,
+            lambda p: corpus_sequences(root, p) if root else [],
+        ),
+        (
+            "real texts, images of up to 512 pixels",
+            LARGE,
+            lambda p: corpus_sequences(root, p) if root else [],
+        ),
     ):
         budget = PixelBudget(max_pixels=side * side)
         model, processor = build_tiny(spec, ["a user assistant"] * 9, budget=budget, seed=0)
-        if made := make(processor):
-            rows += measure(name, model, processor, made)
+        if sequences := make(processor):
+            rows += measure(name, model, processor, sequences)
             print(rows[-3:], flush=True)
-    told = (
+    summary = (
         f"Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters,"
         f" forward and backward pass in float32 on one thread, {BATCH} samples in a padded pass and"
         f" as many on average in a pack; median of {ROUNDS} rounds. Real texts stand in the"
@@ -248,7 +274,7 @@ def main(root: Path | None) -> None:
     record(
         "packing",
         "Packing",
-        told
+        summary
         + "\n\n"
         + table(
             [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from _record import record, table
 
-from lingshu.evaluate.report import percent
+from lingshu.evaluate.report.build import percent
 from lingshu.sources.phantom import KINDS, MAIN_KINDS
 
 SEEDS = (0, 1, 2)
@@ -79,14 +79,14 @@ def main() -> None:
         )
         for r in results
     )
-    told = (
+    summary = (
         "Accuracy in percent on held-out phantoms (95% interval), one process for each seed. Loss"
         " by stage, first to last: " + stages + "."
     )
     record(
         "quickstart",
         "Quickstart, three seeds",
-        told + "\n\n" + table(["", *(f"seed {seed}" for seed in SEEDS)], rows),
+        summary + "\n\n" + table(["", *(f"seed {seed}" for seed in SEEDS)], rows),
     )
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from _record import record, table
 
-from lingshu.scoring import _bleu, _rouge
-from lingshu.scoring._cider import cider
+from lingshu.scoring.metrics import bleu
+from lingshu.scoring.metrics import rouge as rouge_module
+from lingshu.scoring.metrics.cider import cider
 
 PACKAGES = ("rouge-score", "rouge", "pycocoevalcap", "sacrebleu")
 PASSES = 3
@@ -35,12 +36,12 @@ Side = Sequence[str]
 Values = list[float]
 
 
-def made_up(count: int) -> tuple[list[str], list[str]]:
+def synthetic_reports(count: int) -> tuple[list[str], list[str]]:
     """Reports and references whose words fall off in frequency as words do; three in ten are
     replaced.
     """
     pick = random.Random(0)
-    weights = [1 / (place + 1) for place in range(len(WORDS))]
+    weights = [1 / (index + 1) for index in range(len(WORDS))]
     gold = [
         " ".join(
             " ".join(pick.choices(WORDS, weights, k=pick.randint(6, 14))) + " ."
@@ -54,47 +55,50 @@ def made_up(count: int) -> tuple[list[str], list[str]]:
     ], gold
 
 
-def generated(file: Path) -> tuple[list[str], list[str]]:
+def read_generated(file: Path) -> tuple[list[str], list[str]]:
     """The generated reports of a file and their findings, full stops detached."""
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     pairs = [(row["generated_cvt2distilgpt2"], row["section_findings"]) for row in rows]
-    said, gold = (
+    predictions, gold = (
         [" ".join(text.lower().replace(".", " . ").split()) for text in side]
         for side in zip(*filter(all, pairs), strict=True)
     )
-    return said, gold
+    return predictions, gold
 
 
-def ours(said: Side, gold: Side) -> dict[str, Callable[[], Values]]:
+def lingshu_run(predictions: Side, gold: Side) -> dict[str, Callable[[], Values]]:
     return {
         "ROUGE-L": lambda: [
-            _rouge.google_l(one, other) for one, other in zip(said, gold, strict=True)
+            rouge_module.google_rouge_l(one, other)
+            for one, other in zip(predictions, gold, strict=True)
         ],
         "ROUGE-1, -2 and -L": lambda: [
-            _rouge.google(one, other)["rouge2"] for one, other in zip(said, gold, strict=True)
+            rouge_module.google_rouge(one, other)["rouge2"]
+            for one, other in zip(predictions, gold, strict=True)
         ],
         "ROUGE of sets": lambda: [
-            _rouge.sets(one, other)["rouge-l"] for one, other in zip(said, gold, strict=True)
+            rouge_module.set_rouge(one, other)["rouge-l"]
+            for one, other in zip(predictions, gold, strict=True)
         ],
-        "BLEU-1 to -4": lambda: _bleu.coco(
-            _bleu.total(
+        "BLEU-1 to -4": lambda: bleu.coco_bleu(
+            bleu.sum_counts(
                 [
-                    _bleu.grams(one.split(), other.split())
-                    for one, other in zip(said, gold, strict=True)
+                    bleu.count_ngrams(one.split(), other.split())
+                    for one, other in zip(predictions, gold, strict=True)
                 ]
             )
         ),
         "BLEU of sacrebleu": lambda: [
-            _bleu.sacre(_bleu.grams(_bleu.tokens_13a(one), _bleu.tokens_13a(other)))
-            for one, other in zip(said, gold, strict=True)
+            bleu.sacre_bleu(bleu.count_ngrams(bleu.tokenize_13a(one), bleu.tokenize_13a(other)))
+            for one, other in zip(predictions, gold, strict=True)
         ],
         "CIDEr-D": lambda: (
-            cider([one.split() for one in said], [one.split() for one in gold]).cider_d
+            cider([one.split() for one in predictions], [one.split() for one in gold]).cider_d
         ),
     }
 
 
-def theirs(said: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]]:
+def peer_run(predictions: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]]:
     import rouge  # pyright: ignore[reportMissingImports]
     import sacrebleu  # pyright: ignore[reportMissingImports]
     from pycocoevalcap.bleu.bleu import Bleu  # pyright: ignore[reportMissingImports]
@@ -102,7 +106,7 @@ def theirs(said: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]
     from rouge_score.rouge_scorer import RougeScorer  # pyright: ignore[reportMissingImports]
 
     answers, references = (
-        {place: [text] for place, text in enumerate(side)} for side in (said, gold)
+        {index: [text] for index, text in enumerate(side)} for side in (predictions, gold)
     )
     longest, every, sets = (
         RougeScorer(["rougeL"]),
@@ -113,17 +117,21 @@ def theirs(said: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]
         "ROUGE-L": (
             "rouge-score",
             lambda: [
-                longest.score(b, a)["rougeL"].fmeasure for a, b in zip(said, gold, strict=True)
+                longest.score(b, a)["rougeL"].fmeasure
+                for a, b in zip(predictions, gold, strict=True)
             ],
         ),
         "ROUGE-1, -2 and -L": (
             "rouge-score",
-            lambda: [every.score(b, a)["rouge2"].fmeasure for a, b in zip(said, gold, strict=True)],
+            lambda: [
+                every.score(b, a)["rouge2"].fmeasure for a, b in zip(predictions, gold, strict=True)
+            ],
         ),
         "ROUGE of sets": (
             "rouge",
             lambda: [
-                sets.get_scores(a, b)[0]["rouge-l"]["f"] for a, b in zip(said, gold, strict=True)
+                sets.get_scores(a, b)[0]["rouge-l"]["f"]
+                for a, b in zip(predictions, gold, strict=True)
             ],
         ),
         "BLEU-1 to -4": (
@@ -133,37 +141,40 @@ def theirs(said: Side, gold: Side) -> dict[str, tuple[str, Callable[[], Values]]
         "BLEU of sacrebleu": (
             "sacrebleu",
             lambda: [
-                sacrebleu.sentence_bleu(a, [b]).score for a, b in zip(said, gold, strict=True)
+                sacrebleu.sentence_bleu(a, [b]).score
+                for a, b in zip(predictions, gold, strict=True)
             ],
         ),
         "CIDEr-D": ("pycocoevalcap", lambda: list(Cider().compute_score(references, answers)[1])),
     }
 
 
-def timed(run: Callable[[], Values]) -> tuple[float, Values]:
+def time_call(run: Callable[[], Values]) -> tuple[float, Values]:
     start = time.process_time()
     found = run()
     return time.process_time() - start, found
 
 
-def rows_of(name: str, said: Side, gold: Side) -> list[list[str]]:
-    mine, peers, rows = ours(said, gold), theirs(said, gold), []
+def rows_of(name: str, predictions: Side, gold: Side) -> list[list[str]]:
+    mine, peers, rows = lingshu_run(predictions, gold), peer_run(predictions, gold), []
     for metric, (package, peer) in peers.items():
-        passes = [(timed(mine[metric]), timed(peer)) for _ in range(PASSES)]
+        passes = [(time_call(mine[metric]), time_call(peer)) for _ in range(PASSES)]
         (_, values), (_, right) = passes[0]
-        taken, other = ([one[side][0] for one in passes] for side in (0, 1))
-        apart = max(abs(a - b) for a, b in zip(values, right, strict=True))
-        assert apart < 1e-9, f"{metric}: {apart}"
-        each, theirs_each = (1e6 * min(one) / len(said) for one in (taken, other))
+        own_seconds, other = ([one[side][0] for one in passes] for side in (0, 1))
+        max_difference = max(abs(a - b) for a, b in zip(values, right, strict=True))
+        assert max_difference < 1e-9, f"{metric}: {max_difference}"
+        us_per_item, peer_us_per_item = (
+            1e6 * min(one) / len(predictions) for one in (own_seconds, other)
+        )
         rows.append(
             [
                 name,
                 metric,
                 package,
-                f"{each:.0f}",
-                f"{theirs_each:.0f}",
-                f"**{theirs_each / each:.1f}**",
-                f"{apart:.0e}",
+                f"{us_per_item:.0f}",
+                f"{peer_us_per_item:.0f}",
+                f"**{peer_us_per_item / us_per_item:.1f}**",
+                f"{max_difference:.0e}",
             ]
         )
         print(*rows[-1])
@@ -171,12 +182,12 @@ def rows_of(name: str, said: Side, gold: Side) -> list[list[str]]:
 
 
 def main() -> None:
-    rows = rows_of(f"{COUNT} made up", *made_up(COUNT))
+    rows = rows_of(f"{COUNT} made up", *synthetic_reports(COUNT))
     if len(sys.argv) > 1:
-        said, gold = generated(Path(sys.argv[1]))
-        rows += rows_of(f"{len(said)} generated (IU X-ray)", said, gold)
+        predictions, gold = read_generated(Path(sys.argv[1]))
+        rows += rows_of(f"{len(predictions)} generated (IU X-ray)", predictions, gold)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    told = (
+    summary = (
         f"Beside {versions}, in one process on the same texts; microseconds of processor time a"
         " report. The last column is the largest difference between two values."
     )
@@ -189,7 +200,7 @@ def main() -> None:
         "times faster",
         "difference",
     ]
-    record("report-metrics", "Report metrics", told + "\n\n" + table(header, rows))
+    record("report-metrics", "Report metrics", summary + "\n\n" + table(header, rows))
 
 
 if __name__ == "__main__":

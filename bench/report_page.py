@@ -28,10 +28,10 @@ from PIL import Image as PIL
 ROUNDS = 3
 SIZES = (1_000, 10_000, 30_000)
 # images behind the questions of the page, and behind as many questions for the pictures' cost
-SHARED, ALONE = 300, 1_000
+SHARED, SINGLE = 300, 1_000
 REPLY = "The lungs are clear, the heart is of normal size and there is no pleural effusion. " * 4
 # A process's own account of its memory: what the system tells its parent holds the parent's too.
-RUN = """import re, sys; from lingshu.apps.cli import main; code = main(sys.argv[1:])
+RUN = """import re, sys; from lingshu.cli.main import main; code = main(sys.argv[1:])
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr); raise SystemExit(code)"""
 QUIET = (
     "--headless",
@@ -42,7 +42,7 @@ QUIET = (
 )
 
 
-class Cost(NamedTuple):
+class RunCost(NamedTuple):
     """What a process took: CPU seconds, and its peak memory in MB."""
 
     cpu: float
@@ -59,10 +59,10 @@ def images(folder: Path, count: int) -> None:
         )
 
 
-def questions(folder: Path, count: int, pictures: int) -> None:
+def questions(folder: Path, count: int, n_images: int) -> None:
     rows = (
         {"id": f"q{i}", "question": f"What does image {i} show? {REPLY[:80]}", "answer": REPLY[: 40 + i % 280], "kind": "abcde"[i % 5],
-         "image": f"images/{i % pictures}.jpg", "access": "open"}
+         "image": f"images/{i % n_images}.jpg", "access": "open"}
         for i in range(count)
     )  # fmt: skip
     (folder / "rows.jsonl").write_text(
@@ -70,7 +70,7 @@ def questions(folder: Path, count: int, pictures: int) -> None:
     )
 
 
-def lingshu(*arguments: str | Path) -> Cost:
+def lingshu(*arguments: str | Path) -> RunCost:
     process = subprocess.Popen(
         [sys.executable, "-c", RUN, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
@@ -78,63 +78,70 @@ def lingshu(*arguments: str | Path) -> Cost:
         text=True,
     )
     assert process.stderr is not None
-    said = process.stderr.read()
+    stderr = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(f"lingshu {arguments} failed:\n{said}")
-    return Cost(usage.ru_utime + usage.ru_stime, int(said.split()[-1]) / 1024)
+        raise SystemExit(f"lingshu {arguments} failed:\n{stderr}")
+    return RunCost(usage.ru_utime + usage.ru_stime, int(stderr.split()[-1]) / 1024)
 
 
-def usable(chromium: str, page: Path, profile: Path) -> float:
+def time_to_usable(chromium: str, page: Path, profile: Path) -> float:
     """Milliseconds until the list of samples can be used."""
     command = [chromium, *QUIET, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
-    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-    found = re.search(r'data-usable="(\d+)"', told)
+    dom = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    found = re.search(r'data-usable="(\d+)"', dom)
     if not found:
         raise SystemExit(f"{page} did not become usable")
     return float(found[1])
 
 
-def pages(place: Path, chromium: str) -> list[list[str]]:
+def pages(folder: Path, chromium: str) -> list[list[str]]:
     """Per number of samples: the page's size, milliseconds until usable, CPU and memory of writing
     it with and without samples.
     """
     rows = []
-    data = place / "shared"
+    data = folder / "shared"
     images(data, SHARED)
     for count in SIZES:
         questions(data, count, SHARED)
-        run = place / f"run{count}"
+        run = folder / f"run{count}"
         lingshu("eval", "echo", "vqa", "--data", data, "--out", run)
-        without, beside = [], []
+        instruct_without, with_images = [], []
         for _ in range(ROUNDS):
-            without.append(lingshu("report", run, "--no-samples"))
-            beside.append(lingshu("report", run))
+            instruct_without.append(lingshu("report", run, "--no-samples"))
+            with_images.append(lingshu("report", run))
         page = run / "report.html"
-        waited = [usable(chromium, page, place / f"profile{count}-{i}") for i in range(ROUNDS)]
-        told = [
+        first_token_s = [
+            time_to_usable(chromium, page, folder / f"profile{count}-{i}") for i in range(ROUNDS)
+        ]
+        row = [
             f"{median([cost.cpu for cost in costs]):.2f} /"
             f" {median([cost.peak for cost in costs]):.0f}"
-            for costs in (beside, without)
+            for costs in (with_images, instruct_without)
         ]
         rows.append(
-            [f"{count:,}", f"{page.stat().st_size / 2**20:.1f}", f"{median(waited):.0f}", *told]
+            [
+                f"{count:,}",
+                f"{page.stat().st_size / 2**20:.1f}",
+                f"{median(first_token_s):.0f}",
+                *row,
+            ]
         )
     return rows
 
 
-def pictures(place: Path) -> list[list[str]]:
+def image_costs(folder: Path) -> list[list[str]]:
     """CPU and memory of an evaluation of as many questions as images, with the small pictures and
     without.
     """
-    data = place / "alone"
-    images(data, ALONE)
-    questions(data, ALONE, ALONE)
-    costs: dict[str, list[Cost]] = {"with": [], "without": []}
+    data = folder / "alone"
+    images(data, SINGLE)
+    questions(data, SINGLE, SINGLE)
+    costs: dict[str, list[RunCost]] = {"with": [], "without": []}
     for i in range(ROUNDS):
         costs["with"].append(
-            lingshu("eval", "echo", "vqa", "--data", data, "--out", place / f"with{i}")
+            lingshu("eval", "echo", "vqa", "--data", data, "--out", folder / f"with{i}")
         )
         costs["without"].append(
             lingshu(
@@ -144,7 +151,7 @@ def pictures(place: Path) -> list[list[str]]:
                 "--data",
                 data,
                 "--out",
-                place / f"without{i}",
+                folder / f"without{i}",
                 "--no-thumbnails",
             )
         )
@@ -166,21 +173,23 @@ def main() -> None:
     if chromium is None:
         raise SystemExit("a Chromium is needed to measure when a page can be used")
     with tempfile.TemporaryDirectory() as name:
-        shown, kept = pages(Path(name), chromium), pictures(Path(name))
-    told = (
+        shown, kept = pages(Path(name), chromium), image_costs(Path(name))
+    summary = (
         f"Made-up questions about {SHARED} images that they share, medians of {ROUNDS}. Usable:"
         " milliseconds from the start of loading until the list of samples stands, in headless"
         " Chromium, from the disk; the bar is 3,000 for 10,000 samples. Writing: CPU-seconds /"
         " peak MB of `lingshu report`, start of Python included.\n\n"
     )
-    told += table(["samples", "page (MB)", "usable (ms)", "writing it", "without samples"], shown)
-    told += (
-        f"\n\nKeeping small pictures of {ALONE:,} images of 512 x 512 pixels, one to a question, in"
+    summary += table(
+        ["samples", "page (MB)", "usable (ms)", "writing it", "without samples"], shown
+    )
+    summary += (
+        f"\n\nKeeping small pictures of {SINGLE:,} images of 512 x 512 pixels, one to a question, in"
         " `lingshu eval echo`:\n\n"
     )
-    told += table(["pictures", "CPU (s)", "peak memory (MB)"], kept)
-    print(told)
-    record("report_page", "The report's page", told)
+    summary += table(["pictures", "CPU (s)", "peak memory (MB)"], kept)
+    print(summary)
+    record("report_page", "The report's page", summary)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
                 process.kill()
 
 
-def ours(model: str, port: int, *more: str) -> list[str]:
+def lingshu_run(model: str, port: int, *more: str) -> list[str]:
     return [
         sys.executable,
         "-m",
@@ -81,7 +81,7 @@ def ours(model: str, port: int, *more: str) -> list[str]:
     ]
 
 
-def theirs(python: Path, model: str, port: int, *more: str) -> list[str]:
+def peer_run(python: Path, model: str, port: int, *more: str) -> list[str]:
     return [
         str(python.parent / "transformers"),
         "serve",
@@ -127,9 +127,9 @@ def clients(port: int, model: str, count: int, rounds: int, *more: str) -> dict[
 
 def random_model(folder: Path) -> None:
     """A checkpoint of the Qwen2.5-VL family in small."""
-    from lingshu.core.runcard import RunCard
+    from lingshu.core.run_card import RunCard
     from lingshu.models.export import export
-    from lingshu.models.spec import PixelBudget, TinyModel
+    from lingshu.models.model_spec import PixelBudget, TinyModel
     from lingshu.models.tiny import build_tiny
 
     corpus = [
@@ -175,15 +175,19 @@ def throughput(model: str, peer: Path | None, rounds: int) -> list[list[str]]:
     what else runs only adds.
     """
     rows: list[list[str]] = []
-    with tempfile.TemporaryDirectory() as place:
-        servers = {"lingshu serve": (lambda port: ours(model, port), "tiny", "")}
-        servers["lingshu serve, streamed"] = (lambda port: ours(model, port), "tiny", "stream")
+    with tempfile.TemporaryDirectory() as folder:
+        servers = {"lingshu serve": (lambda port: lingshu_run(model, port), "tiny", "")}
+        servers["lingshu serve, streamed"] = (
+            lambda port: lingshu_run(model, port),
+            "tiny",
+            "stream",
+        )
         if peer is not None:
-            language_model(Path(model), Path(place))
-            servers["transformers serve"] = (lambda port: theirs(peer, place, port), place, "")
+            language_model(Path(model), Path(folder))
+            servers["transformers serve"] = (lambda port: peer_run(peer, folder, port), folder, "")
             servers["transformers serve --continuous-batching"] = (
-                lambda port: theirs(peer, place, port, "--continuous-batching"),
-                place,
+                lambda port: peer_run(peer, folder, port, "--continuous-batching"),
+                folder,
                 "",
             )
         for name, (command, known, mode) in servers.items():
@@ -231,8 +235,8 @@ class Health:
         )
 
     def stop(self) -> list[float]:
-        told, _ = self._process.communicate("\n", timeout=60)
-        return json.loads(told)
+        stdout, _ = self._process.communicate("\n", timeout=60)
+        return json.loads(stdout)
 
 
 def memory_mb(process: subprocess.Popen[bytes], field: str) -> float:
@@ -240,12 +244,12 @@ def memory_mb(process: subprocess.Popen[bytes], field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
-def under_attack(model: str) -> list[list[str]]:
+def measure_under_load(model: str) -> list[list[str]]:
     """64 clients, each with its own kind of request, while slow-loris connections stand open;
     health is asked all the time.
     """
     port = free_port()
-    with running(ours(model, port, "--queue", "32"), port) as process:
+    with running(lingshu_run(model, port, "--max-queue-size", "32"), port) as process:
         clients(port, "tiny", 2, 1)
         before = memory_mb(process, "VmRSS")
         loris = [socket.create_connection(("127.0.0.1", port)) for _ in range(64)]
@@ -254,7 +258,7 @@ def under_attack(model: str) -> list[list[str]]:
         health, found = Health(port), []
         large = b"x" * (100 << 20)
 
-        def attack(number: int) -> None:
+        def send_bad_requests(number: int) -> None:
             for turn in range(4):
                 kind = (number + turn) % 4
                 if kind == 0 and number < 8:
@@ -268,28 +272,31 @@ def under_attack(model: str) -> list[list[str]]:
                         ("question", status(port, "/v1/chat/completions", question(TOKENS)))
                     )
 
-        threads = [threading.Thread(target=attack, args=(number,)) for number in range(64)]
+        threads = [
+            threading.Thread(target=send_bad_requests, args=(number,)) for number in range(64)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(120)
-        waits = health.stop()
+        latencies = health.stop()
         for wire in loris:
             wire.close()
         peak = memory_mb(process, "VmHWM")
-        freed = max(cancelled(port) for _ in range(5))
+        cancel_seconds = max(cancelled(port) for _ in range(5))
     counts = {pair: found.count(pair) for pair in sorted(set(found), key=str)}
-    told = ", ".join(f"{kind}: {code} x {count}" for (kind, code), count in counts.items())
+    summary = ", ".join(f"{kind}: {code} x {count}" for (kind, code), count in counts.items())
     return [
-        ["answers", told],
+        ["answers", summary],
         [
-            "health, median / p99 / slowest of " + str(len(waits)),
+            "health, median / p99 / slowest of " + str(len(latencies)),
             " / ".join(
-                f"{1000 * waits[int(q * (len(waits) - 1))]:.0f} ms" for q in (0.5, 0.99, 1.0)
+                f"{1000 * latencies[int(q * (len(latencies) - 1))]:.0f} ms"
+                for q in (0.5, 0.99, 1.0)
             ),
         ],
         ["memory before / peak", f"{before:.0f} / {peak:.0f} MB"],
-        ["a place is free after its client left, slowest of 5", f"{1000 * freed:.0f} ms"],
+        ["a place is free after its client left, slowest of 5", f"{1000 * cancel_seconds:.0f} ms"],
     ]
 
 
@@ -318,11 +325,11 @@ def cancelled(port: int) -> float:
         )
         wire.sendall("\r\n".join((*head, "", "")).encode() + body)
         wire.recv(4096)
-    began = time.perf_counter()
+    started = time.perf_counter()
     while True:
         with urlopen(f"http://127.0.0.1:{port}/health") as answer:
             if json.load(answer)["running"] == 0:
-                return time.perf_counter() - began
+                return time.perf_counter() - started
 
 
 def main() -> None:
@@ -337,12 +344,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        model = Path(place) / "model"
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
         random_model(model)
         rows = throughput(str(model), given.peer, given.rounds)
-        attacked = under_attack(str(model))
-    for row in attacked:
+        load_results = measure_under_load(str(model))
+    for row in load_results:
         print(*row, sep=": ", flush=True)
     body = [
         (
@@ -356,7 +363,7 @@ def main() -> None:
             "64 clients with ordinary questions, bodies of 100 MB and max_tokens of 1e9, beside 64"
             " connections that never finish their head:"
         ),
-        table(["what", "found"], attacked),
+        table(["what", "found"], load_results),
     ]
     record("serve", "Serving", "\n\n".join(body))
 

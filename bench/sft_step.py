@@ -21,15 +21,25 @@ from typing import Any
 
 import torch
 from _record import record, table
-from _trl import beside, peak_mb, picture, quiet, ready, step_clock, stock_processor, tiny, versions
+from _trl import (
+    image,
+    peak_mb,
+    quiet_arguments,
+    ready,
+    run_in_subprocess,
+    step_clock,
+    stock_processor,
+    tiny,
+    versions,
+)
 
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 from lingshu.models.processor import Processor
 from lingshu.sources import phantom
-from lingshu.train.config import Rates, Stage
-from lingshu.train.data import encode_all
-from lingshu.train.feed import data_feed
-from lingshu.train.step import set_up
+from lingshu.train.batching import supervised_batches
+from lingshu.train.config import LearningRates, Stage
+from lingshu.train.data import encode_training_samples
+from lingshu.train.step import build_trainer
 
 BATCH, WARM, STEPS, ROUNDS = 32, 5, 30, 5
 BAR = 1.5
@@ -44,40 +54,53 @@ SIDES = {
 
 
 def stage(*, packing: bool) -> Stage:
-    rates = Rates(vision=1e-4, projector=1e-4, language=1e-4)
-    same = {"warmup_steps": 0, "final_rate": 1.0, "weight_decay": 0.0, "steps": WARM + STEPS}
+    learning_rates = LearningRates(vision=1e-4, projector=1e-4, language=1e-4)
+    same = {"warmup_steps": 0, "min_lr_ratio": 1.0, "weight_decay": 0.0, "steps": WARM + STEPS}
     if packing:
         return Stage(
-            "bench", ("x",), rates, batch=1, micro_batch=1, packing=True, max_tokens=1 << 14, **same
+            "bench",
+            ("x",),
+            learning_rates,
+            batch=1,
+            micro_batch=1,
+            packing=True,
+            max_tokens=1 << 14,
+            **same,
         )
-    return Stage("bench", ("x",), rates, batch=BATCH, micro_batch=BATCH, **same)
+    return Stage("bench", ("x",), learning_rates, batch=BATCH, micro_batch=BATCH, **same)
 
 
-def ours(
+def lingshu_run(
     model: Any, processor: Processor, samples: Sequence[Sample], *, packing: bool
 ) -> dict[str, Any]:
-    of_stage = stage(packing=packing)
-    data = encode_all(samples, processor, max_tokens=of_stage.max_tokens, cache_mb=64)
-    batches = data_feed(data, of_stage, 0).batches(0)
-    trainer = set_up(model, processor, of_stage, device=torch.device("cpu"), bfloat16=False)
+    stage_config = stage(packing=packing)
+    data = encode_training_samples(
+        samples, processor, max_tokens=stage_config.max_tokens, cache_mb=64
+    )
+    batches = supervised_batches(data, stage_config, 0).batches(0)
+    trainer = build_trainer(
+        model, processor, stage_config, device=torch.device("cpu"), bfloat16=False
+    )
     before, at, losses = peak_mb(), [], []
     for number in range(WARM + STEPS):
         losses.append(trainer.step(next(batches), number, WARM + STEPS).loss)
         at.append(time.process_time())
-    found = told(at, before)
-    whole = [sample for sequence in next(batches) for sample in sequence]
+    found = step_summary(at, before)
+    samples_used = [sample for sequence in next(batches) for sample in sequence]
     with torch.no_grad():
-        last = float(trainer.summed_loss(whole).loss) / sum(sample.supervised for sample in whole)
+        last = float(trainer.compute_loss_sum(samples_used).loss) / sum(
+            sample.supervised for sample in samples_used
+        )
     return found | {"first": losses[0], "last": last}
 
 
-def theirs(
+def peer_run(
     model: Any, processor: Processor, samples: Sequence[Sample], *, prepared: bool
 ) -> dict[str, Any]:
     from datasets import Dataset  # pyright: ignore[reportMissingImports]
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportMissingImports]
 
-    rows = [{"messages": messages(sample), "images": [picture(sample)]} for sample in samples]
+    rows = [{"messages": messages(sample), "images": [image(sample)]} for sample in samples]
     clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
         length = {
@@ -85,7 +108,7 @@ def theirs(
             "assistant_only_loss": True,
             "per_device_train_batch_size": BATCH,
         }
-        config = SFTConfig(**quiet(folder, max_steps=WARM + STEPS, **length))
+        config = SFTConfig(**quiet_arguments(folder, max_steps=WARM + STEPS, **length))
         trainer = SFTTrainer(
             model=model,
             args=config,
@@ -99,7 +122,7 @@ def theirs(
         first = loss_of(trainer, rows)
         before = peak_mb()
         trainer.train()
-        found = told(clock.at, before)
+        found = step_summary(clock.at, before)
         return found | {"first": first, "last": loss_of(trainer, rows)}
 
 
@@ -144,18 +167,18 @@ def loss_of(trainer: Any, rows: list[dict[str, Any]]) -> float:
         )
 
 
-def told(at: Sequence[float], before: float) -> dict[str, Any]:
-    steps = [later - earlier for earlier, later in pairwise(at)]
+def step_summary(at: Sequence[float], before: float) -> dict[str, Any]:
+    steps = [end - start for start, end in pairwise(at)]
     return {"step_s": statistics.mean(steps[WARM - 1 :]), "before_mb": before, "peak_mb": peak_mb()}
 
 
-def one_side(side: str) -> None:
-    samples = list(phantom.training(0, BATCH, "instruct"))
+def run_side(side: str) -> None:
+    samples = list(phantom.training_samples(0, BATCH, "instruct"))
     model, processor = tiny(samples)
     if side.startswith("ours"):
-        found = ours(model, processor, samples, packing=side == "ours_packed")
+        found = lingshu_run(model, processor, samples, packing=side == "ours_packed")
     else:
-        found = theirs(model, processor, samples, prepared=side == "trl_ready")
+        found = peer_run(model, processor, samples, prepared=side == "trl_ready")
     print(json.dumps(found))
 
 
@@ -163,7 +186,7 @@ def main(rounds: int) -> None:
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for _ in range(rounds):
         for side, runs in found.items():
-            runs.append(beside(__file__, side, python=sys.executable))
+            runs.append(run_in_subprocess(__file__, side, python=sys.executable))
     off = {
         at: spread([run[at] for runs in found.values() for run in runs]) for at in ("first", "last")
     }
@@ -178,12 +201,14 @@ def main(rounds: int) -> None:
             for base in ("ours", "ours_packed")
         ]
         memory = statistics.median(run["peak_mb"] for run in found[side])
-        grown = statistics.median(run["peak_mb"] - run["before_mb"] for run in found[side])
+        memory_growth_mb = statistics.median(
+            run["peak_mb"] - run["before_mb"] for run in found[side]
+        )
         cells = [
             f"{1000 * statistics.median(seconds):.0f}",
             *(f"{ratio:.2f}x" for ratio in against),
             f"{memory:.0f}",
-            f"{grown:.0f}",
+            f"{memory_growth_mb:.0f}",
         ]
         rows.append([what, *cells])
     words = (
@@ -217,4 +242,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     if ready():
-        one_side(given.side) if given.side else main(given.rounds)
+        run_side(given.side) if given.side else main(given.rounds)

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from _record import record, table
 
+from lingshu.core.engine_options import EngineOptions
 from lingshu.core.files import read_jsonl, write_jsonl
-from lingshu.core.nouns import Sample, Sampling
-from lingshu.core.options import EngineOptions
-from lingshu.core.shares import Interval, wilson
+from lingshu.core.stats import Interval, wilson
+from lingshu.core.types import Sample, Sampling
 from lingshu.engines.hf import HfEngine
 from lingshu.engines.hf import load as load_engine
-from lingshu.evaluate.report import interval_text, percent
+from lingshu.evaluate.report.build import interval_text, percent
 from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap
 from lingshu.recipes.small_vqa import recipe
 from lingshu.scoring import auto
@@ -44,7 +44,7 @@ def folds(groups: Sequence[str], number: int, seed: int) -> dict[str, int]:
     """A fold for each group, seeded; the same group never stands in two folds."""
     unique = sorted(set(groups))
     order = np.random.default_rng(seed).permutation(len(unique))
-    return {unique[index]: place % number for place, index in enumerate(order)}
+    return {unique[index]: rank % number for rank, index in enumerate(order)}
 
 
 def fit(rows: Sequence[dict[str, Any]], root: Path, work: Path, changes: Callable) -> HfEngine:
@@ -59,16 +59,16 @@ def fit(rows: Sequence[dict[str, Any]], root: Path, work: Path, changes: Callabl
 
 
 def samples_of(rows: Sequence[dict[str, Any]], root: Path, work: Path) -> list[Sample]:
-    held = work / "held_out"
-    write_jsonl(held / "rows.jsonl", rows)
-    shutil.copytree(root / "images", held / "images")
-    return [sample for sample in jsonl.read(held) if isinstance(sample, Sample)]
+    held_out = work / "held_out"
+    write_jsonl(held_out / "rows.jsonl", rows)
+    shutil.copytree(root / "images", held_out / "images")
+    return [sample for sample in jsonl.read(held_out) if isinstance(sample, Sample)]
 
 
 def chest_x_rays(root: Path) -> None:
     rows = list(read_jsonl(root / "rows.jsonl"))
     fold_of = folds([row["_group"] for row in rows], FOLDS, SEED)
-    posed = [
+    polar_rows = [
         {
             "id": r["id"],
             "image": r["image"],
@@ -83,39 +83,41 @@ def chest_x_rays(root: Path) -> None:
     groups: list[str] = []
     started = time.monotonic()
     for fold in range(FOLDS):
-        learn = [row for row in posed if fold_of[row["_group"]] != fold]
+        learn = [row for row in polar_rows if fold_of[row["_group"]] != fold]
         # Normal films are one in nine; shown as often as the others they are learnt from at all.
         rare = [row for row in learn if row["answer"] == "no"]
         times = max(1, round((len(learn) - len(rare)) / len(rare)))
         learn += [{**row, "id": f"{row['id']}-{copy}"} for copy in range(1, times) for row in rare]
         with tempfile.TemporaryDirectory() as folder:
             engine = fit(learn, root, Path(folder), lambda config: config)
-            held = samples_of(
-                [row for row in posed if fold_of[row["_group"]] == fold], root, Path(folder)
+            held_out = samples_of(
+                [row for row in polar_rows if fold_of[row["_group"]] == fold], root, Path(folder)
             )
             for sample, (yes, no) in zip(
-                held, engine.log_likelihoods(held, ["yes", "no"]), strict=True
+                held_out, engine.log_likelihoods(held_out, ["yes", "no"]), strict=True
             ):
                 chance.append(float(1 / (1 + np.exp(no - yes))))
                 gold.append(bool(sample.gold and sample.gold[0] == "yes"))
                 groups.append(str(sample.meta.group))
-        print(f"fold {fold}: {len(held)} images, {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"fold {fold}: {len(held_out)} images, {time.monotonic() - started:.0f} s", flush=True
+        )
     write_chest(np.array(chance), np.array(gold), groups, time.monotonic() - started)
 
 
 def write_chest(chance: np.ndarray, gold: np.ndarray, groups: list[str], seconds: float) -> None:
-    said = chance > 0.5
+    predicted = chance > 0.5
     area = bootstrap(lambda at: auroc(chance[at].tolist(), gold[at].tolist()), groups, seed=SEED)
     balanced = bootstrap(
-        lambda at: balanced_accuracy(said[at].tolist(), gold[at].tolist()), groups, seed=SEED
+        lambda at: balanced_accuracy(predicted[at].tolist(), gold[at].tolist()), groups, seed=SEED
     )
     rows = [
         ["AUROC of P(yes)", f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})"],
-        ["balanced accuracy (%)", told_interval(balanced)],
-        ["accuracy (%)", told_interval(wilson(int((said == gold).sum()), len(gold)))],
+        ["balanced accuracy (%)", format_interval(balanced)],
+        ["accuracy (%)", format_interval(wilson(int((predicted == gold).sum()), len(gold)))],
         ["majority answer (%)", f"{100 * max(gold.mean(), 1 - gold.mean()):.1f}"],
     ]
-    told = (
+    summary = (
         f"{len(gold)} paediatric chest X-rays of 28 x 28 pixels, {int(gold.sum())} of them with"
         " pneumonia, were asked "
         f'"{ASK_PNEUMONIA}" in {FOLDS} folds '
@@ -128,7 +130,7 @@ def write_chest(chance: np.ndarray, gold: np.ndarray, groups: list[str], seconds
     record(
         "small_vqa_cxr",
         "Chest X-rays, trained from scratch",
-        told + "\n\n" + table(["measure", "value (95% interval)"], rows),
+        summary + "\n\n" + table(["measure", "value (95% interval)"], rows),
     )
     print(json.dumps(dict(rows)))
 
@@ -147,28 +149,35 @@ def vqa_rad(root: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         learn = [row for row in rows if fold_of[row["_group"]]]
         engine = fit(learn, root, Path(folder), lambda config: config)
-        held = samples_of([row for row in rows if not fold_of[row["_group"]]], root, Path(folder))
+        held_out = samples_of(
+            [row for row in rows if not fold_of[row["_group"]]], root, Path(folder)
+        )
         replies = {
             reply.id: reply.text or ""
-            for batch in engine.generate(held, Sampling(max_tokens=24))
+            for batch in engine.generate(held_out, Sampling(max_tokens=24))
             for reply in batch
         }
     common = {
-        kind: most_common([str(r["answer"]) for r in learn if r["answer_type"].strip() == kind])
+        kind: majority_value([str(r["answer"]) for r in learn if r["answer_type"].strip() == kind])
         for kind in ("CLOSED", "OPEN")
     }
     lines = []
     for kind in ("CLOSED", "OPEN"):
-        of_kind = [s for s in held if (s.meta.facet("answer_type") or "").strip() == kind]
+        of_kind = [s for s in held_out if (s.meta.facet("answer_type") or "").strip() == kind]
         right = sum(auto.score(s, replies[s.id]).value == 1.0 for s in of_kind)
         base = sum(auto.score(s, common[kind]).value == 1.0 for s in of_kind)
         n = len(of_kind)
         lines.append(
-            [kind.lower(), told_interval(wilson(right, n)), told_interval(wilson(base, n)), str(n)]
+            [
+                kind.lower(),
+                format_interval(wilson(right, n)),
+                format_interval(wilson(base, n)),
+                str(n),
+            ]
         )
-    told = (
+    summary = (
         f"{len(rows)} questions about {len({row['image'] for row in rows})} images, split anew by"
-        f" image (seed {SEED}): {len(learn)} questions to learn from, {len(held)} held out, no"
+        f" image (seed {SEED}): {len(learn)} questions to learn from, {len(held_out)} held out, no"
         " image on both sides (the official split shares nearly all its test images with train)."
         " Strict scoring. A model of this size that has seen no other language or image cannot"
         " know radiology; the majority answer, taken from the learning side, is the bar that it"
@@ -176,16 +185,16 @@ def vqa_rad(root: Path) -> None:
     )
     header = ["questions", "accuracy (%, 95% interval)", "majority answer (%, 95% interval)", "n"]
     record(
-        "small_vqa_vqarad", "VQA-RAD, trained from scratch", told + "\n\n" + table(header, lines)
+        "small_vqa_vqarad", "VQA-RAD, trained from scratch", summary + "\n\n" + table(header, lines)
     )
     print(lines)
 
 
-def told_interval(interval: Interval) -> str:
+def format_interval(interval: Interval) -> str:
     return f"{percent(interval.value)} ({interval_text(interval)})"
 
 
-def most_common(values: Sequence[str]) -> str:
+def majority_value(values: Sequence[str]) -> str:
     return max(sorted(set(values)), key=values.count)
 
 
@@ -196,8 +205,8 @@ if __name__ == "__main__":
             " nothing was measured."
         )
         sys.exit(0)
-    wanted = sys.argv[2:] or ["cxr", "vqarad"]
-    if "cxr" in wanted:
+    benchmarks = sys.argv[2:] or ["cxr", "vqarad"]
+    if "cxr" in benchmarks:
         chest_x_rays(Path(sys.argv[1]) / "pneumoniamnist_cxr")
-    if "vqarad" in wanted:
+    if "vqarad" in benchmarks:
         vqa_rad(Path(sys.argv[1]) / "vqa_rad")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.request import Request, urlopen
 
 from _record import record, table
-from _stand_in import JSON_TOKENS, stand_in
+from _stand_in import JSON_TOKENS, fake_server
 
 HERE = Path(__file__).parent
 COUNT, CONCURRENCY = 2000, 64
@@ -30,12 +30,12 @@ BUDGET_TOKENS = 60_000
 FAULTS = ("--json", "--malformed", "0.01", "--dropped", "0.005")
 
 
-class Ran(NamedTuple):
+class ClientRun(NamedTuple):
     """What a client told of its asking, and how many answers the server gave it."""
 
     seconds: float
     cpu: float
-    good: int
+    n_usable: int
     rejected: int
     tokens: int
     answers: int
@@ -45,13 +45,13 @@ class Ran(NamedTuple):
         return COUNT / self.cpu
 
 
-def run(python: str, which: str, url: str, folder: Path, *tokens: str) -> Ran:
+def run(python: str, client_name: str, url: str, folder: Path, *tokens: str) -> ClientRun:
     with urlopen(Request(f"{url}/counts", method="DELETE")) as answer:
         answer.read()
     command = [
         python,
         str(HERE / "_teacher_clients.py"),
-        which,
+        client_name,
         url,
         str(COUNT),
         str(CONCURRENCY),
@@ -60,12 +60,12 @@ def run(python: str, which: str, url: str, folder: Path, *tokens: str) -> Ran:
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        raise SystemExit(f"{which} failed:\n{done.stderr[-2000:]}")
+        raise SystemExit(f"{client_name} failed:\n{done.stderr[-2000:]}")
     with urlopen(f"{url}/counts") as answer:
         counts = json.load(answer)
-    ran = Ran(**json.loads(done.stdout.splitlines()[-1]), answers=sum(counts.values()))
-    print(which, *tokens, ran, flush=True)
-    return ran
+    client_run = ClientRun(**json.loads(done.stdout.splitlines()[-1]), answers=sum(counts.values()))
+    print(client_name, *tokens, client_run, flush=True)
+    return client_run
 
 
 def environment(folder: Path | None, *, install: bool) -> tuple[str, str] | None:
@@ -77,11 +77,11 @@ def environment(folder: Path | None, *, install: bool) -> tuple[str, str] | None
     if folder is None or not python.exists():
         print("the SDK is not installed and passed over; give --peers FOLDER --install")
         return None
-    asked = "from importlib.metadata import version; print(version('openai'))"
+    version_command = "from importlib.metadata import version; print(version('openai'))"
     return (
         str(python),
         subprocess.run(
-            [str(python), "-c", asked], capture_output=True, text=True, check=True
+            [str(python), "-c", version_command], capture_output=True, text=True, check=True
         ).stdout.strip(),
     )
 
@@ -101,8 +101,8 @@ def main() -> None:
     given = parser.parse_args()
     sdk = environment(given.peers, install=given.install)
     names = {"fresh": "Calls, nothing known", "cached": "Calls, all known"}
-    found: dict[str, list[Ran]] = {name: [] for name in (*names, *(["sdk"] if sdk else []))}
-    with stand_in(delay=0.05, failing=0.02, faults=FAULTS) as url:
+    found: dict[str, list[ClientRun]] = {name: [] for name in (*names, *(["sdk"] if sdk else []))}
+    with fake_server(delay=0.05, failing=0.02, faults=FAULTS) as url:
         for _ in range(given.rounds):
             with tempfile.TemporaryDirectory() as folder:
                 found["fresh"].append(run(sys.executable, "ours", url, Path(folder)))
@@ -111,20 +111,24 @@ def main() -> None:
                     found["sdk"].append(run(sdk[0], "sdk", url, Path(folder)))
         with tempfile.TemporaryDirectory() as folder:
             bounded = run(sys.executable, "ours", url, Path(folder), str(BUDGET_TOKENS))
-    served = bounded.answers * sum(JSON_TOKENS)
-    assert all(ran.good + ran.rejected == COUNT for runs in found.values() for ran in runs)
-    assert all(ran.answers == 0 for ran in found["cached"])
-    assert served <= bounded.tokens <= BUDGET_TOKENS
+    serve_vllm = bounded.answers * sum(JSON_TOKENS)
+    assert all(
+        client_run.n_usable + client_run.rejected == COUNT
+        for runs in found.values()
+        for client_run in runs
+    )
+    assert all(client_run.answers == 0 for client_run in found["cached"])
+    assert serve_vllm <= bounded.tokens <= BUDGET_TOKENS
     names |= {"sdk": f"openai {sdk[1]}"} if sdk else {}
-    base = median(ran.per_cpu_second for ran in found["sdk"]) if sdk else None
+    base = median(client_run.per_cpu_second for client_run in found["sdk"]) if sdk else None
     rows = []
     for name, runs in found.items():
-        rate = median(ran.per_cpu_second for ran in runs)
+        rate = median(client_run.per_cpu_second for client_run in runs)
         ratio = f"{rate / base:.1f}" if base else ""
         rows.append(
             [
                 names[name],
-                f"{runs[0].good:,} + {runs[0].rejected}",
+                f"{runs[0].n_usable:,} + {runs[0].rejected}",
                 f"{median(r.seconds for r in runs):.1f}",
                 f"{rate:,.0f}",
                 ratio,
@@ -150,8 +154,8 @@ def main() -> None:
             rows,
         ),
         (
-            f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.good:,} usable replies,"
-            f" {bounded.rejected:,} rejected. {bounded.tokens:,} tokens are counted, {served:,}"
+            f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.n_usable:,} usable replies,"
+            f" {bounded.rejected:,} rejected. {bounded.tokens:,} tokens are counted, {serve_vllm:,}"
             " stand in the answers that the server wrote, those of closed connections among them:"
             " these report nothing, and are counted at their worst."
         ),

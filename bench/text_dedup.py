@@ -23,14 +23,14 @@ from pathlib import Path
 from _record import record, table
 
 PEERS = {"datasketch": ("datasketch",), "data-juicer": ("py-data-juicer", "aiohttp")}
-TEXTS, COPIES = 40_000, 6_000
-ITEMS, ASKED, PLANTED = 50_000, 20_000, 40
+TEXTS, N_DUPLICATES = 40_000, 6_000
+ITEMS, N_QUERIES, PLANTED = 50_000, 20_000, 40
 WORDS = [f"word{number}" for number in range(30_000)]
 FREQUENCY = list(accumulate(1 / (number + 10) for number in range(30_000)))
 
 
-def prose(pick: random.Random, least: int = 40, most: int = 200) -> list[str]:
-    return pick.choices(WORDS, cum_weights=FREQUENCY, k=pick.randint(least, most))
+def prose(pick: random.Random, min_words: int = 40, max_words: int = 200) -> list[str]:
+    return pick.choices(WORDS, cum_weights=FREQUENCY, k=pick.randint(min_words, max_words))
 
 
 def corpus() -> list[str]:
@@ -38,14 +38,14 @@ def corpus() -> list[str]:
     replaced.
     """
     pick = random.Random(0)
-    base = [prose(pick) for _ in range(TEXTS - COPIES)]
-    copies = []
-    for words in base[:COPIES]:
+    base = [prose(pick) for _ in range(TEXTS - N_DUPLICATES)]
+    duplicates = []
+    for words in base[:N_DUPLICATES]:
         copy = list(words)
         for _ in range(max(1, len(copy) // 100)):
             copy[pick.randrange(len(copy))] = pick.choice(WORDS)
-        copies.append(copy)
-    return [f"{' '.join(words).capitalize()}." for words in base + copies]
+        duplicates.append(copy)
+    return [f"{' '.join(words).capitalize()}." for words in base + duplicates]
 
 
 def spent() -> float:
@@ -62,10 +62,14 @@ def datasketch_run(texts: list[str]) -> dict:
         words = text.lower().split()
         signature = datasketch.MinHash(num_perm=128)
         signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(len(words) - 4)])
-        if number >= TEXTS - COPIES:
-            found += number - (TEXTS - COPIES) in index.query(signature)
+        if number >= TEXTS - N_DUPLICATES:
+            found += number - (TEXTS - N_DUPLICATES) in index.query(signature)
         index.insert(number, signature, check_duplication=False)
-    return {"version": datasketch.__version__, "seconds": spent() - start, "recall": found / COPIES}
+    return {
+        "version": datasketch.__version__,
+        "seconds": spent() - start,
+        "recall": found / N_DUPLICATES,
+    }
 
 
 def data_juicer_run(texts: list[str]) -> dict:
@@ -86,10 +90,15 @@ def data_juicer_run(texts: list[str]) -> dict:
     ]
     left = set(step.process(NestedDataset.from_list(hashed))[0]["number"])
     seconds = spent() - start
-    gone = sum(
-        number not in left or TEXTS - COPIES + number not in left for number in range(COPIES)
+    n_removed = sum(
+        number not in left or TEXTS - N_DUPLICATES + number not in left
+        for number in range(N_DUPLICATES)
     )
-    return {"version": version("py-data-juicer"), "seconds": seconds, "recall": gone / COPIES}
+    return {
+        "version": version("py-data-juicer"),
+        "seconds": seconds,
+        "recall": n_removed / N_DUPLICATES,
+    }
 
 
 def peer(python: Path, name: str, texts: list[str]) -> dict:
@@ -104,24 +113,27 @@ def peer(python: Path, name: str, texts: list[str]) -> dict:
 def near_duplicates(
     texts: list[str], folder: Path | None
 ) -> tuple[list[list[str]], dict[str, float]]:
-    from lingshu.ops._near_text import near_pairs
-    from lingshu.ops._text_signature import tokens
+    from lingshu.search.minhash import find_similar_pairs
+    from lingshu.search.text_hash import hash_tokens
 
     times = []
     for _ in range(2):
         start = spent()
-        near_pairs(tokens(texts))
+        find_similar_pairs(hash_tokens(texts))
         times.append(spent() - start)
     start = spent()
-    found = near_pairs(tokens(texts))
+    found = find_similar_pairs(hash_tokens(texts))
     best = min(*times, spent() - start)
     listed = set(zip(found.left.tolist(), found.right.tolist(), strict=True))
-    recall = sum((number, TEXTS - COPIES + number) in listed for number in range(COPIES)) / COPIES
-    rates = {"lingshu": TEXTS / best}
+    recall = (
+        sum((number, TEXTS - N_DUPLICATES + number) in listed for number in range(N_DUPLICATES))
+        / N_DUPLICATES
+    )
+    throughputs = {"lingshu": TEXTS / best}
     rows = [
         [
             "lingshu (32 bands of 8, pairs verified by true Jaccard)",
-            f"{rates['lingshu']:,.0f}",
+            f"{throughputs['lingshu']:,.0f}",
             f"{recall:.4f}",
             "1.0x",
         ]
@@ -131,65 +143,73 @@ def near_duplicates(
         if folder is None or not python.exists():
             print(f"{name} is not installed and passed over; give --peers FOLDER --install")
             continue
-        told = peer(python, name, texts)
-        rates[name] = TEXTS / told["seconds"]
-        ratio = f"{rates['lingshu'] / rates[name]:.1f}x"
+        peer_result = peer(python, name, texts)
+        throughputs[name] = TEXTS / peer_result["seconds"]
+        ratio = f"{throughputs['lingshu'] / throughputs[name]:.1f}x"
         rows.append(
             [
-                f"{name} {told['version']} (16 bands of 8)",
-                f"{rates[name]:,.0f}",
-                f"{told['recall']:.4f}",
+                f"{name} {peer_result['version']} (16 bands of 8)",
+                f"{throughputs[name]:,.0f}",
+                f"{peer_result['recall']:.4f}",
                 ratio,
             ]
         )
-    return rows, rates
+    return rows, throughputs
 
 
 def decontamination() -> tuple[list[list[str]], str]:
     """Texts a second against 50,000 items: the same windows of 8 words in a bare set, in our table,
     and the whole search.
     """
-    from lingshu.ops._grams import GramTable
-    from lingshu.ops._overlap import BATCH, Index, Item, overlaps
-    from lingshu.ops._text_signature import grams, tokens, words
+    from lingshu.search.ngrams import NgramTable
+    from lingshu.search.overlap import SEARCH_BATCH, BenchmarkItem, OverlapIndex, find_overlaps
+    from lingshu.search.text_hash import hash_ngrams, hash_tokens, split_words
 
     pick = random.Random(1)
     items = [" ".join(prose(pick, 40, 180)) for _ in range(ITEMS)]
-    asked = [" ".join(prose(pick)) for _ in range(ASKED)]
-    hidden = {pick.randrange(ASKED): pick.randrange(ITEMS) for _ in range(PLANTED)}
+    queries = [" ".join(prose(pick)) for _ in range(N_QUERIES)]
+    hidden = {pick.randrange(N_QUERIES): pick.randrange(ITEMS) for _ in range(PLANTED)}
     for text, item in hidden.items():
-        asked[text] = f"{asked[text]} {items[item]} {asked[text]}"
+        queries[text] = f"{queries[text]} {items[item]} {queries[text]}"
     start = spent()
     known = set()
     for item in items:
-        told = words(item)
-        known.update(hash(tuple(told[i : i + 8])) for i in range(len(told) - 7))
+        ngrams = split_words(item)
+        known.update(hash(tuple(ngrams[i : i + 8])) for i in range(len(ngrams) - 7))
     built = [spent() - start]
     start = spent()
     bare = set()
-    for number, text in enumerate(asked):
-        told = words(text)
-        if any(hash(tuple(told[i : i + 8])) in known for i in range(len(told) - 7)):
+    for number, text in enumerate(queries):
+        ngrams = split_words(text)
+        if any(hash(tuple(ngrams[i : i + 8])) in known for i in range(len(ngrams) - 7)):
             bare.add(number)
     times = [spent() - start]
     del known
     start = spent()
-    grammed = GramTable.build(grams(tokens(items), 8), texts=ITEMS, frequent=10)
+    ngram_table = NgramTable.build(
+        hash_ngrams(hash_tokens(items), 8), n_texts=ITEMS, min_frequent=10
+    )
     built.append(spent() - start)
     start = spent()
     hit: set[int] = set()
-    for place in range(0, ASKED, BATCH):
+    for offset in range(0, N_QUERIES, SEARCH_BATCH):
         hit |= {
-            place + row
-            for row in grammed.find(grams(tokens(asked[place : place + BATCH]), 8)).asked.tolist()
+            offset + row
+            for row in ngram_table.find(
+                hash_ngrams(hash_tokens(queries[offset : offset + SEARCH_BATCH]), 8)
+            ).query.tolist()
         }
     times.append(spent() - start)
     assert hit == bare
     start = spent()
-    index = Index.build([Item(str(number), text) for number, text in enumerate(items)])
+    index = OverlapIndex.build(
+        [BenchmarkItem(str(number), text) for number, text in enumerate(items)]
+    )
     built.append(spent() - start)
     start = spent()
-    found = overlaps([Item(str(number), text) for number, text in enumerate(asked)], index).overlaps
+    found = find_overlaps(
+        [BenchmarkItem(str(number), text) for number, text in enumerate(queries)], index
+    ).overlaps
     times.append(spent() - start)
     pairs = {
         (int(each.train_id), int(each.test_id)) for each in found if each.kind != "boilerplate"
@@ -201,7 +221,7 @@ def decontamination() -> tuple[list[list[str]], str]:
         "all of `overlap`: 8 and 13 words, exact, MinHash, frequencies",
     )
     rows = [
-        [name, f"{ASKED / seconds:,.0f}", f"{times[0] / seconds:.2f}x", f"{build:.1f}"]
+        [name, f"{N_QUERIES / seconds:,.0f}", f"{times[0] / seconds:.2f}x", f"{build:.1f}"]
         for name, seconds, build in zip(names, times, built, strict=True)
     ]
     return (
@@ -238,23 +258,23 @@ def main() -> None:
         if given.peers and given.install and not python.exists():
             subprocess.run([sys.executable, "-m", "venv", str(given.peers / name)], check=True)
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-    near, rates = near_duplicates(corpus(), given.peers)
+    near, throughputs = near_duplicates(corpus(), given.peers)
     print("\n".join(" ".join(row) for row in near), flush=True)
-    clean, told = decontamination()
-    print("\n".join(" ".join(row) for row in clean), told, flush=True)
+    clean, summary = decontamination()
+    print("\n".join(" ".join(row) for row in clean), summary, flush=True)
     ratios = ", ".join(
-        f"**{rates['lingshu'] / rate:.1f} times** {name}'s"
-        for name, rate in rates.items()
+        f"**{throughputs['lingshu'] / rate:.1f} times** {name}'s"
+        for name, rate in throughputs.items()
         if name != "lingshu"
     )
     body = [
-        f"{TEXTS:,} texts of 40 to 200 words, {COPIES:,} of them copies with one word in a hundred"
+        f"{TEXTS:,} texts of 40 to 200 words, {N_DUPLICATES:,} of them copies with one word in a hundred"
         " replaced; 5-word shingles." + (f" Our rate is {ratios}." if ratios else ""),
         table(
             ["MinHash, from text to pairs", "texts per CPU-second", "recall", "ours against it"],
             near,
         ),
-        f"Decontamination: {ASKED:,} texts against {ITEMS:,} items of 40 to 180 words. {told}",
+        f"Decontamination: {N_QUERIES:,} texts against {ITEMS:,} items of 40 to 180 words. {summary}",
         table(
             ["look-up", "texts per CPU-second", "against the bare set", "building (CPU s)"], clean
         ),

@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu.core.nouns import Image
-from lingshu.imaging.pictures import Pictures
-from lingshu.ops._picture_features import VERSION, features
-from lingshu.ops.tag_modality import HEAD, Head
+from lingshu.core.types import Image
+from lingshu.imaging.cache import ImageCache
+from lingshu.ops._modality_features import VERSION, image_features
+from lingshu.ops.tag_modality import DEFAULT_HEAD, ModalityClassifier
 
 MODALITIES = ("X-ray", "CT", "MRI", "ultrasound", "microscopy")
 HEAD_CT = {"16520", "23631", "34922", "39757", "48714", "54795", "57520", "58261"}
@@ -36,18 +36,18 @@ SOURCES = {
     "bccd_blood_smear": "BCCD_Dataset (MIT)", "busi_ultrasound": "BUSI (CC0 or free for research)",
     "pneumoniamnist_cxr": "PneumoniaMNIST (CC BY 4.0)", "vqa_rad": "images of VQA-RAD (CC0), without its questions",
 }  # fmt: skip
-COPIES = 6
+N_AUGMENTATIONS = 6
 COMPONENTS = 24
 SEED = 0
 
 
-class Labelled(NamedTuple):
+class LabeledImage(NamedTuple):
     path: Path
     modality: str
     group: str
 
 
-def labelled(data: Path) -> Iterator[Labelled]:
+def labeled(data: Path) -> Iterator[LabeledImage]:
     fixed = {
         "bccd_blood_smear": "microscopy",
         "busi_ultrasound": "ultrasound",
@@ -66,16 +66,16 @@ def labelled(data: Path) -> Iterator[Labelled]:
             modality = fixed.get(name) or (
                 "CT" if number in HEAD_CT else ORGANS[row["image_organ"]]
             )
-            yield Labelled(data / name / row["image"], modality, row["_group"])
+            yield LabeledImage(data / name / row["image"], modality, row["_group"])
 
 
 def part(group: str) -> str:
     """train, calibrate or test, by the name of the group."""
-    place = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
-    return "train" if place < 0.6 else "calibrate" if place < 0.8 else "test"
+    fraction = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
+    return "train" if fraction < 0.6 else "calibrate" if fraction < 0.8 else "test"
 
 
-def varied(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def augment(rgb: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A crop of other size, contrast and compression: what a source does to all its images must not
     tell the modality.
     """
@@ -115,7 +115,7 @@ def fit(
     return weights, bias
 
 
-def train(data: Path) -> tuple[Head, dict[str, object]]:
+def train(data: Path) -> tuple[ModalityClassifier, dict[str, object]]:
     rng = np.random.default_rng(SEED)
     rows: dict[str, list[tuple[NDArray[np.float64], int]]] = {
         "train": [],
@@ -123,66 +123,68 @@ def train(data: Path) -> tuple[Head, dict[str, object]]:
         "test": [],
     }
     plain: list[tuple[NDArray[np.float64], int]] = []
-    with Pictures() as pictures:
-        for item in labelled(data):
+    with ImageCache() as image_cache:
+        for item in labeled(data):
             rgb, y, where = (
-                pictures.rgb(Image(path=str(item.path))),
+                image_cache.rgb(Image(path=str(item.path))),
                 MODALITIES.index(item.modality),
                 part(item.group),
             )
-            vector = features(rgb)
+            vector = image_features(rgb)
             rows[where].append((vector, y))
             if where == "train":
                 plain.append((vector, y))
-                rows[where] += [(features(varied(rgb, rng)), y) for _ in range(COPIES)]
+                rows[where] += [
+                    (image_features(augment(rgb, rng)), y) for _ in range(N_AUGMENTATIONS)
+                ]
     x, y = stacked(rows["train"])
     mean, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 0.02)
     z = np.clip((x - mean) / scale, -6, 6)
     weights, bias = fit(z, y)
-    centre = np.stack([z[y == c].mean(axis=0) for c in range(len(MODALITIES))])
-    spread = z - centre[y]
+    center = np.stack([z[y == c].mean(axis=0) for c in range(len(MODALITIES))])
+    spread = z - center[y]
     values, vectors = np.linalg.eigh(np.cov(spread.T))
     strongest = np.argsort(-values)[:COMPONENTS]
     projection = vectors[:, strongest] / np.sqrt(values[strongest] + 0.05)
-    head = Head(
+    head = ModalityClassifier(
         MODALITIES,
         mean,
         scale,
         weights,
         bias,
         projection,
-        centre @ projection,
-        limit=1.0,
-        least=0.0,
+        center @ projection,
+        max_distance=1.0,
+        min_probability=0.0,
     )
-    guesses = [(head.guess(v), c) for v, c in rows["calibrate"]]
-    limit = float(np.quantile([g.strangeness for g, _ in guesses], 0.98))
-    least = calibrated([(g.probability, g.modality == MODALITIES[c]) for g, c in guesses])
-    head = Head(
+    guesses = [(head.predict(v), c) for v, c in rows["calibrate"]]
+    limit = float(np.quantile([g.ood_distance for g, _ in guesses], 0.98))
+    min_probability = calibrated([(g.probability, g.modality == MODALITIES[c]) for g, c in guesses])
+    head = ModalityClassifier(
         MODALITIES,
         mean,
         scale,
         weights,
         bias,
         projection,
-        centre @ projection,
-        limit=limit,
-        least=least,
+        center @ projection,
+        max_distance=limit,
+        min_probability=min_probability,
     )
-    held = [(head.guess(v), MODALITIES[c]) for v, c in rows["test"]]
-    told: dict[str, object] = {
+    held = [(head.predict(v), MODALITIES[c]) for v, c in rows["test"]]
+    summary: dict[str, object] = {
         "images": {where: len(found) for where, found in rows.items()} | {"train": len(plain)}
     }
     for name in MODALITIES:
         mine = [g for g, truth in held if truth == name]
-        sure = [g for g in mine if g.probability >= least and g.strangeness <= 1]
-        told[name] = {
+        confident = [g for g in mine if g.probability >= min_probability and g.ood_distance <= 1]
+        summary[name] = {
             "n": len(mine),
             "right": sum(g.modality == name for g in mine),
-            "tagged": len(sure),
-            "tagged_right": sum(g.modality == name for g in sure),
+            "tagged": len(confident),
+            "tagged_right": sum(g.modality == name for g in confident),
         }
-    return head, told
+    return head, summary
 
 
 def calibrated(found: list[tuple[float, bool]], precision: float = 0.99) -> float:
@@ -192,8 +194,8 @@ def calibrated(found: list[tuple[float, bool]], precision: float = 0.99) -> floa
     harder.
     """
     for bar in np.arange(0.8, 1.0, 0.01):
-        sure = [right for probability, right in found if probability >= bar]
-        if sure and sum(sure) >= precision * len(sure):
+        confident = [right for probability, right in found if probability >= bar]
+        if confident and sum(confident) >= precision * len(confident):
             return round(float(bar), 2)
     return 0.99
 
@@ -204,15 +206,15 @@ def stacked(
     return np.stack([x for x, _ in rows]), np.array([y for _, y in rows])
 
 
-def write(head: Head, told: dict[str, object], path: Path) -> None:
+def write(head: ModalityClassifier, summary: dict[str, object], path: Path) -> None:
     def short(values: NDArray[np.float64]) -> object:
         return np.vectorize(lambda v: float(f"{v:.4g}"))(values).tolist()
 
     value = {
         "subject": "linear head of lingshu.ops.tag_modality, written by bench/train_modality.py",
-        "sources": list(SOURCES.values()), "held_out": told, "features": VERSION, "modalities": list(head.modalities),
-        "limit": round(head.limit, 4), "least": head.least,
-        **{name: short(getattr(head, name)) for name in ("mean", "scale", "weights", "bias", "projection", "centres")},
+        "sources": list(SOURCES.values()), "held_out": summary, "features": VERSION, "modalities": list(head.modalities),
+        "max_distance": round(head.max_distance, 4), "min_probability": head.min_probability,
+        **{name: short(getattr(head, name)) for name in ("mean", "scale", "weights", "bias", "projection", "centers")},
     }  # fmt: skip
     path.write_text(
         json.dumps(value, separators=(",", ":")).replace('],"', '],\n"') + "\n", encoding="utf-8"
@@ -221,5 +223,5 @@ def write(head: Head, told: dict[str, object], path: Path) -> None:
 
 if __name__ == "__main__":
     trained, counts = train(Path(sys.argv[1]))
-    write(trained, counts, HEAD)
+    write(trained, counts, DEFAULT_HEAD)
     print(json.dumps(counts, indent=2))

@@ -27,33 +27,35 @@ from pathlib import Path
 import torch
 from _record import record, table
 
-from lingshu.core.artefacts import write_dataset
-from lingshu.core.nouns import Sample, Sampling
-from lingshu.core.runcard import RunCard
+from lingshu.core.artifacts import write_dataset
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Sample, Sampling
 from lingshu.imaging.read import image_bytes, open_image
 from lingshu.models.export import export
-from lingshu.models.load import Loaded, load
-from lingshu.models.processor import Encoded
-from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.models.load import LoadedModel, load
+from lingshu.models.model_spec import PixelBudget, TinyModel
+from lingshu.models.processor import EncodedSample
 from lingshu.models.tiny import build_tiny
 from lingshu.sources import phantom
-from lingshu.train.config import Grpo, Rates, Reward, Sampler, Stage, TrainConfig
+from lingshu.train.config import Grpo, LearningRates, Reward, Sampler, Stage, TrainConfig
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
-from lingshu.train.rollout import Embedded, Rollout, Rollouts, rollouts_of
-from lingshu.train.step import Trainer, set_up
-from lingshu.train.whole import save_weights
+from lingshu.train.rollout import LocalRollouts, Rollout, RolloutEngine, open_rollout_engine
+from lingshu.train.step import Trainer, build_trainer
+from lingshu.train.weight_sync import save_weights
 
 PORT, QUESTIONS = 8765, 12
 MEMORY = 0.2  # of the machine's
 # Heads of 32: vLLM's CPU attention takes multiples of 32 only. Words enough that a vocabulary of
 # 512 is full.
-TINY = TinyModel(vocabulary=512)
+TINY = TinyModel(vocab_size=512)
 
 
-def made(folder: Path) -> Path:
+def make_model(folder: Path) -> Path:
     corpus = [
-        message.text for sample in phantom.training(0, 200, "mixed") for message in sample.messages
+        message.text
+        for sample in phantom.training_samples(0, 200, "mixed")
+        for message in sample.messages
     ]
     budget = PixelBudget(56 * 56, 56 * 56)
     model, processor = build_tiny(
@@ -63,15 +65,15 @@ def made(folder: Path) -> Path:
     return folder
 
 
-def asked() -> list[Sample]:
+def questions() -> list[Sample]:
     return [
-        replace(sample, id=str(place))
-        for place, sample in enumerate(phantom.training(0, QUESTIONS, "rl", first=500))
+        replace(sample, id=str(index))
+        for index, sample in enumerate(phantom.training_samples(0, QUESTIONS, "rl", first=500))
     ]
 
 
-def encoder(loaded: Loaded):
-    def encode(sample: Sample) -> Encoded:
+def encoder(loaded: LoadedModel):
+    def encode(sample: Sample) -> EncodedSample:
         processor = loaded.processor
         return processor.encode(
             sample.messages, processor.tiles([open_image(image) for image in sample.images])
@@ -80,42 +82,60 @@ def encoder(loaded: Loaded):
     return encode
 
 
-def trainer_of(loaded: Loaded, sampler: Sampler) -> Trainer:
+def trainer_of(loaded: LoadedModel, sampler: Sampler) -> Trainer:
     grpo = Grpo(max_reply_tokens=32, sampler=sampler)
     stage = Stage(
-        "rl", ("rl",), Rates(1e-3, 1e-3, 1e-3), batch=4, micro_batch=4, max_tokens=256, grpo=grpo
+        "rl",
+        ("rl",),
+        LearningRates(1e-3, 1e-3, 1e-3),
+        batch=4,
+        micro_batch=4,
+        max_tokens=256,
+        grpo=grpo,
     )
-    return set_up(loaded.model, loaded.processor, stage, device=torch.device("cpu"), bfloat16=False)
+    return build_trainer(
+        loaded.model, loaded.processor, stage, device=torch.device("cpu"), bfloat16=False
+    )
 
 
-def compared(
-    rollouts: Rollouts, trainer: Trainer, loaded: Loaded
+def compare_engines(
+    rollouts: RolloutEngine, trainer: Trainer, loaded: LoadedModel
 ) -> tuple[float, list[int], list[Rollout]]:
     """Seconds of drawing, how many first tokens of each greedy reply are the model's own, and the
     replies.
     """
-    samples, sampling = asked(), Sampling(max_tokens=24)
+    samples, sampling = questions(), Sampling(max_tokens=24)
     rollouts.refresh(lambda folder: save_weights(trainer, folder))
-    begun = time.monotonic()
-    theirs = rollouts.draw(samples, sampling)
-    spent = time.monotonic() - begun
-    ours = {
+    started = time.monotonic()
+    peer_run = rollouts.generate(samples, sampling)
+    spent = time.monotonic() - started
+    lingshu_run = {
         one.id: one.token_ids
-        for one in Embedded(loaded, encoder(loaded), 16, bfloat16=False).draw(samples, sampling)
+        for one in LocalRollouts(loaded, encoder(loaded), 16, bfloat16=False).generate(
+            samples, sampling
+        )
     }
-    theirs.sort()
-    return spent, [agreed(ours[one.id], one.token_ids) for one in theirs], theirs
-
-
-def agreed(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """Tokens before the first difference."""
-    return next(
-        (at for at, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
-        min(len(ours), len(theirs)),
+    peer_run.sort()
+    return (
+        spent,
+        [matching_prefix(lingshu_run[one.id], one.token_ids) for one in peer_run],
+        peer_run,
     )
 
 
-def moved(trainer: Trainer) -> None:
+def matching_prefix(lingshu_run: Sequence[int], peer_run: Sequence[int]) -> int:
+    """Tokens before the first difference."""
+    return next(
+        (
+            at
+            for at, (one, other) in enumerate(zip(lingshu_run, peer_run, strict=False))
+            if one != other
+        ),
+        min(len(lingshu_run), len(peer_run)),
+    )
+
+
+def perturb_weights(trainer: Trainer) -> None:
     """Other weights, far enough that replies change."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -123,11 +143,13 @@ def moved(trainer: Trainer) -> None:
             parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
 
 
-def both(name: str, rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> list[list[str]]:
+def both(
+    name: str, rollouts: RolloutEngine, trainer: Trainer, loaded: LoadedModel
+) -> list[list[str]]:
     """Rows of the table: before and after the weights changed."""
     rows, before = [], []
     for when in ("first weights", "after a reload"):
-        spent, same, replies = compared(rollouts, trainer, loaded)
+        spent, same, replies = compare_engines(rollouts, trainer, loaded)
         equal = sum(number == len(one.token_ids) for number, one in zip(same, replies, strict=True))
         share = sum(same) / sum(len(one.token_ids) for one in replies)
         changed = (
@@ -138,22 +160,27 @@ def both(name: str, rollouts: Rollouts, trainer: Trainer, loaded: Loaded) -> lis
             else None
         )
         before = replies
-        told = "-" if changed is None else f"{changed} of {QUESTIONS}"
+        n_changed = "-" if changed is None else f"{changed} of {QUESTIONS}"
         rows.append(
-            [name, when, f"{equal} of {len(replies)}", f"{share:.0%}", told, f"{spent:.2f}"]
+            [name, when, f"{equal} of {len(replies)}", f"{share:.0%}", n_changed, f"{spent:.2f}"]
         )
         print(*rows[-1], file=sys.stderr, flush=True)
-        moved(trainer)
+        perturb_weights(trainer)
     # Drawn at a temperature: copies differ, and nothing that stands for pixels is among the tokens.
-    drawn = rollouts.draw(asked(), Sampling(max_tokens=24, temperature=1.0, copies=8, seed=1))
+    sampled_replies = rollouts.generate(
+        questions(), Sampling(max_tokens=24, temperature=1.0, num_generations=8, seed=1)
+    )
     never = set(trainer.processor.never_sampled)
-    assert len(drawn) == 8 * QUESTIONS and len({one.token_ids for one in drawn}) > QUESTIONS
-    assert all(never.isdisjoint(one.token_ids) for one in drawn)
+    assert (
+        len(sampled_replies) == 8 * QUESTIONS
+        and len({one.token_ids for one in sampled_replies}) > QUESTIONS
+    )
+    assert all(never.isdisjoint(one.token_ids) for one in sampled_replies)
     return rows
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
+def serve_vllm(folder: Path) -> Iterator[str]:
     """`vllm serve` on the checkpoint, in its development mode, which has the addresses that take
     new weights.
     """
@@ -199,26 +226,26 @@ def served(folder: Path) -> Iterator[str]:
 def stage_runs(start: Path, folder: Path) -> list[dict]:
     """Two updates of a stage whose replies vLLM draws in process."""
     rl = folder / "rl"
-    samples = list(phantom.training(0, 8, "rl", first=700))
+    samples = list(phantom.training_samples(0, 8, "rl", first=700))
     write_dataset(
         rl,
         "rl",
         ((sample, [image_bytes(image) for image in sample.images]) for sample in samples),
         RunCard("bench", {}),
     )
-    reward = Reward(scorer=str(scorer(folder)), format=0.0, most_repeated=1.0)
+    reward = Reward(scorer=str(scorer(folder)), format=0.0, max_repetition=1.0)
     grpo = Grpo(
-        copies=4,
-        round_prompts=4,
+        num_generations=4,
+        rollout_batch_size=4,
         max_reply_tokens=16,
         kl=0.01,
         reward=reward,
-        sampler=Sampler(engine="vllm", memory=MEMORY),
+        sampler=Sampler(engine="vllm", gpu_memory_utilization=MEMORY),
     )
     stage = Stage(
         "rl",
         ("rl",),
-        Rates(1e-3, 1e-3, 1e-3),
+        LearningRates(1e-3, 1e-3, 1e-3),
         steps=3,
         batch=4,
         micro_batch=4,
@@ -250,7 +277,7 @@ def scorer(folder: Path) -> Path:
     """
     path = folder / "letters.py"
     path.write_text(
-        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        "from lingshu.core.types import Score\ndef score(sample, reply):\n    return"
         " Score(len(set(reply)) / 20)\n"
     )
     return path
@@ -261,19 +288,19 @@ def main(arguments: Sequence[str]) -> None:
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        start = made(folder / "start")
+        start = make_model(folder / "start")
         loaded = load(str(start))
-        sampler = Sampler(engine="vllm", memory=MEMORY)
+        sampler = Sampler(engine="vllm", gpu_memory_utilization=MEMORY)
         trainer = trainer_of(loaded, sampler)
         rows += both(
             "in process",
-            rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "a"),
+            open_rollout_engine(sampler, trainer, loaded, encoder(loaded), folder / "a"),
             trainer,
             loaded,
         )
         if "--skip-server" not in arguments:
             loaded = load(str(start))
-            with served(start) as where:
+            with serve_vllm(start) as where:
                 sampler = Sampler(
                     engine=f"{where}/v1#policy",
                     reload=tuple(
@@ -284,12 +311,12 @@ def main(arguments: Sequence[str]) -> None:
                 trainer = trainer_of(loaded, sampler)
                 rows += both(
                     "server",
-                    rollouts_of(sampler, trainer, loaded, encoder(loaded), folder / "b"),
+                    open_rollout_engine(sampler, trainer, loaded, encoder(loaded), folder / "b"),
                     trainer,
                     loaded,
                 )
         log = stage_runs(start, folder)
-    told = (
+    summary = (
         f"vLLM {version()} on a tiny Qwen2.5-VL with random weights, {QUESTIONS} questions with an"
         " image each, greedy replies of up to 24 tokens, compared token by token with the engine"
         " on transformers; then the weights are changed, given on, and compared again. Eight"
@@ -300,7 +327,7 @@ def main(arguments: Sequence[str]) -> None:
     record(
         "vllm_rollout",
         "Replies drawn by vLLM",
-        told
+        summary
         + "\n\n"
         + table(
             ["vLLM", "", "equal replies", "tokens before a first difference", "changed", "seconds"],

@@ -7,8 +7,8 @@ http://host/v1#name, or echo.
 import sys
 from pathlib import Path
 
-from lingshu.apps.cli import main as lingshu
-from lingshu.core.artefacts import SCORES, read_scores
+from lingshu.cli.main import main as lingshu
+from lingshu.core.artifacts import SCORES, read_scores
 
 
 def main(model: str, folder: str, out: str) -> int:

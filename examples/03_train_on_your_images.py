@@ -7,11 +7,11 @@ OUT/checkpoint.
 
 import sys
 
-from lingshu.apps.cli import main as lingshu
+from lingshu.cli.main import main as lingshu
 
 
-def main(folder: str, out: str, *changes: str) -> int:
-    return lingshu(["train", "small_vqa", f"data.train={folder}", *changes, "--out", out])
+def main(folder: str, out: str, *overrides: str) -> int:
+    return lingshu(["train", "small_vqa", f"data.train={folder}", *overrides, "--out", out])
 
 
 if __name__ == "__main__":

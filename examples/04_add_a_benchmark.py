@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Image, Meta, Sample, Task
+from lingshu.core.types import Image, Meta, Sample, Task
 from lingshu.imaging.read import encode_png
 from lingshu.scoring import yes_no
 
 
-def drawn(seed: int, number: int) -> Sample:
+def render_sample(seed: int, number: int) -> Sample:
     pixels = np.random.default_rng([seed, number]).integers(0, 40, (56, 56), dtype=np.uint8)
     if number % 2:
         pixels[20:32, 20:32] = 230
     image = Image(data=encode_png(pixels))
     meta = Meta(
-        source="drawn", licence="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
+        source="drawn", license="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
     )
     return Sample(
         f"spot-{number}",
@@ -34,27 +34,27 @@ def drawn(seed: int, number: int) -> Sample:
 
 
 def samples(data: Path | None) -> Iterator[Sample]:  # noqa: ARG001 - it draws its data
-    return (drawn(0, number) for number in range(20))
+    return (render_sample(0, number) for number in range(20))
 
 
-def twin(seed: int) -> list[Sample]:
-    return [drawn(seed + 1, number) for number in range(2)]
+def synthetic(seed: int) -> list[Sample]:
+    return [render_sample(seed + 1, number) for number in range(2)]
 
 
 TASK = Task(
     name="bright_spots",
     title="Bright spots",
     source="drawn",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     samples=samples,
     score=yes_no.score,
-    twin=twin,
+    synthetic=synthetic,
     access="open",
-    n=20,
-    by=("kind",),
+    expected_n=20,
+    facets=("kind",),
 )
 
 if __name__ == "__main__":
-    from lingshu.apps.cli import main
+    from lingshu.cli.main import main
 
     sys.exit(main(["eval", "echo", __file__, "--out", sys.argv[1]]))

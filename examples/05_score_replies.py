@@ -4,7 +4,7 @@ A scorer is a pure function from a sample and a reply to a value, or to None wit
 nothing could be read.
 """
 
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.types import Message, Sample
 from lingshu.scoring import yes_no
 
 REPLIES = (

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lingshu.evaluate.compare import compare
-from lingshu.evaluate.scored import read_run
+from lingshu.evaluate.store import read_run
 
 
 def main(ours: str, theirs: str) -> int:
@@ -17,10 +17,10 @@ def main(ours: str, theirs: str) -> int:
         value, low, high = (
             None if end is None else round(100 * end, 1) for end in task.difference[:3]
         )
-        p = "no test" if task.test is None else f"p = {task.test.p:.3f} ({task.test.test})"
-        smallest = "none" if task.smallest is None else f"{100 * task.smallest:.1f}"
+        p = "no test" if task.test is None else f"p = {task.test.p_value:.3f} ({task.test.name})"
+        smallest = "none" if task.min_detectable is None else f"{100 * task.min_detectable:.1f}"
         print(
-            f"{task.name}: {value} points ({low} to {high}) on {task.pairs} questions, {p};"
+            f"{task.name}: {value} points ({low} to {high}) on {task.n_pairs} questions, {p};"
             f" smallest to be seen: {smallest}"
         )
     return 0

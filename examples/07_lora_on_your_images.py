@@ -7,10 +7,10 @@ peft, OUT/checkpoint the whole model with the adapter merged in.
 
 import sys
 
-from lingshu.apps.cli import main as lingshu
+from lingshu.cli.main import main as lingshu
 
 
-def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
+def main(checkpoint: str, folder: str, out: str, *overrides: str) -> int:
     lora = [
         "stages.lora.lora={rank: 8, alpha: 16}",
         "stages.lora.batch=4",
@@ -24,7 +24,7 @@ def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
             f"model={checkpoint}",
             f"data.train={folder}",
             *lora,
-            *changes,
+            *overrides,
             "--out",
             out,
         ]

@@ -15,7 +15,7 @@ from pathlib import Path
 STOPPED = 75
 
 
-def main(folder: str, out: str, *changes: str) -> int:
+def main(folder: str, out: str, *overrides: str) -> int:
     command = [
         sys.executable,
         "-m",
@@ -23,7 +23,7 @@ def main(folder: str, out: str, *changes: str) -> int:
         "train",
         "small_vqa",
         f"data.train={folder}",
-        *changes,
+        *overrides,
         "--out",
         out,
     ]

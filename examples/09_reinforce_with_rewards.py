@@ -3,24 +3,24 @@ CHECKPOINT FOLDER OUT [a.b=v ...]
 
 FOLDER holds rows.jsonl (question, answer, image) and the images; the answers are what replies are
 compared with. The checkpoint lies in OUT/checkpoint. It learns only where it sometimes answers
-right, in <think>, <answer> blocks, and sometimes not: look at `useful` before you wait for more.
+right, in <think>, <answer> blocks, and sometimes not: look at `frac_with_signal` before you wait for more.
 """
 
 import sys
 from pathlib import Path
 
-from lingshu.apps.cli import main as lingshu
+from lingshu.cli.main import main as lingshu
 from lingshu.train.log import read_log
 
 
-def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
+def main(checkpoint: str, folder: str, out: str, *overrides: str) -> int:
     small = [
         "stages.rl.batch=4",
         "stages.rl.micro_batch=8",
-        "stages.rl.grpo.round_prompts=8",
-        "stages.rl.grpo.copies=8",
+        "stages.rl.grpo.rollout_batch_size=8",
+        "stages.rl.grpo.num_generations=8",
     ]
-    lengths = ["stages.rl.max_tokens=1024", "stages.rl.grpo.max_reply_tokens=256", "log_every=1"]
+    row_counts = ["stages.rl.max_tokens=1024", "stages.rl.grpo.max_reply_tokens=256", "log_every=1"]
     code = lingshu(
         [
             "train",
@@ -28,17 +28,18 @@ def main(checkpoint: str, folder: str, out: str, *changes: str) -> int:
             f"model={checkpoint}",
             f"data.rl={folder}",
             *small,
-            *lengths,
-            *changes,
+            *row_counts,
+            *overrides,
             "--out",
             out,
         ]
     )
     for row in read_log(Path(out)) if code < 2 else ():
-        told = ", ".join(
-            f"{name} {row[name]:.2f}" for name in ("reward", "format", "accuracy", "useful", "cut")
+        metrics_text = ", ".join(
+            f"{name} {row[name]:.2f}"
+            for name in ("reward", "format", "accuracy", "frac_with_signal", "cut")
         )
-        print(f"update {row['step']}: {told}")
+        print(f"update {row['step']}: {metrics_text}")
     return code
 
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lingshu.core import config as configuration
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.curate.plan import resolve
 from lingshu.curate.run import curate
 
@@ -20,25 +20,25 @@ RECIPE = CurateConfig(
             "mine",
             "folders",
             options={"question": "What does the image show?"},
-            licence="own",
+            license="own",
             access="private",
         ),
     ),
     steps=(
-        StepUse("size", "image_size", {"min_side": 56}),
-        StepUse("dedup", "image_dedup"),
-        StepUse("balance", "balance", {"by": ["label"], "ratio": 3.0}),
+        StepConfig("size", "image_size", {"min_side": 56}),
+        StepConfig("dedup", "image_dedup"),
+        StepConfig("balance", "balance", {"by": ["label"], "ratio": 3.0}),
     ),
     workers=1,
 )
 
 
-def main(folder: str, out: str, *changes: str) -> int:
-    config = configuration.override(resolve(RECIPE), [f"sources.mine.path={folder}", *changes])
-    done = curate(config, Path(out), explain=True)
-    drops = ", ".join(f"{reason} {count}" for reason, count in done.card.drops.items())
-    print(f"{done.card.rows} rows kept; dropped: {drops or 'none'}")
-    return 1 if done.failures else 0
+def main(folder: str, out: str, *overrides: str) -> int:
+    config = configuration.override(resolve(RECIPE), [f"sources.mine.path={folder}", *overrides])
+    result = curate(config, Path(out), explain=True)
+    drops = ", ".join(f"{reason} {count}" for reason, count in result.card.drops.items())
+    print(f"{result.card.rows} rows kept; dropped: {drops or 'none'}")
+    return 1 if result.failures else 0
 
 
 if __name__ == "__main__":

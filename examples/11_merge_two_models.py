@@ -2,16 +2,18 @@
 11_merge_two_models.py A B OUT TASK [OPTION ...]
 
 OUT/points holds the models at weights 0, 0.5 and 1 of A, OUT/path.html the accuracy on TASK along
-the path. Choose the weight on validation data (--choose), or report the middle.
+the path. Choose the weight on validation data (--select-by), or report the middle.
 """
 
 import sys
 
-from lingshu.apps.cli import main as lingshu
+from lingshu.cli.main import main as lingshu
 
 
 def main(first: str, second: str, out: str, task: str, *options: str) -> int:
-    return lingshu(["merge", first, second, "--path", "3", "--tasks", task, "--out", out, *options])
+    return lingshu(
+        ["merge", first, second, "--interpolate", "3", "--tasks", task, "--out", out, *options]
+    )
 
 
 if __name__ == "__main__":

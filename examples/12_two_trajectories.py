@@ -10,30 +10,34 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from lingshu.analysis.likelihood import encode_held_out, likelihoods
 from lingshu.core import config as configuration
 from lingshu.models.load import load
 from lingshu.recipes.moft_7b import VARIANTS, recipe
-from lingshu.train.likelihood import held_out, likelihoods
 from lingshu.train.loop import train
-from lingshu.weights.method import Weighting
-from lingshu.weights.result import Merge, merge
+from lingshu.weights.base import MergeWeights
+from lingshu.weights.output import MergePlan, merge
 
 
-def main(checkpoint: str, data: str, held: str, out: str, *changes: str) -> int:
+def main(checkpoint: str, data: str, held_out_folder: str, out: str, *overrides: str) -> int:
     folders = {}
     for name in ("fluency", "entities", "second_seed"):
         config = configuration.override(
-            replace(recipe(), model=checkpoint, data={"train": data}), [*VARIANTS[name], *changes]
+            replace(recipe(), model=checkpoint, data={"train": data}), [*VARIANTS[name], *overrides]
         )
         folders[name] = train(config, Path(out) / name, resume=True)
-    for name, other in (("moft", "entities"), ("soup", "second_seed")):
+    for name, second in (("moft", "entities"), ("soup", "second_seed")):
         folders[name] = Path(out) / name
-        merge(Merge((folders["fluency"], folders[other])), folders[name], Weighting((0.5, 0.5)))
+        merge(
+            MergePlan((folders["fluency"], folders[second])),
+            folders[name],
+            MergeWeights((0.5, 0.5)),
+        )
     for name, folder in folders.items():
         loaded = load(str(folder))
         rows = likelihoods(
             loaded,
-            held_out([Path(held)], loaded.processor),
+            encode_held_out([Path(held_out_folder)], loaded.processor),
             Path(out) / "likelihood" / f"{name}.jsonl",
         )
         entity = sum(row.entity_nll or 0.0 for row in rows) / max(

@@ -11,9 +11,9 @@ from urllib.request import Request, urlopen
 
 
 def ask(url: str, question: str, image: Path) -> dict:
-    picture = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
+    data_url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
     content = [
-        {"type": "image_url", "image_url": {"url": picture}},
+        {"type": "image_url", "image_url": {"url": data_url}},
         {"type": "text", "text": question},
     ]
     body = {"model": "mine", "messages": [{"role": "user", "content": content}], "max_tokens": 32}

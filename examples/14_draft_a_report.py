@@ -5,28 +5,28 @@
 import sys
 from pathlib import Path
 
-from lingshu.apps._answering import answer, question_sample
-from lingshu.apps._drafting import PROMPTS, draft_of, export
-from lingshu.apps._looking import View, look
-from lingshu.apps.models import engine_for
-from lingshu.core.nouns import Sampling
-from lingshu.core.options import EngineOptions
-from lingshu.imaging.reference import study_reference
-from lingshu.imaging.seen import in_words
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.types import Sampling
+from lingshu.imaging.dicom.references import read_study_reference
+from lingshu.imaging.provenance import format_provenance
+from lingshu.inference.answer import answer, build_question_sample
+from lingshu.inference.draft_report import PROMPTS, build_draft, export_draft
+from lingshu.inference.engines import open_engine
+from lingshu.inference.inputs import ViewOptions, load_inputs
 
 
 def main(model: str, study: str, out: str) -> None:
-    looked = look([Path(study)], View(windows=("lung", "soft"), slices=4))
-    sample = question_sample(PROMPTS["en"], looked)
-    found = answer(engine_for(model, EngineOptions()), sample, looked, Sampling(max_tokens=64))
-    draft = draft_of(found, "en")
+    inputs = load_inputs([Path(study)], ViewOptions(windows=("lung", "soft"), max_slices=4))
+    sample = build_question_sample(PROMPTS["en"], inputs)
+    result = answer(open_engine(model, EngineOptions()), sample, inputs, Sampling(max_tokens=64))
+    draft = build_draft(result, "en")
     # The one place that names a patient: it is needed to store the SR beside the study.
-    reference = study_reference(looked.files)
+    reference = read_study_reference(inputs.dicom_files)
     Path(out).mkdir(parents=True, exist_ok=True)
-    Path(out, "report.dcm").write_bytes(export(draft, "sr", reference))
-    Path(out, "report.fhir.json").write_bytes(export(draft, "fhir", None))
-    Path(out, "report.md").write_bytes(export(draft, "md", None))
-    print("\n".join([*in_words(looked.seen), found.notice]))
+    Path(out, "report.dcm").write_bytes(export_draft(draft, "sr", reference))
+    Path(out, "report.fhir.json").write_bytes(export_draft(draft, "fhir", None))
+    Path(out, "report.md").write_bytes(export_draft(draft, "md", None))
+    print("\n".join([*format_provenance(inputs.image_provenance), result.notice]))
 
 
 if __name__ == "__main__":

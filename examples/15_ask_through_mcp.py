@@ -12,14 +12,14 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 
 
 async def ask(model: str, question: str, image: Path) -> dict:
-    picture = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
+    data_url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
     server = StdioServerParameters(command=sys.executable, args=["-m", "lingshu", "mcp", model])
     # What the server says besides goes where this program's own does.
     async with Client(stdio_client(server, errlog=sys.__stderr__ or sys.stderr)) as client:
         tools = (await client.list_tools()).tools
         print("tools:", ", ".join(tool.name for tool in tools))
         reply = await client.call_tool(
-            "answer_question", {"question": question, "images": [picture], "max_tokens": 32}
+            "answer_question", {"question": question, "images": [data_url], "max_tokens": 32}
         )
         if reply.is_error or reply.structured_content is None:
             raise SystemExit(reply.content)
@@ -27,9 +27,9 @@ async def ask(model: str, question: str, image: Path) -> dict:
 
 
 def main(model: str, image: str) -> None:
-    found = asyncio.run(ask(model, "Is there a lesion?", Path(image)))
-    print(found["answer"])
-    print(f"[{found['model']} {found['model_digest'][:12]}] {found['notice']}")
+    result = asyncio.run(ask(model, "Is there a lesion?", Path(image)))
+    print(result["answer"])
+    print(f"[{result['model']} {result['model_digest'][:12]}] {result['notice']}")
 
 
 if __name__ == "__main__":

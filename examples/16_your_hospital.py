@@ -10,14 +10,14 @@ import secrets
 import sys
 from pathlib import Path
 
-from lingshu.apps.cli import main as lingshu
-from lingshu.core.artefacts import read_dataset
-from lingshu.imaging.dicom import open_dicom
-from lingshu.imaging.walk import files_below
+from lingshu.cli.main import main as lingshu
+from lingshu.core.artifacts import read_dataset
+from lingshu.imaging.dicom.file import open_dicom
+from lingshu.imaging.files import iter_files
 
 LORA = [
     "stages.instruct.lora={rank: 16, alpha: 32}",
-    "stages.instruct.rates={vision: 1e-3, projector: 1e-3, language: 2e-3}",
+    "stages.instruct.learning_rates={vision: 1e-3, projector: 1e-3, language: 2e-3}",
 ]
 
 
@@ -32,7 +32,7 @@ def curate(dicom: str, reports: str, questions: str, out: Path) -> None:
         f"sources.scans.options.reports={reports}",
         f"sources.scans.options.questions={questions}",
     ]
-    common = [
+    majority_accuracy = [
         "curate",
         "curation_local",
         f"sources.scans.path={dicom}",
@@ -42,8 +42,15 @@ def curate(dicom: str, reports: str, questions: str, out: Path) -> None:
         str(key),
     ]
     for side, name in (("train", "train"), ("validation", "test")):
-        done(
-            [*common, f"steps.split.params.keep={side}", "--workers", "0", "--out", str(out / name)]
+        run_command(
+            [
+                *majority_accuracy,
+                f"steps.split.params.keep={side}",
+                "--workers",
+                "0",
+                "--out",
+                str(out / name),
+            ]
         )
 
 
@@ -52,38 +59,40 @@ def held_out(dicom: str, out: Path) -> list[Path]:
     a study.
     """
     key = (out / "ids.key").read_bytes()
-    wanted = next(iter(read_dataset(out / "test"))).meta.extra["study"]
-    found = []
-    for number, file in enumerate(files_below(Path(dicom)), 1):
-        with open_dicom(Path(dicom) / file, name=f"file {number}") as opened:
-            found += [Path(dicom) / file] if opened.facts(key).study == wanted else []
-    return found
+    study_uid = next(iter(read_dataset(out / "test"))).meta.extra["study"]
+    files = []
+    for index, file in enumerate(iter_files(Path(dicom)), 1):
+        with open_dicom(Path(dicom) / file, name=f"file {index}") as dicom_file:
+            files += [Path(dicom) / file] if dicom_file.metadata(key).study == study_uid else []
+    return files
 
 
-def done(words: list[str]) -> None:
+def run_command(arguments: list[str]) -> None:
     """Run a command; wrong input, or a run that was stopped, ends the script."""
-    code = lingshu(words)
+    code = lingshu(arguments)
     if code > 1:
         sys.exit(code)
 
 
-def main(model: str, dicom: str, reports: str, questions: str, place: str, *changes: str) -> None:
-    out = Path(place)
+def main(
+    model: str, dicom: str, reports: str, questions: str, out_folder: str, *overrides: str
+) -> None:
+    out = Path(out_folder)
     curate(dicom, reports, questions, out)
     train, test, checkpoint = str(out / "train"), str(out / "test"), str(out / "model/checkpoint")
-    done(
+    run_command(
         [
             "train",
             "small_vqa",
             f"model={model}",
             f"data.train={train}",
             *LORA,
-            *changes,
+            *overrides,
             "--out",
             str(out / "model"),
         ]
     )
-    asked = [
+    eval_arguments = [
         "vqa",
         "--data",
         test,
@@ -94,13 +103,13 @@ def main(model: str, dicom: str, reports: str, questions: str, place: str, *chan
         "--out",
         str(out / "eval"),
     ]
-    done(["eval", checkpoint, *asked])
-    done(
+    run_command(["eval", checkpoint, *eval_arguments])
+    run_command(
         ["overlap", train, "--against", "vqa", "--data", test, "--out", str(out / "overlaps.jsonl")]
     )
-    done(["report", str(out / "eval"), "--clean", str(out / "overlaps.jsonl")])
+    run_command(["report", str(out / "eval"), "--exclude-overlaps", str(out / "overlaps.jsonl")])
     study = [str(file) for file in held_out(dicom, out)]
-    done(
+    run_command(
         [
             "draft",
             checkpoint,

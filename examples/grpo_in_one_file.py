@@ -19,30 +19,32 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 from lingshu.imaging.read import open_image
-from lingshu.models.processor import IGNORED, Encoded, Processor
-from lingshu.models.spec import PixelBudget, TinyModel
+from lingshu.models.model_spec import PixelBudget, TinyModel
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.models.tiny import build_tiny
 from lingshu.sources import phantom
 
 P, G, T = 8, 8, 32  # questions of an update, replies of a question, longest reply
-RATE, CLIP_LOW, CLIP_HIGH, KL = 3e-4, 0.2, 0.3, 1e-3
-SHAPE = re.compile(r"<think>(?:(?!<).)*</think><answer>([^<]+)</answer>")
+LEARNING_RATE, CLIP_LOW, CLIP_HIGH, KL = 3e-4, 0.2, 0.3, 1e-3
+FORMAT = re.compile(r"<think>(?:(?!<).)*</think><answer>([^<]+)</answer>")
 
 
 class Question(NamedTuple):
-    prompt: Encoded
+    prompt: EncodedSample
     gold: str
 
 
-def prepare(processor: Processor, sample: Sample) -> Encoded:
+def prepare(processor: Processor, sample: Sample) -> EncodedSample:
     return processor.encode(
         sample.messages, processor.tiles([open_image(image) for image in sample.images])
     )
 
 
-def inputs_of(processor: Processor, batch: list[Encoded], pad: str) -> dict[str, torch.Tensor]:
+def inputs_of(
+    processor: Processor, batch: list[EncodedSample], pad: str
+) -> dict[str, torch.Tensor]:
     return processor.collate(batch, pad=pad)  # type: ignore[arg-type]
 
 
@@ -50,8 +52,13 @@ def inputs_of(processor: Processor, batch: list[Encoded], pad: str) -> dict[str,
 # ------------------------------------------------------------------------------
 
 
-def supervised(
-    model: Any, processor: Processor, data: list[Encoded], *, updates: int, rng: np.random.Generator
+def train_supervised(
+    model: Any,
+    processor: Processor,
+    data: list[EncodedSample],
+    *,
+    updates: int,
+    rng: np.random.Generator,
 ) -> None:
     """Plain cross-entropy on the written answers."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
@@ -72,7 +79,9 @@ def supervised(
 
 
 @torch.no_grad()
-def draw(model: Any, processor: Processor, prompts: list[Encoded]) -> list[list[int]]:
+def sample_replies(
+    model: Any, processor: Processor, prompts: list[EncodedSample]
+) -> list[list[int]]:
     """G replies to each prompt.
 
     A prompt is computed once; its keys and values are then shared by its replies.
@@ -111,7 +120,7 @@ def reward(processor: Processor, reply: list[int], gold: str) -> float:
     """
     if reply[-1] != processor.tokenizer.eos_token_id:
         return 0.0
-    match = SHAPE.fullmatch(processor.tokenizer.decode(reply[:-1]))
+    match = FORMAT.fullmatch(processor.tokenizer.decode(reply[:-1]))
     return 0.0 if match is None else 0.5 + (match[1].strip() == gold)
 
 
@@ -122,27 +131,30 @@ def advantages(reward_PG: torch.Tensor) -> torch.Tensor:
     return (reward_PG - reward_PG.mean(1, keepdim=True)) / (reward_PG.std(1, keepdim=True) + 1e-4)
 
 
-def log_probabilities(model: Any, processor: Processor, learnt: list[Encoded]) -> torch.Tensor:
+def log_probs(model: Any, processor: Processor, sequences: list[EncodedSample]) -> torch.Tensor:
     """Of each reply token, one after another over all replies."""
-    inputs = inputs_of(processor, learnt, "right")
+    inputs = inputs_of(processor, sequences, "right")
     labels_RL = inputs.pop("labels")
     logits_RLV = model(**inputs).logits[:, :-1].float()
-    chosen_RL = labels_RL[:, 1:] != IGNORED
-    return -cross_entropy(logits_RLV[chosen_RL], labels_RL[:, 1:][chosen_RL], reduction="none")
+    mask_RL = labels_RL[:, 1:] != IGNORE_INDEX
+    return -cross_entropy(logits_RLV[mask_RL], labels_RL[:, 1:][mask_RL], reduction="none")
 
 
-def with_reply(prompt: Encoded, reply: list[int]) -> Encoded:
-    after = prompt.positions.max() + 1 + np.arange(len(reply))  # type: ignore[union-attr]
-    return Encoded(
+def with_reply(prompt: EncodedSample, reply: list[int]) -> EncodedSample:
+    reply_positions = prompt.positions.max() + 1 + np.arange(len(reply))  # type: ignore[union-attr]
+    return EncodedSample(
         ids=np.concatenate([prompt.ids, reply]),
-        labels=np.concatenate([np.full(len(prompt), IGNORED), reply]),
+        labels=np.concatenate([np.full(len(prompt), IGNORE_INDEX), reply]),
         is_image=np.concatenate([prompt.is_image, np.zeros(len(reply), bool)]),
-        positions=np.concatenate([prompt.positions, np.broadcast_to(after, (3, len(reply)))], 1),  # type: ignore[list-item]
+        positions=np.concatenate(
+            [prompt.positions, np.broadcast_to(reply_positions, (3, len(reply)))],  # pyright: ignore[reportArgumentType]
+            1,
+        ),  # type: ignore[list-item]
         tiles=prompt.tiles,
     )
 
 
-def reinforced(
+def reinforce(
     model: Any,
     processor: Processor,
     questions: list[Question],
@@ -154,46 +166,48 @@ def reinforced(
 
     Returns the mean reward of each round.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0
+    )
     # the reference of the penalty
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    told = []
+    reference_state = {name: value.clone() for name, value in model.state_dict().items()}
+    mean_rewards = []
     for update in range(updates):
-        asked = [questions[i] for i in rng.integers(0, len(questions), P)]
-        replies = draw(model, processor, [question.prompt for question in asked])
+        batch = [questions[i] for i in rng.integers(0, len(questions), P)]
+        replies = sample_replies(model, processor, [question.prompt for question in batch])
         reward_PG = torch.tensor(
-            [reward(processor, reply, asked[i // G].gold) for i, reply in enumerate(replies)]
+            [reward(processor, reply, batch[i // G].gold) for i, reply in enumerate(replies)]
         ).view(P, G)
-        kept = [i for i in range(P * G) if reward_PG[i // G].std() > 0]
-        told.append(float(reward_PG.mean()))
+        with_signal = [i for i in range(P * G) if reward_PG[i // G].std() > 0]
+        mean_rewards.append(float(reward_PG.mean()))
         print(
-            f"rewards, update {update}: {told[-1]:.2f}, useful groups {len(kept) // G} of {P}",
+            f"rewards, update {update}: {mean_rewards[-1]:.2f}, useful groups {len(with_signal) // G} of {P}",
             flush=True,
         )
-        if not kept:
+        if not with_signal:
             continue
-        learnt = [with_reply(asked[i // G].prompt, replies[i]) for i in kept]
+        sequences = [with_reply(batch[i // G].prompt, replies[i]) for i in with_signal]
         advantage_N = torch.cat(
-            [advantages(reward_PG).flatten()[i].expand(len(replies[i])) for i in kept]
+            [advantages(reward_PG).flatten()[i].expand(len(replies[i])) for i in with_signal]
         )
         with torch.no_grad():
-            now = {name: value.clone() for name, value in model.state_dict().items()}
-            model.load_state_dict(start)
-            reference_N = log_probabilities(model, processor, learnt)
-            model.load_state_dict(now)
-        now_N = log_probabilities(model, processor, learnt)
+            policy_state = {name: value.clone() for name, value in model.state_dict().items()}
+            model.load_state_dict(reference_state)
+            reference_N = log_probs(model, processor, sequences)
+            model.load_state_dict(policy_state)
+        log_probs_N = log_probs(model, processor, sequences)
         # With one update a round the replies are the learner's own, so the ratio is 1 and only its
         # gradient matters.
-        ratio_N = (now_N - now_N.detach()).exp()
-        gain_N = torch.minimum(
+        ratio_N = (log_probs_N - log_probs_N.detach()).exp()
+        surrogate_N = torch.minimum(
             ratio_N * advantage_N, ratio_N.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage_N
         )
-        gap_N = reference_N - now_N
-        (KL * (gap_N.exp() - gap_N - 1) - gain_N).mean().backward()
+        log_ratio_N = reference_N - log_probs_N
+        (KL * (log_ratio_N.exp() - log_ratio_N - 1) - surrogate_N).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return told
+    return mean_rewards
 
 
 def main() -> None:
@@ -206,35 +220,35 @@ def main() -> None:
         "images": 1200,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    given = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    torch.manual_seed(given.seed)
-    rng = np.random.default_rng(given.seed)
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
     text, captions, mixed = (
-        list(phantom.training(given.seed, given.images, purpose))
+        list(phantom.training_samples(args.seed, args.images, purpose))
         for purpose in ("text", "captions", "mixed")
     )
     corpus = [
         message.text for sample in (*text, *captions, *mixed) for message in sample.messages
     ] + ["system user assistant"]
     budget = PixelBudget(56 * 56, 56 * 56)
-    model, processor = build_tiny(TinyModel(), corpus, budget=budget, seed=given.seed)
+    model, processor = build_tiny(TinyModel(), corpus, budget=budget, seed=args.seed)
     model.train()
-    supervised(
+    train_supervised(
         model,
         processor,
         [prepare(processor, sample) for sample in text],
-        updates=given.words,
+        updates=args.words,
         rng=rng,
     )
-    pictured = [prepare(processor, sample) for sample in (*captions, *mixed)]
-    supervised(model, processor, pictured, updates=given.warm, rng=rng)
-    asked = phantom.training(given.seed, given.images // 2, "rl", first=given.images)
+    image_data = [prepare(processor, sample) for sample in (*captions, *mixed)]
+    train_supervised(model, processor, image_data, updates=args.warm, rng=rng)
+    rl_samples = phantom.training_samples(args.seed, args.images // 2, "rl", first=args.images)
     questions = [
-        Question(prepare(processor, sample), (sample.gold or ("",))[0]) for sample in asked
+        Question(prepare(processor, sample), (sample.gold or ("",))[0]) for sample in rl_samples
     ]
-    told = reinforced(model, processor, questions, updates=given.updates, rng=rng)
-    first, last = told[:5], told[-5:]
+    mean_rewards = reinforce(model, processor, questions, updates=args.updates, rng=rng)
+    first, last = mean_rewards[:5], mean_rewards[-5:]
     print(f"reward {sum(first) / len(first):.2f} -> {sum(last) / len(last):.2f}")
 
 

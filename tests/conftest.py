@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.cli import main
+from lingshu.cli.main import main
 
 REPLIES = (
     {
@@ -37,22 +37,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch", reason="torch is not installed")
     from lingshu.recipes.quickstart import recipe
 
-    place = tmp_path_factory.mktemp("trained")
+    path = tmp_path_factory.mktemp("trained")
     config = recipe()
-    data = [f"data.{group}={drawn(place / group, group)}" for group in config.data]
+    data = [f"data.{group}={write_phantom_dataset(path / group, group)}" for group in config.data]
     steps = [f"stages.{stage.name}.steps=2" for stage in config.stages]
-    assert main(["train", "quickstart", *data, *steps, "--out", str(place / "run")]) == 0
-    return place / "run" / "checkpoint"
+    assert main(["train", "quickstart", *data, *steps, "--out", str(path / "run")]) == 0
+    return path / "run" / "checkpoint"
 
 
-def drawn(folder: Path, purpose: str) -> Path:
+def write_phantom_dataset(folder: Path, purpose: str) -> Path:
     """A DATASET of sixty phantoms for one data group of the quickstart recipe."""
-    from lingshu.core.artefacts import write_dataset
-    from lingshu.core.runcard import RunCard
+    from lingshu.core.artifacts import write_dataset
+    from lingshu.core.run_card import RunCard
     from lingshu.imaging.read import image_bytes
     from lingshu.sources import phantom
 
-    samples = phantom.training(0, 60, purpose)
+    samples = phantom.training_samples(0, 60, purpose)
     write_dataset(
         folder,
         purpose,
@@ -92,10 +92,10 @@ def draw(path: Path, *, bright: bool) -> None:
     """A dark 64x64 picture, with a bright square in it or without."""
     from PIL import Image
 
-    picture = Image.new("RGB", (64, 64), (20, 20, 20))
+    image = Image.new("RGB", (64, 64), (20, 20, 20))
     if bright:
-        picture.paste((230, 230, 230), (20, 20, 40, 40))
-    picture.save(path)
+        image.paste((230, 230, 230), (20, 20, 40, 40))
+    image.save(path)
 
 
 def write_lines(path: Path, rows: object) -> None:

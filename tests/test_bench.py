@@ -19,8 +19,8 @@ def test_training_on_a_gpu_is_measured_by_code_that_runs(
     script = runpy.run_path(str(BENCH / "gpu_train.py"))
     script["main"](["--tiny"])
     torch.set_num_threads(threads)
-    told = capsys.readouterr().out
-    assert "| stage 2, captions |" in told and "| stage 3, packed to 512 |" in told
+    summary = capsys.readouterr().out
+    assert "| stage 2, captions |" in summary and "| stage 3, packed to 512 |" in summary
     if not torch.cuda.is_available():
         script["main"]([])
         assert "No GPU is at hand" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu.core.artefacts import write_scores
+from lingshu.core.artifacts import write_scores
 from lingshu.imaging.read import encode_png
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -52,8 +52,8 @@ def test_add_a_benchmark(tmp_path: Path) -> None:
 
 def test_score_replies(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("05_score_replies.py") == 0
-    said = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    assert said == [
+    output = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert output == [
         ["0.0", "ok"],
         ["1.0", "ok"],
         ["None", "multiple"],
@@ -133,15 +133,15 @@ def test_grpo_in_one_file(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_curate_your_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for place, size in (
+    for file_name, size in (
         ("dark/a.png", 64),
         ("dark/b.png", 8),
         ("bright/c.png", 64),
         ("bright/d.png", 64),
     ):
-        (tmp_path / "mine" / place).parent.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(ord(place[0])).integers(0, 255, (size, size), np.uint8)
-        (tmp_path / "mine" / place).write_bytes(encode_png(pixels))
+        (tmp_path / "mine" / file_name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(ord(file_name[0])).integers(0, 255, (size, size), np.uint8)
+        (tmp_path / "mine" / file_name).write_bytes(encode_png(pixels))
     assert (
         run("10_curate_your_images.py", str(tmp_path / "mine"), str(tmp_path / "data"), "workers=0")
         == 0
@@ -153,24 +153,24 @@ def test_curate_your_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_two_trajectories(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lingshu.core.entities import Terms, mark, with_spans
+    from lingshu.core.entities import EntityMatcher, find_spans, with_spans
     from lingshu.sources import phantom
-    from tests.tiny import write_phantoms
+    from tests.support.tiny import write_phantoms
 
-    terms = Terms(["left", "right", "small", "large", "lesion"])
-    for place, first in (("data", 0), ("held", 16)):
+    terms = EntityMatcher(["left", "right", "small", "large", "lesion"])
+    for folder, first in (("data", 0), ("held", 16)):
         write_phantoms(
-            tmp_path / place,
+            tmp_path / folder,
             [
-                with_spans(s, mark(s, terms))
-                for s in phantom.training(0, 8, "instruct", first=first)
+                with_spans(s, find_spans(s, terms))
+                for s in phantom.training_samples(0, 8, "instruct", first=first)
             ],
         )
     short = ["stages.moft.steps=1", "stages.moft.batch=4", "threads=1", "tensorboard=false"]
-    places = [str(tmp_path / place) for place in ("data", "held", "out")]
-    assert run("12_two_trajectories.py", str(checkpoint), *places, *short) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in said[-5:]] == [
+    folders = [str(tmp_path / folder) for folder in ("data", "held", "out")]
+    assert run("12_two_trajectories.py", str(checkpoint), *folders, *short) == 0
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in output[-5:]] == [
         "fluency",
         "entities",
         "second_seed",
@@ -218,11 +218,11 @@ def test_serve_and_ask(
 
 def test_draft_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
-    from tests.imaging._dicoms import dicom
+    from tests.support.dicom_files import dicom
 
     (tmp_path / "study").mkdir()
     for z in range(6):
-        place = {
+        geometry = {
             "ImagePositionPatient": ["0", "0", str(z)],
             "ImageOrientationPatient": ["1", "0", "0", "0", "1", "0"],
         }
@@ -231,7 +231,7 @@ def test_draft_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
             "RescaleSlope": "1",
             "RescaleIntercept": "0",
             "PatientID": "made up",
-            **place,
+            **geometry,
         }
         (tmp_path / "study" / f"{z}.dcm").write_bytes(dicom(np.full((8, 8), z, np.int16), **values))
     model = "echo:Findings: A drawing. Impression: None of medicine."
@@ -251,8 +251,8 @@ def test_ask_through_mcp(
     checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("15_ask_through_mcp.py", str(checkpoint), "image.png") == 0
-    said = capfd.readouterr().out
-    assert said.startswith("tools: analyze_image, answer_question") and said.endswith(
+    output = capfd.readouterr().out
+    assert output.startswith("tools: analyze_image, answer_question") and output.endswith(
         "Research only; not for clinical use.\n"
     )
 
@@ -268,9 +268,9 @@ def test_your_hospital(
         pytest.importorskip(module, reason=f"{module} is not installed")
     import pydicom
 
-    from lingshu.apps._looking import View, look
-    from lingshu.core.artefacts import read_dataset, read_scores
+    from lingshu.core.artifacts import read_dataset, read_scores
     from lingshu.imaging.read import image_bytes, open_image
+    from lingshu.inference.inputs import ViewOptions, load_inputs
     from tests.test_readme import blocks
 
     page = EXAMPLES.parent / "docs" / "your-hospital.md"
@@ -307,9 +307,9 @@ def test_your_hospital(
     files = runpy.run_path(str(EXAMPLES / "16_your_hospital.py"))["held_out"](
         "hospital/dicom", Path("out")
     )
-    assert [np.asarray(open_image(i)).tolist() for i in look(files, View()).images] == [
-        np.asarray(open_image(test[0].images[0])).tolist()
-    ]
+    assert [
+        np.asarray(open_image(i)).tolist() for i in load_inputs(files, ViewOptions()).images
+    ] == [np.asarray(open_image(test[0].images[0])).tolist()]
 
     headers = [
         pydicom.dcmread(file, stop_before_pixels=True) for file in Path("hospital/dicom").iterdir()
@@ -335,9 +335,14 @@ def test_your_hospital(
     }
     for sample in (*train, *test):
         everything[sample.id] = repr(sample).encode() + b"".join(map(image_bytes, sample.images))
-    spoken = capfd.readouterr()
-    everything |= {"standard output": spoken.out.encode(), "standard error": spoken.err.encode()}
+    captured = capfd.readouterr()
+    everything |= {
+        "standard output": captured.out.encode(),
+        "standard error": captured.err.encode(),
+    }
     named = {
-        place for place, data in everything.items() if any(word in data.lower() for word in planted)
+        location
+        for location, data in everything.items()
+        if any(word in data.lower() for word in planted)
     }
     assert named == {"out/draft/report.dcm"}

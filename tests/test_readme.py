@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.cli import VERBS, main
+from lingshu.cli.main import VERBS, main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,8 +71,8 @@ def commands(block: Block) -> list[list[str]]:
     """The `lingshu` commands of a shell fence, as arguments."""
     if block.language not in SHELL:
         return []
-    joined = block.text.replace("\\\n", " ")
-    lines = (line.removeprefix("$ ").strip() for line in joined.splitlines())
+    join_fields = block.text.replace("\\\n", " ")
+    lines = (line.removeprefix("$ ").strip() for line in join_fields.splitlines())
     # A "#" inside a word is part of it, as in http://host/v1#name; shlex would cut the line there.
     return [
         shlex.split(re.sub(r"\s#\s.*", "", line))[1:]
@@ -86,12 +86,12 @@ def not_run() -> Iterator[tuple[Path, Block]]:
         yield from ((page, block) for block in blocks(page) if block.not_run)
 
 
-def place(page: Path) -> str:
+def label(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=place
+    "page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=label
 )
 def test_every_command_of_a_page_runs(
     page: Path, workplace: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
@@ -112,13 +112,13 @@ def test_every_command_of_a_page_runs(
         for command in commands(block):
             code = main(command)
             assert code == 0, (
-                f"{place(page)}:{block.line}: lingshu {shlex.join(command)} ended with {code}:"
+                f"{label(page)}:{block.line}: lingshu {shlex.join(command)} ended with {code}:"
                 f" {capsys.readouterr().err}"
             )
 
 
 @pytest.mark.parametrize(
-    ("page", "block"), [pytest.param(p, b, id=f"{place(p)}:{b.line}") for p, b in not_run()]
+    ("page", "block"), [pytest.param(p, b, id=f"{label(p)}:{b.line}") for p, b in not_run()]
 )
 def test_a_block_that_is_not_run_says_why(page: Path, block: Block) -> None:
     assert block.not_run
@@ -126,7 +126,7 @@ def test_a_block_that_is_not_run_says_why(page: Path, block: Block) -> None:
 
 
 def test_a_fence_with_a_command_is_never_left_without_a_language() -> None:
-    bare = [f"{place(p)}:{b.line}" for p in PAGES for b in blocks(p) if not b.language]
+    bare = [f"{label(p)}:{b.line}" for p in PAGES for b in blocks(p) if not b.language]
     assert not bare, f"name the language of these fences: {bare}"
 
 
@@ -143,7 +143,7 @@ def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
         assert needed in head.lower() or needed in head, needed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=place)
+@pytest.mark.parametrize("page", PAGES, ids=label)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = [

@@ -23,15 +23,15 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the programs of an environment that holds the wheel and what it requires, no
     more.
     """
-    place = tmp_path_factory.mktemp("wheel")
+    path = tmp_path_factory.mktemp("wheel")
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
     subprocess.run(
-        [sys.executable, *pip, "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(place)],
+        [sys.executable, *pip, "wheel", str(ROOT), "--no-deps", "--wheel-dir", str(path)],
         check=True,
     )
-    [wheel] = place.glob("lingshu-*.whl")
-    subprocess.run([sys.executable, "-m", "venv", str(place / "env")], check=True)
-    programs = place / "env" / "bin"
+    [wheel] = path.glob("lingshu-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(path / "env")], check=True)
+    programs = path / "env" / "bin"
     subprocess.run([str(programs / "python"), *pip, "install", str(wheel)], check=True)
     return programs
 
@@ -80,8 +80,10 @@ def test_the_wheel_works_without_torch(environment: Path, tmp_path: Path) -> Non
     assert json.loads(scored.stdout)
     assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 2
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    evaluated = call(environment, tmp_path, "eval", "echo", "vqa", "--data", ".", "--out", "run")
-    assert evaluated.returncode == 0, evaluated.stderr
+    run_evaluation = call(
+        environment, tmp_path, "eval", "echo", "vqa", "--data", ".", "--out", "run"
+    )
+    assert run_evaluation.returncode == 0, run_evaluation.stderr
     reported = call(environment, tmp_path, "report", "run")
     assert reported.returncode == 0, reported.stderr
     assert call(environment, tmp_path, "doctor").returncode == 0
@@ -92,7 +94,7 @@ def test_the_wheel_works_without_torch(environment: Path, tmp_path: Path) -> Non
 def test_a_local_model_without_torch_names_the_extra(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    asked = call(environment, tmp_path, "ask", "model", "Is there a lesion?")
-    assert asked.returncode == 2
-    assert asked.stderr.count("\n") == 1
-    assert "lingshu[torch]" in asked.stderr
+    completed = call(environment, tmp_path, "ask", "model", "Is there a lesion?")
+    assert completed.returncode == 2
+    assert completed.stderr.count("\n") == 1
+    assert "lingshu[torch]" in completed.stderr

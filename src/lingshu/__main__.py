@@ -2,7 +2,7 @@
 
 import sys
 
-from lingshu.apps.cli import main
+from lingshu.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,14 +8,23 @@ from dataclasses import replace
 
 import pytest
 
-from lingshu.core.entities import ENTITIES, Span, Terms, folded, mark, spans_of, with_spans
+from lingshu.core.entities import (
+    ENTITIES,
+    EntityMatcher,
+    Span,
+    find_spans,
+    normalize_text,
+    spans_of,
+    with_spans,
+)
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.types import Message, Sample
 
 
 def found(text: str, *terms: str, plurals: bool = False, hyphens: bool = False) -> list[str]:
     return [
-        text[start:end] for start, end in Terms(terms, plurals=plurals, hyphens=hyphens).find(text)
+        text[start:end]
+        for start, end in EntityMatcher(terms, plurals=plurals, hyphens=hyphens).find(text)
     ]
 
 
@@ -77,7 +86,7 @@ def test_plurals_and_hyphens_are_found_where_asked_for() -> None:
 
 
 def test_folding_leads_back_to_the_characters_it_came_from() -> None:
-    there = folded("ﬁ ㎏\u00a0 Ä")
+    there = normalize_text("ﬁ ㎏\u00a0 Ä")
     assert there.text == "fi kg ä"
     assert [(s, e) for s, e in zip(there.starts, there.ends, strict=True)] == [
         (0, 1), (0, 1), (1, 2), (2, 3), (2, 3), (3, 5), (5, 6),
@@ -95,7 +104,7 @@ def dialogue(*answers: str) -> Sample:
 
 def test_a_sample_carries_the_spans_of_its_answers_alone() -> None:
     sample = dialogue("No edema.", "Edema, yes")
-    spans = mark(sample, Terms(["edema"]))
+    spans = find_spans(sample, EntityMatcher(["edema"]))
     assert spans == [Span(1, 3, 8, "edema"), Span(3, 0, 5, "Edema")]
     marked = with_spans(sample, spans)
     assert marked.meta.extra[ENTITIES] == '[[1, 3, 8, "edema"], [3, 0, 5, "Edema"]]'

@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from lingshu.core.errors import ConfigError, InputError
-from lingshu.core.fetch import Fetching, fetch, is_public, system
+from lingshu.core.fetch import FetchPolicy, fetch, is_public, system_resolver
 
 
-class Canary:
+class LocalServer:
     """Listens on this machine and counts who comes; answers with what it is told to."""
 
     def __init__(self) -> None:
         self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"
-        self.met = 0
+        self.n_connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._listen, daemon=True).start()
@@ -32,7 +32,7 @@ class Canary:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self.met += 1
+            self.n_connections += 1
             with client:
                 client.recv(65536)
                 client.sendall(self.answer)
@@ -43,42 +43,42 @@ class Canary:
 
 
 @pytest.fixture
-def canary() -> Iterator[Canary]:
-    listening = Canary()
-    yield listening
-    listening.close()
+def canary() -> Iterator[LocalServer]:
+    server = LocalServer()
+    yield server
+    server.close()
 
 
-class Names:
+class FakeResolver:
     """A resolver that gives one answer after the other, and counts."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
-        self.answers, self.asked = list(answers), 0
+        self.answers, self.n_lookups = list(answers), 0
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        self.asked += 1
-        return self.answers[min(self.asked, len(self.answers)) - 1]
+        self.n_lookups += 1
+        return self.answers[min(self.n_lookups, len(self.answers)) - 1]
 
 
-def get(url: str, rules: Fetching, names: Names | None = None) -> bytes:
+def get(url: str, rules: FetchPolicy, names: FakeResolver | None = None) -> bytes:
     return asyncio.run(fetch(url, rules, resolve=names))
 
 
-def refused(url: str, rules: Fetching, names: Names | None = None) -> str:
+def refusal_message(url: str, rules: FetchPolicy, names: FakeResolver | None = None) -> str:
     with pytest.raises(InputError) as error:
         get(url, rules, names)
     return str(error.value)
 
 
-def local(canary: Canary, **limits: float) -> Fetching:
+def local(canary: LocalServer, **limits: float) -> FetchPolicy:
     """Rules that take this machine for a hospital's archive."""
-    return Fetching(frozenset({f"pacs.test:{canary.port}"}), networks=("127.0.0.0/8",), **limits)  # type: ignore[arg-type]
+    return FetchPolicy(frozenset({f"pacs.test:{canary.port}"}), networks=("127.0.0.0/8",), **limits)  # type: ignore[arg-type]
 
 
-def test_an_allowed_host_is_fetched_from_the_address_that_was_checked(canary: Canary) -> None:
-    names = Names(["127.0.0.1"])
+def test_an_allowed_host_is_fetched_from_the_address_that_was_checked(canary: LocalServer) -> None:
+    names = FakeResolver(["127.0.0.1"])
     assert get(f"http://pacs.test:{canary.port}/a.png", local(canary), names) == b"image"
-    assert (names.asked, canary.met) == (1, 1)
+    assert (names.n_lookups, canary.n_connections) == (1, 1)
 
 
 SPELLINGS = (
@@ -90,14 +90,14 @@ SPELLINGS = (
 
 @pytest.mark.parametrize("host", SPELLINGS)
 def test_this_machine_is_never_reached_even_where_its_name_is_allowed(
-    canary: Canary, host: str
+    canary: LocalServer, host: str
 ) -> None:
     named = host.lower().strip("[]").rstrip(".")
-    refused(
+    refusal_message(
         f"http://{host}:{canary.port}/",
-        Fetching(frozenset({f"{named}:{canary.port}"}), timeout_s=5),
+        FetchPolicy(frozenset({f"{named}:{canary.port}"}), timeout_s=5),
     )
-    assert canary.met == 0
+    assert canary.n_connections == 0
 
 
 PRIVATE = (
@@ -110,14 +110,16 @@ PRIVATE = (
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_a_name_that_leads_into_a_network_is_refused_before_any_connection(
-    canary: Canary, address: str
+    canary: LocalServer, address: str
 ) -> None:
-    rules = Fetching(frozenset({f"images.test:{canary.port}"}))
-    assert "not public" in refused(f"http://images.test:{canary.port}/", rules, Names([address]))
-    assert "not public" in refused(
-        f"http://images.test:{canary.port}/", rules, Names(["93.184.215.14", address])
+    rules = FetchPolicy(frozenset({f"images.test:{canary.port}"}))
+    assert "not public" in refusal_message(
+        f"http://images.test:{canary.port}/", rules, FakeResolver([address])
     )
-    assert canary.met == 0
+    assert "not public" in refusal_message(
+        f"http://images.test:{canary.port}/", rules, FakeResolver(["93.184.215.14", address])
+    )
+    assert canary.n_connections == 0
 
 
 def test_public_addresses_are_public() -> None:
@@ -125,34 +127,36 @@ def test_public_addresses_are_public() -> None:
         assert is_public(ipaddress.ip_address(address))
 
 
-def test_a_name_is_looked_up_once(canary: Canary) -> None:
+def test_a_name_is_looked_up_once(canary: LocalServer) -> None:
     # Rebinding: the first answer passes the check, and nobody listens there; the next would lead to
     # the canary.
-    names = Names(["127.0.0.2"], ["127.0.0.1"])
-    rules = Fetching(frozenset({f"images.test:{canary.port}"}), networks=("127.0.0.2/32",))
-    assert "could not be fetched" in refused(f"http://images.test:{canary.port}/", rules, names)
-    assert (names.asked, canary.met) == (1, 0)
+    names = FakeResolver(["127.0.0.2"], ["127.0.0.1"])
+    rules = FetchPolicy(frozenset({f"images.test:{canary.port}"}), networks=("127.0.0.2/32",))
+    assert "could not be fetched" in refusal_message(
+        f"http://images.test:{canary.port}/", rules, names
+    )
+    assert (names.n_lookups, canary.n_connections) == (1, 0)
 
 
-def test_redirects_are_not_followed(canary: Canary) -> None:
+def test_redirects_are_not_followed(canary: LocalServer) -> None:
     canary.answer = (
         f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{canary.port}/\r\nContent-Length:"
         " 0\r\n\r\n".encode()
     )
-    assert "status 302" in refused(
-        f"http://pacs.test:{canary.port}/", local(canary), Names(["127.0.0.1"])
+    assert "status 302" in refusal_message(
+        f"http://pacs.test:{canary.port}/", local(canary), FakeResolver(["127.0.0.1"])
     )
-    assert canary.met == 1
+    assert canary.n_connections == 1
 
 
-def test_endless_and_large_bodies_are_refused(canary: Canary) -> None:
-    url, names = f"http://pacs.test:{canary.port}/", Names(["127.0.0.1"])
+def test_endless_and_large_bodies_are_refused(canary: LocalServer) -> None:
+    url, names = f"http://pacs.test:{canary.port}/", FakeResolver(["127.0.0.1"])
     canary.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\nx"
-    assert "larger" in refused(url, local(canary, max_bytes=100), names)
+    assert "larger" in refusal_message(url, local(canary, max_bytes=100), names)
     canary.answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 1000
-    assert "larger" in refused(url, local(canary, max_bytes=100), names)
+    assert "larger" in refusal_message(url, local(canary, max_bytes=100), names)
     canary.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nx"
-    assert "could not be fetched" in refused(url, local(canary), names)
+    assert "could not be fetched" in refusal_message(url, local(canary), names)
 
 
 @pytest.mark.parametrize(
@@ -164,16 +168,16 @@ def test_endless_and_large_bodies_are_refused(canary: Canary) -> None:
     ],
 )  # fmt: skip
 def test_other_hosts_ports_and_schemes_are_not_looked_up(url: str) -> None:
-    names = Names(["93.184.215.14"])
-    message = refused(url, Fetching(frozenset({"images.test"})), names)
-    assert names.asked == 0 and "evil" not in message
+    names = FakeResolver(["93.184.215.14"])
+    message = refusal_message(url, FetchPolicy(frozenset({"images.test"})), names)
+    assert names.n_lookups == 0 and "evil" not in message
 
 
 def test_the_systems_resolver_reads_numbers_in_every_spelling() -> None:
-    assert asyncio.run(system("0x7f000001", 80)) == ["127.0.0.1"]
+    assert asyncio.run(system_resolver("0x7f000001", 80)) == ["127.0.0.1"]
 
 
 def test_hosts_are_names() -> None:
     for host in ("http://images.test", "*.test", "", "Images.test"):
         with pytest.raises(ConfigError, match="is no host"):
-            Fetching(frozenset({host}))
+            FetchPolicy(frozenset({host}))

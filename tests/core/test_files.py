@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.errors import ArtefactError, InputError, StorageError
+from lingshu.core.errors import ArtifactError, InputError, StorageError
 from lingshu.core.files import (
     JsonlAppender,
     atomic_file,
@@ -86,7 +86,7 @@ def test_libraries_that_tell_a_full_disk_in_words_alone_are_understood(tmp_path:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-import lingshu.core.artefacts as artefacts
+import lingshu.core.artifacts as artefacts
 from lingshu.core import errors, files, nouns, runcard
 
 out = Path(sys.argv[1])
@@ -128,8 +128,8 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path
 
 def test_a_torn_last_line_is_passed_over_and_then_written_over(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    for torn in ('{"row": ', '{"row": 9}', "\x00\x00", '{"text": "' + "x" * 200_000):
-        path.write_text('{"row": 1}\n' + torn, encoding="utf-8")
+    for truncated in ('{"row": ', '{"row": 9}', "\x00\x00", '{"text": "' + "x" * 200_000):
+        path.write_text('{"row": 1}\n' + truncated, encoding="utf-8")
         with JsonlAppender(path) as log:
             log.append([{"row": 2}, {"row": 3}])
         assert [row["row"] for row in read_jsonl(path)] == [1, 2, 3]
@@ -160,11 +160,11 @@ def test_not_a_number_is_never_written(tmp_path: Path) -> None:
 
 def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(ArtefactError, match=r"a\.json does not exist"):
+    with pytest.raises(ArtifactError, match=r"a\.json does not exist"):
         read_json(path)
     for content in (b"", b"{", b"[1]", b"\xff", b"[" * 100_000):
         path.write_bytes(content)
-        with pytest.raises(ArtefactError, match=r"a\.json"):
+        with pytest.raises(ArtifactError, match=r"a\.json"):
             read_json(path)
     write_json(path, {"a": 1})
     assert read_json(path) == {"a": 1}
@@ -175,14 +175,14 @@ def test_the_last_row_is_taken_back_and_the_rest_stays(tmp_path: Path) -> None:
     rows = [{"n": 1}, {"n": 2, "long": "x" * 200_000}, {"n": 3}]
     with JsonlAppender(path) as file:
         file.append(rows)
-        assert [file.drop_last() for _ in range(2)] == rows[:0:-1]
+        assert [file.pop_last() for _ in range(2)] == rows[:0:-1]
         file.append([{"n": 4}])
     assert list(read_jsonl(path)) == [{"n": 1}, {"n": 4}]
     with JsonlAppender(path) as file:
-        assert [file.drop_last() for _ in range(3)] == [{"n": 4}, {"n": 1}, None]
+        assert [file.pop_last() for _ in range(3)] == [{"n": 4}, {"n": 1}, None]
     path.write_text('{"n": 1}\nno JSON\n')
     with JsonlAppender(path) as file, pytest.raises(InputError, match="last line"):
-        file.drop_last()
+        file.pop_last()
     assert path.read_text().endswith("no JSON\n")
 
 
@@ -193,17 +193,17 @@ def test_a_manifest_notices_every_change(tmp_path: Path) -> None:
     (folder / "data" / "a").write_bytes(b"abc")
     assert write_manifest(folder) == check_manifest(folder)
     (folder / "data" / "a").write_bytes(b"abd")
-    with pytest.raises(ArtefactError, match="does not match its sha256"):
+    with pytest.raises(ArtifactError, match="does not match its sha256"):
         check_manifest(folder)
     (folder / "data" / "a").write_bytes(b"ab")
-    with pytest.raises(ArtefactError, match="has 2 bytes"):
+    with pytest.raises(ArtifactError, match="has 2 bytes"):
         check_manifest(folder)
     (folder / "data" / "a").unlink()
-    with pytest.raises(ArtefactError, match="is missing though"):
+    with pytest.raises(ArtifactError, match="is missing though"):
         check_manifest(folder)
     for files in (None, [], {"a": 1}, {"a": {"bytes": 1}}):
         (folder / "manifest.json").write_text(json.dumps({"files": files}))
-        with pytest.raises(ArtefactError, match="lists no files"):
+        with pytest.raises(ArtifactError, match="lists no files"):
             check_manifest(folder)
 
 

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.wire import Endpoint, Wire, _retry_after
+from lingshu.core.llm_client import Endpoint, OpenAIClient, _retry_after
 
 
 @pytest.mark.parametrize(
@@ -35,17 +35,19 @@ def test_a_server_may_name_a_date() -> None:
 
 
 def test_of_an_error_only_its_name_is_kept() -> None:
-    wire = Wire(Endpoint("http://127.0.0.1/v1"))
-    said = {"message": "cannot process name Jane Canary", "code": "context_length_exceeded"}
-    assert wire._reason(json.dumps({"error": said}).encode()) == ": context_length_exceeded"
+    wire = OpenAIClient(Endpoint("http://127.0.0.1/v1"))
+    error_body = {"message": "cannot process name Jane Canary", "code": "context_length_exceeded"}
+    assert (
+        wire._error_name(json.dumps({"error": error_body}).encode()) == ": context_length_exceeded"
+    )
     for name in ("Jane Canary", 7, None, "x" * 50):
         assert (
-            wire._reason(
+            wire._error_name(
                 json.dumps({"error": {"message": "Anna", "code": name, "type": name}}).encode()
             )
             == ""
         )
-    assert wire._reason(b"Jane") == ""
+    assert wire._error_name(b"Jane") == ""
 
 
 def test_an_endpoint_hides_its_key() -> None:

@@ -10,20 +10,26 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.errors import InputError, MissingExtra, UnknownName, nearest, one_line
-from lingshu.core.shelves import SHELVES, built_in, describe, load, names, part
+from lingshu.core.errors import (
+    InputError,
+    MissingExtraError,
+    UnknownNameError,
+    one_line,
+    suggest_name,
+)
+from lingshu.core.registry import GROUPS, builtin_modules, describe, get_attribute, load, names
 
 
 def test_files_are_the_registration() -> None:
-    assert {"echo", "openai"} <= built_in("engines").keys()
-    assert all(not name.startswith("_") for shelf in SHELVES for name in built_in(shelf))
+    assert {"echo", "openai"} <= builtin_modules("engines").keys()
+    assert all(not name.startswith("_") for group in GROUPS for name in builtin_modules(group))
     assert "echo" in names("engines")
     assert load("engines", "echo") is sys.modules["lingshu.engines.echo"]
     assert describe("engines", "echo").startswith("Says the gold answer")
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
-    with pytest.raises(UnknownName, match="engines has no 'ehco'; did you mean 'echo'"):
+    with pytest.raises(UnknownNameError, match="engines has no 'ehco'; did you mean 'echo'"):
         load("engines", "ehco")
 
 
@@ -31,11 +37,13 @@ def test_a_path_is_as_good_as_a_name_and_two_files_of_one_name_stay_apart(tmp_pa
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "task.py").write_text(f"VALUE = {value}\n")
-    assert [part("tasks", str(tmp_path / folder / "task.py"), "VALUE") for folder in "ab"] == [1, 2]
+    assert [
+        get_attribute("tasks", str(tmp_path / folder / "task.py"), "VALUE") for folder in "ab"
+    ] == [1, 2]
     with pytest.raises(InputError, match="does not exist"):
         load("tasks", str(tmp_path / "no.py"))
     with pytest.raises(InputError, match="has no 'TASK'"):
-        part("tasks", str(tmp_path / "a" / "task.py"), "TASK")
+        get_attribute("tasks", str(tmp_path / "a" / "task.py"), "TASK")
 
 
 def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
@@ -46,7 +54,7 @@ def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
     ):
         load("tasks", str(path))
     path.write_text("VALUE = 2\n")
-    assert part("tasks", str(path), "VALUE") == 2
+    assert get_attribute("tasks", str(path), "VALUE") == 2
 
 
 def test_looking_up_one_thing_imports_that_alone() -> None:
@@ -63,8 +71,8 @@ def test_looking_up_one_thing_imports_that_alone() -> None:
 
 
 def test_messages_for_people() -> None:
-    assert nearest("zzz", ["b", "a"]) == "choose one of: a, b"
-    assert nearest("x", []) == "there is none to choose from."
+    assert suggest_name("zzz", ["b", "a"]) == "choose one of: a, b"
+    assert suggest_name("x", []) == "there is none to choose from."
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(ValueError()) == "ValueError"
-    assert "pip install 'lingshu[dicom]'" in str(MissingExtra("pydicom", "dicom"))
+    assert "pip install 'lingshu[dicom]'" in str(MissingExtraError("pydicom", "dicom"))

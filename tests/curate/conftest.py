@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.imaging.read import encode_png
 
 STEPS = str(Path(__file__).parent / "ops_for_tests.py")
 
 
-def use(name: str, op: str = STEPS, sources: tuple[str, ...] = (), **params: object) -> StepUse:
-    return StepUse(name, op, params, sources)  # type: ignore[arg-type]
+def step_config(
+    name: str, op: str = STEPS, sources: tuple[str, ...] = (), **params: object
+) -> StepConfig:
+    return StepConfig(name, op, params, sources)  # type: ignore[arg-type]
 
 
-def write_rows(folder: Path, count: int, *, side: int = 64, **facts: object) -> Path:
+def write_rows(folder: Path, count: int, *, side: int = 64, **fields: object) -> Path:
     """A folder with `count` questions over images of their own."""
     folder.mkdir()
     lines = []
@@ -34,7 +36,7 @@ def write_rows(folder: Path, count: int, *, side: int = 64, **facts: object) -> 
             "answer": "yes",
             "image": f"{number}.png",
             "access": "open",
-            **facts,
+            **fields,
         }
         lines.append(json.dumps(row))
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -42,18 +44,18 @@ def write_rows(folder: Path, count: int, *, side: int = 64, **facts: object) -> 
 
 
 def configure(
-    path: Path, *steps: StepUse, workers: int = 0, shard_rows: int = 4, **more: object
+    path: Path, *steps: StepConfig, workers: int = 0, shard_rows: int = 4, **options: object
 ) -> CurateConfig:
     """A configuration over a folder of rows in shards of four, worked on in this process."""
-    source = Source("mine", "jsonl", str(path), licence="CC0-1.0")
-    return CurateConfig("test", (source,), steps, shard_rows=shard_rows, workers=workers, **more)  # type: ignore[arg-type]
+    source = Source("mine", "jsonl", str(path), license="CC0-1.0")
+    return CurateConfig("test", (source,), steps, shard_rows=shard_rows, workers=workers, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Callable[..., Path]:
-    return lambda count=10, *, name="rows", **facts: write_rows(tmp_path / name, count, **facts)
+    return lambda count=10, *, name="rows", **fields: write_rows(tmp_path / name, count, **fields)
 
 
 @pytest.fixture
 def config(rows: Callable[..., Path]) -> Callable[..., CurateConfig]:
-    return lambda *steps, path=None, **more: configure(path or rows(), *steps, **more)
+    return lambda *steps, path=None, **options: configure(path or rows(), *steps, **options)

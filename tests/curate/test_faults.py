@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from lingshu.core import config as configuration
-from lingshu.core.artefacts import open_dataset, read_dataset
+from lingshu.core.artifacts import open_dataset, read_dataset
 from lingshu.core.errors import StorageError
 from lingshu.core.files import JsonlAppender
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.run import curate
-from tests.curate.conftest import use
+from tests.curate.conftest import step_config
 
 Make = Callable[..., CurateConfig]
 
@@ -29,20 +29,20 @@ def shards(out: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((out / "data").iterdir())]
 
 
-class Told:
+class RecordedProgress:
     """What a run told of its progress."""
 
     def __init__(self, *, stop_after: int | None = None) -> None:
-        self.before = self.done = 0
+        self.resumed_rows = self.new_rows = 0
         self._stop_after = stop_after
 
     def start(self, title: str, total: int | None) -> None:
         pass
 
-    def advance(self, rows: int, *, done_before: bool) -> None:
-        self.before += rows if done_before else 0
-        self.done += 0 if done_before else rows
-        if self._stop_after is not None and self.done >= self._stop_after:
+    def advance(self, rows: int, *, already_done: bool) -> None:
+        self.resumed_rows += rows if already_done else 0
+        self.new_rows += 0 if already_done else rows
+        if self._stop_after is not None and self.new_rows >= self._stop_after:
             raise KeyboardInterrupt
 
 
@@ -50,8 +50,8 @@ def test_a_worker_killed_once_costs_no_row(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(10)
-    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
-    killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
+    curate(config(step_config("step", kind="keep"), path=path), tmp_path / "whole")
+    killer = step_config("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
     done = curate(config(killer, path=path, workers=2), tmp_path / "killed")
     assert (tmp_path / "flag").exists() and not done.failures and done.card.rows == 10
     assert shards(tmp_path / "killed") == shards(tmp_path / "whole")
@@ -60,7 +60,7 @@ def test_a_worker_killed_once_costs_no_row(
 def test_a_row_that_kills_every_worker_is_dropped_and_the_others_stay(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
-    steps = (use("before", kind="keep"), use("step", kind="kill", at="r005"))
+    steps = (step_config("before", kind="keep"), step_config("step", kind="kill", at="r005"))
     done = curate(config(*steps, path=rows(8), workers=1), tmp_path / "out")
     assert done.card.drops == {"worker_died": 1} and done.failures == 1
     assert [sample.id[-1] for sample in read_dataset(tmp_path / "out")] == [
@@ -80,28 +80,28 @@ def test_a_second_run_goes_on_where_a_killed_driver_was(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, out = rows(20), tmp_path / "out"
-    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
-    ready = config(
-        use("step", kind="kill_driver", at="r015", once=str(tmp_path / "flag")),
+    curate(config(step_config("step", kind="keep"), path=path), tmp_path / "whole")
+    prepared_config = config(
+        step_config("step", kind="kill_driver", at="r015", once=str(tmp_path / "flag")),
         path=path,
         workers=1,
     )
-    configuration.write(ready, tmp_path / "run.yaml")
+    configuration.write(prepared_config, tmp_path / "run.yaml")
     command = [
         sys.executable,
         "-m",
-        "lingshu.apps.cli",
+        "lingshu.cli.main",
         "curate",
         str(tmp_path / "run.yaml"),
         "--out",
         str(out),
     ]
-    code = f"import sys; from lingshu.apps.cli import main; sys.exit(main({command[3:]!r}))"
+    code = f"import sys; from lingshu.cli.main import main; sys.exit(main({command[3:]!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == -signal.SIGKILL and not (out / "dataset.json").exists()
-    told = Told()
-    assert curate(ready, out, progress=told).card.rows == 20
-    assert told.before >= 12 and shards(out) == shards(tmp_path / "whole")
+    progress = RecordedProgress()
+    assert curate(prepared_config, out, progress=progress).card.rows == 20
+    assert progress.resumed_rows >= 12 and shards(out) == shards(tmp_path / "whole")
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(
@@ -109,10 +109,10 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 ) -> None:
     out = tmp_path / "out"
     configuration.write(
-        config(use("step", kind="keep"), path=rows(20), workers=1), tmp_path / "run.yaml"
+        config(step_config("step", kind="keep"), path=rows(20), workers=1), tmp_path / "run.yaml"
     )
     code = (
-        "import sys; from lingshu.apps.cli import main; sys.exit(main(['curate',"
+        "import sys; from lingshu.cli.main import main; sys.exit(main(['curate',"
         f" {str(tmp_path / 'run.yaml')!r}, '--out', {str(out)!r}]))"
     )
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # noqa: E731
@@ -131,28 +131,30 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
 def test_an_interrupted_run_goes_on(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path, told = rows(20), Told()
-    ready = config(
-        use("step", kind="crop"),
-        use("caps", "balance", by=["source"], cap=9),
-        use("last", kind="note"),
+    path, progress = rows(20), RecordedProgress()
+    prepared_config = config(
+        step_config("step", kind="crop"),
+        step_config("caps", "balance", by=["source"], cap=9),
+        step_config("last", kind="note"),
         path=path,
     )
-    curate(ready, tmp_path / "whole")
+    curate(prepared_config, tmp_path / "whole")
     for rows_done in (4, 20):
         with pytest.raises(KeyboardInterrupt):
-            curate(ready, tmp_path / "out", progress=Told(stop_after=rows_done))
-    assert curate(ready, tmp_path / "out", progress=told).card.rows == 9
-    assert told.before >= 20 and shards(tmp_path / "out") == shards(tmp_path / "whole")
+            curate(
+                prepared_config, tmp_path / "out", progress=RecordedProgress(stop_after=rows_done)
+            )
+    assert curate(prepared_config, tmp_path / "out", progress=progress).card.rows == 9
+    assert progress.resumed_rows >= 20 and shards(tmp_path / "out") == shards(tmp_path / "whole")
 
 
 def test_two_runs_in_one_folder_are_refused(config: Make, tmp_path: Path) -> None:
-    ready = config()
+    prepared_config = config()
     with (
         JsonlAppender(tmp_path / "out" / "work" / "lock"),
         pytest.raises(StorageError, match="is being written by another process"),
     ):
-        curate(ready, tmp_path / "out")
+        curate(prepared_config, tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -160,21 +162,24 @@ def test_two_runs_in_one_folder_are_refused(config: Make, tmp_path: Path) -> Non
 def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path, told = rows(20), Told()
-    curate(config(use("step", kind="keep"), path=path), tmp_path / "whole")
-    killer = use("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
-    ready = config(killer, path=path, workers=2)
-    assert not curate(ready, tmp_path / "ray", backend="ray").failures
+    path, progress = rows(20), RecordedProgress()
+    curate(config(step_config("step", kind="keep"), path=path), tmp_path / "whole")
+    killer = step_config("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
+    prepared_config = config(killer, path=path, workers=2)
+    assert not curate(prepared_config, tmp_path / "ray", backend="ray").failures
     assert (tmp_path / "flag").exists() and shards(tmp_path / "ray") == shards(tmp_path / "whole")
-    always = config(use("step", kind="kill", at="r005"), path=path, workers=2)
+    always = config(step_config("step", kind="kill", at="r005"), path=path, workers=2)
     assert curate(always, tmp_path / "always", backend="ray").card.drops == {"worker_died": 1}
     with pytest.raises(KeyboardInterrupt):
         curate(
-            replace(always, seed=1), tmp_path / "again", backend="ray", progress=Told(stop_after=4)
+            replace(always, seed=1),
+            tmp_path / "again",
+            backend="ray",
+            progress=RecordedProgress(stop_after=4),
         )
     assert not (tmp_path / "again" / "dataset.json").exists()
-    curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=told)
-    assert told.before >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")
+    curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=progress)
+    assert progress.resumed_rows >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")
 
 
 def test_no_drop_names_the_path_of_a_private_image_whatever_its_name(
@@ -190,8 +195,12 @@ def test_no_drop_names_the_path_of_a_private_image_whatever_its_name(
         for n, name in enumerate(names)
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    for place, steps in enumerate(((), (use("size", "image_size"),))):
-        out = tmp_path / f"out{place}"
+    for index, steps in enumerate(((), (step_config("size", "image_size"),))):
+        out = tmp_path / f"out{index}"
         curate(config(*steps, path=folder), out)
-        told = (out / "drops.jsonl").read_text(encoding="utf-8")
-        assert told.count("its image is empty") == 3 and "Doe" not in told and "scan" not in told
+        drops_text = (out / "drops.jsonl").read_text(encoding="utf-8")
+        assert (
+            drops_text.count("its image is empty") == 3
+            and "Doe" not in drops_text
+            and "scan" not in drops_text
+        )

@@ -12,13 +12,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from lingshu.core.artefacts import dataset_digest, open_dataset
+from lingshu.core.artifacts import dataset_digest, open_dataset
 from lingshu.core.files import check_manifest, read_json
-from lingshu.curate.charts import most
+from lingshu.curate.charts import top_counts
 from lingshu.curate.config import CurateConfig
-from lingshu.curate.ledger import Ledger
+from lingshu.curate.counts import StepCounts
 from lingshu.curate.run import curate
-from tests.curate.conftest import configure, use, write_rows
+from tests.curate.conftest import configure, step_config, write_rows
 
 Make = Callable[..., CurateConfig]
 
@@ -27,20 +27,20 @@ Make = Callable[..., CurateConfig]
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with everything that can be asked for."""
     steps = (
-        use("crop", kind="crop", at="r001"),
-        use("note", kind="note", at="r002"),
-        use("splits", kind="split", at="r003"),
-        use("raises", kind="raise", at="r004"),
-        use("caps", "balance", by=["source"], cap=9),
+        step_config("crop", kind="crop", at="r001"),
+        step_config("note", kind="note", at="r002"),
+        step_config("splits", kind="split", at="r003"),
+        step_config("raises", kind="raise", at="r004"),
+        step_config("caps", "balance", by=["source"], cap=9),
     )
-    place = tmp_path_factory.mktemp("outputs")
+    folder = tmp_path_factory.mktemp("outputs")
     curate(
-        configure(write_rows(place / "rows", 10), *steps, seed=3),
-        place / "out",
+        configure(write_rows(folder / "rows", 10), *steps, seed=3),
+        folder / "out",
         explain=True,
         exports=("llava", "ms-swift"),
     )
-    return place / "out"
+    return folder / "out"
 
 
 def test_the_version_is_the_digest_of_the_shards(out: Path) -> None:
@@ -83,7 +83,7 @@ def test_the_card_for_people_names_sources_licences_and_drops(out: Path) -> None
 def test_text_of_the_data_marks_nothing_up_in_the_card(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = rows(1, licence="MIT | <script>`")
+    path = rows(1, license="MIT | <script>`")
     curate(config(path=path), tmp_path / "out", explain=True)
     assert "MIT \\| &lt;script>\\`" in (tmp_path / "out" / "README.md").read_text()
     assert (
@@ -105,13 +105,13 @@ def test_the_chart_is_a_picture_by_itself(out: Path) -> None:
 
 
 def test_a_chart_shows_the_largest_and_sums_the_rest() -> None:
-    assert most({f"v{n:02d}": n for n in range(1, 16)}, 3) == [
+    assert top_counts({f"v{n:02d}": n for n in range(1, 16)}, 3) == [
         ("v15", 15),
         ("v14", 14),
         ("v13", 13),
         ("other (12)", 78),
     ]
-    assert most({"over 64": 1, "up to 4": 2, "5-16": 3}) == [
+    assert top_counts({"over 64": 1, "up to 4": 2, "5-16": 3}) == [
         ("up to 4", 2),
         ("5-16", 3),
         ("over 64", 1),
@@ -128,7 +128,7 @@ def test_croissant_lists_every_shard_with_its_digest(out: Path) -> None:
     assert {field["name"] for field in found["recordSet"][0]["field"]} >= {
         "id",
         "messages",
-        "licence",
+        "license",
     }
 
 
@@ -174,7 +174,7 @@ def test_a_row_whose_words_look_like_an_image_is_left_out_of_exports(
     ]
     assert (
         isinstance(row["image"], str)
-        and read_json(tmp_path / "out" / "llava" / "export.json")["holds_image_mark"] == 1
+        and read_json(tmp_path / "out" / "llava" / "export.json")["contains_image_token"] == 1
     )
 
 
@@ -193,21 +193,21 @@ def test_the_page_shows_no_word_and_no_pixel_of_rows_that_are_not_open(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(4, access="private", question="Is JANE DOE here?")
-    curate(config(use("note", kind="note"), path=path), tmp_path / "out", explain=True)
+    curate(config(step_config("note", kind="note"), path=path), tmp_path / "out", explain=True)
     page = (tmp_path / "out" / "explain.html").read_text()
     assert "JANE" not in page and "data:image" not in page and "withheld" in page
 
 
 def test_a_ledger_that_lost_a_row_does_not_pass() -> None:
-    ledger = Ledger()
-    ledger.enter("a", "s", 3)
-    ledger.leave("a", "s", 2)
+    counts = StepCounts()
+    counts.record_in("a", "s", 3)
+    counts.record_out("a", "s", 2)
     with pytest.raises(AssertionError):
-        ledger.check(["a"], {}, ["s"])
-    ledger.drop("a", "s", "why")
-    ledger.check(["a"], {}, ["s"])
-    ledger.enter("b", "s", 1)
-    ledger.leave("b", "s", 1)
+        counts.check_balance(["a"], {}, ["s"])
+    counts.record_drop("a", "s", "why")
+    counts.check_balance(["a"], {}, ["s"])
+    counts.record_in("b", "s", 1)
+    counts.record_out("b", "s", 1)
     with pytest.raises(AssertionError):
-        ledger.check(["a", "b"], {}, ["s"])
-    ledger.check(["a", "b"], {"b": ["other"]}, ["s"])
+        counts.check_balance(["a", "b"], {}, ["s"])
+    counts.check_balance(["a", "b"], {"b": ["other"]}, ["s"])

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.artefacts import open_dataset, read_dataset
-from lingshu.core.errors import ArtefactError, ConfigError, InputError, StorageError
+from lingshu.core.artifacts import open_dataset, read_dataset
+from lingshu.core.errors import ArtifactError, ConfigError, InputError, StorageError
 from lingshu.core.files import read_json
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.curate.run import curate
 from lingshu.imaging.read import open_image
-from tests.curate.conftest import use
+from tests.curate.conftest import step_config
 
 Make = Callable[..., CurateConfig]
 
@@ -33,14 +33,16 @@ def drops(out: Path) -> list[dict]:
 def test_rows_come_out_with_their_images_and_what_the_source_knows(
     config: Make, tmp_path: Path
 ) -> None:
-    done = curate(config(use("size", "image_size")), tmp_path / "out")
+    result = curate(config(step_config("size", "image_size")), tmp_path / "out")
     assert (
-        done.card == open_dataset(tmp_path / "out") and done.card.rows == 10 and not done.failures
+        result.card == open_dataset(tmp_path / "out")
+        and result.card.rows == 10
+        and not result.failures
     )
     first = next(read_dataset(tmp_path / "out"))
     assert (
         first.id == "mine/r000"
-        and first.meta.licence == "CC0-1.0"
+        and first.meta.license == "CC0-1.0"
         and first.meta.source == "mine"
         and first.gold == ("yes",)
     )
@@ -54,14 +56,16 @@ def test_no_step_at_all_is_a_copy(config: Make, tmp_path: Path) -> None:
 
 def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> None:
     steps = (
-        use("raises", kind="raise", at="r003"),
-        use("splits", kind="split", at="r005"),
-        use("empties", kind="nothing", at="r009"),
-        use("caps", "balance", by=["source"], cap=7),
-        use("small", "image_size", min_side=8),
+        step_config("raises", kind="raise", at="r003"),
+        step_config("splits", kind="split", at="r005"),
+        step_config("empties", kind="nothing", at="r009"),
+        step_config("caps", "balance", by=["source"], cap=7),
+        step_config("small", "image_size", min_side=8),
     )
-    done = curate(config(*steps), tmp_path / "out")
-    table = {s["name"]: (s["in"], s["added"], s["out"], s["drops"]) for s in done.card.steps or ()}
+    result = curate(config(*steps), tmp_path / "out")
+    table = {
+        s["name"]: (s["in"], s["added"], s["out"], s["drops"]) for s in result.card.steps or ()
+    }
     assert table == {
         "read": (10, 0, 10, {}),
         "raises": (10, 0, 9, {"error": 1}),
@@ -71,7 +75,7 @@ def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> Non
         "small": (7, 0, 7, {}),
         "write": (7, 0, 7, {}),
     }
-    assert done.failures == 2 and done.card.drops == {"error": 2, "over_quota": 3}
+    assert result.failures == 2 and result.card.drops == {"error": 2, "over_quota": 3}
     first = drops(tmp_path / "out")[0]
     assert (first["id"], first["step"], first["reason"]) == (
         "mine/r003",
@@ -84,14 +88,14 @@ def test_words_of_a_row_that_is_not_open_are_in_no_error(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(4, name="private", access="private")
-    curate(config(use("raises", kind="raise", at="r003"), path=path), tmp_path / "out")
+    curate(config(step_config("raises", kind="raise", at="r003"), path=path), tmp_path / "out")
     (row,) = drops(tmp_path / "out")
     assert "withheld" in row["detail"] and "Is it 3" not in row["detail"]
 
 
 def test_an_id_stands_for_one_row(config: Make, tmp_path: Path) -> None:
-    done = curate(config(use("twice", kind="same_id", at="r002")), tmp_path / "out")
-    assert done.card.rows == 10 and done.card.drops == {"duplicate_id": 1}
+    result = curate(config(step_config("twice", kind="same_id", at="r002")), tmp_path / "out")
+    assert result.card.rows == 10 and result.card.drops == {"duplicate_id": 1}
     assert len({sample.id for sample in read_dataset(tmp_path / "out")}) == 10
 
 
@@ -100,11 +104,14 @@ def test_rows_of_two_sources_with_the_same_ids_both_stay(
 ) -> None:
     sources = (
         Source("a", "jsonl", str(rows(3, name="a"))),
-        Source("b", "jsonl", str(rows(3, name="b", licence="MIT")), licence="CC0-1.0"),
+        Source("b", "jsonl", str(rows(3, name="b", license="MIT")), license="CC0-1.0"),
     )
-    done = curate(
+    result = curate(
         CurateConfig(
-            "two", sources, (use("raises", kind="raise", sources=("b",), at="r001"),), workers=0
+            "two",
+            sources,
+            (step_config("raises", kind="raise", sources=("b",), at="r001"),),
+            workers=0,
         ),
         tmp_path / "out",
     )
@@ -115,8 +122,8 @@ def test_rows_of_two_sources_with_the_same_ids_both_stay(
         "b/r000",
         "b/r002",
     ]
-    assert done.card.licences == {"MIT": 2, "unknown": 3}
-    steps = {s["name"]: s["sources"] for s in done.card.steps or ()}
+    assert result.card.licenses == {"MIT": 2, "unknown": 3}
+    steps = {s["name"]: s["sources"] for s in result.card.steps or ()}
     assert list(steps["raises"]) == ["b"] and steps["write"]["a"]["out"] == 3
 
 
@@ -126,18 +133,20 @@ def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(
     path = rows(3)
     (path / "1.png").write_bytes((path / "1.png").read_bytes()[:-20])
     (path / "2.png").write_bytes(b"DICM no image")
-    for name, steps in (("plain", ()), ("cut", (use("crop", kind="crop"),))):
-        done = curate(config(*steps, path=path), tmp_path / name)
-        assert done.card.drops == {"bad_image": 2} and done.card.rows == 1 and not done.failures
+    for name, steps in (("plain", ()), ("cut", (step_config("crop", kind="crop"),))):
+        result = curate(config(*steps, path=path), tmp_path / name)
+        assert (
+            result.card.drops == {"bad_image": 2} and result.card.rows == 1 and not result.failures
+        )
         assert all(str(path) not in row["detail"] for row in drops(tmp_path / name))
 
 
 def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None:
     curate(
         config(
-            use("crop", kind="crop"),
-            use("caps", "balance", by=["source"], cap=5),
-            use("again", kind="note"),
+            step_config("crop", kind="crop"),
+            step_config("caps", "balance", by=["source"], cap=5),
+            step_config("again", kind="note"),
         ),
         tmp_path / "out",
     )
@@ -146,24 +155,26 @@ def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None
 
 
 def test_many_images_without_a_place_are_kept_in_order(tmp_path: Path) -> None:
-    from lingshu.sources.phantom import training
+    from lingshu.sources.phantom import training_samples
 
     source = Source(
         "drawn", "phantom", "phantom/0", {"purpose": "captions", "images": 150, "side": 28}
     )
     curate(
-        CurateConfig("drawn", (source,), (use("crop", kind="keep"),), workers=0), tmp_path / "out"
+        CurateConfig("drawn", (source,), (step_config("crop", kind="keep"),), workers=0),
+        tmp_path / "out",
     )
-    drawn = [
-        open_image(sample.images[0]).tobytes() for sample in training(0, 150, "captions", side=28)
+    expected_images = [
+        open_image(sample.images[0]).tobytes()
+        for sample in training_samples(0, 150, "captions", side=28)
     ]
     assert [
         open_image(sample.images[0]).tobytes() for sample in read_dataset(tmp_path / "out")
-    ] == drawn
+    ] == expected_images
 
 
 def test_the_seed_of_the_run_reaches_the_steps(config: Make, tmp_path: Path) -> None:
-    curate(config(use("note", kind="note"), seed=7), tmp_path / "out")
+    curate(config(step_config("note", kind="note"), seed=7), tmp_path / "out")
     assert next(read_dataset(tmp_path / "out")).meta.extra["seed"] == "7"
 
 
@@ -172,15 +183,15 @@ def test_the_bytes_do_not_depend_on_workers_or_shards(
 ) -> None:
     path = rows(10)
     steps = (
-        use("crop", kind="crop", at="4"),
-        use("caps", "balance", by=["source"], cap=8),
-        use("note", kind="note"),
+        step_config("crop", kind="crop", at="4"),
+        step_config("caps", "balance", by=["source"], cap=8),
+        step_config("note", kind="note"),
     )
-    wanted = None
+    expected_shards = None
     for name, workers, size in (("a", 0, 4), ("b", 2, 3), ("c", 0, 100)):
         curate(config(*steps, path=path, workers=workers, shard_rows=size), tmp_path / name)
-        wanted = wanted or shards(tmp_path / name)
-        assert shards(tmp_path / name) == wanted
+        expected_shards = expected_shards or shards(tmp_path / name)
+        assert shards(tmp_path / name) == expected_shards
     assert open_dataset(tmp_path / "a").version == open_dataset(tmp_path / "b").version
 
 
@@ -192,14 +203,14 @@ def test_a_finished_dataset_is_not_made_again_unless_something_changed(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, out = rows(5), tmp_path / "out"
-    first = config(use("note", kind="note"), path=path)
-    assert not curate(first, out).finished_before
-    assert curate(first, out).finished_before and not (out / "work").exists()
-    assert curate(replace(first, workers=2), out).finished_before
-    assert not curate(replace(first, seed=1), out).finished_before
+    first = config(step_config("note", kind="note"), path=path)
+    assert not curate(first, out).already_finished
+    assert curate(first, out).already_finished and not (out / "work").exists()
+    assert curate(replace(first, workers=2), out).already_finished
+    assert not curate(replace(first, seed=1), out).already_finished
     (path / "0.png").write_bytes((path / "1.png").read_bytes())
-    done = curate(replace(first, seed=1), out)
-    assert not done.finished_before
+    result = curate(replace(first, seed=1), out)
+    assert not result.already_finished
     assert (
         open_image(next(read_dataset(out)).images[0]).tobytes()
         == open_image(list(read_dataset(out))[1].images[0]).tobytes()
@@ -210,11 +221,13 @@ def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(
     rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     sources = tuple(
-        Source(n, "jsonl", str(rows(2, name=n)), licence=x)
+        Source(n, "jsonl", str(rows(2, name=n)), license=x)
         for n, x in (("a", "CC-BY-4.0"), ("b", "CC BY-NC 4.0"), ("c", None))
     )
-    done = curate(CurateConfig("l", sources, (), workers=0, licence="permissive"), tmp_path / "out")
-    assert done.card.licences == {"CC-BY-4.0": 2} and done.card.drops == {"licence": 4}
+    result = curate(
+        CurateConfig("l", sources, (), workers=0, license="permissive"), tmp_path / "out"
+    )
+    assert result.card.licenses == {"CC-BY-4.0": 2} and result.card.drops == {"license": 4}
 
 
 def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Path) -> None:
@@ -224,10 +237,10 @@ def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Pa
         ConfigError, match=r"source 'other' has no path; give sources\.other\.path=FOLDER"
     ):
         curate(replace(ready, sources=(*ready.sources, missing)), tmp_path / "out")
-    done = curate(
+    result = curate(
         replace(ready, sources=(*ready.sources, replace(missing, optional=True))), tmp_path / "out"
     )
-    assert done.card.rows == 10 and read_json(tmp_path / "out" / "run.json")["notes"][
+    assert result.card.rows == 10 and read_json(tmp_path / "out" / "run.json")["notes"][
         "sources_left_out"
     ] == ["other"]
     assert "left out (no path)" in (tmp_path / "out" / "README.md").read_text()
@@ -239,13 +252,16 @@ def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Pa
     ("step", "message"),
     [
         (
-            use("x", "image_size", min_sides=3),
+            step_config("x", "image_size", min_sides=3),
             r"unknown key steps\.x\.params\.min_sides; did you mean 'min_side'",
         ),
-        (use("x", "image_size", min_side="large"), r"steps\.x\.params\.min_side: .*'large'"),
-        (use("x", "image_size", formats=["PNH"]), "did you mean 'PNG'"),
-        (use("read", "image_size"), "a step is named 'read'"),
-        (use("x", "image_sise"), "did you mean 'image_size'"),
+        (
+            step_config("x", "image_size", min_side="large"),
+            r"steps\.x\.params\.min_side: .*'large'",
+        ),
+        (step_config("x", "image_size", formats=["PNH"]), "did you mean 'PNG'"),
+        (step_config("read", "image_size"), "a step is named 'read'"),
+        (step_config("x", "image_sise"), "did you mean 'image_size'"),
     ],
 )
 def test_a_wrong_step_is_named_before_anything_is_read(
@@ -282,14 +298,14 @@ def test_a_torn_dataset_is_no_dataset(config: Make, tmp_path: Path) -> None:
     curate(config(), out)
     part = next((out / "data").iterdir())
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(ArtefactError, match="truncated or changed"):
+    with pytest.raises(ArtifactError, match="truncated or changed"):
         open_dataset(out)
 
 
 def test_a_dataset_is_not_replaced_by_what_is_made_of_it(config: Make, tmp_path: Path) -> None:
     curate(config(), tmp_path / "first")
     source = Source("again", "parquet", str(tmp_path / "first"))
-    cut = CurateConfig("cut", (source,), (StepUse("few", "balance", {"cap": 2}),), workers=0)
+    cut = CurateConfig("cut", (source,), (StepConfig("few", "balance", {"cap": 2}),), workers=0)
     with pytest.raises(InputError, match="source 'again' lies in"):
         curate(cut, tmp_path / "first")
     assert open_dataset(tmp_path / "first").rows == 10

@@ -19,7 +19,7 @@ def completion(text: str | None, finish: str = "stop", status: int = 200) -> web
     return web.json_response({"choices": [choice], "usage": usage}, status=status)
 
 
-async def says_ok(request: web.Request, body: dict) -> web.StreamResponse:
+async def reply_ok(request: web.Request, body: dict) -> web.StreamResponse:
     return completion("ok")
 
 
@@ -27,10 +27,10 @@ class Server:
     """Calls `handler` for each request and keeps what it was sent."""
 
     def __init__(self) -> None:
-        self.handler: Handler = says_ok
+        self.handler: Handler = reply_ok
         self.bodies: list[dict] = []
         self.headers: list[dict[str, str]] = []
-        self.active = self.most_active = 0
+        self.active = self.max_active = 0
         self.url = ""
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
@@ -44,9 +44,9 @@ class Server:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve())
 
-    def call(self, what: Callable[[], object]) -> None:
+    def call(self, callback: Callable[[], object]) -> None:
         """Run `what` in the server's event loop."""
-        self._loop.call_soon_threadsafe(what)
+        self._loop.call_soon_threadsafe(callback)
 
     async def _serve(self) -> None:
         app = web.Application(client_max_size=64 << 20)
@@ -62,7 +62,7 @@ class Server:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.active += 1
-        self.most_active = max(self.most_active, self.active)
+        self.max_active = max(self.max_active, self.active)
         try:
             body = json.loads(await request.read())
             self.bodies.append(body)
@@ -78,6 +78,6 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    running = Server()
-    yield running
-    running.close()
+    started_server = Server()
+    yield started_server
+    started_server.close()

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from lingshu.core.calls import Calls
-from lingshu.core.errors import EngineError, InputError, ReleaseError
-from lingshu.core.forms import TEXT, Request
+from lingshu.core.cached_client import CachedClient
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import DataPolicyError, EngineError, InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.response_format import TEXT_FORMAT, Request
+from lingshu.core.types import Meta, Reply, Sample, Sampling
 from lingshu.engines import batch, openai
 from lingshu.imaging.read import image_bytes
 
@@ -37,12 +37,12 @@ class Service:
         if path.startswith("/v1/batches?"):
             return json.dumps({"data": list(self.batches.values())}).encode()
         if path.startswith("/v1/batches/"):
-            found = self.batches[path.rsplit("/", 1)[1]]
-            found.update(status="completed" if found["status"] == "in_progress" else "in_progress")
-            if found["status"] == "completed":
-                self.files["out"] = answered(self.files[found["input_file_id"]])
-                found["output_file_id"] = "out"
-            return json.dumps(found).encode()
+            batch = self.batches[path.rsplit("/", 1)[1]]
+            batch.update(status="completed" if batch["status"] == "in_progress" else "in_progress")
+            if batch["status"] == "completed":
+                self.files["out"] = batch_output(self.files[batch["input_file_id"]])
+                batch["output_file_id"] = "out"
+            return json.dumps(batch).encode()
         return self.files[path.split("/")[3]]
 
     def post(self, path: str, data: bytes) -> bytes:
@@ -57,7 +57,7 @@ class Service:
         return json.dumps(self.batches[name]).encode()
 
 
-def answered(requests: bytes) -> bytes:
+def batch_output(requests: bytes) -> bytes:
     """What a service writes for a file of requests."""
     rows = []
     for line in requests.splitlines():
@@ -80,14 +80,16 @@ def answered(requests: bytes) -> bytes:
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, Service]]:
-    held = Service()
+    batch_service = Service()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.reply(held.get(self.path))
+            self.reply(batch_service.get(self.path))
 
         def do_POST(self) -> None:
-            self.reply(held.post(self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.reply(
+                batch_service.post(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+            )
 
         def reply(self, data: bytes) -> None:
             self.send_response(200)
@@ -101,7 +103,7 @@ def service() -> Iterator[tuple[str, Service]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", held
+    yield f"http://127.0.0.1:{server.server_port}/v1", batch_service
     server.shutdown()
     thread.join()
     server.server_close()
@@ -114,14 +116,18 @@ def samples(count: int, access: str = "open") -> list[Sample]:
     ]
 
 
-def opened(model: str) -> batch.Batch:
+def open_engine(model: str) -> batch.BatchEngine:
     engine = batch.load(model, EngineOptions(retries=0))
-    assert isinstance(engine, batch.Batch)
+    assert isinstance(engine, batch.BatchEngine)
     return replace(engine, poll_s=0.0)
 
 
-def replies(engine: batch.Batch, count: int = 4) -> list[Reply]:
-    return [reply for found in engine.generate(samples(count), Sampling()) for reply in found]
+def replies(engine: batch.BatchEngine, count: int = 4) -> list[Reply]:
+    return [
+        reply
+        for batch_replies in engine.generate(samples(count), Sampling())
+        for reply in batch_replies
+    ]
 
 
 EXPECTED = [
@@ -133,19 +139,23 @@ EXPECTED = [
 
 
 def test_a_batch_is_sent_waited_for_and_read(service: tuple[str, Service]) -> None:
-    found = replies(opened(f"batch:{service[0]}#m"))
-    assert [(r.id, r.text, r.error) for r in found] == EXPECTED
-    assert (found[0].prompt_tokens, found[0].reply_tokens, found[0].finish) == (5, 2, "stop")
+    all_replies = replies(open_engine(f"batch:{service[0]}#m"))
+    assert [(r.id, r.text, r.error) for r in all_replies] == EXPECTED
+    assert (all_replies[0].prompt_tokens, all_replies[0].reply_tokens, all_replies[0].finish) == (
+        5,
+        2,
+        "stop",
+    )
 
 
 def test_a_later_run_finds_the_batch_of_a_killed_one(service: tuple[str, Service]) -> None:
-    url, held = service
-    replies(opened(f"batch:{url}#m"))
-    assert len(replies(opened(f"batch:{url}#m"))) == 4 and len(held.batches) == 1
+    url, batch_service = service
+    replies(open_engine(f"batch:{url}#m"))
+    assert len(replies(open_engine(f"batch:{url}#m"))) == 4 and len(batch_service.batches) == 1
 
 
 def test_a_folder_is_written_and_read_back(tmp_path: Path) -> None:
-    engine = opened(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
+    engine = open_engine(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
     with pytest.raises(EngineError, match=r"requests\.jsonl.*run the same command again"):
         replies(engine)
     (requests,) = (tmp_path / "post").iterdir()
@@ -156,14 +166,14 @@ def test_a_folder_is_written_and_read_back(tmp_path: Path) -> None:
         and rows[0]["body"]["model"] == "m"
     )
     requests.with_name(requests.name.replace("requests", "replies")).write_bytes(
-        answered(requests.read_bytes())
+        batch_output(requests.read_bytes())
     )
     assert [(r.id, r.text, r.error) for r in replies(engine)] == EXPECTED
 
 
 def test_what_may_not_leave_is_not_written_either(tmp_path: Path) -> None:
-    engine = opened(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
-    with pytest.raises(ReleaseError):
+    engine = open_engine(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
+    with pytest.raises(DataPolicyError):
         list(engine.generate(samples(1, access="credentialed"), Sampling()))
     assert not (tmp_path / "post").exists()
 
@@ -171,14 +181,14 @@ def test_what_may_not_leave_is_not_written_either(tmp_path: Path) -> None:
 def test_batch_and_live_share_what_calls_remember(
     service: tuple[str, Service], tmp_path: Path
 ) -> None:
-    asked = [Request(sample, TEXT) for sample in samples(2)]
-    with Calls(opened(f"batch:{service[0]}#m"), tmp_path, images=image_bytes) as calls:
-        first = calls.ask(asked, Sampling())
-    with Calls(
+    requests = [Request(sample, TEXT_FORMAT) for sample in samples(2)]
+    with CachedClient(open_engine(f"batch:{service[0]}#m"), tmp_path, images=image_bytes) as calls:
+        first = calls.ask(requests, Sampling())
+    with CachedClient(
         openai.load(f"{service[0]}#m", EngineOptions()), tmp_path, images=image_bytes
     ) as calls:
-        assert calls.ask(asked, Sampling()) == first
-        assert calls.ledger()["calls"] == 0
+        assert calls.ask(requests, Sampling()) == first
+        assert calls.counts()["calls"] == 0
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Image, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Image, Sample, Sampling
 from lingshu.engines.echo import load
 from lingshu.imaging.read import encode_png
 
-PICTURE = Image(data=encode_png(np.zeros((4, 4), np.uint8)))
+IMAGE_4X4 = Image(data=encode_png(np.zeros((4, 4), np.uint8)))
 
 
-def sample(name: str, *gold: str, image: Image = PICTURE) -> Sample:
+def sample(name: str, *gold: str, image: Image = IMAGE_4X4) -> Sample:
     return Sample(name, (user_turn("Is it?", 1),), (image,), gold or None)
 
 
@@ -44,16 +44,19 @@ def test_echo_says_what_it_is_told() -> None:
 
 def test_replies_come_in_batches_that_skipping_does_not_shift() -> None:
     engine = load("echo", EngineOptions(batch_size=2))
-    asked = [sample(name, "yes") for name in "abc"]
-    whole = [
-        [(r.id, r.copy) for r in batch] for batch in engine.generate(asked, Sampling(copies=2))
+    samples = [sample(name, "yes") for name in "abc"]
+    all_batches = [
+        [(r.id, r.generation_index) for r in batch]
+        for batch in engine.generate(samples, Sampling(num_generations=2))
     ]
-    assert whole == [[("a", 0), ("a", 1)], [("b", 0), ("b", 1)], [("c", 0), ("c", 1)]]
-    rest = [
-        [(r.id, r.copy) for r in batch]
-        for batch in engine.generate(asked, Sampling(copies=2), skip={("a", 1), ("b", 0), ("b", 1)})
+    assert all_batches == [[("a", 0), ("a", 1)], [("b", 0), ("b", 1)], [("c", 0), ("c", 1)]]
+    remaining = [
+        [(r.id, r.generation_index) for r in batch]
+        for batch in engine.generate(
+            samples, Sampling(num_generations=2), skip={("a", 1), ("b", 0), ("b", 1)}
+        )
     ]
-    assert rest == [[("a", 0)], [("c", 0), ("c", 1)]]
+    assert remaining == [[("a", 0)], [("c", 0), ("c", 1)]]
 
 
 def test_an_unreadable_image_is_an_error_reply() -> None:

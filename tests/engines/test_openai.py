@@ -16,19 +16,19 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from lingshu.core.artefacts import read_dataset, write_dataset
-from lingshu.core.errors import EngineError, InputError, ReleaseError
-from lingshu.core.http import Endpoint
+from lingshu.core.artifacts import read_dataset, write_dataset
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import DataPolicyError, EngineError, InputError
+from lingshu.core.llm_http import Endpoint
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
-from lingshu.core.runcard import RunCard
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling
 from lingshu.engines import openai
 from lingshu.imaging.read import encode_png, open_image
 
 KEY = "sk-canary-1234567890"
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-PICTURE = Image(data=encode_png(PIXELS))
+IMAGE_4X4 = Image(data=encode_png(PIXELS))
 
 
 def completion(text: str | None, finish: str = "stop") -> web.Response:
@@ -41,30 +41,35 @@ def completion(text: str | None, finish: str = "stop") -> web.Response:
 
 
 def sample(
-    name: str, question: str = "Is there a lesion?", images: Sequence[Image] = (PICTURE,)
+    name: str, question: str = "Is there a lesion?", images: Sequence[Image] = (IMAGE_4X4,)
 ) -> Sample:
     return Sample(
         name, (Message("system", ("Be brief.",)), user_turn(question, len(images))), tuple(images)
     )
 
 
-def engine(url: str, **options: object) -> openai.OpenAI:
-    made = openai.load(
+def engine(url: str, **options: object) -> openai.OpenAIEngine:
+    loaded = openai.load(
         f"{url}#tiny", EngineOptions(**{"api_key": KEY, "retries": 2, "timeout_s": 5.0, **options})
     )
-    assert isinstance(made, openai.OpenAI)
+    assert isinstance(loaded, openai.OpenAIEngine)
     # Milliseconds between tries: the tests ask whether it waits, not how long.
-    wire = Endpoint(
-        **{**{f: getattr(made.wire, f) for f in Endpoint.__dataclass_fields__}, "backoff_s": 0.001}
+    server = Endpoint(
+        **{
+            **{f: getattr(loaded.server, f) for f in Endpoint.__dataclass_fields__},
+            "backoff_s": 0.001,
+        }
     )
-    return openai.OpenAI(made.model, made.digest, made.name, wire, made.release)
+    return openai.OpenAIEngine(loaded.model, loaded.digest, loaded.name, server, loaded.data_policy)
 
 
 def answers(
     url: str, samples: Sequence[Sample], sampling: Sampling | None = None, **options: object
 ) -> list[Reply]:
     batches = list(engine(url, **options).generate(samples, sampling or Sampling()))
-    return sorted((reply for batch in batches for reply in batch), key=lambda r: (r.id, r.copy))
+    return sorted(
+        (reply for batch in batches for reply in batch), key=lambda r: (r.id, r.generation_index)
+    )
 
 
 def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> None:
@@ -77,19 +82,21 @@ def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> N
         "model": "tiny", "temperature": 0.5, "top_p": 0.9, "max_tokens": 9, "seed": 3,
     }  # fmt: skip
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
-    shown, said = body["messages"][1]["content"]
-    head, data = shown["image_url"]["url"].split(",")
-    assert head == "data:image/png;base64"
+    image_part, text_part = body["messages"][1]["content"]
+    header, data = image_part["image_url"]["url"].split(",")
+    assert header == "data:image/png;base64"
     assert np.array_equal(np.asarray(open_image(Image(data=base64.b64decode(data)))), PIXELS)
-    assert said == {"type": "text", "text": "Is there a lesion?"}
+    assert text_part == {"type": "text", "text": "Is there a lesion?"}
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 def test_copies_differ_in_their_seed_and_skipped_ones_are_not_asked(server) -> None:
     batches = engine(server.url).generate(
-        [sample("a"), sample("b")], Sampling(copies=3, seed=10), skip={("a", 1), ("b", 0), ("b", 2)}
+        [sample("a"), sample("b")],
+        Sampling(num_generations=3, seed=10),
+        skip={("a", 1), ("b", 0), ("b", 2)},
     )
-    assert sorted((r.id, r.copy) for batch in batches for r in batch) == [
+    assert sorted((r.id, r.generation_index) for batch in batches for r in batch) == [
         ("a", 0),
         ("a", 2),
         ("b", 1),
@@ -116,28 +123,28 @@ def test_replies_are_yielded_as_they_arrive(server) -> None:
 
 
 def test_no_more_requests_are_under_way_than_allowed(server) -> None:
-    gathered = asyncio.Event()
+    all_active = asyncio.Event()
 
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         if server.active == 3:
-            gathered.set()
-        await gathered.wait()
+            all_active.set()
+        await all_active.wait()
         return completion("ok")
 
     server.handler = handler
     assert len(answers(server.url, [sample(str(i)) for i in range(12)], concurrency=3)) == 12
-    assert server.most_active == 3
+    assert server.max_active == 3
 
 
 def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
     """It refuses what goes beyond four: many refusals at first, and in the end an answer to
     everything.
     """
-    refused = []
+    rejected = []
 
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         if server.active > 4:
-            refused.append(body)
+            rejected.append(body)
             return web.Response(status=429, headers={"Retry-After": "0.01"})
         await asyncio.sleep(0.002)
         return completion("ok")
@@ -147,7 +154,7 @@ def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
         server.url, [sample(str(i), "?", ()) for i in range(400)], concurrency=32, retries=8
     )
     assert {reply.text for reply in replies} == {"ok"} and len(replies) == 400
-    assert len(refused) < 400
+    assert len(rejected) < 400
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -170,9 +177,9 @@ def test_tries_are_bounded_and_a_refusal_is_not_repeated(server) -> None:
         )
 
     server.handler = handler
-    long, busy = answers(server.url, [sample("a", "long", ()), sample("b", "busy", ())])
+    long, busy_gpus = answers(server.url, [sample("a", "long", ()), sample("b", "busy", ())])
     assert (long.text, long.error) == (None, "HTTP status 400: too_long")
-    assert busy.error == "HTTP status 500: too_long"
+    assert busy_gpus.error == "HTTP status 500: too_long"
     assert len(server.bodies) == 1 + 3
 
 
@@ -184,11 +191,11 @@ async def wrong_shape(request: web.Request, body: dict) -> web.StreamResponse:
     return web.json_response({"choices": []})
 
 
-async def half_a_surrogate(request: web.Request, body: dict) -> web.StreamResponse:
+async def surrogate_escape(request: web.Request, body: dict) -> web.StreamResponse:
     return web.Response(text='{"choices": [{"message": {"content": "\\ud800"}}]}')
 
 
-async def cut(request: web.Request, body: dict) -> web.StreamResponse:
+async def truncated_body(request: web.Request, body: dict) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Length": "1000"})
     await response.prepare(request)
     await response.write(b'{"choices": [')
@@ -197,7 +204,7 @@ async def cut(request: web.Request, body: dict) -> web.StreamResponse:
     return response
 
 
-async def endless(request: web.Request, body: dict) -> web.StreamResponse:
+async def endless_body(request: web.Request, body: dict) -> web.StreamResponse:
     response = web.StreamResponse()
     await response.prepare(request)
     with contextlib.suppress(ConnectionError):
@@ -206,12 +213,12 @@ async def endless(request: web.Request, body: dict) -> web.StreamResponse:
     return response
 
 
-async def silent(request: web.Request, body: dict) -> web.StreamResponse:
+async def no_answer(request: web.Request, body: dict) -> web.StreamResponse:
     await asyncio.Event().wait()
     raise AssertionError
 
 
-async def elsewhere(request: web.Request, body: dict) -> web.StreamResponse:
+async def redirect(request: web.Request, body: dict) -> web.StreamResponse:
     raise web.HTTPFound("http://127.0.0.1:1/")
 
 
@@ -220,11 +227,11 @@ async def elsewhere(request: web.Request, body: dict) -> web.StreamResponse:
     [
         (garbage, "no chat completion", 2),
         (wrong_shape, "no chat completion", 2),
-        (half_a_surrogate, "no chat completion", 2),
-        (cut, "the connection broke", 2),
-        (endless, "longer than 8 MB", 1),
-        (silent, "no answer within", 2),
-        (elsewhere, "HTTP status 302", 1),
+        (surrogate_escape, "no chat completion", 2),
+        (truncated_body, "the connection broke", 2),
+        (endless_body, "longer than 8 MB", 1),
+        (no_answer, "no answer within", 2),
+        (redirect, "HTTP status 302", 1),
     ],
 )
 def test_a_faulty_server_costs_one_sample_not_the_run(
@@ -242,7 +249,7 @@ def test_a_faulty_server_costs_one_sample_not_the_run(
         server.url,
         [sample("a", "a", ()), sample("b", "b", ())],
         retries=1,
-        timeout_s=0.2 if handler is silent else 5.0,
+        timeout_s=0.2 if handler is no_answer else 5.0,
     )
     assert bad.text is None and error in (bad.error or "") and good.text == "fine"
     assert len(server.bodies) == tries + 1
@@ -268,7 +275,7 @@ def test_an_unreadable_image_is_an_error_reply_and_nothing_is_sent(server, tmp_p
 
 def test_images_of_a_shard_are_sent(server, tmp_path: Path) -> None:
     rows = [
-        (Sample(str(i), (user_turn("?", 1),), (PICTURE,)), [encode_png(PIXELS + i)])
+        (Sample(str(i), (user_turn("?", 1),), (IMAGE_4X4,)), [encode_png(PIXELS + i)])
         for i in range(5)
     ]
     write_dataset(tmp_path / "d", "d", rows, RunCard("test", {}))
@@ -287,35 +294,37 @@ def test_answers_that_came_with_the_refusal_of_the_key_are_kept(server) -> None:
         )
 
     server.handler = handler
-    kept: list[Reply] = []
+    received: list[Reply] = []
     with pytest.raises(EngineError, match="refuses the key"):
         for batch in engine(server.url, concurrency=1).generate(
             [sample("a", "?", ()), sample("b", "last", ())], Sampling()
         ):
-            kept += batch
-    assert [reply.text for reply in kept] == ["ok"]
+            received += batch
+    assert [reply.text for reply in received] == ["ok"]
 
 
 def test_a_request_that_waits_for_another_try_holds_no_place(server) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
-        asked = body["messages"][1]["content"]
-        if asked == "first" and len(server.bodies) < 4:
+        prompt = body["messages"][1]["content"]
+        if prompt == "first" and len(server.bodies) < 4:
             return web.Response(status=500, headers={"Retry-After": "0.05"})
-        return completion(asked)
+        return completion(prompt)
 
     server.handler = handler
-    given = [sample("a", "first", ()), *(sample(name, name, ()) for name in "bcd")]
+    samples = [sample("a", "first", ()), *(sample(name, name, ()) for name in "bcd")]
     replies = [
-        r for batch in engine(server.url, concurrency=1).generate(given, Sampling()) for r in batch
+        r
+        for batch in engine(server.url, concurrency=1).generate(samples, Sampling())
+        for r in batch
     ]
     assert sorted(reply.id for reply in replies) == ["a", "b", "c", "d"]
     assert [body["messages"][1]["content"] for body in server.bodies][:2] == ["first", "b"]
 
 
 def test_nobody_at_the_address_is_one_clear_error() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
     with pytest.raises(
         EngineError, match=rf"127.0.0.1:{port}/v1 does not answer .*start the server"
     ):
@@ -352,16 +361,16 @@ def test_key_and_question_never_reach_an_error_a_repr_or_a_name(server) -> None:
         return web.json_response({"error": {"message": echoed}}, status=422)
 
     server.handler = handler
-    made = engine(server.url)
+    loaded = engine(server.url)
     replies = [
         r
-        for batch in made.generate(
+        for batch in loaded.generate(
             [sample("a", question), sample("b", "key"), sample("c", "image")], Sampling()
         )
         for r in batch
     ]
-    seen = repr((made, replies, made.wire, EngineOptions(api_key=KEY)))
-    assert KEY not in seen and "Canary" not in seen and "iVBOR" not in seen
+    output = repr((loaded, replies, loaded.server, EngineOptions(api_key=KEY)))
+    assert KEY not in output and "Canary" not in output and "iVBOR" not in output
     assert {r.error for r in replies} == {"HTTP status 422"}
 
 
@@ -393,7 +402,7 @@ def test_a_bug_while_making_a_body_is_raised_not_swallowed(server) -> None:
 
 def test_a_private_sample_is_not_sent_away() -> None:
     private = Sample("p", (user_turn("?", 0),), meta=Meta(access="private"))
-    with pytest.raises(ReleaseError, match=r"'p' may not go to https://example\.invalid/v1"):
+    with pytest.raises(DataPolicyError, match=r"'p' may not go to https://example\.invalid/v1"):
         list(engine("https://example.invalid/v1").generate([private], Sampling()))
 
 
@@ -428,9 +437,9 @@ def test_the_key_comes_from_the_options_else_from_the_environment(
         (EngineOptions(), "from-environment"),
         (EngineOptions(api_key="given"), "given"),
     ):
-        made = openai.load("http://127.0.0.1:1/v1/#m", options)
-        assert isinstance(made, openai.OpenAI)
-        assert made.wire.api_key == key and made.endpoint == "http://127.0.0.1:1/v1"
+        loaded = openai.load("http://127.0.0.1:1/v1/#m", options)
+        assert isinstance(loaded, openai.OpenAIEngine)
+        assert loaded.server.api_key == key and loaded.endpoint == "http://127.0.0.1:1/v1"
 
 
 def test_the_digest_is_of_address_and_name() -> None:
@@ -442,14 +451,14 @@ def test_the_digest_is_of_address_and_name() -> None:
 
 
 def test_tries_whose_answer_was_not_heard_are_told_with_the_reply(server) -> None:
-    async def once_cut(request: web.Request, body: dict) -> web.StreamResponse:
-        return await cut(request, body) if len(server.bodies) == 1 else completion("ok")
+    async def truncated_once(request: web.Request, body: dict) -> web.StreamResponse:
+        return await truncated_body(request, body) if len(server.bodies) == 1 else completion("ok")
 
-    server.handler = once_cut
+    server.handler = truncated_once
     assert [
-        (reply.text, reply.lost)
+        (reply.text, reply.failed_attempts)
         for reply in answers(server.url, [sample("a", images=())], retries=1)
     ] == [("ok", 1)]
-    server.handler = cut
+    server.handler = truncated_body
     (reply,) = answers(server.url, [sample("a", images=())], retries=0)
-    assert reply.text is None and reply.lost == 1
+    assert reply.text is None and reply.failed_attempts == 1

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu.apps.models import engine_for, engine_name
-from lingshu.core.errors import EngineError, MissingExtra
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import EngineError, MissingExtraError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Engine, Image, Message, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
-from lingshu.engines.vllm import start
+from lingshu.core.types import Engine, Image, Message, Reply, Sample, Sampling
+from lingshu.engines.vllm import load_vllm
 from lingshu.imaging.read import encode_png
+from lingshu.inference.engines import engine_name, open_engine
 
 
 @dataclass
@@ -41,12 +41,12 @@ class Llm:
     seed: int
     trust_remote_code: bool
     limit_mm_per_prompt: dict[str, int]
-    asked: list[list[dict]] = field(default_factory=list)
+    conversations_seen: list[list[dict]] = field(default_factory=list)
     params: list[Params] = field(default_factory=list)
     gpu_memory_utilization: float | None = None
     reloaded: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    forgot: list[str] = field(default_factory=list)
-    forgets: bool = True
+    cleared_caches: list[str] = field(default_factory=list)
+    reset_succeeds: bool = True
 
     def get_tokenizer(self) -> Any:
         return SimpleNamespace(
@@ -57,7 +57,7 @@ class Llm:
     def llm_engine(self) -> Any:
         return SimpleNamespace(
             engine_core=SimpleNamespace(
-                reset_encoder_cache=lambda: self.forgot.append("images as encoded")
+                reset_encoder_cache=lambda: self.cleared_caches.append("images as encoded")
             )
         )
 
@@ -65,11 +65,11 @@ class Llm:
         self.reloaded.append((method, kwargs))
 
     def reset_mm_cache(self) -> None:
-        self.forgot.append("images")
+        self.cleared_caches.append("images")
 
     def reset_prefix_cache(self) -> bool:
-        self.forgot.append("prefixes")
-        return self.forgets
+        self.cleared_caches.append("prefixes")
+        return self.reset_succeeds
 
     def chat(
         self, conversations: Sequence[list[dict]], params: Sequence[Params], *, use_tqdm: bool
@@ -77,20 +77,22 @@ class Llm:
         assert len(conversations) == len(params) and not use_tqdm
         if any("too long" in str(turns) for turns in conversations):
             raise ValueError("the prompt is longer than the model's 10 tokens")
-        self.asked += conversations
+        self.conversations_seen += conversations
         self.params += params
-        said = SimpleNamespace(text="ok", token_ids=[1, 2], finish_reason="stop")
-        return [SimpleNamespace(outputs=[said], prompt_token_ids=[0] * 9) for _ in conversations]
+        completion = SimpleNamespace(text="ok", token_ids=[1, 2], finish_reason="stop")
+        return [
+            SimpleNamespace(outputs=[completion], prompt_token_ids=[0] * 9) for _ in conversations
+        ]
 
 
 @pytest.fixture
-def opened(checkpoint, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, list[Llm]]:
-    made: list[Llm] = []
+def fake_vllm(checkpoint, monkeypatch: pytest.MonkeyPatch) -> tuple[Engine, list[Llm]]:
+    llms: list[Llm] = []
     fake = ModuleType("vllm")
-    fake.LLM = lambda **given: made.append(Llm(**given)) or made[-1]  # type: ignore[attr-defined]
+    fake.LLM = lambda **options: llms.append(Llm(**options)) or llms[-1]  # type: ignore[attr-defined]
     fake.SamplingParams = Params  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", fake)
-    return engine_for(f"vllm:{checkpoint}", EngineOptions()), made
+    return open_engine(f"vllm:{checkpoint}", EngineOptions()), llms
 
 
 def test_the_prefix_leads_to_it_and_its_absence_names_the_extra(
@@ -99,14 +101,14 @@ def test_the_prefix_leads_to_it_and_its_absence_names_the_extra(
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert engine_name("vllm:some/model") == "vllm"
     pytest.importorskip("torch")
-    with pytest.raises(MissingExtra, match=r"lingshu\[vllm\]"):
-        engine_for("vllm:some/model", EngineOptions())
+    with pytest.raises(MissingExtraError, match=r"lingshu\[vllm\]"):
+        open_engine("vllm:some/model", EngineOptions())
 
 
-def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(opened, checkpoint) -> None:
+def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(fake_vllm, checkpoint) -> None:
     from lingshu.models.load import identify
 
-    engine, (llm,) = opened
+    engine, (llm,) = fake_vllm
     assert (engine.model, engine.digest, engine.endpoint) == (
         checkpoint.name,
         identify(str(checkpoint))[1],
@@ -117,14 +119,16 @@ def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(opened, checkpoint) -> 
         False,
         {"image": 8},
     )
-    picture = Image(data=encode_png(np.zeros((4, 4, 3), np.uint8)))
-    pictured = Sample(
-        "a", (Message("system", ("Be brief.",)), user_turn("Which side?", 1)), (picture,)
+    image = Image(data=encode_png(np.zeros((4, 4, 3), np.uint8)))
+    with_image = Sample(
+        "a", (Message("system", ("Be brief.",)), user_turn("Which side?", 1)), (image,)
     )
-    plain = Sample("b", (user_turn("Why?", 0),))
+    text_only = Sample("b", (user_turn("Why?", 0),))
     broken = Sample("c", (user_turn("?", 1),), (Image(data=b"no image"),))
-    sampling = Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3, copies=2)
-    [replies] = engine.generate([pictured, plain, broken], sampling, skip={("b", 1), ("c", 0)})
+    sampling = Sampling(max_tokens=9, temperature=0.5, top_p=0.9, seed=3, num_generations=2)
+    [replies] = engine.generate(
+        [with_image, text_only, broken], sampling, skip={("b", 1), ("c", 0)}
+    )
     assert replies[0].error and (replies[0].id, replies[0].copy) == ("c", 1)
     assert replies[1:] == [
         Reply(*name, "stop", 9, 2) for name in (("a", "ok", 0), ("a", "ok", 1), ("b", "ok", 0))
@@ -137,34 +141,34 @@ def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(opened, checkpoint) -> 
     assert len({params.seed for params in llm.params}) == 3
 
 
-def test_tokens_that_stand_for_pixels_are_never_sampled(opened) -> None:
-    engine, (llm,) = opened
+def test_tokens_that_stand_for_pixels_are_never_sampled(fake_vllm) -> None:
+    engine, (llm,) = fake_vllm
     list(engine.generate([Sample("a", (user_turn("?", 0),))], Sampling()))
     assert llm.params[0].logit_bias[7] == -100.0 and 1 not in llm.params[0].logit_bias
 
 
-def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(opened, checkpoint) -> None:
-    engine, (llm,) = opened
+def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(fake_vllm, checkpoint) -> None:
+    engine, (llm,) = fake_vllm
     engine.reload(checkpoint)
     assert llm.reloaded == [("reload_weights", {"weights_path": str(checkpoint)})]
-    assert sorted(llm.forgot) == ["images", "images as encoded", "prefixes"]
+    assert sorted(llm.cleared_caches) == ["images", "images as encoded", "prefixes"]
     llm.forgets = False
     with pytest.raises(EngineError, match="prefixes computed with the old weights"):
         engine.reload(checkpoint)
     assert llm.gpu_memory_utilization is None
-    start(str(checkpoint), memory=0.3)
+    load_vllm(str(checkpoint), gpu_memory_utilization=0.3)
 
 
-def test_tokens_are_told_for_learning(opened) -> None:
-    engine, _ = opened
+def test_tokens_are_told_for_learning(fake_vllm) -> None:
+    engine, _ = fake_vllm
     [[reply]] = engine.generate([Sample("a", (user_turn("?", 0),))], Sampling())
     assert reply.token_ids == (1, 2)
 
 
-def test_a_prompt_that_vllm_refuses_costs_one_sample(opened) -> None:
-    engine, _ = opened
-    asked = [Sample(name, (user_turn(name, 0),)) for name in ("good", "too long", "also good")]
-    [replies] = engine.generate(asked, Sampling())
+def test_a_prompt_that_vllm_refuses_costs_one_sample(fake_vllm) -> None:
+    engine, _ = fake_vllm
+    samples = [Sample(name, (user_turn(name, 0),)) for name in ("good", "too long", "also good")]
+    [replies] = engine.generate(samples, Sampling())
     assert [(reply.id, reply.text) for reply in replies] == [
         ("good", "ok"),
         ("too long", None),

@@ -13,19 +13,20 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from lingshu.apps.cli import main
-from lingshu.core.errors import BadImage
+from lingshu.cli.main import main
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import ImageError
 from lingshu.core.files import read_jsonl
-from lingshu.core.nouns import Image, Message, Meta, Sample, Sampling, Task
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Image, Message, Meta, Sample, Sampling, Task
 from lingshu.engines import echo
-from lingshu.evaluate import _browser, page, report
-from lingshu.evaluate._browser import Browser, outcome
-from lingshu.evaluate._thumbnails import Thumbnails, thumbnail
 from lingshu.evaluate.generate import generate
+from lingshu.evaluate.report import build, sample_browser
+from lingshu.evaluate.report import html as html_module
+from lingshu.evaluate.report.sample_browser import Browser, outcome
+from lingshu.evaluate.thumbnails import Thumbnails, thumbnail
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
-from tests._chromium import CHROMIUM, Tab, chromium, drive
+from tests.support.chromium import CHROMIUM, Tab, chromium, with_page
 
 EVIL = (
     "</script><script>document.title='gone'</script><img src=x"
@@ -46,42 +47,44 @@ def row(name: str, value: float | None, **more: object) -> dict:
     }
 
 
-def run_of(folder: Path, files: dict[str, list[dict]], *, by: tuple[str, ...] = ("kind",)) -> Path:
+def write_run(
+    folder: Path, files: dict[str, list[dict]], *, by: tuple[str, ...] = ("kind",)
+) -> Path:
     for name, rows in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(one) + "\n" for one in rows))
-    facts = {"title": "Task <a>", "by": list(by)}
-    notes = {"model": "the model", "tasks": {name.split("/")[0]: facts for name in files}}
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    metadata = {"title": "Task <a>", "facets": list(by)}
+    notes = {"model": "the model", "tasks": {name.split("/")[0]: metadata for name in files}}
     (folder / "run.json").write_text(json.dumps({"notes": notes}))
     return folder
 
 
-def written(run: Path, **options: object) -> str:
+def render_report(run: Path, **options: object) -> str:
     against = options.get("against")
-    report.write(run, report.build(run, against=against), **options)  # type: ignore[arg-type]
+    build.write(run, build.build(run, against=against), **options)  # type: ignore[arg-type]
     return (run / "report.html").read_text(encoding="utf-8")
 
 
-def data_of(html: str) -> dict:
+def embedded_data(html: str) -> dict:
     [block] = re.findall(
         r'<script type="application/json" id="samples-data">(.*?)</script>', html, re.S
     )
     return json.loads(block)
 
 
-def picture(shade: int, *, size: tuple[int, int] = (300, 150), mode: str = "L") -> bytes:
+def make_image(shade: int, *, size: tuple[int, int] = (300, 150), mode: str = "L") -> bytes:
     buffer = io.BytesIO()
     PIL.Image.new(mode, size, shade if mode == "L" else (shade, 0, 0)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def pictured(*shades: int) -> list[Sample]:
+def image_samples(*shades: int) -> list[Sample]:
     """Samples with one image each."""
     return [
         Sample(
             f"s{i}",
             (Message("user", ("Bright?",)),),
-            (Image(data=picture(shade)),),
+            (Image(data=make_image(shade)),),
             gold=("yes",),
             meta=Meta(access="open"),
         )
@@ -90,11 +93,17 @@ def pictured(*shades: int) -> list[Sample]:
 
 
 TASK = Task(
-    "demo", "Demo", "made up", "CC0", lambda data: pictured(0), auto.score, lambda seed: pictured(0)
+    "demo",
+    "Demo",
+    "made up",
+    "CC0",
+    lambda data: image_samples(0),
+    auto.score,
+    lambda seed: image_samples(0),
 )
 
 
-def ask(samples: list[Sample], folder: Path, *, thumbnails: bool = True) -> None:
+def generate_replies(samples: list[Sample], folder: Path, *, thumbnails: bool = True) -> None:
     engine = echo.load("echo", EngineOptions())
     generate(
         TASK,
@@ -132,16 +141,16 @@ def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
         ),
         row("b", None, status="unparsed", truncated=True, reply=""),
     ]
-    told = data_of(written(run_of(tmp_path, {"t/scores.jsonl": rows})))
-    assert told["tasks"] == [
+    page_data = embedded_data(render_report(write_run(tmp_path, {"t/scores.jsonl": rows})))
+    assert page_data["tasks"] == [
         {"name": "t", "title": "Task <a>", "protocol": "strict", "facets": ["kind"]}
     ]
-    assert told["rows"] == [
-        {"id": "a", "task": 0, "outcome": "right", "value": 1.0, "read": "A", "note": "letter", "reply": "no", "question": "Question a?",
+    assert page_data["rows"] == [
+        {"id": "a", "task": 0, "outcome": "right", "value": 1.0, "prediction": "A", "note": "letter", "reply": "no", "question": "Question a?",
          "choices": ["left", "right"], "gold": ["A"], "facets": {"kind": "side"}, "group": "p1", "metrics": {"bleu": 0.5}},
         {"id": "b", "task": 0, "outcome": "unparsed", "value": None, "reply": "", "question": "Question b?", "gold": ["yes"], "cut": True},
     ]  # fmt: skip
-    assert told["left_out"] == {"samples": 0, "images": 0} and told["other"] is None
+    assert page_data["left_out"] == {"samples": 0, "images": 0} and page_data["other"] is None
 
 
 def test_whatever_data_say_stays_text(tmp_path):
@@ -158,8 +167,8 @@ def test_whatever_data_say_stays_text(tmp_path):
             group=EVIL,
         )
     ]
-    html = written(run_of(tmp_path, {"t/scores.jsonl": rows}))
-    assert data_of(html)["rows"][0]["reply"] == EVIL
+    html = render_report(write_run(tmp_path, {"t/scores.jsonl": rows}))
+    assert embedded_data(html)["rows"][0]["reply"] == EVIL
     assert "<img" not in html
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.S)
     assert [kind for kind, _ in scripts] == [' type="application/json" id="samples-data"', ""]
@@ -169,19 +178,21 @@ def test_whatever_data_say_stays_text(tmp_path):
 
 
 def test_the_script_makes_no_html_from_text():
-    script = _browser.script()
+    script = sample_browser.script()
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script",
         script,
     )
-    assert not re.search(r"url\(|@import|https?://", _browser.style())
+    assert not re.search(r"url\(|@import|https?://", sample_browser.style())
     assert script.count("\n") < 310
 
 
 def test_a_page_without_samples_has_no_script(tmp_path):
-    run = run_of(tmp_path, {"t/scores.jsonl": [row("a", 1.0)]})
-    assert "<script" in written(run)
-    assert "<script" not in written(run, samples=False) and "script-src" not in page.page("t", [])
+    run = write_run(tmp_path, {"t/scores.jsonl": [row("a", 1.0)]})
+    assert "<script" in render_report(run)
+    assert "<script" not in render_report(
+        run, samples=False
+    ) and "script-src" not in html_module.page("t", [])
     assert main(["report", str(run), "--no-samples"]) == 0
     assert "Question a" not in (run / "report.html").read_text()
 
@@ -204,7 +215,7 @@ def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
         row("a", 0.5, protocol="judge", judge=rubric),
     ]
     files = {"t/scores.jsonl": [row("a", 1.0), row("b", 1.0)], "t/scores.judge.jsonl": judged}
-    first, second = data_of(written(run_of(tmp_path, files)))["rows"]
+    first, second = embedded_data(render_report(write_run(tmp_path, files)))["rows"]
     assert first["also"]["judge"] == {
         "outcome": "partly",
         "value": 0.5,
@@ -213,32 +224,32 @@ def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
     assert second["also"]["judge"] == {
         "outcome": "wrong",
         "value": 0.0,
-        "read": "incorrect",
+        "prediction": "incorrect",
         "reason": "It says no.",
     }
 
 
 def test_another_run_stands_beside_where_the_items_are_the_same(tmp_path):
-    ours = run_of(
+    ours = write_run(
         tmp_path / "ours", {"t/scores.jsonl": [row("a", 1.0), row("b", 0.0), row("c", 0.0)]}
     )
     theirs = [row("b", 1.0, reply="yes"), row("c", 1.0, gold=["maybe"]), row("d", 1.0)]
-    other = run_of(tmp_path / "theirs", {"t/scores.jsonl": theirs})
-    told = data_of(written(ours, against=str(other)))
-    assert told["other"] == {"run": "theirs", "model": "the model"}
-    assert [one.get("other") for one in told["rows"]] == [
+    other = write_run(tmp_path / "theirs", {"t/scores.jsonl": theirs})
+    page_data = embedded_data(render_report(ours, against=str(other)))
+    assert page_data["other"] == {"run": "theirs", "model": "the model"}
+    assert [row.get("other") for row in page_data["rows"]] == [
         None,
         {"outcome": "right", "value": 1.0, "reply": "yes"},
         None,
     ]
-    assert data_of(written(ours))["other"] is None
+    assert embedded_data(render_report(ours))["other"] is None
 
 
 def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
-    run = run_of(
+    run = write_run(
         tmp_path, {"t/scores.jsonl": [row(str(i), 1.0, reply="x" * 9000) for i in range(4)]}
     )
-    (run / "t/asked.jsonl").write_text(
+    (run / "t/requests.jsonl").write_text(
         "".join(
             json.dumps({"id": str(i), "key": "k", "images": [f"d{i % 2}"]}) + "\n" for i in range(4)
         )
@@ -246,27 +257,30 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
     (run / "t/thumbnails.jsonl").write_text(
         "".join(json.dumps({"image": f"d{i}", "jpeg": "A" * 100}) + "\n" for i in range(2))
     )
-    built = report.build(run)
-    html = "".join(Browser(run, built, most_samples=3, most_bytes=150).pieces("<script></script>"))
-    told = data_of(html)
-    assert told["left_out"] == {"samples": 1, "images": 1}
-    assert [one["images"] for one in told["rows"]] == [[0], [None], [0]]
+    evaluation_report = build.build(run)
+    html = "".join(
+        Browser(run, evaluation_report, max_samples=3, max_bytes=150).iter_html("<script></script>")
+    )
+    page_data = embedded_data(html)
+    assert page_data["left_out"] == {"samples": 1, "images": 1}
+    assert [row["images"] for row in page_data["rows"]] == [[0], [None], [0]]
     assert html.count(f'id="picture-0">{"A" * 100}</script>') == 1 and "picture-1" not in html
-    reply = told["rows"][0]["reply"]
+    reply = page_data["rows"][0]["reply"]
     assert "1,000 characters are not on this page" in reply and len(reply) < 8100
 
 
 def test_equal_scores_give_equal_pages(tmp_path):
     rows = [row(str(i), float(i % 2), kind="ab"[i % 2]) for i in range(6)]
     pages = {
-        written(run_of(tmp_path / name, {"t/scores.jsonl": rows})) for name in ("one", "two", "two")
+        render_report(write_run(tmp_path / name, {"t/scores.jsonl": rows}))
+        for name in ("one", "two", "two")
     }
     assert len(pages) == 1
 
 
 def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
     rows = [row(str(i), float(i % 2), one="a", two="ab"[i % 2], many=str(i)) for i in range(31)]
-    html = written(run_of(tmp_path, {"t/scores.jsonl": rows}, by=("one", "two", "many")))
+    html = render_report(write_run(tmp_path, {"t/scores.jsonl": rows}, by=("one", "two", "many")))
     assert re.findall(r"<h3>By (\w+)</h3>\n<div class=\"(\w+)", html) == [
         ("one", "scroll"),
         ("two", "plot"),
@@ -280,58 +294,62 @@ def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
 
 
 def test_a_thumbnail_is_small_and_grey_stays_grey():
-    grey = PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(1000, 400)))))
-    assert (grey.format, grey.mode, grey.size) == ("JPEG", "L", (256, 102))
+    gray = PIL.Image.open(io.BytesIO(thumbnail(make_image(90, size=(1000, 400)))))
+    assert (gray.format, gray.mode, gray.size) == ("JPEG", "L", (256, 102))
     assert (
-        PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30), mode="RGB")))).mode == "RGB"
+        PIL.Image.open(io.BytesIO(thumbnail(make_image(90, size=(20, 30), mode="RGB")))).mode
+        == "RGB"
     )
-    assert PIL.Image.open(io.BytesIO(thumbnail(picture(90, size=(20, 30))))).size == (20, 30)
-    with pytest.raises(BadImage):
+    assert PIL.Image.open(io.BytesIO(thumbnail(make_image(90, size=(20, 30))))).size == (20, 30)
+    with pytest.raises(ImageError):
         thumbnail(b"no image")
 
 
 def test_a_shared_image_is_kept_once_and_again_asked_adds_nothing(tmp_path):
-    ask(pictured(1, 2, 1), tmp_path)
-    asked = list(read_jsonl(tmp_path / "asked.jsonl"))
-    kept = tmp_path / "thumbnails.jsonl"
-    digests = [hashlib.sha256(picture(shade)).hexdigest() for shade in (1, 2)]
-    assert [one["images"] for one in asked] == [[digests[0]], [digests[1]], [digests[0]]]
-    assert [one["image"] for one in read_jsonl(kept)] == digests
-    before = kept.read_bytes()
-    ask(pictured(1, 2, 1), tmp_path)
-    assert kept.read_bytes() == before
-    kept.write_bytes(before[:-20])  # killed in the middle of a write
-    ask(pictured(1, 2, 3), tmp_path)
-    assert [one["image"] for one in read_jsonl(kept)] == [
+    generate_replies(image_samples(1, 2, 1), tmp_path)
+    request_rows = list(read_jsonl(tmp_path / "requests.jsonl"))
+    thumbnails = tmp_path / "thumbnails.jsonl"
+    digests = [hashlib.sha256(make_image(shade)).hexdigest() for shade in (1, 2)]
+    assert [row["images"] for row in request_rows] == [[digests[0]], [digests[1]], [digests[0]]]
+    assert [row["image"] for row in read_jsonl(thumbnails)] == digests
+    before = thumbnails.read_bytes()
+    generate_replies(image_samples(1, 2, 1), tmp_path)
+    assert thumbnails.read_bytes() == before
+    thumbnails.write_bytes(before[:-20])  # killed in the middle of a write
+    generate_replies(image_samples(1, 2, 3), tmp_path)
+    assert [row["image"] for row in read_jsonl(thumbnails)] == [
         *digests,
-        hashlib.sha256(picture(3)).hexdigest(),
+        hashlib.sha256(make_image(3)).hexdigest(),
     ]
-    ask(pictured(1, 2, 3), tmp_path, thumbnails=False)
-    assert not kept.exists()
+    generate_replies(image_samples(1, 2, 3), tmp_path, thumbnails=False)
+    assert not thumbnails.exists()
 
 
 def test_the_file_of_thumbnails_has_an_end(tmp_path):
-    with Thumbnails(tmp_path, most_bytes=10) as kept:
+    with Thumbnails(tmp_path, max_bytes=10) as thumbnails:
         for shade in (1, 2):
-            kept.add(str(shade), picture(shade))
-        kept.add("3", b"no image")
-    assert [one["image"] for one in read_jsonl(tmp_path / "thumbnails.jsonl")] == ["1"]
+            thumbnails.add(str(shade), make_image(shade))
+        thumbnails.add("3", b"no image")
+    assert [row["image"] for row in read_jsonl(tmp_path / "thumbnails.jsonl")] == ["1"]
 
 
 def test_eval_shows_pictures_unless_told_not_to(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    (data / "a.png").write_bytes(picture(7))
+    (data / "a.png").write_bytes(make_image(7))
     (data / "rows.jsonl").write_text(
         json.dumps({"id": "q", "question": "Bright?", "answer": "no", "image": "a.png"}) + "\n"
     )
     command = ["eval", "echo", "vqa", "--data", str(data), "--out", str(tmp_path / "run")]
     assert main(command) == 0
     html = (tmp_path / "run/report.html").read_text()
-    assert data_of(html)["rows"][0]["images"] == [0] and html.count('id="picture-') == 1
+    assert embedded_data(html)["rows"][0]["images"] == [0] and html.count('id="picture-') == 1
     assert main([*command, "--no-thumbnails"]) == 0
     html = (tmp_path / "run/report.html").read_text()
-    assert data_of(html)["rows"][0]["images"] == [None] and data_of(html)["left_out"]["images"] == 1
+    assert (
+        embedded_data(html)["rows"][0]["images"] == [None]
+        and embedded_data(html)["left_out"]["images"] == 1
+    )
 
 
 # --- a browser
@@ -360,18 +378,22 @@ def browsable(folder: Path) -> Path:
     ]
     rows[0] |= {"choices": ["C. difficile", "B. E. coli"]}
     rows[1] |= {"reply": EVIL, "question": EVIL, "kind": "a"}
-    judged = [{**one, "protocol": "judge", "value": 1.0, "status": "ok"} for one in rows]
+    judged = [{**base_row, "protocol": "judge", "value": 1.0, "status": "ok"} for base_row in rows]
     theirs = [
-        {**one, "value": 1.0, "status": "ok", "reply": f"theirs {i}"} for i, one in enumerate(rows)
+        {**base_row, "value": 1.0, "status": "ok", "reply": f"theirs {i}"}
+        for i, base_row in enumerate(rows)
     ]
-    run = run_of(folder / "ours", {"t/scores.jsonl": rows, "t/scores.judge.jsonl": judged})
-    other = run_of(folder / "theirs", {"t/scores.jsonl": theirs})
-    with Thumbnails(run / "t") as kept:
-        kept.add("one", picture(80))
-    (run / "t/asked.jsonl").write_text(
-        "".join(json.dumps({"id": one["id"], "key": "k", "images": ["one"]}) + "\n" for one in rows)
+    run = write_run(folder / "ours", {"t/scores.jsonl": rows, "t/scores.judge.jsonl": judged})
+    other_row = write_run(folder / "theirs", {"t/scores.jsonl": theirs})
+    with Thumbnails(run / "t") as thumbnail_store:
+        thumbnail_store.add("one", make_image(80))
+    (run / "t/requests.jsonl").write_text(
+        "".join(
+            json.dumps({"id": base_row["id"], "key": "k", "images": ["one"]}) + "\n"
+            for base_row in rows
+        )
     )
-    written(run, against=str(other))
+    render_report(run, against=str(other_row))
     return run / "report.html"
 
 
@@ -429,7 +451,7 @@ def test_samples_are_filtered_searched_and_read_by_keyboard(tmp_path):
 
     path = browsable(tmp_path)
     with chromium(tmp_path / "profile") as address:
-        tab = asyncio.run(drive(address, path.as_uri(), visit))
-    assert tab.complaints == []
+        tab = asyncio.run(with_page(address, path.as_uri(), visit))
+    assert tab.console_errors == []
     assert {request.split(":")[0] for request in tab.requests} <= {"file", "data"}
     assert len([request for request in tab.requests if request.startswith("file")]) == 1

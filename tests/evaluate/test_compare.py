@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from lingshu.core.errors import ArtefactError
-from lingshu.evaluate._compared import paired_section
-from lingshu.evaluate._document import Points
-from lingshu.evaluate.compare import compare, compare_rows, matched
-from lingshu.evaluate.scored import ScoredRun, ScoredTask
+from lingshu.core.errors import ArtifactError
+from lingshu.evaluate.compare import compare, compare_rows, match_rows
+from lingshu.evaluate.report.comparison_sections import paired_section
+from lingshu.evaluate.report.document import BulletList
+from lingshu.evaluate.store import ScoredRun, ScoredTask
 
 
 def row(name: str, value: float | None, **more) -> dict:
@@ -42,28 +42,28 @@ def test_rows_are_matched_by_id_and_the_rest_is_counted():
         row("b", 1.0),
         row("a", 1.0),
     ]
-    pairs, left_out = matched(ours, theirs)
+    pairs, excluded = match_rows(ours, theirs)
     assert [(a["id"], b["id"], b["value"]) for a, b in pairs] == [("a", "a", 1.0), ("b", "b", 1.0)]
-    assert left_out == {
+    assert excluded == {
         "another gold answer": 1,
         "failed in one run or both": 1,
         "only in the other run": 2,
         "only in this run": 1,
     }
-    with pytest.raises(ArtefactError, match="'a' more than once"):
-        matched([row("a", 1.0), row("a", 0.0)], theirs)
+    with pytest.raises(ArtifactError, match="'a' more than once"):
+        match_rows([row("a", 1.0), row("a", 0.0)], theirs)
 
 
 def test_an_unread_reply_is_not_right():
-    found = compare_rows(
+    result = compare_rows(
         task(), [row("a", None), row("b", 1.0)], [row("b", 1.0), row("a", 1.0)], protocol="strict"
     )
     assert (
-        found.ours,
-        found.theirs,
-        found.only_ours,
-        found.only_theirs,
-        found.difference.value,
+        result.accuracy,
+        result.baseline_accuracy,
+        result.n_only_run,
+        result.n_only_baseline,
+        result.difference.value,
     ) == (0.5, 1.0, 0, 1, -0.5)
 
 
@@ -74,15 +74,15 @@ def test_the_order_of_rows_changes_nothing():
     assert compare_rows(task(), ours, theirs, protocol="s") == compare_rows(
         task(), ours, shuffled, protocol="s"
     )
-    assert compare_rows(task(), ours, theirs, protocol="s").groups == 15
+    assert compare_rows(task(), ours, theirs, protocol="s").n_groups == 15
 
 
 def test_scores_between_right_and_wrong_have_an_interval_but_no_test():
     ours = [row(str(i), 0.5 + i % 2 / 4) for i in range(20)]
-    found = compare_rows(task(), ours, [row(str(i), 0.5) for i in range(20)], protocol="strict")
-    assert found.difference.value == 0.125 and found.difference.low is not None
-    assert (found.test, found.only_ours) == (None, None)
-    assert found.smallest is not None
+    result = compare_rows(task(), ours, [row(str(i), 0.5) for i in range(20)], protocol="strict")
+    assert result.difference.value == 0.125 and result.difference.low is not None
+    assert (result.test, result.n_only_run) == (None, None)
+    assert result.min_detectable is not None
 
 
 def test_only_the_same_protocol_is_compared():
@@ -96,19 +96,27 @@ def test_only_the_same_protocol_is_compared():
         "n",
         (task(row("a", 0.0)), task(row("a", 0.0), name="u", protocol="paper"), task(name="other")),
     )
-    found = compare(ours, theirs)
-    assert [(one.name, one.protocol) for one in found.tasks] == [("t", "strict")]
-    assert found.left_out == {
+    result = compare(ours, theirs)
+    assert [(comparison.name, comparison.protocol) for comparison in result.tasks] == [
+        ("t", "strict")
+    ]
+    assert result.excluded == {
         "mine": "only in this run",
         "other": "only in t",
         "u": "scored under strict here and paper there",
     }
-    assert found.macro == {}
+    assert result.macro == {}
 
 
 def test_no_item_in_common_is_no_result():
-    found = compare_rows(task(), [row("a", 1.0)], [row("b", 1.0)], protocol="strict")
-    assert (found.pairs, found.ours, found.difference.value, found.test, found.smallest) == (
+    result = compare_rows(task(), [row("a", 1.0)], [row("b", 1.0)], protocol="strict")
+    assert (
+        result.n_pairs,
+        result.accuracy,
+        result.difference.value,
+        result.test,
+        result.min_detectable,
+    ) == (
         0,
         None,
         None,
@@ -121,10 +129,10 @@ def test_what_has_no_score_is_no_zero():
     """A rubric without positive points: neither run is asked anything by such an item."""
     nothing = {"status": "ok", "gold": []}
     ours = [row("a", 1.0), {**row("b", None), **nothing}]
-    found = compare_rows(
+    result = compare_rows(
         task(), ours, [row("a", 0.0), {**row("b", None), **nothing}], protocol="judge"
     )
-    assert (found.pairs, found.ours, found.difference.value, found.left_out) == (
+    assert (result.n_pairs, result.accuracy, result.difference.value, result.excluded) == (
         1,
         1.0,
         1.0,
@@ -134,13 +142,17 @@ def test_what_has_no_score_is_no_zero():
 
 def test_runs_over_other_data_are_told():
     runs = [
-        ScoredRun("r", "m", (replace(task(row("a", 1.0)), facts={"title": "T", "revision": each}),))
-        for each in ("x", "y", "x")
+        ScoredRun(
+            "r", "m", (replace(task(row("a", 1.0)), info={"title": "T", "revision": revision}),)
+        )
+        for revision in ("x", "y", "x")
     ]
     assert compare(runs[0], runs[2]).notes == ()
-    (told,) = compare(runs[0], runs[1]).notes
-    assert told.startswith("T: asked over x here and over y there")
+    (output,) = compare(runs[0], runs[1]).notes
+    assert output.startswith("T: asked over x here and over y there")
     (shown,) = [
-        part for part in paired_section(compare(runs[0], runs[1])).parts if isinstance(part, Points)
+        part
+        for part in paired_section(compare(runs[0], runs[1])).parts
+        if isinstance(part, BulletList)
     ]
-    assert shown.items == (told,)
+    assert shown.items == (output,)

@@ -10,37 +10,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu.core.artefacts import read_scores
+from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import EngineError, InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.core.prompts import INSTRUCTIONS, build_prompt
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.evaluate import _control_run as step
-from lingshu.evaluate import _control_samples as made
-from lingshu.evaluate._control_wordings import COUNT, FRAMES, WORDINGS
-from lingshu.evaluate.controls import NAMES, STALE, ControlResult, compare, names_of, read_controls
+from lingshu.core.types import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.evaluate import control_run as control_run
+from lingshu.evaluate import perturbations as control_samples
+from lingshu.evaluate.controls import (
+    CONTROL_NAMES,
+    STALE_REASON,
+    ControlResult,
+    compare,
+    parse_controls,
+    read_controls,
+)
 from lingshu.evaluate.generate import generate
+from lingshu.evaluate.paraphrases import N_PARAPHRASES, PARAPHRASES, QUESTION_TEMPLATES
 from lingshu.evaluate.score import score
-from lingshu.imaging.pictures import Pictures
+from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import encode_png, image_bytes, open_image
 from lingshu.scoring import auto
-from lingshu.tasks._prompts import INSTRUCTIONS, prompt
 
 SLAKE = Path(__file__).parents[3] / "shared" / "data" / "slake_huatuo_vision_outputs"
-COLOURS = ("red", "green", "blue", "white")
+COLORS = ("red", "green", "blue", "white")
 
 
-def picture(value: int, width: int = 9, height: int = 5) -> Image:
+def make_image(value: int, width: int = 9, height: int = 5) -> Image:
     return Image(data=encode_png(np.full((height, width), value, dtype=np.uint8)))
 
 
-def item(number: int, *, choices: tuple[str, ...] = COLOURS, gold: str | None = None) -> Sample:
+def item(number: int, *, choices: tuple[str, ...] = COLORS, gold: str | None = None) -> Sample:
     """A question about a picture as bright as its number; the right option goes round."""
     letter = gold or (LETTERS[number % len(choices)] if choices else "yes")
     meta = Meta(access="open", kind="choice" if choices else "yes_no", group=f"p{number // 2}")
     turn = user_turn(with_choices(f"Which colour has item {number}?", choices), 1)
-    return Sample(f"s{number}", (turn,), (picture(100 + number),), (letter,), choices, meta)
+    return Sample(f"s{number}", (turn,), (make_image(100 + number),), (letter,), choices, meta)
 
 
 ITEMS = [item(i) for i in range(6)] + [item(i, choices=()) for i in range(6, 8)]
@@ -52,7 +59,7 @@ TASK = Task(
     lambda data: ITEMS,
     auto.score,
     lambda seed: ITEMS,
-    prompt=prompt,
+    prompt=build_prompt,
 )
 
 
@@ -62,10 +69,13 @@ class Recorder:
     model, digest, endpoint = "recorder", "d", None
 
     def __init__(
-        self, say: Callable[[Sample], str | None] | None = None, *, stop_after: int | None = None
+        self, answer: Callable[[Sample], str | None] | None = None, *, stop_after: int | None = None
     ) -> None:
-        self.say, self.stop_after = say or (lambda sample: (sample.gold or ("",))[0]), stop_after
-        self.asked: list[Sample] = []
+        self.answer, self.stop_after = (
+            answer or (lambda sample: (sample.gold or ("",))[0]),
+            stop_after,
+        )
+        self.requested: list[Sample] = []
 
     def generate(
         self,
@@ -77,10 +87,10 @@ class Recorder:
         for sample in samples:
             if (sample.id, 0) in skip:
                 continue
-            if len(self.asked) == self.stop_after:
+            if len(self.requested) == self.stop_after:
                 raise EngineError("the server went away; start it again.")
-            self.asked.append(sample)
-            text = self.say(sample)
+            self.requested.append(sample)
+            text = self.answer(sample)
             yield [
                 Reply(
                     sample.id, text, error=None if text is not None else "HTTP 500", finish="stop"
@@ -91,24 +101,28 @@ class Recorder:
 def run(
     engine: Recorder,
     folder: Path,
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] = CONTROL_NAMES,
     *,
     task: Task = TASK,
     items: Sequence[Sample] = ITEMS,
-    shuffles: int = 2,
+    n_shuffles: int = 2,
 ):
     """A run with its controls, as the command makes it; how many questions of the controls failed."""
     samples = [task.prompt(sample, "direct") if task.prompt else sample for sample in items]
     generate(task, samples, engine, folder, sampling=Sampling(), images=image_bytes)
     score(task, samples, folder)
-    plan = step.Plan(tuple(names), shuffles)
-    with Pictures() as pictures:
-        controls = step.prepare(plan, task, samples, lambda: items, folder, header=pictures.header)
-    step.ask(controls, task, engine, folder, sampling=Sampling(), images=image_bytes)
-    return step.score_all(controls, task, samples, folder)
+    plan = control_run.ControlPlan(tuple(names), n_shuffles)
+    with ImageCache() as images:
+        controls = control_run.prepare(
+            plan, task, samples, lambda: items, folder, header=images.header
+        )
+    control_run.generate_controls(
+        controls, task, engine, folder, sampling=Sampling(), images=image_bytes
+    )
+    return control_run.score_all(controls, task, samples, folder)
 
 
-def found(folder: Path, name: str) -> ControlResult:
+def control_result(folder: Path, name: str) -> ControlResult:
     return next(result for result in read_controls(folder) if result.name == name)
 
 
@@ -117,51 +131,64 @@ def found(folder: Path, name: str) -> ControlResult:
 
 
 def test_a_blind_sample_shows_black_images_of_the_same_size_and_asks_the_same():
-    sample = replace(item(0), images=(picture(9, 7, 3), Image("nowhere.png")))
-    with Pictures() as pictures:
-        blind = made.blind(sample, pictures.header)
-    assert isinstance(blind, Sample)
-    black = open_image(blind.images[0])
+    sample = replace(item(0), images=(make_image(9, 7, 3), Image("nowhere.png")))
+    with ImageCache() as images:
+        with_black_images = control_samples.with_black_images(sample, images.header)
+    assert isinstance(with_black_images, Sample)
+    black = open_image(with_black_images.images[0])
     assert (black.size, black.getextrema()) == ((7, 3), ((0, 0), (0, 0), (0, 0)))
-    assert blind.images[1] == Image("nowhere.png")
-    assert (blind.messages, blind.gold) == (sample.messages, sample.gold)
+    assert with_black_images.images[1] == Image("nowhere.png")
+    assert (with_black_images.messages, with_black_images.gold) == (sample.messages, sample.gold)
 
 
 def test_orders_differ_from_each_other_and_from_the_given_one_and_stay_the_same():
-    drawn = made.orders("s1", 4, 5, seed=0)
-    assert len(set(drawn)) == 5 and (0, 1, 2, 3) not in drawn
-    assert drawn == made.orders("s1", 4, 5, seed=0) != made.orders("s1", 4, 5, seed=1)
-    assert made.orders("s1", 4, 1, seed=0) == [(1, 0, 2, 3)]
-    assert [len(made.orders("s1", n, 5, seed=0)) for n in (1, 2, 3)] == [0, 1, 5]
+    orders = control_samples.option_orders("s1", 4, 5, seed=0)
+    assert len(set(orders)) == 5 and (0, 1, 2, 3) not in orders
+    assert (
+        orders
+        == control_samples.option_orders("s1", 4, 5, seed=0)
+        != control_samples.option_orders("s1", 4, 5, seed=1)
+    )
+    assert control_samples.option_orders("s1", 4, 1, seed=0) == [(1, 0, 2, 3)]
+    assert [len(control_samples.option_orders("s1", n, 5, seed=0)) for n in (1, 2, 3)] == [0, 1, 5]
 
 
 def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_its_gold_follows():
-    asked = made.shuffled(item(1), (3, 2, 1, 0), lambda sample: prompt(sample, "direct"))
-    assert isinstance(asked, Sample)
-    assert (asked.choices, asked.gold) == (("white", "blue", "green", "red"), ("C",))
+    shuffled = control_samples.shuffle_options(
+        item(1), (3, 2, 1, 0), lambda sample: build_prompt(sample, "direct")
+    )
+    assert isinstance(shuffled, Sample)
+    assert (shuffled.choices, shuffled.gold) == (("white", "blue", "green", "red"), ("C",))
     assert (
-        asked.question
+        shuffled.question
         == "\nQuestion: Which colour has item 1?\nOptions: \nA. white\nB. blue\nC. green\nD. red\n"
         "Answer with the option's letter from the given choices directly."
     )
-    assert asked.messages[0].parts[0] == 0
+    assert shuffled.messages[0].parts[0] == 0
 
 
 @pytest.mark.parametrize(
     ("choices", "question", "reason"),
     [
-        ((), "Which?", made.NO_OPTIONS),
-        (("red", "green", "Both A and B"), "Which?", made.LINKED_OPTIONS),
-        (("red", "green", "None of the above"), "Which?", made.LINKED_OPTIONS),
-        (("甲", "乙", "以上都不是"), "Which?", made.LINKED_OPTIONS),
-        (("red", "green"), "Which? (A) red (B) green", made.OTHER_FORM),
-        (("red", "green"), "Which of the two colours?", made.OTHER_FORM),
+        ((), "Which?", control_samples.NO_OPTIONS),
+        (("red", "green", "Both A and B"), "Which?", control_samples.LINKED_OPTIONS),
+        (("red", "green", "None of the above"), "Which?", control_samples.LINKED_OPTIONS),
+        (("甲", "乙", "以上都不是"), "Which?", control_samples.LINKED_OPTIONS),
+        (("red", "green"), "Which? (A) red (B) green", control_samples.OTHER_OPTION_FORMAT),
+        (("red", "green"), "Which of the two colours?", control_samples.OTHER_OPTION_FORMAT),
     ],
 )
 def test_items_whose_options_cannot_change_places_say_why(choices, question, reason):
-    listed = question if reason == made.OTHER_FORM else with_choices(question, choices)
+    listed = (
+        question
+        if reason == control_samples.OTHER_OPTION_FORMAT
+        else with_choices(question, choices)
+    )
     sample = Sample("s", (user_turn(listed, 0),), (), ("A",), choices, Meta(kind="choice"))
-    assert made.shuffled(sample, range(len(choices))[::-1], lambda moved: moved) == reason
+    assert (
+        control_samples.shuffle_options(sample, range(len(choices))[::-1], lambda moved: moved)
+        == reason
+    )
 
 
 def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
@@ -171,7 +198,7 @@ def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
         )
         return replace(sample, messages=(user_turn(f"Choose: {listed}", 0),))
 
-    moved = made.shuffled(item(0), (1, 0, 2, 3), ask)
+    moved = control_samples.shuffle_options(item(0), (1, 0, 2, 3), ask)
     assert (
         isinstance(moved, Sample)
         and moved.question == "Choose: (A) green (B) red (C) blue (D) white"
@@ -193,31 +220,35 @@ def test_words_that_only_look_like_links_between_options_do_not_count():
             choices,
             Meta(kind="choice"),
         )
-        assert isinstance(made.shuffled(sample, (1, 0), lambda moved: moved), Sample), choices
+        assert isinstance(
+            control_samples.shuffle_options(sample, (1, 0), lambda moved: moved), Sample
+        ), choices
 
 
 def test_every_instruction_has_paraphrases_that_keep_the_form_of_the_answer():
     for key, text in INSTRUCTIONS.items():
-        assert len({text, *WORDINGS[key]}) == COUNT + 1, key
-        assert all(("\\boxed{}" in said) == (key[2] == "reasoned") for said in WORDINGS[key]), key
-    assert {len(set(frames)) for frames in FRAMES.values()} == {COUNT}
+        assert len({text, *PARAPHRASES[key]}) == N_PARAPHRASES + 1, key
+        assert all(
+            ("\\boxed{}" in paraphrased) == (key[2] == "cot") for paraphrased in PARAPHRASES[key]
+        ), key
+    assert {len(set(templates)) for templates in QUESTION_TEMPLATES.values()} == {N_PARAPHRASES}
 
 
 def test_a_reworded_sample_changes_its_instruction_alone():
-    asked = prompt(item(0), "direct")
-    for number in range(COUNT):
-        said = made.reworded(asked, number, framed=False)
-        assert isinstance(said, Sample)
-        assert said.question == asked.question.replace(
-            INSTRUCTIONS["choice", "en", "direct"], WORDINGS["choice", "en", "direct"][number]
+    prompted = build_prompt(item(0), "direct")
+    for number in range(N_PARAPHRASES):
+        paraphrased = control_samples.paraphrase(prompted, number, is_bare=False)
+        assert isinstance(paraphrased, Sample)
+        assert paraphrased.question == prompted.question.replace(
+            INSTRUCTIONS["choice", "en", "direct"], PARAPHRASES["choice", "en", "direct"][number]
         )
-        assert said.messages[0].parts[0] == 0
-    bare = made.reworded(item(0), 0, framed=True)
+        assert paraphrased.messages[0].parts[0] == 0
+    bare = control_samples.paraphrase(item(0), 0, is_bare=True)
     assert isinstance(bare, Sample) and bare.question == f"Question: {item(0).question}"
-    assert made.reworded(item(0), 0, framed=False) == made.NO_PARAPHRASE
+    assert control_samples.paraphrase(item(0), 0, is_bare=False) == control_samples.NO_PARAPHRASE
     assert (
-        made.reworded(replace(item(0), meta=Meta(language="fr")), 0, framed=True)
-        == made.NO_PARAPHRASE
+        control_samples.paraphrase(replace(item(0), meta=Meta(language="fr")), 0, is_bare=True)
+        == control_samples.NO_PARAPHRASE
     )
 
 
@@ -234,75 +265,94 @@ def test_a_model_that_looks_loses_what_the_images_gave_it(tmp_path):
         tmp_path,
         ["blind"],
     )
-    (line,) = found(tmp_path, "blind").lines
-    assert (line.n, line.control.value, line.own, line.difference.value) == (8, 0.0, 1.0, 1.0)
-    assert line.test is not None and line.test.p < 0.2
+    (line,) = control_result(tmp_path, "blind").comparisons
+    assert (line.n, line.control_accuracy.value, line.run_accuracy, line.difference.value) == (
+        8,
+        0.0,
+        1.0,
+        1.0,
+    )
+    assert line.test is not None and line.test.p_value < 0.2
 
 
 def test_a_model_that_always_says_a_is_found_out(tmp_path):
-    run(Recorder(lambda sample: "A"), tmp_path, ["shuffle", "constant"], shuffles=4)
-    shuffle = found(tmp_path, "shuffle")
-    (line,) = shuffle.lines
+    run(Recorder(lambda sample: "A"), tmp_path, ["shuffle", "constant"], n_shuffles=4)
+    shuffle = control_result(tmp_path, "shuffle")
+    (line,) = shuffle.comparisons
     rows = [
         row
         for number in range(1, 5)
         for row in read_scores(tmp_path / "controls" / "shuffle" / str(number) / "scores.jsonl")
     ]
     assert (line.n, len(rows)) == (6, 24)
-    assert line.control.value == pytest.approx(sum(row["gold"] == ["A"] for row in rows) / 24)
-    assert shuffle.same is not None and shuffle.same.n == 6 and shuffle.same.value == 0.0
-    places = {each.letter: each for each in shuffle.positions}
-    assert (places["A"].right_answer_here.value, places["B"].right_answer_here.value) == (1.0, 0.0)
-    assert (places["A"].chosen, places["B"].chosen) == (30, 0)
-    assert sum(each.right_answer_here.n for each in shuffle.positions) == 30
-    assert shuffle.left_out == {made.NO_OPTIONS: 2}
+    assert line.control_accuracy.value == pytest.approx(
+        sum(row["gold"] == ["A"] for row in rows) / 24
+    )
+    assert (
+        shuffle.consistency is not None
+        and shuffle.consistency.n == 6
+        and shuffle.consistency.value == 0.0
+    )
+    indices_by_group = {position.letter: position for position in shuffle.positions}
+    assert (indices_by_group["A"].accuracy.value, indices_by_group["B"].accuracy.value) == (
+        1.0,
+        0.0,
+    )
+    assert (indices_by_group["A"].n_chosen, indices_by_group["B"].n_chosen) == (30, 0)
+    assert sum(position.accuracy.n for position in shuffle.positions) == 30
+    assert shuffle.excluded == {control_samples.NO_OPTIONS: 2}
 
 
 def test_a_model_that_knows_its_option_keeps_it_in_every_order(tmp_path):
     run(Recorder(), tmp_path, ["shuffle"])
-    shuffle = found(tmp_path, "shuffle")
-    assert shuffle.same is not None and shuffle.same.value == 1.0
-    assert shuffle.lines[0].control.value == shuffle.lines[0].own == 1.0
+    shuffle = control_result(tmp_path, "shuffle")
+    assert shuffle.consistency is not None and shuffle.consistency.value == 1.0
+    assert (
+        shuffle.comparisons[0].control_accuracy.value == shuffle.comparisons[0].run_accuracy == 1.0
+    )
 
 
 def test_an_item_with_two_options_has_one_other_order(tmp_path):
     items = [item(0, choices=("red", "green")), item(1, choices=("red", "green", "blue"))]
     engine = Recorder()
-    run(engine, tmp_path, ["shuffle"], items=items, shuffles=9)
-    assert len(engine.asked) == 2 + 1 + 5
+    run(engine, tmp_path, ["shuffle"], items=items, n_shuffles=9)
+    assert len(engine.requested) == 2 + 1 + 5
 
 
 def test_constants_are_graded_by_the_task_and_the_best_is_named(tmp_path):
     """Golds A B C D A B and yes yes: each of A and B is right twice in eight."""
     engine = Recorder()
     run(engine, tmp_path, ["constant"])
-    assert len(engine.asked) == 8  # the run's own questions
-    constant = found(tmp_path, "constant")
+    assert len(engine.requested) == 8  # the run's own questions
+    constant = control_result(tmp_path, "constant")
     shares = {name: interval.value for name, interval in constant.constants}
     assert shares == {
         "A": 0.25, "B": 0.25, "C": 0.125, "D": 0.125, "yes": 0.25, "no": 0.0, "the most frequent gold of each kind": 0.5,
     }  # fmt: skip
-    assert [line.name for line in constant.lines] == [
+    assert [line.name for line in constant.comparisons] == [
         "best constant: A",
         "the most frequent gold of each kind",
     ]
-    assert [(line.own, line.control.value) for line in constant.lines] == [(1.0, 0.25), (1.0, 0.5)]
+    assert [(line.run_accuracy, line.control_accuracy.value) for line in constant.comparisons] == [
+        (1.0, 0.25),
+        (1.0, 0.5),
+    ]
 
 
 def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
     """Right in the task's own words, and in none of the others but the first."""
-    known = (INSTRUCTIONS["choice", "en", "direct"], WORDINGS["choice", "en", "direct"][0])
+    known = (INSTRUCTIONS["choice", "en", "direct"], PARAPHRASES["choice", "en", "direct"][0])
     run(
         Recorder(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"),  # type: ignore[index]
         tmp_path,
         ["wording"],
         items=ITEMS[:6],
     )
-    wording = found(tmp_path, "wording")
-    assert [line.control.value for line in wording.lines] == [1.0, 0.0, 0.0]
+    wording = control_result(tmp_path, "wording")
+    assert [line.control_accuracy.value for line in wording.comparisons] == [1.0, 0.0, 0.0]
     assert wording.spread is not None
     assert wording.spread[:4] == (4, 6, 0.0, 1.0)
-    assert wording.spread.deviation == pytest.approx(np.std([1, 1, 0, 0], ddof=1))
+    assert wording.spread.std == pytest.approx(np.std([1, 1, 0, 0], ddof=1))
 
 
 def test_a_control_that_fits_no_question_says_so(tmp_path):
@@ -311,7 +361,7 @@ def test_a_control_that_fits_no_question_says_so(tmp_path):
         for i in range(3)
     ]
     run(Recorder(), tmp_path, items=items)
-    assert {result.name: result.why for result in read_controls(tmp_path) if result.why} == {
+    assert {result.name: result.reason for result in read_controls(tmp_path) if result.reason} == {
         "blind": "no image (3)",
         "shuffle": "no options (3)",
     }
@@ -320,7 +370,7 @@ def test_a_control_that_fits_no_question_says_so(tmp_path):
 def test_failures_count_as_in_the_run(tmp_path):
     """The engine fails on item 0 with a black image, and on item 1 always."""
 
-    def say(sample: Sample) -> str | None:
+    def answer(sample: Sample) -> str | None:
         black = not np.asarray(open_image(sample.images[0])).any()
         return (
             None
@@ -328,26 +378,30 @@ def test_failures_count_as_in_the_run(tmp_path):
             else (sample.gold or ("",))[0]
         )
 
-    assert run(Recorder(say), tmp_path, ["blind"]) == 2
-    (line,) = found(tmp_path, "blind").lines
-    assert (line.n, line.errors) == (6, 2)
+    assert run(Recorder(answer), tmp_path, ["blind"]) == 2
+    (line,) = control_result(tmp_path, "blind").comparisons
+    assert (line.n, line.n_errors) == (6, 2)
 
 
 def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tmp_path):
     unbroken = Recorder()
     run(unbroken, tmp_path / "unbroken")
-    asked = 0
+    n_requested = 0
     for stop in (3, 9, 14, 21):
         engine = Recorder(stop_after=stop)
         with pytest.raises(EngineError):
             run(engine, tmp_path / "broken")
-        asked += len(engine.asked)
+        n_requested += len(engine.requested)
     engine = Recorder()
     run(engine, tmp_path / "broken")
-    assert asked + len(engine.asked) == len(unbroken.asked) == 8 * 2 + 6 * 2 + 8 * COUNT
+    assert (
+        n_requested + len(engine.requested)
+        == len(unbroken.requested)
+        == 8 * 2 + 6 * 2 + 8 * N_PARAPHRASES
+    )
     again = Recorder()
     run(again, tmp_path / "broken")
-    assert not again.asked
+    assert not again.requested
     for path in sorted((tmp_path / "unbroken").rglob("*.json*")):
         assert (
             path.read_bytes()
@@ -360,14 +414,14 @@ def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tm
 
 def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
     run(Recorder(), tmp_path, ["blind"])
-    samples = [prompt(sample, "direct") for sample in ITEMS]
+    samples = [build_prompt(sample, "direct") for sample in ITEMS]
     generate(
         TASK, samples, Recorder(), tmp_path, sampling=Sampling(max_tokens=7), images=image_bytes
     )
     score(TASK, samples, tmp_path)
-    assert read_controls(tmp_path) == (ControlResult("blind", why=STALE),)
+    assert read_controls(tmp_path) == (ControlResult("blind", reason=STALE_REASON),)
     run(Recorder(), tmp_path, ["constant"])
-    assert [result.name for result in read_controls(tmp_path) if not result.why] == [
+    assert [result.name for result in read_controls(tmp_path) if not result.reason] == [
         "blind",
         "constant",
     ]
@@ -376,19 +430,21 @@ def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
 def test_controls_with_other_right_answers_are_not_shown_beside_the_run(tmp_path):
     run(Recorder(), tmp_path)
     before = read_controls(tmp_path)
-    samples = [prompt(sample, "direct") for sample in ITEMS]
+    samples = [build_prompt(sample, "direct") for sample in ITEMS]
     score(TASK, [replace(sample, gold=("B",)) for sample in samples], tmp_path)
-    assert {result.why for result in read_controls(tmp_path)} == {STALE}
+    assert {result.reason for result in read_controls(tmp_path)} == {STALE_REASON}
     score(TASK, samples, tmp_path)
-    assert read_controls(tmp_path) == before and STALE not in {result.why for result in before}
+    assert read_controls(tmp_path) == before and STALE_REASON not in {
+        result.reason for result in before
+    }
 
 
 def test_the_names_of_controls():
-    assert names_of("wording, blind") == ("blind", "wording")
+    assert parse_controls("wording, blind") == ("blind", "wording")
     with pytest.raises(InputError, match="did you mean 'shuffle'"):
-        names_of("blind,shufle")
+        parse_controls("blind,shufle")
     with pytest.raises(InputError, match="names nothing"):
-        names_of(" ,")
+        parse_controls(" ,")
 
 
 # --- stored rows alone
@@ -400,24 +456,24 @@ def test_the_blind_control_of_stored_replies_is_what_their_rows_imply():
     rows: dict[str, list[dict]] = {"original": [], "black": []}
     for row in read_jsonl(SLAKE / "rows.jsonl"):
         if row["condition"] in rows:
-            told = {
+            comparison = {
                 "id": row["question_id"],
                 "value": float(row["is_correct"]),
                 "status": "ok",
                 "group": row["_group"],
             }
-            rows[row["condition"]].append(told)
+            rows[row["condition"]].append(comparison)
     expected = json.loads((SLAKE / "check_values.json").read_text())
-    blind = compare(rows["original"], rows["black"])
-    assert blind.n == expected["original"]["n"] == 592
-    assert blind.own == expected["original"]["strict_right"] / 592
-    assert blind.control.value == expected["black"]["strict_right"] / 592
-    assert blind.difference.value == pytest.approx((259 - 132) / 592)
-    assert blind.test is not None and blind.test.p < 1e-9
+    with_black_images = compare(rows["original"], rows["black"])
+    assert with_black_images.n == expected["original"]["n"] == 592
+    assert with_black_images.run_accuracy == expected["original"]["strict_right"] / 592
+    assert with_black_images.control_accuracy.value == expected["black"]["strict_right"] / 592
+    assert with_black_images.difference.value == pytest.approx((259 - 132) / 592)
+    assert with_black_images.test is not None and with_black_images.test.p_value < 1e-9
 
 
 def test_rows_that_failed_or_stand_alone_are_no_pair():
-    own = [
+    run_rows = [
         {"id": "a", "value": 1.0, "status": "ok"},
         {"id": "b", "value": None, "status": "error"},
         {"id": "c", "value": 0.0, "status": "ok"},
@@ -426,5 +482,10 @@ def test_rows_that_failed_or_stand_alone_are_no_pair():
         {"id": "c", "value": None, "status": "unparsed"},
         {"id": "b", "value": 1.0, "status": "ok"},
     ]
-    line = compare(own, control)
-    assert (line.n, line.own, line.control.value, line.errors) == (1, 0.0, 0.0, 0)
+    line = compare(run_rows, control)
+    assert (line.n, line.run_accuracy, line.control_accuracy.value, line.n_errors) == (
+        1,
+        0.0,
+        0.0,
+        0,
+    )

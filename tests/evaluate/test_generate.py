@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.artefacts import read_scores
+from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Image, Meta, Reply, Sample, Sampling, Task
-from lingshu.evaluate import score as step
-from lingshu.evaluate._ledger import Ledger
-from lingshu.evaluate.generate import Generated, generate, missing
-from lingshu.evaluate.spool import Spool
+from lingshu.core.types import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.evaluate import score as control_run
+from lingshu.evaluate.generate import GenerationResult, count_pending, generate
+from lingshu.evaluate.pending import PendingSamples
+from lingshu.evaluate.spool import DiskSamples
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
 
 
-def score(task: Task, asked: Sequence[Sample], folder: Path) -> list[dict]:
-    step.score(task, asked, folder)
+def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
+    control_run.score(task, requested, folder)
     return read_scores(folder / "scores.jsonl")
 
 
@@ -47,17 +47,19 @@ class Recorder:
 
     model, digest, endpoint = "recorder", "d", None
 
-    def __init__(self, *, fails: tuple[str, ...] = (), go: threading.Event | None = None) -> None:
-        self.asked: list[str] = []
-        self.fails, self.go, self.begun = fails, go, threading.Event()
+    def __init__(
+        self, *, fails: tuple[str, ...] = (), may_answer: threading.Event | None = None
+    ) -> None:
+        self.requested: list[str] = []
+        self.fails, self.may_answer, self.started = fails, may_answer, threading.Event()
 
     def generate(self, samples, sampling, *, skip=()):
         for sample in samples:
             if (sample.id, 0) in skip:
                 continue
-            self.asked.append(sample.id)
-            self.begun.set()
-            assert self.go is None or self.go.wait(10)
+            self.requested.append(sample.id)
+            self.started.set()
+            assert self.may_answer is None or self.may_answer.wait(10)
             yield [
                 Reply(sample.id, None, error="busy")
                 if sample.id in self.fails
@@ -65,67 +67,76 @@ class Recorder:
             ]
 
 
-def run(engine: Recorder, folder: Path, *, asked=None, rank: int = 0, world: int = 1) -> Generated:
-    given = samples() if asked is None else asked
+def run(
+    engine: Recorder, folder: Path, *, samples_override=None, rank: int = 0, world_size: int = 1
+) -> GenerationResult:
+    task_samples = samples() if samples_override is None else samples_override
     return generate(
-        TASK, given, engine, folder, sampling=Sampling(), images=image_bytes, rank=rank, world=world
+        TASK,
+        task_samples,
+        engine,
+        folder,
+        sampling=Sampling(),
+        images=image_bytes,
+        rank=rank,
+        world_size=world_size,
     )
 
 
 def test_ranks_share_a_task_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
     first, second = Recorder(), Recorder(fails=("s3",))
-    assert run(first, tmp_path, rank=0, world=3) == (4, 0, 4, 0)
-    assert missing(tmp_path) == 6
-    assert run(second, tmp_path, rank=0, world=2) == (5, 2, 3, 0)
-    assert (first.asked, second.asked) == (["s0", "s3", "s6", "s9"], ["s2", "s4", "s8"])
+    assert run(first, tmp_path, rank=0, world_size=3) == (4, 0, 4, 0)
+    assert count_pending(tmp_path) == 6
+    assert run(second, tmp_path, rank=0, world_size=2) == (5, 2, 3, 0)
+    assert (first.requested, second.requested) == (["s0", "s3", "s6", "s9"], ["s2", "s4", "s8"])
     alone = Recorder()
     assert run(alone, tmp_path) == (10, 7, 3, 0)
-    assert alone.asked == ["s1", "s5", "s7"] and missing(tmp_path) == 0
+    assert alone.requested == ["s1", "s5", "s7"] and count_pending(tmp_path) == 0
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
 def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(
     tmp_path: Path,
 ) -> None:
-    go = threading.Event()
-    engines = [Recorder(go=go) for _ in range(3)]
+    may_answer = threading.Event()
+    engines = [Recorder(may_answer=may_answer) for _ in range(3)]
     threads = [
-        threading.Thread(target=run, args=(engine, tmp_path), kwargs={"rank": i, "world": 3})
+        threading.Thread(target=run, args=(engine, tmp_path), kwargs={"rank": i, "world_size": 3})
         for i, engine in enumerate(engines)
     ]
     for thread in threads:
         thread.start()
-    assert all(engine.begun.wait(10) for engine in engines)
+    assert all(engine.started.wait(10) for engine in engines)
     with pytest.raises(StorageError, match="is being written by another"):
         run(Recorder(), tmp_path)
     with pytest.raises(StorageError, match="is being written by another"):
-        run(Recorder(), tmp_path, rank=1, world=3)
-    go.set()
+        run(Recorder(), tmp_path, rank=1, world_size=3)
+    may_answer.set()
     for thread in threads:
         thread.join()
-    assert sorted(name for engine in engines for name in engine.asked) == [
+    assert sorted(name for engine in engines for name in engine.requested) == [
         f"s{i}" for i in range(10)
     ]
     assert [row["status"] for row in score(TASK, samples(), tmp_path)] == ["ok"] * 10
 
 
 def test_a_refused_second_run_leaves_what_the_first_asked_for(tmp_path: Path) -> None:
-    go = threading.Event()
-    engine = Recorder(go=go)
+    may_answer = threading.Event()
+    engine = Recorder(may_answer=may_answer)
     thread = threading.Thread(target=run, args=(engine, tmp_path))
     thread.start()
-    assert engine.begun.wait(10)
+    assert engine.started.wait(10)
     with pytest.raises(StorageError, match="wait for it to end"):
-        run(Recorder(), tmp_path, asked=samples(3))
-    go.set()
+        run(Recorder(), tmp_path, samples_override=samples(3))
+    may_answer.set()
     thread.join()
-    assert len(list(read_jsonl(tmp_path / "asked.jsonl"))) == 10
+    assert len(list(read_jsonl(tmp_path / "requests.jsonl"))) == 10
 
 
 def test_a_failure_that_another_rank_mends_counts_as_its_answer(tmp_path: Path) -> None:
-    assert run(Recorder(fails=("s0",)), tmp_path, rank=0, world=2).errors == 1
-    run(Recorder(), tmp_path, rank=1, world=2)
-    assert missing(tmp_path) == 0
+    assert run(Recorder(fails=("s0",)), tmp_path, rank=0, world_size=2).n_errors == 1
+    run(Recorder(), tmp_path, rank=1, world_size=2)
+    assert count_pending(tmp_path) == 0
     assert score(TASK, samples(), tmp_path)[0]["status"] == "error"
     assert run(Recorder(), tmp_path) == (10, 9, 1, 0)
     assert score(TASK, samples(), tmp_path)[0]["value"] == 1.0
@@ -135,21 +146,21 @@ def test_replies_of_another_run_do_not_count(tmp_path: Path) -> None:
     run(
         Recorder(),
         tmp_path,
-        asked=[Sample(s.id, (user_turn("Else?", 0),), meta=s.meta) for s in samples()],
+        samples_override=[Sample(s.id, (user_turn("Else?", 0),), meta=s.meta) for s in samples()],
         rank=1,
-        world=2,
+        world_size=2,
     )
-    assert run(Recorder(), tmp_path).asked == 10
+    assert run(Recorder(), tmp_path).n_requested == 10
 
 
-@pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
-def test_ranks_that_cannot_be(tmp_path: Path, rank: int, world: int) -> None:
+@pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
+def test_ranks_that_cannot_be(tmp_path: Path, rank: int, world_size: int) -> None:
     with pytest.raises(InputError, match="ranks count from 0"):
-        run(Recorder(), tmp_path, rank=rank, world=world)
+        run(Recorder(), tmp_path, rank=rank, world_size=world_size)
 
 
 def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
-    pictured = Sample(
+    image_sample = Sample(
         "p",
         (user_turn("?", 1),),
         (Image(data=b"encoded"),),
@@ -157,40 +168,40 @@ def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
         ("x", "y"),
         Meta(extra={"split": "test"}),
     )
-    spool = Spool([*samples(), pictured], tmp_path / "run")
+    spool = DiskSamples([*samples(), image_sample], tmp_path / "run")
     assert (
-        list(spool) == [*samples(), pictured]
-        and spool[-1] == pictured
+        list(spool) == [*samples(), image_sample]
+        and spool[-1] == image_sample
         and spool[2:4] == samples()[2:4]
     )
     with pytest.raises(IndexError):
         spool[11]
     engine = Recorder()
-    assert run(engine, tmp_path / "run", asked=spool) == (11, 0, 11, 0)
-    assert engine.asked == [*(f"s{i}" for i in range(10)), "p"]
+    assert run(engine, tmp_path / "run", samples_override=spool) == (11, 0, 11, 0)
+    assert engine.requested == [*(f"s{i}" for i in range(10)), "p"]
     spool.close()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "asked.jsonl",
+        "requests.jsonl",
         "replies.jsonl",
     ]
 
 
 def test_a_ledger_knows_keys_and_who_is_waited_for() -> None:
-    ledger = Ledger()
+    ledger = PendingSamples()
     for i in range(100):
         ledger.add(f"s{i}", f"{i:064x}")
-    assert ledger.seal() is None
+    assert ledger.freeze() is None
     assert all(f"s{i}" in ledger and ledger.key(f"s{i}") == f"{i:064x}" for i in range(100))
-    ledger.settle("s7")
-    ledger.settle("s7")
-    assert "s7" not in ledger and ledger.key("s7") == f"{7:064x}" and ledger.waiting == 99
+    ledger.mark_done("s7")
+    ledger.mark_done("s7")
+    assert "s7" not in ledger and ledger.key("s7") == f"{7:064x}" and ledger.n_pending == 99
     assert "other" not in ledger
     with pytest.raises(KeyError):
         ledger.key("other")
 
 
 def test_a_ledger_finds_an_id_given_twice() -> None:
-    ledger = Ledger()
+    ledger = PendingSamples()
     for name in ("a", "b", "a"):
         ledger.add(name, "0" * 64)
-    assert ledger.seal() == 2
+    assert ledger.freeze() == 2

@@ -19,12 +19,12 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.files import read_jsonl
+from lingshu.core.llm_client import Endpoint
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Reply, Sample, Sampling, Task
-from lingshu.core.wire import Endpoint
-from lingshu.engines.openai import OpenAI
+from lingshu.core.types import Meta, Reply, Sample, Sampling, Task
+from lingshu.engines.openai import OpenAIEngine
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.judge import judge, open_calls
+from lingshu.evaluate.judge import judge, open_judge_client
 from lingshu.evaluate.score import score, scores_file
 from lingshu.scoring import auto
 
@@ -42,17 +42,17 @@ TASK = Task(
     "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
 )
 FAULTS = ("429", "500", "hangs", "garbage", "cut stream", "prose", "broken json")
-FAILING, HOPELESS, RETRIES, TRIES = 0.3, 12, 1, 2
+FAILURE_RATE, ALWAYS_FAIL_EVERY, RETRIES, MAX_ATTEMPTS = 0.3, 12, 1, 2
 
 
-class Says:
+class FixedReplyEngine:
     model, digest, endpoint = "says", "d", None
 
     def generate(self, samples, sampling, *, skip=()):
-        yield [Reply(one.id, "heart" if i % 3 else "lung") for i, one in enumerate(samples)]
+        yield [Reply(sample.id, "heart" if i % 3 else "lung") for i, sample in enumerate(samples)]
 
 
-class Judge(ThreadingHTTPServer):
+class JudgeServer(ThreadingHTTPServer):
     """Answers with a verdict, or fails in one of the ways; which, the question and the number of
     its try decide.
     """
@@ -60,69 +60,69 @@ class Judge(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, failing: float = FAILING) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.tries: Counter[str] = Counter()
+    def __init__(self, failure_rate: float = FAILURE_RATE) -> None:
+        super().__init__(("127.0.0.1", 0), JudgeHandler)
+        self.attempts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self.given: set[str] = set()
-        self.failing = failing
-        self.lock, self.over = threading.Lock(), threading.Event()
+        self.answered: set[str] = set()
+        self.failure_rate = failure_rate
+        self.lock, self.stopped = threading.Lock(), threading.Event()
 
 
-class Handler(BaseHTTPRequestHandler):
+class JudgeHandler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     @property
-    def judge(self) -> Judge:
-        assert isinstance(self.server, Judge)
+    def judge(self) -> JudgeServer:
+        assert isinstance(self.server, JudgeServer)
         return self.server
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1][
+        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1][
             "content"
         ]
-        name = re.search(r"Question (\d+)\?", asked)
-        code = re.search(r"carry the code (\w+)", asked)
+        name = re.search(r"Question (\d+)\?", prompt)
+        code = re.search(r"carry the code (\w+)", prompt)
         assert name and code
         with self.judge.lock:
-            self.judge.tries[name[1]] += 1
-            drawn = zlib.crc32(f"{name[1]}|{self.judge.tries[name[1]]}".encode())
+            self.judge.attempts[name[1]] += 1
+            random_value = zlib.crc32(f"{name[1]}|{self.judge.attempts[name[1]]}".encode())
             # Some questions never get a verdict, whatever the luck of the others.
-            hopeless = self.judge.failing and int(name[1]) % HOPELESS == 0
+            always_fails = self.judge.failure_rate and int(name[1]) % ALWAYS_FAIL_EVERY == 0
             fault = (
-                FAULTS[drawn % len(FAULTS)]
-                if hopeless or (drawn >> 8) % 1000 < 1000 * self.judge.failing
+                FAULTS[random_value % len(FAULTS)]
+                if always_fails or (random_value >> 8) % 1000 < 1000 * self.judge.failure_rate
                 else None
             )
             if fault:
                 self.judge.faults[fault] += 1
             else:
-                self.judge.given.add(name[1])
-        word = "correct" if ">\nheart\n</answer" in asked else "incorrect"
+                self.judge.answered.add(name[1])
+        word = "correct" if ">\nheart\n</answer" in prompt else "incorrect"
         verdict = json.dumps({"case": code[1], "reason": "so", "verdict": word})
-        self.fail(fault, verdict) if fault else self.say(200, completion(verdict))
+        self.fail(fault, verdict) if fault else self.send(200, completion(verdict))
 
     def fail(self, fault: str, verdict: str) -> None:
         if fault in ("429", "500"):
-            self.say(int(fault), b'{"error": {"message": "not today"}}')
+            self.send(int(fault), b'{"error": {"message": "not today"}}')
         elif fault == "hangs":
-            self.judge.over.wait(3)
+            self.judge.stopped.wait(3)
         elif fault == "garbage":
-            self.say(200, b"<html>Bad gateway</html>")
+            self.send(200, b"<html>Bad gateway</html>")
         elif fault == "cut stream":
-            self.say(200, completion(verdict), whole=False)
+            self.send(200, completion(verdict), complete=False)
         else:
-            self.say(
+            self.send(
                 200, completion("It is correct, I would say." if fault == "prose" else verdict[:-5])
             )
 
-    def say(self, status: int, body: bytes, *, whole: bool = True) -> None:
+    def send(self, status: int, body: bytes, *, complete: bool = True) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body if whole else body[: len(body) // 2])
+        self.wfile.write(body if complete else body[: len(body) // 2])
 
 
 def completion(text: str) -> bytes:
@@ -133,61 +133,74 @@ def completion(text: str) -> bytes:
 
 
 @pytest.fixture
-def server() -> Iterator[Judge]:
-    with Judge() as running:
+def server() -> Iterator[JudgeServer]:
+    with JudgeServer() as running:
         threading.Thread(
             target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         ).start()
         yield running
-        running.over.set()
+        running.stopped.set()
         running.shutdown()
 
 
-def test_a_third_of_the_calls_failing_ends_with_exact_counts(server: Judge, tmp_path: Path) -> None:
-    place = tmp_path / "demo"
-    generate(TASK, SAMPLES, Says(), place, sampling=Sampling(), images=lambda image: b"")
-    score(TASK, SAMPLES, place)
+def test_a_third_of_the_calls_failing_ends_with_exact_counts(
+    server: JudgeServer, tmp_path: Path
+) -> None:
+    task_folder = tmp_path / "demo"
+    generate(
+        TASK,
+        SAMPLES,
+        FixedReplyEngine(),
+        task_folder,
+        sampling=Sampling(),
+        images=lambda image: b"",
+    )
+    score(TASK, SAMPLES, task_folder)
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     wire = Endpoint(url, concurrency=16, timeout_s=1.0, retries=RETRIES, backoff_s=0.005)
-    engine = OpenAI(f"{url}#j", "1", "j", wire)
+    engine = OpenAIEngine(f"{url}#j", "1", "j", wire)
 
     def run() -> Counter[str]:
-        with open_calls(engine, place, tries=TRIES, repeats=RETRIES) as calls:
-            found = judge(TASK, SAMPLES, place, calls, sampling=Sampling(max_tokens=64)).judged
-        rows = list(read_jsonl(scores_file(place, "judge")))
-        told = Counter(row["status"] for row in rows)
+        with open_judge_client(
+            engine, task_folder, max_attempts=MAX_ATTEMPTS, n_repeats=RETRIES
+        ) as calls:
+            result = judge(
+                TASK, SAMPLES, task_folder, calls, sampling=Sampling(max_tokens=64)
+            ).result
+        rows = list(read_jsonl(scores_file(task_folder, "judge")))
+        output = Counter(row["status"] for row in rows)
         # Every verdict that was ever sent whole is there, and no other.
         assert {row["id"] for row in rows if row["status"] == "ok"} == {
-            f"s{name}" for name in server.given
+            f"s{name}" for name in server.answered
         }
         assert all(
             row["value"] == float(row["reply"] == "heart") for row in rows if row["status"] == "ok"
         )
-        assert (found.asked, found.judged, sum(found.failed.values())) == (
+        assert (result.n_requested, result.n_judged, sum(result.failed.values())) == (
             COUNT,
-            told["ok"],
-            told["error"],
+            output["ok"],
+            output["error"],
         )
-        assert found.if_wrong == pytest.approx(sum(row["value"] or 0 for row in rows) / COUNT)
-        assert found.if_right == pytest.approx(
+        assert result.lower_bound == pytest.approx(sum(row["value"] or 0 for row in rows) / COUNT)
+        assert result.upper_bound == pytest.approx(
             sum(1.0 if row["value"] is None else row["value"] for row in rows) / COUNT
         )
-        return told
+        return output
 
     first = run()
-    assert set(server.faults) == set(FAULTS) and first["error"] >= COUNT // HOPELESS
-    assert max(server.tries.values()) <= (1 + RETRIES) * TRIES
-    answered, tries = set(server.given), Counter(server.tries)
+    assert set(server.faults) == set(FAULTS) and first["error"] >= COUNT // ALWAYS_FAIL_EVERY
+    assert max(server.attempts.values()) <= (1 + RETRIES) * MAX_ATTEMPTS
+    answered, attempts = set(server.answered), Counter(server.attempts)
     second = run()
     # What has a verdict is not asked again.
     assert second["error"] <= first["error"] and all(
-        server.tries[name] == tries[name] for name in answered
+        server.attempts[name] == attempts[name] for name in answered
     )
 
 
 TASK_FILE = '''"""The same questions, for the command line."""
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Sample, Task
+from lingshu.core.types import Meta, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
@@ -201,7 +214,7 @@ TASK = Task("demo", "Demo", "made up", "CC0", samples, auto.score, lambda seed: 
 @pytest.mark.slow
 def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
     (tmp_path / "demo.py").write_text(TASK_FILE)
-    with Judge(failing=0.0) as server:
+    with JudgeServer(failure_rate=0.0) as server:
         threading.Thread(
             target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
         ).start()
@@ -230,9 +243,11 @@ def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
                 while stored(log) < before + 50 and time.monotonic() < deadline:
                     process.poll()
                 process.kill()
-        kept = stored(log)
-        asked = sum(server.tries.values())
-        assert 100 <= kept < 800 and not (tmp_path / "out" / "demo" / "scores.judge.jsonl").exists()
+        after = stored(log)
+        n_requested = sum(server.attempts.values())
+        assert (
+            100 <= after < 800 and not (tmp_path / "out" / "demo" / "scores.judge.jsonl").exists()
+        )
         assert (
             subprocess.run(
                 command, cwd=tmp_path, capture_output=True, check=True, timeout=120
@@ -240,7 +255,7 @@ def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
             == 0
         )
         # A request that was under way at a kill may reach the server a moment later.
-        assert 0 <= sum(server.tries.values()) - (asked + 800 - kept) <= 4
+        assert 0 <= sum(server.attempts.values()) - (n_requested + 800 - after) <= 4
         server.shutdown()
     rows = list(read_jsonl(tmp_path / "out" / "demo" / "scores.judge.jsonl"))
     assert len(rows) == 800 and {row["value"] for row in rows} == {1.0}

@@ -18,13 +18,13 @@ import pytest
 
 from lingshu.core.files import read_jsonl
 
-STAND_IN = Path(__file__).parents[2] / "bench" / "_stand_in.py"
+FAKE_SERVER = Path(__file__).parents[2] / "bench" / "_stand_in.py"
 COUNT, CONCURRENCY, KILLS = 1500, 16, 10
 REPORT = ("report.json", "report.md", "report.html", "many/scores.jsonl")
 
 TASK = f'''"""Many short questions."""
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Sample, Task
+from lingshu.core.types import Meta, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
@@ -39,7 +39,7 @@ TASK = Task("many", "Many", "made up", "CC0", samples, auto.score, lambda seed: 
 
 @pytest.fixture
 def server():
-    command = [sys.executable, str(STAND_IN), "--delay", "0.02", "--failing", "0.02"]
+    command = [sys.executable, str(FAKE_SERVER), "--delay", "0.02", "--failing", "0.02"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
@@ -78,22 +78,22 @@ def stored(out: Path) -> list[str]:
 @pytest.mark.timeout(600)
 def test_a_killed_run_loses_nothing_asks_nothing_twice_and_reports_the_same(tmp_path, server):
     (tmp_path / "many.py").write_text(TASK, encoding="utf-8")
-    began = time.monotonic()
+    started_at = time.monotonic()
     assert start(tmp_path, server, "unbroken").wait() == 0
-    lasts = time.monotonic() - began
-    pick = random.Random(0)
-    in_the_middle = 0
+    duration_s = time.monotonic() - started_at
+    rng = random.Random(0)
+    n_interrupted = 0
     for moment in range(KILLS):
         counts(server, forget=True)
         out = tmp_path / f"killed-{moment}"
         process = start(tmp_path, server, out.name)
         try:
-            process.wait(timeout=pick.uniform(0.2, 0.9) * lasts)
+            process.wait(timeout=rng.uniform(0.2, 0.9) * duration_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         before = stored(out)
-        in_the_middle += 0 < len(before) < COUNT
+        n_interrupted += 0 < len(before) < COUNT
         assert start(tmp_path, server, out.name).wait() == 0
         after = stored(out)
         answered = counts(server)
@@ -103,7 +103,7 @@ def test_a_killed_run_loses_nothing_asks_nothing_twice_and_reports_the_same(tmp_
         assert sum(answered.values()) - COUNT <= 16 * CONCURRENCY
         for name in REPORT:
             assert (out / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes(), name
-    assert in_the_middle >= KILLS // 2
+    assert n_interrupted >= KILLS // 2
 
 
 @pytest.mark.slow

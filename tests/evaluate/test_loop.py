@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.artefacts import read_scores
-from lingshu.core.errors import ArtefactError, BadImage, EngineError, InputError, ReleaseError
+from lingshu.core.artifacts import read_scores
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import ArtifactError, DataPolicyError, EngineError, ImageError, InputError
 from lingshu.core.files import read_jsonl
-from lingshu.core.nouns import Image, Message, Meta, Reply, Sample, Sampling, Task
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling, Task
 from lingshu.engines import echo
-from lingshu.evaluate import report
-from lingshu.evaluate import score as step
+from lingshu.evaluate import score as control_run
 from lingshu.evaluate.generate import generate
+from lingshu.evaluate.report import build
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
 
 
-def score(task: Task, asked: Sequence[Sample], folder: Path) -> list[dict]:
-    step.score(task, asked, folder)
+def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
+    control_run.score(task, requested, folder)
     return read_scores(folder / "scores.jsonl")
 
 
@@ -47,7 +47,7 @@ TASK = Task(
     lambda data: samples(),
     auto.score,
     lambda seed: samples(),
-    by=("kind",),
+    facets=("kind",),
 )
 
 
@@ -57,10 +57,10 @@ class Recorder:
     model, digest, endpoint = "recorder", "d", None
 
     def __init__(
-        self, *, say: str | None = None, reverse: bool = False, stop_after: int | None = None
+        self, *, answer: str | None = None, reverse: bool = False, stop_after: int | None = None
     ) -> None:
-        self.say, self.reverse, self.stop_after = say, reverse, stop_after
-        self.asked: list[str] = []
+        self.answer, self.reverse, self.stop_after = answer, reverse, stop_after
+        self.requested: list[str] = []
 
     def generate(
         self,
@@ -72,26 +72,28 @@ class Recorder:
         for sample in reversed(samples) if self.reverse else samples:
             if (sample.id, 0) in skip:
                 continue
-            if len(self.asked) == self.stop_after:
+            if len(self.requested) == self.stop_after:
                 raise EngineError("the server went away; start it again.")
-            self.asked.append(sample.id)
-            yield [Reply(sample.id, self.say or (sample.gold or ("",))[0], finish="stop")]
+            self.requested.append(sample.id)
+            yield [Reply(sample.id, self.answer or (sample.gold or ("",))[0], finish="stop")]
 
 
-def run(engine, folder: Path, *, asked: Sequence[Sample] | None = None, task: Task = TASK):
+def run(
+    engine, folder: Path, *, samples_override: Sequence[Sample] | None = None, task: Task = TASK
+):
     return generate(
-        task, asked or samples(), engine, folder, sampling=Sampling(), images=image_bytes
+        task, samples_override or samples(), engine, folder, sampling=Sampling(), images=image_bytes
     )
 
 
 def test_every_sample_is_asked_once_and_scored_in_order(tmp_path):
-    made = run(Recorder(reverse=True), tmp_path)
-    assert made == (10, 0, 10, 0)
+    generated = run(Recorder(reverse=True), tmp_path)
+    assert generated == (10, 0, 10, 0)
     rows = score(TASK, samples(), tmp_path)
     assert [row["id"] for row in rows] == [f"s{i}" for i in range(10)]
     assert {row["value"] for row in rows} == {1.0}
     assert rows[1] == {
-        "id": "s1", "value": 1.0, "status": "ok", "read": "yes", "note": None, "protocol": "strict",
+        "id": "s1", "value": 1.0, "status": "ok", "prediction": "yes", "note": None, "protocol": "strict",
         "question": "Question 1?", "gold": ["yes"], "reply": "yes", "kind": "size", "group": "patient-0",
     }  # fmt: skip
 
@@ -103,7 +105,7 @@ def test_a_run_goes_on_where_it_stopped_even_behind_a_torn_line(tmp_path):
         file.write('{"key": "abc", "te')
     engine = Recorder()
     assert run(engine, tmp_path) == (10, 4, 6, 0)
-    assert engine.asked == [f"s{i}" for i in range(4, 10)]
+    assert engine.requested == [f"s{i}" for i in range(4, 10)]
     keys = [row["key"] for row in read_jsonl(tmp_path / "replies.jsonl")]
     assert len(keys) == len(set(keys)) == 10
 
@@ -116,12 +118,12 @@ def test_a_half_answered_run_is_scored_with_the_rest_as_errors(tmp_path):
 
 
 def test_another_question_model_or_decoding_is_another_reply(tmp_path):
-    run(Recorder(say="no"), tmp_path)
+    run(Recorder(answer="no"), tmp_path)
     changed = [replace(samples()[0], messages=(Message("user", ("Rephrased?",)),)), *samples()[1:]]
     engine = Recorder()
-    assert run(engine, tmp_path, asked=changed).asked == 1
-    assert engine.asked == ["s0"]
-    assert run(Recorder(), tmp_path, task=replace(TASK, revision="2")).asked == 10
+    assert run(engine, tmp_path, samples_override=changed).n_requested == 1
+    assert engine.requested == ["s0"]
+    assert run(Recorder(), tmp_path, task=replace(TASK, revision="2")).n_requested == 10
     assert [row["reply"] for row in score(TASK, samples(), tmp_path)] == ["no", "yes"] * 5
 
 
@@ -129,26 +131,29 @@ def test_a_changed_order_of_samples_changes_no_score(tmp_path):
     """Stored replies first, fresh ones second, zipped with the task's order: the misalignment that
     must not happen.
     """
-    run(Recorder(), tmp_path, asked=samples()[5:])
-    run(Recorder(), tmp_path, asked=samples())
+    run(Recorder(), tmp_path, samples_override=samples()[5:])
+    run(Recorder(), tmp_path, samples_override=samples())
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
 def test_an_unreadable_image_is_counted_and_mended_by_the_next_run(tmp_path):
-    picture = tmp_path / "late.png"
-    asked = [*samples(3), replace(samples(1)[0], id="pictured", images=(Image(str(picture)),))]
+    image_path = tmp_path / "late.png"
+    requested = [
+        *samples(3),
+        replace(samples(1)[0], id="pictured", images=(Image(str(image_path)),)),
+    ]
     engine = echo.load("echo", EngineOptions())
     for _ in range(2):
-        assert run(engine, tmp_path, asked=asked).errors == 1
+        assert run(engine, tmp_path, samples_override=requested).n_errors == 1
     assert len(list(read_jsonl(tmp_path / "replies.jsonl"))) == 4
-    row = score(TASK, asked, tmp_path)[3]
+    row = score(TASK, requested, tmp_path)[3]
     assert (row["status"], row["value"]) == ("error", None)
     assert "late.png" in row["note"]
     from PIL import Image as Picture
 
-    Picture.new("L", (8, 8)).save(picture)
-    assert run(engine, tmp_path, asked=asked) == (4, 3, 1, 0)
-    assert score(TASK, asked, tmp_path)[3]["value"] == 1.0
+    Picture.new("L", (8, 8)).save(image_path)
+    assert run(engine, tmp_path, samples_override=requested) == (4, 3, 1, 0)
+    assert score(TASK, requested, tmp_path)[3]["value"] == 1.0
 
 
 def test_failed_replies_are_errors_and_asked_again(tmp_path):
@@ -163,7 +168,7 @@ def test_failed_replies_are_errors_and_asked_again(tmp_path):
                     )
                 ]
 
-    assert run(Failing(), tmp_path).errors == 2
+    assert run(Failing(), tmp_path).n_errors == 2
     rows = score(TASK, samples(), tmp_path)
     assert [(row["id"], row["note"]) for row in rows if row["status"] == "error"] == [
         ("s1", "HTTP 500"),
@@ -171,7 +176,7 @@ def test_failed_replies_are_errors_and_asked_again(tmp_path):
     ]
     engine = Recorder()
     assert run(engine, tmp_path) == (10, 8, 2, 0)
-    assert engine.asked == ["s1", "s9"]
+    assert engine.requested == ["s1", "s9"]
 
 
 def test_an_engine_that_answers_what_it_was_not_asked_is_refused(tmp_path):
@@ -188,45 +193,45 @@ def test_samples_that_may_not_leave_are_refused_before_the_first_request(tmp_pat
     engine = Recorder()
     engine.endpoint = "https://example.org/v1"  # type: ignore[assignment]
     private = [*samples(2), replace(samples(1)[0], id="p", meta=Meta())]
-    with pytest.raises(ReleaseError, match="'p'"):
-        run(engine, tmp_path, asked=private)
-    assert not engine.asked
+    with pytest.raises(DataPolicyError, match="'p'"):
+        run(engine, tmp_path, samples_override=private)
+    assert not engine.requested
     assert not list(tmp_path.iterdir())
 
 
 def test_two_samples_of_one_id_are_refused(tmp_path):
     with pytest.raises(InputError, match="'s0'"):
-        run(Recorder(), tmp_path, asked=[*samples(2), *samples(1)])
+        run(Recorder(), tmp_path, samples_override=[*samples(2), *samples(1)])
 
 
 def test_a_gold_that_cannot_be_scored_is_an_error_of_its_sample_alone(tmp_path):
-    asked = [*samples(2), replace(samples(1)[0], id="bad", gold=None)]
-    engine = Recorder(say="no")
-    run(engine, tmp_path, asked=asked)
-    assert [row["status"] for row in score(TASK, asked, tmp_path)] == ["ok", "ok", "error"]
+    requested = [*samples(2), replace(samples(1)[0], id="bad", gold=None)]
+    engine = Recorder(answer="no")
+    run(engine, tmp_path, samples_override=requested)
+    assert [row["status"] for row in score(TASK, requested, tmp_path)] == ["ok", "ok", "error"]
 
 
 def test_scoring_a_folder_without_replies_says_what_to_run(tmp_path):
-    with pytest.raises(ArtefactError, match="lingshu eval"):
+    with pytest.raises(ArtifactError, match="lingshu eval"):
         score(TASK, samples(), tmp_path)
 
 
-def rows(*statuses: str, **carried: str) -> list[dict]:
+def rows(*statuses: str, **extra: str) -> list[dict]:
     values = {"right": (1.0, "ok"), "wrong": (0.0, "ok")}
-    found = []
+    result = []
     for i, status in enumerate(statuses):
-        value, said = values.get(status, (None, status))
-        found.append({"id": f"r{i}", "value": value, "status": said, **carried})
-    return found
+        value, row_status = values.get(status, (None, status))
+        result.append({"id": f"r{i}", "value": value, "status": row_status, **extra})
+    return result
 
 
 def test_denominators():
-    summary = report.summarise(
+    summary = build.summarize(
         rows("right", "right", "wrong", "empty", "refused", "multiple", "unparsed", "error")
     )
-    assert (summary.n, summary.right) == (7, 2)
+    assert (summary.n, summary.correct) == (7, 2)
     assert summary.accuracy.value == 2 / 7
-    assert (summary.read.value, summary.read.n) == (2 / 3, 3)
+    assert (summary.parsed_accuracy.value, summary.parsed_accuracy.n) == (2 / 3, 3)
     assert summary.statuses == {
         "ok": 3,
         "unparsed": 1,
@@ -242,7 +247,7 @@ def test_parts_of_a_point_are_averaged_and_bootstrapped_by_group():
         {"id": str(i), "value": v, "status": "ok", "group": i // 2}
         for i, v in enumerate((0.5, 0.5, 1.0, 1.0))
     ]
-    summary = report.summarise(given)
+    summary = build.summarize(given)
     assert (
         summary.accuracy.value == 0.75
         and summary.method == "clustered bootstrap"
@@ -254,41 +259,43 @@ def test_parts_of_a_point_are_averaged_and_bootstrapped_by_group():
 
 
 def test_more_than_a_hundredth_of_errors_is_said_first():
-    few = report.assemble("m", [report.task_report("t", rows(*["right"] * 99, "error"), {})])
-    many = report.assemble(
-        "m", [report.task_report("t", rows(*["right"] * 98, "error", "error"), {})]
+    few = build.assemble("m", [build.task_report("t", rows(*["right"] * 99, "error"), {})])
+    many = build.assemble(
+        "m", [build.task_report("t", rows(*["right"] * 98, "error", "error"), {})]
     )
     assert few.warning is None
     assert many.warning is not None and many.warning.startswith("2 of 100 samples (2.0%) failed")
-    assert report.as_markdown(many).startswith("**2 of 100 samples")
-    html = report.as_html(many)
+    assert build.as_markdown(many).startswith("**2 of 100 samples")
+    html = build.as_html(many)
     assert html.index('class="notice"') < html.index("<h2>")
 
 
 def test_macro_and_micro_over_tasks():
     tasks = [
-        report.task_report("a", rows("right"), {}),
-        report.task_report("b", rows("wrong", "wrong", "wrong"), {}),
+        build.task_report("a", rows("right"), {}),
+        build.task_report("b", rows("wrong", "wrong", "wrong"), {}),
     ]
-    built = report.assemble("m", tasks)
-    assert (built.macro, built.micro) == (0.5, 0.25)
+    evaluation_report = build.assemble("m", tasks)
+    assert (evaluation_report.macro, evaluation_report.micro) == (0.5, 0.25)
 
 
 def test_text_from_data_cannot_break_a_report():
     evil = '<script>alert("x")</script>|\n# head'
-    built = report.assemble(
-        evil, [report.task_report("t", rows("right", kind=evil), {"title": evil, "by": ["kind"]})]
+    evaluation_report = build.assemble(
+        evil, [build.task_report("t", rows("right", kind=evil), {"title": evil, "by": ["kind"]})]
     )
-    assert "<script" not in report.as_html(built)
-    table_lines = [line for line in report.as_markdown(built).splitlines() if line.startswith("|")]
+    assert "<script" not in build.as_html(evaluation_report)
+    table_lines = [
+        line for line in build.as_markdown(evaluation_report).splitlines() if line.startswith("|")
+    ]
     assert {line.replace("\\|", "").count("|") for line in table_lines} == {9}
-    assert "\n# head" not in report.as_markdown(built)
+    assert "\n# head" not in build.as_markdown(evaluation_report)
 
 
 def test_facets_count_what_they_do_not_know():
     given = [*rows("right", kind="side"), *rows("wrong")]
-    assert set(report.by_facet(given, ["kind", "lang"])["kind"]) == {"side", "unknown"}
-    assert "lang" not in report.by_facet(given, ["kind", "lang"])
+    assert set(build.by_facet(given, ["kind", "lang"])["kind"]) == {"side", "unknown"}
+    assert "lang" not in build.by_facet(given, ["kind", "lang"])
 
 
 def test_a_report_is_the_same_bytes_from_the_same_scores(tmp_path):
@@ -298,12 +305,12 @@ def test_a_report_is_the_same_bytes_from_the_same_scores(tmp_path):
     run(Recorder(reverse=True), tmp_path / "two" / "demo")
     for name in ("one", "two"):
         score(TASK, samples(), tmp_path / name / "demo")
-        report.write(tmp_path / name, replace(report.build(tmp_path / name), model="m"))
+        build.write(tmp_path / name, replace(build.build(tmp_path / name), model="m"))
     for name in ("report.json", "report.md", "report.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    told = json.loads((tmp_path / "one" / "report.json").read_text())
-    assert told["tasks"][0]["summary"]["accuracy"]["value"] == 1.0
-    assert set(told["tasks"][0]["facets"]["kind"]) == {"side", "size"}
+    output = json.loads((tmp_path / "one" / "report.json").read_text())
+    assert output["tasks"][0]["summary"]["accuracy"]["value"] == 1.0
+    assert set(output["tasks"][0]["facets"]["kind"]) == {"side", "size"}
 
 
 def test_images_are_read_once_per_file(tmp_path):
@@ -312,9 +319,9 @@ def test_images_are_read_once_per_file(tmp_path):
     def reader(image: Image) -> bytes:
         read.append(image.path)
         if image.path == "bad":
-            raise BadImage("bad cannot be opened.")
+            raise ImageError("bad cannot be opened.")
         return b"x"
 
-    asked = [replace(sample, images=(Image("shared"),)) for sample in samples(4)]
-    generate(TASK, asked, Recorder(), tmp_path, sampling=Sampling(), images=reader)
+    requested = [replace(sample, images=(Image("shared"),)) for sample in samples(4)]
+    generate(TASK, requested, Recorder(), tmp_path, sampling=Sampling(), images=reader)
     assert read == ["shared"]

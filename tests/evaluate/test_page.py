@@ -5,8 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lingshu.evaluate._plots import ticks
-from lingshu.evaluate.page import (
+from lingshu.evaluate.report.html import (
     Bar,
     Figure,
     Series,
@@ -19,6 +18,7 @@ from lingshu.evaluate.page import (
     section,
     table,
 )
+from lingshu.evaluate.report.plots import ticks
 
 EVIL = "<img src=x onerror=alert(1)>&\"'"
 VOID = {"meta", "img", "br"}
@@ -47,7 +47,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-def everything() -> str:
+def full_page() -> str:
     bars = [Bar(EVIL, 0.5, 0.4, 0.6, note=EVIL), Bar("none", None), Bar("no interval", 1.0)]
     curves = [
         Series(EVIL, [(0, 2.5), (10, 1.0), (20, float("nan"))]),
@@ -62,8 +62,8 @@ def everything() -> str:
             line_plot(curves, x_label=EVIL, y_label=EVIL),
             figure_grid(
                 [
-                    Figure(b"\x89PNG", EVIL, EVIL, EVIL, right=True),
-                    Figure(b"", "q", "a", "g", right=False),
+                    Figure(b"\x89PNG", EVIL, EVIL, EVIL, correct=True),
+                    Figure(b"", "q", "a", "g", correct=False),
                     Figure(b"", "q", "a", "g"),
                 ]
             ),
@@ -74,7 +74,7 @@ def everything() -> str:
 
 def test_a_page_is_well_formed_and_stands_alone():
     checker = Checker()
-    html = everything()
+    html = full_page()
     checker.feed(html)
     assert not checker.open
     assert "script" not in checker.tags
@@ -91,8 +91,10 @@ def test_empty_plots_draw_nothing():
 
 def test_a_bar_never_leaves_the_axis():
     inside = interval_plot([Bar("a", 0.98, 0.9, 1.2)])
-    places = [float(x) for x in re.findall(r'(?:x1|x2|cx)="([\d.]+)"', inside)]
-    assert max(places) == max(float(x) for x in re.findall(r'class="grid" x1="([\d.]+)"', inside))
+    indices_by_group = [float(x) for x in re.findall(r'(?:x1|x2|cx)="([\d.]+)"', inside)]
+    assert max(indices_by_group) == max(
+        float(x) for x in re.findall(r'class="grid" x1="([\d.]+)"', inside)
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,9 @@ def test_a_bar_never_leaves_the_axis():
      (2, 2, [1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6])],
 )  # fmt: skip
 def test_ticks_are_round_and_cover(low, high, expected):
-    found = ticks(low, high)
-    assert found[0] <= low and found[-1] >= high
-    assert found == pytest.approx(expected, abs=1e-9)
+    result = ticks(low, high)
+    assert result[0] <= low and result[-1] >= high
+    assert result == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.browser
@@ -114,7 +116,7 @@ def test_a_browser_loads_nothing_from_outside(tmp_path):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("needs a Chromium")
-    (tmp_path / "page.html").write_text(everything(), encoding="utf-8")
+    (tmp_path / "page.html").write_text(full_page(), encoding="utf-8")
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
                f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,800", f"--screenshot={tmp_path / 'page.png'}",
                (tmp_path / "page.html").as_uri()]  # fmt: skip

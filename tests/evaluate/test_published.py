@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.report import report as command
-from lingshu.core.artefacts import write_scores
-from lingshu.core.errors import ArtefactError, InputError
+from lingshu.cli.report import report as command
+from lingshu.core.artifacts import write_scores
+from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
-from lingshu.evaluate import published, report
-from lingshu.evaluate.scored import ScoredRun, ScoredTask
+from lingshu.evaluate import published
+from lingshu.evaluate.report import build
 from lingshu.evaluate.statistics import macro
+from lingshu.evaluate.store import ScoredRun, ScoredTask
 
 SHARED = Path(__file__).parents[3] / "shared" / "leaderboard.json"
 MULTIMODAL = ("MMMU-Med", "VQA-RAD", "SLAKE", "PathVQA", "PMC-VQA", "OmniMedVQA", "MedXpertQA-MM")
@@ -25,20 +26,20 @@ def rows(right: int, n: int) -> list[dict]:
     ]
 
 
-def a_task(name: str, place: object, right: int, of: int, **more) -> ScoredTask:
-    return ScoredTask(name, {"published": place, **more}, {"strict": rows(right, of)})
+def make_task(name: str, column: object, right: int, n_rows: int, **more) -> ScoredTask:
+    return ScoredTask(name, {"published": column, **more}, {"strict": rows(right, n_rows)})
 
 
-def a_run(*tasks: ScoredTask, model: str = "lingshu-medical-mllm/Lingshu-7B") -> ScoredRun:
+def make_run(*tasks: ScoredTask, model: str = "lingshu-medical-mllm/Lingshu-7B") -> ScoredRun:
     return ScoredRun("run", model, tasks)
 
 
-def cells(paper: published.PaperComparison) -> dict[str, published.Cell]:
+def cells(paper: published.PublishedComparison) -> dict[str, published.Cell]:
     return {cell.column: cell for cell in paper.cells}
 
 
 def test_the_printed_rows_of_the_package():
-    tables = published.leaderboard()["tables"]
+    tables = published.load_leaderboard()["tables"]
     lingshu = {row["model"]: row for row in tables["multimodal"]["rows"]}["Lingshu-7B"]
     assert [lingshu["scores"][column] for column in MULTIMODAL] == [
         54.0,
@@ -68,43 +69,43 @@ def test_the_printed_rows_of_the_package():
     reason="the transcription that the package's copy was taken from is not here",
 )
 def test_the_package_holds_the_transcription_as_it_is():
-    assert published.leaderboard() == json.loads(SHARED.read_text(encoding="utf-8"))
+    assert published.load_leaderboard() == json.loads(SHARED.read_text(encoding="utf-8"))
 
 
 def test_a_column_is_named_by_the_run_card_alone():
-    assert published.place(a_task("any", ["multimodal", "PathVQA"], 1, 2)) == (
+    assert published.published_column(make_task("any", ["multimodal", "PathVQA"], 1, 2)) == (
         "multimodal",
         "PathVQA",
     )
-    assert published.place(a_task("any", "PubMedQA", 1, 2)) == ("textual", "PubMedQA")
-    assert published.place(a_task("any", ("report", "IU-Xray/CIDEr"), 1, 2)) == (
+    assert published.published_column(make_task("any", "PubMedQA", 1, 2)) == ("textual", "PubMedQA")
+    assert published.published_column(make_task("any", ("report", "IU-Xray/CIDEr"), 1, 2)) == (
         "report",
         "IU-Xray/CIDEr",
     )
-    assert published.place(a_task("PathVQA", None, 1, 2)) is None
-    with pytest.raises(ArtefactError, match="did you mean 'PathVQA'"):
-        published.place(a_task("any", ["multimodal", "PathVQ"], 1, 2))
-    with pytest.raises(ArtefactError):
-        published.place(a_task("any", ["textual", "PathVQA"], 1, 2))
+    assert published.published_column(make_task("PathVQA", None, 1, 2)) is None
+    with pytest.raises(ArtifactError, match="did you mean 'PathVQA'"):
+        published.published_column(make_task("any", ["multimodal", "PathVQ"], 1, 2))
+    with pytest.raises(ArtifactError):
+        published.published_column(make_task("any", ["textual", "PathVQA"], 1, 2))
 
 
 def test_differences_in_points_and_which_lie_outside():
-    run = a_run(
-        a_task("a", "PMC-VQA", 540, 1000),
-        a_task("b", "OmniMedVQA", 700, 1000),
-        a_task("c", "PathVQA", 61_000, 100_000),
+    run = make_run(
+        make_task("a", "PMC-VQA", 540, 1000),
+        make_task("b", "OmniMedVQA", 700, 1000),
+        make_task("c", "PathVQA", 61_000, 100_000),
     )
-    found = cells(published.compare(run))
-    assert found["PMC-VQA"].difference == pytest.approx(54.0 - 56.3)
-    assert found["PMC-VQA"].outside is False  # 54.0 with 50.9 to 57.1 holds 56.3
-    assert found["OmniMedVQA"].outside is True
+    result = cells(published.compare(run))
+    assert result["PMC-VQA"].difference == pytest.approx(54.0 - 56.3)
+    assert result["PMC-VQA"].is_outside is False  # 54.0 with 50.9 to 57.1 holds 56.3
+    assert result["OmniMedVQA"].is_outside is True
     # Outside an interval of half a point, but within the point below which a judged column says
     # nothing.
-    assert (found["PathVQA"].tolerance, found["PathVQA"].outside) == (1.0, False)
+    assert (result["PathVQA"].tolerance, result["PathVQA"].is_outside) == (1.0, False)
 
 
 def test_tasks_of_one_column_are_pooled():
-    run = a_run(a_task("en", "SLAKE", 9, 10, n=10), a_task("zh", "SLAKE", 11, 30, n=31))
+    run = make_run(make_task("en", "SLAKE", 9, 10, n=10), make_task("zh", "SLAKE", 11, 30, n=31))
     paper = published.compare(run)
     column = paper.columns[0]
     assert (column.tasks, column.summary.n, column.summary.accuracy.value, column.expected) == (
@@ -122,54 +123,62 @@ def test_a_protocol_needs_every_task_of_its_column():
         ScoredTask("en", {"published": "SLAKE"}, both),
         ScoredTask("zh", {"published": "SLAKE"}, {"strict": rows(1, 2)}),
     )
-    assert [column.protocol for column in published.columns(a_run(en, zh))] == ["strict"]
-    assert [column.protocol for column in published.columns(a_run(en))] == ["strict", "paper"]
+    assert [column.protocol for column in published.fill_columns(make_run(en, zh))] == ["strict"]
+    assert [column.protocol for column in published.fill_columns(make_run(en))] == [
+        "strict",
+        "paper",
+    ]
 
 
 def test_the_average_as_published_needs_all_columns():
-    tasks = [a_task(name, name, 5 + i, 10 + i) for i, name in enumerate(MULTIMODAL)]
-    [part] = published.averages(published.columns(a_run(*tasks[:6])))
-    assert (part.macro, len(part.columns), part.of) == (None, 6, 7)
-    assert cells(published.compare(a_run(*tasks[:6])))["avg_published"].skipped == "6 of 7 columns"
-    [whole] = published.averages(published.columns(a_run(*tasks)))
-    assert whole.macro == pytest.approx(sum((5 + i) / (10 + i) for i in range(7)) / 7)
-    assert whole.micro == pytest.approx(56 / 91)
+    tasks = [make_task(name, name, 5 + i, 10 + i) for i, name in enumerate(MULTIMODAL)]
+    [part] = published.compute_averages(published.fill_columns(make_run(*tasks[:6])))
+    assert (part.macro, len(part.columns), part.n_columns) == (None, 6, 7)
+    assert (
+        cells(published.compare(make_run(*tasks[:6])))["avg_published"].skip_reason
+        == "6 of 7 columns"
+    )
+    [full] = published.compute_averages(published.fill_columns(make_run(*tasks)))
+    assert full.macro == pytest.approx(sum((5 + i) / (10 + i) for i in range(7)) / 7)
+    assert full.micro == pytest.approx(56 / 91)
     # 60.05 to one decimal is what the paper would print.
-    assert cells(published.compare(a_run(*tasks)))["avg_published"].difference == pytest.approx(
-        round(100 * (whole.macro or 0), 1) - 61.8
+    assert cells(published.compare(make_run(*tasks)))["avg_published"].difference == pytest.approx(
+        round(100 * (full.macro or 0), 1) - 61.8
     )
 
 
 def test_suspect_cells_are_skipped_and_named():
-    paper = published.compare(a_run(a_task("a", "PMC-VQA", 5, 10)), "MedDr-40B")
+    paper = published.compare(make_run(make_task("a", "PMC-VQA", 5, 10)), "MedDr-40B")
     cell = cells(paper)["PMC-VQA"]
-    assert cell.published == 13.9 and cell.difference is None and cell.suspect
-    assert cell.skipped is not None and "below random guessing" in cell.skipped
-    assert [(one.model, one.column) for one in paper.suspects if one.column == "PMC-VQA"] == [
-        ("MedDr-40B", "PMC-VQA")
-    ]
+    assert cell.published == 13.9 and cell.difference is None and cell.is_unreliable
+    assert cell.skip_reason is not None and "below random guessing" in cell.skip_reason
+    assert [
+        (unreliable.model, unreliable.column)
+        for unreliable in paper.unreliable_cells
+        if unreliable.column == "PMC-VQA"
+    ] == [("MedDr-40B", "PMC-VQA")]
     # The reports' 296 studies are another split than their name says, in every row.
     assert "not comparable" in (
-        cells(published.compare(a_run(a_task("a", "IU-Xray/CIDEr", 5, 10))))[
+        cells(published.compare(make_run(make_task("a", "IU-Xray/CIDEr", 5, 10))))[
             "IU-Xray/CIDEr"
-        ].skipped
+        ].skip_reason
         or ""
     )
 
 
 def test_cells_that_were_never_printed_are_no_zero():
-    cell = cells(published.compare(a_run(a_task("a", "OmniMedVQA", 5, 10)), "Med-R1-2B"))[
+    cell = cells(published.compare(make_run(make_task("a", "OmniMedVQA", 5, 10)), "Med-R1-2B"))[
         "OmniMedVQA"
     ]
-    assert (cell.published, cell.difference, cell.skipped) == (None, None, "not published")
-    absent = cells(published.compare(a_run(a_task("a", "PubMedQA", 5, 10)), "Lingshu-RL-7B"))[
+    assert (cell.published, cell.difference, cell.skip_reason) == (None, None, "not published")
+    absent = cells(published.compare(make_run(make_task("a", "PubMedQA", 5, 10)), "Lingshu-RL-7B"))[
         "PubMedQA"
     ]
-    assert absent.skipped == "Lingshu-RL-7B has no row in this table"
+    assert absent.skip_reason == "Lingshu-RL-7B has no row in this table"
 
 
 @pytest.mark.parametrize(
-    ("model", "wanted", "reference", "named"),
+    ("model", "requested", "reference", "named"),
     [
         ("lingshu-medical-mllm/Lingshu-32B", None, "Lingshu-32B", True),
         ("http://localhost:8000/v1#lingshu-7b", None, "Lingshu-7B", True),
@@ -177,24 +186,24 @@ def test_cells_that_were_never_printed_are_no_zero():
         ("mine", "gpt-4.1", "GPT-4.1", True),
     ],
 )
-def test_the_row_to_compare_with(model, wanted, reference, named):
-    paper = published.compare(a_run(a_task("a", "PMC-VQA", 5, 10), model=model), wanted)
-    assert (paper.reference, paper.named) == (reference, named)
+def test_the_row_to_compare_with(model, requested, reference, named):
+    paper = published.compare(make_run(make_task("a", "PMC-VQA", 5, 10), model=model), requested)
+    assert (paper.reference, paper.is_reference_named) == (reference, named)
 
 
 def test_wrong_wishes_are_named():
     with pytest.raises(InputError, match="did you mean 'Lingshu-7B'"):
-        published.compare(a_run(a_task("a", "PMC-VQA", 5, 10)), "Lingshu-7")
+        published.compare(make_run(make_task("a", "PMC-VQA", 5, 10)), "Lingshu-7")
     with pytest.raises(InputError, match="no task with a published column"):
-        published.compare(a_run(a_task("a", None, 5, 10)))
+        published.compare(make_run(make_task("a", None, 5, 10)))
 
 
 def test_against_paper_in_every_form(tmp_path, capsys):
     write_scores(tmp_path / "t" / "scores.jsonl", rows(30, 40))
     write_scores(tmp_path / "t" / "scores.paper.jsonl", rows(20, 40))
-    facts = {"published": ["multimodal", "PMC-VQA"], "n": 2000}
+    metadata = {"published": ["multimodal", "PMC-VQA"], "n": 2000}
     (tmp_path / "run.json").write_text(
-        json.dumps({"notes": {"model": "mine", "tasks": {"t": facts}}})
+        json.dumps({"notes": {"model": "mine", "tasks": {"t": metadata}}})
     )
     assert command(tmp_path, against="paper:MedDr-40B") == 0
     assert command(tmp_path, against="paper") == 0
@@ -205,48 +214,53 @@ def test_against_paper_in_every_form(tmp_path, capsys):
         and "+18.7" in out
     )
     markdown, html = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
-    for said in (markdown, html):
+    for output in (markdown, html):
         assert (
-            "ours (strict)" in said
-            and "ours (paper)" in said
-            and "published (authors&#x27;)" in said.replace("'", "&#x27;")
+            "ours (strict)" in output
+            and "ours (paper)" in output
+            and "published (authors&#x27;)" in output.replace("'", "&#x27;")
         )
-        assert "40 of 2000" in said and "this run, paper" in said and "13.9 †" in said
-        assert "bears no printed name; --against paper:MODEL" in said
-    told = read_json(tmp_path / "report.json")["paper"]
+        assert "40 of 2000" in output and "this run, paper" in output and "13.9 †" in output
+        assert "bears no printed name; --against paper:MODEL" in output
+    output = read_json(tmp_path / "report.json")["paper"]
     assert (
-        told["cells"][0]["difference"] == pytest.approx(18.7)
-        and told["cells"][0]["outside"] is None
+        output["cells"][0]["difference"] == pytest.approx(18.7)
+        and output["cells"][0]["outside"] is None
     )
     assert (
-        told["cells"][0]["no_verdict"] == "part of the benchmark"
+        output["cells"][0]["no_verdict"] == "part of the benchmark"
         and "part of the benchmark: no verdict" in markdown
     )
-    assert told["rows"]["multimodal"]["GPT-5"]["PMC-VQA"] == 60.0
-    assert report.build(tmp_path).paper is None
-    assert report.build(tmp_path).averages[0].columns == ("PMC-VQA",)
+    assert output["rows"]["multimodal"]["GPT-5"]["PMC-VQA"] == 60.0
+    assert build.build(tmp_path).paper is None
+    assert build.build(tmp_path).averages[0].columns == ("PMC-VQA",)
 
 
 def test_other_items_than_the_benchmarks_get_no_verdict(tmp_path):
     def cell(n: int | None, **more) -> published.Cell:
         task = replace(
-            a_task("a", "OmniMedVQA", 700, 1000, **({} if n is None else {"n": n})), **more
+            make_task("a", "OmniMedVQA", 700, 1000, **({} if n is None else {"n": n})), **more
         )
-        return cells(published.compare(a_run(task)))["OmniMedVQA"]
+        return cells(published.compare(make_run(task)))["OmniMedVQA"]
 
-    assert (cell(1000).outside, cell(1000).no_verdict) == (True, None)
-    assert (cell(None).outside, cell(None).no_verdict) == (True, None)
-    assert (cell(1001).outside, cell(1001).no_verdict) == (None, "part of the benchmark")
-    assert (cell(900).outside, cell(900).no_verdict) == (None, "other data, 1000 items and not 900")
-    assert (cell(None, limit=1000).outside, cell(None, limit=1000).no_verdict) == (
+    assert (cell(1000).is_outside, cell(1000).no_verdict_reason) == (True, None)
+    assert (cell(None).is_outside, cell(None).no_verdict_reason) == (True, None)
+    assert (cell(1001).is_outside, cell(1001).no_verdict_reason) == (None, "part of the benchmark")
+    assert (cell(900).is_outside, cell(900).no_verdict_reason) == (
+        None,
+        "other data, 1000 items and not 900",
+    )
+    assert (cell(None, limit=1000).is_outside, cell(None, limit=1000).no_verdict_reason) == (
         None,
         "part of the benchmark",
     )
-    assert cell(1000, limit=2000).outside is True
+    assert cell(1000, limit=2000).is_outside is True
     medbullets = cells(
-        published.compare(a_run(a_task("m", ["textual", "Medbullets"], 100, 308, n=308)))
+        published.compare(make_run(make_task("m", ["textual", "Medbullets"], 100, 308, n=308)))
     )["Medbullets"]
-    assert medbullets.outside is None and "four or five options" in (medbullets.no_verdict or "")
+    assert medbullets.is_outside is None and "four or five options" in (
+        medbullets.no_verdict_reason or ""
+    )
 
 
 def test_another_length_limit_than_the_published_one_is_told(tmp_path):
@@ -257,9 +271,12 @@ def test_another_length_limit_than_the_published_one_is_told(tmp_path):
     (tmp_path / "run.json").write_text(
         json.dumps({"config": config, "notes": {"model": "mine", "tasks": tasks}})
     )
-    built = report.build(tmp_path, against="paper")
+    evaluation_report = build.build(tmp_path, against="paper")
     assert (
         "- Replies had at most 16 tokens here and 8,192 in the published runs: a.\n"
-        in report.as_markdown(built)
+        in build.as_markdown(evaluation_report)
     )
-    assert built.paper is not None and built.paper.cells[0].no_verdict == "part of the benchmark"
+    assert (
+        evaluation_report.paper is not None
+        and evaluation_report.paper.cells[0].no_verdict_reason == "part of the benchmark"
+    )

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.report import report as command
-from lingshu.apps.report import side_by_side
-from lingshu.core.artefacts import write_scores
-from lingshu.core.errors import ArtefactError, InputError
+from lingshu.cli.report import comparison_table
+from lingshu.cli.report import report as command
+from lingshu.core.artifacts import write_scores
+from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
-from lingshu.evaluate import report
-from lingshu.evaluate.summary import by_facet, summarise
-from lingshu.scoring._protocols import quirks
+from lingshu.evaluate.report import build
+from lingshu.evaluate.summary import by_facet, summarize
 from lingshu.scoring._reports import NEEDS_JUDGE
+from lingshu.scoring.protocols.table import quirks
 
 
-def rows(right: int, n: int, *, group: int = 0, **carried) -> list[dict]:
+def rows(right: int, n: int, *, group: int = 0, **extra) -> list[dict]:
     """The first `right` of `n` items are right; every `group` of them share a patient, 0 for none."""
     return [
         {
@@ -26,62 +26,62 @@ def rows(right: int, n: int, *, group: int = 0, **carried) -> list[dict]:
             "value": float(i < right),
             "status": "ok",
             "group": f"p{i // group}" if group else None,
-            **carried,
+            **extra,
         }
         for i in range(n)
     ]
 
 
-def a_run(folder: Path, files: dict[str, list[dict]], **facts) -> Path:
-    for name, found in files.items():
-        write_scores(folder / name, found)
-    tasks = {name.split("/")[0]: facts for name in files}
+def make_run(folder: Path, files: dict[str, list[dict]], **metadata) -> Path:
+    for name, result in files.items():
+        write_scores(folder / name, result)
+    tasks = {name.split("/")[0]: metadata for name in files}
     (folder / "run.json").write_text(json.dumps({"notes": {"model": "m", "tasks": tasks}}))
     return folder
 
 
 def test_the_interval_is_chosen_by_the_data():
-    alone, patients = summarise(rows(5, 10)), summarise(rows(5, 10, group=2))
+    alone, patients = summarize(rows(5, 10)), summarize(rows(5, 10, group=2))
     assert (alone.method, alone.groups) == ("wilson", 10)
     assert (patients.method, patients.groups) == ("clustered bootstrap", 5)
-    assert summarise([{"id": "a", "value": 0.5, "status": "ok"}]).method == "bootstrap"
+    assert summarize([{"id": "a", "value": 0.5, "status": "ok"}]).method == "bootstrap"
     assert alone.accuracy[1:3] != patients.accuracy[1:3]
     # Every item with a group of its own is independent.
-    assert summarise(rows(5, 10, group=1)).accuracy == alone.accuracy
+    assert summarize(rows(5, 10, group=1)).accuracy == alone.accuracy
 
 
 def test_groups_that_are_all_alike_still_have_an_interval():
     """A bootstrap of ten right answers is 100% to 100%; five patients know no more than five items."""
-    assert summarise(rows(10, 10, group=2)).accuracy == pytest.approx(
+    assert summarize(rows(10, 10, group=2)).accuracy == pytest.approx(
         (1.0, 0.5655, 1.0, 10), abs=1e-4
     )
     half = [
         {"id": str(i), "value": float(i % 2), "status": "ok", "group": i // 2} for i in range(8)
     ]
-    assert summarise(half).accuracy == pytest.approx((0.5, 0.1155, 0.8845, 8), abs=1e-3)
-    assert summarise([]).accuracy.value is None
+    assert summarize(half).accuracy == pytest.approx((0.5, 0.1155, 0.8845, 8), abs=1e-3)
+    assert summarize([]).accuracy.value is None
     # Two patients of one and of three questions: as for two items, and so for replies that are all
     # wrong.
     uneven = [{"id": str(i), "value": 1.0, "status": "ok", "group": int(i > 0)} for i in range(4)]
-    assert summarise(uneven).accuracy == pytest.approx((1.0, 0.3424, 1.0, 4), abs=1e-4)
-    assert summarise([{**row, "value": 0.0} for row in uneven]).accuracy == pytest.approx(
+    assert summarize(uneven).accuracy == pytest.approx((1.0, 0.3424, 1.0, 4), abs=1e-4)
+    assert summarize([{**row, "value": 0.0} for row in uneven]).accuracy == pytest.approx(
         (0.0, 0.0, 0.6576, 4), abs=1e-4
     )
 
 
 def test_a_failed_item_does_not_decide_the_method():
-    found = [*rows(2, 4), {"id": "x", "value": None, "status": "error", "group": "p"}]
-    assert summarise(found).method == "wilson"
+    result = [*rows(2, 4), {"id": "x", "value": None, "status": "error", "group": "p"}]
+    assert summarize(result).method == "wilson"
 
 
 def test_groups_of_a_task_use_its_method():
-    found = [
+    result = [
         *rows(2, 4, group=2, kind="a"),
         *({**row, "id": row["id"] + "b", "group": None} for row in rows(1, 3, kind="b")),
     ]
     assert {
         one.method
-        for one in by_facet(found, ["kind"], method=summarise(found).method)["kind"].values()
+        for one in by_facet(result, ["kind"], method=summarize(result).method)["kind"].values()
     } == {"clustered bootstrap"}
 
 
@@ -90,15 +90,15 @@ def test_each_table_names_its_method_and_protocol(tmp_path):
         "a/scores.jsonl": rows(3, 6, kind="x"),
         "b/scores.jsonl": rows(3, 6, group=2, kind="y"),
     }
-    built = report.build(a_run(tmp_path, files))
-    for said in (report.as_markdown(built), report.as_html(built)):
+    evaluation_report = build.build(make_run(tmp_path, files))
+    for output in (build.as_markdown(evaluation_report), build.as_html(evaluation_report)):
         assert (
             "Protocol: strict. Intervals: Wilson: a; bootstrap over whole groups (below 20:"
-            " Wilson): b. Groups: b 3." in said
+            " Wilson): b. Groups: b 3." in output
         )
-        assert said.count("Protocol: strict.") == 3  # the overview and one facet of each task
+        assert output.count("Protocol: strict.") == 3  # the overview and one facet of each task
         assert (
-            "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in said
+            "Protocol: strict. Intervals: bootstrap over whole groups (below 20: Wilson)." in output
         )
 
 
@@ -107,13 +107,13 @@ def test_protocols_stand_side_by_side(tmp_path):
         "a/scores.jsonl": rows(3, 4),
         "a/scores.medevalkit.jsonl": rows(1, 4, protocol="medevalkit"),
     }
-    built = report.build(
-        a_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]})
+    evaluation_report = build.build(
+        make_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]})
     )
-    assert built.tasks[0].protocol == "strict"
-    assert built.tasks[0].summary.right == 3
-    assert built.tasks[0].protocols["medevalkit"].summary.right == 1
-    markdown = report.as_markdown(built)
+    assert evaluation_report.tasks[0].protocol == "strict"
+    assert evaluation_report.tasks[0].summary.correct == 3
+    assert evaluation_report.tasks[0].protocols["medevalkit"].summary.correct == 1
+    markdown = build.as_markdown(evaluation_report)
     assert "|  | strict | medevalkit |" in markdown
     assert "75.0 (30.1 to 95.4), unread 0 | 25.0 (4.6 to 69.9), unread 0" in markdown
     assert (
@@ -125,28 +125,34 @@ def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
     for protocol in ("medevalkit", "paper"):
         write_scores(tmp_path / "a" / f"scores.{protocol}.jsonl", rows(1, 4, protocol=protocol))
     write_scores(tmp_path / "a" / "scores.jsonl", rows(2, 4))
-    built = report.build(tmp_path)
-    assert list(built.tasks[0].protocols) == ["paper", "medevalkit"]
+    evaluation_report = build.build(tmp_path)
+    assert list(evaluation_report.tasks[0].protocols) == ["paper", "medevalkit"]
     for protocol in ("medevalkit", "paper"):
-        assert built.tasks[0].protocols[protocol].quirks == quirks(protocol)
+        assert evaluation_report.tasks[0].protocols[protocol].known_issues == quirks(protocol)
     assert all(
-        sentence.replace("<", "&lt;") in report.as_markdown(built)
+        sentence.replace("<", "&lt;") in build.as_markdown(evaluation_report)
         for sentence in quirks("medevalkit")
     )
 
 
 def test_the_run_card_says_which_protocol_leads(tmp_path):
     files = {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 4)}
-    built = report.build(a_run(tmp_path, files, protocol="paper", quirks=["It cuts."]))
-    assert (built.tasks[0].protocol, built.tasks[0].summary.right, built.tasks[0].quirks) == (
+    evaluation_report = build.build(
+        make_run(tmp_path, files, protocol="paper", quirks=["It cuts."])
+    )
+    assert (
+        evaluation_report.tasks[0].protocol,
+        evaluation_report.tasks[0].summary.correct,
+        evaluation_report.tasks[0].known_issues,
+    ) == (
         "paper",
         1,
         ("It cuts.",),
     )
-    assert list(built.tasks[0].protocols) == ["strict"]
-    assert list(report.build(a_run(tmp_path, files, protocol=["paper"])).tasks[0].protocols) == []
+    assert list(evaluation_report.tasks[0].protocols) == ["strict"]
+    assert list(build.build(make_run(tmp_path, files, protocol=["paper"])).tasks[0].protocols) == []
     assert (
-        report.build(a_run(tmp_path / "alone", {"a/scores.paper.jsonl": rows(1, 4)}))
+        build.build(make_run(tmp_path / "alone", {"a/scores.paper.jsonl": rows(1, 4)}))
         .tasks[0]
         .protocol
         == "paper"
@@ -154,24 +160,24 @@ def test_the_run_card_says_which_protocol_leads(tmp_path):
 
 
 def test_scores_left_over_from_other_items_are_not_shown(tmp_path):
-    run = a_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 3)})
-    task = report.build(run).tasks[0]
+    run = make_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 3)})
+    task = build.build(run).tasks[0]
     assert not task.protocols
-    assert "under the protocol paper are over other items" in task.left_out[0]
-    assert task.left_out[0] in report.as_markdown(report.build(run))
+    assert "under the protocol paper are over other items" in task.excluded[0]
+    assert task.excluded[0] in build.as_markdown(build.build(run))
 
 
 def test_scores_of_mixed_or_doubled_protocols_are_refused(tmp_path):
     mixed = [*rows(1, 1, protocol="strict"), {**rows(1, 1, protocol="paper")[0], "id": "z"}]
-    with pytest.raises(ArtefactError, match="mixes the protocols paper, strict"):
-        report.build(a_run(tmp_path / "mixed", {"a/scores.jsonl": mixed}))
-    twice = {"a/scores.jsonl": rows(1, 2, protocol="paper"), "a/scores.paper.jsonl": rows(1, 2)}
-    with pytest.raises(ArtefactError, match="once more"):
-        report.build(a_run(tmp_path / "twice", twice))
+    with pytest.raises(ArtifactError, match="mixes the protocols paper, strict"):
+        build.build(make_run(tmp_path / "mixed", {"a/scores.jsonl": mixed}))
+    duplicate = {"a/scores.jsonl": rows(1, 2, protocol="paper"), "a/scores.paper.jsonl": rows(1, 2)}
+    with pytest.raises(ArtifactError, match="once more"):
+        build.build(make_run(tmp_path / "twice", duplicate))
 
 
 def test_a_report_without_samples_holds_no_replies(tmp_path):
-    run = a_run(
+    run = make_run(
         tmp_path,
         {
             "a/scores.jsonl": rows(
@@ -186,22 +192,24 @@ def test_a_report_without_samples_holds_no_replies(tmp_path):
 
 
 def test_against_another_run_in_every_form(tmp_path, capsys):
-    ours = a_run(tmp_path / "ours", {"a/scores.jsonl": rows(8, 10), "b/scores.jsonl": rows(5, 5)})
-    theirs = a_run(tmp_path / "theirs", {"a/scores.jsonl": rows(2, 10)})
+    ours = make_run(
+        tmp_path / "ours", {"a/scores.jsonl": rows(8, 10), "b/scores.jsonl": rows(5, 5)}
+    )
+    theirs = make_run(tmp_path / "theirs", {"a/scores.jsonl": rows(2, 10)})
     assert command(ours, against=str(theirs)) == 0
     out = capsys.readouterr().out
     assert "+60.0" in out and "0.031" in out  # 6 : 0 items, 2 / 2^6
-    told = read_json(ours / "report.json")["paired"]
-    assert told["run"] == "theirs" and told["tasks"][0]["test"] == {
+    output = read_json(ours / "report.json")["paired"]
+    assert output["run"] == "theirs" and output["tasks"][0]["test"] == {
         "p": 0.03125,
         "test": "McNemar, exact",
         "discordant": 6,
     }
-    assert told["left_out"] == {"b": "only in this run"}
+    assert output["excluded"] == {"b": "only in this run"}
     for name in ("report.md", "report.html"):
-        said = (ours / name).read_text()
-        assert "+60.0" in said and "6 : 0" in said and "b: only in this run." in said
-        assert str(tmp_path) not in said
+        output = (ours / name).read_text()
+        assert "+60.0" in output and "6 : 0" in output and "b: only in this run." in output
+        assert str(tmp_path) not in output
     kept = [(ours / name).read_bytes() for name in ("report.json", "report.md", "report.html")]
     command(ours, against=str(theirs))
     assert kept == [
@@ -213,12 +221,12 @@ def test_against_another_run_in_every_form(tmp_path, capsys):
 
 def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
     ours, other = (
-        a_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}),
-        a_run(tmp_path / "other", {"b/scores.jsonl": rows(1, 2)}),
+        make_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}),
+        make_run(tmp_path / "other", {"b/scores.jsonl": rows(1, 2)}),
     )
     with pytest.raises(InputError, match="ours and other have no task in common"):
         command(ours, against=str(other))
-    with pytest.raises(ArtefactError, match="holds no scores"):
+    with pytest.raises(ArtifactError, match="holds no scores"):
         command(ours, against=str(tmp_path / "absent"))
     assert not (ours / "report.json").exists()
 
@@ -234,36 +242,56 @@ def test_a_task_that_needs_a_judge_did_not_fail(tmp_path):
         }
         for i in range(9)
     ]
-    built = report.build(a_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": waits}))
-    assert (built.warning, built.macro, built.micro) == (None, 0.75, 0.75)
-    assert built.tasks[1].summary.statuses["error"] == built.tasks[1].summary.unjudged == 9
-    assert report.overview(built)[1] == ["h (needs a judge: not scored, 9 kept)", *"––––––", "0"]
-    assert len(report.overview(built)) == 2
-    for said in (report.as_markdown(built), report.as_html(built)):
-        assert "error 0, needs a judge: not scored 9" in said
-    assert side_by_side(["x"], [built])[1][1] == ["h", "needs a judge: not scored"]
-    failed = [*waits, {"id": "x", "value": None, "status": "error", "note": "busy"}]
-    built = report.build(
-        a_run(tmp_path / "failed", {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": failed})
+    evaluation_report = build.build(
+        make_run(tmp_path, {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": waits})
     )
-    assert built.warning is not None and built.warning.startswith("1 of 5 samples")
+    assert (evaluation_report.warning, evaluation_report.macro, evaluation_report.micro) == (
+        None,
+        0.75,
+        0.75,
+    )
+    assert (
+        evaluation_report.tasks[1].summary.statuses["error"]
+        == evaluation_report.tasks[1].summary.n_awaiting_judge
+        == 9
+    )
+    assert build.overview(evaluation_report)[1] == [
+        "h (needs a judge: not scored, 9 kept)",
+        *"––––––",
+        "0",
+    ]
+    assert len(build.overview(evaluation_report)) == 2
+    for output in (build.as_markdown(evaluation_report), build.as_html(evaluation_report)):
+        assert "error 0, needs a judge: not scored 9" in output
+    assert comparison_table(["x"], [evaluation_report])[1][1] == ["h", "needs a judge: not scored"]
+    failed = [*waits, {"id": "x", "value": None, "status": "error", "note": "busy"}]
+    evaluation_report = build.build(
+        make_run(tmp_path / "failed", {"a/scores.jsonl": rows(3, 4), "h/scores.jsonl": failed})
+    )
+    assert evaluation_report.warning is not None and evaluation_report.warning.startswith(
+        "1 of 5 samples"
+    )
 
 
 def test_means_are_over_tasks_of_one_measure(tmp_path):
     graded = [{"id": str(i), "value": 0.2, "status": "ok", "kind": "report"} for i in range(4)]
     perfect = [{**row, "value": 1.0} for row in graded]
     files = {"a/scores.jsonl": rows(3, 4), "b/scores.jsonl": rows(1, 4), "c/scores.jsonl": graded}
-    built = report.build(a_run(tmp_path / "one", files))
-    assert (built.macro, built.micro) == (0.5, 0.5)
-    assert "Not accuracy but the mean of scores between 0 and 1: c." in report.as_markdown(built)
+    evaluation_report = build.build(make_run(tmp_path / "one", files))
+    assert (evaluation_report.macro, evaluation_report.micro) == (0.5, 0.5)
+    assert "Not accuracy but the mean of scores between 0 and 1: c." in build.as_markdown(
+        evaluation_report
+    )
     # A scorer of reports gives parts of a point, even where all of them are whole.
-    built = report.build(a_run(tmp_path / "two", {**files, "d/scores.jsonl": perfect}))
-    assert [(row[0], row[3]) for row in report.overview(built)[4:]] == [
+    evaluation_report = build.build(
+        make_run(tmp_path / "two", {**files, "d/scores.jsonl": perfect})
+    )
+    assert [(row[0], row[3]) for row in build.overview(evaluation_report)[4:]] == [
         ("mean over tasks (macro)", "50.0"), ("mean over samples (micro)", "50.0"),
         ("mean score over tasks (macro)", "60.0"), ("mean score over samples (micro)", "60.0"),
     ]  # fmt: skip
-    other = a_run(tmp_path / "other", files)
-    paired = report.build(tmp_path / "one", against=str(other)).paired
+    other = make_run(tmp_path / "other", files)
+    paired = build.build(tmp_path / "one", against=str(other)).paired
     assert paired is not None and paired.macro == {"strict": 0.0}
 
 
@@ -271,22 +299,24 @@ def test_means_are_over_tasks_of_one_measure(tmp_path):
     "card",
     [
         {"notes": []}, {"notes": {"tasks": []}}, {"notes": {"tasks": {"a": []}}}, {"notes": {"tasks": {"a": {"n": "4"}}}},
-        {"notes": {"tasks": {"a": {"by": "kind"}}}}, {"notes": {"tasks": {"a": {"published": ["x", "y", "z"]}}}},
-        {"notes": {"tasks": {"a": {"quirks": {"strict": 1}}}}}, {"config": 3}, {"config": {"sampling": {"a": 1}}},
+        {"notes": {"tasks": {"a": {"facets": "kind"}}}}, {"notes": {"tasks": {"a": {"published": ["x", "y", "z"]}}}},
+        {"notes": {"tasks": {"a": {"known_issues": {"strict": 1}}}}}, {"config": 3}, {"config": {"sampling": {"a": 1}}},
     ],
 )  # fmt: skip
 def test_a_damaged_run_card_is_named(tmp_path, card):
     write_scores(tmp_path / "a" / "scores.jsonl", rows(1, 2))
     (tmp_path / "run.json").write_text(json.dumps(card))
     with pytest.raises(
-        ArtefactError,
+        ArtifactError,
         match=r"run\.json: .* cannot be .*; the file is damaged: run `lingshu eval` again",
     ):
-        report.build(tmp_path)
+        build.build(tmp_path)
 
 
 def test_markdown_in_data_is_shown_and_not_followed(tmp_path):
-    built = report.build(
-        a_run(tmp_path, {"a/scores.jsonl": rows(1, 2, kind="![x](http://a.example) \\![y](z)")})
+    evaluation_report = build.build(
+        make_run(tmp_path, {"a/scores.jsonl": rows(1, 2, kind="![x](http://a.example) \\![y](z)")})
     )
-    assert "| \\!\\[x\\](http://a.example) \\\\\\!\\[y\\](z) |" in report.as_markdown(built)
+    assert "| \\!\\[x\\](http://a.example) \\\\\\!\\[y\\](z) |" in build.as_markdown(
+        evaluation_report
+    )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.errors import InputError, UnknownName
+from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Meta, Reply, Sample, Sampling, Score, Scorer, Task
+from lingshu.core.types import Meta, Reply, Sample, Sampling, Score, Scorer, Task
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.score import failed, score, scores_file
+from lingshu.evaluate.score import count_failed, score, scores_file
 from lingshu.scoring import auto
 from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.tasks import healthbench
@@ -33,7 +33,7 @@ TASK = Task(
 )
 
 
-class Says:
+class FixedReplyEngine:
     model, digest, endpoint = "says", "d", None
 
     def generate(self, samples, sampling, *, skip=()):
@@ -42,7 +42,9 @@ class Says:
 
 @pytest.fixture
 def answered(tmp_path: Path) -> Path:
-    generate(TASK, SAMPLES, Says(), tmp_path, sampling=Sampling(), images=lambda image: b"")
+    generate(
+        TASK, SAMPLES, FixedReplyEngine(), tmp_path, sampling=Sampling(), images=lambda image: b""
+    )
     return tmp_path
 
 
@@ -55,7 +57,7 @@ def test_strict_alone_is_the_default(answered: Path) -> None:
         ("s2", "strict"),
     ]
     assert sorted(path.name for path in answered.iterdir()) == [
-        "asked.jsonl",
+        "requests.jsonl",
         "replies.jsonl",
         "scores.jsonl",
     ]
@@ -92,7 +94,7 @@ def test_scores_of_other_replies_do_not_stay_beside_those_of_these(answered: Pat
 def test_no_protocol_and_an_id_given_twice_are_refused(answered: Path) -> None:
     with pytest.raises(InputError, match="no protocol is named"):
         score(TASK, SAMPLES, answered, protocols=())
-    with pytest.raises(UnknownName, match="strict"):
+    with pytest.raises(UnknownNameError, match="strict"):
         score(TASK, SAMPLES, answered, protocols=("stricter",))
     with pytest.raises(InputError, match="two samples with one id"):
         score(TASK, [*SAMPLES, SAMPLES[0]], answered)
@@ -131,25 +133,27 @@ def test_replies_that_need_a_judge_did_not_fail(answered: Path, judged: Scorer) 
         2,
     )
     rows = list(read_jsonl(answered / "scores.jsonl"))
-    assert {row["status"] for row in rows} == {"error"} and failed(rows) == 1
+    assert {row["status"] for row in rows} == {"error"} and count_failed(rows) == 1
     assert rows[0]["note"].startswith(NEEDS_JUDGE)
 
 
 def test_long_replies_are_not_all_in_memory(answered: Path) -> None:
-    asked = [replace(SAMPLES[0], id=f"l{i}") for i in range(200)]
+    requested = [replace(SAMPLES[0], id=f"l{i}") for i in range(200)]
     row = next(iter(read_jsonl(answered / "replies.jsonl")))
-    write_jsonl(answered / "asked.jsonl", ({"id": sample.id, "key": sample.id} for sample in asked))
+    write_jsonl(
+        answered / "requests.jsonl", ({"id": sample.id, "key": sample.id} for sample in requested)
+    )
     write_jsonl(
         answered / "replies.jsonl",
         (
             {**row, "key": sample.id, "id": sample.id, "text": "B. " + "x" * 100_000}
-            for sample in asked
+            for sample in requested
         ),
     )
     tracemalloc.start()
     try:
         assert (
-            score(replace(TASK, score=lambda sample, reply: Score(1.0)), asked, answered).rows
+            score(replace(TASK, score=lambda sample, reply: Score(1.0)), requested, answered).n_rows
             == 200
         )
         assert tracemalloc.get_traced_memory()[1] < 5_000_000  # of 20 MB

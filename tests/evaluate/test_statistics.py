@@ -2,7 +2,7 @@
 
 import pytest
 
-from lingshu.core.shares import Interval, wilson
+from lingshu.core.stats import Interval, wilson
 from lingshu.evaluate.statistics import (
     auroc,
     balanced_accuracy,
@@ -10,7 +10,7 @@ from lingshu.evaluate.statistics import (
     bootstrap_mean,
     macro,
     micro,
-    or_wilson,
+    wilson_fallback,
 )
 
 
@@ -77,10 +77,10 @@ def test_bootstrap_draws_whole_groups():
 def test_bootstrap_is_seeded_and_agrees_with_its_quick_form():
     values, groups = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0], [1, 1, 2, 2, 3, 3]
     slow = bootstrap(
-        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200
+        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, n_resamples=200
     )
     assert slow == bootstrap(
-        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, draws=200
+        lambda rows: sum(values[i] for i in rows) / len(rows), groups, seed=3, n_resamples=200
     )
     quick = bootstrap_mean(values, groups, seed=3)
     assert quick == bootstrap_mean(values, groups, seed=3)
@@ -114,8 +114,8 @@ def test_wilson_takes_a_share_of_groups():
 
 
 def test_an_interval_without_width_is_widened_to_as_many_items_as_groups():
-    found = or_wilson(bootstrap(lambda places: 1.0, [0, 0, 1, 1, 2, 2]), 3)
-    assert (found.value, found.n) == (1.0, 6)
-    assert found.low == pytest.approx(wilson(3, 3).low)
+    result = wilson_fallback(bootstrap(lambda indices_by_group: 1.0, [0, 0, 1, 1, 2, 2]), 3)
+    assert (result.value, result.n) == (1.0, 6)
+    assert result.low == pytest.approx(wilson(3, 3).low)
     kept = Interval(0.5, 0.25, 0.75, 4)
-    assert or_wilson(kept, 2) == kept
+    assert wilson_fallback(kept, 2) == kept

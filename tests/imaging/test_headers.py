@@ -11,23 +11,23 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from lingshu.core.errors import BadImage
-from lingshu.imaging.headers import EndsEarly, check_whole, read_header
+from lingshu.core.errors import ImageError
+from lingshu.imaging.headers import TruncatedHeader, check_complete, read_header
 
-PICTURE = PIL.Image.fromarray(
+IMAGE = PIL.Image.fromarray(
     np.arange(40 * 60 * 3, dtype=np.uint32).astype(np.uint8).reshape(40, 60, 3)
 )
 
 
-def saved(kind: str, picture: PIL.Image.Image = PICTURE, **options: Any) -> bytes:
+def encode(kind: str, image: PIL.Image.Image = IMAGE, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_every_format_tells_its_size(kind: str) -> None:
-    header = read_header(saved(kind))
+    header = read_header(encode(kind))
     assert (header.format, header.width, header.height, header.pixels) == (kind, 60, 40, 2400)
 
 
@@ -35,7 +35,7 @@ def test_every_format_tells_its_size(kind: str) -> None:
     "options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}]
 )
 def test_all_three_kinds_of_webp_tell_their_size(options: dict[str, Any]) -> None:
-    header = read_header(saved("WEBP", **options))
+    header = read_header(encode("WEBP", **options))
     assert (header.width, header.height) == (60, 40)
 
 
@@ -44,14 +44,14 @@ def test_all_three_kinds_of_webp_tell_their_size(options: dict[str, Any]) -> Non
 def test_sizes_are_of_the_upright_image(kind: str, orientation: int) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    file = saved(kind, exif=exif)
+    file = encode(kind, exif=exif)
     upright = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file)))
     header = read_header(file)
     assert (header.width, header.height) == upright.size and header.orientation == orientation
 
 
 @pytest.mark.parametrize(
-    ("mode", "bits", "channels", "plain"),
+    ("mode", "bits", "channels", "is_plain"),
     [
         ("L", 8, 1, True),
         ("RGB", 8, 3, True),
@@ -60,16 +60,16 @@ def test_sizes_are_of_the_upright_image(kind: str, orientation: int) -> None:
         ("I;16", 16, 1, True),
     ],
 )
-def test_a_png_tells_bits_and_channels(mode: str, bits: int, channels: int, plain: bool) -> None:
-    header = read_header(saved("PNG", PIL.Image.new(mode, (3, 2))))
-    assert (header.bits, header.channels, header.plain) == (bits, channels, plain)
+def test_a_png_tells_bits_and_channels(mode: str, bits: int, channels: int, is_plain: bool) -> None:
+    header = read_header(encode("PNG", PIL.Image.new(mode, (3, 2))))
+    assert (header.bits, header.channels, header.is_plain) == (bits, channels, is_plain)
 
 
 def test_the_size_stands_behind_long_segments() -> None:
     exif = PIL.Image.Exif()
     exif[0x010E] = "x" * 60_000
-    file = saved("JPEG", exif=exif, comment=b"c" * 60_000)
-    with pytest.raises(EndsEarly):
+    file = encode("JPEG", exif=exif, comment=b"c" * 60_000)
+    with pytest.raises(TruncatedHeader):
         read_header(file[:65536])
     assert read_header(file).width == 60
 
@@ -89,33 +89,33 @@ def test_the_size_stands_behind_long_segments() -> None:
     ],
 )
 def test_what_has_no_size_is_refused(bad: bytes) -> None:
-    with pytest.raises(BadImage, match=r"^the file "):
+    with pytest.raises(ImageError, match=r"^the file "):
         read_header(bad, name="the file")
 
 
 def test_a_header_may_state_any_size_without_cost() -> None:
-    file = bytearray(saved("PNG"))
+    file = bytearray(encode("PNG"))
     file[16:24] = struct.pack(">II", 2_000_000_000, 2_000_000_000)
     assert read_header(bytes(file)).pixels == 4 * 10**18
 
 
 def test_whole_files_pass_and_cut_or_damaged_ones_do_not() -> None:
     for kind in ("PNG", "JPEG"):
-        file = saved(kind)
+        file = encode(kind)
         header = read_header(file)
-        check_whole(file + b"\0\0trailing", header, name="f")
-        with pytest.raises(BadImage, match="truncated"):
-            check_whole(file[:-12], header, name="f")
-    png = bytearray(saved("PNG"))
+        check_complete(file + b"\0\0trailing", header, name="f")
+        with pytest.raises(ImageError, match="truncated"):
+            check_complete(file[:-12], header, name="f")
+    png = bytearray(encode("PNG"))
     png[24] ^= 1
-    with pytest.raises(BadImage, match="checksum"):
-        check_whole(bytes(png), read_header(bytes(png)), name="f")
+    with pytest.raises(ImageError, match="checksum"):
+        check_complete(bytes(png), read_header(bytes(png)), name="f")
 
 
 def test_an_embedded_thumbnail_does_not_make_a_cut_jpeg_whole() -> None:
-    thumbnail = saved("JPEG", PICTURE.resize((8, 8)))
-    file = saved("JPEG")
+    thumbnail = encode("JPEG", IMAGE.resize((8, 8)))
+    file = encode("JPEG")
     app = b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
-    cut = (file[:2] + app + file[2:])[:-2]
-    with pytest.raises(BadImage, match="truncated"):
-        check_whole(cut, read_header(cut), name="f")
+    truncated = (file[:2] + app + file[2:])[:-2]
+    with pytest.raises(ImageError, match="truncated"):
+        check_complete(truncated, read_header(truncated), name="f")

@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lingshu.core.errors import BadImage
-from lingshu.core.nouns import Image
-from lingshu.imaging.pictures import Pictures
+from lingshu.core.errors import ImageError
+from lingshu.core.types import Image
+from lingshu.imaging.cache import ImageCache
 
 DICOM = importlib.util.find_spec("pydicom") is not None
 SEED = 20261120
@@ -35,10 +35,10 @@ def encoded(kind: str, pixels: np.ndarray, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def pictures() -> list[bytes]:
+def sample_images() -> list[bytes]:
     deep = (noisy(24, 24).astype(np.uint16) * 200).astype(np.uint16)
-    clear = noisy(20, 20, 4)
-    files = [encoded("PNG", p) for p in (noisy(32, 40), noisy(24, 24, 3), clear, deep)]
+    transparent = noisy(20, 20, 4)
+    files = [encoded("PNG", p) for p in (noisy(32, 40), noisy(24, 24, 3), transparent, deep)]
     return [
         *files,
         *(
@@ -49,7 +49,7 @@ def pictures() -> list[bytes]:
     ]
 
 
-def dicoms() -> list[bytes]:
+def sample_dicoms() -> list[bytes]:
     from pydicom.uid import (
         DeflatedExplicitVRLittleEndian,
         ImplicitVRLittleEndian,
@@ -58,11 +58,11 @@ def dicoms() -> list[bytes]:
         RLELossless,
     )
 
-    from tests.imaging._dicoms import as_jpeg, compressed, dicom
+    from tests.support.dicom_files import as_jpeg, compressed, dicom
 
-    plain = dicom(noisy(64, 64), WindowCenter="100", WindowWidth="80", PatientName="A^B")
+    uncompressed = dicom(noisy(64, 64), WindowCenter="100", WindowWidth="80", PatientName="A^B")
     files = [
-        plain,
+        uncompressed,
         as_jpeg(noisy(32, 32)),
         dicom(noisy(16, 16, 3)),
         dicom(noisy(3, 64).reshape(3, 8, 8)),
@@ -73,7 +73,7 @@ def dicoms() -> list[bytes]:
     ]
     for syntax in (RLELossless, JPEGLSLossless, JPEG2000Lossless):
         try:
-            files.append(compressed(plain, syntax))
+            files.append(compressed(uncompressed, syntax))
         except (RuntimeError, NotImplementedError):
             continue
     return files
@@ -84,52 +84,54 @@ def mutated(file: bytes, rng: random.Random) -> bytes:
     data = bytearray(file)
     for _ in range(rng.randint(1, 4)):
         # Half of the changes go to the head, where the sizes are.
-        place = rng.randrange(min(len(data), 400) if rng.random() < 0.5 else len(data))
+        index = rng.randrange(min(len(data), 400) if rng.random() < 0.5 else len(data))
         length = rng.randint(1, 40)
         action = rng.randrange(6)
         if action <= 2:
-            data[place] = rng.choice((0, 0xFF, 0x7F, 0x80, rng.randrange(256)))
+            data[index] = rng.choice((0, 0xFF, 0x7F, 0x80, rng.randrange(256)))
         elif action == 3:
-            del data[place : place + length]
+            del data[index : index + length]
         elif action == 4:
-            data[place:place] = data[place : place + length]
+            data[index:index] = data[index : index + length]
         else:
-            del data[max(1, place) :]
+            del data[max(1, index) :]
         data = data or bytearray(b"\0")
     return bytes(data)
 
 
-def open_picture(data: bytes) -> None:
-    with Pictures() as opened:
+def open_cached_image(data: bytes) -> None:
+    with ImageCache() as cache:
         image = Image(data=data)
-        header = opened.header(image)
-        grey, colours = opened.gray(image), opened.rgb(image)
-        assert grey.shape == (header.height, header.width) and colours.shape == (*grey.shape, 3)
+        header = cache.header(image)
+        gray, rgb = cache.gray(image), cache.rgb(image)
+        assert gray.shape == (header.height, header.width) and rgb.shape == (*gray.shape, 3)
 
 
 def open_file(data: bytes) -> None:
-    from lingshu.imaging.dicom import open_dicom
+    from lingshu.imaging.dicom.file import open_dicom
 
-    with open_dicom(data, name="the file") as opened:
-        opened.facts(b"0123456789abcdef")
-        for place, shown in enumerate(opened.render()):
-            assert shown.pixels.dtype == np.uint8
-            if place > 40:
+    with open_dicom(data, name="the file") as dicom_file:
+        dicom_file.metadata(b"0123456789abcdef")
+        for index, frame in enumerate(dicom_file.render()):
+            assert frame.pixels.dtype == np.uint8
+            if index > 40:
                 break
 
 
-def survivors(files: list[bytes], count: int, open_one: Callable[[bytes], None]) -> tuple[int, int]:
+def survivors(
+    files: list[bytes], count: int, open_function: Callable[[bytes], None]
+) -> tuple[int, int]:
     """How many mutated files gave pixels and how many a BadImage; everything else fails the test."""
     rng = random.Random(SEED)
-    good = bad = 0
+    n_opened = n_refused = 0
     for _ in range(count):
         try:
-            open_one(mutated(rng.choice(files), rng))
-            good += 1
-        except BadImage as error:
+            open_function(mutated(rng.choice(files), rng))
+            n_opened += 1
+        except ImageError as error:
             assert "\n" not in str(error)
-            bad += 1
-    return good, bad
+            n_refused += 1
+    return n_opened, n_refused
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -138,8 +140,8 @@ def test_mutated_pictures_give_pixels_or_bad_image(
     count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    good, bad = survivors(pictures(), count, open_picture)
-    assert good > 0 and bad > count // 4
+    n_opened, n_refused = survivors(sample_images(), count, open_cached_image)
+    assert n_opened > 0 and n_refused > count // 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10
 
 
@@ -150,13 +152,15 @@ def test_mutated_dicoms_give_pixels_or_bad_image(
     count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    good, bad = survivors(dicoms(), count, open_file)
-    assert good > 0 and bad > count // 4
+    n_opened, n_refused = survivors(sample_dicoms(), count, open_file)
+    assert n_opened > 0 and n_refused > count // 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600 << 10
 
 
-@pytest.mark.parametrize("file", pictures()[:8:2], ids=["png", "png alpha", "jpeg", "jpeg colour"])
+@pytest.mark.parametrize(
+    "file", sample_images()[:8:2], ids=["png", "png alpha", "jpeg", "jpeg colour"]
+)
 def test_every_truncation_is_refused(file: bytes) -> None:
     for length in range(1, len(file) - 1, 7):
-        with pytest.raises(BadImage):
-            open_picture(file[:length])
+        with pytest.raises(ImageError):
+            open_cached_image(file[:length])

@@ -11,7 +11,7 @@ import pytest
 
 nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 
-from lingshu.core.errors import BadImage, InputError  # noqa: E402
+from lingshu.core.errors import ImageError, InputError  # noqa: E402
 from lingshu.imaging.nifti import open_volume  # noqa: E402
 
 # Axes of the patient: x to the right, y to the front, z to the head. One voxel of each end is
@@ -19,12 +19,12 @@ from lingshu.imaging.nifti import open_volume  # noqa: E402
 SHAPE = (4, 5, 3)
 
 
-def saved(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
+def save_volume(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> Path:
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
     return path
 
 
-def marked() -> np.ndarray:
+def marked_volume() -> np.ndarray:
     voxels = np.zeros(SHAPE, np.int16)
     voxels[3, 4, 2] = 100  # right, front, top
     voxels[0, 4, 2] = 50  # left, front, top
@@ -36,14 +36,14 @@ def marked() -> np.ndarray:
 def test_slices_are_shown_the_same_way_however_the_file_lies(
     tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:
-    canonical = nibabel.Nifti1Image(marked(), np.eye(4))
-    turn = np.array([[axis, sign] for axis, sign in zip(axes, signs, strict=True)])
+    canonical = nibabel.Nifti1Image(marked_volume(), np.eye(4))
+    orientation = np.array([[axis, sign] for axis, sign in zip(axes, signs, strict=True)])
     path = tmp_path / "v.nii"
-    nibabel.save(canonical.as_reoriented(turn), path)
+    nibabel.save(canonical.as_reoriented(orientation), path)
     with open_volume(path, name="v") as volume:
-        assert volume.shape == SHAPE and volume.times == 1
+        assert volume.shape == SHAPE and volume.n_times == 1
         slices = list(volume.render(windows=["soft"]))
-    assert [one.z for one in slices] == [0, 1, 2] and slices[0].window == "soft 50/400"
+    assert [slice_.z for slice_ in slices] == [0, 1, 2] and slices[0].window == "soft 50/400"
     top = slices[2].pixels
     assert top.shape == (5, 4)
     # The front is on top and the patient's right on the left.
@@ -52,7 +52,7 @@ def test_slices_are_shown_the_same_way_however_the_file_lies(
 
 def test_without_a_window_the_percentiles_of_the_volume_are_shown(tmp_path: Path) -> None:
     voxels = np.arange(1000, dtype=np.float32).reshape(10, 10, 10)
-    with open_volume(saved(tmp_path / "v.nii.gz", voxels), name="v") as volume:
+    with open_volume(save_volume(tmp_path / "v.nii.gz", voxels), name="v") as volume:
         found = list(volume.render(slices=[0, 9]))
     assert (
         found[0].window.startswith("percentile 499.5/")
@@ -63,51 +63,53 @@ def test_without_a_window_the_percentiles_of_the_volume_are_shown(tmp_path: Path
 
 def test_times_of_a_4d_file_are_chosen(tmp_path: Path) -> None:
     voxels = np.stack([np.full(SHAPE, value, np.int16) for value in (0, 250)], axis=-1)
-    with open_volume(saved(tmp_path / "v.nii", voxels), name="v") as volume:
-        assert volume.times == 2
+    with open_volume(save_volume(tmp_path / "v.nii", voxels), name="v") as volume:
+        assert volume.n_times == 2
         assert [
-            int(one.pixels.max())
-            for one in volume.render(slices=[1], times=[0, 1], windows=["soft"])
+            int(slice_.pixels.max())
+            for slice_ in volume.render(slices=[1], times=[0, 1], windows=["soft"])
         ] == [96, 255]
-        with pytest.raises(BadImage, match="no time 2"):
+        with pytest.raises(ImageError, match="no time 2"):
             list(volume.render(times=[2]))
-        with pytest.raises(BadImage, match="no slice 3"):
+        with pytest.raises(ImageError, match="no slice 3"):
             list(volume.render(slices=[3]))
         with pytest.raises(InputError, match="no window"):
             list(volume.render(windows=["x"]))
 
 
 def test_colours_and_complex_values_are_shown(tmp_path: Path) -> None:
-    colours = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    colours["R"] = 200
-    with open_volume(saved(tmp_path / "c.nii", colours), name="v") as volume:
+    rgb = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    rgb["R"] = 200
+    with open_volume(save_volume(tmp_path / "c.nii", rgb), name="v") as volume:
         assert next(volume.render()).pixels[0, 0].tolist() == [200, 0, 0]
     with open_volume(
-        saved(tmp_path / "z.nii", np.full(SHAPE, 3 + 4j, np.complex64)), name="v"
+        save_volume(tmp_path / "z.nii", np.full(SHAPE, 3 + 4j, np.complex64)), name="v"
     ) as volume:
         assert float(volume.voxels()[0, 0, 0]) == 5.0
 
 
 def test_what_is_no_volume_or_lies_is_refused(tmp_path: Path) -> None:
-    whole = saved(
+    complete = save_volume(
         tmp_path / "ZZPATIENT.nii",
         np.random.default_rng(0).integers(0, 99, (16, 16, 16)).astype(np.int16),
     ).read_bytes()
-    cut = tmp_path / "ZZcut.nii"
-    cut.write_bytes(whole[:2000])
+    truncated = tmp_path / "ZZcut.nii"
+    truncated.write_bytes(complete[:2000])
     huge = tmp_path / "ZZhuge.nii"
-    huge.write_bytes(whole[:42] + np.array([30000, 30000, 30000], "<i2").tobytes() + whole[48:])
+    huge.write_bytes(
+        complete[:42] + np.array([30000, 30000, 30000], "<i2").tobytes() + complete[48:]
+    )
     packed = tmp_path / "ZZcut.nii.gz"
-    packed.write_bytes(gzip.compress(whole)[:1500])
+    packed.write_bytes(gzip.compress(complete)[:1500])
     text = tmp_path / "ZZtext.nii"
     text.write_text("hello")
     flat = tmp_path / "ZZaffine.nii"
     # sform_code 1, sform of zeros
-    flat.write_bytes(whole[:254] + b"\1\0" + whole[256:280] + bytes(48) + whole[328:])
-    for path in (cut, huge, packed, text, flat, tmp_path, tmp_path / "ZZmissing.nii"):
-        with pytest.raises(BadImage) as caught, open_volume(path, name="file 7") as volume:
+    flat.write_bytes(complete[:254] + b"\1\0" + complete[256:280] + bytes(48) + complete[328:])
+    for path in (truncated, huge, packed, text, flat, tmp_path, tmp_path / "ZZmissing.nii"):
+        with pytest.raises(ImageError) as exc_info, open_volume(path, name="file 7") as volume:
             list(volume.render())
-        assert str(caught.value).startswith("file 7") and "ZZ" not in str(caught.value)
+        assert str(exc_info.value).startswith("file 7") and "ZZ" not in str(exc_info.value)
 
 
 def test_every_odd_file_gives_slices_or_one_clear_error() -> None:
@@ -121,14 +123,14 @@ def test_every_odd_file_gives_slices_or_one_clear_error() -> None:
             pytest.importorskip("h5py", reason="MINC 2 needs h5py")
         try:
             with open_volume(folder / row["file"], name="file") as volume:
-                assert [one.pixels.dtype for one in volume.render(slices=[0])] == [np.uint8]
+                assert [slice_.pixels.dtype for slice_ in volume.render(slices=[0])] == [np.uint8]
                 mean = np.mean(
                     [
                         float(volume.voxels(time).astype(float).mean())
-                        for time in range(volume.times)
+                        for time in range(volume.n_times)
                     ]
                 )
-        except BadImage as error:
+        except ImageError as error:
             assert str(error).startswith("file") and row.get("data") != "ok", row["id"]
             continue
         assert row["data"] == "ok" and mean == pytest.approx(row["mean"], rel=1e-6), row["id"]

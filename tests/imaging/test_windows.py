@@ -8,64 +8,64 @@ import numpy as np
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.imaging.pseudonyms import check_key, new_key, pseudonym
+from lingshu.core.pseudonyms import check_key, new_key, pseudonym
 from lingshu.imaging.windows import (
     Window,
-    brightness,
     full_range,
-    possible,
-    presets,
-    to_grey,
+    is_valid_window,
+    parse_windows,
+    to_gray,
     value_range,
+    window_function,
 )
 
 
-def at(window: Window, *values: float) -> list[float]:
-    return [round(v, 4) for v in brightness(window)(np.array(values)).tolist()]
+def apply_window(window: Window, *values: float) -> list[float]:
+    return [round(v, 4) for v in window_function(window)(np.array(values)).tolist()]
 
 
 def test_the_linear_window_of_the_standard() -> None:
     # The example of C.11.2.1.2.1: center 2048, width 4096 over 0 to 4095.
-    assert at(Window("w", 2048, 4096), 0, 4095, 2047.5) == [0, 1, 0.5]
+    assert apply_window(Window("w", 2048, 4096), 0, 4095, 2047.5) == [0, 1, 0.5]
     # Center 2048, width 1 is a threshold at 2048.
-    assert at(Window("w", 2048, 1), 2047, 2048) == [0, 1]
+    assert apply_window(Window("w", 2048, 1), 2047, 2048) == [0, 1]
 
 
 def test_exact_and_sigmoid_windows() -> None:
-    assert at(Window("w", 0, 100, "linear_exact"), -50, 0, 50) == [0, 0.5, 1]
-    assert at(Window("w", 0, 100, "sigmoid"), -1e9, 0, 25, 1e9) == [0, 0.5, 0.7311, 1]
+    assert apply_window(Window("w", 0, 100, "linear_exact"), -50, 0, 50) == [0, 0.5, 1]
+    assert apply_window(Window("w", 0, 100, "sigmoid"), -1e9, 0, 25, 1e9) == [0, 0.5, 0.7311, 1]
 
 
 def test_windows_that_cannot_be() -> None:
-    assert possible(Window("w", 0, 1)) and not possible(Window("w", 0, 0.5))
-    assert possible(Window("w", 0, 0.5, "linear_exact")) and not possible(
+    assert is_valid_window(Window("w", 0, 1)) and not is_valid_window(Window("w", 0, 0.5))
+    assert is_valid_window(Window("w", 0, 0.5, "linear_exact")) and not is_valid_window(
         Window("w", 0, 0, "sigmoid")
     )
     with pytest.raises(InputError, match="no window is called"):
-        presets(["soft", "x"])
+        parse_windows(["soft", "x"])
 
 
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", ">u2", "i4", "u4", "f4", "f8"])
 def test_grey_is_the_same_for_every_kind_of_value(kind: str) -> None:
     values = np.array([[0, 50], [100, 120]], kind)
-    assert to_grey(values, brightness(full_range(0, 100))).tolist() == [[0, 128], [255, 255]]
+    assert to_gray(values, window_function(full_range(0, 100))).tolist() == [[0, 128], [255, 255]]
 
 
 def test_large_frames_are_computed_in_blocks() -> None:
     values = np.arange(3 << 20, dtype=np.int32).reshape(3, -1)
-    grey = to_grey(values, brightness(full_range(0, float(values.max()))))
+    gray = to_gray(values, window_function(full_range(0, float(values.max()))))
     assert (
-        grey.shape == values.shape
-        and grey[0, 0] == 0
-        and grey[-1, -1] == 255
-        and (np.diff(grey.reshape(-1).astype(int)) >= 0).all()
+        gray.shape == values.shape
+        and gray[0, 0] == 0
+        and gray[-1, -1] == 255
+        and (np.diff(gray.reshape(-1).astype(int)) >= 0).all()
     )
 
 
 def test_what_is_no_number_is_black_and_out_of_the_range() -> None:
     values = np.array([[np.nan, 1.0, 3.0, np.inf]])
     assert value_range(values) == (1.0, 3.0) and value_range(np.array([np.nan])) is None
-    assert to_grey(values, brightness(full_range(1, 3)))[0, :3].tolist() == [0, 0, 255]
+    assert to_gray(values, window_function(full_range(1, 3)))[0, :3].tolist() == [0, 0, 255]
     assert value_range(np.array([-2000, 5, 9]), (-2000, -2000)) == (5.0, 9.0)
 
 

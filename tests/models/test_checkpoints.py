@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from lingshu.core.errors import ArtefactError
-from lingshu.core.nouns import Message
-from lingshu.core.runcard import RunCard
+from lingshu.core.errors import ArtifactError
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Message
 from lingshu.models.export import export
 from lingshu.models.load import load
-from lingshu.models.spec import FamilyName
-from tests.tiny import FAMILIES, picture, tiny
+from lingshu.models.model_spec import FamilyName
+from tests.support.tiny import FAMILIES, make_image, tiny
 
 PUBLIC = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "internvl": "InternVLProcessor"}
 
@@ -30,7 +30,7 @@ def exported(
     notes = {
         "name": "test model",
         "stages": [{"stage": "deep", "last loss": 0.5}],
-        "data": [{"group": "captions", "licences": "CC0"}],
+        "data": [{"group": "captions", "licenses": "CC0"}],
     }
     export(model, processor, folder, RunCard("test", {}, seed=3, notes=notes))
     return request.param, folder
@@ -48,7 +48,7 @@ def test_stock_transformers_loads_it_and_agrees_to_the_last_bit(
 
     family, folder = exported
     model, processor = tiny(family, tiles=4 if family == "internvl" else 1)
-    image = picture(3, 120, 60)
+    image = make_image(3, 120, 60)
     encoded = processor.encode(
         [Message("user", (0, "Is there a lesion?"))], processor.tiles([image])
     )
@@ -128,10 +128,10 @@ def test_loading_gives_back_weights_and_pixel_budget(exported: tuple[FamilyName,
 def test_a_truncated_checkpoint_is_named_with_its_sizes(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ArtefactError, match=r"model.safetensors has \d+ bytes.*truncated"):
+    with pytest.raises(ArtifactError, match=r"model.safetensors has \d+ bytes.*truncated"):
         load(str(copy))
     (copy / "manifest.json").unlink()  # a folder that others made has none
-    with pytest.raises(ArtefactError, match=r"model.safetensors.*truncated"):
+    with pytest.raises(ArtifactError, match=r"model.safetensors.*truncated"):
         load(str(copy))
 
 
@@ -139,32 +139,32 @@ def test_a_changed_weight_is_noticed(copy: Path) -> None:
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    with pytest.raises(ArtefactError, match="does not match its sha256"):
+    with pytest.raises(ArtifactError, match="does not match its sha256"):
         load(str(copy))
 
 
 def test_pickled_weights_and_custom_code_are_refused(copy: Path) -> None:
     (copy / "manifest.json").unlink()
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(ArtefactError, match=r"pytorch_model.bin is pickled"):
+    with pytest.raises(ArtifactError, match=r"pytorch_model.bin is pickled"):
         load(str(copy))
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(
         json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}})
     )
-    with pytest.raises(ArtefactError, match="auto_map"):
+    with pytest.raises(ArtifactError, match="auto_map"):
         load(str(copy))
 
 
 def test_a_wrong_folder_or_family_is_one_clear_line(tmp_path: Path, copy: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"config.json is missing"):
+    with pytest.raises(ArtifactError, match=r"config.json is missing"):
         load(str(tmp_path))
-    with pytest.raises(ArtefactError, match="is no folder"):
+    with pytest.raises(ArtifactError, match="is no folder"):
         load(str(tmp_path / "nowhere"))
     config = json.loads((copy / "config.json").read_text())
     (copy / "manifest.json").unlink()
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_vl"}))
     with pytest.raises(
-        ArtefactError, match=r"'qwen2_vl' is of no family.*did you mean 'qwen2_5_vl'"
+        ArtifactError, match=r"'qwen2_vl' is of no family.*did you mean 'qwen2_5_vl'"
     ):
         load(str(copy))

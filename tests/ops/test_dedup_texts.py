@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lingshu.core.errors import ConfigError, UnknownName
-from lingshu.core.nouns import Image, Sample
+from lingshu.core.errors import ConfigError, UnknownNameError
+from lingshu.core.types import Image, Sample
 from lingshu.ops import caption_dedup, decontaminate, text_dedup
-from tests.ops.loops import decided, decision, said
+from tests.support.step_runners import qa_sample, run_decide, run_table_step
 
 LONG = (
     "The film of the chest shows a large opacity in the right upper lobe with loss of volume and a"
@@ -23,9 +23,9 @@ REPORT = "The lungs are clear and the heart is of normal size without effusion"
 
 
 def png(seed: int, side: int = 64) -> Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
     return Image(
-        data=cv2.imencode(".png", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[
+        data=cv2.imencode(".png", cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC))[
             1
         ].tobytes()
     )
@@ -33,17 +33,19 @@ def png(seed: int, side: int = 64) -> Image:
 
 def test_the_better_ranked_source_keeps_a_near_duplicate() -> None:
     samples = [
-        said("a/1", "", LONG),
-        said("b/1", "", NEAR),
-        said("b/2", "", LONG.upper() + "!"),
-        said("b/3", "", "Something else entirely, of a few words."),
+        qa_sample("a/1", "", LONG),
+        qa_sample("b/1", "", NEAR),
+        qa_sample("b/2", "", LONG.upper() + "!"),
+        qa_sample("b/3", "", "Something else entirely, of a few words."),
     ]
-    found = decided(
-        text_dedup.step(of="answer"), samples, sources=["a", "b", "b", "b"], ranks=[1, 0, 0, 0]
+    result = run_table_step(
+        text_dedup.step(field="answer"), samples, sources=["a", "b", "b", "b"], ranks=[1, 0, 0, 0]
     )
-    assert found.ids == ["b/2", "b/3"]  # of rank 0 the longest
-    assert found.reasons == {"a/1": "text_exact", "b/1": "text_near"}
-    assert set(decided(text_dedup.step(of="answer"), samples[::-1], ranks=[0, 0, 0, 1]).ids) == {
+    assert result.ids == ["b/2", "b/3"]  # of rank 0 the longest
+    assert result.reasons == {"a/1": "text_exact", "b/1": "text_near"}
+    assert set(
+        run_table_step(text_dedup.step(field="answer"), samples[::-1], ranks=[0, 0, 0, 1]).ids
+    ) == {
         "b/2",
         "b/3",
     }
@@ -52,9 +54,9 @@ def test_the_better_ranked_source_keeps_a_near_duplicate() -> None:
 def test_short_texts_are_no_duplicates_by_themselves() -> None:
     assert (
         len(
-            decided(
+            run_table_step(
                 text_dedup.step(),
-                [said("1", "Which organ?", "lung"), said("2", "Which organ?", "lung")],
+                [qa_sample("1", "Which organ?", "lung"), qa_sample("2", "Which organ?", "lung")],
             ).kept
         )
         == 2
@@ -63,21 +65,21 @@ def test_short_texts_are_no_duplicates_by_themselves() -> None:
 
 def test_reports_are_compared_with_those_of_the_same_image_alone() -> None:
     samples = [
-        said("1", "", REPORT, images=[png(1)]),
-        said("2", "", REPORT, images=[png(2)]),
-        said("3", "", REPORT + ".", images=[png(2)]),
-        said("4", "", REPORT),
+        qa_sample("1", "", REPORT, images=[png(1)]),
+        qa_sample("2", "", REPORT, images=[png(2)]),
+        qa_sample("3", "", REPORT + ".", images=[png(2)]),
+        qa_sample("4", "", REPORT),
     ]
-    assert decided(text_dedup.step(unit="image_text", of="answer"), samples).reasons == {
+    assert run_table_step(text_dedup.step(unit="image_text", field="answer"), samples).reasons == {
         "2": "text_exact"
     }
-    assert len(decided(text_dedup.step(of="answer"), samples).kept) == 1
+    assert len(run_table_step(text_dedup.step(field="answer"), samples).kept) == 1
 
 
 def test_many_texts_about_one_image_are_searched_by_minhash() -> None:
     image = png(1)
     samples = [
-        said(
+        qa_sample(
             f"{i:02}",
             "",
             (
@@ -89,12 +91,14 @@ def test_many_texts_about_one_image_are_searched_by_minhash() -> None:
         )
         for i in range(40)
     ]
-    assert len(decided(text_dedup.step(unit="image_text", of="answer"), samples).kept) == 21
+    assert (
+        len(run_table_step(text_dedup.step(unit="image_text", field="answer"), samples).kept) == 21
+    )
 
 
 def test_a_caption_stays_in_the_best_source_alone() -> None:
     def figure(name: str, text: str) -> Sample:
-        return said(name, "Describe.", text, kind="caption")
+        return qa_sample(name, "Describe.", text, kind="caption")
 
     samples = [
         figure("pmc/1", LONG),
@@ -103,23 +107,23 @@ def test_a_caption_stays_in_the_best_source_alone() -> None:
         figure("roco/2", "Too short to tell."),
         figure("pmc/3", "Too short to tell."),
     ]
-    found = decided(
+    result = run_table_step(
         caption_dedup.step(),
         samples,
         sources=["pmc", "pmc", "roco", "roco", "pmc"],
         ranks=[1, 1, 0, 0, 1],
     )
-    assert found.ids == ["roco/1", "roco/2", "pmc/3"] and set(found.reasons.values()) == {
-        "caption_elsewhere"
+    assert result.ids == ["roco/1", "roco/2", "pmc/3"] and set(result.reasons.values()) == {
+        "caption_in_other_source"
     }
 
 
 def test_a_phrase_that_one_source_repeats_is_no_figure() -> None:
-    samples = [said(f"x/{i}", "", LONG, kind="caption") for i in range(6)] + [
-        said("y/1", "", LONG, kind="caption")
+    samples = [qa_sample(f"x/{i}", "", LONG, kind="caption") for i in range(6)] + [
+        qa_sample("y/1", "", LONG, kind="caption")
     ]
-    found = decision(caption_dedup.step(), samples, sources=[*["x"] * 6, "y"])
-    assert not found.drops and found.told["phrases left alone"] == 1
+    result = run_decide(caption_dedup.step(), samples, sources=[*["x"] * 6, "y"])
+    assert not result.drops and result.stats["phrases left alone"] == 1
 
 
 # --- decontamination
@@ -154,13 +158,13 @@ def test_set(tmp_path: Path) -> Path:
 
 def train() -> list[Sample]:
     return [
-        said("text", f"{LONG}. What is the most likely diagnosis in this case?", "cancer"),
-        said("image", "Describe it.", "A bone.", images=[png(1)]),
-        said("bigger", "Describe it.", "A bone.", images=[png(1, 96)]),
-        said("question", "Is there a fracture?", "no", images=[png(1)]),
-        said("study", "Anything?", "no", group="p7"),
-        said("short", "Is there a fracture?", "no", images=[png(9)]),
-        said(
+        qa_sample("text", f"{LONG}. What is the most likely diagnosis in this case?", "cancer"),
+        qa_sample("image", "Describe it.", "A bone.", images=[png(1)]),
+        qa_sample("bigger", "Describe it.", "A bone.", images=[png(1, 96)]),
+        qa_sample("question", "Is there a fracture?", "no", images=[png(1)]),
+        qa_sample("study", "Anything?", "no", group="p7"),
+        qa_sample("short", "Is there a fracture?", "no", images=[png(9)]),
+        qa_sample(
             "clean",
             "Which organ is shown in this picture of the abdomen?",
             "liver",
@@ -170,32 +174,32 @@ def train() -> list[Sample]:
 
 
 def test_planted_overlaps_are_dropped_and_short_questions_are_not(test_set: Path) -> None:
-    found = decided(decontaminate.step(against=[str(test_set)]), train())
-    assert found.ids == ["short", "clean"]
-    reasons = found.reasons
+    result = run_table_step(decontaminate.step(against=[str(test_set)]), train())
+    assert result.ids == ["short", "clean"]
+    reasons = result.reasons
     assert reasons["text"] == "overlap_exact_text" and reasons["study"] == "overlap_study"
     assert reasons["image"] == reasons["question"] == "overlap_image_exact"
-    assert reasons["bigger"] == "overlap_image_near" and "t2" in found.drops[1].detail
+    assert reasons["bigger"] == "overlap_image_near" and "t2" in result.drops[1].detail
 
 
 def test_kinds_left_out_are_noted(test_set: Path) -> None:
     step = decontaminate.step(
         against=[str(test_set / "rows.jsonl")], drop=["exact_text", "image_exact"]
     )
-    kept = {s.id: s.meta.extra.get("overlap", "") for s in decided(step, train()).kept}
+    kept = {s.id: s.meta.extra.get("overlap", "") for s in run_table_step(step, train()).kept}
     assert (
         kept["bigger"].startswith("image_near")
         and kept["study"].startswith("study")
         and kept["clean"] == ""
     )
-    assert step.reads == (str(test_set / "rows.jsonl"),)
+    assert step.input_files == (str(test_set / "rows.jsonl"),)
 
 
 def test_a_task_by_its_name(test_set: Path) -> None:
     step = decontaminate.step(against=["vqa"], data=str(test_set))
-    assert decided(step, train()).ids == ["short", "clean"]
-    told = decision(step, train()).told
-    assert told["items of vqa"] == 3 and told["items of vqa found"] == 3
+    assert run_table_step(step, train()).ids == ["short", "clean"]
+    stats = run_decide(step, train()).stats
+    assert stats["items of vqa"] == 3 and stats["items of vqa found"] == 3
 
 
 def test_items_of_a_test_set_that_cannot_be_compared_are_told(test_set: Path) -> None:
@@ -204,12 +208,12 @@ def test_items_of_a_test_set_that_cannot_be_compared_are_told(test_set: Path) ->
             '\n{"id": "lost", "question": "What is shown here?", "answer": "a lung", "image":'
             ' "gone.png"}\n'
         )
-    told = decision(decontaminate.step(against=[str(test_set)]), train()).told
-    assert told[f"items of {test_set}"] == 3 and told[f"items of {test_set} not read"] == 1
+    stats = run_decide(decontaminate.step(against=[str(test_set)]), train()).stats
+    assert stats[f"items of {test_set}"] == 3 and stats[f"items of {test_set} not read"] == 1
 
 
 def test_an_unknown_task_is_refused_at_once() -> None:
-    with pytest.raises(UnknownName, match="vqa_rad"):
+    with pytest.raises(UnknownNameError, match="vqa_rad"):
         decontaminate.step(against=["vqa_rat"])
 
 

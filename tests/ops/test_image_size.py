@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingshu.core.errors import BadImage, ConfigError
+from lingshu.core.errors import ConfigError, ImageError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Image, Sample
-from lingshu.core.steps import MapStep
-from lingshu.imaging.pictures import Pictures
+from lingshu.core.step_types import MapStep
+from lingshu.core.types import Drop, Image, Sample
+from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import encode_png
 from lingshu.ops.image_size import step
 
@@ -32,23 +32,27 @@ def sample(*sides: tuple[int, int]) -> Sample:
         ({"max_aspect": 2}, [(201, 100)], "image_too_long"),
         ({"formats": ["JPEG"]}, [(64, 64)], "image_format"),
         ({}, [], None),
-        ({"need_image": True}, [], "no_image"),
+        ({"require_image": True}, [], "no_image"),
     ],
 )
 def test_an_image_of_another_size_is_dropped_with_its_reason(
     params: dict, sides: list, reason: str | None
 ) -> None:
-    made = step(**params)
-    assert isinstance(made, MapStep)
-    given = sample(*sides)
-    with Pictures() as pictures:
-        found = made.open()(given, pictures)
-    assert found is given if reason is None else isinstance(found, Drop) and found.reason == reason
+    map_step = step(**params)
+    assert isinstance(map_step, MapStep)
+    original = sample(*sides)
+    with ImageCache() as image_cache:
+        result = map_step.open()(original, image_cache)
+    assert (
+        result is original
+        if reason is None
+        else isinstance(result, Drop) and result.reason == reason
+    )
 
 
 def test_a_damaged_header_is_the_images_fault() -> None:
-    with Pictures() as pictures, pytest.raises(BadImage):
-        step().open()(Sample("s", (), (Image(data=b"\x89PNG\r\n\x1a\n"),)), pictures)
+    with ImageCache() as image_cache, pytest.raises(ImageError):
+        step().open()(Sample("s", (), (Image(data=b"\x89PNG\r\n\x1a\n"),)), image_cache)
 
 
 @pytest.mark.parametrize(

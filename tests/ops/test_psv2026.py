@@ -13,13 +13,13 @@ import pytest
 
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Meta, Sample
-from lingshu.core.steps import TeacherStep
+from lingshu.core.step_types import TeacherStep
+from lingshu.core.teacher_prompts import load_prompts
+from lingshu.core.types import Drop, Meta, Sample
 from lingshu.ops import critique, question_type, refine_qa, write_rubric
-from lingshu.ops._agreement import contradiction, supports
-from lingshu.ops._question_labels import QUESTION_TYPES, verbatim
-from lingshu.ops._teaching import prompts
-from tests.ops.test_synthesis import GREY, talked, teacher
+from lingshu.ops._consistency import find_contradiction, supports_gold
+from lingshu.ops._question_labels import QUESTION_TYPES, verbatim_terms
+from tests.ops.test_synthesis import GRAY_IMAGE, run_dialogue, teacher
 
 LABELS = {
     "question_type": "Visual Perception",
@@ -31,11 +31,11 @@ LABEL = ("Classify a question", LABELS)
 AGREES = ("Compare two answers", "Agrees. The same side is named.")
 
 
-def asked(question: str = "Where is the mass?", gold: str = "left lung", **meta: str) -> Sample:
+def qa_sample(question: str = "Where is the mass?", gold: str = "left lung", **meta: str) -> Sample:
     return Sample(
         "s",
         (user_turn(question, 1),),
-        (GREY,),
+        (GRAY_IMAGE,),
         (gold,),
         meta=Meta(access="open", **meta),  # type: ignore[arg-type]
     )
@@ -46,7 +46,7 @@ def asked(question: str = "Where is the mass?", gold: str = "left lung", **meta:
 
 
 @pytest.mark.parametrize(
-    ("question", "gold", "text", "fault"),
+    ("question", "gold", "text", "problem"),
     [
         ("Is it enlarged?", "yes", "Yes, the heart is enlarged.", None),
         ("Is it enlarged?", "yes", "No, the heart is of normal size.", "polarity"),
@@ -71,32 +71,34 @@ def asked(question: str = "Where is the mass?", gold: str = "left lung", **meta:
     ],
 )
 def test_rules_find_what_contradicts_the_gold(
-    question: str, gold: str, text: str, fault: str | None
+    question: str, gold: str, text: str, problem: str | None
 ) -> None:
-    assert contradiction(gold, text, question=question) == fault
+    assert find_contradiction(gold, text, question=question) == problem
 
 
 def test_rules_know_when_they_know_nothing() -> None:
     assert (
-        supports("pleural effusion", "A Pleural  effusion is seen.")
-        and supports("yes", "Yes.")
-        and supports("胸腔积液", "可见胸腔积液。")
+        supports_gold("pleural effusion", "A Pleural  effusion is seen.")
+        and supports_gold("yes", "Yes.")
+        and supports_gold("胸腔积液", "可见胸腔积液。")
     )
-    assert not supports("cardiomegaly", "The heart is enlarged.") and not supports(
+    assert not supports_gold("cardiomegaly", "The heart is enlarged.") and not supports_gold(
         "yes", "The heart is enlarged."
     )
-    assert not supports("ct", "The structure is intact."), "a gold is whole words"
+    assert not supports_gold("ct", "The structure is intact."), "a gold is whole words"
     # What may be denied, or holds for both sides, a rule does not vouch for.
     for text in (
         "Pneumonia is excluded.",
         "Pneumonia was ruled out by the CT.",
         "Pneumonia is unlikely.",
     ):
-        assert not supports("pneumonia", text) and contradiction("pneumonia", text) is None
-    assert not supports("肺炎", "肺炎已排除。") and not supports(
+        assert (
+            not supports_gold("pneumonia", text) and find_contradiction("pneumonia", text) is None
+        )
+    assert not supports_gold("肺炎", "肺炎已排除。") and not supports_gold(
         "left lung", "In the left lung and the right lung."
     )
-    assert not supports("no", "No doubt there is a mass.")
+    assert not supports_gold("no", "No doubt there is a mass.")
 
 
 # --- labels
@@ -104,51 +106,59 @@ def test_rules_know_when_they_know_nothing() -> None:
 
 
 def test_labels_are_notes_and_terms_stand_in_the_answer(tmp_path: Path) -> None:
-    made, sent = talked(question_type.step(), asked(), teacher(LABEL), tmp_path)
+    result, prompts = run_dialogue(question_type.step(), qa_sample(), teacher(LABEL), tmp_path)
     assert (
-        isinstance(made, Sample)
-        and made.messages[-1].text == "left lung"
-        and made.meta.modality == "CT"
+        isinstance(result, Sample)
+        and result.messages[-1].text == "left lung"
+        and result.meta.modality == "CT"
     )
-    extra = made.meta.extra
+    extra = result.meta.extra
     assert (extra["question_type"], extra["main_topic"]) == (
         "Visual Perception",
         "thoracic radiology",
     )
     assert json.loads(extra["med_terms"]) == ["left lung"] and extra["med_terms_dropped"] == "2"
-    assert all(name in sent[0] for name in QUESTION_TYPES) and "Answer: left lung" in sent[0]
+    assert all(name in prompts[0] for name in QUESTION_TYPES) and "Answer: left lung" in prompts[0]
 
 
 def test_a_modality_that_the_source_states_stays_and_an_empty_label_is_none(tmp_path: Path) -> None:
     blank = {**LABELS, "modality": " ", "main_topic": "", "med_terms": []}
-    made, _ = talked(question_type.step(), asked(modality="MRI"), teacher(LABEL), tmp_path / "a")
-    none, _ = talked(question_type.step(), asked(), teacher(("Classify", blank)), tmp_path / "b")
-    assert isinstance(made, Sample) and made.meta.modality == "MRI"
+    result, _ = run_dialogue(
+        question_type.step(), qa_sample(modality="MRI"), teacher(LABEL), tmp_path / "a"
+    )
+    unlabeled, _ = run_dialogue(
+        question_type.step(), qa_sample(), teacher(("Classify", blank)), tmp_path / "b"
+    )
+    assert isinstance(result, Sample) and result.meta.modality == "MRI"
     assert (
-        isinstance(none, Sample)
-        and none.meta.modality is None
-        and "main_topic" not in none.meta.extra
+        isinstance(unlabeled, Sample)
+        and unlabeled.meta.modality is None
+        and "main_topic" not in unlabeled.meta.extra
     )
 
 
 def test_a_type_that_is_none_is_rejected(tmp_path: Path) -> None:
-    made, _ = talked(
+    result, _ = run_dialogue(
         question_type.step(),
-        asked(),
+        qa_sample(),
         teacher(("", {**LABELS, "question_type": "Guessing"})),
         tmp_path,
     )
-    assert isinstance(made, Drop) and made.reason == "malformed" and "question_type" in made.detail
+    assert (
+        isinstance(result, Drop)
+        and result.reason == "malformed"
+        and "question_type" in result.detail
+    )
 
 
 def test_terms_are_whole_words() -> None:
-    assert verbatim(
+    assert verbatim_terms(
         ["ct", "cortex", "Cortex", "HER2+ (3+)", ""], "CT: a structure near the cortex, HER2+ (3+)"
     ) == (
         ["ct", "cortex", "Cortex", "HER2+ (3+)"],
         0,
     )
-    assert verbatim(["us", "胸腔"], "various 胸腔积液") == (["胸腔"], 1)
+    assert verbatim_terms(["us", "胸腔"], "various 胸腔积液") == (["胸腔"], 1)
 
 
 # --- refined questions
@@ -161,22 +171,22 @@ FULL = {
 
 
 def test_a_refined_question_keeps_its_gold(tmp_path: Path) -> None:
-    made, sent = talked(
+    result, prompts = run_dialogue(
         refine_qa.step(),
-        asked(source="vqa_rad"),
+        qa_sample(source="vqa_rad"),
         teacher(("its answer anew", FULL), AGREES, LABEL),
         tmp_path,
     )
     assert (
-        isinstance(made, Sample)
-        and made.id == "s/refine_qa"
-        and (made.meta.source, made.meta.kind) == ("vqa_rad", "open")
+        isinstance(result, Sample)
+        and result.id == "s/refine_qa"
+        and (result.meta.source, result.meta.kind) == ("vqa_rad", "open")
     )
     assert (
-        made.question == FULL["question"]
-        and made.messages[-1].text == FULL["answer"] == made.gold[0]  # type: ignore[index]
+        result.question == FULL["question"]
+        and result.messages[-1].text == FULL["answer"] == result.gold[0]  # type: ignore[index]
     )
-    extra = made.meta.extra
+    extra = result.meta.extra
     assert (extra["original_question"], extra["original_answer"], extra["alternative"]) == (
         "Where is the mass?",
         "left lung",
@@ -184,8 +194,8 @@ def test_a_refined_question_keeps_its_gold(tmp_path: Path) -> None:
     )
     assert (
         extra["question_type"] == "Visual Perception"
-        and len(sent) == 3
-        and f"Answer: {FULL['answer']}" in sent[2]
+        and len(prompts) == 3
+        and f"Answer: {FULL['answer']}" in prompts[2]
     )
 
 
@@ -203,52 +213,56 @@ REFINED = [
 def test_refined_questions_that_cannot_be_used_are_dropped(
     tmp_path: Path, change: dict, reason: str, detail: str
 ) -> None:
-    made, _ = talked(
+    result, _ = run_dialogue(
         refine_qa.step(),
-        asked(),
+        qa_sample(),
         teacher(("its answer anew", FULL | change), AGREES, LABEL),
         tmp_path,
     )
-    assert isinstance(made, Drop) and (made.reason, made.detail) == (reason, detail)
+    assert isinstance(result, Drop) and (result.reason, result.detail) == (reason, detail)
 
 
 def test_what_the_second_call_finds_counts(tmp_path: Path) -> None:
-    other = {"question": FULL["question"], "answer": "It lies in the lingula."}
-    no = ("Compare two answers", "Contradicts. A lingula is no whole lung.")
-    made, sent = talked(
-        refine_qa.step(), asked(), teacher(("answer anew", other), no), tmp_path / "a"
+    verdict = {"question": FULL["question"], "answer": "It lies in the lingula."}
+    rejection = ("Compare two answers", "Contradicts. A lingula is no whole lung.")
+    result, prompts = run_dialogue(
+        refine_qa.step(), qa_sample(), teacher(("answer anew", verdict), rejection), tmp_path / "a"
     )
     assert (
-        isinstance(made, Drop)
-        and made.reason == "contradicts_gold"
-        and "second call" in made.detail
+        isinstance(result, Drop)
+        and result.reason == "contradicts_gold"
+        and "second call" in result.detail
     )
     assert (
-        "Right answer: left lung" in sent[1] and "Other answer: It lies in the lingula." in sent[1]
+        "Right answer: left lung" in prompts[1]
+        and "Other answer: It lies in the lingula." in prompts[1]
     )
-    made, _ = talked(
+    result, _ = run_dialogue(
         refine_qa.step(),
-        asked(),
-        teacher(("answer anew", other), ("Compare", "Perhaps.")),
+        qa_sample(),
+        teacher(("answer anew", verdict), ("Compare", "Perhaps.")),
         tmp_path / "b",
     )
-    assert isinstance(made, Drop) and made.reason == "no_verdict"
-    made, _ = talked(
-        refine_qa.step(check="rule"), asked(), teacher(("answer anew", other)), tmp_path / "c"
+    assert isinstance(result, Drop) and result.reason == "no_verdict"
+    result, _ = run_dialogue(
+        refine_qa.step(check="rule"), qa_sample(), teacher(("answer anew", verdict)), tmp_path / "c"
     )
-    assert isinstance(made, Drop) and made.reason == "gold_missing"
-    made, sent = talked(
-        refine_qa.step(check="open"), asked(), teacher(("answer anew", FULL), LABEL), tmp_path / "d"
+    assert isinstance(result, Drop) and result.reason == "gold_missing"
+    result, prompts = run_dialogue(
+        refine_qa.step(check="open"),
+        qa_sample(),
+        teacher(("answer anew", FULL), LABEL),
+        tmp_path / "d",
     )
-    assert isinstance(made, Sample) and len(sent) == 2, "the rules were sure"
+    assert isinstance(result, Sample) and len(prompts) == 2, "the rules were sure"
 
 
 # --- rubrics
 # -----------------------------------------------------------------------------------------------------------
 
 RUBRIC = [
-    {"dim": name, "score": place + 1, "description": f"Says {place}."}
-    for place, name in enumerate(write_rubric.DIMENSIONS)
+    {"dim": name, "score": index + 1, "description": f"Says {index}."}
+    for index, name in enumerate(write_rubric.DIMENSIONS)
 ]
 ITEM = {
     "query": "Where does the mass lie, and what shows it?",
@@ -258,22 +272,22 @@ ITEM = {
 
 
 def test_a_test_item_has_five_dimensions_in_their_order(tmp_path: Path) -> None:
-    made, sent = talked(
+    result, prompts = run_dialogue(
         write_rubric.step(),
-        asked(),
+        qa_sample(),
         teacher(("You write test items", ITEM), AGREES, LABEL),
         tmp_path,
     )
     assert (
-        isinstance(made, Sample)
-        and made.question == ITEM["query"]
-        and made.gold == (FULL["answer"],)
+        isinstance(result, Sample)
+        and result.question == ITEM["query"]
+        and result.gold == (FULL["answer"],)
     )
     assert (
-        json.loads(made.meta.extra["rubric"]) == RUBRIC
-        and made.meta.extra["original_answer"] == "left lung"
+        json.loads(result.meta.extra["rubric"]) == RUBRIC
+        and result.meta.extra["original_answer"] == "left lung"
     )
-    assert all(f"- {name}: " in sent[0] for name in write_rubric.DIMENSIONS)
+    assert all(f"- {name}: " in prompts[0] for name in write_rubric.DIMENSIONS)
 
 
 @pytest.mark.parametrize(
@@ -287,78 +301,90 @@ def test_a_test_item_has_five_dimensions_in_their_order(tmp_path: Path) -> None:
     ],
 )
 def test_a_rubric_that_is_none_is_dropped(tmp_path: Path, rubric: list, detail: str) -> None:
-    made, _ = talked(
-        write_rubric.step(), asked(), teacher(("", {**ITEM, "rubric": rubric})), tmp_path
+    result, _ = run_dialogue(
+        write_rubric.step(), qa_sample(), teacher(("", {**ITEM, "rubric": rubric})), tmp_path
     )
-    assert isinstance(made, Drop) and made.reason == "bad_rubric"
-    assert re.search(detail, made.detail)
+    assert isinstance(result, Drop) and result.reason == "bad_rubric"
+    assert re.search(detail, result.detail)
 
 
 # --- critiques
 # ---------------------------------------------------------------------------------------------------------
 
-SAYS = {
+REVIEW = {
     "error": "The side is wrong.",
     "evidence": "The mass lies beside the heart's apex.",
     "corrected": FULL["answer"],
 }
-JUDGES = ("Answer under review", SAYS)
+REVIEW_PROMPT = ("Answer under review", REVIEW)
 
 
 def test_a_critique_says_what_is_wrong_and_corrects_it(tmp_path: Path) -> None:
-    made, sent = talked(
-        critique.step(kinds=["laterality"]), asked(), teacher(JUDGES, AGREES, LABEL), tmp_path
-    )
-    assert isinstance(made, Sample) and made.id == "s/critique" and made.gold == (FULL["answer"],)
-    assert "Answer under review: right lung\nRight answer: left lung" in sent[0]
-    assert made.question.startswith(
-        "Where is the mass?\n\nSomebody answered: right lung\n\nIs this answer right?"
-    )
-    assert (
-        made.messages[-1].text
-        == "Error: The side is wrong.\n\nEvidence: The mass lies beside the heart's"
-        f" apex.\n\nCorrected answer: {FULL['answer']}"
-    )
-    assert (made.meta.extra["flaw"], made.meta.extra["flawed"]) == ("laterality", "right lung")
-    assert json.loads(made.meta.extra["med_terms"]) == ["left lung"]
-
-
-def test_a_chinese_question_has_a_chinese_critique(tmp_path: Path) -> None:
-    says = {"error": "左右相反。", "evidence": "病灶靠近心尖。", "corrected": "病灶位于左肺。"}
-    sample = asked("病灶在哪里？", "左肺")
-    made, _ = talked(
+    result, prompts = run_dialogue(
         critique.step(kinds=["laterality"]),
-        sample,
-        teacher(("Answer under review", says), AGREES, LABEL),
+        qa_sample(),
+        teacher(REVIEW_PROMPT, AGREES, LABEL),
         tmp_path,
     )
     assert (
-        isinstance(made, Sample)
-        and "有人这样回答：右肺" in made.question
-        and made.messages[-1].text.endswith("正确答案：病灶位于左肺。")
+        isinstance(result, Sample)
+        and result.id == "s/critique"
+        and result.gold == (FULL["answer"],)
+    )
+    assert "Answer under review: right lung\nRight answer: left lung" in prompts[0]
+    assert result.question.startswith(
+        "Where is the mass?\n\nSomebody answered: right lung\n\nIs this answer right?"
+    )
+    assert (
+        result.messages[-1].text
+        == "Error: The side is wrong.\n\nEvidence: The mass lies beside the heart's"
+        f" apex.\n\nCorrected answer: {FULL['answer']}"
+    )
+    assert (result.meta.extra["error_kind"], result.meta.extra["wrong_answer"]) == (
+        "laterality",
+        "right lung",
+    )
+    assert json.loads(result.meta.extra["med_terms"]) == ["left lung"]
+
+
+def test_a_chinese_question_has_a_chinese_critique(tmp_path: Path) -> None:
+    review = {"error": "左右相反。", "evidence": "病灶靠近心尖。", "corrected": "病灶位于左肺。"}
+    sample = qa_sample("病灶在哪里？", "左肺")
+    result, _ = run_dialogue(
+        critique.step(kinds=["laterality"]),
+        sample,
+        teacher(("Answer under review", review), AGREES, LABEL),
+        tmp_path,
+    )
+    assert (
+        isinstance(result, Sample)
+        and "有人这样回答：右肺" in result.question
+        and result.messages[-1].text.endswith("正确答案：病灶位于左肺。")
     )
 
 
 @pytest.mark.parametrize(
-    ("says", "reason"),
+    ("review", "reason"),
     [
         (critique.NOT_WRONG, "not_wrong"),
-        ({**SAYS, "evidence": " "}, "empty_text"),
-        ({**SAYS, "corrected": "Right lung."}, "unchanged"),
-        ({**SAYS, "error": "The reference answer is another one."}, "cites_gold"),
-        ({**SAYS, "corrected": "It is in the right lung."}, "contradicts_gold"),
+        ({**REVIEW, "evidence": " "}, "empty_text"),
+        ({**REVIEW, "corrected": "Right lung."}, "unchanged"),
+        ({**REVIEW, "error": "The reference answer is another one."}, "cites_gold"),
+        ({**REVIEW, "corrected": "It is in the right lung."}, "contradicts_gold"),
         ({"error": "Wrong."}, "malformed"),
     ],
 )
 def test_critiques_that_cannot_be_used_are_dropped(
-    tmp_path: Path, says: str | dict, reason: str
+    tmp_path: Path, review: str | dict, reason: str
 ) -> None:
     step = critique.step(kinds=["laterality"])
-    made, _ = talked(step, asked(), teacher(("Answer under review", says), AGREES, LABEL), tmp_path)
-    assert isinstance(made, Drop) and made.reason == reason
+    result, _ = run_dialogue(
+        step, qa_sample(), teacher(("Answer under review", review), AGREES, LABEL), tmp_path
+    )
+    assert isinstance(result, Drop) and result.reason == reason
 
 
-def run(folder: Path, *rows: dict) -> str:
+def scores_file(folder: Path, *rows: dict) -> str:
     folder.mkdir()
     (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(folder)
@@ -371,7 +397,7 @@ def row(
 
 
 def test_the_flawed_answer_is_the_models_own(tmp_path: Path) -> None:
-    folder = run(
+    folder = scores_file(
         tmp_path / "vqa",
         row("q1", "In the liver.", 0.0),
         row("q2", "left lung", 1.0),
@@ -379,34 +405,45 @@ def test_the_flawed_answer_is_the_models_own(tmp_path: Path) -> None:
         row("q4", "x", 0.0, "Who?"),
     )
     step = critique.step(scores=folder)
-    made, sent = talked(
-        step, replace(asked(), id="rad/q1"), teacher(JUDGES, AGREES, LABEL), tmp_path / "calls"
+    result, prompts = run_dialogue(
+        step,
+        replace(qa_sample(), id="rad/q1"),
+        teacher(REVIEW_PROMPT, AGREES, LABEL),
+        tmp_path / "calls",
     )
     assert (
-        isinstance(made, Sample)
-        and made.meta.extra["flaw"] == "reply"
-        and "Answer under review: In the liver." in sent[0]
+        isinstance(result, Sample)
+        and result.meta.extra["error_kind"] == "reply"
+        and "Answer under review: In the liver." in prompts[0]
     )
     assert "scores " in step.prompts
     reasons = {}
     for name in ("rad/q2", "rad/q3", "rad/q4", "rad/q5"):
-        drop, sent = talked(step, replace(asked(), id=name), teacher(), tmp_path / name)
-        assert isinstance(drop, Drop) and not sent
+        drop, prompts = run_dialogue(
+            step, replace(qa_sample(), id=name), teacher(), tmp_path / name
+        )
+        assert isinstance(drop, Drop) and not prompts
         reasons[name] = drop.reason
     assert reasons == {
-        "rad/q2": "right_reply",
+        "rad/q2": "correct_reply",
         "rad/q3": "unread_reply",
         "rad/q4": "other_question",
-        "rad/q5": "not_asked",
+        "rad/q5": "no_reply_in_run",
     }
 
 
 def test_a_noted_error_is_taken(tmp_path: Path) -> None:
-    noted = replace(
-        asked(), meta=Meta(access="open", extra={"flawed": "the spleen", "flaw": "organ"})
+    sample = replace(
+        qa_sample(),
+        meta=Meta(access="open", extra={"wrong_answer": "the spleen", "error_kind": "organ"}),
     )
-    made, _ = talked(critique.step(), noted, teacher(JUDGES, AGREES, LABEL), tmp_path)
-    assert isinstance(made, Sample) and (made.meta.extra["flawed"], made.meta.extra["flaw"]) == (
+    result, _ = run_dialogue(
+        critique.step(), sample, teacher(REVIEW_PROMPT, AGREES, LABEL), tmp_path
+    )
+    assert isinstance(result, Sample) and (
+        result.meta.extra["wrong_answer"],
+        result.meta.extra["error_kind"],
+    ) == (
         "the spleen",
         "organ",
     )
@@ -416,7 +453,7 @@ def test_scores_that_are_none_are_refused_at_the_door(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         critique.step(scores=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"row 1: id, question, reply and value are needed"):
-        critique.step(scores=run(tmp_path / "run", {"id": "a"}))
+        critique.step(scores=scores_file(tmp_path / "run", {"id": "a"}))
 
 
 # --- all of them
@@ -433,16 +470,18 @@ STEPS: dict[str, TeacherStep] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_names_every_prompt_that_it_uses(name: str) -> None:
     assert (
-        prompts(name).tag in STEPS[name].prompts
-        and prompts("question_type").tag in STEPS[name].prompts
+        load_prompts(name).tag in STEPS[name].prompts
+        and load_prompts("question_type").tag in STEPS[name].prompts
     )
-    assert name == "question_type" or prompts("agreement").tag in STEPS[name].prompts
+    assert name == "question_type" or load_prompts("agreement").tag in STEPS[name].prompts
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_row_without_one_question_and_a_gold_is_dropped(name: str, tmp_path: Path) -> None:
-    made, sent = talked(STEPS[name], replace(asked(), gold=None), teacher(), tmp_path)
-    assert isinstance(made, Drop) and made.reason == "no_gold" and not sent
+    result, prompts = run_dialogue(
+        STEPS[name], replace(qa_sample(), gold=None), teacher(), tmp_path
+    )
+    assert isinstance(result, Drop) and result.reason == "no_gold" and not prompts
 
 
 def test_a_check_that_does_not_exist_is_named() -> None:

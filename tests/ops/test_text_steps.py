@@ -1,4 +1,4 @@
-"""Steps that read words: length, language, licences, identifiers, scraped replies.
+"""Steps that read words: length, language, licenses, identifiers, scraped replies.
 
 All names and numbers are made up.
 """
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import ConfigError, InputError
-from lingshu.core.nouns import Message, Meta, Sample
-from lingshu.ops import clean_replies, language, licences, scrub_identifiers, text_length
-from lingshu.ops._identifiers import scrub
-from lingshu.ops.licences import is_permissive
-from lingshu.ops.text_length import approximate_tokens
-from tests.ops.loops import mapped, said
+from lingshu.core.types import Message, Meta, Sample
+from lingshu.deidentify.rules import scrub_text
+from lingshu.ops import clean_replies, language, licenses, scrub_identifiers, text_length
+from lingshu.ops.licenses import is_permissive
+from lingshu.ops.text_length import approximate_token_count
+from tests.support.step_runners import qa_sample, run_map_step
 
 # --- length
 # --------------------------------------------------------------------------------------------------------
@@ -24,17 +24,19 @@ from tests.ops.loops import mapped, said
 
 def test_captions_are_kept_from_the_least_to_the_greatest_length() -> None:
     captions = {
-        n: said(str(n), "Describe.", " ".join(["lesion"] * n), kind="caption")
+        n: qa_sample(str(n), "Describe.", " ".join(["lesion"] * n), kind="caption")
         for n in (9, 10, 1024, 1025)
     }
-    found = mapped(text_length.step(), list(captions.values()))
-    assert found.ids == ["10", "1024"] and found.reasons == {"9": "too_short", "1025": "too_long"}
+    result = run_map_step(text_length.step(), list(captions.values()))
+    assert result.ids == ["10", "1024"] and result.reasons == {"9": "too_short", "1025": "too_long"}
 
 
 def test_other_kinds_may_be_short() -> None:
-    assert mapped(text_length.step(), [said("q", "Is it?", "yes", kind="yes_no")]).ids == ["q"]
+    assert run_map_step(
+        text_length.step(), [qa_sample("q", "Is it?", "yes", kind="yes_no")]
+    ).ids == ["q"]
     assert (
-        mapped(text_length.step(kinds=[]), [said("q", "Is it?", "yes", kind="yes_no")])
+        run_map_step(text_length.step(kinds=[]), [qa_sample("q", "Is it?", "yes", kind="yes_no")])
         .drops[0]
         .reason
         == "too_short"
@@ -42,9 +44,9 @@ def test_other_kinds_may_be_short() -> None:
 
 
 def test_the_approximation_counts_words_digits_and_characters() -> None:
-    assert approximate_tokens("A mass, 12 mm.") == 7
-    assert approximate_tokens("左肺结节") == 4
-    assert approximate_tokens("adenocarcinoma") == 2
+    assert approximate_token_count("A mass, 12 mm.") == 7
+    assert approximate_token_count("左肺结节") == 4
+    assert approximate_token_count("adenocarcinoma") == 2
 
 
 def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> None:
@@ -55,12 +57,13 @@ def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> 
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     words.save(str(tmp_path / "tokenizer.json"))
     step = text_length.step(min_tokens=3, tokenizer=str(tmp_path))
-    assert step.reads == (str(tmp_path / "tokenizer.json"),)
-    assert mapped(
-        step, [said("3", "?", "a b c", kind="caption"), said("2", "?", "a b", kind="caption")]
+    assert step.input_files == (str(tmp_path / "tokenizer.json"),)
+    assert run_map_step(
+        step,
+        [qa_sample("3", "?", "a b c", kind="caption"), qa_sample("2", "?", "a b", kind="caption")],
     ).ids == ["3"]
     with pytest.raises(InputError, match=r"tokenizer\.json cannot be read"):
-        mapped(text_length.step(tokenizer=str(tmp_path / "none")), [])
+        run_map_step(text_length.step(tokenizer=str(tmp_path / "none")), [])
 
 
 # --- language
@@ -83,24 +86,24 @@ def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> 
     ],
 )
 def test_language_is_told_or_not_guessed(text: str, expected: str | None) -> None:
-    assert language.language_of(text) == expected
+    assert language.detect_language(text) == expected
 
 
 def test_language_tags_filters_and_keeps_what_was_stated() -> None:
     samples = [
-        said("en", "Is it in the lung?", "yes"),
-        said("zh", "这是肺吗？", "是"),
-        said("short", "T2", "FLAIR", language="en"),
-        said("none", "T2"),
+        qa_sample("en", "Is it in the lung?", "yes"),
+        qa_sample("zh", "这是肺吗？", "是"),
+        qa_sample("short", "T2", "FLAIR", language="en"),
+        qa_sample("none", "T2"),
     ]
-    assert [s.meta.language for s in mapped(language.step(), samples).kept] == [
+    assert [s.meta.language for s in run_map_step(language.step(), samples).kept] == [
         "en",
         "zh",
         "en",
         None,
     ]
-    found = mapped(language.step(keep=["en"], unsure="drop"), samples)
-    assert found.reasons == {"zh": "language_zh", "none": "language_unsure"}
+    result = run_map_step(language.step(keep=["en"], on_uncertain="drop"), samples)
+    assert result.reasons == {"zh": "language_zh", "none": "language_unsure"}
 
 
 # --- licences
@@ -141,16 +144,19 @@ def test_other_licences(name: str) -> None:
 
 def test_licence_and_access_are_filtered_apart() -> None:
     samples = [
-        said("free", "q", licence="CC-BY-4.0", access="open"),
-        said("nc", "q", licence="CC-BY-NC-4.0", access="open"),
-        said("unknown", "q", access="open"),
-        said("gated", "q", licence="MIT", access="credentialed", agreement="physionet"),
+        qa_sample("free", "q", license="CC-BY-4.0", access="open"),
+        qa_sample("nc", "q", license="CC-BY-NC-4.0", access="open"),
+        qa_sample("unknown", "q", access="open"),
+        qa_sample("gated", "q", license="MIT", access="credentialed", agreement="physionet"),
     ]
-    assert mapped(licences.step(), samples).reasons == {
-        "nc": "licence_not_permissive", "unknown": "licence_unknown", "gated": "access_credentialed",
+    assert run_map_step(licenses.step(), samples).reasons == {
+        "nc": "license_not_permissive", "unknown": "license_unknown", "gated": "access_credentialed",
     }  # fmt: skip
-    assert mapped(licences.step(licence="any", agreements=["physionet"]), samples).drops == []
-    assert mapped(licences.step(also=["cc by-nc 4.0"]), samples).ids == ["free", "nc"]
+    assert run_map_step(licenses.step(license="any", agreements=["physionet"]), samples).drops == []
+    assert run_map_step(licenses.step(extra_licenses=["cc by-nc 4.0"]), samples).ids == [
+        "free",
+        "nc",
+    ]
 
 
 # --- identifiers
@@ -178,7 +184,7 @@ def test_licence_and_access_are_filtered_apart() -> None:
     ],
 )
 def test_identifiers_become_placeholders(text: str, expected: str) -> None:
-    assert scrub(text)[0] == expected
+    assert scrub_text(text)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -194,11 +200,11 @@ def test_identifiers_become_placeholders(text: str, expected: str) -> None:
     ],
 )
 def test_medicine_is_no_identifier(text: str) -> None:
-    assert scrub(text)[0] == text
+    assert scrub_text(text)[0] == text
 
 
 def test_scrubbing_counts_by_kind_and_reaches_every_text() -> None:
-    sample = said(
+    sample = qa_sample(
         "a",
         "Who is Dr. Example?",
         "Mr. Person, on 2019-03-12.",
@@ -206,17 +212,17 @@ def test_scrubbing_counts_by_kind_and_reaches_every_text() -> None:
         remark="call 617-555-0198",
         study="0123456789abcdef",
     )
-    (found,) = mapped(scrub_identifiers.step(), [sample]).kept
+    (result,) = run_map_step(scrub_identifiers.step(), [sample]).kept
     assert (
-        found.meta.extra["scrubbed"] == "date 1, name 3, phone 1"
-        and found.meta.extra["study"] == "0123456789abcdef"
+        result.meta.extra["scrubbed"] == "date 1, name 3, phone 1"
+        and result.meta.extra["study"] == "0123456789abcdef"
     )
-    assert found.gold == ("Mr. [NAME]",) and "Person" not in str(found)
-    assert mapped(scrub_identifiers.step(max_found=2), [sample]).reasons == {
+    assert result.gold == ("Mr. [NAME]",) and "Person" not in str(result)
+    assert run_map_step(scrub_identifiers.step(max_identifiers=2), [sample]).reasons == {
         "a": "too_many_identifiers"
     }
-    plain = said("b", "Is it the lung?", "yes")
-    assert mapped(scrub_identifiers.step(), [plain]).kept == [plain]
+    plain = qa_sample("b", "Is it the lung?", "yes")
+    assert run_map_step(scrub_identifiers.step(), [plain]).kept == [plain]
 
 
 # --- replies
@@ -229,12 +235,12 @@ REPLY = (
 
 
 def test_greetings_signatures_and_contacts_go() -> None:
-    (found,) = mapped(clean_replies.step(), [said("a", "My back hurts.", REPLY)]).kept
+    (result,) = run_map_step(clean_replies.step(), [qa_sample("a", "My back hurts.", REPLY)]).kept
     assert (
-        found.messages[-1].text
+        result.messages[-1].text
         == "You should rest and drink fluids, e.g. water. The pain may be muscular."
     )
-    assert "name 1" in found.meta.extra["cleaned"]
+    assert "name 1" in result.meta.extra["cleaned"]
 
 
 def test_chinese_replies_too() -> None:
@@ -242,32 +248,34 @@ def test_chinese_replies_too() -> None:
         "您好，根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。希望以上回答对您有帮助，"
         "祝您早日康复！"
     )
-    (found,) = mapped(clean_replies.step(), [said("a", "胃痛", reply)]).kept
-    assert found.messages[-1].text == "根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。"
+    (result,) = run_map_step(clean_replies.step(), [qa_sample("a", "胃痛", reply)]).kept
+    assert (
+        result.messages[-1].text == "根据描述考虑胃炎，建议做胃镜检查，并规律饮食，避免辛辣刺激。"
+    )
 
 
 def test_a_reply_of_nothing_else_is_dropped_and_a_clean_one_is_left() -> None:
-    clean = said(
+    clean_text = qa_sample(
         "b",
         "?",
         "Take care of the wound by washing it daily. Wishing wells aside, the dose is 5 mg.",
     )
-    found = mapped(
+    result = run_map_step(
         clean_replies.step(),
-        [said("a", "?", "Hello. Hope this helps. Regards, Dr. Jon Example"), clean],
+        [qa_sample("a", "?", "Hello. Hope this helps. Regards, Dr. Jon Example"), clean_text],
     )
-    assert found.reasons == {"a": "reply_too_short"} and found.kept == [clean]
+    assert result.reasons == {"a": "reply_too_short"} and result.kept == [clean_text]
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda: text_length.step(min_tokens=5, max_tokens=4),
-        lambda: text_length.step(of="question"),
-        lambda: language.step(unsure="maybe"),
-        lambda: licences.step(licence="free"),
-        lambda: licences.step(access=["secret"]),
-        lambda: scrub_identifiers.step(max_found=-1),
+        lambda: text_length.step(field="question"),
+        lambda: language.step(on_uncertain="maybe"),
+        lambda: licenses.step(license="free"),
+        lambda: licenses.step(access=["secret"]),
+        lambda: scrub_identifiers.step(max_identifiers=-1),
         lambda: clean_replies.step(min_words=-1),
     ],
 )
@@ -285,8 +293,8 @@ def test_real_captions_lose_next_to_nothing(slice_name: str) -> None:
         str(row.get("caption") or row.get("report") or "")
         for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines())
     ]
-    found = [scrub(caption)[1] for caption in captions if caption]
-    assert sum(bool(counts) for counts in found) <= 0.005 * len(found)
+    result = [scrub_text(caption)[1] for caption in captions if caption]
+    assert sum(bool(counts) for counts in result) <= 0.005 * len(result)
 
 
 def test_a_keyed_hash_keeps_its_digits() -> None:
@@ -296,9 +304,9 @@ def test_a_keyed_hash_keeps_its_digits() -> None:
         "phone": "15800378151",
         "study": "15800378151580037815",
     }
-    (found,) = mapped(
+    (result,) = run_map_step(
         scrub_identifiers.step(),
         [Sample("a", (Message("user", ("What?",)),), meta=Meta(extra=notes))],
     ).kept
-    assert found.meta.extra["patient"] == "15800378151fd065e744"
-    assert found.meta.extra["phone"] == "[PHONE]" and found.meta.extra["scrubbed"] == "phone 1"
+    assert result.meta.extra["patient"] == "15800378151fd065e744"
+    assert result.meta.extra["phone"] == "[PHONE]" and result.meta.extra["scrubbed"] == "phone 1"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.cli import main
+from lingshu.cli.main import main
 from lingshu.core.config import override
 from lingshu.core.errors import ConfigError
-from lingshu.recipes.ablations import DRAWN, EXPECTED, INSTRUCT, VARIANTS, recipe
-from lingshu.sources.phantom import questions, training
-from lingshu.train.check import check
-from tests.tiny import SMALL, write_phantoms
+from lingshu.recipes.ablations import EXPECTED, INSTRUCT, PHANTOM_GROUPS, VARIANTS, recipe
+from lingshu.sources.phantom import question_samples, training_samples
+from lingshu.train.estimate import estimate_run
+from tests.support.tiny import SMALL, write_phantoms
 
 ROWS = 8
 # Every stage one or two steps long, on the smallest model.
@@ -31,17 +31,17 @@ SHORT = (
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def data_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """`data.GROUP=FOLDER` of every group, each with a few phantoms."""
-    place = tmp_path_factory.mktemp("drawn")
+    path = tmp_path_factory.mktemp("drawn")
     found = []
-    for group, what in DRAWN.items():
+    for group, what in PHANTOM_GROUPS.items():
         samples = (
-            training(0, ROWS, what)
+            training_samples(0, ROWS, what)
             if isinstance(what, str)
-            else islice(questions(0, "train", ROWS, kinds=what), ROWS)
+            else islice(question_samples(0, "train", ROWS, kinds=what), ROWS)
         )
-        found.append(f"data.{group}={write_phantoms(place / group, list(samples))}")
+        found.append(f"data.{group}={write_phantoms(path / group, list(samples))}")
     return found
 
 
@@ -78,25 +78,25 @@ def test_rows_are_a_thousandth_of_the_paper_s_amounts() -> None:
         173,
         7073,
     )
-    assert DRAWN.keys() == EXPECTED.keys() == recipe().data.keys()
-    assert check(recipe()).stages[-1].steps == 2 * (7073 // 16)
+    assert PHANTOM_GROUPS.keys() == EXPECTED.keys() == recipe().data.keys()
+    assert estimate_run(recipe()).stages[-1].steps == 2 * (7073 // 16)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_each_variant_runs_from_the_command_line(
-    variant: str, drawn: list[str], tmp_path: Path
+    variant: str, data_overrides: list[str], tmp_path: Path
 ) -> None:
     # A stage that is taken out cannot be changed besides.
-    gone = {change.split("=")[0] for change in VARIANTS[variant] if change.endswith("=null")}
+    n_removed = {change.split("=")[0] for change in VARIANTS[variant] if change.endswith("=null")}
     short = [
-        change for change in SHORT if not any(change.startswith(place + ".") for place in gone)
+        change for change in SHORT if not any(change.startswith(path + ".") for path in n_removed)
     ]
     assert (
         main(
             [
                 "train",
                 "ablations",
-                *drawn,
+                *data_overrides,
                 *short,
                 *VARIANTS[variant],
                 "--out",

@@ -11,30 +11,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lingshu.core.artefacts import read_dataset
+from lingshu.core.artifacts import read_dataset
 from lingshu.curate.config import Source
-from lingshu.curate.plan import passes, resolve, settle
+from lingshu.curate.plan import plan_passes, resolve, with_step_seeds
 from lingshu.curate.run import curate
 from lingshu.recipes import curation_local, curation_paper, curation_phantom
-from lingshu.sources.phantom import training
+from lingshu.sources.phantom import training_samples
 
 
 @pytest.mark.parametrize("purpose", ["text", "instruct"])
 def test_phantoms_come_out_as_they_were_drawn(purpose: str, tmp_path: Path) -> None:
     done = curate(curation_phantom.recipe(purpose=purpose, images=24, first=5), tmp_path / "out")
-    drawn = list(training(0, 24, purpose, first=5))
+    samples = list(training_samples(0, 24, purpose, first=5))
     found = list(read_dataset(tmp_path / "out"))
-    assert done.card.rows == 24 and [s.id for s in found] == [f"phantom/{s.id}" for s in drawn]
-    assert [s.messages for s in found] == [s.messages for s in drawn]
+    assert done.card.rows == 24 and [s.id for s in found] == [f"phantom/{s.id}" for s in samples]
+    assert [s.messages for s in found] == [s.messages for s in samples]
 
 
 def test_a_hospitals_folder_becomes_an_instruction_set_without_names(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
-    from tests.imaging._dicoms import PLANTED, planted
+    from tests.support.dicom_files import IDENTIFIERS, dicom_with_identifiers
 
     (tmp_path / "scans").mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (96, 96), np.uint8)
-    (tmp_path / "scans" / "JANE_DOE.dcm").write_bytes(planted(pixels, Modality="CT"))
+    (tmp_path / "scans" / "JANE_DOE.dcm").write_bytes(dicom_with_identifiers(pixels, Modality="CT"))
     config = curation_local.recipe()
     scans = replace(config.sources[0], path=str(tmp_path / "scans"))
     done = curate(
@@ -47,14 +47,16 @@ def test_a_hospitals_folder_becomes_an_instruction_set_without_names(tmp_path: P
         data = path.read_bytes()
         assert not [
             secret
-            for secret in (*PLANTED.values(), "1.2.826.99001", "JANE_DOE")
+            for secret in (*IDENTIFIERS.values(), "1.2.826.99001", "JANE_DOE")
             if secret.encode() in data
         ], path.name
 
 
 def test_the_papers_pipeline_is_complete_and_runs_on_what_one_has(tmp_path: Path) -> None:
     config = resolve(curation_paper.recipe())
-    tables = [found.table.name for found in passes(settle(config)) if found.table]
+    tables = [
+        found.table_step.name for found in plan_passes(with_step_seeds(config)) if found.table_step
+    ]
     assert tables == [
         "image_dedup",
         "image_dedup_inside",
@@ -67,7 +69,7 @@ def test_the_papers_pipeline_is_complete_and_runs_on_what_one_has(tmp_path: Path
         all(source.optional and source.path is None for source in config.sources)
         and len(config.sources) > 20
     )
-    asked = (
+    prompts = (
         (
             "Which antibiotic is given first to an adult with pneumonia acquired outside of a"
             " hospital?"
@@ -86,13 +88,14 @@ def test_the_papers_pipeline_is_complete_and_runs_on_what_one_has(tmp_path: Path
         ),
     )
     rows = [
-        {"id": str(n), "question": text, "answer": text.split()[-2]} for n, text in enumerate(asked)
+        {"id": str(n), "question": text, "answer": text.split()[-2]}
+        for n, text in enumerate(prompts)
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "test.jsonl").write_text(json.dumps(rows[2]))
     mine = tuple(
         (
-            Source(s.name, "jsonl", str(tmp_path / "rows.jsonl"), licence="MIT", access="open")
+            Source(s.name, "jsonl", str(tmp_path / "rows.jsonl"), license="MIT", access="open")
             if s.name == "medqa"
             else s
         )

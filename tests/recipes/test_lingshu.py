@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from lingshu.recipes import lingshu_7b, lingshu_32b, lingshu_i_8b
-from lingshu.train.check import check
 from lingshu.train.config import TrainConfig
+from lingshu.train.estimate import estimate_run
 
 RECIPES = {"7b": lingshu_7b.recipe(), "32b": lingshu_32b.recipe(), "i_8b": lingshu_i_8b.recipe()}
 
@@ -16,13 +16,18 @@ RECIPES = {"7b": lingshu_7b.recipe(), "32b": lingshu_32b.recipe(), "i_8b": lings
 @pytest.mark.parametrize("config", RECIPES.values(), ids=RECIPES)
 def test_the_paper_s_values(config: TrainConfig) -> None:
     shallow, deep, instruct = config.stages
-    assert (shallow.rates.vision, shallow.rates.projector, shallow.rates.language) == (
+    assert (
+        shallow.learning_rates.vision,
+        shallow.learning_rates.projector,
+        shallow.learning_rates.language,
+    ) == (
         2e-6,
         1e-5,
         None,
     )
     assert all(
-        (s.rates.vision, s.rates.projector, s.rates.language) == (2e-6, 1e-5, 1e-5)
+        (s.learning_rates.vision, s.learning_rates.projector, s.learning_rates.language)
+        == (2e-6, 1e-5, 1e-5)
         for s in (deep, instruct)
     )
     assert [
@@ -37,7 +42,7 @@ def test_the_paper_s_values(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize(("name", "billions"), [("7b", 8.29), ("32b", 33.45), ("i_8b", 7.94)])
 def test_the_freeze_table_of_the_real_configuration(name: str, billions: float) -> None:
-    plan = check(RECIPES[name])
+    plan = estimate_run(RECIPES[name])
     assert round(plan.shapes.total / 1e9, 2) == billions
     shallow, deep, instruct = plan.stages
     assert (
@@ -50,4 +55,4 @@ def test_the_freeze_table_of_the_real_configuration(name: str, billions: float) 
     # 8,192 tokens take 14 samples of 584, or 18 of 456 where an image is one tile of 256.
     assert instruct.steps == (3118 if name == "i_8b" else 3994)
     assert plan.shapes.verified is (name != "32b")
-    assert plan.missing == ["alignment", "captions", "instruct"]
+    assert plan.missing_groups == ["alignment", "captions", "instruct"]

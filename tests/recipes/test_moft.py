@@ -5,19 +5,23 @@ each.
 from __future__ import annotations
 
 from lingshu.core import config as configuration
-from lingshu.models.known import on_meta
-from lingshu.models.spec import PARTS
+from lingshu.models.model_spec import PARTS
+from lingshu.models.specs import build_on_meta
 from lingshu.recipes import phantom_moft, quickstart, synthesis_entities
-from lingshu.recipes.moft_7b import RATE, VARIANTS, recipe
-from lingshu.train.check import check
+from lingshu.recipes.moft_7b import LEARNING_RATE, VARIANTS, recipe
 from lingshu.train.config import Objective
-from lingshu.train.gpus import gpu
+from lingshu.train.estimate import estimate_run
+from lingshu.train.gpu_table import find_gpu
 
 
 def test_the_card_s_values() -> None:
     config = recipe()
     (stage,) = config.stages
-    assert (stage.rates.vision, stage.rates.projector, stage.rates.language) == (5e-6, 5e-6, 5e-6)
+    assert (
+        stage.learning_rates.vision,
+        stage.learning_rates.projector,
+        stage.learning_rates.language,
+    ) == (5e-6, 5e-6, 5e-6)
     assert (stage.batch, stage.micro_batch, stage.epochs, stage.max_tokens, stage.packing) == (
         64,
         4,
@@ -31,15 +35,15 @@ def test_the_card_s_values() -> None:
 
 
 def test_everything_is_trained_for_the_steps_of_the_card_and_fits_its_gpus() -> None:
-    plan = check(recipe(), gpu=gpu("H20"), gpus=4)
+    plan = estimate_run(recipe(), gpu=find_gpu("H20"), gpus=4)
     (stage,) = plan.stages
-    family, model = on_meta("lingshu-medical-mllm/Lingshu-7B")
+    family, model = build_on_meta("lingshu-medical-mllm/Lingshu-7B")
     by_part = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         by_part[family.part_of(name)] += parameter.numel()
     assert stage.trained == by_part and sum(by_part.values()) == plan.shapes.total
     assert stage.steps == 3 * (52_251 // 64) == 2448  # what is left over of an epoch is left out
-    assert stage.on is not None and stage.on.fits
+    assert stage.gpu_estimate is not None and stage.gpu_estimate.fits
 
 
 def test_runs_differ_from_the_first_by_their_overrides_alone() -> None:
@@ -51,19 +55,21 @@ def test_runs_differ_from_the_first_by_their_overrides_alone() -> None:
     assert objectives["entities"] == Objective(entity_weight=2.5) and objectives[
         "dft"
     ] == Objective(loss="dft")
-    assert objectives["normalised"] == Objective(entity_weight=2.5, normaliser="weights")
+    assert objectives["normalised"] == Objective(entity_weight=2.5, normalizer="weights")
     assert objectives["random_tokens"] == Objective(entity_weight=2.5, entities="random")
     assert made["second_seed"].seed == 1 and made["twice_as_long"].stages[0].epochs == 6
-    assert made["larger_rate"].stages[0].rates.language == 5.873e-6 and RATE == 5e-6
+    assert (
+        made["larger_rate"].stages[0].learning_rates.language == 5.873e-6 and LEARNING_RATE == 5e-6
+    )
 
 
 def test_the_small_one_is_the_quickstarts_instruction_stage() -> None:
     config = phantom_moft.recipe()
     (stage,) = config.stages
     expected = quickstart.recipe().stages[-1]
-    assert (stage.steps, stage.rates, stage.batch) == (
+    assert (stage.steps, stage.learning_rates, stage.batch) == (
         expected.steps,
-        expected.rates,
+        expected.learning_rates,
         expected.batch,
     )
     made = {
@@ -73,7 +79,7 @@ def test_the_small_one_is_the_quickstarts_instruction_stage() -> None:
     assert made["fluency"] == made["second_seed"] == Objective() and made["entities"] == Objective(
         entity_weight=2.5
     )
-    short = phantom_moft.short("start")
+    short = phantom_moft.short_trajectory("start")
     assert short.model == "start" and short.stages[0].steps == phantom_moft.SHORT_STEPS
     marks = phantom_moft.curation(images=4, first=0, seed=0).steps[-1]
     assert marks.op == "mark_entities" and "left" in marks.params["words"]  # type: ignore[operator]

@@ -14,18 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.apps.build import build
-from lingshu.core.artefacts import open_dataset, read_dataset
+from lingshu.cli.build import build
+from lingshu.core.artifacts import open_dataset, read_dataset
 from lingshu.core.files import read_jsonl, write_jsonl
-from lingshu.core.nouns import Reply, Sample, Sampling
 from lingshu.core.rows import row_from_sample
+from lingshu.core.types import Reply, Sample, Sampling
 from lingshu.curate.config import CurateConfig, SynthesisConfig
 from lingshu.curate.run import curate
-from lingshu.curate.synthesise import Synthesised, open_calls, synthesise
-from lingshu.engines.scripted import OWN, scripted
+from lingshu.curate.synthesize import SynthesisResult, open_client
+from lingshu.curate.synthesize import synthesize as run_synthesis
+from lingshu.engines.scripted import DEFAULT_RULES, engine_from_rules
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import judge
-from lingshu.evaluate.judge import open_calls as open_judge
+from lingshu.evaluate.judge import open_judge_client as open_judge
 from lingshu.evaluate.score import score, scores_file
 from lingshu.imaging.read import image_bytes
 from lingshu.ops._question_labels import QUESTION_TYPES
@@ -37,19 +38,23 @@ REAL = Path(__file__).parents[3] / "shared" / "data" / "vqa_rad"
 FAULTS = {"malformed": 0.05, "refused": 0.02, "seed": 0}
 
 
-def drawn(folder: Path) -> Path:
+def write_source(folder: Path) -> Path:
     """Sixteen questions about eight phantoms, answered by yes or no or by a side."""
     (folder / "images").mkdir(parents=True)
     rows = []
-    for number, sample in enumerate(islice(phantom.training(0, 8, "captions"), 8)):
+    for number, sample in enumerate(islice(phantom.training_samples(0, 8, "captions"), 8)):
         name = f"images/{number}.png"
         (folder / name).write_bytes(image_bytes(sample.images[0]))
-        facts = {"meta": replace(sample.meta, group=f"p{number}")}
+        overrides = {"meta": replace(sample.meta, group=f"p{number}")}
         yes = replace(
-            sample, id=f"{number}-a", messages=(), gold=(("yes", "no")[number % 2],), **facts
+            sample, id=f"{number}-a", messages=(), gold=(("yes", "no")[number % 2],), **overrides
         )
         side = replace(
-            sample, id=f"{number}-b", messages=(), gold=(("left", "right")[number % 2],), **facts
+            sample,
+            id=f"{number}-b",
+            messages=(),
+            gold=(("left", "right")[number % 2],),
+            **overrides,
         )
         for one, question in ((yes, "Is there a lesion?"), (side, "On which side is the lesion?")):
             rows.append({**row_from_sample(one, [name]), "question": question})
@@ -82,12 +87,12 @@ def side_of(folder: Path, keep: str) -> CurateConfig:
     return replace(config, sources=sources, steps=steps, workers=0)
 
 
-def made(config: SynthesisConfig, dataset: Path, out: Path) -> Synthesised:
+def synthesize(config: SynthesisConfig, dataset: Path, out: Path) -> SynthesisResult:
     # One try: what is planted stays a reject.
     config = replace(config, tries=1)
-    teacher = scripted([*read_jsonl(OWN), FAULTS])
-    with open_calls(config, teacher, out.with_name(f"{out.name}.calls")) as calls:
-        return synthesise(config, dataset, out, calls)
+    teacher = engine_from_rules([*read_jsonl(DEFAULT_RULES), FAULTS])
+    with open_client(config, teacher, out.with_name(f"{out.name}.calls")) as calls:
+        return run_synthesis(config, dataset, out, calls)
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,11 @@ class GoldJudge:
             reply = re.search(
                 rf"<reply-{code[1]}>\n(.*?)\n</reply-{code[1]}>", one.question, re.DOTALL
             )
-            met = "met" if reply and reply[1] in self.golds else "not met"
+            verdict = "met" if reply and reply[1] in self.golds else "not met"
             yield [
                 Reply(
                     one.id,
-                    json.dumps({"case": code[1], "reason": "so", "verdict": met}),
+                    json.dumps({"case": code[1], "reason": "so", "verdict": verdict}),
                     0,
                     "stop",
                     5,
@@ -122,7 +127,7 @@ class GoldJudge:
 
 
 @dataclass(frozen=True)
-class Says:
+class FixedReplyEngine:
     """Says the gold, or something else."""
 
     gold: bool
@@ -139,7 +144,7 @@ class Says:
         ]
 
 
-def accounted(done: Synthesised, out: Path, rows: int) -> None:
+def check_accounting(done: SynthesisResult, out: Path, rows: int) -> None:
     """Every row of every step was kept or stands among the drops with its reason."""
     samples, drops = list(read_dataset(out)), list(read_jsonl(out / "drops.jsonl"))
     for step in done.card.steps or ():
@@ -148,13 +153,13 @@ def accounted(done: Synthesised, out: Path, rows: int) -> None:
             for sample in samples
             if sample.meta.extra["synthetic"] == step["op"]
         }
-        lost = {str(drop["id"]) for drop in drops if drop["step"] == step["name"]}
-        assert step["in"] == rows == len(kept) + len(lost) and not kept & lost
+        dropped_ids = {str(drop["id"]) for drop in drops if drop["step"] == step["name"]}
+        assert step["in"] == rows == len(kept) + len(dropped_ids) and not kept & dropped_ids
     assert all(drop["reason"] and (drop["raw"] or drop["reason"] == "no_error") for drop in drops)
     assert {"malformed", "refused"} <= {str(drop["reason"]) for drop in drops} or rows < 100
 
 
-def whole_way(folder: Path, tmp_path: Path) -> None:
+def run_pipeline(folder: Path, tmp_path: Path) -> None:
     sides: dict[str, set[str]] = {}
     rows: dict[str, int] = {}
     for keep in ("train", "validation"):
@@ -164,11 +169,11 @@ def whole_way(folder: Path, tmp_path: Path) -> None:
 
     for keep, recipe in (("train", psv2026.recipe()), ("validation", psv2026_test.recipe())):
         out = tmp_path / f"{keep}_made"
-        first = made(recipe, tmp_path / keep, out)
-        accounted(first, out, rows[keep])
-        again = made(recipe, tmp_path / keep, out)
+        first = synthesize(recipe, tmp_path / keep, out)
+        check_accounting(first, out, rows[keep])
+        again = synthesize(recipe, tmp_path / keep, out)
         assert (
-            again.calls["calls"] == 0
+            again.usage["calls"] == 0
             and again.card.version == first.card.version
             and again.card.drops == first.card.drops
         )
@@ -191,28 +196,28 @@ def whole_way(folder: Path, tmp_path: Path) -> None:
 
 def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | None]:
     """The scores of replies that are the gold, or are not, by a judge that knows it."""
-    task, place = psv2026_own.TASK, folder / psv2026_own.TASK.name
-    generate(task, samples, Says(gold), place, sampling=Sampling(), images=image_bytes)
-    assert score(task, samples, place).unjudged == len(samples)
+    task, path = psv2026_own.TASK, folder / psv2026_own.TASK.name
+    generate(task, samples, FixedReplyEngine(gold), path, sampling=Sampling(), images=image_bytes)
+    assert score(task, samples, path).n_awaiting_judge == len(samples)
     with open_judge(
-        GoldJudge(frozenset(gold for sample in samples for gold in sample.gold or ())), place
+        GoldJudge(frozenset(gold for sample in samples for gold in sample.gold or ())), path
     ) as calls:
-        judge(task, samples, place, calls, sampling=Sampling())
-    rows = list(read_jsonl(scores_file(place, "judge")))
+        judge(task, samples, path, calls, sampling=Sampling())
+    rows = list(read_jsonl(scores_file(path, "judge")))
     assert len(rows) == len(samples)
     return {row["value"] for row in rows}
 
 
 def test_made_up_questions_become_a_task(tmp_path: Path) -> None:
-    whole_way(drawn(tmp_path / "rows"), tmp_path)
+    run_pipeline(write_source(tmp_path / "rows"), tmp_path)
 
 
 def test_two_hundred_rows_of_vqa_rad_become_a_task(tmp_path: Path) -> None:
-    whole_way(real(tmp_path / "rows"), tmp_path)
+    run_pipeline(real(tmp_path / "rows"), tmp_path)
 
 
 def test_the_published_split_loses_the_images_of_its_test_side(tmp_path: Path) -> None:
-    folder = drawn(tmp_path / "rows")
+    folder = write_source(tmp_path / "rows")
     test = list(read_jsonl(folder / "rows.jsonl"))[:4]  # two of the eight images
     write_jsonl(folder / "test.jsonl", test)
     config = curation_psv2026_published.recipe()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lingshu.recipes import lingshu_rl, phantom_rl
 from lingshu.sources.phantom import PURPOSES
-from lingshu.train.config import Rates
+from lingshu.train.config import LearningRates
 
 
 def test_the_papers_values() -> None:
@@ -14,7 +14,13 @@ def test_the_papers_values() -> None:
     assert (
         grpo and config.model == "lingshu-medical-mllm/Lingshu-7B" and config.data.keys() == {"rl"}
     )
-    assert (grpo.copies, grpo.temperature, grpo.kl, grpo.round_prompts, stage.batch) == (
+    assert (
+        grpo.num_generations,
+        grpo.temperature,
+        grpo.kl,
+        grpo.rollout_batch_size,
+        stage.batch,
+    ) == (
         16,
         1.0,
         1e-3,
@@ -22,20 +28,22 @@ def test_the_papers_values() -> None:
         128,
     )
     assert (
-        stage.rates == Rates(1e-6, 1e-6, 1e-6) and stage.max_tokens == 4096 and stage.epochs == 1.0
+        stage.learning_rates == LearningRates(1e-6, 1e-6, 1e-6)
+        and stage.max_tokens == 4096
+        and stage.epochs == 1.0
     )
     assert (grpo.reward.format, grpo.reward.accuracy) == (0.5, 1.0)
     # The rate stays as it is, and the reply may take half of the length.
-    assert stage.final_rate == 1.0 and stage.warmup_steps == 0 and grpo.max_reply_tokens == 2048
+    assert stage.min_lr_ratio == 1.0 and stage.warmup_steps == 0 and grpo.max_reply_tokens == 2048
     assert "<think>" in grpo.instruction and "</answer>" in grpo.instruction
 
 
 def test_the_phantom_chain_ends_in_rewards_and_its_branch_is_its_end() -> None:
-    whole, branch = phantom_rl.recipe(), phantom_rl.branch("deep")
-    assert [stage.name for stage in whole.stages] == ["base", "shallow", "deep", "mixed", "rl"]
-    assert set(whole.data) <= set(PURPOSES) and whole.data.keys() == whole.expected.keys()
+    full, branch = phantom_rl.recipe(), phantom_rl.rl_branch("deep")
+    assert [stage.name for stage in full.stages] == ["base", "shallow", "deep", "mixed", "rl"]
+    assert set(full.data) <= set(PURPOSES) and full.data.keys() == full.expected.keys()
     assert (
-        branch.stages == whole.stages[-2:]
+        branch.stages == full.stages[-2:]
         and branch.model == "deep"
         and set(branch.data) == {"mixed", "rl"}
     )

@@ -9,18 +9,18 @@ from functools import cache
 import pytest
 from torch import nn
 
-from lingshu.models.known import on_meta, shapes
-from lingshu.models.spec import PARTS
+from lingshu.models.model_spec import PARTS
+from lingshu.models.specs import build_on_meta, load_shapes
 from lingshu.recipes import lingshu_7b, lingshu_32b, lingshu_i_8b
 from lingshu.train.config import TrainConfig
 from lingshu.train.cost import trained_parameters
-from lingshu.train.shard import units
+from lingshu.train.sharding import fsdp_units
 
 RECIPES = [lingshu_7b.recipe(), lingshu_32b.recipe(), lingshu_i_8b.recipe()]
 # Vision blocks and language layers of each.
 BLOCKS = {"lingshu_7b": (32, 28), "lingshu_32b": (32, 64), "lingshu_i_8b": (24, 28)}
 MASTER = 4  # bytes of a float32 weight
-built = cache(on_meta)
+built = cache(build_on_meta)
 
 
 @pytest.fixture(params=RECIPES, ids=[config.name for config in RECIPES])
@@ -39,7 +39,7 @@ def size(module: nn.Module) -> int:
 
 def test_the_shards_hold_every_parameter_once(config: TrainConfig) -> None:
     family, model = built(name_of(config))
-    blocks = units(model, family)
+    blocks = fsdp_units(model, family)
     assert len(blocks) == sum(BLOCKS[config.name])
     held = [id(parameter) for block in blocks for parameter in block.parameters()]
     assert len(set(held)) == len(held)
@@ -62,7 +62,7 @@ def test_vision_blocks_come_first_and_all_blocks_of_a_kind_are_alike(config: Tra
     family, model = built(name_of(config))
     vision, language = BLOCKS[config.name]
     names = {id(module): name for name, module in model.named_modules()}
-    blocks = units(model, family)
+    blocks = fsdp_units(model, family)
     parts = [family.part_of(names[id(block)] + ".") for block in blocks]
     assert parts == ["vision"] * vision + ["language"] * language
     assert (
@@ -78,7 +78,7 @@ def test_a_gpu_s_share_is_even(config: TrainConfig, gpus: int) -> None:
     is close to the mean.
     """
     family, model = built(name_of(config))
-    held = [parameter for block in units(model, family) for parameter in block.parameters()]
+    held = [parameter for block in fsdp_units(model, family) for parameter in block.parameters()]
     root = [
         parameter
         for parameter in model.parameters()
@@ -87,15 +87,15 @@ def test_a_gpu_s_share_is_even(config: TrainConfig, gpus: int) -> None:
     largest = MASTER * sum(
         -(-p.shape[0] // gpus) * (p.numel() // p.shape[0]) for p in [*held, *root]
     )
-    mean = MASTER * shapes(name_of(config)).total / gpus
+    mean = MASTER * load_shapes(name_of(config)).total / gpus
     assert mean <= largest < 1.02 * mean
 
 
 def test_the_sizes_on_file_are_those_of_the_blocks(config: TrainConfig) -> None:
-    found = shapes(name_of(config))
+    found = load_shapes(name_of(config))
     family, model = built(name_of(config))
-    assert found.blocks == tuple(size(block) for block in units(model, family))
-    assert found.rest == size(model) - sum(found.blocks) and found.total == size(model)
+    assert found.blocks == tuple(size(block) for block in fsdp_units(model, family))
+    assert found.outside_blocks == size(model) - sum(found.blocks) and found.total == size(model)
 
 
 def test_the_freeze_table_of_each_stage(config: TrainConfig) -> None:
@@ -104,7 +104,7 @@ def test_the_freeze_table_of_each_stage(config: TrainConfig) -> None:
     for name, parameter in model.named_parameters():
         by_part[family.part_of(name)] += parameter.numel()
     shallow, deep, instruct = (
-        trained_parameters(stage, shapes(name_of(config))) for stage in config.stages
+        trained_parameters(stage, load_shapes(name_of(config))) for stage in config.stages
     )
     assert shallow == {**by_part, "language": 0}
     assert deep == instruct == by_part

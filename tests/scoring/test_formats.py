@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.types import Message, Sample
 from lingshu.scoring import choice
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity"
@@ -39,18 +39,18 @@ class Item(NamedTuple):
     gold: int
 
 
-class Tally(NamedTuple):
+class FormatCounts(NamedTuple):
     items: int
     replies: int
     wrong: Counter
-    apart: Counter
+    ambiguous: Counter
     examples: list
 
 
 def items(name: str) -> Iterator[Item]:
     for line in (DATA / name / "rows.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        options = row.get("options") or listed(row["question"])
+        options = row.get("options") or parse_options(row["question"])
         pairs = (
             list(options.items())
             if isinstance(options, dict)
@@ -62,83 +62,90 @@ def items(name: str) -> Iterator[Item]:
         )
 
 
-def listed(question: str) -> dict[str, str]:
+def parse_options(question: str) -> dict[str, str]:
     """The options of "... Answer Choices: (A) first (B) second"."""
-    body, found, start = question.rsplit("Answer Choices:", 1)[1], {}, 0
-    marks = []
+    body, options, start = question.rsplit("Answer Choices:", 1)[1], {}, 0
+    positions = []
     for letter in LETTERS:
-        place = body.find(f"({letter}) ", start)
-        if place < 0:
+        position = body.find(f"({letter}) ", start)
+        if position < 0:
             break
-        marks.append((letter, place))
-        start = place + 4
-    for number, (letter, place) in enumerate(marks):
-        end = marks[number + 1][1] if number + 1 < len(marks) else None
-        found[letter] = body[place + 4 : end].strip()
-    return found
+        positions.append((letter, position))
+        start = position + 4
+    for index, (letter, position) in enumerate(positions):
+        end = positions[index + 1][1] if index + 1 < len(positions) else None
+        options[letter] = body[position + 4 : end].strip()
+    return options
 
 
-def tally(questions: list[Item], seed: int, *, every_option: bool) -> Tally:
-    pick, wrong, apart, examples, replies = random.Random(seed), Counter(), Counter(), [], 0
+def tally_errors(questions: list[Item], seed: int, *, every_option: bool) -> FormatCounts:
+    rng, wrong, ambiguous, examples, replies = random.Random(seed), Counter(), Counter(), [], 0
     for item in questions:
-        known = choice.options(item.choices)
+        options = choice.parse_options(item.choices)
         question = Sample(
             "x", (Message("user", ("?",)),), gold=(LETTERS[item.gold],), choices=item.choices
         )
-        others = [place for place in range(len(known)) if place != item.gold]
-        for said in (item.gold, *(others if every_option else pick.sample(others, 1))):
-            twin = sum(option.form == known[said].form for option in known) > 1
-            letter_like = (
-                bool(re.fullmatch(r"\W*[A-Za-z]\W*", known[said].text))
-                and known[said].form.strip().upper() in LETTERS[: len(known)]
+        wrong_indices = [
+            option_index for option_index in range(len(options)) if option_index != item.gold
+        ]
+        for index in (
+            item.gold,
+            *(wrong_indices if every_option else rng.sample(wrong_indices, 1)),
+        ):
+            is_duplicate = (
+                sum(option.normalized == options[index].normalized for option in options) > 1
+            )
+            resembles_letter = (
+                bool(re.fullmatch(r"\W*[A-Za-z]\W*", options[index].text))
+                and options[index].normalized.strip().upper() in LETTERS[: len(options)]
             )
             for name, template in FORMATS.items():
-                if name in NO_ANSWER and said != item.gold:
+                if name in NO_ANSWER and index != item.gold:
                     continue
                 reply = (
                     template
                     if name in NO_ANSWER
-                    else template.format(L=LETTERS[said], T=item.choices[said])
+                    else template.format(L=LETTERS[index], T=item.choices[index])
                 )
-                found = choice.score(question, reply)
+                score = choice.score(question, reply)
                 replies += 1
-                good = (
-                    found.status == NO_ANSWER[name]
+                is_expected = (
+                    score.status == NO_ANSWER[name]
                     if name in NO_ANSWER
-                    else (found.value == 1.0) == (said == item.gold)
+                    else (score.value == 1.0) == (index == item.gold)
                 )
-                if good:
+                if is_expected:
                     continue
-                if name in TEXT_ONLY and (twin or letter_like):
-                    apart[item.id] += 1
+                if name in TEXT_ONLY and (is_duplicate or resembles_letter):
+                    ambiguous[item.id] += 1
                     continue
                 kind = (
                     "class"
                     if name in NO_ANSWER
                     else "right marked wrong"
-                    if said == item.gold
+                    if index == item.gold
                     else "wrong marked right"
                 )
                 wrong[kind, name] += 1
-                examples.append((item.id, reply, found))
-    return Tally(len(questions), replies, wrong, apart, examples[:10])
+                examples.append((item.id, reply, score))
+    return FormatCounts(len(questions), replies, wrong, ambiguous, examples[:10])
 
 
-def told(name: str, found: Tally) -> None:
-    counts = f"{found.items} items, {found.replies} replies, misread {found.wrong.total()}"
-    print(f"{name}: {counts}; apart ({len(found.apart)}): {sorted(found.apart)}")
+def print_tally(name: str, tally: FormatCounts) -> None:
+    counts = f"{tally.items} items, {tally.replies} replies, misread {tally.wrong.total()}"
+    print(f"{name}: {counts}; apart ({len(tally.ambiguous)}): {sorted(tally.ambiguous)}")
 
 
 @pytest.mark.parametrize("name", ["text_mcq_benchmarks", "medxpertqa_mm"])
 def test_every_format_on_a_sample(name: str) -> None:
-    found = tally(random.Random(3).sample(list(items(name)), 300), 0, every_option=False)
-    told(name, found)
-    assert not found.wrong, found.examples
+    tally = tally_errors(random.Random(3).sample(list(items(name)), 300), 0, every_option=False)
+    print_tally(name, tally)
+    assert not tally.wrong, tally.examples
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text_mcq_benchmarks", "medxpertqa_mm"])
 def test_every_format_on_every_item_and_option(name: str) -> None:
-    found = tally(list(items(name)), 0, every_option=True)
-    told(name, found)
-    assert not found.wrong, found.examples
+    tally = tally_errors(list(items(name)), 0, every_option=True)
+    print_tally(name, tally)
+    assert not tally.wrong, tally.examples

@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from lingshu.core.nouns import Message, Meta, Sample
-from lingshu.core.nouns import Scorer as ScorerType
-from lingshu.scoring import _protocols, auto, exact, format, token_f1
+from lingshu.core.types import Message, Meta, Sample
+from lingshu.core.types import Scorer as ScorerType
+from lingshu.scoring import auto, exact, format, token_f1
+from lingshu.scoring.protocols import table
 
 PARTS = (
     "A", "b", "(C)", "[D]", "E.", "\\boxed{", "}", "{", "<answer>", "</answer>", "<ANSWER>", "<think>", "</think>",
@@ -44,20 +45,20 @@ QUESTIONS = (
 )
 SCORERS: tuple[ScorerType, ...] = (
     auto.score,
-    _protocols.scorer(auto.score, "paper"),
-    _protocols.scorer(auto.score, "medevalkit"),
+    table.protocol_scorer(auto.score, "paper"),
+    table.protocol_scorer(auto.score, "medevalkit"),
     token_f1.score,
     format.score,
     exact.score,
 )
 
 
-def junk(seed: int) -> str:
-    pick = random.Random(seed)
-    text = "".join(pick.choice(PARTS) for _ in range(pick.randrange(1, 40)))
+def random_reply(seed: int) -> str:
+    rng = random.Random(seed)
+    text = "".join(rng.choice(PARTS) for _ in range(rng.randrange(1, 40)))
     # One reply in 500 is long, up to a million characters.
     if seed % 500 == 7:
-        text *= min(pick.choice((10, 100, 1000)), 1_000_000 // len(text) + 1)
+        text *= min(rng.choice((10, 100, 1000)), 1_000_000 // len(text) + 1)
     return text[:1_000_000]
 
 
@@ -65,7 +66,7 @@ def grade_all(replies: range, scorers: tuple[ScorerType, ...]) -> tuple[float, i
     """The slowest seconds of processor time for one reply, and which seed it was."""
     slowest = (0.0, -1)
     for seed in replies:
-        reply = junk(seed)
+        reply = random_reply(seed)
         for question in QUESTIONS:
             for scorer in scorers:
                 start = time.process_time()
@@ -83,11 +84,13 @@ def test_no_reply_raises() -> None:
 @pytest.mark.timeout(1800)
 def test_ten_thousand_replies_raise_nothing() -> None:
     seconds, seed = grade_all(range(10_000), SCORERS[:1])
-    print(f"slowest of 10,000 replies: {seconds:.2f} s (seed {seed}, {len(junk(seed))} characters)")
+    print(
+        f"slowest of 10,000 replies: {seconds:.2f} s (seed {seed}, {len(random_reply(seed))} characters)"
+    )
     assert seconds < 10
 
 
-BAIT = (
+PATHOLOGICAL_PARTS = (
     "x", " ", "\n", "A ", "a\n", "(", "((A", "\\boxed{", "\\text{", "\\text{\\text{", "<answer>", "</answer>",
     "<answer>A</answer>", "<think>", "<think></think>", "</think>", "<", "<think", "</", "the answer is ", "answer ",
     "answer is is ", "answer to a ", "(A) ", "A, ", "A or ", "A is not ", "no ", "no or ", "yes ", "答案是", "答案", "是",
@@ -103,7 +106,7 @@ BAIT = (
 @pytest.mark.timeout(1800)
 def test_a_million_characters_end_quickly() -> None:
     slowest = []
-    for part in BAIT:
+    for part in PATHOLOGICAL_PARTS:
         reply = part * (1_000_000 // len(part))
         for question in QUESTIONS:
             start = time.process_time()

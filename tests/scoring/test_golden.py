@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.types import Message, Sample
 from lingshu.scoring import choice, exact, yes_no
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -23,16 +23,16 @@ def sample(gold: list[str], choices: list[str] | None = None) -> Sample:
 
 @pytest.mark.parametrize("row", rows(GOLDEN / "choice.jsonl"), ids=lambda row: row["reply"][:40])
 def test_choice(row):
-    read = choice.read(row["reply"], row["choices"])
-    assert (read.status, read.letters[0] if read.status == "ok" else None) == (
+    parsed = choice.parse_choice(row["reply"], row["choices"])
+    assert (parsed.status, parsed.letters[0] if parsed.status == "ok" else None) == (
         row["status"],
-        row["read"],
+        row["prediction"],
     )
 
 
 @pytest.mark.parametrize("row", rows(GOLDEN / "yes_no.jsonl"), ids=lambda row: row["reply"][:40])
 def test_yes_no(row):
-    assert yes_no.read(row["reply"]) == (row["read"], row["status"])
+    assert yes_no.parse_polarity(row["reply"]) == (row["prediction"], row["status"])
 
 
 @pytest.mark.parametrize("row", rows(GOLDEN / "exact.jsonl"), ids=lambda row: row["reply"][:40])
@@ -53,16 +53,16 @@ def test_exact(row):
 def test_every_answer_format(choices):
     """Each of 33 ways to write an answer is right for the right option and wrong for all others."""
     formats = json.loads((GOLDEN / "parity" / "answer_formats.json").read_text(encoding="utf-8"))
-    known = choice.options(tuple(choices))
+    options = choice.parse_options(tuple(choices))
     wrong = []
-    for gold in known:
-        for said in known:
+    for gold in options:
+        for option in options:
             for name, template in formats.items():
-                answers = name not in ("(empty)", "refusal")
-                reply = template.format(L=said.letter, T=said.text) if answers else template
+                has_answer = name not in ("(empty)", "refusal")
+                reply = template.format(L=option.letter, T=option.text) if has_answer else template
                 score = choice.score(sample([gold.letter], choices), reply)
-                if (score.value == 1.0) != (answers and gold == said) or (
+                if (score.value == 1.0) != (has_answer and gold == option) or (
                     score.status == "ok"
-                ) != answers:
+                ) != has_answer:
                     wrong.append((name, reply, gold.letter, score))
     assert not wrong

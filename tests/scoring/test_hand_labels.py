@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.nouns import Message, Meta, Sample
+from lingshu.core.types import Message, Meta, Sample
 from lingshu.scoring import auto
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -103,21 +103,21 @@ def test_held_out_replies_share_no_text_with_development():
 @pytest.mark.parametrize("path", AGREEMENT, ids=lambda path: path.stem)
 def test_strict_scores_agree_with_a_reader(path: Path):
     texts = replies()
-    seen, agreed, disagreements = Counter(), Counter(), []
+    n_seen, n_agreed, disagreements = Counter(), Counter(), []
     for label in rows(path):
         row = texts[label["slice"]][key(label)]
         score = auto.score(sample(label, row), row[FIELDS[label["slice"]][2]])
         kind = (label["slice"], label["kind"], label["language"])
-        seen[kind] += 1
+        n_seen[kind] += 1
         if (score.value == 1.0) == label["right"]:
-            agreed[kind] += 1
+            n_agreed[kind] += 1
         else:
             disagreements.append(
                 f"{kind} {key(label)}: label {label['right']}, scored {score.value} {score.status}:"
                 f" {label['why']}"
             )
-    for kind in sorted(seen):
-        print(*kind, f"{agreed[kind]}/{seen[kind]}")
+    for kind in sorted(n_seen):
+        print(*kind, f"{n_agreed[kind]}/{n_seen[kind]}")
     print(*disagreements, sep="\n")
-    share = f"{agreed.total()} of {seen.total()} agree:\n" + "\n".join(disagreements)
-    assert agreed.total() >= AGREEMENT[path] * seen.total(), share
+    summary = f"{n_agreed.total()} of {n_seen.total()} agree:\n" + "\n".join(disagreements)
+    assert n_agreed.total() >= AGREEMENT[path] * n_seen.total(), summary

@@ -13,25 +13,17 @@ from typing import Any
 
 import pytest
 
-from lingshu.apps.score import score as score_file
+from lingshu.cli.score import score as score_file
+from lingshu.core import prompts
 from lingshu.core.errors import InputError
 from lingshu.core.files import read_jsonl
-from lingshu.core.nouns import Message, Meta, Reply, Sample
+from lingshu.core.types import Message, Meta, Reply, Sample
+from lingshu.evaluate import rubric
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import (
-    _protocols,
-    _reports,
-    _rubric,
-    auto,
-    choice,
-    closed,
-    open,
-    token_f1,
-    yes_no,
-)
-from lingshu.scoring import _published as published
-from lingshu.scoring import _published_reports as reports
-from lingshu.tasks import _prompts
+from lingshu.scoring import _reports, auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring.protocols import medevalkit as published
+from lingshu.scoring.protocols import reports as reports
+from lingshu.scoring.protocols import table
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity"
 
@@ -104,23 +96,25 @@ def sample(
     )
 
 
-def asked(given: dict[str, Any], kind: str, *, instruction: bool = True) -> str:
+def build_question(inputs: dict[str, Any], kind: str, *, instruction: bool = True) -> str:
     """The words of a question under our prompts, which are the published ones."""
-    question = sample("A", kind=kind, question=given["question"], language=given.get("lang", "en"))
-    style = "reasoned" if given.get("is_reasoning") else "direct"
+    question = sample(
+        "A", kind=kind, question=inputs["question"], language=inputs.get("lang", "en")
+    )
+    style = "cot" if inputs.get("is_reasoning") else "direct"
     if kind != "choice":
-        return _prompts.prompt(question, style).question
+        return prompts.build_prompt(question, style).question
     letters = {
-        choice.options(tuple(given["choices"]))[i].letter: text
-        for i, text in enumerate(given["choices"])
+        choice.parse_options(tuple(inputs["choices"]))[i].letter: text
+        for i, text in enumerate(inputs["choices"])
     }
-    layout = _prompts._CHOICE_LAYOUT.get(given.get("lang", "en"))
+    layout = prompts._CHOICE_LAYOUT.get(inputs.get("lang", "en"))
     if layout is None:
-        return _prompts.prompt(question, style).question
+        return prompts.build_prompt(question, style).question
     return layout.format(
-        given["question"],
+        inputs["question"],
         "\n".join(letters.values()),
-        _prompts.INSTRUCTIONS["choice", given.get("lang", "en"), style],
+        prompts.INSTRUCTIONS["choice", inputs.get("lang", "en"), style],
     )
 
 
@@ -132,61 +126,64 @@ PROMPT_KINDS = {
 }
 
 
-def prompt_of(case: dict[str, Any]) -> object:
+def prompt_for(case: dict[str, Any]) -> object:
     if "report" in case["function"]:
-        return _prompts.REPORT
+        return prompts.REPORT
     kind = next(kind for name, kind in PROMPT_KINDS.items() if name in case["function"])
-    return asked(case["inputs"], kind)
+    return build_question(case["inputs"], kind)
 
 
-def construct(case: dict[str, Any]) -> object:
-    given = case["inputs"]
+def construct_prompt(case: dict[str, Any]) -> object:
+    inputs = case["inputs"]
     if "PubMedQA" in case["function"]:
-        data = given["data"]
-        shown = [f"{letter}.{text}" for letter, text in data["Options"].items()]
+        data = inputs["data"]
+        options = [f"{letter}.{text}" for letter, text in data["Options"].items()]
         return (
             "Context: "
             + "\n".join(data["Context"])
             + "\n"
-            + asked({"question": data["Question"], "choices": shown}, "choice")
+            + build_question({"question": data["Question"], "choices": options}, "choice")
         )
     if "MedMCQA" in case["function"]:
-        return "ABCD"[given["cop"]]
-    return _prompts.REPORT
+        return "ABCD"[inputs["cop"]]
+    return prompts.REPORT
 
 
-def counted(case: dict[str, Any], protocol: str) -> dict[str, dict[str, Any]]:
+def count_correct(case: dict[str, Any], protocol: str) -> dict[str, dict[str, Any]]:
     """The tables of cal_metrics, from verdicts on each item and the judge's replies that the case
     states.
     """
-    says = {
+    judge_replies = {
         "open item 1 right": ["0", "1"],
         "(judge)": ["0", "1"],
         "items 1-3 right": ["0", "0", "0", "1"],
         "outage": [None] * 4,
     }
     judge = next(
-        (list(replies) for words, replies in says.items() if words in case["function"]), None
+        (list(replies) for phrase, replies in judge_replies.items() if phrase in case["function"]),
+        None,
     )
-    twice = "SLAKE" in case["function"]
+    counts_twice = "SLAKE" in case["function"]
     rows = []
     for item in case["inputs"]:
         kind = "closed" if item["answer"].lower() in ("yes", "no") else "open"
         row: dict[str, Any] = {"kind": kind, "value": verdict(item, kind, protocol)}
-        if judge is not None and (kind == "open" or twice):
-            told = judge.pop(0)
-            row["judge"] = published.judge_says_right(told) if told is not None else None
+        if judge is not None and (kind == "open" or counts_twice):
+            judge_reply = judge.pop(0)
+            row["judge"] = (
+                published.is_judged_correct(judge_reply) if judge_reply is not None else None
+            )
         rows.append(row)
-    quirk = "twice" if twice else "lost" if "PATH" in case["function"] else "kept"
-    found = _protocols.aggregate(protocol, rows, judged=judge is not None, closed=quirk)
-    if protocol == "strict" and found.unjudged:
-        raise InputError(f"{found.unjudged} answers were not judged")
+    quirk = "twice" if counts_twice else "lost" if "PATH" in case["function"] else "kept"
+    aggregate = table.aggregate(protocol, rows, judged=judge is not None, closed=quirk)
+    if protocol == "strict" and aggregate.awaiting_judge:
+        raise InputError(f"{aggregate.awaiting_judge} answers were not judged")
     return {
-        name: part._asdict()
-        for name, part in (
-            ("total metrics", found.all),
-            ("open", found.open),
-            ("close", found.closed),
+        name: accuracy._asdict()
+        for name, accuracy in (
+            ("total metrics", aggregate.all),
+            ("open", aggregate.open),
+            ("close", aggregate.closed),
         )
     }
 
@@ -196,7 +193,7 @@ def verdict(item: dict[str, Any], kind: str, protocol: str) -> float | None:
     if protocol == "medevalkit":
         if reply is None:
             raise ValueError("the original stops at a reply of None")
-        return _protocols.scorer(auto.score, protocol)(sample(gold, kind=kind), reply).value
+        return table.protocol_scorer(auto.score, protocol)(sample(gold, kind=kind), reply).value
     if reply is None:
         return None
     # The function of that role matches exactly, articles included; the scorer `open` passes over
@@ -210,140 +207,144 @@ def verdict(item: dict[str, Any], kind: str, protocol: str) -> float | None:
 
 def runner(case: dict[str, Any]) -> object:
     failed = Reply("x", None, error="the engine stopped")
-    found = score_reply(_protocols.scorer(auto.score, "medevalkit"), sample("yes"), failed)
-    if found.status == "error":
-        raise ValueError(found.note)
-    return found
+    score = score_reply(table.protocol_scorer(auto.score, "medevalkit"), sample("yes"), failed)
+    if score.status == "error":
+        raise ValueError(score.note)
+    return score
 
 
-def graded(function, case):
-    given = case["inputs"]
-    return function(given["answer"], given["response"])
+def run_grader(function, case):
+    inputs = case["inputs"]
+    return function(inputs["answer"], inputs["response"])
 
 
 def healthbench(case: dict[str, Any]) -> object:
-    given = case["inputs"]
+    inputs = case["inputs"]
     if "calculate_score" in case["function"]:
-        return reports.rubric_score(given["points"], given["criteria_met"])
+        return reports.rubric_score(inputs["points"], inputs["criteria_met"])
     if "clipped_stats" in case["function"]:
         return (
-            len(given["values"])
-            if given["stat"] == "n_samples"
-            else reports.clipped_mean(given["values"])
+            len(inputs["values"])
+            if inputs["stat"] == "n_samples"
+            else reports.clipped_mean(inputs["values"])
         )
     if "parse_json" in case["function"]:
-        return reports.rubric_verdict(given["json_string"])
-    return reports.clipped_mean([one["metrics"]["overall_score"] for one in given["out_samples"]])
+        return reports.parse_rubric_verdict(inputs["json_string"])
+    return reports.clipped_mean(
+        [sample["metrics"]["overall_score"] for sample in inputs["out_samples"]]
+    )
 
 
 def mmmu_evaluate(case: dict[str, Any]) -> object:
     # The parsed reply is a text, so its characters are compared one by one.
-    rights = [
-        published.free_answer_is_right(one["answer"], one["parsed_pred"])
-        for one in case["inputs"]["samples"]
+    verdicts = [
+        published.is_free_answer_correct(sample["answer"], sample["parsed_pred"])
+        for sample in case["inputs"]["samples"]
     ]
-    return {"acc": sum(rights) / len(rights), "right": sum(rights), "total": len(rights)}
+    return {"acc": sum(verdicts) / len(verdicts), "right": sum(verdicts), "total": len(verdicts)}
 
 
-RELEASED = {
+GRADERS_BY_GROUP = {
     "bleu": lambda c: reports.bleu(
-        reports.tokens(c["inputs"]["pred"]), reports.tokens(c["inputs"]["target"]), c["inputs"]["n"]
+        reports.tokenize(c["inputs"]["pred"]),
+        reports.tokenize(c["inputs"]["target"]),
+        c["inputs"]["n"],
     ),
-    "cal_metrics": lambda c: counted(c, "medevalkit"),
+    "cal_metrics": lambda c: count_correct(c, "medevalkit"),
     "calculate_f1": lambda c: reports.set_f1(
         c["inputs"]["prediction"], c["inputs"]["ground_truth"]
     ),
-    "construct": construct,
-    "extract": lambda c: published.tag_content(
+    "construct": construct_prompt,
+    "extract": lambda c: published.extract_tag(
         c["inputs"]["text"], c["inputs"]["type"], hard=c["inputs"]["hard"]
     ),
-    "extract_boxed_content": lambda c: published.boxed(c["inputs"]["text"]),
-    "find_most_similar_index": lambda c: published.most_similar(
+    "extract_boxed_content": lambda c: published.extract_boxed(c["inputs"]["text"]),
+    "find_most_similar_index": lambda c: published.closest_index(
         c["inputs"]["str_list"], c["inputs"]["target_str"]
     ),
     "healthbench": healthbench,
-    "judge_close_end_vqa": lambda c: graded(published.closed_is_right, c),
-    "judge_judgement": lambda c: graded(published.judgement_is_right, c),
-    "judge_multi_choice": lambda c: published.choice_is_right(
+    "judge_close_end_vqa": lambda c: run_grader(published.is_closed_correct, c),
+    "judge_judgement": lambda c: run_grader(published.is_judgment_correct, c),
+    "judge_multi_choice": lambda c: published.is_choice_correct(
         c["inputs"]["choices"], c["inputs"]["answer"], c["inputs"]["response"]
     ),
-    "judge_open_end_vqa": lambda c: graded(published.open_measures, c),
+    "judge_open_end_vqa": lambda c: run_grader(published.open_metrics, c),
     "mmmu_eval_mc": lambda c: c["inputs"]["gold_i"] == c["inputs"]["pred_i"],
-    "mmmu_eval_open": lambda c: published.free_answer_is_right(
+    "mmmu_eval_open": lambda c: published.is_free_answer_correct(
         c["inputs"]["gold_i"], c["inputs"]["pred_i"]
     ),
     "mmmu_evaluate": mmmu_evaluate,
-    "mmmu_normalize_str": lambda c: published.number_or_text(c["inputs"]["string"]),
-    "mmmu_parse_multi_choice": lambda c: published.lettered_choice(
+    "mmmu_normalize_str": lambda c: published.normalize_number_or_text(c["inputs"]["string"]),
+    "mmmu_parse_multi_choice": lambda c: published.choose_by_letter(
         c["inputs"]["response"], c["inputs"]["all_choices"], c["inputs"]["index2ans"]
     ),
-    "mmmu_parse_open": lambda c: published.number_or_text_of(c["inputs"]["response"]),
-    "parse_response": lambda c: published.parsed(c["inputs"]["response"]),
-    "prompts": prompt_of,
-    "report_metrics": lambda c: reports.report_measures(
+    "mmmu_parse_open": lambda c: published.extract_numbers_and_text(c["inputs"]["response"]),
+    "parse_response": lambda c: published.parse_answer(c["inputs"]["response"]),
+    "prompts": prompt_for,
+    "report_metrics": lambda c: reports.report_metrics(
         c["inputs"]["hypothesis"], c["inputs"]["reference"]
     ),
     "report_reference": lambda c: reports.report_reference(
         c["inputs"]["findings"], c["inputs"]["impression"]
     ),
-    "report_tokens": lambda c: reports.report_tokens(c["inputs"]["reports"][0]),
+    "report_tokens": lambda c: reports.tokenize_report(c["inputs"]["reports"][0]),
     "rouge": lambda c: reports.rouge(c["inputs"]["pred"], c["inputs"]["target"]),
     "runner": runner,
-    "tokenize": lambda c: reports.tokens(c["inputs"]["text"]),
+    "tokenize": lambda c: reports.tokenize(c["inputs"]["text"]),
 }
 
 
-def same(found: object, wanted: object) -> bool:
+def is_close(found: object, expected: object) -> bool:
     """Equal, numbers to 1e-6, a tuple like a list."""
-    if isinstance(wanted, dict):
+    if isinstance(expected, dict):
         return (
             isinstance(found, dict)
-            and found.keys() == wanted.keys()
-            and all(same(found[key], wanted[key]) for key in wanted)
+            and found.keys() == expected.keys()
+            and all(is_close(found[key], expected[key]) for key in expected)
         )
-    if isinstance(wanted, list):
+    if isinstance(expected, list):
         return (
             isinstance(found, list | tuple)
-            and len(found) == len(wanted)
-            and all(map(same, found, wanted))
+            and len(found) == len(expected)
+            and all(map(is_close, found, expected))
         )
-    if isinstance(wanted, float) and isinstance(found, int | float):
+    if isinstance(expected, float) and isinstance(found, int | float):
         return (
-            found == wanted
-            or math.isclose(found, wanted, abs_tol=1e-6)
-            or (math.isnan(found) and math.isnan(wanted))
+            found == expected
+            or math.isclose(found, expected, abs_tol=1e-6)
+            or (math.isnan(found) and math.isnan(expected))
         )
-    return found == wanted
+    return found == expected
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_medevalkit_reproduces_what_was_recorded(group: str) -> None:
-    unlike = []
+    mismatches = []
     for case in cases(group):
         if case["id"] in EXCEPTIONS:
             continue
         try:
-            found = RELEASED[group](case)
+            found = GRADERS_BY_GROUP[group](case)
         except (ValueError, TypeError) as error:
             if "medevalkit_error" not in case:
-                unlike.append((case["id"], error, case["medevalkit_output"]))
+                mismatches.append((case["id"], error, case["medevalkit_output"]))
             continue
-        if "medevalkit_error" in case or not same(found, case["medevalkit_output"]):
-            unlike.append((case["id"], found, case["medevalkit_output"]))
-    assert not unlike
+        if "medevalkit_error" in case or not is_close(found, case["medevalkit_output"]):
+            mismatches.append((case["id"], found, case["medevalkit_output"]))
+    assert not mismatches
 
 
 def test_every_exception_is_a_case_and_every_group_is_run() -> None:
-    known = {case["id"] for group in GROUPS for case in cases(group)}
-    assert EXCEPTIONS.keys() <= known
-    assert len(known) == 288
-    left_out = {group for group in GROUPS if group not in RELEASED}
-    assert all(case["id"] in EXCEPTIONS for group in left_out for case in cases(group))
+    case_ids = {case["id"] for group in GROUPS for case in cases(group)}
+    assert EXCEPTIONS.keys() <= case_ids
+    assert len(case_ids) == 288
+    missing_groups = {group for group in GROUPS if group not in GRADERS_BY_GROUP}
+    assert all(case["id"] in EXCEPTIONS for group in missing_groups for case in cases(group))
 
 
 @pytest.mark.parametrize("name", ["paper", "medevalkit"])
 def test_a_published_scorer_never_raises_where_the_original_does(name: str) -> None:
-    scorer = _protocols.scorer(auto.score, name)
+    scorer = table.protocol_scorer(auto.score, name)
     for gold, choices, kind in (
         ("A", ["x", "y"], None),
         ("yes", None, None),
@@ -355,29 +356,31 @@ def test_a_published_scorer_never_raises_where_the_original_does(name: str) -> N
     assert score_reply(scorer, sample("yes"), Reply("x", None, error="no reply")).status == "error"
 
 
-GRADERS = (
+STRICT_GRADERS = (
     ("judge_multi_choice", choice),
     ("judge_judgement", yes_no),
     ("judge_close_end_vqa", closed),
 )
 
 
-@pytest.mark.parametrize(("group", "scorer"), GRADERS, ids=[group for group, _ in GRADERS])
+@pytest.mark.parametrize(
+    ("group", "scorer"), STRICT_GRADERS, ids=[group for group, _ in STRICT_GRADERS]
+)
 def test_strict_gives_the_assigned_verdict(group: str, scorer: Any) -> None:
     """The soft cases, policy rather than fact, included."""
     wrong = []
     for case in cases(group):
-        given = case["inputs"]
-        if given["response"] is None:
+        inputs = case["inputs"]
+        if inputs["response"] is None:
             continue  # a failed generation never reaches a scorer
         for grade in (scorer.score, auto.score):
-            found = grade(sample(given["answer"], given.get("choices")), given["response"])
-            if (found.value == 1.0) != case["expected"]:
-                wrong.append((case["id"], found))
+            score = grade(sample(inputs["answer"], inputs.get("choices")), inputs["response"])
+            if (score.value == 1.0) != case["expected"]:
+                wrong.append((case["id"], score))
     assert not wrong
 
 
-@pytest.mark.parametrize("group", [group for group, _ in GRADERS])
+@pytest.mark.parametrize("group", [group for group, _ in STRICT_GRADERS])
 @pytest.mark.parametrize("protocol", ["strict", "medevalkit"])
 def test_the_command_gives_both_verdicts(
     group: str, protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -403,29 +406,29 @@ def test_the_command_gives_both_verdicts(
     # The one case without a reply has the status error, and the command says so with exit code 1.
     failed = any(row["reply"] is None for row in rows)
     assert score_file(file, scorer="auto", protocol=protocol, out=out) == int(failed)  # type: ignore[arg-type]
-    told = json.loads(capsys.readouterr().out)
-    assert told["protocol"] == protocol and bool(told["quirks"]) == (protocol == "medevalkit")
-    wanted = {
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["protocol"] == protocol and bool(summary["quirks"]) == (protocol == "medevalkit")
+    expected = {
         case["id"]: case["expected" if protocol == "strict" else "medevalkit_output"]
         for case in cases(group)
     }
-    got = {row["id"]: row["value"] == 1.0 for row in read_jsonl(out)}
-    unlike = {name for name, value in wanted.items() if got[name] != (value is True)}
-    assert unlike == (
-        COMMAND_EXCEPTIONS.keys() & wanted.keys() if protocol == "medevalkit" else set()
+    actual = {row["id"]: row["value"] == 1.0 for row in read_jsonl(out)}
+    mismatches = {name for name, value in expected.items() if actual[name] != (value is True)}
+    assert mismatches == (
+        COMMAND_EXCEPTIONS.keys() & expected.keys() if protocol == "medevalkit" else set()
     )
 
 
 def test_token_f1_gives_the_assigned_values() -> None:
     for case in cases("calculate_f1"):
-        found = token_f1.overlap(case["inputs"]["prediction"], case["inputs"]["ground_truth"])
-        assert same(found, case["expected"]), case["id"]
+        found = token_f1.token_overlap(case["inputs"]["prediction"], case["inputs"]["ground_truth"])
+        assert is_close(found, case["expected"]), case["id"]
 
 
 def test_exact_match_gives_the_assigned_values() -> None:
     for case in cases("judge_open_end_vqa"):
         assert (
-            open.measures(case["inputs"]["response"], case["inputs"]["answer"]).exact_match
+            open.answer_metrics(case["inputs"]["response"], case["inputs"]["answer"]).exact_match
             == case["expected"]["em"]
         ), case["id"]
 
@@ -433,49 +436,51 @@ def test_exact_match_gives_the_assigned_values() -> None:
 def test_counts_are_the_assigned_ones() -> None:
     for case in cases("cal_metrics"):
         try:
-            found: object = counted(case, "strict")
+            found: object = count_correct(case, "strict")
         except InputError:
             found = "ERROR"
         assert (
             found == "ERROR"
             if str(case["expected"]).startswith("ERROR")
-            else same(found, case["expected"])
+            else is_close(found, case["expected"])
         ), case["id"]
 
 
 def test_report_references_are_the_assigned_ones() -> None:
     for case in cases("report_reference"):
-        assert _reports.reference(**case["inputs"]) == case["expected"]
+        assert _reports.format_reference(**case["inputs"]) == case["expected"]
 
 
 def test_rubric_scores_are_the_assigned_ones() -> None:
     for case in cases("healthbench"):
-        given = case["inputs"]
+        inputs = case["inputs"]
         if "calculate_score" in case["function"]:
-            assert _rubric.rubric_score(given["points"], given["criteria_met"]) == case["expected"]
+            assert rubric.rubric_score(inputs["points"], inputs["criteria_met"]) == case["expected"]
         if "parse_json" in case["function"]:
-            assert _rubric.rubric_verdict(given["json_string"]) == case["expected"].get(
+            assert rubric.parse_rubric_verdict(inputs["json_string"]) == case["expected"].get(
                 "criteria_met"
             )
         if "clipped_stats" in case["function"]:
             found = (
-                len(given["values"])
-                if given["stat"] == "n_samples"
-                else _rubric.clipped_mean(given["values"])
+                len(inputs["values"])
+                if inputs["stat"] == "n_samples"
+                else rubric.clipped_mean(inputs["values"])
             )
             assert found == case["expected"]
         if "clipped_mean" in case["function"]:
-            values = [(one["metrics"] or {}).get("overall_score") for one in given["out_samples"]]
-            assert _rubric.clipped_mean(values) == case["expected"]["score"]
+            values = [
+                (sample["metrics"] or {}).get("overall_score") for sample in inputs["out_samples"]
+            ]
+            assert rubric.clipped_mean(values) == case["expected"]["score"]
 
 
 def test_the_reference_packages_agree() -> None:
     """Six report pairs with the values of `rouge` 1.0.1 and of nltk's unsmoothed sentence BLEU."""
     for case in cases("reference_metrics")[:6]:
-        said, gold = case["hypothesis"], case["reference"]
-        assert same(reports.rouge(said, gold), case["rouge_pkg"])
+        prediction, gold = case["hypothesis"], case["reference"]
+        assert is_close(reports.rouge(prediction, gold), case["rouge_pkg"])
         assert math.isclose(
-            reports.bleu(said.split(), gold.split(), 4),
+            reports.bleu(prediction.split(), gold.split(), 4),
             case["nltk_sentence_bleu4_nosmooth"],
             abs_tol=1e-6,
         )
@@ -492,19 +497,21 @@ def test_medevalkit_gives_the_verdicts_of_real_runs(name: str) -> None:
     """Every verdict and every measure that the toolkit itself wrote beside 2,464 replies of a
     model.
     """
-    rows, unlike = list(read_jsonl(DATA / f"medevalkit_run_{name}" / "rows.jsonl")), []
+    rows, mismatches = list(read_jsonl(DATA / f"medevalkit_run_{name}" / "rows.jsonl")), []
     for row in rows:
-        gold, reply, wrote = row["answer"], row["response"], row.get("metrics")
-        if wrote and not same(published.open_measures(gold, reply), wrote):
-            unlike.append((row["id"], "measures"))
+        gold, reply, metrics = row["answer"], row["response"], row.get("metrics")
+        if metrics and not is_close(published.open_metrics(gold, reply), metrics):
+            mismatches.append((row["id"], "measures"))
         if "choices" in row:
-            right = published.choice_is_right(row["choices"], gold, reply)
+            is_correct = published.is_choice_correct(row["choices"], gold, reply)
         else:
-            kind = "open" if wrote else "closed"
-            right = (
-                _protocols.scorer(auto.score, "medevalkit")(sample(gold, kind=kind), reply).value
+            kind = "open" if metrics else "closed"
+            is_correct = (
+                table.protocol_scorer(auto.score, "medevalkit")(
+                    sample(gold, kind=kind), reply
+                ).value
                 == 1.0
             )
-        if right != row["correct"]:
-            unlike.append((row["id"], right))
-    assert rows and not unlike
+        if is_correct != row["correct"]:
+            mismatches.append((row["id"], is_correct))
+    assert rows and not mismatches

@@ -11,20 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.nouns import Measured, Message, Meta, Sample
-from lingshu.scoring import _bleu, _rouge, report
-from lingshu.scoring import _published_reports as published
-from lingshu.scoring._cider import cider
-from lingshu.scoring._findings import f1 as f1_of
-from lingshu.scoring._findings import findings, labels, shared
-from lingshu.scoring._plug_in import PlugIn, computed, unavailable
-from lingshu.scoring._porter import stem
-from lingshu.scoring._radcliq import MEAN, SubScores, inverse, radcliq_v1
-from lingshu.scoring._radgraph import annotation_f1
+from lingshu.core.types import Message, Meta, MetricResult, Sample
+from lingshu.scoring import report
+from lingshu.scoring.metrics import bleu
+from lingshu.scoring.metrics import rouge as rouge_module
+from lingshu.scoring.metrics._model_metric import ModelMetric, compute_values, reason_unavailable
+from lingshu.scoring.metrics._porter import stem
+from lingshu.scoring.metrics.cider import cider
+from lingshu.scoring.metrics.findings import count_shared, extract_findings, extract_labels
+from lingshu.scoring.metrics.findings import f1 as f1_of
+from lingshu.scoring.metrics.radcliq import MEAN, SubScores, inverse, radcliq_v1
+from lingshu.scoring.metrics.radgraph import annotation_f1
+from lingshu.scoring.protocols import reports as published
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity" / "reference_metrics.jsonl"
 IUXRAY = Path(__file__).parents[2].parent / "shared" / "data" / "iuxray_reports"
-CLOSE = 1e-9
+TOLERANCE = 1e-9
 
 
 def cases() -> tuple[list[dict], dict]:
@@ -32,68 +34,84 @@ def cases() -> tuple[list[dict], dict]:
     return rows[:6], rows[6]
 
 
-def near(found: object, right: object) -> bool:
-    return found == pytest.approx(right, abs=CLOSE, rel=0)
+def is_close(actual: object, expected: object) -> bool:
+    return actual == pytest.approx(expected, abs=TOLERANCE, rel=0)
 
 
-def sample(gold: str, number: int = 0, *, modality: str | None = None) -> Sample:
+def sample(gold: str, index: int = 0, *, modality: str | None = None) -> Sample:
     return Sample(
-        f"s{number}",
+        f"s{index}",
         (Message("user", ("Report?",)),),
         gold=(gold,),
         meta=Meta(kind="report", modality=modality),
     )
 
 
-def measured(
+def compute_metrics(
     pairs: Sequence[tuple[str, str | None]],
     *,
     weights: Path | None = None,
     modality: str | None = None,
-) -> dict[str, Measured]:
-    samples = [sample(gold, number, modality=modality) for number, (gold, _) in enumerate(pairs)]
+) -> dict[str, MetricResult]:
+    samples = [sample(gold, index, modality=modality) for index, (gold, _) in enumerate(pairs)]
     return {
-        one.name: one
-        for one in report.measure(samples, [said for _, said in pairs], weights=weights)
+        result.name: result
+        for result in report.compute_metrics(
+            samples, [prediction for _, prediction in pairs], weights=weights
+        )
     }
 
 
 def test_every_package_agrees_on_each_report() -> None:
     for case in cases()[0]:
-        said, gold = case["hypothesis"], case["reference"]
-        assert near(
-            _bleu.coco(_bleu.grams(said.split(), gold.split())), case["pycocoevalcap_bleu1_4"]
+        prediction, gold = case["hypothesis"], case["reference"]
+        assert is_close(
+            bleu.coco_bleu(bleu.count_ngrams(prediction.split(), gold.split())),
+            case["pycocoevalcap_bleu1_4"],
         )
-        assert near(
-            _rouge.google(said, gold),
+        assert is_close(
+            rouge_module.google_rouge(prediction, gold),
             {name: case["rouge_score"][name] for name in ("rouge1", "rouge2", "rougeL")},
         )
-        assert near(_rouge.google_l(said, gold, stemmed=True), case["rouge_score_rougeL_stem"])
-        assert near(_rouge.sets(said, gold), case["rouge_pkg"])
-        assert near(
-            _bleu.sacre(_bleu.grams(_bleu.tokens_13a(said), _bleu.tokens_13a(gold))),
+        assert is_close(
+            rouge_module.google_rouge_l(prediction, gold, use_stemmer=True),
+            case["rouge_score_rougeL_stem"],
+        )
+        assert is_close(rouge_module.set_rouge(prediction, gold), case["rouge_pkg"])
+        assert is_close(
+            bleu.sacre_bleu(
+                bleu.count_ngrams(bleu.tokenize_13a(prediction), bleu.tokenize_13a(gold))
+            ),
             case["sacrebleu_sentence"],
         )
-        assert near(
-            published.bleu(said.split(), gold.split(), 4), case["nltk_sentence_bleu4_nosmooth"]
+        assert is_close(
+            published.bleu(prediction.split(), gold.split(), 4),
+            case["nltk_sentence_bleu4_nosmooth"],
         )
 
 
 def test_every_package_agrees_on_the_corpus() -> None:
-    rows, whole = cases()
+    rows, corpus = cases()
     pairs = [(row["hypothesis"], row["reference"]) for row in rows]
-    counts = [_bleu.grams(said.split(), gold.split()) for said, gold in pairs]
-    assert near(_bleu.coco(_bleu.total(counts)), whole["pycocoevalcap_bleu1_4"])
-    other = [_bleu.grams(_bleu.tokens_13a(said), _bleu.tokens_13a(gold)) for said, gold in pairs]
-    assert near(_bleu.sacre(_bleu.total(other), effective=False), whole["sacrebleu_corpus"])
-    found = cider([said.split() for said, _ in pairs], [gold.split() for _, gold in pairs])
-    assert near(found.cider_d, [row["pycocoevalcap_ciderD"] for row in rows])
-    assert near(sum(found.cider_d) / 6, whole["pycocoevalcap_ciderD"])
-    assert found.cider == pytest.approx([4.497443, 0, 10, 5.778979, 3.376348, 4.792623], abs=1e-6)
+    counts = [bleu.count_ngrams(prediction.split(), gold.split()) for prediction, gold in pairs]
+    assert is_close(bleu.coco_bleu(bleu.sum_counts(counts)), corpus["pycocoevalcap_bleu1_4"])
+    counts_13a = [
+        bleu.count_ngrams(bleu.tokenize_13a(prediction), bleu.tokenize_13a(gold))
+        for prediction, gold in pairs
+    ]
+    assert is_close(
+        bleu.sacre_bleu(bleu.sum_counts(counts_13a), effective=False), corpus["sacrebleu_corpus"]
+    )
+    scores = cider(
+        [prediction.split() for prediction, _ in pairs], [gold.split() for _, gold in pairs]
+    )
+    assert is_close(scores.cider_d, [row["pycocoevalcap_ciderD"] for row in rows])
+    assert is_close(sum(scores.cider_d) / 6, corpus["pycocoevalcap_ciderD"])
+    assert scores.cider == pytest.approx([4.497443, 0, 10, 5.778979, 3.376348, 4.792623], abs=1e-6)
 
 
 def test_the_tokens_are_those_assigned() -> None:
-    assert report.tokens("No effusion, no pneumothorax.") == [
+    assert report.tokenize("No effusion, no pneumothorax.") == [
         "no",
         "effusion",
         ",",
@@ -101,8 +119,8 @@ def test_the_tokens_are_those_assigned() -> None:
         "pneumothorax",
         ".",
     ]
-    assert report.tokens("1.5 cm") == ["1.5", "cm"]
-    assert report.tokens("The heart is normal. Lungs clear.") == [
+    assert report.tokenize("1.5 cm") == ["1.5", "cm"]
+    assert report.tokenize("The heart is normal. Lungs clear.") == [
         "the",
         "heart",
         "is",
@@ -115,16 +133,16 @@ def test_the_tokens_are_those_assigned() -> None:
 
 
 def test_definitions_differ_where_they_are_known_to() -> None:
-    assert _rouge.sets("no no no", "no")["rouge-1"] == pytest.approx(1.0)
-    assert _rouge.google("no no no", "no")["rouge1"] == 0.5
+    assert rouge_module.set_rouge("no no no", "no")["rouge-1"] == pytest.approx(1.0)
+    assert rouge_module.google_rouge("no no no", "no")["rouge1"] == 0.5
     # the package raises
-    assert _rouge.sets("", "lung") == {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 0.0}
+    assert rouge_module.set_rouge("", "lung") == {"rouge-1": 0.0, "rouge-2": 0.0, "rouge-l": 0.0}
     assert [stem(word) for word in ("effusions", "opacities", "enlarged", "dying", "skies", "ties")] == [
         "effus", "opac", "enlarg", "die", "sky", "tie",
     ]  # fmt: skip
 
 
-def cleaned(text: str) -> str:
+def clean(text: str) -> str:
     """Findings as the stated check values have them: no numbering, sentences without signs, each
     closed by a full stop.
     """
@@ -132,7 +150,7 @@ def cleaned(text: str) -> str:
         ("..", "."),
         ("..", "."),
         ("1. ", ""),
-        *((f"{lead} {n}. ", ". ") for lead in (".", "") for n in (2, 3, 4, 5)),
+        *((f"{prefix} {n}. ", ". ") for prefix in (".", "") for n in (2, 3, 4, 5)),
     ):
         text = text.replace(old, new)
     return (
@@ -151,74 +169,84 @@ def test_real_generated_reports_have_their_stated_values() -> None:
         for line in (IUXRAY / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     rows = [row for row in rows if row["list"] == "test" and row["generated_cvt2distilgpt2"]]
-    stated = json.loads((IUXRAY / "check_values.json").read_text(encoding="utf-8"))
+    expected = json.loads((IUXRAY / "check_values.json").read_text(encoding="utf-8"))
     pairs = [
         (
             " ".join(row["generated_cvt2distilgpt2"].lower().replace(".", " . ").split()),
-            " ".join(cleaned(row["section_findings"]).split()[:60]),
+            " ".join(clean(row["section_findings"]).split()[:60]),
         )
         for row in rows
     ]
-    assert len(pairs) == stated["n"]
-    found = _bleu.coco(
-        _bleu.total([_bleu.grams(said.split(), gold.split()) for said, gold in pairs])
+    assert len(pairs) == expected["n"]
+    scores = bleu.coco_bleu(
+        bleu.sum_counts(
+            [bleu.count_ngrams(prediction.split(), gold.split()) for prediction, gold in pairs]
+        )
     )
-    assert found == pytest.approx([stated[f"bleu{n}"] for n in (1, 2, 3, 4)], abs=1e-6)
-    assert sum(_rouge.coco_l(said, gold) for said, gold in pairs) / len(pairs) == pytest.approx(
-        stated["rouge_l"], abs=1e-6
-    )
+    assert scores == pytest.approx([expected[f"bleu{n}"] for n in (1, 2, 3, 4)], abs=1e-6)
+    assert sum(rouge_module.coco_rouge_l(prediction, gold) for prediction, gold in pairs) / len(
+        pairs
+    ) == pytest.approx(expected["rouge_l"], abs=1e-6)
 
 
 def test_an_empty_reply_counts_and_stands_beside() -> None:
-    found = measured(
+    results = compute_metrics(
         [
             ("the lungs are clear .", "the lungs are clear ."),
             ("no effusion .", ""),
             ("heart size normal .", None),
         ]
     )
-    rouge = found["rouge_l"]
-    assert (rouge.value, rouge.n, rouge.said, rouge.n_said) == (0.5, 2, 1.0, 1)
-    assert [one.status for one in rouge.scores] == ["ok", "empty", "error"]
-    assert [one.value for one in rouge.scores] == [1.0, None, None]
+    rouge = results["rouge_l"]
+    assert (rouge.value, rouge.n, rouge.non_empty_value, rouge.n_non_empty) == (0.5, 2, 1.0, 1)
+    assert [score.status for score in rouge.scores] == ["ok", "empty", "error"]
+    assert [score.value for score in rouge.scores] == [1.0, None, None]
     # Idf is from all three references, the failed reply's included.
-    assert found["cider_d"].said == pytest.approx(10.0) and found["cider_d"].value == pytest.approx(
-        5.0
+    assert results["cider_d"].non_empty_value == pytest.approx(10.0) and results[
+        "cider_d"
+    ].value == pytest.approx(5.0)
+    assert (
+        not results["bleu_1"].is_mean
+        and 0 < results["bleu_1"].value < results["bleu_1"].non_empty_value  # pyright: ignore[reportOperatorIssue]
     )
-    assert not found["bleu_1"].mean and 0 < found["bleu_1"].value < found["bleu_1"].said  # type: ignore[operator]
 
 
 def test_nothing_said_at_all_is_no_crash() -> None:
-    found = measured([("a b c d", ""), ("e f g h", "  ")])
+    results = compute_metrics([("a b c d", ""), ("e f g h", "  ")])
     assert (
-        found["bleu_4"].value == 0.0
-        and found["bleu_4"].said is None
-        and found["rouge_l"].value == 0.0
+        results["bleu_4"].value == 0.0
+        and results["bleu_4"].non_empty_value is None
+        and results["rouge_l"].value == 0.0
     )
-    failed = measured([("a b c d", None)])
+    failed = compute_metrics([("a b c d", None)])
     assert (
         failed["rouge_l"].value is None
         and failed["bleu_1"].value is None
         and failed["cider"].n == 0
     )
-    assert report.measure([], []) and all(one.value is None for one in report.measure([], []))
+    assert report.compute_metrics([], []) and all(
+        result.value is None for result in report.compute_metrics([], [])
+    )
 
 
 def test_one_report_alone_has_no_cider() -> None:
-    found = measured([("the lungs are clear", "the lungs are clear")])
+    results = compute_metrics([("the lungs are clear", "the lungs are clear")])
     assert (
-        found["cider"].value == 0.0 and found["cider"].note == "one reference alone always gives 0"
+        results["cider"].value == 0.0
+        and results["cider"].note == "one reference alone always gives 0"
     )
 
 
 def test_the_scorer_reads_the_answer() -> None:
-    asked = sample("Findings: Clear lungs. Impression: Normal.")
+    report_sample = sample("Findings: Clear lungs. Impression: Normal.")
     assert (
-        report.score(asked, "<think>No.</think>Findings: Clear lungs. Impression: Normal.").value
+        report.score(
+            report_sample, "<think>No.</think>Findings: Clear lungs. Impression: Normal."
+        ).value
         == 1.0
     )
-    assert report.score(asked, "<think>Clear lungs.</think>").status == "empty"
-    assert 0 < (report.score(asked, "Clear lungs.").value or 0) < 1
+    assert report.score(report_sample, "<think>Clear lungs.</think>").status == "empty"
+    assert 0 < (report.score(report_sample, "Clear lungs.").value or 0) < 1
 
 
 @pytest.mark.parametrize(
@@ -246,7 +274,7 @@ def test_radcliq_has_no_inverse_at_or_below_nought() -> None:
 
 def test_models_that_are_not_there_say_what_to_do(tmp_path: Path) -> None:
     for weights in (None, tmp_path):
-        found = measured([("clear lungs", "clear lungs")], weights=weights)
+        results = compute_metrics([("clear lungs", "clear lungs")], weights=weights)
         for name in (
             "radgraph_f1",
             "bert_score",
@@ -256,23 +284,25 @@ def test_models_that_are_not_there_say_what_to_do(tmp_path: Path) -> None:
             "green",
             "radcliq_v1",
         ):
-            one = found[name]
+            result = results[name]
             assert (
-                one.value is None and one.scores == () and str(one.note).startswith("unavailable: ")
+                result.value is None
+                and result.scores == ()
+                and str(result.note).startswith("unavailable: ")
             ), name
-    assert "put radgraph/config.json (" in str(found["radgraph_f1"].note) and str(tmp_path) in str(
-        found["radgraph_f1"].note
-    )
-    assert found["radcliq_v1"].note == "unavailable: needs radgraph_f1, bert_score, semb_score"
+    assert "put radgraph/config.json (" in str(results["radgraph_f1"].note) and str(
+        tmp_path
+    ) in str(results["radgraph_f1"].note)
+    assert results["radcliq_v1"].note == "unavailable: needs radgraph_f1, bert_score, semb_score"
 
 
 def test_measures_of_chest_x_rays_refuse_other_images() -> None:
-    found = measured([("clear lungs", "clear lungs")], modality="CT")
-    assert "chest X-ray" in str(found["green"].note) and found["rule_findings_f1"].value is None
-    assert found["rouge_l"].value == 1.0
+    results = compute_metrics([("clear lungs", "clear lungs")], modality="CT")
+    assert "chest X-ray" in str(results["green"].note) and results["rule_findings_f1"].value is None
+    assert results["rouge_l"].value == 1.0
 
 
-def halves(weights: Path, said: object, gold: list[str]) -> dict[str, list[float]]:
+def half_scores(weights: Path, predictions: object, gold: list[str]) -> dict[str, list[float]]:
     return {"half": [0.5] * len(gold)}
 
 
@@ -280,49 +310,59 @@ def test_a_plug_in_is_run_and_its_faults_are_notes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model").touch()
-    half = PlugIn(("half",), "json", "pip install json", {"model": "somewhere"}, halves)  # type: ignore[arg-type]
-    assert unavailable(half, tmp_path, ["X-ray", None]) is None
-    monkeypatch.setattr(report, "PLUG_INS", (half,))
-    found = measured([("a", "a"), ("b", "")], weights=tmp_path)["half"]
-    assert (found.value, found.said, found.n, found.n_said) == (0.25, 0.5, 2, 1)
-    broken = PlugIn(
-        ("half",), "json", "", {}, lambda weights, said, gold: {"half": [1 / len(said[0][1:])]}
+    half_metric = ModelMetric(
+        ("half",),
+        "json",
+        "pip install json",
+        {"model": "somewhere"},
+        half_scores,  # pyright: ignore[reportArgumentType]
     )
-    assert str(computed(broken, tmp_path, ["a"], ["a"])).startswith(
+    assert reason_unavailable(half_metric, tmp_path, ["X-ray", None]) is None
+    monkeypatch.setattr(report, "MODEL_METRICS", (half_metric,))
+    result = compute_metrics([("a", "a"), ("b", "")], weights=tmp_path)["half"]
+    assert (result.value, result.non_empty_value, result.n, result.n_non_empty) == (0.25, 0.5, 2, 1)
+    broken_metric = ModelMetric(
+        ("half",),
+        "json",
+        "",
+        {},
+        lambda weights, predictions, gold: {"half": [1 / len(predictions[0][1:])]},
+    )
+    assert str(compute_values(broken_metric, tmp_path, ["a"], ["a"])).startswith(
         "unavailable: json failed: ZeroDivisionError"
     )
-    short = PlugIn(("half",), "json", "", {}, lambda weights, said, gold: {})
+    short_metric = ModelMetric(("half",), "json", "", {}, lambda weights, predictions, gold: {})
     assert (
-        computed(short, tmp_path, ["a"], ["a"])
+        compute_values(short_metric, tmp_path, ["a"], ["a"])
         == "unavailable: json gave no value for each report: half"
     )
 
 
 def test_radcliq_is_made_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("radgraph_f1", "bert_score", "semb_score")
-    parts = PlugIn(
+    metric = ModelMetric(
         names,
         "json",
         "",
         {},
-        lambda weights, said, gold: dict(zip(names, ([0.5], [0.5], [0.5]), strict=True)),
+        lambda weights, predictions, gold: dict(zip(names, ([0.5], [0.5], [0.5]), strict=True)),
     )
-    monkeypatch.setattr(report, "PLUG_INS", (parts,))
-    found = measured([("clear lungs", "clear lungs"), ("no effusion", "")], weights=tmp_path)[
-        "radcliq_v1"
-    ]
-    assert found.said == pytest.approx(0.504726, abs=1e-6)
+    monkeypatch.setattr(report, "MODEL_METRICS", (metric,))
+    result = compute_metrics(
+        [("clear lungs", "clear lungs"), ("no effusion", "")], weights=tmp_path
+    )["radcliq_v1"]
+    assert result.non_empty_value == pytest.approx(0.504726, abs=1e-6)
     # An empty reply is as bad as a report can be, and 0 would be a good one.
-    assert found.value == pytest.approx((0.504726 + 2.450143) / 2, abs=1e-6)
-    assert found.note == "lower is better; 100 / mean = 67.7"
+    assert result.value == pytest.approx((0.504726 + 2.450143) / 2, abs=1e-6)
+    assert result.note == "lower is better; 100 / mean = 67.7"
 
 
 def test_radgraph_f1_is_the_mean_of_entities_and_relations() -> None:
     def entities(*rows: tuple[str, str, list[list[str]]]) -> dict:
         return {
             "entities": {
-                str(place): {"tokens": text, "label": label, "relations": found}
-                for place, (text, label, found) in enumerate(rows)
+                str(index): {"tokens": text, "label": label, "relations": relations}
+                for index, (text, label, relations) in enumerate(rows)
             }
         }
 
@@ -372,26 +412,28 @@ def test_radgraph_f1_is_the_mean_of_entities_and_relations() -> None:
 )
 def test_findings_know_negation_and_side(text: str, found: str) -> None:
     signs = {"present": "+", "absent": "-", "uncertain": "?"}
-    told = [
-        f"{signs[one.state]}{one.name}{f':{one.side}' if one.side else ''}"
-        for one in findings(text)
+    formatted = [
+        f"{signs[finding.state]}{finding.name}{f':{finding.side}' if finding.side else ''}"
+        for finding in extract_findings(text)
     ]
-    assert " ".join(told) == found
+    assert " ".join(formatted) == found
 
 
-def findings_f1(said: str, gold: str, *, sides: bool = False) -> float | None:
-    return f1_of([shared(said, gold, sides=sides)])
+def findings_f1(prediction: str, gold: str, *, sides: bool = False) -> float | None:
+    return f1_of([count_shared(prediction, gold, sides=sides)])
 
 
 def test_normal_chests_do_not_hide_that_nothing_is_found() -> None:
-    found = measured(
+    result = compute_metrics(
         [("Normal chest.", "Normal chest.")] * 9 + [("Left effusion.", "Normal chest.")]
     )["rule_findings_f1"]
-    assert (found.value, found.said, found.n, found.mean) == (0.0, 0.0, 10, False)
-    assert [one.value for one in found.scores] == [1.0] * 9 + [0.0]
+    assert (result.value, result.non_empty_value, result.n, result.is_mean) == (0.0, 0.0, 10, False)
+    assert [score.value for score in result.scores] == [1.0] * 9 + [0.0]
     # An empty reply misses what its reference names.
-    missed = measured([("Left effusion.", "Left effusion."), ("Nodule.", "")])["rule_findings_f1"]
-    assert (missed.value, missed.said) == (pytest.approx(2 / 3), 1.0)
+    missed_result = compute_metrics([("Left effusion.", "Left effusion."), ("Nodule.", "")])[
+        "rule_findings_f1"
+    ]
+    assert (missed_result.value, missed_result.non_empty_value) == (pytest.approx(2 / 3), 1.0)
 
 
 def test_a_flipped_negation_or_side_costs_what_it_should() -> None:
@@ -399,7 +441,7 @@ def test_a_flipped_negation_or_side_costs_what_it_should() -> None:
     assert findings_f1("Right pleural effusion.", "Left pleural effusion.") == 1.0
     assert findings_f1("Right pleural effusion.", "Left pleural effusion.", sides=True) == 0.0
     assert findings_f1("Lungs are clear.", "No effusion.") is None
-    assert labels("No effusion on the left. Right effusion.")["pleural effusion"][1:] == (
+    assert extract_labels("No effusion on the left. Right effusion.")["pleural effusion"][1:] == (
         "present",
         "right",
     )

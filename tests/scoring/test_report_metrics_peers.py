@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.scoring import _bleu, _rouge
-from lingshu.scoring._cider import cider
-from lingshu.scoring._porter import stem
+from lingshu.scoring.metrics import bleu
+from lingshu.scoring.metrics import rouge as rouge_module
+from lingshu.scoring.metrics._porter import stem
+from lingshu.scoring.metrics.cider import cider
 
 pytestmark = pytest.mark.peers
 rouge_scorer = pytest.importorskip(
@@ -24,7 +25,7 @@ rouge = pytest.importorskip("rouge")
 sacrebleu = pytest.importorskip("sacrebleu")
 porter = pytest.importorskip("nltk.stem.porter")
 IUXRAY = Path(__file__).parents[2].parent / "shared" / "data" / "iuxray_reports" / "rows.jsonl"
-CLOSE = 1e-9
+TOLERANCE = 1e-9
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def pairs() -> list[tuple[str, str]]:
     if not IUXRAY.is_file():
         pytest.skip("needs the reports in ../shared/data")
     rows = [json.loads(line) for line in IUXRAY.read_text(encoding="utf-8").splitlines()]
-    found = [
+    generated = [
         (row["generated_cvt2distilgpt2"], row["section_findings"])
         for row in rows
         if row["generated_cvt2distilgpt2"]
@@ -41,8 +42,8 @@ def pairs() -> list[tuple[str, str]]:
     # lack.
     texts = [row["section_findings"] for row in rows if row["section_findings"]]
     return [
-        (said.lower(), gold.lower())
-        for said, gold in (*found, *zip(texts, texts[7:], strict=False))
+        (prediction.lower(), gold.lower())
+        for prediction, gold in (*generated, *zip(texts, texts[7:], strict=False))
         if gold
     ]
 
@@ -54,64 +55,84 @@ def split(text: str) -> str:
 @pytest.mark.parametrize("stemmed", [False, True])
 def test_rouge_score(pairs: list[tuple[str, str]], stemmed: bool) -> None:
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=stemmed)
-    for said, gold in pairs:
-        right = {name: score.fmeasure for name, score in scorer.score(gold, said).items()}
-        assert _rouge.google(said, gold, stemmed=stemmed) == pytest.approx(right, abs=CLOSE)
+    for prediction, gold in pairs:
+        expected = {name: score.fmeasure for name, score in scorer.score(gold, prediction).items()}
+        assert rouge_module.google_rouge(prediction, gold, use_stemmer=stemmed) == pytest.approx(
+            expected, abs=TOLERANCE
+        )
 
 
 def test_rouge(pairs: list[tuple[str, str]]) -> None:
-    for said, gold in pairs[::3]:
-        right = {
-            name: score["f"] for name, score in rouge.Rouge().get_scores(said, gold)[0].items()
+    for prediction, gold in pairs[::3]:
+        expected = {
+            name: score["f"]
+            for name, score in rouge.Rouge().get_scores(prediction, gold)[0].items()
         }
-        assert _rouge.sets(said, gold) == pytest.approx(right, abs=CLOSE)
+        assert rouge_module.set_rouge(prediction, gold) == pytest.approx(expected, abs=TOLERANCE)
 
 
 def test_pycocoevalcap(pairs: list[tuple[str, str]]) -> None:
-    said, gold = ([split(text) for text in side] for side in zip(*pairs, strict=True))
+    predictions, gold = ([split(text) for text in side] for side in zip(*pairs, strict=True))
     answers, references = (
-        {place: [text] for place, text in enumerate(side)} for side in (said, gold)
+        {index: [text] for index, text in enumerate(side)} for side in (predictions, gold)
     )
-    tokens = [(one.split(), other.split()) for one, other in zip(said, gold, strict=True)]
-    counts = [_bleu.grams(*pair) for pair in tokens]
-    whole, each = pycoco["bleu"].Bleu(4).compute_score(references, answers, verbose=0)
-    assert _bleu.coco(_bleu.total(counts)) == pytest.approx(whole, abs=CLOSE)
-    for place, one in enumerate(counts):
-        assert _bleu.coco(one) == pytest.approx([order[place] for order in each], abs=CLOSE)
+    tokens = [
+        (prediction_tokens.split(), gold_tokens.split())
+        for prediction_tokens, gold_tokens in zip(predictions, gold, strict=True)
+    ]
+    counts = [bleu.count_ngrams(*pair) for pair in tokens]
+    corpus_scores, pair_scores = (
+        pycoco["bleu"].Bleu(4).compute_score(references, answers, verbose=0)
+    )
+    assert bleu.coco_bleu(bleu.sum_counts(counts)) == pytest.approx(corpus_scores, abs=TOLERANCE)
+    for index, prediction_tokens in enumerate(counts):
+        assert bleu.coco_bleu(prediction_tokens) == pytest.approx(
+            [scores[index] for scores in pair_scores], abs=TOLERANCE
+        )
     mean, values = pycoco["cider"].Cider().compute_score(references, answers)
-    found = cider([one for one, _ in tokens], [other for _, other in tokens]).cider_d
-    assert found == pytest.approx(list(values), abs=CLOSE) and sum(found) / len(
-        found
-    ) == pytest.approx(mean, abs=CLOSE)
-    for one, other in zip(said, gold, strict=True):
-        assert _rouge.coco_l(one, other) == pytest.approx(
-            pycoco["rouge"].Rouge().calc_score([one], [other]), abs=CLOSE
+    cider_scores = cider(
+        [prediction_tokens for prediction_tokens, _ in tokens],
+        [gold_tokens for _, gold_tokens in tokens],
+    ).cider_d
+    assert cider_scores == pytest.approx(list(values), abs=TOLERANCE) and sum(cider_scores) / len(
+        cider_scores
+    ) == pytest.approx(mean, abs=TOLERANCE)
+    for prediction_tokens, gold_tokens in zip(predictions, gold, strict=True):
+        assert rouge_module.coco_rouge_l(prediction_tokens, gold_tokens) == pytest.approx(
+            pycoco["rouge"].Rouge().calc_score([prediction_tokens], [gold_tokens]), abs=TOLERANCE
         )
 
 
 def test_sacrebleu(pairs: list[tuple[str, str]]) -> None:
-    odd = [
+    edge_cases = [
         ("-3.5mm nodule, 1,000 x 2.0; a-b &amp; c", "a 3.5mm nodule,,5 &quot;x&quot; (10-20)"),
         ("", "heart"),
         ("one two", "one two"),
     ]
-    every = [*pairs, *odd]
-    counts = [_bleu.grams(_bleu.tokens_13a(said), _bleu.tokens_13a(gold)) for said, gold in every]
-    for (said, gold), one in zip(every, counts, strict=True):
-        assert _bleu.sacre(one) == pytest.approx(
-            sacrebleu.sentence_bleu(said, [gold]).score, abs=CLOSE
+    all_pairs = [*pairs, *edge_cases]
+    counts = [
+        bleu.count_ngrams(bleu.tokenize_13a(prediction), bleu.tokenize_13a(gold))
+        for prediction, gold in all_pairs
+    ]
+    for (prediction, gold), count in zip(all_pairs, counts, strict=True):
+        assert bleu.sacre_bleu(count) == pytest.approx(
+            sacrebleu.sentence_bleu(prediction, [gold]).score, abs=TOLERANCE
         )
-    right = sacrebleu.corpus_bleu([said for said, _ in every], [[gold for _, gold in every]]).score
-    assert _bleu.sacre(_bleu.total(counts), effective=False) == pytest.approx(right, abs=CLOSE)
+    expected = sacrebleu.corpus_bleu(
+        [prediction for prediction, _ in all_pairs], [[gold for _, gold in all_pairs]]
+    ).score
+    assert bleu.sacre_bleu(bleu.sum_counts(counts), effective=False) == pytest.approx(
+        expected, abs=TOLERANCE
+    )
 
 
 def test_the_stemmer(pairs: list[tuple[str, str]]) -> None:
-    theirs = porter.PorterStemmer()
-    odd = (
+    nltk_stemmer = porter.PorterStemmer()
+    edge_cases = (
         "skies dying ties proceed relational conditional valenci digitizer radicalli apologi"
         " hopping falling filing agreed feed controll"
     )
-    words = {word for pair in pairs for text in pair for word in _rouge.words(text)} | set(
-        odd.split()
+    words = {word for pair in pairs for text in pair for word in rouge_module.tokenize(text)} | set(
+        edge_cases.split()
     )
-    assert {word: stem(word) for word in words} == {word: theirs.stem(word) for word in words}
+    assert {word: stem(word) for word in words} == {word: nltk_stemmer.stem(word) for word in words}

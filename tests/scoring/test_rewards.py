@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lingshu.core.errors import InputError, UnknownName
-from lingshu.core.nouns import Message, Meta, Sample, Score
-from lingshu.scoring import _protocols, auto, choice, closed, format, open, token_f1
+from lingshu.core.errors import InputError, UnknownNameError
+from lingshu.core.types import Message, Meta, Sample, Score
+from lingshu.scoring import auto, choice, closed, format, open, token_f1
 from lingshu.scoring._combine import combine
+from lingshu.scoring.protocols import table
 
 CHOICES = ("Cyst", "Abscess", "Hematoma")
 
@@ -69,7 +70,7 @@ def test_token_f1_takes_the_best_gold_and_leaves_an_empty_reply_unread():
 def test_bleu_of_equal_texts_is_one_however_short():
     assert token_f1.bleu(["lung"], ["lung"]) == 1.0
     assert token_f1.bleu(
-        ["the", "heart", "is", "large"], ["the", "heart", "is", "not", "large"], most=1
+        ["the", "heart", "is", "large"], ["the", "heart", "is", "not", "large"], max_order=1
     ) == pytest.approx(0.7788007830714049)
     assert token_f1.bleu([], ["lung"]) == 0.0
 
@@ -121,8 +122,10 @@ def test_more_less_or_another_thing_is_not_right(gold, reply):
 
 
 def test_a_chinese_gold_may_repeat_the_question():
-    asked = sample("不包含", question="图片中包含肝脏吗?")
-    assert [closed.score(asked, reply).value for reply in ("否", "no", "不包含", "是", "包含")] == [
+    question = sample("不包含", question="图片中包含肝脏吗?")
+    assert [
+        closed.score(question, reply).value for reply in ("否", "no", "不包含", "是", "包含")
+    ] == [
         1.0,
         1.0,
         1.0,
@@ -132,16 +135,16 @@ def test_a_chinese_gold_may_repeat_the_question():
 
 
 def test_parts_are_weighed():
-    both = combine({format.score: 0.5, auto.score: 1.0})
+    combined = combine({format.score: 0.5, auto.score: 1.0})
     question = sample("B", choices=CHOICES)
-    assert both(question, "<think>a</think><answer>B</answer>") == Score(
+    assert combined(question, "<think>a</think><answer>B</answer>") == Score(
         1.5, "ok", "B", "0.5 * 1 + 1 * 1"
     )
-    assert both(question, "B").value == 1.0
-    assert both(question, "<think>a</think><answer>A</answer>").value == 0.5
-    unread = both(question, "no idea")
-    assert (unread.value, unread.status) == (0.0, "refused")
-    assert both(question, "") == Score(None, "empty", None, "0.5 * none + 1 * none")
+    assert combined(question, "B").value == 1.0
+    assert combined(question, "<think>a</think><answer>A</answer>").value == 0.5
+    unparsed_score = combined(question, "no idea")
+    assert (unparsed_score.value, unparsed_score.status) == (0.0, "refused")
+    assert combined(question, "") == Score(None, "empty", None, "0.5 * none + 1 * none")
 
 
 @pytest.mark.parametrize("weights", [{}, {choice.score: float("nan")}])
@@ -151,43 +154,44 @@ def test_weights_are_checked(weights):
 
 
 def test_an_unknown_protocol_names_the_nearest():
-    for ask in (
-        lambda: _protocols.quirks("strikt"),
-        lambda: _protocols.scorer(auto.score, "strikt"),
+    for lookup in (
+        lambda: table.quirks("strikt"),
+        lambda: table.protocol_scorer(auto.score, "strikt"),
     ):
-        with pytest.raises(UnknownName, match="strict"):
-            ask()
+        with pytest.raises(UnknownNameError, match="strict"):
+            lookup()
 
 
 def test_strict_is_the_scorer_itself_and_the_others_name_what_they_get_wrong():
-    assert _protocols.scorer(auto.score, "strict") is auto.score
-    assert _protocols.quirks("strict") == ()
-    assert all(len(_protocols.quirks(name)) > 8 for name in ("paper", "medevalkit"))
+    assert table.protocol_scorer(auto.score, "strict") is auto.score
+    assert table.quirks("strict") == ()
+    assert all(len(table.quirks(name)) > 8 for name in ("paper", "medevalkit"))
 
 
 def test_protocols_differ_where_their_rules_do():
-    question, yes = sample("B", choices=CHOICES), sample("yes", kind="yes_no")
+    question, yes_no_question = sample("B", choices=CHOICES), sample("yes", kind="yes_no")
     assert [
-        _protocols.scorer(auto.score, name)(question, "The answer is: B").value
-        for name in _protocols.PROTOCOLS
+        table.protocol_scorer(auto.score, name)(question, "The answer is: B").value
+        for name in table.PROTOCOLS
     ] == [1.0, 0.0, 0.0]
     assert [
-        _protocols.scorer(auto.score, name)(yes, "Yes, a nodule.").value
-        for name in _protocols.PROTOCOLS
+        table.protocol_scorer(auto.score, name)(yes_no_question, "Yes, a nodule.").value
+        for name in table.PROTOCOLS
     ] == [1.0, 0.0, 0.0]
     assert [
-        _protocols.scorer(auto.score, name)(yes, "Yes.").value for name in _protocols.PROTOCOLS
+        table.protocol_scorer(auto.score, name)(yes_no_question, "Yes.").value
+        for name in table.PROTOCOLS
     ] == [1.0, 1.0, 1.0]
 
 
 def test_reports_and_rubrics_keep_their_own_score():
     report = sample("No acute disease.", kind="report")
-    for name in _protocols.PROTOCOLS:
-        assert _protocols.scorer(auto.score, name)(report, "No acute disease").value == 1.0
+    for name in table.PROTOCOLS:
+        assert table.protocol_scorer(auto.score, name)(report, "No acute disease").value == 1.0
     with pytest.raises(InputError, match="judge"):
         auto.score(sample("x", kind="rubric"), "x")
 
 
 def test_no_questions_have_no_accuracy():
-    found = _protocols.aggregate("medevalkit", [{"kind": "open", "value": 1.0}], judged=False)
-    assert (found.all.acc, found.open.acc, found.closed.acc) == (1.0, 1.0, None)
+    aggregate = table.aggregate("medevalkit", [{"kind": "open", "value": 1.0}], judged=False)
+    assert (aggregate.all.acc, aggregate.open.acc, aggregate.closed.acc) == (1.0, 1.0, None)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Message, Meta, Sample, Score
+from lingshu.core.types import Message, Meta, Sample, Score
 from lingshu.scoring import auto, choice, exact, yes_no
 
 CHOICES = ("Cyst", "Abscess", "Hematoma")
@@ -34,12 +34,12 @@ def test_a_gold_is_a_letter_a_text_or_both(gold, choices):
 
 
 def test_several_golds_are_each_accepted():
-    both = sample("A", "C", choices=CHOICES)
-    assert [choice.score(both, reply).value for reply in "ABC"] == [1.0, 0.0, 1.0]
+    two_golds = sample("A", "C", choices=CHOICES)
+    assert [choice.score(two_golds, reply).value for reply in "ABC"] == [1.0, 0.0, 1.0]
 
 
 def test_a_lone_letter_word_is_no_label():
-    assert [o.text for o in choice.options(("A. fumigatus", "C. albicans"))] == [
+    assert [option.text for option in choice.parse_options(("A. fumigatus", "C. albicans"))] == [
         "A. fumigatus",
         "C. albicans",
     ]
@@ -104,11 +104,11 @@ def test_a_free_answer_with_another_sign_or_denied_is_not_the_gold(gold, reply, 
     ]
 
 
-def pieces(seed: int) -> str:
+def random_reply(seed: int) -> str:
     parts = ["A", "b", "(C)", "\\boxed{", "}", "<answer>", "</answer>", "<think>", "</think>", "not ", "yes", "no", "是否", "答案", "**",
              "\x00", "\u202e", "\ud83d", "$", "Cyst", " ", "\n", "the answer is ", "9" * 400, ".", "1e999", "١", "½", "İ"]  # fmt: skip
-    pick = random.Random(seed)
-    return "".join(pick.choice(parts) for _ in range(pick.randrange(1, 40)))
+    rng = random.Random(seed)
+    return "".join(rng.choice(parts) for _ in range(rng.randrange(1, 40)))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def pieces(seed: int) -> str:
 )
 def test_no_reply_raises(seeds):
     questions = [sample("B", choices=CHOICES), sample("yes"), sample("1.2 cm", "left, right")]
-    for reply in map(pieces, seeds):
+    for reply in map(random_reply, seeds):
         for question in questions:
             assert auto.score(question, reply).value in (None, 0.0, 1.0)
 

@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 
-from lingshu.core.errors import UnknownName
-from lingshu.core.nouns import Access
-from lingshu.core.shelves import names
-from lingshu.sources._corpora import TITLES, composition, corpora, corpus, page
+from lingshu.core.errors import UnknownNameError
+from lingshu.core.registry import names
+from lingshu.core.types import Access
+from lingshu.sources._corpus_cards import TITLES, composition, corpora, corpus, render_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "corpora.md"
 
@@ -53,10 +53,10 @@ def test_the_composition_is_the_papers_7_million() -> None:
 
 
 def test_an_unknown_corpus_gets_the_nearest() -> None:
-    assert corpus("slake").licence == "CC-BY-4.0"
-    with pytest.raises(UnknownName, match="mimic_cxr"):
+    assert corpus("slake").license == "CC-BY-4.0"
+    with pytest.raises(UnknownNameError, match="mimic_cxr"):
         corpus("mimic_cx")
 
 
 def test_the_page_says_what_the_cards_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page()
+    assert PAGE.read_text(encoding="utf-8") == render_page()

@@ -11,14 +11,14 @@ import PIL.Image
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
+from lingshu.core.types import Drop, Sample
 from lingshu.imaging.read import open_image
 from lingshu.sources import folders
 from lingshu.sources._masks import find_masks
-from tests.sources._small import JPEG, KEY, PNG, reasons, samples
+from tests.support.source_files import JPEG, KEY, PNG, drop_reasons, only_samples
 
 
-def filled(root: Path, **files: bytes) -> Path:
+def write_files(root: Path, **files: bytes) -> Path:
     for name, data in files.items():
         path = root / name.replace("__", "/").replace("_dot_", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +27,8 @@ def filled(root: Path, **files: bytes) -> Path:
 
 
 def test_the_first_folder_is_the_label(tmp_path: Path) -> None:
-    root = filled(tmp_path, normal__a_dot_png=PNG, ill__deep__b_dot_JPG=JPEG, c_dot_png=PNG)
-    found = samples(folders.read(root))
+    root = write_files(tmp_path, normal__a_dot_png=PNG, ill__deep__b_dot_JPG=JPEG, c_dot_png=PNG)
+    found = only_samples(folders.read(root))
     assert [(s.id, s.meta.extra.get("label")) for s in found] == [
         ("c.png", None),
         ("ill/deep/b.JPG", "ill"),
@@ -39,20 +39,20 @@ def test_the_first_folder_is_the_label(tmp_path: Path) -> None:
         and found[0].gold is None
         and found[0].meta.access == "private"
     )
-    asked = samples(folders.read(root, question="Which class?"))
+    with_question = only_samples(folders.read(root, question="Which class?"))
     assert (
-        asked[1].gold == ("ill",)
-        and asked[1].question == "Which class?"
-        and asked[1].meta.kind == "label"
+        with_question[1].gold == ("ill",)
+        and with_question[1].question == "Which class?"
+        and with_question[1].meta.kind == "label"
     )
-    assert not any(s.meta.extra for s in samples(folders.read(root, labels=False)))
+    assert not any(s.meta.extra for s in only_samples(folders.read(root, labels=False)))
 
 
 def test_what_is_left_out_has_a_reason(tmp_path: Path) -> None:
-    root = filled(tmp_path, a_dot_png=PNG, a_mask_dot_png=PNG, notes_dot_txt=b"x")
+    root = write_files(tmp_path, a_dot_png=PNG, a_mask_dot_png=PNG, notes_dot_txt=b"x")
     (root / "link.png").symlink_to(root / "a.png")
     (root / "circle").symlink_to(root, target_is_directory=True)
-    assert reasons(folders.read(root, exclude=["*_mask.png"])) == [
+    assert drop_reasons(folders.read(root, exclude=["*_mask.png"])) == [
         "excluded",
         "link",
         "not_an_image",
@@ -60,20 +60,20 @@ def test_what_is_left_out_has_a_reason(tmp_path: Path) -> None:
 
 
 def test_patients_are_found_in_paths_and_hashed(tmp_path: Path) -> None:
-    root = filled(
+    root = write_files(
         tmp_path,
         ill__person17_1_dot_png=PNG,
         ill__person17_2_dot_png=PNG,
         ill__person18_1_dot_png=PNG,
     )
-    one, two, three = samples(folders.read(root, patient=r"person(\d+)", key=KEY))
+    one, two, three = only_samples(folders.read(root, patient=r"person(\d+)", key=KEY))
     assert one.meta.group == two.meta.group != three.meta.group
     with pytest.raises(InputError, match="needs a group"):
         list(folders.read(root, patient="person"))
 
 
 def test_names_need_not_be_carried(tmp_path: Path) -> None:
-    root = filled(
+    root = write_files(
         tmp_path,
         ZZNAME__ZZSCAN_dot_png=PNG,
         ZZNAME__ZZTEXT_dot_txt=b"x",
@@ -81,7 +81,7 @@ def test_names_need_not_be_carried(tmp_path: Path) -> None:
     )
     found = list(folders.read(root, names="hash", labels=False, key=KEY))
     assert "ZZ" not in repr([(f, getattr(f, "images", ())) for f in found]) and sorted(
-        reasons(found)
+        drop_reasons(found)
     ) == ["missing_image", "not_an_image"]
     (sample,) = [f for f in found if hasattr(f, "images")]
     assert open_image(sample.images[0]).size == (4, 3)  # type: ignore[union-attr]
@@ -103,10 +103,12 @@ def test_real_folders_are_read(shared_data: Path) -> None:
         ("bccd_blood_smear", 111),
     ):
         found = list(folders.read(shared_data / name))
-        assert len(found) - len(reasons(found)) == count and set(reasons(found)) <= {"not_an_image"}
+        assert len(found) - len(drop_reasons(found)) == count and set(drop_reasons(found)) <= {
+            "not_an_image"
+        }
 
 
-def drawn(values: np.ndarray, kind: str = "PNG") -> bytes:
+def encode_image(values: np.ndarray, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     PIL.Image.fromarray(values.astype(np.uint8)).save(buffer, kind)
     return buffer.getvalue()
@@ -115,16 +117,18 @@ def drawn(values: np.ndarray, kind: str = "PNG") -> bytes:
 def test_masks_become_rectangles_and_names(tmp_path: Path) -> None:
     first, second = np.zeros((20, 30)), np.zeros((20, 30))
     first[2:6, 3:9], second[2:6, 9:12], second[15:18, 20:24] = 1, 2, 2
-    root = filled(
+    root = write_files(
         tmp_path,
-        ill__a_dot_png=drawn(np.zeros((20, 30))),
-        ill__a_mask_dot_png=drawn(first),
-        ill__a_mask_1_dot_png=drawn(second),
+        ill__a_dot_png=encode_image(np.zeros((20, 30))),
+        ill__a_mask_dot_png=encode_image(first),
+        ill__a_mask_1_dot_png=encode_image(second),
     )
-    filled(root, ill__b_dot_png=PNG, ill__c_dot_png=PNG, ill__c_mask_dot_png=drawn(first))
+    write_files(
+        root, ill__b_dot_png=PNG, ill__c_dot_png=PNG, ill__c_mask_dot_png=encode_image(first)
+    )
     rule = [r"(\w)\.png$", r"\1_mask*.png"]
     found = list(folders.read(root, mask=rule))
-    assert reasons(found) == ["mask", "mask", "bad_mask", "mask"]
+    assert drop_reasons(found) == ["mask", "mask", "bad_mask", "mask"]
     one, other = [f for f in found if isinstance(f, Sample)]
     # Without names for values what touches is one region.
     assert (
@@ -132,39 +136,39 @@ def test_masks_become_rectangles_and_names(tmp_path: Path) -> None:
         and len(one.images) == 1
     )
     assert other.id == "ill/b.png" and "boxes" not in other.meta.extra
-    named = next(
+    labels = next(
         f
         for f in folders.read(
             root, mask=rule, regions={"1": "kidney", "2": "tumour"}, question="What?"
         )
         if isinstance(f, Sample)
     )
-    assert named.meta.extra[
+    assert labels.meta.extra[
         "boxes"
-    ] == "[[3, 2, 8, 5], [9, 2, 11, 5], [20, 15, 23, 17]]" and named.gold == ("kidney, tumour",)
-    smeared = filled(
+    ] == "[[3, 2, 8, 5], [9, 2, 11, 5], [20, 15, 23, 17]]" and labels.gold == ("kidney, tumour",)
+    jpeg_mask = write_files(
         tmp_path / "lossy",
-        a_dot_png=drawn(np.zeros((20, 30))),
-        a_mask_dot_jpg=drawn(first * 255, "JPEG"),
+        a_dot_png=encode_image(np.zeros((20, 30))),
+        a_mask_dot_jpg=encode_image(first * 255, "JPEG"),
     )
     (only,) = [
-        f for f in folders.read(smeared, mask=[r"a\.png$", "a_mask.jpg"]) if isinstance(f, Sample)
+        f for f in folders.read(jpeg_mask, mask=[r"a\.png$", "a_mask.jpg"]) if isinstance(f, Sample)
     ]
     assert only.meta.extra["boxes"] == "[[3, 2, 8, 5]]"
 
 
 def test_a_rule_for_masks_that_is_none_is_named(tmp_path: Path) -> None:
-    root = filled(tmp_path, a_dot_png=PNG)
-    for rule, said in (
+    root = write_files(tmp_path, a_dot_png=PNG)
+    for rule, details in (
         (["a"], "two texts"),
         (["(", "b"], "mend it"),
         ([r"\.png", "_seg.png"], "no file has a mask"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=details):
             list(folders.read(root, mask=rule))
 
 
-def marked(root: Path, **options: Any) -> dict[str, str]:
+def read_with_masks(root: Path, **options: Any) -> dict[str, str]:
     """What is carried of the one image `a.png`."""
     (only,) = [
         f
@@ -174,44 +178,54 @@ def marked(root: Path, **options: Any) -> dict[str, str]:
     return dict(only.meta.extra)
 
 
-def kept(picture: PIL.Image.Image) -> bytes:
+def encode_pil_image(image: PIL.Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def test_a_mask_counts_by_its_numbers_whatever_its_file_shows(tmp_path: Path) -> None:
     inside = np.zeros((20, 30), np.uint8)
     inside[2:6, 3:9] = 1
-    plain = drawn(np.zeros((20, 30)))
+    plain = encode_image(np.zeros((20, 30)))
     clear = np.zeros((20, 30, 4), np.uint8)
     clear[inside > 0] = 255, 0, 0, 255
     assert (
-        marked(
-            filled(
-                tmp_path / "clear", a_dot_png=plain, a_mask_dot_png=kept(PIL.Image.fromarray(clear))
+        read_with_masks(
+            write_files(
+                tmp_path / "clear",
+                a_dot_png=plain,
+                a_mask_dot_png=encode_pil_image(PIL.Image.fromarray(clear)),
             )
         )["boxes"]
         == "[[3, 2, 8, 5]]"
     )
     deep = inside.astype(np.uint16) * 500
     deep[2:6, 9:12] = 501
-    found = marked(
-        filled(tmp_path / "deep", a_dot_png=plain, a_mask_dot_png=kept(PIL.Image.fromarray(deep))),
+    found = read_with_masks(
+        write_files(
+            tmp_path / "deep",
+            a_dot_png=plain,
+            a_mask_dot_png=encode_pil_image(PIL.Image.fromarray(deep)),
+        ),
         regions={"500": "cyst", "501": "stone"},
     )
     assert found == {"boxes": "[[3, 2, 8, 5], [9, 2, 11, 5]]", "label": "cyst, stone"}
     palette = PIL.Image.fromarray(inside, "P")
     palette.putpalette([0, 0, 0, 128, 0, 0])
-    found = marked(
-        filled(tmp_path / "palette", a_dot_png=plain, a_mask_dot_png=kept(palette)),
+    found = read_with_masks(
+        write_files(
+            tmp_path / "palette", a_dot_png=plain, a_mask_dot_png=encode_pil_image(palette)
+        ),
         regions={"1": "cyst"},
     )
     assert found == {"boxes": "[[3, 2, 8, 5]]", "label": "cyst"}
     # Here black is no colour of place 0, so that places tell nothing.
     web = PIL.Image.fromarray(np.dstack([inside * 255, inside * 0, inside * 0])).convert("P")
     assert (
-        marked(filled(tmp_path / "web", a_dot_png=plain, a_mask_dot_png=kept(web)))["boxes"]
+        read_with_masks(
+            write_files(tmp_path / "web", a_dot_png=plain, a_mask_dot_png=encode_pil_image(web))
+        )["boxes"]
         == "[[3, 2, 8, 5]]"
     )
 
@@ -219,8 +233,10 @@ def test_a_mask_counts_by_its_numbers_whatever_its_file_shows(tmp_path: Path) ->
 def test_a_region_too_small_for_a_rectangle_is_not_named(tmp_path: Path) -> None:
     marks = np.zeros((20, 30))
     marks[2:6, 3:9], marks[15, 20] = 1, 2
-    root = filled(tmp_path, a_dot_png=drawn(marks * 0), a_mask_dot_png=drawn(marks))
-    assert marked(root, regions={"1": "kidney", "2": "tumour"}) == {
+    root = write_files(
+        tmp_path, a_dot_png=encode_image(marks * 0), a_mask_dot_png=encode_image(marks)
+    )
+    assert read_with_masks(root, regions={"1": "kidney", "2": "tumour"}) == {
         "boxes": "[[3, 2, 8, 5]]",
         "label": "kidney",
     }
@@ -236,7 +252,7 @@ def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
         "masks/ann.png",
         "masks/anna.png",
     ]
-    found = find_masks([*names, *masks], [r"^images/(.*)\.png$", r"masks/\1*.png"]).of
+    found = find_masks([*names, *masks], [r"^images/(.*)\.png$", r"masks/\1*.png"]).by_image
     assert found == {
         "images/c1.png": ("masks/c1.png", "masks/c1_2.png"),
         "images/c12.png": ("masks/c12.png",),
@@ -246,7 +262,7 @@ def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no file has a mask"):
         find_masks(["a.png", "b.png"], [r"^.*\.png$", "*.png"])  # each would be the other's
     # What is a mask itself takes none away.
-    assert find_masks(["a.png", "a_seg.png", "a_seg_1.png"], [r"\.png$", "_*.png"]).of == {
+    assert find_masks(["a.png", "a_seg.png", "a_seg_1.png"], [r"\.png$", "_*.png"]).by_image == {
         "a.png": ("a_seg.png", "a_seg_1.png")
     }
 
@@ -254,9 +270,9 @@ def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
 def test_a_broken_image_is_no_bad_mask_and_no_reason_tells_where_the_folder_lies(
     tmp_path: Path,
 ) -> None:
-    sound, rule = drawn(np.ones((20, 30))), [r"(\w)\.png$", r"\1_mask.png"]
-    root = filled(
-        tmp_path, a_dot_png=b"no", a_mask_dot_png=sound, b_dot_png=sound, b_mask_dot_png=b"no"
+    valid, rule = encode_image(np.ones((20, 30))), [r"(\w)\.png$", r"\1_mask.png"]
+    root = write_files(
+        tmp_path, a_dot_png=b"no", a_mask_dot_png=valid, b_dot_png=valid, b_mask_dot_png=b"no"
     )
     found = [f for f in folders.read(root, mask=rule) if isinstance(f, Drop)]
     assert [f.reason for f in found] == ["bad_image", "mask", "bad_mask", "mask"]
@@ -269,12 +285,12 @@ def test_a_broken_image_is_no_bad_mask_and_no_reason_tells_where_the_folder_lies
 
 
 def test_hashed_names_leave_no_folder_as_a_label_unless_asked(tmp_path: Path) -> None:
-    root = filled(tmp_path, DOE__a_dot_png=PNG)
-    (plain,) = samples(folders.read(root, names="hash", key=KEY))
+    root = write_files(tmp_path, DOE__a_dot_png=PNG)
+    (plain,) = only_samples(folders.read(root, names="hash", key=KEY))
     assert "DOE" not in repr(plain.meta) and plain.meta.extra == {}
     for found in (
         folders.read(root, names="hash", labels=True),
         folders.read(root, names="hash", question="Who?"),
     ):
-        assert samples(found)[0].meta.extra == {"label": "DOE"}
-    assert samples(folders.read(root, question="Who?", labels=False))[0].gold is None
+        assert only_samples(found)[0].meta.extra == {"label": "DOE"}
+    assert only_samples(folders.read(root, question="Who?", labels=False))[0].gold is None

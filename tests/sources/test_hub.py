@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lingshu.core.errors import InputError, StorageError
-from lingshu.core.nouns import Image
+from lingshu.core.types import Image
 from lingshu.imaging.read import encode_png, open_image
 from lingshu.sources import hub
-from lingshu.sources.hub import Place, Repo
+from lingshu.sources.hub import DownloadedRepo, HubRepo
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -30,8 +30,8 @@ def png(value: int) -> bytes:
     return encode_png(np.full((8, 8), value, np.uint8))
 
 
-def values(repo: Repo, place: Place) -> list[dict]:
-    return [dict(raw.values) for raw in hub.rows(repo, place)]
+def read_values(repo: HubRepo, downloaded: DownloadedRepo) -> list[dict]:
+    return [dict(raw.values) for raw in hub.rows(repo, downloaded)]
 
 
 def test_rows_of_every_format_come_in_order_of_file_and_line(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_rows_of_every_format_come_in_order_of_file_and_line(tmp_path: Path) -> 
     (tmp_path / "c.json").write_text('[{"id": 5}, [6]]')
     (tmp_path / "d.json").write_text('{"s7": {"id": 7}, "s8": [8]}')
     (tmp_path / "e.json").write_text('{"id": 9}\n{"id": 10}\n')
-    found = values(Repo("o/n", ("*.csv", "*.jsonl", "*.json")), Place([tmp_path]))
+    found = read_values(HubRepo("o/n", ("*.csv", "*.jsonl", "*.json")), DownloadedRepo([tmp_path]))
     assert found == [
         {"id": "1", "text": "one"}, {"id": "2", "text": "two"}, {"id": 3}, {"id": 4}, {"id": 5}, {"_value": [6]},
         {"_key": "s7", "id": 7}, {"_key": "s8", "_value": [8]}, {"id": 9}, {"id": 10},
@@ -49,14 +49,14 @@ def test_rows_of_every_format_come_in_order_of_file_and_line(tmp_path: Path) -> 
 
 def test_a_table_may_be_packed(tmp_path: Path) -> None:
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
-    assert list(hub.table(tmp_path / "t.csv.gz")) == [{"a": "1", "b": "2"}]
+    assert list(hub.read_csv_rows(tmp_path / "t.csv.gz")) == [{"a": "1", "b": "2"}]
 
 
 @pytest.mark.parametrize("text", ["{", '{"a": 1}\nnothing\n', "\x00"])
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(InputError, match=r"a\.json"):
-        values(Repo("o/n", ("a.json",)), Place([tmp_path]))
+        read_values(HubRepo("o/n", ("a.json",)), DownloadedRepo([tmp_path]))
 
 
 def test_numbered_image_columns_are_the_images_of_a_row(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_numbered_image_columns_are_the_images_of_a_row(tmp_path: Path) -> None:
         [("id", pa.string()), *((name, image) for name in ("image_1", "image_2", "image_10"))]
     )
     pq.write_table(pa.table(columns, schema), tmp_path / "x.parquet")
-    first, second = hub.rows(Repo("o/n", ("*.parquet",)), Place([tmp_path]))
+    first, second = hub.rows(HubRepo("o/n", ("*.parquet",)), DownloadedRepo([tmp_path]))
     assert (
         first.values == {"id": "a"}
         and [i.index for i in first.images] == [0, 2]
@@ -90,14 +90,15 @@ def test_images_are_found_up_to_two_folders_below_and_never_outside(tmp_path: Pa
     (tmp_path / "in" / "a" / "b" / "p1").mkdir(parents=True)
     (tmp_path / "in" / "a" / "b" / "p1" / "x.png").write_bytes(png(1))
     (tmp_path / "secret.png").write_bytes(png(2))
-    place = Place([tmp_path / "in"])
-    assert place.image("p1/x.png") == Image(path=str((tmp_path / "in/a/b/p1/x.png").resolve()))
+    downloaded = DownloadedRepo([tmp_path / "in"])
+    assert downloaded.image("p1/x.png") == Image(path=str((tmp_path / "in/a/b/p1/x.png").resolve()))
     assert [
-        place.image(name) for name in ("y.png", "../secret.png", str(tmp_path / "secret.png"), "")
+        downloaded.image(name)
+        for name in ("y.png", "../secret.png", str(tmp_path / "secret.png"), "")
     ] == [None] * 4
 
 
-def cached(home: Path) -> dict[str, str]:
+def write_cache(home: Path) -> dict[str, str]:
     """An offline hub cache with one data set that has rows and a zip of images."""
     repo = home / "hub" / "datasets--o--n"
     snapshot = repo / "snapshots" / SHA
@@ -139,7 +140,7 @@ def test_a_download_is_read_from_the_cache_and_its_archive_unpacked(tmp_path: Pa
         capture_output=True,
         text=True,
         timeout=60,
-        env=cached(tmp_path),
+        env=write_cache(tmp_path),
     )
     assert done.returncode == 0, done.stderr
     *found, ids, refused = done.stdout.splitlines()
@@ -149,7 +150,7 @@ def test_a_download_is_read_from_the_cache_and_its_archive_unpacked(tmp_path: Pa
 
 def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
-    env = cached(tmp_path)
+    env = write_cache(tmp_path)
     with zipfile.ZipFile(
         tmp_path / "hub" / "datasets--o--n" / "snapshots" / SHA / "imgs.zip", "a"
     ) as file:
@@ -165,7 +166,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
 
 def test_what_is_not_on_the_hub_says_where_it_comes_from() -> None:
     with pytest.raises(InputError, match=r"https://example\.org.*--data DIR"):
-        hub.download(Repo(None, ("a.json",), link="https://example.org"))
+        hub.download(HubRepo(None, ("a.json",), link="https://example.org"))
 
 
 @pytest.mark.parametrize("name", ["owner", "owner/set"])
@@ -198,10 +199,10 @@ def test_an_unpacked_folder_that_cannot_take_its_name_is_one_clear_error(tmp_pat
 def test_one_of_several_patterns_is_the_first_that_matches(tmp_path: Path) -> None:
     for name in ("test-00000-of-00002.jsonl", "test-00001-of-00002.jsonl", "other.jsonl"):
         (tmp_path / name).write_text('{"a": 1}\n')
-    repo = Repo("o/n", ("none.jsonl", "test-*.jsonl", "other.jsonl"), one=True)
-    assert len(values(repo, Place([tmp_path]))) == 2  # the parts of one table
+    repo = HubRepo("o/n", ("none.jsonl", "test-*.jsonl", "other.jsonl"), single_table=True)
+    assert len(read_values(repo, DownloadedRepo([tmp_path]))) == 2  # the parts of one table
     (tmp_path / "test-extra.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(
         InputError, match=r"test-00000-of-00002\.jsonl, .*test-extra\.jsonl.*only one"
     ):
-        values(repo, Place([tmp_path]))
+        read_values(repo, DownloadedRepo([tmp_path]))

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
+from lingshu.core.types import Drop, Sample
 from lingshu.sources.jsonl import read
 
 
-def folder(path: Path, *rows: object) -> Path:
+def write_folder(path: Path, *rows: object) -> Path:
     (path / "images").mkdir(parents=True)
     (path / "images" / "a.png").write_bytes(b"not decoded here")
     (path / "rows.jsonl").write_text(
@@ -24,14 +24,14 @@ def folder(path: Path, *rows: object) -> Path:
     return path
 
 
-def sample(path: Path, row: object) -> Sample:
-    (result,) = read(folder(path, row))
+def read_sample(path: Path, row: object) -> Sample:
+    (result,) = read(write_folder(path, row))
     assert isinstance(result, Sample), result
     return result
 
 
-def drop(path: Path, row: object) -> str:
-    (result,) = read(folder(path, row))
+def read_drop(path: Path, row: object) -> str:
+    (result,) = read(write_folder(path, row))
     assert isinstance(result, Drop), result
     return result.reason
 
@@ -47,7 +47,7 @@ def test_a_row_becomes_a_sample(tmp_path: Path) -> None:
         "label": 1,
         "note": None,
     }
-    found = sample(tmp_path / "d", row)
+    found = read_sample(tmp_path / "d", row)
     assert (found.id, found.question, found.gold) == ("q1", "是肺炎吗?", ("是",))
     assert [image.path for image in found.images] == [str((tmp_path / "d/images/a.png").resolve())]
     assert found.messages[0].parts == (0, "是肺炎吗?")
@@ -60,9 +60,9 @@ def test_a_row_becomes_a_sample(tmp_path: Path) -> None:
 
 
 def test_a_file_is_as_good_as_its_folder_and_rows_without_id_are_numbered(tmp_path: Path) -> None:
-    place = folder(tmp_path / "d", {"question": "a?"}, "", {"question": "b?"})
-    assert list(read(place)) == list(read(place / "rows.jsonl"))
-    assert [s.id for s in read(place)] == ["row-1", "row-3"]
+    target = write_folder(tmp_path / "d", {"question": "a?"}, "", {"question": "b?"})
+    assert list(read(target)) == list(read(target / "rows.jsonl"))
+    assert [s.id for s in read(target)] == ["row-1", "row-3"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_file_is_as_good_as_its_folder_and_rows_without_id_are_numbered(tmp_pa
     ],
 )
 def test_answers_are_texts(tmp_path: Path, answer: object, gold: object) -> None:
-    assert sample(tmp_path / "d", {"question": "?", "answer": answer}).gold == gold
+    assert read_sample(tmp_path / "d", {"question": "?", "answer": answer}).gold == gold
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,9 @@ def test_answers_are_texts(tmp_path: Path, answer: object, gold: object) -> None
 def test_gold_among_choices_is_a_letter(
     tmp_path: Path, choices: object, answer: object, gold: str
 ) -> None:
-    found = sample(tmp_path / "d", {"question": "Which?", "choices": choices, "answer": answer})
+    found = read_sample(
+        tmp_path / "d", {"question": "Which?", "choices": choices, "answer": answer}
+    )
     assert found.gold == (gold,)
     assert not any(choice.startswith(("A.", "B.")) for choice in found.choices)
     assert found.question.startswith("Which?\nA. ")
@@ -106,7 +108,7 @@ def test_gold_among_choices_is_a_letter(
 def test_choices_that_the_question_lists_are_not_listed_twice(tmp_path: Path) -> None:
     question = "Which? (A) CT (B) MRI"
     assert (
-        sample(
+        read_sample(
             tmp_path / "d", {"question": question, "choices": ["CT", "MRI"], "answer": "A"}
         ).question
         == question
@@ -126,12 +128,12 @@ def test_a_dialogue_is_read_as_it_is(tmp_path: Path) -> None:
         },
         {"role": "assistant", "content": "Yes."},
     ]
-    found = sample(tmp_path / "d", {"images": ["images/a.png"], "messages": turns})
+    found = read_sample(tmp_path / "d", {"images": ["images/a.png"], "messages": turns})
     assert found.answered and found.messages[1].parts == ("Here: ", 0, "?")
-    unplaced = sample(
+    without_position = read_sample(
         tmp_path / "e", {"images": ["images/a.png"], "messages": [{"role": "user", "content": "?"}]}
     )
-    assert unplaced.messages[0].parts == (0, "?")
+    assert without_position.messages[0].parts == (0, "?")
 
 
 @pytest.mark.parametrize(
@@ -187,32 +189,32 @@ def test_a_row_that_cannot_be_used_is_dropped_with_its_reason(
     (tmp_path / "secret.png").write_bytes(b"x")
     (tmp_path / "data_evil").mkdir()
     (tmp_path / "data_evil" / "x.png").write_bytes(b"x")
-    assert drop(tmp_path / "data", row) == reason
+    assert read_drop(tmp_path / "data", row) == reason
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(b"x")
-    place = folder(
+    target = write_folder(
         tmp_path / "d",
         {"question": "?", "image": "images/link.png"},
         {"question": "?", "image": "images/up/secret.png"},
     )
-    (place / "images" / "link.png").symlink_to(tmp_path / "secret.png")
-    (place / "images" / "up").symlink_to(tmp_path)
-    assert [result.reason for result in read(place) if isinstance(result, Drop)] == [
+    (target / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    (target / "images" / "up").symlink_to(tmp_path)
+    assert [result.reason for result in read(target) if isinstance(result, Drop)] == [
         "image_outside_folder"
     ] * 2
 
 
 def test_one_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
-    place = folder(
+    target = write_folder(
         tmp_path / "d",
         {"id": "a", "question": "?"},
         "junk",
         {"id": "a", "question": "again?"},
         {"id": "b", "question": "?"},
     )
-    assert [(r.id, getattr(r, "reason", None)) for r in read(place)] == [
+    assert [(r.id, getattr(r, "reason", None)) for r in read(target)] == [
         ("a", None), ("row-2", "bad_json"), ("a", "duplicate_id"), ("b", None),
     ]  # fmt: skip
 

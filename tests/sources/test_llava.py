@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 from lingshu.sources import _json_items, llava
-from tests.sources._small import KEY, PNG, reasons, samples
+from tests.support.source_files import KEY, PNG, drop_reasons, only_samples
 
 
-def written(folder: Path, rows: object, name: str = "d.json") -> Path:
+def write_file(folder: Path, rows: object, name: str = "d.json") -> Path:
     (folder / "a.png").write_bytes(PNG)
     (folder / "b.png").write_bytes(PNG)
     path = folder / name
@@ -21,7 +21,7 @@ def written(folder: Path, rows: object, name: str = "d.json") -> Path:
     return path
 
 
-def talk(*texts: str, **others: object) -> dict[str, object]:
+def conversation(*texts: str, **others: object) -> dict[str, object]:
     return {
         "conversations": [
             {"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)
@@ -32,8 +32,8 @@ def talk(*texts: str, **others: object) -> dict[str, object]:
 
 def test_images_stand_where_the_text_places_them(tmp_path: Path) -> None:
     rows = [
-        talk("<image>\nWhat is it?", "A knee.", id="1", image="a.png"),
-        talk(
+        conversation("<image>\nWhat is it?", "A knee.", id="1", image="a.png"),
+        conversation(
             "Compare <image> with <image>.",
             "Same.",
             "Sure?",
@@ -41,10 +41,10 @@ def test_images_stand_where_the_text_places_them(tmp_path: Path) -> None:
             id="2",
             image=["a.png", "b.png"],
         ),
-        talk("What?", "Nothing.", id="3", image="a.png"),
-        talk("Only text", "Fine.", id="4"),
+        conversation("What?", "Nothing.", id="3", image="a.png"),
+        conversation("Only text", "Fine.", id="4"),
     ]
-    one, two, three, four = samples(llava.read(written(tmp_path, rows)))
+    one, two, three, four = only_samples(llava.read(write_file(tmp_path, rows)))
     assert (
         one.messages[0].parts == (0, "What is it?")
         and one.answered
@@ -66,15 +66,17 @@ def test_messages_with_roles_and_a_system_text_are_read_too(tmp_path: Path) -> N
         ],
         "images": ["a.png"],
     }
-    (sample,) = samples(llava.read(written(tmp_path, json.dumps(row) + "\n", "d.jsonl")))
+    (sample,) = only_samples(llava.read(write_file(tmp_path, json.dumps(row) + "\n", "d.jsonl")))
     assert [m.role for m in sample.messages] == ["system", "user", "assistant"] and sample.messages[
         1
     ].parts == (0, "Why?")
 
 
 def test_ids_are_hashed_and_other_keys_kept(tmp_path: Path) -> None:
-    rows = [talk("Q", "A", pmid="ZZ123", domain="xray")]
-    (sample,) = samples(llava.read(written(tmp_path, rows), ids={"article": "pmid"}, key=KEY))
+    rows = [conversation("Q", "A", pmid="ZZ123", domain="xray")]
+    (sample,) = only_samples(
+        llava.read(write_file(tmp_path, rows), ids={"article": "pmid"}, key=KEY)
+    )
     assert (
         sample.meta.group
         and sample.meta.group.startswith("article-")
@@ -85,11 +87,11 @@ def test_ids_are_hashed_and_other_keys_kept(tmp_path: Path) -> None:
 
 def test_bad_rows_are_drops(tmp_path: Path) -> None:
     rows = [
-        "text", {"conversations": []}, {"conversations": [{"from": "robot", "value": "x"}]}, talk("<image><image>", "x", image="a.png"),
-        talk("<image>", "x", image="../a.png"), talk("<image>", "x", image=7), talk("Q", "A", id="1"), talk("Q", "A", id="1"),
+        "text", {"conversations": []}, {"conversations": [{"from": "robot", "value": "x"}]}, conversation("<image><image>", "x", image="a.png"),
+        conversation("<image>", "x", image="../a.png"), conversation("<image>", "x", image=7), conversation("Q", "A", id="1"), conversation("Q", "A", id="1"),
     ]  # fmt: skip
-    found = list(llava.read(written(tmp_path, rows)))
-    assert reasons(found) == [
+    found = list(llava.read(write_file(tmp_path, rows)))
+    assert drop_reasons(found) == [
         "bad_json",
         "bad_messages",
         "bad_messages",
@@ -114,19 +116,24 @@ def test_an_array_is_read_piece_by_piece(
         [],
         {"c": True},
     ]
-    assert list(_json_items.items(written(tmp_path, values))) == values
+    assert list(_json_items.iter_json_items(write_file(tmp_path, values))) == values
 
 
 def test_a_cut_array_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
-    text = json.dumps([talk("Q", "A", id=str(i)) for i in range(3)])
-    found = list(llava.read(written(tmp_path, text[:-30])))
-    assert [f.id for f in found if isinstance(f, Sample)] == ["0", "1"] and reasons(found) == [
+    text = json.dumps([conversation("Q", "A", id=str(i)) for i in range(3)])
+    found = list(llava.read(write_file(tmp_path, text[:-30])))
+    assert [f.id for f in found if isinstance(f, Sample)] == ["0", "1"] and drop_reasons(found) == [
         "bad_json"
     ]
-    deep = list(llava.read(written(tmp_path, "[" + "[" * 200_000)))
-    assert reasons(deep) == ["bad_json"]
-    lines = json.dumps(talk("Q", "A")) + "\n{broken\n" + json.dumps(talk("Q", "A")) + "\n"
-    assert reasons(llava.read(written(tmp_path, lines, "d.jsonl"))) == ["bad_json"]
+    deep = list(llava.read(write_file(tmp_path, "[" + "[" * 200_000)))
+    assert drop_reasons(deep) == ["bad_json"]
+    lines = (
+        json.dumps(conversation("Q", "A"))
+        + "\n{broken\n"
+        + json.dumps(conversation("Q", "A"))
+        + "\n"
+    )
+    assert drop_reasons(llava.read(write_file(tmp_path, lines, "d.jsonl"))) == ["bad_json"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

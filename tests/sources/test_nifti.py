@@ -11,13 +11,13 @@ import pytest
 nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
 
 from lingshu.core.errors import InputError  # noqa: E402
-from lingshu.core.nouns import Drop, Sample  # noqa: E402
+from lingshu.core.types import Drop, Sample  # noqa: E402
 from lingshu.imaging.read import open_image  # noqa: E402
 from lingshu.sources import nifti  # noqa: E402
-from tests.sources._small import KEY, reasons, samples  # noqa: E402
+from tests.support.source_files import KEY, drop_reasons, only_samples  # noqa: E402
 
 
-def saved(path: Path, depth: int = 20) -> Path:
+def save_volume(path: Path, depth: int = 20) -> Path:
     path.parent.mkdir(exist_ok=True)
     voxels = np.ones((4, 5, 1), np.int16) * np.arange(depth, dtype=np.int16) * 10
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
@@ -25,7 +25,7 @@ def saved(path: Path, depth: int = 20) -> Path:
 
 
 def test_slices_are_taken_evenly_each_a_sample(tmp_path: Path) -> None:
-    found = samples(nifti.read(saved(tmp_path / "v.nii.gz"), slices=4, names="keep"))
+    found = only_samples(nifti.read(save_volume(tmp_path / "v.nii.gz"), slices=4, names="keep"))
     assert [s.id for s in found] == [f"v.nii.gz-t0-z{z}" for z in (2, 7, 12, 17)]
     shades = [int(np.asarray(open_image(s.images[0]))[0, 0, 0]) for s in found]
     assert shades == sorted(shades) and len({s.meta.group for s in found}) == 1
@@ -36,9 +36,9 @@ def test_slices_are_taken_evenly_each_a_sample(tmp_path: Path) -> None:
 
 
 def test_a_volume_is_one_sample_in_every_window(tmp_path: Path) -> None:
-    (sample,) = samples(
+    (sample,) = only_samples(
         nifti.read(
-            saved(tmp_path / "v.nii"),
+            save_volume(tmp_path / "v.nii"),
             per="volume",
             slices=2,
             windows=["lung", "bone"],
@@ -55,7 +55,7 @@ def test_a_volume_is_one_sample_in_every_window(tmp_path: Path) -> None:
 
 def test_below_a_folder_names_are_hashed_and_patients_grouped(tmp_path: Path) -> None:
     for name in ("ZZ17/a.nii", "ZZ17/b.nii", "ZZ18/a.nii"):
-        saved(tmp_path / name)
+        save_volume(tmp_path / name)
     (tmp_path / "ZZ17" / "ZZbroken.nii").write_bytes(b"ZZ")
     (tmp_path / "ZZ17" / "ZZnotes.txt").write_bytes(b"ZZ")
     (tmp_path / "ZZ17" / "c_seg.nii").write_bytes(b"")
@@ -64,7 +64,7 @@ def test_below_a_folder_names_are_hashed_and_patients_grouped(tmp_path: Path) ->
     )
     one, two, three = [f for f in found if isinstance(f, Sample)]
     assert one.meta.group == two.meta.group != three.meta.group
-    assert sorted(reasons(found)) == [
+    assert sorted(drop_reasons(found)) == [
         "bad_volume",
         "excluded",
         "not_a_volume",
@@ -77,7 +77,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no folder"):
         list(nifti.read(tmp_path / "none"))
     with pytest.raises(InputError, match="did you mean 'lung'"):
-        list(nifti.read(saved(tmp_path / "v.nii"), windows=["lungs"]))
+        list(nifti.read(save_volume(tmp_path / "v.nii"), windows=["lungs"]))
 
 
 def volume(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:
@@ -114,7 +114,7 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
             names="keep",
         )
     )
-    assert sorted(reasons(found)) == [
+    assert sorted(drop_reasons(found)) == [
         "bad_mask",
         "mask",
         "mask",
@@ -125,12 +125,12 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
     two, one = [f for f in found if isinstance(f, Sample)]
     assert [two.id, one.id] == ["images/a.nii.gz-t0-z3", "images/a.nii.gz-t0-z5"]
     assert two.meta.extra["label"] == "kidney, tumour" and one.meta.extra["label"] == "kidney"
-    shown = np.asarray(open_image(two.images[0]).convert("L"))
+    rendered = np.asarray(open_image(two.images[0]).convert("L"))
     boxes = json.loads(two.meta.extra["boxes"])
-    inside = np.zeros(shown.shape, bool)
+    inside = np.zeros(rendered.shape, bool)
     for left, top, right, bottom in boxes:
         inside[top : bottom + 1, left : right + 1] = True
-    assert len(boxes) == 2 and (inside == (shown > 0)).all()
+    assert len(boxes) == 2 and (inside == (rendered > 0)).all()
     with pytest.raises(InputError, match="leave per at slice"):
         list(nifti.read(tmp_path, per="volume", mask=["^images/", "labels/"]))
 
@@ -141,12 +141,12 @@ def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(
     marks, moved = np.zeros((12, 16, 9)), np.eye(4)
     marks[2:5, 1:7, 3] = 1
     moved[0, 3] = 50
-    colours = np.zeros((12, 16, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    rgb = np.zeros((12, 16, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     for name in ("moved", "mirrored", "colours", "times", "unknown"):
         volume(tmp_path / "images" / f"{name}.nii", marks * 90)
     volume(tmp_path / "labels" / "moved.nii", marks, moved)
     volume(tmp_path / "labels" / "mirrored.nii", marks, np.diag([-1.0, -1, 1, 1]))
-    nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), tmp_path / "labels" / "colours.nii")
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "labels" / "colours.nii")
     volume(tmp_path / "labels" / "times.nii", np.stack([marks * 0, marks], axis=-1))
     unknown = np.where(marks > 0, 1, np.nan).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(unknown, np.eye(4)), tmp_path / "labels" / "unknown.nii")

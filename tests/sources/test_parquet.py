@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.core.artefacts import write_dataset
-from lingshu.core.errors import ArtefactError, InputError
+from lingshu.core.artifacts import write_dataset
+from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Image, Sample
-from lingshu.core.runcard import RunCard
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import encode_png, image_bytes, open_image
 from lingshu.sources.parquet import read
 
@@ -37,7 +37,7 @@ def test_a_dataset_gives_its_samples_with_their_pixels(tmp_path: Path) -> None:
 def test_a_damaged_dataset_is_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path / "d", "d", [], RunCard("test", {}))
     (tmp_path / "d/data/part-00000.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ArtefactError, match="truncated or changed"):
+    with pytest.raises(ArtifactError, match="truncated or changed"):
         list(read(tmp_path / "d"))
 
 

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.apps.build import build
-from lingshu.apps.report import report as command
+from lingshu.cli.build import build
+from lingshu.cli.report import report as command
 from lingshu.core.errors import InputError
 from lingshu.core.files import dump_line
-from lingshu.core.nouns import Criterion, Drop, Sample
+from lingshu.core.types import Criterion, Drop, Sample
 from lingshu.tasks import psv2026, psv2026_own
 from lingshu.tasks._psv2026 import criteria
-from tests.evaluate.test_report import a_run, rows
-from tests.ops.test_synthesis import GREY
+from tests.evaluate.test_report import make_run, rows
+from tests.ops.test_synthesis import GRAY_IMAGE
 
-assert GREY.data
+assert GRAY_IMAGE.data
 RUBRIC = [
     {"dim": "accuracy", "score": 2, "description": "Names the left lung."},
     {"dim": "anatomy", "score": 1, "description": "Names the lobe."},
@@ -36,43 +36,43 @@ PUBLISHED = {
 TEXT = {"query": "Where does the mass lie?", "response": "In the left lung."}
 
 
-def parquet(folder: Path, rows: list[dict], *, image: str = "image") -> Path:
+def write_parquet(folder: Path, rows: list[dict], *, image: str = "image") -> Path:
     """Rows as a file of the hub, the image in its own column."""
     (folder / "data").mkdir(parents=True)
     table = pa.Table.from_pylist(
-        [{**row, image: {"bytes": GREY.data, "path": None}} for row in rows]
+        [{**row, image: {"bytes": GRAY_IMAGE.data, "path": None}} for row in rows]
     )
     pq.write_table(table, folder / "data" / "test-00000-of-00001.parquet")
     return folder
 
 
-def jsonl(folder: Path, rows: list[dict]) -> Path:
+def write_jsonl(folder: Path, rows: list[dict]) -> Path:
     folder.mkdir(parents=True)
-    (folder / "a.png").write_bytes(GREY.data or b"")
+    (folder / "a.png").write_bytes(GRAY_IMAGE.data or b"")
     (folder / "test.jsonl").write_text("".join(map(dump_line, rows)))
     return folder
 
 
-def read(folder: Path) -> list[Sample | Drop]:
-    assert psv2026.TASK.original
-    return list(psv2026.TASK.original(folder))
+def read_items(folder: Path) -> list[Sample | Drop]:
+    assert psv2026.TASK.read_original
+    return list(psv2026.TASK.read_original(folder))
 
 
 def test_the_published_layout_is_read(tmp_path: Path) -> None:
-    (found,) = read(parquet(tmp_path, [{**PUBLISHED, **TEXT}]))
-    assert isinstance(found, Sample) and len(found.images) == 1
-    assert (found.question, found.gold) == (TEXT["query"], (TEXT["response"],))
-    facets = {name: found.meta.facet(name) for name in psv2026.TASK.by}
+    (sample,) = read_items(write_parquet(tmp_path, [{**PUBLISHED, **TEXT}]))
+    assert isinstance(sample, Sample) and len(sample.images) == 1
+    assert (sample.question, sample.gold) == (TEXT["query"], (TEXT["response"],))
+    facets = {name: sample.meta.facet(name) for name in psv2026.TASK.facets}
     assert facets == {
         "question_type": "Visual Perception", "modality": "CT", "main_topic": "thoracic radiology",
         "source": psv2026.TASK.source, "language": "en",
     }  # fmt: skip
     assert (
-        found.meta.licence == "CC-BY-4.0"
-        and found.meta.group
-        and json.loads(found.meta.extra["med_terms"]) == ["left lung"]
+        sample.meta.license == "CC-BY-4.0"
+        and sample.meta.group
+        and json.loads(sample.meta.extra["med_terms"]) == ["left lung"]
     )
-    assert criteria(found) == [
+    assert criteria(sample) == [
         Criterion("Names the left lung.", 2.0, "accuracy"),
         Criterion("Names the lobe.", 1.0, "anatomy"),
     ]
@@ -93,12 +93,14 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_the_names_that_are_not_public_may_be_any_of_a_few(text: dict, tmp_path: Path) -> None:
-    (found,) = read(jsonl(tmp_path / "in", [{**PUBLISHED, **text, "dataset": "SLAKE"}]))
-    assert isinstance(found, Sample) and (found.question, found.gold) == (
+    (sample,) = read_items(
+        write_jsonl(tmp_path / "in", [{**PUBLISHED, **text, "dataset": "SLAKE"}])
+    )
+    assert isinstance(sample, Sample) and (sample.question, sample.gold) == (
         TEXT["query"],
         (TEXT["response"],),
     )
-    assert found.meta.source == "SLAKE" and len(found.images) == 1
+    assert sample.meta.source == "SLAKE" and len(sample.images) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,28 +119,34 @@ def test_the_names_that_are_not_public_may_be_any_of_a_few(text: dict, tmp_path:
     ],
 )
 def test_unknown_columns_are_named(row: dict, what: str | None, tmp_path: Path) -> None:
-    folder = jsonl(tmp_path / "in", [{**PUBLISHED, **row}])
+    folder = write_jsonl(tmp_path / "in", [{**PUBLISHED, **row}])
     if what is None:
-        assert [drop.reason for drop in read(folder) if isinstance(drop, Drop)] == ["bad_rubric"]
+        assert [drop.reason for drop in read_items(folder) if isinstance(drop, Drop)] == [
+            "bad_rubric"
+        ]
         return
     with pytest.raises(InputError, match=rf"test.jsonl has no column with {what}"):
-        read(folder)
+        read_items(folder)
 
 
-def points(*values: object) -> list[dict]:
+def make_rubric(*values: object) -> list[dict]:
     return [
-        {"dim": str(n), "score": value, "description": f"Says {n}."}
-        for n, value in enumerate(values)
+        {"dim": str(index), "score": value, "description": f"Says {index}."}
+        for index, value in enumerate(values)
     ]
 
 
 def test_points_that_say_nothing_count_one_each(tmp_path: Path) -> None:
-    given = [
-        {**PUBLISHED, **TEXT, "rubric": json.dumps(points(*values)), "image": "a.png"}
+    rows = [
+        {**PUBLISHED, **TEXT, "rubric": json.dumps(make_rubric(*values)), "image": "a.png"}
         for values in ((0, 0), (None, None), (3, 1))
     ]
-    found = [sample for sample in read(jsonl(tmp_path / "in", given)) if isinstance(sample, Sample)]
-    assert [[one.points for one in criteria(sample)] for sample in found] == [
+    samples = [
+        sample
+        for sample in read_items(write_jsonl(tmp_path / "in", rows))
+        if isinstance(sample, Sample)
+    ]
+    assert [[criterion.points for criterion in criteria(sample)] for sample in samples] == [
         [1.0, 1.0],
         [1.0, 1.0],
         [3.0, 1.0],
@@ -146,47 +154,51 @@ def test_points_that_say_nothing_count_one_each(tmp_path: Path) -> None:
 
 
 def test_rows_that_cannot_be_judged_are_dropped_with_their_reason(tmp_path: Path) -> None:
-    good = {**PUBLISHED, **TEXT, "image": "a.png"}
-    bad = [
+    valid_row = {**PUBLISHED, **TEXT, "image": "a.png"}
+    invalid_changes = [
         {"rubric": []},
         {"rubric": "none"},
-        {"rubric": points(-1)},
+        {"rubric": make_rubric(-1)},
         {"rubric": '[{"dim": "a", "score": 1e999, "description": "b"}]'},
         {"rubric": [{"dim": "a", "score": 1}]},
         {"query": " "},
         {"response": None},
         {"image": "b.png"},
     ]
-    found = read(jsonl(tmp_path / "in", [good, *({**good, **change} for change in bad)]))
-    assert [one.reason for one in found if isinstance(one, Drop)] == [
+    items = read_items(
+        write_jsonl(
+            tmp_path / "in", [valid_row, *({**valid_row, **change} for change in invalid_changes)]
+        )
+    )
+    assert [item.reason for item in items if isinstance(item, Drop)] == [
         *["bad_rubric"] * 5,
         "no_question",
         "empty_answer",
         "missing_image",
     ]
-    assert len(found) == 9
+    assert len(items) == 9
 
 
 def test_a_row_in_chinese_is_in_chinese(tmp_path: Path) -> None:
-    (found,) = read(
-        jsonl(
+    (sample,) = read_items(
+        write_jsonl(
             tmp_path / "in",
             [{**PUBLISHED, "query": "肿块在哪里？", "response": "左肺。", "image": "a.png"}],
         )
     )
-    assert isinstance(found, Sample) and found.meta.language == "zh"
+    assert isinstance(sample, Sample) and sample.meta.language == "zh"
 
 
 def test_an_image_column_of_another_name_is_told(tmp_path: Path) -> None:
-    (found,) = read(parquet(tmp_path, [{**PUBLISHED, **TEXT}], image="img"))
-    assert isinstance(found, Drop) and found.reason == "no_image"
+    (drop,) = read_items(write_parquet(tmp_path, [{**PUBLISHED, **TEXT}], image="img"))
+    assert isinstance(drop, Drop) and drop.reason == "no_image"
 
 
 def test_a_reply_waits_for_a_judge(tmp_path: Path) -> None:
     for task in (psv2026.TASK, psv2026_own.TASK):
         with pytest.raises(InputError, match="needs a judge"):
-            task.score(task.twin(0)[0], "left lung")
-        assert task.criteria and len(task.criteria(task.twin(0)[0])) == 5
+            task.score(task.synthetic(0)[0], "left lung")
+        assert task.criteria and len(task.criteria(task.synthetic(0)[0])) == 5
     with pytest.raises(InputError, match="no rubric"):
         criteria(Sample("a", ()))
 
@@ -194,7 +206,7 @@ def test_a_reply_waits_for_a_judge(tmp_path: Path) -> None:
 def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = jsonl(tmp_path / "in", [{**PUBLISHED, **TEXT, "image": "a.png"}])
+    folder = write_jsonl(tmp_path / "in", [{**PUBLISHED, **TEXT, "image": "a.png"}])
     assert build("psv2026", folder, out=tmp_path / "out") == 1
     assert "psv2026 has 1 samples where its source states 9264" in capsys.readouterr().out
     assert build("psv2026_own", folder, out=tmp_path / "out") == 0
@@ -203,15 +215,15 @@ def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(
 
 
 def test_a_report_tells_the_mean_over_items_and_over_types(tmp_path: Path) -> None:
-    found = [
+    score_rows = [
         *rows(1, 4, question_type="Visual Perception"),
         *rows(1, 1, question_type="Diagnostic Inference"),
         *rows(1, 1),
     ]
-    for number, row in enumerate(found):
-        row["id"] = str(number)
-    command(a_run(tmp_path, {"psv2026/scores.jsonl": found}, by=["question_type"]))
-    said = (tmp_path / "report.md").read_text()
-    assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in said, (
+    for index, row in enumerate(score_rows):
+        row["id"] = str(index)
+    command(make_run(tmp_path, {"psv2026/scores.jsonl": score_rows}, by=["question_type"]))
+    report_text = (tmp_path / "report.md").read_text()
+    assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in report_text, (
         "rows without a type are no type"
     )

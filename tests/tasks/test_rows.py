@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from lingshu.core import shelves
+from lingshu.core import registry
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Criterion, Drop, Sample, Task
 from lingshu.core.rows import row_from_sample, sample_from_row
-from lingshu.sources.hub import Place
+from lingshu.core.types import Criterion, Drop, Sample, Task
+from lingshu.sources.hub import DownloadedRepo
+from lingshu.tasks._benchmark import SampleDefaults, build_sample
 from lingshu.tasks._healthbench import criteria
-from lingshu.tasks._shared import About, made
 
 MMMU = {
     "id": "validation_Pharmacy_3",
@@ -84,24 +84,26 @@ RAD = {
 }
 
 
-def sample_of(task: str, raw: Mapping[str, Any], **more: Any) -> tuple[Sample | Drop, Task]:
+def sample_of(task: str, raw: Mapping[str, Any], **extra: Any) -> tuple[Sample | Drop, Task]:
     """What a task makes of a row, its images all there."""
 
-    class Everything(Place):
+    class AnyRepo(DownloadedRepo):
         def find(self, name: str) -> Path | None:
             return Path("/images") / name
 
-    module = shelves.load("tasks", task)
-    about = About(name=task, source="s", licence="l", language=None if task == "slake" else "en")
-    made_of = made(
-        about,
+    module = registry.load("tasks", task)
+    defaults = SampleDefaults(
+        name=task, source="s", license="l", language=None if task == "slake" else "en"
+    )
+    item = build_sample(
+        defaults,
         module.row,
-        {**raw, "_file": "anatomy/test.csv", "_number": 0, **more},
+        {**raw, "_file": "anatomy/test.csv", "_number": 0, **extra},
         0,
         (),
-        Everything([]),
+        AnyRepo([]),
     )
-    return made_of, module.TASK
+    return item, module.TASK
 
 
 @pytest.mark.parametrize(
@@ -374,7 +376,7 @@ def sample_of(task: str, raw: Mapping[str, Any], **more: Any) -> tuple[Sample | 
         (
             "cmexam",
             {"Question": "Q?", "Options": "A 一\nB 二\nC 三", "Answer": "AC"},
-            {"gold": ("AC", "A, C"), "kind": "closed", "several": "yes", "choices": ()},
+            {"gold": ("AC", "A, C"), "kind": "closed", "multi_choice": "yes", "choices": ()},
         ),
         (
             "cmmlu_med",
@@ -387,7 +389,7 @@ def sample_of(task: str, raw: Mapping[str, Any], **more: Any) -> tuple[Sample | 
             {
                 "id": "i1-4",
                 "gold": ("AC", "A, C"),
-                "several": "yes",
+                "multi_choice": "yes",
                 "group": "r1",
                 "image": "/images/i1.png",
             },
@@ -450,33 +452,33 @@ def sample_of(task: str, raw: Mapping[str, Any], **more: Any) -> tuple[Sample | 
 def test_a_published_row_becomes_a_question(
     task: str, raw: dict[str, Any], expected: dict[str, Any] | str
 ) -> None:
-    found, known = sample_of(task, raw)
+    item, task_object = sample_of(task, raw)
     if isinstance(expected, str):
-        assert isinstance(found, Drop) and found.reason == expected
+        assert isinstance(item, Drop) and item.reason == expected
         return
-    assert isinstance(found, Sample), found
-    assert found.meta.access == "open" and found.meta.licence == "l"
+    assert isinstance(item, Sample), item
+    assert item.meta.access == "open" and item.meta.license == "l"
     for name, value in expected.items():
         if name == "question":
-            assert found.question.startswith(value)
+            assert item.question.startswith(value)
         elif name == "image":
-            assert found.images[0].path == value
+            assert item.images[0].path == value
         else:
             assert (
-                getattr(found, name)
-                if name in ("id", "gold", "choices")
-                else found.meta.facet(name)
+                getattr(item, name) if name in ("id", "gold", "choices") else item.meta.facet(name)
             ) == value, name
-    if found.gold:
-        assert known.score(found, found.gold[0]).value == 1.0
-    assert known.prompt and known.prompt(found, "direct").question
+    if item.gold:
+        assert task_object.score(item, item.gold[0]).value == 1.0
+    assert task_object.prompt and task_object.prompt(item, "direct").question
 
 
 def test_answers_of_a_split_may_stand_in_a_file_beside_it() -> None:
     from lingshu.tasks import _mmmu, cmb
 
     answers = {MMMU["id"]: {"ground_truth": "B", "question_type": "multiple-choice"}}
-    assert _mmmu.labelled(answers, {**MMMU, "options": "['a', 'b']", "answer": "?"})["gold"] == "B"
+    assert (
+        _mmmu.with_label(answers, {**MMMU, "options": "['a', 'b']", "answer": "?"})["gold"] == "B"
+    )
     question = {
         "id": 1,
         "question": "Q?",
@@ -484,8 +486,8 @@ def test_answers_of_a_split_may_stand_in_a_file_beside_it() -> None:
         "question_type": "多项选择题",
         "exam_type": "E",
     }
-    assert {**cmb.row({"1": "AB"}, question), "choices": 0} == {
-        "id": "cmb-1", "question": "Q?", "choices": 0, "gold": "AB", "several": True, "task": "多项选择题", "subject": "E",
+    assert {**cmb.convert_row({"1": "AB"}, question), "choices": 0} == {
+        "id": "cmb-1", "question": "Q?", "choices": 0, "gold": "AB", "multi_choice": True, "task": "多项选择题", "subject": "E",
     }  # fmt: skip
 
 
@@ -566,6 +568,6 @@ def test_an_answer_file_with_a_null_has_no_answer_there(tmp_path: Path) -> None:
     (folder / "CMB-test-choice-answer.json").write_text(
         json.dumps([{"id": 1, "answer": None}, {"id": 2, "answer": "B"}])
     )
-    first, second = shelves.load("tasks", "cmb").TASK.samples(tmp_path)
+    first, second = registry.load("tasks", "cmb").TASK.samples(tmp_path)
     assert isinstance(first, Drop) and first.reason == "hidden_label"
     assert isinstance(second, Sample) and second.gold == ("B",)

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.artefacts import write_dataset
+from lingshu.core.artifacts import write_dataset
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Message, Sample
-from lingshu.core.runcard import RunCard
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Drop, Message, Sample
 from lingshu.imaging.read import open_image
 from lingshu.tasks.vqa import TASK
 
 
-def write(folder: Path, *rows: dict) -> None:
+def write_rows(folder: Path, *rows: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -31,14 +31,14 @@ def test_without_data_it_says_what_to_pass(tmp_path: Path) -> None:
 
 
 def test_the_folder_may_be_the_tasks_or_hold_it(tmp_path: Path) -> None:
-    write(tmp_path, {"id": "outer", "question": "?"})
+    write_rows(tmp_path, {"id": "outer", "question": "?"})
     assert [s.id for s in TASK.samples(tmp_path)] == ["outer"]
-    write(tmp_path / "vqa", {"id": "inner", "question": "?"})
+    write_rows(tmp_path / "vqa", {"id": "inner", "question": "?"})
     assert [s.id for s in TASK.samples(tmp_path)] == ["inner"]
 
 
 def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
-    write(
+    write_rows(
         tmp_path,
         {
             "id": "a",
@@ -49,23 +49,28 @@ def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
         },
         {"id": "b"},
     )
-    asked, dropped = TASK.samples(tmp_path)
-    assert isinstance(asked, Sample) and not asked.answered and asked.gold == ("Yes",)
+    sample, dropped = TASK.samples(tmp_path)
+    assert isinstance(sample, Sample) and not sample.answered and sample.gold == ("Yes",)
     assert isinstance(dropped, Drop) and dropped.reason == "no_question"
 
 
 def test_a_dataset_is_asked_as_it_is(tmp_path: Path) -> None:
-    asked = Sample("a", (user_turn("Is it?", 0),)).with_answer("Yes")
-    bare = Sample("b", (Message("user", ("",)),))
-    write_dataset(tmp_path / "data", "mine", [(asked, []), (bare, [])], RunCard("test", {}))
-    found, dropped = TASK.samples(tmp_path / "data")
-    assert isinstance(found, Sample) and found.gold == ("Yes",) and not found.answered
+    answered_sample = Sample("a", (user_turn("Is it?", 0),)).with_answer("Yes")
+    without_question = Sample("b", (Message("user", ("",)),))
+    write_dataset(
+        tmp_path / "data",
+        "mine",
+        [(answered_sample, []), (without_question, [])],
+        RunCard("test", {}),
+    )
+    sample, dropped = TASK.samples(tmp_path / "data")
+    assert isinstance(sample, Sample) and sample.gold == ("Yes",) and not sample.answered
     assert isinstance(dropped, Drop) and dropped.reason == "no_question"
     with pytest.raises(InputError, match="nor a DATASET"):
         TASK.samples(tmp_path)
 
 
 def test_the_twin_is_drawn_from_its_seed(tmp_path: Path) -> None:
-    assert TASK.twin(3) == TASK.twin(3) != TASK.twin(4)
-    for sample in TASK.twin(3):
+    assert TASK.synthetic(3) == TASK.synthetic(3) != TASK.synthetic(4)
+    for sample in TASK.synthetic(3):
         assert open_image(sample.images[0]).size == (32, 32)

@@ -17,13 +17,13 @@ import pytest
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import sha256_file
-from lingshu.train.config import Lora, Rates, Sharding
+from lingshu.train.config import LearningRates, Lora, Sharding
+from lingshu.train.distributed import DistributedContext
 from lingshu.train.log import read_log
-from lingshu.train.loop import check_world, train
-from lingshu.train.stage import Stopped
-from lingshu.train.world import World
-from tests.tiny import small_config
-from tests.train.ranks import at
+from lingshu.train.loop import check_distributed, train
+from lingshu.train.trainer import StopRequested
+from tests.support.distributed_checks import stop_at
+from tests.support.tiny import small_config
 
 ROOT = Path(__file__).parents[2]
 LAST = "checkpoint/model.safetensors"
@@ -44,16 +44,16 @@ def torchrun(*command: str, processes: int = 2) -> list[str]:
 def check(names: str, folder: Path, *, limit_s: float = 270) -> None:
     """Run checks of ranks.py in two processes; a hang is an error, too."""
     process = subprocess.Popen(
-        torchrun("-m", "tests.train.ranks", names, str(folder)), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        torchrun("-m", "tests.support.distributed_checks", names, str(folder)), cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
-        told, _ = process.communicate(timeout=limit_s)
+        output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         pytest.fail(f"{names} hung")
-    assert process.returncode == 0, told
+    assert process.returncode == 0, output
 
 
 def losses(out: Path) -> list[float]:
@@ -61,51 +61,52 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def training_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs by one and by two processes; torchrun is started once, as that takes most of
     the time.
     """
-    place = tmp_path_factory.mktemp("ran")
-    config = replace(small_config(place), threads=1, log_every=1)
-    configuration.write(config, place / "config.yaml")
-    train(config, place / "one")
-    with pytest.raises(Stopped):
-        train(config, place / "one_then_two", stop=at(3, lambda: True))
-    check("steps,no_numbers,runs", place)
-    train(config, place / "two_then_one", resume=True)
-    return place
+    folder = tmp_path_factory.mktemp("ran")
+    config = replace(small_config(folder), threads=1, log_every=1)
+    configuration.write(config, folder / "config.yaml")
+    train(config, folder / "one")
+    with pytest.raises(StopRequested):
+        train(config, folder / "one_then_two", stop=stop_at(3, lambda: True))
+    check("steps,non_finite_steps,runs", folder)
+    train(config, folder / "two_then_one", resume=True)
+    return folder
 
 
-def test_two_processes_have_the_losses_of_one_and_resume_each_other(ran: Path) -> None:
-    expected = losses(ran / "one")
+def test_two_processes_have_the_losses_of_one_and_resume_each_other(training_runs: Path) -> None:
+    expected = losses(training_runs / "one")
     assert len(expected) == 12
-    for other in ("two", "again", "one_then_two", "two_then_one"):
-        assert losses(ran / other) == pytest.approx(expected, rel=1e-6), other
+    for run_name in ("two", "again", "one_then_two", "two_then_one"):
+        assert losses(training_runs / run_name) == pytest.approx(expected, rel=1e-6), run_name
 
 
-def test_two_processes_resume_in_the_same_bits(ran: Path) -> None:
-    assert losses(ran / "again") == losses(ran / "two")
-    assert sha256_file(ran / "again" / LAST) == sha256_file(ran / "two" / LAST)
+def test_two_processes_resume_in_the_same_bits(training_runs: Path) -> None:
+    assert losses(training_runs / "again") == losses(training_runs / "two")
+    assert sha256_file(training_runs / "again" / LAST) == sha256_file(training_runs / "two" / LAST)
 
 
-def test_a_sharded_run_leaves_the_same_files(ran: Path) -> None:
+def test_a_sharded_run_leaves_the_same_files(training_runs: Path) -> None:
     for folder in ("", "checkpoint", "stages/1-shallow"):
         one, two = (
-            sorted(path.name for path in (ran / out / folder).iterdir()) for out in ("one", "two")
+            sorted(path.name for path in (training_runs / out / folder).iterdir())
+            for out in ("one", "two")
         )
         assert one == two
 
 
 @pytest.mark.slow
-def test_a_full_disk_and_a_damaged_file_of_one_process_are_told_by_all(ran: Path) -> None:
-    check("faults", ran)
-    assert losses(ran / "faulty") == losses(ran / "two")
-    assert sha256_file(ran / "faulty" / LAST) == sha256_file(ran / "two" / LAST)
+def test_a_full_disk_and_a_damaged_file_of_one_process_are_told_by_all(training_runs: Path) -> None:
+    check("faults", training_runs)
+    assert losses(training_runs / "faulty") == losses(training_runs / "two")
+    assert sha256_file(training_runs / "faulty" / LAST) == sha256_file(training_runs / "two" / LAST)
 
 
 @pytest.mark.slow
 def test_half_precision_stays_near_that_of_one_process(tmp_path: Path) -> None:
-    check("half", tmp_path)
+    check("half_precision", tmp_path)
 
 
 @pytest.mark.slow
@@ -113,7 +114,9 @@ def test_lora_stages_are_sharded_too(tmp_path: Path) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
     config = replace(small_config(tmp_path), threads=1, log_every=1)
     stages = tuple(
-        replace(stage, rates=Rates(language=1e-3, projector=1e-3), lora=Lora(rank=4))
+        replace(
+            stage, learning_rates=LearningRates(language=1e-3, projector=1e-3), lora=Lora(rank=4)
+        )
         for stage in config.stages
     )
     config = replace(config, stages=stages, sharding=Sharding(activation_checkpointing=True))
@@ -134,16 +137,18 @@ def test_what_cannot_be_shared_out_is_refused_at_the_door(tmp_path: Path) -> Non
     with pytest.raises(
         ConfigError, match="batch 4 cannot be shared out to 3 processes in micro-batches of 2"
     ):
-        check_world(config, World(size=3, talk=object()))  # pyright: ignore[reportArgumentType]
-    check_world(config, World(size=2, talk=object()))  # pyright: ignore[reportArgumentType]
+        check_distributed(config, DistributedContext(size=3, control_group=object()))  # pyright: ignore[reportArgumentType]
+    check_distributed(config, DistributedContext(size=2, control_group=object()))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"sharding\.cpu_offload needs GPUs"):
-        check_world(replace(config, sharding=Sharding(cpu_offload=True)), World())
+        check_distributed(
+            replace(config, sharding=Sharding(cpu_offload=True)), DistributedContext()
+        )
 
 
 def test_shares_of_a_batch_are_its_micro_batches_in_turn() -> None:
     batch = list(range(8))
-    assert [World(rank=rank, size=2).share(batch, 2) for rank in range(2)] == [
+    assert [DistributedContext(rank=rank, size=2).shard_batch(batch, 2) for rank in range(2)] == [
         [0, 1, 4, 5],
         [2, 3, 6, 7],
     ]
-    assert World().share(batch, 2) == batch
+    assert DistributedContext().shard_batch(batch, 2) == batch

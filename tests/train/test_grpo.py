@@ -21,38 +21,57 @@ import torch
 from safetensors.torch import load_file
 
 from lingshu.core.config import write
-from lingshu.core.errors import ConfigError, EngineError, TrainingError, UnknownName
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import ConfigError, EngineError, TrainingError, UnknownNameError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Image, Message, Meta, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Drop, Image, Message, Meta, Sample, Sampling
 from lingshu.engines import hf
 from lingshu.imaging.read import png_bytes
-from lingshu.models.load import Loaded
-from lingshu.models.processor import Encoded
-from lingshu.models.spec import FamilyName, PixelBudget, TinyModel
+from lingshu.models.load import LoadedModel
+from lingshu.models.model_spec import FamilyName, PixelBudget, TinyModel
+from lingshu.models.processor import EncodedSample
 from lingshu.models.tiny import build_tiny
 from lingshu.sources import phantom
-from lingshu.train.config import Grpo, Lora, Rates, Reward, Sampler, Stage, TrainConfig
+from lingshu.train.config import Grpo, LearningRates, Lora, Reward, Sampler, Stage, TrainConfig
 from lingshu.train.grpo import (
-    GrpoFeed,
+    GrpoBatches,
     advantages,
+    append_reply,
     log_probabilities,
-    spread,
-    with_replies,
-    with_reply,
+    pack_replies,
+    split_updates,
 )
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
-from lingshu.train.questions import as_question, encode_questions, instructed, read_questions
-from lingshu.train.reward import judge, repetition, scorer_of
-from lingshu.train.rollout import Embedded, Rollout, Save, rollouts_of, token_ids
-from lingshu.train.step import Trainer, set_up
-from lingshu.train.whole import save_weights
-from tests.tiny import CORPUS, FAMILIES, SMALL, picture, small_config, tiny, write_phantoms
+from lingshu.train.prompt_source import (
+    as_question,
+    encode_questions,
+    read_questions,
+    with_instruction,
+)
+from lingshu.train.rewards import compute_reward, load_scorer, repetition
+from lingshu.train.rollout import (
+    LocalRollouts,
+    Rollout,
+    SaveWeights,
+    open_rollout_engine,
+    reply_token_ids,
+)
+from lingshu.train.step import Trainer, build_trainer
+from lingshu.train.weight_sync import save_weights
+from tests.support.tiny import (
+    CORPUS,
+    FAMILIES,
+    SMALL,
+    make_image,
+    small_config,
+    tiny,
+    write_phantoms,
+)
 
 ROOT = Path(__file__).parents[2]
 SHORT = Grpo(max_reply_tokens=32)
-RIGHT, WRONG, BARE = (
+RIGHT, WRONG, NO_FORMAT = (
     "<think>a</think><answer>yes</answer>",
     "<think>a</think><answer>no</answer>",
     "yes",
@@ -69,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 
 def question(number: int, gold: str = "yes") -> Sample:
-    image = Image(data=png_bytes(picture(number)))
+    image = Image(data=png_bytes(make_image(number)))
     return Sample(f"q{number}", (user_turn("Is there a lesion?", 1),), (image,), (gold,))
 
 
@@ -77,15 +96,19 @@ def trainer_of(
     grpo: Grpo, *, family: FamilyName = "qwen2_5_vl", batch: int = 2, lora: Lora | None = None
 ) -> Trainer:
     """A trainer over a model of its own, which a test may change."""
-    spec = TinyModel(family=family, vocabulary=320, **SMALL)
+    spec = TinyModel(family=family, vocab_size=320, **SMALL)
     model, processor = build_tiny(
         spec, CORPUS, budget=PixelBudget(min_pixels=56 * 56, max_pixels=56 * 56), seed=0
     )
-    rates = Rates(language=1e-2) if lora else Rates(vision=1e-2, projector=1e-2, language=1e-2)
+    learning_rates = (
+        LearningRates(language=1e-2)
+        if lora
+        else LearningRates(vision=1e-2, projector=1e-2, language=1e-2)
+    )
     stage = Stage(
         "rl",
         ("rl",),
-        rates,
+        learning_rates,
         batch=batch,
         micro_batch=2,
         warmup_steps=0,
@@ -94,17 +117,17 @@ def trainer_of(
         grpo=grpo,
     )
     if lora:
-        from lingshu.train.adapters import inject
+        from lingshu.train.lora import inject_adapters
 
-        inject(model, processor.family, lora, seed=0)
-    return set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
-
-
-def loaded_of(trainer: Trainer) -> Loaded:
-    return Loaded(trainer.model, trainer.processor, "tiny", "digest")
+        inject_adapters(model, processor.family, lora, seed=0)
+    return build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
 
 
-class Scripted:
+def loaded_of(trainer: Trainer) -> LoadedModel:
+    return LoadedModel(trainer.model, trainer.processor, "tiny", "digest")
+
+
+class ScriptedRollouts:
     """Draws what a test says: `replies(question's place, copy)`, None for a reply that failed."""
 
     def __init__(
@@ -117,30 +140,30 @@ class Scripted:
             0,
         )
 
-    def refresh(self, save: Save) -> None:
+    def refresh(self, save: SaveWeights) -> None:
         self.rounds += 1
 
-    def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
-        drawn = []
+    def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+        sampled = []
         for sample in reversed(samples):  # any order will do
-            for copy in range(sampling.copies):
+            for copy in range(sampling.num_generations):
                 text = self.replies(int(sample.id), copy)
                 if text is not None:
                     ids = (
                         *self.tokenizer(text, add_special_tokens=False)["input_ids"],
                         self.tokenizer.eos_token_id,
                     )
-                    drawn.append(Rollout(sample.id, copy, ids, text, self.finish))
-        return drawn
+                    sampled.append(Rollout(sample.id, copy, ids, text, self.finish))
+        return sampled
 
 
-def feed_of(
+def batches_of(
     trainer: Trainer,
     replies: Callable[[int, int], str | None],
     *,
     questions: int = 4,
     finish: str = "stop",
-) -> GrpoFeed:
+) -> GrpoBatches:
     assert trainer.stage.grpo
     encoded = encode_questions(
         [question(n) for n in range(questions)],
@@ -149,12 +172,12 @@ def feed_of(
         max_prompt_tokens=64,
         cache_mb=1,
     )
-    script = Scripted(trainer, replies, finish)
-    return GrpoFeed(
+    rollouts = ScriptedRollouts(trainer, replies, finish)
+    return GrpoBatches(
         encoded,
         trainer,
-        script,
-        scorer_of(trainer.stage.grpo.reward),
+        rollouts,
+        load_scorer(trainer.stage.grpo.reward),
         seed=0,
         save=lambda folder: None,
     )
@@ -192,16 +215,21 @@ def feed_of(
 def test_a_reward_is_right_on_hostile_replies(reply: str, reward: float) -> None:
     config = Reward()
     assert (
-        judge(config, scorer_of(config), question(0), reply, range(9), cut=False).reward == reward
+        compute_reward(
+            config, load_scorer(config), question(0), reply, range(9), truncated=False
+        ).reward
+        == reward
     )
 
 
 def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
     config = Reward()
-    cut = judge(config, scorer_of(config), question(0), RIGHT, range(9), cut=True)
-    assert (cut.reward, cut.format, cut.cut, cut.repeated) == (0.0, 0.0, True, False)
-    repeated = judge(config, scorer_of(config), question(0), RIGHT, [1, 2] * 9, cut=False)
-    assert (repeated.reward, repeated.cut, repeated.repeated) == (0.0, False, True)
+    cut = compute_reward(config, load_scorer(config), question(0), RIGHT, range(9), truncated=True)
+    assert (cut.reward, cut.format, cut.truncated, cut.repetitive) == (0.0, 0.0, True, False)
+    repeated = compute_reward(
+        config, load_scorer(config), question(0), RIGHT, [1, 2] * 9, truncated=False
+    )
+    assert (repeated.reward, repeated.truncated, repeated.repetitive) == (0.0, False, True)
     assert repetition([1, 2, 3]) == 0.0
     assert repetition(range(20)) == 0.0
     assert repetition([7] * 7) == pytest.approx(3 / 4)  # four runs of four, one of them distinct
@@ -210,13 +238,18 @@ def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
 def test_any_scorer_rewards_and_without_a_format_the_whole_reply_is_scored(tmp_path: Path) -> None:
     own = tmp_path / "longer.py"
     own.write_text(
-        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        "from lingshu.core.types import Score\ndef score(sample, reply):\n    return"
         " Score(len(reply) / 10)\n"
     )
     config = Reward(scorer=str(own), format=0.0, accuracy=2.0)
-    assert judge(config, scorer_of(config), question(0), "12345", range(9), cut=False).reward == 1.0
-    with pytest.raises(UnknownName, match="did you mean 'exact'"):
-        scorer_of(Reward(scorer="exakt"))
+    assert (
+        compute_reward(
+            config, load_scorer(config), question(0), "12345", range(9), truncated=False
+        ).reward
+        == 1.0
+    )
+    with pytest.raises(UnknownNameError, match="did you mean 'exact'"):
+        load_scorer(Reward(scorer="exakt"))
 
 
 # --- advantages and accounting
@@ -236,65 +269,76 @@ def test_advantages_by_hand() -> None:
 
 def test_groups_of_one_outcome_are_counted_and_left_out() -> None:
     # Places 0 and 2 vary; 1 is all right, 3 all wrong.
-    outcomes = {0: (RIGHT, BARE, BARE), 1: (RIGHT,) * 3, 2: (WRONG, RIGHT, WRONG), 3: (BARE,) * 3}
-    feed = feed_of(
-        trainer_of(Grpo(copies=3, round_prompts=4, max_reply_tokens=32)),
-        lambda place, copy: outcomes[place][copy],
+    outcomes = {
+        0: (RIGHT, NO_FORMAT, NO_FORMAT),
+        1: (RIGHT,) * 3,
+        2: (WRONG, RIGHT, WRONG),
+        3: (NO_FORMAT,) * 3,
+    }
+    source = batches_of(
+        trainer_of(Grpo(num_generations=3, rollout_batch_size=4, max_reply_tokens=32)),
+        lambda position, copy: outcomes[position][copy],
     )
-    updates = feed.round(0)
+    updates = source.run_round(0)
     assert [[len(sequence[0].branches) for sequence in update] for update in updates] == [[3], [3]]
-    told = feed.told()
-    assert told["useful"] == 0.5 and told["failed"] == 0
+    metrics = source.metrics()
+    assert metrics["frac_with_signal"] == 0.5 and metrics["failed"] == 0
     # 1.5 for each of five right replies, 0.5 for two that are in shape only.
-    assert told["reward"] == pytest.approx((5 * 1.5 + 2 * 0.5) / 12)
-    assert told["accuracy"] == pytest.approx(5 / 12) and told["format"] == pytest.approx(7 / 12)
-    learnt = sorted(
+    assert metrics["reward"] == pytest.approx((5 * 1.5 + 2 * 0.5) / 12)
+    assert metrics["accuracy"] == pytest.approx(5 / 12) and metrics["format"] == pytest.approx(
+        7 / 12
+    )
+    advantage_values = sorted(
         float(value)
         for update in updates
         for sequence in update
-        for value in set(sequence[0].facts["advantage"])
+        for value in set(sequence[0].token_values["advantage"])
     )
-    assert learnt == pytest.approx([-0.577, -0.577, 1.154, 1.154], abs=2e-3)
+    assert advantage_values == pytest.approx([-0.577, -0.577, 1.154, 1.154], abs=2e-3)
     for update in updates:
         for (sample,) in update:
-            assert {name: len(values) for name, values in sample.facts.items()} == dict.fromkeys(
-                ("advantage", "old", "reference"), sample.supervised
-            )
+            assert {
+                name: len(values) for name, values in sample.token_values.items()
+            } == dict.fromkeys(("advantage", "old", "reference"), sample.supervised)
 
 
 def test_a_round_in_which_nothing_varies_still_gives_its_updates() -> None:
-    trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32))
-    feed = feed_of(trainer, lambda place, copy: RIGHT)
-    updates = feed.round(0)
-    assert [len(update) for update in updates] == [1, 1] and feed.told()["useful"] == 0
+    trainer = trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32))
+    source = batches_of(trainer, lambda position, copy: RIGHT)
+    updates = source.run_round(0)
+    assert [len(update) for update in updates] == [1, 1] and source.metrics()[
+        "frac_with_signal"
+    ] == 0
     assert not any(
-        sequence[0].facts["advantage"].any() for update in updates for sequence in update
+        sequence[0].token_values["advantage"].any() for update in updates for sequence in update
     )
     result = trainer.step(updates[0], 0, 2)
     assert result.loss == pytest.approx(0, abs=1e-9) and result.norm == pytest.approx(0, abs=1e-6)
 
 
 def test_a_group_that_misses_a_reply_is_left_out_and_counted() -> None:
-    feed = feed_of(
-        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
-        lambda place, copy: None if (place, copy) == (1, 1) else (RIGHT, WRONG)[copy],
+    source = batches_of(
+        trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
+        lambda position, copy: None if (position, copy) == (1, 1) else (RIGHT, WRONG)[copy],
     )
-    assert sum(len(sequence[0].branches) for update in feed.round(0) for sequence in update) == 6
-    assert feed.told()["failed"] == 0.25 and feed.told()["useful"] == 0.75
+    assert (
+        sum(len(sequence[0].branches) for update in source.run_round(0) for sequence in update) == 6
+    )
+    assert source.metrics()["failed"] == 0.25 and source.metrics()["frac_with_signal"] == 0.75
     with pytest.raises(EngineError, match="none of the 4 questions"):
-        feed_of(
-            trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
-            lambda place, copy: None,
-        ).round(0)
+        batches_of(
+            trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
+            lambda position, copy: None,
+        ).run_round(0)
 
 
 def test_a_reply_with_a_token_for_pixels_never_reaches_the_learner() -> None:
-    trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32))
-    feed = feed_of(
-        trainer, lambda place, copy: "<|image_pad|>" if place == 2 else (RIGHT, WRONG)[copy]
+    trainer = trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32))
+    source = batches_of(
+        trainer, lambda position, copy: "<|image_pad|>" if position == 2 else (RIGHT, WRONG)[copy]
     )
-    updates = feed.round(0)
-    assert feed.told()["failed"] == 0.25
+    updates = source.run_round(0)
+    assert source.metrics()["failed"] == 0.25
     assert all(
         sequence[0].is_image.sum() == sum(t.tokens for t in sequence[0].tiles)
         for update in updates
@@ -303,51 +347,64 @@ def test_a_reply_with_a_token_for_pixels_never_reaches_the_learner() -> None:
 
 
 def test_cut_replies_are_no_reward_for_anyone() -> None:
-    feed = feed_of(
-        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
+    source = batches_of(
+        trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
         lambda p, c: (RIGHT, WRONG)[c],
         finish="length",
     )
-    feed.round(0)
-    assert (feed.told()["cut"], feed.told()["reward"], feed.told()["useful"]) == (1.0, 0.0, 0.0)
+    source.run_round(0)
+    assert (
+        source.metrics()["truncated"],
+        source.metrics()["reward"],
+        source.metrics()["frac_with_signal"],
+    ) == (
+        1.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_shuffled_rewards_are_the_same_rewards_of_other_replies() -> None:
-    grpo = Grpo(copies=4, round_prompts=4, max_reply_tokens=32, kl=0.0)
-    feeds = [
-        feed_of(trainer_of(g), lambda p, c: RIGHT if c == 0 else BARE)
-        for g in (grpo, replace(grpo, reward=Reward(shuffled=True)))
+    grpo = Grpo(num_generations=4, rollout_batch_size=4, max_reply_tokens=32, kl=0.0)
+    sources = [
+        batches_of(trainer_of(g), lambda p, c: RIGHT if c == 0 else NO_FORMAT)
+        for g in (grpo, replace(grpo, reward=Reward(shuffle=True)))
     ]
-    plain, shuffled = ([s[0] for update in feed.round(0) for s in update] for feed in feeds)
-    assert feeds[0].told()["reward"] == feeds[1].told()["reward"] == pytest.approx(0.375)
+    plain, shuffled = (
+        [s[0] for update in source.run_round(0) for s in update] for source in sources
+    )
+    assert sources[0].metrics()["reward"] == sources[1].metrics()["reward"] == pytest.approx(0.375)
 
-    def first_is_best(sample: Encoded) -> bool:
-        return bool(np.argmax(sample.facts["advantage"]) == 0 and sample.facts["advantage"][-1] < 0)
+    def first_is_best(sample: EncodedSample) -> bool:
+        return bool(
+            np.argmax(sample.token_values["advantage"]) == 0
+            and sample.token_values["advantage"][-1] < 0
+        )
 
     assert all(map(first_is_best, plain)) and not all(map(first_is_best, shuffled))
 
 
 def test_questions_come_in_an_order_of_seed_and_round() -> None:
-    feed = feed_of(
-        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
-        lambda p, c: BARE,
+    source = batches_of(
+        trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
+        lambda p, c: NO_FORMAT,
         questions=9,
     )
-    rounds = [feed.order(number) for number in range(4)]
-    assert rounds == [feed.order(number) for number in range(4)]
-    assert feed.rounds_per_epoch == 2 and feed.updates == 2 and feed.total == 4
+    rounds = [source.question_order(number) for number in range(4)]
+    assert rounds == [source.question_order(number) for number in range(4)]
+    assert source.rounds_per_epoch == 2 and source.updates_per_round == 2 and source.total == 4
     assert len(set(rounds[0] + rounds[1])) == 8 and rounds[:2] != rounds[2:]
-    assert [feed.may_save(done) for done in range(5)] == [True, False, True, False, True]
-    few = feed_of(
-        trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32)),
-        lambda p, c: BARE,
+    assert [source.is_resumable_at(done) for done in range(5)] == [True, False, True, False, True]
+    few = batches_of(
+        trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
+        lambda p, c: NO_FORMAT,
         questions=3,
     )
-    assert sorted(set(few.order(0))) == [0, 1, 2] and len(few.order(0)) == 4
+    assert sorted(set(few.question_order(0))) == [0, 1, 2] and len(few.question_order(0)) == 4
 
 
 def test_replies_are_spread_over_updates_each_by_length() -> None:
-    parts = spread(["four", "2_", "lengthier", "1", "seven7"], 2)  # type: ignore[arg-type] - anything that has a length
+    parts = split_updates(["four", "2_", "lengthier", "1", "seven7"], 2)  # type: ignore[arg-type] - anything that has a length
     assert parts == [["2_", "four"], ["1", "seven7", "lengthier"]]
 
 
@@ -356,13 +413,17 @@ def test_replies_are_spread_over_updates_each_by_length() -> None:
 
 
 def test_a_question_is_the_dialogue_up_to_its_last_answer() -> None:
-    told = Sample("a", (*question(0).messages, Message("assistant", ("yes",))), question(0).images)
-    asked = as_question(told)
+    dialogue = Sample(
+        "a", (*question(0).messages, Message("assistant", ("yes",))), question(0).images
+    )
+    question_sample = as_question(dialogue)
     assert (
-        isinstance(asked, Sample) and asked.gold == ("yes",) and asked.messages == told.messages[:1]
+        isinstance(question_sample, Sample)
+        and question_sample.gold == ("yes",)
+        and question_sample.messages == dialogue.messages[:1]
     )
     assert isinstance(as_question(replace(question(0), gold=None)), Drop)
-    assert instructed(question(0), " Think first.").messages[-1].parts == (
+    assert with_instruction(question(0), " Think first.").messages[-1].parts == (
         0,
         "Is there a lesion?",
         " Think first.",
@@ -392,27 +453,29 @@ def test_bad_questions_are_dropped_and_counted() -> None:
     items = [question(0), Drop("row-3", "no_gold"), long, broken]
     found = encode_questions(items, processor, instruction="", max_prompt_tokens=64, cache_mb=1)
     assert len(found) == 1 and found.drops == {"no_gold": 1, "too_long": 1, "bad_image": 1}
-    assert found.prompt(0).tiles and not found.texts[0].tiles
+    assert found.prompt(0).tiles and not found.encodings[0].tiles
     with pytest.raises(TrainingError, match=r"no question is left to learn from \(no_gold 1\)"):
         encode_questions([items[1]], processor, instruction="", max_prompt_tokens=64, cache_mb=1)
 
 
 def test_questions_that_are_always_or_never_answered_right_are_left_out() -> None:
-    trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32))
-    feed = feed_of(trainer, lambda place, copy: RIGHT if place > copy else WRONG, questions=6)
-    stated = replace(feed.questions.samples[5], meta=Meta(extra={"pass_rate": "0.4"}))
-    feed.questions = replace(feed.questions, samples=(*feed.questions.samples[:5], stated))
+    trainer = trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32))
+    source = batches_of(
+        trainer, lambda position, copy: RIGHT if position > copy else WRONG, questions=6
+    )
+    stated = replace(source.questions.samples[5], meta=Meta(extra={"pass_rate": "0.4"}))
+    source.questions = replace(source.questions, samples=(*source.questions.samples[:5], stated))
     # Asked four and then one at a time: place 0 is never right, place 1 once, the others always.
-    rates = feed.pass_rates()
-    assert rates == [0.0, 0.5, 1.0, 1.0, 0.0, 0.4]
-    kept = feed.questions.kept([0.0 < rate < 1.0 for rate in rates], "pass_rate")
+    pass_rates = source.pass_rates()
+    assert pass_rates == [0.0, 0.5, 1.0, 1.0, 0.0, 0.4]
+    kept = source.questions.select([0.0 < rate < 1.0 for rate in pass_rates], "pass_rate")
     assert [sample.id for sample in kept.samples] == ["q1", "q5"] and kept.drops == {"pass_rate": 4}
     with pytest.raises(TrainingError, match="no question is left"):
-        feed.questions.kept([False] * 6, "pass_rate")
+        source.questions.select([False] * 6, "pass_rate")
     wrong = replace(stated, meta=Meta(extra={"pass_rate": "often"}))
-    feed.questions = replace(feed.questions, samples=(*feed.questions.samples[:5], wrong))
+    source.questions = replace(source.questions, samples=(*source.questions.samples[:5], wrong))
     with pytest.raises(ConfigError, match="'often'"):
-        feed.pass_rates()
+        source.pass_rates()
 
 
 # --- what the learner sees
@@ -423,25 +486,26 @@ def test_questions_that_are_always_or_never_answered_right_are_left_out() -> Non
 def test_a_drawn_reply_is_learnt_from_like_a_written_answer(family: FamilyName) -> None:
     processor = tiny(family)[1]
     sample = question(1)
-    tiles = processor.tiles([picture(1)])
-    whole = processor.encode(sample.with_answer("yes, left").messages, tiles)
+    tiles = processor.tiles([make_image(1)])
+    expected = processor.encode(sample.with_answer("yes, left").messages, tiles)
     ids = processor.tokenizer("yes, left", add_special_tokens=False)["input_ids"]
-    built = with_reply(
+    built = append_reply(
         processor.encode(sample.messages, tiles),
         [*ids, processor.tokenizer.eos_token_id],
         advantage=0.5,
     )
     assert (
-        built.ids.tolist() == whole.ids.tolist() and built.labels.tolist() == whole.labels.tolist()
+        built.ids.tolist() == expected.ids.tolist()
+        and built.labels.tolist() == expected.labels.tolist()
     )
-    assert built.is_image.tolist() == whole.is_image.tolist()
+    assert built.is_image.tolist() == expected.is_image.tolist()
     if family == "qwen2_5_vl":
         assert (
             built.positions is not None
-            and whole.positions is not None
-            and (built.positions == whole.positions).all()
+            and expected.positions is not None
+            and (built.positions == expected.positions).all()
         )
-    assert built.facts["advantage"].tolist() == [0.5] * built.supervised
+    assert built.token_values["advantage"].tolist() == [0.5] * built.supervised
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -449,30 +513,32 @@ def test_replies_that_share_a_prompt_are_learnt_from_as_if_apart(family: FamilyN
     trainer = trainer_of(replace(SHORT, kl=0.0), family=family)
     processor = trainer.processor
     rng = np.random.default_rng(0)
-    apart: list[Encoded] = []
-    shared: list[Encoded] = []
+    separate: list[EncodedSample] = []
+    shared: list[EncodedSample] = []
     for number, lengths in enumerate(((3, 1, 5), (2,), (4, 4))):
-        prompt = processor.encode(question(number).messages, processor.tiles([picture(number)]))
+        prompt = processor.encode(question(number).messages, processor.tiles([make_image(number)]))
         replies = [
             (rng.integers(5, 250, length).tolist(), float(rng.normal())) for length in lengths
         ]
-        apart += [with_reply(prompt, reply, advantage=value) for reply, value in replies]
-        shared += with_replies(prompt, replies, max_tokens=96)
+        separate += [append_reply(prompt, reply, advantage=value) for reply, value in replies]
+        shared += pack_replies(prompt, replies, max_tokens=96)
     assert [sample.branches for sample in shared] == [(4, 2, 6), (), (5, 5)]
-    told = []
-    for batch in (apart, shared):
+    results = []
+    for batch in (separate, shared):
         trainer.model.zero_grad()
         logits, targets = trainer.logits(batch)
-        loss = trainer.summed_loss(batch).loss
+        loss = trainer.compute_loss_sum(batch).loss
         loss.backward()
         gradients = {
             name: p.grad.clone()
             for name, p in trainer.model.named_parameters()
             if p.grad is not None
         }
-        told.append((logits.detach(), targets, loss.detach(), gradients))
+        results.append((logits.detach(), targets, loss.detach(), gradients))
     trainer.model.zero_grad()
-    (logits, targets, loss, gradients), (others, their_targets, their_loss, their_gradients) = told
+    (logits, targets, loss, gradients), (others, their_targets, their_loss, their_gradients) = (
+        results
+    )
     assert torch.equal(targets, their_targets) and float((logits - others).abs().max()) < 1e-5
     assert float(loss) == pytest.approx(float(their_loss), rel=1e-5)
     assert all(
@@ -482,9 +548,9 @@ def test_replies_that_share_a_prompt_are_learnt_from_as_if_apart(family: FamilyN
 
 def test_replies_that_do_not_fit_beside_each_other_are_taken_apart() -> None:
     processor = tiny("qwen2_5_vl")[1]
-    prompt = processor.encode(question(0).messages, processor.tiles([picture(0)]))
+    prompt = processor.encode(question(0).messages, processor.tiles([make_image(0)]))
     room = len(prompt) + 12
-    rows = with_replies(prompt, [([7] * length, 1.0) for length in (5, 5, 9, 3)], max_tokens=room)
+    rows = pack_replies(prompt, [([7] * length, 1.0) for length in (5, 5, 9, 3)], max_tokens=room)
     assert [row.branches for row in rows] == [(6, 6), (), ()]
     assert all(len(row) <= room for row in rows) and sum(row.supervised for row in rows) == 22
 
@@ -493,24 +559,29 @@ def test_replies_that_do_not_fit_beside_each_other_are_taken_apart() -> None:
 def test_old_and_reference_are_of_the_rounds_and_the_stages_start(lora: Lora | None) -> None:
     if lora:
         pytest.importorskip("peft", reason="peft is not installed")
-    trainer = trainer_of(Grpo(copies=2, round_prompts=4, max_reply_tokens=32, kl=0.5), lora=lora)
-    feed = feed_of(trainer, lambda place, copy: (RIGHT, WRONG)[copy])
-    first = feed.round(0)
-    assert all(
-        (s[0].facts["old"] == s[0].facts["reference"]).all() for update in first for s in update
+    trainer = trainer_of(
+        Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32, kl=0.5), lora=lora
     )
-    start = [s[0].facts["reference"] for s in first[0]]
+    source = batches_of(trainer, lambda position, copy: (RIGHT, WRONG)[copy])
+    first = source.run_round(0)
+    assert all(
+        (s[0].token_values["old"] == s[0].token_values["reference"]).all()
+        for update in first
+        for s in update
+    )
+    start = [s[0].token_values["reference"] for s in first[0]]
     result = trainer.step(first[0], 0, 4)
-    assert result.told["kl"] == pytest.approx(0, abs=1e-9) and result.told["clipped"] == 0
+    assert result.metrics["kl"] == pytest.approx(0, abs=1e-9) and result.metrics["clipped"] == 0
     trainer.step(first[1], 1, 4)
     moved = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    again = feed.with_log_probabilities([[s[0] for s in first[0]]])[0]
+    again = source.with_log_probabilities([[s[0] for s in first[0]]])[0]
     assert all(
-        np.array_equal(one.facts["reference"], known)
+        np.array_equal(one.token_values["reference"], known)
         for one, known in zip(again, start, strict=True)
     )
     assert not any(
-        np.array_equal(one.facts["old"], known) for one, known in zip(again, start, strict=True)
+        np.array_equal(one.token_values["old"], known)
+        for one, known in zip(again, start, strict=True)
     )
     assert all(
         torch.equal(moved[name], value) for name, value in trainer.model.state_dict().items()
@@ -518,15 +589,17 @@ def test_old_and_reference_are_of_the_rounds_and_the_stages_start(lora: Lora | N
 
 
 def test_a_round_of_one_update_needs_no_old_values_and_no_penalty_no_reference() -> None:
-    trainer = trainer_of(Grpo(copies=2, round_prompts=2, max_reply_tokens=32, kl=0.0))
-    feed = feed_of(trainer, lambda place, copy: (RIGHT, WRONG)[copy])
-    (update,) = feed.round(0)
-    assert feed.reference is None and {name for s in update for name in s[0].facts} == {"advantage"}
+    trainer = trainer_of(Grpo(num_generations=2, rollout_batch_size=2, max_reply_tokens=32, kl=0.0))
+    source = batches_of(trainer, lambda position, copy: (RIGHT, WRONG)[copy])
+    (update,) = source.run_round(0)
+    assert source.reference is None and {name for s in update for name in s[0].token_values} == {
+        "advantage"
+    }
     explicit = [[one] for one in log_probabilities(trainer, [s[0] for s in update], "old")]
     gradients = []
     for batch in (update, explicit):
         trainer.model.zero_grad()
-        trainer.summed_loss([s[0] for s in batch]).loss.backward()
+        trainer.compute_loss_sum([s[0] for s in batch]).loss.backward()
         gradients.append(trainer.model.lm_head.weight.grad.clone())
     trainer.model.zero_grad()
     assert torch.allclose(*gradients, atol=1e-6)
@@ -539,23 +612,25 @@ def test_a_round_of_one_update_needs_no_old_values_and_no_penalty_no_reference()
 def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
     trainer = trainer_of(SHORT)
     samples = [question(n) for n in range(3)]
-    sampling = Sampling(max_tokens=6, temperature=1.0, copies=3, seed=4)
+    sampling = Sampling(max_tokens=6, temperature=1.0, num_generations=3, seed=4)
 
     def encode(sample: Sample) -> object:
         return trainer.processor.encode(
-            sample.messages, trainer.processor.tiles([picture(int(sample.id[1:]))])
+            sample.messages, trainer.processor.tiles([make_image(int(sample.id[1:]))])
         )
 
-    drawn = Embedded(loaded_of(trainer), encode, 2, bfloat16=False).draw(samples, sampling)  # type: ignore[arg-type]
+    generated = LocalRollouts(loaded_of(trainer), encode, 2, bfloat16=False).generate(  # pyright: ignore[reportArgumentType]
+        samples, sampling
+    )
     assert trainer.model.training  # the mode it was in
     trainer.model.eval()
     replies = {
-        (r.id, r.copy): r
+        (r.id, r.generation_index): r
         for part in hf.HfEngine(loaded_of(trainer), batch_size=3).generate(samples, sampling)
         for r in part
     }
-    assert len(drawn) == len(replies) == 9
-    for one in drawn:
+    assert len(generated) == len(replies) == 9
+    for one in generated:
         reply = replies[one.id, one.copy]
         assert (one.token_ids, one.text, one.finish) == (reply.token_ids, reply.text, reply.finish)
         assert len(one.token_ids) == reply.reply_tokens
@@ -564,11 +639,13 @@ def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
 def test_no_token_for_pixels_among_10000_drawn() -> None:
     trainer = trainer_of(SHORT)
     prompt = Sample("q", (Message("user", ("Is there a lesion?",)),))
-    rollouts = Embedded(
+    rollouts = LocalRollouts(
         loaded_of(trainer), lambda s: trainer.processor.encode(s.messages, ()), 1, bfloat16=False
     )
-    drawn = rollouts.draw([prompt], Sampling(max_tokens=48, temperature=2.0, copies=250))
-    tokens = [token for one in drawn for token in one.token_ids]
+    generated = rollouts.generate(
+        [prompt], Sampling(max_tokens=48, temperature=2.0, num_generations=250)
+    )
+    tokens = [token for one in generated for token in one.token_ids]
     assert len(tokens) >= 10_000 and not set(tokens) & set(trainer.processor.never_sampled)
 
 
@@ -578,8 +655,10 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
 ) -> None:
     if lora:
         pytest.importorskip("peft", reason="peft is not installed")
-    trainer = trainer_of(Grpo(copies=2, round_prompts=2, max_reply_tokens=32, kl=0.0), lora=lora)
-    feed = feed_of(trainer, lambda place, copy: (RIGHT, WRONG)[copy])
+    trainer = trainer_of(
+        Grpo(num_generations=2, rollout_batch_size=2, max_reply_tokens=32, kl=0.0), lora=lora
+    )
+    source = batches_of(trainer, lambda position, copy: (RIGHT, WRONG)[copy])
     sampling = Sampling(max_tokens=8)
     digests = []
     for number in range(2):
@@ -595,17 +674,17 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
         theirs = [
             reply.token_ids for part in engine.generate([question(0)], sampling) for reply in part
         ]
-        ours = rollouts_of(
-            Sampler(), trainer, loaded_of(trainer), lambda s: feed.questions.prompt(0), tmp_path
+        ours = open_rollout_engine(
+            Sampler(), trainer, loaded_of(trainer), lambda s: source.questions.prompt(0), tmp_path
         )
-        assert [one.token_ids for one in ours.draw([question(0)], sampling)] == theirs
+        assert [one.token_ids for one in ours.generate([question(0)], sampling)] == theirs
         digests.append(engine.digest)
         for update in range(3):
-            trainer.step(feed.round(number)[0], update, 100)
+            trainer.step(source.run_round(number)[0], update, 100)
     assert digests[0] != digests[1]
 
 
-class Answering(BaseHTTPRequestHandler):
+class FakeServer(BaseHTTPRequestHandler):
     """A server that reads weights when told and answers every question; it counts what it was sent."""
 
     def do_POST(self) -> None:
@@ -633,7 +712,7 @@ class Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    running = ThreadingHTTPServer(("127.0.0.1", 0), FakeServer)
     running.seen, running.tokens = [], None  # type: ignore[attr-defined]
     thread = threading.Thread(
         target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
@@ -648,12 +727,12 @@ def test_a_server_is_given_the_weights_and_asked_for_tokens(
     server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     trainer = trainer_of(SHORT)
-    where = f"http://127.0.0.1:{server.server_address[1]}"
+    url = f"http://127.0.0.1:{server.server_address[1]}"
     sampler = Sampler(
-        engine=f"{where}/v1#policy",
-        reload=(f"{where}/collective_rpc", f"{where}/reset_prefix_cache"),
+        engine=f"{url}/v1#policy",
+        reload=(f"{url}/collective_rpc", f"{url}/reset_prefix_cache"),
     )
-    rollouts = rollouts_of(
+    rollouts = open_rollout_engine(
         sampler,
         trainer,
         loaded_of(trainer),
@@ -661,20 +740,30 @@ def test_a_server_is_given_the_weights_and_asked_for_tokens(
         tmp_path,
     )
     rollouts.refresh(lambda folder: save_weights(trainer, folder))
-    told = {"method": "reload_weights", "kwargs": {"weights_path": str(tmp_path / "rollout")}}
-    assert server.seen == [("/collective_rpc", told), ("/reset_prefix_cache", told)]  # type: ignore[attr-defined]
+    reload_request = {
+        "method": "reload_weights",
+        "kwargs": {"weights_path": str(tmp_path / "rollout")},
+    }
+    assert server.seen == [  # pyright: ignore[reportAttributeAccessIssue]
+        ("/collective_rpc", reload_request),
+        ("/reset_prefix_cache", reload_request),
+    ]
     assert (tmp_path / "rollout" / "model.safetensors").is_file()
     server.tokens = [5, 6, 7]  # type: ignore[attr-defined]
-    drawn = rollouts.draw([question(0)], Sampling(max_tokens=4, temperature=1.0, copies=2))
+    generated = rollouts.generate(
+        [question(0)], Sampling(max_tokens=4, temperature=1.0, num_generations=2)
+    )
     end = trainer.processor.tokenizer.eos_token_id
-    assert sorted(drawn) == [Rollout("q0", copy, (5, 6, 7, end), "yes", "stop") for copy in (0, 1)]
+    assert sorted(generated) == [
+        Rollout("q0", copy, (5, 6, 7, end), "yes", "stop") for copy in (0, 1)
+    ]
     body = server.seen[-1][1]  # type: ignore[attr-defined]
     assert body["return_token_ids"] is True and body["temperature"] == 1.0
     assert body["logit_bias"] == {str(token): -100 for token in trainer.processor.never_sampled}
     # A server that tells no tokens: its text is cut into tokens anew.
     server.tokens = None  # type: ignore[attr-defined]
     expected = (*trainer.processor.tokenizer("yes")["input_ids"], end)
-    assert [one.token_ids for one in rollouts.draw([question(0)], Sampling(max_tokens=4))] == [
+    assert [one.token_ids for one in rollouts.generate([question(0)], Sampling(max_tokens=4))] == [
         expected
     ]
 
@@ -682,10 +771,10 @@ def test_a_server_is_given_the_weights_and_asked_for_tokens(
 def test_a_server_that_does_not_take_the_weights_stops_the_run(
     server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
-    where = f"http://127.0.0.1:{server.server_address[1]}"
-    sampler = Sampler(engine=f"{where}/v1#policy", reload=(f"{where}/broken",))
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    sampler = Sampler(engine=f"{url}/v1#policy", reload=(f"{url}/broken",))
     trainer = trainer_of(SHORT)
-    rollouts = rollouts_of(sampler, trainer, loaded_of(trainer), lambda s: s, tmp_path)  # type: ignore[arg-type,return-value]
+    rollouts = open_rollout_engine(sampler, trainer, loaded_of(trainer), lambda s: s, tmp_path)  # type: ignore[arg-type,return-value]
     with pytest.raises(EngineError, match="/broken did not take the new weights"):
         rollouts.refresh(lambda folder: None)
 
@@ -694,22 +783,26 @@ def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
     tokenizer = tiny("qwen2_5_vl")[1].tokenizer
     end = tokenizer.eos_token_id
     reply = SimpleNamespace(text="yes", finish="stop", token_ids=(5, end))
-    assert token_ids(reply, tokenizer) == (5, end)  # type: ignore[arg-type]
-    assert token_ids(SimpleNamespace(text="yes", finish="stop", token_ids=(5,)), tokenizer) == (  # type: ignore[arg-type]
+    assert reply_token_ids(reply, tokenizer) == (5, end)  # type: ignore[arg-type]
+    assert reply_token_ids(
+        SimpleNamespace(text="yes", finish="stop", token_ids=(5,)),  # pyright: ignore[reportArgumentType]
+        tokenizer,
+    ) == (
         5,
         end,
     )
     other = tokenizer.pad_token_id  # an end token as well where the checkpoint says so
-    assert token_ids(
+    assert reply_token_ids(
         SimpleNamespace(text="yes", finish="stop", token_ids=(5, other)),  # pyright: ignore[reportArgumentType]
         tokenizer,
     ) == (
         5,
         other,
     )
-    assert token_ids(SimpleNamespace(text="yes", finish="length", token_ids=(5,)), tokenizer) == (  # type: ignore[arg-type]
-        5,
-    )
+    assert reply_token_ids(
+        SimpleNamespace(text="yes", finish="length", token_ids=(5,)),  # pyright: ignore[reportArgumentType]
+        tokenizer,
+    ) == (5,)
 
 
 # --- the whole stage
@@ -722,19 +815,20 @@ def rl_config(folder: Path, **changes: object) -> TrainConfig:
     """
     config = small_config(folder)
     (folder / "length.py").write_text(
-        "from lingshu.core.nouns import Score\ndef score(sample, reply):\n    return"
+        "from lingshu.core.types import Score\ndef score(sample, reply):\n    return"
         " Score(len(reply) / 20)\n"
     )
-    rl = write_phantoms(folder / "rl", list(phantom.training(0, 12, "rl", first=48)))
-    reward = Reward(scorer=str(folder / "length.py"), format=0.0, most_repeated=1.0)
+    rl = write_phantoms(folder / "rl", list(phantom.training_samples(0, 12, "rl", first=48)))
+    reward = Reward(scorer=str(folder / "length.py"), format=0.0, max_repetition=1.0)
     grpo = replace(
-        Grpo(copies=4, round_prompts=4, max_reply_tokens=12, kl=0.01, reward=reward), **changes
+        Grpo(num_generations=4, rollout_batch_size=4, max_reply_tokens=12, kl=0.01, reward=reward),
+        **changes,
     )
-    rates = Rates(vision=1e-3, projector=1e-3, language=1e-3)
+    learning_rates = LearningRates(vision=1e-3, projector=1e-3, language=1e-3)
     stage = Stage(
         "rl",
         ("rl",),
-        rates,
+        learning_rates,
         steps=6,
         batch=2,
         micro_batch=1,
@@ -746,7 +840,7 @@ def rl_config(folder: Path, **changes: object) -> TrainConfig:
         config.stages[1],
         packing=False,
         steps=20,
-        rates=Rates(vision=3e-3, projector=3e-3, language=3e-3),
+        learning_rates=LearningRates(vision=3e-3, projector=3e-3, language=3e-3),
     )
     return replace(
         config,
@@ -759,9 +853,9 @@ def rl_config(folder: Path, **changes: object) -> TrainConfig:
 
 @pytest.mark.parametrize("stop", [1, 2, 5])
 def test_an_interrupted_stage_ends_in_the_same_bits(
-    whole: tuple[TrainConfig, Path], tmp_path: Path, stop: int
+    trained_run: tuple[TrainConfig, Path], tmp_path: Path, stop: int
 ) -> None:
-    config, out = whole
+    config, out = trained_run
 
     class Interrupted(Exception):
         pass
@@ -774,44 +868,48 @@ def test_an_interrupted_stage_ends_in_the_same_bits(
         train(config, tmp_path / "run", progress=interrupt)
     train(config, tmp_path / "run", resume=True)
     pair = [
-        load_file(place / "checkpoint" / "model.safetensors") for place in (tmp_path / "run", out)
+        load_file(folder / "checkpoint" / "model.safetensors") for folder in (tmp_path / "run", out)
     ]
     assert all(torch.equal(pair[0][name], pair[1][name]) for name in pair[1])
     rows = [
-        [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in read_log(place)]
-        for place in (tmp_path / "run", out)
+        [{k: v for k, v in row.items() if k != "tokens_per_s"} for row in read_log(folder)]
+        for folder in (tmp_path / "run", out)
     ]
     assert rows[0] == rows[1]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
-    place = tmp_path_factory.mktemp("rl")
-    config = rl_config(place)
-    train(config, place / "run")
-    return config, place / "run"
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, Path]:
+    folder = tmp_path_factory.mktemp("rl")
+    config = rl_config(folder)
+    train(config, folder / "run")
+    return config, folder / "run"
 
 
-def test_the_log_of_a_stage_tells_what_its_rounds_came_to(whole: tuple[TrainConfig, Path]) -> None:
-    rows = [row for row in read_log(whole[1]) if row["stage"] == "rl"]
+def test_the_log_of_a_stage_tells_what_its_rounds_came_to(
+    trained_run: tuple[TrainConfig, Path],
+) -> None:
+    rows = [row for row in read_log(trained_run[1]) if row["stage"] == "rl"]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     names = {
         "reward",
         "accuracy",
         "format",
-        "useful",
+        "frac_with_signal",
         "reply_tokens",
-        "cut",
-        "repeated",
+        "truncated",
+        "repetitive",
         "failed",
         "kl",
         "clipped",
     }
     assert all(names <= row.keys() for row in rows)
-    assert any(row["useful"] > 0 for row in rows) and rows[0]["kl"] == pytest.approx(0, abs=1e-9)
+    assert any(row["frac_with_signal"] > 0 for row in rows) and rows[0]["kl"] == pytest.approx(
+        0, abs=1e-9
+    )
     before, after = (
-        load_file(whole[1] / place / "model.safetensors")
-        for place in ("stages/1-instruct", "checkpoint")
+        load_file(trained_run[1] / folder / "model.safetensors")
+        for folder in ("stages/1-instruct", "checkpoint")
     )
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
@@ -829,17 +927,17 @@ def test_measured_pass_rates_are_kept_for_a_resumed_run(tmp_path: Path) -> None:
 
 
 def test_configurations_that_cannot_work_are_refused() -> None:
-    stage = Stage("rl", ("rl",), Rates(language=1e-3), batch=4)
+    stage = Stage("rl", ("rl",), LearningRates(language=1e-3), batch=4)
     for grpo, why in (
-        (Grpo(round_prompts=6), "multiple of batch 4"),
-        (Grpo(round_prompts=8, max_reply_tokens=8192), "no room for a question"),
+        (Grpo(rollout_batch_size=6), "multiple of batch 4"),
+        (Grpo(rollout_batch_size=8, max_reply_tokens=8192), "no room for a question"),
     ):
         with pytest.raises(ConfigError, match=why):
             replace(stage, grpo=grpo)
     with pytest.raises(ConfigError, match="multiple of batch 4, and packing must be off"):
-        replace(stage, grpo=Grpo(round_prompts=8), packing=True)
+        replace(stage, grpo=Grpo(rollout_batch_size=8), packing=True)
     refused: list[tuple[Callable[[], object], str]] = [
-        (lambda: Grpo(copies=1), "at least 2 replies"),
+        (lambda: Grpo(num_generations=1), "at least 2 replies"),
         (lambda: Grpo(temperature=0.0), "more than 0"),
         (lambda: Grpo(pass_rate=(0.9, 0.1)), "pass_rate"),
         (lambda: Sampler(engine="vlm"), "write hf, vllm or http"),
@@ -852,9 +950,9 @@ def test_configurations_that_cannot_work_are_refused() -> None:
 
 
 def test_two_processes_draw_what_one_draws_and_learn_the_same(
-    whole: tuple[TrainConfig, Path], tmp_path: Path
+    trained_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
-    config, out = whole
+    config, out = trained_run
     write(replace(config, threads=1), tmp_path / "config.yaml")
     command = [
         "-m",
@@ -872,10 +970,10 @@ def test_two_processes_draw_what_one_draws_and_learn_the_same(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     one, two = (
-        [row for row in read_log(place) if row["stage"] == "rl"]
-        for place in (out, tmp_path / "two")
+        [row for row in read_log(folder) if row["stage"] == "rl"]
+        for folder in (out, tmp_path / "two")
     )
-    for name in ("reward", "useful", "reply_tokens"):
+    for name in ("reward", "frac_with_signal", "reply_tokens"):
         assert [row[name] for row in two[:2]] == pytest.approx([row[name] for row in one[:2]])
     assert [row["loss"] for row in two] == pytest.approx([row["loss"] for row in one], abs=2e-4)
     assert (tmp_path / "two" / "checkpoint" / "model.safetensors").is_file()

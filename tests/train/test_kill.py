@@ -18,7 +18,7 @@ import pytest
 
 from lingshu.core import config as configuration
 from lingshu.core.files import sha256_file
-from tests.tiny import small_config
+from tests.support.tiny import small_config
 
 KILLS = 10
 STEPS = 60  # of each of the two stages
@@ -71,7 +71,7 @@ def wait_until_gone(pid: int, *, limit_s: float = 120) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a configuration that saves after every step."""
     folder = tmp_path_factory.mktemp("whole")
     config = replace(small_config(folder, steps=STEPS), save_every=1, log_every=1, threads=1)
@@ -83,25 +83,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["one process", "two processes"])
 def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(
-    launcher: tuple[str, ...], place: Path, tmp_path: Path
+    launcher: tuple[str, ...], run_folder: Path, tmp_path: Path
 ) -> None:
     """Every other kill strikes while a state is written; of two processes it takes one, the other
     or torchrun itself.
     """
-    config, out, moments = place / "config.yaml", tmp_path / "killed", random.Random(1)
+    config, out, rng = run_folder / "config.yaml", tmp_path / "killed", random.Random(1)
     assert start(config, tmp_path / "whole", launcher=launcher).wait() == 0
     for number in range(KILLS):
         process = start(config, out, launcher=launcher)
         wait_for_rows(
             process,
             out / "log.jsonl",
-            (2 * STEPS - 8) * (number + 1) // (KILLS + 1) + moments.randrange(4),
+            (2 * STEPS - 8) * (number + 1) // (KILLS + 1) + rng.randrange(4),
         )
         if number % 2:
             wait_for_save(process, out / "state")
         else:
             with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(timeout=moments.uniform(0, 0.05))
+                process.wait(timeout=rng.uniform(0, 0.05))
         started = ranks(process.pid) if launcher else []
         os.kill([*started, process.pid][number % (len(started) + 1)], signal.SIGKILL)
         assert process.wait() not in (0, 75)
@@ -127,8 +127,8 @@ def test_sigterm_saves_the_state_and_ends_with_75(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("struck", ["a rank", "torchrun"])
-def test_sigterm_to_any_process_of_several_saves_the_state(struck: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["a rank", "torchrun"])
+def test_sigterm_to_any_process_of_several_saves_the_state(killed: str, tmp_path: Path) -> None:
     path, out = tmp_path / "config.yaml", tmp_path / "run"
     configuration.write(
         replace(small_config(tmp_path, steps=400), save_every=10_000, log_every=1, threads=1), path
@@ -136,7 +136,7 @@ def test_sigterm_to_any_process_of_several_saves_the_state(struck: str, tmp_path
     process = start(path, out, launcher=TORCHRUN)
     wait_for_rows(process, out / "log.jsonl", 1)
     started = ranks(process.pid)
-    os.kill(process.pid if struck == "torchrun" else started[1], signal.SIGTERM)
+    os.kill(process.pid if killed == "torchrun" else started[1], signal.SIGTERM)
     _, error = process.communicate(timeout=120)
     assert process.returncode == 1, error  # torchrun's own code, whatever its processes ended with
     assert error.count(b"stopped at stage") == 1
@@ -151,13 +151,13 @@ def test_sigterm_to_any_process_of_several_saves_the_state(struck: str, tmp_path
 
 @pytest.mark.slow
 def test_torchrun_may_start_all_processes_again(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "again"
     # Without it, torch 2.13 gives the processes the store in which their predecessors' addresses
     # still stand.
     monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    process = start(place / "config.yaml", out, launcher=(*TORCHRUN, "--max-restarts", "1"))
+    process = start(run_folder / "config.yaml", out, launcher=(*TORCHRUN, "--max-restarts", "1"))
     wait_for_rows(process, out / "log.jsonl", 5)
     os.kill(ranks(process.pid)[1], signal.SIGKILL)
     assert process.wait() == 0

@@ -17,24 +17,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lingshu.core.errors import ArtefactError, BadImage, ConfigError, StorageError, TrainingError
+from lingshu.core.errors import ArtifactError, ConfigError, ImageError, StorageError, TrainingError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Image, Message, Sample
-from lingshu.core.runcard import RunCard
+from lingshu.core.run_card import RunCard
+from lingshu.core.types import Drop, Image, Message, Sample
 from lingshu.imaging.read import png_bytes
 from lingshu.models.export import export
 from lingshu.models.load import load
-from lingshu.models.spec import FamilyName
+from lingshu.models.model_spec import FamilyName
 from lingshu.sources import phantom
-from lingshu.train.config import Grpo, Rates, Stage, TrainConfig
-from lingshu.train.data import encode_all, read_groups
+from lingshu.train.batch_plan import GroupedPlan
+from lingshu.train.config import Grpo, LearningRates, Stage, TrainConfig
+from lingshu.train.data import encode_training_samples, read_groups
+from lingshu.train.distributed import SINGLE_PROCESS
 from lingshu.train.log import open_log, read_log
 from lingshu.train.loop import train
-from lingshu.train.plan import GroupedPlan
-from lingshu.train.stage import StageRun, Stopped
-from lingshu.train.step import StepResult, rate_share, set_up
-from lingshu.train.world import ALONE
-from tests.tiny import FAMILIES, picture, small_config, tiny, write_phantoms
+from lingshu.train.step import StepResult, build_trainer, lr_multiplier
+from lingshu.train.trainer import StageRun, StopRequested
+from tests.support.tiny import FAMILIES, make_image, small_config, tiny, write_phantoms
 
 
 class Interrupted(Exception):
@@ -50,20 +50,20 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def unbroken(
+def uninterrupted_run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[TrainConfig, Path]:
     """A run of two stages without interruption."""
-    place = tmp_path_factory.mktemp("unbroken")
-    config = small_config(place, family=request.param)
-    train(config, place / "run")
-    return config, place / "run"
+    folder = tmp_path_factory.mktemp("unbroken")
+    config = small_config(folder, family=request.param)
+    train(config, folder / "run")
+    return config, folder / "run"
 
 
 def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(
-    unbroken: tuple[TrainConfig, Path],
+    uninterrupted_run: tuple[TrainConfig, Path],
 ) -> None:
-    config, out = unbroken
+    config, out = uninterrupted_run
     loaded = load(str(out / "start"))
     start, family = dict(loaded.model.named_parameters()), loaded.processor.family
     shallow = dict(load(str(out / "stages" / "1-shallow")).model.named_parameters())
@@ -71,7 +71,7 @@ def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(
     for name, tensor in start.items():
         frozen = family.part_of(name) == "language"
         assert torch.equal(tensor, shallow[name]) == frozen, name
-    assert config.stages[0].rates.language is None
+    assert config.stages[0].learning_rates.language is None
     assert not any(
         torch.equal(tensor, final[name]) for name, tensor in start.items() if tensor.ndim > 1
     )
@@ -79,9 +79,9 @@ def test_a_frozen_part_is_bit_unchanged_and_the_others_are_not(
 
 @pytest.mark.parametrize("stop", [("shallow", 2), ("shallow", 4), ("instruct", 2), ("instruct", 6)])
 def test_an_interrupted_run_ends_in_the_same_bits(
-    unbroken: tuple[TrainConfig, Path], tmp_path: Path, stop: tuple[str, int]
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path, stop: tuple[str, int]
 ) -> None:
-    config, whole = unbroken
+    config, uninterrupted = uninterrupted_run
 
     def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if (stage, step) == stop:
@@ -95,28 +95,30 @@ def test_an_interrupted_run_ends_in_the_same_bits(
     with (tmp_path / "run" / "log.jsonl").open("a") as log:
         log.write('{"stage": "sh')
     train(config, tmp_path / "run", resume=True)
-    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(uninterrupted / "checkpoint"))
 
     def lasting(row: dict) -> dict:
         return {k: v for k, v in row.items() if k != "tokens_per_s"}
 
     assert [lasting(row) for row in read_log(tmp_path / "run")] == [
-        lasting(row) for row in read_log(whole)
+        lasting(row) for row in read_log(uninterrupted)
     ]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(
-    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
-    config, whole = unbroken
+    config, uninterrupted = uninterrupted_run
     train(config, tmp_path / "again")
-    assert equal(weights(tmp_path / "again" / "checkpoint"), weights(whole / "checkpoint"))
+    assert equal(weights(tmp_path / "again" / "checkpoint"), weights(uninterrupted / "checkpoint"))
     train(replace(config, seed=1), tmp_path / "other")
-    assert not equal(weights(tmp_path / "other" / "checkpoint"), weights(whole / "checkpoint"))
+    assert not equal(
+        weights(tmp_path / "other" / "checkpoint"), weights(uninterrupted / "checkpoint")
+    )
 
 
-def test_what_a_run_leaves_behind(unbroken: tuple[TrainConfig, Path]) -> None:
-    _, out = unbroken
+def test_what_a_run_leaves_behind(uninterrupted_run: tuple[TrainConfig, Path]) -> None:
+    _, out = uninterrupted_run
     assert not (out / "state").exists()
     stages = json.loads((out / "summary.json").read_text())["stages"]
     assert [(stage["name"], stage["steps"]) for stage in stages] == [
@@ -130,9 +132,9 @@ def test_what_a_run_leaves_behind(unbroken: tuple[TrainConfig, Path]) -> None:
 
 
 def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(
-    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
-    config, out = unbroken
+    config, out = uninterrupted_run
     before = (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns
     train(config, out, resume=True)
     assert (out / "checkpoint" / "model.safetensors").stat().st_mtime_ns == before
@@ -150,8 +152,10 @@ def test_a_finished_run_is_not_trained_again_and_a_used_folder_is_refused(
         train(config, tmp_path)
 
 
-def test_a_damaged_state_is_named(unbroken: tuple[TrainConfig, Path], tmp_path: Path) -> None:
-    config, _ = unbroken
+def test_a_damaged_state_is_named(
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    config, _ = uninterrupted_run
 
     def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
@@ -161,14 +165,14 @@ def test_a_damaged_state_is_named(unbroken: tuple[TrainConfig, Path], tmp_path: 
         train(config, tmp_path / "run", progress=interrupt)
     state = next((tmp_path / "run" / "state").glob("0*"))
     (state / "rank-00000.safetensors").write_bytes(b"short")
-    with pytest.raises(ArtefactError, match=r"rank-00000.safetensors has 5 bytes"):
+    with pytest.raises(ArtifactError, match=r"rank-00000.safetensors has 5 bytes"):
         train(config, tmp_path / "run", resume=True)
 
 
 def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(
-    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
-    config, whole = unbroken
+    config, uninterrupted = uninterrupted_run
 
     def fill(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
@@ -189,7 +193,7 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == ["00-00000002"]
     train(config, tmp_path / "run", resume=True)
-    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(uninterrupted / "checkpoint"))
 
 
 def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it_is_back(
@@ -198,7 +202,7 @@ def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it
     images = tmp_path / "data" / "images"
     images.mkdir(parents=True)
     for number in range(8):
-        picture(number).save(images / f"{number}.png")
+        make_image(number).save(images / f"{number}.png")
     rows = [
         {"id": str(n), "image": f"images/{n}.png", "question": "?", "answer": "yes no"[:3]}
         for n in range(8)
@@ -210,12 +214,12 @@ def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it
     config = replace(config, stages=(stage,), data={"mine": str(tmp_path / "data")}, cache_mb=0)
     train(config, tmp_path / "whole")
 
-    def lose(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+    def hide_images(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
             images.rename(images.with_name("away"))
 
-    with pytest.raises(BadImage, match=r"images/\d\.png"):
-        train(config, tmp_path / "run", progress=lose)
+    with pytest.raises(ImageError, match=r"images/\d\.png"):
+        train(config, tmp_path / "run", progress=hide_images)
     images.with_name("away").rename(images)
     train(config, tmp_path / "run", resume=True)
     assert equal(
@@ -229,15 +233,15 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut_or_packed(family: Family
     answers = ("yes", "no", "left side", "a large lesion on the right")
     batch = []
     for number, answer in enumerate(answers):
-        tiles = processor.tiles([picture(number)]) if number % 2 else ()
+        tiles = processor.tiles([make_image(number)]) if number % 2 else ()
         parts = (0, "Is there a lesion?") if tiles else ("Is there a lesion?",)
         batch.append(
             processor.encode([Message("user", parts), Message("assistant", (answer,))], tiles)
         )
-    stage = Stage("x", ("x",), Rates(language=1e-3), batch=4, micro_batch=4)
+    stage = Stage("x", ("x",), LearningRates(language=1e-3), batch=4, micro_batch=4)
     results = []
     for size in (4, 2, 1):
-        trainer = set_up(
+        trainer = build_trainer(
             model,
             processor,
             replace(stage, micro_batch=size),
@@ -245,14 +249,15 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut_or_packed(family: Family
             bfloat16=False,
         )
         total = sum(
-            float(trainer.summed_loss(batch[i : i + size]).loss.detach()) for i in range(0, 4, size)
+            float(trainer.compute_loss_sum(batch[i : i + size]).loss.detach())
+            for i in range(0, 4, size)
         ) / sum(e.supervised for e in batch)
         results.append(total)
-    packed = set_up(
+    packed = build_trainer(
         model, processor, replace(stage, packing=True), device=torch.device("cpu"), bfloat16=False
     )
     results.append(
-        float(packed.summed_loss(batch).loss.detach()) / sum(e.supervised for e in batch)
+        float(packed.compute_loss_sum(batch).loss.detach()) / sum(e.supervised for e in batch)
     )
     model.eval()
     assert results[1:] == pytest.approx(results[:1] * 3, rel=1e-6)
@@ -262,22 +267,24 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_cut_or_packed(family: Family
 
 
 def test_the_rate_rises_then_falls_along_a_cosine() -> None:
-    stage = Stage("x", ("x",), Rates(language=1.0), batch=1, warmup_steps=4, final_rate=0.1)
-    shares = [rate_share(step, 14, stage) for step in range(14)]
-    assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shares[4] == 1.0
-    assert shares[9] == pytest.approx(0.55)
-    assert shares[4:] == sorted(shares[4:], reverse=True)
+    stage = Stage(
+        "x", ("x",), LearningRates(language=1.0), batch=1, warmup_steps=4, min_lr_ratio=0.1
+    )
+    multipliers = [lr_multiplier(step, 14, stage) for step in range(14)]
+    assert multipliers[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert multipliers[4] == 1.0
+    assert multipliers[9] == pytest.approx(0.55)
+    assert multipliers[4:] == sorted(multipliers[4:], reverse=True)
     # A short run is not all warm-up.
-    assert max(rate_share(step, 6, replace(stage, warmup_steps=100)) for step in range(6)) == 1.0
+    assert max(lr_multiplier(step, 6, replace(stage, warmup_steps=100)) for step in range(6)) == 1.0
 
 
 def test_each_part_has_its_own_rate() -> None:
     model, processor = tiny("internvl")
-    stage = Stage("x", ("x",), Rates(vision=1e-6, language=1e-5), batch=1)
-    trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
+    stage = Stage("x", ("x",), LearningRates(vision=1e-6, language=1e-5), batch=1)
+    trainer = build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
     model.eval()
-    assert sorted(set(trainer.peaks)) == [1e-6, 1e-5]
+    assert sorted(set(trainer.peak_learning_rates)) == [1e-6, 1e-5]
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in trained) == (processor.family.part_of(name) != "projector"), name
@@ -286,13 +293,13 @@ def test_each_part_has_its_own_rate() -> None:
 
 def test_a_plan_is_a_function_of_seed_and_step() -> None:
     plan = GroupedPlan(tuple(range(10, 110)), batch=8, seed=3)
-    whole = [batch for batch, _ in zip(plan.batches(0), range(30), strict=False)]
+    batches = [batch for batch, _ in zip(plan.batches(0), range(30), strict=False)]
     resumed = [batch for batch, _ in zip(plan.batches(17), range(13), strict=False)]
-    assert resumed == whole[17:]
-    first_epoch = [index for batch in whole[:12] for (index,) in batch]
+    assert resumed == batches[17:]
+    first_epoch = [index for batch in batches[:12] for (index,) in batch]
     assert len(set(first_epoch)) == 96
-    assert whole[:12] != whole[12:24]
-    spread = [max(batch)[0] - min(batch)[0] for batch in whole[:12]]
+    assert batches[:12] != batches[12:24]
+    spread = [max(batch)[0] - min(batch)[0] for batch in batches[:12]]
     assert sum(spread) / len(spread) < 20  # lengths lie close together in a batch
     # fewer samples than a batch
     assert sorted(next(GroupedPlan((5, 6, 7), batch=8, seed=0).batches(0))).count((0,)) >= 2
@@ -303,24 +310,24 @@ def test_bad_samples_are_dropped_counted_and_named() -> None:
     good = Sample(
         "good",
         (user_turn("?", 1), Message("assistant", ("yes",))),
-        (Image(data=png_bytes(picture(0))),),
+        (Image(data=png_bytes(make_image(0))),),
     )
     bad = Sample("bad", good.messages, (Image(data=b"no image"),))
-    gone = Sample("gone", good.messages, (Image(path="nowhere.png"),))
-    silent = Sample("silent", (user_turn("?", 0),))
+    missing_image = Sample("gone", good.messages, (Image(path="nowhere.png"),))
+    unanswered = Sample("silent", (user_turn("?", 0),))
     long = Sample("long", (user_turn("x " * 500, 0), Message("assistant", ("yes",))))
-    data = encode_all(
-        [good, bad, Drop("row-9", "no_question"), gone, silent, long],
+    data = encode_training_samples(
+        [good, bad, Drop("row-9", "no_question"), missing_image, unanswered, long],
         processor,
         max_tokens=100,
         cache_mb=1,
     )
     assert len(data) == 1
     assert data.drops == {"bad_image": 2, "no_question": 1, "no_answer": 1, "too_long": 1}
-    assert data.named_drops[0].startswith("bad: bad_image (")
+    assert data.drop_examples[0].startswith("bad: bad_image (")
     assert data.sample(0).tiles[0].tokens == 6
     with pytest.raises(TrainingError, match=r"no sample is left to train on \(bad_image 1\)"):
-        encode_all([bad], processor, max_tokens=100, cache_mb=1)
+        encode_training_samples([bad], processor, max_tokens=100, cache_mb=1)
 
 
 def test_images_beyond_the_cache_are_read_again() -> None:
@@ -328,15 +335,17 @@ def test_images_beyond_the_cache_are_read_again() -> None:
     sample = Sample(
         "a",
         (user_turn("?", 1), Message("assistant", ("yes",))),
-        (Image(data=png_bytes(picture(0))),),
+        (Image(data=png_bytes(make_image(0))),),
     )
-    kept, read = (encode_all([sample], processor, max_tokens=100, cache_mb=mb) for mb in (1, 0))
-    assert (kept.sample(0).tiles[0].pixels == read.sample(0).tiles[0].pixels).all()
+    cached, uncached = (
+        encode_training_samples([sample], processor, max_tokens=100, cache_mb=mb) for mb in (1, 0)
+    )
+    assert (cached.sample(0).tiles[0].pixels == uncached.sample(0).tiles[0].pixels).all()
 
 
 def test_a_folder_of_rows_trains_like_a_dataset(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    picture(0).save(tmp_path / "images" / "a.png")
+    make_image(0).save(tmp_path / "images" / "a.png")
     rows = [
         {"id": "1", "image": "images/a.png", "question": "?", "answer": ["yes", "yeah"]},
         {"id": "2", "image": "images/b.png", "question": "?"},
@@ -383,11 +392,13 @@ def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_check
 
 def test_what_an_objective_tells_that_is_no_number_is_logged_as_none(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    run = StageRun(config, 0, {"captions": tmp_path}, tmp_path, stop=lambda: False, world=ALONE)
+    run = StageRun(
+        config, 0, {"captions": tmp_path}, tmp_path, stop=lambda: False, dist_context=SINGLE_PROCESS
+    )
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
     with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
         result = StepResult(math.inf, math.nan, {"kl": math.inf, "clipped": 0.5})
-        run._tell(log, SimpleNamespace(optimizer=optimizer), 1, 1, result, {}, 1.0, None)  # type: ignore[arg-type]
+        run._log_step(log, SimpleNamespace(optimizer=optimizer), 1, 1, result, {}, 1.0, None)  # type: ignore[arg-type]
     (row,) = read_log(tmp_path / "out")
     assert row["kl"] is None and row["clipped"] == 0.5
 
@@ -403,9 +414,9 @@ def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log
         ):
             pass
         log.add({"stage": "a", "step": 2, "loss": 1.0}, 2)
-        kept = log.size
+        cached = log.size
         log.add({"stage": "a", "step": 3, "loss": 1.0}, 3)
-    with open_log(tmp_path, log_bytes=kept, tensorboard=False):
+    with open_log(tmp_path, log_bytes=cached, tensorboard=False):
         pass
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
 
@@ -422,7 +433,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path)
         train(config, tmp_path / "run", progress=interrupt)
     folder = Path(str(config.data["captions"]))
     folder.rename(tmp_path / "kept")
-    write_phantoms(folder, list(phantom.training(7, 10, "captions")))
+    write_phantoms(folder, list(phantom.training_samples(7, 10, "captions")))
     with pytest.raises(
         ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learnt from so far"
     ):
@@ -436,9 +447,14 @@ def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None
     config = small_config(tmp_path)
     wild = replace(
         config,
-        most_skipped=2,
+        max_skipped_steps=2,
         stages=(
-            replace(config.stages[1], rates=Rates(language=1e30), warmup_steps=0, clip_norm=1e9),
+            replace(
+                config.stages[1],
+                learning_rates=LearningRates(language=1e30),
+                warmup_steps=0,
+                clip_norm=1e9,
+            ),
         ),
     )
     with pytest.raises(
@@ -454,8 +470,8 @@ def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None
 
 def test_a_step_without_a_number_changes_nothing() -> None:
     model, processor = tiny("internvl")
-    stage = Stage("x", ("x",), Rates(language=1e-2), batch=1)
-    trainer = set_up(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
+    stage = Stage("x", ("x",), LearningRates(language=1e-2), batch=1)
+    trainer = build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
     sample = processor.encode([Message("user", ("?",)), Message("assistant", ("yes",))], ())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     head = model.lm_head.register_forward_hook(lambda module, inputs, output: output * float("nan"))
@@ -468,15 +484,15 @@ def test_a_step_without_a_number_changes_nothing() -> None:
 
 
 def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(
-    unbroken: tuple[TrainConfig, Path], tmp_path: Path
+    uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
-    config, whole = unbroken
+    config, uninterrupted = uninterrupted_run
     steps = iter(range(100))
     rare = replace(config, save_every=1000)  # nothing but the request saves
-    with pytest.raises(Stopped, match="stage 'shallow', step 4 of 6"):
+    with pytest.raises(StopRequested, match="stage 'shallow', step 4 of 6"):
         train(rare, tmp_path / "run", stop=lambda: next(steps) == 3)
     train(rare, tmp_path / "run", resume=True)
-    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(whole / "checkpoint"))
+    assert equal(weights(tmp_path / "run" / "checkpoint"), weights(uninterrupted / "checkpoint"))
 
 
 def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
@@ -486,39 +502,41 @@ def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
     ):
         train(replace(config, data={**config.data, "captions": None}), tmp_path / "run")
     shutil.rmtree(tmp_path / "captions" / "data")
-    with pytest.raises(ArtefactError, match=r"missing though manifest.json lists it"):
+    with pytest.raises(ArtifactError, match=r"missing though manifest.json lists it"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
 @pytest.mark.parametrize(
-    "setting", ["rates", "weight_decay", "final_rate", "clip_norm", "epochs", "betas"]
+    "setting", ["learning_rates", "weight_decay", "min_lr_ratio", "clip_norm", "epochs", "betas"]
 )
 def test_numbers_that_would_undo_the_training_are_refused_at_the_door(
     setting: str, value: float
 ) -> None:
     if (setting, value) == ("clip_norm", math.inf):
-        assert Stage("x", ("x",), Rates(language=1e-3), clip_norm=value).clip_norm == value
+        assert Stage("x", ("x",), LearningRates(language=1e-3), clip_norm=value).clip_norm == value
         return
     with pytest.raises(ConfigError, match=rf"{setting}.* is {value:g}"):
-        rates = Rates(language=value if setting == "rates" else 1e-3)
+        learning_rates = LearningRates(language=value if setting == "learning_rates" else 1e-3)
         changed = (
-            {} if setting == "rates" else {setting: (0.9, value) if setting == "betas" else value}
+            {}
+            if setting == "learning_rates"
+            else {setting: (0.9, value) if setting == "betas" else value}
         )
-        Stage("x", ("x",), rates, **changed)  # type: ignore[arg-type]
+        Stage("x", ("x",), learning_rates, **changed)  # type: ignore[arg-type]
 
 
 def test_configurations_refuse_nonsense() -> None:
     with pytest.raises(ConfigError, match="batch is 0; it must be at least 1"):
-        Stage("x", ("x",), Rates(language=1e-3), batch=0)
-    with pytest.raises(ConfigError, match="round_prompts is 0; it must be at least 1"):
-        Grpo(round_prompts=0)
-    stage = Stage("a", ("x",), Rates(language=1e-3))
+        Stage("x", ("x",), LearningRates(language=1e-3), batch=0)
+    with pytest.raises(ConfigError, match="rollout_batch_size is 0; it must be at least 1"):
+        Grpo(rollout_batch_size=0)
+    stage = Stage("a", ("x",), LearningRates(language=1e-3))
     for change in ({"data": ()}, {"micro_batch": 3}, {"steps": 0}, {"epochs": 0.0}):
         with pytest.raises(ConfigError, match="stage 'a'"):
             replace(stage, **change)
     with pytest.raises(ConfigError, match="every part of the stage is frozen"):
-        Rates()
+        LearningRates()
     with pytest.raises(ConfigError, match="did you mean 'captions'"):
         TrainConfig("x", "model", (replace(stage, data=("caption",)),), {"captions": None})

@@ -17,29 +17,29 @@ import pytest
 import torch
 
 from lingshu.core.messages import message_to_json, user_turn
-from lingshu.core.nouns import Message, Sample
-from lingshu.models.processor import Encoded
-from lingshu.train.config import Grpo, Rates, Stage
-from lingshu.train.grpo import advantages, log_probabilities, with_reply
-from lingshu.train.step import Trainer, set_up
-from tests.tiny import picture, tiny
+from lingshu.core.types import Message, Sample
+from lingshu.models.processor import EncodedSample
+from lingshu.train.config import Grpo, LearningRates, Stage
+from lingshu.train.grpo import advantages, append_reply, log_probabilities
+from lingshu.train.step import Trainer, build_trainer
+from tests.support.tiny import make_image, tiny
 
 pytestmark = pytest.mark.peers
 trl = pytest.importorskip("trl", reason="trl is not installed; bench/_trl.py says how")
 datasets = pytest.importorskip("datasets", reason="trl comes with datasets")
 
-RATES = Rates(vision=1e-3, projector=1e-3, language=1e-3)
-PROMPTS, COPIES, LONGEST = 3, 4, 7
+RATES = LearningRates(vision=1e-3, projector=1e-3, language=1e-3)
+PROMPTS, NUM_GENERATIONS, MAX_REPLY_TOKENS = 3, 4, 7
 GRPO = Grpo(
-    copies=COPIES,
-    round_prompts=PROMPTS,
+    num_generations=NUM_GENERATIONS,
+    rollout_batch_size=PROMPTS,
     temperature=0.9,
-    max_reply_tokens=LONGEST,
+    max_reply_tokens=MAX_REPLY_TOKENS,
     kl=1e-3,
     clip_low=0.2,
     clip_high=0.3,
 )
-CLOSE = 1e-5
+TOLERANCE = 1e-5
 Gradients = dict[str, torch.Tensor]
 
 
@@ -68,10 +68,12 @@ def trainer_of(model: Any, *, packing: bool = False, grpo: Grpo | None = None) -
         packing=packing,
         grpo=grpo,
     )
-    return set_up(model, tiny("qwen2_5_vl")[1], stage, device=torch.device("cpu"), bfloat16=False)
+    return build_trainer(
+        model, tiny("qwen2_5_vl")[1], stage, device=torch.device("cpu"), bfloat16=False
+    )
 
 
-def learnt(model: Any, loss: torch.Tensor) -> tuple[float, Gradients]:
+def loss_and_gradients(model: Any, loss: torch.Tensor) -> tuple[float, Gradients]:
     model.zero_grad()
     loss.backward()
     return float(loss.detach()), {
@@ -80,10 +82,10 @@ def learnt(model: Any, loss: torch.Tensor) -> tuple[float, Gradients]:
 
 
 def assert_close(one: tuple[float, Gradients], other: tuple[float, Gradients]) -> None:
-    assert one[0] == pytest.approx(other[0], abs=CLOSE)
+    assert one[0] == pytest.approx(other[0], abs=TOLERANCE)
     assert one[1].keys() == other[1].keys()
-    worst = max(float((one[1][name] - other[1][name]).abs().max()) for name in one[1])
-    assert worst < CLOSE < max(float(g.abs().max()) for g in one[1].values())
+    max_difference = max(float((one[1][name] - other[1][name]).abs().max()) for name in one[1])
+    assert max_difference < TOLERANCE < max(float(g.abs().max()) for g in one[1].values())
 
 
 # --- supervised
@@ -105,7 +107,8 @@ def dialogues() -> list[tuple[list[Message], Any]]:
         Message("assistant", ("there is a large lesion left and a small lesion right",)),
     ]
     return [
-        (messages, picture(n, 60 + 40 * n, 90)) for n, messages in enumerate((yes, several, longer))
+        (messages, make_image(n, 60 + 40 * n, 90))
+        for n, messages in enumerate((yes, several, longer))
     ]
 
 
@@ -118,16 +121,18 @@ def their_batch(trainer: Any) -> dict[str, torch.Tensor]:
 
 
 def sft_trainer(model: Any, folder: Path) -> Any:
-    beside = bench()
+    trl_helpers = bench()
     rows = datasets.Dataset.from_list(
-        [{"messages": [{"role": "user", "content": "a"}], "images": [picture(0)]}]
+        [{"messages": [{"role": "user", "content": "a"}], "images": [make_image(0)]}]
     )
-    config = trl.SFTConfig(**beside.quiet(str(folder)), max_length=None, assistant_only_loss=True)
+    config = trl.SFTConfig(
+        **trl_helpers.quiet_arguments(str(folder)), max_length=None, assistant_only_loss=True
+    )
     return trl.SFTTrainer(
         model=model,
         args=config,
         train_dataset=rows,
-        processing_class=beside.stock_processor(tiny("qwen2_5_vl")[1]),
+        processing_class=trl_helpers.stock_processor(tiny("qwen2_5_vl")[1]),
     )
 
 
@@ -136,24 +141,31 @@ def test_supervised_loss_and_gradients_equal_trl_and_stock_transformers(
     packing: bool, tmp_path: Path
 ) -> None:
     processor = tiny("qwen2_5_vl")[1]
-    made = [processor.encode(messages, processor.tiles([image])) for messages, image in dialogues()]
+    encoded = [
+        processor.encode(messages, processor.tiles([image])) for messages, image in dialogues()
+    ]
     theirs = sft_trainer(own_model(), tmp_path)
     batch = their_batch(theirs)
-    for row, sample in enumerate(made):
+    for row, sample in enumerate(encoded):
         kept = batch["labels"][row][batch["attention_mask"][row] == 1][: len(sample)]
         assert kept.tolist() == sample.labels.tolist()
         assert batch["input_ids"][row][: len(sample)].tolist() == sample.ids.tolist()
     stock = own_model().train()
-    expected = learnt(stock, stock(**batch).loss)
+    expected = loss_and_gradients(stock, stock(**batch).loss)
     count = (batch["labels"][:, 1:] != -100).sum()
     assert_close(
-        learnt(
+        loss_and_gradients(
             theirs.model, theirs.compute_loss(theirs.model, dict(batch), num_items_in_batch=count)
         ),
         expected,
     )
     ours = trainer_of(own_model(), packing=packing)
-    assert_close(learnt(ours.model, ours.summed_loss(made).loss / ours.loss.mass(made)), expected)
+    assert_close(
+        loss_and_gradients(
+            ours.model, ours.compute_loss_sum(encoded).loss / ours.loss.denominator(encoded)
+        ),
+        expected,
+    )
 
 
 # --- reinforcement
@@ -171,70 +183,82 @@ def questions() -> list[Sample]:
     ]
 
 
-def grpo_trainer(folder: Path, **given: Any) -> Any:
+def grpo_trainer(folder: Path, **overrides: Any) -> Any:
     """TRL's trainer on a policy and a reference that both start as the tiny model."""
     from transformers import AutoModelForImageTextToText
 
-    beside, processor = bench(), tiny("qwen2_5_vl")[1]
+    trl_helpers, processor = bench(), tiny("qwen2_5_vl")[1]
     tiny("qwen2_5_vl")[0].save_pretrained(folder)
-    drawing = {
-        "max_completion_length": LONGEST,
+    generation_args = {
+        "max_completion_length": MAX_REPLY_TOKENS,
         "temperature": GRPO.temperature,
-        "num_generations": COPIES,
+        "num_generations": NUM_GENERATIONS,
     }
-    drawing["generation_kwargs"] = {"suppress_tokens": processor.never_sampled}
+    generation_args["generation_kwargs"] = {"suppress_tokens": processor.never_sampled}
     # The penalty is the plain k3 estimate; two iterations let TRL keep the log-probabilities of the
     # round's start.
-    clipped = {
+    loss_args = {
         "beta": GRPO.kl,
         "epsilon": GRPO.clip_low,
         "epsilon_high": GRPO.clip_high,
         "use_bias_correction_kl": False,
     }
-    sizes = {"per_device_train_batch_size": PROMPTS * COPIES, "num_iterations": 2}
-    config = trl.GRPOConfig(**(beside.quiet(str(folder)) | drawing | clipped | sizes | given))
+    size_args = {"per_device_train_batch_size": PROMPTS * NUM_GENERATIONS, "num_iterations": 2}
+    config = trl.GRPOConfig(
+        **(
+            trl_helpers.quiet_arguments(str(folder))
+            | generation_args
+            | loss_args
+            | size_args
+            | overrides
+        )
+    )
     return trl.GRPOTrainer(
         model=AutoModelForImageTextToText.from_pretrained(folder),
         args=config,
         reward_funcs=lambda completions, **_: REWARDS.ravel().tolist(),
         train_dataset=datasets.Dataset.from_list(
-            [{"prompt": [{"role": "user", "content": "a"}], "images": [picture(0)]}]
+            [{"prompt": [{"role": "user", "content": "a"}], "images": [make_image(0)]}]
         ),
-        processing_class=beside.stock_processor(processor),
+        processing_class=trl_helpers.stock_processor(processor),
     )
 
 
-def drawn(trainer: Any) -> dict[str, Any]:
+def trl_rollouts(trainer: Any) -> dict[str, Any]:
     """What TRL makes of a round: replies, advantages, log-probabilities of the start and of the
     reference.
     """
     torch.manual_seed(0)
     trainer.model.train()
     rows = [
-        {"prompt": [{"role": "user", "content": sample.messages[0].text}], "images": [picture(n)]}
+        {
+            "prompt": [{"role": "user", "content": sample.messages[0].text}],
+            "images": [make_image(n)],
+        }
         for n, sample in enumerate(questions())
-        for _ in range(COPIES)
+        for _ in range(NUM_GENERATIONS)
     ]
     return trainer._generate_and_score_completions(rows)
 
 
-def ours_of(found: dict[str, Any], ours: Trainer) -> list[Encoded]:
+def encode_rollouts(rollouts: dict[str, Any], ours: Trainer) -> list[EncodedSample]:
     """The same replies as samples, with our own advantages."""
-    made = []
+    encoded = []
     values = advantages(REWARDS).ravel()
-    for row in range(PROMPTS * COPIES):
-        sample = questions()[row // COPIES]
-        tiles = ours.processor.tiles([picture(row // COPIES)])
+    for row in range(PROMPTS * NUM_GENERATIONS):
+        sample = questions()[row // NUM_GENERATIONS]
+        tiles = ours.processor.tiles([make_image(row // NUM_GENERATIONS)])
         prompt = ours.processor.encode(sample.messages, tiles)
         assert (
-            found["prompt_ids"][row][found["prompt_mask"][row] == 1].tolist() == prompt.ids.tolist()
+            rollouts["prompt_ids"][row][rollouts["prompt_mask"][row] == 1].tolist()
+            == prompt.ids.tolist()
         ), message_to_json(sample.messages[0])
-        reply = found["completion_ids"][row][found["completion_mask"][row] == 1].tolist()
-        made.append(with_reply(prompt, reply, advantage=float(values[row])))
-    return made
+        reply = rollouts["completion_ids"][row][rollouts["completion_mask"][row] == 1].tolist()
+        encoded.append(append_reply(prompt, reply, advantage=float(values[row])))
+    return encoded
 
 
-def moved(model: Any, seed: int) -> Any:
+def perturbed(model: Any, seed: int) -> Any:
     """The same model elsewhere: far enough that ratios are clipped on both sides and the penalty
     counts.
     """
@@ -245,12 +269,12 @@ def moved(model: Any, seed: int) -> Any:
     return model
 
 
-def flat(found: dict[str, Any], name: str) -> torch.Tensor:
-    return found[name][found["completion_mask"] == 1]
+def flat(rollouts: dict[str, Any], name: str) -> torch.Tensor:
+    return rollouts[name][rollouts["completion_mask"] == 1]
 
 
-def facts(samples: Sequence[Encoded], name: str) -> torch.Tensor:
-    return torch.from_numpy(np.concatenate([sample.facts[name] for sample in samples]))
+def concat_values(samples: Sequence[EncodedSample], name: str) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate([sample.token_values[name] for sample in samples]))
 
 
 def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(
@@ -259,49 +283,61 @@ def test_advantages_log_probabilities_loss_and_gradients_of_a_round_equal_trl(
     theirs = grpo_trainer(
         tmp_path, loss_type="bnpo", gradient_accumulation_steps=1, steps_per_generation=1
     )
-    moved(theirs.model, 1)
-    found = drawn(theirs)
+    perturbed(theirs.model, 1)
+    rollouts = trl_rollouts(theirs)
     start, reference = own_model(), own_model()
-    moved(start, 1)
-    made = ours_of(found, trainer_of(start, grpo=GRPO))
-    assert np.abs(found["advantages"].numpy() - advantages(REWARDS).ravel()).max() < CLOSE
-    made = log_probabilities(trainer_of(start, grpo=GRPO), made, "old")
-    made = log_probabilities(trainer_of(reference, grpo=GRPO), made, "reference")
-    assert float((facts(made, "old") - flat(found, "old_per_token_logps")).abs().max()) < CLOSE
+    perturbed(start, 1)
+    encoded = encode_rollouts(rollouts, trainer_of(start, grpo=GRPO))
+    assert np.abs(rollouts["advantages"].numpy() - advantages(REWARDS).ravel()).max() < TOLERANCE
+    encoded = log_probabilities(trainer_of(start, grpo=GRPO), encoded, "old")
+    encoded = log_probabilities(trainer_of(reference, grpo=GRPO), encoded, "reference")
     assert (
-        float((facts(made, "reference") - flat(found, "ref_per_token_logps")).abs().max()) < CLOSE
+        float((concat_values(encoded, "old") - flat(rollouts, "old_per_token_logps")).abs().max())
+        < TOLERANCE
+    )
+    assert (
+        float(
+            (concat_values(encoded, "reference") - flat(rollouts, "ref_per_token_logps"))
+            .abs()
+            .max()
+        )
+        < TOLERANCE
     )
 
-    moved(theirs.model, 2)
+    perturbed(theirs.model, 2)
     theirs.current_gradient_accumulation_steps = 1
-    expected = learnt(theirs.model, theirs.compute_loss(theirs.model, found))
-    ours = trainer_of(moved(start, 2), grpo=GRPO)
-    summed = ours.summed_loss(made)
-    assert_close(learnt(ours.model, summed.loss / ours.loss.mass(made)), expected)
+    expected = loss_and_gradients(theirs.model, theirs.compute_loss(theirs.model, rollouts))
+    ours = trainer_of(perturbed(start, 2), grpo=GRPO)
+    loss_sum = ours.compute_loss_sum(encoded)
+    assert_close(
+        loss_and_gradients(ours.model, loss_sum.loss / ours.loss.denominator(encoded)), expected
+    )
     metrics = theirs._metrics["train"]
     clipped = metrics["clip_ratio/region_mean"][-1]
     assert 0.05 < clipped < 0.95  # the batch is one on which the clipping matters, on both sides
     assert metrics["clip_ratio/low_mean"][-1] > 0 and metrics["clip_ratio/high_mean"][-1] > 0
-    assert float(summed.told["kl"]) / ours.loss.mass(made) == pytest.approx(
+    assert float(loss_sum.metrics["kl"]) / ours.loss.denominator(encoded) == pytest.approx(
         metrics["kl"][-1], abs=1e-4
     )
-    assert float(summed.told["clipped"]) / ours.loss.mass(made) == pytest.approx(clipped, abs=CLOSE)
+    assert float(loss_sum.metrics["clipped"]) / ours.loss.denominator(encoded) == pytest.approx(
+        clipped, abs=TOLERANCE
+    )
 
 
 def test_the_mean_over_a_batch_in_parts_equals_that_of_dapo(tmp_path: Path) -> None:
     theirs = grpo_trainer(
         tmp_path, loss_type="dapo", gradient_accumulation_steps=2, steps_per_generation=2
     )
-    found = drawn(theirs)
+    rollouts = trl_rollouts(theirs)
     # halves of unlike numbers of tokens
-    found["completion_mask"][0, 2:] = found["completion_mask"][5, 4:] = 0
-    found["num_items_in_batch"] = found["completion_mask"].sum()
-    made = ours_of(found, trainer_of(own_model(), grpo=GRPO))
-    made = log_probabilities(trainer_of(own_model(), grpo=GRPO), made, "reference")
-    moved(theirs.model, 3)
+    rollouts["completion_mask"][0, 2:] = rollouts["completion_mask"][5, 4:] = 0
+    rollouts["num_items_in_batch"] = rollouts["completion_mask"].sum()
+    encoded = encode_rollouts(rollouts, trainer_of(own_model(), grpo=GRPO))
+    encoded = log_probabilities(trainer_of(own_model(), grpo=GRPO), encoded, "reference")
+    perturbed(theirs.model, 3)
     theirs.current_gradient_accumulation_steps = 2
-    half, total, ours_total = PROMPTS * COPIES // 2, torch.zeros(()), torch.zeros(())
-    patches = found["image_grid_thw"].prod(-1)
+    half, total, ours_total = PROMPTS * NUM_GENERATIONS // 2, torch.zeros(()), torch.zeros(())
+    patches = rollouts["image_grid_thw"].prod(-1)
     cut = int(patches[:half].sum())
     for part in (slice(0, half), slice(half, None)):
         names = (
@@ -313,15 +349,18 @@ def test_the_mean_over_a_batch_in_parts_equals_that_of_dapo(tmp_path: Path) -> N
             "ref_per_token_logps",
             "mm_token_type_ids",
         )
-        inputs = {name: found[name][part] for name in (*names, "image_grid_thw")}
+        inputs = {name: rollouts[name][part] for name in (*names, "image_grid_thw")}
         inputs["pixel_values"] = (
-            found["pixel_values"][:cut] if part.start == 0 else found["pixel_values"][cut:]
+            rollouts["pixel_values"][:cut] if part.start == 0 else rollouts["pixel_values"][cut:]
         )
         total = total + theirs.compute_loss(
             theirs.model,
-            inputs | {"num_images": [1] * half, "num_items_in_batch": found["num_items_in_batch"]},
+            inputs
+            | {"num_images": [1] * half, "num_items_in_batch": rollouts["num_items_in_batch"]},
         )
-    ours = trainer_of(moved(own_model(), 3), grpo=replace(GRPO))
-    for part in (made[:half], made[half:]):
-        ours_total = ours_total + ours.summed_loss(part).loss / ours.loss.mass(made)
-    assert_close(learnt(ours.model, ours_total), learnt(theirs.model, total))
+    ours = trainer_of(perturbed(own_model(), 3), grpo=replace(GRPO))
+    for part in (encoded[:half], encoded[half:]):
+        ours_total = ours_total + ours.compute_loss_sum(part).loss / ours.loss.denominator(encoded)
+    assert_close(
+        loss_and_gradients(ours.model, ours_total), loss_and_gradients(theirs.model, total)
+    )

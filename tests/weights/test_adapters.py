@@ -14,9 +14,9 @@ import peft
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingshu.core.errors import ArtefactError, ConfigError, InputError
-from lingshu.weights.method import Weighting
-from lingshu.weights.result import Merge, merge
+from lingshu.core.errors import ArtifactError, ConfigError, InputError
+from lingshu.weights.base import MergeWeights
+from lingshu.weights.output import MergePlan, merge
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -60,7 +60,7 @@ def adapter(folder: Path, seed: int, targets: list[str], rank: int, **settings: 
     return folder
 
 
-def whole(folder: Path) -> dict[str, torch.Tensor]:
+def merged_model(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of the base with the adapter merged in by peft."""
     return peft.PeftModel.from_pretrained(net(), str(folder)).merge_and_unload().state_dict()
 
@@ -88,10 +88,14 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
     tmp_path: Path, pair: tuple[Path, Path], method: str, weights: tuple[float, float]
 ) -> None:
-    merge(Merge(pair, method), tmp_path / "out", Weighting(weights))
-    base, one, two, found = net().state_dict(), *map(whole, pair), whole(tmp_path / "out")
+    merge(MergePlan(pair, method), tmp_path / "out", MergeWeights(weights))
+    base, first, second, found = (
+        net().state_dict(),
+        *map(merged_model, pair),
+        merged_model(tmp_path / "out"),
+    )
     for name, start in base.items():
-        expected = start + weights[0] * (one[name] - start) + weights[1] * (two[name] - start)
+        expected = start + weights[0] * (first[name] - start) + weights[1] * (second[name] - start)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-5)
     assert (
         json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"]
@@ -100,18 +104,20 @@ def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
 
 
 def test_an_end_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
-    merge(Merge(pair), tmp_path / "out", Weighting((0.0, 1.0)))
-    one, two = load_file(pair[1] / ADAPTER), load_file(tmp_path / "out" / ADAPTER)
-    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
-    assert whole(tmp_path / "out").keys() == whole(pair[1]).keys()
+    merge(MergePlan(pair), tmp_path / "out", MergeWeights((0.0, 1.0)))
+    first, second = load_file(pair[1] / ADAPTER), load_file(tmp_path / "out" / ADAPTER)
+    assert first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+    assert merged_model(tmp_path / "out").keys() == merged_model(pair[1]).keys()
 
 
 def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     a, b = pair
     with pytest.raises(ConfigError, match="weighted sum of deltas"):
-        merge(Merge((a, b), "slerp"), tmp_path / "out", Weighting((0.5, 0.5)))
+        merge(MergePlan((a, b), "slerp"), tmp_path / "out", MergeWeights((0.5, 0.5)))
     with pytest.raises(ConfigError, match="between 0 and 1"):
-        merge(Merge((a, b)), tmp_path / "out", Weighting((2.0, 2.0)))
+        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((2.0, 2.0)))
     settings = json.loads((b / "adapter_config.json").read_text())
     for key, value in (
         ("use_dora", True),
@@ -122,16 +128,16 @@ def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Pa
     ):
         (b / "adapter_config.json").write_text(json.dumps(settings | {key: value}))
         with pytest.raises(InputError, match=key if key != "bias" else "biases"):
-            merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+            merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
     (b / "adapter_config.json").write_text(json.dumps(settings))
     (b / "config.json").write_text("{}")
     with pytest.raises(InputError, match="merge the adapter into its base first"):
-        merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
     (b / "config.json").unlink()
     broken = {name: tensor.fill_(float("nan")) for name, tensor in load_file(b / ADAPTER).items()}
     save_file(broken, b / ADAPTER)
-    with pytest.raises(ArtefactError, match="lora_A"):
-        merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5)))
+    with pytest.raises(ArtifactError, match="lora_A"):
+        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5)))
 
 
 def test_a_broken_adapter_is_named_whatever_its_weight(
@@ -141,8 +147,8 @@ def test_a_broken_adapter_is_named_whatever_its_weight(
     next(iter(broken.values()))[0, 0] = float("nan")
     save_file(broken, pair[1] / ADAPTER)
     for weights in ((1.0, 0.0), (0.0, 1.0)):
-        with pytest.raises(ArtefactError, match="lora_A"):
-            merge(Merge(pair), tmp_path / "out", Weighting(weights))
+        with pytest.raises(ArtifactError, match="lora_A"):
+            merge(MergePlan(pair), tmp_path / "out", MergeWeights(weights))
 
 
 def test_factors_too_large_for_their_type_are_an_error(
@@ -153,6 +159,6 @@ def test_factors_too_large_for_their_type_are_an_error(
             {name: tensor.half() for name, tensor in load_file(folder / ADAPTER).items()},
             folder / ADAPTER,
         )
-    with pytest.raises(ArtefactError, match=r"lora_B.* too large for F16"):
-        merge(Merge(pair, "task"), tmp_path / "out", Weighting((1e6, 1.0)))
+    with pytest.raises(ArtifactError, match=r"lora_B.* too large for F16"):
+        merge(MergePlan(pair, "task"), tmp_path / "out", MergeWeights((1e6, 1.0)))
     assert not (tmp_path / "out").exists()

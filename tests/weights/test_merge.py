@@ -16,32 +16,34 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
 
-from lingshu.core.artefacts import check_checkpoint
-from lingshu.core.errors import ArtefactError, ConfigError, InputError
+from lingshu.core.artifacts import check_checkpoint
+from lingshu.core.errors import ArtifactError, ConfigError, InputError
 from lingshu.core.files import sha256_file, write_manifest
-from lingshu.core.runcard import read_run_card
-from lingshu.weights.method import Weighting, weighted_sum
-from lingshu.weights.result import Merge, merge, merge_path, merged_path
-from tests.weights._models import read, same, values, write
+from lingshu.core.run_card import read_run_card
+from lingshu.weights.base import MergeWeights, weighted_sum
+from lingshu.weights.output import MergePlan, find_merged_path, merge, merge_path
+from tests.support.checkpoint_files import random_tensors, read_model, tensors_equal, write_model
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def pair(folder: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Path, Path]:
-    return write(folder / "a", values(1, dtype)), write(folder / "b", values(2, dtype))
+def model_pair(folder: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Path, Path]:
+    return write_model(folder / "a", random_tensors(1, dtype)), write_model(
+        folder / "b", random_tensors(2, dtype)
+    )
 
 
-def at(weight: float) -> Weighting:
-    return Weighting((weight, 1 - weight))
+def weights_at(weight: float) -> MergeWeights:
+    return MergeWeights((weight, 1 - weight))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_the_ends_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> None:
-    a, b = pair(tmp_path, dtype)
+    a, b = model_pair(tmp_path, dtype)
     for weight, folder in ((1.0, a), (0.0, b)):
         for method in ("linear", "slerp"):
-            merge(Merge((a, b), method), tmp_path / "out", at(weight))
-            assert same(read(tmp_path / "out"), read(folder))
+            merge(MergePlan((a, b), method), tmp_path / "out", weights_at(weight))
+            assert tensors_equal(read_model(tmp_path / "out"), read_model(folder))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -49,66 +51,71 @@ def test_the_ends_come_back_bit_for_bit(tmp_path: Path, dtype: torch.dtype) -> N
 def test_exchanging_the_models_and_their_weights_changes_no_bit(
     tmp_path: Path, dtype: torch.dtype, weight: float
 ) -> None:
-    a, b = pair(tmp_path, dtype)
+    a, b = model_pair(tmp_path, dtype)
     for method in ("linear", "slerp"):
-        merge(Merge((a, b), method), tmp_path / "one", at(weight))
-        merge(Merge((b, a), method), tmp_path / "two", at(1 - weight))
-        assert same(read(tmp_path / "one"), read(tmp_path / "two"))
+        merge(MergePlan((a, b), method), tmp_path / "one", weights_at(weight))
+        merge(MergePlan((b, a), method), tmp_path / "two", weights_at(1 - weight))
+        assert tensors_equal(read_model(tmp_path / "one"), read_model(tmp_path / "two"))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_a_model_merged_with_itself_stays_itself(tmp_path: Path, dtype: torch.dtype) -> None:
-    a, _ = pair(tmp_path, dtype)
+    a, _ = model_pair(tmp_path, dtype)
     for method in ("linear", "slerp"):
         for weight in (0.5, 0.3):
-            merge(Merge((a, a), method), tmp_path / "out", at(weight))
-            assert same(read(tmp_path / "out"), read(a))
+            merge(MergePlan((a, a), method), tmp_path / "out", weights_at(weight))
+            assert tensors_equal(read_model(tmp_path / "out"), read_model(a))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_streaming_gives_what_whole_tensors_in_memory_give(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    a, b = pair(tmp_path, dtype)
-    merge(Merge((a, b)), tmp_path / "out", at(0.3))
-    one, two, out = read(a), read(b), read(tmp_path / "out")
+    a, b = model_pair(tmp_path, dtype)
+    merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.3))
+    first, second, out = read_model(a), read_model(b), read_model(tmp_path / "out")
     for name, tensor in out.items():
         if tensor.is_floating_point():
             expected = (
-                torch.lerp(two[name], one[name], 0.3)
+                torch.lerp(second[name], first[name], 0.3)
                 if dtype != torch.float32
-                else 0.3 * one[name].double() + 0.7 * two[name].double()
+                else 0.3 * first[name].double() + 0.7 * second[name].double()
             )
             assert torch.equal(tensor, expected.to(dtype)), name
         else:
-            assert torch.equal(tensor, one[name])
+            assert torch.equal(tensor, first[name])
 
 
 def test_the_result_is_linear_in_the_weight(tmp_path: Path) -> None:
-    a, b = pair(tmp_path, torch.float32)
-    points = merge_path(Merge((a, b)), tmp_path / "out", [0.0, 0.25, 0.5, 0.75, 1.0])
-    found = {weight: read(folder)["embed"] for weight, folder in points}
+    a, b = model_pair(tmp_path, torch.float32)
+    points = merge_path(MergePlan((a, b)), tmp_path / "out", [0.0, 0.25, 0.5, 0.75, 1.0])
+    found = {weight: read_model(folder)["embed"] for weight, folder in points}
     torch.testing.assert_close(found[0.25] + found[0.75], 2 * found[0.5], rtol=1e-6, atol=1e-6)
-    assert torch.equal(found[0.0], read(b)["embed"]) and torch.equal(found[1.0], read(a)["embed"])
+    assert torch.equal(found[0.0], read_model(b)["embed"]) and torch.equal(
+        found[1.0], read_model(a)["embed"]
+    )
     assert [folder.name for _, folder in points] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
 
 
 def test_a_path_has_the_points_that_single_merges_have_and_is_found_again(tmp_path: Path) -> None:
-    a, b = pair(tmp_path)
-    points = merge_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0])
-    merge(Merge((a, b)), tmp_path / "half", at(0.5))
-    assert same(read(points[1][1]), read(tmp_path / "half"))
-    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) == points
-    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 1.0]) is None
+    a, b = model_pair(tmp_path)
+    points = merge_path(MergePlan((a, b)), tmp_path / "out", [0.0, 0.5, 1.0])
+    merge(MergePlan((a, b)), tmp_path / "half", weights_at(0.5))
+    assert tensors_equal(read_model(points[1][1]), read_model(tmp_path / "half"))
+    assert find_merged_path(MergePlan((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) == points
+    assert find_merged_path(MergePlan((a, b)), tmp_path / "out", [0.0, 1.0]) is None
     (a / "model.safetensors").touch()
-    assert merged_path(Merge((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) is None
+    assert find_merged_path(MergePlan((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) is None
 
 
 def test_models_may_lie_in_other_files(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a", values(1), files=3), write(tmp_path / "b", values(2))
-    merge(Merge((a, b)), tmp_path / "one", at(0.5))
-    merge(Merge((b, a)), tmp_path / "two", at(0.5))
-    assert same(read(tmp_path / "one"), read(tmp_path / "two"))
+    a, b = (
+        write_model(tmp_path / "a", random_tensors(1), files=3),
+        write_model(tmp_path / "b", random_tensors(2)),
+    )
+    merge(MergePlan((a, b)), tmp_path / "one", weights_at(0.5))
+    merge(MergePlan((b, a)), tmp_path / "two", weights_at(0.5))
+    assert tensors_equal(read_model(tmp_path / "one"), read_model(tmp_path / "two"))
     assert sorted(path.name for path in (tmp_path / "one").glob("*.safetensors")) == [
         f"model-{n}.safetensors" for n in range(3)
     ]
@@ -126,11 +133,11 @@ def test_models_may_lie_in_other_files(tmp_path: Path) -> None:
 
 
 def test_the_result_is_a_checkpoint_with_the_first_ones_files_and_a_card(tmp_path: Path) -> None:
-    a, b = pair(tmp_path)
+    a, b = model_pair(tmp_path)
     (a / "tokenizer.json").write_text('{"a": 1}')
     (a / "modeling.py").write_text("raise SystemExit")
     write_manifest(b)
-    merge(Merge((a, b)), tmp_path / "out", at(0.25))
+    merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.25))
     assert check_checkpoint(tmp_path / "out")
     card = read_run_card(tmp_path / "out")
     assert card["config"]["weights"] == [0.25, 0.75] and card["config"]["method"] == "linear"
@@ -145,117 +152,124 @@ def test_the_result_is_a_checkpoint_with_the_first_ones_files_and_a_card(tmp_pat
 
 
 def test_parts_get_their_own_weight(tmp_path: Path) -> None:
-    a, b = pair(tmp_path)
+    a, b = model_pair(tmp_path)
     patterns = (("visual.*", (1.0, 0.0)), ("visual.merger.*", (0.0, 1.0)))
-    merge(Merge((a, b)), tmp_path / "out", Weighting((0.5, 0.5), patterns))
-    out = read(tmp_path / "out")
-    assert torch.equal(out["visual.weight"], read(a)["visual.weight"])
-    assert torch.equal(out["visual.merger.weight"], read(b)["visual.merger.weight"])
+    merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((0.5, 0.5), patterns))
+    out = read_model(tmp_path / "out")
+    assert torch.equal(out["visual.weight"], read_model(a)["visual.weight"])
+    assert torch.equal(out["visual.merger.weight"], read_model(b)["visual.merger.weight"])
     with pytest.raises(ConfigError, match="no tensor matches 'vision"):
-        merge(Merge((a, b)), tmp_path / "other", Weighting((0.5, 0.5), (("vision.*", (1.0, 0.0)),)))
+        merge(
+            MergePlan((a, b)),
+            tmp_path / "other",
+            MergeWeights((0.5, 0.5), (("vision.*", (1.0, 0.0)),)),
+        )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("weight", [0.5, 1.0])
 def test_a_value_that_is_no_number_is_named(tmp_path: Path, bad: float, weight: float) -> None:
-    broken = values(2)
+    broken = random_tensors(2)
     broken["embed"][2999, 99] = bad
-    a, b = write(tmp_path / "a", values(1)), write(tmp_path / "b", broken)
+    a, b = write_model(tmp_path / "a", random_tensors(1)), write_model(tmp_path / "b", broken)
     with pytest.raises(
-        ArtefactError, match=r"B .*tensor 'embed' holds (nan|inf) at element 299999"
+        ArtifactError, match=r"B .*tensor 'embed' holds (nan|inf) at element 299999"
     ):
-        merge(Merge((a, b)), tmp_path / "out", at(weight))
+        merge(MergePlan((a, b)), tmp_path / "out", weights_at(weight))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_a_result_too_large_for_its_type_is_an_error(tmp_path: Path) -> None:
-    base, big = values(0, torch.float16), values(1, torch.float16)
+    base, big = random_tensors(0, torch.float16), random_tensors(1, torch.float16)
     big["norm"].fill_(60000)
     a, b, start = (
-        write(tmp_path / "a", big),
-        write(tmp_path / "b", big),
-        write(tmp_path / "base", base),
+        write_model(tmp_path / "a", big),
+        write_model(tmp_path / "b", big),
+        write_model(tmp_path / "base", base),
     )
-    with pytest.raises(ArtefactError, match=r"norm: .* too large for F16"):
-        merge(Merge((a, b), "task", base=start), tmp_path / "out", Weighting((1.0, 1.0)))
+    with pytest.raises(ArtifactError, match=r"norm: .* too large for F16"):
+        merge(MergePlan((a, b), "task", base=start), tmp_path / "out", MergeWeights((1.0, 1.0)))
     # The mean of two large values is none: their sum alone would be.
-    merge(Merge((a, b)), tmp_path / "out", at(0.5))
-    assert torch.equal(read(tmp_path / "out")["norm"], big["norm"])
+    merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.5))
+    assert torch.equal(read_model(tmp_path / "out")["norm"], big["norm"])
 
 
 def test_differences_are_listed(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", values(1))
-    other = values(2) | {"norm": torch.zeros(5, dtype=torch.bfloat16), "more": torch.zeros(1)}
+    a = write_model(tmp_path / "a", random_tensors(1))
+    other = random_tensors(2) | {
+        "norm": torch.zeros(5, dtype=torch.bfloat16),
+        "more": torch.zeros(1),
+    }
     del other["scale"]
-    b = write(tmp_path / "b", other, config={"hidden_size": 8, "_name_or_path": "b"})
+    b = write_model(tmp_path / "b", other, config={"hidden_size": 8, "_name_or_path": "b"})
     with pytest.raises(InputError) as caught:
-        merge(Merge((a, b)), tmp_path / "out", at(0.5))
-    for told in (
+        merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.5))
+    for notes in (
         "config.hidden_size is 8, not 4",
         "norm has shape [5], not [4]",
         "scale is missing",
         "more is in it alone",
     ):
-        assert told in str(caught.value)
+        assert notes in str(caught.value)
     assert "_name_or_path" not in str(caught.value)
 
 
 def test_types_tokenizers_templates_and_whole_numbers_must_agree(tmp_path: Path) -> None:
-    a = write(tmp_path / "a", values(1))
-    narrow = write(tmp_path / "narrow", values(2, torch.float16))
+    a = write_model(tmp_path / "a", random_tensors(1))
+    narrow = write_model(tmp_path / "narrow", random_tensors(2, torch.float16))
     with pytest.raises(InputError, match=r"embed is F16, not BF16 .*--dtype first"):
-        merge(Merge((a, narrow)), tmp_path / "out", at(0.5))
-    merge(Merge((a, narrow), dtype="first"), tmp_path / "out", at(0.5))
-    assert read(tmp_path / "out")["embed"].dtype == torch.bfloat16
-    b = write(tmp_path / "b", values(2) | {"steps": torch.arange(6) + 1})
+        merge(MergePlan((a, narrow)), tmp_path / "out", weights_at(0.5))
+    merge(MergePlan((a, narrow), dtype="first"), tmp_path / "out", weights_at(0.5))
+    assert read_model(tmp_path / "out")["embed"].dtype == torch.bfloat16
+    b = write_model(tmp_path / "b", random_tensors(2) | {"steps": torch.arange(6) + 1})
     with pytest.raises(InputError, match=r"steps .I64. differs"):
-        merge(Merge((a, b)), tmp_path / "other", at(0.5))
-    c = write(tmp_path / "c", values(2))
+        merge(MergePlan((a, b)), tmp_path / "other", weights_at(0.5))
+    c = write_model(tmp_path / "c", random_tensors(2))
     for folder, text in ((a, "one"), (c, "two")):
         (folder / "chat_template.jinja").write_text(text)
         (folder / "tokenizer.json").write_text(json.dumps({"model": text}))
     with pytest.raises(InputError, match=r"tokenizer.json differs; the chat template differs"):
-        merge(Merge((a, c)), tmp_path / "other", at(0.5))
+        merge(MergePlan((a, c)), tmp_path / "other", weights_at(0.5))
 
 
 def test_a_tied_head_may_be_stored_or_left_out(tmp_path: Path) -> None:
-    def tied(seed: int, *, stored: bool) -> Path:
+    def tied(seed: int, *, store_head: bool) -> Path:
         table = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
         tensors = {"model.embed_tokens.weight": table} | (
-            {"lm_head.weight": table.clone()} if stored else {}
+            {"lm_head.weight": table.clone()} if store_head else {}
         )
-        return write(tmp_path / f"{seed}", tensors, config={"tie_word_embeddings": True})
+        return write_model(tmp_path / f"{seed}", tensors, config={"tie_word_embeddings": True})
 
-    a, b = tied(1, stored=True), tied(2, stored=False)
+    a, b = tied(1, store_head=True), tied(2, store_head=False)
     for models, names in (((a, b), 2), ((b, a), 1)):
-        merge(Merge(models), tmp_path / "out", at(0.5))
-        out = read(tmp_path / "out")
+        merge(MergePlan(models), tmp_path / "out", weights_at(0.5))
+        out = read_model(tmp_path / "out")
         assert len(out) == names and len({tuple(t.flatten().tolist()) for t in out.values()}) == 1
 
 
 def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> None:
-    folders = tuple(write(tmp_path / str(seed), values(seed)) for seed in range(3))
-    merge(Merge(folders, "soup"), tmp_path / "out", Weighting((1 / 3,) * 3))
+    folders = tuple(write_model(tmp_path / str(seed), random_tensors(seed)) for seed in range(3))
+    merge(MergePlan(folders, "soup"), tmp_path / "out", MergeWeights((1 / 3,) * 3))
     expected = weighted_sum(
-        [read(folder)["norm"].float() for folder in folders], (1 / 3,) * 3
+        [read_model(folder)["norm"].float() for folder in folders], (1 / 3,) * 3
     ).bfloat16()
-    assert torch.equal(read(tmp_path / "out")["norm"], expected)
+    assert torch.equal(read_model(tmp_path / "out")["norm"], expected)
     for weights in ((0.5, 0.6, 0.0), (2.0, -1.0, 0.0), (0.5, 0.5)):
         with pytest.raises(ConfigError, match="weights"):
-            merge(Merge(folders), tmp_path / "other", Weighting(weights))
+            merge(MergePlan(folders), tmp_path / "other", MergeWeights(weights))
 
 
 def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path: Path) -> None:
     a, b = (
-        write(tmp_path / "a", values(1, large=4_000_000)),
-        write(tmp_path / "b", values(2, large=4_000_000)),
+        write_model(tmp_path / "a", random_tensors(1, large=4_000_000)),
+        write_model(tmp_path / "b", random_tensors(2, large=4_000_000)),
     )
-    old = merge(Merge((a, b)), tmp_path / "out", at(0.25))
-    before = read(tmp_path / "out")
+    old = merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.25))
+    before = read_model(tmp_path / "out")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "import lingshu.weights.merge as merging\nfrom lingshu.weights.method import Weighting\n"
-        "from lingshu.weights.result import Merge, merge\n"
+        "import lingshu.weights.merge as merging\nfrom lingshu.weights.base import Weighting\n"
+        "from lingshu.weights.output import Merge, merge\n"
         "folder, blocks = Path(sys.argv[1]), 0\n"
         "class Dying(merging.Writer):\n"
         "    def add(self, buffer, view):\n"
@@ -271,7 +285,7 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
     assert done.returncode == -signal.SIGKILL
     assert (
         old.counts["tensors"] == 6
-        and same(read(tmp_path / "out"), before)
+        and tensors_equal(read_model(tmp_path / "out"), before)
         and check_checkpoint(tmp_path / "out")
     )
     # What was begun has a hidden name, under which nobody looks for a model.
@@ -280,58 +294,72 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
         "b",
         "out",
     ]
-    merge(Merge((a, b)), tmp_path / "out", at(0.5))
-    assert check_checkpoint(tmp_path / "out") and not same(read(tmp_path / "out"), before)
+    merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.5))
+    assert check_checkpoint(tmp_path / "out") and not tensors_equal(
+        read_model(tmp_path / "out"), before
+    )
 
 
-@pytest.mark.parametrize("place", ["a", "."])
-def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("out_path", ["a", "."])
+def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, out_path: str) -> None:
     runs = tmp_path / "runs"
-    a, b = pair(runs)
+    a, b = model_pair(runs)
     for folder in (a, runs):
         # as our own runs have it: an artefact that may be replaced
         (folder / "run.json").write_text("{}")
-    for out in (runs / place, tmp_path / "link"):
+    for out in (runs / out_path, tmp_path / "link"):
         if out.name == "link":
-            out.symlink_to(runs / place)
+            out.symlink_to(runs / out_path)
         with pytest.raises(ConfigError, match="which the result would replace"):
-            merge(Merge((b, a)), out, at(0.5))
+            merge(MergePlan((b, a)), out, weights_at(0.5))
         with pytest.raises(ConfigError, match="which the result would replace"):
-            merge_path(Merge((b, a)), out, [0.0, 1.0])
-    assert same(read(a), values(1)) and same(read(b), values(2))
-    merge(Merge((a, b)), a / "inside", at(0.5))
+            merge_path(MergePlan((b, a)), out, [0.0, 1.0])
+    assert tensors_equal(read_model(a), random_tensors(1)) and tensors_equal(
+        read_model(b), random_tensors(2)
+    )
+    merge(MergePlan((a, b)), a / "inside", weights_at(0.5))
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0])
 def test_a_source_that_its_manifest_denies_is_refused(tmp_path: Path, weight: float) -> None:
-    a, b = (write(tmp_path / name, values(seed), files=2) for seed, name in enumerate("ab"))
+    a, b = (
+        write_model(tmp_path / name, random_tensors(seed), files=2)
+        for seed, name in enumerate("ab")
+    )
     for folder in (a, b):
         write_manifest(folder)
-    merge(Merge((a, b)), tmp_path / "whole", Weighting((weight, 1 - weight)))
+    merge(MergePlan((a, b)), tmp_path / "whole", MergeWeights((weight, 1 - weight)))
     data = bytearray((b / "model-1.safetensors").read_bytes())
     data[-1] ^= 1
     (b / "model-1.safetensors").write_bytes(data)
     with pytest.raises(
-        ArtefactError, match=r"b/model-1.safetensors does not match its sha256 in manifest.json"
+        ArtifactError, match=r"b/model-1.safetensors does not match its sha256 in manifest.json"
     ):
-        merge(Merge((a, b)), tmp_path / "out", Weighting((weight, 1 - weight)))
+        merge(MergePlan((a, b)), tmp_path / "out", MergeWeights((weight, 1 - weight)))
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_are_finite_numbers(tmp_path: Path) -> None:
-    a, b = pair(tmp_path)
+    a, b = model_pair(tmp_path)
     for weights in ((float("nan"), 1.0), (float("inf"), 0.0)):
         with pytest.raises(ConfigError, match="must be finite numbers"):
-            merge(Merge((a, b), "task", base=a), tmp_path / "out", Weighting(weights))
+            merge(MergePlan((a, b), "task", base=a), tmp_path / "out", MergeWeights(weights))
     with pytest.raises(ConfigError, match="scale is nan"):
-        merge(Merge((a, b), "ties", {"scale": float("nan")}, base=a), tmp_path / "out", at(0.5))
+        merge(
+            MergePlan((a, b), "ties", {"scale": float("nan")}, base=a),
+            tmp_path / "out",
+            weights_at(0.5),
+        )
 
 
 def test_an_index_that_names_what_no_file_holds_is_refused(tmp_path: Path) -> None:
-    a, b = write(tmp_path / "a", values(1), files=2), write(tmp_path / "b", values(2), files=2)
+    a, b = (
+        write_model(tmp_path / "a", random_tensors(1), files=2),
+        write_model(tmp_path / "b", random_tensors(2), files=2),
+    )
     for folder in (a, b):
         index = json.loads((folder / "model.safetensors.index.json").read_text())
         index["weight_map"]["ghost"] = next(iter(index["weight_map"].values()))
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(ArtefactError, match=r"lacks 1 tensors .* such as 'ghost'"):
-        merge(Merge((a, b)), tmp_path / "out", at(0.5))
+    with pytest.raises(ArtifactError, match=r"lacks 1 tensors .* such as 'ghost'"):
+        merge(MergePlan((a, b)), tmp_path / "out", weights_at(0.5))

@@ -14,7 +14,7 @@ class Agreement(NamedTuple):
     """
 
     n: int
-    agree: float | None
+    observed_agreement: float | None
     kappa: float | None
     ac1: float | None
 
@@ -29,18 +29,20 @@ def agreement(pairs: Sequence[tuple[str, str]], categories: Sequence[str]) -> Ag
     Raises:
         ValueError: fewer than two categories, or a rating that is none of them.
     """
-    stray = next((rating for pair in pairs for rating in pair if rating not in categories), None)
-    if stray is not None or len(categories) < 2:
+    unknown = next((rating for pair in pairs for rating in pair if rating not in categories), None)
+    if unknown is not None or len(categories) < 2:
         raise ValueError(
-            f"{stray!r} is none of the categories {list(categories)}, or they are fewer than two"
+            f"{unknown!r} is none of the categories {list(categories)}, or they are fewer than two"
         )
     n = len(pairs)
     if not n:
         return Agreement(0, None, None, None)
-    first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    observed = sum(one == other for one, other in pairs) / n
+    first, second = Counter(a for a, _ in pairs), Counter(b for _, b in pairs)
+    observed = sum(a == b for a, b in pairs) / n
     chance = math.fsum(first[c] * second[c] for c in categories) / n**2
-    shares = [(first[c] + second[c]) / (2 * n) for c in categories]
-    gwet = math.fsum(share * (1 - share) for share in shares) / (len(categories) - 1)
+    proportions = [(first[c] + second[c]) / (2 * n) for c in categories]
+    expected = math.fsum(proportion * (1 - proportion) for proportion in proportions) / (
+        len(categories) - 1
+    )
     kappa = None if chance == 1 else (observed - chance) / (1 - chance)
-    return Agreement(n, observed, kappa, (observed - gwet) / (1 - gwet))
+    return Agreement(n, observed, kappa, (observed - expected) / (1 - expected))

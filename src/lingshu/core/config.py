@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lingshu.core.errors import ConfigError, nearest
+from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.files import write_text
 
 C = TypeVar("C")
@@ -36,7 +36,7 @@ def from_plain(kind: type[C], value: object) -> C:
         config = adapter.validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = (
+        location = (
             ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
         )
         # What a whole section holds says nothing that its message does not, at great length.
@@ -49,10 +49,10 @@ def from_plain(kind: type[C], value: object) -> C:
             if first["type"] in ("dict_type", "mapping_type", "dataclass_type")
             else ""
         )
-        raise ConfigError(f"{place}: {message}{got}{remedy}.") from error
+        raise ConfigError(f"{location}: {message}{got}{remedy}.") from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
-    _refuse_unknown(value, adapter.dump_python(config, mode="json"), "")
+    _check_unknown_keys(value, adapter.dump_python(config, mode="json"), "")
     return config
 
 
@@ -61,18 +61,18 @@ def _is_type_name(part: object) -> bool:
     return isinstance(part, str) and (part in {"str", "int", "float"} or part[:1].isupper())
 
 
-def _refuse_unknown(given: object, known: object, place: str) -> None:
+def _check_unknown_keys(raw: object, validated: object, prefix: str) -> None:
     """pydantic passes over keys that a standard dataclass lacks; here they are an error."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, value in given.items():
-            if key not in known:
+    if isinstance(raw, dict) and isinstance(validated, dict):
+        for key, value in raw.items():
+            if key not in validated:
                 raise ConfigError(
-                    f"unknown key {place + str(key)!r}; {nearest(str(key), map(str, known))}"
+                    f"unknown key {prefix + str(key)!r}; {suggest_name(str(key), map(str, validated))}"
                 )
-            _refuse_unknown(value, known[key], f"{place}{key}.")
-    elif isinstance(given, list | tuple) and isinstance(known, list):
-        for index, (mine, theirs) in enumerate(zip(given, known, strict=False)):
-            _refuse_unknown(mine, theirs, f"{place}{index}.")
+            _check_unknown_keys(value, validated[key], f"{prefix}{key}.")
+    elif isinstance(raw, list | tuple) and isinstance(validated, list):
+        for index, (raw_item, validated_item) in enumerate(zip(raw, validated, strict=False)):
+            _check_unknown_keys(raw_item, validated_item, f"{prefix}{index}.")
 
 
 def override(config: C, changes: Sequence[str]) -> C:
@@ -95,11 +95,11 @@ def override(config: C, changes: Sequence[str]) -> C:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{change!r}: the value is no valid YAML ({error}).") from error
-        _set(plain, path.split("."), value, path)
+        _set_value(plain, path.split("."), value, path)
     return from_plain(type(config), plain)
 
 
-def _set(node: Any, keys: list[str], value: object, path: str) -> None:
+def _set_value(node: Any, keys: list[str], value: object, path: str) -> None:
     key, *rest = keys
     if isinstance(node, list):
         labels = [
@@ -107,34 +107,36 @@ def _set(node: Any, keys: list[str], value: object, path: str) -> None:
             for i, item in enumerate(node)
         ]
         if key in labels:
-            place: Any = labels.index(key)
+            index: Any = labels.index(key)
         elif key.isdigit() and int(key) < len(node):
-            place = int(key)
+            index = int(key)
         else:
-            raise ConfigError(f"unknown key {key!r} in {path!r}; {nearest(key, labels)}")
+            raise ConfigError(f"unknown key {key!r} in {path!r}; {suggest_name(key, labels)}")
     elif isinstance(node, dict):
         if key not in node:
-            deeper = sorted(
-                below
-                for below in _paths(node)
-                if below.rpartition(".")[2] == path.rpartition(".")[2]
+            matches = sorted(
+                subpath
+                for subpath in _paths(node)
+                if subpath.rpartition(".")[2] == path.rpartition(".")[2]
             )
-            meant = f"did you mean {deeper[0]!r}?" if len(deeper) == 1 else nearest(key, node)
-            raise ConfigError(f"unknown key {key!r} in {path!r}; {meant}")
-        place = key
+            suggestion = (
+                f"did you mean {matches[0]!r}?" if len(matches) == 1 else suggest_name(key, node)
+            )
+            raise ConfigError(f"unknown key {key!r} in {path!r}; {suggestion}")
+        index = key
     else:
         raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
     if rest:
-        _set(node[place], rest, value, path)
+        _set_value(node[index], rest, value, path)
     elif (
         value is None
         and isinstance(node, list)
-        and isinstance(node[place], dict)
-        and "name" in node[place]
+        and isinstance(node[index], dict)
+        and "name" in node[index]
     ):
-        del node[place]
+        del node[index]
     else:
-        node[place] = value
+        node[index] = value
 
 
 def _paths(node: Any) -> Iterator[str]:
@@ -147,7 +149,7 @@ def _paths(node: Any) -> Iterator[str]:
         )
         for key, value in items:
             yield str(key)
-            yield from (f"{key}.{below}" for below in _paths(value))
+            yield from (f"{key}.{subpath}" for subpath in _paths(value))
 
 
 def read_plain(path: Path) -> dict[str, Any]:

@@ -18,17 +18,17 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 
 ENTITIES = "entities"
 # Terms are looked up by their first characters, so that a dictionary of any size costs little more
 # than a small one.
-_KEY = 4
+_PREFIX_LENGTH = 4
 # Scripts that write words without blanks between them; their terms need no boundary.
-_UNSPACED = re.compile(
+_UNSPACED_SCRIPTS = re.compile(
     r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-_BLANKS = re.compile(r"\s\s|[^\S ]")
+_WHITESPACE = re.compile(r"\s\s|[^\S ]")
 _DASHES = dict.fromkeys(range(0x2010, 0x2016), "-")
 
 
@@ -38,10 +38,10 @@ class Span(NamedTuple):
     turn: int
     start: int
     end: int
-    words: str
+    text: str
 
 
-class Folded(NamedTuple):
+class NormalizedText(NamedTuple):
     """A text for comparing, and for each of its characters the first and the last but one character
     it stands for.
     """
@@ -51,39 +51,39 @@ class Folded(NamedTuple):
     ends: Sequence[int]
 
 
-def folded(text: str) -> Folded:
+def normalize_text(text: str) -> NormalizedText:
     """NFKC and case-folded, each run of blanks one blank, every dash a hyphen; with the way back to
     the original characters.
     """
-    if text.isascii() and not _BLANKS.search(text):
-        return Folded(text.lower(), range(len(text)), range(1, len(text) + 1))
-    out: list[str] = []
+    if text.isascii() and not _WHITESPACE.search(text):
+        return NormalizedText(text.lower(), range(len(text)), range(1, len(text) + 1))
+    chars: list[str] = []
     starts: list[int] = []
     ends: list[int] = []
-    at = 0
-    while at < len(text):
-        end = at + 1
+    position = 0
+    while position < len(text):
+        end = position + 1
         # What composes has to be normalised together: a letter and the marks behind it.
         while end < len(text) and unicodedata.combining(text[end]):
             end += 1
-        piece = _fold(text[at:end])
-        for character in " " if piece.isspace() else piece:
-            if character == " " and out and out[-1] == " ":
+        chunk = _normalize_chars(text[position:end])
+        for character in " " if chunk.isspace() else chunk:
+            if character == " " and chars and chars[-1] == " ":
                 ends[-1] = end
                 continue
-            out.append(character)
-            starts.append(at)
+            chars.append(character)
+            starts.append(position)
             ends.append(end)
-        at = end
-    return Folded("".join(out), starts, ends)
+        position = end
+    return NormalizedText("".join(chars), starts, ends)
 
 
-def _fold(text: str) -> str:
-    normal = unicodedata.normalize("NFKC", text).casefold()
-    return unicodedata.normalize("NFKC", normal).translate(_DASHES)
+def _normalize_chars(text: str) -> str:
+    normalized = unicodedata.normalize("NFKC", text).casefold()
+    return unicodedata.normalize("NFKC", normalized).translate(_DASHES)
 
 
-class Terms:
+class EntityMatcher:
     """A dictionary to look for in texts; a term of blanks alone is left out.
 
     `plurals` also finds English plurals of terms that are words in the singular, `hyphens` the same
@@ -93,14 +93,16 @@ class Terms:
     def __init__(
         self, terms: Iterable[str], *, plurals: bool = False, hyphens: bool = False
     ) -> None:
-        self._by_key: dict[str, list[str]] = defaultdict(list)
-        known: set[str] = set()
+        self._by_prefix: dict[str, list[str]] = defaultdict(list)
+        variants: set[str] = set()
         for term in terms:
-            known.update(_variants(folded(term).text.strip(), plurals=plurals, hyphens=hyphens))
-        known.discard("")
-        self.number = len(known)
-        for term in sorted(known, key=lambda term: (-len(term), term)):
-            self._by_key[term[:_KEY]].append(term)
+            variants.update(
+                _variants(normalize_text(term).text.strip(), plurals=plurals, hyphens=hyphens)
+            )
+        variants.discard("")
+        self.n_terms = len(variants)
+        for term in sorted(variants, key=lambda term: (-len(term), term)):
+            self._by_prefix[term[:_PREFIX_LENGTH]].append(term)
 
     def find(self, text: str) -> list[tuple[int, int]]:
         """Where terms stand in a text: the longest at each place, from left to right, none
@@ -109,51 +111,57 @@ class Terms:
         A letter or digit at the end of a term must not go on as a word: `ct` is not found in
         "structure". Terms in scripts without blanks between words need no such boundary.
         """
-        there = folded(text)
-        found, at = [], 0
-        while at < len(there.text):
-            end = self._longest(there.text, at) if _bounded(there.text, at) else None
+        normalized = normalize_text(text)
+        spans, position = [], 0
+        while position < len(normalized.text):
+            end = (
+                self._longest_match(normalized.text, position)
+                if _is_word_boundary(normalized.text, position)
+                else None
+            )
             if end is None:
-                at += 1
+                position += 1
             else:
-                found.append((there.starts[at], there.ends[end - 1]))
-                at = end
-        return found
+                spans.append((normalized.starts[position], normalized.ends[end - 1]))
+                position = end
+        return spans
 
-    def _longest(self, text: str, at: int) -> int | None:
+    def _longest_match(self, text: str, position: int) -> int | None:
         ends = [
-            at + len(term)
-            for size in range(1, _KEY + 1)
-            for term in self._by_key.get(text[at : at + size], ())
-            if (len(term) >= _KEY or len(term) == size)
-            and text.startswith(term, at)
-            and _bounded(text, at + len(term))
+            position + len(term)
+            for size in range(1, _PREFIX_LENGTH + 1)
+            for term in self._by_prefix.get(text[position : position + size], ())
+            if (len(term) >= _PREFIX_LENGTH or len(term) == size)
+            and text.startswith(term, position)
+            and _is_word_boundary(text, position + len(term))
         ]
         return max(ends, default=None)
 
 
-def _bounded(text: str, at: int) -> bool:
+def _is_word_boundary(text: str, position: int) -> bool:
     """Whether a word may begin or end between the characters before and at `at`."""
-    return at in (0, len(text)) or not (_spelt(text[at - 1]) and _spelt(text[at]))
+    return position in (0, len(text)) or not (
+        _is_word_char(text[position - 1]) and _is_word_char(text[position])
+    )
 
 
-def _spelt(character: str) -> bool:
+def _is_word_char(character: str) -> bool:
     return (
         character.isalnum() or character == "_" or unicodedata.combining(character) > 0
-    ) and not _UNSPACED.match(character)
+    ) and not _UNSPACED_SCRIPTS.match(character)
 
 
 def _variants(term: str, *, plurals: bool, hyphens: bool) -> set[str]:
-    found = {term}
+    variants = {term}
     if hyphens:
-        found |= {
+        variants |= {
             changed
             for old, new in (("-", " "), (" ", "-"), ("-", ""))
             if len(changed := term.replace(old, new)) > 1
         }
     if plurals:
-        found |= {plural for one in tuple(found) for plural in _plurals(one)}
-    return found
+        variants |= {plural for variant in tuple(variants) for plural in _plurals(variant)}
+    return variants
 
 
 def _plurals(term: str) -> tuple[str, ...]:
@@ -180,20 +188,22 @@ def _plurals(term: str) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------------
 
 
-def mark(sample: Sample, terms: Terms) -> list[Span]:
+def find_spans(sample: Sample, matcher: EntityMatcher) -> list[Span]:
     """The terms in every assistant turn of a sample, in order."""
     return [
         Span(turn, start, end, message.text[start:end])
         for turn, message in enumerate(sample.messages)
         if message.role == "assistant"
-        for start, end in terms.find(message.text)
+        for start, end in matcher.find(message.text)
     ]
 
 
 def with_spans(sample: Sample, spans: Sequence[Span]) -> Sample:
     """The sample with its spans in `meta.extra`."""
-    told = json.dumps([list(span) for span in spans], ensure_ascii=False)
-    return replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, ENTITIES: told}))
+    encoded = json.dumps([list(span) for span in spans], ensure_ascii=False)
+    return replace(
+        sample, meta=replace(sample.meta, extra={**sample.meta.extra, ENTITIES: encoded})
+    )
 
 
 def spans_of(sample: Sample) -> list[Span] | None:
@@ -202,25 +212,25 @@ def spans_of(sample: Sample) -> list[Span] | None:
     Raises:
         InputError: they cannot be read, or do not fit the text: it was changed after it was marked.
     """
-    written = sample.meta.extra.get(ENTITIES)
-    if written is None:
+    encoded = sample.meta.extra.get(ENTITIES)
+    if encoded is None:
         return None
     try:
         spans = [
-            Span(int(turn), int(start), int(end), str(words))
-            for turn, start, end, words in json.loads(written)
+            Span(int(turn), int(start), int(end), str(text))
+            for turn, start, end, text in json.loads(encoded)
         ]
     except (ValueError, TypeError) as error:
         raise InputError(
             f"its entities are no [[turn, start, end, words], ...] ({error}); mark them anew."
         ) from error
-    for turn, start, end, words in spans:
-        there = sample.messages[turn] if 0 <= turn < len(sample.messages) else None
+    for turn, start, end, text in spans:
+        message = sample.messages[turn] if 0 <= turn < len(sample.messages) else None
         if (
-            there is None
-            or there.role != "assistant"
+            message is None
+            or message.role != "assistant"
             or not 0 <= start < end
-            or there.text[start:end] != words
+            or message.text[start:end] != text
         ):
             raise InputError(
                 f"its entity at {start} to {end} of message {turn} is not there; mark it after the"

@@ -36,11 +36,11 @@ class InputError(LingshuError, ValueError):
     """A file or a row that was handed in cannot be used."""
 
 
-class BadImage(InputError):
+class ImageError(InputError):
     """An image that cannot be opened within the limits."""
 
 
-class ArtefactError(LingshuError, ValueError):
+class ArtifactError(LingshuError, ValueError):
     """A dataset, checkpoint or run folder is missing, torn or of another kind."""
 
 
@@ -48,7 +48,7 @@ class StorageError(LingshuError, ValueError):
     """The disk refused a write."""
 
 
-class ReleaseError(LingshuError, ValueError):
+class DataPolicyError(LingshuError, ValueError):
     """A sample may not leave this machine."""
 
 
@@ -60,11 +60,11 @@ class TrainingError(LingshuError, ValueError):
     """Training cannot go on."""
 
 
-class UnknownName(LingshuError, LookupError):
+class UnknownNameError(LingshuError, LookupError):
     """A name that no shelf holds."""
 
 
-class MissingExtra(LingshuError, LookupError):
+class MissingExtraError(LingshuError, LookupError):
     """A part that was not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
@@ -76,20 +76,20 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def fault(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong in code that is not ours, and where: type, message, file and line, on one
     line.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {one_line(error)[:200]}{place}"
+    location = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {one_line(error)[:200]}{location}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, candidates: Iterable[str]) -> str:
     """` did you mean 'x'?` for the closest known name, else the whole list, ready to append to a
     message.
     """
-    options = sorted(known)
+    options = sorted(candidates)
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"

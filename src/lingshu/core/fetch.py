@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     import aiohttp
 
 # From a host and a port to its addresses, as numbers.
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 # All of the open internet's IPv6 (RFC 4291), and in it what may stand for an IPv4 address: Teredo
 # and 6to4. Mapped, translated and NAT64 addresses lie outside.
-_GLOBAL = ipaddress.IPv6Network("2000::/3")
-_TUNNELS = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2002::/16"))
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+_TUNNEL_NETWORKS = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2002::/16"))
 
 
 @dataclass(frozen=True)
-class Fetching:
+class FetchPolicy:
     """What may be fetched: from `hosts`, each a name or name:port, at most `max_bytes` within
     `timeout_s` seconds.
 
@@ -48,14 +48,14 @@ class Fetching:
 
     def __post_init__(self) -> None:
         for host in self.hosts:
-            if not host or any(sign in host for sign in "/@* ?#") or host != host.lower():
+            if not host or any(char in host for char in "/@* ?#") or host != host.lower():
                 raise ConfigError(
                     f"{host!r} is no host; write a name in small letters, or name:port, without"
                     " scheme and path."
                 )
 
 
-async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) -> bytes:
+async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = None) -> bytes:
     """The body of an http(s) address.
 
     Raises:
@@ -65,16 +65,16 @@ async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) ->
     """
     import aiohttp
 
-    parts, host, port = _parse(url, rules)
+    parts, host, port = _parse(url, policy)
     try:
-        async with asyncio.timeout(rules.timeout_s):
-            found = list(await (resolve or system)(host, port))
-            if not found or not all(_reachable(address, rules) for address in found):
+        async with asyncio.timeout(policy.timeout_s):
+            addresses = list(await (resolve or system_resolver)(host, port))
+            if not addresses or not all(_is_allowed(address, policy) for address in addresses):
                 raise InputError(
                     "the address leads into a network that is not public; send the image itself."
                 )
             connector = aiohttp.TCPConnector(
-                resolver=_checked(found), use_dns_cache=False, force_close=True, limit=1
+                resolver=_pinned_resolver(addresses), use_dns_cache=False, force_close=True, limit=1
             )
             options: dict[str, Any] = {
                 "cookie_jar": aiohttp.DummyCookieJar(),
@@ -87,10 +87,10 @@ async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) ->
                 async with client.get(
                     parts.geturl(), headers=headers, allow_redirects=False
                 ) as response:
-                    return await _body(response, rules.max_bytes)
+                    return await _body(response, policy.max_bytes)
     except TimeoutError as error:
         raise InputError(
-            f"the address gave no whole answer within {rules.timeout_s:g} s; send the image itself."
+            f"the address gave no whole answer within {policy.timeout_s:g} s; send the image itself."
         ) from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
         if isinstance(error, InputError):
@@ -98,7 +98,7 @@ async def fetch(url: str, rules: Fetching, *, resolve: Resolve | None = None) ->
         raise InputError("the address could not be fetched; send the image itself.") from error
 
 
-def _parse(url: str, rules: Fetching) -> tuple[SplitResult, str, int]:
+def _parse(url: str, policy: FetchPolicy) -> tuple[SplitResult, str, int]:
     """The parts of an allowed address, its host and its port."""
     try:
         parts = urlsplit(url)
@@ -106,7 +106,7 @@ def _parse(url: str, rules: Fetching) -> tuple[SplitResult, str, int]:
     except ValueError as error:
         raise InputError("the address of the image is none; write http(s)://host/path.") from error
     if (
-        parts.scheme not in _PORTS
+        parts.scheme not in _DEFAULT_PORTS
         or not host
         or parts.username is not None
         or parts.password is not None
@@ -116,11 +116,13 @@ def _parse(url: str, rules: Fetching) -> tuple[SplitResult, str, int]:
             "the address of the image is none that may be fetched; write http(s)://host/path"
             " without a password."
         )
-    number = port if port is not None else _PORTS[parts.scheme]
-    named = f"{host}:{number}"
-    if named not in rules.hosts and not (host in rules.hosts and number == _PORTS[parts.scheme]):
+    effective_port = port if port is not None else _DEFAULT_PORTS[parts.scheme]
+    host_and_port = f"{host}:{effective_port}"
+    if host_and_port not in policy.hosts and not (
+        host in policy.hosts and effective_port == _DEFAULT_PORTS[parts.scheme]
+    ):
         raise InputError("images are not fetched from this host; send the image itself.")
-    return parts, host, number
+    return parts, host, effective_port
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -129,38 +131,38 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             f"the address answers with HTTP status {response.status}, and redirects are not"
             " followed; send the image itself."
         )
-    large = InputError(
+    too_large = InputError(
         f"what lies at the address is larger than {limit >> 20} MB; make it smaller."
     )
     if (response.content_length or 0) > limit:
-        raise large
+        raise too_large
     data = bytearray()
     async for chunk in response.content.iter_chunked(1 << 16):
         data += chunk
         if len(data) > limit:
-            raise large
+            raise too_large
     return bytes(data)
 
 
-async def system(host: str, port: int) -> Sequence[str]:
+async def system_resolver(host: str, port: int) -> Sequence[str]:
     """The addresses that the system's resolver knows; it also reads numbers in every spelling
     (decimal, hex, octal, short).
     """
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in addresses))
 
 
-def _reachable(text: str, rules: Fetching) -> bool:
+def _is_allowed(text: str, policy: FetchPolicy) -> bool:
     try:
         address = ipaddress.ip_address(text.split("%")[0])
     except ValueError:
         return False
-    if any(address in ipaddress.ip_network(network) for network in rules.networks):
+    if any(address in ipaddress.ip_network(network) for network in policy.networks):
         return True
     return is_public(address)
 
 
-def is_public(address: Address) -> bool:
+def is_public(address: IPAddress) -> bool:
     """Whether an address is one of the open internet; one that carries another address inside is
     none.
     """
@@ -173,33 +175,37 @@ def is_public(address: Address) -> bool:
     ):
         return False
     return isinstance(address, ipaddress.IPv4Address) or (
-        address in _GLOBAL and not any(address in tunnel for tunnel in _TUNNELS)
+        address in _GLOBAL_IPV6 and not any(address in tunnel for tunnel in _TUNNEL_NETWORKS)
     )
 
 
-def _checked(found: Sequence[str]) -> Any:
+def _pinned_resolver(addresses: Sequence[str]) -> Any:
     """A resolver for aiohttp that knows the checked addresses alone."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 
-    class Checked(AbstractResolver):
+    class PinnedResolver(AbstractResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
         ) -> list[ResolveResult]:
-            def known(address: str) -> ResolveResult:
+            def to_result(address: str) -> ResolveResult:
                 kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-                numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+                flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
                 return {
                     "hostname": host,
                     "host": address,
                     "port": port,
                     "family": kind,
                     "proto": 0,
-                    "flags": numeric,
+                    "flags": flags,
                 }
 
-            return [one for one in map(known, found) if family in (socket.AF_UNSPEC, one["family"])]
+            return [
+                result
+                for result in map(to_result, addresses)
+                if family in (socket.AF_UNSPEC, result["family"])
+            ]
 
         async def close(self) -> None:
             return None
 
-    return Checked()
+    return PinnedResolver()

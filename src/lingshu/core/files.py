@@ -18,11 +18,11 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from lingshu.core.errors import ArtefactError, InputError, StorageError
+from lingshu.core.errors import ArtifactError, InputError, StorageError
 
 MANIFEST = "manifest.json"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {
+_DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_ACCESS_ERRNOS = {
     errno.ENOENT,
     errno.EROFS,
     errno.EACCES,
@@ -36,19 +36,19 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextlib.contextmanager
-def disk(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn a refused write into one clear StorageError that names `path`."""
     try:
         yield
     except Exception as error:
-        number = _errno(error)
-        if number in _FULL:
+        code = _errno(error)
+        if code in _DISK_FULL_ERRNOS:
             raise StorageError(
                 f"no space left while writing {path}; free some space or choose another --out."
             ) from error
-        if number in _REFUSED:
+        if code in _ACCESS_ERRNOS:
             raise StorageError(
-                f"{path} cannot be written ({os.strerror(number)}); choose another --out."
+                f"{path} cannot be written ({os.strerror(code)}); choose another --out."
             ) from error
         raise
 
@@ -60,12 +60,12 @@ def _errno(error: Exception) -> int:
     """
     if isinstance(error, OSError):
         return error.errno or 0
-    told = (
+    match = (
         _OS_ERROR.search(str(error))
         if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins"))
         else None
     )
-    return int(told[1]) if told else 0
+    return int(match[1]) if match else 0
 
 
 def sync_folder(folder: Path) -> None:
@@ -85,7 +85,7 @@ def sync_file(path: Path) -> None:
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; on success it is synced and renamed, on any failure removed."""
-    with disk(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Process numbers repeat between the machines that share a disk.
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -106,12 +106,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk refused, or `path` holds something that no run of ours wrote.
     """
-    if path.exists() and not _replaceable(path):
+    if path.exists() and not _is_replaceable(path):
         raise StorageError(
             f"{path} exists and is no artefact of an earlier run; choose another --out, or move it"
             " away."
         )
-    with disk(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
@@ -123,10 +123,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 # Two renames: a kill between them leaves the older folder under its hidden name,
                 # never a mixture.
-                older = temporary.with_suffix(".old")
-                path.rename(older)
+                backup = temporary.with_suffix(".old")
+                path.rename(backup)
                 temporary.rename(path)
-                shutil.rmtree(older)
+                shutil.rmtree(backup)
             else:
                 temporary.rename(path)
             sync_folder(path.parent)
@@ -134,7 +134,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replaceable(path: Path) -> bool:
+def _is_replaceable(path: Path) -> bool:
     # A folder is removed as a whole when it is replaced: never one that a person filled.
     return path.is_dir() and (
         not any(path.iterdir()) or any((path / name).is_file() for name in (MANIFEST, "run.json"))
@@ -159,21 +159,21 @@ def read_json(path: Path) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ArtefactError(f"{path} does not exist.") from error
+        raise ArtifactError(f"{path} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} cannot be read as JSON ({error}); it is damaged, write it anew."
         ) from error
     if not isinstance(value, dict):
-        raise ArtefactError(f"{path} holds no JSON object.")
+        raise ArtifactError(f"{path} holds no JSON object.")
     return value
 
 
-def _no_number(name: str) -> None:
+def _reject_non_finite(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _finite(text: str) -> float:
+def _parse_finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"{text[:20]} is too large for a number")
@@ -181,7 +181,7 @@ def _finite(text: str) -> float:
 
 
 # Python reads NaN and Infinity, which no other reader does and which could not be written again.
-_STRICT = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_reject_non_finite, parse_float=_parse_finite)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
@@ -191,10 +191,10 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     Raises:
         InputError: the file is missing, or a line other than a torn last one is no JSON object.
     """
-    return (row for _, row in numbered_jsonl(path, torn_ok=True))
+    return (row for _, row in enumerate_jsonl(path, allow_truncated=True))
 
 
-def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
+def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int, dict]]:
     """The objects of a JSONL file with their line numbers, from 1; `torn_ok` passes over a last
     line that was cut short.
 
@@ -206,29 +206,31 @@ def numbered_jsonl(path: Path, *, torn_ok: bool) -> Iterator[tuple[int, dict]]:
     except OSError as error:
         raise InputError(f"{path} cannot be opened ({error.strerror}); check the path.") from error
     with file:
-        for number, line in enumerate(file, 1):
-            whole = line.endswith(b"\n")
+        for line_number, line in enumerate(file, 1):
+            is_complete = line.endswith(b"\n")
             if not line.strip():
                 continue
             try:
-                value = _STRICT.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                value = _STRICT_DECODER.decode(
+                    line.decode("utf-8-sig" if line_number == 1 else "utf-8")
+                )
             except (ValueError, RecursionError) as error:
-                if torn_ok and not whole:
+                if allow_truncated and not is_complete:
                     return
                 raise InputError(
-                    f"{path}, line {number}: not valid JSON ({error}); mend or remove the line."
+                    f"{path}, line {line_number}: not valid JSON ({error}); mend or remove the line."
                 ) from error
             if not isinstance(value, dict):
-                raise InputError(f"{path}, line {number}: a JSON object is expected.")
-            yield number, value
+                raise InputError(f"{path}, line {line_number}: a JSON object is expected.")
+            yield line_number, value
 
 
-_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
-_CANONICAL = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_LINE_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_CANONICAL_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def dump_line(row: Mapping[str, object]) -> str:
-    line = _LINE.encode(row) + "\n"
+    line = _LINE_ENCODER.encode(row) + "\n"
     # Half a surrogate pair has no UTF-8 form; written as its escape it comes back as it was.
     return line if line.isascii() else line.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -256,49 +258,49 @@ class JsonlAppender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with disk(path):
+        with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 _lock(self._handle, path)
-                self._drop_torn_line()
+                self._drop_truncated_line()
             except BaseException:
                 os.close(self._handle)
                 raise
 
-    def _drop_torn_line(self) -> None:
+    def _drop_truncated_line(self) -> None:
         end = os.fstat(self._handle).st_size
         while end > 0:
             start = max(0, end - 65536)
-            cut = os.pread(self._handle, end - start, start).rfind(b"\n")
-            if cut >= 0:
-                os.ftruncate(self._handle, start + cut + 1)
+            newline = os.pread(self._handle, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                os.ftruncate(self._handle, start + newline + 1)
                 return
             end = start
         os.ftruncate(self._handle, 0)
 
     def append(self, rows: Iterable[Mapping[str, object]]) -> None:
         data = "".join(map(dump_line, rows)).encode()
-        with disk(self.path):
+        with storage_errors(self.path):
             start = os.fstat(self._handle).st_size
-            done = 0
+            n_written = 0
             try:
-                while done < len(data):
-                    done += os.write(self._handle, data[done:])
+                while n_written < len(data):
+                    n_written += os.write(self._handle, data[n_written:])
                 os.fsync(self._handle)
             except OSError:
                 # A full disk must not leave half a row behind the whole ones.
                 os.ftruncate(self._handle, start)
                 raise
 
-    def drop_last(self) -> dict | None:
+    def pop_last(self) -> dict | None:
         """Take the last row away and return it; None where there is none. A kill leaves the file
         with the row or without it.
 
         Raises:
             InputError: it is no JSON object, and stays.
         """
-        with disk(self.path):
+        with storage_errors(self.path):
             end = os.fstat(self._handle).st_size
             start, line = end, b""
             while start > 0 and b"\n" not in line[:-1]:
@@ -309,7 +311,7 @@ class JsonlAppender:
             if not line:
                 return None
             try:
-                row = _STRICT.decode(line.decode("utf-8"))
+                row = _STRICT_DECODER.decode(line.decode("utf-8"))
             except ValueError as error:
                 raise InputError(
                     f"{self.path}, last line: not valid JSON ({error}); mend or remove the line."
@@ -343,7 +345,7 @@ def _lock(handle: int, path: Path) -> None:
         ) from error
 
 
-def in_use(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """True while a process has `path` open as an append-only file."""
     with path.open("rb") as file:
         try:
@@ -364,17 +366,18 @@ def sha256_file(path: Path) -> str:
 
 def digest(value: object) -> str:
     """sha256 of a JSON-able value in its canonical form (sorted keys, no blanks)."""
-    return sha256_bytes(_CANONICAL.encode(value).encode())
+    return sha256_bytes(_CANONICAL_ENCODER.encode(value).encode())
 
 
 def write_manifest(
-    folder: Path, known: Mapping[str, dict[str, object]] | None = None
+    folder: Path, known_files: Mapping[str, dict[str, object]] | None = None
 ) -> dict[str, dict[str, object]]:
     """Record size and sha256 of every file below `folder` in its manifest.json; `known` are those
     hashed while written.
     """
     files = {
-        name: (known or {}).get(name) or {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        name: (known_files or {}).get(name)
+        or {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for name, path in sorted(
             (str(path.relative_to(folder)), path) for path in folder.rglob("*")
         )
@@ -395,24 +398,24 @@ def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
     files = read_json(folder / MANIFEST).get("files")
     remedy = "copy the folder again or make it anew."
     if not isinstance(files, dict) or not all(
-        isinstance(facts, dict) and {"bytes", "sha256"} <= facts.keys() for facts in files.values()
+        isinstance(info, dict) and {"bytes", "sha256"} <= info.keys() for info in files.values()
     ):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder / MANIFEST} lists no files with their bytes and sha256; {remedy}"
         )
     # Sizes first: a truncated file of many gigabytes is found before anything is hashed.
-    for name, facts in files.items():
+    for name, info in files.items():
         path = folder / name
         if not path.is_file():
-            raise ArtefactError(f"{path} is missing though {MANIFEST} lists it; {remedy}")
-        if path.stat().st_size != facts["bytes"]:
-            raise ArtefactError(
-                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {facts['bytes']}: it is"
+            raise ArtifactError(f"{path} is missing though {MANIFEST} lists it; {remedy}")
+        if path.stat().st_size != info["bytes"]:
+            raise ArtifactError(
+                f"{path} has {path.stat().st_size} bytes, {MANIFEST} says {info['bytes']}: it is"
                 f" truncated or changed; {remedy}"
             )
-    for name, facts in files.items():
-        if sha256_file(folder / name) != facts["sha256"]:
-            raise ArtefactError(
+    for name, info in files.items():
+        if sha256_file(folder / name) != info["sha256"]:
+            raise ArtifactError(
                 f"{folder / name} does not match its sha256 in {MANIFEST}; {remedy}"
             )
     return files

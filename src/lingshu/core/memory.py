@@ -12,7 +12,7 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
-def keep_freed(size: int) -> None:
+def retain_freed_memory(size: int) -> None:
     """Keep up to `size` bytes of freed memory, and take smaller blocks from it; with another C
     library than glibc nothing.
 
@@ -26,7 +26,7 @@ def keep_freed(size: int) -> None:
             c.mallopt(M_TRIM_THRESHOLD, size)
 
 
-def give_back() -> None:
+def release_freed_memory() -> None:
     """Give back what is free in this process, Arrow's pool as well where it was used: after work
     that will not come again soon.
     """

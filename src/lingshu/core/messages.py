@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Image, Message, Meta, Sample
+from lingshu.core.types import Image, Message, Meta, Sample
 
 Json = dict[str, Any]
-_PLAIN = tuple(name for name in Meta.__dataclass_fields__ if name != "extra")
+_PLAIN_FIELDS = tuple(name for name in Meta.__dataclass_fields__ if name != "extra")
 
 
 def message_to_json(message: Message) -> Json:
@@ -69,8 +69,8 @@ def image_from_json(value: Mapping[str, Any]) -> Image:
 
 def meta_to_json(meta: Meta) -> Json:
     """Only what is known: fields that are None or empty are left out."""
-    known = {name: value for name in _PLAIN if (value := getattr(meta, name)) is not None}
-    return known | {"extra": dict(meta.extra)} if meta.extra else known
+    fields = {name: value for name in _PLAIN_FIELDS if (value := getattr(meta, name)) is not None}
+    return fields | {"extra": dict(meta.extra)} if meta.extra else fields
 
 
 def meta_from_json(value: Mapping[str, Any]) -> Meta:
@@ -100,6 +100,6 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
     )
 
 
-def user_turn(text: str, images: int) -> Message:
+def user_turn(text: str, n_images: int) -> Message:
     """A user turn that shows `images` images, then says `text`."""
-    return Message("user", (*range(images), text))
+    return Message("user", (*range(n_images), text))

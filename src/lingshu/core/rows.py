@@ -18,16 +18,16 @@ from typing import Any, get_args
 
 from lingshu.core.errors import InputError, one_line
 from lingshu.core.messages import message_from_json, message_to_json, user_turn
-from lingshu.core.nouns import Access, Drop, Image, Message, Meta, Sample
+from lingshu.core.types import Access, Drop, Image, Message, Meta, Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTERED = re.compile(r"\s*\(?([A-Za-z])\s*[.):]\s*(.*)", re.DOTALL)
-_ALIASES = {"license": "licence", "lang": "language", "_group": "group"}
-_TEXT_META = ("source", "licence", "agreement", "modality", "language", "kind", "group")
-_CONTENT = {"id", "question", "messages", "answer", "gold", "choices", "image", "images"}
+_LETTER_PREFIX = re.compile(r"\s*\(?([A-Za-z])\s*[.):]\s*(.*)", re.DOTALL)
+_FIELD_ALIASES = {"license": "license", "lang": "language", "_group": "group"}
+_TEXT_FIELDS = ("source", "license", "agreement", "modality", "language", "kind", "group")
+_CONTENT_FIELDS = {"id", "question", "messages", "answer", "gold", "choices", "image", "images"}
 
 
-class BadRow(InputError):
+class RowError(InputError):
     """A row that cannot become a sample; `reason` is the constant that drops are counted under."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -36,14 +36,14 @@ class BadRow(InputError):
 
 
 def sample_from_row(
-    row: Mapping[str, Any], number: int, images: Sequence[Image] = ()
+    row: Mapping[str, Any], row_number: int, images: Sequence[Image] = ()
 ) -> Sample | Drop:
     """The sample of row `number` (from 1, which names a row without `id`), or why there is none.
 
     A question is asked below all images; its choices are listed under it, unless its text has them
     already.
     """
-    name = f"row-{number}" if row.get("id") in (None, "") else str(row["id"])
+    name = f"row-{row_number}" if row.get("id") in (None, "") else str(row["id"])
     try:
         choices = read_choices(row.get("choices"))
         answer = row["gold"] if row.get("gold") is not None else row.get("answer")
@@ -55,8 +55,8 @@ def sample_from_row(
             choices=choices,
             meta=_meta(row),
         )
-    except BadRow as bad:
-        return Drop(name, bad.reason, bad.detail)
+    except RowError as error:
+        return Drop(name, error.reason, error.detail)
 
 
 def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any]:
@@ -79,9 +79,11 @@ def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any
         row["choices"] = list(sample.choices)
     if sample.gold:
         row["answer"] = sample.gold[0] if len(sample.gold) == 1 else list(sample.gold)
-    facts = {name: getattr(meta, name) for name in (*_TEXT_META, "access", "deidentified")}
+    metadata = {name: getattr(meta, name) for name in (*_TEXT_FIELDS, "access", "deidentified")}
     return (
-        row | {name: value for name, value in facts.items() if value is not None} | dict(meta.extra)
+        row
+        | {name: value for name, value in metadata.items() if value is not None}
+        | dict(meta.extra)
     )
 
 
@@ -97,28 +99,29 @@ def read_choices(value: object) -> tuple[str, ...]:
         # Parquet tables often hold the list as JSON.
         value = _json_list(value)
     if isinstance(value, Mapping):
-        found = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
-        if [letter for letter, _ in found] != list(LETTERS[: len(found)]):
-            raise BadRow(
+        entries = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
+        if [letter for letter, _ in entries] != list(LETTERS[: len(entries)]):
+            raise RowError(
                 "bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap."
             )
-        value = [text for _, text in found]
+        value = [text for _, text in entries]
     if (
         not isinstance(value, Sequence)
         or isinstance(value, str)
         or not all(isinstance(v, str | int | float) for v in value)
     ):
-        raise BadRow(
+        raise RowError(
             "bad_choices", "choices must be a list of texts or a mapping from letters to texts."
         )
     if len(value) > len(LETTERS):
-        raise BadRow("bad_choices", f"{len(value)} choices are more than there are letters.")
+        raise RowError("bad_choices", f"{len(value)} choices are more than there are letters.")
     texts = [str(v).strip() for v in value]
-    marks = [_LETTERED.fullmatch(text) for text in texts]
+    matches = [_LETTER_PREFIX.fullmatch(text) for text in texts]
     if len(texts) > 1 and all(
-        mark and mark[1].upper() == letter for mark, letter in zip(marks, LETTERS, strict=False)
+        match and match[1].upper() == letter
+        for match, letter in zip(matches, LETTERS, strict=False)
     ):
-        texts = [mark[2].strip() for mark in marks if mark]
+        texts = [match[2].strip() for match in matches if match]
     return tuple(texts)
 
 
@@ -140,39 +143,39 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
         return None
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-        raise BadRow("bad_answer", "an answer must be a text, a number or a list of them.")
+        raise RowError("bad_answer", "an answer must be a text, a number or a list of them.")
     texts = [str(v).strip() for v in values]
     if "" in texts:
-        raise BadRow("empty_answer", "an answer is empty; leave it out where it is not known.")
+        raise RowError("empty_answer", "an answer is empty; leave it out where it is not known.")
     return (
-        tuple(dict.fromkeys(_letter(text, choices) for text in texts))
+        tuple(dict.fromkeys(_gold_letter(text, choices) for text in texts))
         if choices
         else tuple(dict.fromkeys(texts))
     )
 
 
-def _letter(text: str, choices: Sequence[str]) -> str:
+def _gold_letter(text: str, choices: Sequence[str]) -> str:
     # A letter alone is a letter, even where a choice reads the same (vitamins A, C, D, K): so
     # benchmarks mean it.
-    bare = text.strip("()[]. :").upper()
-    if len(bare) == 1 and bare in LETTERS[: len(choices)]:
-        return bare
-    folded = [_fold(choice) for choice in choices]
-    if _fold(text) in folded:
-        return LETTERS[folded.index(_fold(text))]
-    mark = _LETTERED.fullmatch(text)
+    letter = text.strip("()[]. :").upper()
+    if len(letter) == 1 and letter in LETTERS[: len(choices)]:
+        return letter
+    normalized = [_normalize(choice) for choice in choices]
+    if _normalize(text) in normalized:
+        return LETTERS[normalized.index(_normalize(text))]
+    match = _LETTER_PREFIX.fullmatch(text)
     if (
-        mark
-        and mark[1].upper() in LETTERS[: len(choices)]
-        and _fold(mark[2]) == folded[LETTERS.index(mark[1].upper())]
+        match
+        and match[1].upper() in LETTERS[: len(choices)]
+        and _normalize(match[2]) == normalized[LETTERS.index(match[1].upper())]
     ):
-        return mark[1].upper()
-    raise BadRow(
+        return match[1].upper()
+    raise RowError(
         "answer_not_in_choices", "the answer is neither a letter nor the text of a choice."
     )
 
 
-def _fold(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
@@ -186,59 +189,59 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in lines)])
 
 
-def _messages(row: Mapping[str, Any], choices: Sequence[str], images: int) -> tuple[Message, ...]:
+def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> tuple[Message, ...]:
     value = row.get("messages")
     if value is None:
         question = row.get("question")
         if not isinstance(question, str) or not question.strip():
-            raise BadRow("no_question", "the row has neither a question nor messages.")
-        return (user_turn(with_choices(question.strip(), choices), images),)
+            raise RowError("no_question", "the row has neither a question nor messages.")
+        return (user_turn(with_choices(question.strip(), choices), n_images),)
     if isinstance(value, str):
         value = _json_list(value)
     if not isinstance(value, list) or not value or not all(isinstance(m, Mapping) for m in value):
-        raise BadRow("bad_messages", "messages must be a list of {role, content}.")
+        raise RowError("bad_messages", "messages must be a list of {role, content}.")
     try:
         messages = tuple(message_from_json(m) for m in value)
     except InputError as error:
-        raise BadRow("bad_messages", one_line(error)) from error
-    shown = [part for m in messages for part in m.parts if isinstance(part, int)]
+        raise RowError("bad_messages", one_line(error)) from error
+    image_indices = [part for m in messages for part in m.parts if isinstance(part, int)]
     if not any(m.role == "user" for m in messages):
-        raise BadRow("no_question", "no message is the user's.")
-    if any(not 0 <= part < images for part in shown):
-        raise BadRow(
+        raise RowError("no_question", "no message is the user's.")
+    if any(not 0 <= part < n_images for part in image_indices):
+        raise RowError(
             "bad_messages",
-            f"a message shows an image that the row does not have ({images} images, counted"
+            f"a message shows an image that the row does not have ({n_images} images, counted"
             " from 0).",
         )
-    if images and not shown:
+    if n_images and not image_indices:
         # Whoever lists images without placing them means them to be seen first.
-        first = next(i for i, m in enumerate(messages) if m.role == "user")
+        first_user = next(i for i, m in enumerate(messages) if m.role == "user")
         return tuple(
-            replace(m, parts=(*range(images), *m.parts)) if i == first else m
+            replace(m, parts=(*range(n_images), *m.parts)) if i == first_user else m
             for i, m in enumerate(messages)
         )
     return messages
 
 
 def _meta(row: Mapping[str, Any]) -> Meta:
-    known: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     extra: dict[str, str] = {}
     for key, value in row.items():
-        name = _ALIASES.get(key, key)
-        if key in _CONTENT or value is None:
+        name = _FIELD_ALIASES.get(key, key)
+        if key in _CONTENT_FIELDS or value is None:
             continue
-        if name in (*_TEXT_META, "access", "deidentified"):
-            known.setdefault(name, value if name == "deidentified" else _text(value))
+        if name in (*_TEXT_FIELDS, "access", "deidentified"):
+            fields.setdefault(name, value if name == "deidentified" else _to_text(value))
         elif key == "extra" and isinstance(value, Mapping):
-            extra.update((str(k), _text(v)) for k, v in value.items() if v is not None)
+            extra.update((str(k), _to_text(v)) for k, v in value.items() if v is not None)
         else:
-            extra[str(key)] = _text(value)
-    if known.get("access", "private") not in get_args(Access):
-        raise BadRow("bad_access", f"access must be one of {', '.join(get_args(Access))}.")
-    if not isinstance(known.get("deidentified"), bool | None):
-        raise BadRow("bad_deidentified", "deidentified must be true or false.")
-    return Meta(**known, extra=extra)
+            extra[str(key)] = _to_text(value)
+    if fields.get("access", "private") not in get_args(Access):
+        raise RowError("bad_access", f"access must be one of {', '.join(get_args(Access))}.")
+    if not isinstance(fields.get("deidentified"), bool | None):
+        raise RowError("bad_deidentified", "deidentified must be true or false.")
+    return Meta(**fields, extra=extra)
 
 
-def _text(value: object) -> str:
+def _to_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.memory import give_back
+from lingshu.core.memory import release_freed_memory
 from lingshu.core.messages import message_from_json, message_to_json
-from lingshu.core.nouns import Image, Meta, Sample
+from lingshu.core.types import Image, Meta, Sample
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Small row groups: a reader that wants one image must not decode a whole shard for it.
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 16 << 20
-TEXT_COLUMNS = ("source", "licence", "access", "agreement", "modality", "language", "kind", "group")
+TEXT_COLUMNS = ("source", "license", "access", "agreement", "modality", "language", "kind", "group")
 
 
 def dataset_schema() -> pa.Schema:
@@ -67,14 +67,14 @@ def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
     }
 
 
-def row_to_sample(row: Mapping[str, Any], shard: Path, number: int) -> Sample:
+def row_to_sample(row: Mapping[str, Any], shard: Path, row_index: int) -> Sample:
     """The sample of row `number` of a shard; its images stay references into the shard."""
     texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
     return Sample(
         id=row["id"],
         messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
         images=tuple(
-            Image(path=str(shard), row=number, index=i) for i in range(row["image_count"])
+            Image(path=str(shard), row=row_index, index=i) for i in range(row["image_count"])
         ),
         gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
         choices=tuple(json.loads(row["choices"])),
@@ -103,28 +103,28 @@ class ShardWriter:
             use_dictionary=texts,  # pyright: ignore[reportArgumentType]
             compression=compression,  # type: ignore[arg-type]
         )
-        self._block: list[dict[str, Any]] = []
-        self._held = 0
+        self._buffer: list[dict[str, Any]] = []
+        self._buffered_bytes = 0
 
     def add(self, sample: Sample, images: Sequence[bytes]) -> None:
         """Add a sample with the encoded files of its images."""
-        self._block.append(sample_to_row(sample, images))
-        self._held += sum(map(len, images))
-        if len(self._block) == ROW_GROUP_ROWS or self._held >= ROW_GROUP_BYTES:
+        self._buffer.append(sample_to_row(sample, images))
+        self._buffered_bytes += sum(map(len, images))
+        if len(self._buffer) == ROW_GROUP_ROWS or self._buffered_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         import pyarrow as pa
 
-        if self._block:
+        if self._buffer:
             schema = dataset_schema()
-            images = _image_column(schema, [row.pop("images") for row in self._block])
-            table = pa.Table.from_pylist(self._block, schema).set_column(*images)
+            images = _image_column(schema, [row.pop("images") for row in self._buffer])
+            table = pa.Table.from_pylist(self._buffer, schema).set_column(*images)
             # the table has its own copy, and the writer makes another
-            self._block, self._held = [], 0
+            self._buffer, self._buffered_bytes = [], 0
             self._writer.write_table(table)
             del table
-            give_back()
+            release_freed_memory()
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -145,20 +145,20 @@ def _image_column(
     import numpy as np
     import pyarrow as pa
 
-    place = schema.get_field_index("images")
-    field = schema.field(place)
+    column_index = schema.get_field_index("images")
+    field = schema.field(column_index)
     files = [image["bytes"] for images in rows for image in images]
-    ends = np.cumsum([0, *map(len, files)], dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, files)], dtype=np.int32)
     encoded = pa.Array.from_buffers(
-        pa.binary(), len(files), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(files))]
+        pa.binary(), len(files), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(files))]
     )
     items = pa.StructArray.from_arrays(
         [encoded, pa.nulls(len(files), pa.string())], fields=list(field.type.value_type)
     )
     counts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
-    return place, field, pa.ListArray.from_arrays(pa.array(counts), items, type=field.type)
+    return column_index, field, pa.ListArray.from_arrays(pa.array(counts), items, type=field.type)
 
 
-def shard_name(number: int) -> str:
+def shard_name(index: int) -> str:
     """Where shard `number` lies in a DATASET folder."""
-    return f"data/part-{number:05d}.parquet"
+    return f"data/part-{index:05d}.parquet"

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lingshu.core.artefacts import DatasetCard
+from lingshu.core.artifacts import DatasetCard
 from lingshu.core.shards import dataset_schema
 from lingshu.curate.config import Source
-from lingshu.ops.licences import is_permissive
+from lingshu.ops.licenses import is_permissive
 
 CHART = "distributions.svg"
 CROISSANT = "http://mlcommons.org/croissant/1.1"
@@ -39,8 +39,8 @@ def readme(card: DatasetCard, sources: Sequence[Source], *, digests: Mapping[str
         ),
         "## Licences and access\n",
         _table(
-            ("licence", "permissive", "rows"),
-            ((k, _permissive(k), v) for k, v in card.licences.items()),
+            ("license", "permissive", "rows"),
+            ((k, _permissive(k), v) for k, v in card.licenses.items()),
         ),
         _table(("access", "rows"), card.access.items()),
         (
@@ -51,7 +51,7 @@ def readme(card: DatasetCard, sources: Sequence[Source], *, digests: Mapping[str
         _table(
             ("step", "op", "in", "added", "out", "dropped because"), _step_rows(card.steps or ())
         ),
-        _told(card.steps or ()),
+        _step_stats(card.steps or ()),
         "## Distributions\n",
         f"![Distributions of the dataset]({CHART})\n",
         "## Inputs\n",
@@ -69,7 +69,7 @@ def _source_rows(card: DatasetCard, sources: Sequence[Source]) -> Iterable[tuple
             yield (
                 source.name,
                 source.reader,
-                source.licence or "",
+                source.license or "",
                 source.access or "",
                 "left out (no path)",
                 0,
@@ -78,7 +78,7 @@ def _source_rows(card: DatasetCard, sources: Sequence[Source]) -> Iterable[tuple
             yield (
                 source.name,
                 source.reader,
-                source.licence or "by row",
+                source.license or "by row",
                 source.access or "by row",
                 first.get("in", 0),
                 last.get("out", 0),
@@ -95,16 +95,16 @@ def _step_rows(steps: Iterable[Mapping[str, Any]]) -> Iterable[tuple[object, ...
         yield step["name"], step["op"] or "", step["in"], step["added"], step["out"], drops
 
 
-def _told(steps: Iterable[Mapping[str, Any]]) -> str:
+def _step_stats(steps: Iterable[Mapping[str, Any]]) -> str:
     """What table steps counted beside their drops: duplicates found, overlaps with benchmarks,
     quotas.
     """
-    rows = [(step["name"], what, value) for step in steps for what, value in step["told"].items()]
+    rows = [(step["name"], key, value) for step in steps for key, value in step["stats"].items()]
     return "## What the steps found\n\n" + _table(("step", "what", "value"), rows) if rows else ""
 
 
-def _permissive(licence: str) -> str:
-    return "unknown" if licence == "unknown" else "yes" if is_permissive(licence) else "no"
+def _permissive(license: str) -> str:
+    return "unknown" if license == "unknown" else "yes" if is_permissive(license) else "no"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -156,19 +156,19 @@ def croissant(
     """Croissant 1.1 metadata; `files` are the shards with their sizes and sha256, as a manifest
     lists them.
     """
-    objects = [
+    file_objects = [
         {
             "@type": "cr:FileObject",
             "@id": name,
             "name": name,
             "contentUrl": name,
-            "contentSize": f"{facts['bytes']} B",
+            "contentSize": f"{entry['bytes']} B",
             "encodingFormat": "application/x-parquet",
-            "sha256": facts["sha256"],
+            "sha256": entry["sha256"],
         }
-        for name, facts in files.items()
+        for name, entry in files.items()
     ]
-    every = {
+    file_set = {
         "@type": "cr:FileSet",
         "@id": "shards",
         "name": "shards",
@@ -179,7 +179,7 @@ def croissant(
         "encodingFormat": "application/x-parquet",
         "includes": "data/*.parquet",
     }
-    licences = [name for name in card.licences if name != "unknown"]
+    licenses = [name for name in card.licenses if name != "unknown"]
     return {
         "@context": _context(),
         "@type": "sc:Dataset",
@@ -189,12 +189,12 @@ def croissant(
             " for clinical use."
         ),
         "conformsTo": CROISSANT,
-        "license": licences or ["unknown"],
+        "license": licenses or ["unknown"],
         "url": "https://arxiv.org/abs/2506.07044",
         "version": f"0.0.0+{(card.version or '')[:12]}",
         "datePublished": created[:10],
         "citeAs": "Lingshu, arXiv 2506.07044",
-        "distribution": [*objects, every],
+        "distribution": [*file_objects, file_set],
         "recordSet": [
             {
                 "@type": "cr:RecordSet",

@@ -12,7 +12,7 @@ WIDTH, LABEL, ROW, HEAD, GAP = 420, 170, 18, 30, 16
 COLUMNS = 2
 
 
-def most(counts: Mapping[str, int], bars: int = BARS) -> list[tuple[str, int]]:
+def top_counts(counts: Mapping[str, int], bars: int = BARS) -> list[tuple[str, int]]:
     """The largest counts, the rest as `other`; bars of a scale keep their order."""
     if _is_scale(counts):
         return sorted(counts.items(), key=lambda item: _bound(item[0]))
@@ -35,9 +35,9 @@ def _bound(name: str) -> float:
     )
 
 
-def picture(distributions: Mapping[str, Mapping[str, int]]) -> str:
+def distributions_svg(distributions: Mapping[str, Mapping[str, int]]) -> str:
     """Every distribution that has something to show, side by side."""
-    panels = [(name, most(counts)) for name, counts in distributions.items() if counts]
+    panels = [(name, top_counts(counts)) for name, counts in distributions.items() if counts]
     body, tops = [], [0] * COLUMNS
     for name, bars in panels:
         column = tops.index(min(tops))
@@ -58,12 +58,12 @@ def _panel(name: str, bars: list[tuple[str, int]]) -> str:
     total, largest = sum(count for _, count in bars), max(count for _, count in bars)
     space = WIDTH - LABEL - 90
     lines = [f'<text class="h" x="0" y="18">{escape(name)}</text>']
-    for place, (label, count) in enumerate(bars):
-        y = HEAD + place * ROW
-        short = label if len(label) <= 26 else label[:25] + "…"
+    for index, (label, count) in enumerate(bars):
+        y = HEAD + index * ROW
+        abbreviated = label if len(label) <= 26 else label[:25] + "…"
         length = max(1.0, space * count / largest)
         lines.append(
-            f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(short)}</text><rect'
+            f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(abbreviated)}</text><rect'
             f' class="b" x="{LABEL}" y="{y + 2}" width="{length:.1f}" height="{ROW - 5}"/><text'
             f' class="n" x="{LABEL + length + 6:.1f}" y="{y + 12}">{count:,}'
             f" ({100 * count / total:.1f}%)</text>"

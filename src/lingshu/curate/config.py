@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lingshu.core.errors import ConfigError, nearest
-from lingshu.core.nouns import Access
+from lingshu.core.errors import ConfigError, suggest_name
+from lingshu.core.types import Access
 
-Plain = (
+ParamValue = (
     str
     | int
     | float
@@ -29,7 +29,7 @@ class Source:
     """Where samples come from: a reader of the `sources` shelf, its folder or file, and what is
     known of all its rows.
 
-    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `licence`,
+    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `license`,
     `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` fill what a row does
     not state for itself; a row that states no access counts as private until `access` says
     otherwise. `rank` orders sources where two hold the same thing (0 first). `optional` leaves a
@@ -39,8 +39,8 @@ class Source:
     name: str
     reader: str
     path: str | None = None
-    options: Mapping[str, Plain] = field(default_factory=dict)
-    licence: str | None = None
+    options: Mapping[str, ParamValue] = field(default_factory=dict)
+    license: str | None = None
     access: Access | None = None
     agreement: str | None = None
     deidentified: bool | None = None
@@ -52,7 +52,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class StepUse:
+class StepConfig:
     """A step of the `ops` shelf with its parameters.
 
     `sources` limits it to samples of those; empty means all.
@@ -60,7 +60,7 @@ class StepUse:
 
     name: str  # of this use, unique in the run; reasons in the card are counted under it
     op: str
-    params: Mapping[str, Plain] = field(default_factory=dict)
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
 
@@ -70,18 +70,18 @@ class CurateConfig:
     again.
 
     `workers` is the number of processes: None is one for each core, and 0 works in the process that
-    calls. `licence` "permissive" keeps only rows whose licence allows any use for no more than
+    calls. `license` "permissive" keeps only rows whose licence allows any use for no more than
     attribution. `image_format` "png" writes the pixels of every image anew, without whatever else
     its file holds; "keep" leaves files as they are.
     """
 
     name: str
     sources: tuple[Source, ...]
-    steps: tuple[StepUse, ...]
+    steps: tuple[StepConfig, ...]
     shard_rows: int = 512
     workers: int | None = None
     seed: int = 0
-    licence: Literal["any", "permissive"] = "any"
+    license: Literal["any", "permissive"] = "any"
     image_format: Literal["keep", "png"] = "keep"
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ class CurateConfig:
             for name in step.sources:
                 if name not in known:
                     raise ConfigError(
-                        f"step {step.name!r} is limited to source {name!r}; {nearest(name, known)}"
+                        f"step {step.name!r} is limited to source {name!r}; {suggest_name(name, known)}"
                     )
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; it must be at least 1.")
@@ -119,10 +119,10 @@ class SynthesisConfig:
     """
 
     name: str
-    steps: tuple[StepUse, ...]
+    steps: tuple[StepConfig, ...]
     seed: int = 0
     chunk_rows: int = 512
-    tries: int = 3
+    max_attempts: int = 3
     token_budget: int | None = None
     cost_budget: float | None = None
     prompt_price: float = 0.0
@@ -138,9 +138,9 @@ class SynthesisConfig:
             raise ConfigError(
                 f"steps are named {names}; give at least one, each with a name of its own."
             )
-        if self.chunk_rows < 1 or self.tries < 1 or self.review_rows < 0:
+        if self.chunk_rows < 1 or self.max_attempts < 1 or self.review_rows < 0:
             raise ConfigError(
-                f"chunk_rows {self.chunk_rows} and tries {self.tries} must be at least 1,"
+                f"chunk_rows {self.chunk_rows} and tries {self.max_attempts} must be at least 1,"
                 f" review_rows {self.review_rows} not negative."
             )
         for name, share in (("max_rejected", self.max_rejected), *self.limits.items()):

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.artefacts import read_dataset
+from lingshu.core.artifacts import read_dataset
 from lingshu.core.files import atomic_folder, sha256_bytes, write_json
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.types import Message, Sample
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import ShardReader
 
-MARK = "<image>"  # stands for an image in both forms
+IMAGE_TOKEN = "<image>"  # stands for an image in both forms
 ROWS, IMAGES, CARD = "rows.json", "images", "export.json"
 _SUFFIX = {
     "PNG": ".png",
@@ -50,7 +50,7 @@ def export(name: str, dataset: Path) -> dict[str, int]:
         (folder / IMAGES).mkdir()
         file.write("[")
         for sample in read_dataset(dataset):
-            reason = _refused(name, sample)
+            reason = _skip_reason(name, sample)
             if reason:
                 counts[reason] = counts.get(reason, 0) + 1
                 continue
@@ -72,17 +72,17 @@ def export(name: str, dataset: Path) -> dict[str, int]:
     return counts
 
 
-def _refused(name: str, sample: Sample) -> str | None:
-    if any(MARK in message.text for message in sample.messages):
-        return "holds_image_mark"
+def _skip_reason(name: str, sample: Sample) -> str | None:
+    if any(IMAGE_TOKEN in message.text for message in sample.messages):
+        return "contains_image_token"
     return "unanswered" if name == "llava" and not sample.answered else None
 
 
 def _text(message: Message) -> str:
-    return "".join(part if isinstance(part, str) else MARK + "\n" for part in message.parts)
+    return "".join(part if isinstance(part, str) else IMAGE_TOKEN + "\n" for part in message.parts)
 
 
-def _shown(sample: Sample, paths: list[str]) -> list[str]:
+def _referenced_images(sample: Sample, paths: list[str]) -> list[str]:
     """The images in the order of their marks; one that two turns show stands twice."""
     return [
         paths[part]
@@ -96,13 +96,13 @@ def llava(sample: Sample, paths: list[str]) -> dict[str, Any]:
     """One row of LLaVA: `conversations` of human and gpt, `image` a path, or a list of them where
     there are several.
     """
-    shown = _shown(sample, paths)
-    speakers = {"user": "human", "assistant": "gpt", "system": "system"}
+    image_paths = _referenced_images(sample, paths)
+    roles = {"user": "human", "assistant": "gpt", "system": "system"}
     row: dict[str, Any] = {"id": sample.id}
-    if shown:
-        row["image"] = shown[0] if len(shown) == 1 else shown
+    if image_paths:
+        row["image"] = image_paths[0] if len(image_paths) == 1 else image_paths
     return row | {
-        "conversations": [{"from": speakers[m.role], "value": _text(m)} for m in sample.messages]
+        "conversations": [{"from": roles[m.role], "value": _text(m)} for m in sample.messages]
     }
 
 
@@ -114,9 +114,9 @@ def ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
         "id": sample.id,
         "messages": [{"role": m.role, "content": _text(m)} for m in sample.messages],
     }
-    shown = _shown(sample, paths)
-    if shown:
-        row["images"] = shown
+    image_paths = _referenced_images(sample, paths)
+    if image_paths:
+        row["images"] = image_paths
     if sample.gold and not sample.answered:
         row["solution"] = sample.gold[0]
     return row

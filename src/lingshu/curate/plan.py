@@ -15,21 +15,21 @@ from types import ModuleType
 from typing import Any
 
 import lingshu
-from lingshu.core.errors import ConfigError, nearest
+from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.files import MANIFEST, digest, sha256_file
-from lingshu.core.shelves import load, part
-from lingshu.core.steps import MapStep, Step, TableStep, TeacherStep
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.core.registry import get_attribute, load
+from lingshu.core.step_types import MapStep, Step, TableStep, TeacherStep
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 # Names under which the runner itself counts: reading the sources, and writing the dataset.
-READ, WRITE = "read", "write"
+READ_STEP, WRITE_STEP = "read", "write"
 # The parameter of readers that hash ids: never a part of the configuration, which lies in the
 # output.
-KEY = "key"
+KEY_PARAM = "key"
 # The parameter of steps that draw.
-SEED = "seed"
+SEED_PARAM = "seed"
 # Libraries that decide what a decoded pixel or a written byte is.
-DECIDING = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "pydicom", "nibabel")
+VERSIONED_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "pydicom", "nibabel")
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Pass:
     step that ends it.
     """
 
-    maps: tuple[StepUse, ...]
-    table: StepUse | None
+    map_steps: tuple[StepConfig, ...]
+    table_step: StepConfig | None
 
     @property
-    def steps(self) -> tuple[StepUse, ...]:
-        return self.maps if self.table is None else (*self.maps, self.table)
+    def steps(self) -> tuple[StepConfig, ...]:
+        return self.map_steps if self.table_step is None else (*self.map_steps, self.table_step)
 
 
 def resolve(config: CurateConfig) -> CurateConfig:
@@ -54,96 +54,106 @@ def resolve(config: CurateConfig) -> CurateConfig:
         ConfigError, UnknownName, InputError: a step or reader that does not exist, or a parameter
         that it does not have.
     """
-    for use in config.steps:
-        if use.name in (READ, WRITE):
+    for step_config in config.steps:
+        if step_config.name in (READ_STEP, WRITE_STEP):
             raise ConfigError(
-                f"a step is named {use.name!r}, which the runner counts under; choose another name."
+                f"a step is named {step_config.name!r}, which the runner counts under; choose another name."
             )
     for source in config.sources:
-        if KEY in source.options:
+        if KEY_PARAM in source.options:
             raise ConfigError(
-                f"source {source.name!r} has the option {KEY!r}; a secret is no configuration: give"
+                f"source {source.name!r} has the option {KEY_PARAM!r}; a secret is no configuration: give"
                 " its file with --key."
             )
     sources = [
-        replace(s, options=_filled(reader(s), s.options, f"sources.{s.name}.options", skip=1))
+        replace(
+            s,
+            options=_with_default_params(
+                get_reader(s), s.options, f"sources.{s.name}.options", skip=1
+            ),
+        )
         for s in config.sources
     ]
-    steps = [filled(use) for use in config.steps]
+    steps = [with_default_params(step_config) for step_config in config.steps]
     return replace(config, sources=tuple(sources), steps=tuple(steps))
 
 
-def settle(config: CurateConfig) -> CurateConfig:
+def with_step_seeds(config: CurateConfig) -> CurateConfig:
     """A resolved configuration with the run's seed in the place of every step's seed that is null."""
     steps = (
         (
-            replace(u, params={**u.params, SEED: config.seed})
-            if SEED in u.params and u.params[SEED] is None
-            else u
+            replace(step_config, params={**step_config.params, SEED_PARAM: config.seed})
+            if SEED_PARAM in step_config.params and step_config.params[SEED_PARAM] is None
+            else step_config
         )
-        for u in config.steps
+        for step_config in config.steps
     )
     return replace(config, steps=tuple(steps))
 
 
-def filled(use: StepUse) -> StepUse:
+def with_default_params(step_config: StepConfig) -> StepConfig:
     """The use with every parameter of its step written out.
 
     Raises:
         ConfigError, UnknownName, InputError: a step that does not exist, or a parameter that it
         does not have.
     """
-    return replace(use, params=_filled(_maker(use), use.params, f"steps.{use.name}.params"))
+    return replace(
+        step_config,
+        params=_with_default_params(
+            _step_factory(step_config), step_config.params, f"steps.{step_config.name}.params"
+        ),
+    )
 
 
-def build(use: StepUse) -> Step:
+def build_step(step_config: StepConfig) -> Step:
     """The step that a use names, made with its parameters.
 
     Raises:
         ConfigError: a parameter of a wrong type or value, or a step that needs a teacher.
     """
-    step = make(use)
+    step = build_any_step(step_config)
     if isinstance(step, TeacherStep):
         raise ConfigError(
-            f"step {use.name!r} asks a teacher, which this run does not have; use it with `lingshu"
+            f"step {step_config.name!r} asks a teacher, which this run does not have; use it with `lingshu"
             " synthesise`."
         )
     return step
 
 
-def make(use: StepUse) -> Step | TeacherStep:
+def build_any_step(step_config: StepConfig) -> Step | TeacherStep:
     """The step that a use names, whatever it needs.
 
     Raises:
         ConfigError: a parameter of a wrong type or value.
     """
-    maker = _maker(use)
-    step = maker(**_typed(maker, use.params, f"steps.{use.name}.params"))
+    factory = _step_factory(step_config)
+    step = factory(**_typed(factory, step_config.params, f"steps.{step_config.name}.params"))
     if not isinstance(step, MapStep | TableStep | TeacherStep):
         kinds = "a MapStep, a TableStep or a TeacherStep"
         raise ConfigError(
-            f"step {use.name!r}: {use.op}.step returned {type(step).__name__}; it must return"
+            f"step {step_config.name!r}: {step_config.op}.step returned {type(step).__name__}; it must return"
             f" {kinds}."
         )
     return step
 
 
-def passes(config: CurateConfig) -> list[Pass]:
+def plan_passes(config: CurateConfig) -> list[Pass]:
     """The steps in order, cut behind each table step; a last pass without one holds what follows
     the last of them.
     """
-    found: list[Pass] = []
-    maps: list[StepUse] = []
-    for use in config.steps:
-        if isinstance(build(use), TableStep):
-            found.append(Pass(tuple(maps), use))
-            maps = []
+    planned: list[Pass] = []
+    map_steps: list[StepConfig] = []
+    for step_config in config.steps:
+        if isinstance(build_step(step_config), TableStep):
+            planned.append(Pass(tuple(map_steps), step_config))
+            map_steps = []
         else:
-            maps.append(use)
-    return [*found, Pass(tuple(maps), None)] if maps else found
+            map_steps.append(step_config)
+    return [*planned, Pass(tuple(map_steps), None)] if map_steps else planned
 
 
-def check_halves(config: CurateConfig) -> None:
+def check_split(config: CurateConfig) -> None:
     """Refuse to keep one side of a split by ids that are hashed anew in each run: the other run
     would draw other sides.
 
@@ -151,101 +161,107 @@ def check_halves(config: CurateConfig) -> None:
         ConfigError: names the step.
     """
     if not any(
-        KEY in inspect.signature(reader(source)).parameters
+        KEY_PARAM in inspect.signature(get_reader(source)).parameters
         for source in config.sources
         if source.path
     ):
         return
-    for use in config.steps:
-        step = build(use)
-        if isinstance(step, TableStep) and step.halves:
+    for step_config in config.steps:
+        step = build_step(step_config)
+        if isinstance(step, TableStep) and step.split_sides:
             raise ConfigError(
-                f"step {use.name!r} keeps one side of the patients, and without a key the next run"
+                f"step {step_config.name!r} keeps one side of the patients, and without a key the next run"
                 " hashes their ids anew and draws other sides; give both runs the same --key FILE"
                 " (16 random bytes or more)."
             )
 
 
-def reader(source: Source) -> Callable[..., Any]:
-    found = part("sources", source.reader, "read")
-    if not callable(found):
+def get_reader(source: Source) -> Callable[..., Any]:
+    read_function = get_attribute("sources", source.reader, "read")
+    if not callable(read_function):
         raise ConfigError(f"source {source.name!r}: read of {source.reader} is no function.")
-    return found
+    return read_function
 
 
-def read_options(source: Source, key: bytes) -> dict[str, Any]:
+def reader_options(source: Source, key: bytes) -> dict[str, Any]:
     """The options of a source as its reader takes them; `key` for a reader that hashes ids.
 
     Raises:
         ConfigError: an option of a wrong type.
     """
-    options = _typed(reader(source), source.options, f"sources.{source.name}.options")
-    return {**options, KEY: key} if KEY in inspect.signature(reader(source)).parameters else options
+    options = _typed(get_reader(source), source.options, f"sources.{source.name}.options")
+    return (
+        {**options, KEY_PARAM: key}
+        if KEY_PARAM in inspect.signature(get_reader(source)).parameters
+        else options
+    )
 
 
-def _maker(use: StepUse) -> Callable[..., Any]:
-    found = part("ops", use.op, "step")
-    if not callable(found):
-        raise ConfigError(f"step {use.name!r}: step of {use.op} is no function.")
-    return found
+def _step_factory(step_config: StepConfig) -> Callable[..., Any]:
+    step_function = get_attribute("ops", step_config.op, "step")
+    if not callable(step_function):
+        raise ConfigError(f"step {step_config.name!r}: step of {step_config.op} is no function.")
+    return step_function
 
 
-def _filled(
-    function: Callable[..., Any], given: Mapping[str, Any], place: str, *, skip: int = 0
+def _with_default_params(
+    function: Callable[..., Any], params: Mapping[str, Any], key_prefix: str, *, skip: int = 0
 ) -> dict[str, Any]:
     """The given parameters and the defaults of the others, as plain values; null for a `seed` that
     is not given: the run's.
     """
-    known = dict(list(inspect.signature(function).parameters.items())[skip:])
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    for name in given:
-        if name not in known and not open_ended:
-            raise ConfigError(f"unknown key {place}.{name}; {nearest(name, known)}")
-    filled = dict(given)
-    for name, parameter in known.items():
+    parameters = dict(list(inspect.signature(function).parameters.items())[skip:])
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for name in params:
+        if name not in parameters and not open_ended:
+            raise ConfigError(f"unknown key {key_prefix}.{name}; {suggest_name(name, parameters)}")
+    resolved = dict(params)
+    for name, parameter in parameters.items():
         if (
-            name in filled
-            or name == KEY
+            name in resolved
+            or name == KEY_PARAM
             or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
         ):
             continue
-        if name == SEED and not skip:
-            filled[name] = None
+        if name == SEED_PARAM and not skip:
+            resolved[name] = None
         elif parameter.default is not parameter.empty:
-            filled[name] = _plain(parameter.default)
+            resolved[name] = _to_plain(parameter.default)
         else:
-            raise ConfigError(f"{place}.{name} is missing; give it a value.")
-    return filled
+            raise ConfigError(f"{key_prefix}.{name} is missing; give it a value.")
+    return resolved
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     if isinstance(value, tuple | list | set | frozenset):
         return [
-            _plain(item)
+            _to_plain(item)
             for item in (sorted(value) if isinstance(value, set | frozenset) else value)
         ]
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
-def _typed(function: Callable[..., Any], given: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _typed(
+    function: Callable[..., Any], params: Mapping[str, Any], key_prefix: str
+) -> dict[str, Any]:
     """Parameters checked against the function's annotations, where those can be read."""
     import pydantic
 
     try:
         hints = typing.get_type_hints(function)
     except NameError:  # an annotation that is imported for type checkers only
-        return dict(given)
+        return dict(params)
     typed: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in params.items():
         try:
             typed[name] = (
                 pydantic.TypeAdapter(hints[name]).validate_python(value) if name in hints else value
             )
         except pydantic.ValidationError as error:
             raise ConfigError(
-                f"{place}.{name}: {error.errors()[0]['msg']} (got {value!r})."
+                f"{key_prefix}.{name}: {error.errors()[0]['msg']} (got {value!r})."
             ) from error
     return typed
 
@@ -254,38 +270,40 @@ def _typed(function: Callable[..., Any], given: Mapping[str, Any], place: str) -
 # -----------------------------------------------------------------------------
 
 
-def step_digests(uses: Iterable[StepUse]) -> dict[str, str]:
+def step_digests(step_configs: Iterable[StepConfig]) -> dict[str, str]:
     """For each step by its name, the digest of all that decides what it does: code, parameters, and
     the files it reads.
 
     Raises:
         ConfigError: a file that it reads is missing.
     """
-    code = Code()
-    return {use.name: _step_digest(use, code) for use in uses}
+    code_digests = CodeDigests()
+    return {
+        step_config.name: _step_digest(step_config, code_digests) for step_config in step_configs
+    }
 
 
-def _step_digest(use: StepUse, code: Code) -> str:
-    read = {}
-    for name in build(use).reads:
+def _step_digest(step_config: StepConfig, code_digests: CodeDigests) -> str:
+    file_digests = {}
+    for name in build_step(step_config).input_files:
         if not Path(name).exists():
             raise ConfigError(
-                f"step {use.name!r} reads {name}, which does not exist; check the path."
+                f"step {step_config.name!r} reads {name}, which does not exist; check the path."
             )
-        read[name] = _content(Path(name))
+        file_digests[name] = _content_digest(Path(name))
     return digest(
         [
-            use.name,
-            use.op,
-            dict(use.params),
-            list(use.sources),
-            code.digest(load("ops", use.op)),
-            read,
+            step_config.name,
+            step_config.op,
+            dict(step_config.params),
+            list(step_config.sources),
+            code_digests.digest(load("ops", step_config.op)),
+            file_digests,
         ]
     )
 
 
-def _content(path: Path) -> str:
+def _content_digest(path: Path) -> str:
     """Digest of a file; of a folder, of its manifest, else of the names and sizes of its files."""
     if path.is_file():
         return sha256_file(path)
@@ -300,7 +318,7 @@ def _content(path: Path) -> str:
     )
 
 
-class Code:
+class CodeDigests:
     """Digests of modules with all of this package that they import, directly or through another.
 
     Reads each file once.
@@ -317,19 +335,19 @@ class Code:
         """
         if module.__file__ is None:
             raise ConfigError(f"{module.__name__} has no file; a step must lie in one.")
-        seen: dict[Path, str] = {}
-        left = [Path(module.__file__)]
-        while left:
-            path = left.pop()
-            if path not in seen:
+        digests: dict[Path, str] = {}
+        pending = [Path(module.__file__)]
+        while pending:
+            path = pending.pop()
+            if path not in digests:
                 if path not in self._files:
-                    self._files[path] = (sha256_file(path), list(_imported(path)))
-                seen[path], imported = self._files[path]
-                left += imported
-        return digest(sorted(seen.values()))
+                    self._files[path] = (sha256_file(path), list(_imported_files(path)))
+                digests[path], imported = self._files[path]
+                pending += imported
+        return digest(sorted(digests.values()))
 
 
-def _imported(path: Path) -> Iterator[Path]:
+def _imported_files(path: Path) -> Iterator[Path]:
     package = Path(lingshu.__file__).parent
     for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -358,10 +376,10 @@ def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that decide what a shard holds, where installed."""
-    found = {}
-    for name in DECIDING:
+    versions = {}
+    for name in VERSIONED_LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -11,28 +11,28 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from lingshu.core.errors import ConfigError, MissingExtra, one_line
-from lingshu.curate.local import AHEAD, Outcome, Take
-from lingshu.curate.work import Job, Performer
-from lingshu.curate.worker import Fault
+from lingshu.core.errors import ConfigError, MissingExtraError, one_line
+from lingshu.curate.executors import PREFETCH, JobResult, NextJob
+from lingshu.curate.worker import Job, Worker
+from lingshu.curate.worker_process import SerializedError
 
 
 @functools.cache
-def _performer() -> Performer:
+def _worker() -> Worker:
     """One for each process of Ray, which keeps its processes between tasks."""
-    return Performer()
+    return Worker()
 
 
-def perform(job: Job) -> Fault | None:
+def run_job(job: Job) -> SerializedError | None:
     """Do a job in a process of Ray."""
     try:
-        _performer().perform(job)
+        _worker().run_job(job)
     except Exception as error:
-        return Fault.of(error)
+        return SerializedError.from_exception(error)
     return None
 
 
-class Ray:
+class RayBackend:
     """Jobs as Ray tasks. Ray's own retries are off: the runner must know which row a process died
     of.
 
@@ -45,11 +45,11 @@ class Ray:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
-            raise MissingExtra("ray", "ray") from error
+            raise MissingExtraError("ray", "ray") from error
         self._ray: Any = ray
         try:
-            self._own = not ray.is_initialized()
-            if self._own:
+            self._owns_cluster = not ray.is_initialized()
+            if self._owns_cluster:
                 cpus = None if address else workers or len(os.sched_getaffinity(0))
                 ray.init(
                     address=address or "local",
@@ -63,25 +63,25 @@ class Ray:
                 f"no Ray cluster answers at {address} ({one_line(error)[:200]}); check"
                 " --ray-address."
             ) from error
-        self._task = ray.remote(num_cpus=1, max_retries=0)(perform)
-        self._count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._task = ray.remote(num_cpus=1, max_retries=0)(run_job)
+        self._n_workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def run(self, take: Take) -> Iterator[Outcome]:
+    def run(self, next_job: NextJob) -> Iterator[JobResult]:
         running: dict[Any, Job] = {}
         while True:
-            while len(running) < AHEAD * self._count and (job := take()) is not None:
+            while len(running) < PREFETCH * self._n_workers and (job := next_job()) is not None:
                 running[self._task.remote(job)] = job
             if not running:
                 return
-            done, _ = self._ray.wait(list(running), num_returns=1)
-            job = running.pop(done[0])
+            finished, _ = self._ray.wait(list(running), num_returns=1)
+            job = running.pop(finished[0])
             try:
-                yield Outcome(job, fault=self._ray.get(done[0]))
+                yield JobResult(job, error=self._ray.get(finished[0]))
             except self._ray.exceptions.RayTaskError:
                 raise
             except self._ray.exceptions.RayError as error:
-                yield Outcome(job, died=type(error).__name__)
+                yield JobResult(job, crash_reason=type(error).__name__)
 
     def close(self) -> None:
-        if self._own:
+        if self._owns_cluster:
             self._ray.shutdown()

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from lingshu.core.agreement import agreement
-from lingshu.core.errors import InputError, nearest
-from lingshu.core.files import numbered_jsonl
-from lingshu.core.nouns import Drop, Message, Sample
+from lingshu.core.errors import InputError, suggest_name
+from lingshu.core.files import enumerate_jsonl
+from lingshu.core.quotas import stable_hash
 from lingshu.core.rows import LETTERS
-from lingshu.core.shares import Interval, wilson
-from lingshu.ops._quota import place
-from lingshu.ops._teaching import ALTERNATIVE, SYNTHETIC
+from lingshu.core.stats import Interval, wilson
+from lingshu.core.teacher_prompts import ALTERNATIVE, SYNTHETIC
+from lingshu.core.types import Drop, Message, Sample
 
-Word = Literal["accept", "edit", "reject", "prefer"]
-Choice = Literal["first", "second"]
+VerdictKind = Literal["accept", "edit", "reject", "prefer"]
+PreferredText = Literal["first", "second"]
 # What agreement is measured on: a preference for the first text accepts it, one for the second
 # changes it.
 CATEGORIES = ("accept", "edit", "reject")
@@ -41,10 +41,10 @@ class Verdict:
 
     id: str
     reviewer: str
-    verdict: Word
+    verdict: VerdictKind
     text: str | None = None
     reason: str | None = None
-    prefer: Choice | None = None
+    prefer: PreferredText | None = None
 
     @property
     def category(self) -> str:
@@ -53,19 +53,19 @@ class Verdict:
         return self.verdict
 
 
-class Agreement(NamedTuple):
+class ReviewerAgreement(NamedTuple):
     """How far two reviewers agree on the samples that both saw; None where a measure is not
     defined.
     """
 
     reviewers: tuple[str, str]
     n: int
-    agree: float
+    observed_agreement: float
     kappa: float | None
     ac1: float
 
 
-class Quality(NamedTuple):
+class ReviewSummary(NamedTuple):
     """What the review of a kind came to, by sample: one is rejected if anyone rejects it, wrong if
     anyone edits or rejects it.
     """
@@ -74,62 +74,68 @@ class Quality(NamedTuple):
     reviewed: int
     verdicts: Mapping[str, int]
     rejected: Interval
-    wrong: Interval
+    edited_or_rejected: Interval
     reasons: Mapping[str, int]
-    agreement: Sequence[Agreement]
+    agreement: Sequence[ReviewerAgreement]
 
 
 # --- the queue
 # -----------------------------------------------------------------------------------------------------
 
 
-class Queue:
+class ReviewQueue:
     """The samples of every kind that are shown to reviewers: `rows` of each, drawn by id and seed,
     whatever their order.
     """
 
-    def __init__(self, *, rows: int, seed: int) -> None:
-        self._rows, self._seed = rows, seed
-        self._kept: dict[str, list[tuple[int, Sample]]] = defaultdict(list)
+    def __init__(self, *, n_per_kind: int, seed: int) -> None:
+        self._n_per_kind, self._seed = n_per_kind, seed
+        self._candidates: dict[str, list[tuple[int, Sample]]] = defaultdict(list)
 
-    def offer(self, sample: Sample) -> None:
-        kept = self._kept[kind_of(sample)]
-        kept.append((place(sample.id, self._seed), sample))
+    def add(self, sample: Sample) -> None:
+        candidates = self._candidates[sample_kind(sample)]
+        candidates.append((stable_hash(sample.id, self._seed), sample))
         # Cut now and then: what is offered must not all lie in memory.
-        if len(kept) >= 2 * self._rows + 64:
-            self._cut(kept)
+        if len(candidates) >= 2 * self._n_per_kind + 64:
+            self._trim(candidates)
 
-    def _cut(self, kept: list[tuple[int, Sample]]) -> None:
-        kept.sort(key=lambda pair: (pair[0], pair[1].id))
-        del kept[self._rows :]
+    def _trim(self, candidates: list[tuple[int, Sample]]) -> None:
+        candidates.sort(key=lambda pair: (pair[0], pair[1].id))
+        del candidates[self._n_per_kind :]
 
-    def drawn(self) -> list[Sample]:
+    def selected(self) -> list[Sample]:
         """The samples to be reviewed, kind by kind."""
-        for kept in self._kept.values():
-            self._cut(kept)
-        return [sample for kind in sorted(self._kept) for _, sample in self._kept[kind]]
+        for candidates in self._candidates.values():
+            self._trim(candidates)
+        return [sample for kind in sorted(self._candidates) for _, sample in self._candidates[kind]]
 
 
 def queue_row(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     """What a reviewer sees of a sample; `images` are the names of its pictures beside the queue."""
-    facts = {
+    metadata = {
         "source": sample.meta.source,
         "modality": sample.meta.modality,
         "prompts": sample.meta.extra.get("prompts"),
     }
     texts = {
         "question": sample.question,
-        "first": said(sample),
+        "first": last_assistant_text(sample),
         "second": sample.meta.extra.get(ALTERNATIVE),
     }
-    return {"id": sample.id, "kind": kind_of(sample), **texts, "images": list(images), **facts}
+    return {
+        "id": sample.id,
+        "kind": sample_kind(sample),
+        **texts,
+        "images": list(images),
+        **metadata,
+    }
 
 
-def kind_of(sample: Sample) -> str:
+def sample_kind(sample: Sample) -> str:
     return sample.meta.extra.get(SYNTHETIC, sample.meta.kind or "unknown")
 
 
-def said(sample: Sample) -> str:
+def last_assistant_text(sample: Sample) -> str:
     """The text under review: the last assistant turn."""
     return next(
         (message.text for message in reversed(sample.messages) if message.role == "assistant"), ""
@@ -146,50 +152,50 @@ def read_verdicts(paths: Sequence[Path]) -> list[Verdict]:
     Raises:
         InputError: a line that is no verdict: names the file, the line and what it lacks.
     """
-    found: dict[tuple[str, str], Verdict] = {}
+    verdicts: dict[tuple[str, str], Verdict] = {}
     for path in paths:
-        for number, row in numbered_jsonl(path, torn_ok=False):
+        for line_number, row in enumerate_jsonl(path, allow_truncated=False):
             try:
-                verdict = _verdict(row)
+                verdict = _parse_verdict(row)
             except ValueError as error:
-                raise InputError(f"{path}, line {number}: {error}") from None
+                raise InputError(f"{path}, line {line_number}: {error}") from None
             # Taken out first: the order is that of the lines that count.
-            found.pop((verdict.id, verdict.reviewer), None)
-            found[verdict.id, verdict.reviewer] = verdict
-    return list(found.values())
+            verdicts.pop((verdict.id, verdict.reviewer), None)
+            verdicts[verdict.id, verdict.reviewer] = verdict
+    return list(verdicts.values())
 
 
-def _verdict(row: Mapping[str, Any]) -> Verdict:
+def _parse_verdict(row: Mapping[str, Any]) -> Verdict:
     unknown = next((key for key in row if key not in Verdict.__dataclass_fields__), None)
     if unknown is not None:
         raise ValueError(
-            f"unknown key {unknown!r}; {nearest(unknown, Verdict.__dataclass_fields__)}"
+            f"unknown key {unknown!r}; {suggest_name(unknown, Verdict.__dataclass_fields__)}"
         )
     if any(value is not None and not isinstance(value, str) for value in row.values()):
         raise ValueError("every value of a verdict is a text.")
-    given = {key: value for key, value in row.items() if value is not None and value.strip()}
-    word = given.get("verdict")
-    if not given.get("id") or not given.get("reviewer") or word not in get_args(Word):
+    values = {key: value for key, value in row.items() if value is not None and value.strip()}
+    kind = values.get("verdict")
+    if not values.get("id") or not values.get("reviewer") or kind not in get_args(VerdictKind):
         raise ValueError(
-            f"a verdict has id, reviewer and verdict, one of {', '.join(get_args(Word))}."
+            f"a verdict has id, reviewer and verdict, one of {', '.join(get_args(VerdictKind))}."
         )
-    needed = {"edit": "text", "reject": "reason", "prefer": "prefer"}.get(str(word))
-    if needed and needed not in given:
-        raise ValueError(f"the verdict {word!r} needs {needed!r}.")
-    if word == "prefer" and given["prefer"] not in get_args(Choice):
-        raise ValueError(f"prefer is {given['prefer']!r}; write first or second.")
-    return Verdict(**given)
+    required_key = {"edit": "text", "reject": "reason", "prefer": "prefer"}.get(str(kind))
+    if required_key and required_key not in values:
+        raise ValueError(f"the verdict {kind!r} needs {required_key!r}.")
+    if kind == "prefer" and values["prefer"] not in get_args(PreferredText):
+        raise ValueError(f"prefer is {values['prefer']!r}; write first or second.")
+    return Verdict(**values)
 
 
-def by_sample(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+def group_by_sample(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
     """The verdicts of each sample by its id, in their order."""
-    found: dict[str, list[Verdict]] = defaultdict(list)
+    grouped: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
-        found[verdict.id].append(verdict)
-    return dict(found)
+        grouped[verdict.id].append(verdict)
+    return dict(grouped)
 
 
-def applied(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop:
+def apply_verdicts(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop:
     """The sample as its reviewers leave it.
 
     Raises:
@@ -218,14 +224,14 @@ def applied(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop:
 
 def _with_text(sample: Sample, text: str) -> Sample:
     gold = sample.gold
-    if sample.choices and said(sample).strip() in LETTERS:
+    if sample.choices and last_assistant_text(sample).strip() in LETTERS:
         if text not in LETTERS[: len(sample.choices)]:
             raise InputError(
                 f"verdict on {sample.id!r} edits a choice to {text[:40]!r}; write one of its"
                 " letters, or reject it."
             )
         gold = (text,)
-    elif gold == (said(sample),):
+    elif gold == (last_assistant_text(sample),):
         gold = (text,)
     last = max(i for i, message in enumerate(sample.messages) if message.role == "assistant")
     messages = (
@@ -240,78 +246,90 @@ def _with_text(sample: Sample, text: str) -> Sample:
 # -------------------------------------------------------------------------------------------
 
 
-def quality(kind: str, samples: Sequence[Sequence[Verdict]]) -> Quality:
+def summarize_reviews(kind: str, samples: Sequence[Sequence[Verdict]]) -> ReviewSummary:
     """What the reviewers found; `samples` holds the verdicts on each reviewed sample of the kind."""
     categories = [[verdict.category for verdict in verdicts] for verdicts in samples]
-    rejected = sum("reject" in found for found in categories)
-    wrong = sum(any(one != "accept" for one in found) for found in categories)
+    rejected = sum("reject" in sample_categories for sample_categories in categories)
+    edited_or_rejected = sum(
+        any(first != "accept" for first in sample_categories) for sample_categories in categories
+    )
     counts = Counter(verdict.verdict for verdicts in samples for verdict in verdicts)
     reasons = Counter(
         v.reason for verdicts in samples for v in verdicts if v.verdict == "reject" and v.reason
     )
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for verdicts in samples:
-        for one, other in combinations(sorted(verdicts, key=lambda v: v.reviewer), 2):
-            pairs[one.reviewer, other.reviewer].append((one.category, other.category))
-    agreement = [agreed(reviewers, seen) for reviewers, seen in sorted(pairs.items())]
+        for first, second in combinations(sorted(verdicts, key=lambda v: v.reviewer), 2):
+            pairs[first.reviewer, second.reviewer].append((first.category, second.category))
+    agreement = [
+        reviewer_agreement(reviewers, category_pairs)
+        for reviewers, category_pairs in sorted(pairs.items())
+    ]
     n = len(samples)
-    return Quality(
+    return ReviewSummary(
         kind,
         n,
         dict(sorted(counts.items())),
         wilson(rejected, n),
-        wilson(wrong, n),
+        wilson(edited_or_rejected, n),
         dict(sorted(reasons.items())),
         agreement,
     )
 
 
-def agreed(reviewers: tuple[str, str], pairs: Sequence[tuple[str, str]]) -> Agreement:
+def reviewer_agreement(
+    reviewers: tuple[str, str], pairs: Sequence[tuple[str, str]]
+) -> ReviewerAgreement:
     """Cohen's kappa and Gwet's AC1 of two reviewers over the categories accept, edit and reject."""
-    n, agree, kappa, ac1 = agreement(pairs, CATEGORIES)
-    assert agree is not None and ac1 is not None, (
+    n, observed_agreement, kappa, ac1 = agreement(pairs, CATEGORIES)
+    assert observed_agreement is not None and ac1 is not None, (
         "two reviewers are named only for samples that both saw"
     )
-    return Agreement(reviewers, n, agree, kappa, ac1)
+    return ReviewerAgreement(reviewers, n, observed_agreement, kappa, ac1)
 
 
 def check_limits(
-    found: Iterable[Quality], *, limit: float, limits: Mapping[str, float] | None = None
+    summaries: Iterable[ReviewSummary], *, limit: float, limits: Mapping[str, float] | None = None
 ) -> None:
     """Stop where too large a share of a kind was rejected.
 
     Raises:
         InputError: names the kind, the share, its limit and the reason most often given.
     """
-    for one in found:
-        bound = (limits or {}).get(one.kind, limit)
-        share = one.rejected.value
-        if share is not None and share > bound:
-            often = max(
-                one.reasons,
-                key=lambda reason: (one.reasons[reason], reason),
+    for summary in summaries:
+        threshold = (limits or {}).get(summary.kind, limit)
+        share = summary.rejected.value
+        if share is not None and share > threshold:
+            top_reason = max(
+                summary.reasons,
+                key=lambda reason: (summary.reasons[reason], reason),
                 default="no reason given",
             )
-            counts = f"{round(share * one.reviewed)} of {one.reviewed} samples ({share:.0%})"
+            counts = (
+                f"{round(share * summary.reviewed)} of {summary.reviewed} samples ({share:.0%})"
+            )
             raise InputError(
-                f"{one.kind}: reviewers rejected {counts}, more than its limit of {bound:.0%}; most"
-                f" often: {often}. Mend the prompts or leave the kind out; nothing was written."
+                f"{summary.kind}: reviewers rejected {counts}, more than its limit of {threshold:.0%}; most"
+                f" often: {top_reason}. Mend the prompts or leave the kind out; nothing was written."
             )
 
 
-def told(found: Quality) -> dict[str, int | float | str]:
+def review_stats(summary: ReviewSummary) -> dict[str, int | float | str]:
     """A quality as plain values for a dataset card."""
-    facts: dict[str, int | float | str] = {
-        "reviewed": found.reviewed,
-        **{f"verdict {k}": v for k, v in found.verdicts.items()},
+    stats: dict[str, int | float | str] = {
+        "reviewed": summary.reviewed,
+        **{f"verdict {k}": v for k, v in summary.verdicts.items()},
     }
-    for name, share in (("rejected", found.rejected), ("edited or rejected", found.wrong)):
+    for name, share in (
+        ("rejected", summary.rejected),
+        ("edited or rejected", summary.edited_or_rejected),
+    ):
         if share.value is not None and share.low is not None and share.high is not None:
-            facts[name] = f"{share.value:.1%} (95% interval {share.low:.1%} to {share.high:.1%})"
-    for pair in found.agreement:
+            stats[name] = f"{share.value:.1%} (95% interval {share.low:.1%} to {share.high:.1%})"
+    for pair in summary.agreement:
         kappa = "not defined" if pair.kappa is None else f"{pair.kappa:.2f}"
         names = " and ".join(pair.reviewers)
-        facts[f"agreement of {names}"] = (
-            f"{pair.agree:.1%} of {pair.n}, Cohen's kappa {kappa}, Gwet's AC1 {pair.ac1:.2f}"
+        stats[f"agreement of {names}"] = (
+            f"{pair.observed_agreement:.1%} of {pair.n}, Cohen's kappa {kappa}, Gwet's AC1 {pair.ac1:.2f}"
         )
-    return facts
+    return stats

@@ -6,26 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lingshu.core.artefacts import DatasetCard
+from lingshu.core.artifacts import DatasetCard
 from lingshu.curate.config import CurateConfig
+from lingshu.curate.counts import FAILURES
 from lingshu.curate.dataset import check_exports, finish
-from lingshu.curate.explain import EXPLAIN
-from lingshu.curate.ledger import FAILURES
-from lingshu.curate.local import Backend, Inline, Processes
-from lingshu.curate.loop import Progress, Run, discard
-from lingshu.curate.progress import Silent
+from lingshu.curate.executors import Backend, InlineBackend, ProcessBackend
+from lingshu.curate.explain import EXPLAIN_PAGE
+from lingshu.curate.progress import NoProgress
+from lingshu.curate.runner import CurationRun, RowProgress, remove_work_dir
 
 BackendName = Literal["local", "ray"]
 
 
-class Curated(NamedTuple):
+class CurationResult(NamedTuple):
     """The card of the dataset, how many rows failed (a step or a process broke at them), and
     whether it was there already.
     """
 
     card: DatasetCard
     failures: int
-    finished_before: bool
+    already_finished: bool
 
 
 def curate(
@@ -38,8 +38,8 @@ def curate(
     explain: bool = False,
     exports: Sequence[str] = (),
     key: bytes | None = None,
-    progress: Progress | None = None,
-) -> Curated:
+    progress: RowProgress | None = None,
+) -> CurationResult:
     """Curate sources into the DATASET folder `out`. What an interrupted run has done there is not
     done again.
 
@@ -54,27 +54,31 @@ def curate(
         StorageError: the disk refused, or another run is at work in `out`.
     """
     check_exports(exports)
-    workers = _backend(backend, config.workers, ray_address)
+    executor = _backend(backend, config.workers, ray_address)
     try:
-        run = Run(config, out, workers, progress=progress or Silent(), limit=limit, key=key)
-        there = (not explain or (out / EXPLAIN).is_file()) and all(
+        run = CurationRun(
+            config, out, executor, progress=progress or NoProgress(), limit=limit, key=key
+        )
+        outputs_exist = (not explain or (out / EXPLAIN_PAGE).is_file()) and all(
             (out / name).is_dir() for name in exports
         )
-        card = run.finished() if there else None
+        card = run.finished_card() if outputs_exist else None
         if card is not None:
-            discard(run.work)
-            return Curated(card, sum(card.drops.get(reason, 0) for reason in FAILURES), True)
-        passed = run.go()
-        return Curated(
-            finish(run, passed, explain=explain, exports=exports), passed.ledger.failures, False
+            remove_work_dir(run.work)
+            return CurationResult(card, sum(card.drops.get(reason, 0) for reason in FAILURES), True)
+        pass_result = run.run()
+        return CurationResult(
+            finish(run, pass_result, explain=explain, exports=exports),
+            pass_result.step_counts.failures,
+            False,
         )
     finally:
-        workers.close()
+        executor.close()
 
 
 def _backend(name: BackendName, workers: int | None, address: str | None) -> Backend:
     if name == "ray":
-        from lingshu.curate.ray import Ray
+        from lingshu.curate.ray import RayBackend
 
-        return Ray(workers, address=address)
-    return Inline() if workers == 0 else Processes(workers)
+        return RayBackend(workers, address=address)
+    return InlineBackend() if workers == 0 else ProcessBackend(workers)

@@ -8,16 +8,16 @@ import base64
 from collections.abc import Callable
 from typing import Any
 
-from lingshu.core.nouns import Image, Message, Sample
+from lingshu.core.types import Image, Message, Sample
 
 
-def messages(sample: Sample, *, encoded: Callable[[Image], bytes]) -> list[dict[str, Any]]:
+def messages(sample: Sample, *, encode_image: Callable[[Image], bytes]) -> list[dict[str, Any]]:
     """The turns of a sample; `encoded` gives the PNG file of an image."""
 
     def part(value: str | int) -> dict[str, Any]:
         if isinstance(value, str):
             return {"type": "text", "text": value}
-        data = base64.b64encode(encoded(sample.images[value])).decode()
+        data = base64.b64encode(encode_image(sample.images[value])).decode()
         return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
     def content(message: Message) -> str | list[dict[str, Any]]:

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lingshu.core.nouns import Sample, Sampling
+from lingshu.core.types import Sample, Sampling
 from lingshu.imaging.read import ShardReader, open_image
-from lingshu.models.load import Loaded
-from lingshu.models.processor import Encoded
+from lingshu.models.load import LoadedModel
+from lingshu.models.processor import EncodedSample
 
-BANNED = -1e9
+MASKED_LOGIT = -1e9
 
 
-def read(loaded: Loaded, sample: Sample, shards: ShardReader) -> Encoded:
+def encode_sample(loaded: LoadedModel, sample: Sample, shards: ShardReader) -> EncodedSample:
     """A sample as the model takes it; its images are opened and scaled.
 
     Raises:
@@ -36,21 +36,27 @@ def read(loaded: Loaded, sample: Sample, shards: ShardReader) -> Encoded:
     )
 
 
-def ends(loaded: Loaded) -> frozenset[int]:
+def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
     """The tokens that end a reply: the tokenizer's, and those that the checkpoint's generation
     settings name.
     """
-    more = loaded.model.generation_config.eos_token_id
+    generation_eos = loaded.model.generation_config.eos_token_id
     return frozenset(
         {
             loaded.processor.tokenizer.eos_token_id,
-            *(more if isinstance(more, list) else () if more is None else (more,)),
+            *(
+                generation_eos
+                if isinstance(generation_eos, list)
+                else ()
+                if generation_eos is None
+                else (generation_eos,)
+            ),
         }
     )
 
 
 def model_inputs(
-    loaded: Loaded, batch: Sequence[Encoded], *, pad: Literal["left", "right"]
+    loaded: LoadedModel, batch: Sequence[EncodedSample], *, pad: Literal["left", "right"]
 ) -> dict[str, torch.Tensor]:
     """A batch on the model's device, pixels in its precision; labels are among it."""
     model = loaded.model
@@ -63,81 +69,92 @@ def model_inputs(
     return inputs
 
 
-class Rows:
+class KVBatch:
     """Replies in the making: for each row its keys and values, the columns it sees, its next
     position and token's logits.
     """
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: LoadedModel,
         cache: Any,
         mask_BL: torch.Tensor,
-        next_B: torch.Tensor,
-        last_BV: torch.Tensor,
+        next_position_B: torch.Tensor,
+        last_logits_BV: torch.Tensor,
     ) -> None:
         self._loaded, self._cache = loaded, cache
-        self._mask_BL, self._next_B, self._last_BV = mask_BL, next_B, last_BV
-        self._banned = torch.tensor(loaded.processor.never_sampled, device=loaded.model.device)
+        self._mask_BL, self._next_position_B, self._last_logits_BV = (
+            mask_BL,
+            next_position_B,
+            last_logits_BV,
+        )
+        self._never_sampled = torch.tensor(
+            loaded.processor.never_sampled, device=loaded.model.device
+        )
 
     def __len__(self) -> int:
-        return len(self._next_B)
+        return len(self._next_position_B)
 
     @property
-    def columns(self) -> int:
+    def n_columns(self) -> int:
         return self._mask_BL.shape[1]
 
     @property
     def logits_BV(self) -> torch.Tensor:
         """Of each row's next token; tokens that stand for pixels cannot win."""
-        return self._last_BV.float().index_fill(1, self._banned, BANNED)
+        return self._last_logits_BV.float().index_fill(1, self._never_sampled, MASKED_LOGIT)
 
-    def keep(self, rows: np.ndarray) -> None:
+    def select_rows(self, rows: np.ndarray) -> None:
         """Go on with these rows alone, in this order."""
-        kept = torch.from_numpy(rows).to(self._next_B.device)
-        self._cache.batch_select_indices(kept)
-        self._mask_BL, self._next_B, self._last_BV = (
-            self._mask_BL[kept],
-            self._next_B[kept],
-            self._last_BV[kept],
+        index = torch.from_numpy(rows).to(self._next_position_B.device)
+        self._cache.batch_select_indices(index)
+        self._mask_BL, self._next_position_B, self._last_logits_BV = (
+            self._mask_BL[index],
+            self._next_position_B[index],
+            self._last_logits_BV[index],
         )
 
     def trim(self) -> None:
         """Let go of the columns on the left that no row sees."""
-        first = int(self._mask_BL.any(0).int().argmax())
-        if first:
-            self._mask_BL = self._mask_BL[:, first:]
+        start = int(self._mask_BL.any(0).int().argmax())
+        if start:
+            self._mask_BL = self._mask_BL[:, start:]
             for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[..., first:, :], layer.values[..., first:, :]
+                layer.keys, layer.values = layer.keys[..., start:, :], layer.values[..., start:, :]
 
-    def join(self, other: Rows) -> None:
+    def append(self, other: KVBatch) -> None:
         """Take the rows of `other` in behind these; the narrower of both is padded on the left."""
-        columns = max(self.columns, other.columns)
+        n_columns = max(self.n_columns, other.n_columns)
 
-        def wide(part: torch.Tensor, own: int) -> torch.Tensor:
-            return functional.pad(part, (0, 0, columns - own, 0))
+        def pad_left(tensor: torch.Tensor, length: int) -> torch.Tensor:
+            return functional.pad(tensor, (0, 0, n_columns - length, 0))
 
-        for mine, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
-            mine.keys = torch.cat([wide(mine.keys, self.columns), wide(theirs.keys, other.columns)])
-            mine.values = torch.cat(
-                [wide(mine.values, self.columns), wide(theirs.values, other.columns)]
+        for layer, other_layer in zip(self._cache.layers, other._cache.layers, strict=True):
+            layer.keys = torch.cat(
+                [pad_left(layer.keys, self.n_columns), pad_left(other_layer.keys, other.n_columns)]
+            )
+            layer.values = torch.cat(
+                [
+                    pad_left(layer.values, self.n_columns),
+                    pad_left(other_layer.values, other.n_columns),
+                ]
             )
         masks = [
-            functional.pad(rows._mask_BL, (columns - rows.columns, 0)) for rows in (self, other)
+            functional.pad(rows._mask_BL, (n_columns - rows.n_columns, 0)) for rows in (self, other)
         ]
         self._mask_BL = torch.cat(masks)
-        self._next_B = torch.cat([self._next_B, other._next_B])
-        self._last_BV = torch.cat([self._last_BV, other._last_BV])
+        self._next_position_B = torch.cat([self._next_position_B, other._next_position_B])
+        self._last_logits_BV = torch.cat([self._last_logits_BV, other._last_logits_BV])
 
     @torch.inference_mode()
-    def advance(self, chosen: np.ndarray) -> None:
+    def advance(self, token_ids: np.ndarray) -> None:
         """Say one token in each row and look at what may follow."""
-        model, device = self._loaded.model, self._next_B.device
+        model, device = self._loaded.model, self._next_position_B.device
         self._mask_BL = functional.pad(self._mask_BL, (0, 1), value=1)
-        position = self._next_B[:, None]
+        position = self._next_position_B[:, None]
         hidden = model.model.language_model(
             inputs_embeds=model.get_input_embeddings()(
-                torch.from_numpy(chosen).to(device)[:, None]
+                torch.from_numpy(token_ids).to(device)[:, None]
             ),
             attention_mask=self._mask_BL,
             position_ids=position.expand(3, -1, 1)
@@ -146,12 +163,14 @@ class Rows:
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state
-        self._next_B = self._next_B + 1
-        self._last_BV = model.lm_head(hidden[:, -1])
+        self._next_position_B = self._next_position_B + 1
+        self._last_logits_BV = model.lm_head(hidden[:, -1])
 
 
 @torch.inference_mode()
-def prefill(loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int]) -> Rows:
+def prefill(
+    loaded: LoadedModel, prompts: Sequence[EncodedSample], prompt_indices: Sequence[int]
+) -> KVBatch:
     """A row for each of `lines`, the number of the prompt it continues; each prompt is computed
     once.
     """
@@ -161,24 +180,24 @@ def prefill(loaded: Loaded, prompts: Sequence[Encoded], lines: Sequence[int]) ->
     if "position_ids" not in inputs:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     output = model.model(**inputs, use_cache=True)
-    index = torch.tensor(list(lines), device=model.device)
+    index = torch.tensor(list(prompt_indices), device=model.device)
     cache = output.past_key_values
     cache.batch_select_indices(index)
     # Text goes on one position behind the largest one of its prompt, in every row of M-RoPE alike.
-    next_B = (
+    next_position_B = (
         inputs["position_ids"].amax(dim=(0, 2) if inputs["position_ids"].ndim == 3 else 1)[index]
         + 1
     )
-    return Rows(
+    return KVBatch(
         loaded,
         cache,
         inputs["attention_mask"][index],
-        next_B,
+        next_position_B,
         model.lm_head(output.last_hidden_state[:, -1])[index],
     )
 
 
-def pick(
+def sample_tokens(
     logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]
 ) -> np.ndarray:
     """The next token of each row: the likeliest at temperature 0, else drawn from the nucleus of
@@ -186,27 +205,29 @@ def pick(
     """
     if sampling.temperature == 0:
         return logits_BV.argmax(-1).cpu().numpy()
-    share_BV = (logits_BV / sampling.temperature).softmax(-1)
+    probs_BV = (logits_BV / sampling.temperature).softmax(-1)
     # Between 0, which no token's share reaches, and 1.
     uniform_B1 = torch.tensor(
-        [[1 - rng.random()] for rng in rngs], dtype=share_BV.dtype, device=logits_BV.device
+        [[1 - rng.random()] for rng in rngs], dtype=probs_BV.dtype, device=logits_BV.device
     )
     if sampling.top_p == 1:
-        return _place(share_BV, uniform_B1).squeeze(1).cpu().numpy()
-    sorted_BV, order_BV = share_BV.sort(descending=True, stable=True)
-    kept_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
-    return order_BV.gather(1, _place(kept_BV, uniform_B1)).squeeze(1).cpu().numpy()
+        return _inverse_cdf(probs_BV, uniform_B1).squeeze(1).cpu().numpy()
+    sorted_BV, order_BV = probs_BV.sort(descending=True, stable=True)
+    nucleus_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
+    return order_BV.gather(1, _inverse_cdf(nucleus_BV, uniform_B1)).squeeze(1).cpu().numpy()
 
 
-def _place(share_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
+def _inverse_cdf(probs_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
     """Where the shares' running sum reaches `uniform` of its total: a place whose own share is
     above 0.
     """
-    cumulative_BV = share_BV.cumsum(-1)
+    cumulative_BV = probs_BV.cumsum(-1)
     return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
 
 
-def draws(seed: int, sample_id: str, copy: int) -> np.random.Generator:
+def token_rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:
     """The random numbers of one reply; they depend on nothing else."""
-    words = np.frombuffer(hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest(), np.uint32)
-    return np.random.default_rng(words)
+    entropy = np.frombuffer(
+        hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest(), np.uint32
+    )
+    return np.random.default_rng(entropy)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from lingshu.core.errors import BadImage, InputError, one_line
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import ImageError, InputError, one_line
 from lingshu.core.files import digest
-from lingshu.core.nouns import Engine, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Engine, Reply, Sample, Sampling
 from lingshu.imaging.read import ShardReader, open_image
 
 
 @dataclass(frozen=True)
-class Echo:
+class EchoEngine:
     """An engine that needs no model; `text` None says the preferred gold answer of each sample."""
 
     model: str
@@ -37,10 +37,12 @@ class Echo:
         """Replies in the order of the samples, `batch_size` at a time; the images are opened, as
         every engine must.
         """
-        asked = [(sample, copy) for sample in samples for copy in range(sampling.copies)]
+        requests = [
+            (sample, copy) for sample in samples for copy in range(sampling.num_generations)
+        ]
         with ShardReader() as shards:
-            for start in range(0, len(asked), self.batch_size):
-                batch = asked[start : start + self.batch_size]
+            for start in range(0, len(requests), self.batch_size):
+                batch = requests[start : start + self.batch_size]
                 replies = [
                     self._reply(sample, copy, shards)
                     for sample, copy in batch
@@ -53,7 +55,7 @@ class Echo:
         try:
             for image in sample.images:
                 open_image(image, shards=shards)
-        except BadImage as error:
+        except ImageError as error:
             return Reply(sample.id, None, copy, error=one_line(error))
         text = self.text if self.text is not None else next(iter(sample.gold or ()), None)
         if text is None:
@@ -72,8 +74,8 @@ def load(model: str, options: EngineOptions) -> Engine:
     Raises:
         InputError: another name.
     """
-    name, colon, text = model.partition(":")
+    name, separator, text = model.partition(":")
     if name != "echo":
         raise InputError(f"{model!r} is no echo engine; write echo or echo:TEXT.")
-    said = text if colon else None
-    return Echo(model, digest(["echo", said]), said, options.batch_size)
+    reply_text = text if separator else None
+    return EchoEngine(model, digest(["echo", reply_text]), reply_text, options.batch_size)

@@ -19,19 +19,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.errors import BadImage, EngineError, MissingExtra, one_line
-from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.errors import EngineError, ImageError, MissingExtraError, one_line
+from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
 from lingshu.engines._chat import messages
 from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes
 
 PREFIX = "vllm:"
 # vLLM batches by itself; a list this long keeps it busy, and is what a kill costs at most.
-AT_A_TIME = 256
+BATCH_SIZE = 256
 # vLLM sets memory aside for the largest prompt; published medical benchmarks show up to seven
 # images at once.
-IMAGES_PER_PROMPT = 8
-NEVER = -100.0  # the lowest bias that vLLM takes
+MAX_IMAGES_PER_PROMPT = 8
+MIN_LOGIT_BIAS = -100.0  # the lowest bias that vLLM takes
 
 
 def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM batches and places by itself
@@ -41,10 +41,10 @@ def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM b
         MissingExtra: vLLM is not installed.
         ArtefactError: the model cannot be used.
     """
-    return start(model.removeprefix(PREFIX))
+    return load_vllm(model.removeprefix(PREFIX))
 
 
-def start(name: str, *, memory: float | None = None) -> Vllm:
+def load_vllm(name: str, *, gpu_memory_utilization: float | None = None) -> VllmEngine:
     """vLLM on a checkpoint folder or hub id, with at most the share `memory` of the GPU's memory
     (None: vLLM's own default).
 
@@ -55,22 +55,26 @@ def start(name: str, *, memory: float | None = None) -> Vllm:
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise MissingExtra("vllm", "vllm") from error
+        raise MissingExtraError("vllm", "vllm") from error
     from lingshu.models.load import identify
 
-    family, known = identify(name)
-    limits: dict[str, Any] = {"limit_mm_per_prompt": {"image": IMAGES_PER_PROMPT}}
-    if memory is not None:
-        limits["gpu_memory_utilization"] = memory
-    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **limits)
-    vocabulary = llm.get_tokenizer().get_vocab()
-    never = sorted(vocabulary[token] for token in family.never_sampled if token in vocabulary)
-    return Vllm(
-        llm, vllm.SamplingParams, Path(name).name if Path(name).is_dir() else name, known, never
+    family, model_digest = identify(name)
+    engine_args: dict[str, Any] = {"limit_mm_per_prompt": {"image": MAX_IMAGES_PER_PROMPT}}
+    if gpu_memory_utilization is not None:
+        engine_args["gpu_memory_utilization"] = gpu_memory_utilization
+    llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **engine_args)
+    vocab = llm.get_tokenizer().get_vocab()
+    never_sampled = sorted(vocab[token] for token in family.never_sampled if token in vocab)
+    return VllmEngine(
+        llm,
+        vllm.SamplingParams,
+        Path(name).name if Path(name).is_dir() else name,
+        model_digest,
+        never_sampled,
     )
 
 
-class Vllm:
+class VllmEngine:
     """An engine over a vllm.LLM; see the module's first lines for what it promises."""
 
     endpoint: str | None = None
@@ -80,7 +84,7 @@ class Vllm:
     ) -> None:
         self.model, self.digest = model, digest
         self._llm, self._params = llm, params
-        self._bias = dict.fromkeys(never_sampled, NEVER)
+        self._logit_bias = dict.fromkeys(never_sampled, MIN_LOGIT_BIAS)
 
     def generate(
         self,
@@ -92,26 +96,26 @@ class Vllm:
         """Replies `AT_A_TIME` at a time, in the order of the samples; one that cannot be asked gets
         an error reply.
         """
-        wanted = (
+        requests = (
             (sample, copy)
             for sample in samples
-            for copy in range(sampling.copies)
+            for copy in range(sampling.num_generations)
             if (sample.id, copy) not in skip
         )
         with ShardReader() as shards:
 
-            def encoded(image: Image) -> bytes:
+            def encode_image(image: Image) -> bytes:
                 return png_bytes(decode(image_bytes(image, shards=shards), name=image_name(image)))
 
-            while batch := list(islice(wanted, AT_A_TIME)):
-                asked: list[tuple[Sample, int, list[dict[str, Any]]]] = []
+            while batch := list(islice(requests, BATCH_SIZE)):
+                prompts: list[tuple[Sample, int, list[dict[str, Any]]]] = []
                 replies: list[Reply] = []
                 for sample, copy in batch:
                     try:
-                        asked.append((sample, copy, messages(sample, encoded=encoded)))
-                    except BadImage as error:
+                        prompts.append((sample, copy, messages(sample, encode_image=encode_image)))
+                    except ImageError as error:
                         replies.append(Reply(sample.id, None, copy, error=one_line(error)))
-                yield [*replies, *self._answers(asked, sampling)]
+                yield [*replies, *self._generate_replies(prompts, sampling)]
 
     def reload(self, folder: Path) -> None:
         """Go on with the weights of another checkpoint of the same model; nothing cached of the old
@@ -131,45 +135,47 @@ class Vllm:
                 " enable_prefix_caching=False."
             )
 
-    def _answers(
-        self, asked: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling
+    def _generate_replies(
+        self, prompts: Sequence[tuple[Sample, int, list[dict[str, Any]]]], sampling: Sampling
     ) -> list[Reply]:
-        if not asked:
+        if not prompts:
             return []
-        params = [self._sampling(sampling, sample.id, copy) for sample, copy, _ in asked]
+        params = [self._sampling(sampling, sample.id, copy) for sample, copy, _ in prompts]
         try:
-            outputs = self._llm.chat([turns for _, _, turns in asked], params, use_tqdm=False)
+            outputs = self._llm.chat([turns for _, _, turns in prompts], params, use_tqdm=False)
         except ValueError as error:
             # One prompt that vLLM refuses (too long, too many images) fails its whole list: find
             # it, answer the others.
-            if len(asked) == 1:
-                return [Reply(asked[0][0].id, None, asked[0][1], error=one_line(error)[:200])]
-            return [reply for each in asked for reply in self._answers([each], sampling)]
+            if len(prompts) == 1:
+                return [Reply(prompts[0][0].id, None, prompts[0][1], error=one_line(error)[:200])]
+            return [
+                reply for prompt in prompts for reply in self._generate_replies([prompt], sampling)
+            ]
         return [
             _reply(sample, copy, output)
-            for (sample, copy, _), output in zip(asked, outputs, strict=True)
+            for (sample, copy, _), output in zip(prompts, outputs, strict=True)
         ]
 
-    def _sampling(self, sampling: Sampling, name: str, copy: int) -> Any:
-        drawn = hashlib.sha256(f"{sampling.seed}|{copy}|{name}".encode()).digest()
+    def _sampling(self, sampling: Sampling, sample_id: str, copy: int) -> Any:
+        seed_digest = hashlib.sha256(f"{sampling.seed}|{copy}|{sample_id}".encode()).digest()
         return self._params(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=int.from_bytes(drawn[:4], "big"),
-            logit_bias=self._bias,
+            seed=int.from_bytes(seed_digest[:4], "big"),
+            logit_bias=self._logit_bias,
         )
 
 
 def _reply(sample: Sample, copy: int, output: Any) -> Reply:
-    said = output.outputs[0]
-    ids = tuple(said.token_ids)
+    completion = output.outputs[0]
+    token_ids = tuple(completion.token_ids)
     return Reply(
         sample.id,
-        said.text,
+        completion.text,
         copy,
-        said.finish_reason,
+        completion.finish_reason,
         len(output.prompt_token_ids),
-        len(ids),
-        token_ids=ids,
+        len(token_ids),
+        token_ids=token_ids,
     )

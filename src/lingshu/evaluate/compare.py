@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lingshu.core.errors import ArtefactError, InputError
-from lingshu.evaluate.paired import PairedTest, difference, mcnemar, smallest_difference
-from lingshu.evaluate.scored import ScoredRun, ScoredTask
+from lingshu.core.errors import ArtifactError, InputError
+from lingshu.evaluate.paired_tests import PairedTest, difference, mcnemar, min_detectable_difference
 from lingshu.evaluate.statistics import Interval, macro
-from lingshu.evaluate.summary import Row, group_of, unscored, value_of
+from lingshu.evaluate.store import ScoredRun, ScoredTask
+from lingshu.evaluate.summary import Row, group_key, is_unscored, row_value
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class TaskComparison:
     name: str
     title: str
     protocol: str
-    pairs: int
-    groups: int
-    ours: float | None
-    theirs: float | None
+    n_pairs: int
+    n_groups: int
+    accuracy: float | None
+    baseline_accuracy: float | None
     difference: Interval
-    only_ours: int | None
-    only_theirs: int | None
+    n_only_run: int | None
+    n_only_baseline: int | None
     test: PairedTest | None
-    smallest: float | None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    min_detectable: float | None
+    excluded: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,126 +54,145 @@ class RunComparison:
     run: str
     model: str
     tasks: tuple[TaskComparison, ...]
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
     macro: Mapping[str, float | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def compare(ours: ScoredRun, theirs: ScoredRun) -> RunComparison:
+def compare(run: ScoredRun, baseline: ScoredRun) -> RunComparison:
     """Every task that both runs have, under every protocol that both have it in.
 
     Raises:
         InputError: the two runs have no task in common.
     """
-    others = {task.name: task for task in theirs.tasks}
-    left_out = {task.name: "only in this run" for task in ours.tasks if task.name not in others}
-    left_out |= {
-        name: f"only in {theirs.name}"
-        for name in others
-        if name not in {task.name for task in ours.tasks}
+    baseline_tasks = {task.name: task for task in baseline.tasks}
+    excluded = {
+        task.name: "only in this run" for task in run.tasks if task.name not in baseline_tasks
     }
-    both = [(task, others[task.name]) for task in ours.tasks if task.name in others]
-    if not both:
+    excluded |= {
+        name: f"only in {baseline.name}"
+        for name in baseline_tasks
+        if name not in {task.name for task in run.tasks}
+    }
+    task_pairs = [
+        (task, baseline_tasks[task.name]) for task in run.tasks if task.name in baseline_tasks
+    ]
+    if not task_pairs:
         raise InputError(
-            f"{ours.name} and {theirs.name} have no task in common; compare runs on the same tasks."
+            f"{run.name} and {baseline.name} have no task in common; compare runs on the same tasks."
         )
-    found = []
-    for mine, other in both:
-        protocols = [protocol for protocol in mine.rows if protocol in other.rows]
+    comparisons = []
+    for run_task, baseline_task in task_pairs:
+        protocols = [protocol for protocol in run_task.rows if protocol in baseline_task.rows]
         if not protocols:
-            left_out[mine.name] = (
-                f"scored under {', '.join(mine.rows)} here and {', '.join(other.rows)} there"
+            excluded[run_task.name] = (
+                f"scored under {', '.join(run_task.rows)} here and {', '.join(baseline_task.rows)} there"
             )
-        found += [
-            compare_rows(mine, mine.rows[protocol], other.rows[protocol], protocol=protocol)
+        comparisons += [
+            compare_rows(
+                run_task, run_task.rows[protocol], baseline_task.rows[protocol], protocol=protocol
+            )
             for protocol in protocols
         ]
     values: dict[str, list[float | None]] = {}
-    for one in found:
+    for comparison in comparisons:
         # scores between right and wrong are another measure, whose mean with accuracies is none
-        if one.test is not None:
-            values.setdefault(one.protocol, []).append(one.difference.value)
-    means = {protocol: macro(each) for protocol, each in values.items() if len(each) > 1}
+        if comparison.test is not None:
+            values.setdefault(comparison.protocol, []).append(comparison.difference.value)
+    means = {
+        protocol: macro(differences)
+        for protocol, differences in values.items()
+        if len(differences) > 1
+    }
     notes = [
-        f"{mine.title}: asked over {mine.facts['revision']} here and over {other.facts['revision']}"
+        f"{run_task.title}: asked over {run_task.metadata['revision']} here and over {baseline_task.metadata['revision']}"
         " there. Items are matched by id and right answer alone; make sure that these are the same"
         " items."
-        for mine, other in both
-        if mine.facts.get("revision")
-        and other.facts.get("revision")
-        and mine.facts["revision"] != other.facts["revision"]
+        for run_task, baseline_task in task_pairs
+        if run_task.metadata.get("revision")
+        and baseline_task.metadata.get("revision")
+        and run_task.metadata["revision"] != baseline_task.metadata["revision"]
     ]
-    return RunComparison(theirs.name, theirs.model, tuple(found), left_out, means, tuple(notes))
+    return RunComparison(
+        baseline.name, baseline.model, tuple(comparisons), excluded, means, tuple(notes)
+    )
 
 
 def compare_rows(
-    task: ScoredTask, ours: Sequence[Row], theirs: Sequence[Row], *, protocol: str
+    task: ScoredTask, rows: Sequence[Row], baseline_rows: Sequence[Row], *, protocol: str
 ) -> TaskComparison:
     """Two files of scores of one task, matched by id.
 
     Raises:
         ArtefactError: an id stands twice in one file.
     """
-    pairs, left_out = matched(ours, theirs)
-    first, second = [value_of(row) for row, _ in pairs], [value_of(row) for _, row in pairs]
-    groups = [group_of(row) for row, _ in pairs]
+    pairs, excluded = match_rows(rows, baseline_rows)
+    values, baseline_values = (
+        [row_value(row) for row, _ in pairs],
+        [row_value(row) for _, row in pairs],
+    )
+    groups = [group_key(row) for row, _ in pairs]
     n = len(pairs)
-    binary = bool(pairs) and set(first) | set(second) <= {0.0, 1.0}
+    binary = bool(pairs) and set(values) | set(baseline_values) <= {0.0, 1.0}
     return TaskComparison(
         name=task.name,
         title=task.title,
         protocol=protocol,
-        pairs=n,
-        groups=len(set(groups)),
-        ours=sum(first) / n if n else None,
-        theirs=sum(second) / n if n else None,
-        difference=difference(first, second, groups),
-        only_ours=sum(a > b for a, b in zip(first, second, strict=True)) if binary else None,
-        only_theirs=sum(a < b for a, b in zip(first, second, strict=True)) if binary else None,
+        n_pairs=n,
+        n_groups=len(set(groups)),
+        accuracy=sum(values) / n if n else None,
+        baseline_accuracy=sum(baseline_values) / n if n else None,
+        difference=difference(values, baseline_values, groups),
+        n_only_run=sum(a > b for a, b in zip(values, baseline_values, strict=True))
+        if binary
+        else None,
+        n_only_baseline=sum(a < b for a, b in zip(values, baseline_values, strict=True))
+        if binary
+        else None,
         test=(
-            mcnemar([a == 1.0 for a in first], [b == 1.0 for b in second], groups)
+            mcnemar([a == 1.0 for a in values], [b == 1.0 for b in baseline_values], groups)
             if binary
             else None
         ),
-        smallest=smallest_difference(first, second, groups),
-        left_out=left_out,
+        min_detectable=min_detectable_difference(values, baseline_values, groups),
+        excluded=excluded,
     )
 
 
-def matched(
-    ours: Sequence[Row], theirs: Sequence[Row]
+def match_rows(
+    rows: Sequence[Row], baseline_rows: Sequence[Row]
 ) -> tuple[list[tuple[Row, Row]], dict[str, int]]:
     """The pairs of rows with one id, in our order, and the count of items that are no pair, by
     reason.
     """
-    here, there = _by_id(ours), _by_id(theirs)
+    by_id, baseline_by_id = _index_by_id(rows), _index_by_id(baseline_rows)
     pairs: list[tuple[Row, Row]] = []
     reasons = Counter[str]()
-    for name, row in here.items():
-        other = there.get(name)
-        if other is None:
+    for name, row in by_id.items():
+        baseline_row = baseline_by_id.get(name)
+        if baseline_row is None:
             reasons["only in this run"] += 1
-        elif row.get("gold") != other.get("gold"):
+        elif row.get("gold") != baseline_row.get("gold"):
             # The same id over another answer is another item, whatever it is called.
             reasons["another gold answer"] += 1
-        elif "error" in (row["status"], other["status"]):
+        elif "error" in (row["status"], baseline_row["status"]):
             reasons["failed in one run or both"] += 1
-        elif unscored(row) or unscored(other):
+        elif is_unscored(row) or is_unscored(baseline_row):
             reasons["nothing to score"] += 1
         else:
-            pairs.append((row, other))
-    reasons["only in the other run"] = len(there.keys() - here.keys())
+            pairs.append((row, baseline_row))
+    reasons["only in the other run"] = len(baseline_by_id.keys() - by_id.keys())
     return pairs, {reason: count for reason, count in sorted(reasons.items()) if count}
 
 
-def _by_id(rows: Sequence[Row]) -> dict[str, Row]:
-    found = {str(row["id"]): row for row in rows}
-    if len(found) < len(rows):
-        twice = next(
+def _index_by_id(rows: Sequence[Row]) -> dict[str, Row]:
+    by_id = {str(row["id"]): row for row in rows}
+    if len(by_id) < len(rows):
+        duplicate = next(
             name for name, count in Counter(str(row["id"]) for row in rows).items() if count > 1
         )
-        raise ArtefactError(
-            f"the scores hold the id {twice!r} more than once; runs are compared by id, so score"
+        raise ArtifactError(
+            f"the scores hold the id {duplicate!r} more than once; runs are compared by id, so score"
             " one of them again."
         )
-    return found
+    return by_id

@@ -13,24 +13,37 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.core.artefacts import SCORES, iterate_scores
-from lingshu.core.errors import ArtefactError, InputError, nearest
+from lingshu.core.artifacts import SCORES, iterate_scores
+from lingshu.core.errors import ArtifactError, InputError, suggest_name
 from lingshu.core.files import read_json, sha256_file
 from lingshu.core.rows import LETTERS
-from lingshu.core.shares import Interval
-from lingshu.evaluate.compare import matched
-from lingshu.evaluate.generate import ASKED
-from lingshu.evaluate.paired import PairedTest, difference, mcnemar
-from lingshu.evaluate.summary import Row, group_of, summarise, value_of
+from lingshu.core.stats import Interval
+from lingshu.evaluate.compare import match_rows
+from lingshu.evaluate.generate import REQUESTS
+from lingshu.evaluate.paired_tests import PairedTest, difference, mcnemar
+from lingshu.evaluate.summary import Row, group_key, row_value, summarize
 
-NAMES = ("blind", "shuffle", "constant", "wording")
+CONTROL_NAMES = ("blind", "shuffle", "constant", "wording")
 CONTROLS = "controls"
-CARD = "controls.json"
-STALE = "made for other questions, another decoding or other data than this run's; run it again"
-KEPT = ("id", "value", "status", "read", "note", "gold", "choices", "kind", "group", "protocol")
+CONTROLS_FILE = "controls.json"
+STALE_REASON = (
+    "made for other questions, another decoding or other data than this run's; run it again"
+)
+ROW_FIELDS = (
+    "id",
+    "value",
+    "status",
+    "prediction",
+    "note",
+    "gold",
+    "choices",
+    "kind",
+    "group",
+    "protocol",
+)
 
 
-class Compared(NamedTuple):
+class ControlComparison(NamedTuple):
     """A control beside the run on the `n` items that both answered; `errors` counts the questions
     of the control that failed.
 
@@ -40,38 +53,38 @@ class Compared(NamedTuple):
 
     name: str
     n: int
-    control: Interval
-    own: float | None
+    control_accuracy: Interval
+    run_accuracy: float | None
     difference: Interval
     test: PairedTest | None
-    errors: int = 0
+    n_errors: int = 0
 
 
-class Position(NamedTuple):
+class LetterPosition(NamedTuple):
     """Over all orders: how often the right answer stood at a letter, how often it was found there,
     and how often that letter was chosen.
     """
 
     letter: str
-    right_answer_here: Interval
-    chosen: int
+    accuracy: Interval
+    n_chosen: int
 
 
-class Spread(NamedTuple):
+class ParaphraseSpread(NamedTuple):
     """Accuracy over `wordings` (the task's own among them) on the `n` items answered in all;
     `deviation` is over wordings, with n - 1.
     """
 
-    wordings: int
+    n_paraphrases: int
     n: int
-    lowest: float
-    highest: float
-    deviation: float
+    min_accuracy: float
+    max_accuracy: float
+    std: float
 
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What one control found. `why` says why there is nothing; `left_out` counts the items it does
+    """What one control found. `reason` says why there is nothing; `excluded` counts the items it does
     not apply to.
 
     `same` is the share of items whose chosen option stayed the same in every order, `positions` go
@@ -79,31 +92,33 @@ class ControlResult:
     """
 
     name: str
-    lines: tuple[Compared, ...] = ()
-    why: str | None = None
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    same: Interval | None = None
-    positions: tuple[Position, ...] = ()
+    comparisons: tuple[ControlComparison, ...] = ()
+    reason: str | None = None
+    excluded: Mapping[str, int] = field(default_factory=dict)
+    consistency: Interval | None = None
+    positions: tuple[LetterPosition, ...] = ()
     constants: tuple[tuple[str, Interval], ...] = ()
-    spread: Spread | None = None
+    spread: ParaphraseSpread | None = None
 
 
-def names_of(text: str) -> tuple[str, ...]:
+def parse_controls(text: str) -> tuple[str, ...]:
     """The controls of a list with commas between, in the order of NAMES.
 
     Raises:
         InputError: one that there is not, or none.
     """
-    given = [part.strip() for part in text.split(",") if part.strip()]
-    for name in given:
-        if name not in NAMES:
-            raise InputError(f"there is no control {name!r}; {nearest(name, NAMES)}")
-    if not given:
-        raise InputError(f"--controls names nothing; choose among {', '.join(NAMES)}.")
-    return tuple(name for name in NAMES if name in given)
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if name not in CONTROL_NAMES:
+            raise InputError(f"there is no control {name!r}; {suggest_name(name, CONTROL_NAMES)}")
+    if not names:
+        raise InputError(f"--controls names nothing; choose among {', '.join(CONTROL_NAMES)}.")
+    return tuple(name for name in CONTROL_NAMES if name in names)
 
 
-def compare(own: Sequence[Row], control: Sequence[Row], *, name: str = "blind") -> Compared:
+def compare(
+    run_rows: Sequence[Row], control_rows: Sequence[Row], *, name: str = "blind"
+) -> ControlComparison:
     """A control beside a run, from two files of SCORES rows of the same items, matched by id.
 
     So the blind control of stored replies is had without a model: score the replies to the true
@@ -113,26 +128,36 @@ def compare(own: Sequence[Row], control: Sequence[Row], *, name: str = "blind") 
     Raises:
         ArtefactError: an id stands twice in one file.
     """
-    pairs, _ = matched(own, control)
-    ours, theirs = [row for row, _ in pairs], [row for _, row in pairs]
-    errors = sum(row["status"] == "error" for row in control)
-    return _beside(name, ours, theirs, errors)
+    pairs, _ = match_rows(run_rows, control_rows)
+    paired_run, paired_control = [row for row, _ in pairs], [row for _, row in pairs]
+    errors = sum(row["status"] == "error" for row in control_rows)
+    return _compare_paired(name, paired_run, paired_control, errors)
 
 
-def _beside(name: str, own: Sequence[Row], control: Sequence[Row], errors: int) -> Compared:
-    first, second, groups = (
-        list(map(value_of, own)),
-        list(map(value_of, control)),
-        list(map(group_of, own)),
+def _compare_paired(
+    name: str, run_rows: Sequence[Row], control_rows: Sequence[Row], errors: int
+) -> ControlComparison:
+    run_values, control_values, groups = (
+        list(map(row_value, run_rows)),
+        list(map(row_value, control_rows)),
+        list(map(group_key, run_rows)),
     )
-    n = len(own)
-    binary = n > 0 and {*first, *second} <= {0.0, 1.0}
+    n = len(run_rows)
+    binary = n > 0 and {*run_values, *control_values} <= {0.0, 1.0}
     test = (
-        mcnemar([a == 1.0 for a in first], [b == 1.0 for b in second], groups) if binary else None
+        mcnemar([a == 1.0 for a in run_values], [b == 1.0 for b in control_values], groups)
+        if binary
+        else None
     )
-    mean = math.fsum(first) / n if n else None
-    return Compared(
-        name, n, summarise(control).accuracy, mean, difference(first, second, groups), test, errors
+    mean = math.fsum(run_values) / n if n else None
+    return ControlComparison(
+        name,
+        n,
+        summarize(control_rows).accuracy,
+        mean,
+        difference(run_values, control_values, groups),
+        test,
+        errors,
     )
 
 
@@ -142,7 +167,7 @@ def read_controls(folder: Path) -> tuple[ControlResult, ...]:
     Raises:
         ArtefactError: controls.json, or scores that it names, are missing or damaged.
     """
-    path = folder / CONTROLS / CARD
+    path = folder / CONTROLS / CONTROLS_FILE
     if not path.is_file():
         return ()
     card = read_json(path)
@@ -150,20 +175,20 @@ def read_controls(folder: Path) -> tuple[ControlResult, ...]:
     if not isinstance(entries, dict) or not all(
         isinstance(entry, dict) for entry in entries.values()
     ):
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} is damaged; run `lingshu eval` with --controls again, or remove it."
         )
-    names = [name for name in NAMES if name in entries]
-    own = _rows(folder / SCORES)
-    if (card.get("asked"), card.get("answers")) != (
-        sha256_file(folder / ASKED),
-        answers_digest(own),
+    names = [name for name in CONTROL_NAMES if name in entries]
+    run_rows = _rows(folder / SCORES)
+    if (card.get("requests"), card.get("answers")) != (
+        sha256_file(folder / REQUESTS),
+        answers_digest(run_rows),
     ):
-        return tuple(ControlResult(name, why=STALE) for name in names)
+        return tuple(ControlResult(name, reason=STALE_REASON) for name in names)
     try:
-        return tuple(_result(name, entries[name], own, folder / CONTROLS) for name in names)
+        return tuple(_result(name, entries[name], run_rows, folder / CONTROLS) for name in names)
     except (KeyError, TypeError, IndexError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{path} is damaged ({error}); run `lingshu eval` with --controls again, or remove it."
         ) from error
 
@@ -172,45 +197,47 @@ def answers_digest(rows: Iterable[Row]) -> str:
     """What identifies the right answers of a run: with other ones its controls would be compared by
     two measures.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for row in rows:
-        found.update(json.dumps([row["id"], row.get("gold"), row.get("choices")]).encode())
-    return found.hexdigest()
+        digest.update(json.dumps([row["id"], row.get("gold"), row.get("choices")]).encode())
+    return digest.hexdigest()
 
 
 def _rows(path: Path) -> list[Row]:
     # Questions and replies are most of a file, and nothing of them is compared.
-    return [{key: row[key] for key in KEPT if key in row} for row in iterate_scores(path)]
+    return [{key: row[key] for key in ROW_FIELDS if key in row} for row in iterate_scores(path)]
 
 
-def _result(name: str, entry: Mapping[str, Any], own: Sequence[Row], where: Path) -> ControlResult:
-    left_out = dict(entry["left_out"])
-    if entry["why"]:
-        return ControlResult(name, why=entry["why"], left_out=left_out)
-    variants = [_rows(where / folder / SCORES) for folder in entry["variants"]]
+def _result(
+    name: str, entry: Mapping[str, Any], run_rows: Sequence[Row], controls_folder: Path
+) -> ControlResult:
+    excluded = dict(entry["excluded"])
+    if entry["reason"]:
+        return ControlResult(name, reason=entry["reason"], excluded=excluded)
+    variants = [_rows(controls_folder / folder / SCORES) for folder in entry["variants"]]
     if name == "shuffle":
-        found = _shuffled(own, variants)
+        result = _shuffle_result(run_rows, variants)
     elif name == "wording":
-        found = _reworded(own, variants)
+        result = _paraphrase_result(run_rows, variants)
     elif name == "constant":
-        found = _constant(entry["constants"], entry["names"], own, variants)
+        result = _constant_result(entry["constants"], entry["names"], run_rows, variants)
     else:
-        found = ControlResult(name, (compare(own, variants[0], name="black images"),))
-    if not any(line.n for line in found.lines):
-        return ControlResult(name, why=_nothing(variants), left_out=left_out)
+        result = ControlResult(name, (compare(run_rows, variants[0], name="black images"),))
+    if not any(comparison.n for comparison in result.comparisons):
+        return ControlResult(name, reason=_reason_nothing_compared(variants), excluded=excluded)
     return ControlResult(
         name,
-        found.lines,
+        result.comparisons,
         None,
-        left_out,
-        found.same,
-        found.positions,
-        found.constants,
-        found.spread,
+        excluded,
+        result.consistency,
+        result.positions,
+        result.constants,
+        result.spread,
     )
 
 
-def _nothing(variants: Sequence[Sequence[Row]]) -> str:
+def _reason_nothing_compared(variants: Sequence[Sequence[Row]]) -> str:
     """Why no item was answered in the run and in the control."""
     notes = [
         str(row.get("note") or "") for rows in variants for row in rows if row["status"] == "error"
@@ -225,33 +252,41 @@ def _nothing(variants: Sequence[Sequence[Row]]) -> str:
 # -----------------------------------------------------------------------------------------
 
 
-def _shuffled(own: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
-    answered: dict[str, list[Row]] = {}
+def _shuffle_result(run_rows: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
+    rows_by_id: dict[str, list[Row]] = {}
     for row in (row for rows in variants for row in rows if row["status"] != "error"):
-        answered.setdefault(str(row["id"]), []).append(row)
-    asked = [row for row in own if row["status"] != "error" and str(row["id"]) in answered]
-    orders = [(row, *answered[str(row["id"])]) for row in asked]
-    shares = [
-        _valued(row, math.fsum(map(value_of, others)) / len(others)) for row, *others in orders
+        rows_by_id.setdefault(str(row["id"]), []).append(row)
+    answered_rows = [
+        row for row in run_rows if row["status"] != "error" and str(row["id"]) in rows_by_id
+    ]
+    rows_by_item = [(row, *rows_by_id[str(row["id"])]) for row in answered_rows]
+    mean_rows = [
+        _with_value(row, math.fsum(map(row_value, other_rows)) / len(other_rows))
+        for row, *other_rows in rows_by_item
     ]
     errors = sum(row["status"] == "error" for rows in variants for row in rows)
     label = f"options in {len(variants)} other order{'s' if len(variants) > 1 else ''}"
     # An item of which an order failed cannot tell whether the choice would have stayed.
-    asked_of = Counter(str(row["id"]) for rows in variants for row in rows)
-    whole = [rows for rows in orders if len(rows) == 1 + asked_of[str(rows[0]["id"])]]
-    same = summarise([_valued(rows[0], float(_same(rows))) for rows in whole]).accuracy
+    n_variants = Counter(str(row["id"]) for rows in variants for row in rows)
+    complete = [rows for rows in rows_by_item if len(rows) == 1 + n_variants[str(rows[0]["id"])]]
+    consistency = summarize(
+        [_with_value(rows[0], float(_chose_same_option(rows))) for rows in complete]
+    ).accuracy
     return ControlResult(
-        "shuffle", (_beside(label, asked, shares, errors),), same=same, positions=_positions(orders)
+        "shuffle",
+        (_compare_paired(label, answered_rows, mean_rows, errors),),
+        consistency=consistency,
+        positions=_letter_positions(rows_by_item),
     )
 
 
-def _valued(row: Row, value: float) -> Row:
+def _with_value(row: Row, value: float) -> Row:
     return {**row, "value": value, "status": "ok"}
 
 
-def _chosen(row: Row) -> str | None:
+def _chosen_letter(row: Row) -> str | None:
     """The letter of the option that a reply chose, None where none was read."""
-    letter, options = row.get("read"), len(row.get("choices") or ())
+    letter, options = row.get("prediction"), len(row.get("choices") or ())
     return (
         letter
         if row["status"] == "ok"
@@ -262,27 +297,27 @@ def _chosen(row: Row) -> str | None:
     )
 
 
-def _same(rows: Iterable[Row]) -> bool:
+def _chose_same_option(rows: Iterable[Row]) -> bool:
     """Whether every reply chose the option of one and the same text."""
     texts = {
-        None if (letter := _chosen(row)) is None else row["choices"][LETTERS.index(letter)]
+        None if (letter := _chosen_letter(row)) is None else row["choices"][LETTERS.index(letter)]
         for row in rows
     }
     return len(texts) == 1 and None not in texts
 
 
-def _positions(orders: Sequence[Sequence[Row]]) -> tuple[Position, ...]:
-    asked: dict[str, list[Row]] = {}
-    chosen = Counter[str]()
-    for row in (row for rows in orders for row in rows):
-        letter = _chosen(row)
+def _letter_positions(rows_by_item: Sequence[Sequence[Row]]) -> tuple[LetterPosition, ...]:
+    rows_by_letter: dict[str, list[Row]] = {}
+    n_chosen = Counter[str]()
+    for row in (row for rows in rows_by_item for row in rows):
+        letter = _chosen_letter(row)
         if letter is not None:
-            chosen[letter] += 1
+            n_chosen[letter] += 1
         for gold in (row.get("gold") or ())[:1]:
-            asked.setdefault(str(gold), []).append(row)
-    letters = sorted({*asked, *chosen} & set(LETTERS))
+            rows_by_letter.setdefault(str(gold), []).append(row)
+    letters = sorted({*rows_by_letter, *n_chosen} & set(LETTERS))
     return tuple(
-        Position(letter, summarise(asked.get(letter, [])).accuracy, chosen[letter])
+        LetterPosition(letter, summarize(rows_by_letter.get(letter, [])).accuracy, n_chosen[letter])
         for letter in letters
     )
 
@@ -291,34 +326,36 @@ def _positions(orders: Sequence[Sequence[Row]]) -> tuple[Position, ...]:
 # --------------------------------------------------------------------------------------
 
 
-def _reworded(own: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
-    lines = tuple(
-        compare(own, rows, name=f"wording {number}") for number, rows in enumerate(variants, 1)
+def _paraphrase_result(run_rows: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
+    comparisons = tuple(
+        compare(run_rows, rows, name=f"wording {number}") for number, rows in enumerate(variants, 1)
     )
     by_id = [
-        {str(row["id"]): value_of(row) for row in rows if row["status"] != "error"}
-        for rows in (own, *variants)
+        {str(row["id"]): row_value(row) for row in rows if row["status"] != "error"}
+        for rows in (run_rows, *variants)
     ]
-    ids = [name for name in by_id[0] if all(name in found for found in by_id)]
+    ids = [name for name in by_id[0] if all(name in values_by_id for values_by_id in by_id)]
     if not ids or not variants:
-        return ControlResult("wording", lines)
-    values = [math.fsum(found[name] for name in ids) / len(ids) for found in by_id]
+        return ControlResult("wording", comparisons)
+    values = [math.fsum(values_by_id[name] for name in ids) / len(ids) for values_by_id in by_id]
     mean = math.fsum(values) / len(values)
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return ControlResult(
-        "wording", lines, spread=Spread(len(values), len(ids), min(values), max(values), deviation)
+        "wording",
+        comparisons,
+        spread=ParaphraseSpread(len(values), len(ids), min(values), max(values), std),
     )
 
 
-def _constant(
+def _constant_result(
     table: Sequence[Mapping[str, Any]],
     names: Sequence[str],
-    own: Sequence[Row],
+    run_rows: Sequence[Row],
     variants: Sequence[Sequence[Row]],
 ) -> ControlResult:
-    intervals = tuple((str(line["name"]), Interval(**line["accuracy"])) for line in table)
+    intervals = tuple((str(entry["name"]), Interval(**entry["accuracy"])) for entry in table)
     labels = [f"best constant: {names[0]}", *names[1:]]
-    lines = tuple(
-        compare(own, rows, name=label) for label, rows in zip(labels, variants, strict=True)
+    comparisons = tuple(
+        compare(run_rows, rows, name=label) for label, rows in zip(labels, variants, strict=True)
     )
-    return ControlResult("constant", lines, constants=intervals)
+    return ControlResult("constant", comparisons, constants=intervals)

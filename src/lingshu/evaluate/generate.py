@@ -1,19 +1,19 @@
 """Step 1 of an evaluation: ask an engine a task's questions and keep every reply.
 
     OUT/<task>/replies.jsonl   one row per reply, append-only, matched by key and never by position
-    OUT/<task>/asked.jsonl     one row per sample in the order of the task: {"id", "key"}, and where it has any "images",
+    OUT/<task>/requests.jsonl     one row per sample in the order of the task: {"id", "key"}, and where it has any "images",
                                the sha256 of each
-    OUT/<task>/thumbnails.jsonl   small pictures for the report, where they are wanted (evaluate/_thumbnails.py)
+    OUT/<task>/thumbnails.jsonl   small pictures for the report, where they are wanted (evaluate/thumbnails.py)
 
-The key says everything that decides a reply (core/artefacts.py). A run that was killed at any
-moment goes on where it stopped: what is in the store is not asked again. With asked.jsonl, scoring
+The key says everything that decides a reply (core/artifacts.py). A run that was killed at any
+moment goes on where it stopped: what is in the store is not asked again. With requests.jsonl, scoring
 needs neither the model nor the images.
 
 Several processes share a task as `rank` of `world`: each asks every world-th sample and writes a
 file of its own, and all files of the folder are read as one, so that a run may be continued by
 another number of processes.
 
-Memory: fifty bytes a sample (evaluate/_ledger.py), and of a reply nothing once it is stored;
+Memory: fifty bytes a sample (evaluate/pending.py), and of a reply nothing once it is stored;
 `samples` may lie on the disk (evaluate/spool.py).
 """
 
@@ -24,27 +24,34 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, overload
 
-from lingshu.core.artefacts import ReplyStore, read_replies, reply_key
-from lingshu.core.errors import BadImage, EngineError, InputError, LingshuError, fault, one_line
+from lingshu.core.artifacts import ReplyStore, read_replies, reply_key
+from lingshu.core.data_policy import DataPolicy, check_data_policy
+from lingshu.core.errors import (
+    EngineError,
+    ImageError,
+    InputError,
+    LingshuError,
+    describe_error,
+    one_line,
+)
 from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
-from lingshu.core.nouns import Engine, Image, Reply, Sample, Sampling, Task
-from lingshu.core.release import Release, check_release
-from lingshu.evaluate._ledger import Ledger
-from lingshu.evaluate._thumbnails import THUMBNAILS, Thumbnails
-from lingshu.evaluate.progress import Progress, Silent
+from lingshu.core.types import Engine, Image, Reply, Sample, Sampling, Task
+from lingshu.evaluate.pending import PendingSamples
+from lingshu.evaluate.progress import NoProgress, Progress
+from lingshu.evaluate.thumbnails import THUMBNAILS, Thumbnails
 
-ASKED = "asked.jsonl"
+REQUESTS = "requests.jsonl"
 
 
-class Generated(NamedTuple):
+class GenerationResult(NamedTuple):
     """What happened to the samples of this process: in all, answered before, asked now, and without
     an answer after it.
     """
 
-    samples: int
-    before: int
-    asked: int
-    errors: int
+    n_samples: int
+    n_answered_before: int
+    n_requested: int
+    n_errors: int
 
 
 def generate(
@@ -55,12 +62,12 @@ def generate(
     *,
     sampling: Sampling,
     images: Callable[[Image], bytes],
-    release: Release | None = None,
+    data_policy: DataPolicy | None = None,
     progress: Progress | None = None,
     rank: int = 0,
-    world: int = 1,
+    world_size: int = 1,
     thumbnails: bool = False,
-) -> Generated:
+) -> GenerationResult:
     """Ask what is not answered yet and store each list of replies as it comes.
 
     `samples` are all of the task in every process. `images` gives the encoded file of an image. A
@@ -74,56 +81,64 @@ def generate(
         EngineError: the engine cannot answer at all, or answered what it was not asked.
         StorageError: the disk refused a write, or another run is at work in `folder`.
     """
-    if sampling.copies != 1:
+    if sampling.num_generations != 1:
         raise InputError(
-            f"an evaluation asks each sample once, not {sampling.copies} times; set copies to 1."
+            f"an evaluation asks each sample once, not {sampling.num_generations} times; set copies to 1."
         )
-    if not 0 <= rank < world:
-        raise InputError(f"rank {rank} of {world} processes cannot be; ranks count from 0.")
-    check_release(samples, engine.endpoint, release or Release())
-    progress = progress or Silent()
-    share = _Share(samples, rank, world)
-    with ReplyStore(folder, rank=rank, world=world) as store:
+    if not 0 <= rank < world_size:
+        raise InputError(f"rank {rank} of {world_size} processes cannot be; ranks count from 0.")
+    check_data_policy(samples, engine.endpoint, data_policy or DataPolicy())
+    progress = progress or NoProgress()
+    shard = _SampleShard(samples, rank, world_size)
+    with ReplyStore(folder, rank=rank, world_size=world_size) as store:
         # Every process reads the images of all samples, so that one of them is enough to keep the
         # pictures.
-        with _pictures(folder, wanted=thumbnails) if rank == 0 else nullcontext() as pictures:
-            ledger, unreadable = _ask(task, samples, engine, folder, sampling, images, pictures)
-        for place in range(len(samples) if world > 1 else 0):
-            if place % world != rank:
-                ledger.settle(samples[place].id)
-        told = _forget_answered(folder, ledger, unreadable)
-        before = len(share) - ledger.waiting
-        progress.start(len(share), before)
-        bad = [name for name in unreadable if name in ledger]
+        with (
+            _open_thumbnails(folder, enabled=thumbnails)
+            if rank == 0
+            else nullcontext() as thumbnail_store
+        ):
+            pending, unreadable = _write_requests(
+                task, samples, engine, folder, sampling, images, thumbnail_store
+            )
+        for index in range(len(samples) if world_size > 1 else 0):
+            if index % world_size != rank:
+                pending.mark_done(samples[index].id)
+        recorded_failures = _drop_answered(folder, pending, unreadable)
+        n_answered_before = len(shard) - pending.n_pending
+        progress.start(len(shard), n_answered_before)
+        unreadable_ids = [name for name in unreadable if name in pending]
         store.add(
-            (ledger.key(name), Reply(name, None, error=unreadable[name]))
-            for name in bad
-            if name not in told
+            (pending.key(name), Reply(name, None, error=unreadable[name]))
+            for name in unreadable_ids
+            if name not in recorded_failures
         )
-        for name in bad:
-            ledger.settle(name)
-        progress.advance(len(bad), len(bad))
-        asked, errors = ledger.waiting, len(bad)
-        if asked:
-            askable = (
-                share
+        for name in unreadable_ids:
+            pending.mark_done(name)
+        progress.advance(len(unreadable_ids), len(unreadable_ids))
+        n_requested, n_errors = pending.n_pending, len(unreadable_ids)
+        if n_requested:
+            readable = (
+                shard
                 if not unreadable
-                else [sample for sample in share if sample.id not in unreadable]
+                else [sample for sample in shard if sample.id not in unreadable]
             )
-            for replies in _answers(engine, askable, sampling, _Skipped(ledger)):
-                errors += _take(store, ledger, replies, progress)
-        silent = [sample.id for sample in share if sample.id in ledger] if ledger.waiting else []
-        if silent:
+            for replies in _generate_replies(engine, readable, sampling, _AlreadyAnswered(pending)):
+                n_errors += _store_replies(store, pending, replies, progress)
+        unanswered = (
+            [sample.id for sample in shard if sample.id in pending] if pending.n_pending else []
+        )
+        if unanswered:
             store.add(
-                (ledger.key(name), Reply(name, None, error="the engine gave no reply"))
-                for name in silent
+                (pending.key(name), Reply(name, None, error="the engine gave no reply"))
+                for name in unanswered
             )
-            progress.advance(len(silent), len(silent))
-    return Generated(len(share), before, asked, errors + len(silent))
+            progress.advance(len(unanswered), len(unanswered))
+    return GenerationResult(len(shard), n_answered_before, n_requested, n_errors + len(unanswered))
 
 
-def _answers(
-    engine: Engine, samples: Sequence[Sample], sampling: Sampling, skip: _Skipped
+def _generate_replies(
+    engine: Engine, samples: Sequence[Sample], sampling: Sampling, skip: _AlreadyAnswered
 ) -> Iterator[list[Reply]]:
     """The engine's replies; what it raises besides errors of ours ends the run in one line, with
     the replies so far kept.
@@ -134,136 +149,140 @@ def _answers(
         raise
     except Exception as error:
         raise EngineError(
-            f"{engine.model} failed: {fault(error)}; replies so far are kept, run the same command"
+            f"{engine.model} failed: {describe_error(error)}; replies so far are kept, run the same command"
             " again to go on."
         ) from error
 
 
-def missing(folder: Path) -> int:
+def count_pending(folder: Path) -> int:
     """How many samples of the last run in `folder` no process has a row of yet: 0 when all that
     share it are done.
     """
-    open_keys = {row["key"] for row in read_jsonl(folder / ASKED)}
-    open_keys.difference_update(key for key, _ in read_replies(folder))
-    return len(open_keys)
+    pending_keys = {row["key"] for row in read_jsonl(folder / REQUESTS)}
+    pending_keys.difference_update(key for key, _ in read_replies(folder))
+    return len(pending_keys)
 
 
-class _Share(Sequence[Sample]):
+class _SampleShard(Sequence[Sample]):
     """Every world-th sample, from `rank`; holds no samples itself."""
 
-    def __init__(self, samples: Sequence[Sample], rank: int, world: int) -> None:
-        self._samples, self._places = samples, range(rank, len(samples), world)
+    def __init__(self, samples: Sequence[Sample], rank: int, world_size: int) -> None:
+        self._samples, self._indices = samples, range(rank, len(samples), world_size)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        if isinstance(place, slice):
-            return [self._samples[i] for i in self._places[place]]
-        return self._samples[self._places[place]]
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._samples[i] for i in self._indices[index]]
+        return self._samples[self._indices[index]]
 
     def __iter__(self) -> Iterator[Sample]:
-        return (self._samples[i] for i in self._places)
+        return (self._samples[i] for i in self._indices)
 
 
-class _Skipped:
+class _AlreadyAnswered:
     """The (id, copy) pairs that need no asking: all that nobody waits for."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, pending: PendingSamples) -> None:
+        self._pending = pending
 
-    def __contains__(self, asked: object) -> bool:
-        return isinstance(asked, tuple) and asked[0] not in self._ledger
+    def __contains__(self, request: object) -> bool:
+        return isinstance(request, tuple) and request[0] not in self._pending
 
 
-def _pictures(folder: Path, *, wanted: bool) -> AbstractContextManager[Thumbnails | None]:
-    if wanted:
+def _open_thumbnails(folder: Path, *, enabled: bool) -> AbstractContextManager[Thumbnails | None]:
+    if enabled:
         return Thumbnails(folder)
     (folder / THUMBNAILS).unlink(missing_ok=True)
     return nullcontext()
 
 
-def _ask(
+def _write_requests(
     task: Task,
     samples: Sequence[Sample],
     engine: Engine,
     folder: Path,
     sampling: Sampling,
     images: Callable[[Image], bytes],
-    pictures: Thumbnails | None,
-) -> tuple[Ledger, dict[str, str]]:
-    """Write asked.jsonl; give the ledger of all samples, and why the images of some cannot be read."""
-    ledger = Ledger()
+    thumbnail_store: Thumbnails | None,
+) -> tuple[PendingSamples, dict[str, str]]:
+    """Write requests.jsonl; give the ledger of all samples, and why the images of some cannot be read."""
+    pending = PendingSamples()
     unreadable: dict[str, str] = {}
-    known: dict[Image, str] = {}
+    digests: dict[Image, str] = {}
 
-    def looked_at(data: bytes) -> str:
+    def hash_and_store(data: bytes) -> str:
         digest = sha256_bytes(data)
-        if pictures:
-            pictures.add(digest, data)
+        if thumbnail_store:
+            thumbnail_store.add(digest, data)
         return digest
 
-    def hashed(sample: Sample, image: Image) -> str:
+    def hash_image(sample: Sample, image: Image) -> str:
         try:
             # Several questions often share an image; one that lies in memory is quicker hashed than
             # looked up.
             if image.data is not None:
-                return looked_at(images(image))
-            if image not in known:
-                known[image] = looked_at(images(image))
-            return known[image]
-        except BadImage as error:
+                return hash_and_store(images(image))
+            if image not in digests:
+                digests[image] = hash_and_store(images(image))
+            return digests[image]
+        except ImageError as error:
             unreadable.setdefault(sample.id, one_line(error))
             return "unreadable"
 
     def rows() -> Iterator[dict[str, str | list[str]]]:
         for sample in samples:
-            hashes = [hashed(sample, image) for image in sample.images]
+            hashes = [hash_image(sample, image) for image in sample.images]
             key = reply_key(sample, hashes, task.revision, engine.model, engine.digest, sampling, 0)
-            ledger.add(sample.id, key)
+            pending.add(sample.id, key)
             yield {"id": sample.id, "key": key} | ({"images": hashes} if hashes else {})
-        twice = ledger.seal()
-        if twice is not None:
-            name = samples[twice].id
+        duplicate = pending.freeze()
+        if duplicate is not None:
+            name = samples[duplicate].id
             raise InputError(
                 f"{task.name} has two samples with the id {name!r}; ids must differ, or replies"
                 " would be mixed up."
             )
 
-    write_jsonl(folder / ASKED, rows())
-    return ledger, unreadable
+    write_jsonl(folder / REQUESTS, rows())
+    return pending, unreadable
 
 
-def _forget_answered(folder: Path, ledger: Ledger, unreadable: Mapping[str, str]) -> set[str]:
+def _drop_answered(
+    folder: Path, pending: PendingSamples, unreadable: Mapping[str, str]
+) -> set[str]:
     """Settle what is answered; the ids among `unreadable` that are on record as failed already."""
-    told: set[str] = set()
+    recorded_failures: set[str] = set()
     for key, reply in read_replies(folder):
         # An id is part of its key, so that a reply to another question, model or decoding is told
         # apart here.
-        if reply.id in ledger and ledger.key(reply.id) == key:
+        if reply.id in pending and pending.key(reply.id) == key:
             if reply.error is None:
-                ledger.settle(reply.id)
+                pending.mark_done(reply.id)
             elif reply.id in unreadable:
-                told.add(reply.id)
-    return told
+                recorded_failures.add(reply.id)
+    return recorded_failures
 
 
-def _take(store: ReplyStore, ledger: Ledger, replies: Sequence[Reply], progress: Progress) -> int:
+def _store_replies(
+    store: ReplyStore, pending: PendingSamples, replies: Sequence[Reply], progress: Progress
+) -> int:
     """Store replies and return how many of them failed."""
     names = {reply.id for reply in replies}
     for reply in replies:
-        if reply.copy or reply.id not in ledger or len(names) < len(replies):
+        if reply.generation_index or reply.id not in pending or len(names) < len(replies):
             raise EngineError(
-                f"the engine answered {reply.id!r} (copy {reply.copy}), which it was not asked or"
+                f"the engine answered {reply.id!r} (copy {reply.generation_index}), which it was not asked or"
                 " had answered."
             )
-    store.add((ledger.key(reply.id), reply) for reply in replies)
+    store.add((pending.key(reply.id), reply) for reply in replies)
     for name in names:
-        ledger.settle(name)
+        pending.mark_done(name)
     failed = sum(reply.error is not None for reply in replies)
     progress.advance(len(replies), failed)
     return failed

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol, TextIO
 
-PLAIN_EVERY_S = 10.0
+PRINT_INTERVAL_S = 10.0
 
 
 class Progress(Protocol):
@@ -19,7 +19,7 @@ class Progress(Protocol):
     def advance(self, done: int, failed: int) -> None: ...
 
 
-class Silent:
+class NoProgress:
     """Shows nothing."""
 
     def start(self, total: int, done: int) -> None:
@@ -29,17 +29,17 @@ class Silent:
         pass
 
 
-class Lines:
+class PlainProgress:
     """Plain lines for logs: one at the start, one every ten seconds, one at the end."""
 
     def __init__(self, title: str, stream: TextIO) -> None:
         self._title, self._stream = title, stream
-        self._total = self._done = self._failed = self._first = 0
-        self._began = self._shown = time.monotonic()
+        self._total = self._done = self._failed = self._n_before = 0
+        self._started_at = self._last_printed = time.monotonic()
 
     def start(self, total: int, done: int) -> None:
-        self._total, self._done, self._first = total, done, done
-        self._began = self._shown = time.monotonic()
+        self._total, self._done, self._n_before = total, done, done
+        self._started_at = self._last_printed = time.monotonic()
         if done:
             print(
                 f"{self._title}: {done} of {total} are answered already",
@@ -51,25 +51,25 @@ class Lines:
         self._done += done
         self._failed += failed
         now = time.monotonic()
-        if self._done >= self._total or now - self._shown >= PLAIN_EVERY_S:
-            self._shown = now
-            rate = (self._done - self._first) / max(now - self._began, 1e-6)
-            left = (self._total - self._done) / rate if rate else 0.0
+        if self._done >= self._total or now - self._last_printed >= PRINT_INTERVAL_S:
+            self._last_printed = now
+            rate = (self._done - self._n_before) / max(now - self._started_at, 1e-6)
+            remaining_s = (self._total - self._done) / rate if rate else 0.0
             text = (
                 f"{self._title}: {self._done}/{self._total}, {self._failed} failed, {rate:.1f}/s,"
-                f" {left:.0f} s left"
+                f" {remaining_s:.0f} s left"
             )
             print(text, file=self._stream, flush=True)
 
 
 @contextlib.contextmanager
-def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
+def progress_bar(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
     """A progress display called `title` on `stream` (standard error by default), live where that is
     a terminal.
     """
     target = stream or sys.stderr
     if not target.isatty():
-        yield Lines(title, target)
+        yield PlainProgress(title, target)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -84,21 +84,21 @@ def shown(title: str, stream: TextIO | None = None) -> Iterator[Progress]:
         TimeRemainingColumn(),
     )
     with Bar(*columns, console=Console(file=target)) as bar:
-        yield _Live(bar.add_task(title, total=None, failed=0, rate=0.0), bar)
+        yield _RichProgress(bar.add_task(title, total=None, failed=0, rate=0.0), bar)
 
 
-class _Live:
+class _RichProgress:
     def __init__(self, task: object, bar: object) -> None:
         self._task, self._bar = task, bar
         self._failed = self._count = 0
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
 
     def start(self, total: int, done: int) -> None:
-        self._began = time.monotonic()
+        self._started_at = time.monotonic()
         self._bar.update(self._task, total=total, completed=done)  # type: ignore[attr-defined]
 
     def advance(self, done: int, failed: int) -> None:
         self._failed += failed
         self._count += done
-        rate = self._count / max(time.monotonic() - self._began, 1e-6)
+        rate = self._count / max(time.monotonic() - self._started_at, 1e-6)
         self._bar.update(self._task, advance=done, failed=self._failed, rate=rate)  # type: ignore[attr-defined]

@@ -16,17 +16,17 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from lingshu.core.errors import ArtefactError, InputError, nearest
-from lingshu.evaluate.scored import ScoredRun, ScoredTask
+from lingshu.core.errors import ArtifactError, InputError, suggest_name
 from lingshu.evaluate.statistics import macro
-from lingshu.evaluate.summary import Row, Summary, summarise
+from lingshu.evaluate.store import ScoredRun, ScoredTask
+from lingshu.evaluate.summary import Row, Summary, summarize
 
 AVERAGE = "avg_published"  # stands for a column where a row's printed average is meant
-REFERENCE = "Lingshu-7B"  # the row that stands in where a run's model names none
+DEFAULT_REFERENCE = "Lingshu-7B"  # the row that stands in where a run's model names none
 # The printed cells of these columns hold verdicts of a judge (GPT-4.1) on open questions. Its
 # version, the decoding and the exact code behind them are not fully known, so a difference of less
 # than a point says nothing.
-JUDGED = {("multimodal", "VQA-RAD"), ("multimodal", "SLAKE"), ("multimodal", "PathVQA")}
+JUDGED_COLUMNS = {("multimodal", "VQA-RAD"), ("multimodal", "SLAKE"), ("multimodal", "PathVQA")}
 JUDGED_POINTS, ROUNDING_POINTS = 1.0, 0.05
 MAX_TOKENS = 8192  # of the published decoding
 # Columns of which it is not known what data they are over.
@@ -50,21 +50,21 @@ class Column:
     tasks: tuple[str, ...]
     expected: int | None
     summary: Summary
-    limited: bool = False
+    is_limited: bool = False
 
     @property
-    def unlike(self) -> str | None:
+    def mismatch_reason(self) -> str | None:
         """Why there is no verdict on the column: the items are not those of the benchmark."""
         n = self.summary.n
-        if (n < self.expected) if self.expected is not None else self.limited:
+        if (n < self.expected) if self.expected is not None else self.is_limited:
             return "part of the benchmark"
         if self.expected is not None and n > self.expected:
             return f"other data, {n} items and not {self.expected}"
         return UNDOCUMENTED.get((self.table, self.column))
 
     @property
-    def judged(self) -> bool:
-        return (self.table, self.column) in JUDGED
+    def is_judged(self) -> bool:
+        return (self.table, self.column) in JUDGED_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Average:
     table: str
     protocol: str
     columns: tuple[str, ...]
-    of: int
+    n_columns: int
     macro: float | None
     micro: float | None
 
@@ -101,14 +101,14 @@ class Cell:
     published: float | None
     difference: float | None = None
     tolerance: float | None = None
-    outside: bool | None = None
-    skipped: str | None = None
-    suspect: bool = False
-    no_verdict: str | None = None
+    is_outside: bool | None = None
+    skip_reason: str | None = None
+    is_unreliable: bool = False
+    no_verdict_reason: str | None = None
 
 
 @dataclass(frozen=True)
-class Suspect:
+class UnreliableCell:
     """A printed cell that is not to be relied on, and why."""
 
     table: str
@@ -119,7 +119,7 @@ class Suspect:
 
 
 @dataclass(frozen=True)
-class PaperComparison:
+class PublishedComparison:
     """A run beside the published tables; the differences are to the row of `reference`.
 
     `named` is whether the run's model, or whoever asked, named that row. `rows` has the printed
@@ -127,76 +127,78 @@ class PaperComparison:
     """
 
     reference: str
-    named: bool
+    is_reference_named: bool
     columns: tuple[Column, ...]
     cells: tuple[Cell, ...]
     averages: tuple[Average, ...]
     rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
-    suspects: tuple[Suspect, ...]
+    unreliable_cells: tuple[UnreliableCell, ...]
     sources: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @cache
-def leaderboard() -> Mapping[str, Any]:
+def load_leaderboard() -> Mapping[str, Any]:
     """The published tables; docs/report.md says what is in them."""
     return json.loads(
         resources.files("lingshu.evaluate").joinpath("leaderboard.json").read_text(encoding="utf-8")
     )
 
 
-def tables() -> dict[str, list[str]]:
+def table_columns() -> dict[str, list[str]]:
     """The columns of each published table of models; those of the report table are dataset/metric."""
-    found = {}
-    for name, table in leaderboard()["tables"].items():
+    columns_by_table = {}
+    for name, table in load_leaderboard()["tables"].items():
         if all("model" in row for row in table["rows"]):
-            found[name] = table.get("columns") or [
+            columns_by_table[name] = table.get("columns") or [
                 f"{dataset}/{metric}"
                 for dataset in table["datasets"]
                 for metric in table["metrics"]
             ]
-    return found
+    return columns_by_table
 
 
-def place(task: ScoredTask) -> tuple[str, str] | None:
+def published_column(task: ScoredTask) -> tuple[str, str] | None:
     """The table and column that a task's run card names: `[table, column]`, or a column that only
     one table has.
 
     Raises:
         ArtefactError: there is no such column.
     """
-    named = task.facts.get("published")
-    if not named:
+    target = task.metadata.get("published")
+    if not target:
         return None
-    table, column = (None, named) if isinstance(named, str) else named
-    at = [
+    table, column = (None, target) if isinstance(target, str) else target
+    matches = [
         (name, column)
-        for name, columns in tables().items()
+        for name, columns in table_columns().items()
         if column in columns and table in (None, name)
     ]
-    if len(at) != 1:
-        known = [name for columns in tables().values() for name in columns]
-        raise ArtefactError(
-            f"{task.name} belongs to no published column {named!r}; {nearest(str(column), known)}"
+    if len(matches) != 1:
+        column_names = [name for columns in table_columns().values() for name in columns]
+        raise ArtifactError(
+            f"{task.name} belongs to no published column {target!r}; {suggest_name(str(column), column_names)}"
         )
-    return at[0]
+    return matches[0]
 
 
-def columns(run: ScoredRun) -> list[Column]:
+def fill_columns(run: ScoredRun) -> list[Column]:
     """Every published column that the run's tasks fill, once for each protocol that all tasks of
     the column have.
     """
-    at: dict[tuple[str, str], list[ScoredTask]] = {}
+    tasks_by_column: dict[tuple[str, str], list[ScoredTask]] = {}
     for task in run.tasks:
-        where = place(task)
-        if where is not None:
-            at.setdefault(where, []).append(task)
-    order = [(table, column) for table, names in tables().items() for column in names]
-    found = []
-    for table, column in sorted(at, key=order.index):
-        tasks = at[table, column]
-        stated = [int(task.facts["n"]) for task in tasks if task.facts.get("n") is not None]
-        expected = sum(stated) if len(stated) == len(tasks) else None
+        table_column = published_column(task)
+        if table_column is not None:
+            tasks_by_column.setdefault(table_column, []).append(task)
+    order = [(table, column) for table, names in table_columns().items() for column in names]
+    result = []
+    for table, column in sorted(tasks_by_column, key=order.index):
+        tasks = tasks_by_column[table, column]
+        expected_counts = [
+            int(task.metadata["n"]) for task in tasks if task.metadata.get("n") is not None
+        ]
+        expected = sum(expected_counts) if len(expected_counts) == len(tasks) else None
         for protocol in (
             name for name in tasks[0].rows if all(name in task.rows for task in tasks)
         ):
@@ -205,41 +207,56 @@ def columns(run: ScoredRun) -> list[Column]:
                 for task in tasks
                 for row in task.rows[protocol]
             ]
-            names, limited = (
+            names, is_limited = (
                 tuple(task.name for task in tasks),
                 any(task.limit is not None for task in tasks),
             )
-            found.append(Column(table, column, protocol, names, expected, summarise(rows), limited))
-    return found
+            result.append(
+                Column(table, column, protocol, names, expected, summarize(rows), is_limited)
+            )
+    return result
 
 
-def averages(filled: Sequence[Column]) -> list[Average]:
+def compute_averages(columns: Sequence[Column]) -> list[Average]:
     """The averages of the tables that have one, for each protocol, of the columns that this run
     fills.
     """
-    found = []
-    for table, protocol in dict.fromkeys((column.table, column.protocol) for column in filled):
-        if not _averaged(table):
+    result = []
+    for table, protocol in dict.fromkeys((column.table, column.protocol) for column in columns):
+        if not _has_average(table):
             continue
-        mine = [column for column in filled if (column.table, column.protocol) == (table, protocol)]
-        of = len(tables()[table])
-        whole = (
-            macro([column.summary.accuracy.value for column in mine]) if len(mine) == of else None
+        protocol_columns = [
+            column for column in columns if (column.table, column.protocol) == (table, protocol)
+        ]
+        n_columns = len(table_columns()[table])
+        macro_average = (
+            macro([column.summary.accuracy.value for column in protocol_columns])
+            if len(protocol_columns) == n_columns
+            else None
         )
-        items = sum(column.summary.n for column in mine)
-        pooled = sum(column.summary.right for column in mine) / items if items else None
-        found.append(
-            Average(table, protocol, tuple(column.column for column in mine), of, whole, pooled)
+        items = sum(column.summary.n for column in protocol_columns)
+        pooled = (
+            sum(column.summary.correct for column in protocol_columns) / items if items else None
         )
-    return found
+        result.append(
+            Average(
+                table,
+                protocol,
+                tuple(column.column for column in protocol_columns),
+                n_columns,
+                macro_average,
+                pooled,
+            )
+        )
+    return result
 
 
-def _averaged(table: str) -> bool:
+def _has_average(table: str) -> bool:
     # The other tables print no average, or one that is not the mean of their columns.
-    return str(leaderboard()["tables"][table].get("average")).startswith("unweighted mean")
+    return str(load_leaderboard()["tables"][table].get("average")).startswith("unweighted mean")
 
 
-def compare(run: ScoredRun, wanted: str | None = None) -> PaperComparison:
+def compare(run: ScoredRun, requested: str | None = None) -> PublishedComparison:
     """The run beside the published tables. `wanted` names the printed row to take differences to.
 
     Without it that is the row of the run's model where it bears a printed name, else Lingshu-7B.
@@ -248,98 +265,109 @@ def compare(run: ScoredRun, wanted: str | None = None) -> PaperComparison:
         InputError: no printed row has that name, or no task of the run belongs to a published
             column.
     """
-    filled = columns(run)
-    if not filled:
+    columns = fill_columns(run)
+    if not columns:
         names = ", ".join(task.name for task in run.tasks)
         raise InputError(
             f"{run.name} has no task with a published column ({names}); leave out --against paper."
         )
-    known = {row["model"] for name in tables() for row in leaderboard()["tables"][name]["rows"]}
-    asked = (
-        run.model.rstrip("/").rsplit("/", 1)[-1].rsplit("#", 1)[-1] if wanted is None else wanted
+    model_names = {
+        row["model"]
+        for name in table_columns()
+        for row in load_leaderboard()["tables"][name]["rows"]
+    }
+    model_name = (
+        run.model.rstrip("/").rsplit("/", 1)[-1].rsplit("#", 1)[-1]
+        if requested is None
+        else requested
     )
-    reference = {name.casefold(): name for name in known}.get(asked.casefold())
-    if reference is None and wanted is not None:
-        raise InputError(f"no published row is called {wanted!r}; {nearest(wanted, known)}")
-    mine = reference or REFERENCE
-    used = dict.fromkeys(column.table for column in filled)
+    reference = {name.casefold(): name for name in model_names}.get(model_name.casefold())
+    if reference is None and requested is not None:
+        raise InputError(
+            f"no published row is called {requested!r}; {suggest_name(requested, model_names)}"
+        )
+    reference_model = reference or DEFAULT_REFERENCE
+    used_tables = dict.fromkeys(column.table for column in columns)
     rows = {
-        table: {row["model"]: _printed(row) for row in leaderboard()["tables"][table]["rows"]}
-        for table in used
+        table: {
+            row["model"]: _cells_by_column(row)
+            for row in load_leaderboard()["tables"][table]["rows"]
+        }
+        for table in used_tables
     }
-    averaged = averages(filled)
-    cells = [_cell(column, rows, mine) for column in filled] + [
-        _average_cell(one, filled, rows, mine) for one in averaged
+    averages = compute_averages(columns)
+    cells = [_cell(column, rows, reference_model) for column in columns] + [
+        _average_cell(average, columns, rows, reference_model) for average in averages
     ]
-    shown = {(column.table, column.column) for column in filled} | {
-        (one.table, AVERAGE) for one in averaged if one.macro is not None
+    shown_cells = {(column.table, column.column) for column in columns} | {
+        (average.table, AVERAGE) for average in averages if average.macro is not None
     }
-    suspects = tuple(
-        Suspect(**entry)
-        for entry in leaderboard()["suspect_cells"]
+    unreliable_cells = tuple(
+        UnreliableCell(**entry)
+        for entry in load_leaderboard()["suspect_cells"]
         if any(
             table == entry["table"] and fnmatchcase(column, entry["column"])
-            for table, column in shown
+            for table, column in shown_cells
         )
     )
     sources = [
         row["source"]
-        for table in used
-        for row in leaderboard()["tables"][table]["rows"]
+        for table in used_tables
+        for row in load_leaderboard()["tables"][table]["rows"]
         if "source" in row
     ]
     sources += [
-        leaderboard()["tables"][table]["source"]
-        for table in used
-        if "source" in leaderboard()["tables"][table]
+        load_leaderboard()["tables"][table]["source"]
+        for table in used_tables
+        if "source" in load_leaderboard()["tables"][table]
     ]
-    told = tuple(leaderboard()["sources"][source] for source in dict.fromkeys(sources))
+    source_texts = tuple(load_leaderboard()["sources"][source] for source in dict.fromkeys(sources))
     notes = {
-        table: _decoding(run, [column for column in filled if column.table == table])
-        for table in used
+        table: _decoding_notes(run, [column for column in columns if column.table == table])
+        for table in used_tables
     }
-    return PaperComparison(
-        mine,
+    return PublishedComparison(
+        reference_model,
         reference is not None,
-        tuple(filled),
+        tuple(columns),
         tuple(cells),
-        tuple(averaged),
+        tuple(averages),
         rows,
-        suspects,
-        told,
+        unreliable_cells,
+        source_texts,
         notes,
     )
 
 
-def _decoding(run: ScoredRun, filled: Sequence[Column]) -> tuple[str, ...]:
+def _decoding_notes(run: ScoredRun, columns: Sequence[Column]) -> tuple[str, ...]:
     """A sentence for each other length limit than the published one, with the tasks that had it."""
-    names = {name for column in filled for name in column.tasks}
-    lengths: dict[int, list[str]] = {}
+    names = {name for column in columns for name in column.tasks}
+    task_names_by_length: dict[int, list[str]] = {}
     for task in run.tasks:
         if task.name in names and task.max_tokens not in (None, MAX_TOKENS):
-            lengths.setdefault(task.max_tokens, []).append(task.name)
+            task_names_by_length.setdefault(task.max_tokens, []).append(task.name)
     return tuple(
         f"Replies had at most {length:,} tokens here and {MAX_TOKENS:,} in the published runs:"
         f" {', '.join(tasks)}."
-        for length, tasks in sorted(lengths.items())
+        for length, tasks in sorted(task_names_by_length.items())
     )
 
 
-def _printed(row: Mapping[str, Any]) -> dict[str, float | None]:
+def _cells_by_column(row: Mapping[str, Any]) -> dict[str, float | None]:
     """The cells of a printed row by column, its printed average as AVERAGE."""
     cells: dict[str, float | None] = {}
     for name, value in row["scores"].items():
         cells |= (
-            {f"{name}/{metric}": number for metric, number in value.items()}
+            {f"{name}/{metric}": metric_value for metric, metric_value in value.items()}
             if isinstance(value, Mapping)
             else {name: value}
         )
     return cells | {AVERAGE: row.get("avg_published")}
 
 
-def suspicion(table: str, model: str, column: str) -> str | None:
+def reason_unreliable(table: str, model: str, column: str) -> str | None:
     """Why a printed cell is not to be relied on, None where nothing is known against it."""
-    for cell in leaderboard()["suspect_cells"]:
+    for cell in load_leaderboard()["suspect_cells"]:
         if (
             table == cell["table"]
             and cell["model"] in ("*", model)
@@ -349,7 +377,7 @@ def suspicion(table: str, model: str, column: str) -> str | None:
     return None
 
 
-def _unlike(
+def _published_value(
     table: str, column: str, rows: Mapping[str, Any], model: str
 ) -> tuple[float | None, str | None, bool]:
     """A printed cell, why it is not to be compared, and whether that is because the cell is
@@ -360,24 +388,31 @@ def _unlike(
     value = rows[table][model].get(column)
     if value is None:
         return None, "not published", False
-    doubt = suspicion(table, model, column)
-    return value, doubt, doubt is not None
+    caveat = reason_unreliable(table, model, column)
+    return value, caveat, caveat is not None
 
 
 def _cell(column: Column, rows: Mapping[str, Any], model: str) -> Cell:
-    value, skipped, suspect = _unlike(column.table, column.column, rows, model)
-    ours = column.summary.accuracy
-    if skipped is None and ours.value is None:
-        skipped = "nothing of ours to compare"
-    if skipped or value is None or ours.value is None:
+    value, skip_reason, is_unreliable = _published_value(column.table, column.column, rows, model)
+    accuracy = column.summary.accuracy
+    if skip_reason is None and accuracy.value is None:
+        skip_reason = "nothing of ours to compare"
+    if skip_reason or value is None or accuracy.value is None:
         return Cell(
-            column.table, column.column, column.protocol, value, skipped=skipped, suspect=suspect
+            column.table,
+            column.column,
+            column.protocol,
+            value,
+            skip_reason=skip_reason,
+            is_unreliable=is_unreliable,
         )
-    difference = 100 * ours.value - value
-    tolerance = JUDGED_POINTS if column.judged else ROUNDING_POINTS
-    outside = None
-    if column.unlike is None and ours.low is not None and ours.high is not None:
-        outside = not 100 * ours.low <= value <= 100 * ours.high and abs(difference) > tolerance
+    difference = 100 * accuracy.value - value
+    tolerance = JUDGED_POINTS if column.is_judged else ROUNDING_POINTS
+    is_outside = None
+    if column.mismatch_reason is None and accuracy.low is not None and accuracy.high is not None:
+        is_outside = (
+            not 100 * accuracy.low <= value <= 100 * accuracy.high and abs(difference) > tolerance
+        )
     return Cell(
         column.table,
         column.column,
@@ -385,34 +420,46 @@ def _cell(column: Column, rows: Mapping[str, Any], model: str) -> Cell:
         value,
         difference,
         tolerance,
-        outside,
-        no_verdict=column.unlike,
+        is_outside,
+        no_verdict_reason=column.mismatch_reason,
     )
 
 
 def _average_cell(
-    average: Average, filled: Sequence[Column], rows: Mapping[str, Any], model: str
+    average: Average, columns: Sequence[Column], rows: Mapping[str, Any], model: str
 ) -> Cell:
-    value, skipped, suspect = _unlike(average.table, AVERAGE, rows, model)
-    if skipped is None and average.macro is None:
-        skipped = f"{len(average.columns)} of {average.of} columns"
-    if skipped or value is None or average.macro is None:
+    value, skip_reason, is_unreliable = _published_value(average.table, AVERAGE, rows, model)
+    if skip_reason is None and average.macro is None:
+        skip_reason = f"{len(average.columns)} of {average.n_columns} columns"
+    if skip_reason or value is None or average.macro is None:
         return Cell(
-            average.table, AVERAGE, average.protocol, value, skipped=skipped, suspect=suspect
+            average.table,
+            AVERAGE,
+            average.protocol,
+            value,
+            skip_reason=skip_reason,
+            is_unreliable=is_unreliable,
         )
     # One decimal, as it is printed. Its interval would need those of all columns together, so none
     # is claimed.
-    mine = [
+    protocol_columns = [
         column
-        for column in filled
+        for column in columns
         if (column.table, column.protocol) == (average.table, average.protocol)
     ]
-    unlike = next((f"{column.column}: {column.unlike}" for column in mine if column.unlike), None)
+    mismatch_reason = next(
+        (
+            f"{column.column}: {column.mismatch_reason}"
+            for column in protocol_columns
+            if column.mismatch_reason
+        ),
+        None,
+    )
     return Cell(
         average.table,
         AVERAGE,
         average.protocol,
         value,
         round(100 * average.macro, 1) - value,
-        no_verdict=unlike,
+        no_verdict_reason=mismatch_reason,
     )

@@ -13,26 +13,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.core.artefacts import SCORES, reply_files, score_row, write_scores
-from lingshu.core.errors import ArtefactError, InputError, fault, one_line
+from lingshu.core.artifacts import SCORES, reply_files, score_row, write_scores
+from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
 from lingshu.core.files import read_jsonl, sha256_file, write_json
-from lingshu.core.nouns import Measured, Reply, Sample, Score, Scorer, Task
-from lingshu.evaluate._replies import ReplyIndex
-from lingshu.evaluate.generate import ASKED
-from lingshu.evaluate.measure import METRICS, measure, table, values_of
-from lingshu.evaluate.summary import unjudged
-from lingshu.scoring._protocols import scorer as scorer_of
+from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
+from lingshu.evaluate.generate import REQUESTS
+from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
+from lingshu.evaluate.reply_index import ReplyIndex
+from lingshu.evaluate.summary import awaiting_judge
+from lingshu.scoring.protocols.table import protocol_scorer as get_scorer
 
-NEVER_ASKED = "this sample was never asked"
+NOT_GENERATED = "this sample was never asked"
 STRICT = "strict"
 
 
-class Scored(NamedTuple):
+class ScoringResult(NamedTuple):
     """How many rows were scored, how many of them failed, and how many more wait for a judge."""
 
-    rows: int
-    errors: int
-    unjudged: int
+    n_rows: int
+    n_errors: int
+    n_awaiting_judge: int
 
 
 def score(
@@ -42,7 +42,7 @@ def score(
     *,
     protocols: Sequence[str] = (STRICT,),
     weights: Path | None = None,
-) -> Scored:
+) -> ScoringResult:
     """Score the replies in `folder` under each protocol, write its scores file and return the
     counts of the first one.
 
@@ -58,9 +58,9 @@ def score(
     """
     if not protocols:
         raise InputError("no protocol is named; give strict, paper or medevalkit.")
-    if not (folder / ASKED).is_file() or not reply_files(folder):
-        raise ArtefactError(
-            f"{folder} has no replies to score ({ASKED} and replies*.jsonl are needed); run"
+    if not (folder / REQUESTS).is_file() or not reply_files(folder):
+        raise ArtifactError(
+            f"{folder} has no replies to score ({REQUESTS} and replies*.jsonl are needed); run"
             " `lingshu eval` first."
         )
     if len({sample.id for sample in samples}) < len(samples):
@@ -68,54 +68,60 @@ def score(
             f"{task.name} has two samples with one id; ids must differ, or replies would be"
             " mixed up."
         )
-    graders = {protocol: scorer_of(task.score, protocol) for protocol in dict.fromkeys(protocols)}
-    keys = {row["id"]: row["key"] for row in read_jsonl(folder / ASKED)}
-    told: dict[str, Scored] = {}
-    measured: list[Measured] = []
+    scorers = {protocol: get_scorer(task.score, protocol) for protocol in dict.fromkeys(protocols)}
+    keys = {row["id"]: row["key"] for row in read_jsonl(folder / REQUESTS)}
+    results_by_protocol: dict[str, ScoringResult] = {}
+    results: list[MetricResult] = []
     with ReplyIndex(folder, set(keys.values())) as replies:
 
         def rows(protocol: str) -> Iterator[dict[str, Any]]:
-            count = errors = waiting = 0
-            for place, sample in enumerate(samples):
+            n_rows = n_errors = n_awaiting_judge = 0
+            for index, sample in enumerate(samples):
                 reply = replies.get(keys.get(sample.id))
-                found = score_reply(graders[protocol], sample, reply)
+                reply_score = score_reply(scorers[protocol], sample, reply)
                 row = score_row(
-                    sample.id, found, {"protocol": protocol} | carried(task, sample, reply)
+                    sample.id,
+                    reply_score,
+                    {"protocol": protocol} | passthrough_fields(task, sample, reply),
                 )
-                if measured and protocol == STRICT:
-                    row["metrics"] = values_of(measured, place)
-                count, errors, waiting = count + 1, errors + failed([row]), waiting + unjudged(row)
+                if results and protocol == STRICT:
+                    row["metrics"] = sample_values(results, index)
+                n_rows, n_errors, n_awaiting_judge = (
+                    n_rows + 1,
+                    n_errors + count_failed([row]),
+                    n_awaiting_judge + awaiting_judge(row),
+                )
                 yield row
-            told[protocol] = Scored(count, errors, waiting)
+            results_by_protocol[protocol] = ScoringResult(n_rows, n_errors, n_awaiting_judge)
 
         if task.metrics:
-            found = (replies.get(keys.get(sample.id)) for sample in samples)
-            measured = measure(
+            stored_replies = (replies.get(keys.get(sample.id)) for sample in samples)
+            results = compute_metrics(
                 task.metrics,
                 samples,
-                [None if reply is None else reply.text for reply in found],
+                [None if reply is None else reply.text for reply in stored_replies],
                 weights=weights,
             )
-            write_json(folder / METRICS, table(measured, samples))
-        before = _known(folder)
-        for protocol in sorted(graders, key=lambda name: name != STRICT):
+            write_json(folder / METRICS_FILE, metrics_table(results, samples))
+        previous_digest = _scores_digest(folder)
+        for protocol in sorted(scorers, key=lambda name: name != STRICT):
             write_scores(scores_file(folder, protocol), rows(protocol))
-            if protocol == STRICT and _known(folder) != before:
+            if protocol == STRICT and _scores_digest(folder) != previous_digest:
                 # Of other replies or answers; at once, for a kill must not leave them beside the
                 # scores of these. A judge that is asked again still knows what it said.
-                for stale in folder.glob("scores.*.jsonl"):
-                    stale.unlink(missing_ok=True)
-    return told[protocols[0]]
+                for stale_path in folder.glob("scores.*.jsonl"):
+                    stale_path.unlink(missing_ok=True)
+    return results_by_protocol[protocols[0]]
 
 
-def _known(folder: Path) -> str | None:
+def _scores_digest(folder: Path) -> str | None:
     path = scores_file(folder)
     return sha256_file(path) if path.is_file() else None
 
 
-def failed(rows: Iterable[Mapping[str, Any]]) -> int:
+def count_failed(rows: Iterable[Mapping[str, Any]]) -> int:
     """How many scores rows failed; those that only wait for a judge did not."""
-    return sum(row["status"] == "error" and not unjudged(row) for row in rows)
+    return sum(row["status"] == "error" and not awaiting_judge(row) for row in rows)
 
 
 def scores_file(folder: Path, protocol: str = STRICT) -> Path:
@@ -126,23 +132,23 @@ def scores_file(folder: Path, protocol: str = STRICT) -> Path:
 def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
     """The score of one reply; a sample that cannot be scored is an `error`, never fatal."""
     if reply is None:
-        return Score(None, "error", note=NEVER_ASKED)
+        return Score(None, "error", note=NOT_GENERATED)
     if reply.text is None:
         return Score(None, "error", note=reply.error or "the engine gave no text")
     try:
-        found = scorer(sample, reply.text)
-        if found.value is not None and not math.isfinite(found.value):
-            return Score(None, "error", note=f"the scorer gave {found.value}")
+        result = scorer(sample, reply.text)
+        if result.value is not None and not math.isfinite(result.value):
+            return Score(None, "error", note=f"the scorer gave {result.value}")
     except InputError as error:
         return Score(None, "error", note=one_line(error))
     except (
         Exception
     ) as error:  # a scorer may be anyone's code, and one reply must not cost all the others
-        return Score(None, "error", note=f"the scorer failed: {fault(error)}")
-    return found
+        return Score(None, "error", note=f"the scorer failed: {describe_error(error)}")
+    return result
 
 
-def carried(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
+def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
     """What a scores row says besides the score: the question and its answers, and the facets to
     group by.
     """
@@ -157,5 +163,5 @@ def carried(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
         row["choices"] = list(sample.choices)
     if reply is not None and reply.finish == "length":
         row["truncated"] = True
-    facets: Mapping[str, str | None] = {name: sample.meta.facet(name) for name in task.by}
+    facets: Mapping[str, str | None] = {name: sample.meta.facet(name) for name in task.facets}
     return row | {name: value for name, value in facets.items() if name not in row}

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
-from lingshu.core.files import disk
+from lingshu.core.files import storage_errors
 from lingshu.core.messages import sample_from_json, sample_to_json
-from lingshu.core.nouns import Sample
+from lingshu.core.types import Sample
 
 
-class Spool(Sequence[Sample]):
+class DiskSamples(Sequence[Sample]):
     """The given samples in their order, in a file without a name that is gone when this is.
 
     It lies in `folder`, where the run's replies lie, and not in a place for temporary files that
@@ -27,34 +27,34 @@ class Spool(Sequence[Sample]):
     """
 
     def __init__(self, samples: Iterable[Sample], folder: Path) -> None:
-        self._ends = array("Q", [0])
-        with disk(folder):
+        self._offsets = array("Q", [0])
+        with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as this
             for sample in samples:
                 self._file.write(json.dumps(sample_to_json(sample), ensure_ascii=False).encode())
-                self._ends.append(self._file.tell())
+                self._offsets.append(self._file.tell())
             self._file.flush()
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._offsets) - 1
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        if isinstance(place, slice):
-            return [self._read(i) for i in range(len(self))[place]]
-        return self._read(range(len(self))[place])
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._read_sample(i) for i in range(len(self))[index]]
+        return self._read_sample(range(len(self))[index])
 
-    def _read(self, place: int) -> Sample:
-        start, end = self._ends[place], self._ends[place + 1]
+    def _read_sample(self, index: int) -> Sample:
+        start, end = self._offsets[index], self._offsets[index + 1]
         self._file.seek(start)
         return sample_from_json(json.loads(self._file.read(end - start)))
 
     def __iter__(self) -> Iterator[Sample]:
-        return map(self._read, range(len(self)))
+        return map(self._read_sample, range(len(self)))
 
     def close(self) -> None:
         self._file.close()

@@ -10,22 +10,22 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from lingshu.core.shares import Z_95, Interval, wilson
+from lingshu.core.stats import Z_95, Interval, wilson
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DRAWS = 2000
+N_RESAMPLES = 2000
 # below it a percentile bootstrap promises too much: of two groups its intervals hold the truth in 7
 # of 10 cases
-FEW_GROUPS = 20
+SMALL_SAMPLE_GROUPS = 20
 # The 97.5% points of Student's distribution with 1 to 19 degrees of freedom.
 T_95 = (
     12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199,
     2.1098, 2.1009, 2.0930,
 )  # fmt: skip
-NO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
+ZERO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
 
 
 def bootstrap(
@@ -33,7 +33,7 @@ def bootstrap(
     groups: Sequence[Hashable],
     *,
     seed: int = 0,
-    draws: int = DRAWS,
+    n_resamples: int = N_RESAMPLES,
 ) -> Interval:
     """A statistic with its 95% percentile interval, whole groups (patients, images) drawn with
     replacement.
@@ -47,28 +47,30 @@ def bootstrap(
     if not groups:
         return Interval(None, None, None, 0)
     value = statistic(np.arange(len(groups)))
-    places: dict[Hashable, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    members = [np.asarray(rows, dtype=np.intp) for rows in places.values()]
+    indices_by_group: dict[Hashable, list[int]] = {}
+    for index, group in enumerate(groups):
+        indices_by_group.setdefault(group, []).append(index)
+    members = [np.asarray(rows, dtype=np.intp) for rows in indices_by_group.values()]
     if len(members) < 2:
         return Interval(value, None, None, len(groups))
-    random = np.random.default_rng(seed)
-    drawn = (
-        statistic(
-            np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
-        )
-        for _ in range(draws)
+    rng = np.random.default_rng(seed)
+    resampled = (
+        statistic(np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))]))
+        for _ in range(n_resamples)
     )
-    found = [number for number in drawn if number is not None]
-    if value is None or not found:
+    estimates = [estimate for estimate in resampled if estimate is not None]
+    if value is None or not estimates:
         return Interval(value, None, None, len(groups))
-    low, high = np.quantile(found, (0.025, 0.975))
+    low, high = np.quantile(estimates, (0.025, 0.975))
     return Interval(float(value), float(low), float(high), len(groups))
 
 
 def bootstrap_mean(
-    values: Sequence[float], groups: Sequence[Hashable], *, seed: int = 0, draws: int = DRAWS
+    values: Sequence[float],
+    groups: Sequence[Hashable],
+    *,
+    seed: int = 0,
+    n_resamples: int = N_RESAMPLES,
 ) -> Interval:
     """The mean with its clustered 95% interval: as `bootstrap`, but quick enough for a hundred
     thousand items.
@@ -88,18 +90,20 @@ def bootstrap_mean(
     kinds, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
     if len(counts) < 2:
         return Interval(value, None, None, len(values))
-    random = np.random.default_rng(seed)
-    means = np.empty(draws)
+    rng = np.random.default_rng(seed)
+    means = np.empty(n_resamples)
     # In blocks, because values between 0 and 1 can make every group a kind of its own.
     block = max(1, 4_000_000 // len(counts))
-    for start in range(0, draws, block):
-        drawn = random.multinomial(len(sums), counts / len(sums), size=min(block, draws - start))
-        means[start : start + len(drawn)] = (drawn @ kinds[0]) / (drawn @ kinds[1])
+    for start in range(0, n_resamples, block):
+        resampled = rng.multinomial(
+            len(sums), counts / len(sums), size=min(block, n_resamples - start)
+        )
+        means[start : start + len(resampled)] = (resampled @ kinds[0]) / (resampled @ kinds[1])
     low, high = np.quantile(means, (0.025, 0.975))
     return Interval(value, float(low), float(high), len(values))
 
 
-def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
+def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
     """The mean of values between 0 and 1 in few groups, with Wilson's interval for as many items as
     the groups are worth.
 
@@ -109,52 +113,58 @@ def share_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interva
     Statistics and Methodology 3:484, 2015, recommend). None with a single group, with 20 or more,
     where all values are alike, or where one lies outside 0 to 1.
     """
-    few = _few(values, groups)
-    if few is None or min(values) < 0 or max(values) > 1:
+    small_sample = _small_sample(values, groups)
+    if small_sample is None or min(values) < 0 or max(values) > 1:
         return None
-    mean, variance, t = few
-    worth = mean * (1 - mean) / variance * (Z_95 / t) ** 2
-    return wilson(mean * worth, worth)._replace(value=mean, n=len(values))
+    mean, variance, t = small_sample
+    n_effective = mean * (1 - mean) / variance * (Z_95 / t) ** 2
+    return wilson(mean * n_effective, n_effective)._replace(value=mean, n=len(values))
 
 
-def mean_of_few(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
+def small_sample_mean(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
     """The mean of values in few groups with Student's interval from its clustered variance; None as
     for share_of_few.
     """
-    few = _few(values, groups)
-    if few is None:
+    small_sample = _small_sample(values, groups)
+    if small_sample is None:
         return None
-    mean, variance, t = few
-    half = t * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half, len(values))
+    mean, variance, t = small_sample
+    half_width = t * math.sqrt(variance)
+    return Interval(mean, mean - half_width, mean + half_width, len(values))
 
 
-def _few(values: Sequence[float], groups: Sequence[Hashable]) -> tuple[float, float, float] | None:
+def _small_sample(
+    values: Sequence[float], groups: Sequence[Hashable]
+) -> tuple[float, float, float] | None:
     """The mean of values in few groups, its variance, and Student's t; the variance is that of a
     ratio of sums over groups, by linearisation, and at least that of single items.
     """
-    n, count = len(values), len(set(groups))
-    if not 2 <= count < FEW_GROUPS or max(values) - min(values) <= NO_WIDTH:
+    n, n_groups = len(values), len(set(groups))
+    if not 2 <= n_groups < SMALL_SAMPLE_GROUPS or max(values) - min(values) <= ZERO_WIDTH:
         return None
     mean = math.fsum(values) / n
     sums, sizes = group_sums(values, groups)
-    clustered = float(((sums - mean * sizes) ** 2).sum()) * count / (count - 1) / n**2
-    single = math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1))
-    return mean, max(clustered, single), T_95[count - 2]
+    group_variance = float(((sums - mean * sizes) ** 2).sum()) * n_groups / (n_groups - 1) / n**2
+    item_variance = math.fsum((value - mean) ** 2 for value in values) / (n * (n - 1))
+    return mean, max(group_variance, item_variance), T_95[n_groups - 2]
 
 
-def or_wilson(found: Interval, groups: int) -> Interval:
+def wilson_fallback(interval: Interval, groups: int) -> Interval:
     """A share's interval, Wilson's with as many items as groups where drawing found none or one
     without width.
 
     Groups that are all right, whatever their sizes, give every draw the same mean; that would
     promise too much.
     """
-    if found.value is None or (
-        found.low is not None and found.high is not None and found.high - found.low > NO_WIDTH
+    if interval.value is None or (
+        interval.low is not None
+        and interval.high is not None
+        and interval.high - interval.low > ZERO_WIDTH
     ):
-        return found
-    return wilson(min(found.value, 1.0) * groups, groups)._replace(value=found.value, n=found.n)
+        return interval
+    return wilson(min(interval.value, 1.0) * groups, groups)._replace(
+        value=interval.value, n=interval.n
+    )
 
 
 def group_sums(
@@ -163,10 +173,10 @@ def group_sums(
     """The sum and the size of each group, in order of first appearance."""
     import numpy as np
 
-    index = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    cluster = np.asarray([index[group] for group in groups])
-    sums = np.bincount(cluster, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
-    return sums, np.bincount(cluster).astype(np.float64)
+    index = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    group_ids = np.asarray([index[group] for group in groups])
+    sums = np.bincount(group_ids, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
+    return sums, np.bincount(group_ids).astype(np.float64)
 
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
@@ -195,22 +205,22 @@ def balanced_accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -
     """The mean over the gold classes of the share that was predicted right; None without items."""
     if len(predicted) != len(gold):
         raise ValueError(f"{len(predicted)} predictions and {len(gold)} gold labels")
-    right: dict[Hashable, int] = {}
-    total: dict[Hashable, int] = {}
-    for mine, theirs in zip(predicted, gold, strict=True):
-        total[theirs] = total.get(theirs, 0) + 1
-        right[theirs] = right.get(theirs, 0) + (mine == theirs)
-    return macro([right[label] / total[label] for label in total])
+    n_correct: dict[Hashable, int] = {}
+    n_total: dict[Hashable, int] = {}
+    for prediction, gold_label in zip(predicted, gold, strict=True):
+        n_total[gold_label] = n_total.get(gold_label, 0) + 1
+        n_correct[gold_label] = n_correct.get(gold_label, 0) + (prediction == gold_label)
+    return macro([n_correct[label] / n_total[label] for label in n_total])
 
 
 def macro(values: Sequence[float | None]) -> float | None:
     """The unweighted mean of the values that are known; None where none is."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
+    defined = [value for value in values if value is not None]
+    return math.fsum(defined) / len(defined) if defined else None
 
 
 def micro(parts: Sequence[Interval]) -> float | None:
     """The mean over all items of several parts: each part's value weighted by its n."""
-    known = [part for part in parts if part.value is not None]
-    total = sum(part.n for part in known)
-    return math.fsum((part.value or 0.0) * part.n for part in known) / total if total else None
+    defined = [part for part in parts if part.value is not None]
+    total = sum(part.n for part in defined)
+    return math.fsum((part.value or 0.0) * part.n for part in defined) / total if total else None

@@ -8,9 +8,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lingshu.core.nouns import STATUSES
-from lingshu.core.shares import Interval, wilson
-from lingshu.evaluate.statistics import FEW_GROUPS, bootstrap_mean, or_wilson, share_of_few
+from lingshu.core.stats import Interval, wilson
+from lingshu.core.types import STATUSES
+from lingshu.evaluate.statistics import (
+    SMALL_SAMPLE_GROUPS,
+    bootstrap_mean,
+    small_sample_proportion,
+    wilson_fallback,
+)
 from lingshu.scoring._reports import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
@@ -18,10 +23,10 @@ Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
 METHODS: Mapping[Method, str] = {
     "wilson": "Wilson",
     # Of few, each counts for as many items as it is worth (statistics.share_of_few).
-    "bootstrap": f"bootstrap over items (below {FEW_GROUPS}: Wilson)",
-    "clustered bootstrap": f"bootstrap over whole groups (below {FEW_GROUPS}: Wilson)",
+    "bootstrap": f"bootstrap over items (below {SMALL_SAMPLE_GROUPS}: Wilson)",
+    "clustered bootstrap": f"bootstrap over whole groups (below {SMALL_SAMPLE_GROUPS}: Wilson)",
 }
-Metric = Literal["accuracy", "mean score"]
+MetricName = Literal["accuracy", "mean score"]
 # their scorers give parts of a point, even where every part found is nought or one
 GRADED_KINDS = ("report", "rubric")
 
@@ -33,106 +38,110 @@ class Summary:
 
     `right` is the number of right replies, or the sum of the values of a scorer that gives parts of
     a point. `method` is how the intervals were made, `groups` the number of patients, studies or
-    images behind the items. `metric` is "mean score" for such a scorer. `unjudged` counts the rows
+    images behind the items. `metric` is "mean score" for such a scorer. `awaiting_judge` counts the rows
     of status `error` that did not fail but wait for a judge.
     """
 
     n: int
-    right: float
+    correct: float
     accuracy: Interval
-    read: Interval
+    parsed_accuracy: Interval
     statuses: Mapping[str, int]
     truncated: int = 0
     method: Method = "wilson"
     groups: int = 0
-    metric: Metric = "accuracy"
-    unjudged: int = 0
+    metric: MetricName = "accuracy"
+    n_awaiting_judge: int = 0
 
     @property
     def errors(self) -> int:
         """How many samples failed."""
-        return self.statuses["error"] - self.unjudged
+        return self.statuses["error"] - self.n_awaiting_judge
 
     @property
-    def waits(self) -> bool:
+    def is_awaiting_judge(self) -> bool:
         """Whether there is nothing to tell until a judge has been asked."""
-        return not self.n and self.unjudged > 0
+        return not self.n and self.n_awaiting_judge > 0
 
 
-def summarise(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
+def summarize(rows: Sequence[Row], *, method: Method | None = None) -> Summary:
     """The summary of scores rows, its intervals made by `method`, or by the one that fits the rows."""
-    counted = [row for row in rows if row["status"] != "error" and not unscored(row)]
-    read = [row for row in counted if row["value"] is not None]
-    method = method or fitting(counted)
+    scored = [row for row in rows if row["status"] != "error" and not is_unscored(row)]
+    parsed = [row for row in scored if row["value"] is not None]
+    method = method or choose_interval_method(scored)
     return Summary(
-        n=len(counted),
-        right=_whole(sum(map(value_of, read))),
-        accuracy=_interval(counted, method),
-        read=_interval(read, method),
+        n=len(scored),
+        correct=_as_int_if_integral(sum(map(row_value, parsed))),
+        accuracy=_interval(scored, method),
+        parsed_accuracy=_interval(parsed, method),
         statuses={status: sum(row["status"] == status for row in rows) for status in STATUSES},
-        truncated=sum(bool(row.get("truncated")) for row in counted),
+        truncated=sum(bool(row.get("truncated")) for row in scored),
         method=method,
-        groups=len({group_of(row) for row in counted}),
-        metric=_metric(counted),
-        unjudged=sum(map(unjudged, rows)),
+        groups=len({group_key(row) for row in scored}),
+        metric=_metric(scored),
+        n_awaiting_judge=sum(map(awaiting_judge, rows)),
     )
 
 
-def unjudged(row: Row) -> bool:
+def awaiting_judge(row: Row) -> bool:
     """Whether a row has no score only because a judge must give it."""
     return row["status"] == "error" and str(row.get("note") or "").startswith(NEEDS_JUDGE)
 
 
-def unscored(row: Row) -> bool:
+def is_unscored(row: Row) -> bool:
     """Whether there was nothing to score: a reply that was read and has no value, as under a rubric
     without positive points.
     """
     return row["status"] == "ok" and row["value"] is None
 
 
-def _metric(rows: Sequence[Row]) -> Metric:
-    parts = any(row.get("kind") in GRADED_KINDS or value_of(row) not in (0.0, 1.0) for row in rows)
-    return "mean score" if parts else "accuracy"
+def _metric(rows: Sequence[Row]) -> MetricName:
+    is_graded = any(
+        row.get("kind") in GRADED_KINDS or row_value(row) not in (0.0, 1.0) for row in rows
+    )
+    return "mean score" if is_graded else "accuracy"
 
 
-def fitting(rows: Sequence[Row]) -> Method:
+def choose_interval_method(rows: Sequence[Row]) -> Method:
     """How to make the interval of these rows: clustered where any two share a group, Wilson for
     right or wrong alone.
     """
-    if len({group_of(row) for row in rows}) < len(rows):
+    if len({group_key(row) for row in rows}) < len(rows):
         return "clustered bootstrap"
-    return "wilson" if all(value_of(row) in (0.0, 1.0) for row in rows) else "bootstrap"
+    return "wilson" if all(row_value(row) in (0.0, 1.0) for row in rows) else "bootstrap"
 
 
-def group_of(row: Row) -> Hashable:
+def group_key(row: Row) -> Hashable:
     """What a row is drawn together with: its patient, study or image; without one, or with an empty
     text for it, itself alone.
     """
     return ("id", row["id"]) if row.get("group") in (None, "") else ("group", row["group"])
 
 
-def value_of(row: Row) -> float:
+def row_value(row: Row) -> float:
     """A row's share of accuracy: a reply that could not be read is not right."""
     return 0.0 if row["value"] is None else float(row["value"])
 
 
 def _interval(rows: Sequence[Row], method: Method) -> Interval:
-    values = [value_of(row) for row in rows]
+    values = [row_value(row) for row in rows]
     if method == "wilson":
         return wilson(int(sum(values)), len(values))
-    groups = [group_of(row) for row in rows]
-    return share_of_few(values, groups) or or_wilson(
-        _clipped(bootstrap_mean(values, groups)), len(set(groups))
+    groups = [group_key(row) for row in rows]
+    return small_sample_proportion(values, groups) or wilson_fallback(
+        _clip(bootstrap_mean(values, groups)), len(set(groups))
     )
 
 
-def _clipped(found: Interval) -> Interval:
+def _clip(interval: Interval) -> Interval:
     """Values of rubrics may be negative; their mean is clipped to 0..1, after averaging."""
-    value, low, high = (None if end is None else min(1.0, max(0.0, end)) for end in found[:3])
-    return Interval(value, low, high, found.n)
+    value, low, high = (
+        None if bound is None else min(1.0, max(0.0, bound)) for bound in interval[:3]
+    )
+    return Interval(value, low, high, interval.n)
 
 
-def _whole(value: float) -> float:
+def _as_int_if_integral(value: float) -> float:
     return int(value) if value == int(value) else value
 
 
@@ -142,17 +151,17 @@ def by_facet(
     """Summaries by the value of each facet, in sorted order; rows that do not know a facet stand
     under "unknown".
     """
-    found: dict[str, dict[str, Summary]] = {}
+    summaries: dict[str, dict[str, Summary]] = {}
     for facet in facets:
         groups: dict[str, list[Row]] = {}
         for row in rows:
             value = row.get(facet)
             groups.setdefault("unknown" if value is None else str(value), []).append(row)
         if set(groups) - {"unknown"}:
-            found[facet] = {
-                value: summarise(groups[value], method=method) for value in sorted(groups)
+            summaries[facet] = {
+                value: summarize(groups[value], method=method) for value in sorted(groups)
             }
-    return found
+    return summaries
 
 
 def percent(value: float | None) -> str:

@@ -18,8 +18,8 @@ from email.message import Message
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lingshu.core.errors import InputError, LingshuError, MissingExtra
-from lingshu.core.release import is_local
+from lingshu.core.data_policy import is_local
+from lingshu.core.errors import InputError, LingshuError, MissingExtraError
 
 if TYPE_CHECKING:
     import requests
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_INSTANCES = 4000
 MAX_INSTANCE_BYTES = 512 << 20
 MAX_TOTAL_BYTES = 4 << 30
-PAGE = 500
+PAGE_SIZE = 500
 _UID = re.compile(r"[0-9.]{1,64}")
 _STUDY, _SERIES, _INSTANCE, _MODALITIES, _MODALITY = (
     "0020000D",
@@ -37,11 +37,11 @@ _STUDY, _SERIES, _INSTANCE, _MODALITIES, _MODALITY = (
     "00080061",
     "00080060",
 )
-_LOUD = ("dicomweb_client", "urllib3", "requests", "pydicom")
+_NOISY_LOGGERS = ("dicomweb_client", "urllib3", "requests", "pydicom")
 
 
 @dataclass(frozen=True)
-class Server:
+class DicomWebServer:
     """A DICOMweb address, such as https://pacs.example/dicom-web; `auth` is user:password, or a
     bearer token.
 
@@ -55,13 +55,13 @@ class Server:
     timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        url_parts = urlsplit(self.url)
         # No message repeats the address: it may hold the password.
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if url_parts.scheme not in ("http", "https") or not url_parts.hostname:
             raise InputError("a DICOMweb server is written http(s)://host[:port]/path.")
-        if parts.username or parts.password or parts.query:
+        if url_parts.username or url_parts.password or url_parts.query:
             raise InputError(
-                f"the address of {parts.hostname} carries a password or a query; give the password"
+                f"the address of {url_parts.hostname} carries a password or a query; give the password"
                 " in DICOMWEB_AUTH or --auth."
             )
         if self.auth is not None and not re.fullmatch(r"[ -~]+", self.auth):
@@ -69,9 +69,9 @@ class Server:
                 "the password or token for DICOMweb is empty or holds characters that none has;"
                 " copy it again."
             )
-        if self.auth is not None and parts.scheme == "http" and not is_local(self.url):
+        if self.auth is not None and url_parts.scheme == "http" and not is_local(self.url):
             raise InputError(
-                f"a password for {parts.hostname} would travel unencrypted; use https."
+                f"a password for {url_parts.hostname} would travel unencrypted; use https."
             )
 
     @property
@@ -87,12 +87,12 @@ class StudyEntry:
 
     uid: str
     modalities: tuple[str, ...]
-    series: int | None
-    images: int | None
+    n_series: int | None
+    n_images: int | None
 
 
 def find_studies(
-    server: Server, *, filters: Mapping[str, str] | None = None, limit: int = 100
+    server: DicomWebServer, *, filters: Mapping[str, str] | None = None, limit: int = 100
 ) -> list[StudyEntry]:
     """Studies that match `filters`, DICOM keywords with the values to look for (`{"PatientID":
     "..."}`). No name comes back.
@@ -102,61 +102,63 @@ def find_studies(
         MissingExtra: dicomweb-client is not installed.
     """
     with _client(server) as client:
-        found = client.search_for_studies(search_filters=dict(filters or {}), limit=limit)
+        results = client.search_for_studies(search_filters=dict(filters or {}), limit=limit)
         return [
             StudyEntry(
                 uid,
-                tuple(_values(one, _MODALITIES)),
-                _count(one, "00201206"),
-                _count(one, "00201208"),
+                tuple(_values(study, _MODALITIES)),
+                _count(study, "00201206"),
+                _count(study, "00201208"),
             )
-            for one in found[:limit]
-            if (uid := _uid(one, _STUDY))
+            for study in results[:limit]
+            if (uid := _uid(study, _STUDY))
         ]
 
 
-def pull(server: Server, study: str) -> Iterator[bytes]:
+def retrieve_study(server: DicomWebServer, study_uid: str) -> Iterator[bytes]:
     """The DICOM files of a study, one after the other; objects of modalities without pixels (SR,
     PR, KO) are not asked for.
 
     Raises:
         InputError: no such study, more than 4,000 files or 4 GB, or as `find_studies`.
     """
-    check_uid(study)
+    check_uid(study_uid)
     with _client(server) as client:
-        pulled = total = 0
-        for series in _all(client.search_for_series, _SERIES, study_instance_uid=study):
+        n_files = total_bytes = 0
+        for series in _paginate(client.search_for_series, _SERIES, study_instance_uid=study_uid):
             if _first(series, _MODALITY) in ("SR", "PR", "KO", "REG", "DOC"):
                 continue
-            of = _uid(series, _SERIES)
-            for one in _all(
+            series_uid = _uid(series, _SERIES)
+            for instance in _paginate(
                 client.search_for_instances,
                 _INSTANCE,
-                study_instance_uid=study,
-                series_instance_uid=of,
+                study_instance_uid=study_uid,
+                series_instance_uid=series_uid,
             ):
-                pulled += 1
-                if pulled > MAX_INSTANCES:
+                n_files += 1
+                if n_files > MAX_INSTANCES:
                     raise InputError(
                         f"the study has more than {MAX_INSTANCES} files; pull it by other means."
                     )
                 for file in _retrieve(
-                    client, server, f"studies/{study}/series/{of}/instances/{_uid(one, _INSTANCE)}"
+                    client,
+                    server,
+                    f"studies/{study_uid}/series/{series_uid}/instances/{_uid(instance, _INSTANCE)}",
                 ):
-                    total += len(file)
-                    if total > MAX_TOTAL_BYTES:
+                    total_bytes += len(file)
+                    if total_bytes > MAX_TOTAL_BYTES:
                         raise InputError(
                             f"the study has more than {MAX_TOTAL_BYTES >> 30} GB; pull it by other"
                             " means."
                         )
                     yield file
-        if not pulled:
+        if not n_files:
             raise InputError(
                 f"{server.host} has no study of that UID with images; check the StudyInstanceUID."
             )
 
 
-def store(server: Server, files: Sequence[bytes]) -> None:
+def store_report_files(server: DicomWebServer, files: Sequence[bytes]) -> None:
     """Store DICOM files.
 
     Raises:
@@ -165,13 +167,13 @@ def store(server: Server, files: Sequence[bytes]) -> None:
     with _client(server) as client:
         from pydicom import dcmread
 
-        answered = client.store_instances([dcmread(io.BytesIO(file)) for file in files])
-        refused = answered.get("FailedSOPSequence") or []
-        if refused:
-            code = refused[0].get("FailureReason")
+        response = client.store_instances([dcmread(io.BytesIO(file)) for file in files])
+        failed = response.get("FailedSOPSequence") or []
+        if failed:
+            reason = failed[0].get("FailureReason")
             raise InputError(
-                f"{server.host} refused to store {len(refused)} of {len(files)} files (reason"
-                f" {code}); see its log."
+                f"{server.host} refused to store {len(failed)} of {len(files)} files (reason"
+                f" {reason}); see its log."
             )
 
 
@@ -189,14 +191,14 @@ def check_uid(uid: str) -> str:
 
 
 @contextlib.contextmanager
-def _client(server: Server) -> Iterator[DICOMwebClient]:
+def _client(server: DicomWebServer) -> Iterator[DICOMwebClient]:
     """A client whose every failure is one InputError, and that logs nothing: its lines hold UIDs."""
     try:
         import requests
         from dicomweb_client.web import DICOMwebClient
     except ImportError as error:
-        raise MissingExtra("dicomweb_client", "dicom") from error
-    loggers = [logging.getLogger(name) for name in _LOUD]
+        raise MissingExtraError("dicomweb_client", "dicom") from error
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -212,13 +214,13 @@ def _client(server: Server) -> Iterator[DICOMwebClient]:
             yield client
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else "an error"
-        why = {
+        hints = {
             401: "set DICOMWEB_AUTH or give --auth",
             403: "set DICOMWEB_AUTH or give --auth",
             404: "check the address and the study",
         }
         raise InputError(
-            f"{server.host} answered HTTP status {status}; {why.get(status, 'see its log')}."  # type: ignore[arg-type]
+            f"{server.host} answered HTTP status {status}; {hints.get(status, 'see its log')}."  # type: ignore[arg-type]
         ) from None
     except requests.RequestException as error:
         raise InputError(
@@ -238,10 +240,10 @@ def _client(server: Server) -> Iterator[DICOMwebClient]:
             logger.setLevel(level)
 
 
-def _session(server: Server) -> requests.Session:
+def _session(server: DicomWebServer) -> requests.Session:
     import requests
 
-    class Bounded(requests.Session):
+    class BoundedSession(requests.Session):
         """Reads no more of an answer than is allowed, and goes nowhere else."""
 
         def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
@@ -261,77 +263,77 @@ def _session(server: Server) -> requests.Session:
             response._content = bytes(body)
             return response
 
-    session = Bounded()
+    session = BoundedSession()
     session.trust_env = False
     session.headers.update({"Accept": "application/dicom+json", "User-Agent": "lingshu"})
     if server.auth:
-        basic = ":" in server.auth
+        is_basic = ":" in server.auth
         session.headers["Authorization"] = (
             f"Basic {base64.b64encode(server.auth.encode()).decode()}"
-            if basic
+            if is_basic
             else f"Bearer {server.auth.removeprefix('Bearer ')}"
         )
     return session
 
 
-def _all(search: Any, key: str, **where: str | None) -> Iterator[Mapping[str, Any]]:
+def _paginate(search: Any, key: str, **query: str | None) -> Iterator[Mapping[str, Any]]:
     """Every result of a search, page by page, to a page with nothing new: a server may give fewer
     at a time than it was asked for.
     """
-    met: set[str] = set()
+    seen_uids: set[str] = set()
     offset = 0
-    while len(met) <= MAX_INSTANCES:
-        found = search(**where, limit=PAGE, offset=offset)
-        offset += len(found)
-        page = [one for one in found if (uid := _uid(one, key)) and uid not in met]
+    while len(seen_uids) <= MAX_INSTANCES:
+        results = search(**query, limit=PAGE_SIZE, offset=offset)
+        offset += len(results)
+        page = [record for record in results if (uid := _uid(record, key)) and uid not in seen_uids]
         if not page:
             return
-        met.update(uid for one in page if (uid := _uid(one, key)))
+        seen_uids.update(uid for record in page if (uid := _uid(record, key)))
         yield from page
 
 
-def _retrieve(client: DICOMwebClient, server: Server, path: str) -> list[bytes]:
+def _retrieve(client: DICOMwebClient, server: DicomWebServer, path: str) -> list[bytes]:
     """The files of one address as they lie there: not decoded and not compressed anew."""
     accept = 'multipart/related; type="application/dicom"; transfer-syntax=*'
     response = client._session.get(
         f"{client.base_url}/{path}", headers={"Accept": accept}, timeout=server.timeout_s
     )
     response.raise_for_status()
-    return parts(response.headers.get("Content-Type", ""), response.content)
+    return split_multipart(response.headers.get("Content-Type", ""), response.content)
 
 
-def parts(kind: str, body: bytes) -> list[bytes]:
+def split_multipart(content_type: str, body: bytes) -> list[bytes]:
     """The files in the body of an answer whose Content-Type is `kind`: one, or several between
     boundaries (RFC 2046, 5.1).
     """
     header = Message()
-    header["Content-Type"] = kind
+    header["Content-Type"] = content_type
     boundary = header.get_boundary()
     if boundary is None:
         return [body]
-    found = []
+    files = []
     for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:]:
         if part.startswith(b"--"):
             break
-        found.append(part.partition(b"\r\n\r\n")[2])
-    return found
+        files.append(part.partition(b"\r\n\r\n")[2])
+    return files
 
 
-def _values(one: Mapping[str, Any], tag: str) -> list[str]:
+def _values(record: Mapping[str, Any], tag: str) -> list[str]:
     return [
-        str(value) for value in one.get(tag, {}).get("Value", ()) if isinstance(value, str | int)
+        str(value) for value in record.get(tag, {}).get("Value", ()) if isinstance(value, str | int)
     ]
 
 
-def _first(one: Mapping[str, Any], tag: str) -> str | None:
-    return next(iter(_values(one, tag)), None)
+def _first(record: Mapping[str, Any], tag: str) -> str | None:
+    return next(iter(_values(record, tag)), None)
 
 
-def _uid(one: Mapping[str, Any], tag: str) -> str | None:
-    found = _first(one, tag)
-    return found if found and _UID.fullmatch(found) else None
+def _uid(record: Mapping[str, Any], tag: str) -> str | None:
+    value = _first(record, tag)
+    return value if value and _UID.fullmatch(value) else None
 
 
-def _count(one: Mapping[str, Any], tag: str) -> int | None:
-    found = _first(one, tag)
-    return int(found) if found and found.isdecimal() and len(found) < 10 else None
+def _count(record: Mapping[str, Any], tag: str) -> int | None:
+    value = _first(record, tag)
+    return int(value) if value and value.isdecimal() and len(value) < 10 else None

@@ -15,9 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.errors import BadImage, MissingExtra
+from lingshu.core.errors import ImageError, MissingExtraError
 from lingshu.imaging.read import MAX_PIXELS
-from lingshu.imaging.windows import OWN, Window, brightness, full_range, presets, to_grey
+from lingshu.imaging.windows import (
+    FILE_WINDOW,
+    Window,
+    full_range,
+    parse_windows,
+    to_gray,
+    window_function,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +36,7 @@ MAX_VOLUME_BYTES = 1 << 30
 # Without a window a volume is shown from its 0.5th to its 99.5th percentile: single bright voxels
 # of MR would darken the rest.
 PERCENTILES = (0.5, 99.5)
-_SAMPLE = 1 << 20
+_MAX_SAMPLE_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +49,11 @@ class Slice:
     pixels: NDArray[np.uint8]
     z: int
     time: int
-    shown_in: Window
+    voi_window: Window
 
     @property
     def window(self) -> str:
-        return str(self.shown_in)
+        return str(self.voi_window)
 
 
 class Volume:
@@ -62,42 +69,48 @@ class Volume:
         self._image, self._name = image, name
         shape = tuple(int(n) for n in image.shape)
         if len(shape) not in (2, 3, 4, 5) or any(n < 1 for n in shape):
-            raise BadImage(
+            raise ImageError(
                 f"{name} has a shape of {len(shape)} axes, {shape}; give a volume of 3 or 4."
             )
         # MINC puts time first, everything else last.
-        self._times_first = len(shape) > 3 and type(image).__name__.startswith("Minc")
-        full = (
+        self._time_axis_first = len(shape) > 3 and type(image).__name__.startswith("Minc")
+        full_shape = (
             (*shape[-3:], *shape[:-3])
-            if self._times_first
+            if self._time_axis_first
             else (*shape, 1, 1)[: max(3, len(shape))]
         )
-        self._time_shape = full[3:]
-        self.times = math.prod(self._time_shape)
-        voxels, one = math.prod(full[:3]), int(image.get_data_dtype().itemsize)
-        if voxels > MAX_VOXELS or voxels * one > MAX_VOLUME_BYTES:
-            raise BadImage(
+        self._time_shape = full_shape[3:]
+        self.n_times = math.prod(self._time_shape)
+        voxels, itemsize = math.prod(full_shape[:3]), int(image.get_data_dtype().itemsize)
+        if voxels > MAX_VOXELS or voxels * itemsize > MAX_VOLUME_BYTES:
+            raise ImageError(
                 f"{name} has {voxels} voxels a volume, more than can be held; resample it."
             )
-        self._turn = io_orientation(image.affine)
-        axes = [int(axis) for axis in self._turn[:, 0]] if not _undefined(self._turn) else None
+        self._orientation = io_orientation(image.affine)
+        axes = (
+            [int(axis) for axis in self._orientation[:, 0]]
+            if not _is_undefined(self._orientation)
+            else None
+        )
         if axes is None:
-            raise BadImage(
+            raise ImageError(
                 f"{name} has an affine that does not say where its axes point; mend its header."
             )
         zooms = [
             float(z)
             for z in (
-                image.header.get_zooms()[-3:] if self._times_first else image.header.get_zooms()[:3]
+                image.header.get_zooms()[-3:]
+                if self._time_axis_first
+                else image.header.get_zooms()[:3]
             )
         ] + [1.0] * 3
         # axes[i] is the patient's axis that the file's axis i runs along.
         order = [axes.index(axis) for axis in range(3)]
-        self.shape = (full[order[0]], full[order[1]], full[order[2]])
+        self.shape = (full_shape[order[0]], full_shape[order[1]], full_shape[order[2]])
         self.spacing = (zooms[order[0]], zooms[order[1]], zooms[order[2]])
-        self._shape_in_file = full[:3]
+        self._stored_shape = full_shape[:3]
         if self.shape[0] * self.shape[1] > MAX_PIXELS:
-            raise BadImage(
+            raise ImageError(
                 f"{name} has slices of more than {MAX_PIXELS // 1_000_000} megapixels; resample it."
             )
 
@@ -108,9 +121,9 @@ class Volume:
         import numpy as np
         from nibabel.orientations import inv_ornt_aff
 
-        turned = self._image.affine @ inv_ornt_aff(self._turn, self._shape_in_file)
-        ends = np.vstack([np.zeros(3), np.diag(np.array(self.shape) - 1.0)])
-        return ends @ turned[:3, :3].T + turned[:3, 3]
+        affine = self._image.affine @ inv_ornt_aff(self._orientation, self._stored_shape)
+        corner_indices = np.vstack([np.zeros(3), np.diag(np.array(self.shape) - 1.0)])
+        return corner_indices @ affine[:3, :3].T + affine[:3, 3]
 
     def render(
         self,
@@ -126,24 +139,29 @@ class Volume:
             BadImage: the voxels cannot be read, or there is no such slice or time.
             InputError: a window that no preset is called.
         """
-        chosen = presets(windows or ())
+        requested = parse_windows(windows or ())
         for time in times:
-            if not 0 <= time < self.times:
-                raise BadImage(
-                    f"{self._name} has no time {time}: it has {self.times}, counted from 0."
+            if not 0 <= time < self.n_times:
+                raise ImageError(
+                    f"{self._name} has no time {time}: it has {self.n_times}, counted from 0."
                 )
             voxels = self.voxels(time)
-            used = [
-                *([self._window(voxels)] if not chosen or OWN in (windows or ()) else []),
-                *chosen,
+            all_windows = [
+                *(
+                    [self._percentile_window(voxels)]
+                    if not requested or FILE_WINDOW in (windows or ())
+                    else []
+                ),
+                *requested,
             ]
             for z in range(self.shape[2]) if slices is None else slices:
                 if not 0 <= z < self.shape[2]:
-                    raise BadImage(
+                    raise ImageError(
                         f"{self._name} has no slice {z}: it has {self.shape[2]}, counted from 0."
                     )
                 yield from (
-                    Slice(pixels, z, time, label) for pixels, label in _shown(voxels[:, :, z], used)
+                    Slice(pixels, z, time, window)
+                    for pixels, window in _render_plane(voxels[:, :, z], all_windows)
                 )
 
     def voxels(self, time: int = 0) -> NDArray[Any]:
@@ -158,27 +176,31 @@ class Volume:
         import numpy as np
         from nibabel.orientations import apply_orientation
 
-        with _reading(self._name):
+        with _wrap_read_errors(self._name):
             index = (
                 tuple(int(i) for i in np.unravel_index(time, self._time_shape, order="F"))
                 if self._time_shape
                 else ()
             )
-            space = (slice(None),) * min(3, len(self._image.shape))
-            found = np.asarray(
-                self._image.dataobj[(*index, *space) if self._times_first else (*space, *index)]
+            spatial_slices = (slice(None),) * min(3, len(self._image.shape))
+            array = np.asarray(
+                self._image.dataobj[
+                    (*index, *spatial_slices)
+                    if self._time_axis_first
+                    else (*spatial_slices, *index)
+                ]
             )
-            if found.dtype.kind == "c":
-                found = np.abs(found)
-            return apply_orientation(found.reshape((*found.shape, 1)[:3]), self._turn)
+            if array.dtype.kind == "c":
+                array = np.abs(array)
+            return apply_orientation(array.reshape((*array.shape, 1)[:3]), self._orientation)
 
-    def _window(self, voxels: NDArray[Any]) -> Window:
+    def _percentile_window(self, voxels: NDArray[Any]) -> Window:
         import numpy as np
 
         if voxels.dtype.names:
-            return Window("colour")
+            return Window("color")
         # Every n-th voxel, with n prime to the axes' usual lengths, stands for the volume.
-        step = max(1, voxels.size // _SAMPLE) | 1
+        step = max(1, voxels.size // _MAX_SAMPLE_VOXELS) | 1
         sample = voxels.reshape(-1)[::step].astype(np.float64)
         sample = sample[np.isfinite(sample)]
         if not sample.size:
@@ -190,7 +212,7 @@ class Volume:
         return Window("percentile", window.center, window.width, "range")
 
 
-def _shown(
+def _render_plane(
     plane: NDArray[Any], windows: Sequence[Window]
 ) -> list[tuple[NDArray[np.uint8], Window]]:
     """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to
@@ -198,21 +220,21 @@ def _shown(
     """
     import numpy as np
 
-    seen = upright(plane)
-    if seen.dtype.names:
-        colours = np.stack([seen[name] for name in seen.dtype.names[:3]], axis=-1)
-        return [(np.ascontiguousarray(colours.astype(np.uint8)), Window("colour"))]
-    return [(to_grey(seen, brightness(window)), window) for window in windows]
+    image = to_display_orientation(plane)
+    if image.dtype.names:
+        rgb = np.stack([image[name] for name in image.dtype.names[:3]], axis=-1)
+        return [(np.ascontiguousarray(rgb.astype(np.uint8)), Window("color"))]
+    return [(to_gray(image, window_function(window)), window) for window in windows]
 
 
-def upright(voxels: NDArray[Any]) -> NDArray[Any]:
+def to_display_orientation(voxels: NDArray[Any]) -> NDArray[Any]:
     """Canonical voxels (x, y or x, y, z) as they are shown: height x width, or slices x height x
     width.
     """
     return voxels[::-1, ::-1].T
 
 
-def _undefined(orientation: NDArray[Any]) -> bool:
+def _is_undefined(orientation: NDArray[Any]) -> bool:
     import numpy as np
 
     return orientation.shape != (3, 2) or not bool(np.isfinite(orientation.astype(float)).all())
@@ -231,28 +253,28 @@ def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
     try:
         import nibabel
     except ImportError as error:
-        raise MissingExtra("nibabel", "dicom") from error
-    with _reading(name):
+        raise MissingExtraError("nibabel", "dicom") from error
+    with _wrap_read_errors(name):
         if not path.is_file():
-            raise BadImage(f"{name} is no regular file; check the path.")
+            raise ImageError(f"{name} is no regular file; check the path.")
         image = nibabel.load(path)
         if not hasattr(image, "dataobj") or not hasattr(image, "affine"):
-            raise BadImage(f"{name} holds no voxels (a surface or streamlines); leave it out.")
+            raise ImageError(f"{name} holds no voxels (a surface or streamlines); leave it out.")
         volume = Volume(image, name)
     yield volume
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _wrap_read_errors(name: str) -> Iterator[None]:
     """Turn whatever nibabel raises into one BadImage; its own messages quote paths and headers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except BadImage:
+    except ImageError:
         raise
     except Exception as error:
-        raise BadImage(
+        raise ImageError(
             f"{name} cannot be read as a volume ({type(error).__name__}); copy it and its data file"
             " again."
         ) from None

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.errors import BadImage, one_line
-from lingshu.core.nouns import Image
+from lingshu.core.errors import ImageError, one_line
+from lingshu.core.types import Image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def image_name(image: Image) -> str:
     return path if image.row is None else f"{path}, row {image.row}, image {image.index}"
 
 
-def unnamed(error: BadImage, images: Iterable[Image]) -> str:
+def error_without_paths(error: ImageError, images: Iterable[Image]) -> str:
     """An error's words on one line, without the paths of the images that they may name."""
     text = str(error)
     for image in images:
@@ -60,7 +60,7 @@ def unnamed(error: BadImage, images: Iterable[Image]) -> str:
 
 
 def image_bytes(
-    image: Image, *, shards: ShardReader | None = None, first: int = MAX_BYTES + 1
+    image: Image, *, shards: ShardReader | None = None, max_bytes: int = MAX_BYTES + 1
 ) -> bytes:
     """The encoded file of an image, at most 64 MB; not decoded.
 
@@ -73,13 +73,13 @@ def image_bytes(
     if image.data is not None:
         data = image.data
     elif image.path is None:
-        raise BadImage("an image has neither a path nor data; give one of them.")
+        raise ImageError("an image has neither a path nor data; give one of them.")
     elif image.row is None:
-        data = _file_bytes(image.path, image_name(image), first)
+        data = _file_bytes(image.path, image_name(image), max_bytes)
     else:
         data = (shards or ShardReader()).read(image)
     if not data:
-        raise BadImage(f"{image_name(image)} is empty (0 bytes); copy the image again.")
+        raise ImageError(f"{image_name(image)} is empty (0 bytes); copy the image again.")
     if len(data) > MAX_BYTES:
         raise _too_large(image_name(image), len(data))
     return data
@@ -107,28 +107,28 @@ def decode(data: bytes, *, name: str) -> PIL.Image.Image:
     Raises:
         BadImage: as open_image.
     """
-    with decoding(name):
+    with wrap_decode_errors(name):
         import PIL.ImageOps
 
-        with _opened(data, name) as opened:
-            return _to_rgb(PIL.ImageOps.exif_transpose(opened))
+        with _open_checked(data, name) as image:
+            return _to_rgb(PIL.ImageOps.exif_transpose(image))
 
 
-def _opened(data: bytes, name: str) -> PIL.Image.Image:
+def _open_checked(data: bytes, name: str) -> PIL.Image.Image:
     import PIL.Image
 
-    opened = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = opened.size
+    image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
     if width * height > MAX_PIXELS:
-        raise BadImage(
+        raise ImageError(
             f"{name} has {width} x {height} pixels, more than {MAX_PIXELS // 1_000_000} megapixels;"
             " make it smaller."
         )
-    opened.load()
-    return opened
+    image.load()
+    return image
 
 
-def decode_values(data: bytes, *, name: str) -> NDArray[Any]:
+def decode_mask(data: bytes, *, name: str) -> NDArray[Any]:
     """Height x width numbers of an encoded file that holds labels rather than a picture; errors
     call it `name`.
 
@@ -139,11 +139,11 @@ def decode_values(data: bytes, *, name: str) -> NDArray[Any]:
     Raises:
         BadImage: as open_image.
     """
-    with decoding(name):
+    with wrap_decode_errors(name):
         import PIL.ImageOps
 
-        with _opened(data, name) as opened:
-            return _values(PIL.ImageOps.exif_transpose(opened))
+        with _open_checked(data, name) as image:
+            return _mask_values(PIL.ImageOps.exif_transpose(image))
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -155,10 +155,10 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return png_bytes(PIL.Image.fromarray(pixels))
 
 
-def png_bytes(picture: PIL.Image.Image) -> bytes:
+def png_bytes(image: PIL.Image.Image) -> bytes:
     """A PNG file of an opened image, without any of the original file's metadata."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1, exif=b"", icc_profile=None)
+    image.save(buffer, "PNG", compress_level=1, exif=b"", icc_profile=None)
     return buffer.getvalue()
 
 
@@ -169,12 +169,12 @@ class ShardReader:
     `cache_mb` bounds what is kept. Not for several threads at once: each holds its own.
     """
 
-    def __init__(self, *, cache_mb: int = 256, open_files: int = 32) -> None:
-        self._cache_bytes = cache_mb << 20
-        self._open_files = open_files
-        self._files: OrderedDict[str, _Shard] = OrderedDict()
+    def __init__(self, *, cache_mb: int = 256, max_open_files: int = 32) -> None:
+        self._max_cache_bytes = cache_mb << 20
+        self._max_open_files = max_open_files
+        self._files: OrderedDict[str, _OpenShard] = OrderedDict()
         self._groups: OrderedDict[tuple[str, str, int], pa.ChunkedArray] = OrderedDict()
-        self._held = 0
+        self._cached_bytes = 0
 
     def read(self, image: Image) -> bytes:
         """The encoded file of item `image.index` of row `image.row`.
@@ -185,35 +185,37 @@ class ShardReader:
         """
         name = image_name(image)
         if image.path is None or image.row is None:
-            raise BadImage(f"{name} is no row of a shard; give path and row.")
-        with decoding(name):
+            raise ImageError(f"{name} is no row of a shard; give path and row.")
+        with wrap_decode_errors(name):
             shard = self._shard(image.path)
-            if not 0 <= image.row < shard.starts[-1]:
-                raise BadImage(
-                    f"{name} does not exist: the shard has {shard.starts[-1]} rows; make the"
+            if not 0 <= image.row < shard.row_starts[-1]:
+                raise ImageError(
+                    f"{name} does not exist: the shard has {shard.row_starts[-1]} rows; make the"
                     " dataset anew."
                 )
-            number = bisect_right(shard.starts, image.row) - 1
-            several = len(shard.columns) > 1
-            if several and not 0 <= image.index < len(shard.columns):
-                raise BadImage(
+            group_index = bisect_right(shard.row_starts, image.row) - 1
+            is_multi_column = len(shard.columns) > 1
+            if is_multi_column and not 0 <= image.index < len(shard.columns):
+                raise ImageError(
                     f"{name} does not exist: the shard has {len(shard.columns)} columns of images;"
                     " make the dataset anew."
                 )
-            column = shard.columns[image.index if several else 0]
-            cell = self._group(image.path, shard, number, column)[
-                image.row - shard.starts[number]
+            column = shard.columns[image.index if is_multi_column else 0]
+            cell = self._group(image.path, shard, group_index, column)[
+                image.row - shard.row_starts[group_index]
             ].as_py()
         cells = cell if isinstance(cell, list) else [cell]
-        index = 0 if several else image.index
+        index = 0 if is_multi_column else image.index
         if not 0 <= index < len(cells):
-            raise BadImage(
+            raise ImageError(
                 f"{name} does not exist: the row has {len(cells)} images; make the dataset anew."
             )
         item = cells[index]
         data = item.get("bytes") if isinstance(item, dict) else item
         if not isinstance(data, bytes):
-            raise BadImage(f"{name} holds no image bytes; make the dataset with its images inside.")
+            raise ImageError(
+                f"{name} holds no image bytes; make the dataset with its images inside."
+            )
         return data
 
     def close(self) -> None:
@@ -222,7 +224,7 @@ class ShardReader:
             shard.file.close()
         self._files.clear()
         self._groups.clear()
-        self._held = 0
+        self._cached_bytes = 0
 
     def __enter__(self) -> ShardReader:
         return self
@@ -230,77 +232,79 @@ class ShardReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _shard(self, path: str) -> _Shard:
+    def _shard(self, path: str) -> _OpenShard:
         if path in self._files:
             self._files.move_to_end(path)
             return self._files[path]
         shard = self._files[path] = _open_shard(path)
-        if len(self._files) > self._open_files:
+        if len(self._files) > self._max_open_files:
             self._files.popitem(last=False)[1].file.close()
         return shard
 
-    def _group(self, path: str, shard: _Shard, number: int, column: str) -> pa.ChunkedArray:
-        key = (path, column, number)
+    def _group(
+        self, path: str, shard: _OpenShard, group_index: int, column: str
+    ) -> pa.ChunkedArray:
+        key = (path, column, group_index)
         if key in self._groups:
             self._groups.move_to_end(key)
             return self._groups[key]
-        size = shard.file.metadata.row_group(number).total_byte_size
+        size = shard.file.metadata.row_group(group_index).total_byte_size
         if size > MAX_GROUP_BYTES:
-            raise BadImage(
-                f"{path}: row group {number} holds {size >> 20} MB; write the shard with row groups"
+            raise ImageError(
+                f"{path}: row group {group_index} holds {size >> 20} MB; write the shard with row groups"
                 " of some 64 rows."
             )
-        group = shard.file.read_row_group(number, columns=[column]).column(0)
+        group = shard.file.read_row_group(group_index, columns=[column]).column(0)
         self._groups[key] = group
-        self._held += group.nbytes
-        while self._held > self._cache_bytes and len(self._groups) > 1:
-            self._held -= self._groups.popitem(last=False)[1].nbytes
+        self._cached_bytes += group.nbytes
+        while self._cached_bytes > self._max_cache_bytes and len(self._groups) > 1:
+            self._cached_bytes -= self._groups.popitem(last=False)[1].nbytes
         return group
 
 
 @dataclass(frozen=True)
-class _Shard:
+class _OpenShard:
     file: pq.ParquetFile
     # one column of images or of lists of them, or one for each image of a row
     columns: tuple[str, ...]
-    starts: tuple[int, ...]  # first row of each row group, then the number of rows
+    row_starts: tuple[int, ...]  # first row of each row group, then the number of rows
 
 
 def image_columns(names: list[str]) -> tuple[str, ...]:
     """Which columns of a parquet file hold the images: `images`, else `image`, else `image_1`,
     `image_2`, ...; empty without any.
     """
-    one = next((name for name in ("images", "image") if name in names), None)
-    if one:
-        return (one,)
-    numbers = sorted(
+    column = next((name for name in ("images", "image") if name in names), None)
+    if column:
+        return (column,)
+    indices = sorted(
         int(name[6:]) for name in names if name.startswith("image_") and name[6:].isdecimal()
     )
-    return tuple(f"image_{number}" for number in numbers)
+    return tuple(f"image_{index}" for index in indices)
 
 
-def _open_shard(path: str) -> _Shard:
+def _open_shard(path: str) -> _OpenShard:
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
     except FileNotFoundError as error:
-        raise BadImage(f"{path} does not exist; check the path of the dataset.") from error
+        raise ImageError(f"{path} does not exist; check the path of the dataset.") from error
     columns = image_columns(file.schema_arrow.names)
     if not columns:
-        raise BadImage(
+        raise ImageError(
             f"{path} has no column images, image or image_1; choose a dataset with images."
         )
     groups = (file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups))
-    return _Shard(file, columns, tuple(accumulate(groups, initial=0)))
+    return _OpenShard(file, columns, tuple(accumulate(groups, initial=0)))
 
 
 @contextlib.contextmanager
-def decoding(name: str) -> Iterator[None]:
+def wrap_decode_errors(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into one BadImage."""
     try:
         yield
-    except BadImage:
+    except ImageError:
         raise
     except ImportError:
         raise
@@ -313,7 +317,7 @@ def decoding(name: str) -> Iterator[None]:
             if _unidentified(error)
             else f"{type(error).__name__}: {one_line(error)}"
         )
-        raise BadImage(
+        raise ImageError(
             f"{name} cannot be decoded ({reason[:200]}); replace or remove it."
         ) from error
 
@@ -324,81 +328,81 @@ def _unidentified(error: Exception) -> bool:
     return isinstance(error, PIL.UnidentifiedImageError)
 
 
-def _file_bytes(path: str, name: str, first: int) -> bytes:
+def _file_bytes(path: str, name: str, max_bytes: int) -> bytes:
     try:
         # Not blocking: opening a named pipe that nobody writes to would wait for ever.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise BadImage(f"{name} cannot be opened ({reason}); check the path.") from error
+        raise ImageError(f"{name} cannot be opened ({reason}); check the path.") from error
     try:
-        facts = os.fstat(handle)
-        if not stat.S_ISREG(facts.st_mode):
-            raise BadImage(f"{name} is no regular file; give an image file.")
-        if facts.st_size > MAX_BYTES:
-            raise _too_large(name, facts.st_size)
+        file_stat = os.fstat(fd)
+        if not stat.S_ISREG(file_stat.st_mode):
+            raise ImageError(f"{name} is no regular file; give an image file.")
+        if file_stat.st_size > MAX_BYTES:
+            raise _too_large(name, file_stat.st_size)
         # No more than the file's size is asked for: memory for the whole limit would be claimed on
         # every call.
-        wanted, blocks = min(first, facts.st_size), []
-        while wanted > 0 and (block := os.read(handle, wanted)):
+        remaining, blocks = min(max_bytes, file_stat.st_size), []
+        while remaining > 0 and (block := os.read(fd, remaining)):
             blocks.append(block)
-            wanted -= len(block)
+            remaining -= len(block)
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
     except OSError as error:
-        raise BadImage(
+        raise ImageError(
             f"{name} cannot be read ({error.strerror}); copy the image again."
         ) from error
     finally:
-        os.close(handle)
+        os.close(fd)
 
 
-def _too_large(name: str, size: int) -> BadImage:
-    return BadImage(f"{name} has {size >> 20} MB, more than {MAX_BYTES >> 20} MB; make it smaller.")
+def _too_large(name: str, size: int) -> ImageError:
+    return ImageError(
+        f"{name} has {size >> 20} MB, more than {MAX_BYTES >> 20} MB; make it smaller."
+    )
 
 
-def _to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     import PIL.Image
 
-    if picture.mode.startswith(("I", "F")):
-        return _deep_grey(picture).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
-        clear = picture.convert("RGBA")
-        page = PIL.Image.new("RGBA", clear.size, "white")
-        return PIL.Image.alpha_composite(page, clear).convert("RGB")
-    return picture.convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        return _scale_to_uint8(image).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        background = PIL.Image.new("RGBA", rgba.size, "white")
+        return PIL.Image.alpha_composite(background, rgba).convert("RGB")
+    return image.convert("RGB")
 
 
-def _values(picture: PIL.Image.Image) -> NDArray[Any]:
+def _mask_values(image: PIL.Image.Image) -> NDArray[Any]:
     import numpy as np
 
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
         return (
-            np.nan_to_num(values, posinf=0.0, neginf=0.0)
-            if picture.mode.startswith("F")
-            else values
+            np.nan_to_num(values, posinf=0.0, neginf=0.0) if image.mode.startswith("F") else values
         )
-    seen = np.asarray(picture.convert("RGB"))
-    values = np.asarray(picture.convert("RGB").convert("L"))
-    if picture.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in picture.info:
-        values = np.where(np.asarray(picture.convert("RGBA"))[..., 3] == 0, 0, values)
-    if picture.mode == "P" and (seen != seen[..., :1]).any():
-        places = np.asarray(picture)
+    rgb = np.asarray(image.convert("RGB"))
+    values = np.asarray(image.convert("RGB").convert("L"))
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
+        values = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, values)
+    if image.mode == "P" and (rgb != rgb[..., :1]).any():
+        indices = np.asarray(image)
         # Some palettes hold black elsewhere than at place 0; their places say nothing.
-        return places if values.all() or ((places == 0) == (values == 0)).all() else values
+        return indices if values.all() or ((indices == 0) == (values == 0)).all() else values
     return values
 
 
-def _deep_grey(picture: PIL.Image.Image) -> PIL.Image.Image:
+def _scale_to_uint8(image: PIL.Image.Image) -> PIL.Image.Image:
     import numpy as np
     import PIL.Image
 
-    values = np.asarray(picture).astype(np.float64)
+    values = np.asarray(image).astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise ValueError("no pixel has a finite value")
     low, high = float(finite.min()), float(finite.max())
-    if low >= 0 and picture.mode.startswith("I"):
+    if low >= 0 and image.mode.startswith("I"):
         low, high = 0.0, float(2 ** max(8, int(high).bit_length()) - 1)
     scaled = (np.clip(values, low, high) - low) * (255.0 / ((high - low) or 1.0))
     return PIL.Image.fromarray(np.rint(np.nan_to_num(scaled)).astype(np.uint8))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lingshu.core.runcard import RunCard
-from lingshu.models.family import Family
+from lingshu.core.run_card import RunCard
+from lingshu.models.base import ModelFamily
 
 DISCLAIMER = (
     "**For research only. Not a medical device, not for clinical use.** Answers can be wrong,"
@@ -14,12 +14,12 @@ DISCLAIMER = (
 )
 
 
-def model_card(family: Family, card: RunCard) -> str:
+def model_card(family: ModelFamily, card: RunCard) -> str:
     """Markdown with a hub header: what the model was trained from and on, in which stages, and how
     it scored.
     """
     notes = card.notes
-    head = (
+    front_matter = (
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags:\n- medical\n-"
         " lingshu\n---\n"
     )
@@ -38,7 +38,7 @@ def model_card(family: Family, card: RunCard) -> str:
         + ", ".join(f"{name} {version}" for name, version in card.versions.items())
         + "\n",
     ]
-    return head + "\n".join(part for part in parts if part)
+    return front_matter + "\n".join(part for part in parts if part)
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]]) -> str:

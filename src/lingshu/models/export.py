@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.core.files import atomic_folder, read_json, write_json, write_manifest
-from lingshu.core.runcard import RunCard, write_run_card
+from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.models.card import model_card
-from lingshu.models.load import quiet
+from lingshu.models.load import no_progress_bars
 from lingshu.models.processor import Processor
 
 
@@ -22,7 +22,7 @@ def export(model: Any, processor: Processor, folder: Path, card: RunCard) -> Non
         StorageError: the disk refused the write; an older folder of that name is left as it was.
     """
     family = processor.family
-    with atomic_folder(folder) as temporary, quiet():
+    with atomic_folder(folder) as temporary, no_progress_bars():
         model.save_pretrained(temporary)
         processor.tokenizer.save_pretrained(temporary)
         processor.image_processor.save_pretrained(temporary)
@@ -39,16 +39,16 @@ def _write_processor_files(processor: Processor, folder: Path) -> None:
     transformers 5.
     """
     family = processor.family
-    image = read_json(folder / "preprocessor_config.json")
-    image = {
-        **image,
+    image_config = read_json(folder / "preprocessor_config.json")
+    image_config = {
+        **image_config,
         "image_processor_type": family.image_processor_type,
         "processor_class": family.processor_class,
     }
-    write_json(folder / "preprocessor_config.json", image)
-    video = {**image, "video_processor_type": family.video_processor_type}
-    del video["image_processor_type"]
-    write_json(folder / "video_preprocessor_config.json", video)
+    write_json(folder / "preprocessor_config.json", image_config)
+    video_config = {**image_config, "video_processor_type": family.video_processor_type}
+    del video_config["image_processor_type"]
+    write_json(folder / "video_preprocessor_config.json", video_config)
     write_json(
         folder / "processor_config.json",
         {

@@ -13,33 +13,33 @@ from typing import Any
 
 import torch
 
-from lingshu.core.artefacts import check_checkpoint
-from lingshu.core.errors import ArtefactError, one_line
+from lingshu.core.artifacts import check_checkpoint
+from lingshu.core.errors import ArtifactError, one_line
 from lingshu.core.files import digest, read_json
-from lingshu.models.family import Family, family_of
+from lingshu.models.base import ModelFamily, family_of
 from lingshu.models.processor import Processor, load_processor
-from lingshu.weights.headers import read_headers
+from lingshu.weights.safetensors_header import read_headers
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Keep transformers' progress bars out of a program that shows its own."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model in evaluation mode with its processor; `digest` identifies the weights and files it
     came from.
     """
@@ -50,34 +50,34 @@ class Loaded:
     digest: str
 
 
-def check_folder(folder: Path) -> tuple[Family, str]:
+def check_model_folder(folder: Path) -> tuple[ModelFamily, str]:
     """The family and digest of a checkpoint folder, after every check that needs no model.
 
     Raises:
         ArtefactError: no model folder, damaged files, pickled weights, custom code, or an unknown
             family.
     """
-    known = check_checkpoint(folder)
+    checkpoint_digest = check_checkpoint(folder)
     config = read_json(folder / "config.json")
     if "auto_map" in config:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
             " are loaded."
         )
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled = sorted(
+        pickled_files = sorted(
             p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
         )
         remedy = (
-            f"{pickled[0]} is pickled and is refused; convert it to safetensors."
-            if pickled
+            f"{pickled_files[0]} is pickled and is refused; convert it to safetensors."
+            if pickled_files
             else "copy the folder again."
         )
-        raise ArtefactError(f"{folder} holds no safetensors weights; {remedy}")
+        raise ArtifactError(f"{folder} holds no safetensors weights; {remedy}")
     for path in weights:
         read_headers(path)
-    return family_of(str(config.get("model_type"))), known
+    return family_of(str(config.get("model_type"))), checkpoint_digest
 
 
 def load(
@@ -86,7 +86,7 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
 
     Raises:
@@ -95,23 +95,25 @@ def load(
     import transformers
 
     folder = Path(name)
-    family, known = identify(name, revision=revision)
+    family, checkpoint_digest = identify(name, revision=revision)
     cls = getattr(transformers, family.model_class)
     try:
-        with quiet():
+        with no_progress_bars():
             model = cls.from_pretrained(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{name} cannot be loaded as {family.model_class}: {one_line(error)[:300]}"
         ) from error
     model.to(device).eval()
     processor = load_processor(name, family, revision=revision)
-    return Loaded(model, processor, folder.name if folder.is_dir() else name, known)
+    return LoadedModel(
+        model, processor, folder.name if folder.is_dir() else name, checkpoint_digest
+    )
 
 
-def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
+def load_on_meta(name: str, *, revision: str | None = None) -> LoadedModel:
     """As `load`, but the model has no values (torch's meta device): for a process that another
     sends its weights to.
 
@@ -127,7 +129,7 @@ def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
             name, revision=revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{name} cannot be read by this process: {one_line(error)[:200]}"
         ) from error
     family = family_of(config.model_type)
@@ -137,7 +139,7 @@ def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
             ._from_config(config, dtype=torch.float32)
             .eval()
         )
-    return Loaded(
+    return LoadedModel(
         model,
         load_processor(name, family, revision=revision),
         Path(name).name if Path(name).is_dir() else name,
@@ -145,15 +147,15 @@ def load_hollow(name: str, *, revision: str | None = None) -> Loaded:
     )
 
 
-def hollow(model: Any) -> Any:
+def empty_meta_copy(model: Any) -> Any:
     """A model of the same class and configuration without values (torch's meta device)."""
     with torch.device("meta"):
-        made = type(model)._from_config(model.config, dtype=torch.float32)
-    made.generation_config = model.generation_config
-    return made
+        meta_model = type(model)._from_config(model.config, dtype=torch.float32)
+    meta_model.generation_config = model.generation_config
+    return meta_model
 
 
-def identify(name: str, *, revision: str | None = None) -> tuple[Family, str]:
+def identify(name: str, *, revision: str | None = None) -> tuple[ModelFamily, str]:
     """The family and digest of a checkpoint folder or hub id, before any weights are read.
 
     Raises:
@@ -161,19 +163,19 @@ def identify(name: str, *, revision: str | None = None) -> tuple[Family, str]:
     """
     folder = Path(name)
     return (
-        check_folder(folder)
-        if folder.is_dir() or not HUB_ID.fullmatch(name)
+        check_model_folder(folder)
+        if folder.is_dir() or not HUB_ID_PATTERN.fullmatch(name)
         else _hub_family(name, revision)
     )
 
 
-def _hub_family(name: str, revision: str | None) -> tuple[Family, str]:
+def _hub_family(name: str, revision: str | None) -> tuple[ModelFamily, str]:
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{name} is neither a folder here nor can it be fetched from the hub"
             f" ({one_line(error)[:200]})."
         ) from error

@@ -21,18 +21,23 @@ from numpy.typing import NDArray
 from PIL import Image as PIL
 
 from lingshu.core.entities import Span
-from lingshu.core.errors import ArtefactError, InputError
+from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import message_to_json
-from lingshu.core.nouns import Message
-from lingshu.models.family import Family, Tiles
-from lingshu.models.marks import Policy, Spelt, entity_tokens, placed
-from lingshu.models.spec import PixelBudget
+from lingshu.core.types import Message
+from lingshu.models.base import ModelFamily, Tiles
+from lingshu.models.model_spec import PixelBudget
+from lingshu.models.token_spans import (
+    AlignedText,
+    EntityPolicy,
+    entity_character_mask,
+    entity_token_mask,
+)
 
-IGNORED = -100  # label of a token that no loss is taken on; torch's default
+IGNORE_INDEX = -100  # label of a token that no loss is taken on; torch's default
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedSample:
     """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED
     elsewhere.
 
@@ -48,7 +53,7 @@ class Encoded:
     is_image: NDArray[np.bool_]
     positions: NDArray[np.int64] | None
     tiles: tuple[Tiles, ...]
-    facts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    token_values: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     branches: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -57,27 +62,27 @@ class Encoded:
     @property
     def supervised(self) -> int:
         """Tokens that a loss is taken on."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.labels != IGNORE_INDEX).sum())
 
 
 @dataclass(frozen=True)
 class Processor:
     """A tokenizer, an image processor and a pixel budget of one family."""
 
-    family: Family
+    family: ModelFamily
     tokenizer: Any
     image_processor: Any
     budget: PixelBudget
 
     @property
-    def image_id(self) -> int:
+    def image_token_id(self) -> int:
         return self.tokenizer.convert_tokens_to_ids(self.family.image_token)
 
     @property
     def never_sampled(self) -> list[int]:
         """Ids of the tokens that stand for pixels, as far as the vocabulary has them."""
-        known = self.tokenizer.get_vocab()
-        return sorted(known[token] for token in self.family.never_sampled if token in known)
+        vocab = self.tokenizer.get_vocab()
+        return sorted(vocab[token] for token in self.family.never_sampled if token in vocab)
 
     def tiles(self, images: Sequence[PIL.Image]) -> tuple[Tiles, ...]:
         """Scale and cut the images of one sample.
@@ -96,8 +101,8 @@ class Processor:
         tiles: Sequence[Tiles],
         *,
         entities: Sequence[Span] | None = None,
-        policy: Policy = "any",
-    ) -> Encoded:
+        policy: EntityPolicy = "any",
+    ) -> EncodedSample:
         """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to
         be answered.
 
@@ -110,10 +115,12 @@ class Processor:
                 whole.
             ArtefactError: a template or tokenizer that answers cannot be told apart with.
         """
-        asked = [part for message in messages for part in message.parts if isinstance(part, int)]
-        if asked != list(range(len(tiles))):
+        image_indices = [
+            part for message in messages for part in message.parts if isinstance(part, int)
+        ]
+        if image_indices != list(range(len(tiles))):
             raise InputError(
-                f"the messages show images {asked}, {len(tiles)} were given; show each once, in"
+                f"the messages show images {image_indices}, {len(tiles)} were given; show each once, in"
                 " order."
             )
         if any(
@@ -125,112 +132,124 @@ class Processor:
             )
         ids: list[int] = []
         labels: list[int] = []
-        marks = [np.zeros(0, bool)]
+        entity_masks = [np.zeros(0, bool)]
         turns = iter([turn for turn, message in enumerate(messages) if message.role == "assistant"])
         for text, answer in self._segments(messages):
             if answer and entities is not None:
                 turn = next(turns)
-                piece, found = self._marked(
+                segment_ids, entity_mask = self._tokenize_with_entities(
                     messages[turn], text, [span for span in entities if span.turn == turn], policy
                 )
-                marks.append(found)
+                entity_masks.append(entity_mask)
             else:
-                piece = self._tokenise(self._expand(text, tiles, ids) if not answer else text)
-            ids += piece
-            labels += piece if answer else [IGNORED] * len(piece)
+                segment_ids = self._tokenize(self._expand(text, tiles, ids) if not answer else text)
+            ids += segment_ids
+            labels += segment_ids if answer else [IGNORE_INDEX] * len(segment_ids)
         token_ids = np.array(ids, np.int64)
-        is_image = token_ids == self.image_id
+        is_image = token_ids == self.image_token_id
         if int(is_image.sum()) != sum(t.tokens for t in tiles):
-            raise ArtefactError(
+            raise ArtifactError(
                 "the chat template of this checkpoint does not show one image marker per image;"
                 " mend its chat_template.jinja."
             )
         positions = self.family.positions(is_image, tiles) if self.family.positions else None
-        facts = {} if entities is None else {"entity": np.concatenate(marks).astype(np.float32)}
-        return Encoded(
-            token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), facts
+        token_values = (
+            {} if entities is None else {"entity": np.concatenate(entity_masks).astype(np.float32)}
+        )
+        return EncodedSample(
+            token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), token_values
         )
 
-    def _marked(
-        self, message: Message, answer: str, spans: Sequence[Span], policy: Policy
+    def _tokenize_with_entities(
+        self, message: Message, answer: str, spans: Sequence[Span], policy: EntityPolicy
     ) -> tuple[list[int], NDArray[np.bool_]]:
         """The tokens of a rendered answer, and which of them are its entities'."""
         if not spans:
-            piece = self._tokenise(answer)
-            return piece, np.zeros(len(piece), bool)
+            answer_ids = self._tokenize(answer)
+            return answer_ids, np.zeros(len(answer_ids), bool)
         if not self.tokenizer.is_fast:
-            raise ArtefactError(
+            raise ArtifactError(
                 "the tokenizer of this checkpoint tells no character offsets, which entities need;"
                 " give it a tokenizer.json."
             )
-        inside = placed(message.text, self._defused(message).text, answer, spans)
-        spelt = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
-        is_word = ~np.isin(spelt["input_ids"], list(self.tokenizer.added_tokens_decoder))
-        return spelt["input_ids"], entity_tokens(
-            Spelt(answer, spelt["offset_mapping"], is_word), inside, policy
+        in_entity = entity_character_mask(
+            message.text, self._escape_special_tokens(message).text, answer, spans
+        )
+        tokenized = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)
+        is_word = ~np.isin(tokenized["input_ids"], list(self.tokenizer.added_tokens_decoder))
+        return tokenized["input_ids"], entity_token_mask(
+            AlignedText(answer, tokenized["offset_mapping"], is_word), in_entity, policy
         )
 
     def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The rendered dialogue in pieces; True marks an answer up to and including its end token."""
-        plain = [message_to_json(self._defused(message)) for message in messages]
+        conversation = [
+            message_to_json(self._escape_special_tokens(message)) for message in messages
+        ]
         segments: list[tuple[str, bool]] = []
-        done = ""
+        consumed = ""
         for turn, message in enumerate(messages):
             if message.role != "assistant":
                 continue
-            prompt = self.render(plain[:turn], prompt=True)
-            whole = self.render(plain[: turn + 1], prompt=False)
-            if not (prompt.startswith(done) and whole.startswith(prompt)):
-                raise ArtefactError(
+            prompt = self.render(conversation[:turn], prompt=True)
+            full_text = self.render(conversation[: turn + 1], prompt=False)
+            if not (prompt.startswith(consumed) and full_text.startswith(prompt)):
+                raise ArtifactError(
                     "the chat template rewrites earlier turns, so answers cannot be told apart; use"
                     " another checkpoint."
                 )
-            end = whole.find(self.tokenizer.eos_token, len(prompt))
-            end = len(whole) if end < 0 else end + len(self.tokenizer.eos_token)
-            segments += [(prompt[len(done) :], False), (whole[len(prompt) : end], True)]
-            done = whole[:end]
+            end = full_text.find(self.tokenizer.eos_token, len(prompt))
+            end = len(full_text) if end < 0 else end + len(self.tokenizer.eos_token)
+            segments += [(prompt[len(consumed) :], False), (full_text[len(prompt) : end], True)]
+            consumed = full_text[:end]
         last_is_question = not messages or messages[-1].role != "assistant"
-        rest = self.render(plain, prompt=last_is_question)[len(done) :]
+        remainder = self.render(conversation, prompt=last_is_question)[len(consumed) :]
         # The line break behind the last answer is never generated and teaches nothing.
-        return [*segments, (rest, False)] if last_is_question else segments
+        return [*segments, (remainder, False)] if last_is_question else segments
 
-    def render(self, plain: Sequence[dict[str, Any]], *, prompt: bool) -> str:
+    def render(self, conversation: Sequence[dict[str, Any]], *, prompt: bool) -> str:
         """The chat template's text; `prompt` opens the assistant's turn at its end."""
         return self.tokenizer.apply_chat_template(
-            list(plain), tokenize=False, add_generation_prompt=prompt
+            list(conversation), tokenize=False, add_generation_prompt=prompt
         )
 
-    def _defused(self, message: Message) -> Message:
+    def _escape_special_tokens(self, message: Message) -> Message:
         # Control tokens inside a question or a caption must stay words: they could close a turn or
         # pose as an image.
         parts: list[str | int] = []
-        for is_text, run in groupby(message.parts, lambda part: isinstance(part, str)):
-            beside = list(run)
+        for is_text, run_parts in groupby(message.parts, lambda part: isinstance(part, str)):
+            group = list(run_parts)
             # a token may be spread over neighbouring texts
-            text = "".join(map(str, beside)) if is_text else ""
-            found = [token for token in self.tokenizer.added_tokens_encoder if token in text]
-            for token in found:
+            text = "".join(map(str, group)) if is_text else ""
+            special_tokens = [
+                token for token in self.tokenizer.added_tokens_encoder if token in text
+            ]
+            for token in special_tokens:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
-            parts += [text] if found else beside
+            parts += [text] if special_tokens else group
         return Message(message.role, tuple(parts))
 
-    def _expand(self, text: str, tiles: Sequence[Tiles], before: Sequence[int]) -> str:
+    def _expand(self, text: str, tiles: Sequence[Tiles], preceding_ids: Sequence[int]) -> str:
         """Put as many image tokens at each marker as its image has."""
         pieces = text.split(self.family.image_token)
-        seen, left = 0, before.count(self.image_id)
-        while left > 0:
-            left -= tiles[seen].tokens
-            seen += 1
-        out = pieces[0]
+        image_index, n_remaining = 0, preceding_ids.count(self.image_token_id)
+        while n_remaining > 0:
+            n_remaining -= tiles[image_index].tokens
+            image_index += 1
+        expanded = pieces[0]
         for offset, piece in enumerate(pieces[1:]):
-            out += self.family.expand(tiles[seen + offset].tokens) + piece
-        return out
+            expanded += self.family.expand(tiles[image_index + offset].tokens) + piece
+        return expanded
 
-    def _tokenise(self, text: str) -> list[int]:
+    def _tokenize(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def collate(
-        self, batch: Sequence[Encoded], *, pad: Literal["left", "right"], length: int | None = None
+        self,
+        batch: Sequence[EncodedSample],
+        *,
+        pad: Literal["left", "right"],
+        length: int | None = None,
     ) -> dict[str, torch.Tensor]:
         """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's
         other inputs.
@@ -238,21 +257,21 @@ class Processor:
         Training pads on the right; generation on the left, so that every row's next token stands in
         one column. Where a sample has branches, attention_mask is B x 1 x L x L: who sees whom.
         """
-        longest = max(len(e) for e in batch) if length is None else length
-        shape = (len(batch), longest)
-        ids, labels = np.full(shape, self.tokenizer.pad_token_id), np.full(shape, IGNORED)
+        max_length = max(len(e) for e in batch) if length is None else length
+        shape = (len(batch), max_length)
+        ids, labels = np.full(shape, self.tokenizer.pad_token_id), np.full(shape, IGNORE_INDEX)
         mask, is_image = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         positions = np.zeros((3, *shape), np.int64)
         for row, e in enumerate(batch):
-            place = slice(0, len(e)) if pad == "right" else slice(longest - len(e), longest)
-            ids[row, place], labels[row, place], mask[row, place], is_image[row, place] = (
+            columns = slice(0, len(e)) if pad == "right" else slice(max_length - len(e), max_length)
+            ids[row, columns], labels[row, columns], mask[row, columns], is_image[row, columns] = (
                 e.ids,
                 e.labels,
                 1,
                 e.is_image,
             )
             if e.positions is not None:
-                positions[:, row, place] = e.positions
+                positions[:, row, columns] = e.positions
         arrays: dict[str, NDArray[Any]] = {
             "input_ids": ids,
             "labels": labels,
@@ -263,11 +282,11 @@ class Processor:
         if any(e.branches for e in batch):
             assert pad == "right"
             arrays["attention_mask"] = np.stack(
-                [sight(len(e), e.branches, longest) for e in batch]
+                [visibility_mask(len(e), e.branches, max_length) for e in batch]
             )[:, None]
             if not self.family.positions:
                 arrays["position_ids"] = np.stack(
-                    [depths(len(e), e.branches, longest) for e in batch]
+                    [branch_position_ids(len(e), e.branches, max_length) for e in batch]
                 )
         tiles = [t for e in batch for t in e.tiles]
         if tiles:
@@ -277,30 +296,32 @@ class Processor:
         }
 
 
-def sight(tokens: int, branches: Sequence[int], longest: int) -> NDArray[np.bool_]:
+def visibility_mask(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.bool_]:
     """Which tokens (columns) each token (row) of a sample sees: those before it, but none of
     another branch.
     """
-    part = np.zeros(longest, np.int64)
-    shared = tokens - sum(branches)
-    part[shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)
-    part[tokens:] = -1
-    causal = np.tri(longest, dtype=bool)
-    seen = causal & ((part[None] == 0) | (part[None] == part[:, None]))
-    seen[:, tokens:] = False
+    branch_ids = np.zeros(max_length, np.int64)
+    n_shared = tokens - sum(branches)
+    branch_ids[n_shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)
+    branch_ids[tokens:] = -1
+    causal = np.tri(max_length, dtype=bool)
+    visible = causal & ((branch_ids[None] == 0) | (branch_ids[None] == branch_ids[:, None]))
+    visible[:, tokens:] = False
     # A row of padding that sees nothing would give no number.
-    np.fill_diagonal(seen, val=True)
-    return seen
+    np.fill_diagonal(visible, val=True)
+    return visible
 
 
-def depths(tokens: int, branches: Sequence[int], longest: int) -> NDArray[np.int64]:
+def branch_position_ids(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.int64]:
     """Positions of a family that counts them up: every branch goes on from the same one."""
-    shared = tokens - sum(branches)
-    counted = [np.arange(shared), *(shared + np.arange(branch) for branch in branches)]
-    return np.pad(np.concatenate(counted), (0, longest - tokens))
+    n_shared = tokens - sum(branches)
+    position_ids = [np.arange(n_shared), *(n_shared + np.arange(branch) for branch in branches)]
+    return np.pad(np.concatenate(position_ids), (0, max_length - tokens))
 
 
-def load_processor(folder: str | Path, family: Family, *, revision: str | None = None) -> Processor:
+def load_processor(
+    folder: str | Path, family: ModelFamily, *, revision: str | None = None
+) -> Processor:
     """The processor of a checkpoint folder or hub id, with the pixel budget saved there.
 
     Raises:
@@ -314,8 +335,8 @@ def load_processor(folder: str | Path, family: Family, *, revision: str | None =
             folder, revision=revision, backend="pil"
         )
     except (OSError, ValueError) as error:
-        raise ArtefactError(
+        raise ArtifactError(
             f"{folder}: tokenizer or image processor cannot be loaded"
             f" ({str(error).splitlines()[0]})."
         ) from error
-    return Processor(family, tokenizer, image_processor, family.budget_of(image_processor))
+    return Processor(family, tokenizer, image_processor, family.read_budget(image_processor))

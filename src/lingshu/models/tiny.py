@@ -10,43 +10,43 @@ from typing import Any
 
 import torch
 
-from lingshu.models.family import Family, family_of
+from lingshu.models.base import ModelFamily, family_of
+from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
-from lingshu.models.spec import PixelBudget, TinyModel
 
 # Splits like the released tokenizers in spirit: words with their blank, single digits, runs of
 # signs, blanks.
-WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
+PRE_TOKENIZER_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 
 
-def train_tokenizer(family: Family, corpus: Iterable[str], vocabulary: int) -> Any:
+def train_tokenizer(family: ModelFamily, corpus: Iterable[str], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer of at most `vocabulary` tokens, trained on `corpus`, with the
     family's tokens and template.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
-    raw = Tokenizer(models.BPE())
-    raw.normalizer, raw.decoder = (
+    bpe_tokenizer = Tokenizer(models.BPE())
+    bpe_tokenizer.normalizer, bpe_tokenizer.decoder = (
         normalizers.NFC(),
         decoders.ByteLevel(),
     )
-    raw.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - len(family.special_tokens),
+        vocab_size=vocab_size - len(family.special_tokens),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    raw.train_from_iterator(corpus, trainer)
-    learnt = json.loads(raw.to_str())["model"]
+    bpe_tokenizer.train_from_iterator(corpus, trainer)
+    bpe_model = json.loads(bpe_tokenizer.to_str())["model"]
     vocabulary_and_merges: dict[str, Any] = {
-        "vocab": learnt["vocab"],
-        "merges": [tuple(pair) for pair in learnt["merges"]],
+        "vocab": bpe_model["vocab"],
+        "merges": [tuple(pair) for pair in bpe_model["merges"]],
         **{
             "eos_token": "<|im_end|>",
             "pad_token": "<|endoftext|>",
@@ -54,20 +54,20 @@ def train_tokenizer(family: Family, corpus: Iterable[str], vocabulary: int) -> A
             "bos_token": None,
         },
     }
-    named: dict[str, Any] = (
+    extra_tokens: dict[str, Any] = (
         {"extra_special_tokens": dict(family.named_tokens)} if family.named_tokens else {}
     )
     tokenizer = Qwen2Tokenizer(
         model_max_length=1 << 20,
         **vocabulary_and_merges,
-        **named,
+        **extra_tokens,
     )
     tokenizer.add_tokens(list(family.special_tokens), special_tokens=True)
     tokenizer.chat_template = family.chat_template
     return tokenizer
 
 
-def tiny_config(family: Family, spec: TinyModel, tokenizer: Any) -> Any:
+def tiny_config(family: ModelFamily, spec: TinyModel, tokenizer: Any) -> Any:
     """The stock configuration class of the family, filled with the tiny sizes."""
     from transformers import InternVLConfig, Qwen2_5_VLConfig
 
@@ -94,21 +94,21 @@ def tiny_config(family: Family, spec: TinyModel, tokenizer: Any) -> Any:
             "num_hidden_layers": spec.vision_layers,
             "num_attention_heads": spec.vision_heads,
         }
-        vision |= {"image_size": [spec.side, spec.side], "patch_size": [14, 14]}
+        vision |= {"image_size": [spec.image_size, spec.image_size], "patch_size": [14, 14]}
         text = {"model_type": "qwen2", "tie_word_embeddings": True, **text}
         return InternVLConfig(
             text_config=text,
             vision_config=vision,
-            image_seq_length=(spec.side // 28) ** 2,
+            image_seq_length=(spec.image_size // 28) ** 2,
             tie_word_embeddings=True,
             **ids,
         )
-    half = spec.hidden // spec.heads // 2
+    half_head_dim = spec.hidden // spec.heads // 2
     # the released split 16 : 24 : 24 in small; the three must sum to half a head
-    spatial = 3 * half // 8
+    spatial = 3 * half_head_dim // 8
     text["rope_parameters"] = {
         "rope_type": "default",
-        "mrope_section": [half - 2 * spatial, spatial, spatial],
+        "mrope_section": [half_head_dim - 2 * spatial, spatial, spatial],
         "rope_theta": 10000.0,
     }
     vision |= {
@@ -134,7 +134,7 @@ def build_tiny(
     import transformers
 
     family = family_of(spec.family)
-    tokenizer = train_tokenizer(family, corpus, spec.vocabulary)
+    tokenizer = train_tokenizer(family, corpus, spec.vocab_size)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model = getattr(transformers, family.model_class)(tiny_config(family, spec, tokenizer)).float()
@@ -142,4 +142,6 @@ def build_tiny(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.eval()
-    return model, Processor(family, tokenizer, family.image_processor(budget, spec.side), budget)
+    return model, Processor(
+        family, tokenizer, family.image_processor(budget, spec.image_size), budget
+    )

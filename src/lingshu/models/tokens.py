@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lingshu.core.errors import InputError, MissingExtra, one_line
+from lingshu.core.errors import InputError, MissingExtraError, one_line
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
-def counter(folder: Path) -> Callable[[str], int]:
+def token_counter(folder: Path) -> Callable[[str], int]:
     """A function that counts the tokens of a text, without begin and end marks, by the folder's
     tokenizer.json.
 
@@ -21,8 +21,8 @@ def counter(folder: Path) -> Callable[[str], int]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingExtra("tokenizers", "torch") from error
-    file = folder / TOKENIZER
+        raise MissingExtraError("tokenizers", "torch") from error
+    file = folder / TOKENIZER_FILE
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:

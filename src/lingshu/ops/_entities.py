@@ -8,20 +8,20 @@ import json
 import re
 from pathlib import Path
 
-from lingshu.core.entities import Terms, mark, with_spans
+from lingshu.core.entities import EntityMatcher, find_spans, with_spans
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
+from lingshu.core.types import Drop, Sample
 
-STARTER = Path(__file__).parent / "_entity_terms.txt"
+STARTER_FILE = Path(__file__).parent / "_entity_terms.txt"
 
 
-def starter() -> list[str]:
+def starter_terms() -> list[str]:
     """The package's own list: some hundreds of English and Chinese terms, enough to begin with and
     no more.
     """
     lines = (
         line
-        for line in STARTER.read_text(encoding="utf-8").splitlines()
+        for line in STARTER_FILE.read_text(encoding="utf-8").splitlines()
         if not line.startswith("#")
     )
     return [term.strip() for line in lines for term in re.split("[,，]", line) if term.strip()]
@@ -46,15 +46,15 @@ def read_terms(path: str) -> list[str]:
     return terms
 
 
-def listed(sample: Sample, facet: str) -> list[str] | Drop:
+def read_sample_terms(sample: Sample, facet: str) -> list[str] | Drop:
     """The terms that a sample brings along: a facet with a JSON list of texts; none where it has no
     such facet.
     """
-    written = sample.meta.facet(facet)
-    if not written:
+    value = sample.meta.facet(facet)
+    if not value:
         return []
     try:
-        terms = json.loads(written)
+        terms = json.loads(value)
     except ValueError:
         terms = None
     if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
@@ -62,11 +62,11 @@ def listed(sample: Sample, facet: str) -> list[str] | Drop:
     return terms
 
 
-def closed(sample: Sample) -> Sample:
+def with_gold_answer(sample: Sample) -> Sample:
     """The sample as it is learnt from: a question with a gold answer ends in it."""
     return sample.with_answer(sample.gold[0]) if not sample.answered and sample.gold else sample
 
 
-def marked(sample: Sample, terms: Terms) -> Sample:
+def mark_sample(sample: Sample, matcher: EntityMatcher) -> Sample:
     """The sample with the spans of all terms in its answers, a gold answer included."""
-    return with_spans(sample, mark(closed(sample), terms))
+    return with_spans(sample, find_spans(with_gold_answer(sample), matcher))

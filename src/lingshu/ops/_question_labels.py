@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from lingshu.core.entities import Terms
-from lingshu.core.forms import Form, Request, json_form, one
-from lingshu.core.nouns import Sample
-from lingshu.ops._teaching import Prompts, request
+from lingshu.core.entities import EntityMatcher
+from lingshu.core.response_format import Request, ResponseFormat, json_format, one_response
+from lingshu.core.teacher_prompts import PromptSet, build_request
+from lingshu.core.types import Sample
 
-PROMPTS = "question_type"
+PROMPT_NAME = "question_type"
 QuestionType = Literal[
     "Visual Perception",
     "Factual Verification",
@@ -31,7 +31,7 @@ QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
 
 
 @dataclass(frozen=True)
-class Labels:
+class QuestionLabels:
     """What the teacher replies."""
 
     question_type: QuestionType
@@ -41,13 +41,13 @@ class Labels:
 
 
 @cache
-def _form() -> Form[Labels]:
+def _label_format() -> ResponseFormat[QuestionLabels]:
     # To be made once, and not while this module is imported: it costs milliseconds, and pydantic.
-    return json_form(Labels)
+    return json_format(QuestionLabels)
 
 
-def labelled(
-    told: Prompts, sample: Sample, *, question: str, answer: str
+def label_question(
+    prompts: PromptSet, sample: Sample, *, question: str, answer: str
 ) -> Generator[Sequence[Request[Any]], Sequence[Any], dict[str, str]]:
     """In a talk: notes with the labels of a question and its answer, those that are known; a
     modality that the source states stays.
@@ -55,38 +55,40 @@ def labelled(
     Terms that do not stand in the answer word for word are left out, and counted in
     `med_terms_dropped`.
     """
-    types = "\n".join(f"- {told.parts[f'type: {name}']}" for name in QUESTION_TYPES)
-    ask = told.fill("ask", question=question, answer=answer, types=types)
-    found = yield from one(request(sample, ask, _form(), images=sample.images))
-    kept, dropped = verbatim(found.med_terms, answer)
-    said = {
-        "question_type": found.question_type,
-        "main_topic": found.main_topic.strip(),
-        "modality": sample.meta.modality or found.modality.strip(),
-        "med_terms": json.dumps(kept, ensure_ascii=False),
-        "med_terms_dropped": str(dropped) if dropped else "",
+    types = "\n".join(f"- {prompts.sections[f'type: {name}']}" for name in QUESTION_TYPES)
+    prompt = prompts.render("ask", question=question, answer=answer, types=types)
+    reply = yield from one_response(
+        build_request(sample, prompt, _label_format(), images=sample.images)
+    )
+    terms, n_dropped = verbatim_terms(reply.med_terms, answer)
+    labels = {
+        "question_type": reply.question_type,
+        "main_topic": reply.main_topic.strip(),
+        "modality": sample.meta.modality or reply.modality.strip(),
+        "med_terms": json.dumps(terms, ensure_ascii=False),
+        "med_terms_dropped": str(n_dropped) if n_dropped else "",
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in labels.items() if value}
 
 
 def with_labels(sample: Sample, notes: Mapping[str, str], *, kind: str | None = None) -> Sample:
     """The sample with its labels, the modality among its facts; `kind` where its answer has become
     one of another kind.
     """
-    said = {name: value for name, value in notes.items() if name != "modality"}
+    extra = {name: value for name, value in notes.items() if name != "modality"}
     return replace(
         sample,
         meta=replace(
             sample.meta,
             kind=kind or sample.meta.kind,
             modality=notes.get("modality"),
-            extra={**sample.meta.extra, **said},
+            extra={**sample.meta.extra, **extra},
         ),
     )
 
 
-def verbatim(terms: Sequence[str], text: str) -> tuple[list[str], int]:
+def verbatim_terms(terms: Sequence[str], text: str) -> tuple[list[str], int]:
     """The terms that stand in a text as whole words, each once, and how many do not."""
-    given = list(dict.fromkeys(term.strip() for term in terms if term.strip()))
-    kept = [term for term in given if Terms([term]).find(text)]
-    return kept, len(given) - len(kept)
+    unique_terms = list(dict.fromkeys(term.strip() for term in terms if term.strip()))
+    found_terms = [term for term in unique_terms if EntityMatcher([term]).find(text)]
+    return found_terms, len(unique_terms) - len(found_terms)

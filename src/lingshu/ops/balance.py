@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import facet, require
-from lingshu.ops._quota import UNKNOWN, beyond, fill, rows_by
+from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, rows_over_quota
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import facet_value, require
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,12 +52,12 @@ def step(
     )
 
     def sign(sample: Sample, _: Pixels) -> Signature:
-        return {"group": " / ".join(facet(sample, name) or UNKNOWN for name in by)}
+        return {"group": " / ".join(facet_value(sample, name) or UNKNOWN for name in by)}
 
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
-        rows = rows_by(table["group"].to_pylist())
-        quotas = limits(
+        rows = group_rows(table["group"].to_pylist())
+        quotas = group_quotas(
             {group: len(members) for group, members in rows.items()},
             cap=cap,
             ratio=ratio,
@@ -67,24 +67,24 @@ def step(
             row: Drop(
                 ids[row], "over_quota", f"{group}: {quotas[group]} of {len(rows[group])} stay"
             )
-            for group, row in beyond(rows, quotas, ids, seed)
+            for group, row in rows_over_quota(rows, quotas, ids, seed)
         }
-        return Decision(drops, told={f"kept of {group}": quotas[group] for group in sorted(rows)})
+        return Decision(drops, stats={f"kept of {group}": quotas[group] for group in sorted(rows)})
 
     return TableStep(sign, decide)
 
 
-def limits(
+def group_quotas(
     sizes: dict[str, int], *, cap: int | None, ratio: float | None, total: int | None
 ) -> dict[str, int]:
     """The quota of each group; the strictest limit holds."""
     if not sizes:
         return {}
-    most = max(sizes.values())
-    bounds = [
-        most,
-        cap or most,
-        most if ratio is None else max(1, int(ratio * median(sizes.values()))),
+    largest = max(sizes.values())
+    limits = [
+        largest,
+        cap or largest,
+        largest if ratio is None else max(1, int(ratio * median(sizes.values()))),
     ]
-    bounded = {group: min(size, *bounds) for group, size in sizes.items()}
-    return bounded if total is None else fill(bounded, total)
+    quotas = {group: min(size, *limits) for group, size in sizes.items()}
+    return quotas if total is None else allocate_quotas(quotas, total)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels, SampleFunction
-from lingshu.ops._facts import one_of, remembered, require, with_notes
-from lingshu.ops._overlay_text import Line, lines
+from lingshu.core.step_types import MapStep, Pixels, SampleFunction
+from lingshu.core.types import Drop, Sample, with_extra
+from lingshu.deidentify.overlay_text import TextLine, find_text_lines
+from lingshu.ops._sample_fields import cached_per_image, check_choice, require
 
 RISKS = {
     "off": frozenset[str](),
@@ -26,7 +26,7 @@ RISKS = {
 
 
 def step(
-    *, dicom: str = "likely", pixels: bool = True, min_glyphs: int = 5, action: str = "drop"
+    *, dicom: str = "likely", scan_pixels: bool = True, min_glyphs: int = 5, action: str = "drop"
 ) -> MapStep:
     """Hold back samples with text in their images.
 
@@ -40,53 +40,53 @@ def step(
 
     Drops: burned_in_stated, burned_in_likely, text_in_image.
     """
-    one_of("burned_in_text", "dicom", dicom, tuple(RISKS))
-    one_of("burned_in_text", "action", action, ("drop", "note"))
+    check_choice("burned_in_text", "dicom", dicom, tuple(RISKS))
+    check_choice("burned_in_text", "action", action, ("drop", "note"))
     require(
         min_glyphs >= 3,
         f"burned_in_text: min_glyphs is {min_glyphs}; below 3 everything looks like text.",
     )
 
-    def open_() -> SampleFunction:
-        look = remembered(
-            lambda image, pictures: lines(pictures.gray(image), min_glyphs=min_glyphs)
+    def open_step() -> SampleFunction:
+        find_lines = cached_per_image(
+            lambda image, pixels: find_text_lines(pixels.gray(image), min_glyphs=min_glyphs)
         )
 
-        def gate(sample: Sample, pictures: Pixels) -> Sample | Drop:
+        def gate(sample: Sample, pixels: Pixels) -> Sample | Drop:
             risk = sample.meta.extra.get("burned_in_risk")
-            seen = (
+            lines_by_image = (
                 []
-                if risk in RISKS[dicom] or not pixels
-                else [look(image, pictures) for image in sample.images]
+                if risk in RISKS[dicom] or not scan_pixels
+                else [find_lines(image, pixels) for image in sample.images]
             )
-            found = (
+            drop = (
                 Drop(sample.id, f"burned_in_{risk}")
                 if risk in RISKS[dicom]
-                else _text(sample.id, seen)
+                else _text_drop(sample.id, lines_by_image)
             )
-            if found is None:
+            if drop is None:
                 return sample
             return (
-                found
+                drop
                 if action == "drop"
-                else with_notes(
-                    sample, {"burned_in_text": " ".join((found.reason, found.detail)).strip()}
+                else with_extra(
+                    sample, {"burned_in_text": " ".join((drop.reason, drop.detail)).strip()}
                 )
             )
 
         return gate
 
-    return MapStep(open_)
+    return MapStep(open_step)
 
 
-def _text(name: str, seen: Sequence[Sequence[Line]]) -> Drop | None:
-    for number, found in enumerate(seen):
-        if found:
-            most = max(found, key=lambda line: line.glyphs)
+def _text_drop(name: str, lines_by_image: Sequence[Sequence[TextLine]]) -> Drop | None:
+    for index, lines in enumerate(lines_by_image):
+        if lines:
+            longest = max(lines, key=lambda line: line.n_glyphs)
             return Drop(
                 name,
                 "text_in_image",
-                f"image {number}: {len(found)} lines, one of {most.glyphs} glyphs at"
-                f" {most.box[:2]}",
+                f"image {index}: {len(lines)} lines, one of {longest.n_glyphs} glyphs at"
+                f" {longest.box[:2]}",
             )
     return None

@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import answer, require
-from lingshu.ops._quota import rows_by
-from lingshu.ops._sets import column
+from lingshu.core.quotas import group_rows
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import answer_text, require
+from lingshu.search.disjoint_sets import column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ def step(
     *,
     threshold: float = 0.9,
     min_words: int = 12,
-    common: int = 5,
+    max_repeats: int = 5,
     kinds: Sequence[str] = ("caption",),
 ) -> TableStep:
     """Keep each caption in one source.
@@ -39,7 +39,7 @@ def step(
         common: a caption that occurs more often than this in one source is left alone.
         kinds: values of `meta.kind` that are looked at; empty means all.
 
-    Drops: caption_elsewhere.
+    Drops: caption_in_other_source.
     """
     require(
         0 < threshold <= 1,
@@ -49,21 +49,21 @@ def step(
         min_words >= 5,
         f"caption_dedup: min_words is {min_words}; it must be at least 5, the length of a shingle.",
     )
-    require(common >= 1, f"caption_dedup: common is {common}; it must be at least 1.")
+    require(max_repeats >= 1, f"caption_dedup: common is {max_repeats}; it must be at least 1.")
 
     def sign(sample: Sample, _: Pixels) -> Signature:
-        from lingshu.ops._text_signature import words
+        from lingshu.search.text_hash import split_words
 
-        caption = answer(sample) if not kinds or sample.meta.kind in kinds else ""
+        caption = answer_text(sample) if not kinds or sample.meta.kind in kinds else ""
         return {
-            "caption": caption if len(words(caption)) >= min_words else None,
+            "caption": caption if len(split_words(caption)) >= min_words else None,
             "stated_source": sample.meta.source or "",
         }
 
     def decide(table: pa.Table) -> Decision:
-        from lingshu.ops._buckets import groups
-        from lingshu.ops._near_text import near_pairs
-        from lingshu.ops._text_signature import tokens
+        from lingshu.search.buckets import connected_components
+        from lingshu.search.minhash import find_similar_pairs
+        from lingshu.search.text_hash import hash_tokens
 
         ids, captions = table["id"].to_pylist(), table["caption"].to_pylist()
         sources, ranks = (
@@ -73,29 +73,31 @@ def step(
             column(table, "rank", 0),
         )
         rows = [row for row, caption in enumerate(captions) if caption is not None]
-        pairs = near_pairs(tokens([captions[row] for row in rows]), threshold=threshold)
+        pairs = find_similar_pairs(
+            hash_tokens([captions[row] for row in rows]), threshold=threshold
+        )
         drops: dict[int, Drop] = {}
-        phrases = 0
-        for places in rows_by(
-            map(str, groups(pairs.left, pairs.right, rows=len(rows)).tolist())
+        n_phrases = 0
+        for positions in group_rows(
+            map(str, connected_components(pairs.left, pairs.right, n_rows=len(rows)).tolist())
         ).values():
-            members = [rows[place] for place in places]
+            members = [rows[position] for position in positions]
             counts = Counter(sources[row] for row in members)
-            if max(counts.values()) > common:
-                phrases += 1
+            if max(counts.values()) > max_repeats:
+                n_phrases += 1
             elif len(counts) > 1:
-                best = min((ranks[row], sources[row]) for row in members)
+                best_source = min((ranks[row], sources[row]) for row in members)
                 drops |= {
-                    row: Drop(ids[row], "caption_elsewhere", f"kept: {best[1]}")
+                    row: Drop(ids[row], "caption_in_other_source", f"kept: {best_source[1]}")
                     for row in members
-                    if sources[row] != best[1]
+                    if sources[row] != best_source[1]
                 }
         return Decision(
             drops,
-            told={
+            stats={
                 "captions compared": len(rows),
-                "phrases left alone": phrases,
-                "pairs not compared": pairs.over.pairs,
+                "phrases left alone": n_phrases,
+                "pairs not compared": pairs.overflow.pairs,
             },
         )
 

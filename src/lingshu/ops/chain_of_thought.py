@@ -11,23 +11,36 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lingshu.core.forms import TEXT, Form, Request, Unusable, json_form, one
-from lingshu.core.nouns import Drop, Message, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops._exam import Item, item_of
-from lingshu.ops._facts import one_of
-from lingshu.ops._teaching import Prompts, choose, prompts, request, synthetic
+from lingshu.core.response_format import (
+    TEXT_FORMAT,
+    InvalidResponse,
+    Request,
+    ResponseFormat,
+    json_format,
+    one_response,
+)
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    PromptSet,
+    build_request,
+    derive_sample,
+    load_prompts,
+    seeded_choice,
+)
+from lingshu.core.types import Drop, Message, Sample
+from lingshu.ops._qa_items import QAItem, qa_item
+from lingshu.ops._sample_fields import check_choice
 
 KIND = "chain_of_thought"
-Check = Literal["off", "note", "drop"]
-STEPWISE = (
+CheckAction = Literal["off", "note", "drop"]
+STEPWISE_INSTRUCTIONS = (
     "Think it through step by step before you answer.",
     "Reason step by step, then give your answer.",
     "Work towards the answer one step at a time.",
     "Explain your reasoning step by step and finish with the answer.",
 )
 # "The right answer is B" is how a conclusion speaks; that it was given is not.
-_CITES = re.compile(
+_GIVEN_ANSWER_MENTION = re.compile(
     r"\b(?:given|provided|stated|supplied|reference|gold) answer\b|\banswer (?:is|was)"
     r" (?:given|provided|stated|supplied)\b",
     re.IGNORECASE,
@@ -35,7 +48,7 @@ _CITES = re.compile(
 
 
 @dataclass(frozen=True)
-class Reasoned:
+class Reasoning:
     """What the teacher replies first."""
 
     reasoning: str
@@ -43,7 +56,7 @@ class Reasoned:
 
 
 @dataclass(frozen=True)
-class Claims:
+class ClaimCheck:
     """What the comparison with the image replies."""
 
     unsupported: list[str]
@@ -51,9 +64,9 @@ class Claims:
 
 def step(
     *,
-    blind: Check = "note",
-    claims: Check = "drop",
-    shape: Literal["heading", "tags"] = "heading",
+    blind: CheckAction = "note",
+    claims: CheckAction = "drop",
+    answer_format: Literal["heading", "tags"] = "heading",
     prompt_file: str | None = None,
     seed: int = 0,
 ) -> TeacherStep:
@@ -74,46 +87,50 @@ def step(
     blind_wrong, unsupported_claims.
     """
     for name, value in (("blind", blind), ("claims", claims)):
-        one_of(KIND, name, value, ("off", "note", "drop"))
-    one_of(KIND, "shape", shape, ("heading", "tags"))
-    told = prompts(KIND, prompt_file)
-    reasoned, listed, verdict = (
-        json_form(Reasoned),
-        json_form(Claims),
-        Form(_consistent, "first word Consistent or Inconsistent"),
+        check_choice(KIND, name, value, ("off", "note", "drop"))
+    check_choice(KIND, "answer_format", answer_format, ("heading", "tags"))
+    prompts = load_prompts(KIND, prompt_file)
+    reasoning_format, claims_format, verdict_format = (
+        json_format(Reasoning),
+        json_format(ClaimCheck),
+        ResponseFormat(_parse_verdict, "first word Consistent or Inconsistent"),
     )
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        item = item_of(sample)
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        item = qa_item(sample)
         if isinstance(item, str):
             return Drop(sample.id, item)
         source = "the image" if sample.images else "the question"
-        ask = told.fill("reason", question=item.question, gold=item.full, source=source)
-        found = yield from one(request(sample, ask, reasoned, images=sample.images))
-        fault = _fault(item, found)
-        if fault:
-            return Drop(sample.id, fault)
+        prompt = prompts.render(
+            "reason", question=item.question, gold=item.gold_text, source=source
+        )
+        reply = yield from one_response(
+            build_request(sample, prompt, reasoning_format, images=sample.images)
+        )
+        problem = _find_problem(item, reply)
+        if problem:
+            return Drop(sample.id, problem)
         # Without the image, as in the paper: it judges whether the reasoning leads to the answer,
         # not what is seen.
-        check = told.fill(
-            "verify", question=item.question, reasoning=found.reasoning, gold=item.full
+        verify_prompt = prompts.render(
+            "verify", question=item.question, reasoning=reply.reasoning, gold=item.gold_text
         )
-        if not (yield from one(request(sample, check, verdict))):
+        if not (yield from one_response(build_request(sample, verify_prompt, verdict_format))):
             return Drop(
                 sample.id,
                 "inconsistent",
                 "the verifier finds that the reasoning does not lead to the answer",
             )
-        asked = _checks(
-            told,
+        requests = _check_requests(
+            prompts,
             item,
-            found.reasoning,
+            reply.reasoning,
             blind=blind != "off",
             claims=claims != "off" and bool(sample.images),
-            form=listed,
+            response_format=claims_format,
         )
-        values = (yield list(asked.values())) if asked else []
-        notes = _notes(item, dict(zip(asked, values, strict=True)))
+        replies = (yield list(requests.values())) if requests else []
+        notes = _check_notes(item, dict(zip(requests, replies, strict=True)))
         if blind == "drop" and notes.get("blind") == "wrong":
             return Drop(sample.id, "blind_wrong", "without the gold the teacher answers otherwise")
         if claims == "drop" and notes.get("claims", "0") != "0":
@@ -122,60 +139,78 @@ def step(
                 "unsupported_claims",
                 f"{notes['claims']} statements that the image does not bear out",
             )
-        return _made(sample, item, found.reasoning.strip(), shape, notes, seed)
+        return _build_sample(sample, item, reply.reasoning.strip(), answer_format, notes, seed)
 
-    return TeacherStep(KIND, talk, told.tag)
-
-
-def _consistent(text: str) -> bool:
-    word = re.match(r"\W*(consistent|inconsistent)\b", text, re.IGNORECASE)
-    if word is None:
-        raise Unusable("no_verdict", "the first word is neither Consistent nor Inconsistent")
-    return word[1].casefold() == "consistent"
+    return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _fault(item: Item, found: Reasoned) -> str | None:
-    if len(found.reasoning.split()) < 3:
+def _parse_verdict(text: str) -> bool:
+    match = re.match(r"\W*(consistent|inconsistent)\b", text, re.IGNORECASE)
+    if match is None:
+        raise InvalidResponse("no_verdict", "the first word is neither Consistent nor Inconsistent")
+    return match[1].casefold() == "consistent"
+
+
+def _find_problem(item: QAItem, reply: Reasoning) -> str | None:
+    if len(reply.reasoning.split()) < 3:
         return "empty_reasoning"
     # The answer shall come back word for word; with options its letter, its text, or both.
-    if not item.exactly(found.answer):
+    if not item.matches_exactly(reply.answer):
         return "answer_changed"
-    return "cites_gold" if _CITES.search(found.reasoning) else None
+    return "cites_gold" if _GIVEN_ANSWER_MENTION.search(reply.reasoning) else None
 
 
-def _checks(
-    told: Prompts, item: Item, reasoning: str, *, blind: bool, claims: bool, form: Form[Claims]
+def _check_requests(
+    prompts: PromptSet,
+    item: QAItem,
+    reasoning: str,
+    *,
+    blind: bool,
+    claims: bool,
+    response_format: ResponseFormat[ClaimCheck],
 ) -> dict[str, Request]:
     sample = item.sample
-    asked: dict[str, Request] = {}
+    requests: dict[str, Request] = {}
     if blind:
-        text = told.fill("blind", question=item.question, form=told.parts[item.form])
-        asked["blind"] = request(sample, text, TEXT, images=sample.images)
-    if claims:
-        asked["claims"] = request(
-            sample, told.fill("claims", reasoning=reasoning), form, images=sample.images
+        text = prompts.render(
+            "blind", question=item.question, form=prompts.sections[item.format_section]
         )
-    return asked
+        requests["blind"] = build_request(sample, text, TEXT_FORMAT, images=sample.images)
+    if claims:
+        requests["claims"] = build_request(
+            sample,
+            prompts.render("claims", reasoning=reasoning),
+            response_format,
+            images=sample.images,
+        )
+    return requests
 
 
-def _notes(item: Item, said: dict) -> dict[str, str]:
+def _check_notes(item: QAItem, replies: dict) -> dict[str, str]:
     notes: dict[str, str] = {}
-    if "blind" in said:
-        notes["blind"] = "right" if item.right(said["blind"]) else "wrong"
-    if "claims" in said:
-        notes["claims"] = str(len(said["claims"].unsupported))
+    if "blind" in replies:
+        notes["blind"] = "right" if item.is_correct(replies["blind"]) else "wrong"
+    if "claims" in replies:
+        notes["claims"] = str(len(replies["claims"].unsupported))
     return notes
 
 
-def _made(
-    sample: Sample, item: Item, reasoning: str, shape: str, notes: dict[str, str], seed: int
+def _build_sample(
+    sample: Sample,
+    item: QAItem,
+    reasoning: str,
+    answer_format: str,
+    notes: dict[str, str],
+    seed: int,
 ) -> Sample:
-    if shape == "tags":
+    if answer_format == "tags":
         answer = f"<think>{reasoning}</think><answer>{item.gold}</answer>"
     else:
         answer = f"{reasoning}\n\n### Final Answer: {item.gold}"
-    place = next(i for i, message in enumerate(sample.messages) if message.role == "user")
-    user = sample.messages[place]
-    asked = Message("user", (*user.parts, f"\n{choose(STEPWISE, sample.id, seed)}"))
-    messages = (*sample.messages[:place], asked, Message("assistant", (answer,)))
-    return synthetic(sample, KIND, notes=notes, messages=messages, gold=item.sample.gold)
+    index = next(i for i, message in enumerate(sample.messages) if message.role == "user")
+    question = sample.messages[index]
+    instruction = Message(
+        "user", (*question.parts, f"\n{seeded_choice(STEPWISE_INSTRUCTIONS, sample.id, seed)}")
+    )
+    messages = (*sample.messages[:index], instruction, Message("assistant", (answer,)))
+    return derive_sample(sample, KIND, extra=notes, messages=messages, gold=item.sample.gold)

@@ -12,25 +12,25 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from lingshu.core.nouns import Message, Sample
+from lingshu.core.quotas import stable_uniform
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.ops._facts import require, with_notes
-from lingshu.ops._quota import fraction
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.types import Message, Sample, with_extra
+from lingshu.ops._sample_fields import require
 
-_POINTS = re.compile(
+_OPTION_REFERENCE = re.compile(
     r"\b(?:following|of these|listed|options?|choices?|alternatives?|statements?|except|which (?:one|answer)|incorrect|least|true|false)\b"
     r"|\bNOT\b|以下|下列|下述|哪项|哪一项|哪个选项|除外|不包括|错误|正确",
     re.IGNORECASE,
 )  # fmt: skip
-_ABOUT_OTHERS = re.compile(
+_OTHER_OPTIONS_REFERENCE = re.compile(
     r"\b(?:above|both|neither|either|options?|choices?|all of|none of|none)\b|以上|均|都",
     re.IGNORECASE,
 )
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
-def step(*, max_words: int = 4, share: float = 1.0, seed: int = 0) -> MapStep:
+def step(*, max_words: int = 4, fraction: float = 1.0, seed: int = 0) -> MapStep:
     """Ask word-answer multiple choice openly.
 
     Args:
@@ -43,34 +43,40 @@ def step(*, max_words: int = 4, share: float = 1.0, seed: int = 0) -> MapStep:
     `was_choice`.
     """
     require(max_words >= 1, f"choice_to_open: max_words is {max_words}; it must be at least 1.")
-    require(0 <= share <= 1, f"choice_to_open: share is {share}; it must lie between 0 and 1.")
+    require(
+        0 <= fraction <= 1, f"choice_to_open: share is {fraction}; it must lie between 0 and 1."
+    )
 
-    def change(sample: Sample, _: Pixels) -> Sample:
-        right = _right_option(sample)
-        if right is None or not _is_phrase(right, max_words) or fraction(sample.id, seed) >= share:
+    def open_question(sample: Sample, _: Pixels) -> Sample:
+        correct_option = _correct_option(sample)
+        if (
+            correct_option is None
+            or not _is_phrase(correct_option, max_words)
+            or stable_uniform(sample.id, seed) >= fraction
+        ):
             return sample
-        turn = next(
+        index = next(
             i for i in reversed(range(len(sample.messages))) if sample.messages[i].role == "user"
         )
-        asked = _without_choices(sample.messages[turn], sample.choices)
-        if asked is None or _POINTS.search(asked.text):
+        message = _without_choices(sample.messages[index], sample.choices)
+        if message is None or _OPTION_REFERENCE.search(message.text):
             return sample
-        messages = [*sample.messages[:turn], asked, *sample.messages[turn + 1 :]]
+        messages = [*sample.messages[:index], message, *sample.messages[index + 1 :]]
         if sample.answered:
-            messages[-1] = Message("assistant", (right,))
-        changed = replace(
+            messages[-1] = Message("assistant", (correct_option,))
+        opened = replace(
             sample,
             messages=tuple(messages),
             choices=(),
-            gold=(right,),
+            gold=(correct_option,),
             meta=replace(sample.meta, kind="open"),
         )
-        return with_notes(changed, {"was_choice": "true"})
+        return with_extra(opened, {"was_choice": "true"})
 
-    return MapStep(lambda: change)
+    return MapStep(lambda: open_question)
 
 
-def _right_option(sample: Sample) -> str | None:
+def _correct_option(sample: Sample) -> str | None:
     """The text of the one right option of an item that ends in its question, or in a bare answer to
     it.
     """
@@ -81,21 +87,23 @@ def _right_option(sample: Sample) -> str | None:
         or sample.gold[0] not in LETTERS[: len(sample.choices)]
     ):
         return None
-    right = sample.choices[LETTERS.index(sample.gold[0])]
-    said = sample.messages[-1].text.strip().strip("().").casefold() if sample.answered else None
+    correct_option = sample.choices[LETTERS.index(sample.gold[0])]
+    answer = sample.messages[-1].text.strip().strip("().").casefold() if sample.answered else None
     # An answer that reasons about the options cannot lose them.
     return (
-        right if said in (None, sample.gold[0].casefold(), right.strip(" .").casefold()) else None
+        correct_option
+        if answer in (None, sample.gold[0].casefold(), correct_option.strip(" .").casefold())
+        else None
     )
 
 
 def _is_phrase(text: str, max_words: int) -> bool:
-    words = len(text.split()) + len(_HAN.findall(text)) // 2
-    letters = any(c.isalpha() for c in text)
+    n_words = len(text.split()) + len(_HAN.findall(text)) // 2
+    has_letters = any(c.isalpha() for c in text)
     return (
-        letters
-        and words <= max_words
-        and not _ABOUT_OTHERS.search(text)
+        has_letters
+        and n_words <= max_words
+        and not _OTHER_OPTIONS_REFERENCE.search(text)
         and text.strip(" .").casefold() not in ("yes", "no")
     )
 
@@ -104,19 +112,19 @@ def _without_choices(message: Message, choices: tuple[str, ...]) -> Message | No
     """The turn without its list of options; None where they stand in it in a way that cannot be cut
     off.
     """
-    last = max((i for i, part in enumerate(message.parts) if isinstance(part, str)), default=None)
-    if last is None:
+    index = max((i for i, part in enumerate(message.parts) if isinstance(part, str)), default=None)
+    if index is None:
         return None
-    text = str(message.parts[last])
-    listed = with_choices("", choices)
-    bare = text.removesuffix(listed).rstrip()
+    text = str(message.parts[index])
+    choice_list = with_choices("", choices)
+    stem = text.removesuffix(choice_list).rstrip()
     if any(
-        re.search(rf"\b{letter}[).:]\s*{re.escape(choice)}", bare)
+        re.search(rf"\b{letter}[).:]\s*{re.escape(choice)}", stem)
         for letter, choice in zip(LETTERS, choices, strict=False)
     ):
         return None
     return (
-        replace(message, parts=(*message.parts[:last], bare, *message.parts[last + 1 :]))
-        if bare.strip()
+        replace(message, parts=(*message.parts[:index], stem, *message.parts[index + 1 :]))
+        if stem.strip()
         else None
     )

@@ -13,18 +13,20 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from lingshu.core.nouns import Drop, Message, Sample
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.ops import _identifiers
-from lingshu.ops._facts import require, tally, with_notes
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.types import Drop, Message, Sample, with_extra
+from lingshu.deidentify import rules
+from lingshu.ops._sample_fields import format_counts, require
 
 _SENTENCE = re.compile(
     r"[^.!?。！？\n]+(?:[.!?。！？]+(?=\s|$|[\u4e00-\u9fff“])|[。"
     r"！？]+|\.(?=\S)[^\n.!?]*)*[.!?]*|\n+"
 )
-_HELLO = r"(?:hi|hello|hey|dear|greetings|good (?:morning|afternoon|evening|day)|namaste|salam)"
+_GREETING_WORD = (
+    r"(?:hi|hello|hey|dear|greetings|good (?:morning|afternoon|evening|day)|namaste|salam)"
+)
 _OPENING = re.compile(
-    rf"\s*(?:{_HELLO}\b[^.!?\n]{{0,40}}"
+    rf"\s*(?:{_GREETING_WORD}\b[^.!?\n]{{0,40}}"
     r"|(?:warm )?welcome (?:to|back)\b.{0,80}|(?:many )?thank(?:s| you)\b.{0,20}\b(?:for|to)\b.{0,20}\b(?:writ|us|ask|contact|"
     r"query|question|post|consult|choos|trust|sharing|approach|reach).{0,60}"
     r"|i (?:have )?(?:just )?(?:gone|went|read|reviewed|understood|understand|can understand) (?:through |carefully )?(?:your|"
@@ -52,7 +54,7 @@ _CLOSING = re.compile(
     re.IGNORECASE,
 )  # fmt: skip
 _GREETING = re.compile(
-    rf"{_HELLO}\s+(?:\[NAME\]|there|doctor|sir|madam)?\s*[,!]\s*|(?:您好|你好)[，,]\s*",
+    rf"{_GREETING_WORD}\s+(?:\[NAME\]|there|doctor|sir|madam)?\s*[,!]\s*|(?:您好|你好)[，,]\s*",
     re.IGNORECASE,
 )
 _TITLED = re.compile(r"\b(?:Dr|DR|dr|Mr|MR|Mrs|MRS|Ms|Prof)\.?\s*(?=\[NAME\])")
@@ -60,7 +62,7 @@ _NAME = re.compile(r"\s*\[NAME\](?:,?\s*(?:MD|MBBS|M\.D\.|MRCP|FRCS|DNB)\b)*")
 _CONTACT = re.compile(r"\[(?:PHONE|EMAIL|URL)\]")
 
 
-def step(*, min_words: int = 8, edge: int = 6) -> MapStep:
+def step(*, min_words: int = 8, max_edge_sentences: int = 6) -> MapStep:
     """Clean every assistant turn.
 
     Args:
@@ -71,71 +73,80 @@ def step(*, min_words: int = 8, edge: int = 6) -> MapStep:
     Drops: reply_too_short. Changed samples carry the note `cleaned` with the counts of what went.
     """
     require(min_words >= 0, f"clean_replies: min_words is {min_words}; it must be at least 0.")
-    require(edge >= 0, f"clean_replies: edge is {edge}; it must be at least 0.")
+    require(
+        max_edge_sentences >= 0,
+        f"clean_replies: edge is {max_edge_sentences}; it must be at least 0.",
+    )
 
-    def change(sample: Sample, _: Pixels) -> Sample | Drop:
+    def clean_sample(sample: Sample, _: Pixels) -> Sample | Drop:
         counts: Counter[str] = Counter()
         messages = tuple(
-            _turn(message, edge, counts) if message.role == "assistant" else message
+            _clean_message(message, max_edge_sentences, counts)
+            if message.role == "assistant"
+            else message
             for message in sample.messages
         )
         if not counts:
             return sample
         if any(
-            _words(message.text) < min_words for message in messages if message.role == "assistant"
+            _count_words(message.text) < min_words
+            for message in messages
+            if message.role == "assistant"
         ):
-            return Drop(sample.id, "reply_too_short", tally(counts))
+            return Drop(sample.id, "reply_too_short", format_counts(counts))
         gold = (
             (messages[-1].text,)
             if sample.answered and sample.gold == (sample.messages[-1].text,)
             else sample.gold
         )
-        return with_notes(replace(sample, messages=messages, gold=gold), {"cleaned": tally(counts)})
+        return with_extra(
+            replace(sample, messages=messages, gold=gold), {"cleaned": format_counts(counts)}
+        )
 
-    return MapStep(lambda: change)
+    return MapStep(lambda: clean_sample)
 
 
-def _turn(message: Message, edge: int, counts: Counter[str]) -> Message:
+def _clean_message(message: Message, max_edge_sentences: int, counts: Counter[str]) -> Message:
     texts = [part for part in message.parts if isinstance(part, str)]
     if len(texts) != 1:
         return message
-    cleaned = clean(texts[0], edge=edge, counts=counts)
+    cleaned = clean_reply(texts[0], max_edge_sentences=max_edge_sentences, counts=counts)
     return replace(
         message, parts=tuple(cleaned if isinstance(part, str) else part for part in message.parts)
     )
 
 
-def clean(text: str, *, edge: int, counts: Counter[str]) -> str:
+def clean_reply(text: str, *, max_edge_sentences: int, counts: Counter[str]) -> str:
     """A reply without greeting, signature and identifiers; `counts` is added to."""
     # Identifiers first: the full stop of "Dr." would end a sentence before the name.
-    scrubbed, found = _identifiers.scrub(text)
-    counts.update(found)
+    scrubbed, identifier_counts = rules.scrub_text(text)
+    counts.update(identifier_counts)
     sentences = _SENTENCE.findall(_TITLED.sub("", scrubbed))
     first, last = 0, len(sentences)
-    while first < min(edge, last) and (
+    while first < min(max_edge_sentences, last) and (
         not sentences[first].strip() or _OPENING.fullmatch(sentences[first])
     ):
         counts["greeting"] += bool(sentences[first].strip())
         first += 1
-    while last > max(first, len(sentences) - edge) and (
+    while last > max(first, len(sentences) - max_edge_sentences) and (
         not sentences[last - 1].strip() or _CLOSING.fullmatch(sentences[last - 1])
     ):
         counts["closing"] += bool(sentences[last - 1].strip())
         last -= 1
     # A sentence that names a way to reach somebody says nothing without it.
-    kept = "".join(s for s in sentences[first:last] if not _CONTACT.search(s)).strip()
-    greeting = _GREETING.match(kept)
+    cleaned = "".join(s for s in sentences[first:last] if not _CONTACT.search(s)).strip()
+    greeting = _GREETING.match(cleaned)
     if greeting:
         counts["greeting"] += 1
-        kept = kept[greeting.end() :]
+        cleaned = cleaned[greeting.end() :]
     if not +counts:
         counts.clear()
         return text
-    kept = _NAME.sub("", kept).strip()
-    return kept[:1].upper() + kept[1:]
+    cleaned = _NAME.sub("", cleaned).strip()
+    return cleaned[:1].upper() + cleaned[1:]
 
 
-def _words(text: str) -> int:
+def _count_words(text: str) -> int:
     return (
         len(re.findall(r"[^\W\u4e00-\u9fff]+", text))
         + len(re.findall(r"[\u4e00-\u9fff]", text)) // 2

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import get_args
 
-from lingshu.core.errors import ConfigError, nearest
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.imaging.headers import Format
+from lingshu.core.errors import ConfigError, suggest_name
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.types import Drop, Sample
+from lingshu.imaging.headers import ImageFormat
 
 
 def step(
@@ -23,7 +23,7 @@ def step(
     max_side: int | None = None,
     max_aspect: float = 5.0,
     formats: Sequence[str] = (),
-    need_image: bool = False,
+    require_image: bool = False,
 ) -> MapStep:
     """Drop samples with an image that is too small, too large, too long, or of another format.
 
@@ -32,14 +32,14 @@ def step(
         max_side: greatest width and height.
         max_aspect: greatest ratio of the longer side to the shorter.
         formats: PNG, JPEG, WEBP, BMP, TIFF, GIF; none named means all.
-        need_image: whether a sample without any image is dropped.
+        require_image: whether a sample without any image is dropped.
 
     Drops: image_too_small, image_too_large, image_too_long, image_format, no_image.
     """
     for name in formats:
-        if name not in get_args(Format):
+        if name not in get_args(ImageFormat):
             raise ConfigError(
-                f"image_size: formats names {name!r}; {nearest(name, get_args(Format))}"
+                f"image_size: formats names {name!r}; {suggest_name(name, get_args(ImageFormat))}"
             )
     if min_side < 1 or (max_side is not None and max_side < min_side) or max_aspect < 1:
         raise ConfigError(
@@ -47,8 +47,8 @@ def step(
             " nothing pass."
         )
 
-    def keep(sample: Sample, pixels: Pixels) -> Sample | Drop:
-        if need_image and not sample.images:
+    def check_size(sample: Sample, pixels: Pixels) -> Sample | Drop:
+        if require_image and not sample.images:
             return Drop(sample.id, "no_image")
         for image in sample.images:
             header = pixels.header(image)
@@ -64,4 +64,4 @@ def step(
                 return Drop(sample.id, "image_too_long", size)
         return sample
 
-    return MapStep(lambda: keep)
+    return MapStep(lambda: check_size)

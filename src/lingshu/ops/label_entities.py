@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lingshu.core.entities import Span, Terms, with_spans
-from lingshu.core.forms import json_form
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops._entities import closed
-from lingshu.ops._facts import with_notes
-from lingshu.ops._teaching import prompts, request
+from lingshu.core.entities import EntityMatcher, Span, with_spans
+from lingshu.core.response_format import json_format
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import build_request, load_prompts
+from lingshu.core.types import Drop, Sample, with_extra
+from lingshu.ops._entities import with_gold_answer
 
 KIND = "label_entities"
 # How many of the terms that the teacher listed stand nowhere in the answer they were listed for.
-NOT_FOUND = "entities_not_found"
+NOT_FOUND_KEY = "entities_not_found"
 
 
 @dataclass(frozen=True)
-class Listed:
+class TermList:
     """What the teacher replies."""
 
     terms: list[str]
@@ -41,31 +40,34 @@ def step(*, prompt_file: str | None = None) -> TeacherStep:
 
     Drops: no_reply.
     """
-    told, form = prompts(KIND, prompt_file), json_form(Listed)
+    prompts, response_format = load_prompts(KIND, prompt_file), json_format(TermList)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        learnt = closed(sample)
-        places = [
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        answered = with_gold_answer(sample)
+        turns = [
             i
-            for i, message in enumerate(learnt.messages)
+            for i, message in enumerate(answered.messages)
             if message.role == "assistant" and message.text.strip()
         ]
-        if not places:
+        if not turns:
             return Drop(sample.id, "no_reply")
         replies = yield [
-            request(sample, told.fill("label", answer=learnt.messages[i].text), form)
-            for i in places
+            build_request(
+                sample, prompts.render("label", answer=answered.messages[i].text), response_format
+            )
+            for i in turns
         ]
         spans: list[Span] = []
-        missing = 0
-        for place, reply in zip(places, replies, strict=True):
-            text = learnt.messages[place].text
+        n_missing = 0
+        for turn, reply in zip(turns, replies, strict=True):
+            text = answered.messages[turn].text
             terms = dict.fromkeys(term for term in reply.terms if term.strip())
-            present = [term for term in terms if Terms([term]).find(text)]
-            missing += len(terms) - len(present)
+            found_terms = [term for term in terms if EntityMatcher([term]).find(text)]
+            n_missing += len(terms) - len(found_terms)
             spans += [
-                Span(place, start, end, text[start:end]) for start, end in Terms(present).find(text)
+                Span(turn, start, end, text[start:end])
+                for start, end in EntityMatcher(found_terms).find(text)
             ]
-        return with_notes(with_spans(sample, spans), {NOT_FOUND: str(missing)})
+        return with_extra(with_spans(sample, spans), {NOT_FOUND_KEY: str(n_missing)})
 
-    return TeacherStep(KIND, talk, told.tag)
+    return TeacherStep(KIND, dialogue, prompts.tag)

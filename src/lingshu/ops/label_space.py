@@ -10,14 +10,14 @@ import json
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import require
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import require
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-NOTE = "labels"
+LABELS_KEY = "labels"
 
 
 def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
@@ -38,29 +38,31 @@ def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
         rows = list(
             zip(*(table[name].to_pylist() for name in ("id", "label", "corpus")), strict=True)
         )
-        spaces: dict[str | None, set[str]] = defaultdict(set)
-        for _, label, corpus in rows:
+        labels_by_source: dict[str | None, set[str]] = defaultdict(set)
+        for _, label, source in rows:
             if label:
-                spaces[corpus].add(label)
-        written = {
-            corpus: json.dumps(sorted(labels), ensure_ascii=False)
-            for corpus, labels in spaces.items()
+                labels_by_source[source].add(label)
+        labels_json = {
+            source: json.dumps(sorted(labels), ensure_ascii=False)
+            for source, labels in labels_by_source.items()
         }
         drops: dict[int, Drop] = {}
         notes: dict[int, dict[str, str]] = {}
-        for row, (name, label, corpus) in enumerate(rows):
+        for row, (name, label, source) in enumerate(rows):
             if not label:
                 drops[row] = Drop(name, "no_label", f"it has no {facet}")
-            elif len(spaces[corpus]) < min_labels:
-                drops[row] = Drop(name, "few_labels", f"its source has {len(spaces[corpus])}")
+            elif len(labels_by_source[source]) < min_labels:
+                drops[row] = Drop(
+                    name, "few_labels", f"its source has {len(labels_by_source[source])}"
+                )
             else:
-                notes[row] = {NOTE: written[corpus]}
+                notes[row] = {LABELS_KEY: labels_json[source]}
         return Decision(
             drops,
             notes,
             {
-                f"labels of {corpus}": len(labels)
-                for corpus, labels in sorted(spaces.items(), key=str)
+                f"labels of {source}": len(labels)
+                for source, labels in sorted(labels_by_source.items(), key=str)
             },
         )
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.ops._facts import answer, one_of, texts, with_notes
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.types import Drop, Sample, with_extra
+from lingshu.ops._sample_fields import answer_text, check_choice, message_texts
 
 _HAN = re.compile(r"[\u3400-\u9fff]")
 _KANA = re.compile(r"[\u3040-\u30ff]")
 # Every letter that is neither Latin nor Han: Cyrillic, Greek beyond single symbols, Arabic, Hangul,
 # Thai, Devanagari, ...
-_OTHER = re.compile(
+_OTHER_SCRIPT = re.compile(
     r"[\u0400-\u1dff\u2de0-\u2dff\ua000-\ud7ff\u3040-\u30ff\uff66-\uffdc]|[\u0370-\u03ff]{3,}"
 )
 _WORD = re.compile(r"[a-zA-Z\u00c0-\u024f\u1e00-\u1eff]+")
-_WORDS = {
+_WORD_LISTS = {
     "en": "the of and is are was were with in to a an on at for by from this that these there has have had not no or as be it "
     "its which what "
     "where how does do did can could should will would may your you his her their after before during between showing shows shown seen "
@@ -48,10 +48,10 @@ _WORDS = {
     "ro": "și este sunt cu un o în de la pe pentru nu din care ca mai sau prin",
     "cs": "a je v na se s do z pro ne že jsou nebo při po jako od u který k",
 }  # fmt: skip
-_LISTS = {language: frozenset(words.split()) for language, words in _WORDS.items()}
+_FUNCTION_WORDS = {language: frozenset(words.split()) for language, words in _WORD_LISTS.items()}
 
 
-def step(*, keep: Sequence[str] = (), unsure: str = "keep", of: str = "all") -> MapStep:
+def step(*, keep: Sequence[str] = (), on_uncertain: str = "keep", field: str = "all") -> MapStep:
     """Write `en`, `zh` or `other` to `meta.language`, and drop samples of other languages if asked.
 
     Args:
@@ -61,65 +61,80 @@ def step(*, keep: Sequence[str] = (), unsure: str = "keep", of: str = "all") -> 
 
     Drops: language_NAME, language_unsure.
     """
-    one_of("language", "unsure", unsure, ("keep", "drop"))
-    one_of("language", "of", of, ("all", "answer"))
+    check_choice("language", "on_uncertain", on_uncertain, ("keep", "drop"))
+    check_choice("language", "field", field, ("all", "answer"))
 
     def tag(sample: Sample, _: Pixels) -> Sample | Drop:
-        found = language_of(
-            answer(sample) if of == "answer" else "\n".join([*texts(sample), *sample.choices])
+        detected = detect_language(
+            answer_text(sample)
+            if field == "answer"
+            else "\n".join([*message_texts(sample), *sample.choices])
         )
-        name = found or sample.meta.language
+        name = detected or sample.meta.language
         if name is None:
-            return sample if unsure == "keep" else Drop(sample.id, "language_unsure")
+            return sample if on_uncertain == "keep" else Drop(sample.id, "language_unsure")
         if keep and name not in keep:
             return Drop(sample.id, f"language_{name}")
-        return sample if found in (None, sample.meta.language) else _tagged(sample, found)
+        return (
+            sample if detected in (None, sample.meta.language) else _with_language(sample, detected)
+        )
 
     return MapStep(lambda: tag)
 
 
-def _tagged(sample: Sample, language: str) -> Sample:
+def _with_language(sample: Sample, language: str) -> Sample:
     from dataclasses import replace
 
-    stated = {} if sample.meta.language is None else {"stated_language": sample.meta.language}
-    return with_notes(replace(sample, meta=replace(sample.meta, language=language)), stated)
+    extra = {} if sample.meta.language is None else {"stated_language": sample.meta.language}
+    return with_extra(replace(sample, meta=replace(sample.meta, language=language)), extra)
 
 
-def language_of(text: str) -> str | None:
+def detect_language(text: str) -> str | None:
     """`en`, `zh`, `other`, or None where the text does not tell."""
-    han, kana, others = (
+    n_han, n_kana, n_other = (
         len(_HAN.findall(text)),
         len(_KANA.findall(text)),
-        sum(map(len, _OTHER.findall(text))),
+        sum(map(len, _OTHER_SCRIPT.findall(text))),
     )
     words = [word.casefold() for word in _WORD.findall(text)]
     # About two Han characters, or five letters of another script, say as much as one word.
-    weights = {"zh": han / 2, "other": others / 5, "latin": float(len(words))}
-    most = max(weights, key=lambda name: weights[name])
-    if weights[most] < 1 or weights[most] < 0.5 * sum(weights.values()):
+    weights = {"zh": n_han / 2, "other": n_other / 5, "latin": float(len(words))}
+    dominant = max(weights, key=lambda name: weights[name])
+    if weights[dominant] < 1 or weights[dominant] < 0.5 * sum(weights.values()):
         return None
-    if most == "zh":
-        return "other" if kana > 0.1 * han else "zh"
-    if most == "other":
+    if dominant == "zh":
+        return "other" if n_kana > 0.1 * n_han else "zh"
+    if dominant == "other":
         return "other"
-    return _latin(words)
+    return _classify_latin(words)
 
 
-def _latin(words: list[str]) -> str | None:
-    hits = {language: sum(word in known for word in words) for language, known in _LISTS.items()}
+def _classify_latin(words: list[str]) -> str | None:
+    hits = {
+        language: sum(word in function_words for word in words)
+        for language, function_words in _FUNCTION_WORDS.items()
+    }
     english = hits.pop("en")
     foreign = max(hits.values())
     # Letters that English does not use; names alone (Sjögren, Ménière) are far rarer than one word
     # in ten.
-    marked = sum(not word.isascii() for word in words)
-    n = len(words)
+    n_non_ascii = sum(not word.isascii() for word in words)
+    n_words = len(words)
     if (
         english > 1.3 * foreign
-        and english >= 0.12 * n
-        and english >= (2 if n > 6 else 1)
-        and marked <= 0.1 * n
+        and english >= 0.12 * n_words
+        and english >= (2 if n_words > 6 else 1)
+        and n_non_ascii <= 0.1 * n_words
     ):
         return "en"
-    if foreign > 1.3 * english and foreign >= 2 and (foreign >= 0.15 * n or marked >= 0.1 * n):
+    if (
+        foreign > 1.3 * english
+        and foreign >= 2
+        and (foreign >= 0.15 * n_words or n_non_ascii >= 0.1 * n_words)
+    ):
         return "other"
-    return "other" if marked >= 0.2 * n and n >= 4 and english < 0.12 * n else None
+    return (
+        "other"
+        if n_non_ascii >= 0.2 * n_words and n_words >= 4 and english < 0.12 * n_words
+        else None
+    )

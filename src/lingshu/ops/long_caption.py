@@ -13,16 +13,24 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lingshu.core.forms import TEXT, json_form
-from lingshu.core.nouns import Drop, Image, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
+from lingshu.core.response_format import TEXT_FORMAT, json_format
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    ALTERNATIVE,
+    build_request,
+    derive_sample,
+    load_prompts,
+    normalize_answer,
+    qa_messages,
+    seeded_choice,
+)
+from lingshu.core.types import Drop, Image, Sample
+from lingshu.imaging.boxes import BoundingBox, draw_boxes, mask_to_boxes
 from lingshu.imaging.read import encode_png
-from lingshu.imaging.regions import Box, boxes_of, with_boxes
-from lingshu.ops._facts import answer, require
-from lingshu.ops._teaching import ALTERNATIVE, choose, dialogue, fold, prompts, request, synthetic
+from lingshu.ops._sample_fields import answer_text, require
 
 KIND = "long_caption"
-ASKED = (
+INSTRUCTIONS = (
     "Describe this image in detail.",
     "Write a full description of the image.",
     "What does this image show? Describe it thoroughly.",
@@ -42,7 +50,7 @@ _MODALITIES = (
     (("fundus", "retina"), "fundus", "plain"),
     (("ultraso", "sonogr"), "ultrasound", "organs"),
 )
-_MARKS = re.compile(
+_MARK_MENTION = re.compile(
     r"\b(?:bounding|(?:yellow|red|green|coloured|colored|marked) (?:box|rectangle|outline|line)s?|rectangles?|annotat\w*|contoured"
     r"|(?:short |given |provided )captions?|background knowledge|recorded facts)\b",
     re.IGNORECASE,
@@ -50,7 +58,7 @@ _MARKS = re.compile(
 
 
 @dataclass(frozen=True)
-class Facts:
+class ImageDescription:
     """What the first call replies."""
 
     overall: str
@@ -62,7 +70,7 @@ class Facts:
 def step(
     *,
     caption: str | None = None,
-    facts: Sequence[str] = (),
+    facets: Sequence[str] = (),
     knowledge: Mapping[str, str] | None = None,
     min_words: int = 20,
     prompt_file: str | None = None,
@@ -86,18 +94,18 @@ def step(
     bad_boxes, too_short, mentions_marks.
     """
     require(min_words >= 1, f"long_caption: min_words is {min_words}; it must be at least 1.")
-    told, known = prompts(KIND, prompt_file), dict(knowledge or {})
-    form = json_form(Facts)
+    prompts, background = load_prompts(KIND, prompt_file), dict(knowledge or {})
+    response_format = json_format(ImageDescription)
 
-    def talk(sample: Sample, pixels: Pixels) -> Talk:
+    def dialogue(sample: Sample, pixels: Pixels) -> TeacherDialogue:
         if not sample.images:
             return Drop(sample.id, "no_image")
-        short = _short(sample, caption)
-        if not short:
+        short_caption = _short_caption(sample, caption)
+        if not short_caption:
             return Drop(
                 sample.id, "no_caption", "neither its facets nor its answer make a short caption"
             )
-        boxes = _boxes(sample, pixels)
+        boxes = _read_boxes(sample, pixels)
         if boxes is None:
             return Drop(
                 sample.id,
@@ -106,53 +114,64 @@ def step(
                 " image",
             )
         image = sample.images[0]
-        boxed = Image(data=encode_png(with_boxes(pixels.rgb(image), boxes))) if boxes else image
+        boxed_image = (
+            Image(data=encode_png(draw_boxes(pixels.rgb(image), boxes))) if boxes else image
+        )
         modality = sample.meta.modality or "medical"
-        checklist, order = _ways(f"{modality} {sample.meta.extra.get('body_part', '')}")
-        stated = {name: value for name in facts if (value := sample.meta.facet(name))}
-        trusted = told.fill(
+        checklist, order = _checklist_and_order(
+            f"{modality} {sample.meta.extra.get('body_part', '')}"
+        )
+        facet_values = {name: value for name in facets if (value := sample.meta.facet(name))}
+        trusted_prompt = prompts.render(
             "facts",
-            short=short,
+            short=short_caption,
             modality=modality,
-            facts="\n".join(f"- {name}: {value}" for name, value in stated.items())
+            facts="\n".join(f"- {name}: {value}" for name, value in facet_values.items())
             or "- none besides the short caption",
-            knowledge="\n".join(f"- {known[v]}" for v in stated.values() if v in known) or "- none",
-            marks=told.parts["marks" if boxes else "no marks"],
+            knowledge="\n".join(
+                f"- {background[v]}" for v in facet_values.values() if v in background
+            )
+            or "- none",
+            marks=prompts.sections["marks" if boxes else "no marks"],
         )
-        seen = told.fill(
-            "preference", modality=modality, checklist=told.parts[f"checklist: {checklist}"]
+        view_prompt = prompts.render(
+            "preference", modality=modality, checklist=prompts.sections[f"checklist: {checklist}"]
         )
-        first, view = yield [
-            request(sample, trusted, form, images=[boxed]),
-            request(sample, seen, TEXT, images=[image]),
+        description, view_caption = yield [
+            build_request(sample, trusted_prompt, response_format, images=[boxed_image]),
+            build_request(sample, view_prompt, TEXT_FORMAT, images=[image]),
         ]
-        merge = told.fill(
+        merge_prompt = prompts.render(
             "merge",
             modality=modality,
-            trusted=first.caption,
-            seen=view,
-            order=told.parts[f"order: {order}"],
+            trusted=description.caption,
+            seen=view_caption,
+            order=prompts.sections[f"order: {order}"],
         )
-        (final,) = yield [request(sample, merge, TEXT)]
-        return _checked(sample, final, first.caption, min_words=min_words, seed=seed)
+        (final,) = yield [build_request(sample, merge_prompt, TEXT_FORMAT)]
+        return _build_sample(sample, final, description.caption, min_words=min_words, seed=seed)
 
-    return TeacherStep(KIND, talk, told.tag)
+    return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _checked(
-    sample: Sample, final: str, trusted: str, *, min_words: int, seed: int
+def _build_sample(
+    sample: Sample, final: str, trusted_caption: str, *, min_words: int, seed: int
 ) -> Sample | Drop:
     if len(final.split()) < min_words:
         return Drop(sample.id, "too_short", f"{len(final.split())} words")
-    found = _MARKS.search(final)
-    if found:
-        return Drop(sample.id, "mentions_marks", found[0])
-    notes = {ALTERNATIVE: trusted} if fold(trusted) != fold(final) else None
-    return synthetic(
+    mention = _MARK_MENTION.search(final)
+    if mention:
+        return Drop(sample.id, "mentions_marks", mention[0])
+    notes = (
+        {ALTERNATIVE: trusted_caption}
+        if normalize_answer(trusted_caption) != normalize_answer(final)
+        else None
+    )
+    return derive_sample(
         sample,
         KIND,
-        notes=notes,
-        messages=dialogue(choose(ASKED, sample.id, seed), final, 1),
+        extra=notes,
+        messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), final, 1),
         images=sample.images[:1],
         gold=None,
         choices=(),
@@ -165,9 +184,9 @@ def _checked(
     )
 
 
-def _short(sample: Sample, template: str | None) -> str:
+def _short_caption(sample: Sample, template: str | None) -> str:
     if template is None:
-        return answer(sample).strip()
+        return answer_text(sample).strip()
     names = re.findall(r"\{(\w+)\}", template)
     values = {name: sample.meta.facet(name) for name in names}
     # A caption with a hole in it would be taken for a fact.
@@ -178,28 +197,28 @@ def _short(sample: Sample, template: str | None) -> str:
     )
 
 
-def _boxes(sample: Sample, pixels: Pixels) -> list[Box] | None:
+def _read_boxes(sample: Sample, pixels: Pixels) -> list[BoundingBox] | None:
     """The regions of a sample, none where it has none; None where they cannot be read."""
-    mask, written = sample.meta.extra.get("mask"), sample.meta.extra.get("boxes")
+    mask, boxes_json = sample.meta.extra.get("mask"), sample.meta.extra.get("boxes")
     if mask is not None:
         if not mask.isdecimal() or int(mask) >= len(sample.images):
             return None
-        return boxes_of(pixels.gray(sample.images[int(mask)]))
-    if written is None:
+        return mask_to_boxes(pixels.gray(sample.images[int(mask)]))
+    if boxes_json is None:
         return []
     try:
-        found = [Box(*(int(number) for number in row)) for row in json.loads(written)]
+        boxes = [BoundingBox(*(int(value) for value in row)) for row in json.loads(boxes_json)]
     except (ValueError, TypeError):
         return None
     header = pixels.header(sample.images[0])
     inside = all(
         0 <= b.left <= b.right < header.width and 0 <= b.top <= b.bottom < header.height
-        for b in found
+        for b in boxes
     )
-    return found if inside else None
+    return boxes if inside else None
 
 
-def _ways(modality: str) -> tuple[str, str]:
+def _checklist_and_order(modality: str) -> tuple[str, str]:
     name = f"{modality.casefold()} "
     for words, checklist, order in _MODALITIES:
         if any(

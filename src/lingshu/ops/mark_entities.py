@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lingshu.core.entities import Terms
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.ops._entities import listed, marked, read_terms, starter
-from lingshu.ops._facts import require
+from lingshu.core.entities import EntityMatcher
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._entities import mark_sample, read_sample_terms, read_terms, starter_terms
+from lingshu.ops._sample_fields import require
 
 
 def step(
@@ -22,7 +22,7 @@ def step(
     terms: str | None = None,
     words: Sequence[str] = (),
     facet: str | None = None,
-    built_in: bool = True,
+    use_builtin: bool = True,
     plurals: bool = True,
     hyphens: bool = True,
 ) -> MapStep:
@@ -43,22 +43,29 @@ def step(
     """
     words = list(words)
     require(
-        bool(terms or words or facet or built_in),
+        bool(terms or words or facet or use_builtin),
         "mark_entities: no terms are given; give terms, words or facet, or built_in: true.",
     )
 
-    def opened():
-        every = [*(starter() if built_in else ()), *words, *(read_terms(terms) if terms else ())]
-        shared = Terms(every, plurals=plurals, hyphens=hyphens)
+    def open_step():
+        shared_terms = [
+            *(starter_terms() if use_builtin else ()),
+            *words,
+            *(read_terms(terms) if terms else ()),
+        ]
+        shared_matcher = EntityMatcher(shared_terms, plurals=plurals, hyphens=hyphens)
 
-        def look(sample: Sample, _: Pixels) -> Sample | Drop:
-            own = listed(sample, facet) if facet else []
-            if isinstance(own, Drop):
-                return own
-            return marked(
-                sample, Terms([*every, *own], plurals=plurals, hyphens=hyphens) if own else shared
+        def mark_answers(sample: Sample, _: Pixels) -> Sample | Drop:
+            own_terms = read_sample_terms(sample, facet) if facet else []
+            if isinstance(own_terms, Drop):
+                return own_terms
+            return mark_sample(
+                sample,
+                EntityMatcher([*shared_terms, *own_terms], plurals=plurals, hyphens=hyphens)
+                if own_terms
+                else shared_matcher,
             )
 
-        return look
+        return mark_answers
 
-    return MapStep(opened, reads=(terms,) if terms else ())
+    return MapStep(open_step, input_files=(terms,) if terms else ())

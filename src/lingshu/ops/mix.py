@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import facet, require
-from lingshu.ops._quota import UNKNOWN, beyond, rows_by
-from lingshu.sources._corpora import composition as composition_of
+from lingshu.core.quotas import UNKNOWN, group_rows, rows_over_quota
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import facet_value, require
+from lingshu.sources._corpus_cards import composition as composition_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,7 @@ def step(
     composition: str | None = None,
     scale: float = 1.0,
     total: int | None = None,
-    unlisted: str = "drop",
+    other_groups: str = "drop",
     seed: int = 0,
 ) -> TableStep:
     """Cut every group to its part of the mix.
@@ -55,8 +55,8 @@ def step(
             not (groups or counts or shares),
             "mix: composition stands in place of groups, counts and shares; give one of them.",
         )
-        found = composition_of(composition)
-        groups, counts = found.groups, found.counts
+        preset = composition_of(composition)
+        groups, counts = preset.groups, preset.counts
     require(bool(counts) != bool(shares), "mix: give either counts or shares.")
     require(scale > 0, f"mix: scale is {scale}; it must be above 0.")
     require(
@@ -67,11 +67,13 @@ def step(
         all(n > 0 for n in (shares or {}).values()),
         f"mix: shares are {shares}; each must be above 0.",
     )
-    require(unlisted in ("drop", "keep"), f"mix: unlisted is {unlisted!r}; choose drop or keep.")
-    named = dict(groups or {})
+    require(
+        other_groups in ("drop", "keep"), f"mix: unlisted is {other_groups!r}; choose drop or keep."
+    )
+    group_by_value = dict(groups or {})
 
     def sign(sample: Sample, _: Pixels) -> Signature:
-        return {"group": facet(sample, by) or UNKNOWN}
+        return {"group": facet_value(sample, by) or UNKNOWN}
 
     def decide(table: pa.Table) -> Decision:
         # A row may name a source of its own, such as an article; the composition means the run's
@@ -79,44 +81,44 @@ def step(
         values = table[
             "source" if by == "source" and "source" in table.column_names else "group"
         ].to_pylist()
-        ids, group_of = (
+        ids, row_groups = (
             table["id"].to_pylist(),
-            [named.get(value, value) for value in map(str, values)],
+            [group_by_value.get(value, value) for value in map(str, values)],
         )
-        rows = rows_by(group_of)
+        rows = group_rows(row_groups)
         sizes = {group: len(members) for group, members in rows.items()}
-        wanted = (
+        targets = (
             {g: round(n * scale) for g, n in counts.items()}
             if counts
-            else _by_share(dict(shares or {}), sizes, total)
+            else _counts_from_shares(dict(shares or {}), sizes, total)
         )
         drops = {
-            row: Drop(ids[row], "over_quota", f"{group}: {wanted[group]} of {sizes[group]} stay")
-            for group, row in beyond(rows, wanted, ids, seed)
+            row: Drop(ids[row], "over_quota", f"{group}: {targets[group]} of {sizes[group]} stay")
+            for group, row in rows_over_quota(rows, targets, ids, seed)
         }
-        if unlisted == "drop":
+        if other_groups == "drop":
             drops |= {
                 row: Drop(ids[row], "not_in_mix", group)
-                for row, group in enumerate(group_of)
-                if group not in wanted
+                for row, group in enumerate(row_groups)
+                if group not in targets
             }
-        told: dict[str, int | float | str] = {}
-        for group, n in wanted.items():
-            told |= {f"wanted of {group}": n, f"kept of {group}": min(n, sizes.get(group, 0))}
-        return Decision(drops, told=told)
+        stats: dict[str, int | float | str] = {}
+        for group, n in targets.items():
+            stats |= {f"wanted of {group}": n, f"kept of {group}": min(n, sizes.get(group, 0))}
+        return Decision(drops, stats=stats)
 
     return TableStep(sign, decide)
 
 
-def _by_share(
+def _counts_from_shares(
     shares: dict[str, float], sizes: Mapping[str, int], total: int | None
 ) -> dict[str, int]:
-    whole = sum(shares.values())
-    parts = {group: share / whole for group, share in shares.items()}
-    n = (
-        min(int(sizes.get(group, 0) / part) for group, part in parts.items())
+    total_share = sum(shares.values())
+    fractions = {group: share / total_share for group, share in shares.items()}
+    size = (
+        min(int(sizes.get(group, 0) / fraction) for group, fraction in fractions.items())
         if total is None
         else total
     )
     # int, not round: rounding up could ask a group for one sample more than it has.
-    return {group: int(part * n + 1e-9) for group, part in parts.items()}
+    return {group: int(fraction * size + 1e-9) for group, fraction in fractions.items()}

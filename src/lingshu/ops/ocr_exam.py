@@ -11,30 +11,36 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lingshu.core.errors import ConfigError
-from lingshu.core.forms import json_form, one
-from lingshu.core.nouns import Drop, Image, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
+from lingshu.core.response_format import json_format, one_response
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    build_request,
+    derive_sample,
+    load_prompts,
+    qa_messages,
+    seeded_choice,
+)
+from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import png_bytes
-from lingshu.ops._exam import item_of
-from lingshu.ops._facts import require
-from lingshu.ops._teaching import choose, dialogue, prompts, request, synthetic
+from lingshu.ops._qa_items import qa_item
+from lingshu.ops._sample_fields import require
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 KIND = "ocr_exam"
-ASKED = (
+INSTRUCTIONS = (
     "Explain and answer the question in the image.",
     "Read the question in the picture, work it out and give the answer.",
     "The image holds an exam question. Solve it and explain how.",
     "Answer the pictured question with a short explanation.",
 )
 _LINE_HEIGHT, _MARGIN = 1.4, 1.0  # of the font size
-MOST_LINES = 120
+MAX_LINES = 120
 
 
 @dataclass(frozen=True)
-class Solved:
+class Solution:
     """What the teacher replies."""
 
     reasoning: str
@@ -69,102 +75,109 @@ def step(
         width >= 8 * font_size,
         f"ocr_exam: width {width} holds no line at font_size {font_size}; make it wider.",
     )
-    told, form = prompts(KIND, prompt_file), json_form(Solved)
-    letters = _font(font, font_size)
+    prompts, response_format = load_prompts(KIND, prompt_file), json_format(Solution)
+    loaded_font = _load_font(font, font_size)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        item = item_of(sample)
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        item = qa_item(sample)
         if sample.images or isinstance(item, str):
             return Drop(sample.id, "has_images" if sample.images else str(item))
-        missing = _missing(item.question, letters)
-        lines = _lines(item.question, letters, width - 2 * int(_MARGIN * font_size))
-        if missing or len(lines) > MOST_LINES:
+        missing = _missing_glyph(item.question, loaded_font)
+        lines = _wrap_text(item.question, loaded_font, width - 2 * int(_MARGIN * font_size))
+        if missing or len(lines) > MAX_LINES:
             return Drop(
                 sample.id,
                 "no_glyph" if missing else "too_long",
                 f"no glyph for {missing!r}" if missing else f"{len(lines)} lines",
             )
-        ask = told.fill("solve", question=item.question, form=told.parts[item.form])
-        found = yield from one(request(sample, ask, form))
-        if not found.reasoning.strip() or not item.exactly(found.answer):
+        prompt = prompts.render(
+            "solve", question=item.question, form=prompts.sections[item.format_section]
+        )
+        solution = yield from one_response(build_request(sample, prompt, response_format))
+        if not solution.reasoning.strip() or not item.matches_exactly(solution.answer):
             return Drop(sample.id, "wrong_answer", "the answer is not the gold")
-        answer = f"{found.reasoning.strip()}\n\n### Final Answer: {item.gold}"
-        return synthetic(
+        answer = f"{solution.reasoning.strip()}\n\n### Final Answer: {item.gold}"
+        return derive_sample(
             sample,
             KIND,
-            messages=dialogue(choose(ASKED, sample.id, seed), answer, 1),
-            images=(Image(data=_drawn(lines, letters, width)),),
+            messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), answer, 1),
+            images=(Image(data=_render_text(lines, loaded_font, width)),),
             gold=item.sample.gold,
             meta=replace(sample.meta, modality=sample.meta.modality or "text image"),
         )
 
-    return TeacherStep(KIND, talk, told.tag)
+    return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _font(path: str | None, size: int) -> FreeTypeFont:
+def _load_font(path: str | None, size: int) -> FreeTypeFont:
     from PIL import ImageFont
 
     try:
-        found = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+        font = ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
     except OSError as error:
         raise ConfigError(
             f"ocr_exam: font {path} cannot be read; give a TrueType or OpenType file."
         ) from error
-    assert isinstance(found, ImageFont.FreeTypeFont)
-    return found
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
 
 
-def _missing(text: str, letters: FreeTypeFont) -> str:
+def _missing_glyph(text: str, font: FreeTypeFont) -> str:
     """The first character that the font draws as it draws what it does not have."""
-    hollow = _shape("\U0010fffe", letters)
+    placeholder = _glyph_bitmap("\U0010fffe", font)
     return next(
-        (c for c in dict.fromkeys(text) if not c.isspace() and _shape(c, letters) == hollow), ""
+        (
+            c
+            for c in dict.fromkeys(text)
+            if not c.isspace() and _glyph_bitmap(c, font) == placeholder
+        ),
+        "",
     )
 
 
-def _shape(character: str, letters: FreeTypeFont) -> bytes:
+def _glyph_bitmap(character: str, font: FreeTypeFont) -> bytes:
     from PIL import Image as Pictures
     from PIL import ImageDraw
 
-    side = 2 * int(letters.size)
-    square = Pictures.new("L", (side, side))
-    ImageDraw.Draw(square).text((0, 0), character, fill=255, font=letters)
-    return square.tobytes()
+    side = 2 * int(font.size)
+    image = Pictures.new("L", (side, side))
+    ImageDraw.Draw(image).text((0, 0), character, fill=255, font=font)
+    return image.tobytes()
 
 
-def _lines(text: str, letters: FreeTypeFont, width: int) -> list[str]:
+def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
     """The text in lines of at most `width` pixels; a word that is wider is cut."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
-            if letters.getlength(longer) <= width:
-                line = longer
+            candidate = f"{line} {word}" if line else word
+            if font.getlength(candidate) <= width:
+                line = candidate
                 continue
             if line:
                 lines.append(line)
-            while word and letters.getlength(word) > width:
-                fits = next(
+            while word and font.getlength(word) > width:
+                n_characters = next(
                     n
                     for n in range(len(word), 0, -1)
-                    if n == 1 or letters.getlength(word[:n]) <= width
+                    if n == 1 or font.getlength(word[:n]) <= width
                 )
-                lines.append(word[:fits])
-                word = word[fits:]
+                lines.append(word[:n_characters])
+                word = word[n_characters:]
             line = word
         lines.append(line)
     return lines
 
 
-def _drawn(lines: Sequence[str], letters: FreeTypeFont, width: int) -> bytes:
+def _render_text(lines: Sequence[str], font: FreeTypeFont, width: int) -> bytes:
     from PIL import Image as Pictures
     from PIL import ImageDraw
 
-    size = int(letters.size)
-    margin, pitch = int(_MARGIN * size), int(_LINE_HEIGHT * size)
-    picture = Pictures.new("RGB", (width, 2 * margin + pitch * len(lines)), "white")
-    pen = ImageDraw.Draw(picture)
-    for number, line in enumerate(lines):
-        pen.text((margin, margin + number * pitch), line, fill="black", font=letters)
-    return png_bytes(picture)
+    size = int(font.size)
+    margin, line_spacing = int(_MARGIN * size), int(_LINE_HEIGHT * size)
+    image = Pictures.new("RGB", (width, 2 * margin + line_spacing * len(lines)), "white")
+    draw = ImageDraw.Draw(image)
+    for index, line in enumerate(lines):
+        draw.text((margin, margin + index * line_spacing), line, fill="black", font=font)
+    return png_bytes(image)

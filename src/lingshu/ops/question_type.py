@@ -7,12 +7,12 @@ themselves; this step is for questions that are good as they are.
 
 from __future__ import annotations
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops._exam import item_of
-from lingshu.ops._facts import answer
-from lingshu.ops._question_labels import PROMPTS, labelled, with_labels
-from lingshu.ops._teaching import dialogue, prompts, synthetic
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import derive_sample, load_prompts, qa_messages
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._qa_items import qa_item
+from lingshu.ops._question_labels import PROMPT_NAME, label_question, with_labels
+from lingshu.ops._sample_fields import answer_text
 
 KIND = "question_type"
 
@@ -26,18 +26,20 @@ def step(*, prompt_file: str | None = None) -> TeacherStep:
 
     Drops: several_turns, no_gold.
     """
-    told = prompts(PROMPTS, prompt_file)
+    prompts = load_prompts(PROMPT_NAME, prompt_file)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        item = item_of(sample)
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        item = qa_item(sample)
         if isinstance(item, str):
             return Drop(sample.id, item)
-        notes = yield from labelled(told, sample, question=item.question, answer=answer(sample))
-        closed = (
+        notes = yield from label_question(
+            prompts, sample, question=item.question, answer=answer_text(sample)
+        )
+        messages = (
             sample.messages
             if sample.answered
-            else dialogue(item.question, answer(sample), len(sample.images))
+            else qa_messages(item.question, answer_text(sample), len(sample.images))
         )
-        return with_labels(synthetic(sample, KIND, messages=closed), notes)
+        return with_labels(derive_sample(sample, KIND, messages=messages), notes)
 
-    return TeacherStep(KIND, talk, told.tag)
+    return TeacherStep(KIND, dialogue, prompts.tag)

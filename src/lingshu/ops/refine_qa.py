@@ -9,28 +9,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lingshu.core.forms import json_form, one
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops import _agreement, _question_labels
-from lingshu.ops._agreement import CHECKS, Check, agreed, text_fault
-from lingshu.ops._exam import item_of
-from lingshu.ops._facts import answer, one_of
-from lingshu.ops._question_labels import labelled, with_labels
-from lingshu.ops._teaching import ALTERNATIVE, dialogue, prompts, request, synthetic
+from lingshu.core.response_format import json_format, one_response
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    ALTERNATIVE,
+    build_request,
+    derive_sample,
+    load_prompts,
+    qa_messages,
+)
+from lingshu.core.types import Drop, Sample
+from lingshu.ops import _consistency, _question_labels
+from lingshu.ops._consistency import CHECK_MODES, CheckMode, check_consistency, find_text_problem
+from lingshu.ops._qa_items import qa_item
+from lingshu.ops._question_labels import label_question, with_labels
+from lingshu.ops._sample_fields import answer_text, check_choice
 
 KIND = "refine_qa"
 
 
 @dataclass(frozen=True)
-class Refined:
+class RefinedQA:
     """What the teacher replies."""
 
     question: str
     answer: str
 
 
-def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherStep:
+def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> TeacherStep:
     """Write question and answer of every sample with one question and a known answer anew, and
     label them.
 
@@ -42,46 +48,50 @@ def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherS
     Drops: several_turns, no_gold, empty_text, other_language, tells_source (it speaks of an answer
     that was given), leaks_answer (the question holds the gold), contradicts_gold, gold_missing.
     """
-    one_of(KIND, "check", check, CHECKS)
-    told, labels, second = (
-        prompts(KIND, prompt_file),
-        prompts(_question_labels.PROMPTS),
-        prompts(_agreement.PROMPTS),
+    check_choice(KIND, "check", check, CHECK_MODES)
+    prompts, label_prompts, consistency_prompts = (
+        load_prompts(KIND, prompt_file),
+        load_prompts(_question_labels.PROMPT_NAME),
+        load_prompts(_consistency.PROMPT_NAME),
     )
-    form = json_form(Refined)
+    response_format = json_format(RefinedQA)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        item = item_of(sample)
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        item = qa_item(sample)
         if isinstance(item, str):
             return Drop(sample.id, item)
-        gold = answer(sample).strip()
-        found = yield from one(
-            request(
+        gold = answer_text(sample).strip()
+        reply = yield from one_response(
+            build_request(
                 sample,
-                told.fill("refine", question=item.question, gold=gold),
-                form,
+                prompts.render("refine", question=item.question, gold=gold),
+                response_format,
                 images=sample.images,
             )
         )
-        question, said = found.question.strip(), found.answer.strip()
-        fault = text_fault(item.question, gold, question, said)
-        if fault:
-            return Drop(sample.id, fault)
-        lost = yield from agreed(
-            second, sample, question=question, gold=gold, text=said, check=check
+        question, full_answer = reply.question.strip(), reply.answer.strip()
+        problem = find_text_problem(item.question, gold, question, full_answer)
+        if problem:
+            return Drop(sample.id, problem)
+        drop = yield from check_consistency(
+            consistency_prompts, sample, question=question, gold=gold, text=full_answer, check=check
         )
-        if lost:
-            return lost
-        notes = yield from labelled(labels, sample, question=question, answer=said)
-        written = {"original_question": item.question, "original_answer": gold, ALTERNATIVE: gold}
-        made = synthetic(
+        if drop:
+            return drop
+        notes = yield from label_question(
+            label_prompts, sample, question=question, answer=full_answer
+        )
+        extra = {"original_question": item.question, "original_answer": gold, ALTERNATIVE: gold}
+        derived = derive_sample(
             sample,
             KIND,
-            notes=written,
-            messages=dialogue(question, said, len(sample.images)),
-            gold=(said,),
+            extra=extra,
+            messages=qa_messages(question, full_answer, len(sample.images)),
+            gold=(full_answer,),
             choices=(),
         )
-        return with_labels(made, notes, kind="open")
+        return with_labels(derived, notes, kind="open")
 
-    return TeacherStep(KIND, talk, f"{told.tag}, {labels.tag}, {second.tag}")
+    return TeacherStep(
+        KIND, dialogue, f"{prompts.tag}, {label_prompts.tag}, {consistency_prompts.tag}"
+    )

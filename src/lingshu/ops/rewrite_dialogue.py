@@ -7,12 +7,12 @@ What still names a person, a place or a contact afterwards is dropped.
 
 from __future__ import annotations
 
-from lingshu.core.forms import Form, Unusable
-from lingshu.core.nouns import Drop, Message, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops import _identifiers
-from lingshu.ops._facts import require, tally
-from lingshu.ops._teaching import ALTERNATIVE, prompts, request, synthetic
+from lingshu.core.response_format import InvalidResponse, ResponseFormat
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import ALTERNATIVE, build_request, derive_sample, load_prompts
+from lingshu.core.types import Drop, Message, Sample
+from lingshu.deidentify import rules
+from lingshu.ops._sample_fields import format_counts, require
 
 KIND = "rewrite_dialogue"
 MARK = "Revised response:"
@@ -28,48 +28,48 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
     Drops: no_reply, no_mark (the teacher's reply does not begin as agreed), too_short, identifiers.
     """
     require(min_words >= 1, f"rewrite_dialogue: min_words is {min_words}; it must be at least 1.")
-    told = prompts(KIND, prompt_file)
-    form = Form(_behind_mark, MARK)
+    prompts = load_prompts(KIND, prompt_file)
+    response_format = ResponseFormat(_after_mark, MARK)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        places = [
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        turns = [
             i
             for i, message in enumerate(sample.messages)
             if message.role == "assistant" and i and message.text.strip()
         ]
-        if not places:
+        if not turns:
             return Drop(sample.id, "no_reply")
-        asked = [
-            told.fill(
+        rewrite_prompts = [
+            prompts.render(
                 "rewrite",
                 question=sample.messages[i - 1].text,
                 reply=sample.messages[i].text,
                 mark=MARK,
             )
-            for i in places
+            for i in turns
         ]
-        replies = yield [request(sample, text, form) for text in asked]
+        replies = yield [build_request(sample, text, response_format) for text in rewrite_prompts]
         messages = list(sample.messages)
-        for place, reply in zip(places, replies, strict=True):
+        for turn, reply in zip(turns, replies, strict=True):
             if len(reply.split()) < min_words:
                 return Drop(sample.id, "too_short", f"{len(reply.split())} words")
-            found = _identifiers.scrub(reply)[1]
-            if found:
-                return Drop(sample.id, "identifiers", tally(found))
-            messages[place] = Message("assistant", (reply,))
-        notes = {ALTERNATIVE: sample.messages[places[-1]].text} if sample.answered else None
+            identifier_counts = rules.scrub_text(reply)[1]
+            if identifier_counts:
+                return Drop(sample.id, "identifiers", format_counts(identifier_counts))
+            messages[turn] = Message("assistant", (reply,))
+        notes = {ALTERNATIVE: sample.messages[turns[-1]].text} if sample.answered else None
         gold = (
             (messages[-1].text,)
             if sample.answered and sample.gold == (sample.messages[-1].text,)
             else sample.gold
         )
-        return synthetic(sample, KIND, notes=notes, messages=tuple(messages), gold=gold)
+        return derive_sample(sample, KIND, extra=notes, messages=tuple(messages), gold=gold)
 
-    return TeacherStep(KIND, talk, told.tag)
+    return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _behind_mark(text: str) -> str:
-    said = text.strip()
-    if not said.casefold().startswith(MARK.casefold()):
-        raise Unusable("no_mark", f"it does not begin with {MARK!r}")
-    return said[len(MARK) :].strip()
+def _after_mark(text: str) -> str:
+    reply = text.strip()
+    if not reply.casefold().startswith(MARK.casefold()):
+        raise InvalidResponse("no_mark", f"it does not begin with {MARK!r}")
+    return reply[len(MARK) :].strip()

@@ -13,10 +13,10 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import facet, one_of, require
-from lingshu.ops._quota import fraction
+from lingshu.core.quotas import stable_uniform
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import check_choice, facet_value, require
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,10 +47,10 @@ def step(
         0 < validation < 1,
         f"split_by_group: validation is {validation}; it must lie between 0 and 1.",
     )
-    one_of("split_by_group", "keep", keep, ("both", "train", "validation"))
+    check_choice("split_by_group", "keep", keep, ("both", "train", "validation"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        group = facet(sample, by)
+        group = facet_value(sample, by)
         names = [] if group is None else [f"group {group}"]
         if images:
             names += [
@@ -61,39 +61,40 @@ def step(
 
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
-        sides = _sides(
+        splits = _assign_splits(
             [json.loads(names) for names in table["names"].to_pylist()], validation, seed
         )
         drops = {
             row: Drop(ids[row], "held_out" if keep == "train" else "not_held_out")
-            for row, side in enumerate(sides)
-            if keep not in ("both", side)
+            for row, split in enumerate(splits)
+            if keep not in ("both", split)
         }
-        notes = {row: {"split": side} for row, side in enumerate(sides) if row not in drops}
+        notes = {row: {"split": split} for row, split in enumerate(splits) if row not in drops}
         return Decision(
             drops,
             notes,
-            told={"train": sides.count("train"), "validation": sides.count("validation")},
+            stats={"train": splits.count("train"), "validation": splits.count("validation")},
         )
 
-    return TableStep(sign, decide, halves=keep != "both")
+    return TableStep(sign, decide, split_sides=keep != "both")
 
 
-def _sides(rows: list[list[str]], validation: float, seed: int) -> list[str]:
+def _assign_splits(names_by_row: list[list[str]], validation: float, seed: int) -> list[str]:
     parent: dict[str, str] = {}
 
-    def root(name: str) -> str:
+    def find_root(name: str) -> str:
         parent.setdefault(name, name)
         while parent[name] != name:
             parent[name] = parent[parent[name]]
             name = parent[name]
         return name
 
-    for names in rows:
+    for names in names_by_row:
         for name in names[1:]:
-            one, other = sorted((root(names[0]), root(name)))
+            smaller, larger = sorted((find_root(names[0]), find_root(name)))
             # The least name speaks for all, whatever the order in which they meet.
-            parent[other] = one
+            parent[larger] = smaller
     return [
-        "validation" if fraction(root(names[0]), seed) < validation else "train" for names in rows
+        "validation" if stable_uniform(find_root(names[0]), seed) < validation else "train"
+        for names in names_by_row
     ]

@@ -22,29 +22,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lingshu.core.errors import InputError, MissingExtra
+from lingshu.core.errors import InputError, MissingExtraError
 from lingshu.core.files import read_json
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels, SampleFunction
-from lingshu.ops import _picture_features
-from lingshu.ops._facts import one_of, remembered, require, with_notes
+from lingshu.core.step_types import MapStep, Pixels, SampleFunction
+from lingshu.core.types import Drop, Sample, with_extra
+from lingshu.ops import _modality_features
+from lingshu.ops._sample_fields import cached_per_image, check_choice, require
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lingshu.models.towers import Towers
+    from lingshu.models.dual_encoder import DualEncoder
 
-HEAD = Path(__file__).with_name("_modality_head.json")
+DEFAULT_HEAD = Path(__file__).with_name("_modality_classifier.json")
 # DICOM's codes (PS3.3 C.7.3.1.1.1) by the names of the paper.
-NAMES = {
+MODALITY_BY_DICOM_CODE = {
     "CR": "X-ray", "DX": "X-ray", "RF": "X-ray", "XA": "X-ray", "MG": "X-ray", "IO": "X-ray", "PX": "X-ray", "RG": "X-ray",
     "CT": "CT", "MR": "MRI", "US": "ultrasound", "IVUS": "ultrasound", "SM": "histopathology", "GM": "microscopy",
     "OP": "fundus", "OPT": "OCT", "OCT": "OCT", "ES": "endoscopy", "XC": "photograph", "DMS": "dermoscopy", "PT": "PET",
     "NM": "nuclear medicine",
 }  # fmt: skip
 # What pictures of a modality are called in captions.
-WORDS: Mapping[str, tuple[str, ...]] = {
+MODALITY_PROMPTS: Mapping[str, tuple[str, ...]] = {
     "X-ray": ("a chest X-ray", "an X-ray of bones", "a radiograph"),
     "CT": ("a CT scan", "an axial computed tomography slice"),
     "MRI": ("an MRI scan", "a magnetic resonance image"),
@@ -58,25 +58,25 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "PET": ("a PET scan", "a positron emission tomography image"),
     "photograph": ("a photograph of everyday life", "a drawing or diagram"),
 }
-ZERO_SHOT_LEAST = 0.5
+ZERO_SHOT_MIN_PROBABILITY = 0.5
 
 
-class Guess(NamedTuple):
+class ModalityPrediction(NamedTuple):
     """The most probable modality, its probability, and how far the picture lies from what the head
     learnt (1: at the limit).
     """
 
     modality: str
     probability: float
-    strangeness: float
+    ood_distance: float
 
 
 @dataclass(frozen=True)
-class Head:
+class ModalityClassifier:
     """A linear classifier with a measure of strangeness: features are standardised, then weighed,
     and projected to be compared.
 
-    Shapes: mean, scale (D,); weights (D, C), bias (C,); projection (D, K), centres (C, K). `least`
+    Shapes: mean, scale (D,); weights (D, C), bias (C,); projection (D, K), centres (C, K). `min_probability`
     is the probability and 1.0 the strangeness beyond which it abstains.
     """
 
@@ -86,25 +86,29 @@ class Head:
     weights: NDArray[np.float64]
     bias: NDArray[np.float64]
     projection: NDArray[np.float64]
-    centres: NDArray[np.float64]
-    limit: float
-    least: float
+    centers: NDArray[np.float64]
+    max_distance: float
+    min_probability: float
 
-    def guess(self, features: NDArray[np.float64]) -> Guess:
+    def predict(self, features: NDArray[np.float64]) -> ModalityPrediction:
         import numpy as np
 
         # Beyond six standard deviations a feature says no more than that it is strange.
-        plain = np.clip((features - self.mean) / self.scale, -6, 6)
-        scores = plain @ self.weights + self.bias
-        powers = np.exp(scores - scores.max())
-        best = int(scores.argmax())
-        distance = float(np.sqrt(((plain @ self.projection - self.centres) ** 2).sum(axis=1)).min())
-        return Guess(
-            self.modalities[best], float(powers[best] / powers.sum()), distance / self.limit
+        standardized = np.clip((features - self.mean) / self.scale, -6, 6)
+        scores = standardized @ self.weights + self.bias
+        exp_scores = np.exp(scores - scores.max())
+        best_index = int(scores.argmax())
+        distance = float(
+            np.sqrt(((standardized @ self.projection - self.centers) ** 2).sum(axis=1)).min()
+        )
+        return ModalityPrediction(
+            self.modalities[best_index],
+            float(exp_scores[best_index] / exp_scores.sum()),
+            distance / self.max_distance,
         )
 
 
-def read_head(path: Path) -> Head:
+def load_classifier(path: Path) -> ModalityClassifier:
     """The head of a file that bench/train_modality.py wrote.
 
     Raises:
@@ -112,27 +116,27 @@ def read_head(path: Path) -> Head:
     """
     import numpy as np
 
-    value = read_json(path)
-    if value.get("features") not in (_picture_features.VERSION, "given"):
+    content = read_json(path)
+    if content.get("features") not in (_modality_features.VERSION, "given"):
         raise InputError(
-            f"{path} is a head for features {value.get('features')!r}; train it anew with"
+            f"{path} is a head for features {content.get('features')!r}; train it anew with"
             " bench/train_modality.py."
         )
     arrays = {
-        name: np.array(value[name], np.float64)
-        for name in ("mean", "scale", "weights", "bias", "projection", "centres")
+        name: np.array(content[name], np.float64)
+        for name in ("mean", "scale", "weights", "bias", "projection", "centers")
     }
-    return Head(
-        tuple(value["modalities"]),
+    return ModalityClassifier(
+        tuple(content["modalities"]),
         **arrays,
-        limit=float(value["limit"]),
-        least=float(value["least"]),
+        max_distance=float(content["max_distance"]),
+        min_probability=float(content["min_probability"]),
     )
 
 
 def step(
-    *, head: str | None = None, encoder: str | None = None, words: Mapping[str, Sequence[str]] | None = None, least: float | None = None,
-    overwrite: bool = False, unsure: str = "keep",
+    *, head: str | None = None, encoder: str | None = None, prompts: Mapping[str, Sequence[str]] | None = None, min_probability: float | None = None,
+    overwrite: bool = False, on_uncertain: str = "keep",
 ) -> MapStep:  # fmt: skip
     """Write `meta.modality` where it is missing, and put DICOM's codes into words.
 
@@ -151,150 +155,173 @@ def step(
     Only the first image counts. Drops: modality_unsure. Tagged samples carry the note
     `modality_by`.
     """
-    one_of("tag_modality", "unsure", unsure, ("keep", "drop"))
+    check_choice("tag_modality", "on_uncertain", on_uncertain, ("keep", "drop"))
     if encoder is None:
         require(
-            words is None,
+            prompts is None,
             "tag_modality: words are for an encoder; name its folder, or leave them out.",
         )
-        return tagger(
-            _picture_features.features,
-            HEAD if head is None else Path(head),
-            least=least,
+        return tagging_step(
+            _modality_features.image_features,
+            DEFAULT_HEAD if head is None else Path(head),
+            min_probability=min_probability,
             overwrite=overwrite,
-            unsure=unsure,
+            on_uncertain=on_uncertain,
         )
     require(
-        head is None or words is None, "tag_modality: give an encoder a head or words, not both."
+        head is None or prompts is None, "tag_modality: give an encoder a head or words, not both."
     )
-    told = {name: tuple(texts) for name, texts in (WORDS if words is None else words).items()}
+    prompt_texts = {
+        name: tuple(texts)
+        for name, texts in (MODALITY_PROMPTS if prompts is None else prompts).items()
+    }
     require(
-        len(told) > 1 and all(told.values()),
+        len(prompt_texts) > 1 and all(prompt_texts.values()),
         "tag_modality: words must name at least two modalities, each with a text.",
     )
     folder = Path(encoder)
 
-    def judge() -> Judge:
-        towers = _towers(folder)
+    def build_predictor() -> ModalityPredictor:
+        dual_encoder = _open_dual_encoder(folder)
         if head is not None:
-            known = read_head(Path(head))
-            size = towers.words(["an image"]).shape[1]
-            if known.mean.shape != (size,):
+            classifier = load_classifier(Path(head))
+            dim = dual_encoder.encode_texts(["an image"]).shape[1]
+            if classifier.mean.shape != (dim,):
                 raise InputError(
-                    f"{head} is a head for vectors of {known.mean.size} numbers, {encoder} makes"
-                    f" {size}; train it on those."
+                    f"{head} is a head for vectors of {classifier.mean.size} numbers, {encoder} makes"
+                    f" {dim}; train it on those."
                 )
-            return Judge(lambda rgb: known.guess(towers.image(rgb)), known.least, "head on encoder")
-        return Judge(_zero_shot(towers, told), ZERO_SHOT_LEAST, "zero-shot")
+            return ModalityPredictor(
+                lambda rgb: classifier.predict(dual_encoder.encode_image(rgb)),
+                classifier.min_probability,
+                "head on encoder",
+            )
+        return ModalityPredictor(
+            _zero_shot_predictor(dual_encoder, prompt_texts), ZERO_SHOT_MIN_PROBABILITY, "zero-shot"
+        )
 
-    return _step(
-        judge,
+    return _build_step(
+        build_predictor,
         (encoder, *(() if head is None else (head,))),
-        least=least,
+        min_probability=min_probability,
         overwrite=overwrite,
-        unsure=unsure,
+        on_uncertain=on_uncertain,
     )
 
 
-def tagger(
+def tagging_step(
     encode: Callable[[NDArray[np.uint8]], NDArray[np.float64]],
     head: Path,
     *,
-    least: float | None = None,
+    min_probability: float | None = None,
     overwrite: bool = False,
-    unsure: str = "keep",
+    on_uncertain: str = "keep",
 ) -> MapStep:
     """The step for any encoder: `encode` makes the feature vector of height x width x 3 RGB values
     that `head` was trained on.
     """
 
-    def judge() -> Judge:
-        known = read_head(head)
-        return Judge(lambda rgb: known.guess(encode(rgb)), known.least, "head")
+    def build_predictor() -> ModalityPredictor:
+        classifier = load_classifier(head)
+        return ModalityPredictor(
+            lambda rgb: classifier.predict(encode(rgb)), classifier.min_probability, "head"
+        )
 
-    return _step(judge, (str(head),), least=least, overwrite=overwrite, unsure=unsure)
+    return _build_step(
+        build_predictor,
+        (str(head),),
+        min_probability=min_probability,
+        overwrite=overwrite,
+        on_uncertain=on_uncertain,
+    )
 
 
-class Judge(NamedTuple):
+class ModalityPredictor(NamedTuple):
     """Who guesses the modality of RGB values, the least probability it tags at, and what it is
     called in the note.
     """
 
-    guess: Callable[[NDArray[np.uint8]], Guess]
-    least: float
+    predict: Callable[[NDArray[np.uint8]], ModalityPrediction]
+    min_probability: float
     name: str
 
 
-def _step(
-    judge: Callable[[], Judge],
+def _build_step(
+    build_predictor: Callable[[], ModalityPredictor],
     reads: Sequence[str],
     *,
-    least: float | None,
+    min_probability: float | None,
     overwrite: bool,
-    unsure: str,
+    on_uncertain: str,
 ) -> MapStep:
     require(
-        least is None or 0 <= least <= 1,
-        f"tag_modality: least is {least}; it must lie between 0 and 1.",
+        min_probability is None or 0 <= min_probability <= 1,
+        f"tag_modality: least is {min_probability}; it must lie between 0 and 1.",
     )
 
-    def open_() -> SampleFunction:
-        known = judge()
-        look = remembered(lambda image, pixels: known.guess(pixels.rgb(image)))
-        bar = known.least if least is None else least
+    def open_step() -> SampleFunction:
+        predictor = build_predictor()
+        predict_image = cached_per_image(lambda image, pixels: predictor.predict(pixels.rgb(image)))
+        threshold = predictor.min_probability if min_probability is None else min_probability
 
         def tag(sample: Sample, pixels: Pixels) -> Sample | Drop:
-            stated = sample.meta.modality
-            if not sample.images or (stated and not overwrite):
-                return _named(sample, NAMES.get(stated or "", stated))
-            guess = look(sample.images[0], pixels)
+            stated_modality = sample.meta.modality
+            if not sample.images or (stated_modality and not overwrite):
+                return _with_modality(
+                    sample, MODALITY_BY_DICOM_CODE.get(stated_modality or "", stated_modality)
+                )
+            prediction = predict_image(sample.images[0], pixels)
             # Written so that no number (of damaged weights, say) tags nothing.
-            if not (guess.probability >= bar and guess.strangeness <= 1):
+            if not (prediction.probability >= threshold and prediction.ood_distance <= 1):
                 return (
                     sample
-                    if unsure == "keep"
+                    if on_uncertain == "keep"
                     else Drop(
-                        sample.id, "modality_unsure", f"{guess.modality} {guess.probability:.2f}"
+                        sample.id,
+                        "modality_unsure",
+                        f"{prediction.modality} {prediction.probability:.2f}",
                     )
                 )
-            return with_notes(
-                _named(sample, guess.modality),
-                {"modality_by": f"{known.name}, {guess.probability:.2f}"},
+            return with_extra(
+                _with_modality(sample, prediction.modality),
+                {"modality_by": f"{predictor.name}, {prediction.probability:.2f}"},
             )
 
         return tag
 
-    return MapStep(open_, reads=reads)
+    return MapStep(open_step, input_files=reads)
 
 
-def _towers(folder: Path) -> Towers:
+def _open_dual_encoder(folder: Path) -> DualEncoder:
     try:
-        from lingshu.models.towers import open_towers
+        from lingshu.models.dual_encoder import open_dual_encoder
     except ModuleNotFoundError as error:
-        raise MissingExtra(error.name or "torch", "torch") from error
-    return open_towers(folder)
+        raise MissingExtraError(error.name or "torch", "torch") from error
+    return open_dual_encoder(folder)
 
 
-def _zero_shot(
-    towers: Towers, words: Mapping[str, Sequence[str]]
-) -> Callable[[NDArray[np.uint8]], Guess]:
+def _zero_shot_predictor(
+    dual_encoder: DualEncoder, prompts: Mapping[str, Sequence[str]]
+) -> Callable[[NDArray[np.uint8]], ModalityPrediction]:
     """Guesses by the nearest words; a modality with several stands where their mean does."""
     import numpy as np
 
-    names = tuple(words)
-    means = np.stack([towers.words(words[name]).mean(axis=0) for name in names])
+    modalities = tuple(prompts)
+    means = np.stack([dual_encoder.encode_texts(prompts[name]).mean(axis=0) for name in modalities])
     means /= np.linalg.norm(means, axis=1, keepdims=True)
 
-    def guess(rgb: NDArray[np.uint8]) -> Guess:
-        scores = means @ towers.image(rgb) * towers.scale
-        powers = np.exp(scores - scores.max())
-        best = int(scores.argmax())
-        return Guess(names[best], float(powers[best] / powers.sum()), 0.0)
+    def predict(rgb: NDArray[np.uint8]) -> ModalityPrediction:
+        scores = means @ dual_encoder.encode_image(rgb) * dual_encoder.logit_scale
+        exp_scores = np.exp(scores - scores.max())
+        best_index = int(scores.argmax())
+        return ModalityPrediction(
+            modalities[best_index], float(exp_scores[best_index] / exp_scores.sum()), 0.0
+        )
 
-    return guess
+    return predict
 
 
-def _named(sample: Sample, modality: str | None) -> Sample:
+def _with_modality(sample: Sample, modality: str | None) -> Sample:
     return (
         sample
         if modality == sample.meta.modality

@@ -13,10 +13,10 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Decision, Pixels, Signature, TableStep
-from lingshu.ops._facts import answer, one_of, require, texts
-from lingshu.ops._sets import Kept, column
+from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
+from lingshu.search.disjoint_sets import DuplicateMap, column
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Texts about one image that are compared pair by pair; beyond, MinHash is quicker.
-FEW = 24
+MAX_PAIRWISE = 24
 
 
 def step(
-    *, threshold: float = 0.7, unit: str = "text", of: str = "all", min_words: int = 5
+    *, threshold: float = 0.7, unit: str = "text", field: str = "all", min_words: int = 5
 ) -> TableStep:
     """Keep one of each set of near-duplicate texts.
 
@@ -46,84 +46,91 @@ def step(
         f"text_dedup: threshold is {threshold}; it must be above 0 and at most 1.",
     )
     require(min_words >= 1, f"text_dedup: min_words is {min_words}; it must be at least 1.")
-    one_of("text_dedup", "unit", unit, ("text", "image_text"))
-    one_of("text_dedup", "of", of, ("all", "answer", "question"))
+    check_choice("text_dedup", "unit", unit, ("text", "image_text"))
+    check_choice("text_dedup", "field", field, ("all", "answer", "question"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        from lingshu.ops._image_signature import file_digest
+        from lingshu.search.image_hash import file_digest
 
-        said = {
-            "all": lambda: "\n".join(texts(sample)),
-            "answer": lambda: answer(sample),
+        text = {
+            "all": lambda: "\n".join(message_texts(sample)),
+            "answer": lambda: answer_text(sample),
             "question": lambda: sample.question,
-        }[of]()
-        shown = (
+        }[field]()
+        image_digests = (
             b"".join(file_digest(pixels.bytes(image)) for image in sample.images)
             if unit == "image_text"
             else b""
         )
-        return {"text": said, "shown": shown}
+        return {"text": text, "image_digests": image_digests}
 
     def decide(table: pa.Table) -> Decision:
-        from lingshu.ops._text_signature import normalised, words
+        from lingshu.search.text_hash import normalize_text, split_words
 
-        said = table["text"].to_pylist()
-        long_enough = [row for row, text in enumerate(said) if len(words(text)) >= min_words]
-        by_image: dict[bytes, list[int]] = {}
-        about = table["shown"].to_pylist()
-        for row in long_enough:
+        texts = table["text"].to_pylist()
+        eligible = [row for row, text in enumerate(texts) if len(split_words(text)) >= min_words]
+        rows_by_image: dict[bytes, list[int]] = {}
+        image_digests = table["image_digests"].to_pylist()
+        for row in eligible:
             # Without an image, a text of image_text is about itself alone: it has nothing to be
             # compared by.
-            if about[row] or unit == "text":
-                by_image.setdefault(about[row], []).append(row)
+            if image_digests[row] or unit == "text":
+                rows_by_image.setdefault(image_digests[row], []).append(row)
         # Longest text first, after the rank: `area` is what a keeper is chosen by before all else.
         ranked = table.append_column(
             "area", [[-rank for rank in column(table, "rank", 0)]]
         ).append_column("caption", table["text"])
-        found, over = Kept(len(said)), 0
-        for rows in by_image.values():
+        duplicates, n_not_compared = DuplicateMap(len(texts)), 0
+        for rows in rows_by_image.values():
             if len(rows) > 1:
-                groups, left_out = _groups(
-                    [said[row] for row in rows], threshold, few=unit == "image_text"
+                groups, n_skipped = _group_similar(
+                    [texts[row] for row in rows], threshold, pairwise=unit == "image_text"
                 )
-                over += left_out
-                found.add(ranked, rows, groups)
+                n_not_compared += n_skipped
+                duplicates.add(ranked, rows, groups)
         ids = table["id"].to_pylist()
         drops = {
             row: Drop(
                 ids[row],
-                "text_exact" if normalised(said[row]) == normalised(said[kept]) else "text_near",
-                f"kept: {ids[kept]}",
+                "text_exact"
+                if normalize_text(texts[row]) == normalize_text(texts[representative])
+                else "text_near",
+                f"kept: {ids[representative]}",
             )
-            for row, kept in enumerate(found.keeper.tolist())
-            if row != kept
+            for row, representative in enumerate(duplicates.representative.tolist())
+            if row != representative
         }
         return Decision(
-            drops, told={"texts compared": len(long_enough), "pairs not compared": over}
+            drops, stats={"texts compared": len(eligible), "pairs not compared": n_not_compared}
         )
 
     return TableStep(sign, decide)
 
 
-def _groups(said: list[str], threshold: float, *, few: bool) -> tuple[NDArray[np.int64], int]:
+def _group_similar(
+    texts: list[str], threshold: float, *, pairwise: bool
+) -> tuple[NDArray[np.int64], int]:
     """The group of each text, and how many pairs were not compared."""
     import numpy as np
 
-    from lingshu.ops._buckets import groups
-    from lingshu.ops._near_text import near_pairs
-    from lingshu.ops._text_signature import SHINGLE, tokens, words
+    from lingshu.search.buckets import connected_components
+    from lingshu.search.minhash import find_similar_pairs
+    from lingshu.search.text_hash import SHINGLE, hash_tokens, split_words
 
-    if not few or len(said) > FEW:
-        pairs = near_pairs(tokens(said), threshold=threshold)
-        return groups(pairs.left, pairs.right, rows=len(said)), pairs.over.pairs
-    split = [words(text) for text in said]
+    if not pairwise or len(texts) > MAX_PAIRWISE:
+        pairs = find_similar_pairs(hash_tokens(texts), threshold=threshold)
+        return connected_components(
+            pairs.left, pairs.right, n_rows=len(texts)
+        ), pairs.overflow.pairs
+    words_by_text = [split_words(text) for text in texts]
     shingles = [
-        {tuple(w[i : i + SHINGLE]) for i in range(max(1, len(w) - SHINGLE + 1))} for w in split
+        {tuple(text_words[i : i + SHINGLE]) for i in range(max(1, len(text_words) - SHINGLE + 1))}
+        for text_words in words_by_text
     ]
-    near = [
+    similar = [
         (i, j)
-        for i, j in combinations(range(len(said)), 2)
+        for i, j in combinations(range(len(texts)), 2)
         if len(shingles[i] & shingles[j]) >= threshold * len(shingles[i] | shingles[j])
     ]
-    left, right = np.array(near, np.int64).reshape(-1, 2).T
-    return groups(left, right, rows=len(said)), 0
+    left, right = np.array(similar, np.int64).reshape(-1, 2).T
+    return connected_components(left, right, n_rows=len(texts)), 0

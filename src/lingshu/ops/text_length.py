@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import MapStep, Pixels, SampleFunction
-from lingshu.models.tokens import TOKENIZER, counter
-from lingshu.ops._facts import answer, one_of, require, texts
+from lingshu.core.step_types import MapStep, Pixels, SampleFunction
+from lingshu.core.types import Drop, Sample
+from lingshu.models.tokens import TOKENIZER_FILE, token_counter
+from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
 
-_PIECES = re.compile(r"[^\W\d_\u3400-\u9fff]+|\w|[^\w\s]")
+_TOKEN_PATTERN = re.compile(r"[^\W\d_\u3400-\u9fff]+|\w|[^\w\s]")
 
 
 def step(
@@ -26,7 +26,7 @@ def step(
     max_tokens: int = 1024,
     kinds: Sequence[str] = ("caption",),
     tokenizer: str | None = None,
-    of: str = "answer",
+    field: str = "answer",
 ) -> MapStep:
     """Keep texts of at least `min_tokens` and at most `max_tokens` tokens.
 
@@ -43,28 +43,34 @@ def step(
         f"text_length: min_tokens {min_tokens} must be at least 0 and at most max_tokens"
         f" {max_tokens}.",
     )
-    one_of("text_length", "of", of, ("answer", "all"))
+    check_choice("text_length", "field", field, ("answer", "all"))
 
-    def open_() -> SampleFunction:
-        count = approximate_tokens if tokenizer is None else counter(Path(tokenizer))
+    def open_step() -> SampleFunction:
+        count_tokens = (
+            approximate_token_count if tokenizer is None else token_counter(Path(tokenizer))
+        )
 
-        def keep(sample: Sample, _: Pixels) -> Sample | Drop:
+        def check_length(sample: Sample, _: Pixels) -> Sample | Drop:
             if kinds and sample.meta.kind not in kinds:
                 return sample
-            tokens = count(answer(sample) if of == "answer" else "\n".join(texts(sample)))
-            if tokens < min_tokens:
-                return Drop(sample.id, "too_short", f"{tokens} tokens, fewer than {min_tokens}")
+            n_tokens = count_tokens(
+                answer_text(sample) if field == "answer" else "\n".join(message_texts(sample))
+            )
+            if n_tokens < min_tokens:
+                return Drop(sample.id, "too_short", f"{n_tokens} tokens, fewer than {min_tokens}")
             return (
                 sample
-                if tokens <= max_tokens
-                else Drop(sample.id, "too_long", f"{tokens} tokens, more than {max_tokens}")
+                if n_tokens <= max_tokens
+                else Drop(sample.id, "too_long", f"{n_tokens} tokens, more than {max_tokens}")
             )
 
-        return keep
+        return check_length
 
-    return MapStep(open_, reads=() if tokenizer is None else (str(Path(tokenizer) / TOKENIZER),))
+    return MapStep(
+        open_step, input_files=() if tokenizer is None else (str(Path(tokenizer) / TOKENIZER_FILE),)
+    )
 
 
-def approximate_tokens(text: str) -> int:
+def approximate_token_count(text: str) -> int:
     """About how many tokens a byte-pair tokenizer of some 150,000 entries makes of a text."""
-    return sum((len(piece) + 6) // 7 for piece in _PIECES.findall(text))
+    return sum((len(piece) + 6) // 7 for piece in _TOKEN_PATTERN.findall(text))

@@ -10,16 +10,23 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lingshu.core.forms import Form, json_form, one
-from lingshu.core.nouns import Drop, Sample
+from lingshu.core.response_format import ResponseFormat, json_format, one_response
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops._facts import answer
-from lingshu.ops._teaching import dialogue, fold, prompts, request, shuffled, synthetic
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    build_request,
+    derive_sample,
+    load_prompts,
+    normalize_answer,
+    qa_messages,
+    seeded_shuffle,
+)
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import answer_text
 
 KIND = "vqa_self_instruct"
 MISMATCH = "Error: the description and the image do not belong together."
-_TELLS = re.compile(
+_SOURCE_MENTION = re.compile(
     r"\b(?:captions?|descriptions?|according to the"
     r" (?:text|report|information)|mentioned|provided|stated)\b",
     re.IGNORECASE,
@@ -27,7 +34,7 @@ _TELLS = re.compile(
 
 
 @dataclass(frozen=True)
-class Item:
+class GeneratedQuestion:
     """What the teacher replies."""
 
     question: str
@@ -46,57 +53,67 @@ def step(*, prompt_file: str | None = None, seed: int = 0) -> TeacherStep:
     Drops: no_image, no_caption, mismatch, bad_options (none, more than three, or two alike),
     tells_source (the question speaks of a caption).
     """
-    told = prompts(KIND, prompt_file)
-    form = _or_mismatch(json_form(Item))
+    prompts = load_prompts(KIND, prompt_file)
+    response_format = _allow_mismatch(json_format(GeneratedQuestion))
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        caption = answer(sample).strip()
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        caption = answer_text(sample).strip()
         if not sample.images or not caption:
             return Drop(sample.id, "no_caption" if sample.images else "no_image")
-        ask = told.fill("ask", caption=caption, mismatch=MISMATCH)
-        item = yield from one(request(sample, ask, form, images=sample.images))
+        prompt = prompts.render("ask", caption=caption, mismatch=MISMATCH)
+        item = yield from one_response(
+            build_request(sample, prompt, response_format, images=sample.images)
+        )
         if item is None:
             return Drop(
                 sample.id,
                 "mismatch",
                 "the teacher finds that caption and image do not belong together",
             )
-        return _made(sample, item, seed)
+        return _build_sample(sample, item, seed)
 
-    return TeacherStep(KIND, talk, told.tag)
-
-
-def _or_mismatch(form: Form[Item]) -> Form[Item | None]:
-    def read(text: str) -> Item | None:
-        return None if fold(text).startswith(fold(MISMATCH)) else form.read(text)
-
-    return Form(read, form.schema)
+    return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _made(sample: Sample, item: Item, seed: int) -> Sample | Drop:
-    options = [item.answer.strip(), *(wrong.strip() for wrong in item.wrong_answers)]
+def _allow_mismatch(
+    response_format: ResponseFormat[GeneratedQuestion],
+) -> ResponseFormat[GeneratedQuestion | None]:
+    def parse(text: str) -> GeneratedQuestion | None:
+        return (
+            None
+            if normalize_answer(text).startswith(normalize_answer(MISMATCH))
+            else response_format.parse(text)
+        )
+
+    return ResponseFormat(parse, response_format.schema)
+
+
+def _build_sample(sample: Sample, item: GeneratedQuestion, seed: int) -> Sample | Drop:
+    options = [item.answer.strip(), *(wrong_answer.strip() for wrong_answer in item.wrong_answers)]
     if (
         not 2 <= len(options) <= 4
-        or len({fold(option) for option in options}) < len(options)
-        or not all(map(fold, options))
+        or len({normalize_answer(option) for option in options}) < len(options)
+        or not all(map(normalize_answer, options))
     ):
         return Drop(
             sample.id,
             "bad_options",
-            f"{len(options)} options, {len({fold(option) for option in options})} different",
+            f"{len(options)} options, {len({normalize_answer(option) for option in options})} different",
         )
-    if not item.question.strip() or _TELLS.search(item.question):
+    if not item.question.strip() or _SOURCE_MENTION.search(item.question):
         return Drop(
             sample.id,
             "tells_source" if item.question.strip() else "bad_options",
             "the question speaks of what was told",
         )
-    choices = tuple(shuffled(options, sample.id, seed))
+    choices = tuple(seeded_shuffle(options, sample.id, seed))
     gold = LETTERS[choices.index(options[0])]
-    return synthetic(
+    return derive_sample(
         sample,
         KIND,
-        messages=dialogue(with_choices(item.question.strip(), choices), gold, len(sample.images)),
+        messages=qa_messages(
+            with_choices(item.question.strip(), choices), gold, len(sample.images)
+        ),
         gold=(gold,),
         choices=choices,
         meta=replace(sample.meta, kind="choice"),

@@ -11,12 +11,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lingshu.core.nouns import Drop, Sample
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.steps import MapStep, Pixels
-from lingshu.ops._facts import require
-from lingshu.ops._teaching import choose, dialogue, fold, shuffled, synthetic
-from lingshu.ops.label_space import NOTE
+from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.teacher_prompts import (
+    derive_sample,
+    normalize_answer,
+    qa_messages,
+    seeded_choice,
+    seeded_shuffle,
+)
+from lingshu.core.types import Drop, Sample
+from lingshu.ops._sample_fields import require
+from lingshu.ops.label_space import LABELS_KEY
 
 KIND = "vqa_template"
 TEMPLATES: Mapping[str, tuple[str, ...]] = {
@@ -41,7 +47,7 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 
 def step(
     *,
-    about: str = "abnormality",
+    label_type: str = "abnormality",
     facet: str = "label",
     labels: Sequence[str] = (),
     negative: str | None = None,
@@ -64,49 +70,59 @@ def step(
     Drops: no_image, no_label, no_label_space, few_labels.
     """
     require(
-        about in TEMPLATES or bool(templates),
-        f"vqa_template: about is {about!r}; choose one of: {', '.join(TEMPLATES)}.",
+        label_type in TEMPLATES or bool(templates),
+        f"vqa_template: about is {label_type!r}; choose one of: {', '.join(TEMPLATES)}.",
     )
     require(
         2 <= options <= len(LETTERS),
         f"vqa_template: options is {options}; it must lie between 2 and {len(LETTERS)}.",
     )
-    wordings = tuple(templates) or TEMPLATES[about]
+    question_templates = tuple(templates) or TEMPLATES[label_type]
 
-    def change(sample: Sample, _: Pixels) -> Sample | Drop:
+    def ask_for_label(sample: Sample, _: Pixels) -> Sample | Drop:
         label = sample.meta.facet(facet)
         if not sample.images or not label:
             return Drop(
                 sample.id, "no_label" if sample.images else "no_image", f"its {facet} is not known"
             )
-        space = list(labels) or json.loads(sample.meta.extra.get(NOTE, "[]"))
-        if not space:
+        label_space = list(labels) or json.loads(sample.meta.extra.get(LABELS_KEY, "[]"))
+        if not label_space:
             return Drop(
                 sample.id, "no_label_space", "give labels, or let the step label_space come before"
             )
-        others = [other for other in dict.fromkeys(space) if fold(other) != fold(label)]
-        first = [
-            other for other in others if negative is not None and fold(other) == fold(negative)
+        other_labels = [
+            candidate
+            for candidate in dict.fromkeys(label_space)
+            if normalize_answer(candidate) != normalize_answer(label)
         ]
-        drawn = [
-            *first,
-            *(other for other in shuffled(others, sample.id, seed) if other not in first),
+        negatives = [
+            candidate
+            for candidate in other_labels
+            if negative is not None and normalize_answer(candidate) == normalize_answer(negative)
+        ]
+        distractors = [
+            *negatives,
+            *(
+                candidate
+                for candidate in seeded_shuffle(other_labels, sample.id, seed)
+                if candidate not in negatives
+            ),
         ][: options - 1]
-        if not drawn:
+        if not distractors:
             return Drop(sample.id, "few_labels", "its source has no other label")
-        choices = tuple(shuffled([label, *drawn], f"{sample.id}\0order", seed))
-        asked = choose(wordings, sample.id, seed).replace(
+        choices = tuple(seeded_shuffle([label, *distractors], f"{sample.id}\0order", seed))
+        question = seeded_choice(question_templates, sample.id, seed).replace(
             "{modality}", sample.meta.modality or "medical"
         )
         gold = LETTERS[choices.index(label)]
-        extra = {key: value for key, value in sample.meta.extra.items() if key != NOTE}
-        return synthetic(
+        extra = {key: value for key, value in sample.meta.extra.items() if key != LABELS_KEY}
+        return derive_sample(
             sample,
             KIND,
-            messages=dialogue(with_choices(asked, choices), gold, len(sample.images)),
+            messages=qa_messages(with_choices(question, choices), gold, len(sample.images)),
             gold=(gold,),
             choices=choices,
             meta=replace(sample.meta, kind="choice", extra=extra),
         )
 
-    return MapStep(lambda: change)
+    return MapStep(lambda: ask_for_label)

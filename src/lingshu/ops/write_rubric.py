@@ -11,25 +11,32 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from lingshu.core.forms import json_form, one
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.steps import Pixels, Talk, TeacherStep
-from lingshu.ops import _agreement, _question_labels
-from lingshu.ops._agreement import CHECKS, Check, agreed, text_fault
-from lingshu.ops._exam import item_of
-from lingshu.ops._facts import answer, one_of
-from lingshu.ops._question_labels import labelled, with_labels
-from lingshu.ops._teaching import ALTERNATIVE, dialogue, fold, prompts, request, synthetic
+from lingshu.core.response_format import json_format, one_response
+from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
+from lingshu.core.teacher_prompts import (
+    ALTERNATIVE,
+    build_request,
+    derive_sample,
+    load_prompts,
+    normalize_answer,
+    qa_messages,
+)
+from lingshu.core.types import Drop, Sample
+from lingshu.ops import _consistency, _question_labels
+from lingshu.ops._consistency import CHECK_MODES, CheckMode, check_consistency, find_text_problem
+from lingshu.ops._qa_items import qa_item
+from lingshu.ops._question_labels import label_question, with_labels
+from lingshu.ops._sample_fields import answer_text, check_choice
 
 KIND = "write_rubric"
 DIMENSIONS = (
     "factual correctness",
-    "localisation and anatomy",
+    "localization and anatomy",
     "visual grounding",
     "completeness",
     "soundness of reasoning",
 )
-MOST_POINTS = 10
+MAX_POINTS = 10
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Dimension:
 
 
 @dataclass(frozen=True)
-class Written:
+class RubricItem:
     """What the teacher replies."""
 
     query: str
@@ -50,7 +57,7 @@ class Written:
     rubric: list[Dimension]
 
 
-def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherStep:
+def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> TeacherStep:
     """Write an expanded question, a full answer and a rubric of five dimensions for every sample
     with a known answer.
 
@@ -62,62 +69,77 @@ def step(*, check: Check = "always", prompt_file: str | None = None) -> TeacherS
     contradicts_gold, gold_missing, and bad_rubric (not each dimension once, two that say the same,
     or points beyond 1 to 10).
     """
-    one_of(KIND, "check", check, CHECKS)
-    told, labels, second = (
-        prompts(KIND, prompt_file),
-        prompts(_question_labels.PROMPTS),
-        prompts(_agreement.PROMPTS),
+    check_choice(KIND, "check", check, CHECK_MODES)
+    prompts, label_prompts, consistency_prompts = (
+        load_prompts(KIND, prompt_file),
+        load_prompts(_question_labels.PROMPT_NAME),
+        load_prompts(_consistency.PROMPT_NAME),
     )
-    form = json_form(Written)
+    response_format = json_format(RubricItem)
 
-    def talk(sample: Sample, _: Pixels) -> Talk:
-        item = item_of(sample)
+    def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        item = qa_item(sample)
         if isinstance(item, str):
             return Drop(sample.id, item)
-        gold = answer(sample).strip()
-        listed = "\n".join(f"- {told.parts[f'dimension: {name}']}" for name in DIMENSIONS)
-        ask = told.fill("write", question=item.question, gold=gold, dimensions=listed)
-        found = yield from one(request(sample, ask, form, images=sample.images))
-        query, said = found.query.strip(), found.answer.strip()
-        fault = text_fault(item.question, gold, query, said)
-        rubric = _in_order(found.rubric)
-        if fault or isinstance(rubric, str):
-            return Drop(sample.id, fault or "bad_rubric", "" if fault else str(rubric))
-        lost = yield from agreed(second, sample, question=query, gold=gold, text=said, check=check)
-        if lost:
-            return lost
-        notes = yield from labelled(labels, sample, question=query, answer=said)
-        written = {
-            "rubric": json.dumps([asdict(one) for one in rubric], ensure_ascii=False),
+        gold = answer_text(sample).strip()
+        dimension_list = "\n".join(
+            f"- {prompts.sections[f'dimension: {name}']}" for name in DIMENSIONS
+        )
+        prompt = prompts.render(
+            "write", question=item.question, gold=gold, dimensions=dimension_list
+        )
+        reply = yield from one_response(
+            build_request(sample, prompt, response_format, images=sample.images)
+        )
+        query, full_answer = reply.query.strip(), reply.answer.strip()
+        problem = find_text_problem(item.question, gold, query, full_answer)
+        rubric = _order_dimensions(reply.rubric)
+        if problem or isinstance(rubric, str):
+            return Drop(sample.id, problem or "bad_rubric", "" if problem else str(rubric))
+        drop = yield from check_consistency(
+            consistency_prompts, sample, question=query, gold=gold, text=full_answer, check=check
+        )
+        if drop:
+            return drop
+        notes = yield from label_question(label_prompts, sample, question=query, answer=full_answer)
+        extra = {
+            "rubric": json.dumps([asdict(dimension) for dimension in rubric], ensure_ascii=False),
             "original_question": item.question,
             "original_answer": gold,
             ALTERNATIVE: gold,
         }
-        made = synthetic(
+        derived = derive_sample(
             sample,
             KIND,
-            notes=written,
-            messages=dialogue(query, said, len(sample.images)),
-            gold=(said,),
+            extra=extra,
+            messages=qa_messages(query, full_answer, len(sample.images)),
+            gold=(full_answer,),
             choices=(),
         )
-        return with_labels(made, notes, kind="rubric")
+        return with_labels(derived, notes, kind="rubric")
 
-    return TeacherStep(KIND, talk, f"{told.tag}, {labels.tag}, {second.tag}")
+    return TeacherStep(
+        KIND, dialogue, f"{prompts.tag}, {label_prompts.tag}, {consistency_prompts.tag}"
+    )
 
 
-def _in_order(found: Sequence[Dimension]) -> list[Dimension] | str:
+def _order_dimensions(dimensions: Sequence[Dimension]) -> list[Dimension] | str:
     """The dimensions in their order, or what is wrong with them."""
     by_name = {
-        fold(one.dim): Dimension(fold(one.dim), one.score, one.description.strip()) for one in found
+        normalize_answer(dimension.dim): Dimension(
+            normalize_answer(dimension.dim), dimension.score, dimension.description.strip()
+        )
+        for dimension in dimensions
     }
-    if sorted(by_name) != sorted(DIMENSIONS) or len(found) != len(DIMENSIONS):
+    if sorted(by_name) != sorted(DIMENSIONS) or len(dimensions) != len(DIMENSIONS):
         return (
-            f"{len(found)} dimensions, {len(by_name.keys() & set(DIMENSIONS))} of the"
+            f"{len(dimensions)} dimensions, {len(by_name.keys() & set(DIMENSIONS))} of the"
             f" {len(DIMENSIONS)} that were asked for"
         )
-    if len({fold(one.description) for one in by_name.values()} - {""}) < len(DIMENSIONS):
+    if len(
+        {normalize_answer(dimension.description) for dimension in by_name.values()} - {""}
+    ) < len(DIMENSIONS):
         return "a dimension says nothing, or what another one says"
-    if not all(1 <= one.score <= MOST_POINTS for one in by_name.values()):
-        return f"points {[one.score for one in by_name.values()]}"
+    if not all(1 <= dimension.score <= MAX_POINTS for dimension in by_name.values()):
+        return f"points {[dimension.score for dimension in by_name.values()]}"
     return [by_name[name] for name in DIMENSIONS]

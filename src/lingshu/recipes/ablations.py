@@ -42,7 +42,7 @@ INSTRUCT = {
 EXPECTED = {"language": 3200, "alignment": 927, **INSTRUCT}
 # What stands for each group among drawn phantoms: what sources.phantom.training is asked for, or
 # the kinds of questions.
-DRAWN: dict[str, str | tuple[str, ...]] = {
+PHANTOM_GROUPS: dict[str, str | tuple[str, ...]] = {
     "language": "text",
     "alignment": "captions",
     "captions": "captions",
@@ -55,7 +55,7 @@ DRAWN: dict[str, str | tuple[str, ...]] = {
 }
 
 
-def without(*groups: str) -> str:
+def instruct_without(*groups: str) -> str:
     """The override that leaves groups out of the instruction stage."""
     return f"stages.instruct.data=[{','.join(group for group in INSTRUCT if group not in groups)}]"
 
@@ -63,13 +63,13 @@ def without(*groups: str) -> str:
 # Removed data or stages -> overrides; the names and their order are those of the table.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "nothing": (),
-    "medical_multimodal": (without("medical", "synthetic"),),
-    "synthetic_multimodal": (without("synthetic"),),
-    "medical_text": (without("medical_cot", "medical_text"),),
-    "medical_cot": (without("medical_cot"),),
-    "general_multimodal": (without("general"),),
-    "captions": (without("captions"),),
-    "general_text": (without("general_text"),),
+    "medical_multimodal": (instruct_without("medical", "synthetic"),),
+    "synthetic_multimodal": (instruct_without("synthetic"),),
+    "medical_text": (instruct_without("medical_cot", "medical_text"),),
+    "medical_cot": (instruct_without("medical_cot"),),
+    "general_multimodal": (instruct_without("general"),),
+    "captions": (instruct_without("captions"),),
+    "general_text": (instruct_without("general_text"),),
     "alignment": ("stages.shallow=null", "stages.deep=null"),
 }
 
@@ -78,8 +78,8 @@ def recipe() -> TrainConfig:
     """The whole, nothing removed; every group that a stage uses is to be given with
     data.GROUP=FOLDER.
     """
-    whole = quickstart.recipe()
-    base, shallow, deep, instruct = whole.stages
+    full = quickstart.recipe()
+    base, shallow, deep, instruct = full.stages
     stages = (
         replace(base, data=("language",)),
         replace(shallow, data=("alignment",)),
@@ -87,5 +87,5 @@ def recipe() -> TrainConfig:
         replace(instruct, data=tuple(INSTRUCT), steps=None, epochs=2.0),
     )
     return replace(
-        whole, name="ablations", stages=stages, data=dict.fromkeys(EXPECTED), expected=EXPECTED
+        full, name="ablations", stages=stages, data=dict.fromkeys(EXPECTED), expected=EXPECTED
     )

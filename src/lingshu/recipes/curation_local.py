@@ -9,8 +9,8 @@ docs/your-hospital.md goes the whole way.
 
 from __future__ import annotations
 
-from lingshu.curate.config import CurateConfig, Source, StepUse
-from lingshu.tasks._prompts import REPORT
+from lingshu.core.prompts import REPORT
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 
 def recipe() -> CurateConfig:
@@ -30,7 +30,7 @@ def recipe() -> CurateConfig:
                 options={"question": REPORT},
                 access="private",
                 deidentified=False,
-                licence="own",
+                license="own",
             ),
             Source(
                 "pictures",
@@ -38,25 +38,25 @@ def recipe() -> CurateConfig:
                 options={"names": "hash"},
                 access="private",
                 deidentified=False,
-                licence="own",
+                license="own",
                 optional=True,
             ),
         ),
         steps=(
-            StepUse("size", "image_size", {"min_side": 64, "need_image": True}),
+            StepConfig("size", "image_size", {"min_side": 64, "require_image": True}),
             # A quarantine, not a proof: what is held back is listed in drops.jsonl for a person to
             # go through.
-            StepUse("burned_in", "burned_in_text", {"dicom": "likely"}),
-            StepUse("scrub", "scrub_identifiers"),
-            StepUse("modality", "tag_modality"),
-            StepUse("language", "language"),
-            StepUse(
+            StepConfig("burned_in", "burned_in_text", {"dicom": "likely"}),
+            StepConfig("scrub", "scrub_identifiers"),
+            StepConfig("modality", "tag_modality"),
+            StepConfig("language", "language"),
+            StepConfig(
                 "length",
                 "text_length",
                 {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048},
             ),
-            StepUse("dedup", "image_dedup", {"unit": "image_text"}),
-            StepUse("split", "split_by_group", {"validation": 0.05}),
+            StepConfig("dedup", "image_dedup", {"unit": "image_text"}),
+            StepConfig("split", "split_by_group", {"validation": 0.05}),
         ),
         image_format="png",
     )

@@ -12,9 +12,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 
-from lingshu.core.shelves import part
-from lingshu.curate.config import CurateConfig, Plain, Source, StepUse
-from lingshu.sources._corpora import CorpusCard, corpora
+from lingshu.core.registry import get_attribute
+from lingshu.curate.config import CurateConfig, ParamValue, Source, StepConfig
+from lingshu.sources._corpus_cards import CorpusCard, corpora
 
 # The benchmarks of the paper's tables that have a task here.
 BENCHMARKS = [
@@ -29,41 +29,43 @@ def recipe() -> CurateConfig:
     stage 3.
     """
     cards = [card for card in corpora() if card.reader and card.mix]
-    cleaned = {
+    sources_by_step = {
         name: tuple(card.name for card in cards if name in card.clean) for name in _CLEANINGS
     }
     # Captions are compared across corpora; PubMedVision and LLaVA-Med instructions each within
     # themselves.
-    inside = tuple(name for name in cleaned["image_dedup"] if name not in cleaned["across"])
-    hashed: Mapping[str, Plain] = {"bits": 64, "radius": 0}
+    remaining_sources = tuple(
+        name for name in sources_by_step["image_dedup"] if name not in sources_by_step["across"]
+    )
+    hash_options: Mapping[str, ParamValue] = {"bits": 64, "radius": 0}
     steps = (
-        StepUse("image_filter", "image_size", {"min_side": 64}, cleaned["image_filter"]),
-        StepUse("modality", "tag_modality"),
-        StepUse("clean_replies", "clean_replies", {}, cleaned["clean_replies"]),
-        StepUse(
+        StepConfig("image_filter", "image_size", {"min_side": 64}, sources_by_step["image_filter"]),
+        StepConfig("modality", "tag_modality"),
+        StepConfig("clean_replies", "clean_replies", {}, sources_by_step["clean_replies"]),
+        StepConfig(
             "text_filter",
             "text_length",
             {"min_tokens": 10, "max_tokens": 1024},
-            cleaned["text_filter"],
+            sources_by_step["text_filter"],
         ),
-        StepUse("image_dedup", "image_dedup", hashed, cleaned["across"]),
-        StepUse(
+        StepConfig("image_dedup", "image_dedup", hash_options, sources_by_step["across"]),
+        StepConfig(
             "image_dedup_inside",
             "image_dedup",
-            {**hashed, "across": "source", "unit": "image_text"},
-            inside,
+            {**hash_options, "across": "source", "unit": "image_text"},
+            remaining_sources,
         ),
-        StepUse("caption_dedup", "caption_dedup", {}, cleaned["across"]),
-        StepUse("text_dedup", "text_dedup", {}, cleaned["text_dedup"]),
-        StepUse("decontaminate", "decontaminate", {"against": BENCHMARKS}),
-        StepUse("mix", "mix", {"composition": "lingshu_stage_3"}),
+        StepConfig("caption_dedup", "caption_dedup", {}, sources_by_step["across"]),
+        StepConfig("text_dedup", "text_dedup", {}, sources_by_step["text_dedup"]),
+        StepConfig("decontaminate", "decontaminate", {"against": BENCHMARKS}),
+        StepConfig("mix", "mix", {"composition": "lingshu_stage_3"}),
     )
     # A step that no corpus asks for would apply to all of them.
-    used = tuple(
+    active_steps = tuple(
         step for step in steps if step.sources or step.name in ("modality", "decontaminate", "mix")
     )
     return CurateConfig(
-        name="paper", sources=tuple(map(_source, cards, range(len(cards)))), steps=used
+        name="paper", sources=tuple(map(_source, cards, range(len(cards)))), steps=active_steps
     )
 
 
@@ -72,15 +74,15 @@ _CLEANINGS = ("image_filter", "image_dedup", "across", "text_filter", "text_dedu
 
 def _source(card: CorpusCard, rank: int) -> Source:
     reader = card.reader or "jsonl"
-    takes = inspect.signature(part("sources", reader, "read")).parameters  # type: ignore[arg-type]
-    options: dict[str, Plain] = (
-        {"columns": dict(card.columns)} if card.columns and "columns" in takes else {}
+    parameters = inspect.signature(get_attribute("sources", reader, "read")).parameters  # type: ignore[arg-type]
+    options: dict[str, ParamValue] = (
+        {"columns": dict(card.columns)} if card.columns and "columns" in parameters else {}
     )
     return Source(
         card.name,
         reader,
         options=options,
-        licence=card.licence,
+        license=card.license,
         access=card.access,
         agreement=card.agreement,
         kind=card.kind,

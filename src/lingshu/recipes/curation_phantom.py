@@ -6,7 +6,7 @@ Expected: of 600 instruct phantoms all stay; two of one picture would be found b
 
 from __future__ import annotations
 
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 
 def recipe(
@@ -20,10 +20,12 @@ def recipe(
         name=f"phantom_{purpose}",
         sources=(Source("phantom", "phantom", f"phantom/{seed}", options),),
         steps=(
-            StepUse("size", "image_size", {"min_side": side, "need_image": purpose != "text"}),
+            StepConfig(
+                "size", "image_size", {"min_side": side, "require_image": purpose != "text"}
+            ),
             # Phantoms of one style look alike to any hash that forgives: only equal pictures are
             # duplicates.
-            StepUse("dedup", "image_dedup", {"radius": 0, "unit": "image_text"}),
+            StepConfig("dedup", "image_dedup", {"radius": 0, "unit": "image_text"}),
         ),
         seed=seed,
         workers=0,

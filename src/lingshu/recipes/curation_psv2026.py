@@ -9,7 +9,7 @@ splits; here images decide. Expected: a fifth of the images on the test side.
 
 from __future__ import annotations
 
-from lingshu.curate.config import CurateConfig, Source, StepUse
+from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 
 def recipe() -> CurateConfig:
@@ -20,7 +20,7 @@ def recipe() -> CurateConfig:
             Source(
                 "path_vqa",
                 "jsonl",
-                licence="MIT",
+                license="MIT",
                 access="open",
                 deidentified=True,
                 modality="histopathology",
@@ -29,7 +29,7 @@ def recipe() -> CurateConfig:
             Source(
                 "slake",
                 "jsonl",
-                licence="CC-BY-4.0",
+                license="CC-BY-4.0",
                 access="open",
                 deidentified=True,
                 optional=True,
@@ -37,16 +37,16 @@ def recipe() -> CurateConfig:
             Source(
                 "vqa_rad",
                 "jsonl",
-                licence="CC0-1.0",
+                license="CC0-1.0",
                 access="open",
                 deidentified=True,
                 optional=True,
             ),
         ),
         steps=(
-            StepUse("size", "image_size", {"min_side": 56, "need_image": True}),
-            StepUse("dedup", "image_dedup", {"radius": 0, "unit": "image_text"}),
+            StepConfig("size", "image_size", {"min_side": 56, "require_image": True}),
+            StepConfig("dedup", "image_dedup", {"radius": 0, "unit": "image_text"}),
             # 9,264 of 40,546 published items are test items.
-            StepUse("split", "split_by_group", {"validation": 0.23, "keep": "train"}),
+            StepConfig("split", "split_by_group", {"validation": 0.23, "keep": "train"}),
         ),
     )

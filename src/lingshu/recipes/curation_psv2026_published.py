@@ -9,7 +9,7 @@ training questions, since its splits share their images.
 
 from __future__ import annotations
 
-from lingshu.curate.config import CurateConfig, StepUse
+from lingshu.curate.config import CurateConfig, StepConfig
 from lingshu.recipes import curation_psv2026
 
 
@@ -18,12 +18,12 @@ def recipe() -> CurateConfig:
     are not.
     """
     base = curation_psv2026.recipe()
-    apart = {
+    decontaminate_options = {
         "against": ["path_vqa", "slake", "vqa_rad"],
         "drop": ["image_exact", "image_near", "study"],
     }
     steps = (
         *(step for step in base.steps if step.name != "split"),
-        StepUse("apart", "decontaminate", apart),
+        StepConfig("apart", "decontaminate", decontaminate_options),
     )
     return CurateConfig(name="psv2026_published", sources=base.sources, steps=steps)

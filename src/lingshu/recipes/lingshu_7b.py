@@ -15,8 +15,8 @@ paper's (section 3.2, table 5). What it leaves unstated, and what stands here in
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Rates, Sharding, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget
+from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 
 EXPECTED = {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
 
@@ -24,13 +24,13 @@ EXPECTED = {"alignment": 927_000, "captions": 4_100_000, "instruct": 7_100_000}
 def stages() -> tuple[Stage, ...]:
     """The three supervised stages; the paper gives the same values for 7B and 32B."""
     # short captions would harm the language model, so it is frozen
-    aligned = Rates(vision=2e-6, projector=1e-5)
-    everything = Rates(vision=2e-6, projector=1e-5, language=1e-5)
+    alignment_rates = LearningRates(vision=2e-6, projector=1e-5)
+    full_rates = LearningRates(vision=2e-6, projector=1e-5, language=1e-5)
     return (
-        Stage("shallow", ("alignment",), aligned),
-        Stage("deep", ("captions",), everything),
+        Stage("shallow", ("alignment",), alignment_rates),
+        Stage("deep", ("captions",), full_rates),
         # Packing short captions cost accuracy in the paper's first two stages, and none here.
-        Stage("instruct", ("instruct",), everything, epochs=2.0, packing=True),
+        Stage("instruct", ("instruct",), full_rates, epochs=2.0, packing=True),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lingshu.models.spec import PixelBudget
+from lingshu.models.model_spec import PixelBudget
 from lingshu.recipes import lingshu_7b
 from lingshu.train.config import TrainConfig
 

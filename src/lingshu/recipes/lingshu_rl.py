@@ -23,8 +23,8 @@ docs/reinforcement.md shows.
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Grpo, Rates, Reward, Sharding, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget
+from lingshu.train.config import Grpo, LearningRates, Reward, Sharding, Stage, TrainConfig
 
 INSTRUCTION = (
     "\nFirst think about the question between <think> and </think>, then give the final answer"
@@ -42,15 +42,15 @@ def recipe() -> TrainConfig:
             Stage(
                 name="rl",
                 data=("rl",),
-                rates=Rates(vision=rate, projector=rate, language=rate),
+                learning_rates=LearningRates(vision=rate, projector=rate, language=rate),
                 epochs=1.0,
                 batch=128,
                 warmup_steps=0,
-                final_rate=1.0,
+                min_lr_ratio=1.0,
                 max_tokens=4096,
                 grpo=Grpo(
-                    copies=16,
-                    round_prompts=512,
+                    num_generations=16,
+                    rollout_batch_size=512,
                     temperature=1.0,
                     max_reply_tokens=2048,
                     kl=1e-3,

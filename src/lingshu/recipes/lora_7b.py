@@ -10,8 +10,8 @@ they would not fit beside the float32 weights.
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Lora, Rates, Sharding, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget
+from lingshu.train.config import LearningRates, Lora, Sharding, Stage, TrainConfig
 
 
 def recipe() -> TrainConfig:
@@ -23,7 +23,7 @@ def recipe() -> TrainConfig:
             Stage(
                 name="lora",
                 data=("train",),
-                rates=Rates(language=1e-4),
+                learning_rates=LearningRates(language=1e-4),
                 epochs=2.0,
                 batch=16,
                 warmup_steps=30,

@@ -24,31 +24,31 @@ all three parts are the card's. What it leaves unstated, and what stands here in
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Rates, Sharding, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget
+from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 
 EXPECTED = {"train": 52_251}
-RATE = 5e-6
+LEARNING_RATE = 5e-6
 # The objective of MOFT's second trajectory.
 ENTITY_WEIGHT = 2.5
 # 1 + (2.5 - 1) x 0.1164, the mean weight of a token by the published share of entity tokens.
 MEAN_WEIGHT = 1.1746
 _OBJECTIVE = "stages.moft.objective"
-_HEAVY = f"{_OBJECTIVE}.entity_weight={ENTITY_WEIGHT}"
+_WEIGHTED = f"{_OBJECTIVE}.entity_weight={ENTITY_WEIGHT}"
 # Runs by what they are for -> overrides. The first two are merged; the others are baselines and
 # controls.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fluency": (),
-    "entities": (_HEAVY,),
+    "entities": (_WEIGHTED,),
     "dft": (f"{_OBJECTIVE}.loss=dft",),
     "second_seed": ("seed=1",),  # averaged with `fluency`: is it only a soup?
-    "normalised": (_HEAVY, f"{_OBJECTIVE}.normaliser=weights"),  # without the larger gradients
+    "normalised": (_WEIGHTED, f"{_OBJECTIVE}.normaliser=weights"),  # without the larger gradients
     "larger_rate": tuple(
-        f"stages.moft.rates.{part}={RATE * MEAN_WEIGHT:.4g}"
+        f"stages.moft.rates.{part}={LEARNING_RATE * MEAN_WEIGHT:.4g}"
         for part in ("vision", "projector", "language")
     ),
     # does it matter which tokens weigh more?
-    "random_tokens": (_HEAVY, f"{_OBJECTIVE}.entities=random"),
+    "random_tokens": (_WEIGHTED, f"{_OBJECTIVE}.entities=random"),
     # the compute of both trajectories in one
     "twice_as_long": ("stages.moft.epochs=6", "stages.moft.warmup_steps=245"),
 }
@@ -59,7 +59,7 @@ def recipe() -> TrainConfig:
     is to be given.
     """
     stage = Stage(
-        "moft", ("train",), Rates(vision=RATE, projector=RATE, language=RATE),
+        "moft", ("train",), LearningRates(vision=LEARNING_RATE, projector=LEARNING_RATE, language=LEARNING_RATE),
         epochs=3.0, batch=64, micro_batch=4, warmup_steps=122, max_tokens=4096,
     )  # fmt: skip
     return TrainConfig(

@@ -12,36 +12,47 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lingshu.curate.config import CurateConfig, StepUse
+from lingshu.curate.config import CurateConfig, StepConfig
 from lingshu.recipes import curation_phantom, quickstart
 from lingshu.recipes.quickstart import SIDE
 from lingshu.sources.phantom import MODALITIES
-from lingshu.train.config import Rates, TrainConfig
+from lingshu.train.config import LearningRates, TrainConfig
 
 SIZES = {"instruct": quickstart.SIZES["instruct"]}
 ENTITY_WEIGHT = 2.5
 # What is medical in an answer about a phantom.
-WORDS = (*MODALITIES, "lesion", "small", "large", "left", "right", "normal", "several places")
+ENTITY_TERMS = (
+    *MODALITIES,
+    "lesion",
+    "small",
+    "large",
+    "left",
+    "right",
+    "normal",
+    "several places",
+)
 _OBJECTIVE = "stages.moft.objective"
-_HEAVY = f"{_OBJECTIVE}.entity_weight={ENTITY_WEIGHT}"
+_WEIGHTED = f"{_OBJECTIVE}.entity_weight={ENTITY_WEIGHT}"
 # Runs by what they are for -> overrides, as in moft_7b.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "fluency": (),
-    "entities": (_HEAVY,),
+    "entities": (_WEIGHTED,),
     "dft": (f"{_OBJECTIVE}.loss=dft",),
     "second_seed": (),  # its seed is given, so that the same steps come in another order
-    "random_tokens": (_HEAVY, f"{_OBJECTIVE}.entities=random"),
+    "random_tokens": (_WEIGHTED, f"{_OBJECTIVE}.entities=random"),
 }
-SHORT_RATE, SHORT_STEPS = 3e-4, 40
+SHORT_LEARNING_RATE, SHORT_STEPS = 3e-4, 40
 
 
 def curation(*, images: int, first: int, seed: int, purpose: str = "instruct") -> CurateConfig:
     """Drawn phantoms as the quickstart has them, the terms of their answers marked."""
-    drawn = curation_phantom.recipe(
+    config = curation_phantom.recipe(
         purpose=purpose, images=images, first=first, seed=seed, side=SIDE
     )
-    terms = StepUse("entities", "mark_entities", {"words": list(WORDS), "built_in": False})
-    return replace(drawn, name="phantom_moft", steps=(*drawn.steps, terms))
+    mark_step = StepConfig(
+        "entities", "mark_entities", {"words": list(ENTITY_TERMS), "use_builtin": False}
+    )
+    return replace(config, name="phantom_moft", steps=(*config.steps, mark_step))
 
 
 def recipe() -> TrainConfig:
@@ -60,9 +71,11 @@ def recipe() -> TrainConfig:
     )
 
 
-def short(checkpoint: str, *, steps: int = SHORT_STEPS) -> TrainConfig:
+def short_trajectory(checkpoint: str, *, steps: int = SHORT_STEPS) -> TrainConfig:
     """A short trajectory from an instruction-tuned checkpoint."""
     config = recipe()
-    rates = Rates(vision=SHORT_RATE, projector=SHORT_RATE, language=SHORT_RATE)
-    stage = replace(config.stages[0], rates=rates, steps=steps, warmup_steps=5)
+    learning_rates = LearningRates(
+        vision=SHORT_LEARNING_RATE, projector=SHORT_LEARNING_RATE, language=SHORT_LEARNING_RATE
+    )
+    stage = replace(config.stages[0], learning_rates=learning_rates, steps=steps, warmup_steps=5)
     return replace(config, model=checkpoint, stages=(stage,), save_every=1000)

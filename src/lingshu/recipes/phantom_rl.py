@@ -14,29 +14,37 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lingshu.recipes import quickstart
-from lingshu.recipes.quickstart import RATE
-from lingshu.train.config import Grpo, Rates, Stage, TrainConfig
+from lingshu.recipes.quickstart import LEARNING_RATE
+from lingshu.train.config import Grpo, LearningRates, Stage, TrainConfig
 
 # Phantoms drawn for each data group that the quickstart does not have.
 SIZES = {"mixed": 2400, "rl": 960}
-RL_RATE = 3e-4
+RL_LEARNING_RATE = 3e-4
 
 
 def stages() -> tuple[Stage, Stage]:
     """The mixed-format start and the stage that learns from rewards."""
     mixed = quickstart.stage(
-        "mixed", "mixed", 140, Rates(vision=RATE, projector=RATE, language=RATE)
+        "mixed",
+        "mixed",
+        140,
+        LearningRates(vision=LEARNING_RATE, projector=LEARNING_RATE, language=LEARNING_RATE),
     )
     rl = replace(
         quickstart.stage(
-            "rl", "rl", 36, Rates(vision=RL_RATE, projector=RL_RATE, language=RL_RATE)
+            "rl",
+            "rl",
+            36,
+            LearningRates(
+                vision=RL_LEARNING_RATE, projector=RL_LEARNING_RATE, language=RL_LEARNING_RATE
+            ),
         ),
         warmup_steps=5,
-        final_rate=1.0,
+        min_lr_ratio=1.0,
         weight_decay=0.0,
         # One update a round, so that old log-probabilities need no pass of their own; no penalty,
         # so no reference does.
-        grpo=Grpo(copies=8, round_prompts=16, max_reply_tokens=48, kl=0.0),
+        grpo=Grpo(num_generations=8, rollout_batch_size=16, max_reply_tokens=48, kl=0.0),
     )
     return mixed, rl
 
@@ -54,7 +62,7 @@ def recipe() -> TrainConfig:
     )
 
 
-def branch(checkpoint: str) -> TrainConfig:
+def rl_branch(checkpoint: str) -> TrainConfig:
     """The last two stages alone, from a checkpoint after deep alignment."""
     return replace(
         recipe(), model=checkpoint, stages=stages(), data=dict.fromkeys(SIZES), expected=SIZES

@@ -9,11 +9,11 @@ no rule makes a wrong answer, or the teacher's texts contradict the gold.
 
 from __future__ import annotations
 
-from lingshu.curate.config import StepUse, SynthesisConfig
+from lingshu.curate.config import StepConfig, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
     """Refined questions, and critiques of answers made wrong by rule where no run is given."""
     return SynthesisConfig(
-        name="psv2026", steps=(StepUse("qa", "refine_qa"), StepUse("critique", "critique"))
+        name="psv2026", steps=(StepConfig("qa", "refine_qa"), StepConfig("critique", "critique"))
     )

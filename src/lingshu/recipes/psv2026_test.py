@@ -9,7 +9,7 @@ teacher's texts do not contradict.
 
 from __future__ import annotations
 
-from lingshu.curate.config import StepUse, SynthesisConfig
+from lingshu.curate.config import StepConfig, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
@@ -17,5 +17,5 @@ def recipe() -> SynthesisConfig:
     published audit.
     """
     return SynthesisConfig(
-        name="psv2026_test", steps=(StepUse("items", "write_rubric"),), review_rows=100
+        name="psv2026_test", steps=(StepConfig("items", "write_rubric"),), review_rows=100
     )

@@ -8,8 +8,8 @@ than the majority answer, since a model that never saw language elsewhere cannot
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget, TinyModel
-from lingshu.train.config import Rates, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget, TinyModel
+from lingshu.train.config import LearningRates, Stage, TrainConfig
 
 SIDE = 84  # pixels
 
@@ -20,17 +20,17 @@ def recipe() -> TrainConfig:
     """
     return TrainConfig(
         name="small_vqa",
-        model=TinyModel(vocabulary=1024),
+        model=TinyModel(vocab_size=1024),
         stages=(
             Stage(
                 name="instruct",
                 data=("train",),
-                rates=Rates(vision=5e-4, projector=5e-4, language=5e-4),
+                learning_rates=LearningRates(vision=5e-4, projector=5e-4, language=5e-4),
                 epochs=12.0,
                 batch=16,
                 micro_batch=16,
                 warmup_steps=30,
-                final_rate=0.02,
+                min_lr_ratio=0.02,
                 weight_decay=0.05,
                 betas=(0.9, 0.98),
                 max_tokens=512,

@@ -20,8 +20,8 @@ packing are those of the paper's third stage, which lingshu_7b says more about. 
 
 from __future__ import annotations
 
-from lingshu.models.spec import PixelBudget
-from lingshu.train.config import Rates, Sharding, Stage, TrainConfig
+from lingshu.models.model_spec import PixelBudget
+from lingshu.train.config import LearningRates, Sharding, Stage, TrainConfig
 
 EXPECTED = {"medical_text": 173_000, "medical_multimodal": 675_000}
 BATCH = 64
@@ -36,7 +36,7 @@ def recipe() -> TrainConfig:
             Stage(
                 "text",
                 ("medical_text",),
-                Rates(language=1e-5),
+                LearningRates(language=1e-5),
                 batch=BATCH,
                 packing=True,
                 warmup_steps=20,
@@ -44,7 +44,7 @@ def recipe() -> TrainConfig:
             Stage(
                 "instruct",
                 ("medical_text", "medical_multimodal"),
-                Rates(vision=2e-6, projector=1e-5, language=1e-5),
+                LearningRates(vision=2e-6, projector=1e-5, language=1e-5),
                 batch=BATCH,
                 packing=True,
             ),

@@ -7,7 +7,7 @@ allow.
 
 from __future__ import annotations
 
-from lingshu.curate.config import StepUse, SynthesisConfig
+from lingshu.curate.config import StepConfig, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
@@ -16,5 +16,8 @@ def recipe() -> SynthesisConfig:
     """
     return SynthesisConfig(
         name="synthesis_captions",
-        steps=(StepUse("captions", "long_caption"), StepUse("questions", "vqa_self_instruct")),
+        steps=(
+            StepConfig("captions", "long_caption"),
+            StepConfig("questions", "vqa_self_instruct"),
+        ),
     )

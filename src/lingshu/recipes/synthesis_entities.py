@@ -7,11 +7,11 @@ counted, not marked.
 
 from __future__ import annotations
 
-from lingshu.curate.config import StepUse, SynthesisConfig
+from lingshu.curate.config import StepConfig, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
     """One request for each answer."""
     return SynthesisConfig(
-        name="synthesis_entities", steps=(StepUse("entities", "label_entities"),)
+        name="synthesis_entities", steps=(StepConfig("entities", "label_entities"),)
     )

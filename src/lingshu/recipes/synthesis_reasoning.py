@@ -7,7 +7,7 @@ disagrees.
 
 from __future__ import annotations
 
-from lingshu.curate.config import StepUse, SynthesisConfig
+from lingshu.curate.config import StepConfig, SynthesisConfig
 
 
 def recipe() -> SynthesisConfig:
@@ -15,5 +15,5 @@ def recipe() -> SynthesisConfig:
     with the image (drops).
     """
     return SynthesisConfig(
-        name="synthesis_reasoning", steps=(StepUse("reasoning", "chain_of_thought"),)
+        name="synthesis_reasoning", steps=(StepConfig("reasoning", "chain_of_thought"),)
     )

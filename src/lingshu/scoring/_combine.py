@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample, Score, Scorer
+from lingshu.core.types import Sample, Score, Scorer
 
 
 def combine(weights: Mapping[Scorer, float]) -> Scorer:
@@ -26,20 +26,20 @@ def combine(weights: Mapping[Scorer, float]) -> Scorer:
             f"weights must be one finite number for each scorer, not {list(weights.values())}."
         )
     parts = tuple(weights.items())
-    main = max(range(len(parts)), key=lambda place: abs(parts[place][1]))
+    main_index = max(range(len(parts)), key=lambda index: abs(parts[index][1]))
 
     def score(sample: Sample, reply: str) -> Score:
-        found = [part(sample, reply) for part, _ in parts]
-        read = [
-            (weight, one.value)
-            for (_, weight), one in zip(parts, found, strict=True)
-            if one.value is not None
+        scores = [part(sample, reply) for part, _ in parts]
+        values = [
+            (weight, part_score.value)
+            for (_, weight), part_score in zip(parts, scores, strict=True)
+            if part_score.value is not None
         ]
-        value = math.fsum(weight * part for weight, part in read) if read else None
-        told = " + ".join(
-            f"{weight:g} * {'none' if one.value is None else f'{one.value:g}'}"
-            for (_, weight), one in zip(parts, found, strict=True)
+        value = math.fsum(weight * part for weight, part in values) if values else None
+        note = " + ".join(
+            f"{weight:g} * {'none' if part_score.value is None else f'{part_score.value:g}'}"
+            for (_, weight), part_score in zip(parts, scores, strict=True)
         )
-        return Score(value, found[main].status, found[main].read, told)
+        return Score(value, scores[main_index].status, scores[main_index].prediction, note)
 
     return score

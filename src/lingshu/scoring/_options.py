@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.scoring._text import plain, words
+from lingshu.core.reply_text import normalize_words, to_plain_text
 
-_LABEL = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]?\s*[.:,)\]]|[)\]]|\s)\s*(?=\S)")
+_OPTION_LABEL = re.compile(r"^\s*[(\[]?([A-Za-z])(?:[)\]]?\s*[.:,)\]]|[)\]]|\s)\s*(?=\S)")
 _NEGATED_BEFORE = re.compile(
     r" (?:not|no|without|never|nor|neither|isn't|wasn't|aren't|doesn't|cannot|exclude[sd]?|excluding|eliminate[sd]?|rules?"
     r" out|ruled out"
@@ -36,44 +36,49 @@ class Option(NamedTuple):
 
     letter: str
     text: str
-    form: str
-    lettered: tuple[str, ...]
+    normalized: str
+    labeled: tuple[str, ...]
 
 
 @lru_cache(maxsize=4096)
-def options(choices: tuple[str, ...]) -> tuple[Option, ...]:
+def parse_options(choices: tuple[str, ...]) -> tuple[Option, ...]:
     """Options with their letters.
 
     Letters are taken off only where all choices carry theirs in order: "C. difficile" stays.
     """
-    texts = [plain(choice) for choice in choices]
-    labels = [_LABEL.match(text) for text in texts]
-    letters = [chr(ord("A") + place) for place in range(len(texts))]
+    texts = [to_plain_text(choice) for choice in choices]
+    labels = [_OPTION_LABEL.match(text) for text in texts]
+    letters = [chr(ord("A") + index) for index in range(len(texts))]
     if len(texts) > 1 and all(
         label and label[1].upper() == letter for label, letter in zip(labels, letters, strict=True)
     ):
         texts = [text[label.end() :] for text, label in zip(texts, labels, strict=True) if label]
-    return tuple(_option(letter, text) for letter, text in zip(letters, texts, strict=True))
+    return tuple(_make_option(letter, text) for letter, text in zip(letters, texts, strict=True))
 
 
-def _option(letter: str, text: str) -> Option:
-    form = words(text)
-    marks = (" ", " | ") if form.strip() else ()
-    return Option(letter, text, form, tuple(f" {letter.lower()}{mark}{form[1:]}" for mark in marks))
+def _make_option(letter: str, text: str) -> Option:
+    normalized = normalize_words(text)
+    separators = (" ", " | ") if normalized.strip() else ()
+    return Option(
+        letter,
+        text,
+        normalized,
+        tuple(f" {letter.lower()}{separator}{normalized[1:]}" for separator in separators),
+    )
 
 
 @lru_cache(maxsize=4096)
-def _longest_first(known: tuple[Option, ...]) -> tuple[Option, ...]:
-    return tuple(sorted(known, key=lambda option: -len(option.form)))
+def _sort_by_length(options: tuple[Option, ...]) -> tuple[Option, ...]:
+    return tuple(sorted(options, key=lambda option: -len(option.normalized)))
 
 
 @lru_cache(maxsize=4096)
-def traits(known: tuple[Option, ...]) -> tuple[bool, bool]:
+def option_traits(options: tuple[Option, ...]) -> tuple[bool, bool]:
     """Whether yes and no are among the options, and whether any option's text is a single
     character.
     """
-    return {" yes ", " no "} <= {option.form for option in known}, any(
-        len(option.form) == 3 for option in known
+    return {" yes ", " no "} <= {option.normalized for option in options}, any(
+        len(option.normalized) == 3 for option in options
     )
 
 
@@ -85,113 +90,123 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
     Raises:
         InputError: a gold that is no option.
     """
-    known = options(choices)
-    found = set()
+    options = parse_options(choices)
+    letters = set()
     for gold in golds:
-        told = plain(gold).strip()
-        bare = told.strip("()[]. ").upper()
-        same = [
+        gold_text = to_plain_text(gold).strip()
+        stripped = gold_text.strip("()[]. ").upper()
+        matches = [
             option.letter
-            for option in known
-            if option.form == words(told)
-            or f"{option.letter} {option.form}" == f"{bare[:1]} {words(told[1:])}"
+            for option in options
+            if option.normalized == normalize_words(gold_text)
+            or f"{option.letter} {option.normalized}"
+            == f"{stripped[:1]} {normalize_words(gold_text[1:])}"
         ]
-        if len(bare) == 1 and any(option.letter == bare for option in known):
-            found.add(bare)
-        elif same:
+        if len(stripped) == 1 and any(option.letter == stripped for option in options):
+            letters.add(stripped)
+        elif matches:
             # Two options of one text: the first is the one that the source means.
-            found.add(same[0])
+            letters.add(matches[0])
         else:
             raise InputError(
-                f"the gold {gold!r} is none of the {len(known)} options; give its letter or the"
+                f"the gold {gold!r} is none of the {len(options)} options; give its letter or the"
                 " text of the option."
             )
-    return frozenset(found)
+    return frozenset(letters)
 
 
-def opening_option(form: str, known: Sequence[Option]) -> list[Option]:
+def leading_options(normalized: str, options: Sequence[Option]) -> list[Option]:
     """The options whose text opens a `words` form, longest only; single letters and signs do not
     count as texts.
     """
-    found = [option for option in known if len(option.form) > 3 and form.startswith(option.form)]
-    longest = max((len(option.form) for option in found), default=0)
-    return [option for option in found if len(option.form) == longest]
+    matches = [
+        option
+        for option in options
+        if len(option.normalized) > 3 and normalized.startswith(option.normalized)
+    ]
+    longest = max((len(option.normalized) for option in matches), default=0)
+    return [option for option in matches if len(option.normalized) == longest]
 
 
-def named_options(form: str, known: tuple[Option, ...]) -> list[Option]:
+def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
     """The options whose texts stand in a `words` form and are not denied there.
 
     A text inside a longer option's text is not named by it; two options of the same text are both
     named.
     """
-    taken: list[tuple[int, int]] = []
-    named: dict[str, Option] = {}
-    for option in _longest_first(known):
-        if option.form not in form or _like_a_letter(option.form, len(known)):
+    claimed_spans: list[tuple[int, int]] = []
+    by_letter: dict[str, Option] = {}
+    for option in _sort_by_length(options):
+        if option.normalized not in normalized or _resembles_letter(
+            option.normalized, len(options)
+        ):
             continue
-        spans = _places(form, option.form)
-        free = [
+        spans = _find_spans(normalized, option.normalized)
+        free_spans = [
             (a, b)
             for a, b in spans
-            if not any(a >= c and b <= d and (b - a) < (d - c) for c, d in taken)
+            if not any(a >= c and b <= d and (b - a) < (d - c) for c, d in claimed_spans)
         ]
-        taken += free
-        if any(not denied(form, a, b) for a, b in free):
-            named[option.letter] = option
-    return [named[letter] for letter in sorted(named)]
+        claimed_spans += free_spans
+        if any(not is_negated(normalized, a, b) for a, b in free_spans):
+            by_letter[option.letter] = option
+    return [by_letter[letter] for letter in sorted(by_letter)]
 
 
-def affirmed(form: str, text: str) -> bool:
+def is_affirmed(normalized: str, text: str) -> bool:
     """Whether a text stands in a `words` form somewhere where it is not denied."""
-    return text in form and any(not denied(form, a, b) for a, b in _places(form, text))
+    return text in normalized and any(
+        not is_negated(normalized, a, b) for a, b in _find_spans(normalized, text)
+    )
 
 
-def _like_a_letter(text: str, options: int) -> bool:
+def _resembles_letter(text: str, n_options: int) -> bool:
     """A text that reads like an option's letter, or like a word of one letter, is not looked for;
     nor is none at all.
     """
     return len(text) < 3 or (
-        len(text) == 3 and (text[1] in "ai" or 0 <= ord(text[1]) - ord("a") < options)
+        len(text) == 3 and (text[1] in "ai" or 0 <= ord(text[1]) - ord("a") < n_options)
     )
 
 
-def _places(form: str, text: str) -> list[tuple[int, int]]:
-    found, start = [], form.find(text)
+def _find_spans(normalized: str, text: str) -> list[tuple[int, int]]:
+    spans, start = [], normalized.find(text)
     # A text named a thousand times is named no better than one named a few times.
-    while start >= 0 and len(found) < 64:
-        found.append((start, start + len(text)))
-        start = form.find(text, start + len(text) - 1)
-    return found
+    while start >= 0 and len(spans) < 64:
+        spans.append((start, start + len(text)))
+        start = normalized.find(text, start + len(text) - 1)
+    return spans
 
 
-def denied(form: str, start: int, end: int) -> bool:
+def is_negated(normalized: str, start: int, end: int) -> bool:
     """Whether what stands from the blank at `start` to past the one before `end`, in a `words`
     form, is denied there.
     """
-    if _NEGATED_BEFORE.search(form[max(0, start - 80) : start + 1]):
+    if _NEGATED_BEFORE.search(normalized[max(0, start - 80) : start + 1]):
         return True
-    after = _NEGATED_AFTER.match(form[end - 1 : end + 60])
-    return after is not None and not (" likely" in after[0] and " less " not in after[0])
+    negation = _NEGATED_AFTER.match(normalized[end - 1 : end + 60])
+    return negation is not None and not (" likely" in negation[0] and " less " not in negation[0])
 
 
-def option_within(form: str, known: Sequence[Option]) -> list[Option]:
+def options_containing(normalized: str, options: Sequence[Option]) -> list[Option]:
     """The options that hold every word of a short reply, such as "T2" for "T2-weighted MRI"."""
-    said = set(form.split())
-    mine = said - _EMPTY_WORDS - _DENIALS - {"|"}
-    if not mine or len(mine) > 8:
+    reply_words = set(normalized.split())
+    content_words = reply_words - _STOP_WORDS - _NEGATIONS - {"|"}
+    if not content_words or len(content_words) > 8:
         return []
     # "Not benign" is no "Benign lesion", and "a fracture" is no "No fracture".
     return [
         option
-        for option in known
-        if mine <= (own := set(option.form.split())) and said & _DENIALS == own & _DENIALS
+        for option in options
+        if content_words <= (option_words := set(option.normalized.split()))
+        and reply_words & _NEGATIONS == option_words & _NEGATIONS
     ]
 
 
-_DENIALS = frozenset(("no", "not", "none"))
+_NEGATIONS = frozenset(("no", "not", "none"))
 
 
-_EMPTY_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     (
         "a",
         "an",

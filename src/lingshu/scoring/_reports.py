@@ -6,13 +6,13 @@ from __future__ import annotations
 NEEDS_JUDGE = "needs a judge"
 
 
-def reference(findings: str, impression: str, *, empty: str = "None") -> str:
+def format_reference(findings: str, impression: str, *, empty: str = "None") -> str:
     """A report's reference text: each section closed by one full stop, and `empty` where it says
     nothing.
     """
-    return f"Findings: {_section(findings, empty)} Impression: {_section(impression, empty)}"
+    return f"Findings: {_close_section(findings, empty)} Impression: {_close_section(impression, empty)}"
 
 
-def _section(text: str, empty: str) -> str:
-    told = text.strip() or empty
-    return told if told.endswith((".", "!", "?", "。")) else f"{told}."
+def _close_section(text: str, empty: str) -> str:
+    content = text.strip() or empty
+    return content if content.endswith((".", "!", "?", "。")) else f"{content}."

@@ -10,12 +10,12 @@ RANGE: 1.0 right, 0.0 wrong, between for reports, None where nothing could be re
 from __future__ import annotations
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample, Score, Scorer
+from lingshu.core.types import Sample, Score, Scorer
 from lingshu.scoring import choice, closed, exact, open, token_f1, yes_no
 from lingshu.scoring._reports import NEEDS_JUDGE
 
 RANGE = (0.0, 1.0)
-_BY_KIND: dict[str, Scorer] = {
+_SCORERS_BY_KIND: dict[str, Scorer] = {
     "yes_no": yes_no.score,
     "closed": closed.score,
     "open": open.score,
@@ -24,7 +24,7 @@ _BY_KIND: dict[str, Scorer] = {
 }
 
 
-def scorer_of(sample: Sample) -> Scorer:
+def scorer_for(sample: Sample) -> Scorer:
     """The scorer that fits a sample.
 
     Raises:
@@ -37,7 +37,7 @@ def scorer_of(sample: Sample) -> Scorer:
         raise InputError(
             f"{NEEDS_JUDGE}: sample {sample.id!r} is graded by a rubric, and `auto` has no judge."
         )
-    return _BY_KIND.get(kind, closed.score)
+    return _SCORERS_BY_KIND.get(kind, closed.score)
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -46,4 +46,4 @@ def score(sample: Sample, reply: str) -> Score:
     Raises:
         InputError: the sample has no gold, or one that the fitting scorer cannot use.
     """
-    return scorer_of(sample)(sample, reply)
+    return scorer_for(sample)(sample, reply)

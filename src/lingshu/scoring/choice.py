@@ -16,45 +16,45 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample, Score, Status
+from lingshu.core.reply_text import (
+    contains_any,
+    final_answer,
+    is_empty,
+    is_refusal,
+    make_score,
+    normalize_words,
+    require_golds,
+    strip_reasoning,
+    to_plain_text,
+)
+from lingshu.core.types import Sample, Score, Status
 from lingshu.scoring import yes_no
 from lingshu.scoring._options import (
     Option,
-    affirmed,
     gold_letters,
+    is_affirmed,
+    leading_options,
     named_options,
-    opening_option,
-    option_within,
-    options,
-    traits,
-)
-from lingshu.scoring._text import (
-    blank,
-    committed,
-    golds,
-    graded,
-    holds,
-    plain,
-    refuses,
-    spoken,
-    words,
+    option_traits,
+    options_containing,
+    parse_options,
 )
 
 RANGE = (0.0, 1.0)
-_MOST_CUES = 256
-_LONG, _TAIL = 1_200, 600  # characters
+_MAX_CUES = 256
+_LONG_REPLY_CHARS, _TAIL_CHARS = 1_200, 600  # characters
 
 # One letter that is no part of a word: not the B of "B-cell" or "B2", not the t of "isn't".
-_L = (
+_LETTER = (
     r"(?P<open>[(\[{<\"']*)\s?(?<![A-Za-z0-9'])(?<![A-Za-z0-9]-)(?P<letter>[A-Za-z])"
     r"(?![A-Za-z0-9]|['-][A-Za-z0-9])\s?(?P<close>[)\]}>\"']*)"
 )
 _NOUN = r"(?:(?:option|choice|letter|answer|选项)\s*:?\s*)?"
-_BARE = re.compile(rf"^{_NOUN}{_L}[\s.:,;!]*$", re.I)
+_BARE = re.compile(rf"^{_NOUN}{_LETTER}[\s.:,;!]*$", re.I)
 _LEADING = re.compile(
-    rf"^{_NOUN}{_L}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|is|for|due|given)\b)", re.I
+    rf"^{_NOUN}{_LETTER}(?P<next>\s*[.:,;)\-\n]|\s+(?:because|since|as|is|for|due|given)\b)", re.I
 )
-_TRAILING = re.compile(rf"(?:^|[:;\n]\s*|[.!?]\s+){_NOUN}{_L}[\s.!]*$")
+_TRAILING = re.compile(rf"(?:^|[:;\n]\s*|[.!?]\s+){_NOUN}{_LETTER}[\s.!]*$")
 _HEDGES = (
     r"(?:(?:is|are|was|were|would be|should be|must be|will be|might be|could be|may"
     r" be|remains|:|=|-+>?)\s*)"
@@ -77,14 +77,14 @@ _CUE = re.compile(
     r")(?:the\s+)?" + _NOUN,
     re.I,
 )
-_LETTER_HERE = re.compile(_L)
+_LETTER_PATTERN = re.compile(_LETTER)
 # After these a letter counts only in upper case and where its clause ends: "so A."
 _WEAK = re.compile(
     rf"\b(?:[Ii]t is|[Ii]t's|[Tt]his is|must be|[Ss]o|[Tt]herefore|[Tt]hus|[Hh]ence"
-    rf"|think|guess|believe)\s*[:,]?\s*{_NOUN}{_L}(?=\s*(?:[.,;!?]|$))"
+    rf"|think|guess|believe)\s*[:,]?\s*{_NOUN}{_LETTER}(?=\s*(?:[.,;!?]|$))"
 )
 _VERDICT = re.compile(
-    rf"{_L}\s*(?:(?:is|seems|looks|appears|would be|must"
+    rf"{_LETTER}\s*(?:(?:is|seems|looks|appears|would be|must"
     r" be)\s+(?:clearly\s+)?(?:the\s+)?(?:most\s+)?(?:single\s+)?"
     r"(?:correct|right|best|true|likely|answer|appropriate|accurate)\b|fits?\b|matches\b|(?:选项|项)?\s*(?:是)?(?:正确|对的))",
     re.I,
@@ -106,7 +106,7 @@ _DENIED = re.compile(
 )
 # One of a list of verdicts: "A: incorrect", "(B) - yes". A plain "no" counts where its clause ends:
 # not in "A. No other fits".
-_MARKED = re.compile(
+_OPTION_VERDICT = re.compile(
     r"(?<![A-Za-z0-9'-])(?:[Oo]ption\s+|选项\s?)?[(\[]?(?P<letter>[A-Za-z])(?:选项|项)?(?:[)\]]?\s?[:.)\-=,]|[)\]])\s*"
     r"(?:(?P<no>(?:incorrect|wrong|false|unlikely|excluded|ruled"
     r" out|impossible|implausible)\b|错|不正确|不对|否|不是"
@@ -115,7 +115,7 @@ _MARKED = re.compile(
     r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
-_MARK_SIGNS = (
+_OPTION_VERDICT_MARKERS = (
     "incorrect",
     "wrong",
     "false",
@@ -131,31 +131,31 @@ _MARK_SIGNS = (
     "否",
     *"✗✘❌✖×",
 )
-_MARKS = re.compile(
+_VERDICT_WORD = re.compile(
     r" (?:incorrect|wrong|false|unlikely|not|no|none|yes|true|correct|right|错|不|否|无|是|对|正) "
 )
-_MORE = re.compile(
-    rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*(?:(?:maybe|perhaps|possibly|probably)\s+)?{_NOUN}{_L}",
+_NEXT_LETTER = re.compile(
+    rf"\s*(?:,\s*(?:and|or)\b|,|/|&|\band\b|\bor\b|和|或|与|及)\s*(?:(?:maybe|perhaps|possibly|probably)\s+)?{_NOUN}{_LETTER}",
     re.I,
 )
 # "A; B" and "(A)(B)": letters and nothing else.
-_LETTERS_ALONE = re.compile(r"^[\s(]*[A-Z](?:[\s,;/&()]+[A-Z])+[\s().]*$")
-_LABELLED = re.compile(
-    rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_L})|(?<!\w)[(\[](?P<bracketed>[A-Z])[)\]]"
+_LETTERS_ONLY = re.compile(r"^[\s(]*[A-Z](?:[\s,;/&()]+[A-Z])+[\s().]*$")
+_LABELED = re.compile(
+    rf"(?:\b(?:[Oo]ption|[Cc]hoice|选项)\s*{_LETTER})|(?<!\w)[(\[](?P<bracketed>[A-Z])[)\]]"
 )
-_LISTED = re.compile(rf"^(?:both\s+|either\s+)?{_L}")
+_LISTED_LETTER = re.compile(rf"^(?:both\s+|either\s+)?{_LETTER}")
 _BEFORE_TEXT = re.compile(r"^\W*(?:an?\s|the\s)?")
 _CLAUSE_END = re.compile(r"\s*(?:[.,;:!?)]|$)")
 _NEXT_WORD = re.compile(r"\s+[a-z0-9]")
 _LABEL_END = re.compile(r"[.:)]")
-_CONNECTS = re.compile(
+_CONNECTIVE = re.compile(
     r"\s+(?:because|since|as|is|and|or|for|due|given|which|with|was|based)\b", re.I
 )
 
 
 # Whatever a pattern above finds holds one of its signs (in lower case, but for _DENIED): no sign,
 # no search.
-_CUE_SIGNS = (
+_CUE_MARKERS = (
     "ans",
     "cho",
     "opti",
@@ -171,7 +171,7 @@ _CUE_SIGNS = (
     "正解",
     "选",
 )
-_WEAK_SIGNS = (
+_WEAK_MARKERS = (
     "it is",
     "it's",
     "this is",
@@ -184,7 +184,7 @@ _WEAK_SIGNS = (
     "guess",
     "believe",
 )
-_VERDICT_SIGNS = (
+_VERDICT_MARKERS = (
     "correct",
     "right",
     "best",
@@ -198,22 +198,22 @@ _VERDICT_SIGNS = (
     "正确",
     "对的",
 )
-_DENIED_SIGNS = ("not", "n't", "never", "exclu", "eliminat", "rul", "rather than", "instead of", "reject", "wrong", "incorrect", "false",
+_DENIED_MARKERS = ("not", "n't", "never", "exclu", "eliminat", "rul", "rather than", "instead of", "reject", "wrong", "incorrect", "false",
                  "unlikely", "impossible", "implausible", "不", "排除", "而非", "错")  # fmt: skip
 
 
-class Reading(NamedTuple):
+class ParsedChoice(NamedTuple):
     """The letters a reply chooses: one where the status is ok, the tied ones where it is multiple."""
 
     letters: tuple[str, ...]
     status: Status
-    by: str | None = None
+    evidence: str | None = None
 
 
-_UNREAD = Reading((), "unparsed")
+_UNPARSED = ParsedChoice((), "unparsed")
 
 
-class Said(NamedTuple):
+class ParsedReply(NamedTuple):
     """A reply made ready: its text with denied letters blanked out, the `words` of that, and the
     whole in lower case.
 
@@ -222,183 +222,221 @@ class Said(NamedTuple):
     """
 
     text: str
-    form: str
-    lower: str
-    marks: Reading | None = None
-    marked_at: int = -1
+    normalized: str
+    lowercase: str
+    verdict: ParsedChoice | None = None
+    verdict_start: int = -1
 
 
-def read(reply: str, choices: Sequence[str]) -> Reading:
+def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
     """The option that a reply chooses."""
-    known = options(tuple(choices))
-    text = spoken(reply)
-    final = committed(text)
-    if final is None and len(text) > _LONG:
-        last = _at_the_end(text, known)
-        if last:
-            return last
-    text = plain(text if final is None else final)
-    if blank(text):
-        return Reading((), "empty")
-    bare = _BARE.match(text)
-    if bare and _in(bare["letter"], known):
-        return Reading((bare["letter"].upper(),), "ok", "letter")
-    form = words(text)
-    whole = _whole(form, known)
-    if whole or bare:
-        return whole or _UNREAD
-    alone = (
-        {letter for letter in text if _in(letter, known)}
-        if _LETTERS_ALONE.match(text) and not traits(known)[1]
+    options = parse_options(tuple(choices))
+    text = strip_reasoning(reply)
+    answer = final_answer(text)
+    if answer is None and len(text) > _LONG_REPLY_CHARS:
+        tail_choice = _parse_tail(text, options)
+        if tail_choice:
+            return tail_choice
+    text = to_plain_text(text if answer is None else answer)
+    if is_empty(text):
+        return ParsedChoice((), "empty")
+    bare_match = _BARE.match(text)
+    if bare_match and _is_option_letter(bare_match["letter"], options):
+        return ParsedChoice((bare_match["letter"].upper(),), "ok", "letter")
+    normalized = normalize_words(text)
+    full_text_match = _match_full_text(normalized, options)
+    if full_text_match or bare_match:
+        return full_text_match or _UNPARSED
+    bare_letters = (
+        {letter for letter in text if _is_option_letter(letter, options)}
+        if _LETTERS_ONLY.match(text) and not option_traits(options)[1]
         else set()
     )
-    if len(alone) > 1:
-        return Reading(tuple(sorted(alone)), "multiple")
-    said = _made_ready(text, form, known)
-    return _leading(said, known, _explicit(said, known)) or (
-        _refusal(form, known) if refuses(text) else _mentioned(text, form, said, known)
+    if len(bare_letters) > 1:
+        return ParsedChoice(tuple(sorted(bare_letters)), "multiple")
+    parsed = _parse_reply(text, normalized, options)
+    return _leading_choice(parsed, options, _explicit_choice(parsed, options)) or (
+        _refusal_or_option(normalized, options)
+        if is_refusal(text)
+        else _mentioned_option(text, normalized, parsed, options)
     )
 
 
-def _made_ready(text: str, form: str, known: tuple[Option, ...]) -> Said:
-    lower = text.casefold()
-    masked = undenied(text)
-    if not holds(lower, _MARK_SIGNS):
-        return Said(masked, form if masked is text else words(masked), lower)
-    masked, yes, place = _marked(masked, known)
-    marks = (
+def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> ParsedReply:
+    lowercase = text.casefold()
+    masked = without_denied(text)
+    if not contains_any(lowercase, _OPTION_VERDICT_MARKERS):
+        return ParsedReply(
+            masked, normalized if masked is text else normalize_words(masked), lowercase
+        )
+    masked, affirmed_letters, verdict_start = _apply_option_verdicts(masked, options)
+    verdict = (
         None
-        if not yes
-        else Reading(yes, "ok", "verdict")
-        if len(yes) == 1
-        else Reading(yes, "multiple")
+        if not affirmed_letters
+        else ParsedChoice(affirmed_letters, "ok", "verdict")
+        if len(affirmed_letters) == 1
+        else ParsedChoice(affirmed_letters, "multiple")
     )
-    return Said(masked, form if masked == text else words(masked), lower, marks, place)
+    return ParsedReply(
+        masked,
+        normalized if masked == text else normalize_words(masked),
+        lowercase,
+        verdict,
+        verdict_start,
+    )
 
 
-def undenied(text: str) -> str:
+def without_denied(text: str) -> str:
     """A `plain` text with the letters that it denies blanked out; every other character keeps its
     place.
     """
     return (
-        _DENIED.sub(lambda match: " " * len(match[0]), text) if holds(text, _DENIED_SIGNS) else text
+        _DENIED.sub(lambda match: " " * len(match[0]), text)
+        if contains_any(text, _DENIED_MARKERS)
+        else text
     )
 
 
-def cues(text: str) -> list[int]:
+def find_cues(text: str) -> list[int]:
     """Where the answers begin that a `plain` text declares as its answer, in their order."""
-    return [cue.end() for cue in _CUE.finditer(text)] if holds(text.casefold(), _CUE_SIGNS) else []
+    return (
+        [cue.end() for cue in _CUE.finditer(text)]
+        if contains_any(text.casefold(), _CUE_MARKERS)
+        else []
+    )
 
 
-def _marked(text: str, known: tuple[Option, ...]) -> tuple[str, tuple[str, ...], int]:
+def _apply_option_verdicts(
+    text: str, options: tuple[Option, ...]
+) -> tuple[str, tuple[str, ...], int]:
     """The text without the letters marked as wrong, the letters marked as right beside others, and
     the place of the last of those.
     """
-    marks: list[re.Match[str]] = []
-    for mark in _MARKED.finditer(text):
+    verdicts: list[re.Match[str]] = []
+    for verdict in _OPTION_VERDICT.finditer(text):
         # A verdict begins a clause, or follows another: the A of "The answer is A. Not seen are
         # ..." has none.
-        before = text[max(0, mark.start() - 4) : mark.start()].rstrip(" ")
-        begins = (
-            not before or before[-1] in ".;,!?\n" or (marks and marks[-1].end() >= mark.start() - 1)
+        before = text[max(0, verdict.start() - 4) : verdict.start()].rstrip(" ")
+        starts_clause = (
+            not before
+            or before[-1] in ".;,!?\n"
+            or (verdicts and verdicts[-1].end() >= verdict.start() - 1)
         )
-        if begins and _in(mark["letter"], known):
-            marks.append(mark)
+        if starts_clause and _is_option_letter(verdict["letter"], options):
+            verdicts.append(verdict)
     # In "A. No." an option that is, or begins with, such a word is named and not judged.
-    if not marks or any(_MARKS.match(option.form) for option in known):
+    if not verdicts or any(_VERDICT_WORD.match(option.normalized) for option in options):
         return text, (), -1
-    right = [mark for mark in marks if mark["yes"]]
-    denied = {mark.start("letter") for mark in marks if mark["no"]}
-    if denied:
-        signs = list(text)
-        for place in denied:
-            signs[place] = " "
-        text = "".join(signs)
-    if len(marks) < 2 or not right:
+    affirmed = [verdict for verdict in verdicts if verdict["yes"]]
+    denied_positions = {verdict.start("letter") for verdict in verdicts if verdict["no"]}
+    if denied_positions:
+        characters = list(text)
+        for position in denied_positions:
+            characters[position] = " "
+        text = "".join(characters)
+    if len(verdicts) < 2 or not affirmed:
         return text, (), -1
     return (
         text,
-        tuple(sorted({mark["letter"].upper() for mark in right})),
-        right[-1].start("letter"),
+        tuple(sorted({verdict["letter"].upper() for verdict in affirmed})),
+        affirmed[-1].start("letter"),
     )
 
 
-def _at_the_end(text: str, known: tuple[Option, ...]) -> Reading | None:
+def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
     """What the last lines of a long reply declare; the last explicit answer counts, so no more has
     to be read.
     """
-    start = text.find("\n", len(text) - _TAIL)
+    start = text.find("\n", len(text) - _TAIL_CHARS)
     if start < 0:
-        start = text.find(". ", len(text) - _TAIL)
+        start = text.find(". ", len(text) - _TAIL_CHARS)
     # Options that are letters, or as long as replies, need the whole reply.
-    if start < 0 or traits(known)[1] or any(len(option.text) > _LONG for option in known):
+    if (
+        start < 0
+        or option_traits(options)[1]
+        or any(len(option.text) > _LONG_REPLY_CHARS for option in options)
+    ):
         return None
-    tail = plain(text[start:])
-    return _explicit(_made_ready(tail, words(tail), known), known)
+    tail = to_plain_text(text[start:])
+    return _explicit_choice(_parse_reply(tail, normalize_words(tail), options), options)
 
 
-def _whole(form: str, known: Sequence[Option]) -> Reading | None:
+def _match_full_text(normalized: str, options: Sequence[Option]) -> ParsedChoice | None:
     """A reply that is exactly an option's text, with or without its letter, and nothing else."""
-    same = [option for option in known if option.form == form and form.strip()]
-    return _one(same, "text") if same else None
+    matches = [
+        option for option in options if option.normalized == normalized and normalized.strip()
+    ]
+    return _single_choice(matches, "text") if matches else None
 
 
-def _explicit(said: Said, known: tuple[Option, ...]) -> Reading | None:
+def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> ParsedChoice | None:
     """The last answer that the text declares as its answer."""
-    text = said.text
-    if traits(known)[1]:
+    text = parsed.text
+    if option_traits(options)[1]:
         # Options that are letters themselves: in "B. C" the C is the text of B, not a second
         # answer.
-        own = _labelled_texts(said.form, known)
-        if len(own) == 1:
-            return Reading((*own,), "ok", "letter and text")
-    found: list[tuple[int, Reading]] = [(said.marked_at, said.marks)] if said.marks else []
+        letters = _labeled_letters(parsed.normalized, options)
+        if len(letters) == 1:
+            return ParsedChoice((*letters,), "ok", "letter and text")
+    candidates: list[tuple[int, ParsedChoice]] = (
+        [(parsed.verdict_start, parsed.verdict)] if parsed.verdict else []
+    )
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one
     # phrase without end.
-    for cue in cues(text)[: -_MOST_CUES - 1 : -1]:
-        declared = _declared(text, cue, known)
-        if declared:
-            found.append((cue, declared))
+    for cue in find_cues(text)[: -_MAX_CUES - 1 : -1]:
+        choice = _choice_after_cue(text, cue, options)
+        if choice:
+            candidates.append((cue, choice))
             break
-    for pattern, signs in ((_WEAK, _WEAK_SIGNS), (_VERDICT, _VERDICT_SIGNS)):
-        if holds(said.lower, signs):
-            found += [
-                (match.start("letter"), _group(text, match, known))
+    for pattern, markers in ((_WEAK, _WEAK_MARKERS), (_VERDICT, _VERDICT_MARKERS)):
+        if contains_any(parsed.lowercase, markers):
+            candidates += [
+                (match.start("letter"), _parse_letter_group(text, match, options))
                 for match in pattern.finditer(text)
                 if match["letter"].isupper() and not (pattern is _VERDICT and _is_word(text, match))
             ]
     trailing = _TRAILING.search(text[-60:])
     if trailing and trailing["letter"].isupper():
-        found.append(
+        candidates.append(
             (
                 len(text),
                 (
-                    Reading((trailing["letter"],), "ok", "last letter")
-                    if _in(trailing["letter"], known)
-                    else _UNREAD
+                    ParsedChoice((trailing["letter"],), "ok", "last letter")
+                    if _is_option_letter(trailing["letter"], options)
+                    else _UNPARSED
                 ),
             )
         )
-    return max(found, key=lambda item: item[0])[1] if found else None
+    return max(candidates, key=lambda item: item[0])[1] if candidates else None
 
 
-def _leading(said: Said, known: tuple[Option, ...], later: Reading | None) -> Reading | None:
+def _leading_choice(
+    parsed: ParsedReply, options: tuple[Option, ...], explicit: ParsedChoice | None
+) -> ParsedChoice | None:
     """The later answer, else the letter that opens the reply."""
-    leading = None if later else _LEADING.match(said.text)
-    return _group(said.text, leading, known) if leading and _opens(said, leading, known) else later
+    leading_match = None if explicit else _LEADING.match(parsed.text)
+    return (
+        _parse_letter_group(parsed.text, leading_match, options)
+        if leading_match and _is_opening_answer(parsed, leading_match, options)
+        else explicit
+    )
 
 
-def _declared(text: str, place: int, known: Sequence[Option]) -> Reading | None:
+def _choice_after_cue(text: str, position: int, options: Sequence[Option]) -> ParsedChoice | None:
     """What stands right behind an answer cue: an option's text, or a letter (or several)."""
-    tail = _BEFORE_TEXT.sub("", text[place : place + 400].split("\n")[0])
-    texts = opening_option(words(tail), known)
+    tail = _BEFORE_TEXT.sub("", text[position : position + 400].split("\n")[0])
+    texts = leading_options(normalize_words(tail), options)
     if texts:
-        return _one(texts, "answer phrase")
-    letter = _LETTER_HERE.match(text, place)
+        return _single_choice(texts, "answer phrase")
+    letter = _LETTER_PATTERN.match(text, position)
     if letter is None or _is_word(text, letter):
         return None
-    closed = letter["open"] or letter["close"] or _CLAUSE_END.match(text, letter.end())
-    return _group(text, letter, known) if letter["letter"].isupper() or closed else None
+    is_closed = letter["open"] or letter["close"] or _CLAUSE_END.match(text, letter.end())
+    return (
+        _parse_letter_group(text, letter, options)
+        if letter["letter"].isupper() or is_closed
+        else None
+    )
 
 
 def _is_word(text: str, letter: re.Match[str]) -> bool:
@@ -406,105 +444,139 @@ def _is_word(text: str, letter: re.Match[str]) -> bool:
     if letter["letter"].upper() not in "AI" or letter["open"] or letter["close"]:
         return False
     end = letter.end("letter")
-    return _NEXT_WORD.match(text, end) is not None and not _CONNECTS.match(text, end)
+    return _NEXT_WORD.match(text, end) is not None and not _CONNECTIVE.match(text, end)
 
 
-def _opens(said: Said, leading: re.Match[str], known: Sequence[Option]) -> bool:
+def _is_opening_answer(
+    parsed: ParsedReply, leading_match: re.Match[str], options: Sequence[Option]
+) -> bool:
     """Whether a letter at the start of the reply is its answer, not a word, an option's text or the
     head of a list.
     """
     if (
-        not leading["letter"].isupper()
-        and not _LABEL_END.match(leading["next"].strip())
-        and not leading["open"]
+        not leading_match["letter"].isupper()
+        and not _LABEL_END.match(leading_match["next"].strip())
+        and not leading_match["open"]
     ):
         return False
-    if opening_option(said.form, known):
+    if leading_options(parsed.normalized, options):
         return False
-    own = [option for option in known if option.letter == leading["letter"].upper()]
-    affirmed_texts = _labelled_texts(said.form, known)
+    opening_options = [
+        option for option in options if option.letter == leading_match["letter"].upper()
+    ]
+    labeled_letters = _labeled_letters(parsed.normalized, options)
     # "A. Pneumonia is incorrect. B. ..." opens with an option and denies it.
-    judged = (
-        any(told in said.form for option in own for told in option.lettered)
-        and own[0].letter not in affirmed_texts
+    is_denied = (
+        any(
+            labeled in parsed.normalized for option in opening_options for labeled in option.labeled
+        )
+        and opening_options[0].letter not in labeled_letters
     )
-    return len(affirmed_texts) < 2 and not judged
+    return len(labeled_letters) < 2 and not is_denied
 
 
-def _labelled_texts(form: str, known: Sequence[Option]) -> set[str]:
+def _labeled_letters(normalized: str, options: Sequence[Option]) -> set[str]:
     """The letters that stand in front of their own option's text."""
-    found = {
-        option.letter for option in known if any(affirmed(form, told) for told in option.lettered)
+    letters = {
+        option.letter
+        for option in options
+        if any(is_affirmed(normalized, labeled) for labeled in option.labeled)
     }
     # In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis
     # B".
     return {
         letter
-        for letter in found
-        if not any(_inside(option, form, known) for option in known if option.letter == letter)
+        for letter in letters
+        if not any(
+            _is_part_of_option(option, normalized, options)
+            for option in options
+            if option.letter == letter
+        )
     }
 
 
-def _inside(option: Option, form: str, known: Sequence[Option]) -> bool:
+def _is_part_of_option(option: Option, normalized: str, options: Sequence[Option]) -> bool:
     """Whether an option behind its letter is part of the text of another option that the reply
     holds.
     """
     return any(
-        told in other.form and other.form in form for other in known for told in option.lettered
+        labeled in other_option.normalized and other_option.normalized in normalized
+        for other_option in options
+        for labeled in option.labeled
     )
 
 
-def _group(text: str, first: re.Match[str], known: Sequence[Option]) -> Reading:
+def _parse_letter_group(
+    text: str, first_match: re.Match[str], options: Sequence[Option]
+) -> ParsedChoice:
     """A letter with those that are joined to it: "A or C"."""
-    letters, place = {first["letter"].upper()}, first.end("close")
+    letters, position = {first_match["letter"].upper()}, first_match.end("close")
     while (
-        (more := _MORE.match(text, place)) and more["letter"].isupper() and not _is_word(text, more)
+        (next_match := _NEXT_LETTER.match(text, position))
+        and next_match["letter"].isupper()
+        and not _is_word(text, next_match)
     ):
-        letters.add(more["letter"])
-        place = more.end("close")
+        letters.add(next_match["letter"])
+        position = next_match.end("close")
     return (
-        _one([option for option in known if option.letter in letters], "answer phrase")
+        _single_choice([option for option in options if option.letter in letters], "answer phrase")
         if len(letters) == 1
-        else Reading(tuple(sorted(letters)), "multiple")
+        else ParsedChoice(tuple(sorted(letters)), "multiple")
     )
 
 
-def _refusal(form: str, known: tuple[Option, ...]) -> Reading:
+def _refusal_or_option(normalized: str, options: tuple[Option, ...]) -> ParsedChoice:
     """A refusal, unless what it says is one of the options ("Cannot be determined")."""
-    own = [option for option in named_options(form, known) if refuses(option.text)]
-    return _one(own, "text") if own else Reading((), "refused")
-
-
-def _mentioned(text: str, form: str, said: Said, known: tuple[Option, ...]) -> Reading:
-    """The one option that the text speaks of; `form` holds the denied letters too."""
-    masked = said.text
-    if traits(known)[0]:
-        verdict = yes_no.read(text).verdict
-        if verdict:
-            return _one([option for option in known if option.form.strip() == verdict], "yes or no")
-    lettered = {match["letter"] or match["bracketed"] for match in _LABELLED.finditer(masked)}
-    lettered = {letter for letter in lettered if letter.isupper()} | _labelled_texts(
-        said.form, known
+    refusal_options = [
+        option for option in named_options(normalized, options) if is_refusal(option.text)
+    ]
+    return (
+        _single_choice(refusal_options, "text") if refusal_options else ParsedChoice((), "refused")
     )
-    if lettered:
-        inside = [option for option in known if option.letter in lettered]
-        return _one(inside, "lettered option")
-    listed = _LISTED.match(masked)
-    if listed and _MORE.match(masked, listed.end()) and not _is_word(masked, listed):
-        return _group(masked, listed, known)
-    named = named_options(form, known)
-    return _one(named or option_within(form, known), "text")
 
 
-def _one(found: Sequence[Option], by: str) -> Reading:
-    if not found:
-        return _UNREAD
-    letters = tuple(sorted({option.letter for option in found}))
-    return Reading(letters, "ok", by) if len(letters) == 1 else Reading(letters, "multiple")
+def _mentioned_option(
+    text: str, normalized: str, parsed: ParsedReply, options: tuple[Option, ...]
+) -> ParsedChoice:
+    """The one option that the text speaks of; `form` holds the denied letters too."""
+    masked = parsed.text
+    if option_traits(options)[0]:
+        verdict = yes_no.parse_polarity(text).polarity
+        if verdict:
+            return _single_choice(
+                [option for option in options if option.normalized.strip() == verdict], "yes or no"
+            )
+    labeled_letters = {match["letter"] or match["bracketed"] for match in _LABELED.finditer(masked)}
+    labeled_letters = {letter for letter in labeled_letters if letter.isupper()} | _labeled_letters(
+        parsed.normalized, options
+    )
+    if labeled_letters:
+        labeled_options = [option for option in options if option.letter in labeled_letters]
+        return _single_choice(labeled_options, "lettered option")
+    listed_match = _LISTED_LETTER.match(masked)
+    if (
+        listed_match
+        and _NEXT_LETTER.match(masked, listed_match.end())
+        and not _is_word(masked, listed_match)
+    ):
+        return _parse_letter_group(masked, listed_match, options)
+    named_matches = named_options(normalized, options)
+    return _single_choice(named_matches or options_containing(normalized, options), "text")
 
 
-def _in(letter: str, known: Sequence[Option]) -> bool:
-    return any(option.letter == letter.upper() for option in known)
+def _single_choice(matches: Sequence[Option], evidence: str) -> ParsedChoice:
+    if not matches:
+        return _UNPARSED
+    letters = tuple(sorted({option.letter for option in matches}))
+    return (
+        ParsedChoice(letters, "ok", evidence)
+        if len(letters) == 1
+        else ParsedChoice(letters, "multiple")
+    )
+
+
+def _is_option_letter(letter: str, options: Sequence[Option]) -> bool:
+    return any(option.letter == letter.upper() for option in options)
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -518,10 +590,12 @@ def score(sample: Sample, reply: str) -> Score:
             f"sample {sample.id!r} has no choices; use the scorer yes_no, exact or auto."
         )
     try:
-        accepted = gold_letters(golds(sample), sample.choices)
+        accepted_letters = gold_letters(require_golds(sample), sample.choices)
     except InputError as error:
         raise InputError(f"sample {sample.id!r}: {error}") from error
-    letters, status, by = read(reply, sample.choices)
+    letters, status, evidence = parse_choice(reply, sample.choices)
     if status != "ok":
         return Score(None, status, note=" or ".join(letters) or None)
-    return graded(right=letters[0] in accepted, read=letters[0], note=by)
+    return make_score(
+        is_correct=letters[0] in accepted_letters, prediction=letters[0], note=evidence
+    )

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import re
 
-from lingshu.core.nouns import Sample, Score
+from lingshu.core.reply_text import make_score, require_golds, to_plain_text
+from lingshu.core.types import Sample, Score
 from lingshu.scoring import yes_no
-from lingshu.scoring._answer import grade
-from lingshu.scoring._text import golds, graded, plain
+from lingshu.scoring._matching import grade
 
 RANGE = (0.0, 1.0)
-_ASKS_WHETHER = re.compile(r"吗\W*$|是否|有没有|是不是")
+_POLAR_QUESTION = re.compile(r"吗\W*$|是否|有没有|是不是")
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -26,18 +26,20 @@ def score(sample: Sample, reply: str) -> Score:
     Raises:
         InputError: the sample has no gold.
     """
-    accepted = golds(sample)
-    if all(yes_no.as_verdict(gold) for gold in accepted):
+    golds = require_golds(sample)
+    if all(yes_no.as_polarity(gold) for gold in golds):
         return yes_no.score(sample, reply)
-    found = grade(sample, reply)
-    if found.value == 0.0 and _ASKS_WHETHER.search(sample.question):
-        said = yes_no.read(reply).verdict
-        if said and said in {_polarity(plain(gold), sample.question) for gold in accepted}:
-            return graded(right=True, read=said)
-    return found
+    result = grade(sample, reply)
+    if result.value == 0.0 and _POLAR_QUESTION.search(sample.question):
+        polarity = yes_no.parse_polarity(reply).polarity
+        if polarity and polarity in {
+            _gold_polarity(to_plain_text(gold), sample.question) for gold in golds
+        }:
+            return make_score(is_correct=True, prediction=polarity)
+    return result
 
 
-def _polarity(gold: str, question: str) -> yes_no.Verdict | None:
+def _gold_polarity(gold: str, question: str) -> yes_no.Polarity | None:
     """What a gold that repeats the question's predicate, or denies it, says."""
     if gold and gold in question:
         return "yes"

@@ -12,9 +12,17 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-from lingshu.core.nouns import Sample, Score
+from lingshu.core.reply_text import (
+    final_answer,
+    is_empty,
+    is_refusal,
+    make_score,
+    require_golds,
+    strip_reasoning,
+    to_plain_text,
+)
+from lingshu.core.types import Sample, Score
 from lingshu.scoring import yes_no
-from lingshu.scoring._text import blank, committed, golds, graded, plain, refuses, spoken
 
 RANGE = (0.0, 1.0)
 
@@ -23,14 +31,14 @@ _CUE = re.compile(
     r" be)\b\s*)?[:=]?|(?:答案|回答)(?:应该|应)?(?:是|为)?:?)\s*(?P<tail>[^\n]*)",
     re.I,
 )
-_ONLY_CUE = re.compile(
+_CUE_ONLY = re.compile(
     r"^\W*(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|ans|答案)\s*(?:is|是)?\W*$", re.I
 )
 _SENTENCE = re.compile(r"(?<!\d)\.(?:\s|$)|\.\s+(?=[A-Z])|[!?;\n]")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _LIST = re.compile(r"\s*(?:,\s*and\b|,|;|&|\band\b|和|与|及)\s*", re.I)
 _ATOM = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[a-z]+)?|[+<>%≥≤±=]|(?<![^\s(])-(?=\d)")
-_WORDS = (
+_NUMBER_WORDS = (
     "zero",
     "one",
     "two",
@@ -45,62 +53,68 @@ _WORDS = (
     "eleven",
     "twelve",
 )
-_NUMBERS = (
-    {word: str(number) for number, word in enumerate(_WORDS)}
+_DIGITS_BY_WORD = (
+    {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
     | {word: str(number) for number, word in enumerate("零一二三四五六七八九十")}
     | {"两": "2"}
 )
 _ARTICLES = {"a", "an", "the"}
-_ADDS_NOTHING = {"weighted", "image", "images", "imaging", "scan", "scans"}
+_IMAGING_NOUNS = {"weighted", "image", "images", "imaging", "scan", "scans"}
 
 
-def answers_of(reply: str) -> tuple[str, ...]:
+def extract_answers(reply: str) -> tuple[str, ...]:
     """The part of a reply that answers: its tag or box, else what follows the last "answer is",
     else all of it.
 
     Behind "answer is" both the first sentence and the whole line are offered: a full stop may
     belong to "St. Jude".
     """
-    text = spoken(reply)
-    final = committed(text)
+    text = strip_reasoning(reply)
+    final = final_answer(text)
     if final is not None:
-        return (plain(final),)
-    text = plain(text)
-    cues = [match["tail"] for match in _CUE.finditer(text) if not blank(match["tail"])]
+        return (to_plain_text(final),)
+    text = to_plain_text(text)
+    cues = [match["tail"] for match in _CUE.finditer(text) if not is_empty(match["tail"])]
     if cues:
         return _SENTENCE.split(cues[-1], maxsplit=1)[0].strip(), cues[-1].strip()
-    return ("" if _ONLY_CUE.match(text) else text,)
+    return ("" if _CUE_ONLY.match(text) else text,)
 
 
-def same_form(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """The comparable form of a plain text: its words run together, but never two numbers."""
-    atoms = [_same_number(atom) for atom in _ATOM.findall(_THOUSANDS.sub("", text.casefold()))]
-    told = [atom for atom in atoms if atom not in _ARTICLES] or atoms
-    kept = [atom for atom in told if atom not in _ADDS_NOTHING] or told
-    joined = ""
-    for atom in kept:
-        joined += " " + atom if joined and joined[-1].isdigit() and atom[0].isdigit() else atom
-    return joined
+    atoms = [_normalize_number(atom) for atom in _ATOM.findall(_THOUSANDS.sub("", text.casefold()))]
+    content_atoms = [atom for atom in atoms if atom not in _ARTICLES] or atoms
+    significant_atoms = [
+        atom for atom in content_atoms if atom not in _IMAGING_NOUNS
+    ] or content_atoms
+    normalized = ""
+    for atom in significant_atoms:
+        normalized += (
+            " " + atom if normalized and normalized[-1].isdigit() and atom[0].isdigit() else atom
+        )
+    return normalized
 
 
-def _same_number(atom: str) -> str:
-    known = _NUMBERS.get(atom, atom)
+def _normalize_number(atom: str) -> str:
+    digits = _DIGITS_BY_WORD.get(atom, atom)
     # Decimal rounds beyond 28 digits; no answer is so long a number.
     return (
-        format(Decimal(known).normalize(), "f")
-        if known[0].isdecimal() and len(known) <= 28
-        else known
+        format(Decimal(digits).normalize(), "f")
+        if digits[0].isdecimal() and len(digits) <= 28
+        else digits
     )
 
 
-def forms(text: str) -> tuple[str, tuple[str, ...]]:
+def normalized_forms(text: str) -> tuple[str, tuple[str, ...]]:
     """The comparable form of a text, and those of its list items in one order (none for a single
     item).
     """
     items = sorted(
-        same_form(item) for item in _LIST.split(_THOUSANDS.sub("", text)) if not blank(item)
+        normalize_answer(item)
+        for item in _LIST.split(_THOUSANDS.sub("", text))
+        if not is_empty(item)
     )
-    return same_form(text), tuple(items) if len(items) > 1 else ()
+    return normalize_answer(text), tuple(items) if len(items) > 1 else ()
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -109,17 +123,19 @@ def score(sample: Sample, reply: str) -> Score:
     Raises:
         InputError: the sample has no gold.
     """
-    accepted = golds(sample)
-    if all(yes_no.as_verdict(gold) for gold in accepted):
+    golds = require_golds(sample)
+    if all(yes_no.as_polarity(gold) for gold in golds):
         return yes_no.score(sample, reply)
-    answers = answers_of(reply)
-    if blank(answers[0]):
+    answers = extract_answers(reply)
+    if is_empty(answers[0]):
         return Score(None, "empty")
-    theirs = [forms(plain(gold)) for gold in accepted]
+    gold_forms = [normalized_forms(to_plain_text(gold)) for gold in golds]
     for answer in answers:
-        form, items = forms(answer)
-        if any(form == gold or (items and items == gold_items) for gold, gold_items in theirs):
-            return graded(right=True, read=answer)
-    if refuses(answers[0]):
+        normalized, items = normalized_forms(answer)
+        if any(
+            normalized == gold or (items and items == gold_items) for gold, gold_items in gold_forms
+        ):
+            return make_score(is_correct=True, prediction=answer)
+    if is_refusal(answers[0]):
         return Score(None, "refused")
-    return graded(right=False, read=answers[0])
+    return make_score(is_correct=False, prediction=answers[0])

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import re
 
-from lingshu.core.nouns import Sample, Score
+from lingshu.core.types import Sample, Score
 
 RANGE = (0.0, 1.0)
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _TAG = re.compile(r"<\s*/?\s*(?:think|answer)\b[^<>]*>", re.IGNORECASE)
-_SHAPE = re.compile(r"<think>.*</think>\s*<answer>(?P<answer>.*)</answer>", re.DOTALL)
+_FORMAT = re.compile(r"<think>.*</think>\s*<answer>(?P<answer>.*)</answer>", re.DOTALL)
 
 
-def answer_of(reply: str) -> str | None:
+def extract_answer(reply: str) -> str | None:
     """What stands in the answer of a reply that is one thought and then one answer, each closed and
     the answer not blank.
 
@@ -29,15 +29,15 @@ def answer_of(reply: str) -> str | None:
     # A tag inside a block, forged or nested, however it is spelt, makes a fifth one.
     if _TAG.findall(text) != list(_TAGS):
         return None
-    match = _SHAPE.fullmatch(text)
+    match = _FORMAT.fullmatch(text)
     return match["answer"].strip() or None if match else None
 
 
-def in_shape(reply: str) -> bool:
+def is_well_formed(reply: str) -> bool:
     """True where the whole reply is one thought and then one answer, each closed and the answer not
     blank.
     """
-    return answer_of(reply) is not None
+    return extract_answer(reply) is not None
 
 
 def score(sample: Sample, reply: str) -> Score:
@@ -45,4 +45,4 @@ def score(sample: Sample, reply: str) -> Score:
     del sample
     if not reply.strip():
         return Score(None, "empty")
-    return Score(1.0 if in_shape(reply) else 0.0)
+    return Score(1.0 if is_well_formed(reply) else 0.0)

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from lingshu.core.nouns import Sample, Score
-from lingshu.scoring._answer import grade
-from lingshu.scoring._text import blank, plain
-from lingshu.scoring.exact import answers_of
-from lingshu.scoring.token_f1 import bleu, overlap, tokens
+from lingshu.core.reply_text import is_empty, to_plain_text
+from lingshu.core.types import Sample, Score
+from lingshu.scoring._matching import grade
+from lingshu.scoring.exact import extract_answers
+from lingshu.scoring.token_f1 import bleu, token_overlap, tokenize
 
 RANGE = (0.0, 1.0)
 
 
-class Measures(NamedTuple):
+class AnswerMetrics(NamedTuple):
     """How near a reply comes to a gold, all from 0 to 1."""
 
     exact_match: bool
@@ -42,23 +42,27 @@ def score(sample: Sample, reply: str) -> Score:
 
 def exact_match(reply: str, gold: str) -> bool:
     """Whether the answer in a reply has the gold's words in the gold's order; articles are words."""
-    wanted = tokens(gold)
-    return any(tokens(answer) == wanted for answer in answers_of(reply)) and bool(wanted)
+    gold_tokens = tokenize(gold)
+    return any(tokenize(answer) == gold_tokens for answer in extract_answers(reply)) and bool(
+        gold_tokens
+    )
 
 
-def measures(reply: str, gold: str) -> Measures:
+def answer_metrics(reply: str, gold: str) -> AnswerMetrics:
     """Exact match, BLEU-1 to BLEU-4, precision, recall and F1 of a reply against one gold; all 0
     for an empty reply.
     """
-    answer = answers_of(reply)[0]
-    if blank(answer):
-        return Measures(False, (0.0, 0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
-    said, wanted = tokens(answer), tokens(plain(gold))
-    found = overlap(answer, gold)
-    orders = (
-        bleu(said, wanted, most=1),
-        bleu(said, wanted, most=2),
-        bleu(said, wanted, most=3),
-        bleu(said, wanted, most=4),
+    answer = extract_answers(reply)[0]
+    if is_empty(answer):
+        return AnswerMetrics(False, (0.0, 0.0, 0.0, 0.0), 0.0, 0.0, 0.0)
+    answer_tokens, gold_tokens = tokenize(answer), tokenize(to_plain_text(gold))
+    overlap = token_overlap(answer, gold)
+    bleu_scores = (
+        bleu(answer_tokens, gold_tokens, max_order=1),
+        bleu(answer_tokens, gold_tokens, max_order=2),
+        bleu(answer_tokens, gold_tokens, max_order=3),
+        bleu(answer_tokens, gold_tokens, max_order=4),
     )
-    return Measures(exact_match(reply, gold), orders, found.precision, found.recall, found.f1)
+    return AnswerMetrics(
+        exact_match(reply, gold), bleu_scores, overlap.precision, overlap.recall, overlap.f1
+    )

@@ -15,18 +15,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lingshu.core.nouns import Sample, Score
-from lingshu.scoring._text import CJK, blank, golds, plain
-from lingshu.scoring.exact import answers_of
+from lingshu.core.reply_text import CJK, is_empty, require_golds, to_plain_text
+from lingshu.core.types import Sample, Score
+from lingshu.scoring.exact import extract_answers
 
 RANGE = (0.0, 1.0)
 # A decimal number is one token; a hyphen or an apostrophe inside a word joins, as in the SQuAD
 # script.
-_JOINS = re.compile(r"(?<=[^\W\d_])['-](?=[^\W_])")
+_WORD_JOINER = re.compile(r"(?<=[^\W\d_])['-](?=[^\W_])")
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*%?|[{CJK}]|[^\W_{CJK}]+")
 
 
-class Overlap(NamedTuple):
+class TokenOverlap(NamedTuple):
     """F1, precision and recall, in this order."""
 
     f1: float
@@ -34,39 +34,41 @@ class Overlap(NamedTuple):
     recall: float
 
 
-def tokens(text: str) -> list[str]:
+def tokenize(text: str) -> list[str]:
     """Words of a text in lower case, without punctuation; each Chinese character is one."""
-    return _TOKEN.findall(_JOINS.sub("", plain(text).casefold()))
+    return _TOKEN.findall(_WORD_JOINER.sub("", to_plain_text(text).casefold()))
 
 
-def overlap(said: str, gold: str) -> Overlap:
+def token_overlap(prediction: str, gold: str) -> TokenOverlap:
     """The tokens that two texts share; all 0 where either has none."""
-    mine, theirs = Counter(tokens(said)), Counter(tokens(gold))
-    shared = (mine & theirs).total()
-    if not shared:
-        return Overlap(0.0, 0.0, 0.0)
-    precision, recall = shared / mine.total(), shared / theirs.total()
-    return Overlap(2 * precision * recall / (precision + recall), precision, recall)
+    prediction_counts, gold_counts = Counter(tokenize(prediction)), Counter(tokenize(gold))
+    n_shared = (prediction_counts & gold_counts).total()
+    if not n_shared:
+        return TokenOverlap(0.0, 0.0, 0.0)
+    precision, recall = n_shared / prediction_counts.total(), n_shared / gold_counts.total()
+    return TokenOverlap(2 * precision * recall / (precision + recall), precision, recall)
 
 
-def bleu(said: Sequence[str], gold: Sequence[str], *, most: int = 4) -> float:
+def bleu(prediction: Sequence[str], gold: Sequence[str], *, max_order: int = 4) -> float:
     """Sentence BLEU up to `most`-grams of two token lists, without smoothing.
 
     Orders that the shorter list is too short to have are left out, so that equal texts score 1; a
     missing n-gram of any other order makes it 0. Papineni et al. 2002, section 2.3.
     """
-    orders = range(1, min(most, len(said), len(gold)) + 1)
+    orders = range(1, min(max_order, len(prediction), len(gold)) + 1)
     logs = []
     for n in orders:
-        mine = Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1))
-        theirs = Counter(tuple(gold[i : i + n]) for i in range(len(gold) - n + 1))
-        shared = (mine & theirs).total()
-        if not shared:
+        prediction_ngrams = Counter(
+            tuple(prediction[i : i + n]) for i in range(len(prediction) - n + 1)
+        )
+        gold_ngrams = Counter(tuple(gold[i : i + n]) for i in range(len(gold) - n + 1))
+        n_shared = (prediction_ngrams & gold_ngrams).total()
+        if not n_shared:
             return 0.0
-        logs.append(math.log(shared / mine.total()))
+        logs.append(math.log(n_shared / prediction_ngrams.total()))
     if not logs:
         return 0.0
-    brevity = min(0.0, 1 - len(gold) / len(said))
+    brevity = min(0.0, 1 - len(gold) / len(prediction))
     return math.exp(brevity + math.fsum(logs) / len(logs))
 
 
@@ -76,12 +78,12 @@ def score(sample: Sample, reply: str) -> Score:
     Raises:
         InputError: the sample has no gold.
     """
-    accepted = golds(sample)
-    answers = answers_of(reply)
-    if blank(answers[0]):
+    golds = require_golds(sample)
+    answers = extract_answers(reply)
+    if is_empty(answers[0]):
         return Score(None, "empty")
-    best, said = max(
-        ((max(overlap(said, gold).f1 for gold in accepted), said) for said in answers),
+    best, answer = max(
+        ((max(token_overlap(answer, gold).f1 for gold in golds), answer) for answer in answers),
         key=lambda item: item[0],
     )
-    return Score(best, "ok", said)
+    return Score(best, "ok", answer)

@@ -13,11 +13,19 @@ import re
 from typing import Literal, NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Sample, Score, Status
-from lingshu.scoring._text import blank, committed, golds, graded, plain, refuses, spoken
+from lingshu.core.reply_text import (
+    final_answer,
+    is_empty,
+    is_refusal,
+    make_score,
+    require_golds,
+    strip_reasoning,
+    to_plain_text,
+)
+from lingshu.core.types import Sample, Score, Status
 
 RANGE = (0.0, 1.0)
-Verdict = Literal["yes", "no"]
+Polarity = Literal["yes", "no"]
 
 # "No doubt there is a mass" denies nothing, and "no firm conclusion can be drawn" leaves it open.
 _YES = r"yes|yeah|yep|yup"
@@ -27,12 +35,12 @@ _NO = (
     r" possible)\b)|nope"
 )
 # "没错" agrees; "不一定" and "不能排除" leave it open, and what cannot be told is no denial.
-_ZH_OPEN = (
+_ZH_UNDECIDED = (
     r"不一定|不见得|不能(?:完全|绝对)?排除|不(?:完全)?排除|不除外|不好说|不错|不假"
     r"|没错|没问题|没法|没办法|没有办法|没有足够的?(?:信息|资料)|无法|无误|无疑"
 )
 _ZH_NO, _ZH_YES = (
-    rf"(?!{_ZH_OPEN})(?:不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不)",
+    rf"(?!{_ZH_UNDECIDED})(?:不是|没有|不存在|不对|不会|不能|不可以|否|无|没|不)",
     r"没错|是的|是(?!否|不是|或)|有(?!没有|无)|对(?!不)|存在|可以|会(?!否)|能(?!否)",
 )
 _WORD = rf"(?:(?P<yes>(?:{_YES})\b|{_ZH_YES})|(?P<no>(?:{_NO})\b|{_ZH_NO}))"
@@ -70,56 +78,56 @@ _DENIAL = re.compile(
     r"|^\W*i\s+(?:see|find|can\s+see|do\s+not\s+see|don't\s+see|cannot\s+see|can't\s+see)\s+(?:no|any)\b",
     re.I,
 )
-_ASSENT = re.compile(
+_AFFIRMATION = re.compile(
     r"^\W*(?:there|it|this|that|they|these)\s+(?:is|are|was|were|does|do|did|has|have)\W*$", re.I
 )
 _FIRST_SENTENCE = re.compile(r"[.!?;\n]")
 
 
-class Reading(NamedTuple):
+class ParsedPolarity(NamedTuple):
     """A verdict, None with the status that says why there is none."""
 
-    verdict: Verdict | None
+    polarity: Polarity | None
     status: Status
 
 
-def read(reply: str) -> Reading:
+def parse_polarity(reply: str) -> ParsedPolarity:
     """The yes or no that a reply gives."""
-    text = spoken(reply)
-    final = committed(text)
-    text = plain(text if final is None else final)
-    if blank(text):
-        return Reading(None, "empty")
+    text = strip_reasoning(reply)
+    answer = final_answer(text)
+    text = to_plain_text(text if answer is None else answer)
+    if is_empty(text):
+        return ParsedPolarity(None, "empty")
     if _HEDGE.search(text):
-        return Reading(None, "multiple")
+        return ParsedPolarity(None, "multiple")
     explicit = list(_EXPLICIT.finditer(text))
     if explicit:
-        return _reading(explicit[-1])
+        return _polarity_of_match(explicit[-1])
     # "No answer can be given" opens with a no that is none.
     leading = _LEADING.match(text)
-    if leading and not (leading["no"] and refuses(text[:40])):
-        return _reading(leading)
-    if refuses(text):
-        return Reading(None, "refused")
-    end = text[-80:]
-    trailing = _TRAILING.search(end, max(0, len(end) - 40))
-    if trailing and not _DENIED.search(end[: trailing.start() + 1]):
-        return Reading("yes" if trailing["yes"] or trailing["zyes"] else "no", "ok")
-    first = _FIRST_SENTENCE.split(text, maxsplit=1)[0]
-    if _DENIAL.match(first):
-        return Reading("no", "ok")
-    if _ASSENT.match(first):
-        return Reading("yes", "ok")
-    return Reading(None, "unparsed")
+    if leading and not (leading["no"] and is_refusal(text[:40])):
+        return _polarity_of_match(leading)
+    if is_refusal(text):
+        return ParsedPolarity(None, "refused")
+    tail = text[-80:]
+    trailing = _TRAILING.search(tail, max(0, len(tail) - 40))
+    if trailing and not _DENIED.search(tail[: trailing.start() + 1]):
+        return ParsedPolarity("yes" if trailing["yes"] or trailing["zyes"] else "no", "ok")
+    first_sentence = _FIRST_SENTENCE.split(text, maxsplit=1)[0]
+    if _DENIAL.match(first_sentence):
+        return ParsedPolarity("no", "ok")
+    if _AFFIRMATION.match(first_sentence):
+        return ParsedPolarity("yes", "ok")
+    return ParsedPolarity(None, "unparsed")
 
 
-def _reading(match: re.Match[str]) -> Reading:
-    return Reading("yes" if match["yes"] else "no", "ok")
+def _polarity_of_match(match: re.Match[str]) -> ParsedPolarity:
+    return ParsedPolarity("yes" if match["yes"] else "no", "ok")
 
 
-def as_verdict(gold: str) -> Verdict | None:
+def as_polarity(gold: str) -> Polarity | None:
     """A gold answer as a verdict; None where it is anything but a bare yes or no."""
-    text = plain(gold).strip(" .").casefold()
+    text = to_plain_text(gold).strip(" .").casefold()
     if text in {"yes", "是", "是的", "有", "对"}:
         return "yes"
     return "no" if text in {"no", "否", "不是", "没有", "无", "不", "不对"} else None
@@ -131,13 +139,15 @@ def score(sample: Sample, reply: str) -> Score:
     Raises:
         InputError: the sample has no gold, or one that is neither yes nor no.
     """
-    accepted = {as_verdict(gold) for gold in golds(sample)}
-    if None in accepted:
+    gold_polarities = {as_polarity(gold) for gold in require_golds(sample)}
+    if None in gold_polarities:
         raise InputError(
             f"sample {sample.id!r} has the gold {sample.gold!r}, which is neither yes nor no; use"
             " the scorer exact or auto."
         )
-    verdict, status = read(reply)
+    polarity, status = parse_polarity(reply)
     return (
-        Score(None, status) if verdict is None else graded(right=verdict in accepted, read=verdict)
+        Score(None, status)
+        if polarity is None
+        else make_score(is_correct=polarity in gold_polarities, prediction=polarity)
     )

@@ -10,10 +10,10 @@ from lingshu.core.errors import InputError
 
 _CHUNK = 1 << 20
 # An item that does not end within this many characters is no item.
-MAX_ITEM = 32 << 20
+MAX_ITEM_CHARS = 32 << 20
 
 
-def items(path: Path) -> Iterator[object | ValueError]:
+def iter_json_items(path: Path) -> Iterator[object | ValueError]:
     """The items of a .json array, or the values of a file of JSON lines.
 
     A damaged line becomes a ValueError, and the next follows. After a damaged item of an array
@@ -26,22 +26,22 @@ def items(path: Path) -> Iterator[object | ValueError]:
         with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
             head = file.read(_CHUNK)
             if head.lstrip()[:1] == "[":
-                yield from _array(file.read, head.lstrip()[1:])
+                yield from _iter_array(file.read, head.lstrip()[1:])
             else:
                 file.seek(0)
-                yield from (_value(line) for line in file if line.strip())
+                yield from (_parse_line(line) for line in file if line.strip())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); check the path.") from error
 
 
-def _value(text: str) -> object | ValueError:
+def _parse_line(text: str) -> object | ValueError:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         return ValueError(f"no JSON ({type(error).__name__})")
 
 
-def _array(more, buffer: str) -> Iterator[object | ValueError]:
+def _iter_array(read_more, buffer: str) -> Iterator[object | ValueError]:
     decoder, start = json.JSONDecoder(), 0
     while True:
         # Over the comma and blanks before an item.
@@ -50,7 +50,7 @@ def _array(more, buffer: str) -> Iterator[object | ValueError]:
                 start += 1
             if start < len(buffer):
                 break
-            buffer, start = more(_CHUNK), 0
+            buffer, start = read_more(_CHUNK), 0
             if not buffer:
                 yield ValueError("the array does not end")
                 return
@@ -59,18 +59,18 @@ def _array(more, buffer: str) -> Iterator[object | ValueError]:
         try:
             value, end = decoder.raw_decode(buffer, start)
             # A number may go on behind the buffer's end.
-            whole = end < len(buffer)
+            is_complete = end < len(buffer)
         except RecursionError:
             yield ValueError("an item is nested too deep")
             return
         except ValueError:
-            whole, value, end = False, None, 0
-        if whole:
+            is_complete, value, end = False, None, 0
+        if is_complete:
             yield value
             start = end
             continue
-        added = more(max(_CHUNK, len(buffer) - start))
-        if not added or len(buffer) - start > MAX_ITEM:
+        chunk = read_more(max(_CHUNK, len(buffer) - start))
+        if not chunk or len(buffer) - start > MAX_ITEM_CHARS:
             yield ValueError("an item is no JSON")
             return
-        buffer, start = buffer[start:] + added, 0
+        buffer, start = buffer[start:] + chunk, 0

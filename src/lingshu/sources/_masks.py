@@ -14,8 +14,8 @@ from functools import cached_property
 from glob import escape
 from typing import TYPE_CHECKING
 
-from lingshu.core.errors import BadImage, InputError
-from lingshu.imaging.regions import boxes_of
+from lingshu.core.errors import ImageError, InputError
+from lingshu.imaging.boxes import mask_to_boxes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 # What a sample carries of its regions, in `meta.extra`: rectangles for the step long_caption, names
 # as its label.
 BOXES, LABEL = "boxes", "label"
-_STAR = "\0"  # stands for the replacement's own asterisks while those of file names are escaped
+_WILDCARD = "\0"  # stands for the replacement's own asterisks while those of file names are escaped
 
 
 @dataclass(frozen=True)
-class Masks:
+class MaskIndex:
     """The masks of each file, by relative paths with forward slashes."""
 
-    of: Mapping[str, tuple[str, ...]]
+    by_image: Mapping[str, tuple[str, ...]]
 
     @cached_property
-    def files(self) -> frozenset[str]:
+    def mask_files(self) -> frozenset[str]:
         """Every file that is a mask."""
-        return frozenset(name for names in self.of.values() for name in names)
+        return frozenset(name for names in self.by_image.values() for name in names)
 
 
-def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> Masks:
+def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
     """Pair files with their masks: `rule` is a regular expression and what stands for its match in
     the path of a mask.
 
@@ -52,60 +52,70 @@ def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> Masks:
         InputError: the rule is none, or finds no mask at all.
     """
     if rule is None:
-        return Masks({})
+        return MaskIndex({})
     if len(rule) != 2:
         raise InputError(
             "mask takes two texts: a pattern in the path of an image, and what stands there in the"
             " path of its mask."
         )
-    known = sorted(names)
-    found: dict[str, tuple[str, ...]] = {}
+    sorted_names = sorted(names)
+    masks_by_image: dict[str, tuple[str, ...]] = {}
     # how much of the paths of its masks a file names, before an asterisk
-    starts: dict[str, int] = {}
-    for name in known:
+    prefix_lengths: dict[str, int] = {}
+    for name in sorted_names:
         try:
-            place, changed = re.subn(rule[0], rule[1].replace("*", _STAR), name)
+            template, n_replaced = re.subn(rule[0], rule[1].replace("*", _WILDCARD), name)
         except (re.error, IndexError) as error:
             raise InputError(
                 f"mask is no rule for regular expressions ({error}); mend it."
             ) from error
-        others = (
-            tuple(other for other in _matching(known, place) if other != name) if changed else ()
+        masks = (
+            tuple(mask for mask in _match_wildcard(sorted_names, template) if mask != name)
+            if n_replaced
+            else ()
         )
-        if others:
-            found[name], starts[name] = others, len(place.split(_STAR)[0])
+        if masks:
+            masks_by_image[name], prefix_lengths[name] = masks, len(template.split(_WILDCARD)[0])
     # A mask of a mask is none: `a_mask.png` may fit the pattern as well.
-    marks = {name for others in found.values() for name in others}
-    found = {name: others for name, others in found.items() if name not in marks}
-    if not found:
+    mask_names = {name for masks in masks_by_image.values() for name in masks}
+    masks_by_image = {
+        name: masks for name, masks in masks_by_image.items() if name not in mask_names
+    }
+    if not masks_by_image:
         raise InputError(
             f"no file has a mask by the rule {rule[0]!r} -> {rule[1]!r}; compare it with the names"
             " of the files."
         )
-    most: dict[str, int] = {}
-    for name, others in found.items():
-        most |= {other: max(starts[name], most.get(other, 0)) for other in others}
-    own = {
-        name: tuple(other for other in others if most[other] == starts[name])
-        for name, others in found.items()
+    longest_prefix: dict[str, int] = {}
+    for name, masks in masks_by_image.items():
+        longest_prefix |= {
+            mask: max(prefix_lengths[name], longest_prefix.get(mask, 0)) for mask in masks
+        }
+    assigned = {
+        name: tuple(mask for mask in masks if longest_prefix[mask] == prefix_lengths[name])
+        for name, masks in masks_by_image.items()
     }
-    return Masks({name: others for name, others in own.items() if others})
+    return MaskIndex({name: masks for name, masks in assigned.items() if masks})
 
 
-def _matching(known: Sequence[str], place: str) -> list[str]:
-    start = place.split(_STAR)[0]
-    pattern = re.compile(translate(_STAR.join(map(escape, place.split(_STAR))).replace(_STAR, "*")))
-    digit = place != start and start[-1:].isdigit()
-    found = []
-    for name in known[bisect_left(known, start) :]:
-        if not name.startswith(start):
+def _match_wildcard(sorted_names: Sequence[str], template: str) -> list[str]:
+    prefix = template.split(_WILDCARD)[0]
+    pattern = re.compile(
+        translate(_WILDCARD.join(map(escape, template.split(_WILDCARD))).replace(_WILDCARD, "*"))
+    )
+    ends_in_digit = template != prefix and prefix[-1:].isdigit()
+    matches = []
+    for name in sorted_names[bisect_left(sorted_names, prefix) :]:
+        if not name.startswith(prefix):
             break
-        if pattern.match(name) and not (digit and name[len(start) : len(start) + 1].isdigit()):
-            found.append(name)
-    return found
+        if pattern.match(name) and not (
+            ends_in_digit and name[len(prefix) : len(prefix) + 1].isdigit()
+        ):
+            matches.append(name)
+    return matches
 
 
-def region_facts(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[str, str]:
+def region_metadata(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[str, str]:
     """What a sample carries of a mask (height x width, 0 outside): its rectangles, and the names of
     the values that it holds.
 
@@ -115,30 +125,35 @@ def region_facts(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[st
     import numpy as np
 
     values = [value for value in np.unique(mask).tolist() if value] if names else [None]
-    marked = {
-        value: found
+    boxes_by_value = {
+        value: value_boxes
         for value in values
-        if (found := boxes_of(mask if value is None else mask == value))
+        if (value_boxes := mask_to_boxes(mask if value is None else mask == value))
     }
     boxes = sorted(
-        (box for found in marked.values() for box in found), key=lambda b: (b.top, b.left)
+        (box for value_boxes in boxes_by_value.values() for box in value_boxes),
+        key=lambda b: (b.top, b.left),
     )
     if not boxes:
         return {}
     # A value that has no rectangle (a pen's leftovers) is not named either.
-    called = [
-        names[text] for value in marked if value is not None and (text := _text(value)) in names
+    labels = [
+        names[text]
+        for value in boxes_by_value
+        if value is not None and (text := _format_value(value)) in names
     ]
     return {BOXES: json.dumps(boxes)} | (
-        {LABEL: ", ".join(dict.fromkeys(called))} if called else {}
+        {LABEL: ", ".join(dict.fromkeys(labels))} if labels else {}
     )
 
 
-def _text(value: float) -> str:
+def _format_value(value: float) -> str:
     return str(int(value)) if value == int(value) else f"{value:g}"
 
 
-def united(masks: Sequence[NDArray[np.generic]], shape: tuple[int, ...]) -> NDArray[np.generic]:
+def union_of_masks(
+    masks: Sequence[NDArray[np.generic]], shape: tuple[int, ...]
+) -> NDArray[np.generic]:
     """Several masks of one shape as one: of two that mark a place, the later counts.
 
     Raises:
@@ -148,11 +163,11 @@ def united(masks: Sequence[NDArray[np.generic]], shape: tuple[int, ...]) -> NDAr
 
     for mask in masks:
         if mask.shape != shape:
-            raise BadImage(
+            raise ImageError(
                 f"a mask has the size {' x '.join(map(str, mask.shape))}, what it marks"
                 f" {' x '.join(map(str, shape))}."
             )
-    whole = masks[0]
+    union = masks[0]
     for mask in masks[1:]:
-        whole = np.where(mask != 0, mask, whole)
-    return whole
+        union = np.where(mask != 0, mask, union)
+    return union

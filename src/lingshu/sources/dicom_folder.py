@@ -14,46 +14,46 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from lingshu.core.errors import BadImage, InputError
-from lingshu.core.nouns import Drop, Image, Meta, Sample
+from lingshu.core.errors import ImageError, InputError
+from lingshu.core.pseudonyms import check_key
 from lingshu.core.rows import sample_from_row
-from lingshu.imaging._dicom_facts import Risk
-from lingshu.imaging.dicom import DicomFacts, NoDicom, open_dicom
-from lingshu.imaging.named import Named, named_in
-from lingshu.imaging.pseudonyms import check_key
+from lingshu.core.types import Drop, Image, Meta, Sample
+from lingshu.deidentify.ids import IdDeduplicator, image_messages, with_ids
+from lingshu.deidentify.names import HeaderNames, read_header_names
+from lingshu.imaging.dicom.file import DicomMetadata, NotDicomError, open_dicom
+from lingshu.imaging.dicom.metadata import BurnedInRisk
+from lingshu.imaging.files import iter_files, select_frames
 from lingshu.imaging.read import encode_png
-from lingshu.imaging.walk import files_below, frames_of_files
-from lingshu.sources._ids import Once, look, with_ids
-from lingshu.sources._reports import Joined
-from lingshu.sources._reports import questions as table_of_questions
-from lingshu.sources._reports import reports as table_of_reports
+from lingshu.sources._report_tables import JoinedTable
+from lingshu.sources._report_tables import question_table as load_question_table
+from lingshu.sources._report_tables import report_table as load_report_table
 
-Per = Literal["image", "series", "study"]
-_RISKS: tuple[Risk, ...] = ("low", "likely", "stated")
-QUESTION = "Write the radiology report of this study."
+SampleUnit = Literal["image", "series", "study"]
+_RISK_LEVELS: tuple[BurnedInRisk, ...] = ("low", "likely", "stated")
+DEFAULT_QUESTION = "Write the radiology report of this study."
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class DicomFolderOptions:
     """What the samples of a folder are made of; `read` describes each."""
 
-    per: Per
+    per: SampleUnit
     slices: int | None
     windows: Sequence[str] | None
     question: str
     key: bytes
 
 
-class Tables(NamedTuple):
+class StudyTables(NamedTuple):
     """What is said of the studies: a table of reports with the column that holds them, and one of
     questions.
     """
 
-    reports: Joined | None
+    reports: JoinedTable | None
     column: str
-    questions: Joined | None
+    questions: JoinedTable | None
 
-    def unused(self) -> Iterator[Drop]:
+    def iter_drops(self) -> Iterator[Drop]:
         """What belongs to no image, and rows that lack something."""
         if self.reports:
             yield from (
@@ -62,11 +62,11 @@ class Tables(NamedTuple):
                     "report_without_images",
                     f"no image belongs to report {n} of the table.",
                 )
-                for n in self.reports.unused
+                for n in self.reports.unmatched_rows
             )
             yield from (
                 Drop("report", "empty_report", "a row without text or without a number to join by.")
-                for _ in range(self.reports.empty)
+                for _ in range(self.reports.n_empty)
             )
         if self.questions:
             yield from (
@@ -75,17 +75,17 @@ class Tables(NamedTuple):
                     "question_without_images",
                     f"no image belongs to question {n} of the table.",
                 )
-                for n in self.questions.unused
+                for n in self.questions.unmatched_rows
             )
-            why = "a row without a question, an answer or a number to join by."
+            reason = "a row without a question, an answer or a number to join by."
             yield from (
-                Drop("question", "empty_question", why) for _ in range(self.questions.empty)
+                Drop("question", "empty_question", reason) for _ in range(self.questions.n_empty)
             )
 
 
 def read(
-    path: Path, *, per: Per = "study", slices: int | None = 8, windows: Sequence[str] | None = None, reports: Path | None = None,
-    columns: Mapping[str, str] | None = None, question: str = QUESTION, questions: Path | None = None, key: bytes | None = None,
+    path: Path, *, per: SampleUnit = "study", slices: int | None = 8, windows: Sequence[str] | None = None, reports: Path | None = None,
+    columns: Mapping[str, str] | None = None, question: str = DEFAULT_QUESTION, questions: Path | None = None, key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
     """One sample for each image, series or study below a folder. Images are rendered to PNG, one
     sample at a time.
@@ -97,7 +97,7 @@ def read(
     a report is asked `question` and answered by it. `questions` is a table with the columns
     `question`, `answer` and one of those four, and `choices`, `kind` and `language` where it has
     them: each row is one more sample about the same images. Names and numbers that a study's header
-    holds are taken out of what these tables say of it (imaging/named.py). Without a `key` a random
+    holds are taken out of what these tables say of it (deidentify/names.py). Without a `key` a random
     one is used, and no two runs give the same ids.
 
     Files have no names here: "file 17" is the 17th below the folder in the order of `files_below`.
@@ -110,90 +110,105 @@ def read(
     """
     if per not in ("image", "series", "study"):
         raise InputError(f"per cannot be {per!r}; choose image, series or study.")
-    options = Options(per, slices, windows, question, check_key(key))
-    told, column = table_of_reports(reports, columns, options.key) if reports else (None, "")
-    tables = Tables(told, column, table_of_questions(questions, options.key) if questions else None)
-    once, files = Once(), list(files_below(path))
+    options = DicomFolderOptions(per, slices, windows, question, check_key(key))
+    report_table, column = (
+        load_report_table(reports, columns, options.key) if reports else (None, "")
+    )
+    tables = StudyTables(
+        report_table, column, load_question_table(questions, options.key) if questions else None
+    )
+    deduplicate, files = IdDeduplicator(), list(iter_files(path))
     if per == "image":
-        for number in range(1, len(files) + 1):
-            for result in _one(path, files, number, options, tables):
-                yield once(result)
+        for file_number in range(1, len(files) + 1):
+            for result in _image_samples(path, files, file_number, options, tables):
+                yield deduplicate(result)
     else:
-        groups: dict[str, dict[str, list[_Found]]] = {}
+        groups: dict[str, dict[str, list[_ImageFile]]] = {}
         yield from _scan(path, files, options, groups)
         for series in groups.values():
-            for result in _group(path, files, series, options, tables):
-                yield once(result)
-    yield from tables.unused()
+            for result in _group_samples(path, files, series, options, tables):
+                yield deduplicate(result)
+    yield from tables.iter_drops()
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _ImageFile:
     """A file with pixels: its number, where it belongs in its series, its frames, and what its
     header fears of them.
     """
 
-    number: int
-    order: tuple[float, int]
-    frames: int
-    risk: Risk
+    file_number: int
+    sort_key: tuple[float, int]
+    n_frames: int
+    risk: BurnedInRisk
     burned_in: bool | None
-    recognisable: bool | None
+    recognizable: bool | None
 
 
 def _scan(
-    path: Path, files: Sequence[Path], options: Options, groups: dict[str, dict[str, list[_Found]]]
+    path: Path,
+    files: Sequence[Path],
+    options: DicomFolderOptions,
+    groups: dict[str, dict[str, list[_ImageFile]]],
 ) -> Iterator[Drop]:
     """Read the facts of every file into `groups`, by study or series and then by series; yield what
     is left out.
     """
     instances: set[str] = set()
-    for number in range(1, len(files) + 1):
-        facts = _facts(path, files, number, options.key)
-        if isinstance(facts, Drop):
-            yield facts
+    for file_number in range(1, len(files) + 1):
+        metadata = _read_metadata(path, files, file_number, options.key)
+        if isinstance(metadata, Drop):
+            yield metadata
             continue
-        if facts.instance is not None and facts.instance in instances:
-            yield Drop(f"file-{number}", "duplicate_id", f"file {number} repeats an image.")
+        if metadata.instance is not None and metadata.instance in instances:
+            yield Drop(
+                f"file-{file_number}", "duplicate_id", f"file {file_number} repeats an image."
+            )
             continue
-        instances.add(facts.instance or f"file-{number}")
-        series = facts.series or f"file-{number}"
-        whole = (facts.study or series) if options.per == "study" else series
-        order = (
-            facts.position if facts.position is not None else float(facts.number or 0),
-            facts.number or number,
+        instances.add(metadata.instance or f"file-{file_number}")
+        series = metadata.series or f"file-{file_number}"
+        group_id = (metadata.study or series) if options.per == "study" else series
+        sort_key = (
+            metadata.position
+            if metadata.position is not None
+            else float(metadata.instance_number or 0),
+            metadata.instance_number or file_number,
         )
-        groups.setdefault(whole, {}).setdefault(series, []).append(
-            _Found(
-                number,
-                order,
-                facts.frames,
-                facts.burned_in_risk,
-                facts.burned_in,
-                facts.recognisable,
+        groups.setdefault(group_id, {}).setdefault(series, []).append(
+            _ImageFile(
+                file_number,
+                sort_key,
+                metadata.n_frames,
+                metadata.burned_in_risk,
+                metadata.burned_in,
+                metadata.recognizable,
             )
         )
 
 
-def _facts(path: Path, files: Sequence[Path], number: int, key: bytes) -> DicomFacts | Drop:
-    name, file = f"file {number}", path / files[number - 1]
+def _read_metadata(
+    path: Path, files: Sequence[Path], file_number: int, key: bytes
+) -> DicomMetadata | Drop:
+    name, file = f"file {file_number}", path / files[file_number - 1]
     if file.is_symlink():
-        return Drop(f"file-{number}", "link", f"{name} is a link; links are not followed.")
+        return Drop(f"file-{file_number}", "link", f"{name} is a link; links are not followed.")
     try:
-        with open_dicom(file, name=name) as opened:
-            facts = opened.facts(key)
-    except BadImage as error:
+        with open_dicom(file, name=name) as dicom_file:
+            metadata = dicom_file.metadata(key)
+    except ImageError as error:
         return Drop(
-            f"file-{number}", "not_dicom" if isinstance(error, NoDicom) else "bad_dicom", str(error)
+            f"file-{file_number}",
+            "not_dicom" if isinstance(error, NotDicomError) else "bad_dicom",
+            str(error),
         )
     return (
-        facts
-        if facts.has_pixels
-        else Drop(f"file-{number}", "no_pixels", f"{name} holds no pixel data.")
+        metadata
+        if metadata.has_pixels
+        else Drop(f"file-{file_number}", "no_pixels", f"{name} holds no pixel data.")
     )
 
 
-class _Picture(NamedTuple):
+class _RenderedFrame(NamedTuple):
     """A rendered frame as a PNG file: pixels of a whole study would fill the memory."""
 
     frame: int
@@ -201,157 +216,182 @@ class _Picture(NamedTuple):
     window: str
 
 
-def _pictures(
-    path: Path, files: Sequence[Path], number: int, frames: Sequence[int] | None, options: Options
-) -> Iterator[_Picture]:
-    with open_dicom(path / files[number - 1], name=f"file {number}") as opened:
-        for one in opened.render(frames=frames, windows=options.windows):
-            yield _Picture(one.frame, encode_png(one.pixels), one.window)
+def _render_frames(
+    path: Path,
+    files: Sequence[Path],
+    file_number: int,
+    frames: Sequence[int] | None,
+    options: DicomFolderOptions,
+) -> Iterator[_RenderedFrame]:
+    with open_dicom(path / files[file_number - 1], name=f"file {file_number}") as dicom_file:
+        for frame in dicom_file.render(frames=frames, windows=options.windows):
+            yield _RenderedFrame(frame.frame, encode_png(frame.pixels), frame.window)
 
 
-def _one(
-    path: Path, files: Sequence[Path], number: int, options: Options, tables: Tables
+def _image_samples(
+    path: Path,
+    files: Sequence[Path],
+    file_number: int,
+    options: DicomFolderOptions,
+    tables: StudyTables,
 ) -> Iterator[Sample | Drop]:
-    facts = _facts(path, files, number, options.key)
-    if isinstance(facts, Drop):
-        yield facts
+    metadata = _read_metadata(path, files, file_number, options.key)
+    if isinstance(metadata, Drop):
+        yield metadata
         return
-    name = facts.instance or f"file-{number}"
+    name = metadata.instance or f"file-{file_number}"
     try:
-        for frame, shown in groupby(
-            _pictures(path, files, number, None, options), key=lambda one: one.frame
+        for frame, rendered in groupby(
+            _render_frames(path, files, file_number, None, options), key=lambda image: image.frame
         ):
             yield from _samples(
                 f"{name}-{frame}",
-                facts,
-                list(shown),
+                metadata,
+                list(rendered),
                 options,
                 tables,
-                _named(path, files, [number], tables),
+                _header_names(path, files, [file_number], tables),
             )
-    except BadImage as error:
-        yield Drop(f"file-{number}", "bad_dicom", str(error))
+    except ImageError as error:
+        yield Drop(f"file-{file_number}", "bad_dicom", str(error))
 
 
-def _group(
+def _group_samples(
     path: Path,
     files: Sequence[Path],
-    series: Mapping[str, list[_Found]],
-    options: Options,
-    tables: Tables,
+    series: Mapping[str, list[_ImageFile]],
+    options: DicomFolderOptions,
+    tables: StudyTables,
 ) -> Iterator[Sample | Drop]:
     """The sample of one series or study; a file that cannot be rendered is left out of it and
     counted.
     """
-    shown: list[_Picture] = []
-    used: list[_Found] = []
-    first: DicomFacts | None = None
-    for found in series.values():
-        placed = sorted(found, key=lambda one: one.order)
-        for place, frames in frames_of_files([one.frames for one in placed], options.slices):
-            number = placed[place].number
+    rendered: list[_RenderedFrame] = []
+    rendered_files: list[_ImageFile] = []
+    first_metadata: DicomMetadata | None = None
+    for series_files in series.values():
+        ordered_files = sorted(series_files, key=lambda file: file.sort_key)
+        for index, frames in select_frames(
+            [file.n_frames for file in ordered_files], options.slices
+        ):
+            file_number = ordered_files[index].file_number
             try:
-                shown += list(_pictures(path, files, number, frames, options))
-                used.append(placed[place])
-                if first is None:
-                    facts = _facts(path, files, number, options.key)
-                    first = None if isinstance(facts, Drop) else facts
-            except BadImage as error:
-                yield Drop(f"file-{number}", "bad_dicom", str(error))
-    if first and shown:
-        first = _worst(first, used)
+                rendered += list(_render_frames(path, files, file_number, frames, options))
+                rendered_files.append(ordered_files[index])
+                if first_metadata is None:
+                    metadata = _read_metadata(path, files, file_number, options.key)
+                    first_metadata = None if isinstance(metadata, Drop) else metadata
+            except ImageError as error:
+                yield Drop(f"file-{file_number}", "bad_dicom", str(error))
+    if first_metadata and rendered:
+        first_metadata = _with_max_risk(first_metadata, rendered_files)
         if len(series) > 1:
-            first = replace(first, series=None)
-        whole = first.study if options.per == "study" else first.series
-        numbers = [found[0].number for found in series.values()]
-        name = whole or first.series or first.instance or "image"
+            first_metadata = replace(first_metadata, series=None)
+        group_id = first_metadata.study if options.per == "study" else first_metadata.series
+        file_numbers = [series_files[0].file_number for series_files in series.values()]
+        name = group_id or first_metadata.series or first_metadata.instance or "image"
         yield from _samples(
-            name, first, shown, options, tables, _named(path, files, numbers, tables)
+            name,
+            first_metadata,
+            rendered,
+            options,
+            tables,
+            _header_names(path, files, file_numbers, tables),
         )
 
 
-def _worst(facts: DicomFacts, used: Sequence[_Found]) -> DicomFacts:
+def _with_max_risk(metadata: DicomMetadata, rendered_files: Sequence[_ImageFile]) -> DicomMetadata:
     """Facts of many files: a name in the pixels of one of them is a name in the sample."""
     return replace(
-        facts,
-        burned_in_risk=max((one.risk for one in used), key=_RISKS.index),
-        burned_in=_any([one.burned_in for one in used]),
-        recognisable=_any([one.recognisable for one in used]),
+        metadata,
+        burned_in_risk=max((file.risk for file in rendered_files), key=_RISK_LEVELS.index),
+        burned_in=_any_true([file.burned_in for file in rendered_files]),
+        recognizable=_any_true([file.recognizable for file in rendered_files]),
     )
 
 
-def _any(values: Sequence[bool | None]) -> bool | None:
+def _any_true(values: Sequence[bool | None]) -> bool | None:
     return True if True in values else None if None in values else False
 
 
-def _named(
-    path: Path, files: Sequence[Path], numbers: Sequence[int], tables: Tables
-) -> list[Named]:
+def _header_names(
+    path: Path, files: Sequence[Path], file_numbers: Sequence[int], tables: StudyTables
+) -> list[HeaderNames]:
     """Whom the headers name, one file of each series; nobody is looked for where no text is joined."""
     if not (tables.reports or tables.questions):
         return []
-    return [named_in(path / files[number - 1], name=f"file {number}") for number in numbers]
+    return [
+        read_header_names(path / files[file_number - 1], name=f"file {file_number}")
+        for file_number in file_numbers
+    ]
 
 
-def _without(text: str, named: Sequence[Named]) -> str:
-    for one in named:
-        text = one.without(text)
+def _redact(text: str, header_names: Sequence[HeaderNames]) -> str:
+    for names in header_names:
+        text = names.redact(text)
     return text
 
 
 def _samples(
     name: str,
-    facts: DicomFacts,
-    shown: Sequence[_Picture],
-    options: Options,
-    tables: Tables,
-    named: Sequence[Named],
+    metadata: DicomMetadata,
+    rendered: Sequence[_RenderedFrame],
+    options: DicomFolderOptions,
+    tables: StudyTables,
+    header_names: Sequence[HeaderNames],
 ) -> Iterator[Sample | Drop]:
     """The report of some images, or the images alone where nothing is said of them, and every
     question about them.
     """
-    images = tuple(Image(data=one.png) for one in shown)
+    images = tuple(Image(data=frame.png) for frame in rendered)
     report = (
-        next((row[tables.column] for row in tables.reports.of(facts, most=1)), None)
+        next((row[tables.column] for row in tables.reports.rows_for(metadata, max_rows=1)), None)
         if tables.reports
         else None
     )
-    meta = Meta(deidentified=False, modality=facts.modality, extra=_extra(facts, shown))
-    meta = with_ids(meta, {"patient": facts.patient, "study": facts.study, "series": facts.series})
-    asked = tables.questions.of(facts) if tables.questions else []
+    meta = Meta(deidentified=False, modality=metadata.modality, extra=_extra(metadata, rendered))
+    meta = with_ids(
+        meta, {"patient": metadata.patient, "study": metadata.study, "series": metadata.series}
+    )
+    question_rows = tables.questions.rows_for(metadata) if tables.questions else []
     if report:
         yield Sample(
-            name, look(images, options.question), images, meta=replace(meta, kind="report")
-        ).with_answer(_without(report, named))
-    elif not asked:
-        yield Sample(name, look(images, None), images, meta=meta)
-    for number, said in enumerate(asked, 1):
-        row = {key: _without(text, named) for key, text in said.items()}
-        made = sample_from_row({**row, "id": f"{name}-q{number}"}, number, images)
-        if isinstance(made, Sample) and made.gold:
-            made = replace(
-                made, meta=replace(meta, kind=made.meta.kind, language=made.meta.language)
-            ).with_answer(made.gold[0])
-        yield made
+            name,
+            image_messages(images, options.question),
+            images,
+            meta=replace(meta, kind="report"),
+        ).with_answer(_redact(report, header_names))
+    elif not question_rows:
+        yield Sample(name, image_messages(images, None), images, meta=meta)
+    for row_number, question_row in enumerate(question_rows, 1):
+        row = {key: _redact(text, header_names) for key, text in question_row.items()}
+        sample = sample_from_row({**row, "id": f"{name}-q{row_number}"}, row_number, images)
+        if isinstance(sample, Sample) and sample.gold:
+            sample = replace(
+                sample, meta=replace(meta, kind=sample.meta.kind, language=sample.meta.language)
+            ).with_answer(sample.gold[0])
+        yield sample
 
 
-def _extra(facts: DicomFacts, shown: Sequence[_Picture]) -> dict[str, str]:
+def _extra(metadata: DicomMetadata, rendered: Sequence[_RenderedFrame]) -> dict[str, str]:
     """What later steps decide by, as text; what is not known is left out."""
-    known = {
-        "windows": "; ".join(one.window for one in shown),
-        "burned_in_risk": facts.burned_in_risk,
-        "burned_in": None if facts.burned_in is None else "yes" if facts.burned_in else "no",
-        "recognisable": (
-            None if facts.recognisable is None else "yes" if facts.recognisable else "no"
+    values = {
+        "windows": "; ".join(frame.window for frame in rendered),
+        "burned_in_risk": metadata.burned_in_risk,
+        "burned_in": None if metadata.burned_in is None else "yes" if metadata.burned_in else "no",
+        "recognizable": (
+            None if metadata.recognizable is None else "yes" if metadata.recognizable else "no"
         ),
-        "body_part": facts.body_part,
-        "view": facts.view,
-        "laterality": facts.laterality,
-        "sop_class": facts.sop_class,
-        "transfer_syntax": facts.transfer_syntax,
+        "body_part": metadata.body_part,
+        "view": metadata.view,
+        "laterality": metadata.laterality,
+        "sop_class": metadata.sop_class,
+        "transfer_syntax": metadata.transfer_syntax,
         "spacing_mm": (
-            None if facts.spacing is None else f"{facts.spacing[0]:.4g} x {facts.spacing[1]:.4g}"
+            None
+            if metadata.spacing is None
+            else f"{metadata.spacing[0]:.4g} x {metadata.spacing[1]:.4g}"
         ),
-        "thickness_mm": None if facts.thickness is None else f"{facts.thickness:.4g}",
+        "thickness_mm": None if metadata.thickness is None else f"{metadata.thickness:.4g}",
     }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None}

@@ -13,14 +13,20 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingshu.core.errors import BadImage
-from lingshu.core.nouns import Drop, Image, Meta, Sample
+from lingshu.core.errors import ImageError
+from lingshu.core.pseudonyms import check_key
+from lingshu.core.types import Drop, Image, Meta, Sample
+from lingshu.deidentify.ids import (
+    NamePolicy,
+    file_naming,
+    image_messages,
+    use_folder_labels,
+    with_ids,
+)
+from lingshu.imaging.files import IMAGE_SUFFIXES, iter_files
 from lingshu.imaging.headers import read_header
-from lingshu.imaging.pseudonyms import check_key
-from lingshu.imaging.read import decode_values, image_bytes, image_name, open_image
-from lingshu.imaging.walk import IMAGE_SUFFIXES, files_below
-from lingshu.sources._ids import Names, labelled, look, naming, with_ids
-from lingshu.sources._masks import Masks, find_masks, region_facts, united
+from lingshu.imaging.read import decode_mask, image_bytes, image_name, open_image
+from lingshu.sources._masks import MaskIndex, find_masks, region_metadata, union_of_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
 
 def read(
     path: Path, *, labels: bool | None = None, question: str | None = None, exclude: Sequence[str] = (), mask: Sequence[str] | None = None,
-    regions: Mapping[str, str] | None = None, patient: str | None = None, names: Names = "keep", key: bytes | None = None,
+    regions: Mapping[str, str] | None = None, patient: str | None = None, names: NamePolicy = "keep", key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:  # fmt: skip
     """The images below a folder in order of their paths; without a `mask` they are found, not
     opened.
@@ -51,87 +57,91 @@ def read(
     Raises:
         InputError: no folder, or an option that is none.
     """
-    called = naming(names, check_key(key), patient)
-    labels = labelled(labels, names, question)
-    masks = find_masks((found.as_posix() for found in files_below(path)), mask)
-    for number, relative in enumerate(files_below(path), 1):
-        name, file = called.id(relative), os.path.join(path, relative)  # noqa: PTH118 - a text, which is what an Image holds
+    namer = file_naming(names, check_key(key), patient)
+    labels = use_folder_labels(labels, names, question)
+    masks = find_masks((path_found.as_posix() for path_found in iter_files(path)), mask)
+    for file_number, relative in enumerate(iter_files(path), 1):
+        name, file = namer.sample_id(relative), os.path.join(path, relative)  # noqa: PTH118 - a text, which is what an Image holds
         if any(fnmatch(relative.name, pattern) for pattern in exclude):
             yield Drop(name, "excluded")
         elif os.path.islink(file):  # noqa: PTH114
-            yield Drop(name, "link", f"file {number} is a link; links are not followed.")
+            yield Drop(name, "link", f"file {file_number} is a link; links are not followed.")
         elif relative.suffix.lower() not in IMAGE_SUFFIXES:
             yield Drop(
-                name, "not_an_image", f"file {number} is none of {' '.join(IMAGE_SUFFIXES)}."
+                name, "not_an_image", f"file {file_number} is none of {' '.join(IMAGE_SUFFIXES)}."
             )
-        elif relative.as_posix() in masks.files:
+        elif relative.as_posix() in masks.mask_files:
             yield Drop(name, "mask", "it marks regions of another image.")
         else:
             label = relative.parts[0] if labels and len(relative.parts) > 1 else None
-            marked = _marked(path, relative, masks, regions or {})
-            if isinstance(marked, tuple):
-                reason, why = marked
-                what = f"file {number}" if reason == "bad_image" else f"the mask of file {number}"
-                # The message names the file, and where the folder lies.
-                told = (
-                    f"{what} cannot be used."
-                    if names == "hash"
-                    else why.replace(f"{path}{os.sep}", "")
+            annotation = _mask_metadata(path, relative, masks, regions or {})
+            if isinstance(annotation, tuple):
+                reason, message = annotation
+                subject = (
+                    f"file {file_number}"
+                    if reason == "bad_image"
+                    else f"the mask of file {file_number}"
                 )
-                yield Drop(name, reason, told)
+                # The message names the file, and where the folder lies.
+                detail = (
+                    f"{subject} cannot be used."
+                    if names == "hash"
+                    else message.replace(f"{path}{os.sep}", "")
+                )
+                yield Drop(name, reason, detail)
                 continue
-            extra = ({"label": label} if label else {}) | marked
+            extra = ({"label": label} if label else {}) | annotation
             yield _sample(
                 name,
                 file,
-                called.names,
-                with_ids(Meta(extra=extra), called.ids(relative)),
+                namer.names,
+                with_ids(Meta(extra=extra), namer.patient_ids(relative)),
                 question,
-                number,
+                file_number,
             )
 
 
-def _marked(
-    path: Path, relative: Path, masks: Masks, regions: Mapping[str, str]
+def _mask_metadata(
+    path: Path, relative: Path, masks: MaskIndex, regions: Mapping[str, str]
 ) -> dict[str, str] | tuple[str, str]:
     """What the masks of an image mark, or the reason and the words of the error that stood in the
     way.
     """
-    found = masks.of.get(relative.as_posix())
-    if not found:
+    mask_names = masks.by_image.get(relative.as_posix())
+    if not mask_names:
         return {}
     image = Image(path=str(path / relative))
     try:
         width, height = open_image(image).size
-    except BadImage as error:
+    except ImageError as error:
         return "bad_image", str(error)
     try:
-        marks = [_mask(Image(path=str(path / other))) for other in found]
-        return region_facts(united(marks, (height, width)), regions)
-    except BadImage as error:
+        mask_arrays = [_read_mask(Image(path=str(path / mask_name))) for mask_name in mask_names]
+        return region_metadata(union_of_masks(mask_arrays, (height, width)), regions)
+    except ImageError as error:
         return "bad_mask", str(error)
 
 
-def _mask(image: Image) -> NDArray[np.generic]:
+def _read_mask(image: Image) -> NDArray[np.generic]:
     """Height x width values of a mask; of a JPEG, whose borders are smeared, black and white."""
     import numpy as np
 
     data = image_bytes(image)
-    values = decode_values(data, name=image_name(image))
+    values = decode_mask(data, name=image_name(image))
     return (values >= 128).astype(np.uint8) if read_header(data).format == "JPEG" else values
 
 
 def _sample(
-    name: str, file: str, names: Names, meta: Meta, question: str | None, number: int
+    name: str, file: str, names: NamePolicy, meta: Meta, question: str | None, file_number: int
 ) -> Sample | Drop:
     image = Image(path=file)
     if names == "hash":
         try:
             image = Image(data=image_bytes(image))
-        except BadImage:
+        except ImageError:
             # The message would name the file.
-            return Drop(name, "missing_image", f"file {number} cannot be read.")
+            return Drop(name, "missing_image", f"file {file_number} cannot be read.")
     gold = None
     if question and (label := meta.extra.get("label")):
         meta, gold = replace(meta, kind="label"), (label,)
-    return Sample(name, look((image,), question), (image,), gold, meta=meta)
+    return Sample(name, image_messages((image,), question), (image,), gold, meta=meta)

@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from lingshu.core.errors import InputError, MissingExtra, one_line
-from lingshu.core.files import disk, numbered_jsonl
-from lingshu.core.nouns import Drop, Image, Sample
+from lingshu.core.errors import InputError, MissingExtraError, one_line
+from lingshu.core.files import enumerate_jsonl, storage_errors
 from lingshu.core.rows import sample_from_row
+from lingshu.core.types import Drop, Image, Sample
 from lingshu.sources import parquet
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
 # A field of a csv file may hold a whole article; the reader's own limit is 128 KB.
 MAX_FIELD = 16 << 20
-_PART = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+_SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 
 
 @dataclass(frozen=True)
-class Repo:
+class HubRepo:
     """Which files of a repository hold a split: patterns relative to it, and zip archives that hold
     more of them.
 
@@ -50,14 +50,14 @@ class Repo:
     extra: tuple[str, ...] = ()
     revision: str | None = None
     link: str | None = None
-    one: bool = False
+    single_table: bool = False
 
     @property
     def address(self) -> str:
         return self.link or f"https://huggingface.co/datasets/{self.id}"
 
 
-class Raw(NamedTuple):
+class RawRow(NamedTuple):
     """One row as it was published: its values, the images of its shard, the file it came from and
     its number there, from 0.
     """
@@ -65,10 +65,10 @@ class Raw(NamedTuple):
     values: Mapping[str, Any]
     images: Sequence[Image]
     file: str
-    number: int
+    row_index: int
 
 
-class Place:
+class DownloadedRepo:
     """The folders that hold a repository's files; finds rows and images in them.
 
     Remembers where the last image lay.
@@ -80,15 +80,15 @@ class Place:
 
     def files(self, patterns: Sequence[str]) -> list[tuple[str, Path]]:
         """The files that match, by name relative to their root, in order."""
-        found = {
+        paths = {
             str(path.relative_to(root)): path
             for root in self.roots
             for pattern in patterns
             for path in root.glob(pattern)
         }
-        return sorted((name, path) for name, path in found.items() if path.is_file())
+        return sorted((name, path) for name, path in paths.items() if path.is_file())
 
-    def has(self, patterns: Sequence[str]) -> bool:
+    def has_files(self, patterns: Sequence[str]) -> bool:
         return any(True for root in self.roots for pattern in patterns for _ in root.glob(pattern))
 
     def image(self, name: str) -> Image | None:
@@ -104,14 +104,14 @@ class Place:
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             return None
         if self._folders is None:
-            below = [
+            subfolders = [
                 p
                 for root in self.roots
                 for pattern in ("*", "*/*")
                 for p in sorted(root.glob(pattern))
                 if p.is_dir()
             ]
-            self._folders = [*self.roots, *below]
+            self._folders = [*self.roots, *subfolders]
         for position, folder in enumerate(self._folders):
             path = folder / relative
             if path.is_file():
@@ -121,15 +121,15 @@ class Place:
         return None
 
 
-def local(repo: Repo, folder: Path) -> Place | None:
+def find_local(repo: HubRepo, folder: Path) -> DownloadedRepo | None:
     """The repository's files in a folder of one's own, archives unpacked; None where its rows are
     not there.
     """
-    place = Place([folder])
-    return place if folder.is_dir() and place.has(repo.files) else None
+    downloaded = DownloadedRepo([folder])
+    return downloaded if folder.is_dir() and downloaded.has_files(repo.files) else None
 
 
-def download(repo: Repo) -> Place:
+def download(repo: HubRepo) -> DownloadedRepo:
     """The repository's files in the hub's cache, downloaded if they are not there, archives
     unpacked beside it.
 
@@ -138,58 +138,56 @@ def download(repo: Repo) -> Place:
         InputError: it is not on the hub, or cannot be reached; says where to put the data instead.
     """
     snapshot = _snapshot(repo)
-    return Place(
+    return DownloadedRepo(
         [
             snapshot,
             *(
-                _unpacked(repo, snapshot, path)
-                for _, path in Place([snapshot]).files(repo.archives)
+                _unpack_archive(repo, snapshot, path)
+                for _, path in DownloadedRepo([snapshot]).files(repo.archives)
             ),
         ]
     )
 
 
-def revision(repo: Repo) -> str | None:
+def revision(repo: HubRepo) -> str | None:
     """The commit that `download` resolves to: the name of its snapshot folder."""
     return _snapshot(repo).name
 
 
-def _snapshot(repo: Repo) -> Path:
-    offline = "put its files or rows.jsonl into DIR/TASK and pass --data DIR (docs/build.md)"
+def _snapshot(repo: HubRepo) -> Path:
+    hint = "put its files or rows.jsonl into DIR/TASK and pass --data DIR (docs/build.md)"
     if repo.id is None:
-        raise InputError(
-            f"these data are not on the hub; get them from {repo.address} and {offline}."
-        )
+        raise InputError(f"these data are not on the hub; get them from {repo.address} and {hint}.")
     try:
         import huggingface_hub
     except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub") from error
+        raise MissingExtraError("huggingface_hub", "hub") from error
     patterns = [*repo.files, *repo.archives, *repo.extra]
     # To the hub's client "**/name" means a folder at least; here it also means none.
     patterns += [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]
     try:
-        found = huggingface_hub.snapshot_download(
+        snapshot = huggingface_hub.snapshot_download(
             repo.id, repo_type="dataset", revision=repo.revision, allow_patterns=patterns
         )
     except Exception as error:
         # The client raises its own, its transport's and the system's errors; for a user all mean
         # that the data are not there.
         raise InputError(
-            f"{repo.id} cannot be downloaded from the hub ({one_line(error)[:200]}); or {offline}."
+            f"{repo.id} cannot be downloaded from the hub ({one_line(error)[:200]}); or {hint}."
         ) from error
-    return Path(found)
+    return Path(snapshot)
 
 
-def _unpacked(repo: Repo, snapshot: Path, archive: Path) -> Path:
+def _unpack_archive(repo: HubRepo, snapshot: Path, archive: Path) -> Path:
     """The folder with an archive's files, unpacked once; a kill leaves no half of it under its
     name.
     """
     import huggingface_hub
 
-    place = huggingface_hub.cached_assets_path(
+    cache_folder = huggingface_hub.cached_assets_path(
         "lingshu", namespace=str(repo.id).replace("/", "--"), subfolder=snapshot.name
     )
-    target = Path(place) / archive.stem
+    target = Path(cache_folder) / archive.stem
     if not target.is_dir():
         unpack(archive, target)
     return target
@@ -204,7 +202,7 @@ def unpack(archive: Path, target: Path) -> None:
             name.
         StorageError: the disk refused.
     """
-    with disk(target):
+    with storage_errors(target):
         temporary = Path(tempfile.mkdtemp(prefix=f".{archive.stem}.", dir=target.parent))
         try:
             with zipfile.ZipFile(archive) as file:
@@ -236,60 +234,66 @@ def _rename(folder: Path, target: Path) -> None:
             ) from error
 
 
-def rows(repo: Repo, place: Place) -> Iterator[Raw]:
+def rows(repo: HubRepo, downloaded: DownloadedRepo) -> Iterator[RawRow]:
     """Every row of the repository's files in order of file and line.
 
     Raises:
         InputError: no such file, or one that cannot be read.
     """
-    found = _one(repo, place) if repo.one else _readable(place, repo.files)
-    if not found:
+    files = (
+        _single_table(repo, downloaded) if repo.single_table else _readable(downloaded, repo.files)
+    )
+    if not files:
         raise InputError(
-            f"{place.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}."
+            f"{downloaded.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}."
         )
-    for name, path in found:
-        for number, (values, images) in enumerate(_read(path)):
-            yield Raw(values, images, name, number)
+    for name, path in files:
+        for row_index, (values, images) in enumerate(_read_rows(path)):
+            yield RawRow(values, images, name, row_index)
 
 
-def _readable(place: Place, patterns: Sequence[str]) -> list[tuple[str, Path]]:
-    return [(name, path) for name, path in place.files(patterns) if path.suffix in SUFFIXES]
+def _readable(downloaded: DownloadedRepo, patterns: Sequence[str]) -> list[tuple[str, Path]]:
+    return [(name, path) for name, path in downloaded.files(patterns) if path.suffix in SUFFIXES]
 
 
-def _one(repo: Repo, place: Place) -> list[tuple[str, Path]]:
+def _single_table(repo: HubRepo, downloaded: DownloadedRepo) -> list[tuple[str, Path]]:
     """The file, or the parts of the file, that the first matching pattern names; empty where none
     matches.
     """
-    found = next((files for pattern in repo.files if (files := _readable(place, (pattern,)))), [])
-    wholes = {_PART.sub("", name) for name, _ in found}
-    if len(wholes) > 1 or (len(found) > 1 and not all(_PART.search(name) for name, _ in found)):
-        names = ", ".join(name for name, _ in found[:8])
+    files_found = next(
+        (files for pattern in repo.files if (files := _readable(downloaded, (pattern,)))), []
+    )
+    base_names = {_SHARD_SUFFIX.sub("", name) for name, _ in files_found}
+    if len(base_names) > 1 or (
+        len(files_found) > 1 and not all(_SHARD_SUFFIX.search(name) for name, _ in files_found)
+    ):
+        names = ", ".join(name for name, _ in files_found[:8])
         raise InputError(
-            f"{place.roots[0]} holds {names}, of which only one can be meant; move the others away."
+            f"{downloaded.roots[0]} holds {names}, of which only one can be meant; move the others away."
         )
-    return found
+    return files_found
 
 
-def _read(path: Path) -> Iterator[tuple[Mapping[str, Any], Sequence[Image]]]:
+def _read_rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Sequence[Image]]]:
     if path.suffix == ".parquet":
         yield from parquet.rows(path)
     elif path.suffix == ".jsonl":
-        yield from ((row, ()) for _, row in numbered_jsonl(path, torn_ok=False))
+        yield from ((row, ()) for _, row in enumerate_jsonl(path, allow_truncated=False))
     elif path.suffix == ".csv":
-        yield from ((row, ()) for row in table(path))
+        yield from ((row, ()) for row in read_csv_rows(path))
     else:
-        yield from ((row, ()) for row in objects(path))
+        yield from ((row, ()) for row in read_json_records(path))
 
 
-def table(path: Path) -> Iterator[dict[str, str]]:
+def read_csv_rows(path: Path) -> Iterator[dict[str, str]]:
     """The rows of a csv file, also gzipped, by the names in its first line.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
-        opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             csv.field_size_limit(MAX_FIELD)
             yield from csv.DictReader(file)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
@@ -298,7 +302,7 @@ def table(path: Path) -> Iterator[dict[str, str]]:
         ) from error
 
 
-def objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_json_records(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a json file: a list of them, or an object whose values they are (its keys go
     to `_key`).
 
@@ -317,7 +321,7 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        yield from (row for _, row in numbered_jsonl(path, torn_ok=False))
+        yield from (row for _, row in enumerate_jsonl(path, allow_truncated=False))
         return
     if (
         isinstance(value, dict)
@@ -348,10 +352,10 @@ def read(path: Path) -> Iterator[Sample | Drop]:
             f"{path} names no files on the hub; give OWNER/NAME/PATTERN, such as"
             " owner/set/data/train-*.parquet."
         )
-    repo = Repo(f"{owner}/{name}", (pattern,))
-    for number, raw in enumerate(rows(repo, download(repo)), 1):
+    repo = HubRepo(f"{owner}/{name}", (pattern,))
+    for row_number, raw in enumerate(rows(repo, download(repo)), 1):
         yield sample_from_row(
-            {**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.number}"},
-            number,
+            {**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.row_index}"},
+            row_number,
             raw.images,
         )

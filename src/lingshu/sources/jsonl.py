@@ -1,6 +1,6 @@
 """Rows of a JSONL file with images in files beside it.
 
-Licence, revision and link: the user's own; a row may state `licence`, `source` and `access` for
+Licence, revision and link: the user's own; a row may state `license`, `source` and `access` for
 itself, and without `access` it counts as private. The folder holds `rows.jsonl` and the files that
 its rows name in `image` or `images`, relative to it. core/rows.py says what a row may hold.
 """
@@ -12,23 +12,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.rows import BadRow, sample_from_row
-from lingshu.sources._find import find_image, image_names
+from lingshu.core.rows import RowError, sample_from_row
+from lingshu.core.types import Drop, Sample
+from lingshu.sources._image_lookup import find_image, image_names
 
-ROWS = "rows.jsonl"
+ROWS_FILE = "rows.jsonl"
 
 
-def rows_file(path: Path) -> Path:
+def find_rows_file(path: Path) -> Path:
     """The JSONL file meant by a folder or a file.
 
     Raises:
         InputError: there is none.
     """
-    found = path / ROWS if path.is_dir() else path
-    if not found.is_file():
-        raise InputError(f"{found} does not exist; give a folder with {ROWS} or a .jsonl file.")
-    return found
+    file = path / ROWS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file} does not exist; give a folder with {ROWS_FILE} or a .jsonl file.")
+    return file
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
@@ -42,39 +42,41 @@ def read(path: Path) -> Iterator[Sample | Drop]:
     Raises:
         InputError: no such file, or it cannot be read.
     """
-    file = rows_file(path)
+    file = find_rows_file(path)
     root = file.parent.resolve()
-    seen: set[str] = set()
+    seen_ids: set[str] = set()
     try:
         with file.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+            for line_number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                result = _read_line(line, number, root)
+                result = _read_line(line, line_number, root)
                 if isinstance(result, Sample):
-                    if result.id in seen:
+                    if result.id in seen_ids:
                         result = Drop(
-                            result.id, "duplicate_id", f"line {number}: an earlier row has this id."
+                            result.id,
+                            "duplicate_id",
+                            f"line {line_number}: an earlier row has this id.",
                         )
                     else:
-                        seen.add(result.id)
+                        seen_ids.add(result.id)
                 yield result
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the file.") from error
 
 
-def _read_line(line: bytes, number: int, root: Path) -> Sample | Drop:
+def _read_line(line: bytes, line_number: int, root: Path) -> Sample | Drop:
     try:
         row = json.loads(line)
         if b"\\ud" in line.lower():
             # half a surrogate pair is a string that no file can hold
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        return Drop(f"row-{number}", "bad_json", f"line {number}: {type(error).__name__}")
+        return Drop(f"row-{line_number}", "bad_json", f"line {line_number}: {type(error).__name__}")
     if not isinstance(row, dict):
-        return Drop(f"row-{number}", "bad_json", f"line {number}: no JSON object")
+        return Drop(f"row-{line_number}", "bad_json", f"line {line_number}: no JSON object")
     try:
         images = [find_image(name, root) for name in image_names(row)]
-    except BadRow as bad:
-        return Drop(str(row.get("id") or f"row-{number}"), bad.reason, bad.detail)
-    return sample_from_row(row, number, images)
+    except RowError as row_error:
+        return Drop(str(row.get("id") or f"row-{line_number}"), row_error.reason, row_error.detail)
+    return sample_from_row(row, line_number, images)

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.rows import BadRow, sample_from_row
-from lingshu.imaging.pseudonyms import check_key
-from lingshu.sources._find import find_image, image_names
-from lingshu.sources._ids import Once, check_kinds, hashes, with_ids
-from lingshu.sources._json_items import items
+from lingshu.core.pseudonyms import check_key
+from lingshu.core.rows import RowError, sample_from_row
+from lingshu.core.types import Drop, Sample
+from lingshu.deidentify.ids import IdDeduplicator, check_kinds, hash_ids, with_ids
+from lingshu.sources._image_lookup import find_image, image_names
+from lingshu.sources._json_items import iter_json_items
 
-IMAGE = "<image>"
+IMAGE_TOKEN = "<image>"
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -53,75 +53,85 @@ def read(
     check_kinds(ids)
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a .json or .jsonl file.")
-    root, once = (images or path.parent).resolve(), Once()
-    for number, row in enumerate(items(path), 1):
-        yield once(_sample(row, number, ids, root, key))
+    root, deduplicate = (images or path.parent).resolve(), IdDeduplicator()
+    for row_number, row in enumerate(iter_json_items(path), 1):
+        yield deduplicate(_sample(row, row_number, ids, root, key))
 
 
 def _sample(
-    row: object, number: int, ids: Mapping[str, str], root: Path, key: bytes
+    row: object, row_number: int, ids: Mapping[str, str], root: Path, key: bytes
 ) -> Sample | Drop:
     if not isinstance(row, dict):
         return Drop(
-            f"row-{number}",
+            f"row-{row_number}",
             "bad_json",
-            f"row {number}: {row if isinstance(row, ValueError) else 'no JSON object'}",
+            f"row {row_number}: {row if isinstance(row, ValueError) else 'no JSON object'}",
         )
-    name = str(row.get("id") or f"row-{number}")
+    name = str(row.get("id") or f"row-{row_number}")
     try:
         images = [find_image(image, root) for image in image_names(row)]
         turns = _turns(row, len(images))
-    except BadRow as bad:
-        return Drop(name, bad.reason, bad.detail)
-    hidden = {"conversations", "system", *ids.values()}
+    except RowError as error:
+        return Drop(name, error.reason, error.detail)
+    excluded = {"conversations", "system", *ids.values()}
     sample = sample_from_row(
-        {**{k: v for k, v in row.items() if k not in hidden}, "messages": turns}, number, images
+        {**{k: v for k, v in row.items() if k not in excluded}, "messages": turns},
+        row_number,
+        images,
     )
     if isinstance(sample, Drop):
         return sample
-    if _broken(sample):
-        return Drop(sample.id, "bad_text", f"row {number} is no UTF-8; save the file as UTF-8.")
-    raw = {kind: str(row[field]) for kind, field in ids.items() if row.get(field) is not None}
-    return replace(sample, meta=with_ids(sample.meta, hashes(raw, key)))
+    if _has_surrogates(sample):
+        return Drop(sample.id, "bad_text", f"row {row_number} is no UTF-8; save the file as UTF-8.")
+    raw_ids = {kind: str(row[field]) for kind, field in ids.items() if row.get(field) is not None}
+    return replace(sample, meta=with_ids(sample.meta, hash_ids(raw_ids, key)))
 
 
-def _broken(sample: Sample) -> bool:
+def _has_surrogates(sample: Sample) -> bool:
     # Bytes that are no UTF-8 were marked by halves of surrogate pairs, which no file can hold.
     return any("\ud800" <= c <= "\udfff" for message in sample.messages for c in message.text)
 
 
-def _turns(row: Mapping[str, Any], images: int) -> list[dict[str, object]]:
-    said = row.get("conversations") if row.get("conversations") is not None else row.get("messages")
-    if not isinstance(said, list) or not said or not all(isinstance(turn, dict) for turn in said):
-        raise BadRow("bad_messages", "conversations or messages must be a list of turns.")
+def _turns(row: Mapping[str, Any], n_images: int) -> list[dict[str, object]]:
+    conversation = (
+        row.get("conversations") if row.get("conversations") is not None else row.get("messages")
+    )
+    if (
+        not isinstance(conversation, list)
+        or not conversation
+        or not all(isinstance(turn, dict) for turn in conversation)
+    ):
+        raise RowError("bad_messages", "conversations or messages must be a list of turns.")
     turns: list[dict[str, object]] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         turns.append({"role": "system", "content": row["system"]})
-    shown = 0
-    for turn in said:
+    image_index = 0
+    for turn in conversation:
         role = _ROLES.get(str(turn.get("from", turn.get("role"))))
         text = turn.get("value", turn.get("content"))
         if role is None or not isinstance(text, str):
-            raise BadRow(
+            raise RowError(
                 "bad_messages",
                 "a turn needs from (human, gpt or system) and value, or role and content.",
             )
-        parts, shown = _parts(text, shown)
+        parts, image_index = _split_images(text, image_index)
         turns.append({"role": role, "content": parts})
-    if shown not in (0, images):
-        raise BadRow("image_count", f"the dialogue places {shown} images and names {images}.")
+    if image_index not in (0, n_images):
+        raise RowError(
+            "image_count", f"the dialogue places {image_index} images and names {n_images}."
+        )
     return turns
 
 
-def _parts(text: str, shown: int) -> tuple[list[dict[str, object]], int]:
+def _split_images(text: str, image_index: int) -> tuple[list[dict[str, object]], int]:
     """Text and images of one turn; line breaks beside an image only set it apart, and go."""
     parts: list[dict[str, object]] = []
-    pieces = text.split(IMAGE)
-    for place, piece in enumerate(pieces):
-        if place:
-            parts.append({"type": "image", "image": shown})
-            shown += 1
-        words = piece.strip("\n") if len(pieces) > 1 else piece
-        if words:
-            parts.append({"type": "text", "text": words})
-    return parts, shown
+    segments = text.split(IMAGE_TOKEN)
+    for index, segment in enumerate(segments):
+        if index:
+            parts.append({"type": "image", "image": image_index})
+            image_index += 1
+        content = segment.strip("\n") if len(segments) > 1 else segment
+        if content:
+            parts.append({"type": "text", "text": content})
+    return parts, image_index

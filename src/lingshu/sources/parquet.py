@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.artefacts import DATASET_CARD, open_dataset, read_dataset
+from lingshu.core.artifacts import DATASET_CARD, open_dataset, read_dataset
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Drop, Image, Sample
 from lingshu.core.rows import sample_from_row
+from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import image_columns
 
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def read(path: Path) -> Iterator[Sample | Drop]:
         open_dataset(path)
         yield from read_dataset(path)
         return
-    seen: set[str] = set()
+    seen_ids: set[str] = set()
     for file in _files(path):
         for result in _read_file(file):
             if isinstance(result, Sample):
-                if result.id in seen:
+                if result.id in seen_ids:
                     result = Drop(result.id, "duplicate_id", "an earlier row has this id.")
                 else:
-                    seen.add(result.id)
+                    seen_ids.add(result.id)
             yield result
 
 
@@ -63,9 +63,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> Iterator[Sample | Drop]:
-    for number, (row, images) in enumerate(rows(path), 1):
+    for row_number, (row, images) in enumerate(rows(path), 1):
         yield sample_from_row(
-            {**row, "id": row.get("id") or f"{path.stem}-{number}"}, number, images
+            {**row, "id": row.get("id") or f"{path.stem}-{row_number}"}, row_number, images
         )
 
 
@@ -81,31 +81,35 @@ def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
 
     try:
         file = pq.ParquetFile(path)
-        pictures = image_columns(file.schema_arrow.names)
+        image_column_names = image_columns(file.schema_arrow.names)
         # Of a column of {bytes, path} the paths alone are read: they tell how many images there
         # are.
-        leaves = [leaf for column in pictures for leaf in _leaves(file, column)]
-        columns = [name for name in file.schema_arrow.names if name not in pictures] + leaves
-        number = 0
+        leaves = [leaf for column in image_column_names for leaf in _leaves(file, column)]
+        columns = [
+            name for name in file.schema_arrow.names if name not in image_column_names
+        ] + leaves
+        shard_row = 0
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            counts = [_counts(batch.column(column)) for column in pictures]
-            plain = batch.drop_columns(list(pictures)) if pictures else batch
-            for place, row in enumerate(plain.to_pylist()):
+            counts = [_image_counts(batch.column(column)) for column in image_column_names]
+            values_batch = (
+                batch.drop_columns(list(image_column_names)) if image_column_names else batch
+            )
+            for row_index, row in enumerate(values_batch.to_pylist()):
                 yield (
                     row,
                     [
-                        Image(path=str(path), row=number, index=i)
-                        for i in _indexes([count[place] for count in counts])
+                        Image(path=str(path), row=shard_row, index=i)
+                        for i in _image_indices([count[row_index] for count in counts])
                     ],
                 )
-                number += 1
+                shard_row += 1
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write the file anew."
         ) from error
 
 
-def _indexes(counts: list[int]) -> list[int]:
+def _image_indices(counts: list[int]) -> list[int]:
     """The indexes of a row's images: items of its one column, or those of several columns that hold
     one.
     """
@@ -121,9 +125,9 @@ def _leaves(file: pq.ParquetFile, column: str) -> list[str]:
     return [p for p in paths if p.startswith(f"{column}.") and p.endswith(".path")] or [column]
 
 
-def _counts(images: pa.Array) -> list[int]:
+def _image_counts(images: pa.Array) -> list[int]:
     import pyarrow.types as kinds
 
     if kinds.is_list(images.type) or kinds.is_large_list(images.type):
         return [len(cell) if cell is not None else 0 for cell in images.to_pylist()]
-    return [int(valid) for valid in images.is_valid().to_pylist()]
+    return [int(is_valid) for is_valid in images.is_valid().to_pylist()]

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.core.rows import BadRow
+from lingshu.core.rows import RowError
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys question, options (a mapping from letters, or opa ... ope), answer_idx or answer.
 
     A table holds a key for every letter that any row has; the empty ones are no options.
@@ -20,18 +20,18 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         options = {name: raw.get(f"op{name.lower()}") for name in "ABCDE"}
     gold = raw.get("answer_idx") or raw.get("answer")
     if not gold:
-        raise BadRow("hidden_label", "the row has no answer.")
+        raise RowError("hidden_label", "the row has no answer.")
     if raw["question"] is None:
-        raise BadRow("no_question", "the row has no question.")
+        raise RowError("no_question", "the row has no question.")
     return {
         "question": str(raw["question"]).strip(),
-        "choices": filled(options),
+        "choices": non_empty_options(options),
         "gold": gold,
         "id": raw.get("id"),
     }
 
 
-def filled(options: Mapping[str, Any]) -> Mapping[str, str]:
+def non_empty_options(options: Mapping[str, Any]) -> Mapping[str, str]:
     """The options that have a text."""
     return {
         name: str(text)

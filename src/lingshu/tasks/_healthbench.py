@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Criterion, Sample, Score, Task
+from lingshu.core.types import Criterion, Sample, Score, Task
 from lingshu.scoring._reports import NEEDS_JUDGE
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import rubrics
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import rubric_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys prompt_id, prompt (messages), rubrics (criterion, points, tags), example_tags."""
     tags = [str(tag) for tag in raw.get("example_tags") or ()]
     return {
@@ -54,7 +54,7 @@ def criteria(sample: Sample) -> list[Criterion]:
         InputError: the sample has none, or they cannot be read.
     """
     try:
-        return [_criterion(each) for each in json.loads(sample.meta.extra["rubrics"])]
+        return [_parse_criterion(raw) for raw in json.loads(sample.meta.extra["rubrics"])]
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"sample {sample.id!r} has no criteria that can be read ({type(error).__name__}); check"
@@ -62,25 +62,25 @@ def criteria(sample: Sample) -> list[Criterion]:
         ) from error
 
 
-def _criterion(raw: Mapping[str, Any]) -> Criterion:
+def _parse_criterion(raw: Mapping[str, Any]) -> Criterion:
     tags = tuple(str(tag) for tag in raw.get("tags") or ())
     axis = next((tag.removeprefix("axis:") for tag in tags if tag.startswith("axis:")), None)
     return Criterion(str(raw["criterion"]), float(raw["points"]), axis, tags)
 
 
-def healthbench(name: str, title: str, file: str, n: int) -> Task:
+def make_task(name: str, title: str, file: str, expected_n: int) -> Task:
     """One of the three sets."""
     task = benchmark(
         name,
         title=title,
-        repo=Repo("openai/healthbench", (file,)),
-        licence="MIT",
-        unverified=("licence",),
-        row=row,
+        repo=HubRepo("openai/healthbench", (file,)),
+        license="MIT",
+        unverified_fields=("license",),
+        convert_row=convert_row,
         score=score,
-        twin=rubrics,
-        n=n,
-        by=("theme",),
+        synthetic=rubric_samples,
+        expected_n=expected_n,
+        facets=("theme",),
         max_tokens=2048,
     )
     return replace(task, criteria=criteria)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LICENCE = "MIT"
-HUB = "TsinghuaC3I/MedXpertQA"
-BY = ("task", "system", "question_type")
+LICENSE = "MIT"
+HUB_ID = "TsinghuaC3I/MedXpertQA"
+FACETS = ("task", "system", "question_type")
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys id, question, options, label, images, medical_task, body_system, question_type.
 
     `options` is {letter: text} or a list of {letter, content}; the question repeats them behind

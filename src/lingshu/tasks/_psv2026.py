@@ -18,14 +18,14 @@ from itertools import islice
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.core.nouns import Criterion, Drop, Sample, Score, Task
-from lingshu.core.rows import BadRow
+from lingshu.core.reply_text import CJK
+from lingshu.core.rows import RowError
+from lingshu.core.types import Criterion, Drop, Sample, Score, Task
 from lingshu.scoring._reports import NEEDS_JUDGE
-from lingshu.scoring._text import CJK
 from lingshu.sources import hub
-from lingshu.sources.hub import Repo
-from lingshu.tasks import _shared, _twins
-from lingshu.tasks._shared import About, benchmark
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks import _benchmark, _synthetic
+from lingshu.tasks._benchmark import SampleDefaults, benchmark
 
 # What a row needs -> the columns it may stand in, the first that is there counts. `messages` holds
 # query and response at once.
@@ -44,11 +44,11 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
     "rubric": ("rubric", "rubrics"),
 }
-SOURCE = ("source", "dataset", "data_source", "origin")
-ID = ("id", "sample_id", "item_id", "qid", "index")
-BY = ("question_type", "modality", "main_topic", "source", "language")
+SOURCE_COLUMNS = ("source", "dataset", "data_source", "origin")
+ID_COLUMNS = ("id", "sample_id", "item_id", "qid", "index")
+FACETS = ("question_type", "modality", "main_topic", "source", "language")
 # Kept as they are where a row has them: what the builder notes beside the published fields.
-NOTES = (
+EXTRA_COLUMNS = (
     "question_type",
     "main_topic",
     "parent",
@@ -57,7 +57,7 @@ NOTES = (
     "teacher",
     "prompts",
 )
-REPO = Repo(
+REPO = HubRepo(
     "ASD9987/PSV2026",
     (
         "data/test-*.parquet",
@@ -67,39 +67,44 @@ REPO = Repo(
         "data/part-*.parquet",
     ),
     archives=("**/*.zip",),
-    one=True,
+    single_table=True,
 )
-_CHINESE = re.compile(f"[{CJK}]")
+_CHINESE_CHARACTER = re.compile(f"[{CJK}]")
 
 
-def row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
     """One row under any of the known names, or of a DATASET that `lingshu synthesise psv2026_test`
     wrote.
 
     `embedded` where the images lie in the row's own shard; a file name beside them is a note.
     """
-    inner = _json(raw.get("extra"))
+    extra = _parse_json(raw.get("extra"))
     raw = {
-        **(inner if isinstance(inner, Mapping) else {}),
+        **(extra if isinstance(extra, Mapping) else {}),
         **{name: value for name, value in raw.items() if value is not None},
     }
     query, response = _dialogue(raw)
-    rubric, source, group = _first(raw, "rubric"), _named(raw, SOURCE), raw.get("group")
-    terms = _json(raw.get("med_terms"))
+    rubric, source, group = (
+        _field_value(raw, "rubric"),
+        _first_value(raw, SOURCE_COLUMNS),
+        raw.get("group"),
+    )
+    terms = _parse_json(raw.get("med_terms"))
     values = {
         "question": query,
         "gold": response,
-        "id": _named(raw, ID),
+        "id": _first_value(raw, ID_COLUMNS),
         "source": source,
-        "licence": raw.get("licence"),
+        "license": raw.get("license"),
         "modality": raw.get("modality"),
-        "language": raw.get("language") or ("zh" if _CHINESE.search(str(query)) else "en"),
+        "language": raw.get("language")
+        or ("zh" if _CHINESE_CHARACTER.search(str(query)) else "en"),
         "kind": "rubric",
-        "rubric": json.dumps(_points(rubric), ensure_ascii=False),
+        "rubric": json.dumps(_parse_rubric(rubric), ensure_ascii=False),
         "med_terms": None if terms is None else json.dumps(terms, ensure_ascii=False),
-        "images": [] if embedded else _files(raw),
+        "images": [] if embedded else _image_files(raw),
         **({"group": str(group)} if group else {"same_image": True}),
-        **{name: raw.get(name) for name in NOTES},
+        **{name: raw.get(name) for name in EXTRA_COLUMNS},
     }
     # A row of one's own says itself who may see it; the published ones say nothing.
     values |= {
@@ -115,53 +120,53 @@ def row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
 
 
 def _dialogue(raw: Mapping[str, Any]) -> tuple[object, object]:
-    turns = _json(raw.get("messages"))
+    turns = _parse_json(raw.get("messages"))
     if not isinstance(turns, list) or not turns:
-        return _first(raw, "query"), _first(raw, "response")
-    said = {turn.get("role"): _words(turn.get("content")) for turn in turns}
-    return said.get("user"), said.get("assistant")
+        return _field_value(raw, "query"), _field_value(raw, "response")
+    text_by_role = {turn.get("role"): _text_content(turn.get("content")) for turn in turns}
+    return text_by_role.get("user"), text_by_role.get("assistant")
 
 
-def _words(content: object) -> str:
+def _text_content(content: object) -> str:
     if isinstance(content, str):
         return content.replace("<image>", "").strip()
     parts = content if isinstance(content, list) else []
     return "".join(part.get("text", "") for part in parts).strip()
 
 
-def _files(raw: Mapping[str, Any]) -> list[str]:
+def _image_files(raw: Mapping[str, Any]) -> list[str]:
     """The files that a row names; none where its images lie in the shard."""
-    value = _named(raw, COLUMNS["image"])
-    found = value if isinstance(value, list) else [value]
-    return [name.removeprefix("./") for name in found if isinstance(name, str)]
+    value = _first_value(raw, COLUMNS["image"])
+    names = value if isinstance(value, list) else [value]
+    return [name.removeprefix("./") for name in names if isinstance(name, str)]
 
 
-def _points(value: object) -> list[dict[str, Any]]:
+def _parse_rubric(value: object) -> list[dict[str, Any]]:
     """The dimensions of a rubric; where no points are stated, or all are 0, each counts 1.
 
     Raises:
         BadRow: bad_rubric.
     """
-    found = _json(value)
+    dimensions = _parse_json(value)
     if (
-        not isinstance(found, list)
-        or not found
-        or not all(isinstance(one, Mapping) for one in found)
+        not isinstance(dimensions, list)
+        or not dimensions
+        or not all(isinstance(dimension, Mapping) for dimension in dimensions)
     ):
-        raise BadRow("bad_rubric", "the rubric is no list of {dim, score, description}.")
-    points = [one.get("score") or 0 for one in found]
+        raise RowError("bad_rubric", "the rubric is no list of {dim, score, description}.")
+    points = [dimension.get("score") or 0 for dimension in dimensions]
     if any(
         isinstance(point, bool) or not isinstance(point, int | float) or not 0 <= point < math.inf
         for point in points
     ):
-        raise BadRow("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
-    texts = [str(one.get("description") or "").strip() for one in found]
-    if not all(texts):
-        raise BadRow("bad_rubric", "a dimension has no description.")
-    given = points if any(points) else [1] * len(points)
+        raise RowError("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
+    descriptions = [str(dimension.get("description") or "").strip() for dimension in dimensions]
+    if not all(descriptions):
+        raise RowError("bad_rubric", "a dimension has no description.")
+    weights = points if any(points) else [1] * len(points)
     return [
-        {"dim": str(one.get("dim") or ""), "score": p, "description": t}
-        for one, p, t in zip(found, given, texts, strict=True)
+        {"dim": str(dimension.get("dim") or ""), "score": p, "description": t}
+        for dimension, p, t in zip(dimensions, weights, descriptions, strict=True)
     ]
 
 
@@ -173,10 +178,10 @@ def criteria(sample: Sample) -> Sequence[Criterion]:
     """
     try:
         return [
-            Criterion(one["description"], float(one["score"]), one["dim"] or None)
-            for one in _points(sample.meta.extra["rubric"])
+            Criterion(dimension["description"], float(dimension["score"]), dimension["dim"] or None)
+            for dimension in _parse_rubric(sample.meta.extra["rubric"])
         ]
-    except (KeyError, BadRow) as error:
+    except (KeyError, RowError) as error:
         raise InputError(
             f"sample {sample.id!r} has no rubric that can be read ({error}); build the data anew."
         ) from error
@@ -198,20 +203,26 @@ def score(sample: Sample, reply: str) -> Score:  # noqa: ARG001 - no reply can b
 # ----------------------------------------------------------------------------------------------------
 
 
-def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop]:
+def reader(
+    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
+) -> Iterator[Sample | Drop]:
     """The items of the files, once it is clear which columns hold what.
 
     Raises:
         InputError: a column is missing; names what was looked for, and what was found.
     """
     embedded = False
-    for raw in islice(hub.rows(repo, place), 1):
+    for raw in islice(hub.rows(repo, local_repo), 1):
         embedded = bool(raw.images)
         check_columns(raw.values, images=embedded, file=raw.file)
-    for item in _shared.read(about, repo, place, row=partial(row, embedded=embedded)):
-        bare = isinstance(item, Sample) and not item.images
+    for item in _benchmark.read_samples(
+        defaults, repo, local_repo, convert_row=partial(convert_row, embedded=embedded)
+    ):
+        lacks_image = isinstance(item, Sample) and not item.images
         yield (
-            Drop(item.id, "no_image", "the row shows no image that can be read.") if bare else item
+            Drop(item.id, "no_image", "the row shows no image that can be read.")
+            if lacks_image
+            else item
         )
 
 
@@ -221,32 +232,32 @@ def check_columns(values: Mapping[str, Any], *, images: bool, file: str) -> None
     Raises:
         InputError: names the file, what is missing, the names it may have, and the columns found.
     """
-    dialogue = ("messages",) if isinstance(_json(values.get("messages")), list) else ()
-    inner = _json(values.get("extra"))
-    known = {*values, *(inner if isinstance(inner, Mapping) else ())}
-    for what, names in COLUMNS.items():
-        there = (
+    dialogue = ("messages",) if isinstance(_parse_json(values.get("messages")), list) else ()
+    extra = _parse_json(values.get("extra"))
+    known = {*values, *(extra if isinstance(extra, Mapping) else ())}
+    for field, names in COLUMNS.items():
+        is_present = (
             images
-            if what == "image" and images
-            else bool(known & {*names, *(dialogue if what in ("query", "response") else ())})
+            if field == "image" and images
+            else bool(known & {*names, *(dialogue if field in ("query", "response") else ())})
         )
-        if not there:
-            found = ", ".join(sorted(name for name in values if not name.startswith("_")))
+        if not is_present:
+            columns = ", ".join(sorted(name for name in values if not name.startswith("_")))
             raise InputError(
-                f"{file} has no column with the {what} (looked for {', '.join(names)}); its columns"
-                f" are {found}."
+                f"{file} has no column with the {field} (looked for {', '.join(names)}); its columns"
+                f" are {columns}."
             )
 
 
-def _first(raw: Mapping[str, Any], what: str) -> Any:
-    return _named(raw, COLUMNS[what])
+def _field_value(raw: Mapping[str, Any], field: str) -> Any:
+    return _first_value(raw, COLUMNS[field])
 
 
-def _named(raw: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first_value(raw: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((raw[name] for name in names if raw.get(name) not in (None, "")), None)
 
 
-def _json(value: object) -> Any:
+def _parse_json(value: object) -> Any:
     """A value that may be written as JSON."""
     if not isinstance(value, str):
         return value
@@ -256,19 +267,19 @@ def _json(value: object) -> Any:
         return None
 
 
-def psv2026(name: str, *, title: str, licence: str, n: int | None) -> Task:
+def make_task(name: str, *, title: str, license: str, expected_n: int | None) -> Task:
     """A task on items of this layout."""
     task = benchmark(
         name,
         title=title,
         repo=REPO,
-        licence=licence,
+        license=license,
         reader=reader,
         score=score,
-        twin=twin,
-        n=n,
+        synthetic=synthetic,
+        expected_n=expected_n,
         language=None,
-        by=BY,
+        facets=FACETS,
         max_tokens=1024,
     )
     return replace(task, criteria=criteria)
@@ -279,26 +290,28 @@ def psv2026(name: str, *, title: str, licence: str, n: int | None) -> Task:
 
 _RUBRIC = (
     ("factual correctness", 3, "Says whether there is a lesion, and is right."),
-    ("localisation and anatomy", 2, "Names the place of each lesion."),
+    ("localization and anatomy", 2, "Names the place of each lesion."),
     ("visual grounding", 2, "Speaks of what is drawn."),
     ("completeness", 1, "Leaves no lesion out."),
     ("soundness of reasoning", 1, "Concludes nothing that does not follow."),
 )
 
 
-def twin(seed: int) -> list[Sample]:
+def synthetic(seed: int) -> list[Sample]:
     """Two drawn images with two questions each and a rubric, and no reference answer."""
     rubric = json.dumps(
         [{"dim": dim, "score": points, "description": text} for dim, points, text in _RUBRIC]
     )
-    found = []
-    for number, drawn in enumerate(_twins.pictures("open", "yes_no")(seed)):
-        facts = {
-            "question_type": ("Visual Perception", "Factual Verification")[number % 2],
-            "main_topic": _twins.TWIN,
+    samples = []
+    for index, sample in enumerate(_synthetic.image_samples("open", "yes_no")(seed)):
+        fields = {
+            "question_type": ("Visual Perception", "Factual Verification")[index % 2],
+            "main_topic": _synthetic.SYNTHETIC_SOURCE,
         }
         meta = replace(
-            drawn.meta, kind="rubric", extra={"rubric": rubric, "med_terms": '["lesion"]', **facts}
+            sample.meta,
+            kind="rubric",
+            extra={"rubric": rubric, "med_terms": '["lesion"]', **fields},
         )
-        found.append(replace(drawn, gold=None, meta=meta))
-    return found
+        samples.append(replace(sample, gold=None, meta=meta))
+    return samples

@@ -11,29 +11,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.rows import BadRow
+from lingshu.core.prompts import REPORT
+from lingshu.core.report_sections import ReportSections, format_reference, normalize_whitespace
+from lingshu.core.rows import RowError
+from lingshu.core.types import Drop, Sample
 from lingshu.sources import hub
-from lingshu.sources._sections import Report, reference, tidy
-from lingshu.sources.hub import Repo
-from lingshu.tasks._prompts import REPORT
-from lingshu.tasks._shared import About, Row, made, once
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import RowConverter, SampleDefaults, build_sample, unique
 
 MAX_TOKENS = 1024
 SUFFIXES = ("", ".png", ".jpg", ".jpeg")
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The question row of one study (or image, where each image has its own record)."""
     images = raw["image_path"] if "image_path" in raw else raw["image"]
     name = raw.get("_key") or raw.get("id") or raw.get("study_id")
     if name is None:
-        raise BadRow("no_id", "the record names no study.")
-    report = Report(
-        tidy(raw.get("section_findings", raw.get("findings"))),
-        tidy(raw.get("section_impression", raw.get("impression"))),
+        raise RowError("no_id", "the record names no study.")
+    report = ReportSections(
+        normalize_whitespace(raw.get("section_findings", raw.get("findings"))),
+        normalize_whitespace(raw.get("section_impression", raw.get("impression"))),
     )
-    return question(
+    return question_row(
         report,
         [images] if isinstance(images, str) else list(images),
         name=str(name),
@@ -41,7 +41,9 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
-def question(report: Report, images: list[str], *, name: str, group: str) -> Mapping[str, Any]:
+def question_row(
+    report: ReportSections, images: list[str], *, name: str, group: str
+) -> Mapping[str, Any]:
     """The question row of a report.
 
     Raises:
@@ -49,13 +51,13 @@ def question(report: Report, images: list[str], *, name: str, group: str) -> Map
             image.
     """
     if not report.findings and not report.impression:
-        raise BadRow("empty_report", "findings and impression are both empty.")
+        raise RowError("empty_report", "findings and impression are both empty.")
     if not images:
-        raise BadRow("no_image", "the study has no image.")
+        raise RowError("no_image", "the study has no image.")
     return {
         "id": name,
         "question": REPORT,
-        "gold": reference(report),
+        "gold": format_reference(report),
         "images": images,
         "group": group,
         "kind": "report",
@@ -65,31 +67,54 @@ def question(report: Report, images: list[str], *, name: str, group: str) -> Map
     }
 
 
-def reader(about: About, repo: Repo, place: hub.Place, row: Row = row) -> Iterator[Sample | Drop]:
+def reader(
+    defaults: SampleDefaults,
+    repo: HubRepo,
+    local_repo: hub.DownloadedRepo,
+    convert_row: RowConverter = convert_row,
+) -> Iterator[Sample | Drop]:
     """The studies of the first list or table that is there, their images found under any of the
     usual suffixes.
     """
-    pattern = next(p for p in repo.files if place.has((p,)))
-    seen: set[str] = set()
-    for number, raw in enumerate(hub.rows(Repo(None, (pattern,), link=repo.link, one=True), place)):
-        yield once(
-            seen,
-            made(about, lambda values: _found(row(values), place), raw.values, number, (), place),
+    pattern = next(p for p in repo.files if local_repo.has_files((p,)))
+    seen_ids: set[str] = set()
+    for index, raw in enumerate(
+        hub.rows(HubRepo(None, (pattern,), link=repo.link, single_table=True), local_repo)
+    ):
+        yield unique(
+            seen_ids,
+            build_sample(
+                defaults,
+                lambda values: _with_image_paths(convert_row(values), local_repo),
+                raw.values,
+                index,
+                (),
+                local_repo,
+            ),
         )
 
 
-def _found(values: Mapping[str, Any], place: hub.Place) -> Mapping[str, Any]:
-    return {**values, "images": [_named(str(name), place) for name in values["images"]]}
+def _with_image_paths(
+    values: Mapping[str, Any], local_repo: hub.DownloadedRepo
+) -> Mapping[str, Any]:
+    return {
+        **values,
+        "images": [_resolve_image(str(name), local_repo) for name in values["images"]],
+    }
 
 
-def _named(name: str, place: hub.Place) -> str:
+def _resolve_image(name: str, local_repo: hub.DownloadedRepo) -> str:
     """The name under which an image lies: tables name jpg files where png files are given out."""
-    bare = (
+    stem = (
         str(PurePosixPath(name).with_suffix(""))
         if PurePosixPath(name).suffix in SUFFIXES[1:]
         else name
     )
     return next(
-        (other for other in (name, *(bare + suffix for suffix in SUFFIXES)) if place.find(other)),
+        (
+            candidate
+            for candidate in (name, *(stem + suffix for suffix in SUFFIXES))
+            if local_repo.find(candidate)
+        ),
         name,
     )

@@ -10,35 +10,35 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from lingshu.core.rows import BadRow
+from lingshu.core.rows import RowError
 from lingshu.scoring import yes_no
-from lingshu.sources.hub import Repo
+from lingshu.sources.hub import HubRepo
 
-LICENCE = "CC-BY-4.0"
-REPO = Repo("BoKelvin/SLAKE", ("test.json",), archives=("imgs.zip",))
-BY = ("kind", "language", "modality", "organ", "task")
+LICENSE = "CC-BY-4.0"
+REPO = HubRepo("BoKelvin/SLAKE", ("test.json",), archives=("imgs.zip",))
+FACETS = ("kind", "language", "modality", "organ", "task")
 
 
-def row_in(*languages: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+def make_converter(*languages: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
     """Rows of these languages; those of another are dropped as other_language."""
-    return partial(row, languages)
+    return partial(convert_row, languages)
 
 
-def row(languages: tuple[str, ...], raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(languages: tuple[str, ...], raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys qid, img_name, question, answer, q_lang, location, modality, answer_type,
     content_type of test.json.
     """
     if raw["q_lang"] not in languages:
-        raise BadRow("other_language", f"the row is in {raw['q_lang']!r}.")
+        raise RowError("other_language", f"the row is in {raw['q_lang']!r}.")
     if raw["answer"] is None:
-        raise BadRow("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer", "the row has no answer.")
     gold = str(raw["answer"])
     # A closed question may also be answered by one of two things it names ("Left" or "Right").
     kind = (
         "open"
         if raw["answer_type"] == "OPEN"
         else "yes_no"
-        if yes_no.as_verdict(gold)
+        if yes_no.as_polarity(gold)
         else "closed"
     )
     return {

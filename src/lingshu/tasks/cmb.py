@@ -13,61 +13,65 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.rows import BadRow
+from lingshu.core.rows import RowError
+from lingshu.core.types import Drop, Sample
+from lingshu.scoring import multi_choice
 from lingshu.sources import hub
-from lingshu.sources.hub import Repo
-from lingshu.tasks import _several
-from lingshu.tasks._exams import filled
-from lingshu.tasks._shared import About, benchmark, beside, read
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import SampleDefaults, auxiliary_file, benchmark, read_samples
+from lingshu.tasks._exams import non_empty_options
+from lingshu.tasks._synthetic import text_choice_samples
 
-ANSWERS = "CMB-test-choice-answer.json"
+ANSWER_FILE = "CMB-test-choice-answer.json"
 
 
-def row(answers: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(answers: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys id, question, option {letter: text}, question_type, exam_type, exam_class; `answers`
     has id -> letters.
     """
     gold = answers.get(str(raw["id"]))
     if not gold:
-        raise BadRow("hidden_label", f"{ANSWERS} has no answer for it.")
+        raise RowError("hidden_label", f"{ANSWER_FILE} has no answer for it.")
     return {
         "id": f"cmb-{raw['id']}",
         "question": raw["question"],
-        "choices": filled(raw["option"]),
+        "choices": non_empty_options(raw["option"]),
         "gold": gold,
-        "several": raw.get("question_type") == "多项选择题" or len(gold) > 1,
+        "multi_choice": raw.get("question_type") == "多项选择题" or len(gold) > 1,
         "task": raw.get("question_type"),
         "subject": raw.get("exam_type"),
     }
 
 
-def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop]:
+def reader(
+    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
+) -> Iterator[Sample | Drop]:
     """The questions, each with its answer."""
-    told = hub.objects(beside(about, repo, place, ANSWERS))
+    entries = hub.read_json_records(auxiliary_file(defaults, repo, local_repo, ANSWER_FILE))
     answers = {
-        str(one["id"]): str(one["answer"])
-        for one in told
-        if one.get("id") is not None and one.get("answer") is not None
+        str(entry["id"]): str(entry["answer"])
+        for entry in entries
+        if entry.get("id") is not None and entry.get("answer") is not None
     }
-    yield from read(about, repo, place, row=partial(row, answers))
+    yield from read_samples(defaults, repo, local_repo, convert_row=partial(convert_row, answers))
 
 
 TASK = benchmark(
     "cmb",
     title="CMB-Exam (test)",
-    repo=Repo(
+    repo=HubRepo(
         "FreedomIntelligence/CMB",
         ("**/CMB-test-choice-question-merge.json",),
-        extra=(f"**/{ANSWERS}",),
+        extra=(f"**/{ANSWER_FILE}",),
     ),
-    licence="Apache-2.0",
+    license="Apache-2.0",
     reader=reader,
-    score=_several.score,
-    twin=text_choices(5, language="zh", several=True, task="made up", subject="made up"),
+    score=multi_choice.score,
+    synthetic=text_choice_samples(
+        5, language="zh", multi_choice=True, task="made up", subject="made up"
+    ),
     language="zh",
-    n=11200,
-    unverified=("n", "licence"),
-    by=("task", "subject"),
+    expected_n=11200,
+    unverified_fields=("expected_n", "license"),
+    facets=("task", "subject"),
 )

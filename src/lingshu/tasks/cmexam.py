@@ -10,11 +10,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.core.rows import BadRow
-from lingshu.sources.hub import Repo
-from lingshu.tasks import _several
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.core.rows import RowError
+from lingshu.scoring import multi_choice
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import text_choice_samples
 
 # The split also comes as a table with annotations, which has the same questions.
 FILES = (
@@ -25,21 +25,21 @@ FILES = (
     "**/test-*.parquet",
     "**/test_with_annotations.*",
 )
-_LINE = re.compile(r"^\s*([A-H])[\s.:、．]+(.*)$")
+_OPTION_LINE = re.compile(r"^\s*([A-H])[\s.:、．]+(.*)$")
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys Question, Options (a list of {key, value}, or lines "A text"), Answer (letters)."""
     options = raw["Options"]
     if isinstance(options, str):
         options = [
-            {"key": found[1], "value": found[2]}
+            {"key": match[1], "value": match[2]}
             for line in options.splitlines()
-            if (found := _LINE.match(line))
+            if (match := _OPTION_LINE.match(line))
         ]
     gold = str(raw["Answer"] or "").strip().upper()
     if not gold:
-        raise BadRow("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer", "the row has no answer.")
     return {
         "question": raw["Question"],
         "choices": {
@@ -48,8 +48,8 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
             if str(option["value"] or "").strip()
         },
         "gold": gold,
-        "several": len(gold) > 1,
-        "task": "several" if len(gold) > 1 else "single",
+        "multi_choice": len(gold) > 1,
+        "task": "multi_choice" if len(gold) > 1 else "single",
         "subject": raw.get("Medical Discipline"),
     }
 
@@ -57,12 +57,14 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "cmexam",
     title="CMExam (test)",
-    repo=Repo("fzkuji/CMExam", FILES, one=True),
-    licence="Apache-2.0",
-    unverified=("licence", "files"),
-    row=row,
-    score=_several.score,
-    twin=text_choices(5, language="zh", several=True, task="made up", subject="made up"),
+    repo=HubRepo("fzkuji/CMExam", FILES, single_table=True),
+    license="Apache-2.0",
+    unverified_fields=("license", "files"),
+    convert_row=convert_row,
+    score=multi_choice.score,
+    synthetic=text_choice_samples(
+        5, language="zh", multi_choice=True, task="made up", subject="made up"
+    ),
     language="zh",
-    by=("task", "subject"),
+    facets=("task", "subject"),
 )

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import text_choice_samples
 
 SUBJECTS = (
     "anatomy",
@@ -25,7 +25,7 @@ SUBJECTS = (
 )
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns Question, A, B, C, D, Answer of test/<subject>.csv."""
     return {
         "question": raw["Question"],
@@ -38,15 +38,15 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "cmmlu_med",
     title="CMMLU medical (seven subjects)",
-    repo=Repo(
+    repo=HubRepo(
         "haonan-li/cmmlu",
         tuple(f"test/{subject}.csv" for subject in SUBJECTS),
         archives=("cmmlu*.zip",),
     ),
-    licence="CC-BY-NC-4.0",
-    unverified=("licence",),
-    row=row,
-    twin=text_choices(4, language="zh", subject="made up"),
+    license="CC-BY-NC-4.0",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4, language="zh", subject="made up"),
     language="zh",
-    by=("subject",),
+    facets=("subject",),
 )

@@ -7,8 +7,10 @@ its dialogues. Replies are kept; scoring them needs a judge.
 
 from __future__ import annotations
 
-from lingshu.tasks._healthbench import healthbench, row
+from lingshu.tasks._healthbench import convert_row, make_task
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
-TASK = healthbench("healthbench", "HealthBench", "2025-05-07-06-14-12_oss_eval.jsonl", n=5000)
+TASK = make_task(
+    "healthbench", "HealthBench", "2025-05-07-06-14-12_oss_eval.jsonl", expected_n=5000
+)

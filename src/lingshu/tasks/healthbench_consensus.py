@@ -7,10 +7,13 @@ its dialogues. Replies are kept; scoring them needs a judge.
 
 from __future__ import annotations
 
-from lingshu.tasks._healthbench import healthbench, row
+from lingshu.tasks._healthbench import convert_row, make_task
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
-TASK = healthbench(
-    "healthbench_consensus", "HealthBench Consensus", "consensus_2025-05-09-20-00-46.jsonl", n=3671
+TASK = make_task(
+    "healthbench_consensus",
+    "HealthBench Consensus",
+    "consensus_2025-05-09-20-00-46.jsonl",
+    expected_n=3671,
 )

@@ -7,8 +7,10 @@ its dialogues. Replies are kept; scoring them needs a judge.
 
 from __future__ import annotations
 
-from lingshu.tasks._healthbench import healthbench, row
+from lingshu.tasks._healthbench import convert_row, make_task
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
-TASK = healthbench("healthbench_hard", "HealthBench Hard", "hard_2025-05-08-21-00-10.jsonl", n=1000)
+TASK = make_task(
+    "healthbench_hard", "HealthBench Hard", "hard_2025-05-08-21-00-10.jsonl", expected_n=1000
+)

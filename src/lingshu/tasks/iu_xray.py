@@ -9,28 +9,28 @@ https://github.com/rajpurkarlab/ReXrank. XXXX in a report is the source's de-ide
 from __future__ import annotations
 
 from lingshu.scoring import report, token_f1
-from lingshu.sources.hub import Repo
+from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _reports
-from lingshu.tasks._reports import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._reports import convert_row
+from lingshu.tasks._synthetic import image_samples
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
 TASK = benchmark(
     "iu_xray",
     title="IU X-ray reports (ReXrank test)",
-    repo=Repo(
+    repo=HubRepo(
         None,
         ("ReXRank_IUXray_test.json", "**/ReXRank_IUXray_test.json"),
         link="https://openi.nlm.nih.gov/faq?download=true",
     ),
-    licence="CC-BY-NC-ND-4.0",
-    unverified=("licence",),
+    license="CC-BY-NC-ND-4.0",
+    unverified_fields=("license",),
     reader=_reports.reader,
     score=token_f1.score,
-    twin=pictures("report", images=2),
-    n=590,
+    synthetic=image_samples("report", n_images=2),
+    expected_n=590,
     variants=((296, "the list that published numbers used, the task iu_xray_296"),),
     max_tokens=_reports.MAX_TOKENS,
     metrics=report.METRICS,

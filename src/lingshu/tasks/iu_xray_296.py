@@ -9,28 +9,28 @@ ReXRank_IUXray_valid.json. 122 references hold XXXX for removed words.
 from __future__ import annotations
 
 from lingshu.scoring import report, token_f1
-from lingshu.sources.hub import Repo
+from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _reports
-from lingshu.tasks._reports import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._reports import convert_row
+from lingshu.tasks._synthetic import image_samples
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
 TASK = benchmark(
     "iu_xray_296",
     title="IU X-ray reports (the 296 of published numbers)",
-    repo=Repo(
+    repo=HubRepo(
         None,
         ("test.json", "**/ReXRank_IUXray_valid.json"),
         link="https://openi.nlm.nih.gov/faq?download=true",
     ),
-    licence="CC-BY-NC-ND-4.0",
-    unverified=("licence",),
+    license="CC-BY-NC-ND-4.0",
+    unverified_fields=("license",),
     reader=_reports.reader,
     score=token_f1.score,
-    twin=pictures("report", images=2),
-    n=296,
+    synthetic=image_samples("report", n_images=2),
+    expected_n=296,
     variants=((590, "ReXrank's test list, the task iu_xray"),),
     max_tokens=_reports.MAX_TOKENS,
     metrics=report.METRICS,

@@ -8,19 +8,19 @@ published table prints is not documented.
 
 from __future__ import annotations
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._exams import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._exams import convert_row
+from lingshu.tasks._synthetic import text_choice_samples
 
 TASK = benchmark(
     "medbullets_op4",
     title="Medbullets (four options)",
-    repo=Repo("tuenguyen/Medical-Eval-MedBullets_op4", ("data/train-*.parquet",)),
-    licence="none stated",
-    unverified=("files",),
-    row=row,
-    twin=text_choices(4),
-    n=308,
+    repo=HubRepo("tuenguyen/Medical-Eval-MedBullets_op4", ("data/train-*.parquet",)),
+    license="none stated",
+    unverified_fields=("files",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4),
+    expected_n=308,
     published=("textual", "Medbullets"),
 )

@@ -8,19 +8,19 @@ table prints is not documented.
 
 from __future__ import annotations
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._exams import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._exams import convert_row
+from lingshu.tasks._synthetic import text_choice_samples
 
 TASK = benchmark(
     "medbullets_op5",
     title="Medbullets (five options)",
-    repo=Repo("LangAGI-Lab/medbullets_op5", ("data/*.parquet",)),
-    licence="none stated",
-    unverified=("files",),
-    row=row,
-    twin=text_choices(5),
-    n=308,
+    repo=HubRepo("LangAGI-Lab/medbullets_op5", ("data/*.parquet",)),
+    license="none stated",
+    unverified_fields=("files",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(5),
+    expected_n=308,
     published=("textual", "Medbullets"),
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import image_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns question_id, question, options (texts without letters), correct_answer, system,
     organ, modality, video_id.
 
@@ -37,11 +37,11 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "medframeqa",
     title="MedFrameQA",
-    repo=Repo("SuhaoYu1020/MedFrameQA", ("data/test-*.parquet",)),
-    licence="CC-BY-4.0",
-    unverified=("n", "licence"),
-    row=row,
-    twin=pictures("choice", images=4, options=4, organ="made up", system="made up"),
-    n=2851,
-    by=("modality", "organ", "system"),
+    repo=HubRepo("SuhaoYu1020/MedFrameQA", ("data/test-*.parquet",)),
+    license="CC-BY-4.0",
+    unverified_fields=("expected_n", "license"),
+    convert_row=convert_row,
+    synthetic=image_samples("choice", n_images=4, n_options=4, organ="made up", system="made up"),
+    expected_n=2851,
+    facets=("modality", "organ", "system"),
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark, letter
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark, letter_at
+from lingshu.tasks._synthetic import text_choice_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns id, question, opa ... opd, cop (a position from 0, -1 where hidden),
     subject_name.
     """
@@ -23,7 +23,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "id": raw["id"],
         "question": raw["question"],
         "choices": [raw[f"op{name}"] for name in "abcd"],
-        "gold": letter(raw["cop"], 4),
+        "gold": letter_at(raw["cop"], 4),
         "subject": raw.get("subject_name"),
     }
 
@@ -31,12 +31,12 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "medmcqa",
     title="MedMCQA (validation)",
-    repo=Repo("openlifescienceai/medmcqa", ("data/validation-*.parquet",)),
-    licence="Apache-2.0",
-    unverified=("licence",),
-    row=row,
-    twin=text_choices(4, subject="made up"),
-    n=4183,
-    by=("subject",),
+    repo=HubRepo("openlifescienceai/medmcqa", ("data/validation-*.parquet",)),
+    license="Apache-2.0",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4, subject="made up"),
+    expected_n=4183,
+    facets=("subject",),
     published=("textual", "MedMCQA"),
 )

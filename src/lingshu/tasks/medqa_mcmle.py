@@ -8,26 +8,26 @@ states for mainland China has 3,426).
 
 from __future__ import annotations
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._exams import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._exams import convert_row
+from lingshu.tasks._synthetic import text_choice_samples
 
 TASK = benchmark(
     "medqa_mcmle",
     title="MedQA (MCMLE)",
-    repo=Repo(
+    repo=HubRepo(
         "shuyuej/MedQA-MCMLE-Benchmark",
         tuple(
             f"**/{name}.{kind}"
             for kind in ("jsonl", "json", "parquet")
             for name in ("test*", "*[-_]test*", "test/*")
         ),
-        one=True,
+        single_table=True,
     ),
-    licence="not stated",
-    unverified=("licence", "files"),
-    row=row,
-    twin=text_choices(4, language="zh"),
+    license="not stated",
+    unverified_fields=("license", "files"),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4, language="zh"),
     language="zh",
 )

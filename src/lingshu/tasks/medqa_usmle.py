@@ -6,19 +6,19 @@ https://huggingface.co/datasets/GBaker/MedQA-USMLE-4-options
 
 from __future__ import annotations
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._exams import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._exams import convert_row
+from lingshu.tasks._synthetic import text_choice_samples
 
 TASK = benchmark(
     "medqa_usmle",
     title="MedQA (USMLE, four options)",
-    repo=Repo("GBaker/MedQA-USMLE-4-options", ("phrases_no_exclude_test.jsonl",)),
-    licence="MIT",
-    unverified=("licence",),
-    row=row,
-    twin=text_choices(4),
-    n=1273,
+    repo=HubRepo("GBaker/MedQA-USMLE-4-options", ("phrases_no_exclude_test.jsonl",)),
+    license="MIT",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4),
+    expected_n=1273,
     published=("textual", "MedQA-USMLE"),
 )

@@ -6,21 +6,21 @@ https://huggingface.co/datasets/TsinghuaC3I/MedXpertQA
 
 from __future__ import annotations
 
-from lingshu.sources.hub import Repo
+from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _medxpertqa
-from lingshu.tasks._medxpertqa import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._medxpertqa import convert_row
+from lingshu.tasks._synthetic import text_choice_samples
 
 TASK = benchmark(
     "medxpertqa_text",
     title="MedXpertQA Text",
-    repo=Repo(_medxpertqa.HUB, ("Text/test.jsonl",)),
-    licence=_medxpertqa.LICENCE,
-    row=row,
-    twin=text_choices(10, task="made up", system="made up", question_type="Reasoning"),
-    n=2450,
+    repo=HubRepo(_medxpertqa.HUB_ID, ("Text/test.jsonl",)),
+    license=_medxpertqa.LICENSE,
+    convert_row=convert_row,
+    synthetic=text_choice_samples(10, task="made up", system="made up", question_type="Reasoning"),
+    expected_n=2450,
     variants=((2500, "a count that the paper uses in its totals only"),),
-    by=_medxpertqa.BY,
+    facets=_medxpertqa.FACETS,
     published=("textual", "MedXpertQA-Text"),
 )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark, letter
-from lingshu.tasks._twins import text_choices
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark, letter_at
+from lingshu.tasks._synthetic import text_choice_samples
 
 SUBJECTS = (
     "anatomy",
@@ -26,12 +26,12 @@ SUBJECTS = (
 )
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns question, subject, choices, answer (a position from 0)."""
     return {
         "question": raw["question"],
         "choices": raw["choices"],
-        "gold": letter(raw["answer"], len(raw["choices"])),
+        "gold": letter_at(raw["answer"], len(raw["choices"])),
         "subject": raw.get("subject") or str(raw["_file"]).split("/")[0],
     }
 
@@ -39,16 +39,16 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "mmlu_med",
     title="MMLU medical (nine subjects)",
-    repo=Repo("cais/mmlu", tuple(f"{subject}/test-*.parquet" for subject in SUBJECTS)),
-    licence="MIT",
-    unverified=("licence",),
-    row=row,
-    twin=text_choices(4, subject="made up"),
-    n=1871,
+    repo=HubRepo("cais/mmlu", tuple(f"{subject}/test-*.parquet" for subject in SUBJECTS)),
+    license="MIT",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(4, subject="made up"),
+    expected_n=1871,
     variants=(
         (1897, "the paper's count, of a split of its own"),
         (1089, "the variant of six subjects"),
     ),
-    by=("subject",),
+    facets=("subject",),
     published=("textual", "MMLU-Med"),
 )

@@ -9,22 +9,22 @@ https://huggingface.co/datasets/MMMU/MMMU Subjects: basic medical science 326, c
 from __future__ import annotations
 
 from lingshu.tasks import _mmmu
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import image_samples
 
 TASK = benchmark(
     "mmmu_med_test",
     title="MMMU health and medicine (test)",
-    repo=_mmmu.repo("test"),
-    licence=_mmmu.LICENCE,
-    unverified=("licence",),
-    reader=_mmmu.with_answers,
-    twin=pictures("choice", "open", images=2, subject="made up", difficulty="Easy"),
-    n=1752,
+    repo=_mmmu.make_repo("test"),
+    license=_mmmu.LICENSE,
+    unverified_fields=("license",),
+    reader=_mmmu.read_with_answers,
+    synthetic=image_samples("choice", "open", n_images=2, subject="made up", difficulty="Easy"),
+    expected_n=1752,
     variants=(
         (1927, "a count that the paper uses in its totals only"),
         (150, "the number of the validation split, the task mmmu_med_val"),
     ),
-    by=_mmmu.BY,
+    facets=_mmmu.FACETS,
     published=("multimodal", "MMMU-Med"),
 )

@@ -8,19 +8,19 @@ https://huggingface.co/datasets/MMMU/MMMU
 from __future__ import annotations
 
 from lingshu.tasks import _mmmu
-from lingshu.tasks._mmmu import row
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._mmmu import convert_row
+from lingshu.tasks._synthetic import image_samples
 
 TASK = benchmark(
     "mmmu_med_val",
     title="MMMU health and medicine (validation)",
-    repo=_mmmu.repo("validation"),
-    licence=_mmmu.LICENCE,
-    unverified=("licence",),
-    row=row,
-    twin=pictures("choice", "open", images=2, subject="made up", difficulty="Easy"),
-    n=150,
+    repo=_mmmu.make_repo("validation"),
+    license=_mmmu.LICENSE,
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=image_samples("choice", "open", n_images=2, subject="made up", difficulty="Easy"),
+    expected_n=150,
     variants=((1752, "the number of the test split, the task mmmu_med_test"),),
-    by=_mmmu.BY,
+    facets=_mmmu.FACETS,
 )

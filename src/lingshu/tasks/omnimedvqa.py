@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark, letter_of
-from lingshu.tasks._twins import pictures
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark, letter_for_text
+from lingshu.tasks._synthetic import image_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys question_id, question_type, question, gt_answer, image_path, option_A ... option_D,
     modality_type, dataset.
 
@@ -25,7 +25,7 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "id": raw["question_id"],
         "question": raw["question"],
         "choices": choices,
-        "gold": letter_of(raw["gt_answer"], choices),
+        "gold": letter_for_text(raw["gt_answer"], choices),
         "images": [raw["image_path"]],
         "group": raw["image_path"],
         "modality": raw.get("modality_type") or raw.get("modality"),
@@ -37,15 +37,15 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "omnimedvqa",
     title="OmniMedVQA (open access)",
-    repo=Repo(
+    repo=HubRepo(
         "foreverbeliever/OmniMedVQA",
         ("QA_information/Open-access/*.json", "OmniMedVQA/QA_information/Open-access/*.json"),
         archives=("OmniMedVQA.zip",),
     ),
-    licence="mixed open licences",
-    row=row,
-    twin=pictures("choice"),
-    n=88996,
-    by=("modality", "task"),
+    license="mixed open licences",
+    convert_row=convert_row,
+    synthetic=image_samples("choice"),
+    expected_n=88996,
+    facets=("modality", "task"),
     published=("multimodal", "OmniMedVQA"),
 )

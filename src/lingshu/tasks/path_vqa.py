@@ -11,30 +11,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import image_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns image, question, answer of the hub; with `image_id` also rows that name their
     figure.
     """
-    found = {"question": raw["question"], "gold": raw["answer"]}
+    fields = {"question": raw["question"], "gold": raw["answer"]}
     if "image_id" not in raw:
-        return {**found, "same_image": True}
-    return {**found, "images": [f"{raw['image_id']}.jpg"], "group": raw["image_id"]}
+        return {**fields, "same_image": True}
+    return {**fields, "images": [f"{raw['image_id']}.jpg"], "group": raw["image_id"]}
 
 
 TASK = benchmark(
     "path_vqa",
     title="PathVQA",
-    repo=Repo("flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), one=True),
-    licence="MIT",
-    unverified=("licence",),
-    row=row,
-    twin=pictures("yes_no", "open"),
-    n=6719,
-    by=("kind",),
+    repo=HubRepo(
+        "flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), single_table=True
+    ),
+    license="MIT",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=image_samples("yes_no", "open"),
+    expected_n=6719,
+    facets=("kind",),
     published=("multimodal", "PathVQA"),
 )

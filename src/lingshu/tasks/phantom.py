@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lingshu.core.nouns import Drop, Sample, Task
+from lingshu.core.types import Drop, Sample, Task
 from lingshu.scoring import auto
 from lingshu.sources import phantom
 
@@ -14,21 +14,21 @@ SEED = 0
 
 
 def samples(data: Path | None) -> Iterator[Sample | Drop]:  # noqa: ARG001 - drawn, not read
-    return phantom.questions(SEED, "test", IMAGES)
+    return phantom.question_samples(SEED, "test", IMAGES)
 
 
-def twin(seed: int) -> Sequence[Sample]:
-    return list(phantom.questions(seed, "validation", 4))
+def synthetic(seed: int) -> Sequence[Sample]:
+    return list(phantom.question_samples(seed, "validation", 4))
 
 
 TASK = Task(
     name="phantom",
     title="Held-out phantoms",
     source="drawn by lingshu.sources.phantom, seed 0, test split",
-    licence="Apache-2.0",
+    license="Apache-2.0",
     samples=samples,
     score=auto.score,
-    twin=twin,
-    by=("kind", "modality"),
+    synthetic=synthetic,
+    facets=("kind", "modality"),
     max_tokens=32,
 )

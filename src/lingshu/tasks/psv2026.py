@@ -9,8 +9,8 @@ the task psv2026_own.
 
 from __future__ import annotations
 
-from lingshu.tasks._psv2026 import psv2026, row
+from lingshu.tasks._psv2026 import convert_row, make_task
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
-TASK = psv2026("psv2026", title="PSV2026", licence="CC-BY-4.0", n=9264)
+TASK = make_task("psv2026", title="PSV2026", license="CC-BY-4.0", expected_n=9264)

@@ -7,13 +7,13 @@ https://huggingface.co/datasets/ASD9987/PSV2026 (the layout)
 
 from __future__ import annotations
 
-from lingshu.tasks._psv2026 import psv2026, row
+from lingshu.tasks._psv2026 import convert_row, make_task
 
-__all__ = ["TASK", "row"]
+__all__ = ["TASK", "convert_row"]
 
-TASK = psv2026(
+TASK = make_task(
     "psv2026_own",
     title="A set of one's own, in the layout of PSV2026",
-    licence="that of the rows",
-    n=None,
+    license="that of the rows",
+    expected_n=None,
 )

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import yes_no_maybe
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import yes_no_maybe_samples
 
 ANSWERS = ("yes", "no", "maybe")
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns id and data {Question, Options, Context, Correct Option}, or the publisher's keys
     QUESTION, CONTEXTS, final_decision.
     """
@@ -42,12 +42,14 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "pubmedqa",
     title="PubMedQA",
-    repo=Repo("openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json"), one=True),
-    licence="MIT",
-    unverified=("licence",),
-    row=row,
-    twin=yes_no_maybe,
-    n=500,
+    repo=HubRepo(
+        "openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json"), single_table=True
+    ),
+    license="MIT",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=yes_no_maybe_samples,
+    expected_n=500,
     variants=((1000, "all labelled questions; the test split has 500"),),
     published=("textual", "PubMedQA"),
 )

@@ -12,24 +12,30 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lingshu.core.files import read_json
-from lingshu.core.nouns import Drop, Sample
-from lingshu.core.rows import BadRow
-from lingshu.scoring import yes_no
+from lingshu.core.rows import RowError
+from lingshu.core.types import Drop, Sample
+from lingshu.scoring import multi_choice, yes_no
 from lingshu.sources import hub
-from lingshu.sources.hub import Repo
-from lingshu.tasks import _several
-from lingshu.tasks._shared import About, benchmark, beside, letter_of, made, once
-from lingshu.tasks._twins import joined, pictures
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import (
+    SampleDefaults,
+    auxiliary_file,
+    benchmark,
+    build_sample,
+    letter_for_text,
+    unique,
+)
+from lingshu.tasks._synthetic import concatenate, image_samples
 
-IMAGES = "id_to_img_mapping_frontal_reports.json"
+IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`,
     `image` and `number` beside it.
     """
     question, answers, _, info = raw["_value"]
-    found = {
+    fields = {
         "id": f"{raw['image']}-{raw['number']}",
         "question": question,
         "images": [f"{raw['image']}.png"],
@@ -37,46 +43,55 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "task": info["answer_type"],
     }
     if not answers:
-        raise BadRow("empty_answer", "the question has no answer.")
-    if info["answer_type"] == "single_choice" and all(yes_no.as_verdict(a) for a in answers):
-        return {**found, "gold": answers, "kind": "yes_no"}
+        raise RowError("empty_answer", "the question has no answer.")
+    if info["answer_type"] == "single_choice" and all(yes_no.as_polarity(a) for a in answers):
+        return {**fields, "gold": answers, "kind": "yes_no"}
     if len(info["options"]) < 2:
-        return {**found, "gold": answers, "kind": "closed"}
+        return {**fields, "gold": answers, "kind": "closed"}
     if info["answer_type"] == "single_choice":
-        return {**found, "choices": info["options"], "gold": letter_of(answers[0], info["options"])}
+        return {
+            **fields,
+            "choices": info["options"],
+            "gold": letter_for_text(answers[0], info["options"]),
+        }
     letters = "".join(chr(65 + info["options"].index(answer)) for answer in answers)
-    return {**found, "choices": info["options"], "gold": letters, "several": True}
+    return {**fields, "choices": info["options"], "gold": letters, "multi_choice": True}
 
 
-def reader(about: About, repo: Repo, place: hub.Place) -> Iterator[Sample | Drop]:
+def reader(
+    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
+) -> Iterator[Sample | Drop]:
     """Every question of every report, for each of its images."""
-    images = read_json(beside(about, repo, place, IMAGES))
-    seen: set[str] = set()
-    for number, raw in enumerate(hub.rows(repo, place)):
+    images = read_json(auxiliary_file(defaults, repo, local_repo, IMAGE_MAP_FILE))
+    seen_ids: set[str] = set()
+    for index, raw in enumerate(hub.rows(repo, local_repo)):
         report = raw.file.rsplit("/", 1)[-1].removesuffix(".json")
         for image in images.get(report, ()):
             values = {
                 **raw.values,
                 "report": report,
                 "image": image,
-                "number": raw.number,
+                "number": raw.row_index,
                 "_file": raw.file,
             }
-            yield once(seen, made(about, row, values, number, (), place))
+            yield unique(
+                seen_ids, build_sample(defaults, convert_row, values, index, (), local_repo)
+            )
 
 
 TASK = benchmark(
     "rad_restruct",
     title="Rad-ReStruct",
-    repo=Repo(None, ("test_qa_pairs/*.json",), link="https://github.com/ChantalMP/Rad-ReStruct"),
-    licence="none stated; images CC-BY-NC-ND-4.0 (Open-i)",
-    unverified=("licence",),
+    repo=HubRepo(None, ("test_qa_pairs/*.json",), link="https://github.com/ChantalMP/Rad-ReStruct"),
+    license="none stated; images CC-BY-NC-ND-4.0 (Open-i)",
+    unverified_fields=("license",),
     reader=reader,
-    score=_several.score,
-    twin=joined(
-        pictures("yes_no", "closed", task="single_choice"), pictures("several", task="multi_choice")
+    score=multi_choice.score,
+    synthetic=concatenate(
+        image_samples("yes_no", "closed", task="single_choice"),
+        image_samples("multi_choice", task="multi_choice"),
     ),
-    n=18186,
+    expected_n=18186,
     variants=((17641, "the number of questions, each asked once whatever the number of images"),),
-    by=("kind", "task"),
+    facets=("kind", "task"),
 )

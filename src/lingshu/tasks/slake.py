@@ -8,22 +8,23 @@ https://huggingface.co/datasets/BoKelvin/SLAKE
 from __future__ import annotations
 
 from lingshu.tasks import _slake
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import joined, pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import concatenate, image_samples
 
-row = _slake.row_in("en", "zh")
+convert_row = _slake.make_converter("en", "zh")
 
 TASK = benchmark(
     "slake",
     title="SLAKE, English and Chinese",
     repo=_slake.REPO,
-    licence=_slake.LICENCE,
-    row=row,
-    twin=joined(
-        pictures("yes_no", "closed", "open"), pictures("yes_no", "closed", "open", language="zh")
+    license=_slake.LICENSE,
+    convert_row=convert_row,
+    synthetic=concatenate(
+        image_samples("yes_no", "closed", "open"),
+        image_samples("yes_no", "closed", "open", language="zh"),
     ),
     language=None,
-    n=2094,
-    by=_slake.BY,
+    expected_n=2094,
+    facets=_slake.FACETS,
     published=("multimodal", "SLAKE"),
 )

@@ -8,20 +8,20 @@ https://huggingface.co/datasets/BoKelvin/SLAKE
 from __future__ import annotations
 
 from lingshu.tasks import _slake
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import image_samples
 
-row = _slake.row_in("en")
+convert_row = _slake.make_converter("en")
 
 TASK = benchmark(
     "slake_en",
     title="SLAKE, English",
     repo=_slake.REPO,
-    licence=_slake.LICENCE,
-    row=row,
-    twin=pictures("yes_no", "closed", "open"),
+    license=_slake.LICENSE,
+    convert_row=convert_row,
+    synthetic=image_samples("yes_no", "closed", "open"),
     language="en",
-    n=1061,
-    unverified=("n",),
-    by=_slake.BY,
+    expected_n=1061,
+    unverified_fields=("expected_n",),
+    facets=_slake.FACETS,
 )

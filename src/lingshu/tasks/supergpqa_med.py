@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.core.rows import BadRow
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import text_choices
+from lingshu.core.rows import RowError
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import text_choice_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys uuid, question, options (texts), answer_letter, discipline, field, difficulty; other
     disciplines are dropped.
     """
     if raw["discipline"] != "Medicine":
-        raise BadRow("other_discipline", f"the row belongs to {raw['discipline']!r}.")
+        raise RowError("other_discipline", f"the row belongs to {raw['discipline']!r}.")
     return {
         "id": raw["uuid"],
         "question": raw["question"],
@@ -34,12 +34,12 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "supergpqa_med",
     title="SuperGPQA, medicine",
-    repo=Repo("m-a-p/SuperGPQA", ("SuperGPQA-all.jsonl",)),
-    licence="ODC-BY-1.0",
-    unverified=("licence",),
-    row=row,
-    twin=text_choices(10, field="made up", difficulty="middle"),
-    n=2755,
-    by=("field", "difficulty"),
+    repo=HubRepo("m-a-p/SuperGPQA", ("SuperGPQA-all.jsonl",)),
+    license="ODC-BY-1.0",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=text_choice_samples(10, field="made up", difficulty="middle"),
+    expected_n=2755,
+    facets=("field", "difficulty"),
     published=("textual", "SuperGPQA-Med"),
 )

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lingshu.core.artefacts import DATASET_CARD
+from lingshu.core.artifacts import DATASET_CARD
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.nouns import Drop, Image, Meta, Sample, Task
 from lingshu.core.rows import LETTERS, with_choices
+from lingshu.core.types import Drop, Image, Meta, Sample, Task
 from lingshu.scoring import auto
 from lingshu.sources import jsonl, parquet
 
@@ -35,22 +35,22 @@ def samples(data: Path | None) -> Iterable[Sample | Drop]:
         )
     folder = next(
         (
-            place
-            for place in (data / "vqa", data)
-            if (place / jsonl.ROWS).is_file() or (place / DATASET_CARD).is_file()
+            path
+            for path in (data / "vqa", data)
+            if (path / jsonl.ROWS_FILE).is_file() or (path / DATASET_CARD).is_file()
         ),
         data,
     )
     if (folder / DATASET_CARD).is_file():
-        return map(_asked, parquet.read(folder))
-    if folder.is_dir() and not (folder / jsonl.ROWS).is_file():
+        return map(_up_to_answer, parquet.read(folder))
+    if folder.is_dir() and not (folder / jsonl.ROWS_FILE).is_file():
         raise InputError(
-            f"{folder} holds neither {jsonl.ROWS} nor a DATASET; name the folder that does."
+            f"{folder} holds neither {jsonl.ROWS_FILE} nor a DATASET; name the folder that does."
         )
-    return map(_asked, jsonl.read(jsonl.rows_file(folder)))
+    return map(_up_to_answer, jsonl.read(jsonl.find_rows_file(folder)))
 
 
-def _asked(result: Sample | Drop) -> Sample | Drop:
+def _up_to_answer(result: Sample | Drop) -> Sample | Drop:
     """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what
     is right.
     """
@@ -66,51 +66,51 @@ def _asked(result: Sample | Drop) -> Sample | Drop:
     return replace(result, messages=result.messages[:-1], gold=gold)
 
 
-def twin(seed: int) -> list[Sample]:
+def synthetic(seed: int) -> list[Sample]:
     """Eight made-up questions about two tiny drawn images, with the question forms that such
     folders have.
     """
-    return [sample for number in (0, 1) for sample in _drawn(seed, number)]
+    return [sample for index in (0, 1) for sample in _synthetic_samples(seed, index)]
 
 
-def _drawn(seed: int, number: int) -> Iterator[Sample]:
+def _synthetic_samples(seed: int, index: int) -> Iterator[Sample]:
     import numpy as np
 
     from lingshu.imaging.read import encode_png
 
-    pixels = np.random.default_rng([seed, number]).integers(0, 60, (32, 32), dtype=np.uint8)
-    side = ("left", "right")[(seed + number) % 2]
+    pixels = np.random.default_rng([seed, index]).integers(0, 60, (32, 32), dtype=np.uint8)
+    side = ("left", "right")[(seed + index) % 2]
     start = 4 if side == "left" else 20
     pixels[12:20, start : start + 8] = 250
     image = Image(data=encode_png(pixels))
     choices = ("right", "left", "no square")
-    asked: list[tuple[str, str, str, tuple[str, ...]]] = [
+    questions: list[tuple[str, str, str, tuple[str, ...]]] = [
         ("yes_no", "Is there a square on the left?", "yes" if side == "left" else "no", ()),
         ("choice", "On which side is the square?", LETTERS[choices.index(side)], choices),
         ("count", "How many squares are there?", "1", ()),
         ("open", "What is brighter than the background?", f"A bright square on the {side}", ()),
     ]
-    for kind, question, gold, options in asked:
+    for kind, question, gold, options in questions:
         turn = user_turn(with_choices(question, options), 1)
         meta = Meta(
             source="drawn",
-            licence="Apache-2.0",
+            license="Apache-2.0",
             access="open",
             language="en",
             kind=kind,
-            group=f"twin-{number}",
+            group=f"twin-{index}",
         )
-        yield Sample(f"twin-{number}-{kind}", (turn,), (image,), (gold,), options, meta)
+        yield Sample(f"twin-{index}-{kind}", (turn,), (image,), (gold,), options, meta)
 
 
 TASK = Task(
     name="vqa",
     title="Questions about your own images",
     source="the user's folder",
-    licence="user's own",
+    license="user's own",
     samples=samples,
     score=auto.score,
-    twin=twin,
+    synthetic=synthetic,
     access="private",
-    by=("kind", "modality", "language"),
+    facets=("kind", "modality", "language"),
 )

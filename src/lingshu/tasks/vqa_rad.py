@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lingshu.core.rows import BadRow
-from lingshu.sources.hub import Repo
-from lingshu.tasks._shared import benchmark
-from lingshu.tasks._twins import pictures
+from lingshu.core.rows import RowError
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._synthetic import image_samples
 
 
-def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The columns image, question, answer of the hub, or the keys of the publisher's json (`VQA_RAD
     Dataset Public.json`).
     """
     if "image_name" not in raw:
         return {"question": raw["question"], "gold": raw["answer"], "same_image": True}
     if not str(raw["phrase_type"]).startswith("test"):
-        raise BadRow("not_test", "the row belongs to the train split.")
+        raise RowError("not_test", "the row belongs to the train split.")
     return {
         "id": f"vqa_rad-{raw['qid']}",
         "question": raw["question"],
@@ -39,12 +39,14 @@ def row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 TASK = benchmark(
     "vqa_rad",
     title="VQA-RAD",
-    repo=Repo("flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json"), one=True),
-    licence="CC0-1.0",
-    unverified=("licence",),
-    row=row,
-    twin=pictures("yes_no", "closed", "open"),
-    n=451,
-    by=("kind", "organ", "task"),
+    repo=HubRepo(
+        "flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json"), single_table=True
+    ),
+    license="CC0-1.0",
+    unverified_fields=("license",),
+    convert_row=convert_row,
+    synthetic=image_samples("yes_no", "closed", "open"),
+    expected_n=451,
+    facets=("kind", "organ", "task"),
     published=("multimodal", "VQA-RAD"),
 )

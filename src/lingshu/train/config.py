@@ -10,18 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lingshu.core.errors import ConfigError, nearest
-from lingshu.models.spec import PARTS, Part, PixelBudget, TinyModel
+from lingshu.core.errors import ConfigError, suggest_name
+from lingshu.models.model_spec import PARTS, Part, PixelBudget, TinyModel
 
 
-def _number(name: str, value: float, *, below: float = math.inf) -> None:
+def _check_range(name: str, value: float, *, below: float = math.inf) -> None:
     if not 0 <= value < below:
         bound = "" if below == math.inf else f" and below {below:g}"
         raise ConfigError(f"{name} is {value:g}; it must be a number of at least 0{bound}.")
 
 
 @dataclass(frozen=True)
-class Rates:
+class LearningRates:
     """Peak learning rate of each part; None freezes the part, so that its weights stay as they are
     to the last bit.
     """
@@ -33,7 +33,7 @@ class Rates:
     def __post_init__(self) -> None:
         for part in PARTS:
             if (rate := getattr(self, part)) is not None:
-                _number(f"rates.{part}", rate)
+                _check_range(f"rates.{part}", rate)
         if self.vision is None and self.projector is None and self.language is None:
             raise ConfigError(
                 "every part of the stage is frozen; give vision, projector or language a learning"
@@ -53,7 +53,7 @@ class Lora:
     parts: tuple[Part, ...] = ("language",)
 
     def __post_init__(self) -> None:
-        _number("lora.dropout", self.dropout, below=1)
+        _check_range("lora.dropout", self.dropout, below=1)
         if self.rank < 1 or not self.parts:
             raise ConfigError(
                 f"lora with rank {self.rank} on parts {self.parts} trains nothing; give a rank of 1"
@@ -76,7 +76,7 @@ class Objective:
     """
 
     loss: Literal["cross_entropy", "dft"] = "cross_entropy"
-    normaliser: Literal["tokens", "weights"] = "tokens"
+    normalizer: Literal["tokens", "weights"] = "tokens"
     entity_weight: float = 1.0
     policy: Literal["any", "majority"] = "any"
     entities: Literal["marked", "random"] = "marked"
@@ -96,16 +96,16 @@ class Reward:
     the scoring shelf.
 
     Out of shape a reply gets neither, nor does one that was cut at its length, or that repeats
-    itself: more than `most_repeated` of its runs of four tokens occurred in it before. With
-    `format` 0 no shape is asked for and the whole reply is scored. `shuffled` deals the rewards out
+    itself: more than `max_repetition` of its runs of four tokens occurred in it before. With
+    `format` 0 no shape is asked for and the whole reply is scored. `shuffle` deals the rewards out
     at random among the replies of a round: a control, under which nothing can be learnt.
     """
 
     scorer: str = "auto"
     format: float = 0.5
     accuracy: float = 1.0
-    most_repeated: float = 0.5
-    shuffled: bool = False
+    max_repetition: float = 0.5
+    shuffle: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Sampler:
     """Who draws the replies of a round, with the weights of its start.
 
     `engine` is "hf" (the trained model itself, `batch` questions at a time, each prompt computed
-    once for all its copies), "vllm" (in this process, with the share `memory` of the GPU's memory),
+    once for all its copies), "vllm" (in this process, with the share `gpu_memory_utilization` of the GPU's memory),
     or a server `http(s)://host/v1#name`, asked `concurrency` questions at a time. vLLM and a server
     read the weights from OUT/rollout, written anew each round; a server is told so by a POST to
     each address in `reload` (docs/reinforcement.md).
@@ -121,7 +121,7 @@ class Sampler:
 
     engine: str = "hf"
     batch: int = 16
-    memory: float = 0.4
+    gpu_memory_utilization: float = 0.4
     concurrency: int = 64
     reload: tuple[str, ...] = ()
 
@@ -136,14 +136,14 @@ class Sampler:
                 "sampler.reload names the addresses that give a server its weights: one or more"
                 " with a server, else none."
             )
-        for count in ("batch", "concurrency"):
-            if getattr(self, count) < 1:
+        for field_name in ("batch", "concurrency"):
+            if getattr(self, field_name) < 1:
                 raise ConfigError(
-                    f"sampler.{count} is {getattr(self, count)}; it must be at least 1."
+                    f"sampler.{field_name} is {getattr(self, field_name)}; it must be at least 1."
                 )
-        if not 0 < self.memory <= 1:
+        if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                f"sampler.memory is {self.memory:g}; give vLLM a share of the memory above 0 and at"
+                f"sampler.memory is {self.gpu_memory_utilization:g}; give vLLM a share of the memory above 0 and at"
                 " most 1."
             )
 
@@ -153,18 +153,18 @@ class Grpo:
     """Reinforcement learning with verifiable rewards: group relative policy optimisation (arXiv
     2402.03300).
 
-    A round asks `round_prompts` questions `copies` times each with the weights of its start, then
+    A round asks `rollout_batch_size` questions `num_generations` times each with the weights of its start, then
     takes one update for each `batch` questions of the stage. Advantages are rewards standardised
     inside a question's group; the ratio to the round's start is clipped to 1 - `clip_low` .. 1 +
     `clip_high`; `kl` weighs the k3 estimate of the divergence from the stage's start (0: none is
     computed). `instruction` is put behind every question. With `pass_rate`, only those questions
     are kept of which the stage's start answers a share strictly between the two values right, as
-    their rows say (`pass_rate`) or as `copies` replies show; (0, 1) leaves out what it always or
+    their rows say (`pass_rate`) or as `num_generations` replies show; (0, 1) leaves out what it always or
     never knows.
     """
 
-    copies: int = 16
-    round_prompts: int = 512
+    num_generations: int = 16
+    rollout_batch_size: int = 512
     temperature: float = 1.0
     max_reply_tokens: int = 2048
     kl: float = 1e-3
@@ -176,19 +176,21 @@ class Grpo:
     sampler: Sampler = field(default_factory=Sampler)
 
     def __post_init__(self) -> None:
-        if self.copies < 2:
+        if self.num_generations < 2:
             raise ConfigError(
-                f"grpo.copies is {self.copies}; a group needs at least 2 replies to be compared."
+                f"grpo.copies is {self.num_generations}; a group needs at least 2 replies to be compared."
             )
         for name in ("kl", "clip_low", "clip_high"):
-            _number(f"grpo.{name}", getattr(self, name))
+            _check_range(f"grpo.{name}", getattr(self, name))
         if not 0 < self.temperature < math.inf:
             raise ConfigError(
                 f"grpo.temperature is {self.temperature}; greedy replies are all alike, so give it"
                 " more than 0."
             )
-        if self.round_prompts < 1:
-            raise ConfigError(f"grpo.round_prompts is {self.round_prompts}; it must be at least 1.")
+        if self.rollout_batch_size < 1:
+            raise ConfigError(
+                f"grpo.round_prompts is {self.rollout_batch_size}; it must be at least 1."
+            )
         if self.max_reply_tokens < 1:
             raise ConfigError(
                 f"grpo.max_reply_tokens is {self.max_reply_tokens}; it must be at least 1."
@@ -206,10 +208,10 @@ class Stage:
 
     `batch` counts sequences per optimiser step, `micro_batch` sequences per forward pass; the loss
     is a mean over all supervised tokens of the whole batch however it is cut. `steps` wins over
-    `epochs`. The rate rises linearly over `warmup_steps`, then falls along a cosine to `final_rate`
+    `epochs`. The rate rises linearly over `warmup_steps`, then falls along a cosine to `min_lr_ratio`
     times its peak. Longer samples than `max_tokens` are dropped and counted. `packing` fills
     sequences with several samples, and `batch` then counts those. With `lora`, the linear layers of
-    its parts keep their weights and get adapters; parts outside it are trained or frozen as `rates`
+    its parts keep their weights and get adapters; parts outside it are trained or frozen as `learning_rates`
     says. With `grpo` the stage learns from rewards: `batch` counts the questions of an update. A
     sequence is then a question with as many of its replies as `max_tokens` take, and a question
     that leaves less than `grpo.max_reply_tokens` to a reply is dropped.
@@ -217,13 +219,13 @@ class Stage:
 
     name: str
     data: tuple[str, ...]
-    rates: Rates
+    learning_rates: LearningRates
     epochs: float = 1.0
     steps: int | None = None
     batch: int = 256
     micro_batch: int = 1
     warmup_steps: int = 100
-    final_rate: float = 0.0
+    min_lr_ratio: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.999)
     clip_norm: float = 1.0
@@ -236,9 +238,9 @@ class Stage:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it must be at least 1.")
-        if self.grpo and (self.grpo.round_prompts % self.batch or self.packing):
+        if self.grpo and (self.grpo.rollout_batch_size % self.batch or self.packing):
             raise ConfigError(
-                f"stage {self.name!r}: grpo.round_prompts {self.grpo.round_prompts} must be a"
+                f"stage {self.name!r}: grpo.round_prompts {self.grpo.rollout_batch_size} must be a"
                 f" multiple of batch {self.batch}, and packing must be off."
             )
         if self.grpo and self.grpo.max_reply_tokens >= self.max_tokens:
@@ -247,7 +249,7 @@ class Stage:
                 f" room for a question in max_tokens {self.max_tokens}."
             )
         for part in self.lora.parts if self.lora else ():
-            if getattr(self.rates, part) is None:
+            if getattr(self.learning_rates, part) is None:
                 raise ConfigError(
                     f"stage {self.name!r}: lora is put on {part}, which has no learning rate; give"
                     f" rates.{part}."
@@ -261,10 +263,10 @@ class Stage:
             )
         if self.steps is None and not 0 < self.epochs < math.inf:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; it must be positive.")
-        for setting in ("warmup_steps", "final_rate", "weight_decay"):
-            _number(f"stage {self.name!r}: {setting}", getattr(self, setting))
+        for field_name in ("warmup_steps", "min_lr_ratio", "weight_decay"):
+            _check_range(f"stage {self.name!r}: {field_name}", getattr(self, field_name))
         for beta in self.betas:
-            _number(f"stage {self.name!r}: betas", beta, below=1)
+            _check_range(f"stage {self.name!r}: betas", beta, below=1)
         if not self.clip_norm > 0:
             raise ConfigError(
                 f"stage {self.name!r}: clip_norm is {self.clip_norm:g}; it must be above 0, and"
@@ -296,7 +298,7 @@ class TrainConfig:
     DATASET folder or a folder with rows.jsonl and images, None until one is given with
     `data.GROUP=FOLDER`. `expected` is the number of samples a group should have, which `--check`
     plans with where the data are not there. `save_every` counts steps between states that a killed
-    run resumes from; a stage stops when more than `most_skipped` of its steps gave a loss or
+    run resumes from; a stage stops when more than `max_skipped_steps` of its steps gave a loss or
     gradient that is no number (they are skipped and counted); `cache_mb` bounds the scaled images
     kept in memory.
     """
@@ -312,7 +314,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     save_every: int = 200
-    most_skipped: int = 5
+    max_skipped_steps: int = 5
     log_every: int = 10
     cache_mb: int = 512
     tensorboard: bool = True
@@ -329,8 +331,10 @@ class TrainConfig:
                 if group not in self.data:
                     raise ConfigError(
                         f"stage {stage.name!r} asks for data group {group!r};"
-                        f" {nearest(group, self.data)}"
+                        f" {suggest_name(group, self.data)}"
                     )
-        for count in ("save_every", "log_every"):
-            if getattr(self, count) < 1:
-                raise ConfigError(f"{count} is {getattr(self, count)}; it must be at least 1.")
+        for field_name in ("save_every", "log_every"):
+            if getattr(self, field_name) < 1:
+                raise ConfigError(
+                    f"{field_name} is {getattr(self, field_name)}; it must be at least 1."
+                )

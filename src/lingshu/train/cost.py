@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lingshu.models.known import Shapes
-from lingshu.models.spec import PARTS, Part
+from lingshu.models.model_spec import PARTS, Part
+from lingshu.models.specs import ModelShapes
 from lingshu.train.config import Sharding, Stage
 
 # Bytes a parameter: master weight, gradient and two Adam moments in float32; a frozen one keeps its
@@ -23,12 +23,12 @@ GATHERED_BYTES, GRADIENT_BYTES = 2, 2 + 4
 # The input that is kept of each recomputed block (the residual stream is float32 under autocast),
 # and what is kept of one that is not, or is at work: some 34 bfloat16 states as wide as its input,
 # most of them the gated feed-forward's.
-KEPT_BYTES, WORKING_BYTES = 4, 34 * 2
+CHECKPOINTED_BYTES, WORKING_BYTES = 4, 34 * 2
 LOGIT_BYTES = 4 * 3  # float32 logits, their softmax and its gradient
 
 
 @dataclass(frozen=True)
-class Mean:
+class MeanLengths:
     """A mean sample in tokens: text, image (as the language model sees it) and supervised ones.
 
     Attention grows with squares: `squares` is the mean of the squared length, `patch_squares` that
@@ -38,8 +38,8 @@ class Mean:
     text: float
     image: float
     supervised: float
-    squares: float
-    patch_squares: float
+    squared_length: float
+    squared_patches: float
 
     @property
     def tokens(self) -> float:
@@ -63,12 +63,12 @@ class Flops:
     def executed(self) -> float:
         return self.model + self.recomputed
 
-    def times(self, number: float) -> Flops:
-        return Flops(self.forward * number, self.backward * number, self.recomputed * number)
+    def scale(self, factor: float) -> Flops:
+        return Flops(self.forward * factor, self.backward * factor, self.recomputed * factor)
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes on one GPU: sharded weights, gradients and moments; pieces gathered for use;
     activations and logits.
     """
@@ -82,20 +82,22 @@ class Memory:
         return self.states + self.gathered + self.activations
 
 
-def trained_parameters(stage: Stage, shapes: Shapes) -> dict[Part, int]:
+def trained_parameters(stage: Stage, shapes: ModelShapes) -> dict[Part, int]:
     """Parameters by part that a stage trains (0 = frozen); beside an adapter those of the adapter
     alone.
     """
     trained: dict[Part, int] = {
-        part: shapes.parameters[part] if getattr(stage.rates, part) is not None else 0
+        part: shapes.parameters[part] if getattr(stage.learning_rates, part) is not None else 0
         for part in PARTS
     }
     if stage.lora:
-        trained |= {part: stage.lora.rank * shapes.linear_sides[part] for part in stage.lora.parts}
+        trained |= {part: stage.lora.rank * shapes.linear_dims[part] for part in stage.lora.parts}
     return trained
 
 
-def flops(stage: Stage, shapes: Shapes, mean: Mean, *, recompute: bool) -> Flops:
+def estimate_flops(
+    stage: Stage, shapes: ModelShapes, mean: MeanLengths, *, recompute: bool
+) -> Flops:
     """Operations of one mean sample in a stage; with `recompute` the blocks' activations are made
     anew going backward.
 
@@ -107,42 +109,51 @@ def flops(stage: Stage, shapes: Shapes, mean: Mean, *, recompute: bool) -> Flops
     tower = shapes.tower
     patches = mean.image * tower.patches_per_token
     # How often a part's weights are used, and the operations of its attention.
-    used: dict[Part, float] = {"vision": patches, "projector": mean.image, "language": mean.tokens}
+    n_uses: dict[Part, float] = {
+        "vision": patches,
+        "projector": mean.image,
+        "language": mean.tokens,
+    }
     attention: dict[Part, float] = {
         "vision": 4
         * tower.width
-        * (tower.everywhere * mean.patch_squares + tower.windowed * tower.window * patches),
+        * (
+            tower.full_attention_blocks * mean.squared_patches
+            + tower.window_attention_blocks * tower.window_patches * patches
+        ),
         "projector": 0.0,
-        "language": 2 * shapes.layers * shapes.attention * mean.squares,
+        "language": 2 * shapes.layers * shapes.attention * mean.squared_length,
     }
     forward = backward = recomputed = 0.0
-    reached = weights_learn = False
+    needs_backward = weights_trained = False
     # in the order in which a sample passes them: gradients flow from the first trained part on
     for part in PARTS:
-        adapted = stage.lora is not None and part in stage.lora.parts
+        has_adapter = stage.lora is not None and part in stage.lora.parts
         adapter = (
             2
-            * (stage.lora.rank if stage.lora and adapted else 0)
-            * shapes.linear_sides[part]
-            * used[part]
+            * (stage.lora.rank if stage.lora and has_adapter else 0)
+            * shapes.linear_dims[part]
+            * n_uses[part]
         )
-        rated = getattr(stage.rates, part) is not None
-        reached, weights_learn = reached or rated, rated and not adapted
-        linear = 2 * shapes.multiplied[part] * used[part]
-        passed = linear + attention[part] + adapter
-        forward += passed
-        if reached:
-            backward += linear * (1 + weights_learn) + 2 * attention[part] + 2 * adapter
+        has_rate = getattr(stage.learning_rates, part) is not None
+        needs_backward, weights_trained = needs_backward or has_rate, has_rate and not has_adapter
+        linear = 2 * shapes.matmul_parameters[part] * n_uses[part]
+        part_forward = linear + attention[part] + adapter
+        forward += part_forward
+        if needs_backward:
+            backward += linear * (1 + weights_trained) + 2 * attention[part] + 2 * adapter
             # it lies outside of the blocks
-            recomputed += passed if recompute and part != "projector" else 0.0
-    head = 2 * shapes.head * mean.supervised
-    forward, backward = forward + head, backward + head * (1 + weights_learn)
+            recomputed += part_forward if recompute and part != "projector" else 0.0
+    lm_head = 2 * shapes.lm_head_parameters * mean.supervised
+    forward, backward = forward + lm_head, backward + lm_head * (1 + weights_trained)
     if stage.grpo:
-        forward *= 1 + bool(stage.grpo.kl) + (stage.grpo.round_prompts > stage.batch)
+        forward *= 1 + bool(stage.grpo.kl) + (stage.grpo.rollout_batch_size > stage.batch)
     return Flops(forward, backward, recomputed)
 
 
-def memory(stage: Stage, shapes: Shapes, gpus: int, *, sharding: Sharding) -> Memory:
+def estimate_memory(
+    stage: Stage, shapes: ModelShapes, gpus: int, *, sharding: Sharding
+) -> MemoryEstimate:
     """An upper estimate for full sequences, states sharded over all GPUs block by block.
 
     A token is either of an image, which costs in the tower, or of text, which costs a row of logits
@@ -157,36 +168,39 @@ def memory(stage: Stage, shapes: Shapes, gpus: int, *, sharding: Sharding) -> Me
         0 if sharding.cpu_offload else (trained * TRAINED_BYTES + frozen * FROZEN_BYTES) // gpus
     )
     tokens = stage.micro_batch * stage.max_tokens
-    patches, blocks_of_tower = (
+    patches, n_tower_blocks = (
         tokens * shapes.tower.patches_per_token,
-        shapes.tower.everywhere + shapes.tower.windowed,
+        shapes.tower.full_attention_blocks + shapes.tower.window_attention_blocks,
     )
-    kept = KEPT_BYTES if sharding.activation_checkpointing else WORKING_BYTES
-    kept_of_tower = (
-        patches * shapes.tower.width * kept * blocks_of_tower
-        if stage.rates.vision is not None
+    bytes_per_activation = (
+        CHECKPOINTED_BYTES if sharding.activation_checkpointing else WORKING_BYTES
+    )
+    stored_tower_bytes = (
+        patches * shapes.tower.width * bytes_per_activation * n_tower_blocks
+        if stage.learning_rates.vision is not None
         else 0
     )
-    in_tower = kept_of_tower + patches * shapes.tower.width * WORKING_BYTES
-    in_language = tokens * shapes.hidden * (kept * shapes.layers + WORKING_BYTES)
+    tower_bytes = stored_tower_bytes + patches * shapes.tower.width * WORKING_BYTES
+    language_bytes = tokens * shapes.hidden * (bytes_per_activation * shapes.layers + WORKING_BYTES)
     activations = max(
-        in_tower, in_language + max(kept_of_tower, tokens * shapes.vocabulary * LOGIT_BYTES)
+        tower_bytes,
+        language_bytes + max(stored_tower_bytes, tokens * shapes.vocab_size * LOGIT_BYTES),
     )
     # Two blocks at a time, one in use and one on its way, and the gradient of one. What is outside
     # of the blocks stays gathered all along; its own gradient is summed at the very end, when no
     # activation is left.
-    largest = max(shapes.blocks)
-    blocks = 2 * GATHERED_BYTES * largest + GRADIENT_BYTES * largest
-    at_the_end = 0 if stage.lora else GRADIENT_BYTES * shapes.rest
+    largest_block = max(shapes.blocks)
+    block_bytes = 2 * GATHERED_BYTES * largest_block + GRADIENT_BYTES * largest_block
+    final_gradient_bytes = 0 if stage.lora else GRADIENT_BYTES * shapes.outside_blocks
     # In a process of its own, without shards, autocast holds a bfloat16 copy of every trained
     # weight until the loss, and the graph one of every weight where no block is recomputed.
-    alone = (
+    autocast_bytes = (
         GATHERED_BYTES * (trained if sharding.activation_checkpointing else trained + frozen)
         if gpus == 1
         else 0
     )
-    return Memory(
+    return MemoryEstimate(
         states,
-        max(alone, GATHERED_BYTES * shapes.rest + blocks),
-        max(activations, at_the_end - blocks),
+        max(autocast_bytes, GATHERED_BYTES * shapes.outside_blocks + block_bytes),
+        max(activations, final_gradient_bytes - block_bytes),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from lingshu.core.artefacts import (
+from lingshu.core.artifacts import (
     DATASET_CARD,
     DatasetCard,
     dataset_digest,
@@ -18,20 +18,20 @@ from lingshu.core.artefacts import (
     read_dataset,
 )
 from lingshu.core.entities import spans_of
-from lingshu.core.errors import BadImage, InputError, TrainingError, one_line
+from lingshu.core.errors import ImageError, InputError, TrainingError, one_line
 from lingshu.core.files import sha256_file
-from lingshu.core.nouns import Drop, Image, Sample
+from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import ShardReader, open_image
-from lingshu.models.family import Tiles
-from lingshu.models.marks import Policy
-from lingshu.models.processor import Encoded, Processor
+from lingshu.models.base import Tiles
+from lingshu.models.processor import EncodedSample, Processor
+from lingshu.models.token_spans import EntityPolicy
 from lingshu.sources import jsonl
-from lingshu.sources.jsonl import rows_file
+from lingshu.sources.jsonl import find_rows_file
 from lingshu.train.config import Objective
-from lingshu.train.entities import EntityCounts, count, weighted
+from lingshu.train.entity_weights import EntityCounts, count_entities, with_token_weights
 
-MAX_NAMED_DROPS = 5
-PLAIN = Objective()
+MAX_DROP_EXAMPLES = 5
+DEFAULT_OBJECTIVE = Objective()
 
 
 class TileCache:
@@ -40,8 +40,8 @@ class TileCache:
     """
 
     def __init__(self, processor: Processor, *, cache_mb: int) -> None:
-        self._processor, self._room = processor, cache_mb << 20
-        self._kept: dict[tuple[Image, ...], tuple[Tiles, ...]] = {}
+        self._processor, self._free_bytes = processor, cache_mb << 20
+        self._tiles: dict[tuple[Image, ...], tuple[Tiles, ...]] = {}
         self._shards = ShardReader()
 
     def tiles(self, images: tuple[Image, ...]) -> tuple[Tiles, ...]:
@@ -50,13 +50,13 @@ class TileCache:
         Raises:
             BadImage: one of them cannot be opened.
         """
-        if images in self._kept:
-            return self._kept[images]
+        if images in self._tiles:
+            return self._tiles[images]
         tiles = self._processor.tiles([open_image(image, shards=self._shards) for image in images])
         size = sum(tile.pixels.nbytes for tile in tiles)
-        if size <= self._room:
-            self._room -= size
-            self._kept[images] = tiles
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._tiles[images] = tiles
         return tiles
 
 
@@ -68,46 +68,46 @@ class StageData:
     `entities` counts what is marked in them, None where no sample was marked.
     """
 
-    texts: tuple[Encoded, ...]
+    encodings: tuple[EncodedSample, ...]
     images: tuple[tuple[Image, ...], ...]
     cache: TileCache
     drops: dict[str, int]
-    named_drops: tuple[str, ...] = field(default=())
+    drop_examples: tuple[str, ...] = field(default=())
     entities: EntityCounts | None = None
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.encodings)
 
     @property
     def tokens(self) -> int:
-        return sum(map(len, self.texts))
+        return sum(map(len, self.encodings))
 
-    def sample(self, index: int) -> Encoded:
+    def sample(self, index: int) -> EncodedSample:
         """Sample `index`, complete with its scaled images."""
-        text, images = self.texts[index], self.images[index]
-        return replace(text, tiles=self.cache.tiles(images)) if images else text
+        encoding, images = self.encodings[index], self.images[index]
+        return replace(encoding, tiles=self.cache.tiles(images)) if images else encoding
 
 
-class Usable(NamedTuple):
+class EncodableSamples(NamedTuple):
     """Samples that can be encoded, with their encodings without pixels; drops by reason, the first
     few of them named.
     """
 
     samples: tuple[Sample, ...]
-    texts: tuple[Encoded, ...]
+    encodings: tuple[EncodedSample, ...]
     drops: dict[str, int]
-    named_drops: tuple[str, ...]
+    drop_examples: tuple[str, ...]
 
 
-def encode_usable(
+def encode_samples(
     samples: Iterable[Sample | Drop],
     processor: Processor,
     cache: TileCache,
-    refuse: Callable[[Encoded], tuple[str, str] | None],
+    reject: Callable[[EncodedSample], tuple[str, str] | None],
     *,
-    none: str,
-    policy: Policy | None = None,
-) -> Usable:
+    empty_message: str,
+    policy: EntityPolicy | None = None,
+) -> EncodableSamples:
     """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for,
     are dropped and counted.
 
@@ -118,15 +118,15 @@ def encode_usable(
     Raises:
         TrainingError: no sample is left; it begins with `none`.
     """
-    kept: list[Sample] = []
-    texts: list[Encoded] = []
+    kept_samples: list[Sample] = []
+    encodings: list[EncodedSample] = []
     drops: Counter[str] = Counter()
-    named: list[str] = []
+    drop_notes: list[str] = []
 
     def drop(name: str, reason: str, detail: str) -> None:
         drops[reason] += 1
-        if len(named) < MAX_NAMED_DROPS:
-            named.append(f"{name}: {reason} ({detail})")
+        if len(drop_notes) < MAX_DROP_EXAMPLES:
+            drop_notes.append(f"{name}: {reason} ({detail})")
 
     for sample in samples:
         if isinstance(sample, Drop):
@@ -142,34 +142,36 @@ def encode_usable(
             encoded = processor.encode(
                 sample.messages, tiles, entities=entities, policy=policy or "any"
             )
-        except BadImage as error:
+        except ImageError as error:
             drop(sample.id, "bad_image", one_line(error))
             continue
         except InputError as error:
             drop(sample.id, "bad_messages", one_line(error))
             continue
-        refused = refuse(encoded)
-        if refused:
-            drop(sample.id, *refused)
+        rejection = reject(encoded)
+        if rejection:
+            drop(sample.id, *rejection)
         else:
-            kept.append(sample)
-            texts.append(replace(encoded, tiles=()))
-    if not kept:
+            kept_samples.append(sample)
+            encodings.append(replace(encoded, tiles=()))
+    if not kept_samples:
         reasons = (
             ", ".join(f"{reason} {count}" for reason, count in drops.items())
             or "the data are empty"
         )
-        raise TrainingError(f"{none} ({reasons}); first: {named[0] if named else '-'}")
-    return Usable(tuple(kept), tuple(texts), dict(drops), tuple(named))
+        raise TrainingError(
+            f"{empty_message} ({reasons}); first: {drop_notes[0] if drop_notes else '-'}"
+        )
+    return EncodableSamples(tuple(kept_samples), tuple(encodings), dict(drops), tuple(drop_notes))
 
 
-def encode_all(
+def encode_training_samples(
     samples: Iterable[Sample | Drop],
     processor: Processor,
     *,
     max_tokens: int,
     cache_mb: int,
-    objective: Objective = PLAIN,
+    objective: Objective = DEFAULT_OBJECTIVE,
     seed: int = 0,
 ) -> StageData:
     """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
@@ -182,7 +184,7 @@ def encode_all(
             any.
     """
 
-    def refuse(encoded: Encoded) -> tuple[str, str] | None:
+    def reject(encoded: EncodedSample) -> tuple[str, str] | None:
         if not encoded.supervised:
             return "no_answer", "no assistant turn to learn from"
         return (
@@ -192,27 +194,29 @@ def encode_all(
         )
 
     cache = TileCache(processor, cache_mb=cache_mb)
-    found = encode_usable(
+    encodable = encode_samples(
         samples,
         processor,
         cache,
-        refuse,
-        none="no sample is left to train on",
+        reject,
+        empty_message="no sample is left to train on",
         policy=objective.policy,
     )
-    entities = count(found.samples, found.texts)
-    texts = weighted(found.samples, found.texts, processor, objective, seed=seed)
+    entities = count_entities(encodable.samples, encodable.encodings)
+    encodings = with_token_weights(
+        encodable.samples, encodable.encodings, processor, objective, seed=seed
+    )
     return StageData(
-        texts,
-        tuple(sample.images for sample in found.samples),
+        encodings,
+        tuple(sample.images for sample in encodable.samples),
         cache,
-        found.drops,
-        found.named_drops,
+        encodable.drops,
+        encodable.drop_examples,
         entities,
     )
 
 
-def check_group(path: Path) -> DatasetCard:
+def read_group_card(path: Path) -> DatasetCard:
     """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with
     images beside it.
 
@@ -221,21 +225,21 @@ def check_group(path: Path) -> DatasetCard:
     """
     if is_dataset(path):
         return open_dataset(path)
-    if path.is_dir() and not (path / jsonl.ROWS).is_file():
+    if path.is_dir() and not (path / jsonl.ROWS_FILE).is_file():
         raise InputError(
-            f"{path} holds neither {jsonl.ROWS} nor a DATASET, which `lingshu curate` makes of what"
+            f"{path} holds neither {jsonl.ROWS_FILE} nor a DATASET, which `lingshu curate` makes of what"
             " one has; check the folder."
         )
-    rows_file(path)
+    find_rows_file(path)
     samples = [sample for sample in jsonl.read(path) if isinstance(sample, Sample)]
-    licences = Counter(sample.meta.licence or "unknown" for sample in samples)
+    licenses = Counter(sample.meta.license or "unknown" for sample in samples)
     sources = Counter(sample.meta.source or "unknown" for sample in samples)
     access = Counter(sample.meta.access for sample in samples)
     return DatasetCard(
         path.name,
         len(samples),
         len({i for s in samples for i in s.images}),
-        licences,
+        licenses,
         sources,
         access,
     )
@@ -268,7 +272,7 @@ def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sa
                 yield item
 
 
-class Group(NamedTuple):
+class DataGroup(NamedTuple):
     """A data group that was checked when the run began: its folder or file, its card, and the
     digest of its content.
     """
@@ -278,13 +282,13 @@ class Group(NamedTuple):
     digest: str
 
 
-def open_group(path: Path) -> Group:
+def open_data_group(path: Path) -> DataGroup:
     """Check a data group once; hashing it again for every stage would read all of it again.
 
     Raises:
         ArtefactError, InputError: it is no data group, or it is damaged.
     """
-    card = check_group(path)
-    return Group(
-        path, card, dataset_digest(path) if is_dataset(path) else sha256_file(rows_file(path))
+    card = read_group_card(path)
+    return DataGroup(
+        path, card, dataset_digest(path) if is_dataset(path) else sha256_file(find_rows_file(path))
     )

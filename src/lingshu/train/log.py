@@ -14,11 +14,11 @@ from typing import Protocol
 
 from lingshu.core.files import JsonlAppender, read_jsonl
 
-LOG = "log.jsonl"
-SUMMARY = "summary.json"
+LOG_FILE = "log.jsonl"
+SUMMARY_FILE = "summary.json"
 
 
-class Progress(Protocol):
+class ProgressCallback(Protocol):
     """What a loop tells whoever watches it: the stage, steps done and in all, mean loss, supervised
     and other tokens a second.
     """
@@ -29,7 +29,7 @@ class Progress(Protocol):
 
 
 @dataclass
-class LearningLog:
+class TrainingLog:
     """Appends rows to OUT/log.jsonl and, where wanted, to TensorBoard files in OUT/tensorboard."""
 
     path: Path
@@ -50,14 +50,14 @@ class LearningLog:
 
 
 @contextmanager
-def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[LearningLog]:
+def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[TrainingLog]:
     """Open the log at the length it had when the state was saved: rows of steps that will be taken
     again are cut off.
 
     Raises:
         StorageError: another process writes it; not a row of it is touched.
     """
-    path = out / LOG
+    path = out / LOG_FILE
     writer = None
     with JsonlAppender(path) as appender:
         if path.stat().st_size > log_bytes:
@@ -67,7 +67,7 @@ def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[Learni
 
             writer = SummaryWriter(str(out / "tensorboard"))
         try:
-            yield LearningLog(path, appender, writer)
+            yield TrainingLog(path, appender, writer)
         finally:
             if writer is not None:
                 writer.close()
@@ -75,11 +75,11 @@ def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[Learni
 
 def read_log(out: Path) -> list[dict]:
     """Every row of a run's learning log, in the order of its steps."""
-    return list(read_jsonl(out / LOG))
+    return list(read_jsonl(out / LOG_FILE))
 
 
 @contextmanager
-def progress_line() -> Iterator[Progress]:
+def progress_line() -> Iterator[ProgressCallback]:
     """A line with loss, tokens a second and time left: redrawn on a terminal, else a plain line
     every ten seconds.
     """
@@ -113,22 +113,22 @@ def progress_line() -> Iterator[Progress]:
         yield show
 
 
-def plain_lines(console: object, *, every_s: float = 10.0) -> Progress:
+def plain_lines(console: object, *, every_s: float = 10.0) -> ProgressCallback:
     """Progress as plain lines, at most one in `every_s` seconds besides each stage's last."""
-    last = time.monotonic()
+    last_printed = time.monotonic()
     started: dict[str, tuple[float, int]] = {}
 
     def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
-        nonlocal last
+        nonlocal last_printed
         now = time.monotonic()
-        begun, first = started.setdefault(stage, (now, step))
-        if step < total and now - last < every_s:
+        started_at, first_step = started.setdefault(stage, (now, step))
+        if step < total and now - last_printed < every_s:
             return
-        last = now
-        left = (now - begun) / max(1, step - first) * (total - step)
+        last_printed = now
+        seconds_left = (now - started_at) / max(1, step - first_step) * (total - step)
         console.print(  # pyright: ignore[reportAttributeAccessIssue]
             f"{stage}: step {step}/{total}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s,"
-            f" {left:.0f} s left",
+            f" {seconds_left:.0f} s left",
             highlight=False,
         )
 

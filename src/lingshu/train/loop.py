@@ -8,7 +8,7 @@ OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
 OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint after that stage has it merged in
 OUT/checkpoint/             the checkpoint after the last stage
 OUT/log.jsonl, tensorboard/ the learning log
-OUT/state/<n>-<step>/       what a killed run resumes from; removed at the end (files: train/storage.py)
+OUT/state/<n>-<step>/       what a killed run resumes from; removed at the end (files: train/checkpoint_storage.py)
 OUT/summary.json            stages with steps, seconds, first and last loss, tokens, drops
 
 Under torchrun every process runs this same loop; the first one alone writes, but for its share of
@@ -29,21 +29,21 @@ import torch
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import read_json, write_json
-from lingshu.core.nouns import Sample
-from lingshu.core.runcard import RUN_CARD, RunCard, write_run_card
+from lingshu.core.run_card import RUN_CARD, RunCard, write_run_card
+from lingshu.core.types import Sample
 from lingshu.models.export import export
-from lingshu.models.load import Loaded, load, load_hollow
+from lingshu.models.load import LoadedModel, load, load_on_meta
+from lingshu.models.model_spec import TinyModel
 from lingshu.models.processor import Processor
-from lingshu.models.spec import TinyModel
 from lingshu.models.tiny import build_tiny
 from lingshu.train.config import TrainConfig
-from lingshu.train.data import Group, open_group, read_groups
-from lingshu.train.lengths import words_of
-from lingshu.train.log import SUMMARY, Progress
-from lingshu.train.stage import StageRun, StageSummary
-from lingshu.train.world import World, open_world
+from lingshu.train.data import DataGroup, open_data_group, read_groups
+from lingshu.train.distributed import DistributedContext, init_distributed
+from lingshu.train.length_stats import tokenizer_texts
+from lingshu.train.log import SUMMARY_FILE, ProgressCallback
+from lingshu.train.trainer import StageRun, StageSummary
 
-DATA = "data.json"
+DATA_FILE = "data.json"
 
 
 def train(
@@ -51,9 +51,9 @@ def train(
     out: Path,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     stop: Callable[[], bool] = lambda: False,
-    world: World | None = None,
+    dist_context: DistributedContext | None = None,
 ) -> Path:
     """Run every stage that is not done yet and return the folder of the final checkpoint.
 
@@ -68,72 +68,84 @@ def train(
         Stopped: see above.
         StorageError: the disk refused a write; what was written before stays whole.
     """
-    with open_world(config.device) if world is None else nullcontext(world) as joined:
-        return _train(config, out, joined, resume=resume, progress=progress, stop=stop)
+    with (
+        init_distributed(config.device)
+        if dist_context is None
+        else nullcontext(dist_context) as joined_context
+    ):
+        return _train(config, out, joined_context, resume=resume, progress=progress, stop=stop)
 
 
 def _train(
     config: TrainConfig,
     out: Path,
-    world: World,
+    dist_context: DistributedContext,
     *,
     resume: bool,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     stop: Callable[[], bool],
 ) -> Path:
-    check_world(config, world)
+    check_distributed(config, dist_context)
     final = out / "checkpoint"
-    groups, summaries = world.lead(lambda: _open_run(config, out, resume=resume))
+    groups, summaries = dist_context.run_on_main(lambda: _open_run(config, out, resume=resume))
     if not (out / "config.yaml").exists():
         raise ConfigError(
-            f"process {world.rank} sees no {out}; --out must lie on a disk that all nodes share."
+            f"process {dist_context.rank} sees no {out}; --out must lie on a disk that all nodes share."
         )
-    if world.lead(lambda: final.is_dir() and (out / RUN_CARD).exists()):
+    if dist_context.run_on_main(lambda: final.is_dir() and (out / RUN_CARD).exists()):
         return final
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     paths = {name: group.path for name, group in groups.items()}
     bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and world.device.type == "cuda"
+        config.precision == "auto" and dist_context.device.type == "cuda"
     )
-    loaded: Loaded | None = None
+    loaded: LoadedModel | None = None
     # the first drops of each stage, so that the card of the run names them too
-    named: list[str] = []
-    for number in range(len(summaries), len(config.stages)):
+    drop_examples: list[str] = []
+    for stage_index in range(len(summaries), len(config.stages)):
         # A sharded model is not whole in any process; the stage after it starts from its
         # checkpoint.
-        begun = (
+        start_model = (
             loaded
-            if loaded is not None and not world.sharded
-            else _starting_point(config, out, number, paths, world)
+            if loaded is not None and not dist_context.is_distributed
+            else _load_start_model(config, out, stage_index, paths, dist_context)
         )
-        summary, drops, loaded = StageRun(config, number, paths, out, stop=stop, world=world).run(
-            begun, progress, bfloat16=bfloat16, base=_start_folder(config, out, number)
+        summary, drops, loaded = StageRun(
+            config, stage_index, paths, out, stop=stop, dist_context=dist_context
+        ).run(
+            start_model, progress, bfloat16=bfloat16, base=_start_folder(config, out, stage_index)
         )
         summaries.append(summary)
-        named += drops
-        last = number == len(config.stages) - 1
-        folder = final if last else stage_folder(out, number, config.stages[number].name)
-        world.lead(
+        drop_examples += drops
+        last = stage_index == len(config.stages) - 1
+        folder = final if last else stage_folder(out, stage_index, config.stages[stage_index].name)
+        dist_context.run_on_main(
             partial(
                 _finish_stage,
                 loaded,
                 folder,
                 out,
                 summaries,
-                _card(config, summaries, groups, named),
+                _build_run_card(config, summaries, groups, drop_examples),
             )
         )
-    world.lead(lambda: _finish_run(out, _card(config, summaries, groups, named)))
+    dist_context.run_on_main(
+        lambda: _finish_run(out, _build_run_card(config, summaries, groups, drop_examples))
+    )
     return final
 
 
 def _finish_stage(
-    loaded: Loaded | None, folder: Path, out: Path, summaries: Sequence[StageSummary], card: RunCard
+    loaded: LoadedModel | None,
+    folder: Path,
+    out: Path,
+    summaries: Sequence[StageSummary],
+    card: RunCard,
 ) -> None:
     assert loaded is not None  # the process that writes has the whole model
     export(loaded.model, loaded.processor, folder, card)
-    write_json(out / SUMMARY, {"stages": [asdict(s) for s in summaries]})
+    write_json(out / SUMMARY_FILE, {"stages": [asdict(s) for s in summaries]})
 
 
 def _finish_run(out: Path, card: RunCard) -> None:
@@ -141,61 +153,63 @@ def _finish_run(out: Path, card: RunCard) -> None:
     shutil.rmtree(out / "state", ignore_errors=True)
 
 
-def check_world(config: TrainConfig, world: World) -> None:
+def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
     """Refuse what this number of processes cannot run.
 
     Raises:
         ConfigError: a batch that cannot be shared out evenly, or an option that asks for torchrun
             and GPUs.
     """
-    if config.sharding.cpu_offload and not (world.sharded and world.device.type == "cuda"):
+    if config.sharding.cpu_offload and not (
+        dist_context.is_distributed and dist_context.device.type == "cuda"
+    ):
         raise ConfigError(
             "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
         )
-    for stage in config.stages if world.sharded else ():
+    for stage in config.stages if dist_context.is_distributed else ():
         # What varies in a round is shared out as it comes.
-        if not stage.grpo and stage.batch % (world.size * stage.micro_batch):
+        if not stage.grpo and stage.batch % (dist_context.size * stage.micro_batch):
             raise ConfigError(
-                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {world.size}"
+                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {dist_context.size}"
                 f" processes in micro-batches of {stage.micro_batch}; choose a multiple of"
-                f" {world.size * stage.micro_batch}, or another number of processes."
+                f" {dist_context.size * stage.micro_batch}, or another number of processes."
             )
 
 
 def _open_run(
     config: TrainConfig, out: Path, *, resume: bool
-) -> tuple[dict[str, Group], list[StageSummary]]:
+) -> tuple[dict[str, DataGroup], list[StageSummary]]:
     groups = check_data(config)
     prepare_folder(config, out, resume=resume)
-    _same_data(groups, out)
-    return groups, _summaries(out)
+    _check_same_data(groups, out)
+    return groups, _read_summaries(out)
 
 
-def _same_data(groups: Mapping[str, Group], out: Path) -> None:
+def _check_same_data(groups: Mapping[str, DataGroup], out: Path) -> None:
     """Note which data the run learns from; one that goes on has to find the same.
 
     Raises:
         ConfigError: a data group has changed since.
     """
-    path, found = out / DATA, {name: group.digest for name, group in groups.items()}
+    path, digests = out / DATA_FILE, {name: group.digest for name, group in groups.items()}
     if not path.exists():
-        write_json(path, found)
+        write_json(path, digests)
         return
-    known = read_json(path)
-    changed = next((name for name, digest in found.items() if known.get(name) != digest), None)
+    recorded = read_json(path)
+    changed = next((name for name, digest in digests.items() if recorded.get(name) != digest), None)
     if changed is not None and not (out / RUN_CARD).exists():
-        where = f"data group {changed!r} ({groups[changed].path})"
+        label = f"data group {changed!r} ({groups[changed].path})"
         raise ConfigError(
-            f"{where} is not what {out} has learnt from so far; put it back, or choose another"
+            f"{label} is not what {out} has learnt from so far; put it back, or choose another"
             " --out."
         )
 
 
-def stage_folder(out: Path, number: int, name: str) -> Path:
-    return out / "stages" / f"{number + 1}-{name}"
+def stage_folder(out: Path, stage_index: int, name: str) -> Path:
+    return out / "stages" / f"{stage_index + 1}-{name}"
 
 
-def check_data(config: TrainConfig) -> dict[str, Group]:
+def check_data(config: TrainConfig) -> dict[str, DataGroup]:
     """Every data group that a stage uses, each checked to be whole.
 
     Raises:
@@ -212,7 +226,7 @@ def check_data(config: TrainConfig) -> dict[str, Group]:
                     f" data.{group}=FOLDER."
                 )
             folders[group] = Path(folder)
-    return {name: open_group(folder) for name, folder in folders.items()}
+    return {name: open_data_group(folder) for name, folder in folders.items()}
 
 
 def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
@@ -242,39 +256,43 @@ def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
     configuration.write(config, path)
 
 
-def _summaries(out: Path) -> list[StageSummary]:
-    path = out / SUMMARY
+def _read_summaries(out: Path) -> list[StageSummary]:
+    path = out / SUMMARY_FILE
     return [StageSummary(**row) for row in read_json(path)["stages"]] if path.exists() else []
 
 
-def _starting_point(
-    config: TrainConfig, out: Path, done: int, groups: Mapping[str, Path], world: World
-) -> Loaded:
+def _load_start_model(
+    config: TrainConfig,
+    out: Path,
+    n_done: int,
+    groups: Mapping[str, Path],
+    dist_context: DistributedContext,
+) -> LoadedModel:
     """The model to go on with: the last finished stage's, else the configured one; without values
     but in the first process.
     """
-    name = _start_folder(config, out, done)
-    found: list[Loaded] = []
+    name = _start_folder(config, out, n_done)
+    on_main: list[LoadedModel] = []
 
-    def first() -> None:
-        if not done and isinstance(config.model, TinyModel) and not Path(name).is_dir():
+    def load_on_main() -> None:
+        if not n_done and isinstance(config.model, TinyModel) and not Path(name).is_dir():
             _build_start(config, config.model, Path(name), groups)
-        found.append(load(name))
+        on_main.append(load(name))
 
-    world.lead(first)
-    loaded = found[0] if found else load_hollow(name)
-    if not world.sharded:
-        loaded.model.to(world.device)
-    old = loaded.processor
-    image_processor = old.family.with_budget(old.image_processor, config.pixels)
-    processor = Processor(old.family, old.tokenizer, image_processor, config.pixels)
-    return Loaded(loaded.model, processor, _start_name(config), loaded.digest)
+    dist_context.run_on_main(load_on_main)
+    loaded = on_main[0] if on_main else load_on_meta(name)
+    if not dist_context.is_distributed:
+        loaded.model.to(dist_context.device)
+    previous = loaded.processor
+    image_processor = previous.family.with_budget(previous.image_processor, config.pixels)
+    processor = Processor(previous.family, previous.tokenizer, image_processor, config.pixels)
+    return LoadedModel(loaded.model, processor, _start_name(config), loaded.digest)
 
 
-def _start_folder(config: TrainConfig, out: Path, done: int) -> str:
+def _start_folder(config: TrainConfig, out: Path, n_done: int) -> str:
     """Where the model lies that the stage after `done` others starts from: a folder, or a hub id."""
-    if done:
-        return str(stage_folder(out, done - 1, config.stages[done - 1].name))
+    if n_done:
+        return str(stage_folder(out, n_done - 1, config.stages[n_done - 1].name))
     return str(out / "start") if isinstance(config.model, TinyModel) else config.model
 
 
@@ -292,7 +310,10 @@ def _build_start(
     """
     items = read_groups(list(groups.values()))
     corpus = [
-        text for item in items if isinstance(item, Sample) for text in words_of(item.messages)
+        text
+        for item in items
+        if isinstance(item, Sample)
+        for text in tokenizer_texts(item.messages)
     ]
     model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
     export(
@@ -303,10 +324,10 @@ def _build_start(
     )
 
 
-def _card(
+def _build_run_card(
     config: TrainConfig,
     summaries: list[StageSummary],
-    groups: Mapping[str, Group],
+    groups: Mapping[str, DataGroup],
     drops: Sequence[str],
 ) -> RunCard:
     stages = [
@@ -326,13 +347,13 @@ def _card(
                 "group": name,
                 "rows": card.rows,
                 "images": card.images,
-                "licences": ", ".join(card.licences),
+                "licenses": ", ".join(card.licenses),
             }
         )
     counts = {f"dropped_{reason}": 0 for s in summaries for reason in s.dropped}
     for s in summaries:
-        for reason, number in s.dropped.items():
-            counts[f"dropped_{reason}"] += number
+        for reason, n_dropped in s.dropped.items():
+            counts[f"dropped_{reason}"] += n_dropped
     if skipped := sum(s.skipped for s in summaries):
         counts["skipped_steps"] = skipped
     hashes = {str(group.path): group.digest for group in groups.values()}

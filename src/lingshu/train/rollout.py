@@ -15,25 +15,25 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError, EngineError, one_line
-from lingshu.core.nouns import Engine, Reply, Sample, Sampling
-from lingshu.core.options import EngineOptions
+from lingshu.core.types import Engine, Reply, Sample, Sampling
 from lingshu.engines import openai, vllm
 from lingshu.engines.hf import HfEngine
-from lingshu.models.load import Loaded
-from lingshu.models.processor import Encoded
+from lingshu.models.load import LoadedModel
+from lingshu.models.processor import EncodedSample
 from lingshu.train.config import Sampler
+from lingshu.train.distributed import DistributedContext
 from lingshu.train.step import Trainer
-from lingshu.train.whole import Copy
-from lingshu.train.world import World
+from lingshu.train.weight_sync import FullModelCopy
 
 # the folder under OUT that vLLM or a server reads the weights of each round from
-WEIGHTS = "rollout"
+WEIGHTS_FOLDER = "rollout"
 RELOAD_TIMEOUT_S = 600.0  # reading tens of gigabytes
-NEVER = -100  # the lowest bias that an OpenAI-compatible server takes
+MIN_LOGIT_BIAS = -100  # the lowest bias that an OpenAI-compatible server takes
 
 # Writes the learner's weights as a checkpoint into a folder.
-Save = Callable[[Path], None]
+SaveWeights = Callable[[Path], None]
 
 
 class Rollout(NamedTuple):
@@ -49,10 +49,10 @@ class Rollout(NamedTuple):
     finish: str
 
 
-class Rollouts(Protocol):
+class RolloutEngine(Protocol):
     """Whoever draws replies."""
 
-    def refresh(self, save: Save) -> None:
+    def refresh(self, save: SaveWeights) -> None:
         """Take up the learner's weights, which `save` writes for whoever does not share them.
 
         Raises:
@@ -60,7 +60,7 @@ class Rollouts(Protocol):
         """
         ...
 
-    def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+    def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         """The replies to every sample, in any order; those that failed are missing.
 
         Raises:
@@ -69,13 +69,13 @@ class Rollouts(Protocol):
         ...
 
 
-def rollouts_of(
+def open_rollout_engine(
     sampler: Sampler,
     trainer: Trainer,
-    loaded: Loaded,
-    encode: Callable[[Sample], Encoded],
+    loaded: LoadedModel,
+    encode: Callable[[Sample], EncodedSample],
     out: Path,
-) -> Rollouts:
+) -> RolloutEngine:
     """Who draws the replies of a stage; `encode` makes a question's inputs for the model in this
     process.
 
@@ -84,43 +84,47 @@ def rollouts_of(
             used.
     """
     if sampler.engine == "hf":
-        copied = Copy(trainer) if trainer.world.sharded else None
-        drawing = loaded if copied is None else replace(loaded, model=copied.model)
-        return Embedded(drawing, encode, sampler.batch, trainer.bfloat16, copied)
-    tokenizer, never = loaded.processor.tokenizer, loaded.processor.never_sampled
+        full_copy = FullModelCopy(trainer) if trainer.dist_context.is_distributed else None
+        rollout_model = loaded if full_copy is None else replace(loaded, model=full_copy.model)
+        return LocalRollouts(rollout_model, encode, sampler.batch, trainer.bfloat16, full_copy)
+    tokenizer, never_sampled = loaded.processor.tokenizer, loaded.processor.never_sampled
     if sampler.engine == "vllm":
-        if trainer.world.sharded:
+        if trainer.dist_context.is_distributed:
             raise ConfigError(
                 "sampler.engine is vllm, which starts processes of its own and cannot run under"
                 " torchrun; give a server."
             )
-        return InProcess(out / WEIGHTS, tokenizer, sampler.memory)
+        return VllmRollouts(out / WEIGHTS_FOLDER, tokenizer, sampler.gpu_memory_utilization)
     engine = openai.load(sampler.engine, EngineOptions(concurrency=sampler.concurrency))
-    assert isinstance(engine, openai.OpenAI)
+    assert isinstance(engine, openai.OpenAIEngine)
     # vLLM's server gives tokens with `return_token_ids`; one that does not know the key leaves them
     # out.
-    extra: dict[str, object] = {
+    extra_body: dict[str, object] = {
         "return_token_ids": True,
-        "logit_bias": {str(token): NEVER for token in never},
+        "logit_bias": {str(token): MIN_LOGIT_BIAS for token in never_sampled},
     }
-    return Served(
-        replace(engine, extra=extra), sampler.reload, out / WEIGHTS, tokenizer, trainer.world
+    return RemoteRollouts(
+        replace(engine, extra=extra_body),
+        sampler.reload,
+        out / WEIGHTS_FOLDER,
+        tokenizer,
+        trainer.dist_context,
     )
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def eval_mode(model: Any) -> Iterator[None]:
     """Evaluation mode, without a copy of the weights; afterwards the mode it was in."""
-    was = model.training
+    was_training = model.training
     model.eval()
     try:
         yield
     finally:
-        model.train(was)
+        model.train(was_training)
 
 
 @dataclass(frozen=True)
-class Embedded:
+class LocalRollouts:
     """The trained model itself, each prompt computed once for its copies; a draw depends on (seed,
     sample, copy) alone.
 
@@ -128,75 +132,81 @@ class Embedded:
     every token otherwise.
     """
 
-    loaded: Loaded
-    encode: Callable[[Sample], Encoded]
+    loaded: LoadedModel
+    encode: Callable[[Sample], EncodedSample]
     batch: int
     bfloat16: bool
-    copied: Copy | None = None
+    full_copy: FullModelCopy | None = None
 
-    def refresh(self, save: Save) -> None:
+    def refresh(self, save: SaveWeights) -> None:
         del save  # the weights are the learner's own
-        if self.copied is not None:
-            self.copied.fill()
+        if self.full_copy is not None:
+            self.full_copy.update()
 
-    def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+    def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         engine = HfEngine(self.loaded, batch_size=self.batch, encode=self.encode)
         device = self.loaded.model.device.type
         with (
-            evaluating(self.loaded.model),
+            eval_mode(self.loaded.model),
             torch.autocast(device, torch.bfloat16, enabled=self.bfloat16),
         ):
             return list(_rollouts(engine, samples, sampling, self.loaded.processor.tokenizer))
 
 
-class InProcess:
+class VllmRollouts:
     """vLLM in this process; opened on the first weights that it is given."""
 
-    def __init__(self, folder: Path, tokenizer: Any, memory: float) -> None:
-        self._folder, self._tokenizer, self._memory = folder, tokenizer, memory
-        self._engine: vllm.Vllm | None = None
+    def __init__(self, folder: Path, tokenizer: Any, gpu_memory_utilization: float) -> None:
+        self._folder, self._tokenizer, self._gpu_memory_utilization = (
+            folder,
+            tokenizer,
+            gpu_memory_utilization,
+        )
+        self._engine: vllm.VllmEngine | None = None
 
-    def refresh(self, save: Save) -> None:
+    def refresh(self, save: SaveWeights) -> None:
         save(self._folder)
         if self._engine is None:
-            self._engine = vllm.start(str(self._folder), memory=self._memory)
+            self._engine = vllm.load_vllm(
+                str(self._folder), gpu_memory_utilization=self._gpu_memory_utilization
+            )
         else:
             self._engine.reload(self._folder)
 
-    def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+    def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         assert self._engine is not None, "refresh comes first"
         return list(_rollouts(self._engine, samples, sampling, self._tokenizer))
 
 
 @dataclass(frozen=True)
-class Served:
+class RemoteRollouts:
     """A server that speaks the OpenAI wire format and reads weights from `folder` when it is told
     to.
     """
 
-    engine: openai.OpenAI
+    engine: openai.OpenAIEngine
     reload: tuple[str, ...]
     folder: Path
     tokenizer: Any
-    world: World
+    dist_context: DistributedContext
 
-    def refresh(self, save: Save) -> None:
+    def refresh(self, save: SaveWeights) -> None:
         save(self.folder)
-        self.world.lead(self._tell)
+        self.dist_context.run_on_main(self._notify_servers)
 
-    def _tell(self) -> None:
-        for address in self.reload:
+    def _notify_servers(self) -> None:
+        for url in self.reload:
             # What vLLM's /collective_rpc takes; its /reset_prefix_cache, and a server of one's own,
             # read what they need.
-            post(
-                address,
+            post_json(
+                url,
                 {
                     "method": "reload_weights",
                     "kwargs": {"weights_path": str(self.folder.resolve())},
                 },
             )
 
-    def draw(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+    def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
         return list(_rollouts(self.engine, samples, sampling, self.tokenizer))
 
 
@@ -206,12 +216,14 @@ def _rollouts(
     for replies in engine.generate(samples, sampling):
         for reply in replies:
             if reply.text is not None:
-                ids = token_ids(reply, tokenizer)
+                ids = reply_token_ids(reply, tokenizer)
                 if ids:
-                    yield Rollout(reply.id, reply.copy, ids, reply.text, reply.finish or "length")
+                    yield Rollout(
+                        reply.id, reply.generation_index, ids, reply.text, reply.finish or "length"
+                    )
 
 
-def token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
+def reply_token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
     """The tokens of a reply, with the end token of one that ended by itself."""
     end = tokenizer.eos_token_id
     # A server that tells no tokens leaves the text alone. Cut anew it may fall into other tokens
@@ -235,14 +247,14 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post(address: str, body: Mapping[str, object]) -> None:
+def post_json(url: str, body: Mapping[str, object]) -> None:
     """Send JSON to an address of the configuration and wait until it is done.
 
     Raises:
         EngineError: no answer, or another than 200 to 299.
     """
     request = urllib.request.Request(
-        address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
     )
     # Neither proxies of the environment nor redirects: requests go where the configuration says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
@@ -251,6 +263,5 @@ def post(address: str, body: Mapping[str, object]) -> None:
             response.read()
     except (OSError, HTTPException) as error:
         raise EngineError(
-            f"{address} did not take the new weights ({one_line(error)}); see"
-            " docs/reinforcement.md."
+            f"{url} did not take the new weights ({one_line(error)}); see docs/reinforcement.md."
         ) from error

@@ -19,17 +19,17 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
-from lingshu.core.nouns import Message
-from lingshu.models.packed import collate_pack, hidden_states, segment_attention
-from lingshu.models.processor import IGNORED, Encoded, Processor
-from lingshu.models.spec import PARTS
-from lingshu.train.adapters import is_adapter
+from lingshu.core.types import Message
+from lingshu.models.model_spec import PARTS
+from lingshu.models.packing import collate_pack, compute_hidden_states, segment_attention
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.train.config import Sharding, Stage
-from lingshu.train.objective import Loss, Summed, gather_facts, objective
-from lingshu.train.shard import recompute, shard, units
-from lingshu.train.world import ALONE, World
+from lingshu.train.distributed import SINGLE_PROCESS, DistributedContext
+from lingshu.train.lora import is_adapter
+from lingshu.train.objectives import Loss, SummedLoss, build_loss, gather_token_values
+from lingshu.train.sharding import fsdp_units, set_activation_checkpointing, shard_model
 
-WHOLE = Sharding()
+NO_SHARDING = Sharding()
 
 
 class StepResult(NamedTuple):
@@ -39,10 +39,10 @@ class StepResult(NamedTuple):
 
     loss: float
     norm: float
-    told: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
-class Scorer(nn.Module):
+class LogitsModule(nn.Module):
     """A model's forward pass up to the logits of chosen positions: one call, because sharding acts
     on calls.
 
@@ -57,14 +57,14 @@ class Scorer(nn.Module):
     def forward(
         self,
         inputs: Mapping[str, torch.Tensor],
-        chosen_BL: torch.Tensor,
+        supervised_BL: torch.Tensor,
         segments: Sequence[int] | None,
     ) -> torch.Tensor:
         if segments is not None:
-            hidden_BLD = hidden_states(self.model, dict(inputs), segments)
+            hidden_BLD = compute_hidden_states(self.model, dict(inputs), segments)
         else:
             hidden_BLD = self.model.model(**inputs, use_cache=False).last_hidden_state
-        return self.model.lm_head(hidden_BLD[chosen_BL])
+        return self.model.lm_head(hidden_BLD[supervised_BL])
 
 
 @dataclass(frozen=True)
@@ -76,115 +76,126 @@ class Trainer:
     """
 
     model: Any
-    scorer: Scorer
+    logits_module: LogitsModule
     processor: Processor
     stage: Stage
     loss: Loss
     optimizer: torch.optim.Optimizer
-    peaks: tuple[float, ...]
+    peak_learning_rates: tuple[float, ...]
     device: torch.device
     bfloat16: bool
-    world: World = ALONE
-    blank: Encoded | None = None
+    dist_context: DistributedContext = SINGLE_PROCESS
+    dummy_turn: EncodedSample | None = None
 
-    def step(self, batch: Sequence[Sequence[Encoded]], number: int, total: int) -> StepResult:
+    def step(
+        self, batch: Sequence[Sequence[EncodedSample]], step_index: int, total: int
+    ) -> StepResult:
         """Take step `number` of `total`.
 
         `batch` holds this process's sequences, each of them one sample, or several in a stage that
         packs. The loss is a mean over the batches of all processes. A loss or gradient that is no
         number changes nothing anywhere: the optimiser's step is left out.
         """
-        share = rate_share(number, total, self.stage)
-        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = peak * share
-        cut = [
-            [e for sequence in micro for e in sequence]
-            for micro in micro_batches(batch, self.stage.micro_batch)
+        multiplier = lr_multiplier(step_index, total, self.stage)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
+            group["lr"] = peak * multiplier
+        microbatches = [
+            [e for sequence in microbatch for e in sequence]
+            for microbatch in micro_batches(batch, self.stage.micro_batch)
         ]
-        mass = self.loss.mass([e for micro in cut for e in micro])
-        mass, *pictured = self.world.sum(
-            [mass, *(float(any(e.tiles for e in micro)) for micro in cut)]
+        denominator = self.loss.denominator([e for microbatch in microbatches for e in microbatch])
+        denominator, *has_images = self.dist_context.all_reduce_sum(
+            [denominator, *(float(any(e.tiles for e in microbatch)) for microbatch in microbatches)]
         )
-        loss, told = 0.0, dict[str, float]()
-        for micro, anywhere in zip(cut, pictured, strict=True):
-            summed = self._backward(self.level(micro) if anywhere else micro, mass)
-            loss += float(summed.loss.detach())
-            for name, value in summed.told.items():
-                told[name] = told.get(name, 0.0) + float(value)
-        loss, *values = self.world.sum([loss, *told.values()])
+        loss, metrics = 0.0, dict[str, float]()
+        for microbatch, any_rank_has_images in zip(microbatches, has_images, strict=True):
+            loss_sum = self._backward(
+                self.pad_with_dummy_image(microbatch) if any_rank_has_images else microbatch,
+                denominator,
+            )
+            loss += float(loss_sum.loss.detach())
+            for name, value in loss_sum.metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + float(value)
+        loss, *values = self.dist_context.all_reduce_sum([loss, *metrics.values()])
         norm = self._clip()
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(
-            loss / mass,
+            loss / denominator,
             norm,
-            {name: value / mass for name, value in zip(told, values, strict=True)},
+            {name: value / denominator for name, value in zip(metrics, values, strict=True)},
         )
 
-    def level(self, micro: Sequence[Encoded]) -> Sequence[Encoded]:
+    def pad_with_dummy_image(self, microbatch: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
         """The micro-batch, with a picture in it: sharded vision blocks are gathered by all
         processes or by none.
 
         The blank turn stands behind the shortest sample, where no token before it sees it and
         nothing is learnt from it.
         """
-        if self.blank is None or any(e.tiles for e in micro):
-            return micro
-        place = min(range(len(micro)), key=lambda i: len(micro[i]))
-        return [*micro[:place], followed(micro[place], self.blank), *micro[place + 1 :]]
+        if self.dummy_turn is None or any(e.tiles for e in microbatch):
+            return microbatch
+        shortest = min(range(len(microbatch)), key=lambda i: len(microbatch[i]))
+        return [
+            *microbatch[:shortest],
+            append_unsupervised(microbatch[shortest], self.dummy_turn),
+            *microbatch[shortest + 1 :],
+        ]
 
-    def _backward(self, micro: Sequence[Encoded], mass: float) -> Summed:
+    def _backward(self, microbatch: Sequence[EncodedSample], denominator: float) -> SummedLoss:
         # Activations that are computed anew in the backward pass have to meet the same attention.
         with segment_attention(self.model) if self.stage.packing else nullcontext():
-            summed = self.summed_loss(micro)
+            loss_sum = self.compute_loss_sum(microbatch)
             # Where only the tower is trained, words alone teach nothing.
-            if summed.loss.requires_grad:
-                (summed.loss / mass).backward()
-            elif isinstance(self.scorer, FSDPModule):
-                self.scorer.reshard()
-        return summed
+            if loss_sum.loss.requires_grad:
+                (loss_sum.loss / denominator).backward()
+            elif isinstance(self.logits_module, FSDPModule):
+                self.logits_module.reshard()
+        return loss_sum
 
     def _clip(self) -> float:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def summed_loss(self, samples: Sequence[Encoded]) -> Summed:
+    def compute_loss_sum(self, samples: Sequence[EncodedSample]) -> SummedLoss:
         """The objective summed over the supervised tokens of a micro-batch."""
         logits_NV, targets_N = self.logits(samples)
-        return self.loss.summed(
-            logits_NV, targets_N, gather_facts(self.loss.facts, samples, self.device)
+        return self.loss.loss_sum(
+            logits_NV,
+            targets_N,
+            gather_token_values(self.loss.required_values, samples, self.device),
         )
 
-    def logits(self, samples: Sequence[Encoded]) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N x V) and targets (N) of the supervised tokens: from padded rows, or from one
         row when packing.
         """
         if self.stage.packing:
             pack = collate_pack(self.processor, samples)
             inputs, labels_BL, segments = (
-                self._moved(pack.inputs),
+                self._to_device(pack.inputs),
                 pack.labels.to(self.device),
                 pack.segments,
             )
         else:
-            inputs, segments = self._moved(self.processor.collate(samples, pad="right")), None
+            inputs, segments = self._to_device(self.processor.collate(samples, pad="right")), None
             labels_BL = inputs.pop("labels")
-        target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORED)
-        chosen_BL = target_BL != IGNORED
+        target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX)
+        supervised_BL = target_BL != IGNORE_INDEX
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            logits_NV = self.scorer(inputs, chosen_BL, segments)
-        if not torch.is_grad_enabled() and isinstance(self.scorer, FSDPModule):
+            logits_NV = self.logits_module(inputs, supervised_BL, segments)
+        if not torch.is_grad_enabled() and isinstance(self.logits_module, FSDPModule):
             # it awaits a backward pass and would go on with gathered weights that no step changes
-            self.scorer.reshard()
-        return logits_NV, target_BL[chosen_BL]
+            self.logits_module.reshard()
+        return logits_NV, target_BL[supervised_BL]
 
-    def _moved(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _to_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
 
 
-def followed(sample: Encoded, turn: Encoded) -> Encoded:
+def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSample:
     """A sample with another's tokens and images behind it, none of them supervised."""
     positions = None
     if sample.positions is not None and turn.positions is not None:
@@ -194,7 +205,7 @@ def followed(sample: Encoded, turn: Encoded) -> Encoded:
     return replace(
         sample,
         ids=np.concatenate([sample.ids, turn.ids]),
-        labels=np.concatenate([sample.labels, np.full_like(turn.labels, IGNORED)]),
+        labels=np.concatenate([sample.labels, np.full_like(turn.labels, IGNORE_INDEX)]),
         is_image=np.concatenate([sample.is_image, turn.is_image]),
         positions=positions,
         tiles=(*sample.tiles, *turn.tiles),
@@ -202,38 +213,38 @@ def followed(sample: Encoded, turn: Encoded) -> Encoded:
     )
 
 
-def blank_turn(processor: Processor) -> Encoded:
+def build_dummy_turn(processor: Processor) -> EncodedSample:
     """A turn that shows the smallest picture there is."""
     return processor.encode([Message("user", (0,))], processor.tiles([Image.new("RGB", (28, 28))]))
 
 
 def micro_batches(
-    batch: Sequence[Sequence[Encoded]], size: int
-) -> Iterator[Sequence[Sequence[Encoded]]]:
+    batch: Sequence[Sequence[EncodedSample]], size: int
+) -> Iterator[Sequence[Sequence[EncodedSample]]]:
     for start in range(0, len(batch), size):
         yield batch[start : start + size]
 
 
-def rate_share(number: int, total: int, stage: Stage) -> float:
+def lr_multiplier(step_index: int, total: int, stage: Stage) -> float:
     """The share of the peak rate at step `number` (from 0): linear warm-up, then a cosine down to
-    `final_rate`.
+    `min_lr_ratio`.
     """
     warmup = min(stage.warmup_steps, total // 2)
-    if number < warmup:
-        return (number + 1) / warmup
-    progress = (number - warmup) / max(1, total - warmup)
-    return stage.final_rate + (1 - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+    if step_index < warmup:
+        return (step_index + 1) / warmup
+    progress = (step_index - warmup) / max(1, total - warmup)
+    return stage.min_lr_ratio + (1 - stage.min_lr_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def set_up(
+def build_trainer(
     model: Any,
     processor: Processor,
     stage: Stage,
     *,
     device: torch.device,
     bfloat16: bool,
-    world: World = ALONE,
-    sharding: Sharding = WHOLE,
+    dist_context: DistributedContext = SINGLE_PROCESS,
+    sharding: Sharding = NO_SHARDING,
 ) -> Trainer:
     """Freeze what the stage freezes, shard over a world that torchrun started, and build AdamW with
     one rate per part.
@@ -241,55 +252,62 @@ def set_up(
     There is no weight decay on vectors (norms, biases).
     """
     family = processor.family
-    trained = freeze(model, processor, stage)
-    recompute(units(model, family), on=sharding.activation_checkpointing)
-    scorer = Scorer(model)
-    if world.sharded:
-        shard(
-            scorer, model, family, world=world, bfloat16=bfloat16, cpu_offload=sharding.cpu_offload
+    trained = freeze_parameters(model, processor, stage)
+    set_activation_checkpointing(
+        fsdp_units(model, family), enabled=sharding.activation_checkpointing
+    )
+    logits_module = LogitsModule(model)
+    if dist_context.is_distributed:
+        shard_model(
+            logits_module,
+            model,
+            family,
+            dist_context=dist_context,
+            bfloat16=bfloat16,
+            cpu_offload=sharding.cpu_offload,
         )
     groups: list[dict[str, Any]] = []
-    peaks: list[float] = []
+    peak_learning_rates: list[float] = []
     for part in PARTS:
         parameters = [
             p
             for name, p in model.named_parameters()
             if name in trained and family.part_of(name) == part
         ]
-        for decayed in (True, False):
-            members = [p for p in parameters if (p.ndim > 1) == decayed]
-            if members:
+        for use_decay in (True, False):
+            params = [p for p in parameters if (p.ndim > 1) == use_decay]
+            if params:
                 groups.append(
-                    {"params": members, "weight_decay": stage.weight_decay if decayed else 0.0}
+                    {"params": params, "weight_decay": stage.weight_decay if use_decay else 0.0}
                 )
-                peaks.append(getattr(stage.rates, part))
+                peak_learning_rates.append(getattr(stage.learning_rates, part))
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=True)
     model.train()
-    blank = blank_turn(processor) if world.size > 1 else None
+    dummy_turn = build_dummy_turn(processor) if dist_context.size > 1 else None
     return Trainer(
         model,
-        scorer,
+        logits_module,
         processor,
         stage,
-        objective(stage),
+        build_loss(stage),
         optimizer,
-        tuple(peaks),
+        tuple(peak_learning_rates),
         device,
         bfloat16,
-        world,
-        blank,
+        dist_context,
+        dummy_turn,
     )
 
 
-def freeze(model: Any, processor: Processor, stage: Stage) -> set[str]:
+def freeze_parameters(model: Any, processor: Processor, stage: Stage) -> set[str]:
     """Let the parameters learn that the stage trains, and no other; their names."""
     trained = set()
     for name, parameter in model.named_parameters():
         part = processor.family.part_of(name)
         # Beside an adapter nothing of its part is trained, the layers that have none included.
-        held = stage.lora is not None and part in stage.lora.parts and not is_adapter(name)
-        learns = not held and getattr(stage.rates, part) is not None
-        parameter.requires_grad_(learns)
-        if learns:
+        is_frozen = stage.lora is not None and part in stage.lora.parts and not is_adapter(name)
+        is_trained = not is_frozen and getattr(stage.learning_rates, part) is not None
+        parameter.requires_grad_(is_trained)
+        if is_trained:
             trained.add(name)
     return trained

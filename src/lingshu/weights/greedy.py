@@ -14,32 +14,32 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.files import disk
-from lingshu.weights.method import Weighting
-from lingshu.weights.result import Merge, check_place, merge
+from lingshu.core.files import storage_errors
+from lingshu.weights.base import MergeWeights
+from lingshu.weights.output import MergePlan, check_output_folder, merge
 
-Score = Callable[[Path], float]
+ScoreFunction = Callable[[Path], float]
 
 
-class Soup(NamedTuple):
+class GreedySoup(NamedTuple):
     """The models that were kept, the score of the soup of them, the score of each model alone, and
     every trial.
     """
 
-    kept: tuple[Path, ...]
+    selected: tuple[Path, ...]
     score: float
-    alone: list[tuple[str, float]]
+    individual_scores: list[tuple[str, float]]
     trials: list[dict[str, object]]
 
 
-def shares(models: int, chosen: Sequence[int]) -> Weighting:
+def uniform_weights(n_models: int, selected: Sequence[int]) -> MergeWeights:
     """The plain mean of the chosen ones, by their numbers; the others have no weight."""
-    return Weighting(
-        tuple(1 / len(chosen) if number in chosen else 0.0 for number in range(models))
+    return MergeWeights(
+        tuple(1 / len(selected) if index in selected else 0.0 for index in range(n_models))
     )
 
 
-def greedy(plan: Merge, out: Path, score: Score) -> Soup:
+def greedy_soup(plan: MergePlan, out: Path, score: ScoreFunction) -> GreedySoup:
     """Choose models greedily by `score` (higher is better) and write the mean of those kept to
     `out`.
 
@@ -49,39 +49,45 @@ def greedy(plan: Merge, out: Path, score: Score) -> Soup:
     Raises:
         InputError: a score that is no number; otherwise as `merge`.
     """
-    check_place(plan, out)
+    check_output_folder(plan, out)
     models = plan.models
-    alone = [_scored(score, model) for model in models]
-    ranked = sorted(range(len(models)), key=lambda number: -alone[number])
-    kept, best, trials = [ranked[0]], alone[ranked[0]], []
-    with disk(out):
+    individual_scores = [_checked_score(score, model) for model in models]
+    ranked = sorted(range(len(models)), key=lambda index: -individual_scores[index])
+    selected, best, trials = [ranked[0]], individual_scores[ranked[0]], []
+    with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     for candidate in ranked[1:]:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.soup.", dir=out.parent) as folder:
             trial = Path(folder) / "soup"
-            merge(plan, trial, shares(len(models), [*kept, candidate]))
-            reached = _scored(score, trial)
-        trials.append({"added": str(models[candidate]), "score": reached, "kept": reached >= best})
-        if reached >= best:
-            kept.append(candidate)
-            best = reached
-    soup = Soup(
-        tuple(models[number] for number in kept),
+            merge(plan, trial, uniform_weights(len(models), [*selected, candidate]))
+            trial_score = _checked_score(score, trial)
+        trials.append(
+            {
+                "candidate": str(models[candidate]),
+                "score": trial_score,
+                "selected": trial_score >= best,
+            }
+        )
+        if trial_score >= best:
+            selected.append(candidate)
+            best = trial_score
+    soup = GreedySoup(
+        tuple(models[index] for index in selected),
         best,
-        list(zip(map(str, models), alone, strict=True)),
+        list(zip(map(str, models), individual_scores, strict=True)),
         trials,
     )
-    told = {
-        "kept": [str(model) for model in soup.kept],
+    soup_notes = {
+        "selected": [str(model) for model in soup.selected],
         "score": best,
-        "alone": soup.alone,
+        "individual_scores": soup.individual_scores,
         "trials": trials,
     }
-    merge(plan, out, shares(len(models), kept), notes={"greedy": told})
+    merge(plan, out, uniform_weights(len(models), selected), notes={"greedy": soup_notes})
     return soup
 
 
-def _scored(score: Score, folder: Path) -> float:
+def _checked_score(score: ScoreFunction, folder: Path) -> float:
     value = score(folder)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(

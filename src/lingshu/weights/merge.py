@@ -14,59 +14,85 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lingshu.core.errors import ArtefactError, ConfigError, InputError
-from lingshu.weights.agree import DtypePolicy, all_agreed
-from lingshu.weights.folder import FLOATS, Folder, Place, open_folder
-from lingshu.weights.headers import ELEMENT_BYTES
-from lingshu.weights.method import BLOCK, Block, Method, Weighting, end
-from lingshu.weights.stream import Buffer, Lanes, Reader, Ring, Writer
+from lingshu.core.errors import ArtifactError, ConfigError, InputError
+from lingshu.weights.base import (
+    BLOCK_SIZE,
+    MergeMethod,
+    MergeWeights,
+    TensorBlock,
+    endpoint_model,
+)
+from lingshu.weights.compatibility import DtypePolicy, check_all_compatible
+from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder, TensorLocation, open_model_folder
+from lingshu.weights.safetensors_header import ELEMENT_BYTES
+from lingshu.weights.safetensors_io import (
+    BackgroundThreads,
+    Buffer,
+    BufferRing,
+    SafetensorsWriter,
+    TensorReader,
+)
 
-STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-# Arithmetic goes one step wider than storage (weights/method.py).
-WIDE = {"BF16": torch.float32, "F16": torch.float32, "F32": torch.float64, "F64": torch.float64}
-LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+TORCH_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+# Arithmetic goes one step wider than storage (weights/base.py).
+COMPUTE_DTYPES = {
+    "BF16": torch.float32,
+    "F16": torch.float32,
+    "F32": torch.float64,
+    "F64": torch.float64,
+}
+MODEL_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class Sources:
+class MergeSources:
     """Models that were found to agree, in their order, and the base of those methods that need one."""
 
-    models: tuple[Folder, ...]
-    base: Folder | None
+    models: tuple[ModelFolder, ...]
+    base: ModelFolder | None
     notes: tuple[str, ...]
 
     @property
-    def first(self) -> Folder:
+    def first(self) -> ModelFolder:
         return self.models[0]
 
     @property
-    def all(self) -> tuple[Folder, ...]:
+    def all_folders(self) -> tuple[ModelFolder, ...]:
         return self.models if self.base is None else (*self.models, self.base)
 
 
-Raw = tuple[Buffer, memoryview]  # a buffer and the part of it that holds bytes of a tensor
+BufferView = tuple[Buffer, memoryview]  # a buffer and the part of it that holds bytes of a tensor
 
 
-class Target(NamedTuple):
+class MergeTarget(NamedTuple):
     """A folder that exists and is to hold a result, and the weights of that result."""
 
     folder: Path
-    weights: Weighting
+    weights: MergeWeights
 
 
-class Streamed(NamedTuple):
+class StreamStats(NamedTuple):
     """What was read and written: sha256 of the sources' files, bytes and sha256 of each target's
     files, and counts.
     """
 
-    sources: dict[str, str]
-    written: list[dict[str, dict[str, object]]]
+    source_hashes: dict[str, str]
+    written_files: list[dict[str, dict[str, object]]]
     counts: dict[str, int]
 
 
 def open_sources(
-    models: Sequence[Path], method: Method, *, base: Path | None = None, dtype: DtypePolicy = "same"
-) -> Sources:
+    models: Sequence[Path],
+    method: MergeMethod,
+    *,
+    base: Path | None = None,
+    dtype: DtypePolicy = "same",
+) -> MergeSources:
     """Open the folders and check that they can be merged by `method`.
 
     Raises:
@@ -74,43 +100,43 @@ def open_sources(
         ArtefactError, InputError: a folder cannot be used, or differs from the first in what must
             be equal.
     """
-    if not 2 <= len(models) <= min(method.most or len(LABELS), len(LABELS)):
-        most = f", at most {method.most}" if method.most else ""
-        raise ConfigError(f"{len(models)} models are given; this method merges two or more{most}.")
-    folders = [open_folder(path, LABELS[number]) for number, path in enumerate(models)]
-    kinds = {folder.adapter for folder in folders}
-    if len(kinds) > 1:
-        adapter = next(folder for folder in folders if folder.adapter)
+    if not 2 <= len(models) <= min(method.max_models or len(MODEL_LABELS), len(MODEL_LABELS)):
+        limit = f", at most {method.max_models}" if method.max_models else ""
+        raise ConfigError(f"{len(models)} models are given; this method merges two or more{limit}.")
+    folders = [open_model_folder(path, MODEL_LABELS[index]) for index, path in enumerate(models)]
+    adapter_flags = {folder.is_adapter for folder in folders}
+    if len(adapter_flags) > 1:
+        adapter = next(folder for folder in folders if folder.is_adapter)
         raise InputError(
             f"{adapter} is a LoRA adapter and another is a whole model; merge the adapter into its"
             " base first."
         )
-    if method.base and base is None and not folders[0].adapter:
+    if method.needs_base and base is None and not folders[0].is_adapter:
         raise ConfigError(
             "this method merges what models added to a base; name the model that they were tuned"
             " from with --base."
         )
-    if base is not None and (not method.base or folders[0].adapter):
+    if base is not None and (not method.needs_base or folders[0].is_adapter):
         raise ConfigError(
             f"a base ({base}) is given, which this merge has no use for; leave --base out."
         )
-    if folders[0].adapter:
-        return Sources(tuple(folders), None, ())
-    whole = [*folders, open_folder(base, "base")] if base is not None else folders
-    checked, notes = all_agreed(whole, dtype=dtype)
-    return Sources(
-        tuple(checked[: len(folders)]), checked[-1] if base is not None else None, tuple(notes)
+    if folders[0].is_adapter:
+        return MergeSources(tuple(folders), None, ())
+    all_folders = [*folders, open_model_folder(base, "base")] if base is not None else folders
+    aligned, notes = check_all_compatible(all_folders, dtype=dtype)
+    return MergeSources(
+        tuple(aligned[: len(folders)]), aligned[-1] if base is not None else None, tuple(notes)
     )
 
 
-def stream(
-    sources: Sources,
-    targets: Sequence[Target],
-    method: Method,
+def stream_merge(
+    sources: MergeSources,
+    targets: Sequence[MergeTarget],
+    method: MergeMethod,
     *,
     seed: int = 0,
-    hashing: bool = True,
-) -> Streamed:
+    compute_hashes: bool = True,
+) -> StreamStats:
     """Write the merged weights of every target, in the files of the first model, from one reading
     of the models.
 
@@ -127,200 +153,254 @@ def stream(
     names = list(sources.first.tensors)
     for target in targets:
         target.weights.check(method, len(sources.models), names)
-    with ExitStack() as stack, _one_thread():
-        lanes = stack.enter_context(Lanes())
-        readers = [Reader(folder, lanes, hashing=hashing) for folder in sources.all]
+    with ExitStack() as stack, _single_thread():
+        lanes = stack.enter_context(BackgroundThreads())
+        readers = [
+            TensorReader(folder, lanes, compute_hashes=compute_hashes)
+            for folder in sources.all_folders
+        ]
         for reader in readers:
             stack.callback(reader.close)
-        work = _Work(sources, readers, method, seed)
-        written: list[dict[str, dict[str, object]]] = [{} for _ in targets]
+        merger = _BlockMerger(sources, readers, method, seed)
+        written_files: list[dict[str, dict[str, object]]] = [{} for _ in targets]
         for file in sources.first.files:
-            inside = {
-                name: place for name, place in sources.first.tensors.items() if place.file == file
+            tensors = {
+                name: location
+                for name, location in sources.first.tensors.items()
+                if location.file == file
             }
             header = {
-                name: (place.dtype, place.shape, place.size) for name, place in inside.items()
+                name: (location.dtype, location.shape, location.size)
+                for name, location in tensors.items()
             }
             with ExitStack() as files:
                 writers = [
-                    Writer(target.folder / file, header, lanes, hashing=hashing)
+                    SafetensorsWriter(
+                        target.folder / file, header, lanes, compute_hashes=compute_hashes
+                    )
                     for target in targets
                 ]
                 for writer in writers:
                     files.callback(writer.close)
-                for name, place in inside.items():
-                    work.tensor(name, place, targets, writers)
-                for writer, facts in zip(writers, written, strict=True):
-                    facts[file] = {"bytes": writer.size, "sha256": writer.finish()}
-        work.drain()
+                for name, location in tensors.items():
+                    merger.merge_tensor(name, location, targets, writers)
+                for writer, file_info in zip(writers, written_files, strict=True):
+                    file_info[file] = {"bytes": writer.size, "sha256": writer.finish()}
+        merger.drain()
         hashes = {name: value for reader in readers for name, value in reader.hashes().items()}
-        values = sum(prod(place.shape) for place in sources.first.tensors.values())
-        return Streamed(
-            hashes, written, {"tensors": len(names), "values": values, "copied": work.copied}
+        values = sum(prod(location.shape) for location in sources.first.tensors.values())
+        return StreamStats(
+            hashes,
+            written_files,
+            {"tensors": len(names), "values": values, "n_copied": merger.n_copied},
         )
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _single_thread() -> Iterator[None]:
     """Arithmetic on one thread: the disk is what takes time, and sums then do not depend on the
     number of cores.
     """
-    before = torch.get_num_threads()
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(n_threads)
 
 
-class _Work:
+class _BlockMerger:
     """The buffers of a merge, and what is done with one tensor after the other."""
 
     def __init__(
-        self, sources: Sources, readers: Sequence[Reader], method: Method, seed: int
+        self, sources: MergeSources, readers: Sequence[TensorReader], method: MergeMethod, seed: int
     ) -> None:
         self.sources, self.readers, self.method, self.seed = sources, readers, method, seed
-        self.places = [folder.tensors for folder in sources.all]
-        largest = BLOCK * max(
-            (ELEMENT_BYTES[place.dtype] for tensors in self.places for place in tensors.values()),
+        self.locations = [folder.tensors for folder in sources.all_folders]
+        block_bytes = BLOCK_SIZE * max(
+            (
+                ELEMENT_BYTES[location.dtype]
+                for tensors in self.locations
+                for location in tensors.values()
+            ),
             default=1,
         )
-        self.inputs = [Ring(largest) for _ in readers]
-        self.outputs = Ring(largest)
-        widths = {WIDE[place.dtype] for place in self.places[0].values() if place.dtype in FLOATS}
-        self.wide = {dtype: [torch.empty(BLOCK, dtype=dtype) for _ in readers] for dtype in widths}
-        self.copied = 0
+        self.inputs = [BufferRing(block_bytes) for _ in readers]
+        self.outputs = BufferRing(block_bytes)
+        widths = {
+            COMPUTE_DTYPES[location.dtype]
+            for location in self.locations[0].values()
+            if location.dtype in FLOAT_DTYPES
+        }
+        self.compute_buffers = {
+            dtype: [torch.empty(BLOCK_SIZE, dtype=dtype) for _ in readers] for dtype in widths
+        }
+        self.n_copied = 0
 
     def drain(self) -> None:
         for ring in (*self.inputs, self.outputs):
             ring.drain()
 
-    def tensor(
-        self, name: str, place: Place, targets: Sequence[Target], writers: Sequence[Writer]
+    def merge_tensor(
+        self,
+        name: str,
+        location: TensorLocation,
+        targets: Sequence[MergeTarget],
+        writers: Sequence[SafetensorsWriter],
     ) -> None:
-        if place.dtype not in FLOATS:
-            self._equal(name, place, writers)
+        if location.dtype not in FLOAT_DTYPES:
+            self._copy_equal(name, location, writers)
             return
-        weights = [target.weights.of(name) for target in targets]
-        ends = [end(each) if self.method.ends else None for each in weights]
-        self.copied += sum(each is not None for each in ends)
-        facts = None
-        if self.method.survey is not None and None in ends:
-            facts = self.method.survey(
-                lambda: (self._widened(name, place, at, raw) for at, raw in self._raw(name, place))
+        weights = [target.weights.for_tensor(name) for target in targets]
+        endpoints = [
+            endpoint_model(model_weights) if self.method.copy_endpoints else None
+            for model_weights in weights
+        ]
+        self.n_copied += sum(model_weights is not None for model_weights in endpoints)
+        prepared = None
+        if self.method.prepare is not None and None in endpoints:
+            prepared = self.method.prepare(
+                lambda: (
+                    self._upcast_block(name, location, at, stored_views)
+                    for at, stored_views in self._read_blocks(name, location)
+                )
             )
-        pair = self._pair(name)
-        for start, raw in self._raw(name, place):
+        merge_pair = self._pair_function(name)
+        for start, stored_views in self._read_blocks(name, location):
             block = None
-            for writer, each, model in zip(writers, weights, ends, strict=True):
-                if pair is not None and model is None:
-                    merged = self._paired(place, raw, each, pair)
+            for writer, model_weights, model in zip(writers, weights, endpoints, strict=True):
+                if merge_pair is not None and model is None:
+                    merged = self._merge_pair(location, stored_views, model_weights, merge_pair)
                     if merged is not None:
                         writer.add(*merged)
                         continue
                 # Widened, the values are also looked at; of a copy nothing else is needed.
-                block = block or self._widened(name, place, start, raw, facts)
-                if model is not None and self.places[model][name].dtype == place.dtype:
-                    writer.add(*raw[model])
+                block = block or self._upcast_block(name, location, start, stored_views, prepared)
+                if model is not None and self.locations[model][name].dtype == location.dtype:
+                    writer.add(*stored_views[model])
                 else:
-                    at = replace(block, weights=each)
+                    at = replace(block, weights=model_weights)
                     writer.add(
-                        *self._stored(
+                        *self._store_block(
                             name,
-                            place,
+                            location,
                             at,
                             block.models[model] if model is not None else self.method.merge(at),
                         )
                     )
 
-    def _pair(self, name: str) -> Callable[[Tensor, Tensor, Sequence[float], Tensor], None] | None:
+    def _pair_function(
+        self, name: str
+    ) -> Callable[[Tensor, Tensor, Sequence[float], Tensor], None] | None:
         """The method's function on two tensors as they are stored, where these are two of the same
         16 bits.
         """
-        found = {tensors[name].dtype for tensors in self.places}
-        return self.method.pair if len(self.places) == 2 and found in ({"BF16"}, {"F16"}) else None
+        dtypes = {tensors[name].dtype for tensors in self.locations}
+        return (
+            self.method.merge_pair
+            if len(self.locations) == 2 and dtypes in ({"BF16"}, {"F16"})
+            else None
+        )
 
-    def _paired(
+    def _merge_pair(
         self,
-        place: Place,
-        raw: Sequence[Raw],
+        location: TensorLocation,
+        stored_views: Sequence[BufferView],
         weights: Sequence[float],
-        pair: Callable[[Tensor, Tensor, Sequence[float], Tensor], None],
-    ) -> Raw | None:
+        merge_pair: Callable[[Tensor, Tensor, Sequence[float], Tensor], None],
+    ) -> BufferView | None:
         """The merged block; None where a value of it is no number, so that the slower way may say
         why or do better.
         """
-        size, dtype = len(raw[0][1]), STORED[place.dtype]
-        buffer = self.outputs.take()
+        size, dtype = len(stored_views[0][1]), TORCH_DTYPES[location.dtype]
+        buffer = self.outputs.acquire()
         out = torch.frombuffer(buffer.bytes, dtype=dtype, count=size // 2)
         first, second = (
-            torch.frombuffer(read.bytes, dtype=dtype, count=size // 2) for read, _ in raw
+            torch.frombuffer(buffer_in.bytes, dtype=dtype, count=size // 2)
+            for buffer_in, _ in stored_views
         )
-        pair(first, second, weights, out)
+        merge_pair(first, second, weights, out)
         return (buffer, memoryview(buffer.bytes)[:size]) if _finite(out) else None
 
-    def _stored(self, name: str, place: Place, block: Block, result: Tensor) -> Raw:
+    def _store_block(
+        self, name: str, location: TensorLocation, block: TensorBlock, result: Tensor
+    ) -> BufferView:
         """A result in the type of the first model."""
-        buffer, size = self.outputs.take(), len(result) * ELEMENT_BYTES[place.dtype]
-        stored = torch.frombuffer(buffer.bytes, dtype=STORED[place.dtype], count=len(result))
+        buffer, size = self.outputs.acquire(), len(result) * ELEMENT_BYTES[location.dtype]
+        stored = torch.frombuffer(
+            buffer.bytes, dtype=TORCH_DTYPES[location.dtype], count=len(result)
+        )
         stored.copy_(result)
         if not _finite(stored):
-            raise ArtefactError(
-                f"{name}: the merge with weights {block.weights} is too large for {place.dtype};"
+            raise ArtifactError(
+                f"{name}: the merge with weights {block.weights} is too large for {location.dtype};"
                 " choose smaller weights."
             )
         return buffer, memoryview(buffer.bytes)[:size]
 
-    def _raw(self, name: str, place: Place) -> Iterator[tuple[int, list[Raw]]]:
+    def _read_blocks(
+        self, name: str, location: TensorLocation
+    ) -> Iterator[tuple[int, list[BufferView]]]:
         """A tensor block by block: the first element's number, and the bytes of each source."""
-        total = prod(place.shape)
-        for start in range(0, total, BLOCK):
-            count, raw = min(BLOCK, total - start), []
+        total = prod(location.shape)
+        for start in range(0, total, BLOCK_SIZE):
+            count, stored_views = min(BLOCK_SIZE, total - start), []
             for source, reader in enumerate(self.readers):
-                stored = self.places[source][name]
+                stored = self.locations[source][name]
                 size = ELEMENT_BYTES[stored.dtype]
-                buffer = self.inputs[source].take()
-                raw.append((buffer, reader.read(stored, start * size, buffer, count * size)))
-            yield start, raw
+                buffer = self.inputs[source].acquire()
+                stored_views.append(
+                    (buffer, reader.read(stored, start * size, buffer, count * size))
+                )
+            yield start, stored_views
 
-    def _widened(
-        self, name: str, place: Place, start: int, raw: Sequence[Raw], facts: object = None
-    ) -> Block:
+    def _upcast_block(
+        self,
+        name: str,
+        location: TensorLocation,
+        start: int,
+        stored_views: Sequence[BufferView],
+        prepared: object = None,
+    ) -> TensorBlock:
         """The bytes of a block as numbers, all of which are finite."""
-        numbers = []
-        for source, (buffer, view) in enumerate(raw):
-            dtype = self.places[source][name].dtype
+        tensors = []
+        for source, (buffer, view) in enumerate(stored_views):
+            dtype = self.locations[source][name].dtype
             count = len(view) // ELEMENT_BYTES[dtype]
-            number = self.wide[WIDE[place.dtype]][source][:count]
-            number.copy_(torch.frombuffer(buffer.bytes, dtype=STORED[dtype], count=count))
-            if not _finite(number):
-                at = int(torch.nonzero(~torch.isfinite(number))[0])
-                raise ArtefactError(
-                    f"{self.sources.all[source]}: tensor {name!r} holds {float(number[at])} at"
-                    f" element {start + at}; a model with such a value is broken and cannot be"
+            upcast = self.compute_buffers[COMPUTE_DTYPES[location.dtype]][source][:count]
+            upcast.copy_(torch.frombuffer(buffer.bytes, dtype=TORCH_DTYPES[dtype], count=count))
+            if not _finite(upcast):
+                position = int(torch.nonzero(~torch.isfinite(upcast))[0])
+                raise ArtifactError(
+                    f"{self.sources.all_folders[source]}: tensor {name!r} holds {float(upcast[position])} at"
+                    f" element {start + position}; a model with such a value is broken and cannot be"
                     " merged."
                 )
-            numbers.append(number)
+            tensors.append(upcast)
         models = len(self.sources.models)
-        base = numbers[models] if len(numbers) > models else None
-        return Block(name, start, tuple(numbers[:models]), base, (), self.seed, facts)
+        base = tensors[models] if len(tensors) > models else None
+        return TensorBlock(name, start, tuple(tensors[:models]), base, (), self.seed, prepared)
 
-    def _equal(self, name: str, place: Place, writers: Sequence[Writer]) -> None:
+    def _copy_equal(
+        self, name: str, location: TensorLocation, writers: Sequence[SafetensorsWriter]
+    ) -> None:
         """Copy a tensor that holds no floating-point numbers; it must be the same in every source."""
-        for start in range(0, place.size, BLOCK):
-            size = min(BLOCK, place.size - start)
-            found = []
+        for start in range(0, location.size, BLOCK_SIZE):
+            size = min(BLOCK_SIZE, location.size - start)
+            views = []
             for source, reader in enumerate(self.readers):
-                buffer = self.inputs[source].take()
-                found.append((buffer, reader.read(self.places[source][name], start, buffer, size)))
-                if found[source][1] != found[0][1]:
-                    folder = self.sources.all[source]
+                buffer = self.inputs[source].acquire()
+                views.append(
+                    (buffer, reader.read(self.locations[source][name], start, buffer, size))
+                )
+                if views[source][1] != views[0][1]:
+                    folder = self.sources.all_folders[source]
                     raise InputError(
-                        f"{folder}: {name} ({place.dtype}) differs from that of A; only"
+                        f"{folder}: {name} ({location.dtype}) differs from that of A; only"
                         " floating-point tensors can be merged."
                     )
             for writer in writers:
-                writer.add(*found[0])
+                writer.add(*views[0])
 
 
 def _finite(values: Tensor) -> bool:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lingshu.core.errors import ConfigError
-from lingshu.weights.method import Block, Method, weighted_sum
+from lingshu.weights.base import MergeMethod, TensorBlock, weighted_sum
 
 
-def kept(block: Block, model: int, drop: float) -> Tensor:
+def keep_mask(block: TensorBlock, model: int, drop: float) -> Tensor:
     """Which elements of a block stay: each with probability 1 − drop."""
     text = f"{block.seed}\0{block.name}\0{model}\0{block.start}"
     generator = torch.Generator().manual_seed(
@@ -25,20 +25,20 @@ def kept(block: Block, model: int, drop: float) -> Tensor:
     return torch.rand(len(block.models[model]), generator=generator, dtype=torch.float32) >= drop
 
 
-def method(*, drop: float = 0.9) -> Method:
+def method(*, drop: float = 0.9) -> MergeMethod:
     """Base + sum of weight times what is left of (model − base), with `drop` the share that goes (0
     or more, below 1).
     """
     if not 0 <= drop < 1:
         raise ConfigError(f"drop is {drop}; it must be 0 or more and below 1.")
 
-    def merge(block: Block) -> Tensor:
+    def merge(block: TensorBlock) -> Tensor:
         deltas = [
-            delta.mul_(kept(block, model, drop)) for model, delta in enumerate(block.deltas())
+            delta.mul_(keep_mask(block, model, drop)) for model, delta in enumerate(block.deltas())
         ]
         assert block.base is not None
         return weighted_sum(deltas, [weight / (1 - drop) for weight in block.weights]).add_(
             block.base
         )
 
-    return Method(merge, base=True, share=False, ends=False)
+    return MergeMethod(merge, needs_base=True, convex_weights=False, copy_endpoints=False)

@@ -5,9 +5,9 @@ Frankle et al. 2020, arXiv 1912.05671; the fusion of two fine-tunings in MOFT.
 
 from __future__ import annotations
 
-from lingshu.weights.method import Method, mean, mean_of_pair
+from lingshu.weights.base import MergeMethod, weighted_mean, weighted_mean_pair
 
 
-def method() -> Method:
+def method() -> MergeMethod:
     """The weighted mean of two or more models."""
-    return Method(mean, factors=True, pair=mean_of_pair)
+    return MergeMethod(weighted_mean, supports_lora=True, merge_pair=weighted_mean_pair)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lingshu.weights.method import Block, Blocks, Method, weighted_sum
+from lingshu.weights.base import BlockIterator, MergeMethod, TensorBlock, weighted_sum
 
 # Below this sine the arc cannot be told from the chord (or, of opposite vectors, no arc is shorter
 # than another).
@@ -27,7 +27,7 @@ class Angle(NamedTuple):
     radians: float
 
 
-def survey(blocks: Blocks) -> Angle:
+def prepare(blocks: BlockIterator) -> Angle:
     dot = first = second = 0.0
     for block in blocks():
         a, b = (model.to(torch.float64) for model in block.models)
@@ -36,9 +36,9 @@ def survey(blocks: Blocks) -> Angle:
     return Angle(math.acos(max(-1.0, min(1.0, dot / length))) if length else 0.0)
 
 
-def merge(block: Block) -> Tensor:
-    assert isinstance(block.facts, Angle)
-    angle = block.facts.radians
+def merge(block: TensorBlock) -> Tensor:
+    assert isinstance(block.prepared, Angle)
+    angle = block.prepared.radians
     if math.sin(angle) < PARALLEL:
         return weighted_sum(block.models, block.weights)
     return weighted_sum(
@@ -46,6 +46,6 @@ def merge(block: Block) -> Tensor:
     )
 
 
-def method() -> Method:
+def method() -> MergeMethod:
     """The point at share W of the arc from B to A, tensor by tensor."""
-    return Method(merge, survey, most=2)
+    return MergeMethod(merge, prepare, max_models=2)

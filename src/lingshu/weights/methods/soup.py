@@ -7,9 +7,9 @@ Wortsman et al. 2022, arXiv 2203.05482. The greedy soup, which keeps a model onl
 
 from __future__ import annotations
 
-from lingshu.weights.method import Method, mean, mean_of_pair
+from lingshu.weights.base import MergeMethod, weighted_mean, weighted_mean_pair
 
 
-def method() -> Method:
+def method() -> MergeMethod:
     """The mean of two or more models."""
-    return Method(mean, factors=True, pair=mean_of_pair)
+    return MergeMethod(weighted_mean, supports_lora=True, merge_pair=weighted_mean_pair)

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lingshu.weights.method import Block, Method, weighted_sum
+from lingshu.weights.base import MergeMethod, TensorBlock, weighted_sum
 
 
-def merge(block: Block) -> Tensor:
+def merge(block: TensorBlock) -> Tensor:
     deltas = block.deltas()
     assert block.base is not None
     return weighted_sum(deltas, block.weights).add_(block.base)
 
 
-def method() -> Method:
+def method() -> MergeMethod:
     """Base + sum of weight times (model − base)."""
-    return Method(merge, base=True, share=False, factors=True)
+    return MergeMethod(merge, needs_base=True, convex_weights=False, supports_lora=True)

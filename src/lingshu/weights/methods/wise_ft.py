@@ -6,9 +6,9 @@ of its start.
 
 from __future__ import annotations
 
-from lingshu.weights.method import Method, mean, mean_of_pair
+from lingshu.weights.base import MergeMethod, weighted_mean, weighted_mean_pair
 
 
-def method() -> Method:
+def method() -> MergeMethod:
     """W times the fine-tuned model plus 1 − W times its start."""
-    return Method(mean, most=2, pair=mean_of_pair)
+    return MergeMethod(weighted_mean, max_models=2, merge_pair=weighted_mean_pair)

@@ -1,0 +1,1 @@
+"""Likelihoods, barriers and merge paths."""

@@ -1,0 +1,39 @@
+"""Options that every engine is opened with; an engine reads the ones that concern it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lingshu.core.data_policy import DataPolicy
+from lingshu.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine works, none of which may change what a greedy reply says.
+
+    `batch_size` and `threads` (CPU threads; None keeps the library's default) concern engines in
+    this process; `concurrency`, `timeout_s` (seconds a request) and `retries` (beyond the first
+    try) those with an address.
+    """
+
+    batch_size: int = 16
+    threads: int | None = None
+    device: str | None = None
+    concurrency: int = 16
+    timeout_s: float = 120.0
+    retries: int = 5
+    data_policy: DataPolicy = field(default_factory=DataPolicy)
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; it must be at least 1.")
+        if not self.timeout_s > 0 or self.retries < 0:
+            raise ConfigError(
+                f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not"
+                " negative."
+            )

@@ -1,0 +1,119 @@
+"""Shelves: a file's name is its registration, and looking one up imports that file alone.
+
+A thing is found by the name of its module in the shelf's package, by a path ending in `.py`, or by
+an entry point of the group `lingshu.<shelf>`. Module names that start with an underscore are not on
+the shelf.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+from lingshu.core.errors import (
+    InputError,
+    LingshuError,
+    UnknownNameError,
+    describe_error,
+    suggest_name,
+)
+
+GROUPS = ("tasks", "ops", "engines", "sources", "scoring", "recipes", "merges")
+# Where a shelf is that is no room of its own.
+GROUP_PACKAGES = {"merges": "weights.methods"}
+
+
+def group_package(group: str) -> str:
+    """The package whose modules are on a shelf."""
+    return f"lingshu.{GROUP_PACKAGES.get(group, group)}"
+
+
+def group_folder(group: str) -> Path:
+    return Path(__file__).parent.parent.joinpath(*GROUP_PACKAGES.get(group, group).split("."))
+
+
+def builtin_modules(group: str) -> dict[str, Path]:
+    """Name -> file of every built-in thing on a shelf, sorted by name; imports nothing."""
+    return {
+        path.stem: path
+        for path in sorted(group_folder(group).glob("*.py"))
+        if not path.stem.startswith("_")
+    }
+
+
+def entry_point_modules(group: str) -> dict[str, metadata.EntryPoint]:
+    return {point.name: point for point in metadata.entry_points(group=f"lingshu.{group}")}
+
+
+def names(group: str) -> list[str]:
+    """Every name on a shelf, built-in and plugged in."""
+    return sorted({*builtin_modules(group), *entry_point_modules(group)})
+
+
+def describe(group: str, name: str) -> str:
+    """The first paragraph of a built-in module's docstring, read without importing it."""
+    path = builtin_modules(group).get(name)
+    if path is None:
+        return "plug-in"
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return " ".join((doc or "").split("\n\n")[0].split())
+
+
+def load(group: str, name: str) -> ModuleType:
+    """Import the module called `name` on a shelf.
+
+    Raises:
+        UnknownName: no such name; the message suggests the nearest.
+        InputError: a path ending in `.py` that does not exist.
+    """
+    if name.endswith(".py"):
+        return _load_path(Path(name))
+    module = name.replace("-", "_")
+    if module in builtin_modules(group):
+        return importlib.import_module(f"{group_package(group)}.{module}")
+    entry_points = entry_point_modules(group)
+    if name in entry_points:
+        return entry_points[name].load()
+    raise UnknownNameError(f"{group} has no {name!r}; {suggest_name(name, names(group))}")
+
+
+def _load_path(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give a name or a path to a .py file.")
+    # The whole path is part of the module's name, or two files called task.py would be one module.
+    name = (
+        f"lingshu_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    )
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be loaded as a Python module.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[name]
+        if isinstance(error, Exception) and not isinstance(error, LingshuError | ImportError):
+            raise InputError(f"{path} cannot be loaded: {describe_error(error)}.") from error
+        raise
+    return module
+
+
+def get_attribute(group: str, name: str, attribute: str) -> object:
+    """The attribute that a shelf's modules must have, such as `TASK` or `score`.
+
+    Raises:
+        InputError: the module lacks it.
+    """
+    module = load(group, name)
+    if not hasattr(module, attribute):
+        raise InputError(f"{name} has no {attribute!r}, which everything in {group} must define.")
+    return getattr(module, attribute)

@@ -1,0 +1,77 @@
+"""The run card: how an artefact came to be, written beside it as `run.json`."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lingshu import __version__
+from lingshu.core.files import read_json, write_json
+
+RUN_CARD = "run.json"
+TRACKED_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pyarrow",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class RunCard:
+    """What was asked for and what came of it.
+
+    `config` is the resolved configuration, `counts` every number of things made, dropped or failed,
+    `hashes` the sha256 of inputs and outputs, `scores` and `notes` what a reader of the artefact
+    must know.
+    """
+
+    verb: str
+    config: Mapping[str, Any]
+    seed: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    command: tuple[str, ...] = field(default_factory=lambda: tuple(_command()))
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of the libraries that decide numbers, where
+    installed.
+    """
+    found = {"lingshu": __version__, "python": platform.python_version()}
+    for name in TRACKED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _command() -> list[str]:
+    # The program's own name only: the folder it was installed in is nobody's business.
+    return [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
+
+
+def write_run_card(folder: Path, card: RunCard) -> None:
+    write_json(folder / RUN_CARD, asdict(card))
+
+
+def read_run_card(folder: Path) -> dict[str, Any]:
+    """The run card of an artefact.
+
+    Raises:
+        ArtefactError: there is none, or it is damaged.
+    """
+    return read_json(folder / RUN_CARD)

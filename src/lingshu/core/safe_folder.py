@@ -1,0 +1,158 @@
+"""The one way to open a file that a client named: below an allowed folder, no link anywhere on the
+way, a regular file.
+
+Every refusal reads alike, so that nobody learns from it what lies outside the folder or whether a
+file exists.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from lingshu.core.errors import ConfigError, InputError
+
+REFUSED_MESSAGE = (
+    "there is no such file below the allowed folder, or it is a link or no regular file; name one"
+    " that lies there."
+)
+
+
+class SafeFolder:
+    """A folder below which clients may name files.
+
+    Names are relative to the folder, or absolute and below it, or `file://` addresses of such. The
+    folder itself may be reached through links; below it none is followed, whichever way it points.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self.folder = folder.resolve(strict=True)
+        except (OSError, RuntimeError) as error:
+            raise ConfigError(
+                f"--root {folder} cannot be opened; give a folder that exists."
+            ) from error
+        if not self.folder.is_dir():
+            raise ConfigError(
+                f"--root {folder} is no folder; give the folder that holds the files."
+            )
+        self._unresolved_folder = PurePosixPath(folder.absolute())
+
+    def read(self, name: str, *, max_bytes: int) -> bytes:
+        """The content of a file of at most `limit` bytes.
+
+        Raises:
+            InputError: not below the folder, reached over a link, no regular file, or too large.
+                The message names no path.
+        """
+        handle = self._open(self.parts(name), folder=False)
+        try:
+            size = os.fstat(handle).st_size
+            if size > max_bytes:
+                raise InputError(
+                    f"the file has {size >> 20} MB, more than {max_bytes >> 20} MB; make it smaller."
+                )
+            blocks: list[bytes] = []
+            while size > 0 and (block := os.read(handle, min(size, 1 << 20))):
+                blocks.append(block)
+                size -= len(block)
+            return b"".join(blocks)
+        except OSError as error:
+            raise InputError(REFUSED_MESSAGE) from error
+        finally:
+            os.close(handle)
+
+    def path(self, name: str) -> Path:
+        """Where a file or folder lies, for readers that take a path: checked now, so only for a
+        folder that no foe can write to.
+
+        Raises:
+            InputError: as read.
+        """
+        parts = self.parts(name)
+        for folder in (False, True):
+            try:
+                os.close(self._open(parts, folder=folder))
+            except InputError:
+                if folder:
+                    raise
+                continue
+            break
+        return self.folder.joinpath(*parts)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The components of a name below the folder; nothing is opened.
+
+        Raises:
+            InputError: the name is empty, climbs, or lies elsewhere.
+        """
+        path = PurePosixPath(_path_from_uri(name))
+        if path.is_absolute():
+            base = next(
+                (
+                    base
+                    for base in (PurePosixPath(self.folder), self._unresolved_folder)
+                    if path.is_relative_to(base)
+                ),
+                None,
+            )
+            if base is None:
+                raise InputError(REFUSED_MESSAGE)
+            path = path.relative_to(base)
+        if ".." in path.parts or any("\0" in part for part in path.parts):
+            raise InputError(REFUSED_MESSAGE)
+        return path.parts
+
+    def _open(self, parts: tuple[str, ...], *, folder: bool) -> int:
+        """A handle on a regular file, or on a folder; each component is opened from the one before
+        it and is no link.
+        """
+        if not parts and not folder:
+            raise InputError(REFUSED_MESSAGE)
+        folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Not blocking: opening a named pipe that nobody writes to would wait for ever.
+        last_flags = (
+            folder_flags
+            if folder
+            else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        )
+        handle = -1
+        try:
+            handle = os.open(self.folder, folder_flags)
+            for position, part in enumerate(parts, 1):
+                child = os.open(
+                    part, last_flags if position == len(parts) else folder_flags, dir_fd=handle
+                )
+                os.close(handle)
+                handle = child
+            if not folder and not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise InputError(REFUSED_MESSAGE)
+        except (OSError, ValueError) as error:
+            if handle >= 0:
+                os.close(handle)
+            raise InputError(REFUSED_MESSAGE) from error
+        return handle
+
+
+def _path_from_uri(name: str) -> str:
+    """The path in a `file://` address, or the name itself."""
+    if name[:5].lower() != "file:":
+        return name
+    try:
+        parts = urlsplit(name)
+        host = parts.hostname
+    except ValueError as error:
+        raise InputError(REFUSED_MESSAGE) from error
+    if host not in (None, "localhost") or parts.query or parts.fragment:
+        raise InputError(REFUSED_MESSAGE)
+    return unquote(parts.path, errors="strict") if _is_decodable(parts.path) else "\0"
+
+
+def _is_decodable(path: str) -> bool:
+    try:
+        unquote(path, errors="strict").encode()
+    except ValueError:
+        return False
+    return True

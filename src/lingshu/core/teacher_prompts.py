@@ -1,0 +1,119 @@
+"""What steps with a teacher share: prompts as data with a version and a digest, requests about a
+sample, and what becomes of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from lingshu.core.errors import ConfigError
+from lingshu.core.files import sha256_bytes
+from lingshu.core.messages import user_turn
+from lingshu.core.quotas import stable_hash
+from lingshu.core.response_format import Request, ResponseFormat
+from lingshu.core.types import Image, Message, Sample, with_extra
+
+T = TypeVar("T")
+# Notes of a synthetic sample: what kind it is, which sample it comes from, and another text that a
+# reviewer may prefer.
+SYNTHETIC, PARENT, ALTERNATIVE = "synthetic", "parent", "alternative"
+_SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
+_NAME = re.compile(r"\{([a-z_]+)\}")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of one step, by name; `tag` is name, version and digest on one line."""
+
+    tag: str
+    sections: dict[str, str]
+
+    def render(self, section: str, **values: str) -> str:
+        """A prompt with {name} replaced by its value; braces around anything else stay."""
+
+        def value(match: re.Match[str]) -> str:
+            if match[1] not in values:
+                raise ConfigError(
+                    f"prompt {section!r} of {self.tag} asks for {match[1]!r}, which the step does not"
+                    " give."
+                )
+            return values[match[1]]
+
+        # In one pass: what a value holds is never filled in itself.
+        return _NAME.sub(value, self.sections[section])
+
+
+def load_prompts(name: str, path: str | None = None) -> PromptSet:
+    """The prompts of a step: the package's own, or those of a file with the same sections.
+
+    Raises:
+        ConfigError: the file is missing, states no version, or lacks a section.
+    """
+    default = (Path(__file__).parent.parent / "ops" / "_prompts" / f"{name}.md").read_bytes()
+    try:
+        content = default if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"prompts {path} cannot be read ({error.strerror}); check the path."
+        ) from error
+    preamble, *blocks = _SECTION.split(content.decode("utf-8"))
+    version = re.match(r"version (\S+)", preamble)
+    sections = {
+        title.strip(): text.strip() for title, text in zip(blocks[::2], blocks[1::2], strict=True)
+    }
+    missing = [
+        title.strip()
+        for title in _SECTION.findall(default.decode("utf-8"))
+        if title.strip() not in sections
+    ]
+    if version is None or missing:
+        problem = f"the section {missing[0]!r}" if missing else "a first line `version N`"
+        raise ConfigError(
+            f"prompts {path} lack {problem}; begin from src/lingshu/ops/_prompts/{name}.md."
+        )
+    return PromptSet(f"{name} {version[1]} {sha256_bytes(content)[:12]}", sections)
+
+
+def build_request(
+    sample: Sample, text: str, response_format: ResponseFormat[T], *, images: Sequence[Image] = ()
+) -> Request[T]:
+    """A request about a sample; what may be sent of it is decided by the sample's own facts."""
+    return Request(
+        Sample(sample.id, (user_turn(text, len(images)),), tuple(images), meta=sample.meta),
+        response_format,
+    )
+
+
+def derive_sample(
+    sample: Sample, kind: str, *, extra: dict[str, str] | None = None, **changes: object
+) -> Sample:
+    """A new sample made from `sample`, named after it and its kind."""
+    derived = replace(sample, id=f"{sample.id}/{kind}", **changes)
+    return with_extra(derived, {SYNTHETIC: kind, PARENT: sample.id, **(extra or {})})
+
+
+def qa_messages(question: str, answer: str, n_images: int) -> tuple[Message, ...]:
+    """One question about all images, and its answer."""
+    return (user_turn(question, n_images), Message("assistant", (answer,)))
+
+
+def seeded_choice(options: Sequence[T], key: str, seed: int) -> T:
+    """One of the options; which, the name and the seed decide."""
+    return options[stable_hash(key, seed) % len(options)]
+
+
+def seeded_shuffle(options: Sequence[T], key: str, seed: int) -> list[T]:
+    """The options in an order that the name and the seed decide."""
+    return [
+        options[i]
+        for i in sorted(range(len(options)), key=lambda i: stable_hash(f"{key}\0{i}", seed))
+    ]
+
+
+def normalize_answer(text: str) -> str:
+    """A text for comparing: case, blanks and punctuation at its ends make no difference."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'")

@@ -1,0 +1,1 @@
+"""Pseudonyms, names, identifiers in text and burned-in text."""

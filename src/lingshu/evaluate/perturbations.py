@@ -1,0 +1,175 @@
+"""The questions of the controls: with black images, with their options in other orders, in other
+words.
+
+Each gives a sample back with the id of the one it was made from, or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from lingshu.core.errors import ImageError
+from lingshu.core.prompts import INSTRUCTIONS, REPORT
+from lingshu.core.rows import LETTERS, with_choices
+from lingshu.core.types import Image, Message, Sample
+from lingshu.evaluate.paraphrases import PARAPHRASES, QUESTION_TEMPLATES
+from lingshu.imaging.headers import ImageHeader
+from lingshu.imaging.read import MAX_PIXELS, encode_png
+
+NO_IMAGE = "no image"
+NO_OPTIONS = "no options"
+LINKED_OPTIONS = "an option speaks of the others"
+OTHER_OPTION_FORMAT = "the options are not listed by their letters, or twice"
+NO_PARAPHRASE = "asked in words that have no paraphrase here"
+_MAX_ATTEMPTS = 1000  # draws until enough orders differ; an item of three options has five others
+# "Both A and B", "A, C", "All of the above": in another order they would say something else.
+_LINKED_OPTION = re.compile(
+    r"^\W*[A-H]\W*(?:(?:,|and|or|&|\+|和|与|、)\W*[A-H](?![A-Za-z])\W*)+$"
+    r"|\b(?i:both|either|neither|options?|choices|answers)\s*\(?[A-H]\)?(?![A-Za-z-])"
+    r"|(?i:\b(?:all|none|any|both|neither|two|one)\s+of\s+(?:the\s+)?(?:above|others?|these|those|preceding)\b|\ball\s+(?:the\s+)?above\b)"
+    r"|(?:以上|上述)(?:都|均|全|皆|各|所有|选项|答案|[两三四五]项)|[都均]不(?:是|对|正确)$"
+)
+
+
+def with_black_images(sample: Sample, header: Callable[[Image], ImageHeader]) -> Sample | str:
+    """The sample with a black image of the same width and height for each of its own.
+
+    An image that cannot be read stays: its sample fails here as it does in the run.
+    """
+    return (
+        replace(sample, images=tuple(_black_image(image, header) for image in sample.images))
+        if sample.images
+        else NO_IMAGE
+    )
+
+
+def _black_image(image: Image, header: Callable[[Image], ImageHeader]) -> Image:
+    try:
+        image_header = header(image)
+    except ImageError:
+        return image
+    return (
+        image
+        if image_header.pixels > MAX_PIXELS
+        else Image(data=_black_png(image_header.width, image_header.height))
+    )
+
+
+@lru_cache(maxsize=64)
+def _black_png(width: int, height: int) -> bytes:
+    import numpy as np
+
+    return encode_png(np.zeros((height, width), dtype=np.uint8))
+
+
+def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> list[tuple[int, ...]]:
+    """Up to `wanted` different orders of an item's options besides its own; the same for a name and
+    a seed on every machine.
+    """
+    original_order = tuple(range(n_options))
+    n_possible = math.factorial(min(n_options, 20)) - 1
+    distinct_orders: dict[tuple[int, ...], None] = {}
+    for attempt in range(_MAX_ATTEMPTS):
+        if len(distinct_orders) >= min(n_orders, n_possible):
+            break
+        # Sorting by hashes draws every order alike, and no library's generator has to stay as it
+        # is.
+        order = tuple(
+            sorted(
+                original_order,
+                key=lambda index: hashlib.sha256(
+                    f"{seed}/{name}/{attempt}/{index}".encode()
+                ).digest(),
+            )
+        )
+        if order != original_order:
+            distinct_orders[order] = None
+    return list(distinct_orders)
+
+
+def shuffle_options(
+    sample: Sample, order: Sequence[int], apply_prompt: Callable[[Sample], Sample]
+) -> Sample | str:
+    """The sample, given as its task yields it, with the option at order[i] as the i-th one, worded
+    by `ask`; the gold follows.
+
+    What is asked must then list the options in the new order and nowhere in the old one.
+    """
+    if len(sample.choices) < 2:
+        return NO_OPTIONS
+    if any(_LINKED_OPTION.search(choice) for choice in sample.choices):
+        return LINKED_OPTIONS
+    choices = tuple(sample.choices[index] for index in order)
+    letters = {LETTERS[old]: LETTERS[new] for new, old in enumerate(order)}
+    old_options, new_options = (
+        with_choices("", options).strip("\n") for options in (sample.choices, choices)
+    )
+    turn = sample.messages[-1]
+    parts = tuple(
+        part.replace(old_options, new_options) if isinstance(part, str) else part
+        for part in turn.parts
+    )
+    reordered = replace(
+        sample,
+        choices=choices,
+        gold=(
+            None
+            if sample.gold is None
+            else tuple(letters.get(letter, letter) for letter in sample.gold)
+        ),
+        messages=(*sample.messages[:-1], Message(turn.role, parts)),
+    )
+    prompted = apply_prompt(reordered)
+    # A question that lists its options in words of its own still has them in the old order,
+    # whatever is listed below it.
+    return (
+        prompted
+        if _lists_options(prompted.question, choices)
+        and not _lists_options(prompted.question, sample.choices)
+        else OTHER_OPTION_FORMAT
+    )
+
+
+def _lists_options(text: str, choices: Sequence[str]) -> bool:
+    return with_choices(text, choices) == text
+
+
+def paraphrase(sample: Sample, variant_index: int, *, is_bare: bool) -> Sample | str:
+    """The sample in wording `number`, from 0: another instruction for its own or, `framed`, a line
+    around a bare question.
+    """
+    turn = sample.messages[-1]
+    text_indices = [index for index, part in enumerate(turn.parts) if isinstance(part, str)]
+    if not text_indices or sample.meta.kind == "rubric":
+        return NO_PARAPHRASE
+    last_text = turn.parts[text_indices[-1]]
+    assert isinstance(last_text, str)
+    if is_bare:
+        templates = QUESTION_TEMPLATES.get(sample.meta.language or "en")
+        paraphrased = None if templates is None else templates[variant_index].format(last_text)
+    else:
+        instruction = next(
+            (text for text in _PARAPHRASES_BY_INSTRUCTION if last_text.endswith(text)), None
+        )
+        paraphrased = (
+            None
+            if instruction is None
+            else last_text.removesuffix(instruction)
+            + _PARAPHRASES_BY_INSTRUCTION[instruction][variant_index]
+        )
+    if paraphrased is None:
+        return NO_PARAPHRASE
+    parts = tuple(
+        paraphrased if index == text_indices[-1] else part for index, part in enumerate(turn.parts)
+    )
+    return replace(sample, messages=(*sample.messages[:-1], Message(turn.role, parts)))
+
+
+_PARAPHRASES_BY_INSTRUCTION = {text: PARAPHRASES[key] for key, text in INSTRUCTIONS.items()} | {
+    REPORT: PARAPHRASES["report", "en", "direct"]
+}

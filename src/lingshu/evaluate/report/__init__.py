@@ -1,0 +1,1 @@
+"""Evaluation reports: tables, HTML pages, plots and the sample browser."""

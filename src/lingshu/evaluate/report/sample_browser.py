@@ -1,0 +1,396 @@
+"""Every sample of a run on its report page: the rows and small pictures that sample_browser.js lists,
+filters and shows.
+
+The rows are read from the disk a second time and written as they are read; in memory are only their
+places. All text goes as JSON into a block that no browser runs, and from there into text nodes:
+what data say is never taken for HTML.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from html import escape
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from lingshu.core.artifacts import SCORES, iterate_scores
+from lingshu.core.files import enumerate_jsonl
+from lingshu.evaluate.generate import REQUESTS
+from lingshu.evaluate.summary import awaiting_judge
+from lingshu.evaluate.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAILS
+
+if TYPE_CHECKING:
+    from lingshu.evaluate.report.build import EvaluationReport, TaskReport
+
+MAX_SAMPLES = 50_000
+# characters of questions and replies on a page; long ones are cut to a fair share of it, and say so
+MAX_TEXT_CHARS = 64 << 20
+MAX_REPLY_CHARS, MIN_REPLY_CHARS = 8000, 800
+ANCHOR = "samples"
+
+
+def script() -> str:
+    return _file("sample_browser.js")
+
+
+def style() -> str:
+    return _file("sample_browser.css")
+
+
+def _file(name: str) -> str:
+    return (
+        resources.files("lingshu.evaluate.report")
+        .joinpath("static", name)
+        .read_text(encoding="utf-8")
+    )
+
+
+class Browser:
+    """The section of samples of a page.
+
+    `against` is the folder of a second run, whose replies are put beside those with the same id and
+    gold. At most `most_samples` samples and `most_bytes` of pictures are on the page; what is left
+    out is counted there.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        report: EvaluationReport,
+        *,
+        against: Path | None = None,
+        max_samples: int = MAX_SAMPLES,
+        max_bytes: int = MAX_THUMBNAIL_BYTES,
+    ) -> None:
+        self._run, self._report, self._against = run, report, against
+        self._samples_left, self._max_bytes = max_samples, max_bytes
+        self.samples = sum(sum(task.summary.statuses.values()) for task in report.tasks)
+        self._max_reply_chars = max(
+            MIN_REPLY_CHARS,
+            min(MAX_REPLY_CHARS, MAX_TEXT_CHARS // max(1, min(self.samples, max_samples))),
+        )
+        self._thumbnails: list[tuple[_JsonlIndex, int]] = []
+        self._excluded = {"samples": 0, "images": 0}
+
+    def iter_html(self, script_tag: str) -> Iterator[str]:
+        """The section as HTML; the pictures stand behind the script, so that a reader need not wait
+        for them.
+        """
+        with ExitStack() as self._exit_stack:
+            yield from self._iter_html(script_tag)
+
+    def _iter_html(self, script_tag: str) -> Iterator[str]:
+        yield _TEMPLATE.replace("{count}", f"{self.samples:,}")
+        yield '<script type="application/json" id="samples-data">'
+        paired = self._report.paired if self._against else None
+        other_run = None if paired is None else {"run": paired.run, "model": paired.model}
+        yield (
+            _json(
+                {
+                    "model": self._report.model,
+                    "other": other_run,
+                    "tasks": [*map(_task_header, self._report.tasks)],
+                }
+            )[:-1]
+            + ',"rows":['
+        )
+        separator = "\n"
+        for row in self._rows():
+            yield separator + _json(row)
+            separator = ",\n"
+        yield f'\n],"left_out":{_json(self._excluded)}}}</script>\n{script_tag}\n'
+        for index, (rows, offset) in enumerate(self._thumbnails):
+            yield (
+                '<script type="application/json"'
+                f' id="picture-{index}">{escape(str(rows.read_at(offset).get("jpeg")))}</script>\n'
+            )
+        yield "</section>\n"
+
+    def _open(self, path: Path, key: str) -> _JsonlIndex:
+        return self._exit_stack.enter_context(_JsonlIndex(path, key))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        bytes_left = self._max_bytes
+        for task_index, task in enumerate(self._report.tasks):
+            byte_budget = bytes_left // (len(self._report.tasks) - task_index)
+            thumbnails_path, requests_path = (
+                self._run / task.name / name for name in (THUMBNAILS, REQUESTS)
+            )
+            thumbnails = _ThumbnailSelection(
+                self._open(requests_path, "id") if requests_path.is_file() else None,
+                self._open(thumbnails_path, "image") if thumbnails_path.is_file() else None,
+                byte_budget,
+                self._thumbnails,
+            )
+            n_rows = 0
+            for row in islice(self._task(task, task_index, thumbnails), self._samples_left):
+                n_rows += 1
+                yield row
+            self._samples_left -= n_rows
+            bytes_left -= byte_budget - thumbnails.bytes_left
+            self._excluded["samples"] += max(0, sum(task.summary.statuses.values()) - n_rows)
+            self._excluded["images"] += thumbnails.excluded
+
+    def _task(
+        self, task: TaskReport, task_index: int, thumbnails: _ThumbnailSelection
+    ) -> Iterator[dict[str, Any]]:
+        folder = self._run / task.name
+        files = _files(folder)
+        protocols = [name for name in (task.protocol, *task.protocols) if name in files]
+        if not protocols:
+            return
+        other_protocols = {name: self._open(files[name], "id") for name in protocols[1:]}
+        other_path = _files(self._against / task.name).get(protocols[0]) if self._against else None
+        other_rows = self._open(other_path, "id") if other_path else None
+        for row in iterate_scores(files[protocols[0]]):
+            entry = self._sample_entry(row, task, task_index)
+            protocol_scores = {
+                name: self._score(score_row)
+                for name, rows in other_protocols.items()
+                if (score_row := rows.get(row["id"]))
+            }
+            other_row = other_rows.get(row["id"]) if other_rows else None
+            # The same id over another answer is another item.
+            if other_row is not None and other_row.get("gold") == row.get("gold"):
+                entry["other"] = self._score(other_row) | {
+                    "reply": self._text(other_row.get("reply"))
+                }
+            yield entry | _non_empty(
+                {"also": protocol_scores, "images": thumbnails.images(row["id"])}
+            )
+
+    def _sample_entry(
+        self, row: Mapping[str, Any], task: TaskReport, task_index: int
+    ) -> dict[str, Any]:
+        choices = row.get("choices")
+        choices = (
+            [f"{letter}. {text}" for letter, text in choices.items()]
+            if isinstance(choices, Mapping)
+            else choices
+        )
+        facets = {name: _to_text(row[name]) for name in task.facets if row.get(name) is not None}
+        metrics = row.get("metrics")
+        return {
+            "id": str(row["id"]),
+            "task": task_index,
+            **self._score(row),
+            "reply": self._text(row.get("reply")),
+        } | _non_empty(
+            {
+                "question": self._text(row.get("question")),
+                "choices": _to_texts(choices),
+                "gold": _to_texts(row.get("gold")),
+                "facets": facets,
+                "group": None if row.get("group") is None else str(row["group"]),
+                "metrics": (
+                    {str(k): v for k, v in metrics.items()}
+                    if isinstance(metrics, Mapping)
+                    else None
+                ),
+                "cut": bool(row.get("truncated")),
+            }
+        )
+
+    def _score(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        judge_field = row.get("judge")
+        judge = judge_field if isinstance(judge_field, Mapping) else {}
+        texts = {
+            name: self._text(source.get(name))
+            for source, name in ((row, "prediction"), (row, "note"), (judge, "reason"))
+        }
+        parts = [part for part in judge.get("criteria") or () if isinstance(part, Mapping)]
+        criteria = [
+            [
+                self._text(part.get(name)) or ""
+                for name in ("verdict", "points", "criterion", "reason")
+            ]
+            for part in parts
+        ]
+        return {"outcome": outcome(row), "value": row["value"]} | _non_empty(
+            {**texts, "criteria": criteria}
+        )
+
+    def _text(self, value: object) -> str | None:
+        """Text for the page; of a long one its beginning and its end, where an answer usually
+        stands.
+        """
+        if value is None:
+            return None
+        text = _to_text(value)
+        if len(text) <= self._max_reply_chars:
+            return text
+        n_head, n_tail = (
+            self._max_reply_chars // 3,
+            self._max_reply_chars - self._max_reply_chars // 3,
+        )
+        return (
+            f"{text[:n_head]}\n[… {len(text) - self._max_reply_chars:,} characters are not on this page"
+            f" …]\n{text[-n_tail:]}"
+        )
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """What became of a scores row, in one word: right, partly or wrong where it has a value, else
+    its status.
+
+    Besides: `waiting` for a judge, and `unscored` where there was nothing to score.
+    """
+    if awaiting_judge(row):
+        return "waiting"
+    if row["status"] != "ok" or row["value"] is None:
+        return "unscored" if row["status"] == "ok" else str(row["status"])
+    return "right" if row["value"] >= 1 else "partly" if row["value"] > 0 else "wrong"
+
+
+def _task_header(task: TaskReport) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "title": task.title,
+        "protocol": task.protocol,
+        "facets": list(task.facets),
+    }
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The scores files of a task's folder by the protocol that they hold."""
+    stem, suffix = SCORES.split(".")
+    paths: dict[str, Path] = {}
+    for path in sorted(
+        folder.glob(f"{stem}*.{suffix}"), key=lambda path: (path.name != SCORES, path.name)
+    ):
+        if path.name == SCORES or path.name.startswith(f"{stem}."):
+            first_row = next(iterate_scores(path), {})
+            name_protocol = path.name.removeprefix(stem).removesuffix(suffix).strip(".") or "strict"
+            paths.setdefault(str(first_row.get("protocol") or name_protocol), path)
+    return paths
+
+
+class _JsonlIndex:
+    """The rows of a JSONL file by one of their keys; only their places are held."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._file: IO[bytes] = path.open("rb")
+        self._offsets: dict[str, int] = {}
+        last_line = 0
+        for line_number, row in enumerate_jsonl(path, allow_truncated=True):
+            for _ in range(line_number - 1 - last_line):
+                self._file.readline()
+            self._offsets.setdefault(str(row.get(key)), self._file.tell())
+            last_line = line_number
+            self._file.readline()
+
+    def offset(self, name: object) -> int | None:
+        return self._offsets.get(str(name))
+
+    def read_at(self, offset: int) -> dict[str, Any]:
+        self._file.seek(offset)
+        return json.loads(self._file.readline().decode("utf-8-sig"))
+
+    def get(self, name: object) -> dict[str, Any] | None:
+        offset = self.offset(name)
+        return None if offset is None else self.read_at(offset)
+
+    def __enter__(self) -> _JsonlIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class _ThumbnailSelection:
+    """The pictures of one task, numbered as samples use them, as far as there is room for them in
+    base64.
+    """
+
+    def __init__(
+        self,
+        requests: _JsonlIndex | None,
+        stored: _JsonlIndex | None,
+        bytes_left: int,
+        thumbnails: list[tuple[_JsonlIndex, int]],
+    ) -> None:
+        self._requests, self._stored = requests, stored
+        self._image_indices: dict[str, int] = {}
+        self._thumbnails = thumbnails
+        self.bytes_left, self.excluded = bytes_left, 0
+
+    def images(self, name: object) -> list[int | None]:
+        """The numbers of a sample's pictures, None for those that are not on the page."""
+        request = self._requests.get(name) if self._requests else None
+        indices = [self._image_index(str(digest)) for digest in (request or {}).get("images", ())]
+        self.excluded += indices.count(None)
+        return indices
+
+    def _image_index(self, digest: str) -> int | None:
+        if digest in self._image_indices:
+            return self._image_indices[digest]
+        offset = self._stored.offset(digest) if self._stored else None
+        if self._stored is None or offset is None or self.bytes_left <= 0:
+            return None
+        size = len(str(self._stored.read_at(offset).get("jpeg")))
+        if size > self.bytes_left:
+            # the first that does not fit ends it: which are shown depends on the order alone
+            self.bytes_left = 0
+            return None
+        self.bytes_left -= size
+        self._thumbnails.append((self._stored, offset))
+        self._image_indices[digest] = len(self._thumbnails) - 1
+        return self._image_indices[digest]
+
+
+def _non_empty(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in values.items()
+        if value not in (None, "", False) and value != [] and value != {}
+    }
+
+
+def _to_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _to_texts(value: object) -> list[str]:
+    values: Iterable[object] = (
+        ()
+        if value is None
+        else value
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else (value,)
+    )
+    return [_to_text(item) for item in values]
+
+
+def _json(value: object) -> str:
+    # Every "<" of JSON stands in a text: as its escape it can neither end the block nor open a
+    # comment.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
+
+
+_TEMPLATE = f"""<section id="{ANCHOR}" class="browser">
+<h2>Samples</h2>
+<p class="caption">All {{count}} samples. This page holds their questions, replies and small images: pass it on only to those who
+may see the data. <span class="keys"><kbd>j</kbd> <kbd>k</kbd> or arrows: next and previous · <kbd>/</kbd>: search · <kbd>Esc</kbd>: clear
+it</span></p>
+<noscript><p class="notice">Samples are listed by a script inside this page, and scripts are off; the scores files hold the
+same.</p></noscript>
+<form class="filters" role="search" aria-label="Filter samples">
+<label class="wide">Search <input type="search" id="search" autocomplete="off" spellcheck="false"
+ placeholder="words in question, reply, id …"></label>
+<span id="selects"></span>
+<button type="reset">Clear filters</button>
+</form>
+<div id="outcomes" class="chips" role="group" aria-label="Outcome"></div>
+<p id="count" role="status" aria-live="polite">Reading the samples …</p>
+<div class="panes">
+<div id="list" role="listbox" tabindex="0" aria-label="Samples"></div>
+<article id="detail" tabindex="0" aria-label="The chosen sample"></article>
+</div>
+<p id="left-out" class="caption"></p>
+"""

@@ -1,0 +1,1 @@
+"""DICOM: files, pixels, windows, metadata, studies and references."""

@@ -1,0 +1,324 @@
+"""The elements of a DICOM file that may be read at all, as raw bytes; no other element is ever
+parsed.
+
+Names, dates, free text and private elements are passed over by their length. Nothing that a file
+holds gets into an error, a warning or a log: errors name the file as the caller calls it and say
+what kind of thing is wrong. Source: DICOM PS3.5 (encoding) and PS3.10 (file format).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, BinaryIO
+
+from lingshu.core.errors import ImageError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED = (
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.1.99",
+)
+PIXEL_KEYWORDS = {
+    0x7FE00008: "FloatPixelData",
+    0x7FE00009: "DoubleFloatPixelData",
+    0x7FE00010: "PixelData",
+}
+# What rendering, grouping and sorting need. The ids of the first line leave this package as keyed
+# hashes alone.
+ID_TAGS = {
+    "patient": 0x00100020,
+    "study": 0x0020000D,
+    "series": 0x0020000E,
+    "instance": 0x00080018,
+    "accession": 0x00080050,
+}
+READ_TAGS = frozenset({
+    *ID_TAGS.values(),
+    # character set, image type, class, modality, conversion
+    0x00080005, 0x00080008, 0x00080016, 0x00080060, 0x00080064,
+    0x00180015, 0x00180050, 0x00185101,  # body part, slice thickness, view
+    # numbers, position, orientation, laterality
+    0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,
+    0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280103,
+    # padding, burned-in annotation, recognisable features
+    0x00280120, 0x00280121, 0x00280301, 0x00280302,
+    # window, rescale, tables
+    0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,
+    # palettes
+    *range(0x00281101, 0x00281104), *range(0x00281201, 0x00281204), *range(0x00281221, 0x00281224),
+    # presentation shape, functional groups, frame offsets
+    0x20500020, 0x52009229, 0x52009230, 0x7FE00001, 0x7FE00002,
+})  # fmt: skip
+# A deflated file may unpack to this much: 50 megapixels of 16 bits, and a head.
+MAX_INFLATED = 256 << 20
+# Larger files are read piece by piece.
+MAX_IN_MEMORY_BYTES = 64 << 20
+_UID = re.compile(rb"[0-9.]{1,64}")
+
+
+class NotDicomError(ImageError):
+    """The file is no DICOM file at all."""
+
+
+class NoPixelDataError(ImageError):
+    """A sound DICOM file without pixel data: a report, a plan, a directory."""
+
+
+class BoundedFile(io.RawIOBase):
+    """A file that never reads past its end, so that a length that lies costs no memory. (io.BytesIO
+    never does.)
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, size: int = -1) -> bytes:
+        remaining = max(0, self._size - self._file.tell())
+        return self._file.read(remaining if size < 0 else min(size, remaining))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@dataclass(frozen=True)
+class DicomElements:
+    """The allowed elements of one file, and where its pixel data lie in `body`."""
+
+    dataset: Dataset
+    # the bytes of every element but sequences; pydicom replaces them in `data` as it converts
+    raw_values: Mapping[int, bytes]
+    transfer_syntax: str
+    little_endian: bool
+    stream: BinaryIO
+    size: int  # of `body`, in bytes
+    keyword: str | None = None
+    pixel_vr: str = "OW"
+    offset: int = 0
+    length: int = 0
+
+    def raw_value(self, tag: int) -> bytes:
+        """The bytes of an element, empty where there is none."""
+        return self.raw_values.get(tag, b"")
+
+    def text(self, tag: int) -> str:
+        """An element that should be plain ASCII, blanks around it left out."""
+        return self.raw_value(tag).decode("ascii", "replace").strip(" \0")
+
+    def numbers(self, tag: int) -> list[float]:
+        """The finite numbers of a decimal string; empty where one of them is none."""
+        return numbers(self.raw_value(tag))
+
+    def uint16(self, tag: int) -> int | None:
+        """A 16-bit unsigned number."""
+        value = self.raw_value(tag)
+        return (
+            struct.unpack_from("<H" if self.little_endian else ">H", value)[0]
+            if len(value) >= 2
+            else None
+        )
+
+    def functional_group(self, tag: int, frame: int) -> Dataset | None:
+        """The functional group (PS3.3 C.7.6.16) that a sequence holds for one frame, else for all
+        frames.
+        """
+        for sequence_tag, index in ((0x52009230, frame), (0x52009229, 0)):
+            items = sequence(self.dataset, sequence_tag)
+            if index < len(items):
+                inner = sequence(items[index], tag)
+                if inner:
+                    return inner[0]
+        return None
+
+
+def raw_value(data: Dataset, tag: int) -> bytes:
+    """The bytes of an element of a sequence's item."""
+    value = data.get_item(tag).value if tag in data else None
+    return value if isinstance(value, bytes) else b""
+
+
+def numbers(text: bytes) -> list[float]:
+    """The finite numbers of a decimal string; empty where one of them is none."""
+    try:
+        values = [
+            float(part) for part in text.decode("ascii").strip(" \0").split("\\") if part.strip()
+        ]
+    except ValueError:
+        return []
+    return values if all(math.isfinite(n) for n in values) else []
+
+
+def sequence(data: Dataset, tag: int) -> list[Dataset]:
+    """The items of a sequence, none where there is none or it is damaged."""
+    if tag not in data:
+        return []
+    try:
+        value = data[tag].value
+    except Exception:
+        # Conversion raises a dozen classes on damaged files; a damaged sequence is the same as none
+        # to a reader of pixels.
+        return []
+    return list(value) if not isinstance(value, bytes | str) and hasattr(value, "__iter__") else []
+
+
+@contextlib.contextmanager
+def silence_pydicom() -> Iterator[None]:
+    """Mute pydicom's warnings and log lines, which quote values of elements."""
+    logger = logging.getLogger("pydicom")
+    previous_level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(previous_level)
+
+
+@contextlib.contextmanager
+def wrap_parse_errors(name: str, action: str) -> Iterator[None]:
+    """Turn whatever pydicom and its decoders raise into one BadImage that quotes nothing."""
+    try:
+        with silence_pydicom():
+            yield
+    except ImageError:
+        raise
+    except ImportError:
+        raise
+    except Exception as error:
+        # "from None": the traceback of the first error would quote the file's elements.
+        raise ImageError(
+            f"{name}: {action} failed ({type(error).__name__}); export the file again, or leave it"
+            " out."
+        ) from None
+
+
+def read_elements(file: BinaryIO, *, name: str) -> DicomElements:
+    """Parse the allowed elements of a DICOM file up to its pixel data.
+
+    Raises:
+        NoDicom: no DICOM file.
+        BadImage: damaged, of an unknown encoding, or a deflated file that unpacks to more than 256
+            MB.
+        MissingExtra: pydicom is not installed.
+    """
+    try:
+        from pydicom.filereader import read_dataset
+        from pydicom.uid import UID
+    except ImportError as error:
+        raise MissingExtraError("pydicom", "dicom") from error
+
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    stream: BinaryIO = (
+        io.BytesIO(file.read()) if size <= MAX_IN_MEMORY_BYTES else BoundedFile(file, size)
+    )  # type: ignore[assignment]
+    head = stream.read(1 << 16)
+    transfer_syntax, start = _read_file_meta(head, name)
+    if transfer_syntax is None:
+        transfer_syntax = _guess_transfer_syntax(head[start : start + 8], name)
+    implicit, little_endian = (
+        transfer_syntax == IMPLICIT_LITTLE_ENDIAN,
+        transfer_syntax != EXPLICIT_BIG_ENDIAN,
+    )
+    stream.seek(start)
+    if transfer_syntax == DEFLATED:
+        inflated = _inflate(stream.read(), name)
+        stream, size = io.BytesIO(inflated), len(inflated)
+    with wrap_parse_errors(name, "reading the DICOM elements"):
+        if not UID(transfer_syntax).is_transfer_syntax:
+            raise ImageError(
+                f"{name} is in an unknown transfer syntax; convert it with its maker's software."
+            )
+        stop = _stop_at_pixel_data()
+        dataset = read_dataset(
+            stream, implicit, little_endian, stop_when=stop, specific_tags=list(READ_TAGS)
+        )
+        # By keys: running over the data set itself would convert every element.
+        raw_values = {int(tag): raw_value(dataset, tag) for tag in dataset.keys()}  # noqa: SIM118
+    return _locate_pixel_data(
+        DicomElements(dataset, raw_values, transfer_syntax, little_endian, stream, size)
+    )
+
+
+def _stop_at_pixel_data() -> Callable[[int, str | None, int], bool]:
+    return lambda tag, *_: int(tag) in PIXEL_KEYWORDS
+
+
+def _locate_pixel_data(elements: DicomElements) -> DicomElements:
+    """Read the head of the pixel data element, at which parsing stopped."""
+    stream, order = elements.stream, "<" if elements.little_endian else ">"
+    head = stream.read(8)
+    if len(head) < 8:
+        return elements
+    group, element = struct.unpack(order + "HH", head[:4])
+    keyword = PIXEL_KEYWORDS.get(group << 16 | element)
+    if keyword is None:
+        return elements
+    vr = head[4:6].decode("latin-1")
+    if vr in ("OB", "OW", "UN", "OF", "OD"):
+        (length,) = struct.unpack(order + "I", stream.read(4).ljust(4, b"\0"))
+    else:
+        (length,) = struct.unpack(order + "I", head[4:])
+        vr = "OW"
+    return replace(elements, keyword=keyword, pixel_vr=vr, offset=stream.tell(), length=length)
+
+
+def _read_file_meta(head: bytes, name: str) -> tuple[str | None, int]:
+    """The transfer syntax of the file meta information, and where the data set starts (PS3.10 7.1)."""
+    position = 132 if head[128:132] == b"DICM" else 0
+    if position == 0 and head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
+        raise NotDicomError(f"{name} is no DICOM file; leave it out.")
+    transfer_syntax = None
+    while head[position : position + 2] == b"\x02\0" and position + 8 <= len(head):
+        element, vr, length = struct.unpack_from("<H2sH", head, position + 2)
+        position += 8
+        if vr in (b"OB", b"UN", b"OW", b"UT", b"SQ"):
+            if position + 4 > len(head):
+                break
+            (length,) = struct.unpack_from("<I", head, position)
+            position += 4
+        if element == 0x0010:
+            value = head[position : position + length].strip(b" \0")
+            transfer_syntax = value.decode() if _UID.fullmatch(value) else None
+        position += length
+    return transfer_syntax, position
+
+
+def _guess_transfer_syntax(start: bytes, name: str) -> str:
+    """The encoding of a data set without file meta information, by its first element."""
+    if len(start) < 8:
+        raise NotDicomError(f"{name} ends before its first DICOM element; copy the file again.")
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    if struct.unpack("<H", start[:2])[0] > 0x00FF:
+        return EXPLICIT_BIG_ENDIAN
+    return EXPLICIT_LITTLE_ENDIAN if explicit else IMPLICIT_LITTLE_ENDIAN
+
+
+def _inflate(compressed: bytes, name: str) -> bytes:
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = decompressor.decompress(compressed, MAX_INFLATED)
+    except zlib.error:
+        raise ImageError(f"{name}: its deflated data are damaged; export the file again.") from None
+    if decompressor.unconsumed_tail:
+        raise ImageError(
+            f"{name} unpacks to more than {MAX_INFLATED >> 20} MB; convert it to an uncompressed"
+            " file."
+        )
+    return data

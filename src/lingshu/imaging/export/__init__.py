@@ -1,0 +1,1 @@
+"""Drafts of reports and their export as DICOM SR and FHIR."""

@@ -1,0 +1,1 @@
+"""From files and studies to a model input, and from a reply to an answer with provenance."""

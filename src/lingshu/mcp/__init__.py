@@ -1,0 +1,1 @@
+"""Tools, resources and prompts over the Model Context Protocol."""

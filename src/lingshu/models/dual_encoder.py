@@ -1,0 +1,118 @@
+"""Encoders with an image tower and a text tower (CLIP, SigLIP and their medical kin), for comparing
+pictures with words.
+
+Checkpoint folders in the layout of transformers, such as MedSigLIP; weights as safetensors, no code
+of their own. Sources:
+CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from lingshu.core.errors import ArtifactError, one_line
+from lingshu.core.files import read_json
+from lingshu.models.load import no_progress_bars
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class DualEncoder:
+    """An open encoder.
+
+    Vectors have length one; `scale` is what it multiplies their products with before a softmax.
+    """
+
+    def __init__(self, model: Any, image_processor: Any, tokenizer: Any) -> None:
+        self._model, self._image_processor, self._tokenizer = model, image_processor, tokenizer
+        self.logit_scale = float(model.logit_scale.detach().exp())
+
+    def encode_image(self, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The vector (D,) of height x width x 3 RGB values."""
+        import PIL.Image
+
+        inputs = self._image_processor(images=PIL.Image.fromarray(pixels), return_tensors="pt")
+        return self._embed(self._model.get_image_features, pixel_values=inputs["pixel_values"])[0]
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """The vectors (texts x D) of some texts."""
+        max_length = int(self._model.config.text_config.max_position_embeddings)
+        # SigLIP was trained on texts of one length, and looks at the last place.
+        inputs = self._tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=max_length,
+            return_tensors="pt",
+        )
+        text_inputs = {
+            name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")
+        }
+        return self._embed(self._model.get_text_features, **text_inputs)
+
+    def _embed(self, encode: Any, **inputs: Any) -> NDArray[np.float64]:
+        import torch
+
+        with torch.inference_mode():
+            features = encode(**inputs).pooler_output.double()
+            return torch.nn.functional.normalize(features, dim=-1).numpy()
+
+
+def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
+    """Open the encoder in a folder, on the CPU; `threads` None leaves torch its own number.
+
+    Raises:
+        ArtefactError: no such folder, another kind of model, pickled or missing weights, or code of
+            its own.
+    """
+    import torch
+    import transformers
+
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(
+            f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
+        )
+    if "auto_map" in read_json(folder / "config.json"):
+        raise ArtifactError(
+            f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
+            " are loaded."
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        with no_progress_bars():
+            loaded = transformers.AutoModel.from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+            model, loading_info = cast("tuple[Any, dict[str, Any]]", loaded)
+            image_processor = transformers.AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, backend="pil"
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ArtifactError(
+            f"{folder} cannot be opened as an encoder ({one_line(error)[:200]})."
+        ) from error
+    if loading_info["missing_keys"]:
+        # transformers would fill them with random numbers.
+        names = ", ".join(sorted(loading_info["missing_keys"])[:3])
+        raise ArtifactError(
+            f"{folder} lacks {len(loading_info['missing_keys'])} tensors of its model ({names}, ...); copy"
+            " the folder again."
+        )
+    if not all(
+        hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")
+    ):
+        raise ArtifactError(
+            f"{folder} is a {type(model).__name__}, not an encoder of images and words; give a CLIP"
+            " or SigLIP."
+        )
+    return DualEncoder(model.eval(), image_processor, tokenizer)

@@ -1,0 +1,1 @@
+"""The quickstart: train, evaluate and explain a tiny model on rendered images."""

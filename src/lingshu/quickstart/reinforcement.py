@@ -1,0 +1,190 @@
+"""The quickstart's reinforcement learning: a shorter model with two styles of answers, rewarded,
+and measured before and after.
+
+It branches off the checkpoint after deep alignment, so that the instruction-tuned model stays as it
+is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.files import read_json
+from lingshu.core.types import Sample, Sampling
+from lingshu.evaluate.report import html
+from lingshu.evaluate.report.build import percent
+from lingshu.evaluate.report.html import Series
+from lingshu.train.config import TrainConfig
+from lingshu.train.log import SUMMARY_FILE, read_log
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RlMetrics:
+    """Means over held-out questions: the reward, and the shares of replies in shape and with the
+    right answer in it.
+    """
+
+    reward: float
+    format: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class RlResult:
+    """What reinforcement learning came to: held-out replies drawn at the temperature of the rounds,
+    and greedy ones.
+    """
+
+    before: RlMetrics
+    after: RlMetrics
+    greedy_before: RlMetrics
+    greedy_after: RlMetrics
+    questions: int
+    num_generations: int
+    stages: Sequence[Mapping[str, Any]]
+    log: Sequence[Mapping[str, Any]]
+    checkpoint: str
+
+    @property
+    def frac_with_signal(self) -> float:
+        """The mean share of groups whose replies were not all worth the same."""
+        return sum(row["frac_with_signal"] for row in self.log) / max(1, len(self.log))
+
+
+def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlResult:
+    """Measure a finished run of a mixed-format stage and a stage with rewards on held-out
+    questions.
+    """
+    mixed_stage, rl_stage = config.stages
+    start, end = out / "stages" / f"1-{mixed_stage.name}", out / "checkpoint"
+    log = [row for row in read_log(out) if row["stage"] == rl_stage.name]
+    assert rl_stage.grpo is not None
+    return RlResult(
+        before=measure(start, config, samples, greedy=False),
+        after=measure(end, config, samples, greedy=False),
+        greedy_before=measure(start, config, samples, greedy=True),
+        greedy_after=measure(end, config, samples, greedy=True),
+        questions=len(samples),
+        num_generations=rl_stage.grpo.num_generations,
+        stages=read_json(out / SUMMARY_FILE)["stages"],
+        log=log,
+        checkpoint=str(end),
+    )
+
+
+def measure(
+    checkpoint: Path, config: TrainConfig, samples: Sequence[Sample], *, greedy: bool
+) -> RlMetrics:
+    """What the replies of a checkpoint are worth, by the reward that the stage learns from."""
+    from lingshu.engines.hf import load
+    from lingshu.train.rewards import compute_reward, load_scorer
+
+    grpo = config.stages[1].grpo
+    assert grpo is not None
+    engine = load(str(checkpoint), EngineOptions(batch_size=BATCH, threads=config.threads))
+    sampling = Sampling(
+        grpo.max_reply_tokens, 0.0 if greedy else grpo.temperature, seed=config.seed
+    )
+    by_id, scorer = {sample.id: sample for sample in samples}, load_scorer(grpo.reward)
+    rewards = [
+        compute_reward(
+            grpo.reward,
+            scorer,
+            by_id[reply.id],
+            reply.text or "",
+            reply.token_ids or (),
+            truncated=reply.finish != "stop",
+        )
+        for replies in engine.generate(samples, sampling)
+        for reply in replies
+    ]
+    reward, format_share, accuracy = (
+        sum(column) / len(rewards) for column in list(zip(*rewards, strict=True))[:3]
+    )
+    return RlMetrics(reward, format_share, accuracy)
+
+
+def as_json(result: RlResult) -> dict[str, Any]:
+    """The part `rl` of summary.json; shares and mean rewards on held-out questions, `sampled` at
+    the rounds' temperature.
+    """
+
+    def metrics_as_dict(metrics: RlMetrics) -> dict[str, float]:
+        return {"reward": metrics.reward, "format": metrics.format, "accuracy": metrics.accuracy}
+
+    return {
+        "sampled": {
+            "before": metrics_as_dict(result.before),
+            "after": metrics_as_dict(result.after),
+        },
+        "greedy": {
+            "before": metrics_as_dict(result.greedy_before),
+            "after": metrics_as_dict(result.greedy_after),
+        },
+        "questions": result.questions,
+        "updates": result.stages[1]["steps"],
+        "frac_with_signal": result.frac_with_signal,
+        "seconds": [stage["seconds"] for stage in result.stages],
+        "checkpoint": result.checkpoint,
+    }
+
+
+def section(result: RlResult) -> str:
+    """The page's account of it, which says what rose and what did not."""
+    rows = []
+    for name, before, after in (
+        ("sampled", result.before, result.after),
+        ("greedy", result.greedy_before, result.greedy_after),
+    ):
+        accuracy_in_format = [
+            metrics.accuracy / metrics.format if metrics.format else None
+            for metrics in (before, after)
+        ]
+        rows += [
+            [f"{name} replies: mean reward", f"{before.reward:.2f}", f"{after.reward:.2f}"],
+            [f"{name} replies: in shape (%)", percent(before.format), percent(after.format)],
+            [
+                f"{name} replies: right answer in shape (%)",
+                percent(before.accuracy),
+                percent(after.accuracy),
+            ],
+            [f"{name} replies: right among those in shape (%)", *map(percent, accuracy_in_format)],
+        ]
+    intro = (
+        "A second, shorter model was taught to answer half of the questions bare and half as"
+        " <think>what it sees</think><answer>the answer</answer>. Then it was rewarded: 0.5 for a"
+        " reply of exactly that shape, 1.0 more for the right answer in it, nothing for any other"
+        f" reply. Each of {result.stages[1]['steps']} updates compared {result.num_generations} drawn"
+        " replies to each of its questions with one another (GRPO). No right answer was shown to"
+        " it in this part."
+    )
+    caveats = (
+        "What rises is above all the shape, and with it whatever answers were right already:"
+        " compare what is right among the replies in shape. Greedy answers need not get better,"
+        f" and how much is gained differs between seeds. In {percent(result.frac_with_signal)}% of the groups"
+        " the replies were not all worth the same; the others teach nothing. Measured on"
+        f" {result.questions} questions about held-out phantoms; the model of the other sections is"
+        " not this one."
+    )
+    curves = [
+        Series(name, [(float(row["step"]), float(row[key])) for row in result.log])
+        for name, key in (
+            ("reward", "reward"),
+            ("replies in shape", "format"),
+            ("right answers in shape", "accuracy"),
+        )
+    ]
+    return html.section(
+        "Reinforcement learning",
+        html.paragraph(intro),
+        html.table(["held-out phantoms", "before", "after"], rows),
+        html.paragraph(caveats),
+        html.heading("Drawn replies of each update's questions"),
+        html.line_plot(curves, x_label="update", y_label="mean"),
+    )

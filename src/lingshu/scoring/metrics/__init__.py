@@ -1,0 +1,1 @@
+"""Metrics over whole sets of replies, one per file."""

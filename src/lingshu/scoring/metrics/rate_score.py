@@ -1,0 +1,39 @@
+"""RaTEScore: medical entities of both reports, matched by their embeddings (Zhao et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from lingshu.scoring.metrics._model_metric import ModelMetric
+
+
+def _compute(
+    weights: Path, predictions: Sequence[str], gold: Sequence[str]
+) -> Mapping[str, Sequence[float]]:
+    package = import_module("RaTEScore")
+    cuda = import_module("RaTEScore.scorer").torch.cuda.is_available()
+    ner, encoder = str(weights / "RaTE-NER-Deberta"), str(weights / "BioLORD-2023-C")
+    return {
+        "rate_score": (
+            package.RaTEScore(bert_model=ner, eval_model=encoder, use_gpu=cuda).compute_score(
+                list(predictions), list(gold)
+            )
+        )
+    }
+
+
+RATE_SCORE = ModelMetric(
+    ("rate_score",),
+    "RaTEScore",
+    "pip install RaTEScore",
+    {
+        "RaTE-NER-Deberta": "huggingface.co/Angelakeke/RaTE-NER-Deberta, licence unverified",
+        "BioLORD-2023-C": (
+            "huggingface.co/FremyCompany/BioLORD-2023-C, licences of UMLS and SNOMED CT, unverified"
+        ),
+    },
+    _compute,
+    chest_x_ray_only=False,
+)

@@ -1,0 +1,1 @@
+"""Published grading protocols, known issues included."""

@@ -1,0 +1,1 @@
+"""Near-duplicate and overlap search over texts and images."""

@@ -1,0 +1,48 @@
+"""A bit for each hash of a set: most strangers are turned away before a large sorted table is
+searched.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS_PER_HASH = 16
+
+
+class BloomFilter(NamedTuple):
+    """2^size bits, of which each hash sets two: those its leading bits name, and those the next
+    ones do. It pickles.
+
+    Of strangers some one in a hundred gets through.
+    """
+
+    bits: NDArray[np.uint8]
+    log2_size: int
+
+    @classmethod
+    def build(cls, hashes: NDArray[np.uint64]) -> BloomFilter:
+        log2_size = min(32, max(16, (len(hashes) * BITS_PER_HASH).bit_length()))
+        bits = np.zeros(1 << (log2_size - 3), np.uint8)
+        for shift in (0, log2_size):
+            bit_index = (hashes << np.uint64(shift)) >> np.uint64(64 - log2_size)
+            np.bitwise_or.at(
+                bits,
+                bit_index >> np.uint64(3),
+                np.uint8(1) << (bit_index & np.uint64(7)).astype(np.uint8),
+            )
+        return cls(bits, log2_size)
+
+    def candidate_indices(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The places of the hashes that may be in the set; all others are not."""
+        candidates = np.flatnonzero(self._is_set(hashes))
+        return candidates[self._is_set(hashes[candidates] << np.uint64(self.log2_size))]
+
+    def _is_set(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        bit_index = hashes >> np.uint64(64 - self.log2_size)
+        return (
+            self.bits[bit_index >> np.uint64(3)] >> (bit_index & np.uint64(7)).astype(np.uint8)
+            & np.uint8(1)
+        ).view(np.bool_)

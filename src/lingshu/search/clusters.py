@@ -1,0 +1,130 @@
+"""Which of several near-duplicate images stays: groups from pairs, the series guard, and the order
+of preference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu.search.buckets import connected_components
+from lingshu.search.hamming import HashPairs
+from lingshu.search.text_hash import normalize_text
+
+
+class DuplicateGroups(NamedTuple):
+    """The smallest row of each row's group, and how many pairs the series guard kept from being
+    merged.
+    """
+
+    group: NDArray[np.int64]
+    n_protected: int
+
+
+def protected_groups(
+    pairs: HashPairs, series: Sequence[str | None], pixels: Sequence[bytes]
+) -> DuplicateGroups:
+    """Groups of near-duplicates in which no two images of one series stand together, unless their
+    pixels are equal.
+
+    Neighbouring slices of a volume look alike to every hash; only where they come from tells them
+    apart. Pairs are taken nearest first, so an image joins the copy it is closest to.
+    """
+    n_rows = len(series)
+    group = connected_components(pairs.left, pairs.right, n_rows=n_rows)
+    conflicting = _conflicting_groups(group, series, pixels)
+    if not len(conflicting):
+        return DuplicateGroups(group, 0)
+    inside = np.isin(group[pairs.left], conflicting)
+    group[np.isin(group, conflicting)] = np.flatnonzero(np.isin(group, conflicting))
+    order = np.lexsort((pairs.right[inside], pairs.left[inside], pairs.distance[inside]))
+    left, right = pairs.left[inside][order].tolist(), pairs.right[inside][order].tolist()
+    parent: dict[int, int] = {row: row for row in {*left, *right}}
+    series_digests: dict[int, dict[str, bytes]] = {
+        row: {name: pixels[row]} if (name := series[row]) is not None else {} for row in parent
+    }
+    n_refused = 0
+    for left_row, right_row in zip(left, right, strict=True):
+        a, b = sorted((_find_root(parent, left_row), _find_root(parent, right_row)))
+        if a == b:
+            continue
+        if any(
+            series_digests[b].get(name, digest) != digest
+            for name, digest in series_digests[a].items()
+        ):
+            n_refused += 1
+            continue
+        parent[b] = a
+        series_digests[a] |= series_digests.pop(b)
+    for row in parent:
+        group[row] = _find_root(parent, row)
+    return DuplicateGroups(group, n_refused)
+
+
+def _find_root(parent: dict[int, int], row: int) -> int:
+    while parent[row] != row:
+        parent[row] = parent[parent[row]]
+        row = parent[row]
+    return row
+
+
+def _conflicting_groups(
+    group: NDArray[np.int64], series: Sequence[str | None], pixels: Sequence[bytes]
+) -> NDArray[np.int64]:
+    """The groups that hold two images of one series with different pixels."""
+    _, inverse, counts = np.unique(group, return_inverse=True, return_counts=True)
+    digest_by_series: dict[tuple[int, str], bytes] = {}
+    conflicting: set[int] = set()
+    for row in np.flatnonzero(counts[inverse] > 1).tolist():
+        name = series[row]
+        if (
+            name is not None
+            and digest_by_series.setdefault((int(group[row]), name), pixels[row]) != pixels[row]
+        ):
+            conflicting.add(int(group[row]))
+    return np.array(sorted(conflicting), np.int64)
+
+
+def representatives(
+    group: NDArray[np.int64],
+    *,
+    area: Sequence[int],
+    captions: Sequence[str],
+    rank: Sequence[int],
+    ids: Sequence[str],
+) -> NDArray[np.int64]:
+    """For each row the row of its group that is kept: largest area, then longest caption, then
+    lowest source rank, then id.
+    """
+    id_rank = np.empty(len(ids), np.int64)
+    id_rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+    lengths = np.fromiter(map(len, captions), np.int64, len(captions))
+    order = np.lexsort(
+        (id_rank, np.asarray(rank), -lengths, -np.asarray(area, dtype=np.int64), group)
+    )
+    is_head = np.empty(len(order), np.bool_)
+    is_head[:1] = True
+    is_head[1:] = group[order[1:]] != group[order[:-1]]
+    representative = np.empty(len(order), np.int64)
+    representative[order] = order[is_head][np.cumsum(is_head) - 1]
+    return representative
+
+
+def alternative_captions(
+    representative: NDArray[np.int64], captions: Sequence[str]
+) -> dict[int, tuple[str, ...]]:
+    """Kept row -> captions of its dropped duplicates that say something else, each once, in the
+    order of their rows.
+    """
+    captions_by_row: dict[int, dict[str, str]] = {}
+    for row in np.flatnonzero(representative != np.arange(len(representative))).tolist():
+        kept_row, normalized = int(representative[row]), normalize_text(captions[row])
+        if normalized and normalized != normalize_text(captions[kept_row]):
+            captions_by_row.setdefault(kept_row, {}).setdefault(normalized, captions[row])
+    return {
+        kept_row: tuple(captions_by_form.values())
+        for kept_row, captions_by_form in sorted(captions_by_row.items())
+    }

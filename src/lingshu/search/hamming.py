@@ -1,0 +1,213 @@
+"""Pairs of packed hashes within a Hamming radius, among one set or between two, by bands of bits.
+
+Hashes that differ in at most r bits agree in at least one of r + 1 bands, so r + 1 bands find every
+such pair. Bands narrower than 16 bits would put too much into one bucket; a search that would need
+them uses bands of 16 bits, and its result says that it is not exact. Hashes are rows of bytes
+(uint8), 8 to a 64-bit hash and 32 to a 256-bit one.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingshu.search.buckets import CHUNK_PAIRS, Overflow, build_buckets, sorted_unique
+
+Hashes = NDArray[np.uint8]
+MIN_BAND_BITS = 16
+# Rows that one row of a bucket is compared with. Buckets of look-alike scans hold some hundreds;
+# the cap bounds what thousands of pictures with one band in common can cost, and what it leaves out
+# is counted.
+BUCKET_CAP = 512
+
+
+class HashPairs(NamedTuple):
+    """Pairs of rows and their distances in bits; `over` counts what the cap left out, `exact` that
+    bands miss nothing.
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    distance: NDArray[np.uint16]
+    overflow: Overflow
+    exact: bool
+
+
+def pairs_within(hashes: Hashes, radius: int, *, cap: int = BUCKET_CAP) -> HashPairs:
+    """Pairs of rows whose hashes differ in at most `radius` bits, smaller row first, in order.
+
+    A hash that occurs several times is searched once, for its first row: its other rows are paired
+    with that row alone (distance 0), which connects the same groups with far fewer pairs.
+    """
+    words = _as_words(hashes)
+    first_rows = first_occurrence(hashes)
+    rows = np.arange(len(words))
+    duplicates = np.flatnonzero(first_rows != rows)
+    left, right, distance = (
+        [first_rows[duplicates]],
+        [duplicates],
+        [np.zeros(len(duplicates), np.uint16)],
+    )
+    overflow, exact = Overflow(), True
+    if radius:
+        unique_rows = np.flatnonzero(first_rows == rows)
+        spans, exact = band_spans(words.shape[1] * 64, radius)
+        codes_by_band: list[NDArray[np.uint64]] = []
+        for span in spans:
+            buckets = build_buckets(
+                _band_key(words, span, None if not len(duplicates) else unique_rows)
+            )
+            overflow += buckets.overflow(cap)
+            for left_index, right_index in buckets.pairs(cap):
+                a, b = unique_rows[left_index], unique_rows[right_index]
+                is_near = _hamming_distance(words, a, words, b) <= radius
+                codes_by_band.append(
+                    a[is_near].astype(np.uint64) << np.uint64(32) | b[is_near].astype(np.uint64)
+                )
+        codes = (
+            sorted_unique(np.concatenate(codes_by_band))
+            if codes_by_band
+            else np.empty(0, np.uint64)
+        )
+        a, b = (
+            (codes >> np.uint64(32)).astype(np.int64),
+            (codes & np.uint64(0xFFFFFFFF)).astype(np.int64),
+        )
+        left.append(a)
+        right.append(b)
+        distance.append(_hamming_distance(words, a, words, b))
+    a, b, d = np.concatenate(left), np.concatenate(right), np.concatenate(distance)
+    order = np.lexsort((b, a))
+    return HashPairs(a[order], b[order], d[order], overflow, exact)
+
+
+def first_occurrence(hashes: Hashes) -> NDArray[np.int64]:
+    """For each row the first row with an equal hash: grouping by equal hash, whatever the number of
+    bits.
+    """
+    words = _as_words(hashes)
+    first_rows = np.arange(len(words), dtype=np.int64)
+    if len(words) < 2:
+        return first_rows
+    buckets = build_buckets(_mix_words(words))
+    starts, lengths = buckets.runs()
+    heads = buckets.rows(np.repeat(starts, lengths))
+    position = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    members = buckets.rows(np.repeat(starts, lengths) + position)
+    equal = (words[members] == words[heads]).all(axis=1)
+    first_rows[members[equal]] = heads[equal]
+    # Different hashes in one bucket are a coincidence of the sorted bits; the few rows are settled
+    # one by one.
+    row_by_hash: dict[bytes, int] = {}
+    for row in np.sort(members[~equal]).tolist():
+        first_rows[row] = row_by_hash.setdefault(words[row].tobytes(), row)
+    return first_rows
+
+
+class HammingIndex(NamedTuple):
+    """A set of hashes, sorted by each band, to be searched again and again; it pickles."""
+
+    words: NDArray[np.uint64]
+    radius: int
+    keys: list[NDArray[np.uint64]]
+    order: list[NDArray[np.int64]]
+    cap: int
+
+    @classmethod
+    def build(cls, hashes: Hashes, radius: int, *, cap: int = BUCKET_CAP) -> HammingIndex:
+        words = _as_words(hashes)
+        keys = [_band_key(words, span, None) for span in band_spans(words.shape[1] * 64, radius)[0]]
+        order = [np.argsort(key, kind="stable") for key in keys]
+        return cls(
+            words,
+            radius,
+            [key[permutation] for key, permutation in zip(keys, order, strict=True)],
+            order,
+            cap,
+        )
+
+    def search(self, hashes: Hashes) -> HashPairs:
+        """Pairs (row of `hashes`, row of the set) within the radius, in order."""
+        words = _as_words(hashes)
+        spans, exact = band_spans(words.shape[1] * 64, self.radius)
+        codes_by_band, overflow = [np.empty(0, np.uint64)], Overflow()
+        for span, keys, order in zip(spans, self.keys, self.order, strict=True):
+            query_keys = _band_key(words, span, None)
+            low, high = (
+                np.searchsorted(keys, query_keys, "left"),
+                np.searchsorted(keys, query_keys, "right"),
+            )
+            counts = np.minimum(high - low, self.cap)
+            overflow += Overflow(
+                int((high - low > self.cap).sum()), int((high - low - counts).sum())
+            )
+            left = np.repeat(np.arange(len(words)), counts)
+            right = order[
+                np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(len(left))
+            ]
+            is_near = _hamming_distance(words, left, self.words, right) <= self.radius
+            codes_by_band.append(
+                left[is_near].astype(np.uint64) << np.uint64(32) | right[is_near].astype(np.uint64)
+            )
+        codes = sorted_unique(np.concatenate(codes_by_band)).view(np.int64)
+        left, right = codes >> 32, codes & 0xFFFFFFFF
+        return HashPairs(
+            left, right, _hamming_distance(words, left, self.words, right), overflow, exact
+        )
+
+
+def band_spans(bits: int, radius: int) -> tuple[list[tuple[int, int]], bool]:
+    """(first bit, number of bits) of each band, and whether they find every pair within the radius."""
+    n_bands = min(radius + 1, bits // MIN_BAND_BITS)
+    edges = [bits * i // n_bands for i in range(n_bands + 1)]
+    return [(start, end - start) for start, end in pairwise(edges)], n_bands == radius + 1
+
+
+def _as_words(hashes: Hashes) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(hashes).view(np.uint64)
+
+
+def _band_key(
+    words: NDArray[np.uint64], span: tuple[int, int], rows: NDArray[np.int64] | None
+) -> NDArray[np.uint64]:
+    """The bits of one band, at the top of a word, for all rows or those named."""
+    start, width = span
+    word_index, shift = divmod(start, 64)
+    key = words[:, word_index] << np.uint64(shift)
+    if shift + width > 64:
+        key |= words[:, word_index + 1] >> np.uint64(64 - shift)
+    key &= np.uint64(((1 << width) - 1) << (64 - width))
+    return key if rows is None else key[rows]
+
+
+def _mix_words(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """One word for each row.
+
+    Odd multipliers and a final shift spread every bit into the leading ones.
+    """
+    mixed = words[:, 0] * np.uint64(0x9E3779B97F4A7C15)
+    for column in range(1, words.shape[1]):
+        mixed ^= mixed >> np.uint64(29)
+        mixed += words[:, column]
+        mixed *= np.uint64(0xBF58476D1CE4E5B9)
+    mixed ^= mixed >> np.uint64(32)
+    return mixed * np.uint64(0x94D049BB133111EB)
+
+
+def _hamming_distance(
+    left_words: NDArray[np.uint64],
+    left: NDArray[np.int64],
+    right_words: NDArray[np.uint64],
+    right: NDArray[np.int64],
+) -> NDArray[np.uint16]:
+    """Differing bits of each pair of rows; in chunks, so that no large copy of the hashes is made."""
+    distance = np.empty(len(left), np.uint16)
+    for start in range(0, len(left), CHUNK_PAIRS // 4):
+        chunk = slice(start, start + CHUNK_PAIRS // 4)
+        distance[chunk] = np.bitwise_count(left_words[left[chunk]] ^ right_words[right[chunk]]).sum(
+            axis=1, dtype=np.uint16
+        )
+    return distance

@@ -1,0 +1,1 @@
+"""The web page: chat, studies, drafts, evaluations, review."""

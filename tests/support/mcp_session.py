@@ -1,0 +1,181 @@
+"""What the tests of `lingshu mcp` share: servers and sessions with the official client, engines
+that are elsewhere or never answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mcp.client.client import Client
+from mcp_types import CallToolResult, ElicitResult
+
+from lingshu.cli.serve import open_listener
+from lingshu.imaging.read import png_bytes
+from lingshu.mcp.http import AuthConfig, create_server
+from lingshu.mcp.server import McpConfig, McpServices, build_server, open_services
+from lingshu.serve.security import Limits
+from tests.support.tiny import make_image
+
+PNG = png_bytes(make_image(0))
+URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+MODES = ("auto", "legacy")
+TOKEN = "a-token-of-some-length"
+REPORT = "echo:Findings: a nodule. Impression: benign."
+T = TypeVar("T")
+
+# An engine at an address that is on no machine: it writes down what it is asked.
+REMOTE_ENGINE = """
+from dataclasses import dataclass, field
+from lingshu.core.types import Reply
+
+@dataclass
+class Elsewhere:
+    model: str = "elsewhere"
+    digest: str = "d"
+    endpoint: str = "http://hospital.example/v1"
+    asked: list = field(default_factory=list)
+
+    def generate(self, samples, sampling, *, skip=()):
+        self.asked += samples
+        yield [Reply(sample.id, "sent", finish="stop") for sample in samples]
+
+ENGINE = Elsewhere()
+
+def load(model, options):
+    return ENGINE
+"""
+# One that says a word and then nothing, until it is told that nobody waits.
+ENDLESS_ENGINE = """
+from dataclasses import dataclass, field
+
+@dataclass
+class Asked:
+    live: object
+
+    def cancel(self):
+        self.live.running = 0
+
+@dataclass
+class Endless:
+    model: str = "endless"
+    digest: str = "d"
+    endpoint: str | None = None
+    streams: bool = True
+    running: int = 0
+    waiting: int = 0
+
+    def submit(self, sample, sampling, heard, *, stop=()):
+        self.running = 1
+        heard("word")
+        return Asked(self)
+
+    def close(self):
+        pass
+
+def live(model, options):
+    return Endless()
+"""
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    async def with_timeout() -> T:
+        async with asyncio.timeout(60):
+            return await work()
+
+    return asyncio.run(with_timeout())
+
+
+def write_engine(folder: Path, code: str) -> str:
+    """A file with an engine; its name is a model's."""
+    file = folder / "engine.py"
+    file.write_text(code, encoding="utf-8")
+    return str(file)
+
+
+@contextlib.asynccontextmanager
+async def session(
+    config: McpConfig,
+    mode: str = "auto",
+    *,
+    answer: str | None = None,
+    services: McpServices | None = None,
+) -> AsyncIterator[Client]:
+    """A session in memory; `answer` is what its user says when asked (accept, decline), None for a
+    client that cannot ask.
+    """
+    active_services = services or open_services(config)
+    client_options: dict[str, Any] = {}
+    if answer is not None:
+
+        async def answer_elicitation(context: object, params: Any) -> ElicitResult:
+            active_services.media.asked = params.message  # type: ignore[attr-defined]
+            return ElicitResult(
+                action=answer,  # pyright: ignore[reportArgumentType]
+                content={"send": True} if answer == "accept" else None,
+            )
+
+        client_options = {"elicitation_callback": answer_elicitation}
+    try:
+        async with Client(build_server(active_services), mode=mode, **client_options) as client:
+            yield client
+    finally:
+        if services is None:
+            active_services.close()
+
+
+def text(result: CallToolResult) -> str:
+    return "".join(getattr(part, "text", "") for part in result.content)
+
+
+def error_text(result: CallToolResult) -> str:
+    """The text of a result that must be an error."""
+    assert result.is_error, text(result)
+    return text(result)
+
+
+def structured_content(result: CallToolResult) -> dict[str, Any]:
+    """The structured content of a result that must be none."""
+    assert not result.is_error and result.structured_content is not None, text(result)
+    return result.structured_content
+
+
+@contextlib.contextmanager
+def http_server(
+    config: McpConfig,
+    *,
+    tokens: tuple[str, ...] = (),
+    max_body_mb: int = 32,
+    hosts: tuple[str, ...] = (),
+) -> Iterator[int]:
+    """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it is as one
+    beyond this machine.
+    """
+    limits = Limits(
+        max_body_bytes=max_body_mb << 20,
+        max_held_bytes=4 * max_body_mb << 20,
+        idle_timeout_s=0.5,
+        header_timeout_s=2.0,
+        drain_timeout_s=0.3,
+    )
+    with (
+        contextlib.closing(open_listener("127.0.0.1", 0)) as listener,
+        contextlib.closing(open_services(config)) as services,
+    ):
+        uvicorn_server = create_server(
+            build_server(services), AuthConfig(tokens, not hosts, hosts), limits
+        )
+        thread = threading.Thread(
+            target=uvicorn_server.run, kwargs={"sockets": [listener]}, daemon=True
+        )
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            uvicorn_server.should_exit = True
+            thread.join(20)

@@ -1,0 +1,215 @@
+"""Everything on a shelf: loads alone, is documented, and does what its shelf promises.
+
+A new file is covered at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lingshu.core.errors import ConfigError, InputError
+from lingshu.core.registry import GROUPS, builtin_modules, get_attribute, group_package, load
+from lingshu.core.step_types import MapStep, TableStep, TeacherStep
+from lingshu.core.types import PromptStyle, Sample, Task
+from lingshu.imaging.read import open_image
+
+# What a module of each shelf must define, with the names of its parameters where they are a
+# contract.
+REQUIRED = {
+    "tasks": "TASK",
+    "ops": "step",
+    "scoring": "score",
+    "engines": "load",
+    "sources": "read",
+    "recipes": "recipe",
+    "merges": "method",
+}
+REGISTERED = [(group, name) for group in GROUPS for name in builtin_modules(group)]
+TORCH_ENGINES = {"hf", "vllm"}
+
+
+def needs(group: str, name: str) -> None:
+    if group == "merges":
+        pytest.importorskip("torch", reason="torch is not installed")
+    if group == "engines" and name in TORCH_ENGINES:
+        pytest.importorskip(
+            "torch" if name == "hf" else "vllm",
+            reason=f"the engine {name} needs a package that is not installed",
+        )
+
+
+@pytest.mark.parametrize(("group", "name"), REGISTERED)
+def test_it_is_documented(group: str, name: str) -> None:
+    doc = ast.get_docstring(ast.parse(builtin_modules(group)[name].read_text(encoding="utf-8")))
+    assert doc and len(doc.splitlines()[0]) > 15
+
+
+@pytest.mark.parametrize(("group", "name"), REGISTERED)
+def test_it_defines_what_its_shelf_promises(group: str, name: str) -> None:
+    needs(group, name)
+    if group in REQUIRED:
+        found = get_attribute(group, name, REQUIRED[group])
+        assert isinstance(found, Task) if group == "tasks" else callable(found)
+        if group == "scoring":
+            assert list(inspect.signature(found).parameters)[:2] == ["sample", "reply"]  # type: ignore[arg-type]
+        if group == "engines":
+            assert list(inspect.signature(found).parameters)[:2] == ["model", "options"]  # type: ignore[arg-type]
+
+
+def test_everything_loads_alone() -> None:
+    """Each in an interpreter that has loaded nothing else of its shelf; one process per shelf,
+    forgetting in between.
+    """
+    code = (
+        "import importlib, json, sys\nfor name in json.loads(sys.argv[1]):\n    for known in [m for"
+        " m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+    modules = [
+        f"{group_package(group)}.{name}"
+        for group, name in REGISTERED
+        if not (group == "engines" and name in TORCH_ENGINES)
+        and not (group == "merges" and find_spec("torch") is None)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(modules)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def task(name: str) -> Task:
+    found = get_attribute("tasks", name, "TASK")
+    assert isinstance(found, Task)
+    return found
+
+
+TASKS = sorted(builtin_modules("tasks"))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
+    found = task(name)
+    assert found.name == name and found.title and found.source and found.license
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_twin_of_a_task_scores_one_with_its_own_gold(name: str) -> None:
+    found = task(name)
+    samples = found.synthetic(0)
+    assert samples and all(sample.gold or sample.meta.kind == "rubric" for sample in samples)
+    assert len({sample.id for sample in samples}) == len(samples)
+    for sample in samples:
+        if sample.gold:
+            assert found.score(sample, sample.gold[0]).value == 1.0, (sample.id, sample.gold)
+        else:
+            # Criteria are no gold: without a judge such a reply gets no score, and says so.
+            with pytest.raises(InputError, match="judge"):
+                found.score(sample, "anything")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_twin_of_a_task_can_be_asked(name: str) -> None:
+    found = task(name)
+    for sample in found.synthetic(1)[:24]:
+        assert isinstance(sample, Sample) and sample.question and not sample.answered
+        assert all(
+            0 <= p < len(sample.images)
+            for m in sample.messages
+            for p in m.parts
+            if isinstance(p, int)
+        )
+        for image in sample.images:
+            open_image(image)
+        for facet in found.facets:
+            sample.meta.facet(facet)
+        styles: tuple[PromptStyle, ...] = ("direct", "cot")
+        for prompted in (found.prompt(sample, style) for style in styles if found.prompt):
+            assert prompted.question and not prompted.answered and prompted.images == sample.images
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_empty_reply_is_no_answer(name: str) -> None:
+    found = task(name)
+    sample = next((s for s in found.synthetic(0) if s.gold), None)
+    if sample is None:
+        assert all(s.meta.kind == "rubric" for s in found.synthetic(0))
+        return
+    score = found.score(sample, "")
+    assert score.value is None and score.status == "empty"
+
+
+@pytest.mark.parametrize("name", sorted(builtin_modules("sources")))
+def test_a_source_states_licence_revision_and_link(name: str) -> None:
+    text = builtin_modules("sources")[name].read_text(encoding="utf-8")
+    head = (ast.get_docstring(ast.parse(text)) or "").lower()
+    assert "license" in head and "revision" in head and "link" in head
+
+
+@pytest.mark.parametrize("name", sorted(builtin_modules("ops")))
+def test_a_step_opens_with_its_defaults_where_it_has_them(name: str) -> None:
+    step = get_attribute("ops", name, "step")
+    assert callable(step)
+    parameters = inspect.signature(step).parameters.values()
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters), "parameters are named in recipes"
+    given = {p.name: ["phantom"] for p in parameters if p.default is p.empty}
+    try:
+        made = step(**given)
+    except ConfigError:
+        # A limit that only the user can know, such as the cap of a balance: it says so.
+        return
+    assert isinstance(made, MapStep | TableStep | TeacherStep)
+    if isinstance(made, MapStep):
+        assert callable(made.open())
+
+
+@pytest.mark.parametrize("name", sorted(builtin_modules("merges")))
+def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from lingshu.weights.base import MergeMethod, TensorBlock
+
+    make = get_attribute("merges", name, "method")
+    assert callable(make)
+    assert all(
+        p.kind is p.KEYWORD_ONLY and isinstance(p.default, float)
+        for p in inspect.signature(make).parameters.values()
+    )
+    method = make()
+    assert isinstance(method, MergeMethod)
+    models = tuple(torch.tensor([1.0, 2.0, -3.0]) * scale for scale in (1, 2))
+    block = TensorBlock("w", 0, models, torch.zeros(3) if method.needs_base else None, (0.5, 0.5))
+    prepared = method.prepare(lambda: iter([block])) if method.prepare else None
+    kept = [model.clone() for model in models]
+    merged = method.merge(replace(block, prepared=prepared))
+    assert merged.shape == (3,) and torch.isfinite(merged).all()
+    assert all(torch.equal(model, before) for model, before in zip(models, kept, strict=True)), (
+        "a method leaves its block as it is"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(builtin_modules("recipes")))
+def test_a_recipe_needs_no_argument_and_survives_its_file(name: str, tmp_path: Path) -> None:
+    from lingshu.core.config import from_plain, read_plain, write
+
+    recipe = get_attribute("recipes", name, "recipe")
+    assert callable(recipe)
+    config = recipe()
+    write(config, tmp_path / "config.yaml")
+    assert from_plain(type(config), read_plain(tmp_path / "config.yaml")) == config
+
+
+def test_the_shelves_are_loaded_by_name() -> None:
+    for group, name in REGISTERED:
+        if group == "scoring":
+            assert load(group, name).__name__ == f"lingshu.scoring.{name}"

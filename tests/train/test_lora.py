@@ -1,0 +1,132 @@
+"""LoRA stages: what is trained, what is saved, what the merged model says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lingshu.core.errors import ConfigError
+from lingshu.core.types import Message
+from lingshu.models.load import load
+from lingshu.models.model_spec import FamilyName
+from lingshu.recipes.lora_7b import recipe
+from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
+from lingshu.train.estimate import estimate_run
+from lingshu.train.loop import train
+from tests.support.tiny import FAMILIES, small_config
+
+peft = pytest.importorskip("peft", reason="peft is not installed")
+
+
+def lora_config(folder: Path, family: FamilyName) -> TrainConfig:
+    """A full stage, then a LoRA stage on the language model, on rates high enough to move it."""
+    config = small_config(folder, family=family)
+    adapted = replace(
+        config.stages[1],
+        name="lora",
+        learning_rates=LearningRates(language=1e-2),
+        lora=Lora(rank=4, alpha=8),
+    )
+    return replace(config, stages=(config.stages[0], adapted))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def trained_run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[TrainConfig, Path]:
+    folder = tmp_path_factory.mktemp("lora")
+    config = lora_config(folder, request.param)
+    train(config, folder / "run")
+    return config, folder / "run"
+
+
+def test_only_the_adapted_layers_change_and_the_checkpoint_is_of_stock_form(
+    trained_run: tuple[TrainConfig, Path],
+) -> None:
+    _, out = trained_run
+    before, after = (
+        load(str(out / checkpoint)) for checkpoint in ("stages/1-shallow", "checkpoint")
+    )
+    family = before.processor.family
+    old, new = dict(before.model.named_parameters()), dict(after.model.named_parameters())
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    linear = {
+        f"{name}.weight"
+        for name, module in before.model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    assert changed == {
+        name
+        for name in linear
+        if family.part_of(name) == "language" and not name.startswith("lm_head")
+    }
+
+
+def test_peft_loads_the_adapter_and_says_what_the_merged_model_says(
+    trained_run: tuple[TrainConfig, Path],
+) -> None:
+    _, out = trained_run
+    # It says itself what it belongs onto: not the run's own start, which the stage before has
+    # changed.
+    name = json.loads((out / "adapters" / "2-lora" / "adapter_config.json").read_text())[
+        "base_model_name_or_path"
+    ]
+    assert name == str(out / "stages" / "1-shallow")
+    base, merged = load(name), load(str(out / "checkpoint"))
+    encoded = merged.processor.encode([Message("user", ("Is there a lesion?",))], ())
+    batch = {
+        k: v for k, v in merged.processor.collate([encoded], pad="right").items() if k != "labels"
+    }
+    with torch.no_grad():
+        plain = base.model(**batch).logits
+        adapted = (
+            peft.PeftModel.from_pretrained(base.model, str(out / "adapters" / "2-lora"))
+            .eval()(**batch)
+            .logits
+        )
+        expected = merged.model(**batch).logits
+    assert float((adapted - expected).abs().max()) < 1e-4
+    assert float((plain - expected).abs().max()) > 1e-2
+
+
+def test_an_interrupted_lora_stage_ends_in_the_same_bits(
+    trained_run: tuple[TrainConfig, Path], tmp_path: Path
+) -> None:
+    config, uninterrupted = trained_run
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
+        if (stage, step) == ("lora", 4):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", progress=interrupt)
+    train(config, tmp_path / "run", resume=True)
+    state_dicts = [
+        load(str(folder / "checkpoint")).model.state_dict()
+        for folder in (tmp_path / "run", uninterrupted)
+    ]
+    assert all(torch.equal(state_dicts[0][name], state_dicts[1][name]) for name in state_dicts[1])
+
+
+def test_a_lora_stage_is_planned_and_checked() -> None:
+    plan = estimate_run(recipe())
+    assert plan.stages[0].trained["vision"] == 0
+    # q and o (3584 + 3584), k and v (3584 + 512), three of the feed-forward network (3584 + 18944),
+    # 28 layers, rank 64
+    assert plan.stages[0].trained["language"] == 64 * 28 * (2 * 7168 + 2 * 4096 + 3 * 22528)
+    assert plan.stages[0].bytes_per_gpu[1] < 80e9
+    with pytest.raises(
+        ConfigError,
+        match=r"lora is put on language, which has no learning rate; give rates.language",
+    ):
+        Stage("x", ("x",), LearningRates(projector=1e-4), batch=1, lora=Lora())
+    with pytest.raises(ConfigError, match="trains nothing"):
+        Lora(rank=0)
