@@ -10,9 +10,9 @@ import pytest
 
 from lingshu.cli.main import main
 from lingshu.core.files import check_manifest
-from lingshu.imaging.export.fhir_check import validate_report
 from lingshu.inference.answer import Answer
 from lingshu.inference.draft_report import build_draft, parse_report
+from tests.support.fhir_check import validate_report
 from tests.support.tiny import make_image
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")

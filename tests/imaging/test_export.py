@@ -25,10 +25,10 @@ from lingshu.imaging.dicom.references import (
     read_study_reference,
 )
 from lingshu.imaging.export.fhir import draft_to_fhir
-from lingshu.imaging.export.fhir_check import REPORT_STATUS, validate_report
 from lingshu.imaging.export.report_draft import ReportDraft, draft_to_json, draft_to_markdown
 from lingshu.imaging.provenance import ImageProvenance
 from tests.support.dicom_files import SECRETS, dicom, dicom_with_identifiers
+from tests.support.fhir_check import REPORT_STATUS, validate_report
 
 IMAGE_PROVENANCE = (
     ImageProvenance(

@@ -22,7 +22,7 @@ def write_table(folder: Path, text: str | bytes, name: str = "t.csv") -> Path:
 
 def test_columns_by_the_names_of_rows_need_no_mapping(tmp_path: Path) -> None:
     path = write_table(
-        tmp_path, 'id,question,answer,image,licence,note\n1,"Is it, so?",yes,a.png,CC0-1.0,\n'
+        tmp_path, 'id,question,answer,image,license,note\n1,"Is it, so?",yes,a.png,CC0-1.0,\n'
     )
     (sample,) = only_samples(csv.read(path))
     assert (sample.id, sample.question, sample.gold, sample.meta.license) == (

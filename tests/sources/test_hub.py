@@ -120,14 +120,14 @@ CODE = """
 from pathlib import Path
 from lingshu.core.errors import InputError
 from lingshu.sources import hub
-repo = hub.Repo("o/n", ("test.json",), archives=("imgs.zip",))
+repo = hub.HubRepo("o/n", ("test.json",), archives=("imgs.zip",))
 for _ in range(2):
     place = hub.download(repo)
     raw, = hub.rows(repo, place)
     print(raw.values["question"], place.image(raw.values["img"]) is not None, hub.revision(repo))
 print([s.id for s in hub.read(Path("o/n/test.json"))])
 try:
-    hub.download(hub.Repo("o/other", ("test.json",)))
+    hub.download(hub.HubRepo("o/other", ("test.json",)))
 except InputError as error:
     print(error)
 """

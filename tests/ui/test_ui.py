@@ -20,10 +20,10 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
 
 from lingshu.curate.review import read_verdicts  # noqa: E402
-from lingshu.imaging.export.fhir_check import validate_report  # noqa: E402
 from lingshu.ui import app  # noqa: E402
 from lingshu.ui.app import UiFolders, WebUI  # noqa: E402
 from tests.support.dicom_files import SECRETS  # noqa: E402
+from tests.support.fhir_check import validate_report  # noqa: E402
 from tests.support.serving import Answer, Client, serving  # noqa: E402
 from tests.support.ui_data import EVIL_NAME, N_SLICES, fixed_reply_engine, web_ui  # noqa: E402
 

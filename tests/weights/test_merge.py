@@ -268,16 +268,16 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
     before = read_model(tmp_path / "out")
     code = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "import lingshu.weights.merge as merging\nfrom lingshu.weights.base import Weighting\n"
-        "from lingshu.weights.output import Merge, merge\n"
+        "import lingshu.weights.merge as merging\nfrom lingshu.weights.base import MergeWeights\n"
+        "from lingshu.weights.output import MergePlan, merge\n"
         "folder, blocks = Path(sys.argv[1]), 0\n"
-        "class Dying(merging.Writer):\n"
+        "class Dying(merging.SafetensorsWriter):\n"
         "    def add(self, buffer, view):\n"
         "        global blocks\n        blocks += 1\n"
         "        if blocks == 8: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        super().add(buffer, view)\n"
-        "merging.Writer = Dying\n"
-        "merge(Merge((folder / 'a', folder / 'b')), folder / sys.argv[2], Weighting((0.5, 0.5)))\n"
+        "merging.SafetensorsWriter = Dying\n"
+        "merge(MergePlan((folder / 'a', folder / 'b')), folder / sys.argv[2], MergeWeights((0.5, 0.5)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), "out"], timeout=60, check=False

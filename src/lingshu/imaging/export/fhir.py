@@ -1,4 +1,4 @@
-"""A draft as a FHIR R4 DiagnosticReport of status preliminary, checked before anybody gets it.
+"""A draft as a FHIR R4 DiagnosticReport of status preliminary.
 
 R4 (4.0.1), because that is what hospital servers speak; R4B has the same elements. Findings and
 impression are contained Observations whose device is the model, the impression is the conclusion
@@ -17,7 +17,6 @@ from html import escape
 from typing import Any
 
 from lingshu.imaging.dicom.references import StudyReference
-from lingshu.imaging.export.fhir_check import validate_report
 from lingshu.imaging.export.report_draft import LABELS, ReportDraft, draft_to_markdown
 
 JsonObject = dict[str, Any]
@@ -31,7 +30,7 @@ def draft_to_fhir(draft: ReportDraft, reference: StudyReference | None = None) -
     labels, language = LABELS[draft.language], LANGUAGES[draft.language]
     subject, study = _subject_and_study(reference)
     sections = {name: text for name in _LOINC_CODES if (text := getattr(draft, name))}
-    report: JsonObject = {
+    return {
         "resourceType": "DiagnosticReport",
         "language": language,
         "text": _narrative(draft, language),
@@ -50,10 +49,6 @@ def draft_to_fhir(draft: ReportDraft, reference: StudyReference | None = None) -
         **({"conclusion": draft.impression} if draft.impression else {}),
         "presentedForm": [_attachment(draft, language)],
     }
-    errors = validate_report(report)
-    # a fault of ours: what comes from a model or a file is text or was checked where it was read
-    assert not errors, errors
-    return report
 
 
 def _subject_and_study(reference: StudyReference | None) -> tuple[JsonObject, JsonObject]:
