@@ -89,8 +89,8 @@ def decode(folder: Path, out: Path, bits: int) -> int:  # noqa: ARG001 - it writ
 
 def lingshu_run(folder: Path, out: Path, bits: int) -> int:
     """The passes of `lingshu curate` to the decision: shards of rows with their signatures."""
+    from lingshu.core.progress import NoProgress
     from lingshu.curate.executors import ProcessBackend
-    from lingshu.curate.progress import NoProgress
     from lingshu.curate.runner import CurationRun
 
     backend = ProcessBackend(WORKERS)

@@ -75,4 +75,4 @@ def test_messages_for_people() -> None:
     assert suggest_name("x", []) == "there is none to choose from."
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(ValueError()) == "ValueError"
-    assert "pip install 'lingshu[dicom]'" in str(MissingExtraError("pydicom", "dicom"))
+    assert "pip install 'lingshu[dicom]'" in str(MissingExtraError.of("pydicom", "dicom"))

@@ -36,12 +36,12 @@ class RecordedProgress:
         self.resumed_rows = self.new_rows = 0
         self._stop_after = stop_after
 
-    def start(self, title: str, total: int | None) -> None:
+    def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
         pass
 
-    def advance(self, rows: int, *, already_done: bool) -> None:
-        self.resumed_rows += rows if already_done else 0
-        self.new_rows += 0 if already_done else rows
+    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None:
+        self.resumed_rows += n if resumed else 0
+        self.new_rows += 0 if resumed else n
         if self._stop_after is not None and self.new_rows >= self._stop_after:
             raise KeyboardInterrupt
 

@@ -65,14 +65,14 @@ def curate(
         File with a secret of 16 bytes or more, which patient and study ids are hashed under; random
         by default.
     """
+    from lingshu.core.progress import progress_bar
     from lingshu.curate.export import CARD
-    from lingshu.curate.progress import show_progress
     from lingshu.curate.run import curate as run
 
     config = read_config(recipe, overrides, workers=workers, license=license)
     if limit is not None and limit < 1:
         raise ConfigError(f"--limit is {limit}; it must be at least 1.")
-    with show_progress() as progress:
+    with progress_bar() as progress:
         result = run(
             config,
             out,

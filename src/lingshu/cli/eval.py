@@ -324,8 +324,8 @@ def _generate_task(
     """
     from functools import partial
 
+    from lingshu.core.progress import progress_bar
     from lingshu.evaluate import generate, score
-    from lingshu.evaluate.progress import progress_bar
     from lingshu.imaging.read import ShardReader, image_bytes
 
     task, samples, drops = loaded

@@ -189,6 +189,6 @@ def _missing_extra(error: ImportError) -> MissingExtraError | None:
         if isinstance(cause, ModuleNotFoundError) and cause.name:
             module = cause.name.split(".")[0]
             if module in EXTRA_BY_MODULE:
-                return MissingExtraError(module, EXTRA_BY_MODULE[module])
+                return MissingExtraError.of(module, EXTRA_BY_MODULE[module])
         cause = cause.__cause__
     return None

@@ -72,7 +72,7 @@ def synthesize(
         Private samples that are not de-identified may be sent to the address.
     """
     from lingshu.cli.curate import print_card
-    from lingshu.curate.progress import show_progress
+    from lingshu.core.progress import progress_bar
     from lingshu.curate.synthesize import open_client
     from lingshu.curate.synthesize import synthesize as run
     from lingshu.inference.engines import open_engine
@@ -95,7 +95,7 @@ def synthesize(
     )
     engine_retries = retries if engine.endpoint else 0
     with (
-        show_progress() as progress,
+        progress_bar() as progress,
         open_client(
             config, engine, cache_folder, release=release, engine_retries=engine_retries
         ) as client,

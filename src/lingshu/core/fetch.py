@@ -93,8 +93,6 @@ async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = Non
             f"the address gave no whole answer within {policy.timeout_s:g} s; send the image itself."
         ) from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError("the address could not be fetched; send the image itself.") from error
 
 

@@ -18,7 +18,7 @@ T_co = TypeVar("T_co", covariant=True)
 _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
-class InvalidResponse(ValueError):
+class InvalidResponse(Exception):
     """A reply that does not have the form that was asked for; `reason` is a short constant that can
     be counted.
     """

@@ -30,9 +30,12 @@ _CONTENT_FIELDS = {"id", "question", "messages", "answer", "gold", "choices", "i
 class RowError(InputError):
     """A row that cannot become a sample; `reason` is the constant that drops are counted under."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 def sample_from_row(

@@ -129,7 +129,7 @@ class SafeFolder:
                 handle = child
             if not folder and not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise InputError(REFUSED_MESSAGE)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, InputError) as error:
             if handle >= 0:
                 os.close(handle)
             raise InputError(REFUSED_MESSAGE) from error

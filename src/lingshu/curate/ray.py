@@ -45,7 +45,7 @@ class RayBackend:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ModuleNotFoundError as error:
-            raise MissingExtraError("ray", "ray") from error
+            raise MissingExtraError.of("ray", "ray") from error
         self._ray: Any = ray
         try:
             self._owns_cluster = not ray.is_initialized()

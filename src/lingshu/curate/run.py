@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lingshu.core.artifacts import DatasetCard
+from lingshu.core.progress import NoProgress, Progress
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.counts import FAILURES
 from lingshu.curate.dataset import check_exports, finish
 from lingshu.curate.executors import Backend, InlineBackend, ProcessBackend
 from lingshu.curate.explain import EXPLAIN_PAGE
-from lingshu.curate.progress import NoProgress
-from lingshu.curate.runner import CurationRun, RowProgress, remove_work_dir
+from lingshu.curate.runner import CurationRun, remove_work_dir
 
 BackendName = Literal["local", "ray"]
 
@@ -38,7 +38,7 @@ def curate(
     explain: bool = False,
     exports: Sequence[str] = (),
     key: bytes | None = None,
-    progress: RowProgress | None = None,
+    progress: Progress | None = None,
 ) -> CurationResult:
     """Curate sources into the DATASET folder `out`. What an interrupted run has done there is not
     done again.

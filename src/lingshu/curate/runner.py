@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import DATASET_CARD, SHARD_ROWS, DatasetCard, open_dataset
 from lingshu.core.config import to_plain
@@ -29,6 +29,7 @@ from lingshu.core.files import (
     storage_errors,
 )
 from lingshu.core.memory import release_freed_memory
+from lingshu.core.progress import Progress
 from lingshu.core.pseudonyms import new_key
 from lingshu.curate import shard_parts as parts_module
 from lingshu.curate import worker as work_module
@@ -55,16 +56,6 @@ from lingshu.curate.worker import DroppedRow, Job, RowRange, parse_drops, read_m
 
 WORK_DIR, DROPS_FILE = "work", "drops.jsonl"
 MAX_WORKER_CRASHES = 3  # at one row, before the row is dropped
-
-
-class RowProgress(Protocol):
-    """What a run tells of itself: the name of a pass and its rows as far as they are known, then
-    rows done.
-    """
-
-    def start(self, title: str, total: int | None) -> None: ...
-
-    def advance(self, rows: int, *, already_done: bool) -> None: ...
 
 
 class Shard(NamedTuple):
@@ -115,7 +106,7 @@ class CurationRun:
         out: Path,
         backend: Backend,
         *,
-        progress: RowProgress,
+        progress: Progress,
         limit: int | None = None,
         key: bytes | None = None,
     ) -> None:
@@ -175,7 +166,7 @@ class CurationRun:
         """The shards behind the last pass, and the keys of those that were read."""
         shards, keys, rows = self._read_inputs(), [], None
         for pass_index, steps in enumerate(self.passes):
-            self.progress.start(f"pass {pass_index + 1} of {len(self.passes)}", rows)
+            self.progress.start(rows, title=f"pass {pass_index + 1} of {len(self.passes)}")
             output_shards = self._run_pass(pass_index, steps, shards, keys)
             shards = iter(output_shards)
             rows = sum(shard.rows - len(shard.decision.dropped_rows) for shard in output_shards)
@@ -322,14 +313,14 @@ class CurationRun:
                     with storage_errors(Path(job.output)):
                         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
                     return job
-                self.progress.advance(job.rows, already_done=True)
+                self.progress.advance(job.rows, resumed=True)
             return None
 
         for result in self.backend.run(next_job):
             if result.error:
                 raise result.error.to_exception()
             if not result.crash_reason:
-                self.progress.advance(result.job.rows, already_done=False)
+                self.progress.advance(result.job.rows)
                 continue
             position = read_marker(result.job.marker_path)
             result.job.marker_path.unlink(missing_ok=True)
@@ -364,9 +355,8 @@ class CurationRun:
         if not self.passes:
             keys += [shard.key for shard in shards]
         shards = self._drop_duplicate_ids(shards)
-        self.progress.start(
-            "writing", sum(shard.rows - len(shard.decision.dropped_rows) for shard in shards)
-        )
+        n_rows = sum(shard.rows - len(shard.decision.dropped_rows) for shard in shards)
+        self.progress.start(n_rows, title="writing")
         jobs = self._run_jobs(self._part_jobs(shards))
         for job in jobs:
             metadata = parts_module.read_part_stats(Path(job.output))

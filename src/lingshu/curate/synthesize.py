@@ -27,6 +27,7 @@ from lingshu.core.cached_client import Budget, CachedClient, CallResult
 from lingshu.core.data_policy import DataPolicy, is_local
 from lingshu.core.errors import ConfigError, ImageError, InputError, one_line, suggest_name
 from lingshu.core.files import atomic_folder
+from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import is_refusal, to_plain_text
 from lingshu.core.response_format import Request
 from lingshu.core.step_types import MapStep, TeacherDialogue, TeacherStep
@@ -35,7 +36,6 @@ from lingshu.core.types import Drop, Engine, Sample
 from lingshu.curate.config import StepConfig, SynthesisConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import SEED_PARAM, build_any_step, with_default_params
-from lingshu.curate.progress import NoProgress
 from lingshu.curate.review import (
     ReviewQueue,
     ReviewSummary,
@@ -47,7 +47,7 @@ from lingshu.curate.review import (
     sample_kind,
     summarize_reviews,
 )
-from lingshu.curate.runner import RowProgress, check_not_inside
+from lingshu.curate.runner import check_not_inside
 from lingshu.curate.synthesis_writer import SynthesisWriter
 from lingshu.curate.worker import FATAL_ERRORS
 from lingshu.imaging.cache import ImageCache
@@ -148,7 +148,7 @@ def synthesize(
     *,
     verdicts: Sequence[Path] = (),
     limit: int | None = None,
-    progress: RowProgress | None = None,
+    progress: Progress | None = None,
 ) -> SynthesisResult:
     """Make the synthetic samples of a dataset and write them to `out`, whole or not at all.
 
@@ -171,11 +171,11 @@ def synthesize(
     run = _SynthesisRun(config, steps, client, verdicts_by_sample)
     progress = progress or NoProgress()
     with atomic_folder(out) as folder, SynthesisWriter(folder) as writer:
-        progress.start("synthesis", card.rows if limit is None else min(limit, card.rows))
+        progress.start(card.rows if limit is None else min(limit, card.rows), title="synthesis")
         for chunk in _chunks(islice(read_dataset(dataset), limit), config.chunk_rows):
             for state in run.process_chunk(chunk):
                 run.write_outputs(state, writer)
-            progress.advance(len(chunk), already_done=False)
+            progress.advance(len(chunk))
         reviews = run.review_summaries()
         # Before anything takes its name: what reviewers stopped is not there.
         check_limits(reviews, limit=config.max_rejected, limits=config.limits)

@@ -17,7 +17,7 @@ import traceback
 from typing import BinaryIO, NamedTuple
 
 from lingshu.core import errors
-from lingshu.core.errors import InputError, LingshuError, MissingExtraError, one_line
+from lingshu.core.errors import InputError, LingshuError, one_line
 from lingshu.core.memory import retain_freed_memory
 
 
@@ -49,8 +49,6 @@ class SerializedError(NamedTuple):
         error_class = (
             getattr(errors, self.class_name, InputError) if self.class_name else RuntimeError
         )
-        if error_class is MissingExtraError:
-            error_class = LingshuError
         return (
             error_class(self.message)
             if self.class_name

@@ -55,7 +55,7 @@ def load_vllm(name: str, *, gpu_memory_utilization: float | None = None) -> Vllm
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise MissingExtraError("vllm", "vllm") from error
+        raise MissingExtraError.of("vllm", "vllm") from error
     from lingshu.models.load import identify
 
     family, model_digest = identify(name)

@@ -49,8 +49,8 @@ def generate_controls(
     """
     if not config.controls:
         return [], Counter()
+    from lingshu.core.progress import progress_bar
     from lingshu.evaluate import control_run as control_run
-    from lingshu.evaluate.progress import progress_bar
     from lingshu.imaging.cache import ImageCache
     from lingshu.imaging.read import ShardReader, image_bytes
 

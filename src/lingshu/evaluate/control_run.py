@@ -25,6 +25,7 @@ from lingshu.core.artifacts import SCORES, iterate_scores, write_scores
 from lingshu.core.data_policy import DataPolicy
 from lingshu.core.errors import ArtifactError
 from lingshu.core.files import read_json, sha256_file, write_json
+from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.types import Engine, Image, PromptStyle, Sample, Sampling, Task
 from lingshu.evaluate import paraphrases as paraphrases
 from lingshu.evaluate.constant_replies import constant_baselines
@@ -37,7 +38,6 @@ from lingshu.evaluate.perturbations import (
     shuffle_options,
     with_black_images,
 )
-from lingshu.evaluate.progress import NoProgress, Progress
 from lingshu.evaluate.score import score
 from lingshu.evaluate.spool import DiskSamples
 from lingshu.imaging.headers import ImageHeader

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core import registry
-from lingshu.core.errors import ArtifactError, InputError, LingshuError, describe_error, one_line
+from lingshu.core.errors import (
+    ArtifactError,
+    InputError,
+    LingshuError,
+    MissingExtraError,
+    UnknownNameError,
+    describe_error,
+    one_line,
+)
 from lingshu.core.types import Drop, PromptStyle, Sample, Task
 from lingshu.evaluate.suites import SUITES
 from lingshu.scoring.protocols.table import PROTOCOLS, quirks
@@ -62,7 +70,7 @@ def load_all(
                     synthetic_seed=synthetic_seed,
                 )
             )
-        except (InputError, ArtifactError, LookupError) as error:
+        except (InputError, ArtifactError, UnknownNameError, MissingExtraError) as error:
             if len(tasks) == 1 or (len(excluded) == len(tasks) - 1 and not loaded):
                 raise
             excluded[task.name] = one_line(error)

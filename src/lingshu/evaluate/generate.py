@@ -35,9 +35,9 @@ from lingshu.core.errors import (
     one_line,
 )
 from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
+from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.types import Engine, Image, Reply, Sample, Sampling, Task
 from lingshu.evaluate.pending import PendingSamples
-from lingshu.evaluate.progress import NoProgress, Progress
 from lingshu.evaluate.thumbnails import THUMBNAILS, Thumbnails
 
 REQUESTS = "requests.jsonl"

@@ -24,6 +24,7 @@ from lingshu.core.cached_client import Budget, CachedClient, CallResult
 from lingshu.core.data_policy import DataPolicy
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import user_turn
+from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import strip_reasoning
 from lingshu.core.response_format import Request
 from lingshu.core.types import Criterion, Engine, Image, Sample, Sampling, Score, Task
@@ -43,7 +44,6 @@ from lingshu.evaluate.judgments import (
     JudgeResult,
     write_judge_result,
 )
-from lingshu.evaluate.progress import NoProgress, Progress
 from lingshu.evaluate.rubric import all_met, rubric_range, rubric_score
 from lingshu.evaluate.score import scores_file
 

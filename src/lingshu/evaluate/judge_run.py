@@ -127,10 +127,10 @@ def judge_all(judge: OpenedJudge, tasks: Sequence[LoadedTask], out: Path) -> int
         InputError: a label that does not fit its task.
     """
     from lingshu.core.cached_client import Budget
+    from lingshu.core.progress import progress_bar
     from lingshu.evaluate.judge import is_judgeable, open_judge_client
     from lingshu.evaluate.judge import judge as judge_task
     from lingshu.evaluate.judgments import JUDGE, read_labels
-    from lingshu.evaluate.progress import progress_bar
     from lingshu.evaluate.report.judge_sections import agreement_text, range_text
     from lingshu.evaluate.score import scores_file
 

@@ -268,7 +268,7 @@ def read_judge_result(folder: Path) -> JudgeResult | None:
         ):
             raise ValueError("a number is none")
         return result
-    except (TypeError, LookupError, ValueError, AttributeError) as error:
+    except (ArtifactError, TypeError, LookupError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"{path} is damaged ({type(error).__name__}); run the judge again, or remove it."
         ) from error

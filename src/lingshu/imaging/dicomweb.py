@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from lingshu.core.data_policy import is_local
-from lingshu.core.errors import InputError, LingshuError, MissingExtraError
+from lingshu.core.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import requests
@@ -197,7 +197,7 @@ def _client(server: DicomWebServer) -> Iterator[DICOMwebClient]:
         import requests
         from dicomweb_client.web import DICOMwebClient
     except ImportError as error:
-        raise MissingExtraError("dicomweb_client", "dicom") from error
+        raise MissingExtraError.of("dicomweb_client", "dicom") from error
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
@@ -228,8 +228,6 @@ def _client(server: DicomWebServer) -> Iterator[DICOMwebClient]:
             " address."
         ) from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        if isinstance(error, LingshuError):
-            raise
         # The client takes an answer apart without looking what it is.
         raise InputError(
             f"{server.host} answered something that is no DICOMweb ({type(error).__name__}); check"

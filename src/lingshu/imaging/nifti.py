@@ -253,7 +253,7 @@ def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
     try:
         import nibabel
     except ImportError as error:
-        raise MissingExtraError("nibabel", "dicom") from error
+        raise MissingExtraError.of("nibabel", "dicom") from error
     with _wrap_read_errors(name):
         if not path.is_file():
             raise ImageError(f"{name} is no regular file; check the path.")

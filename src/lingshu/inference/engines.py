@@ -57,7 +57,7 @@ def _require_torch() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in _TORCH_MODULES:
-            raise MissingExtraError(error.name or "torch", "torch") from error
+            raise MissingExtraError.of(error.name or "torch", "torch") from error
         raise
 
 

@@ -21,7 +21,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise MissingExtraError("tokenizers", "torch") from error
+        raise MissingExtraError.of("tokenizers", "torch") from error
     file = folder / TOKENIZER_FILE
     try:
         tokenizer = Tokenizer.from_file(str(file))

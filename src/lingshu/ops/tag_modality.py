@@ -296,7 +296,7 @@ def _open_dual_encoder(folder: Path) -> DualEncoder:
     try:
         from lingshu.models.dual_encoder import open_dual_encoder
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "torch") from error
+        raise MissingExtraError.of(error.name or "torch", "torch") from error
     return open_dual_encoder(folder)
 
 

@@ -198,10 +198,10 @@ def filter_task(task: Task, predicate: Callable[[Sample], bool]) -> Task:
 
 def evaluate(checkpoint: Path, task: Task, folder: Path, config: TrainConfig) -> list[dict]:
     """Ask, score and report; returns the scores rows."""
+    from lingshu.core.progress import progress_bar
     from lingshu.core.types import Sampling
     from lingshu.engines.hf import load
     from lingshu.evaluate.generate import generate
-    from lingshu.evaluate.progress import progress_bar
     from lingshu.evaluate.report import build
     from lingshu.evaluate.score import score, scores_file
     from lingshu.imaging.read import image_bytes

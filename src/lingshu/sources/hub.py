@@ -161,7 +161,7 @@ def _snapshot(repo: HubRepo) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "hub") from error
+        raise MissingExtraError.of("huggingface_hub", "hub") from error
     patterns = [*repo.files, *repo.archives, *repo.extra]
     # To the hub's client "**/name" means a folder at least; here it also means none.
     patterns += [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]

@@ -262,7 +262,7 @@ def build_sample(
             f"{defaults.name}: {raw.get('_file')} has no column {error}; the files changed, or they"
             f" are not those of {defaults.source}."
         ) from error
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
+    except (InputError, AttributeError, IndexError, TypeError, ValueError) as error:
         return Drop(
             f"{defaults.name}-{index}",
             "bad_row",

@@ -74,9 +74,7 @@ class DistributedContext:
         distributed.broadcast_object_list(payload, src=0, group=self.control_group)
         if payload[1] is not None:
             error_type, message = payload[1]
-            raise error_type.__new__(
-                error_type, message
-            )  # an error class may ask for more than its message
+            raise error_type(message)
         return payload[0]
 
     def shard_batch(self, batch: Sequence[T], micro_batch: int) -> list[T]:

@@ -48,7 +48,7 @@ def peft_config(model: Any, family: ModelFamily, lora: Lora) -> Any:
     try:
         from peft import LoraConfig
     except ModuleNotFoundError as error:
-        raise MissingExtraError("peft", "peft") from error
+        raise MissingExtraError.of("peft", "peft") from error
     names = target_modules(model, family, lora)
     return LoraConfig(
         r=lora.rank,

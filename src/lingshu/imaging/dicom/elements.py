@@ -221,7 +221,7 @@ def read_elements(file: BinaryIO, *, name: str) -> DicomElements:
         from pydicom.filereader import read_dataset
         from pydicom.uid import UID
     except ImportError as error:
-        raise MissingExtraError("pydicom", "dicom") from error
+        raise MissingExtraError.of("pydicom", "dicom") from error
 
     size = file.seek(0, io.SEEK_END)
     file.seek(0)

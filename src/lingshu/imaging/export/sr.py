@@ -45,7 +45,7 @@ def draft_to_sr(draft: ReportDraft, reference: StudyReference) -> bytes:
         from pydicom.dataset import FileMetaDataset
         from pydicom.uid import BasicTextSRStorage, ExplicitVRLittleEndian, generate_uid
     except ImportError as error:
-        raise MissingExtraError("pydicom", "dicom") from error
+        raise MissingExtraError.of("pydicom", "dicom") from error
     uid = generate_uid()
     sr = _make_dataset(
         SpecificCharacterSet="ISO_IR 192", SOPClassUID=BasicTextSRStorage, SOPInstanceUID=uid
