@@ -36,7 +36,7 @@ def samples(data):
     yield Drop("a", "no_gold")
     yield Drop("b", "no_gold")
 
-TASK = Task({name!r}, {title!r}, "made up", "CC0", samples, auto.score, lambda seed: [], by=("kind",))
+TASK = Task({name!r}, {title!r}, "made up", "CC0", samples, auto.score, lambda seed: [], facets=("kind",))
 '''
 
 
@@ -244,7 +244,7 @@ class Engine:
     def generate(self, samples, sampling, *, skip=()):
         asked.append(len(samples))
         if len(asked) == 2:
-            evaluate({me!r}, {tasks!r}, out=Path({out!r}), rank=0, world=2)
+            evaluate({me!r}, {tasks!r}, out=Path({out!r}), rank=0, world_size=2)
         yield [Reply(sample.id, "yes", finish="stop") for sample in samples if (sample.id, 0) not in skip]
 
 def load(model, options):

@@ -86,8 +86,8 @@ def test_a_run_with_controls_that_is_killed_asks_nothing_twice_and_reports_the_s
     with_black_images = output["vqa_rad"][0]
     assert (
         with_black_images["name"],
-        with_black_images["lines"][0]["n"],
-        with_black_images["lines"][0]["own"],
+        with_black_images["comparisons"][0]["n"],
+        with_black_images["comparisons"][0]["run_accuracy"],
     ) == ("blind", 6, 1.0)
     assert "no options (6)" in (workdir / "killed" / "report.md").read_text()
 

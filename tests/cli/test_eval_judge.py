@@ -121,7 +121,7 @@ def test_a_judge_of_rules_needs_no_model(tmp_path: Path) -> None:
         ]
         assert len(tasks) == 5 and not any(task["judge_result"]["failed"] for task in tasks)
         assert all(
-            task["judge_result"]["rule_agreement"]["agree"] == 1.0
+            task["judge_result"]["rule_agreement"]["observed_agreement"] == 1.0
             for task in tasks
             if task["judge_result"]["rule_agreement"]
         )
@@ -181,7 +181,7 @@ def config(**changes: object) -> JudgeConfig | None:
         "key_file": None,
         "budget": None,
         "max_tokens": 64,
-        "labels": None,
+        "human_labels": None,
         "agreement": (),
         "allow_remote": False,
         **changes,
@@ -196,7 +196,7 @@ def test_options_of_a_judge_need_a_judge() -> None:
     for option in (
         {"key_file": Path("k")},
         {"budget": 5},
-        {"labels": Path("l")},
+        {"human_labels": Path("l")},
         {"agreement": ("a",)},
         {"allow_remote": True},
     ):

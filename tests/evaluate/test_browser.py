@@ -133,7 +133,7 @@ def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
             1.0,
             choices=["left", "right"],
             gold=["A"],
-            read="A",
+            prediction="A",
             note="letter",
             kind="side",
             group="p1",
@@ -211,7 +211,7 @@ def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
         ]
     }
     judged = [
-        row("b", 0.0, protocol="judge", read="incorrect", judge=parts),
+        row("b", 0.0, protocol="judge", prediction="incorrect", judge=parts),
         row("a", 0.5, protocol="judge", judge=rubric),
     ]
     files = {"t/scores.jsonl": [row("a", 1.0), row("b", 1.0)], "t/scores.judge.jsonl": judged}

@@ -143,7 +143,7 @@ def test_what_has_no_score_is_no_zero():
 def test_runs_over_other_data_are_told():
     runs = [
         ScoredRun(
-            "r", "m", (replace(task(row("a", 1.0)), info={"title": "T", "revision": revision}),)
+            "r", "m", (replace(task(row("a", 1.0)), metadata={"title": "T", "revision": revision}),)
         )
         for revision in ("x", "y", "x")
     ]

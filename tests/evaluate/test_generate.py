@@ -181,8 +181,8 @@ def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
     assert engine.requested == [*(f"s{i}" for i in range(10)), "p"]
     spool.close()
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
-        "requests.jsonl",
         "replies.jsonl",
+        "requests.jsonl",
     ]
 
 

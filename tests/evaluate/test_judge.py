@@ -259,7 +259,7 @@ def test_missing_verdicts_are_counted_with_the_range_they_leave(tmp_path: Path) 
         }.get(name, strict_verdict(text, attempt))
 
     engine, task_folder = StubJudge(respond), write_scored_run(tmp_path)
-    result = run_judge(task_folder, engine, tries=2).result
+    result = run_judge(task_folder, engine, max_attempts=2).result
     rows = judge_rows(task_folder)
     assert [row["status"] for row in rows] == ["error"] * 3 + ["empty", "ok", "ok"]
     assert rows[0]["note"] == "judge failed: failed (no answer within 1 s)" and all(
@@ -289,7 +289,7 @@ def test_missing_verdicts_are_counted_with_the_range_they_leave(tmp_path: Path) 
     # What failed is asked again by the next run; what was said stays as it is.
     again = StubJudge()
     assert (
-        run_judge(task_folder, again, tries=2).result.n_judged == 3
+        run_judge(task_folder, again, max_attempts=2).result.n_judged == 3
         and len(again.requested_samples) == 1
     )
 
@@ -305,7 +305,7 @@ def test_a_judge_is_never_shown_what_it_may_not_see(tmp_path: Path) -> None:
     assert dict(run_judge(task_folder, far, samples=samples).result.failed) == {"data_policy": 2}
     assert [item.meta.access for item in far.requested_samples] == ["open"]
     assert "--agreement dua" in judge_rows(task_folder)[0]["note"]
-    run_judge(task_folder, far, samples=samples, release=DataPolicy(frozenset({"dua"})))
+    run_judge(task_folder, far, samples=samples, data_policy=DataPolicy(frozenset({"dua"})))
     assert [item.meta.access for item in far.requested_samples] == ["open", "credentialed"]
 
 

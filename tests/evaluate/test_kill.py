@@ -33,7 +33,7 @@ def samples(data):
         meta = Meta(access="open", kind=("side", "size")[i % 2], group=str(i // 4))
         yield Sample(f"s{{i}}", (user_turn(f"Question s{{i}}?", 0),), gold=(gold,), meta=meta)
 
-TASK = Task("many", "Many", "made up", "CC0", samples, auto.score, lambda seed: [], by=("kind",))
+TASK = Task("many", "Many", "made up", "CC0", samples, auto.score, lambda seed: [], facets=("kind",))
 '''
 
 

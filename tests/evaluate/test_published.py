@@ -225,10 +225,10 @@ def test_against_paper_in_every_form(tmp_path, capsys):
     output = read_json(tmp_path / "report.json")["paper"]
     assert (
         output["cells"][0]["difference"] == pytest.approx(18.7)
-        and output["cells"][0]["outside"] is None
+        and output["cells"][0]["is_outside"] is None
     )
     assert (
-        output["cells"][0]["no_verdict"] == "part of the benchmark"
+        output["cells"][0]["no_verdict_reason"] == "part of the benchmark"
         and "part of the benchmark: no verdict" in markdown
     )
     assert output["rows"]["multimodal"]["GPT-5"]["PMC-VQA"] == 60.0

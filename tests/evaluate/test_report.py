@@ -108,7 +108,7 @@ def test_protocols_stand_side_by_side(tmp_path):
         "a/scores.medevalkit.jsonl": rows(1, 4, protocol="medevalkit"),
     }
     evaluation_report = build.build(
-        make_run(tmp_path, files, quirks={"medevalkit": ["An empty reply is right."]})
+        make_run(tmp_path, files, known_issues={"medevalkit": ["An empty reply is right."]})
     )
     assert evaluation_report.tasks[0].protocol == "strict"
     assert evaluation_report.tasks[0].summary.correct == 3
@@ -138,7 +138,7 @@ def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
 def test_the_run_card_says_which_protocol_leads(tmp_path):
     files = {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 4)}
     evaluation_report = build.build(
-        make_run(tmp_path, files, protocol="paper", quirks=["It cuts."])
+        make_run(tmp_path, files, protocol="paper", known_issues=["It cuts."])
     )
     assert (
         evaluation_report.tasks[0].protocol,
@@ -201,9 +201,9 @@ def test_against_another_run_in_every_form(tmp_path, capsys):
     assert "+60.0" in out and "0.031" in out  # 6 : 0 items, 2 / 2^6
     output = read_json(ours / "report.json")["paired"]
     assert output["run"] == "theirs" and output["tasks"][0]["test"] == {
-        "p": 0.03125,
-        "test": "McNemar, exact",
-        "discordant": 6,
+        "p_value": 0.03125,
+        "name": "McNemar, exact",
+        "n_discordant": 6,
     }
     assert output["excluded"] == {"b": "only in this run"}
     for name in ("report.md", "report.html"):

@@ -57,8 +57,8 @@ def test_strict_alone_is_the_default(answered: Path) -> None:
         ("s2", "strict"),
     ]
     assert sorted(path.name for path in answered.iterdir()) == [
-        "requests.jsonl",
         "replies.jsonl",
+        "requests.jsonl",
         "scores.jsonl",
     ]
 

@@ -170,7 +170,7 @@ def load(
         synthetic_task = replace(
             task,
             title=f"{task.title}: made-up twin",
-            n=None,
+            expected_n=None,
             published=None,
             revision=f"twin {synthetic_seed}",
         )

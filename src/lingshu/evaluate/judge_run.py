@@ -91,7 +91,7 @@ def open_judge(config: JudgeConfig, options: EngineOptions) -> OpenedJudge:
 
     if config.human_labels is not None:
         read_labels(Path(config.human_labels))  # at the door: the judge's work may take hours
-    judge_options = replace(options, release=config.data_policy, api_key=_key(config.key_file))
+    judge_options = replace(options, data_policy=config.data_policy, api_key=_key(config.key_file))
     return OpenedJudge(open_engine(config.model, judge_options), config, judge_options)
 
 

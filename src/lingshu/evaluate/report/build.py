@@ -169,9 +169,9 @@ def _task_report(task: ScoredTask) -> TaskReport:
     return replace(
         task_summary,
         protocols=protocols,
-        left_out=task.excluded,
+        excluded=task.excluded,
         metrics=task.metrics,
-        judged=task.judge_result,
+        judge_result=task.judge_result,
     )
 
 

@@ -99,9 +99,9 @@
     const total = [...counts.values()].reduce((sum, each) => sum + each, 0);
     const present = ORDER.filter((name) => counts.has(name) || name === state.outcome);
     find("outcomes").replaceChildren(...[null, ...present].map((name) => {
-      const told = `${name === null ? "all" : label(name)} ${number(name === null ? total : counts.get(name) || 0)}`;
+      const text = `${name === null ? "all" : label(name)} ${number(name === null ? total : counts.get(name) || 0)}`;
       const mark = element("span", { "aria-hidden": "true", class: `mark ${name}` }, name === null ? "" : `${MARKS[name] || "?"} `);
-      return element("button", { type: "button", "data-outcome": name || "all", "aria-pressed": String(state.outcome === name) }, mark, told);
+      return element("button", { type: "button", "data-outcome": name || "all", "aria-pressed": String(state.outcome === name) }, mark, text);
     }));
   }
 
@@ -117,7 +117,7 @@
   const texts = new Array(rows.length); // lower-case text to search in, made when a sample is first searched
   function text(at) {
     const row = rows[at];
-    texts[at] ??= [row.id, row.question, row.reply, row.read, row.note, row.group, row.other?.reply, ...(row.choices || []),
+    texts[at] ??= [row.id, row.question, row.reply, row.prediction, row.note, row.group, row.other?.reply, ...(row.choices || []),
       ...(row.gold || []), ...Object.values(row.facets || {}), ...Object.values(row.also || {}).map((one) => one.note)]
       .filter(Boolean).join("\n").toLowerCase();
     return texts[at];
@@ -211,9 +211,9 @@
     const lines = row.choices.map((choice, at) => {
       const letter = String.fromCharCode(65 + at);
       // "C. difficile" may well be option A.
-      const told = /^\(?[A-Z][.):]/.test(choice) && choice.replace("(", "")[0] === letter ? choice : `${letter}. ${choice}`;
-      const tags = [(row.gold || []).includes(letter) ? "gold" : null, row.read === letter ? "prediction" : null].filter(Boolean);
-      return element("li", { class: tags.join(" ") }, told, ...tags.map((tag) => element("span", { class: `tag ${tag}` }, tag)));
+      const text = /^\(?[A-Z][.):]/.test(choice) && choice.replace("(", "")[0] === letter ? choice : `${letter}. ${choice}`;
+      const tags = [(row.gold || []).includes(letter) ? "gold" : null, row.prediction === letter ? "prediction" : null].filter(Boolean);
+      return element("li", { class: tags.join(" ") }, text, ...tags.map((tag) => element("span", { class: `tag ${tag}` }, tag)));
     });
     return element("ul", { class: "choices", dir: "auto" }, ...lines);
   }
@@ -228,7 +228,7 @@
 
   function card(name, score, reply, cut) {
     const words = reply === null || reply === undefined ? missing("none") : reply === "" ? missing("empty") : said(reply);
-    const facts = entry("read as", score.read ?? missing("nothing"));
+    const facts = entry("read as", score.prediction ?? missing("nothing"));
     if (score.value !== null) facts.push(...entry("value", String(score.value)));
     if (score.note) facts.push(...entry("note", score.note));
     facts.push(...reasons(score));
@@ -246,8 +246,8 @@
   function more(row) {
     const facts = [];
     for (const [name, score] of Object.entries(row.also || {})) {
-      const told = [badge(score), score.read ? ` read as ${score.read}` : "", score.note ? `: ${score.note}` : ""];
-      facts.push(...entry(name, element("span", {}, ...told)), ...reasons(score));
+      const text = [badge(score), score.prediction ? ` read as ${score.prediction}` : "", score.note ? `: ${score.note}` : ""];
+      facts.push(...entry(name, element("span", {}, ...text)), ...reasons(score));
     }
     for (const [name, value] of Object.entries(row.facets || {})) facts.push(...entry(name, value));
     if (row.group) facts.push(...entry("group", row.group));
