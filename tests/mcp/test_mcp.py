@@ -412,7 +412,7 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
 
     async def work() -> None:
         services = open_services(McpConfig(model, runs=tmp_path / "runs"))
-        requests = services.model.open().engine.asked  # type: ignore[attr-defined]
+        requests = services.model.open().engine.requests  # type: ignore[attr-defined]
         async with session(McpConfig(), mode, services=services) as client:
             for name, arguments in calls:
                 assert "this client cannot ask you" in error_text(
@@ -433,7 +433,7 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
             )
             assert (
                 "1 image and the question would leave this machine and go to"
-                " http://hospital.example/v1." in services.media.asked  # type: ignore[attr-defined]
+                " http://hospital.example/v1." in services.media.last_question  # type: ignore[attr-defined]
             )
             assert len(requests) == 1
         services.close()
@@ -503,8 +503,8 @@ def test_wrong_options_are_told_at_the_door(
 
 def test_importing_and_building_load_no_torch() -> None:
     code = (
-        "import sys\nfrom lingshu.mcp.server import McpConfig, build,"
-        " serving\nbuild(serving(McpConfig('some/checkpoint')))\nprint(sorted({'torch',"
+        "import sys\nfrom lingshu.mcp.server import McpConfig, build_server,"
+        " open_services\nbuild_server(open_services(McpConfig('some/checkpoint')))\nprint(sorted({'torch',"
         " 'transformers', 'cv2', 'pyarrow'} & set(sys.modules)))"
     )
     process = subprocess.run(

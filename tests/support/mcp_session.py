@@ -35,17 +35,17 @@ from dataclasses import dataclass, field
 from lingshu.core.types import Reply
 
 @dataclass
-class Elsewhere:
-    model: str = "elsewhere"
+class RemoteEngine:
+    model: str = "remote"
     digest: str = "d"
     endpoint: str = "http://hospital.example/v1"
-    asked: list = field(default_factory=list)
+    requests: list = field(default_factory=list)
 
     def generate(self, samples, sampling, *, skip=()):
-        self.asked += samples
+        self.requests += samples
         yield [Reply(sample.id, "sent", finish="stop") for sample in samples]
 
-ENGINE = Elsewhere()
+ENGINE = RemoteEngine()
 
 def load(model, options):
     return ENGINE
@@ -55,11 +55,11 @@ ENDLESS_ENGINE = """
 from dataclasses import dataclass, field
 
 @dataclass
-class Asked:
-    live: object
+class Handle:
+    engine: object
 
     def cancel(self):
-        self.live.running = 0
+        self.engine.running = 0
 
 @dataclass
 class Endless:
@@ -70,10 +70,10 @@ class Endless:
     running: int = 0
     waiting: int = 0
 
-    def submit(self, sample, sampling, heard, *, stop=()):
+    def submit(self, sample, sampling, on_event, *, stop=()):
         self.running = 1
-        heard("word")
-        return Asked(self)
+        on_event("word")
+        return Handle(self)
 
     def close(self):
         pass
@@ -114,7 +114,7 @@ async def session(
     if answer is not None:
 
         async def answer_elicitation(context: object, params: Any) -> ElicitResult:
-            active_services.media.asked = params.message  # type: ignore[attr-defined]
+            active_services.media.last_question = params.message  # type: ignore[attr-defined]
             return ElicitResult(
                 action=answer,  # pyright: ignore[reportArgumentType]
                 content={"send": True} if answer == "accept" else None,

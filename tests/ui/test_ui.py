@@ -40,7 +40,7 @@ def page(tmp_path: Path) -> WebUI:
 
 @pytest.fixture
 def client(page: WebUI) -> Iterator[Client]:
-    with serving(fixed_reply_engine(REPLY), page=page) as server_client:
+    with serving(fixed_reply_engine(REPLY), ui=page) as server_client:
         yield server_client
 
 
@@ -84,7 +84,7 @@ def test_the_page_and_its_files_run_nothing_but_themselves(client: Client) -> No
 
 
 def test_only_what_says_nothing_is_served_without_the_key(page: WebUI) -> None:
-    with serving(fixed_reply_engine(REPLY), page=page, keys=(KEY,)) as client:
+    with serving(fixed_reply_engine(REPLY), ui=page, keys=(KEY,)) as client:
         assert [
             client.send("GET", path).status for path in ("/", "/page/app.js", "/page/page.css")
         ] == [200] * 3
@@ -138,7 +138,7 @@ def test_the_page_is_no_part_of_the_described_interface(client: Client) -> None:
 
 
 def test_a_page_without_folders_says_which_option_gives_them() -> None:
-    with serving(fixed_reply_engine(REPLY), page=WebUI(UiFolders())) as client:
+    with serving(fixed_reply_engine(REPLY), ui=WebUI(UiFolders())) as client:
         for path, option in (("studies", "--root"), ("runs", "--runs"), ("review", "--review")):
             assert option in get(client, path).error["message"]
 
@@ -237,7 +237,9 @@ def export_draft(
     client: Client, draft: dict[str, Any], file_format: str, *, patient: bool = False, **edits: str
 ) -> Answer:
     texts = {"findings": draft["findings"], "impression": draft["impression"], **edits}
-    return post(client, "drafts/export", id=draft["id"], form=file_format, patient=patient, **texts)
+    return post(
+        client, "drafts/export", id=draft["id"], file_format=file_format, patient=patient, **texts
+    )
 
 
 def test_a_draft_says_what_was_seen_and_names_nobody(client: Client) -> None:

@@ -59,7 +59,7 @@ def open_page(
 ) -> Tab:
     """The tab after a visit: nothing ran that was data, nothing was asked of anybody else."""
     with (
-        serving(engine or fixed_reply_engine(REPLY), page=web_ui(root), keys=keys) as client,
+        serving(engine or fixed_reply_engine(REPLY), ui=web_ui(root), keys=keys) as client,
         chromium(root / "profile") as address,
     ):
         origin = f"http://127.0.0.1:{client.port}/"
@@ -190,7 +190,7 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "place=3", "window=file"))
+        await tab.wait_until(screen_state(1, "index=3", "window=file"))
         viewer_text = await tab.run("document.querySelector('#view-viewer').textContent")
         assert not [
             secret for secret in (*IDENTIFYING_SECRETS, EVIL_NAME, "<b>") if secret in viewer_text
@@ -202,9 +202,9 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         lung = await tab.run(GREY % 1)
         assert lung > before + 20
         await tab.press("End")
-        await tab.wait_until(screen_state(1, f"place={N_SLICES}", "lung"))
+        await tab.wait_until(screen_state(1, f"index={N_SLICES}", "lung"))
         await tab.press("Home", "ArrowDown")
-        await tab.wait_until(screen_state(1, "place=2"))
+        await tab.wait_until(screen_state(1, "index=2"))
         box = await tab.run(
             "(() => { const b = document.querySelectorAll('.screen')[1].getBoundingClientRect();"
             " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
@@ -222,9 +222,9 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         await tab.call(
             "Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=80
         )
-        await tab.wait_until(screen_state(1, "place=4"))
+        await tab.wait_until(screen_state(1, "index=4"))
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
-        await tab.wait_until(screen_state(0, "place=3"))
+        await tab.wait_until(screen_state(0, "index=3"))
         studies = await tab.run(
             "[...document.querySelectorAll('.pane')].map((pane) =>"
             " pane.querySelector('select').selectedOptions[0].text)"
@@ -232,7 +232,7 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         assert "study 1 of 2" in studies[0] and "study 2 of 2" in studies[1]
         await tab.run("document.querySelectorAll('.screen')[1].focus()")
         await tab.press("ArrowUp")
-        await tab.wait_until(screen_state(1, "place=3") + " && " + screen_state(0, "place=2"))
+        await tab.wait_until(screen_state(1, "index=3") + " && " + screen_state(0, "index=2"))
         # As the body is: pixels of this study are twice as high as wide.
         ratio = (
             "(() => { const b = document.querySelectorAll('.screen"
@@ -255,8 +255,8 @@ def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_pa
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "place=3"))
-        for text, query in (("CR", "place=1"), ("study 1 of 2", "place=3")):
+        await tab.wait_until(screen_state(1, "index=3"))
+        for text, query in (("CR", "index=1"), ("study 1 of 2", "index=3")):
             await tab.run(pick % text)
             await tab.wait_until(screen_state(1, query))
             await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
@@ -270,12 +270,12 @@ def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_pa
         # Whoever wants another one there says so.
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
         await tab.run((pick % "CR").replace("[1]", "[0]"))
-        await tab.wait_until(screen_state(0, "place=1"))
+        await tab.wait_until(screen_state(0, "index=1"))
         # It changes with the current one.
         await tab.run(pick % "study 2 of 2")
-        await tab.wait_until(screen_state(0, "place=3"))
+        await tab.wait_until(screen_state(0, "index=3"))
         await tab.run(pick % "CR")
-        await tab.wait_until(screen_state(1, "place=1"))
+        await tab.wait_until(screen_state(1, "index=1"))
         assert await tab.run("document.querySelectorAll('.screen')[0].dataset.shown") is None
         assert (
             await tab.run(
@@ -292,7 +292,7 @@ def test_a_draft_is_edited_by_a_person_and_exported(tmp_path: Path) -> None:
         await wait_until_ready(tab)
         await tab.run(KEEP_SAVED)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "place=3"))
+        await tab.wait_until(screen_state(1, "index=3"))
         await tab.run(
             "document.querySelectorAll('.pane')[1].querySelector('[data-word=add_to_draft]').click()"
         )
@@ -391,7 +391,7 @@ def test_the_key_is_asked_for_once_and_kept_nowhere(tmp_path: Path) -> None:
             await tab.wait_until("!document.querySelector('dialog .wrong[hidden]')")
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "place=3"))
+        await tab.wait_until(screen_state(1, "index=3"))
         assert await tab.run("document.querySelector('dialog') === null")
         storage = await tab.run(
             "document.cookie + JSON.stringify([localStorage, sessionStorage]) + location.href +"

@@ -69,7 +69,7 @@ class ModelHandle:
                 # Every question is released one by one below: the engine's own gate stays open for
                 # those.
                 self._engine = open_async_engine(
-                    self.name, replace(self.options, release=DataPolicy(allow_private=True))
+                    self.name, replace(self.options, data_policy=DataPolicy(allow_private=True))
                 )
             return self._engine
 

@@ -30,7 +30,7 @@ function contentOf(text, items) {
 
 // What must stand below a reply: what was seen, by whose weights, and that it is no clinical statement.
 function below(told, finish, labels) {
-  const seen = (told?.seen ?? []).map((one, at) => {
+  const seen = (told?.image_provenance ?? []).map((one, at) => {
     const label = labels[one.item - 1];
     return el("li", {}, `${at + 1}: ${label ? `${label} · ` : ""}${seenWords(one)}`);
   });

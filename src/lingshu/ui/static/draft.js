@@ -77,7 +77,7 @@ export function draft(about, front) {
 
   async function write(form) {
     tell(wrong, null);
-    const body = { id: made.id, findings: findings.value, impression: impression.value, form, patient: patient.checked };
+    const body = { id: made.id, findings: findings.value, impression: impression.value, file_format: form, patient: patient.checked };
     try { await save("/page/api/drafts/export", body, FILES[form]); } catch (error) { tell(wrong, error); }
   }
 

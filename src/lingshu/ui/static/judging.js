@@ -7,7 +7,7 @@ const REASONS = ["absent", "missed", "side", "size", "unanswerable", "leak", "wo
 
 export function judging({ queue, reviewer, state, told }) {
   const rows = state.rows;
-  let mine = state.mine;
+  let mine = state.own_verdicts;
   let at = Math.max(0, rows.findIndex((row) => !mine[row.id]));
   let mode = null; // "edit" or "reject" while its words are written
   let busy = false;
@@ -101,7 +101,7 @@ export function judging({ queue, reviewer, state, told }) {
     try {
       const row = rows[at];
       const answer = await json("/page/api/review/verdicts", { body: { queue, reviewer, id: row.id, ...found } });
-      mine = { ...mine, ...answer.mine };
+      mine = { ...mine, ...answer.own_verdicts };
       mode = null;
       tell(wrong, null);
       told(answer);
@@ -118,7 +118,7 @@ export function judging({ queue, reviewer, state, told }) {
     busy = true;
     try {
       const answer = await json("/page/api/review/undo", { body: { queue, reviewer } });
-      mine = answer.mine;
+      mine = answer.own_verdicts;
       mode = null;
       at = Math.max(0, rows.findIndex((row) => row.id === answer.undone));
       tell(wrong, null);

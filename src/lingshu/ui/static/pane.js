@@ -73,7 +73,7 @@ export class Pane {
       const found = await json(`/page/api/study?study=${encodeURIComponent(study)}`);
       if (this.opening !== study) return;
       this.series = found.series;
-      const usual = found.series.filter((one) => !one.localizer);
+      const usual = found.series.filter((one) => !one.is_localizer);
       const longest = (usual.length ? usual : found.series).reduce((a, b) => (b.images > a.images ? b : a));
       options(this.number, found.series.map((one) => [String(one.number), seriesWords(one)]), String(longest.number));
       this.choose(longest.number);
@@ -137,7 +137,7 @@ export class Pane {
   }
 
   key(place = this.place) {
-    return `study=${encodeURIComponent(this.study.value)}&series=${this.number.value}&place=${place}&window=${encodeURIComponent(this.window)}`;
+    return `study=${encodeURIComponent(this.study.value)}&series=${this.number.value}&index=${place}&window=${encodeURIComponent(this.window)}`;
   }
 
   // One request at a time: what comes is shown, and then the newest wish is asked for. Older wishes are never asked for.
@@ -214,7 +214,7 @@ export class Pane {
       reader.readAsDataURL(got.blob);
     });
     const asked = new URLSearchParams(got.key);
-    const ref = { study: asked.get("study"), series: Number(asked.get("series")), place: Number(asked.get("place")), window: asked.get("window") };
+    const ref = { study: asked.get("study"), series: Number(asked.get("series")), index: Number(asked.get("index")), window: asked.get("window") };
     return { label: [got.seen.modality, placeWords(got.seen), windowWords(got.seen)].filter(Boolean).join(", "), data, preview: data, ref };
   }
 
@@ -261,12 +261,12 @@ export class Pane {
 }
 
 export function studyWords(one) {
-  const order = one.of > 1 && one.rank ? t("study_of", one.rank, one.of) : "";
+  const order = one.total > 1 && one.rank ? t("study_of", one.rank, one.total) : "";
   const patient = one.patient ? t("patient_n", one.patient.slice(0, 6)) : "";
   return [patient, order, [one.modality, one.body_part].filter(Boolean).join(" "), t("files_n", one.files), one.id.slice(0, 6)].filter(Boolean).join(" · ");
 }
 
 function seriesWords(one) {
   const facts = [one.own_number ?? one.number, [one.modality, one.body_part, one.view].filter(Boolean).join(" ")];
-  return [...facts, t("images_n", one.images), one.localizer ? t("localizer") : ""].filter((fact) => fact !== "").join(" · ");
+  return [...facts, t("images_n", one.images), one.is_localizer ? t("localizer") : ""].filter((fact) => fact !== "").join(" · ");
 }

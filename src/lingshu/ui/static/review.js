@@ -47,7 +47,7 @@ export function review(about) {
   function agreement(state) {
     const people = Object.entries(state.reviewers).map(([name, done]) => el("li", {}, `${name}: ${t("judged_n", done)}`));
     const rows = state.agreement.map((pair) => el("tr", {}, el("th", { scope: "row" }, pair.reviewers.join(" / ")),
-      ...[String(pair.n), `${(100 * pair.agree).toFixed(0)}%`, two(pair.kappa), two(pair.ac1)].map((value) => el("td", {}, value))));
+      ...[String(pair.n), `${(100 * pair.observed_agreement).toFixed(0)}%`, two(pair.kappa), two(pair.ac1)].map((value) => el("td", {}, value))));
     const head = ["pair", "both", "agree", "kappa", "ac1"].map((word) => el("th", { scope: "col", word }));
     agreed.replaceChildren(el("ul", {}, ...people),
       rows.length ? el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows))) : "",

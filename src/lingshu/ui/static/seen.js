@@ -11,7 +11,7 @@ export function windowWords(seen) {
 }
 
 export function placeWords(seen) {
-  return seen.of > 1 ? t(seen.kind === "volume" || SLICED.has(seen.modality) ? "slice_of" : "frame_of", seen.place, seen.of) : "";
+  return seen.total > 1 ? t(seen.kind === "volume" || SLICED.has(seen.modality) ? "slice_of" : "frame_of", seen.index, seen.total) : "";
 }
 
 export function seenWords(seen) {

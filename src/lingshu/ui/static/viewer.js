@@ -53,7 +53,7 @@ export function viewer(about, { talk, report }) {
       tell(wrong, null);
       words(found);
       // The latest study of the first patient that has several, else the first one.
-      const first = studies.find((one) => one.of > 1 && one.rank === one.of) ?? studies[0];
+      const first = studies.find((one) => one.total > 1 && one.rank === one.total) ?? studies[0];
       if (first) current.fill(studies, first.id);
     } catch (error) { tell(wrong, error); count.textContent = ""; }
     again.disabled = false;
@@ -62,7 +62,7 @@ export function viewer(about, { talk, report }) {
   let last = null;
   function words(found) {
     last = found;
-    count.textContent = t(found.complete && !found.more ? "studies_n" : "studies_more", found.studies.length);
+    count.textContent = t(found.is_complete && !found.more ? "studies_n" : "studies_more", found.studies.length);
   }
 
   document.addEventListener("spoken", () => { current.relabel(); prior.relabel(); if (last) words(last); });
