@@ -121,7 +121,7 @@ def test_the_step_notes_the_error_and_drops_what_has_none() -> None:
     ]
     error = run_map_step(inject_errors.step(), samples)
     assert error.reasons == {"b": "no_error", "c": "no_gold"}
-    assert {k: v for k, v in error.kept[0].meta.extra.items() if k.startswith("error_kind")} == {
+    assert {k: v for k, v in error.kept[0].meta.extra.items() if k.startswith(("error_", "wrong_"))} == {
         "wrong_answer": "right", "error_kind": "laterality", "error_original": "left", "error_replacement": "right",
     }  # fmt: skip
 

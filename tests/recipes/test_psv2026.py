@@ -89,7 +89,7 @@ def side_of(folder: Path, keep: str) -> CurateConfig:
 
 def synthesize(config: SynthesisConfig, dataset: Path, out: Path) -> SynthesisResult:
     # One try: what is planted stays a reject.
-    config = replace(config, tries=1)
+    config = replace(config, max_attempts=1)
     teacher = engine_from_rules([*read_jsonl(DEFAULT_RULES), FAULTS])
     with open_client(config, teacher, out.with_name(f"{out.name}.calls")) as calls:
         return run_synthesis(config, dataset, out, calls)

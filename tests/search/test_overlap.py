@@ -246,7 +246,7 @@ def test_an_index_pickles_and_counts_add_up():
     index = pickle.loads(pickle.dumps(OverlapIndex.build(tests)))
     train = [BenchmarkItem("a", LONG), BenchmarkItem("b", prose(20, 0))]
     frequencies = index.frequencies(train[:1]) + index.frequencies(train[1:])
-    assert frequencies.items == 2 and int(frequencies.counts.sum()) == len(index.thirteen.hashes)
+    assert frequencies.n_items == 2 and int(frequencies.counts.sum()) == len(index.ngrams13.hashes)
     assert [
         overlap.train_id
         for overlap in index.with_frequent_ngrams(frequencies).find_all(train).overlaps

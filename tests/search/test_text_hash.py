@@ -80,7 +80,7 @@ def test_near_duplicates_are_found_with_their_similarity():
     # 116 shingles each, 5 of them changed.
     assert np.allclose(result.similarity, 111 / 121)
     index = pickle.loads(pickle.dumps(MinHashIndex.build(hash_tokens(texts[:40]))))
-    query = index.near(hash_tokens(texts[40:]))
+    query = index.search(hash_tokens(texts[40:]))
     assert query.left.tolist() == query.right.tolist() == list(range(40)) and np.allclose(
         query.similarity, 111 / 121
     )

@@ -42,9 +42,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "entities": (_WEIGHTED,),
     "dft": (f"{_OBJECTIVE}.loss=dft",),
     "second_seed": ("seed=1",),  # averaged with `fluency`: is it only a soup?
-    "normalised": (_WEIGHTED, f"{_OBJECTIVE}.normaliser=weights"),  # without the larger gradients
+    "normalized": (_WEIGHTED, f"{_OBJECTIVE}.normalizer=weights"),  # without the larger gradients
     "larger_rate": tuple(
-        f"stages.moft.rates.{part}={LEARNING_RATE * MEAN_WEIGHT:.4g}"
+        f"stages.moft.learning_rates.{part}={LEARNING_RATE * MEAN_WEIGHT:.4g}"
         for part in ("vision", "projector", "language")
     ),
     # does it matter which tokens weigh more?
