@@ -14,7 +14,7 @@ from lingshu.core.entities import spans_of
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.types import Drop, Message, Sample
 from lingshu.ops import label_entities, mark_entities
-from lingshu.ops._entities import starter_terms
+from lingshu.ops.mark_entities import starter_terms
 from tests.ops.test_synthesis import run_dialogue, teacher
 from tests.support.step_runners import qa_sample as qa_sample
 from tests.support.step_runners import run_map_step

@@ -14,11 +14,10 @@ import pytest
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.step_types import TeacherStep
-from lingshu.core.teacher_prompts import load_prompts
 from lingshu.core.types import Drop, Meta, Sample
 from lingshu.ops import critique, question_type, refine_qa, write_rubric
 from lingshu.ops._consistency import find_contradiction, supports_gold
-from lingshu.ops._question_labels import QUESTION_TYPES, verbatim_terms
+from lingshu.ops._teacher import QUESTION_TYPES, step_prompts, verbatim_terms
 from tests.ops.test_synthesis import GRAY_IMAGE, run_dialogue, teacher
 
 LABELS = {
@@ -296,7 +295,7 @@ def test_a_test_item_has_five_dimensions_in_their_order(tmp_path: Path) -> None:
         (RUBRIC[:4], "4 dimensions, 4 of the 5"),
         ([*RUBRIC[:4], RUBRIC[0]], "5 dimensions, 4 of the 5"),
         ([*RUBRIC[:4], {**RUBRIC[4], "dim": "style"}], "5 dimensions, 4 of the 5"),
-        ([*RUBRIC[:4], {**RUBRIC[4], "description": "says 0"}], "what another one says"),
+        ([*RUBRIC[:4], {**RUBRIC[4], "description": "says 0"}], "repeats another one"),
         ([*RUBRIC[:4], {**RUBRIC[4], "score": 0}], r"points \[1, 2, 3, 4, 0\]"),
     ],
 )
@@ -470,10 +469,10 @@ STEPS: dict[str, TeacherStep] = {
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_names_every_prompt_that_it_uses(name: str) -> None:
     assert (
-        load_prompts(name).tag in STEPS[name].prompts
-        and load_prompts("question_type").tag in STEPS[name].prompts
+        step_prompts(name).tag in STEPS[name].prompts
+        and step_prompts("question_type").tag in STEPS[name].prompts
     )
-    assert name == "question_type" or load_prompts("agreement").tag in STEPS[name].prompts
+    assert name == "question_type" or step_prompts("agreement").tag in STEPS[name].prompts
 
 
 @pytest.mark.parametrize("name", STEPS)

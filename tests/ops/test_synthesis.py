@@ -16,7 +16,7 @@ from lingshu.core.cached_client import CachedClient
 from lingshu.core.errors import ConfigError
 from lingshu.core.messages import user_turn
 from lingshu.core.step_types import MapStep, TableStep, TeacherStep
-from lingshu.core.teacher_prompts import ALTERNATIVE, load_prompts
+from lingshu.core.teacher_prompts import ALTERNATIVE
 from lingshu.core.types import Drop, Image, Message, Meta, Sample
 from lingshu.engines.scripted import ScriptedEngine, engine_from_rules
 from lingshu.imaging.cache import ImageCache
@@ -30,6 +30,7 @@ from lingshu.ops import (
     vqa_self_instruct,
     vqa_template,
 )
+from lingshu.ops._teacher import step_prompts
 from tests.support.step_runners import run_map_step, run_table_step
 
 GRAY_IMAGE = Image(data=encode_png(np.full((40, 60), 90, np.uint8)))
@@ -471,12 +472,11 @@ STEPS: dict[str, Callable[..., TeacherStep]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_prompts_are_data_with_a_version_and_a_digest(name: str, tmp_path: Path) -> None:
-    default = load_prompts(name)
+    default = step_prompts(name)
     assert STEPS[name]().prompts == default.tag and default.tag.startswith(f"{name} 1 ")
     changed = tmp_path / "prompts.md"
-    text = (Path(load_prompts.__code__.co_filename).parent / "_prompts" / f"{name}.md").read_text(
-        encoding="utf-8"
-    )
+    default_file = Path(chain_of_thought.__file__).with_name("_prompts") / f"{name}.md"
+    text = default_file.read_text(encoding="utf-8")
     changed.write_text(text.replace("version 1", "version 2"), encoding="utf-8")
     assert STEPS[name](prompt_file=str(changed)).prompts.startswith(f"{name} 2 ")
     changed.write_text("version 2\n\n## else\n", encoding="utf-8")

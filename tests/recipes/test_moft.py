@@ -55,7 +55,7 @@ def test_runs_differ_from_the_first_by_their_overrides_alone() -> None:
     assert objectives["entities"] == Objective(entity_weight=2.5) and objectives[
         "dft"
     ] == Objective(loss="dft")
-    assert objectives["normalised"] == Objective(entity_weight=2.5, normalizer="weights")
+    assert objectives["normalized"] == Objective(entity_weight=2.5, normalizer="weights")
     assert objectives["random_tokens"] == Objective(entity_weight=2.5, entities="random")
     assert made["second_seed"].seed == 1 and made["twice_as_long"].stages[0].epochs == 6
     assert (

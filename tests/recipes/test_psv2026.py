@@ -29,7 +29,7 @@ from lingshu.evaluate.judge import judge
 from lingshu.evaluate.judge import open_judge_client as open_judge
 from lingshu.evaluate.score import score, scores_file
 from lingshu.imaging.read import image_bytes
-from lingshu.ops._question_labels import QUESTION_TYPES
+from lingshu.ops._teacher import QUESTION_TYPES
 from lingshu.recipes import curation_psv2026, curation_psv2026_published, psv2026, psv2026_test
 from lingshu.sources import phantom
 from lingshu.tasks import psv2026_own

@@ -47,35 +47,31 @@ class PromptSet:
         return _NAME.sub(value, self.sections[section])
 
 
-def load_prompts(name: str, path: str | None = None) -> PromptSet:
-    """The prompts of a step: the package's own, or those of a file with the same sections.
+def load_prompts(path: Path, custom_path: str | None = None) -> PromptSet:
+    """The prompts of a step, named after their file, or those of a custom file with the same
+    sections.
 
     Raises:
-        ConfigError: the file is missing, states no version, or lacks a section.
+        ConfigError: the custom file is missing, states no version, or lacks a section.
     """
-    default = (Path(__file__).parent.parent / "ops" / "_prompts" / f"{name}.md").read_bytes()
+    default = path.read_bytes()
     try:
-        content = default if path is None else Path(path).read_bytes()
+        content = default if custom_path is None else Path(custom_path).read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"prompts {path} cannot be read ({error.strerror}); check the path."
+            f"prompts {custom_path} cannot be read ({error.strerror}); check the path."
         ) from error
     preamble, *blocks = _SECTION.split(content.decode("utf-8"))
     version = re.match(r"version (\S+)", preamble)
     sections = {
         title.strip(): text.strip() for title, text in zip(blocks[::2], blocks[1::2], strict=True)
     }
-    missing = [
-        title.strip()
-        for title in _SECTION.findall(default.decode("utf-8"))
-        if title.strip() not in sections
-    ]
+    titles = [title.strip() for title in _SECTION.findall(default.decode("utf-8"))]
+    missing = next((title for title in titles if title not in sections), None)
     if version is None or missing:
-        problem = f"the section {missing[0]!r}" if missing else "a first line `version N`"
-        raise ConfigError(
-            f"prompts {path} lack {problem}; begin from src/lingshu/ops/_prompts/{name}.md."
-        )
-    return PromptSet(f"{name} {version[1]} {sha256_bytes(content)[:12]}", sections)
+        problem = f"the section {missing!r}" if missing else "a first line `version N`"
+        raise ConfigError(f"prompts {custom_path} lack {problem}; start from a copy of {path}.")
+    return PromptSet(f"{path.stem} {version[1]} {sha256_bytes(content)[:12]}", sections)
 
 
 def build_request(

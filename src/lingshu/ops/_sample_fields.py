@@ -1,6 +1,4 @@
-"""What steps ask of a sample: its answer, its words, its format, its facets; and how they change
-its words.
-"""
+"""What steps read from a sample and change in it, and how they check their parameters."""
 
 from __future__ import annotations
 
@@ -10,20 +8,19 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 from lingshu.core.errors import ConfigError
-from lingshu.core.rows import LETTERS
+from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.step_types import Pixels
+from lingshu.core.teacher_prompts import derive_sample, qa_messages
 from lingshu.core.types import Image, Message, Sample
 
-ResultT = TypeVar("ResultT")
-
+T = TypeVar("T")
 QuestionFormat = Literal["choice", "yes_no", "caption", "report", "open", "unanswered"]
-
 _YES_NO = frozenset(("yes", "no", "是", "否", "不是", "有", "没有", "对", "不对", "true", "false"))
 
 
 def answer_text(sample: Sample) -> str:
-    """The words of the right answer: the last assistant turn, else the gold (of a choice its text);
-    empty where none is known.
+    """The text of the right answer: the last assistant turn, else the gold (of a choice its text);
+    empty if unknown.
     """
     if sample.answered:
         return sample.messages[-1].text
@@ -36,21 +33,22 @@ def answer_text(sample: Sample) -> str:
 
 
 def message_texts(sample: Sample) -> list[str]:
-    """Every text of the dialogue, in order; not the choices and not the gold."""
+    """Every text of the dialogue, in order, without choices and gold."""
     return [part for message in sample.messages for part in message.parts if isinstance(part, str)]
 
 
+def assistant_turns(sample: Sample) -> list[int]:
+    """The positions of the assistant messages that hold text."""
+    return [i for i, m in enumerate(sample.messages) if m.role == "assistant" and m.text.strip()]
+
+
 def question_format(sample: Sample) -> QuestionFormat:
-    """The form of the question, which balancing goes by: its choices or its kind where stated, else
-    the form of the answer.
-    """
+    """The format of the question, by its choices or its kind if stated, else by the answer."""
     kind = (sample.meta.kind or "").casefold()
     if sample.choices or kind == "choice":
         return "choice"
-    if kind == "caption":
-        return "caption"
-    if kind == "report":
-        return "report"
+    if kind == "caption" or kind == "report":
+        return kind
     text = answer_text(sample).strip().strip(".。!").casefold()
     if kind == "yes_no" or text in _YES_NO:
         return "yes_no"
@@ -58,40 +56,62 @@ def question_format(sample: Sample) -> QuestionFormat:
 
 
 def facet_value(sample: Sample, name: str) -> str | None:
-    """The value of a grouping: a field of Meta, a key of its `extra`, or `format` (see format_of)."""
+    """A field of Meta, a key of its `extra`, or `format`, the format of the question."""
     return question_format(sample) if name == "format" else sample.meta.facet(name)
 
 
 def map_texts(sample: Sample, transform: Callable[[str], str]) -> Sample:
-    """The sample with `change` applied to its texts, choices and open gold answers."""
+    """The sample with `transform` applied to its texts, choices and open gold answers."""
     gold = sample.gold
     if gold is not None and not sample.choices:
-        gold = tuple(transform(text) for text in gold)
+        gold = tuple(map(transform, gold))
+    messages = tuple(map_message(message, transform) for message in sample.messages)
     return replace(
-        sample,
-        messages=tuple(_map_message(message, transform) for message in sample.messages),
-        gold=gold,
-        choices=tuple(transform(choice) for choice in sample.choices),
+        sample, messages=messages, gold=gold, choices=tuple(map(transform, sample.choices))
     )
 
 
-def _map_message(message: Message, transform: Callable[[str], str]) -> Message:
-    return replace(
-        message,
-        parts=tuple(transform(part) if isinstance(part, str) else part for part in message.parts),
+def map_message(message: Message, transform: Callable[[str], str]) -> Message:
+    parts = (transform(part) if isinstance(part, str) else part for part in message.parts)
+    return replace(message, parts=tuple(parts))
+
+
+def with_messages(sample: Sample, messages: Sequence[Message]) -> Sample:
+    """The sample with other messages; a gold that was its last answer follows it."""
+    gold = sample.gold
+    if sample.answered and gold == (sample.messages[-1].text,):
+        gold = (messages[-1].text,)
+    return replace(sample, messages=tuple(messages), gold=gold)
+
+
+def with_gold_answer(sample: Sample) -> Sample:
+    """The sample as training sees it: a question with a gold answer ends in it."""
+    return sample.with_answer(sample.gold[0]) if not sample.answered and sample.gold else sample
+
+
+def choice_sample(
+    sample: Sample, kind: str, question: str, choices: tuple[str, ...], answer: str
+) -> Sample:
+    """A new multiple-choice sample about the images of `sample`."""
+    gold = LETTERS[choices.index(answer)]
+    return derive_sample(
+        sample,
+        kind,
+        messages=qa_messages(with_choices(question, choices), gold, len(sample.images)),
+        gold=(gold,),
+        choices=choices,
+        meta=replace(sample.meta, kind="choice"),
     )
 
 
 def cached_per_image(
-    compute: Callable[[Image, Pixels], ResultT], *, max_size: int = 4096
-) -> Callable[[Image, Pixels], ResultT]:
-    """`look` with its last results kept by the image's place: data sets ask many questions about
-    one image.
-    """
-    cache: OrderedDict[Image, ResultT] = OrderedDict()
+    compute: Callable[[Image, Pixels], T], *, max_size: int = 4096
+) -> Callable[[Image, Pixels], T]:
+    """`compute` with its last results cached: data sets ask many questions about one image."""
+    cache: OrderedDict[Image, T] = OrderedDict()
 
-    def cached(image: Image, pixels: Pixels) -> ResultT:
-        if image.data is not None:  # no place to be known by; the key would hold the whole file
+    def cached(image: Image, pixels: Pixels) -> T:
+        if image.data is not None:  # the key would hold the whole file
             return compute(image, pixels)
         if image not in cache:
             cache[image] = compute(image, pixels)
@@ -103,24 +123,31 @@ def cached_per_image(
 
 
 def format_counts(counts: Mapping[str, int]) -> str:
-    """Counts on one line, `date 2, name 1`, for a note; in order of name."""
+    """Counts on one line, `date 2, name 1`, in order of name."""
     return ", ".join(f"{name} {n}" for name, n in sorted(counts.items()) if n)
 
 
 def require(condition: bool, message: str) -> None:
-    """Refuse a parameter.
-
-    Raises:
-        ConfigError: `message`.
-    """
+    """Refuse a parameter: ConfigError with this message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
 def check_choice(step: str, name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a parameter that is not one of the known words.
-
-    Raises:
-        ConfigError: names the step, the parameter, the value and the choices.
-    """
+    """Refuse a parameter that is not one of the choices."""
     require(value in choices, f"{step}: {name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def check_minimum(step: str, minimum: float, **values: float | None) -> None:
+    """Refuse parameters below a minimum; None is accepted."""
+    for name, value in values.items():
+        require(
+            value is None or value >= minimum,
+            f"{step}: {name} is {value}; it must be at least {minimum}.",
+        )
+
+
+def check_similarity(step: str, threshold: float) -> None:
+    require(
+        0 < threshold <= 1, f"{step}: threshold is {threshold}; it must be above 0 and at most 1."
+    )

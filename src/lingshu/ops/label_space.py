@@ -1,21 +1,19 @@
 """The labels of a data set: every value that a facet takes within each source, noted on its
 samples.
 
-What vqa_template takes its wrong options from: the other labels of the same source.
+vqa_template takes its wrong options from them: the other labels of the same source.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import require
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from lingshu.ops._sample_fields import check_minimum
 
 LABELS_KEY = "labels"
 
@@ -25,45 +23,40 @@ def step(*, facet: str = "label", min_labels: int = 2) -> TableStep:
 
     Args:
         facet: facet of the samples that holds the label.
-        min_labels: samples of a source with fewer labels are dropped: nothing could be asked.
+        min_labels: samples of a source with fewer labels are dropped: there is nothing to ask.
 
     Drops: no_label, few_labels.
     """
-    require(min_labels >= 1, f"label_space: min_labels is {min_labels}; it must be at least 1.")
+    check_minimum("label_space", 1, min_labels=min_labels)
 
     def sign(sample: Sample, _: Pixels) -> Signature:
         return {"label": sample.meta.facet(facet), "corpus": sample.meta.source}
 
     def decide(table: pa.Table) -> Decision:
-        rows = list(
-            zip(*(table[name].to_pylist() for name in ("id", "label", "corpus")), strict=True)
-        )
-        labels_by_source: dict[str | None, set[str]] = defaultdict(set)
-        for _, label, source in rows:
+        ids, labels, sources = (table[name].to_pylist() for name in ("id", "label", "corpus"))
+        labels_by_source: defaultdict[str | None, set[str]] = defaultdict(set)
+        for label, source in zip(labels, sources, strict=True):
             if label:
                 labels_by_source[source].add(label)
-        labels_json = {
-            source: json.dumps(sorted(labels), ensure_ascii=False)
-            for source, labels in labels_by_source.items()
+        notes_by_source = {
+            source: {LABELS_KEY: json.dumps(sorted(names), ensure_ascii=False)}
+            for source, names in labels_by_source.items()
         }
         drops: dict[int, Drop] = {}
         notes: dict[int, dict[str, str]] = {}
-        for row, (name, label, source) in enumerate(rows):
+        for row, (name, label, source) in enumerate(zip(ids, labels, sources, strict=True)):
+            n_labels = len(labels_by_source[source])
             if not label:
                 drops[row] = Drop(name, "no_label", f"it has no {facet}")
-            elif len(labels_by_source[source]) < min_labels:
-                drops[row] = Drop(
-                    name, "few_labels", f"its source has {len(labels_by_source[source])}"
-                )
+            elif n_labels < min_labels:
+                drops[row] = Drop(name, "few_labels", f"its source has {n_labels}")
             else:
-                notes[row] = {LABELS_KEY: labels_json[source]}
-        return Decision(
-            drops,
-            notes,
-            {
-                f"labels of {source}": len(labels)
-                for source, labels in sorted(labels_by_source.items(), key=str)
-            },
-        )
+                notes[row] = notes_by_source[source]
+        stats = {
+            f"labels of {source}": len(names)
+            for source, names in sorted(labels_by_source.items(), key=str)
+            if names
+        }
+        return Decision(drops, notes, stats)
 
     return TableStep(sign, decide)

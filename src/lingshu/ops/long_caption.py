@@ -1,9 +1,9 @@
-"""Long captions with a teacher: facts on the boxed image, a reader's view of the bare one, merged
-so that the facts win.
+"""Long captions by a teacher: facts on the image with boxes, a description of the bare image, merged
+so that the facts prevail.
 
 The paper's synthesis A (section 2.2.1): recorded facts and regions lead to a trusted caption, the
-modality's checklist to one from the image alone, and a merge joins both. A caption that speaks of
-boxes or of what was given is dropped.
+modality's checklist to one from the image alone, and a merge joins both. A caption that mentions
+boxes or its sources is dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from lingshu.core.teacher_prompts import (
     ALTERNATIVE,
     build_request,
     derive_sample,
-    load_prompts,
     normalize_answer,
     qa_messages,
     seeded_choice,
@@ -27,7 +26,8 @@ from lingshu.core.teacher_prompts import (
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.boxes import BoundingBox, draw_boxes, mask_to_boxes
 from lingshu.imaging.read import encode_png
-from lingshu.ops._sample_fields import answer_text, require
+from lingshu.ops._sample_fields import answer_text, check_minimum
+from lingshu.ops._teacher import step_prompts
 
 KIND = "long_caption"
 INSTRUCTIONS = (
@@ -51,15 +51,17 @@ _MODALITIES = (
     (("ultraso", "sonogr"), "ultrasound", "organs"),
 )
 _MARK_MENTION = re.compile(
-    r"\b(?:bounding|(?:yellow|red|green|coloured|colored|marked) (?:box|rectangle|outline|line)s?|rectangles?|annotat\w*|contoured"
-    r"|(?:short |given |provided )captions?|background knowledge|recorded facts)\b",
+    r"\b(?:bounding|(?:yellow|red|green|colou?red|marked) (?:box|rectangle|outline|line)s?"
+    r"|rectangles?|annotat\w*|contoured|(?:short |given |provided )captions?"
+    r"|background knowledge|recorded facts)\b",
     re.IGNORECASE,
-)  # fmt: skip
+)
+_BAD_BOXES = "boxes is [[left, top, right, bottom], ...], mask the position of an image"
 
 
 @dataclass(frozen=True)
 class ImageDescription:
-    """What the first call replies."""
+    """The reply to the first request."""
 
     overall: str
     findings: str
@@ -81,20 +83,19 @@ def step(
     Args:
         caption: short caption as a template, `{label} on a {modality}`, whose names are facets of
             the sample; by default the sample's own answer.
-        facts: facets that the image can show and the caption shall state. Name none that it cannot
-            show, such as an age, and none that identifies a person.
-        knowledge: background knowledge, by the value of a fact; what belongs to other values is not
-            sent.
+        facets: facets that are visible in the image and belong in the caption. Name none that is
+            not visible, such as an age, and none that identifies a person.
+        knowledge: background knowledge by the value of a facet; that of other values is not sent.
         min_words: shorter captions are dropped.
-        prompt_file: other prompts, with the sections of this step's own.
+        prompt_file: custom prompts with the sections of this step's own.
         seed: chooses the wording of the question.
 
     Regions: `meta.extra["boxes"]` holds `[[left, top, right, bottom], ...]` in pixels as JSON, or
     `meta.extra["mask"]` the position of the image that is their mask. Drops: no_image, no_caption,
     bad_boxes, too_short, mentions_marks.
     """
-    require(min_words >= 1, f"long_caption: min_words is {min_words}; it must be at least 1.")
-    prompts, background = load_prompts(KIND, prompt_file), dict(knowledge or {})
+    check_minimum(KIND, 1, min_words=min_words)
+    prompts, background = step_prompts(KIND, prompt_file), dict(knowledge or {})
     response_format = json_format(ImageDescription)
 
     def dialogue(sample: Sample, pixels: Pixels) -> TeacherDialogue:
@@ -102,43 +103,30 @@ def step(
             return Drop(sample.id, "no_image")
         short_caption = _short_caption(sample, caption)
         if not short_caption:
-            return Drop(
-                sample.id, "no_caption", "neither its facets nor its answer make a short caption"
-            )
+            return Drop(sample.id, "no_caption", "neither facets nor answer give a short caption")
         boxes = _read_boxes(sample, pixels)
         if boxes is None:
-            return Drop(
-                sample.id,
-                "bad_boxes",
-                "boxes are written [[left, top, right, bottom], ...], mask is the position of an"
-                " image",
-            )
-        image = sample.images[0]
-        boxed_image = (
-            Image(data=encode_png(draw_boxes(pixels.rgb(image), boxes))) if boxes else image
-        )
-        modality = sample.meta.modality or "medical"
-        checklist, order = _checklist_and_order(
-            f"{modality} {sample.meta.extra.get('body_part', '')}"
-        )
-        facet_values = {name: value for name in facets if (value := sample.meta.facet(name))}
-        trusted_prompt = prompts.render(
+            return Drop(sample.id, "bad_boxes", _BAD_BOXES)
+        image, modality = sample.images[0], sample.meta.modality or "medical"
+        boxed = Image(data=encode_png(draw_boxes(pixels.rgb(image), boxes))) if boxes else image
+        body_part = sample.meta.extra.get("body_part", "")
+        checklist, order = _checklist_and_order(f"{modality} {body_part}")
+        facts = {name: value for name in facets if (value := sample.meta.facet(name))}
+        known = [background[value] for value in facts.values() if value in background]
+        facts_prompt = prompts.render(
             "facts",
             short=short_caption,
             modality=modality,
-            facts="\n".join(f"- {name}: {value}" for name, value in facet_values.items())
+            facts="\n".join(f"- {name}: {value}" for name, value in facts.items())
             or "- none besides the short caption",
-            knowledge="\n".join(
-                f"- {background[v]}" for v in facet_values.values() if v in background
-            )
-            or "- none",
+            knowledge="\n".join(f"- {text}" for text in known) or "- none",
             marks=prompts.sections["marks" if boxes else "no marks"],
         )
         view_prompt = prompts.render(
             "preference", modality=modality, checklist=prompts.sections[f"checklist: {checklist}"]
         )
         description, view_caption = yield [
-            build_request(sample, trusted_prompt, response_format, images=[boxed_image]),
+            build_request(sample, facts_prompt, response_format, images=[boxed]),
             build_request(sample, view_prompt, TEXT_FORMAT, images=[image]),
         ]
         merge_prompt = prompts.render(
@@ -149,56 +137,44 @@ def step(
             order=prompts.sections[f"order: {order}"],
         )
         (final,) = yield [build_request(sample, merge_prompt, TEXT_FORMAT)]
-        return _build_sample(sample, final, description.caption, min_words=min_words, seed=seed)
+        n_words, mention = len(final.split()), _MARK_MENTION.search(final)
+        if n_words < min_words:
+            return Drop(sample.id, "too_short", f"{n_words} words")
+        if mention:
+            return Drop(sample.id, "mentions_marks", mention[0])
+        return _build_sample(sample, final, description.caption, seed)
 
     return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _build_sample(
-    sample: Sample, final: str, trusted_caption: str, *, min_words: int, seed: int
-) -> Sample | Drop:
-    if len(final.split()) < min_words:
-        return Drop(sample.id, "too_short", f"{len(final.split())} words")
-    mention = _MARK_MENTION.search(final)
-    if mention:
-        return Drop(sample.id, "mentions_marks", mention[0])
-    notes = (
-        {ALTERNATIVE: trusted_caption}
-        if normalize_answer(trusted_caption) != normalize_answer(final)
-        else None
-    )
+def _build_sample(sample: Sample, final: str, trusted_caption: str, seed: int) -> Sample:
+    is_changed = normalize_answer(trusted_caption) != normalize_answer(final)
+    # The mask is left out, and so is its position.
+    extra = {name: value for name, value in sample.meta.extra.items() if name != "mask"}
     return derive_sample(
         sample,
         KIND,
-        extra=notes,
+        extra={ALTERNATIVE: trusted_caption} if is_changed else None,
         messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), final, 1),
         images=sample.images[:1],
         gold=None,
         choices=(),
-        # The mask does not come along, nor what points at it.
-        meta=replace(
-            sample.meta,
-            kind="caption",
-            extra={k: v for k, v in sample.meta.extra.items() if k != "mask"},
-        ),
+        meta=replace(sample.meta, kind="caption", extra=extra),
     )
 
 
 def _short_caption(sample: Sample, template: str | None) -> str:
     if template is None:
         return answer_text(sample).strip()
-    names = re.findall(r"\{(\w+)\}", template)
-    values = {name: sample.meta.facet(name) for name in names}
-    # A caption with a hole in it would be taken for a fact.
-    return (
-        ""
-        if None in values.values()
-        else re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", template)
-    )
+    values = {name: sample.meta.facet(name) for name in re.findall(r"\{(\w+)\}", template)}
+    # A caption with a gap would be taken for a fact.
+    if None in values.values():
+        return ""
+    return re.sub(r"\{(\w+)\}", lambda match: values[match[1]] or "", template)
 
 
 def _read_boxes(sample: Sample, pixels: Pixels) -> list[BoundingBox] | None:
-    """The regions of a sample, none where it has none; None where they cannot be read."""
+    """The regions of a sample, empty where it has none; None where they are invalid."""
     mask, boxes_json = sample.meta.extra.get("mask"), sample.meta.extra.get("boxes")
     if mask is not None:
         if not mask.isdecimal() or int(mask) >= len(sample.images):
@@ -212,8 +188,8 @@ def _read_boxes(sample: Sample, pixels: Pixels) -> list[BoundingBox] | None:
         return None
     header = pixels.header(sample.images[0])
     inside = all(
-        0 <= b.left <= b.right < header.width and 0 <= b.top <= b.bottom < header.height
-        for b in boxes
+        0 <= box.left <= box.right < header.width and 0 <= box.top <= box.bottom < header.height
+        for box in boxes
     )
     return boxes if inside else None
 

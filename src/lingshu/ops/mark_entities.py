@@ -1,20 +1,23 @@
 """Medical terms in answers, marked by a dictionary: whole words, the longest first, English and
 Chinese.
 
-The offline way to the spans that entity-weighted training reads; label_entities asks a language
-model instead. It has to run after every step that changes answers: spans that no longer fit their
+The offline source of the spans that entity-weighted training reads; label_entities asks a language
+model instead. It must run after every step that changes answers: spans that no longer match their
 text make training drop the sample.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
-from lingshu.core.entities import EntityMatcher
-from lingshu.core.step_types import MapStep, Pixels
+from lingshu.core.entities import EntityMatcher, find_spans, with_spans
+from lingshu.core.errors import InputError
+from lingshu.core.step_types import MapStep, Pixels, SampleFunction
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._entities import mark_sample, read_sample_terms, read_terms, starter_terms
-from lingshu.ops._sample_fields import require
+from lingshu.ops._sample_fields import require, with_gold_answer
 
 
 def step(
@@ -26,46 +29,79 @@ def step(
     plurals: bool = True,
     hyphens: bool = True,
 ) -> MapStep:
-    """Write where terms stand in every answer to `meta.extra["entities"]` (docs/artefacts.md); `[]`
+    """Write where terms occur in every answer to `meta.extra["entities"]` (docs/artefacts.md); `[]`
     where there is none.
 
     Args:
-        terms: file with one term a line, besides the other lists.
+        terms: file with one term a line, in addition to the other lists.
         words: terms written in the configuration.
         facet: facet of a sample with its own terms as a JSON list, such as `med_terms`; they are
-            looked for in it alone.
-        built_in: use the package's starter list of some hundred terms, which is no medical
+            searched in this sample alone.
+        use_builtin: use the package's starter list of some hundred terms; it is not a medical
             vocabulary.
-        plurals: find English plurals of terms, too.
-        hyphens: find a term with a blank, a hyphen or nothing between its parts, too.
+        plurals: also find English plurals of terms.
+        hyphens: also find a term with a blank, a hyphen or nothing between its parts.
 
     Drops: bad_terms.
     """
-    words = list(words)
     require(
         bool(terms or words or facet or use_builtin),
-        "mark_entities: no terms are given; give terms, words or facet, or built_in: true.",
+        "mark_entities: no terms are given; give terms, words or facet, or use_builtin: true.",
     )
 
-    def open_step():
+    def open_step() -> SampleFunction:
         shared_terms = [
             *(starter_terms() if use_builtin else ()),
             *words,
-            *(read_terms(terms) if terms else ()),
+            *(_read_terms(terms) if terms else ()),
         ]
         shared_matcher = EntityMatcher(shared_terms, plurals=plurals, hyphens=hyphens)
 
-        def mark_answers(sample: Sample, _: Pixels) -> Sample | Drop:
-            own_terms = read_sample_terms(sample, facet) if facet else []
+        def mark(sample: Sample, _: Pixels) -> Sample | Drop:
+            own_terms = _sample_terms(sample, facet) if facet else []
             if isinstance(own_terms, Drop):
                 return own_terms
-            return mark_sample(
-                sample,
-                EntityMatcher([*shared_terms, *own_terms], plurals=plurals, hyphens=hyphens)
-                if own_terms
-                else shared_matcher,
-            )
+            matcher = shared_matcher
+            if own_terms:
+                all_terms = [*shared_terms, *own_terms]
+                matcher = EntityMatcher(all_terms, plurals=plurals, hyphens=hyphens)
+            return with_spans(sample, find_spans(with_gold_answer(sample), matcher))
 
-        return mark_answers
+        return mark
 
     return MapStep(open_step, input_files=(terms,) if terms else ())
+
+
+def starter_terms() -> list[str]:
+    """Some hundreds of English and Chinese terms to start with."""
+    text = Path(__file__).with_name("_entity_terms.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    return [term.strip() for line in lines for term in re.split("[,，]", line) if term.strip()]
+
+
+def _read_terms(path: str) -> list[str]:
+    """The terms of a file, one a line; lines that begin with "# " are comments."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"terms {path} cannot be read ({error}); give a UTF-8 text file with one term a line."
+        ) from error
+    terms = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
+    if not terms:
+        raise InputError(f"terms {path} contains no term; write one a line.")
+    return terms
+
+
+def _sample_terms(sample: Sample, facet: str) -> list[str] | Drop:
+    """The terms that a sample carries: a facet with a JSON list of texts."""
+    value = sample.meta.facet(facet)
+    if not value:
+        return []
+    try:
+        terms = json.loads(value)
+    except ValueError:
+        terms = None
+    if not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
+        return Drop(sample.id, "bad_terms", f"{facet} is not a JSON list of texts")
+    return terms

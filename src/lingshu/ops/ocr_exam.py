@@ -1,5 +1,5 @@
-"""Reading questions off an image: exam text is drawn, and a teacher's reasoning is kept where its
-answer is the gold exactly.
+"""Questions to be read from an image: exam text is rendered, and a teacher's reasoning is kept where
+its answer is exactly the gold.
 
 The paper's synthesis B (section 2.2.2). The teacher sees the question as text and never the gold.
 """
@@ -11,19 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lingshu.core.errors import ConfigError
-from lingshu.core.response_format import json_format, one_response
+from lingshu.core.response_format import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import (
-    build_request,
-    derive_sample,
-    load_prompts,
-    qa_messages,
-    seeded_choice,
-)
+from lingshu.core.teacher_prompts import derive_sample, qa_messages, seeded_choice
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import png_bytes
-from lingshu.ops._qa_items import qa_item
 from lingshu.ops._sample_fields import require
+from lingshu.ops._teacher import ask, qa_item, step_prompts
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -41,7 +35,7 @@ MAX_LINES = 120
 
 @dataclass(frozen=True)
 class Solution:
-    """What the teacher replies."""
+    """The teacher's reply."""
 
     reasoning: str
     answer: str
@@ -55,54 +49,52 @@ def step(
     prompt_file: str | None = None,
     seed: int = 0,
 ) -> TeacherStep:
-    """Draw every question and answer it with the teacher's reasoning.
+    """Render every question and answer it with the teacher's reasoning.
 
     Args:
-        font: a TrueType or OpenType file; by default the one that Pillow brings, which has Latin
-            letters only.
+        font: a TrueType or OpenType file; by default Pillow's own, which has Latin letters only.
         font_size: in pixels.
-        width: of the drawn image, in pixels.
-        prompt_file: other prompts, with the sections of this step's own.
+        width: of the rendered image, in pixels.
+        prompt_file: custom prompts with the sections of this step's own.
         seed: chooses the wording of the instruction.
 
     Drops: has_images, several_turns, no_gold, no_glyph (the font lacks a character), too_long,
     wrong_answer.
     """
     require(
-        8 <= font_size <= 96, f"ocr_exam: font_size is {font_size}; it must lie between 8 and 96."
+        8 <= font_size <= 96, f"ocr_exam: font_size is {font_size}; it must be between 8 and 96."
     )
     require(
         width >= 8 * font_size,
         f"ocr_exam: width {width} holds no line at font_size {font_size}; make it wider.",
     )
-    prompts, response_format = load_prompts(KIND, prompt_file), json_format(Solution)
+    prompts, response_format = step_prompts(KIND, prompt_file), json_format(Solution)
     loaded_font = _load_font(font, font_size)
 
     def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
+        if sample.images:
+            return Drop(sample.id, "has_images")
         item = qa_item(sample)
-        if sample.images or isinstance(item, str):
-            return Drop(sample.id, "has_images" if sample.images else str(item))
+        if isinstance(item, Drop):
+            return item
         missing = _missing_glyph(item.question, loaded_font)
+        if missing:
+            return Drop(sample.id, "no_glyph", f"no glyph for {missing!r}")
         lines = _wrap_text(item.question, loaded_font, width - 2 * int(_MARGIN * font_size))
-        if missing or len(lines) > MAX_LINES:
-            return Drop(
-                sample.id,
-                "no_glyph" if missing else "too_long",
-                f"no glyph for {missing!r}" if missing else f"{len(lines)} lines",
-            )
-        prompt = prompts.render(
-            "solve", question=item.question, form=prompts.sections[item.format_section]
-        )
-        solution = yield from one_response(build_request(sample, prompt, response_format))
-        if not solution.reasoning.strip() or not item.matches_exactly(solution.answer):
+        if len(lines) > MAX_LINES:
+            return Drop(sample.id, "too_long", f"{len(lines)} lines")
+        form = prompts.sections[item.format_section]
+        prompt = prompts.render("solve", question=item.question, form=form)
+        solution = yield from ask(sample, prompt, response_format)
+        reasoning = solution.reasoning.strip()
+        if not reasoning or not item.matches_exactly(solution.answer):
             return Drop(sample.id, "wrong_answer", "the answer is not the gold")
-        answer = f"{solution.reasoning.strip()}\n\n### Final Answer: {item.gold}"
+        answer = f"{reasoning}\n\n### Final Answer: {item.gold}"
         return derive_sample(
-            sample,
+            item.sample,
             KIND,
             messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), answer, 1),
             images=(Image(data=_render_text(lines, loaded_font, width)),),
-            gold=item.sample.gold,
             meta=replace(sample.meta, modality=sample.meta.modality or "text image"),
         )
 
@@ -123,24 +115,18 @@ def _load_font(path: str | None, size: int) -> FreeTypeFont:
 
 
 def _missing_glyph(text: str, font: FreeTypeFont) -> str:
-    """The first character that the font draws as it draws what it does not have."""
-    placeholder = _glyph_bitmap("\U0010fffe", font)
-    return next(
-        (
-            c
-            for c in dict.fromkeys(text)
-            if not c.isspace() and _glyph_bitmap(c, font) == placeholder
-        ),
-        "",
-    )
+    """The first character that the font renders as it renders an unknown one."""
+    unknown = _glyph_bitmap("\U0010fffe", font)
+    characters = (c for c in dict.fromkeys(text) if not c.isspace())
+    return next((c for c in characters if _glyph_bitmap(c, font) == unknown), "")
 
 
 def _glyph_bitmap(character: str, font: FreeTypeFont) -> bytes:
-    from PIL import Image as Pictures
+    from PIL import Image as PillowImage
     from PIL import ImageDraw
 
     side = 2 * int(font.size)
-    image = Pictures.new("L", (side, side))
+    image = PillowImage.new("L", (side, side))
     ImageDraw.Draw(image).text((0, 0), character, fill=255, font=font)
     return image.tobytes()
 
@@ -157,26 +143,22 @@ def _wrap_text(text: str, font: FreeTypeFont, width: int) -> list[str]:
                 continue
             if line:
                 lines.append(line)
-            while word and font.getlength(word) > width:
-                n_characters = next(
-                    n
-                    for n in range(len(word), 0, -1)
-                    if n == 1 or font.getlength(word[:n]) <= width
-                )
-                lines.append(word[:n_characters])
-                word = word[n_characters:]
+            while len(word) > 1 and font.getlength(word) > width:
+                lengths = range(len(word), 1, -1)
+                n_fit = next((n for n in lengths if font.getlength(word[:n]) <= width), 1)
+                lines.append(word[:n_fit])
+                word = word[n_fit:]
             line = word
         lines.append(line)
     return lines
 
 
 def _render_text(lines: Sequence[str], font: FreeTypeFont, width: int) -> bytes:
-    from PIL import Image as Pictures
+    from PIL import Image as PillowImage
     from PIL import ImageDraw
 
-    size = int(font.size)
-    margin, line_spacing = int(_MARGIN * size), int(_LINE_HEIGHT * size)
-    image = Pictures.new("RGB", (width, 2 * margin + line_spacing * len(lines)), "white")
+    margin, line_spacing = int(_MARGIN * int(font.size)), int(_LINE_HEIGHT * int(font.size))
+    image = PillowImage.new("RGB", (width, 2 * margin + line_spacing * len(lines)), "white")
     draw = ImageDraw.Draw(image)
     for index, line in enumerate(lines):
         draw.text((margin, margin + index * line_spacing), line, fill="black", font=font)

@@ -1,18 +1,17 @@
-"""Question types: a teacher names type, clinical domain, modality and medical terms of each
-question and its answer.
+"""Question types: a teacher labels each question and answer with type, clinical domain, modality
+and medical terms.
 
-The taxonomy of PSV2026. `refine_qa`, `critique` and `write_rubric` do this to what they write
-themselves; this step is for questions that are good as they are.
+The taxonomy of PSV2026. `refine_qa`, `critique` and `write_rubric` label what they write
+themselves; this step is for questions that are kept as they are.
 """
 
 from __future__ import annotations
 
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import derive_sample, load_prompts, qa_messages
+from lingshu.core.teacher_prompts import derive_sample, qa_messages
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._qa_items import qa_item
-from lingshu.ops._question_labels import PROMPT_NAME, label_question, with_labels
 from lingshu.ops._sample_fields import answer_text
+from lingshu.ops._teacher import label_question, qa_item, step_prompts, with_labels
 
 KIND = "question_type"
 
@@ -22,24 +21,21 @@ def step(*, prompt_file: str | None = None) -> TeacherStep:
     question and a known answer.
 
     Args:
-        prompt_file: other prompts, with the sections of this step's own.
+        prompt_file: custom prompts with the sections of this step's own.
 
     Drops: several_turns, no_gold.
     """
-    prompts = load_prompts(PROMPT_NAME, prompt_file)
+    prompts = step_prompts(KIND, prompt_file)
 
     def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
         item = qa_item(sample)
-        if isinstance(item, str):
-            return Drop(sample.id, item)
-        notes = yield from label_question(
-            prompts, sample, question=item.question, answer=answer_text(sample)
-        )
-        messages = (
-            sample.messages
-            if sample.answered
-            else qa_messages(item.question, answer_text(sample), len(sample.images))
-        )
-        return with_labels(derive_sample(sample, KIND, messages=messages), notes)
+        if isinstance(item, Drop):
+            return item
+        answer = answer_text(sample)
+        labels = yield from label_question(prompts, sample, question=item.question, answer=answer)
+        messages = sample.messages
+        if not sample.answered:
+            messages = qa_messages(item.question, answer, len(sample.images))
+        return with_labels(derive_sample(sample, KIND, messages=messages), labels)
 
     return TeacherStep(KIND, dialogue, prompts.tag)

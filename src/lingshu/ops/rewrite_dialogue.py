@@ -1,21 +1,22 @@
-"""Doctors' replies from consultation sites rewritten by a teacher; a reply without the agreed mark
-is rejected.
+"""Doctors' replies from consultation sites, rewritten by a teacher; a reply without the agreed
+prefix is rejected.
 
-The paper has HealthCareMagic-100k and iCliniq-10k rewritten so (section 2.1.4 and its appendix).
-What still names a person, a place or a contact afterwards is dropped.
+The paper has HealthCareMagic-100k and iCliniq-10k rewritten this way (section 2.1.4 and its
+appendix). A reply that still names a person, a place or a contact is dropped.
 """
 
 from __future__ import annotations
 
 from lingshu.core.response_format import InvalidResponse, ResponseFormat
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import ALTERNATIVE, build_request, derive_sample, load_prompts
+from lingshu.core.teacher_prompts import ALTERNATIVE, build_request, derive_sample
 from lingshu.core.types import Drop, Message, Sample
-from lingshu.deidentify import rules
-from lingshu.ops._sample_fields import format_counts, require
+from lingshu.deidentify.rules import scrub_text
+from lingshu.ops._sample_fields import assistant_turns, check_minimum, format_counts, with_messages
+from lingshu.ops._teacher import step_prompts
 
 KIND = "rewrite_dialogue"
-MARK = "Revised response:"
+PREFIX = "Revised response:"
 
 
 def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
@@ -23,53 +24,43 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
 
     Args:
         min_words: a dialogue with a shorter new reply is dropped.
-        prompt_file: other prompts, with the sections of this step's own.
+        prompt_file: custom prompts with the sections of this step's own.
 
-    Drops: no_reply, no_mark (the teacher's reply does not begin as agreed), too_short, identifiers.
+    Drops: no_reply, no_mark (the teacher's reply lacks the prefix), too_short, identifiers.
     """
-    require(min_words >= 1, f"rewrite_dialogue: min_words is {min_words}; it must be at least 1.")
-    prompts = load_prompts(KIND, prompt_file)
-    response_format = ResponseFormat(_after_mark, MARK)
+    check_minimum(KIND, 1, min_words=min_words)
+    prompts, response_format = (
+        step_prompts(KIND, prompt_file),
+        ResponseFormat(_after_prefix, PREFIX),
+    )
 
     def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
-        turns = [
-            i
-            for i, message in enumerate(sample.messages)
-            if message.role == "assistant" and i and message.text.strip()
-        ]
+        messages = list(sample.messages)
+        turns = [turn for turn in assistant_turns(sample) if turn]
         if not turns:
             return Drop(sample.id, "no_reply")
-        rewrite_prompts = [
+        texts = [
             prompts.render(
-                "rewrite",
-                question=sample.messages[i - 1].text,
-                reply=sample.messages[i].text,
-                mark=MARK,
+                "rewrite", question=messages[i - 1].text, reply=messages[i].text, mark=PREFIX
             )
             for i in turns
         ]
-        replies = yield [build_request(sample, text, response_format) for text in rewrite_prompts]
-        messages = list(sample.messages)
+        replies = yield [build_request(sample, text, response_format) for text in texts]
         for turn, reply in zip(turns, replies, strict=True):
-            if len(reply.split()) < min_words:
-                return Drop(sample.id, "too_short", f"{len(reply.split())} words")
-            identifier_counts = rules.scrub_text(reply)[1]
-            if identifier_counts:
-                return Drop(sample.id, "identifiers", format_counts(identifier_counts))
+            n_words, identifiers = len(reply.split()), scrub_text(reply)[1]
+            if n_words < min_words:
+                return Drop(sample.id, "too_short", f"{n_words} words")
+            if identifiers:
+                return Drop(sample.id, "identifiers", format_counts(identifiers))
             messages[turn] = Message("assistant", (reply,))
         notes = {ALTERNATIVE: sample.messages[turns[-1]].text} if sample.answered else None
-        gold = (
-            (messages[-1].text,)
-            if sample.answered and sample.gold == (sample.messages[-1].text,)
-            else sample.gold
-        )
-        return derive_sample(sample, KIND, extra=notes, messages=tuple(messages), gold=gold)
+        return derive_sample(with_messages(sample, messages), KIND, extra=notes)
 
     return TeacherStep(KIND, dialogue, prompts.tag)
 
 
-def _after_mark(text: str) -> str:
+def _after_prefix(text: str) -> str:
     reply = text.strip()
-    if not reply.casefold().startswith(MARK.casefold()):
-        raise InvalidResponse("no_mark", f"it does not begin with {MARK!r}")
-    return reply[len(MARK) :].strip()
+    if not reply.casefold().startswith(PREFIX.casefold()):
+        raise InvalidResponse("no_mark", f"it does not begin with {PREFIX!r}")
+    return reply[len(PREFIX) :].strip()

@@ -1,8 +1,8 @@
 """Questions by template: a sample's label becomes a question with four shuffled options, the wrong
-ones labels of its source.
+ones other labels of its source.
 
-The paper's synthesis C, first way (section 2.2.3); no teacher is needed. One of the options is the
-negative class (`negative`) where the source has one.
+The paper's synthesis C, first method (section 2.2.3); no teacher is needed. One of the options is
+the negative class (`negative`) where the source has one.
 """
 
 from __future__ import annotations
@@ -11,17 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from lingshu.core.rows import LETTERS, with_choices
+from lingshu.core.rows import LETTERS
 from lingshu.core.step_types import MapStep, Pixels
-from lingshu.core.teacher_prompts import (
-    derive_sample,
-    normalize_answer,
-    qa_messages,
-    seeded_choice,
-    seeded_shuffle,
-)
+from lingshu.core.teacher_prompts import normalize_answer, seeded_choice, seeded_shuffle
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import require
+from lingshu.ops._sample_fields import check_choice, choice_sample, require
 from lingshu.ops.label_space import LABELS_KEY
 
 KIND = "vqa_template"
@@ -58,71 +52,54 @@ def step(
     """Ask for the label of every image.
 
     Args:
-        about: what the label says, which chooses the wording: anatomy, abnormality or modality.
+        label_type: what the label states, which selects the wording: anatomy, abnormality or
+            modality.
         facet: facet of the samples that holds the label.
         labels: label space; by default what `label_space` noted.
         negative: label of images without a finding; where the source has it, it is always one of
             the options.
         templates: other wordings; {modality} stands for the sample's modality.
         options: number of options, fewer where the source has fewer labels.
-        seed: chooses wording and wrong options, and orders them.
+        seed: selects wording and wrong options, and orders them.
 
     Drops: no_image, no_label, no_label_space, few_labels.
     """
-    require(
-        label_type in TEMPLATES or bool(templates),
-        f"vqa_template: about is {label_type!r}; choose one of: {', '.join(TEMPLATES)}.",
-    )
+    if not templates:
+        check_choice(KIND, "label_type", label_type, tuple(TEMPLATES))
     require(
         2 <= options <= len(LETTERS),
-        f"vqa_template: options is {options}; it must lie between 2 and {len(LETTERS)}.",
+        f"vqa_template: options is {options}; it must be between 2 and {len(LETTERS)}.",
     )
-    question_templates = tuple(templates) or TEMPLATES[label_type]
+    wordings = tuple(templates) or TEMPLATES[label_type]
 
     def ask_for_label(sample: Sample, _: Pixels) -> Sample | Drop:
         label = sample.meta.facet(facet)
         if not sample.images or not label:
-            return Drop(
-                sample.id, "no_label" if sample.images else "no_image", f"its {facet} is not known"
-            )
+            reason = "no_label" if sample.images else "no_image"
+            return Drop(sample.id, reason, f"its {facet} is not known")
         label_space = list(labels) or json.loads(sample.meta.extra.get(LABELS_KEY, "[]"))
         if not label_space:
             return Drop(
-                sample.id, "no_label_space", "give labels, or let the step label_space come before"
+                sample.id, "no_label_space", "give labels, or run the step label_space first"
             )
-        other_labels = [
+        others = [
             candidate
             for candidate in dict.fromkeys(label_space)
             if normalize_answer(candidate) != normalize_answer(label)
         ]
-        negatives = [
-            candidate
-            for candidate in other_labels
-            if negative is not None and normalize_answer(candidate) == normalize_answer(negative)
-        ]
-        distractors = [
-            *negatives,
-            *(
-                candidate
-                for candidate in seeded_shuffle(other_labels, sample.id, seed)
-                if candidate not in negatives
-            ),
-        ][: options - 1]
+        shuffled = seeded_shuffle(others, sample.id, seed)
+        if negative is not None:  # first, in the order of the label space
+            negatives = [c for c in others if normalize_answer(c) == normalize_answer(negative)]
+            shuffled = [*negatives, *(c for c in shuffled if c not in negatives)]
+        distractors = shuffled[: options - 1]
         if not distractors:
             return Drop(sample.id, "few_labels", "its source has no other label")
         choices = tuple(seeded_shuffle([label, *distractors], f"{sample.id}\0order", seed))
-        question = seeded_choice(question_templates, sample.id, seed).replace(
+        question = seeded_choice(wordings, sample.id, seed).replace(
             "{modality}", sample.meta.modality or "medical"
         )
-        gold = LETTERS[choices.index(label)]
         extra = {key: value for key, value in sample.meta.extra.items() if key != LABELS_KEY}
-        return derive_sample(
-            sample,
-            KIND,
-            messages=qa_messages(with_choices(question, choices), gold, len(sample.images)),
-            gold=(gold,),
-            choices=choices,
-            meta=replace(sample.meta, kind="choice", extra=extra),
-        )
+        parent = replace(sample, meta=replace(sample.meta, extra=extra))
+        return choice_sample(parent, KIND, question, choices, label)
 
     return MapStep(lambda: ask_for_label)

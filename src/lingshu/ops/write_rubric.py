@@ -1,5 +1,5 @@
-"""Test items with a rubric: a teacher expands the question, writes a full answer, and says what a
-judge is to look for.
+"""Test items with a rubric: a teacher expands the question, writes a full answer, and describes
+what a judge has to look for.
 
 The test side of PSV2026: query expansion, then five binary dimensions for each item. The published
 names of the dimensions are not known; these five are this project's own.
@@ -11,22 +11,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from lingshu.core.response_format import json_format, one_response
+from lingshu.core.response_format import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import (
-    ALTERNATIVE,
-    build_request,
-    derive_sample,
-    load_prompts,
-    normalize_answer,
-    qa_messages,
-)
+from lingshu.core.teacher_prompts import ALTERNATIVE, normalize_answer
 from lingshu.core.types import Drop, Sample
-from lingshu.ops import _consistency, _question_labels
-from lingshu.ops._consistency import CHECK_MODES, CheckMode, check_consistency, find_text_problem
-from lingshu.ops._qa_items import qa_item
-from lingshu.ops._question_labels import label_question, with_labels
-from lingshu.ops._sample_fields import answer_text, check_choice
+from lingshu.ops._consistency import find_text_problem
+from lingshu.ops._teacher import CheckMode, QAWriter, ask, qa_item
 
 KIND = "write_rubric"
 DIMENSIONS = (
@@ -41,7 +31,7 @@ MAX_POINTS = 10
 
 @dataclass(frozen=True)
 class Dimension:
-    """One thing that a judge finds met or not met."""
+    """One criterion that a judge finds met or not met."""
 
     dim: str
     score: int
@@ -50,7 +40,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class RubricItem:
-    """What the teacher replies."""
+    """The teacher's reply."""
 
     query: str
     answer: str
@@ -62,84 +52,60 @@ def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> Teac
     with a known answer.
 
     Args:
-        check: how the answer is held against the gold, as in `refine_qa`.
-        prompt_file: other prompts, with the sections of this step's own.
+        check: how the answer is compared with the gold, as in `refine_qa`.
+        prompt_file: custom prompts with the sections of this step's own.
 
     Drops: several_turns, no_gold, empty_text, other_language, tells_source, leaks_answer,
-    contradicts_gold, gold_missing, and bad_rubric (not each dimension once, two that say the same,
-    or points beyond 1 to 10).
+    contradicts_gold, gold_missing, and bad_rubric (a dimension missing or repeated, two with the
+    same description, or points outside 1 to 10).
     """
-    check_choice(KIND, "check", check, CHECK_MODES)
-    prompts, label_prompts, consistency_prompts = (
-        load_prompts(KIND, prompt_file),
-        load_prompts(_question_labels.PROMPT_NAME),
-        load_prompts(_consistency.PROMPT_NAME),
-    )
-    response_format = json_format(RubricItem)
+    writer, response_format = QAWriter.load(KIND, check, prompt_file), json_format(RubricItem)
+    sections = writer.prompts.sections
 
     def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
         item = qa_item(sample)
-        if isinstance(item, str):
-            return Drop(sample.id, item)
-        gold = answer_text(sample).strip()
-        dimension_list = "\n".join(
-            f"- {prompts.sections[f'dimension: {name}']}" for name in DIMENSIONS
+        if isinstance(item, Drop):
+            return item
+        dimensions = "\n".join(f"- {sections[f'dimension: {name}']}" for name in DIMENSIONS)
+        prompt = writer.prompts.render(
+            "write", question=item.question, gold=item.answer, dimensions=dimensions
         )
-        prompt = prompts.render(
-            "write", question=item.question, gold=gold, dimensions=dimension_list
-        )
-        reply = yield from one_response(
-            build_request(sample, prompt, response_format, images=sample.images)
-        )
-        query, full_answer = reply.query.strip(), reply.answer.strip()
-        problem = find_text_problem(item.question, gold, query, full_answer)
+        reply = yield from ask(sample, prompt, response_format)
+        question, answer = reply.query.strip(), reply.answer.strip()
+        problem = find_text_problem(item.question, item.answer, question, answer)
+        if problem:
+            return Drop(sample.id, problem)
         rubric = _order_dimensions(reply.rubric)
-        if problem or isinstance(rubric, str):
-            return Drop(sample.id, problem or "bad_rubric", "" if problem else str(rubric))
-        drop = yield from check_consistency(
-            consistency_prompts, sample, question=query, gold=gold, text=full_answer, check=check
-        )
-        if drop:
-            return drop
-        notes = yield from label_question(label_prompts, sample, question=query, answer=full_answer)
+        if isinstance(rubric, str):
+            return Drop(sample.id, "bad_rubric", rubric)
         extra = {
             "rubric": json.dumps([asdict(dimension) for dimension in rubric], ensure_ascii=False),
             "original_question": item.question,
-            "original_answer": gold,
-            ALTERNATIVE: gold,
+            "original_answer": item.answer,
+            ALTERNATIVE: item.answer,
         }
-        derived = derive_sample(
-            sample,
-            KIND,
-            extra=extra,
-            messages=qa_messages(query, full_answer, len(sample.images)),
-            gold=(full_answer,),
-            choices=(),
+        return (
+            yield from writer.write(
+                item, question=question, answer=answer, kind="rubric", extra=extra
+            )
         )
-        return with_labels(derived, notes, kind="rubric")
 
-    return TeacherStep(
-        KIND, dialogue, f"{prompts.tag}, {label_prompts.tag}, {consistency_prompts.tag}"
-    )
+    return TeacherStep(KIND, dialogue, writer.tag)
 
 
 def _order_dimensions(dimensions: Sequence[Dimension]) -> list[Dimension] | str:
     """The dimensions in their order, or what is wrong with them."""
-    by_name = {
-        normalize_answer(dimension.dim): Dimension(
-            normalize_answer(dimension.dim), dimension.score, dimension.description.strip()
-        )
-        for dimension in dimensions
-    }
+    by_name: dict[str, Dimension] = {}
+    for dimension in dimensions:
+        name = normalize_answer(dimension.dim)
+        by_name[name] = Dimension(name, dimension.score, dimension.description.strip())
     if sorted(by_name) != sorted(DIMENSIONS) or len(dimensions) != len(DIMENSIONS):
-        return (
-            f"{len(dimensions)} dimensions, {len(by_name.keys() & set(DIMENSIONS))} of the"
-            f" {len(DIMENSIONS)} that were asked for"
-        )
-    if len(
-        {normalize_answer(dimension.description) for dimension in by_name.values()} - {""}
-    ) < len(DIMENSIONS):
-        return "a dimension says nothing, or what another one says"
-    if not all(1 <= dimension.score <= MAX_POINTS for dimension in by_name.values()):
-        return f"points {[dimension.score for dimension in by_name.values()]}"
+        n_known = len(by_name.keys() & set(DIMENSIONS))
+        return f"{len(dimensions)} dimensions, {n_known} of the {len(DIMENSIONS)} requested"
+    descriptions = {normalize_answer(dimension.description) for dimension in by_name.values()}
+    if len(descriptions - {""}) < len(DIMENSIONS):
+        return "a description is empty or repeats another one"
+    points = [dimension.score for dimension in by_name.values()]
+    if not all(1 <= score <= MAX_POINTS for score in points):
+        return f"points {points}"
     return [by_name[name] for name in DIMENSIONS]
