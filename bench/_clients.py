@@ -82,7 +82,7 @@ def lingshu_run(
 
     from lingshu.core.engine_options import EngineOptions
     from lingshu.core.messages import user_turn
-    from lingshu.core.types import Meta, Sample, Sampling, Task
+    from lingshu.core.types import Meta, Provenance, Sample, Sampling, Task
     from lingshu.engines import openai
     from lingshu.evaluate.generate import generate
     from lingshu.evaluate.spool import DiskSamples
@@ -99,8 +99,7 @@ def lingshu_run(
     task = Task(
         "stand_in",
         "Stand-in",
-        "made up",
-        "CC0",
+        Provenance("made up", "CC0"),
         lambda _: build_samples(),
         auto.score,
         lambda _: [],
@@ -115,7 +114,7 @@ def lingshu_run(
 
 TASK = '''"""The same questions as a task."""
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Sample, Task
+from lingshu.core.types import Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
@@ -123,7 +122,7 @@ def samples(data):
     return (Sample(f"s{{n}}", (user_turn(TEXT.format(n), 0),), gold=("yes",), meta=meta) for n in range({count}))
 
 TEXT = {text!r}
-TASK = Task("stand_in", "Stand-in", "made up", "CC0", samples, auto.score, lambda seed: [])
+TASK = Task("stand_in", "Stand-in", Provenance("made up", "CC0"), samples, auto.score, lambda seed: [])
 '''
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Meta, Sample, Task
+from lingshu.core.types import Image, Meta, Provenance, Sample, Task
 from lingshu.imaging.read import encode_png
 from lingshu.scoring import yes_no
 
@@ -44,13 +44,10 @@ def synthetic(seed: int) -> list[Sample]:
 TASK = Task(
     name="bright_spots",
     title="Bright spots",
-    source="drawn",
-    license="Apache-2.0",
+    provenance=Provenance("drawn", "Apache-2.0", access="open", expected_n=20),
     samples=samples,
     score=yes_no.score,
     synthetic=synthetic,
-    access="open",
-    expected_n=20,
     facets=("kind",),
 )
 

@@ -75,7 +75,7 @@ def test_everything_loads_alone() -> None:
         "    importlib.import_module(name)\n"
     )
     modules = [
-        f"{group_package(group)}.{name}"
+        f"{group_package(group)}.{builtin_modules(group)[name].stem}"
         for group, name in REGISTERED
         if not (group == "engines" and name in TORCH_ENGINES)
         and not (group == "merges" and find_spec("torch") is None)
@@ -101,7 +101,9 @@ TASKS = sorted(builtin_modules("tasks"))
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
     found = task(name)
-    assert found.name == name and found.title and found.source and found.license
+    assert (
+        found.name == name and found.title and found.provenance.source and found.provenance.license
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)

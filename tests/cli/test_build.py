@@ -18,7 +18,7 @@ from lingshu.core.errors import InputError
 from lingshu.core.files import check_manifest, read_json, read_jsonl
 from lingshu.core.types import Drop, Sample, Task
 from lingshu.imaging.read import encode_png, open_image
-from lingshu.tasks._mmmu import SUBJECTS
+from lingshu.tasks.mmmu_med import SUBJECTS
 
 REPORT = (
     "                FINAL REPORT\n INDICATION: made up\n\n FINDINGS:\n A circle.\n\n IMPRESSION:\n"
@@ -216,7 +216,11 @@ def test_a_download_becomes_the_folder_that_data_reads(
     task = registry.get_attribute("tasks", name, "TASK")
     assert isinstance(task, Task)
     # The number is held against a source only where it states one; a miniature never has it.
-    assert code == (0 if task.expected_n is None or "n" in task.unverified_fields else 1)
+    assert code == (
+        0
+        if task.provenance.expected_n is None or "expected_n" in task.provenance.unverified_fields
+        else 1
+    )
     assert capsys.readouterr().out.startswith(f"{samples} questions, {images} images")
     folder = tmp_path / "data" / name
     check_manifest(folder)
@@ -226,7 +230,10 @@ def test_a_download_becomes_the_folder_that_data_reads(
         "images": images,
         **{f"dropped_{reason}": count for reason, count in sorted(drops.items())},
     }
-    assert card["notes"]["access"] == task.access and card["notes"]["agreement"] == task.agreement
+    assert (
+        card["notes"]["access"] == task.provenance.access
+        and card["notes"]["agreement"] == task.provenance.agreement
+    )
     read = list(task.samples(tmp_path / "data"))
     before = (
         [s for s in task.read_original(tmp_path / "source") if isinstance(s, Sample)]

@@ -21,7 +21,7 @@ from lingshu.inference.engines import engine_name, open_engine
 
 TASK = '''"""Ten questions, two of them with an image that is not there, and two rows that were dropped."""
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Drop, Image, Meta, Sample, Task
+from lingshu.core.types import Drop, Image, Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 
 MISSING = {missing}
@@ -36,7 +36,7 @@ def samples(data):
     yield Drop("a", "no_gold")
     yield Drop("b", "no_gold")
 
-TASK = Task({name!r}, {title!r}, "made up", "CC0", samples, auto.score, lambda seed: [], facets=("kind",))
+TASK = Task({name!r}, {title!r}, Provenance("made up", "CC0"), samples, auto.score, lambda seed: [], facets=("kind",))
 '''
 
 

@@ -157,13 +157,13 @@ def test_a_path_that_cannot_be_told_is_refused(
 
 TASK = '''"""Mine."""
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Sample, Task
+from lingshu.core.types import Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data=None):
     return [Sample(str(i), (user_turn("Which?", 0),), gold=("left",), meta=Meta(access="open", kind="open")) for i in range({})]
 
-TASK = Task("mine", "Mine", "made up", "CC0", samples, auto.score, lambda seed: samples())
+TASK = Task("mine", "Mine", Provenance("made up", "CC0"), samples, auto.score, lambda seed: samples())
 '''
 
 

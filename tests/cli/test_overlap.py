@@ -22,9 +22,9 @@ LONG = (
     " and by which branch?"
 )
 
-TASK = """from lingshu.core.types import Message, Sample, Task
+TASK = """from lingshu.core.types import Message, Provenance, Sample, Task
 ITEMS = [Sample(name, (Message("user", (text,)),)) for name, text in (("m1", LONG), ("m2", "Something else?"))]
-TASK = Task("mine", "Mine", "drawn", "Apache-2.0", lambda data: ITEMS, lambda sample, reply: None, lambda seed: ITEMS)
+TASK = Task("mine", "Mine", Provenance("drawn", "Apache-2.0"), lambda data: ITEMS, lambda sample, reply: None, lambda seed: ITEMS)
 """
 
 

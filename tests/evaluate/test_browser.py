@@ -17,7 +17,7 @@ from lingshu.cli.main import main
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ImageError
 from lingshu.core.files import read_jsonl
-from lingshu.core.types import Image, Message, Meta, Sample, Sampling, Task
+from lingshu.core.types import Image, Message, Meta, Provenance, Sample, Sampling, Task
 from lingshu.engines import echo
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.report import build, sample_browser
@@ -95,8 +95,7 @@ def image_samples(*shades: int) -> list[Sample]:
 TASK = Task(
     "demo",
     "Demo",
-    "made up",
-    "CC0",
+    Provenance("made up", "CC0"),
     lambda data: image_samples(0),
     auto.score,
     lambda seed: image_samples(0),

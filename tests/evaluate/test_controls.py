@@ -16,7 +16,7 @@ from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
 from lingshu.core.prompts import INSTRUCTIONS, build_prompt
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.types import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.evaluate import control_run as control_run
 from lingshu.evaluate import perturbations as control_samples
 from lingshu.evaluate.controls import (
@@ -54,8 +54,7 @@ ITEMS = [item(i) for i in range(6)] + [item(i, choices=()) for i in range(6, 8)]
 TASK = Task(
     "demo",
     "Demo",
-    "made up",
-    "CC0",
+    Provenance("made up", "CC0"),
     lambda data: ITEMS,
     auto.score,
     lambda seed: ITEMS,

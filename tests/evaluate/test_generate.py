@@ -14,7 +14,7 @@ from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Meta, Reply, Sample, Sampling, Task
+from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.evaluate import score as control_run
 from lingshu.evaluate.generate import GenerationResult, count_pending, generate
 from lingshu.evaluate.pending import PendingSamples
@@ -36,7 +36,12 @@ def samples(count: int = 10) -> list[Sample]:
 
 
 TASK = Task(
-    "demo", "Demo", "made up", "CC0", lambda data: samples(), auto.score, lambda seed: samples()
+    "demo",
+    "Demo",
+    Provenance("made up", "CC0"),
+    lambda data: samples(),
+    auto.score,
+    lambda seed: samples(),
 )
 
 

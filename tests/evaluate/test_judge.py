@@ -18,7 +18,7 @@ from lingshu.core.data_policy import DataPolicy
 from lingshu.core.errors import ArtifactError, EngineError, InputError
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Criterion, Meta, Reply, Sample, Sampling, Task
+from lingshu.core.types import Criterion, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import JudgeSummary, judge, open_judge_client
 from lingshu.evaluate.judgments import HumanLabel, read_judge_result, read_labels
@@ -49,7 +49,12 @@ def sample(name: str, **meta: Any) -> Sample:
 
 SAMPLES = [sample(name) for name in REPLIES]
 TASK = Task(
-    "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
+    "demo",
+    "Demo",
+    Provenance("made up", "CC0"),
+    lambda data: SAMPLES,
+    auto.score,
+    lambda seed: SAMPLES,
 )
 
 

@@ -21,7 +21,7 @@ import pytest
 from lingshu.core.files import read_jsonl
 from lingshu.core.llm_client import Endpoint
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Reply, Sample, Sampling, Task
+from lingshu.core.types import Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.engines.openai import OpenAIEngine
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import judge, open_judge_client
@@ -39,7 +39,12 @@ SAMPLES = [
     for i in range(COUNT)
 ]
 TASK = Task(
-    "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
+    "demo",
+    "Demo",
+    Provenance("made up", "CC0"),
+    lambda data: SAMPLES,
+    auto.score,
+    lambda seed: SAMPLES,
 )
 FAULTS = ("429", "500", "hangs", "garbage", "cut stream", "prose", "broken json")
 FAILURE_RATE, ALWAYS_FAIL_EVERY, RETRIES, MAX_ATTEMPTS = 0.3, 12, 1, 2
@@ -200,14 +205,14 @@ def test_a_third_of_the_calls_failing_ends_with_exact_counts(
 
 TASK_FILE = '''"""The same questions, for the command line."""
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Sample, Task
+from lingshu.core.types import Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
     for i in range(800):
         yield Sample(f"s{i}", (user_turn(f"Question {i}?", 0),), gold=("heart",), meta=Meta(access="open", kind="open"))
 
-TASK = Task("demo", "Demo", "made up", "CC0", samples, auto.score, lambda seed: [])
+TASK = Task("demo", "Demo", Provenance("made up", "CC0"), samples, auto.score, lambda seed: [])
 '''
 
 

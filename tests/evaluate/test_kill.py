@@ -24,7 +24,7 @@ REPORT = ("report.json", "report.md", "report.html", "many/scores.jsonl")
 
 TASK = f'''"""Many short questions."""
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Sample, Task
+from lingshu.core.types import Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 
 def samples(data):
@@ -33,7 +33,7 @@ def samples(data):
         meta = Meta(access="open", kind=("side", "size")[i % 2], group=str(i // 4))
         yield Sample(f"s{{i}}", (user_turn(f"Question s{{i}}?", 0),), gold=(gold,), meta=meta)
 
-TASK = Task("many", "Many", "made up", "CC0", samples, auto.score, lambda seed: [], facets=("kind",))
+TASK = Task("many", "Many", Provenance("made up", "CC0"), samples, auto.score, lambda seed: [], facets=("kind",))
 '''
 
 

@@ -13,7 +13,7 @@ from lingshu.core.artifacts import read_scores
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ArtifactError, DataPolicyError, EngineError, ImageError, InputError
 from lingshu.core.files import read_jsonl
-from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling, Task
+from lingshu.core.types import Image, Message, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.engines import echo
 from lingshu.evaluate import score as control_run
 from lingshu.evaluate.generate import generate
@@ -42,8 +42,7 @@ def samples(count: int = 10) -> list[Sample]:
 TASK = Task(
     "demo",
     "Demo",
-    "made up",
-    "CC0",
+    Provenance("made up", "CC0"),
     lambda data: samples(),
     auto.score,
     lambda seed: samples(),
@@ -123,7 +122,14 @@ def test_another_question_model_or_decoding_is_another_reply(tmp_path):
     engine = Recorder()
     assert run(engine, tmp_path, samples_override=changed).n_requested == 1
     assert engine.requested == ["s0"]
-    assert run(Recorder(), tmp_path, task=replace(TASK, revision="2")).n_requested == 10
+    assert (
+        run(
+            Recorder(),
+            tmp_path,
+            task=replace(TASK, provenance=replace(TASK.provenance, revision="2")),
+        ).n_requested
+        == 10
+    )
     assert [row["reply"] for row in score(TASK, samples(), tmp_path)] == ["no", "yes"] * 5
 
 

@@ -14,8 +14,8 @@ from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
 from lingshu.evaluate.report import build
 from lingshu.evaluate.summary import by_facet, summarize
-from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.scoring.protocols.table import quirks
+from lingshu.scoring.rubric import NEEDS_JUDGE
 
 
 def rows(right: int, n: int, *, group: int = 0, **extra) -> list[dict]:

@@ -11,12 +11,11 @@ import pytest
 from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Meta, Reply, Sample, Sampling, Score, Scorer, Task
+from lingshu.core.types import Meta, Provenance, Reply, Sample, Sampling, Score, Scorer, Task
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.score import count_failed, score, scores_file
-from lingshu.scoring import auto
-from lingshu.scoring._reports import NEEDS_JUDGE
-from lingshu.tasks import healthbench
+from lingshu.scoring import auto, rubric
+from lingshu.scoring.rubric import NEEDS_JUDGE
 
 SAMPLES = [
     Sample(
@@ -29,7 +28,12 @@ SAMPLES = [
     for i in range(3)
 ]
 TASK = Task(
-    "demo", "Demo", "made up", "CC0", lambda data: SAMPLES, auto.score, lambda seed: SAMPLES
+    "demo",
+    "Demo",
+    Provenance("made up", "CC0"),
+    lambda data: SAMPLES,
+    auto.score,
+    lambda seed: SAMPLES,
 )
 
 
@@ -119,7 +123,7 @@ def test_a_scorer_that_breaks_costs_its_own_reply_alone(answered: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("judged", [healthbench.TASK.score, auto.score])
+@pytest.mark.parametrize("judged", [rubric.score, auto.score])
 def test_replies_that_need_a_judge_did_not_fail(answered: Path, judged: Scorer) -> None:
     rubrics = [
         replace(sample, choices=(), meta=replace(sample.meta, kind="rubric")) for sample in SAMPLES

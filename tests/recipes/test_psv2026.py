@@ -32,7 +32,7 @@ from lingshu.imaging.read import image_bytes
 from lingshu.ops._teacher import QUESTION_TYPES
 from lingshu.recipes import curation_psv2026, curation_psv2026_published, psv2026, psv2026_test
 from lingshu.sources import phantom
-from lingshu.tasks import psv2026_own
+from lingshu.tasks import psv2026 as psv2026_task
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "vqa_rad"
 FAULTS = {"malformed": 0.05, "refused": 0.02, "seed": 0}
@@ -185,7 +185,7 @@ def run_pipeline(folder: Path, tmp_path: Path) -> None:
     assert build("psv2026_own", tmp_path / "validation_made", out=tmp_path / "data") == 0
     samples = [
         sample
-        for sample in psv2026_own.TASK.samples(tmp_path / "data")
+        for sample in psv2026_task.TASKS["psv2026_own"].samples(tmp_path / "data")
         if isinstance(sample, Sample)
     ]
     assert len(samples) == open_dataset(tmp_path / "validation_made").rows
@@ -196,7 +196,7 @@ def run_pipeline(folder: Path, tmp_path: Path) -> None:
 
 def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | None]:
     """The scores of replies that are the gold, or are not, by a judge that knows it."""
-    task, path = psv2026_own.TASK, folder / psv2026_own.TASK.name
+    task, path = psv2026_task.TASKS["psv2026_own"], folder / psv2026_task.TASKS["psv2026_own"].name
     generate(task, samples, FixedReplyEngine(gold), path, sampling=Sampling(), images=image_bytes)
     assert score(task, samples, path).n_awaiting_judge == len(samples)
     with open_judge(

@@ -17,10 +17,11 @@ from lingshu.cli.score import score as score_file
 from lingshu.core import prompts
 from lingshu.core.errors import InputError
 from lingshu.core.files import read_jsonl
+from lingshu.core.report_sections import ReportSections, format_reference
 from lingshu.core.types import Message, Meta, Reply, Sample
 from lingshu.evaluate import rubric
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import _reports, auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring import auto, choice, closed, open, token_f1, yes_no
 from lingshu.scoring.protocols import medevalkit as published
 from lingshu.scoring.protocols import reports as reports
 from lingshu.scoring.protocols import table
@@ -448,7 +449,7 @@ def test_counts_are_the_assigned_ones() -> None:
 
 def test_report_references_are_the_assigned_ones() -> None:
     for case in cases("report_reference"):
-        assert _reports.format_reference(**case["inputs"]) == case["expected"]
+        assert format_reference(ReportSections(**case["inputs"])) == case["expected"]
 
 
 def test_rubric_scores_are_the_assigned_ones() -> None:

@@ -6,8 +6,7 @@ import pytest
 
 from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.types import Message, Meta, Sample, Score
-from lingshu.scoring import auto, choice, closed, format, open, token_f1
-from lingshu.scoring._combine import combine
+from lingshu.scoring import auto, closed, format, open, token_f1
 from lingshu.scoring.protocols import table
 
 CHOICES = ("Cyst", "Abscess", "Hematoma")
@@ -132,25 +131,6 @@ def test_a_chinese_gold_may_repeat_the_question():
         0.0,
         0.0,
     ]
-
-
-def test_parts_are_weighed():
-    combined = combine({format.score: 0.5, auto.score: 1.0})
-    question = sample("B", choices=CHOICES)
-    assert combined(question, "<think>a</think><answer>B</answer>") == Score(
-        1.5, "ok", "B", "0.5 * 1 + 1 * 1"
-    )
-    assert combined(question, "B").value == 1.0
-    assert combined(question, "<think>a</think><answer>A</answer>").value == 0.5
-    unparsed_score = combined(question, "no idea")
-    assert (unparsed_score.value, unparsed_score.status) == (0.0, "refused")
-    assert combined(question, "") == Score(None, "empty", None, "0.5 * none + 1 * none")
-
-
-@pytest.mark.parametrize("weights", [{}, {choice.score: float("nan")}])
-def test_weights_are_checked(weights):
-    with pytest.raises(InputError, match="finite"):
-        combine(weights)
 
 
 def test_an_unknown_protocol_names_the_nearest():

@@ -48,18 +48,18 @@ def test_a_benchmark_states_its_facts(name: str) -> None:
     task = load_task(name)
     doc = registry.load("tasks", name).__doc__ or ""
     assert (
-        task.source.startswith("https://")
-        and "Licence:" in doc
+        task.provenance.source.startswith("https://")
+        and "License:" in doc
         and "Revision:" in doc
-        and "Link:" in doc
+        and "Link" in doc
     )
-    assert task.source in doc
-    assert task.revision is None or len(task.revision) == 40
-    if "license" in task.unverified_fields:
+    assert task.provenance.source in doc
+    assert task.provenance.revision is None or len(task.provenance.revision) == 40
+    if "license" in task.provenance.unverified_fields:
         assert "unverified" in doc or "not stated" in doc or "none stated" in doc
     else:
         assert "(unverified)" not in doc
-    assert (task.access == "open") == (task.agreement is None)
+    assert (task.provenance.access == "open") == (task.provenance.agreement is None)
     assert task.prompt and task.read_original and task.resolve_revision
     assert {sample.meta.kind for sample in task.synthetic(0)} <= KINDS
     assert task.synthetic(0) == task.synthetic(0)
@@ -77,7 +77,7 @@ def test_a_folder_gives_the_samples_that_were_written_to_it(name: str, tmp_path:
         if isinstance(s, Sample)
     ] == [replace(s, images=()) for s in synthetic]
     assert all(
-        s.meta.access == task.access and s.meta.agreement == task.agreement
+        s.meta.access == task.provenance.access and s.meta.agreement == task.provenance.agreement
         for s in samples
         if isinstance(s, Sample)
     )
@@ -209,21 +209,25 @@ def test_several_files_of_which_one_is_meant_are_refused(tmp_path: Path) -> None
 
 def test_a_number_without_a_stated_one_says_which_list_it_is() -> None:
     task = load_task("mimic_cxr")
-    assert "ReXrank" in (task.check_count(2347) or "") and "paper" in (task.check_count(2195) or "")
-    assert task.check_count(3) is None
-    assert load_task("medframeqa").check_count(3) is None  # its number is not verified
+    assert "ReXrank" in (task.provenance.check_count(task.name, 2347) or "") and "paper" in (
+        task.provenance.check_count(task.name, 2195) or ""
+    )
+    assert task.provenance.check_count(task.name, 3) is None
+    assert (
+        load_task("medframeqa").provenance.check_count("medframeqa", 3) is None
+    )  # its number is not verified
 
 
 def test_a_wrong_number_of_samples_names_both_numbers() -> None:
     task = load_task("mmlu_med")
-    task.check_count(1871)
+    task.provenance.check_count(task.name, 1871)
     with pytest.raises(
         InputError, match=r"1089 samples.*1871.*dropped: bad_choices 2.*six subjects"
     ):
-        task.check_count(1089, {"bad_choices": 2})
-    load_task("cmexam").check_count(3)  # no number is stated
-    load_task("slake_en").check_count(
-        3
+        task.provenance.check_count(task.name, 1089, {"bad_choices": 2})
+    load_task("cmexam").provenance.check_count("cmexam", 3)  # no number is stated
+    load_task("slake_en").provenance.check_count(
+        "slake_en", 3
     )  # a number that is not verified is not held against the data
 
 

@@ -16,8 +16,7 @@ from lingshu.cli.report import report as command
 from lingshu.core.errors import InputError
 from lingshu.core.files import dump_line
 from lingshu.core.types import Criterion, Drop, Sample
-from lingshu.tasks import psv2026, psv2026_own
-from lingshu.tasks._psv2026 import criteria
+from lingshu.tasks.psv2026 import TASKS, criteria
 from tests.evaluate.test_report import make_run, rows
 from tests.ops.test_synthesis import GRAY_IMAGE
 
@@ -54,18 +53,18 @@ def write_jsonl(folder: Path, rows: list[dict]) -> Path:
 
 
 def read_items(folder: Path) -> list[Sample | Drop]:
-    assert psv2026.TASK.read_original
-    return list(psv2026.TASK.read_original(folder))
+    assert TASKS["psv2026"].read_original
+    return list(TASKS["psv2026"].read_original(folder))
 
 
 def test_the_published_layout_is_read(tmp_path: Path) -> None:
     (sample,) = read_items(write_parquet(tmp_path, [{**PUBLISHED, **TEXT}]))
     assert isinstance(sample, Sample) and len(sample.images) == 1
     assert (sample.question, sample.gold) == (TEXT["query"], (TEXT["response"],))
-    facets = {name: sample.meta.facet(name) for name in psv2026.TASK.facets}
+    facets = {name: sample.meta.facet(name) for name in TASKS["psv2026"].facets}
     assert facets == {
         "question_type": "Visual Perception", "modality": "CT", "main_topic": "thoracic radiology",
-        "source": psv2026.TASK.source, "language": "en",
+        "source": TASKS["psv2026"].provenance.source, "language": "en",
     }  # fmt: skip
     assert (
         sample.meta.license == "CC-BY-4.0"
@@ -195,7 +194,7 @@ def test_an_image_column_of_another_name_is_told(tmp_path: Path) -> None:
 
 
 def test_a_reply_waits_for_a_judge(tmp_path: Path) -> None:
-    for task in (psv2026.TASK, psv2026_own.TASK):
+    for task in (TASKS["psv2026"], TASKS["psv2026_own"]):
         with pytest.raises(InputError, match="needs a judge"):
             task.score(task.synthetic(0)[0], "left lung")
         assert task.criteria and len(task.criteria(task.synthetic(0)[0])) == 5
@@ -210,7 +209,7 @@ def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(
     assert build("psv2026", folder, out=tmp_path / "out") == 1
     assert "psv2026 has 1 samples where its source states 9264" in capsys.readouterr().out
     assert build("psv2026_own", folder, out=tmp_path / "out") == 0
-    (sample,) = psv2026_own.TASK.samples(tmp_path / "out")
+    (sample,) = TASKS["psv2026_own"].samples(tmp_path / "out")
     assert isinstance(sample, Sample) and len(criteria(sample)) == 2
 
 

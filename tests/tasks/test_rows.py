@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 from lingshu.core import registry
 from lingshu.core.errors import InputError
 from lingshu.core.rows import row_from_sample, sample_from_row
-from lingshu.core.types import Criterion, Drop, Sample, Task
-from lingshu.sources.hub import DownloadedRepo
-from lingshu.tasks._benchmark import SampleDefaults, build_sample
-from lingshu.tasks._healthbench import criteria
+from lingshu.core.types import Criterion, Drop, Provenance, Sample, Task
+from lingshu.sources.hub import DownloadedRepo, HubRepo, RawRow
+from lingshu.tasks import cmb, mmmu_med, pmc_vqa, slake
+from lingshu.tasks._benchmark import Release, build_sample
+from lingshu.tasks.healthbench import criteria
 
 MMMU = {
     "id": "validation_Pharmacy_3",
@@ -84,6 +86,14 @@ RAD = {
 }
 
 
+# What reads the rows of a variant, where its file has several converters.
+CONVERTERS = {
+    "slake_en": partial(slake.convert_row, languages=("en",)),
+    "slake_zh": partial(slake.convert_row, languages=("zh",)),
+    "pmc_vqa_clean": pmc_vqa.convert_clean_row,
+}
+
+
 def sample_of(task: str, raw: Mapping[str, Any], **extra: Any) -> tuple[Sample | Drop, Task]:
     """What a task makes of a row, its images all there."""
 
@@ -91,19 +101,13 @@ def sample_of(task: str, raw: Mapping[str, Any], **extra: Any) -> tuple[Sample |
         def find(self, name: str) -> Path | None:
             return Path("/images") / name
 
-    module = registry.load("tasks", task)
-    defaults = SampleDefaults(
-        name=task, source="s", license="l", language=None if task == "slake" else "en"
-    )
-    item = build_sample(
-        defaults,
-        module.row,
-        {**raw, "_file": "anatomy/test.csv", "_number": 0, **extra},
-        0,
-        (),
-        AnyRepo([]),
-    )
-    return item, module.TASK
+    convert_row = CONVERTERS.get(task) or registry.load("tasks", task).convert_row
+    language = None if task == "slake" else "en"
+    release = Release(task, HubRepo(None, ()), Provenance("s", "l"), language, files=AnyRepo([]))
+    row = RawRow({**raw, **extra}, (), "anatomy/test.csv", 0)
+    task_object = registry.get_attribute("tasks", task, "TASK")
+    assert isinstance(task_object, Task)
+    return build_sample(release, convert_row, row, 0), task_object
 
 
 @pytest.mark.parametrize(
@@ -473,11 +477,10 @@ def test_a_published_row_becomes_a_question(
 
 
 def test_answers_of_a_split_may_stand_in_a_file_beside_it() -> None:
-    from lingshu.tasks import _mmmu, cmb
-
     answers = {MMMU["id"]: {"ground_truth": "B", "question_type": "multiple-choice"}}
     assert (
-        _mmmu.with_label(answers, {**MMMU, "options": "['a', 'b']", "answer": "?"})["gold"] == "B"
+        mmmu_med.convert_test_row(answers, {**MMMU, "options": "['a', 'b']", "answer": "?"})["gold"]
+        == "B"
     )
     question = {
         "id": 1,

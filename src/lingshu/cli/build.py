@@ -47,10 +47,10 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
             f"the task {task} reads no published files; it needs no build: give your folder to"
             " `lingshu eval --data`."
         )
-    if benchmark.agreement and benchmark.agreement not in agreement:
+    if benchmark.provenance.agreement and benchmark.provenance.agreement not in agreement:
         raise InputError(
-            f"{benchmark.name} is under an agreement ({benchmark.license}); pass --agreement"
-            f" {benchmark.agreement} if you have signed it."
+            f"{benchmark.name} is under an agreement ({benchmark.provenance.license}); pass --agreement"
+            f" {benchmark.provenance.agreement} if you have signed it."
         )
     if not source.is_dir():
         raise InputError(f"{source} is no folder; give the folder of the download.")
@@ -65,9 +65,9 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
             )
         notes = {
             "title": benchmark.title,
-            "source": benchmark.source,
-            "license": benchmark.license,
-            "access": benchmark.access,
+            "source": benchmark.provenance.source,
+            "license": benchmark.provenance.license,
+            "access": benchmark.provenance.access,
         }
         config = {"task": task, "source": str(source), "agreement": list(agreement)}
         write_run_card(
@@ -80,7 +80,11 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
                     **{f"dropped_{reason}": count for reason, count in sorted(drops.items())},
                 },
                 hashes={ROWS: sha256_file(folder / ROWS)},
-                notes={**notes, "agreement": benchmark.agreement, "expected": benchmark.expected_n},
+                notes={
+                    **notes,
+                    "agreement": benchmark.provenance.agreement,
+                    "expected": benchmark.provenance.expected_n,
+                },
             ),
         )
         write_manifest(folder)
@@ -146,7 +150,7 @@ def _print_summary(task: Task, target: Path, counts: Counter[str], drops: Counte
     for reason, count in sorted(drops.items()):
         print(f"dropped {count}: {reason}")
     try:
-        count_message = task.check_count(counts["samples"], drops)
+        count_message = task.provenance.check_count(task.name, counts["samples"], drops)
     except InputError as error:
         print(f"WARNING: {error}")
         return 1

@@ -90,7 +90,7 @@ class Collection:
             return (
                 self.task.resolve_revision(self.data)
                 if self.task.resolve_revision
-                else self.task.revision
+                else self.task.provenance.revision
             )
         return dataset_digest(self.path) if self.path.is_dir() else sha256_file(self.path)
 

@@ -1,8 +1,10 @@
-"""Shelves: a file's name is its registration, and looking one up imports that file alone.
+"""Plug-ins by name: a file's name is its registration, and looking one up imports that file alone.
 
-A thing is found by the name of its module in the shelf's package, by a path ending in `.py`, or by
-an entry point of the group `lingshu.<shelf>`. Module names that start with an underscore are not on
-the shelf.
+A plug-in is found by the name of its module in the group's package, by a path ending in `.py`, or by
+an entry point of the group `lingshu.<group>`. Module names that start with an underscore are
+helpers. A file that registers several names lists them in a literal `VARIANTS = {name: description}`,
+which is read without importing, and holds what it defines for each in a mapping by name: `TASKS`
+where other files have `TASK`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -25,12 +28,12 @@ from lingshu.core.errors import (
 )
 
 GROUPS = ("tasks", "ops", "engines", "sources", "scoring", "recipes", "merges")
-# Where a shelf is that is no room of its own.
+# Groups that are not packages directly under lingshu.
 GROUP_PACKAGES = {"merges": "weights.methods"}
 
 
 def group_package(group: str) -> str:
-    """The package whose modules are on a shelf."""
+    """The package whose modules are the plug-ins of a group."""
     return f"lingshu.{GROUP_PACKAGES.get(group, group)}"
 
 
@@ -39,12 +42,22 @@ def group_folder(group: str) -> Path:
 
 
 def builtin_modules(group: str) -> dict[str, Path]:
-    """Name -> file of every built-in thing on a shelf, sorted by name; imports nothing."""
-    return {
-        path.stem: path
-        for path in sorted(group_folder(group).glob("*.py"))
-        if not path.stem.startswith("_")
-    }
+    """Name -> file of every built-in plug-in of a group, sorted by name; imports nothing."""
+    paths = [path for path in group_folder(group).glob("*.py") if not path.stem.startswith("_")]
+    return dict(sorted((name, path) for path in paths for name in _variants(path) or (path.stem,)))
+
+
+@cache
+def _variants(path: Path) -> dict[str, str]:
+    """The names that a file registers besides its own, each with its description."""
+    text = path.read_text(encoding="utf-8")
+    if "\nVARIANTS = {" not in text:
+        return {}
+    return next(
+        ast.literal_eval(node.value)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VARIANTS"
+    )
 
 
 def entry_point_modules(group: str) -> dict[str, metadata.EntryPoint]:
@@ -52,21 +65,23 @@ def entry_point_modules(group: str) -> dict[str, metadata.EntryPoint]:
 
 
 def names(group: str) -> list[str]:
-    """Every name on a shelf, built-in and plugged in."""
+    """Every name in a group, built-in and plugged in."""
     return sorted({*builtin_modules(group), *entry_point_modules(group)})
 
 
 def describe(group: str, name: str) -> str:
-    """The first paragraph of a built-in module's docstring, read without importing it."""
+    """What a built-in plug-in is: the first paragraph of its file's docstring, or what the file says
+    of that variant; read without importing it.
+    """
     path = builtin_modules(group).get(name)
     if path is None:
         return "plug-in"
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    return " ".join((doc or "").split("\n\n")[0].split())
+    return _variants(path).get(name) or " ".join((doc or "").split("\n\n")[0].split())
 
 
 def load(group: str, name: str) -> ModuleType:
-    """Import the module called `name` on a shelf.
+    """Import the module that registers `name` in a group.
 
     Raises:
         UnknownName: no such name; the message suggests the nearest.
@@ -74,9 +89,9 @@ def load(group: str, name: str) -> ModuleType:
     """
     if name.endswith(".py"):
         return _load_path(Path(name))
-    module = name.replace("-", "_")
-    if module in builtin_modules(group):
-        return importlib.import_module(f"{group_package(group)}.{module}")
+    path = builtin_modules(group).get(name.replace("-", "_"))
+    if path is not None:
+        return importlib.import_module(f"{group_package(group)}.{path.stem}")
     entry_points = entry_point_modules(group)
     if name in entry_points:
         return entry_points[name].load()
@@ -108,12 +123,15 @@ def _load_path(path: Path) -> ModuleType:
 
 
 def get_attribute(group: str, name: str, attribute: str) -> object:
-    """The attribute that a shelf's modules must have, such as `TASK` or `score`.
+    """The attribute that every plug-in of a group must have, such as `TASK` or `score`.
 
     Raises:
         InputError: the module lacks it.
     """
     module = load(group, name)
+    variants = getattr(module, f"{attribute}S", {})
+    if name.replace("-", "_") in variants:
+        return variants[name.replace("-", "_")]
     if not hasattr(module, attribute):
         raise InputError(f"{name} has no {attribute!r}, which everything in {group} must define.")
     return getattr(module, attribute)

@@ -322,75 +322,75 @@ class AsyncEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
-    """A benchmark: its samples, how a reply is scored, and where all of it comes from.
+class Provenance:
+    """Where a benchmark comes from and under which terms.
 
-    `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`), None
-    without one. `twin(seed)` yields a few made-up samples of the same shape, so that everything can
-    run without the data. `prompt(sample, style)` writes the user turn that asks for a bare answer
-    ("direct") or for reasoning before it ("cot"); a task without one asks its samples as they
-    are. `expected_n` is the number of items the source states, None where it is not known, and `variants`
-    says what other counts in circulation mean. `by` names the facets to group by. `published` names
-    the table and the column of the published leaderboard that this task's accuracy stands in.
-    `unverified` names the fields whose value no public source that was read confirms.
-    `original(folder)` reads the files as their publisher gives them out. `resolve(data)` says which
-    revision `samples(data)` reads. `metrics` are told beside the score. `criteria(sample)` is the
-    rubric of a task whose replies only a judge can score.
+    `expected_n` is the number of samples that the source states, None where it is unknown;
+    `known_counts` says what other counts in circulation mean. `unverified_fields` names the fields
+    that no public source confirms.
     """
 
-    name: str
-    title: str
     source: str
     license: str
-    samples: Callable[[Path | None], Iterable[Sample | Drop]]
-    score: Scorer
-    synthetic: Callable[[int], Sequence[Sample]]
     access: Access = "open"
+    agreement: str | None = None
     revision: str | None = None
     expected_n: int | None = None
-    facets: tuple[str, ...] = ()
-    max_tokens: int = 256
-    prompt: Callable[[Sample, PromptStyle], Sample] | None = None
-    agreement: str | None = None
-    published: tuple[str, str] | None = None
+    known_counts: tuple[tuple[int, str], ...] = ()
     unverified_fields: tuple[str, ...] = ()
-    variants: tuple[tuple[int, str], ...] = ()
-    read_original: Callable[[Path], Iterable[Sample | Drop]] | None = None
-    resolve_revision: Callable[[Path | None], str | None] | None = None
-    metrics: tuple[Metric, ...] = ()
-    criteria: Callable[[Sample], Sequence[Criterion]] | None = None
 
-    def check_count(self, n_samples: int, drops: Mapping[str, int] | None = None) -> str | None:
-        """Refuse data that are not the benchmark: another number of items than its source states.
+    def check_count(
+        self, task: str, n_samples: int, drops: Mapping[str, int] | None = None
+    ) -> str | None:
+        """Refuse data with another number of samples than the source states.
 
-        `found` counts samples; rows dropped in loading do not count as found, but are named. A
-        number that is itself unverified is not held against the data. Returns what the number found
-        is known to mean, None where that is not known.
+        Dropped rows do not count, but the message names them. An unverified number is not enforced.
+        Returns what the number found is known to mean, None where that is unknown.
 
         Raises:
             InputError: names both numbers, the drops, and what the number found is known to mean.
         """
-        explanation = next(
-            (
-                f"{n_samples} is {meaning}."
-                for count, meaning in self.variants
-                if count == n_samples
-            ),
-            None,
-        )
-        if (
-            self.expected_n is None
-            or n_samples == self.expected_n
-            or "expected_n" in self.unverified_fields
-        ):
+        meaning = next((text for count, text in self.known_counts if count == n_samples), None)
+        explanation = f"{n_samples} is {meaning}." if meaning else None
+        if self.expected_n in (None, n_samples) or "expected_n" in self.unverified_fields:
             return explanation
         dropped = ", ".join(f"{reason} {count}" for reason, count in (drops or {}).items())
-        drop_summary = f" (dropped: {dropped})" if dropped else ""
         raise InputError(
-            f"{self.name} has {n_samples} samples where its source states"
-            f" {self.expected_n}{drop_summary}.{f' {explanation}' if explanation else ''} Check the data, or ask a part of it"
-            " with --limit."
+            f"{task} has {n_samples} samples where its source states {self.expected_n}"
+            f"{f' (dropped: {dropped})' if dropped else ''}."
+            f"{f' {explanation}' if explanation else ''} Check the data, or use --limit to evaluate"
+            " only some of it."
         )
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark: its samples, how a reply is scored, and where all of it comes from.
+
+    `samples(data)` yields samples lazily; `data` is the folder of offline data (`--data DIR`) or
+    None. `synthetic(seed)` returns a few synthetic samples of the same form, so that everything
+    runs without the data. `prompt(sample, style)` writes the user turn that asks for a bare answer
+    ("direct") or for reasoning before it ("cot"); without it samples are sent as they are. `facets`
+    names the fields to group by. `published` names the table and the column of the published
+    leaderboard with this task's accuracy. `read_original(folder)` reads the publisher's files.
+    `resolve_revision(data)` returns the revision that `samples(data)` reads. `metrics` are reported
+    next to the score. `criteria(sample)` is the rubric of a task that only a judge can score.
+    """
+
+    name: str
+    title: str
+    provenance: Provenance
+    samples: Callable[[Path | None], Iterable[Sample | Drop]]
+    score: Scorer
+    synthetic: Callable[[int], Sequence[Sample]]
+    facets: tuple[str, ...] = ()
+    max_tokens: int = 256
+    prompt: Callable[[Sample, PromptStyle], Sample] | None = None
+    published: tuple[str, str] | None = None
+    read_original: Callable[[Path], Iterable[Sample | Drop]] | None = None
+    resolve_revision: Callable[[Path | None], str | None] | None = None
+    metrics: tuple[Metric, ...] = ()
+    criteria: Callable[[Sample], Sequence[Criterion]] | None = None
 
 
 def with_extra(sample: Sample, extra: Mapping[str, str]) -> Sample:

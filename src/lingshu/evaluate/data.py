@@ -165,20 +165,19 @@ def load(
             f"{task.name} has no samples{f' (all dropped: {drop_text})' if drop_text else ''}; check --data."
         )
     if synthetic_seed is not None:
-        # Made-up questions stand for no published set: no expected number, no published value
-        # beside them.
-        synthetic_task = replace(
-            task,
-            title=f"{task.title}: made-up twin",
-            expected_n=None,
-            published=None,
-            revision=f"twin {synthetic_seed}",
-        )
+        # Synthetic questions are not a published set: no expected number, no published value.
+        provenance = replace(task.provenance, expected_n=None, revision=f"twin {synthetic_seed}")
+        title = f"{task.title}: made-up twin"
+        synthetic_task = replace(task, title=title, provenance=provenance, published=None)
         return LoadedTask(synthetic_task, samples, drops)
     if limit is None:
-        task.check_count(len(samples), Counter(drop.reason for drop in drops))
-    revision = task.revision or (task.resolve_revision(data) if task.resolve_revision else None)
-    return LoadedTask(replace(task, revision=revision), samples, drops)
+        drop_counts = Counter(drop.reason for drop in drops)
+        task.provenance.check_count(task.name, len(samples), drop_counts)
+    revision = task.provenance.revision
+    if revision is None and task.resolve_revision:
+        revision = task.resolve_revision(data)
+    provenance = replace(task.provenance, revision=revision)
+    return LoadedTask(replace(task, provenance=provenance), samples, drops)
 
 
 def task_metadata(loaded: LoadedTask, protocols: Sequence[str] = ("strict",)) -> dict[str, Any]:
@@ -186,13 +185,13 @@ def task_metadata(loaded: LoadedTask, protocols: Sequence[str] = ("strict",)) ->
     task = loaded.task
     return {
         "title": task.title,
-        "source": task.source,
-        "license": task.license,
-        "revision": task.revision,
-        "n": task.expected_n,
+        "source": task.provenance.source,
+        "license": task.provenance.license,
+        "revision": task.provenance.revision,
+        "n": task.provenance.expected_n,
         "facets": list(task.facets),
         "drops": loaded.drop_reasons,
-        "unverified_fields": list(task.unverified_fields),
+        "unverified_fields": list(task.provenance.unverified_fields),
         "published": None if task.published is None else list(task.published),
         "protocol": list(protocols),
         "known_issues": {

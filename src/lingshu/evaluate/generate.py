@@ -238,7 +238,9 @@ def _write_requests(
     def rows() -> Iterator[dict[str, str | list[str]]]:
         for sample in samples:
             hashes = [hash_image(sample, image) for image in sample.images]
-            key = reply_key(sample, hashes, task.revision, engine.model, engine.digest, sampling, 0)
+            key = reply_key(
+                sample, hashes, task.provenance.revision, engine.model, engine.digest, sampling, 0
+            )
             pending.add(sample.id, key)
             yield {"id": sample.id, "key": key} | ({"images": hashes} if hashes else {})
         duplicate = pending.freeze()

@@ -20,8 +20,8 @@ from lingshu.core.run_card import RUN_CARD
 from lingshu.evaluate.judgments import JUDGE, JudgeResult, read_judge_result
 from lingshu.evaluate.metrics import METRICS_FILE, MetricRow, metric_rows
 from lingshu.evaluate.summary import Row, awaiting_judge
-from lingshu.scoring._reports import NEEDS_JUDGE
 from lingshu.scoring.protocols import table as table_module
+from lingshu.scoring.rubric import NEEDS_JUDGE
 
 STRICT = "strict"
 DEFAULT_FACETS = ("kind", "lang", "language")

@@ -16,7 +16,7 @@ from lingshu.evaluate.statistics import (
     small_sample_proportion,
     wilson_fallback,
 )
-from lingshu.scoring._reports import NEEDS_JUDGE
+from lingshu.scoring.rubric import NEEDS_JUDGE
 
 Row = Mapping[str, Any]  # one row of a SCORES file
 Method = Literal["wilson", "bootstrap", "clustered bootstrap"]

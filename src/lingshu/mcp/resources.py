@@ -77,18 +77,11 @@ def benchmark_info(name: str) -> dict[str, object]:
     if name not in names:
         raise InputError(f"there is no such benchmark; {suggest_name(name, names)}")
     task = registry.get_attribute("tasks", name, "TASK")
-    keys = (
-        "name",
-        "title",
-        "source",
-        "license",
-        "access",
-        "agreement",
-        "expected_n",
-        "facets",
-        "max_tokens",
-    )
-    return {key: getattr(task, key, None) for key in keys}
+    keys = ("name", "title", "facets", "max_tokens")
+    provenance_keys = ("source", "license", "access", "agreement", "expected_n")
+    return {key: getattr(task, key) for key in keys} | {
+        key: getattr(task.provenance, key) for key in provenance_keys
+    }
 
 
 def render_model_card(model: ModelHandle) -> str:

@@ -9,10 +9,8 @@ RANGE: 1.0 right, 0.0 wrong, between for reports, None where nothing could be re
 
 from __future__ import annotations
 
-from lingshu.core.errors import InputError
 from lingshu.core.types import Sample, Score, Scorer
-from lingshu.scoring import choice, closed, exact, open, token_f1, yes_no
-from lingshu.scoring._reports import NEEDS_JUDGE
+from lingshu.scoring import choice, closed, exact, open, rubric, token_f1, yes_no
 
 RANGE = (0.0, 1.0)
 _SCORERS_BY_KIND: dict[str, Scorer] = {
@@ -21,29 +19,22 @@ _SCORERS_BY_KIND: dict[str, Scorer] = {
     "open": open.score,
     "exact": exact.score,
     "report": token_f1.score,
+    "rubric": rubric.score,
 }
 
 
 def scorer_for(sample: Sample) -> Scorer:
-    """The scorer that fits a sample.
-
-    Raises:
-        InputError: a rubric, which only a judge can apply.
-    """
+    """The scorer that fits a sample."""
     if sample.choices:
         return choice.score
-    kind = sample.meta.kind or ""
-    if kind == "rubric":
-        raise InputError(
-            f"{NEEDS_JUDGE}: sample {sample.id!r} is graded by a rubric, and `auto` has no judge."
-        )
-    return _SCORERS_BY_KIND.get(kind, closed.score)
+    return _SCORERS_BY_KIND.get(sample.meta.kind or "", closed.score)
 
 
 def score(sample: Sample, reply: str) -> Score:
     """The score by the scorer that fits.
 
     Raises:
-        InputError: the sample has no gold, or one that the fitting scorer cannot use.
+        InputError: the sample has no gold, one that the fitting scorer cannot use, or a rubric,
+            which only a judge can apply.
     """
     return scorer_for(sample)(sample, reply)

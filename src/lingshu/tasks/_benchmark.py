@@ -1,21 +1,21 @@
-"""What published benchmarks have in common: where their rows lie, how a row becomes a sample, and
-what is said of all of them.
+"""What published benchmarks have in common: where their rows are, how a row becomes a sample, and
+what holds for every sample.
 
-A benchmark's file states its facts and gives one pure function, `row(raw) -> question row`, from
-the columns of its publisher to the keys of core/rows.py. Besides those a question row may hold
-    images     names of image files, where they do not lie in the row's own shard
-    context    a text that stands above the question
-    several    True where all right options are asked for; gold then names their letters, such as "ABD"
-    same_image True where the image itself is the group
-A row that cannot be used raises BadRow with a reason that is counted; one whose values have another
-form is a bad_row.
+A benchmark's file states its facts and defines one pure function, `convert_row(raw)`, from the
+publisher's columns to a question row with the keys of core/rows.py. A question row may also have
+    images        names of image files, where the images are not in the row's own shard
+    context       a text to show above the question
+    multi_choice  True where all right options are asked for; gold then has their letters ("ABD")
+    same_image    True where the image itself is the group
+A row that cannot be used raises RowError with a reason, which is counted; a row whose values have
+another form is counted as bad_row.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,29 +25,44 @@ from lingshu.core.errors import ArtifactError, ImageError, InputError
 from lingshu.core.files import MANIFEST, check_manifest, sha256_file
 from lingshu.core.rows import LETTERS, RowError, read_choices, sample_from_row, with_choices
 from lingshu.core.run_card import RUN_CARD
-from lingshu.core.types import Access, Drop, Image, Metric, Sample, Scorer, Task
+from lingshu.core.types import Access, Criterion, Drop, Metric, Provenance, Sample, Scorer, Task
 from lingshu.imaging.read import ShardReader, image_bytes
 from lingshu.scoring import auto, yes_no
 from lingshu.sources import hub, jsonl
-from lingshu.sources.hub import HubRepo
+from lingshu.sources.hub import DownloadedRepo, HubRepo, RawRow
 
 RowConverter = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SampleDefaults:
-    """What holds for every sample of a benchmark."""
+@dataclass(frozen=True)
+class Release:
+    """A benchmark as its publisher released it: its files, and what holds for every sample."""
 
     name: str
-    source: str
-    license: str
+    repo: HubRepo
+    provenance: Provenance
     language: str | None = "en"
-    access: Access = "open"
-    agreement: str | None = None
     deidentified: bool | None = True
+    files: DownloadedRepo = field(default_factory=lambda: DownloadedRepo(()))
+
+    def rows(self) -> Iterator[RawRow]:
+        return hub.rows(self.repo, self.files)
+
+    def auxiliary_file(self, name: str) -> Path:
+        """A file that is needed next to the rows.
+
+        Raises:
+            InputError: it is missing.
+        """
+        matches = self.files.files((name, f"**/{name}"))
+        if not matches:
+            raise InputError(
+                f"{self.name} needs {name} next to its rows; get it from {self.repo.address}."
+            )
+        return matches[0][1]
 
 
-Reader = Callable[[SampleDefaults, HubRepo, hub.DownloadedRepo], Iterable[Sample | Drop]]
+Reader = Callable[[Release], Iterable[Sample | Drop]]
 
 
 def benchmark(
@@ -57,224 +72,183 @@ def benchmark(
     repo: HubRepo,
     license: str,
     synthetic: Callable[[int], Sequence[Sample]],
-    convert_row: RowConverter | None = None,
+    convert_row: RowConverter = dict,
     reader: Reader | None = None,
     score: Scorer = auto.score,
     language: str | None = "en",
     access: Access = "open",
     agreement: str | None = None,
     expected_n: int | None = None,
-    variants: tuple[tuple[int, str], ...] = (),
-    unverified_fields: tuple[str, ...] = (),
+    known_counts: tuple[tuple[int, str], ...] = (),
+    unverified: tuple[str, ...] = (),
     facets: tuple[str, ...] = (),
     max_tokens: int = 256,
     published: tuple[str, str] | None = None,
     metrics: tuple[Metric, ...] = (),
+    criteria: Callable[[Sample], Sequence[Criterion]] | None = None,
 ) -> Task:
-    """A task that reads DIR/<name>/rows.jsonl, its publisher's files in DIR/<name>, or else the
-    hub.
+    """A task that reads DIR/<name>/rows.jsonl, its publisher's files in DIR/<name>, or else the hub.
 
-    The publisher's files in a folder count as private; `lingshu build` is the user's word that they
-    are the published ones. `row` reads one published row; a benchmark whose answers or images stand
-    in further files gives a `reader` of them all.
+    The publisher's files in a folder count as private; with `lingshu build` the user confirms that
+    they are the published ones. `convert_row` converts one published row; a benchmark with answers
+    or images in further files has a `reader` of them all.
     """
-    defaults = SampleDefaults(
-        name=name,
-        source=repo.address,
-        license=license,
-        language=language,
-        access=access,
-        agreement=agreement,
+    provenance = Provenance(
+        repo.address,
+        license,
+        access,
+        agreement,
+        repo.revision,
+        expected_n,
+        known_counts,
+        unverified,
     )
-    read_published = reader or partial(read_samples, convert_row=convert_row or dict)
+    release = Release(name, repo, provenance, language)
+    read = reader or partial(read_samples, convert_row=convert_row)
     return Task(
-        name=name,
-        title=title,
-        source=repo.address,
-        license=license,
-        samples=partial(_samples, defaults, repo, read_published),
+        name,
+        title,
+        provenance,
+        samples=partial(_samples, release, read),
         score=score,
         synthetic=synthetic,
-        access=access,
-        revision=repo.revision,
-        expected_n=expected_n,
         facets=facets,
         max_tokens=max_tokens,
         prompt=prompts.build_prompt,
-        agreement=agreement,
         published=published,
-        unverified_fields=unverified_fields,
-        variants=variants,
-        read_original=partial(_read_folder, defaults, repo, read_published),
-        resolve_revision=partial(_resolve, name, repo),
+        read_original=partial(_read_folder, release, read),
+        resolve_revision=partial(_resolve_revision, release),
         metrics=metrics,
+        criteria=criteria,
     )
 
 
-def _samples(
-    defaults: SampleDefaults, repo: HubRepo, reader: Reader, data: Path | None
-) -> Iterable[Sample | Drop]:
+def _samples(release: Release, read: Reader, data: Path | None) -> Iterable[Sample | Drop]:
     if data is None:
-        return reader(defaults, repo, hub.download(repo))
-    folder = data / defaults.name
+        return read(replace(release, files=hub.download(release.repo)))
+    folder = data / release.name
     _check_built_folder(folder)
     if (folder / jsonl.ROWS_FILE).is_file():
         return (
-            item if isinstance(item, Drop) else with_defaults(defaults, item)
+            item if isinstance(item, Drop) else with_defaults(release, item)
             for item in jsonl.read(folder)
         )
     if folder.is_dir():
-        return _read_folder(_custom_defaults(defaults), repo, reader, folder)
+        # Nobody verified that these files are the published ones, so they may be private.
+        access = release.provenance.access
+        provenance = replace(release.provenance, access="private" if access == "open" else access)
+        return _read_folder(
+            replace(release, provenance=provenance, deidentified=None), read, folder
+        )
     raise InputError(
-        f"{data} has no folder {defaults.name}; make it with `lingshu build {defaults.name} SOURCE --out"
-        f" {data}` from {repo.address}."
+        f"{data} has no folder {release.name}; make it with `lingshu build {release.name} SOURCE"
+        f" --out {data}` from {release.repo.address}."
     )
 
 
 def _check_built_folder(folder: Path) -> None:
-    """Refuse a folder of `lingshu build` whose files are not those that it wrote; other folders
-    pass.
+    """Refuse a folder of `lingshu build` whose files were changed; other folders pass.
 
     Raises:
-        ArtefactError: a file is missing or changed, or its manifest leaves out the rows.
+        ArtifactError: a file is missing or changed, or the manifest does not list the rows.
     """
     is_built = (folder / jsonl.ROWS_FILE).is_file() or (folder / RUN_CARD).is_file()
-    # Publishers have files called manifest.json too: without rows or a run card beside it, it is
-    # one of theirs.
+    # Publishers have files called manifest.json too: without rows or a run card it is theirs.
     manifest = check_manifest(folder) if is_built else None
     if manifest is not None and jsonl.ROWS_FILE not in manifest:
         raise ArtifactError(
-            f"{folder / MANIFEST} does not list {jsonl.ROWS_FILE}; build the folder anew."
+            f"{folder / MANIFEST} does not list {jsonl.ROWS_FILE}; build the folder again."
         )
 
 
-def _custom_defaults(defaults: SampleDefaults) -> SampleDefaults:
-    """What holds for files in a user's folder: nobody verified that they are the published ones, so
-    they may be private.
-    """
-    return replace(
-        defaults,
-        access="private" if defaults.access == "open" else defaults.access,
-        deidentified=None,
-    )
-
-
-def _read_folder(
-    defaults: SampleDefaults, repo: HubRepo, reader: Reader, folder: Path
-) -> Iterable[Sample | Drop]:
-    local_repo = hub.find_local(repo, folder)
-    if local_repo is None:
+def _read_folder(release: Release, read: Reader, folder: Path) -> Iterable[Sample | Drop]:
+    files = hub.find_local(release.repo, folder)
+    if files is None:
         raise InputError(
-            f"{folder} holds none of {', '.join(repo.files)}; unpack archives, or get the files"
-            f" from {repo.address}."
+            f"{folder} holds none of {', '.join(release.repo.files)}; unpack archives, or get the"
+            f" files from {release.repo.address}."
         )
-    return reader(defaults, repo, local_repo)
+    return read(replace(release, files=files))
 
 
-def _resolve(name: str, repo: HubRepo, data: Path | None) -> str | None:
-    """The commit of the hub, or the digest of the local rows; None for publisher's files in a
-    folder.
-    """
+def _resolve_revision(release: Release, data: Path | None) -> str | None:
+    """The commit of the hub, or the digest of the local rows; None for a publisher's files."""
     if data is None:
-        return hub.revision(repo)
-    rows = data / name / jsonl.ROWS_FILE
+        return hub.revision(release.repo)
+    rows = data / release.name / jsonl.ROWS_FILE
     return f"sha256:{sha256_file(rows)}" if rows.is_file() else None
 
 
 def read_samples(
-    defaults: SampleDefaults,
-    repo: HubRepo,
-    local_repo: hub.DownloadedRepo,
-    *,
-    convert_row: RowConverter,
+    release: Release, convert_row: RowConverter, rows: Iterable[RawRow | Drop] | None = None
 ) -> Iterator[Sample | Drop]:
-    """The samples of a repository's rows, in order; each row that gives none is a Drop with its
-    reason.
-    """
+    """The samples of a release's rows, in order; each unusable row is a Drop with its reason."""
     seen_ids: set[str] = set()
     with ShardReader() as shards:
-        for index, raw in enumerate(hub.rows(repo, local_repo)):
-            values = {**raw.values, "_file": raw.file, "_number": raw.row_index}
-            yield unique(
-                seen_ids,
-                build_sample(defaults, convert_row, values, index, raw.images, local_repo, shards),
+        for index, raw in enumerate(release.rows() if rows is None else rows):
+            item = (
+                raw
+                if isinstance(raw, Drop)
+                else build_sample(release, convert_row, raw, index, shards)
             )
-
-
-def auxiliary_file(
-    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo, name: str
-) -> Path:
-    """The file that is needed beside the rows.
-
-    Raises:
-        InputError: it is not there.
-    """
-    matches = local_repo.files((name, f"**/{name}"))
-    if not matches:
-        raise InputError(
-            f"{defaults.name} needs {name} beside its rows; get it from {repo.address}."
-        )
-    return matches[0][1]
-
-
-def unique(seen_ids: set[str], item: Sample | Drop) -> Sample | Drop:
-    """The item, or a Drop where an earlier sample has its id."""
-    if isinstance(item, Sample):
-        if item.id in seen_ids:
-            return Drop(item.id, "duplicate_id", "an earlier row has this id.")
-        seen_ids.add(item.id)
-    return item
+            if isinstance(item, Sample):
+                if item.id in seen_ids:
+                    item = Drop(item.id, "duplicate_id", "an earlier row has this id.")
+                else:
+                    seen_ids.add(item.id)
+            yield item
 
 
 def build_sample(
-    defaults: SampleDefaults,
+    release: Release,
     convert_row: RowConverter,
-    raw: Mapping[str, Any],
+    raw: RawRow,
     index: int,
-    images: Sequence[Image],
-    local_repo: hub.DownloadedRepo | None = None,
     shards: ShardReader | None = None,
 ) -> Sample | Drop:
-    """The sample of one published row; `place` finds the images that it names."""
+    """The sample of one published row, with the images that it names.
+
+    Raises:
+        InputError: the first row lacks a column, so that no row can have it.
+    """
+    fallback_id = f"{release.name}-{index}"
     try:
-        values = dict(convert_row(raw))
-        name = str(values.get("id") or f"{defaults.name}-{index}")
+        values = dict(convert_row({**raw.values, "_file": raw.file}))
+        values["id"] = str(values.get("id") or fallback_id)
         _check_non_empty(values)
-        for file in values.pop("images", ()):
-            image = local_repo.image(str(file)) if local_repo and file is not None else None
+        images = list(raw.images)
+        for name in values.pop("images", ()):
+            image = None if name is None else release.files.image(str(name))
             if image is None:
-                return Drop(name, "missing_image", f"there is no image {file!r}.")
-            images = [*images, image]
+                return Drop(values["id"], "missing_image", f"the image {name!r} is missing.")
+            images.append(image)
         if values.pop("same_image", False) and images:
-            values["group"] = (
-                "image-" + hashlib.sha256(image_bytes(images[0], shards=shards)).hexdigest()[:16]
-            )
-        return sample(defaults, {**values, "id": name}, index + 1, images)
-    except RowError as bad:
-        return Drop(f"{defaults.name}-{index}", bad.reason, bad.detail)
-    except ImageError as bad:
-        return Drop(f"{defaults.name}-{index}", "bad_image", str(bad))
+            digest = hashlib.sha256(image_bytes(images[0], shards=shards)).hexdigest()
+            values["group"] = f"image-{digest[:16]}"
+        facts = {"access": release.provenance.access, "deidentified": release.deidentified}
+        item = sample_from_row({**facts, **_with_prompt(values)}, index + 1, images)
+        return with_defaults(release, item) if isinstance(item, Sample) else item
+    except RowError as error:
+        return Drop(fallback_id, error.reason, error.detail)
+    except ImageError as error:
+        return Drop(fallback_id, "bad_image", str(error))
     except KeyError as error:
         if index:
-            return Drop(f"{defaults.name}-{index}", "missing_key", f"there is no {error}.")
-        # A first row without it means that no row has it.
+            return Drop(fallback_id, "missing_key", f"the row has no {error}.")
         raise InputError(
-            f"{defaults.name}: {raw.get('_file')} has no column {error}; the files changed, or they"
-            f" are not those of {defaults.source}."
+            f"{release.name}: {raw.file} has no column {error}; the files changed, or they are not"
+            f" those of {release.repo.address}."
         ) from error
     except (InputError, AttributeError, IndexError, TypeError, ValueError) as error:
-        return Drop(
-            f"{defaults.name}-{index}",
-            "bad_row",
-            f"a value is not of the published form ({type(error).__name__}).",
-        )
+        detail = f"a value is not of the published form ({type(error).__name__})."
+        return Drop(fallback_id, "bad_row", detail)
 
 
 def _check_non_empty(values: Mapping[str, Any]) -> None:
-    """Refuse a row whose question or answer is null: neither may be asked as the word None.
+    """Refuse a row whose question or answer is null: the model must not see the word None.
 
     Raises:
-        BadRow: no_question or empty_answer.
+        RowError: no_question or empty_answer.
     """
     if "question" in values and (values["question"] is None or not str(values["question"]).strip()):
         raise RowError("no_question", "the row has no question.")
@@ -282,11 +256,10 @@ def _check_non_empty(values: Mapping[str, Any]) -> None:
         raise RowError("empty_answer", "the row has no answer.")
 
 
-def sample(
-    defaults: SampleDefaults, values: Mapping[str, Any], row_number: int, images: Sequence[Image]
-) -> Sample | Drop:
-    """The sample of a question row, with all that the benchmark says of itself."""
-    values = dict(values)
+def _with_prompt(values: dict[str, Any]) -> dict[str, Any]:
+    """A question row with its context, and the options where all right ones are asked for, written
+    into the question.
+    """
     if values.pop("multi_choice", False):
         choices = read_choices(values.pop("choices"))
         letters = "".join(sorted(set(str(values["gold"]).strip().upper())))
@@ -299,54 +272,72 @@ def sample(
             "question": with_choices(values["question"], choices),
             "kind": "closed",
             "multi_choice": "yes",
+            "gold": list(dict.fromkeys((letters, ", ".join(letters)))),
         }
-        values["gold"] = list(dict.fromkeys((letters, ", ".join(letters))))
     if values.get("context"):
         values["question"] = f"Context: {values['context']}\n\n{values['question']}"
-    result = sample_from_row(
-        {"access": defaults.access, "deidentified": defaults.deidentified, **values},
-        row_number,
-        images,
-    )
-    return with_defaults(defaults, result) if isinstance(result, Sample) else result
+    return values
 
 
-def with_defaults(defaults: SampleDefaults, sample: Sample) -> Sample:
-    """A sample with the benchmark's facts where its row is silent.
+def with_defaults(release: Release, sample: Sample) -> Sample:
+    """A sample with the benchmark's facts where its row has none.
 
-    What stands under an agreement stays under it, whatever a row says; elsewhere the row's own
-    access class holds.
+    Data under an agreement stays under it, whatever a row says; elsewhere the row's own access
+    class holds.
     """
-    meta, is_gated = sample.meta, defaults.access != "open"
+    meta, facts = sample.meta, release.provenance
+    is_gated = facts.access != "open"
     completed_meta = replace(
         meta,
-        source=meta.source or defaults.source,
-        license=meta.license or defaults.license,
-        access=defaults.access if is_gated else meta.access,
-        agreement=defaults.agreement if is_gated else meta.agreement,
-        language=meta.language or defaults.language,
+        source=meta.source or facts.source,
+        license=meta.license or facts.license,
+        access=facts.access if is_gated else meta.access,
+        agreement=facts.agreement if is_gated else meta.agreement,
+        language=meta.language or release.language,
         kind=meta.kind or infer_kind(sample.gold, sample.choices),
     )
     return replace(sample, meta=completed_meta)
 
 
 def infer_kind(gold: Sequence[str] | None, choices: Sequence[str]) -> str:
-    """The kind of a question that does not state its own: by its options, else by a gold of yes or
-    no.
-    """
+    """The kind of a question that does not state it: by its options, else by a gold of yes or no."""
     if choices:
         return "choice"
     return "yes_no" if gold and all(yes_no.as_polarity(answer) for answer in gold) else "open"
 
 
+def convert_exam_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Exam questions as most text benchmarks publish them: question, options (a mapping from
+    letters, or opa ... ope), answer_idx or answer.
+    """
+    options = raw.get("options") or {name: raw.get(f"op{name.lower()}") for name in "ABCDE"}
+    gold = raw.get("answer_idx") or raw.get("answer")
+    if not gold:
+        raise RowError("hidden_label", "the row has no answer.")
+    return {
+        "question": raw["question"],
+        "choices": non_empty_options(options),
+        "gold": gold,
+        "id": raw.get("id"),
+    }
+
+
+def non_empty_options(options: Mapping[str, Any]) -> Mapping[str, str]:
+    """The options that have a text: a table has a key for every letter that any row has."""
+    return {
+        name: str(text)
+        for name, text in options.items()
+        if text is not None and str(text).strip() not in ("", "nan")
+    }
+
+
 def letter_for_text(text: object, choices: Sequence[object]) -> str:
-    """The letter of the option that is exactly this text, the first of equal ones; the text itself
-    where none is.
+    """The letter of the first option that is exactly this text; the text itself where none is.
 
     For benchmarks that give the answer as the text of an option: "B" may be the text of option C.
 
     Raises:
-        BadRow: there is no text.
+        RowError: the text is empty.
     """
     if text is None or not str(text).strip():
         raise RowError("empty_answer", "the row has no answer.")
@@ -358,15 +349,12 @@ def letter_at(index: object, n_options: int) -> str:
     """The letter of an option given by its position, from 0.
 
     Raises:
-        BadRow: no such option, as where a benchmark hides its labels behind -1.
+        RowError: no such option, as where a benchmark hides its labels behind -1.
     """
-    if (
-        isinstance(index, bool)
-        or not str(index).lstrip("-").isdigit()
-        or not 0 <= int(str(index)) < n_options
-    ):
+    digits = str(index)
+    if isinstance(index, bool) or not digits.isdigit() or int(digits) >= n_options:
         raise RowError(
             "hidden_label",
-            f"{index!r} is no option of {n_options}; this split keeps its answers back.",
+            f"{index!r} is not one of {n_options} options; this split hides its answers.",
         )
-    return LETTERS[int(str(index))]
+    return LETTERS[int(digits)]

@@ -7,20 +7,21 @@ as key), as {id, image, findings, impression}, or as rows of a table with those 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from lingshu.core.prompts import REPORT
 from lingshu.core.report_sections import ReportSections, format_reference, normalize_whitespace
 from lingshu.core.rows import RowError
-from lingshu.core.types import Drop, Sample
-from lingshu.sources import hub
-from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import RowConverter, SampleDefaults, build_sample, unique
+from lingshu.core.types import Drop, Sample, Task
+from lingshu.scoring import report, token_f1
+from lingshu.sources.hub import DownloadedRepo, HubRepo
+from lingshu.tasks._benchmark import Reader, Release, RowConverter, benchmark, read_samples
+from lingshu.tasks._synthetic import image_samples
 
-MAX_TOKENS = 1024
-SUFFIXES = ("", ".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -29,12 +30,12 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     name = raw.get("_key") or raw.get("id") or raw.get("study_id")
     if name is None:
         raise RowError("no_id", "the record names no study.")
-    report = ReportSections(
+    sections = ReportSections(
         normalize_whitespace(raw.get("section_findings", raw.get("findings"))),
         normalize_whitespace(raw.get("section_impression", raw.get("impression"))),
     )
     return question_row(
-        report,
+        sections,
         [images] if isinstance(images, str) else list(images),
         name=str(name),
         group=str(raw.get("patient") or name),
@@ -42,79 +43,76 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def question_row(
-    report: ReportSections, images: list[str], *, name: str, group: str
+    sections: ReportSections, images: list[str], *, name: str, group: str
 ) -> Mapping[str, Any]:
     """The question row of a report.
 
     Raises:
-        BadRow: empty_report where findings and impression are both empty, no_image without an
+        RowError: empty_report where findings and impression are both empty, no_image without an
             image.
     """
-    if not report.findings and not report.impression:
+    if not sections.findings and not sections.impression:
         raise RowError("empty_report", "findings and impression are both empty.")
     if not images:
         raise RowError("no_image", "the study has no image.")
     return {
         "id": name,
         "question": REPORT,
-        "gold": format_reference(report),
+        "gold": format_reference(sections),
         "images": images,
         "group": group,
         "kind": "report",
         "modality": "X-ray",
-        "findings": report.findings,
-        "impression": report.impression,
+        "findings": sections.findings,
+        "impression": sections.impression,
     }
 
 
-def reader(
-    defaults: SampleDefaults,
-    repo: HubRepo,
-    local_repo: hub.DownloadedRepo,
-    convert_row: RowConverter = convert_row,
-) -> Iterator[Sample | Drop]:
-    """The studies of the first list or table that is there, their images found under any of the
+def read_studies(
+    release: Release, convert_row: RowConverter = convert_row
+) -> Iterable[Sample | Drop]:
+    """The studies of the first list or table that is present, their images found under any of the
     usual suffixes.
     """
-    pattern = next(p for p in repo.files if local_repo.has_files((p,)))
-    seen_ids: set[str] = set()
-    for index, raw in enumerate(
-        hub.rows(HubRepo(None, (pattern,), link=repo.link, single_table=True), local_repo)
-    ):
-        yield unique(
-            seen_ids,
-            build_sample(
-                defaults,
-                lambda values: _with_image_paths(convert_row(values), local_repo),
-                raw.values,
-                index,
-                (),
-                local_repo,
-            ),
-        )
+    table = next(name for name in release.repo.files if release.files.has_files((name,)))
+    single = replace(release, repo=replace(release.repo, files=(table,), single_table=True))
+
+    def convert(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+        values = convert_row(raw)
+        images = [_find_image(str(name), release.files) for name in values["images"]]
+        return {**values, "images": images}
+
+    return read_samples(single, convert)
 
 
-def _with_image_paths(
-    values: Mapping[str, Any], local_repo: hub.DownloadedRepo
-) -> Mapping[str, Any]:
-    return {
-        **values,
-        "images": [_resolve_image(str(name), local_repo) for name in values["images"]],
-    }
+def _find_image(name: str, files: DownloadedRepo) -> str:
+    """The name of an image's file: tables name jpg files where the publisher gives png files."""
+    path = PurePosixPath(name)
+    stem = str(path.with_suffix("")) if path.suffix in SUFFIXES else name
+    candidates = (name, stem, *(stem + suffix for suffix in SUFFIXES))
+    return next((candidate for candidate in candidates if files.find(candidate)), name)
 
 
-def _resolve_image(name: str, local_repo: hub.DownloadedRepo) -> str:
-    """The name under which an image lies: tables name jpg files where png files are given out."""
-    stem = (
-        str(PurePosixPath(name).with_suffix(""))
-        if PurePosixPath(name).suffix in SUFFIXES[1:]
-        else name
-    )
-    return next(
-        (
-            candidate
-            for candidate in (name, *(stem + suffix for suffix in SUFFIXES))
-            if local_repo.find(candidate)
-        ),
+def report_benchmark(
+    name: str,
+    *,
+    title: str,
+    repo: HubRepo,
+    license: str,
+    reader: Reader = read_studies,
+    n_images: int = 2,
+    **provenance: Any,
+) -> Task:
+    """A benchmark of chest X-ray reports: token F1 for each sample, report metrics for the set."""
+    return benchmark(
         name,
+        title=title,
+        repo=repo,
+        license=license,
+        reader=reader,
+        score=token_f1.score,
+        synthetic=image_samples("report", n_images=n_images),
+        max_tokens=1024,
+        metrics=report.METRICS,
+        **provenance,
     )

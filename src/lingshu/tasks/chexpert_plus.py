@@ -1,27 +1,21 @@
 """CheXpert Plus, its validation split as test: 234 chest X-rays, findings and impression to be
 written for each.
 
-Licence: Stanford AIMI data use agreement (form). Revision: the files in hand. Link:
+License: Stanford AIMI data use agreement (form). Revision: the files in hand. Link:
 https://aimi.stanford.edu/datasets/chexpert-plus Reads df_chexpert_plus_240401.csv with its PNG
 folder, or the list ReXRank_CheXpertPlus.json (200 studies, 234 images).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from lingshu.core.report_sections import ReportSections, normalize_whitespace, split_sections
 from lingshu.core.rows import RowError
-from lingshu.core.types import Drop, Sample
-from lingshu.scoring import report, token_f1
-from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import SampleDefaults, benchmark
-from lingshu.tasks._synthetic import image_samples
-
-AGREEMENT = "stanford-aimi-chexpert-plus"
 
 
 def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -32,24 +26,17 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         return _reports.convert_row(raw)
     if raw["split"] not in ("valid", "validate", "validation"):
         raise RowError("not_test", f"the row belongs to the split {raw['split']!r}.")
-    report = ReportSections(
+    sections = ReportSections(
         normalize_whitespace(raw["section_findings"]),
         normalize_whitespace(raw["section_impression"]),
     )
-    if not any(report):
-        report = split_sections(str(raw.get("report") or ""))
+    if not any(sections):
+        sections = split_sections(str(raw.get("report") or ""))
     image = raw["path_to_image"]
-    return _reports.question_row(report, [image], name=image, group=raw["deid_patient_id"])
+    return _reports.question_row(sections, [image], name=image, group=raw["deid_patient_id"])
 
 
-def reader(
-    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
-) -> Iterator[Sample | Drop]:
-    """One sample for each image of the first table or list that is there."""
-    return _reports.reader(defaults, repo, local_repo, convert_row)
-
-
-TASK = benchmark(
+TASK = _reports.report_benchmark(
     "chexpert_plus",
     title="CheXpert Plus reports",
     repo=HubRepo(
@@ -59,12 +46,9 @@ TASK = benchmark(
     ),
     license="Stanford AIMI data use agreement",
     access="form",
-    agreement=AGREEMENT,
-    reader=reader,
-    score=token_f1.score,
-    synthetic=image_samples("report"),
+    agreement="stanford-aimi-chexpert-plus",
+    reader=partial(_reports.read_studies, convert_row=convert_row),
+    n_images=1,
     expected_n=234,
-    variants=((200, "ReXrank's count of studies; 234 counts images"),),
-    max_tokens=_reports.MAX_TOKENS,
-    metrics=report.METRICS,
+    known_counts=((200, "ReXrank's count of studies; 234 counts images"),),
 )

@@ -1,6 +1,6 @@
 """CMB-Exam, test split: choices of Chinese medical exams, some with several right options.
 
-Licence: Apache-2.0 (unverified). Revision: resolved at download. Link:
+License: Apache-2.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/FreedomIntelligence/CMB The hub has the questions alone. Their
 answers are data/CMB-test-choice-answer.json of https://github.com/FreedomIntelligence/CMB: put both
 into DIR/cmb and pass --data DIR. The number of questions (11,200 by several accounts) is not
@@ -18,16 +18,15 @@ from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import SampleDefaults, auxiliary_file, benchmark, read_samples
-from lingshu.tasks._exams import non_empty_options
+from lingshu.tasks._benchmark import Release, benchmark, non_empty_options, read_samples
 from lingshu.tasks._synthetic import text_choice_samples
 
-ANSWER_FILE = "CMB-test-choice-answer.json"
+QUESTION_FILE, ANSWER_FILE = "CMB-test-choice-question-merge.json", "CMB-test-choice-answer.json"
 
 
 def convert_row(answers: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys id, question, option {letter: text}, question_type, exam_type, exam_class; `answers`
-    has id -> letters.
+    maps an id to letters.
     """
     gold = answers.get(str(raw["id"]))
     if not gold:
@@ -43,27 +42,20 @@ def convert_row(answers: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[s
     }
 
 
-def reader(
-    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
-) -> Iterator[Sample | Drop]:
+def reader(release: Release) -> Iterator[Sample | Drop]:
     """The questions, each with its answer."""
-    entries = hub.read_json_records(auxiliary_file(defaults, repo, local_repo, ANSWER_FILE))
     answers = {
         str(entry["id"]): str(entry["answer"])
-        for entry in entries
+        for entry in hub.read_json_records(release.auxiliary_file(ANSWER_FILE))
         if entry.get("id") is not None and entry.get("answer") is not None
     }
-    yield from read_samples(defaults, repo, local_repo, convert_row=partial(convert_row, answers))
+    yield from read_samples(release, partial(convert_row, answers))
 
 
 TASK = benchmark(
     "cmb",
     title="CMB-Exam (test)",
-    repo=HubRepo(
-        "FreedomIntelligence/CMB",
-        ("**/CMB-test-choice-question-merge.json",),
-        extra=(f"**/{ANSWER_FILE}",),
-    ),
+    repo=HubRepo("FreedomIntelligence/CMB", (f"**/{QUESTION_FILE}",), extra=(f"**/{ANSWER_FILE}",)),
     license="Apache-2.0",
     reader=reader,
     score=multi_choice.score,
@@ -72,6 +64,6 @@ TASK = benchmark(
     ),
     language="zh",
     expected_n=11200,
-    unverified_fields=("expected_n", "license"),
+    unverified=("expected_n", "license"),
     facets=("task", "subject"),
 )

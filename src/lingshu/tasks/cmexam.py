@@ -1,6 +1,6 @@
 """CMExam, test split: choices of the Chinese licensing exam, some with several right options.
 
-Licence: Apache-2.0 (unverified). Revision: resolved at download. Link:
+License: Apache-2.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/fzkuji/CMExam The names of the repository's files are not verified.
 """
 
@@ -59,7 +59,7 @@ TASK = benchmark(
     title="CMExam (test)",
     repo=HubRepo("fzkuji/CMExam", FILES, single_table=True),
     license="Apache-2.0",
-    unverified_fields=("license", "files"),
+    unverified=("license", "files"),
     convert_row=convert_row,
     score=multi_choice.score,
     synthetic=text_choice_samples(

@@ -1,6 +1,6 @@
 """CMMLU, seven medical subjects of its test split: Chinese choices of four.
 
-Licence: CC BY-NC 4.0 (unverified). Revision: resolved at download. Link:
+License: CC BY-NC 4.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/haonan-li/cmmlu The repository is a script with an archive of
 tables; the tables are read here without the script.
 """
@@ -44,7 +44,7 @@ TASK = benchmark(
         archives=("cmmlu*.zip",),
     ),
     license="CC-BY-NC-4.0",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=text_choice_samples(4, language="zh", subject="made up"),
     language="zh",

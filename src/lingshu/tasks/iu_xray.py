@@ -1,37 +1,56 @@
-"""IU X-ray, the test list of ReXrank: 590 studies with 1,180 images, findings and impression to be
-written.
+"""IU X-ray: chest X-rays with findings and impression to be written, by two lists of studies.
 
-Licence: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link:
-https://openi.nlm.nih.gov/faq?download=true List: ReXRank_IUXray_test.json of
-https://github.com/rajpurkarlab/ReXrank. XXXX in a report is the source's de-identification.
+License: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link:
+https://openi.nlm.nih.gov/faq?download=true Lists: ReXRank_IUXray_test.json of
+https://github.com/rajpurkarlab/ReXrank; for the 296 studies test.json with id, image, findings,
+impression, or ReXRank_IUXray_valid.json. XXXX in a report is the source's de-identification; 122 of
+the 296 references have it.
 """
 
 from __future__ import annotations
 
-from lingshu.scoring import report, token_f1
+from lingshu.core.types import Task
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import benchmark
-from lingshu.tasks._reports import convert_row
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks._reports import convert_row, report_benchmark
 
-__all__ = ["TASK", "convert_row"]
+__all__ = ["TASKS", "VARIANTS", "convert_row"]
+VARIANTS = {
+    "iu_xray": "IU X-ray, the test list of ReXrank: 590 studies with 1,180 images, findings and"
+    " impression to be written.",
+    "iu_xray_296": "IU X-ray, the list behind the published numbers: 296 studies with 607 images,"
+    " which are ReXrank's validation split.",
+}
 
-TASK = benchmark(
-    "iu_xray",
-    title="IU X-ray reports (ReXrank test)",
-    repo=HubRepo(
-        None,
-        ("ReXRank_IUXray_test.json", "**/ReXRank_IUXray_test.json"),
-        link="https://openi.nlm.nih.gov/faq?download=true",
+
+def _variant(
+    name: str, title: str, *files: str, expected_n: int, known_count: tuple[int, str]
+) -> Task:
+    return report_benchmark(
+        name,
+        title=title,
+        repo=HubRepo(None, files, link="https://openi.nlm.nih.gov/faq?download=true"),
+        license="CC-BY-NC-ND-4.0",
+        unverified=("license",),
+        expected_n=expected_n,
+        known_counts=(known_count,),
+    )
+
+
+TASKS = {
+    "iu_xray": _variant(
+        "iu_xray",
+        "IU X-ray reports (ReXrank test)",
+        "ReXRank_IUXray_test.json",
+        "**/ReXRank_IUXray_test.json",
+        expected_n=590,
+        known_count=(296, "the list that published numbers used, the task iu_xray_296"),
     ),
-    license="CC-BY-NC-ND-4.0",
-    unverified_fields=("license",),
-    reader=_reports.reader,
-    score=token_f1.score,
-    synthetic=image_samples("report", n_images=2),
-    expected_n=590,
-    variants=((296, "the list that published numbers used, the task iu_xray_296"),),
-    max_tokens=_reports.MAX_TOKENS,
-    metrics=report.METRICS,
-)
+    "iu_xray_296": _variant(
+        "iu_xray_296",
+        "IU X-ray reports (the 296 of published numbers)",
+        "test.json",
+        "**/ReXRank_IUXray_valid.json",
+        expected_n=296,
+        known_count=(590, "ReXrank's test list, the task iu_xray"),
+    ),
+}

@@ -1,7 +1,7 @@
 """MedFrameQA: choices that compare two to five frames of medical videos, 2,851 by some accounts
 (not verified).
 
-Licence: CC BY 4.0 (unverified). Revision: resolved at download. Link:
+License: CC BY 4.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
 """
 
@@ -39,7 +39,7 @@ TASK = benchmark(
     title="MedFrameQA",
     repo=HubRepo("SuhaoYu1020/MedFrameQA", ("data/test-*.parquet",)),
     license="CC-BY-4.0",
-    unverified_fields=("expected_n", "license"),
+    unverified=("expected_n", "license"),
     convert_row=convert_row,
     synthetic=image_samples("choice", n_images=4, n_options=4, organ="made up", system="made up"),
     expected_n=2851,

@@ -1,7 +1,7 @@
 """MedMCQA, validation split: 4,183 choices of four from Indian entrance exams; the labels of its
 test split are hidden.
 
-Licence: Apache-2.0 (unverified). Revision: resolved at download. Link:
+License: Apache-2.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/openlifescienceai/medmcqa
 """
 
@@ -33,7 +33,7 @@ TASK = benchmark(
     title="MedMCQA (validation)",
     repo=HubRepo("openlifescienceai/medmcqa", ("data/validation-*.parquet",)),
     license="Apache-2.0",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=text_choice_samples(4, subject="made up"),
     expected_n=4183,

@@ -1,6 +1,6 @@
 """MMLU, nine medical subjects of its test split: 1,871 choices of four.
 
-Licence: MIT (unverified). Revision: resolved at download. Link:
+License: MIT (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/cais/mmlu
 """
 
@@ -41,11 +41,11 @@ TASK = benchmark(
     title="MMLU medical (nine subjects)",
     repo=HubRepo("cais/mmlu", tuple(f"{subject}/test-*.parquet" for subject in SUBJECTS)),
     license="MIT",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=text_choice_samples(4, subject="made up"),
     expected_n=1871,
-    variants=(
+    known_counts=(
         (1897, "the paper's count, of a split of its own"),
         (1089, "the variant of six subjects"),
     ),

@@ -1,6 +1,6 @@
 """OmniMedVQA, its open-access part: 88,996 choices about 82,059 images of twelve modalities.
 
-Licence: open ones, mixed by source. Revision: resolved at download. Link:
+License: open ones, mixed by source. Revision: resolved at download. Link:
 https://huggingface.co/datasets/foreverbeliever/OmniMedVQA
 """
 
@@ -42,7 +42,7 @@ TASK = benchmark(
         ("QA_information/Open-access/*.json", "OmniMedVQA/QA_information/Open-access/*.json"),
         archives=("OmniMedVQA.zip",),
     ),
-    license="mixed open licences",
+    license="mixed open licenses",
     convert_row=convert_row,
     synthetic=image_samples("choice"),
     expected_n=88996,

@@ -1,7 +1,7 @@
 """PathVQA: questions about pathology figures from textbooks; 3,362 yes/no and 3,357 open ones in
 the test split.
 
-Licence: MIT (unverified). Revision: resolved at download. Link:
+License: MIT (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/flaviagiammarino/path-vqa `original` also reads a test.jsonl whose
 rows name their figure in `image_id`, with an image folder.
 """
@@ -33,7 +33,7 @@ TASK = benchmark(
         "flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), single_table=True
     ),
     license="MIT",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=image_samples("yes_no", "open"),
     expected_n=6719,

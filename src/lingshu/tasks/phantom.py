@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lingshu.core.types import Drop, Sample, Task
+from lingshu.core.types import Drop, Provenance, Sample, Task
 from lingshu.scoring import auto
 from lingshu.sources import phantom
 
@@ -24,8 +24,7 @@ def synthetic(seed: int) -> Sequence[Sample]:
 TASK = Task(
     name="phantom",
     title="Held-out phantoms",
-    source="drawn by lingshu.sources.phantom, seed 0, test split",
-    license="Apache-2.0",
+    provenance=Provenance("drawn by lingshu.sources.phantom, seed 0, test split", "Apache-2.0"),
     samples=samples,
     score=auto.score,
     synthetic=synthetic,

@@ -1,26 +1,83 @@
-"""PMC-VQA, version 2 (test_2.csv): 33,430 choices about non-compound figures of articles.
+"""PMC-VQA in its two test splits: choices about figures of PubMed Central articles.
 
-Licence: CC BY-SA (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/RadGenome/PMC-VQA Always saying C is right in 37.8% (a third party's
-count: A 13.2, B 35.8, C 37.8, D 13.1%).
+License: CC BY-SA (unverified). Revision: resolved at download. Link:
+https://huggingface.co/datasets/RadGenome/PMC-VQA Always answering C is right in 37.8% of test_2 (a
+third party's count: A 13.2, B 35.8, C 37.8, D 13.1%).
 """
 
 from __future__ import annotations
 
-from lingshu.tasks import _pmc_vqa
-from lingshu.tasks._benchmark import benchmark
-from lingshu.tasks._pmc_vqa import convert_row
+from collections.abc import Mapping
+from typing import Any
+
+from lingshu.core.rows import RowError
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark, letter_for_text
 from lingshu.tasks._synthetic import image_samples
 
-TASK = benchmark(
-    "pmc_vqa",
-    title="PMC-VQA (test_2)",
-    repo=_pmc_vqa.make_repo("test_2.csv", "images_2.zip"),
-    license=_pmc_vqa.LICENSE,
-    unverified_fields=("license",),
-    convert_row=convert_row,
-    synthetic=image_samples("choice"),
-    expected_n=33430,
-    variants=((2000, "the number of test_clean, the task pmc_vqa_clean"),),
-    published=("multimodal", "PMC-VQA"),
-)
+VARIANTS = {
+    "pmc_vqa": "PMC-VQA, version 2 (test_2.csv): 33,430 choices about non-compound figures of"
+    " articles.",
+    "pmc_vqa_clean": "PMC-VQA, the split checked by people (test_clean.csv): 2,000 choices about"
+    " figures of articles.",
+}
+
+
+def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The columns Figure_path, Question, Choice A ... Choice D and Answer (a letter), whose names
+    have blanks around them in some files.
+    """
+    columns = {str(key).strip(): value for key, value in raw.items() if key is not None}
+    choices = [columns[f"Choice {letter}"] for letter in "ABCD"]
+    # A last line that was cut short has no value in its last columns.
+    if None in choices:
+        raise RowError("bad_choices", "an option is missing.")
+    if columns["Answer"] is None or not str(columns["Answer"]).strip():
+        raise RowError("empty_answer", "the row has no answer.")
+    return {
+        "question": columns["Question"].strip(),
+        "choices": [
+            str(choice).strip().removeprefix(f"{letter}:").strip()
+            for letter, choice in zip("ABCD", choices, strict=True)
+        ],
+        "gold": str(columns["Answer"]).strip(),
+        "images": [columns["Figure_path"]],
+        "group": columns["Figure_path"],
+    }
+
+
+def convert_clean_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """As `convert_row`, where Answer is the text of an option and `Answer_label`, if present, its
+    letter (not verified).
+    """
+    fields = convert_row(raw)
+    label = next((value for key, value in raw.items() if str(key).strip() == "Answer_label"), None)
+    gold = str(label).strip() if label else letter_for_text(fields["gold"], fields["choices"])
+    return {**fields, "gold": gold}
+
+
+TASKS = {
+    "pmc_vqa": benchmark(
+        "pmc_vqa",
+        title="PMC-VQA (test_2)",
+        repo=HubRepo("RadGenome/PMC-VQA", ("test_2.csv",), archives=("images_2.zip",)),
+        license="CC-BY-SA",
+        unverified=("license",),
+        convert_row=convert_row,
+        synthetic=image_samples("choice"),
+        expected_n=33430,
+        known_counts=((2000, "the number of test_clean, the task pmc_vqa_clean"),),
+        published=("multimodal", "PMC-VQA"),
+    ),
+    "pmc_vqa_clean": benchmark(
+        "pmc_vqa_clean",
+        title="PMC-VQA (test_clean)",
+        repo=HubRepo("RadGenome/PMC-VQA", ("test_clean.csv",), archives=("images.zip",)),
+        license="CC-BY-SA",
+        unverified=("license", "columns"),
+        convert_row=convert_clean_row,
+        synthetic=image_samples("choice"),
+        expected_n=2000,
+        known_counts=((33430, "the number of test_2, the task pmc_vqa"),),
+    ),
+}

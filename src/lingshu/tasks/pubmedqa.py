@@ -1,6 +1,6 @@
 """PubMedQA: 500 questions about abstracts, answered by yes, no or maybe, which stand as A, B and C.
 
-Licence: MIT (unverified). Revision: resolved at download. Link:
+License: MIT (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/openlifescienceai/pubmedqa
 """
 
@@ -46,10 +46,10 @@ TASK = benchmark(
         "openlifescienceai/pubmedqa", ("data/test-*.parquet", "test_set.json"), single_table=True
     ),
     license="MIT",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=yes_no_maybe_samples,
     expected_n=500,
-    variants=((1000, "all labelled questions; the test split has 500"),),
+    known_counts=((1000, "all labelled questions; the test split has 500"),),
     published=("textual", "PubMedQA"),
 )

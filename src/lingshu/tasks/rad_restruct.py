@@ -1,30 +1,22 @@
 """Rad-ReStruct: structured reporting as 18,186 questions about 374 frontal chest X-rays of 360
 reports.
 
-Licence: none stated for the tables; images are IU X-ray's (Open-i). Revision: the files in hand.
+License: none stated for the tables; images are IU X-ray's (Open-i). Revision: the files in hand.
 Link: https://github.com/ChantalMP/Rad-ReStruct 16,821 of the 17,641 questions have one answer, 814
 several, 6 a fixed one; a report with two images is asked for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from lingshu.core.files import read_json
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice, yes_no
-from lingshu.sources import hub
-from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import (
-    SampleDefaults,
-    auxiliary_file,
-    benchmark,
-    build_sample,
-    letter_for_text,
-    unique,
-)
+from lingshu.sources.hub import HubRepo, RawRow
+from lingshu.tasks._benchmark import Release, benchmark, letter_for_text, read_samples
 from lingshu.tasks._synthetic import concatenate, image_samples
 
 IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
@@ -32,7 +24,7 @@ IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
 
 def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`,
-    `image` and `number` beside it.
+    `image` and `number` added.
     """
     question, answers, _, info = raw["_value"]
     fields = {
@@ -58,25 +50,18 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**fields, "choices": info["options"], "gold": letters, "multi_choice": True}
 
 
-def reader(
-    defaults: SampleDefaults, repo: HubRepo, local_repo: hub.DownloadedRepo
-) -> Iterator[Sample | Drop]:
+def reader(release: Release) -> Iterator[Sample | Drop]:
     """Every question of every report, for each of its images."""
-    images = read_json(auxiliary_file(defaults, repo, local_repo, IMAGE_MAP_FILE))
-    seen_ids: set[str] = set()
-    for index, raw in enumerate(hub.rows(repo, local_repo)):
+    images = read_json(release.auxiliary_file(IMAGE_MAP_FILE))
+    yield from read_samples(release, convert_row, _questions(release, images))
+
+
+def _questions(release: Release, images: Mapping[str, Sequence[str]]) -> Iterator[RawRow]:
+    for raw in release.rows():
         report = raw.file.rsplit("/", 1)[-1].removesuffix(".json")
         for image in images.get(report, ()):
-            values = {
-                **raw.values,
-                "report": report,
-                "image": image,
-                "number": raw.row_index,
-                "_file": raw.file,
-            }
-            yield unique(
-                seen_ids, build_sample(defaults, convert_row, values, index, (), local_repo)
-            )
+            names = {"report": report, "image": image, "number": raw.row_index}
+            yield raw._replace(values={**raw.values, **names})
 
 
 TASK = benchmark(
@@ -84,7 +69,7 @@ TASK = benchmark(
     title="Rad-ReStruct",
     repo=HubRepo(None, ("test_qa_pairs/*.json",), link="https://github.com/ChantalMP/Rad-ReStruct"),
     license="none stated; images CC-BY-NC-ND-4.0 (Open-i)",
-    unverified_fields=("license",),
+    unverified=("license",),
     reader=reader,
     score=multi_choice.score,
     synthetic=concatenate(
@@ -92,6 +77,8 @@ TASK = benchmark(
         image_samples("multi_choice", task="multi_choice"),
     ),
     expected_n=18186,
-    variants=((17641, "the number of questions, each asked once whatever the number of images"),),
+    known_counts=(
+        (17641, "the number of questions, each asked once whatever the number of images"),
+    ),
     facets=("kind", "task"),
 )

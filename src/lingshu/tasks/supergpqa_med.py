@@ -1,6 +1,6 @@
 """SuperGPQA, discipline Medicine: 2,755 graduate-level choices of up to ten.
 
-Licence: ODC-BY (unverified). Revision: resolved at download. Link:
+License: ODC-BY (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/m-a-p/SuperGPQA
 """
 
@@ -36,7 +36,7 @@ TASK = benchmark(
     title="SuperGPQA, medicine",
     repo=HubRepo("m-a-p/SuperGPQA", ("SuperGPQA-all.jsonl",)),
     license="ODC-BY-1.0",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=text_choice_samples(10, field="made up", difficulty="middle"),
     expected_n=2755,

@@ -16,7 +16,7 @@ from lingshu.core.artifacts import DATASET_CARD
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.rows import LETTERS, with_choices
-from lingshu.core.types import Drop, Image, Meta, Sample, Task
+from lingshu.core.types import Drop, Image, Meta, Provenance, Sample, Task
 from lingshu.scoring import auto
 from lingshu.sources import jsonl, parquet
 
@@ -106,11 +106,9 @@ def _synthetic_samples(seed: int, index: int) -> Iterator[Sample]:
 TASK = Task(
     name="vqa",
     title="Questions about your own images",
-    source="the user's folder",
-    license="user's own",
+    provenance=Provenance("the user's folder", "user's own", access="private"),
     samples=samples,
     score=auto.score,
     synthetic=synthetic,
-    access="private",
     facets=("kind", "modality", "language"),
 )

@@ -1,7 +1,7 @@
 """VQA-RAD: clinicians' questions about radiology images; 251 closed and 200 open ones in the test
 split.
 
-Licence: CC0 1.0 (unverified). Revision: resolved at download. Link:
+License: CC0 1.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/flaviagiammarino/vqa-rad The split shares nearly all its images with
 train. `original` also reads the publisher's own json with its image folder.
 """
@@ -43,7 +43,7 @@ TASK = benchmark(
         "flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json"), single_table=True
     ),
     license="CC0-1.0",
-    unverified_fields=("license",),
+    unverified=("license",),
     convert_row=convert_row,
     synthetic=image_samples("yes_no", "closed", "open"),
     expected_n=451,

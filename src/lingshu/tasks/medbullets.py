@@ -1,0 +1,52 @@
+"""Medbullets: exam choices for the second and third step of the United States exam.
+
+License: none stated. Revision: resolved at download. Links:
+https://huggingface.co/datasets/tuenguyen/Medical-Eval-MedBullets_op4 and
+https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5 Which of the two versions a published
+table prints is not documented.
+"""
+
+from __future__ import annotations
+
+from lingshu.core.types import Task
+from lingshu.sources.hub import HubRepo
+from lingshu.tasks._benchmark import benchmark, convert_exam_row
+from lingshu.tasks._synthetic import text_choice_samples
+
+VARIANTS = {
+    "medbullets_op4": "Medbullets with four options: 308 exam choices for the second and third step"
+    " of the United States exam.",
+    "medbullets_op5": "Medbullets with five options: 308 exam choices for the second and third step"
+    " of the United States exam.",
+}
+convert_row = convert_exam_row
+
+
+def _variant(name: str, title: str, repo: HubRepo, n_options: int) -> Task:
+    return benchmark(
+        name,
+        title=title,
+        repo=repo,
+        license="none stated",
+        unverified=("files",),
+        convert_row=convert_row,
+        synthetic=text_choice_samples(n_options),
+        expected_n=308,
+        published=("textual", "Medbullets"),
+    )
+
+
+TASKS = {
+    "medbullets_op4": _variant(
+        "medbullets_op4",
+        "Medbullets (four options)",
+        HubRepo("tuenguyen/Medical-Eval-MedBullets_op4", ("data/train-*.parquet",)),
+        4,
+    ),
+    "medbullets_op5": _variant(
+        "medbullets_op5",
+        "Medbullets (five options)",
+        HubRepo("LangAGI-Lab/medbullets_op5", ("data/*.parquet",)),
+        5,
+    ),
+}
