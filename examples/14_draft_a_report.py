@@ -16,7 +16,7 @@ from lingshu.inference.inputs import ViewOptions, load_inputs
 
 
 def main(model: str, study: str, out: str) -> None:
-    inputs = load_inputs([Path(study)], ViewOptions(windows=("lung", "soft"), max_slices=4))
+    inputs = load_inputs([Path(study)], ViewOptions(window=("lung", "soft"), max_slices=4))
     sample = build_question_sample(PROMPTS["en"], inputs)
     result = answer(open_engine(model, EngineOptions()), sample, inputs, Sampling(max_tokens=64))
     draft = build_draft(result, "en")

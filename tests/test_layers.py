@@ -53,10 +53,14 @@ FILES = sorted(SRC.rglob("*.py"))
 FORBIDDEN_CALLS = {
     "open", "print", "input", "getenv", "putenv", "basicConfig", "read_text", "read_bytes", "write_text", "write_bytes", "mkdir", "touch",
     "iterdir", "glob", "rglob", "exists", "is_file", "is_dir", "expanduser", "urlopen", "connect", "ClientSession", "system",
-    "Popen", "run", "check_output", "getLogger", "addHandler", "setLevel", "simplefilter", "filterwarnings", "manual_seed",
+    "Popen", "run", "check_output", "addHandler", "setLevel", "simplefilter", "filterwarnings", "manual_seed",
     "Thread", "signal", "load", "from_pretrained", "load_dataset", "seed", "chdir", "register",
     "set_num_threads", "unlink",
 }  # fmt: skip
+
+
+# A library adds one, so that a program that configures no logging sees none of its records.
+NULL_HANDLER = "logging.NullHandler()"
 
 
 class Import(NamedTuple):
@@ -206,7 +210,7 @@ def import_violations(code: str) -> list[str]:
     faults = []
     for node in at_import(ast.parse(code)):
         if isinstance(node, ast.Call):
-            if called(node) in FORBIDDEN_CALLS:
+            if called(node) in FORBIDDEN_CALLS and [*map(ast.unparse, node.args)] != [NULL_HANDLER]:
                 faults.append(f"line {node.lineno}: {called(node)}()")
         elif isinstance(node, ast.Attribute) and node.attr == "environ":
             faults.append(f"line {node.lineno}: environ")
@@ -270,7 +274,13 @@ def torch_free_modules() -> list[str]:
         "evaluate",
         "curate",
         "recipes",
-        "apps",
+        "search",
+        "deidentify",
+        "inference",
+        "serve",
+        "mcp",
+        "ui",
+        "cli",
     )
     found = [
         path

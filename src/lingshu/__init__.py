@@ -1,5 +1,7 @@
-"""lingshu: from medical images and text to a curated dataset, a trained multimodal model and scores
-to trust.
-"""
+"""lingshu: curate medical images and text, train multimodal models, evaluate and serve them."""
+
+import logging
 
 __version__ = "0.1.0"
+
+logging.getLogger("lingshu").addHandler(logging.NullHandler())

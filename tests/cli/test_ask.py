@@ -180,9 +180,9 @@ def test_questions_of_a_file_are_answered_line_by_line_and_bad_rows_counted(
     assert [entry["error"] for entry in result if "error" in entry] == [
         "line 3: question is missing or empty.",
         "file 1 cannot be opened (No such file or directory); check the file.",
-        "line 5 is no valid JSON; mend it.",
+        "line 5 is not valid JSON; fix it.",
         "line 6: unknown key 'file'; use files, id, question, system.",
-        "line 7 holds half a character (a lone surrogate); mend it.",
+        "line 7 holds half of a surrogate pair; fix it.",
     ]
     assert (
         "11 of 16 questions were answered, 5 failed." in captured.err
@@ -209,7 +209,7 @@ def test_plain_lines_are_questions_too(tmp_path: Path, capsys: Capture) -> None:
     ("arguments", "message"),
     [
         (["  "], "the question is empty"),
-        (["EMPTY"], "the question is the name of a file or folder"),
+        (["EMPTY"], "the question names a file or folder"),
         ([], "give one question after the model"),
         (["?", "--questions", "QUESTIONS", "--chat"], "give one question after the model"),
         (

@@ -179,9 +179,9 @@ def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "OUT"], "there is nothing to report on"),
+        (["--out", "OUT"], "there is no image; name files"),
         (["--out", "OUT", "--store-in-pacs"], "name it"),
-        (["--out", "OUT", "--format", "md,pdf"], "knows no 'pdf'; choose one of: fhir, md, sr"),
+        (["--out", "OUT", "--format", "md,pdf"], "has no 'pdf'; choose one of: fhir, md, sr"),
     ],
 )
 def test_what_cannot_be_drafted_is_one_line(

@@ -119,7 +119,7 @@ def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> N
         "folder 1: 2 of 24 files were left out (2 no DICOM).",
     )
     selected = load_inputs(
-        [tmp_path / "ZZ Name"], ViewOptions(series=(1,), max_slices=2, windows=("file", "20,5"))
+        [tmp_path / "ZZ Name"], ViewOptions(series=(1,), max_slices=2, window=("file", "20,5"))
     )
     assert format_provenance(selected.image_provenance) == [
         "images 1, 3: slices 6, 16 of 20, MR, series 1 (number 2), window file 128/256",
@@ -183,9 +183,7 @@ def test_volumes_are_slices_along_z_from_files_and_bytes(tmp_path: Path) -> None
             ("volume", 6, 20, (3.0, 2.0), 5), ("volume", 16, 20, (3.0, 2.0), 5)
         ]  # fmt: skip
     assert (
-        load_inputs([data], ViewOptions(windows=("10,20",), max_slices=1))
-        .image_provenance[0]
-        .window
+        load_inputs([data], ViewOptions(window=("10,20",), max_slices=1)).image_provenance[0].window
         == "requested"
     )
 
@@ -194,12 +192,12 @@ def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="slices is 0"):
         ViewOptions(max_slices=0)
     with pytest.raises(InputError, match="no window is called 'lungs'"):
-        ViewOptions(windows=("lungs",))
+        ViewOptions(window=("lungs",))
     with pytest.raises(InputError, match="more than 64 images"):
         load_inputs([PNG] * (MAX_IMAGES + 1))
     frames = dicom(np.zeros((40, 2, 2), np.uint8))
     with pytest.raises(InputError, match="more than 64 images"):
-        load_inputs([frames], ViewOptions(max_slices=40, windows=("1,2", "3,4")))
+        load_inputs([frames], ViewOptions(max_slices=40, window=("1,2", "3,4")))
 
 
 @pytest.mark.parametrize(

@@ -6,203 +6,157 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from lingshu.core.data_policy import DataPolicy
-from lingshu.core.engine_options import EngineOptions
+from lingshu.cli.options import Flat, ModelOptions, SamplingOptions, print_warnings
 from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.files import atomic_folder, sha256_bytes, write_json, write_manifest
 from lingshu.core.run_card import RunCard, write_run_card
-from lingshu.core.types import Sampling
 from lingshu.imaging.dicom.references import read_study_reference
-from lingshu.imaging.dicomweb import store_report_files as store_files
+from lingshu.imaging.dicomweb import store_report_files
 from lingshu.imaging.export.report_draft import (
     ReportDraft,
     ReportLanguage,
     draft_to_json,
     draft_to_markdown,
 )
-from lingshu.imaging.windows import FILE_WINDOW
+from lingshu.inference import draft_report
 from lingshu.inference.answer import NOTICE, build_question_sample, egress_warnings, stream
-from lingshu.inference.draft_report import (
-    DRAFT_JSON,
-    FILE_NAMES,
-    FORMATS,
-    PROMPTS,
-    Format,
-    build_draft,
-    export_draft,
-)
 from lingshu.inference.engines import open_async_engine
-from lingshu.inference.inputs import DEFAULT_SLICES, ModelInput, ViewOptions, load_inputs
-from lingshu.inference.pacs import dicomweb_server, pull_study
+from lingshu.inference.inputs import ViewOptions, load_inputs
+from lingshu.inference.pacs import PacsOptions, dicomweb_server, pull_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftConfig:
+    format: tuple[str, ...] = ("md", "fhir")
+    "md, fhir, sr (which names its patient), or several of them, comma-separated."
+    patient: bool = False
+    "Name the patient and the study in the FHIR report, by their identifiers."
+    language: ReportLanguage = "en"
+    "Language of the report."
+    prompt: str | None = None
+    "What to ask the model, in place of the default prompt."
+    store_in_pacs: bool = False
+    "Store the SR on the --dicomweb server, in the study."
+
+    @property
+    def formats(self) -> list[draft_report.Format]:
+        """The requested formats, and SR where it is stored.
+
+        Raises:
+            InputError: a format that does not exist.
+        """
+        requested = {name.strip() for names in self.format for name in names.split(",")}
+        for unknown in sorted(requested.difference(draft_report.FORMATS)):
+            raise InputError(
+                f"--format has no {unknown!r}; {suggest_name(unknown, draft_report.FORMATS)}"
+            )
+        if self.store_in_pacs:
+            requested.add("sr")
+        return [name for name in draft_report.FORMATS if name in requested]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftSampling(SamplingOptions):
+    max_tokens: int = 1024
 
 
 def draft(
     model: str,
     *files: Path,
     out: Path,
-    format_: Annotated[tuple[str, ...], Parameter(name="--format")] = ("md", "fhir"),
-    patient: bool = False,
-    language: ReportLanguage = "en",
-    prompt: str | None = None,
-    window: tuple[str, ...] = (FILE_WINDOW,),
-    max_slices: int = DEFAULT_SLICES,
-    series: tuple[int, ...] = (),
-    dicomweb: str | None = None,
-    study: str | None = None,
-    auth: Path | None = None,
-    store_in_pacs: bool = False,
-    max_tokens: int = 1024,
-    temperature: float = 0.0,
-    seed: int = 0,
-    threads: int | None = None,
-    allow_remote: bool = False,
+    config: Flat[DraftConfig] = DraftConfig(),
+    view: Flat[ViewOptions] = ViewOptions(),
+    pacs: Flat[PacsOptions] = PacsOptions(),
+    sampling: Flat[DraftSampling] = DraftSampling(),
+    model_options: Flat[ModelOptions] = ModelOptions(),
 ) -> int:
-    """Draft the radiology report of a study: pictures, DICOM files or folders, NIfTI volumes.
+    """Draft the radiology report of a study: images, DICOM files or folders, NIfTI volumes.
 
     Parameters
     ----------
     model
-        A checkpoint folder, a hub id, or http(s)://host/v1#name.
+        Checkpoint folder, hub id, or http(s)://host/v1#name.
     files
-        Pictures, DICOM files or folders, volumes of one study.
+        Images, DICOM files or folders, volumes of one study.
     out
         Folder for the draft.
-    format_
-        md, fhir, sr (which names its patient), or several of them with commas between.
-    patient
-        Name the patient and the study in the FHIR report, by their identifiers.
-    language
-        The language to draft in: en or zh.
-    prompt
-        What to ask the model in place of the usual words.
-    window
-        A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or
-        file. May be given several times.
-    slices
-        The most slices or frames of each series or volume, taken evenly.
-    series
-        The series of a folder to show, by number. May be given several times.
-    dicomweb
-        Address of a DICOMweb server to pull --study from.
-    study
-        The StudyInstanceUID to pull.
-    auth
-        A file with user:password or a bearer token for --dicomweb, in place of DICOMWEB_AUTH.
-    store
-        Store the SR on the --dicomweb server, beside the study.
-    max_tokens
-        The longest reply, in tokens.
-    temperature
-        0 gives the likeliest reply, the same each time.
-    seed
-        Decides the draw at a temperature above 0.
-    threads
-        CPU threads for a model in this process.
-    allow_remote
-        Let the images go to an endpoint on another machine.
     """
-    if store_in_pacs and dicomweb is None:
-        raise InputError("--store puts the SR on the server of --dicomweb URL; name it.")
-    requested = [file_format.strip() for value in format_ for file_format in value.split(",")]
-    if unknown := next(
-        (file_format for file_format in requested if file_format not in FORMATS), None
-    ):
-        raise InputError(f"--format knows no {unknown!r}; {suggest_name(unknown, FORMATS)}")
-    formats: list[Format] = [
-        file_format
-        for file_format in FORMATS
-        if file_format in requested or (store_in_pacs and file_format == "sr")
-    ]
-    with_patient = patient or "sr" in formats
-    view_options, sampling = (
-        ViewOptions(window, max_slices, series or None),
-        Sampling(max_tokens, temperature, seed=seed),
-    )
-    options = EngineOptions(
-        batch_size=1, threads=threads, data_policy=DataPolicy(allow_private=allow_remote)
-    )
-    with pull_study(dicomweb, study, auth) as pulled_files:
-        # Before a model is loaded: bad files, and a study that no report could refer to, are told
-        # at once.
-        model_input = load_inputs([*files, *pulled_files], view_options)
+    if config.store_in_pacs and pacs.dicomweb is None:
+        raise InputError("--store-in-pacs stores the SR on the server of --dicomweb URL; name it.")
+    formats = config.formats
+    prompt = config.prompt or draft_report.PROMPTS[config.language]
+    options = model_options.engine_options(batch_size=1)
+    with pull_study(pacs) as pulled_files:
+        # Before a model is loaded, so that a bad file, or a study that a report cannot refer to, is
+        # reported at once.
+        model_input = load_inputs([*files, *pulled_files], view)
         if not model_input.images:
-            raise InputError(
-                "there is nothing to report on; name files, or --dicomweb URL --study UID."
-            )
-        reference = read_study_reference(model_input.dicom_files) if with_patient else None
-    report_draft = _generate_draft(
-        model, options, model_input, prompt or PROMPTS[language], sampling, language
-    )
-    exports: dict[Format, bytes] = {
-        file_format: export_draft(
-            report_draft, file_format, reference if file_format == "sr" or patient else None
+            raise InputError("there is no image; name files, or --dicomweb URL --study UID.")
+        reference = (
+            read_study_reference(model_input.dicom_files)
+            if config.patient or "sr" in formats
+            else None
         )
-        for file_format in formats
+    sample = build_question_sample(prompt, model_input)
+    with contextlib.closing(open_async_engine(model, options)) as engine:
+        print_warnings(egress_warnings(sample, engine.endpoint))
+        answer = stream(engine, sample, model_input, sampling.sampling(), on_text=lambda _: None)
+    report = draft_report.build_draft(answer, config.language)
+    exports = {
+        draft_report.FILE_NAMES[name]: draft_report.export_draft(
+            report, name, reference if name == "sr" or config.patient else None
+        )
+        for name in formats
     }
-    config = {
-        "model": report_draft.model,
-        "language": language,
-        "formats": formats,
-        "prompt": prompt,
-        "window": list(window),
-        "max_slices": max_slices,
-    }
-    config |= {
-        "series": list(series),
-        "patient": patient,
-        "max_tokens": max_tokens,
-        "temperature": temperature,
-    }
+    card = _run_card(report, exports, config, view, sampling, n_images=len(model_input.images))
     with atomic_folder(out) as folder:
-        write_json(folder / DRAFT_JSON, draft_to_json(report_draft))
-        for file_format, data in exports.items():
-            (folder / FILE_NAMES[file_format]).write_bytes(data)
-        # The words of the command are left out of the card: paths and UIDs of a study name
-        # patients.
-        hashes = {
-            "model": report_draft.digest,
-            **{
-                FILE_NAMES[file_format]: sha256_bytes(data) for file_format, data in exports.items()
-            },
-        }
-        card = RunCard(
-            "draft",
-            config,
-            seed,
-            counts={"images": len(model_input.images)},
-            hashes=hashes,
-            command=("lingshu", "draft"),
-        )
+        write_json(folder / draft_report.DRAFT_JSON, draft_to_json(report))
+        for name, data in exports.items():
+            (folder / name).write_bytes(data)
         write_run_card(folder, card)
         write_manifest(folder)
-    print(draft_to_markdown(report_draft), end="")
-    print(
-        f"written: {', '.join(str(out / FILE_NAMES[file_format]) for file_format in formats)}. {NOTICE}",
-        file=sys.stderr,
-    )
-    if store_in_pacs and dicomweb:
-        store_files(dicomweb_server(dicomweb, auth), [exports["sr"]])
+    print(draft_to_markdown(report), end="")
+    print(f"written: {', '.join(str(out / name) for name in exports)}. {NOTICE}", file=sys.stderr)
+    if config.store_in_pacs:
+        store_report_files(dicomweb_server(pacs), [exports[draft_report.FILE_NAMES["sr"]]])
         print("stored: the SR, preliminary and unverified, is on the server.", file=sys.stderr)
     return 0
 
 
-def _generate_draft(
-    model: str,
-    options: EngineOptions,
-    model_input: ModelInput,
-    prompt: str,
-    sampling: Sampling,
-    language: ReportLanguage,
-) -> ReportDraft:
-    sample = build_question_sample(prompt, model_input)
-    with contextlib.closing(open_async_engine(model, options)) as engine:
-        for line in egress_warnings(sample, engine.endpoint):
-            print(f"lingshu: warning: {line}", file=sys.stderr)
-        return build_draft(
-            stream(engine, sample, model_input, sampling, on_text=lambda _: None), language
-        )
+def _run_card(
+    report: ReportDraft,
+    exports: dict[str, bytes],
+    config: DraftConfig,
+    view: ViewOptions,
+    sampling: SamplingOptions,
+    *,
+    n_images: int,
+) -> RunCard:
+    settings = {
+        "model": report.model,
+        "language": config.language,
+        "formats": config.formats,
+        "prompt": config.prompt,
+        "patient": config.patient,
+        "window": list(view.window),
+        "max_slices": view.max_slices,
+        "series": list(view.series),
+        "max_tokens": sampling.max_tokens,
+        "temperature": sampling.temperature,
+    }
+    hashes = {
+        "model": report.digest,
+        **{name: sha256_bytes(data) for name, data in exports.items()},
+    }
+    # Without the arguments of the command: paths and UIDs of a study name patients.
+    return RunCard(
+        "draft",
+        settings,
+        sampling.seed,
+        counts={"images": n_images},
+        hashes=hashes,
+        command=("lingshu", "draft"),
+    )

@@ -1,8 +1,8 @@
-"""The command line: names of verbs, their one-line help, and what errors look like to a person.
+"""The command line: verbs, their one-line help, options of all of them, and how errors are shown.
 
-A verb's module is imported when the verb is called, so that `lingshu --help` costs an interpreter
-and little more. Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input,
-70 a bug of ours, 75 stopped and resumable (training), 130 stopped by the user.
+A verb's module is imported when the verb is called, so that `lingshu --help` costs little more than
+an interpreter. Exit codes: 0 done, 1 finished with failures that the output counts, 2 wrong input,
+70 a bug, 75 stopped and resumable (training), 130 stopped by the user.
 """
 
 from __future__ import annotations
@@ -11,107 +11,61 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.exceptions import UnknownCommandError
 
 from lingshu import __version__
+from lingshu.core import log
 from lingshu.core.errors import LingshuError, MissingExtraError, one_line, suggest_name
 
-# Verb, where its function is, and its line in `lingshu --help`; given here so that no module is
-# imported to show it.
-VERBS = (
-    (
-        "quickstart",
-        "lingshu.quickstart.run:quickstart",
-        "Train, evaluate and explain a tiny model on drawn images, from nothing.",
-    ),
-    (
-        "curate",
-        "lingshu.cli.curate:curate",
-        "Curate images, reports and tables into a dataset, every dropped row with its reason.",
-    ),
-    (
-        "synthesize",
-        "lingshu.cli.synthesize:synthesize",
-        "Make captions, questions and reasoning of a dataset with a teacher.",
-    ),
-    (
-        "build",
-        "lingshu.cli.build:build",
-        "Turn a download of a benchmark into the folder that --data reads.",
-    ),
-    (
-        "overlap",
-        "lingshu.cli.overlap:overlap",
-        "Find the items of test sets that stand in training data.",
-    ),
-    (
-        "train",
-        "lingshu.cli.train:train",
-        "Train one stage or a chain of stages from a recipe or a YAML file.",
-    ),
-    (
-        "merge",
-        "lingshu.cli.merge:merge",
-        "Merge models of one architecture, or LoRA adapters of one base.",
-    ),
-    (
-        "eval",
-        "lingshu.cli.eval:evaluate",
-        "Ask a model the questions of a task, score its replies and report.",
-    ),
-    ("score", "lingshu.cli.score:score", "Score replies in a JSONL file, without a model."),
-    (
-        "report",
-        "lingshu.cli.report:report",
-        "Write the reports of scored runs anew, and set several side by side.",
-    ),
-    ("ask", "lingshu.cli.ask:ask", "Ask a model about pictures, DICOM studies and volumes."),
-    (
-        "draft",
-        "lingshu.cli.draft:draft",
-        "Draft a radiology report as Markdown, FHIR and DICOM SR, unverified.",
-    ),
-    (
-        "serve",
-        "lingshu.cli.serve:serve",
-        "Serve a model to many at once, behind the chat completions interface.",
-    ),
-    (
-        "mcp",
-        "lingshu.cli.mcp:mcp",
-        "Offer a model and a folder of studies as tools over the Model Context Protocol.",
-    ),
-    (
-        "list",
-        "lingshu.cli.list:list_registry",
-        "List what is on a shelf, such as tasks or scoring.",
-    ),
-    (
-        "doctor",
-        "lingshu.cli.doctor:doctor",
-        "Check the installation and say how to mend what is wrong.",
-    ),
-)
+# Each verb with its line in `lingshu --help`, so that no module is imported to show it.
+VERBS = {
+    "quickstart": "Train, evaluate and explain a tiny model on synthetic images, from nothing.",
+    "curate": "Curate images, reports and tables into a dataset, every dropped row with its reason.",
+    "synthesize": "Generate captions, questions and reasoning for a dataset with a teacher model.",
+    "build": "Turn a download of a benchmark into the folder that --data reads.",
+    "overlap": "Find the items of test sets that occur in training data.",
+    "train": "Train one stage or a chain of stages from a recipe or a YAML file.",
+    "merge": "Merge models of one architecture, or LoRA adapters of one base.",
+    "eval": "Evaluate a model on the questions of a task: generate, score and report.",
+    "score": "Score replies in a JSONL file, without a model.",
+    "report": "Write the reports of scored runs again, and compare several.",
+    "ask": "Ask a model about images, DICOM studies and volumes.",
+    "draft": "Draft a radiology report as Markdown, FHIR and DICOM SR, unverified.",
+    "serve": "Serve a model over an OpenAI-compatible chat completions API.",
+    "mcp": "Offer a model and a folder of studies as tools over the Model Context Protocol.",
+    "list": "List tasks, scorers, engines, recipes and the other groups of the registry.",
+    "doctor": "Check the installation and say how to fix what is wrong.",
+}
+# Functions that are not `lingshu.cli.VERB:VERB`.
+_TARGETS = {
+    "quickstart": "lingshu.quickstart.run:quickstart",
+    "eval": "lingshu.cli.eval:evaluate",
+    "list": "lingshu.cli.list:list_registry",
+}
 EXIT_BUG = 70  # "internal software error" of sysexits.h
 HELP = (
-    "From medical images and text to a trained multimodal model and scores to trust. Research only;"
-    " not for clinical use."
+    "Curate medical images and text, train multimodal models, evaluate and serve them. Research"
+    " only; not for clinical use."
 )
-# The extra that brings a module, for a message in place of a traceback where it was not installed.
+# The extra that brings a module, for a message in place of a traceback where it is not installed.
 EXTRA_BY_MODULE = {
-    **dict.fromkeys(("torch", "transformers", "tokenizers", "safetensors", "tensorboard"), "torch"),
-    **dict.fromkeys(
-        ("pydicom", "gdcm", "openjpeg", "jpeg_ls", "dicomweb_client", "nibabel"), "dicom"
-    ),
-    **dict.fromkeys(("fastapi", "uvicorn"), "serve"),
-    **dict.fromkeys(("radgraph", "bert_score"), "metrics"),
-    **dict.fromkeys(("wandb", "trackio", "mlflow"), "trackers"),
-    "huggingface_hub": "hub",
-    "peft": "peft",
-    "ray": "ray",
-    "vllm": "vllm",
+    module: extra
+    for extra, modules in {
+        "torch": ("torch", "transformers", "tokenizers", "safetensors", "tensorboard"),
+        "dicom": ("pydicom", "gdcm", "openjpeg", "jpeg_ls", "dicomweb_client", "nibabel"),
+        "serve": ("fastapi", "uvicorn", "prometheus_client"),
+        "metrics": ("radgraph", "bert_score"),
+        "trackers": ("wandb", "trackio", "mlflow"),
+        "hub": ("huggingface_hub",),
+        "mcp": ("mcp",),
+        "peft": ("peft",),
+        "ray": ("ray",),
+        "vllm": ("vllm",),
+    }.items()
+    for module in modules
 }
 
 
@@ -121,43 +75,65 @@ def build_app() -> App:
         name="lingshu",
         help=HELP,
         version=__version__,
-        # a switch is there or not; no --no-check beside --check
+        # a switch is given or not; there is no --no-check next to --check
         default_parameter=Parameter(negative=()),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
-        suppress_keyboard_interrupt=False,  # main turns it into its exit code
+        suppress_keyboard_interrupt=False,
     )
-    for position, (name, target, summary) in enumerate(VERBS):
+    for position, (name, summary) in enumerate(VERBS.items()):
+        target = _TARGETS.get(name, f"lingshu.cli.{name}:{name}")
         app.command(target, name=name, help=summary, sort_key=position)
+
+    app.meta.end_of_options_delimiter = ""  # `--` is for the verb
+    app.meta.suppress_keyboard_interrupt = False  # main turns it into its exit code
+
+    @app.meta.default
+    def run(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        verbose: Annotated[bool, Parameter(alias="-v", group="Logging")] = False,
+        log_level: Annotated[log.LogLevel | None, Parameter(group="Logging")] = None,
+        log_json: Annotated[bool, Parameter(group="Logging")] = False,
+    ) -> object:
+        """Run a verb.
+
+        Parameters
+        ----------
+        verbose
+            Log what is done to standard error; the same as --log-level info.
+        log_level
+            Log records of this level and above to standard error.
+        log_json
+            Log one JSON object a line.
+        """
+        if verbose or log_level or log_json:
+            log.configure(log_level or "info", as_json=log_json)
+        return app(tokens)
+
     return app
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; errors of ours keep their traceback."""
+    """Run one command and return its exit code; a bug keeps its traceback."""
     try:
-        result = build_app()(sys.argv[1:] if argv is None else list(argv))
+        result = build_app().meta(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
     except CycloptsError as error:
         return _print_error(_parse_message(error))
     except LingshuError as error:
         return _print_error(one_line(error))
-    except ImportError as error:
-        extra = _missing_extra(error)
-        if extra is None:
-            traceback.print_exc()
-            return EXIT_BUG
-        return _print_error(one_line(extra))
     except KeyboardInterrupt:
         print("lingshu: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); what Python still wants to flush goes
-        # nowhere.
+        # The reader of the output is gone (`| head`): what Python still flushes goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
-        # A bug of ours: the traceback stays, and the exit code is one that means nothing else.
+    except Exception as error:
+        extra = _missing_extra(error)
+        if extra is not None:
+            return _print_error(one_line(extra))
         traceback.print_exc()
         return EXIT_BUG
     return result if isinstance(result, int) else 0
@@ -169,26 +145,21 @@ def _print_error(message: str) -> int:
 
 
 def _parse_message(error: CycloptsError) -> str:
-    """What was wrong with the command line, on one line that ends in the remedy."""
+    """What is wrong with the command line, on one line that ends in the remedy."""
     if isinstance(error, UnknownCommandError) and not error.command_chain:
         # The parser's own message would import every verb to list it.
         token = (error.unused_tokens or [""])[0]
-        return (
-            f"there is no command or option {token!r};"
-            f" {suggest_name(token, [name for name, _, _ in VERBS])}"
-        )
-    message = one_line(error).rstrip(".")
+        return f"there is no command or option {token!r}; {suggest_name(token, VERBS)}"
     verb = " ".join(("lingshu", *(error.command_chain or ())))
-    return f"{message}; see `{verb} --help`."
+    return f"{one_line(error).rstrip('.')}; see `{verb} --help`."
 
 
-def _missing_extra(error: ImportError) -> MissingExtraError | None:
-    """The extra to install, where the error comes from a module that only an extra brings."""
-    cause: BaseException | None = error
+def _missing_extra(error: Exception) -> MissingExtraError | None:
+    """The extra to install, if the error comes from a module that only an extra brings."""
+    cause: BaseException | None = error if isinstance(error, ImportError) else None
     while cause is not None:
-        if isinstance(cause, ModuleNotFoundError) and cause.name:
-            module = cause.name.split(".")[0]
-            if module in EXTRA_BY_MODULE:
-                return MissingExtraError.of(module, EXTRA_BY_MODULE[module])
+        module = (getattr(cause, "name", None) or "").split(".")[0]
+        if isinstance(cause, ModuleNotFoundError) and module in EXTRA_BY_MODULE:
+            return MissingExtraError.of(module, EXTRA_BY_MODULE[module])
         cause = cause.__cause__
     return None

@@ -45,26 +45,27 @@ _PAIRED_SUFFIXES = (".hdr", ".par", ".head")
 _IMAGE_SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class ViewOptions:
-    """How a study is looked at.
+    """Which slices and series of a study a model sees, and in which windows.
 
-    `windows` are presets of CT (`lung`), "CENTER,WIDTH", or `file`, the file's own first window
-    (for CT without one: soft). At most `slices` slices or frames of each series or volume are
-    taken, evenly. `series` picks series of a folder by their number, from 1; without it every
-    single image and the longest other series are shown, localizers left out.
+    The window `file` is the file's own first window (for CT without one: soft). Without `series`,
+    every single image and the longest other series of a folder are shown, localizers left out.
     """
 
-    windows: tuple[str, ...] = (FILE_WINDOW,)
+    window: tuple[str, ...] = (FILE_WINDOW,)
+    "A window of CT (lung, soft, bone, brain, liver, abdomen, mediastinum), CENTER,WIDTH, or file. Repeatable."
     max_slices: int = DEFAULT_SLICES
-    series: tuple[int, ...] | None = None
+    "Maximum number of slices or frames of each series or volume, evenly spaced."
+    series: tuple[int, ...] = ()
+    "A series of a folder to show, by number from 1. Repeatable."
 
     def __post_init__(self) -> None:
-        parse_windows(self.windows)
-        if not self.windows or not 1 <= self.max_slices <= MAX_IMAGES:
+        parse_windows(self.window)
+        if not self.window or not 1 <= self.max_slices <= MAX_IMAGES:
             raise ConfigError(
-                f"slices is {self.max_slices} and windows {list(self.windows)}; 1 to {MAX_IMAGES}"
-                " slices, one window or more."
+                f"max_slices is {self.max_slices} and window {list(self.window)}; give 1 to"
+                f" {MAX_IMAGES} slices and one window or more."
             )
 
 
@@ -194,7 +195,7 @@ class _InputCollector:
         )
         for series in selected_series:
             for entry in render_slices(
-                series, item=item, slices=self.view.max_slices, windows=self.view.windows
+                series, item=item, slices=self.view.max_slices, windows=self.view.window
             ):
                 self._add_slice(entry)
 
@@ -207,7 +208,7 @@ class _InputCollector:
 
     def _check_limit(self, images: int) -> None:
         # Before the first is decoded: a choice of a thousand must not take minutes to be refused.
-        if len(self.png_images) + images * len(self.view.windows) > MAX_IMAGES:
+        if len(self.png_images) + images * len(self.view.window) > MAX_IMAGES:
             raise InputError(
                 f"that makes more than {MAX_IMAGES} images; ask for fewer slices, windows or"
                 " series."
@@ -237,7 +238,7 @@ class _InputCollector:
                 f"{name} holds {contents}{patients_suffix}; give the folder of one study, or one after the other."
             )
         self.patients |= study.patients
-        selected_series = select_series(study, self.view.series)
+        selected_series = select_series(study, self.view.series or None)
         left_out = Counter(study.left_out)
         left_out.update(
             {
@@ -254,7 +255,7 @@ class _InputCollector:
                 series,
                 item=item,
                 slices=self.view.max_slices,
-                windows=self.view.windows,
+                windows=self.view.window,
                 left_out=left_out,
             ):
                 self._add_slice(entry)
@@ -324,7 +325,7 @@ class _InputCollector:
                 self.notes.append(
                     f"{file.name} holds {volume.n_times} volumes; the first is shown."
                 )
-            for rendered in volume.render(slices=slice_indices, windows=self.view.windows):
+            for rendered in volume.render(slices=slice_indices, windows=self.view.window):
                 window, spacing = rendered.voi_window, (volume.spacing[1], volume.spacing[0])
                 size = rendered.pixels.shape[0], rendered.pixels.shape[1]
                 window_fields = {

@@ -1,4 +1,4 @@
-"""A study pulled from a PACS into a private folder for as long as it is looked at."""
+"""A study pulled from a PACS into a private folder that is removed after use."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from lingshu.core.errors import InputError
@@ -17,40 +18,54 @@ from lingshu.imaging.dicomweb import DicomWebServer, check_uid, retrieve_study
 AUTH_VARIABLE = "DICOMWEB_AUTH"
 
 
-def dicomweb_server(url: str, auth: Path | None) -> DicomWebServer:
-    """A DICOMweb server with its secret: from a file, else from DICOMWEB_AUTH (user:password, or a
-    bearer token).
+@dataclass(frozen=True, kw_only=True)
+class PacsOptions:
+    """A study on a DICOMweb server."""
+
+    dicomweb: str | None = None
+    "Address of a DICOMweb server to pull --study from."
+    study: str | None = None
+    "StudyInstanceUID of the study to pull."
+    auth: Path | None = None
+    "File with user:password or a bearer token for --dicomweb, in place of DICOMWEB_AUTH."
+
+
+def dicomweb_server(options: PacsOptions) -> DicomWebServer:
+    """The server with its secret, from the file or from DICOMWEB_AUTH.
 
     Raises:
         InputError: an address that cannot be used, or a file that cannot be read.
     """
     try:
-        secret = auth.read_text(encoding="utf-8") if auth else os.environ.get(AUTH_VARIABLE, "")
+        secret = (
+            options.auth.read_text(encoding="utf-8")
+            if options.auth
+            else os.environ.get(AUTH_VARIABLE, "")
+        )
     except (OSError, UnicodeDecodeError):
         raise InputError("the file of --auth cannot be read; check its path.") from None
-    return DicomWebServer(url, secret.strip() or None)
+    return DicomWebServer(options.dicomweb or "", secret.strip() or None)
 
 
 @contextlib.contextmanager
-def pull_study(url: str | None, study: str | None, auth: Path | None) -> Iterator[list[Path]]:
-    """A folder with the files of a study, as a list to look at; empty where no server is named. It
-    is removed afterwards.
+def pull_study(options: PacsOptions) -> Iterator[list[Path]]:
+    """A temporary folder with the files of the study, as a list; empty if no server is named.
 
     Raises:
-        InputError: a server without a study or the other way round, or as `imaging.dicomweb.pull`.
+        InputError: a server without a study or the reverse, or as `imaging.dicomweb.retrieve_study`.
     """
-    if url is None and study is None:
-        if auth is not None:
+    if options.dicomweb is None and options.study is None:
+        if options.auth is not None:
             raise InputError("--auth is for --dicomweb URL; name the server, or leave it out.")
         yield []
         return
-    if url is None or study is None:
+    if options.dicomweb is None or options.study is None:
         raise InputError("a study is pulled with both --dicomweb URL and --study UID.")
-    server = dicomweb_server(url, auth)
-    check_uid(study)
+    server = dicomweb_server(options)
+    check_uid(options.study)
     with _raise_on_sigterm(), tempfile.TemporaryDirectory(prefix="lingshu-") as temp_dir:
         folder = Path(temp_dir)
-        for index, file in enumerate(retrieve_study(server, study), 1):
+        for index, file in enumerate(retrieve_study(server, options.study), 1):
             (folder / f"{index:05}.dcm").write_bytes(file)
         yield [folder]
 

@@ -158,7 +158,9 @@ def add_model_tools(server: "MCPServer", model: ModelHandle, media: MediaResolve
     async def load_images(
         images: ImageList, windows: WindowList, max_slices: MaxSlices, series: SeriesNumbers
     ) -> ModelInput:
-        view_options = ViewOptions(tuple(windows), max_slices, tuple(series) or None)
+        view_options = ViewOptions(
+            window=tuple(windows), max_slices=max_slices, series=tuple(series)
+        )
         return await model.run_in_thread(lambda: media.load_inputs(images, view_options))
 
     async def resolve_consent(
@@ -304,7 +306,7 @@ def _add_compare_tool(server: "MCPServer", model: ModelHandle, media: MediaResol
     async def load_both(
         prior: ImageList, current: ImageList, windows: WindowList, max_slices: MaxSlices
     ) -> tuple[ModelInput, ModelInput]:
-        view_options = ViewOptions(tuple(windows), max_slices)
+        view_options = ViewOptions(window=tuple(windows), max_slices=max_slices)
         prior_input = await model.run_in_thread(
             lambda: media.load_inputs(prior, view_options, label="prior image")
         )

@@ -1,0 +1,76 @@
+"""Options that several verbs share, each declared once.
+
+An option of a verb is one field, with its help as the docstring below it, of one frozen dataclass
+next to the code it configures; the verb takes that dataclass flattened:
+
+    @dataclass(frozen=True, kw_only=True)
+    class AskConfig:
+        chat: bool = False
+        "Continue the dialogue: each line of standard input is another question."
+
+    def ask(model: str, *files: Path, config: Flat[AskConfig] = AskConfig()) -> int: ...
+
+`--chat` then fills `config.chat`, and `lingshu ask --help` shows the docstring. A group is flattened
+in the same way, as a further parameter or a field of the configuration. A group whose default
+differs in a verb is subclassed there: a default instance only says what the help shows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from cyclopts import Parameter
+
+from lingshu.core.data_policy import DataPolicy
+from lingshu.core.engine_options import EngineOptions
+from lingshu.core.types import Sampling
+
+T = TypeVar("T")
+Flat = Annotated[T, Parameter(name="*")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteOptions:
+    """What may be sent to a model behind an address."""
+
+    allow_remote: bool = False
+    "Allow private samples and images that are not de-identified to be sent to another machine."
+
+    def data_policy(self, agreement: tuple[str, ...] = ()) -> DataPolicy:
+        return DataPolicy(allow_private=self.allow_remote, agreements=frozenset(agreement))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(RemoteOptions):
+    """How a model is opened."""
+
+    threads: int | None = None
+    "CPU threads of a model in this process; the library's default if not given."
+
+    def engine_options(self, **settings: Any) -> EngineOptions:
+        """Options of the engine; `settings` are its other fields."""
+        settings.setdefault("data_policy", self.data_policy())
+        return EngineOptions(threads=self.threads, **settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How a reply is generated."""
+
+    max_tokens: int = 256
+    "Maximum length of a reply, in tokens."
+    temperature: float = 0.0
+    "Sampling temperature; 0 is greedy."
+    seed: int = 0
+    "Seed of sampling at a temperature above 0."
+
+    def sampling(self) -> Sampling:
+        return Sampling(self.max_tokens, self.temperature, seed=self.seed)
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"lingshu: warning: {line}", file=sys.stderr)
