@@ -12,7 +12,7 @@ from pathlib import Path
 
 from _record import record, table
 
-from lingshu.evaluate.report.build import percent
+from lingshu.evaluate.summary import percent
 from lingshu.sources.phantom import KINDS, MAIN_KINDS
 
 SEEDS = (0, 1, 2)

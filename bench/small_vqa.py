@@ -28,8 +28,8 @@ from lingshu.core.stats import Interval, wilson
 from lingshu.core.types import Sample, Sampling
 from lingshu.engines.hf import HfEngine
 from lingshu.engines.hf import load as load_engine
-from lingshu.evaluate.report.build import interval_text, percent
 from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap
+from lingshu.evaluate.summary import interval_text, percent
 from lingshu.recipes.small_vqa import recipe
 from lingshu.scoring import auto
 from lingshu.sources import jsonl

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.cli.report import report, text_table
+from lingshu.cli.report import report
 from lingshu.core.artifacts import write_scores
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
@@ -44,10 +44,3 @@ def test_wrong_folders_are_named(tmp_path):
         report()
     with pytest.raises(ArtifactError, match="no scores"):
         report(tmp_path)
-
-
-def test_a_table_for_the_terminal():
-    assert (
-        text_table(("", "n"), [("side", "10"), ("a", "1")])
-        == "       n\n----  --\nside  10\na      1"
-    )

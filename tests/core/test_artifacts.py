@@ -346,7 +346,7 @@ def test_a_sample_survives_json() -> None:
 
 
 def test_the_keys_of_a_report_are_pinned() -> None:
-    from lingshu.evaluate.report.build import as_json, assemble, task_report
+    from lingshu.evaluate.report.build import assemble, task_report
 
-    report = as_json(assemble("m", [task_report("t", GOLDEN["scores"], {"by": ["kind"]})]))
+    report = assemble("m", [task_report("t", GOLDEN["scores"], {"facets": ["kind"]})]).as_json()
     assert report == GOLDEN["report"]

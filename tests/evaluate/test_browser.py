@@ -20,8 +20,8 @@ from lingshu.core.files import read_jsonl
 from lingshu.core.types import Image, Message, Meta, Provenance, Sample, Sampling, Task
 from lingshu.engines import echo
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.report import build, sample_browser
-from lingshu.evaluate.report import html as html_module
+from lingshu.evaluate.report import build
+from lingshu.evaluate.report.render import static
 from lingshu.evaluate.report.sample_browser import Browser, outcome
 from lingshu.evaluate.thumbnails import Thumbnails, thumbnail
 from lingshu.imaging.read import image_bytes
@@ -177,21 +177,20 @@ def test_whatever_data_say_stays_text(tmp_path):
 
 
 def test_the_script_makes_no_html_from_text():
-    script = sample_browser.script()
+    script = static("sample_browser.js")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script",
         script,
     )
-    assert not re.search(r"url\(|@import|https?://", sample_browser.style())
+    assert not re.search(r"url\(|@import|https?://", static("sample_browser.css"))
     assert script.count("\n") < 310
 
 
 def test_a_page_without_samples_has_no_script(tmp_path):
     run = write_run(tmp_path, {"t/scores.jsonl": [row("a", 1.0)]})
     assert "<script" in render_report(run)
-    assert "<script" not in render_report(
-        run, samples=False
-    ) and "script-src" not in html_module.page("t", [])
+    page = render_report(run, samples=False)
+    assert "<script" not in page and "script-src" not in page
     assert main(["report", str(run), "--no-samples"]) == 0
     assert "Question a" not in (run / "report.html").read_text()
 
@@ -257,9 +256,8 @@ def test_what_does_not_fit_is_left_out_and_counted(tmp_path):
         "".join(json.dumps({"image": f"d{i}", "jpeg": "A" * 100}) + "\n" for i in range(2))
     )
     evaluation_report = build.build(run)
-    html = "".join(
-        Browser(run, evaluation_report, max_samples=3, max_bytes=150).iter_html("<script></script>")
-    )
+    with Browser(run, evaluation_report, max_samples=3, max_bytes=150) as browser:
+        html = "".join(build.iterate_html(evaluation_report, browser))
     page_data = embedded_data(html)
     assert page_data["left_out"] == {"samples": 1, "images": 1}
     assert [row["images"] for row in page_data["rows"]] == [[0], [None], [0]]
@@ -280,7 +278,7 @@ def test_equal_scores_give_equal_pages(tmp_path):
 def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
     rows = [row(str(i), float(i % 2), one="a", two="ab"[i % 2], many=str(i)) for i in range(31)]
     html = render_report(write_run(tmp_path, {"t/scores.jsonl": rows}, by=("one", "two", "many")))
-    assert re.findall(r"<h3>By (\w+)</h3>\n<div class=\"(\w+)", html) == [
+    assert re.findall(r"<h3>By (\w+)</h3>\s*<div class=\"(\w+)", html) == [
         ("one", "scroll"),
         ("two", "plot"),
         ("many", "scroll"),

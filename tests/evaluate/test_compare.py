@@ -7,8 +7,7 @@ import pytest
 
 from lingshu.core.errors import ArtifactError
 from lingshu.evaluate.compare import compare, compare_rows, match_rows
-from lingshu.evaluate.report.comparison_sections import paired_section
-from lingshu.evaluate.report.document import BulletList
+from lingshu.evaluate.report.build import as_markdown, assemble
 from lingshu.evaluate.store import ScoredRun, ScoredTask
 
 
@@ -150,9 +149,5 @@ def test_runs_over_other_data_are_told():
     assert compare(runs[0], runs[2]).notes == ()
     (output,) = compare(runs[0], runs[1]).notes
     assert output.startswith("T: asked over x here and over y there")
-    (shown,) = [
-        part
-        for part in paired_section(compare(runs[0], runs[1])).parts
-        if isinstance(part, BulletList)
-    ]
-    assert shown.items == (output,)
+    report = assemble("m", [], paired=compare(runs[0], runs[1]))
+    assert f"\n- {output}\n" in as_markdown(report)

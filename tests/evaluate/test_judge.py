@@ -286,7 +286,7 @@ def test_missing_verdicts_are_counted_with_the_range_they_leave(tmp_path: Path) 
     markdown = build.as_markdown(evaluation_report)
     assert "| Demo | stub | 33.3 | 16.7 | 66.7 | 2 of 5 | 3 |" in markdown
     assert "without a verdict 3 (failed 1, malformed 1, refused 1)" in markdown
-    assert build.as_json(evaluation_report)["tasks"][0]["judge_result"]["failed"] == {
+    assert evaluation_report.as_json()["tasks"][0]["judge_result"]["failed"] == {
         "failed": 1,
         "malformed": 1,
         "refused": 1,

@@ -5,20 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lingshu.evaluate.report.html import (
-    Bar,
-    Figure,
-    Series,
-    figure_grid,
-    interval_plot,
-    line_plot,
-    notice,
-    page,
-    paragraph,
-    section,
-    table,
-)
-from lingshu.evaluate.report.plots import ticks
+from lingshu.core.stats import Interval
+from lingshu.evaluate.report.render import Bar, Figure, environment, text_table, ticks
 
 EVIL = "<img src=x onerror=alert(1)>&\"'"
 VOID = {"meta", "img", "br"}
@@ -47,29 +35,44 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
+PAGE = """{% extends "page.html.j2" %}{% import "macros.html.j2" as m %}{% block content %}
+{{ m.notice(evil) }}
+{% call m.section(evil) %}
+{{ m.heading(evil) }}{{ m.paragraph(evil) }}{{ m.bullets([evil]) }}{{ m.interval_plot(bars) }}
+{% call m.table((evil, "n"), evil) %}{{ m.row(evil, 1) }}{% endcall %}
+{% endcall %}
+{{ m.line_plot(curves, evil, evil) }}{{ m.figure_grid(figures) }}
+{% endblock %}"""
+
+
 def full_page() -> str:
-    bars = [Bar(EVIL, 0.5, 0.4, 0.6, note=EVIL), Bar("none", None), Bar("no interval", 1.0)]
-    curves = [
-        Series(EVIL, [(0, 2.5), (10, 1.0), (20, float("nan"))]),
-        Series("b", [(0, 1.0)]),
-        Series("empty", []),
+    bars = [
+        Bar(EVIL, Interval(0.5, 0.4, 0.6, 9), marker=0.7),
+        Bar("none", Interval(None, None, None, 0)),
+        Bar("no interval", Interval(1.0, None, None, 1)),
     ]
-    return page(
-        EVIL,
-        [
-            notice(EVIL),
-            section(EVIL, paragraph(EVIL), interval_plot(bars), table((EVIL, "n"), [(EVIL, "1")])),
-            line_plot(curves, x_label=EVIL, y_label=EVIL),
-            figure_grid(
-                [
-                    Figure(b"\x89PNG", EVIL, EVIL, EVIL, correct=True),
-                    Figure(b"", "q", "a", "g", correct=False),
-                    Figure(b"", "q", "a", "g"),
-                ]
-            ),
-        ],
-        lead=EVIL,
+    curves = [
+        (EVIL, [(0, 2.5), (10, 1.0), (20, float("nan"))]),
+        ("b", [(0, 1.0)]),
+        ("empty", []),
+    ]
+    figures = [
+        Figure(b"\x89PNG", EVIL, EVIL, EVIL, correct=True),
+        Figure(b"", "q", "a", "g", correct=False),
+        Figure(b"", "q", "a", "g"),
+    ]
+    return (
+        environment(is_html=True)
+        .from_string(PAGE)
+        .render(
+            title=EVIL, lead=EVIL, script="", evil=EVIL, bars=bars, curves=curves, figures=figures
+        )
     )
+
+
+def macro(call: str, **values: object) -> str:
+    template = '{% import "macros.html.j2" as m %}{{ m.' + call + " }}"
+    return environment(is_html=True).from_string(template).render(**values)
 
 
 def test_a_page_is_well_formed_and_stands_alone():
@@ -85,12 +88,12 @@ def test_a_page_is_well_formed_and_stands_alone():
 
 
 def test_empty_plots_draw_nothing():
-    assert interval_plot([]) == ""
-    assert line_plot([Series("a", [])], x_label="x", y_label="y") == ""
+    assert macro("interval_plot([])").strip() == ""
+    assert macro("line_plot([('a', [])], 'x', 'y')").strip() == ""
 
 
 def test_a_bar_never_leaves_the_axis():
-    inside = interval_plot([Bar("a", 0.98, 0.9, 1.2)])
+    inside = macro("interval_plot([bar])", bar=Bar("a", Interval(0.98, 0.9, 1.2, 5)))
     indices_by_group = [float(x) for x in re.findall(r'(?:x1|x2|cx)="([\d.]+)"', inside)]
     assert max(indices_by_group) == max(
         float(x) for x in re.findall(r'class="grid" x1="([\d.]+)"', inside)
@@ -122,3 +125,10 @@ def test_a_browser_loads_nothing_from_outside(tmp_path):
                (tmp_path / "page.html").as_uri()]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     assert (tmp_path / "page.png").stat().st_size > 5000
+
+
+def test_a_table_for_the_terminal():
+    assert (
+        text_table(("", "n"), [("side", "10"), ("a", "1")])
+        == "       n\n----  --\nside  10\na      1"
+    )

@@ -218,10 +218,10 @@ def test_against_paper_in_every_form(tmp_path, capsys):
         assert (
             "ours (strict)" in output
             and "ours (paper)" in output
-            and "published (authors&#x27;)" in output.replace("'", "&#x27;")
+            and "published (authors')" in output.replace("&#39;", "'")
         )
         assert "40 of 2000" in output and "this run, paper" in output and "13.9 †" in output
-        assert "bears no printed name; --against paper:MODEL" in output
+        assert "has no printed name; --against paper:MODEL" in output
     output = read_json(tmp_path / "report.json")["paper"]
     assert (
         output["cells"][0]["difference"] == pytest.approx(18.7)

@@ -3,14 +3,14 @@ does not know.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lingshu.core.errors import InputError
 from lingshu.core.files import sha256_file
-from lingshu.evaluate.report.document import BulletList
-from lingshu.evaluate.report.uncontaminated_sections import clean_section
+from lingshu.evaluate.report.build import as_markdown, assemble
 from lingshu.evaluate.store import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import summarize
 from lingshu.evaluate.uncontaminated import (
@@ -203,15 +203,11 @@ def test_what_could_not_be_compared_is_told(tmp_path):
         "test bad_row": 1,
         "pairs of look-alikes": 7,
     }
-    output = [
-        line
-        for part in clean_section(output).parts
-        if isinstance(part, BulletList)
-        for line in part.items
-    ]
-    assert output == [
-        "Not compared, and so counted as clean: unreadable images 3, test bad_row 1, pairs of"
-        " look-alikes 7. Mend those rows and images, and compare again."
+    report = replace(assemble("m", []), clean=output)
+    lines = [line for line in as_markdown(report).splitlines() if line.startswith("- ")]
+    assert lines == [
+        "- Not compared, and so counted as clean: unreadable images 3, test bad_row 1, pairs of"
+        " look-alikes 7. Fix those rows and images, and compare again."
     ]
 
 

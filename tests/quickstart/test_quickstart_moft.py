@@ -7,7 +7,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lingshu.quickstart.moft import RUNS, WEIGHTS, as_json, curate_data, run_moft, section
+from lingshu.evaluate.report.render import render_page
+from lingshu.quickstart.moft import RUNS, WEIGHTS, as_json, curate_data, run_moft
 
 
 def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_pa
     assert (tmp_path / "moft/path/points/0.00/model.safetensors").read_bytes() == weights[
         "entities"
     ]
-    html = section(result)
+    html = render_page("quickstart/templates/moft.html.j2", title="", moft=result)
     assert (
         "soup of two plain runs" in html
         and "half and half" in html

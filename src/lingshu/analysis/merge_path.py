@@ -23,10 +23,12 @@ from lingshu.core.errors import ConfigError
 from lingshu.core.files import digest, read_json, write_json, write_text
 from lingshu.core.stats import Interval
 from lingshu.evaluate.paired_tests import difference
+from lingshu.evaluate.report.render import DISCLAIMER, render_page
 from lingshu.evaluate.store import read_run
 from lingshu.evaluate.summary import Row, by_facet, group_key, row_value, summarize
 
 PATH_JSON, PATH_HTML = "path.json", "path.html"
+PAGE_TEMPLATE = "analysis/templates/merge_path.html.j2"
 HALF_WEIGHT = 0.5
 Device = Literal["auto", "cpu", "cuda"]
 SelectionCriterion = Literal["validation accuracy", "likelihood", "reported accuracy"]
@@ -82,6 +84,37 @@ class PathReport:
     @property
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(task for point in self.points for task in point.scores))
+
+    @property
+    def excess(self) -> dict[float, Interval]:
+        return {} if self.barrier is None else dict(self.barrier.excess)
+
+    @property
+    def landmarks(self) -> list[tuple[str, Point]]:
+        """The points that have a name: both ends, the middle and the recommended one."""
+        names = {"the second model": 0.0, "the first model": 1.0, "half and half": HALF_WEIGHT}
+        named = {**names, "recommended": self.recommended}.items()
+        labels = [
+            (" and ".join(name for name, weight in named if weight == point.weight), point)
+            for point in self.points
+        ]
+        return [(label, point) for label, point in labels if label]
+
+    def accuracies(self, task: str) -> dict[float, Interval]:
+        """The accuracy on a task by weight."""
+        return {
+            point.weight: summarize(point.scores[task]).accuracy
+            for point in self.points
+            if task in point.scores
+        }
+
+    def accuracies_by_kind(self, task: str) -> dict[str, dict[float, Interval]]:
+        """The accuracy on each kind of question of a task by weight."""
+        by_kind: dict[str, dict[float, Interval]] = {}
+        for point in self.points:
+            for kind, accuracy in accuracy_by_kind(point.scores.get(task, ())).items():
+                by_kind.setdefault(kind, {})[point.weight] = accuracy
+        return by_kind
 
 
 def report_path(
@@ -171,9 +204,12 @@ def report_path(
         selection_groups=selection_groups,
     )
     write_json(out / PATH_JSON, as_json(report))
-    from lingshu.analysis.merge_path_report import path_page
-
-    write_text(out / PATH_HTML, path_page(report))
+    lead = (
+        f"{len(report.points)} averages of two models, W times the first and 1 - W times the"
+        f" second. {DISCLAIMER}"
+    )
+    page = render_page(PAGE_TEMPLATE, title="Between two models", lead=lead, report=report)
+    write_text(out / PATH_HTML, page)
     _print_report(report, out)
     return code
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lingshu.core.artifacts import REPORT_HTML
 from lingshu.core.data_policy import DataPolicy
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ArtifactError, InputError
@@ -380,15 +381,11 @@ def _report(
     drops: Sequence[tuple[str, int]],
     excluded: Mapping[str, str],
 ) -> int:
-    from lingshu.cli.report import terminal_summary, text_table
     from lingshu.evaluate.report import build
 
     report_result = build.build(out)
     build.write(out, report_result)
-    if report_result.warning:
-        print(f"WARNING: {report_result.warning}")
-    print(text_table(build.HEADER, build.overview(report_result)))
-    print(terminal_summary(report_result), end="")
+    print(build.as_text(report_result), end="")
     print(summary_line(counts))
     if "control_questions" in counts:
         print(control_options.summary_line(counts))
@@ -400,7 +397,7 @@ def _report(
         )
     for name, reason in excluded.items():
         print(f"left out: {name}: {reason}")
-    print(f"report: {out / build.REPORT_HTML}")
+    print(f"report: {out / REPORT_HTML}")
     return (
         1 if any(map(counts.get, ("errors", "awaiting_judge", "control_errors"))) or excluded else 0
     )

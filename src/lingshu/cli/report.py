@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingshu.core.artifacts import REPORT_HTML
 from lingshu.core.errors import InputError
 
 if TYPE_CHECKING:
-    from lingshu.evaluate.report.build import EvaluationReport
+    from lingshu.evaluate.report.model import EvaluationReport
 
 
 def report(
@@ -34,8 +35,9 @@ def report(
         clean_kinds: kinds of overlap that count for --exclude-overlaps, with commas between; all but
             boilerplate if not given.
     """
-    from lingshu.evaluate import uncontaminated as uncontaminated
-    from lingshu.evaluate.report import build as evaluation_report
+    from lingshu.evaluate import uncontaminated
+    from lingshu.evaluate.report import build
+    from lingshu.evaluate.report.render import text_table
 
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")
@@ -47,39 +49,18 @@ def report(
     # they are.
     kinds = uncontaminated.parse_kinds(overlap_kinds)
     overlaps = None if exclude_overlaps is None else uncontaminated.read_overlaps(exclude_overlaps)
-    reports = [
-        evaluation_report.build(run, against=against, overlaps=overlaps, kinds=kinds)
-        for run in runs
-    ]
+    reports = [build.build(run, against=against, overlaps=overlaps, kinds=kinds) for run in runs]
     for run, run_report in zip(runs, reports, strict=True):
-        evaluation_report.write(run, run_report, against=against, samples=not no_samples)
+        build.write(run, run_report, against=against, samples=not no_samples)
     if len(reports) == 1:
-        if reports[0].warning:
-            print(f"WARNING: {reports[0].warning}")
-        print(text_table(evaluation_report.HEADER, evaluation_report.overview(reports[0])))
+        print(build.as_text(reports[0]), end="")
     else:
         print(text_table(*comparison_table([run.name for run in runs], reports)))
-    for run_report in reports:
-        print(terminal_summary(run_report), end="")
+        for run_report in reports:
+            print(build.as_text(run_report, overview=False), end="")
     for run in runs:
-        print(f"report: {run / evaluation_report.REPORT_HTML}")
+        print(f"report: {run / REPORT_HTML}")
     return 0
-
-
-def terminal_summary(report: EvaluationReport) -> str:
-    """What a terminal shows of all that a run was set beside; empty where there is none."""
-    from lingshu.evaluate.report import build as evaluation_report
-
-    lines: list[str] = []
-    for section in evaluation_report.comparisons(report):
-        lines.append(f"\n{section.title} ({report.model})\n")
-        for part in section.terminal_parts:
-            lines += (
-                part.items
-                if isinstance(part, evaluation_report.BulletList)
-                else [text_table(part.header, part.rows), part.caption]
-            )
-    return "".join(f"{line}\n" for line in lines)
 
 
 def comparison_table(
@@ -88,7 +69,7 @@ def comparison_table(
     """Header and rows of a table with a line per task and a column per run: accuracy and its
     interval, in percent.
     """
-    from lingshu.evaluate.report.build import NEEDS_JUDGE_LABEL, interval_text, percent
+    from lingshu.evaluate.summary import NEEDS_JUDGE_LABEL, interval_text, percent
 
     titles = {task.name: task.title for run_report in reports for task in run_report.tasks}
     header = [
@@ -114,18 +95,3 @@ def comparison_table(
             cells.append(cell)
         rows.append([title, *cells])
     return header, rows
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal: the first column set left, the others right."""
-    lines = [list(header), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = (
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in padded)

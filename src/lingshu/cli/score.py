@@ -43,7 +43,7 @@ def score(
         metric_weights: folder with the models of report metrics; those that are not there are said
             to be unavailable.
     """
-    from lingshu.evaluate.report.build import summarize
+    from lingshu.evaluate.summary import summarize
     from lingshu.scoring.protocols import table
 
     grade_reply = table.protocol_scorer(

@@ -40,6 +40,10 @@ class TaskComparison:
     min_detectable: float | None
     excluded: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def test_name(self) -> str:
+        return self.test.name if self.test else "no test for scores between right and wrong"
+
 
 @dataclass(frozen=True)
 class RunComparison:

@@ -131,7 +131,6 @@ def judge_all(judge: OpenedJudge, tasks: Sequence[LoadedTask], out: Path) -> int
     from lingshu.evaluate.judge import is_judgeable, open_judge_client
     from lingshu.evaluate.judge import judge as judge_task
     from lingshu.evaluate.judgments import JUDGE, read_labels
-    from lingshu.evaluate.report.judge_sections import agreement_text, range_text
     from lingshu.evaluate.score import scores_file
 
     config, n_repeats = judge.config, judge.options.retries if judge.engine.endpoint else 0
@@ -180,10 +179,10 @@ def judge_all(judge: OpenedJudge, tasks: Sequence[LoadedTask], out: Path) -> int
             if failed
             else ""
         )
-        agreement = agreement_text(summary.result)
+        agreement = summary.result.agreement_text
         print(
             f"judge: {task.title}: {summary.result.n_judged} of {summary.result.n_requested} judged{failure_text}."
-            f" {range_text(summary.result)}{agreement}"
+            f" {summary.result.score_text}{agreement}"
         )
         n_missing, n_labeled = n_missing + sum(failed.values()), n_labeled + summary.n_labeled
     if usage:

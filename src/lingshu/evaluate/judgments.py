@@ -18,7 +18,7 @@ from lingshu.core.agreement import Agreement, agreement
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import enumerate_jsonl, read_json, write_json
 from lingshu.evaluate.rubric import clipped_mean, rubric_score
-from lingshu.evaluate.summary import Row, is_unscored, row_value
+from lingshu.evaluate.summary import Row, is_unscored, percent, row_value
 
 JUDGE = "judge"  # the protocol that the verdicts are scores under
 JUDGE_FILE = "judge.json"
@@ -65,7 +65,33 @@ class JudgeResult:
 
     @property
     def n_judged(self) -> int:
-        return self.n_requested - sum(self.failed.values())
+        return self.n_requested - self.n_failed
+
+    @property
+    def n_failed(self) -> int:
+        return sum(self.failed.values())
+
+    @property
+    def score_text(self) -> str:
+        """The score as a sentence, with its range where verdicts are missing."""
+        if not self.failed:
+            return f"Score {percent(self.value)}."
+        return (
+            f"Score {percent(self.value)}; {percent(self.lower_bound)} to"
+            f" {percent(self.upper_bound)} if the missing verdicts were all against or all for the"
+            " replies."
+        )
+
+    @property
+    def agreement_text(self) -> str:
+        """How far others agree, as a sentence; empty where nobody else judged."""
+        parts = [
+            f"{name}: {percent(item.observed_agreement)}% of {item.n}, kappa"
+            f" {'not defined' if item.kappa is None else f'{item.kappa:.2f}'}"
+            for name, item in (("the rules", self.rule_agreement), ("people", self.human_agreement))
+            if item
+        ]
+        return f" Agrees with {'; with '.join(parts)}." if parts else ""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,25 @@ class Cell:
     is_unreliable: bool = False
     no_verdict_reason: str | None = None
 
+    @property
+    def marker(self) -> float | None:
+        """Where a plot of shares marks the printed value."""
+        return None if self.published is None or self.skip_reason else self.published / 100
+
+    @property
+    def verdict(self) -> str:
+        """Whether ours agrees with the printed value, in a few words."""
+        if self.is_unreliable:
+            return "not compared †"  # the reason is given below the table, and may be long
+        if self.skip_reason:
+            return f"not compared: {self.skip_reason}"
+        if self.no_verdict_reason:
+            return f"{self.no_verdict_reason}: no verdict"
+        if self.is_outside is None:
+            return "–"
+        verdict = "outside" if self.is_outside else "inside"
+        return f"{verdict} (±{self.tolerance:.0f})" if self.tolerance == JUDGED_POINTS else verdict
+
 
 @dataclass(frozen=True)
 class UnreliableCell:
@@ -135,6 +154,21 @@ class PublishedComparison:
     unreliable_cells: tuple[UnreliableCell, ...]
     sources: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def compared(self, table: str, protocol: str) -> list[tuple[Column, Cell]]:
+        """The columns of a table under a protocol, each with its cell."""
+        cells = {(cell.table, cell.column, cell.protocol): cell for cell in self.cells}
+        return [
+            (column, cells[table, column.column, protocol])
+            for column in self.columns
+            if (column.table, column.protocol) == (table, protocol)
+        ]
+
+    def compared_averages(self, table: str, protocol: str) -> list[tuple[Average, Cell]]:
+        key = (table, AVERAGE, protocol)
+        cells = [cell for cell in self.cells if (cell.table, cell.column, cell.protocol) == key]
+        averages = [item for item in self.averages if (item.table, item.protocol) == key[::2]]
+        return list(zip(averages, cells, strict=True))
 
 
 @cache

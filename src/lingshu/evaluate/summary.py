@@ -26,6 +26,8 @@ METHODS: Mapping[Method, str] = {
     "bootstrap": f"bootstrap over items (below {SMALL_SAMPLE_GROUPS}: Wilson)",
     "clustered bootstrap": f"bootstrap over whole groups (below {SMALL_SAMPLE_GROUPS}: Wilson)",
 }
+UNPARSED_STATUSES = ("unparsed", "refused", "empty", "multiple")
+NEEDS_JUDGE_LABEL = "needs a judge: not scored"
 MetricName = Literal["accuracy", "mean score"]
 # their scorers give parts of a point, even where every part found is nought or one
 GRADED_KINDS = ("report", "rubric")
@@ -52,6 +54,15 @@ class Summary:
     groups: int = 0
     metric: MetricName = "accuracy"
     n_awaiting_judge: int = 0
+
+    @property
+    def n_unread(self) -> int:
+        """How many replies could not be read; they count as not right."""
+        return sum(self.statuses[status] for status in UNPARSED_STATUSES)
+
+    @property
+    def method_text(self) -> str:
+        return METHODS[self.method]
 
     @property
     def errors(self) -> int:

@@ -19,9 +19,6 @@ from typing import Any
 from lingshu.analysis.merge_path import PATH_JSON, report_path
 from lingshu.core import config as configuration
 from lingshu.core.files import read_json
-from lingshu.evaluate.report import html
-from lingshu.evaluate.report.build import percent
-from lingshu.evaluate.report.html import Series
 from lingshu.recipes import phantom_moft
 from lingshu.recipes.phantom_moft import ENTITY_WEIGHT, VARIANTS
 from lingshu.train.config import TrainConfig
@@ -53,6 +50,29 @@ class MoftResult:
             for point in self.path["points"]
             if point["weight"] == weight
         )
+
+    @property
+    def entity_weight(self) -> float:
+        return ENTITY_WEIGHT
+
+    @property
+    def models(self) -> list[tuple[str, Mapping[str, Any], Mapping[str, float | None]]]:
+        """Every average and the soup: its name, its accuracy and its likelihoods."""
+        names = {
+            1.0: "all tokens equal",
+            0.0: f"entities have weight {ENTITY_WEIGHT:g}",
+            0.5: "half and half",
+        }
+        averages = [
+            (
+                f"W = {point['weight']:g} {names.get(point['weight'], '')}".strip(),
+                self.accuracy(point["weight"]),
+                point["nll"],
+            )
+            for point in self.path["points"]
+        ]
+        soup_nll = self.soup["points"][0]["nll"]
+        return [*averages, ("soup of two plain runs", self.soup_accuracy, soup_nll)]
 
     @property
     def soup_accuracy(self) -> Mapping[str, Any]:
@@ -185,98 +205,3 @@ def as_json(result: MoftResult) -> dict[str, Any]:
         "seconds": result.seconds,
         "path": result.folder,
     }
-
-
-def section(result: MoftResult) -> str:
-    """The page's account of it: the curve over the weight, and what the soup says of it."""
-    share = result.stages["entities"]["entities"]["fraction"]
-    intro = (
-        f"From the instruction-tuned model two more runs of {result.stages['fluency']['steps']}"
-        " steps went on over the same marked data: one in which all tokens weigh alike, one in"
-        f" which those of medical entities weigh {ENTITY_WEIGHT:g} ({percent(share)}% of what is"
-        " learnt; MOFT states 11.6%). Their weights are then averaged. The soup averages two runs"
-        " without entity weights."
-    )
-    rows = []
-    for point in result.path["points"]:
-        weight, nll = point["weight"], point["nll"]
-        name = {
-            1.0: "all tokens alike",
-            0.0: f"entities weigh {ENTITY_WEIGHT:g}",
-            0.5: "half and half",
-        }.get(weight, "")
-        rows.append(
-            [f"W = {weight:g} {name}".strip(), *_cells(result.accuracy(weight)), *_nats(nll)]
-        )
-    rows.append(
-        [
-            "soup of two plain runs",
-            *_cells(result.soup_accuracy),
-            *_nats(result.soup["points"][0]["nll"]),
-        ]
-    )
-    curve = [
-        (point["weight"], 100 * point["tasks"][TASK]["accuracy"]["value"])
-        for point in result.path["points"]
-    ]
-    level = 100 * result.soup_accuracy["value"]
-    curves = [
-        Series("average of the two", curve),
-        Series("soup of two plain runs", [(0.0, level), (1.0, level)]),
-    ]
-    header = [
-        "model",
-        "accuracy (%)",
-        "95% interval",
-        "nats a token",
-        "entity tokens",
-        "other tokens",
-    ]
-    return html.section(
-        "Two trajectories, averaged (MOFT)",
-        html.paragraph(intro),
-        html.line_plot(
-            curves,
-            x_label="W, the weight of the run in which all tokens weigh alike",
-            y_label="accuracy (%)",
-        ),
-        html.table(header, rows),
-        html.paragraph(_caveats(result)),
-    )
-
-
-def _caveats(result: MoftResult) -> str:
-    half, soup = result.accuracy(0.5), result.soup_accuracy
-    differ = half["low"] > soup["high"] or soup["low"] > half["high"]
-    comparison = (
-        "differ by more than their intervals"
-        if differ
-        else "do not differ by more than their intervals"
-    )
-    path_barrier = result.path["barrier"]
-    barrier = (
-        ""
-        if path_barrier is None
-        else (
-            f" The barrier between the two runs is {path_barrier['value']:.4f} nats a token,"
-            f" {path_barrier['tolerance']:.4f} are tolerated."
-        )
-    )
-    return (
-        f"Half and half and the soup {comparison}, on {half['n']} questions of eight kinds about"
-        f" held-out phantoms.{barrier} So few steps on drawn pictures show how such a comparison is"
-        " made, and say nothing about medicine."
-    )
-
-
-def _cells(accuracy: Mapping[str, Any]) -> list[str]:
-    return [
-        percent(accuracy["value"]),
-        f"{percent(accuracy['low'])} to {percent(accuracy['high'])}",
-    ]
-
-
-def _nats(nll: Mapping[str, float | None]) -> list[str]:
-    return [
-        "–" if nll[name] is None else f"{nll[name]:.4f}" for name in ("all", "entities", "others")
-    ]

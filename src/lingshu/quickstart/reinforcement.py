@@ -15,9 +15,6 @@ from typing import Any
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.files import read_json
 from lingshu.core.types import Sample, Sampling
-from lingshu.evaluate.report import html
-from lingshu.evaluate.report.build import percent
-from lingshu.evaluate.report.html import Series
 from lingshu.train.config import TrainConfig
 from lingshu.train.log import SUMMARY_FILE, read_log
 
@@ -133,58 +130,3 @@ def as_json(result: RlResult) -> dict[str, Any]:
         "seconds": [stage["seconds"] for stage in result.stages],
         "checkpoint": result.checkpoint,
     }
-
-
-def section(result: RlResult) -> str:
-    """The page's account of it, which says what rose and what did not."""
-    rows = []
-    for name, before, after in (
-        ("sampled", result.before, result.after),
-        ("greedy", result.greedy_before, result.greedy_after),
-    ):
-        accuracy_in_format = [
-            metrics.accuracy / metrics.format if metrics.format else None
-            for metrics in (before, after)
-        ]
-        rows += [
-            [f"{name} replies: mean reward", f"{before.reward:.2f}", f"{after.reward:.2f}"],
-            [f"{name} replies: in shape (%)", percent(before.format), percent(after.format)],
-            [
-                f"{name} replies: right answer in shape (%)",
-                percent(before.accuracy),
-                percent(after.accuracy),
-            ],
-            [f"{name} replies: right among those in shape (%)", *map(percent, accuracy_in_format)],
-        ]
-    intro = (
-        "A second, shorter model was taught to answer half of the questions bare and half as"
-        " <think>what it sees</think><answer>the answer</answer>. Then it was rewarded: 0.5 for a"
-        " reply of exactly that shape, 1.0 more for the right answer in it, nothing for any other"
-        f" reply. Each of {result.stages[1]['steps']} updates compared {result.num_generations} drawn"
-        " replies to each of its questions with one another (GRPO). No right answer was shown to"
-        " it in this part."
-    )
-    caveats = (
-        "What rises is above all the shape, and with it whatever answers were right already:"
-        " compare what is right among the replies in shape. Greedy answers need not get better,"
-        f" and how much is gained differs between seeds. In {percent(result.frac_with_signal)}% of the groups"
-        " the replies were not all worth the same; the others teach nothing. Measured on"
-        f" {result.questions} questions about held-out phantoms; the model of the other sections is"
-        " not this one."
-    )
-    curves = [
-        Series(name, [(float(row["step"]), float(row[key])) for row in result.log])
-        for name, key in (
-            ("reward", "reward"),
-            ("replies in shape", "format"),
-            ("right answers in shape", "accuracy"),
-        )
-    ]
-    return html.section(
-        "Reinforcement learning",
-        html.paragraph(intro),
-        html.table(["held-out phantoms", "before", "after"], rows),
-        html.paragraph(caveats),
-        html.heading("Drawn replies of each update's questions"),
-        html.line_plot(curves, x_label="update", y_label="mean"),
-    )

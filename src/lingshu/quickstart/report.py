@@ -12,10 +12,9 @@ import numpy as np
 
 from lingshu.core.files import read_json, write_text
 from lingshu.core.types import Image
-from lingshu.evaluate.report import html
-from lingshu.evaluate.report.build import DISCLAIMER, percent, summarize
-from lingshu.evaluate.report.html import Bar, Figure, Series
+from lingshu.evaluate.report.render import DISCLAIMER, Figure, render_page
 from lingshu.evaluate.statistics import Interval, bootstrap, wilson_fallback
+from lingshu.evaluate.summary import summarize
 from lingshu.imaging.read import image_bytes
 from lingshu.quickstart import moft as moft_module
 from lingshu.quickstart import reinforcement
@@ -159,97 +158,22 @@ def write_page(
     """
     lead = (
         f"A Qwen2.5-VL of {result.parameters / 1e6:.1f} M parameters, trained from random weights"
-        f" on drawn phantoms (seed {result.seed}) in {result.wall_s:.0f} s with"
+        f" on synthetic phantoms (seed {result.seed}) in {result.wall_s:.0f} s with"
         f" {result.peak_rss_mb:.0f} MB of memory. {DISCLAIMER}"
     )
-    extra_sections = [reinforcement.section(result.rl), moft_module.section(result.moft)]
-    sections = [
-        _result(result),
-        _questions(result),
-        _samples(result, examples),
-        _learning(result),
-        *extra_sections,
-    ]
-    write_text(path, html.page("lingshu quickstart", sections, lead=lead))
-
-
-def _result(result: QuickstartResult) -> str:
-    overall = result.overall
-    row = [
-        ["trained", percent(overall.value), f"{percent(overall.low)} to {percent(overall.high)}"],
-        ["untrained", percent(result.untrained), "-"],
-        ["majority answer", percent(result.majority), "-"],
-    ]
-    explanation = (
-        "Accuracy on held-out phantoms, the unweighted mean of the modality, lesion, side and size"
-        f" questions. The interval is a bootstrap over images ({overall.n} questions). The majority"
-        " answer is the commonest right answer of each kind."
+    page = render_page(
+        "quickstart/templates/report.html.j2",
+        title="lingshu quickstart",
+        lead=lead,
+        result=result,
+        rl=result.rl,
+        moft=result.moft,
+        figures=_figures(result, examples),
     )
-    return html.section(
-        "Result",
-        html.paragraph(explanation),
-        html.table(["model", "accuracy (%)", "95% interval"], row),
-    )
+    write_text(path, page)
 
 
-def _questions(result: QuickstartResult) -> str:
-    bars = [
-        Bar(kind, i.value, i.low, i.high, f"n = {i.n}") for kind, i in result.by_question.items()
-    ]
-    rows = []
-    for kind, interval in result.by_question.items():
-        untrained_accuracy, majority_accuracy = (
-            result.untrained_by.get(kind),
-            result.majority_by.get(kind),
-        )
-        span = f"{percent(interval.low)} to {percent(interval.high)}"
-        rows.append(
-            [
-                kind,
-                percent(interval.value),
-                span,
-                str(interval.n),
-                percent(untrained_accuracy),
-                percent(majority_accuracy),
-            ]
-        )
-    explanation = (
-        "Wilson intervals. Choice asks for the letter of one of four modalities, open and report"
-        " for a whole phrase that must match word for word; these harder kinds are given as they"
-        " come out and are not part of the overall accuracy."
-    )
-    header = ["question", "accuracy (%)", "95% interval", "n", "untrained (%)", "majority (%)"]
-    return html.section(
-        "Accuracy by kind of question",
-        html.paragraph(explanation),
-        html.interval_plot(bars),
-        html.table(header, rows),
-    )
-
-
-def _learning(result: QuickstartResult) -> str:
-    parts = []
-    for stage in result.stages:
-        points = [
-            (float(row["step"]), float(row["loss"]))
-            for row in result.log
-            if row["stage"] == stage["name"]
-        ]
-        parts += [
-            html.heading(f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s"),
-            html.line_plot(
-                [Series("loss per supervised token", points)], x_label="step", y_label="loss"
-            ),
-        ]
-    explanation = (
-        "Base teaches the random language model its words, without images. Shallow alignment trains"
-        " vision and projector while language is frozen, deep alignment trains everything on"
-        " captions, instruction tuning on dialogues."
-    )
-    return html.section("Learning", html.paragraph(explanation), *parts)
-
-
-def _samples(result: QuickstartResult, examples: Sequence[tuple[Path, Image, str]]) -> str:
+def _figures(result: QuickstartResult, examples: Sequence[tuple[Path, Image, str]]) -> list[Figure]:
     by_id = {row["id"]: row for row in result.rows}
     figures = []
     for path, image, group in examples:
@@ -265,5 +189,4 @@ def _samples(result: QuickstartResult, examples: Sequence[tuple[Path, Image, str
                 row["value"] == 1.0,
             )
         )
-    explanation = "The first held-out phantom of each modality, not picked by its outcome."
-    return html.section("What it says", html.paragraph(explanation), html.figure_grid(figures))
+    return figures

@@ -1,60 +1,38 @@
-"""Every sample of a run on its report page: the rows and small pictures that sample_browser.js lists,
+"""Every sample of a run on its report page: the rows and small images that sample_browser.js lists,
 filters and shows.
 
-The rows are read from the disk a second time and written as they are read; in memory are only their
-places. All text goes as JSON into a block that no browser runs, and from there into text nodes:
-what data say is never taken for HTML.
+The rows are read from the disk a second time and written as they are read; only their offsets are
+in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from html import escape
-from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from lingshu.core.artifacts import SCORES, iterate_scores
 from lingshu.core.files import enumerate_jsonl
 from lingshu.evaluate.generate import REQUESTS
+from lingshu.evaluate.report.model import EvaluationReport, TaskReport
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.evaluate.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAILS
 
-if TYPE_CHECKING:
-    from lingshu.evaluate.report.build import EvaluationReport, TaskReport
-
 MAX_SAMPLES = 50_000
-# characters of questions and replies on a page; long ones are cut to a fair share of it, and say so
+# Characters of questions and replies on a page; long ones are cut to a fair share of it, and say so.
 MAX_TEXT_CHARS = 64 << 20
 MAX_REPLY_CHARS, MIN_REPLY_CHARS = 8000, 800
-ANCHOR = "samples"
-
-
-def script() -> str:
-    return _file("sample_browser.js")
-
-
-def style() -> str:
-    return _file("sample_browser.css")
-
-
-def _file(name: str) -> str:
-    return (
-        resources.files("lingshu.evaluate.report")
-        .joinpath("static", name)
-        .read_text(encoding="utf-8")
-    )
 
 
 class Browser:
-    """The section of samples of a page.
+    """What samples.html.j2 shows; a context manager that holds the run's files open.
 
-    `against` is the folder of a second run, whose replies are put beside those with the same id and
-    gold. At most `most_samples` samples and `most_bytes` of pictures are on the page; what is left
-    out is counted there.
+    `against` is the folder of a second run, whose replies are shown next to those with the same id
+    and gold. At most `max_samples` samples and `max_bytes` of images are on the page; `excluded`
+    counts the rest once `rows` is exhausted.
     """
 
     def __init__(
@@ -68,61 +46,52 @@ class Browser:
     ) -> None:
         self._run, self._report, self._against = run, report, against
         self._samples_left, self._max_bytes = max_samples, max_bytes
-        self.samples = sum(sum(task.summary.statuses.values()) for task in report.tasks)
+        self.n_samples = sum(task.n_rows for task in report.tasks)
         self._max_reply_chars = max(
             MIN_REPLY_CHARS,
-            min(MAX_REPLY_CHARS, MAX_TEXT_CHARS // max(1, min(self.samples, max_samples))),
+            min(MAX_REPLY_CHARS, MAX_TEXT_CHARS // max(1, min(self.n_samples, max_samples))),
         )
         self._thumbnails: list[tuple[_JsonlIndex, int]] = []
-        self._excluded = {"samples": 0, "images": 0}
+        self._files = ExitStack()
+        self.excluded = {"samples": 0, "images": 0}
 
-    def iter_html(self, script_tag: str) -> Iterator[str]:
-        """The section as HTML; the pictures stand behind the script, so that a reader need not wait
-        for them.
-        """
-        with ExitStack() as self._exit_stack:
-            yield from self._iter_html(script_tag)
+    def __enter__(self) -> Browser:
+        return self
 
-    def _iter_html(self, script_tag: str) -> Iterator[str]:
-        yield _TEMPLATE.replace("{count}", f"{self.samples:,}")
-        yield '<script type="application/json" id="samples-data">'
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    @property
+    def other(self) -> dict[str, str] | None:
         paired = self._report.paired if self._against else None
-        other_run = None if paired is None else {"run": paired.run, "model": paired.model}
-        yield (
-            _json(
-                {
-                    "model": self._report.model,
-                    "other": other_run,
-                    "tasks": [*map(_task_header, self._report.tasks)],
-                }
-            )[:-1]
-            + ',"rows":['
-        )
-        separator = "\n"
-        for row in self._rows():
-            yield separator + _json(row)
-            separator = ",\n"
-        yield f'\n],"left_out":{_json(self._excluded)}}}</script>\n{script_tag}\n'
-        for index, (rows, offset) in enumerate(self._thumbnails):
-            yield (
-                '<script type="application/json"'
-                f' id="picture-{index}">{escape(str(rows.read_at(offset).get("jpeg")))}</script>\n'
-            )
-        yield "</section>\n"
+        return None if paired is None else {"run": paired.run, "model": paired.model}
 
-    def _open(self, path: Path, key: str) -> _JsonlIndex:
-        return self._exit_stack.enter_context(_JsonlIndex(path, key))
+    @property
+    def tasks(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": task.name,
+                "title": task.title,
+                "protocol": task.protocol,
+                "facets": list(task.facets),
+            }
+            for task in self._report.tasks
+        ]
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def pictures(self) -> Iterator[str]:
+        """The images of the rows so far, in base64, in the order of their numbers."""
+        return (str(rows.read_at(offset).get("jpeg")) for rows, offset in self._thumbnails)
+
+    def _open(self, path: Path, key: str) -> _JsonlIndex | None:
+        return self._files.enter_context(_JsonlIndex(path, key)) if path.is_file() else None
+
+    def rows(self) -> Iterator[dict[str, Any]]:
         bytes_left = self._max_bytes
         for task_index, task in enumerate(self._report.tasks):
             byte_budget = bytes_left // (len(self._report.tasks) - task_index)
-            thumbnails_path, requests_path = (
-                self._run / task.name / name for name in (THUMBNAILS, REQUESTS)
-            )
             thumbnails = _ThumbnailSelection(
-                self._open(requests_path, "id") if requests_path.is_file() else None,
-                self._open(thumbnails_path, "image") if thumbnails_path.is_file() else None,
+                self._open(self._run / task.name / REQUESTS, "id"),
+                self._open(self._run / task.name / THUMBNAILS, "image"),
                 byte_budget,
                 self._thumbnails,
             )
@@ -132,8 +101,8 @@ class Browser:
                 yield row
             self._samples_left -= n_rows
             bytes_left -= byte_budget - thumbnails.bytes_left
-            self._excluded["samples"] += max(0, sum(task.summary.statuses.values()) - n_rows)
-            self._excluded["images"] += thumbnails.excluded
+            self.excluded["samples"] += max(0, task.n_rows - n_rows)
+            self.excluded["images"] += thumbnails.excluded
 
     def _task(
         self, task: TaskReport, task_index: int, thumbnails: _ThumbnailSelection
@@ -151,7 +120,7 @@ class Browser:
             protocol_scores = {
                 name: self._score(score_row)
                 for name, rows in other_protocols.items()
-                if (score_row := rows.get(row["id"]))
+                if rows and (score_row := rows.get(row["id"]))
             }
             other_row = other_rows.get(row["id"]) if other_rows else None
             # The same id over another answer is another item.
@@ -244,15 +213,6 @@ def outcome(row: Mapping[str, Any]) -> str:
     if row["status"] != "ok" or row["value"] is None:
         return "unscored" if row["status"] == "ok" else str(row["status"])
     return "right" if row["value"] >= 1 else "partly" if row["value"] > 0 else "wrong"
-
-
-def _task_header(task: TaskReport) -> dict[str, Any]:
-    return {
-        "name": task.name,
-        "title": task.title,
-        "protocol": task.protocol,
-        "facets": list(task.facets),
-    }
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -355,42 +315,8 @@ def _to_text(value: object) -> str:
 
 
 def _to_texts(value: object) -> list[str]:
-    values: Iterable[object] = (
-        ()
-        if value is None
-        else value
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else (value,)
-    )
-    return [_to_text(item) for item in values]
-
-
-def _json(value: object) -> str:
-    # Every "<" of JSON stands in a text: as its escape it can neither end the block nor open a
-    # comment.
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )
-
-
-_TEMPLATE = f"""<section id="{ANCHOR}" class="browser">
-<h2>Samples</h2>
-<p class="caption">All {{count}} samples. This page holds their questions, replies and small images: pass it on only to those who
-may see the data. <span class="keys"><kbd>j</kbd> <kbd>k</kbd> or arrows: next and previous · <kbd>/</kbd>: search · <kbd>Esc</kbd>: clear
-it</span></p>
-<noscript><p class="notice">Samples are listed by a script inside this page, and scripts are off; the scores files hold the
-same.</p></noscript>
-<form class="filters" role="search" aria-label="Filter samples">
-<label class="wide">Search <input type="search" id="search" autocomplete="off" spellcheck="false"
- placeholder="words in question, reply, id …"></label>
-<span id="selects"></span>
-<button type="reset">Clear filters</button>
-</form>
-<div id="outcomes" class="chips" role="group" aria-label="Outcome"></div>
-<p id="count" role="status" aria-live="polite">Reading the samples …</p>
-<div class="panes">
-<div id="list" role="listbox" tabindex="0" aria-label="Samples"></div>
-<article id="detail" tabindex="0" aria-label="The chosen sample"></article>
-</div>
-<p id="left-out" class="caption"></p>
-"""
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [_to_text(value)]
+    return [_to_text(item) for item in value]
