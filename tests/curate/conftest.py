@@ -12,7 +12,7 @@ import pytest
 from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.imaging.read import encode_png
 
-STEPS = str(Path(__file__).parent / "ops_for_tests.py")
+STEPS = str(Path(__file__).parents[1] / "support" / "curate_steps.py")
 
 
 def step_config(

@@ -81,7 +81,7 @@ def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> Non
         "mine/r003",
         "raises",
         "error",
-    ) and "ops_for_tests.py, line" in first["detail"]
+    ) and "curate_steps.py, line" in first["detail"]
 
 
 def test_words_of_a_row_that_is_not_open_are_in_no_error(

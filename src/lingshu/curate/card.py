@@ -1,10 +1,12 @@
-"""What a dataset says of itself: README.md for people, croissant.json for search engines and
-loaders.
+"""The card of a dataset: README.md for people, a chart of its distributions, and croissant.json
+for search engines and loaders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lingshu.core.artifacts import DatasetCard
@@ -13,133 +15,10 @@ from lingshu.curate.config import Source
 from lingshu.ops.licenses import is_permissive
 
 CHART = "distributions.svg"
-CROISSANT = "http://mlcommons.org/croissant/1.1"
-SCHEMA = "https://schema.org/"
-
-
-def readme(card: DatasetCard, sources: Sequence[Source], *, digests: Mapping[str, str]) -> str:
-    """The card for people; `digests` names what identifies the inputs."""
-    head = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
-    parts = [
-        f"# {_cell(card.name)}\n",
-        f"{card.rows:,} rows, {card.images:,} images. Research only; not for clinical use.\n",
-        (
-            f"Version `{card.version}` (digest of the shards). Made by `lingshu curate`;"
-            " `config.yaml` is the run's configuration, `drops.jsonl` lists every dropped row with"
-            " its reason, `run.json` says with which versions.\n"
-        ),
-        (
-            "```python\nfrom datasets import load_dataset\n\nrows ="
-            ' load_dataset("PATH/OF/THIS/FOLDER", split="train")\n```\n'
-        ),
-        "## Sources\n",
-        _table(
-            ("source", "reader", "stated licence", "access", "rows read", "rows here"),
-            _source_rows(card, sources),
-        ),
-        "## Licences and access\n",
-        _table(
-            ("license", "permissive", "rows"),
-            ((k, _permissive(k), v) for k, v in card.licenses.items()),
-        ),
-        _table(("access", "rows"), card.access.items()),
-        (
-            "Permissive: use, change and redistribution, also commercially, for no more than"
-            " attribution. This is no legal advice.\n"
-        ),
-        "## What each step did\n",
-        _table(
-            ("step", "op", "in", "added", "out", "dropped because"), _step_rows(card.steps or ())
-        ),
-        _step_stats(card.steps or ()),
-        "## Distributions\n",
-        f"![Distributions of the dataset]({CHART})\n",
-        "## Inputs\n",
-        _table(("input", "sha256"), digests.items()),
-    ]
-    return head + "\n".join(part for part in parts if part)
-
-
-def _source_rows(card: DatasetCard, sources: Sequence[Source]) -> Iterable[tuple[object, ...]]:
-    steps = card.steps or ()
-    for source in sources:
-        first = _counts(steps[0], source.name) if steps else {}
-        last = _counts(steps[-1], source.name) if steps else {}
-        if source.path is None:
-            yield (
-                source.name,
-                source.reader,
-                source.license or "",
-                source.access or "",
-                "left out (no path)",
-                0,
-            )
-        else:
-            yield (
-                source.name,
-                source.reader,
-                source.license or "by row",
-                source.access or "by row",
-                first.get("in", 0),
-                last.get("out", 0),
-            )
-
-
-def _counts(step: Mapping[str, Any], source: str) -> Mapping[str, Any]:
-    return step["sources"].get(source, {})
-
-
-def _step_rows(steps: Iterable[Mapping[str, Any]]) -> Iterable[tuple[object, ...]]:
-    for step in steps:
-        drops = ", ".join(f"{reason} {count:,}" for reason, count in step["drops"].items())
-        yield step["name"], step["op"] or "", step["in"], step["added"], step["out"], drops
-
-
-def _step_stats(steps: Iterable[Mapping[str, Any]]) -> str:
-    """What table steps counted beside their drops: duplicates found, overlaps with benchmarks,
-    quotas.
-    """
-    rows = [(step["name"], key, value) for step in steps for key, value in step["stats"].items()]
-    return "## What the steps found\n\n" + _table(("step", "what", "value"), rows) if rows else ""
-
-
-def _permissive(license: str) -> str:
-    return "unknown" if license == "unknown" else "yes" if is_permissive(license) else "no"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += [
-        "| "
-        + " | ".join(
-            f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else _cell(str(v))
-            for v in row
-        )
-        + " |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    """Text of the data in a cell of a table: it must neither end the cell nor mark anything up."""
-    return " ".join(
-        text.replace("\\", "\\\\")
-        .replace("|", "\\|")
-        .replace("<", "&lt;")
-        .replace("`", "\\`")
-        .split()
-    )
-
-
-# --- Croissant
-# -----------------------------------------------------------------------------------------------------
-
-_TERMS = (
-    "arrayShape", "citeAs", "column", "containedIn", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet",
-    "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex",
-    "repeated", "replace", "samplingRate", "separator", "source", "subField", "transform",
-)  # fmt: skip
+BARS = 12  # of one facet; the rest is one bar
+# Pixels of the chart.
+WIDTH, LABEL, ROW, HEAD, GAP = 420, 170, 18, 30, 16
+COLUMNS = 2
 _DESCRIPTIONS = {
     "id": "Unique name of the row.",
     "messages": "The dialogue as JSON.",
@@ -150,13 +29,156 @@ _DESCRIPTIONS = {
 }
 
 
+def render(name: str, **values: object) -> str:
+    """A template of this package; HTML and SVG are escaped, Markdown has `table` and `cell`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lingshu.curate"),
+        autoescape=not name.endswith(".md.j2"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = _cell
+    environment.globals["table"] = _table
+    return environment.get_template(name).render(**values)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *([_cell(value) for value in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """A value of the data in a table: it must neither end the cell nor contain markup."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = str(value).replace("\\", "\\\\").replace("|", "\\|")
+    return " ".join(text.replace("<", "&lt;").replace("`", "\\`").split())
+
+
+def format_drops(step: Mapping[str, Any]) -> str:
+    """The drops of a step by reason, as `bad_image 3, error 1`."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in step["drops"].items())
+
+
+def stats_rows(card: DatasetCard) -> list[tuple[str, str, object]]:
+    """What steps counted besides drops, such as duplicates found: step, name, value."""
+    return [
+        (step["name"], name, value)
+        for step in card.steps or ()
+        for name, value in step["stats"].items()
+    ]
+
+
+def readme(card: DatasetCard, sources: Sequence[Source], *, digests: Mapping[str, str]) -> str:
+    """The card for people; `digests` identify the inputs."""
+    licenses = [(name, _permissive(name), count) for name, count in card.licenses.items()]
+    steps = [
+        (step["name"], step["op"] or "", step["in"], step["added"], step["out"], format_drops(step))
+        for step in card.steps or ()
+    ]
+    return render(
+        "README.md.j2",
+        card=card,
+        sources=list(_source_rows(card, sources)),
+        licenses=licenses,
+        steps=steps,
+        stats=stats_rows(card),
+        chart=CHART,
+        digests=digests,
+    )
+
+
+def _source_rows(card: DatasetCard, sources: Sequence[Source]) -> Iterator[tuple[object, ...]]:
+    first, last = ((card.steps or ({"sources": {}},))[index]["sources"] for index in (0, -1))
+    for source in sources:
+        if source.path is None:
+            values = source.license or "", source.access or "", "left out (no path)", 0
+        else:
+            n_read = first.get(source.name, {}).get("in", 0)
+            n_written = last.get(source.name, {}).get("out", 0)
+            values = source.license or "by row", source.access or "by row", n_read, n_written
+        yield source.name, source.reader, *values
+
+
+def _permissive(license: str) -> str:
+    return "unknown" if license == "unknown" else "yes" if is_permissive(license) else "no"
+
+
+# --- the chart
+
+
+def top_counts(counts: Mapping[str, int], bars: int = BARS) -> list[tuple[str, int]]:
+    """The largest counts and the rest as `other`; bars of a scale keep their order."""
+    if all(_is_range(name) for name in counts):
+        return sorted(counts.items(), key=lambda pair: _bound(pair[0]))
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    rest = sum(count for _, count in ordered[bars:])
+    return ordered[:bars] + ([(f"other ({len(ordered) - bars})", rest)] if rest else [])
+
+
+def _is_range(name: str) -> bool:
+    return name.startswith(("up to ", "over ")) or name.replace("-", "").isdigit()
+
+
+def _bound(name: str) -> float:
+    if name.startswith("over "):
+        return float("inf")
+    bound = float(name.removeprefix("up to ").split("-")[0])
+    return bound - 0.5 if name.startswith("up to ") else bound
+
+
+def distributions_svg(distributions: Mapping[str, Mapping[str, int]]) -> str:
+    """A picture of every distribution that has values, in two columns."""
+    panels, heights = [], [0] * COLUMNS
+    for name, counts in distributions.items():
+        if counts:
+            bars = _bars(top_counts(counts))
+            column = heights.index(min(heights))
+            x, y = column * (WIDTH + GAP), heights[column]
+            panels.append({"name": name, "x": x, "y": y, "bars": bars})
+            heights[column] += HEAD + ROW * len(bars) + GAP
+    width = COLUMNS * WIDTH + (COLUMNS - 1) * GAP
+    size = {"width": width, "height": max(heights), "label": LABEL, "row": ROW}
+    return render("distributions.svg.j2", panels=panels, **size)
+
+
+def _bars(counts: list[tuple[str, int]]) -> list[dict[str, Any]]:
+    total, largest = sum(count for _, count in counts), max(count for _, count in counts)
+    return [
+        {
+            "y": HEAD + index * ROW,
+            "label": name if len(name) <= 26 else name[:25] + "…",
+            "length": max(1.0, (WIDTH - LABEL - 90) * count / largest),
+            "count": count,
+            "percent": 100 * count / total,
+        }
+        for index, (name, count) in enumerate(counts)
+    ]
+
+
+# --- Croissant
+
+
 def croissant(
     card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, created: str
 ) -> dict[str, Any]:
     """Croissant 1.1 metadata; `files` are the shards with their sizes and sha256, as a manifest
     lists them.
     """
-    file_objects = [
+    template = Path(__file__).with_name("croissant.json")
+    document = json.loads(template.read_text(encoding="utf-8"))
+    document["name"] = card.name
+    document["description"] = (
+        f"{card.rows} rows and {card.images} images, curated with lingshu. Research only; not for"
+        " clinical use."
+    )
+    document["license"] = [name for name in card.licenses if name != "unknown"] or ["unknown"]
+    document["version"] = f"0.0.0+{(card.version or '')[:12]}"
+    document["datePublished"] = created[:10]
+    document["distribution"][:0] = [
         {
             "@type": "cr:FileObject",
             "@id": name,
@@ -168,73 +190,20 @@ def croissant(
         }
         for name, entry in files.items()
     ]
-    file_set = {
-        "@type": "cr:FileSet",
-        "@id": "shards",
-        "name": "shards",
-        "description": (
-            "The rows with their images: the column `images` is a list of {bytes, path}, encoded"
-            " image files."
-        ),
-        "encodingFormat": "application/x-parquet",
-        "includes": "data/*.parquet",
-    }
-    licenses = [name for name in card.licenses if name != "unknown"]
-    return {
-        "@context": _context(),
-        "@type": "sc:Dataset",
-        "name": card.name,
-        "description": (
-            f"{card.rows} rows and {card.images} images, curated with lingshu. Research only; not"
-            " for clinical use."
-        ),
-        "conformsTo": CROISSANT,
-        "license": licenses or ["unknown"],
-        "url": "https://arxiv.org/abs/2506.07044",
-        "version": f"0.0.0+{(card.version or '')[:12]}",
-        "datePublished": created[:10],
-        "citeAs": "Lingshu, arXiv 2506.07044",
-        "distribution": [*file_objects, file_set],
-        "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "rows",
-                "name": "rows",
-                "key": {"@id": "rows/id"},
-                "field": _fields(),
-            }
-        ],
-    }
-
-
-def _context() -> dict[str, Any]:
-    return {
-        "@language": "en",
-        "@vocab": SCHEMA,
-        "sc": SCHEMA,
-        "cr": "http://mlcommons.org/croissant/",
-        "rai": "http://mlcommons.org/croissant/RAI/",
-        "dct": "http://purl.org/dc/terms/",
-        "conformsTo": "dct:conformsTo",
-        "data": {"@id": "cr:data", "@type": "@json"},
-        "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-        "examples": {"@id": "cr:examples", "@type": "@json"},
-        "description": {"@container": "@language"},
-        "name": {"@container": "@language"},
-        **{term: f"cr:{term}" for term in _TERMS},
-    }
+    document["recordSet"][0]["field"] = _fields()
+    return document
 
 
 def _fields() -> list[dict[str, Any]]:
-    """Every column but the images: Croissant's loader knows no list of images."""
-    kinds = {"int32": "sc:Integer", "bool": "sc:Boolean"}
+    """Every column but the images: Croissant's loader supports no lists of images."""
+    types = {"int32": "sc:Integer", "bool": "sc:Boolean"}
     return [
         {
             "@type": "cr:Field",
             "@id": f"rows/{column.name}",
             "name": column.name,
             "description": _DESCRIPTIONS.get(column.name, f"The {column.name} of the row."),
-            "dataType": kinds.get(str(column.type), "sc:Text"),
+            "dataType": types.get(str(column.type), "sc:Text"),
             "source": {"fileSet": {"@id": "shards"}, "extract": {"column": column.name}},
         }
         for column in dataset_schema()

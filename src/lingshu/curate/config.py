@@ -1,8 +1,8 @@
-"""The configuration of a curation run: its sources and its steps, as data."""
+"""The configuration of a curation or synthesis: its sources and its steps, as data."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,14 +26,14 @@ ParamValue = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where samples come from: a reader of the `sources` shelf, its folder or file, and what is
-    known of all its rows.
+    """Where samples come from: a reader of the registry group `sources`, its folder or file, and
+    facts about all its rows.
 
-    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` go to the reader. `license`,
-    `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` fill what a row does
-    not state for itself; a row that states no access counts as private until `access` says
-    otherwise. `rank` orders sources where two hold the same thing (0 first). `optional` leaves a
-    source out, counted, while it has no path.
+    `path` None: to be given with `sources.NAME.path=FOLDER`. `options` are passed to the reader.
+    `license`, `access`, `agreement`, `deidentified`, `kind`, `modality` and `language` apply where
+    a row does not state its own; a row that states no access counts as private until `access` says
+    otherwise. `rank` orders sources where two hold the same thing (0 first). `optional` skips a
+    source without a path.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Source:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """A step of the `ops` shelf with its parameters.
+    """A step of the registry group `ops` with its parameters.
 
     `sources` limits it to samples of those; empty means all.
     """
 
-    name: str  # of this use, unique in the run; reasons in the card are counted under it
+    name: str  # unique in the run; drops are counted under it
     op: str
     params: Mapping[str, ParamValue] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
@@ -66,13 +66,13 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class CurateConfig:
-    """A complete curation run. `shard_rows` samples are one unit of work: done whole, or done
-    again.
+    """A complete curation run. `shard_rows` samples are one unit of work, which is done completely
+    or repeated.
 
-    `workers` is the number of processes: None is one for each core, and 0 works in the process that
-    calls. `license` "permissive" keeps only rows whose licence allows any use for no more than
-    attribution. `image_format` "png" writes the pixels of every image anew, without whatever else
-    its file holds; "keep" leaves files as they are.
+    `workers` is the number of processes: None means one for each core, and 0 works in the calling
+    process. `license` "permissive" keeps only rows whose license allows any use for no more than
+    attribution. `image_format` "png" re-encodes the pixels of every image and drops all other
+    content of its file; "keep" leaves files as they are.
     """
 
     name: str
@@ -85,21 +85,18 @@ class CurateConfig:
     image_format: Literal["keep", "png"] = "keep"
 
     def __post_init__(self) -> None:
-        for kind, names in (
-            ("source", [s.name for s in self.sources]),
-            ("step", [s.name for s in self.steps]),
-        ):
-            if len(set(names)) < len(names):
-                raise ConfigError(f"{kind}s are named {names}; every name must differ.")
-        if not self.sources:
-            raise ConfigError("no source is named; a curation needs at least one.")
-        known = [source.name for source in self.sources]
+        sources = [source.name for source in self.sources]
+        _check_unique("source", sources)
+        _check_unique("step", [step.name for step in self.steps])
         for step in self.steps:
             for name in step.sources:
-                if name not in known:
+                if name not in sources:
+                    suggestion = suggest_name(name, sources)
                     raise ConfigError(
-                        f"step {step.name!r} is limited to source {name!r}; {suggest_name(name, known)}"
+                        f"step {step.name!r} is limited to source {name!r}; {suggestion}"
                     )
+        if not self.sources:
+            raise ConfigError("sources is empty; a curation needs at least one source.")
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}; it must be at least 1.")
         if self.workers is not None and self.workers < 0:
@@ -113,9 +110,9 @@ class SynthesisConfig:
 
     A step's `sources` are the sources that the rows name. `review_rows` of every kind are queued
     for review; a kind of which reviewers reject a larger share than `max_rejected`, or than its own
-    limit in `limits`, stops the run. Tokens and money of all calls are bounded by `token_budget`
-    and `cost_budget`; prices are per million tokens, `image_tokens` what an image may cost at most.
-    `tries` is how often an unusable reply is asked for in all.
+    limit in `limits`, stops the run. Tokens and cost of all calls are bounded by `token_budget` and
+    `cost_budget`; prices are per million tokens, `image_tokens` is the upper bound for an image.
+    `max_attempts` is how often a request is sent until its reply is usable.
     """
 
     name: str
@@ -133,16 +130,19 @@ class SynthesisConfig:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        names = [step.name for step in self.steps]
-        if not names or len(set(names)) < len(names):
-            raise ConfigError(
-                f"steps are named {names}; give at least one, each with a name of its own."
-            )
+        if not self.steps:
+            raise ConfigError("steps is empty; a synthesis needs at least one step.")
+        _check_unique("step", [step.name for step in self.steps])
         if self.chunk_rows < 1 or self.max_attempts < 1 or self.review_rows < 0:
             raise ConfigError(
-                f"chunk_rows {self.chunk_rows} and tries {self.max_attempts} must be at least 1,"
-                f" review_rows {self.review_rows} not negative."
+                f"chunk_rows {self.chunk_rows} and max_attempts {self.max_attempts} must be at"
+                f" least 1, review_rows {self.review_rows} not negative."
             )
         for name, share in (("max_rejected", self.max_rejected), *self.limits.items()):
             if not 0 <= share <= 1:
-                raise ConfigError(f"the limit of {name} is {share}; a share lies between 0 and 1.")
+                raise ConfigError(f"the limit of {name} is {share}; it must be between 0 and 1.")
+
+
+def _check_unique(kind: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{kind}s are named {names}; every name must be unique.")

@@ -1,44 +1,39 @@
-"""The ledger of a run: what came into each step, what it added, dropped and gave on, by source; it
-must add up.
+"""The counts of a run: the rows that each step received, added, dropped and passed on, by source.
+They must balance.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 CountsByStep = dict[str, dict[str, dict[str, Any]]]
 # Drops that are failures of a step or a process, not decisions about data.
 FAILURES = ("error", "worker_died")
+_KEYS = ("in", "added", "out")
 
 
 class StepCounts:
-    """Counts by step and source: `in`, `added` (a sample that became three adds two), `out`, and
+    """Counts by step and source: `in`, `added` (a sample split into three adds two), `out`, and
     drops by reason.
     """
 
-    def __init__(self, counts_by_step: CountsByStep | None = None) -> None:
+    def __init__(self) -> None:
         self._steps: CountsByStep = {}
-        if counts_by_step:
-            self.merge(counts_by_step)
 
     def _cell(self, step: str, source: str) -> dict[str, Any]:
-        sources = self._steps.get(step) or self._steps.setdefault(step, {})
-        return sources.get(source) or sources.setdefault(
-            source, {"in": 0, "added": 0, "out": 0, "drops": {}}
-        )
+        sources = self._steps.setdefault(step, {})
+        if source not in sources:
+            sources[source] = {"in": 0, "added": 0, "out": 0, "drops": {}}
+        return sources[source]
 
-    def record_in(self, step: str, source: str, count: int = 1) -> None:
-        self._cell(step, source)["in"] += count
+    def add(
+        self, step: str, source: str, key: Literal["in", "added", "out"], count: int = 1
+    ) -> None:
+        self._cell(step, source)[key] += count
 
-    def record_out(self, step: str, source: str, count: int = 1) -> None:
-        self._cell(step, source)["out"] += count
-
-    def record_added(self, step: str, source: str, count: int) -> None:
-        self._cell(step, source)["added"] += count
-
-    def record_drop(self, step: str, source: str, reason: str) -> None:
+    def drop(self, step: str, source: str, reason: str) -> None:
         drops = self._cell(step, source)["drops"]
         drops[reason] = drops.get(reason, 0) + 1
 
@@ -47,7 +42,7 @@ class StepCounts:
         for step, sources in counts_by_step.items():
             for source, counts in sources.items():
                 cell = self._cell(step, source)
-                for key in ("in", "added", "out"):
+                for key in _KEYS:
                     cell[key] += counts[key]
                 for reason, count in counts["drops"].items():
                     cell["drops"][reason] = cell["drops"].get(reason, 0) + count
@@ -56,16 +51,8 @@ class StepCounts:
         return self._steps
 
     def drops(self) -> dict[str, int]:
-        """Every drop of the run by reason, in the order of reasons."""
-        totals = Counter[str]()
-        for sources in self._steps.values():
-            for counts in sources.values():
-                totals.update(counts["drops"])
-        return dict(sorted(totals.items()))
-
-    @property
-    def failures(self) -> int:
-        return sum(count for reason, count in self.drops().items() if reason in FAILURES)
+        """Every drop of the run by reason, sorted by reason."""
+        return _sum_drops(cell for sources in self._steps.values() for cell in sources.values())
 
     def check_balance(
         self,
@@ -73,56 +60,49 @@ class StepCounts:
         step_sources: Mapping[str, Sequence[str]],
         sources: Sequence[str],
     ) -> None:
-        """What came in went out or was dropped, at every step and from each step to the next, for
-        every source.
+        """Check for every source that each row in was passed on or dropped, at every step and from
+        each step to the next.
 
-        `order` names the steps; `applies` the sources that a step is limited to (empty: all).
+        `order` names the steps; `step_sources` the sources that a step is limited to (empty: all).
 
         Raises:
             AssertionError: the runner lost or invented a row.
         """
         for source in sources:
-            previous_out: int | None = None
+            passed_on: int | None = None
             for step in order:
                 if step_sources.get(step) and source not in step_sources[step]:
                     continue
                 cell = self._cell(step, source)
-                assert cell["in"] + cell["added"] == cell["out"] + sum(cell["drops"].values()), (
-                    step,
-                    source,
-                    cell,
-                )
-                assert previous_out is None or previous_out == cell["in"], (
-                    step,
-                    source,
-                    previous_out,
-                    cell,
-                )
-                previous_out = cell["out"]
+                balance = cell["in"] + cell["added"] - cell["out"] - sum(cell["drops"].values())
+                assert balance == 0, (step, source, cell)
+                assert passed_on in (None, cell["in"]), (step, source, passed_on, cell)
+                passed_on = cell["out"]
 
     def card_rows(
         self, order: Sequence[str], ops: Mapping[str, str], stats: Mapping[str, Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The steps of a dataset card, in order: totals, and the same by source."""
+        """The steps of a dataset card in order: totals, and the same by source."""
         rows = []
         for step in order:
             sources = {name: self._steps[step][name] for name in sorted(self._steps.get(step, {}))}
-            totals: dict[str, Any] = {
-                key: sum(cell[key] for cell in sources.values()) for key in ("in", "added", "out")
-            }
-            drops = Counter[str]()
-            for cell in sources.values():
-                drops.update(cell["drops"])
+            cells = sources.values()
+            for cell in cells:
                 cell["drops"] = dict(sorted(cell["drops"].items()))
-            drops_by_reason = dict(sorted(drops.items()))
-            rows.append(
-                {
-                    "name": step,
-                    "op": ops.get(step),
-                    **totals,
-                    "drops": drops_by_reason,
-                    "stats": dict(stats.get(step, {})),
-                    "sources": sources,
-                }
-            )
+            totals = {key: sum(cell[key] for cell in cells) for key in _KEYS}
+            details = {"stats": dict(stats.get(step, {})), "sources": sources}
+            drops = {"drops": _sum_drops(cells)}
+            rows.append({"name": step, "op": ops.get(step), **totals, **drops, **details})
         return rows
+
+
+def count_failures(drops: Mapping[str, int]) -> int:
+    """The drops that are failures, of drops by reason."""
+    return sum(drops.get(reason, 0) for reason in FAILURES)
+
+
+def _sum_drops(cells: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    totals = Counter[str]()
+    for cell in cells:
+        totals.update(cell["drops"])
+    return dict(sorted(totals.items()))

@@ -1,6 +1,6 @@
-"""Where jobs are done on this machine: in processes, or in this one.
+"""Where jobs run on this machine: in worker processes, or in this process.
 
-A process that dies costs its own job only.
+A process that dies affects its own job only.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from lingshu.curate.worker import Job, Worker
-from lingshu.curate.worker_process import SerializedError, receive, send
+from lingshu.curate.worker import Job, SerializedError, Worker, receive, send
 
 NextJob = Callable[[], Job | None]
-# Jobs that are read ahead while the workers are busy, for each of them.
+# Jobs that are prepared ahead for each busy worker.
 PREFETCH = 2
 
 
 class JobResult(NamedTuple):
-    """What became of a job: done, not to be done at all (`fault`), or its process died (`died` says
-    how).
+    """The result of a job: done, not possible at all (`error`), or its process died
+    (`crash_reason`).
     """
 
     job: Job
@@ -33,10 +32,10 @@ class JobResult(NamedTuple):
 
 
 class Backend(Protocol):
-    """Does jobs in any order.
+    """Runs jobs in any order.
 
-    `take` gives the next one, None when there is none at the moment; after an outcome there may be
-    more.
+    `next_job` returns the next one, or None when there is none at the moment; after a result there
+    may be more.
     """
 
     def run(self, next_job: NextJob) -> Iterator[JobResult]: ...
@@ -45,7 +44,7 @@ class Backend(Protocol):
 
 
 class InlineBackend:
-    """Does the jobs in this process: for small data. A step that kills its process ends the run."""
+    """Runs the jobs in this process, for small data. A step that kills its process ends the run."""
 
     def __init__(self) -> None:
         self._worker = Worker()
@@ -61,37 +60,41 @@ class InlineBackend:
 
 class _WorkerProcess:
     def __init__(self) -> None:
-        command = [sys.executable, "-c", "from lingshu.curate.worker_process import main; main()"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", "from lingshu.curate.worker import main; main()"]
+        # There is a process for every core: numpy's matrix library would start a thread for each,
+        # which spins for a while.
+        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
+        assert process.stdin and process.stdout
+        self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
         self.job: Job | None = None
 
     def submit(self, job: Job) -> None:
-        assert self.process.stdin
         self.job = job
-        # it died while idle: its output ends, and the job comes back
+        # If it died while idle, its output ends and the job is returned as crashed.
         with contextlib.suppress(BrokenPipeError):
-            send(self.process.stdin, job)  # type: ignore[arg-type]
+            send(self.stdin, job)  # type: ignore[arg-type]
 
     def read_result(self) -> JobResult:
         job, self.job = self.job, None
-        assert job and self.process.stdout
+        assert job
         try:
-            error = receive(self.process.stdout)  # type: ignore[arg-type]
+            error = receive(self.stdout)  # type: ignore[arg-type]
         except EOFError:
             code = self.process.wait()
-            return JobResult(
-                job, crash_reason=f"signal {-code}" if code < 0 else f"exit code {code}"
-            )
+            reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+            return JobResult(job, crash_reason=reason)
         assert error is None or isinstance(error, SerializedError)
         return JobResult(job, error=error)
 
     def close(self, *, kill: bool) -> None:
         if kill:
             self.process.kill()
-        for stream in (self.process.stdin, self.process.stdout):
+        for stream in (self.stdin, self.stdout):
             with contextlib.suppress(BrokenPipeError):
-                if stream:
-                    stream.close()
+                stream.close()
         self.process.wait()
 
 
@@ -114,7 +117,7 @@ class ProcessBackend:
                     self._start(job, selector)
                 if not self._busy:
                     return
-                # The next shards are cut while the workers are at theirs.
+                # The next shards are prepared while the workers are busy.
                 events = selector.select(0)
                 while (
                     not events
@@ -132,19 +135,18 @@ class ProcessBackend:
                         worker.close(kill=True)
                     else:
                         self._idle.append(worker)
-                        if job := prefetched.popleft() if prefetched else None:
-                            self._start(job, selector)
+                        if prefetched:
+                            self._start(prefetched.popleft(), selector)
                     yield result
 
     def _start(self, job: Job, selector: selectors.BaseSelector) -> None:
         worker = self._idle.pop() if self._idle else _WorkerProcess()
         self._busy.append(worker)
-        assert worker.process.stdout
-        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+        selector.register(worker.stdout, selectors.EVENT_READ, worker)
         worker.submit(job)
 
     def close(self) -> None:
-        """End every process; one that is at work is killed, and what it was writing is never seen."""
+        """End every process; a busy one is killed, and its unfinished output never becomes visible."""
         for worker in self._busy:
             worker.close(kill=True)
         for worker in self._idle:

@@ -1,5 +1,5 @@
-"""A dataset in the forms that other trainers read: LLaVA's conversations and ms-swift's messages,
-images as files.
+"""A dataset in the formats of other trainers: LLaVA's conversations and ms-swift's messages, images
+as files.
 
 Sources: the data format of LLaVA (docs/Finetune_Custom_Data.md of haotian-liu/LLaVA) and of
 ms-swift (custom datasets, messages).
@@ -18,25 +18,17 @@ from lingshu.core.types import Message, Sample
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import ShardReader
 
-IMAGE_TOKEN = "<image>"  # stands for an image in both forms
+IMAGE_TOKEN = "<image>"  # represents an image in both formats
 ROWS, IMAGES, CARD = "rows.json", "images", "export.json"
-_SUFFIX = {
-    "PNG": ".png",
-    "JPEG": ".jpg",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-    "GIF": ".gif",
-}
+_SUFFIXES = {"JPEG": ".jpg", "TIFF": ".tif"}
 
 
 def export(name: str, dataset: Path) -> dict[str, int]:
     """Write DATASET/NAME/rows.json and images/; returns how many rows were written, and left out by
     reason.
 
-    A row whose words hold the mark of an image cannot be told apart from one with more images: it
-    is left out. LLaVA's form asks for an answer as well, so that unanswered rows are left out of
-    it.
+    A row whose text contains the image token cannot be told apart from one with more images and is
+    left out. LLaVA's format needs an answer, so it leaves out unanswered rows as well.
 
     Raises:
         StorageError: the disk refused.
@@ -57,15 +49,15 @@ def export(name: str, dataset: Path) -> dict[str, int]:
             paths = []
             for image in sample.images:
                 data = shards.read(image)
-                path = f"{IMAGES}/{sha256_bytes(data)[:32]}{_SUFFIX[read_header(data).format]}"
+                format_name = read_header(data).format
+                suffix = _SUFFIXES.get(format_name, f".{format_name.lower()}")
+                path = f"{IMAGES}/{sha256_bytes(data)[:32]}{suffix}"
                 if not (folder / path).exists():
                     (folder / path).write_bytes(data)
                     counts["images"] += 1
                 paths.append(path)
-            file.write(
-                (",\n" if counts["rows"] else "\n")
-                + json.dumps(EXPORTS[name](sample, paths), ensure_ascii=False)
-            )
+            row = json.dumps(EXPORTS[name](sample, paths), ensure_ascii=False)
+            file.write((",\n" if counts["rows"] else "\n") + row)
             counts["rows"] += 1
         file.write("\n]\n")
         write_json(folder / CARD, counts)
@@ -83,46 +75,37 @@ def _text(message: Message) -> str:
 
 
 def _referenced_images(sample: Sample, paths: list[str]) -> list[str]:
-    """The images in the order of their marks; one that two turns show stands twice."""
-    return [
-        paths[part]
-        for message in sample.messages
-        for part in message.parts
-        if isinstance(part, int)
-    ]
+    """The images in the order of their tokens; one that two turns show appears twice."""
+    parts = (part for message in sample.messages for part in message.parts)
+    return [paths[part] for part in parts if isinstance(part, int)]
 
 
-def llava(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    """One row of LLaVA: `conversations` of human and gpt, `image` a path, or a list of them where
-    there are several.
-    """
-    image_paths = _referenced_images(sample, paths)
+def _llava(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    """`conversations` of human and gpt; `image` a path, or a list of paths."""
+    images = _referenced_images(sample, paths)
     roles = {"user": "human", "assistant": "gpt", "system": "system"}
     row: dict[str, Any] = {"id": sample.id}
-    if image_paths:
-        row["image"] = image_paths[0] if len(image_paths) == 1 else image_paths
-    return row | {
-        "conversations": [{"from": roles[m.role], "value": _text(m)} for m in sample.messages]
-    }
+    if images:
+        row["image"] = images[0] if len(images) == 1 else images
+    turns = [{"from": roles[m.role], "value": _text(m)} for m in sample.messages]
+    return row | {"conversations": turns}
 
 
-def ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    """One row of ms-swift: `messages`, and `images` in the order of their marks; `solution` where
-    an answer is known and not given.
+def _ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
+    """`messages`, and `images` in the order of their tokens; `solution` where an answer is known
+    but not given.
     """
-    row: dict[str, Any] = {
-        "id": sample.id,
-        "messages": [{"role": m.role, "content": _text(m)} for m in sample.messages],
-    }
-    image_paths = _referenced_images(sample, paths)
-    if image_paths:
-        row["images"] = image_paths
+    messages = [{"role": m.role, "content": _text(m)} for m in sample.messages]
+    row: dict[str, Any] = {"id": sample.id, "messages": messages}
+    images = _referenced_images(sample, paths)
+    if images:
+        row["images"] = images
     if sample.gold and not sample.answered:
         row["solution"] = sample.gold[0]
     return row
 
 
 EXPORTS: Mapping[str, Callable[[Sample, list[str]], dict[str, Any]]] = {
-    "llava": llava,
-    "ms-swift": ms_swift,
+    "llava": _llava,
+    "ms-swift": _ms_swift,
 }

@@ -1,5 +1,5 @@
-"""What a configuration comes to: steps with all their parameters, passes over the shards, and the
-code that decides.
+"""What a configuration resolves to: steps with all their parameters, passes over the shards, and
+digests of everything that decides a shard's content.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from lingshu.curate.config import CurateConfig, Source, StepConfig
 
 # Names under which the runner itself counts: reading the sources, and writing the dataset.
 READ_STEP, WRITE_STEP = "read", "write"
-# The parameter of readers that hash ids: never a part of the configuration, which lies in the
+# The parameter of readers that hash ids: never part of the configuration, which is stored in the
 # output.
 KEY_PARAM = "key"
-# The parameter of steps that draw.
+# The parameter of steps that use random numbers.
 SEED_PARAM = "seed"
-# Libraries that decide what a decoded pixel or a written byte is.
+# Libraries that decide the value of a decoded pixel or a written byte.
 VERSIONED_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "pydicom", "nibabel")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Steps that share one look at each sample: map steps in order, then the signature of the table
-    step that ends it.
+    """Steps that run in one pass over the samples: map steps in order, then the signature of the
+    table step that ends it.
     """
 
     map_steps: tuple[StepConfig, ...]
@@ -51,275 +51,234 @@ def resolve(config: CurateConfig) -> CurateConfig:
     be overridden by name.
 
     Raises:
-        ConfigError, UnknownName, InputError: a step or reader that does not exist, or a parameter
-        that it does not have.
+        ConfigError, UnknownNameError, InputError: a step or reader that does not exist, or a
+            parameter that it does not have.
     """
-    for step_config in config.steps:
-        if step_config.name in (READ_STEP, WRITE_STEP):
+    for step in config.steps:
+        if step.name in (READ_STEP, WRITE_STEP):
             raise ConfigError(
-                f"a step is named {step_config.name!r}, which the runner counts under; choose another name."
+                f"a step is named {step.name!r}, a name that the runner uses itself; choose another."
             )
+    sources = []
     for source in config.sources:
         if KEY_PARAM in source.options:
             raise ConfigError(
-                f"source {source.name!r} has the option {KEY_PARAM!r}; a secret is no configuration: give"
-                " its file with --key."
+                f"source {source.name!r} has the option {KEY_PARAM!r}, a secret that must not be in"
+                " a configuration; give its file with --key."
             )
-    sources = [
-        replace(
-            s,
-            options=_with_default_params(
-                get_reader(s), s.options, f"sources.{s.name}.options", skip=1
-            ),
-        )
-        for s in config.sources
-    ]
-    steps = [with_default_params(step_config) for step_config in config.steps]
-    return replace(config, sources=tuple(sources), steps=tuple(steps))
+        prefix = f"sources.{source.name}.options"
+        options = _with_defaults(get_reader(source), source.options, prefix, skip=1)
+        sources.append(replace(source, options=options))
+    steps = tuple(with_default_params(step) for step in config.steps)
+    return replace(config, sources=tuple(sources), steps=steps)
+
+
+def with_seed(step: StepConfig, seed: int) -> StepConfig:
+    """A resolved step with the run's seed in place of a seed that is null."""
+    if step.params.get(SEED_PARAM, 0) is not None:
+        return step
+    return replace(step, params={**step.params, SEED_PARAM: seed})
 
 
 def with_step_seeds(config: CurateConfig) -> CurateConfig:
-    """A resolved configuration with the run's seed in the place of every step's seed that is null."""
-    steps = (
-        (
-            replace(step_config, params={**step_config.params, SEED_PARAM: config.seed})
-            if SEED_PARAM in step_config.params and step_config.params[SEED_PARAM] is None
-            else step_config
-        )
-        for step_config in config.steps
-    )
-    return replace(config, steps=tuple(steps))
+    """A resolved configuration with the run's seed in place of every step's seed that is null."""
+    return replace(config, steps=tuple(with_seed(step, config.seed) for step in config.steps))
 
 
-def with_default_params(step_config: StepConfig) -> StepConfig:
-    """The use with every parameter of its step written out.
+def with_default_params(step: StepConfig) -> StepConfig:
+    """The step with every parameter written out.
 
     Raises:
-        ConfigError, UnknownName, InputError: a step that does not exist, or a parameter that it
-        does not have.
+        ConfigError, UnknownNameError, InputError: as `resolve`.
     """
-    return replace(
-        step_config,
-        params=_with_default_params(
-            _step_factory(step_config), step_config.params, f"steps.{step_config.name}.params"
-        ),
-    )
+    params = _with_defaults(_step_factory(step), step.params, f"steps.{step.name}.params")
+    return replace(step, params=params)
 
 
-def build_step(step_config: StepConfig) -> Step:
-    """The step that a use names, made with its parameters.
+def build_step(step: StepConfig) -> Step:
+    """The map or table step that a configuration names, made with its parameters.
 
     Raises:
         ConfigError: a parameter of a wrong type or value, or a step that needs a teacher.
     """
-    step = build_any_step(step_config)
-    if isinstance(step, TeacherStep):
+    built = build_any_step(step)
+    if isinstance(built, TeacherStep):
         raise ConfigError(
-            f"step {step_config.name!r} asks a teacher, which this run does not have; use it with `lingshu"
-            " synthesise`."
+            f"step {step.name!r} needs a teacher model, which this run does not have; use it with"
+            " `lingshu synthesize`."
         )
-    return step
+    return built
 
 
-def build_any_step(step_config: StepConfig) -> Step | TeacherStep:
-    """The step that a use names, whatever it needs.
+def build_any_step(step: StepConfig) -> Step | TeacherStep:
+    """The step that a configuration names, a teacher's included.
 
     Raises:
         ConfigError: a parameter of a wrong type or value.
     """
-    factory = _step_factory(step_config)
-    step = factory(**_typed(factory, step_config.params, f"steps.{step_config.name}.params"))
-    if not isinstance(step, MapStep | TableStep | TeacherStep):
-        kinds = "a MapStep, a TableStep or a TeacherStep"
+    factory = _step_factory(step)
+    built = factory(**_typed(factory, step.params, f"steps.{step.name}.params"))
+    if not isinstance(built, MapStep | TableStep | TeacherStep):
         raise ConfigError(
-            f"step {step_config.name!r}: {step_config.op}.step returned {type(step).__name__}; it must return"
-            f" {kinds}."
+            f"step {step.name!r}: {step.op}.step returned {type(built).__name__}; it must return a"
+            " MapStep, a TableStep or a TeacherStep."
         )
-    return step
+    return built
 
 
 def plan_passes(config: CurateConfig) -> list[Pass]:
-    """The steps in order, cut behind each table step; a last pass without one holds what follows
-    the last of them.
+    """The steps in order, split after each table step; what follows the last one is a pass without
+    one.
     """
-    planned: list[Pass] = []
+    passes: list[Pass] = []
     map_steps: list[StepConfig] = []
-    for step_config in config.steps:
-        if isinstance(build_step(step_config), TableStep):
-            planned.append(Pass(tuple(map_steps), step_config))
+    for step in config.steps:
+        if isinstance(build_step(step), TableStep):
+            passes.append(Pass(tuple(map_steps), step))
             map_steps = []
         else:
-            map_steps.append(step_config)
-    return [*planned, Pass(tuple(map_steps), None)] if map_steps else planned
+            map_steps.append(step)
+    return [*passes, Pass(tuple(map_steps), None)] if map_steps else passes
 
 
 def check_split(config: CurateConfig) -> None:
-    """Refuse to keep one side of a split by ids that are hashed anew in each run: the other run
-    would draw other sides.
+    """Refuse to keep one side of a split by ids that get new hashes in each run, because the other
+    run would choose different sides.
 
     Raises:
         ConfigError: names the step.
     """
-    if not any(
-        KEY_PARAM in inspect.signature(get_reader(source)).parameters
-        for source in config.sources
-        if source.path
-    ):
+    if not any(_takes_key(source) for source in config.sources if source.path):
         return
-    for step_config in config.steps:
-        step = build_step(step_config)
-        if isinstance(step, TableStep) and step.split_sides:
+    for step in config.steps:
+        built = build_step(step)
+        if isinstance(built, TableStep) and built.split_sides:
             raise ConfigError(
-                f"step {step_config.name!r} keeps one side of the patients, and without a key the next run"
-                " hashes their ids anew and draws other sides; give both runs the same --key FILE"
-                " (16 random bytes or more)."
+                f"step {step.name!r} keeps one side of the patients, and without a key the next run"
+                " hashes their ids differently and chooses other sides; give both runs the same"
+                " --key FILE (16 random bytes or more)."
             )
 
 
 def get_reader(source: Source) -> Callable[..., Any]:
-    read_function = get_attribute("sources", source.reader, "read")
-    if not callable(read_function):
-        raise ConfigError(f"source {source.name!r}: read of {source.reader} is no function.")
-    return read_function
+    reader = get_attribute("sources", source.reader, "read")
+    if not callable(reader):
+        raise ConfigError(f"source {source.name!r}: read in {source.reader} is not a function.")
+    return reader
+
+
+def _takes_key(source: Source) -> bool:
+    return KEY_PARAM in inspect.signature(get_reader(source)).parameters
 
 
 def reader_options(source: Source, key: bytes) -> dict[str, Any]:
-    """The options of a source as its reader takes them; `key` for a reader that hashes ids.
+    """The options of a source as its reader takes them, with `key` for a reader that hashes ids.
 
     Raises:
         ConfigError: an option of a wrong type.
     """
     options = _typed(get_reader(source), source.options, f"sources.{source.name}.options")
-    return (
-        {**options, KEY_PARAM: key}
-        if KEY_PARAM in inspect.signature(get_reader(source)).parameters
-        else options
-    )
+    return {**options, KEY_PARAM: key} if _takes_key(source) else options
 
 
-def _step_factory(step_config: StepConfig) -> Callable[..., Any]:
-    step_function = get_attribute("ops", step_config.op, "step")
-    if not callable(step_function):
-        raise ConfigError(f"step {step_config.name!r}: step of {step_config.op} is no function.")
-    return step_function
+def _step_factory(step: StepConfig) -> Callable[..., Any]:
+    factory = get_attribute("ops", step.op, "step")
+    if not callable(factory):
+        raise ConfigError(f"step {step.name!r}: step in {step.op} is not a function.")
+    return factory
 
 
-def _with_default_params(
-    function: Callable[..., Any], params: Mapping[str, Any], key_prefix: str, *, skip: int = 0
+def _with_defaults(
+    function: Callable[..., Any], params: Mapping[str, Any], prefix: str, *, skip: int = 0
 ) -> dict[str, Any]:
-    """The given parameters and the defaults of the others, as plain values; null for a `seed` that
-    is not given: the run's.
+    """The given parameters and the defaults of the others as plain values; null for a `seed` that
+    is not given, which means the run's.
     """
     parameters = dict(list(inspect.signature(function).parameters.items())[skip:])
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    variadic = {p.kind for p in parameters.values()} & {inspect.Parameter.VAR_KEYWORD}
     for name in params:
-        if name not in parameters and not open_ended:
-            raise ConfigError(f"unknown key {key_prefix}.{name}; {suggest_name(name, parameters)}")
+        if name not in parameters and not variadic:
+            raise ConfigError(f"unknown key {prefix}.{name}; {suggest_name(name, parameters)}")
     resolved = dict(params)
     for name, parameter in parameters.items():
-        if (
-            name in resolved
-            or name == KEY_PARAM
-            or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        ):
+        is_variadic = parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        if name in resolved or name == KEY_PARAM or is_variadic:
             continue
         if name == SEED_PARAM and not skip:
             resolved[name] = None
         elif parameter.default is not parameter.empty:
             resolved[name] = _to_plain(parameter.default)
         else:
-            raise ConfigError(f"{key_prefix}.{name} is missing; give it a value.")
+            raise ConfigError(f"{prefix}.{name} is missing; give it a value.")
     return resolved
 
 
 def _to_plain(value: Any) -> Any:
-    if isinstance(value, tuple | list | set | frozenset):
-        return [
-            _to_plain(item)
-            for item in (sorted(value) if isinstance(value, set | frozenset) else value)
-        ]
+    if isinstance(value, set | frozenset):
+        value = sorted(value)
+    if isinstance(value, tuple | list):
+        return [_to_plain(element) for element in value]
     if isinstance(value, Mapping):
-        return {str(key): _to_plain(item) for key, item in value.items()}
+        return {str(key): _to_plain(element) for key, element in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
-def _typed(
-    function: Callable[..., Any], params: Mapping[str, Any], key_prefix: str
-) -> dict[str, Any]:
-    """Parameters checked against the function's annotations, where those can be read."""
+def _typed(function: Callable[..., Any], params: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Parameters checked against the function's annotations, where those can be resolved."""
     import pydantic
 
     try:
         hints = typing.get_type_hints(function)
     except NameError:  # an annotation that is imported for type checkers only
         return dict(params)
-    typed: dict[str, Any] = {}
-    for name, value in params.items():
+    typed = dict(params)
+    for name in (name for name in params if name in hints):
         try:
-            typed[name] = (
-                pydantic.TypeAdapter(hints[name]).validate_python(value) if name in hints else value
-            )
+            typed[name] = pydantic.TypeAdapter(hints[name]).validate_python(params[name])
         except pydantic.ValidationError as error:
-            raise ConfigError(
-                f"{key_prefix}.{name}: {error.errors()[0]['msg']} (got {value!r})."
-            ) from error
+            message = error.errors()[0]["msg"]
+            raise ConfigError(f"{prefix}.{name}: {message} (got {params[name]!r}).") from error
     return typed
 
 
-# --- what a finished shard is known by
-# -----------------------------------------------------------------------------
+# --- digests
 
 
-def step_digests(step_configs: Iterable[StepConfig]) -> dict[str, str]:
-    """For each step by its name, the digest of all that decides what it does: code, parameters, and
-    the files it reads.
+def step_digests(steps: Iterable[StepConfig]) -> dict[str, str]:
+    """For each step by name, the digest of everything that decides what it does: code, parameters,
+    and the files it reads.
 
     Raises:
         ConfigError: a file that it reads is missing.
     """
-    code_digests = CodeDigests()
-    return {
-        step_config.name: _step_digest(step_config, code_digests) for step_config in step_configs
-    }
+    code = CodeDigests()
+    return {step.name: _step_digest(step, code) for step in steps}
 
 
-def _step_digest(step_config: StepConfig, code_digests: CodeDigests) -> str:
-    file_digests = {}
-    for name in build_step(step_config).input_files:
+def _step_digest(step: StepConfig, code: CodeDigests) -> str:
+    files = {}
+    for name in build_step(step).input_files:
         if not Path(name).exists():
             raise ConfigError(
-                f"step {step_config.name!r} reads {name}, which does not exist; check the path."
+                f"step {step.name!r} reads {name}, which does not exist; check the path."
             )
-        file_digests[name] = _content_digest(Path(name))
-    return digest(
-        [
-            step_config.name,
-            step_config.op,
-            dict(step_config.params),
-            list(step_config.sources),
-            code_digests.digest(load("ops", step_config.op)),
-            file_digests,
-        ]
-    )
+        files[name] = _content_digest(Path(name))
+    op_digest = code.digest(load("ops", step.op))
+    return digest([step.name, step.op, dict(step.params), list(step.sources), op_digest, files])
 
 
 def _content_digest(path: Path) -> str:
-    """Digest of a file; of a folder, of its manifest, else of the names and sizes of its files."""
+    """Digest of a file; of a folder its manifest, or else the names and sizes of its files."""
     if path.is_file():
         return sha256_file(path)
     if (path / MANIFEST).is_file():
         return sha256_file(path / MANIFEST)
-    return digest(
-        [
-            [str(p.relative_to(path)), p.stat().st_size]
-            for p in sorted(path.rglob("*"))
-            if p.is_file()
-        ]
-    )
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return digest([[str(file.relative_to(path)), file.stat().st_size] for file in files])
 
 
 class CodeDigests:
-    """Digests of modules with all of this package that they import, directly or through another.
+    """Digests of modules with everything of this package that they import, directly or indirectly.
 
     Reads each file once.
     """
@@ -334,7 +293,7 @@ class CodeDigests:
             ConfigError: it has no file.
         """
         if module.__file__ is None:
-            raise ConfigError(f"{module.__name__} has no file; a step must lie in one.")
+            raise ConfigError(f"{module.__name__} has no file; a step must be defined in one.")
         digests: dict[Path, str] = {}
         pending = [Path(module.__file__)]
         while pending:
@@ -355,11 +314,10 @@ def _imported_files(path: Path) -> Iterator[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             first, *rest = name.split(".")
-            file = (
-                package.joinpath(*rest).with_suffix(".py") if first == "lingshu" and rest else None
-            )
-            if file is not None and file.is_file():
-                yield file
+            if first == "lingshu" and rest:
+                file = package.joinpath(*rest).with_suffix(".py")
+                if file.is_file():
+                    yield file
 
 
 def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
@@ -375,7 +333,7 @@ def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of the libraries that decide what a shard holds, where installed."""
+    """Versions of the installed libraries that decide the content of a shard."""
     versions = {}
     for name in VERSIONED_LIBRARIES:
         try:

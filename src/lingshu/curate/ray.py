@@ -1,6 +1,6 @@
-"""Where jobs are done on a Ray cluster: the same function on the same shards, as tasks.
+"""Jobs on a Ray cluster: the same function on the same shards, as tasks.
 
-Without an address a Ray of this machine is started. The output folder and the sources must lie on a
+Without an address, Ray is started on this machine. The output folder and the sources must be on a
 disk that every node sees under the same path.
 """
 
@@ -13,18 +13,17 @@ from typing import Any
 
 from lingshu.core.errors import ConfigError, MissingExtraError, one_line
 from lingshu.curate.executors import PREFETCH, JobResult, NextJob
-from lingshu.curate.worker import Job, Worker
-from lingshu.curate.worker_process import SerializedError
+from lingshu.curate.worker import Job, SerializedError, Worker
 
 
 @functools.cache
 def _worker() -> Worker:
-    """One for each process of Ray, which keeps its processes between tasks."""
+    """One for each Ray process, which Ray keeps between tasks."""
     return Worker()
 
 
 def run_job(job: Job) -> SerializedError | None:
-    """Do a job in a process of Ray."""
+    """Run a job in a Ray process."""
     try:
         _worker().run_job(job)
     except Exception as error:
@@ -33,11 +32,11 @@ def run_job(job: Job) -> SerializedError | None:
 
 
 class RayBackend:
-    """Jobs as Ray tasks. Ray's own retries are off: the runner must know which row a process died
-    of.
+    """Jobs as Ray tasks. Ray's own retries are off: the runner must know at which row a process
+    died.
 
     Raises:
-        MissingExtra: ray is not installed.
+        MissingExtraError: ray is not installed.
         ConfigError: no cluster answers at the address.
     """
 

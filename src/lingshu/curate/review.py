@@ -1,11 +1,13 @@
-"""Review of synthetic samples by people: which ones are queued, what verdicts do to them, and how
-good each kind is.
+"""Review of synthetic samples by people: which ones are queued, what verdicts do to them, and the
+quality of each kind.
 
-    OUT/review/queue.jsonl   {"id", "kind", "question", "first", "second", "images", ...}: a seeded sample of every kind
-    verdicts.jsonl           {"id", "reviewer", "verdict": accept | edit | reject | prefer, "text", "reason", "prefer"}
+    OUT/review/queue.jsonl   {"id", "kind", "question", "first", "second", "images", ...}
+    verdicts.jsonl           {"id", "reviewer", "verdict": accept | edit | reject | prefer,
+                              "text", "reason", "prefer"}
 
-One rejection drops a sample, whoever else accepted it. Without one the last edit in the file
-counts, then the last preference. Of one reviewer's verdicts on a sample the last line counts.
+The queue is a seeded sample of every kind. One rejection drops a sample, even if others accepted
+it. Without one the last edit in the file counts, then the last preference. Of one reviewer's
+verdicts on a sample the last line counts.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ from lingshu.core.types import Drop, Message, Sample
 
 VerdictKind = Literal["accept", "edit", "reject", "prefer"]
 PreferredText = Literal["first", "second"]
-# What agreement is measured on: a preference for the first text accepts it, one for the second
-# changes it.
+# Agreement is measured on these: a preference for the first text accepts it, one for the second
+# edits it.
 CATEGORIES = ("accept", "edit", "reject")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one reviewer says of one sample: `text` of an edit, `reason` of a rejection, `prefer` of
+    """One reviewer's verdict on one sample: `text` of an edit, `reason` of a rejection, `prefer` of
     a preference.
     """
 
@@ -54,9 +56,7 @@ class Verdict:
 
 
 class ReviewerAgreement(NamedTuple):
-    """How far two reviewers agree on the samples that both saw; None where a measure is not
-    defined.
-    """
+    """Agreement of two reviewers on the samples that both saw; None where a measure is undefined."""
 
     reviewers: tuple[str, str]
     n: int
@@ -66,8 +66,8 @@ class ReviewerAgreement(NamedTuple):
 
 
 class ReviewSummary(NamedTuple):
-    """What the review of a kind came to, by sample: one is rejected if anyone rejects it, wrong if
-    anyone edits or rejects it.
+    """The review of a kind by sample: a sample counts as rejected, or as edited or rejected, if
+    anyone did so.
     """
 
     kind: str
@@ -80,13 +80,10 @@ class ReviewSummary(NamedTuple):
 
 
 # --- the queue
-# -----------------------------------------------------------------------------------------------------
 
 
 class ReviewQueue:
-    """The samples of every kind that are shown to reviewers: `rows` of each, drawn by id and seed,
-    whatever their order.
-    """
+    """Selects `n_per_kind` samples of every kind for review by id and seed, whatever their order."""
 
     def __init__(self, *, n_per_kind: int, seed: int) -> None:
         self._n_per_kind, self._seed = n_per_kind, seed
@@ -95,7 +92,7 @@ class ReviewQueue:
     def add(self, sample: Sample) -> None:
         candidates = self._candidates[sample_kind(sample)]
         candidates.append((stable_hash(sample.id, self._seed), sample))
-        # Cut now and then: what is offered must not all lie in memory.
+        # Not all candidates may stay in memory.
         if len(candidates) >= 2 * self._n_per_kind + 64:
             self._trim(candidates)
 
@@ -104,30 +101,24 @@ class ReviewQueue:
         del candidates[self._n_per_kind :]
 
     def selected(self) -> list[Sample]:
-        """The samples to be reviewed, kind by kind."""
+        """The samples to review, kind by kind."""
         for candidates in self._candidates.values():
             self._trim(candidates)
         return [sample for kind in sorted(self._candidates) for _, sample in self._candidates[kind]]
 
 
 def queue_row(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
-    """What a reviewer sees of a sample; `images` are the names of its pictures beside the queue."""
-    metadata = {
-        "source": sample.meta.source,
-        "modality": sample.meta.modality,
-        "prompts": sample.meta.extra.get("prompts"),
-    }
-    texts = {
-        "question": sample.question,
-        "first": last_assistant_text(sample),
-        "second": sample.meta.extra.get(ALTERNATIVE),
-    }
+    """What a reviewer sees of a sample; `images` are file names relative to the queue."""
     return {
         "id": sample.id,
         "kind": sample_kind(sample),
-        **texts,
+        "question": sample.question,
+        "first": last_assistant_text(sample),
+        "second": sample.meta.extra.get(ALTERNATIVE),
         "images": list(images),
-        **metadata,
+        "source": sample.meta.source,
+        "modality": sample.meta.modality,
+        "prompts": sample.meta.extra.get("prompts"),
     }
 
 
@@ -136,21 +127,19 @@ def sample_kind(sample: Sample) -> str:
 
 
 def last_assistant_text(sample: Sample) -> str:
-    """The text under review: the last assistant turn."""
-    return next(
-        (message.text for message in reversed(sample.messages) if message.role == "assistant"), ""
-    )
+    """The text under review."""
+    texts = [message.text for message in sample.messages if message.role == "assistant"]
+    return texts[-1] if texts else ""
 
 
 # --- verdicts
-# ------------------------------------------------------------------------------------------------------
 
 
 def read_verdicts(paths: Sequence[Path]) -> list[Verdict]:
     """The verdicts of all files; of one reviewer's on one sample the last.
 
     Raises:
-        InputError: a line that is no verdict: names the file, the line and what it lacks.
+        InputError: a line that is not a verdict: names the file, the line and the fault.
     """
     verdicts: dict[tuple[str, str], Verdict] = {}
     for path in paths:
@@ -159,7 +148,7 @@ def read_verdicts(paths: Sequence[Path]) -> list[Verdict]:
                 verdict = _parse_verdict(row)
             except ValueError as error:
                 raise InputError(f"{path}, line {line_number}: {error}") from None
-            # Taken out first: the order is that of the lines that count.
+            # Removed first: the order is that of the lines that count.
             verdicts.pop((verdict.id, verdict.reviewer), None)
             verdicts[verdict.id, verdict.reviewer] = verdict
     return list(verdicts.values())
@@ -172,7 +161,7 @@ def _parse_verdict(row: Mapping[str, Any]) -> Verdict:
             f"unknown key {unknown!r}; {suggest_name(unknown, Verdict.__dataclass_fields__)}"
         )
     if any(value is not None and not isinstance(value, str) for value in row.values()):
-        raise ValueError("every value of a verdict is a text.")
+        raise ValueError("every value of a verdict must be a string.")
     values = {key: value for key, value in row.items() if value is not None and value.strip()}
     kind = values.get("verdict")
     if not values.get("id") or not values.get("reviewer") or kind not in get_args(VerdictKind):
@@ -196,22 +185,19 @@ def group_by_sample(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
 
 
 def apply_verdicts(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop:
-    """The sample as its reviewers leave it.
+    """The sample after review.
 
     Raises:
-        InputError: an edit that is no letter of a choice, or a preference where there is no second
-            text.
+        InputError: an edit of a choice that is not one of its letters, or a preference where there
+            is no second text.
     """
+    last = {verdict.verdict: verdict for verdict in verdicts}
     rejection = next((verdict for verdict in verdicts if verdict.verdict == "reject"), None)
     if rejection:
         return Drop(sample.id, "rejected_in_review", rejection.reason or "")
-    edit = next((verdict for verdict in reversed(verdicts) if verdict.verdict == "edit"), None)
-    if edit:
-        return _with_text(sample, (edit.text or "").strip())
-    preference = next(
-        (verdict for verdict in reversed(verdicts) if verdict.verdict == "prefer"), None
-    )
-    if preference is None or preference.prefer == "first":
+    if "edit" in last:
+        return _with_text(sample, (last["edit"].text or "").strip())
+    if "prefer" not in last or last["prefer"].prefer == "first":
         return sample
     second = sample.meta.extra.get(ALTERNATIVE)
     if second is None:
@@ -223,57 +209,44 @@ def apply_verdicts(sample: Sample, verdicts: Sequence[Verdict]) -> Sample | Drop
 
 
 def _with_text(sample: Sample, text: str) -> Sample:
-    gold = sample.gold
-    if sample.choices and last_assistant_text(sample).strip() in LETTERS:
+    gold, old = sample.gold, last_assistant_text(sample)
+    if sample.choices and old.strip() in LETTERS:
         if text not in LETTERS[: len(sample.choices)]:
             raise InputError(
                 f"verdict on {sample.id!r} edits a choice to {text[:40]!r}; write one of its"
                 " letters, or reject it."
             )
         gold = (text,)
-    elif gold == (last_assistant_text(sample),):
+    elif gold == (old,):
         gold = (text,)
-    last = max(i for i, message in enumerate(sample.messages) if message.role == "assistant")
-    messages = (
-        *sample.messages[:last],
-        Message("assistant", (text,)),
-        *sample.messages[last + 1 :],
-    )
-    return replace(sample, messages=messages, gold=gold)
+    messages = list(sample.messages)
+    last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+    messages[last] = Message("assistant", (text,))
+    return replace(sample, messages=tuple(messages), gold=gold)
 
 
-# --- how good each kind is
-# -------------------------------------------------------------------------------------------
+# --- the quality of each kind
 
 
 def summarize_reviews(kind: str, samples: Sequence[Sequence[Verdict]]) -> ReviewSummary:
-    """What the reviewers found; `samples` holds the verdicts on each reviewed sample of the kind."""
-    categories = [[verdict.category for verdict in verdicts] for verdicts in samples]
-    rejected = sum("reject" in sample_categories for sample_categories in categories)
-    edited_or_rejected = sum(
-        any(first != "accept" for first in sample_categories) for sample_categories in categories
-    )
-    counts = Counter(verdict.verdict for verdicts in samples for verdict in verdicts)
-    reasons = Counter(
-        v.reason for verdicts in samples for v in verdicts if v.verdict == "reject" and v.reason
-    )
+    """The results of a review; `samples` holds the verdicts on each reviewed sample of the kind."""
+    n = len(samples)
+    rejected = sum(any(v.category == "reject" for v in verdicts) for verdicts in samples)
+    changed = sum(any(v.category != "accept" for v in verdicts) for verdicts in samples)
+    flat = [verdict for verdicts in samples for verdict in verdicts]
+    reasons = Counter(v.reason for v in flat if v.verdict == "reject" and v.reason)
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for verdicts in samples:
         for first, second in combinations(sorted(verdicts, key=lambda v: v.reviewer), 2):
             pairs[first.reviewer, second.reviewer].append((first.category, second.category))
-    agreement = [
-        reviewer_agreement(reviewers, category_pairs)
-        for reviewers, category_pairs in sorted(pairs.items())
-    ]
-    n = len(samples)
     return ReviewSummary(
         kind,
         n,
-        dict(sorted(counts.items())),
-        wilson(rejected, n),
-        wilson(edited_or_rejected, n),
-        dict(sorted(reasons.items())),
-        agreement,
+        verdicts=dict(sorted(Counter(v.verdict for v in flat).items())),
+        rejected=wilson(rejected, n),
+        edited_or_rejected=wilson(changed, n),
+        reasons=dict(sorted(reasons.items())),
+        agreement=[reviewer_agreement(names, pairs[names]) for names in sorted(pairs)],
     )
 
 
@@ -281,55 +254,43 @@ def reviewer_agreement(
     reviewers: tuple[str, str], pairs: Sequence[tuple[str, str]]
 ) -> ReviewerAgreement:
     """Cohen's kappa and Gwet's AC1 of two reviewers over the categories accept, edit and reject."""
-    n, observed_agreement, kappa, ac1 = agreement(pairs, CATEGORIES)
-    assert observed_agreement is not None and ac1 is not None, (
-        "two reviewers are named only for samples that both saw"
-    )
-    return ReviewerAgreement(reviewers, n, observed_agreement, kappa, ac1)
+    n, observed, kappa, ac1 = agreement(pairs, CATEGORIES)
+    assert observed is not None and ac1 is not None, "both reviewers saw at least one sample"
+    return ReviewerAgreement(reviewers, n, observed, kappa, ac1)
 
 
 def check_limits(
     summaries: Iterable[ReviewSummary], *, limit: float, limits: Mapping[str, float] | None = None
 ) -> None:
-    """Stop where too large a share of a kind was rejected.
+    """Stop where reviewers rejected too large a share of a kind.
 
     Raises:
-        InputError: names the kind, the share, its limit and the reason most often given.
+        InputError: names the kind, the share, its limit and the most frequent reason.
     """
     for summary in summaries:
         threshold = (limits or {}).get(summary.kind, limit)
-        share = summary.rejected.value
+        share, reasons, n = summary.rejected.value, summary.reasons, summary.reviewed
         if share is not None and share > threshold:
-            top_reason = max(
-                summary.reasons,
-                key=lambda reason: (summary.reasons[reason], reason),
-                default="no reason given",
-            )
-            counts = (
-                f"{round(share * summary.reviewed)} of {summary.reviewed} samples ({share:.0%})"
-            )
+            reason = max(reasons, key=lambda name: (reasons[name], name), default="none given")
             raise InputError(
-                f"{summary.kind}: reviewers rejected {counts}, more than its limit of {threshold:.0%}; most"
-                f" often: {top_reason}. Mend the prompts or leave the kind out; nothing was written."
+                f"{summary.kind}: reviewers rejected {round(share * n)} of {n} samples"
+                f" ({share:.0%}), more than its limit of {threshold:.0%}; most frequent reason:"
+                f" {reason}. Fix the prompts or leave the kind out; nothing was written."
             )
 
 
 def review_stats(summary: ReviewSummary) -> dict[str, int | float | str]:
-    """A quality as plain values for a dataset card."""
-    stats: dict[str, int | float | str] = {
-        "reviewed": summary.reviewed,
-        **{f"verdict {k}": v for k, v in summary.verdicts.items()},
-    }
-    for name, share in (
-        ("rejected", summary.rejected),
-        ("edited or rejected", summary.edited_or_rejected),
-    ):
-        if share.value is not None and share.low is not None and share.high is not None:
-            stats[name] = f"{share.value:.1%} (95% interval {share.low:.1%} to {share.high:.1%})"
+    """A summary as plain values for a dataset card."""
+    stats: dict[str, int | float | str] = {"reviewed": summary.reviewed}
+    stats |= {f"verdict {kind}": count for kind, count in summary.verdicts.items()}
+    shares = {"rejected": summary.rejected, "edited or rejected": summary.edited_or_rejected}
+    for name, (value, low, high, _) in shares.items():
+        if value is not None and low is not None and high is not None:
+            stats[name] = f"{value:.1%} (95% interval {low:.1%} to {high:.1%})"
     for pair in summary.agreement:
         kappa = "not defined" if pair.kappa is None else f"{pair.kappa:.2f}"
-        names = " and ".join(pair.reviewers)
-        stats[f"agreement of {names}"] = (
-            f"{pair.observed_agreement:.1%} of {pair.n}, Cohen's kappa {kappa}, Gwet's AC1 {pair.ac1:.2f}"
+        stats[f"agreement of {' and '.join(pair.reviewers)}"] = (
+            f"{pair.observed_agreement:.1%} of {pair.n}, Cohen's kappa {kappa}, Gwet's AC1"
+            f" {pair.ac1:.2f}"
         )
     return stats

@@ -1,20 +1,22 @@
 """The curation run: sources to shards, passes over them, decisions between the passes, and the
 parts of the dataset.
 
-OUT/work/input/     shards as they were read           OUT/work/pass-N/   shards behind pass N, known by their keys
-OUT/work/parts/     parts of the dataset               OUT/work/dataset/  the finished dataset, before it moves to OUT
+OUT/work/input/     shards as they were read
+OUT/work/pass-N/    shards after pass N, named by their keys
+OUT/work/parts/     parts of the dataset
+OUT/work/dataset/   the finished dataset, before it moves to OUT
+
 A key is the digest of code, parameters and input: what has a file under its key is not done again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.core.artifacts import DATASET_CARD, SHARD_ROWS, DatasetCard, open_dataset
 from lingshu.core.config import to_plain
@@ -31,18 +33,18 @@ from lingshu.core.files import (
 from lingshu.core.memory import release_freed_memory
 from lingshu.core.progress import Progress
 from lingshu.core.pseudonyms import new_key
-from lingshu.curate import shard_parts as parts_module
-from lingshu.curate import worker as work_module
-from lingshu.curate.config import CurateConfig
+from lingshu.core.step_types import Decision, TableStep
+from lingshu.curate import worker
+from lingshu.curate.config import CurateConfig, StepConfig
 from lingshu.curate.counts import StepCounts
-from lingshu.curate.decisions import ShardDecision, decide_shards, find_duplicate_ids
 from lingshu.curate.executors import Backend
-from lingshu.curate.input_shards import read_shards
+from lingshu.curate.input_shards import InputShard, read_shards
 from lingshu.curate.plan import (
     READ_STEP,
     WRITE_STEP,
     CodeDigests,
     Pass,
+    build_step,
     check_split,
     library_versions,
     plan_passes,
@@ -50,54 +52,61 @@ from lingshu.curate.plan import (
     step_digests,
     with_step_seeds,
 )
-from lingshu.curate.shard_parts import part_stats_path
-from lingshu.curate.spill import read_metadata
-from lingshu.curate.worker import DroppedRow, Job, RowRange, parse_drops, read_marker
+from lingshu.curate.spill import read_metadata, read_rows, read_signatures
+from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Job, RowRange
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
 
 WORK_DIR, DROPS_FILE = "work", "drops.jsonl"
 MAX_WORKER_CRASHES = 3  # at one row, before the row is dropped
 
 
+@dataclass(frozen=True)
+class ShardDecision:
+    """A decision about one shard: the rows that it drops, and notes on rows that stay."""
+
+    dropped_rows: Set[int] = frozenset()
+    notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+
+
 class Shard(NamedTuple):
-    """A shard between passes, with what the last decision said of its rows."""
+    """A shard between passes, with the last decision about its rows."""
 
     path: Path
     rows: int
     key: str
     decision: ShardDecision
 
+    @property
+    def n_left(self) -> int:
+        return self.rows - len(self.decision.dropped_rows)
+
+    def row_range(self, start: int, stop: int) -> RowRange:
+        dropped = frozenset(row for row in self.decision.dropped_rows if start <= row < stop)
+        notes = {row: notes for row, notes in self.decision.notes.items() if start <= row < stop}
+        return RowRange(str(self.path), start, stop, dropped, notes)
+
 
 @dataclass(frozen=True)
 class Example:
-    """What a step did to a row, for the page that explains the run; `before` and `after` are
-    samples as JSON.
-    """
+    """What a step did to a row, for the explain page; `before` and `after` are samples as JSON."""
 
     step: str
     outcome: str
     before: str
-    after: tuple[str, ...]
+    after: Sequence[str]
     detail: str = ""
 
 
-class PassResult(NamedTuple):
-    """What all passes came to: the parts of the dataset in order, the counts, what steps told, and
-    examples.
-    """
-
-    parts: list[Path]
-    step_counts: StepCounts
-    stats: Mapping[str, Mapping[str, Any]]
-    examples: list[Example]
-    key: str
-
-
 class CurationRun:
-    """One run in one folder. Only one process at a time may be at work there.
+    """One run in one folder. Only one process at a time may work there.
 
     Raises:
-        StorageError: the folder holds something else, or another process is at work in it.
-        InputError: a source lies in the folder.
+        StorageError: the folder holds something else, or another process is using it.
+        InputError: a source is inside the folder.
     """
 
     def __init__(
@@ -111,89 +120,64 @@ class CurationRun:
         key: bytes | None = None,
     ) -> None:
         check_output_folder(out)
-        self.config, self.out, self.backend, self.progress, self.limit = (
-            resolve(config),
-            out,
-            backend,
-            progress,
-            limit,
-        )
-        self.work = out / WORK_DIR
+        self.config, self.out, self.work, self.limit = resolve(config), out, out / WORK_DIR, limit
+        self._backend, self._progress, self._secret = backend, progress, key
         for source in self.config.sources:
             check_not_inside(f"source {source.name!r}", source.path, out)
-        seeded_config = with_step_seeds(self.config)
+        seeded = with_step_seeds(self.config)
         if key is None:
-            check_split(seeded_config)
-        self.passes = plan_passes(seeded_config)
-        self.sources = tuple(source.name for source in self.config.sources)
-        self.digests = step_digests(seeded_config.steps)
-        code_digests = CodeDigests()
-        self.runner_digest = digest(
-            [
-                code_digests.digest(work_module),
-                code_digests.digest(parts_module),
-                library_versions(),
-            ]
-        )
+            check_split(seeded)
+        self._passes = plan_passes(seeded)
+        self._sources = tuple(source.name for source in self.config.sources)
+        self._digests = step_digests(seeded.steps)
+        self._runner_digest = digest([CodeDigests().digest(worker), library_versions()])
+        self._input_keys: list[str] = []
         self.step_counts = StepCounts()
-        self._secret = key
         self.stats: dict[str, Mapping[str, Any]] = {}
         self.examples: list[Example] = []
 
-    def run(self) -> PassResult:
-        """Do every pass that is not done yet, and write the parts."""
+    def run(self) -> list[Path]:
+        """Do every pass that is not done yet, write the parts of the dataset and return them."""
         with self._lock_work_dir():
-            shards, keys = self._run_passes()
-            return self._write_parts(shards, keys)
+            return self._write_parts(self._run_passes())
 
     def compute_signatures(self) -> int:
         """Do the passes without writing a dataset; returns how many rows are left."""
         with self._lock_work_dir():
-            return sum(
-                shard.rows - len(shard.decision.dropped_rows) for shard in self._run_passes()[0]
-            )
+            return sum(shard.n_left for shard in self._run_passes())
 
     @contextlib.contextmanager
     def _lock_work_dir(self) -> Iterator[None]:
         with storage_errors(self.work):
-            # rows as they were read lie here until the run ends
+            # Rows as they were read are stored here until the run ends.
             self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with JsonlAppender(self.work / "lock"), DropLog(self.work / DROPS_FILE) as drops:
-            self._drops = drops
+        with JsonlAppender(self.work / "lock"), _DropLog(self.work / DROPS_FILE) as drops:
+            self._log_drop = drops.add
             yield
 
-    def _run_passes(self) -> tuple[list[Shard], list[str]]:
-        """The shards behind the last pass, and the keys of those that were read."""
-        shards, keys, rows = self._read_inputs(), [], None
-        for pass_index, steps in enumerate(self.passes):
-            self.progress.start(rows, title=f"pass {pass_index + 1} of {len(self.passes)}")
-            output_shards = self._run_pass(pass_index, steps, shards, keys)
-            shards = iter(output_shards)
-            rows = sum(shard.rows - len(shard.decision.dropped_rows) for shard in output_shards)
-        return list(shards), keys
-
     def finished_card(self) -> DatasetCard | None:
-        """The card of the dataset in OUT, where it was made by this very run: same configuration,
-        code and input.
+        """The card of the dataset in OUT if this very run made it: same configuration, code and
+        input.
         """
         if not (self.out / DATASET_CARD).is_file() or not (self.out / MANIFEST).is_file():
             return None
         finished_key = read_json(self.out / "run.json").get("hashes", {}).get("run")
-        step_counts, keys = StepCounts(), []
-        for shard in read_shards(
-            self.config,
-            self.work / "input",
-            step_counts,
-            lambda _: None,
-            key=self._hash_key(),
-            limit=self.limit,
-        ):
-            keys.append(shard.key)
+        keys = [shard.key for shard in self._read(StepCounts(), lambda _: None)]
         return open_dataset(self.out) if finished_key == self._run_key(keys) else None
 
+    @property
+    def key(self) -> str:
+        """What identifies the finished run."""
+        return self._run_key(self._input_keys)
+
+    def _run_key(self, inputs: Sequence[str]) -> str:
+        config = {k: v for k, v in to_plain(self.config).items() if k != "workers"}
+        steps = list(self._digests.values())
+        return digest([config, self.limit, inputs, steps, self._runner_digest])
+
     def _hash_key(self) -> bytes:
-        """The key of ids: the given one, or a random one that lies with the work and goes when the
-        run ends.
+        """The key of ids: the given one, or a random one that is stored with the work files and
+        removed with them.
         """
         if self._secret is None:
             path = self.work / "key"
@@ -204,101 +188,76 @@ class CurationRun:
             self._secret = path.read_bytes()
         return self._secret
 
-    def _run_key(self, inputs: Sequence[str]) -> str:
-        config_dict = {k: v for k, v in to_plain(self.config).items() if k != "workers"}
-        return digest(
-            [config_dict, self.limit, list(inputs), list(self.digests.values()), self.runner_digest]
-        )
+    def _read(
+        self, counts: StepCounts, on_drop: Callable[[DroppedRow], None]
+    ) -> Iterator[InputShard]:
+        folder = self.work / "input"
+        key = self._hash_key()
+        return read_shards(self.config, folder, counts, on_drop, key=key, limit=self.limit)
 
-    def _read_inputs(self) -> Iterator[Shard]:
-        for shard in read_shards(
-            self.config,
-            self.work / "input",
-            self.step_counts,
-            self._record_drop,
-            key=self._hash_key(),
-            limit=self.limit,
-        ):
-            yield Shard(shard.path, shard.rows, shard.key, ShardDecision())
+    def _inputs(self) -> Iterator[Shard]:
+        for shard in self._read(self.step_counts, self._log_drop):
+            self._input_keys.append(shard.key)
+            yield Shard(*shard, ShardDecision())
 
     # --- passes
-    # ------------------------------------------------------------------------------------------------------
 
-    def _run_pass(
-        self, pass_index: int, steps: Pass, shards: Iterator[Shard], keys: list[str]
-    ) -> list[Shard]:
-        folder = self.work / f"pass-{pass_index + 1}"
+    def _run_passes(self) -> list[Shard]:
+        """The shards after the last pass."""
+        shards: Iterable[Shard] = self._inputs()
+        rows = None
+        for index, steps in enumerate(self._passes):
+            self._progress.start(rows, title=f"pass {index + 1} of {len(self._passes)}")
+            shards = self._run_pass(self.work / f"pass-{index + 1}", steps, shards)
+            rows = sum(shard.n_left for shard in shards)
+        return list(shards)
 
-        def job(shard: Shard) -> Job:
-            if pass_index == 0:
-                keys.append(shard.key)
-            row_range = RowRange(
-                str(shard.path),
-                0,
-                shard.rows,
-                frozenset(shard.decision.dropped_rows),
-                shard.decision.notes,
-            )
-            key = digest(
-                [
-                    self.runner_digest,
-                    self.sources,
-                    [self.digests[step_config.name] for step_config in steps.steps],
-                    shard.key,
-                    _decision_to_json(shard.decision),
-                ]
-            )
-            return Job(key, str(folder / f"{key[:40]}.arrow"), (row_range,), self.sources, steps)
-
-        jobs = self._run_jobs(job(shard) for shard in shards)
-        row_counts = []
-        for finished_job in jobs:
-            metadata = read_metadata(Path(finished_job.output))
-            self.step_counts.merge(metadata["counts"])
-            for dropped in parse_drops(metadata):
-                self._record_drop(dropped)
-            self._add_examples(metadata["examples"])
-            row_counts.append(metadata["rows"])
-        output_shards = [
-            Shard(Path(j.output), n, j.key, ShardDecision())
-            for j, n in zip(jobs, row_counts, strict=True)
-        ]
+    def _run_pass(self, folder: Path, steps: Pass, shards: Iterable[Shard]) -> list[Shard]:
+        outputs = []
+        for job in self._run_jobs(self._pass_job(folder, steps, shard) for shard in shards):
+            metadata = read_metadata(Path(job.output))
+            self._collect(metadata)
+            for example in metadata["examples"]:
+                self._add_example(Example(**example))
+            outputs.append(Shard(Path(job.output), metadata["rows"], job.key, ShardDecision()))
         if steps.table_step is None:
-            return output_shards
+            return outputs
         ranks = {source.name: source.rank for source in self.config.sources}
-        result = decide_shards(
-            steps.table_step, [shard.path for shard in output_shards], self.sources, ranks
-        )
-        release_freed_memory()  # of the table of all signatures, while the workers write
+        paths = [shard.path for shard in outputs]
+        result = decide_shards(steps.table_step, paths, self._sources, ranks)
+        release_freed_memory()  # of the table of all signatures, before the workers write
         self.step_counts.merge(result.counts.as_dict())
         self.stats[steps.table_step.name] = result.stats
-        for dropped in result.drops:
-            self._record_drop(dropped)
-        self.examples += [
-            Example(steps.table_step.name, f"dropped: {e.reason}", e.text, (), e.detail)
-            for e in result.examples
-        ]
+        for drop in result.drops:
+            self._log_drop(drop)
+        self.examples += result.examples
         return [
             shard._replace(decision=decision)
-            for shard, decision in zip(output_shards, result.shards, strict=True)
+            for shard, decision in zip(outputs, result.shards, strict=True)
         ]
 
-    def _add_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
-        for entry in examples:
-            if (
-                sum(
-                    e.step == entry["step"] and e.outcome == entry["outcome"] for e in self.examples
-                )
-                < work_module.MAX_EXAMPLES
-            ):
-                self.examples.append(
-                    Example(entry["step"], entry["outcome"], entry["before"], tuple(entry["after"]))
-                )
+    def _pass_job(self, folder: Path, steps: Pass, shard: Shard) -> Job:
+        digests = [self._digests[step.name] for step in steps.steps]
+        decision = [sorted(shard.decision.dropped_rows), _sorted_notes(shard.decision.notes)]
+        key = digest([self._runner_digest, self._sources, digests, shard.key, decision])
+        output = str(folder / f"{key[:40]}.arrow")
+        return Job(key, output, (shard.row_range(0, shard.rows),), self._sources, steps)
+
+    def _collect(self, metadata: Mapping[str, Any]) -> None:
+        self.step_counts.merge(metadata["counts"])
+        for values in metadata["drops"]:
+            self._log_drop(DroppedRow(*values))
+
+    def _add_example(self, example: Example) -> None:
+        outcome = (example.step, example.outcome)
+        n_same = sum((other.step, other.outcome) == outcome for other in self.examples)
+        if n_same < MAX_EXAMPLES:
+            self.examples.append(example)
 
     def _run_jobs(self, jobs: Iterator[Job]) -> list[Job]:
         """Do every job that has no output yet, and return all of them in order.
 
-        A job whose process died is given out again.
+        A job whose process died is queued again.
         """
         all_jobs: list[Job] = []
         retries: deque[Job] = deque()
@@ -313,97 +272,54 @@ class CurationRun:
                     with storage_errors(Path(job.output)):
                         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
                     return job
-                self.progress.advance(job.rows, resumed=True)
+                self._progress.advance(job.rows, resumed=True)
             return None
 
-        for result in self.backend.run(next_job):
-            if result.error:
-                raise result.error.to_exception()
-            if not result.crash_reason:
-                self.progress.advance(result.job.rows)
+        for job, error, crash_reason in self._backend.run(next_job):
+            if error:
+                raise error.to_exception()
+            if not crash_reason:
+                self._progress.advance(job.rows)
                 continue
-            position = read_marker(result.job.marker_path)
-            result.job.marker_path.unlink(missing_ok=True)
-            crashes[result.job.output, position] += 1
-            retries.append(
-                self._retry_single_row(
-                    result.job, position, crashes[result.job.output, position], result.crash_reason
-                )
-            )
+            position = worker.read_marker(job.marker_path)
+            job.marker_path.unlink(missing_ok=True)
+            crashes[job.output, position] += 1
+            n_crashes = crashes[job.output, position]
+            retries.append(_after_crash(job, position, n_crashes, crash_reason))
         return all_jobs
 
-    def _retry_single_row(
-        self, job: Job, position: tuple[int, int] | None, crashes: int, crash_reason: str
-    ) -> Job:
-        if crashes < MAX_WORKER_CRASHES:
-            return job
-        if position is None or position[0] in job.crashed_rows:
-            location = (
-                "before its first row" if position is None else "at a row that it was to leave out"
-            )
-            raise InputError(
-                f"the process that works on {Path(job.output).name} died {crashes} times {location}"
-                f" ({crash_reason}); look at its messages above."
-            )
-        row, step = position
-        return replace(job, crashed_rows={**job.crashed_rows, row: step})
-
     # --- the parts of the dataset
-    # --------------------------------------------------------------------------------------
 
-    def _write_parts(self, shards: list[Shard], keys: list[str]) -> PassResult:
-        if not self.passes:
-            keys += [shard.key for shard in shards]
+    def _write_parts(self, shards: list[Shard]) -> list[Path]:
         shards = self._drop_duplicate_ids(shards)
-        n_rows = sum(shard.rows - len(shard.decision.dropped_rows) for shard in shards)
-        self.progress.start(n_rows, title="writing")
-        jobs = self._run_jobs(self._part_jobs(shards))
-        for job in jobs:
-            metadata = parts_module.read_part_stats(Path(job.output))
-            self.step_counts.merge(metadata["counts"])
-            for dropped in parse_drops(metadata):
-                self._record_drop(dropped)
-        limits = {step_config.name: step_config.sources for step_config in self.config.steps}
-        self.step_counts.check_balance([READ_STEP, *limits, WRITE_STEP], limits, self.sources)
-        return PassResult(
-            [Path(job.output) for job in jobs],
-            self.step_counts,
-            self.stats,
-            self.examples,
-            self._run_key(keys),
-        )
+        self._progress.start(sum(shard.n_left for shard in shards), title="writing")
+        parts = [Path(job.output) for job in self._run_jobs(self._part_jobs(shards))]
+        for part in parts:
+            self._collect(read_json(worker.part_stats_path(part)))
+        limits = {step.name: step.sources for step in self.config.steps}
+        self.step_counts.check_balance([READ_STEP, *limits, WRITE_STEP], limits, self._sources)
+        return parts
 
     def _drop_duplicate_ids(self, shards: list[Shard]) -> list[Shard]:
-        """An id stands for one row: of several with the same id the first stays."""
-        deduplicated = []
-        for shard, duplicates in zip(
-            shards,
-            find_duplicate_ids([(s.path, s.decision.dropped_rows) for s in shards]),
-            strict=True,
-        ):
+        """Of several rows with the same id the first stays."""
+        unique = []
+        for shard, duplicates in zip(shards, _find_duplicate_ids(shards), strict=True):
             for sample_id, source_index in duplicates.values():
-                source = self.sources[source_index]
-                self.step_counts.record_in(WRITE_STEP, source)
-                self.step_counts.record_drop(WRITE_STEP, source, "duplicate_id")
-                self._record_drop(
-                    DroppedRow(
-                        WRITE_STEP, source, sample_id, "duplicate_id", "an earlier row has this id"
-                    )
+                source = self._sources[source_index]
+                drop = DroppedRow(
+                    sample_id, source, WRITE_STEP, "duplicate_id", "an earlier row has this id"
                 )
-            deduplicated.append(
-                shard._replace(
-                    decision=ShardDecision(
-                        shard.decision.dropped_rows | duplicates.keys(), shard.decision.notes
-                    )
-                )
-            )
+                self.step_counts.add(WRITE_STEP, source, "in")
+                self.step_counts.drop(WRITE_STEP, source, drop.reason)
+                self._log_drop(drop)
+            dropped = shard.decision.dropped_rows | duplicates.keys()
+            decision = ShardDecision(dropped, shard.decision.notes)
+            unique.append(shard._replace(decision=decision))
         release_freed_memory()
-        return deduplicated
+        return unique
 
     def _part_jobs(self, shards: Sequence[Shard]) -> Iterator[Job]:
-        """Parts of equally many rows, whatever the shards were: their bytes depend on the rows
-        alone.
-        """
+        """Parts of equal size whatever the shards were: their bytes depend on the rows alone."""
         row_ranges: list[tuple[RowRange, str]] = []
         n_rows = n_parts = 0
         for shard in shards:
@@ -411,41 +327,53 @@ class CurationRun:
             for row in range(shard.rows):
                 n_rows += row not in shard.decision.dropped_rows
                 if n_rows == SHARD_ROWS:
-                    row_ranges.append((_row_range(shard, start, row + 1), shard.key))
+                    row_ranges.append((shard.row_range(start, row + 1), shard.key))
                     yield self._part_job(row_ranges)
                     row_ranges, n_rows, start, n_parts = [], 0, row + 1, n_parts + 1
             if start < shard.rows:
-                row_ranges.append((_row_range(shard, start, shard.rows), shard.key))
+                row_ranges.append((shard.row_range(start, shard.rows), shard.key))
         if n_rows or not n_parts:
             yield self._part_job(row_ranges)
 
     def _part_job(self, row_ranges: Sequence[tuple[RowRange, str]]) -> Job:
-        part_inputs = [
-            [
-                key,
-                p.start,
-                p.stop,
-                sorted(p.dropped_rows),
-                {str(k): dict(v) for k, v in sorted(p.notes.items())},
-            ]
-            for p, key in row_ranges
+        inputs = [
+            [key, part.start, part.stop, sorted(part.dropped_rows), _sorted_notes(part.notes)]
+            for part, key in row_ranges
         ]
-        key = digest([self.runner_digest, self.sources, self.config.image_format, part_inputs])
+        image_format = self.config.image_format
+        key = digest([self._runner_digest, self._sources, image_format, inputs])
         output = str(self.work / "parts" / f"{key[:40]}.parquet")
-        return Job(
-            key,
-            output,
-            tuple(p for p, _ in row_ranges),
-            self.sources,
-            image_format=self.config.image_format,
+        ranges = tuple(part for part, _ in row_ranges)
+        return Job(key, output, ranges, self._sources, image_format=image_format)
+
+
+def _sorted_notes(notes: Mapping[int, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    return {str(row): dict(notes) for row, notes in sorted(notes.items())}
+
+
+def _is_done(job: Job) -> bool:
+    path = Path(job.output)
+    return path.is_file() and (job.steps is not None or worker.part_stats_path(path).is_file())
+
+
+def _after_crash(
+    job: Job, position: tuple[int, int] | None, n_crashes: int, crash_reason: str
+) -> Job:
+    """The job to retry; without the row at which its workers died too often."""
+    if n_crashes < MAX_WORKER_CRASHES:
+        return job
+    if position is None or position[0] in job.crashed_rows:
+        place = "before its first row" if position is None else "at a row that was left out already"
+        raise InputError(
+            f"the process that works on {Path(job.output).name} died {n_crashes} times {place}"
+            f" ({crash_reason}); look at its messages above."
         )
+    row, step = position
+    return replace(job, crashed_rows={**job.crashed_rows, row: step})
 
-    def _record_drop(self, dropped: DroppedRow) -> None:
-        self._drops.add(dropped)
 
-
-class DropLog:
-    """Every dropped row of a run, one line each; written anew by each run.
+class _DropLog:
+    """Every dropped row of a run, one line each; rewritten by each run.
 
     Raises:
         StorageError: the disk refused.
@@ -456,18 +384,11 @@ class DropLog:
         with storage_errors(path):
             self._file = path.open("w", encoding="utf-8")
 
-    def add(self, dropped: DroppedRow) -> None:
-        row = {
-            "id": dropped.id,
-            "source": dropped.source,
-            "step": dropped.step,
-            "reason": dropped.reason,
-            "detail": dropped.detail,
-        }
+    def add(self, drop: DroppedRow) -> None:
         with storage_errors(self._path):
-            self._file.write(dump_line(row))
+            self._file.write(dump_line(drop._asdict()))
 
-    def __enter__(self) -> DropLog:
+    def __enter__(self) -> _DropLog:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -476,56 +397,170 @@ class DropLog:
 
 
 def check_output_folder(out: Path) -> None:
-    """Refuse a folder that no run of ours wrote: it is replaced as a whole.
+    """Refuse a folder that an earlier run did not write, because it is replaced as a whole.
 
     Raises:
         StorageError: it is one.
     """
     known_files = (WORK_DIR, DATASET_CARD, MANIFEST, "run.json")
-    if out.exists() and not (
-        out.is_dir()
-        and (not any(out.iterdir()) or any((out / name).exists() for name in known_files))
+    if not out.exists():
+        return
+    if not out.is_dir() or (
+        any(out.iterdir()) and not any((out / name).exists() for name in known_files)
     ):
         raise StorageError(
-            f"{out} exists and is no dataset of an earlier run; choose another --out, or move it"
+            f"{out} exists and is not a dataset of an earlier run; choose another --out, or move it"
             " away."
         )
 
 
 def check_not_inside(label: str, path: str | Path | None, out: Path) -> None:
-    """Refuse an input that lies in the output, which is replaced as a whole.
+    """Refuse an input inside the output, which is replaced as a whole.
 
     Raises:
         InputError: names both.
     """
-    if (
-        path is not None
-        and Path(path).exists()
-        and Path(path).resolve().is_relative_to(out.resolve())
-    ):
+    if path is None or not Path(path).exists():
+        return
+    if Path(path).resolve().is_relative_to(out.resolve()):
         raise InputError(
-            f"{label} lies in {out}, which a finished run replaces as a whole; choose another --out."
+            f"{label} is inside {out}, which a finished run replaces as a whole; choose another"
+            " --out."
         )
 
 
-def _is_done(job: Job) -> bool:
-    path = Path(job.output)
-    return path.is_file() and (job.steps is not None or part_stats_path(path).is_file())
+# --- decisions over all shards
 
 
-def _decision_to_json(decision: ShardDecision) -> list[object]:
-    return [
-        sorted(decision.dropped_rows),
-        {str(row): dict(notes) for row, notes in sorted(decision.notes.items())},
+class DecisionResult(NamedTuple):
+    """A decision split by shard, with its counts, drops, statistics and examples."""
+
+    shards: list[ShardDecision]
+    counts: StepCounts
+    drops: list[DroppedRow]
+    stats: Mapping[str, Any]
+    examples: list[Example]
+
+
+def decide_shards(
+    step: StepConfig, paths: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
+) -> DecisionResult:
+    """Let a table step decide over the signatures of all shards.
+
+    Raises:
+        InputError: it dropped or noted a row that its table does not have.
+    """
+    built = build_step(step)
+    assert isinstance(built, TableStep)
+    table, locations, source_indices = _load_signatures(step, paths, sources, ranks)
+    decision = built.decide(table) if table.num_rows else Decision({})
+    for row in (*decision.drops, *decision.notes):
+        if not 0 <= row < table.num_rows:
+            raise InputError(
+                f"step {step.name!r} decided on row {row} of {table.num_rows}; rows are counted"
+                " from 0."
+            )
+    counts, drops = StepCounts(), []
+    for source_index, count in Counter(source_indices.tolist()).items():
+        counts.add(step.name, sources[source_index], "out", count)
+    dropped_rows: list[set[int]] = [set() for _ in paths]
+    notes: list[dict[int, Mapping[str, str]]] = [{} for _ in paths]
+    examples: dict[str, list[tuple[int, int, str]]] = {}
+    for row, drop in sorted(decision.drops.items()):
+        shard, row_index = locations[row].tolist()
+        source = sources[int(source_indices[row])]
+        counts.add(step.name, source, "out", -1)
+        counts.drop(step.name, source, drop.reason)
+        drops.append(
+            DroppedRow(table["id"][row].as_py(), source, step.name, drop.reason, drop.detail)
+        )
+        dropped_rows[shard].add(row_index)
+        entries = examples.setdefault(drop.reason, [])
+        if len(entries) < MAX_EXAMPLES:
+            entries.append((shard, row_index, drop.detail))
+    for row, row_notes in decision.notes.items():
+        if row not in decision.drops:
+            shard, row_index = locations[row].tolist()
+            notes[shard][row_index] = dict(row_notes)
+    decisions = [
+        ShardDecision(frozenset(rows), row_notes)
+        for rows, row_notes in zip(dropped_rows, notes, strict=True)
     ]
+    drop_examples = [
+        Example(
+            step.name, f"dropped: {reason}", read_rows(paths[shard])[row_index].text, (), detail
+        )
+        for reason, entries in examples.items()
+        for shard, row_index, detail in entries
+    ]
+    return DecisionResult(decisions, counts, drops, dict(decision.stats), drop_examples)
 
 
-def _row_range(shard: Shard, start: int, stop: int) -> RowRange:
-    dropped_rows = frozenset(row for row in shard.decision.dropped_rows if start <= row < stop)
-    notes = {row: notes for row, notes in shard.decision.notes.items() if start <= row < stop}
-    return RowRange(str(shard.path), start, stop, dropped_rows, notes)
+def _load_signatures(
+    step: StepConfig, paths: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
+) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int32]]:
+    """The rows with a signature in one table, their locations (rows x 2: shard, row in it), and the
+    indices of their sources.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    empty = {"id": pa.array([], pa.string()), "source_index": pa.array([], pa.int32())}
+    tables = [pa.table(empty)]
+    locations = [np.zeros((0, 2), np.int64)]
+    for shard_index, path in enumerate(paths):
+        signatures = read_signatures(path)
+        has_signature = signatures["has_signature"]
+        rows = np.flatnonzero(has_signature.to_numpy())
+        locations.append(np.stack([np.full(len(rows), shard_index), rows], axis=1))
+        tables.append(signatures.filter(has_signature).drop_columns(["has_signature"]))
+    table = pa.concat_tables(tables, promote_options="permissive")
+    source_indices = table["source_index"].to_numpy()
+    names = [sources[index] for index in source_indices.tolist()]
+    added = {
+        "source": pa.array(names, pa.string()),
+        "rank": pa.array([ranks[name] for name in names], pa.int64()),
+    }
+    for position, (name, column) in enumerate(added.items(), 1):
+        if name in table.column_names:
+            raise InputError(
+                f"the signature of step {step.name!r} has the column {name!r}, which the runner adds"
+                " itself; rename it."
+            )
+        table = table.add_column(position, name, column)
+    return table.drop_columns(["source_index"]), np.concatenate(locations), source_indices
 
 
-def remove_work_dir(work: Path) -> None:
-    """Remove the files of a finished run."""
-    shutil.rmtree(work, ignore_errors=True)
+def _find_duplicate_ids(shards: Sequence[Shard]) -> Iterator[dict[int, tuple[str, int]]]:
+    """For each shard the rows whose id an earlier row has: row -> (id, index of the source)."""
+    import numpy as np
+    import pyarrow as pa
+
+    tables = [_remaining_ids(shard.path, shard.decision.dropped_rows) for shard in shards]
+    chunks = [chunk for table in tables for chunk in table["id"].chunks]
+    counts = pa.chunked_array(chunks, pa.string()).value_counts()
+    repeated = pa.array(np.flatnonzero(counts.field("counts").to_numpy() > 1))
+    duplicate_ids = set(counts.field("values").take(repeated).to_pylist())
+    seen: set[str] = set()
+    for table in tables:
+        duplicates: dict[int, tuple[str, int]] = {}
+        if duplicate_ids:
+            columns = (table[name].to_pylist() for name in ("id", "row", "source_index"))
+            for sample_id, row, source_index in zip(*columns, strict=True):
+                if sample_id in seen:
+                    duplicates[row] = (sample_id, source_index)
+                elif sample_id in duplicate_ids:
+                    seen.add(sample_id)
+        yield duplicates
+
+
+def _remaining_ids(path: Path, dropped_rows: Set[int]) -> pa.Table:
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all().select(["id", "source_index"])
+    rows = range(table.num_rows)
+    table = table.replace_schema_metadata(None).append_column("row", pa.array(rows, pa.int64()))
+    if not dropped_rows:
+        return table
+    return table.filter(pa.array([row not in dropped_rows for row in rows], pa.bool_()))

@@ -1,8 +1,7 @@
-"""The shards that pass between the workers: samples as JSON in Arrow files, their images by
-reference, facts in the schema.
+"""The shards that are passed between the workers: samples as JSON in Arrow files, their images by
+reference, counts in the schema.
 
-A shard is one file that appears whole or not at all; what its making counted stands in the file
-itself.
+A shard is one file that appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ METADATA_KEY = b"lingshu"
 SIGNATURE_PREFIX = "sign."
 SPILL_ROWS = 64
 SPILL_BYTES = 32 << 20
-# json.dumps would make one for every sample
+# json.dumps would build an encoder for every sample.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ShardRow(NamedTuple):
-    """A sample on its way: the number of its source, the sample as JSON, and whether each of its
-    images was decoded.
+    """A row of a shard: the index of its source, the sample as JSON, and whether each of its images
+    was decoded.
     """
 
     id: str
@@ -52,19 +51,17 @@ def write_rows(
     path: Path,
     rows: Sequence[ShardRow],
     metadata: Mapping[str, Any],
-    *,
     signatures: Sequence[Signature | None] | None = None,
 ) -> None:
-    """Write a shard. With `signatures`, one for each row, None where the step does not concern the
-    row.
+    """Write a shard. `signatures` holds one entry for each row, None where the step does not apply
+    to the row.
 
     Raises:
         StorageError: the disk refused.
     """
     import pyarrow as pa
 
-    # Half a surrogate pair has no UTF-8 form; in the JSON it may stand as its escape, in an id it
-    # may not.
+    # A lone surrogate has no UTF-8 form; JSON text may hold it as an escape, an id may not.
     columns: dict[str, Any] = {
         "id": pa.array([_storable(row.id) for row in rows], pa.string()),
         "source_index": pa.array([row.source_index for row in rows], pa.int32()),
@@ -73,14 +70,11 @@ def write_rows(
     }
     if signatures is not None:
         columns["has_signature"] = pa.array([s is not None for s in signatures], pa.bool_())
-        names = dict.fromkeys(name for s in signatures if s is not None for name in s)
-        for name in names:
-            columns[SIGNATURE_PREFIX + name] = pa.array(
-                [None if s is None else s.get(name) for s in signatures]
-            )
-    table = pa.table(columns).replace_schema_metadata(
-        {METADATA_KEY: json.dumps(metadata, ensure_ascii=True).encode()}
-    )
+        for name in dict.fromkeys(name for s in signatures if s is not None for name in s):
+            values = [None if s is None else s.get(name) for s in signatures]
+            columns[SIGNATURE_PREFIX + name] = pa.array(values)
+    facts = {METADATA_KEY: json.dumps(metadata, ensure_ascii=True).encode()}
+    table = pa.table(columns).replace_schema_metadata(facts)
     with (
         atomic_file(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
@@ -97,17 +91,13 @@ def read_rows(path: Path) -> list[ShardRow]:
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
-        table = (
-            pa.ipc.open_file(source).read_all().select(["id", "source_index", "text", "is_valid"])
-        )
-        return [
-            ShardRow(*values)
-            for values in zip(*(column.to_pylist() for column in table.columns), strict=True)
-        ]
+        table = pa.ipc.open_file(source).read_all().select(list(ShardRow._fields))
+        columns = [column.to_pylist() for column in table.columns]
+    return [ShardRow(*values) for values in zip(*columns, strict=True)]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What the making of a shard counted."""
+    """The counts, drops and examples that were stored with a shard."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as source:
@@ -115,22 +105,21 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_signatures(path: Path) -> pa.Table:
-    """The columns `id`, `source_index`, `has_signature` and those of the signature, under their own names."""
+    """The columns `id`, `source_index`, and for a pass with a table step `has_signature` and the
+    signature's own columns.
+    """
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as source:
         table = pa.ipc.open_file(source).read_all().drop_columns(["text", "is_valid"])
-    return table.replace_schema_metadata(None).rename_columns(
-        [name.removeprefix(SIGNATURE_PREFIX) for name in table.column_names]
-    )
+    names = [name.removeprefix(SIGNATURE_PREFIX) for name in table.column_names]
+    return table.replace_schema_metadata(None).rename_columns(names)
 
 
 class ImageSpill:
-    """Where images that have no place on a disk are put: a parquet file beside the shard, written
-    block by block.
+    """Stores images that exist only in memory in a parquet file next to the shard, block by block.
 
-    `keep(sample)` returns the sample with references in place of its bytes. The file appears when
-    `commit` is called.
+    The file appears when `commit` is called.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,15 +131,14 @@ class ImageSpill:
         self._writer: Any = None
 
     def store(self, sample: Sample) -> Sample:
+        """The sample with references in place of the bytes of its images."""
         if all(image.data is None for image in sample.images):
             return sample
-        return replace(
-            sample,
-            images=tuple(
-                image if image.data is None else self._store_image(image, image.data)
-                for image in sample.images
-            ),
+        images = tuple(
+            image if image.data is None else self._store_image(image, image.data)
+            for image in sample.images
         )
+        return replace(sample, images=images)
 
     def _store_image(self, image: Image, data: bytes) -> Image:
         stored = self._stored_images.get(image)
@@ -175,12 +163,11 @@ class ImageSpill:
             )
         self._writer.write_table(pa.table({"image": pa.array(self._batch, pa.binary())}))
         self._batch, self._buffered_bytes = [], 0
-        # The keys of what was found hold the bytes themselves: a repeat is looked for inside a
-        # block only.
+        # The keys hold the image bytes themselves, so repeats are found within a block only.
         self._stored_images = {}
 
     def commit(self) -> None:
-        """Let the file appear; without an image there is none."""
+        """Make the file visible; without an image there is none."""
         if self._batch:
             self._flush()
         if self._writer is not None:

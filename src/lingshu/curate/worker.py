@@ -1,32 +1,42 @@
-"""One unit of work: a shard through the steps of a pass, as a worker process does it.
-
-The same code serves every backend.
+"""One unit of work: a shard through the steps of a pass, or a part of the dataset, and the program
+of a worker process. Every backend runs the same code.
 """
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
+import pickle
+import signal
 import struct
+import sys
+import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
+from lingshu.core import errors
 from lingshu.core.errors import (
     ConfigError,
     ImageError,
+    InputError,
+    LingshuError,
     MissingExtraError,
     StorageError,
     describe_error,
     one_line,
 )
-from lingshu.core.memory import release_freed_memory
+from lingshu.core.files import atomic_file, sha256_file, storage_errors, write_json
+from lingshu.core.memory import release_freed_memory, retain_freed_memory
+from lingshu.core.shards import ShardWriter
 from lingshu.core.step_types import MapStep, SampleFunction, Signature, TableStep
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.curate.config import StepConfig
 from lingshu.curate.counts import StepCounts
-from lingshu.curate.plan import Pass, build_step
+from lingshu.curate.plan import WRITE_STEP, Pass, build_step
 from lingshu.curate.spill import (
     ImageSpill,
     ShardRow,
@@ -36,30 +46,30 @@ from lingshu.curate.spill import (
     write_rows,
 )
 from lingshu.imaging.cache import ImageCache
-from lingshu.imaging.read import ShardReader, error_without_paths
+from lingshu.imaging.read import ShardReader, encode_png, error_without_paths
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from lingshu.core.step_types import ImageHeader
-
-ImageBytes = bytes  # inside the class the name `bytes` is a method
 CACHE_MB = 24
 MARKER_STRUCT = struct.Struct("<ii")  # a row and a step
-# rows that are parsed one after another: the processor's caches hold the parser then, not the
-# pixels of a picture
+# Rows parsed in one go: the processor's caches then hold the parser, not an image's pixels.
 PARSE_BATCH = 64
-# rows of each outcome of a step that a shard remembers for the page that explains the run
+# Rows of each outcome of a step that a shard keeps for the explain page.
 MAX_EXAMPLES = 2
-# What no other sample of the run would be spared: the run must stop and say so.
+# Errors that every other sample would hit as well: they stop the run.
 FATAL_ERRORS = (ImportError, MissingExtraError, ConfigError, StorageError)
+FACETS = ("modality", "kind", "language", "source", "license", "access")
+# Upper bounds of the bars of a distribution.
+SIDE_BOUNDS = (64, 128, 256, 512, 1024, 2048, 4096)
+WORD_BOUNDS = (4, 16, 64, 256, 1024, 4096)
 
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows `start` to `stop` of a shard, without those `out`; `notes` are added to the `extra` of a
-    row's meta, by row.
+    """Rows `start` to `stop` of a shard without `dropped_rows`; `notes` (by row) are added to the
+    `extra` of a row's meta.
     """
 
     path: str
@@ -71,17 +81,18 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is asked: the rows, the steps, and where the result goes.
+    """The rows, the steps and the output file of one job; without steps it writes a part of the
+    dataset.
 
-    `dead` names rows of the job that killed their workers, with the step they did it in; they
-    become drops.
+    `crashed_rows` maps rows of the job that killed their workers to the step that ran; they become
+    drops.
     """
 
     key: str
     output: str
     row_ranges: tuple[RowRange, ...]
     sources: tuple[str, ...]
-    steps: Pass | None = None  # None: the job writes a part of the dataset
+    steps: Pass | None = None
     image_format: str = "keep"
     crashed_rows: Mapping[int, int] = field(default_factory=dict)
 
@@ -95,50 +106,45 @@ class Job:
 
 
 class DroppedRow(NamedTuple):
-    """A dropped row, as the list of drops shows it."""
+    """A line of drops.jsonl."""
 
-    step: str
-    source: str
     id: str
+    source: str
+    step: str
     reason: str
-    detail: str
+    detail: str = ""
 
 
-class TrackedPixels:
-    """The images of a row, and which of them were decoded."""
+class TrackedImageCache(ImageCache):
+    """An image cache that records which images of the current row were decoded."""
 
-    def __init__(self, image_cache: ImageCache) -> None:
-        self._image_cache = image_cache
+    def __init__(self) -> None:
+        super().__init__(
+            shards=ShardReader(cache_mb=CACHE_MB, max_open_files=16), cache_mb=CACHE_MB
+        )
         self.decoded: set[Image] = set()
 
-    def header(self, image: Image) -> ImageHeader:
-        return self._image_cache.header(image)
-
-    def bytes(self, image: Image) -> ImageBytes:
-        return self._image_cache.bytes(image)
-
     def gray(self, image: Image) -> NDArray[np.uint8]:
-        pixels = self._image_cache.gray(image)
+        pixels = super().gray(image)
         self.decoded.add(image)
         return pixels
 
     def rgb(self, image: Image) -> NDArray[np.uint8]:
-        pixels = self._image_cache.rgb(image)
+        pixels = super().rgb(image)
         self.decoded.add(image)
         return pixels
 
 
 class ProgressMarker:
-    """Which row and step are at work, in a mapped file while the work goes on: what a killed worker
-    leaves behind.
+    """The current row and step in a memory-mapped file, which a killed worker leaves behind.
 
-    No sync: the page cache outlives the process.
+    No sync is needed: the page cache outlives the process.
     """
 
     def __init__(self, path: Path) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            # its page is claimed here, where a full disk is an error
+            # The page is allocated here, where a full disk is an error and not a signal.
             os.write(fd, MARKER_STRUCT.pack(-1, -1))
             self._map = mmap.mmap(fd, MARKER_STRUCT.size)
         finally:
@@ -152,7 +158,7 @@ class ProgressMarker:
 
 
 def read_marker(path: Path) -> tuple[int, int] | None:
-    """The row and the step that a worker was at when it died; None before its first."""
+    """The row and the step at which a worker died; None before its first row."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -162,15 +168,12 @@ def read_marker(path: Path) -> tuple[int, int] | None:
 
 
 class Worker:
-    """Does jobs one after another in one process; keeps the opened steps and the images it read
-    last.
-    """
+    """Does jobs one after another in one process; keeps the opened steps of the current pass."""
 
     def __init__(self) -> None:
-        self.image_cache = ImageCache(
-            shards=ShardReader(cache_mb=CACHE_MB, max_open_files=16), cache_mb=CACHE_MB
-        )
-        self._open_functions: dict[str, list[SampleFunction]] = {}
+        self.image_cache = TrackedImageCache()
+        self._steps: Pass | None = None
+        self._functions: list[SampleFunction] = []
 
     def run_job(self, job: Job) -> None:
         """Write the job's output, whole or not at all.
@@ -185,59 +188,41 @@ class Worker:
         marker = ProgressMarker(job.marker_path)
         try:
             if job.steps is None:
-                from lingshu.curate.shard_parts import write_part
-
                 write_part(job, self.image_cache, marker)
             else:
-                _ShardPass(
-                    job, job.steps, self._functions(job), TrackedPixels(self.image_cache), marker
-                ).run()
+                if job.steps != self._steps:
+                    self._functions = [_open(step) for step in job.steps.map_steps]
+                    self._steps = job.steps
+                _ShardPass(job, job.steps, self._functions, self.image_cache, marker).run()
         finally:
             marker.close()
             job.marker_path.unlink(missing_ok=True)
-            # The next job has other images, and may do other things with them.
+            # The next job reads other images, and its steps may use them differently.
+            self.image_cache.decoded.clear()
             self.image_cache.close()
             release_freed_memory()
 
-    def _functions(self, job: Job) -> list[SampleFunction]:
-        assert job.steps is not None
-        # One pass at a time: the steps of an earlier one are let go.
-        name = repr(job.steps)
-        if name not in self._open_functions:
-            self._open_functions = {
-                name: [_open(step_config) for step_config in job.steps.map_steps]
-            }
-        return self._open_functions[name]
 
-
-def _open(step_config: StepConfig) -> SampleFunction:
-    step = build_step(step_config)
-    assert isinstance(step, MapStep)
-    return step.open()
+def _open(step: StepConfig) -> SampleFunction:
+    built = build_step(step)
+    assert isinstance(built, MapStep)
+    return built.open()
 
 
 def iter_rows(job: Job) -> Iterator[tuple[int, ShardRow, Sample]]:
-    """The rows of a job that stay, with their numbers in it, and their samples with what a decision
-    noted of them.
+    """The remaining rows of a job: position in the job, row, and its sample with the notes of a
+    decision.
     """
     offset = 0
-    for row_range in job.row_ranges:
-        rows = read_rows(Path(row_range.path))
-        kept_rows = [
-            row_index
-            for row_index in range(row_range.start, row_range.stop)
-            if row_index not in row_range.dropped_rows
-        ]
-        for start in range(0, len(kept_rows), PARSE_BATCH):
-            batch = kept_rows[start : start + PARSE_BATCH]
+    for part in job.row_ranges:
+        rows = read_rows(Path(part.path))
+        kept = [i for i in range(part.start, part.stop) if i not in part.dropped_rows]
+        for start in range(0, len(kept), PARSE_BATCH):
             yield from [
-                (
-                    offset + row_index - row_range.start,
-                    *_apply_notes(rows[row_index], row_range.notes.get(row_index)),
-                )
-                for row_index in batch
+                (offset + i - part.start, *_apply_notes(rows[i], part.notes.get(i)))
+                for i in kept[start : start + PARSE_BATCH]
             ]
-        offset += row_range.stop - row_range.start
+        offset += part.stop - part.start
 
 
 def _apply_notes(row: ShardRow, notes: Mapping[str, str] | None) -> tuple[ShardRow, Sample]:
@@ -249,28 +234,23 @@ def _apply_notes(row: ShardRow, notes: Mapping[str, str] | None) -> tuple[ShardR
 
 
 class _ShardPass:
-    """A shard on its way through the map steps of a pass, to the signature of its table step."""
+    """A shard through the map steps of a pass, up to the signature of its table step."""
 
     def __init__(
         self,
         job: Job,
         steps: Pass,
         functions: list[SampleFunction],
-        pixels: TrackedPixels,
+        pixels: TrackedImageCache,
         marker: ProgressMarker,
     ) -> None:
-        self.job, self.steps, self.functions, self.pixels, self.marker = (
-            job,
-            steps,
-            functions,
-            pixels,
-            marker,
-        )
-        table = build_step(steps.table_step) if steps.table_step else None
-        self.sign = table.compute_signature if isinstance(table, TableStep) else None
+        self.job, self.map_steps, self.table_step = job, steps.map_steps, steps.table_step
+        self.functions, self.pixels, self.marker = functions, pixels, marker
+        table = build_step(self.table_step) if self.table_step else None
+        self.compute = table.compute_signature if isinstance(table, TableStep) else None
         self.counts = StepCounts()
         self.drops: list[DroppedRow] = []
-        self.examples: dict[tuple[str, str], list[tuple[str, str, Sample, tuple[Sample, ...]]]] = {}
+        self.examples: dict[tuple[str, str], list[tuple[Sample, tuple[Sample, ...]]]] = {}
         self.spill = ImageSpill(Path(job.output + ".images.parquet"))
 
     def run(self) -> None:
@@ -281,29 +261,24 @@ class _ShardPass:
                 for output_row, signature in self._process_row(row_index, row, sample):
                     rows.append(output_row)
                     signatures.append(signature)
-            example_rows = [
+            examples = [
                 {
                     "step": step,
                     "outcome": outcome,
                     "before": self._dump_sample(before),
                     "after": [self._dump_sample(sample) for sample in after],
                 }
-                for entries in self.examples.values()
-                for step, outcome, before, after in entries
+                for (step, outcome), entries in self.examples.items()
+                for before, after in entries
             ]
             self.spill.commit()
             metadata = {
                 "rows": len(rows),
                 "counts": self.counts.as_dict(),
                 "drops": self.drops,
-                "examples": example_rows,
+                "examples": examples,
             }
-            write_rows(
-                Path(self.job.output),
-                rows,
-                metadata,
-                signatures=None if self.sign is None else signatures,
-            )
+            write_rows(Path(self.job.output), rows, metadata, signatures if self.compute else None)
         except BaseException as error:
             self.spill.discard(error)
             raise
@@ -315,103 +290,89 @@ class _ShardPass:
         self, row_index: int, row: ShardRow, original: Sample
     ) -> list[tuple[ShardRow, Signature | None]]:
         source = self.job.sources[row.source_index]
-        self.pixels.decoded.clear()
+        decoded = self.pixels.decoded
+        decoded.clear()
         if row.is_valid:
-            self.pixels.decoded.update(original.images)
+            decoded.update(original.images)
         samples: Sequence[Sample] = (original,)
         crashed_step = self.job.crashed_rows.get(row_index)
-        for index, step_config in enumerate(self.steps.map_steps):
-            if step_config.sources and source not in step_config.sources:
+        for index, step in enumerate(self.map_steps):
+            if step.sources and source not in step.sources:
                 continue
             self.marker.update(row_index, index)
             if crashed_step is not None and index >= crashed_step:
-                samples = self._drop_crashed(step_config.name, source, samples)
+                samples = self._drop_crashed(step.name, source, samples)
             samples = [
                 output
                 for sample in samples
-                for output in self._apply_step(step_config, self.functions[index], sample, source)
+                for output in self._apply_step(step, self.functions[index], sample, source)
             ]
-        results: list[tuple[ShardRow, Signature | None]] = []
-        table = self.steps.table_step
-        needs_signature = table is not None and (not table.sources or source in table.sources)
-        if needs_signature:
-            self.marker.update(row_index, len(self.steps.map_steps))
-            if crashed_step is not None and table:
+        table = self.table_step
+        if table and table.sources and source not in table.sources:
+            table = None
+        if table:
+            self.marker.update(row_index, len(self.map_steps))
+            if crashed_step is not None:
                 samples = self._drop_crashed(table.name, source, samples)
+        results: list[tuple[ShardRow, Signature | None]] = []
         for output in samples:
-            signature = None
-            if needs_signature and table and self.sign:
-                signature = self._compute_signature(table, output, source)
-                if signature is None:
-                    continue
-            is_valid = bool(output.images) and all(
-                image in self.pixels.decoded for image in output.images
-            )
+            signature = self._signature(table, output, source) if table else None
+            if table and signature is None:
+                continue
+            is_valid = bool(output.images) and all(image in decoded for image in output.images)
             # A sample that no step changed keeps its text as it was.
             text = row.text if output is original else self._dump_sample(output)
             results.append((ShardRow(output.id, row.source_index, text, is_valid), signature))
         return results
 
     def _apply_step(
-        self, step_config: StepConfig, function: SampleFunction, sample: Sample, source: str
+        self, step: StepConfig, function: SampleFunction, sample: Sample, source: str
     ) -> Sequence[Sample]:
-        self.counts.record_in(step_config.name, source)
+        self.counts.add(step.name, source, "in")
         try:
             result = function(sample, self.pixels)
-            outputs = (result,) if isinstance(result, Sample | Drop) else tuple(result)
+            outputs: Any = (result,) if isinstance(result, Sample | Drop) else tuple(result)
             if not outputs or not all(
-                isinstance(item, Sample) for item in outputs if item is not result
+                isinstance(output, Sample) for output in outputs if output is not result
             ):
-                raise TypeError(f"{step_config.op} returned no sample and no drop")
+                raise TypeError(f"{step.op} returned neither a sample nor a drop")
         except FATAL_ERRORS:
             raise
         except Exception as error:
             outputs = (_error_to_drop(sample, error),)
         if isinstance(outputs[0], Drop):
-            self._record_drop(step_config.name, source, sample, outputs[0])
+            self._record_drop(step.name, source, sample, outputs[0])
             return ()
-        self.counts.record_added(step_config.name, source, len(outputs) - 1)
-        self.counts.record_out(step_config.name, source, len(outputs))
-        is_unchanged = len(outputs) == 1 and (outputs[0] is sample or outputs[0] == sample)
-        self._add_example(
-            step_config.name,
-            "kept" if is_unchanged else "changed" if len(outputs) == 1 else "split",
-            sample,
-            outputs,  # type: ignore[arg-type]
-        )
-        return (sample,) if is_unchanged else outputs  # type: ignore[return-value]
+        self.counts.add(step.name, source, "added", len(outputs) - 1)
+        self.counts.add(step.name, source, "out", len(outputs))
+        if len(outputs) > 1:
+            self._add_example(step.name, "split", sample, outputs)
+            return outputs
+        is_unchanged = outputs[0] is sample or outputs[0] == sample
+        self._add_example(step.name, "kept" if is_unchanged else "changed", sample, outputs)
+        return (sample,) if is_unchanged else outputs
 
-    def _compute_signature(
-        self, step_config: StepConfig, sample: Sample, source: str
-    ) -> Signature | None:
-        self.counts.record_in(step_config.name, source)
-        assert self.sign is not None
+    def _signature(self, step: StepConfig, sample: Sample, source: str) -> Signature | None:
+        self.counts.add(step.name, source, "in")
+        assert self.compute is not None
         try:
-            return self.sign(sample, self.pixels)
+            return self.compute(sample, self.pixels)
         except FATAL_ERRORS:
             raise
         except Exception as error:
-            self._record_drop(step_config.name, source, sample, _error_to_drop(sample, error))
+            self._record_drop(step.name, source, sample, _error_to_drop(sample, error))
             return None
 
     def _drop_crashed(self, step: str, source: str, samples: Sequence[Sample]) -> list[Sample]:
+        detail = "the process that worked on it was killed repeatedly"
         for sample in samples:
-            self.counts.record_in(step, source)
-            self._record_drop(
-                step,
-                source,
-                sample,
-                Drop(
-                    sample.id,
-                    "worker_died",
-                    "the process that worked on it was killed, again and again",
-                ),
-            )
+            self.counts.add(step, source, "in")
+            self._record_drop(step, source, sample, Drop(sample.id, "worker_died", detail))
         return []
 
     def _record_drop(self, step: str, source: str, sample: Sample, drop: Drop) -> None:
-        self.counts.record_drop(step, source, drop.reason)
-        self.drops.append(DroppedRow(step, source, sample.id, drop.reason, drop.detail))
+        self.counts.drop(step, source, drop.reason)
+        self.drops.append(DroppedRow(sample.id, source, step, drop.reason, drop.detail))
         self._add_example(step, f"dropped: {drop.reason}", sample, ())
 
     def _add_example(
@@ -419,25 +380,217 @@ class _ShardPass:
     ) -> None:
         entries = self.examples.setdefault((step, outcome), [])
         if len(entries) < MAX_EXAMPLES:
-            entries.append((step, outcome, before, after[:MAX_EXAMPLES]))
+            entries.append((before, after[:MAX_EXAMPLES]))
 
 
 def _error_to_drop(sample: Sample, error: Exception) -> Drop:
-    """A step's exception as a drop.
-
-    An error may quote what it choked on: of rows that are not open, its words stay out.
+    """A step's exception as a drop. An error may quote the row, so its message is withheld unless
+    the row is open.
     """
     if isinstance(error, ImageError):
         return Drop(sample.id, "bad_image", error_without_paths(error, sample.images))
     detail = describe_error(error)
-    if sample.meta.access != "open":
-        message = one_line(error)[:200]
-        detail = (
-            detail.replace(message, "(words withheld: the row is not open)") if message else detail
-        )
+    message = one_line(error)[:200]
+    if sample.meta.access != "open" and message:
+        detail = detail.replace(message, "(message withheld: the row is not open)")
     return Drop(sample.id, "error", detail)
 
 
-def parse_drops(metadata: Mapping[str, Any]) -> list[DroppedRow]:
-    """The drops that the facts of a shard list."""
-    return [DroppedRow(*values) for values in metadata["drops"]]
+# --- parts of the dataset
+
+
+def part_stats_path(part: Path) -> Path:
+    """The statistics next to a part; they are written last, so a part that has them is complete."""
+    return part.with_suffix(".json")
+
+
+def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> None:
+    """Write the rows of `job` as a shard of a DATASET. Every image in it was decoded once in this
+    run.
+
+    Raises:
+        StorageError: the disk refused.
+    """
+    path = Path(job.output)
+    counts, statistics = StepCounts(), DatasetStatistics()
+    drops: list[DroppedRow] = []
+    with atomic_file(path) as temporary, storage_errors(path), ShardWriter(temporary) as writer:
+        for row_index, row, sample in iter_rows(job):
+            marker.update(row_index, 0)
+            source = job.sources[row.source_index]
+            counts.add(WRITE_STEP, source, "in")
+            reason, detail, encoded = "", "", []
+            if row_index in job.crashed_rows:
+                reason = "worker_died"
+            else:
+                images.decoded.clear()
+                try:
+                    encoded = [_encode(image, images, row, job) for image in sample.images]
+                except ImageError as error:
+                    reason, detail = "bad_image", error_without_paths(error, sample.images)
+            if not reason and not _has_valid_image_refs(sample):
+                reason = "bad_messages"
+                detail = "a message refers to an image that the sample does not have"
+            if reason:
+                counts.drop(WRITE_STEP, source, reason)
+                drops.append(DroppedRow(sample.id, source, WRITE_STEP, reason, detail))
+                continue
+            counts.add(WRITE_STEP, source, "out")
+            writer.add(sample, encoded)
+            statistics.add(sample, images)
+    stats = {
+        "counts": counts.as_dict(),
+        "drops": drops,
+        "rows": statistics.rows,
+        "images": statistics.n_images,
+        "distributions": statistics.distributions,
+        "sha256": sha256_file(path),
+    }
+    write_json(part_stats_path(path), stats)
+
+
+def _encode(image: Image, images: ImageCache, row: ShardRow, job: Job) -> bytes:
+    if job.image_format == "png":
+        return encode_png(images.rgb(image))
+    data = images.bytes(image)
+    # A file of another kind, such as DICOM, must not enter a dataset as it is: reading its header
+    # refuses it.
+    images.header(image)
+    if not row.is_valid:
+        images.gray(image)
+    return data
+
+
+def _has_valid_image_refs(sample: Sample) -> bool:
+    parts = (part for message in sample.messages for part in message.parts)
+    return all(0 <= part < len(sample.images) for part in parts if isinstance(part, int))
+
+
+class DatasetStatistics:
+    """Rows, images and distributions of a part; those of several parts can be merged."""
+
+    def __init__(self) -> None:
+        self.rows = self.n_images = 0
+        names = (*FACETS, "image side", "words", "turns", "images of a row")
+        self.distributions: dict[str, Counter[str]] = {name: Counter() for name in names}
+
+    def add(self, sample: Sample, images: ImageCache) -> None:
+        self.rows += 1
+        self.n_images += len(sample.images)
+        values = [(name, sample.meta.facet(name) or "unknown") for name in FACETS]
+        for image in sample.images:
+            header = images.header(image)
+            values.append(("image side", _bucket(max(header.width, header.height), SIDE_BOUNDS)))
+        words = sum(_count_words(message.text) for message in sample.messages)
+        n_turns = sum(message.role == "assistant" for message in sample.messages)
+        values += [
+            ("words", _bucket(words, WORD_BOUNDS)),
+            ("turns", str(n_turns)),
+            ("images of a row", str(len(sample.images))),
+        ]
+        for name, value in values:
+            self.distributions[name][value] += 1
+
+    def merge(self, stats: Mapping[str, Any]) -> None:
+        """Add the statistics file of a part."""
+        self.rows += stats["rows"]
+        self.n_images += stats["images"]
+        for name, counts in stats["distributions"].items():
+            self.distributions[name].update(counts)
+
+
+def _count_words(text: str) -> int:
+    """Words, counting each character of a script without spaces as one more."""
+    words = len(text.split())
+    return words if text.isascii() else words + sum("一" <= c <= "鿿" for c in text)
+
+
+def _bucket(value: int, bounds: tuple[int, ...]) -> str:
+    low = 0
+    for bound in bounds:
+        if value <= bound:
+            return f"{low + 1}-{bound}" if low else f"up to {bound}"
+        low = bound
+    return f"over {low}"
+
+
+# --- the worker process
+
+
+class SerializedError(NamedTuple):
+    """Why a job cannot be done at all, in a form that any process can read."""
+
+    class_name: str
+    message: str
+    traceback_text: str
+
+    @classmethod
+    def from_exception(cls, error: BaseException) -> SerializedError:
+        if isinstance(error, ModuleNotFoundError):
+            return cls("ModuleNotFoundError", error.name or one_line(error), "")
+        class_name = type(error).__name__ if isinstance(error, LingshuError) else ""
+        return cls(class_name, one_line(error), traceback.format_exc())
+
+    def to_exception(self) -> Exception:
+        """The exception again: one of ours by its class, any other as a bug with the worker's
+        traceback.
+        """
+        if self.class_name == "ModuleNotFoundError":
+            return ModuleNotFoundError(f"No module named {self.message!r}", name=self.message)
+        if not self.class_name:
+            return RuntimeError(f"{self.message}\n{self.traceback_text}")
+        return getattr(errors, self.class_name, InputError)(self.message)
+
+
+def send(stream: BinaryIO, value: object) -> None:
+    data = pickle.dumps(value)
+    stream.write(struct.pack("<I", len(data)) + data)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> object:
+    """The next value.
+
+    Raises:
+        EOFError: the other side has ended.
+    """
+    header = stream.read(4)
+    if len(header) < 4:
+        raise EOFError
+    (size,) = struct.unpack("<I", header)
+    data = stream.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def main() -> None:
+    """The program of a worker process: jobs arrive on standard input, results leave on standard
+    output.
+
+    A separate program never runs a caller's main module again, and it ends when its input does,
+    whatever happened to the driver.
+    """
+    # The driver decides what an interrupt means; a worker ends when its driver does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # What a library prints must not look like a result.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    worker = Worker()
+    # Keep freed memory for the next image and collect cycles less often: together a twentieth of a
+    # worker's time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    retain_freed_memory(16 << 20)
+    while True:
+        try:
+            job = receive(sys.stdin.buffer)
+        except EOFError:
+            return
+        assert isinstance(job, Job)
+        try:
+            worker.run_job(job)
+            result = None
+        except Exception as error:
+            result = SerializedError.from_exception(error)
+        send(output, result)
