@@ -11,7 +11,7 @@ from pathlib import Path
 from lingshu.core import config as configuration
 from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.curate.plan import resolve
-from lingshu.curate.run import curate
+from lingshu.curate.run import CurateOptions, curate
 
 RECIPE = CurateConfig(
     name="my_images",
@@ -35,7 +35,7 @@ RECIPE = CurateConfig(
 
 def main(folder: str, out: str, *overrides: str) -> int:
     config = configuration.override(resolve(RECIPE), [f"sources.mine.path={folder}", *overrides])
-    result = curate(config, Path(out), explain=True)
+    result = curate(config, Path(out), CurateOptions(explain=True))
     drops = ", ".join(f"{reason} {count}" for reason, count in result.card.drops.items())
     print(f"{result.card.rows} rows kept; dropped: {drops or 'none'}")
     return 1 if result.failures else 0

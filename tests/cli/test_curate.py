@@ -13,7 +13,7 @@ from lingshu.core.artifacts import open_dataset
 RECIPE = """
 name: mine
 sources:
-- {name: mine, reader: jsonl, licence: CC0-1.0, access: open, path: my_images}
+- {name: mine, reader: jsonl, license: CC0-1.0, access: open, path: my_images}
 steps:
 - {name: size, op: image_size}
 workers: 0
@@ -132,7 +132,7 @@ def test_the_page_and_the_exports_are_named(
         (["mine.yaml", "--export", "lava"], "did you mean 'llava'"),
         (["mine.yaml", "--key", "missing.key"], "missing.key cannot be read"),
         (["mine.yaml", "sources.mine.path=nowhere"], "nowhere"),
-        (["quickstart"], "is no recipe of a curation"),
+        (["quickstart"], "is not a recipe of a curation"),
         (["curation_local"], "source 'scans' has no path; give sources.scans.path=FOLDER"),
         (
             ["curation_local", "sources.scans.path=my_images", "steps.split.params.keep=train"],

@@ -84,7 +84,7 @@ def test_a_kind_that_reviewers_reject_is_exit_code_2_and_writes_nothing(
     [
         (
             ["synthesize", "curation_phantom", "captions", "--teacher", "scripted", "--out", "out"],
-            "no recipe of a synthesis",
+            "not a recipe of a synthesis",
         ),
         (command("steps.captions.params.min_word=3"), "min_words"),
         (command("--limit", "0"), "--limit is 0"),

@@ -19,7 +19,7 @@ from lingshu.core.artifacts import open_dataset, read_dataset
 from lingshu.core.errors import StorageError
 from lingshu.core.files import JsonlAppender
 from lingshu.curate.config import CurateConfig
-from lingshu.curate.run import curate
+from lingshu.curate.run import CurateOptions, curate
 from tests.curate.conftest import step_config
 
 Make = Callable[..., CurateConfig]
@@ -166,19 +166,26 @@ def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(
     curate(config(step_config("step", kind="keep"), path=path), tmp_path / "whole")
     killer = step_config("step", kind="kill", at="r005", once=str(tmp_path / "flag"))
     prepared_config = config(killer, path=path, workers=2)
-    assert not curate(prepared_config, tmp_path / "ray", backend="ray").failures
+    assert not curate(prepared_config, tmp_path / "ray", CurateOptions(backend="ray")).failures
     assert (tmp_path / "flag").exists() and shards(tmp_path / "ray") == shards(tmp_path / "whole")
     always = config(step_config("step", kind="kill", at="r005"), path=path, workers=2)
-    assert curate(always, tmp_path / "always", backend="ray").card.drops == {"worker_died": 1}
+    assert curate(always, tmp_path / "always", CurateOptions(backend="ray")).card.drops == {
+        "worker_died": 1
+    }
     with pytest.raises(KeyboardInterrupt):
         curate(
             replace(always, seed=1),
             tmp_path / "again",
-            backend="ray",
+            CurateOptions(backend="ray"),
             progress=RecordedProgress(stop_after=4),
         )
     assert not (tmp_path / "again" / "dataset.json").exists()
-    curate(replace(always, seed=1), tmp_path / "again", backend="ray", progress=progress)
+    curate(
+        replace(always, seed=1),
+        tmp_path / "again",
+        CurateOptions(backend="ray"),
+        progress=progress,
+    )
     assert progress.resumed_rows >= 4 and shards(tmp_path / "again") == shards(tmp_path / "always")
 
 

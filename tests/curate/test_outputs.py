@@ -14,10 +14,10 @@ import pytest
 
 from lingshu.core.artifacts import dataset_digest, open_dataset
 from lingshu.core.files import check_manifest, read_json
-from lingshu.curate.charts import top_counts
+from lingshu.curate.card import top_counts
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.counts import StepCounts
-from lingshu.curate.run import curate
+from lingshu.curate.run import CurateOptions, curate
 from tests.curate.conftest import configure, step_config, write_rows
 
 Make = Callable[..., CurateConfig]
@@ -37,8 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     curate(
         configure(write_rows(folder / "rows", 10), *steps, seed=3),
         folder / "out",
-        explain=True,
-        exports=("llava", "ms-swift"),
+        CurateOptions(explain=True, export=("llava", "ms-swift")),
     )
     return folder / "out"
 
@@ -84,7 +83,7 @@ def test_text_of_the_data_marks_nothing_up_in_the_card(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(1, license="MIT | <script>`")
-    curate(config(path=path), tmp_path / "out", explain=True)
+    curate(config(path=path), tmp_path / "out", CurateOptions(explain=True))
     assert "MIT \\| &lt;script>\\`" in (tmp_path / "out" / "README.md").read_text()
     assert (
         "<script>"
@@ -166,7 +165,7 @@ def test_a_row_whose_words_look_like_an_image_is_left_out_of_exports(
     path = rows(2, messages=messages)
     lines = (path / "rows.jsonl").read_text().splitlines()
     (path / "rows.jsonl").write_text("\n".join([lines[0].replace("see <image>", "yes"), lines[1]]))
-    curate(config(path=path), tmp_path / "out", exports=("llava",))
+    curate(config(path=path), tmp_path / "out", CurateOptions(export=("llava",)))
     (row,) = json.loads((tmp_path / "out" / "llava" / "rows.json").read_text())
     assert row["conversations"] == [
         {"from": "human", "value": "<image>\nTwo?"},
@@ -193,21 +192,25 @@ def test_the_page_shows_no_word_and_no_pixel_of_rows_that_are_not_open(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(4, access="private", question="Is JANE DOE here?")
-    curate(config(step_config("note", kind="note"), path=path), tmp_path / "out", explain=True)
+    curate(
+        config(step_config("note", kind="note"), path=path),
+        tmp_path / "out",
+        CurateOptions(explain=True),
+    )
     page = (tmp_path / "out" / "explain.html").read_text()
     assert "JANE" not in page and "data:image" not in page and "withheld" in page
 
 
 def test_a_ledger_that_lost_a_row_does_not_pass() -> None:
     counts = StepCounts()
-    counts.record_in("a", "s", 3)
-    counts.record_out("a", "s", 2)
+    counts.add("a", "s", "in", 3)
+    counts.add("a", "s", "out", 2)
     with pytest.raises(AssertionError):
         counts.check_balance(["a"], {}, ["s"])
-    counts.record_drop("a", "s", "why")
+    counts.drop("a", "s", "why")
     counts.check_balance(["a"], {}, ["s"])
-    counts.record_in("b", "s", 1)
-    counts.record_out("b", "s", 1)
+    counts.add("b", "s", "in")
+    counts.add("b", "s", "out")
     with pytest.raises(AssertionError):
         counts.check_balance(["a", "b"], {}, ["s"])
     counts.check_balance(["a", "b"], {"b": ["other"]}, ["s"])

@@ -12,10 +12,16 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.artifacts import open_dataset, read_dataset
-from lingshu.core.errors import ArtifactError, ConfigError, InputError, StorageError
+from lingshu.core.errors import (
+    ArtifactError,
+    ConfigError,
+    InputError,
+    StorageError,
+    UnknownNameError,
+)
 from lingshu.core.files import read_json
 from lingshu.curate.config import CurateConfig, Source, StepConfig
-from lingshu.curate.run import curate
+from lingshu.curate.run import CurateOptions, curate
 from lingshu.imaging.read import open_image
 from tests.curate.conftest import step_config
 
@@ -196,7 +202,7 @@ def test_the_bytes_do_not_depend_on_workers_or_shards(
 
 
 def test_a_limit_reads_so_many_rows_of_each_source(config: Make, tmp_path: Path) -> None:
-    assert curate(config(), tmp_path / "out", limit=3).card.rows == 3
+    assert curate(config(), tmp_path / "out", CurateOptions(limit=3)).card.rows == 3
 
 
 def test_a_finished_dataset_is_not_made_again_unless_something_changed(
@@ -267,7 +273,7 @@ def test_a_source_without_a_path_is_named_or_left_out(config: Make, tmp_path: Pa
 def test_a_wrong_step_is_named_before_anything_is_read(
     config: Make, tmp_path: Path, step: object, message: str
 ) -> None:
-    with pytest.raises((ConfigError, LookupError), match=message):
+    with pytest.raises((ConfigError, UnknownNameError), match=message):
         curate(config(step), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -275,7 +281,7 @@ def test_a_wrong_step_is_named_before_anything_is_read(
 def test_a_folder_that_is_no_dataset_is_left_alone(config: Make, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.docx").write_text("years of work")
-    with pytest.raises(StorageError, match="is no dataset of an earlier run"):
+    with pytest.raises(StorageError, match="is not a dataset of an earlier run"):
         curate(config(), tmp_path / "out")
 
 
@@ -306,7 +312,7 @@ def test_a_dataset_is_not_replaced_by_what_is_made_of_it(config: Make, tmp_path:
     curate(config(), tmp_path / "first")
     source = Source("again", "parquet", str(tmp_path / "first"))
     cut = CurateConfig("cut", (source,), (StepConfig("few", "balance", {"cap": 2}),), workers=0)
-    with pytest.raises(InputError, match="source 'again' lies in"):
+    with pytest.raises(InputError, match="source 'again' is inside"):
         curate(cut, tmp_path / "first")
     assert open_dataset(tmp_path / "first").rows == 10
     assert curate(cut, tmp_path / "second").card.rows == 2

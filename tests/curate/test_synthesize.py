@@ -22,7 +22,13 @@ from lingshu.core.run_card import RunCard
 from lingshu.core.types import Engine, Message, Reply, Sample, Sampling
 from lingshu.curate.config import CurateConfig, Source, StepConfig, SynthesisConfig
 from lingshu.curate.run import curate
-from lingshu.curate.synthesize import SynthesisResult, open_client, resolve_synthesis, synthesize
+from lingshu.curate.synthesize import (
+    SynthesisOptions,
+    SynthesisResult,
+    open_client,
+    resolve_synthesis,
+    synthesize,
+)
 from lingshu.engines.scripted import DEFAULT_RULES, ScriptedEngine, engine_from_rules
 from lingshu.imaging.read import image_bytes, open_image
 from lingshu.sources import phantom
@@ -84,7 +90,8 @@ def run(
     verdicts: Sequence[Path] = (),
 ) -> SynthesisResult:
     with open_client(config, engine or teacher(**FAULTS), folder / "calls") as client:
-        return synthesize(config, dataset, folder / "out", client, verdicts=verdicts)
+        options = SynthesisOptions(verdicts=tuple(verdicts))
+        return synthesize(config, dataset, folder / "out", client, options)
 
 
 def by_step(card: DatasetCard) -> dict[str, dict]:
@@ -129,7 +136,7 @@ def test_the_whole_way_offline_with_planted_faults(dataset: Path, tmp_path: Path
         (tmp_path / "out" / "review" / name).is_file() for row in queue for name in row["images"]
     )
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "| captions | long_caption | 24 |" in readme and "lingshu synthesise" in readme
+    assert "| captions | long_caption | 24 |" in readme and "lingshu synthesize" in readme
     assert from_plain(
         SynthesisConfig, read_plain(tmp_path / "out" / "config.yaml")
     ) == resolve_synthesis(CONFIG)

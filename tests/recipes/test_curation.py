@@ -14,7 +14,7 @@ import pytest
 from lingshu.core.artifacts import read_dataset
 from lingshu.curate.config import Source
 from lingshu.curate.plan import plan_passes, resolve, with_step_seeds
-from lingshu.curate.run import curate
+from lingshu.curate.run import CurateOptions, curate
 from lingshu.recipes import curation_local, curation_paper, curation_phantom
 from lingshu.sources.phantom import training_samples
 
@@ -40,7 +40,7 @@ def test_a_hospitals_folder_becomes_an_instruction_set_without_names(tmp_path: P
     done = curate(
         replace(config, sources=(scans, config.sources[1]), workers=0),
         tmp_path / "out",
-        explain=True,
+        CurateOptions(explain=True),
     )
     assert done.card.rows == 1 and not done.failures
     for path in (p for p in (tmp_path / "out").rglob("*") if p.is_file()):

@@ -25,7 +25,7 @@ def curate(
     recipe: str,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=False)],
     out: Path,
-    options: Annotated[CurateOptions, Parameter(name="*")] = CurateOptions(),  # noqa: B008
+    options: Annotated[CurateOptions, Parameter(name="*")] = CurateOptions(),
 ) -> int:
     """Curate sources into a dataset.
 

@@ -23,7 +23,7 @@ def synthesize(
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=False)],
     teacher: str,
     out: Path,
-    options: Annotated[SynthesisOptions, Parameter(name="*")] = SynthesisOptions(),  # noqa: B008
+    options: Annotated[SynthesisOptions, Parameter(name="*")] = SynthesisOptions(),
     concurrency: int = 16,
     retries: int = 5,
     timeout_s: float = 120.0,

@@ -124,7 +124,7 @@ def _marked_metadata(sample: Sample, before: Sample | None) -> MarkedText:
 def _metadata(sample: Sample) -> dict[str, str]:
     names = ("source", "license", "modality", "kind", "language")
     values = {name: getattr(sample.meta, name) for name in names}
-    values["gold"] = " | ".join(sample.gold)
+    values["gold"] = " | ".join(sample.gold or ())
     return {name: value for name, value in values.items() if value} | dict(sample.meta.extra)
 
 

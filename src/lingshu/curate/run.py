@@ -204,7 +204,7 @@ def _card(run: CurationRun, statistics: DatasetStatistics, *, version: str) -> D
 
 
 def _run_card(run: CurationRun, card: DatasetCard, created: str) -> RunCard:
-    steps = card.steps or ()
+    steps = list(card.steps or ())
     added = sum(step["added"] for step in steps)
     counts = {"read": steps[0]["in"], "added": added, "rows": card.rows, "images": card.images}
     dropped = {f"dropped_{reason}": count for reason, count in card.drops.items()}

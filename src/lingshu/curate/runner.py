@@ -462,7 +462,7 @@ def decide_shards(
             )
     counts, drops = StepCounts(), []
     for source_index, count in Counter(source_indices.tolist()).items():
-        counts.add(step.name, sources[source_index], "out", count)
+        counts.add(step.name, sources[int(source_index)], "out", count)
     dropped_rows: list[set[int]] = [set() for _ in paths]
     notes: list[dict[int, Mapping[str, str]]] = [{} for _ in paths]
     examples: dict[str, list[tuple[int, int, str]]] = {}
@@ -516,7 +516,7 @@ def _load_signatures(
         tables.append(signatures.filter(has_signature).drop_columns(["has_signature"]))
     table = pa.concat_tables(tables, promote_options="permissive")
     source_indices = table["source_index"].to_numpy()
-    names = [sources[index] for index in source_indices.tolist()]
+    names = [sources[int(index)] for index in source_indices.tolist()]
     added = {
         "source": pa.array(names, pa.string()),
         "rank": pa.array([ranks[name] for name in names], pa.int64()),
