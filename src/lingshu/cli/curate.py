@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
 
+from lingshu.cli.options import Flat
 from lingshu.core import config as configuration
 from lingshu.core.artifacts import DatasetCard
 from lingshu.core.errors import ConfigError
@@ -25,7 +26,7 @@ def curate(
     recipe: str,
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=False)],
     out: Path,
-    options: Annotated[CurateOptions, Parameter(name="*")] = CurateOptions(),
+    options: Flat[CurateOptions] = CurateOptions(),
 ) -> int:
     """Curate sources into a dataset.
 

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from lingshu.cli.options import Flat, RemoteOptions
 from lingshu.core import config as configuration
-from lingshu.core.data_policy import DataPolicy
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError
 from lingshu.curate.config import SynthesisConfig
@@ -23,12 +23,12 @@ def synthesize(
     *overrides: Annotated[str, Parameter(allow_leading_hyphen=False)],
     teacher: str,
     out: Path,
-    options: Annotated[SynthesisOptions, Parameter(name="*")] = SynthesisOptions(),
+    options: Flat[SynthesisOptions] = SynthesisOptions(),
     concurrency: int = 16,
     retries: int = 5,
     timeout_s: float = 120.0,
     agreement: tuple[str, ...] = (),
-    allow_remote: bool = False,
+    remote: Flat[RemoteOptions] = RemoteOptions(),
 ) -> int:
     """Make synthetic samples of a dataset with a teacher model, and queue some of them for review.
 
@@ -50,7 +50,6 @@ def synthesize(
         timeout_s: seconds to wait for a reply.
         agreement: a data-use agreement that covers the address; may be given several times.
             Credentialed rows are never sent.
-        allow_remote: private samples that are not de-identified may be sent to the address.
     """
     from lingshu.cli.curate import format_counts, print_card, read_recipe
     from lingshu.core.progress import progress_bar
@@ -65,7 +64,7 @@ def synthesize(
             f"--cache-dir {cache} is inside --out {out}, which is replaced as a whole; choose"
             " another folder for the calls."
         )
-    policy = DataPolicy(frozenset(agreement), allow_remote)
+    policy = remote.data_policy(agreement)
     engine_options = EngineOptions(
         concurrency=concurrency, retries=retries, timeout_s=timeout_s, data_policy=policy
     )

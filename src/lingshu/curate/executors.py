@@ -19,6 +19,12 @@ from lingshu.curate.worker import Job, SerializedError, Worker, receive, send
 NextJob = Callable[[], Job | None]
 # Jobs that are prepared ahead for each busy worker.
 PREFETCH = 2
+# There is a process for every core: numpy's matrix library would start a thread for each, which
+# spins for a while.
+WORKER_PROGRAM = (
+    "import os; os.putenv('OPENBLAS_NUM_THREADS', '1'); from lingshu.curate.worker import main;"
+    " main()"
+)
 
 
 class JobResult(NamedTuple):
@@ -60,13 +66,8 @@ class InlineBackend:
 
 class _WorkerProcess:
     def __init__(self) -> None:
-        command = [sys.executable, "-c", "from lingshu.curate.worker import main; main()"]
-        # There is a process for every core: numpy's matrix library would start a thread for each,
-        # which spins for a while.
-        environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        command = [sys.executable, "-c", WORKER_PROGRAM]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin and process.stdout
         self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
         self.job: Job | None = None
