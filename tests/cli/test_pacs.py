@@ -177,8 +177,8 @@ def test_addresses_and_secrets_are_checked_before_anything_is_sent(
 ) -> None:
     for url, auth, message in (
         ("ftp://host", None, "is written http"),
-        ("https://me:secret@host/x", None, "carries a password"),
-        ("http://192.0.2.1/x", "me:secret", "would travel unencrypted"),
+        ("https://me:secret@host/x", None, "holds a password"),
+        ("http://192.0.2.1/x", "me:secret", "would be sent unencrypted"),
         ("https://host/x", "a\nb", "copy it again"),
     ):
         with pytest.raises(InputError, match=message) as error_info:
@@ -188,7 +188,10 @@ def test_addresses_and_secrets_are_checked_before_anything_is_sent(
     for options, message in (
         (["--dicomweb", "http://127.0.0.1:9"], "both --dicomweb URL and --study UID"),
         (["--dicomweb", "http://127.0.0.1:9/x", "--study", "ZZ^Name"], "digits and dots"),
-        (["--dicomweb", "http://127.0.0.1:9/x", "--study", "1.2"], "does not answer as DICOMweb"),
+        (
+            ["--dicomweb", "http://127.0.0.1:9/x", "--study", "1.2"],
+            "does not respond as a DICOMweb server",
+        ),
         (["--auth", str(tmp_path / "none")], "--auth is for --dicomweb"),
     ):
         assert main(["ask", "echo:x", "?", *options]) == 2

@@ -28,7 +28,8 @@ from pydicom.uid import (  # noqa: E402
 )  # fmt: skip
 
 from lingshu.core.errors import ImageError, InputError  # noqa: E402
-from lingshu.imaging.dicom.file import NoPixelDataError, NotDicomError, open_dicom  # noqa: E402
+from lingshu.imaging.dicom.elements import NoPixelDataError, NotDicomError  # noqa: E402
+from lingshu.imaging.dicom.file import open_dicom  # noqa: E402
 from tests.support.dicom_files import (  # noqa: E402
     IDENTIFIERS,
     SECRETS,
@@ -52,7 +53,7 @@ def values(file: bytes) -> list[np.ndarray]:
 
 def render_images(file: bytes, **options: object) -> dict[str, np.ndarray]:
     with open_dicom(file, name="the file") as dicom_file:
-        return {frame.window: frame.pixels for frame in dicom_file.render(**options)}  # type: ignore[arg-type]
+        return {str(frame.window): frame.pixels for frame in dicom_file.render(**options)}  # type: ignore[arg-type]
 
 
 def error_of(file: bytes | Path) -> str:
@@ -196,7 +197,7 @@ def test_windows_of_enhanced_files_belong_to_their_frames() -> None:
         np.zeros((2, 2, 2), np.uint16), PerFrameFunctionalGroupsSequence=[group("5"), group("50")]
     )
     with open_dicom(file, name="f") as dicom_file:
-        assert [one.window for one in dicom_file.render()] == ["file 5/10", "file 50/10"]
+        assert [str(one.window) for one in dicom_file.render()] == ["file 5/10", "file 50/10"]
 
 
 def test_palettes_and_colours_become_rgb() -> None:
@@ -347,7 +348,7 @@ def test_planted_identities_appear_nowhere(
             with open_dicom(file, name="file 1") as dicom_file:
                 outputs.append(repr(dicom_file.metadata(KEY)))
                 outputs += [
-                    one.window + one.pixels.tobytes().decode("latin-1")
+                    str(one.window) + one.pixels.tobytes().decode("latin-1")
                     for one in dicom_file.render()
                 ]
         except ImageError:

@@ -43,7 +43,7 @@ def test_slices_are_shown_the_same_way_however_the_file_lies(
     with open_volume(path, name="v") as volume:
         assert volume.shape == SHAPE and volume.n_times == 1
         slices = list(volume.render(windows=["soft"]))
-    assert [slice_.z for slice_ in slices] == [0, 1, 2] and slices[0].window == "soft 50/400"
+    assert [slice_.z for slice_ in slices] == [0, 1, 2] and str(slices[0].window) == "soft 50/400"
     top = slices[2].pixels
     assert top.shape == (5, 4)
     # The front is on top and the patient's right on the left.
@@ -55,7 +55,7 @@ def test_without_a_window_the_percentiles_of_the_volume_are_shown(tmp_path: Path
     with open_volume(save_volume(tmp_path / "v.nii.gz", voxels), name="v") as volume:
         found = list(volume.render(slices=[0, 9]))
     assert (
-        found[0].window.startswith("percentile 499.5/")
+        str(found[0].window).startswith("percentile 499.5/")
         and found[0].pixels.min() == 0
         and found[1].pixels.max() == 255
     )

@@ -174,7 +174,7 @@ def test_a_window_that_is_none_is_refused(window: str) -> None:
 
 def test_bad_files_raise_or_are_counted() -> None:
     good, truncated = image(1, z=1, SOPInstanceUID="1.5"), image(2, z=2)[:-10]
-    with pytest.raises(ImageError, match="file 2 is no DICOM file"):
+    with pytest.raises(ImageError, match="file 2 is not a DICOM file"):
         study(good, b"\x89PNG")
     found = study(good, good, truncated, b"\x89PNG", strict=False)
     assert found.left_out == {"repeated": 1, "no DICOM": 1} and found.series[0].n_images == 2

@@ -205,8 +205,8 @@ def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
     [
         (lambda p: p, "file 1 cannot be opened (No such file or directory)"),
         (lambda p: p.write_bytes(b""), "file 1 is empty"),
-        (lambda p: p.write_bytes(b"hello"), "file 1 cannot be decoded (it is no PNG"),
-        (lambda p: os.mkfifo(p), "file 1 is no regular file"),
+        (lambda p: p.write_bytes(b"hello"), "file 1 cannot be decoded (it is not a PNG"),
+        (lambda p: os.mkfifo(p), "file 1 is not a regular file"),
         (lambda p: p.write_bytes(PNG[: len(PNG) // 2]), "file 1 cannot be decoded"),
     ],
 )

@@ -253,7 +253,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             list(dicom_folder.read(tmp_path, **options))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         list(dicom_folder.read(tmp_path / "none"))
 
 

@@ -90,7 +90,7 @@ def test_names_need_not_be_carried(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         list(folders.read(tmp_path / "none"))
     with pytest.raises(InputError, match="choose keep or hash"):
         list(folders.read(tmp_path, names="drop"))  # type: ignore[arg-type]

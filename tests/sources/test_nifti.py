@@ -74,7 +74,7 @@ def test_below_a_folder_names_are_hashed_and_patients_grouped(tmp_path: Path) ->
 def test_wrong_options_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="choose slice or volume"):
         list(nifti.read(tmp_path, per="case"))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         list(nifti.read(tmp_path / "none"))
     with pytest.raises(InputError, match="did you mean 'lung'"):
         list(nifti.read(save_volume(tmp_path / "v.nii"), windows=["lungs"]))

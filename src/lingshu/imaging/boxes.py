@@ -1,6 +1,4 @@
-"""Regions of interest: masks to rectangles, slices of a volume that show them, and rectangles drawn
-on an image.
-"""
+"""Bounding boxes: of the regions of a mask, and drawn on an image."""
 
 from __future__ import annotations
 
@@ -11,11 +9,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BOX_COLOR = (255, 255, 0)  # no tissue, stain or window shows it pure
+BOX_COLOR = (255, 255, 0)  # no tissue, stain or window is pure yellow
 
 
 class BoundingBox(NamedTuple):
-    """A rectangle in pixels: the first and the last column and row that belong to it."""
+    """A rectangle in pixels: its first and last column and row, inclusive."""
 
     left: int
     top: int
@@ -24,69 +22,60 @@ class BoundingBox(NamedTuple):
 
 
 class MaskSlice(NamedTuple):
-    """A slice of a volume by its place along the first axis, with the rectangles of its regions."""
+    """A slice of a volume by its index along the first axis, with the boxes of its regions."""
 
     slice_index: int
     boxes: list[BoundingBox]
 
 
 def mask_to_boxes(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[BoundingBox]:
-    """The smallest rectangle around each connected region of a mask (height x width, not zero
-    inside), from the top left on.
+    """The bounding box of each connected region of a mask (height x width), from the top left.
 
-    Regions of fewer than `min_pixels` pixels are what an annotator's pen leaves, and are passed
-    over.
+    Regions of fewer than `min_pixels` pixels are artifacts of an annotator's pen and are skipped.
     """
     import cv2
     import numpy as np
 
-    n_labels, _, stats, _ = cv2.connectedComponentsWithStats(
-        (mask != 0).astype(np.uint8), connectivity=8
-    )
-    boxes = []
-    for left, top, width, height, pixels in stats[1:n_labels].tolist():
-        if pixels >= min_pixels:
-            boxes.append(BoundingBox(left, top, left + width - 1, top + height - 1))
+    binary = (mask != 0).astype(np.uint8)
+    n_labels, _, stats, _ = cv2.connectedComponentsWithStats(binary, connectivity=8)
+    boxes = [
+        BoundingBox(left, top, left + width - 1, top + height - 1)
+        for left, top, width, height, n_pixels in stats[1:n_labels].tolist()
+        if n_pixels >= min_pixels
+    ]
     return sorted(boxes, key=lambda box: (box.top, box.left))
 
 
 def select_mask_slices(
     mask: NDArray[np.generic], *, max_slices: int = 3, min_gap: int = 1, min_pixels: int = 4
 ) -> list[MaskSlice]:
-    """The `most` slices of a mask (slices x height x width) with the largest area inside, at least
-    `apart` slices from each other, in the order of the volume.
+    """The slices of a mask (slices x height x width) with the largest areas, sorted by index.
+
+    They are at least `min_gap` slices apart.
     """
     import numpy as np
 
-    areas = np.count_nonzero(mask, axis=(1, 2))
+    areas = np.count_nonzero(mask, axis=(1, 2)).tolist()
     selected: list[int] = []
-    for index in sorted(range(len(areas)), key=lambda z: (-int(areas[z]), z)):
+    for index in sorted(range(len(areas)), key=lambda z: (-areas[z], z)):
         if len(selected) == max_slices or areas[index] < min_pixels:
             break
         if all(abs(index - previous) >= min_gap for previous in selected):
             selected.append(index)
-    slices = [
-        MaskSlice(index, mask_to_boxes(mask[index], min_pixels=min_pixels))
-        for index in sorted(selected)
-    ]
-    return [item for item in slices if item.boxes]
+    boxes = {z: mask_to_boxes(mask[z], min_pixels=min_pixels) for z in sorted(selected)}
+    return [MaskSlice(z, slice_boxes) for z, slice_boxes in boxes.items() if slice_boxes]
 
 
 def draw_boxes(pixels: NDArray[np.uint8], boxes: Sequence[BoundingBox]) -> NDArray[np.uint8]:
-    """RGB pixels (height x width x 3) with each rectangle drawn around its region, outside it where
-    there is room.
-    """
+    """A copy of RGB pixels (height x width x 3) with each box drawn just outside its region."""
     import cv2
     import numpy as np
 
     image = np.array(pixels)
     height, width = image.shape[:2]
-    thickness = max(1, min(height, width) // 200)
+    line = max(1, min(height, width) // 200)
     for box in boxes:
-        top_left = max(0, box.left - thickness), max(0, box.top - thickness)
-        bottom_right = (
-            min(width - 1, box.right + thickness),
-            min(height - 1, box.bottom + thickness),
-        )
-        cv2.rectangle(image, top_left, bottom_right, BOX_COLOR, thickness)
+        top_left = max(0, box.left - line), max(0, box.top - line)
+        bottom_right = min(width - 1, box.right + line), min(height - 1, box.bottom + line)
+        cv2.rectangle(image, top_left, bottom_right, BOX_COLOR, line)
     return image

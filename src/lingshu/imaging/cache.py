@@ -1,9 +1,7 @@
-"""Images for curation: header, bytes and pixels, read and decoded once while several steps look at
-one sample.
+"""Images for curation: header, bytes and pixels, read and decoded once for all steps of a sample.
 
-JPEG and plain PNG are decoded by OpenCV, which lets other threads run meanwhile; everything else
-goes the way of imaging/read.py. Files that OpenCV would fill up in silence (cut short, damaged
-chunks) are refused before.
+JPEG and plain PNG are decoded by OpenCV, which releases the interpreter lock; everything else by
+imaging/read.py. Files that OpenCV would silently complete (truncated, damaged chunks) are refused.
 """
 
 from __future__ import annotations
@@ -11,39 +9,29 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
-from lingshu.core.errors import ImageError
 from lingshu.core.types import Image
 from lingshu.imaging.headers import ImageHeader, TruncatedHeader, check_complete, read_header
-from lingshu.imaging.read import MAX_PIXELS, ShardReader, decode, image_bytes, image_name
+from lingshu.imaging.read import ShardReader, check_pixels, decode, image_bytes, image_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Inside the class the name `bytes` is a method.
-EncodedImage = bytes
-# Where the size of nearly every image is told. Much of what is looked at is decoded next: most
-# files are read once, whole.
+EncodedImage = bytes  # inside the class the name `bytes` is a method
+# Holds the size of nearly every image. Much of what is inspected is decoded next, so most files are
+# read once, in full.
 HEAD_BYTES = 256 << 10
-# Exif orientation -> how a stored image is set upright: mirrored left to right first, then turned
-# clockwise by quarters.
+# Exif orientation -> whether to mirror left to right, then how many clockwise quarter turns.
 _UPRIGHT = {
-    2: (True, 0),
-    3: (False, 2),
-    4: (True, 2),
-    5: (True, 3),
-    6: (False, 1),
-    7: (True, 1),
-    8: (False, 3),
-}
+    2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 3), 6: (False, 1), 7: (True, 1), 8: (False, 3)
+}  # fmt: skip
 
 
 class ImageCache:
-    """Opens images and remembers the last ones, so that the steps that look at one sample decode it
-    once.
+    """Opens images and keeps the last ones, so that the steps of one sample decode it once.
 
-    At most `keep` images and about `cache_mb` megabytes of them are held. Arrays are read-only:
-    others may hold them too. Not for several threads at once: each has its own.
+    At most `max_images` images and about `cache_mb` megabytes of them are kept. Arrays are
+    read-only because they are shared. Not thread-safe: use one cache per thread.
     """
 
     def __init__(
@@ -51,16 +39,14 @@ class ImageCache:
     ) -> None:
         self._shards = shards or ShardReader()
         self._max_images, self._max_cache_bytes = max_images, cache_mb << 20
-        # From the one asked for longest ago to the last one.
-        self._entries: dict[Hashable, _CachedImage] = {}
+        self._entries: dict[Hashable, _CachedImage] = {}  # least recently used first
         self._total_bytes = 0
 
     def header(self, image: Image) -> ImageHeader:
-        """Format, width and height of the upright image; of an image in a file of its own the first
-        256 KB are read.
+        """Format, width and height of the upright image; of a file the first 256 KB are read.
 
         Raises:
-            BadImage: missing, empty, over 64 MB, of another format, or its header is damaged.
+            ImageError: missing, empty, over 64 MB, of another format, or its header is damaged.
         """
         entry = self._get_entry(image)
         if entry.header is None:
@@ -74,10 +60,10 @@ class ImageCache:
         return entry.header
 
     def bytes(self, image: Image) -> EncodedImage:
-        """The encoded file of an image, as it lies there.
+        """The encoded file of an image, unchanged.
 
         Raises:
-            BadImage: missing, empty or over 64 MB.
+            ImageError: missing, empty or over 64 MB.
         """
         entry = self._get_entry(image)
         data = self._bytes(entry)
@@ -85,16 +71,13 @@ class ImageCache:
         return data
 
     def gray(self, image: Image) -> NDArray[np.uint8]:
-        """Height x width grey values: the luminance of a JPEG as it is stored, else of RGB by ITU-R
-        BT.601 weights.
+        """Height x width gray values: the stored luminance of a JPEG, else of RGB by ITU-R BT.601.
 
-        Transparency is on white, the Exif orientation applied, and deep grey is divided by the
-        smallest power of two that holds its largest value (imaging/read.py). The values do not
-        depend on what else was asked before.
+        Transparency, orientation and deep gray are handled as in imaging/read.py. The values do not
+        depend on what was requested before.
 
         Raises:
-            BadImage: missing, empty, truncated, damaged, of another format, over 64 MB or over 50
-                megapixels.
+            ImageError: as `imaging.read.open_image`.
         """
         entry = self._get_entry(image)
         if entry.gray is None:
@@ -103,11 +86,7 @@ class ImageCache:
         return entry.gray
 
     def rgb(self, image: Image) -> NDArray[np.uint8]:
-        """Height x width x 3 RGB values; otherwise as `gray`.
-
-        Raises:
-            BadImage: as `gray`.
-        """
+        """Height x width x 3 RGB values; otherwise as `gray`."""
         entry = self._get_entry(image)
         if entry.rgb is None:
             entry.rgb = _read_only(self._rgb(entry, *self._check_decodable(entry)))
@@ -119,7 +98,7 @@ class ImageCache:
 
         header, use_opencv = self._check_decodable(entry)
         if use_opencv and (header.format == "JPEG" or header.channels == 1):
-            # A JPEG holds its luminance apart: the colours need not be decoded at all.
+            # A JPEG stores its luminance separately: the colors need not be decoded at all.
             pixels = _decode_opencv(self._bytes(entry), header, grayscale=True)
             if pixels is not None:
                 return pixels
@@ -142,21 +121,14 @@ class ImageCache:
         return entry.data
 
     def _check_decodable(self, entry: _CachedImage) -> tuple[ImageHeader, bool]:
-        """The header of an image that may be decoded, being whole and within the limits; whether
-        OpenCV reads it as imaging/read.py.
-        """
+        """The header of a complete image within the limits; whether OpenCV reads it as Pillow does."""
         data = self._bytes(entry)
-        if entry.header is None:
-            entry.header = read_header(data, name=entry.name)
-        header = entry.header
-        if header.pixels > MAX_PIXELS:
-            size = (
-                f"{header.width} x {header.height} pixels, more than {MAX_PIXELS // 1_000_000}"
-                " megapixels"
-            )
-            raise ImageError(f"{entry.name} has {size}; make it smaller.")
+        header = entry.header = entry.header or read_header(data, name=entry.name)
+        check_pixels(entry.name, header.width, header.height)
         has_late_orientation = check_complete(data, header, name=entry.name)
-        return header, _opencv_compatible(header) and not has_late_orientation
+        is_supported = header.format in ("PNG", "JPEG") and header.channels in (1, 3)
+        is_supported = is_supported and header.is_plain and header.bits == 8
+        return header, is_supported and not has_late_orientation
 
     def _get_entry(self, image: Image) -> _CachedImage:
         # Hashing the image itself is ten times slower.
@@ -166,20 +138,21 @@ class ImageCache:
         entry = self._entries.pop(key, None) or _CachedImage(image)
         self._entries[key] = entry
         if len(self._entries) > self._max_images:
-            self._total_bytes -= self._entries.pop(next(iter(self._entries))).counted_bytes
+            self._drop_oldest()
         return entry
 
+    def _drop_oldest(self) -> None:
+        self._total_bytes -= self._entries.pop(next(iter(self._entries))).counted_bytes
+
     def _evict(self, entry: _CachedImage) -> None:
-        """Let go of what was asked for longest ago, until the rest fits with what `last` has grown
-        to.
-        """
+        """Count what `entry` has grown to and drop the oldest entries until the rest fits."""
         self._total_bytes += entry.size - entry.counted_bytes
         entry.counted_bytes = entry.size
         while self._total_bytes > self._max_cache_bytes and len(self._entries) > 1:
-            self._total_bytes -= self._entries.pop(next(iter(self._entries))).counted_bytes
+            self._drop_oldest()
 
     def close(self) -> None:
-        """Forget every image and close the shards."""
+        """Drop every image and close the shards."""
         self._entries.clear()
         self._total_bytes = 0
         self._shards.close()
@@ -192,8 +165,6 @@ class ImageCache:
 
 
 class _CachedImage:
-    """What is known of one image so far."""
-
     __slots__ = ("counted_bytes", "data", "gray", "header", "image", "name", "rgb")
 
     def __init__(self, image: Image) -> None:
@@ -202,41 +173,23 @@ class _CachedImage:
         self.data: bytes | None = None
         self.gray: NDArray[np.uint8] | None = None
         self.rgb: NDArray[np.uint8] | None = None
-        self.counted_bytes = 0  # bytes, when its pixels were last made
+        self.counted_bytes = 0  # its part of the cache's total
 
     @property
     def size(self) -> int:
-        size = len(self.data) if self.data else 0
-        for pixels in (self.gray, self.rgb):
-            if pixels is not None:
-                size += pixels.nbytes
-        return size
-
-
-def _opencv_compatible(header: ImageHeader) -> bool:
-    """Not so for palettes, transparency, CMYK and deep values, nor where the orientation may stand
-    elsewhere than in the header.
-    """
-    return (
-        header.format in ("PNG", "JPEG")
-        and header.is_plain
-        and header.bits == 8
-        and header.channels in (1, 3)
-    )
+        arrays = sum(pixels.nbytes for pixels in (self.gray, self.rgb) if pixels is not None)
+        return arrays + len(self.data or b"")
 
 
 def _decode_opencv(data: bytes, header: ImageHeader, *, grayscale: bool) -> NDArray[Any] | None:
-    """Upright pixels, RGB or grey; None where OpenCV reads none or another size, and the other
-    decoder shall judge.
-    """
+    """Upright RGB or gray pixels; None where OpenCV fails or finds another size than the header."""
     import cv2
     import numpy as np
 
-    flags = (
-        cv2.IMREAD_GRAYSCALE if grayscale else cv2.IMREAD_COLOR_RGB
-    ) | cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_GRAYSCALE if grayscale else cv2.IMREAD_COLOR_RGB
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        encoded = np.frombuffer(data, np.uint8)
+        pixels = cv2.imdecode(encoded, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         return None
     if pixels is None:
@@ -245,10 +198,8 @@ def _decode_opencv(data: bytes, header: ImageHeader, *, grayscale: bool) -> NDAr
     if mirrored:
         pixels = cv2.flip(pixels, 1)
     if quarters:
-        pixels = cv2.rotate(
-            pixels,
-            (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[quarters - 1],
-        )
+        turns = cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE
+        pixels = cv2.rotate(pixels, turns[quarters - 1])
     return pixels if pixels.shape[:2] == (header.height, header.width) else None
 
 

@@ -1,4 +1,4 @@
-"""The files below a folder in a fixed order, and an even choice among many."""
+"""The files below a folder in a fixed order, and an even selection among many."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh", ".mnc", ".hdr", ".par", ".
 
 
 def iter_files(path: Path) -> Iterator[Path]:
-    """Every file below a folder by its relative path, in order; folders that are links are not
-    entered.
+    """The relative paths of all files below a folder, sorted; links to folders are not followed.
 
     Raises:
-        InputError: no folder, or one that cannot be read.
+        InputError: not a folder, or one that cannot be read.
     """
     if not path.is_dir():
-        raise InputError(f"{path} is no folder; give the folder with the files.")
+        raise InputError(f"{path} is not a folder; give the folder with the files.")
 
     def on_error(error: OSError) -> None:
         # Without the name of the folder below: it may be a patient's.
-        raise InputError(
-            f"a folder below {path} cannot be read ({error.strerror}); check its permissions."
-        ) from None
+        problem = f"a folder below {path} cannot be read ({error.strerror})"
+        raise InputError(f"{problem}; check its permissions.") from None
 
     for folder, dirnames, filenames in os.walk(path, onerror=on_error):
         dirnames.sort()
@@ -37,9 +35,7 @@ def iter_files(path: Path) -> Iterator[Path]:
 
 
 def evenly_spaced(total: int, n: int | None) -> list[int]:
-    """At most `wanted` of `count` places, spread evenly with the same margin at both ends; all
-    without `wanted`.
-    """
+    """At most `n` of `total` indices, evenly spaced with equal margins; all if `n` is None."""
     if n is None or n >= total:
         return list(range(total))
     return [int((i + 0.5) * total / n) for i in range(n)]
@@ -48,19 +44,16 @@ def evenly_spaced(total: int, n: int | None) -> list[int]:
 def select_frames(
     frame_counts: Sequence[int], n: int | None
 ) -> Iterator[tuple[int, list[int] | None]]:
-    """Which frames of a series of files to show, given how many frames each file has: the place of
-    a file and its frames.
+    """At most `n` frames, evenly over a series of files: the index of a file and its frames.
 
-    `wanted` are taken evenly over all; without it every file comes with None, which means every
-    frame. Counted, not listed: a number of frames may lie.
+    Without `n` every file comes with None, which means all frames. Frames are computed from the
+    counts, not listed: a file may state any number.
     """
     if n is None:
         yield from ((file_index, None) for file_index in range(len(frame_counts)))
         return
-    cumulative = list(accumulate(frame_counts))
-    selected = evenly_spaced(cumulative[-1], n) if cumulative[-1] > n else range(cumulative[-1])
-    for file_index, group in groupby(
-        selected, key=lambda frame_index: bisect_right(cumulative, frame_index)
-    ):
-        offset = cumulative[file_index] - frame_counts[file_index]
-        yield file_index, [frame_index - offset for frame_index in group]
+    ends = list(accumulate(frame_counts))
+    selected = evenly_spaced(ends[-1], n) if ends[-1] > n else range(ends[-1])
+    for file_index, group in groupby(selected, key=lambda index: bisect_right(ends, index)):
+        offset = ends[file_index] - frame_counts[file_index]
+        yield file_index, [index - offset for index in group]

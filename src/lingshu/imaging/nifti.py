@@ -1,8 +1,7 @@
-"""Volumes (NIfTI and what else nibabel opens) as 8-bit slices along z, turned to the patient's axes
-by the affine.
+"""Volumes (NIfTI and what else nibabel opens) as 8-bit slices along z, oriented by the affine.
 
-Slices are shown as radiologists look at them: from the feet, the patient's right on the left, the
-front on top.
+Slices are shown in radiological orientation: seen from the feet, the patient's right on the left,
+the front on top.
 """
 
 from __future__ import annotations
@@ -33,15 +32,14 @@ if TYPE_CHECKING:
 # One volume of one time is held at once: 512 x 512 x 1024 of 16 bits are 512 MB.
 MAX_VOXELS = 512 * 512 * 1024
 MAX_VOLUME_BYTES = 1 << 30
-# Without a window a volume is shown from its 0.5th to its 99.5th percentile: single bright voxels
-# of MR would darken the rest.
+# The default window: single bright voxels of MR would darken the rest of the full range.
 PERCENTILES = (0.5, 99.5)
 _MAX_SAMPLE_VOXELS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice in one window: height x width grey or height x width x 3 RGB.
+    """One slice in one window: height x width gray or height x width x 3 RGB.
 
     `z` counts from the feet, `time` from 0.
     """
@@ -49,75 +47,53 @@ class Slice:
     pixels: NDArray[np.uint8]
     z: int
     time: int
-    voi_window: Window
-
-    @property
-    def window(self) -> str:
-        return str(self.voi_window)
+    window: Window
 
 
 class Volume:
-    """An open volume; `open_volume` makes one.
+    """An open volume; see `open_volume`.
 
-    `shape` is (right-left, front-back, z) in canonical order, `times` the number of volumes in a
+    `shape` is (right-left, front-back, z) in canonical order, `n_times` the number of volumes in a
     4-D file, and `spacing` the size of a voxel in mm along the axes of `shape`.
     """
 
     def __init__(self, image: Any, name: str) -> None:
+        import numpy as np
         from nibabel.orientations import io_orientation
 
         self._image, self._name = image, name
         shape = tuple(int(n) for n in image.shape)
         if len(shape) not in (2, 3, 4, 5) or any(n < 1 for n in shape):
-            raise ImageError(
-                f"{name} has a shape of {len(shape)} axes, {shape}; give a volume of 3 or 4."
-            )
+            raise ImageError(f"{name} has {len(shape)} axes, {shape}; give a volume of 3 or 4.")
         # MINC puts time first, everything else last.
-        self._time_axis_first = len(shape) > 3 and type(image).__name__.startswith("Minc")
-        full_shape = (
-            (*shape[-3:], *shape[:-3])
-            if self._time_axis_first
-            else (*shape, 1, 1)[: max(3, len(shape))]
-        )
-        self._time_shape = full_shape[3:]
+        self._time_first = len(shape) > 3 and type(image).__name__.startswith("Minc")
+        full_shape = (*shape, 1, 1)[: max(3, len(shape))]
+        zooms = [float(zoom) for zoom in image.header.get_zooms()]
+        if self._time_first:
+            full_shape, zooms = (*shape[-3:], *shape[:-3]), zooms[-3:]
+        self._stored_shape, self._time_shape = full_shape[:3], full_shape[3:]
         self.n_times = math.prod(self._time_shape)
-        voxels, itemsize = math.prod(full_shape[:3]), int(image.get_data_dtype().itemsize)
+        voxels, itemsize = math.prod(self._stored_shape), int(image.get_data_dtype().itemsize)
         if voxels > MAX_VOXELS or voxels * itemsize > MAX_VOLUME_BYTES:
             raise ImageError(
-                f"{name} has {voxels} voxels a volume, more than can be held; resample it."
+                f"{name} has {voxels} voxels a volume, which is too many; resample it."
             )
         self._orientation = io_orientation(image.affine)
-        axes = (
-            [int(axis) for axis in self._orientation[:, 0]]
-            if not _is_undefined(self._orientation)
-            else None
-        )
-        if axes is None:
-            raise ImageError(
-                f"{name} has an affine that does not say where its axes point; mend its header."
-            )
-        zooms = [
-            float(z)
-            for z in (
-                image.header.get_zooms()[-3:]
-                if self._time_axis_first
-                else image.header.get_zooms()[:3]
-            )
-        ] + [1.0] * 3
+        if self._orientation.shape != (3, 2) or not np.isfinite(self._orientation).all():
+            problem = "has an affine that does not state where its axes point"
+            raise ImageError(f"{name} {problem}; fix its header.")
         # axes[i] is the patient's axis that the file's axis i runs along.
-        order = [axes.index(axis) for axis in range(3)]
-        self.shape = (full_shape[order[0]], full_shape[order[1]], full_shape[order[2]])
-        self.spacing = (zooms[order[0]], zooms[order[1]], zooms[order[2]])
-        self._stored_shape = full_shape[:3]
+        axes = [int(axis) for axis in self._orientation[:, 0]]
+        x, y, z = (axes.index(axis) for axis in range(3))
+        zooms = (zooms[:3] + [1.0] * 3)[:3]
+        self.shape = (full_shape[x], full_shape[y], full_shape[z])
+        self.spacing = (zooms[x], zooms[y], zooms[z])
         if self.shape[0] * self.shape[1] > MAX_PIXELS:
-            raise ImageError(
-                f"{name} has slices of more than {MAX_PIXELS // 1_000_000} megapixels; resample it."
-            )
+            limit = f"more than {MAX_PIXELS // 1_000_000} megapixels"
+            raise ImageError(f"{name} has slices of {limit}; resample it.")
 
     def corners(self) -> NDArray[np.float64]:
-        """Where the centres of the first voxel in canonical order, and of the last along each axis,
-        lie: 4 x 3 numbers in mm.
-        """
+        """Centers of the first voxel and of the last along each axis: 4 x 3 numbers in mm."""
         import numpy as np
         from nibabel.orientations import inv_ornt_aff
 
@@ -132,64 +108,48 @@ class Volume:
         times: Sequence[int] = (0,),
         windows: Sequence[str] | None = None,
     ) -> Iterator[Slice]:
-        """Slices along z, each in every window. `windows` holds presets for CT in HU and
-        "CENTER,WIDTH"; without it, and for "file", the percentiles of the volume are shown.
+        """Slices along z, each in every window.
+
+        `windows` holds presets for CT in HU and "CENTER,WIDTH"; without it, and for "file", the
+        percentiles of the volume are shown.
 
         Raises:
-            BadImage: the voxels cannot be read, or there is no such slice or time.
-            InputError: a window that no preset is called.
+            ImageError: the voxels cannot be read, or there is no such slice or time.
+            InputError: an unknown window.
         """
         requested = parse_windows(windows or ())
+        use_percentiles = not requested or FILE_WINDOW in (windows or ())
         for time in times:
-            if not 0 <= time < self.n_times:
-                raise ImageError(
-                    f"{self._name} has no time {time}: it has {self.n_times}, counted from 0."
-                )
+            self._check_index("time", time, self.n_times)
             voxels = self.voxels(time)
-            all_windows = [
-                *(
-                    [self._percentile_window(voxels)]
-                    if not requested or FILE_WINDOW in (windows or ())
-                    else []
-                ),
-                *requested,
-            ]
+            default = [self._percentile_window(voxels)] if use_percentiles else []
             for z in range(self.shape[2]) if slices is None else slices:
-                if not 0 <= z < self.shape[2]:
-                    raise ImageError(
-                        f"{self._name} has no slice {z}: it has {self.shape[2]}, counted from 0."
-                    )
-                yield from (
-                    Slice(pixels, z, time, window)
-                    for pixels, window in _render_plane(voxels[:, :, z], all_windows)
-                )
+                self._check_index("slice", z, self.shape[2])
+                for pixels, window in _render_plane(voxels[:, :, z], [*default, *requested]):
+                    yield Slice(pixels, z, time, window)
+
+    def _check_index(self, noun: str, index: int, total: int) -> None:
+        if not 0 <= index < total:
+            raise ImageError(f"{self._name} has no {noun} {index}: it has {total}, counted from 0.")
 
     def voxels(self, time: int = 0) -> NDArray[Any]:
-        """The values of one volume, scaled as the header says, in canonical order: x to the right,
-        y to the front, z to the head.
+        """The scaled values of one volume in canonical order: x to the right, y front, z head.
 
-        Complex values come as magnitudes. Colour voxels keep their fields R, G, B.
+        Complex values become magnitudes. Color voxels keep their fields R, G, B.
 
         Raises:
-            BadImage: the voxels cannot be read.
+            ImageError: the voxels cannot be read.
         """
         import numpy as np
         from nibabel.orientations import apply_orientation
 
         with _wrap_read_errors(self._name):
-            index = (
-                tuple(int(i) for i in np.unravel_index(time, self._time_shape, order="F"))
-                if self._time_shape
-                else ()
-            )
-            spatial_slices = (slice(None),) * min(3, len(self._image.shape))
-            array = np.asarray(
-                self._image.dataobj[
-                    (*index, *spatial_slices)
-                    if self._time_axis_first
-                    else (*spatial_slices, *index)
-                ]
-            )
+            index: tuple[int, ...] = ()
+            if self._time_shape:
+                index = tuple(map(int, np.unravel_index(time, self._time_shape, order="F")))
+            space = (slice(None),) * min(3, len(self._image.shape))
+            key = (*index, *space) if self._time_first else (*space, *index)
+            array = np.asarray(self._image.dataobj[key])
             if array.dtype.kind == "c":
                 array = np.abs(array)
             return apply_orientation(array.reshape((*array.shape, 1)[:3]), self._orientation)
@@ -199,7 +159,7 @@ class Volume:
 
         if voxels.dtype.names:
             return Window("color")
-        # Every n-th voxel, with n prime to the axes' usual lengths, stands for the volume.
+        # A sample of every n-th voxel, with an odd n to avoid the usual lengths of axes.
         step = max(1, voxels.size // _MAX_SAMPLE_VOXELS) | 1
         sample = voxels.reshape(-1)[::step].astype(np.float64)
         sample = sample[np.isfinite(sample)]
@@ -215,9 +175,6 @@ class Volume:
 def _render_plane(
     plane: NDArray[Any], windows: Sequence[Window]
 ) -> list[tuple[NDArray[np.uint8], Window]]:
-    """A canonical x-y plane as pictures: rows run from the front to the back, columns from right to
-    left.
-    """
     import numpy as np
 
     image = to_display_orientation(plane)
@@ -228,27 +185,23 @@ def _render_plane(
 
 
 def to_display_orientation(voxels: NDArray[Any]) -> NDArray[Any]:
-    """Canonical voxels (x, y or x, y, z) as they are shown: height x width, or slices x height x
-    width.
+    """Canonical voxels (x, y or x, y, z) as height x width, or slices x height x width.
+
+    Rows run from the front to the back, columns from right to left.
     """
     return voxels[::-1, ::-1].T
 
 
-def _is_undefined(orientation: NDArray[Any]) -> bool:
-    import numpy as np
-
-    return orientation.shape != (3, 2) or not bool(np.isfinite(orientation.astype(float)).all())
-
-
 @contextlib.contextmanager
 def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
-    """Open a volume file (.nii, .nii.gz, .mgz, .mnc, .hdr/.img, .PAR/.REC, .HEAD/.BRIK). Errors
-    call it `name`.
+    """Open a volume (.nii, .nii.gz, .mgz, .mnc, .hdr/.img, .PAR/.REC, .HEAD/.BRIK).
+
+    Errors call it `name`.
 
     Raises:
-        BadImage: missing, damaged, no volume (surfaces, streamlines), too large, or without a
+        ImageError: missing, damaged, not a volume (surfaces, streamlines), too large, or without a
             usable affine.
-        MissingExtra: nibabel is not installed.
+        MissingExtraError: nibabel is not installed.
     """
     try:
         import nibabel
@@ -256,7 +209,7 @@ def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
         raise MissingExtraError.of("nibabel", "dicom") from error
     with _wrap_read_errors(name):
         if not path.is_file():
-            raise ImageError(f"{name} is no regular file; check the path.")
+            raise ImageError(f"{name} is not a regular file; check the path.")
         image = nibabel.load(path)
         if not hasattr(image, "dataobj") or not hasattr(image, "affine"):
             raise ImageError(f"{name} holds no voxels (a surface or streamlines); leave it out.")
@@ -266,7 +219,7 @@ def open_volume(path: Path, *, name: str) -> Iterator[Volume]:
 
 @contextlib.contextmanager
 def _wrap_read_errors(name: str) -> Iterator[None]:
-    """Turn whatever nibabel raises into one BadImage; its own messages quote paths and headers."""
+    """Turn whatever nibabel raises into one ImageError; its messages quote paths and headers."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -274,7 +227,5 @@ def _wrap_read_errors(name: str) -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(
-            f"{name} cannot be read as a volume ({type(error).__name__}); copy it and its data file"
-            " again."
-        ) from None
+        problem = f"cannot be read as a volume ({type(error).__name__})"
+        raise ImageError(f"{name} {problem}; copy it and its data file again.") from None

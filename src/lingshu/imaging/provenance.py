@@ -1,12 +1,9 @@
-"""What a model saw: of each image its kind, place, window and scale, and nothing that names a
-person.
-"""
+"""What a model saw: kind, index, window and scale of each image, and nothing that names a person."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 ImageKind = Literal["picture", "dicom", "volume"]
@@ -16,15 +13,14 @@ _SLICED = frozenset(("CT", "MR", "PT", "NM"))
 
 @dataclass(frozen=True, slots=True)
 class ImageProvenance:
-    """What one image is of; None where it is not known or does not apply. Never a name, an id, a
-    date, a path or free text.
+    """The origin of one image; None if unknown or not applicable. Never a name, id, date or path.
 
-    `item` is the place, from 1, of the file or folder that it comes from among those that were
-    handed in. `series` counts the series of that study from 1, `series_number` is the study's own
-    number for it. The image is slice or frame `place` of `of`, from 1. Modality, body part, view
-    and laterality are words of closed lists (imaging/dicom/metadata.py). `window` says where the
-    window comes from (imaging/windows.py), `center` and `width` are in the units of the modality.
-    `spacing` is (row, column) in mm, `rows` and `columns` are pixels.
+    `item` is the number, from 1, of the input file or folder that it comes from. `series` counts
+    the series of that study from 1, `series_number` is the study's own number for it. The image is
+    slice or frame `index` of `total`, from 1. Modality, body part, view and laterality are terms of
+    closed lists (imaging/dicom/metadata.py). `window` says where the window comes from
+    (imaging/windows.py); `center` and `width` are in the units of the modality. `spacing` is (row,
+    column) in mm, `rows` and `columns` are pixels.
     """
 
     item: int
@@ -46,47 +42,30 @@ class ImageProvenance:
 
 
 def provenance_to_json(image: ImageProvenance) -> dict[str, Any]:
-    """What is known of an image as plain JSON."""
+    """The known fields as plain JSON."""
     fields = {name: value for name, value in asdict(image).items() if value is not None}
     return fields | ({"spacing": list(image.spacing)} if image.spacing else {})
 
 
 def format_provenance(images: Sequence[ImageProvenance]) -> list[str]:
-    """What was seen, one line for each run of images of one series in one window.
+    """One line for each run of images of one series in one window.
 
     Such as "images 1-8: slices 3, 8, 13, 18, 23, 28, 33, 38 of 40, CT, series 2 (number 5), window
     soft 50/400, 0.7 x 0.7 mm".
     """
+    # Several windows of each slice alternate: grouped by window they are runs.
+    runs: dict[tuple[object, ...], list[int]] = {}
+    for number, image in enumerate(images, 1):
+        runs.setdefault(_run_key(image), []).append(number)
+    return [
+        f"{_format_numbers(numbers)}: {', '.join(_describe_run([images[n - 1] for n in numbers]))}"
+        for numbers in runs.values()
+    ]
 
-    def group_key(numbered: tuple[int, ImageProvenance]) -> tuple[object, ...]:
-        image = numbered[1]
-        return (
-            image.item,
-            image.kind,
-            image.series,
-            image.total,
-            image.modality,
-            image.window,
-            image.center,
-            image.width,
-            image.spacing,
-        )
 
-    # Several windows of each slice alternate: sorted by window they are runs again.
-    first_index = {
-        key: n
-        for n, key in reversed(list(enumerate(group_key(pair) for pair in enumerate(images, 1))))
-    }
-    lines = []
-    for _, group in groupby(
-        sorted(enumerate(images, 1), key=lambda pair: first_index[group_key(pair)]), key=group_key
-    ):
-        run = list(group)
-        lines.append(
-            f"{_format_numbers([number for number, _ in run])}:"
-            f" {', '.join(_describe_run([image for _, image in run]))}"
-        )
-    return lines
+def _run_key(image: ImageProvenance) -> tuple[object, ...]:
+    window = (image.window, image.center, image.width)
+    return image.item, image.kind, image.series, image.total, image.modality, window, image.spacing
 
 
 def _format_numbers(numbers: Sequence[int]) -> str:
@@ -102,27 +81,16 @@ def _describe_run(run: Sequence[ImageProvenance]) -> list[str]:
     parts = []
     if first.total > 1:
         noun = "slice" if first.kind == "volume" or first.modality in _SLICED else "frame"
-        parts.append(
-            f"{noun}{'s' if len(run) > 1 else ''} {', '.join(str(image.index) for image in run)} of"
-            f" {first.total}"
-        )
-    parts += [
-        part for part in (first.modality, first.body_part, first.view, first.laterality) if part
-    ]
+        indices = ", ".join(str(image.index) for image in run)
+        parts.append(f"{noun}{'s' if len(run) > 1 else ''} {indices} of {first.total}")
+    parts += filter(None, (first.modality, first.body_part, first.view, first.laterality))
     if first.series is not None:
-        parts.append(
-            f"series {first.series}"
-            + (f" (number {first.series_number})" if first.series_number is not None else "")
-        )
+        number = "" if first.series_number is None else f" (number {first.series_number})"
+        parts.append(f"series {first.series}{number}")
     if first.window:
-        parts.append(
-            f"window {first.window}"
-            + (
-                f" {first.center:g}/{first.width:g}"
-                if first.center is not None and first.width is not None
-                else ""
-            )
-        )
+        has_values = first.center is not None and first.width is not None
+        values = f" {first.center:g}/{first.width:g}" if has_values else ""
+        parts.append(f"window {first.window}{values}")
     if first.spacing:
         parts.append(f"{first.spacing[0]:.3g} x {first.spacing[1]:.3g} mm")
     return parts or [f"{first.kind}, {first.columns} x {first.rows} pixels"]

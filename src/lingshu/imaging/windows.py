@@ -1,5 +1,4 @@
-"""Windows: how stored values of CT, MR or X-ray become 8-bit grey, and the record of which window
-was used.
+"""Windows: modality values of CT, MR or X-ray to 8-bit gray, and the record of the window used.
 
 Sources: DICOM PS3.3 C.11.1 (modality LUT), C.11.2 (VOI LUT and the LINEAR, LINEAR_EXACT and SIGMOID
 functions).
@@ -19,18 +18,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VoiLutFunction = Literal["linear", "linear_exact", "sigmoid", "range"]
-# Block of pixels whose values are held as floats at a time.
-_BLOCK_PIXELS = 1 << 20
+ValueTransform = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
+_BLOCK_PIXELS = 1 << 20  # pixels whose values are held as floats at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which values are shown from black to white. `name` says where it comes from.
+    """Which values are shown from black to white; `center` and `width` are None for a table.
 
-    A preset of CT (`lung`), one that was asked for in numbers (`requested`), one the file states
-    (`file`, `file 2`), the file's own table (`table`), or the least and the greatest value
-    (`range`) for want of anything better. `center` and `width` are in the units of the modality,
-    such as HU; None for a table.
+    `name` says where it comes from: a preset of CT (`lung`), numbers that were `requested`, the
+    file (`file`, `file 2`), the file's own table (`table`), or the minimum and maximum value
+    (`range`) for want of anything better. The numbers are in the units of the modality, such as HU.
     """
 
     name: str
@@ -39,39 +37,35 @@ class Window:
     function: VoiLutFunction = "linear"
 
     def __str__(self) -> str:
-        return (
-            self.name
-            if self.center is None or self.width is None
-            else f"{self.name} {self.center:g}/{self.width:g}"
-        )
+        if self.center is None or self.width is None:
+            return self.name
+        return f"{self.name} {self.center:g}/{self.width:g}"
 
 
 # Center and width in HU as radiology teaches them (radiopaedia.org, "Windowing (CT)").
-CT_WINDOWS = {
-    "lung": Window("lung", -600, 1500),
-    "soft": Window("soft", 50, 400),
-    "bone": Window("bone", 400, 1800),
-    "brain": Window("brain", 40, 80),
-    "liver": Window("liver", 30, 150),
-    "abdomen": Window("abdomen", 50, 400),
-    "mediastinum": Window("mediastinum", 50, 350),
+_CT_PRESETS = {
+    "lung": (-600, 1500),
+    "soft": (50, 400),
+    "bone": (400, 1800),
+    "brain": (40, 80),
+    "liver": (30, 150),
+    "abdomen": (50, 400),
+    "mediastinum": (50, 350),
 }
+CT_WINDOWS = {name: Window(name, *values) for name, values in _CT_PRESETS.items()}
 CT_DEFAULT_WINDOWS = ("lung", "soft", "bone")
-# The one window that a file is shown in when it is to be shown in one: its own first one, or what
-# stands in for it.
-FILE_WINDOW = "file"
+FILE_WINDOW = "file"  # the file's own first window, or what replaces it
 _NUMBER = r"[+-]?[0-9]{1,6}(?:\.[0-9]{1,6})?"
 _CENTER_WIDTH = re.compile(rf"({_NUMBER}),({_NUMBER})")
 
 
 def parse_windows(names: Sequence[str]) -> list[Window]:
-    """The windows that names stand for: those of CT, and "CENTER,WIDTH" in the units of the
-    modality. "file" has none here.
+    """The windows of names: presets of CT, and "CENTER,WIDTH"; "file" is skipped.
 
     Raises:
-        InputError: a name that none has, or a width that is none.
+        InputError: an unknown name, or an impossible width.
     """
-    return [window for name in names if name != FILE_WINDOW and (window := _parse_window(name))]
+    return [_parse_window(name) for name in names if name != FILE_WINDOW]
 
 
 def _parse_window(name: str) -> Window:
@@ -79,25 +73,19 @@ def _parse_window(name: str) -> Window:
     if match:
         window = Window("requested", float(match[1]), float(match[2]))
         if not is_valid_window(window):
-            raise InputError(
-                f"a window of width {match[2]} shows nothing; write CENTER,WIDTH with a width of"
-                " 1 or more."
-            )
+            remedy = "write CENTER,WIDTH with a width of 1 or more"
+            raise InputError(f"a window of width {match[2]} shows nothing; {remedy}.")
         return window
     if name not in CT_WINDOWS:
         suggestion = suggest_name(name, (*CT_WINDOWS, FILE_WINDOW))
-        raise InputError(
-            f"no window is called {name!r}; {suggestion} Or write CENTER,WIDTH, such as 40,400."
-        )
+        remedy = "Or write CENTER,WIDTH, such as 40,400."
+        raise InputError(f"no window is called {name!r}; {suggestion} {remedy}")
     return CT_WINDOWS[name]
 
 
 def is_ct_preset(window: Window) -> bool:
-    """True for one of CT, whose numbers mean HU and nothing else."""
+    """Whether its numbers are HU and mean nothing elsewhere."""
     return CT_WINDOWS.get(window.name) == window
-
-
-ValueTransform = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
 
 
 def is_valid_window(window: Window) -> bool:
@@ -106,10 +94,7 @@ def is_valid_window(window: Window) -> bool:
 
 
 def window_function(window: Window) -> ValueTransform:
-    """Modality values to brightness from 0 to 1.
-
-    The window of a full range of equal values is black.
-    """
+    """Modality values to brightness from 0 to 1; a full range of equal values is black."""
     import numpy as np
 
     center, width = window.center or 0.0, window.width or 0.0
@@ -120,31 +105,29 @@ def window_function(window: Window) -> ValueTransform:
         if window.function == "linear":
             # A width of 1 is a threshold.
             return np.clip((values - (center - 0.5)) / max(width - 1, 1e-12) + 0.5, 0, 1)
-        return (
-            np.clip((values - center) / width + 0.5, 0, 1) if width > 0 else np.zeros_like(values)
-        )
+        if width > 0:
+            return np.clip((values - center) / width + 0.5, 0, 1)
+        return np.zeros_like(values)
 
     return apply
 
 
 def full_range(low: float, high: float) -> Window:
-    """The window from the least to the greatest value."""
+    """The window from the minimum to the maximum value."""
     return Window("range", (low + high) / 2, high - low, "range")
 
 
 def to_gray(frame: NDArray[Any], to_brightness: ValueTransform) -> NDArray[np.uint8]:
-    """Height x width stored values to grey, where `show` says the brightness (0 to 1) of a stored
-    value.
+    """Height x width stored values to gray; `to_brightness` maps them to 0..1.
 
     Values of up to 16 bits go through a table of the values that occur; others are computed block
-    by block. What is no number is black.
+    by block. NaN is black.
     """
     import numpy as np
 
     def to_uint8(values: NDArray[Any]) -> NDArray[np.uint8]:
-        return np.rint(
-            np.nan_to_num(np.clip(to_brightness(values.astype(np.float64)), 0, 1)) * 255
-        ).astype(np.uint8)
+        brightness = np.nan_to_num(np.clip(to_brightness(values.astype(np.float64)), 0, 1))
+        return np.rint(brightness * 255).astype(np.uint8)
 
     flat = np.ascontiguousarray(frame).reshape(-1)
     output = np.empty(flat.shape, np.uint8)
@@ -156,30 +139,25 @@ def to_gray(frame: NDArray[Any], to_brightness: ValueTransform) -> NDArray[np.ui
         lookup_table = np.zeros(1 << 8 * unsigned.itemsize, np.uint8)
         lookup_table[levels & (lookup_table.size - 1)] = to_uint8(levels)
     for start in range(0, flat.size, _BLOCK_PIXELS):
-        block = flat[start : start + _BLOCK_PIXELS]
-        output[start : start + _BLOCK_PIXELS] = (
-            to_uint8(block) if lookup_table is None else lookup_table[block.view(unsigned)]
-        )
+        part = slice(start, start + _BLOCK_PIXELS)
+        if lookup_table is None:
+            output[part] = to_uint8(flat[part])
+        else:
+            output[part] = lookup_table[flat[part].view(unsigned)]
     return output.reshape(frame.shape)
 
 
 def value_range(
     frame: NDArray[Any], padding: tuple[float, float] | None = None
 ) -> tuple[float, float] | None:
-    """The least and the greatest finite value, those of the padding range left out; None where
-    nothing is left.
-    """
+    """The minimum and maximum finite value outside the padding range; None if there is none."""
     import numpy as np
 
-    low = high = None
+    bounds: list[float] = []
     for block in np.array_split(frame.reshape(-1), max(1, frame.size // _BLOCK_PIXELS)):
         valid = block[np.isfinite(block)] if block.dtype.kind == "f" else block
         if padding is not None:
             valid = valid[(valid < padding[0]) | (valid > padding[1])]
         if valid.size:
-            block_min, block_max = float(valid.min()), float(valid.max())
-            low, high = (
-                block_min if low is None else min(low, block_min),
-                block_max if high is None else max(high, block_max),
-            )
-    return None if low is None or high is None else (low, high)
+            bounds += (float(valid.min()), float(valid.max()))
+    return (min(bounds), max(bounds)) if bounds else None

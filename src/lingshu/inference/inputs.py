@@ -326,7 +326,7 @@ class _InputCollector:
                     f"{file.name} holds {volume.n_times} volumes; the first is shown."
                 )
             for rendered in volume.render(slices=slice_indices, windows=self.view.window):
-                window, spacing = rendered.voi_window, (volume.spacing[1], volume.spacing[0])
+                window, spacing = rendered.window, (volume.spacing[1], volume.spacing[0])
                 size = rendered.pixels.shape[0], rendered.pixels.shape[1]
                 window_fields = {
                     "window": window.name,

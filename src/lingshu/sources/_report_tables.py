@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lingshu.core.errors import InputError, one_line, suggest_name
 from lingshu.core.pseudonyms import pseudonym
-from lingshu.imaging.dicom.file import DicomMetadata
+from lingshu.imaging.dicom.metadata import DicomMetadata
 from lingshu.sources.csv import MAX_FIELD
 
 # What a row may be joined by, the narrowest first.

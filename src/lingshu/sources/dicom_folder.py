@@ -20,8 +20,9 @@ from lingshu.core.rows import sample_from_row
 from lingshu.core.types import Drop, Image, Meta, Sample
 from lingshu.deidentify.ids import IdDeduplicator, image_messages, with_ids
 from lingshu.deidentify.names import HeaderNames, read_header_names
-from lingshu.imaging.dicom.file import DicomMetadata, NotDicomError, open_dicom
-from lingshu.imaging.dicom.metadata import BurnedInRisk
+from lingshu.imaging.dicom.elements import NotDicomError
+from lingshu.imaging.dicom.file import open_dicom
+from lingshu.imaging.dicom.metadata import BurnedInRisk, DicomMetadata
 from lingshu.imaging.files import iter_files, select_frames
 from lingshu.imaging.read import encode_png
 from lingshu.sources._report_tables import JoinedTable
@@ -225,7 +226,7 @@ def _render_frames(
 ) -> Iterator[_RenderedFrame]:
     with open_dicom(path / files[file_number - 1], name=f"file {file_number}") as dicom_file:
         for frame in dicom_file.render(frames=frames, windows=options.windows):
-            yield _RenderedFrame(frame.frame, encode_png(frame.pixels), frame.window)
+            yield _RenderedFrame(frame.frame, encode_png(frame.pixels), str(frame.window))
 
 
 def _image_samples(

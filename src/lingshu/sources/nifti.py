@@ -194,7 +194,7 @@ def _sample(name: str, rendered: Sequence[Slice], meta: Meta) -> Sample:
     images = tuple(Image(data=encode_png(image.pixels)) for image in rendered)
     extra = {
         **meta.extra,
-        "windows": "; ".join(image.window for image in rendered),
+        "windows": "; ".join(str(image.window) for image in rendered),
         "slices": " ".join(str(image.z) for image in rendered),
     }
     return Sample(name, image_messages(images, None), images, meta=replace(meta, extra=extra))

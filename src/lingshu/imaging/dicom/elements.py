@@ -1,9 +1,8 @@
-"""The elements of a DICOM file that may be read at all, as raw bytes; no other element is ever
-parsed.
+"""The allow-listed elements of a DICOM file as raw bytes; no other element is ever parsed.
 
-Names, dates, free text and private elements are passed over by their length. Nothing that a file
-holds gets into an error, a warning or a log: errors name the file as the caller calls it and say
-what kind of thing is wrong. Source: DICOM PS3.5 (encoding) and PS3.10 (file format).
+Names, dates, free text and private elements are skipped by their length. Nothing that a file holds
+gets into an error, a warning or a log: errors call the file what the caller calls it and state the
+kind of problem. Source: DICOM PS3.5 (encoding) and PS3.10 (file format).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -25,19 +24,14 @@ from lingshu.core.errors import ImageError, MissingExtraError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN, EXPLICIT_BIG_ENDIAN, DEFLATED = (
-    "1.2.840.10008.1.2",
-    "1.2.840.10008.1.2.1",
-    "1.2.840.10008.1.2.2",
-    "1.2.840.10008.1.2.1.99",
-)
+IMPLICIT_LITTLE_ENDIAN, EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+EXPLICIT_BIG_ENDIAN, DEFLATED = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
 PIXEL_KEYWORDS = {
     0x7FE00008: "FloatPixelData",
     0x7FE00009: "DoubleFloatPixelData",
     0x7FE00010: "PixelData",
 }
-# What rendering, grouping and sorting need. The ids of the first line leave this package as keyed
-# hashes alone.
+# Ids leave this package only as keyed hashes.
 ID_TAGS = {
     "patient": 0x00100020,
     "study": 0x0020000D,
@@ -45,6 +39,7 @@ ID_TAGS = {
     "instance": 0x00080018,
     "accession": 0x00080050,
 }
+# What rendering, grouping and sorting need.
 READ_TAGS = frozenset({
     *ID_TAGS.values(),
     # character set, image type, class, modality, conversion
@@ -52,9 +47,10 @@ READ_TAGS = frozenset({
     0x00180015, 0x00180050, 0x00185101,  # body part, slice thickness, view
     # numbers, position, orientation, laterality
     0x00200011, 0x00200013, 0x00200032, 0x00200037, 0x00200060, 0x00200062,
-    0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030, 0x00280100, 0x00280101, 0x00280103,
-    # padding, burned-in annotation, recognisable features
-    0x00280120, 0x00280121, 0x00280301, 0x00280302,
+    # layout of the pixels
+    0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030,
+    0x00280100, 0x00280101, 0x00280103,
+    0x00280120, 0x00280121, 0x00280301, 0x00280302,  # padding, burned-in text, recognizable features
     # window, rescale, tables
     0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,
     # palettes
@@ -62,25 +58,22 @@ READ_TAGS = frozenset({
     # presentation shape, functional groups, frame offsets
     0x20500020, 0x52009229, 0x52009230, 0x7FE00001, 0x7FE00002,
 })  # fmt: skip
-# A deflated file may unpack to this much: 50 megapixels of 16 bits, and a head.
+# A deflated file may unpack to this much: 50 megapixels of 16 bits, and a header.
 MAX_INFLATED = 256 << 20
-# Larger files are read piece by piece.
-MAX_IN_MEMORY_BYTES = 64 << 20
-_UID = re.compile(rb"[0-9.]{1,64}")
+MAX_IN_MEMORY_BYTES = 64 << 20  # larger files are read in pieces
+UID_PATTERN = re.compile(r"[0-9.]{1,64}")
 
 
 class NotDicomError(ImageError):
-    """The file is no DICOM file at all."""
+    """The file is not a DICOM file."""
 
 
 class NoPixelDataError(ImageError):
-    """A sound DICOM file without pixel data: a report, a plan, a directory."""
+    """A valid DICOM file without pixel data: a report, a plan, a directory."""
 
 
 class BoundedFile(io.RawIOBase):
-    """A file that never reads past its end, so that a length that lies costs no memory. (io.BytesIO
-    never does.)
-    """
+    """A file that never reads past its end, as io.BytesIO: a false length costs no memory."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
@@ -98,51 +91,47 @@ class BoundedFile(io.RawIOBase):
 
 @dataclass(frozen=True)
 class DicomElements:
-    """The allowed elements of one file, and where its pixel data lie in `body`."""
+    """The allow-listed elements of one file, and where its pixel data are in `stream`."""
 
     dataset: Dataset
-    # the bytes of every element but sequences; pydicom replaces them in `data` as it converts
+    # bytes of every element but sequences; pydicom replaces those in `dataset` as it converts them
     raw_values: Mapping[int, bytes]
     transfer_syntax: str
     little_endian: bool
     stream: BinaryIO
-    size: int  # of `body`, in bytes
+    size: int  # of `stream`, in bytes
     keyword: str | None = None
     pixel_vr: str = "OW"
     offset: int = 0
     length: int = 0
 
+    @property
+    def byte_order(self) -> str:
+        """For `struct` and numpy."""
+        return "<" if self.little_endian else ">"
+
     def raw_value(self, tag: int) -> bytes:
-        """The bytes of an element, empty where there is none."""
+        """The bytes of an element, empty if it is missing."""
         return self.raw_values.get(tag, b"")
 
     def text(self, tag: int) -> str:
-        """An element that should be plain ASCII, blanks around it left out."""
+        """An element that should be plain ASCII, stripped."""
         return self.raw_value(tag).decode("ascii", "replace").strip(" \0")
 
     def numbers(self, tag: int) -> list[float]:
-        """The finite numbers of a decimal string; empty where one of them is none."""
+        """As the function `numbers`."""
         return numbers(self.raw_value(tag))
 
     def uint16(self, tag: int) -> int | None:
-        """A 16-bit unsigned number."""
         value = self.raw_value(tag)
-        return (
-            struct.unpack_from("<H" if self.little_endian else ">H", value)[0]
-            if len(value) >= 2
-            else None
-        )
+        return struct.unpack_from(self.byte_order + "H", value)[0] if len(value) >= 2 else None
 
     def functional_group(self, tag: int, frame: int) -> Dataset | None:
-        """The functional group (PS3.3 C.7.6.16) that a sequence holds for one frame, else for all
-        frames.
-        """
+        """The functional group (PS3.3 C.7.6.16) of one frame, else that of all frames."""
         for sequence_tag, index in ((0x52009230, frame), (0x52009229, 0)):
             items = sequence(self.dataset, sequence_tag)
-            if index < len(items):
-                inner = sequence(items[index], tag)
-                if inner:
-                    return inner[0]
+            if index < len(items) and (inner := sequence(items[index], tag)):
+                return inner[0]
         return None
 
 
@@ -153,32 +142,30 @@ def raw_value(data: Dataset, tag: int) -> bytes:
 
 
 def numbers(text: bytes) -> list[float]:
-    """The finite numbers of a decimal string; empty where one of them is none."""
+    """The numbers of a decimal string; empty where one of them is not a finite number."""
     try:
-        values = [
-            float(part) for part in text.decode("ascii").strip(" \0").split("\\") if part.strip()
-        ]
+        parts = text.decode("ascii").strip(" \0").split("\\")
+        values = [float(part) for part in parts if part.strip()]
     except ValueError:
         return []
-    return values if all(math.isfinite(n) for n in values) else []
+    return values if all(map(math.isfinite, values)) else []
 
 
 def sequence(data: Dataset, tag: int) -> list[Dataset]:
-    """The items of a sequence, none where there is none or it is damaged."""
+    """The items of a sequence; empty if it is missing or damaged."""
     if tag not in data:
         return []
     try:
         value = data[tag].value
     except Exception:
-        # Conversion raises a dozen classes on damaged files; a damaged sequence is the same as none
-        # to a reader of pixels.
+        # Conversion raises a dozen classes on damaged files.
         return []
     return list(value) if not isinstance(value, bytes | str) and hasattr(value, "__iter__") else []
 
 
 @contextlib.contextmanager
 def silence_pydicom() -> Iterator[None]:
-    """Mute pydicom's warnings and log lines, which quote values of elements."""
+    """Mute pydicom's warnings and log records, which quote values of elements."""
     logger = logging.getLogger("pydicom")
     previous_level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -192,30 +179,25 @@ def silence_pydicom() -> Iterator[None]:
 
 @contextlib.contextmanager
 def wrap_parse_errors(name: str, action: str) -> Iterator[None]:
-    """Turn whatever pydicom and its decoders raise into one BadImage that quotes nothing."""
+    """Turn whatever pydicom and its decoders raise into one ImageError that quotes nothing."""
     try:
         with silence_pydicom():
             yield
-    except ImageError:
-        raise
-    except ImportError:
+    except (ImageError, ImportError):
         raise
     except Exception as error:
-        # "from None": the traceback of the first error would quote the file's elements.
-        raise ImageError(
-            f"{name}: {action} failed ({type(error).__name__}); export the file again, or leave it"
-            " out."
-        ) from None
+        # Not chained: the traceback of the first error would quote the file's elements.
+        problem = f"{action} failed ({type(error).__name__})"
+        raise ImageError(f"{name}: {problem}; export the file again, or leave it out.") from None
 
 
 def read_elements(file: BinaryIO, *, name: str) -> DicomElements:
-    """Parse the allowed elements of a DICOM file up to its pixel data.
+    """Parse the allow-listed elements of a DICOM file up to its pixel data.
 
     Raises:
-        NoDicom: no DICOM file.
-        BadImage: damaged, of an unknown encoding, or a deflated file that unpacks to more than 256
-            MB.
-        MissingExtra: pydicom is not installed.
+        NotDicomError: not a DICOM file.
+        ImageError: damaged, of an unknown encoding, or deflated to more than 256 MB.
+        MissingExtraError: pydicom is not installed.
     """
     try:
         from pydicom.filereader import read_dataset
@@ -225,44 +207,37 @@ def read_elements(file: BinaryIO, *, name: str) -> DicomElements:
 
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    stream: BinaryIO = (
-        io.BytesIO(file.read()) if size <= MAX_IN_MEMORY_BYTES else BoundedFile(file, size)
-    )  # type: ignore[assignment]
+    stream: BinaryIO = io.BytesIO(file.read()) if size <= MAX_IN_MEMORY_BYTES else BoundedFile(file, size)  # type: ignore[assignment]  # fmt: skip
     head = stream.read(1 << 16)
     transfer_syntax, start = _read_file_meta(head, name)
     if transfer_syntax is None:
         transfer_syntax = _guess_transfer_syntax(head[start : start + 8], name)
-    implicit, little_endian = (
-        transfer_syntax == IMPLICIT_LITTLE_ENDIAN,
-        transfer_syntax != EXPLICIT_BIG_ENDIAN,
-    )
     stream.seek(start)
     if transfer_syntax == DEFLATED:
         inflated = _inflate(stream.read(), name)
         stream, size = io.BytesIO(inflated), len(inflated)
     with wrap_parse_errors(name, "reading the DICOM elements"):
         if not UID(transfer_syntax).is_transfer_syntax:
-            raise ImageError(
-                f"{name} is in an unknown transfer syntax; convert it with its maker's software."
-            )
-        stop = _stop_at_pixel_data()
+            remedy = "convert it with its manufacturer's software"
+            raise ImageError(f"{name} is in an unknown transfer syntax; {remedy}.")
+        little_endian = transfer_syntax != EXPLICIT_BIG_ENDIAN
         dataset = read_dataset(
-            stream, implicit, little_endian, stop_when=stop, specific_tags=list(READ_TAGS)
+            stream,
+            transfer_syntax == IMPLICIT_LITTLE_ENDIAN,
+            little_endian,
+            stop_when=lambda tag, *_: int(tag) in PIXEL_KEYWORDS,
+            specific_tags=list(READ_TAGS),
         )
-        # By keys: running over the data set itself would convert every element.
+        # By keys: iterating over the data set itself would convert every element.
         raw_values = {int(tag): raw_value(dataset, tag) for tag in dataset.keys()}  # noqa: SIM118
     return _locate_pixel_data(
         DicomElements(dataset, raw_values, transfer_syntax, little_endian, stream, size)
     )
 
 
-def _stop_at_pixel_data() -> Callable[[int, str | None, int], bool]:
-    return lambda tag, *_: int(tag) in PIXEL_KEYWORDS
-
-
 def _locate_pixel_data(elements: DicomElements) -> DicomElements:
-    """Read the head of the pixel data element, at which parsing stopped."""
-    stream, order = elements.stream, "<" if elements.little_endian else ">"
+    """Read the header of the pixel data element, at which parsing stopped."""
+    stream, order = elements.stream, elements.byte_order
     head = stream.read(8)
     if len(head) < 8:
         return elements
@@ -270,20 +245,20 @@ def _locate_pixel_data(elements: DicomElements) -> DicomElements:
     keyword = PIXEL_KEYWORDS.get(group << 16 | element)
     if keyword is None:
         return elements
-    vr = head[4:6].decode("latin-1")
+    vr, length_bytes = head[4:6].decode("latin-1"), head[4:]
     if vr in ("OB", "OW", "UN", "OF", "OD"):
-        (length,) = struct.unpack(order + "I", stream.read(4).ljust(4, b"\0"))
+        length_bytes = stream.read(4).ljust(4, b"\0")
     else:
-        (length,) = struct.unpack(order + "I", head[4:])
         vr = "OW"
+    (length,) = struct.unpack(order + "I", length_bytes)
     return replace(elements, keyword=keyword, pixel_vr=vr, offset=stream.tell(), length=length)
 
 
 def _read_file_meta(head: bytes, name: str) -> tuple[str | None, int]:
-    """The transfer syntax of the file meta information, and where the data set starts (PS3.10 7.1)."""
+    """The transfer syntax of the file meta information; where the data set starts (PS3.10 7.1)."""
     position = 132 if head[128:132] == b"DICM" else 0
     if position == 0 and head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
-        raise NotDicomError(f"{name} is no DICOM file; leave it out.")
+        raise NotDicomError(f"{name} is not a DICOM file; leave it out.")
     transfer_syntax = None
     while head[position : position + 2] == b"\x02\0" and position + 8 <= len(head):
         element, vr, length = struct.unpack_from("<H2sH", head, position + 2)
@@ -294,8 +269,8 @@ def _read_file_meta(head: bytes, name: str) -> tuple[str | None, int]:
             (length,) = struct.unpack_from("<I", head, position)
             position += 4
         if element == 0x0010:
-            value = head[position : position + length].strip(b" \0")
-            transfer_syntax = value.decode() if _UID.fullmatch(value) else None
+            value = head[position : position + length].strip(b" \0").decode("latin-1")
+            transfer_syntax = value if UID_PATTERN.fullmatch(value) else None
         position += length
     return transfer_syntax, position
 
@@ -304,10 +279,10 @@ def _guess_transfer_syntax(start: bytes, name: str) -> str:
     """The encoding of a data set without file meta information, by its first element."""
     if len(start) < 8:
         raise NotDicomError(f"{name} ends before its first DICOM element; copy the file again.")
-    explicit = start[4:6].isalpha() and start[4:6].isupper()
     if struct.unpack("<H", start[:2])[0] > 0x00FF:
         return EXPLICIT_BIG_ENDIAN
-    return EXPLICIT_LITTLE_ENDIAN if explicit else IMPLICIT_LITTLE_ENDIAN
+    is_explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return EXPLICIT_LITTLE_ENDIAN if is_explicit else IMPLICIT_LITTLE_ENDIAN
 
 
 def _inflate(compressed: bytes, name: str) -> bytes:
@@ -317,8 +292,6 @@ def _inflate(compressed: bytes, name: str) -> bytes:
     except zlib.error:
         raise ImageError(f"{name}: its deflated data are damaged; export the file again.") from None
     if decompressor.unconsumed_tail:
-        raise ImageError(
-            f"{name} unpacks to more than {MAX_INFLATED >> 20} MB; convert it to an uncompressed"
-            " file."
-        )
+        problem = f"unpacks to more than {MAX_INFLATED >> 20} MB"
+        raise ImageError(f"{name} {problem}; convert it to an uncompressed file.")
     return data

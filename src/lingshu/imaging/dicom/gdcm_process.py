@@ -1,5 +1,4 @@
-"""GDCM in a process of its own: on some damaged frames it ends the process that called it, which
-must not be ours.
+"""GDCM in a separate process: on some damaged frames it crashes the process that called it.
 
 One child is started when the first frame needs it and serves this process until either ends.
 """
@@ -21,27 +20,25 @@ from typing import IO, TYPE_CHECKING, Any, cast
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# The largest frame takes a few seconds; a decoder that goes round in circles takes for ever.
+# The largest frame takes a few seconds; a decoder in an endless loop would never return.
 TIMEOUT_S = 120.0
 
 
 class DecoderCrashed(Exception):
-    """The decoder ended or got stuck on this frame."""
+    """The decoder crashed or got stuck on this frame."""
 
 
 class DecodeError(Exception):
-    """The decoder could not read this frame; the message is the kind of its error."""
+    """The decoder could not read this frame; the message is the class of its error."""
 
 
 class _DecoderProcess:
-    """A running decoder and the pipes to it; remembers whether it still lives."""
+    """A running decoder and the pipes to it."""
 
     def __init__(self) -> None:
         # The child finds this package where this process found it.
-        script = (
-            f"import sys; sys.path[:] = {sys.path!r}; from lingshu.imaging.dicom.gdcm_process import"
-            " serve; serve()"
-        )
+        imports = "from lingshu.imaging.dicom.gdcm_process import serve"
+        script = f"import sys; sys.path[:] = {sys.path!r}; {imports}; serve()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", script],
             stdin=subprocess.PIPE,
@@ -58,7 +55,7 @@ class _DecoderProcess:
         """The values of one frame.
 
         Raises:
-            Died, Refused: no values.
+            DecoderCrashed, DecodeError: no values.
         """
         import numpy as np
 
@@ -71,11 +68,8 @@ class _DecoderProcess:
                 response, values = _receive(pipe)
             except (OSError, EOFError, TimeoutError) as error:
                 self.close()
-                raise DecoderCrashed(
-                    "the decoder ended"
-                    if not isinstance(error, TimeoutError)
-                    else "the decoder got stuck"
-                ) from None
+                state = "got stuck" if isinstance(error, TimeoutError) else "ended"
+                raise DecoderCrashed(f"the decoder {state}") from None
         if "error" in response:
             raise DecodeError(response["error"])
         return np.frombuffer(bytearray(values), response["dtype"]).reshape(response["shape"])
@@ -90,16 +84,15 @@ class _DecoderProcess:
 
 @functools.cache
 def _decoder_processes(_pid: int) -> list[_DecoderProcess]:
-    """The child of a process, if any; a forked copy of the process must not talk to its parent's."""
+    """The child of a process, if any; a forked process must not use the child of its parent."""
     return []
 
 
 def decode_in_subprocess(codestream: bytes, options: dict[str, Any]) -> NDArray[Any]:
-    """The values of one compressed frame, as GDCM reads it; `options` are those of pydicom's
-    decoders.
+    """The values of one compressed frame by GDCM; `options` are those of pydicom's decoders.
 
     Raises:
-        Died, Refused: no values.
+        DecoderCrashed, DecodeError: no values.
     """
     processes = _decoder_processes(os.getpid())
     if not processes or not processes[0].is_alive:
@@ -127,16 +120,13 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def serve() -> None:
-    """Decode what comes in until the pipe is closed.
-
-    Answers carry no message: nothing of a file gets out but its values.
-    """
+    """Decode what arrives until the pipe is closed; of an error only the class is returned."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
-    # Whatever a library prints must not get between the answers.
+    # Whatever a library prints must not get between the responses.
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     while True:

@@ -1,13 +1,11 @@
-"""Who and what a study is about, read from its files so that a report can be stored beside them:
-the one place that names a patient.
+"""The patient, study and images that a report refers to: the only module that names a patient.
 
-Only the elements listed here are read, and only when somebody asks for a report that names its
-patient. Nothing of them shows in the text form of a reference, in an error, or in a log.
+Only the elements listed here are read, and only for a report that names its patient. Nothing of
+them shows in the text form of a reference, in an error, or in a log.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,33 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.imaging.dicom.elements import wrap_parse_errors
+from lingshu.imaging.dicom.elements import UID_PATTERN, wrap_parse_errors
 from lingshu.imaging.dicom.file import open_file
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-# DICOM keyword -> what its value must look like; another value is left out. PS3.3 C.7.1.1
-# (patient), C.7.2.1 (study).
-_LO_PATTERN = r"[^\x00-\x1f\x7f\\]{1,64}"
+# DICOM keyword -> pattern of its value; other values are left out. PS3.3 C.7.1.1 (patient), C.7.2.1
+# (study).
+_TEXT = r"[^\x00-\x1f\x7f\\]"
 _ELEMENTS: Mapping[str, str] = {
-    "PatientName": r"[^\x00-\x1f\x7f\\]{1,324}",
-    "PatientID": _LO_PATTERN,
-    "IssuerOfPatientID": _LO_PATTERN,
+    "PatientName": _TEXT + "{1,324}",
+    "PatientID": _TEXT + "{1,64}",
+    "IssuerOfPatientID": _TEXT + "{1,64}",
     "PatientBirthDate": r"\d{8}",
     "PatientSex": r"[MFO]",
     "StudyDate": r"\d{8}",
     "StudyTime": r"\d{2,6}(\.\d{1,6})?",
-    "StudyID": r"[^\x00-\x1f\x7f\\]{1,16}",
-    "AccessionNumber": r"[^\x00-\x1f\x7f\\]{1,16}",
-    "ReferringPhysicianName": r"[^\x00-\x1f\x7f\\]{1,324}",
+    "StudyID": _TEXT + "{1,16}",
+    "AccessionNumber": _TEXT + "{1,16}",
+    "ReferringPhysicianName": _TEXT + "{1,324}",
 }
 _IDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
-_UID = re.compile(r"[0-9.]{1,64}")
 
 
 class ReferencedInstance(NamedTuple):
-    """One image that a report is about."""
+    """The UIDs of one image that a report is about."""
 
     series: str
     sop_class: str
@@ -50,10 +47,7 @@ class ReferencedInstance(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class StudyReference:
-    """The patient, the study and the images of a report.
-
-    `elements` holds DICOM keywords and values, those that are known.
-    """
+    """The study UID, the known patient and study elements by keyword, and the images of a report."""
 
     study: str
     elements: Mapping[str, str] = field(default_factory=dict)
@@ -68,60 +62,40 @@ def read_study_reference(files: Sequence[Path | bytes]) -> StudyReference:
 
     Raises:
         InputError: no file, a file without valid UIDs, or files of several studies or patients.
-        BadImage: a file that is no DICOM file.
-        MissingExtra: pydicom is not installed.
+        ImageError: a file that is not a DICOM file.
+        MissingExtraError: pydicom is not installed.
     """
     if not files:
-        raise InputError(
-            "a report that names its patient needs a DICOM study: the patient and the study are"
-            " taken from it."
-        )
+        raise InputError("a report that names its patient needs a DICOM study; give its files.")
     headers = list(_headers(files))
-    ids = [[str(header.get(name, "") or "").strip() for name in _IDS] for header in headers]
-    if not all(_UID.fullmatch(uid) for row in ids for uid in row):
-        raise InputError(
-            "a file of the study lacks a valid UID of its study, series or image; a report cannot"
-            " refer to it."
-        )
+    ids = [[_text(header, name) for name in _IDS] for header in headers]
+    if not all(UID_PATTERN.fullmatch(uid) for row in ids for uid in row):
+        problem = "a file lacks a valid UID of its study, series or image"
+        raise InputError(f"{problem}; a report cannot refer to it.")
     elements = {
         name: value
         for name, pattern in _ELEMENTS.items()
         if re.fullmatch(pattern, value := _text(headers[0], name))
     }
-    if (
-        len({row[0] for row in ids}) > 1
-        or len({_text(header, "PatientID") for header in headers}) > 1
-    ):
-        raise InputError(
-            "the images are of several studies or patients; draft the report of one study."
-        )
+    patients = {_text(header, "PatientID") for header in headers}
+    if len({row[0] for row in ids}) > 1 or len(patients) > 1:
+        problem = "the images are of several studies or patients"
+        raise InputError(f"{problem}; draft the report of one study.")
     return StudyReference(ids[0][0], elements, tuple(ReferencedInstance(*row[1:]) for row in ids))
 
 
 def _headers(files: Sequence[Path | bytes]) -> Iterator[Dataset]:
     from pydicom import dcmread
 
-    for index, file in enumerate(files, 1):
+    tags = [*_ELEMENTS, *_IDS]
+    for index, source in enumerate(files, 1):
         name = f"file {index} of the study"
-        if isinstance(file, bytes):
-            with wrap_parse_errors(name, "reading the study"):
-                header = dcmread(
-                    io.BytesIO(file),
-                    stop_before_pixels=True,
-                    force=True,
-                    specific_tags=[*_ELEMENTS, *_IDS],
-                )
-        else:
-            with open_file(file, name) as stream, wrap_parse_errors(name, "reading the study"):
-                header = dcmread(
-                    stream, stop_before_pixels=True, force=True, specific_tags=[*_ELEMENTS, *_IDS]
-                )
-        with wrap_parse_errors(name, "reading the study"):
+        with open_file(source, name) as file, wrap_parse_errors(name, "reading the study"):
+            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
             header.decode()
-            yield header
+        yield header
 
 
 def _text(header: Dataset, name: str) -> str:
-    # An unreadable value is as good as none: it would only be left out.
     with wrap_parse_errors("the study", f"reading {name}"):
         return str(header.get(name, "") or "").strip()

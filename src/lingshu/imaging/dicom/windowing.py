@@ -1,10 +1,9 @@
-"""How the stored values of a DICOM frame are shown: modality LUT, window or VOI LUT, palette,
-turned grey, 8 bits.
-"""
+"""Stored values of a DICOM frame to 8-bit images: modality LUT, window or VOI LUT, palette."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.imaging.dicom.elements import DicomElements, numbers, raw_value, sequence
@@ -34,52 +33,57 @@ _VOI_LUT_FUNCTIONS: dict[str, VoiLutFunction] = {
     "LINEAR_EXACT": "linear_exact",
     "SIGMOID": "sigmoid",
 }
+WindowFunction = tuple[Window, ValueTransform]
 
 
 class WindowedImage(NamedTuple):
-    """A picture and the record of the window it is shown in."""
+    """An 8-bit image and the window it is rendered in."""
 
     pixels: NDArray[np.uint8]
     window: Window
 
 
+class _GrayFrame(NamedTuple):
+    elements: DicomElements
+    values: NDArray[Any]
+    index: int
+    modality_lut: ValueTransform
+    in_hounsfield: bool
+
+
 def render_windows(
     elements: DicomElements, values: NDArray[Any], frame: int, window_names: Sequence[str] | None
 ) -> list[WindowedImage]:
-    """One frame's stored values as pictures, one for each window; `names` as `DicomFile.render`
-    takes them.
-    """
+    """One frame's stored values in each window; `window_names` as `DicomFile.render` takes them."""
     layout = read_layout(elements, "the file")
     if layout.photometric == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
 
-        return [
-            WindowedImage(
-                _to_uint8(apply_color_lut(values, elements.dataset)[..., :3], 16), Window("palette")
-            )
-        ]
+        colors = apply_color_lut(values, elements.dataset)[..., :3]
+        return [WindowedImage(_to_uint8(colors, 16), Window("palette"))]
     if values.ndim == 3:
         return [WindowedImage(_to_uint8(values, layout.bits_stored), Window("color"))]
     modality_lut, has_rescale = _modality_lut(elements, frame)
-    inverted = (layout.photometric == "MONOCHROME1") or elements.text(
-        0x20500020
-    ).upper() == "INVERSE"
+    is_ct = elements.text(0x00080060).upper() == "CT"
+    in_hounsfield = is_ct and has_rescale and elements.text(0x00281054).upper() in ("", "HU")
+    gray_frame = _GrayFrame(elements, values, frame, modality_lut, in_hounsfield)
+    is_inverse = elements.text(0x20500020).upper() == "INVERSE"
+    inverted = layout.photometric == "MONOCHROME1" or is_inverse
     images = []
-    for window, to_brightness in _select_windows(
-        elements, values, frame, modality_lut, has_rescale, window_names
-    ):
-
-        def stored_to_brightness(
-            stored: NDArray[np.float64], to_brightness: ValueTransform = to_brightness
-        ) -> NDArray[np.float64]:
-            return (
-                1 - to_brightness(modality_lut(stored))
-                if inverted
-                else to_brightness(modality_lut(stored))
-            )
-
-        images.append(WindowedImage(to_gray(values, stored_to_brightness), window))
+    for window, window_lut in _select_windows(gray_frame, window_names or ()):
+        to_brightness = partial(_brightness, modality_lut, window_lut, inverted)
+        images.append(WindowedImage(to_gray(values, to_brightness), window))
     return images
+
+
+def _brightness(
+    modality_lut: ValueTransform,
+    window_lut: ValueTransform,
+    inverted: bool,
+    stored: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    brightness = window_lut(modality_lut(stored))
+    return 1 - brightness if inverted else brightness
 
 
 def _to_uint8(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
@@ -88,8 +92,8 @@ def _to_uint8(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     if values.dtype == np.uint8:
         return np.ascontiguousarray(values).astype(np.uint8, copy=False)
     if values.dtype.kind not in "iu":
-        raise ValueError("colours that are no whole numbers")
-    # Palettes of 16 bits often hold 8-bit colours; shifted, they would all be black.
+        raise ValueError("colors that are not integers")
+    # Palettes of 16 bits often hold 8-bit colors; shifted, they would all be black.
     shift = 0 if int(values.max(initial=0)) <= 255 and bits == 16 else max(0, bits - 8)
     return (values >> shift).clip(0, 255).astype(np.uint8)
 
@@ -112,91 +116,65 @@ def _group_value(elements: DicomElements, group: Dataset | None, tag: int) -> by
     return elements.raw_value(tag) if group is None else raw_value(group, tag)
 
 
+def _signed_dtype(elements: DicomElements) -> str:
+    """The 16-bit type of padding and mapped values, signed where the stored values are."""
+    return elements.byte_order + ("i2" if elements.uint16(0x00280103) else "u2")
+
+
 def _lookup_table(item: Dataset, elements: DicomElements, *, normalize: bool) -> ValueTransform:
-    """A lookup table (PS3.3 C.11.1.1): values below its first entry get the first, those beyond its
-    last the last.
-    """
+    """A lookup table (PS3.3 C.11.1.1): values outside its range get its first or last entry."""
     import numpy as np
 
-    byte_order = "<" if elements.little_endian else ">"
-    descriptor = raw_value(item, 0x00283002)
-    n_entries, bits = (int(n) for n in np.frombuffer(descriptor[:6], byte_order + "u2")[[0, 2]])
-    # The first mapped value is signed where the stored values are.
-    first_mapped = int(
-        np.frombuffer(
-            descriptor[2:4], byte_order + ("i2" if elements.uint16(0x00280103) else "u2")
-        )[0]
-    )
-    entries = np.frombuffer(raw_value(item, 0x00283006), byte_order + "u2")[
-        : n_entries or 65536
-    ].astype(np.float64)
+    dtype, descriptor = elements.byte_order + "u2", raw_value(item, 0x00283002)
+    n_entries, bits = (int(n) for n in np.frombuffer(descriptor[:6], dtype)[[0, 2]])
+    first_mapped = int(np.frombuffer(descriptor[2:4], _signed_dtype(elements))[0])
+    entries = np.frombuffer(raw_value(item, 0x00283006), dtype)[: n_entries or 65536]
+    entries = entries.astype(np.float64)
     if not entries.size or not 1 <= bits <= 16:
         raise ValueError("a lookup table without entries")
     if normalize:
         entries = entries / max(float(2**bits - 1), float(entries.max()))
-    return lambda values: entries[
-        np.clip(np.rint(values) - first_mapped, 0, entries.size - 1).astype(np.int64)
-    ]
+
+    def apply(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        indices = np.clip(np.rint(values) - first_mapped, 0, entries.size - 1)
+        return entries[indices.astype(np.int64)]
+
+    return apply
 
 
-def _select_windows(
-    elements: DicomElements,
-    values: NDArray[Any],
-    frame: int,
-    modality_lut: ValueTransform,
-    has_rescale: bool,
-    window_names: Sequence[str] | None,
-) -> list[tuple[Window, ValueTransform]]:
-    """The windows to show a frame in: those asked for that mean something here, else those of the
-    file.
-    """
-    in_hounsfield = (
-        elements.text(0x00080060).upper() == "CT"
-        and has_rescale
-        and elements.text(0x00281054).upper() in ("", "HU")
-    )
+def _select_windows(frame: _GrayFrame, names: Sequence[str]) -> list[WindowFunction]:
+    """The requested windows that apply to a frame, else those of its file."""
     requested = [
         (window, window_function(window))
-        for window in parse_windows(window_names or ())
-        if in_hounsfield or not is_ct_preset(window)
+        for window in parse_windows(names)
+        if frame.in_hounsfield or not is_ct_preset(window)
     ]
-    file_windows = (
-        _file_windows(elements, values, frame, modality_lut, in_hounsfield)
-        if not requested or FILE_WINDOW in (window_names or ())
-        else []
-    )
-    if FILE_WINDOW not in (window_names or ()):
-        return requested or file_windows
-    # Of CT without a window of its own, the one of soft tissue stands for three.
-    use_soft_tissue = in_hounsfield and file_windows[0][0].name == CT_DEFAULT_WINDOWS[0]
-    return [file_windows[1] if use_soft_tissue else file_windows[0], *requested]
+    if FILE_WINDOW not in names:
+        return requested or _file_windows(frame)
+    first, *others = _file_windows(frame)
+    # For CT without a window of its own, the soft tissue window replaces the three.
+    use_soft_tissue = frame.in_hounsfield and first[0].name == CT_DEFAULT_WINDOWS[0]
+    return [others[0] if use_soft_tissue else first, *requested]
 
 
-def _file_windows(
-    elements: DicomElements,
-    values: NDArray[Any],
-    frame: int,
-    modality_lut: ValueTransform,
-    in_hounsfield: bool,
-) -> list[tuple[Window, ValueTransform]]:
-    """The windows of the file, CT's own where it has none, else the range of values."""
+def _file_windows(frame: _GrayFrame) -> list[WindowFunction]:
+    """The windows of the file, those of CT if it has none, else the range of values."""
+    elements = frame.elements
     tables = [
         item for item in sequence(elements.dataset, 0x00283010) if raw_value(item, 0x00283006)
     ]
     if tables:
-        return [
-            (
-                Window("table" if i == 0 else f"table {i + 1}"),
-                _lookup_table(item, elements, normalize=True),
-            )
-            for i, item in enumerate(tables)
-        ]
-    stated_windows = _stated_windows(elements, frame)
-    if stated_windows:
-        return [(window, window_function(window)) for window in stated_windows]
-    if in_hounsfield:
-        return [(window, window_function(window)) for window in parse_windows(CT_DEFAULT_WINDOWS)]
-    return [_full_range_window(elements, values, modality_lut)]
+        luts = [_lookup_table(item, elements, normalize=True) for item in tables]
+        return [(Window(_numbered("table", index)), lut) for index, lut in enumerate(luts)]
+    windows = _stated_windows(elements, frame.index)
+    if not windows and frame.in_hounsfield:
+        windows = parse_windows(CT_DEFAULT_WINDOWS)
+    windows = windows or [_full_range_window(frame)]
+    return [(window, window_function(window)) for window in windows]
+
+
+def _numbered(name: str, index: int) -> str:
+    return name if index == 0 else f"{name} {index + 1}"
 
 
 def _stated_windows(elements: DicomElements, frame: int) -> list[Window]:
@@ -205,43 +183,34 @@ def _stated_windows(elements: DicomElements, frame: int) -> list[Window]:
         numbers(_group_value(elements, group, tag)) for tag in (0x00281050, 0x00281051)
     )
     text = _group_value(elements, group, 0x00281056).decode("ascii", "replace").strip(" \0").upper()
-    function = _VOI_LUT_FUNCTIONS.get(text or "LINEAR", "linear")
+    function = _VOI_LUT_FUNCTIONS.get(text, "linear")
     windows = [
-        Window("file" if i == 0 else f"file {i + 1}", center, width, function)
-        for i, (center, width) in enumerate(zip(centers, widths, strict=False))
+        Window(_numbered("file", index), center, width, function)
+        for index, (center, width) in enumerate(zip(centers, widths, strict=False))
     ]
     return [
         window for window in windows if is_valid_window(window) and abs(window.center or 0) < 1e9
     ]
 
 
-def _full_range_window(
-    elements: DicomElements, values: NDArray[Any], modality_lut: ValueTransform
-) -> tuple[Window, ValueTransform]:
+def _full_range_window(frame: _GrayFrame) -> Window:
     import numpy as np
 
-    bounds = value_range(values, _padding_range(elements)) or value_range(values) or (0.0, 0.0)
-    # A table need not rise: its extremes may lie anywhere between the ends.
-    is_non_monotonic = (
-        bool(sequence(elements.dataset, 0x00283000)) and bounds[1] - bounds[0] < 1 << 16
-    )
-    mapped = modality_lut(
-        np.arange(bounds[0], bounds[1] + 1) if is_non_monotonic else np.array(bounds, np.float64)
-    )
-    window = full_range(float(mapped.min()), float(mapped.max()))
-    return window, window_function(window)
+    values, elements = frame.values, frame.elements
+    low, high = value_range(values, _padding_range(elements)) or value_range(values) or (0.0, 0.0)
+    stored = np.array((low, high), np.float64)
+    if sequence(elements.dataset, 0x00283000) and high - low < 1 << 16:
+        # A table need not be monotonic: its extremes may be anywhere between the ends.
+        stored = np.arange(low, high + 1)
+    mapped = frame.modality_lut(stored)
+    return full_range(float(mapped.min()), float(mapped.max()))
 
 
 def _padding_range(elements: DicomElements) -> tuple[float, float] | None:
-    """The stored values that stand for no measurement (PS3.3 C.7.5.1.1.2)."""
+    """The stored values that represent no measurement (PS3.3 C.7.5.1.1.2)."""
     import numpy as np
 
-    dtype = ("<" if elements.little_endian else ">") + (
-        "i2" if elements.uint16(0x00280103) else "u2"
-    )
-    bounds = [
-        float(np.frombuffer(elements.raw_value(tag)[:2], dtype)[0])
-        for tag in (0x00280120, 0x00280121)
-        if len(elements.raw_value(tag)) >= 2
-    ]
+    padding = [elements.raw_value(tag)[:2] for tag in (0x00280120, 0x00280121)]
+    dtype = _signed_dtype(elements)
+    bounds = [float(np.frombuffer(value, dtype)[0]) for value in padding if len(value) == 2]
     return (min(bounds), max(bounds)) if bounds else None

@@ -1,9 +1,9 @@
 """A draft as a FHIR R4 DiagnosticReport of status preliminary.
 
 R4 (4.0.1), because that is what hospital servers speak; R4B has the same elements. Findings and
-impression are contained Observations whose device is the model, the impression is the conclusion
-too, and the whole text is attached as Markdown. A patient, a study or a date stands in it only if a
-reference is given. Source: hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html,
+impression are contained Observations whose device is the model, the impression is also the
+conclusion, and the full text is attached as Markdown. A patient, a study or a date is in it only if
+a reference is given. Source: hl7.org/fhir/R4/diagnosticreport.html, observation.html, device.html,
 narrative.html, imagingstudy.html.
 """
 
@@ -52,38 +52,31 @@ def draft_to_fhir(draft: ReportDraft, reference: StudyReference | None = None) -
 
 
 def _subject_and_study(reference: StudyReference | None) -> tuple[JsonObject, JsonObject]:
-    """The subject, and what else says which examination it was; empty without a reference."""
+    """The subject, and the elements that identify the study; empty without a reference."""
     if reference is None:
         return {}, {}
     elements = reference.elements
-    subject = (
-        {"subject": {"type": "Patient", "identifier": {"value": elements["PatientID"]}}}
-        if "PatientID" in elements
-        else {}
-    )
-    # Of the DICOM UID, as hl7.org/fhir/R4/imagingstudy.html writes it.
+    subject: JsonObject = {}
+    if "PatientID" in elements:
+        subject["subject"] = _reference("Patient", value=elements["PatientID"])
+    # As hl7.org/fhir/R4/imagingstudy.html writes a DICOM UID.
+    uid = f"urn:oid:{reference.study}"
     study: JsonObject = {
-        "imagingStudy": [
-            {
-                "type": "ImagingStudy",
-                "identifier": {"system": "urn:dicom:uid", "value": f"urn:oid:{reference.study}"},
-            }
-        ]
+        "imagingStudy": [_reference("ImagingStudy", system="urn:dicom:uid", value=uid)]
     }
     if "AccessionNumber" in elements:
-        identifier_type = {
-            "coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "ACSN"}]
-        }
-        study["basedOn"] = [
-            {
-                "type": "ServiceRequest",
-                "identifier": {"type": identifier_type, "value": elements["AccessionNumber"]},
-            }
-        ]
-    # A day that no calendar has is no FHIR date.
+        system = "http://terminology.hl7.org/CodeSystem/v2-0203"
+        accession = {"coding": [{"system": system, "code": "ACSN"}]}
+        order = _reference("ServiceRequest", type=accession, value=elements["AccessionNumber"])
+        study["basedOn"] = [order]
+    # An impossible date is left out.
     with contextlib.suppress(ValueError):
         study["effectiveDateTime"] = date.fromisoformat(elements.get("StudyDate", "")).isoformat()
     return subject, study
+
+
+def _reference(resource: str, **identifier: object) -> JsonObject:
+    return {"type": resource, "identifier": identifier}
 
 
 def _observation(draft: ReportDraft, name: str, text: str, subject: JsonObject) -> JsonObject:
@@ -113,9 +106,8 @@ def _device(draft: ReportDraft) -> JsonObject:
 def _narrative(draft: ReportDraft, language: str) -> JsonObject:
     paragraphs = [f"<p><b>{escape(draft.provenance[0])}</b></p>"]
     for heading, text in draft.sections.items():
-        paragraphs.append(
-            f"<h2>{escape(heading)}</h2><p>{'<br/>'.join(map(escape, text.split(chr(10))))}</p>"
-        )
+        lines = "<br/>".join(map(escape, text.split("\n")))
+        paragraphs.append(f"<h2>{escape(heading)}</h2><p>{lines}</p>")
     paragraphs += [f"<p>{escape(line)}</p>" for line in draft.provenance[1:]]
     opening = f'<div xmlns="http://www.w3.org/1999/xhtml" lang="{language}" xml:lang="{language}">'
     return {"status": "generated", "div": f"{opening}{''.join(paragraphs)}</div>"}

@@ -1,5 +1,4 @@
-"""A report as a model drafted it, with all that must go with it, and its forms as plain JSON and
-Markdown.
+"""A report drafted by a model, with everything that must accompany it, as plain JSON and Markdown.
 
 A draft is never a report: every form says that a machine wrote it and nobody has verified it.
 """
@@ -45,8 +44,9 @@ LABELS: Mapping[ReportLanguage, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class ReportDraft:
-    """Findings and impression, who wrote them, and what was seen. `created` has a time zone;
-    `edited` says a person changed the text.
+    """Findings and impression, the model that wrote them, and what it saw.
+
+    `created` has a time zone; `edited` says that a person changed the text.
 
     Raises:
         InputError: both sections are empty, there is no notice, or `created` has no time zone.
@@ -65,48 +65,35 @@ class ReportDraft:
 
     def __post_init__(self) -> None:
         for name in ("findings", "impression", "model", "notice"):
-            object.__setattr__(
-                self,
-                name,
-                _CONTROL_CHARS.sub("", getattr(self, name).replace("\r\n", "\n")).strip(),
-            )
+            text = _CONTROL_CHARS.sub("", getattr(self, name).replace("\r\n", "\n")).strip()
+            object.__setattr__(self, name, text)
         if not self.notice:
             raise InputError(
-                "a draft carries the notice that it is not for clinical use; give its words."
+                "a draft needs the notice that it is not for clinical use; give its text."
             )
         if not self.findings and not self.impression:
-            raise InputError(
-                "the draft has neither findings nor an impression; ask the model again, or write"
-                " one of them."
-            )
+            remedy = "ask the model again, or write one of them"
+            raise InputError(f"the draft has neither findings nor an impression; {remedy}.")
         if self.created.tzinfo is None:
             raise InputError("the time of a draft needs its time zone; use datetime.now(UTC).")
 
     @property
     def sections(self) -> dict[str, str]:
-        """The sections that say something, under their headings in the draft's language."""
+        """The sections that are not empty, by their headings in the draft's language."""
         labels = LABELS[self.language]
-        return {
-            labels[name]: text
-            for name in ("findings", "impression")
-            if (text := getattr(self, name))
-        }
+        texts = {labels["findings"]: self.findings, labels["impression"]: self.impression}
+        return {heading: text for heading, text in texts.items() if text}
 
     @property
     def provenance(self) -> list[str]:
-        """The lines that stand below the text wherever it goes: not verified, the notice, the
-        model, what it saw.
-        """
+        """The lines below the text of every form: not verified, notice, model, what it saw."""
         labels = LABELS[self.language]
-        model_line = f"{labels['model']}: {self.model} (sha256 {self.digest[:16]})"
-        image_lines = [
-            f"{labels['saw']}: {line}" for line in format_provenance(self.image_provenance)
-        ]
+        images = format_provenance(self.image_provenance)
         return [
             labels["edited" if self.edited else "unverified"],
             self.notice,
-            model_line,
-            *image_lines,
+            f"{labels['model']}: {self.model} (sha256 {self.digest[:16]})",
+            *(f"{labels['saw']}: {line}" for line in images),
             *self.notes,
         ]
 
@@ -129,24 +116,16 @@ def draft_to_json(draft: ReportDraft) -> dict[str, Any]:
 
 
 def draft_to_markdown(draft: ReportDraft) -> str:
-    """A draft as Markdown; what a model wrote cannot become a link, an image or a heading in it."""
-    labels = LABELS[draft.language]
-    lines = [
-        f"# {labels['title']}",
-        "",
-        f"**{draft.provenance[0]}** {_escape_markdown(draft.notice)}",
-        "",
-    ]
+    """A draft as Markdown; the model's text cannot become a link, an image or a heading in it."""
+    unverified, notice, *origin = map(_escape_markdown, draft.provenance)
+    blocks = [f"# {LABELS[draft.language]['title']}", f"**{unverified}** {notice}"]
     for heading, text in draft.sections.items():
-        lines += [f"## {heading}", "", _escape_markdown(text), ""]
-    lines += ["---", ""] + [f"- {_escape_markdown(line)}" for line in draft.provenance[2:]]
-    return "\n".join(lines) + "\n"
+        blocks += [f"## {heading}", _escape_markdown(text)]
+    return "\n\n".join([*blocks, "---", "\n".join(f"- {line}" for line in origin)]) + "\n"
 
 
 def _escape_markdown(text: str) -> str:
     escaped = re.sub(r"([\\`*_\[\]<>#|!~])", r"\\\1", text)
-    # A line of nothing but these makes a heading of what stands above it (CommonMark, setext
-    # headings).
+    # A line of only these makes a heading of the line above (CommonMark, setext headings).
     escaped = re.sub(r"^([ \t]*)(-+|=+)(?=[ \t]*$)", r"\1\\\2", escaped, flags=re.MULTILINE)
-    # Lists and numbers at the start of a line stay what they are in a report.
     return escaped.replace("\n", "  \n")
