@@ -8,20 +8,17 @@ C.7.6.3.1.2 (photometric interpretations), of PS3.16 CID 2 with the terms that m
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+from lingshu.core.files import read_json
 from lingshu.core.pseudonyms import pseudonym
 from lingshu.imaging.dicom.elements import ID_TAGS, DicomElements
 
 BurnedInRisk = Literal["stated", "likely", "low"]
-TERMS = {
-    name: frozenset(terms)
-    for name, terms in json.loads(Path(__file__).with_name("terms.json").read_text()).items()
-}
 # Secondary capture, ultrasound (single and multi-frame), visible light.
 _BURNED_IN_SOP_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in (7, 6, 3, 77))
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,48}")
@@ -104,6 +101,12 @@ def read_metadata(elements: DicomElements, key: bytes) -> DicomMetadata:
     )
 
 
+@cache
+def closed_terms(kind: str) -> frozenset[str]:
+    """One of the lists of terms.json."""
+    return frozenset(read_json(Path(__file__).with_name("terms.json"))[kind])
+
+
 def frame_count(elements: DicomElements) -> int | None:
     """The number of frames that the file states, else 1; None where it states something else."""
     text = elements.text(0x00280008)
@@ -116,7 +119,7 @@ def frame_count(elements: DicomElements) -> int | None:
 
 
 def _term(text: str, kind: str) -> str | None:
-    return text.upper() if text.upper() in TERMS[kind] else None
+    return text.upper() if text.upper() in closed_terms(kind) else None
 
 
 def _yes_no(text: str) -> bool | None:
@@ -154,7 +157,7 @@ def _burned_in_risk(
 ) -> BurnedInRisk:
     if burned_in:
         return "stated"
-    is_text_modality = modality is None or modality in TERMS["burned_in_modality"]
+    is_text_modality = modality is None or modality in closed_terms("burned_in_modality")
     if is_text_modality or sop_class.startswith(_BURNED_IN_SOP_CLASSES):
         return "likely"
     # A "NO" is believed only of scanners: converters and ultrasound devices write it next to names

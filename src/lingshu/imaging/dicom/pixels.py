@@ -17,7 +17,7 @@ from lingshu.imaging.dicom.elements import (
     wrap_parse_errors,
 )
 from lingshu.imaging.dicom.gdcm_process import DecodeError, DecoderCrashed, decode_in_subprocess
-from lingshu.imaging.dicom.metadata import TERMS, frame_count
+from lingshu.imaging.dicom.metadata import closed_terms, frame_count
 from lingshu.imaging.headers import jpeg_frame
 from lingshu.imaging.read import MAX_BYTES, MAX_PIXELS
 
@@ -88,7 +88,7 @@ def _layout_problem(layout: FrameLayout) -> str | None:
         return f"{layout.samples_per_pixel} samples per pixel are neither 1 nor 3"
     if bits not in (1, 8, 16, 32, 64) or not 1 <= layout.bits_stored <= bits:
         return f"{layout.bits_stored} of {bits} bits are impossible"
-    if layout.photometric not in TERMS["photometric"]:
+    if layout.photometric not in closed_terms("photometric"):
         return "its photometric interpretation is unknown"
     return None
 
