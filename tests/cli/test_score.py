@@ -62,7 +62,7 @@ def test_scores_and_summary(tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert (summary["n"], summary["correct"], summary["accuracy"]["value"]) == (5, 3, 0.6)
     assert summary["accuracy"]["low"] < 0.6 < summary["accuracy"]["high"]
-    assert (summary["prediction"]["value"], summary["prediction"]["n"]) == (0.75, 4)
+    assert (summary["parsed_accuracy"]["value"], summary["parsed_accuracy"]["n"]) == (0.75, 4)
     assert summary["statuses"]["refused"] == 1
     assert read_json(tmp_path / "scores.jsonl.run.json")["config"]["scorer"] == "auto"
 

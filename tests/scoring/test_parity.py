@@ -326,7 +326,7 @@ def test_medevalkit_reproduces_what_was_recorded(group: str) -> None:
             continue
         try:
             found = GRADERS_BY_GROUP[group](case)
-        except (ValueError, TypeError) as error:
+        except (InputError, ValueError, TypeError) as error:
             if "medevalkit_error" not in case:
                 mismatches.append((case["id"], error, case["medevalkit_output"]))
             continue
@@ -408,7 +408,9 @@ def test_the_command_gives_both_verdicts(
     failed = any(row["reply"] is None for row in rows)
     assert score_file(file, scorer="auto", protocol=protocol, out=out) == int(failed)  # type: ignore[arg-type]
     summary = json.loads(capsys.readouterr().out)
-    assert summary["protocol"] == protocol and bool(summary["quirks"]) == (protocol == "medevalkit")
+    assert summary["protocol"] == protocol and bool(summary["known_issues"]) == (
+        protocol == "medevalkit"
+    )
     expected = {
         case["id"]: case["expected" if protocol == "strict" else "medevalkit_output"]
         for case in cases(group)

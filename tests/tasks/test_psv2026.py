@@ -221,7 +221,7 @@ def test_a_report_tells_the_mean_over_items_and_over_types(tmp_path: Path) -> No
     ]
     for index, row in enumerate(score_rows):
         row["id"] = str(index)
-    command(make_run(tmp_path, {"psv2026/scores.jsonl": score_rows}, by=["question_type"]))
+    command(make_run(tmp_path, {"psv2026/scores.jsonl": score_rows}, facets=["question_type"]))
     report_text = (tmp_path / "report.md").read_text()
     assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in report_text, (
         "rows without a type are no type"

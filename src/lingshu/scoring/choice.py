@@ -12,8 +12,9 @@ RANGE: 1.0 right, 0.0 wrong, None where no single option could be read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from re import _parser  # type: ignore[attr-defined] - the parse tree of a pattern
+from typing import Any, NamedTuple
 
 from lingshu.core.errors import InputError
 from lingshu.core.reply_text import (
@@ -70,7 +71,7 @@ _CUE = re.compile(
     # "Selected option: D", "The best choice is D"
     rf"|\b(?:choice|option|selection|diagnosis|conclusion)\b\s*{_HEDGES}+{_ADVERB}"
     # "I would go with option D"
-    r"|\b(?:choose|chose|choosing|select|selected|pick|picked|go with|going with|opt"
+    r"|\b(?:cho(?:ose|se|osing)|select|selected|pick|picked|go with|going with|opt"
     r" for|favou?r|conclude(?: that)?)\s+"
     r"|(?:答案|正确选项|正解|最佳选项)\]?(?:应该|应)?(?:就是|是|为|选|:)*\s*"
     r"|(?:应该选|应选|故选|因此选|所以选|本题选|选择|选)(?!项):?\s*"
@@ -90,7 +91,7 @@ _VERDICT = re.compile(
     re.I,
 )
 _DENIED = re.compile(
-    rf"(?:\b(?:not|[Dd]on't|doesn't|didn't|wouldn't|can't|cannot)\s+(?:think|believe|suspect|say|choose|pick|select|go"
+    rf"(?:\b(?:not|(?:[Dd]o|does|did|would|ca)n't|cannot)\s+(?:think|believe|suspect|say|choose|pick|select|go"
     rf" with|favou?r)"
     r"(?:\s+that)?(?:\s+(?:it's|(?:it|this|that|(?:the\s+)?(?:\w+\s+)?(?:answer|choice|option|diagnosis))"
     r"\s+(?:is|would be|could be|should be)))?(?:\s+the)?"
@@ -115,22 +116,6 @@ _OPTION_VERDICT = re.compile(
     r"|(?P<yes>[✓✔✅√]|(?:correct|right|true|yes|正确|对|是)(?=\s*(?:[.,;!)]|$|\n|[(\[]?[A-Za-z][)\]:.]))))",
     re.I,
 )
-_OPTION_VERDICT_MARKERS = (
-    "incorrect",
-    "wrong",
-    "false",
-    "unlikely",
-    "exclud",
-    "ruled out",
-    "imp",
-    "not",
-    "no",
-    "correct",
-    "错",
-    "不",
-    "否",
-    *"✗✘❌✖×",
-)
 _VERDICT_WORD = re.compile(
     r" (?:incorrect|wrong|false|unlikely|not|no|none|yes|true|correct|right|错|不|否|无|是|对|正) "
 )
@@ -153,53 +138,58 @@ _CONNECTIVE = re.compile(
 )
 
 
-# Whatever a pattern above finds holds one of its signs (in lower case, but for _DENIED): no sign,
-# no search.
-_CUE_MARKERS = (
-    "ans",
-    "cho",
-    "opti",
-    "selec",
-    "diagnos",
-    "conclu",
-    "pick",
-    "go with",
-    "going with",
-    "opt for",
-    "favo",
-    "答案",
-    "正解",
-    "选",
-)
-_WEAK_MARKERS = (
-    "it is",
-    "it's",
-    "this is",
-    "must be",
-    "so",
-    "therefore",
-    "thus",
-    "hence",
-    "think",
-    "guess",
-    "believe",
-)
-_VERDICT_MARKERS = (
-    "correct",
-    "right",
-    "best",
-    "true",
-    "likely",
-    "answer",
-    "appropriate",
-    "accurate",
-    "fit",
-    "match",
-    "正确",
-    "对的",
-)
-_DENIED_MARKERS = ("not", "n't", "never", "exclu", "eliminat", "rul", "rather than", "instead of", "reject", "wrong", "incorrect", "false",
-                 "unlikely", "impossible", "implausible", "不", "排除", "而非", "错")  # fmt: skip
+def _required_substrings(pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """Substrings in lower case of which every match of a pattern contains at least one.
+
+    Looking for them in `fold_case(text)` spares most replies the slow pattern. They are derived
+    from the pattern, so that skipping it never changes what is found.
+    """
+    found = _required(_parser.parse(pattern.pattern, pattern.flags))
+    shortest = (s for s in found if not any(other in s for other in found if other != s))
+    return tuple(sorted(shortest, key=lambda s: (not s.isascii(), len(s), s)))
+
+
+def _required(items: Iterable[tuple[Any, Any]]) -> frozenset[str]:
+    """The most selective such set for a parsed sequence: that of any one of its items will do."""
+    candidates: list[frozenset[str]] = []
+    literal = ""
+    for operator, argument in (*items, (None, None)):
+        if operator is _parser.IN and all(kind is _parser.LITERAL for kind, _ in argument):
+            letters = frozenset(chr(code).casefold() for _, code in argument)
+        else:
+            letters = frozenset((chr(argument).casefold(),) if operator is _parser.LITERAL else ())
+        if len(letters) == 1:
+            literal += min(letters)
+            continue
+        candidates += [frozenset((literal,)), letters]
+        literal = ""
+        if operator is _parser.SUBPATTERN:
+            candidates.append(_required(argument[-1]))
+        elif operator is _parser.BRANCH:
+            branches = [_required(branch) for branch in argument[1]]
+            candidates.append(frozenset().union(*branches) if all(branches) else frozenset())
+        elif operator in (_parser.MAX_REPEAT, _parser.MIN_REPEAT) and argument[0] > 0:
+            candidates.append(_required(argument[2]))
+    usable = [candidate for candidate in candidates if candidate and "" not in candidate]
+    return max(usable, key=_selectivity, default=frozenset())
+
+
+def _selectivity(substrings: frozenset[str]) -> tuple[int, int]:
+    lengths = (len(s) if s.isalnum() or len(s) > 1 or not s.isascii() else 0 for s in substrings)
+    return min(lengths), -len(substrings)
+
+
+def fold_case(text: str) -> str:
+    """A text in lower case, as the substrings below are written."""
+    # To a pattern that ignores case the dotless letter is an i; to casefold it is not.
+    return text.casefold().replace("ı", "i")
+
+
+_CUE_SUBSTRINGS = _required_substrings(_CUE)
+_WEAK_SUBSTRINGS = _required_substrings(_WEAK)
+_VERDICT_SUBSTRINGS = _required_substrings(_VERDICT)
+_DENIED_SUBSTRINGS = _required_substrings(_DENIED)
+_OPTION_VERDICT_SUBSTRINGS = _required_substrings(_OPTION_VERDICT)
 
 
 class ParsedChoice(NamedTuple):
@@ -263,9 +253,9 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
 
 
 def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> ParsedReply:
-    lowercase = text.casefold()
-    masked = without_denied(text)
-    if not contains_any(lowercase, _OPTION_VERDICT_MARKERS):
+    lowercase = fold_case(text)
+    masked = without_denied(text, lowercase)
+    if not contains_any(lowercase, _OPTION_VERDICT_SUBSTRINGS):
         return ParsedReply(
             masked, normalized if masked is text else normalize_words(masked), lowercase
         )
@@ -286,24 +276,20 @@ def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> Par
     )
 
 
-def without_denied(text: str) -> str:
-    """A `plain` text with the letters that it denies blanked out; every other character keeps its
-    place.
+def without_denied(text: str, folded: str) -> str:
+    """A `plain` text (and its `fold_case`) with the letters that it denies blanked out; every other
+    character keeps its place.
     """
-    return (
-        _DENIED.sub(lambda match: " " * len(match[0]), text)
-        if contains_any(text, _DENIED_MARKERS)
-        else text
-    )
+    if not contains_any(folded, _DENIED_SUBSTRINGS):
+        return text
+    return _DENIED.sub(lambda match: " " * len(match[0]), text)
 
 
-def find_cues(text: str) -> list[int]:
-    """Where the answers begin that a `plain` text declares as its answer, in their order."""
-    return (
-        [cue.end() for cue in _CUE.finditer(text)]
-        if contains_any(text.casefold(), _CUE_MARKERS)
-        else []
-    )
+def find_cues(text: str, folded: str) -> list[int]:
+    """Where the answers begin that a `plain` text (and its `fold_case`) declares as its answer."""
+    if not contains_any(folded, _CUE_SUBSTRINGS):
+        return []
+    return [cue.end() for cue in _CUE.finditer(text)]
 
 
 def _apply_option_verdicts(
@@ -383,12 +369,12 @@ def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> Parsed
     )
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one
     # phrase without end.
-    for cue in find_cues(text)[: -_MAX_CUES - 1 : -1]:
+    for cue in find_cues(text, parsed.lowercase)[: -_MAX_CUES - 1 : -1]:
         choice = _choice_after_cue(text, cue, options)
         if choice:
             candidates.append((cue, choice))
             break
-    for pattern, markers in ((_WEAK, _WEAK_MARKERS), (_VERDICT, _VERDICT_MARKERS)):
+    for pattern, markers in ((_WEAK, _WEAK_SUBSTRINGS), (_VERDICT, _VERDICT_SUBSTRINGS)):
         if contains_any(parsed.lowercase, markers):
             candidates += [
                 (match.start("letter"), _parse_letter_group(text, match, options))

@@ -72,9 +72,12 @@ def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
     text = strip_reasoning(reply)
     answer = final_answer(text)
     text = to_plain_text(text if answer is None else answer)
-    masked = choice.without_denied(_DENIED.sub(lambda match: " " * len(match[0]), text))
+    folded = choice.fold_case(text)
+    masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
+    masked = choice.without_denied(masked, folded)
     starts = sorted(
-        (*choice.find_cues(masked), *(cue.end() for cue in _CUE.finditer(masked))), reverse=True
+        (*choice.find_cues(masked, folded), *(cue.end() for cue in _CUE.finditer(masked))),
+        reverse=True,
     )
     for start in (*starts[:64], 0):
         segment = _EXPLANATION.split(masked[start:], maxsplit=1)[0]
