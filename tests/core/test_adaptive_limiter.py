@@ -4,7 +4,7 @@ about it.
 
 from __future__ import annotations
 
-from lingshu.core.adaptive_limiter import INITIAL_LIMIT, AdaptiveLimiter
+from lingshu.core.llm_client import INITIAL_LIMIT, AdaptiveLimiter
 
 
 def record_outcomes(

@@ -204,7 +204,9 @@ def test_the_package_datasets_loads_a_dataset_as_it_is(
 def stored_row(reply: Reply) -> dict[str, object]:
     """A reply's row, which leaves out its tokens."""
     return {
-        name: value for name, value in asdict(reply).items() if name not in ("token_ids", "lost")
+        name: value
+        for name, value in asdict(reply).items()
+        if name not in ("token_ids", "failed_attempts")
     }
 
 

@@ -156,7 +156,7 @@ def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_
 ) -> None:
     engine = CountingEngine(text=text)
     with open_client(
-        engine, tmp_path, tries=3, is_refusal=lambda output: "sorry" in output
+        engine, tmp_path, max_attempts=3, is_refusal=lambda output: "sorry" in output
     ) as calls:
         (outcome,) = calls.ask([Request(question("x"), json_format(Shape))], Sampling())
         assert calls.counts()["retries"] == 2

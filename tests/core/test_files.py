@@ -86,8 +86,8 @@ def test_libraries_that_tell_a_full_disk_in_words_alone_are_understood(tmp_path:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-import lingshu.core.artifacts as artefacts
-from lingshu.core import errors, files, nouns, runcard
+import lingshu.core.artifacts as artifacts
+from lingshu.core import errors, files, run_card, types
 
 out = Path(sys.argv[1])
 log = files.JsonlAppender(out / "log.jsonl")
@@ -102,8 +102,8 @@ for write in (
     lambda: files.write_json(out / "new.json", {"a": big}),
     lambda: files.write_jsonl(out / "new.jsonl", [{"a": big}]),
     lambda: log.append([{"a": 1}, {"a": big}]),
-    lambda: artefacts.write_dataset(
-        out / "dataset", "d", [(nouns.Sample("a", (), (nouns.Image(),)), [noise])], runcard.RunCard("test", {})
+    lambda: artifacts.write_dataset(
+        out / "dataset", "d", [(types.Sample("a", (), (types.Image(),)), [noise])], run_card.RunCard("test", {})
     ),
 ):
     try:

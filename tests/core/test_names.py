@@ -59,7 +59,7 @@ def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
 
 def test_looking_up_one_thing_imports_that_alone() -> None:
     code = (
-        "import sys; from lingshu.core import shelves; shelves.load('engines', 'echo');"
+        "import sys; from lingshu.core import registry; registry.load('engines', 'echo');"
         " print('lingshu.engines.openai' in sys.modules)"
     )
     assert (
@@ -72,7 +72,7 @@ def test_looking_up_one_thing_imports_that_alone() -> None:
 
 def test_messages_for_people() -> None:
     assert suggest_name("zzz", ["b", "a"]) == "choose one of: a, b"
-    assert suggest_name("x", []) == "there is none to choose from."
+    assert suggest_name("x", []) == "nothing is available."
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(ValueError()) == "ValueError"
     assert "pip install 'lingshu[dicom]'" in str(MissingExtraError.of("pydicom", "dicom"))

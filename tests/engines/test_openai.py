@@ -19,7 +19,7 @@ from aiohttp import web
 from lingshu.core.artifacts import read_dataset, write_dataset
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import DataPolicyError, EngineError, InputError
-from lingshu.core.llm_http import Endpoint
+from lingshu.core.llm_client import Endpoint
 from lingshu.core.messages import user_turn
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling
@@ -225,9 +225,9 @@ async def redirect(request: web.Request, body: dict) -> web.StreamResponse:
 @pytest.mark.parametrize(
     ("handler", "error", "tries"),
     [
-        (garbage, "no chat completion", 2),
-        (wrong_shape, "no chat completion", 2),
-        (surrogate_escape, "no chat completion", 2),
+        (garbage, "not a chat completion", 2),
+        (wrong_shape, "not a chat completion", 2),
+        (surrogate_escape, "not a chat completion", 2),
         (truncated_body, "the connection broke", 2),
         (endless_body, "longer than 8 MB", 1),
         (no_answer, "no answer within", 2),

@@ -1,11 +1,10 @@
-"""Asking an engine for material: every call is remembered, checked, bounded and counted. Used by
-teachers and by judges.
+"""An engine behind a cache on disk, for teachers and judges: replies are stored, checked and budgeted.
 
-    calls = Calls(engine, folder, images=image_bytes, budget=Budget(tokens=1_000_000))
-    outcomes = calls.ask([Request(sample, json_form(Caption))], Sampling(max_tokens=512))
+    client = CachedClient(engine, folder, images=image_bytes, budget=Budget(tokens=1_000_000))
+    results = client.ask([Request(sample, json_format(Caption))], Sampling(max_tokens=512))
 
-What was asked once is not asked again: FOLDER/calls.jsonl keeps every reply under a key of all that
-decides it. A killed run loses no more than the calls that were under way.
+FOLDER/calls.jsonl holds every reply under a key of all that decides it, so an equal request is not
+sent again. A killed run loses no more than the calls that were active.
 """
 
 from __future__ import annotations
@@ -38,22 +37,20 @@ from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
 T_co = TypeVar("T_co", covariant=True)
 
 CALLS_FILE = "calls.jsonl"
-# A greedy engine would say the same again; a later try is drawn.
+# A greedy engine would repeat itself; a later attempt is sampled.
 RETRY_TEMPERATURE = 0.5
-# Chat templates add words of their own to a dialogue and to each of its turns.
+# Tokens that chat templates add to a dialogue and to each of its turns.
 DIALOGUE_OVERHEAD_TOKENS, TURN_OVERHEAD_TOKENS = 64, 16
-# Longer texts that happen to hold words of refusal say something else besides.
-MAX_REFUSAL_CHARS = 400
-# Models that reason aloud put it before their reply.
+MAX_REFUSAL_CHARS = 400  # a longer text with words of refusal is an answer as well
 _REASONING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class CallResult(Generic[T_co]):
-    """What came of a request: its value, or why there is none, with the last reply as it was said.
+    """The value of a request, or the reason why there is none and the last reply.
 
-    Reasons are `malformed` and others that a form gives, `refused`, `cut` (at max_tokens), `empty`,
-    `failed` (the engine gave no reply), `budget`, `data_policy` (it may not leave this machine) and
+    Reasons: `malformed` and others of a response format, `refused`, `cut` (at max_tokens), `empty`,
+    `failed` (the engine gave no reply), `budget`, `data_policy` (it may not leave this machine),
     `bad_image`.
     """
 
@@ -65,12 +62,11 @@ class CallResult(Generic[T_co]):
 
 @dataclass(frozen=True)
 class Budget:
-    """What all calls of a folder together may take; None sets no bound. Prices are per million
-    tokens, in any currency.
+    """The limit of all calls of a folder; None is no limit. Prices are per million tokens.
 
-    A call is made only if it fits at its worst: a token for each byte of its text (no byte-level
-    vocabulary has shorter ones), `image_tokens` for each image, and a reply of max_tokens. What a
-    reply reports then counts in place of that. A call without a report counts at its worst.
+    A call is made only if its upper bound fits: a token for each byte of its text (no byte-level
+    vocabulary has shorter ones), `image_tokens` for each image, and a reply of max_tokens. The usage
+    that a reply reports then replaces the bound; without a report the bound counts.
     """
 
     tokens: int | None = None
@@ -80,19 +76,9 @@ class Budget:
     image_tokens: int = 4096
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                self.tokens or 0,
-                self.cost or 0,
-                self.prompt_price,
-                self.reply_price,
-                self.image_tokens,
-            )
-            < 0
-        ):
-            raise ConfigError(
-                "a budget holds a negative number; give bounds and prices of 0 or more."
-            )
+        limits = (self.tokens or 0, self.cost or 0)
+        if min(*limits, self.prompt_price, self.reply_price, self.image_tokens) < 0:
+            raise ConfigError("a budget is negative; give limits and prices of 0 or more.")
         if self.cost is not None and not (self.prompt_price or self.reply_price):
             raise ConfigError(
                 "a budget in money needs prices; give prompt_price and reply_price per million"
@@ -101,20 +87,16 @@ class Budget:
 
 
 class Usage(NamedTuple):
-    """Tokens and money."""
-
     tokens: int
     cost: float
 
-
-class _StoredReply(NamedTuple):
-    text: str
-    finish: str | None
+    def times(self, n: int) -> Usage:
+        return Usage(self.tokens * n, self.cost * n)
 
 
 @dataclass
-class _PendingRequest:
-    """A request on its way: what identifies it in every try, and what its last reply lacked."""
+class _PendingCall:
+    """A request without a result yet; the digest identifies it in every attempt."""
 
     index: int
     request: Request[Any]
@@ -125,16 +107,16 @@ class _PendingRequest:
 
 
 class CachedClient:
-    """An engine with a memory. Only one process at a time may hold a folder.
+    """An engine with a cache in `folder`, which one process at a time may open.
 
-    `images` gives the encoded file of an image. A reply without a usable form is asked for again,
-    `tries` times in all. `repeats` is how often the engine's own client may send a call again whose
-    answer it did not hear (EngineOptions.retries): the budget must hold all of them. `refuses` says
-    whether a short reply declines to answer. Samples that may not leave this machine by `data_policy`
+    `images` returns the encoded file of an image. An invalid reply is requested again, at most
+    `max_attempts` times in all. `engine_retries` is how often the engine's own client may repeat a
+    call whose answer was lost (EngineOptions.retries): the budget must cover all of them.
+    `is_refusal` says whether a short reply declines to answer. Samples that `data_policy` forbids
     are never sent.
 
     Raises:
-        StorageError: another process holds the folder, or the disk refused.
+        StorageError: another process has the folder open, or the disk refused.
     """
 
     def __init__(
@@ -150,20 +132,13 @@ class CachedClient:
         is_refusal: Callable[[str], bool] | None = None,
     ) -> None:
         if max_attempts < 1:
-            raise ConfigError(f"tries is {max_attempts}; it must be at least 1.")
-        self.engine, self.budget, self.data_policy, self.max_attempts = (
-            engine,
-            budget or Budget(),
-            data_policy or DataPolicy(),
-            max_attempts,
-        )
-        self._engine_retries, self._images, self._is_refusal = (
-            engine_retries,
-            images,
-            is_refusal or (lambda _: False),
-        )
+            raise ConfigError(f"max_attempts is {max_attempts}; it must be at least 1.")
+        self.engine, self.max_attempts = engine, max_attempts
+        self.budget, self.data_policy = budget or Budget(), data_policy or DataPolicy()
+        self._engine_retries, self._images = engine_retries, images
+        self._is_refusal = is_refusal or (lambda _: False)
         self._offsets: dict[str, int] = {}
-        self._failures: dict[str, str] = {}  # of this run: the next one asks again
+        self._failures: dict[str, str] = {}  # of this run; the next one sends them again
         self._counts: Counter[str] = Counter()
         self._tokens, self._cost, self._end_offset = 0, 0.0, 0
         self._path = folder / CALLS_FILE
@@ -176,59 +151,48 @@ class CachedClient:
             raise
 
     def ask(self, requests: Sequence[Request[Any]], sampling: Sampling) -> list[CallResult[Any]]:
-        """What came of each request, in their order.
+        """The results of the requests, in their order.
 
         Raises:
             EngineError: the engine cannot answer at all; replies so far are kept, and the same call
-                goes on from there.
+                resumes from there.
             StorageError: the disk refused.
         """
-        outcomes: list[CallResult[Any] | None] = [None] * len(requests)
-        remaining: list[_PendingRequest] = []
+        results: dict[int, CallResult[Any]] = {}
+        remaining: list[_PendingCall] = []
         self._counts["requests"] += len(requests)
         for index, request in enumerate(requests):
             prepared = self._prepare(index, request)
-            cached = (
-                prepared
-                if isinstance(prepared, CallResult)
-                else self._cached_response(prepared, sampling)
-            )
-            if cached is not None:
-                outcomes[index] = cached
-            elif isinstance(prepared, _PendingRequest):
+            if isinstance(prepared, CallResult):
+                results[index] = prepared
+            elif cached := self._cached_response(prepared, sampling):
+                results[index] = cached
+            else:
                 remaining.append(prepared)
         for attempt in range(self.max_attempts):
-            if not remaining:
-                break
-            remaining = self._run_attempt(
-                remaining, _attempt_sampling(sampling, attempt), attempt, outcomes
-            )
-        for pending in remaining:
-            outcomes[pending.index] = pending.last_result
-        results = [outcome for outcome in outcomes if outcome is not None]
-        self._counts.update(outcome.reject_reason for outcome in results if outcome.reject_reason)
-        return results
+            if remaining:
+                remaining = self._run_attempt(
+                    remaining, _attempt_sampling(sampling, attempt), attempt, results
+                )
+        results.update((pending.index, pending.last_result) for pending in remaining)
+        ordered = [results[index] for index in range(len(requests))]
+        self._counts.update(result.reject_reason for result in ordered if result.reject_reason)
+        return ordered
 
     def counts(self) -> dict[str, int | float]:
         """Counts of this run (requests; calls made; cached; retries among both; rejects by reason),
-        and what the folder took.
+        and the usage of the folder.
 
-        `exceeds_upper_bound` counts replies that report more tokens than a call was thought to take at its
-        worst: raise image_tokens.
+        `exceeds_upper_bound` counts replies that report more tokens than the upper bound of their
+        call: raise image_tokens.
         """
-        call_counts = {
-            name: self._counts[name] for name in ("requests", "calls", "cached", "retries")
-        }
-        rejects = {
-            name: count
-            for name, count in sorted(self._counts.items())
-            if count and name not in call_counts
-        }
-        return {**call_counts, **rejects, "tokens": self._tokens, "cost": round(self._cost, 6)}
+        counts = {name: self._counts[name] for name in ("requests", "calls", "cached", "retries")}
+        counts |= {name: n for name, n in sorted(self._counts.items()) if n and name not in counts}
+        return {**counts, "tokens": self._tokens, "cost": round(self._cost, 6)}
 
     @property
     def usage(self) -> Usage:
-        """What all calls of the folder took, earlier runs included."""
+        """Usage of all calls of the folder, earlier runs included."""
         return Usage(self._tokens, self._cost)
 
     def close(self) -> None:
@@ -241,7 +205,7 @@ class CachedClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _prepare(self, index: int, request: Request[Any]) -> _PendingRequest | CallResult[Any]:
+    def _prepare(self, index: int, request: Request[Any]) -> _PendingCall | CallResult[Any]:
         sample = request.sample
         reason = refusal_reason(sample, self.engine.endpoint, self.data_policy)
         if reason:
@@ -251,30 +215,16 @@ class CachedClient:
         except ImageError as error:
             return CallResult(None, "bad_image", one_line(error))
         dialogue = [message_to_json(message) for message in sample.messages]
-        return _PendingRequest(
-            index,
-            request,
-            digest(
-                [
-                    dialogue,
-                    images,
-                    request.response_format.schema,
-                    self.engine.model,
-                    self.engine.digest,
-                ]
-            ),
-        )
+        identity = self.engine.model, self.engine.digest
+        content = [dialogue, images, request.response_format.schema, *identity]
+        return _PendingCall(index, request, digest(content))
 
-    def _cached_response(
-        self, pending: _PendingRequest, sampling: Sampling
-    ) -> CallResult[Any] | None:
-        """A usable reply to any of the tries, the first one before the others; a try that failed in
-        its time is passed over.
-        """
+    def _cached_response(self, pending: _PendingCall, sampling: Sampling) -> CallResult[Any] | None:
+        """The first valid reply to any of the attempts."""
         for attempt in range(self.max_attempts):
             key = _key(pending, _attempt_sampling(sampling, attempt))
             if key in self._offsets:
-                result = self._parse_reply(pending.request, self._stored_reply(key))
+                result = self._parse_reply(pending.request, key)
                 if result.reject_reason is None:
                     self._counts["cached"] += 1
                     return result
@@ -282,15 +232,12 @@ class CachedClient:
 
     def _run_attempt(
         self,
-        remaining: Sequence[_PendingRequest],
+        remaining: Sequence[_PendingCall],
         sampling: Sampling,
         attempt: int,
-        outcomes: list[CallResult[Any] | None],
-    ) -> list[_PendingRequest]:
-        """Ask what is not known, settle what can be, and return the rest.
-
-        Equal requests are asked once.
-        """
+        results: dict[int, CallResult[Any]],
+    ) -> list[_PendingCall]:
+        """Send what is not stored, each equal request once; returns those without a valid reply."""
         keys = [_key(pending, sampling) for pending in remaining]
         requested = {
             key: pending.request.sample
@@ -302,48 +249,41 @@ class CachedClient:
         over_budget = self._send(requested, sampling)
         unresolved = []
         for key, pending in zip(keys, remaining, strict=True):
-            if key in over_budget:
-                # A try that is not made leaves what the one before it lacked.
-                outcomes[pending.index] = replace(
+            if key in over_budget:  # the reply to the attempt before is kept
+                results[pending.index] = replace(
                     pending.last_result,
-                    reject="budget",
-                    detail="the budget does not hold another call",
+                    reject_reason="budget",
+                    detail="the budget does not cover another call",
                 )
                 continue
             if key in self._offsets:
-                pending.last_result = self._parse_reply(pending.request, self._stored_reply(key))
+                pending.last_result = self._parse_reply(pending.request, key)
             elif key in self._failures:
                 pending.last_result = CallResult(None, "failed", self._failures[key])
             if pending.last_result.reject_reason is None:
-                outcomes[pending.index] = pending.last_result
+                results[pending.index] = pending.last_result
             else:
                 unresolved.append(pending)
         return unresolved
 
-    def _parse_reply(self, request: Request[Any], stored: _StoredReply) -> CallResult[Any]:
-        text = stored.text
+    def _parse_reply(self, request: Request[Any], key: str) -> CallResult[Any]:
+        row = json.loads(_read_line(self._file, self._offsets[key]))
+        text: str = row["text"]
         if not text.strip():
             return CallResult(None, "empty", raw_text=text)
-        if (
-            len(text) <= MAX_REFUSAL_CHARS
-            and not text.lstrip().startswith(("{", "```"))
-            and self._is_refusal(text)
-        ):
+        is_plain = not text.lstrip().startswith(("{", "```"))
+        if len(text) <= MAX_REFUSAL_CHARS and is_plain and self._is_refusal(text):
             return CallResult(None, "refused", raw_text=text)
-        if stored.finish == "length":
+        if row["finish"] == "length":
             return CallResult(None, "cut", "the reply ends at max_tokens", text)
         try:
-            return CallResult(
-                request.response_format.parse(_REASONING.sub("", text, count=1)), raw_text=text
-            )
+            value = request.response_format.parse(_REASONING.sub("", text, count=1))
         except InvalidResponse as error:
             return CallResult(None, error.reason, error.detail, text)
-
-    # --- what is sent
-    # ------------------------------------------------------------------------------------------------
+        return CallResult(value, raw_text=text)
 
     def _send(self, requested: Mapping[str, Sample], sampling: Sampling) -> set[str]:
-        """Ask in waves that fit into the budget at their worst; returns what did not fit any more."""
+        """Send in batches whose upper bounds fit the budget; returns the keys that did not fit."""
         remaining = dict(requested)
         while remaining:
             batch = self._select_within_budget(remaining, sampling)
@@ -353,28 +293,17 @@ class CachedClient:
                 del remaining[key]
             self._counts["calls"] += len(batch)
             unanswered = dict(batch)
-            for replies in self._replies(
-                [replace(sample, id=key) for key, sample in batch.items()], sampling
-            ):
-                unexpected = next((reply for reply in replies if reply.id not in unanswered), None)
-                if unexpected:
-                    raise EngineError(
-                        f"{self.engine.model} answered {unexpected.id[:40]!r}, which it was not asked."
-                    )
-                self._store(
-                    [
-                        (reply, self._upper_bound(unanswered.pop(reply.id), sampling))
-                        for reply in replies
-                    ]
-                )
+            samples = [replace(sample, id=key) for key, sample in batch.items()]
+            for replies in self._generate(samples, sampling):
+                for reply in replies:
+                    if reply.id not in unanswered:
+                        raise EngineError(
+                            f"{self.engine.model} answered {reply.id[:40]!r}, which was not requested."
+                        )
+                self._store(replies, unanswered, sampling)
             if unanswered:
-                error_message = "the engine gave no reply"
-                self._store(
-                    [
-                        (Reply(key, None, error=error_message), self._upper_bound(sample, sampling))
-                        for key, sample in unanswered.items()
-                    ]
-                )
+                missing = [Reply(key, None, error="the engine gave no reply") for key in unanswered]
+                self._store(missing, unanswered, sampling)
         return set()
 
     def _select_within_budget(
@@ -384,102 +313,77 @@ class CachedClient:
             return dict(remaining)
         tokens, cost, batch = self._tokens, self._cost, {}
         for key, sample in remaining.items():
-            upper_bound = self._upper_bound(sample, sampling)
-            upper_bound = Usage(
-                upper_bound.tokens * (1 + self._engine_retries),
-                upper_bound.cost * (1 + self._engine_retries),
-            )
-            fits = self.budget.tokens is None or tokens + upper_bound.tokens <= self.budget.tokens
-            if fits and (self.budget.cost is None or cost + upper_bound.cost <= self.budget.cost):
-                tokens, cost, batch[key] = (
-                    tokens + upper_bound.tokens,
-                    cost + upper_bound.cost,
-                    sample,
-                )
+            bound = self._upper_bound(sample, sampling).times(1 + self._engine_retries)
+            fits = self.budget.tokens is None or tokens + bound.tokens <= self.budget.tokens
+            if fits and (self.budget.cost is None or cost + bound.cost <= self.budget.cost):
+                tokens, cost, batch[key] = tokens + bound.tokens, cost + bound.cost, sample
         return batch
 
     def _upper_bound(self, sample: Sample, sampling: Sampling) -> Usage:
-        prompt = DIALOGUE_OVERHEAD_TOKENS + self.budget.image_tokens * sum(
-            isinstance(part, int) for message in sample.messages for part in message.parts
-        )
-        prompt += sum(
-            TURN_OVERHEAD_TOKENS + len(message.text.encode("utf-8", "replace"))
-            for message in sample.messages
-        )
-        return self._compute_usage(prompt, sampling.max_tokens)
+        prompt_tokens = DIALOGUE_OVERHEAD_TOKENS
+        for message in sample.messages:
+            n_images = sum(isinstance(part, int) for part in message.parts)
+            prompt_tokens += n_images * self.budget.image_tokens + TURN_OVERHEAD_TOKENS
+            prompt_tokens += len(message.text.encode("utf-8", "replace"))
+        return self._compute_usage(prompt_tokens, sampling.max_tokens)
 
-    def _compute_usage(self, prompt: int, reply: int) -> Usage:
-        return Usage(
-            prompt + reply,
-            (prompt * self.budget.prompt_price + reply * self.budget.reply_price) / 1e6,
-        )
+    def _compute_usage(self, prompt_tokens: int, reply_tokens: int) -> Usage:
+        prices = self.budget.prompt_price, self.budget.reply_price
+        cost = (prompt_tokens * prices[0] + reply_tokens * prices[1]) / 1e6
+        return Usage(prompt_tokens + reply_tokens, cost)
 
-    def _replies(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[list[Reply]]:
+    def _generate(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[list[Reply]]:
         try:
             yield from self.engine.generate(samples, sampling)
         except (LingshuError, ImportError):
             raise
         except Exception as error:
             raise EngineError(
-                f"{self.engine.model} failed: {describe_error(error)}; replies so far are kept, run the same"
-                " command again to go on."
+                f"{self.engine.model} failed: {describe_error(error)}; replies so far are kept, run"
+                " the same command again to resume."
             ) from error
 
-    # --- what is remembered
-    # ------------------------------------------------------------------------------------------
-
-    def _store(self, replies: Sequence[tuple[Reply, Usage]]) -> None:
+    def _store(
+        self, replies: Sequence[Reply], unanswered: dict[str, Sample], sampling: Sampling
+    ) -> None:
         rows: list[dict[str, Any]] = []
-        for reply, upper_bound in replies:
+        for reply in replies:
+            upper_bound = self._upper_bound(unanswered.pop(reply.id), sampling)
             usage = self._reply_usage(reply, upper_bound)
-            self._counts["exceeds_upper_bound"] += usage.tokens > upper_bound.tokens * (
-                1 + reply.failed_attempts
-            )
+            bound = upper_bound.times(1 + reply.failed_attempts)
+            self._counts["exceeds_upper_bound"] += usage.tokens > bound.tokens
             if reply.text is None:
                 self._failures[reply.id] = reply.error or ""
-            content = {"text": reply.text, "finish": reply.finish, "error": reply.error}
-            counts = {"prompt_tokens": reply.prompt_tokens, "reply_tokens": reply.reply_tokens}
-            rows.append(
-                {
-                    "key": reply.id,
-                    "model": self.engine.model,
-                    **content,
-                    **counts,
-                    "tokens": usage.tokens,
-                    "cost": usage.cost,
-                }
-            )
+            row = {"key": reply.id, "model": self.engine.model}
+            for name in ("text", "finish", "error", "prompt_tokens", "reply_tokens"):
+                row[name] = getattr(reply, name)
+            rows.append({**row, "tokens": usage.tokens, "cost": usage.cost})
         self._log.append(rows)
-        for row, line in zip(
-            rows, _read_from(self._file, self._end_offset).splitlines(keepends=True), strict=True
-        ):
+        lines = _read_from(self._file, self._end_offset).splitlines(keepends=True)
+        for row, line in zip(rows, lines, strict=True):
             self._index_row(row, len(line))
 
     def _reply_usage(self, reply: Reply, upper_bound: Usage) -> Usage:
-        """What a reply reports, at worst where it reports nothing; and a whole call for each try
-        that was lost.
-        """
+        """The usage that a reply reports, else its upper bound, and the bound of each lost attempt."""
         if reply.prompt_tokens is not None and reply.reply_tokens is not None:
             reported = self._compute_usage(reply.prompt_tokens, reply.reply_tokens)
+        elif reply.text is None and reply.failed_attempts:
+            reported = Usage(0, 0.0)
         else:
-            reported = (
-                Usage(0, 0.0) if reply.text is None and reply.failed_attempts else upper_bound
-            )
-        return Usage(
-            reported.tokens + reply.failed_attempts * upper_bound.tokens,
-            reported.cost + reply.failed_attempts * upper_bound.cost,
-        )
+            reported = upper_bound
+        lost = upper_bound.times(reply.failed_attempts)
+        return Usage(reported.tokens + lost.tokens, reported.cost + lost.cost)
 
     def _load_log(self) -> None:
-        """Note every call of earlier runs; their texts stay on the disk."""
+        """Index every call of earlier runs; their texts stay on the disk."""
         with self._path.open("rb") as file:
             for line_number, line in enumerate(file, 1):
                 try:
                     self._index_row(json.loads(line), len(line))
                 except (ValueError, TypeError, LookupError) as error:
                     raise ArtifactError(
-                        f"{self._path}, line {line_number}: no record of a call; remove the line, and it"
-                        " is made anew."
+                        f"{self._path}, line {line_number}: not a record of a call; remove the line"
+                        " to repeat the call."
                     ) from error
 
     def _index_row(self, row: Mapping[str, Any], length: int) -> None:
@@ -490,27 +394,15 @@ class CachedClient:
         self._cost += cost
         self._end_offset += length
 
-    def _stored_reply(self, key: str) -> _StoredReply:
-        row = json.loads(_read_line(self._file, self._offsets[key]))
-        return _StoredReply(row["text"], row["finish"])
 
-
-def _key(pending: _PendingRequest, sampling: Sampling) -> str:
-    """What identifies a try; short enough to name a request of a batch, where services allow 64
-    characters.
-    """
+def _key(pending: _PendingCall, sampling: Sampling) -> str:
+    """The id of an attempt, below the 64 characters that batch services allow."""
     return f"{pending.content_digest[:40]}{_sampling_key(sampling)}"
 
 
 @lru_cache(maxsize=64)
 def _sampling_key(sampling: Sampling) -> str:
-    return digest(
-        {
-            name: getattr(sampling, name)
-            for name in Sampling.__dataclass_fields__
-            if name != "num_generations"
-        }
-    )[:16]
+    return digest(sampling.decoding())[:16]
 
 
 def _attempt_sampling(sampling: Sampling, attempt: int) -> Sampling:

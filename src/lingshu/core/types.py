@@ -1,5 +1,4 @@
-"""The nouns that flow through every part: samples, drops, replies, scores, and what makes or takes
-them.
+"""The data types that every package exchanges: samples, drops, replies, scores, engines and tasks.
 
 All are frozen. A sample refers to its images; it never holds decoded pixels.
 """
@@ -10,7 +9,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lingshu.core.errors import InputError, LingshuError
 
@@ -23,11 +22,8 @@ STATUSES: tuple[Status, ...] = ("ok", "unparsed", "refused", "empty", "multiple"
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Where an image lies: a file, item `index` of row `row` of a parquet shard, or the encoded
-    bytes themselves.
-
-    `data` is for images that have no place on a disk (drawn phantoms, uploads); it holds an encoded
-    file, not pixels.
+    """A reference to an image: a file, item `index` of row `row` of a parquet shard, or an encoded
+    file in memory (`data`: phantoms, uploads).
     """
 
     path: str | None = None
@@ -38,14 +34,14 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. A part is text, or the position of an image in the sample's `images`."""
+    """One turn. A part is text, or the index of an image in the sample's `images`."""
 
     role: Role
     parts: tuple[str | int, ...]
 
     @property
     def text(self) -> str:
-        """The turn's words alone, images left out."""
+        """The text parts, joined."""
         return "".join(part for part in self.parts if isinstance(part, str))
 
 
@@ -53,9 +49,9 @@ class Message:
 class Meta:
     """What is known of a sample besides its content; None means not known.
 
-    `access` says who may see it (core/data_policy.py decides what follows). `group` names the patient,
-    study or image behind the sample: samples that share it belong on one side of any split. `kind`
-    is the kind of question.
+    `access` says who may see it (core/data_policy.py). `group` names the patient, study or image
+    behind the sample: samples that share it belong on one side of any split. `kind` is the kind of
+    question.
     """
 
     source: str | None = None
@@ -70,20 +66,19 @@ class Meta:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def facet(self, name: str) -> str | None:
-        """The value of a grouping by its name: one of the fields above, else a key of `extra`."""
-        value = (
-            self.extra.get(name) if name not in Meta.__dataclass_fields__ else getattr(self, name)
-        )
+        """The value to group by: one of the fields above, else a key of `extra`."""
+        is_field = name in Meta.__dataclass_fields__
+        value = getattr(self, name) if is_field else self.extra.get(name)
         return None if value is None else str(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A dialogue over images, with what a right answer is.
+    """A dialogue over images, with its accepted answers.
 
     Training samples end in an assistant turn; samples to be answered end in a user turn. `gold`
-    holds every accepted answer, the preferred one first; where there are `choices`, gold is the
-    letter of the right one. None: no gold known.
+    holds every accepted answer, the preferred one first, or None if none is known; with `choices` it
+    is the letter of the correct one.
     """
 
     id: str
@@ -95,7 +90,7 @@ class Sample:
 
     @property
     def question(self) -> str:
-        """The words of the last user turn."""
+        """The text of the last user turn."""
         return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
 
     @property
@@ -103,15 +98,13 @@ class Sample:
         return bool(self.messages) and self.messages[-1].role == "assistant"
 
     def with_answer(self, answer: str) -> Sample:
-        """The training form: this dialogue closed by `answer`."""
+        """The training sample: this dialogue followed by `answer`."""
         return replace(self, messages=(*self.messages, Message("assistant", (answer,))))
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A row that did not become a sample, and why; `reason` is a short constant that can be
-    counted.
-    """
+    """A row that did not become a sample; `reason` is a short constant that can be counted."""
 
     id: str
     reason: str
@@ -120,7 +113,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How replies are drawn. Temperature 0 is greedy; `copies` asks each sample that many times."""
+    """How replies are generated: greedy at temperature 0, `num_generations` replies a sample."""
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -131,7 +124,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.num_generations < 1:
             raise InputError(
-                f"max_tokens {self.max_tokens} and copies {self.num_generations} must be at least 1."
+                f"max_tokens {self.max_tokens} and num_generations {self.num_generations} must be at"
+                " least 1."
             )
         if not 0 <= self.temperature < math.inf or not 0 < self.top_p <= 1:
             raise InputError(
@@ -139,16 +133,22 @@ class Sampling:
                 " and at most 1."
             )
 
+    def decoding(self) -> dict[str, Any]:
+        """What decides one reply: all fields except the number of replies."""
+        return {name: getattr(self, name) for name in _DECODING_FIELDS}
+
+
+_DECODING_FIELDS = tuple(n for n in Sampling.__dataclass_fields__ if n != "num_generations")
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an engine said to one sample. `text` is None exactly when `error` says why there is
-    none.
+    """An engine's reply to one sample; `text` is None exactly when `error` says why.
 
-    `finish` is "stop" for a reply that ended by itself and "length" for one cut at max_tokens.
-    `token_ids` are its tokens with the end token, where the engine knows them; reinforcement
-    learning needs them, and they are never stored. `lost` counts tries whose answer was not heard,
-    though it may be charged for.
+    `finish` is "stop" for a complete reply and "length" for one truncated at max_tokens. `token_ids`
+    are its tokens with the end token, if the engine knows them; reinforcement learning needs them,
+    and they are never stored. `failed_attempts` counts attempts whose answer was lost, though it may
+    be charged for.
     """
 
     id: str
@@ -164,8 +164,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A value in the scorer's stated range, or None where nothing could be read; `read` is the
-    answer that was read.
+    """A value in the scorer's stated range, or None if no answer could be parsed; `prediction` is
+    the parsed answer.
     """
 
     value: float | None
@@ -182,10 +182,8 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that a judge finds met or not met in a reply; `points` below 0 are for what a reply
-    should not do.
-
-    `name` is the dimension it stands for, where it has one.
+    """A criterion that a judge finds met or not met in a reply; `points` below 0 are for what a
+    reply should not do. `name` is its dimension, if it has one.
     """
 
     text: str
@@ -196,13 +194,12 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """What a metric says of a whole set of replies, and of each.
+    """A metric over a set of replies, and the scores of each.
 
-    `value` counts an empty reply as `empty`, the worst there is, and `said` leaves it out; `expected_n` and
-    `n_non_empty` are the replies behind them, and replies that failed are in neither. Both values are
-    None where the metric has nothing to say; `note` then tells why. `scores` is in the order of the
-    samples, and empty where there are none. `mean` is False for a value that is no mean of the
-    scores, such as BLEU of a corpus.
+    `value` counts an empty reply as `empty_score`; `non_empty_value` leaves it out. `n` and
+    `n_non_empty` are the replies behind them, without those that failed. Both values are None if the
+    metric is unavailable; `note` then says why. `scores` is in the order of the samples, or empty.
+    `is_mean` is False for a value that is not the mean of the scores, such as corpus BLEU.
     """
 
     name: str
@@ -217,12 +214,10 @@ class MetricResult:
 
 
 class Metric(Protocol):
-    """A measure that needs all replies at once, or a model's weights; the value of one reply can
-    depend on the others.
+    """A metric that needs all replies at once, or a model's weights.
 
-    Gives one or more numbers for samples with gold and their replies, None for a reply that failed.
-    `weights` is the folder in which models lie; without what it needs there, a metric answers that
-    it is unavailable, and does not raise.
+    A failed reply is None. `weights` is the folder of models; without the model that it needs there,
+    a metric returns a result with a note and does not raise.
     """
 
     def __call__(
@@ -237,9 +232,8 @@ class Metric(Protocol):
 class Engine(Protocol):
     """Anything that answers samples.
 
-    `model` is the name that reports print, `digest` identifies the exact weights as far as they can
-    be known, and `endpoint` is the address that samples are sent to, None for an engine inside this
-    process.
+    `model` is the name that reports print, `digest` identifies the weights where they are known, and
+    `endpoint` is the address that samples are sent to, None for an engine in this process.
     """
 
     @property
@@ -256,35 +250,32 @@ class Engine(Protocol):
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        """Yield replies in lists, as they get ready and in any order; each list is stored in one
+        """Yield replies in lists, as they are ready and in any order; each list is stored in one
         write.
 
-        `skip` holds (sample id, copy) pairs that are answered already. They are passed in, not left
-        out, so that an engine whose arithmetic depends on how it batches composes the same batches
-        as in an unbroken run. A sample that cannot be answered yields a reply with an `error`; only
-        a failure of the whole engine raises.
+        `skip` holds (sample id, generation index) pairs that are answered already. They are passed
+        in, not left out, so that an engine whose arithmetic depends on batching composes the same
+        batches as in an uninterrupted run. A sample that cannot be answered yields a reply with an
+        `error`; only a failure of the whole engine raises.
         """
         ...
 
 
-# Told of a reply in the making: pieces of its text, then once its end, which is the whole reply or
-# why there is none.
+# Receives pieces of a reply's text, then once its end: the complete reply, or why there is none.
 EventCallback = Callable[[str | Reply | LingshuError], None]
 
 
 class RequestHandle(Protocol):
-    """A question that was handed in."""
-
     def cancel(self) -> None:
-        """Give the answer up; nothing more is heard of it."""
+        """Cancel the request; no further event is sent."""
         ...
 
 
 class AsyncEngine(Protocol):
-    """An engine that takes questions while it answers others; safe to call from any thread.
+    """An engine that accepts requests while it answers others; safe to call from any thread.
 
-    `streams` tells whether text is heard while it is made; else all of it is heard at the end.
-    `running` and `waiting` count the questions in the making and those before them.
+    `streams` says whether text is sent while it is generated; else all of it is sent at the end.
+    `running` and `waiting` count requests.
     """
 
     @property
@@ -308,16 +299,16 @@ class AsyncEngine(Protocol):
         *,
         stop: Sequence[str] = (),
     ) -> RequestHandle:
-        """Ask; returns at once. `heard` is called from other threads and must return soon. `copies`
-        is taken as 1.
+        """Submit a request and return at once; one reply is generated.
 
-        A reply ends before the first of the texts `stop`. An InputError at its end is the
-        question's own fault, any other error the engine's.
+        `on_event` is called from other threads and must return soon. A reply ends before the first
+        of the texts `stop`. An InputError at its end is the fault of the request, any other error
+        that of the engine.
         """
         ...
 
     def close(self) -> None:
-        """Give up every question and let go of the model."""
+        """Cancel every request and release the model."""
         ...
 
 

@@ -19,12 +19,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from lingshu.core.agreement import agreement
 from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.files import enumerate_jsonl
 from lingshu.core.quotas import stable_hash
 from lingshu.core.rows import LETTERS
-from lingshu.core.stats import Interval, wilson
+from lingshu.core.stats import Interval, agreement, wilson
 from lingshu.core.teacher_prompts import ALTERNATIVE, SYNTHETIC
 from lingshu.core.types import Drop, Message, Sample
 

@@ -19,7 +19,7 @@ from lingshu.core.data_policy import DataPolicy, check_data_policy
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, ImageError, InputError, one_line
 from lingshu.core.files import digest
-from lingshu.core.llm_http import ChatResponse, Endpoint, Failure, send_all
+from lingshu.core.llm_client import ChatResponse, Endpoint, Failure, send_all
 from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
 from lingshu.engines._chat import messages
 from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.agreement import Agreement, agreement
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import enumerate_jsonl, read_json, write_json
+from lingshu.core.stats import Agreement, agreement
 from lingshu.evaluate.rubric import clipped_mean, rubric_score
 from lingshu.evaluate.summary import Row, is_unscored, percent, row_value
 

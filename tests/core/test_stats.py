@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lingshu.core.agreement import Agreement, agreement
+from lingshu.core.stats import Agreement, agreement
 
 YES_NO = ("yes", "no")
 
