@@ -30,8 +30,8 @@ from lingshu.deidentify.overlay_text import find_text_lines
 from lingshu.deidentify.rules import scrub_text
 from lingshu.imaging.cache import ImageCache
 from lingshu.ops import tag_modality
-from lingshu.ops._modality_features import image_features
 from lingshu.ops.language import detect_language
+from lingshu.ops.tag_modality import image_features
 
 Rows = list[dict]
 # slice -> language of its texts, the fields that are joined, and whether the word lists were made

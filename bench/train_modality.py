@@ -25,8 +25,12 @@ from numpy.typing import NDArray
 
 from lingshu.core.types import Image
 from lingshu.imaging.cache import ImageCache
-from lingshu.ops._modality_features import VERSION, image_features
-from lingshu.ops.tag_modality import DEFAULT_HEAD, ModalityClassifier
+from lingshu.ops.tag_modality import (
+    DEFAULT_HEAD,
+    FEATURES_VERSION,
+    ModalityClassifier,
+    image_features,
+)
 
 MODALITIES = ("X-ray", "CT", "MRI", "ultrasound", "microscopy")
 HEAD_CT = {"16520", "23631", "34922", "39757", "48714", "54795", "57520", "58261"}
@@ -212,7 +216,7 @@ def write(head: ModalityClassifier, summary: dict[str, object], path: Path) -> N
 
     value = {
         "subject": "linear head of lingshu.ops.tag_modality, written by bench/train_modality.py",
-        "sources": list(SOURCES.values()), "held_out": summary, "features": VERSION, "modalities": list(head.modalities),
+        "sources": list(SOURCES.values()), "held_out": summary, "features": FEATURES_VERSION, "modalities": list(head.modalities),
         "max_distance": round(head.max_distance, 4), "min_probability": head.min_probability,
         **{name: short(getattr(head, name)) for name in ("mean", "scale", "weights", "bias", "projection", "centers")},
     }  # fmt: skip

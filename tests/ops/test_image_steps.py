@@ -248,7 +248,7 @@ def test_an_encoder_of_ones_own_is_given_with_its_head(tmp_path: Path) -> None:
         for s in run_map_step(step, [caption("d", png(dark)), caption("b", png(bright))]).kept
     ] == ["dark", "bright"]
     write_json(tmp_path / "old.json", {"features": 0})
-    with pytest.raises(InputError, match="train it anew"):
+    with pytest.raises(InputError, match="train it again"):
         run_map_step(tag_modality.step(head=str(tmp_path / "old.json")), [])
 
 

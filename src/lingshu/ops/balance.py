@@ -1,24 +1,21 @@
 """Balance: no group of samples (by modality, source, format, kind, ...) larger than its quota.
 
-Facts and reasons: the paper balances its long captions over modalities and its RL pool over
-modality and query format (sections 2.2.1 and 3.1.4) without numbers. So nothing is cut by default
-but what a limit is given for. Where several facets are named, a group is their combination. What is
-left out is drawn by the samples' ids and the seed.
+The paper balances its long captions over modalities and its RL pool over modality and query format
+(sections 2.2.1 and 3.1.4) without numbers, so nothing is cut unless a limit is given. With several
+facets a group is their combination. The samples that stay are chosen by their ids and the seed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lingshu.core.quotas import UNKNOWN, allocate_quotas, group_rows, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import facet_value, require
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from lingshu.ops._sample_fields import check_minimum, facet_value, require
 
 
 def step(
@@ -32,23 +29,20 @@ def step(
     """Keep at most a quota of samples of each group.
 
     Args:
-        by: facets that make a group: fields of Meta, keys of its extra, or `format` (choice,
+        by: facets that form a group: fields of Meta, keys of its extra, or `format` (choice,
             yes_no, open, caption, report).
         cap: at most this many samples of each group.
         ratio: no group larger than this multiple of the median group; 1 or more.
-        total: this many samples in all, as even over the groups as they allow: small groups stay
+        total: this many samples in all, as evenly over the groups as they allow: small groups stay
             whole.
-        seed: which samples of a group stay.
+        seed: selects the samples of a group that stay.
 
     Drops: over_quota. Samples without a value are the group `unknown`.
     """
     require(bool(by), "balance: by names no facet; give one, such as modality.")
-    require(cap is None or cap >= 1, f"balance: cap is {cap}; it must be at least 1.")
-    require(ratio is None or ratio >= 1, f"balance: ratio is {ratio}; it must be at least 1.")
-    require(total is None or total >= 1, f"balance: total is {total}; it must be at least 1.")
+    check_minimum("balance", 1, cap=cap, ratio=ratio, total=total)
     require(
-        not (cap is None and ratio is None and total is None),
-        "balance has no limit; give cap, ratio or total.",
+        (cap, ratio, total) != (None, None, None), "balance has no limit; give cap, ratio or total."
     )
 
     def sign(sample: Sample, _: Pixels) -> Signature:
@@ -57,16 +51,10 @@ def step(
     def decide(table: pa.Table) -> Decision:
         ids = table["id"].to_pylist()
         rows = group_rows(table["group"].to_pylist())
-        quotas = group_quotas(
-            {group: len(members) for group, members in rows.items()},
-            cap=cap,
-            ratio=ratio,
-            total=total,
-        )
+        sizes = {group: len(members) for group, members in rows.items()}
+        quotas = group_quotas(sizes, cap=cap, ratio=ratio, total=total)
         drops = {
-            row: Drop(
-                ids[row], "over_quota", f"{group}: {quotas[group]} of {len(rows[group])} stay"
-            )
+            row: Drop(ids[row], "over_quota", f"{group}: {quotas[group]} of {sizes[group]} stay")
             for group, row in rows_over_quota(rows, quotas, ids, seed)
         }
         return Decision(drops, stats={f"kept of {group}": quotas[group] for group in sorted(rows)})
@@ -80,11 +68,8 @@ def group_quotas(
     """The quota of each group; the strictest limit holds."""
     if not sizes:
         return {}
-    largest = max(sizes.values())
-    limits = [
-        largest,
-        cap or largest,
-        largest if ratio is None else max(1, int(ratio * median(sizes.values()))),
-    ]
-    quotas = {group: min(size, *limits) for group, size in sizes.items()}
+    limit = cap or max(sizes.values())
+    if ratio is not None:
+        limit = min(limit, max(1, int(ratio * median(sizes.values()))))
+    quotas = {group: min(size, limit) for group, size in sizes.items()}
     return quotas if total is None else allocate_quotas(quotas, total)

@@ -2,10 +2,10 @@
 dropped.
 
 Equal text, 13-word and 8-word passages, MinHash, equal and near images, a question about the same
-image, and the same study or patient count (search/overlap.py says how each is judged). Phrases that
-many items share and questions too short to tell an item do not: those samples stay. The paper asks
-for "strict" removal without a method (section 2.3); so near images count too, and `drop` can leave
-kinds out, which are then noted. All texts are held while it decides: about 1 GB for each million
+image, and the same study or patient count (search/overlap.py defines each). Phrases that many items
+share and questions too short to identify an item do not: those samples stay. The paper asks for
+"strict" removal without a method (section 2.3); so near images count too, and kinds left out of
+`drop` are noted instead. All texts are held in memory for the decision: about 1 GB for each million
 dialogues.
 """
 
@@ -14,36 +14,27 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lingshu.core import registry
 from lingshu.core.errors import UnknownNameError, suggest_name
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
-from lingshu.core.types import Drop, Sample, Task
+from lingshu.core.types import Drop, Image, Sample, Task
 from lingshu.imaging.cache import ImageCache
-from lingshu.ops._sample_fields import require
+from lingshu.ops._sample_fields import check_choice, require
+from lingshu.search.benchmark_items import benchmark_items
+from lingshu.search.image_hash import ImageSignature, image_signature
+from lingshu.search.overlap import CONTAMINATION_KINDS, BenchmarkItem, OverlapIndex, find_overlaps
 from lingshu.sources import jsonl, parquet
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from lingshu.search.image_hash import ImageSignature as ImageSignature
-    from lingshu.search.overlap import BenchmarkItem
-
-KINDS = (
-    "exact_text",
-    "ngram13",
-    "ngram8",
-    "minhash",
-    "image_exact",
-    "image_near",
-    "image_question",
-    "study",
-)
 
 
 def step(
-    *, against: Sequence[str], data: str | None = None, radius: int = 8, drop: Sequence[str] = KINDS
+    *,
+    against: Sequence[str],
+    data: str | None = None,
+    radius: int = 8,
+    drop: Sequence[str] = CONTAMINATION_KINDS,
 ) -> TableStep:
     """Drop what overlaps with test sets.
 
@@ -51,59 +42,37 @@ def step(
         against: names of tasks, DATASET folders, .jsonl files or folders with rows.jsonl.
         data: the folder of offline data for tasks, as `--data` of `lingshu eval`; None downloads.
         radius: bits of 256 in which near images may differ, 0 to 31.
-        drop: the kinds of overlap that drop a sample; of other kinds the note `overlap` names the
+        drop: the kinds of overlap that drop a sample; for other kinds the note `overlap` names the
             test item.
 
     Drops: overlap_KIND.
-
-    Raises:
-        UnknownName: a task that does not exist.
     """
     require(
         bool(against),
         "decontaminate: against names no test set; give tasks, DATASET folders or .jsonl files.",
     )
     require(0 <= radius <= 31, f"decontaminate: radius is {radius}; it must be 0 to 31 bits.")
+    for kind in drop:
+        check_choice("decontaminate", "drop", kind, CONTAMINATION_KINDS)
+    tasks = registry.names("tasks")
     for name in against:
-        if not _is_file(name) and name.replace("-", "_") not in (
-            task_names := registry.names("tasks")
-        ):
+        if not _is_file(name) and name.replace("-", "_") not in tasks:
             raise UnknownNameError(
-                f"decontaminate: there is no task {name!r}; {suggest_name(name, task_names)}"
+                f"decontaminate: there is no task {name!r}; {suggest_name(name, tasks)}"
             )
-    unknown = next((kind for kind in drop if kind not in KINDS), None)
-    require(
-        unknown is None, f"decontaminate: drop names {unknown!r}; choose among {', '.join(KINDS)}."
-    )
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        from lingshu.search.benchmark_items import benchmark_items
-        from lingshu.search.image_hash import image_signature
-
-        images = [
-            image_signature(pixels.bytes(image), pixels.gray(image)) for image in sample.images
-        ]
-        item_fields = [
-            [i.question, i.answer, list(i.choices), list(i.studies)]
-            for i in benchmark_items(sample)
-        ]
+        images = [image_signature(pixels.bytes(i), pixels.gray(i)) for i in sample.images]
+        items = [(i.question, i.answer, i.choices, i.studies) for i in benchmark_items(sample)]
         return {
-            "items": json.dumps(item_fields, ensure_ascii=False),
+            "items": json.dumps(items, ensure_ascii=False),
             "images": b"".join(b"".join(image) for image in images),
         }
 
     def decide(table: pa.Table) -> Decision:
-        from lingshu.search.overlap import KINDS as BY_STRENGTH
-        from lingshu.search.overlap import OverlapIndex, find_overlaps
-
-        ids = table["id"].to_pylist()
-        # Numbers in place of ids: two sources may use one id.
+        ids, items, images = (table[name].to_pylist() for name in ("id", "items", "images"))
         train = [
-            item
-            for row, values in enumerate(
-                zip(table["items"].to_pylist(), table["images"].to_pylist(), strict=True)
-            )
-            for item in _load_items(row, *values)
+            item for row in range(len(ids)) for item in _load_items(row, items[row], images[row])
         ]
         overlaps_by_row: dict[int, dict[str, str]] = {}
         stats: dict[str, int | float | str] = {}
@@ -111,51 +80,40 @@ def step(
             unreadable: list[Drop] = []
             index = OverlapIndex.build(_test_items(name, data, unreadable), radius=radius)
             result = find_overlaps(train, index)
+            leaks = [overlap for overlap in result.overlaps if overlap.kind != "boilerplate"]
             stats |= {
                 f"items of {name}": len(set(index.ids)),
                 f"items of {name} not read": len(unreadable),
-                f"boilerplate of {name}": (
-                    sum(o.kind == "boilerplate" for o in result.overlaps) + result.n_omitted
-                ),
-            }
-            leaked_ids = {o.test_id for o in result.overlaps if o.kind != "boilerplate"}
-            stats |= {
-                f"items of {name} found": len(leaked_ids),
+                f"boilerplate of {name}": len(result.overlaps) - len(leaks) + result.n_omitted,
+                f"items of {name} found": len({overlap.test_id for overlap in leaks}),
                 f"pairs of {name} not compared": result.overflow.pairs,
             }
-            for overlap in result.overlaps:
-                if overlap.kind != "boilerplate":
-                    overlaps_by_row.setdefault(int(overlap.train_id), {}).setdefault(
-                        overlap.kind, f"{name} {overlap.test_id}: {overlap.evidence}"
-                    )
+            for overlap in leaks:
+                evidence = f"{name} {overlap.test_id}: {overlap.evidence}"
+                overlaps = overlaps_by_row.setdefault(int(overlap.train_id), {})
+                overlaps.setdefault(overlap.kind, evidence)
         drops: dict[int, Drop] = {}
         notes: dict[int, dict[str, str]] = {}
-        for row, kinds in sorted(overlaps_by_row.items()):
-            strongest_kind = min(
-                kinds, key=lambda kind: (kind not in drop, BY_STRENGTH.index(kind))
-            )
-            if strongest_kind in drop:
-                drops[row] = Drop(ids[row], f"overlap_{strongest_kind}", kinds[strongest_kind])
+        for row, overlaps in sorted(overlaps_by_row.items()):
+            found = [kind for kind in CONTAMINATION_KINDS if kind in overlaps]  # strongest first
+            dropping = [kind for kind in found if kind in drop]
+            if dropping:
+                drops[row] = Drop(ids[row], f"overlap_{dropping[0]}", overlaps[dropping[0]])
             else:
-                notes[row] = {"overlap": f"{strongest_kind} {kinds[strongest_kind]}"}
+                notes[row] = {"overlap": f"{found[0]} {overlaps[found[0]]}"}
         return Decision(drops, notes, stats)
 
-    return TableStep(
-        sign,
-        decide,
-        input_files=tuple(path for name in against for path in _input_files(name, data)),
-    )
+    input_files = tuple(path for name in against for path in _input_files(name, data))
+    return TableStep(sign, decide, input_files)
 
 
-def _load_items(row: int, items_json: str, images: bytes) -> Iterator[BenchmarkItem]:
-    from lingshu.search.image_hash import ImageSignature as ImageSignature
-    from lingshu.search.overlap import BenchmarkItem
-
+def _load_items(row: int, items: str, images: bytes) -> Iterator[BenchmarkItem]:
+    """The items of a row; its number is their id, since two sources may use one id."""
     signatures = tuple(
         ImageSignature(images[i : i + 16], images[i + 16 : i + 32], images[i + 32 : i + 64])
         for i in range(0, len(images), 64)
     )
-    for question, answer, choices, studies in json.loads(items_json):
+    for question, answer, choices, studies in json.loads(items):
         yield BenchmarkItem(str(row), question, answer, tuple(choices), signatures, tuple(studies))
 
 
@@ -164,56 +122,37 @@ def _is_file(name: str) -> bool:
 
 
 def _input_files(name: str, data: str | None) -> list[str]:
-    """The files that decide what a test set is; what a task downloads is told by its revision, not
-    by files.
-    """
-    path = Path(name) if _is_file(name) else None if data is None else Path(data) / name
-    return (
-        []
-        if path is None
-        else [
-            (
-                str(jsonl.find_rows_file(path))
-                if path.is_dir() and (path / jsonl.ROWS_FILE).is_file()
-                else str(path)
-            )
-        ]
-    )
+    """The files that define a test set; a downloaded task is defined by its revision."""
+    if not _is_file(name) and data is None:
+        return []
+    path = Path(name) if _is_file(name) else Path(data or "") / name
+    return [str(path / jsonl.ROWS_FILE if (path / jsonl.ROWS_FILE).is_file() else path)]
 
 
 def _test_items(name: str, data: str | None, unreadable: list[Drop]) -> Iterator[BenchmarkItem]:
-    """The items of a test set with the signatures of their images; what cannot be compared goes to
-    `unread`.
+    """The items of a test set with the signatures of their images; samples that cannot be compared
+    are added to `unreadable`.
 
     Raises:
         LingshuError: there is no such test set, or one of its images cannot be read.
     """
-    from lingshu.search.benchmark_items import benchmark_items
-    from lingshu.search.image_hash import image_signature
-
-    signatures: dict[object, ImageSignature] = {}
-    with ImageCache() as image_cache:
+    signatures: dict[Image, ImageSignature] = {}
+    with ImageCache() as cache:
         for sample in _test_samples(name, data):
             if isinstance(sample, Drop):
                 unreadable.append(sample)
                 continue
             for image in sample.images:
                 if image not in signatures:
-                    signatures[image] = image_signature(
-                        image_cache.bytes(image), image_cache.gray(image)
-                    )
+                    signatures[image] = image_signature(cache.bytes(image), cache.gray(image))
             yield from benchmark_items(sample, [signatures[image] for image in sample.images])
 
 
 def _test_samples(name: str, data: str | None) -> Iterator[Sample | Drop]:
     path = Path(name)
-    if _is_file(name):
-        yield from (
-            parquet.read(path)
-            if path.is_dir() and not (path / jsonl.ROWS_FILE).is_file()
-            else jsonl.read(path)
-        )
-        return
-    task = registry.get_attribute("tasks", name, "TASK")
-    assert isinstance(task, Task)
-    yield from task.samples(None if data is None else Path(data))
+    if not _is_file(name):
+        task = registry.get_attribute("tasks", name, "TASK")
+        assert isinstance(task, Task)
+        return task.samples(None if data is None else Path(data))
+    is_dataset = path.is_dir() and not (path / jsonl.ROWS_FILE).is_file()
+    return parquet.read(path) if is_dataset else jsonl.read(path)

@@ -1,28 +1,39 @@
 """Image deduplication, exact and perceptual: one sample of each set of duplicate images stays.
 
-Default: 256-bit cosine-transform hash within 8 bits, which finds 99.7 % of re-encoded and resized
+Default: 256-bit cosine-transform hash within 8 bits, which finds 99.7% of re-encoded and resized
 copies without a false merge on look-alike scans; 64-bit hashes at distance 0, the paper's choice
-(section 2.1.4), find 94 % and merge some that differ (docs/benchmarks.md). Two pictures of one
-series (neighbouring slices) are never merged unless their pixels are equal. The sample that stays
-has the largest image, then the longest caption, then the best ranked source; the captions of the
-others are kept in its note `other_captions` (a JSON list).
+(section 2.1.4), find 94% and merge some that differ (docs/benchmarks.md). Two images of one series
+(neighboring slices) are never merged unless their pixels are equal. The sample that stays has the
+largest image, then the longest caption, then the best ranked source; the captions of the others are
+kept in its note `other_captions` (a JSON list).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
-from lingshu.search.disjoint_sets import DuplicateMap, column, split_groups
+from lingshu.search.buckets import connected_components
+from lingshu.search.clusters import (
+    DuplicateGroups,
+    DuplicateMap,
+    alternative_captions,
+    column,
+    protected_groups,
+    split_groups,
+)
+from lingshu.search.hamming import pairs_within
+from lingshu.search.image_hash import file_digest, perceptual_hash, pixel_digest
+from lingshu.search.text_hash import normalize_text
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
+_COLUMNS = ("hash", "pixels", "files", "area", "caption", "series", "text")
 
 
 def step(
@@ -38,151 +49,95 @@ def step(
 
     Args:
         bits: length of the hash, 256 or 64.
-        radius: bits in which duplicates may differ, 0 to 31 (of 64 bits 0 to 15). 0 is equality of
+        radius: bits in which duplicates may differ, 0 to 31 (of 64 bits 0 to 15). 0 requires equal
             hashes.
         protect_series: whether images of one series (`meta.extra["series"]`) are kept apart.
-        unit: `image`: one sample for each image, as for captions; `image_text`: samples that say
-            different things about one image all stay, as for questions.
-        across: `all` compares all sources with each other, `source` each with itself alone.
-        kinds: values of `meta.kind` that are looked at; empty means all.
+        unit: `image`: one sample for each image, as for captions; `image_text`: samples with
+            different texts about one image all stay, as for questions.
+        across: `all` compares all sources with each other, `source` each only with itself.
+        kinds: values of `meta.kind` to compare; empty means all.
 
     Samples of several images are duplicates where all their files are equal, in order. Drops:
     image_exact (equal pixels), image_near.
     """
     require(bits in (64, 256), f"image_dedup: bits is {bits}; choose 64 or 256.")
+    max_radius = 31 if bits == 256 else 15
     require(
-        0 <= radius <= (31 if bits == 256 else 15),
-        f"image_dedup: radius is {radius}; it must be 0 to {31 if bits == 256 else 15} for {bits}"
-        " bits.",
+        0 <= radius <= max_radius,
+        f"image_dedup: radius is {radius}; it must be 0 to {max_radius} for {bits} bits.",
     )
     check_choice("image_dedup", "unit", unit, ("image", "image_text"))
     check_choice("image_dedup", "across", across, ("all", "source"))
 
-    empty_signature: Signature = dict.fromkeys(
-        ("hash", "pixels", "files", "area", "caption", "series", "text")
-    )
-
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        from lingshu.search import image_hash as signatures
-
+        signature: dict[str, str | int | float | bytes | None] = dict.fromkeys(_COLUMNS)
         if not sample.images or (kinds and sample.meta.kind not in kinds):
-            return empty_signature
-        text = ""
-        if unit == "image_text":
-            from lingshu.search.text_hash import normalize_text
-
-            text = normalize_text("\n".join(message_texts(sample)))
-        shared_fields = {
-            "caption": answer_text(sample),
-            "series": sample.meta.facet("series"),
-            "text": text,
-        }
-        first, *rest = sample.images
-        if rest:
-            return {
-                **empty_signature,
-                **shared_fields,
-                "area": 0,
-                "files": b"".join(
-                    signatures.file_digest(pixels.bytes(image)) for image in sample.images
-                ),
-            }
-        gray = pixels.gray(first)
-        phash = signatures.perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
-        return {
-            **empty_signature,
-            **shared_fields,
-            "hash": phash,
-            "pixels": signatures.pixel_digest(gray),
-            "area": gray.size,
-        }
+            return signature
+        text = normalize_text("\n".join(message_texts(sample))) if unit == "image_text" else ""
+        signature |= {"caption": answer_text(sample), "text": text}
+        signature["series"] = sample.meta.facet("series")
+        if len(sample.images) > 1:
+            digests = [file_digest(pixels.bytes(image)) for image in sample.images]
+            return signature | {"area": 0, "files": b"".join(digests)}
+        gray = pixels.gray(sample.images[0])
+        phash = perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
+        return signature | {"hash": phash, "pixels": pixel_digest(gray), "area": gray.size}
 
     def decide(table: pa.Table) -> Decision:
-        file_digests = table["files"].to_pylist()
-        duplicates = DuplicateMap(len(file_digests))
-        compared = [row for row, value in enumerate(table["hash"].to_pylist()) if value is not None]
-        stats = {
-            "images compared": len(compared),
-            "merges refused within a series": 0,
-            "pairs not compared": 0,
-        }
-        sources = column(table, "source", "") if across == "source" else [""] * len(file_digests)
-        for name in sorted(set(sources)):
-            rows = [row for row in compared if sources[row] == name]
+        hashes, files, texts = (table[name].to_pylist() for name in ("hash", "files", "text"))
+        sources = column(table, "source", "") if across == "source" else [""] * len(files)
+        compared = [row for row, phash in enumerate(hashes) if phash is not None]
+        duplicates, n_refused, n_skipped = DuplicateMap(len(files)), 0, 0
+        for source in sorted(set(sources)):
+            rows = [row for row in compared if sources[row] == source]
             if not rows:
                 continue
-            groups, n_protected, n_skipped = _group_duplicates(
-                table, rows, bits=bits, radius=radius, protect_series=protect_series
-            )
-            stats["merges refused within a series"] += n_protected
-            stats["pairs not compared"] += n_skipped
-            duplicates.add(
-                table, rows, split_groups(groups, [table["text"][row].as_py() for row in rows])
-            )
-        multi_image_rows = [row for row, value in enumerate(file_digests) if value is not None]
-        duplicates.add(
-            table,
-            multi_image_rows,
-            split_groups(
-                [0] * len(multi_image_rows),
-                [
-                    (sources[row], file_digests[row], table["text"][row].as_py())
-                    for row in multi_image_rows
-                ],
-            ),
-        )
+            columns = table.select(["hash", "pixels", "series"]).take(rows)
+            groups, skipped = _group_near(columns, bits // 8, radius, protect_series)
+            n_refused, n_skipped = n_refused + groups.n_protected, n_skipped + skipped
+            keys = [texts[row] for row in rows]
+            duplicates.add(table, rows, split_groups(groups.group, keys))
+        rows = [row for row, digests in enumerate(files) if digests is not None]
+        keys = [(sources[row], files[row], texts[row]) for row in rows]
+        duplicates.add(table, rows, split_groups([0] * len(rows), keys))
+        stats = {
+            "images compared": len(compared),
+            "merges refused within a series": n_refused,
+            "pairs not compared": n_skipped,
+        }
         return Decision(*_drops_and_notes(table, duplicates.representative), stats=stats)
 
     return TableStep(sign, decide)
 
 
-def _group_duplicates(
-    table: pa.Table, rows: list[int], *, bits: int, radius: int, protect_series: bool
-) -> tuple[NDArray[np.int64], int, int]:
-    """For each of some rows the number of its group; how many merges the guard refused; pairs that
-    the cap left out.
-    """
-    import numpy as np
-
-    from lingshu.search.buckets import connected_components
-    from lingshu.search.clusters import protected_groups
-    from lingshu.search.hamming import pairs_within
-
-    if not rows:
-        return np.empty(0, np.int64), 0, 0
-    columns = table.select(["hash", "pixels", "series"]).take(rows)
-    hashes = np.frombuffer(b"".join(columns["hash"].to_pylist()), np.uint8).reshape(
-        len(rows), bits // 8
-    )
-    pairs = pairs_within(hashes, radius)
-    if not protect_series:
-        return (
-            connected_components(pairs.left, pairs.right, n_rows=len(rows)),
-            0,
-            pairs.overflow.pairs,
-        )
-    result = protected_groups(pairs, columns["series"].to_pylist(), columns["pixels"].to_pylist())
-    return result.group, result.n_protected, pairs.overflow.pairs
+def _group_near(
+    columns: pa.Table, n_bytes: int, radius: int, protect_series: bool
+) -> tuple[DuplicateGroups, int]:
+    """The groups of near images, and the pairs that were not compared."""
+    phashes = np.frombuffer(b"".join(columns["hash"].to_pylist()), np.uint8).reshape(-1, n_bytes)
+    pairs = pairs_within(phashes, radius)
+    if protect_series:
+        series, pixels = columns["series"].to_pylist(), columns["pixels"].to_pylist()
+        groups = protected_groups(pairs, series, pixels)
+    else:
+        rows = connected_components(pairs.left, pairs.right, n_rows=len(phashes))
+        groups = DuplicateGroups(rows, 0)
+    return groups, pairs.overflow.pairs
 
 
 def _drops_and_notes(
     table: pa.Table, representatives: NDArray[np.int64]
 ) -> tuple[dict[int, Drop], dict[int, dict[str, str]]]:
-    from lingshu.search.clusters import alternative_captions
-
     ids, pixels, files = (table[name].to_pylist() for name in ("id", "pixels", "files"))
-    captions = [caption or "" for caption in table["caption"].to_pylist()]
     drops: dict[int, Drop] = {}
-    for row, representative in enumerate(representatives.tolist()):
-        if row != representative:
-            is_exact = files[row] is not None or pixels[row] == pixels[representative]
-            drops[row] = Drop(
-                ids[row],
-                "image_exact" if is_exact else "image_near",
-                f"kept: {ids[representative]}",
-            )
-    alternatives = alternative_captions(representatives, captions)
-    return drops, {
-        row: {"other_captions": json.dumps(stats, ensure_ascii=False)}
-        for row, stats in alternatives.items()
+    for row, kept in enumerate(representatives.tolist()):
+        if row != kept:
+            is_exact = files[row] is not None or pixels[row] == pixels[kept]
+            reason = "image_exact" if is_exact else "image_near"
+            drops[row] = Drop(ids[row], reason, f"kept: {ids[kept]}")
+    captions = [caption or "" for caption in table["caption"].to_pylist()]
+    notes = {
+        row: {"other_captions": json.dumps(texts, ensure_ascii=False)}
+        for row, texts in alternative_captions(representatives, captions).items()
     }
+    return drops, notes

@@ -1,9 +1,8 @@
-"""Image size: sides, shape and file format, read from the first bytes of a file, so that nothing is
-decoded for it.
+"""Image size: sides, aspect ratio and file format, read from the first bytes of a file without
+decoding it.
 
-Facts and reasons: neighbours in the field ask for 336 pixels (PubMedVision, arXiv 2406.19280); the
-Lingshu paper names no number. 56 is the least side that both model families take apart into
-patches.
+PubMedVision (arXiv 2406.19280) requires 336 pixels; the Lingshu paper names no number. 56 is the
+least side that both model families split into patches.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Drop, Sample
 from lingshu.imaging.headers import ImageFormat
+from lingshu.ops._sample_fields import require
 
 
 def step(
@@ -31,21 +31,20 @@ def step(
         min_side: least width and height, in pixels.
         max_side: greatest width and height.
         max_aspect: greatest ratio of the longer side to the shorter.
-        formats: PNG, JPEG, WEBP, BMP, TIFF, GIF; none named means all.
+        formats: PNG, JPEG, WEBP, BMP, TIFF, GIF; empty means all.
         require_image: whether a sample without any image is dropped.
 
     Drops: image_too_small, image_too_large, image_too_long, image_format, no_image.
     """
     for name in formats:
         if name not in get_args(ImageFormat):
-            raise ConfigError(
-                f"image_size: formats names {name!r}; {suggest_name(name, get_args(ImageFormat))}"
-            )
-    if min_side < 1 or (max_side is not None and max_side < min_side) or max_aspect < 1:
-        raise ConfigError(
-            f"image_size: min_side {min_side}, max_side {max_side} and max_aspect {max_aspect} let"
-            " nothing pass."
-        )
+            suggestion = suggest_name(name, get_args(ImageFormat))
+            raise ConfigError(f"image_size: formats names {name!r}; {suggestion}")
+    require(
+        min_side >= 1 and (max_side is None or max_side >= min_side) and max_aspect >= 1,
+        f"image_size: min_side {min_side}, max_side {max_side} and max_aspect {max_aspect} let"
+        " nothing pass.",
+    )
 
     def check_size(sample: Sample, pixels: Pixels) -> Sample | Drop:
         if require_image and not sample.images:

@@ -1,9 +1,8 @@
-"""Licence and access filter: only samples whose licence and access class allow the use that is
-meant.
+"""License and access filter: only samples whose license and access class allow the intended use.
 
-A licence counts as permissive where it allows use, change and redistribution, also commercially,
-with no more than attribution asked: no share-alike, no non-commercial, no no-derivatives clause.
-What a row does not state is not permissive. This is a table of names, no legal advice.
+A license counts as permissive where it allows use, change and redistribution, also commercially,
+and requires at most attribution: no share-alike, no non-commercial, no no-derivatives clause. What
+a row does not state is not permissive. This is a table of names, not legal advice.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Access, Drop, Sample
 from lingshu.ops._sample_fields import check_choice, require
 
-# SPDX names without their version, in the form that `plain_name` gives them.
+# SPDX names without their version, as `normalize_license` returns them.
 PERMISSIVE = frozenset(
-    ("cc0", "pddl", "odc by", "cc by", "creative commons attribution", "mit", "apache", "bsd clause", "bsd", "isc", "unlicense",
-     "cdla permissive", "public domain", "us government work")
-)  # fmt: skip
-ACCESS: tuple[Access, ...] = get_args(Access)
+    ["cc0", "pddl", "odc by", "cc by", "creative commons attribution", "mit", "apache", "bsd clause", "bsd", "isc", "unlicense", "cdla permissive", "public domain", "us government work"]
+)
 _VERSION = re.compile(
     r"\b(?:version )?v?\d+(?:\.\d+)*\b|\b(?:international|igo|licen[cs]e|universal|unported|the)\b"
 )
@@ -34,26 +31,26 @@ def step(
     extra_licenses: Sequence[str] = (),
     agreements: Sequence[str] = (),
 ) -> MapStep:
-    """Keep samples that may be used so.
+    """Keep samples that may be used.
 
     Args:
-        licence: `permissive` keeps CC0, PDDL, ODC-By, CC BY, MIT, Apache, BSD, ISC and the public
+        license: `permissive` keeps CC0, PDDL, ODC-By, CC BY, MIT, Apache, BSD, ISC and the public
             domain; `any` keeps all.
-        access: the access classes that stay; credentialed data are out unless named.
-        also: further licences that stay, by their names in the rows (`own` for data of one's own,
-            if the rows say so).
-        agreements: agreements that were signed; samples under one of them pass the access filter.
+        access: the access classes to keep; credentialed data is dropped unless named.
+        extra_licenses: further licenses to keep, by their names in the rows (`own` for your own
+            data, if the rows say so).
+        agreements: agreements that you signed; samples under one of them pass the access filter.
 
     Drops: license_unknown, license_not_permissive, access_CLASS.
     """
     check_choice("licenses", "license", license, ("permissive", "any"))
     for name in access:
-        check_choice("licenses", "access", name, ACCESS)
+        check_choice("licenses", "access", name, get_args(Access))
     require(
         bool(access),
-        "licences: access is empty, which would drop everything; name at least one class.",
+        "licenses: access is empty, which would drop everything; name at least one class.",
     )
-    extra_names = frozenset(normalize_license(name) for name in extra_licenses)
+    extra_names = frozenset(map(normalize_license, extra_licenses))
 
     def keep(sample: Sample, _: Pixels) -> Sample | Drop:
         meta = sample.meta
@@ -71,18 +68,13 @@ def step(
 
 
 def normalize_license(name: str) -> str:
-    """A licence's name without version, case and punctuation: `CC-BY-4.0` and `CC BY 4.0
-    International` are `cc by`.
-    """
+    """A license's name without version, case and punctuation: `CC-BY-4.0` is `cc by`."""
     words = re.sub(r"[^a-z0-9.]+", " ", name.casefold())
     return " ".join(_VERSION.sub(" ", words).split())
 
 
 def is_permissive(name: str) -> bool:
-    """Whether a licence is in the table; of several (`MIT AND CC-BY-4.0`, `CC BY or CC0`) all must
-    be.
-    """
+    """Whether a license is in the table; of several (`MIT AND CC-BY-4.0`) all must be."""
     parts = re.split(r"\s+(?:and|or|with)\s+|[;,/+]", name.casefold())
-    return all(normalize_license(part) in PERMISSIVE for part in parts if part.strip()) and any(
-        part.strip() for part in parts
-    )
+    names = [normalize_license(part) for part in parts if part.strip()]
+    return bool(names) and all(name in PERMISSIVE for name in names)

@@ -2,24 +2,22 @@
 
 `composition: lingshu_stage_3` is the paper's: medical multimodal 2.7M, medical captions 2.0M,
 general multimodal 1.2M, general text 1.0M, medical text 0.173M. The numbers are the removal sizes
-of its ablation (Table 10), whose sum is the 7.1M that it states; they stand in the corpus cards
-beside which corpus belongs to which group. Nothing is repeated: a group that is too small stays
-whole, and the card says how much it lacks.
+of its ablation (Table 10), whose sum is the 7.1M that it states; the corpus cards hold them and the
+group of each corpus. Nothing is repeated: a group that is too small stays whole, and the card
+states how much is missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lingshu.core.quotas import UNKNOWN, group_rows, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import facet_value, require
+from lingshu.ops._sample_fields import check_choice, facet_value, require
 from lingshu.sources._corpus_cards import composition as composition_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def step(
@@ -37,61 +35,46 @@ def step(
     """Cut every group to its part of the mix.
 
     Args:
-        by: the facet that tells a sample's group; `source` is the source's name in the run.
+        by: the facet that names a sample's group; `source` is the source's name in the run.
         groups: facet value -> group, for values that are not themselves a group's name.
-        counts: group -> samples wanted.
+        counts: group -> requested samples.
         shares: group -> part of the mix (any positive numbers); needs no counts.
-        composition: a composition of the corpus cards by its name, in place of groups and counts.
+        composition: a composition of the corpus cards by its name, instead of groups and counts.
         scale: factor on every count: 0.01 mixes a hundredth.
         total: samples in the mix when shares are given; None takes the most that the scarcest group
             allows.
-        unlisted: what happens to samples of other groups: `drop` or `keep`.
-        seed: which samples of a group stay.
+        other_groups: what happens to samples of other groups: `drop` or `keep`.
+        seed: selects the samples of a group that stay.
 
     Drops: over_quota, not_in_mix.
     """
     if composition is not None:
         require(
             not (groups or counts or shares),
-            "mix: composition stands in place of groups, counts and shares; give one of them.",
+            "mix: composition replaces groups, counts and shares; give one of them.",
         )
         preset = composition_of(composition)
         groups, counts = preset.groups, preset.counts
+    counts, shares, group_of = dict(counts or {}), dict(shares or {}), dict(groups or {})
     require(bool(counts) != bool(shares), "mix: give either counts or shares.")
     require(scale > 0, f"mix: scale is {scale}; it must be above 0.")
-    require(
-        all(n >= 0 for n in (counts or {}).values()),
-        f"mix: counts are {counts}; none may be below 0.",
-    )
-    require(
-        all(n > 0 for n in (shares or {}).values()),
-        f"mix: shares are {shares}; each must be above 0.",
-    )
-    require(
-        other_groups in ("drop", "keep"), f"mix: unlisted is {other_groups!r}; choose drop or keep."
-    )
-    group_by_value = dict(groups or {})
+    require(all(n >= 0 for n in counts.values()), f"mix: counts are {counts}; none may be below 0.")
+    require(all(n > 0 for n in shares.values()), f"mix: shares are {shares}; each must be above 0.")
+    check_choice("mix", "other_groups", other_groups, ("drop", "keep"))
 
     def sign(sample: Sample, _: Pixels) -> Signature:
         return {"group": facet_value(sample, by) or UNKNOWN}
 
     def decide(table: pa.Table) -> Decision:
-        # A row may name a source of its own, such as an article; the composition means the run's
-        # sources.
-        values = table[
-            "source" if by == "source" and "source" in table.column_names else "group"
-        ].to_pylist()
-        ids, row_groups = (
-            table["id"].to_pylist(),
-            [group_by_value.get(value, value) for value in map(str, values)],
-        )
+        # A row may state a source of its own, such as an article; the composition means the run's.
+        by_source = by == "source" and "source" in table.column_names
+        values = map(str, table["source" if by_source else "group"].to_pylist())
+        ids, row_groups = table["id"].to_pylist(), [group_of.get(value, value) for value in values]
         rows = group_rows(row_groups)
         sizes = {group: len(members) for group, members in rows.items()}
-        targets = (
-            {g: round(n * scale) for g, n in counts.items()}
-            if counts
-            else _counts_from_shares(dict(shares or {}), sizes, total)
-        )
+        targets = {group: round(n * scale) for group, n in counts.items()}
+        if shares:
+            targets = _counts_from_shares(shares, sizes, total)
         drops = {
             row: Drop(ids[row], "over_quota", f"{group}: {targets[group]} of {sizes[group]} stay")
             for group, row in rows_over_quota(rows, targets, ids, seed)
@@ -115,10 +98,8 @@ def _counts_from_shares(
 ) -> dict[str, int]:
     total_share = sum(shares.values())
     fractions = {group: share / total_share for group, share in shares.items()}
-    size = (
-        min(int(sizes.get(group, 0) / fraction) for group, fraction in fractions.items())
-        if total is None
-        else total
-    )
-    # int, not round: rounding up could ask a group for one sample more than it has.
+    size = total
+    if size is None:
+        size = min(int(sizes.get(group, 0) / fraction) for group, fraction in fractions.items())
+    # Rounding up could request one sample more than a group has.
     return {group: int(fraction * size + 1e-9) for group, fraction in fractions.items()}

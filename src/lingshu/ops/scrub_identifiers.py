@@ -1,11 +1,10 @@
-"""Identifier scrubbing: names, dates, contacts, record numbers and addresses in a sample's texts
-become placeholders.
+"""Identifier scrubbing: names, dates, contacts, record numbers and addresses in a sample's texts are
+replaced by placeholders.
 
 English and Chinese, by rule: [NAME] after titles and labels, [DATE] (years alone stay), [PHONE],
 [EMAIL], [URL], [ID] (record, accession, social-security and Chinese identity numbers, DICOM UIDs),
 [AGE] above 89, [ADDRESS]. Rules miss what no rule describes: a bare name is not found.
-docs/benchmarks.md holds what was measured. Texts that a patient could be harmed by still need a
-person's eye.
+docs/benchmarks.md has the measurements. Texts that could harm a patient still need human review.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from dataclasses import replace
 from lingshu.core.pseudonyms import is_pseudonym
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Drop, Sample, with_extra
-from lingshu.deidentify import rules
 from lingshu.deidentify.ids import ID_KINDS
-from lingshu.ops._sample_fields import format_counts, map_texts, require
+from lingshu.deidentify.rules import scrub_text
+from lingshu.ops._sample_fields import check_minimum, format_counts, map_texts
 
 
 def step(*, extra: bool = True, max_identifiers: int | None = None) -> MapStep:
@@ -31,33 +30,29 @@ def step(*, extra: bool = True, max_identifiers: int | None = None) -> MapStep:
     Drops: too_many_identifiers. Changed samples carry the note `scrubbed` with the counts of each
     kind.
     """
-    require(
-        max_identifiers is None or max_identifiers >= 0,
-        f"scrub_identifiers: max_identifiers is {max_identifiers}; it must be at least 0.",
-    )
+    check_minimum("scrub_identifiers", 0, max_identifiers=max_identifiers)
 
     def scrub_sample(sample: Sample, _: Pixels) -> Sample | Drop:
-        total_counts: Counter[str] = Counter()
+        total: Counter[str] = Counter()
 
-        def scrub_value(text: str) -> str:
-            scrubbed, counts = rules.scrub_text(text)
-            total_counts.update(counts)
+        def scrub(text: str) -> str:
+            scrubbed, counts = scrub_text(text)
+            total.update(counts)
             return scrubbed
 
-        scrubbed_sample = map_texts(sample, scrub_value)
+        scrubbed_sample = map_texts(sample, scrub)
         if extra:
-            # A keyed hash of an id tells nothing, and digits in it are no telephone number.
+            # A keyed hash of an id reveals nothing, and digits in it are not a phone number.
             notes = {
-                key: value if key in ID_KINDS and is_pseudonym(value) else scrub_value(value)
+                key: value if key in ID_KINDS and is_pseudonym(value) else scrub(value)
                 for key, value in sample.meta.extra.items()
             }
-            scrubbed_sample = replace(
-                scrubbed_sample, meta=replace(scrubbed_sample.meta, extra=notes)
-            )
-        if not total_counts:
+            meta = replace(scrubbed_sample.meta, extra=notes)
+            scrubbed_sample = replace(scrubbed_sample, meta=meta)
+        if not total:
             return sample
-        if max_identifiers is not None and total_counts.total() > max_identifiers:
-            return Drop(sample.id, "too_many_identifiers", format_counts(total_counts))
-        return with_extra(scrubbed_sample, {"scrubbed": format_counts(total_counts)})
+        if max_identifiers is not None and total.total() > max_identifiers:
+            return Drop(sample.id, "too_many_identifiers", format_counts(total))
+        return with_extra(scrubbed_sample, {"scrubbed": format_counts(total)})
 
     return MapStep(lambda: scrub_sample)

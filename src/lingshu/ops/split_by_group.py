@@ -1,25 +1,23 @@
 """Split into train and validation so that no patient, study or image is on both sides.
 
-Samples that share `meta.group` or an image (equal files) hang together, also through a third one,
-and go to one side as a whole. The side is drawn from the names of what hangs together and the seed,
-not counted out: data that are added later leave the others where they were, unless they join two
-groups. The share is therefore met in expectation; with few groups choose another seed if the counts
-in the card do not suit.
+Samples that share `meta.group` or an image (equal files) belong together, also through a third one,
+and go to one side as a whole. The side is decided by a hash of their names and the seed, not
+counted out: adding data leaves the others where they were, unless it joins two groups. The share is
+therefore met in expectation; with few groups try another seed if the counts in the card do not
+suit.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from lingshu.core.quotas import stable_uniform
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import check_choice, facet_value, require
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def step(
@@ -35,45 +33,39 @@ def step(
     Args:
         validation: share of the groups that is held out, above 0 and below 1.
         by: the facet that names the patient or study.
-        images: whether samples with an image file in common hang together too.
+        images: whether samples that share an image file belong together too.
         keep: `both`, or the one side to keep: `train` or `validation`; the other is dropped. Two
             runs that keep a side each share no patient if all else is equal: sources, seed,
-            validation, and the key that ids are hashed under.
-        seed: which groups are held out.
+            validation, and the key for hashing ids.
+        seed: selects the groups that are held out.
 
     Drops: held_out, not_held_out.
     """
     require(
         0 < validation < 1,
-        f"split_by_group: validation is {validation}; it must lie between 0 and 1.",
+        f"split_by_group: validation is {validation}; it must be between 0 and 1.",
     )
     check_choice("split_by_group", "keep", keep, ("both", "train", "validation"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
         group = facet_value(sample, by)
         names = [] if group is None else [f"group {group}"]
-        if images:
-            names += [
-                f"image {hashlib.sha256(pixels.bytes(image)).hexdigest()[:32]}"
-                for image in sample.images
-            ]
+        for image in sample.images if images else ():
+            names.append(f"image {hashlib.sha256(pixels.bytes(image)).hexdigest()[:32]}")
         return {"names": json.dumps(names or [f"id {sample.id}"])}
 
     def decide(table: pa.Table) -> Decision:
-        ids = table["id"].to_pylist()
-        splits = _assign_splits(
-            [json.loads(names) for names in table["names"].to_pylist()], validation, seed
-        )
+        ids, names = table["id"].to_pylist(), map(json.loads, table["names"].to_pylist())
+        splits = _assign_splits(list(names), validation, seed)
+        reason = "held_out" if keep == "train" else "not_held_out"
         drops = {
-            row: Drop(ids[row], "held_out" if keep == "train" else "not_held_out")
+            row: Drop(ids[row], reason)
             for row, split in enumerate(splits)
             if keep not in ("both", split)
         }
         notes = {row: {"split": split} for row, split in enumerate(splits) if row not in drops}
         return Decision(
-            drops,
-            notes,
-            stats={"train": splits.count("train"), "validation": splits.count("validation")},
+            drops, notes, {side: splits.count(side) for side in ("train", "validation")}
         )
 
     return TableStep(sign, decide, split_sides=keep != "both")
@@ -91,8 +83,8 @@ def _assign_splits(names_by_row: list[list[str]], validation: float, seed: int) 
 
     for names in names_by_row:
         for name in names[1:]:
+            # The least name represents all, whatever the order in which they are joined.
             smaller, larger = sorted((find_root(names[0]), find_root(name)))
-            # The least name speaks for all, whatever the order in which they meet.
             parent[larger] = smaller
     return [
         "validation" if stable_uniform(find_root(names[0]), seed) < validation else "train"

@@ -4,26 +4,34 @@ ranked source stays.
 The paper removes duplicates across its text corpora and keeps the copy of the most reliable source
 (section 2.1.4); it states no numbers. Here two texts are duplicates from a Jaccard similarity of
 0.7 of their 5-word shingles (Chinese: characters), verified, not estimated. Reports repeat each
-other legitimately ("the lungs are clear"): for data about images use `unit: image_text`, which
-compares texts about one image alone.
+other legitimately ("the lungs are clear"): for data about images use `unit: image_text`, which only
+compares texts about the same image.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
-from lingshu.search.disjoint_sets import DuplicateMap, column
+from lingshu.ops._sample_fields import (
+    answer_text,
+    check_choice,
+    check_minimum,
+    check_similarity,
+    message_texts,
+)
+from lingshu.search.buckets import connected_components
+from lingshu.search.clusters import DuplicateMap, column
+from lingshu.search.image_hash import file_digest
+from lingshu.search.minhash import find_similar_pairs
+from lingshu.search.text_hash import SHINGLE, hash_tokens, normalize_text, split_words
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
-
-# Texts about one image that are compared pair by pair; beyond, MinHash is quicker.
+# Texts about one image that are compared pair by pair; for more, MinHash is faster.
 MAX_PAIRWISE = 24
 
 
@@ -36,101 +44,70 @@ def step(
         threshold: least Jaccard similarity of duplicates, above 0 and at most 1.
         unit: `text`, or `image_text`: only texts about the same image (equal files) can be
             duplicates.
-        of: what is compared: `all` (the whole dialogue), `answer` or `question`.
+        field: what is compared: `all` (the whole dialogue), `answer` or `question`.
         min_words: texts of fewer words are never duplicates.
 
     Drops: text_exact (equal but for case, spacing and punctuation), text_near.
     """
-    require(
-        0 < threshold <= 1,
-        f"text_dedup: threshold is {threshold}; it must be above 0 and at most 1.",
-    )
-    require(min_words >= 1, f"text_dedup: min_words is {min_words}; it must be at least 1.")
+    check_similarity("text_dedup", threshold)
+    check_minimum("text_dedup", 1, min_words=min_words)
     check_choice("text_dedup", "unit", unit, ("text", "image_text"))
     check_choice("text_dedup", "field", field, ("all", "answer", "question"))
 
     def sign(sample: Sample, pixels: Pixels) -> Signature:
-        from lingshu.search.image_hash import file_digest
-
-        text = {
-            "all": lambda: "\n".join(message_texts(sample)),
-            "answer": lambda: answer_text(sample),
-            "question": lambda: sample.question,
-        }[field]()
-        image_digests = (
-            b"".join(file_digest(pixels.bytes(image)) for image in sample.images)
-            if unit == "image_text"
-            else b""
-        )
-        return {"text": text, "image_digests": image_digests}
+        text = "\n".join(message_texts(sample))
+        if field != "all":
+            text = answer_text(sample) if field == "answer" else sample.question
+        images = sample.images if unit == "image_text" else ()
+        digests = b"".join(file_digest(pixels.bytes(image)) for image in images)
+        return {"text": text, "image_digests": digests}
 
     def decide(table: pa.Table) -> Decision:
-        from lingshu.search.text_hash import normalize_text, split_words
-
-        texts = table["text"].to_pylist()
+        ids, texts, digests = (table[name].to_pylist() for name in ("id", "text", "image_digests"))
         eligible = [row for row, text in enumerate(texts) if len(split_words(text)) >= min_words]
         rows_by_image: dict[bytes, list[int]] = {}
-        image_digests = table["image_digests"].to_pylist()
         for row in eligible:
-            # Without an image, a text of image_text is about itself alone: it has nothing to be
-            # compared by.
-            if image_digests[row] or unit == "text":
-                rows_by_image.setdefault(image_digests[row], []).append(row)
-        # Longest text first, after the rank: `area` is what a keeper is chosen by before all else.
-        ranked = table.append_column(
-            "area", [[-rank for rank in column(table, "rank", 0)]]
-        ).append_column("caption", table["text"])
-        duplicates, n_not_compared = DuplicateMap(len(texts)), 0
+            # With image_text, a text without an image has nothing to be compared with.
+            if digests[row] or unit == "text":
+                rows_by_image.setdefault(digests[row], []).append(row)
+        # The rank comes first, then the length of the text: `area` takes precedence.
+        area = [-rank for rank in column(table, "rank", 0)]
+        ranked = table.append_column("area", [area]).append_column("caption", table["text"])
+        duplicates, n_skipped = DuplicateMap(len(texts)), 0
         for rows in rows_by_image.values():
             if len(rows) > 1:
-                groups, n_skipped = _group_similar(
-                    [texts[row] for row in rows], threshold, pairwise=unit == "image_text"
-                )
-                n_not_compared += n_skipped
-                duplicates.add(ranked, rows, groups)
-        ids = table["id"].to_pylist()
-        drops = {
-            row: Drop(
-                ids[row],
-                "text_exact"
-                if normalize_text(texts[row]) == normalize_text(texts[representative])
-                else "text_near",
-                f"kept: {ids[representative]}",
-            )
-            for row, representative in enumerate(duplicates.representative.tolist())
-            if row != representative
-        }
-        return Decision(
-            drops, stats={"texts compared": len(eligible), "pairs not compared": n_not_compared}
-        )
+                group_texts = [texts[row] for row in rows]
+                if unit == "image_text" and len(rows) <= MAX_PAIRWISE:
+                    pairs = _similar_pairs(group_texts, threshold)
+                else:
+                    similar = find_similar_pairs(hash_tokens(group_texts), threshold=threshold)
+                    pairs = similar.left, similar.right
+                    n_skipped += similar.overflow.pairs
+                duplicates.add(ranked, rows, connected_components(*pairs, n_rows=len(rows)))
+        drops: dict[int, Drop] = {}
+        for row, kept in enumerate(duplicates.representative.tolist()):
+            if row != kept:
+                is_exact = normalize_text(texts[row]) == normalize_text(texts[kept])
+                reason = "text_exact" if is_exact else "text_near"
+                drops[row] = Drop(ids[row], reason, f"kept: {ids[kept]}")
+        stats = {"texts compared": len(eligible), "pairs not compared": n_skipped}
+        return Decision(drops, stats=stats)
 
     return TableStep(sign, decide)
 
 
-def _group_similar(
-    texts: list[str], threshold: float, *, pairwise: bool
-) -> tuple[NDArray[np.int64], int]:
-    """The group of each text, and how many pairs were not compared."""
-    import numpy as np
-
-    from lingshu.search.buckets import connected_components
-    from lingshu.search.minhash import find_similar_pairs
-    from lingshu.search.text_hash import SHINGLE, hash_tokens, split_words
-
-    if not pairwise or len(texts) > MAX_PAIRWISE:
-        pairs = find_similar_pairs(hash_tokens(texts), threshold=threshold)
-        return connected_components(
-            pairs.left, pairs.right, n_rows=len(texts)
-        ), pairs.overflow.pairs
-    words_by_text = [split_words(text) for text in texts]
-    shingles = [
-        {tuple(text_words[i : i + SHINGLE]) for i in range(max(1, len(text_words) - SHINGLE + 1))}
-        for text_words in words_by_text
-    ]
-    similar = [
+def _similar_pairs(
+    texts: list[str], threshold: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of a few texts that are similar, each compared with every other."""
+    shingles = []
+    for words in map(split_words, texts):
+        starts = range(max(1, len(words) - SHINGLE + 1))
+        shingles.append({tuple(words[i : i + SHINGLE]) for i in starts})
+    pairs = [
         (i, j)
         for i, j in combinations(range(len(texts)), 2)
         if len(shingles[i] & shingles[j]) >= threshold * len(shingles[i] | shingles[j])
     ]
-    left, right = np.array(similar, np.int64).reshape(-1, 2).T
-    return connected_components(left, right, n_rows=len(texts)), 0
+    left, right = np.array(pairs, np.int64).reshape(-1, 2).T
+    return left, right

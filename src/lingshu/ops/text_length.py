@@ -2,8 +2,8 @@
 
 The paper drops caption samples of fewer than 10 or more than 1024 tokens (section 2.1.4) and leaves
 instruction data alone, where `yes` is a right answer; hence `kinds`. Its tokenizer is not stated;
-give the folder of your model's. Without one the count is an approximation: a word counts one token
-for every seven letters begun, a digit, a Chinese character and a mark one each.
+give the folder of your model's. Without one the count is an approximation: one token for every
+seven letters of a word (rounded up), and one for each digit, Chinese character and mark.
 """
 
 from __future__ import annotations
@@ -31,46 +31,38 @@ def step(
     """Keep texts of at least `min_tokens` and at most `max_tokens` tokens.
 
     Args:
-        min_tokens, max_tokens: both still kept.
-        kinds: values of `meta.kind` that are looked at; others pass. Empty: all.
+        min_tokens, max_tokens: both inclusive.
+        kinds: values of `meta.kind` to check; others pass. Empty: all.
         tokenizer: a folder with tokenizer.json; None counts approximately.
-        of: what is counted: `answer` (the caption) or `all` (the whole dialogue).
+        field: what is counted: `answer` (the caption) or `all` (the whole dialogue).
 
     Drops: too_short, too_long.
     """
     require(
         0 <= min_tokens <= max_tokens,
-        f"text_length: min_tokens {min_tokens} must be at least 0 and at most max_tokens"
-        f" {max_tokens}.",
+        f"text_length: min_tokens {min_tokens} must be between 0 and max_tokens {max_tokens}.",
     )
     check_choice("text_length", "field", field, ("answer", "all"))
 
     def open_step() -> SampleFunction:
-        count_tokens = (
-            approximate_token_count if tokenizer is None else token_counter(Path(tokenizer))
-        )
+        count_tokens = token_counter(Path(tokenizer)) if tokenizer else approximate_token_count
 
         def check_length(sample: Sample, _: Pixels) -> Sample | Drop:
             if kinds and sample.meta.kind not in kinds:
                 return sample
-            n_tokens = count_tokens(
-                answer_text(sample) if field == "answer" else "\n".join(message_texts(sample))
-            )
-            if n_tokens < min_tokens:
-                return Drop(sample.id, "too_short", f"{n_tokens} tokens, fewer than {min_tokens}")
-            return (
-                sample
-                if n_tokens <= max_tokens
-                else Drop(sample.id, "too_long", f"{n_tokens} tokens, more than {max_tokens}")
-            )
+            is_answer = field == "answer"
+            n = count_tokens(answer_text(sample) if is_answer else "\n".join(message_texts(sample)))
+            if n < min_tokens:
+                return Drop(sample.id, "too_short", f"{n} tokens, fewer than {min_tokens}")
+            if n > max_tokens:
+                return Drop(sample.id, "too_long", f"{n} tokens, more than {max_tokens}")
+            return sample
 
         return check_length
 
-    return MapStep(
-        open_step, input_files=() if tokenizer is None else (str(Path(tokenizer) / TOKENIZER_FILE),)
-    )
+    return MapStep(open_step, (str(Path(tokenizer) / TOKENIZER_FILE),) if tokenizer else ())
 
 
 def approximate_token_count(text: str) -> int:
-    """About how many tokens a byte-pair tokenizer of some 150,000 entries makes of a text."""
+    """About the number of tokens of a byte-pair tokenizer with some 150,000 entries."""
     return sum((len(piece) + 6) // 7 for piece in _TOKEN_PATTERN.findall(text))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +41,8 @@ OverlapKind = Literal[
     "study",
     "boilerplate",
 ]
-KINDS: tuple[OverlapKind, ...] = (
-    "exact_text", "ngram13", "ngram8", "minhash", "image_exact", "image_near", "image_question", "study", "boilerplate",
-)  # fmt: skip
+KINDS: tuple[OverlapKind, ...] = get_args(OverlapKind)  # strongest first
+CONTAMINATION_KINDS = KINDS[:-1]
 RADIUS = 8  # bits of 256; see _image_signature
 # "Which of the following is true" is no item: below this many characters of normalised text,
 # choices must agree as well.
