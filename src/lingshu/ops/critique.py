@@ -126,14 +126,15 @@ def _read_replies(path: Path) -> Mapping[str, ScoredReply]:
     replies: dict[str, ScoredReply] = {}
     for row_number, row in enumerate(read_jsonl(path), 1):
         name, question, reply = (row.get(key) for key in ("id", "question", "reply"))
-        is_complete = isinstance(name, str) and isinstance(question, str)
-        if not is_complete or "value" not in row or "reply" not in row:
+        is_text = isinstance(name, str) and isinstance(question, str)
+        if not is_text or not {"value", "reply"} <= row.keys():
             raise InputError(
                 f"{path}, row {row_number}: id, question, reply and value are needed; give the"
                 " scores.jsonl of `lingshu eval`."
             )
         if isinstance(reply, str):
-            replies.setdefault(name, ScoredReply(question, reply.strip(), row["value"]))
+            scored = ScoredReply(str(question), reply.strip(), row["value"])
+            replies.setdefault(str(name), scored)
     return replies
 
 

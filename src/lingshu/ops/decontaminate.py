@@ -12,7 +12,7 @@ dialogues.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -148,7 +148,7 @@ def _test_items(name: str, data: str | None, unreadable: list[Drop]) -> Iterator
             yield from benchmark_items(sample, [signatures[image] for image in sample.images])
 
 
-def _test_samples(name: str, data: str | None) -> Iterator[Sample | Drop]:
+def _test_samples(name: str, data: str | None) -> Iterable[Sample | Drop]:
     path = Path(name)
     if not _is_file(name):
         task = registry.get_attribute("tasks", name, "TASK")

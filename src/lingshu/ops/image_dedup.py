@@ -76,10 +76,11 @@ def step(
         text = normalize_text("\n".join(message_texts(sample))) if unit == "image_text" else ""
         signature |= {"caption": answer_text(sample), "text": text}
         signature["series"] = sample.meta.facet("series")
-        if len(sample.images) > 1:
-            digests = [file_digest(pixels.bytes(image)) for image in sample.images]
+        image, *others = sample.images
+        if others:
+            digests = [file_digest(pixels.bytes(i)) for i in sample.images]
             return signature | {"area": 0, "files": b"".join(digests)}
-        gray = pixels.gray(sample.images[0])
+        gray = pixels.gray(image)
         phash = perceptual_hash(gray, bits=256 if bits == 256 else 64).tobytes()
         return signature | {"hash": phash, "pixels": pixel_digest(gray), "area": gray.size}
 

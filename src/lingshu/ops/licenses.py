@@ -17,8 +17,9 @@ from lingshu.ops._sample_fields import check_choice, require
 
 # SPDX names without their version, as `normalize_license` returns them.
 PERMISSIVE = frozenset(
-    ["cc0", "pddl", "odc by", "cc by", "creative commons attribution", "mit", "apache", "bsd clause", "bsd", "isc", "unlicense", "cdla permissive", "public domain", "us government work"]
-)
+    ("cc0", "pddl", "odc by", "cc by", "creative commons attribution", "mit", "apache", "bsd",
+     "bsd clause", "isc", "unlicense", "cdla permissive", "public domain", "us government work")
+)  # fmt: skip
 _VERSION = re.compile(
     r"\b(?:version )?v?\d+(?:\.\d+)*\b|\b(?:international|igo|licen[cs]e|universal|unported|the)\b"
 )
