@@ -371,8 +371,8 @@ class CachedClient:
             reported = Usage(0, 0.0)
         else:
             reported = upper_bound
-        lost = upper_bound.times(reply.failed_attempts)
-        return Usage(reported.tokens + lost.tokens, reported.cost + lost.cost)
+        failed = upper_bound.times(reply.failed_attempts)
+        return Usage(reported.tokens + failed.tokens, reported.cost + failed.cost)
 
     def _load_log(self) -> None:
         """Index every call of earlier runs; their texts stay on the disk."""
