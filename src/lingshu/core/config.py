@@ -5,14 +5,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.files import write_text
 
 C = TypeVar("C")
+_SCALARS: Mapping[object, tuple[str, str]] = {
+    str: ("a text", "name"),
+    int: ("an integer", "10"),
+    float: ("a number", "0.5"),
+    bool: ("true or false", "true"),
+    Path: ("a path", "folder/file"),
+}
 
 
 def to_plain(config: object) -> dict[str, Any]:
@@ -26,8 +35,7 @@ def from_plain(kind: type[C], value: object) -> C:
     """Build a configuration from plain values, completely checked.
 
     Raises:
-        ConfigError: a wrong type, a missing value, or an unknown key (the message names the
-            nearest).
+        ConfigError: a wrong type, a missing value, or an unknown key; says what is expected.
     """
     import pydantic
 
@@ -35,51 +43,108 @@ def from_plain(kind: type[C], value: object) -> C:
     try:
         config = adapter.validate_python(value)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        location = (
-            ".".join(str(part) for part in first["loc"] if not _is_type_name(part)) or kind.__name__
-        )
-        # What a whole section holds says nothing that its message does not, at great length.
-        got = (
-            "" if isinstance(first["input"], dict | list | tuple) else f" (got {first['input']!r})"
-        )
-        message = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        remedy = (
-            "; write {key: value}"
-            if first["type"] in ("dict_type", "mapping_type", "dataclass_type")
-            else ""
-        )
-        raise ConfigError(f"{location}: {message}{got}{remedy}.") from error
+        raise ConfigError(_explain(kind, error.errors()[0])) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     _check_unknown_keys(value, adapter.dump_python(config, mode="json"), "")
     return config
 
 
-def _is_type_name(part: object) -> bool:
-    # pydantic puts the name of the union member into the location; a person knows no such key.
-    return isinstance(part, str) and (part in {"str", "int", "float"} or part[:1].isupper())
+def check_value(kind: Any, value: object, key: str) -> Any:
+    """A value converted to the type `kind`, such as the annotation of a parameter.
+
+    Raises:
+        ConfigError: it is of another type; the message names `key`.
+    """
+    import pydantic
+
+    try:
+        return pydantic.TypeAdapter(kind).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_explain(kind, error.errors()[0], key)) from error
+
+
+def _explain(kind: Any, error: Any, prefix: str = "") -> str:
+    """What is expected at the place of a validation error, and a line that works."""
+    keys = [prefix] if prefix else []
+    for part in error["loc"]:
+        deeper = _type_at(kind, part)
+        if deeper is not None:  # else the name of a member of a union, which is not a key
+            kind = deeper
+            keys.append(str(part))
+    path = ".".join(keys) or getattr(kind, "__name__", str(kind))
+    if error["type"] == "missing":
+        expected, example = _expectation(kind)
+        return f"{path} is missing; expected {expected}, such as `{keys[-1]}: {example}`."
+    if error["type"] in ("value_error", "assertion_error"):
+        return f"{path}: {error['msg'].partition(', ')[2].removesuffix('.')}."
+    expected, example = _expectation(kind)
+    given = error["input"]
+    got = {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(given), repr(given))
+    key = keys[-1] if keys else path
+    line = f"`- {example}`" if key.isdigit() else f"`{key}: {example}`"
+    return f"{path}: expected {expected}, got {got}; write it as {line}."
+
+
+def _type_at(kind: Any, key: str | int) -> Any:
+    """The type of a field, item or value of `kind`; None if it has no such part."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        found = (_type_at(member, key) for member in arguments)
+        return next((member for member in found if member is not None), None)
+    if origin is typing.Annotated:
+        return _type_at(arguments[0], key)
+    if dataclasses.is_dataclass(kind):
+        return typing.get_type_hints(kind).get(str(key))
+    if isinstance(key, int) and origin in (tuple, list, Sequence):
+        return arguments[0] if len(arguments) == 1 or ... in arguments else arguments[key]
+    if arguments and origin in (dict, Mapping):
+        return arguments[1]
+    return None
+
+
+def _expectation(kind: Any) -> tuple[str, str]:
+    """A type in words, and an example as YAML on one line."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind in _SCALARS:
+        return _SCALARS[kind]
+    if origin is typing.Annotated:
+        return _expectation(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        members = [_expectation(member) for member in arguments if member is not type(None)]
+        words = " or ".join(dict.fromkeys(words for words, _ in members))
+        return words + (" or null" if type(None) in arguments else ""), members[0][1]
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments)), str(arguments[0])
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return f"a mapping with the keys {', '.join(names)}", f"{{{names[0]}: ...}}"
+    if kind in (list, tuple) or origin in (tuple, list, Sequence):
+        item = _expectation(arguments[0])[1] if arguments else "..."
+        return "a list", f"[{item}]"
+    if kind is dict or origin in (dict, Mapping):
+        item = _expectation(arguments[1])[1] if arguments else "..."
+        return "a mapping", f"{{key: {item}}}"
+    return "another value", "..."
 
 
 def _check_unknown_keys(raw: object, validated: object, prefix: str) -> None:
-    """pydantic passes over keys that a standard dataclass lacks; here they are an error."""
+    """Refuse keys that a dataclass lacks, which pydantic ignores."""
     if isinstance(raw, dict) and isinstance(validated, dict):
         for key, value in raw.items():
             if key not in validated:
-                raise ConfigError(
-                    f"unknown key {prefix + str(key)!r}; {suggest_name(str(key), map(str, validated))}"
-                )
+                suggestion = suggest_name(str(key), map(str, validated))
+                raise ConfigError(f"unknown key {prefix + str(key)!r}; {suggestion}")
             _check_unknown_keys(value, validated[key], f"{prefix}{key}.")
     elif isinstance(raw, list | tuple) and isinstance(validated, list):
-        for index, (raw_item, validated_item) in enumerate(zip(raw, validated, strict=False)):
-            _check_unknown_keys(raw_item, validated_item, f"{prefix}{index}.")
+        for index, (raw_item, item) in enumerate(zip(raw, validated, strict=False)):
+            _check_unknown_keys(raw_item, item, f"{prefix}{index}.")
 
 
 def override(config: C, changes: Sequence[str]) -> C:
-    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or its
-    position.
+    """Apply `a.b=v` changes; `v` is read as YAML, an item of a list is named by its `name` or index.
 
-    An item with a name of its own, such as a stage, is taken out with null: `stages.deep=null`.
+    An item with a name, such as a stage, is removed with null: `stages.deep=null`.
 
     Raises:
         ConfigError: no `=`, an unknown key, or a value of the wrong type.
@@ -90,42 +155,33 @@ def override(config: C, changes: Sequence[str]) -> C:
     for change in changes:
         path, equals, text = change.partition("=")
         if not equals:
-            raise ConfigError(f"{change!r} is no override; write key=value, such as seed=1.")
+            raise ConfigError(f"{change!r} is not an override; write key=value, such as seed=1.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{change!r}: the value is no valid YAML ({error}).") from error
+            raise ConfigError(f"{change!r}: the value is not valid YAML ({error}).") from error
         _set_value(plain, path.split("."), value, path)
     return from_plain(type(config), plain)
 
 
 def _set_value(node: Any, keys: list[str], value: object, path: str) -> None:
     key, *rest = keys
+    index: Any = key
     if isinstance(node, list):
         labels = [
             item["name"] if isinstance(item, dict) and "name" in item else str(i)
             for i, item in enumerate(node)
         ]
-        if key in labels:
-            index: Any = labels.index(key)
-        elif key.isdigit() and int(key) < len(node):
-            index = int(key)
-        else:
+        if key not in labels and not (key.isdigit() and int(key) < len(node)):
             raise ConfigError(f"unknown key {key!r} in {path!r}; {suggest_name(key, labels)}")
-    elif isinstance(node, dict):
-        if key not in node:
-            matches = sorted(
-                subpath
-                for subpath in _paths(node)
-                if subpath.rpartition(".")[2] == path.rpartition(".")[2]
-            )
-            suggestion = (
-                f"did you mean {matches[0]!r}?" if len(matches) == 1 else suggest_name(key, node)
-            )
-            raise ConfigError(f"unknown key {key!r} in {path!r}; {suggestion}")
-        index = key
-    else:
+        index = labels.index(key) if key in labels else int(key)
+    elif not isinstance(node, dict):
         raise ConfigError(f"{path!r} goes below a plain value; {key!r} cannot be set there.")
+    elif key not in node:
+        last = path.rpartition(".")[2]
+        matches = sorted(p for p in _paths(node) if p.rpartition(".")[2] == last)
+        hint = f"did you mean {matches[0]!r}?" if len(matches) == 1 else suggest_name(key, node)
+        raise ConfigError(f"unknown key {key!r} in {path!r}; {hint}")
     if rest:
         _set_value(node[index], rest, value, path)
     elif (
@@ -141,22 +197,21 @@ def _set_value(node: Any, keys: list[str], value: object, path: str) -> None:
 
 def _paths(node: Any) -> Iterator[str]:
     """Every key below a plain value, as an override would name it."""
-    if isinstance(node, dict | list):
-        items = (
-            node.items()
-            if isinstance(node, dict)
-            else ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
-        )
-        for key, value in items:
-            yield str(key)
-            yield from (f"{key}.{subpath}" for subpath in _paths(value))
+    items: Any = ()
+    if isinstance(node, dict):
+        items = node.items()
+    elif isinstance(node, list):
+        items = ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
+    for key, value in items:
+        yield str(key)
+        yield from (f"{key}.{subpath}" for subpath in _paths(value))
 
 
 def read_plain(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file.
 
     Raises:
-        ConfigError: the file is missing, is no YAML, or holds no mapping.
+        ConfigError: the file is missing, is not YAML, or has no mapping.
     """
     import yaml
 
@@ -165,9 +220,11 @@ def read_plain(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds no mapping of keys to values.")
+        raise ConfigError(
+            f"{path} has no mapping of keys to values; write lines such as `seed: 0`."
+        )
     return value
 
 
@@ -176,5 +233,5 @@ def write(config: object, path: Path) -> None:
     import yaml
 
     if not dataclasses.is_dataclass(config):
-        raise TypeError(f"{type(config).__name__} is no configuration")
+        raise TypeError(f"{type(config).__name__} is not a configuration")
     write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True))

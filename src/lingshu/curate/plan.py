@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import lingshu
+from lingshu.core.config import check_value
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.files import MANIFEST, digest, sha256_file
 from lingshu.core.registry import get_attribute, load
@@ -225,20 +226,14 @@ def _to_plain(value: Any) -> Any:
 
 def _typed(function: Callable[..., Any], params: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Parameters checked against the function's annotations, where those can be resolved."""
-    import pydantic
-
     try:
         hints = typing.get_type_hints(function)
     except NameError:  # an annotation that is imported for type checkers only
         return dict(params)
-    typed = dict(params)
-    for name in (name for name in params if name in hints):
-        try:
-            typed[name] = pydantic.TypeAdapter(hints[name]).validate_python(params[name])
-        except pydantic.ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ConfigError(f"{prefix}.{name}: {message} (got {params[name]!r}).") from error
-    return typed
+    return {
+        name: check_value(hints[name], value, f"{prefix}.{name}") if name in hints else value
+        for name, value in params.items()
+    }
 
 
 # --- digests
