@@ -22,9 +22,10 @@ from lingshu.core.types import Message, Meta, Reply, Sample
 from lingshu.evaluate import rubric
 from lingshu.evaluate.score import score_reply
 from lingshu.scoring import auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring.metrics.rouge import sentence_set_rouge
 from lingshu.scoring.protocols import medevalkit as published
-from lingshu.scoring.protocols import reports as reports
 from lingshu.scoring.protocols import table
+from tests.support import published_toolkit as toolkit
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity"
 
@@ -172,11 +173,11 @@ def count_correct(case: dict[str, Any], protocol: str) -> dict[str, dict[str, An
         if judge is not None and (kind == "open" or counts_twice):
             judge_reply = judge.pop(0)
             row["judge"] = (
-                published.is_judged_correct(judge_reply) if judge_reply is not None else None
+                toolkit.is_judged_correct(judge_reply) if judge_reply is not None else None
             )
         rows.append(row)
     quirk = "twice" if counts_twice else "lost" if "PATH" in case["function"] else "kept"
-    aggregate = table.aggregate(protocol, rows, judged=judge is not None, closed=quirk)
+    aggregate = table.aggregate(protocol, rows, closed=quirk)
     if protocol == "strict" and aggregate.awaiting_judge:
         raise InputError(f"{aggregate.awaiting_judge} answers were not judged")
     return {
@@ -222,16 +223,16 @@ def run_grader(function, case):
 def healthbench(case: dict[str, Any]) -> object:
     inputs = case["inputs"]
     if "calculate_score" in case["function"]:
-        return reports.rubric_score(inputs["points"], inputs["criteria_met"])
+        return toolkit.rubric_score(inputs["points"], inputs["criteria_met"])
     if "clipped_stats" in case["function"]:
         return (
             len(inputs["values"])
             if inputs["stat"] == "n_samples"
-            else reports.clipped_mean(inputs["values"])
+            else toolkit.clipped_mean(inputs["values"])
         )
     if "parse_json" in case["function"]:
-        return reports.parse_rubric_verdict(inputs["json_string"])
-    return reports.clipped_mean(
+        return toolkit.parse_rubric_verdict(inputs["json_string"])
+    return toolkit.clipped_mean(
         [sample["metrics"]["overall_score"] for sample in inputs["out_samples"]]
     )
 
@@ -239,20 +240,20 @@ def healthbench(case: dict[str, Any]) -> object:
 def mmmu_evaluate(case: dict[str, Any]) -> object:
     # The parsed reply is a text, so its characters are compared one by one.
     verdicts = [
-        published.is_free_answer_correct(sample["answer"], sample["parsed_pred"])
+        toolkit.is_free_answer_correct(sample["answer"], sample["parsed_pred"])
         for sample in case["inputs"]["samples"]
     ]
     return {"acc": sum(verdicts) / len(verdicts), "right": sum(verdicts), "total": len(verdicts)}
 
 
 GRADERS_BY_GROUP = {
-    "bleu": lambda c: reports.bleu(
-        reports.tokenize(c["inputs"]["pred"]),
-        reports.tokenize(c["inputs"]["target"]),
+    "bleu": lambda c: toolkit.bleu(
+        toolkit.tokenize(c["inputs"]["pred"]),
+        toolkit.tokenize(c["inputs"]["target"]),
         c["inputs"]["n"],
     ),
     "cal_metrics": lambda c: count_correct(c, "medevalkit"),
-    "calculate_f1": lambda c: reports.set_f1(
+    "calculate_f1": lambda c: toolkit.set_f1(
         c["inputs"]["prediction"], c["inputs"]["ground_truth"]
     ),
     "construct": construct_prompt,
@@ -269,29 +270,29 @@ GRADERS_BY_GROUP = {
     "judge_multi_choice": lambda c: published.is_choice_correct(
         c["inputs"]["choices"], c["inputs"]["answer"], c["inputs"]["response"]
     ),
-    "judge_open_end_vqa": lambda c: run_grader(published.open_metrics, c),
+    "judge_open_end_vqa": lambda c: run_grader(toolkit.open_metrics, c),
     "mmmu_eval_mc": lambda c: c["inputs"]["gold_i"] == c["inputs"]["pred_i"],
-    "mmmu_eval_open": lambda c: published.is_free_answer_correct(
+    "mmmu_eval_open": lambda c: toolkit.is_free_answer_correct(
         c["inputs"]["gold_i"], c["inputs"]["pred_i"]
     ),
     "mmmu_evaluate": mmmu_evaluate,
-    "mmmu_normalize_str": lambda c: published.normalize_number_or_text(c["inputs"]["string"]),
+    "mmmu_normalize_str": lambda c: toolkit.normalize_number_or_text(c["inputs"]["string"]),
     "mmmu_parse_multi_choice": lambda c: published.choose_by_letter(
         c["inputs"]["response"], c["inputs"]["all_choices"], c["inputs"]["index2ans"]
     ),
-    "mmmu_parse_open": lambda c: published.extract_numbers_and_text(c["inputs"]["response"]),
+    "mmmu_parse_open": lambda c: toolkit.extract_numbers_and_text(c["inputs"]["response"]),
     "parse_response": lambda c: published.parse_answer(c["inputs"]["response"]),
     "prompts": prompt_for,
-    "report_metrics": lambda c: reports.report_metrics(
+    "report_metrics": lambda c: toolkit.report_metrics(
         c["inputs"]["hypothesis"], c["inputs"]["reference"]
     ),
-    "report_reference": lambda c: reports.report_reference(
+    "report_reference": lambda c: toolkit.report_reference(
         c["inputs"]["findings"], c["inputs"]["impression"]
     ),
-    "report_tokens": lambda c: reports.tokenize_report(c["inputs"]["reports"][0]),
-    "rouge": lambda c: reports.rouge(c["inputs"]["pred"], c["inputs"]["target"]),
+    "report_tokens": lambda c: toolkit.tokenize_report(c["inputs"]["reports"][0]),
+    "rouge": lambda c: sentence_set_rouge(c["inputs"]["pred"], c["inputs"]["target"]),
     "runner": runner,
-    "tokenize": lambda c: reports.tokenize(c["inputs"]["text"]),
+    "tokenize": lambda c: toolkit.tokenize(c["inputs"]["text"]),
 }
 
 
@@ -481,9 +482,9 @@ def test_the_reference_packages_agree() -> None:
     """Six report pairs with the values of `rouge` 1.0.1 and of nltk's unsmoothed sentence BLEU."""
     for case in cases("reference_metrics")[:6]:
         prediction, gold = case["hypothesis"], case["reference"]
-        assert is_close(reports.rouge(prediction, gold), case["rouge_pkg"])
+        assert is_close(sentence_set_rouge(prediction, gold), case["rouge_pkg"])
         assert math.isclose(
-            reports.bleu(prediction.split(), gold.split(), 4),
+            toolkit.bleu(prediction.split(), gold.split(), 4),
             case["nltk_sentence_bleu4_nosmooth"],
             abs_tol=1e-6,
         )
@@ -503,7 +504,7 @@ def test_medevalkit_gives_the_verdicts_of_real_runs(name: str) -> None:
     rows, mismatches = list(read_jsonl(DATA / f"medevalkit_run_{name}" / "rows.jsonl")), []
     for row in rows:
         gold, reply, metrics = row["answer"], row["response"], row.get("metrics")
-        if metrics and not is_close(published.open_metrics(gold, reply), metrics):
+        if metrics and not is_close(toolkit.open_metrics(gold, reply), metrics):
             mismatches.append((row["id"], "measures"))
         if "choices" in row:
             is_correct = published.is_choice_correct(row["choices"], gold, reply)

@@ -13,16 +13,16 @@ import pytest
 
 from lingshu.core.types import Message, Meta, MetricResult, Sample
 from lingshu.scoring import report
-from lingshu.scoring.metrics import bleu
+from lingshu.scoring.metrics import bleu, radcliq
 from lingshu.scoring.metrics import rouge as rouge_module
-from lingshu.scoring.metrics._model_metric import ModelMetric, compute_values, reason_unavailable
-from lingshu.scoring.metrics._porter import stem
+from lingshu.scoring.metrics._base import ModelMetric, tokenize
 from lingshu.scoring.metrics.cider import cider
 from lingshu.scoring.metrics.findings import count_shared, extract_findings, extract_labels
 from lingshu.scoring.metrics.findings import f1 as f1_of
 from lingshu.scoring.metrics.radcliq import MEAN, SubScores, inverse, radcliq_v1
 from lingshu.scoring.metrics.radgraph import annotation_f1
-from lingshu.scoring.protocols import reports as published
+from lingshu.scoring.metrics.rouge import stem
+from tests.support import published_toolkit as published
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity" / "reference_metrics.jsonl"
 IUXRAY = Path(__file__).parents[2].parent / "shared" / "data" / "iuxray_reports"
@@ -111,7 +111,7 @@ def test_every_package_agrees_on_the_corpus() -> None:
 
 
 def test_the_tokens_are_those_assigned() -> None:
-    assert report.tokenize("No effusion, no pneumothorax.") == [
+    assert tokenize("No effusion, no pneumothorax.") == [
         "no",
         "effusion",
         ",",
@@ -119,8 +119,8 @@ def test_the_tokens_are_those_assigned() -> None:
         "pneumothorax",
         ".",
     ]
-    assert report.tokenize("1.5 cm") == ["1.5", "cm"]
-    assert report.tokenize("The heart is normal. Lungs clear.") == [
+    assert tokenize("1.5 cm") == ["1.5", "cm"]
+    assert tokenize("The heart is normal. Lungs clear.") == [
         "the",
         "heart",
         "is",
@@ -317,8 +317,7 @@ def test_a_plug_in_is_run_and_its_faults_are_notes(
         {"model": "somewhere"},
         half_scores,  # pyright: ignore[reportArgumentType]
     )
-    assert reason_unavailable(half_metric, tmp_path, ["X-ray", None]) is None
-    monkeypatch.setattr(report, "MODEL_METRICS", (half_metric,))
+    monkeypatch.setattr(report, "REPORT_METRICS", (half_metric,))
     result = compute_metrics([("a", "a"), ("b", "")], weights=tmp_path)["half"]
     assert (result.value, result.non_empty_value, result.n, result.n_non_empty) == (0.25, 0.5, 2, 1)
     broken_metric = ModelMetric(
@@ -328,12 +327,13 @@ def test_a_plug_in_is_run_and_its_faults_are_notes(
         {},
         lambda weights, predictions, gold: {"half": [1 / len(predictions[0][1:])]},
     )
-    assert str(compute_values(broken_metric, tmp_path, ["a"], ["a"])).startswith(
-        "unavailable: json failed: ZeroDivisionError"
-    )
+    monkeypatch.setattr(report, "REPORT_METRICS", (broken_metric,))
+    note = compute_metrics([("a", "a")], weights=tmp_path)["half"].note
+    assert str(note).startswith("unavailable: json failed: ZeroDivisionError")
     short_metric = ModelMetric(("half",), "json", "", {}, lambda weights, predictions, gold: {})
+    monkeypatch.setattr(report, "REPORT_METRICS", (short_metric,))
     assert (
-        compute_values(short_metric, tmp_path, ["a"], ["a"])
+        compute_metrics([("a", "a")], weights=tmp_path)["half"].note
         == "unavailable: json gave no value for each report: half"
     )
 
@@ -347,7 +347,7 @@ def test_radcliq_is_made_of_its_parts(tmp_path: Path, monkeypatch: pytest.Monkey
         {},
         lambda weights, predictions, gold: dict(zip(names, ([0.5], [0.5], [0.5]), strict=True)),
     )
-    monkeypatch.setattr(report, "MODEL_METRICS", (metric,))
+    monkeypatch.setattr(report, "REPORT_METRICS", (metric, radcliq.METRIC))
     result = compute_metrics(
         [("clear lungs", "clear lungs"), ("no effusion", "")], weights=tmp_path
     )["radcliq_v1"]

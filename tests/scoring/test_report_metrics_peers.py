@@ -11,8 +11,8 @@ import pytest
 
 from lingshu.scoring.metrics import bleu
 from lingshu.scoring.metrics import rouge as rouge_module
-from lingshu.scoring.metrics._porter import stem
 from lingshu.scoring.metrics.cider import cider
+from lingshu.scoring.metrics.rouge import stem
 
 pytestmark = pytest.mark.peers
 rouge_scorer = pytest.importorskip(

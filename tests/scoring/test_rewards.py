@@ -173,5 +173,5 @@ def test_reports_and_rubrics_keep_their_own_score():
 
 
 def test_no_questions_have_no_accuracy():
-    aggregate = table.aggregate("medevalkit", [{"kind": "open", "value": 1.0}], judged=False)
+    aggregate = table.aggregate("medevalkit", [{"kind": "open", "value": 1.0}])
     assert (aggregate.all.acc, aggregate.open.acc, aggregate.closed.acc) == (1.0, 1.0, None)

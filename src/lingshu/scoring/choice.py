@@ -153,7 +153,7 @@ def _required(items: Iterable[tuple[Any, Any]]) -> frozenset[str]:
     """The most selective such set for a parsed sequence: that of any one of its items will do."""
     candidates: list[frozenset[str]] = []
     literal = ""
-    for operator, argument in (*items, (None, None)):
+    for operator, argument in (*items, (None, ())):
         if operator is _parser.IN and all(kind is _parser.LITERAL for kind, _ in argument):
             letters = frozenset(chr(code).casefold() for _, code in argument)
         else:

@@ -18,7 +18,7 @@ VARIANTS = {
     "medxpertqa_text": "MedXpertQA Text: 2,450 exam choices of ten options.",
 }
 FACETS = ("task", "system", "question_type")
-_SYNTHETIC_FACETS = {"task": "made up", "system": "made up", "question_type": "Reasoning"}
+_SYNTHETIC_FACETS: Any = {"task": "made up", "system": "made up", "question_type": "Reasoning"}
 
 
 def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:

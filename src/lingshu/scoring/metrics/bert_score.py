@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._model_metric import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric
 
 LAYER = 5
 
@@ -31,7 +31,7 @@ def _compute(
     return {"bert_score": f.tolist()}
 
 
-BERT_SCORE = ModelMetric(
+METRIC = ModelMetric(
     ("bert_score",),
     "bert_score",
     "pip install 'lingshu[metrics]'",

@@ -1,8 +1,5 @@
 """BLEU of token lists: the COCO code's, over a sentence or a corpus, and sacrebleu's with its own
-tokens and smoothing.
-
-Papineni et al. 2002, one reference a text. The unsmoothed BLEU of nltk is
-`_published_reports.bleu`; `token_f1.bleu` is ours for short answers.
+tokens and smoothing (Papineni et al. 2002, one reference per text).
 """
 
 from __future__ import annotations
@@ -12,6 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from lingshu.core.types import MetricResult
+from lingshu.scoring.metrics._base import Reports, tokenize
 
 MAX_ORDER = 4
 # What the COCO code adds to the shared and to the possible n-grams, so that nothing is divided by
@@ -133,3 +133,26 @@ def tokenize_13a(text: str) -> list[str]:
     for rule, replacement in _13A_RULES:
         text = rule.sub(replacement, text)
     return text.split()
+
+
+def bleu_metric(reports: Reports) -> list[MetricResult]:
+    """BLEU-1 to BLEU-4 of the corpus by the COCO code's formula; the score of one report is its
+    sentence BLEU.
+    """
+    counts = [count_ngrams(tokenize(text), tokenize(gold)) for text, gold in reports.completed]
+    scores = [coco_bleu(count) for count in counts]
+    corpus, corpus_non_empty = (
+        coco_bleu(sum_counts(subset)) if subset else [None] * MAX_ORDER
+        for subset in (counts, [count for count in counts if count.prediction_length])
+    )
+    return [
+        reports.result(
+            f"bleu_{n + 1}",
+            [score[n] for score in scores],
+            corpus=(corpus[n], corpus_non_empty[n]),
+        )
+        for n in range(MAX_ORDER)
+    ]
+
+
+METRIC = bleu_metric

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.scoring.metrics._model_metric import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric
 
 MAX_TOKENS = 512  # tokens that the encoder has places for
 # classes of a head that mean present or uncertain; the last head has only two, and 0 is "no
@@ -87,7 +87,7 @@ def _compute(
     }
 
 
-CHEXBERT = ModelMetric(
+METRIC = ModelMetric(
     ("semb_score", "chexbert_f1"),
     "f1chexbert",
     "pip install f1chexbert",

@@ -1,4 +1,4 @@
-"""CIDEr and CIDEr-D of tokenised reports, one reference each (Vedantam et al. 2015, sections 3 and
+"""CIDEr and CIDEr-D of tokenized reports, one reference each (Vedantam et al. 2015, sections 3 and
 5).
 
 g_n(text) holds, for each n-gram, its count times log N - log(number of references that have it), N
@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from lingshu.core.types import MetricResult
+from lingshu.scoring.metrics._base import Reports, tokenize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -149,3 +152,23 @@ def _apply_idf(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     keys, frequencies = counts
     return keys, frequencies * idf[keys % len(idf)]
+
+
+def cider_metric(reports: Reports) -> list[MetricResult]:
+    """CIDEr and CIDEr-D, 0 to 10, with document frequencies from the references of all samples,
+    failed replies included.
+    """
+    tokens_by_gold = {gold: tokenize(gold) for gold in reports.gold}
+    scores = cider(
+        [tokenize(prediction) for prediction, _ in reports.completed],
+        [tokens_by_gold[gold] for _, gold in reports.completed],
+        references=[tokens_by_gold[gold] for gold in reports.gold],
+    )
+    note = "one reference alone always gives 0" if len(reports.gold) == 1 else None
+    return [
+        reports.result("cider", scores.cider, note=note),
+        reports.result("cider_d", scores.cider_d, note=note),
+    ]
+
+
+METRIC = cider_metric

@@ -12,6 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from lingshu.core.types import MetricResult
+from lingshu.scoring.metrics._base import Reports, unavailable
+
 State = Literal["present", "uncertain", "absent"]
 Side = Literal["left", "right", "both"]
 
@@ -224,3 +227,32 @@ def f1(counts: Sequence[SharedFindings]) -> float | None:
     """F1 over all findings of some reports; None where none names any."""
     total = sum(count.n_predicted + count.n_gold for count in counts)
     return 2 * sum(count.n_shared for count in counts) / total if total else None
+
+
+def findings_metric(reports: Reports) -> list[MetricResult]:
+    """F1 over all findings that our rules read from the reports, without and with their sides; for
+    chest X-rays in English alone.
+
+    The score of one report is its own F1, 1 where neither it nor its reference names a finding: in
+    a mean, normal chests would hide that a model finds nothing.
+    """
+    names = ("rule_findings_f1", "rule_findings_side_f1")
+    languages = {meta.language for meta in reports.metas if meta.language}
+    others = reports.other_modalities + sorted(languages - {"en"})
+    if others:
+        reason = "rules for English reports of chest X-rays alone, and these are also of"
+        return unavailable(names, f"{reason} {', '.join(others)}")
+    results = []
+    for name, sides in zip(names, (False, True), strict=True):
+        counts = [count_shared(text, gold, sides=sides) for text, gold in reports.completed]
+        scores = [1.0 if (value := f1([count])) is None else value for count in counts]
+        non_empty = [
+            count for count, (text, _) in zip(counts, reports.completed, strict=True) if text
+        ]
+        corpus = f1(counts), f1(non_empty)
+        note = "no report names a finding" if corpus[0] is None else None
+        results.append(reports.result(name, scores, corpus=corpus, note=note))
+    return results
+
+
+METRIC = findings_metric

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._model_metric import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric
 
 
 def _compute(
@@ -23,7 +23,7 @@ def _compute(
     return {"green": [float(score) for score in scores]}
 
 
-GREEN = ModelMetric(
+METRIC = ModelMetric(
     ("green",),
     "green_score",
     "pip install green-score",

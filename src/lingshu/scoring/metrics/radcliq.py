@@ -8,7 +8,12 @@ next to nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
+
+from lingshu.core.types import MetricResult
+from lingshu.scoring.metrics import bleu
+from lingshu.scoring.metrics._base import Reports, tokenize, unavailable
 
 
 class SubScores(NamedTuple):
@@ -39,3 +44,29 @@ def inverse(mean: float) -> float | None:
     above 0 and the inverse says nothing.
     """
     return 100 / mean if mean > 0 else None
+
+
+def radcliq_metric(reports: Reports) -> list[MetricResult]:
+    """RadCliQ-v1 where the numbers that it is made of are available."""
+    parts = ("radgraph_f1", "bert_score", "semb_score")
+    missing = [name for name in parts if name not in reports.values]
+    if missing:
+        return unavailable(("radcliq_v1",), f"needs {', '.join(missing)}")
+    bleu_2 = [
+        bleu.coco_bleu(bleu.count_ngrams(tokenize(prediction), tokenize(gold)))[1]
+        for prediction, gold in reports.non_empty
+    ]
+    sub_scores = zip(*(reports.values[name] for name in parts), bleu_2, strict=True)
+    empty = radcliq_v1(SubScores(0, 0, 0, 0))
+    scores = [radcliq_v1(SubScores(*values)) for values in sub_scores]
+    result = reports.result("radcliq_v1", reports.fill_empty(scores, empty), empty=empty)
+    inverse_mean = None if result.value is None else inverse(result.value)
+    note = (
+        "no inverse: the mean is not above 0"
+        if inverse_mean is None
+        else f"100 / mean = {inverse_mean:.1f}"
+    )
+    return [replace(result, note=f"lower is better; {note}")]
+
+
+METRIC = radcliq_metric

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.scoring.metrics._model_metric import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric
 
 
 def annotation_f1(predicted: Mapping[str, Any], gold: Mapping[str, Any]) -> float:
@@ -72,7 +72,7 @@ def _compute(
     return {"radgraph_f1": [annotation_f1(*pair) for pair in pairs]}
 
 
-RADGRAPH = ModelMetric(
+METRIC = ModelMetric(
     ("radgraph_f1",),
     "radgraph",
     "pip install 'lingshu[metrics]'",

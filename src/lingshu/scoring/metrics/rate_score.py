@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._model_metric import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric
 
 
 def _compute(
@@ -24,7 +24,7 @@ def _compute(
     }
 
 
-RATE_SCORE = ModelMetric(
+METRIC = ModelMetric(
     ("rate_score",),
     "RaTEScore",
     "pip install RaTEScore",

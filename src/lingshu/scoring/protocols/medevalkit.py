@@ -1,23 +1,18 @@
-"""The two published ways of grading, rebuilt from recorded behaviour: `paper` (June 2025) and
-`medevalkit` (February 2026).
+"""The public toolkit that most people run (February 2026), rebuilt from recorded behavior.
 
-Everything here is deliberately as wrong as what it stands for; `_protocols` names the quirks. The
-strings compared are those of a public toolkit at commit 9b12e3b, observed from outside;
-tests/golden/parity holds the observations. A `ValueError` stands where the original stops with an
-exception.
+Everything here is deliberately as wrong as the original; known_issues.json names its faults. The
+cases were recorded from outside at commit 9b12e3b; tests/golden/parity has them. A `ValueError` is
+raised where the original stops with an exception.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 
-from lingshu.core.errors import InputError
 from lingshu.core.reply_text import require_golds
-from lingshu.core.types import Sample, Score, Scorer
-from lingshu.scoring.protocols import reports as reports
+from lingshu.core.types import Sample, Score
 
 # In this order, each splitting what the one before it left.
 _PHRASES = (
@@ -31,7 +26,6 @@ _PHRASES = (
     "final answer",
     "final answer is",
 )
-_NO_JUDGE_NOTE = "no judge here: equality stands in for it"
 
 
 def extract_tag(text: str | None, tag: str, *, hard: bool = True) -> str:
@@ -161,35 +155,17 @@ def is_closed_correct(gold: str, reply: str | None) -> bool:
     return gold.lower() == parse_answer(reply).lower().replace("\n", "").replace(".", "")
 
 
-def open_metrics(gold: str, reply: str | None) -> dict[str, float | bool]:
-    """Exact match, BLEU, ROUGE and token F1 under the toolkit's names; F1, precision and recall
-    stand under each other's.
+def is_open_correct(gold: str, reply: str | None) -> bool:
+    """Equality in lower case, line ends deleted from the reply alone.
 
     Raises:
-        ValueError: nothing is left of the reply, where the ROUGE package refuses.
+        ValueError: nothing is left of the reply or the gold, where the original's ROUGE refuses.
     """
-    gold, prediction = gold.lower(), parse_answer(reply).replace("\n", "")
-    rouge = reports.rouge(prediction, gold)
-    f1 = reports.set_f1(prediction, gold)
-    f1, precision, recall = f1 if isinstance(f1, tuple) else (0.0, 0.0, 0.0)
-    return {
-        "em": prediction == gold,
-        **{
-            f"bleu{n}": reports.bleu(reports.tokenize(prediction), reports.tokenize(gold), n)
-            for n in (1, 2, 3, 4)
-        },
-        "rouge1": rouge["rouge-1"],
-        "rouge2": rouge["rouge-2"],
-        "rougel": rouge["rouge-l"],
-        "precision": f1,
-        "recall": precision,
-        "f1": recall,
-    }
-
-
-def is_judged_correct(text: str | None) -> bool:
-    """A judge's reply, 0 meaning right; anything else, silence included, means wrong."""
-    return extract_tag(text, "judge") == "0"
+    prediction, gold = parse_answer(reply).replace("\n", ""), gold.lower()
+    for side, text in (("Hypothesis", prediction), ("Reference", gold)):
+        if not text.strip("."):
+            raise ValueError(f"{side} is empty.")
+    return prediction == gold
 
 
 # The reader of questions that list their options as "(A) text".
@@ -223,63 +199,6 @@ def _last_letter(positions: Mapping[str, int]) -> str:
     return max(positions, key=lambda letter: positions[letter])
 
 
-def normalize_number_or_text(text: str) -> list[float | str]:
-    """A number to two places, also nan and inf; else the text in lower case, a single letter with a
-    blank at either side.
-    """
-    text = text.strip()
-    try:
-        return [round(float(text.replace(",", "")), 2)]
-    except ValueError:
-        text = text.lower()
-        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
-
-
-def extract_numbers_and_text(reply: str) -> list[float | str]:
-    """The key phrases of a free answer and the numbers in them."""
-    lines = re.split(r"\.\s(?=[A-Z])|\n", reply.strip().strip(".").lower())
-    cues = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]
-    keys = []
-    for index, line in enumerate(lines):
-        tails = [
-            line.split(cue)[-1].strip()
-            for cue in (*cues, *(["="] if index == len(lines) - 1 else []))
-            if cue in line
-        ]
-        if tails and (shortest := min(tails, key=len)) not in (":", ",", ".", "!", "?", ";", "'"):
-            keys.append(shortest)
-    keys = keys or [reply.strip().strip(".").lower()]
-    numbers = [
-        number
-        for key in keys
-        for number in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|-?\.\d+", key)
-    ]
-    return list(
-        dict.fromkeys(
-            value for phrase in (*keys, *numbers) for value in normalize_number_or_text(phrase)
-        )
-    )
-
-
-def is_free_answer_correct(gold: str, predictions: Sequence[float | str]) -> bool:
-    """Whether a gold text lies inside a text that was said, or a gold number equals one."""
-    gold_values = normalize_number_or_text(gold)
-    return any(
-        (
-            any(
-                isinstance(gold_value, str) and gold_value in prediction
-                for gold_value in gold_values
-            )
-            if isinstance(prediction, str)
-            else prediction in gold_values
-        )
-        for prediction in predictions
-    )
-
-
-# The two protocols as scorers.
-
-
 def _rendered_options(sample: Sample) -> tuple[list[str], bool]:
     """The options as the question shows them, "A. text" where it does not, and whether as "(A)
     text".
@@ -301,7 +220,7 @@ def _verdict_score(is_correct: bool, reply: str) -> Score:
     return Score(1.0 if is_correct else 0.0, "ok", reply.strip()[:80])
 
 
-def _choice_score(sample: Sample, gold: str, reply: str, *, paper: bool) -> Score:
+def score_choice(sample: Sample, gold: str, reply: str, *, paper: bool) -> Score:
     options, is_bracketed = _rendered_options(sample)
     if is_bracketed:
         letters = [chr(ord("A") + index) for index in range(len(options))]
@@ -313,62 +232,18 @@ def _choice_score(sample: Sample, gold: str, reply: str, *, paper: bool) -> Scor
     return _verdict_score(is_choice_correct(options, gold, reply, paper=paper), reply)
 
 
-def medevalkit_score(sample: Sample, reply: str) -> Score:
+def score(sample: Sample, reply: str) -> Score:
     """The verdict of the toolkit that is in use; `error` where it stops with an exception."""
     gold = require_golds(sample)[0]
     try:
         if sample.choices:
-            return _choice_score(sample, gold, reply, paper=False)
+            return score_choice(sample, gold, reply, paper=False)
         # Golds written "Yes" and "No" are compared as closed answers: the test is for the
         # lower-case words.
         if gold in ("yes", "no"):
             return _verdict_score(is_judgment_correct(gold, reply), reply)
         if sample.meta.kind in ("closed", "yes_no"):
             return _verdict_score(is_closed_correct(gold, reply), reply)
-        return _verdict_score(bool(open_metrics(gold, reply)["em"]), reply)
+        return _verdict_score(is_open_correct(gold, reply), reply)
     except ValueError as error:
         return Score(None, "error", note=f"the published code stops here: {error}")
-
-
-def paper_score(sample: Sample, reply: str) -> Score:
-    """The verdict of the first public rules; where they ask a judge, equality stands in and the
-    note says so.
-    """
-    gold = require_golds(sample)[0]
-    if sample.choices:
-        return _choice_score(sample, gold, reply, paper=True)
-    text = extract_tag(reply, "answer")
-    box = extract_boxed(text)
-    text = text if box == "None" else box
-    if sample.meta.kind == "closed":
-        return Score(
-            1.0 if text.strip().casefold() == gold.casefold() else 0.0,
-            "ok",
-            text.strip()[:80],
-            _NO_JUDGE_NOTE,
-        )
-    text = text.lower().strip().split(".")[0]
-    is_correct = text == gold.lower().strip()
-    return Score(
-        1.0 if is_correct else 0.0,
-        "ok",
-        text[:80],
-        None if gold.lower() in ("yes", "no") else _NO_JUDGE_NOTE,
-    )
-
-
-def make_scorer(task_score: Scorer, published: Scorer) -> Scorer:
-    """A published scorer for the kinds of question it knows; reports and rubrics keep the score of
-    their task.
-    """
-
-    def score(sample: Sample, reply: str) -> Score:
-        if sample.meta.kind in ("report", "rubric"):
-            return task_score(sample, reply)
-        if not require_golds(sample)[0].strip():
-            raise InputError(
-                f"sample {sample.id!r} has an empty gold; only answered samples can be scored."
-            )
-        return published(sample, reply)
-
-    return score

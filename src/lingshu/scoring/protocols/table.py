@@ -6,109 +6,22 @@ A protocol changes how a reply is read and how right answers are added up, never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lingshu.core.errors import UnknownNameError, suggest_name
-from lingshu.core.types import Scorer
-from lingshu.scoring.protocols import medevalkit
+from lingshu.core.errors import InputError, UnknownNameError, suggest_name
+from lingshu.core.reply_text import require_golds
+from lingshu.core.types import Sample, Score, Scorer
+from lingshu.scoring.protocols import medevalkit, paper
 
 ProtocolName = Literal["strict", "paper", "medevalkit"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "medevalkit")
-# What the released code does to closed answers when a judge is on; it differs between its
-# benchmarks.
+_PUBLISHED: Mapping[str, Scorer] = {"paper": paper.score, "medevalkit": medevalkit.score}
+# What the released code does to closed answers when a judge is on; it differs by benchmark.
 ClosedHandling = Literal["kept", "lost", "twice"]
-
-_COMMON_QUIRKS = (
-    (
-        "Choice: a reply without a readable letter is given the option of the highest difflib"
-        " ratio, so refusals and empty replies can score."
-    ),
-    "Choice: a reply that resembles no option at all is given the first one.",
-    "Choice: the blank behind a colon is kept, so 'The answer is: B' is not read as B.",
-    "Choice: text is cut at its first full stop, so the options 1.0 and 1.5 look alike.",
-    "Choice: the word 'boxed' without a LaTeX box turns the reply into the word 'None'.",
-    (
-        "Choice: brackets, asterisks, LaTeX wrappers and full-width colons around a letter are not"
-        " taken off."
-    ),
-    (
-        "Choice: the contents of several answer tags are joined; an empty or unclosed tag leaves"
-        " the whole reply."
-    ),
-    (
-        "Choice: options listed as '(A) text' are read by another reader, which draws an option at"
-        " random (seed 42) where it finds none."
-    ),
-    (
-        "No reply counts as unread: empty, refusing and ambiguous replies are right or wrong like"
-        " any other."
-    ),
-)
-_QUIRKS: dict[ProtocolName, tuple[str, ...]] = {
-    "strict": (),
-    "paper": (
-        *_COMMON_QUIRKS,
-        (
-            "Yes or no: only a reply that equals the gold up to its first full stop is right; 'Yes,"
-            " there is.' is wrong."
-        ),
-        (
-            "Open questions, and all closed ones with a gold other than a lower-case yes or no,"
-            " were put to a judge model; without one, equality in lower case stands in, so these"
-            " scores lie below the published ones."
-        ),
-        "For open questions the judge saw the reply in lower case and cut at its first full stop.",
-        (
-            "The code behind the published cells is not public; this is the first public version of"
-            " the rules, of June 2025."
-        ),
-    ),
-    "medevalkit": (
-        *_COMMON_QUIRKS,
-        (
-            "Yes or no: 'yes' and 'no' are looked for as substrings, exactly one must occur:"
-            " 'nodule', 'normal' and 'abnormal' hold a no."
-        ),
-        (
-            "Yes or no: golds written 'Yes' and 'No' are compared as text, so 'Yes, there is.' is"
-            " wrong."
-        ),
-        (
-            "Closed: full stops are deleted from the reply but not from the gold, so '1.2 cm' never"
-            " equals '1.2 cm'."
-        ),
-        (
-            "Closed: blanks, quotation marks and asterisks around the answer are kept, so ' yes'"
-            " and '**Yes**' are wrong."
-        ),
-        (
-            "Open: exact match keeps blanks and final full stops; with a judge on, its verdict"
-            " replaces the match."
-        ),
-        (
-            "Open: precision, recall and F1 are printed under each other's names, over sets of"
-            " words, so a repeated word is free."
-        ),
-        (
-            "Open: BLEU has no smoothing, so BLEU-2 to BLEU-4 of a correct one-word answer are"
-            " about 1e-154."
-        ),
-        (
-            "Open: a reply of which nothing is left stops the original; it is counted here as an"
-            " error."
-        ),
-        (
-            "With a judge on, open accuracy is divided by the number of questions twice, closed"
-            " answers are lost in one benchmark and counted twice in another, and a judge that"
-            " fails counts as a wrong answer."
-        ),
-        (
-            "A benchmark without open or without closed questions stops the original with a"
-            " division by zero; here it has no accuracy."
-        ),
-    ),
-}
 
 
 def protocol_scorer(task_score: Scorer, protocol: str) -> Scorer:
@@ -116,31 +29,46 @@ def protocol_scorer(task_score: Scorer, protocol: str) -> Scorer:
     their own under all.
 
     Raises:
-        UnknownName: no such protocol.
+        UnknownNameError: no such protocol.
     """
+    _check_name(protocol)
     if protocol == "strict":
         return task_score
-    if protocol == "paper":
-        return medevalkit.make_scorer(task_score, medevalkit.paper_score)
-    if protocol == "medevalkit":
-        return medevalkit.make_scorer(task_score, medevalkit.medevalkit_score)
-    raise UnknownNameError(
-        f"there is no protocol {protocol!r}; {suggest_name(protocol, PROTOCOLS)}"
-    )
+
+    def score(sample: Sample, reply: str) -> Score:
+        if sample.meta.kind in ("report", "rubric"):
+            return task_score(sample, reply)
+        if not require_golds(sample)[0].strip():
+            raise InputError(
+                f"sample {sample.id!r} has an empty gold; only answered samples can be scored."
+            )
+        return _PUBLISHED[protocol](sample, reply)
+
+    return score
 
 
 def quirks(protocol: str) -> tuple[str, ...]:
     """What a protocol is known to get wrong, a sentence each; none for `strict`.
 
     Raises:
-        UnknownName: no such protocol.
+        UnknownNameError: no such protocol.
     """
-    for name, sentences in _QUIRKS.items():
-        if name == protocol:
-            return sentences
-    raise UnknownNameError(
-        f"there is no protocol {protocol!r}; {suggest_name(protocol, PROTOCOLS)}"
-    )
+    _check_name(protocol)
+    issues = _known_issues()
+    return () if protocol == "strict" else (*issues["common"], *issues[protocol])
+
+
+@cache
+def _known_issues() -> Mapping[str, Sequence[str]]:
+    path = Path(__file__).with_name("known_issues.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_name(protocol: str) -> None:
+    if protocol not in PROTOCOLS:
+        raise UnknownNameError(
+            f"there is no protocol {protocol!r}; {suggest_name(protocol, PROTOCOLS)}"
+        )
 
 
 class Accuracy(NamedTuple):
@@ -152,8 +80,8 @@ class Accuracy(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """All, open and closed questions; `awaiting_judge` counts the answers that a judge failed to judge,
-    left out of the rest.
+    """All, open and closed questions; `awaiting_judge` counts the answers that a judge failed to
+    judge, which are left out of the rest.
     """
 
     all: Accuracy
@@ -163,84 +91,68 @@ class Aggregate(NamedTuple):
 
 
 def aggregate(
-    protocol: str,
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    judged: bool = False,
-    closed: ClosedHandling = "kept",
+    protocol: str, rows: Iterable[Mapping[str, Any]], *, closed: ClosedHandling = "kept"
 ) -> Aggregate:
     """Right answers over all questions, split into open and closed, as the published tables count
     them.
 
-    A row has `value` and `kind` ("open", else closed) as in a scores file, and, where `judged`,
-    `judge`: True, False or None for a judge that failed. A reply that failed counts as asked and
-    not right: so the published tables count, while a report leaves it out. `closed` is what the
-    released code does to closed answers once a judge is on.
+    A row has `value` and `kind` ("open", else closed) as in a scores file, and may have `judge`:
+    True, False, or None for a judge that failed; one such row means that a judge is on. A failed
+    reply counts as asked and not right, as in the published tables; reports leave it out. `closed`
+    is what the released code does to closed answers once a judge is on.
 
     Raises:
-        UnknownName: no such protocol.
+        UnknownNameError: no such protocol.
     """
-    quirks(protocol)
-    open_rows = [row for row in rows if row.get("kind") == "open"]
-    closed_rows = [row for row in rows if row.get("kind") != "open"]
+    _check_name(protocol)
+    rows = list(rows)
+    judged = any("judge" in row for row in rows)
     if protocol == "medevalkit":
-        return _aggregate_medevalkit(open_rows, closed_rows, judged=judged, closed=closed)
-    # Under the first rules a judge replaces the rule for whatever it was shown; under ours, for
-    # open answers alone.
-    rows_by_judge = [
-        (row, judged and (row.get("kind") == "open" or (protocol == "paper" and "judge" in row)))
-        for row in rows
-    ]
-    row_verdicts = [
-        (row, row.get("judge") if by_judge else row.get("value") == 1.0)
-        for row, by_judge in rows_by_judge
-    ]
-    accuracies = [
-        _accuracy(
-            [
-                is_correct
-                for row, is_correct in row_verdicts
-                if is_correct is not None and (kind is None or (row.get("kind") == "open") is kind)
-            ]
-        )
-        for kind in (None, True, False)
-    ]
+        return _aggregate_medevalkit(rows, judged=judged, closed=closed)
+    # Under the first rules a judge replaces the rule for every answer it saw; under ours, for open
+    # answers alone.
+    verdicts: list[tuple[bool, bool | None]] = []
+    for row in rows:
+        is_open = row.get("kind") == "open"
+        by_judge = judged and (is_open or (protocol == "paper" and "judge" in row))
+        verdicts.append((is_open, row.get("judge") if by_judge else row.get("value") == 1.0))
+    decided = [(is_open, verdict) for is_open, verdict in verdicts if verdict is not None]
     return Aggregate(
-        *accuracies, awaiting_judge=sum(is_correct is None for _, is_correct in row_verdicts)
+        _accuracy(verdict for _, verdict in decided),
+        _accuracy(verdict for is_open, verdict in decided if is_open),
+        _accuracy(verdict for is_open, verdict in decided if not is_open),
+        awaiting_judge=len(verdicts) - len(decided),
     )
 
 
-def _accuracy(verdicts: Sequence[object]) -> Accuracy:
-    n_correct = sum(bool(verdict) for verdict in verdicts)
-    return Accuracy(len(verdicts), n_correct, n_correct / len(verdicts) if verdicts else None)
+def _accuracy(verdicts: Iterable[bool]) -> Accuracy:
+    values = list(verdicts)
+    return Accuracy(len(values), sum(values), sum(values) / len(values) if values else None)
 
 
 def _aggregate_medevalkit(
-    open_rows: Sequence[Mapping[str, Any]],
-    closed_rows: Sequence[Mapping[str, Any]],
-    *,
-    judged: bool,
-    closed: ClosedHandling,
+    rows: Sequence[Mapping[str, Any]], *, judged: bool, closed: ClosedHandling
 ) -> Aggregate:
-    n_closed_correct = sum(row.get("value") == 1.0 for row in closed_rows)
+    open_rows = [row for row in rows if row.get("kind") == "open"]
+    closed_rows = [row for row in rows if row.get("kind") != "open"]
     n_open_correct = sum(
         bool(row.get("judge")) if judged else row.get("value") == 1.0 for row in open_rows
     )
+    n_closed_correct = sum(row.get("value") == 1.0 for row in closed_rows)
     if judged and closed == "lost":
         n_closed_correct = 0
     if judged and closed == "twice":
         n_closed_correct += sum(bool(row.get("judge")) for row in closed_rows)
-    n_open, n_closed, n = len(open_rows), len(closed_rows), len(open_rows) + len(closed_rows)
-    # Divided twice, as released.
-    open_acc = (
-        n_open_correct / n_open / (n_open if judged and n_open_correct else 1) if n_open else None
+    n_correct, n_open, n_closed = (
+        n_open_correct + n_closed_correct,
+        len(open_rows),
+        len(closed_rows),
     )
+    open_acc = n_open_correct / n_open if n_open else None
+    if open_acc and judged:
+        open_acc /= n_open  # divided twice, as released
     return Aggregate(
-        Accuracy(
-            n,
-            n_open_correct + n_closed_correct,
-            (n_open_correct + n_closed_correct) / n if n else None,
-        ),
+        Accuracy(len(rows), n_correct, n_correct / len(rows) if rows else None),
         Accuracy(n_open, n_open_correct, open_acc),
         Accuracy(n_closed, n_closed_correct, n_closed_correct / n_closed if n_closed else None),
     )

@@ -1,8 +1,6 @@
-"""Text metrics as the published toolkit computes them: unsmoothed BLEU, set-based ROUGE and F1,
-rubric means.
+"""Measures of a public toolkit that no grade uses, rebuilt from recorded behavior for the parity tests.
 
-A file beside `_published.py` because grading and metrics together pass 400 lines; same sources,
-same warning.
+The commit, and what a `ValueError` means, are those of `lingshu.scoring.protocols.medevalkit`.
 """
 
 from __future__ import annotations
@@ -13,6 +11,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
+
+from lingshu.scoring.metrics.rouge import sentence_set_rouge
+from lingshu.scoring.protocols.medevalkit import extract_tag, parse_answer
 
 
 def tokenize(text: str) -> list[str]:
@@ -62,80 +63,92 @@ def set_f1(prediction: str, gold: str) -> tuple[float, float, float] | int:
     return 2 * precision * recall / (precision + recall), precision, recall
 
 
-def rouge(prediction: str, gold: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L, F only: sentences end at full stops, n-grams are sets, L unites the words
-    of all sentence pairs.
+def open_metrics(gold: str, reply: str | None) -> dict[str, float | bool]:
+    """Exact match, BLEU, ROUGE and token F1 under the toolkit's names; F1, precision and recall
+    stand under each other's.
 
     Raises:
-        ValueError: either side has no sentence.
+        ValueError: nothing is left of the reply, where the ROUGE package refuses.
     """
-    prediction_sentences, gold_sentences = (
-        _sentences(prediction, "Hypothesis"),
-        _sentences(gold, "Reference"),
-    )
-    words_by_side = [
-        [word for sentence in side for word in sentence]
-        for side in (prediction_sentences, gold_sentences)
-    ]
-    scores = {}
-    for n in (1, 2):
-        ngrams, reference = (
-            {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in words_by_side
-        )
-        scores[f"rouge-{n}"] = _f_score(len(ngrams & reference), len(ngrams), len(reference))
-    covered_words = {
-        word
-        for reference in gold_sentences
-        for sentence in prediction_sentences
-        for word in _longest_common_subsequence(reference, sentence)
+    gold, prediction = gold.lower(), parse_answer(reply).replace("\n", "")
+    rouge = sentence_set_rouge(prediction, gold)
+    f1 = set_f1(prediction, gold)
+    f1, precision, recall = f1 if isinstance(f1, tuple) else (0.0, 0.0, 0.0)
+    return {
+        "em": prediction == gold,
+        **{f"bleu{n}": bleu(tokenize(prediction), tokenize(gold), n) for n in (1, 2, 3, 4)},
+        "rouge1": rouge["rouge-1"],
+        "rouge2": rouge["rouge-2"],
+        "rougel": rouge["rouge-l"],
+        "precision": f1,
+        "recall": precision,
+        "f1": recall,
     }
-    scores["rouge-l"] = _f_score(
-        len(covered_words), len(set(words_by_side[0])), len(set(words_by_side[1]))
+
+
+def is_judged_correct(text: str | None) -> bool:
+    """A judge's reply, 0 meaning right; anything else, silence included, means wrong."""
+    return extract_tag(text, "judge") == "0"
+
+
+def normalize_number_or_text(text: str) -> list[float | str]:
+    """A number to two places, also nan and inf; else the text in lower case, a single letter with a
+    blank at either side.
+    """
+    text = text.strip()
+    try:
+        return [round(float(text.replace(",", "")), 2)]
+    except ValueError:
+        text = text.lower()
+        return [f" {text}", f"{text} "] if len(text) == 1 else [text]
+
+
+def extract_numbers_and_text(reply: str) -> list[float | str]:
+    """The key phrases of a free answer and the numbers in them."""
+    lines = re.split(r"\.\s(?=[A-Z])|\n", reply.strip().strip(".").lower())
+    cues = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]
+    keys = []
+    for index, line in enumerate(lines):
+        tails = [
+            line.split(cue)[-1].strip()
+            for cue in (*cues, *(["="] if index == len(lines) - 1 else []))
+            if cue in line
+        ]
+        if tails and (shortest := min(tails, key=len)) not in (":", ",", ".", "!", "?", ";", "'"):
+            keys.append(shortest)
+    keys = keys or [reply.strip().strip(".").lower()]
+    numbers = [
+        number
+        for key in keys
+        for number in re.findall(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?|-?\.\d+", key)
+    ]
+    return list(
+        dict.fromkeys(
+            value for phrase in (*keys, *numbers) for value in normalize_number_or_text(phrase)
+        )
     )
-    return scores
 
 
-def _sentences(text: str, side: str) -> list[list[str]]:
-    sentences = [" ".join(part.split()).split(" ") for part in text.split(".") if part]
-    if not sentences:
-        raise ValueError(f"{side} is empty.")
-    return sentences
-
-
-def _f_score(n_shared: int, n_predicted: int, n_gold: int) -> float:
-    precision, recall = (
-        n_shared / n_predicted if n_predicted else 0.0,
-        n_shared / n_gold if n_gold else 0.0,
-    )
-    return 2 * (precision * recall) / (precision + recall + 1e-8)
-
-
-def _longest_common_subsequence(reference: Sequence[str], prediction: Sequence[str]) -> list[str]:
-    """One longest common subsequence; among equals the one that leaves the end of `said` first."""
-    lengths = [[0] * (len(prediction) + 1) for _ in range(len(reference) + 1)]
-    for i, word in enumerate(reference, 1):
-        for j, prediction_word in enumerate(prediction, 1):
-            lengths[i][j] = (
-                lengths[i - 1][j - 1] + 1
-                if word == prediction_word
-                else max(lengths[i - 1][j], lengths[i][j - 1])
+def is_free_answer_correct(gold: str, predictions: Sequence[float | str]) -> bool:
+    """Whether a gold text lies inside a text that was said, or a gold number equals one."""
+    gold_values = normalize_number_or_text(gold)
+    return any(
+        (
+            any(
+                isinstance(gold_value, str) and gold_value in prediction
+                for gold_value in gold_values
             )
-    subsequence, i, j = [], len(reference), len(prediction)
-    while i and j:
-        if reference[i - 1] == prediction[j - 1]:
-            subsequence.append(reference[i - 1])
-            i, j = i - 1, j - 1
-        elif lengths[i - 1][j] > lengths[i][j - 1]:
-            i -= 1
-        else:
-            j -= 1
-    return subsequence
+            if isinstance(prediction, str)
+            else prediction in gold_values
+        )
+        for prediction in predictions
+    )
 
 
 def report_metrics(prediction: str, gold: str) -> dict[str, float]:
     """BLEU-1 to -4 and ROUGE of one report."""
     pair = tokenize_report(prediction), tokenize_report(gold)
-    return {f"bleu{n}": bleu(*pair, n) for n in (1, 2, 3, 4)} | rouge(
+    return {f"bleu{n}": bleu(*pair, n) for n in (1, 2, 3, 4)} | sentence_set_rouge(
         prediction.lower(), gold.lower()
     )
 
