@@ -20,18 +20,16 @@ from _record import record, table
 from PIL import Image
 
 from lingshu.core.types import Message
-from lingshu.models.base import ModelFamily
+from lingshu.models.base import VisionLanguageFamily
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import EncodedSample, Processor
 from lingshu.models.specs import build_on_meta, load_shapes
 from lingshu.models.tiny import train_tokenizer
 from lingshu.recipes.lingshu_7b import recipe
-from lingshu.train.batch_plan import best_fit
+from lingshu.train.batching import best_fit
 from lingshu.train.config import Sharding, Stage
-from lingshu.train.cost import estimate_flops
 from lingshu.train.distributed import DistributedContext, init_distributed
-from lingshu.train.gpu_table import GPUS
-from lingshu.train.length_stats import mean_lengths
+from lingshu.train.estimate import GPUS, estimate_flops, mean_lengths
 from lingshu.train.step import Trainer, build_trainer
 
 MODEL = "lingshu-medical-mllm/Lingshu-7B"
@@ -96,7 +94,7 @@ def random_model(
         return type(empty)._from_config(empty.config, dtype=dtype), processor
 
 
-def small_processor(family: ModelFamily) -> Processor:
+def small_processor(family: VisionLanguageFamily) -> Processor:
     budget = PixelBudget()
     tokenizer = train_tokenizer(
         family, ["user assistant system You are a helpful assistant. a"] * 9, 512

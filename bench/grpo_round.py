@@ -40,9 +40,7 @@ from lingshu.models.load import LoadedModel
 from lingshu.models.processor import Processor
 from lingshu.sources import phantom
 from lingshu.train.config import Grpo, LearningRates, Sampler, Stage
-from lingshu.train.grpo import GrpoBatches
-from lingshu.train.prompt_source import encode_questions
-from lingshu.train.rewards import RewardResult, load_scorer
+from lingshu.train.grpo import GrpoBatches, RewardResult, encode_questions, load_scorer
 from lingshu.train.rollout import Rollout, open_rollout_engine
 from lingshu.train.step import build_trainer
 
@@ -61,7 +59,7 @@ def length_reward(text: str) -> float:
 
 
 class LengthRewardFeed(GrpoBatches):
-    def judge(self, sample: Sample, reply: Rollout) -> RewardResult:
+    def score_reply(self, sample: Sample, reply: Rollout) -> RewardResult:
         del sample
         return RewardResult(length_reward(reply.text), 1.0, 0.0, reply.finish != "stop", False)
 
@@ -104,7 +102,7 @@ def lingshu_run(
         for number in range(total):
             trainer.step(next(batches), number, total)
             at.append(time.process_time())
-            tokens.append(feed.metrics()["reply_tokens"])
+            tokens.append(feed.metrics["reply_tokens"])
     return step_summary(at, before, tokens)
 
 

@@ -27,11 +27,11 @@ from PIL import Image as PIL
 from lingshu.core.files import read_jsonl
 from lingshu.core.types import Message
 from lingshu.models.base import Tiles
-from lingshu.models.families.qwen2_5_vl import QWEN25VL
+from lingshu.models.families.qwen2_5_vl import FAMILY
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.models.tiny import build_tiny, train_tokenizer
-from lingshu.train.batch_plan import best_fit
+from lingshu.train.batching import best_fit
 from lingshu.train.config import LearningRates, Stage
 from lingshu.train.step import Trainer, build_trainer
 
@@ -126,7 +126,7 @@ def encoded(
 ) -> EncodedSample:
     """A sample of this shape, its text tokens drawn: what they are changes no time."""
     ids = np.where(is_image, processor.image_token_id, rng.integers(0, 256, len(is_image)))
-    positions = QWEN25VL.positions(is_image, tiles) if QWEN25VL.positions else None
+    positions = FAMILY.positions(is_image, tiles)
     return EncodedSample(
         ids, np.where(answer, ids, IGNORE_INDEX), is_image, positions, tuple(tiles)
     )
@@ -143,9 +143,9 @@ def corpus_sequences(root: Path, processor: Processor) -> list[EncodedSample]:
     }
     images = sorted((root / "vqa_rad" / "images").iterdir())
     tokenizer = train_tokenizer(
-        QWEN25VL, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS
+        FAMILY, (text for of_kind in pairs.values() for pair in of_kind for text in pair), WORDS
     )
-    counting = Processor(QWEN25VL, tokenizer, processor.image_processor, processor.budget)
+    counting = Processor(FAMILY, tokenizer, processor.image_processor, processor.budget)
     sequences = []
     for kind in MIX:
         for index in rng.choice(len(pairs[kind.folder]), round(kind.share * SAMPLES)):

@@ -9,8 +9,7 @@ import pytest
 from lingshu.recipes import lingshu_7b, lingshu_32b, lingshu_i_8b, lora_7b, stage3_first
 from lingshu.recipes.ablations import VARIANTS
 from lingshu.train.config import TrainConfig
-from lingshu.train.estimate import RunEstimate, estimate_run
-from lingshu.train.gpu_table import GPUS
+from lingshu.train.estimate import GPUS, RunEstimate, estimate_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 

@@ -10,8 +10,7 @@ from lingshu.models.specs import build_on_meta
 from lingshu.recipes import phantom_moft, quickstart, synthesis_entities
 from lingshu.recipes.moft_7b import LEARNING_RATE, VARIANTS, recipe
 from lingshu.train.config import Objective
-from lingshu.train.estimate import estimate_run
-from lingshu.train.gpu_table import find_gpu
+from lingshu.train.estimate import estimate_run, find_gpu
 
 
 def test_the_card_s_values() -> None:

@@ -13,8 +13,8 @@ from lingshu.models.model_spec import PARTS
 from lingshu.models.specs import build_on_meta, load_shapes
 from lingshu.recipes import lingshu_7b, lingshu_32b, lingshu_i_8b
 from lingshu.train.config import TrainConfig
-from lingshu.train.cost import trained_parameters
-from lingshu.train.sharding import fsdp_units
+from lingshu.train.distributed import fsdp_units
+from lingshu.train.estimate import trained_parameters
 
 RECIPES = [lingshu_7b.recipe(), lingshu_32b.recipe(), lingshu_i_8b.recipe()]
 # Vision blocks and language layers of each.

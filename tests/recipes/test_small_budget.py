@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from lingshu.recipes import lora_7b, stage3_first
-from lingshu.train.estimate import estimate_run
-from lingshu.train.gpu_table import GPUS
+from lingshu.train.estimate import GPUS, estimate_run
 
 
 def test_lora_fits_one_gpu_of_80_gb_and_full_training_does_not() -> None:

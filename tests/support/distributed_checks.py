@@ -23,11 +23,9 @@ from lingshu.models.model_spec import FamilyName
 from lingshu.models.processor import EncodedSample, Processor
 from lingshu.train.checkpoint import list_states
 from lingshu.train.config import LearningRates, Objective, Sharding, Stage, TrainConfig
-from lingshu.train.distributed import DistributedContext, init_distributed
-from lingshu.train.loop import train
-from lingshu.train.sharding import full_state_dict
+from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
+from lingshu.train.loop import StopRequested, train
 from lingshu.train.step import Trainer, build_trainer
-from lingshu.train.trainer import StopRequested
 from tests.support.tiny import FAMILIES, make_image, tiny
 
 STAGE = Stage(

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from lingshu.train.batch_plan import PackedPlan, best_fit
+from lingshu.train.batching import PackedPlan, best_fit
 
 LENGTHS = tuple(int(x) for x in np.random.default_rng(0).integers(5, 90, 200))
 

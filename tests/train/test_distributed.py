@@ -20,8 +20,7 @@ from lingshu.core.files import sha256_file
 from lingshu.train.config import LearningRates, Lora, Sharding
 from lingshu.train.distributed import DistributedContext
 from lingshu.train.log import read_log
-from lingshu.train.loop import check_distributed, train
-from lingshu.train.trainer import StopRequested
+from lingshu.train.loop import StopRequested, check_distributed, train
 from tests.support.distributed_checks import stop_at
 from tests.support.tiny import small_config
 

@@ -37,19 +37,19 @@ from lingshu.train.grpo import (
     GrpoBatches,
     advantages,
     append_reply,
+    as_question,
+    compute_reward,
+    encode_questions,
+    load_scorer,
     log_probabilities,
     pack_replies,
+    read_questions,
+    repetition,
     split_updates,
+    with_instruction,
 )
 from lingshu.train.log import read_log
 from lingshu.train.loop import train
-from lingshu.train.prompt_source import (
-    as_question,
-    encode_questions,
-    read_questions,
-    with_instruction,
-)
-from lingshu.train.rewards import compute_reward, load_scorer, repetition
 from lingshu.train.rollout import (
     LocalRollouts,
     Rollout,
@@ -281,7 +281,7 @@ def test_groups_of_one_outcome_are_counted_and_left_out() -> None:
     )
     updates = source.run_round(0)
     assert [[len(sequence[0].branches) for sequence in update] for update in updates] == [[3], [3]]
-    metrics = source.metrics()
+    metrics = source.metrics
     assert metrics["frac_with_signal"] == 0.5 and metrics["failed"] == 0
     # 1.5 for each of five right replies, 0.5 for two that are in shape only.
     assert metrics["reward"] == pytest.approx((5 * 1.5 + 2 * 0.5) / 12)
@@ -306,9 +306,7 @@ def test_a_round_in_which_nothing_varies_still_gives_its_updates() -> None:
     trainer = trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32))
     source = batches_of(trainer, lambda position, copy: RIGHT)
     updates = source.run_round(0)
-    assert [len(update) for update in updates] == [1, 1] and source.metrics()[
-        "frac_with_signal"
-    ] == 0
+    assert [len(update) for update in updates] == [1, 1] and source.metrics["frac_with_signal"] == 0
     assert not any(
         sequence[0].token_values["advantage"].any() for update in updates for sequence in update
     )
@@ -324,7 +322,7 @@ def test_a_group_that_misses_a_reply_is_left_out_and_counted() -> None:
     assert (
         sum(len(sequence[0].branches) for update in source.run_round(0) for sequence in update) == 6
     )
-    assert source.metrics()["failed"] == 0.25 and source.metrics()["frac_with_signal"] == 0.75
+    assert source.metrics["failed"] == 0.25 and source.metrics["frac_with_signal"] == 0.75
     with pytest.raises(EngineError, match="none of the 4 questions"):
         batches_of(
             trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
@@ -338,7 +336,7 @@ def test_a_reply_with_a_token_for_pixels_never_reaches_the_learner() -> None:
         trainer, lambda position, copy: "<|image_pad|>" if position == 2 else (RIGHT, WRONG)[copy]
     )
     updates = source.run_round(0)
-    assert source.metrics()["failed"] == 0.25
+    assert source.metrics["failed"] == 0.25
     assert all(
         sequence[0].is_image.sum() == sum(t.tokens for t in sequence[0].tiles)
         for update in updates
@@ -354,9 +352,9 @@ def test_cut_replies_are_no_reward_for_anyone() -> None:
     )
     source.run_round(0)
     assert (
-        source.metrics()["truncated"],
-        source.metrics()["reward"],
-        source.metrics()["frac_with_signal"],
+        source.metrics["truncated"],
+        source.metrics["reward"],
+        source.metrics["frac_with_signal"],
     ) == (
         1.0,
         0.0,
@@ -373,7 +371,7 @@ def test_shuffled_rewards_are_the_same_rewards_of_other_replies() -> None:
     plain, shuffled = (
         [s[0] for update in source.run_round(0) for s in update] for source in sources
     )
-    assert sources[0].metrics()["reward"] == sources[1].metrics()["reward"] == pytest.approx(0.375)
+    assert sources[0].metrics["reward"] == sources[1].metrics["reward"] == pytest.approx(0.375)
 
     def first_is_best(sample: EncodedSample) -> bool:
         return bool(
@@ -453,7 +451,7 @@ def test_bad_questions_are_dropped_and_counted() -> None:
     items = [question(0), Drop("row-3", "no_gold"), long, broken]
     found = encode_questions(items, processor, instruction="", max_prompt_tokens=64, cache_mb=1)
     assert len(found) == 1 and found.drops == {"no_gold": 1, "too_long": 1, "bad_image": 1}
-    assert found.prompt(0).tiles and not found.encodings[0].tiles
+    assert found.sample(0).tiles and not found.encodings[0].tiles
     with pytest.raises(TrainingError, match=r"no question is left to learn from \(no_gold 1\)"):
         encode_questions([items[1]], processor, instruction="", max_prompt_tokens=64, cache_mb=1)
 
@@ -675,7 +673,7 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
             reply.token_ids for part in engine.generate([question(0)], sampling) for reply in part
         ]
         ours = open_rollout_engine(
-            Sampler(), trainer, loaded_of(trainer), lambda s: source.questions.prompt(0), tmp_path
+            Sampler(), trainer, loaded_of(trainer), lambda s: source.questions.sample(0), tmp_path
         )
         assert [one.token_ids for one in ours.generate([question(0)], sampling)] == theirs
         digests.append(engine.digest)

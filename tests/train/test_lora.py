@@ -125,7 +125,7 @@ def test_a_lora_stage_is_planned_and_checked() -> None:
     assert plan.stages[0].bytes_per_gpu[1] < 80e9
     with pytest.raises(
         ConfigError,
-        match=r"lora is put on language, which has no learning rate; give rates.language",
+        match=r"lora is put on language, which has no learning rate; give learning_rates.language",
     ):
         Stage("x", ("x",), LearningRates(projector=1e-4), batch=1, lora=Lora())
     with pytest.raises(ConfigError, match="trains nothing"):

@@ -14,7 +14,7 @@ from lingshu.models.load import empty_meta_copy
 from lingshu.models.model_spec import FamilyName
 from lingshu.models.processor import EncodedSample, Processor
 from lingshu.train.config import LearningRates, Sharding, Stage
-from lingshu.train.sharding import fsdp_units
+from lingshu.train.distributed import fsdp_units
 from lingshu.train.step import build_trainer
 from tests.support.tiny import FAMILIES, make_image, tiny
 

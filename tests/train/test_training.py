@@ -11,7 +11,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,14 +25,13 @@ from lingshu.models.export import export
 from lingshu.models.load import load
 from lingshu.models.model_spec import FamilyName
 from lingshu.sources import phantom
-from lingshu.train.batch_plan import GroupedPlan
+from lingshu.train.batching import GroupedPlan
 from lingshu.train.config import Grpo, LearningRates, Stage, TrainConfig
 from lingshu.train.data import encode_training_samples, read_groups
 from lingshu.train.distributed import SINGLE_PROCESS
 from lingshu.train.log import open_log, read_log
-from lingshu.train.loop import train
-from lingshu.train.step import StepResult, build_trainer, lr_multiplier
-from lingshu.train.trainer import StageRun, StopRequested
+from lingshu.train.loop import RunContext, StageRun, StopRequested, train
+from lingshu.train.step import build_trainer, lr_multiplier
 from tests.support.tiny import FAMILIES, make_image, small_config, tiny, write_phantoms
 
 
@@ -384,7 +382,7 @@ def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_check
     )
     with pytest.raises(
         TrainingError,
-        match=r"stage 'shallow': none of its 3 steps gave a loss and a gradient that are numbers",
+        match=r"stage 'shallow': none of its 3 steps had a finite loss and gradient",
     ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
@@ -392,15 +390,12 @@ def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_check
 
 def test_what_an_objective_tells_that_is_no_number_is_logged_as_none(tmp_path: Path) -> None:
     config = small_config(tmp_path)
-    run = StageRun(
-        config, 0, {"captions": tmp_path}, tmp_path, stop=lambda: False, dist_context=SINGLE_PROCESS
-    )
-    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    context = RunContext(config, tmp_path, {}, SINGLE_PROCESS, stop=lambda: False)
     with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
-        result = StepResult(math.inf, math.nan, {"kl": math.inf, "clipped": 0.5})
-        run._log_step(log, SimpleNamespace(optimizer=optimizer), 1, 1, result, {}, 1.0, None)  # type: ignore[arg-type]
+        metrics = {"kl": math.inf, "clipped": 0.5}
+        StageRun(context, 0).log_step(log, 1, 1, math.nan, 0.1, 1.0, metrics)
     (row,) = read_log(tmp_path / "out")
-    assert row["kl"] is None and row["clipped"] == 0.5
+    assert row["kl"] is row["loss"] is row["gradient_norm"] is None and row["clipped"] == 0.5
 
 
 def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log(
@@ -435,7 +430,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path)
     folder.rename(tmp_path / "kept")
     write_phantoms(folder, list(phantom.training_samples(7, 10, "captions")))
     with pytest.raises(
-        ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learnt from so far"
+        ConfigError, match=r"data group 'captions' \(.*\) is not what .*run has learned from so far"
     ):
         train(config, tmp_path / "run", resume=True)
     shutil.rmtree(folder)
@@ -461,7 +456,7 @@ def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None
         TrainingError,
         match=(
             r"stage 'instruct', step \d+: the loss is .* 3 such steps were skipped; lower the"
-            r" stage's rates"
+            r" stage's learning rates"
         ),
     ):
         train(wild, tmp_path / "run")

@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -120,14 +120,7 @@ def encode_held_out(
             f"the held-out data hold the id {duplicate_id!r} more than once; curate the folders into one"
             " dataset."
         )
-    data = StageData(
-        encodable.encodings,
-        tuple(sample.images for sample in encodable.samples),
-        cache,
-        encodable.drops,
-        encodable.drop_examples,
-        count_entities(encodable.samples, encodable.encodings),
-    )
+    data = replace(encodable, entities=count_entities(encodable.samples, encodable.encodings))
     # Also of the tokens, so that checkpoints of other tokenizers are never compared.
     tokens = digest([encoded.ids.tolist() for encoded in encodable.encodings])
     return HeldOutSet(

@@ -16,7 +16,7 @@ from lingshu.core.errors import ConfigError, InputError, describe_error, suggest
 from lingshu.core.files import read_json
 
 if TYPE_CHECKING:
-    from lingshu.models.base import ModelFamily
+    from lingshu.models.base import VisionLanguageFamily
     from lingshu.weights.base import MergeWeights
     from lingshu.weights.output import MergePlan
 
@@ -227,7 +227,7 @@ def _patterns(
         yield name, (share, 1 - share)
 
 
-def _prefixes(family: ModelFamily) -> list[tuple[str, str]]:
+def _prefixes(family: VisionLanguageFamily) -> list[tuple[str, str]]:
     """Beginnings of tensor names with their part, the longer after the shorter, which they are
     exceptions to.
 

@@ -1,4 +1,4 @@
-"""`lingshu train`: a recipe or a configuration file, typed overrides, and the loop."""
+"""`lingshu train`: a recipe or a configuration file, typed overrides, and the loop or its plan."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from lingshu.cli._training_plan import format_plan
+from lingshu.cli.options import Flat
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
 from lingshu.core.registry import get_attribute
-from lingshu.train.config import TrainConfig
+from lingshu.train.config import PlanOptions, TrainConfig
+
+if TYPE_CHECKING:
+    from lingshu.train.estimate import DataGroupEstimate, GpuEstimate, RunEstimate, StageEstimate
 
 EXIT_STOPPED = 75  # "try again later" of sysexits.h: the state is saved, the run is not done
+# Fewer tokens than this in a forward pass leave a large GPU waiting for weights to arrive.
+MIN_EFFICIENT_TOKENS = 4096
+NO_PLAN = PlanOptions()
 
 
 def train(
@@ -26,12 +32,8 @@ def train(
     *changes: Annotated[str, Parameter(allow_leading_hyphen=False)],
     out: Path | None = None,
     check: bool = False,
-    gpu: str | None = None,
-    gpus: int | None = None,
-    mfu: float | None = None,
-    text_tokens: float | None = None,
-    image_tokens: float | None = None,
     resume: bool = False,
+    plan: Flat[PlanOptions] = NO_PLAN,
 ) -> int:
     """Train one stage or a chain of stages.
 
@@ -46,34 +48,14 @@ def train(
         Folder of the run; needed unless --check is given.
     check
         Print parameters, steps, tokens, memory and data that the run needs, and stop.
-    gpu
-        With --check: hours on this card and whether it fits there, such as H100 or A100-80GB.
-    gpus
-        With --gpu: how many of them.
-    mfu
-        With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 where
-        it is not given.
-    text_tokens
-        With --check: mean text tokens of a sample, where the data are not there to be measured.
-    image_tokens
-        With --check: mean image tokens of a sample, where the data are not there to be measured.
     resume
-        Go on with a run that was interrupted.
+        Continue an interrupted run.
     """
     config = read_config(recipe, changes)
     if check:
-        print(
-            format_plan(
-                config,
-                gpu=gpu,
-                gpus=gpus,
-                mfu=mfu,
-                text_tokens=text_tokens,
-                image_tokens=image_tokens,
-            )
-        )
+        print(format_plan(config, plan))
         return 0
-    if (gpu, gpus, mfu, text_tokens, image_tokens) != (None,) * 5:
+    if plan != NO_PLAN:
         raise ConfigError(
             "--gpu, --gpus, --mfu, --text-tokens and --image-tokens are for planning; pass --check"
             " with them."
@@ -84,8 +66,8 @@ def train(
         )
     from lingshu.train.distributed import init_distributed
     from lingshu.train.log import SUMMARY_FILE, progress_line
+    from lingshu.train.loop import StopRequested
     from lingshu.train.loop import train as run
-    from lingshu.train.trainer import StopRequested
 
     with (
         init_distributed(config.device) as dist_context,
@@ -98,41 +80,35 @@ def train(
             )
         except StopRequested as error:
             if dist_context.is_main:
-                print(f"stopped at {error}; go on with --resume", file=sys.stderr)
+                print(f"stopped at {error}; continue with --resume", file=sys.stderr)
             return EXIT_STOPPED
     if not dist_context.is_main:
         return 0
-    exit_code = _print_summary(
-        json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))["stages"], checkpoint
-    )
-    # torchrun takes any other code for a failure: it would end the other processes, or start all of
-    # them again.
-    return 0 if dist_context.is_distributed else exit_code
+    stages = json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8"))["stages"]
+    has_drops = _print_summary(stages, checkpoint)
+    # torchrun takes any other code for a failure: it would end or restart the other processes.
+    return 0 if dist_context.is_distributed else int(has_drops)
 
 
-def _print_summary(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> int:
-    """Say what each stage did; the exit code is 1 where samples were dropped."""
-    dropped = 0
+def _print_summary(stages: Sequence[Mapping[str, Any]], checkpoint: Path) -> bool:
+    """Print what each stage did; whether samples were dropped."""
     for stage in stages:
-        dropped += sum(stage["dropped"].values())
-        losses = f"loss {stage['first_loss']:.3f} -> {stage['last_loss']:.3f}"
-        entities = stage.get("entities")
-        entity_note = (
-            f", entities {100 * entities['fraction']:.2f}% of supervised tokens" if entities else ""
+        drops = ", ".join(f"{reason} {count}" for reason, count in stage["dropped"].items())
+        line = (
+            f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s,"
+            f" loss {stage['first_loss']:.3f} -> {stage['last_loss']:.3f},"
+            f" {f'dropped {drops}' if drops else 'no sample dropped'}"
         )
-        print(
-            f"{stage['name']}: {stage['steps']} steps, {stage['seconds']:.0f} s, {losses},"
-            f" {_format_drops(stage['dropped'])}{entity_note}"
-        )
+        if entities := stage.get("entities"):
+            line += f", entities {100 * entities['fraction']:.2f}% of supervised tokens"
+        print(line)
     print(f"checkpoint: {checkpoint}")
-    return 1 if dropped else 0
+    return any(sum(stage["dropped"].values()) for stage in stages)
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """A question that is answered with yes once SIGTERM came, as a cluster sends it before it takes
-    a node away.
-    """
+    """Whether SIGTERM was received, which a cluster sends before it takes a node away."""
     received: list[int] = []
     previous_handler = signal.signal(signal.SIGTERM, lambda signum, _: received.append(signum))
     try:
@@ -141,19 +117,11 @@ def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _format_drops(dropped: dict[str, int]) -> str:
-    return (
-        "no sample dropped"
-        if not dropped
-        else "dropped " + ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-    )
-
-
 def read_config(recipe: str, changes: tuple[str, ...]) -> TrainConfig:
     """The configuration of a recipe or file with its overrides applied.
 
     Raises:
-        ConfigError, InputError, UnknownName: what is wrong and what was perhaps meant.
+        ConfigError, InputError, UnknownNameError: what is wrong and what was perhaps meant.
     """
     if recipe.endswith((".yaml", ".yml", ".json")):
         config = configuration.from_plain(TrainConfig, configuration.read_plain(Path(recipe)))
@@ -161,5 +129,152 @@ def read_config(recipe: str, changes: tuple[str, ...]) -> TrainConfig:
         build_recipe = get_attribute("recipes", recipe, "recipe")
         config = build_recipe() if callable(build_recipe) else None
         if not isinstance(config, TrainConfig):
-            raise ConfigError(f"{recipe!r} is no training recipe; see `lingshu list recipes`.")
+            raise ConfigError(f"{recipe!r} is not a training recipe; see `lingshu list recipes`.")
     return configuration.override(config, changes)
+
+
+def format_plan(config: TrainConfig, options: PlanOptions) -> str:
+    """The plan of a run as text for a terminal.
+
+    Raises:
+        UnknownNameError: an unknown GPU.
+        ConfigError: a number that cannot be planned with.
+        ArtifactError, InputError, TrainingError: a model or data folder that cannot be used.
+    """
+    from lingshu.train.estimate import AssumedLengths, estimate_run, find_gpu
+
+    gpu, gpus = options.gpu, options.gpus
+    if gpus is not None and (gpu is None or gpus < 1):
+        raise ConfigError(
+            f"--gpus {gpus} needs --gpu NAME and a number of at least 1, such as --gpu H100"
+            " --gpus 8."
+        )
+    given = {name: getattr(options, name) for name in ("text_tokens", "image_tokens", "mfu")}
+    assumed = AssumedLengths(**{name: n for name, n in given.items() if n is not None})
+    run = estimate_run(config, assumed, gpu=find_gpu(gpu) if gpu else None, gpus=gpus or 1)
+    parts = ", ".join(f"{name} {n / 1e6:,.1f} M" for name, n in run.shapes.parameters.items())
+    model = config.model if isinstance(config.model, str) else f"tiny {config.model.family}"
+    lines = [f"{config.name}: {model}, {run.shapes.total / 1e9:.3f} B parameters ({parts})"]
+    if not run.shapes.verified:
+        lines.append(
+            "The sizes of this model were not seen in a public file; check them against its"
+            " config.json."
+        )
+    memory_title = "memory per GPU with states sharded over 1 / 8 / 32 GPUs"
+    lines += ["", f"{'stage':<14}{'trained':<30}{'steps':>10}   {memory_title}"]
+    for stage in run.stages:
+        trained = "+".join(name for name, count in stage.trained.items() if count)
+        steps = "?" if stage.steps is None else f"{stage.steps:,}"
+        memory = " / ".join(f"{size / 1e9:.1f}" for size in stage.bytes_per_gpu.values()) + " GB"
+        lines.append(f"{stage.name:<14}{trained:<30}{steps:>10}   {memory}")
+        lines += [f"{'':<14}{line}" for line in _stage_lines(stage, run.assumed.mfu)]
+    estimates = [stage.gpu_estimate for stage in run.stages if stage.gpu_estimate]
+    hours = [estimate.hours for estimate in estimates if estimate.hours is not None]
+    if hours and len(hours) == len(run.stages):
+        fits = "" if all(estimate.fits for estimate in estimates) else ", if every stage did fit"
+        lines.append(f"in total {_format_hours(sum(hours))}{fits}")
+    lines += ["", *_assumptions(config, run), "data:"]
+    width = max(12, *(len(group.name) + 2 for group in run.groups))
+    lines += [f"  {group.name:<{width}}{_group_line(group)}" for group in run.groups]
+    return "\n".join(lines)
+
+
+def _stage_lines(stage: StageEstimate, mfu: float) -> Iterator[str]:
+    packing = ""
+    if stage.unpacked_steps is not None:
+        packing = (
+            f", {stage.samples_per_sequence:.1f} samples packed per sequence"
+            f" ({stage.unpacked_steps:,} steps without packing)"
+        )
+    tokens_per_step = f"at most {stage.max_tokens_per_step:,} tokens per step"
+    yield f"steps {stage.steps_source}{packing}; {tokens_per_step}"
+    if stage.tokens is not None and stage.flops is not None:
+        line = f"{_format_count(stage.tokens)} tokens"
+        if stage.tokens_per_epoch is not None:
+            line += f" ({_format_count(stage.tokens_per_epoch)} per epoch)"
+        line += f", {stage.flops.model:.2e} FLOPs"
+        if stage.flops.recomputed:
+            line += f", {stage.flops.executed:.2e} with activations recomputed"
+        yield line
+    if (weight := stage.stage.objective.entity_weight) != 1:
+        yield f"tokens of entities weigh {weight:g}"
+    if stage.unmarked:
+        yield (
+            f"NO entity is marked in {', '.join(stage.unmarked)}; mark them with the step"
+            " mark_entities or label_entities"
+        )
+    if stage.gpu_estimate:
+        yield from _gpu_lines(stage, stage.gpu_estimate, mfu)
+
+
+def _gpu_lines(stage: StageEstimate, estimate: GpuEstimate, mfu: float) -> Iterator[str]:
+    time = f"{_format_hours(estimate.hours_per_thousand)} per thousand samples"
+    if estimate.hours is not None:
+        time = _format_hours(estimate.hours)
+    if estimate.fits:
+        fits = "fits"
+    elif estimate.min_gpus is None:
+        fits = "does NOT fit; no number of them would be enough"
+    else:
+        fits = f"does NOT fit; {estimate.min_gpus} of them would be enough"
+    used, available = estimate.bytes / 1e9, estimate.gpu.memory_bytes / 1e9
+    yield (
+        f"{estimate.gpus} x {estimate.gpu.name}: {time} at an MFU of {mfu:g}; {fits}: at most"
+        f" {used:.1f} of {available:.0f} GB"
+    )
+    if estimate.busy_gpus < estimate.gpus:
+        yield f"the batch gives work to only {estimate.busy_gpus} of them"
+    if stage.samples_per_sequence == 1.0 and stage.mean.tokens < MIN_EFFICIENT_TOKENS:
+        yield (
+            f"forward passes of {stage.mean.tokens:,.0f} tokens per sample, unpacked, may reach"
+            " much less than that MFU"
+        )
+
+
+def _assumptions(config: TrainConfig, run: RunEstimate) -> Iterator[str]:
+    activations = "kept (sharding.activation_checkpointing=true recomputes them)"
+    if config.sharding.activation_checkpointing:
+        activations = "recomputed"
+    yield (
+        "Memory is an upper estimate: 16 bytes per trained parameter, 4 per frozen one, blocks"
+        " gathered in turn, every sequence"
+    )
+    yield f"full, activations {activations}. A card counts as full at 90%."
+    sampling = ", and sampling the rewarded replies" if any(s.grpo for s in config.stages) else ""
+    yield f"Hours leave out loading, saving and evaluation{sampling}."
+    if assumed := [group for group in run.groups if not group.measured_rows]:
+        mean, names = assumed[0].mean, ", ".join(group.name for group in assumed)
+        yield (
+            f"Assumed for {names}: {mean.text:,.0f} text and {mean.image:,.0f} image tokens per"
+            f" sample, {mean.supervised:,.0f} supervised."
+        )
+    if any(stage.gpu_estimate for stage in run.stages):
+        yield (
+            f"Assumed: an MFU (the model's operations over the GPUs' peak) of {run.assumed.mfu:g};"
+            " nothing here was timed."
+        )
+
+
+def _group_line(group: DataGroupEstimate) -> str:
+    line = f"not given; data.{group.name}=FOLDER"
+    if group.rows is not None:
+        line = f"{group.rows:,} rows in {group.folder}"
+    if group.expected is not None:
+        line += f", {group.expected:,} expected"
+    if group.measured_rows:
+        which = "all" if group.measured_rows == group.rows else f"the first {group.measured_rows}"
+        line += f"; of {which} rows a mean of {group.mean.text:,.1f} text and"
+        line += f" {group.mean.image:,.1f} image tokens"
+    line += "".join(f", {reason} {n} dropped" for reason, n in (group.dropped or {}).items())
+    return line + (f"; {group.entities.summary()}" if group.entities else "")
+
+
+def _format_count(value: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            return f"{value / size:.2f} {unit}"
+    return f"{value:.0f}"
+
+
+def _format_hours(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

@@ -29,7 +29,7 @@ from lingshu.core.errors import (
 
 GROUPS = ("tasks", "ops", "engines", "sources", "scoring", "recipes", "merges")
 # Groups that are not packages directly under lingshu.
-GROUP_PACKAGES = {"merges": "weights.methods"}
+GROUP_PACKAGES = {"merges": "weights.methods", "families": "models.families"}
 
 
 def group_package(group: str) -> str:

@@ -158,7 +158,7 @@ class KVBatch:
             ),
             attention_mask=self._mask_BL,
             position_ids=position.expand(3, -1, 1)
-            if self._loaded.processor.family.positions
+            if self._loaded.processor.family.has_mrope
             else position,
             past_key_values=self._cache,
             use_cache=True,

@@ -1,27 +1,39 @@
-"""What differs between model families, as one value per family; the rest of the package asks here
-and nowhere else.
+"""What differs between model families, as one abstract class; the rest of the package asks here and
+nowhere else.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PIL
 
+from lingshu.core import registry
 from lingshu.core.errors import ArtifactError, suggest_name
-from lingshu.models.model_spec import FamilyName, Part, PixelBudget
+from lingshu.models.model_spec import Part, PixelBudget, TinyModel
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+# The special tokens of the Qwen2 tokenizer, which several families share; the order gives the ids of
+# the released vocabulary.
+_QWEN2_TOKEN_NAMES = (
+    "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start"
+    " quad_end vision_start vision_end vision_pad image_pad video_pad"
+)
+QWEN2_SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _QWEN2_TOKEN_NAMES.split())
 
 
 class Tiles(NamedTuple):
-    """One image scaled and cut for a model, before normalisation: uint8, tiles x 3 x height x
+    """One image scaled and cut for a model, before normalization: uint8, tiles x 3 x height x
     width.
 
-    `grid` is (1, patch rows, patch columns) for families that name positions by it, else None. Kept
-    as bytes because normalised floats take eight times the memory (and twice that with Qwen's
+    `grid` is (1, patch rows, patch columns) for families that compute positions from it, else None.
+    Stored as bytes because normalized floats take four times the memory (and twice that with Qwen's
     doubled frame).
     """
 
@@ -31,11 +43,11 @@ class Tiles(NamedTuple):
 
 
 class VisionTowerSpec(NamedTuple):
-    """What the cost of a vision tower depends on, read from a model's configuration.
+    """What the cost of a vision tower depends on, read from the configuration of a model.
 
-    `everywhere` blocks attend over all patches of an image (or tile), `windowed` ones inside
-    windows of `window` patches. `patches_per_token` patches become one token of the language model;
-    a tile always makes `tile_tokens` of them, None where an image is not cut and its size decides.
+    Full-attention blocks attend over all patches of an image (or tile), the others inside windows
+    of `window_patches`. `patches_per_token` patches become one token of the language model; a tile
+    always makes `tile_tokens` of them, None where an image is not cut and its size decides.
     """
 
     width: int
@@ -46,83 +58,120 @@ class VisionTowerSpec(NamedTuple):
     tile_tokens: int | None
 
 
-@dataclass(frozen=True)
-class ModelFamily:
-    """A model family of transformers.
+class VisionLanguageFamily(ABC):
+    """A model family of transformers: models/families/<model_type>.py with an instance `FAMILY`.
 
     `parts` maps each trainable part to the prefixes of its parameter names; the longest matching
-    prefix decides. `blocks` names the lists of equal layers, vision first: the pieces that are
-    sharded and recomputed one by one. `processor_class` and the two processor types are the public
-    names that an exported checkpoint carries; `processor_settings` is what the public processor
-    class reads besides. `never_sampled` are tokens that stand for pixels: one sampled as text
-    breaks the count of image features.
+    prefix decides. `blocks` names the lists of equal layers, vision first, which are sharded and
+    recomputed one by one. `processor_class` and the two processor types are the public names that
+    an exported checkpoint carries. `never_sampled` are tokens that stand for pixels: one sampled as
+    text breaks the count of image features.
     """
 
-    name: FamilyName
-    model_class: str
-    processor_class: str
-    image_processor_type: str
-    video_processor_type: str
-    parts: Mapping[Part, tuple[str, ...]]
-    blocks: tuple[str, ...]
-    image_token: str
-    special_tokens: tuple[str, ...]
-    named_tokens: Mapping[str, str]
-    never_sampled: tuple[str, ...]
-    chat_template: str
-    prepare: Callable[[Any, PIL.Image, int, PixelBudget], Tiles]
-    features: Callable[[Any, Sequence[Tiles]], dict[str, NDArray[Any]]]
-    expand: Callable[[int], str]
-    positions: Callable[[NDArray[np.bool_], Sequence[Tiles]], NDArray[np.int64]] | None
-    image_processor: Callable[[PixelBudget, int], Any]
-    with_budget: Callable[[Any, PixelBudget], Any]
-    read_budget: Callable[[Any], PixelBudget]
-    token_ids: Callable[[Callable[[str], int]], dict[str, int]]
-    processor_settings: Callable[[Any], dict[str, int]]
-    tower: Callable[[Any], VisionTowerSpec]
+    model_type: ClassVar[str]
+    model_class: ClassVar[str]
+    processor_class: ClassVar[str]
+    image_processor_type: ClassVar[str]
+    video_processor_type: ClassVar[str]
+    parts: ClassVar[Mapping[Part, tuple[str, ...]]]
+    blocks: ClassVar[tuple[str, ...]]
+    image_token: ClassVar[str]
+    special_tokens: ClassVar[tuple[str, ...]]
+    named_tokens: ClassVar[Mapping[str, str]] = {}
+    never_sampled: ClassVar[tuple[str, ...]]
+    chat_template: ClassVar[str]
+    has_mrope: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return self.model_type
+
+    @abstractmethod
+    def image_processor(self, budget: PixelBudget, image_size: int) -> Any:
+        """The stock image processor with this budget; `image_size` is the side of a tile."""
+
+    @abstractmethod
+    def with_budget(self, processor: Any, budget: PixelBudget) -> Any:
+        """A copy of an image processor with another budget."""
+
+    @abstractmethod
+    def read_budget(self, processor: Any) -> PixelBudget: ...
+
+    @abstractmethod
+    def prepare(self, processor: Any, image: Image, n_images: int, budget: PixelBudget) -> Tiles:
+        """Scale and cut one of the `n_images` images of a sample.
+
+        Raises:
+            ImageError: a shape that the family cannot take.
+        """
+
+    @abstractmethod
+    def features(self, processor: Any, tiles: Sequence[Tiles]) -> dict[str, NDArray[Any]]:
+        """The model inputs of the images of a batch."""
+
+    @abstractmethod
+    def expand(self, tokens: int) -> str:
+        """The text of an image of so many tokens, in place of its marker in the chat template."""
+
+    @abstractmethod
+    def positions(
+        self, is_image: NDArray[np.bool_], tiles: Sequence[Tiles]
+    ) -> NDArray[np.int64] | None:
+        """Position ids (3 x tokens) of a sample where `has_mrope`, else None: they count up."""
+
+    @abstractmethod
+    def token_ids(self, token_to_id: Callable[[str], int]) -> dict[str, int]:
+        """The token ids that the model configuration names."""
+
+    @abstractmethod
+    def tower(self, config: Any) -> VisionTowerSpec: ...
+
+    @abstractmethod
+    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, int]) -> Any:
+        """The stock configuration class with tiny sizes; `text` is that of the language model."""
+
+    def processor_settings(self, processor: Any) -> dict[str, int]:  # noqa: ARG002
+        """What the public processor class reads besides its parts."""
+        return {}
 
     def part_of(self, parameter: str) -> Part:
         """The part that a parameter of the stock model class belongs to.
 
         Raises:
-            ArtefactError: the name belongs to no part, so freezing it would be a guess.
+            ArtifactError: the name belongs to no part, so freezing it would be a guess.
         """
-        best: tuple[int, Part] | None = None
-        for part, prefixes in self.parts.items():
-            for prefix in prefixes:
-                if parameter.startswith(prefix) and (best is None or len(prefix) > best[0]):
-                    best = (len(prefix), part)
-        if best is None:
+        lengths = {
+            part: max((len(p) for p in prefixes if parameter.startswith(p)), default=0)
+            for part, prefixes in self.parts.items()
+        }
+        part = max(lengths, key=lambda name: lengths[name])
+        if not lengths[part]:
             raise ArtifactError(
                 f"parameter {parameter!r} belongs to no part of {self.name}; is this checkpoint of"
                 " that family?"
             )
-        return best[1]
+        return part
 
 
-def family_of(model_type: str) -> ModelFamily:
-    """The family behind a `model_type` of config.json.
+def family_of(model_type: str) -> VisionLanguageFamily:
+    """The family of a `model_type` of config.json.
 
     Raises:
-        ArtefactError: a model type that no family here covers.
+        ArtifactError: a model type that no family covers.
     """
-    from lingshu.models.families.internvl import INTERNVL3
-    from lingshu.models.families.qwen2_5_vl import QWEN25VL
-
-    families = {family.name: family for family in (QWEN25VL, INTERNVL3)}
-    if model_type not in families:
+    names = registry.names("families")
+    if model_type not in names:
         raise ArtifactError(
-            f"model type {model_type!r} is of no family that lingshu knows;"
-            f" {suggest_name(model_type, families)}"
+            f"model type {model_type!r} is not supported; {suggest_name(model_type, names)}"
         )
-    return families[model_type]
+    family = registry.get_attribute("families", model_type, "FAMILY")
+    return cast(VisionLanguageFamily, family)
 
 
 def normalize_pixels(image_processor: Any, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8 pixels (... x 3 x height x width) as the floats that the stock image processor makes of
-    them.
+    """uint8 pixels (... x 3 x height x width) as the floats of the stock image processor.
 
-    Rescaling and normalising act on single values, so a table of 3 x 256 made by the processor's
+    Rescaling and normalizing act on single values, so a table of 3 x 256 made by the processor's
     own functions gives the same floats to the last bit at a fraction of the time.
     """
     levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (3, 1, 256))

@@ -1,9 +1,8 @@
-"""Encoders with an image tower and a text tower (CLIP, SigLIP and their medical kin), for comparing
-pictures with words.
+"""Encoders with an image tower and a text tower (CLIP, SigLIP and their medical variants), for
+comparing images with text.
 
-Checkpoint folders in the layout of transformers, such as MedSigLIP; weights as safetensors, no code
-of their own. Sources:
-CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
+Checkpoint folders in the layout of transformers, such as MedSigLIP; weights as safetensors, no
+custom code. Sources: CLIP (arXiv 2103.00020), SigLIP (arXiv 2303.15343).
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lingshu.core.errors import ArtifactError, one_line
-from lingshu.core.files import read_json
-from lingshu.models.load import no_progress_bars
+from lingshu.models.load import no_progress_bars, refuse_custom_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,9 +20,8 @@ if TYPE_CHECKING:
 
 
 class DualEncoder:
-    """An open encoder.
-
-    Vectors have length one; `scale` is what it multiplies their products with before a softmax.
+    """An open encoder; its vectors have length one, and `logit_scale` multiplies their products
+    before a softmax.
     """
 
     def __init__(self, model: Any, image_processor: Any, tokenizer: Any) -> None:
@@ -41,7 +38,7 @@ class DualEncoder:
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """The vectors (texts x D) of some texts."""
         max_length = int(self._model.config.text_config.max_position_embeddings)
-        # SigLIP was trained on texts of one length, and looks at the last place.
+        # SigLIP was trained on texts of one length, and reads the last position.
         inputs = self._tokenizer(
             list(texts),
             padding="max_length",
@@ -49,10 +46,8 @@ class DualEncoder:
             max_length=max_length,
             return_tensors="pt",
         )
-        text_inputs = {
-            name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")
-        }
-        return self._embed(self._model.get_text_features, **text_inputs)
+        used = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+        return self._embed(self._model.get_text_features, **used)
 
     def _embed(self, encode: Any, **inputs: Any) -> NDArray[np.float64]:
         import torch
@@ -63,11 +58,11 @@ class DualEncoder:
 
 
 def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
-    """Open the encoder in a folder, on the CPU; `threads` None leaves torch its own number.
+    """Open the encoder in a folder, on the CPU; with `threads` None torch chooses their number.
 
     Raises:
-        ArtefactError: no such folder, another kind of model, pickled or missing weights, or code of
-            its own.
+        ArtifactError: no such folder, another kind of model, pickled or missing weights, or custom
+            code.
     """
     import torch
     import transformers
@@ -76,11 +71,7 @@ def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
         raise ArtifactError(
             f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
         )
-    if "auto_map" in read_json(folder / "config.json"):
-        raise ArtifactError(
-            f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
-            " are loaded."
-        )
+    refuse_custom_code(folder)
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -101,18 +92,17 @@ def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
         raise ArtifactError(
             f"{folder} cannot be opened as an encoder ({one_line(error)[:200]})."
         ) from error
-    if loading_info["missing_keys"]:
+    if missing := sorted(loading_info["missing_keys"]):
         # transformers would fill them with random numbers.
-        names = ", ".join(sorted(loading_info["missing_keys"])[:3])
         raise ArtifactError(
-            f"{folder} lacks {len(loading_info['missing_keys'])} tensors of its model ({names}, ...); copy"
-            " the folder again."
+            f"{folder} lacks {len(missing)} tensors of its model ({', '.join(missing[:3])}, ...);"
+            " copy the folder again."
         )
     if not all(
         hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")
     ):
         raise ArtifactError(
-            f"{folder} is a {type(model).__name__}, not an encoder of images and words; give a CLIP"
+            f"{folder} is a {type(model).__name__}, not an encoder of images and text; give a CLIP"
             " or SigLIP."
         )
     return DualEncoder(model.eval(), image_processor, tokenizer)

@@ -16,9 +16,11 @@ import torch
 from lingshu.core.artifacts import check_checkpoint
 from lingshu.core.errors import ArtifactError, one_line
 from lingshu.core.files import digest, read_json
-from lingshu.models.base import ModelFamily, family_of
+from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.processor import Processor, load_processor
 from lingshu.weights.safetensors_header import read_headers
+
+HUB_ID_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @contextmanager
@@ -35,14 +37,9 @@ def no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-HUB_ID_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
-
-
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in evaluation mode with its processor; `digest` identifies the weights and files it
-    came from.
-    """
+    """A model in evaluation mode with its processor; `digest` identifies its weights and files."""
 
     model: Any
     processor: Processor
@@ -50,30 +47,37 @@ class LoadedModel:
     digest: str
 
 
-def check_model_folder(folder: Path) -> tuple[ModelFamily, str]:
-    """The family and digest of a checkpoint folder, after every check that needs no model.
+def refuse_custom_code(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder.
 
     Raises:
-        ArtefactError: no model folder, damaged files, pickled weights, custom code, or an unknown
-            family.
+        ArtifactError: it would run its own code.
     """
-    checkpoint_digest = check_checkpoint(folder)
     config = read_json(folder / "config.json")
     if "auto_map" in config:
         raise ArtifactError(
             f"{folder} asks to run its own code (auto_map in config.json); only stock model classes"
             " are loaded."
         )
+    return config
+
+
+def check_model_folder(folder: Path) -> tuple[VisionLanguageFamily, str]:
+    """The family and digest of a checkpoint folder, after every check that needs no model.
+
+    Raises:
+        ArtifactError: not a model folder, damaged files, pickled weights, custom code, or an
+            unknown family.
+    """
+    checkpoint_digest = check_checkpoint(folder)
+    config = refuse_custom_code(folder)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        pickled_files = sorted(
-            p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
-        )
-        remedy = (
-            f"{pickled_files[0]} is pickled and is refused; convert it to safetensors."
-            if pickled_files
-            else "copy the folder again."
-        )
+        names = sorted(path.name for path in folder.iterdir())
+        pickled = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+        remedy = "copy the folder again."
+        if pickled:
+            remedy = f"{pickled[0]} is pickled and is refused; convert it to safetensors."
         raise ArtifactError(f"{folder} holds no safetensors weights; {remedy}")
     for path in weights:
         read_headers(path)
@@ -90,11 +94,10 @@ def load(
     """Load a checkpoint folder, or a hub id such as `lingshu-medical-mllm/Lingshu-7B`.
 
     Raises:
-        ArtefactError: the folder or hub id cannot be used; the message says why and what to do.
+        ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
     import transformers
 
-    folder = Path(name)
     family, checkpoint_digest = identify(name, revision=revision)
     cls = getattr(transformers, family.model_class)
     try:
@@ -108,43 +111,31 @@ def load(
         ) from error
     model.to(device).eval()
     processor = load_processor(name, family, revision=revision)
-    return LoadedModel(
-        model, processor, folder.name if folder.is_dir() else name, checkpoint_digest
-    )
+    return LoadedModel(model, processor, short_name(name), checkpoint_digest)
 
 
-def load_on_meta(name: str, *, revision: str | None = None) -> LoadedModel:
-    """As `load`, but the model has no values (torch's meta device): for a process that another
-    sends its weights to.
+def load_on_meta(name: str) -> LoadedModel:
+    """Like `load`, but the model has no values (torch's meta device): for a process that receives
+    its weights from another.
 
     Nothing is hashed, so `digest` is empty: the other process has checked the folder.
 
     Raises:
-        ArtefactError: as load.
+        ArtifactError: as load.
     """
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=False
-        )
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{name} cannot be read by this process: {one_line(error)[:200]}"
         ) from error
     family = family_of(config.model_type)
+    cls = getattr(transformers, family.model_class)
     with torch.device("meta"):
-        model = (
-            getattr(transformers, family.model_class)
-            ._from_config(config, dtype=torch.float32)
-            .eval()
-        )
-    return LoadedModel(
-        model,
-        load_processor(name, family, revision=revision),
-        Path(name).name if Path(name).is_dir() else name,
-        "",
-    )
+        model = cls._from_config(config, dtype=torch.float32).eval()
+    return LoadedModel(model, load_processor(name, family), short_name(name), "")
 
 
 def empty_meta_copy(model: Any) -> Any:
@@ -155,21 +146,19 @@ def empty_meta_copy(model: Any) -> Any:
     return meta_model
 
 
-def identify(name: str, *, revision: str | None = None) -> tuple[ModelFamily, str]:
+def short_name(name: str) -> str:
+    """The name of a folder without its parents; a hub id as it is."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def identify(name: str, *, revision: str | None = None) -> tuple[VisionLanguageFamily, str]:
     """The family and digest of a checkpoint folder or hub id, before any weights are read.
 
     Raises:
-        ArtefactError: the folder or hub id cannot be used; the message says why and what to do.
+        ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
-    folder = Path(name)
-    return (
-        check_model_folder(folder)
-        if folder.is_dir() or not HUB_ID_PATTERN.fullmatch(name)
-        else _hub_family(name, revision)
-    )
-
-
-def _hub_family(name: str, revision: str | None) -> tuple[ModelFamily, str]:
+    if Path(name).is_dir() or not HUB_ID_PATTERN.fullmatch(name):
+        return check_model_folder(Path(name))
     from transformers import AutoConfig
 
     try:
@@ -179,6 +168,6 @@ def _hub_family(name: str, revision: str | None) -> tuple[ModelFamily, str]:
             f"{name} is neither a folder here nor can it be fetched from the hub"
             f" ({one_line(error)[:200]})."
         ) from error
-    # The commit that was resolved, so that a moved branch is another model to every cache.
+    # The resolved commit, so that a moved branch is another model to every cache.
     commit = getattr(config, "_commit_hash", None) or revision
     return family_of(config.model_type), digest([name, commit])

@@ -17,14 +17,14 @@ PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """How many pixels of an image a model sees; saved with the checkpoint, so that asking uses what
-    training used.
+    """How many pixels of an image a model sees; saved with the checkpoint, so that inference uses
+    what training used.
 
     Qwen2.5-VL scales an image into [`min_pixels`, `max_pixels`] (one token per 28 x 28 pixels);
-    with several images the upper bound is shared out among them. InternVL3 cuts an image into at
-    most `max_tiles` tiles and adds a thumbnail; 1 means no cutting. The defaults of the upper
-    bounds keep one image inside an 8,192-token sample, a cap that the Lingshu paper leaves unstated
-    although 16,384 image tokens would not fit.
+    several images share the upper bound. InternVL3 cuts an image into at most `max_tiles` tiles and
+    adds a thumbnail; 1 means no cutting. The default upper bounds keep one image inside an
+    8,192-token sample, a limit that the Lingshu paper leaves unstated although 16,384 image tokens
+    would not fit.
     """
 
     min_pixels: int = 56 * 56
@@ -41,17 +41,17 @@ class PixelBudget:
             raise ConfigError(f"max_tiles is {self.max_tiles}; it must be at least 1.")
 
     def max_pixels_per_image(self, n_images: int) -> int:
-        """The upper bound for each of `images` images of one sample."""
+        """The upper bound for each of `n_images` images of one sample."""
         return max(self.min_pixels, self.max_pixels // max(1, n_images))
 
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A small randomly initialised model of a family, with a tokenizer trained on the run's own
+    """A small randomly initialized model of a family, with a tokenizer trained on the run's own
     text.
 
-    Qwen2.5-VL sizes: `vision_*` describe the tower, `side` the square input in pixels for InternVL
-    (a multiple of 28).
+    `vision_*` describe the tower; `image_size` is the side of the square input of InternVL in
+    pixels (a multiple of 28).
     """
 
     family: FamilyName = "qwen2_5_vl"
@@ -68,16 +68,14 @@ class TinyModel:
     max_positions: int = 4096
 
     def __post_init__(self) -> None:
-        if (
-            self.hidden % self.heads
-            or self.heads % self.kv_heads
-            or (self.hidden // self.heads) % 4
-        ):
+        head_dim = self.hidden // self.heads
+        if self.hidden % self.heads or self.heads % self.kv_heads or head_dim % 4:
             raise ConfigError(
                 f"hidden {self.hidden}, heads {self.heads} and kv_heads {self.kv_heads} do not"
                 " divide into heads of a multiple of 4."
             )
         if self.image_size % 28:
             raise ConfigError(
-                f"side {self.image_size} is no multiple of 28, the pixels that one image token covers."
+                f"image_size {self.image_size} is not a multiple of 28, the pixels that one image"
+                " token covers."
             )

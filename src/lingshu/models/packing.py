@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from lingshu.core.errors import ArtifactError
-from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor, to_tensors
 
 SEGMENT_ATTENTION = "lingshu_segments"
 
@@ -37,28 +37,25 @@ def collate_pack(processor: Processor, samples: Sequence[EncodedSample]) -> Pack
     builds its own mask reads where a sample ends, then time, height and width.
     """
     first_labels = [int(sample.labels[0]) for sample in samples]
-    # The label of a sample's first token is what the token before it would learn: a word of another
+    # The label of a sample's first token is what the token before it would learn: one of another
     # sample.
     assert all(label == IGNORE_INDEX for label in first_labels)
     text_positions = np.concatenate([np.arange(len(sample)) for sample in samples])
     arrays: dict[str, Any] = {"input_ids": np.concatenate([sample.ids for sample in samples])[None]}
-    if processor.family.positions:
+    if processor.family.has_mrope:
         mrope_positions = np.concatenate(
             [np.zeros((3, 0), np.int64) if s.positions is None else s.positions for s in samples],
             axis=1,
         )
         arrays["position_ids"] = np.concatenate([text_positions[None], mrope_positions])[:, None]
-        arrays["mm_token_type_ids"] = np.concatenate([sample.is_image for sample in samples])[
-            None
-        ].astype(np.int64)
+        is_image = np.concatenate([sample.is_image for sample in samples])[None]
+        arrays["mm_token_type_ids"] = is_image.astype(np.int64)
     else:
         arrays["position_ids"] = text_positions[None]
-    tiles = [tile for sample in samples for tile in sample.tiles]
-    if tiles:
+    if tiles := [tile for sample in samples for tile in sample.tiles]:
         arrays |= processor.family.features(processor.image_processor, tiles)
     labels = np.concatenate([sample.labels for sample in samples])[None]
-    inputs = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
-    return Pack(inputs, torch.from_numpy(labels), tuple(map(len, samples)))
+    return Pack(to_tensors(arrays), torch.from_numpy(labels), tuple(map(len, samples)))
 
 
 def compute_hidden_states(
@@ -67,8 +64,8 @@ def compute_hidden_states(
     """The last hidden states of a pack, 1 x L x width.
 
     Raises:
-        ArtefactError: three-row position ids, with which stock code lets samples see each other
-            without a word.
+        ArtifactError: three-row position ids, with which stock code silently lets samples see each
+            other.
     """
     positions = inputs["position_ids"]
     if positions.ndim == 3 and positions.shape[0] != 4:
@@ -87,9 +84,7 @@ def compute_hidden_states(
 
 @contextmanager
 def segment_attention(model: Any) -> Iterator[None]:
-    """Let the language model attend inside each segment only; the vision tower and everything
-    outside stay as they are.
-    """
+    """Let the language model attend inside each segment only; the vision tower is unchanged."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
 
@@ -116,11 +111,9 @@ def segment_attention_forward(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each segment; no mask is ever built, so the cost is linear in the
-    length of the pack.
-
-    On a GPU in half precision one variable-length kernel takes all segments; elsewhere each segment
-    is attended alone.
+    """Causal attention inside each segment, without a mask, so that the cost is linear in the
+    length of the pack: on a GPU in half precision one variable-length kernel for all segments,
+    elsewhere a call per segment.
     """
     del module, attention_mask
     if query_BHLD.is_cuda and query_BHLD.dtype in (torch.float16, torch.bfloat16):
@@ -145,7 +138,7 @@ def varlen_attention_forward(
     segments: tuple[int, ...],
     scaling: float | None,
 ) -> torch.Tensor:
-    """The same by FlashAttention's variable-length kernel, as torch brings it; needs a GPU."""
+    """The same by torch's variable-length FlashAttention kernel; needs a GPU."""
     from torch.nn.attention.varlen import varlen_attn
 
     cu_seqlens = torch.tensor(

@@ -1,8 +1,8 @@
 """From messages and images to token ids, labels, positions and pixel values; needs no torchvision.
 
-The stock processors of both families demand a video processor, which transformers 5 builds on
-torchvision only. This one stands on the family's tokenizer and PIL image processor, and its pixels
-equal theirs to the last bit.
+The stock processors of both families need a video processor, which transformers 5 builds on
+torchvision only. This one uses the family's tokenizer and PIL image processor, and its pixels equal
+theirs to the last bit.
 
 Shapes: B batch, L tokens of a sample or of the longest in a batch.
 """
@@ -24,7 +24,7 @@ from lingshu.core.entities import Span
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import Message
-from lingshu.models.base import ModelFamily, Tiles
+from lingshu.models.base import Tiles, VisionLanguageFamily
 from lingshu.models.model_spec import PixelBudget
 from lingshu.models.token_spans import (
     AlignedText,
@@ -38,14 +38,12 @@ IGNORE_INDEX = -100  # label of a token that no loss is taken on; torch's defaul
 
 @dataclass(frozen=True)
 class EncodedSample:
-    """One sample for a model. `labels` are `ids` where an answer is to be learnt, IGNORED
-    elsewhere.
+    """One sample for a model; `labels` are `ids` where an answer is learned, else IGNORE_INDEX.
 
-    `positions` is 3 x L for families with M-RoPE, else None. `facts` holds what an objective wants
-    to know of each supervised token, in order: "entity" (1 inside a marked entity, else 0),
-    "weight", and in reinforcement learning "advantage", "old" and "reference". `branches` are the
-    lengths of parts at the end that all go on from what stands before the first of them and do not
-    see each other.
+    `positions` is 3 x L for families with M-RoPE, else None. `token_values` holds what an objective
+    needs of each supervised token, in order: "entity" (1 inside a marked entity, else 0), "weight",
+    and in reinforcement learning "advantage", "old" and "reference". `branches` are the lengths of
+    parts at the end that all continue what precedes the first of them and do not see each other.
     """
 
     ids: NDArray[np.int64]
@@ -61,7 +59,7 @@ class EncodedSample:
 
     @property
     def supervised(self) -> int:
-        """Tokens that a loss is taken on."""
+        """The number of tokens that a loss is taken on."""
         return int((self.labels != IGNORE_INDEX).sum())
 
 
@@ -69,7 +67,7 @@ class EncodedSample:
 class Processor:
     """A tokenizer, an image processor and a pixel budget of one family."""
 
-    family: ModelFamily
+    family: VisionLanguageFamily
     tokenizer: Any
     image_processor: Any
     budget: PixelBudget
@@ -80,15 +78,19 @@ class Processor:
 
     @property
     def never_sampled(self) -> list[int]:
-        """Ids of the tokens that stand for pixels, as far as the vocabulary has them."""
+        """Ids of the tokens that stand for pixels, where the vocabulary has them."""
         vocab = self.tokenizer.get_vocab()
         return sorted(vocab[token] for token in self.family.never_sampled if token in vocab)
+
+    def with_budget(self, budget: PixelBudget) -> Processor:
+        image_processor = self.family.with_budget(self.image_processor, budget)
+        return Processor(self.family, self.tokenizer, image_processor, budget)
 
     def tiles(self, images: Sequence[PIL.Image]) -> tuple[Tiles, ...]:
         """Scale and cut the images of one sample.
 
         Raises:
-            BadImage: an image of a shape that the family cannot take.
+            ImageError: an image of a shape that the family cannot take.
         """
         return tuple(
             self.family.prepare(self.image_processor, image, len(images), self.budget)
@@ -103,32 +105,27 @@ class Processor:
         entities: Sequence[Span] | None = None,
         policy: EntityPolicy = "any",
     ) -> EncodedSample:
-        """Encode a dialogue. Ending in an assistant turn it is for training, else it ends ready to
-        be answered.
+        """Encode a dialogue: for training if it ends in an assistant turn, else ready to be
+        answered.
 
-        Every assistant turn is tokenised apart from what precedes it, just as a model that
-        generates it sees it. With `entities`, characters of assistant turns, the fact "entity" says
-        which supervised tokens are theirs; token ids and labels are the same with and without.
+        Every assistant turn is tokenized apart from what precedes it, just as a model that
+        generates it sees it. With `entities` (characters of assistant turns) the token value
+        "entity" marks their supervised tokens; token ids and labels are the same with and without.
 
         Raises:
-            InputError: messages that refer to other images than were given, or text that is not
-                whole.
-            ArtefactError: a template or tokenizer that answers cannot be told apart with.
+            InputError: messages that refer to other images than were given, or invalid text.
+            ArtifactError: a template or tokenizer with which answers cannot be separated.
         """
-        image_indices = [
-            part for message in messages for part in message.parts if isinstance(part, int)
-        ]
-        if image_indices != list(range(len(tiles))):
+        shown = [part for message in messages for part in message.parts if isinstance(part, int)]
+        if shown != list(range(len(tiles))):
             raise InputError(
-                f"the messages show images {image_indices}, {len(tiles)} were given; show each once, in"
+                f"the messages show images {shown}, {len(tiles)} were given; show each once, in"
                 " order."
             )
-        if any(
-            "\ud800" <= character <= "\udfff" for message in messages for character in message.text
-        ):
+        if any("\ud800" <= character <= "\udfff" for m in messages for character in m.text):
             raise InputError(
-                "a turn holds half of a character (a lone surrogate), which no tokenizer takes;"
-                " mend the text."
+                "a turn contains a lone surrogate (half of a character), which no tokenizer takes;"
+                " fix the text."
             )
         ids: list[int] = []
         labels: list[int] = []
@@ -150,27 +147,31 @@ class Processor:
         if int(is_image.sum()) != sum(t.tokens for t in tiles):
             raise ArtifactError(
                 "the chat template of this checkpoint does not show one image marker per image;"
-                " mend its chat_template.jinja."
+                " fix its chat_template.jinja."
             )
-        positions = self.family.positions(is_image, tiles) if self.family.positions else None
-        token_values = (
-            {} if entities is None else {"entity": np.concatenate(entity_masks).astype(np.float32)}
-        )
+        token_values = {}
+        if entities is not None:
+            token_values["entity"] = np.concatenate(entity_masks).astype(np.float32)
         return EncodedSample(
-            token_ids, np.array(labels, np.int64), is_image, positions, tuple(tiles), token_values
+            token_ids,
+            np.array(labels, np.int64),
+            is_image,
+            self.family.positions(is_image, tiles),
+            tuple(tiles),
+            token_values,
         )
 
     def _tokenize_with_entities(
         self, message: Message, answer: str, spans: Sequence[Span], policy: EntityPolicy
     ) -> tuple[list[int], NDArray[np.bool_]]:
-        """The tokens of a rendered answer, and which of them are its entities'."""
+        """The tokens of a rendered answer, and which of them are in its entities."""
         if not spans:
             answer_ids = self._tokenize(answer)
             return answer_ids, np.zeros(len(answer_ids), bool)
         if not self.tokenizer.is_fast:
             raise ArtifactError(
-                "the tokenizer of this checkpoint tells no character offsets, which entities need;"
-                " give it a tokenizer.json."
+                "the tokenizer of this checkpoint returns no character offsets, which entities"
+                " need; give it a tokenizer.json."
             )
         in_entity = entity_character_mask(
             message.text, self._escape_special_tokens(message).text, answer, spans
@@ -204,33 +205,31 @@ class Processor:
             consumed = full_text[:end]
         last_is_question = not messages or messages[-1].role != "assistant"
         remainder = self.render(conversation, prompt=last_is_question)[len(consumed) :]
-        # The line break behind the last answer is never generated and teaches nothing.
+        # The line break after the last answer is never generated and teaches nothing.
         return [*segments, (remainder, False)] if last_is_question else segments
 
     def render(self, conversation: Sequence[dict[str, Any]], *, prompt: bool) -> str:
-        """The chat template's text; `prompt` opens the assistant's turn at its end."""
+        """The text of the chat template; `prompt` opens the assistant's turn at its end."""
         return self.tokenizer.apply_chat_template(
             list(conversation), tokenize=False, add_generation_prompt=prompt
         )
 
     def _escape_special_tokens(self, message: Message) -> Message:
-        # Control tokens inside a question or a caption must stay words: they could close a turn or
-        # pose as an image.
+        # Control tokens inside a question or a caption must stay text: they could close a turn or
+        # act as an image.
         parts: list[str | int] = []
         for is_text, run_parts in groupby(message.parts, lambda part: isinstance(part, str)):
             group = list(run_parts)
-            # a token may be spread over neighbouring texts
+            # a token may be spread over neighboring texts
             text = "".join(map(str, group)) if is_text else ""
-            special_tokens = [
-                token for token in self.tokenizer.added_tokens_encoder if token in text
-            ]
+            special_tokens = [t for t in self.tokenizer.added_tokens_encoder if t in text]
             for token in special_tokens:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
             parts += [text] if special_tokens else group
         return Message(message.role, tuple(parts))
 
     def _expand(self, text: str, tiles: Sequence[Tiles], preceding_ids: Sequence[int]) -> str:
-        """Put as many image tokens at each marker as its image has."""
+        """Replace each marker by as many image tokens as its image has."""
         pieces = text.split(self.family.image_token)
         image_index, n_remaining = 0, preceding_ids.count(self.image_token_id)
         while n_remaining > 0:
@@ -254,8 +253,8 @@ class Processor:
         """Pad samples to one length: input_ids, labels, attention_mask (B x L) and the family's
         other inputs.
 
-        Training pads on the right; generation on the left, so that every row's next token stands in
-        one column. Where a sample has branches, attention_mask is B x 1 x L x L: who sees whom.
+        Training pads on the right; generation on the left, so that the next tokens of all rows are
+        in one column. Where a sample has branches, attention_mask is B x 1 x L x L: what sees what.
         """
         max_length = max(len(e) for e in batch) if length is None else length
         shape = (len(batch), max_length)
@@ -264,36 +263,30 @@ class Processor:
         positions = np.zeros((3, *shape), np.int64)
         for row, e in enumerate(batch):
             columns = slice(0, len(e)) if pad == "right" else slice(max_length - len(e), max_length)
-            ids[row, columns], labels[row, columns], mask[row, columns], is_image[row, columns] = (
-                e.ids,
-                e.labels,
-                1,
-                e.is_image,
-            )
+            ids[row, columns], labels[row, columns] = e.ids, e.labels
+            mask[row, columns], is_image[row, columns] = 1, e.is_image
             if e.positions is not None:
                 positions[:, row, columns] = e.positions
-        arrays: dict[str, NDArray[Any]] = {
-            "input_ids": ids,
-            "labels": labels,
-            "attention_mask": mask,
-        }
-        if self.family.positions:
+        arrays: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels}
+        arrays["attention_mask"] = mask
+        if self.family.has_mrope:
             arrays |= {"position_ids": positions, "mm_token_type_ids": is_image}
         if any(e.branches for e in batch):
             assert pad == "right"
             arrays["attention_mask"] = np.stack(
                 [visibility_mask(len(e), e.branches, max_length) for e in batch]
             )[:, None]
-            if not self.family.positions:
+            if not self.family.has_mrope:
                 arrays["position_ids"] = np.stack(
                     [branch_position_ids(len(e), e.branches, max_length) for e in batch]
                 )
-        tiles = [t for e in batch for t in e.tiles]
-        if tiles:
+        if tiles := [t for e in batch for t in e.tiles]:
             arrays |= self.family.features(self.image_processor, tiles)
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()
-        }
+        return to_tensors(arrays)
+
+
+def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def visibility_mask(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.bool_]:
@@ -307,25 +300,25 @@ def visibility_mask(tokens: int, branches: Sequence[int], max_length: int) -> ND
     causal = np.tri(max_length, dtype=bool)
     visible = causal & ((branch_ids[None] == 0) | (branch_ids[None] == branch_ids[:, None]))
     visible[:, tokens:] = False
-    # A row of padding that sees nothing would give no number.
+    # A row of padding that sees nothing would give NaN.
     np.fill_diagonal(visible, val=True)
     return visible
 
 
 def branch_position_ids(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.int64]:
-    """Positions of a family that counts them up: every branch goes on from the same one."""
+    """Positions of a family that counts them up: every branch continues from the same one."""
     n_shared = tokens - sum(branches)
     position_ids = [np.arange(n_shared), *(n_shared + np.arange(branch) for branch in branches)]
     return np.pad(np.concatenate(position_ids), (0, max_length - tokens))
 
 
 def load_processor(
-    folder: str | Path, family: ModelFamily, *, revision: str | None = None
+    folder: str | Path, family: VisionLanguageFamily, *, revision: str | None = None
 ) -> Processor:
     """The processor of a checkpoint folder or hub id, with the pixel budget saved there.
 
     Raises:
-        ArtefactError: tokenizer or image processor files are missing or damaged.
+        ArtifactError: tokenizer or image processor files are missing or damaged.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
 

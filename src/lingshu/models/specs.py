@@ -1,5 +1,5 @@
-"""Real configurations of the released models, to plan with on a machine that will never hold their
-weights.
+"""The real configurations of the released models, for planning on a machine that will never hold
+their weights.
 
 Sizes of the 7B and of InternVL3-8B are those of their public config.json files; those of the 32B
 are field knowledge and marked so. Nothing is downloaded: models are built on torch's meta device,
@@ -8,118 +8,45 @@ which has shapes and no values.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lingshu.core.errors import ArtifactError, suggest_name
-from lingshu.models.base import ModelFamily, VisionTowerSpec, family_of
+from lingshu.models.base import VisionLanguageFamily, VisionTowerSpec, family_of
 from lingshu.models.load import HUB_ID_PATTERN, check_model_folder
-from lingshu.models.model_spec import PARTS, FamilyName, Part, TinyModel
+from lingshu.models.model_spec import PARTS, Part, TinyModel
 from lingshu.models.tiny import tiny_config
 
-_QWEN_TEXT: dict[str, Any] = {
-    "vocab_size": 152064,
-    "max_position_embeddings": 128000,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "rope_parameters": {"rope_type": "default", "mrope_section": [16, 24, 24], "rope_theta": 1e6},
-}
-_QWEN_VISION: dict[str, Any] = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "num_heads": 16,
-    "patch_size": 14,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
-_TEXT_7B = {
-    "hidden_size": 3584,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-    "intermediate_size": 18944,
-}
-_TEXT_32B = {
-    "hidden_size": 5120,
-    "num_hidden_layers": 64,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "intermediate_size": 27648,
-}
-_INTERN_VISION = {
-    "hidden_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "image_size": [448, 448],
-}
+# {"architectures": {NAME: {"family", "verified", "config"}}, "models": {HUB ID: NAME}}; `verified`
+# is false where the sizes were not seen in a public file.
+RELEASED_FILE = Path(__file__).with_name("released.json")
 
 
-@dataclass(frozen=True)
-class ReleasedModel:
-    """A released architecture; `verified` is False where its sizes were not seen in a public file."""
-
-    family: FamilyName
-    config: dict[str, Any]
-    verified: bool
-
-
-QWEN_7B = ReleasedModel(
-    "qwen2_5_vl",
-    {
-        "text_config": {**_QWEN_TEXT, **_TEXT_7B},
-        "vision_config": {**_QWEN_VISION, "intermediate_size": 3420, "out_hidden_size": 3584},
-    },
-    verified=True,
-)
-QWEN_32B = ReleasedModel(
-    "qwen2_5_vl",
-    {
-        "text_config": {**_QWEN_TEXT, **_TEXT_32B},
-        "vision_config": {**_QWEN_VISION, "intermediate_size": 3456, "out_hidden_size": 5120},
-    },
-    verified=False,
-)
-INTERN_8B = ReleasedModel(
-    "internvl",
-    {
-        "text_config": {
-            "model_type": "qwen2",
-            "vocab_size": 151674,
-            "tie_word_embeddings": False,
-            **_TEXT_7B,
-        },
-        "vision_config": {"patch_size": [14, 14], **_INTERN_VISION},
-        "image_seq_length": 256,
-        "tie_word_embeddings": False,
-    },
-    verified=True,
-)
-RELEASED_MODELS: dict[str, ReleasedModel] = {
-    "Qwen/Qwen2.5-VL-7B-Instruct": QWEN_7B,
-    "Qwen/Qwen2.5-VL-32B-Instruct": QWEN_32B,
-    "OpenGVLab/InternVL3-8B-hf": INTERN_8B,
-    "lingshu-medical-mllm/Lingshu-7B": QWEN_7B,
-    "lingshu-medical-mllm/Lingshu-32B": QWEN_32B,
-    "lingshu-medical-mllm/Lingshu-I-8B": INTERN_8B,
-}
+@cache
+def released_models() -> dict[str, dict[str, Any]]:
+    """Hub id -> family, config and `verified` of each released model."""
+    released = json.loads(RELEASED_FILE.read_text(encoding="utf-8"))
+    return {name: released["architectures"][key] for name, key in released["models"].items()}
 
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """Parameter counts by part, and the sizes that memory depends on. `verified`: see Known.
+    """Parameter counts by part, and the sizes that cost depends on.
 
-    `linear_sides` sums inputs and outputs of the linear layers by part, the output head left out:
-    an adapter of rank r has r times as many parameters. `multiplied` counts the weights that each
-    token (or patch) is multiplied with by part: no embedding tables, and `head` for itself.
-    `attention` is the summed width of a language layer's query heads, `blocks` the parameters of
-    each vision block and language layer in order, `rest` those outside of them.
+    `linear_dims` sums inputs and outputs of the linear layers by part, without the output head: an
+    adapter of rank r has r times as many parameters. `matmul_parameters` counts the weights that
+    each token (or patch) is multiplied with by part: no embedding tables, and the output head in
+    `lm_head_parameters`. `attention` is the summed width of the query heads of a language layer,
+    `blocks` the parameters of each vision block and language layer in order. `verified` is False
+    where the sizes were not seen in a public file.
     """
 
-    family: FamilyName
+    family: str
     parameters: dict[Part, int]
     linear_dims: dict[Part, int]
     matmul_parameters: dict[Part, int]
@@ -142,7 +69,7 @@ class ModelShapes:
 
 
 class _TokenizerStub:
-    """Stands in for a tokenizer that is trained only when the run starts: its size is what the spec
+    """In place of a tokenizer that is trained only when the run starts: as large as the spec
     allows.
     """
 
@@ -163,74 +90,62 @@ def load_shapes(model: str | TinyModel) -> ModelShapes:
     and megabytes.
 
     Raises:
-        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes
-            are on file.
+        ArtifactError: neither a tiny model, a checkpoint folder nor a released model whose sizes
+            are known.
     """
     family, meta_model = build_on_meta(model)
-    verified = (
-        RELEASED_MODELS[model].verified
-        if isinstance(model, str) and model in RELEASED_MODELS
-        else True
-    )
-    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    released = released_models().get(model) if isinstance(model, str) else None
+    counts, linear_dims, matmul_parameters = (dict.fromkeys(PARTS, 0) for _ in range(3))
     for name, parameter in meta_model.named_parameters():
         counts[family.part_of(name)] += parameter.numel()
-    linear_dims: dict[Part, int] = dict.fromkeys(PARTS, 0)
-    matmul_parameters: dict[Part, int] = dict.fromkeys(PARTS, 0)
     for name, module in meta_model.named_modules():
-        if isinstance(
-            module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d
-        ) and not name.startswith("lm_head"):
-            matmul_parameters[family.part_of(name + ".")] += module.weight.numel()
+        is_matmul = isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.Conv3d)
+        if is_matmul and not name.startswith("lm_head"):
+            part = family.part_of(name + ".")
+            matmul_parameters[part] += module.weight.numel()
             if isinstance(module, torch.nn.Linear):
-                linear_dims[family.part_of(name + ".")] += module.in_features + module.out_features
-    text_config = meta_model.config.text_config
-    attention = text_config.num_attention_heads * (
-        getattr(text_config, "head_dim", None)
-        or text_config.hidden_size // text_config.num_attention_heads
-    )
+                linear_dims[part] += module.in_features + module.out_features
+    text = meta_model.config.text_config
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelShapes(
         family=family.name,
         parameters=counts,
         linear_dims=linear_dims,
         matmul_parameters=matmul_parameters,
         lm_head_parameters=meta_model.lm_head.weight.numel(),
-        hidden=text_config.hidden_size,
-        layers=text_config.num_hidden_layers,
-        attention=attention,
-        vocab_size=text_config.vocab_size,
+        hidden=text.hidden_size,
+        layers=text.num_hidden_layers,
+        attention=text.num_attention_heads * head_dim,
+        vocab_size=text.vocab_size,
         tower=family.tower(meta_model.config),
         blocks=tuple(
             sum(p.numel() for p in block.parameters())
             for path in family.blocks
             for block in meta_model.get_submodule(path)
         ),
-        verified=verified,
+        verified=released is None or released["verified"],
     )
 
 
-def build_on_meta(model: str | TinyModel) -> tuple[ModelFamily, Any]:
-    """A model's family and its stock model class on the meta device: every name and shape, no
+def build_on_meta(model: str | TinyModel) -> tuple[VisionLanguageFamily, Any]:
+    """The family of a model and its stock model class on the meta device: every name and shape, no
     values.
 
     Raises:
-        ArtefactError: neither a tiny model, a checkpoint folder nor a released model whose sizes
-            are on file.
+        ArtifactError: as load_shapes.
     """
     import transformers
 
     if isinstance(model, TinyModel):
         family = family_of(model.family)
         config = tiny_config(family, model, _TokenizerStub(model.vocab_size))
-    elif model in RELEASED_MODELS:
-        family = family_of(RELEASED_MODELS[model].family)
-        config = getattr(transformers, family.model_class).config_class(
-            **RELEASED_MODELS[model].config
-        )
+    elif released := released_models().get(model):
+        family = family_of(released["family"])
+        config = getattr(transformers, family.model_class).config_class(**released["config"])
     else:
         if HUB_ID_PATTERN.fullmatch(model) and not Path(model).is_dir():
             raise ArtifactError(
-                f"the sizes of {model!r} are not on file; {suggest_name(model, RELEASED_MODELS)}"
+                f"the sizes of {model!r} are unknown; {suggest_name(model, released_models())}"
             )
         family, _ = check_model_folder(Path(model))
         config = transformers.AutoConfig.from_pretrained(model)

@@ -1,5 +1,5 @@
-"""Small randomly initialised models of both families, built offline in a second; the real code path
-in small.
+"""Small randomly initialized models of any family, built offline in a second: the real code path in
+small.
 """
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ from typing import Any
 
 import torch
 
-from lingshu.models.base import ModelFamily, family_of
+from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
 
-# Splits like the released tokenizers in spirit: words with their blank, single digits, runs of
-# signs, blanks.
+# Splits like the released tokenizers in spirit: words with their space, single digits, runs of
+# punctuation, spaces.
 PRE_TOKENIZER_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+"
 
 
-def train_tokenizer(family: ModelFamily, corpus: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer of at most `vocabulary` tokens, trained on `corpus`, with the
-    family's tokens and template.
+def train_tokenizer(family: VisionLanguageFamily, corpus: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer of at most `vocab_size` tokens, trained on `corpus`, with the
+    tokens and template of the family.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
-    bpe_tokenizer = Tokenizer(models.BPE())
-    bpe_tokenizer.normalizer, bpe_tokenizer.decoder = (
-        normalizers.NFC(),
-        decoders.ByteLevel(),
-    )
-    bpe_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer, bpe.decoder = normalizers.NFC(), decoders.ByteLevel()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PRE_TOKENIZER_PATTERN), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -42,38 +39,28 @@ def train_tokenizer(family: ModelFamily, corpus: Iterable[str], vocab_size: int)
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    bpe_tokenizer.train_from_iterator(corpus, trainer)
-    bpe_model = json.loads(bpe_tokenizer.to_str())["model"]
-    vocabulary_and_merges: dict[str, Any] = {
-        "vocab": bpe_model["vocab"],
-        "merges": [tuple(pair) for pair in bpe_model["merges"]],
-        **{
-            "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>",
-            "unk_token": None,
-            "bos_token": None,
-        },
-    }
-    extra_tokens: dict[str, Any] = (
-        {"extra_special_tokens": dict(family.named_tokens)} if family.named_tokens else {}
-    )
+    bpe.train_from_iterator(corpus, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    settings: dict[str, Any] = {"unk_token": None, "bos_token": None}
+    if family.named_tokens:
+        settings["extra_special_tokens"] = dict(family.named_tokens)
     tokenizer = Qwen2Tokenizer(
         model_max_length=1 << 20,
-        **vocabulary_and_merges,
-        **extra_tokens,
+        vocab=trained["vocab"],
+        merges=[tuple(pair) for pair in trained["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        **settings,
     )
     tokenizer.add_tokens(list(family.special_tokens), special_tokens=True)
     tokenizer.chat_template = family.chat_template
     return tokenizer
 
 
-def tiny_config(family: ModelFamily, spec: TinyModel, tokenizer: Any) -> Any:
+def tiny_config(family: VisionLanguageFamily, spec: TinyModel, tokenizer: Any) -> Any:
     """The stock configuration class of the family, filled with the tiny sizes."""
-    from transformers import InternVLConfig, Qwen2_5_VLConfig
-
     text: dict[str, Any] = {
-        # A multiple of 64, as released models have it.
-        "vocab_size": (len(tokenizer) + 63) // 64 * 64,
+        "vocab_size": (len(tokenizer) + 63) // 64 * 64,  # a multiple of 64, as in released models
         "hidden_size": spec.hidden,
         "intermediate_size": spec.ffn,
         "num_hidden_layers": spec.layers,
@@ -84,52 +71,14 @@ def tiny_config(family: ModelFamily, spec: TinyModel, tokenizer: Any) -> Any:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision: dict[str, Any] = {
-        "hidden_size": spec.vision_hidden,
-        "intermediate_size": 2 * spec.vision_hidden,
-    }
-    ids: dict[str, Any] = dict(family.token_ids(tokenizer.convert_tokens_to_ids))
-    if family.name == "internvl":
-        vision |= {
-            "num_hidden_layers": spec.vision_layers,
-            "num_attention_heads": spec.vision_heads,
-        }
-        vision |= {"image_size": [spec.image_size, spec.image_size], "patch_size": [14, 14]}
-        text = {"model_type": "qwen2", "tie_word_embeddings": True, **text}
-        return InternVLConfig(
-            text_config=text,
-            vision_config=vision,
-            image_seq_length=(spec.image_size // 28) ** 2,
-            tie_word_embeddings=True,
-            **ids,
-        )
-    half_head_dim = spec.hidden // spec.heads // 2
-    # the released split 16 : 24 : 24 in small; the three must sum to half a head
-    spatial = 3 * half_head_dim // 8
-    text["rope_parameters"] = {
-        "rope_type": "default",
-        "mrope_section": [half_head_dim - 2 * spatial, spatial, spatial],
-        "rope_theta": 10000.0,
-    }
-    vision |= {
-        "depth": spec.vision_layers,
-        "num_heads": spec.vision_heads,
-        "out_hidden_size": spec.hidden,
-    }
-    vision |= {"window_size": 112, "fullatt_block_indexes": [spec.vision_layers - 1]}
-    return Qwen2_5_VLConfig(
-        text_config={**text, "tie_word_embeddings": True},
-        vision_config=vision,
-        tie_word_embeddings=True,
-        **ids,
-    )
+    return family.tiny_config(spec, text, family.token_ids(tokenizer.convert_tokens_to_ids))
 
 
 def build_tiny(
     spec: TinyModel, corpus: Iterable[str], *, budget: PixelBudget, seed: int
 ) -> tuple[Any, Processor]:
-    """A tiny model of `spec`'s family in float32 and its processor; the weights depend on `seed`
-    alone.
+    """A tiny float32 model of the family of `spec` and its processor; the weights depend on `seed`
+    only.
     """
     import transformers
 
@@ -141,7 +90,5 @@ def build_tiny(
     torch.set_rng_state(state)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.eval()
-    return model, Processor(
-        family, tokenizer, family.image_processor(budget, spec.image_size), budget
-    )
+    image_processor = family.image_processor(budget, spec.image_size)
+    return model.eval(), Processor(family, tokenizer, image_processor, budget)

@@ -1,6 +1,4 @@
-"""From characters of an answer to its tokens: which tokens of a rendered answer belong to marked
-entities.
-"""
+"""Which tokens of a rendered answer belong to marked entities, from the characters of the answer."""
 
 from __future__ import annotations
 
@@ -14,14 +12,13 @@ from numpy.typing import NDArray
 from lingshu.core.entities import Span
 from lingshu.core.errors import ArtifactError
 
-# A token is one of an entity where any of its characters is, or where most are; blanks do not
-# count.
+# A token belongs to an entity if any of its characters does, or most of them; spaces do not count.
 EntityPolicy = Literal["any", "majority"]
 
 
 class AlignedText(NamedTuple):
-    """An answer as it is tokenised: its text, the characters that each token stands for, and which
-    tokens are words.
+    """A tokenized answer: its text, the character range of each token, and which tokens are not
+    special.
     """
 
     text: str
@@ -32,14 +29,13 @@ class AlignedText(NamedTuple):
 def entity_character_mask(
     text: str, escaped: str, rendered: str, spans: Sequence[Span]
 ) -> NDArray[np.bool_]:
-    """Which characters of a rendered answer belong to the entities of the text `said`, blanks
-    apart.
+    """Which characters of a rendered answer belong to the entities of `text`, spaces excepted.
 
-    `defused` is that text with control tokens broken by blanks; the template may have cut blanks at
-    its ends.
+    `escaped` is that text with control tokens broken by spaces; the template may have removed
+    spaces at its ends.
 
     Raises:
-        ArtefactError: the template writes an answer in other words.
+        ArtifactError: the template rewrites the answer.
     """
     in_entity = np.zeros(len(rendered), bool)
     stripped = escaped.strip()
@@ -59,7 +55,7 @@ def entity_character_mask(
 
 
 def _align_characters(text: str, escaped: str) -> list[int]:
-    """Where each character of a text stands once blanks were put into it."""
+    """The position of each character of a text after spaces were inserted into it."""
     if text == escaped:
         return list(range(len(text)))
     positions, cursor = [], 0
@@ -74,18 +70,14 @@ def _align_characters(text: str, escaped: str) -> list[int]:
 def entity_token_mask(
     answer: AlignedText, in_entity: NDArray[np.bool_], policy: EntityPolicy
 ) -> NDArray[np.bool_]:
-    """Which tokens of an answer belong to entities: never a special token, and every piece of a
-    character that is split.
+    """Which tokens of an answer belong to entities: no special token, and every piece of a split
+    character.
     """
-    is_space = np.fromiter(
-        (character.isspace() for character in answer.text), bool, len(answer.text)
-    )
+    is_space = np.array([character.isspace() for character in answer.text], bool)
     entity_cumsum = np.fromiter(accumulate(in_entity, initial=0), np.int64)
     text_cumsum = np.fromiter(accumulate(~is_space, initial=0), np.int64)
     starts, ends = np.asarray(answer.offsets, np.int64).reshape(-1, 2).T
-    entity_chars, n_chars = (
-        entity_cumsum[ends] - entity_cumsum[starts],
-        text_cumsum[ends] - text_cumsum[starts],
-    )
+    entity_chars = entity_cumsum[ends] - entity_cumsum[starts]
+    n_chars = text_cumsum[ends] - text_cumsum[starts]
     is_entity = entity_chars > 0 if policy == "any" else 2 * entity_chars > n_chars
     return is_entity & answer.is_word

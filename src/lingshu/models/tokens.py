@@ -16,7 +16,7 @@ def token_counter(folder: Path) -> Callable[[str], int]:
 
     Raises:
         InputError: no such file, or it is damaged.
-        MissingExtra: the package tokenizers is not installed.
+        MissingExtraError: the package tokenizers is not installed.
     """
     try:
         from tokenizers import Tokenizer

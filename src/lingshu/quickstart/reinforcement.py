@@ -80,7 +80,7 @@ def measure(
 ) -> RlMetrics:
     """What the replies of a checkpoint are worth, by the reward that the stage learns from."""
     from lingshu.engines.hf import load
-    from lingshu.train.rewards import compute_reward, load_scorer
+    from lingshu.train.grpo import compute_reward, load_scorer
 
     grpo = config.stages[1].grpo
     assert grpo is not None

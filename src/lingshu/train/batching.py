@@ -1,113 +1,100 @@
-"""Where the batches of a stage come from: data in the order of a plan, or replies that the model
-itself was rewarded for.
+"""Where the batches of a stage come from: the order of samples, one by one or packed, as a function
+of seed and step alone.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from lingshu.models.processor import EncodedSample
-from lingshu.train.batch_plan import Batch, BatchPlan, GroupedPlan, PackedPlan
 from lingshu.train.config import Stage
-from lingshu.train.data import StageData
-from lingshu.train.entity_weights import EntityCounts
+from lingshu.train.data import DataStats, StageData
+
+# The sequences of one optimizer step; each is a tuple of sample indices, one unless packed.
+IndexBatch = list[tuple[int, ...]]
+Batch = Sequence[Sequence[EncodedSample]]
+WINDOW_BATCHES = 16  # samples are sorted by length inside windows of this many batches
+PACK_WINDOW = 4096  # samples packed together: enough to fill packs, few enough to keep epochs mixed
 
 
 class BatchSource(Protocol):
-    """The batches of a stage, a pure function of seed, step, and the weights that a state brings
-    back.
-    """
+    """The batches of a stage: a function of seed, step, and the weights that a state restores."""
 
+    @property
+    def stats(self) -> DataStats: ...
     @property
     def total(self) -> int:
-        """Optimiser steps of the whole stage."""
+        """Optimizer steps of the whole stage."""
+        ...
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        """The batch of step `start` and every later one."""
+        ...
+
+    def is_resumable_at(self, step: int) -> bool:
+        """Whether a state saved after `step` steps can be resumed from."""
         ...
 
     @property
-    def samples(self) -> int: ...
-    @property
-    def tokens(self) -> int:
-        """Tokens of all samples, once each."""
-        ...
-
-    @property
-    def drops(self) -> Mapping[str, int]: ...
-    @property
-    def drop_examples(self) -> Sequence[str]: ...
-    @property
-    def entities(self) -> EntityCounts | None:
-        """What is marked in the data, None where nothing is."""
-        ...
-
-    def batches(self, start: int) -> Iterator[Sequence[Sequence[EncodedSample]]]:
-        """The batch of step `start` and every later one; each is a list of sequences of one or,
-        packed, several samples.
-        """
-        ...
-
-    def is_resumable_at(self, done: int) -> bool:
-        """Whether a state saved after `done` steps can be gone on from."""
-        ...
-
     def metrics(self) -> Mapping[str, float]:
-        """Numbers for the log's next row, besides those of the optimiser's step."""
+        """Numbers for the next row of the log, besides those of the optimizer step."""
+        ...
+
+
+class BatchPlan(Protocol):
+    """Which samples each step takes, so that a run resumes by its step number alone."""
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps in so many passes over the data, at least 1."""
+        ...
+
+    def batches(self, start: int) -> Iterator[IndexBatch]:
+        """The batch of step `start` and every later one, without end."""
         ...
 
 
 @dataclass(frozen=True)
 class SupervisedBatches:
-    """Supervised data; any step can be gone on from.
+    """Batches of supervised data; every step is resumable.
 
-    `share` cuts this process's part out of a batch before it is read.
+    `shard_batch` selects this process's share of a batch before it is read.
     """
 
     data: StageData
     stage: Stage
     plan: BatchPlan
-    shard_batch: Callable[[Batch], Batch] = list
+    shard_batch: Callable[[IndexBatch], IndexBatch] = list
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stats(self) -> DataStats:
+        return self.data.stats
 
     @property
     def total(self) -> int:
         return self.stage.steps or self.plan.steps(self.stage.epochs)
 
-    @property
-    def samples(self) -> int:
-        return len(self.data)
-
-    @property
-    def tokens(self) -> int:
-        return self.data.tokens
-
-    @property
-    def drops(self) -> Mapping[str, int]:
-        return self.data.drops
-
-    @property
-    def drop_examples(self) -> Sequence[str]:
-        return self.data.drop_examples
-
-    @property
-    def entities(self) -> EntityCounts | None:
-        return self.data.entities
-
-    def batches(self, start: int) -> Iterator[Sequence[Sequence[EncodedSample]]]:
+    def __call__(self, start: int) -> Iterator[Batch]:
         for batch in self.plan.batches(start):
             yield [[self.data.sample(i) for i in sequence] for sequence in self.shard_batch(batch)]
 
-    def is_resumable_at(self, done: int) -> bool:
-        del done
+    def is_resumable_at(self, step: int) -> bool:  # noqa: ARG002
         return True
-
-    def metrics(self) -> Mapping[str, float]:
-        return {}
 
 
 def supervised_batches(
-    data: StageData, stage: Stage, seed: int, *, shard_batch: Callable[[Batch], Batch] = list
+    data: StageData,
+    stage: Stage,
+    seed: int,
+    *,
+    shard_batch: Callable[[IndexBatch], IndexBatch] = list,
 ) -> SupervisedBatches:
-    """Supervised data of a stage in its order: packed, or grouped by length."""
+    """The supervised data of a stage in its order: packed, or grouped by length."""
     lengths = tuple(map(len, data.encodings))
     plan = (
         PackedPlan(lengths, stage.max_tokens, stage.batch, seed)
@@ -115,3 +102,110 @@ def supervised_batches(
         else GroupedPlan(lengths, stage.batch, seed)
     )
     return SupervisedBatches(data, stage, plan, shard_batch)
+
+
+@dataclass(frozen=True)
+class GroupedPlan:
+    """One sample per sequence, samples of similar length in a batch: little padding, yet a new
+    mixture each epoch.
+    """
+
+    lengths: tuple[int, ...]
+    batch: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.lengths) // self.batch)
+
+    def steps(self, epochs: float) -> int:
+        return max(1, round(epochs * self.steps_per_epoch))
+
+    def batches(self, start: int) -> Iterator[IndexBatch]:
+        epoch, offset = divmod(start, self.steps_per_epoch)
+        while True:
+            yield from self._epoch(epoch)[offset:]
+            epoch, offset = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> list[IndexBatch]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.lengths))
+        # Fewer samples than one batch: take them all, and some twice.
+        if len(order) < self.batch:
+            order = np.resize(order, self.batch)
+        lengths = np.asarray(self.lengths)
+        batches = []
+        window = WINDOW_BATCHES * self.batch
+        for start in range(0, len(order), window):
+            indices = order[start : start + window]
+            indices = indices[np.argsort(lengths[indices], kind="stable")]
+            # The remainder of an epoch is left out, a different one in each epoch.
+            batches += [
+                [(index,) for index in indices[i : i + self.batch].tolist()]
+                for i in range(0, len(indices) - self.batch + 1, self.batch)
+            ]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
+@dataclass(frozen=True)
+class PackedPlan:
+    """Several samples per sequence, up to `capacity` tokens; `batch` counts sequences."""
+
+    lengths: tuple[int, ...]
+    capacity: int
+    batch: int
+    seed: int
+
+    def steps(self, epochs: float) -> int:
+        n_full, fraction = int(epochs), epochs - int(epochs)
+        steps = sum(len(self._epoch(e)) for e in range(n_full))
+        return max(1, steps + round(fraction * len(self._epoch(n_full))))
+
+    def batches(self, start: int) -> Iterator[IndexBatch]:
+        epoch = 0
+        # Epochs differ in their number of packs, so those before `start` are planned again, which
+        # reads nothing.
+        while start >= len(batches := self._epoch(epoch)):
+            start, epoch = start - len(batches), epoch + 1
+        while True:
+            yield from self._epoch(epoch)[start:]
+            start, epoch = 0, epoch + 1
+
+    def _epoch(self, epoch: int) -> list[IndexBatch]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = rng.permutation(len(self.lengths)).tolist()
+        packs: list[tuple[int, ...]] = []
+        for start in range(0, len(order), PACK_WINDOW):
+            window = order[start : start + PACK_WINDOW]
+            packs += [
+                tuple(window[i] for i in pack)
+                for pack in best_fit([self.lengths[i] for i in window], self.capacity)
+            ]
+        packs = [packs[i] for i in rng.permutation(len(packs))]
+        if len(packs) < self.batch:
+            return [[packs[i % len(packs)] for i in range(self.batch)]]
+        # The remainder of an epoch is left out, a different one in each epoch.
+        return [
+            packs[i : i + self.batch] for i in range(0, len(packs) - self.batch + 1, self.batch)
+        ]
+
+
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: each item, longest first, goes where the least space is left that still
+    holds it.
+
+    Indices into `lengths` by pack; every pack sums to at most `capacity`. An item longer than that
+    gets its own pack.
+    """
+    packs: list[list[int]] = []
+    free_space: list[tuple[int, int]] = []  # (space left, pack), sorted
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        position = bisect_left(free_space, (lengths[item], -1))
+        if position == len(free_space):
+            packs.append([item])
+            n_free, pack = capacity, len(packs) - 1
+        else:
+            n_free, pack = free_space.pop(position)
+            packs[pack].append(item)
+        insort(free_space, (n_free - lengths[item], pack))
+    return packs

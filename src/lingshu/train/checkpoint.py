@@ -1,41 +1,71 @@
-"""What a killed run resumes from: weights, optimiser moments, position and random state, of all
-processes together.
+"""What an interrupted run resumes from: weights, optimizer moments, position and random state of
+all processes together, through torch's distributed checkpoint; safetensors and JSON, nothing
+pickled.
 
-The copy to the CPU is taken at once, a thread writes it while training goes on. The folder appears
-by one rename, the older one goes only after that. A state can be gone on from by any number of
-processes.
+The copy to the CPU is taken at once, a thread writes it while training continues. A state is a
+folder that takes its name by one rename, after every process has written and synced its own file;
+the older one is removed only after that. Any number of processes can resume from it:
+
+rank-00000.safetensors ...  what each process holds: whole tensors, or its chunks of sharded ones
+index.json                  the dtype and shape of each tensor, and the location of its chunks
+position.json               the position of the run
+manifest.json               bytes and sha256 of each file
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future as TorchFuture
 
 from lingshu.core.errors import ArtifactError, LingshuError, TrainingError, one_line
-from lingshu.core.files import check_manifest, read_json
-from lingshu.train.checkpoint_storage import StateReader, StateWriter
+from lingshu.core.files import (
+    MANIFEST,
+    check_manifest,
+    read_json,
+    sha256_file,
+    storage_errors,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from lingshu.train.distributed import DistributedContext
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+INDEX, POSITION = "index.json", "position.json"
 
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """Where a run stands: stage by its position in the chain, optimiser steps done in it, log bytes
-    written by then.
+    """The position of a run: the index of its stage, optimizer steps done in it, log bytes written
+    by then.
 
-    `first` and `recent` are the losses of the first and the last steps, `pending` those since the
-    last row of the log, and `skipped` counts the steps that gave no number.
+    `first_losses` and `recent_losses` are those of the first and the last steps, `pending_losses`
+    those since the last row of the log, and `skipped` counts the steps without a finite loss.
     """
 
     stage: int
@@ -49,9 +79,7 @@ class TrainingPosition:
 
 
 class CheckpointWriter:
-    """Writes states behind the training's back, one at a time; a context that waits for the last
-    one.
-    """
+    """Writes states while training continues, one at a time; as a context it waits for the last."""
 
     def __init__(self, folder: Path, dist_context: DistributedContext) -> None:
         self.folder, self.dist_context = folder, dist_context
@@ -66,18 +94,14 @@ class CheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether a state could not be written; `wait` says why."""
-        return (
-            self._pending_write is not None
-            and self._pending_write.done()
-            and self._pending_write.exception() is not None
-        )
+        """Whether a state could not be written; `wait` raises the reason."""
+        pending = self._pending_write
+        return pending is not None and pending.done() and pending.exception() is not None
 
     def save(
         self, position: TrainingPosition, model: Any, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Copy the state after a step, and begin to write it; the one before has been written by
-        then.
+        """Copy the state after a step and start to write it; the one before is complete by then.
 
         Raises:
             StorageError: the disk refused the one before.
@@ -90,7 +114,7 @@ class CheckpointWriter:
         self._pending_write = self._pool.submit(self._write, position, staged)
 
     def wait(self) -> None:
-        """Return once the last state stands.
+        """Return once the last state is complete.
 
         Raises:
             StorageError: the disk refused it; the state before it is untouched.
@@ -108,8 +132,7 @@ class CheckpointWriter:
             on_finished=lambda: self._remove_older(folder),
         )
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*single process")
+            with _no_process_warning():
                 save(
                     state,
                     storage_writer=writer,
@@ -128,66 +151,51 @@ class CheckpointWriter:
 
 
 def list_states(folder: Path) -> list[Path]:
-    """Complete states, oldest first; half-written ones keep a hidden name and are not among them."""
-    return (
-        sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir())
-        if folder.is_dir()
-        else []
-    )
+    """Complete states, oldest first; incomplete ones have a hidden name and are left out."""
+    return sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir())
 
 
 def find_latest_state(folder: Path) -> tuple[Path, TrainingPosition] | None:
     """The newest state, checked against its manifest.
 
     Raises:
-        ArtefactError: it is damaged.
+        ArtifactError: it is damaged.
     """
-    folders = list_states(folder)
-    if not folders:
+    states = list_states(folder)
+    if not states:
         return None
-    check_manifest(folders[-1])
-    return folders[-1], TrainingPosition(**read_json(folders[-1] / "position.json"))
+    check_manifest(states[-1])
+    return states[-1], TrainingPosition(**read_json(states[-1] / POSITION))
 
 
 def load_state(
     folder: Path, model: Any, optimizer: torch.optim.Optimizer, dist_context: DistributedContext
 ) -> None:
-    """Put a state's weights, moments and random state back: bit for bit, in as many processes as
-    wrote it.
+    """Restore the weights, moments and random state of a state: bit for bit, in as many processes
+    as wrote it.
 
     Raises:
-        ArtefactError: the state is of another model.
+        ArtifactError: the state is of another model.
     """
     reader = StateReader(folder)
-    # A part that no sample has reached yet has no moments.
-    with_moments = {
-        name: p
-        for name, p in _trained_parameters(model, optimizer).items()
-        if f"step/{name}" in reader.tensors
-    }
-    for parameter in with_moments.values():
-        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
-        optimizer.state[parameter] = {
-            "step": step,
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
+    for name, parameter in _trained_parameters(model, optimizer).items():
+        # A part that no sample has reached yet has no moments.
+        if f"step/{name}" in reader.tensors:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
     target_state = _state_tensors(model, optimizer)
-    rng_tensors = {
-        name: tensor
-        for name, tensor in _rng_state(dist_context.rank).items()
-        if name in reader.tensors
-    }
-    mismatched = {name for name in reader.tensors if not name.startswith("random/")} ^ set(
-        target_state
-    )
-    if mismatched:
+    rng_state = _rng_state(dist_context.rank)
+    rng_tensors = {name: value for name, value in rng_state.items() if name in reader.tensors}
+    stored = {name for name in reader.tensors if not name.startswith("random/")}
+    if mismatched := stored ^ set(target_state):
         raise ArtifactError(
-            f"{folder} is of another model ({min(mismatched)}); train anew without --resume."
+            f"{folder} is of another model ({min(mismatched)}); train again without --resume."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*single process")
+        with _no_process_warning():
             load(
                 {**target_state, **rng_tensors},
                 storage_reader=reader,
@@ -196,31 +204,34 @@ def load_state(
             )
     except CheckpointException as error:
         raise ArtifactError(
-            f"{folder} is of another model or damaged ({one_line(_cause(error))}); train anew"
+            f"{folder} is of another model or damaged ({one_line(_cause(error))}); train again"
             " without --resume."
         ) from error
     for name, tensor in rng_tensors.items():
         (torch.cuda.set_rng_state if name.endswith("/cuda") else torch.set_rng_state)(tensor)
 
 
+@contextmanager
+def _no_process_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*single process")
+        yield
+
+
 def _cause(error: CheckpointException) -> Exception:
-    """What went wrong in one of the processes: an error of ours if there is one, so that it is told
-    like any other.
-    """
+    """What failed in one of the processes: an error of ours if there is one."""
     causes = [cause for cause, _ in error.failures.values()]
     for cause in causes:
         if isinstance(cause, LingshuError):
             return cause
-    return (
-        causes[0]
-        if isinstance(causes[0], Exception)
-        else TrainingError(f"the state could not be written: {one_line(causes[0])}")
-    )
+    if isinstance(causes[0], Exception):
+        return causes[0]
+    return TrainingError(f"the state could not be written: {one_line(causes[0])}")
 
 
 def _state_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors of a state by name, as they stand: a weight that two modules share once, then
-    what the optimiser knows.
+    """The tensors of a state by name, not copied: a weight that two modules share once, then the
+    state of the optimizer.
     """
     state = {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -247,3 +258,140 @@ def _rng_state(rank: int) -> dict[str, torch.Tensor]:
     if torch.cuda.is_available():
         state[f"random/{rank}/cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+class StateWriter(StorageWriter):
+    """Writes one state; `on_finished` is called once it is complete, in the first process only."""
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        position: Mapping[str, Any],
+        *,
+        on_finished: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self.folder, self.rank, self.position = folder, rank, position
+        self.on_finished = on_finished
+        # One name for all processes; leftovers of an interrupted run under it are removed when the
+        # next state is started.
+        self.temporary = folder.with_name(f".{folder.name}.tmp")
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
+
+    def set_up_storage_writer(self, is_coordinator: bool, *_: Any, **__: Any) -> None: ...
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        with storage_errors(self.folder):
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self.temporary.mkdir(parents=True)
+        return plans
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> TorchFuture[list[WriteResult]]:
+        path = self.temporary / f"rank-{self.rank:05d}.safetensors"
+        tensors: dict[str, torch.Tensor] = {}
+        entries: list[tuple[MetadataIndex, dict[str, Any]]] = []
+        for item in plan.items:
+            assert item.tensor_data is not None  # a state holds tensors only
+            chunk = item.tensor_data.chunk
+            key = f"{item.index.fqn}@{','.join(map(str, chunk.offsets))}"
+            tensors[key] = planner.resolve_data(item).detach().contiguous()  # pyright: ignore
+            offsets, sizes = list(chunk.offsets), list(chunk.sizes)
+            entry = {"file": path.name, "key": key, "offsets": offsets, "sizes": sizes}
+            entries.append((item.index, entry))
+        with storage_errors(self.folder):
+            save_file(tensors, path)
+            sync_file(path)
+            info = _file_info(path)
+        results = [WriteResult(index, 0, entry | info) for index, entry in entries]
+        return _completed(results)
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        files: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, dict[str, Any]] = {}
+        for result in (result for rank_results in results for result in rank_results):
+            name = result.index.fqn
+            stored = metadata.state_dict_metadata[name]
+            assert isinstance(stored, TensorStorageMetadata)
+            entry = dict(result.storage_data)
+            files[entry["file"]] = {key: entry.pop(key) for key in ("bytes", "sha256")}
+            dtype = str(stored.properties.dtype).removeprefix("torch.")
+            info = {"dtype": dtype, "shape": list(stored.size), "chunks": []}
+            tensors.setdefault(name, info)["chunks"].append(entry)
+        with storage_errors(self.folder):
+            write_json(self.temporary / INDEX, {"tensors": tensors})
+            write_json(self.temporary / POSITION, self.position)
+            files |= {name: _file_info(self.temporary / name) for name in (INDEX, POSITION)}
+            write_json(self.temporary / MANIFEST, {"files": files})
+            self.temporary.rename(self.folder)
+            sync_folder(self.folder.parent)
+        self.on_finished()
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003
+        return True
+
+
+class StateReader(StorageReader):
+    """Reads the chunks of a state that this process needs, however many processes wrote it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.tensors: dict[str, Any] = read_json(folder / INDEX)["tensors"]
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        tensors: dict[str, Any] = {}
+        for name, info in self.tensors.items():
+            chunks = [
+                ChunkStorageMetadata(torch.Size(chunk["offsets"]), torch.Size(chunk["sizes"]))
+                for chunk in info["chunks"]
+            ]
+            properties = TensorProperties(getattr(torch, info["dtype"]))
+            tensors[name] = TensorStorageMetadata(properties, torch.Size(info["shape"]), chunks)
+        return Metadata(tensors)
+
+    def set_up_storage_reader(self, *_: Any, **__: Any) -> None: ...
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> TorchFuture[None]:
+        files: dict[str, list[tuple[str, Any]]] = {}
+        for item in plan.items:
+            name, offsets = item.storage_index.fqn, list(item.storage_index.offset or ())
+            chunk = next(c for c in self.tensors[name]["chunks"] if c["offsets"] == offsets)
+            files.setdefault(chunk["file"], []).append((chunk["key"], item))
+        for name, items in files.items():
+            with safe_open(self.folder / name, framework="pt") as file:
+                for key, item in items:
+                    target = planner.resolve_tensor(item)
+                    bounds = zip(item.storage_offsets, item.lengths, strict=True)
+                    slices = tuple(slice(start, start + length) for start, length in bounds)
+                    # A number without dimensions has no slices.
+                    target.copy_(file.get_slice(key)[slices] if slices else file.get_tensor(key))
+                    planner.commit_tensor(item, target)
+        return _completed(None)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003
+        return True
+
+
+def _file_info(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+
+
+def _completed(value: Any) -> TorchFuture[Any]:
+    future: TorchFuture[Any] = TorchFuture()
+    future.set_result(value)
+    return future

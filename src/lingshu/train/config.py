@@ -20,11 +20,15 @@ def _check_range(name: str, value: float, *, below: float = math.inf) -> None:
         raise ConfigError(f"{name} is {value:g}; it must be a number of at least 0{bound}.")
 
 
+def _check_counts(prefix: str, config: object, *names: str) -> None:
+    for name in names:
+        if (count := getattr(config, name)) is not None and count < 1:
+            raise ConfigError(f"{prefix}{name} is {count}; it must be at least 1.")
+
+
 @dataclass(frozen=True)
 class LearningRates:
-    """Peak learning rate of each part; None freezes the part, so that its weights stay as they are
-    to the last bit.
-    """
+    """Peak learning rate of each part; None freezes the part: its weights keep every bit."""
 
     vision: float | None = None
     projector: float | None = None
@@ -33,7 +37,7 @@ class LearningRates:
     def __post_init__(self) -> None:
         for part in PARTS:
             if (rate := getattr(self, part)) is not None:
-                _check_range(f"rates.{part}", rate)
+                _check_range(f"learning_rates.{part}", rate)
         if self.vision is None and self.projector is None and self.language is None:
             raise ConfigError(
                 "every part of the stage is frozen; give vision, projector or language a learning"
@@ -43,9 +47,7 @@ class LearningRates:
 
 @dataclass(frozen=True)
 class Lora:
-    """Train low-rank adapters beside the linear layers of `parts` instead of the weights
-    themselves.
-    """
+    """Train low-rank adapters of the linear layers of `parts` instead of the weights."""
 
     rank: int = 16
     alpha: int = 32
@@ -63,16 +65,16 @@ class Lora:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is made small in a supervised stage.
+    """The loss of a supervised stage.
 
-    `loss` is cross-entropy, or "dft", which scales each token's by the probability the model gives
-    it (Dynamic Fine-Tuning, arXiv 2508.05629). A token may carry a weight; the sum over the whole
-    batch is divided by its number of supervised tokens ("tokens") or by their weights ("weights"),
-    under which heavier tokens do not raise the rate. Tokens of the medical entities that samples
-    carry weigh `entity_weight`, all others 1 (docs/moft.md). A token is one of an entity by any of
-    its characters, or by most of them (`policy`). With `entities` "random" as many other tokens of
-    each sample take that weight instead: a control, under which it does not matter what is an
-    entity.
+    `loss` is cross-entropy, or "dft", which scales the loss of each token by the probability that
+    the model gives it (Dynamic Fine-Tuning, arXiv 2508.05629). A token may carry a weight; the sum
+    over the whole batch is divided by the number of supervised tokens ("tokens") or by the sum of
+    their weights ("weights"), so that heavier tokens do not raise the effective learning rate.
+    Tokens of the medical entities that samples carry weigh `entity_weight`, all others 1
+    (docs/moft.md). A token belongs to an entity if any of its characters does, or most of them
+    (`policy`). With `entities` "random", as many other tokens of each sample get that weight
+    instead: a control, in which it does not matter what is an entity.
     """
 
     loss: Literal["cross_entropy", "dft"] = "cross_entropy"
@@ -91,14 +93,14 @@ class Objective:
 
 @dataclass(frozen=True)
 class Reward:
-    """A reply's reward: `format` where it is one <think>...</think> and one <answer>...</answer>
-    and nothing else, plus `accuracy` times the score of that answer by the scorer of that name on
-    the scoring shelf.
+    """The reward of a reply: `format` if it is one <think>...</think> and one
+    <answer>...</answer> and nothing else, plus `accuracy` times the score of that answer by
+    `scorer` (`lingshu list scorers`).
 
-    Out of shape a reply gets neither, nor does one that was cut at its length, or that repeats
-    itself: more than `max_repetition` of its runs of four tokens occurred in it before. With
-    `format` 0 no shape is asked for and the whole reply is scored. `shuffle` deals the rewards out
-    at random among the replies of a round: a control, under which nothing can be learnt.
+    A reply of another format gets 0, and so does one that was truncated or that repeats itself:
+    more than `max_repetition` of its 4-grams of tokens occurred in it before. With `format` 0 no
+    format is required and the whole reply is scored. `shuffle` permutes the rewards of a round at
+    random: a control, in which nothing can be learned.
     """
 
     scorer: str = "auto"
@@ -110,13 +112,14 @@ class Reward:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Who draws the replies of a round, with the weights of its start.
+    """What generates the replies of a round, with the weights of its start.
 
-    `engine` is "hf" (the trained model itself, `batch` questions at a time, each prompt computed
-    once for all its copies), "vllm" (in this process, with the share `gpu_memory_utilization` of the GPU's memory),
-    or a server `http(s)://host/v1#name`, asked `concurrency` questions at a time. vLLM and a server
-    read the weights from OUT/rollout, written anew each round; a server is told so by a POST to
-    each address in `reload` (docs/reinforcement.md).
+    `engine` is "hf" (the trained model itself, `batch` questions at a time, each prompt prefilled
+    once for all its generations), "vllm" (in this process, with the share
+    `gpu_memory_utilization` of the GPU's memory), or a server `http(s)://host/v1#name` with
+    `concurrency` requests in flight. vLLM and a server read the weights from OUT/rollout, written
+    again each round; a server is notified by a POST to each address in `reload`
+    (docs/reinforcement.md).
     """
 
     engine: str = "hf"
@@ -136,31 +139,27 @@ class Sampler:
                 "sampler.reload names the addresses that give a server its weights: one or more"
                 " with a server, else none."
             )
-        for field_name in ("batch", "concurrency"):
-            if getattr(self, field_name) < 1:
-                raise ConfigError(
-                    f"sampler.{field_name} is {getattr(self, field_name)}; it must be at least 1."
-                )
+        _check_counts("sampler.", self, "batch", "concurrency")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
-                f"sampler.memory is {self.gpu_memory_utilization:g}; give vLLM a share of the memory above 0 and at"
-                " most 1."
+                f"sampler.gpu_memory_utilization is {self.gpu_memory_utilization:g}; give a share"
+                " of the memory above 0 and at most 1."
             )
 
 
 @dataclass(frozen=True)
 class Grpo:
-    """Reinforcement learning with verifiable rewards: group relative policy optimisation (arXiv
+    """Reinforcement learning with verifiable rewards: group relative policy optimization (arXiv
     2402.03300).
 
-    A round asks `rollout_batch_size` questions `num_generations` times each with the weights of its start, then
-    takes one update for each `batch` questions of the stage. Advantages are rewards standardised
-    inside a question's group; the ratio to the round's start is clipped to 1 - `clip_low` .. 1 +
-    `clip_high`; `kl` weighs the k3 estimate of the divergence from the stage's start (0: none is
-    computed). `instruction` is put behind every question. With `pass_rate`, only those questions
-    are kept of which the stage's start answers a share strictly between the two values right, as
-    their rows say (`pass_rate`) or as `num_generations` replies show; (0, 1) leaves out what it always or
-    never knows.
+    A round samples `num_generations` replies to each of `rollout_batch_size` questions with the
+    weights of its start, then takes one update per `batch` questions of the stage. Advantages are
+    rewards standardized inside the group of a question; the ratio to the start of the round is
+    clipped to 1 - `clip_low` .. 1 + `clip_high`; `kl` weighs the k3 estimate of the divergence from
+    the start of the stage (0: not computed). `instruction` is appended to every question.
+    `pass_rate` keeps only the questions of which the start of the stage answers a share strictly
+    between the two values correctly, as stated by their rows (`pass_rate`) or measured on
+    `num_generations` replies; (0, 1) drops what it always or never answers.
     """
 
     num_generations: int = 16
@@ -178,7 +177,8 @@ class Grpo:
     def __post_init__(self) -> None:
         if self.num_generations < 2:
             raise ConfigError(
-                f"grpo.copies is {self.num_generations}; a group needs at least 2 replies to be compared."
+                f"grpo.num_generations is {self.num_generations}; a group needs at least 2 replies"
+                " to be compared."
             )
         for name in ("kl", "clip_low", "clip_high"):
             _check_range(f"grpo.{name}", getattr(self, name))
@@ -187,18 +187,10 @@ class Grpo:
                 f"grpo.temperature is {self.temperature}; greedy replies are all alike, so give it"
                 " more than 0."
             )
-        if self.rollout_batch_size < 1:
-            raise ConfigError(
-                f"grpo.round_prompts is {self.rollout_batch_size}; it must be at least 1."
-            )
-        if self.max_reply_tokens < 1:
-            raise ConfigError(
-                f"grpo.max_reply_tokens is {self.max_reply_tokens}; it must be at least 1."
-            )
+        _check_counts("grpo.", self, "rollout_batch_size", "max_reply_tokens")
         if self.pass_rate and not -1 <= self.pass_rate[0] < self.pass_rate[1] <= 2:
             raise ConfigError(
-                f"grpo.pass_rate is {self.pass_rate}; give two shares between which it has to lie,"
-                " such as [0, 1]."
+                f"grpo.pass_rate is {self.pass_rate}; give two bounds, lower first, such as [0, 1]."
             )
 
 
@@ -206,15 +198,15 @@ class Grpo:
 class Stage:
     """One training run over some data groups.
 
-    `batch` counts sequences per optimiser step, `micro_batch` sequences per forward pass; the loss
-    is a mean over all supervised tokens of the whole batch however it is cut. `steps` wins over
-    `epochs`. The rate rises linearly over `warmup_steps`, then falls along a cosine to `min_lr_ratio`
-    times its peak. Longer samples than `max_tokens` are dropped and counted. `packing` fills
-    sequences with several samples, and `batch` then counts those. With `lora`, the linear layers of
-    its parts keep their weights and get adapters; parts outside it are trained or frozen as `learning_rates`
-    says. With `grpo` the stage learns from rewards: `batch` counts the questions of an update. A
-    sequence is then a question with as many of its replies as `max_tokens` take, and a question
-    that leaves less than `grpo.max_reply_tokens` to a reply is dropped.
+    `batch` counts sequences per optimizer step, `micro_batch` sequences per forward pass; the loss
+    is a mean over all supervised tokens of the batch however it is split. `steps` overrides
+    `epochs`. The learning rate rises linearly over `warmup_steps`, then falls along a cosine to
+    `min_lr_ratio` times its peak. Samples longer than `max_tokens` are dropped and counted.
+    `packing` fills sequences with several samples, and `batch` then counts those. With `lora`, the
+    linear layers of its parts keep their weights and get adapters; other parts are trained or
+    frozen by `learning_rates`. With `grpo` the stage learns from rewards: `batch` counts the
+    questions of an update, a sequence is a question with as many of its replies as `max_tokens`
+    holds, and a question that leaves less than `grpo.max_reply_tokens` for a reply is dropped.
     """
 
     name: str
@@ -236,54 +228,49 @@ class Stage:
     grpo: Grpo | None = None
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it must be at least 1.")
+        label = f"stage {self.name!r}"
+        _check_counts(f"{label}: ", self, "batch", "micro_batch", "steps")
         if self.grpo and (self.grpo.rollout_batch_size % self.batch or self.packing):
             raise ConfigError(
-                f"stage {self.name!r}: grpo.round_prompts {self.grpo.rollout_batch_size} must be a"
+                f"{label}: grpo.rollout_batch_size {self.grpo.rollout_batch_size} must be a"
                 f" multiple of batch {self.batch}, and packing must be off."
             )
         if self.grpo and self.grpo.max_reply_tokens >= self.max_tokens:
             raise ConfigError(
-                f"stage {self.name!r}: grpo.max_reply_tokens {self.grpo.max_reply_tokens} leaves no"
-                f" room for a question in max_tokens {self.max_tokens}."
+                f"{label}: grpo.max_reply_tokens {self.grpo.max_reply_tokens} leaves no room for a"
+                f" question in max_tokens {self.max_tokens}."
             )
         for part in self.lora.parts if self.lora else ():
             if getattr(self.learning_rates, part) is None:
                 raise ConfigError(
-                    f"stage {self.name!r}: lora is put on {part}, which has no learning rate; give"
-                    f" rates.{part}."
+                    f"{label}: lora is put on {part}, which has no learning rate; give"
+                    f" learning_rates.{part}."
                 )
         if not self.data:
-            raise ConfigError(f"stage {self.name!r} names no data group.")
-        if self.micro_batch < 1 or (self.batch % self.micro_batch and not self.grpo):
+            raise ConfigError(f"{label} names no data group.")
+        if self.batch % self.micro_batch and not self.grpo:
             raise ConfigError(
-                f"stage {self.name!r}: batch {self.batch} is no multiple of micro_batch"
-                f" {self.micro_batch}."
+                f"{label}: batch {self.batch} is not a multiple of micro_batch {self.micro_batch}."
             )
         if self.steps is None and not 0 < self.epochs < math.inf:
-            raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; it must be positive.")
-        for field_name in ("warmup_steps", "min_lr_ratio", "weight_decay"):
-            _check_range(f"stage {self.name!r}: {field_name}", getattr(self, field_name))
+            raise ConfigError(f"{label}: epochs is {self.epochs}; it must be positive.")
+        for name in ("warmup_steps", "min_lr_ratio", "weight_decay"):
+            _check_range(f"{label}: {name}", getattr(self, name))
         for beta in self.betas:
-            _check_range(f"stage {self.name!r}: betas", beta, below=1)
+            _check_range(f"{label}: betas", beta, below=1)
         if not self.clip_norm > 0:
             raise ConfigError(
-                f"stage {self.name!r}: clip_norm is {self.clip_norm:g}; it must be above 0, and"
-                " .inf clips nothing."
+                f"{label}: clip_norm is {self.clip_norm:g}; it must be above 0 (.inf: no clipping)."
             )
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; it must be at least 1.")
 
 
 @dataclass(frozen=True)
 class Sharding:
     """How a model that is large for its GPUs is fitted into them.
 
-    `activation_checkpointing` computes each block's activations anew in the backward pass instead
-    of keeping them: about a third more time, far less memory, the same numbers. `cpu_offload` keeps
-    weights, gradients and moments in the memory of the CPU between their uses; it is slow, and
-    needs GPUs under torchrun.
+    `activation_checkpointing` recomputes the activations of each block in the backward pass: about
+    a third more time, far less memory, the same numbers. `cpu_offload` keeps weights, gradients and
+    moments in CPU memory between their uses; it is slow, and needs GPUs under torchrun.
     """
 
     activation_checkpointing: bool = False
@@ -295,12 +282,12 @@ class TrainConfig:
     """A complete training run.
 
     `model` is a checkpoint folder, a hub id, or a tiny model to build. `data` maps each group to a
-    DATASET folder or a folder with rows.jsonl and images, None until one is given with
-    `data.GROUP=FOLDER`. `expected` is the number of samples a group should have, which `--check`
-    plans with where the data are not there. `save_every` counts steps between states that a killed
-    run resumes from; a stage stops when more than `max_skipped_steps` of its steps gave a loss or
-    gradient that is no number (they are skipped and counted); `cache_mb` bounds the scaled images
-    kept in memory.
+    DATASET folder or a folder with rows.jsonl and images, None until it is given with
+    `data.GROUP=FOLDER`. `expected` is the number of samples a group should have, from which
+    `--check` plans while the data is not there. `save_every` counts steps between states that an
+    interrupted run resumes from; a stage stops when more than `max_skipped_steps` of its steps gave
+    a non-finite loss or gradient (they are skipped and counted); `cache_mb` bounds the scaled
+    images kept in memory; `report_to` names experiment trackers that also get the log.
     """
 
     name: str
@@ -318,6 +305,7 @@ class TrainConfig:
     log_every: int = 10
     cache_mb: int = 512
     tensorboard: bool = True
+    report_to: tuple[Literal["wandb", "trackio", "mlflow"], ...] = ()
     sharding: Sharding = field(default_factory=Sharding)
 
     def __post_init__(self) -> None:
@@ -333,8 +321,20 @@ class TrainConfig:
                         f"stage {stage.name!r} asks for data group {group!r};"
                         f" {suggest_name(group, self.data)}"
                     )
-        for field_name in ("save_every", "log_every"):
-            if getattr(self, field_name) < 1:
-                raise ConfigError(
-                    f"{field_name} is {getattr(self, field_name)}; it must be at least 1."
-                )
+        _check_counts("", self, "save_every", "log_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What a plan assumes (`lingshu train --check`); see estimate.AssumedLengths for defaults."""
+
+    gpu: str | None = None
+    "With --check: hours on this card and whether it fits there, such as H100 or A100-80GB."
+    gpus: int | None = None
+    "With --gpu: the number of cards."
+    mfu: float | None = None
+    "With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 if not given."
+    text_tokens: float | None = None
+    "With --check: mean text tokens of a sample, for data that is not there to be measured."
+    image_tokens: float | None = None
+    "With --check: mean image tokens of a sample, for data that is not there to be measured."

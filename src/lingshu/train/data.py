@@ -1,12 +1,12 @@
-"""Training data of one stage: samples encoded once, images kept scaled as far as memory allows, bad
-ones counted.
+"""Training data of one stage: samples encoded once, scaled images cached within a memory budget,
+bad samples counted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +26,6 @@ from lingshu.models.base import Tiles
 from lingshu.models.processor import EncodedSample, Processor
 from lingshu.models.token_spans import EntityPolicy
 from lingshu.sources import jsonl
-from lingshu.sources.jsonl import find_rows_file
 from lingshu.train.config import Objective
 from lingshu.train.entity_weights import EntityCounts, count_entities, with_token_weights
 
@@ -35,9 +34,7 @@ DEFAULT_OBJECTIVE = Objective()
 
 
 class TileCache:
-    """Scaled images by reference, kept up to a number of bytes; those beyond it are read again each
-    time.
-    """
+    """Scaled images, kept up to a number of bytes; those beyond it are read again each time."""
 
     def __init__(self, processor: Processor, *, cache_mb: int) -> None:
         self._processor, self._free_bytes = processor, cache_mb << 20
@@ -48,7 +45,7 @@ class TileCache:
         """The scaled images of one sample.
 
         Raises:
-            BadImage: one of them cannot be opened.
+            ImageError: one of them cannot be opened.
         """
         if images in self._tiles:
             return self._tiles[images]
@@ -60,43 +57,60 @@ class TileCache:
         return tiles
 
 
-@dataclass(frozen=True)
-class StageData:
-    """The usable samples of a stage. `texts` are encoded without pixels; `drops` counts what was
-    left out and why.
-
-    `entities` counts what is marked in them, None where no sample was marked.
+class DataStats(NamedTuple):
+    """What a stage learns from: `tokens` counts each sample once; drops by reason, with the first
+    few as examples; `entities` is None where no sample is marked.
     """
 
+    samples: int
+    tokens: int
+    drops: Mapping[str, int]
+    drop_examples: tuple[str, ...]
+    entities: EntityCounts | None
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The usable samples of a stage; `encodings` are theirs without pixels."""
+
+    samples: tuple[Sample, ...]
     encodings: tuple[EncodedSample, ...]
-    images: tuple[tuple[Image, ...], ...]
     cache: TileCache
-    drops: dict[str, int]
-    drop_examples: tuple[str, ...] = field(default=())
+    drops: Mapping[str, int]
+    drop_examples: tuple[str, ...]
     entities: EntityCounts | None = None
 
     def __len__(self) -> int:
         return len(self.encodings)
 
     @property
-    def tokens(self) -> int:
-        return sum(map(len, self.encodings))
+    def stats(self) -> DataStats:
+        n_tokens = sum(map(len, self.encodings))
+        return DataStats(len(self), n_tokens, self.drops, self.drop_examples, self.entities)
 
     def sample(self, index: int) -> EncodedSample:
         """Sample `index`, complete with its scaled images."""
-        encoding, images = self.encodings[index], self.images[index]
+        encoding, images = self.encodings[index], self.samples[index].images
         return replace(encoding, tiles=self.cache.tiles(images)) if images else encoding
 
+    def select(self, mask: Sequence[bool], reason: str) -> StageData:
+        """The samples that `mask` keeps; the others are counted as drops under `reason`.
 
-class EncodableSamples(NamedTuple):
-    """Samples that can be encoded, with their encodings without pixels; drops by reason, the first
-    few of them named.
-    """
-
-    samples: tuple[Sample, ...]
-    encodings: tuple[EncodedSample, ...]
-    drops: dict[str, int]
-    drop_examples: tuple[str, ...]
+        Raises:
+            TrainingError: none is kept.
+        """
+        indices = [index for index, is_kept in enumerate(mask) if is_kept]
+        if not indices:
+            raise TrainingError(
+                f"no question is left to learn from: all {len(self)} fall under {reason}; widen its"
+                " limits."
+            )
+        return replace(
+            self,
+            samples=tuple(self.samples[index] for index in indices),
+            encodings=tuple(self.encodings[index] for index in indices),
+            drops=dict(Counter(self.drops) + Counter({reason: len(self) - len(indices)})),
+        )
 
 
 def encode_samples(
@@ -107,62 +121,52 @@ def encode_samples(
     *,
     empty_message: str,
     policy: EntityPolicy | None = None,
-) -> EncodableSamples:
-    """Encode every sample once; bad ones, and those that `refuse` gives a reason and detail for,
+) -> StageData:
+    """Encode every sample once; bad ones, and those for which `reject` returns a reason and detail,
     are dropped and counted.
 
-    With `policy`, samples that carry entities get the fact "entity" by it; entities that do not fit
-    their text drop the sample, whatever weight they have, so that runs of different weights learn
-    from the same samples.
+    With `policy`, samples that carry entities get the token value "entity" by it; entities that do
+    not fit their text drop the sample, whatever weight they have, so that runs of different weights
+    learn from the same samples.
 
     Raises:
-        TrainingError: no sample is left; it begins with `none`.
+        TrainingError: no sample is left; the message begins with `empty_message`.
     """
-    kept_samples: list[Sample] = []
+    kept: list[Sample] = []
     encodings: list[EncodedSample] = []
     drops: Counter[str] = Counter()
-    drop_notes: list[str] = []
-
-    def drop(name: str, reason: str, detail: str) -> None:
-        drops[reason] += 1
-        if len(drop_notes) < MAX_DROP_EXAMPLES:
-            drop_notes.append(f"{name}: {reason} ({detail})")
-
-    for sample in samples:
-        if isinstance(sample, Drop):
-            drop(sample.id, sample.reason, sample.detail)
-            continue
-        try:
-            entities = spans_of(sample) if policy else None
-        except InputError as error:
-            drop(sample.id, "bad_entities", one_line(error))
-            continue
-        try:
-            tiles = cache.tiles(sample.images) if sample.images else ()
-            encoded = processor.encode(
-                sample.messages, tiles, entities=entities, policy=policy or "any"
-            )
-        except ImageError as error:
-            drop(sample.id, "bad_image", one_line(error))
-            continue
-        except InputError as error:
-            drop(sample.id, "bad_messages", one_line(error))
-            continue
-        rejection = reject(encoded)
-        if rejection:
-            drop(sample.id, *rejection)
-        else:
-            kept_samples.append(sample)
+    examples: list[str] = []
+    for item in samples:
+        encoded = item if isinstance(item, Drop) else _encode_sample(item, processor, cache, policy)
+        if isinstance(encoded, EncodedSample) and (rejection := reject(encoded)):
+            encoded = Drop(item.id, *rejection)
+        if isinstance(encoded, Drop):
+            drops[encoded.reason] += 1
+            if len(examples) < MAX_DROP_EXAMPLES:
+                examples.append(f"{encoded.id}: {encoded.reason} ({encoded.detail})")
+        elif isinstance(item, Sample):
+            kept.append(item)
             encodings.append(replace(encoded, tiles=()))
-    if not kept_samples:
-        reasons = (
-            ", ".join(f"{reason} {count}" for reason, count in drops.items())
-            or "the data are empty"
-        )
-        raise TrainingError(
-            f"{empty_message} ({reasons}); first: {drop_notes[0] if drop_notes else '-'}"
-        )
-    return EncodableSamples(tuple(kept_samples), tuple(encodings), dict(drops), tuple(drop_notes))
+    if not kept:
+        reasons = ", ".join(f"{reason} {n}" for reason, n in drops.items()) or "the data is empty"
+        raise TrainingError(f"{empty_message} ({reasons}); first: {next(iter(examples), '-')}")
+    return StageData(tuple(kept), tuple(encodings), cache, dict(drops), tuple(examples))
+
+
+def _encode_sample(
+    sample: Sample, processor: Processor, cache: TileCache, policy: EntityPolicy | None
+) -> EncodedSample | Drop:
+    try:
+        entities = spans_of(sample) if policy else None
+    except InputError as error:
+        return Drop(sample.id, "bad_entities", one_line(error))
+    try:
+        tiles = cache.tiles(sample.images) if sample.images else ()
+        return processor.encode(sample.messages, tiles, entities=entities, policy=policy or "any")
+    except ImageError as error:
+        return Drop(sample.id, "bad_image", one_line(error))
+    except InputError as error:
+        return Drop(sample.id, "bad_messages", one_line(error))
 
 
 def encode_training_samples(
@@ -174,10 +178,10 @@ def encode_training_samples(
     objective: Objective = DEFAULT_OBJECTIVE,
     seed: int = 0,
 ) -> StageData:
-    """Encode every sample once; bad ones are dropped, counted by reason and the first few named.
+    """Encode every sample once; bad ones are dropped and counted.
 
-    Where any sample carries entities, every one gets the fact "weight", of which `seed` draws
-    random ones.
+    Where any sample carries entities, every one gets the token value "weight"; `seed` chooses the
+    tokens of the random control.
 
     Raises:
         TrainingError: no sample is left, or the objective weighs entities and no sample carries
@@ -187,61 +191,50 @@ def encode_training_samples(
     def reject(encoded: EncodedSample) -> tuple[str, str] | None:
         if not encoded.supervised:
             return "no_answer", "no assistant turn to learn from"
-        return (
-            ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
-            if len(encoded) > max_tokens
-            else None
-        )
+        if len(encoded) > max_tokens:
+            return "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}"
+        return None
 
-    cache = TileCache(processor, cache_mb=cache_mb)
-    encodable = encode_samples(
+    data = encode_samples(
         samples,
         processor,
-        cache,
+        TileCache(processor, cache_mb=cache_mb),
         reject,
         empty_message="no sample is left to train on",
         policy=objective.policy,
     )
-    entities = count_entities(encodable.samples, encodable.encodings)
-    encodings = with_token_weights(
-        encodable.samples, encodable.encodings, processor, objective, seed=seed
-    )
-    return StageData(
-        encodings,
-        tuple(sample.images for sample in encodable.samples),
-        cache,
-        encodable.drops,
-        encodable.drop_examples,
-        entities,
+    return replace(
+        data,
+        # The text is not needed any more, and fills memory.
+        samples=tuple(replace(sample, messages=()) for sample in data.samples),
+        encodings=with_token_weights(data.samples, data.encodings, processor, objective, seed=seed),
+        entities=count_entities(data.samples, data.encodings),
     )
 
 
 def read_group_card(path: Path) -> DatasetCard:
     """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with
-    images beside it.
+    their images.
 
     Raises:
-        ArtefactError, InputError: it is neither, or it is damaged.
+        ArtifactError, InputError: it is neither, or it is damaged.
     """
     if is_dataset(path):
         return open_dataset(path)
     if path.is_dir() and not (path / jsonl.ROWS_FILE).is_file():
         raise InputError(
-            f"{path} holds neither {jsonl.ROWS_FILE} nor a DATASET, which `lingshu curate` makes of what"
-            " one has; check the folder."
+            f"{path} holds neither {jsonl.ROWS_FILE} nor a DATASET, which `lingshu curate` makes of"
+            " your files; check the folder."
         )
-    find_rows_file(path)
+    jsonl.find_rows_file(path)
     samples = [sample for sample in jsonl.read(path) if isinstance(sample, Sample)]
-    licenses = Counter(sample.meta.license or "unknown" for sample in samples)
-    sources = Counter(sample.meta.source or "unknown" for sample in samples)
-    access = Counter(sample.meta.access for sample in samples)
     return DatasetCard(
         path.name,
         len(samples),
-        len({i for s in samples for i in s.images}),
-        licenses,
-        sources,
-        access,
+        len({image for sample in samples for image in sample.images}),
+        Counter(sample.meta.license or "unknown" for sample in samples),
+        Counter(sample.meta.source or "unknown" for sample in samples),
+        Counter(sample.meta.access for sample in samples),
     )
 
 
@@ -250,7 +243,7 @@ def is_dataset(path: Path) -> bool:
 
 
 def is_held_out(sample: Sample) -> bool:
-    """Whether a split marked the sample's row for anything but training."""
+    """Whether a split marked the row of the sample for anything but training."""
     return not sample.meta.extra.get("split", "train").casefold().startswith("train")
 
 
@@ -258,9 +251,9 @@ def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sa
     """The samples of several data groups, one after another; a question with a gold answer is
     closed by it.
 
-    Rows that a split marked for anything but training (`extra["split"]`, as split_by_group notes
-    it) become drops, unless `held_out` rows are wanted: nobody learns from the patients that it is
-    measured on because both lie in one folder.
+    Rows that a split marked for anything but training (`extra["split"]`, written by split_by_group)
+    become drops, unless `held_out` rows are requested: no model learns from the patients that it is
+    evaluated on because both are in one folder.
     """
     for path in paths:
         for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
@@ -273,9 +266,7 @@ def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sa
 
 
 class DataGroup(NamedTuple):
-    """A data group that was checked when the run began: its folder or file, its card, and the
-    digest of its content.
-    """
+    """A checked data group: its folder or file, its card, and the digest of its content."""
 
     path: Path
     card: DatasetCard
@@ -286,9 +277,9 @@ def open_data_group(path: Path) -> DataGroup:
     """Check a data group once; hashing it again for every stage would read all of it again.
 
     Raises:
-        ArtefactError, InputError: it is no data group, or it is damaged.
+        ArtifactError, InputError: it is not a data group, or it is damaged.
     """
     card = read_group_card(path)
-    return DataGroup(
-        path, card, dataset_digest(path) if is_dataset(path) else sha256_file(find_rows_file(path))
-    )
+    if is_dataset(path):
+        return DataGroup(path, card, dataset_digest(path))
+    return DataGroup(path, card, sha256_file(jsonl.find_rows_file(path)))

@@ -1,5 +1,10 @@
-"""The processes that train together, as torchrun started them; without it a world of one, in which
-nothing is sent.
+"""The processes that train together, as torchrun started them, and the sharding of a model over
+them by FSDP2; without torchrun a single process, in which nothing is sent.
+
+Parameters, gradients and moments are spread over all processes and gathered block by block. The
+model keeps its stock class and names. Full weights are only ever in the memory of the first
+process, and there on the CPU: the others start from a model without values and receive their
+shards.
 """
 
 from __future__ import annotations
@@ -9,15 +14,32 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, TypeVar
+from functools import partial
+from types import MethodType
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.utils.checkpoint import checkpoint
 
 from lingshu.core.errors import ConfigError, LingshuError, TrainingError
+from lingshu.models.base import VisionLanguageFamily
 
 T = TypeVar("T")
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 # What one process does for all (hashing data, writing a checkpoint) may take hours while the others
 # wait; torchrun ends them when a process dies, so waiting long hides nothing.
 TIMEOUT = timedelta(hours=12)
@@ -27,9 +49,9 @@ TIMEOUT = timedelta(hours=12)
 class DistributedContext:
     """The processes of a run: this one's `rank` of `size`, and its device.
 
-    `talk` carries small numbers and waiting, `saves` what the threads that write states agree on;
-    both run on the CPU. They are None without torchrun. `launcher` is the process that started this
-    one.
+    `control_group` carries small numbers and barriers, `checkpoint_group` what the threads that
+    write states agree on; both run on the CPU and are None without torchrun. `launcher` is the
+    process that started this one.
     """
 
     rank: int = 0
@@ -41,12 +63,12 @@ class DistributedContext:
 
     @property
     def is_distributed(self) -> bool:
-        """Whether torchrun started this process; a model is then sharded, also over a world of one."""
+        """Whether torchrun started this process; a model is then sharded, even over one process."""
         return self.control_group is not None
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, values: Sequence[float]) -> list[float]:
@@ -58,7 +80,7 @@ class DistributedContext:
         return total.tolist()
 
     def run_on_main(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the first process, which alone does it while the others wait.
+        """What `work` returns in the first process, which alone runs it while the others wait.
 
         Raises:
             LingshuError: `work` raised it; every process raises it then.
@@ -78,14 +100,14 @@ class DistributedContext:
         return payload[0]
 
     def shard_batch(self, batch: Sequence[T], micro_batch: int) -> list[T]:
-        """This process's sequences of a global batch: micro-batches in turn, as neighbours in a
+        """This process's sequences of a global batch: micro-batches in turn, as neighbors in a
         batch are of similar length.
         """
         starts = range(self.rank * micro_batch, len(batch), self.size * micro_batch)
         return [sequence for start in starts for sequence in batch[start : start + micro_batch]]
 
     def is_orphaned(self) -> bool:
-        """Whether the launcher is gone, so that nobody would restart or end this process."""
+        """Whether the launcher is gone, so that nothing would restart or end this process."""
         return self.launcher is not None and os.getppid() != self.launcher
 
 
@@ -98,7 +120,7 @@ def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Distrib
     is set up.
 
     Raises:
-        ConfigError: a device that is not here.
+        ConfigError: a device that this machine does not have.
         TrainingError: another process of the run ended while this one was waiting for it.
     """
     device_type = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -109,24 +131,19 @@ def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Distrib
         return
     local_device = _local_device(device_type)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo")
-    control_group, checkpoint_group = (_new_gloo_group() for _ in range(2))
+    groups = [_new_gloo_group() for _ in range(2)]
+    rank, size = distributed.get_rank(), distributed.get_world_size()
     finished_cleanly = False
     try:
-        yield DistributedContext(
-            distributed.get_rank(),
-            distributed.get_world_size(),
-            local_device,
-            control_group,
-            checkpoint_group,
-            os.getppid(),
-        )
+        yield DistributedContext(rank, size, local_device, *groups, launcher=os.getppid())
         finished_cleanly = True
     except (RuntimeError, distributed.DistError) as error:
-        if not _is_peer_failure(error):
+        # gloo reports a peer that is gone in a plain RuntimeError.
+        if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise TrainingError(
-            "another process of this run ended; see what it or torchrun says of it, then go on with"
-            " --resume."
+            "another process of this run ended; see its output or that of torchrun, then continue"
+            " with --resume."
         ) from error
     finally:
         # After an error of this process alone NCCL would wait for the others; the end of the
@@ -154,6 +171,99 @@ def _local_device(device_type: str) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _is_peer_failure(error: Exception) -> bool:
-    # gloo tells of a peer that is gone in a plain RuntimeError.
-    return isinstance(error, distributed.DistError) or "gloo" in str(error)
+def fsdp_units(model: Any, family: VisionLanguageFamily) -> list[nn.Module]:
+    """The blocks that are sharded and recomputed one by one: vision, then language."""
+    return [block for path in family.blocks for block in model.get_submodule(path)]
+
+
+def set_activation_checkpointing(blocks: Sequence[nn.Module], *, enabled: bool) -> None:
+    """Let each block recompute its activations in the backward pass, or keep them again.
+
+    Only its forward is wrapped, so that the hooks of sharding around the block's call run once.
+    """
+    for block in blocks:
+        block.__dict__.pop("forward", None)
+        if enabled:
+            # A method, not a function: a deep copy of the block then calls itself.
+            block.__dict__["forward"] = MethodType(_checkpointed_forward, block)
+
+
+def _checkpointed_forward(block: nn.Module, *inputs: Any, **options: Any) -> Any:
+    forward = partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return forward(*inputs, **options)
+    return checkpoint(forward, *inputs, use_reentrant=False, **options)
+
+
+def shard_model(
+    root: nn.Module,
+    model: Any,
+    family: VisionLanguageFamily,
+    *,
+    dist_context: DistributedContext,
+    bfloat16: bool,
+    cpu_offload: bool,
+) -> None:
+    """Shard `model` in place, block by block, and what is left of it as one unit with `root`, whose
+    call is the forward pass.
+
+    The first process has the weights; those of the others may be on the meta device. Gradients are
+    summed over processes.
+    """
+    parameters, buffers = {}, {}
+    if dist_context.is_main:
+        parameters = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+        buffers = dict(model.named_buffers())
+        _move(model, META)
+    sharding: dict[str, Any] = {
+        "mesh": init_device_mesh(dist_context.device.type, (dist_context.size,)),
+        "mp_policy": MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        if bfloat16
+        else MixedPrecisionPolicy(),
+        "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+    }
+    for unit in fsdp_units(model, family):
+        _move(unit, dist_context.device)
+        fully_shard(unit, **sharding)
+    _move(model, dist_context.device)
+    fully_shard(root, **sharding)
+    for module in root.modules():
+        if isinstance(module, FSDPModule):
+            # A step divides its loss by the tokens of the whole batch: gradients are summed, not
+            # averaged.
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+    options = StateDictOptions(
+        full_state_dict=True, broadcast_from_rank0=True, cpu_offload=cpu_offload
+    )
+    set_model_state_dict(model, parameters, options=options)
+    for name, buffer in model.named_buffers():
+        if dist_context.is_main:
+            buffer.copy_(buffers[name])
+        distributed.broadcast(buffer, src=0)
+
+
+def full_state_dict(model: Any) -> dict[str, Any]:
+    """Every weight of a sharded model in the first process, on the CPU; nothing in the others."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_model_state_dict(model, options=options)
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    """Put every unsharded tensor of a module on `device` without its values; shared tensors stay
+    shared.
+    """
+    replacements: dict[int, Any] = {}
+    for submodule in module.modules():
+        for tensors in (submodule._parameters, submodule._buffers):
+            for name, tensor in tensors.items():
+                if tensor is None or tensor.device == device:
+                    continue
+                if device != META and tensor.device != META:
+                    continue
+                if id(tensor) not in replacements:
+                    empty: Any = torch.empty_like(tensor, device=device)
+                    if isinstance(tensor, nn.Parameter):
+                        empty = nn.Parameter(empty, tensor.requires_grad)
+                    replacements[id(tensor)] = empty
+                tensors[name] = replacements[id(tensor)]

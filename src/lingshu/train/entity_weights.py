@@ -1,4 +1,4 @@
-"""Entity weights of a stage's tokens, and how much of its data is marked."""
+"""Entity weights of the tokens of a stage, and how much of its data is marked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lingshu.core.entities import spans_of
 from lingshu.core.errors import TrainingError
@@ -22,10 +21,10 @@ MAX_TERMS = 10
 
 @dataclass(frozen=True)
 class EntityCounts:
-    """What is marked in some samples: of `tokens` supervised ones `entity_tokens` are entities'.
+    """What is marked in some samples: `entity_tokens` of `tokens` supervised ones are in entities.
 
-    `unmarked` samples were never marked, `without` were and hold no term. `terms` are the most
-    frequent ones with their numbers, capitals set small.
+    `unmarked` samples were never marked, `without_entities` were and contain no term. `terms` are
+    the most frequent ones with their counts, case-folded.
     """
 
     samples: int
@@ -37,7 +36,7 @@ class EntityCounts:
 
     @property
     def fraction(self) -> float:
-        """The share of supervised tokens that belong to entities; MOFT states 0.1164 for its data."""
+        """The share of supervised tokens in entities; MOFT states 0.1164 for its data."""
         return self.entity_tokens / self.tokens if self.tokens else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -46,8 +45,8 @@ class EntityCounts:
     def summary(self) -> str:
         """The counts on one line for a person."""
         text = (
-            f"{100 * self.fraction:.2f}% of supervised tokens are entities', {self.without_entities:,} of"
-            f" {self.samples:,} samples hold no term"
+            f"{100 * self.fraction:.2f}% of supervised tokens are in entities,"
+            f" {self.without_entities:,} of {self.samples:,} samples contain no term"
         )
         text += f", {self.unmarked:,} were never marked" if self.unmarked else ""
         terms = ", ".join(f"{term} {n:,}" for term, n in self.terms.items())
@@ -67,14 +66,15 @@ def count_entities(
         terms.update(" ".join(span.text.casefold().split()) for span in spans or ())
     if unmarked == len(samples):
         return None
-    tokens = sum(encoding.supervised for encoding in encodings)
-    n_entity_tokens = sum(
-        int(encoding.token_values["entity"].sum())
-        for encoding in encodings
-        if "entity" in encoding.token_values
+    n_entity_tokens = sum(int(e.token_values.get("entity", np.zeros(0)).sum()) for e in encodings)
+    return EntityCounts(
+        samples=len(samples),
+        unmarked=unmarked,
+        without_entities=without_entities,
+        tokens=sum(encoding.supervised for encoding in encodings),
+        entity_tokens=n_entity_tokens,
+        terms=dict(sorted(terms.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_TERMS]),
     )
-    frequent = dict(sorted(terms.items(), key=lambda pair: (-pair[1], pair[0]))[:MAX_TERMS])
-    return EntityCounts(len(samples), unmarked, without_entities, tokens, n_entity_tokens, frequent)
 
 
 def with_token_weights(
@@ -85,14 +85,14 @@ def with_token_weights(
     *,
     seed: int,
 ) -> tuple[EncodedSample, ...]:
-    """The encodings with the weights of their supervised tokens instead of their marks; as they are
-    where none is marked.
+    """The encodings with the weights of their supervised tokens instead of their entity marks;
+    unchanged where none is marked.
 
-    A weight of 1 takes the same way as any other, so that runs that differ in it differ in nothing
+    A weight of 1 takes the same path as any other, so that runs that differ in it differ in nothing
     else.
 
     Raises:
-        TrainingError: entities have a weight of their own, and no sample carries any.
+        TrainingError: entities have their own weight, and no sample carries any.
     """
     if not any("entity" in encoding.token_values for encoding in encodings):
         if objective.entity_weight != 1:
@@ -102,41 +102,20 @@ def with_token_weights(
                 " weight at 1."
             )
         return tuple(encodings)
-    special_ids = np.fromiter(processor.tokenizer.added_tokens_decoder, np.int64)
-    return tuple(
-        _with_token_weights(sample, encoding, special_ids, objective, seed)
-        for sample, encoding in zip(samples, encodings, strict=True)
-    )
-
-
-def _with_token_weights(
-    sample: Sample,
-    encoding: EncodedSample,
-    special_ids: NDArray[np.int64],
-    objective: Objective,
-    seed: int,
-) -> EncodedSample:
-    is_entity = encoding.token_values.get("entity", np.zeros(encoding.supervised, np.float32)) > 0
-    if objective.entities == "random":
-        candidates = np.flatnonzero(
-            ~np.isin(encoding.labels[encoding.labels != IGNORE_INDEX], special_ids)
-        )
-        # By the sample's name, so that its tokens stay the same in every epoch and after an
-        # interruption.
-        name = int.from_bytes(
-            hashlib.sha256(sample.id.encode("utf-8", "replace")).digest()[:8], "big"
-        )
-        sampled = np.random.default_rng([seed, name]).choice(
-            candidates, int(is_entity.sum()), replace=False
-        )
-        is_entity = np.isin(np.arange(len(is_entity)), sampled)
-    token_values = {
-        name: values for name, values in encoding.token_values.items() if name != "entity"
-    }
-    return replace(
-        encoding,
-        token_values={
-            **token_values,
-            "weight": np.where(is_entity, objective.entity_weight, 1.0).astype(np.float32),
-        },
-    )
+    special_ids = list(processor.tokenizer.added_tokens_decoder)
+    weighted = []
+    for sample, encoding in zip(samples, encodings, strict=True):
+        values = dict(encoding.token_values)
+        is_entity = values.pop("entity", np.zeros(encoding.supervised, np.float32)) > 0
+        if objective.entities == "random":
+            targets = encoding.labels[encoding.labels != IGNORE_INDEX]
+            candidates = np.flatnonzero(~np.isin(targets, special_ids))
+            # By the id of the sample, so that its tokens stay the same in every epoch and after an
+            # interruption.
+            id_hash = hashlib.sha256(sample.id.encode("utf-8", "replace")).digest()[:8]
+            rng = np.random.default_rng([seed, int.from_bytes(id_hash, "big")])
+            sampled = rng.choice(candidates, int(is_entity.sum()), replace=False)
+            is_entity = np.isin(np.arange(len(is_entity)), sampled)
+        weight = np.where(is_entity, objective.entity_weight, 1.0).astype(np.float32)
+        weighted.append(replace(encoding, token_values={**values, "weight": weight}))
+    return tuple(weighted)

@@ -1,44 +1,192 @@
 """What a training run would take, before anything is downloaded or trained: parameters, steps,
-memory, hours, data.
+operations, memory on each GPU, and data.
+
+A product of a token with n weights is 2n operations forward, 2n for the gradient of its input and
+2n for that of the weights: 6n where everything is trained. Frozen weights lack the last, and those
+before the first trained part lack both. Norms, embeddings, the loss and the optimizer are left out;
+together they are a percent or less.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
-from lingshu.models.model_spec import Part
+from lingshu.core.errors import ConfigError, UnknownNameError, suggest_name
+from lingshu.core.types import Drop, Sample
+from lingshu.models.base import VisionTowerSpec, family_of
+from lingshu.models.load import check_model_folder
+from lingshu.models.model_spec import PARTS, Part, PixelBudget, TinyModel
+from lingshu.models.processor import EncodedSample, Processor, load_processor
 from lingshu.models.specs import ModelShapes, load_shapes
-from lingshu.train.batch_plan import PackedPlan
-from lingshu.train.config import Stage, TrainConfig
-from lingshu.train.cost import (
-    Flops,
-    MeanLengths,
-    estimate_flops,
-    estimate_memory,
-    trained_parameters,
-)
-from lingshu.train.data import read_group_card
+from lingshu.models.tiny import train_tokenizer
+from lingshu.train.batching import PackedPlan
+from lingshu.train.config import Sharding, Stage, TrainConfig
+from lingshu.train.data import encode_training_samples, read_group_card, read_groups
 from lingshu.train.entity_weights import EntityCounts
-from lingshu.train.gpu_table import Gpu
-from lingshu.train.length_stats import AssumedLengths, LengthStats, measure_lengths
 
+# Bytes per parameter: master weight, gradient and two Adam moments in float32; a frozen one has its
+# weight only.
+TRAINED_BYTES, FROZEN_BYTES = 4 + 4 + 8, 4
+# A block in use is gathered in bfloat16; its gradient is computed in bfloat16 and summed over GPUs
+# in float32.
+GATHERED_BYTES, GRADIENT_BYTES = 2, 2 + 4
+# The stored input of each recomputed block (the residual stream is float32 under autocast), and
+# what a block at work holds: some 34 bfloat16 states as wide as its input, most of them of the
+# gated feed-forward.
+CHECKPOINTED_BYTES, WORKING_BYTES = 4, 34 * 2
+LOGIT_BYTES = 4 * 3  # float32 logits, their softmax and its gradient
+USABLE_FRACTION = 0.9  # the rest is for the driver, communication buffers and fragmentation
+PACKING_EFFICIENCY = 0.99  # of a sequence, where samples are much shorter than it
 REPORTED_GPU_COUNTS = (1, 8, 32)
-# numbers of GPUs to look for the least one that would do
 POWERS_OF_TWO = tuple(2**power for power in range(13))
-# The share of a sequence that best-fit packing fills where samples are much shorter than it.
-PACKING_EFFICIENCY = 0.99
+MEASURED_ROWS = 256  # enough for a mean within a few percent, read in seconds
+PIXELS_PER_TOKEN = 28 * 28  # of both families
+SUPERVISED_FRACTION = 0.5  # of the assumed text of a sample
+
+
+class Gpu(NamedTuple):
+    """`peak_flops` of dense bfloat16 products; `memory_bytes` as the data sheet counts GB, 10^9."""
+
+    name: str
+    peak_flops: float
+    memory_bytes: float
+
+    def has_capacity(self, size: float) -> bool:
+        return size <= USABLE_FRACTION * self.memory_bytes
+
+
+# Dense bfloat16 TFLOP/s with float32 sums (half of what a data sheet prints "with sparsity") and
+# GB: data sheets, and for RTX cards the appendices of NVIDIA's Ampere, Ada and Blackwell papers.
+# H100 is the SXM card.
+_CARDS = """
+A10 125 24, A100-40GB 312 40, A100-80GB 312 80, A40 149.7 48, A6000 154.8 48, B200 2250 180,
+H100 989.4 80, H100-NVL 835.5 94, H100-PCIe 756 80, H20 148 96, H200 989.4 141, L4 121 24,
+L40S 362 48, RTX3090 71 24, RTX4090 165.2 24, RTX5090 209.5 32, RTX6000-Ada 364.2 48
+"""
+GPUS = {
+    name: Gpu(name, float(teraflops) * 1e12, float(gigabytes) * 1e9)
+    for name, teraflops, gigabytes in (card.split() for card in _CARDS.split(","))
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """The card of that name; case, spaces and dashes are ignored.
+
+    Raises:
+        UnknownNameError: it is not in the table; the message suggests the nearest.
+    """
+    by_key = {re.sub(r"[^a-z0-9]", "", card.lower()): gpu for card, gpu in GPUS.items()}
+    gpu = by_key.get(re.sub(r"[^a-z0-9]", "", name.lower()))
+    if gpu is None:
+        raise UnknownNameError(f"the GPU {name!r} is unknown; {suggest_name(name.upper(), GPUS)}")
+    return gpu
+
+
+class MeanLengths(NamedTuple):
+    """A mean sample in tokens: text, image (as the language model sees it) and supervised ones.
+
+    Attention grows with squares: `squared_length` is the mean of the squared length,
+    `squared_patches` that of the squared patches of an image (or tile), summed over those of a
+    sample.
+    """
+
+    text: float
+    image: float
+    supervised: float
+    squared_length: float
+    squared_patches: float
+
+    @property
+    def tokens(self) -> float:
+        return self.text + self.image
+
+
+class Flops(NamedTuple):
+    """Operations forward and backward, and those of recomputing activations in between."""
+
+    forward: float
+    backward: float
+    recomputed: float
+
+    @property
+    def model(self) -> float:
+        """What the model needs; model FLOPs utilization counts only these."""
+        return self.forward + self.backward
+
+    @property
+    def executed(self) -> float:
+        return self.model + self.recomputed
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes on one GPU: sharded weights, gradients and moments; blocks gathered for use;
+    activations and logits.
+    """
+
+    states: int
+    gathered: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.states + self.gathered + self.activations
+
+
+@dataclass(frozen=True)
+class AssumedLengths:
+    """What a plan assumes where nothing was measured.
+
+    200 tokens of text are a question and an answer of a few sentences; 384 image tokens an image of
+    some 550 x 550 pixels (if the pixel budget allows it). `mfu`, model FLOPs utilization, is the
+    share of the GPUs' peak that the model's own operations reach.
+    """
+
+    text_tokens: float = 200
+    image_tokens: float | None = None
+    mfu: float = 0.4
+
+    def __post_init__(self) -> None:
+        if self.text_tokens <= 0 or (self.image_tokens or 0) < 0:
+            raise ConfigError(
+                f"a sample of {self.text_tokens:g} text and {self.image_tokens or 0:g} image tokens"
+                " cannot be planned with; give more than 0 text and at least 0 image tokens."
+            )
+        if not 0 < self.mfu <= 1:
+            raise ConfigError(f"the MFU is {self.mfu:g}; give one between 0 and 1, such as 0.4.")
+
+    def mean(self, budget: PixelBudget, tower: VisionTowerSpec) -> MeanLengths:
+        """A sample with one image, as long as all the others."""
+        image = self.image_tokens
+        if image is None and tower.tile_tokens is not None:
+            # An image cut into several tiles has a thumbnail as well.
+            image = tower.tile_tokens * (1 if budget.max_tiles == 1 else budget.max_tiles + 1)
+        elif image is None:
+            image = max(384, budget.min_pixels / PIXELS_PER_TOKEN)
+            image = min(image, budget.max_pixels / PIXELS_PER_TOKEN)
+        tiles = image / tower.tile_tokens if tower.tile_tokens else 1.0
+        patches = image * tower.patches_per_token
+        return MeanLengths(
+            self.text_tokens,
+            image,
+            SUPERVISED_FRACTION * self.text_tokens,
+            squared_length=(self.text_tokens + image) ** 2,
+            squared_patches=patches**2 / tiles if tiles else 0.0,
+        )
 
 
 @dataclass(frozen=True)
 class DataGroupEstimate:
-    """A data group: rows found, None while no folder is given; rows expected, None where the recipe
-    does not say.
+    """A data group: rows found, None without a folder; rows expected, None if the recipe does not
+    say.
 
-    `mean` is that of `measured` rows, or assumed where `measured` is 0. `dropped` counts those that
-    cannot be used; `lengths` holds the others where all rows were measured. `entities` is what is
-    marked in those that were.
+    `mean` is that of `measured_rows`, or assumed where that is 0. `dropped` counts the measured
+    rows that cannot be used; `lengths` are those of the others where all rows were measured, and
+    `entities` what is marked in them.
     """
 
     name: str
@@ -47,60 +195,55 @@ class DataGroupEstimate:
     expected: int | None
     mean: MeanLengths
     measured_rows: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] | None = None
     lengths: tuple[int, ...] | None = None
     entities: EntityCounts | None = None
 
     @property
     def n_usable(self) -> int | None:
-        """Rows to train on, as far as is known."""
-        if self.rows is None:
-            return self.expected
-        return (
-            round(self.rows * (1 - sum(self.dropped.values()) / self.measured_rows))
-            if self.measured_rows
-            else self.rows
-        )
+        """Rows to train on, None if unknown."""
+        if self.rows is None or not self.measured_rows:
+            return self.expected if self.rows is None else self.rows
+        return round(self.rows * (1 - sum((self.dropped or {}).values()) / self.measured_rows))
 
 
-@dataclass(frozen=True)
-class GpuEstimate:
-    """A stage on GPUs of one kind. `busy` of `gpus` get work: a batch is shared out by
+class GpuEstimate(NamedTuple):
+    """A stage on GPUs of one kind; `busy_gpus` of them get work, as a batch is divided by
     micro-batches.
 
-    `hours` is None while the data are unknown, `hours_per_thousand` samples is not; `enough` is the
-    least power of two of them that holds the stage, None where no number does.
+    `hours` is None while the data is unknown; `min_gpus` is the smallest power of two of them that
+    holds the stage, None where no number does.
     """
 
     gpu: Gpu
     gpus: int
     busy_gpus: int
     bytes: int
-    fits: bool
     min_gpus: int | None
     hours: float | None
     hours_per_thousand: float
 
+    @property
+    def fits(self) -> bool:
+        return self.gpu.has_capacity(self.bytes)
+
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage: trained parameters by part (0 = frozen), steps (None while the data are unknown),
-    bytes on each GPU by number of GPUs with weights, gradients and moments sharded over all of
-    them.
+    """A stage: trained parameters by part (0 = frozen), steps (None while the data is unknown),
+    bytes on each GPU by number of GPUs with states sharded over all of them.
 
-    `mean` is its mean sample, and `flops_per_sample` what that takes; `per_sequence` samples are
-    packed into a sequence. `samples` counts them over the whole stage, `samples_per_epoch` in one
-    pass over the data; in reinforcement learning a sample is a reply. `unpacked_steps` would be the
-    steps of a stage that packs if it did not. `unmarked` are data groups that were read and hold no
-    entity, in a stage that weighs entities.
+    `mean` is its mean sample, and `flops_per_sample` what that takes. `samples` counts them over
+    the whole stage, `samples_per_epoch` in one pass over the data; in reinforcement learning a
+    sample is a reply. `unpacked_steps` is what a stage that packs would take without. `unmarked`
+    are data groups without a marked entity in a stage that weighs entities.
     """
 
-    name: str
-    trained: dict[Part, int]
+    stage: Stage
+    trained: Mapping[Part, int]
     steps: int | None
     steps_source: str
-    max_tokens_per_step: int
-    bytes_per_gpu: dict[int, int]
+    bytes_per_gpu: Mapping[int, int]
     mean: MeanLengths
     samples_per_sequence: float
     unpacked_steps: int | None
@@ -108,8 +251,15 @@ class StageEstimate:
     samples: float | None
     flops_per_sample: Flops
     gpu_estimate: GpuEstimate | None
-    entity_weight: float = 1.0
-    unmarked: tuple[str, ...] = ()
+    unmarked: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    @property
+    def max_tokens_per_step(self) -> int:
+        return self.stage.batch * self.stage.max_tokens * _num_generations(self.stage)
 
     @property
     def tokens(self) -> float | None:
@@ -121,20 +271,16 @@ class StageEstimate:
 
     @property
     def flops(self) -> Flops | None:
-        return None if self.samples is None else self.flops_per_sample.scale(self.samples)
+        if self.samples is None:
+            return None
+        return Flops(*(operations * self.samples for operations in self.flops_per_sample))
 
 
-@dataclass(frozen=True)
-class RunEstimate:
+class RunEstimate(NamedTuple):
     shapes: ModelShapes
     stages: tuple[StageEstimate, ...]
     groups: tuple[DataGroupEstimate, ...]
     assumed: AssumedLengths
-
-    @property
-    def missing_groups(self) -> list[str]:
-        """Data groups that still need a folder."""
-        return [group.name for group in self.groups if group.folder is None]
 
 
 def estimate_run(
@@ -144,202 +290,306 @@ def estimate_run(
     gpu: Gpu | None = None,
     gpus: int = 1,
 ) -> RunEstimate:
-    """Plan a run from its configuration alone; data folders that are given are checked, counted and
+    """Plan a run from its configuration; data folders that are given are checked, counted and
     measured.
 
     Raises:
-        ArtefactError, InputError: a model whose sizes are not on file, or a folder that cannot be
-            used.
-        TrainingError: a folder without a sample that can be used.
+        ArtifactError, InputError: a model whose sizes are unknown, or a folder that cannot be used.
+        TrainingError: a folder without a usable sample.
     """
-    assumed = assumed or AssumedLengths()
-    model_shapes = load_shapes(config.model)
-    rows = {
-        name: read_group_card(Path(folder)).rows
-        for name, folder in config.data.items()
-        if folder is not None
+    assumed, shapes = assumed or AssumedLengths(), load_shapes(config.model)
+    groups = _estimate_groups(config, assumed.mean(config.pixels, shapes.tower), shapes.tower)
+    stages = []
+    for index, stage in enumerate(config.stages):
+        stage_groups = [groups[name] for name in stage.data]
+        estimate = _StageInputs(config, index, shapes, stage_groups)
+        stages.append(estimate.estimate(assumed.mfu, gpu, gpus))
+    return RunEstimate(shapes, tuple(stages), tuple(groups.values()), assumed)
+
+
+def _estimate_groups(
+    config: TrainConfig, default: MeanLengths, tower: VisionTowerSpec
+) -> dict[str, DataGroupEstimate]:
+    """Each data group; where the tokenizer of the model is available, its first rows are
+    measured.
+    """
+    rows = {n: read_group_card(Path(f)).rows for n, f in config.data.items() if f is not None}
+    first_items = {
+        name: list(islice(read_groups([Path(config.data[name] or "")]), MEASURED_ROWS))
+        for name in rows
     }
-    measured = measure_lengths(
-        config, {name: Path(config.data[name] or "") for name in rows}, model_shapes.tower
-    )
-    default = assumed.mean(config.pixels, model_shapes.tower)
-    groups = {
-        name: _estimate_group(name, config, rows.get(name), measured.get(name), default)
-        for name in config.data
-    }
-    stages = tuple(
-        _estimate_stage(
-            config,
-            stage_index,
-            model_shapes,
-            [groups[name] for name in stage.data],
-            assumed.mfu,
-            gpu,
-            gpus,
+    processor = _local_processor(config, [i for items in first_items.values() for i in items])
+    groups = {}
+    for name, folder in config.data.items():
+        expected, n_rows = config.expected.get(name), rows.get(name)
+        limits = [stage.max_tokens for stage in config.stages if name in stage.data]
+        groups[name] = DataGroupEstimate(name, folder, n_rows, expected, default)
+        if n_rows is None or processor is None or not limits:
+            continue
+        items = first_items[name]
+        data = encode_training_samples(
+            items, processor, max_tokens=max(limits), cache_mb=config.cache_mb
         )
-        for stage_index, stage in enumerate(config.stages)
-    )
-    return RunEstimate(model_shapes, stages, tuple(groups.values()), assumed)
-
-
-def _estimate_group(
-    name: str,
-    config: TrainConfig,
-    rows: int | None,
-    measured: LengthStats | None,
-    default: MeanLengths,
-) -> DataGroupEstimate:
-    folder, expected = config.data[name], config.expected.get(name)
-    if measured is None:
-        return DataGroupEstimate(name, folder, rows, expected, default)
-    lengths = measured.lengths if measured.rows == rows else None
-    return DataGroupEstimate(
-        name,
-        folder,
-        rows,
-        expected,
-        measured.mean,
-        measured.rows,
-        measured.drops,
-        lengths,
-        measured.entities,
-    )
-
-
-def _estimate_stage(
-    config: TrainConfig,
-    number: int,
-    model_shapes: ModelShapes,
-    groups: Sequence[DataGroupEstimate],
-    mfu: float,
-    gpu: Gpu | None,
-    gpus: int,
-) -> StageEstimate:
-    stage, sharding = config.stages[number], config.sharding
-    mean = _weighted_mean(groups)
-    samples_per_sequence = (
-        max(1.0, PACKING_EFFICIENCY * stage.max_tokens / mean.tokens) if stage.packing else 1.0
-    )
-    usable_rows = [group.n_usable for group in groups]
-    rows = None if None in usable_rows else sum(number or 0 for number in usable_rows)
-    steps = _steps(stage, groups, rows, samples_per_sequence, config.seed * 1000 + number)
-    num_generations = stage.grpo.num_generations if stage.grpo else 1
-    samples = (
-        None if steps is None else steps * stage.batch * samples_per_sequence * num_generations
-    )
-    sample_flops = estimate_flops(
-        stage, model_shapes, mean, recompute=sharding.activation_checkpointing
-    )
-    sizes = {
-        count: estimate_memory(stage, model_shapes, count, sharding=sharding).total
-        for count in {*REPORTED_GPU_COUNTS, gpus, *POWERS_OF_TWO}
-    }
-    return StageEstimate(
-        name=stage.name,
-        trained=trained_parameters(stage, model_shapes),
-        steps=steps,
-        steps_source=_describe_steps_source(stage, groups, rows),
-        max_tokens_per_step=stage.batch * stage.max_tokens * num_generations,
-        bytes_per_gpu={count: sizes[count] for count in REPORTED_GPU_COUNTS},
-        mean=mean,
-        samples_per_sequence=samples_per_sequence,
-        unpacked_steps=None
-        if rows is None or stage.steps or not stage.packing
-        else _epoch_steps(stage.epochs, rows, stage.batch),
-        samples_per_epoch=None if rows is None else float(rows * num_generations),
-        samples=samples,
-        flops_per_sample=sample_flops,
-        gpu_estimate=None
-        if gpu is None
-        else _estimate_gpus(stage, sizes, sample_flops, samples, gpu, gpus, mfu),
-        entity_weight=stage.objective.entity_weight,
-        unmarked=tuple(
-            group.name
-            for group in groups
-            if group.measured_rows and group.entities is None and stage.objective.entity_weight != 1
-        ),
-    )
-
-
-def _weighted_mean(groups: Sequence[DataGroupEstimate]) -> MeanLengths:
-    """The mean sample of several groups, by their rows; groups of unknown size count alike."""
-    row_counts = [group.n_usable for group in groups]
-    weights = (
-        [1.0] * len(groups)
-        if None in row_counts or not any(row_counts)
-        else [float(n_rows or 0) for n_rows in row_counts]
-    )
-    values = {
-        f.name: sum(
-            weight * getattr(group.mean, f.name)
-            for weight, group in zip(weights, groups, strict=True)
+        samples = [data.sample(i) for i in range(len(data))]
+        groups[name] = DataGroupEstimate(
+            name,
+            folder,
+            n_rows,
+            expected,
+            mean_lengths(samples, tower.patches_per_token),
+            measured_rows=len(items),
+            dropped=data.drops,
+            lengths=tuple(map(len, samples)) if len(items) == n_rows else None,
+            entities=data.entities,
         )
-        / sum(weights)
-        for f in fields(MeanLengths)
+    return groups
+
+
+def _local_processor(config: TrainConfig, items: Sequence[Sample | Drop]) -> Processor | None:
+    """The processor that training would use, None where it would have to be downloaded."""
+    model = config.model
+    if isinstance(model, TinyModel):
+        family = family_of(model.family)
+        tokenizer = train_tokenizer(family, tokenizer_texts(items), model.vocab_size)
+        image_processor = family.image_processor(config.pixels, model.image_size)
+        return Processor(family, tokenizer, image_processor, config.pixels)
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    return load_processor(folder, check_model_folder(folder)[0]).with_budget(config.pixels)
+
+
+def mean_lengths(samples: Sequence[EncodedSample], patches_per_token: int) -> MeanLengths:
+    """The mean sample of some encoded ones."""
+    n_samples = len(samples)
+    n_image = sum(int(sample.is_image.sum()) for sample in samples)
+    n_tokens = sum(map(len, samples))
+    # A tile attends to itself, whether or not it is one of several of an image.
+    tiles = [
+        (len(t.pixels), t.tokens * patches_per_token / len(t.pixels))
+        for sample in samples
+        for t in sample.tiles
+    ]
+    return MeanLengths(
+        text=(n_tokens - n_image) / n_samples,
+        image=n_image / n_samples,
+        supervised=sum(sample.supervised for sample in samples) / n_samples,
+        squared_length=sum(len(sample) ** 2 for sample in samples) / n_samples,
+        squared_patches=sum(count * patches**2 for count, patches in tiles) / n_samples,
+    )
+
+
+def tokenizer_texts(items: Iterable[Sample | Drop]) -> list[str]:
+    """What the tokenizer of a tiny model is trained on: the text of dialogues, and that of the
+    template's own turns.
+    """
+    texts = []
+    for item in items:
+        if isinstance(item, Sample):
+            texts += [message.text for message in item.messages]
+            texts += sorted({message.role for message in item.messages})
+            texts.append("system\nYou are a helpful assistant.")
+    return texts
+
+
+def _num_generations(stage: Stage) -> int:
+    return stage.grpo.num_generations if stage.grpo else 1
+
+
+class _StageInputs(NamedTuple):
+    """What the estimate of one stage is made of."""
+
+    config: TrainConfig
+    stage_index: int
+    shapes: ModelShapes
+    groups: Sequence[DataGroupEstimate]
+
+    @property
+    def stage(self) -> Stage:
+        return self.config.stages[self.stage_index]
+
+    def estimate(self, mfu: float, gpu: Gpu | None, gpus: int) -> StageEstimate:
+        stage, sharding = self.stage, self.config.sharding
+        mean = self.mean()
+        per_sequence = 1.0
+        if stage.packing:
+            per_sequence = max(1.0, PACKING_EFFICIENCY * stage.max_tokens / mean.tokens)
+        usable = [group.n_usable for group in self.groups]
+        rows = None if None in usable else sum(number or 0 for number in usable)
+        steps = self.steps(rows, per_sequence)
+        generations = _num_generations(stage)
+        samples = None if steps is None else steps * stage.batch * per_sequence * generations
+        flops = estimate_flops(
+            stage, self.shapes, mean, recompute=sharding.activation_checkpointing
+        )
+        sizes = {
+            count: estimate_memory(stage, self.shapes, count, sharding=sharding).total
+            for count in {*REPORTED_GPU_COUNTS, gpus, *POWERS_OF_TWO}
+        }
+        unpacked_steps, gpu_estimate = None, None
+        if rows is not None and stage.packing and not stage.steps:
+            unpacked_steps = self.epoch_steps(rows)
+        if gpu is not None:
+            busy_gpus = min(gpus, stage.batch * generations // stage.micro_batch)
+            hours = flops.model / (busy_gpus * gpu.peak_flops * mfu) / 3600
+            gpu_estimate = GpuEstimate(
+                gpu,
+                gpus,
+                busy_gpus,
+                sizes[gpus],
+                next((n for n in POWERS_OF_TWO if gpu.has_capacity(sizes[n])), None),
+                None if samples is None else hours * samples,
+                1000 * hours,
+            )
+        weighs_entities = stage.objective.entity_weight != 1
+        unmarked = (g.name for g in self.groups if g.measured_rows and g.entities is None)
+        return StageEstimate(
+            stage,
+            trained_parameters(stage, self.shapes),
+            steps,
+            self.steps_source(rows),
+            {count: sizes[count] for count in REPORTED_GPU_COUNTS},
+            mean,
+            per_sequence,
+            unpacked_steps,
+            None if rows is None else float(rows * generations),
+            samples,
+            flops,
+            gpu_estimate,
+            unmarked=tuple(unmarked) if weighs_entities else (),
+        )
+
+    def mean(self) -> MeanLengths:
+        """The mean sample of the groups, by their rows; groups of unknown size count equally."""
+        counts = [group.n_usable for group in self.groups]
+        weights = [float(n or 0) for n in counts]
+        if None in counts or not any(counts):
+            weights = [1.0] * len(counts)
+        columns = zip(*(group.mean for group in self.groups), strict=True)
+        return MeanLengths(
+            *(
+                sum(weight * value for weight, value in zip(weights, column, strict=True))
+                / sum(weights)
+                for column in columns
+            )
+        )
+
+    def steps(self, rows: int | None, per_sequence: float) -> int | None:
+        stage, lengths = self.stage, [group.lengths for group in self.groups]
+        if stage.steps is not None:
+            return stage.steps
+        if stage.packing and None not in lengths:
+            all_lengths = tuple(length for part in lengths for length in part or ())
+            seed = self.config.seed * 1000 + self.stage_index
+            plan = PackedPlan(all_lengths, stage.max_tokens, stage.batch, seed)
+            return plan.steps(stage.epochs)
+        return None if rows is None else self.epoch_steps(rows / per_sequence)
+
+    def epoch_steps(self, sequences: float) -> int:
+        return max(1, round(self.stage.epochs * max(1, int(sequences) // self.stage.batch)))
+
+    def steps_source(self, rows: int | None) -> str:
+        if self.stage.steps is not None:
+            return "from the recipe"
+        if rows is None:
+            return "unknown until the data is given"
+        is_found = all(group.rows is not None for group in self.groups)
+        return "from the data found" if is_found else "from the rows expected"
+
+
+def trained_parameters(stage: Stage, shapes: ModelShapes) -> dict[Part, int]:
+    """Parameters by part that a stage trains (0 = frozen); with an adapter only those of the
+    adapter.
+    """
+    trained: dict[Part, int] = {
+        part: shapes.parameters[part] if getattr(stage.learning_rates, part) is not None else 0
+        for part in PARTS
     }
-    return MeanLengths(**values)
+    if stage.lora:
+        trained |= {part: stage.lora.rank * shapes.linear_dims[part] for part in stage.lora.parts}
+    return trained
 
 
-def _steps(
-    stage: Stage,
-    groups: Sequence[DataGroupEstimate],
-    rows: int | None,
-    samples_per_sequence: float,
-    seed: int,
-) -> int | None:
-    if stage.steps is not None:
-        return stage.steps
-    lengths = [group.lengths for group in groups]
-    if stage.packing and None not in lengths:
-        all_lengths = tuple(length for part in lengths for length in part or ())
-        return PackedPlan(all_lengths, stage.max_tokens, stage.batch, seed).steps(stage.epochs)
-    return (
-        None
-        if rows is None
-        else _epoch_steps(stage.epochs, rows / samples_per_sequence, stage.batch)
+def estimate_flops(
+    stage: Stage, shapes: ModelShapes, mean: MeanLengths, *, recompute: bool
+) -> Flops:
+    """Operations of one mean sample in a stage; with `recompute` the activations of the blocks are
+    recomputed in the backward pass.
+
+    The output head sees supervised tokens only; causal attention is counted as the lower triangle
+    it computes. In reinforcement learning a sample is a reply with its question; the frozen
+    reference adds a forward pass, and so does the start of a round of several updates. Sampling the
+    replies is not counted.
+    """
+    tower = shapes.tower
+    patches = mean.image * tower.patches_per_token
+    n_uses = {"vision": patches, "projector": mean.image, "language": mean.tokens}
+    tower_attention = (
+        tower.full_attention_blocks * mean.squared_patches
+        + tower.window_attention_blocks * tower.window_patches * patches
     )
+    attention = {
+        "vision": 4 * tower.width * tower_attention,
+        "projector": 0.0,
+        "language": 2 * shapes.layers * shapes.attention * mean.squared_length,
+    }
+    forward = backward = recomputed = 0.0
+    needs_backward = weights_trained = False
+    # in the order in which a sample passes them: gradients flow from the first trained part on
+    for part in PARTS:
+        rank = stage.lora.rank if stage.lora and part in stage.lora.parts else 0
+        adapter = 2 * rank * shapes.linear_dims[part] * n_uses[part]
+        has_rate = getattr(stage.learning_rates, part) is not None
+        needs_backward, weights_trained = needs_backward or has_rate, has_rate and not rank
+        linear = 2 * shapes.matmul_parameters[part] * n_uses[part]
+        part_forward = linear + attention[part] + adapter
+        forward += part_forward
+        if needs_backward:
+            backward += linear * (1 + weights_trained) + 2 * attention[part] + 2 * adapter
+            # the projector is outside the blocks
+            recomputed += part_forward if recompute and part != "projector" else 0.0
+    lm_head = 2 * shapes.lm_head_parameters * mean.supervised
+    forward, backward = forward + lm_head, backward + lm_head * (1 + weights_trained)
+    if stage.grpo:
+        forward *= 1 + bool(stage.grpo.kl) + (stage.grpo.rollout_batch_size > stage.batch)
+    return Flops(forward, backward, recomputed)
 
 
-def _epoch_steps(epochs: float, sequences: float, batch: int) -> int:
-    return max(1, round(epochs * max(1, int(sequences) // batch)))
+def estimate_memory(
+    stage: Stage, shapes: ModelShapes, gpus: int, *, sharding: Sharding
+) -> MemoryEstimate:
+    """An upper estimate for full sequences, states sharded over all GPUs block by block.
 
-
-def _describe_steps_source(
-    stage: Stage, groups: Sequence[DataGroupEstimate], rows: int | None
-) -> str:
-    if stage.steps is not None:
-        return "from the recipe"
-    if rows is None:
-        return "unknown until the data are given"
-    return (
-        "from the data found"
-        if all(group.rows is not None for group in groups)
-        else "from the rows expected"
+    A token is either of an image, which costs in the tower, or of text, which costs a row of logits
+    at most.
+    """
+    recompute, tower = sharding.activation_checkpointing, shapes.tower
+    by_part = trained_parameters(stage, shapes)
+    trained = sum(by_part.values())
+    adapted = stage.lora.parts if stage.lora else ()
+    frozen = shapes.total - sum(by_part[part] for part in PARTS if part not in adapted)
+    states = (trained * TRAINED_BYTES + frozen * FROZEN_BYTES) // gpus
+    tokens = stage.micro_batch * stage.max_tokens
+    stored_bytes = CHECKPOINTED_BYTES if recompute else WORKING_BYTES
+    tower_width = tokens * tower.patches_per_token * tower.width
+    n_tower_blocks = tower.full_attention_blocks + tower.window_attention_blocks
+    stored_tower = tower_width * stored_bytes * n_tower_blocks
+    stored_tower = 0 if stage.learning_rates.vision is None else stored_tower
+    language = tokens * shapes.hidden * (stored_bytes * shapes.layers + WORKING_BYTES)
+    activations = max(
+        stored_tower + tower_width * WORKING_BYTES,
+        language + max(stored_tower, tokens * shapes.vocab_size * LOGIT_BYTES),
     )
-
-
-def _estimate_gpus(
-    stage: Stage,
-    sizes: Mapping[int, int],
-    sample: Flops,
-    samples: float | None,
-    gpu: Gpu,
-    gpus: int,
-    mfu: float,
-) -> GpuEstimate:
-    busy_gpus = min(
-        gpus, stage.batch * (stage.grpo.num_generations if stage.grpo else 1) // stage.micro_batch
-    )
-    hours_per_sample = sample.model / (busy_gpus * gpu.peak_flops * mfu) / 3600
-    min_gpus = next((count for count in POWERS_OF_TWO if gpu.has_capacity(sizes[count])), None)
-    hours = None if samples is None else hours_per_sample * samples
-    return GpuEstimate(
-        gpu,
-        gpus,
-        busy_gpus,
-        sizes[gpus],
-        gpu.has_capacity(sizes[gpus]),
-        min_gpus,
-        hours,
-        1000 * hours_per_sample,
+    # Two blocks at a time, one in use and one on its way, and the gradient of one. What is outside
+    # the blocks stays gathered; its own gradient is summed at the very end, when no activation is
+    # left.
+    block_bytes = (2 * GATHERED_BYTES + GRADIENT_BYTES) * max(shapes.blocks)
+    final_gradient = 0 if stage.lora else GRADIENT_BYTES * shapes.outside_blocks
+    # In a single process, without shards, autocast holds a bfloat16 copy of every trained weight
+    # until the loss, and the graph one of every weight where no block is recomputed.
+    autocast = GATHERED_BYTES * (trained if recompute else trained + frozen) if gpus == 1 else 0
+    return MemoryEstimate(
+        0 if sharding.cpu_offload else states,
+        max(autocast, GATHERED_BYTES * shapes.outside_blocks + block_bytes),
+        max(activations, final_gradient - block_bytes),
     )

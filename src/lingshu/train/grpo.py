@@ -1,5 +1,5 @@
-"""Rounds of reinforcement learning: questions asked, replies rewarded and compared inside their
-group, updates made of them.
+"""Rounds of reinforcement learning: questions are answered, replies get rewards and are compared
+within their group, and updates are made of them.
 
 Shapes: G groups (questions) of a round, N replies of a group.
 """
@@ -7,12 +7,12 @@ Shapes: G groups (questions) of a round, N replies of a group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,21 +20,17 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.nn import functional
 
-from lingshu.core.errors import EngineError
+from lingshu.core.errors import ConfigError, EngineError
 from lingshu.core.files import read_json, write_json
-from lingshu.core.types import Sample, Sampling, Scorer
+from lingshu.core.registry import get_attribute
+from lingshu.core.types import Drop, Message, Sample, Sampling, Scorer
 from lingshu.models.load import LoadedModel
-from lingshu.models.processor import IGNORE_INDEX, EncodedSample
-from lingshu.train.config import Grpo
+from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
+from lingshu.scoring.format import extract_answer
+from lingshu.train.batching import Batch
+from lingshu.train.config import Grpo, Reward
+from lingshu.train.data import DataStats, StageData, TileCache, encode_samples, read_groups
 from lingshu.train.distributed import DistributedContext
-from lingshu.train.prompt_source import (
-    PASS_RATE,
-    Questions,
-    encode_questions,
-    read_questions,
-    stated_pass_rate,
-)
-from lingshu.train.rewards import RewardResult, compute_reward, load_scorer
 from lingshu.train.rollout import (
     Rollout,
     RolloutEngine,
@@ -45,25 +41,155 @@ from lingshu.train.rollout import (
 from lingshu.train.step import Trainer
 from lingshu.train.weight_sync import save_weights
 
+PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra, that states it
 PASS_RATES = "pass_rates"  # the folder under OUT where a stage's measured pass rates are kept
-EPSILON = 1e-4  # beside the deviation, as peers have it; rewards are of the order of 1
+EPSILON = 1e-4  # added to the deviation, as in other libraries; rewards are of the order of 1
+NGRAM_SIZE = 4  # tokens; shorter runs recur in any prose
+
+
+class RewardResult(NamedTuple):
+    """The reward of a reply and its parts; `accuracy` is the score of its answer, 0 where none
+    could be read.
+    """
+
+    reward: float
+    format: float
+    accuracy: float
+    truncated: bool
+    repetitive: bool
 
 
 class RolloutGroup(NamedTuple):
-    """One question of a round with all its replies and what they are worth."""
+    """One question of a round with all its replies and their rewards."""
 
     question: int
     replies: tuple[Rollout, ...]
     rewards: tuple[RewardResult, ...]
 
 
+def load_scorer(reward: Reward) -> Scorer:
+    """The scorer that a reward names.
+
+    Raises:
+        UnknownNameError, InputError: no such scorer.
+    """
+    return cast(Scorer, get_attribute("scoring", reward.scorer, "score"))
+
+
+def compute_reward(
+    config: Reward,
+    scorer: Scorer,
+    sample: Sample,
+    text: str,
+    token_ids: Sequence[int],
+    *,
+    truncated: bool,
+) -> RewardResult:
+    """The reward of a reply; the scorer sees only the answer inside the required format, so that
+    nothing around it counts.
+    """
+    repetitive = repetition(token_ids) > config.max_repetition
+    answer = extract_answer(text) if config.format else text
+    if truncated or repetitive or answer is None:
+        return RewardResult(0.0, 0.0, 0.0, truncated, repetitive)
+    format_score = 1.0 if config.format else 0.0
+    accuracy = scorer(sample, answer).value or 0.0
+    reward = config.format * format_score + config.accuracy * accuracy
+    return RewardResult(reward, format_score, accuracy, truncated, repetitive)
+
+
+def repetition(token_ids: Sequence[int]) -> float:
+    """The share of 4-grams that occurred before in the same reply; 0 for one too short for two."""
+    ngrams = [tuple(token_ids[i : i + NGRAM_SIZE]) for i in range(len(token_ids) - NGRAM_SIZE + 1)]
+    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
 def advantages(rewards_GN: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rewards standardised inside each group, (r - mean) / (deviation + EPSILON), with the
-    deviation of a sample (n - 1).
+    """Rewards standardized inside each group, (r - mean) / (deviation + EPSILON), with the sample
+    deviation (n - 1).
     """
     rewards_GN = np.asarray(rewards_GN, np.float64)
     centered_GN = rewards_GN - rewards_GN.mean(1, keepdims=True)
     return (centered_GN / (rewards_GN.std(1, ddof=1, keepdims=True) + EPSILON)).astype(np.float32)
+
+
+def read_questions(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
+    """The questions of several data groups; rows that a split marked for anything but training
+    become drops, as in a supervised stage.
+    """
+    for item in read_groups(paths):
+        yield item if isinstance(item, Drop) else as_question(item)
+
+
+def as_question(sample: Sample) -> Sample | Drop:
+    """The dialogue up to its last question; a closing answer is removed, and is the gold where
+    there is none. A drop where no gold or question is left.
+    """
+    answer = sample.messages[-1].text if sample.answered else None
+    messages = sample.messages[:-1] if sample.answered else sample.messages
+    gold = sample.gold or ((answer,) if answer else None)
+    if not gold:
+        return Drop(sample.id, "no_gold", "no right answer is known, so no reply can be rewarded")
+    if not messages or messages[-1].role != "user":
+        return Drop(sample.id, "no_question", "the dialogue has no user turn to be answered")
+    return replace(sample, messages=messages, gold=gold)
+
+
+def with_instruction(sample: Sample, instruction: str) -> Sample:
+    """The question with `instruction` appended."""
+    if not instruction:
+        return sample
+    last = Message(sample.messages[-1].role, (*sample.messages[-1].parts, instruction))
+    return replace(sample, messages=(*sample.messages[:-1], last))
+
+
+def encode_questions(
+    items: Iterable[Sample | Drop],
+    processor: Processor,
+    *,
+    instruction: str,
+    max_prompt_tokens: int,
+    cache_mb: int,
+) -> StageData:
+    """Encode every prompt once; bad questions are dropped and counted.
+
+    Raises:
+        TrainingError: no question is left.
+    """
+
+    def reject(encoded: EncodedSample) -> tuple[str, str] | None:
+        if len(encoded) <= max_prompt_tokens:
+            return None
+        return "too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left next to the reply"
+
+    # Earlier answers of the dialogue are part of the prompt here; only the reply is learned from.
+    return encode_samples(
+        (i if isinstance(i, Drop) else with_instruction(i, instruction) for i in items),
+        processor,
+        TileCache(processor, cache_mb=cache_mb),
+        reject,
+        empty_message="no question is left to learn from",
+    )
+
+
+def stated_pass_rate(sample: Sample) -> float | None:
+    """The pass rate that the row of the sample states, None where it states none.
+
+    Raises:
+        ConfigError: it is not a number between 0 and 1.
+    """
+    text = sample.meta.extra.get(PASS_RATE)
+    if text is None:
+        return None
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise ConfigError(
+            f"question {sample.id!r} states a pass_rate of {text!r}; give a number between 0 and 1."
+        )
+    return rate
 
 
 class GrpoBatches:
@@ -73,7 +199,7 @@ class GrpoBatches:
 
     def __init__(
         self,
-        questions: Questions,
+        questions: StageData,
         trainer: Trainer,
         rollouts: RolloutEngine,
         scorer: Scorer,
@@ -82,21 +208,15 @@ class GrpoBatches:
         save: SaveWeights,
     ) -> None:
         assert trainer.stage.grpo is not None
-        self.questions, self.trainer, self.rollouts, self.scorer, self.seed, self.save = (
-            questions,
-            trainer,
-            rollouts,
-            scorer,
-            seed,
-            save,
-        )
+        self.questions, self.trainer, self.rollouts = questions, trainer, rollouts
+        self.scorer, self.seed, self.save = scorer, seed, save
         self.grpo: Grpo = trainer.stage.grpo
         self.reference = ReferenceWeights(trainer) if self.grpo.kl else None
-        self._metrics: dict[str, float] = {}
+        self.metrics: Mapping[str, float] = {}
 
     @property
     def updates_per_round(self) -> int:
-        """Optimiser steps of a round."""
+        """Optimizer steps of a round."""
         return self.grpo.rollout_batch_size // self.trainer.stage.batch
 
     @property
@@ -106,34 +226,16 @@ class GrpoBatches:
     @property
     def total(self) -> int:
         stage = self.trainer.stage
-        return (
-            stage.steps
-            or max(1, round(stage.epochs * self.rounds_per_epoch)) * self.updates_per_round
-        )
+        rounds = max(1, round(stage.epochs * self.rounds_per_epoch))
+        return stage.steps or rounds * self.updates_per_round
 
     @property
-    def samples(self) -> int:
-        return len(self.questions)
+    def stats(self) -> DataStats:
+        return self.questions.stats
 
-    @property
-    def tokens(self) -> int:
-        return self.questions.tokens
-
-    @property
-    def drops(self) -> Mapping[str, int]:
-        return self.questions.drops
-
-    @property
-    def drop_examples(self) -> Sequence[str]:
-        return self.questions.drop_examples
-
-    @property
-    def entities(self) -> None:
-        return None
-
-    def batches(self, start: int) -> Iterator[Sequence[Sequence[EncodedSample]]]:
-        """Each round is drawn when its first update is asked for, so that the weights are those of
-        that moment.
+    def __call__(self, start: int) -> Iterator[Batch]:
+        """Each round is sampled when its first update is requested, with the weights of that
+        moment.
         """
         round_index, update_index = divmod(start, self.updates_per_round)
         assert update_index == 0, "a state is saved between rounds only"
@@ -141,87 +243,67 @@ class GrpoBatches:
             yield from self.run_round(round_index)
             round_index += 1
 
-    def is_resumable_at(self, done: int) -> bool:
-        return done % self.updates_per_round == 0
-
-    def metrics(self) -> Mapping[str, float]:
-        return self._metrics
+    def is_resumable_at(self, step: int) -> bool:
+        return step % self.updates_per_round == 0
 
     def question_order(self, round_index: int) -> list[int]:
-        """The questions of round `number`: each epoch a new order, its remainder left out."""
+        """The questions of a round: each epoch a new order, its remainder left out."""
         epoch, position = divmod(round_index, self.rounds_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.questions))
         size = self.grpo.rollout_batch_size
         # Fewer questions than a round takes: all of them, and some twice.
-        return (
-            np.resize(order, size)
-            if len(order) < size
-            else order[position * size : (position + 1) * size]
-        ).tolist()
+        if len(order) < size:
+            return np.resize(order, size).tolist()
+        return order[position * size : (position + 1) * size].tolist()
 
     def run_round(self, round_index: int) -> list[list[list[EncodedSample]]]:
-        """This process's part of the updates of round `number`, with the weights as they are.
+        """This process's share of the updates of a round, with the weights as they are.
 
         Raises:
             EngineError: no question got all its replies.
         """
-        question_indices = self.question_order(round_index)
+        indices = self.question_order(round_index)
         self.rollouts.refresh(self.save)
-        groups = self.sample_groups(question_indices, seed=_seed(self.seed, round_index))
+        groups = self.sample_groups(indices, seed=_seed(self.seed, round_index))
         if not groups:
             raise EngineError(
-                f"none of the {len(question_indices)} questions of round {round_index} got its {self.grpo.num_generations}"
-                " replies; look at the engine."
+                f"none of the {len(indices)} questions of round {round_index} got its"
+                f" {self.grpo.num_generations} replies; check the engine."
             )
         rewards_GN = np.array([[result.reward for result in group.rewards] for group in groups])
         if self.grpo.reward.shuffle:
-            rewards_GN = (
-                np.random.default_rng([self.seed, round_index])
-                .permutation(rewards_GN.ravel())
-                .reshape(rewards_GN.shape)
-            )
-        # Where all replies are worth the same, none is better than another: such a group teaches
-        # nothing.
+            rng = np.random.default_rng([self.seed, round_index])
+            rewards_GN = rng.permutation(rewards_GN.ravel()).reshape(rewards_GN.shape)
+        # A group whose replies all have the same reward teaches nothing.
         has_signal = np.ptp(rewards_GN, axis=1) > 0
-        self._metrics = round_metrics(
-            groups, n_requested=len(question_indices), n_with_signal=int(has_signal.sum())
+        self.metrics = round_metrics(
+            groups, n_requested=len(indices), n_with_signal=int(has_signal.sum())
         )
-        train_samples: list[EncodedSample] = []
-        for group, values_N, keep_group in zip(
-            groups, advantages(rewards_GN), has_signal, strict=True
-        ):
-            if keep_group:
-                replies = [
-                    (reply.token_ids, float(value))
-                    for reply, value in zip(group.replies, values_N, strict=True)
-                ]
-                train_samples += pack_replies(
-                    self.questions.prompt(group.question),
-                    replies,
-                    max_tokens=self.trainer.stage.max_tokens,
-                )
-        if len(train_samples) < self.updates_per_round:
-            # A step has to have something: a reply with an advantage of 0, which only the penalty
-            # acts on.
-            group = groups[0]
-            train_samples += [
-                append_reply(
-                    self.questions.prompt(group.question), group.replies[0].token_ids, advantage=0.0
-                )
-            ] * self.updates_per_round
-        local_updates = [
-            shard_update(update, self.trainer.stage.micro_batch, self.trainer.dist_context)
-            for update in split_updates(train_samples, self.updates_per_round)
-        ]
-        return [
-            [[sample] for sample in update] for update in self.with_log_probabilities(local_updates)
-        ]
+        stage, samples = self.trainer.stage, list[EncodedSample]()
+        for group, values_N, keep in zip(groups, advantages(rewards_GN), has_signal, strict=True):
+            if keep:
+                ids = [reply.token_ids for reply in group.replies]
+                replies = list(zip(ids, values_N.tolist(), strict=True))
+                prompt = self.questions.sample(group.question)
+                samples += pack_replies(prompt, replies, max_tokens=stage.max_tokens)
+        if len(samples) < self.updates_per_round:
+            # A step needs a sample: a reply with an advantage of 0, which only the penalty acts on.
+            prompt = self.questions.sample(groups[0].question)
+            filler = append_reply(prompt, groups[0].replies[0].token_ids, advantage=0.0)
+            samples += [filler] * self.updates_per_round
+        updates = self.with_log_probabilities(
+            [
+                shard_update(update, stage.micro_batch, self.trainer.dist_context)
+                for update in split_updates(samples, self.updates_per_round)
+            ]
+        )
+        return [[[sample] for sample in update] for update in updates]
 
     def sample_groups(self, questions: Sequence[int], *, seed: int) -> list[RolloutGroup]:
-        """Ask each question `num_generations` times, every process its share of them; a group that misses a
-        reply is left out.
+        """`num_generations` replies to each question, every process its share of the questions; a
+        group that misses a reply is left out.
         """
-        grpo = self.grpo
+        grpo, dist_context = self.grpo, self.trainer.dist_context
         samples = [
             replace(self.questions.samples[index], id=str(position))
             for position, index in enumerate(questions)
@@ -229,52 +311,35 @@ class GrpoBatches:
         sampling = Sampling(
             grpo.max_reply_tokens, grpo.temperature, seed=seed, num_generations=grpo.num_generations
         )
-        replies: dict[tuple[str, int], Rollout] = {}
+        local = self.rollouts.generate(samples[dist_context.rank :: dist_context.size], sampling)
+        # An image token in a reply would break the count of image features in the learner.
         never_sampled = set(self.trainer.processor.never_sampled)
-        dist_context = self.trainer.dist_context
-        for reply in gather_rollouts(
-            self.rollouts.generate(samples[dist_context.rank :: dist_context.size], sampling),
-            dist_context,
-        ):
-            # A token that stands for pixels without any would break the count of image features in
-            # the learner.
-            if never_sampled.isdisjoint(reply.token_ids):
-                replies[reply.id, reply.copy] = reply
+        replies = {
+            (reply.id, reply.copy): reply
+            for reply in gather_rollouts(local, dist_context)
+            if never_sampled.isdisjoint(reply.token_ids)
+        }
         groups = []
-        for position, (index, sample) in enumerate(zip(questions, samples, strict=True)):
-            group = [
-                replies[name]
-                for copy in range(grpo.num_generations)
-                if (name := (str(position), copy)) in replies
-            ]
-            if len(group) == grpo.num_generations:
-                groups.append(
-                    RolloutGroup(
-                        index,
-                        tuple(group),
-                        tuple(self.score_reply(sample, reply) for reply in group),
-                    )
-                )
+        for index, sample in zip(questions, samples, strict=True):
+            names = [(sample.id, copy) for copy in range(grpo.num_generations)]
+            if all(name in replies for name in names):
+                group = tuple(replies[name] for name in names)
+                rewards = tuple(self.score_reply(sample, reply) for reply in group)
+                groups.append(RolloutGroup(index, group, rewards))
         return groups
 
     def score_reply(self, sample: Sample, reply: Rollout) -> RewardResult:
-        return compute_reward(
-            self.grpo.reward,
-            self.scorer,
-            sample,
-            reply.text,
-            reply.token_ids,
-            truncated=reply.finish != "stop",
-        )
+        text, ids, truncated = reply.text, reply.token_ids, reply.finish != "stop"
+        return compute_reward(self.grpo.reward, self.scorer, sample, text, ids, truncated=truncated)
 
     def with_log_probabilities(
         self, updates: Sequence[Sequence[EncodedSample]]
     ) -> list[list[EncodedSample]]:
-        """Each reply with what the round's start and the stage's start give its tokens, where the
-        objective asks for it.
+        """Each reply with the log-probabilities of its tokens at the start of the round and of the
+        stage, where the objective needs them.
         """
         updated = [list(update) for update in updates]
-        # The only update of a round starts from the round's own weights: the learner's values are
+        # The only update of a round starts from the weights of the round: the learner's values are
         # the old ones.
         if self.updates_per_round > 1:
             updated = [log_probabilities(self.trainer, update, "old") for update in updated]
@@ -286,31 +351,27 @@ class GrpoBatches:
         return updated
 
     def pass_rates(self) -> list[float]:
-        """The share of right replies to each question, with the weights as they are: stated by its
-        row, else asked now.
+        """The share of correct replies to each question, with the weights as they are: stated by
+        its row, else measured.
         """
-        pass_rates = [stated_pass_rate(sample) for sample in self.questions.samples]
-        unknown = [index for index, rate in enumerate(pass_rates) if rate is None]
+        rates = [stated_pass_rate(sample) for sample in self.questions.samples]
+        unknown = [index for index, rate in enumerate(rates) if rate is None]
         if unknown:
             self.rollouts.refresh(self.save)
-        for start in range(0, len(unknown), self.grpo.rollout_batch_size):
-            for group in self.sample_groups(
-                unknown[start : start + self.grpo.rollout_batch_size],
-                seed=_seed(self.seed, -1 - start),
-            ):
-                pass_rates[group.question] = float(
-                    np.mean([result.accuracy for result in group.rewards])
-                )
-        # A question that nobody answered is as good as never answered right.
-        return [rate or 0.0 for rate in pass_rates]
+        size = self.grpo.rollout_batch_size
+        for start in range(0, len(unknown), size):
+            indices = unknown[start : start + size]
+            for group in self.sample_groups(indices, seed=_seed(self.seed, -1 - start)):
+                rates[group.question] = float(np.mean([r.accuracy for r in group.rewards]))
+        # A question without replies counts as never answered correctly.
+        return [rate or 0.0 for rate in rates]
 
 
 class ReferenceWeights:
-    """The stage's start: a copy of the weights that are trained, put in the place of the current
-    ones for a while.
+    """The start of the stage: a copy of the trained weights that can replace the current ones for a
+    while.
 
-    Beside adapters only the adapters are copied; as they were at the start they add nothing, so the
-    model is the base.
+    With adapters only these are copied; at the start they add nothing, so the model is the base.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -337,23 +398,22 @@ class ReferenceWeights:
 def log_probabilities(
     trainer: Trainer, samples: Sequence[EncodedSample], key: str
 ) -> list[EncodedSample]:
-    """The samples with the log-probability of each supervised token as `fact`, by the learner's own
-    kernels and micro-batches.
+    """The samples with the log-probability of each supervised token as token value `key`, computed
+    by the learner's own kernels and micro-batches.
     """
-    assert trainer.stage.grpo is not None
+    stage = trainer.stage
+    assert stage.grpo is not None
     updated = []
     with eval_mode(trainer.model):
-        for start in range(0, len(samples), trainer.stage.micro_batch):
-            microbatch = samples[start : start + trainer.stage.micro_batch]
+        for start in range(0, len(samples), stage.micro_batch):
+            microbatch = samples[start : start + stage.micro_batch]
             # Sharded vision blocks are gathered by all processes or by none.
             logits_NV, targets_N = trainer.logits(trainer.pad_with_dummy_image(microbatch))
             log_probs_N = -functional.cross_entropy(
-                logits_NV.float() / trainer.stage.grpo.temperature, targets_N, reduction="none"
+                logits_NV.float() / stage.grpo.temperature, targets_N, reduction="none"
             )
-            parts = np.split(
-                log_probs_N.cpu().numpy(),
-                np.cumsum([sample.supervised for sample in microbatch])[:-1],
-            )
+            ends = np.cumsum([sample.supervised for sample in microbatch])
+            parts = np.split(log_probs_N.cpu().numpy(), ends[:-1])
             updated += [
                 replace(sample, token_values={**sample.token_values, key: part})
                 for sample, part in zip(microbatch, parts, strict=True)
@@ -364,14 +424,14 @@ def log_probabilities(
 def append_reply(
     prompt: EncodedSample, token_ids: Sequence[int], *, advantage: float
 ) -> EncodedSample:
-    """A prompt and its reply as one sample that is learnt from on the reply's tokens, each with the
-    reply's advantage.
+    """A prompt and its reply as one sample that is learned from on the tokens of the reply, each
+    with the advantage of the reply.
     """
     reply = np.array(token_ids, np.int64)
     positions = prompt.positions
     if positions is not None:
-        # Text goes on behind the largest position of the prompt, in every row alike, as it did
-        # while it was drawn.
+        # Text continues after the largest position of the prompt, in all rows alike, as it did when
+        # it was sampled.
         reply_positions = positions.max() + 1 + np.arange(len(reply))
         positions = np.concatenate(
             [positions, np.broadcast_to(reply_positions, (len(positions), len(reply)))], axis=1
@@ -392,8 +452,8 @@ def pack_replies(
     """A prompt and its replies, each with its advantage, as few samples of at most `max_tokens`
     tokens.
 
-    The prompt and its images stand in each sample once, and the replies go on from it as branches.
-    A branch begins with the prompt's last token, which foretells the reply's first.
+    Each sample has the prompt and its images once, and the replies continue it as branches. A
+    branch begins with the last token of the prompt, which predicts the first of the reply.
     """
     rows: list[list[tuple[Sequence[int], float]]] = []
     n_free = 0
@@ -404,11 +464,9 @@ def pack_replies(
         rows[-1].append(reply)
         n_free -= len(reply[0]) + 1
     return [
-        (
-            _pack_branches(prompt, row)
-            if len(row) > 1
-            else append_reply(prompt, row[0][0], advantage=row[0][1])
-        )
+        _pack_branches(prompt, row)
+        if len(row) > 1
+        else append_reply(prompt, row[0][0], advantage=row[0][1])
         for row in rows
     ]
 
@@ -416,36 +474,37 @@ def pack_replies(
 def _pack_branches(
     prompt: EncodedSample, replies: Sequence[tuple[Sequence[int], float]]
 ) -> EncodedSample:
-    ids, labels, lengths = (
-        [prompt.ids[:-1]],
-        [np.full(len(prompt) - 1, IGNORE_INDEX)],
-        [len(reply) for reply, _ in replies],
-    )
-    for reply, _ in replies:
-        ids.append(np.array([prompt.ids[-1], *reply], np.int64))
-        labels.append(np.array([IGNORE_INDEX, *reply], np.int64))
+    lengths = [len(reply) for reply, _ in replies]
+    branches = tuple(length + 1 for length in lengths)
+    n_shared = len(prompt) - 1
     positions = prompt.positions
     if positions is not None:
         last = positions[:, -1:]
         positions = np.concatenate(
-            [positions[:, :-1], *(last + np.arange(length + 1) for length in lengths)], axis=1
+            [positions[:, :-1], *(last + np.arange(branch) for branch in branches)], axis=1
         )
-    token_values = {
-        "advantage": np.repeat(np.array([value for _, value in replies], np.float32), lengths)
-    }
-    all_ids = np.concatenate(ids)
-    is_image = np.concatenate(
-        [prompt.is_image[:-1], np.zeros(len(all_ids) - len(prompt) + 1, bool)]
-    )
-    branches = tuple(length + 1 for length in lengths)
+    values = np.array([value for _, value in replies], np.float32)
     return EncodedSample(
-        all_ids, np.concatenate(labels), is_image, positions, prompt.tiles, token_values, branches
+        ids=np.concatenate(
+            [prompt.ids[:-1], *(np.array([prompt.ids[-1], *r], np.int64) for r, _ in replies)]
+        ),
+        labels=np.concatenate(
+            [
+                np.full(n_shared, IGNORE_INDEX),
+                *(np.array([IGNORE_INDEX, *r], np.int64) for r, _ in replies),
+            ]
+        ),
+        is_image=np.concatenate([prompt.is_image[:-1], np.zeros(sum(branches), bool)]),
+        positions=positions,
+        tiles=prompt.tiles,
+        token_values={"advantage": np.repeat(values, lengths)},
+        branches=branches,
     )
 
 
 def split_updates(samples: Sequence[EncodedSample], updates: int) -> list[list[EncodedSample]]:
-    """The samples in `updates` parts of equal number as far as it goes, each by length, so that
-    little is padded.
+    """The samples in `updates` parts of nearly equal number, each sorted by length for little
+    padding.
     """
     bounds = np.linspace(0, len(samples), updates + 1).round().astype(int).tolist()
     return [sorted(samples[start:end], key=len) for start, end in pairwise(bounds)]
@@ -454,8 +513,8 @@ def split_updates(samples: Sequence[EncodedSample], updates: int) -> list[list[E
 def shard_update(
     update: Sequence[EncodedSample], micro_batch: int, dist_context: DistributedContext
 ) -> list[EncodedSample]:
-    """This process's samples of an update: as many micro-batches for each, filled up with one that
-    nothing is learnt from.
+    """This process's samples of an update: equally many micro-batches in each, padded with a sample
+    that nothing is learned from.
     """
     if dist_context.size == 1:
         return list(update)
@@ -471,7 +530,7 @@ def shard_update(
 def gather_rollouts(
     local_rollouts: Sequence[Rollout], dist_context: DistributedContext
 ) -> list[Rollout]:
-    """What all processes drew."""
+    """The rollouts of all processes."""
     if dist_context.control_group is None:
         return list(local_rollouts)
     parts: list[list[Rollout]] = [[] for _ in range(dist_context.size)]
@@ -482,19 +541,16 @@ def gather_rollouts(
 def round_metrics(
     groups: Sequence[RolloutGroup], *, n_requested: int, n_with_signal: int
 ) -> dict[str, float]:
-    """What a round came to, as means over its replies; `frac_with_signal` and `failed` are shares of its
+    """Means over the replies of a round; `frac_with_signal` and `failed` are shares of its
     questions.
     """
     results = [result for group in groups for result in group.rewards]
+    means = RewardResult(*(float(np.mean(column)) for column in zip(*results, strict=True)))
     lengths = [len(reply.token_ids) for group in groups for reply in group.replies]
     return {
-        "reward": float(np.mean([result.reward for result in results])),
-        "accuracy": float(np.mean([result.accuracy for result in results])),
-        "format": float(np.mean([result.format for result in results])),
+        **means._asdict(),
         "frac_with_signal": n_with_signal / n_requested,
         "reply_tokens": float(np.mean(lengths)),
-        "truncated": float(np.mean([result.truncated for result in results])),
-        "repetitive": float(np.mean([result.repetitive for result in results])),
         "failed": 1 - len(groups) / n_requested,
     }
 
@@ -508,62 +564,50 @@ def grpo_batches(
     seed: int,
     cache_mb: int,
 ) -> GrpoBatches:
-    """The feed of a stage with `grpo`. Made while the model still is the stage's start, which is
-    the reference.
+    """The batches of a stage with `grpo`. Call it while the model is at the start of the stage,
+    which is the reference.
 
     Raises:
-        TrainingError: no usable question. MissingExtra, InputError, UnknownName: an engine or
-            scorer that cannot be used.
+        TrainingError: no usable question. MissingExtraError, InputError, UnknownNameError: an
+            engine or scorer that cannot be used.
     """
-    stage, processor = trainer.stage, trainer.processor
-    assert stage.grpo is not None
-    max_prompt_tokens = stage.max_tokens - stage.grpo.max_reply_tokens
-    items = read_questions(paths)
+    stage, processor, grpo = trainer.stage, trainer.processor, trainer.stage.grpo
+    assert grpo is not None
     questions = encode_questions(
-        items,
+        read_questions(paths),
         processor,
-        instruction=stage.grpo.instruction,
-        max_prompt_tokens=max_prompt_tokens,
+        instruction=grpo.instruction,
+        max_prompt_tokens=stage.max_tokens - grpo.max_reply_tokens,
         cache_mb=cache_mb,
     )
 
     def encode(sample: Sample) -> EncodedSample:
-        return processor.encode(
-            sample.messages, questions.cache.tiles(sample.images) if sample.images else ()
-        )
+        tiles = questions.cache.tiles(sample.images) if sample.images else ()
+        return processor.encode(sample.messages, tiles)
 
-    rollouts = open_rollout_engine(stage.grpo.sampler, trainer, loaded, encode, out)
-    scorer = load_scorer(stage.grpo.reward)
     source = GrpoBatches(
         questions,
         trainer,
-        rollouts,
-        scorer,
+        open_rollout_engine(grpo.sampler, trainer, loaded, encode, out),
+        load_scorer(grpo.reward),
         seed=seed,
         save=lambda folder: save_weights(trainer, folder),
     )
-    if stage.grpo.pass_rate is not None:
-        low, high = stage.grpo.pass_rate
+    if grpo.pass_rate is not None:
+        low, high = grpo.pass_rate
         pass_rates = _pass_rates(source, out / PASS_RATES / f"{stage.name}.json")
         source.questions = questions.select([low < rate < high for rate in pass_rates], PASS_RATE)
     return source
 
 
 def _pass_rates(source: GrpoBatches, path: Path) -> list[float]:
-    """Measured once a run: a resumed one has other weights by then."""
+    """Measured once per run: a resumed one has other weights by then."""
     dist_context = source.trainer.dist_context
     if not dist_context.run_on_main(path.exists):
-        pass_rates = source.pass_rates()
-        dist_context.run_on_main(
-            lambda: write_json(
-                path,
-                {
-                    "ids": [sample.id for sample in source.questions.samples],
-                    "pass_rates": pass_rates,
-                },
-            )
-        )
-    return read_json(path)["pass_rates"]
+        rates = source.pass_rates()
+        ids = [sample.id for sample in source.questions.samples]
+        dist_context.run_on_main(lambda: write_json(path, {"ids": ids, PASS_RATES: rates}))
+    return read_json(path)[PASS_RATES]
 
 
 def _seed(seed: int, index: int) -> int:

@@ -1,27 +1,31 @@
-"""The learning log: one JSONL row per logged step, the same numbers for TensorBoard, and a progress
-line for people.
+"""The training log: one JSONL row per logged step, the same numbers for TensorBoard and experiment
+trackers, and a progress line on the terminal.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from lingshu.core.errors import MissingExtraError
 from lingshu.core.files import JsonlAppender, read_jsonl
 
 LOG_FILE = "log.jsonl"
 SUMMARY_FILE = "summary.json"
+PLAIN_LINE_EVERY_S = 10.0
+
+# Takes the scalars of one step, named "stage/name", and the step of that stage.
+Tracker = Callable[[Mapping[str, float], int], None]
 
 
 class ProgressCallback(Protocol):
-    """What a loop tells whoever watches it: the stage, steps done and in all, mean loss, supervised
-    and other tokens a second.
-    """
+    """Called after each logged step; tokens are counted whether supervised or not."""
 
     def __call__(
         self, stage: str, step: int, total: int, loss: float, tokens_per_s: float
@@ -30,91 +34,115 @@ class ProgressCallback(Protocol):
 
 @dataclass
 class TrainingLog:
-    """Appends rows to OUT/log.jsonl and, where wanted, to TensorBoard files in OUT/tensorboard."""
+    """Appends rows to OUT/log.jsonl and passes their numbers to the trackers."""
 
     path: Path
     appender: JsonlAppender
-    writer: object | None
+    trackers: Sequence[Tracker]
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size
 
-    def add(self, row: Mapping[str, object], step: int) -> None:
+    def add(self, row: Mapping[str, Any], step: int) -> None:
         self.appender.append([row])
-        if self.writer is not None:
-            for key, value in row.items():
-                if value is None or key in ("stage", "step", "total"):
-                    continue
-                self.writer.add_scalar(f"{row['stage']}/{key}", value, step)  # pyright: ignore[reportAttributeAccessIssue]
+        scalars = {
+            f"{row['stage']}/{name}": value
+            for name, value in row.items()
+            if value is not None and name not in ("stage", "step", "total")
+        }
+        for tracker in self.trackers:
+            tracker(scalars, step)
 
 
 @contextmanager
-def open_log(out: Path, *, log_bytes: int, tensorboard: bool) -> Iterator[TrainingLog]:
+def open_log(
+    out: Path,
+    *,
+    log_bytes: int,
+    tensorboard: bool,
+    report_to: Sequence[str] = (),
+    run_name: str = "lingshu",
+) -> Iterator[TrainingLog]:
     """Open the log at the length it had when the state was saved: rows of steps that will be taken
-    again are cut off.
+    again are removed.
 
     Raises:
-        StorageError: another process writes it; not a row of it is touched.
+        StorageError: another process writes it; none of its rows is touched.
+        MissingExtraError: a tracker of `report_to` is not installed.
     """
     path = out / LOG_FILE
-    writer = None
-    with JsonlAppender(path) as appender:
+    with JsonlAppender(path) as appender, ExitStack() as open_trackers:
         if path.stat().st_size > log_bytes:
             os.truncate(path, log_bytes)
+        trackers = [_open_tracker(name, run_name, open_trackers) for name in report_to]
         if tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
+            trackers.append(_open_tensorboard(out / "tensorboard", open_trackers))
+        yield TrainingLog(path, appender, trackers)
 
-            writer = SummaryWriter(str(out / "tensorboard"))
-        try:
-            yield TrainingLog(path, appender, writer)
-        finally:
-            if writer is not None:
-                writer.close()
+
+def _open_tensorboard(folder: Path, stack: ExitStack) -> Tracker:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    stack.callback(writer.close)
+
+    def track(scalars: Mapping[str, float], step: int) -> None:
+        for name, value in scalars.items():
+            writer.add_scalar(name, value, step)
+
+    return track
+
+
+def _open_tracker(name: str, run_name: str, stack: ExitStack) -> Tracker:
+    """wandb, trackio or mlflow, each configured by its own environment variables."""
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError.of(name, "trackers") from error
+    if name == "mlflow":
+        stack.enter_context(module.start_run(run_name=run_name))
+        return lambda scalars, step: module.log_metrics(dict(scalars), step=step)
+    module.init(project="lingshu", name=run_name)
+    stack.callback(module.finish)
+    # Each stage counts its steps from 1, and these two accept increasing steps only.
+    return lambda scalars, step: module.log({**scalars, "stage_step": step})
 
 
 def read_log(out: Path) -> list[dict]:
-    """Every row of a run's learning log, in the order of its steps."""
+    """Every row of a run's training log, in the order of its steps."""
     return list(read_jsonl(out / LOG_FILE))
 
 
 @contextmanager
 def progress_line() -> Iterator[ProgressCallback]:
-    """A line with loss, tokens a second and time left: redrawn on a terminal, else a plain line
+    """A line with loss, tokens per second and time left: redrawn on a terminal, else a plain line
     every ten seconds.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield plain_lines(console)
+        yield plain_lines(lambda line: console.print(line, highlight=False))
         return
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"),
-        TimeRemainingColumn(),
-    ]
-    with Bar(*columns, console=console) as bar:
-        tasks: dict[str, int] = {}
+    description, speed = TextColumn("{task.description}"), TextColumn("{task.fields[now]}")
+    columns = (description, BarColumn(), MofNCompleteColumn(), speed, TimeLeft())
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, Any] = {}
 
         def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total, now="")
-            bar.update(
-                tasks[stage],  # pyright: ignore[reportArgumentType]
-                completed=step,
-                now=f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s",
-            )
+            now = f"loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s"
+            bar.update(tasks[stage], completed=step, now=now)
 
         yield show
 
 
-def plain_lines(console: object, *, every_s: float = 10.0) -> ProgressCallback:
-    """Progress as plain lines, at most one in `every_s` seconds besides each stage's last."""
+def plain_lines(print_line: Callable[[str], None]) -> ProgressCallback:
+    """Progress as plain lines, at most one in ten seconds besides the last of each stage."""
     last_printed = time.monotonic()
     started: dict[str, tuple[float, int]] = {}
 
@@ -122,14 +150,13 @@ def plain_lines(console: object, *, every_s: float = 10.0) -> ProgressCallback:
         nonlocal last_printed
         now = time.monotonic()
         started_at, first_step = started.setdefault(stage, (now, step))
-        if step < total and now - last_printed < every_s:
+        if step < total and now - last_printed < PLAIN_LINE_EVERY_S:
             return
         last_printed = now
         seconds_left = (now - started_at) / max(1, step - first_step) * (total - step)
-        console.print(  # pyright: ignore[reportAttributeAccessIssue]
+        print_line(
             f"{stage}: step {step}/{total}, loss {loss:.3f}, {tokens_per_s:,.0f} tokens/s,"
-            f" {seconds_left:.0f} s left",
-            highlight=False,
+            f" {seconds_left:.0f} s left"
         )
 
     return show

@@ -1,49 +1,115 @@
-"""The one supervised loop: a chain of stages, each resumable to the last bit, each ending in a
-checkpoint others can load.
+"""The training loop: a chain of stages, each resumable to the last bit, each ending in a checkpoint
+that other tools can load.
 
 OUT/config.yaml             the resolved configuration; can be run again
-OUT/data.json               the digest of each data group, so that a resumed run learns from the same
+OUT/data.json               the digest of each data group, so that a resumed run sees the same data
 OUT/start/                  the model before the first stage, where it was built here
 OUT/stages/<n>-<name>/      the checkpoint after each stage but the last
-OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint after that stage has it merged in
+OUT/adapters/<n>-<name>/    the adapter of each LoRA stage, for peft; the checkpoint has it merged
 OUT/checkpoint/             the checkpoint after the last stage
-OUT/log.jsonl, tensorboard/ the learning log
-OUT/state/<n>-<step>/       what a killed run resumes from; removed at the end (files: train/checkpoint_storage.py)
+OUT/log.jsonl, tensorboard/ the training log
+OUT/state/<n>-<step>/       what an interrupted run resumes from (train/checkpoint.py); removed last
 OUT/summary.json            stages with steps, seconds, first and last loss, tokens, drops
 
-Under torchrun every process runs this same loop; the first one alone writes, but for its share of
-each state.
+Under torchrun every process runs this same loop; only the first one writes, except for each
+process's share of a state.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lingshu.core import config as configuration
-from lingshu.core.errors import ConfigError
+from lingshu.core.errors import ConfigError, TrainingError
 from lingshu.core.files import read_json, write_json
 from lingshu.core.run_card import RUN_CARD, RunCard, write_run_card
-from lingshu.core.types import Sample
 from lingshu.models.export import export
 from lingshu.models.load import LoadedModel, load, load_on_meta
 from lingshu.models.model_spec import TinyModel
-from lingshu.models.processor import Processor
 from lingshu.models.tiny import build_tiny
+from lingshu.train.batching import Batch, BatchSource, supervised_batches
+from lingshu.train.checkpoint import (
+    CheckpointWriter,
+    TrainingPosition,
+    find_latest_state,
+    load_state,
+)
 from lingshu.train.config import TrainConfig
-from lingshu.train.data import DataGroup, open_data_group, read_groups
-from lingshu.train.distributed import DistributedContext, init_distributed
-from lingshu.train.length_stats import tokenizer_texts
-from lingshu.train.log import SUMMARY_FILE, ProgressCallback
-from lingshu.train.trainer import StageRun, StageSummary
+from lingshu.train.data import DataGroup, encode_training_samples, open_data_group, read_groups
+from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
+from lingshu.train.estimate import tokenizer_texts
+from lingshu.train.grpo import grpo_batches
+from lingshu.train.log import LOG_FILE, SUMMARY_FILE, ProgressCallback, TrainingLog, open_log
+from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
+from lingshu.train.step import StepResult, Trainer, build_trainer
+from lingshu.train.weight_sync import unsharded_model
 
 DATA_FILE = "data.json"
+LOSS_WINDOW = 20  # a stage's first and last loss are means over this many steps at most
+
+
+class StopRequested(Exception):
+    """The run was asked to stop; its state is saved and `--resume` continues from it."""
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
+
+    `skipped` counts steps with a non-finite loss or gradient, which changed nothing. `entities` is
+    EntityCounts as JSON, None where no sample is marked.
+    """
+
+    name: str
+    steps: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    samples: int
+    tokens: int
+    skipped: int
+    dropped: Mapping[str, int]
+    entities: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the stages of a run share."""
+
+    config: TrainConfig
+    out: Path
+    groups: Mapping[str, DataGroup]
+    dist_context: DistributedContext
+    stop: Callable[[], bool]
+    progress: ProgressCallback | None = None
+
+    def start_folder(self, stage_index: int) -> str:
+        """The folder or hub id of the model that a stage starts from."""
+        config = self.config
+        if stage_index:
+            return str(stage_folder(self.out, stage_index - 1, config.stages[stage_index - 1].name))
+        return str(self.out / "start") if isinstance(config.model, TinyModel) else config.model
+
+    @property
+    def start_name(self) -> str:
+        model = self.config.model
+        return model if isinstance(model, str) else f"random weights ({model.family})"
+
+
+def stage_folder(out: Path, stage_index: int, name: str) -> Path:
+    return out / "stages" / f"{stage_index + 1}-{name}"
 
 
 def train(
@@ -57,140 +123,142 @@ def train(
 ) -> Path:
     """Run every stage that is not done yet and return the folder of the final checkpoint.
 
-    `stop` is asked after each step; once it says yes the state is saved and Stopped is raised.
-    Under torchrun each process calls this; `world` is the one it has joined, None to join it here.
+    `stop` is called after each step; once it returns True the state is saved and StopRequested is
+    raised. Under torchrun each process calls this function; `dist_context` is the one it has
+    joined, None to join it here.
 
     Raises:
         ConfigError: a data group without a folder, an option that cannot work, or an OUT in use.
-        ArtefactError: a model or dataset that cannot be used.
-        TrainingError: too many losses that are no number, no usable sample, or another process that
-            ended.
-        Stopped: see above.
-        StorageError: the disk refused a write; what was written before stays whole.
+        ArtifactError: a model or dataset that cannot be used.
+        TrainingError: too many non-finite losses, no usable sample, or another process that ended.
+        StopRequested: see above.
+        StorageError: the disk refused a write; what was written before is intact.
     """
-    with (
-        init_distributed(config.device)
-        if dist_context is None
-        else nullcontext(dist_context) as joined_context
-    ):
-        return _train(config, out, joined_context, resume=resume, progress=progress, stop=stop)
+    joined = nullcontext(dist_context) if dist_context else init_distributed(config.device)
+    with joined as context:
+        check_distributed(config, context)
+        groups, summaries = context.run_on_main(lambda: _open_run(config, out, resume=resume))
+        if not (out / "config.yaml").exists():
+            raise ConfigError(
+                f"process {context.rank} sees no {out}; --out must be on a disk that all nodes"
+                " share."
+            )
+        if not context.run_on_main(lambda: _is_finished(out)):
+            _train_stages(RunContext(config, out, groups, context, stop, progress), summaries)
+    return out / "checkpoint"
 
 
-def _train(
-    config: TrainConfig,
-    out: Path,
-    dist_context: DistributedContext,
-    *,
-    resume: bool,
-    progress: ProgressCallback | None,
-    stop: Callable[[], bool],
-) -> Path:
-    check_distributed(config, dist_context)
-    final = out / "checkpoint"
-    groups, summaries = dist_context.run_on_main(lambda: _open_run(config, out, resume=resume))
-    if not (out / "config.yaml").exists():
-        raise ConfigError(
-            f"process {dist_context.rank} sees no {out}; --out must lie on a disk that all nodes share."
-        )
-    if dist_context.run_on_main(lambda: final.is_dir() and (out / RUN_CARD).exists()):
-        return final
+def _is_finished(out: Path) -> bool:
+    return (out / "checkpoint").is_dir() and (out / RUN_CARD).exists()
+
+
+def _train_stages(run: RunContext, summaries: list[StageSummary]) -> None:
+    """Train the stages after those of `summaries`."""
+    config, out, dist_context = run.config, run.out, run.dist_context
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    paths = {name: group.path for name, group in groups.items()}
-    bfloat16 = config.precision == "bfloat16" or (
-        config.precision == "auto" and dist_context.device.type == "cuda"
-    )
-    loaded: LoadedModel | None = None
-    # the first drops of each stage, so that the card of the run names them too
-    drop_examples: list[str] = []
-    for stage_index in range(len(summaries), len(config.stages)):
-        # A sharded model is not whole in any process; the stage after it starts from its
-        # checkpoint.
-        start_model = (
-            loaded
-            if loaded is not None and not dist_context.is_distributed
-            else _load_start_model(config, out, stage_index, paths, dist_context)
-        )
-        summary, drops, loaded = StageRun(
-            config, stage_index, paths, out, stop=stop, dist_context=dist_context
-        ).run(
-            start_model, progress, bfloat16=bfloat16, base=_start_folder(config, out, stage_index)
-        )
-        summaries.append(summary)
-        drop_examples += drops
-        last = stage_index == len(config.stages) - 1
-        folder = final if last else stage_folder(out, stage_index, config.stages[stage_index].name)
-        dist_context.run_on_main(
-            partial(
-                _finish_stage,
-                loaded,
-                folder,
-                out,
-                summaries,
-                _build_run_card(config, summaries, groups, drop_examples),
-            )
-        )
-    dist_context.run_on_main(
-        lambda: _finish_run(out, _build_run_card(config, summaries, groups, drop_examples))
-    )
-    return final
+    trained: LoadedModel | None = None
+    drop_examples: list[str] = []  # of each stage of this process
+    for index in range(len(summaries), len(config.stages)):
+        # No process has the full sharded model; the next stage starts from its checkpoint.
+        start = None if dist_context.is_distributed else trained
+        stage_run = StageRun(run, index)
+        trained, source = stage_run.train(start or _load_start_model(run, index))
+        summaries.append(stage_run.summarize(source))
+        drop_examples += source.stats.drop_examples
+        card = _build_run_card(run, summaries, drop_examples)
+        folder = out / "checkpoint"
+        if index < len(config.stages) - 1:
+            folder = stage_folder(out, index, config.stages[index].name)
+        dist_context.run_on_main(partial(_finish_stage, out, trained, folder, summaries, card))
+    card = _build_run_card(run, summaries, drop_examples)
+    dist_context.run_on_main(lambda: write_run_card(out, card))
+    dist_context.run_on_main(lambda: shutil.rmtree(out / "state", ignore_errors=True))
 
 
 def _finish_stage(
-    loaded: LoadedModel | None,
-    folder: Path,
     out: Path,
+    trained: LoadedModel | None,
+    folder: Path,
     summaries: Sequence[StageSummary],
     card: RunCard,
 ) -> None:
-    assert loaded is not None  # the process that writes has the whole model
-    export(loaded.model, loaded.processor, folder, card)
+    assert trained is not None  # the process that writes has the full model
+    export(trained.model, trained.processor, folder, card)
     write_json(out / SUMMARY_FILE, {"stages": [asdict(s) for s in summaries]})
-
-
-def _finish_run(out: Path, card: RunCard) -> None:
-    write_run_card(out, card)
-    shutil.rmtree(out / "state", ignore_errors=True)
 
 
 def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
     """Refuse what this number of processes cannot run.
 
     Raises:
-        ConfigError: a batch that cannot be shared out evenly, or an option that asks for torchrun
-            and GPUs.
+        ConfigError: a batch that cannot be divided evenly, or an option that needs torchrun and
+            GPUs.
     """
-    if config.sharding.cpu_offload and not (
-        dist_context.is_distributed and dist_context.device.type == "cuda"
-    ):
+    on_gpus = dist_context.is_distributed and dist_context.device.type == "cuda"
+    if config.sharding.cpu_offload and not on_gpus:
         raise ConfigError(
             "sharding.cpu_offload needs GPUs under torchrun; set sharding.cpu_offload=false."
         )
     for stage in config.stages if dist_context.is_distributed else ():
-        # What varies in a round is shared out as it comes.
-        if not stage.grpo and stage.batch % (dist_context.size * stage.micro_batch):
+        divisor = dist_context.size * stage.micro_batch
+        # The replies of a round vary in number and are divided as they come.
+        if not stage.grpo and stage.batch % divisor:
             raise ConfigError(
-                f"stage {stage.name!r}: batch {stage.batch} cannot be shared out to {dist_context.size}"
-                f" processes in micro-batches of {stage.micro_batch}; choose a multiple of"
-                f" {dist_context.size * stage.micro_batch}, or another number of processes."
+                f"stage {stage.name!r}: batch {stage.batch} cannot be divided over"
+                f" {dist_context.size} processes in micro-batches of {stage.micro_batch}; choose a"
+                f" multiple of {divisor}, or another number of processes."
             )
 
 
 def _open_run(
     config: TrainConfig, out: Path, *, resume: bool
 ) -> tuple[dict[str, DataGroup], list[StageSummary]]:
-    groups = check_data(config)
-    prepare_folder(config, out, resume=resume)
+    """Check the data and OUT; the summaries are those of the stages that are done.
+
+    Raises:
+        ConfigError, ArtifactError, InputError: see `train`.
+    """
+    folders: dict[str, Path] = {}
+    for stage in config.stages:
+        for group in stage.data:
+            if (folder := config.data[group]) is None:
+                raise ConfigError(
+                    f"stage {stage.name!r} needs data group {group!r}; give it with"
+                    f" data.{group}=FOLDER."
+                )
+            folders[group] = Path(folder)
+    groups = {name: open_data_group(folder) for name, folder in folders.items()}
+    _prepare_folder(config, out, resume=resume)
     _check_same_data(groups, out)
-    return groups, _read_summaries(out)
+    path = out / SUMMARY_FILE
+    rows = read_json(path)["stages"] if path.exists() else []
+    return groups, [StageSummary(**row) for row in rows]
+
+
+def _prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
+    path = out / "config.yaml"
+    if not path.exists():
+        if out.is_dir() and any(out.iterdir()):
+            raise ConfigError(
+                f"{out} is not empty and holds no training run; choose another --out."
+            )
+        configuration.write(config, path)
+    elif not resume:
+        raise ConfigError(
+            f"{out} holds a training run already; pass --resume to continue it, remove it, or"
+            " choose another --out."
+        )
+    # Read as a configuration, so that a field which a later version added has its default.
+    elif configuration.from_plain(TrainConfig, configuration.read_plain(path)) != config:
+        raise ConfigError(
+            f"{out} holds a run of another configuration ({path}); resume it with that file,"
+            " remove it, or choose another --out."
+        )
 
 
 def _check_same_data(groups: Mapping[str, DataGroup], out: Path) -> None:
-    """Note which data the run learns from; one that goes on has to find the same.
-
-    Raises:
-        ConfigError: a data group has changed since.
-    """
+    """Record which data the run learns from; a resumed run needs the same."""
     path, digests = out / DATA_FILE, {name: group.digest for name, group in groups.items()}
     if not path.exists():
         write_json(path, digests)
@@ -198,137 +266,42 @@ def _check_same_data(groups: Mapping[str, DataGroup], out: Path) -> None:
     recorded = read_json(path)
     changed = next((name for name, digest in digests.items() if recorded.get(name) != digest), None)
     if changed is not None and not (out / RUN_CARD).exists():
-        label = f"data group {changed!r} ({groups[changed].path})"
         raise ConfigError(
-            f"{label} is not what {out} has learnt from so far; put it back, or choose another"
-            " --out."
+            f"data group {changed!r} ({groups[changed].path}) is not what {out} has learned from so"
+            " far; restore it, or choose another --out."
         )
 
 
-def stage_folder(out: Path, stage_index: int, name: str) -> Path:
-    return out / "stages" / f"{stage_index + 1}-{name}"
-
-
-def check_data(config: TrainConfig) -> dict[str, DataGroup]:
-    """Every data group that a stage uses, each checked to be whole.
-
-    Raises:
-        ConfigError: a group without a folder.
-        ArtefactError, InputError: a folder that is no dataset or is damaged.
-    """
-    folders: dict[str, Path] = {}
-    for stage in config.stages:
-        for group in stage.data:
-            folder = config.data[group]
-            if folder is None:
-                raise ConfigError(
-                    f"stage {stage.name!r} needs data group {group!r}; give it with"
-                    f" data.{group}=FOLDER."
-                )
-            folders[group] = Path(folder)
-    return {name: open_data_group(folder) for name, folder in folders.items()}
-
-
-def prepare_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
-    """Refuse an OUT that holds another run, and write the configuration that this one can be run
-    again with.
-
-    Raises:
-        ConfigError: OUT holds a run and `resume` is off, or it holds one of another configuration.
-    """
-    path = out / "config.yaml"
-    if path.exists():
-        if not resume:
-            raise ConfigError(
-                f"{out} holds a training run already; pass --resume to go on with it, remove it, or"
-                " choose another --out."
-            )
-        # Read as a configuration, so that a field which a later version added counts with its
-        # default.
-        if configuration.from_plain(TrainConfig, configuration.read_plain(path)) != config:
-            raise ConfigError(
-                f"{out} holds a run of another configuration ({path}); resume it with that file,"
-                " remove it, or choose another --out."
-            )
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise ConfigError(f"{out} is not empty and holds no training run; choose another --out.")
-    configuration.write(config, path)
-
-
-def _read_summaries(out: Path) -> list[StageSummary]:
-    path = out / SUMMARY_FILE
-    return [StageSummary(**row) for row in read_json(path)["stages"]] if path.exists() else []
-
-
-def _load_start_model(
-    config: TrainConfig,
-    out: Path,
-    n_done: int,
-    groups: Mapping[str, Path],
-    dist_context: DistributedContext,
-) -> LoadedModel:
-    """The model to go on with: the last finished stage's, else the configured one; without values
-    but in the first process.
-    """
-    name = _start_folder(config, out, n_done)
+def _load_start_model(run: RunContext, stage_index: int) -> LoadedModel:
+    """The model that a stage starts from; without values in all processes but the first."""
+    config, dist_context, name = run.config, run.dist_context, run.start_folder(stage_index)
     on_main: list[LoadedModel] = []
 
     def load_on_main() -> None:
-        if not n_done and isinstance(config.model, TinyModel) and not Path(name).is_dir():
-            _build_start(config, config.model, Path(name), groups)
+        if not stage_index and isinstance(config.model, TinyModel) and not Path(name).is_dir():
+            _build_start(run, config.model, Path(name))
         on_main.append(load(name))
 
     dist_context.run_on_main(load_on_main)
     loaded = on_main[0] if on_main else load_on_meta(name)
     if not dist_context.is_distributed:
         loaded.model.to(dist_context.device)
-    previous = loaded.processor
-    image_processor = previous.family.with_budget(previous.image_processor, config.pixels)
-    processor = Processor(previous.family, previous.tokenizer, image_processor, config.pixels)
-    return LoadedModel(loaded.model, processor, _start_name(config), loaded.digest)
+    processor = loaded.processor.with_budget(config.pixels)
+    return LoadedModel(loaded.model, processor, run.start_name, loaded.digest)
 
 
-def _start_folder(config: TrainConfig, out: Path, n_done: int) -> str:
-    """Where the model lies that the stage after `done` others starts from: a folder, or a hub id."""
-    if n_done:
-        return str(stage_folder(out, n_done - 1, config.stages[n_done - 1].name))
-    return str(out / "start") if isinstance(config.model, TinyModel) else config.model
-
-
-def _start_name(config: TrainConfig) -> str:
-    return (
-        config.model if isinstance(config.model, str) else f"random weights ({config.model.family})"
-    )
-
-
-def _build_start(
-    config: TrainConfig, spec: TinyModel, folder: Path, groups: Mapping[str, Path]
-) -> None:
-    """Build a tiny model, only once in a run, with a tokenizer trained on the text of all data
-    groups in order.
-    """
-    items = read_groups(list(groups.values()))
-    corpus = [
-        text
-        for item in items
-        if isinstance(item, Sample)
-        for text in tokenizer_texts(item.messages)
-    ]
+def _build_start(run: RunContext, spec: TinyModel, folder: Path) -> None:
+    """Build a tiny model with a tokenizer trained on the text of all data groups in order."""
+    config = run.config
+    corpus = tokenizer_texts(read_groups([group.path for group in run.groups.values()]))
     model, processor = build_tiny(spec, corpus, budget=config.pixels, seed=config.seed)
-    export(
-        model,
-        processor,
-        folder,
-        RunCard("train", configuration.to_plain(config), config.seed, notes={"name": "untrained"}),
-    )
+    notes = {"name": "untrained"}
+    card = RunCard("train", configuration.to_plain(config), config.seed, notes=notes)
+    export(model, processor, folder, card)
 
 
 def _build_run_card(
-    config: TrainConfig,
-    summaries: list[StageSummary],
-    groups: Mapping[str, DataGroup],
-    drops: Sequence[str],
+    run: RunContext, summaries: Sequence[StageSummary], drop_examples: Sequence[str]
 ) -> RunCard:
     stages = [
         {
@@ -340,28 +313,269 @@ def _build_run_card(
         }
         for s in summaries
     ]
-    data = []
-    for name, (_, card, _) in groups.items():
-        data.append(
-            {
-                "group": name,
-                "rows": card.rows,
-                "images": card.images,
-                "licenses": ", ".join(card.licenses),
-            }
-        )
-    counts = {f"dropped_{reason}": 0 for s in summaries for reason in s.dropped}
-    for s in summaries:
-        for reason, n_dropped in s.dropped.items():
-            counts[f"dropped_{reason}"] += n_dropped
+    data = [
+        {
+            "group": name,
+            "rows": card.rows,
+            "images": card.images,
+            "licenses": ", ".join(card.licenses),
+        }
+        for name, (_, card, _) in run.groups.items()
+    ]
+    counts: Counter[str] = Counter()
+    for summary in summaries:
+        counts.update({f"dropped_{reason}": n for reason, n in summary.dropped.items()})
     if skipped := sum(s.skipped for s in summaries):
         counts["skipped_steps"] = skipped
-    hashes = {str(group.path): group.digest for group in groups.values()}
     notes = {
-        "name": config.name,
-        "start": _start_name(config),
+        "name": run.config.name,
+        "start": run.start_name,
         "stages": stages,
         "data": data,
-        "first_drops": list(drops),
+        "first_drops": list(drop_examples),
     }
-    return RunCard("train", configuration.to_plain(config), config.seed, counts, hashes, notes)
+    hashes = {str(group.path): group.digest for group in run.groups.values()}
+    plain = configuration.to_plain(run.config)
+    return RunCard("train", plain, run.config.seed, dict(counts), hashes, notes)
+
+
+class StageRun:
+    """One stage of a run, with what a state restores besides weights and optimizer."""
+
+    def __init__(self, run: RunContext, stage_index: int) -> None:
+        self.run, self.stage_index = run, stage_index
+        self.config, self.dist_context = run.config, run.dist_context
+        self.stage = run.config.stages[stage_index]
+        self.seed = run.config.seed * 1000 + stage_index
+        self.first_losses: list[float] = []
+        self.recent_losses: deque[float] = deque(maxlen=LOSS_WINDOW)
+        self.pending_losses: list[float] = []  # losses since the last row of the log
+        self.skipped = 0
+        self.seconds = 0.0
+
+    def train(self, loaded: LoadedModel) -> tuple[LoadedModel | None, BatchSource]:
+        """Train the stage from its start or its newest state to its end, the model in place.
+
+        Returns the trained model (of a sharded run in the first process only), and the source of
+        its batches.
+
+        Raises:
+            TrainingError: too many steps were not finite. StopRequested: `stop` returned True, and
+                the state is saved.
+            StorageError: a state could not be written.
+        """
+        config, stage, dist_context = self.config, self.stage, self.dist_context
+        model, family = loaded.model, loaded.processor.family
+        adapter = inject_adapters(model, family, stage.lora, seed=self.seed) if stage.lora else None
+        on_gpu = dist_context.device.type == "cuda"
+        trainer = build_trainer(
+            model,
+            loaded.processor,
+            stage,
+            device=dist_context.device,
+            bfloat16=config.precision == "bfloat16" or (config.precision == "auto" and on_gpu),
+            dist_context=dist_context,
+            sharding=config.sharding,
+        )
+        source = self._open_batches(loaded, trainer)
+        # Each process has its own dropout.
+        torch.manual_seed(self.seed + 1_000_003 * dist_context.rank)
+        position = self._resume(trainer)
+        open_main_log = open_log(
+            self.run.out,
+            log_bytes=position.log_bytes,
+            tensorboard=config.tensorboard,
+            report_to=config.report_to,
+            run_name=config.name,
+        )
+        with (
+            open_main_log if dist_context.is_main else nullcontext() as log,
+            CheckpointWriter(self.run.out / "state", dist_context) as writer,
+        ):
+            self._take_steps(trainer, source, position, log, writer)
+            writer.wait()
+        if not self.first_losses:
+            raise TrainingError(
+                f"stage {stage.name!r}: none of its {source.total} steps had a finite loss and"
+                " gradient; check the model it starts from, or lower its learning rates."
+            )
+        if dist_context.is_distributed:
+            weights = full_state_dict(model)
+            if not dist_context.is_main:
+                return None, source
+            model = unsharded_model(trainer, weights)
+        model.eval()
+        if adapter is not None:
+            folder = self.run.out / "adapters" / f"{self.stage_index + 1}-{stage.name}"
+            save_adapter(model, adapter, self.run.start_folder(self.stage_index), folder)
+            merge_adapters(model)
+        return LoadedModel(model, loaded.processor, loaded.name, loaded.digest), source
+
+    def summarize(self, source: BatchSource) -> StageSummary:
+        stats = source.stats
+        return StageSummary(
+            name=self.stage.name,
+            steps=source.total,
+            seconds=round(self.seconds, 2),
+            first_loss=_mean(self.first_losses),
+            last_loss=_mean(self.recent_losses),
+            samples=stats.samples,
+            tokens=stats.tokens,
+            skipped=self.skipped,
+            dropped=dict(stats.drops),
+            entities=None if stats.entities is None else stats.entities.as_json(),
+        )
+
+    def _open_batches(self, loaded: LoadedModel, trainer: Trainer) -> BatchSource:
+        stage, cache_mb = self.stage, self.config.cache_mb
+        folders = [self.run.groups[group].path for group in stage.data]
+        if stage.grpo:
+            return grpo_batches(
+                folders, loaded, trainer, out=self.run.out, seed=self.seed, cache_mb=cache_mb
+            )
+        data = encode_training_samples(
+            read_groups(folders),
+            loaded.processor,
+            max_tokens=stage.max_tokens,
+            cache_mb=cache_mb,
+            objective=stage.objective,
+            seed=self.seed,
+        )
+        return supervised_batches(
+            data,
+            stage,
+            self.seed,
+            shard_batch=lambda batch: self.dist_context.shard_batch(batch, stage.micro_batch),
+        )
+
+    def _resume(self, trainer: Trainer) -> TrainingPosition:
+        out = self.run.out
+        resumed = self.dist_context.run_on_main(lambda: find_latest_state(out / "state"))
+        if resumed is not None and resumed[1].stage == self.stage_index:
+            folder, position = resumed
+            load_state(folder, trainer.model, trainer.optimizer, self.dist_context)
+            self.first_losses = list(position.first_losses)
+            self.recent_losses.extend(position.recent_losses)
+            self.pending_losses, self.skipped = list(position.pending_losses), position.skipped
+            return position
+        # A stage that starts from scratch keeps the log up to the end of the stage before it.
+        finished = {stage.name for stage in self.config.stages[: self.stage_index]}
+        log_bytes = self.dist_context.run_on_main(
+            lambda: _finished_log_bytes(out / LOG_FILE, finished)
+        )
+        return TrainingPosition(self.stage_index, 0, log_bytes, 0.0)
+
+    def _take_steps(
+        self,
+        trainer: Trainer,
+        source: BatchSource,
+        position: TrainingPosition,
+        log: TrainingLog | None,
+        writer: CheckpointWriter,
+    ) -> None:
+        started = time.monotonic() - position.seconds
+        clock, tokens, total = time.monotonic(), 0, source.total
+        batches = source(position.step)
+        save_due = False  # a state is due, and waits for a resumable step
+        for done in range(position.step + 1, total + 1):
+            batch = next(batches)
+            result = trainer.step(batch, done - 1, total)
+            self._record_loss(result, done)
+            tokens += _count_tokens(batch)
+            if done % self.config.log_every == 0 or done == total:
+                elapsed = max(1e-9, time.monotonic() - clock)
+                tokens_per_s = self.dist_context.all_reduce_sum([tokens])[0] / elapsed
+                learning_rate = max(group["lr"] for group in trainer.optimizer.param_groups)
+                metrics = {**result.metrics, **source.metrics}
+                self.log_step(log, done, total, result.norm, learning_rate, tokens_per_s, metrics)
+                clock, tokens = time.monotonic(), 0
+            # One process that is asked to stop, or whose disk is full, stops all of them after the
+            # same step.
+            stop_requested, failed = self.dist_context.all_reduce_sum(
+                [self.run.stop() or self.dist_context.is_orphaned(), writer.failed]
+            )
+            if failed:
+                writer.wait()
+            save_due = save_due or stop_requested > 0 or done % self.config.save_every == 0
+            if done < total and save_due and source.is_resumable_at(done):
+                position = TrainingPosition(
+                    self.stage_index,
+                    done,
+                    log.size if log else 0,  # the first process writes the position
+                    time.monotonic() - started,
+                    tuple(self.first_losses),
+                    tuple(self.recent_losses),
+                    tuple(self.pending_losses),
+                    self.skipped,
+                )
+                writer.save(position, trainer.model, trainer.optimizer)
+                save_due = False
+                if stop_requested:
+                    writer.wait()
+                    raise StopRequested(f"stage {self.stage.name!r}, step {done} of {total}")
+        self.seconds = time.monotonic() - started
+
+    def _record_loss(self, result: StepResult, done: int) -> None:
+        """Record the loss of a step; a non-finite one was skipped by the trainer and is counted."""
+        loss, norm = result.loss, result.norm
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.recent_losses.append(loss)
+            self.pending_losses.append(loss)
+            if len(self.first_losses) < LOSS_WINDOW:
+                self.first_losses.append(loss)
+            return
+        self.skipped += 1
+        if self.skipped > self.config.max_skipped_steps:
+            raise TrainingError(
+                f"stage {self.stage.name!r}, step {done}: the loss is {loss}, its gradient norm"
+                f" {norm}, and {self.skipped} such steps were skipped; lower the stage's learning"
+                " rates or check the data."
+            )
+
+    def log_step(
+        self,
+        log: TrainingLog | None,
+        done: int,
+        total: int,
+        norm: float,
+        learning_rate: float,
+        tokens_per_s: float,
+        metrics: Mapping[str, float],
+    ) -> None:
+        """Add a row about the steps since the last one; None is without a log."""
+        loss = _mean(self.pending_losses)
+        self.pending_losses = []
+        if log is None:
+            return
+        numbers = {"loss": loss, "gradient_norm": norm, "skipped": self.skipped}
+        numbers |= {"learning_rate": learning_rate, "tokens_per_s": round(tokens_per_s, 1)}
+        # A skipped step may have values that JSON cannot hold.
+        finite = {
+            name: value if math.isfinite(value) else None
+            for name, value in {**numbers, **metrics}.items()
+        }
+        log.add({"stage": self.stage.name, "step": done, "total": total, **finite}, done)
+        if self.run.progress is not None:
+            self.run.progress(self.stage.name, done, total, loss, tokens_per_s)
+
+
+def _count_tokens(batch: Batch) -> int:
+    return sum(len(sample) for sequence in batch for sample in sequence)
+
+
+def _mean(losses: Sequence[float] | deque[float]) -> float:
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def _finished_log_bytes(log: Path, finished: set[str]) -> int:
+    """The length of the log up to the last row of the finished stages."""
+    end = offset = 0
+    if log.exists():
+        for line in log.read_bytes().splitlines(keepends=True):
+            offset += len(line)
+            try:
+                if json.loads(line)["stage"] in finished:
+                    end = offset
+            except ValueError:
+                break
+    return end

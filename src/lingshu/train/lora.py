@@ -1,8 +1,8 @@
-"""LoRA: small trained matrices beside frozen weights, through peft; saved as an adapter, then
+"""LoRA: small trained matrices alongside frozen weights, through peft; saved as an adapter, then
 merged into the model.
 
-Hu et al. 2021, arXiv 2106.09685. The model stays of its stock class: peft puts its layers into it
-and takes them out again.
+Hu et al. 2021, arXiv 2106.09685. The model keeps its stock class: peft replaces its linear layers
+and puts them back.
 """
 
 from __future__ import annotations
@@ -16,59 +16,39 @@ from safetensors.torch import save_file
 
 from lingshu.core.errors import MissingExtraError
 from lingshu.core.files import atomic_folder, write_manifest
-from lingshu.models.base import ModelFamily
+from lingshu.models.base import VisionLanguageFamily
 from lingshu.train.config import Lora
-
-ADAPTER_KEY = "lora_"  # what peft puts into the names of adapter parameters
 
 
 def is_adapter(parameter: str) -> bool:
-    return ADAPTER_KEY in parameter
+    return "lora_" in parameter  # as peft names them
 
 
-def target_modules(model: Any, family: ModelFamily, lora: Lora) -> list[str]:
-    """Names of the linear layers that get an adapter: all of the given parts but the output head."""
-    names = []
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, torch.nn.Linear)
-            and not name.startswith("lm_head")
-            and family.part_of(name + ".") in lora.parts
-        ):
-            names.append(name)
-    return names
-
-
-def peft_config(model: Any, family: ModelFamily, lora: Lora) -> Any:
-    """The adapter's configuration as peft reads it.
+def inject_adapters(model: Any, family: VisionLanguageFamily, lora: Lora, *, seed: int) -> Any:
+    """Add adapters to the linear layers of the given parts (not the output head), in place; returns
+    the peft configuration. The outputs of the model are unchanged at first.
 
     Raises:
-        MissingExtra: peft is not installed.
+        MissingExtraError: peft is not installed.
     """
     try:
-        from peft import LoraConfig
+        from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("peft", "peft") from error
-    names = target_modules(model, family, lora)
-    return LoraConfig(
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and not name.startswith("lm_head")
+        and family.part_of(name + ".") in lora.parts
+    ]
+    config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=names,
+        target_modules=targets,
         bias="none",
     )
-
-
-def inject_adapters(model: Any, family: ModelFamily, lora: Lora, *, seed: int) -> Any:
-    """Put adapters into the model, in place, and return their configuration; what the model says is
-    unchanged at first.
-
-    Raises:
-        MissingExtra: peft is not installed.
-    """
-    config = peft_config(model, family, lora)
-    from peft import inject_adapter_in_model
-
     torch.manual_seed(seed)
     inject_adapter_in_model(config, model)
     return config
@@ -95,8 +75,8 @@ def save_adapter(model: Any, config: Any, base: str, folder: Path) -> None:
 
 
 def merge_adapters(model: Any) -> None:
-    """Add the adapters to the weights they stand beside and take them out, in place: the model is
-    of its stock form again.
+    """Add the adapters to their base weights and remove them, in place: the model has its stock
+    form again.
     """
     from peft.tuners.lora import LoraLayer
 

@@ -1,4 +1,4 @@
-"""What an optimiser step makes small: one interface for cross-entropy, weighted tokens, DFT and
+"""The objective of an optimizer step: one interface for cross-entropy, weighted tokens, DFT and
 GRPO.
 
 Shapes: N supervised tokens of a micro-batch, V vocabulary.
@@ -17,6 +17,8 @@ from torch.nn import functional
 from lingshu.models.processor import EncodedSample
 from lingshu.train.config import Grpo, Objective, Stage
 
+TokenValues = Mapping[str, torch.Tensor]
+
 
 class SummedLoss(NamedTuple):
     """A loss summed over tokens, and other sums over the same tokens that the log shows as means."""
@@ -26,42 +28,34 @@ class SummedLoss(NamedTuple):
 
 
 class Loss(Protocol):
-    """An objective. A step divides the sum of `summed` over its whole batch by the sum of `mass`.
+    """An objective. A step divides `loss_sum` over its whole batch by the sum of `denominator`.
 
-    `facts` names what it reads of each token from Encoded.facts.
+    `required_values` names what it reads of EncodedSample.token_values.
     """
 
     @property
     def required_values(self) -> tuple[str, ...]: ...
     def loss_sum(
-        self,
-        logits_NV: torch.Tensor,
-        targets_N: torch.Tensor,
-        token_values: Mapping[str, torch.Tensor],
+        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
     ) -> SummedLoss: ...
     def denominator(self, samples: Sequence[EncodedSample]) -> float: ...
 
 
 def build_loss(stage: Stage) -> Loss:
-    """The objective of a stage."""
     return ClippedSurrogateLoss(stage.grpo) if stage.grpo else TokenWeightedLoss(stage.objective)
 
 
 @dataclass(frozen=True)
 class TokenWeightedLoss:
-    """Cross-entropy or DFT, each token times its weight.
-
-    Tokens without a weight count as 1, to the last bit.
+    """Cross-entropy or DFT, each token times its weight; a token without a weight counts as 1, to
+    the last bit.
     """
 
     config: Objective
     required_values: tuple[str, ...] = ("weight",)
 
     def loss_sum(
-        self,
-        logits_NV: torch.Tensor,
-        targets_N: torch.Tensor,
-        token_values: Mapping[str, torch.Tensor],
+        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
     ) -> SummedLoss:
         losses_N = functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
         if self.config.loss == "dft":
@@ -71,27 +65,22 @@ class TokenWeightedLoss:
         return SummedLoss(losses_N.sum(), {})
 
     def denominator(self, samples: Sequence[EncodedSample]) -> float:
-        if self.config.normalizer == "tokens":
-            return float(sum(sample.supervised for sample in samples))
-        return float(
-            sum(
-                (
-                    sample.token_values["weight"].sum(dtype=np.float64)
-                    if "weight" in sample.token_values
-                    else sample.supervised
-                )
-                for sample in samples
-            )
-        )
+        total = 0.0
+        for sample in samples:
+            weight = sample.token_values.get("weight")
+            if self.config.normalizer == "tokens" or weight is None:
+                total += sample.supervised
+            else:
+                total += weight.sum(dtype=np.float64)
+        return float(total)
 
 
 @dataclass(frozen=True)
 class ClippedSurrogateLoss:
-    """GRPO: the clipped surrogate with its k3 penalty, a mean over the reply tokens of the whole
-    batch.
+    """GRPO: the clipped surrogate with its k3 penalty, a mean over the reply tokens of the batch.
 
-    `old` and `reference` are log-probabilities of the reply's tokens under the round's start and
-    the stage's start. Without `old` the learner's own are taken: a round of one update starts from
+    `old` and `reference` are log-probabilities of the reply's tokens under the start of the round
+    and of the stage. Without `old` the learner's own are taken: a round of one update starts from
     them. Source: arXiv 2402.03300, equation 3; asymmetric clipping and the mean over tokens as in
     arXiv 2503.14476.
     """
@@ -100,24 +89,17 @@ class ClippedSurrogateLoss:
     required_values: tuple[str, ...] = ("advantage", "old", "reference")
 
     def loss_sum(
-        self,
-        logits_NV: torch.Tensor,
-        targets_N: torch.Tensor,
-        token_values: Mapping[str, torch.Tensor],
+        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
     ) -> SummedLoss:
-        # Replies were drawn at this temperature, so the policy that is improved is the one at this
-        # temperature.
+        # Replies were sampled at this temperature, so this is the policy to be improved.
         logits_NV = logits_NV.float() / self.config.temperature
         log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
         ratio_N = (log_probs_N - token_values.get("old", log_probs_N.detach())).exp()
         clipped_N = ratio_N.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
-        surrogate_N = torch.minimum(
-            ratio_N * token_values["advantage"], clipped_N * token_values["advantage"]
-        )
+        unclipped_N = ratio_N * token_values["advantage"]
+        surrogate_N = torch.minimum(unclipped_N, clipped_N * token_values["advantage"])
         loss = -surrogate_N.sum()
-        metrics = {
-            "clipped": (surrogate_N < ratio_N * token_values["advantage"]).detach().float().sum()
-        }
+        metrics = {"clipped": (surrogate_N < unclipped_N).detach().float().sum()}
         if self.config.kl:
             log_ratio_N = token_values["reference"] - log_probs_N
             divergence = (log_ratio_N.exp() - log_ratio_N - 1).sum()
@@ -132,20 +114,18 @@ class ClippedSurrogateLoss:
 def gather_token_values(
     names: Sequence[str], samples: Sequence[EncodedSample], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """The facts of a micro-batch's supervised tokens, N each, in the order of its samples.
+    """The values of the supervised tokens of a micro-batch, N each, in the order of its samples.
 
-    A fact that no sample carries is left out; where only some carry a weight, the others' tokens
-    weigh 1.
+    A value that no sample carries is left out; where only some carry a weight, the tokens of the
+    others weigh 1.
     """
     tensors = {}
     for name in names:
         if any(name in sample.token_values for sample in samples):
             rows = [
-                (
-                    sample.token_values[name]
-                    if name in sample.token_values
-                    else np.ones(sample.supervised, np.float32)
-                )
+                sample.token_values[name]
+                if name in sample.token_values
+                else np.ones(sample.supervised, np.float32)
                 for sample in samples
             ]
             tensors[name] = torch.from_numpy(np.concatenate(rows)).to(device)

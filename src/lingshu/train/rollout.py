@@ -1,5 +1,5 @@
-"""Who draws the replies of a round: the trained model itself, vLLM in this process, or a server
-that is given the weights.
+"""What generates the replies of a round: the trained model itself, vLLM in this process, or a
+server that is given the weights.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from lingshu.train.distributed import DistributedContext
 from lingshu.train.step import Trainer
 from lingshu.train.weight_sync import FullModelCopy
 
-# the folder under OUT that vLLM or a server reads the weights of each round from
-WEIGHTS_FOLDER = "rollout"
+WEIGHTS_FOLDER = "rollout"  # under OUT; vLLM or a server reads the weights of each round from it
 RELOAD_TIMEOUT_S = 600.0  # reading tens of gigabytes
 MIN_LOGIT_BIAS = -100  # the lowest bias that an OpenAI-compatible server takes
 
@@ -37,10 +36,7 @@ SaveWeights = Callable[[Path], None]
 
 
 class Rollout(NamedTuple):
-    """A reply drawn for learning.
-
-    `token_ids` end in the end token where `finish` is "stop"; "length" was cut.
-    """
+    """A reply sampled for learning; `token_ids` end in the end token where `finish` is "stop"."""
 
     id: str
     copy: int
@@ -50,13 +46,11 @@ class Rollout(NamedTuple):
 
 
 class RolloutEngine(Protocol):
-    """Whoever draws replies."""
-
     def refresh(self, save: SaveWeights) -> None:
-        """Take up the learner's weights, which `save` writes for whoever does not share them.
+        """Take over the learner's weights, which `save` writes for engines that do not share them.
 
         Raises:
-            EngineError: the weights could not be given on.
+            EngineError: the weights could not be transferred.
         """
         ...
 
@@ -64,7 +58,7 @@ class RolloutEngine(Protocol):
         """The replies to every sample, in any order; those that failed are missing.
 
         Raises:
-            EngineError: nobody answers at all.
+            EngineError: the engine does not answer at all.
         """
         ...
 
@@ -76,45 +70,40 @@ def open_rollout_engine(
     encode: Callable[[Sample], EncodedSample],
     out: Path,
 ) -> RolloutEngine:
-    """Who draws the replies of a stage; `encode` makes a question's inputs for the model in this
+    """The rollout engine of a stage; `encode` makes the inputs of a question for the model in this
     process.
 
     Raises:
         ConfigError: vLLM is to run in one process of several. InputError: an address that cannot be
             used.
     """
+    dist_context, folder = trainer.dist_context, out / WEIGHTS_FOLDER
     if sampler.engine == "hf":
-        full_copy = FullModelCopy(trainer) if trainer.dist_context.is_distributed else None
-        rollout_model = loaded if full_copy is None else replace(loaded, model=full_copy.model)
-        return LocalRollouts(rollout_model, encode, sampler.batch, trainer.bfloat16, full_copy)
-    tokenizer, never_sampled = loaded.processor.tokenizer, loaded.processor.never_sampled
+        full_copy = FullModelCopy(trainer) if dist_context.is_distributed else None
+        model = loaded if full_copy is None else replace(loaded, model=full_copy.model)
+        return LocalRollouts(model, encode, sampler.batch, trainer.bfloat16, full_copy)
+    tokenizer = loaded.processor.tokenizer
     if sampler.engine == "vllm":
-        if trainer.dist_context.is_distributed:
+        if dist_context.is_distributed:
             raise ConfigError(
-                "sampler.engine is vllm, which starts processes of its own and cannot run under"
+                "sampler.engine is vllm, which starts its own processes and cannot run under"
                 " torchrun; give a server."
             )
-        return VllmRollouts(out / WEIGHTS_FOLDER, tokenizer, sampler.gpu_memory_utilization)
+        return VllmRollouts(folder, tokenizer, sampler.gpu_memory_utilization)
     engine = openai.load(sampler.engine, EngineOptions(concurrency=sampler.concurrency))
     assert isinstance(engine, openai.OpenAIEngine)
-    # vLLM's server gives tokens with `return_token_ids`; one that does not know the key leaves them
-    # out.
+    # vLLM's server returns tokens with `return_token_ids`; other servers ignore the key.
     extra_body: dict[str, object] = {
         "return_token_ids": True,
-        "logit_bias": {str(token): MIN_LOGIT_BIAS for token in never_sampled},
+        "logit_bias": dict.fromkeys(map(str, loaded.processor.never_sampled), MIN_LOGIT_BIAS),
     }
-    return RemoteRollouts(
-        replace(engine, extra=extra_body),
-        sampler.reload,
-        out / WEIGHTS_FOLDER,
-        tokenizer,
-        trainer.dist_context,
-    )
+    engine = replace(engine, extra_body=extra_body)
+    return RemoteRollouts(engine, sampler.reload, folder, tokenizer, dist_context)
 
 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
-    """Evaluation mode, without a copy of the weights; afterwards the mode it was in."""
+    """Evaluation mode for a while, without a copy of the weights."""
     was_training = model.training
     model.eval()
     try:
@@ -125,11 +114,11 @@ def eval_mode(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalRollouts:
-    """The trained model itself, each prompt computed once for its copies; a draw depends on (seed,
-    sample, copy) alone.
+    """The trained model itself, each prompt prefilled once for all its generations; a reply depends
+    on (seed, sample, copy) only.
 
-    Where the model is sharded, a whole copy of it in each process: drawing gathers a block for
-    every token otherwise.
+    Where the model is sharded, a full copy of it in each process: otherwise every token would
+    gather every block.
     """
 
     loaded: LoadedModel
@@ -138,51 +127,44 @@ class LocalRollouts:
     bfloat16: bool
     full_copy: FullModelCopy | None = None
 
-    def refresh(self, save: SaveWeights) -> None:
-        del save  # the weights are the learner's own
+    def refresh(self, save: SaveWeights) -> None:  # noqa: ARG002 - the weights are the learner's
         if self.full_copy is not None:
             self.full_copy.update()
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
+        model = self.loaded.model
         engine = HfEngine(self.loaded, batch_size=self.batch, encode=self.encode)
-        device = self.loaded.model.device.type
-        with (
-            eval_mode(self.loaded.model),
-            torch.autocast(device, torch.bfloat16, enabled=self.bfloat16),
-        ):
-            return list(_rollouts(engine, samples, sampling, self.loaded.processor.tokenizer))
+        autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=self.bfloat16)
+        with eval_mode(model), autocast:
+            return _rollouts(engine, samples, sampling, self.loaded.processor.tokenizer)
 
 
+@dataclass
 class VllmRollouts:
     """vLLM in this process; opened on the first weights that it is given."""
 
-    def __init__(self, folder: Path, tokenizer: Any, gpu_memory_utilization: float) -> None:
-        self._folder, self._tokenizer, self._gpu_memory_utilization = (
-            folder,
-            tokenizer,
-            gpu_memory_utilization,
-        )
-        self._engine: vllm.VllmEngine | None = None
+    folder: Path
+    tokenizer: Any
+    gpu_memory_utilization: float
+    engine: vllm.VllmEngine | None = None
 
     def refresh(self, save: SaveWeights) -> None:
-        save(self._folder)
-        if self._engine is None:
-            self._engine = vllm.load_vllm(
-                str(self._folder), gpu_memory_utilization=self._gpu_memory_utilization
+        save(self.folder)
+        if self.engine is None:
+            self.engine = vllm.load_vllm(
+                str(self.folder), gpu_memory_utilization=self.gpu_memory_utilization
             )
         else:
-            self._engine.reload(self._folder)
+            self.engine.reload(self.folder)
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
-        assert self._engine is not None, "refresh comes first"
-        return list(_rollouts(self._engine, samples, sampling, self._tokenizer))
+        assert self.engine is not None, "refresh comes first"
+        return _rollouts(self.engine, samples, sampling, self.tokenizer)
 
 
 @dataclass(frozen=True)
 class RemoteRollouts:
-    """A server that speaks the OpenAI wire format and reads weights from `folder` when it is told
-    to.
-    """
+    """An OpenAI-compatible server that reads weights from `folder` when it is notified."""
 
     engine: openai.OpenAIEngine
     reload: tuple[str, ...]
@@ -195,51 +177,40 @@ class RemoteRollouts:
         self.dist_context.run_on_main(self._notify_servers)
 
     def _notify_servers(self) -> None:
+        # What vLLM's /collective_rpc takes; its /reset_prefix_cache and custom servers read what
+        # they need.
+        kwargs = {"weights_path": str(self.folder.resolve())}
         for url in self.reload:
-            # What vLLM's /collective_rpc takes; its /reset_prefix_cache, and a server of one's own,
-            # read what they need.
-            post_json(
-                url,
-                {
-                    "method": "reload_weights",
-                    "kwargs": {"weights_path": str(self.folder.resolve())},
-                },
-            )
+            post_json(url, {"method": "reload_weights", "kwargs": kwargs})
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
-        return list(_rollouts(self.engine, samples, sampling, self.tokenizer))
+        return _rollouts(self.engine, samples, sampling, self.tokenizer)
 
 
 def _rollouts(
     engine: Engine, samples: Sequence[Sample], sampling: Sampling, tokenizer: Any
-) -> Iterator[Rollout]:
+) -> list[Rollout]:
+    rollouts = []
     for replies in engine.generate(samples, sampling):
         for reply in replies:
-            if reply.text is not None:
-                ids = reply_token_ids(reply, tokenizer)
-                if ids:
-                    yield Rollout(
-                        reply.id, reply.generation_index, ids, reply.text, reply.finish or "length"
-                    )
+            if reply.text is not None and (ids := reply_token_ids(reply, tokenizer)):
+                finish = reply.finish or "length"
+                rollouts.append(Rollout(reply.id, reply.generation_index, ids, reply.text, finish))
+    return rollouts
 
 
 def reply_token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
     """The tokens of a reply, with the end token of one that ended by itself."""
-    end = tokenizer.eos_token_id
-    # A server that tells no tokens leaves the text alone. Cut anew it may fall into other tokens
-    # than were drawn: the ratio of such a reply is then that of another way to say the same, which
-    # the clipping bounds.
-    ids = (
-        reply.token_ids
-        if reply.token_ids is not None
-        else tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
-    )
+    ids = reply.token_ids
+    if ids is None:
+        # A server that returns no tokens leaves only the text. Tokenized again it may become other
+        # tokens than were sampled: the ratio of such a reply is then that of another encoding of
+        # the same text, which the clipping bounds.
+        ids = tuple(tokenizer(reply.text, add_special_tokens=False)["input_ids"])
     # A checkpoint may name further end tokens besides its tokenizer's.
-    return (
-        (*ids, end)
-        if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids)
-        else ids
-    )
+    if reply.finish == "stop" and (not ids or ids[-1] not in tokenizer.all_special_ids):
+        return (*ids, tokenizer.eos_token_id)
+    return ids
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -248,14 +219,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def post_json(url: str, body: Mapping[str, object]) -> None:
-    """Send JSON to an address of the configuration and wait until it is done.
+    """Send JSON to an address of the configuration and wait for the response.
 
     Raises:
-        EngineError: no answer, or another than 200 to 299.
+        EngineError: no response, or a status outside 200 to 299.
     """
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
     # Neither proxies of the environment nor redirects: requests go where the configuration says.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:

@@ -1,4 +1,4 @@
-"""One optimiser step: what is trained, at which rate, and the loss over the whole batch.
+"""One optimizer step: what is trained, at which learning rate, and the loss over the whole batch.
 
 Shapes: B micro-batch, L tokens, N supervised tokens, V vocabulary.
 """
@@ -24,17 +24,22 @@ from lingshu.models.model_spec import PARTS
 from lingshu.models.packing import collate_pack, compute_hidden_states, segment_attention
 from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.train.config import Sharding, Stage
-from lingshu.train.distributed import SINGLE_PROCESS, DistributedContext
+from lingshu.train.distributed import (
+    SINGLE_PROCESS,
+    DistributedContext,
+    fsdp_units,
+    set_activation_checkpointing,
+    shard_model,
+)
 from lingshu.train.lora import is_adapter
 from lingshu.train.objectives import Loss, SummedLoss, build_loss, gather_token_values
-from lingshu.train.sharding import fsdp_units, set_activation_checkpointing, shard_model
 
 NO_SHARDING = Sharding()
 
 
 class StepResult(NamedTuple):
-    """The mean loss, the gradient norm before clipping, and what else the objective tells, as means
-    over tokens.
+    """The mean loss, the gradient norm before clipping, and the other metrics of the objective as
+    means over tokens.
     """
 
     loss: float
@@ -43,11 +48,10 @@ class StepResult(NamedTuple):
 
 
 class LogitsModule(nn.Module):
-    """A model's forward pass up to the logits of chosen positions: one call, because sharding acts
-    on calls.
+    """The forward pass of a model up to the logits of selected positions: one call, because
+    sharding hooks calls.
 
-    Logits are made for those positions only: with a vocabulary of 152,064 they are most of the
-    memory.
+    Only those positions get logits: with a vocabulary of 152,064 they are most of the memory.
     """
 
     def __init__(self, model: Any) -> None:
@@ -69,10 +73,10 @@ class LogitsModule(nn.Module):
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model set up for one stage; `peaks` holds the peak rate of each of the optimiser's groups.
+    """A model set up for one stage; `peak_learning_rates` are those of the optimizer's groups.
 
-    `scorer` is the forward pass of `model`, sharded where torchrun started several processes.
-    `blank` is a turn with a small picture, None in a world of one.
+    `logits_module` is the forward pass of `model`, sharded where torchrun started several
+    processes. `dummy_turn` is a turn with a small image, None in a single process.
     """
 
     model: Any
@@ -90,11 +94,11 @@ class Trainer:
     def step(
         self, batch: Sequence[Sequence[EncodedSample]], step_index: int, total: int
     ) -> StepResult:
-        """Take step `number` of `total`.
+        """Take step `step_index` of `total`.
 
-        `batch` holds this process's sequences, each of them one sample, or several in a stage that
-        packs. The loss is a mean over the batches of all processes. A loss or gradient that is no
-        number changes nothing anywhere: the optimiser's step is left out.
+        `batch` holds the sequences of this process, each of them one sample, or several in a stage
+        that packs. The loss is a mean over the batches of all processes. With a non-finite loss or
+        gradient no process takes the optimizer step.
         """
         multiplier = lr_multiplier(step_index, total, self.stage)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
@@ -109,10 +113,8 @@ class Trainer:
         )
         loss, metrics = 0.0, dict[str, float]()
         for microbatch, any_rank_has_images in zip(microbatches, has_images, strict=True):
-            loss_sum = self._backward(
-                self.pad_with_dummy_image(microbatch) if any_rank_has_images else microbatch,
-                denominator,
-            )
+            padded = self.pad_with_dummy_image(microbatch) if any_rank_has_images else microbatch
+            loss_sum = self._backward(padded, denominator)
             loss += float(loss_sum.loss.detach())
             for name, value in loss_sum.metrics.items():
                 metrics[name] = metrics.get(name, 0.0) + float(value)
@@ -121,33 +123,28 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(
-            loss / denominator,
-            norm,
-            {name: value / denominator for name, value in zip(metrics, values, strict=True)},
-        )
+        means = {name: v / denominator for name, v in zip(metrics, values, strict=True)}
+        return StepResult(loss / denominator, norm, means)
 
     def pad_with_dummy_image(self, microbatch: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
-        """The micro-batch, with a picture in it: sharded vision blocks are gathered by all
-        processes or by none.
+        """The micro-batch with an image in it: sharded vision blocks are gathered by all processes
+        or by none.
 
-        The blank turn stands behind the shortest sample, where no token before it sees it and
-        nothing is learnt from it.
+        The dummy turn follows the shortest sample, where no token before it sees it and nothing is
+        learned from it.
         """
         if self.dummy_turn is None or any(e.tiles for e in microbatch):
             return microbatch
-        shortest = min(range(len(microbatch)), key=lambda i: len(microbatch[i]))
-        return [
-            *microbatch[:shortest],
-            append_unsupervised(microbatch[shortest], self.dummy_turn),
-            *microbatch[shortest + 1 :],
-        ]
+        padded = list(microbatch)
+        shortest = min(range(len(padded)), key=lambda i: len(padded[i]))
+        padded[shortest] = append_unsupervised(padded[shortest], self.dummy_turn)
+        return padded
 
     def _backward(self, microbatch: Sequence[EncodedSample], denominator: float) -> SummedLoss:
-        # Activations that are computed anew in the backward pass have to meet the same attention.
+        # Activations that are recomputed in the backward pass need the same attention.
         with segment_attention(self.model) if self.stage.packing else nullcontext():
             loss_sum = self.compute_loss_sum(microbatch)
-            # Where only the tower is trained, words alone teach nothing.
+            # Where only the tower is trained, text alone has no gradient.
             if loss_sum.loss.requires_grad:
                 (loss_sum.loss / denominator).backward()
             elif isinstance(self.logits_module, FSDPModule):
@@ -162,41 +159,35 @@ class Trainer:
     def compute_loss_sum(self, samples: Sequence[EncodedSample]) -> SummedLoss:
         """The objective summed over the supervised tokens of a micro-batch."""
         logits_NV, targets_N = self.logits(samples)
-        return self.loss.loss_sum(
-            logits_NV,
-            targets_N,
-            gather_token_values(self.loss.required_values, samples, self.device),
-        )
+        values = gather_token_values(self.loss.required_values, samples, self.device)
+        return self.loss.loss_sum(logits_NV, targets_N, values)
 
     def logits(self, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N x V) and targets (N) of the supervised tokens: from padded rows, or from one
         row when packing.
         """
+        segments = None
         if self.stage.packing:
-            pack = collate_pack(self.processor, samples)
-            inputs, labels_BL, segments = (
-                self._to_device(pack.inputs),
-                pack.labels.to(self.device),
-                pack.segments,
-            )
+            inputs, labels_BL, segments = collate_pack(self.processor, samples)
         else:
-            inputs, segments = self._to_device(self.processor.collate(samples, pad="right")), None
+            inputs = self.processor.collate(samples, pad="right")
             labels_BL = inputs.pop("labels")
+        inputs = {
+            name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()
+        }
+        labels_BL = labels_BL.to(self.device, non_blocking=True)
         target_BL = functional.pad(labels_BL[:, 1:], (0, 1), value=IGNORE_INDEX)
         supervised_BL = target_BL != IGNORE_INDEX
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits_NV = self.logits_module(inputs, supervised_BL, segments)
         if not torch.is_grad_enabled() and isinstance(self.logits_module, FSDPModule):
-            # it awaits a backward pass and would go on with gathered weights that no step changes
+            # it expects a backward pass and would keep gathered weights that no step changes
             self.logits_module.reshard()
         return logits_NV, target_BL[supervised_BL]
 
-    def _to_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in inputs.items()}
-
 
 def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSample:
-    """A sample with another's tokens and images behind it, none of them supervised."""
+    """A sample followed by the tokens and images of another, none of them supervised."""
     positions = None
     if sample.positions is not None and turn.positions is not None:
         positions = np.concatenate(
@@ -213,11 +204,6 @@ def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSa
     )
 
 
-def build_dummy_turn(processor: Processor) -> EncodedSample:
-    """A turn that shows the smallest picture there is."""
-    return processor.encode([Message("user", (0,))], processor.tiles([Image.new("RGB", (28, 28))]))
-
-
 def micro_batches(
     batch: Sequence[Sequence[EncodedSample]], size: int
 ) -> Iterator[Sequence[Sequence[EncodedSample]]]:
@@ -226,8 +212,8 @@ def micro_batches(
 
 
 def lr_multiplier(step_index: int, total: int, stage: Stage) -> float:
-    """The share of the peak rate at step `number` (from 0): linear warm-up, then a cosine down to
-    `min_lr_ratio`.
+    """The fraction of the peak learning rate at a step (from 0): linear warm-up, then a cosine down
+    to `min_lr_ratio`.
     """
     warmup = min(stage.warmup_steps, total // 2)
     if step_index < warmup:
@@ -246,16 +232,13 @@ def build_trainer(
     dist_context: DistributedContext = SINGLE_PROCESS,
     sharding: Sharding = NO_SHARDING,
 ) -> Trainer:
-    """Freeze what the stage freezes, shard over a world that torchrun started, and build AdamW with
-    one rate per part.
-
-    There is no weight decay on vectors (norms, biases).
+    """Freeze what the stage freezes, shard over the processes that torchrun started, and build
+    AdamW with one learning rate per part and no weight decay on vectors (norms, biases).
     """
     family = processor.family
     trained = freeze_parameters(model, processor, stage)
-    set_activation_checkpointing(
-        fsdp_units(model, family), enabled=sharding.activation_checkpointing
-    )
+    blocks = fsdp_units(model, family)
+    set_activation_checkpointing(blocks, enabled=sharding.activation_checkpointing)
     logits_module = LogitsModule(model)
     if dist_context.is_distributed:
         shard_model(
@@ -268,22 +251,19 @@ def build_trainer(
         )
     groups: list[dict[str, Any]] = []
     peak_learning_rates: list[float] = []
+    named_parameters = [(name, p) for name, p in model.named_parameters() if name in trained]
     for part in PARTS:
-        parameters = [
-            p
-            for name, p in model.named_parameters()
-            if name in trained and family.part_of(name) == part
-        ]
+        parameters = [p for name, p in named_parameters if family.part_of(name) == part]
         for use_decay in (True, False):
             params = [p for p in parameters if (p.ndim > 1) == use_decay]
             if params:
-                groups.append(
-                    {"params": params, "weight_decay": stage.weight_decay if use_decay else 0.0}
-                )
+                decay = stage.weight_decay if use_decay else 0.0
+                groups.append({"params": params, "weight_decay": decay})
                 peak_learning_rates.append(getattr(stage.learning_rates, part))
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=stage.betas, fused=True)
     model.train()
-    dummy_turn = build_dummy_turn(processor) if dist_context.size > 1 else None
+    # The smallest image there is.
+    image = processor.tiles([Image.new("RGB", (28, 28))]) if dist_context.size > 1 else None
     return Trainer(
         model,
         logits_module,
@@ -295,16 +275,16 @@ def build_trainer(
         device,
         bfloat16,
         dist_context,
-        dummy_turn,
+        dummy_turn=processor.encode([Message("user", (0,))], image) if image else None,
     )
 
 
 def freeze_parameters(model: Any, processor: Processor, stage: Stage) -> set[str]:
-    """Let the parameters learn that the stage trains, and no other; their names."""
+    """Make exactly the parameters trainable that the stage trains; their names."""
     trained = set()
     for name, parameter in model.named_parameters():
         part = processor.family.part_of(name)
-        # Beside an adapter nothing of its part is trained, the layers that have none included.
+        # In a part with adapters nothing else is trained, layers without one included.
         is_frozen = stage.lora is not None and part in stage.lora.parts and not is_adapter(name)
         is_trained = not is_frozen and getattr(stage.learning_rates, part) is not None
         parameter.requires_grad_(is_trained)

@@ -1,4 +1,4 @@
-"""The whole weights of a model in training, for whoever draws replies: a checkpoint folder, or a
+"""The full weights of a model in training, for what generates replies: a checkpoint folder, or a
 copy in each process.
 """
 
@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from lingshu.core.run_card import RunCard
 from lingshu.models.export import export
 from lingshu.models.load import empty_meta_copy
+from lingshu.train.distributed import full_state_dict
 from lingshu.train.lora import inject_adapters, merge_adapters
-from lingshu.train.sharding import full_state_dict
 from lingshu.train.step import Trainer
 
 
@@ -33,11 +33,7 @@ def save_weights(trainer: Trainer, folder: Path) -> None:
 def _export(trainer: Trainer, weights: dict[str, torch.Tensor] | None, folder: Path) -> None:
     model, lora = trainer.model, trainer.stage.lora
     if weights is not None:
-        model = empty_meta_copy(model)
-        if lora:
-            inject_adapters(model, trainer.processor.family, lora, seed=0)
-        model.load_state_dict(weights, assign=True)
-        model.tie_weights()
+        model = unsharded_model(trainer, weights)
     elif lora or trainer.bfloat16 or has_tied_embeddings(model):
         model = copy.deepcopy(model)
     if lora:
@@ -46,12 +42,18 @@ def _export(trainer: Trainer, weights: dict[str, torch.Tensor] | None, folder: P
         model.to(torch.bfloat16)
     if has_tied_embeddings(model):
         untie_embeddings(model)
-    export(
-        model,
-        trainer.processor,
-        folder,
-        RunCard("rollout", {}, notes={"name": "weights of a round"}),
-    )
+    card = RunCard("rollout", {}, notes={"name": "weights of a round"})
+    export(model, trainer.processor, folder, card)
+
+
+def unsharded_model(trainer: Trainer, weights: dict[str, torch.Tensor]) -> Any:
+    """The model of a sharded trainer as it was before it was sharded, adapters included."""
+    model, lora = empty_meta_copy(trainer.model), trainer.stage.lora
+    if lora:
+        inject_adapters(model, trainer.processor.family, lora, seed=0)
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    return model
 
 
 def has_tied_embeddings(model: Any) -> bool:
@@ -59,7 +61,7 @@ def has_tied_embeddings(model: Any) -> bool:
 
 
 def untie_embeddings(model: Any) -> None:
-    """Give the output head weights of its own, in place; the model says the same.
+    """Give the output head its own weights, in place; the outputs of the model stay the same.
 
     Some of vLLM's kernels keep a copy of a tied head that a reload of the embedding does not reach.
     """
@@ -69,7 +71,7 @@ def untie_embeddings(model: Any) -> None:
 
 
 class FullModelCopy:
-    """A whole model beside a sharded one, in this process, in the precision of its steps: 2 bytes a
+    """A full copy of a sharded model, in this process, in the precision of its steps: 2 bytes per
     weight in bfloat16.
     """
 
@@ -80,15 +82,13 @@ class FullModelCopy:
             self.model: Any = type(sharded)._from_config(sharded.config, dtype=torch.float32)
         if lora:
             inject_adapters(self.model, trainer.processor.family, lora, seed=0)
-        self.model.to(
-            trainer.device, torch.bfloat16 if trainer.bfloat16 else torch.float32
-        ).requires_grad_(False).eval()
+        dtype = torch.bfloat16 if trainer.bfloat16 else torch.float32
+        self.model.to(trainer.device, dtype).requires_grad_(False).eval()
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take over the learner's weights; every process takes part, tensor by tensor in one order."""
-        parameters = dict(self.model.named_parameters())
+        """Copy the learner's weights; every process takes part, tensor by tensor in one order."""
+        copies = dict(self.model.named_parameters())
         for name, parameter in self._trainer.model.named_parameters():
-            parameters[name].copy_(
-                parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            )
+            is_sharded = isinstance(parameter, DTensor)
+            copies[name].copy_(parameter.full_tensor() if is_sharded else parameter)
