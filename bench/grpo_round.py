@@ -97,7 +97,7 @@ def lingshu_run(
         feed = LengthRewardFeed(
             questions, trainer, rollouts, load_scorer(grpo.reward), seed=0, save=lambda _: None
         )
-        batches, total = feed.batches(0), WARM + STEPS
+        batches, total = feed(0), WARM + STEPS
         before, at, tokens = peak_mb(), [], []
         for number in range(total):
             trainer.step(next(batches), number, total)

@@ -77,7 +77,7 @@ def lingshu_run(
     data = encode_training_samples(
         samples, processor, max_tokens=stage_config.max_tokens, cache_mb=64
     )
-    batches = supervised_batches(data, stage_config, 0).batches(0)
+    batches = supervised_batches(data, stage_config, 0)(0)
     trainer = build_trainer(
         model, processor, stage_config, device=torch.device("cpu"), bfloat16=False
     )

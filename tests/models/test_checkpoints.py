@@ -165,6 +165,6 @@ def test_a_wrong_folder_or_family_is_one_clear_line(tmp_path: Path, copy: Path) 
     (copy / "manifest.json").unlink()
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "qwen2_vl"}))
     with pytest.raises(
-        ArtifactError, match=r"'qwen2_vl' is of no family.*did you mean 'qwen2_5_vl'"
+        ArtifactError, match=r"'qwen2_vl' is not supported.*did you mean 'qwen2_5_vl'"
     ):
         load(str(copy))

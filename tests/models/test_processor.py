@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lingshu.core.errors import ImageError, InputError
+from lingshu.core.errors import ConfigError, ImageError, InputError
 from lingshu.core.types import Message, Role
 from lingshu.models.model_spec import FamilyName, PixelBudget
 from lingshu.models.processor import IGNORE_INDEX
@@ -139,7 +139,7 @@ def test_images_must_be_shown_once_and_in_order() -> None:
 
 
 def test_a_pixel_budget_refuses_nonsense() -> None:
-    with pytest.raises(ValueError, match="min_pixels 10"):
+    with pytest.raises(ConfigError, match="min_pixels 10"):
         PixelBudget(min_pixels=10, max_pixels=5)
 
 

@@ -131,10 +131,10 @@ def test_lora_stages_are_sharded_too(tmp_path: Path) -> None:
         assert one == two
 
 
-def test_what_cannot_be_shared_out_is_refused_at_the_door(tmp_path: Path) -> None:
+def test_what_cannot_be_divided_is_refused_before_anything_runs(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     with pytest.raises(
-        ConfigError, match="batch 4 cannot be shared out to 3 processes in micro-batches of 2"
+        ConfigError, match="batch 4 cannot be divided over 3 processes in micro-batches of 2"
     ):
         check_distributed(config, DistributedContext(size=3, control_group=object()))  # pyright: ignore[reportArgumentType]
     check_distributed(config, DistributedContext(size=2, control_group=object()))  # pyright: ignore[reportArgumentType]

@@ -348,7 +348,7 @@ def test_the_plan_of_a_run_tells_what_is_marked(
     output = capsys.readouterr().out
     assert (
         "tokens of entities weigh 2.5" in output
-        and "of 24 samples hold no term" in output
+        and "of 24 samples contain no term" in output
         and "most frequent: " in output
     )
     assert main(["train", "quickstart", *overrides, f"data.instruct={unmarked}", "--check"]) == 0

@@ -127,7 +127,7 @@ class VisionLanguageFamily(ABC):
     def tower(self, config: Any) -> VisionTowerSpec: ...
 
     @abstractmethod
-    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, int]) -> Any:
+    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         """The stock configuration class with tiny sizes; `text` is that of the language model."""
 
     def processor_settings(self, processor: Any) -> dict[str, int]:  # noqa: ARG002
@@ -140,11 +140,11 @@ class VisionLanguageFamily(ABC):
         Raises:
             ArtifactError: the name belongs to no part, so freezing it would be a guess.
         """
-        lengths = {
+        lengths: dict[Part, int] = {
             part: max((len(p) for p in prefixes if parameter.startswith(p)), default=0)
             for part, prefixes in self.parts.items()
         }
-        part = max(lengths, key=lambda name: lengths[name])
+        part = max(lengths, key=lengths.__getitem__)
         if not lengths[part]:
             raise ArtifactError(
                 f"parameter {parameter!r} belongs to no part of {self.name}; is this checkpoint of"

@@ -41,13 +41,13 @@ def train_tokenizer(family: VisionLanguageFamily, corpus: Iterable[str], vocab_s
     )
     bpe.train_from_iterator(corpus, trainer)
     trained = json.loads(bpe.to_str())["model"]
-    settings: dict[str, Any] = {"unk_token": None, "bos_token": None}
+    merges = [tuple(pair) for pair in trained["merges"]]
+    settings: dict[str, Any] = {"merges": merges, "unk_token": None, "bos_token": None}
     if family.named_tokens:
         settings["extra_special_tokens"] = dict(family.named_tokens)
     tokenizer = Qwen2Tokenizer(
         model_max_length=1 << 20,
         vocab=trained["vocab"],
-        merges=[tuple(pair) for pair in trained["merges"]],
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         **settings,

@@ -545,10 +545,10 @@ def round_metrics(
     questions.
     """
     results = [result for group in groups for result in group.rewards]
-    means = RewardResult(*(float(np.mean(column)) for column in zip(*results, strict=True)))
+    columns = zip(RewardResult._fields, zip(*results, strict=True), strict=True)
     lengths = [len(reply.token_ids) for group in groups for reply in group.replies]
     return {
-        **means._asdict(),
+        **{name: float(np.mean(column)) for name, column in columns},
         "frac_with_signal": n_with_signal / n_requested,
         "reply_tokens": float(np.mean(lengths)),
         "failed": 1 - len(groups) / n_requested,

@@ -148,7 +148,7 @@ class InternVL(VisionLanguageFamily):
     def processor_settings(self, processor: Any) -> dict[str, int]:
         return {"image_seq_length": _tokens_per_tile(processor)}
 
-    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, int]) -> Any:
+    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         from transformers import InternVLConfig
 
         vision = {

@@ -169,7 +169,7 @@ class Qwen25VL(VisionLanguageFamily):
             tile_tokens=None,
         )
 
-    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, int]) -> Any:
+    def tiny_config(self, spec: TinyModel, text: dict[str, Any], ids: dict[str, Any]) -> Any:
         from transformers import Qwen2_5_VLConfig
 
         half_head_dim = spec.hidden // spec.heads // 2
