@@ -28,8 +28,7 @@ from lingshu.core import config as configuration
 from lingshu.core.files import read_json
 from lingshu.core.stats import Interval
 from lingshu.core.types import Task
-from lingshu.evaluate.paired_tests import difference
-from lingshu.evaluate.statistics import bootstrap_mean
+from lingshu.evaluate.statistics import bootstrap_mean, difference
 from lingshu.evaluate.summary import group_key, interval_text, percent, row_value
 from lingshu.models.load import load
 from lingshu.quickstart.moft import curate_data as curate_moft_data

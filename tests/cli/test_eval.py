@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from lingshu.cli.eval import evaluate
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import (
     DataPolicyError,
@@ -18,6 +17,7 @@ from lingshu.core.files import read_json, read_jsonl
 from lingshu.core.types import PromptStyle
 from lingshu.evaluate.store import read_run
 from lingshu.inference.engines import engine_name, open_engine
+from tests.support.evaluation import evaluate
 
 TASK = '''"""Ten questions, two of them with an image that is not there, and two rows that were dropped."""
 from lingshu.core.messages import user_turn
@@ -73,7 +73,7 @@ def test_a_run_writes_replies_scores_report_and_run_card(task, tmp_path, capsys)
         "dropped": 2,
     }
     captured = capsys.readouterr()
-    assert "10 samples, 10 asked now, 0 answered before, 2 dropped, 0 errors" in captured.out
+    assert "10 samples, 10 generated now, 0 before, 2 dropped, 0 errors" in captured.out
     assert "demo: 10/10, 0 failed" in captured.err
     assert "dropped: no_gold 2" in (out / "report.md").read_text()
 
@@ -233,8 +233,8 @@ def test_processes_share_the_questions_and_the_last_one_reports(task, tmp_path, 
 CONCURRENT_TASK = '''"""Says yes; while the first process asks the second task, the other one does all of its share."""
 from pathlib import Path
 
-from lingshu.cli.eval import evaluate
 from lingshu.core.types import Reply
+from tests.support.evaluation import evaluate
 
 asked = []
 
@@ -319,7 +319,7 @@ def test_another_task_in_the_same_folder_keeps_what_is_said_of_the_first(task, t
 
 def test_drops_are_named_on_the_disk_and_counted_on_the_screen(task, tmp_path, capsys):
     assert evaluate("echo", task(), out=tmp_path / "out") == 0
-    assert "dropped: no_gold 2 (drops.jsonl" in capsys.readouterr().out
+    assert "dropped: no_gold 2 (listed in drops.jsonl" in capsys.readouterr().out
     assert [row["id"] for row in read_jsonl(tmp_path / "out" / "demo" / "drops.jsonl")] == [
         "a",
         "b",
@@ -334,7 +334,7 @@ def test_one_of_several_tasks_without_data_is_left_out_and_told(tmp_path, capsys
     )
     assert evaluate("echo", "medqa_usmle,vqa", out=tmp_path / "out", data=tmp_path / "data") == 1
     report_json = capsys.readouterr().out
-    assert "left out: medqa_usmle: " in report_json and "1 asked now" in report_json
+    assert "skipped: medqa_usmle: " in report_json and "1 generated now" in report_json
     assert read_json(tmp_path / "out" / "run.json")["notes"]["excluded"].keys() == {"medqa_usmle"}
 
 

@@ -61,7 +61,7 @@ def test_a_run_with_controls_that_is_killed_asks_nothing_twice_and_reports_the_s
     assert main([*ASK, "--out", "unbroken"]) == 0
     output = capsys.readouterr().out
     assert "Controls: what the scores rest on (watcher)" in output
-    assert "controls: 44 questions, 44 asked now, 0 answered before, 0 errors" in output
+    assert "controls: 44 questions, 44 generated now, 0 before, 0 errors" in output
     requested = (workdir / "asked.log").read_text().splitlines()
     assert len(requested) == 10 + 44
     (workdir / "asked.log").unlink()
@@ -120,8 +120,8 @@ def test_failures_of_a_control_end_in_exit_code_1(workdir, capsys):
         == 1
     )
     output = capsys.readouterr().out
-    assert "6 samples, 6 asked now, 0 answered before, 0 dropped, 0 errors" in output
-    assert "controls: 6 questions, 6 asked now, 0 answered before, 6 errors" in output
+    assert "6 samples, 6 generated now, 0 before, 0 dropped, 0 errors" in output
+    assert "controls: 6 questions, 6 generated now, 0 before, 6 errors" in output
     assert (
         "blind: no numbers: no question was answered and scored here and in the run; the first:"
         " HTTP 500." in output
@@ -153,7 +153,7 @@ def test_clean_scores_beside_the_full_ones(workdir, capsys):
     output = capsys.readouterr().out
     assert "On clean items (echo:yes)" in output
     assert (
-        "MedQA (USMLE, four options): made-up twin: not compared with any training data; no clean"
+        "MedQA (USMLE, four options): synthetic samples: not compared with any training data; no clean"
         " score." in output
     )
     clean = read_json(workdir / "run" / "report.json")["clean"]

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.cli.eval import evaluate
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, InputError
 from lingshu.core.files import read_json, read_jsonl, write_jsonl
 from lingshu.engines.openai import OpenAIEngine
-from lingshu.evaluate.judge_run import KEY_VARIABLE, JudgeConfig, open_judge, parse_judge_options
+from lingshu.evaluate.run import KEY_VARIABLE, JudgeConfig
+from lingshu.inference.engines import open_engine
+from tests.support.evaluation import evaluate
 
 # A judge that finds correct, or met, what begins as the gold or holds "made up"; it counts its
 # calls in a file.
@@ -65,9 +66,9 @@ def test_replies_are_judged_once_and_reported(
     output = capsys.readouterr().out
     assert calls == len(list(read_jsonl(out / "vqa_rad" / "judge" / "calls.jsonl"))) > 0
     assert (
-        "judge: VQA-RAD: made-up twin" in output
+        "judge: VQA-RAD: synthetic samples" in output
         and "Agrees with the rules: 100.0%" in output
-        and "0 asked now" in output
+        and "0 generated now" in output
     )
     card = read_json(out / "run.json")
     assert card["config"]["judge"]["model"] == judge and card["notes"]["tasks"]["vqa_rad"][
@@ -155,7 +156,7 @@ def test_labels_of_people(judge: str, tmp_path: Path, capsys: pytest.CaptureFixt
     )
     output = capsys.readouterr().out
     assert f"with people: 100.0% of {len(names)}, kappa not defined" in output
-    assert "1 labels are of replies that were not asked" in output
+    assert "1 labels are of replies that were not judged" in output
 
 
 def test_a_judge_without_verdicts_ends_in_exit_code_1(
@@ -176,23 +177,8 @@ def test_a_judge_that_cannot_be_asked_is_named_as_the_judge(tmp_path: Path) -> N
     assert (tmp_path / "out" / "vqa_rad" / "scores.jsonl").is_file()
 
 
-def config(**changes: object) -> JudgeConfig | None:
-    options = {
-        "key_file": None,
-        "budget": None,
-        "max_tokens": 64,
-        "human_labels": None,
-        "agreement": (),
-        "allow_remote": False,
-        **changes,
-    }
-    return parse_judge_options(
-        None if "judge" not in options else str(options.pop("judge")), **options
-    )
-
-
 def test_options_of_a_judge_need_a_judge() -> None:
-    assert config() is None
+    assert JudgeConfig(max_tokens=64).check() == []
     for option in (
         {"key_file": Path("k")},
         {"budget": 5},
@@ -201,9 +187,9 @@ def test_options_of_a_judge_need_a_judge() -> None:
         {"allow_remote": True},
     ):
         with pytest.raises(InputError, match="--judge MODEL"):
-            config(**option)
+            JudgeConfig(**option).check()
     with pytest.raises(InputError, match="--judge-budget 0"):
-        config(judge="echo", budget=0)
+        JudgeConfig(model="echo", budget=0).check()
 
 
 def test_the_judge_has_its_own_key_and_its_own_permissions(
@@ -215,7 +201,7 @@ def test_the_judge_has_its_own_key_and_its_own_permissions(
     options = EngineOptions(api_key=None)
 
     def key(config: JudgeConfig) -> str | None:
-        engine = open_judge(config, options).engine
+        engine = open_engine(url, config.engine_options(options))
         assert (
             isinstance(engine, OpenAIEngine)
             and not engine.data_policy.agreements
@@ -223,12 +209,14 @@ def test_the_judge_has_its_own_key_and_its_own_permissions(
         )
         return engine.server.api_key
 
-    assert key(JudgeConfig(url)) == "the-models"
+    assert key(JudgeConfig(model=url)) == "the-models"
     monkeypatch.setenv(KEY_VARIABLE, "from-environment")
-    assert key(JudgeConfig(url)) == "from-environment"
-    assert key(JudgeConfig(url, key_file=str(tmp_path / "key"))) == "from-file"
-    assert "from-" not in json.dumps(JudgeConfig(url, key_file="key").__dict__)
+    assert key(JudgeConfig(model=url)) == "from-environment"
+    assert key(JudgeConfig(model=url, key_file=tmp_path / "key")) == "from-file"
+    assert "from-" not in json.dumps(
+        JudgeConfig(model=url, key_file=Path("key")).__dict__, default=str
+    )
     for name in ("missing", "empty"):
         (tmp_path / "empty").write_text(" \n")
         with pytest.raises(InputError, match=r"--judge-key-file .* (cannot be read|is empty)"):
-            key(JudgeConfig(url, key_file=str(tmp_path / name)))
+            key(JudgeConfig(model=url, key_file=tmp_path / name))

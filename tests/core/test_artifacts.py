@@ -30,7 +30,7 @@ from lingshu.core.messages import sample_from_json, sample_to_json, user_turn
 from lingshu.core.run_card import RunCard
 from lingshu.core.shards import dataset_schema, row_to_sample, sample_to_row
 from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling, Score
-from lingshu.evaluate.reply_index import ReplyIndex
+from lingshu.evaluate.score import ReplyIndex
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8")

@@ -17,8 +17,7 @@ from lingshu.core.messages import user_turn
 from lingshu.core.prompts import INSTRUCTIONS, build_prompt
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
-from lingshu.evaluate import control_run as control_run
-from lingshu.evaluate import perturbations as control_samples
+from lingshu.evaluate import controls, perturbations
 from lingshu.evaluate.controls import (
     CONTROL_NAMES,
     STALE_REASON,
@@ -27,14 +26,16 @@ from lingshu.evaluate.controls import (
     parse_controls,
     read_controls,
 )
+from lingshu.evaluate.data import LoadedTask
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.paraphrases import N_PARAPHRASES, PARAPHRASES, QUESTION_TEMPLATES
+from lingshu.evaluate.perturbations import N_PARAPHRASES, paraphrases
 from lingshu.evaluate.score import score
 from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import encode_png, image_bytes, open_image
 from lingshu.scoring import auto
 
 SLAKE = Path(__file__).parents[3] / "shared" / "data" / "slake_huatuo_vision_outputs"
+CHOICE = INSTRUCTIONS["choice", "en", "direct"]
 COLORS = ("red", "green", "blue", "white")
 
 
@@ -110,15 +111,13 @@ def run(
     samples = [task.prompt(sample, "direct") if task.prompt else sample for sample in items]
     generate(task, samples, engine, folder, sampling=Sampling(), images=image_bytes)
     score(task, samples, folder)
-    plan = control_run.ControlPlan(tuple(names), n_shuffles)
+    loaded = LoadedTask(task, samples, (), lambda: iter(items))
     with ImageCache() as images:
-        controls = control_run.prepare(
-            plan, task, samples, lambda: items, folder, header=images.header
+        prepared = controls.prepare(
+            names, loaded, folder, header=images.header, n_shuffles=n_shuffles
         )
-    control_run.generate_controls(
-        controls, task, engine, folder, sampling=Sampling(), images=image_bytes
-    )
-    return control_run.score_all(controls, task, samples, folder)
+    controls.generate_all(prepared, task, engine, folder, sampling=Sampling(), images=image_bytes)
+    return controls.score_all(prepared, task, samples, folder)
 
 
 def control_result(folder: Path, name: str) -> ControlResult:
@@ -132,7 +131,7 @@ def control_result(folder: Path, name: str) -> ControlResult:
 def test_a_blind_sample_shows_black_images_of_the_same_size_and_asks_the_same():
     sample = replace(item(0), images=(make_image(9, 7, 3), Image("nowhere.png")))
     with ImageCache() as images:
-        with_black_images = control_samples.with_black_images(sample, images.header)
+        with_black_images = perturbations.with_black_images(sample, images.header)
     assert isinstance(with_black_images, Sample)
     black = open_image(with_black_images.images[0])
     assert (black.size, black.getextrema()) == ((7, 3), ((0, 0), (0, 0), (0, 0)))
@@ -141,19 +140,19 @@ def test_a_blind_sample_shows_black_images_of_the_same_size_and_asks_the_same():
 
 
 def test_orders_differ_from_each_other_and_from_the_given_one_and_stay_the_same():
-    orders = control_samples.option_orders("s1", 4, 5, seed=0)
+    orders = perturbations.option_orders("s1", 4, 5, seed=0)
     assert len(set(orders)) == 5 and (0, 1, 2, 3) not in orders
     assert (
         orders
-        == control_samples.option_orders("s1", 4, 5, seed=0)
-        != control_samples.option_orders("s1", 4, 5, seed=1)
+        == perturbations.option_orders("s1", 4, 5, seed=0)
+        != perturbations.option_orders("s1", 4, 5, seed=1)
     )
-    assert control_samples.option_orders("s1", 4, 1, seed=0) == [(1, 0, 2, 3)]
-    assert [len(control_samples.option_orders("s1", n, 5, seed=0)) for n in (1, 2, 3)] == [0, 1, 5]
+    assert perturbations.option_orders("s1", 4, 1, seed=0) == [(1, 0, 2, 3)]
+    assert [len(perturbations.option_orders("s1", n, 5, seed=0)) for n in (1, 2, 3)] == [0, 1, 5]
 
 
 def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_its_gold_follows():
-    shuffled = control_samples.shuffle_options(
+    shuffled = perturbations.shuffle_options(
         item(1), (3, 2, 1, 0), lambda sample: build_prompt(sample, "direct")
     )
     assert isinstance(shuffled, Sample)
@@ -169,23 +168,21 @@ def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_i
 @pytest.mark.parametrize(
     ("choices", "question", "reason"),
     [
-        ((), "Which?", control_samples.NO_OPTIONS),
-        (("red", "green", "Both A and B"), "Which?", control_samples.LINKED_OPTIONS),
-        (("red", "green", "None of the above"), "Which?", control_samples.LINKED_OPTIONS),
-        (("甲", "乙", "以上都不是"), "Which?", control_samples.LINKED_OPTIONS),
-        (("red", "green"), "Which? (A) red (B) green", control_samples.OTHER_OPTION_FORMAT),
-        (("red", "green"), "Which of the two colours?", control_samples.OTHER_OPTION_FORMAT),
+        ((), "Which?", perturbations.NO_OPTIONS),
+        (("red", "green", "Both A and B"), "Which?", perturbations.LINKED_OPTIONS),
+        (("red", "green", "None of the above"), "Which?", perturbations.LINKED_OPTIONS),
+        (("甲", "乙", "以上都不是"), "Which?", perturbations.LINKED_OPTIONS),
+        (("red", "green"), "Which? (A) red (B) green", perturbations.OTHER_OPTION_FORMAT),
+        (("red", "green"), "Which of the two colours?", perturbations.OTHER_OPTION_FORMAT),
     ],
 )
 def test_items_whose_options_cannot_change_places_say_why(choices, question, reason):
     listed = (
-        question
-        if reason == control_samples.OTHER_OPTION_FORMAT
-        else with_choices(question, choices)
+        question if reason == perturbations.OTHER_OPTION_FORMAT else with_choices(question, choices)
     )
     sample = Sample("s", (user_turn(listed, 0),), (), ("A",), choices, Meta(kind="choice"))
     assert (
-        control_samples.shuffle_options(sample, range(len(choices))[::-1], lambda moved: moved)
+        perturbations.shuffle_options(sample, range(len(choices))[::-1], lambda moved: moved)
         == reason
     )
 
@@ -197,7 +194,7 @@ def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
         )
         return replace(sample, messages=(user_turn(f"Choose: {listed}", 0),))
 
-    moved = control_samples.shuffle_options(item(0), (1, 0, 2, 3), ask)
+    moved = perturbations.shuffle_options(item(0), (1, 0, 2, 3), ask)
     assert (
         isinstance(moved, Sample)
         and moved.question == "Choose: (A) green (B) red (C) blue (D) white"
@@ -220,34 +217,36 @@ def test_words_that_only_look_like_links_between_options_do_not_count():
             Meta(kind="choice"),
         )
         assert isinstance(
-            control_samples.shuffle_options(sample, (1, 0), lambda moved: moved), Sample
+            perturbations.shuffle_options(sample, (1, 0), lambda moved: moved), Sample
         ), choices
 
 
 def test_every_instruction_has_paraphrases_that_keep_the_form_of_the_answer():
+    by_instruction, bare_questions = paraphrases()
     for key, text in INSTRUCTIONS.items():
-        assert len({text, *PARAPHRASES[key]}) == N_PARAPHRASES + 1, key
+        assert len({text, *by_instruction[text]}) == N_PARAPHRASES + 1, key
         assert all(
-            ("\\boxed{}" in paraphrased) == (key[2] == "cot") for paraphrased in PARAPHRASES[key]
+            ("\\boxed{}" in paraphrased) == (key[2] == "cot")
+            for paraphrased in by_instruction[text]
         ), key
-    assert {len(set(templates)) for templates in QUESTION_TEMPLATES.values()} == {N_PARAPHRASES}
+    assert {len(set(templates)) for templates in bare_questions.values()} == {N_PARAPHRASES}
 
 
 def test_a_reworded_sample_changes_its_instruction_alone():
     prompted = build_prompt(item(0), "direct")
     for number in range(N_PARAPHRASES):
-        paraphrased = control_samples.paraphrase(prompted, number, is_bare=False)
+        paraphrased = perturbations.paraphrase(prompted, number, is_bare=False)
         assert isinstance(paraphrased, Sample)
         assert paraphrased.question == prompted.question.replace(
-            INSTRUCTIONS["choice", "en", "direct"], PARAPHRASES["choice", "en", "direct"][number]
+            CHOICE, paraphrases()[0][CHOICE][number]
         )
         assert paraphrased.messages[0].parts[0] == 0
-    bare = control_samples.paraphrase(item(0), 0, is_bare=True)
+    bare = perturbations.paraphrase(item(0), 0, is_bare=True)
     assert isinstance(bare, Sample) and bare.question == f"Question: {item(0).question}"
-    assert control_samples.paraphrase(item(0), 0, is_bare=False) == control_samples.NO_PARAPHRASE
+    assert perturbations.paraphrase(item(0), 0, is_bare=False) == perturbations.NO_PARAPHRASE
     assert (
-        control_samples.paraphrase(replace(item(0), meta=Meta(language="fr")), 0, is_bare=True)
-        == control_samples.NO_PARAPHRASE
+        perturbations.paraphrase(replace(item(0), meta=Meta(language="fr")), 0, is_bare=True)
+        == perturbations.NO_PARAPHRASE
     )
 
 
@@ -299,7 +298,7 @@ def test_a_model_that_always_says_a_is_found_out(tmp_path):
     )
     assert (indices_by_group["A"].n_chosen, indices_by_group["B"].n_chosen) == (30, 0)
     assert sum(position.accuracy.n for position in shuffle.positions) == 30
-    assert shuffle.excluded == {control_samples.NO_OPTIONS: 2}
+    assert shuffle.excluded == {perturbations.NO_OPTIONS: 2}
 
 
 def test_a_model_that_knows_its_option_keeps_it_in_every_order(tmp_path):
@@ -340,7 +339,7 @@ def test_constants_are_graded_by_the_task_and_the_best_is_named(tmp_path):
 
 def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
     """Right in the task's own words, and in none of the others but the first."""
-    known = (INSTRUCTIONS["choice", "en", "direct"], PARAPHRASES["choice", "en", "direct"][0])
+    known = (CHOICE, paraphrases()[0][CHOICE][0])
     run(
         Recorder(lambda sample: sample.gold[0] if sample.question.endswith(known) else "-"),  # type: ignore[index]
         tmp_path,

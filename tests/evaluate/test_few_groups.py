@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingshu.evaluate.paired_tests import difference
-from lingshu.evaluate.statistics import bootstrap_mean, small_sample_proportion, wilson_fallback
+from lingshu.evaluate.statistics import (
+    bootstrap_mean,
+    difference,
+    small_sample_proportion,
+    wilson_fallback,
+)
 from lingshu.evaluate.summary import summarize
 
 

@@ -15,16 +15,15 @@ from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
 from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
-from lingshu.evaluate import score as control_run
-from lingshu.evaluate.generate import GenerationResult, count_pending, generate
-from lingshu.evaluate.pending import PendingSamples
+from lingshu.evaluate import score as scoring
+from lingshu.evaluate.generate import GenerationResult, PendingSamples, count_pending, generate
 from lingshu.evaluate.spool import DiskSamples
 from lingshu.imaging.read import image_bytes
 from lingshu.scoring import auto
 
 
 def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
-    control_run.score(task, requested, folder)
+    scoring.score(task, requested, folder)
     return read_scores(folder / "scores.jsonl")
 
 

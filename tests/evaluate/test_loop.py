@@ -15,7 +15,7 @@ from lingshu.core.errors import ArtifactError, DataPolicyError, EngineError, Ima
 from lingshu.core.files import read_jsonl
 from lingshu.core.types import Image, Message, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.engines import echo
-from lingshu.evaluate import score as control_run
+from lingshu.evaluate import score as scoring
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.report import build
 from lingshu.imaging.read import image_bytes
@@ -23,7 +23,7 @@ from lingshu.scoring import auto
 
 
 def score(task: Task, requested: Sequence[Sample], folder: Path) -> list[dict]:
-    control_run.score(task, requested, folder)
+    scoring.score(task, requested, folder)
     return read_scores(folder / "scores.jsonl")
 
 

@@ -4,7 +4,7 @@ hand.
 
 import pytest
 
-from lingshu.evaluate.paired_tests import difference, mcnemar, min_detectable_difference
+from lingshu.evaluate.statistics import difference, mcnemar, min_detectable_difference
 
 
 def pairs(both: int, first: int, second: int, neither: int) -> tuple[list[bool], list[bool]]:

@@ -18,7 +18,7 @@ from lingshu.core.files import dump_line
 from lingshu.core.registry import builtin_modules
 from lingshu.core.rows import row_from_sample
 from lingshu.core.types import Sample, Task
-from lingshu.evaluate.suites import SUITES
+from lingshu.evaluate.data import SUITES
 
 NAMES = sorted(set(builtin_modules("tasks")) - {"phantom", "vqa"})
 KINDS = {"choice", "yes_no", "closed", "open", "report", "rubric"}

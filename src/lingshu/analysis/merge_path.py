@@ -22,8 +22,8 @@ from lingshu.analysis.barrier import TOLERANCE, Barrier, barrier
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import digest, read_json, write_json, write_text
 from lingshu.core.stats import Interval
-from lingshu.evaluate.paired_tests import difference
 from lingshu.evaluate.report.render import DISCLAIMER, render_page
+from lingshu.evaluate.statistics import difference
 from lingshu.evaluate.store import read_run
 from lingshu.evaluate.summary import Row, by_facet, group_key, row_value, summarize
 
@@ -313,6 +313,7 @@ def _evaluate_point(
         return {}, 0
     from lingshu.cli.eval import evaluate
     from lingshu.evaluate.data import find_tasks
+    from lingshu.evaluate.run import EvalConfig
 
     names = [task.name for task in find_tasks(tuple(tasks))]
     option_strings = {name: str(value) for name, value in options.items()}
@@ -323,7 +324,8 @@ def _evaluate_point(
     if not (done_path.is_file() and read_json(done_path).get("key") == key):
         _print_progress(f"evaluation at weight {point.weight:g}")
         with redirect_stdout(sys.stderr):
-            code = evaluate(str(point.checkpoint), ",".join(tasks), out=folder, **options)
+            config = EvalConfig(**options)
+            code = evaluate(str(point.checkpoint), ",".join(tasks), out=folder, config=config)
         write_json(done_path, {"key": key, "code": code})
     # The folder may hold other tasks, of an earlier report.
     run = {task.name: task for task in read_run(folder).tasks}

@@ -9,8 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lingshu.core.errors import ArtifactError, InputError
-from lingshu.evaluate.paired_tests import PairedTest, difference, mcnemar, min_detectable_difference
-from lingshu.evaluate.statistics import Interval, macro
+from lingshu.evaluate.statistics import (
+    Interval,
+    PairedTest,
+    difference,
+    macro,
+    mcnemar,
+    min_detectable_difference,
+)
 from lingshu.evaluate.store import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import Row, group_key, is_unscored, row_value
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -23,39 +23,97 @@ from lingshu.core.errors import (
     one_line,
 )
 from lingshu.core.types import Drop, PromptStyle, Sample, Task
-from lingshu.evaluate.suites import SUITES
+from lingshu.evaluate.spool import DiskSamples
 from lingshu.scoring.protocols.table import PROTOCOLS, quirks
 
+# The three paper suites are the columns of the Lingshu paper's tables. No suite holds two sets that
+# share questions: SLAKE is one task and HealthBench the full set, while their parts are tasks of
+# their own. PSV2026 repeats questions of PathVQA, SLAKE and VQA-RAD, and is in none.
+PAPER_MULTIMODAL = (
+    "mmmu_med_test",
+    "vqa_rad",
+    "slake",
+    "path_vqa",
+    "pmc_vqa",
+    "omnimedvqa",
+    "medxpertqa_mm",
+)
+PAPER_TEXT = (
+    "mmlu_med",
+    "pubmedqa",
+    "medmcqa",
+    "medqa_usmle",
+    "medbullets_op4",
+    "medbullets_op5",
+    "medxpertqa_text",
+    "supergpqa_med",
+)
+PAPER_REPORT = ("mimic_cxr", "chexpert_plus", "iu_xray_296")
+ADDITIONAL = (
+    "mmmu_med_val",
+    "pmc_vqa_clean",
+    "medframeqa",
+    "rad_restruct",
+    "medqa_mcmle",
+    "cmb",
+    "cmexam",
+    "cmmlu_med",
+    "healthbench",
+    "iu_xray",
+)
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "paper_multimodal": PAPER_MULTIMODAL,
+    "paper_text": PAPER_TEXT,
+    "paper_report": PAPER_REPORT,
+    "all": (*PAPER_MULTIMODAL, *PAPER_TEXT, *PAPER_REPORT, *ADDITIONAL),
+    # Small, open, no judge: one benchmark of each kind of question.
+    "smoke": ("vqa_rad", "slake", "mmmu_med_val", "pubmedqa", "medqa_usmle", "iu_xray"),
+}
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class LoadedTask(NamedTuple):
-    """A task with its samples and the rows that did not become samples."""
+    """A task with its samples and the rows that did not become samples; `original_samples` gives
+    the samples again before the task's prompt.
+    """
 
     task: Task
     samples: Sequence[Sample]
     drops: Sequence[Drop]
+    original_samples: Callable[[], Iterator[Sample]]
 
     @property
     def drop_reasons(self) -> dict[str, int]:
         return dict(sorted(Counter(drop.reason for drop in self.drops).items()))
 
 
-def load_all(
-    tasks: Sequence[Task],
+class LoadedTasks(NamedTuple):
+    """The tasks of an evaluation as they were named; `excluded` has the reason for each whose data
+    is unavailable.
+    """
+
+    names: Sequence[str]
+    tasks: Sequence[LoadedTask]
+    excluded: dict[str, str]
+
+
+def load_tasks(
+    names: Sequence[str],
     out: Path,
     *,
-    data: Path | None,
-    limit: int | None,
-    prompt_style: PromptStyle,
-    synthetic_seed: int | None,
-) -> tuple[list[LoadedTask], dict[str, str]]:
-    """Every task with its samples; of several tasks those whose data are not to be had are left
-    out, with the reason.
+    data: Path | None = None,
+    limit: int | None = None,
+    prompt_style: PromptStyle = "direct",
+    synthetic_seed: int | None = None,
+) -> LoadedTasks:
+    """Every named task with its samples; of several tasks, those whose data is unavailable are
+    excluded.
 
     Raises:
         LingshuError: the only task, or all of them, cannot be loaded.
     """
+    tasks = find_tasks(names)
     loaded: list[LoadedTask] = []
     excluded: dict[str, str] = {}
     for task in tasks:
@@ -71,10 +129,10 @@ def load_all(
                 )
             )
         except (InputError, ArtifactError, UnknownNameError, MissingExtraError) as error:
-            if len(tasks) == 1 or (len(excluded) == len(tasks) - 1 and not loaded):
+            if len(excluded) == len(tasks) - 1:
                 raise
             excluded[task.name] = one_line(error)
-    return loaded, excluded
+    return LoadedTasks(names, loaded, excluded)
 
 
 def find_tasks(names: Sequence[str]) -> list[Task]:
@@ -118,24 +176,23 @@ def load(
     prompt_style: PromptStyle = "direct",
     synthetic_seed: int | None = None,
 ) -> LoadedTask:
-    """The first `limit` samples of a task, worded in `style`, and its drops by reason; of its twin
-    where a seed is given.
+    """The first `limit` samples of a task with its prompt, or its synthetic samples where a seed is
+    given.
 
-    The samples wait in a file of `out` that is gone with the process: a benchmark may be larger
+    The samples are in a file of `out` that is removed with the process: a benchmark may be larger
     than memory.
 
     Raises:
         InputError: it has no samples, not as many as its source states, or what its loader says is
             wrong.
     """
-    from lingshu.evaluate.spool import DiskSamples
-
     drops: list[Drop] = []
 
+    def items() -> Iterable[Sample | Drop]:
+        return task.samples(data) if synthetic_seed is None else task.synthetic(synthetic_seed)
+
     def iter_prompted() -> Iterator[Sample]:
-        for item in (
-            task.samples(data) if synthetic_seed is None else task.synthetic(synthetic_seed)
-        ):
+        for item in items():
             if isinstance(item, Drop):
                 drops.append(item)
                 continue
@@ -144,7 +201,7 @@ def load(
             except InputError as error:
                 drops.append(Drop(item.id, "no_wording", one_line(error)))
 
-    # The first sample comes before the file: data that cannot be read leave no folder behind.
+    # The first sample comes before the file: data that cannot be read leaves no folder behind.
     prompted = iter_prompted()
     try:
         first_samples = list(islice(prompted, 1))
@@ -157,27 +214,27 @@ def load(
         raise InputError(
             f"the samples of {task.name} cannot be read: {describe_error(error)}."
         ) from error
+    loaded = LoadedTask(
+        task, samples, drops, lambda: (item for item in items() if isinstance(item, Sample))
+    )
     if not samples:
-        drop_text = ", ".join(
-            f"{reason} {count}" for reason, count in Counter(drop.reason for drop in drops).items()
-        )
+        reasons = ", ".join(f"{reason} {n}" for reason, n in loaded.drop_reasons.items())
         raise InputError(
-            f"{task.name} has no samples{f' (all dropped: {drop_text})' if drop_text else ''}; check --data."
+            f"{task.name} has no samples{f' (all dropped: {reasons})' if reasons else ''}; check"
+            " --data."
         )
+    provenance = task.provenance
     if synthetic_seed is not None:
-        # Synthetic questions are not a published set: no expected number, no published value.
-        provenance = replace(task.provenance, expected_n=None, revision=f"twin {synthetic_seed}")
-        title = f"{task.title}: made-up twin"
-        synthetic_task = replace(task, title=title, provenance=provenance, published=None)
-        return LoadedTask(synthetic_task, samples, drops)
+        # Synthetic samples are not a published set: no expected number, no published value.
+        provenance = replace(provenance, expected_n=None, revision=f"synthetic {synthetic_seed}")
+        title = f"{task.title}: synthetic samples"
+        task = replace(task, title=title, provenance=provenance, published=None)
+        return loaded._replace(task=task)
     if limit is None:
-        drop_counts = Counter(drop.reason for drop in drops)
-        task.provenance.check_count(task.name, len(samples), drop_counts)
-    revision = task.provenance.revision
-    if revision is None and task.resolve_revision:
-        revision = task.resolve_revision(data)
-    provenance = replace(task.provenance, revision=revision)
-    return LoadedTask(replace(task, provenance=provenance), samples, drops)
+        provenance.check_count(task.name, len(samples), loaded.drop_reasons)
+    if provenance.revision is None and task.resolve_revision:
+        provenance = replace(provenance, revision=task.resolve_revision(data))
+    return loaded._replace(task=replace(task, provenance=provenance))
 
 
 def task_metadata(loaded: LoadedTask, protocols: Sequence[str] = ("strict",)) -> dict[str, Any]:

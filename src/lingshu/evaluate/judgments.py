@@ -83,15 +83,19 @@ class JudgeResult:
         )
 
     @property
-    def agreement_text(self) -> str:
-        """How far others agree, as a sentence; empty where nobody else judged."""
+    def summary_text(self) -> str:
+        """The result in one line: counts, the score, and agreement with the rules and people."""
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.failed.items())
+        failures = f", without a verdict: {reasons}" if reasons else ""
         parts = [
             f"{name}: {percent(item.observed_agreement)}% of {item.n}, kappa"
             f" {'not defined' if item.kappa is None else f'{item.kappa:.2f}'}"
             for name, item in (("the rules", self.rule_agreement), ("people", self.human_agreement))
             if item
         ]
-        return f" Agrees with {'; with '.join(parts)}." if parts else ""
+        agreement = f" Agrees with {'; with '.join(parts)}." if parts else ""
+        counts = f"{self.n_judged} of {self.n_requested} judged{failures}."
+        return f"{counts} {self.score_text}{agreement}"
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ Each gives a sample back with the id of the one it was made from, or the reason 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 
 from lingshu.core.errors import ImageError
 from lingshu.core.prompts import INSTRUCTIONS, REPORT
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.types import Image, Message, Sample
-from lingshu.evaluate.paraphrases import PARAPHRASES, QUESTION_TEMPLATES
 from lingshu.imaging.headers import ImageHeader
 from lingshu.imaging.read import MAX_PIXELS, encode_png
 
@@ -26,6 +27,7 @@ NO_OPTIONS = "no options"
 LINKED_OPTIONS = "an option speaks of the others"
 OTHER_OPTION_FORMAT = "the options are not listed by their letters, or twice"
 NO_PARAPHRASE = "asked in words that have no paraphrase here"
+N_PARAPHRASES = 3
 _MAX_ATTEMPTS = 1000  # draws until enough orders differ; an item of three options has five others
 # "Both A and B", "A, C", "All of the above": in another order they would say something else.
 _LINKED_OPTION = re.compile(
@@ -34,6 +36,21 @@ _LINKED_OPTION = re.compile(
     r"|(?i:\b(?:all|none|any|both|neither|two|one)\s+of\s+(?:the\s+)?(?:above|others?|these|those|preceding)\b|\ball\s+(?:the\s+)?above\b)"
     r"|(?:以上|上述)(?:都|均|全|皆|各|所有|选项|答案|[两三四五]项)|[都均]不(?:是|对|正确)$"
 )
+
+
+@cache
+def paraphrases() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Three neutral paraphrases of each instruction, by its text, that request the same form of
+    answer; and by language those of a bare question.
+    """
+    path = resources.files("lingshu.evaluate").joinpath("paraphrases.json")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    instructions = {
+        text: table["instructions"][kind][language][style]
+        for (kind, language, style), text in INSTRUCTIONS.items()
+    }
+    report = table["instructions"]["report"]["en"]["direct"]
+    return instructions | {REPORT: report}, table["bare_question"]
 
 
 def with_black_images(sample: Sample, header: Callable[[Image], ImageHeader]) -> Sample | str:
@@ -149,27 +166,18 @@ def paraphrase(sample: Sample, variant_index: int, *, is_bare: bool) -> Sample |
         return NO_PARAPHRASE
     last_text = turn.parts[text_indices[-1]]
     assert isinstance(last_text, str)
+    instructions, bare_questions = paraphrases()
     if is_bare:
-        templates = QUESTION_TEMPLATES.get(sample.meta.language or "en")
-        paraphrased = None if templates is None else templates[variant_index].format(last_text)
+        templates = bare_questions.get(sample.meta.language or "en")
+        if templates is None:
+            return NO_PARAPHRASE
+        paraphrased = templates[variant_index].format(last_text)
     else:
-        instruction = next(
-            (text for text in _PARAPHRASES_BY_INSTRUCTION if last_text.endswith(text)), None
-        )
-        paraphrased = (
-            None
-            if instruction is None
-            else last_text.removesuffix(instruction)
-            + _PARAPHRASES_BY_INSTRUCTION[instruction][variant_index]
-        )
-    if paraphrased is None:
-        return NO_PARAPHRASE
+        instruction = next((text for text in instructions if last_text.endswith(text)), None)
+        if instruction is None:
+            return NO_PARAPHRASE
+        paraphrased = last_text.removesuffix(instruction) + instructions[instruction][variant_index]
     parts = tuple(
         paraphrased if index == text_indices[-1] else part for index, part in enumerate(turn.parts)
     )
     return replace(sample, messages=(*sample.messages[:-1], Message(turn.role, parts)))
-
-
-_PARAPHRASES_BY_INSTRUCTION = {text: PARAPHRASES[key] for key, text in INSTRUCTIONS.items()} | {
-    REPORT: PARAPHRASES["report", "en", "direct"]
-}

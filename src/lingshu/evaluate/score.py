@@ -8,18 +8,18 @@ OUT/<task>/metrics.json              the metrics of a task that has some, over a
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
-from lingshu.core.artifacts import SCORES, reply_files, score_row, write_scores
+from lingshu.core.artifacts import SCORES, enumerate_replies, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
 from lingshu.core.files import read_jsonl, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
-from lingshu.evaluate.reply_index import ReplyIndex
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.scoring.protocols.table import protocol_scorer as get_scorer
 
@@ -165,3 +165,50 @@ def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[
         row["truncated"] = True
     facets: Mapping[str, str | None] = {name: sample.meta.facet(name) for name in task.facets}
     return row | {name: value for name, value in facets.items() if name not in row}
+
+
+class ReplyIndex:
+    """The reply that counts for each of `keys`: its first answer, else its last error.
+
+    Only its place is kept, and the reply read when it is asked for: all texts together may be
+    larger than memory.
+
+    Raises:
+        ArtefactError: a row that is none of replies.
+    """
+
+    def __init__(self, folder: Path, keys: Container[str]) -> None:
+        self._files: dict[Path, IO[bytes]] = {}
+        self._positions: dict[str, tuple[Path, int]] = {}
+        failed: set[str] = set()
+        for path in reply_files(folder):
+            with path.open("rb") as lines:
+                last_line = 0
+                for line_number, key, reply in enumerate_replies(path):
+                    for _ in range(line_number - 1 - last_line):
+                        lines.readline()
+                    offset, last_line = lines.tell(), line_number
+                    lines.readline()
+                    if key in keys and (key not in self._positions or key in failed):
+                        self._positions[key] = path, offset
+                        (failed.add if reply.error else failed.discard)(key)
+
+    def get(self, key: str | None) -> Reply | None:
+        """The reply to a key; None where there is none."""
+        if key is None or key not in self._positions:
+            return None
+        path, offset = self._positions[key]
+        file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
+        file.seek(offset)
+        row = json.loads(file.readline().decode("utf-8-sig"))
+        return Reply(**{name: value for name, value in row.items() if name != "key"})
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> ReplyIndex:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

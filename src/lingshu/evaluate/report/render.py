@@ -22,7 +22,7 @@ from jinja2.filters import make_attrgetter
 from markupsafe import Markup
 
 from lingshu.core.stats import Interval
-from lingshu.evaluate.paired_tests import PairedTest
+from lingshu.evaluate.statistics import PairedTest
 from lingshu.evaluate.summary import NEEDS_JUDGE_LABEL, interval_text, percent
 
 DISCLAIMER = "Research only; not for clinical use."
