@@ -31,7 +31,8 @@ from lingshu.scoring import auto, yes_no
 from lingshu.sources import hub, jsonl
 from lingshu.sources.hub import DownloadedRepo, HubRepo, RawRow
 
-RowConverter = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+Row = Mapping[str, Any]
+RowConverter = Callable[[Row], Row]
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ def infer_kind(gold: Sequence[str] | None, choices: Sequence[str]) -> str:
     return "yes_no" if gold and all(yes_no.as_polarity(answer) for answer in gold) else "open"
 
 
-def convert_exam_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_exam_row(raw: Row) -> Row:
     """Exam questions as most text benchmarks publish them: question, options (a mapping from
     letters, or opa ... ope), answer_idx or answer.
     """
@@ -319,6 +320,15 @@ def convert_exam_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         "choices": non_empty_options(options),
         "gold": gold,
         "id": raw.get("id"),
+    }
+
+
+def pick(raw: Row, optional: Sequence[str] = (), **columns: str) -> dict[str, Any]:
+    """Keys of a question row from the publisher's columns: key=column, which must be present;
+    `optional` columns have the names of their keys.
+    """
+    return {key: raw[column] for key, column in columns.items()} | {
+        name: raw.get(name) for name in optional
     }
 
 

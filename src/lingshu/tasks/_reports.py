@@ -7,7 +7,7 @@ as key), as {id, image, findings, impression}, or as rows of a table with those 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,13 +18,13 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample, Task
 from lingshu.scoring import report, token_f1
 from lingshu.sources.hub import DownloadedRepo, HubRepo
-from lingshu.tasks._benchmark import Reader, Release, RowConverter, benchmark, read_samples
+from lingshu.tasks._benchmark import Reader, Release, Row, RowConverter, benchmark, read_samples
 from lingshu.tasks._synthetic import image_samples
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """The question row of one study (or image, where each image has its own record)."""
     images = raw["image_path"] if "image_path" in raw else raw["image"]
     name = raw.get("_key") or raw.get("id") or raw.get("study_id")
@@ -42,9 +42,7 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     )
 
 
-def question_row(
-    sections: ReportSections, images: list[str], *, name: str, group: str
-) -> Mapping[str, Any]:
+def question_row(sections: ReportSections, images: list[str], *, name: str, group: str) -> Row:
     """The question row of a report.
 
     Raises:
@@ -77,7 +75,7 @@ def read_studies(
     table = next(name for name in release.repo.files if release.files.has_files((name,)))
     single = replace(release, repo=replace(release.repo, files=(table,), single_table=True))
 
-    def convert(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    def convert(raw: Row) -> Row:
         values = convert_row(raw)
         images = [_find_image(str(name), release.files) for name in values["images"]]
         return {**values, "images": images}

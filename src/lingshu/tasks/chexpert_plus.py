@@ -8,17 +8,16 @@ folder, or the list ReXRank_CheXpertPlus.json (200 studies, 234 images).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from lingshu.core.report_sections import ReportSections, normalize_whitespace, split_sections
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _reports
+from lingshu.tasks._benchmark import Row
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """The columns path_to_image, section_findings, section_impression, report, deid_patient_id,
     split; or a ReXrank record.
     """
@@ -37,18 +36,13 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 TASK = _reports.report_benchmark(
-    "chexpert_plus",
-    title="CheXpert Plus reports",
+    "chexpert_plus", title="CheXpert Plus reports", license="Stanford AIMI data use agreement",
     repo=HubRepo(
         None,
         ("**/df_chexpert_plus_*.csv", "**/ReXRank_CheXpertPlus.json"),
         link="https://aimi.stanford.edu/datasets/chexpert-plus",
     ),
-    license="Stanford AIMI data use agreement",
-    access="form",
-    agreement="stanford-aimi-chexpert-plus",
-    reader=partial(_reports.read_studies, convert_row=convert_row),
-    n_images=1,
-    expected_n=234,
+    access="form", agreement="stanford-aimi-chexpert-plus",
+    reader=partial(_reports.read_studies, convert_row=convert_row), n_images=1, expected_n=234,
     known_counts=((200, "ReXrank's count of studies; 234 counts images"),),
-)
+)  # fmt: skip

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Release, benchmark, non_empty_options, read_samples
+from lingshu.tasks._benchmark import Release, Row, benchmark, non_empty_options, read_samples
 from lingshu.tasks._synthetic import text_choice_samples
 
 QUESTION_FILE, ANSWER_FILE = "CMB-test-choice-question-merge.json", "CMB-test-choice-answer.json"
 
 
-def convert_row(answers: Mapping[str, str], raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(answers: Mapping[str, str], raw: Row) -> Row:
     """The keys id, question, option {letter: text}, question_type, exam_type, exam_class; `answers`
     maps an id to letters.
     """
@@ -53,17 +52,9 @@ def reader(release: Release) -> Iterator[Sample | Drop]:
 
 
 TASK = benchmark(
-    "cmb",
-    title="CMB-Exam (test)",
+    "cmb", title="CMB-Exam (test)", license="Apache-2.0", unverified=("expected_n", "license"),
     repo=HubRepo("FreedomIntelligence/CMB", (f"**/{QUESTION_FILE}",), extra=(f"**/{ANSWER_FILE}",)),
-    license="Apache-2.0",
-    reader=reader,
-    score=multi_choice.score,
-    synthetic=text_choice_samples(
-        5, language="zh", multi_choice=True, task="made up", subject="made up"
-    ),
-    language="zh",
-    expected_n=11200,
-    unverified=("expected_n", "license"),
+    reader=reader, score=multi_choice.score, language="zh", expected_n=11200,
+    synthetic=text_choice_samples(5, language="zh", multi_choice=True, task="made up", subject="made up"),
     facets=("task", "subject"),
-)
+)  # fmt: skip

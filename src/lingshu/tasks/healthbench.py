@@ -8,14 +8,13 @@ pooled. Replies are kept; scoring them needs a judge.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from lingshu.core.errors import InputError
 from lingshu.core.types import Criterion, Sample, Task
 from lingshu.scoring import rubric
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._benchmark import Row, benchmark, pick
 from lingshu.tasks._synthetic import rubric_samples
 
 VARIANTS = {
@@ -26,13 +25,11 @@ VARIANTS = {
 }
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys prompt_id, prompt (messages), rubrics (criterion, points, tags), example_tags."""
+def convert_row(raw: Row) -> Row:
+    """`prompt` has messages, `rubrics` criteria with points and tags."""
     return {
-        "id": raw["prompt_id"],
-        "messages": raw["prompt"],
+        **pick(raw, id="prompt_id", group="prompt_id", messages="prompt"),
         "kind": "rubric",
-        "group": raw["prompt_id"],
         "rubrics": json.dumps(raw["rubrics"], ensure_ascii=False),
         "theme": _tag_value(raw.get("example_tags"), "theme:"),
     }
@@ -69,31 +66,16 @@ def criteria(sample: Sample) -> list[Criterion]:
 
 def _variant(name: str, title: str, file: str, expected_n: int) -> Task:
     return benchmark(
-        name,
-        title=title,
-        repo=HubRepo("openai/healthbench", (file,)),
-        license="MIT",
-        unverified=("license",),
-        convert_row=convert_row,
-        score=rubric.score,
-        synthetic=rubric_samples,
-        expected_n=expected_n,
-        facets=("theme",),
-        max_tokens=2048,
+        name, title=title, license="MIT", unverified=("license",),
+        repo=HubRepo("openai/healthbench", (file,)), convert_row=convert_row, score=rubric.score,
+        synthetic=rubric_samples, expected_n=expected_n, facets=("theme",), max_tokens=2048,
         criteria=criteria,
-    )
+    )  # fmt: skip
 
 
-TASKS = {
-    name: _variant(name, title, file, expected_n)
-    for name, title, file, expected_n in (
-        ("healthbench", "HealthBench", "2025-05-07-06-14-12_oss_eval.jsonl", 5000),
-        (
-            "healthbench_consensus",
-            "HealthBench Consensus",
-            "consensus_2025-05-09-20-00-46.jsonl",
-            3671,
-        ),
-        ("healthbench_hard", "HealthBench Hard", "hard_2025-05-08-21-00-10.jsonl", 1000),
-    )
-}
+_SETS = (
+    ("healthbench", "HealthBench", "2025-05-07-06-14-12_oss_eval.jsonl", 5000),
+    ("healthbench_consensus", "HealthBench Consensus", "consensus_2025-05-09-20-00-46.jsonl", 3671),
+    ("healthbench_hard", "HealthBench Hard", "hard_2025-05-08-21-00-10.jsonl", 1000),
+)
+TASKS = {row[0]: _variant(*row) for row in _SETS}

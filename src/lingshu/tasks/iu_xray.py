@@ -9,7 +9,6 @@ the 296 references have it.
 
 from __future__ import annotations
 
-from lingshu.core.types import Task
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks._reports import convert_row, report_benchmark
 
@@ -22,35 +21,18 @@ VARIANTS = {
 }
 
 
-def _variant(
-    name: str, title: str, *files: str, expected_n: int, known_count: tuple[int, str]
-) -> Task:
-    return report_benchmark(
-        name,
-        title=title,
-        repo=HubRepo(None, files, link="https://openi.nlm.nih.gov/faq?download=true"),
-        license="CC-BY-NC-ND-4.0",
-        unverified=("license",),
-        expected_n=expected_n,
-        known_counts=(known_count,),
-    )
-
-
+LINK = "https://openi.nlm.nih.gov/faq?download=true"
 TASKS = {
-    "iu_xray": _variant(
-        "iu_xray",
-        "IU X-ray reports (ReXrank test)",
-        "ReXRank_IUXray_test.json",
-        "**/ReXRank_IUXray_test.json",
-        expected_n=590,
-        known_count=(296, "the list that published numbers used, the task iu_xray_296"),
+    "iu_xray": report_benchmark(
+        "iu_xray", title="IU X-ray reports (ReXrank test)", license="CC-BY-NC-ND-4.0",
+        repo=HubRepo(None, ("ReXRank_IUXray_test.json", "**/ReXRank_IUXray_test.json"), link=LINK),
+        unverified=("license",), expected_n=590,
+        known_counts=((296, "the list that published numbers used, the task iu_xray_296"),),
     ),
-    "iu_xray_296": _variant(
-        "iu_xray_296",
-        "IU X-ray reports (the 296 of published numbers)",
-        "test.json",
-        "**/ReXRank_IUXray_valid.json",
-        expected_n=296,
-        known_count=(590, "ReXrank's test list, the task iu_xray"),
+    "iu_xray_296": report_benchmark(
+        "iu_xray_296", title="IU X-ray reports (the 296 of published numbers)",
+        license="CC-BY-NC-ND-4.0", unverified=("license",), expected_n=296,
+        repo=HubRepo(None, ("test.json", "**/ReXRank_IUXray_valid.json"), link=LINK),
+        known_counts=((590, "ReXrank's test list, the task iu_xray"),),
     ),
-}
+}  # fmt: skip

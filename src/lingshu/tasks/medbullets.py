@@ -22,31 +22,17 @@ VARIANTS = {
 convert_row = convert_exam_row
 
 
-def _variant(name: str, title: str, repo: HubRepo, n_options: int) -> Task:
+def _variant(name: str, n_options: int, number: str, repo: HubRepo) -> Task:
     return benchmark(
-        name,
-        title=title,
-        repo=repo,
-        license="none stated",
-        unverified=("files",),
-        convert_row=convert_row,
-        synthetic=text_choice_samples(n_options),
-        expected_n=308,
-        published=("textual", "Medbullets"),
-    )
+        name, title=f"Medbullets ({number} options)", license="none stated", unverified=("files",),
+        repo=repo, convert_row=convert_row, synthetic=text_choice_samples(n_options),
+        expected_n=308, published=("textual", "Medbullets"),
+    )  # fmt: skip
 
 
+_OP4 = HubRepo("tuenguyen/Medical-Eval-MedBullets_op4", ("data/train-*.parquet",))
+_OP5 = HubRepo("LangAGI-Lab/medbullets_op5", ("data/*.parquet",))
 TASKS = {
-    "medbullets_op4": _variant(
-        "medbullets_op4",
-        "Medbullets (four options)",
-        HubRepo("tuenguyen/Medical-Eval-MedBullets_op4", ("data/train-*.parquet",)),
-        4,
-    ),
-    "medbullets_op5": _variant(
-        "medbullets_op5",
-        "Medbullets (five options)",
-        HubRepo("LangAGI-Lab/medbullets_op5", ("data/*.parquet",)),
-        5,
-    ),
+    "medbullets_op4": _variant("medbullets_op4", 4, "four", _OP4),
+    "medbullets_op5": _variant("medbullets_op5", 5, "five", _OP5),
 }

@@ -7,21 +7,15 @@ https://huggingface.co/datasets/openlifescienceai/medmcqa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark, letter_at
+from lingshu.tasks._benchmark import Row, benchmark, letter_at, pick
 from lingshu.tasks._synthetic import text_choice_samples
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns id, question, opa ... opd, cop (a position from 0, -1 where hidden),
-    subject_name.
-    """
+def convert_row(raw: Row) -> Row:
+    """The options are in opa ... opd; cop is a position from 0, -1 where hidden."""
     return {
-        "id": raw["id"],
-        "question": raw["question"],
+        **pick(raw, id="id", question="question"),
         "choices": [raw[f"op{name}"] for name in "abcd"],
         "gold": letter_at(raw["cop"], 4),
         "subject": raw.get("subject_name"),
@@ -29,14 +23,8 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 TASK = benchmark(
-    "medmcqa",
-    title="MedMCQA (validation)",
+    "medmcqa", title="MedMCQA (validation)", license="Apache-2.0", unverified=("license",),
     repo=HubRepo("openlifescienceai/medmcqa", ("data/validation-*.parquet",)),
-    license="Apache-2.0",
-    unverified=("license",),
-    convert_row=convert_row,
-    synthetic=text_choice_samples(4, subject="made up"),
-    expected_n=4183,
-    facets=("subject",),
-    published=("textual", "MedMCQA"),
-)
+    convert_row=convert_row, synthetic=text_choice_samples(4, subject="made up"),
+    expected_n=4183, facets=("subject",), published=("textual", "MedMCQA"),
+)  # fmt: skip

@@ -27,24 +27,14 @@ MCMLE_FILES = tuple(
 )
 TASKS = {
     "medqa_mcmle": benchmark(
-        "medqa_mcmle",
-        title="MedQA (MCMLE)",
+        "medqa_mcmle", title="MedQA (MCMLE)", license="not stated", unverified=("license", "files"),
         repo=HubRepo("shuyuej/MedQA-MCMLE-Benchmark", MCMLE_FILES, single_table=True),
-        license="not stated",
-        unverified=("license", "files"),
-        convert_row=convert_row,
-        synthetic=text_choice_samples(4, language="zh"),
-        language="zh",
+        convert_row=convert_row, synthetic=text_choice_samples(4, language="zh"), language="zh",
     ),
     "medqa_usmle": benchmark(
-        "medqa_usmle",
-        title="MedQA (USMLE, four options)",
+        "medqa_usmle", title="MedQA (USMLE, four options)", license="MIT", unverified=("license",),
         repo=HubRepo("GBaker/MedQA-USMLE-4-options", ("phrases_no_exclude_test.jsonl",)),
-        license="MIT",
-        unverified=("license",),
-        convert_row=convert_row,
-        synthetic=text_choice_samples(4),
-        expected_n=1273,
+        convert_row=convert_row, synthetic=text_choice_samples(4), expected_n=1273,
         published=("textual", "MedQA-USMLE"),
     ),
-}
+}  # fmt: skip

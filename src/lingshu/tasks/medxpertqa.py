@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._benchmark import Row, benchmark, pick
 from lingshu.tasks._synthetic import image_samples, text_choice_samples
 
 VARIANTS = {
@@ -21,53 +21,40 @@ FACETS = ("task", "system", "question_type")
 _SYNTHETIC_FACETS: Any = {"task": "made up", "system": "made up", "question_type": "Reasoning"}
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The keys id, question, options, label, images, medical_task, body_system, question_type.
-
-    `options` is {letter: text} or a list of {letter, content}; the question repeats them behind
-    "Answer Choices:".
+def convert_row(raw: Row) -> Row:
+    """`options` is {letter: text} or a list of {letter, content}; the question repeats them behind
+    "Answer Choices:". `images` may be missing.
     """
     options, label = raw["options"], raw["label"]
     if not isinstance(options, Mapping):
         options = {option["letter"]: option["content"] for option in options}
+    images = raw.get("images") or ()
     return {
-        "id": raw["id"],
         "question": raw["question"].split("\nAnswer Choices:")[0].strip(),
+        **pick(raw, id="id", group="id", task="medical_task", system="body_system"),
+        "question_type": raw["question_type"],
         "choices": options,
         "gold": label if isinstance(label, str) else label[0],
         "images": [
-            image["image_path"] if isinstance(image, Mapping) else image
-            for image in raw.get("images") or ()
+            image["image_path"] if isinstance(image, Mapping) else image for image in images
         ],
-        "group": raw["id"],
-        "task": raw["medical_task"],
-        "system": raw["body_system"],
-        "question_type": raw["question_type"],
     }
 
 
 TASKS = {
     "medxpertqa_mm": benchmark(
-        "medxpertqa_mm",
-        title="MedXpertQA MM",
+        "medxpertqa_mm", title="MedXpertQA MM", license="MIT",
         repo=HubRepo("TsinghuaC3I/MedXpertQA", ("MM/test.jsonl",), archives=("images.zip",)),
-        license="MIT",
-        convert_row=convert_row,
+        convert_row=convert_row, expected_n=2000, facets=FACETS,
         synthetic=image_samples("choice", n_images=3, n_options=5, **_SYNTHETIC_FACETS),
-        expected_n=2000,
-        facets=FACETS,
         published=("multimodal", "MedXpertQA-MM"),
     ),
     "medxpertqa_text": benchmark(
-        "medxpertqa_text",
-        title="MedXpertQA Text",
+        "medxpertqa_text", title="MedXpertQA Text", license="MIT",
         repo=HubRepo("TsinghuaC3I/MedXpertQA", ("Text/test.jsonl",)),
-        license="MIT",
-        convert_row=convert_row,
-        synthetic=text_choice_samples(10, **_SYNTHETIC_FACETS),
-        expected_n=2450,
+        convert_row=convert_row, expected_n=2450, facets=FACETS,
         known_counts=((2500, "a count that the paper uses in its totals only"),),
-        facets=FACETS,
+        synthetic=text_choice_samples(10, **_SYNTHETIC_FACETS),
         published=("textual", "MedXpertQA-Text"),
     ),
-}
+}  # fmt: skip

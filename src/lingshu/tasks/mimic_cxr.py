@@ -8,20 +8,19 @@ mimic-cxr-2.0.0-split.csv(.gz) with the reports; images in files/ as MIMIC-CXR-J
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from lingshu.core.report_sections import split_sections
 from lingshu.core.types import Drop, Sample
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo, RawRow
 from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import Release, read_samples
+from lingshu.tasks._benchmark import Release, Row, read_samples
 
 SPLIT_TABLE = "**/mimic-cxr-2.0.0-split.csv*"
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """One study of the split table: subject_id, study_id, its dicom_ids, and the text of its
     report.
     """
@@ -59,16 +58,13 @@ def _test_studies(release: Release) -> Iterator[RawRow | Drop]:
 
 
 TASK = _reports.report_benchmark(
-    "mimic_cxr",
-    title="MIMIC-CXR reports (test)",
+    "mimic_cxr", title="MIMIC-CXR reports (test)", reader=reader,
     repo=HubRepo(
         None,
         ("**/ReXRank_MIMICCXR_test.json", SPLIT_TABLE),
         link="https://physionet.org/content/mimic-cxr/2.1.0/",
     ),
-    license="PhysioNet Credentialed Health Data License",
-    access="credentialed",
+    license="PhysioNet Credentialed Health Data License", access="credentialed",
     agreement="physionet-mimic-cxr",
-    reader=reader,
     known_counts=((2347, "ReXrank's test list"), (2195, "the paper's count")),
-)
+)  # fmt: skip

@@ -6,49 +6,30 @@ https://huggingface.co/datasets/cais/mmlu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark, letter_at
+from lingshu.tasks._benchmark import Row, benchmark, letter_at, pick
 from lingshu.tasks._synthetic import text_choice_samples
 
 SUBJECTS = (
-    "anatomy",
-    "clinical_knowledge",
-    "college_biology",
-    "college_medicine",
-    "high_school_biology",
-    "medical_genetics",
-    "nutrition",
-    "professional_medicine",
-    "virology",
-)
+    "anatomy", "clinical_knowledge", "college_biology", "college_medicine", "high_school_biology",
+    "medical_genetics", "nutrition", "professional_medicine", "virology",
+)  # fmt: skip
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns question, subject, choices, answer (a position from 0)."""
+def convert_row(raw: Row) -> Row:
+    """The answer is a position from 0."""
     return {
-        "question": raw["question"],
-        "choices": raw["choices"],
+        **pick(raw, question="question", choices="choices"),
         "gold": letter_at(raw["answer"], len(raw["choices"])),
         "subject": raw.get("subject") or str(raw["_file"]).split("/")[0],
     }
 
 
 TASK = benchmark(
-    "mmlu_med",
-    title="MMLU medical (nine subjects)",
+    "mmlu_med", title="MMLU medical (nine subjects)", license="MIT", unverified=("license",),
     repo=HubRepo("cais/mmlu", tuple(f"{subject}/test-*.parquet" for subject in SUBJECTS)),
-    license="MIT",
-    unverified=("license",),
-    convert_row=convert_row,
-    synthetic=text_choice_samples(4, subject="made up"),
-    expected_n=1871,
-    known_counts=(
-        (1897, "the paper's count, of a split of its own"),
-        (1089, "the variant of six subjects"),
-    ),
-    facets=("subject",),
-    published=("textual", "MMLU-Med"),
-)
+    convert_row=convert_row, synthetic=text_choice_samples(4, subject="made up"), expected_n=1871,
+    known_counts=((1897, "the paper's count, of a split of its own"),
+                  (1089, "the variant of six subjects")),
+    facets=("subject",), published=("textual", "MMLU-Med"),
+)  # fmt: skip

@@ -18,7 +18,7 @@ from lingshu.core.files import read_json
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Release, benchmark, read_samples
+from lingshu.tasks._benchmark import Release, Row, benchmark, read_samples
 from lingshu.tasks._synthetic import image_samples
 
 VARIANTS = {
@@ -28,16 +28,13 @@ VARIANTS = {
     " each of five subjects.",
 }
 SUBJECTS = (
-    "Basic_Medical_Science",
-    "Clinical_Medicine",
-    "Diagnostics_and_Laboratory_Medicine",
-    "Pharmacy",
-    "Public_Health",
-)
+    "Basic_Medical_Science", "Clinical_Medicine", "Diagnostics_and_Laboratory_Medicine",
+    "Pharmacy", "Public_Health",
+)  # fmt: skip
 ANSWER_FILE = "answer_dict_test.json"
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """The columns id, question, options (a list as text), answer, question_type, topic_difficulty;
     images image_1 ... image_7.
 
@@ -66,7 +63,7 @@ def _parse_list(value: object) -> object:
         raise RowError("bad_choices", "the options are not a list.") from error
 
 
-def convert_test_row(answers: Mapping[str, Any], raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_test_row(answers: Mapping[str, Any], raw: Row) -> Row:
     """A test row with its label from the answer file: id -> {"ground_truth", "question_type"}."""
     label = answers.get(str(raw["id"]))
     if not label:
@@ -93,30 +90,20 @@ def _repo(split: str, *extra: str) -> HubRepo:
 _SHARED: Any = {
     "license": "Apache-2.0",
     "unverified": ("license",),
-    "synthetic": image_samples("choice", "open", n_images=2, subject="made up", difficulty="Easy"),
     "facets": ("kind", "subject", "difficulty"),
+    "synthetic": image_samples("choice", "open", n_images=2, subject="made up", difficulty="Easy"),
 }
 TASKS = {
     "mmmu_med_test": benchmark(
-        "mmmu_med_test",
-        title="MMMU health and medicine (test)",
-        repo=_repo("test", ANSWER_FILE),
-        reader=read_test_split,
-        expected_n=1752,
-        known_counts=(
-            (1927, "a count that the paper uses in its totals only"),
-            (150, "the number of the validation split, the task mmmu_med_val"),
-        ),
-        published=("multimodal", "MMMU-Med"),
-        **_SHARED,
+        "mmmu_med_test", title="MMMU health and medicine (test)", repo=_repo("test", ANSWER_FILE),
+        reader=read_test_split, expected_n=1752,
+        known_counts=((1927, "a count that the paper uses in its totals only"),
+                      (150, "the number of the validation split, the task mmmu_med_val")),
+        published=("multimodal", "MMMU-Med"), **_SHARED,
     ),
     "mmmu_med_val": benchmark(
-        "mmmu_med_val",
-        title="MMMU health and medicine (validation)",
-        repo=_repo("validation"),
-        convert_row=convert_row,
-        expected_n=150,
-        known_counts=((1752, "the number of the test split, the task mmmu_med_test"),),
-        **_SHARED,
+        "mmmu_med_val", title="MMMU health and medicine (validation)", repo=_repo("validation"),
+        convert_row=convert_row, expected_n=150,
+        known_counts=((1752, "the number of the test split, the task mmmu_med_test"),), **_SHARED,
     ),
-}
+}  # fmt: skip

@@ -2,41 +2,28 @@
 the test split.
 
 License: MIT (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/flaviagiammarino/path-vqa `original` also reads a test.jsonl whose
-rows name their figure in `image_id`, with an image folder.
+https://huggingface.co/datasets/flaviagiammarino/path-vqa Also reads a test.jsonl whose rows name
+their figure in `image_id`, with an image folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._benchmark import Row, benchmark, pick
 from lingshu.tasks._synthetic import image_samples
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns image, question, answer of the hub; with `image_id` also rows that name their
-    figure.
-    """
-    fields = {"question": raw["question"], "gold": raw["answer"]}
+def convert_row(raw: Row) -> Row:
+    """The columns of the hub, or with `image_id` rows that name their figure."""
+    fields = pick(raw, question="question", gold="answer")
     if "image_id" not in raw:
         return {**fields, "same_image": True}
     return {**fields, "images": [f"{raw['image_id']}.jpg"], "group": raw["image_id"]}
 
 
 TASK = benchmark(
-    "path_vqa",
-    title="PathVQA",
-    repo=HubRepo(
-        "flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), single_table=True
-    ),
-    license="MIT",
-    unverified=("license",),
-    convert_row=convert_row,
-    synthetic=image_samples("yes_no", "open"),
-    expected_n=6719,
-    facets=("kind",),
-    published=("multimodal", "PathVQA"),
-)
+    "path_vqa", title="PathVQA", license="MIT", unverified=("license",),
+    repo=HubRepo("flaviagiammarino/path-vqa", ("data/test-*.parquet", "test.jsonl"), single_table=True),
+    convert_row=convert_row, synthetic=image_samples("yes_no", "open"),
+    expected_n=6719, facets=("kind",), published=("multimodal", "PathVQA"),
+)  # fmt: skip

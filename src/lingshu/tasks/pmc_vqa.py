@@ -7,12 +7,9 @@ third party's count: A 13.2, B 35.8, C 37.8, D 13.1%).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark, letter_for_text
+from lingshu.tasks._benchmark import Row, benchmark, letter_for_text
 from lingshu.tasks._synthetic import image_samples
 
 VARIANTS = {
@@ -23,7 +20,7 @@ VARIANTS = {
 }
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """The columns Figure_path, Question, Choice A ... Choice D and Answer (a letter), whose names
     have blanks around them in some files.
     """
@@ -46,7 +43,7 @@ def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def convert_clean_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_clean_row(raw: Row) -> Row:
     """As `convert_row`, where Answer is the text of an option and `Answer_label`, if present, its
     letter (not verified).
     """
@@ -58,26 +55,17 @@ def convert_clean_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
 
 TASKS = {
     "pmc_vqa": benchmark(
-        "pmc_vqa",
-        title="PMC-VQA (test_2)",
+        "pmc_vqa", title="PMC-VQA (test_2)", license="CC-BY-SA", unverified=("license",),
         repo=HubRepo("RadGenome/PMC-VQA", ("test_2.csv",), archives=("images_2.zip",)),
-        license="CC-BY-SA",
-        unverified=("license",),
-        convert_row=convert_row,
-        synthetic=image_samples("choice"),
-        expected_n=33430,
+        convert_row=convert_row, synthetic=image_samples("choice"), expected_n=33430,
         known_counts=((2000, "the number of test_clean, the task pmc_vqa_clean"),),
         published=("multimodal", "PMC-VQA"),
     ),
     "pmc_vqa_clean": benchmark(
-        "pmc_vqa_clean",
-        title="PMC-VQA (test_clean)",
-        repo=HubRepo("RadGenome/PMC-VQA", ("test_clean.csv",), archives=("images.zip",)),
-        license="CC-BY-SA",
+        "pmc_vqa_clean", title="PMC-VQA (test_clean)", license="CC-BY-SA",
         unverified=("license", "columns"),
-        convert_row=convert_clean_row,
-        synthetic=image_samples("choice"),
-        expected_n=2000,
+        repo=HubRepo("RadGenome/PMC-VQA", ("test_clean.csv",), archives=("images.zip",)),
+        convert_row=convert_clean_row, synthetic=image_samples("choice"), expected_n=2000,
         known_counts=((33430, "the number of test_2, the task pmc_vqa"),),
     ),
-}
+}  # fmt: skip

@@ -25,7 +25,7 @@ from lingshu.core.types import Criterion, Drop, Sample, Task
 from lingshu.scoring import rubric
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _synthetic
-from lingshu.tasks._benchmark import Release, benchmark, read_samples
+from lingshu.tasks._benchmark import Release, Row, benchmark, read_samples
 
 VARIANTS = {
     "psv2026": "PSV2026: 9,264 rewritten test questions of PathVQA, SLAKE and VQA-RAD, each with a"
@@ -54,7 +54,7 @@ TEST_FILES = ("data/test-*.parquet", "**/*test*.parquet", "**/*test*.jsonl", "**
 _CHINESE_CHARACTER = re.compile(f"[{CJK}]")
 
 
-def convert_row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[str, Any]:
+def convert_row(raw: Row, *, embedded: bool = False) -> Row:
     """One row under any of the known names, or of a DATASET that `lingshu synthesize psv2026_test`
     wrote.
 
@@ -88,7 +88,7 @@ def convert_row(raw: Mapping[str, Any], *, embedded: bool = False) -> Mapping[st
     }
 
 
-def _dialogue(raw: Mapping[str, Any]) -> tuple[object, object]:
+def _dialogue(raw: Row) -> tuple[object, object]:
     turns = _parse_json(raw.get("messages"))
     if not isinstance(turns, list) or not turns:
         return _first_value(raw, COLUMNS["query"]), _first_value(raw, COLUMNS["response"])
@@ -103,7 +103,7 @@ def _text_content(content: object) -> str:
     return "".join(part.get("text", "") for part in parts).strip()
 
 
-def _image_files(raw: Mapping[str, Any]) -> list[str]:
+def _image_files(raw: Row) -> list[str]:
     value = _first_value(raw, COLUMNS["image"])
     names = value if isinstance(value, list) else [value]
     return [name.removeprefix("./") for name in names if isinstance(name, str)]
@@ -186,7 +186,7 @@ def _check_columns(values: Mapping[str, Any], *, embedded: bool, file: str) -> N
             )
 
 
-def _first_value(raw: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first_value(raw: Row, names: Sequence[str]) -> Any:
     return next((raw[name] for name in names if raw.get(name) not in (None, "")), None)
 
 
@@ -228,21 +228,15 @@ def synthetic(seed: int) -> list[Sample]:
     return samples
 
 
+_REPO = HubRepo("ASD9987/PSV2026", TEST_FILES, archives=("**/*.zip",), single_table=True)
+
+
 def _variant(name: str, title: str, license: str, expected_n: int | None = None) -> Task:
     return benchmark(
-        name,
-        title=title,
-        repo=HubRepo("ASD9987/PSV2026", TEST_FILES, archives=("**/*.zip",), single_table=True),
-        license=license,
-        reader=reader,
-        score=rubric.score,
-        synthetic=synthetic,
-        expected_n=expected_n,
-        language=None,
-        facets=FACETS,
-        max_tokens=1024,
+        name, title=title, repo=_REPO, license=license, reader=reader, score=rubric.score,
+        synthetic=synthetic, expected_n=expected_n, language=None, facets=FACETS, max_tokens=1024,
         criteria=criteria,
-    )
+    )  # fmt: skip
 
 
 TASKS = {

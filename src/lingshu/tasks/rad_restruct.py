@@ -9,20 +9,19 @@ several, 6 a fixed one; a report with two images is asked for each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from lingshu.core.files import read_json
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice, yes_no
 from lingshu.sources.hub import HubRepo, RawRow
-from lingshu.tasks._benchmark import Release, benchmark, letter_for_text, read_samples
+from lingshu.tasks._benchmark import Release, Row, benchmark, letter_for_text, read_samples
 from lingshu.tasks._synthetic import concatenate, image_samples
 
 IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+def convert_row(raw: Row) -> Row:
     """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`,
     `image` and `number` added.
     """
@@ -65,20 +64,13 @@ def _questions(release: Release, images: Mapping[str, Sequence[str]]) -> Iterato
 
 
 TASK = benchmark(
-    "rad_restruct",
-    title="Rad-ReStruct",
+    "rad_restruct", title="Rad-ReStruct", reader=reader, score=multi_choice.score,
+    license="none stated; images CC-BY-NC-ND-4.0 (Open-i)", unverified=("license",),
     repo=HubRepo(None, ("test_qa_pairs/*.json",), link="https://github.com/ChantalMP/Rad-ReStruct"),
-    license="none stated; images CC-BY-NC-ND-4.0 (Open-i)",
-    unverified=("license",),
-    reader=reader,
-    score=multi_choice.score,
     synthetic=concatenate(
         image_samples("yes_no", "closed", task="single_choice"),
         image_samples("multi_choice", task="multi_choice"),
     ),
-    expected_n=18186,
-    known_counts=(
-        (17641, "the number of questions, each asked once whatever the number of images"),
-    ),
-    facets=("kind", "task"),
-)
+    expected_n=18186, facets=("kind", "task"),
+    known_counts=((17641, "the number of questions, each asked once for any number of images"),),
+)  # fmt: skip

@@ -6,15 +6,13 @@ https://huggingface.co/datasets/BoKelvin/SLAKE
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from lingshu.core.rows import RowError
 from lingshu.core.types import Task
 from lingshu.scoring import yes_no
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._benchmark import Row, benchmark, pick
 from lingshu.tasks._synthetic import concatenate, image_samples
 
 VARIANTS = {
@@ -27,12 +25,8 @@ VARIANTS = {
 }
 
 
-def convert_row(
-    raw: Mapping[str, Any], languages: tuple[str, ...] = ("en", "zh")
-) -> Mapping[str, Any]:
-    """The keys qid, img_name, question, answer, q_lang, location, modality, answer_type,
-    content_type of test.json; rows in another language are dropped as other_language.
-    """
+def convert_row(raw: Row, languages: tuple[str, ...] = ("en", "zh")) -> Row:
+    """A row of test.json; rows in another language are dropped as other_language."""
     if raw["q_lang"] not in languages:
         raise RowError("other_language", f"the row is in {raw['q_lang']!r}.")
     if raw["answer"] is None:
@@ -42,44 +36,39 @@ def convert_row(
     closed_kind = "yes_no" if yes_no.as_polarity(gold) else "closed"
     return {
         "id": f"slake-{raw['qid']}",
-        "question": raw["question"],
+        **pick(raw, question="question", language="q_lang", modality="modality"),
+        **pick(raw, organ="location", task="content_type"),
         "gold": gold,
         "images": [raw["img_name"]],
         "group": str(raw["img_name"]).split("/")[0],
-        "language": raw["q_lang"],
         "kind": "open" if raw["answer_type"] == "OPEN" else closed_kind,
-        "modality": raw["modality"],
-        "organ": raw["location"],
-        "task": raw["content_type"],
     }
 
 
 def _variant(
-    name: str, title: str, *languages: str, expected_n: int, unverified: tuple[str, ...] = ()
+    name: str,
+    title: str,
+    expected_n: int,
+    *languages: str,
+    published: tuple[str, str] | None = None,
 ) -> Task:
+    kinds = ("yes_no", "closed", "open")
     return benchmark(
-        name,
-        title=title,
+        name, title=title, license="CC-BY-4.0",
         repo=HubRepo("BoKelvin/SLAKE", ("test.json",), archives=("imgs.zip",)),
-        license="CC-BY-4.0",
         convert_row=partial(convert_row, languages=languages),
-        synthetic=concatenate(
-            *(image_samples("yes_no", "closed", "open", language=code) for code in languages)
-        ),
-        language=languages[0] if len(languages) == 1 else None,
-        expected_n=expected_n,
-        unverified=unverified,
-        facets=("kind", "language", "modality", "organ", "task"),
-        published=("multimodal", "SLAKE") if name == "slake" else None,
-    )
+        synthetic=concatenate(*(image_samples(*kinds, language=code) for code in languages)),
+        language=languages[0] if len(languages) == 1 else None, expected_n=expected_n,
+        unverified=("expected_n",) if len(languages) == 1 else (),
+        facets=("kind", "language", "modality", "organ", "task"), published=published,
+    )  # fmt: skip
 
 
+_PUBLISHED = ("multimodal", "SLAKE")
 TASKS = {
-    "slake": _variant("slake", "SLAKE, English and Chinese", "en", "zh", expected_n=2094),
-    "slake_en": _variant(
-        "slake_en", "SLAKE, English", "en", expected_n=1061, unverified=("expected_n",)
+    "slake": _variant(
+        "slake", "SLAKE, English and Chinese", 2094, "en", "zh", published=_PUBLISHED
     ),
-    "slake_zh": _variant(
-        "slake_zh", "SLAKE, Chinese", "zh", expected_n=1033, unverified=("expected_n",)
-    ),
+    "slake_en": _variant("slake_en", "SLAKE, English", 1061, "en"),
+    "slake_zh": _variant("slake_zh", "SLAKE, Chinese", 1033, "zh"),
 }

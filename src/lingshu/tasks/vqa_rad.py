@@ -3,50 +3,33 @@ split.
 
 License: CC0 1.0 (unverified). Revision: resolved at download. Link:
 https://huggingface.co/datasets/flaviagiammarino/vqa-rad The split shares nearly all its images with
-train. `original` also reads the publisher's own json with its image folder.
+train. Also reads the publisher's own `VQA_RAD Dataset Public.json` with its image folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark
+from lingshu.tasks._benchmark import Row, benchmark, pick
 from lingshu.tasks._synthetic import image_samples
 
 
-def convert_row(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The columns image, question, answer of the hub, or the keys of the publisher's json (`VQA_RAD
-    Dataset Public.json`).
-    """
+def convert_row(raw: Row) -> Row:
+    """The columns of the hub, or with `image_name` the keys of the publisher's json."""
+    fields = pick(raw, question="question", gold="answer")
     if "image_name" not in raw:
-        return {"question": raw["question"], "gold": raw["answer"], "same_image": True}
+        return {**fields, "same_image": True}
     if not str(raw["phrase_type"]).startswith("test"):
         raise RowError("not_test", "the row belongs to the train split.")
-    return {
-        "id": f"vqa_rad-{raw['qid']}",
-        "question": raw["question"],
-        "gold": raw["answer"],
-        "images": [raw["image_name"]],
-        "group": raw["image_name"],
-        "organ": raw["image_organ"],
-        "task": raw["question_type"],
-    }
+    fields |= pick(raw, organ="image_organ", task="question_type", group="image_name")
+    return {**fields, "id": f"vqa_rad-{raw['qid']}", "images": [raw["image_name"]]}
 
 
 TASK = benchmark(
-    "vqa_rad",
-    title="VQA-RAD",
+    "vqa_rad", title="VQA-RAD", license="CC0-1.0", unverified=("license",),
     repo=HubRepo(
         "flaviagiammarino/vqa-rad", ("data/test-*.parquet", "VQA_RAD*.json"), single_table=True
     ),
-    license="CC0-1.0",
-    unverified=("license",),
-    convert_row=convert_row,
-    synthetic=image_samples("yes_no", "closed", "open"),
-    expected_n=451,
-    facets=("kind", "organ", "task"),
-    published=("multimodal", "VQA-RAD"),
-)
+    convert_row=convert_row, synthetic=image_samples("yes_no", "closed", "open"), expected_n=451,
+    facets=("kind", "organ", "task"), published=("multimodal", "VQA-RAD"),
+)  # fmt: skip
