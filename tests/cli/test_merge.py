@@ -137,7 +137,7 @@ def test_models_of_two_families_are_refused(
         (["A", "A", "--interpolate", "3", "--tasks", "phantmo"], "did you mean 'phantom'"),
         (["A", "A", "--tasks", "phantom"], "give --interpolate K"),
         (["A", "A", "--greedy-by", "scores.json"], "give a .py file"),
-        (["A", "nowhere"], "nowhere is no folder"),
+        (["A", "nowhere"], "nowhere is not a folder"),
     ],
 )
 def test_what_cannot_be_is_said_on_one_line(

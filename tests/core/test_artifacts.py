@@ -174,12 +174,12 @@ def test_a_dataset_is_identified_by_its_content(tmp_path: Path) -> None:
 
 
 def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is no DATASET folder"):
+    with pytest.raises(ArtifactError, match="is not a DATASET folder"):
         open_dataset(tmp_path)
     write_dataset(tmp_path / "d", "d", [], CARD)
     (tmp_path / "d/dataset.json").write_text('{"surprise": 1}')
     write_manifest(tmp_path / "d")
-    with pytest.raises(ArtifactError, match="is no card of a dataset"):
+    with pytest.raises(ArtifactError, match="is not a dataset card"):
         open_dataset(tmp_path / "d")
 
 
@@ -269,7 +269,7 @@ def test_scores_come_back_and_others_are_refused(tmp_path: Path) -> None:
     assert write_scores(path, GOLDEN["scores"]) == 2
     assert read_scores(path) == GOLDEN["scores"]
     path.write_text('{"id": 1}\n')
-    with pytest.raises(ArtifactError, match="line 1: no scores row"):
+    with pytest.raises(ArtifactError, match="line 1: not a row of scores"):
         read_scores(path)
 
 
@@ -326,7 +326,7 @@ def test_an_index_finds_replies_behind_blank_lines_and_of_any_letters(tmp_path: 
 
 def test_a_checkpoint_is_identified_by_its_content(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    for path, message in ((folder, "is no folder"), (tmp_path, "config.json is missing")):
+    for path, message in ((folder, "is not a folder"), (tmp_path, "config.json is missing")):
         with pytest.raises(ArtifactError, match=message):
             check_checkpoint(path)
     folder.mkdir()

@@ -203,7 +203,7 @@ def test_a_manifest_notices_every_change(tmp_path: Path) -> None:
         check_manifest(folder)
     for files in (None, [], {"a": 1}, {"a": {"bytes": 1}}):
         (folder / "manifest.json").write_text(json.dumps({"files": files}))
-        with pytest.raises(ArtifactError, match="lists no files"):
+        with pytest.raises(ArtifactError, match="has no list of files"):
             check_manifest(folder)
 
 

@@ -159,7 +159,7 @@ def test_pickled_weights_and_custom_code_are_refused(copy: Path) -> None:
 def test_a_wrong_folder_or_family_is_one_clear_line(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(ArtifactError, match=r"config.json is missing"):
         load(str(tmp_path))
-    with pytest.raises(ArtifactError, match="is no folder"):
+    with pytest.raises(ArtifactError, match="is not a folder"):
         load(str(tmp_path / "nowhere"))
     config = json.loads((copy / "config.json").read_text())
     (copy / "manifest.json").unlink()

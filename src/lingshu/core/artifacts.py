@@ -1,17 +1,18 @@
-"""The five artefacts, their files and keys, and the one place that reads and writes each.
+"""The five artifacts, their files and keys, and the only code that reads and writes them.
 
 DATASET     folder: data/*.parquet + dataset.json + README.md + run.json + manifest.json
 CHECKPOINT  folder: the hub layout of its model family + run.json + manifest.json
-REPLIES     replies.jsonl, or replies.<rank>-of-<world>.jsonl for each of several processes: append-only, one row per reply
+REPLIES     replies.jsonl, or replies.<rank>-of-<world_size>.jsonl a process: one row per reply
 SCORES      scores.jsonl, one row per sample in the order of the task
 REPORT      folder: report.json + report.md + report.html
 
-docs/artefacts.md describes every key with an example; a golden test pins both.
+docs/artifacts.md describes every key with an example; a golden test pins both.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
@@ -43,17 +44,14 @@ SHARD_ROWS = 4096
 
 
 # --- DATASET
-# -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a dataset holds: its name, rows, licences and sources with their counts, and every drop
-    by reason.
+    """Rows, licenses and sources of a dataset with their counts, and every drop by reason.
 
-    A curated one also says what each step did (docs/artefacts.md: step), the distributions of its
-    rows by facet, and its `version`, the digest of its shards' hashes. None: the dataset was not
-    made by `lingshu curate`.
+    Only a dataset of `lingshu curate` has `version` (the digest of its shards' hashes), what each
+    step did (docs/artifacts.md: step), and the distributions of its rows by facet.
     """
 
     name: str
@@ -76,13 +74,17 @@ def write_dataset(
     *,
     drops: Mapping[str, int] | None = None,
 ) -> DatasetCard:
-    """Write samples with their encoded images as a DATASET folder, whole or not at all.
+    """Write samples with their encoded images as a DATASET folder, completely or not at all.
 
     Raises:
         StorageError: the disk refused the write; nothing is left behind.
     """
-    counts: dict[str, dict[str, int]] = {"license": {}, "source": {}, "access": {}}
-    total = images = shard = 0
+    counts: dict[str, Counter[str]] = {
+        "license": Counter(),
+        "source": Counter(),
+        "access": Counter(),
+    }
+    n_rows = n_images = shard = 0
     with atomic_folder(folder) as temporary:
         (temporary / "data").mkdir()
         remaining, has_more = iter(rows), True
@@ -90,25 +92,15 @@ def write_dataset(
             with ShardWriter(temporary / shard_name(shard)) as writer:
                 for sample, encoded in islice(remaining, SHARD_ROWS):
                     writer.add(sample, encoded)
-                    total, images = total + 1, images + len(encoded)
-                    for key, tally in counts.items():
-                        value = str(getattr(sample.meta, key) or "unknown")
-                        tally[value] = tally.get(value, 0) + 1
+                    n_rows, n_images = n_rows + 1, n_images + len(encoded)
+                    for key, counter in counts.items():
+                        counter[str(getattr(sample.meta, key) or "unknown")] += 1
             first = next(remaining, None)
             has_more = first is not None
-            remaining, shard = (
-                (remaining if first is None else chain((first,), remaining)),
-                shard + 1,
-            )
-        result = DatasetCard(
-            name,
-            total,
-            images,
-            counts["license"],
-            counts["source"],
-            counts["access"],
-            dict(drops or {}),
-        )
+            remaining = remaining if first is None else chain((first,), remaining)
+            shard += 1
+        tallies = [dict(counter) for counter in counts.values()]
+        result = DatasetCard(name, n_rows, n_images, *tallies, dict(drops or {}))
         write_json(temporary / DATASET_CARD, asdict(result))
         (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
         write_run_card(temporary, card)
@@ -117,34 +109,31 @@ def write_dataset(
 
 
 def _dataset_readme(card: DatasetCard) -> str:
-    def table(title: str, counts: Mapping[str, int]) -> str:
-        return f"\n| {title} | rows |\n|---|---|\n" + "".join(
-            f"| {k} | {v} |\n" for k, v in counts.items()
-        )
-
-    head = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
-    body = (
-        f"# {card.name}\n\n{card.rows} rows, {card.images} images. Research only; not for clinical"
-        " use.\n"
-    )
     tables = {
         "license": card.licenses,
         "source": card.sources,
         "access": card.access,
         "dropped because": card.drops,
     }
-    return head + body + "".join(table(title, counts) for title, counts in tables.items() if counts)
+    lines = ["---", "configs:", "- config_name: default", "  data_files: data/*.parquet", "---"]
+    summary = f"{card.rows} rows, {card.images} images. Research only; not for clinical use."
+    lines += [f"# {card.name}", "", summary]
+    for title, counts in tables.items():
+        if counts:
+            lines += ["", f"| {title} | rows |", "|---|---|"]
+            lines += [f"| {name} | {count} |" for name, count in counts.items()]
+    return "\n".join(lines) + "\n"
 
 
 def open_dataset(folder: Path) -> DatasetCard:
     """Check a DATASET folder against its manifest and return its card.
 
     Raises:
-        ArtefactError: it is no dataset, or it is damaged.
+        ArtifactError: it is not a dataset, or it is damaged.
     """
     if not (folder / DATASET_CARD).is_file():
         raise ArtifactError(
-            f"{folder} is no DATASET folder ({DATASET_CARD} is missing); make one with `lingshu"
+            f"{folder} is not a DATASET folder ({DATASET_CARD} is missing); make one with `lingshu"
             " curate`, or check the path."
         )
     check_manifest(folder)
@@ -152,12 +141,12 @@ def open_dataset(folder: Path) -> DatasetCard:
         return DatasetCard(**read_json(folder / DATASET_CARD))
     except TypeError as error:
         raise ArtifactError(
-            f"{folder / DATASET_CARD} is no card of a dataset ({error}); make the dataset anew."
+            f"{folder / DATASET_CARD} is not a dataset card ({error}); make the dataset again."
         ) from error
 
 
 def dataset_digest(folder: Path) -> str:
-    """What identifies a dataset's content: the digest of its shards' hashes."""
+    """The digest of a dataset's shards' hashes, which identifies its content."""
     files = read_json(folder / "manifest.json")["files"]
     return digest(
         {name: info["sha256"] for name, info in files.items() if name.startswith("data/")}
@@ -178,39 +167,32 @@ def read_dataset(folder: Path) -> Iterator[Sample]:
 
 
 # --- CHECKPOINT
-# --------------------------------------------------------------------------------------------------
 
 
 def check_checkpoint(folder: Path) -> str:
     """Check a CHECKPOINT folder and return the digest that identifies its content.
 
     Raises:
-        ArtefactError: it is no model folder, or a file is missing, truncated or changed.
+        ArtifactError: it is not a model folder, or a file is missing, truncated or changed.
     """
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder} is no folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name."
+            f"{folder} is not a folder; give a checkpoint folder, a hub id, or http(s)://host/v1#name."
         )
     if not (folder / "config.json").is_file():
         raise ArtifactError(
-            f"{folder} is no model folder (config.json is missing); give the folder that `lingshu"
+            f"{folder} is not a model folder (config.json is missing); give the folder that `lingshu"
             " train` names as its checkpoint."
         )
     files = check_manifest(folder)
     if files is not None:
         return digest({name: info["sha256"] for name, info in files.items() if name != "run.json"})
-    # A folder that others made: sizes and the small files stand for it, hashing gigabytes on each
-    # start would not pay.
-    fingerprint = {
-        p.name: p.stat().st_size if p.stat().st_size > 1 << 20 else p.read_bytes().hex()
-        for p in sorted(folder.iterdir())
-        if p.is_file()
-    }
-    return digest(fingerprint)
+    # A folder of another program: sizes and small files identify it without hashing gigabytes.
+    paths = [(path, path.stat().st_size) for path in sorted(folder.iterdir()) if path.is_file()]
+    return digest({p.name: size if size > 1 << 20 else p.read_bytes().hex() for p, size in paths})
 
 
 # --- REPLIES
-# -----------------------------------------------------------------------------------------------------
 
 
 def reply_key(
@@ -222,27 +204,10 @@ def reply_key(
     sampling: Sampling,
     generation_index: int,
 ) -> str:
-    """sha256 of all that decides a reply: data revision, sample, dialogue, images, model and
-    decoding.
-    """
-    decoding = {
-        name: getattr(sampling, name)
-        for name in Sampling.__dataclass_fields__
-        if name != "num_generations"
-    }
-    dialogue = [message_to_json(m) for m in sample.messages]
-    return digest(
-        [
-            revision,
-            sample.id,
-            dialogue,
-            list(image_hashes),
-            model,
-            model_digest,
-            decoding,
-            generation_index,
-        ]
-    )
+    """sha256 of everything that decides a reply."""
+    dialogue = [message_to_json(message) for message in sample.messages]
+    identity = [revision, sample.id, dialogue, list(image_hashes), model, model_digest]
+    return digest([*identity, sampling.decoding(), generation_index])
 
 
 _OPTIONAL_STR, _OPTIONAL_INT = (str, type(None)), (int, type(None))
@@ -261,14 +226,12 @@ _RANKED_FILE = re.compile(r"replies\.(\d+)-of-(\d+)\.jsonl")
 
 
 def replies_file(folder: Path, rank: int = 0, world_size: int = 1) -> Path:
-    """The file that process `rank` of `world` writes its replies to."""
+    """The file that process `rank` of `world_size` writes its replies to."""
     return folder / (REPLIES if world_size == 1 else f"replies.{rank}-of-{world_size}.jsonl")
 
 
 def reply_files(folder: Path) -> list[Path]:
-    """Every file of replies in `folder`, whichever process of whichever run wrote it; the order
-    decides whose answer counts.
-    """
+    """Every file of replies in `folder`; of equal keys the reply of the first file counts."""
     ranked = sorted(
         (int(m[2]), int(m[1]), path)
         for path in folder.glob("replies.*-of-*.jsonl")
@@ -279,15 +242,13 @@ def reply_files(folder: Path) -> list[Path]:
 
 
 def read_replies(folder: Path) -> Iterator[tuple[str, Reply]]:
-    """Every stored reply with its key, file by file; a row that is being written at this moment is
-    passed over.
+    """Every stored reply with its key, file by file, without a truncated last row.
 
     Raises:
-        ArtefactError: a row that is none of replies.
+        ArtifactError: a row that is not a reply.
     """
-    return (
-        (key, reply) for path in reply_files(folder) for _, key, reply in enumerate_replies(path)
-    )
+    for path in reply_files(folder):
+        yield from ((key, reply) for _, key, reply in enumerate_replies(path))
 
 
 def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
@@ -295,34 +256,32 @@ def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
         if not row.keys() >= {"key", "id", "text"} or not row.keys() <= {"key", *_REPLY_FIELDS}:
             raise ArtifactError(
-                f"{path}, line {line_number}: no row of replies; give the folder of an evaluation, or"
-                " choose another --out."
+                f"{path}, line {line_number}: not a row of replies; give the folder of an"
+                " evaluation, or choose another --out."
             )
         for name, value in row.items():
             if not isinstance(value, _REPLY_TYPES[name]):
                 raise ArtifactError(
-                    f"{path}, line {line_number}: {name} cannot be {value!r:.40}; remove the line, and"
-                    " its question is asked again."
+                    f"{path}, line {line_number}: {name} cannot be {value!r:.40}; remove the line to"
+                    " generate the reply again."
                 )
         yield line_number, row.pop("key"), Reply(**row)
 
 
 class ReplyStore:
-    """What one process appends its replies to. The file is locked while it is open.
+    """The file that one process appends its replies to, locked while it is open.
 
-    A reply that failed (`error`) is kept as a record, but does not count as an answer: the next run
-    asks again.
+    A reply that failed (`error`) is recorded, but the next run generates it again.
 
     Raises:
-        StorageError: another process writes this file, or a run of another number of processes is
-            at work in `folder`.
+        StorageError: another process writes this file, or a run with another number of processes
+            writes in `folder`.
     """
 
     def __init__(self, folder: Path, *, rank: int = 0, world_size: int = 1) -> None:
         path = replies_file(folder, rank, world_size)
         self._log = JsonlAppender(path)
-        # First the own lock, then a look at the others': of two that start at once, at least one
-        # sees the other.
+        # Lock first, then check the others: of two that start together, at least one sees the other.
         own_paths = {replies_file(folder, other, world_size) for other in range(world_size)}
         for other in reply_files(folder):
             if other not in own_paths and is_locked(other):
@@ -350,22 +309,14 @@ class ReplyStore:
 
 
 # --- SCORES
-# ------------------------------------------------------------------------------------------------------
 
 
 def score_row(
     sample_id: str, score: Score, passthrough_fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """One SCORES row; `carried` are the keys that come along from the question, such as groupings."""
-    return {
-        "id": sample_id,
-        **asdict(score),
-        **{
-            k: v
-            for k, v in passthrough_fields.items()
-            if k not in ("id", "value", "status", "prediction", "note")
-        },
-    }
+    """One SCORES row; `passthrough_fields` are copied from the question, such as groupings."""
+    row = {"id": sample_id, **asdict(score)}
+    return row | {key: value for key, value in passthrough_fields.items() if key not in row}
 
 
 def write_scores(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
@@ -381,15 +332,15 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a SCORES file, one at a time.
 
     Raises:
-        ArtefactError: the file is missing or is no scores file.
+        ArtifactError: the file is missing or is not a scores file.
     """
     if not path.is_file():
         raise ArtifactError(f"{path} does not exist; run `lingshu eval` or `lingshu score` first.")
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
         if not {"id", "value", "status"} <= row.keys():
             raise ArtifactError(
-                f"{path}, line {line_number}: no scores row (id, value and status are needed); score the"
-                " run again."
+                f"{path}, line {line_number}: not a row of scores (id, value and status are needed);"
+                " score the run again."
             )
         for name, is_valid in _SCORE_CHECKS.items():
             if not is_valid(row.get(name)):
@@ -401,14 +352,12 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _is_value(value: object) -> bool:
-    # Scores are shares, and those of rubrics a few times as much; sums of what is far larger would
-    # leave the range of numbers.
-    return value is None or (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
-    )
+    # Scores are fractions, and those of rubrics a few times as much; sums of far larger values
+    # would overflow.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value is None or (is_number and abs(value) < 1e6)
 
 
-# What decides the numbers of a report.
 _SCORE_CHECKS: Mapping[str, Callable[[object], bool]] = {
     "id": lambda value: isinstance(value, str | int),
     "value": _is_value,

@@ -1,6 +1,4 @@
-"""How this project touches the disk: whole files or nothing, JSONL that survives a kill, manifests
-with sha256.
-"""
+"""Files on disk: atomic files and folders, JSONL that survives a kill, manifests with sha256."""
 
 from __future__ import annotations
 
@@ -23,14 +21,8 @@ from lingshu.core.errors import ArtifactError, InputError, StorageError
 MANIFEST = "manifest.json"
 _DISK_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _ACCESS_ERRNOS = {
-    errno.ENOENT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EEXIST,
-    errno.ENAMETOOLONG,
+    *(errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 }
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -54,18 +46,14 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def _errno(error: Exception) -> int:
-    """The system's error number, 0 for other errors.
-
-    Rust libraries (safetensors, tokenizers) tell it in words alone.
-    """
+    """The system's error number, 0 for other errors."""
     if isinstance(error, OSError):
         return error.errno or 0
-    match = (
-        _OS_ERROR.search(str(error))
-        if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins"))
-        else None
-    )
-    return int(match[1]) if match else 0
+    # Rust libraries state it in their message alone.
+    if type(error).__module__.startswith(("safetensors", "tokenizers", "builtins")):
+        match = _OS_ERROR.search(str(error))
+        return int(match[1]) if match else 0
+    return 0
 
 
 def sync_folder(folder: Path) -> None:
@@ -84,10 +72,10 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success it is synced and renamed, on any failure removed."""
+    """A temporary path next to `path`; on success it is synced and renamed, else removed."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Process numbers repeat between the machines that share a disk.
+        # Process ids repeat between machines that share a disk.
         temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             yield temporary
@@ -100,16 +88,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its name on success; an older artefact there is
-    replaced.
+    """A temporary folder next to `path` that takes its name on success and replaces an older
+    artifact.
 
     Raises:
-        StorageError: the disk refused, or `path` holds something that no run of ours wrote.
+        StorageError: the disk refused, or `path` is something that lingshu did not write.
     """
     if path.exists() and not _is_replaceable(path):
         raise StorageError(
-            f"{path} exists and is no artefact of an earlier run; choose another --out, or move it"
-            " away."
+            f"{path} exists and is not an artifact of an earlier run; choose another --out, or move"
+            " it away."
         )
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,8 +109,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     sync_file(file)
             temporary.chmod(0o755)
             if path.exists():
-                # Two renames: a kill between them leaves the older folder under its hidden name,
-                # never a mixture.
+                # A kill between the renames leaves the older folder under a hidden name, never a
+                # mixture.
                 backup = temporary.with_suffix(".old")
                 path.rename(backup)
                 temporary.rename(path)
@@ -135,7 +123,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _is_replaceable(path: Path) -> bool:
-    # A folder is removed as a whole when it is replaced: never one that a person filled.
+    # Never a folder that a user filled: replacing removes everything in it.
     return path.is_dir() and (
         not any(path.iterdir()) or any((path / name).is_file() for name in (MANIFEST, "run.json"))
     )
@@ -154,7 +142,7 @@ def read_json(path: Path) -> dict:
     """A JSON object from a file.
 
     Raises:
-        ArtefactError: the file is missing, or is no JSON object.
+        ArtifactError: the file is missing, or is not a JSON object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -162,15 +150,15 @@ def read_json(path: Path) -> dict:
         raise ArtifactError(f"{path} does not exist.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(
-            f"{path} cannot be read as JSON ({error}); it is damaged, write it anew."
+            f"{path} cannot be read as JSON ({error}); it is damaged, write it again."
         ) from error
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} holds no JSON object.")
+        raise ArtifactError(f"{path} is not a JSON object.")
     return value
 
 
 def _reject_non_finite(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _parse_finite(text: str) -> float:
@@ -180,26 +168,24 @@ def _parse_finite(text: str) -> float:
     return value
 
 
-# Python reads NaN and Infinity, which no other reader does and which could not be written again.
+# Without NaN and Infinity, which Python reads but no other program.
 _STRICT_DECODER = json.JSONDecoder(parse_constant=_reject_non_finite, parse_float=_parse_finite)
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """The objects of a JSONL file in order; a torn last line (a kill in the middle of a write) is
-    passed over.
+    """The objects of a JSONL file, without a truncated last line (a kill during a write).
 
     Raises:
-        InputError: the file is missing, or a line other than a torn last one is no JSON object.
+        InputError: the file is missing, or another line is not a JSON object.
     """
     return (row for _, row in enumerate_jsonl(path, allow_truncated=True))
 
 
 def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int, dict]]:
-    """The objects of a JSONL file with their line numbers, from 1; `torn_ok` passes over a last
-    line that was cut short.
+    """The objects of a JSONL file with their line numbers, from 1.
 
     Raises:
-        InputError: the file is missing, or a line is no JSON object.
+        InputError: the file is missing, or a line is not a JSON object.
     """
     try:
         file = path.open("rb")
@@ -218,7 +204,7 @@ def enumerate_jsonl(path: Path, *, allow_truncated: bool) -> Iterator[tuple[int,
                 if allow_truncated and not is_complete:
                     return
                 raise InputError(
-                    f"{path}, line {line_number}: not valid JSON ({error}); mend or remove the line."
+                    f"{path}, line {line_number}: not valid JSON ({error}); fix or remove the line."
                 ) from error
             if not isinstance(value, dict):
                 raise InputError(f"{path}, line {line_number}: a JSON object is expected.")
@@ -231,12 +217,12 @@ _CANONICAL_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separa
 
 def dump_line(row: Mapping[str, object]) -> str:
     line = _LINE_ENCODER.encode(row) + "\n"
-    # Half a surrogate pair has no UTF-8 form; written as its escape it comes back as it was.
+    # Half of a surrogate pair has no UTF-8 form, but its escape has.
     return line if line.isascii() else line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """Write rows as a whole file and return their number."""
+    """Write rows as a complete file and return their number."""
     count = 0
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -246,11 +232,9 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 class JsonlAppender:
-    """An append-only JSONL file; every `append` is one write and one fsync, so a kill loses at most
-    that call.
+    """An append-only JSONL file, locked while it is open or its process lives.
 
-    The file is locked while it is open. The system lets go of the lock when the process ends,
-    however it ends.
+    Every `append` is one write and one fsync, so a kill loses at most that call.
 
     Raises:
         StorageError: another process has it open, or the disk refused.
@@ -289,16 +273,15 @@ class JsonlAppender:
                     n_written += os.write(self._handle, data[n_written:])
                 os.fsync(self._handle)
             except OSError:
-                # A full disk must not leave half a row behind the whole ones.
+                # A full disk must not leave half a row.
                 os.ftruncate(self._handle, start)
                 raise
 
     def pop_last(self) -> dict | None:
-        """Take the last row away and return it; None where there is none. A kill leaves the file
-        with the row or without it.
+        """Remove and return the last row, None if there is none; atomic under a kill.
 
         Raises:
-            InputError: it is no JSON object, and stays.
+            InputError: it is not a JSON object, and stays.
         """
         with storage_errors(self.path):
             end = os.fstat(self._handle).st_size
@@ -314,7 +297,7 @@ class JsonlAppender:
                 row = _STRICT_DECODER.decode(line.decode("utf-8"))
             except ValueError as error:
                 raise InputError(
-                    f"{self.path}, last line: not valid JSON ({error}); mend or remove the line."
+                    f"{self.path}, last line: not valid JSON ({error}); fix or remove the line."
                 ) from error
             os.ftruncate(self._handle, end - len(line))
             os.fsync(self._handle)
@@ -340,8 +323,8 @@ def _lock(handle: int, path: Path) -> None:
         ) from error
     except OSError as error:
         raise StorageError(
-            f"{path} lies on a disk that knows no locks ({error.strerror}); choose an --out on"
-            " another one."
+            f"{path} is on a disk without file locks ({error.strerror}); choose an --out on another"
+            " one."
         ) from error
 
 
@@ -372,8 +355,8 @@ def digest(value: object) -> str:
 def write_manifest(
     folder: Path, known_files: Mapping[str, dict[str, object]] | None = None
 ) -> dict[str, dict[str, object]]:
-    """Record size and sha256 of every file below `folder` in its manifest.json; `known` are those
-    hashed while written.
+    """Record size and sha256 of every file below `folder` in its manifest.json; `known_files` were
+    hashed while they were written.
     """
     files = {
         name: (known_files or {}).get(name)
@@ -388,22 +371,22 @@ def write_manifest(
 
 
 def check_manifest(folder: Path) -> dict[str, dict[str, object]] | None:
-    """Compare `folder` with its manifest; None where it has none (a folder that others made).
+    """Compare `folder` with its manifest; None if it has none (a folder of another program).
 
     Raises:
-        ArtefactError: a listed file is missing, has another size or other content.
+        ArtifactError: a listed file is missing, has another size or other content.
     """
     if not (folder / MANIFEST).exists():
         return None
     files = read_json(folder / MANIFEST).get("files")
-    remedy = "copy the folder again or make it anew."
+    remedy = "copy the folder again or make it again."
     if not isinstance(files, dict) or not all(
         isinstance(info, dict) and {"bytes", "sha256"} <= info.keys() for info in files.values()
     ):
         raise ArtifactError(
-            f"{folder / MANIFEST} lists no files with their bytes and sha256; {remedy}"
+            f"{folder / MANIFEST} has no list of files with bytes and sha256; {remedy}"
         )
-    # Sizes first: a truncated file of many gigabytes is found before anything is hashed.
+    # Sizes first: a truncated file is found before gigabytes are hashed.
     for name, info in files.items():
         path = folder / name
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""The run card: how an artefact came to be, written beside it as `run.json`."""
+"""The run card: how an artifact was made, stored in it as `run.json`."""
 
 from __future__ import annotations
 
@@ -16,23 +16,17 @@ from lingshu.core.files import read_json, write_json
 
 RUN_CARD = "run.json"
 TRACKED_PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "numpy",
-    "pyarrow",
-    "pillow",
+    *("torch", "transformers", "tokenizers", "safetensors"),
+    *("numpy", "pyarrow", "pillow"),
 )
 
 
 @dataclass(frozen=True)
 class RunCard:
-    """What was asked for and what came of it.
+    """What was run and its result.
 
     `config` is the resolved configuration, `counts` every number of things made, dropped or failed,
-    `hashes` the sha256 of inputs and outputs, `scores` and `notes` what a reader of the artefact
-    must know.
+    `hashes` the sha256 of inputs and outputs, `notes` what a reader of the artifact must know.
     """
 
     verb: str
@@ -47,9 +41,7 @@ class RunCard:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the libraries that decide numbers, where
-    installed.
-    """
+    """Versions of this package, of Python and of installed libraries that decide numbers."""
     found = {"lingshu": __version__, "python": platform.python_version()}
     for name in TRACKED_PACKAGES:
         try:
@@ -60,7 +52,7 @@ def versions() -> dict[str, str]:
 
 
 def _command() -> list[str]:
-    # The program's own name only: the folder it was installed in is nobody's business.
+    # Without the folder of the program, which may name a user.
     return [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
 
 
@@ -69,9 +61,9 @@ def write_run_card(folder: Path, card: RunCard) -> None:
 
 
 def read_run_card(folder: Path) -> dict[str, Any]:
-    """The run card of an artefact.
+    """The run card of an artifact.
 
     Raises:
-        ArtefactError: there is none, or it is damaged.
+        ArtifactError: there is none, or it is damaged.
     """
     return read_json(folder / RUN_CARD)

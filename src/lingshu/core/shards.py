@@ -1,4 +1,4 @@
-"""The shards of a DATASET: their columns, a sample as a row and back, and writing them row by row."""
+"""The shards of a DATASET: their columns, samples as rows and back, and a writer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from lingshu.core.types import Image, Meta, Sample
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Small row groups: a reader that wants one image must not decode a whole shard for it.
+# Small row groups: reading one image must not decode a complete shard.
 ROW_GROUP_ROWS = 64
 ROW_GROUP_BYTES = 16 << 20
 TEXT_COLUMNS = ("source", "license", "access", "agreement", "modality", "language", "kind", "group")
 
 
 def dataset_schema() -> pa.Schema:
-    """The columns of a shard.
-
-    The metadata makes `datasets` decode the image column without being told.
-    """
+    """The columns of a shard; the metadata makes `datasets` decode the image column."""
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -68,7 +65,7 @@ def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
 
 
 def row_to_sample(row: Mapping[str, Any], shard: Path, row_index: int) -> Sample:
-    """The sample of row `number` of a shard; its images stay references into the shard."""
+    """The sample of row `row_index` of a shard; its images are references into the shard."""
     texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
     return Sample(
         id=row["id"],
@@ -83,10 +80,9 @@ def row_to_sample(row: Mapping[str, Any], shard: Path, row_index: int) -> Sample
 
 
 class ShardWriter:
-    """Writes one shard row by row; what it holds in memory is one row group. The same rows give the
-    same bytes.
+    """Writes one shard row by row with one row group in memory; equal rows give equal bytes.
 
-    Images are neither compressed nor looked up for repeats: encoded files gain nothing from it.
+    Images are neither compressed nor deduplicated: encoded files gain nothing from it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,8 +135,8 @@ class ShardWriter:
 def _image_column(
     schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]
 ) -> tuple[int, pa.Field, pa.Array]:
-    """Place, field and values of the images of some rows; Arrow's own reader of lists would double
-    its memory again and again.
+    """Index, field and values of the images of some rows, built without Arrow's conversion of
+    lists, which doubles its memory repeatedly.
     """
     import numpy as np
     import pyarrow as pa
@@ -160,5 +156,5 @@ def _image_column(
 
 
 def shard_name(index: int) -> str:
-    """Where shard `number` lies in a DATASET folder."""
+    """The path of a shard in a DATASET folder."""
     return f"data/part-{index:05d}.parquet"
