@@ -33,7 +33,7 @@ from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling, Sc
 from lingshu.evaluate.score import ReplyIndex
 
 GOLDEN = json.loads(
-    (Path(__file__).parents[1] / "golden" / "artefacts.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[1] / "golden" / "artifacts.json").read_text(encoding="utf-8")
 )
 CARD = RunCard("test", {"a": 1})
 SAMPLE = Sample(

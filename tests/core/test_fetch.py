@@ -179,5 +179,5 @@ def test_the_systems_resolver_reads_numbers_in_every_spelling() -> None:
 
 def test_hosts_are_names() -> None:
     for host in ("http://images.test", "*.test", "", "Images.test"):
-        with pytest.raises(ConfigError, match="is no host"):
+        with pytest.raises(ConfigError, match="is not a host"):
             FetchPolicy(frozenset({host}))

@@ -1,7 +1,6 @@
-"""The one place that decides whether a sample may leave this machine.
+"""Whether a sample may leave this machine, checked before every engine, judge or teacher sends it.
 
-Every engine, judge or teacher with an address asks here before it sends. Loopback addresses are
-this machine.
+Loopback addresses are this machine.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from lingshu.core.types import Sample
 class DataPolicy:
     """What the user has allowed.
 
-    `agreements` names the data-use agreements that cover the endpoint; `private` is the user's word
-    that private, not de-identified samples may be sent (`--allow-remote`).
+    `agreements` are the data-use agreements that cover the endpoint; `allow_private` permits sending
+    private samples that are not de-identified (`--allow-remote`).
     """
 
     agreements: frozenset[str] = frozenset()
@@ -28,10 +27,7 @@ class DataPolicy:
 
 
 def is_local(endpoint: str | None) -> bool:
-    """True for an engine in this process or on a loopback address.
-
-    Names other than localhost are never looked up.
-    """
+    """True for an engine in this process or on a loopback address; names are never resolved."""
     if endpoint is None:
         return True
     host = urlsplit(endpoint).hostname or ""
@@ -44,11 +40,9 @@ def is_local(endpoint: str | None) -> bool:
 
 
 def refusal_reason(sample: Sample, endpoint: str | None, policy: DataPolicy) -> str | None:
-    """Why `sample` may not be sent to `endpoint`; None when it may."""
-    if is_local(endpoint):
-        return None
+    """Why `sample` may not be sent to `endpoint`; None if it may."""
     meta = sample.meta
-    if meta.access == "open":
+    if is_local(endpoint) or meta.access == "open":
         return None
     if meta.access == "private":
         if meta.deidentified or policy.allow_private:
@@ -68,7 +62,7 @@ def check_data_policy(samples: Iterable[Sample], endpoint: str | None, policy: D
     """Refuse before the first request if any sample may not be sent.
 
     Raises:
-        ReleaseError: names the first such sample, the endpoint and the remedy.
+        DataPolicyError: names the first such sample, the endpoint and the remedy.
     """
     if is_local(endpoint):
         return

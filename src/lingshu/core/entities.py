@@ -1,10 +1,9 @@
-"""Medical entities in answers: finding terms in text, and the spans that a sample carries from
-curation to training.
+"""Medical entities in answers: finding terms in text, and the spans that a sample carries.
 
-A sample's spans lie in `meta.extra["entities"]` as JSON, `[[turn, start, end, words], ...]`: `turn`
-is the position of an assistant message, `start` and `end` count characters of its text, and `words`
-are those characters, so that a text that was edited afterwards is noticed. A sample without the key
-was never marked; `[]` says that it was, and holds no term.
+A sample's spans are JSON in `meta.extra["entities"]`, `[[turn, start, end, text], ...]`: `turn` is
+the index of an assistant message, `start` and `end` count characters of its text, and `text` repeats
+them, so that a later edit is noticed. A sample without the key was never marked; `[]` means that no
+term was found.
 """
 
 from __future__ import annotations
@@ -14,17 +13,15 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from lingshu.core.errors import InputError
-from lingshu.core.types import Sample
+from lingshu.core.types import Sample, with_extra
 
 ENTITIES = "entities"
-# Terms are looked up by their first characters, so that a dictionary of any size costs little more
-# than a small one.
+# Terms are indexed by their first characters, so that a large dictionary costs little more.
 _PREFIX_LENGTH = 4
-# Scripts that write words without blanks between them; their terms need no boundary.
+# Scripts without blanks between words; their terms need no boundary.
 _UNSPACED_SCRIPTS = re.compile(
     r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
 )
@@ -33,7 +30,7 @@ _DASHES = dict.fromkeys(range(0x2010, 0x2016), "-")
 
 
 class Span(NamedTuple):
-    """Characters `start` to `end` of message `turn`, and what they read."""
+    """Characters `start` to `end` of message `turn`, and their text."""
 
     turn: int
     start: int
@@ -42,9 +39,7 @@ class Span(NamedTuple):
 
 
 class NormalizedText(NamedTuple):
-    """A text for comparing, and for each of its characters the first and the last but one character
-    it stands for.
-    """
+    """A text to compare, and the start and end of the original characters of each of its own."""
 
     text: str
     starts: Sequence[int]
@@ -52,9 +47,7 @@ class NormalizedText(NamedTuple):
 
 
 def normalize_text(text: str) -> NormalizedText:
-    """NFKC and case-folded, each run of blanks one blank, every dash a hyphen; with the way back to
-    the original characters.
-    """
+    """NFKC, case-folded, runs of blanks as one blank, dashes as hyphens; with original positions."""
     if text.isascii() and not _WHITESPACE.search(text):
         return NormalizedText(text.lower(), range(len(text)), range(1, len(text) + 1))
     chars: list[str] = []
@@ -63,7 +56,7 @@ def normalize_text(text: str) -> NormalizedText:
     position = 0
     while position < len(text):
         end = position + 1
-        # What composes has to be normalised together: a letter and the marks behind it.
+        # A letter and its combining marks are normalized together.
         while end < len(text) and unicodedata.combining(text[end]):
             end += 1
         chunk = _normalize_chars(text[position:end])
@@ -84,10 +77,10 @@ def _normalize_chars(text: str) -> str:
 
 
 class EntityMatcher:
-    """A dictionary to look for in texts; a term of blanks alone is left out.
+    """A dictionary of terms to find in texts.
 
-    `plurals` also finds English plurals of terms that are words in the singular, `hyphens` the same
-    term with a blank, a hyphen or nothing between its parts.
+    `plurals` also finds English plurals of singular terms, `hyphens` the same term with a blank, a
+    hyphen or nothing between its parts.
     """
 
     def __init__(
@@ -105,20 +98,18 @@ class EntityMatcher:
             self._by_prefix[term[:_PREFIX_LENGTH]].append(term)
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Where terms stand in a text: the longest at each place, from left to right, none
-        overlapping another.
+        """Start and end of the terms in a text, from left to right: the longest at each position,
+        without overlaps.
 
-        A letter or digit at the end of a term must not go on as a word: `ct` is not found in
-        "structure". Terms in scripts without blanks between words need no such boundary.
+        A term ends at a word boundary, so `ct` is not found in "structure", except in scripts
+        without blanks between words.
         """
         normalized = normalize_text(text)
         spans, position = [], 0
         while position < len(normalized.text):
-            end = (
-                self._longest_match(normalized.text, position)
-                if _is_word_boundary(normalized.text, position)
-                else None
-            )
+            end = None
+            if _is_word_boundary(normalized.text, position):
+                end = self._longest_match(normalized.text, position)
             if end is None:
                 position += 1
             else:
@@ -139,7 +130,7 @@ class EntityMatcher:
 
 
 def _is_word_boundary(text: str, position: int) -> bool:
-    """Whether a word may begin or end between the characters before and at `at`."""
+    """Whether a word may start or end before the character at `position`."""
     return position in (0, len(text)) or not (
         _is_word_char(text[position - 1]) and _is_word_char(text[position])
     )
@@ -154,11 +145,8 @@ def _is_word_char(character: str) -> bool:
 def _variants(term: str, *, plurals: bool, hyphens: bool) -> set[str]:
     variants = {term}
     if hyphens:
-        variants |= {
-            changed
-            for old, new in (("-", " "), (" ", "-"), ("-", ""))
-            if len(changed := term.replace(old, new)) > 1
-        }
+        changes = [term.replace(*pair) for pair in (("-", " "), (" ", "-"), ("-", ""))]
+        variants |= {changed for changed in changes if len(changed) > 1}
     if plurals:
         variants |= {plural for variant in tuple(variants) for plural in _plurals(variant)}
     return variants
@@ -172,20 +160,15 @@ def _plurals(term: str) -> tuple[str, ...]:
         return (f"{stem}es",)
     if end in ("ex", "ix"):
         return (f"{term}es", f"{stem}ices")
-    if end in ("us", "um"):
-        return (
-            f"{term}es" if end == "us" else f"{term}s",
-            f"{stem}i" if end == "us" else f"{stem}a",
-        )
+    if end == "us":
+        return (f"{term}es", f"{stem}i")
+    if end == "um":
+        return (f"{term}s", f"{stem}a")
     if end[1] == "y" and end[0] not in "aeiou":
         return (f"{term[:-1]}ies",)
     if end[1] == "a":
         return (f"{term}s", f"{term}e", f"{term}ta")
     return (f"{term}es",) if end[1] in "sxz" or end in ("ch", "sh") else (f"{term}s",)
-
-
-# --- what a sample carries
-# -------------------------------------------------------------------------------------------
 
 
 def find_spans(sample: Sample, matcher: EntityMatcher) -> list[Span]:
@@ -200,17 +183,14 @@ def find_spans(sample: Sample, matcher: EntityMatcher) -> list[Span]:
 
 def with_spans(sample: Sample, spans: Sequence[Span]) -> Sample:
     """The sample with its spans in `meta.extra`."""
-    encoded = json.dumps([list(span) for span in spans], ensure_ascii=False)
-    return replace(
-        sample, meta=replace(sample.meta, extra={**sample.meta.extra, ENTITIES: encoded})
-    )
+    return with_extra(sample, {ENTITIES: json.dumps(spans, ensure_ascii=False)})
 
 
 def spans_of(sample: Sample) -> list[Span] | None:
-    """The spans that a sample carries; None where it was never marked.
+    """The spans that a sample carries; None if it was never marked.
 
     Raises:
-        InputError: they cannot be read, or do not fit the text: it was changed after it was marked.
+        InputError: they cannot be read, or the text was changed after it was marked.
     """
     encoded = sample.meta.extra.get(ENTITIES)
     if encoded is None:
@@ -222,16 +202,12 @@ def spans_of(sample: Sample) -> list[Span] | None:
         ]
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"its entities are no [[turn, start, end, words], ...] ({error}); mark them anew."
+            f"its entities are not [[turn, start, end, text], ...] ({error}); mark them again."
         ) from error
     for turn, start, end, text in spans:
         message = sample.messages[turn] if 0 <= turn < len(sample.messages) else None
-        if (
-            message is None
-            or message.role != "assistant"
-            or not 0 <= start < end
-            or message.text[start:end] != text
-        ):
+        is_answer = message is not None and message.role == "assistant"
+        if not is_answer or not 0 <= start < end or message.text[start:end] != text:
             raise InputError(
                 f"its entity at {start} to {end} of message {turn} is not there; mark it after the"
                 " last change of its text."

@@ -1,9 +1,8 @@
-"""The one way to fetch an address that a client named: allowed hosts only, resolved once, every
-address checked, no redirects.
+"""Fetching an address that a client named: allowed hosts only, every IP address checked, no redirects.
 
-A name is looked up once and the connection goes to what was checked, so that an answer that changes
-between check and use (DNS rebinding) changes nothing. Addresses of this machine, its networks and
-its provider's services are never reached.
+A name is resolved once and the connection goes to the checked addresses, so that an answer that
+changes between check and use (DNS rebinding) has no effect. Addresses of this machine, its networks
+and its provider's services are never reached.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from lingshu.core.errors import ConfigError, InputError
 if TYPE_CHECKING:
     import aiohttp
 
-# From a host and a port to its addresses, as numbers.
+# From a host and a port to its IP addresses.
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# All of the open internet's IPv6 (RFC 4291), and in it what may stand for an IPv4 address: Teredo
-# and 6to4. Mapped, translated and NAT64 addresses lie outside.
+# Public IPv6 (RFC 4291), and in it the ranges that embed IPv4 addresses: Teredo and 6to4. Mapped,
+# translated and NAT64 addresses are outside.
 _GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 _TUNNEL_NETWORKS = (ipaddress.IPv6Network("2001::/32"), ipaddress.IPv6Network("2002::/16"))
 
@@ -37,8 +36,7 @@ class FetchPolicy:
     """What may be fetched: from `hosts`, each a name or name:port, at most `max_bytes` within
     `timeout_s` seconds.
 
-    `networks` are networks that may be reached although they are not public, such as that of a
-    hospital's own archive.
+    `networks` may be reached although they are not public, such as that of a hospital's archive.
     """
 
     hosts: frozenset[str]
@@ -50,8 +48,8 @@ class FetchPolicy:
         for host in self.hosts:
             if not host or any(char in host for char in "/@* ?#") or host != host.lower():
                 raise ConfigError(
-                    f"{host!r} is no host; write a name in small letters, or name:port, without"
-                    " scheme and path."
+                    f"{host!r} is not a host; write a lower-case name, or name:port, without scheme"
+                    " and path."
                 )
 
 
@@ -59,9 +57,9 @@ async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = Non
     """The body of an http(s) address.
 
     Raises:
-        InputError: the host is not allowed, an address behind it is not public, or the answer is no
-            body of status 200 within the limits. The message repeats neither the address nor what
-            was found there.
+        InputError: the host is not allowed, one of its addresses is not public, or the answer is
+            not a body of status 200 within the limits. The message repeats neither the address nor
+            the answer.
     """
     import aiohttp
 
@@ -90,7 +88,7 @@ async def fetch(url: str, policy: FetchPolicy, *, resolve: Resolver | None = Non
                     return await _body(response, policy.max_bytes)
     except TimeoutError as error:
         raise InputError(
-            f"the address gave no whole answer within {policy.timeout_s:g} s; send the image itself."
+            f"the address gave no complete answer within {policy.timeout_s:g} s; send the image itself."
         ) from error
     except (aiohttp.ClientError, OSError, UnicodeError, ValueError) as error:
         raise InputError("the address could not be fetched; send the image itself.") from error
@@ -102,25 +100,21 @@ def _parse(url: str, policy: FetchPolicy) -> tuple[SplitResult, str, int]:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise InputError("the address of the image is none; write http(s)://host/path.") from error
-    if (
-        parts.scheme not in _DEFAULT_PORTS
-        or not host
-        or parts.username is not None
-        or parts.password is not None
-        or "\\" in url
-    ):
         raise InputError(
-            "the address of the image is none that may be fetched; write http(s)://host/path"
-            " without a password."
+            "the address of the image is not valid; write http(s)://host/path."
+        ) from error
+    has_credentials = parts.username is not None or parts.password is not None
+    if parts.scheme not in _DEFAULT_PORTS or not host or has_credentials or "\\" in url:
+        raise InputError(
+            "the address of the image may not be fetched; write http(s)://host/path without a"
+            " password."
         )
-    effective_port = port if port is not None else _DEFAULT_PORTS[parts.scheme]
-    host_and_port = f"{host}:{effective_port}"
-    if host_and_port not in policy.hosts and not (
-        host in policy.hosts and effective_port == _DEFAULT_PORTS[parts.scheme]
-    ):
+    default_port = _DEFAULT_PORTS[parts.scheme]
+    port = default_port if port is None else port
+    names = {f"{host}:{port}", *([host] if port == default_port else [])}
+    if not names & policy.hosts:
         raise InputError("images are not fetched from this host; send the image itself.")
-    return parts, host, effective_port
+    return parts, host, port
 
 
 async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -130,7 +124,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
             " followed; send the image itself."
         )
     too_large = InputError(
-        f"what lies at the address is larger than {limit >> 20} MB; make it smaller."
+        f"the file at the address is larger than {limit >> 20} MB; make it smaller."
     )
     if (response.content_length or 0) > limit:
         raise too_large
@@ -143,9 +137,7 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """The addresses that the system's resolver knows; it also reads numbers in every spelling
-    (decimal, hex, octal, short).
-    """
+    """The addresses of the system's resolver, which also reads numbers in every notation."""
     addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in addresses))
 
@@ -161,16 +153,9 @@ def _is_allowed(text: str, policy: FetchPolicy) -> bool:
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is one of the open internet; one that carries another address inside is
-    none.
-    """
-    if (
-        not address.is_global
-        or address.is_multicast
-        or address.is_reserved
-        or address.is_unspecified
-        or address.is_loopback
-    ):
+    """Whether an address is public; one that embeds another address is not."""
+    is_special = address.is_multicast or address.is_reserved or address.is_unspecified
+    if not address.is_global or is_special or address.is_loopback:
         return False
     return isinstance(address, ipaddress.IPv4Address) or (
         address in _GLOBAL_IPV6 and not any(address in tunnel for tunnel in _TUNNEL_NETWORKS)
@@ -178,30 +163,25 @@ def is_public(address: IPAddress) -> bool:
 
 
 def _pinned_resolver(addresses: Sequence[str]) -> Any:
-    """A resolver for aiohttp that knows the checked addresses alone."""
+    """A resolver for aiohttp that only returns the checked addresses."""
     from aiohttp.abc import AbstractResolver, ResolveResult
 
     class PinnedResolver(AbstractResolver):
         async def resolve(
             self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
         ) -> list[ResolveResult]:
-            def to_result(address: str) -> ResolveResult:
-                kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-                flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-                return {
-                    "hostname": host,
-                    "host": address,
-                    "port": port,
-                    "family": kind,
-                    "proto": 0,
-                    "flags": flags,
-                }
-
-            return [
-                result
-                for result in map(to_result, addresses)
-                if family in (socket.AF_UNSPEC, result["family"])
+            results = [
+                ResolveResult(
+                    hostname=host,
+                    host=address,
+                    port=port,
+                    family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                    proto=0,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+                for address in addresses
             ]
+            return [r for r in results if family in (socket.AF_UNSPEC, r["family"])]
 
         async def close(self) -> None:
             return None

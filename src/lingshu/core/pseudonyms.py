@@ -1,8 +1,8 @@
-"""Keyed hashes that stand for patients, studies and articles: equal ids stay equal, and nobody
-without the key can guess back.
+"""Keyed hashes as ids of patients, studies and articles: equal ids stay equal, and nobody without
+the key can find the original.
 
-A plain hash of a hospital number is no pseudonym: all numbers can be tried. HMAC-SHA256 (RFC 2104)
-with a secret key can only be tried by who has the key.
+A plain hash of a hospital number is not a pseudonym: all numbers can be tried. HMAC-SHA256
+(RFC 2104) with a secret key can only be tried by the owner of the key.
 """
 
 from __future__ import annotations
@@ -19,15 +19,12 @@ _HEX_DIGITS = 20
 
 
 def new_key() -> bytes:
-    """A random key.
-
-    Whoever throws it away makes the hashes of a run impossible to link to those of another.
-    """
+    """A random key; without it the hashes of a run cannot be linked to those of another."""
     return secrets.token_bytes(32)
 
 
 def check_key(key: bytes | None) -> bytes:
-    """The given key, or a random one where there is none.
+    """The given key, or a random one if there is none.
 
     Raises:
         InputError: a key of less than 16 bytes, which could be guessed.
@@ -42,20 +39,15 @@ def check_key(key: bytes | None) -> bytes:
 
 
 def pseudonym(key: bytes, kind: str, value: str | bytes) -> str | None:
-    """The hash of an id, None for an empty one.
-
-    Ids of different kinds never share a hash; blanks around an id do not count.
-    """
-    raw = (value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value).strip(
-        b" \0\t\r\n"
-    )
-    if not raw:
+    """The hash of an id, None for an empty one; ids of different kinds never share a hash."""
+    data = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+    data = data.strip(b" \0\t\r\n")
+    if not data:
         return None
-    return hmac.new(key, kind.encode() + b"\0" + raw, hashlib.sha256).hexdigest()[:_HEX_DIGITS]
+    return hmac.new(key, kind.encode() + b"\0" + data, hashlib.sha256).hexdigest()[:_HEX_DIGITS]
 
 
 def is_pseudonym(text: str) -> bool:
-    """Whether a text has the form of a hash of `pseudonym` and is no plain number."""
-    return (
-        len(text) == _HEX_DIGITS and set(text) <= set("0123456789abcdef") and not text.isdecimal()
-    )
+    """Whether a text has the form of a hash of `pseudonym` and is not a number."""
+    is_hex = len(text) == _HEX_DIGITS and set(text) <= set("0123456789abcdef")
+    return is_hex and not text.isdecimal()

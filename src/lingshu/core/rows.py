@@ -1,11 +1,9 @@
-"""Question-and-answer rows as people write them, made into samples: one reading for JSONL files,
-parquet columns and score files.
+"""Question-and-answer rows as samples and back, the same for JSONL, parquet and score files.
 
 A row has `question` or `messages`, and may have `id`, `answer` or `gold` (a text, a number, or a
 list of accepted texts; with choices also a letter), `choices` (texts with or without their letters,
-or letter -> text), and what Meta knows: source, licence, access, agreement, deidentified, modality,
-language or lang, kind, group or _group. Every other key is kept as text in the sample's
-`meta.extra`.
+or letter -> text), and the fields of Meta: source, license, access, agreement, deidentified,
+modality, language or lang, kind, group or _group. Every other key is kept as text in `meta.extra`.
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ from lingshu.core.types import Access, Drop, Image, Message, Meta, Sample
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER_PREFIX = re.compile(r"\s*\(?([A-Za-z])\s*[.):]\s*(.*)", re.DOTALL)
-_FIELD_ALIASES = {"license": "license", "lang": "language", "_group": "group"}
+_FIELD_ALIASES = {"lang": "language", "_group": "group"}
 _TEXT_FIELDS = ("source", "license", "agreement", "modality", "language", "kind", "group")
 _CONTENT_FIELDS = {"id", "question", "messages", "answer", "gold", "choices", "image", "images"}
 
 
 class RowError(InputError):
-    """A row that cannot become a sample; `reason` is the constant that drops are counted under."""
+    """A row that cannot become a sample; drops are counted by the constant `reason`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -41,10 +39,9 @@ class RowError(InputError):
 def sample_from_row(
     row: Mapping[str, Any], row_number: int, images: Sequence[Image] = ()
 ) -> Sample | Drop:
-    """The sample of row `number` (from 1, which names a row without `id`), or why there is none.
+    """The sample of row `row_number` (from 1, the name of a row without `id`), or why there is none.
 
-    A question is asked below all images; its choices are listed under it, unless its text has them
-    already.
+    The question follows all images; its choices are listed below it, unless its text has them.
     """
     name = f"row-{row_number}" if row.get("id") in (None, "") else str(row["id"])
     try:
@@ -63,19 +60,14 @@ def sample_from_row(
 
 
 def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any]:
-    """The row that `sample_from_row` reads as this sample; `images` are the names its images are to
-    be found under.
-    """
+    """The row that `sample_from_row` reads as this sample; `images` are names of its images."""
     meta = sample.meta
     row: dict[str, Any] = {"id": sample.id}
     if images:
         row["images"] = list(images)
     if sample.messages == (user_turn(sample.question, len(sample.images)),):
-        row["question"] = (
-            sample.question.removesuffix(with_choices("", sample.choices))
-            if sample.choices
-            else sample.question
-        )
+        choices = with_choices("", sample.choices) if sample.choices else ""
+        row["question"] = sample.question.removesuffix(choices)
     else:
         row["messages"] = [message_to_json(message) for message in sample.messages]
     if sample.choices:
@@ -83,23 +75,20 @@ def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any
     if sample.gold:
         row["answer"] = sample.gold[0] if len(sample.gold) == 1 else list(sample.gold)
     metadata = {name: getattr(meta, name) for name in (*_TEXT_FIELDS, "access", "deidentified")}
-    return (
-        row
-        | {name: value for name, value in metadata.items() if value is not None}
-        | dict(meta.extra)
-    )
+    known = {name: value for name, value in metadata.items() if value is not None}
+    return row | known | dict(meta.extra)
 
 
 def read_choices(value: object) -> tuple[str, ...]:
     """The texts of the choices in the order of their letters, without the letters.
 
     Raises:
-        BadRow: neither a list of texts nor a mapping from letters, or more than 26.
+        RowError: neither a list of texts nor a mapping from letters, or more than 26.
     """
     if value is None or value == []:
         return ()
     if isinstance(value, str) and value.startswith("["):
-        # Parquet tables often hold the list as JSON.
+        # Parquet tables often have the list as JSON.
         value = _json_list(value)
     if isinstance(value, Mapping):
         entries = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
@@ -108,23 +97,17 @@ def read_choices(value: object) -> tuple[str, ...]:
                 "bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap."
             )
         value = [text for _, text in entries]
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or not all(isinstance(v, str | int | float) for v in value)
-    ):
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or not all(isinstance(v, str | int | float) for v in value):
         raise RowError(
             "bad_choices", "choices must be a list of texts or a mapping from letters to texts."
         )
     if len(value) > len(LETTERS):
         raise RowError("bad_choices", f"{len(value)} choices are more than there are letters.")
     texts = [str(v).strip() for v in value]
-    matches = [_LETTER_PREFIX.fullmatch(text) for text in texts]
-    if len(texts) > 1 and all(
-        match and match[1].upper() == letter
-        for match, letter in zip(matches, LETTERS, strict=False)
-    ):
-        texts = [match[2].strip() for match in matches if match]
+    matches = [match for text in texts if (match := _LETTER_PREFIX.fullmatch(text))]
+    if len(texts) > 1 and [match[1].upper() for match in matches] == list(LETTERS[: len(texts)]):
+        texts = [match[2].strip() for match in matches]
     return tuple(texts)
 
 
@@ -136,11 +119,10 @@ def _json_list(text: str) -> object:
 
 
 def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | None:
-    """The accepted answers, the preferred one first; the letter of the right one where there are
-    choices.
+    """The accepted answers, the preferred one first; with choices, letters.
 
     Raises:
-        BadRow: not text, or neither a letter nor the text of a choice.
+        RowError: not text, or neither a letter nor the text of a choice.
     """
     if value is None or value == []:
         return None
@@ -149,30 +131,23 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
         raise RowError("bad_answer", "an answer must be a text, a number or a list of them.")
     texts = [str(v).strip() for v in values]
     if "" in texts:
-        raise RowError("empty_answer", "an answer is empty; leave it out where it is not known.")
-    return (
-        tuple(dict.fromkeys(_gold_letter(text, choices) for text in texts))
-        if choices
-        else tuple(dict.fromkeys(texts))
-    )
+        raise RowError("empty_answer", "an answer is empty; leave it out if it is not known.")
+    golds = [_gold_letter(text, choices) for text in texts] if choices else texts
+    return tuple(dict.fromkeys(golds))
 
 
 def _gold_letter(text: str, choices: Sequence[str]) -> str:
-    # A letter alone is a letter, even where a choice reads the same (vitamins A, C, D, K): so
-    # benchmarks mean it.
+    # A single letter is the option's letter, even if a choice has that text (vitamins A, C, D, K).
     letter = text.strip("()[]. :").upper()
     if len(letter) == 1 and letter in LETTERS[: len(choices)]:
         return letter
     normalized = [_normalize(choice) for choice in choices]
     if _normalize(text) in normalized:
         return LETTERS[normalized.index(_normalize(text))]
-    match = _LETTER_PREFIX.fullmatch(text)
-    if (
-        match
-        and match[1].upper() in LETTERS[: len(choices)]
-        and _normalize(match[2]) == normalized[LETTERS.index(match[1].upper())]
-    ):
-        return match[1].upper()
+    if match := _LETTER_PREFIX.fullmatch(text):
+        letter = match[1].upper()
+        if (letter, _normalize(match[2])) in zip(LETTERS, normalized, strict=False):
+            return letter
     raise RowError(
         "answer_not_in_choices", "the answer is neither a letter nor the text of a choice."
     )
@@ -183,9 +158,7 @@ def _normalize(text: str) -> str:
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices below, one a line as `A. text`; unchanged where it lists them
-    itself.
-    """
+    """A question with its choices below, one a line as `A. text`, unless it lists them itself."""
     lines = list(zip(LETTERS, choices, strict=False))
     if all(re.search(rf"\b{letter}[).:]\s*{re.escape(text)}", question) for letter, text in lines):
         return question
@@ -209,7 +182,7 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> 
         raise RowError("bad_messages", one_line(error)) from error
     image_indices = [part for m in messages for part in m.parts if isinstance(part, int)]
     if not any(m.role == "user" for m in messages):
-        raise RowError("no_question", "no message is the user's.")
+        raise RowError("no_question", "there is no user message.")
     if any(not 0 <= part < n_images for part in image_indices):
         raise RowError(
             "bad_messages",
@@ -217,7 +190,7 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> 
             " from 0).",
         )
     if n_images and not image_indices:
-        # Whoever lists images without placing them means them to be seen first.
+        # Images that no message shows come first.
         first_user = next(i for i, m in enumerate(messages) if m.role == "user")
         return tuple(
             replace(m, parts=(*range(n_images), *m.parts)) if i == first_user else m

@@ -1,8 +1,7 @@
-"""The one way to open a file that a client named: below an allowed folder, no link anywhere on the
-way, a regular file.
+"""Opening a file that a client named: below an allowed folder, without links, a regular file.
 
-Every refusal reads alike, so that nobody learns from it what lies outside the folder or whether a
-file exists.
+Every refusal has the same message, so that nobody learns from it what is outside the folder or
+whether a file exists.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 from lingshu.core.errors import ConfigError, InputError
 
 REFUSED_MESSAGE = (
-    "there is no such file below the allowed folder, or it is a link or no regular file; name one"
-    " that lies there."
+    "there is no such file below the allowed folder, or it is a link or not a regular file; name one"
+    " that is in it."
 )
 
 
@@ -24,7 +23,7 @@ class SafeFolder:
     """A folder below which clients may name files.
 
     Names are relative to the folder, or absolute and below it, or `file://` addresses of such. The
-    folder itself may be reached through links; below it none is followed, whichever way it points.
+    folder itself may be reached through links; below it none is followed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,16 +34,14 @@ class SafeFolder:
                 f"--root {folder} cannot be opened; give a folder that exists."
             ) from error
         if not self.folder.is_dir():
-            raise ConfigError(
-                f"--root {folder} is no folder; give the folder that holds the files."
-            )
+            raise ConfigError(f"--root {folder} is not a folder; give the folder of the files.")
         self._unresolved_folder = PurePosixPath(folder.absolute())
 
     def read(self, name: str, *, max_bytes: int) -> bytes:
-        """The content of a file of at most `limit` bytes.
+        """The content of a file of at most `max_bytes`.
 
         Raises:
-            InputError: not below the folder, reached over a link, no regular file, or too large.
+            InputError: not below the folder, reached over a link, not a regular file, or too large.
                 The message names no path.
         """
         handle = self._open(self.parts(name), folder=False)
@@ -65,39 +62,29 @@ class SafeFolder:
             os.close(handle)
 
     def path(self, name: str) -> Path:
-        """Where a file or folder lies, for readers that take a path: checked now, so only for a
-        folder that no foe can write to.
+        """The path of a file or folder, for readers that take one; checked now, so only safe for a
+        folder that no attacker can write to.
 
         Raises:
             InputError: as read.
         """
         parts = self.parts(name)
-        for folder in (False, True):
-            try:
-                os.close(self._open(parts, folder=folder))
-            except InputError:
-                if folder:
-                    raise
-                continue
-            break
+        try:
+            os.close(self._open(parts, folder=False))
+        except InputError:
+            os.close(self._open(parts, folder=True))
         return self.folder.joinpath(*parts)
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The components of a name below the folder; nothing is opened.
 
         Raises:
-            InputError: the name is empty, climbs, or lies elsewhere.
+            InputError: the name is empty, has "..", or is outside.
         """
         path = PurePosixPath(_path_from_uri(name))
         if path.is_absolute():
-            base = next(
-                (
-                    base
-                    for base in (PurePosixPath(self.folder), self._unresolved_folder)
-                    if path.is_relative_to(base)
-                ),
-                None,
-            )
+            bases = PurePosixPath(self.folder), self._unresolved_folder
+            base = next((base for base in bases if path.is_relative_to(base)), None)
             if base is None:
                 raise InputError(REFUSED_MESSAGE)
             path = path.relative_to(base)
@@ -106,18 +93,15 @@ class SafeFolder:
         return path.parts
 
     def _open(self, parts: tuple[str, ...], *, folder: bool) -> int:
-        """A handle on a regular file, or on a folder; each component is opened from the one before
-        it and is no link.
+        """A handle on a regular file, or on a folder; each component is opened from its parent and
+        is not a link.
         """
         if not parts and not folder:
             raise InputError(REFUSED_MESSAGE)
         folder_flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        # Not blocking: opening a named pipe that nobody writes to would wait for ever.
-        last_flags = (
-            folder_flags
-            if folder
-            else os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        )
+        # Not blocking: opening a named pipe without a writer would wait forever.
+        file_flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        last_flags = folder_flags if folder else file_flags
         handle = -1
         try:
             handle = os.open(self.folder, folder_flags)
