@@ -35,8 +35,6 @@ LAYER_OF = {
 }
 TO_FIX = (
     "analysis/merge_path.py",
-    "evaluate/control_options.py",
-    "evaluate/judge_run.py",
     "serve/app.py",
     "ui/studies.py",
 )
@@ -255,7 +253,7 @@ def test_the_environment_is_read_for_secrets_only() -> None:
     # mcp/legacy_env.py takes what the published MCP server is set up with, once at start.
     allowed = {
         "engines/openai.py",
-        "evaluate/judge_run.py",
+        "evaluate/run.py",
         "inference/pacs.py",
         "cli/doctor.py",
         "mcp/legacy_env.py",

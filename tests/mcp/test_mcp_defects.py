@@ -32,8 +32,8 @@ from tests.support.mcp_session import (
 from tests.support.tiny import make_image
 
 REFUSED = (
-    "there is no such file below the allowed folder, or it is a link or no regular file; name one"
-    " that lies there."
+    "there is no such file below the allowed folder, or it is a link or not a regular file; name one"
+    " that is in it."
 )
 # Each tool that takes an image, with the image left out.
 IMAGE_TOOLS: tuple[tuple[str, str, dict[str, Any]], ...] = (
