@@ -208,7 +208,7 @@ def test_differences_are_listed(tmp_path: Path) -> None:
         "config.hidden_size is 8, not 4",
         "norm has shape [5], not [4]",
         "scale is missing",
-        "more is in it alone",
+        "more is only in this model",
     ):
         assert notes in str(caught.value)
     assert "_name_or_path" not in str(caught.value)

@@ -18,7 +18,7 @@ from lingshu.core.errors import ArtifactError, one_line
 from lingshu.core.files import digest, read_json
 from lingshu.models.base import VisionLanguageFamily, family_of
 from lingshu.models.processor import Processor, load_processor
-from lingshu.weights.safetensors_header import read_headers
+from lingshu.weights.safetensors_io import read_headers
 
 HUB_ID_PATTERN = re.compile(r"[\w.-]+/[\w.-]+")
 

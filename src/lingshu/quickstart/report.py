@@ -91,7 +91,7 @@ def collect_result(
 
 
 def count_parameters(checkpoint: Path) -> int:
-    from lingshu.weights.safetensors_header import read_headers
+    from lingshu.weights.safetensors_io import read_headers
 
     return sum(
         int(np.prod(tensor.shape))

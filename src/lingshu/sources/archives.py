@@ -1,6 +1,6 @@
 """Images inside zip and tar archives, read member by member; nothing is ever unpacked to the disk.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+License, revision and link: the user's own; a recipe states them, and until then every sample counts
 as private.
 """
 

@@ -1,6 +1,6 @@
 """Rows of a CSV or TSV table with images in files beside it.
 
-Licence, revision and link: the user's own; a column may state `license`, `source` and `access`, and
+License, revision and link: the user's own; a column may state `license`, `source` and `access`, and
 without `access` a row counts as private. The columns have the names of core/rows.py (question,
 answer, choices, image, ...), or `columns` says what they are called.
 """

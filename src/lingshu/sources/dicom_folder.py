@@ -1,7 +1,7 @@
 """A hospital's folder of DICOM files as pseudonymous samples, with reports and questions from
 tables where there are some.
 
-Licence, revision and link: the hospital's own; every sample is private and not yet de-identified,
+License, revision and link: the hospital's own; every sample is private and not yet de-identified,
 for pixels may hold names too. No name, number, date or path is carried: patients, studies and
 series are hashes under a key.
 """

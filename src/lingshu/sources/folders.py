@@ -1,6 +1,6 @@
 """Folders of images: one sample per file, labelled by the folder it lies in or not at all.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+License, revision and link: the user's own; a recipe states them, and until then every sample counts
 as private.
 """
 

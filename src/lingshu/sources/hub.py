@@ -1,7 +1,7 @@
 """Data sets as their publishers give them out: files of a hub repository, downloaded on first use
 or lying in a folder.
 
-Licence, revision and link: each data set's own; the task that reads it states them. A repository is
+License, revision and link: each data set's own; the task that reads it states them. A repository is
 a link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that
 the download resolves to. Rows come from parquet, jsonl, json and csv files; images stay where they
 are, in shards or in files beside the rows.

@@ -1,6 +1,6 @@
 """Rows of a JSONL file with images in files beside it.
 
-Licence, revision and link: the user's own; a row may state `license`, `source` and `access` for
+License, revision and link: the user's own; a row may state `license`, `source` and `access` for
 itself, and without `access` it counts as private. The folder holds `rows.jsonl` and the files that
 its rows name in `image` or `images`, relative to it. core/rows.py says what a row may hold.
 """

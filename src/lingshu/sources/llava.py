@@ -1,7 +1,7 @@
 """Dialogues in the JSON that LLaVA, ShareGPT and ms-swift use: `conversations` or `messages` with
 `<image>` in their text.
 
-Licence, revision and link: each corpus' own; its card or recipe states them, and without `access` a
+License, revision and link: each corpus' own; its card or recipe states them, and without `access` a
 row counts as private. A file is one JSON array, read item by item, or JSON lines. Images lie in
 files below the folder of the file, or `images`.
 """

@@ -1,6 +1,6 @@
 """Volumes (NIfTI and what else nibabel opens) as slices along z, rendered to PNG.
 
-Licence, revision and link: the user's own; a recipe states them, and until then every sample counts
+License, revision and link: the user's own; a recipe states them, and until then every sample counts
 as private.
 """
 

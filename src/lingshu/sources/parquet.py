@@ -1,7 +1,7 @@
 """Rows of parquet shards with the images inside: a DATASET folder, or any parquet files with
 questions and images.
 
-Licence, revision and link: a DATASET states them by row; elsewhere they are the user's own, and a
+License, revision and link: a DATASET states them by row; elsewhere they are the user's own, and a
 row without an `access` column counts as private. Columns: `image` or `images` (binary, {bytes,
 path}, or a list of either), `question` or `messages`, and what else core/rows.py knows.
 """

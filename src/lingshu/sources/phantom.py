@@ -1,6 +1,6 @@
 """Phantom samples: questions with checkable answers, captions and short reports over drawn images.
 
-Licence: Apache-2.0 (made by this package). Revision: the code itself; link: none, nothing is
+License: Apache-2.0 (made by this package). Revision: the code itself; link: none, nothing is
 downloaded.
 """
 

@@ -1,1 +1,1 @@
-"""Floor 1: tensors by name, straight from safetensors files; no model code."""
+"""Merging of models and adapters, straight from safetensors files; no model code."""

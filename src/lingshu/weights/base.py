@@ -1,6 +1,4 @@
-"""What a merge method is: one function on equal blocks of tensors, and what it may ask of the whole
-tensor first.
-"""
+"""What a merge method is: a function on equal blocks of tensors, and an optional first pass."""
 
 from __future__ import annotations
 
@@ -14,20 +12,31 @@ from torch import Tensor
 
 from lingshu.core.errors import ConfigError
 
-# Elements that are read, merged and written at once. Random draws and sums go block by block, so
-# that the size of a tensor, and not of the memory, decides a result.
+# Elements that are read, merged and written at once. Random numbers and sums are taken block by
+# block, so that the result depends on the size of a tensor and not on the memory.
 BLOCK_SIZE = 1 << 17
+TORCH_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+# Arithmetic is one step wider than storage, so that a model merged with itself stays itself.
+COMPUTE_DTYPES = {
+    "BF16": torch.float32,
+    "F16": torch.float32,
+    "F32": torch.float64,
+    "F64": torch.float64,
+}
 
 
 @dataclass(frozen=True)
 class TensorBlock:
-    """The same elements of one tensor in every model, flat, from element `start` on; a method
-    leaves them as they are.
+    """The same elements of one tensor in every model, flat, from element `start` on.
 
-    They are float32 where the tensor is stored in 16 bits and float64 where it is stored in float32
-    or float64: one step wider, so that a model merged with itself stays itself. `weights` belong to
-    `models` in their order, `facts` is what the method's `survey` said of the whole tensor. The
-    tensors are overwritten when the next block is read.
+    They are float32 for a tensor stored in 16 bits, else float64. `weights` belong to `models` in
+    their order, `prepared` is what the method's `prepare` returned for the tensor. A method must
+    not change the tensors; they are overwritten when the next block is read.
     """
 
     name: str
@@ -52,14 +61,14 @@ BlockIterator = Callable[[], Iterator[TensorBlock]]
 class MergeMethod:
     """A merge method.
 
-    `merge` makes the merged elements of a block. `survey` sees all blocks of a tensor beforehand,
-    as often as it asks, and returns what `merge` finds as `facts`; it does not know the weights.
-    `base`: the method needs the model that the others were tuned from. `most` is the largest number
-    of models. `share`: the weights are shares, they add up to 1. `ends`: a model that has weight 1
-    while the others have 0 is the result, so its bytes are copied. `factors`: the result is the
-    base plus the weighted sum of deltas, which LoRA adapters can say without their base. `pair`:
-    `merge` of two models' elements as they are stored in 16 bits, (first, second, weights, out),
-    for methods that torch has in one pass.
+    `merge` computes the merged elements of a block. `prepare` sees all blocks of a tensor
+    beforehand, as often as it iterates, and returns what `merge` finds as `prepared`; it does not
+    know the weights. `needs_base`: the method needs the model that the others were fine-tuned from.
+    `convex_weights`: the weights are between 0 and 1 and sum to 1. `copy_endpoints`: a model with
+    weight 1 while the others have 0 is the result, so its bytes are copied. `supports_lora`: the
+    result is the base plus the weighted sum of deltas, which LoRA adapters can represent without
+    their base. `merge_pair`: `merge` of two models' elements as stored in 16 bits, (first, second,
+    weights, out), for methods that torch computes in one pass.
     """
 
     merge: Callable[[TensorBlock], Tensor]
@@ -74,10 +83,10 @@ class MergeMethod:
 
 @dataclass(frozen=True)
 class MergeWeights:
-    """The weight of each model, and other ones for tensors whose name matches a pattern; the last
-    that matches counts.
+    """The weight of each model, and other weights for tensors whose name matches a pattern.
 
-    Patterns are those of a shell: `*`, `?` and `[...]`; a `*` also stands for dots.
+    The last matching pattern counts. Patterns are those of a shell: `*`, `?` and `[...]`; a `*`
+    also matches dots.
     """
 
     default: tuple[float, ...]
@@ -92,30 +101,25 @@ class MergeWeights:
         return tuple(round(weight, 12) for weight in weights)
 
     def check(self, method: MergeMethod, n_models: int, tensors: Sequence[str]) -> None:
-        """Refuse weights that the method cannot work with.
+        """Refuse weights that the method cannot use.
 
         Raises:
-            ConfigError: too few or too many of them, shares that do not add up to 1, a pattern that
-                no tensor matches.
+            ConfigError: too few or too many of them, convex weights that do not sum to 1, a pattern
+                that no tensor matches.
         """
-        for weights in (self.default, *(pattern_weights for _, pattern_weights in self.patterns)):
+        for weights in (self.default, *(weights for _, weights in self.patterns)):
             if len(weights) != n_models:
-                raise ConfigError(
-                    f"{len(weights)} weights {weights} for {n_models} models; give one for each."
-                )
+                problem = f"{len(weights)} weights {weights} for {n_models} models"
+                raise ConfigError(f"{problem}; give one for each.")
             if not all(map(isfinite, weights)):
                 raise ConfigError(f"the weights {weights} must be finite numbers.")
             if method.convex_weights and (abs(sum(weights) - 1) > 1e-9 or min(weights) < 0):
-                raise ConfigError(
-                    f"the weights {weights} must lie between 0 and 1 and add up to 1 for this"
-                    " method."
-                )
+                rule = "must be between 0 and 1 and sum to 1 for this method"
+                raise ConfigError(f"the weights {weights} {rule}.")
         for pattern, _ in self.patterns:
             if not any(fnmatchcase(name, pattern) for name in tensors):
-                raise ConfigError(
-                    f"no tensor matches {pattern!r}; the names are like"
-                    f" {', '.join(map(repr, list(tensors)[:3]))}."
-                )
+                examples = ", ".join(map(repr, list(tensors)[:3]))
+                raise ConfigError(f"no tensor matches {pattern!r}; the names are like {examples}.")
 
 
 def weighted_sum(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
@@ -138,11 +142,10 @@ def weighted_mean(block: TensorBlock) -> Tensor:
 def weighted_mean_pair(
     first: Tensor, second: Tensor, weights: Sequence[float], out: Tensor
 ) -> None:
-    """The weighted mean of two tensors in 16 bits, by float32 arithmetic in the registers, rounded
-    once into `out`.
+    """The weighted mean of two 16-bit tensors in float32 registers, rounded once into `out`.
 
-    The lighter one is mixed into the heavier one, and at equal weights they are added: the same
-    operation whichever of the two comes first.
+    The lighter one is mixed into the heavier one, and equal weights are added: the same operation
+    in either order of the two.
     """
     if weights[0] == weights[1]:
         torch.add(first, second, out=out)
@@ -154,8 +157,6 @@ def weighted_mean_pair(
 
 
 def endpoint_model(weights: Sequence[float]) -> int | None:
-    """The model that has all the weight: 1, and every other exactly 0; None where several have
-    some.
-    """
+    """The model with weight 1 where every other has exactly 0, else None."""
     nonzero = [index for index, weight in enumerate(weights) if weight != 0]
     return nonzero[0] if len(nonzero) == 1 and weights[nonzero[0]] == 1 else None

@@ -1,6 +1,4 @@
-"""What must be equal before models are merged: tensors, configuration, tokenizer, chat template;
-each difference is listed.
-"""
+"""What must be equal before models are merged: tensors, configuration, tokenizer, chat template."""
 
 from __future__ import annotations
 
@@ -11,28 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lingshu.core.errors import ArtifactError, InputError
-from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder, TensorLocation
-from lingshu.weights.safetensors_header import ELEMENT_BYTES
+from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
+from lingshu.weights.safetensors_io import ELEMENT_BYTES, TensorLocation
 
 DtypePolicy = Literal["same", "first"]
 MAX_SHOWN = 5  # differences that a message lists; the others are counted
-# Keys that name a model or tell how it was written, and say nothing about what it computes. The
-# types of tensors are compared where they count: in the tensors.
-IGNORED_CONFIG_KEYS = {
-    "_name_or_path",
-    "name_or_path",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "use_cache",
-}
+# Keys that name a model or record how it was written, and do not affect what it computes. Types are
+# compared tensor by tensor.
+IGNORED_CONFIG_KEYS = frozenset(
+    ["_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"]
+)
 IGNORED_TOKENIZER_KEYS = IGNORED_CONFIG_KEYS | {
-    "chat_template",
-    "processor_class",
-    "tokenizer_file",
-    "tokenizer_class",
-    "backend",
-    "is_local",
+    *("chat_template", "processor_class", "tokenizer_file", "tokenizer_class"),
+    *("backend", "is_local"),
 }
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -50,25 +39,35 @@ PROCESSOR_FILES = (
 )
 
 
-def check_compatible(
-    first: ModelFolder, other: ModelFolder, *, dtype: DtypePolicy
-) -> tuple[ModelFolder, list[str]]:
-    """`other` with the tensors of `first` by name, and notes on what differs and does not matter to
-    the result.
+def check_all_compatible(
+    folders: Sequence[ModelFolder], *, dtype: DtypePolicy
+) -> tuple[list[ModelFolder], list[str]]:
+    """Every folder with the tensors of the first by name, and notes on harmless differences.
 
-    A model that stores a tied output head and one that leaves it out agree: the head of the latter
-    is its embedding.
+    A model that stores a tied output head and one that omits it are compatible: the head of the
+    latter is its embedding.
 
     Raises:
-        InputError: something that must be equal is not; the first few differences are listed, the
-            others counted.
+        InputError: something that must be equal is not, or a tensor has a type that cannot be
+            merged; the first few differences are listed, the others counted.
     """
+    first, notes = folders[0], []
+    compatible = [first]
+    for other in folders[1:]:
+        compatible.append(_check_compatible(first, other, dtype))
+        notes += _notes(first, other)
+    for name, location in first.tensors.items():
+        if location.dtype.startswith("F8") or location.dtype not in ELEMENT_BYTES:
+            problem = f"{name} is stored as {location.dtype}, which cannot be averaged"
+            raise InputError(f"{first}: {problem}; merge the 16-bit models instead.")
+    return compatible, notes
+
+
+def _check_compatible(first: ModelFolder, other: ModelFolder, dtype: DtypePolicy) -> ModelFolder:
     tensors = _with_tied_heads(first, other)
     differences = [
         *_config_differences(first.config, other.config),
         *_tensor_differences(first, tensors, dtype),
-    ]
-    differences += [
         *_tokenizer_differences(first.path, other.path),
         *_template_difference(first.path, other.path),
     ]
@@ -78,44 +77,34 @@ def check_compatible(
             f"{other} cannot be merged with {first}: {'; '.join(differences[:MAX_SHOWN])}{more}. "
             "Only models of one architecture with one tokenizer can be merged."
         )
-    return replace(other, tensors=tensors), list(_notes(first, other))
+    return replace(other, tensors=tensors)
 
 
 def _with_tied_heads(first: ModelFolder, other: ModelFolder) -> dict[str, TensorLocation]:
     tensors = dict(other.tensors)
-    for name in first.tensors.keys() - tensors.keys():
+    for name in first.tensors.keys() ^ tensors.keys():
         embedding = _tied_embedding(other, name)
-        if embedding is not None:
+        if embedding is None:
+            continue
+        if name not in tensors:
             tensors[name] = embedding
-    for name in tensors.keys() - first.tensors.keys():
-        embedding = _tied_embedding(other, name)
-        if (
-            embedding is not None
-            and _tied_embedding(first, name) is not None
-            and _equal(other.path, tensors[name], embedding)
-        ):
+        elif _tied_embedding(first, name) and _equal(other.path, tensors[name], embedding):
             del tensors[name]
     return tensors
 
 
 def _tied_embedding(folder: ModelFolder, name: str) -> TensorLocation | None:
-    """Where the values of a tied output head lie in a folder; None for other tensors and models."""
-    config = folder.config
-    text_config = config.get("text_config")
-    tied = bool(
-        config.get(
-            "tie_word_embeddings",
-            text_config.get("tie_word_embeddings") if isinstance(text_config, dict) else False,
-        )
-    )
+    """The tensor that a tied output head shares; None for other tensors and models."""
+    text_config = folder.config.get("text_config")
+    default = isinstance(text_config, dict) and text_config.get("tie_word_embeddings")
+    if not folder.config.get("tie_word_embeddings", default) or not name.endswith("lm_head.weight"):
+        return None
     embeddings = [
         location
-        for tensor_name, location in folder.tensors.items()
-        if tensor_name.endswith("embed_tokens.weight")
+        for tensor, location in folder.tensors.items()
+        if tensor.endswith("embed_tokens.weight")
     ]
-    return (
-        embeddings[0] if tied and name.endswith("lm_head.weight") and len(embeddings) == 1 else None
-    )
+    return embeddings[0] if len(embeddings) == 1 else None
 
 
 def _equal(path: Path, first: TensorLocation, second: TensorLocation) -> bool:
@@ -124,38 +113,31 @@ def _equal(path: Path, first: TensorLocation, second: TensorLocation) -> bool:
     with (path / first.file).open("rb") as left, (path / second.file).open("rb") as right:
         left.seek(first.offset)
         right.seek(second.offset)
-        step = 1 << 19
-        return all(
-            left.read(min(step, first.size - offset)) == right.read(min(step, first.size - offset))
-            for offset in range(0, first.size, step)
-        )
+        sizes = (min(1 << 19, first.size - start) for start in range(0, first.size, 1 << 19))
+        return all(left.read(size) == right.read(size) for size in sizes)
 
 
 def _tensor_differences(
     first: ModelFolder, others: Mapping[str, TensorLocation], dtype: DtypePolicy
 ) -> Iterator[str]:
+    hint = " (--dtype first stores it so)" if dtype == "same" else ""
     for name, expected in first.tensors.items():
-        if name not in others:
+        actual = others.get(name)
+        if actual is None:
+            yield f"{name} is missing"
             continue
-        actual = others[name]
+        is_castable = dtype == "first" and {expected.dtype, actual.dtype} <= FLOAT_DTYPES
         if expected.shape != actual.shape:
             yield f"{name} has shape {list(actual.shape)}, not {list(expected.shape)}"
-        elif expected.dtype != actual.dtype and (
-            dtype == "same" or not {expected.dtype, actual.dtype} <= FLOAT_DTYPES
-        ):
-            yield (
-                f"{name} is {actual.dtype}, not"
-                f" {expected.dtype}{' (--dtype first stores it so)' if dtype == 'same' else ''}"
-            )
-    yield from (f"{name} is missing" for name in first.tensors if name not in others)
-    yield from (f"{name} is in it alone" for name in others if name not in first.tensors)
+        elif expected.dtype != actual.dtype and not is_castable:
+            yield f"{name} is {actual.dtype}, not {expected.dtype}{hint}"
+    yield from (f"{name} is only in this model" for name in others if name not in first.tensors)
 
 
 def _config_differences(first: object, other: object, path: str = "config") -> Iterator[str]:
     if isinstance(first, dict) and isinstance(other, dict):
-        for key in sorted(first.keys() | other.keys()):
-            if key not in IGNORED_CONFIG_KEYS:
-                yield from _config_differences(first.get(key), other.get(key), f"{path}.{key}")
+        for key in sorted((first.keys() | other.keys()) - IGNORED_CONFIG_KEYS):
+            yield from _config_differences(first.get(key), other.get(key), f"{path}.{key}")
     elif first != other:
         yield f"{path} is {_abbreviated(other)}, not {_abbreviated(first)}"
 
@@ -166,37 +148,17 @@ def _abbreviated(value: object) -> str:
 
 
 def _tokenizer_differences(first: Path, other: Path) -> Iterator[str]:
-    """Files of the tokenizer that both have and that say different things; a folder without them
-    has nothing to compare.
-    """
+    """Tokenizer files that both have and that differ."""
     for name in TOKENIZER_FILES:
         left, right = first / name, other / name
-        if (
-            left.is_file()
-            and right.is_file()
-            and left.read_bytes() != right.read_bytes()
-            and not _same_json(left, right)
-        ):
-            yield f"{name} differs"
-    settings = [_read_json(folder / "tokenizer_config.json") for folder in (first, other)]
-    if all(config is not None for config in settings):
-        left, right = (
-            {
-                key: value
-                for key, value in (config or {}).items()
-                if key not in IGNORED_TOKENIZER_KEYS
-            }
-            for config in settings
-        )
-        yield from (
-            f"tokenizer_config.json: {key} differs"
-            for key in sorted(left.keys() & right.keys())
-            if left[key] != right[key]
-        )
-
-
-def _same_json(left: Path, right: Path) -> bool:
-    return left.suffix == ".json" and _read_json(left) == _read_json(right)
+        if left.is_file() and right.is_file() and left.read_bytes() != right.read_bytes():
+            is_same_json = left.suffix == ".json" and _read_json(left) == _read_json(right)
+            if not is_same_json:
+                yield f"{name} differs"
+    left, right = (_read_json(folder / "tokenizer_config.json") or {} for folder in (first, other))
+    for key in sorted((left.keys() & right.keys()) - IGNORED_TOKENIZER_KEYS):
+        if left[key] != right[key]:
+            yield f"tokenizer_config.json: {key} differs"
 
 
 def _read_json(path: Path) -> Any:
@@ -208,10 +170,8 @@ def _read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be read as JSON ({error}); copy it again.") from error
 
 
-def chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, in whichever of its three places it stands; None where there
-    is none.
-    """
+def _chat_template(folder: Path) -> str | None:
+    """The chat template of a folder, in whichever of its three files it is stored."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):
@@ -222,7 +182,7 @@ def chat_template(folder: Path) -> str | None:
 
 
 def _template_difference(first: Path, other: Path) -> Iterator[str]:
-    left, right = chat_template(first), chat_template(other)
+    left, right = _chat_template(first), _chat_template(other)
     if left is not None and right is not None and left.strip() != right.strip():
         yield "the chat template differs"
 
@@ -231,48 +191,12 @@ def _notes(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
     for name in PROCESSOR_FILES:
         left, right = _read_json(first.path / name), _read_json(other.path / name)
         if left is not None and right is not None and left != right:
-            yield f"{name} of {other.label} differs from that of {first.label}, which was taken"
-    has_tokenizer = [
-        any((folder.path / name).is_file() for name in TOKENIZER_FILES) for folder in (first, other)
+            yield f"{name} of {other.label} differs from that of {first.label}, which is used"
+    missing = [
+        folder.label
+        for folder in (first, other)
+        if not any((folder.path / name).is_file() for name in TOKENIZER_FILES)
     ]
-    if not all(has_tokenizer):
-        missing = " and ".join(
-            folder.label
-            for folder, present in zip((first, other), has_tokenizer, strict=True)
-            if not present
-        )
-        yield (
-            f"no tokenizer was compared: {missing} {'have' if not any(has_tokenizer) else 'has'} no"
-            " tokenizer files"
-        )
-
-
-def check_all_compatible(
-    folders: Sequence[ModelFolder], *, dtype: DtypePolicy
-) -> tuple[list[ModelFolder], list[str]]:
-    """Every folder with the tensors of the first by name, and the notes on all of them; raises as
-    `agreed`.
-
-    Raises:
-        InputError: also where a tensor has a type that cannot be merged.
-    """
-    first, notes = folders[0], []
-    compatible = [first]
-    for other in folders[1:]:
-        aligned, pair_notes = check_compatible(first, other, dtype=dtype)
-        compatible.append(aligned)
-        notes += pair_notes
-    unsupported = next(
-        (
-            name
-            for name, location in first.tensors.items()
-            if location.dtype.startswith("F8") or location.dtype not in ELEMENT_BYTES
-        ),
-        None,
-    )
-    if unsupported is not None:
-        raise InputError(
-            f"{first}: {unsupported} is stored as {first.tensors[unsupported].dtype}, which cannot be"
-            " averaged; merge the 16-bit models instead."
-        )
-    return compatible, notes
+    if missing:
+        verb = "have" if len(missing) == 2 else "has"
+        yield f"no tokenizer was compared: {' and '.join(missing)} {verb} no tokenizer files"

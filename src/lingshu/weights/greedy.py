@@ -1,8 +1,7 @@
-"""The greedy model soup: models are tried from the best to the worst, and one stays only if the
-soup with it scores no less.
+"""The greedy model soup: from the best model to the worst, one is added if the soup is no worse.
 
-Wortsman et al. 2022, arXiv 2203.05482, recipe 1. How a folder is scored is given from above; score
-on validation data, not on the test set, for the soup is chosen by that score.
+Wortsman et al. 2022, arXiv 2203.05482, recipe 1. The caller gives the function that scores a folder;
+score on validation data, not on the test set, because the soup is selected by that score.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ ScoreFunction = Callable[[Path], float]
 
 
 class GreedySoup(NamedTuple):
-    """The models that were kept, the score of the soup of them, the score of each model alone, and
-    every trial.
-    """
+    """The selected models, the score of their soup, the score of each model, and every trial."""
 
     selected: tuple[Path, ...]
     score: float
@@ -32,65 +29,49 @@ class GreedySoup(NamedTuple):
     trials: list[dict[str, object]]
 
 
-def uniform_weights(n_models: int, selected: Sequence[int]) -> MergeWeights:
-    """The plain mean of the chosen ones, by their numbers; the others have no weight."""
-    return MergeWeights(
-        tuple(1 / len(selected) if index in selected else 0.0 for index in range(n_models))
-    )
-
-
 def greedy_soup(plan: MergePlan, out: Path, score: ScoreFunction) -> GreedySoup:
-    """Choose models greedily by `score` (higher is better) and write the mean of those kept to
-    `out`.
+    """Select models greedily by `score` (higher is better) and write the mean of them to `out`.
 
-    Each of the n models is scored once, and each but the best once more in a soup, which is written
-    beside `out` and removed again.
+    Each of n models is scored once, and each but the best once more in a soup, which is written
+    next to `out` and removed again.
 
     Raises:
-        InputError: a score that is no number; otherwise as `merge`.
+        InputError: a score that is not a number; otherwise as `merge`.
     """
     check_output_folder(plan, out)
     models = plan.models
-    individual_scores = [_checked_score(score, model) for model in models]
-    ranked = sorted(range(len(models)), key=lambda index: -individual_scores[index])
-    selected, best, trials = [ranked[0]], individual_scores[ranked[0]], []
+    scores = [_checked_score(score, model) for model in models]
+    best_index, *others = sorted(range(len(models)), key=lambda index: -scores[index])
+    selected, best, trials = [best_index], scores[best_index], []
     with storage_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    for candidate in ranked[1:]:
+    for index in others:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.soup.", dir=out.parent) as folder:
             trial = Path(folder) / "soup"
-            merge(plan, trial, uniform_weights(len(models), [*selected, candidate]))
+            merge(plan, trial, _uniform_weights(len(models), [*selected, index]))
             trial_score = _checked_score(score, trial)
+        is_better = trial_score >= best
         trials.append(
-            {
-                "candidate": str(models[candidate]),
-                "score": trial_score,
-                "selected": trial_score >= best,
-            }
+            {"candidate": str(models[index]), "score": trial_score, "selected": is_better}
         )
-        if trial_score >= best:
-            selected.append(candidate)
+        if is_better:
+            selected.append(index)
             best = trial_score
-    soup = GreedySoup(
-        tuple(models[index] for index in selected),
-        best,
-        list(zip(map(str, models), individual_scores, strict=True)),
-        trials,
-    )
-    soup_notes = {
-        "selected": [str(model) for model in soup.selected],
-        "score": best,
-        "individual_scores": soup.individual_scores,
-        "trials": trials,
-    }
-    merge(plan, out, uniform_weights(len(models), selected), notes={"greedy": soup_notes})
+    individual_scores = list(zip(map(str, models), scores, strict=True))
+    soup = GreedySoup(tuple(models[index] for index in selected), best, individual_scores, trials)
+    notes = {**soup._asdict(), "selected": [str(model) for model in soup.selected]}
+    merge(plan, out, _uniform_weights(len(models), selected), notes={"greedy": notes})
     return soup
+
+
+def _uniform_weights(n_models: int, selected: Sequence[int]) -> MergeWeights:
+    share = 1 / len(selected)
+    return MergeWeights(tuple(share if index in selected else 0.0 for index in range(n_models)))
 
 
 def _checked_score(score: ScoreFunction, folder: Path) -> float:
     value = score(folder)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(
-            f"the score of {folder} is {value!r}; score(folder) must return a finite number."
-        )
+        rule = "score(folder) must return a finite number"
+        raise InputError(f"the score of {folder} is {value!r}; {rule}.")
     return float(value)

@@ -1,6 +1,4 @@
-"""Merging models: the folders are checked, then streamed block by block into one result or several
-at once.
-"""
+"""Merging models: folders are checked, then streamed block by block into one or several results."""
 
 from __future__ import annotations
 
@@ -17,41 +15,32 @@ from torch import Tensor
 from lingshu.core.errors import ArtifactError, ConfigError, InputError
 from lingshu.weights.base import (
     BLOCK_SIZE,
+    COMPUTE_DTYPES,
+    TORCH_DTYPES,
     MergeMethod,
     MergeWeights,
     TensorBlock,
     endpoint_model,
 )
 from lingshu.weights.compatibility import DtypePolicy, check_all_compatible
-from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder, TensorLocation, open_model_folder
-from lingshu.weights.safetensors_header import ELEMENT_BYTES
+from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder, open_model_folder
 from lingshu.weights.safetensors_io import (
+    ELEMENT_BYTES,
     BackgroundThreads,
     Buffer,
     BufferRing,
     SafetensorsWriter,
+    TensorLocation,
     TensorReader,
 )
 
-TORCH_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-# Arithmetic goes one step wider than storage (weights/base.py).
-COMPUTE_DTYPES = {
-    "BF16": torch.float32,
-    "F16": torch.float32,
-    "F32": torch.float64,
-    "F64": torch.float64,
-}
 MODEL_LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+BufferView = tuple[Buffer, memoryview]  # a buffer and the part of it that holds bytes of a tensor
 
 
 @dataclass(frozen=True)
 class MergeSources:
-    """Models that were found to agree, in their order, and the base of those methods that need one."""
+    """Compatible models in their order, and the base for methods that need one."""
 
     models: tuple[ModelFolder, ...]
     base: ModelFolder | None
@@ -66,20 +55,15 @@ class MergeSources:
         return self.models if self.base is None else (*self.models, self.base)
 
 
-BufferView = tuple[Buffer, memoryview]  # a buffer and the part of it that holds bytes of a tensor
-
-
 class MergeTarget(NamedTuple):
-    """A folder that exists and is to hold a result, and the weights of that result."""
+    """An existing folder for a result, and the weights of that result."""
 
     folder: Path
     weights: MergeWeights
 
 
 class StreamStats(NamedTuple):
-    """What was read and written: sha256 of the sources' files, bytes and sha256 of each target's
-    files, and counts.
-    """
+    """The sha256 of the sources' files; bytes and sha256 of each target's files, if known; counts."""
 
     source_hashes: dict[str, str]
     written_files: list[dict[str, dict[str, object]]]
@@ -97,36 +81,31 @@ def open_sources(
 
     Raises:
         ConfigError: too few or too many models, a base that is missing or not needed.
-        ArtefactError, InputError: a folder cannot be used, or differs from the first in what must
-            be equal.
+        ArtifactError, InputError: a folder cannot be used, or is not compatible with the first.
     """
-    if not 2 <= len(models) <= min(method.max_models or len(MODEL_LABELS), len(MODEL_LABELS)):
-        limit = f", at most {method.max_models}" if method.max_models else ""
-        raise ConfigError(f"{len(models)} models are given; this method merges two or more{limit}.")
+    max_models = min(method.max_models or len(MODEL_LABELS), len(MODEL_LABELS))
+    if not 2 <= len(models) <= max_models:
+        limit = f"two to {max_models}" if method.max_models else "two or more"
+        raise ConfigError(f"{len(models)} models are given; this method merges {limit}.")
     folders = [open_model_folder(path, MODEL_LABELS[index]) for index, path in enumerate(models)]
-    adapter_flags = {folder.is_adapter for folder in folders}
-    if len(adapter_flags) > 1:
-        adapter = next(folder for folder in folders if folder.is_adapter)
-        raise InputError(
-            f"{adapter} is a LoRA adapter and another is a whole model; merge the adapter into its"
-            " base first."
-        )
-    if method.needs_base and base is None and not folders[0].is_adapter:
+    adapters = [folder for folder in folders if folder.is_adapter]
+    if adapters and len(adapters) < len(folders):
+        problem = f"{adapters[0]} is a LoRA adapter and another is a model"
+        raise InputError(f"{problem}; merge the adapter into its base first.")
+    if method.needs_base and base is None and not adapters:
+        remedy = "name the model that they were fine-tuned from with --base"
+        raise ConfigError(f"this method merges what models added to a base; {remedy}.")
+    if base is not None and (not method.needs_base or adapters):
         raise ConfigError(
-            "this method merges what models added to a base; name the model that they were tuned"
-            " from with --base."
+            f"a base ({base}) is given, which this merge does not use; leave --base out."
         )
-    if base is not None and (not method.needs_base or folders[0].is_adapter):
-        raise ConfigError(
-            f"a base ({base}) is given, which this merge has no use for; leave --base out."
-        )
-    if folders[0].is_adapter:
+    if adapters:
         return MergeSources(tuple(folders), None, ())
-    all_folders = [*folders, open_model_folder(base, "base")] if base is not None else folders
-    aligned, notes = check_all_compatible(all_folders, dtype=dtype)
-    return MergeSources(
-        tuple(aligned[: len(folders)]), aligned[-1] if base is not None else None, tuple(notes)
-    )
+    if base is not None:
+        folders.append(open_model_folder(base, "base"))
+    aligned, notes = check_all_compatible(folders, dtype=dtype)
+    base_folder = aligned.pop() if base is not None else None
+    return MergeSources(tuple(aligned), base_folder, tuple(notes))
 
 
 def stream_merge(
@@ -137,70 +116,56 @@ def stream_merge(
     seed: int = 0,
     compute_hashes: bool = True,
 ) -> StreamStats:
-    """Write the merged weights of every target, in the files of the first model, from one reading
-    of the models.
+    """Write the merged weights of every target, in the files of the first model, in one pass.
 
-    A method with a `survey` reads a tensor once more for each pass that it asks for. `hashing`
-    False leaves out the sha256 of sources and results.
+    A method with a `prepare` reads a tensor again for each of its passes.
 
     Raises:
-        ConfigError: weights that the method cannot work with.
-        ArtefactError: a value that is no number, in a source or by overflow in a result; the tensor
-            is named.
-        InputError: tensors of whole numbers that differ.
+        ConfigError: weights that the method cannot use.
+        ArtifactError: a non-finite value in a source, or by overflow in a result; the tensor is
+            named.
+        InputError: integer tensors that differ.
         StorageError: the disk refused.
     """
-    names = list(sources.first.tensors)
+    first = sources.first
     for target in targets:
-        target.weights.check(method, len(sources.models), names)
+        target.weights.check(method, len(sources.models), list(first.tensors))
     with ExitStack() as stack, _single_thread():
-        lanes = stack.enter_context(BackgroundThreads())
-        readers = [
-            TensorReader(folder, lanes, compute_hashes=compute_hashes)
-            for folder in sources.all_folders
-        ]
-        for reader in readers:
+        threads = stack.enter_context(BackgroundThreads())
+        readers = []
+        for folder in sources.all_folders:
+            reader = TensorReader(folder.path, folder.files, threads, compute_hashes=compute_hashes)
             stack.callback(reader.close)
+            readers.append(reader)
         merger = _BlockMerger(sources, readers, method, seed)
         written_files: list[dict[str, dict[str, object]]] = [{} for _ in targets]
-        for file in sources.first.files:
-            tensors = {
-                name: location
-                for name, location in sources.first.tensors.items()
-                if location.file == file
-            }
-            header = {
-                name: (location.dtype, location.shape, location.size)
-                for name, location in tensors.items()
-            }
+        for file in first.files:
+            tensors = {name: at for name, at in first.tensors.items() if at.file == file}
             with ExitStack() as files:
-                writers = [
-                    SafetensorsWriter(
-                        target.folder / file, header, lanes, compute_hashes=compute_hashes
+                writers = []
+                for target in targets:
+                    path = target.folder / file
+                    writer = SafetensorsWriter(
+                        path, tensors, threads, compute_hashes=compute_hashes
                     )
-                    for target in targets
-                ]
-                for writer in writers:
                     files.callback(writer.close)
+                    writers.append(writer)
                 for name, location in tensors.items():
                     merger.merge_tensor(name, location, targets, writers)
                 for writer, file_info in zip(writers, written_files, strict=True):
                     file_info[file] = {"bytes": writer.size, "sha256": writer.finish()}
         merger.drain()
-        hashes = {name: value for reader in readers for name, value in reader.hashes().items()}
-        values = sum(prod(location.shape) for location in sources.first.tensors.values())
-        return StreamStats(
-            hashes,
-            written_files,
-            {"tensors": len(names), "values": values, "n_copied": merger.n_copied},
-        )
+        hashes: dict[str, str] = {}
+        for folder, reader in zip(sources.all_folders, readers, strict=True):
+            hashes |= folder.check_hashes(reader.hashes())
+    n_values = sum(prod(location.shape) for location in first.tensors.values())
+    counts = {"tensors": len(first.tensors), "values": n_values, "n_copied": merger.n_copied}
+    return StreamStats(hashes, written_files, counts)
 
 
 @contextmanager
 def _single_thread() -> Iterator[None]:
-    """Arithmetic on one thread: the disk is what takes time, and sums then do not depend on the
-    number of cores.
-    """
+    """Arithmetic on one thread: the disk is the bottleneck, and sums do not depend on the cores."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -210,30 +175,21 @@ def _single_thread() -> Iterator[None]:
 
 
 class _BlockMerger:
-    """The buffers of a merge, and what is done with one tensor after the other."""
+    """The buffers of a merge, and the merge of one tensor after another."""
 
     def __init__(
         self, sources: MergeSources, readers: Sequence[TensorReader], method: MergeMethod, seed: int
     ) -> None:
         self.sources, self.readers, self.method, self.seed = sources, readers, method, seed
         self.locations = [folder.tensors for folder in sources.all_folders]
-        block_bytes = BLOCK_SIZE * max(
-            (
-                ELEMENT_BYTES[location.dtype]
-                for tensors in self.locations
-                for location in tensors.values()
-            ),
-            default=1,
-        )
+        dtypes = {at.dtype for tensors in self.locations for at in tensors.values()}
+        block_bytes = BLOCK_SIZE * max((ELEMENT_BYTES[dtype] for dtype in dtypes), default=1)
         self.inputs = [BufferRing(block_bytes) for _ in readers]
         self.outputs = BufferRing(block_bytes)
-        widths = {
-            COMPUTE_DTYPES[location.dtype]
-            for location in self.locations[0].values()
-            if location.dtype in FLOAT_DTYPES
-        }
+        first_dtypes = {at.dtype for at in self.locations[0].values()}
         self.compute_buffers = {
-            dtype: [torch.empty(BLOCK_SIZE, dtype=dtype) for _ in readers] for dtype in widths
+            dtype: [torch.empty(BLOCK_SIZE, dtype=dtype) for _ in readers]
+            for dtype in {COMPUTE_DTYPES[dtype] for dtype in first_dtypes & FLOAT_DTYPES}
         }
         self.n_copied = 0
 
@@ -256,13 +212,13 @@ class _BlockMerger:
             endpoint_model(model_weights) if self.method.copy_endpoints else None
             for model_weights in weights
         ]
-        self.n_copied += sum(model_weights is not None for model_weights in endpoints)
+        self.n_copied += sum(model is not None for model in endpoints)
         prepared = None
         if self.method.prepare is not None and None in endpoints:
             prepared = self.method.prepare(
                 lambda: (
-                    self._upcast_block(name, location, at, stored_views)
-                    for at, stored_views in self._read_blocks(name, location)
+                    self._upcast_block(name, location, start, stored_views)
+                    for start, stored_views in self._read_blocks(name, location)
                 )
             )
         merge_pair = self._pair_function(name)
@@ -274,33 +230,24 @@ class _BlockMerger:
                     if merged is not None:
                         writer.add(*merged)
                         continue
-                # Widened, the values are also looked at; of a copy nothing else is needed.
+                # Upcasting also checks the values; a copy needs nothing else.
                 block = block or self._upcast_block(name, location, start, stored_views, prepared)
                 if model is not None and self.locations[model][name].dtype == location.dtype:
                     writer.add(*stored_views[model])
-                else:
-                    at = replace(block, weights=model_weights)
-                    writer.add(
-                        *self._store_block(
-                            name,
-                            location,
-                            at,
-                            block.models[model] if model is not None else self.method.merge(at),
-                        )
-                    )
+                    continue
+                block_of_target = replace(block, weights=model_weights)
+                merged_values = (
+                    self.method.merge(block_of_target) if model is None else block.models[model]
+                )
+                writer.add(*self._store_block(location, block_of_target, merged_values))
 
     def _pair_function(
         self, name: str
     ) -> Callable[[Tensor, Tensor, Sequence[float], Tensor], None] | None:
-        """The method's function on two tensors as they are stored, where these are two of the same
-        16 bits.
-        """
+        """The method's function on two stored tensors, if there are two of the same 16 bits."""
         dtypes = {tensors[name].dtype for tensors in self.locations}
-        return (
-            self.method.merge_pair
-            if len(self.locations) == 2 and dtypes in ({"BF16"}, {"F16"})
-            else None
-        )
+        is_pair = len(self.locations) == 2 and dtypes in ({"BF16"}, {"F16"})
+        return self.method.merge_pair if is_pair else None
 
     def _merge_pair(
         self,
@@ -309,50 +256,44 @@ class _BlockMerger:
         weights: Sequence[float],
         merge_pair: Callable[[Tensor, Tensor, Sequence[float], Tensor], None],
     ) -> BufferView | None:
-        """The merged block; None where a value of it is no number, so that the slower way may say
-        why or do better.
-        """
+        """The merged block; None if a value is not finite, so that the slow path decides."""
         size, dtype = len(stored_views[0][1]), TORCH_DTYPES[location.dtype]
         buffer = self.outputs.acquire()
-        out = torch.frombuffer(buffer.bytes, dtype=dtype, count=size // 2)
-        first, second = (
-            torch.frombuffer(buffer_in.bytes, dtype=dtype, count=size // 2)
-            for buffer_in, _ in stored_views
+        out, first, second = (
+            torch.frombuffer(used.bytes, dtype=dtype, count=size // 2)
+            for used in (buffer, stored_views[0][0], stored_views[1][0])
         )
         merge_pair(first, second, weights, out)
         return (buffer, memoryview(buffer.bytes)[:size]) if _finite(out) else None
 
     def _store_block(
-        self, name: str, location: TensorLocation, block: TensorBlock, result: Tensor
+        self, location: TensorLocation, block: TensorBlock, merged: Tensor
     ) -> BufferView:
-        """A result in the type of the first model."""
-        buffer, size = self.outputs.acquire(), len(result) * ELEMENT_BYTES[location.dtype]
-        stored = torch.frombuffer(
-            buffer.bytes, dtype=TORCH_DTYPES[location.dtype], count=len(result)
-        )
-        stored.copy_(result)
+        """Merged values in the type of the first model."""
+        buffer, count = self.outputs.acquire(), len(merged)
+        stored = torch.frombuffer(buffer.bytes, dtype=TORCH_DTYPES[location.dtype], count=count)
+        stored.copy_(merged)
         if not _finite(stored):
-            raise ArtifactError(
-                f"{name}: the merge with weights {block.weights} is too large for {location.dtype};"
-                " choose smaller weights."
-            )
-        return buffer, memoryview(buffer.bytes)[:size]
+            problem = f"the merge with weights {block.weights} is too large for {location.dtype}"
+            raise ArtifactError(f"{block.name}: {problem}; choose smaller weights.")
+        return buffer, memoryview(buffer.bytes)[: count * ELEMENT_BYTES[location.dtype]]
 
     def _read_blocks(
         self, name: str, location: TensorLocation
     ) -> Iterator[tuple[int, list[BufferView]]]:
-        """A tensor block by block: the first element's number, and the bytes of each source."""
+        """A tensor block by block: the index of the first element, and the bytes of each source."""
         total = prod(location.shape)
         for start in range(0, total, BLOCK_SIZE):
             count, stored_views = min(BLOCK_SIZE, total - start), []
-            for source, reader in enumerate(self.readers):
-                stored = self.locations[source][name]
-                size = ELEMENT_BYTES[stored.dtype]
-                buffer = self.inputs[source].acquire()
-                stored_views.append(
-                    (buffer, reader.read(stored, start * size, buffer, count * size))
-                )
+            for source in range(len(self.readers)):
+                size = ELEMENT_BYTES[self.locations[source][name].dtype]
+                stored_views.append(self._read(source, name, start * size, count * size))
             yield start, stored_views
+
+    def _read(self, source: int, name: str, start: int, size: int) -> BufferView:
+        buffer = self.inputs[source].acquire()
+        location = self.locations[source][name]
+        return buffer, self.readers[source].read(location, start, buffer, size)
 
     def _upcast_block(
         self,
@@ -371,33 +312,28 @@ class _BlockMerger:
             upcast.copy_(torch.frombuffer(buffer.bytes, dtype=TORCH_DTYPES[dtype], count=count))
             if not _finite(upcast):
                 position = int(torch.nonzero(~torch.isfinite(upcast))[0])
+                problem = f"holds {float(upcast[position])} at element {start + position}"
+                folder = self.sources.all_folders[source]
                 raise ArtifactError(
-                    f"{self.sources.all_folders[source]}: tensor {name!r} holds {float(upcast[position])} at"
-                    f" element {start + position}; a model with such a value is broken and cannot be"
-                    " merged."
+                    f"{folder}: tensor {name!r} {problem}; the model is broken and cannot be merged."
                 )
             tensors.append(upcast)
-        models = len(self.sources.models)
-        base = tensors[models] if len(tensors) > models else None
-        return TensorBlock(name, start, tuple(tensors[:models]), base, (), self.seed, prepared)
+        n_models = len(self.sources.models)
+        base = tensors[n_models] if len(tensors) > n_models else None
+        return TensorBlock(name, start, tuple(tensors[:n_models]), base, (), self.seed, prepared)
 
     def _copy_equal(
         self, name: str, location: TensorLocation, writers: Sequence[SafetensorsWriter]
     ) -> None:
-        """Copy a tensor that holds no floating-point numbers; it must be the same in every source."""
+        """Copy an integer tensor; it must be the same in every source."""
         for start in range(0, location.size, BLOCK_SIZE):
             size = min(BLOCK_SIZE, location.size - start)
-            views = []
-            for source, reader in enumerate(self.readers):
-                buffer = self.inputs[source].acquire()
-                views.append(
-                    (buffer, reader.read(self.locations[source][name], start, buffer, size))
-                )
-                if views[source][1] != views[0][1]:
-                    folder = self.sources.all_folders[source]
+            views = [self._read(source, name, start, size) for source in range(len(self.readers))]
+            for folder, (_, view) in zip(self.sources.all_folders, views, strict=True):
+                if view != views[0][1]:
+                    problem = f"{name} ({location.dtype}) differs from that of A"
                     raise InputError(
-                        f"{folder}: {name} ({location.dtype}) differs from that of A; only"
-                        " floating-point tensors can be merged."
+                        f"{folder}: {problem}; only floating-point tensors can be merged."
                     )
             for writer in writers:
                 writer.add(*views[0])

@@ -1,3 +1,1 @@
-"""The shelf of merge methods: one file each, with a function `method` whose parameters have names
-and defaults.
-"""
+"""Merge methods, one file each: `method` takes parameters with names and defaults."""

@@ -1,8 +1,7 @@
-"""DARE: most of what each model added to the base is dropped at random, the rest is enlarged to
-make up for it, then summed.
+"""DARE: most of what each model added to the base is dropped at random, the rest is rescaled.
 
-Yu et al. 2024, arXiv 2311.03099. What is dropped depends on the seed, the tensor's name, the
-model's place and nothing else.
+Yu et al. 2024, arXiv 2311.03099. What is dropped depends only on the seed, the tensor's name and the
+index of the model.
 """
 
 from __future__ import annotations
@@ -19,26 +18,22 @@ from lingshu.weights.base import MergeMethod, TensorBlock, weighted_sum
 def keep_mask(block: TensorBlock, model: int, drop: float) -> Tensor:
     """Which elements of a block stay: each with probability 1 − drop."""
     text = f"{block.seed}\0{block.name}\0{model}\0{block.start}"
-    generator = torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
-    )
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+    generator = torch.Generator().manual_seed(seed)
     return torch.rand(len(block.models[model]), generator=generator, dtype=torch.float32) >= drop
 
 
 def method(*, drop: float = 0.9) -> MergeMethod:
-    """Base + sum of weight times what is left of (model − base), with `drop` the share that goes (0
-    or more, below 1).
-    """
+    """Base + sum of weight times what remains of (model − base); `drop` (0 to below 1) is dropped."""
     if not 0 <= drop < 1:
         raise ConfigError(f"drop is {drop}; it must be 0 or more and below 1.")
 
     def merge(block: TensorBlock) -> Tensor:
-        deltas = [
-            delta.mul_(keep_mask(block, model, drop)) for model, delta in enumerate(block.deltas())
-        ]
         assert block.base is not None
-        return weighted_sum(deltas, [weight / (1 - drop) for weight in block.weights]).add_(
-            block.base
-        )
+        deltas = block.deltas()
+        for model, delta in enumerate(deltas):
+            delta.mul_(keep_mask(block, model, drop))
+        weights = [weight / (1 - drop) for weight in block.weights]
+        return weighted_sum(deltas, weights).add_(block.base)
 
     return MergeMethod(merge, needs_base=True, convex_weights=False, copy_endpoints=False)

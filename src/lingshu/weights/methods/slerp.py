@@ -1,9 +1,8 @@
-"""Spherical interpolation: along the arc between two tensors, each taken as one vector, instead of
-along the chord.
+"""Spherical interpolation: along the arc between two tensors, taken as vectors, not the chord.
 
 Shoemake 1985, "Animating rotation with quaternion curves". The mean of two vectors is shorter than
-both; the arc keeps their length. Fine-tunings of one model are nearly parallel, and there arc and
-chord are the same.
+both; the arc keeps their length. Fine-tunings of one model are nearly parallel, where arc and chord
+are the same.
 """
 
 from __future__ import annotations
@@ -16,9 +15,7 @@ from torch import Tensor
 
 from lingshu.weights.base import BlockIterator, MergeMethod, TensorBlock, weighted_sum
 
-# Below this sine the arc cannot be told from the chord (or, of opposite vectors, no arc is shorter
-# than another).
-PARALLEL = 1e-6
+PARALLEL = 1e-6  # below this sine the arc equals the chord, or, of opposite vectors, is undefined
 
 
 class Angle(NamedTuple):
@@ -41,11 +38,10 @@ def merge(block: TensorBlock) -> Tensor:
     angle = block.prepared.radians
     if math.sin(angle) < PARALLEL:
         return weighted_sum(block.models, block.weights)
-    return weighted_sum(
-        block.models, [math.sin(weight * angle) / math.sin(angle) for weight in block.weights]
-    )
+    weights = [math.sin(weight * angle) / math.sin(angle) for weight in block.weights]
+    return weighted_sum(block.models, weights)
 
 
 def method() -> MergeMethod:
-    """The point at share W of the arc from B to A, tensor by tensor."""
+    """The point at fraction W of the arc from B to A, tensor by tensor."""
     return MergeMethod(merge, prepare, max_models=2)

@@ -1,5 +1,4 @@
-"""Model soup: the plain mean of any number of fine-tunings of one model, all with the same weight
-unless told otherwise.
+"""Model soup: the mean of any number of fine-tunings of one model, by default with equal weights.
 
 Wortsman et al. 2022, arXiv 2203.05482. The greedy soup, which keeps a model only if it helps, is
 `weights/greedy.py`.

@@ -1,8 +1,7 @@
-"""TIES: of what each model added to the base the largest values are kept, a sign is elected for
-each, those of that sign are averaged.
+"""TIES: the largest changes to the base are kept, and averaged where they agree in sign.
 
 Yadav et al. 2023, arXiv 2306.01708: trim, elect sign, disjoint merge. Where the votes of both signs
-are equal, the base stays.
+are equal, the base is unchanged.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from torch import Tensor
 from lingshu.core.errors import ConfigError
 from lingshu.weights.base import BlockIterator, MergeMethod, TensorBlock, weighted_sum
 
-# bits; a positive float32 compares as its bits do, so two rounds of counting find any rank exactly
+# Positive float32 compare as their bits do, so counting each half of the bits finds any rank exactly.
 HALF_BITS = 16
 
 
 class Thresholds(NamedTuple):
-    """For each model, the smallest size of a value that is kept."""
+    """For each model, the smallest magnitude that is kept."""
 
     magnitudes: tuple[float, ...]
 
@@ -31,7 +30,7 @@ def magnitude(delta: Tensor) -> Tensor:
 
 
 def prepare(blocks: BlockIterator, density: float) -> Thresholds:
-    """The size of the value of rank `density` in each model, without holding or sorting a tensor."""
+    """The magnitude at rank `density` of each model, without holding or sorting a tensor."""
     upper, total = _histograms(blocks, None)
     ranks = [max(1, math.ceil(density * count)) for count in total]
     bins = [_find_bin(counts, rank) for counts, rank in zip(upper, ranks, strict=True)]
@@ -46,9 +45,7 @@ def prepare(blocks: BlockIterator, density: float) -> Thresholds:
 def _histograms(
     blocks: BlockIterator, upper_bins: list[int] | None
 ) -> tuple[list[Tensor], list[int]]:
-    """Of each model, how many values have each upper half of bits; or of those `within` one, each
-    lower half.
-    """
+    """Counts of the upper halves of bits per model, or of the lower halves within `upper_bins`."""
     counts: list[Tensor] = []
     total: list[int] = []
     for block in blocks():
@@ -58,20 +55,16 @@ def _histograms(
         for model, delta in enumerate(deltas):
             bits = magnitude(delta).view(torch.int32)
             upper = bits >> HALF_BITS
-            selected = (
-                upper
-                if upper_bins is None
-                else bits[upper == upper_bins[model]] & ((1 << HALF_BITS) - 1)
-            )
-            counts[model] += torch.bincount(selected, minlength=1 << HALF_BITS)
+            halves = upper
+            if upper_bins is not None:
+                halves = bits[upper == upper_bins[model]] & ((1 << HALF_BITS) - 1)
+            counts[model] += torch.bincount(halves, minlength=1 << HALF_BITS)
             total[model] += len(delta)
     return counts, total
 
 
 def _find_bin(counts: Tensor, rank: int) -> tuple[int, int]:
-    """The bin that holds the value of rank `wanted`, counted from the largest, and its rank inside
-    the bin.
-    """
+    """The bin of the value of `rank`, counted from the largest, and its rank inside the bin."""
     cumulative = counts.flip(0).cumsum(0)
     position = int(torch.searchsorted(cumulative, rank))
     return len(counts) - 1 - position, rank - (int(cumulative[position - 1]) if position else 0)
@@ -83,20 +76,16 @@ def merge(block: TensorBlock, scale: float) -> Tensor:
     trimmed = [delta.mul_(magnitude(delta) >= threshold) for delta, threshold in pairs]
     elected_sign = weighted_sum(trimmed, block.weights).sign_()
     masks = [(delta.sign() == elected_sign).logical_and_(delta != 0) for delta in trimmed]
-    total = weighted_sum(
-        [delta * mask for delta, mask in zip(trimmed, masks, strict=True)], block.weights
-    )
+    agreeing = [delta * mask for delta, mask in zip(trimmed, masks, strict=True)]
+    total = weighted_sum(agreeing, block.weights)
     votes = weighted_sum([mask.to(total.dtype) for mask in masks], block.weights)
-    mean = torch.where(
-        votes > 0, total / votes.clamp(min=torch.finfo(total.dtype).tiny), torch.zeros_like(total)
-    )
+    tiny = torch.finfo(total.dtype).tiny
+    mean = torch.where(votes > 0, total / votes.clamp(min=tiny), torch.zeros_like(total))
     return mean.mul_(scale).add_(block.base)
 
 
 def method(*, density: float = 0.2, scale: float = 1.0) -> MergeMethod:
-    """Base + `scale` times the mean of agreeing values, of which the share `density` (above 0, at
-    most 1) is kept.
-    """
+    """Base + `scale` times the mean of agreeing values; the fraction `density` of them is kept."""
     if not 0 < density <= 1:
         raise ConfigError(f"density is {density}; it must be above 0 and at most 1.")
     if not math.isfinite(scale):

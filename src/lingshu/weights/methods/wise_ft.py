@@ -1,7 +1,7 @@
 """WiSE-FT: interpolation between a fine-tuned model, given first, and the model it was tuned from.
 
-Wortsman et al. 2022, arXiv 2109.01903: some of the fine-tuning's gain is given for the robustness
-of its start.
+Wortsman et al. 2022, arXiv 2109.01903: trades some of the fine-tuning's gain for the robustness of
+its start.
 """
 
 from __future__ import annotations
