@@ -161,9 +161,9 @@ def decontamination() -> tuple[list[list[str]], str]:
     """Texts a second against 50,000 items: the same windows of 8 words in a bare set, in our table,
     and the whole search.
     """
-    from lingshu.search.ngrams import NgramTable
+    from lingshu.search.ngrams import NgramTable, hash_ngrams
     from lingshu.search.overlap import SEARCH_BATCH, BenchmarkItem, OverlapIndex, find_overlaps
-    from lingshu.search.text_hash import hash_ngrams, hash_tokens, split_words
+    from lingshu.search.text_hash import hash_tokens, split_words
 
     pick = random.Random(1)
     items = [" ".join(prose(pick, 40, 180)) for _ in range(ITEMS)]

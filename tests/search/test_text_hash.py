@@ -8,8 +8,8 @@ import random
 import numpy as np
 
 from lingshu.search.minhash import MinHashIndex, find_similar_pairs
-from lingshu.search.ngrams import NgramTable
-from lingshu.search.text_hash import hash_ngrams, hash_tokens, normalize_text, text_hashes
+from lingshu.search.ngrams import NgramTable, hash_ngrams
+from lingshu.search.text_hash import hash_tokens, normalize_text, text_hashes
 
 
 def prose(n_words: int, seed: int) -> list[str]:

@@ -21,8 +21,8 @@ from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import answer_text, check_minimum, check_similarity
 from lingshu.search.buckets import connected_components
 from lingshu.search.clusters import column
-from lingshu.search.minhash import find_similar_pairs
-from lingshu.search.text_hash import SHINGLE, hash_tokens, split_words
+from lingshu.search.minhash import SHINGLE, find_similar_pairs
+from lingshu.search.text_hash import hash_tokens, split_words
 
 NAME = "caption_dedup"
 

@@ -28,8 +28,8 @@ from lingshu.ops._sample_fields import (
 from lingshu.search.buckets import connected_components
 from lingshu.search.clusters import DuplicateMap, column
 from lingshu.search.image_hash import file_digest
-from lingshu.search.minhash import find_similar_pairs
-from lingshu.search.text_hash import SHINGLE, hash_tokens, normalize_text, split_words
+from lingshu.search.minhash import SHINGLE, find_similar_pairs
+from lingshu.search.text_hash import hash_tokens, normalize_text, split_words
 
 # Texts about one image that are compared pair by pair; for more, MinHash is faster.
 MAX_PAIRWISE = 24

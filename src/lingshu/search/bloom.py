@@ -1,6 +1,4 @@
-"""A bit for each hash of a set: most strangers are turned away before a large sorted table is
-searched.
-"""
+"""A Bloom filter: most hashes that are not in a set are rejected before a large table is searched."""
 
 from __future__ import annotations
 
@@ -13,10 +11,9 @@ BITS_PER_HASH = 16
 
 
 class BloomFilter(NamedTuple):
-    """2^size bits, of which each hash sets two: those its leading bits name, and those the next
-    ones do. It pickles.
+    """2^log2_size bits, of which each hash sets two: by its leading bits, and by the next ones.
 
-    Of strangers some one in a hundred gets through.
+    It can be pickled. About one in a hundred of the other hashes passes.
     """
 
     bits: NDArray[np.uint8]
@@ -28,21 +25,16 @@ class BloomFilter(NamedTuple):
         bits = np.zeros(1 << (log2_size - 3), np.uint8)
         for shift in (0, log2_size):
             bit_index = (hashes << np.uint64(shift)) >> np.uint64(64 - log2_size)
-            np.bitwise_or.at(
-                bits,
-                bit_index >> np.uint64(3),
-                np.uint8(1) << (bit_index & np.uint64(7)).astype(np.uint8),
-            )
+            masks = np.uint8(1) << (bit_index & np.uint64(7)).astype(np.uint8)
+            np.bitwise_or.at(bits, bit_index >> np.uint64(3), masks)
         return cls(bits, log2_size)
 
     def candidate_indices(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The places of the hashes that may be in the set; all others are not."""
+        """The positions of the hashes that may be in the set; all others are not."""
         candidates = np.flatnonzero(self._is_set(hashes))
         return candidates[self._is_set(hashes[candidates] << np.uint64(self.log2_size))]
 
     def _is_set(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         bit_index = hashes >> np.uint64(64 - self.log2_size)
-        return (
-            self.bits[bit_index >> np.uint64(3)] >> (bit_index & np.uint64(7)).astype(np.uint8)
-            & np.uint8(1)
-        ).view(np.bool_)
+        shifts = (bit_index & np.uint64(7)).astype(np.uint8)
+        return (self.bits[bit_index >> np.uint64(3)] >> shifts & np.uint8(1)).view(np.bool_)

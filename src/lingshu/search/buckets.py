@@ -1,4 +1,4 @@
-"""Rows with equal keys, found by one sort: what every search for near-duplicates here is built on."""
+"""Rows with equal keys, found by one sort: the basis of every near-duplicate search here."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Pairs that are handed on at a time, so that memory is bounded whatever the number of pairs.
+# Pairs that are yielded at a time, which bounds the memory.
 CHUNK_PAIRS = 1 << 20
 
 
 class Overflow(NamedTuple):
-    """What a cap left out: buckets that hold more rows than the cap, and the pairs in them that
-    were not compared.
-    """
+    """What a cap left out: buckets with more rows than the cap, and pairs that were not compared."""
 
     build_buckets: int = 0
     pairs: int = 0
@@ -27,10 +25,9 @@ class Overflow(NamedTuple):
 
 
 class Buckets(NamedTuple):
-    """Row numbers sorted by key: the leading bits of `packed` are the key's, the last `bits` the
-    row.
+    """Row numbers sorted by key: the last `row_bits` of `packed` are the row, the others the key.
 
-    `same` says of each row whether the next one has its key, and `places` where that is so.
+    `same_as_next` states for each row whether the next one has its key; `equal_positions` where.
     """
 
     packed: NDArray[np.uint64]
@@ -47,15 +44,13 @@ class Buckets(NamedTuple):
         return self.equal_positions[first], np.diff(first, append=len(self.equal_positions)) + 1
 
     def pairs(self, cap: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Pairs of rows (smaller first) with one key, in chunks; each row meets at most the `cap`
-        rows after it.
-        """
+        """Pairs of rows with one key, smaller first, in chunks; at most `cap` pairs for each row."""
         same_as_next, active = self.same_as_next, self.equal_positions
         for offset in range(1, cap + 1):
             for start in range(0, len(active), CHUNK_PAIRS):
                 chunk = active[start : start + CHUNK_PAIRS]
                 yield self.rows(chunk), self.rows(chunk + offset)
-            # A row goes on to the one after next where the chain of equal neighbours goes on.
+            # Next, the row after that, where the chain of equal neighbors continues.
             active = active[: np.searchsorted(active, len(same_as_next) - offset)]
             active = active[same_as_next[active + offset]]
             if not len(active):
@@ -69,24 +64,49 @@ class Buckets(NamedTuple):
 
 
 def build_buckets(keys: NDArray[np.uint64]) -> Buckets:
-    """Sort rows by key. Only the leading 64 - log2(rows) bits of a key are told apart, so equal
-    keys are candidates.
+    """Sort rows by key. Keys are compared by their leading 64 - log2(rows) bits: they are candidates.
 
-    One sort of packed numbers is some four times as fast as an argsort.
+    Sorting packed numbers is about four times as fast as an argsort.
     """
     row_bits = max(1, (len(keys) - 1).bit_length())
     packed = keys & np.uint64(0xFFFFFFFFFFFFFFFF << row_bits & 0xFFFFFFFFFFFFFFFF)
     packed |= np.arange(len(keys), dtype=np.uint64)
     packed.sort()
-    # Keys are equal where two neighbours differ in the bits of the row alone.
+    # Keys are equal where two neighbors differ only in the bits of the row.
     same_as_next = (packed[1:] ^ packed[:-1]) >> np.uint64(row_bits) == 0
     return Buckets(packed, row_bits, same_as_next, np.flatnonzero(same_as_next))
 
 
+def pack_pairs(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """One number for each pair of rows below 2^32, in the order of the pairs."""
+    return left.astype(np.uint64) << np.uint64(32) | right.astype(np.uint64)
+
+
+def unique_pairs(
+    codes: list[NDArray[np.uint64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The different packed pairs, unpacked and in order."""
+    pairs = sorted_unique(np.concatenate([np.empty(0, np.uint64), *codes])).view(np.int64)
+    return pairs >> 32, pairs & 0xFFFFFFFF
+
+
+def expand_ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The positions start, start + 1, ... of several ranges, one range after the other."""
+    return np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+
+
+def find_ranges(
+    keys: NDArray[np.uint64], query_keys: NDArray[np.uint64], *, cap: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Overflow]:
+    """Start and length (at most `cap`) of each query's range in sorted keys, and what was cut."""
+    starts = np.searchsorted(keys, query_keys, "left")
+    lengths = np.searchsorted(keys, query_keys, "right") - starts
+    counts = np.minimum(lengths, cap)
+    return starts, counts, Overflow(int((lengths > cap).sum()), int((lengths - counts).sum()))
+
+
 def sorted_unique(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The different values in ascending order; `codes` is sorted in place. np.unique hashes, which
-    takes many times as long.
-    """
+    """The different values in ascending order, sorted in place; many times as fast as np.unique."""
     codes.sort()
     is_new = np.ones(len(codes), np.bool_)
     is_new[1:] = codes[1:] != codes[:-1]
@@ -96,25 +116,20 @@ def sorted_unique(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def connected_components(
     left: NDArray[np.int64], right: NDArray[np.int64], *, n_rows: int
 ) -> NDArray[np.int64]:
-    """The smallest row that each row is connected to through pairs; a row in no pair is its own
-    group.
-    """
+    """For each row the smallest row that it is connected to through pairs, or itself."""
     labels = np.arange(n_rows, dtype=np.int64)
     while True:
         left_labels, right_labels = labels[left], labels[right]
         differs = left_labels != right_labels
         if not differs.any():
             return labels
-        left, right, left_labels, right_labels = (
-            left[differs],
-            right[differs],
-            left_labels[differs],
-            right_labels[differs],
+        left, right = left[differs], right[differs]
+        left_labels, right_labels = left_labels[differs], right_labels[differs]
+        # The larger label joins the smallest of those that it is paired with.
+        larger, smaller = (
+            np.maximum(left_labels, right_labels),
+            np.minimum(left_labels, right_labels),
         )
-        # The larger label joins the smaller; what several pairs say about one label is settled by
-        # the smallest.
-        np.minimum.at(
-            labels, np.maximum(left_labels, right_labels), np.minimum(left_labels, right_labels)
-        )
+        np.minimum.at(labels, larger, smaller)
         while (compressed := labels[labels]).tobytes() != labels.tobytes():
             labels = compressed

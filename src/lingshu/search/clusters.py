@@ -1,6 +1,4 @@
-"""Which of several near-duplicate images stays: groups from pairs, the series guard, and the order
-of preference.
-"""
+"""Which of several duplicates stays: groups from pairs, the series guard, and the preferences."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ T = TypeVar("T")
 
 
 class DuplicateGroups(NamedTuple):
-    """The smallest row of each row's group, and how many pairs the series guard kept from being
-    merged.
-    """
+    """The smallest row of each row's group, and how many merges the series guard refused."""
 
     group: NDArray[np.int64]
     n_protected: int
@@ -32,11 +28,10 @@ class DuplicateGroups(NamedTuple):
 def protected_groups(
     pairs: HashPairs, series: Sequence[str | None], pixels: Sequence[bytes]
 ) -> DuplicateGroups:
-    """Groups of near-duplicates in which no two images of one series stand together, unless their
-    pixels are equal.
+    """Groups of near-duplicates without two images of one series, unless their pixels are equal.
 
-    Neighbouring slices of a volume look alike to every hash; only where they come from tells them
-    apart. Pairs are taken nearest first, so an image joins the copy it is closest to.
+    Neighboring slices of a volume look alike to every hash; only their series separates them. Pairs
+    are taken nearest first, so an image joins the copy it is closest to.
     """
     n_rows = len(series)
     group = connected_components(pairs.left, pairs.right, n_rows=n_rows)
@@ -56,10 +51,8 @@ def protected_groups(
         a, b = sorted((_find_root(parent, left_row), _find_root(parent, right_row)))
         if a == b:
             continue
-        if any(
-            series_digests[b].get(name, digest) != digest
-            for name, digest in series_digests[a].items()
-        ):
+        others = series_digests[b]
+        if any(others.get(name, digest) != digest for name, digest in series_digests[a].items()):
             n_refused += 1
             continue
         parent[b] = a
@@ -101,9 +94,7 @@ def representatives(
     rank: Sequence[int],
     ids: Sequence[str],
 ) -> NDArray[np.int64]:
-    """For each row the row of its group that is kept: largest area, then longest caption, then
-    lowest source rank, then id.
-    """
+    """For each row the row of its group to keep: by largest area, longest caption, rank, id."""
     id_rank = np.empty(len(ids), np.int64)
     id_rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
@@ -121,31 +112,24 @@ def representatives(
 def alternative_captions(
     representative: NDArray[np.int64], captions: Sequence[str]
 ) -> dict[int, tuple[str, ...]]:
-    """Kept row -> captions of its dropped duplicates that say something else, each once, in the
-    order of their rows.
-    """
+    """Kept row -> the different captions of its dropped duplicates, in the order of their rows."""
     captions_by_row: dict[int, dict[str, str]] = {}
     for row in np.flatnonzero(representative != np.arange(len(representative))).tolist():
         kept_row, normalized = int(representative[row]), normalize_text(captions[row])
         if normalized and normalized != normalize_text(captions[kept_row]):
             captions_by_row.setdefault(kept_row, {}).setdefault(normalized, captions[row])
-    return {
-        kept_row: tuple(captions_by_form.values())
-        for kept_row, captions_by_form in sorted(captions_by_row.items())
-    }
+    return {row: tuple(texts.values()) for row, texts in sorted(captions_by_row.items())}
 
 
 def column(table: pa.Table, name: str, default: T) -> list[T]:
-    """A column's values; `missing` for every row where the table has no such column."""
+    """A column's values; the default for every row where the table has no such column."""
     return table[name].to_pylist() if name in table.column_names else [default] * table.num_rows
 
 
 def split_groups(
     groups: Sequence[int] | NDArray[np.int64], keys: Sequence[Hashable]
 ) -> NDArray[np.int64]:
-    """Each group taken apart by a further property of its rows; for each row the smallest row of
-    its part.
-    """
+    """Groups split by a further property of their rows: for each row the smallest row of its part."""
     first: dict[tuple[int, Hashable], int] = {}
     first_rows = [
         first.setdefault((int(group), key), row)
@@ -155,27 +139,21 @@ def split_groups(
 
 
 class DuplicateMap:
-    """For each row of a table the row that is kept in its place, itself until it is found to be a
-    duplicate.
-    """
+    """For each row of a signature table the row that is kept: itself unless it is a duplicate."""
 
     def __init__(self, n_rows: int) -> None:
         self.representative: NDArray[np.int64] = np.arange(n_rows)
 
     def add(self, table: pa.Table, rows: Sequence[int], groups: NDArray[np.int64]) -> None:
-        """Keep one of each group among some rows: largest `area`, longest `caption`, best `rank`,
-        least `id`.
-        """
+        """Keep one row of each group, by the columns `area`, `caption`, `rank` and `id`."""
         if not rows:
             return
         selected = table.take(list(rows))
-        area = [value or 0 for value in selected["area"].to_pylist()]
-        captions = [value or "" for value in selected["caption"].to_pylist()]
-        selected_rows = representatives(
+        kept = representatives(
             groups,
-            area=area,
-            captions=captions,
+            area=[value or 0 for value in selected["area"].to_pylist()],
+            captions=[value or "" for value in selected["caption"].to_pylist()],
             rank=column(selected, "rank", 0),
             ids=selected["id"].to_pylist(),
         )
-        self.representative[list(rows)] = np.asarray(rows)[selected_rows]
+        self.representative[list(rows)] = np.asarray(rows)[kept]

@@ -2,8 +2,8 @@
 
 Hashes that differ in at most r bits agree in at least one of r + 1 bands, so r + 1 bands find every
 such pair. Bands narrower than 16 bits would put too much into one bucket; a search that would need
-them uses bands of 16 bits, and its result says that it is not exact. Hashes are rows of bytes
-(uint8), 8 to a 64-bit hash and 32 to a 256-bit one.
+them uses bands of 16 bits, and its result states that it is not exact. Hashes are rows of bytes
+(uint8), 8 for a 64-bit hash and 32 for a 256-bit one.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lingshu.search.buckets import CHUNK_PAIRS, Overflow, build_buckets, sorted_unique
+from lingshu.search.buckets import (
+    CHUNK_PAIRS,
+    Overflow,
+    build_buckets,
+    expand_ranges,
+    find_ranges,
+    pack_pairs,
+    unique_pairs,
+)
 
 Hashes = NDArray[np.uint8]
 MIN_BAND_BITS = 16
 # Rows that one row of a bucket is compared with. Buckets of look-alike scans hold some hundreds;
-# the cap bounds what thousands of pictures with one band in common can cost, and what it leaves out
-# is counted.
+# the cap bounds the cost of thousands of images that share a band, and what it skips is counted.
 BUCKET_CAP = 512
 
 
 class HashPairs(NamedTuple):
-    """Pairs of rows and their distances in bits; `over` counts what the cap left out, `exact` that
-    bands miss nothing.
-    """
+    """Pairs of rows and their distances in bits; `exact` means that the bands miss no pair."""
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -46,48 +51,28 @@ def pairs_within(hashes: Hashes, radius: int, *, cap: int = BUCKET_CAP) -> HashP
     first_rows = first_occurrence(hashes)
     rows = np.arange(len(words))
     duplicates = np.flatnonzero(first_rows != rows)
-    left, right, distance = (
-        [first_rows[duplicates]],
-        [duplicates],
-        [np.zeros(len(duplicates), np.uint16)],
-    )
-    overflow, exact = Overflow(), True
+    codes, overflow, exact = [], Overflow(), True
     if radius:
         unique_rows = np.flatnonzero(first_rows == rows)
         spans, exact = band_spans(words.shape[1] * 64, radius)
-        codes_by_band: list[NDArray[np.uint64]] = []
         for span in spans:
-            buckets = build_buckets(
-                _band_key(words, span, None if not len(duplicates) else unique_rows)
-            )
+            keys = _band_key(words, span, unique_rows if len(duplicates) else None)
+            buckets = build_buckets(keys)
             overflow += buckets.overflow(cap)
             for left_index, right_index in buckets.pairs(cap):
                 a, b = unique_rows[left_index], unique_rows[right_index]
                 is_near = _hamming_distance(words, a, words, b) <= radius
-                codes_by_band.append(
-                    a[is_near].astype(np.uint64) << np.uint64(32) | b[is_near].astype(np.uint64)
-                )
-        codes = (
-            sorted_unique(np.concatenate(codes_by_band))
-            if codes_by_band
-            else np.empty(0, np.uint64)
-        )
-        a, b = (
-            (codes >> np.uint64(32)).astype(np.int64),
-            (codes & np.uint64(0xFFFFFFFF)).astype(np.int64),
-        )
-        left.append(a)
-        right.append(b)
-        distance.append(_hamming_distance(words, a, words, b))
-    a, b, d = np.concatenate(left), np.concatenate(right), np.concatenate(distance)
-    order = np.lexsort((b, a))
-    return HashPairs(a[order], b[order], d[order], overflow, exact)
+                codes.append(pack_pairs(a[is_near], b[is_near]))
+    a, b = unique_pairs(codes)
+    distance = _hamming_distance(words, a, words, b)
+    left, right = np.concatenate([first_rows[duplicates], a]), np.concatenate([duplicates, b])
+    distance = np.concatenate([np.zeros(len(duplicates), np.uint16), distance])
+    order = np.lexsort((right, left))
+    return HashPairs(left[order], right[order], distance[order], overflow, exact)
 
 
 def first_occurrence(hashes: Hashes) -> NDArray[np.int64]:
-    """For each row the first row with an equal hash: grouping by equal hash, whatever the number of
-    bits.
-    """
+    """For each row the first row with an equal hash, for any number of bits."""
     words = _as_words(hashes)
     first_rows = np.arange(len(words), dtype=np.int64)
     if len(words) < 2:
@@ -95,12 +80,10 @@ def first_occurrence(hashes: Hashes) -> NDArray[np.int64]:
     buckets = build_buckets(_mix_words(words))
     starts, lengths = buckets.runs()
     heads = buckets.rows(np.repeat(starts, lengths))
-    position = np.arange(int(lengths.sum())) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    members = buckets.rows(np.repeat(starts, lengths) + position)
+    members = buckets.rows(expand_ranges(starts, lengths))
     equal = (words[members] == words[heads]).all(axis=1)
     first_rows[members[equal]] = heads[equal]
-    # Different hashes in one bucket are a coincidence of the sorted bits; the few rows are settled
-    # one by one.
+    # Different hashes in one bucket are a coincidence of the sorted bits: the few rows one by one.
     row_by_hash: dict[bytes, int] = {}
     for row in np.sort(members[~equal]).tolist():
         first_rows[row] = row_by_hash.setdefault(words[row].tobytes(), row)
@@ -108,7 +91,7 @@ def first_occurrence(hashes: Hashes) -> NDArray[np.int64]:
 
 
 class HammingIndex(NamedTuple):
-    """A set of hashes, sorted by each band, to be searched again and again; it pickles."""
+    """A set of hashes, sorted by each band, for repeated searches; it can be pickled."""
 
     words: NDArray[np.uint64]
     radius: int
@@ -121,46 +104,28 @@ class HammingIndex(NamedTuple):
         words = _as_words(hashes)
         keys = [_band_key(words, span, None) for span in band_spans(words.shape[1] * 64, radius)[0]]
         order = [np.argsort(key, kind="stable") for key in keys]
-        return cls(
-            words,
-            radius,
-            [key[permutation] for key, permutation in zip(keys, order, strict=True)],
-            order,
-            cap,
-        )
+        sorted_keys = [key[rows] for key, rows in zip(keys, order, strict=True)]
+        return cls(words, radius, sorted_keys, order, cap)
 
     def search(self, hashes: Hashes) -> HashPairs:
         """Pairs (row of `hashes`, row of the set) within the radius, in order."""
         words = _as_words(hashes)
         spans, exact = band_spans(words.shape[1] * 64, self.radius)
-        codes_by_band, overflow = [np.empty(0, np.uint64)], Overflow()
+        codes, overflow = [], Overflow()
         for span, keys, order in zip(spans, self.keys, self.order, strict=True):
-            query_keys = _band_key(words, span, None)
-            low, high = (
-                np.searchsorted(keys, query_keys, "left"),
-                np.searchsorted(keys, query_keys, "right"),
-            )
-            counts = np.minimum(high - low, self.cap)
-            overflow += Overflow(
-                int((high - low > self.cap).sum()), int((high - low - counts).sum())
-            )
+            starts, counts, skipped = find_ranges(keys, _band_key(words, span, None), cap=self.cap)
+            overflow += skipped
             left = np.repeat(np.arange(len(words)), counts)
-            right = order[
-                np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(len(left))
-            ]
+            right = order[expand_ranges(starts, counts)]
             is_near = _hamming_distance(words, left, self.words, right) <= self.radius
-            codes_by_band.append(
-                left[is_near].astype(np.uint64) << np.uint64(32) | right[is_near].astype(np.uint64)
-            )
-        codes = sorted_unique(np.concatenate(codes_by_band)).view(np.int64)
-        left, right = codes >> 32, codes & 0xFFFFFFFF
-        return HashPairs(
-            left, right, _hamming_distance(words, left, self.words, right), overflow, exact
-        )
+            codes.append(pack_pairs(left[is_near], right[is_near]))
+        left, right = unique_pairs(codes)
+        distance = _hamming_distance(words, left, self.words, right)
+        return HashPairs(left, right, distance, overflow, exact)
 
 
 def band_spans(bits: int, radius: int) -> tuple[list[tuple[int, int]], bool]:
-    """(first bit, number of bits) of each band, and whether they find every pair within the radius."""
+    """(first bit, number of bits) of each band, and whether they find every pair."""
     n_bands = min(radius + 1, bits // MIN_BAND_BITS)
     edges = [bits * i // n_bands for i in range(n_bands + 1)]
     return [(start, end - start) for start, end in pairwise(edges)], n_bands == radius + 1
@@ -173,7 +138,7 @@ def _as_words(hashes: Hashes) -> NDArray[np.uint64]:
 def _band_key(
     words: NDArray[np.uint64], span: tuple[int, int], rows: NDArray[np.int64] | None
 ) -> NDArray[np.uint64]:
-    """The bits of one band, at the top of a word, for all rows or those named."""
+    """The bits of one band, at the top of a word, for all rows or the given ones."""
     start, width = span
     word_index, shift = divmod(start, 64)
     key = words[:, word_index] << np.uint64(shift)
@@ -184,10 +149,7 @@ def _band_key(
 
 
 def _mix_words(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One word for each row.
-
-    Odd multipliers and a final shift spread every bit into the leading ones.
-    """
+    """One word for each row; odd multipliers and shifts spread every bit into the leading ones."""
     mixed = words[:, 0] * np.uint64(0x9E3779B97F4A7C15)
     for column in range(1, words.shape[1]):
         mixed ^= mixed >> np.uint64(29)
@@ -203,7 +165,7 @@ def _hamming_distance(
     right_words: NDArray[np.uint64],
     right: NDArray[np.int64],
 ) -> NDArray[np.uint16]:
-    """Differing bits of each pair of rows; in chunks, so that no large copy of the hashes is made."""
+    """The differing bits of each pair of rows; in chunks, to bound the memory."""
     distance = np.empty(len(left), np.uint16)
     for start in range(0, len(left), CHUNK_PAIRS // 4):
         chunk = slice(start, start + CHUNK_PAIRS // 4)

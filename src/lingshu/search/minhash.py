@@ -1,39 +1,44 @@
-"""Texts that share most of their shingles: MinHash bands find the candidates, the true Jaccard
-similarity decides.
+"""Texts that share most of their shingles: MinHash finds candidates, the true Jaccard similarity
+decides.
 """
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lingshu.search.bloom import BloomFilter
-from lingshu.search.buckets import Overflow, build_buckets, sorted_unique
-from lingshu.search.text_hash import (
-    SHINGLE,
-    Ngrams,
-    TokenHashes,
-    band_keys,
-    compute_minhashes,
-    hash_ngrams,
-    text_hashes,
+from lingshu.search.buckets import (
+    Overflow,
+    build_buckets,
+    expand_ranges,
+    find_ranges,
+    pack_pairs,
+    unique_pairs,
 )
+from lingshu.search.ngrams import Ngrams, hash_ngrams
+from lingshu.search.text_hash import MULTIPLIER, TokenHashes, text_hashes
 
+SHINGLE = 5
+PERMUTATIONS = 256
+# 32 bands of 8 rows: of the pairs of Jaccard similarity 0.7 85% share a band, at 0.8 99.7%. Half as
+# many would miss 39% and 5%; candidates are verified, so more bands only cost time.
+BAND_ROWS = 8
+SEED = 42
+TEXT_BATCH = 64
 THRESHOLD = 0.7
-# Texts that one text of a bucket is compared with; what is left out is counted.
+# Texts that one text of a bucket is compared with; what is skipped is counted.
 BUCKET_CAP = 512
-# A pair's number, its side and a shingle's hash share one word, so that a plain sort does the
-# counting.
+# A pair's number, its side and a shingle's hash share one word, so that a sort does the counting.
 _PAIR_CHUNK = 1 << 12
 _RIGHT_SIDE, _HASH_SHIFT = np.uint64(1 << 51), np.uint64(13)
 
 
 class SimilarPairs(NamedTuple):
-    """Pairs of texts, smaller row first, with their Jaccard similarity; `over` counts what the cap
-    left out.
-    """
+    """Pairs of texts, smaller row first, with their Jaccard similarity."""
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -42,7 +47,7 @@ class SimilarPairs(NamedTuple):
 
 
 class Shingles(NamedTuple):
-    """The shingle hashes of several texts in one row, and where each text starts."""
+    """The shingle hashes of several texts, concatenated, and where each text starts."""
 
     hashes: NDArray[np.uint64]
     offsets: NDArray[np.int64]
@@ -54,10 +59,9 @@ def find_similar_pairs(
     """Pairs of texts whose sets of 5-word shingles have a Jaccard similarity of at least
     `threshold`.
 
-    32 bands of 8 MinHash values: of the pairs at similarity 0.7 some 85% are found, at 0.8 99.7%,
-    at 0.9 all but 1 in 10^7. A text that occurs several times is compared once, and its copies are
-    paired with its first row alone. A text of fewer than five words has no shingle and is never
-    found here.
+    Of the pairs at similarity 0.7 about 85% are found, at 0.8 99.7%, at 0.9 all but 1 in 10^7. The
+    copies of a text are only paired with its first row. A text of fewer than five words has no
+    shingle and is never found.
     """
     ngrams, n_texts = hash_ngrams(tokens, SHINGLE), len(tokens.offsets) - 1
     text_shingles = group_shingles(ngrams, n_texts=n_texts)
@@ -71,10 +75,8 @@ def find_similar_pairs(
     left, right = unique_rows[left_index], unique_rows[right_index]
     similarity = jaccard(text_shingles, left, text_shingles, right)
     is_similar = similarity >= threshold
-    left, right = (
-        np.concatenate([first_rows[duplicates], left[is_similar]]),
-        np.concatenate([duplicates, right[is_similar]]),
-    )
+    left = np.concatenate([first_rows[duplicates], left[is_similar]])
+    right = np.concatenate([duplicates, right[is_similar]])
     similarity = np.concatenate([np.ones(len(duplicates)), similarity[is_similar]])
     order = np.lexsort((right, left))
     return SimilarPairs(left[order], right[order], similarity[order], overflow)
@@ -85,23 +87,15 @@ def candidate_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Overflow]:
     """Pairs of rows that share the key of a band, smaller row first, and what the cap left out.
 
-    For corpora that do not fit into memory: 256 bytes of keys a text are enough for this search,
-    and only the texts it names are needed to verify.
+    For corpora that do not fit into memory: the search needs 256 bytes of keys a text, and
+    verification only the texts that it returns.
     """
-    codes, overflow = [np.empty(0, np.uint64)], Overflow()
+    codes, overflow = [], Overflow()
     for band in range(keys.shape[1]):
         buckets = build_buckets(keys[:, band])
         overflow += buckets.overflow(cap)
-        codes += [
-            a.astype(np.uint64) << np.uint64(32) | b.astype(np.uint64)
-            for a, b in buckets.pairs(cap)
-        ]
-    pair_codes = sorted_unique(np.concatenate(codes))
-    return (
-        (pair_codes >> np.uint64(32)).astype(np.int64),
-        (pair_codes & np.uint64(0xFFFFFFFF)).astype(np.int64),
-        overflow,
-    )
+        codes += [pack_pairs(left, right) for left, right in buckets.pairs(cap)]
+    return *unique_pairs(codes), overflow
 
 
 def _first_occurrence(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -115,10 +109,7 @@ def _first_occurrence(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 class MinHashIndex(NamedTuple):
-    """Texts to be searched again and again by MinHash: the keys of all bands in one sorted table.
-
-    It pickles.
-    """
+    """Texts for repeated searches: the keys of all bands in one sorted table. It can be pickled."""
 
     shingles: Shingles
     keys: NDArray[np.uint64]
@@ -136,23 +127,12 @@ class MinHashIndex(NamedTuple):
         return cls(text_shingles, keys[order], rows[order], BloomFilter.build(keys), threshold, cap)
 
     def search(self, tokens: TokenHashes) -> SimilarPairs:
-        """Pairs (row of `found`, row of the index) that are at least as similar as the threshold."""
+        """Pairs (row of `tokens`, row of the index) at least as similar as the threshold."""
         text_shingles, keys, rows = _shingles_and_keys(tokens)
         candidates = self.filter.candidate_indices(keys)
-        query_keys, rows = keys[candidates], rows[candidates]
-        low, high = (
-            np.searchsorted(self.keys, query_keys, "left"),
-            np.searchsorted(self.keys, query_keys, "right"),
-        )
-        counts = np.minimum(high - low, self.cap)
-        overflow = Overflow(int((high - low > self.cap).sum()), int((high - low - counts).sum()))
-        positions = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(
-            int(counts.sum())
-        )
-        codes = sorted_unique(
-            (np.repeat(rows, counts) << np.int64(32) | self.rows[positions]).view(np.uint64)
-        ).view(np.int64)
-        left, right = codes >> 32, codes & 0xFFFFFFFF
+        starts, counts, overflow = find_ranges(self.keys, keys[candidates], cap=self.cap)
+        found = self.rows[expand_ranges(starts, counts)]
+        left, right = unique_pairs([pack_pairs(np.repeat(rows[candidates], counts), found)])
         similarity = jaccard(text_shingles, left, self.shingles, right)
         is_similar = similarity >= self.threshold
         return SimilarPairs(left[is_similar], right[is_similar], similarity[is_similar], overflow)
@@ -161,22 +141,19 @@ class MinHashIndex(NamedTuple):
 def _shingles_and_keys(
     tokens: TokenHashes,
 ) -> tuple[Shingles, NDArray[np.uint64], NDArray[np.int64]]:
-    """The shingles of some texts, and the keys of all their bands with the text that each belongs
-    to.
-    """
+    """The shingles of some texts, and the keys of all their bands with the text of each."""
     ngrams, n_texts = hash_ngrams(tokens, SHINGLE), len(tokens.offsets) - 1
     text_shingles = group_shingles(ngrams, n_texts=n_texts)
     rows = np.flatnonzero(np.diff(text_shingles.offsets))
     keys = band_keys(compute_minhashes(ngrams, n_texts=n_texts)[rows])
-    # A key says which band it is of.
+    # Keys of different bands must differ.
     keys ^= np.arange(keys.shape[1], dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     return text_shingles, keys.ravel(), np.repeat(rows, keys.shape[1])
 
 
 def group_shingles(ngrams: Ngrams, *, n_texts: int) -> Shingles:
-    offsets = np.zeros(n_texts + 1, np.int64)
-    np.cumsum(np.bincount(ngrams.text_ids, minlength=n_texts), out=offsets[1:])
-    return Shingles(ngrams.hashes, offsets)
+    counts = np.bincount(ngrams.text_ids, minlength=n_texts)
+    return Shingles(ngrams.hashes, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
 def jaccard(
@@ -185,41 +162,60 @@ def jaccard(
     right_shingles: Shingles,
     right: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Size of the intersection over size of the union of two texts' sets of shingles, for each
-    pair.
-    """
+    """The Jaccard similarity of the shingle sets of each pair of texts."""
     similarity = np.empty(len(left))
     for start in range(0, len(left), _PAIR_CHUNK):
         chunk = slice(start, start + _PAIR_CHUNK)
         n_pairs = len(left[chunk])
-        marked_hashes = np.concatenate(
-            [
-                _pair_shingles(left_shingles, left[chunk]),
-                _pair_shingles(right_shingles, right[chunk]) | _RIGHT_SIDE,
-            ]
-        )
-        n_total, n_union = (
-            _count_distinct(marked_hashes, n_pairs),
-            _count_distinct(marked_hashes & ~_RIGHT_SIDE, n_pairs),
-        )
+        left_hashes = _pair_shingles(left_shingles, left[chunk])
+        right_hashes = _pair_shingles(right_shingles, right[chunk]) | _RIGHT_SIDE
+        hashes = np.concatenate([left_hashes, right_hashes])
+        n_total = _count_distinct(hashes, n_pairs)
+        n_union = _count_distinct(hashes & ~_RIGHT_SIDE, n_pairs)
         similarity[chunk] = (n_total - n_union) / np.maximum(n_union, 1)
     return similarity
 
 
 def _count_distinct(hashes: NDArray[np.uint64], n_pairs: int) -> NDArray[np.int64]:
-    """How many different values each of `count` pairs has."""
+    """How many different values each pair has."""
     hashes.sort()
     distinct = hashes[np.flatnonzero(np.diff(hashes, prepend=~hashes[:1]))]
     return np.bincount((distinct >> np.uint64(52)).astype(np.int64), minlength=n_pairs)
 
 
 def _pair_shingles(shingles: Shingles, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The shingles of each row, marked with the number of its pair in the leading 12 bits and
-    shortened to the last 51.
-    """
+    """The shingles of each row, with the number of the pair in the leading 12 bits, cut to 51 bits."""
     counts = shingles.offsets[rows + 1] - shingles.offsets[rows]
     pair_index = np.repeat(np.arange(len(rows)), counts)
-    positions = np.arange(int(counts.sum())) + np.repeat(
-        shingles.offsets[rows] - np.cumsum(counts) + counts, counts
-    )
+    positions = expand_ranges(shingles.offsets[rows], counts)
     return pair_index.astype(np.uint64) << np.uint64(52) | shingles.hashes[positions] >> _HASH_SHIFT
+
+
+def compute_minhashes(ngrams: Ngrams, *, n_texts: int) -> NDArray[np.uint32]:
+    """MinHash signatures, texts x 256; a text without shingles has the signature of the empty set."""
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
+
+    offsets = group_shingles(ngrams, n_texts=n_texts).offsets
+    signatures = np.empty((n_texts, PERMUTATIONS), np.uint32)
+    # rensa returns Python numbers; few at a time stay in the cache and are soon freed.
+    for start in range(0, n_texts, TEXT_BATCH):
+        batch_offsets = offsets[start : start + TEXT_BATCH + 1]
+        hashes = ngrams.hashes[batch_offsets[0] : batch_offsets[-1]]
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            hashes, (batch_offsets - batch_offsets[0]).astype(np.uint64), PERMUTATIONS, SEED
+        )
+        n_values = (len(batch_offsets) - 1) * PERMUTATIONS
+        values = np.fromiter(chain.from_iterable(matrix.to_rows()), np.uint32, n_values)
+        signatures[start : start + TEXT_BATCH] = values.reshape(-1, PERMUTATIONS)
+    return signatures
+
+
+def band_keys(signatures: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """One hash for each band of 8 rows of a signature, texts x 32."""
+    bands = signatures.reshape(len(signatures), PERMUTATIONS // BAND_ROWS, BAND_ROWS)
+    keys = np.zeros(bands.shape[:2], np.uint64)
+    for row in range(BAND_ROWS):
+        keys += bands[:, :, row]
+        keys *= np.uint64(MULTIPLIER)
+        keys ^= keys >> np.uint64(32)
+    return keys * np.uint64(MULTIPLIER)

@@ -1,6 +1,4 @@
-"""A table of the n-grams of many texts, asked which of them occur in another text and in which of
-its texts.
-"""
+"""N-grams of words: their hashes, and a table of those of many texts to search other texts for."""
 
 from __future__ import annotations
 
@@ -10,27 +8,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingshu.search.bloom import BloomFilter
-from lingshu.search.buckets import sorted_unique
-from lingshu.search.text_hash import Ngrams
+from lingshu.search.buckets import expand_ranges, pack_pairs, unique_pairs
+from lingshu.search.text_hash import MULTIPLIER, TokenHashes
 
-# Texts that are remembered for one n-gram beyond what makes it frequent; whoever has more is
+# Texts that are remembered for one n-gram beyond what makes it frequent; with more it is
 # boilerplate anyway.
 MAX_POSTINGS = 64
+_POWERS = tuple(np.uint64(pow(MULTIPLIER, i, 1 << 64)) for i in range(16))
+
+
+class Ngrams(NamedTuple):
+    """Hashes of windows of n words, and the text of each; in order, repeats included."""
+
+    hashes: NDArray[np.uint64]
+    text_ids: NDArray[np.int64]
+
+
+def hash_ngrams(tokens: TokenHashes, n: int) -> Ngrams:
+    """The windows of `n` words (at most 16) of each text; a text of fewer words has none.
+
+    The hash is the sum of the word hashes times powers of an odd number modulo 2^64, assembled from
+    windows of 1, 2, 4 and 8 words.
+    """
+    token_hashes = tokens.hashes
+    if len(token_hashes) < n:
+        return Ngrams(np.empty(0, np.uint64), np.empty(0, np.int64))
+    counts = np.diff(tokens.offsets)
+    text_ids = np.repeat(np.arange(len(counts)), np.maximum(counts - (n - 1), 0))
+    # Windows that reach into the next text are computed with the rest and left out.
+    inside = np.ones(len(token_hashes) - n + 1, np.bool_)
+    for offset in range(1, n):
+        ends = tokens.offsets[1:] - offset
+        inside[ends[(ends >= tokens.offsets[:-1]) & (ends < len(inside))]] = False
+    sums: NDArray[np.uint64] | None = None
+    window, width, covered = token_hashes, 1, 0
+    while width <= n:
+        if n & width:
+            term = window[covered : covered + len(token_hashes) - n + 1]
+            term = term * _POWERS[covered] if covered else term
+            sums = term.copy() if sums is None else sums + term
+            covered += width
+        if 2 * width <= n:
+            window = window[: len(window) - width] + window[width:] * _POWERS[width]
+        width *= 2
+    assert sums is not None
+    return Ngrams(sums[inside], text_ids)
 
 
 class NgramHits(NamedTuple):
-    """Windows of asked texts that the table knows: the asked text and the entry of the table, each
-    pair once, in order.
-    """
+    """N-grams of query texts that are in the table: text and table entry, each pair once, in order."""
 
     query: NDArray[np.int64]
     entry: NDArray[np.int64]
 
 
 class SharedNgrams(NamedTuple):
-    """Pairs of texts with the n-grams they share: all, those not frequent in the table, those not
-    ignored either.
-    """
+    """Pairs of texts with their shared n-grams: all, not frequent, and neither frequent nor ignored."""
 
     query: NDArray[np.int64]
     text: NDArray[np.int64]
@@ -40,10 +73,9 @@ class SharedNgrams(NamedTuple):
 
 
 class NgramTable(NamedTuple):
-    """Sorted hashes, the texts that hold each, and in how many they are. It pickles.
+    """Sorted hashes, the texts of each, and the number of its texts. It can be pickled.
 
-    `frequent` marks n-grams that so many of the table's own texts hold that they say nothing about
-    one of them.
+    `frequent` marks n-grams of so many texts that they do not identify one of them.
     """
 
     hashes: NDArray[np.uint64]
@@ -56,7 +88,7 @@ class NgramTable(NamedTuple):
 
     @classmethod
     def build(cls, ngrams: Ngrams, *, n_texts: int, min_frequent: int) -> NgramTable:
-        """The table of some texts; an n-gram that `frequent` texts or more hold is marked."""
+        """The table of some texts; an n-gram of `min_frequent` texts or more is marked."""
         order = np.lexsort((ngrams.text_ids, ngrams.hashes))
         hashes, owners = ngrams.hashes[order], ngrams.text_ids[order]
         is_new = np.ones(len(hashes), np.bool_)
@@ -66,60 +98,39 @@ class NgramTable(NamedTuple):
         is_frequent = counts >= min_frequent
         n_windows = np.bincount(owners[~np.repeat(is_frequent, counts)], minlength=n_texts)
         # Of a frequent n-gram only some texts are kept.
-        rank = np.arange(len(owners)) - np.repeat(first, counts)
-        is_kept = rank < max(MAX_POSTINGS, min_frequent)
-        offsets = np.zeros(len(unique) + 1, np.int64)
-        np.cumsum(np.minimum(counts, max(MAX_POSTINGS, min_frequent)), out=offsets[1:])
-        return cls(
-            unique,
-            counts,
-            is_frequent,
-            offsets,
-            owners[is_kept],
-            n_windows,
-            BloomFilter.build(unique),
-        )
+        n_kept = np.minimum(counts, max(MAX_POSTINGS, min_frequent))
+        offsets = np.concatenate([[0], np.cumsum(n_kept)]).astype(np.int64)
+        texts, bloom_filter = owners[expand_ranges(first, n_kept)], BloomFilter.build(unique)
+        return cls(unique, counts, is_frequent, offsets, texts, n_windows, bloom_filter)
 
     def find(self, query: Ngrams) -> NgramHits:
-        """Which n-grams of the table occur in which asked texts."""
+        """Which n-grams of the table occur in which query texts."""
         candidates = self.filter.candidate_indices(query.hashes)
         if not len(candidates) or not len(self.hashes):
             return NgramHits(np.empty(0, np.int64), np.empty(0, np.int64))
         hashes = query.hashes[candidates]
         entry = np.searchsorted(self.hashes, hashes)
         is_match = self.hashes[np.minimum(entry, len(self.hashes) - 1)] == hashes
-        codes = sorted_unique(
-            (query.text_ids[candidates[is_match]] << np.int64(32) | entry[is_match]).view(np.uint64)
-        ).view(np.int64)
-        return NgramHits(codes >> 32, codes & 0xFFFFFFFF)
+        codes = pack_pairs(query.text_ids[candidates[is_match]], entry[is_match])
+        return NgramHits(*unique_pairs([codes]))
 
     def n_omitted(self, hits: NgramHits) -> int:
-        """At least how many pairs `shared` does not tell of, because their n-grams are in too many
-        texts.
-        """
+        """A lower bound of the pairs that `shared` omits because their n-grams are in too many texts."""
         omitted = np.zeros(int(hits.query.max(initial=-1)) + 1, np.int64)
-        np.maximum.at(
-            omitted, hits.query, self.counts[hits.entry] - np.diff(self.offsets)[hits.entry]
-        )
+        n_dropped = self.counts[hits.entry] - np.diff(self.offsets)[hits.entry]
+        np.maximum.at(omitted, hits.query, n_dropped)
         return int(omitted.sum())
 
     def shared(self, hits: NgramHits, *, ignored: NDArray[np.bool_]) -> SharedNgrams:
-        """The pairs of an asked text and an own one that hits belong to, in order, and how many
-        n-grams each shares.
-        """
-        counts = self.offsets[hits.entry + 1] - self.offsets[hits.entry]
-        positions = np.arange(int(counts.sum())) + np.repeat(
-            self.offsets[hits.entry] - np.cumsum(counts) + counts, counts
-        )
-        codes = np.repeat(hits.query, counts) << np.int64(32) | self.texts[positions].astype(
-            np.int64
-        )
+        """The pairs of a query text and a table text with hits, in order, with their shared n-grams."""
+        starts = self.offsets[hits.entry]
+        counts = self.offsets[hits.entry + 1] - starts
+        texts = self.texts[expand_ranges(starts, counts)].astype(np.int64)
+        codes = np.repeat(hits.query, counts) << np.int64(32) | texts
         pairs, inverse, total = np.unique(codes, return_inverse=True, return_counts=True)
         is_distinctive = ~self.frequent[hits.entry]
-        distinctive = np.bincount(
-            inverse, np.repeat(is_distinctive, counts), minlength=len(pairs)
-        ).astype(np.int64)
-        rare = np.bincount(
-            inverse, np.repeat(is_distinctive & ~ignored[hits.entry], counts), minlength=len(pairs)
-        ).astype(np.int64)
+        distinctive, rare = (
+            np.bincount(inverse, np.repeat(mask, counts), minlength=len(pairs)).astype(np.int64)
+            for mask in (is_distinctive, is_distinctive & ~ignored[hits.entry])
+        )
         return SharedNgrams(pairs >> 32, pairs & 0xFFFFFFFF, total, distinctive, rare)
