@@ -50,7 +50,7 @@ TO_FIX: Mapping[str, frozenset[str]] = {
         (
             "analysis.barrier", "cli._training_plan", "curate.explain", "curate.ray", "engines._continuous_batching",
             "evaluate.constant_replies", "evaluate.pending", "evaluate.reply_index", "evaluate.suites", "mcp.prompts",
-            "mcp.resources", "models.card", "ops._modality_features", "scoring.metrics._porter", "search.ngrams",
+            "mcp.resources", "models.card", "scoring.metrics._porter",
             "serve.metrics", "sources._json_items", "sources._report_tables", "train.batching",
         )
     ),
@@ -65,7 +65,6 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     "odd_words": frozenset(
         (
             "curate.runner: place", "curate.spill: facts", "evaluate.report.sample_browser: pictures",
-            "ops.long_caption: facts", "ops.long_caption: facts_prompt", "ops.vqa_template: wordings",
             "scoring.choice: folded", "scoring.multi_choice: folded", "tasks._benchmark: facts",
         )
     ),

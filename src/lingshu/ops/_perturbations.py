@@ -33,7 +33,7 @@ class InjectedError(NamedTuple):
     replacement: str
 
 
-class Answer(NamedTuple):
+class RightAnswer(NamedTuple):
     """An answer to change: `name` and `seed` decide the random choices, and words of `context`
     (answer and question) are not inserted.
     """
@@ -54,7 +54,7 @@ def inject_error(
     """One wrong answer made from a right one, by a rule sampled with `name` and the seed from those
     that apply; None if none does.
     """
-    right = Answer(answer, f"{answer}\n{question}".casefold(), name, seed)
+    right = RightAnswer(answer, f"{answer}\n{question}".casefold(), name, seed)
     errors = [error for kind in kinds if (error := _RULES[kind](right))]
     return seeded_choice(errors, f"{name} flaw", seed) if errors else None
 
@@ -134,7 +134,7 @@ def _contains_opposites(pattern: re.Pattern[str], answer: str) -> bool:
     return any(_terms()["opposites"][word] in present for word in present)
 
 
-def _swap_laterality(answer: Answer) -> InjectedError | None:
+def _swap_laterality(answer: RightAnswer) -> InjectedError | None:
     """Every side replaced by the other; "the left lung and the right lung" would stay the same."""
     first = _SIDE.search(answer.text)
     if first is None or _names_both_sides(answer.text):
@@ -146,7 +146,7 @@ def _swap_laterality(answer: Answer) -> InjectedError | None:
     return InjectedError(_SIDE.sub(opposite, answer.text), "laterality", first[0], opposite(first))
 
 
-def _flip_negation(answer: Answer) -> InjectedError | None:
+def _flip_negation(answer: RightAnswer) -> InjectedError | None:
     """The first yes, no, negation or opposite flipped."""
     text = answer.text
     if _VERDICT_WITH_CLAUSE.match(text):
@@ -185,7 +185,7 @@ def _group_patterns(name: str) -> list[tuple[re.Pattern[str], list[str]]]:
     return groups
 
 
-def _swap_word(answer: Answer, kind: str, groups: str) -> InjectedError | None:
+def _swap_word(answer: RightAnswer, kind: str, groups: str) -> InjectedError | None:
     """Another word of its group in place of the first one found."""
     for pattern, group in _group_patterns(groups):
         match = pattern.search(answer.text)
@@ -201,13 +201,13 @@ def _swap_word(answer: Answer, kind: str, groups: str) -> InjectedError | None:
     return None
 
 
-def _swap_organ(answer: Answer) -> InjectedError | None:
+def _swap_organ(answer: RightAnswer) -> InjectedError | None:
     # There is no left pancreas: with a side only organs that come in pairs are exchangeable.
     has_side = _SIDE.search(answer.text) or _BOTH_SIDES.search(answer.text)
     return _swap_word(answer, "organ", "paired_organ" if has_side else "organ")
 
 
-def _swap_modality(answer: Answer) -> InjectedError | None:
+def _swap_modality(answer: RightAnswer) -> InjectedError | None:
     return _swap_word(answer, "modality", "modality")
 
 
@@ -221,7 +221,7 @@ _NUMBER = re.compile(
 )
 
 
-def _change_number(answer: Answer) -> InjectedError | None:
+def _change_number(answer: RightAnswer) -> InjectedError | None:
     """The first number changed: a whole one by one or two, a decimal one doubled or tripled."""
     match = _NUMBER.search(answer.text)
     if match is None:
@@ -252,7 +252,7 @@ def _match_case(word: str, reference: str) -> str:
     return word[:1].upper() + word[1:] if is_capitalized else word
 
 
-_RULES: Mapping[str, Callable[[Answer], InjectedError | None]] = {
+_RULES: Mapping[str, Callable[[RightAnswer], InjectedError | None]] = {
     "laterality": _swap_laterality,
     "negation": _flip_negation,
     "organ": _swap_organ,

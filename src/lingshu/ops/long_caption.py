@@ -111,13 +111,13 @@ def step(
         boxed = Image(data=encode_png(draw_boxes(pixels.rgb(image), boxes))) if boxes else image
         body_part = sample.meta.extra.get("body_part", "")
         checklist, order = _checklist_and_order(f"{modality} {body_part}")
-        facts = {name: value for name in facets if (value := sample.meta.facet(name))}
-        known = [background[value] for value in facts.values() if value in background]
-        facts_prompt = prompts.render(
+        facet_values = {name: value for name in facets if (value := sample.meta.facet(name))}
+        known = [background[value] for value in facet_values.values() if value in background]
+        trusted_prompt = prompts.render(
             "facts",
             short=short_caption,
             modality=modality,
-            facts="\n".join(f"- {name}: {value}" for name, value in facts.items())
+            facts="\n".join(f"- {name}: {value}" for name, value in facet_values.items())
             or "- none besides the short caption",
             knowledge="\n".join(f"- {text}" for text in known) or "- none",
             marks=prompts.sections["marks" if boxes else "no marks"],
@@ -126,7 +126,7 @@ def step(
             "preference", modality=modality, checklist=prompts.sections[f"checklist: {checklist}"]
         )
         description, view_caption = yield [
-            build_request(sample, facts_prompt, response_format, images=[boxed]),
+            build_request(sample, trusted_prompt, response_format, images=[boxed]),
             build_request(sample, view_prompt, TEXT_FORMAT, images=[image]),
         ]
         merge_prompt = prompts.render(

@@ -87,10 +87,10 @@ class ModalityClassifier:
         offsets = standardized @ self.projection - self.centers
         distance = float(np.sqrt((offsets**2).sum(axis=1)).min())
         scores = standardized @ self.weights + self.bias
-        return _most_probable(self.modalities, scores, distance / self.max_distance)
+        return _predict_from_scores(self.modalities, scores, distance / self.max_distance)
 
 
-def _most_probable(
+def _predict_from_scores(
     modalities: Sequence[str], scores: Vector, ood_distance: float
 ) -> ModalityPrediction:
     exp_scores = np.exp(scores - scores.max())
@@ -276,7 +276,7 @@ def _zero_shot_predictor(
 
     def predict(rgb: NDArray[np.uint8]) -> ModalityPrediction:
         scores = means @ dual_encoder.encode_image(rgb) * dual_encoder.logit_scale
-        return _most_probable(modalities, scores, 0.0)
+        return _predict_from_scores(modalities, scores, 0.0)
 
     return predict
 

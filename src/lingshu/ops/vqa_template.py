@@ -58,7 +58,7 @@ def step(
         labels: label space; by default what `label_space` noted.
         negative: label of images without a finding; where the source has it, it is always one of
             the options.
-        templates: other wordings; {modality} stands for the sample's modality.
+        templates: other question texts; {modality} stands for the sample's modality.
         options: number of options, fewer where the source has fewer labels.
         seed: selects wording and wrong options, and orders them.
 
@@ -70,7 +70,7 @@ def step(
         2 <= options <= len(LETTERS),
         f"vqa_template: options is {options}; it must be between 2 and {len(LETTERS)}.",
     )
-    wordings = tuple(templates) or TEMPLATES[label_type]
+    question_templates = tuple(templates) or TEMPLATES[label_type]
 
     def ask_for_label(sample: Sample, _: Pixels) -> Sample | Drop:
         label = sample.meta.facet(facet)
@@ -95,7 +95,7 @@ def step(
         if not distractors:
             return Drop(sample.id, "few_labels", "its source has no other label")
         choices = tuple(seeded_shuffle([label, *distractors], f"{sample.id}\0order", seed))
-        question = seeded_choice(wordings, sample.id, seed).replace(
+        question = seeded_choice(question_templates, sample.id, seed).replace(
             "{modality}", sample.meta.modality or "medical"
         )
         extra = {key: value for key, value in sample.meta.extra.items() if key != LABELS_KEY}
