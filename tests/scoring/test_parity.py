@@ -21,7 +21,8 @@ from lingshu.core.report_sections import ReportSections, format_reference
 from lingshu.core.types import Message, Meta, Reply, Sample
 from lingshu.evaluate import rubric
 from lingshu.evaluate.score import score_reply
-from lingshu.scoring import auto, choice, closed, open, token_f1, yes_no
+from lingshu.scoring import auto, choice, closed, token_f1, yes_no
+from lingshu.scoring.exact import extract_answers
 from lingshu.scoring.metrics.rouge import sentence_set_rouge
 from lingshu.scoring.protocols import medevalkit as published
 from lingshu.scoring.protocols import table
@@ -203,8 +204,14 @@ def verdict(item: dict[str, Any], kind: str, protocol: str) -> float | None:
     return (
         closed.score(sample(gold), reply).value
         if kind == "closed"
-        else float(open.exact_match(reply, gold))
+        else float(exact_match(reply, gold))
     )
+
+
+def exact_match(reply: str, gold: str) -> bool:
+    """Whether the answer in a reply has the gold's words in the gold's order; articles are words."""
+    words = token_f1.tokenize(gold)
+    return bool(words) and any(token_f1.tokenize(text) == words for text in extract_answers(reply))
 
 
 def runner(case: dict[str, Any]) -> object:
@@ -432,7 +439,7 @@ def test_token_f1_gives_the_assigned_values() -> None:
 def test_exact_match_gives_the_assigned_values() -> None:
     for case in cases("judge_open_end_vqa"):
         assert (
-            open.answer_metrics(case["inputs"]["response"], case["inputs"]["answer"]).exact_match
+            exact_match(case["inputs"]["response"], case["inputs"]["answer"])
             == case["expected"]["em"]
         ), case["id"]
 

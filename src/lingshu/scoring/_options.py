@@ -204,10 +204,8 @@ def options_containing(normalized: str, options: Sequence[Option]) -> list[Optio
 
 
 _NEGATIONS = frozenset(("no", "not", "none"))
-
-
 _STOP_WORDS = frozenset(
-    (
+    [
         "a",
         "an",
         "the",
@@ -226,5 +224,5 @@ _STOP_WORDS = frozenset(
         "with",
         "的",
         "是",
-    )
+    ]
 )

@@ -149,11 +149,14 @@ def _required_substrings(pattern: re.Pattern[str]) -> tuple[str, ...]:
     return tuple(sorted(shortest, key=lambda s: (not s.isascii(), len(s), s)))
 
 
+_END: tuple[Any, Any] = (None, None)
+
+
 def _required(items: Iterable[tuple[Any, Any]]) -> frozenset[str]:
     """The most selective such set for a parsed sequence: that of any one of its items will do."""
     candidates: list[frozenset[str]] = []
     literal = ""
-    for operator, argument in (*items, (None, ())):
+    for operator, argument in (*items, _END):
         if operator is _parser.IN and all(kind is _parser.LITERAL for kind, _ in argument):
             letters = frozenset(chr(code).casefold() for _, code in argument)
         else:
@@ -204,16 +207,16 @@ _UNPARSED = ParsedChoice((), "unparsed")
 
 
 class ParsedReply(NamedTuple):
-    """A reply made ready: its text with denied letters blanked out, the `words` of that, and the
-    whole in lower case.
+    """A reply made ready: its text with denied letters blanked out, the `normalize_words` of that,
+    and the whole text by `fold_case`.
 
-    `marks` is what a list of verdicts ("A: no; B: yes") affirms, `marked_at` where its last verdict
-    begins.
+    `verdict` is what a list of verdicts ("A: no; B: yes") affirms, `verdict_start` where its last
+    affirmation begins.
     """
 
     text: str
     normalized: str
-    lowercase: str
+    folded: str
     verdict: ParsedChoice | None = None
     verdict_start: int = -1
 
@@ -237,13 +240,10 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
     full_text_match = _match_full_text(normalized, options)
     if full_text_match or bare_match:
         return full_text_match or _UNPARSED
-    bare_letters = (
-        {letter for letter in text if _is_option_letter(letter, options)}
-        if _LETTERS_ONLY.match(text) and not option_traits(options)[1]
-        else set()
-    )
-    if len(bare_letters) > 1:
-        return ParsedChoice(tuple(sorted(bare_letters)), "multiple")
+    if _LETTERS_ONLY.match(text) and not option_traits(options)[1]:
+        listed = {letter for letter in text if _is_option_letter(letter, options)}
+        if len(listed) > 1:
+            return _choice_of(listed, "")
     parsed = _parse_reply(text, normalized, options)
     return _leading_choice(parsed, options, _explicit_choice(parsed, options)) or (
         _refusal_or_option(normalized, options)
@@ -253,27 +253,21 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
 
 
 def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> ParsedReply:
-    lowercase = fold_case(text)
-    masked = without_denied(text, lowercase)
-    if not contains_any(lowercase, _OPTION_VERDICT_SUBSTRINGS):
-        return ParsedReply(
-            masked, normalized if masked is text else normalize_words(masked), lowercase
-        )
-    masked, affirmed_letters, verdict_start = _apply_option_verdicts(masked, options)
-    verdict = (
-        None
-        if not affirmed_letters
-        else ParsedChoice(affirmed_letters, "ok", "verdict")
-        if len(affirmed_letters) == 1
-        else ParsedChoice(affirmed_letters, "multiple")
-    )
-    return ParsedReply(
-        masked,
-        normalized if masked == text else normalize_words(masked),
-        lowercase,
-        verdict,
-        verdict_start,
-    )
+    folded = fold_case(text)
+    masked, verdict, verdict_start = without_denied(text, folded), None, -1
+    if contains_any(folded, _OPTION_VERDICT_SUBSTRINGS):
+        masked, affirmed, verdict_start = _apply_option_verdicts(masked, options)
+        verdict = _choice_of(affirmed, "verdict") if affirmed else None
+    if masked != text:
+        normalized = normalize_words(masked)
+    return ParsedReply(masked, normalized, folded, verdict, verdict_start)
+
+
+def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
+    unique = tuple(sorted(set(letters)))
+    if len(unique) == 1:
+        return ParsedChoice(unique, "ok", evidence)
+    return ParsedChoice(unique, "multiple") if unique else _UNPARSED
 
 
 def without_denied(text: str, folded: str) -> str:
@@ -322,11 +316,8 @@ def _apply_option_verdicts(
         text = "".join(characters)
     if len(verdicts) < 2 or not affirmed:
         return text, (), -1
-    return (
-        text,
-        tuple(sorted({verdict["letter"].upper() for verdict in affirmed})),
-        affirmed[-1].start("letter"),
-    )
+    letters = tuple(verdict["letter"].upper() for verdict in affirmed)
+    return text, letters, affirmed[-1].start("letter")
 
 
 def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
@@ -369,13 +360,13 @@ def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> Parsed
     )
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one
     # phrase without end.
-    for cue in find_cues(text, parsed.lowercase)[: -_MAX_CUES - 1 : -1]:
+    for cue in find_cues(text, parsed.folded)[: -_MAX_CUES - 1 : -1]:
         choice = _choice_after_cue(text, cue, options)
         if choice:
             candidates.append((cue, choice))
             break
     for pattern, markers in ((_WEAK, _WEAK_SUBSTRINGS), (_VERDICT, _VERDICT_SUBSTRINGS)):
-        if contains_any(parsed.lowercase, markers):
+        if contains_any(parsed.folded, markers):
             candidates += [
                 (match.start("letter"), _parse_letter_group(text, match, options))
                 for match in pattern.finditer(text)
@@ -383,16 +374,8 @@ def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> Parsed
             ]
     trailing = _TRAILING.search(text[-60:])
     if trailing and trailing["letter"].isupper():
-        candidates.append(
-            (
-                len(text),
-                (
-                    ParsedChoice((trailing["letter"],), "ok", "last letter")
-                    if _is_option_letter(trailing["letter"], options)
-                    else _UNPARSED
-                ),
-            )
-        )
+        last = [option for option in options if option.letter == trailing["letter"]]
+        candidates.append((len(text), _single_choice(last, "last letter")))
     return max(candidates, key=lambda item: item[0])[1] if candidates else None
 
 
@@ -401,11 +384,9 @@ def _leading_choice(
 ) -> ParsedChoice | None:
     """The later answer, else the letter that opens the reply."""
     leading_match = None if explicit else _LEADING.match(parsed.text)
-    return (
-        _parse_letter_group(parsed.text, leading_match, options)
-        if leading_match and _is_opening_answer(parsed, leading_match, options)
-        else explicit
-    )
+    if leading_match and _is_opening_answer(parsed, leading_match, options):
+        return _parse_letter_group(parsed.text, leading_match, options)
+    return explicit
 
 
 def _choice_after_cue(text: str, position: int, options: Sequence[Option]) -> ParsedChoice | None:
@@ -418,11 +399,9 @@ def _choice_after_cue(text: str, position: int, options: Sequence[Option]) -> Pa
     if letter is None or _is_word(text, letter):
         return None
     is_closed = letter["open"] or letter["close"] or _CLAUSE_END.match(text, letter.end())
-    return (
-        _parse_letter_group(text, letter, options)
-        if letter["letter"].isupper() or is_closed
-        else None
-    )
+    if letter["letter"].isupper() or is_closed:
+        return _parse_letter_group(text, letter, options)
+    return None
 
 
 def _is_word(text: str, letter: re.Match[str]) -> bool:
@@ -462,34 +441,20 @@ def _is_opening_answer(
 
 
 def _labeled_letters(normalized: str, options: Sequence[Option]) -> set[str]:
-    """The letters that stand in front of their own option's text."""
-    letters = {
+    """The letters that are in front of their own option's text.
+
+    In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis B".
+    """
+    return {
         option.letter
         for option in options
         if any(is_affirmed(normalized, labeled) for labeled in option.labeled)
-    }
-    # In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis
-    # B".
-    return {
-        letter
-        for letter in letters
-        if not any(
-            _is_part_of_option(option, normalized, options)
-            for option in options
-            if option.letter == letter
+        and not any(
+            labeled in other.normalized and other.normalized in normalized
+            for other in options
+            for labeled in option.labeled
         )
     }
-
-
-def _is_part_of_option(option: Option, normalized: str, options: Sequence[Option]) -> bool:
-    """Whether an option behind its letter is part of the text of another option that the reply
-    holds.
-    """
-    return any(
-        labeled in other_option.normalized and other_option.normalized in normalized
-        for other_option in options
-        for labeled in option.labeled
-    )
 
 
 def _parse_letter_group(
@@ -504,27 +469,23 @@ def _parse_letter_group(
     ):
         letters.add(next_match["letter"])
         position = next_match.end("close")
-    return (
-        _single_choice([option for option in options if option.letter in letters], "answer phrase")
-        if len(letters) == 1
-        else ParsedChoice(tuple(sorted(letters)), "multiple")
+    if len(letters) > 1:
+        return _choice_of(letters, "")
+    return _single_choice(
+        [option for option in options if option.letter in letters], "answer phrase"
     )
 
 
 def _refusal_or_option(normalized: str, options: tuple[Option, ...]) -> ParsedChoice:
     """A refusal, unless what it says is one of the options ("Cannot be determined")."""
-    refusal_options = [
-        option for option in named_options(normalized, options) if is_refusal(option.text)
-    ]
-    return (
-        _single_choice(refusal_options, "text") if refusal_options else ParsedChoice((), "refused")
-    )
+    named = [option for option in named_options(normalized, options) if is_refusal(option.text)]
+    return _single_choice(named, "text") if named else ParsedChoice((), "refused")
 
 
 def _mentioned_option(
     text: str, normalized: str, parsed: ParsedReply, options: tuple[Option, ...]
 ) -> ParsedChoice:
-    """The one option that the text speaks of; `form` holds the denied letters too."""
+    """The one option that the text mentions; `normalized` has the denied letters too."""
     masked = parsed.text
     if option_traits(options)[0]:
         verdict = yes_no.parse_polarity(text).polarity
@@ -532,12 +493,11 @@ def _mentioned_option(
             return _single_choice(
                 [option for option in options if option.normalized.strip() == verdict], "yes or no"
             )
-    labeled_letters = {match["letter"] or match["bracketed"] for match in _LABELED.finditer(masked)}
-    labeled_letters = {letter for letter in labeled_letters if letter.isupper()} | _labeled_letters(
-        parsed.normalized, options
-    )
-    if labeled_letters:
-        labeled_options = [option for option in options if option.letter in labeled_letters]
+    letters = {match["letter"] or match["bracketed"] for match in _LABELED.finditer(masked)}
+    letters = {letter for letter in letters if letter.isupper()}
+    letters |= _labeled_letters(parsed.normalized, options)
+    if letters:
+        labeled_options = [option for option in options if option.letter in letters]
         return _single_choice(labeled_options, "lettered option")
     listed_match = _LISTED_LETTER.match(masked)
     if (
@@ -551,14 +511,7 @@ def _mentioned_option(
 
 
 def _single_choice(matches: Sequence[Option], evidence: str) -> ParsedChoice:
-    if not matches:
-        return _UNPARSED
-    letters = tuple(sorted({option.letter for option in matches}))
-    return (
-        ParsedChoice(letters, "ok", evidence)
-        if len(letters) == 1
-        else ParsedChoice(letters, "multiple")
-    )
+    return _choice_of((option.letter for option in matches), evidence)
 
 
 def _is_option_letter(letter: str, options: Sequence[Option]) -> bool:

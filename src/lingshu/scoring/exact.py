@@ -39,20 +39,9 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _LIST = re.compile(r"\s*(?:,\s*and\b|,|;|&|\band\b|和|与|及)\s*", re.I)
 _ATOM = re.compile(r"\d+(?:\.\d+)?|[^\W\d_]+(?:'[a-z]+)?|[+<>%≥≤±=]|(?<![^\s(])-(?=\d)")
 _NUMBER_WORDS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-)
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "eleven", "twelve",
+)  # fmt: skip
 _DIGITS_BY_WORD = (
     {word: str(number) for number, word in enumerate(_NUMBER_WORDS)}
     | {word: str(number) for number, word in enumerate("零一二三四五六七八九十")}
@@ -84,36 +73,28 @@ def normalize_answer(text: str) -> str:
     """The comparable form of a plain text: its words run together, but never two numbers."""
     atoms = [_normalize_number(atom) for atom in _ATOM.findall(_THOUSANDS.sub("", text.casefold()))]
     content_atoms = [atom for atom in atoms if atom not in _ARTICLES] or atoms
-    significant_atoms = [
-        atom for atom in content_atoms if atom not in _IMAGING_NOUNS
-    ] or content_atoms
+    significant = [atom for atom in content_atoms if atom not in _IMAGING_NOUNS] or content_atoms
     normalized = ""
-    for atom in significant_atoms:
-        normalized += (
-            " " + atom if normalized and normalized[-1].isdigit() and atom[0].isdigit() else atom
-        )
+    for atom in significant:
+        joins_numbers = normalized[-1:].isdigit() and atom[0].isdigit()
+        normalized += f" {atom}" if joins_numbers else atom
     return normalized
 
 
 def _normalize_number(atom: str) -> str:
     digits = _DIGITS_BY_WORD.get(atom, atom)
     # Decimal rounds beyond 28 digits; no answer is so long a number.
-    return (
-        format(Decimal(digits).normalize(), "f")
-        if digits[0].isdecimal() and len(digits) <= 28
-        else digits
-    )
+    if digits[0].isdecimal() and len(digits) <= 28:
+        return format(Decimal(digits).normalize(), "f")
+    return digits
 
 
 def normalized_forms(text: str) -> tuple[str, tuple[str, ...]]:
     """The comparable form of a text, and those of its list items in one order (none for a single
     item).
     """
-    items = sorted(
-        normalize_answer(item)
-        for item in _LIST.split(_THOUSANDS.sub("", text))
-        if not is_empty(item)
-    )
+    parts = _LIST.split(_THOUSANDS.sub("", text))
+    items = sorted(normalize_answer(part) for part in parts if not is_empty(part))
     return normalize_answer(text), tuple(items) if len(items) > 1 else ()
 
 

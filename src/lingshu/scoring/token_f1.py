@@ -9,10 +9,8 @@ RANGE: 0.0 to 1.0, None for an empty reply.
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from lingshu.core.reply_text import CJK, is_empty, require_golds, to_plain_text
@@ -47,29 +45,6 @@ def token_overlap(prediction: str, gold: str) -> TokenOverlap:
         return TokenOverlap(0.0, 0.0, 0.0)
     precision, recall = n_shared / prediction_counts.total(), n_shared / gold_counts.total()
     return TokenOverlap(2 * precision * recall / (precision + recall), precision, recall)
-
-
-def bleu(prediction: Sequence[str], gold: Sequence[str], *, max_order: int = 4) -> float:
-    """Sentence BLEU up to `most`-grams of two token lists, without smoothing.
-
-    Orders that the shorter list is too short to have are left out, so that equal texts score 1; a
-    missing n-gram of any other order makes it 0. Papineni et al. 2002, section 2.3.
-    """
-    orders = range(1, min(max_order, len(prediction), len(gold)) + 1)
-    logs = []
-    for n in orders:
-        prediction_ngrams = Counter(
-            tuple(prediction[i : i + n]) for i in range(len(prediction) - n + 1)
-        )
-        gold_ngrams = Counter(tuple(gold[i : i + n]) for i in range(len(gold) - n + 1))
-        n_shared = (prediction_ngrams & gold_ngrams).total()
-        if not n_shared:
-            return 0.0
-        logs.append(math.log(n_shared / prediction_ngrams.total()))
-    if not logs:
-        return 0.0
-    brevity = min(0.0, 1 - len(gold) / len(prediction))
-    return math.exp(brevity + math.fsum(logs) / len(logs))
 
 
 def score(sample: Sample, reply: str) -> Score:

@@ -16,16 +16,9 @@ from lingshu.core.types import Sample, Score
 
 # In this order, each splitting what the one before it left.
 _PHRASES = (
-    "**answer**:",
-    "**answer**",
-    "*answer*:",
-    "**answer:**",
-    "answer is",
-    "answer:",
-    "答案:",
-    "final answer",
-    "final answer is",
-)
+    "**answer**:", "**answer**", "*answer*:", "**answer:**", "answer is", "answer:", "答案:",
+    "final answer", "final answer is",
+)  # fmt: skip
 
 
 def extract_tag(text: str | None, tag: str, *, hard: bool = True) -> str:
@@ -79,10 +72,6 @@ def parse_answer(reply: str | None) -> str:
         text = extract_boxed(text)
     elif "<answer>" in text:
         text = extract_tag(text, "answer")
-    return _after_phrases(text)
-
-
-def _after_phrases(text: str) -> str:
     for phrase in _PHRASES:
         text = text.split(phrase)[-1]
     return text
@@ -111,7 +100,7 @@ def is_choice_correct(
     if reply is None:
         raise ValueError("a reply of None has no lower case")
     text = reply.lower()
-    letters = [chr(ord("a") + index) for index in range(len(choices))]
+    letters = _letters("a", choices)
     is_tagged = paper and ("boxed" in text or "<answer>" in text)
     text = parse_answer(text if is_tagged else _paragraph_letter(text, letters) or text)
     return _matches_gold(
@@ -120,6 +109,10 @@ def is_choice_correct(
         gold.strip().lower(),
         text.strip().lower().replace("\n", ""),
     )
+
+
+def _letters(first: str, choices: Sequence[str]) -> list[str]:
+    return [chr(ord(first) + index) for index in range(len(choices))]
 
 
 def _paragraph_letter(text: str, letters: Sequence[str]) -> str | None:
@@ -203,33 +196,25 @@ def _rendered_options(sample: Sample) -> tuple[list[str], bool]:
     """The options as the question shows them, "A. text" where it does not, and whether as "(A)
     text".
     """
-    letters = [chr(ord("A") + index) for index in range(len(sample.choices))]
+    options = list(zip(_letters("A", sample.choices), sample.choices, strict=True))
     for template in ("({}) {}", "{}. {}", "{}.{}", "{}: {}"):
-        lines = [
-            template.format(letter, text)
-            for letter, text in zip(letters, sample.choices, strict=True)
-        ]
-        if all(text in sample.question for text in lines):
+        lines = [template.format(*option) for option in options]
+        if all(line in sample.question for line in lines):
             return lines, template.startswith("(")
-    return [
-        f"{letter}. {text}" for letter, text in zip(letters, sample.choices, strict=True)
-    ], False
+    return ["{}. {}".format(*option) for option in options], False
 
 
 def _verdict_score(is_correct: bool, reply: str) -> Score:
-    return Score(1.0 if is_correct else 0.0, "ok", reply.strip()[:80])
+    return Score(float(is_correct), "ok", reply.strip()[:80])
 
 
 def score_choice(sample: Sample, gold: str, reply: str, *, paper: bool) -> Score:
+    """The verdict on a choice, by the reader that the question's layout asks for."""
     options, is_bracketed = _rendered_options(sample)
-    if is_bracketed:
-        letters = [chr(ord("A") + index) for index in range(len(options))]
-        return _verdict_score(
-            choose_by_letter(reply, letters, dict(zip(letters, sample.choices, strict=True)))
-            == gold.upper(),
-            reply,
-        )
-    return _verdict_score(is_choice_correct(options, gold, reply, paper=paper), reply)
+    if not is_bracketed:
+        return _verdict_score(is_choice_correct(options, gold, reply, paper=paper), reply)
+    texts = dict(zip(_letters("A", sample.choices), sample.choices, strict=True))
+    return _verdict_score(choose_by_letter(reply, list(texts), texts) == gold.upper(), reply)
 
 
 def score(sample: Sample, reply: str) -> Score:
