@@ -21,9 +21,14 @@ from lingshu.core.messages import user_turn
 from lingshu.core.types import Criterion, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import JudgeSummary, judge, open_judge_client
-from lingshu.evaluate.judgments import HumanLabel, read_judge_result, read_labels
+from lingshu.evaluate.judgments import (
+    HumanLabel,
+    clipped_mean,
+    read_judge_result,
+    read_labels,
+    rubric_score,
+)
 from lingshu.evaluate.report import build
-from lingshu.evaluate.rubric import clipped_mean, rubric_score
 from lingshu.evaluate.score import score, scores_file
 from lingshu.scoring import auto
 
@@ -524,7 +529,7 @@ def test_labels_of_a_rubric_are_compared_by_criterion(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_no_label_is_named(tmp_path: Path, row: dict) -> None:
     write_jsonl(tmp_path / "labels.jsonl", [row])
-    with pytest.raises(InputError, match=r"labels.jsonl, line 1: no label"):
+    with pytest.raises(InputError, match=r"labels.jsonl, line 1: not a label"):
         read_labels(tmp_path / "labels.jsonl")
 
 

@@ -16,9 +16,10 @@ from lingshu.core.response_format import InvalidResponse
 from lingshu.core.types import Message, Meta, Sample
 from lingshu.evaluate import judge_prompts
 from lingshu.evaluate.judge_prompts import (
-    criterion_format,
+    AnswerVerdict,
+    CriterionVerdict,
+    JudgePrompt,
     criterion_prompt,
-    verdict_format,
     verdict_prompt,
 )
 
@@ -57,7 +58,7 @@ def test_a_hostile_reply_changes_no_verdict(reply: str, quote: int) -> None:
             {"case": prompt.case, "reason": f"It says {reply}", "verdict": verdict}
         )
         assert (
-            verdict_format(prompt.case).parse(JUDGE_REPLIES[quote](reply, judge_reply)).verdict
+            prompt.response_format().parse(JUDGE_REPLIES[quote](reply, judge_reply)).verdict
             == verdict
         )
 
@@ -73,7 +74,7 @@ def test_a_judge_that_only_repeats_the_reply_has_given_no_verdict(reply: str) ->
         f'{{"answer": {json.dumps(reply)}}}',
     ):
         with pytest.raises(InvalidResponse):
-            verdict_format(prompt.case).parse(answer)
+            prompt.response_format().parse(answer)
 
 
 def test_marks_of_other_chat_templates_are_broken_open_too() -> None:
@@ -88,7 +89,7 @@ def test_marks_of_other_chat_templates_are_broken_open_too() -> None:
 
 @pytest.mark.parametrize("reply", HOSTILE)
 def test_the_reply_cannot_leave_its_marks(reply: str) -> None:
-    text, case = verdict_prompt(SAMPLE, reply)
+    text, case, _ = verdict_prompt(SAMPLE, reply)
     assert case not in reply
     inside = re.findall(rf"<answer-{case}>\n(.*?)\n</answer-{case}>", text, re.DOTALL)
     assert inside == [reply.replace("<|", "< |")]
@@ -132,7 +133,9 @@ def test_the_same_words_have_the_same_code_and_others_another() -> None:
 )
 def test_what_is_no_verdict_says_why(judge_reply: str, reason: str) -> None:
     with pytest.raises(InvalidResponse) as error:
-        verdict_format("c0de").parse(judge_reply.replace("CASE", "c0de"))
+        JudgePrompt("", "c0de", AnswerVerdict).response_format().parse(
+            judge_reply.replace("CASE", "c0de")
+        )
     assert error.value.reason == reason
 
 
@@ -146,7 +149,10 @@ def test_what_is_no_verdict_says_why(judge_reply: str, reason: str) -> None:
     ],
 )
 def test_a_verdict_in_another_dress_is_read(judge_reply: str) -> None:
-    assert criterion_format("c0de").parse(judge_reply).verdict == "not met"
+    assert (
+        JudgePrompt("", "c0de", CriterionVerdict).response_format().parse(judge_reply).verdict
+        == "not met"
+    )
 
 
 def test_the_letter_is_shown_with_its_text_and_every_accepted_answer() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lingshu.evaluate.rubric import all_met, clipped_mean, rubric_range, rubric_score
+from lingshu.evaluate.judgments import all_met, clipped_mean, rubric_range, rubric_score
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lingshu.core.errors import InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.report_sections import ReportSections, format_reference
 from lingshu.core.types import Message, Meta, Reply, Sample
-from lingshu.evaluate import rubric
+from lingshu.evaluate import judgments
 from lingshu.evaluate.score import score_reply
 from lingshu.scoring import auto, choice, closed, token_f1, yes_no
 from lingshu.scoring.exact import extract_answers
@@ -27,6 +27,7 @@ from lingshu.scoring.metrics.rouge import sentence_set_rouge
 from lingshu.scoring.protocols import medevalkit as published
 from lingshu.scoring.protocols import table
 from tests.support import published_toolkit as toolkit
+from tests.support.published_rubric import parse_rubric_verdict
 
 PARITY = Path(__file__).parent.parent / "golden" / "parity"
 
@@ -466,23 +467,25 @@ def test_rubric_scores_are_the_assigned_ones() -> None:
     for case in cases("healthbench"):
         inputs = case["inputs"]
         if "calculate_score" in case["function"]:
-            assert rubric.rubric_score(inputs["points"], inputs["criteria_met"]) == case["expected"]
+            assert (
+                judgments.rubric_score(inputs["points"], inputs["criteria_met"]) == case["expected"]
+            )
         if "parse_json" in case["function"]:
-            assert rubric.parse_rubric_verdict(inputs["json_string"]) == case["expected"].get(
+            assert parse_rubric_verdict(inputs["json_string"]) == case["expected"].get(
                 "criteria_met"
             )
         if "clipped_stats" in case["function"]:
             found = (
                 len(inputs["values"])
                 if inputs["stat"] == "n_samples"
-                else rubric.clipped_mean(inputs["values"])
+                else judgments.clipped_mean(inputs["values"])
             )
             assert found == case["expected"]
         if "clipped_mean" in case["function"]:
             values = [
                 (sample["metrics"] or {}).get("overall_score") for sample in inputs["out_samples"]
             ]
-            assert rubric.clipped_mean(values) == case["expected"]["score"]
+            assert judgments.clipped_mean(values) == case["expected"]["score"]
 
 
 def test_the_reference_packages_agree() -> None:

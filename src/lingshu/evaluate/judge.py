@@ -1,14 +1,14 @@
 """Between scoring and reporting, on request: a judge gives a verdict on each stored reply, as
-scores of a protocol of its own.
+scores of a separate protocol.
 
-OUT/<task>/scores.judge.jsonl    rows as in scores.jsonl, in the same order; `judge` holds the verdict's parts, `rule` the rules' score
-OUT/<task>/judge.json            counts, the score with its range, agreement with the rules and with people
-OUT/<task>/judge/calls.jsonl     every raw answer of the judge; what was asked once is not asked again
+OUT/<task>/scores.judge.jsonl    rows as in scores.jsonl, in the same order; `judge` holds the parts
+                                 of the verdict, `rule` the score of the rules
+OUT/<task>/judge.json            counts, the score with its range, agreement with rules and people
+OUT/<task>/judge/calls.jsonl     every raw answer of the judge; a repeated question is not sent again
 
-Where a task has criteria, each is asked for on its own and the score is that of the rubric;
-elsewhere the reply is correct or incorrect against the gold. A judge sees words alone, no image.
-Empty replies are not shown to it, and reports, which are measured, and samples without a gold keep
-what the rules said.
+Where a task has criteria, each is one question and the score is that of the rubric; elsewhere the
+reply is correct or incorrect against the gold. A judge sees text only, no image. Empty replies are
+not shown to it; reports, which are measured, and samples without a gold keep the score of the rules.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from lingshu.core.response_format import Request
 from lingshu.core.types import Criterion, Engine, Image, Sample, Sampling, Score, Task
 from lingshu.evaluate.judge_prompts import (
     PROMPT_DIGEST,
-    criterion_format,
+    JudgePrompt,
     criterion_prompt,
-    verdict_format,
     verdict_prompt,
 )
 from lingshu.evaluate.judgments import (
@@ -42,19 +41,21 @@ from lingshu.evaluate.judgments import (
     HumanLabel,
     JudgeCounts,
     JudgeResult,
+    all_met,
+    rubric_range,
+    rubric_score,
     write_judge_result,
 )
-from lingshu.evaluate.rubric import all_met, rubric_range, rubric_score
 from lingshu.evaluate.score import scores_file
 
 JUDGE_FOLDER = "judge"
-# Asked together: enough to keep a server busy, few enough that a benchmark need not lie in memory.
+# Sent together: enough to keep a server busy, few enough that a benchmark need not be in memory.
 CHUNK_REQUESTS = 512
 NO_POINTS = "no criterion has positive points: there is no score"
 
 
 class JudgeSummary(NamedTuple):
-    """What the verdicts came to, and how many labels of people belong to the task."""
+    """The result of the verdicts, and how many human labels belong to the task."""
 
     result: JudgeResult
     n_labeled: int
@@ -62,9 +63,7 @@ class JudgeSummary(NamedTuple):
 
 @dataclass(frozen=True)
 class _JudgeCase:
-    """A row of scores.jsonl on its way: settled with a score, or with what the judge is to be
-    asked.
-    """
+    """A row of scores.jsonl on its way: with a known score, or with requests to the judge."""
 
     row: Mapping[str, Any]
     known_score: Score | None = None
@@ -81,14 +80,14 @@ def open_judge_client(
     max_attempts: int = 3,
     n_repeats: int = 0,
 ) -> CachedClient:
-    """The judge with its memory below a task's folder.
+    """The judge with its cache below a task's folder.
 
     Raises:
-        StorageError: another process is at work there.
+        StorageError: another process uses the cache.
     """
 
     def no_image(image: Image) -> bytes:
-        raise AssertionError(f"a judge is shown words alone, not {image}")
+        raise AssertionError(f"a judge sees text only, not {image}")
 
     return CachedClient(
         engine,
@@ -116,47 +115,38 @@ def judge(
     labels: Sequence[HumanLabel] = (),
     progress: Progress | None = None,
 ) -> JudgeSummary:
-    """Ask for the verdicts on the scored replies in `folder` that are not known yet, and write
-    scores.judge.jsonl and judge.json.
+    """Request the unknown verdicts on the scored replies in `folder`, and write scores.judge.jsonl
+    and judge.json.
 
-    A reply without a verdict, after all tries, has the status `error` and a note that begins with
-    "judge failed:".
+    A reply without a verdict, after all attempts, has the status `error` and a note that begins
+    with "judge failed:".
 
     Raises:
-        ArtefactError: scores.jsonl is missing, or over other samples.
+        ArtifactError: scores.jsonl is missing, or over other samples.
         EngineError: the judge cannot answer at all; verdicts so far are kept, and the same call
-            goes on from there.
+            resumes from there.
         InputError: a label that does not fit its rubric.
         StorageError: the disk refused a write.
     """
-    counts, progress = (
-        JudgeCounts(task.name, labels, rubric=task.criteria is not None),
-        progress or NoProgress(),
-    )
+    counts = JudgeCounts(task.name, labels, rubric=task.criteria is not None)
+    progress = progress or NoProgress()
     progress.start(len(samples), 0)
 
     def rows() -> Iterator[dict[str, Any]]:
         for chunk in _chunks(task, samples, folder):
-            outcomes = iter(
-                calls.ask([request for case in chunk for request in case.requests], sampling)
-            )
-            rows_with_verdicts = [
-                _row(case, [next(outcomes) for _ in case.requests]) for case in chunk
-            ]
-            progress.advance(
-                len(rows_with_verdicts),
-                sum(str(row["note"] or "").startswith(JUDGE_FAILED) for row in rows_with_verdicts),
-            )
-            for row in rows_with_verdicts:
+            requests = [request for case in chunk for request in case.requests]
+            results = iter(calls.ask(requests, sampling))
+            judged = [_row(case, [next(results) for _ in case.requests]) for case in chunk]
+            notes = [str(row["note"] or "") for row in judged]
+            progress.advance(len(judged), sum(note.startswith(JUDGE_FAILED) for note in notes))
+            for row in judged:
                 counts.add(row)
                 yield row
 
     write_scores(scores_file(folder, JUDGE), rows())
-    summary = JudgeSummary(
-        counts.result(model=calls.engine.model, prompt_digest=PROMPT_DIGEST), counts.n_labeled
-    )
-    write_judge_result(folder, summary.result)
-    return summary
+    result = counts.result(model=calls.engine.model, prompt_digest=PROMPT_DIGEST)
+    write_judge_result(folder, result)
+    return JudgeSummary(result, counts.n_labeled)
 
 
 def _chunks(task: Task, samples: Sequence[Sample], folder: Path) -> Iterator[list[_JudgeCase]]:
@@ -186,98 +176,83 @@ def _make_case(task: Task, sample: Sample, row: Mapping[str, Any]) -> _JudgeCase
     if not isinstance(reply, str):
         return _JudgeCase(row, Score(None, "error", note=row.get("note")))
     if not is_judgeable(task, sample):
-        return _JudgeCase(
-            row, Score(row["value"], row["status"], row.get("prediction"), row.get("note"))
-        )
+        score = Score(row["value"], row["status"], row.get("prediction"), row.get("note"))
+        return _JudgeCase(row, score)
     answer = strip_reasoning(reply).strip()
     if not answer:
         return _JudgeCase(row, Score(None, "empty"))
     if task.criteria is None:
-        prompt = verdict_prompt(sample, answer)
-        return _JudgeCase(
-            row,
-            requests=[Request(_judge_sample(sample, prompt.text, 0), verdict_format(prompt.case))],
-        )
+        return _JudgeCase(row, requests=[_request(sample, verdict_prompt(sample, answer), 0)])
     try:
         criteria = list(task.criteria(sample))
     except InputError as error:
         return _JudgeCase(row, Score(None, "error", note=f"no rubric: {error}"))
     if not any(criterion.points > 0 for criterion in criteria):
         return _JudgeCase(row, Score(None, "ok", note=NO_POINTS))
-    prompts = [criterion_prompt(sample, answer, criterion.text) for criterion in criteria]
     requests = [
-        Request(_judge_sample(sample, prompt.text, index), criterion_format(prompt.case))
-        for index, prompt in enumerate(prompts)
+        _request(sample, criterion_prompt(sample, answer, criterion.text), index)
+        for index, criterion in enumerate(criteria)
     ]
     return _JudgeCase(row, requests=requests, criteria=criteria)
 
 
-def _judge_sample(sample: Sample, text: str, index: int) -> Sample:
-    """What the judge is asked, under all that is known of who may see the sample."""
-    return Sample(f"{sample.id}/{index}", (user_turn(text, 0),), meta=sample.meta)
+def _request(sample: Sample, prompt: JudgePrompt, index: int) -> Request[Any]:
+    # The sample's metadata decides who may see it.
+    turn = user_turn(prompt.text, 0)
+    judge_sample = Sample(f"{sample.id}/{index}", (turn,), meta=sample.meta)
+    return Request(judge_sample, prompt.response_format())
 
 
-def _row(case: _JudgeCase, outcomes: Sequence[CallResult[Any]]) -> dict[str, Any]:
-    fields = {key: value for key, value in case.row.items() if key not in ("protocol", "metrics")}
-    fields |= {"rule": {key: case.row.get(key) for key in ("value", "status", "prediction")}}
-    if case.known_score is not None:
-        return score_row(case.row["id"], case.known_score, {"protocol": JUDGE, **fields})
-    score, parts = (
-        _score_verdict(outcomes[0])
-        if case.criteria is None
-        else _score_criteria(case.criteria, outcomes)
-    )
-    return score_row(case.row["id"], score, {"protocol": JUDGE, **fields, "judge": parts})
+def _row(case: _JudgeCase, results: Sequence[CallResult[Any]]) -> dict[str, Any]:
+    row = case.row
+    fields = {key: value for key, value in row.items() if key not in ("protocol", "metrics")}
+    fields["rule"] = {key: row.get(key) for key in ("value", "status", "prediction")}
+    score = case.known_score
+    if score is None:
+        grade = _grade_criteria if case.criteria else _grade_verdict
+        score, fields["judge"] = grade(case.criteria or (), results)
+    return score_row(row["id"], score, {"protocol": JUDGE, **fields})
 
 
-def _score_verdict(outcome: CallResult[Any]) -> tuple[Score, dict[str, Any]]:
-    if outcome.value is None:
-        return _failed_score([outcome], 1), {
-            "verdict": None,
-            "failed": outcome.reject_reason,
-            "range": [0.0, 1.0],
-        }
-    verdict = outcome.value
-    return Score(float(verdict.verdict == "correct"), prediction=verdict.verdict), {
-        "verdict": verdict.verdict,
-        "reason": verdict.reason,
-    }
-
-
-def _score_criteria(
-    criteria: Sequence[Criterion], outcomes: Sequence[CallResult[Any]]
+def _grade_verdict(
+    _: Sequence[Criterion], results: Sequence[CallResult[Any]]
 ) -> tuple[Score, dict[str, Any]]:
-    points = [criterion.points for criterion in criteria]
-    criterion_rows = [
+    [result] = results
+    if result.value is None:
+        parts = {"verdict": None, "failed": result.reject_reason, "range": [0.0, 1.0]}
+        return _failed_score(results, 1), parts
+    verdict = result.value.verdict
+    score = Score(float(verdict == "correct"), prediction=verdict)
+    return score, {"verdict": verdict, "reason": result.value.reason}
+
+
+def _grade_criteria(
+    criteria: Sequence[Criterion], results: Sequence[CallResult[Any]]
+) -> tuple[Score, dict[str, Any]]:
+    rows = [
         {
             "name": criterion.name,
             "points": criterion.points,
             "criterion": criterion.text,
-            "verdict": None if outcome.value is None else outcome.value.verdict,
-            "reason": outcome.reject_reason if outcome.value is None else outcome.value.reason,
+            "verdict": None if result.value is None else result.value.verdict,
+            "reason": result.reject_reason if result.value is None else result.value.reason,
         }
-        for criterion, outcome in zip(criteria, outcomes, strict=True)
+        for criterion, result in zip(criteria, results, strict=True)
     ]
-    met = [
-        None if outcome.value is None else outcome.value.verdict == CRITERION_VERDICTS[0]
-        for outcome in outcomes
-    ]
-    missing = [outcome for outcome in outcomes if outcome.value is None]
+    points = [criterion.points for criterion in criteria]
+    missing = [result for result in results if result.value is None]
     if missing:
-        most_common_reason = Counter(str(outcome.reject_reason) for outcome in missing).most_common(
-            1
-        )[0][0]
+        met = [row["verdict"] and row["verdict"] == CRITERION_VERDICTS[0] for row in rows]
         bounds = rubric_range(points, met)
-        return _failed_score(missing, len(outcomes)), {
-            "criteria": criterion_rows,
-            "failed": most_common_reason,
+        reasons = Counter(str(result.reject_reason) for result in missing)
+        return _failed_score(missing, len(results)), {
+            "criteria": rows,
+            "failed": max(reasons, key=reasons.__getitem__),
             "range": None if bounds is None else list(bounds),
         }
-    met_flags = [bool(flag) for flag in met]
-    score = Score(
-        rubric_score(points, met_flags), prediction=f"{sum(met_flags)} of {len(met_flags)} met"
-    )
-    return score, {"criteria": criterion_rows, "all_met": all_met(points, met_flags)}
+    met = [row["verdict"] == CRITERION_VERDICTS[0] for row in rows]
+    score = Score(rubric_score(points, met), prediction=f"{sum(met)} of {len(met)} met")
+    return score, {"criteria": rows, "all_met": all_met(points, met)}
 
 
 def _failed_score(missing: Sequence[CallResult[Any]], n_requests: int) -> Score:

@@ -1,7 +1,7 @@
-"""What a judge's verdicts on a task come to: counts, the score and its range, agreement with the
-rules and with people.
+"""The results of a judge's verdicts on a task: counts, the score and its range, agreement with the
+rules and with people; and the arithmetic of rubrics.
 
-OUT/<task>/judge.json holds it, made from the rows of scores.judge.jsonl and from people's labels;
+OUT/<task>/judge.json holds them, made from the rows of scores.judge.jsonl and from human labels;
 the report shows it.
 """
 
@@ -17,16 +17,54 @@ from typing import Any
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import enumerate_jsonl, read_json, write_json
 from lingshu.core.stats import Agreement, agreement
-from lingshu.evaluate.rubric import clipped_mean, rubric_score
 from lingshu.evaluate.summary import Row, is_unscored, percent, row_value
 
 JUDGE = "judge"  # the protocol that the verdicts are scores under
 JUDGE_FILE = "judge.json"
-# How the note of a reply begins that has no score because the judge gave no verdict that can be
-# read.
-JUDGE_FAILED = "judge failed:"
+JUDGE_FAILED = "judge failed:"  # begins the note of a reply without a verdict
 VERDICTS = ("correct", "incorrect")
 CRITERION_VERDICTS = ("met", "not met")
+
+
+# --- rubrics: HealthBench (arXiv 2505.08775). Yes-or-no dimensions of one point are the same formula.
+
+
+def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
+    """Points of the met criteria over all positive points; may be negative; None where no criterion
+    has positive points.
+    """
+    max_points = sum(point for point in points if point > 0)
+    earned_points = sum(point for point, is_met in zip(points, met, strict=True) if is_met)
+    return earned_points / max_points if max_points > 0 else None
+
+
+def rubric_range(points: Sequence[float], met: Sequence[bool | None]) -> tuple[float, float] | None:
+    """The lowest and highest score that the criteria without a verdict (None) leave open; None
+    where there is no score.
+    """
+    pairs = list(zip(points, met, strict=True))
+    lower = rubric_score(points, [point < 0 if flag is None else flag for point, flag in pairs])
+    upper = rubric_score(points, [point > 0 if flag is None else flag for point, flag in pairs])
+    return None if lower is None or upper is None else (lower, upper)
+
+
+def all_met(points: Sequence[float], met: Sequence[bool]) -> bool:
+    """Whether a reply does all that it should and nothing that it should not; criteria without
+    points decide nothing.
+    """
+    pairs = zip(points, met, strict=True)
+    return all(point == 0 or is_met == (point > 0) for point, is_met in pairs)
+
+
+def clipped_mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the replies that have a score, clipped to 0..1 after averaging; None where none
+    has.
+    """
+    scores = [value for value in values if value is not None]
+    return min(1.0, max(0.0, math.fsum(scores) / len(scores))) if scores else None
+
+
+# --- results
 
 
 @dataclass(frozen=True)
@@ -39,14 +77,14 @@ class CriterionScore:
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """The verdicts on one task. `asked` counts the replies that needed a verdict, `failed` those
-    without one by reason.
+    """The verdicts on one task. `n_requested` counts the replies that needed a verdict, `failed`
+    those without one by reason.
 
-    `value` is the mean over all replies but the failed ones, `lower_bound` and `upper_bound` what it
-    would be were every missing verdict against or for the reply. `all_met` counts the replies that
-    meet a whole rubric, among `judged` and the `empty` ones, which no judge is shown. `rule_agreement`
-    compares verdicts with the rules' on the replies that both read, `human_agreement` with labels: by reply,
-    or by criterion of a rubric.
+    `value` is the mean over all replies but the failed ones; `lower_bound` and `upper_bound` are
+    what it would be if every missing verdict were against or for the reply. `n_all_met` counts the
+    replies that meet a whole rubric, among the judged and the `n_empty` ones, which no judge sees.
+    `rule_agreement` compares verdicts with the rules' on the replies that both read,
+    `human_agreement` with labels: by reply, or by criterion of a rubric.
     """
 
     model: str
@@ -100,8 +138,8 @@ class JudgeResult:
 
 @dataclass(frozen=True)
 class HumanLabel:
-    """What a person says of one reply: the verdict, or for each criterion whether it is met (None:
-    not said).
+    """A person's verdict on one reply, or for each criterion whether it is met (None: no
+    statement).
     """
 
     id: str
@@ -111,46 +149,34 @@ class HumanLabel:
 
 
 def read_labels(path: Path) -> list[HumanLabel]:
-    """People's labels: rows {"id", "verdict": "correct" | "incorrect"} or {"id", "met": [true, false, null]}, and perhaps "task".
+    """Human labels: rows {"id", "verdict": "correct" | "incorrect"} or {"id", "met": [true, false,
+    null]}, optionally with "task".
 
     Raises:
-        InputError: no label, a line that is none, or a second one for the same reply.
+        InputError: no label, a line that is not one, or a second one for the same reply.
     """
     labels: dict[tuple[str | None, str], HumanLabel] = {}
     for number, row in enumerate_jsonl(path, allow_truncated=False):
-        name, verdict, met, task = (
-            row.get("id"),
-            row.get("verdict"),
-            row.get("met"),
-            row.get("task"),
-        )
-        has_criteria = (
-            isinstance(met, list)
-            and bool(met)
-            and all(flag is None or isinstance(flag, bool) for flag in met)
-        )
-        if (
-            not isinstance(name, str)
-            or not isinstance(task, str | None)
-            or (verdict in VERDICTS) == has_criteria
-        ):
-            expected_format = (
-                '{"id", "verdict": "correct" or "incorrect"} or {"id", "met": [true, false, ...]}'
+        name, verdict, met, task = (row.get(key) for key in ("id", "verdict", "met", "task"))
+        flags = tuple(met) if isinstance(met, list) else None
+        has_flags = bool(flags) and all(flag is None or isinstance(flag, bool) for flag in flags)
+        is_label = isinstance(task, str | None) and (verdict in VERDICTS) != has_flags
+        if not isinstance(name, str) or not is_label:
+            raise InputError(
+                f'{path}, line {number}: not a label; write {{"id", "verdict": "correct" or'
+                ' "incorrect"} or {"id", "met": [true, false, ...]}.'
             )
-            raise InputError(f"{path}, line {number}: no label; write {expected_format}.")
         if (task, name) in labels:
             raise InputError(f"{path}, line {number}: {name!r} has a label already; keep one.")
-        labels[task, name] = HumanLabel(
-            name, verdict, tuple(met) if isinstance(met, list) else None, task
-        )
+        labels[task, name] = HumanLabel(name, verdict, flags, task)
     if not labels:
         raise InputError(f"{path} holds no label; write one JSON object a line.")
     return list(labels.values())
 
 
 class JudgeCounts:
-    """Takes in rows of scores.judge.jsonl one at a time and keeps only counts, values and pairs of
-    words.
+    """Collects rows of scores.judge.jsonl one at a time; keeps only counts, values and pairs of
+    verdicts.
     """
 
     def __init__(
@@ -161,55 +187,42 @@ class JudgeCounts:
             for label in labels
             if label.task in (None, task) and (label.met is not None) == rubric
         ]
-        self._labels = {
-            label.id: label
-            for label in sorted(task_labels, key=lambda label: label.task is not None)
-        }
-        self._n_requested, self._n_judged, self._n_all_met, self._n_empty, self.n_labeled = (
-            0,
-            0,
-            0,
-            0,
-            0,
-        )
-        self._failed: Counter[str] = Counter()
+        # A label that names the task wins over one for any task.
+        task_labels.sort(key=lambda label: label.task is not None)
+        self._labels = {label.id: label for label in task_labels}
+        self._rubric = rubric
+        self._n_requested = self._n_all_met = self._n_empty = self.n_labeled = 0
+        self._failed = Counter[str]()
         self._values: list[float] = []
         self._bounds: list[tuple[float, float]] = []
         self._criterion_scores: dict[str, list[float]] = defaultdict(list)
         self._rule_pairs: list[tuple[str, str]] = []
         self._human_pairs: list[tuple[str, str]] = []
-        self._rubric = rubric
 
     def add(self, row: Row) -> None:
         label = self._labels.get(str(row["id"]))
         self.n_labeled += label is not None
         if row["status"] != "error" and not is_unscored(row):
             self._values.append(row_value(row))
-        if "judge" not in row:
+        judged = row.get("judge")
+        if judged is None:
             self._n_empty += row["status"] == "empty"
             return
         self._n_requested += 1
-        criteria = row["judge"].get("criteria")
         if row["status"] == "error":
-            self._failed[row["judge"]["failed"]] += 1
-            if row["judge"]["range"] is not None:
-                self._bounds.append(tuple(row["judge"]["range"]))
+            self._failed[judged["failed"]] += 1
+            if judged["range"] is not None:
+                self._bounds.append(tuple(judged["range"]))
         else:
-            self._n_judged += 1
-            self._n_all_met += bool(row["judge"].get("all_met"))
-        if criteria is None:
-            self._add_verdict(row, label)
-        else:
-            self._add_criteria(criteria, row, label)
+            self._n_all_met += bool(judged.get("all_met"))
+        if "criteria" in judged:
+            self._add_criteria(judged["criteria"], row, label)
+        elif judged.get("verdict") is not None:
+            self._add_verdict(judged["verdict"], row["rule"], label)
 
-    def _add_verdict(self, row: Row, label: HumanLabel | None) -> None:
-        verdict = row["judge"].get("verdict")
-        if verdict is None:
-            return
-        if row["rule"]["status"] == "ok" and row["rule"]["value"] in (0.0, 1.0):
-            self._rule_pairs.append(
-                (verdict, VERDICTS[0] if row["rule"]["value"] == 1.0 else VERDICTS[1])
-            )
+    def _add_verdict(self, verdict: str, rule: Row, label: HumanLabel | None) -> None:
+        if rule["status"] == "ok" and rule["value"] in (0.0, 1.0):
+            self._rule_pairs.append((verdict, VERDICTS[rule["value"] == 0.0]))
         if label is not None and label.verdict is not None:
             self._human_pairs.append((verdict, label.verdict))
 
@@ -219,29 +232,29 @@ class JudgeCounts:
         if label is not None and label.met is not None:
             if len(label.met) != len(criteria):
                 raise InputError(
-                    f"the label of {row['id']!r} says {len(label.met)} criteria where there are"
+                    f"the label of {row['id']!r} has {len(label.met)} criteria where there are"
                     f" {len(criteria)}; give one each."
                 )
-            pairs = zip((criterion["verdict"] for criterion in criteria), label.met, strict=True)
             self._human_pairs += [
-                (verdict, CRITERION_VERDICTS[0] if met else CRITERION_VERDICTS[1])
-                for verdict, met in pairs
-                if verdict is not None and met is not None
+                (criterion["verdict"], CRITERION_VERDICTS[not met])
+                for criterion, met in zip(criteria, label.met, strict=True)
+                if criterion["verdict"] is not None and met is not None
             ]
         if row["status"] == "error":
             return
-        for name in dict.fromkeys(criterion["name"] for criterion in criteria if criterion["name"]):
-            named_criteria = [criterion for criterion in criteria if criterion["name"] == name]
-            value = rubric_score(
-                [criterion["points"] for criterion in named_criteria],
-                [criterion["verdict"] == CRITERION_VERDICTS[0] for criterion in named_criteria],
-            )
+        by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for criterion in criteria:
+            by_name[criterion["name"]].append(criterion)
+        for name in filter(None, by_name):
+            points = [criterion["points"] for criterion in by_name[name]]
+            met = [criterion["verdict"] == CRITERION_VERDICTS[0] for criterion in by_name[name]]
+            value = rubric_score(points, met)
             if value is not None:
                 self._criterion_scores[name].append(value)
 
     def result(self, *, model: str, prompt_digest: str) -> JudgeResult:
-        """What all rows came to."""
         low, high = ([bound[index] for bound in self._bounds] for index in (0, 1))
+        categories = CRITERION_VERDICTS if self._rubric else VERDICTS
         return JudgeResult(
             model=model,
             prompt_digest=prompt_digest,
@@ -259,26 +272,27 @@ class JudgeCounts:
             },
             rule_agreement=agreement(self._rule_pairs, VERDICTS) if self._rule_pairs else None,
             human_agreement=(
-                agreement(self._human_pairs, CRITERION_VERDICTS if self._rubric else VERDICTS)
-                if self._human_pairs
-                else None
+                agreement(self._human_pairs, categories) if self._human_pairs else None
             ),
         )
 
 
 def write_judge_result(folder: Path, result: JudgeResult) -> None:
-    values = asdict(result)
-    for name in ("rule_agreement", "human_agreement"):
-        agreement_result = getattr(result, name)
-        values[name] = None if agreement_result is None else agreement_result._asdict()
-    write_json(folder / JUDGE_FILE, values)
+    agreements = {
+        name: pairs and pairs._asdict()
+        for name, pairs in (
+            ("rule_agreement", result.rule_agreement),
+            ("human_agreement", result.human_agreement),
+        )
+    }
+    write_json(folder / JUDGE_FILE, asdict(result) | agreements)
 
 
 def read_judge_result(folder: Path) -> JudgeResult | None:
-    """What is told of a task's verdicts; None where it was not judged.
+    """The stored result of a task; None where it was not judged.
 
     Raises:
-        ArtefactError: the file is damaged.
+        ArtifactError: the file is damaged.
     """
     path = folder / JUDGE_FILE
     if not path.is_file():
@@ -291,12 +305,9 @@ def read_judge_result(folder: Path) -> JudgeResult | None:
         for name in ("rule_agreement", "human_agreement"):
             values[name] = None if values[name] is None else Agreement(**values[name])
         result = JudgeResult(**values)
-        numbers = [result.value, result.lower_bound, result.upper_bound]
-        if not all(
-            item is None or (isinstance(item, int | float) and math.isfinite(item))
-            for item in numbers
-        ):
-            raise ValueError("a number is none")
+        numbers = (result.value, result.lower_bound, result.upper_bound)
+        if not all(number is None or math.isfinite(number) for number in numbers):
+            raise ValueError("a number is not finite")
         return result
     except (ArtifactError, TypeError, LookupError, ValueError, AttributeError) as error:
         raise ArtifactError(
