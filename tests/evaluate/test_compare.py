@@ -148,6 +148,6 @@ def test_runs_over_other_data_are_told():
     ]
     assert compare(runs[0], runs[2]).notes == ()
     (output,) = compare(runs[0], runs[1]).notes
-    assert output.startswith("T: asked over x here and over y there")
+    assert output.startswith("T: evaluated over x here and over y there")
     report = assemble("m", [], paired=compare(runs[0], runs[1]))
     assert f"\n- {output}\n" in as_markdown(report)

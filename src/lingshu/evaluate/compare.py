@@ -4,9 +4,12 @@ sample can show.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import gt, lt
+from typing import NamedTuple
 
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.evaluate.statistics import (
@@ -23,13 +26,13 @@ from lingshu.evaluate.summary import Row, group_key, is_unscored, row_value
 
 @dataclass(frozen=True)
 class TaskComparison:
-    """One task under one protocol in two runs, on the `pairs` items that both answered.
+    """One task under one protocol in two runs, on the `n_pairs` items that both answered.
 
-    `ours` and `theirs` are the accuracies on those items, `difference` is ours - theirs with its
-    interval by drawing whole groups. `only_ours` and `only_theirs` count the items that one run
-    alone got right; they and `test` are None for scores between right and wrong. `smallest` is the
-    smallest true difference such a sample finds at the 5% level in 80% of cases. `left_out` counts
-    the items that are no pair, by reason.
+    `accuracy` and `baseline_accuracy` are those on these items, `difference` is the first minus the
+    second, its interval by resampling whole groups. `n_only_run` and `n_only_baseline` count the
+    items that one run alone got right; they and `test` are None for scores between right and wrong.
+    `min_detectable` is the smallest true difference such a sample finds at the 5% level in 80% of
+    cases. `excluded` counts the items without a pair, by reason.
     """
 
     name: str
@@ -54,11 +57,11 @@ class TaskComparison:
 @dataclass(frozen=True)
 class RunComparison:
     """This run against another: its folder's name, its model, a comparison per task, and the tasks
-    that are no pair.
+    without a pair.
 
     `macro` is the unweighted mean of the differences over tasks of right or wrong, by protocol,
-    where a protocol has several. `notes` says of which tasks the two runs name different data: ids
-    and right answers may then agree by chance.
+    where a protocol has several. `notes` lists tasks for which the two runs name different data:
+    ids and right answers may then agree by chance.
     """
 
     run: str
@@ -75,56 +78,48 @@ def compare(run: ScoredRun, baseline: ScoredRun) -> RunComparison:
     Raises:
         InputError: the two runs have no task in common.
     """
-    baseline_tasks = {task.name: task for task in baseline.tasks}
-    excluded = {
-        task.name: "only in this run" for task in run.tasks if task.name not in baseline_tasks
-    }
-    excluded |= {
-        name: f"only in {baseline.name}"
-        for name in baseline_tasks
-        if name not in {task.name for task in run.tasks}
-    }
-    task_pairs = [
-        (task, baseline_tasks[task.name]) for task in run.tasks if task.name in baseline_tasks
-    ]
-    if not task_pairs:
+    tasks, baseline_tasks = ({task.name: task for task in each.tasks} for each in (run, baseline))
+    excluded = dict.fromkeys(tasks.keys() - baseline_tasks.keys(), "only in this run")
+    excluded |= dict.fromkeys(baseline_tasks.keys() - tasks.keys(), f"only in {baseline.name}")
+    names = [name for name in tasks if name in baseline_tasks]
+    if not names:
         raise InputError(
             f"{run.name} and {baseline.name} have no task in common; compare runs on the same tasks."
         )
     comparisons = []
-    for run_task, baseline_task in task_pairs:
-        protocols = [protocol for protocol in run_task.rows if protocol in baseline_task.rows]
+    notes = []
+    for name in names:
+        task, other = tasks[name], baseline_tasks[name]
+        protocols = [protocol for protocol in task.rows if protocol in other.rows]
         if not protocols:
-            excluded[run_task.name] = (
-                f"scored under {', '.join(run_task.rows)} here and {', '.join(baseline_task.rows)} there"
+            excluded[name] = (
+                f"scored under {', '.join(task.rows)} here and {', '.join(other.rows)} there"
             )
         comparisons += [
-            compare_rows(
-                run_task, run_task.rows[protocol], baseline_task.rows[protocol], protocol=protocol
-            )
+            compare_rows(task, task.rows[protocol], other.rows[protocol], protocol=protocol)
             for protocol in protocols
         ]
+        revisions = [each.metadata.get("revision") for each in (task, other)]
+        if all(revisions) and revisions[0] != revisions[1]:
+            notes.append(
+                f"{task.title}: evaluated over {revisions[0]} here and over {revisions[1]} there."
+                " Items are matched by id and right answer alone; make sure that these are the same"
+                " items."
+            )
     values: dict[str, list[float | None]] = {}
     for comparison in comparisons:
-        # scores between right and wrong are another measure, whose mean with accuracies is none
+        # Scores between right and wrong are another measure, without a common mean with accuracies.
         if comparison.test is not None:
             values.setdefault(comparison.protocol, []).append(comparison.difference.value)
-    means = {
-        protocol: macro(differences)
-        for protocol, differences in values.items()
-        if len(differences) > 1
-    }
-    notes = [
-        f"{run_task.title}: asked over {run_task.metadata['revision']} here and over {baseline_task.metadata['revision']}"
-        " there. Items are matched by id and right answer alone; make sure that these are the same"
-        " items."
-        for run_task, baseline_task in task_pairs
-        if run_task.metadata.get("revision")
-        and baseline_task.metadata.get("revision")
-        and run_task.metadata["revision"] != baseline_task.metadata["revision"]
-    ]
+    means = {name: macro(gaps) for name, gaps in values.items() if len(gaps) > 1}
+    order = [name for name in (*tasks, *baseline_tasks) if name in excluded]
     return RunComparison(
-        baseline.name, baseline.model, tuple(comparisons), excluded, means, tuple(notes)
+        baseline.name,
+        baseline.model,
+        tuple(comparisons),
+        {name: excluded[name] for name in order},
+        means,
+        tuple(notes),
     )
 
 
@@ -134,39 +129,51 @@ def compare_rows(
     """Two files of scores of one task, matched by id.
 
     Raises:
-        ArtefactError: an id stands twice in one file.
+        ArtifactError: an id occurs twice in one file.
     """
     pairs, excluded = match_rows(rows, baseline_rows)
-    values, baseline_values = (
-        [row_value(row) for row, _ in pairs],
-        [row_value(row) for _, row in pairs],
-    )
-    groups = [group_key(row) for row, _ in pairs]
-    n = len(pairs)
-    binary = bool(pairs) and set(values) | set(baseline_values) <= {0.0, 1.0}
+    paired = compare_pairs(pairs)
+    first, second, groups = _values_and_groups(pairs)
     return TaskComparison(
         name=task.name,
         title=task.title,
         protocol=protocol,
-        n_pairs=n,
+        n_pairs=len(pairs),
         n_groups=len(set(groups)),
-        accuracy=sum(values) / n if n else None,
-        baseline_accuracy=sum(baseline_values) / n if n else None,
-        difference=difference(values, baseline_values, groups),
-        n_only_run=sum(a > b for a, b in zip(values, baseline_values, strict=True))
-        if binary
-        else None,
-        n_only_baseline=sum(a < b for a, b in zip(values, baseline_values, strict=True))
-        if binary
-        else None,
-        test=(
-            mcnemar([a == 1.0 for a in values], [b == 1.0 for b in baseline_values], groups)
-            if binary
-            else None
-        ),
-        min_detectable=min_detectable_difference(values, baseline_values, groups),
+        accuracy=paired.first_mean,
+        baseline_accuracy=paired.second_mean,
+        difference=paired.difference,
+        n_only_run=sum(map(gt, first, second)) if paired.test else None,
+        n_only_baseline=sum(map(lt, first, second)) if paired.test else None,
+        test=paired.test,
+        min_detectable=min_detectable_difference(first, second, groups),
         excluded=excluded,
     )
+
+
+class PairedScores(NamedTuple):
+    """Two runs on the same items; `test` is None for values between right and wrong."""
+
+    first_mean: float | None
+    second_mean: float | None
+    difference: Interval
+    test: PairedTest | None
+
+
+def compare_pairs(pairs: Sequence[tuple[Row, Row]]) -> PairedScores:
+    first, second, groups = _values_and_groups(pairs)
+    test = None
+    if pairs and {*first, *second} <= {0.0, 1.0}:
+        test = mcnemar(list(map(bool, first)), list(map(bool, second)), groups)
+    means = [math.fsum(values) / len(pairs) if pairs else None for values in (first, second)]
+    return PairedScores(means[0], means[1], difference(first, second, groups), test)
+
+
+def _values_and_groups(
+    pairs: Sequence[tuple[Row, Row]],
+) -> tuple[list[float], list[float], list[Hashable]]:
+    first, second = ([row_value(pair[side]) for pair in pairs] for side in (0, 1))
+    return first, second, [group_key(row) for row, _ in pairs]
 
 
 def match_rows(

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,13 +33,13 @@ from lingshu.core.rows import LETTERS
 from lingshu.core.stats import Interval
 from lingshu.core.types import Engine, Image, PromptStyle, Reply, Sample, Task
 from lingshu.evaluate import perturbations
-from lingshu.evaluate.compare import match_rows
+from lingshu.evaluate.compare import compare_pairs, match_rows
 from lingshu.evaluate.data import LoadedTask
 from lingshu.evaluate.generate import REQUESTS, GenerationResult, generate
 from lingshu.evaluate.score import STRICT, score, score_reply
 from lingshu.evaluate.spool import DiskSamples
-from lingshu.evaluate.statistics import PairedTest, difference, mcnemar
-from lingshu.evaluate.summary import Row, group_key, row_value, summarize
+from lingshu.evaluate.statistics import PairedTest
+from lingshu.evaluate.summary import Row, row_value, summarize
 from lingshu.imaging.headers import ImageHeader
 from lingshu.scoring import yes_no
 
@@ -51,7 +52,6 @@ STALE_REASON = (
 ROW_FIELDS = ("id", "value", "status", "prediction", "note", "gold", "choices", "kind", "group", "protocol")  # fmt: skip
 BY_KIND = "the most frequent gold of each kind"
 Perturbation = Callable[[Sample], Sample | str | None]
-AnswerFunction = Callable[[Sample], str]
 
 
 def parse_controls(text: str | None) -> tuple[str, ...]:
@@ -302,81 +302,69 @@ def constant_baselines(task: Task, samples: Sequence[Sample]) -> ConstantBaselin
     by_kind: dict[str, list[dict[str, Any]]] = {}
     max_accuracy = -1.0
     for name, answer in _constant_answers(samples):
-        rows = list(_score_rows(task, samples, answer))
+        rows = [_constant_row(task, sample, answer(sample)) for sample in samples]
         summary = summarize(rows)
-        if summary.accuracy.value is None:
+        accuracy = summary.accuracy
+        if accuracy.value is None:
             continue
-        table.append(
-            {
-                "name": name,
-                "n": summary.n,
-                "correct": summary.correct,
-                "accuracy": summary.accuracy._asdict(),
-            }
-        )
+        counts = {"n": summary.n, "correct": summary.correct}
+        table.append({"name": name, **counts, "accuracy": accuracy._asdict()})
         if name == BY_KIND:
             by_kind = {name: rows}
-        elif summary.accuracy.value > max_accuracy:
-            best, max_accuracy = {name: rows}, summary.accuracy.value
+        elif accuracy.value > max_accuracy:
+            best, max_accuracy = {name: rows}, accuracy.value
     return ConstantBaselines(table, best | by_kind)
 
 
-def _score_rows(
-    task: Task, samples: Sequence[Sample], answer: AnswerFunction
-) -> Iterator[dict[str, Any]]:
-    for sample in samples:
-        text = answer(sample)
-        score = score_reply(task.score, sample, Reply(sample.id, text))
-        fields = {
-            "protocol": STRICT,
-            "gold": list(sample.gold or ()),
-            "reply": text,
-            "kind": sample.meta.kind,
-            "group": sample.meta.group,
-        }
-        yield score_row(sample.id, score, fields)
+def _constant_row(task: Task, sample: Sample, text: str) -> dict[str, Any]:
+    fields = {
+        "protocol": STRICT,
+        "gold": list(sample.gold or ()),
+        "reply": text,
+        "kind": sample.meta.kind,
+        "group": sample.meta.group,
+    }
+    return score_row(sample.id, score_reply(task.score, sample, Reply(sample.id, text)), fields)
 
 
-def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, AnswerFunction]]:
-    """The letters of the options, yes and no, the most frequent gold, and that of each kind, as far
-    as the questions have them.
+def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Callable[[Sample], str]]]:
+    """The letters of the options, yes and no, the most frequent gold, and that of each kind, where
+    the questions have them.
     """
-    n_options, has_yes_no = 0, False
     golds: dict[str, Counter[str]] = {}
+    letters, polarities = "", ()
     for sample in samples:
-        n_options = max(n_options, len(sample.choices))
-        gold = (sample.gold or ("",))[0]
-        has_yes_no = has_yes_no or (not sample.choices and yes_no.as_polarity(gold) is not None)
+        letters = max(letters, LETTERS[: len(sample.choices)], key=len)
+        gold = " ".join((sample.gold or ("",))[0].split())
+        if not sample.choices and yes_no.as_polarity(gold) is not None:
+            polarities = ("yes", "no")
         if gold:
-            golds.setdefault(sample.meta.kind or "", Counter())[" ".join(gold.split())] += 1
-    answers = [*LETTERS[:n_options], *(("yes", "no") if has_yes_no else ())]
-    yield from ((text, _constant_answer(text)) for text in answers)
+            golds.setdefault(sample.meta.kind or "", Counter())[gold] += 1
+    answers = [*letters, *polarities]
+    yield from ((text, partial(_constant, text)) for text in answers)
     all_golds = sum(golds.values(), Counter[str]())
-    most_common, count = all_golds.most_common(1)[0] if all_golds else ("", 0)
-    if count > 1 and most_common.casefold() not in {text.casefold() for text in answers}:
-        yield f"the most frequent gold: {_truncate(most_common)}", _constant_answer(most_common)
+    [(frequent, count)] = all_golds.most_common(1) or [("", 0)]
+    if count > 1 and frequent.casefold() not in map(str.casefold, answers):
+        shown = frequent if len(frequent) <= 60 else f"{frequent[:57]}..."
+        yield f"the most frequent gold: {shown}", partial(_constant, frequent)
     if len(golds) > 1 and count > 1:
         by_kind = {kind: counts.most_common(1)[0][0] for kind, counts in golds.items()}
-        yield BY_KIND, lambda sample: by_kind.get(sample.meta.kind or "", most_common)
+        yield BY_KIND, lambda sample: by_kind.get(sample.meta.kind or "", frequent)
 
 
-def _constant_answer(text: str) -> AnswerFunction:
-    return lambda _: text
-
-
-def _truncate(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _constant(text: str, _: Sample) -> str:
+    return text
 
 
 # --- what they found
 
 
 class ControlComparison(NamedTuple):
-    """A control beside the run on the `n` items that both answered; `errors` counts the questions
-    of the control that failed.
+    """A control and the run on the `n` items that both answered; `n_errors` counts the questions of
+    the control that failed.
 
-    `control` has the interval that fits the items; `difference` is run - control with its interval
-    by drawing whole groups. `test` is None for values between right and wrong.
+    `control_accuracy` has the interval that fits the items; `difference` is run - control, its
+    interval by resampling whole groups. `test` is None for values between right and wrong.
     """
 
     name: str
@@ -389,8 +377,8 @@ class ControlComparison(NamedTuple):
 
 
 class LetterPosition(NamedTuple):
-    """Over all orders: how often the right answer stood at a letter, how often it was found there,
-    and how often that letter was chosen.
+    """Over all orders: the accuracy where the right answer was at a letter, and how often that
+    letter was chosen.
     """
 
     letter: str
@@ -399,8 +387,8 @@ class LetterPosition(NamedTuple):
 
 
 class ParaphraseSpread(NamedTuple):
-    """Accuracy over `wordings` (the task's own among them) on the `n` items answered in all;
-    `deviation` is over wordings, with n - 1.
+    """Accuracy over wordings, the task's own among them, on the `n` items answered in all; `std` is
+    over wordings, with n - 1.
     """
 
     n_paraphrases: int
@@ -412,11 +400,11 @@ class ParaphraseSpread(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What one control found. `reason` says why there is nothing; `excluded` counts the items it does
-    not apply to.
+    """What one control found; `reason` says why there is nothing, `excluded` counts the items it
+    does not apply to.
 
-    `same` is the share of items whose chosen option stayed the same in every order, `positions` go
-    with it. `constants` are the accuracies by answer, `spread` is over wordings.
+    `consistency` is the share of items whose chosen option stayed the same in every order,
+    `constants` are the accuracies by answer.
     """
 
     name: str
@@ -432,82 +420,58 @@ class ControlResult:
 def compare(
     run_rows: Sequence[Row], control_rows: Sequence[Row], *, name: str = "blind"
 ) -> ControlComparison:
-    """A control beside a run, from two files of SCORES rows of the same items, matched by id.
+    """A control and a run, from two files of SCORES rows of the same items, matched by id.
 
-    So the blind control of stored replies is had without a model: score the replies to the true
-    images and those to black ones (`lingshu score`), and pass both lists of rows. Items that
-    failed, or are in one file alone, are left out.
+    This gives the blind control of stored replies without a model: score the replies to the true
+    images and those to black ones (`lingshu score`), and pass both lists of rows. Items that failed
+    or are in one file alone are left out.
 
     Raises:
-        ArtefactError: an id stands twice in one file.
+        ArtifactError: an id occurs twice in one file.
     """
     pairs, _ = match_rows(run_rows, control_rows)
-    paired_run, paired_control = [row for row, _ in pairs], [row for _, row in pairs]
-    errors = sum(row["status"] == "error" for row in control_rows)
-    return _compare_paired(name, paired_run, paired_control, errors)
+    return _compare_pairs(name, pairs, _count_errors(control_rows))
 
 
-def _compare_paired(
-    name: str, run_rows: Sequence[Row], control_rows: Sequence[Row], errors: int
-) -> ControlComparison:
-    run_values, control_values, groups = (
-        list(map(row_value, run_rows)),
-        list(map(row_value, control_rows)),
-        list(map(group_key, run_rows)),
-    )
-    n = len(run_rows)
-    binary = n > 0 and {*run_values, *control_values} <= {0.0, 1.0}
-    test = (
-        mcnemar([a == 1.0 for a in run_values], [b == 1.0 for b in control_values], groups)
-        if binary
-        else None
-    )
-    mean = math.fsum(run_values) / n if n else None
+def _compare_pairs(name: str, pairs: Sequence[tuple[Row, Row]], n_errors: int) -> ControlComparison:
+    paired = compare_pairs(pairs)
+    accuracy = summarize([control for _, control in pairs]).accuracy
     return ControlComparison(
-        name,
-        n,
-        summarize(control_rows).accuracy,
-        mean,
-        difference(run_values, control_values, groups),
-        test,
-        errors,
+        name, len(pairs), accuracy, paired.first_mean, paired.difference, paired.test, n_errors
     )
+
+
+def _count_errors(rows: Iterable[Row]) -> int:
+    return sum(row["status"] == "error" for row in rows)
 
 
 def read_controls(folder: Path) -> tuple[ControlResult, ...]:
-    """The controls of the task whose run lies in `folder`, none where none was asked for.
+    """The controls of the task whose run is in `folder`; empty where there are none.
 
     Raises:
-        ArtefactError: controls.json, or scores that it names, are missing or damaged.
+        ArtifactError: controls.json, or scores that it names, are missing or damaged.
     """
     path = folder / CONTROLS / CONTROLS_FILE
     if not path.is_file():
         return ()
+    remedy = "run `lingshu eval` with --controls again, or remove it"
     card = read_json(path)
     entries = card.get("controls")
-    if not isinstance(entries, dict) or not all(
-        isinstance(entry, dict) for entry in entries.values()
-    ):
-        raise ArtifactError(
-            f"{path} is damaged; run `lingshu eval` with --controls again, or remove it."
-        )
+    if not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise ArtifactError(f"{path} is damaged; {remedy}.")
     names = [name for name in CONTROL_NAMES if name in entries]
     run_rows = _rows(folder / SCORES)
-    if (card.get("requests"), card.get("answers")) != (
-        sha256_file(folder / REQUESTS),
-        _answers_digest(run_rows),
-    ):
+    digests = sha256_file(folder / REQUESTS), _answers_digest(run_rows)
+    if (card.get("requests"), card.get("answers")) != digests:
         return tuple(ControlResult(name, reason=STALE_REASON) for name in names)
     try:
         return tuple(_result(name, entries[name], run_rows, folder / CONTROLS) for name in names)
     except (KeyError, TypeError, IndexError) as error:
-        raise ArtifactError(
-            f"{path} is damaged ({error}); run `lingshu eval` with --controls again, or remove it."
-        ) from error
+        raise ArtifactError(f"{path} is damaged ({error}); {remedy}.") from error
 
 
 def _rows(path: Path) -> list[Row]:
-    # Questions and replies are most of a file, and nothing of them is compared.
+    # Questions and replies are most of a file, and are not compared.
     return [{key: row[key] for key in ROW_FIELDS if key in row} for row in iterate_scores(path)]
 
 
@@ -523,63 +487,48 @@ def _result(
     elif name == "wording":
         result = _paraphrase_result(run_rows, variants)
     elif name == "constant":
-        result = _constant_result(entry["constants"], entry["names"], run_rows, variants)
+        labels = [f"best constant: {entry['names'][0]}", *entry["names"][1:]]
+        constants = tuple((str(e["name"]), Interval(**e["accuracy"])) for e in entry["constants"])
+        comparisons = tuple(
+            compare(run_rows, rows, name=label)
+            for label, rows in zip(labels, variants, strict=True)
+        )
+        result = ControlResult(name, comparisons, constants=constants)
     else:
         result = ControlResult(name, (compare(run_rows, variants[0], name="black images"),))
-    if not any(comparison.n for comparison in result.comparisons):
-        return ControlResult(name, reason=_reason_nothing_compared(variants), excluded=excluded)
-    return ControlResult(
-        name,
-        result.comparisons,
-        None,
-        excluded,
-        result.consistency,
-        result.positions,
-        result.constants,
-        result.spread,
-    )
-
-
-def _reason_nothing_compared(variants: Sequence[Sequence[Row]]) -> str:
-    """Why no item was answered in the run and in the control."""
-    notes = [
-        str(row.get("note") or "") for rows in variants for row in rows if row["status"] == "error"
-    ]
-    return (
-        "no question was answered and scored here and in the"
-        f" run{f'; the first: {notes[0][:200]}' if notes else ''}"
-    )
-
-
-# --- options in other orders
-# -----------------------------------------------------------------------------------------
+    if any(comparison.n for comparison in result.comparisons):
+        return replace(result, excluded=excluded)
+    failed = [row for rows in variants for row in rows if row["status"] == "error"]
+    first = f"; the first: {failed[0].get('note') or ''!s:.200}" if failed else ""
+    reason = f"no question was answered and scored here and in the run{first}"
+    return ControlResult(name, reason=reason, excluded=excluded)
 
 
 def _shuffle_result(run_rows: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
     rows_by_id: dict[str, list[Row]] = {}
-    for row in (row for rows in variants for row in rows if row["status"] != "error"):
-        rows_by_id.setdefault(str(row["id"]), []).append(row)
-    answered_rows = [
-        row for row in run_rows if row["status"] != "error" and str(row["id"]) in rows_by_id
+    n_variants = Counter[str]()
+    for row in chain.from_iterable(variants):
+        n_variants[str(row["id"])] += 1
+        if row["status"] != "error":
+            rows_by_id.setdefault(str(row["id"]), []).append(row)
+    items = [
+        (row, *rows_by_id[str(row["id"])])
+        for row in run_rows
+        if row["status"] != "error" and str(row["id"]) in rows_by_id
     ]
-    rows_by_item = [(row, *rows_by_id[str(row["id"])]) for row in answered_rows]
-    mean_rows = [
-        _with_value(row, math.fsum(map(row_value, other_rows)) / len(other_rows))
-        for row, *other_rows in rows_by_item
+    pairs = [
+        (row, _with_value(row, math.fsum(map(row_value, others)) / len(others)))
+        for row, *others in items
     ]
-    errors = sum(row["status"] == "error" for rows in variants for row in rows)
+    # With a failed order it is unknown whether the choice stayed the same.
+    complete = [rows for rows in items if len(rows) == 1 + n_variants[str(rows[0]["id"])]]
+    consistent = [_with_value(rows[0], float(_chose_same_option(rows))) for rows in complete]
     label = f"options in {len(variants)} other order{'s' if len(variants) > 1 else ''}"
-    # An item of which an order failed cannot tell whether the choice would have stayed.
-    n_variants = Counter(str(row["id"]) for rows in variants for row in rows)
-    complete = [rows for rows in rows_by_item if len(rows) == 1 + n_variants[str(rows[0]["id"])]]
-    consistency = summarize(
-        [_with_value(rows[0], float(_chose_same_option(rows))) for rows in complete]
-    ).accuracy
     return ControlResult(
         "shuffle",
-        (_compare_paired(label, answered_rows, mean_rows, errors),),
-        consistency=consistency,
-        positions=_letter_positions(rows_by_item),
+        (_compare_pairs(label, pairs, sum(map(_count_errors, variants))),),
+        consistency=summarize(consistent).accuracy,
+        positions=_letter_positions(list(chain.from_iterable(items))),
     )
 
 
@@ -589,19 +538,12 @@ def _with_value(row: Row, value: float) -> Row:
 
 def _chosen_letter(row: Row) -> str | None:
     """The letter of the option that a reply chose, None where none was read."""
-    letter, options = row.get("prediction"), len(row.get("choices") or ())
-    return (
-        letter
-        if row["status"] == "ok"
-        and isinstance(letter, str)
-        and len(letter) == 1
-        and letter in LETTERS[:options]
-        else None
-    )
+    letter, letters = row.get("prediction"), LETTERS[: len(row.get("choices") or ())]
+    return letter if row["status"] == "ok" and letter in [*letters] else None
 
 
 def _chose_same_option(rows: Iterable[Row]) -> bool:
-    """Whether every reply chose the option of one and the same text."""
+    """Whether every reply chose the option of the same text."""
     texts = {
         None if (letter := _chosen_letter(row)) is None else row["choices"][LETTERS.index(letter)]
         for row in rows
@@ -609,24 +551,17 @@ def _chose_same_option(rows: Iterable[Row]) -> bool:
     return len(texts) == 1 and None not in texts
 
 
-def _letter_positions(rows_by_item: Sequence[Sequence[Row]]) -> tuple[LetterPosition, ...]:
+def _letter_positions(rows: Sequence[Row]) -> tuple[LetterPosition, ...]:
     rows_by_letter: dict[str, list[Row]] = {}
-    n_chosen = Counter[str]()
-    for row in (row for rows in rows_by_item for row in rows):
-        letter = _chosen_letter(row)
-        if letter is not None:
-            n_chosen[letter] += 1
+    for row in rows:
         for gold in (row.get("gold") or ())[:1]:
             rows_by_letter.setdefault(str(gold), []).append(row)
+    n_chosen = Counter(filter(None, map(_chosen_letter, rows)))
     letters = sorted({*rows_by_letter, *n_chosen} & set(LETTERS))
     return tuple(
         LetterPosition(letter, summarize(rows_by_letter.get(letter, [])).accuracy, n_chosen[letter])
         for letter in letters
     )
-
-
-# --- other words, and constants
-# --------------------------------------------------------------------------------------
 
 
 def _paraphrase_result(run_rows: Sequence[Row], variants: Sequence[Sequence[Row]]) -> ControlResult:
@@ -637,28 +572,11 @@ def _paraphrase_result(run_rows: Sequence[Row], variants: Sequence[Sequence[Row]
         {str(row["id"]): row_value(row) for row in rows if row["status"] != "error"}
         for rows in (run_rows, *variants)
     ]
-    ids = [name for name in by_id[0] if all(name in values_by_id for values_by_id in by_id)]
+    ids = [name for name in by_id[0] if all(name in values for values in by_id)]
     if not ids or not variants:
         return ControlResult("wording", comparisons)
-    values = [math.fsum(values_by_id[name] for name in ids) / len(ids) for values_by_id in by_id]
-    mean = math.fsum(values) / len(values)
-    std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return ControlResult(
-        "wording",
-        comparisons,
-        spread=ParaphraseSpread(len(values), len(ids), min(values), max(values), std),
-    )
-
-
-def _constant_result(
-    table: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    run_rows: Sequence[Row],
-    variants: Sequence[Sequence[Row]],
-) -> ControlResult:
-    intervals = tuple((str(entry["name"]), Interval(**entry["accuracy"])) for entry in table)
-    labels = [f"best constant: {names[0]}", *names[1:]]
-    comparisons = tuple(
-        compare(run_rows, rows, name=label) for label, rows in zip(labels, variants, strict=True)
-    )
-    return ControlResult("constant", comparisons, constants=intervals)
+    means = [math.fsum(values[name] for name in ids) / len(ids) for values in by_id]
+    mean = math.fsum(means) / len(means)
+    std = math.sqrt(math.fsum((value - mean) ** 2 for value in means) / (len(means) - 1))
+    spread = ParaphraseSpread(len(means), len(ids), min(means), max(means), std)
+    return ControlResult("wording", comparisons, spread=spread)
