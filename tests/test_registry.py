@@ -1,7 +1,4 @@
-"""Everything on a shelf: loads alone, is documented, and does what its shelf promises.
-
-A new file is covered at once.
-"""
+"""Every plug-in: loads alone, is documented, and defines what its group promises; new files included."""
 
 from __future__ import annotations
 
@@ -22,8 +19,7 @@ from lingshu.core.step_types import MapStep, TableStep, TeacherStep
 from lingshu.core.types import PromptStyle, Sample, Task
 from lingshu.imaging.read import open_image
 
-# What a module of each shelf must define, with the names of its parameters where they are a
-# contract.
+# What a module of each group must define.
 REQUIRED = {
     "tasks": "TASK",
     "ops": "step",
@@ -32,43 +28,49 @@ REQUIRED = {
     "sources": "read",
     "recipes": "recipe",
     "merges": "method",
+    "metrics": "METRIC",
+    "families": "FAMILY",
 }
+FIRST_PARAMETERS = {"scoring": ["sample", "reply"], "engines": ["model", "options"]}
 REGISTERED = [(group, name) for group in GROUPS for name in builtin_modules(group)]
-TORCH_ENGINES = {"hf", "vllm"}
 
 
-def needs(group: str, name: str) -> None:
-    if group == "merges":
-        pytest.importorskip("torch", reason="torch is not installed")
-    if group == "engines" and name in TORCH_ENGINES:
-        pytest.importorskip(
-            "torch" if name == "hf" else "vllm",
-            reason=f"the engine {name} needs a package that is not installed",
-        )
+def is_usable(group: str, name: str) -> bool:
+    if group in ("merges", "families") or (group, name) == ("engines", "hf"):
+        return find_spec("torch") is not None
+    return (group, name) != ("engines", "vllm") or find_spec("vllm") is not None
 
 
-@pytest.mark.parametrize(("group", "name"), REGISTERED)
-def test_it_is_documented(group: str, name: str) -> None:
-    doc = ast.get_docstring(ast.parse(builtin_modules(group)[name].read_text(encoding="utf-8")))
-    assert doc and len(doc.splitlines()[0]) > 15
+def test_every_plug_in_is_documented() -> None:
+    docs = {
+        (group, name): ast.get_docstring(ast.parse(builtin_modules(group)[name].read_text("utf-8")))
+        for group, name in REGISTERED
+    }
+    assert {key for key, doc in docs.items() if not doc or len(doc.splitlines()[0]) <= 15} == set()
 
 
-@pytest.mark.parametrize(("group", "name"), REGISTERED)
-def test_it_defines_what_its_shelf_promises(group: str, name: str) -> None:
-    needs(group, name)
-    if group in REQUIRED:
+def test_every_plug_in_defines_what_its_group_promises() -> None:
+    faults = set()
+    for group, name in REGISTERED:
+        if group not in REQUIRED or not is_usable(group, name):
+            continue
         found = get_attribute(group, name, REQUIRED[group])
-        assert isinstance(found, Task) if group == "tasks" else callable(found)
-        if group == "scoring":
-            assert list(inspect.signature(found).parameters)[:2] == ["sample", "reply"]  # type: ignore[arg-type]
-        if group == "engines":
-            assert list(inspect.signature(found).parameters)[:2] == ["model", "options"]  # type: ignore[arg-type]
+        if group == "tasks":
+            is_valid = isinstance(found, Task)
+        elif group == "families":
+            is_valid = getattr(found, "model_type", None) == name
+        else:
+            is_valid = callable(found)
+        if group in FIRST_PARAMETERS:
+            parameters = list(inspect.signature(found).parameters)[:2]  # type: ignore[arg-type]
+            is_valid = is_valid and parameters == FIRST_PARAMETERS[group]
+        if not is_valid:
+            faults.add((group, name))
+    assert faults == set()
 
 
 def test_everything_loads_alone() -> None:
-    """Each in an interpreter that has loaded nothing else of its shelf; one process per shelf,
-    forgetting in between.
-    """
+    """Each after all modules of the package were removed from one interpreter."""
     code = (
         "import importlib, json, sys\nfor name in json.loads(sys.argv[1]):\n    for known in [m for"
         " m in sys.modules if m == 'lingshu' or m.startswith('lingshu.')]: del sys.modules[known]\n"
@@ -77,8 +79,9 @@ def test_everything_loads_alone() -> None:
     modules = [
         f"{group_package(group)}.{builtin_modules(group)[name].stem}"
         for group, name in REGISTERED
-        if not (group == "engines" and name in TORCH_ENGINES)
-        and not (group == "merges" and find_spec("torch") is None)
+        if (group, name) not in (("engines", "hf"), ("engines", "vllm"))
+        and group != "families"
+        and is_usable(group, name)
     ]
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps(modules)],
@@ -99,7 +102,7 @@ TASKS = sorted(builtin_modules("tasks"))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
+def test_a_task_names_itself_its_source_and_its_license(name: str) -> None:
     found = task(name)
     assert (
         found.name == name and found.title and found.provenance.source and found.provenance.license
@@ -107,7 +110,7 @@ def test_a_task_names_itself_its_source_and_its_licence(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_twin_of_a_task_scores_one_with_its_own_gold(name: str) -> None:
+def test_a_synthetic_sample_scores_one_with_its_own_gold(name: str) -> None:
     found = task(name)
     samples = found.synthetic(0)
     assert samples and all(sample.gold or sample.meta.kind == "rubric" for sample in samples)
@@ -116,13 +119,13 @@ def test_the_twin_of_a_task_scores_one_with_its_own_gold(name: str) -> None:
         if sample.gold:
             assert found.score(sample, sample.gold[0]).value == 1.0, (sample.id, sample.gold)
         else:
-            # Criteria are no gold: without a judge such a reply gets no score, and says so.
+            # Without a judge the reply to a rubric gets no score, and says so.
             with pytest.raises(InputError, match="judge"):
                 found.score(sample, "anything")
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_twin_of_a_task_can_be_asked(name: str) -> None:
+def test_a_synthetic_sample_can_be_prompted(name: str) -> None:
     found = task(name)
     for sample in found.synthetic(1)[:24]:
         assert isinstance(sample, Sample) and sample.question and not sample.answered
@@ -152,11 +155,11 @@ def test_an_empty_reply_is_no_answer(name: str) -> None:
     assert score.value is None and score.status == "empty"
 
 
-@pytest.mark.parametrize("name", sorted(builtin_modules("sources")))
-def test_a_source_states_licence_revision_and_link(name: str) -> None:
-    text = builtin_modules("sources")[name].read_text(encoding="utf-8")
-    head = (ast.get_docstring(ast.parse(text)) or "").lower()
-    assert "license" in head and "revision" in head and "link" in head
+def test_every_source_states_license_revision_and_link() -> None:
+    for name, path in builtin_modules("sources").items():
+        head = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").lower()
+        missing = [word for word in ("license", "revision", "link") if word not in head]
+        assert not missing, (name, missing)
 
 
 @pytest.mark.parametrize("name", sorted(builtin_modules("ops")))
@@ -211,7 +214,7 @@ def test_a_recipe_needs_no_argument_and_survives_its_file(name: str, tmp_path: P
     assert from_plain(type(config), read_plain(tmp_path / "config.yaml")) == config
 
 
-def test_the_shelves_are_loaded_by_name() -> None:
+def test_a_module_is_loaded_by_its_name() -> None:
     for group, name in REGISTERED:
         if group == "scoring":
             assert load(group, name).__name__ == f"lingshu.scoring.{name}"

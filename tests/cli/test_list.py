@@ -18,7 +18,7 @@ def test_every_engine_is_listed_with_its_first_line(capsys: pytest.CaptureFixtur
     assert all(len(line.split()) > 2 for line in lines)
 
 
-def test_listing_imports_no_file_of_the_shelf(
+def test_listing_imports_no_file_of_the_group(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "lingshu.engines.echo", raising=False)
@@ -32,6 +32,6 @@ def test_json_maps_names_to_first_lines(capsys: pytest.CaptureFixture[str]) -> N
     assert list(json.loads(capsys.readouterr().out)) == registry.names("engines")
 
 
-def test_without_a_kind_the_shelves_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_group_the_groups_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json"]) == 0
     assert tuple(json.loads(capsys.readouterr().out)) == registry.GROUPS

@@ -49,7 +49,7 @@ def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str])
     [
         (["lits"], "there is no command or option 'lits'; did you mean 'list'?"),
         (["--verson"], "there is no command or option '--verson'"),
-        (["list", "task"], "there is no shelf 'task'; did you mean 'tasks'?"),
+        (["list", "task"], "there is no group 'task'; did you mean 'tasks'?"),
         (["list", "tasks", "--jsn"], "Did you mean --json"),
         (["list", "tasks", "more"], "see `lingshu list --help`"),
         (["doctor", "now"], "see `lingshu doctor --help`"),

@@ -1,6 +1,4 @@
-"""Looking things up on shelves: by name, by path, by entry point; and the nearest name where there
-is none.
-"""
+"""Looking up plug-ins by name, by path and by entry point; the nearest name if there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lingshu list`: what is on the registry, read from the files' first lines without importing them."""
+"""`lingshu list`: names in the registry, with the first lines of their files, which are not imported."""
 
 from __future__ import annotations
 
@@ -8,43 +8,39 @@ from lingshu.core import registry
 from lingshu.core.errors import UnknownNameError, suggest_name
 
 
-def list_registry(kind: str | None = None, /, *, json: bool = False) -> int:
-    """List the names on a shelf, each with its first line; without KIND, the shelves themselves.
+def list_registry(group: str | None = None, /, *, json: bool = False) -> int:
+    """List the names of a group of the registry, or the groups.
 
-    Args:
-        kind: tasks, scoring, engines, sources, recipes, ops or merges; or corpora, the cards of the
-            paper's data.
-        json: print a JSON object instead of lines.
+    Parameters
+    ----------
+    group
+        tasks, scoring, metrics, engines, sources, corpora (the cards of the paper's data), recipes,
+        ops, merges, families or detectors.
+    json
+        Print a JSON object.
     """
-    entries = (
-        _registry_sizes()
-        if kind is None
-        else _corpora()
-        if kind == "corpora"
-        else _registry_entries(kind)
-    )
+    if group is None:
+        entries = {name: f"{len(_entries(name))} names" for name in registry.GROUPS}
+    elif group in registry.GROUPS:
+        entries = _entries(group)
+    else:
+        raise UnknownNameError(
+            f"there is no group {group!r}; {suggest_name(group, registry.GROUPS)}"
+        )
     if json:
         print(jsonlib.dumps(entries, indent=2, ensure_ascii=False))
         return 0
     if not entries:
-        print(f"The shelf {kind} is empty.")
+        print(f"The group {group} is empty.")
     width = max(map(len, entries), default=0)
     for name, line in entries.items():
         print(f"{name:<{width}}  {line}")
     return 0
 
 
-def _registry_sizes() -> dict[str, str]:
-    return {name: f"{len(registry.names(name))} on this shelf" for name in registry.GROUPS}
+def _entries(group: str) -> dict[str, str]:
+    if group == "corpora":
+        from lingshu.sources._corpus_cards import corpora
 
-
-def _registry_entries(kind: str) -> dict[str, str]:
-    if kind not in registry.GROUPS:
-        raise UnknownNameError(f"there is no shelf {kind!r}; {suggest_name(kind, registry.GROUPS)}")
-    return {name: registry.describe(kind, name) for name in registry.names(kind)}
-
-
-def _corpora() -> dict[str, str]:
-    from lingshu.sources._corpus_cards import corpora
-
-    return {card.name: f"{card.title}; {card.access}" for card in corpora()}
+        return {card.name: f"{card.title}; {card.access}" for card in corpora()}
+    return {name: registry.describe(group, name) for name in registry.names(group)}

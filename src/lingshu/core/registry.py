@@ -10,7 +10,6 @@ where other files have `TASK`.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -26,24 +25,33 @@ from lingshu.core.errors import (
     describe_error,
     suggest_name,
 )
+from lingshu.core.files import sha256_bytes
 
-GROUPS = ("tasks", "ops", "engines", "sources", "scoring", "recipes", "merges")
-# Groups that are not packages directly under lingshu.
-GROUP_PACKAGES = {"merges": "weights.methods", "families": "models.families"}
+# Each group with the package whose modules are its plug-ins.
+GROUP_PACKAGES = {
+    "tasks": "tasks",
+    "ops": "ops",
+    "engines": "engines",
+    "sources": "sources",
+    "corpora": "sources.corpora",
+    "scoring": "scoring",
+    "metrics": "scoring.metrics",
+    "recipes": "recipes",
+    "merges": "weights.methods",
+    "families": "models.families",
+    "detectors": "deidentify.detectors",
+}
+GROUPS = tuple(GROUP_PACKAGES)
 
 
 def group_package(group: str) -> str:
-    """The package whose modules are the plug-ins of a group."""
-    return f"lingshu.{GROUP_PACKAGES.get(group, group)}"
-
-
-def group_folder(group: str) -> Path:
-    return Path(__file__).parent.parent.joinpath(*GROUP_PACKAGES.get(group, group).split("."))
+    return f"lingshu.{GROUP_PACKAGES[group]}"
 
 
 def builtin_modules(group: str) -> dict[str, Path]:
     """Name -> file of every built-in plug-in of a group, sorted by name; imports nothing."""
-    paths = [path for path in group_folder(group).glob("*.py") if not path.stem.startswith("_")]
+    folder = Path(__file__).parent.parent.joinpath(*GROUP_PACKAGES[group].split("."))
+    paths = [path for path in folder.glob("*.py") if not path.stem.startswith("_")]
     return dict(sorted((name, path) for path in paths for name in _variants(path) or (path.stem,)))
 
 
@@ -65,13 +73,13 @@ def entry_point_modules(group: str) -> dict[str, metadata.EntryPoint]:
 
 
 def names(group: str) -> list[str]:
-    """Every name in a group, built-in and plugged in."""
+    """Every name in a group, built-in or of an entry point."""
     return sorted({*builtin_modules(group), *entry_point_modules(group)})
 
 
 def describe(group: str, name: str) -> str:
-    """What a built-in plug-in is: the first paragraph of its file's docstring, or what the file says
-    of that variant; read without importing it.
+    """The first paragraph of a built-in plug-in's docstring, or the description of that variant;
+    read without importing it.
     """
     path = builtin_modules(group).get(name)
     if path is None:
@@ -84,7 +92,7 @@ def load(group: str, name: str) -> ModuleType:
     """Import the module that registers `name` in a group.
 
     Raises:
-        UnknownName: no such name; the message suggests the nearest.
+        UnknownNameError: no such name; the message suggests the nearest.
         InputError: a path ending in `.py` that does not exist.
     """
     if name.endswith(".py"):
@@ -101,10 +109,8 @@ def load(group: str, name: str) -> ModuleType:
 def _load_path(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give a name or a path to a .py file.")
-    # The whole path is part of the module's name, or two files called task.py would be one module.
-    name = (
-        f"lingshu_file_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    )
+    # The complete path decides the module's name, or two files task.py would be one module.
+    name = f"lingshu_file_{path.stem}_{sha256_bytes(str(path.resolve()).encode())[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -130,8 +136,8 @@ def get_attribute(group: str, name: str, attribute: str) -> object:
     """
     module = load(group, name)
     variants = getattr(module, f"{attribute}S", {})
-    if name.replace("-", "_") in variants:
-        return variants[name.replace("-", "_")]
+    if (variant := name.replace("-", "_")) in variants:
+        return variants[variant]
     if not hasattr(module, attribute):
         raise InputError(f"{name} has no {attribute!r}, which everything in {group} must define.")
     return getattr(module, attribute)
