@@ -21,9 +21,8 @@ from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.imaging.windows import CT_WINDOWS, FILE_WINDOW
 from lingshu.inference.inputs import ViewOptions
-from lingshu.mcp.images import MediaResolver
+from lingshu.inference.study_index import MediaResolver
 from lingshu.mcp.results import Language
-from lingshu.mcp.server import McpConfig, open_services
 from lingshu.mcp.texts import choice_label, render_prompt
 from lingshu.mcp.tools import AnalysisType, WindowName
 from tests.support.mcp_session import (
@@ -33,9 +32,12 @@ from tests.support.mcp_session import (
     REMOTE_ENGINE,
     REPORT,
     URI,
+    Setup,
     error_text,
+    open_services,
     run,
     session,
+    setup,
     structured_content,
     text,
     write_engine,
@@ -53,7 +55,7 @@ OWN_TOOLS = [
     "evaluate",
 ]
 LINGSHU_MCP_TOOLS = ["analyze_medical_image", "generate_medical_report", "medical_qa"]
-ECHO = McpConfig(REPORT)
+ECHO = setup(REPORT)
 PNG_BASE64 = URI.partition(",")[2]
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="the DICOM files of shared/data are not here"
@@ -61,7 +63,7 @@ needs_data = pytest.mark.skipif(
 
 
 def call(
-    config: McpConfig,
+    given: Setup,
     name: str,
     arguments: dict[str, Any],
     mode: str = "auto",
@@ -69,7 +71,7 @@ def call(
     answer: str | None = None,
 ) -> Any:
     async def work() -> Any:
-        async with session(config, mode, answer=answer) as client:
+        async with session(given, mode, answer=answer) as client:
             return await client.call_tool(name, arguments)
 
     return run(work)
@@ -78,7 +80,7 @@ def call(
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_model_tools_are_listed_and_say_what_is_missing(mode: str) -> None:
     async def work() -> None:
-        async with session(McpConfig(), mode) as client:
+        async with session(setup(), mode) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
             assert list(tools) == OWN_TOOLS + LINGSHU_MCP_TOOLS
             assert all(
@@ -168,7 +170,7 @@ def test_two_studies_are_told_apart_by_item() -> None:
 def test_a_report_is_scored_without_a_model() -> None:
     same = structured_content(
         call(
-            McpConfig(),
+            setup(),
             "score_report",
             {"report": "No effusion.", "reference": "No effusion.", "modality": "x-ray"},
         )
@@ -223,7 +225,7 @@ def test_studies_are_listed_described_and_shown_without_anything_that_names(
 
     async def work() -> str:
         output = ""
-        async with session(McpConfig(REPORT, root=root), mode) as client:
+        async with session(setup(REPORT, root=root), mode) as client:
             studies = structured_content(await client.call_tool("list_studies", {}))
             [study] = studies["studies"]
             assert (
@@ -283,7 +285,7 @@ def test_the_series_of_a_study_have_the_numbers_that_its_description_tells(tmp_p
             (tmp_path / f"{series}-{index}").write_bytes(file)
 
     async def work() -> list[list[tuple[int, int]]]:
-        async with session(McpConfig(REPORT, root=tmp_path), "auto") as client:
+        async with session(setup(REPORT, root=tmp_path), "auto") as client:
             [study] = structured_content(await client.call_tool("list_studies", {}))["studies"]
             described = structured_content(
                 await client.call_tool("describe_dicom", {"image": study["uri"]})
@@ -336,7 +338,7 @@ def test_nothing_is_kept_of_files_that_have_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_resources_prompts_and_completion(mode: str, tmp_path: Path) -> None:
     async def work() -> None:
-        async with session(McpConfig(REPORT, runs=tmp_path / "runs"), mode) as client:
+        async with session(setup(REPORT, runs=tmp_path / "runs"), mode) as client:
             uris = [str(entry.uri) for entry in (await client.list_resources()).resources]
             assert uris == [
                 "lingshu://benchmarks",
@@ -411,20 +413,20 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
     )
 
     async def work() -> None:
-        services = open_services(McpConfig(model, runs=tmp_path / "runs"))
+        services = open_services(setup(model, runs=tmp_path / "runs"))
         requests = services.model.open().engine.requests  # type: ignore[attr-defined]
-        async with session(McpConfig(), mode, services=services) as client:
+        async with session(setup(), mode, services=services) as client:
             for name, arguments in calls:
                 assert "this client cannot ask you" in error_text(
                     await client.call_tool(name, arguments)
                 ), name
-        async with session(McpConfig(), mode, services=services, answer="decline") as client:
+        async with session(setup(), mode, services=services, answer="decline") as client:
             for name, arguments in calls:
                 assert "you did not agree" in error_text(await client.call_tool(name, arguments)), (
                     name
                 )
             assert requests == [] and not (tmp_path / "runs").exists()
-        async with session(McpConfig(), mode, services=services, answer="accept") as client:
+        async with session(setup(), mode, services=services, answer="accept") as client:
             assert (
                 structured_content(await client.call_tool("answer_question", question_arguments))[
                     "answer"
@@ -437,7 +439,7 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
             )
             assert len(requests) == 1
         services.close()
-        async with session(McpConfig(model, allow_remote=True), mode) as client:
+        async with session(setup(model, allow_remote=True), mode) as client:
             assert (
                 structured_content(await client.call_tool("answer_question", question_arguments))[
                     "answer"
@@ -451,13 +453,13 @@ def test_nothing_leaves_this_machine_before_a_person_agrees(mode: str, tmp_path:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cancelled_call_frees_the_engine(mode: str, tmp_path: Path) -> None:
     async def work() -> None:
-        services = open_services(McpConfig(write_engine(tmp_path, ENDLESS_ENGINE)))
+        services = open_services(setup(write_engine(tmp_path, ENDLESS_ENGINE)))
         started = asyncio.Event()
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             started.set()
 
-        async with session(McpConfig(), mode, services=services) as client:
+        async with session(setup(), mode, services=services) as client:
             call_task = asyncio.create_task(
                 client.call_tool("medical_qa", {"question": "?"}, progress_callback=on_progress)
             )
@@ -476,7 +478,7 @@ def test_the_windows_and_kinds_of_the_tools_are_those_there_are() -> None:
     for language in get_args(Language):
         for kind in get_args(AnalysisType):
             label = choice_label("analysis_type", kind, language)
-            assert label in render_prompt("analyze", language, {"kind": label, "context": ""})
+            assert label in render_prompt("analyze", language, kind=label, context="")
 
 
 def test_wrong_options_are_told_at_the_door(
@@ -498,15 +500,18 @@ def test_wrong_options_are_told_at_the_door(
     assert main(["mcp", "--http", "0.0.0.0:0", "--key-file", str(keys)]) == 2
     assert "--allow-host" in capsys.readouterr().err
     with pytest.raises(ConfigError):
-        open_services(McpConfig(runs=keys))
+        open_services(setup(runs=keys))
 
 
 def test_importing_and_building_load_no_torch() -> None:
-    code = (
-        "import sys\nfrom lingshu.mcp.server import McpConfig, build_server,"
-        " open_services\nbuild_server(open_services(McpConfig('some/checkpoint')))\nprint(sorted({'torch',"
-        " 'transformers', 'cv2', 'pyarrow'} & set(sys.modules)))"
-    )
+    code = """
+import sys
+from lingshu.core.engine_options import EngineOptions
+from lingshu.mcp.server import build_server
+from lingshu.mcp.services import McpConfig, open_services
+build_server(open_services("some/checkpoint", McpConfig(), EngineOptions(), allow_remote=False))
+print(sorted({"torch", "transformers", "cv2", "pyarrow"} & set(sys.modules)))
+"""
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
     )
@@ -514,15 +519,12 @@ def test_importing_and_building_load_no_torch() -> None:
 
 
 def test_a_bug_is_told_as_one_and_its_values_stay_here(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("ERROR", "lingshu")
     model = write_engine(tmp_path, "def load(model, options):\n    raise KeyError('Canary')\n")
-    result = call(McpConfig(model), "medical_qa", {"question": "Canary?"})
+    result = call(setup(model), "medical_qa", {"question": "Canary?"})
     assert error_text(
         result
     ) == "the server failed; what happened is in its log." and "Canary" not in text(result)
-    prompt_result = capsys.readouterr()
-    assert (
-        "lingshu mcp: bug: KeyError in load, line 2" in prompt_result.err
-        and "Canary" not in prompt_result.err + prompt_result.out
-    )
+    assert "bug: KeyError in load, line 2" in caplog.text and "Canary" not in caplog.text

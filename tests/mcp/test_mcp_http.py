@@ -27,7 +27,6 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import ElicitResult
 
 from lingshu.mcp.legacy_env import read_legacy_environment
-from lingshu.mcp.server import McpConfig
 from tests.support.mcp_session import (
     MODES,
     REMOTE_ENGINE,
@@ -38,6 +37,7 @@ from tests.support.mcp_session import (
     http_server,
     run,
     session,
+    setup,
     structured_content,
     write_engine,
 )
@@ -65,7 +65,7 @@ def post(port: int, path: str = "/mcp", body: bytes = INITIALIZE_BODY, **headers
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with http_server(McpConfig(REPORT), max_body_mb=8) as port:
+    with http_server(setup(REPORT), max_body_mb=8) as port:
         yield port
 
 
@@ -106,7 +106,7 @@ def test_a_person_is_asked_over_http_too(mode: str, tmp_path: Path) -> None:
                 == "sent"
             )
 
-    with http_server(McpConfig(write_engine(tmp_path, REMOTE_ENGINE))) as port:
+    with http_server(setup(write_engine(tmp_path, REMOTE_ENGINE))) as port:
         run(lambda: work(port))
     assert (
         messages
@@ -157,7 +157,7 @@ def _lines(headers: dict[str, str]) -> str:
 
 
 def test_tokens_are_asked_of_every_request() -> None:
-    with http_server(McpConfig(REPORT), tokens=("another-token-of-a-length", TOKEN)) as port:
+    with http_server(setup(REPORT), tokens=("another-token-of-a-length", TOKEN)) as port:
         for path in ("/mcp", "/lingshu"):
             assert post(port, path) == 401
             assert post(port, path, Authorization="Bearer bad") == 401
@@ -179,7 +179,7 @@ def test_tokens_are_asked_of_every_request() -> None:
 
 
 def test_beyond_this_machine_the_names_that_were_given_are_answered() -> None:
-    with http_server(McpConfig(REPORT), tokens=(TOKEN,), hosts=("pacs.hospital.example",)) as port:
+    with http_server(setup(REPORT), tokens=(TOKEN,), hosts=("pacs.hospital.example",)) as port:
         assert post(port, Host="pacs.hospital.example", **BEARER) == 200
         assert post(port, Host="pacs.hospital.example:4200", **BEARER) == 200
         assert post(port, Host="evil.example", **BEARER) == 421
@@ -378,7 +378,7 @@ def test_an_evaluation_ends_with_its_server(over_http: bool, tmp_path: Path) -> 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluations_are_started_followed_read_and_cancelled(mode: str, tmp_path: Path) -> None:
     async def work() -> None:
-        async with session(McpConfig("echo:yes", runs=tmp_path / "runs"), mode) as client:
+        async with session(setup("echo:yes", runs=tmp_path / "runs"), mode) as client:
             evaluation = structured_content(
                 await client.call_tool(
                     "evaluate", {"action": "start", "task": "phantom", "limit": 20}

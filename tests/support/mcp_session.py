@@ -10,15 +10,18 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mcp.client.client import Client
 from mcp_types import CallToolResult, ElicitResult
 
-from lingshu.cli.serve import open_listener
+from lingshu.core.engine_options import EngineOptions
 from lingshu.imaging.read import png_bytes
+from lingshu.mcp import services as mcp_services
 from lingshu.mcp.http import AuthConfig, create_server
-from lingshu.mcp.server import McpConfig, McpServices, build_server, open_services
+from lingshu.mcp.server import build_server
+from lingshu.mcp.services import McpConfig, McpServices
+from lingshu.serve.http import open_listener
 from lingshu.serve.security import Limits
 from tests.support.tiny import make_image
 
@@ -83,6 +86,24 @@ def live(model, options):
 """
 
 
+class Setup(NamedTuple):
+    model: str | None
+    config: McpConfig
+    allow_remote: bool
+
+
+def setup(model: str | None = None, *, allow_remote: bool = False, **options: Any) -> Setup:
+    """A server's model and options."""
+    return Setup(model, McpConfig(**options), allow_remote)
+
+
+def open_services(given: Setup) -> McpServices:
+    options = EngineOptions(batch_size=8, concurrency=8, retries=2)
+    return mcp_services.open_services(
+        given.model, given.config, options, allow_remote=given.allow_remote
+    )
+
+
 def run(work: Callable[[], Awaitable[T]]) -> T:
     async def with_timeout() -> T:
         async with asyncio.timeout(60):
@@ -100,7 +121,7 @@ def write_engine(folder: Path, code: str) -> str:
 
 @contextlib.asynccontextmanager
 async def session(
-    config: McpConfig,
+    given: Setup,
     mode: str = "auto",
     *,
     answer: str | None = None,
@@ -109,7 +130,7 @@ async def session(
     """A session in memory; `answer` is what its user says when asked (accept, decline), None for a
     client that cannot ask.
     """
-    active_services = services or open_services(config)
+    active_services = services or open_services(given)
     client_options: dict[str, Any] = {}
     if answer is not None:
 
@@ -147,7 +168,7 @@ def structured_content(result: CallToolResult) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def http_server(
-    config: McpConfig,
+    given: Setup,
     *,
     tokens: tuple[str, ...] = (),
     max_body_mb: int = 32,
@@ -165,7 +186,7 @@ def http_server(
     )
     with (
         contextlib.closing(open_listener("127.0.0.1", 0)) as listener,
-        contextlib.closing(open_services(config)) as services,
+        contextlib.closing(open_services(given)) as services,
     ):
         uvicorn_server = create_server(
             build_server(services), AuthConfig(tokens, not hosts, hosts), limits

@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from lingshu.cli.serve import create_server, open_listener
 from lingshu.core.types import AsyncEngine
-from lingshu.serve.app import ServeConfig
+from lingshu.serve.app import ServeConfig, create_server
+from lingshu.serve.http import open_listener
 
 WAIT_S = 20.0
 

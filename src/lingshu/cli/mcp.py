@@ -1,39 +1,39 @@
-"""`lingshu mcp`: a model, and the studies of a folder, as tools for programs that speak the Model
-Context Protocol.
-"""
+"""`lingshu mcp`: a model and the studies of a folder as tools of the Model Context Protocol."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lingshu.cli.options import Flat, ModelOptions
+from lingshu.core import log
 from lingshu.core.errors import ConfigError, InputError
 from lingshu.core.llm_client import Endpoint
 from lingshu.inference.answer import NOTICE
 from lingshu.mcp.legacy_env import read_legacy_environment
+from lingshu.mcp.services import McpConfig, open_services
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
 
+@dataclass(frozen=True, kw_only=True)
+class McpModelOptions(ModelOptions):
+    allow_remote: bool = False
+    "Allow images and questions to be sent to a model on another machine without asking anybody."
+
+
 def mcp(
     model: str | None = None,
     *,
-    http: str | None = None,
-    root: Path | None = None,
-    key_file: Path | None = None,
-    allow_host: tuple[str, ...] = (),
-    runs: Path | None = None,
-    data: Path | None = None,
-    max_body_mb: int = 32,
-    max_batch_size: int = 8,
-    threads: int | None = None,
-    allow_remote: bool = False,
+    config: Flat[McpConfig] = McpConfig(),
+    model_options: Flat[McpModelOptions] = McpModelOptions(),
 ) -> int:
     """Serve tools, resources and prompts over the Model Context Protocol, on standard input and
     output or over HTTP.
@@ -41,84 +41,53 @@ def mcp(
     Parameters
     ----------
     model
-        A checkpoint folder, a hub id, or http(s)://host/v1#name; loaded when it is first asked.
-        Without one, tools that need it say so.
-    http
-        HOST:PORT to listen on, in place of standard input and output. Beyond this machine only with
-        --key-file; port 0 takes a free one.
-    root
-        A folder below which clients may name files, and whose studies are listed; without it images
-        come inside the call alone.
-    key_file
-        A file of tokens, one a line, at least 16 characters each; every HTTP request then needs
-        one.
-    allow_host
-        A name that clients reach the server by, as in their Host header; needed for 0.0.0.0. May be
-        given several times.
-    runs
-        The folder for evaluations that clients start, and whose reports they may read.
-    data
-        A folder with offline data of benchmarks.
-    max_body_mb
-        The largest HTTP request, in MB; images in it are a third larger than their files.
-    batch
-        How many replies are written at the same time.
-    threads
-        CPU threads for a model in this process.
-    allow_remote
-        Let images and questions go to a model on another machine without asking anybody.
+        Checkpoint folder, hub id, or http(s)://host/v1#name; loaded on first use. Without one,
+        tools that need it say so.
     """
-    from lingshu.mcp.server import McpConfig, build_server, open_services
+    from lingshu.mcp.server import build_server
 
-    for option, value in (("max-body-mb", max_body_mb), ("max-batch-size", max_batch_size)):
-        if value < 1:
-            raise ConfigError(f"--{option} is {value}; it must be at least 1.")
-    if http is None and (key_file or allow_host):
-        raise ConfigError(
-            "--key-file and --allow-host are for --http HOST:PORT; leave them out, or give it."
-        )
-    legacy_environment = read_legacy_environment() if model is None else None
+    legacy_environment = read_legacy_environment(os.environ) if model is None else None
     if legacy_environment is not None:
         print(f"lingshu mcp: {legacy_environment}", file=sys.stderr)
         model = legacy_environment.model
     if model is not None and model.startswith(("http://", "https://")):
-        # checked before it is opened: clients and the log are told the model's name
+        # Checked before it is opened: clients and the log get the model's name.
         Endpoint(model.partition("#")[0])
-    config = McpConfig(
-        model,
-        root,
-        runs,
-        data,
-        allow_remote,
-        threads,
-        max_batch_size,
-        legacy_environment.api_key if legacy_environment else None,
+    options = model_options.engine_options(
+        batch_size=config.max_batch_size,
+        concurrency=config.max_batch_size,
+        retries=2,
+        api_key=legacy_environment.api_key if legacy_environment else None,
     )
-    with contextlib.closing(open_services(config)) as services:
+    with contextlib.closing(
+        open_services(model, config, options, allow_remote=model_options.allow_remote)
+    ) as services:
         server = build_server(services)
-        if http is None:
-            _stdio(server, services.close)
+        if not logging.getLogger("lingshu").handlers:
+            log.configure("warning")
+        if config.http is None:
+            _run_stdio(server, services.close)
         else:
-            _http(server, http, key_file, allow_host, max_body_mb, services.model.name)
+            _run_http(server, config.http, config, model)
     return 0
 
 
-def _stdio(server: MCPServer, close: Callable[[], None]) -> None:
+def _run_stdio(server: MCPServer, close: Callable[[], None]) -> None:
     import anyio
 
     async def serve() -> None:
         async with anyio.create_task_group() as task_group:
-            task_group.start_soon(_until_stopped, close)
+            task_group.start_soon(_exit_on_signal, close)
             await server.run_stdio_async()
             task_group.cancel_scope.cancel()
 
     anyio.run(serve)
 
 
-async def _until_stopped(close: Callable[[], None]) -> None:
-    """End the program at SIGINT or SIGTERM, and an evaluation that it started with it.
+async def _exit_on_signal(close: Callable[[], None]) -> None:
+    """End the program at SIGINT or SIGTERM, and with it an evaluation that it started.
 
-    At once: a thread waits for a line of standard input, and nothing but a line ends that.
+    At once: a thread is blocked in reading standard input, and only a line ends that.
     """
     import anyio
 
@@ -128,59 +97,45 @@ async def _until_stopped(close: Callable[[], None]) -> None:
             os._exit(130 if signum == signal.SIGINT else 0)
 
 
-def _http(
-    server: MCPServer,
-    address: str,
-    key_file: Path | None,
-    allow_host: tuple[str, ...],
-    max_body_mb: int,
-    model: str | None,
-) -> None:
-    from lingshu.cli.serve import open_listener, read_keys
-    from lingshu.mcp import http as http_module
-    from lingshu.serve.security import Limits, is_loopback
+def _run_http(server: MCPServer, address: str, config: McpConfig, model: str | None) -> None:
+    from lingshu.mcp.http import MCP_PATH, AuthConfig, create_server
+    from lingshu.serve.http import open_listener
+    from lingshu.serve.security import Limits, is_loopback, read_keys
 
     host, port = _host_and_port(address)
-    tokens = read_keys(key_file) if key_file else ()
+    tokens = read_keys(config.key_file) if config.key_file else ()
     loopback = is_loopback(host)
     if not (loopback or tokens):
         raise ConfigError(
-            f"--http {address} lets other machines in; give --key-file FILE with a token that clients"
-            " must send, or listen on 127.0.0.1."
+            f"--http {address} is open to other machines; give --key-file FILE with a token that"
+            " clients must send, or listen on 127.0.0.1."
         )
-    if not loopback and not allow_host and host in ("0.0.0.0", "::"):
+    if not loopback and not config.allow_host and host in ("0.0.0.0", "::"):
         raise ConfigError(
-            f"--http {address} takes requests for any name; say with --allow-host NAME which name"
+            f"--http {address} takes requests for any name; give --allow-host NAME, the name that"
             " clients reach it by."
         )
     display_host = f"[{host}]" if ":" in host else host
-    auth = http_module.AuthConfig(tokens, loopback, allow_host or (display_host,))
-    limits = Limits(
-        max_body_bytes=max_body_mb << 20, max_held_bytes=4 * max_body_mb << 20, max_connections=256
-    )
+    auth = AuthConfig(tokens, loopback, config.allow_host or (display_host,))
+    limits = Limits.of_body_mb(config.max_body_mb, max_connections=256)
     try:
         listener = open_listener(host, port)
     except InputError:
         raise InputError(
-            f"--http {address} cannot be listened on: it is taken, or no address of this machine;"
-            " choose another port or host."
+            f"--http {address} cannot be listened on: it is in use, or not an address of this"
+            " machine; choose another port or host."
         ) from None
     with contextlib.closing(listener):
-        bound_port = listener.getsockname()[1]
-        print(
-            f"{model or 'no model'} at http://{display_host}:{bound_port}{http_module.MCP_PATH} and /lingshu."
-            f" {NOTICE}",
-            file=sys.stderr,
-            flush=True,
-        )
-        # uvicorn raises the signal that stopped it anew: as an exception it lets an evaluation be
+        url = f"http://{display_host}:{listener.getsockname()[1]}{MCP_PATH}"
+        print(f"{model or 'no model'} at {url} and /lingshu. {NOTICE}", file=sys.stderr, flush=True)
+        # uvicorn raises the signal that stopped it again: as an exception it lets an evaluation be
         # ended too.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        http_module.create_server(server, auth, limits).run(sockets=[listener])
+        create_server(server, auth, limits).run(sockets=[listener])
 
 
 def _host_and_port(address: str) -> tuple[str, int]:
     host, separator, port = address.rpartition(":")
     if not separator or not host or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--http {address} is no HOST:PORT; write 127.0.0.1:4200, say.")
+        raise ConfigError(f"--http {address} is not HOST:PORT; write 127.0.0.1:4200, say.")
     return host.strip("[]"), int(port)

@@ -1,8 +1,8 @@
-"""`lingshu mcp` over HTTP: the SDK's application behind the door of `lingshu serve`, with bounds on
+"""`lingshu mcp` over HTTP: the SDK's application behind the security of `lingshu serve`, with bounds on
 what it holds.
 
-The door (serve/security.py) checks Host and Origin on a loopback address and tokens everywhere;
-beyond this machine the SDK checks Host and Origin against the names that the operator gave.
+serve/security.py checks Host and Origin on a loopback address, and tokens everywhere; beyond this
+machine the SDK checks Host and Origin against the names that the operator gave.
 """
 
 from __future__ import annotations
@@ -10,8 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import uvicorn
+from mcp.server.mcpserver import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+from lingshu.serve.http import create_uvicorn_server
 from lingshu.serve.schema import HTTPError
 from lingshu.serve.security import (
     App,
@@ -23,21 +28,15 @@ from lingshu.serve.security import (
     send_error,
 )
 
-if TYPE_CHECKING:
-    import uvicorn
-    from mcp.server.mcpserver import MCPServer
-
 MCP_PATH = "/mcp"
-# Where the published server answers.
-PATH_ALIASES = ("/lingshu", "/lingshu/", "/mcp/")
+PATH_ALIASES = ("/lingshu", "/lingshu/", "/mcp/")  # /lingshu is the published server's path
 MAX_SESSIONS = 256
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass(frozen=True)
 class AuthConfig:
-    """Who may come in: the tokens, whether the address is this machine's own, and the names that
-    others reach it by.
-    """
+    """The accepted tokens, whether the address is loopback, and the names that others reach it by."""
 
     tokens: tuple[str, ...]
     loopback: bool
@@ -45,10 +44,7 @@ class AuthConfig:
 
 
 class BodyLimitMiddleware:
-    """An application whose requests' bodies come in time and are held within a bound.
-
-    It remembers how much is held.
-    """
+    """An application whose request bodies arrive in time, and are held up to a bound in total."""
 
     def __init__(self, app: App, limits: Limits) -> None:
         self._app, self._limits, self.held_bytes = app, limits, 0
@@ -64,8 +60,7 @@ class BodyLimitMiddleware:
         async def limited_receive() -> MutableMapping[str, Any]:
             nonlocal n_received_bytes, body_ended, aborted
             if body_ended:
-                # the next is the client's leaving, which may be long in coming
-                return await receive()
+                return await receive()  # the disconnect, which may be long in coming
             try:
                 async with asyncio.timeout(self._limits.idle_timeout_s):
                     event = await receive()
@@ -74,17 +69,10 @@ class BodyLimitMiddleware:
                 self.held_bytes += len(event.get("body", b""))
                 if self.held_bytes <= self._limits.max_held_bytes:
                     return event
-                error = HTTPError(
-                    429,
-                    "the server holds as many images as it can; try again.",
-                    code="overloaded",
-                    retry_after=2,
-                )
+                error = HTTPError.overloaded()
             except TimeoutError:
-                error = HTTPError(
-                    408, "the body did not arrive in time; send it again.", code="timeout"
-                )
-            # The application hears that the client has gone, and what it says to that goes nowhere.
+                error = HTTPError.body_timeout()
+            # To the application the client is gone; what it sends from here on is dropped.
             aborted = body_ended = True
             await send_error(error, send)
             return {"type": "http.disconnect"}
@@ -99,35 +87,22 @@ class BodyLimitMiddleware:
             self.held_bytes -= n_received_bytes
 
 
-def create_app(mcp: MCPServer, auth: AuthConfig, limits: Limits) -> App:
-    """The server as an application, door and all."""
-    from mcp.server.transport_security import TransportSecuritySettings
-
-    names = ("127.0.0.1", "localhost", "[::1]") if auth.loopback else auth.hosts
-    security = TransportSecuritySettings(
-        allowed_hosts=[allowed_host for name in names for allowed_host in (name, f"{name}:*")],
-        allowed_origins=[
-            f"{scheme}://{allowed_host}"
-            for name in names
-            for scheme in ("http", "https")
-            for allowed_host in (name, f"{name}:*")
-        ],
-    )
+def create_server(mcp: MCPServer, auth: AuthConfig, limits: Limits) -> uvicorn.Server:
+    """The HTTP server, not started: `run(sockets=[...])` serves until `should_exit` is set."""
+    names = LOOPBACK_NAMES if auth.loopback else auth.hosts
+    hosts = [host for name in names for host in (name, f"{name}:*")]
     app = mcp.streamable_http_app(
         streamable_http_path=MCP_PATH,
         max_request_body_size=limits.max_body_bytes,
         max_sessions=MAX_SESSIONS,
-        transport_security=security,
+        transport_security=TransportSecuritySettings(
+            allowed_hosts=hosts,
+            allowed_origins=[
+                f"{scheme}://{host}" for host in hosts for scheme in ("http", "https")
+            ],
+        ),
     )
-    return SecurityMiddleware(
+    secured = SecurityMiddleware(
         BodyLimitMiddleware(app, limits), keys=auth.tokens, loopback=auth.loopback, limits=limits
     )
-
-
-def create_server(mcp: MCPServer, auth: AuthConfig, limits: Limits) -> uvicorn.Server:
-    """The HTTP server, not started: `run(sockets=[...])` serves until `should_exit` is set."""
-    from lingshu.serve.http import create_uvicorn_server
-
-    return create_uvicorn_server(
-        create_app(mcp, auth, limits), limits, lifespan="on", shutdown_timeout_s=3
-    )
+    return create_uvicorn_server(secured, limits, lifespan="on", shutdown_timeout_s=3)

@@ -1,7 +1,6 @@
-"""The environment of the published Lingshu MCP server, read once at start and turned into typed
-values.
+"""The environment of the published Lingshu MCP server, read once at start-up.
 
-The one place besides keys where the environment decides anything: clients of that server are set up
+Besides keys, only here does the environment decide anything: clients of that server are configured
 this way. LINGSHU_SERVER_URL is the address of an OpenAI-compatible server, LINGSHU_MODEL the name
 of the model there, LINGSHU_SERVER_API its key. (github.com/alibaba-damo-academy/Lingshu_MCP, commit
 d427f1b.)
@@ -14,12 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE = (
-    "LINGSHU_SERVER_URL",
-    "LINGSHU_MODEL",
-    "LINGSHU_SERVER_API",
-)
-# What that server takes where a variable is not set.
+URL_VARIABLE, MODEL_VARIABLE = "LINGSHU_SERVER_URL", "LINGSHU_MODEL"
+KEY_VARIABLE = "LINGSHU_SERVER_API"
+# The published server's defaults.
 DEFAULT_URL, DEFAULT_MODEL = "http://localhost:8000/v1", "Lingshu-7B"
 
 
@@ -32,33 +28,26 @@ class LegacyEnvironment:
     variables: tuple[str, ...]
 
     def __str__(self) -> str:
-        # The host alone: somebody may have written a password into the address.
         url, _, name = self.model.partition("#")
         verb = "are" if len(self.variables) > 1 else "is"
+        # Only the host: the address may contain a password.
         return (
             f"{' and '.join(self.variables)} of the environment {verb} used: the model is {name} at"
             f" {urlsplit(url).hostname}"
         )
 
 
-def read_legacy_environment(
-    environment: Mapping[str, str] | None = None,
-) -> LegacyEnvironment | None:
-    """The model that the variables name, None where neither an address nor a model is set."""
-    environ = os.environ if environment is None else environment
-    values = {
-        name: value
-        for name in (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
-        if (value := environ.get(name, "").strip())
-    }
+def read_legacy_environment(environ: Mapping[str, str]) -> LegacyEnvironment | None:
+    """The model that the variables name; None if neither an address nor a model is set."""
+    names = (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
+    values = {name: value for name in names if (value := environ.get(name, "").strip())}
     if not values.keys() & {URL_VARIABLE, MODEL_VARIABLE}:
         return None
-    model = f"{values.get(URL_VARIABLE, DEFAULT_URL).rstrip('/')}#{values.get(MODEL_VARIABLE, DEFAULT_MODEL)}"
+    url = values.get(URL_VARIABLE, DEFAULT_URL).rstrip("/")
+    model = f"{url}#{values.get(MODEL_VARIABLE, DEFAULT_MODEL)}"
     return LegacyEnvironment(model, values.get(KEY_VARIABLE), tuple(values))
 
 
 def child_environment(api_key: str | None) -> dict[str, str] | None:
-    """The environment of an evaluation in a process of its own: None, this one's, where there is no
-    key to hand on.
-    """
+    """The environment of a subprocess: None, which is this one's, unless there is a key to pass on."""
     return None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key}

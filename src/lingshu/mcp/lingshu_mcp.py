@@ -1,46 +1,35 @@
 """The tools of the published Lingshu MCP server under their own names and arguments.
 
 analyze_medical_image, generate_medical_report and medical_qa, drop-in for its clients: the same
-arguments and defaults, the same keys in a result, ours beside them. Other than there, choices are
-closed, files are read below the allowed folder alone, failures are errors, and what names a patient
-in `patient_info` is not passed on. (github.com/alibaba-damo-academy/Lingshu_MCP, commit d427f1b.)
+arguments and defaults, the same keys in a result next to ours. Unlike there, choices are closed,
+files are read only below the allowed folder, failures are errors, and what names a patient in
+`patient_info` is not passed on. (github.com/alibaba-damo-academy/Lingshu_MCP, commit d427f1b.)
+
+As in tools.py, annotations are not strings, and resolvers take the tool's arguments by name.
 """
 
-# Resolvers take images and windows by the names of a tool's arguments, which its body then does not
-# read. ruff: noqa: ARG001
+# ruff: noqa: ARG001
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Resolve
 from pydantic import Field
 
 from lingshu.core.types import Sampling
 from lingshu.inference.inputs import ModelInput, ViewOptions
-from lingshu.mcp.images import MediaResolver
-from lingshu.mcp.model import ModelHandle
-from lingshu.mcp.results import (
-    AnalysisResult,
-    Language,
-    MedicalQAResult,
-    ReportResult,
-    answer_provenance,
-    utc_timestamp,
-)
+from lingshu.mcp.results import AnalysisResult, Language, MedicalQAResult, ReportResult
 from lingshu.mcp.texts import choice_label, render_prompt
 from lingshu.mcp.tools import (
     AnalysisType,
-    ConsentForm,
+    ConsentOutcome,
     FreeText,
     ImageArgument,
-    QuestionText,
-    is_permitted,
-    progress_callback,
-    read_only_annotations,
+    NonEmptyText,
+    ask_model,
+    load_images,
     request_consent,
-    with_warnings,
 )
-
-if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
 
 ReportType = Literal["diagnostic", "screening", "follow_up", "consultation"]
 Template = Literal["standard", "detailed", "brief"]
@@ -57,205 +46,135 @@ PatientInfo = Annotated[
     Field(
         max_length=50,
         description=(
-            "Only age, sex and clinical facts are used; names, ids, addresses and dates are left"
-            " out."
+            "Only age, sex and clinical facts are used; names, ids, addresses and dates are dropped."
         ),
     ),
 ]
-# What a report may need; everything else in a dictionary about a patient may name one.
+# What a report may need; anything else in a dictionary about a patient may identify one.
 CLINICAL_FIELDS = (
     "age", "sex", "gender", "history", "clinical_history", "medical_history", "indication", "symptoms", "chief_complaint",
     "complaint", "medications", "allergies", "comorbidities", "diagnosis", "smoking", "pregnancy", "height", "weight",
     "年龄", "性别", "病史", "既往史", "现病史", "主诉", "症状", "用药", "过敏史",
 )  # fmt: skip
-# The length of replies and the temperature of the published server.
-REPORT_SAMPLING, LONG_REPORT_SAMPLING = Sampling(2048, 0.1), Sampling(3072, 0.1)
+# Reply lengths and temperatures of the published server.
+ANALYSIS_SAMPLING, REPORT_SAMPLING = Sampling(2048, 0.1), Sampling(3072, 0.1)
 QA_SAMPLING = Sampling(2048, 0.2)
 
 
-def add_lingshu_mcp_tools(server: "MCPServer", model: ModelHandle, media: MediaResolver) -> None:
-    from mcp.server.mcpserver import Context
-
-    async def request_text_consent(ctx: Context) -> Any:
-        return await request_consent(ctx, model, ModelInput(), "what you wrote")
-
-    _add_analysis_tool(server, model, media)
-    _add_report_tool(server, model, request_text_consent)
-    _add_qa_tool(server, model, request_text_consent)
+async def single_image(ctx: Context, image_path: ImageArgument) -> ModelInput:
+    return await load_images(ctx, [image_path], ViewOptions())
 
 
-def _add_analysis_tool(server: "MCPServer", model: ModelHandle, media: MediaResolver) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
+SingleImage = Annotated[ModelInput, Resolve(single_image)]
 
-    async def load_image(image_path: ImageArgument) -> ModelInput:
-        return await model.run_in_thread(lambda: media.load_inputs([image_path], ViewOptions()))
 
-    async def request_image_consent(
-        ctx: Context, model_input: Annotated[ModelInput, Resolve(load_image)]
-    ) -> Any:
-        return await request_consent(ctx, model, model_input, "what you wrote")
+async def image_consent(ctx: Context, model_input: SingleImage) -> Any:
+    return await request_consent(ctx, model_input, "what you wrote")
 
-    @server.tool(
-        title="Analyze a medical image", annotations=read_only_annotations(), structured_output=True
+
+async def text_consent(ctx: Context) -> Any:
+    return await request_consent(ctx, ModelInput(), "what you wrote")
+
+
+TextConsent = Annotated[ConsentOutcome, Resolve(text_consent)]
+
+
+async def analyze_medical_image(
+    ctx: Context,
+    image_path: ImageArgument,
+    model_input: SingleImage,
+    consent: Annotated[ConsentOutcome, Resolve(image_consent)],
+    analysis_type: AnalysisType = "radiology",
+    patient_context: FreeText = "",
+    language: Language = "zh",
+) -> AnalysisResult:
+    """Analyze a medical image.
+
+    As in the published server; analyze_image takes several images and windows.
+    """
+    kind = choice_label("analysis_type", analysis_type, language)
+    prompt = render_prompt("analyze", language, kind=kind, context=patient_context)
+    answer, provenance = await ask_model(ctx, prompt, model_input, consent, ANALYSIS_SAMPLING)
+    return AnalysisResult(
+        **provenance, analysis_type=analysis_type, language=language, report=answer.text
     )
-    async def analyze_medical_image(
-        ctx: Context,
-        image_path: ImageArgument,  # noqa: ARG001
-        model_input: Annotated[ModelInput, Resolve(load_image)],
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(request_image_consent)],
-        analysis_type: AnalysisType = "radiology",
-        patient_context: FreeText = "",
-        language: Language = "zh",
-    ) -> AnalysisResult:
-        """Analyze a medical image.
-
-        As in the published server; analyze_image takes several images and windows.
-        """
-        values = {
-            "kind": choice_label("analysis_type", analysis_type, language),
-            "context": patient_context,
-        }
-        prompt_text = render_prompt("analyze", language, values)
-        answer = await model.ask(
-            prompt_text,
-            model_input,
-            REPORT_SAMPLING,
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        fields: dict[str, Any] = {
-            **answer_provenance(answer, prompt_text),
-            "notes": await with_warnings(model, model_input, answer),
-        }
-        return AnalysisResult(
-            **fields,
-            analysis_type=analysis_type,
-            language=language,
-            report=answer.text,
-            timestamp=utc_timestamp(),
-        )
 
 
-def _add_report_tool(server: "MCPServer", model: ModelHandle, consent_resolver: Any) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
+async def generate_medical_report(
+    ctx: Context,
+    findings: Findings,
+    consent: TextConsent,
+    report_type: ReportType = "diagnostic",
+    patient_info: PatientInfo = None,
+    language: Language = "zh",
+    template: Template = "standard",
+) -> ReportResult:
+    """Write a report from findings in words.
 
-    @server.tool(
-        title="Write a report from findings",
-        annotations=read_only_annotations(),
-        structured_output=True,
+    As in the published server; draft_report reads the images themselves.
+    """
+    patient, notes = clinical_text(patient_info or {})
+    prompt = render_prompt(
+        "findings",
+        language,
+        report_type=choice_label("report_type", report_type, language),
+        template=choice_label("template", template, language),
+        findings="\n".join(f"- {finding.strip()}" for finding in findings),
+        patient=patient,
     )
-    async def generate_medical_report(
-        ctx: Context,
-        findings: Findings,
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(consent_resolver)],
-        report_type: ReportType = "diagnostic",
-        patient_info: PatientInfo = None,
-        language: Language = "zh",
-        template: Template = "standard",
-    ) -> ReportResult:
-        """Write a report from findings in words.
-
-        As in the published server; draft_report reads the images themselves.
-        """
-        patient_text, notes = clinical_text(patient_info or {})
-        values = {
-            "report_type": choice_label("report_type", report_type, language),
-            "template": choice_label("template", template, language),
-            "findings": "\n".join(f"- {finding.strip()}" for finding in findings),
-            "patient": patient_text,
-        }
-        prompt_text = render_prompt("findings", language, values)
-        answer = await model.ask(
-            prompt_text,
-            ModelInput(),
-            LONG_REPORT_SAMPLING,
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        fields: dict[str, Any] = {
-            **answer_provenance(answer, prompt_text),
-            "notes": notes,
-            "findings_count": len(findings),
-        }
-        return ReportResult(
-            **fields,
-            report_type=report_type,
-            template=template,
-            language=language,
-            report=answer.text,
-            timestamp=utc_timestamp(),
-        )
-
-
-def _add_qa_tool(server: "MCPServer", model: ModelHandle, consent_resolver: Any) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
-
-    @server.tool(
-        title="Answer a medical question",
-        annotations=read_only_annotations(),
-        structured_output=True,
+    answer, provenance = await ask_model(ctx, prompt, ModelInput(), consent, REPORT_SAMPLING)
+    return ReportResult(
+        **{**provenance, "notes": notes},
+        findings_count=len(findings),
+        report_type=report_type,
+        template=template,
+        language=language,
+        report=answer.text,
     )
-    async def medical_qa(
-        ctx: Context,
-        question: QuestionText,
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(consent_resolver)],
-        context: FreeText = "",
-        specialty: Specialty = "general",
-        language: Language = "zh",
-    ) -> MedicalQAResult:
-        """Answer a medical question without images.
 
-        As in the published server; answer_question takes images.
-        """
-        prompt_text = render_prompt(
-            "qa",
-            language,
-            {
-                "specialty": choice_label("specialty", specialty, language),
-                "question": question,
-                "context": context,
-            },
-        )
-        answer = await model.ask(
-            prompt_text,
-            ModelInput(),
-            QA_SAMPLING,
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        fields: dict[str, Any] = {**answer_provenance(answer, prompt_text), "question": question}
-        return MedicalQAResult(
-            **fields,
-            specialty=specialty,
-            language=language,
-            answer=answer.text,
-            timestamp=utc_timestamp(),
-        )
+
+async def medical_qa(
+    ctx: Context,
+    question: NonEmptyText,
+    consent: TextConsent,
+    context: FreeText = "",
+    specialty: Specialty = "general",
+    language: Language = "zh",
+) -> MedicalQAResult:
+    """Answer a medical question without images.
+
+    As in the published server; answer_question takes images.
+    """
+    field = choice_label("specialty", specialty, language)
+    prompt = render_prompt("qa", language, specialty=field, question=question, context=context)
+    answer, provenance = await ask_model(ctx, prompt, ModelInput(), consent, QA_SAMPLING)
+    return MedicalQAResult(
+        **provenance,
+        question=question,
+        specialty=specialty,
+        language=language,
+        answer=answer.text,
+    )
 
 
 def clinical_text(info: dict[str, Any]) -> tuple[str, list[str]]:
-    """The clinical facts in a dictionary about a patient, one a line, and a note that counts what
-    was left out.
-    """
-    included = {
-        name: value
-        for name, value in info.items()
-        if name.strip().lower().replace(" ", "_") in CLINICAL_FIELDS and value not in (None, "", [])
-    }
-    lines = [
-        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
-        for name, value in included.items()
-    ]
-    n_omitted = len(info) - len(included)
-    notes = (
-        [
-            f"{n_omitted} of {len(info)} entries of patient_info are no clinical facts that this server"
-            " knows, and were left out."
-        ]
-        if n_omitted
-        else []
-    )
-    return "\n".join(lines), notes
+    """The clinical facts about a patient, one a line, and a note that counts what was left out."""
+    lines = []
+    for name, value in info.items():
+        if value in (None, "", []):
+            continue
+        if name.strip().lower().replace(" ", "_") in CLINICAL_FIELDS:
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            lines.append(f"{name}: {text}")
+    n_omitted = len(info) - len(lines)
+    if not n_omitted:
+        return "\n".join(lines), []
+    note = f"{n_omitted} of {len(info)} entries of patient_info are not known clinical facts"
+    return "\n".join(lines), [f"{note}, and were left out."]
+
+
+TOOLS = {
+    "Analyze a medical image": analyze_medical_image,
+    "Write a report from findings": generate_medical_report,
+    "Answer a medical question": medical_qa,
+}

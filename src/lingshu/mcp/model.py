@@ -1,4 +1,4 @@
-"""The model behind `lingshu mcp`: opened when it is first needed; a cancelled call is given up."""
+"""The model behind `lingshu mcp`: loaded on first use; a cancelled call is cancelled in its engine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ from typing import TypeVar
 
 from lingshu.core.data_policy import DataPolicy, check_data_policy, is_local
 from lingshu.core.engine_options import EngineOptions
-from lingshu.core.errors import DataPolicyError, EngineError, InputError, LingshuError
+from lingshu.core.errors import EngineError, InputError, LingshuError
 from lingshu.core.types import AsyncEngine, Reply, Sample, Sampling
 from lingshu.inference.answer import Answer, build_answer, build_question_sample, egress_warnings
-from lingshu.inference.engines import engine_name
+from lingshu.inference.engines import engine_name, open_async_engine
 from lingshu.inference.inputs import ModelInput
 
-# Calls that may be answered or wait at a time; one more is told to come again.
 MAX_PENDING_REQUESTS = 32
-# Images decoded and folders walked at a time: the machine belongs to others too.
-WORKERS = 4
+WORKERS = 4  # images decoded and folders listed at a time
 PROGRESS_S = 0.25
 LOCAL_ENGINES = ("hf", "echo", "scripted", "vllm")
 NO_MODEL_MESSAGE = (
@@ -35,66 +33,48 @@ T = TypeVar("T")
 
 
 class ModelHandle:
-    """A model by its name. It remembers the engine once it is open."""
+    """A model by its name; it keeps the engine once it is open."""
 
-    def __init__(
-        self, name: str | None, options: EngineOptions, *, allow_remote: bool = False
-    ) -> None:
+    def __init__(self, name: str | None, options: EngineOptions, *, allow_remote: bool) -> None:
         self.name, self.options, self.allow_remote = name, options, allow_remote
+        self.engine: AsyncEngine | None = None
         self._lock = threading.Lock()
-        self._engine: AsyncEngine | None = None
         self._n_pending = 0
         self._pool = ThreadPoolExecutor(WORKERS, "lingshu-mcp")
-        # Loading may take minutes, and must not keep the others from their files meanwhile.
+        # Loading may take minutes, and must not block the workers meanwhile.
         self._open_pool = ThreadPoolExecutor(1, "lingshu-mcp-open")
 
-    @property
-    def engine(self) -> AsyncEngine | None:
-        """The engine, None where nobody needed it yet."""
-        return self._engine
-
     def open(self) -> AsyncEngine:
-        """The engine; the first call may take long.
+        """The engine; the first call loads it.
 
         Raises:
-            InputError: the server has no model. ArtefactError, MissingExtra, EngineError: it cannot
-                be opened.
+            InputError: the server has no model.
+            ArtifactError, MissingExtraError, EngineError: it cannot be opened.
         """
-        from lingshu.inference.engines import open_async_engine
-
         if self.name is None:
             raise InputError(NO_MODEL_MESSAGE)
         with self._lock:
-            if self._engine is None:
-                # Every question is released one by one below: the engine's own gate stays open for
-                # those.
-                self._engine = open_async_engine(
-                    self.name, replace(self.options, data_policy=DataPolicy(allow_private=True))
-                )
-            return self._engine
+            if self.engine is None:
+                # `ask` checks every question; the engine's own check lets those pass.
+                options = replace(self.options, data_policy=DataPolicy(allow_private=True))
+                self.engine = open_async_engine(self.name, options)
+            return self.engine
 
     def close(self) -> None:
         for pool in (self._pool, self._open_pool):
             pool.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            if self._engine is not None:
-                self._engine.close()
-                self._engine = None
+            if self.engine is not None:
+                self.engine.close()
+                self.engine = None
 
     async def get_engine(self) -> AsyncEngine:
-        """The engine, opened in a thread of its own.
-
-        Raises:
-            As open.
-        """
-        return self._engine or await asyncio.get_running_loop().run_in_executor(
-            self._open_pool, self.open
-        )
+        """As `open`, in a separate thread."""
+        loop = asyncio.get_running_loop()
+        return self.engine or await loop.run_in_executor(self._open_pool, self.open)
 
     async def run_in_thread(self, work: Callable[[], T]) -> T:
-        """Do blocking work in one of a few threads; a call that is cancelled waits no longer for
-        it.
-        """
+        """Do blocking work in one of a few threads; a cancelled call stops waiting for it."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def ask(
@@ -106,11 +86,11 @@ class ModelHandle:
         has_consent: bool,
         on_progress: ProgressCallback,
     ) -> Answer:
-        """Ask one question; a cancelled call frees its place in the engine at once.
+        """Ask one question; `on_progress` gets the tokens so far and their maximum.
 
         Raises:
-            ReleaseError: it would leave this machine and nobody allowed that. EngineError: no
-                answer came, or too many are asked.
+            DataPolicyError: it would leave this machine without consent.
+            EngineError: no answer came, or too many requests are pending.
         """
         engine = await self.get_engine()
         sample = build_question_sample(question, model_input)
@@ -119,16 +99,17 @@ class ModelHandle:
             raise EngineError(f"{self._n_pending} questions are being answered; try again soon.")
         self._n_pending += 1
         try:
-            return await _generate_answer(engine, sample, model_input, sampling, on_progress)
+            reply = await _generate(engine, sample, sampling, on_progress)
         finally:
             self._n_pending -= 1
+        answer = build_answer(engine, reply, model_input)
+        if isinstance(answer, LingshuError):
+            raise answer
+        return answer
 
     async def remote_endpoint(self) -> str | None:
         """The address that a question would go to; None for a model on this machine, which is not
         loaded to find out.
-
-        Raises:
-            InputError: the server has no model.
         """
         if self.name is not None and engine_name(self.name) in LOCAL_ENGINES:
             return None
@@ -136,9 +117,7 @@ class ModelHandle:
         return None if is_local(endpoint) else endpoint
 
     async def egress_warnings(self, model_input: ModelInput) -> list[str]:
-        """What to know of images before they go to the model's address; nothing for a model on this
-        machine.
-        """
+        """What a person should know before these images go to a model on another machine."""
         endpoint = await self.remote_endpoint()
         if endpoint is None:
             return []
@@ -146,23 +125,14 @@ class ModelHandle:
         return await self.run_in_thread(lambda: egress_warnings(sample, endpoint))
 
 
-def consent_declined_error() -> DataPolicyError:
-    return DataPolicyError("nothing was sent: you did not agree that it leaves this machine.")
-
-
-async def _generate_answer(
-    engine: AsyncEngine,
-    sample: Sample,
-    model_input: ModelInput,
-    sampling: Sampling,
-    on_progress: ProgressCallback,
-) -> Answer:
+async def _generate(
+    engine: AsyncEngine, sample: Sample, sampling: Sampling, on_progress: ProgressCallback
+) -> Reply:
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[str | Reply | LingshuError] = asyncio.Queue()
 
     def on_event(event: str | Reply | LingshuError) -> None:
-        # The engine's thread may still speak when a server's loop is over.
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the server's loop may be closed by now
             loop.call_soon_threadsafe(events.put_nowait, event)
 
     handle = engine.submit(sample, replace(sampling, num_generations=1), on_event)
@@ -175,7 +145,6 @@ async def _generate_answer(
                 await on_progress(min(n_pieces, sampling.max_tokens), sampling.max_tokens)
     finally:
         handle.cancel()
-    result = event if isinstance(event, LingshuError) else build_answer(engine, event, model_input)
-    if isinstance(result, LingshuError):
-        raise result
-    return result
+    if isinstance(event, LingshuError):
+        raise event
+    return event

@@ -1,214 +1,137 @@
-"""The MCP server of `lingshu mcp`, put together; and what its clients hear of errors: what to do,
-never what they had sent.
+"""The MCP server of `lingshu mcp`, and what its clients learn of errors: the remedy, and nothing that
+they had sent.
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import (
+    ResourceError,
+    ResourceNotFoundError,
+    ToolError,
+    UnexpectedResourceError,
+    UnexpectedToolError,
+)
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, ToolAnnotations
+from pydantic import ValidationError
 
 from lingshu import __version__
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import InputError, LingshuError, one_line
-from lingshu.core.safe_folder import SafeFolder
 from lingshu.inference.answer import NOTICE
-from lingshu.mcp.data_tools import add_local_tools
-from lingshu.mcp.images import MediaResolver
-from lingshu.mcp.lingshu_mcp import add_lingshu_mcp_tools
-from lingshu.mcp.model import ModelHandle
-from lingshu.mcp.prompts import add_prompts
-from lingshu.mcp.resources import add_resources
-from lingshu.mcp.runs import EvaluationRuns, add_evaluate_tool
-from lingshu.mcp.tools import add_model_tools
+from lingshu.mcp import lingshu_mcp, prompts, tools
+from lingshu.mcp.services import McpServices
 
-if TYPE_CHECKING:
-    from mcp.server.mcpserver import MCPServer
-    from pydantic import ValidationError
-
+logger = logging.getLogger(__name__)
 INSTRUCTIONS = f"""Reads medical images with a model on this server. {NOTICE}
 Show an image as a data URI, as lingshu://study/ID from list_studies, or as a file below the server's folder.
 Repeat the notice, the model and what it saw wherever you pass a result on."""
 
 
-@dataclass
-class McpServices:
-    """What a server works with: its model, the images it may read, its evaluations."""
-
-    model: ModelHandle
-    media: MediaResolver
-    runs: EvaluationRuns
-
-    def close(self) -> None:
-        self.runs.close()
-        self.model.close()
-
-
-@dataclass(frozen=True)
-class McpConfig:
-    """What a server was started with; the options of `mcp` say what each means."""
-
-    model: str | None = None
-    root: Path | None = None
-    runs: Path | None = None
-    data: Path | None = None
-    allow_remote: bool = False
-    threads: int | None = None
-    max_batch_size: int = 8
-    api_key: str | None = field(default=None, repr=False)
-
-
-def open_services(config: McpConfig) -> McpServices:
-    """What a server works with; no model is opened.
-
-    Raises:
-        ConfigError: a folder that cannot be used.
-    """
-    options = EngineOptions(
-        batch_size=config.max_batch_size,
-        concurrency=config.max_batch_size,
-        threads=config.threads,
-        retries=2,
-        api_key=config.api_key,
-    )
-    model = ModelHandle(config.model, options, allow_remote=config.allow_remote)
-    media = MediaResolver(SafeFolder(config.root) if config.root else None)
-    return McpServices(model, media, EvaluationRuns(config.runs, model, data=config.data))
-
-
 def build_server(services: McpServices) -> MCPServer:
     """The server with all its tools, resources and prompts."""
-    server = _server_class()(
-        "lingshu",
-        title="lingshu",
-        version=__version__,
-        instructions=INSTRUCTIONS,
-        log_level="CRITICAL",
-    )
-    add_model_tools(server, services.model, services.media)
-    add_local_tools(server, services.model, services.media)
-    add_evaluate_tool(server, services.runs, services.model)
-    add_lingshu_mcp_tools(server, services.model, services.media)
-    add_resources(server, services.model, services.media, services.runs)
-    add_prompts(server, services.media, services.runs)
+    server = LingshuServer(services)
+    for title, tool in (tools.TOOLS | lingshu_mcp.TOOLS).items():
+        annotations = ToolAnnotations(
+            read_only_hint=tool is not tools.evaluate,
+            destructive_hint=False,
+            idempotent_hint=tool is not tools.evaluate,
+            open_world_hint=False,
+        )
+        server.add_tool(tool, title=title, annotations=annotations, structured_output=True)
+    prompts.add_resources(server, services)
+    for title, prompt in prompts.PROMPTS.items():
+        server.prompt(title=title)(prompt)
+    prompts.add_completion(server, services)
     return server
 
 
-def _server_class() -> type[MCPServer]:
-    from mcp.server.mcpserver import MCPServer
-    from mcp.server.mcpserver.exceptions import (
-        ResourceError,
-        ResourceNotFoundError,
-        ToolError,
-        UnexpectedResourceError,
-        UnexpectedToolError,
-    )
-    from mcp.shared.exceptions import MCPError
-    from mcp_types import INVALID_PARAMS
-    from pydantic import ValidationError
+class LingshuServer(MCPServer):
+    """The SDK's server, whose own messages would repeat arguments and log the values of an error."""
 
-    class Server(MCPServer):
-        """The SDK's server.
+    def __init__(self, services: McpServices) -> None:
+        super().__init__(
+            "lingshu",
+            title="lingshu",
+            version=__version__,
+            instructions=INSTRUCTIONS,
+            log_level="CRITICAL",
+        )
+        self.services = services
 
-        Its own messages would repeat arguments, and its log the values behind an error.
-        """
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        schemas = {tool.name: tool.input_schema for tool in await self.list_tools()}
+        if name not in schemas:
+            raise ToolError(f"there is no such tool; available: {', '.join(schemas)}.")
+        properties = schemas[name].get("properties", {})
+        if not arguments.keys() <= properties.keys():
+            raise ToolError(f"{name} takes no such argument; it takes: {', '.join(properties)}.")
+        try:
+            return await super().call_tool(name, arguments, context)
+        except UnexpectedToolError as error:
+            raise ToolError(_public_message(_root_cause(error))) from None
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_invalid_arguments_message(error.__cause__)) from None
+            raise
 
-        async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
-            tools = {tool.name: tool for tool in await self.list_tools()}
-            if name not in tools:
-                raise ToolError(f"there is no such tool; there are: {', '.join(tools)}.")
-            properties = tools[name].input_schema.get("properties", {})
-            if not arguments.keys() <= properties.keys():
-                raise ToolError(
-                    f"{name} takes no such argument; it takes: {', '.join(properties)}."
-                )
-            try:
-                return await super().call_tool(name, arguments, context)
-            except UnexpectedToolError as error:
-                raise ToolError(_public_message(_root_cause(error))) from None
-            except ToolError as error:
-                if isinstance(error.__cause__, ValidationError):
-                    raise ToolError(_invalid_arguments_message(error.__cause__)) from None
-                raise
+    async def read_resource(self, uri: Any, context: Any = None) -> Any:
+        try:
+            return await super().read_resource(uri, context)
+        except UnexpectedResourceError as error:
+            cause = _root_cause(error)
+            kind = ResourceNotFoundError if isinstance(cause, InputError) else ResourceError
+            raise kind(_public_message(cause)) from None
 
-        async def read_resource(self, uri: Any, context: Any = None) -> Any:
-            try:
-                return await super().read_resource(uri, context)
-            except UnexpectedResourceError as error:
-                cause = _root_cause(error)
-                raise (ResourceNotFoundError if isinstance(cause, InputError) else ResourceError)(
-                    _public_message(cause)
-                ) from None
-
-        async def get_prompt(
-            self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
-        ) -> Any:
-            prompts = [prompt.name for prompt in await self.list_prompts()]
-            if name not in prompts:
-                raise MCPError(
-                    INVALID_PARAMS, f"there is no such prompt; there are: {', '.join(prompts)}."
-                )
-            try:
-                return await super().get_prompt(name, arguments, context)
-            except MCPError:
-                raise
-            except Exception as error:
-                cause = _root_cause(error)
-                message = (
-                    _invalid_arguments_message(cause)
-                    if isinstance(cause, ValidationError)
-                    else "an argument is missing or cannot be used."
-                )
-                raise MCPError(INVALID_PARAMS, message) from None
-
-    return Server
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Any = None
+    ) -> Any:
+        names = [prompt.name for prompt in await self.list_prompts()]
+        if name not in names:
+            message = f"there is no such prompt; available: {', '.join(names)}."
+            raise MCPError(INVALID_PARAMS, message)
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except MCPError:
+            raise
+        except Exception as error:
+            cause = _root_cause(error)
+            message = "an argument is missing or cannot be used."
+            if isinstance(cause, ValidationError):
+                message = _invalid_arguments_message(cause)
+            raise MCPError(INVALID_PARAMS, message) from None
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """The error of ours behind one of the SDK's, else the first of all."""
+    """Our error behind one of the SDK's, else the first cause."""
     while error.__cause__ is not None and not isinstance(error, LingshuError):
         error = error.__cause__
     return error
 
 
 def _public_message(error: BaseException) -> str:
-    """What a person can mend in its own words; of a bug, only that there was one.
+    """What a user can fix, in its own words; of a bug only that there was one.
 
-    The log gets its kind and place, no values.
+    The log gets its type and position, no values.
     """
     if isinstance(error, LingshuError):
         return one_line(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    print(
-        f"lingshu mcp: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}",
-        file=sys.stderr,
-    )
+    logger.error("bug: %s in %s, line %s", type(error).__name__, frame.name, frame.lineno)
     return "the server failed; what happened is in its log."
 
 
 def _invalid_arguments_message(error: ValidationError) -> str:
-    """Which arguments cannot be used and what they may be; their values, and keys inside them, are
-    left out.
-    """
-    details: Sequence[Any] = error.errors(
-        include_url=False, include_context=False, include_input=False
-    )
-    return (
-        "; ".join(
-            dict.fromkeys(
-                f"{_argument_path(detail['loc'])}: {detail['msg'].removeprefix('Value error, ')}"
-                for detail in details
-            )
-        )
-        + "."
-    )
-
-
-def _argument_path(loc: Sequence[int | str]) -> str:
-    return (
-        ".".join(str(part) for index, part in enumerate(loc) if index == 0 or isinstance(part, int))
-        or "arguments"
-    )
+    """Which arguments cannot be used and what they may be; no values, and no keys inside them."""
+    messages = {}
+    for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        path = [
+            str(part) for n, part in enumerate(detail["loc"]) if n == 0 or isinstance(part, int)
+        ]
+        text = detail["msg"].removeprefix("Value error, ")
+        messages[f"{'.'.join(path) or 'arguments'}: {text}"] = None
+    return "; ".join(messages) + "."

@@ -1,8 +1,6 @@
-"""The words of `lingshu mcp`, in English and Chinese: prompts for its model and for its clients'
-(_mcp_prompts/*.md), and names of choices.
+"""Prompt texts in English and Chinese (prompt_texts/), for the model and for clients.
 
-A prompt file holds `## en` and `## zh`, and `{name}` where a value stands. A value is put in as it
-is: nothing in it is taken for a place of its own.
+A file holds the sections `## en` and `## zh`, with `{name}` where a value is inserted as it is.
 """
 
 from __future__ import annotations
@@ -15,19 +13,17 @@ from pathlib import Path
 
 from lingshu.mcp.results import Language
 
-_FOLDER = Path(__file__).parent / "prompt_texts"
+MAX_TEXT_CHARS = 20_000
+_FOLDER = Path(__file__).with_name("prompt_texts")
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _NOT_GIVEN: Mapping[Language, str] = {"en": "(not given)", "zh": "（未提供）"}
 
 
-def render_prompt(name: str, language: Language, values: Mapping[str, str] | None = None) -> str:
-    """A prompt with its values; an empty value is said to be not given."""
-    values_by_name = values or {}
-
-    def substitute(match: re.Match[str]) -> str:
-        return values_by_name[match[1]].strip() or _NOT_GIVEN[language]
-
-    return _PLACEHOLDER.sub(substitute, _load_text(name, language))
+def render_prompt(name: str, language: Language, **values: str) -> str:
+    """A prompt with its values; braces in a value are not placeholders."""
+    return _PLACEHOLDER.sub(
+        lambda match: values[match[1]].strip() or _NOT_GIVEN[language], _load_text(name, language)
+    )
 
 
 @cache
@@ -38,7 +34,7 @@ def _load_text(name: str, language: Language) -> str:
 
 
 def choice_label(kind: str, name: str, language: Language) -> str:
-    """How a choice such as the analysis type "radiology" is called in a prompt."""
+    """How a prompt calls a choice, such as the analysis type "radiology"."""
     return _load_choices()[kind][name][language]
 
 

@@ -1,81 +1,80 @@
-"""The tools that ask the model: analyze_image, draft_report, answer_question and compare_studies;
-and who must agree first.
+"""The MCP tools: questions to the model, studies of the allowed folder, metrics and evaluations.
 
-Annotations are read by the SDK while a tool is made, so they are no strings here.
+The SDK reads annotations when a tool is registered, so they are not strings here. It fills an
+argument annotated with `Resolve` by running the resolver, which takes the tool's arguments by name;
+that is why tools have arguments that their bodies do not read.
 """
 
-# Resolvers take images and windows by the names of a tool's arguments, which its body then does not
-# read; defaults are copied. ruff: noqa: ARG001, B006
+# ruff: noqa: ARG001, B006 (the SDK copies defaults)
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, Field
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
+from pydantic import AfterValidator, BaseModel, Field
 
-from lingshu.core.errors import DataPolicyError
-from lingshu.core.types import Sampling
+from lingshu.core import registry
+from lingshu.core.errors import DataPolicyError, InputError
+from lingshu.core.types import Message, Meta, Sample, Sampling
+from lingshu.imaging.dicom.study import DicomSeries, Study
 from lingshu.imaging.export.report_draft import draft_to_markdown
+from lingshu.imaging.read import MAX_BYTES
 from lingshu.imaging.windows import FILE_WINDOW
 from lingshu.inference.answer import Answer
 from lingshu.inference.draft_report import PROMPTS, build_draft
 from lingshu.inference.inputs import DEFAULT_SLICES, MAX_IMAGES, ModelInput, ViewOptions
-from lingshu.mcp.images import MAX_IMAGE_TEXT_CHARS, MAX_ITEMS, MediaResolver
-from lingshu.mcp.model import ModelHandle, consent_declined_error
-from lingshu.mcp.results import AnswerResult, DraftReport, Language, answer_provenance
-from lingshu.mcp.texts import choice_label, render_prompt
+from lingshu.inference.study_index import STUDY_URI_PREFIX, MediaResolver
+from lingshu.mcp import results
+from lingshu.mcp.results import Language, answer_provenance
+from lingshu.mcp.runs import RUN_NAME_PATTERN
+from lingshu.mcp.services import McpServices
+from lingshu.mcp.texts import MAX_TEXT_CHARS, choice_label, render_prompt
 
-if TYPE_CHECKING:
-    from mcp.server.mcpserver import Context, MCPServer
-    from mcp_types import ToolAnnotations
-
-MAX_TEXT_CHARS = 20_000
+MAX_ITEMS = 16
+MAX_STUDIES = 500  # listed with their metadata; the number of others is reported
+MAX_IMAGE_TEXT_CHARS = MAX_BYTES * 4 // 3 + 256  # base64 with its header
+_IMAGE_KINDS = (
+    "a data URI or base64 of an image, DICOM file or volume, lingshu://study/ID, or a file or folder"
+    " below the server's root"
+)
 WindowName = Literal["file", "lung", "soft", "bone", "brain", "liver", "abdomen", "mediastinum"]
 AnalysisType = Literal["radiology", "pathology", "dermatology", "ophthalmology", "general"]
+FreeText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+NonEmptyText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"\S")]
 ImageText = Annotated[str, Field(min_length=1, max_length=MAX_IMAGE_TEXT_CHARS)]
-_IMAGE_DESCRIPTION = (
-    "a data URI or base64 of a picture, DICOM file or volume, lingshu://study/ID, or a file or"
-    " folder below the server's root"
-)
-ImageArgument = Annotated[
-    str,
-    Field(
-        min_length=1,
-        max_length=MAX_IMAGE_TEXT_CHARS,
-        description=f"An image: {_IMAGE_DESCRIPTION}.",
-    ),
-]
+ImageArgument = Annotated[ImageText, Field(description=f"An image: {_IMAGE_KINDS}.")]
 ImageList = Annotated[
     list[ImageText],
-    Field(min_length=1, max_length=MAX_ITEMS, description=f"Each is {_IMAGE_DESCRIPTION}."),
+    Field(min_length=1, max_length=MAX_ITEMS, description=f"Each is {_IMAGE_KINDS}."),
 ]
 OptionalImageList = Annotated[
     list[ImageText],
-    Field(max_length=MAX_ITEMS, description=f"None or more. Each is {_IMAGE_DESCRIPTION}."),
+    Field(max_length=MAX_ITEMS, description=f"None or more. Each is {_IMAGE_KINDS}."),
 ]
 WindowList = Annotated[
     list[WindowName],
-    Field(min_length=1, max_length=4, description="Windows of CT, or the file's own."),
+    Field(min_length=1, max_length=4, description="CT windows, or the file's own."),
 ]
 MaxSlices = Annotated[
     int,
-    Field(
-        ge=1,
-        le=MAX_IMAGES,
-        description="The most slices or frames of each series or volume, taken evenly.",
-    ),
+    Field(ge=1, le=MAX_IMAGES, description="Maximum evenly spaced slices per series or volume."),
 ]
 SeriesNumbers = Annotated[
     list[Annotated[int, Field(ge=1, le=10_000)]],
-    Field(max_length=16, description="Series of a study to show, by number; else the usual ones."),
+    Field(max_length=16, description="Series of a study by number; by default the main ones."),
 ]
-FreeText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-QuestionText = Annotated[str, Field(min_length=1, max_length=MAX_TEXT_CHARS, pattern=r"\S")]
 MaxTokens = Annotated[int, Field(ge=1, le=4096, description="The longest reply, in tokens.")]
-Temperature = Annotated[
-    float, Field(ge=0, le=2, description="0 gives the likeliest reply, the same each time.")
-]
-Resolver = Callable[..., Awaitable[Any]]
+Temperature = Annotated[float, Field(ge=0, le=2, description="0 is greedy and reproducible.")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+def services_of(ctx: Context) -> McpServices:
+    """The services of the server that handles a request."""
+    return cast(Any, ctx.mcp_server).services
+
+
+# --- images and consent
 
 
 class ConsentForm(BaseModel):
@@ -84,26 +83,16 @@ class ConsentForm(BaseModel):
     send: bool = Field(description="Send them?")
 
 
-def read_only_annotations() -> "ToolAnnotations":
-    """The annotations of a tool that changes nothing."""
-    from mcp_types import ToolAnnotations
-
-    return ToolAnnotations(
-        read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
-    )
+ConsentOutcome = ElicitationResult[ConsentForm]
 
 
-async def request_consent(
-    ctx: "Context", model: ModelHandle, model_input: ModelInput, content: str
-) -> Any:
-    """The question whether `what` may go to the model's address, or consent where nobody need be
-    asked.
+async def request_consent(ctx: Context, model_input: ModelInput, content: str) -> Any:
+    """Ask whether `content` and the images may go to a remote model; granted for a local one.
 
     Raises:
-        ReleaseError: the client cannot ask its user.
+        DataPolicyError: the client cannot ask its user.
     """
-    from mcp.server.mcpserver.resolve import Elicit
-
+    model = services_of(ctx).model
     if model.allow_remote or (endpoint := await model.remote_endpoint()) is None:
         return ConsentForm(send=True)
     elicitation = ctx.client_capabilities.elicitation if ctx.client_capabilities else None
@@ -113,11 +102,8 @@ async def request_consent(
             " anything; start the server with --allow-remote if it may, or use a client that can"
             " ask."
         )
-    images = (
-        f"{len(model_input.images)} image{'s' if len(model_input.images) != 1 else ''} and "
-        if model_input.images
-        else ""
-    )
+    n_images = len(model_input.images)
+    images = f"{n_images} image{'s' if n_images != 1 else ''} and " if n_images else ""
     warning = "".join(f" Take care: {line}" for line in await model.egress_warnings(model_input))
     return Elicit(
         f"{images}{content} would leave this machine and go to {endpoint}.{warning} Send?",
@@ -125,251 +111,386 @@ async def request_consent(
     )
 
 
-def is_permitted(outcome: Any) -> bool:
-    """True where a person, or the server's operator, agreed.
-
+def check_consent(outcome: ConsentOutcome) -> None:
+    """
     Raises:
-        ReleaseError: they did not.
+        DataPolicyError: neither a person nor the server's operator agreed.
     """
     data = getattr(outcome, "data", None)
     if not isinstance(data, ConsentForm) or not data.send:
-        raise consent_declined_error()
-    return True
+        raise DataPolicyError("nothing was sent: you did not agree that it leaves this machine.")
 
 
-async def with_warnings(model: ModelHandle, model_input: ModelInput, answer: Answer) -> list[str]:
-    """What a reader should know besides: notes of looking, and of images that were sent to another
-    machine.
+async def load_images(
+    ctx: Context, items: Sequence[str], view_options: ViewOptions, label: str = "image"
+) -> ModelInput:
+    """The images that a client named, read in a worker thread."""
+    services = services_of(ctx)
+    return await services.model.run_in_thread(
+        lambda: services.media.load_inputs(items, view_options, label=label)
+    )
+
+
+async def visual_input(
+    ctx: Context,
+    images: ImageList,
+    windows: WindowList,
+    max_slices: MaxSlices,
+    series: SeriesNumbers,
+) -> ModelInput:
+    return await load_images(
+        ctx, images, ViewOptions(window=tuple(windows), max_slices=max_slices, series=tuple(series))
+    )
+
+
+VisualInput = Annotated[ModelInput, Resolve(visual_input)]
+
+
+async def visual_consent(ctx: Context, model_input: VisualInput) -> Any:
+    return await request_consent(ctx, model_input, "the question")
+
+
+VisualConsent = Annotated[ConsentOutcome, Resolve(visual_consent)]
+
+
+# --- tools that ask the model
+
+
+async def ask_model(
+    ctx: Context,
+    prompt: str,
+    model_input: ModelInput,
+    consent: ConsentOutcome,
+    sampling: Sampling,
+) -> tuple[Answer, dict[str, Any]]:
+    """The model's answer with the fields of `ToolResult`, warnings about sent images included.
+
+    Raises:
+        DataPolicyError: nobody agreed to send it. EngineError: no answer came.
     """
-    return [*answer.notes, *await model.egress_warnings(model_input)]
+    check_consent(consent)
+    model = services_of(ctx).model
 
-
-def progress_callback(ctx: "Context") -> Any:
-    async def on_progress(done: float, total: float) -> None:
+    async def report_progress(done: float, total: float) -> None:
         await ctx.report_progress(done, total, "writing")
 
-    return on_progress
-
-
-def add_model_tools(server: "MCPServer", model: ModelHandle, media: MediaResolver) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import Resolve
-
-    async def load_images(
-        images: ImageList, windows: WindowList, max_slices: MaxSlices, series: SeriesNumbers
-    ) -> ModelInput:
-        view_options = ViewOptions(
-            window=tuple(windows), max_slices=max_slices, series=tuple(series)
-        )
-        return await model.run_in_thread(lambda: media.load_inputs(images, view_options))
-
-    async def resolve_consent(
-        ctx: Context, model_input: Annotated[ModelInput, Resolve(load_images)]
-    ) -> Any:
-        return await request_consent(ctx, model, model_input, "the question")
-
-    _add_question_tools(server, model, load_images, resolve_consent)
-    _add_draft_tool(server, model, load_images, resolve_consent)
-    _add_compare_tool(server, model, media)
-
-
-def _add_question_tools(
-    server: "MCPServer", model: ModelHandle, load_images: Resolver, consent_resolver: Resolver
-) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
-
-    async def ask_model(
-        ctx: Context, question: str, model_input: ModelInput, consent: Any, sampling: Sampling
-    ) -> AnswerResult:
-        answer = await model.ask(
-            question,
-            model_input,
-            sampling,
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        return AnswerResult(
-            **{
-                **answer_provenance(answer, question),
-                "notes": await with_warnings(model, model_input, answer),
-            },
-            answer=answer.text,
-        )
-
-    @server.tool(
-        title="Analyze an image", annotations=read_only_annotations(), structured_output=True
+    answer = await model.ask(
+        prompt, model_input, sampling, has_consent=True, on_progress=report_progress
     )
-    async def analyze_image(
-        ctx: Context,
-        images: ImageList,  # noqa: ARG001
-        model_input: Annotated[ModelInput, Resolve(load_images)],
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(consent_resolver)],
-        analysis_type: AnalysisType = "radiology",
-        context: FreeText = "",
-        language: Language = "en",
-        windows: WindowList = [FILE_WINDOW],  # noqa: ARG001, B006
-        max_slices: MaxSlices = DEFAULT_SLICES,  # noqa: ARG001
-        series: SeriesNumbers = [],  # noqa: ARG001, B006
-        max_tokens: MaxTokens = 1024,
-    ) -> AnswerResult:
-        """Describe medical images: quality, anatomy, findings, what they may mean, what to do next.
-
-        Research only.
-        """
-        question = render_prompt(
-            "analyze",
-            language,
-            {"kind": choice_label("analysis_type", analysis_type, language), "context": context},
-        )
-        return await ask_model(ctx, question, model_input, consent, Sampling(max_tokens))
-
-    @server.tool(
-        title="Answer a question", annotations=read_only_annotations(), structured_output=True
-    )
-    async def answer_question(
-        ctx: Context,
-        question: QuestionText,
-        model_input: Annotated[ModelInput, Resolve(load_images)],
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(consent_resolver)],
-        images: OptionalImageList = [],  # noqa: ARG001, B006
-        windows: WindowList = [FILE_WINDOW],  # noqa: ARG001, B006
-        max_slices: MaxSlices = DEFAULT_SLICES,  # noqa: ARG001
-        series: SeriesNumbers = [],  # noqa: ARG001, B006
-        max_tokens: MaxTokens = 512,
-        temperature: Temperature = 0.0,
-        seed: Seed = 0,
-    ) -> AnswerResult:
-        """Ask the model a question about any number of images, or about none. Research only."""
-        return await ask_model(
-            ctx, question, model_input, consent, Sampling(max_tokens, temperature, seed=seed)
-        )
+    provenance = answer_provenance(answer, prompt)
+    provenance["notes"] += await model.egress_warnings(model_input)
+    return answer, provenance
 
 
-def _add_draft_tool(
-    server: "MCPServer", model: ModelHandle, load_images: Resolver, consent_resolver: Resolver
-) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
+async def analyze_image(
+    ctx: Context,
+    images: ImageList,
+    model_input: VisualInput,
+    consent: VisualConsent,
+    analysis_type: AnalysisType = "radiology",
+    context: FreeText = "",
+    language: Language = "en",
+    windows: WindowList = [FILE_WINDOW],
+    max_slices: MaxSlices = DEFAULT_SLICES,
+    series: SeriesNumbers = [],
+    max_tokens: MaxTokens = 1024,
+) -> results.AnswerResult:
+    """Describe medical images: quality, anatomy, findings, interpretation, next steps.
 
-    @server.tool(
-        title="Draft a report", annotations=read_only_annotations(), structured_output=True
-    )
-    async def draft_report(
-        ctx: Context,
-        images: ImageList,  # noqa: ARG001
-        model_input: Annotated[ModelInput, Resolve(load_images)],
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(consent_resolver)],
-        indication: FreeText = "",
-        language: Language = "en",
-        windows: WindowList = [FILE_WINDOW],  # noqa: ARG001, B006
-        max_slices: MaxSlices = DEFAULT_SLICES,  # noqa: ARG001
-        series: SeriesNumbers = [],  # noqa: ARG001, B006
-        max_tokens: MaxTokens = 1024,
-    ) -> DraftReport:
-        """Draft the report of a study: findings and impression, preliminary and unverified.
+    Research only.
+    """
+    kind = choice_label("analysis_type", analysis_type, language)
+    prompt = render_prompt("analyze", language, kind=kind, context=context)
+    answer, provenance = await ask_model(ctx, prompt, model_input, consent, Sampling(max_tokens))
+    return results.AnswerResult(**provenance, answer=answer.text)
 
-        Research only.
-        """
+
+async def answer_question(
+    ctx: Context,
+    question: NonEmptyText,
+    model_input: VisualInput,
+    consent: VisualConsent,
+    images: OptionalImageList = [],
+    windows: WindowList = [FILE_WINDOW],
+    max_slices: MaxSlices = DEFAULT_SLICES,
+    series: SeriesNumbers = [],
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+) -> results.AnswerResult:
+    """Ask the model a question about any number of images, or about none. Research only."""
+    sampling = Sampling(max_tokens, temperature, seed=seed)
+    answer, provenance = await ask_model(ctx, question, model_input, consent, sampling)
+    return results.AnswerResult(**provenance, answer=answer.text)
+
+
+async def draft_report(
+    ctx: Context,
+    images: ImageList,
+    model_input: VisualInput,
+    consent: VisualConsent,
+    indication: FreeText = "",
+    language: Language = "en",
+    windows: WindowList = [FILE_WINDOW],
+    max_slices: MaxSlices = DEFAULT_SLICES,
+    series: SeriesNumbers = [],
+    max_tokens: MaxTokens = 1024,
+) -> results.DraftResult:
+    """Draft the report of a study: findings and impression, preliminary and unverified.
+
+    Research only.
+    """
+    prompt = PROMPTS[language]
+    if indication.strip():
         label = {"en": "Indication: ", "zh": "检查目的："}[language]
-        question = PROMPTS[language] + (
-            f"\n{label}{indication.strip()}" if indication.strip() else ""
-        )
-        answer = await model.ask(
-            question,
-            model_input,
-            Sampling(max_tokens),
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        draft = build_draft(answer, language)
-        fields = {
-            **answer_provenance(answer, question),
-            "notes": [
-                *draft.notes,
-                *(await with_warnings(model, model_input, answer))[len(answer.notes) :],
-            ],
-        }
-        return DraftReport(
-            **fields,
-            findings=draft.findings,
-            impression=draft.impression,
-            language=language,
-            markdown=draft_to_markdown(draft),
-        )
-
-
-def _add_compare_tool(server: "MCPServer", model: ModelHandle, media: MediaResolver) -> None:
-    from mcp.server.mcpserver import Context
-    from mcp.server.mcpserver.resolve import ElicitationResult, Resolve
-
-    async def load_both(
-        prior: ImageList, current: ImageList, windows: WindowList, max_slices: MaxSlices
-    ) -> tuple[ModelInput, ModelInput]:
-        view_options = ViewOptions(window=tuple(windows), max_slices=max_slices)
-        prior_input = await model.run_in_thread(
-            lambda: media.load_inputs(prior, view_options, label="prior image")
-        )
-        return prior_input, await model.run_in_thread(
-            lambda: media.load_inputs(current, view_options, label="current image")
-        )
-
-    async def resolve_consent(
-        ctx: Context, inputs: Annotated[tuple[ModelInput, ModelInput], Resolve(load_both)]
-    ) -> Any:
-        return await request_consent(
-            ctx,
-            model,
-            await model.run_in_thread(lambda: media.merge_inputs(inputs)),
-            "the question",
-        )
-
-    @server.tool(
-        title="Compare two studies", annotations=read_only_annotations(), structured_output=True
+        prompt += f"\n{label}{indication.strip()}"
+    answer, provenance = await ask_model(ctx, prompt, model_input, consent, Sampling(max_tokens))
+    draft = build_draft(answer, language)
+    provenance["notes"] = [*draft.notes, *provenance["notes"][len(answer.notes) :]]
+    return results.DraftResult(
+        **provenance,
+        findings=draft.findings,
+        impression=draft.impression,
+        language=language,
+        markdown=draft_to_markdown(draft),
     )
-    async def compare_studies(
-        ctx: Context,
-        prior: ImageList,  # noqa: ARG001
-        current: ImageList,  # noqa: ARG001
-        inputs: Annotated[tuple[ModelInput, ModelInput], Resolve(load_both)],
-        consent: Annotated[ElicitationResult[ConsentForm], Resolve(resolve_consent)],
-        question: FreeText = "",
-        language: Language = "en",
-        windows: WindowList = [FILE_WINDOW],  # noqa: ARG001, B006
-        max_slices: MaxSlices = 4,  # noqa: ARG001
-        max_tokens: MaxTokens = 1024,
-    ) -> AnswerResult:
-        """Say what changed from a prior examination to the current one.
 
-        In `seen`, item 1 is the prior one. Research only.
-        """
-        model_input = await model.run_in_thread(lambda: media.merge_inputs(inputs))
-        n_images = [len(entry.images) for entry in inputs]
-        prior_text, current_text = (
-            f"{n} image{'s' if n != 1 else ''}" if language == "en" else f"{n}幅图像"
-            for n in n_images
+
+async def both_inputs(
+    ctx: Context,
+    prior: ImageList,
+    current: ImageList,
+    windows: WindowList,
+    max_slices: MaxSlices,
+) -> tuple[ModelInput, ModelInput]:
+    view_options = ViewOptions(window=tuple(windows), max_slices=max_slices)
+    return (
+        await load_images(ctx, prior, view_options, "prior image"),
+        await load_images(ctx, current, view_options, "current image"),
+    )
+
+
+BothInputs = Annotated[tuple[ModelInput, ModelInput], Resolve(both_inputs)]
+
+
+async def merge_both(ctx: Context, inputs: BothInputs) -> ModelInput:
+    services = services_of(ctx)
+    return await services.model.run_in_thread(lambda: services.media.merge_inputs(inputs))
+
+
+MergedInput = Annotated[ModelInput, Resolve(merge_both)]
+
+
+async def comparison_consent(ctx: Context, model_input: MergedInput) -> Any:
+    return await request_consent(ctx, model_input, "the question")
+
+
+async def compare_studies(
+    ctx: Context,
+    prior: ImageList,
+    current: ImageList,
+    inputs: BothInputs,
+    model_input: MergedInput,
+    consent: Annotated[ConsentOutcome, Resolve(comparison_consent)],
+    question: FreeText = "",
+    language: Language = "en",
+    windows: WindowList = [FILE_WINDOW],
+    max_slices: MaxSlices = 4,
+    max_tokens: MaxTokens = 1024,
+) -> results.AnswerResult:
+    """Say what changed from a prior examination to the current one.
+
+    In `image_provenance`, item 1 is the prior one. Research only.
+    """
+    counts = [len(entry.images) for entry in inputs]
+    if language == "en":
+        labels = [f"{n} image{'s' if n != 1 else ''}" for n in counts]
+    else:
+        labels = [f"{n}幅图像" for n in counts]
+    default_question = {"en": "Compare them.", "zh": "请进行比较。"}[language]
+    prompt = render_prompt(
+        "compare",
+        language,
+        prior=labels[0],
+        current=labels[1],
+        question=question.strip() or default_question,
+    )
+    answer, provenance = await ask_model(ctx, prompt, model_input, consent, Sampling(max_tokens))
+    return results.AnswerResult(**provenance, answer=answer.text)
+
+
+# --- tools without a model
+
+
+async def describe_dicom(ctx: Context, image: ImageArgument) -> results.DicomDescription:
+    """Metadata of a DICOM file, folder or study: modality, body part, size, series.
+
+    No names, ids, dates or free text.
+    """
+    services = services_of(ctx)
+    return await services.model.run_in_thread(
+        lambda: describe_study(services.media.load_study(image))
+    )
+
+
+def describe_study(study: Study) -> results.DicomDescription:
+    """A study's metadata, series by series."""
+    return results.DicomDescription(
+        files=sum(len(series.files) for series in study.series) + sum(study.left_out.values()),
+        patients=len(study.patients),
+        studies=len(study.studies),
+        series=[_series_metadata(series) for series in study.series],
+        left_out=dict(sorted(study.left_out.items())),
+    )
+
+
+def _series_metadata(series: DicomSeries) -> results.SeriesMetadata:
+    metadata = series.files[0].metadata
+    allowed = {
+        name: getattr(metadata, name)
+        for name in results.SeriesMetadata.model_fields
+        if hasattr(metadata, name)
+    }
+    risks = {file.metadata.burned_in_risk for file in series.files}
+    return results.SeriesMetadata(
+        **{
+            **allowed,
+            "number": series.number,
+            "images": series.n_images,
+            "is_localizer": series.is_localizer,
+            "burned_in_risk": next(risk for risk in ("stated", "likely", "low") if risk in risks),
+        }
+    )
+
+
+async def list_studies(ctx: Context) -> results.StudyList:
+    """The studies below the server's folder, each with an address that only this server knows; no
+    names, dates or paths.
+    """
+    services = services_of(ctx)
+    return await services.model.run_in_thread(lambda: build_study_list(services.media))
+
+
+def build_study_list(media: MediaResolver) -> results.StudyList:
+    """The studies below the allowed folder, at most 500 of them.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    index = media.build_index()
+    entries = []
+    for study_id, files in list(index.studies.items())[:MAX_STUDIES]:
+        series = media.read_series(files).series
+        body_parts = {entry.files[0].metadata.body_part for entry in series}
+        entries.append(
+            results.StudySummary(
+                uri=STUDY_URI_PREFIX + study_id,
+                modalities=sorted({entry.modality for entry in series if entry.modality}),
+                body_parts=sorted(part for part in body_parts if part),
+                series=len(series),
+                files=len(files),
+            )
         )
-        default_question = {"en": "Compare them.", "zh": "请进行比较。"}[language]
-        prompt_text = render_prompt(
-            "compare",
-            language,
-            {
-                "prior": prior_text,
-                "current": current_text,
-                "question": question.strip() or default_question,
-            },
+    n_omitted = len(index.studies) - len(entries)
+    return results.StudyList(
+        studies=entries,
+        n_other_files=index.n_other_files,
+        is_complete=index.is_complete and not n_omitted,
+        notes=[f"{n_omitted} more studies are not listed."] if n_omitted else [],
+    )
+
+
+async def score_report(
+    ctx: Context,
+    report: NonEmptyText,
+    reference: NonEmptyText,
+    language: Language = "en",
+    modality: Literal["x-ray", "other"] = "other",
+) -> results.ReportAgreement:
+    """Measure a report against a reference: BLEU, ROUGE, CIDEr, and findings in English reports of
+    chest X-rays. No model is used.
+    """
+    from lingshu.scoring.report import compute_metrics
+
+    # The question does not matter; the rules for findings are for chest X-rays only.
+    meta = Meta(
+        access="private", language=language, modality="X-ray" if modality == "x-ray" else "unknown"
+    )
+    sample = Sample("report", (Message("user", ("report",)),), gold=(reference,), meta=meta)
+    metrics = await services_of(ctx).model.run_in_thread(
+        lambda: compute_metrics([sample], [report])
+    )
+    return results.ReportAgreement(
+        metrics=[
+            results.ReportMetric(name=metric.name, value=metric.value, note=metric.note)
+            for metric in metrics
+        ]
+    )
+
+
+# --- evaluations
+
+RunAction = Literal["start", "status", "result", "cancel"]
+TASKS = registry.names("tasks")
+
+
+def _check_task(name: str | None) -> str | None:
+    if name is not None and name not in TASKS:
+        raise ValueError("there is no such benchmark; the resource lingshu://benchmarks lists them")
+    return name
+
+
+async def evaluation_consent(ctx: Context, action: RunAction) -> Any:
+    if action != "start":
+        return ConsentForm(send=True)
+    return await request_consent(ctx, ModelInput(), "the questions of the benchmark")
+
+
+async def evaluate(
+    ctx: Context,
+    action: RunAction,
+    consent: Annotated[ConsentOutcome, Resolve(evaluation_consent)],
+    task: Annotated[
+        str | None,
+        AfterValidator(_check_task),
+        Field(json_schema_extra={"enum": [*TASKS, None]}, description="The benchmark, for start."),
+    ] = None,
+    run: Annotated[
+        str | None,
+        Field(pattern=RUN_NAME_PATTERN, description="The run, for status, result and cancel."),
+    ] = None,
+    limit: Annotated[
+        int | None, Field(ge=1, le=1_000_000, description="Ask only the first questions.")
+    ] = None,
+    synthetic: Annotated[
+        bool, Field(description="Ask a few synthetic questions of the same form; needs no data.")
+    ] = False,
+) -> results.EvaluationStatus:
+    """Evaluate the server's model on a benchmark: start, request the status or the result, or
+    cancel. One at a time.
+    """
+    services = services_of(ctx)
+    runs = services.runs
+    if action == "start":
+        if task is None:
+            raise InputError("start needs a task; the resource lingshu://benchmarks lists them.")
+        check_consent(consent)
+        return await services.model.run_in_thread(
+            lambda: runs.start(task, limit=limit, synthetic=synthetic)
         )
-        answer = await model.ask(
-            prompt_text,
-            model_input,
-            Sampling(max_tokens),
-            has_consent=is_permitted(consent),
-            on_progress=progress_callback(ctx),
-        )
-        return AnswerResult(
-            **{
-                **answer_provenance(answer, prompt_text),
-                "notes": await with_warnings(model, model_input, answer),
-            },
-            answer=answer.text,
-        )
+    if run is None:
+        raise InputError(f"{action} needs the name of a run.")
+    method = {"status": runs.status, "result": runs.result, "cancel": runs.cancel}[action]
+    return await services.model.run_in_thread(lambda: method(run))
+
+
+TOOLS = {
+    "Analyze an image": analyze_image,
+    "Answer a question": answer_question,
+    "Draft a report": draft_report,
+    "Compare two studies": compare_studies,
+    "Describe DICOM": describe_dicom,
+    "List studies": list_studies,
+    "Score a report": score_report,
+    "Evaluate the model": evaluate,
+}

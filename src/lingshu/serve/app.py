@@ -1,53 +1,57 @@
-"""The routes of the server: chat completions, models, health, metrics, and the description of all
-that (OpenAPI).
-"""
+"""The routes of the server: chat completions, models, health, metrics, and their OpenAPI schema."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import Gauge, generate_latest
 from starlette.exceptions import HTTPException
 
 from lingshu import __version__
 from lingshu.core.types import AsyncEngine
 from lingshu.inference.answer import NOTICE
-from lingshu.serve import schema as wire
+from lingshu.serve import schema
 from lingshu.serve.chat import ChatEndpoint, RequestLimiter
+from lingshu.serve.http import create_uvicorn_server
 from lingshu.serve.media import ImageSources
 from lingshu.serve.schema import HTTPError
 from lingshu.serve.security import Limits, SecurityMiddleware
-from lingshu.ui.app import WebUI
 
-# Two at once: one image of fifty megapixels takes half a gigabyte while it is decoded.
+# Two at a time: an image of fifty megapixels takes half a gigabyte while it is decoded.
 MEDIA_THREADS = 2
-_REQUEST_ERRORS = {
-    400: "The request cannot be used; the message says why.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    415: "The body is not JSON.",
-    429: "Too many questions are open; try again after the seconds that Retry-After tells.",
-    503: "The server is closing.",
-}
 _COMMON_ERRORS = {
     401: "No valid key.",
-    403: "Another web page asks.",
+    403: "A request of another web page.",
     421: "Not a name of this server.",
     500: "The model or the server failed.",
 }
+_CHAT_ERRORS = {
+    400: "The request cannot be used; the message says why.",
+    404: "The server offers another model.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The body is not JSON.",
+    429: "Too many requests are open; try again after the seconds in Retry-After.",
+    503: "The server is shutting down.",
+}
+
+
+class WebPage(Container[str], Protocol):
+    """Further routes of a server (lingshu/ui); it contains the paths that need no key."""
+
+    def add_routes(self, app: FastAPI, chat: ChatEndpoint) -> None: ...
 
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """A model and how it is served.
-
-    At most `seats` questions are open at once; `keys` empty: nobody is asked for one.
-    """
+    """A model and how it is served: at most `slots` open requests; without `keys` none is needed."""
 
     engine: AsyncEngine
     name: str
@@ -57,12 +61,19 @@ class ServeConfig:
     loopback: bool = True
     sources: ImageSources = field(default_factory=ImageSources)
     limits: Limits = field(default_factory=Limits)
-    ui: WebUI | None = None
+    ui: WebPage | None = None
+
+
+def create_server(config: ServeConfig) -> uvicorn.Server:
+    """The HTTP server, not started: `run(sockets=[...])` serves until `should_exit` is set."""
+    return create_uvicorn_server(
+        create_app(config), config.limits, lifespan="off", shutdown_timeout_s=5
+    )
 
 
 def create_app(config: ServeConfig) -> SecurityMiddleware:
-    """The server as an ASGI application, door and all."""
-    limiter = RequestLimiter(config.engine, config.slots)
+    """The server as an ASGI application, its security included."""
+    limiter = RequestLimiter(config.slots)
     app = FastAPI(
         title="lingshu serve",
         version=__version__,
@@ -83,17 +94,13 @@ def create_app(config: ServeConfig) -> SecurityMiddleware:
     )
     _add_error_handlers(app)
     _add_routes(app, config, limiter, middleware)
-    responses: dict[int | str, dict[str, Any]] = {
-        200: {"content": {"text/event-stream": {}}, "description": "A reply, whole or as events."}
-    }
+    streamed = {"content": {"text/event-stream": {}}, "description": "A reply, as JSON or events."}
     app.add_api_route(
         "/v1/chat/completions",
         chat.completion,
         methods=["POST"],
-        response_model=wire.Completion,
-        responses=_responses(
-            {**_REQUEST_ERRORS, 404: "The server offers another model."}, responses
-        ),
+        response_model=schema.Completion,
+        responses=_responses(_CHAT_ERRORS) | {200: streamed},
         summary="Ask the model about images.",
         operation_id="chat_completions",
     )
@@ -107,13 +114,19 @@ def _add_routes(
     app: FastAPI, config: ServeConfig, limiter: RequestLimiter, middleware: SecurityMiddleware
 ) -> None:
     started_at = int(time.time())
-    engine = config.engine
+    engine, registry = config.engine, limiter.metrics.registry
+    for name, description, value in (
+        ("lingshu_running", "Requests that are being answered.", lambda: engine.running),
+        ("lingshu_waiting", "Requests in the queue.", lambda: engine.waiting),
+        ("lingshu_body_bytes", "Bytes of request bodies held.", lambda: middleware.held_bytes),
+    ):
+        Gauge(name, description, registry=registry).set_function(value)
 
     @app.get(
         "/v1/models",
-        response_model=wire.ModelList,
+        response_model=schema.ModelList,
         responses=_responses({}),
-        summary="What this server offers.",
+        summary="The models of this server.",
     )
     async def models() -> dict[str, Any]:
         info = {
@@ -123,20 +136,14 @@ def _add_routes(
             "streams": engine.streams,
             "max_tokens": config.max_tokens,
         }
-        entry = {
-            "id": config.name,
-            "object": "model",
-            "created": started_at,
-            "owned_by": "lingshu",
-            "lingshu": info,
-        }
-        return {"object": "list", "data": [entry]}
+        entry = {"id": config.name, "object": "model", "created": started_at}
+        return {"object": "list", "data": [{**entry, "owned_by": "lingshu", "lingshu": info}]}
 
     @app.get(
         "/health",
-        response_model=wire.Health,
+        response_model=schema.Health,
         responses=_responses({}),
-        summary="Whether the server answers.",
+        summary="Whether the server responds.",
     )
     async def health() -> dict[str, Any]:
         return {"status": "ok", "running": engine.running, "waiting": engine.waiting}
@@ -145,35 +152,26 @@ def _add_routes(
         "/metrics",
         response_class=PlainTextResponse,
         responses=_responses({}),
-        summary="Counts in Prometheus' form.",
+        summary="Metrics in Prometheus format.",
     )
     async def metrics() -> PlainTextResponse:
-        text = limiter.metrics.render(
-            running=engine.running, waiting=engine.waiting, held_bytes=middleware.held_bytes
-        )
+        text = generate_latest(registry)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def _responses(
-    errors: Mapping[int, str], extra: Mapping[int | str, dict[str, Any]] | None = None
-) -> dict[int | str, dict[str, Any]]:
-    descriptions = {**errors, **_COMMON_ERRORS}
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": wire.ErrorBody, "description": description}
-        for status, description in descriptions.items()
+def _responses(errors: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    return {
+        status: {"model": schema.ErrorBody, "description": description}
+        for status, description in (errors | _COMMON_ERRORS).items()
     }
-    responses.update(extra or {})
-    return responses
 
 
 def _add_error_handlers(app: FastAPI) -> None:
     """Every error in OpenAI's form."""
 
     def error_response(error: HTTPError, headers: Mapping[str, str] | None = None) -> Response:
-        extra_headers = (
-            {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-        )
-        return JSONResponse(error.body, error.status, headers=dict(headers or {}) | extra_headers)
+        retry = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+        return JSONResponse(error.body, error.status, headers=dict(headers or {}) | retry)
 
     async def handle_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPError)
@@ -183,17 +181,13 @@ def _add_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         messages = {
             404: "there is no such address; see /openapi.json.",
-            405: "the method is not one of this address.",
+            405: "this address does not support the method.",
         }
-        return error_response(
-            HTTPError(
-                error.status_code, messages.get(error.status_code, "the request cannot be used.")
-            ),
-            error.headers,
-        )
+        message = messages.get(error.status_code, "the request cannot be used.")
+        return error_response(HTTPError(error.status_code, message), error.headers)
 
-    async def handle_bug(_: Request, error: Exception) -> Response:  # noqa: ARG001 - the door tells the log
-        return error_response(HTTPError(500, "the server failed; what happened is in its log."))
+    async def handle_bug(_request: Request, _error: Exception) -> Response:
+        return error_response(HTTPError.server_failed())  # security.py logs it
 
     app.add_exception_handler(HTTPError, handle_http_error)
     app.add_exception_handler(HTTPException, handle_http_exception)
@@ -201,32 +195,25 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _openapi_schema(app: FastAPI, config: ServeConfig) -> dict[str, Any]:
-    """OpenAPI's description, with the limits and the name of this very server."""
-    if app.openapi_schema is None:
-        schema = FastAPI.openapi(app)
-        addresses = config.sources.root is not None or config.sources.fetch_policy is not None
-        request = wire.request_schema(
-            model=config.name, max_tokens=config.max_tokens, allow_addresses=addresses
-        )
-        schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-        schemas |= request.pop("$defs") | {"ChatRequest": request}
-        body = {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}
-            },
-        }
-        schema["paths"]["/v1/chat/completions"]["post"]["requestBody"] = body
-        for path in schema["paths"].values():
-            for operation in path.values():
-                for status, response in operation["responses"].items():
-                    if status == "429":
-                        response["headers"] = {
-                            "Retry-After": {"required": True, "schema": {"type": "integer"}}
-                        }
-        if config.keys:
-            schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            schema["security"] = [{"key": []}]
-            schema["paths"]["/health"]["get"]["security"] = []
-        app.openapi_schema = schema
-    return app.openapi_schema
+    """The OpenAPI schema with the limits and the model name of this server."""
+    if app.openapi_schema is not None:
+        return app.openapi_schema
+    document = FastAPI.openapi(app)
+    request = schema.request_schema(
+        model=config.name,
+        max_tokens=config.max_tokens,
+        allow_addresses=bool(config.sources.root or config.sources.fetch_policy),
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= request.pop("$defs") | {"ChatRequest": request}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ChatRequest"}}}
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    chat["requestBody"] = {"required": True, "content": content}
+    retry_after = {"Retry-After": {"required": True, "schema": {"type": "integer"}}}
+    chat["responses"]["429"]["headers"] = retry_after
+    if config.keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+        document["paths"]["/health"]["get"]["security"] = []
+    app.openapi_schema = document
+    return document

@@ -1,121 +1,207 @@
-"""One chat completion from its request to its last byte: a seat at the desk, the question, and the
-reply, whole or as events.
+"""One chat completion from its request to its last byte: a slot, the request to the engine, and the
+reply as JSON or as server-sent events.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import logging
 import secrets
-import sys
+import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from lingshu.core.errors import InputError, LingshuError, one_line
-from lingshu.core.types import AsyncEngine, Reply, RequestHandle, Sampling
+from lingshu.core.types import AsyncEngine, Reply, Sample, Sampling
 from lingshu.imaging.provenance import ImageProvenance, provenance_to_json
 from lingshu.inference.answer import NOTICE
-from lingshu.serve.events import EventDispatcher, EventQueue, ReplyEvent
-from lingshu.serve.media import ImageSources, build_sample, stop_texts
-from lingshu.serve.metrics import ServerMetrics
-from lingshu.serve.schema import ChatRequest, HTTPError, format_sse, read_request
+from lingshu.serve.media import ImageSources, build_sample
+from lingshu.serve.schema import (
+    CLIENT_CLOSED_REQUEST,
+    ChatRequest,
+    HTTPError,
+    format_sse,
+    read_request,
+    require_json,
+)
 from lingshu.serve.security import Body
 
-RETRY_AFTER_S = 1
-CLIENT_CLOSED_REQUEST = 499  # the status that servers log for a client that left
+logger = logging.getLogger(__name__)
+ReplyEvent = str | Reply | LingshuError
+# Minimum time between two pieces of a streamed reply: a fast small model would otherwise spend its
+# time on sending tokens one by one.
+MIN_INTERVAL_S = 0.02
+BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class ServerMetrics:
+    """Prometheus metrics of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "lingshu_requests",
+            "Chat completions by the HTTP status they ended with; 499: the client disconnected.",
+            ["status"],
+            registry=self.registry,
+        )
+        self.prompt_tokens = Counter(
+            "lingshu_prompt_tokens",
+            "Prompt tokens of completed requests, images included.",
+            registry=self.registry,
+        )
+        self.reply_tokens = Counter(
+            "lingshu_reply_tokens", "Tokens of replies.", registry=self.registry
+        )
+        self.first_token_seconds = Histogram(
+            "lingshu_first_token_seconds",
+            "From a request's last byte to its first text (its full text if the engine does not"
+            " stream).",
+            registry=self.registry,
+            buckets=BUCKETS_S,
+        )
+        self.request_seconds = Histogram(
+            "lingshu_request_seconds",
+            "From a request's last byte to the end of its reply.",
+            registry=self.registry,
+            buckets=BUCKETS_S,
+        )
 
 
 class RequestLimiter:
-    """The questions that are open, at most `seats`, and what was counted."""
+    """Limits the requests that are open at the same time, and counts their outcomes."""
 
-    def __init__(self, engine: AsyncEngine, slots: int) -> None:
-        self.engine, self.slots, self.n_active, self.metrics = engine, slots, 0, ServerMetrics()
+    def __init__(self, slots: int) -> None:
+        self.slots, self.metrics = slots, ServerMetrics()
+        self._semaphore = asyncio.Semaphore(slots)
 
     def check_capacity(self) -> None:
-        """Refuse while every seat is taken.
+        """
+        Raises:
+            HTTPError: 429, every slot is taken.
+        """
+        if self._semaphore.locked():
+            message = f"{self.slots} requests are open, the maximum of this server; try again."
+            raise HTTPError(429, message, code="overloaded", retry_after=1)
+
+    @contextlib.asynccontextmanager
+    async def slot(self, body: Body) -> AsyncIterator[None]:
+        """Hold a slot for one request; a client that disconnects cancels what is inside.
 
         Raises:
-            Refused: 429.
+            HTTPError: no slot is free (429), or the client disconnected (499).
         """
-        if self.n_active >= self.slots:
-            message = f"{self.slots} questions are open, as many as this server takes; try again."
-            raise HTTPError(429, message, code="overloaded", retry_after=RETRY_AFTER_S)
-
-
-@dataclass
-class ChatSession:
-    """A question at the desk: who asked, what is heard of it, and when it began."""
-
-    chat_request: ChatRequest
-    limiter: RequestLimiter
-    body: Body
-    id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
-    created: int = field(default_factory=lambda: int(time.time()))
-    started_at: float = field(default_factory=time.perf_counter)
-    image_provenance: tuple[ImageProvenance, ...] = ()
-    handle: RequestHandle | None = None
-    events: EventQueue | None = None
-    status: int = 500
-    _disconnected: asyncio.Future[Any] | None = None
-
-    def acquire(self) -> None:
-        self.limiter.check_capacity()
-        self.limiter.n_active += 1
-
-    def release(self) -> None:
-        """Give the seat back; whatever is still being said is given up."""
-        self.limiter.n_active -= 1
-        self.limiter.metrics.statuses[self.status] += 1
-        self.limiter.metrics.observe("request", time.perf_counter() - self.started_at)
-        if self.handle is not None:
-            self.handle.cancel()
-        if self._disconnected is not None:
-            self._disconnected.cancel()
-
-    async def until_disconnect(self, work: Awaitable[Any]) -> Any:
-        """What `work` gives.
-
-        Raises:
-            Refused: the client went away meanwhile; the work is given up.
-        """
-        disconnected = self._disconnected = self._disconnected or asyncio.ensure_future(
-            self._wait_for_disconnect()
-        )
-        task = asyncio.ensure_future(work)
+        started_at, status = time.perf_counter(), 500
         try:
-            await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise HTTPError(CLIENT_CLOSED_REQUEST, "the client went away.")
-            return task.result()
+            self.check_capacity()
+            async with self._semaphore, _cancel_on_disconnect(body):
+                yield
+            status = 200
+        except HTTPError as http_error:
+            status = http_error.status
+            raise
         finally:
-            task.cancel()
+            self.metrics.requests.labels(str(status)).inc()
+            self.metrics.request_seconds.observe(time.perf_counter() - started_at)
 
-    async def _wait_for_disconnect(self) -> None:
-        while (await self.body.receive())["type"] != "http.disconnect":
+
+@contextlib.asynccontextmanager
+async def _cancel_on_disconnect(body: Body) -> AsyncIterator[None]:
+    task, disconnected = asyncio.current_task(), False
+    assert task is not None
+
+    async def watch() -> None:
+        nonlocal disconnected
+        while (await body.receive())["type"] != "http.disconnect":
             pass
-        if self.events is not None:
-            self.events.put(HTTPError(CLIENT_CLOSED_REQUEST, "the client went away."))
+        disconnected = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not disconnected:
+            raise
+        task.uncancel()
+        raise HTTPError(CLIENT_CLOSED_REQUEST, "the client disconnected.") from None
+    finally:
+        watcher.cancel()
+
+
+class EventQueue:
+    """The events of one request in the event loop; with `final_only` only its last one."""
+
+    def __init__(self, dispatcher: EventDispatcher, *, final_only: bool) -> None:
+        self._dispatcher, self._final_only = dispatcher, final_only
+        self._events: list[ReplyEvent] = []
+        self._ready = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_at = 0.0
+
+    def on_event(self, event: ReplyEvent) -> None:
+        """Called by an engine, from any thread."""
+        if not (self._final_only and isinstance(event, str)):
+            self._dispatcher.publish(self, event)
+
+    def put(self, event: ReplyEvent) -> None:
+        """Called in the event loop. The first text and the end are delivered at once."""
+        self._events.append(event)
+        delay = self._next_at - self._dispatcher.loop.time()
+        if not isinstance(event, str) or delay <= 0:
+            self._ready.set()
+        elif self._timer is None:
+            self._timer = self._dispatcher.loop.call_later(delay, self._ready.set)
 
     async def next_events(self) -> list[ReplyEvent]:
-        """What was said since the last call; Refused where the client went away."""
-        assert self.events is not None
-        return await self.events.next_events()
+        """All events since the last call, at least one; text at most every `MIN_INTERVAL_S`."""
+        await self._ready.wait()
+        self._ready.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._next_at = self._dispatcher.loop.time() + MIN_INTERVAL_S
+        events, self._events = self._events, []
+        return events
 
-    def record_usage(self, reply: Reply) -> None:
-        self.limiter.metrics.prompt_tokens += reply.prompt_tokens or 0
-        self.limiter.metrics.reply_tokens += reply.reply_tokens or 0
-        self.status = 200
+
+class EventDispatcher:
+    """Carries events from the threads of an engine into one event loop.
+
+    A batch emits a token for each of its requests: one wake-up delivers them all.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._lock = threading.Lock()
+        self._pending: list[tuple[EventQueue, ReplyEvent]] = []
+
+    def publish(self, queue: EventQueue, event: ReplyEvent) -> None:
+        with self._lock:
+            self._pending.append((queue, event))
+            is_first = len(self._pending) == 1
+        if is_first and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        with self._lock:
+            pending, self._pending = self._pending, []
+        for queue, event in pending:
+            queue.put(event)
 
 
 @dataclass
 class ChatEndpoint:
-    """What answers POST /v1/chat/completions."""
+    """Handles POST /v1/chat/completions."""
 
     engine: AsyncEngine
     name: str
@@ -130,193 +216,191 @@ class ChatEndpoint:
         body: Body = request.scope["state"]["body"]
         try:
             chat_request = await self._read(request, body)
-            session = ChatSession(chat_request, self.limiter, body)
-            session.acquire()
         except HTTPError as http_error:
-            self.limiter.metrics.statuses[http_error.status] += 1
+            self.limiter.metrics.requests.labels(str(http_error.status)).inc()
             raise
-        is_streaming = False
-        try:
-            first_events = await self._submit(session)
-            if chat_request.stream:
-                is_streaming = True
-                return EventStreamResponse(self, session, first_events)
-            return JSONResponse(await self._full_response(session, first_events))
-        except HTTPError as http_error:
-            session.status = http_error.status
-            raise
-        finally:
-            if not is_streaming:
-                session.release()
+        return ChatResponse(self, chat_request, body)
 
     async def _read(self, request: Request, body: Body) -> ChatRequest:
-        if (
-            request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            != "application/json"
-        ):
-            raise HTTPError(
-                415,
-                "send JSON, with the header Content-Type: application/json.",
-                code="content_type",
-            )
+        require_json(request.headers.get("content-type"))
         if request.headers.get("content-encoding", "identity").lower() != "identity":
             raise HTTPError(
-                415, "compressed bodies are not read; send it as it is.", code="content_encoding"
+                415,
+                "compressed bodies are not supported; send it uncompressed.",
+                code="content_encoding",
             )
         self.limiter.check_capacity()
         data = await body.read()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
+        return await asyncio.get_running_loop().run_in_executor(
             self.workers, lambda: read_request(data, model=self.name, max_tokens=self.max_tokens)
         )
 
-    async def _submit(self, session: ChatSession) -> list[ReplyEvent]:
-        """Hand the question in and wait for the first thing said, so that what is wrong with it
-        still gets its status.
+    @contextlib.contextmanager
+    def submit(
+        self, sample: Sample, sampling: Sampling, *, stop: Sequence[str] = (), final_only: bool
+    ) -> Iterator[EventQueue]:
+        """The events of a request to the engine, which is cancelled at the end of the `with`.
+
+        Raises:
+            LingshuError: the engine refuses the request.
         """
-        sample, session.image_provenance = await session.until_disconnect(
-            build_sample(session.chat_request, self.sources, self.workers)
-        )
         if self._dispatcher is None:
             self._dispatcher = EventDispatcher(asyncio.get_running_loop())
-        session.events = EventQueue(self._dispatcher, final_only=not session.chat_request.stream)
+        queue = EventQueue(self._dispatcher, final_only=final_only)
+        handle = self.engine.submit(sample, sampling, queue.on_event, stop=stop)
         try:
-            session.handle = self.engine.submit(
-                sample,
-                self._sampling(session.chat_request),
-                session.events.on_event,
-                stop=stop_texts(session.chat_request.stop),
-            )
-        except LingshuError as error:
-            raise _to_http_error(error) from None
-        first_events = await session.until_disconnect(session.next_events())
-        self.limiter.metrics.observe("first_token", time.perf_counter() - session.started_at)
-        failure = next((item for item in first_events if isinstance(item, LingshuError)), None)
-        if failure is not None:
-            raise _to_http_error(failure)
-        return first_events
+            yield queue
+        finally:
+            handle.cancel()
 
-    def _sampling(self, chat_request: ChatRequest) -> Sampling:
-        return Sampling(
-            max_tokens=chat_request.max_completion_tokens
-            or chat_request.max_tokens
-            or self.max_tokens,
-            temperature=chat_request.temperature or 0.0,
-            top_p=1.0 if chat_request.top_p is None else chat_request.top_p,
-            seed=secrets.randbits(31) if chat_request.seed is None else chat_request.seed,
+    async def generate(self, sample: Sample, sampling: Sampling) -> Reply:
+        """The complete reply to a request that holds a slot.
+
+        Raises:
+            LingshuError: the engine cannot answer.
+        """
+        with self.submit(sample, sampling, final_only=True) as queue:
+            [reply] = await queue.next_events()
+        if isinstance(reply, LingshuError):
+            raise reply
+        assert isinstance(reply, Reply)
+        self.record_usage(reply)
+        return reply
+
+    def record_usage(self, reply: Reply) -> None:
+        self.limiter.metrics.prompt_tokens.inc(reply.prompt_tokens or 0)
+        self.limiter.metrics.reply_tokens.inc(reply.reply_tokens or 0)
+
+
+class ChatResponse(Response):
+    """Generates and sends one reply; it ends with the model's end, or when the client disconnects."""
+
+    def __init__(self, endpoint: ChatEndpoint, chat_request: ChatRequest, body: Body) -> None:
+        super().__init__(media_type="text/event-stream")
+        del self.headers["content-length"]
+        self._endpoint, self._request, self._body = endpoint, chat_request, body
+        self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+        self._image_provenance: tuple[ImageProvenance, ...] = ()
+        self._chunk_frame: tuple[bytes, bytes] | None = None
+        options = chat_request.stream_options
+        self._include_usage = bool(options and options.include_usage)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        endpoint, request = self._endpoint, self._request
+        is_streaming = False
+        try:
+            async with endpoint.limiter.slot(self._body):
+                started_at = time.perf_counter()
+                sample, self._image_provenance = await build_sample(
+                    request, endpoint.sources, endpoint.workers
+                )
+                with _http_errors(), self._submit(sample) as queue:
+                    # The status of the response depends on the first event.
+                    events = await queue.next_events()
+                    endpoint.limiter.metrics.first_token_seconds.observe(
+                        time.perf_counter() - started_at
+                    )
+                    for event in events:
+                        if isinstance(event, LingshuError):
+                            raise event
+                    if not request.stream:
+                        response = JSONResponse(self._completion(events[-1]))
+                        await response(scope, receive, send)
+                        return
+                    is_streaming = True
+                    await self._stream(events, queue, send)
+        except HTTPError:
+            if not is_streaming:
+                raise
+
+    def _submit(self, sample: Sample) -> contextlib.AbstractContextManager[EventQueue]:
+        request = self._request
+        sampling = Sampling(
+            max_tokens=request.max_completion_tokens
+            or request.max_tokens
+            or self._endpoint.max_tokens,
+            temperature=request.temperature or 0.0,
+            top_p=1.0 if request.top_p is None else request.top_p,
+            seed=secrets.randbits(31) if request.seed is None else request.seed,
         )
+        stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
+        return self._endpoint.submit(sample, sampling, stop=stop, final_only=not request.stream)
 
-    async def _full_response(
-        self, session: ChatSession, events: Sequence[ReplyEvent]
-    ) -> dict[str, Any]:
-        reply = next((item for item in events if isinstance(item, Reply)), None)
-        assert reply is not None, "a box for a whole reply holds its end alone"
-        session.record_usage(reply)
+    async def _stream(self, events: list[ReplyEvent], queue: EventQueue, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        payload = self._chunk({"role": "assistant", "content": ""})
+        while True:
+            text = "".join(event for event in events if isinstance(event, str))
+            if text:
+                payload += self._text_chunk(text)
+            last_event = events[-1]
+            if isinstance(last_event, str):
+                if payload:
+                    await send({"type": "http.response.body", "body": payload, "more_body": True})
+                events, payload = await queue.next_events(), b""
+                continue
+            error = _to_http_error(last_event) if isinstance(last_event, LingshuError) else None
+            if error is not None:
+                payload += format_sse(error.body)
+            elif isinstance(last_event, Reply):
+                payload += self._final_chunks(last_event)
+            await send({"type": "http.response.body", "body": payload, "more_body": False})
+            if error is not None:
+                raise error
+            return
+
+    def _completion(self, reply: ReplyEvent) -> dict[str, Any]:
+        assert isinstance(reply, Reply), "only the end of a reply is delivered"
+        self._endpoint.record_usage(reply)
         message = {"role": "assistant", "content": reply.text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}
         return {
-            **self._common_fields(session, "chat.completion"),
+            **self._common_fields("chat.completion"),
             "choices": [choice],
             "usage": _usage(reply),
-            "lingshu": self._provenance(session),
+            "lingshu": self._provenance(),
         }
 
-    def _common_fields(self, session: ChatSession, kind: str) -> dict[str, Any]:
-        fingerprint = f"fp_{self.engine.digest[:12]}"
+    def _common_fields(self, kind: str) -> dict[str, Any]:
         return {
-            "id": session.id,
+            "id": self._id,
             "object": kind,
-            "created": session.created,
-            "model": self.name,
-            "system_fingerprint": fingerprint,
+            "created": self._created,
+            "model": self._endpoint.name,
+            "system_fingerprint": f"fp_{self._endpoint.engine.digest[:12]}",
         }
 
-    def _provenance(self, session: ChatSession) -> dict[str, Any]:
-        info = {"model": self.engine.model, "digest": self.engine.digest, "notice": NOTICE}
+    def _provenance(self) -> dict[str, Any]:
         return {
-            **info,
-            "image_provenance": [provenance_to_json(item) for item in session.image_provenance],
+            "model": self._endpoint.engine.model,
+            "digest": self._endpoint.engine.digest,
+            "notice": NOTICE,
+            "image_provenance": [provenance_to_json(image) for image in self._image_provenance],
         }
-
-
-class EventStreamResponse(Response):
-    """A reply as server-sent events; it ends with the model's end, or with the client."""
-
-    def __init__(
-        self, chat: ChatEndpoint, session: ChatSession, first_events: Sequence[ReplyEvent]
-    ) -> None:
-        super().__init__(media_type="text/event-stream")
-        del self.headers["content-length"]
-        self._endpoint, self._session, self._first_events = chat, session, first_events
-        self._chunk_frame: tuple[bytes, bytes] | None = None
-        options = session.chat_request.stream_options
-        self._include_usage = bool(options and options.include_usage)
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - the talk listens for the client
-        session = self._session
-
-        async def write(data: bytes, *, more: bool) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            events, opening = (
-                list(self._first_events),
-                self._chunk({"role": "assistant", "content": ""}),
-            )
-            while True:
-                text = "".join(item for item in events if isinstance(item, str))
-                payload = opening + (self._text_chunk(text) if text else b"")
-                last_event = events[-1] if not isinstance(events[-1], str) else None
-                if last_event is not None:
-                    await write(payload + self._final_chunk(last_event), more=False)
-                    return
-                if payload:
-                    await write(payload, more=True)
-                events, opening = await session.next_events(), b""
-        except HTTPError as http_error:
-            session.status = http_error.status
-        finally:
-            session.release()
 
     def _chunk(self, delta: dict[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._include_usage else {}
-        return format_sse(
-            {
-                **self._endpoint._common_fields(self._session, "chat.completion.chunk"),
-                "choices": [choice],
-                **usage,
-                **more,
-            }
-        )
+        common = self._common_fields("chat.completion.chunk")
+        return format_sse({**common, "choices": [choice], **usage, **more})
 
     def _text_chunk(self, text: str) -> bytes:
-        """A chunk of words; all but the words is the same each time."""
+        """A chunk of text; everything but the text is the same each time."""
         if self._chunk_frame is None:
             prefix, _, suffix = self._chunk({"content": ""}).partition(b'"content":""')
             self._chunk_frame = prefix + b'"content":', suffix
-        return (
-            self._chunk_frame[0]
-            + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")
-            + self._chunk_frame[1]
-        )
+        prefix, suffix = self._chunk_frame
+        return prefix + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + suffix
 
-    def _final_chunk(self, last_event: ReplyEvent) -> bytes:
-        if not isinstance(last_event, Reply):
-            assert isinstance(last_event, LingshuError)
-            http_error = _to_http_error(last_event)
-            self._session.status = http_error.status
-            return format_sse(http_error.body)
-        self._session.record_usage(last_event)
-        provenance = self._endpoint._provenance(self._session)
-        chunk = self._chunk({}, last_event.finish, lingshu=provenance)
+    def _final_chunks(self, reply: Reply) -> bytes:
+        self._endpoint.record_usage(reply)
+        provenance = self._provenance()
+        chunks = self._chunk({}, reply.finish, lingshu=provenance)
         if self._include_usage:
-            common_fields = self._endpoint._common_fields(self._session, "chat.completion.chunk")
-            chunk += format_sse(
-                {**common_fields, "choices": [], "usage": _usage(last_event), "lingshu": provenance}
-            )
-        return chunk + b"data: [DONE]\n\n"
+            common = self._common_fields("chat.completion.chunk")
+            usage = {"choices": [], "usage": _usage(reply), "lingshu": provenance}
+            chunks += format_sse({**common, **usage})
+        return chunks + b"data: [DONE]\n\n"
 
 
 def _usage(reply: Reply) -> dict[str, int]:
@@ -328,11 +412,19 @@ def _usage(reply: Reply) -> dict[str, int]:
     }
 
 
+@contextlib.contextmanager
+def _http_errors() -> Iterator[None]:
+    try:
+        yield
+    except LingshuError as error:
+        raise _to_http_error(error) from None
+
+
 def _to_http_error(error: LingshuError) -> HTTPError:
-    """The question's own fault, told; or the engine's, which the log tells."""
+    """A client's error with its message; an engine's error goes to the log."""
     if isinstance(error, InputError):
         return HTTPError(400, one_line(error)[:300], param="messages", code="invalid_question")
-    print(f"lingshu serve: {one_line(error)[:300]}", file=sys.stderr)
+    logger.error("%s", one_line(error)[:300])
     return HTTPError(
         500,
         "the model could not answer; what happened is in the server's log.",

@@ -1,30 +1,67 @@
-"""The server's connections: each must say what it wants in time, read what it gets, and there is a
-most of them.
+"""Sockets and connections of the server: a request's head must arrive in time, a client must read
+its reply, and the number of connections is limited.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Literal
+import socket
+from typing import Literal
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-if TYPE_CHECKING:
-    from lingshu.serve.security import App, Limits
+from lingshu.core.errors import InputError
+from lingshu.serve.security import App, Limits
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """A listening socket, so that a port in use is reported before a model is loaded.
+
+    Raises:
+        InputError: not an address of this machine, or the port is in use.
+    """
+    try:
+        if port > 65535:
+            raise OverflowError  # the system would use the remainder
+        family, _, _, _, socket_address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise InputError(
+            f"--host {host} --port {port} is not an address of this machine; give another."
+        ) from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(socket_address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise InputError(
+            f"--host {host} --port {port} cannot be listened on ({error.strerror}); choose another"
+            " --port."
+        ) from error
+    return listener
 
 
 def create_uvicorn_server(
     app: App, limits: Limits, *, lifespan: Literal["on", "off"], shutdown_timeout_s: int
 ) -> uvicorn.Server:
-    """An application's server, not started; told to stop, it gives open requests `grace_s` seconds."""
+    """The server of an application, not started; at shutdown open requests get the timeout."""
+
+    class LimitedProtocol(TimedHttpProtocol):
+        pass
+
+    LimitedProtocol.limits = limits
     config = uvicorn.Config(
         app,
-        http=limited_protocol(limits),
+        http=LimitedProtocol,
         ws="none",
         lifespan=lifespan,
         log_config=None,
-        # Its lines may repeat what a client sent; the door tells the log what is worth telling.
+        # uvicorn's lines may repeat what a client sent; security.py logs what matters.
         log_level="critical",
         access_log=False,
         server_header=False,
@@ -35,21 +72,10 @@ def create_uvicorn_server(
     return uvicorn.Server(config)
 
 
-def limited_protocol(limits: Limits) -> type[H11Protocol]:
-    """The protocol of connections under these limits."""
-
-    class LimitedProtocol(TimedHttpProtocol):
-        pass
-
-    LimitedProtocol.limits = limits
-    return LimitedProtocol
-
-
 class TimedHttpProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 with a time to the end of a request's head, and for a client to read on:
-    uvicorn gives neither a bound.
+    """uvicorn's HTTP/1.1 with timeouts for the head of a request and for a client that does not read.
 
-    A connection that is merely closed stays open until all that was written to it has been read.
+    A connection that is merely closed stays open until everything written to it has been read.
     """
 
     limits: Limits
@@ -61,18 +87,14 @@ class TimedHttpProtocol(H11Protocol):
         if len(self.connections) > self.limits.max_connections:
             transport.abort()
             return
-        self._header_timer = self.loop.call_later(
-            self.limits.header_timeout_s, self._header_timed_out
-        )
+        self._start_header_timer()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._cancel_header_timer()
         elif self._header_timer is None and not self.transport.is_closing():
-            self._header_timer = self.loop.call_later(
-                self.limits.header_timeout_s, self._header_timed_out
-            )
+            self._start_header_timer()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -87,13 +109,28 @@ class TimedHttpProtocol(H11Protocol):
         self._cancel_write_timer()
         super().connection_lost(exc)
 
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(
+            self.limits.header_timeout_s, self._header_timed_out
+        )
+
+    def _header_timed_out(self) -> None:
+        self._header_timer = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.abort()
+
+    def _cancel_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
     def _start_write_timer(self, size: int) -> None:
         self._write_timer = self.loop.call_later(
             self.limits.send_timeout_s, self._check_write_progress, size
         )
 
     def _check_write_progress(self, previous: int) -> None:
-        """End a connection of which nothing was read since the last look."""
+        """End a connection if nothing was read since the last check."""
         remaining = self.transport.get_write_buffer_size()
         if remaining >= previous:
             self._write_timer = None
@@ -105,13 +142,3 @@ class TimedHttpProtocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
-
-    def _cancel_header_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
-
-    def _header_timed_out(self) -> None:
-        self._header_timer = None
-        if self.cycle is None or self.cycle.response_complete:
-            self.transport.abort()

@@ -4,9 +4,8 @@ fetched where that is allowed.
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from lingshu.core.types import Image, Message, Meta, Role, Sample
 from lingshu.imaging.provenance import ImageProvenance
 from lingshu.imaging.read import MAX_BYTES
 from lingshu.inference.inputs import MAX_IMAGES, ModelInput, load_inputs
+from lingshu.inference.study_index import decode_data_uri
 from lingshu.serve.schema import (
     MAX_CHARACTERS,
     MAX_TOTAL_PARTS,
@@ -24,10 +24,9 @@ from lingshu.serve.schema import (
     ChatRequest,
     HTTPError,
     ImagePart,
+    TextPart,
 )
 
-# Signs of base64, whole groups of four.
-_BLOCK_CHARS = 1 << 20
 _ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -47,78 +46,59 @@ class ImageSources:
 async def build_sample(
     chat_request: ChatRequest, sources: ImageSources, workers: Executor
 ) -> tuple[Sample, tuple[ImageProvenance, ...]]:
-    """The dialogue as a sample, with what is seen of each image; files are read and decoded by
+    """The dialogue as a sample, with the provenance of each image; files are read and decoded by
     `workers`, never in the event loop.
 
     Raises:
-        Refused: too many images or words, or an image that cannot be used.
+        HTTPError: too many images or too much text, or an image that cannot be used.
     """
-    import asyncio
-
-    parts = [
-        (m, p, part)
-        for m, message in enumerate(chat_request.messages)
-        for p, part in _image_parts(message.content)
-    ]
-    if len(parts) > MAX_IMAGES:
-        raise HTTPError(
-            400,
-            f"the request shows {len(parts)} images, more than {MAX_IMAGES}; show fewer.",
-            param="messages",
-            code="images",
-        )
-    n_parts = sum(
-        len(message.content)
-        for message in chat_request.messages
-        if isinstance(message.content, list)
-    )
-    if n_parts > MAX_TOTAL_PARTS:
-        raise HTTPError(
-            400,
-            f"the messages have {n_parts} parts, more than {MAX_TOTAL_PARTS}; join some.",
-            param="messages",
-            code="long",
-        )
-    n_characters = sum(_count_characters(message.content) for message in chat_request.messages)
-    if n_characters > MAX_CHARACTERS:
-        raise HTTPError(
-            400,
-            f"the messages have {n_characters} characters, more than {MAX_CHARACTERS}; shorten them.",
-            param="messages",
-            code="long",
-        )
+    parts = list(_parts(chat_request))
+    n_images = sum(isinstance(part, ImagePart) for _, _, part in parts)
+    if n_images > MAX_IMAGES:
+        raise _too_many_images(n_images)
+    n_parts = sum(not isinstance(part, str) for _, _, part in parts)
+    n_characters = sum(len(_text(part)) for _, _, part in parts)
+    for what, count, limit, remedy in (
+        ("parts", n_parts, MAX_TOTAL_PARTS, "join some"),
+        ("characters", n_characters, MAX_CHARACTERS, "shorten them"),
+    ):
+        if count > limit:
+            message = f"the messages have {count} {what}, more than {limit}; {remedy}."
+            raise HTTPError(400, message, param="messages", code="long")
     inputs: dict[tuple[int, int], ModelInput] = {}
     loop = asyncio.get_running_loop()
     for m, p, part in parts:
-        param = f"messages.{m}.content.{p}.image_url.url"
+        if not isinstance(part, ImagePart):
+            continue
+        url = part.image_url.url
         try:
-            url = part.image_url.url
             data = await _fetch_image(url, sources) if url[:4].lower() == "http" else None
             inputs[m, p] = await loop.run_in_executor(workers, _load_part, url, data, sources)
         except LingshuError as error:
+            param = f"messages.{m}.content.{p}.image_url.url"
             raise HTTPError(400, _error_message(error), param=param, code="invalid_image") from None
     return _sample(chat_request, inputs)
 
 
-def _image_parts(content: object) -> list[tuple[int, ImagePart]]:
-    return (
-        [(p, part) for p, part in enumerate(content) if isinstance(part, ImagePart)]
-        if isinstance(content, list)
-        else []
-    )
+def _parts(chat_request: ChatRequest) -> Iterator[tuple[int, int, str | TextPart | ImagePart]]:
+    """The parts of all messages, each with the indices of its message and of itself."""
+    for m, message in enumerate(chat_request.messages):
+        content = message.content
+        for p, part in enumerate([content] if isinstance(content, str) else content):
+            yield m, p, part
 
 
-def _count_characters(content: object) -> int:
-    if isinstance(content, str):
-        return len(content)
-    return (
-        sum(len(getattr(part, "text", "")) for part in content) if isinstance(content, list) else 0
-    )
+def _text(part: str | TextPart | ImagePart) -> str:
+    return part if isinstance(part, str) else getattr(part, "text", "")
+
+
+def _too_many_images(count: int) -> HTTPError:
+    message = f"the request shows {count} images, more than {MAX_IMAGES}; show fewer."
+    return HTTPError(400, message, param="messages", code="images")
 
 
 def _error_message(error: LingshuError) -> str:
-    # Errors of looking call what was handed in "file 1" or "folder 1": in a request that is the
-    # image of this part.
+    # Inputs call what they were given "file 1" or "folder 1": here that is the image of this part.
     return one_line(error).replace("file 1", "the image").replace("folder 1", "the folder")[:300]
 
 
@@ -141,32 +121,9 @@ def _load_part(url: str, data: bytes | None, sources: ImageSources) -> ModelInpu
     if url[:5].lower() == "data:":
         return load_inputs([decode_data_uri(url)])
     if sources.root is None:
-        raise InputError(
-            "images are taken as data URIs (data:image/png;base64,...) alone by this server."
-        )
+        raise InputError("this server takes images only as data URIs (data:image/png;base64,...).")
     path = sources.root.path(url)
     return load_inputs([path if path.is_dir() else sources.root.read(url, max_bytes=MAX_BYTES)])
-
-
-def decode_data_uri(url: str) -> bytes:
-    header, separator, body = url.partition(",")
-    if not separator or not header.lower().endswith(";base64"):
-        raise InputError("the data URI has no base64 content; write data:image/png;base64,...")
-    try:
-        if 0 <= body.find("=") < len(body) - 2:
-            raise ValueError
-        # In blocks: decoding holds Python's lock, and the answers of all others with it.
-        data = b"".join(
-            base64.b64decode(body[start : start + _BLOCK_CHARS], validate=True)
-            for start in range(0, len(body), _BLOCK_CHARS)
-        )
-    except (binascii.Error, ValueError) as error:
-        raise InputError("the data URI is no valid base64; encode the file anew.") from error
-    if len(data) > MAX_BYTES:
-        raise InputError(
-            f"the image has {len(data) >> 20} MB, more than {MAX_BYTES >> 20} MB; make it smaller."
-        )
-    return data
 
 
 def _sample(
@@ -174,44 +131,29 @@ def _sample(
 ) -> tuple[Sample, tuple[ImageProvenance, ...]]:
     images: list[Image] = []
     image_provenance: list[ImageProvenance] = []
-    turns: list[Message] = []
-    risks: list[str] = []
-    for m, message in enumerate(chat_request.messages):
-        parts: list[str | int] = []
-        for p, part in enumerate(
-            [message.content] if isinstance(message.content, str) else message.content
-        ):
-            if (m, p) in inputs:
-                model_input = inputs[m, p]
-                parts += range(len(images), len(images) + len(model_input.images))
-                images += model_input.images
-                image_provenance += [
-                    replace(entry, item=len(risks) + 1) for entry in model_input.image_provenance
-                ]
-                risks.append(model_input.burned_in_risk or "")
-            else:
-                parts.append(part if isinstance(part, str) else getattr(part, "text", ""))
-        turns.append(Message(_ROLES[message.role], tuple(parts)))
+    contents: list[list[str | int]] = [[] for _ in chat_request.messages]
+    for m, p, part in _parts(chat_request):
+        if (m, p) not in inputs:
+            contents[m].append(_text(part))
+            continue
+        model_input = inputs[m, p]
+        contents[m] += range(len(images), len(images) + len(model_input.images))
+        images += model_input.images
+        item = list(inputs).index((m, p)) + 1
+        image_provenance += [replace(entry, item=item) for entry in model_input.image_provenance]
     if len(images) > MAX_IMAGES:
-        raise HTTPError(
-            400,
-            f"the request shows {len(images)} images, more than {MAX_IMAGES}; show fewer.",
-            param="messages",
-            code="images",
-        )
-    # Models know dialogues that a user begins and ends: where another does, the user has said
-    # nothing.
+        raise _too_many_images(len(images))
+    turns = [
+        Message(_ROLES[message.role], tuple(content))
+        for message, content in zip(chat_request.messages, contents, strict=True)
+    ]
+    # Models know only dialogues that a user begins and ends: an empty turn stands for the user.
     if turns[0].role == "assistant":
         turns.insert(0, Message("user", ("",)))
     if turns[-1].role != "user":
         turns.append(Message("user", ("",)))
-    max_risk = next((entry for entry in ("stated", "likely", "low") if entry in risks), None)
-    meta = Meta(
-        access="private", deidentified=False, extra={"burned_in_risk": max_risk} if max_risk else {}
-    )
+    risks = {entry.burned_in_risk for entry in inputs.values()}
+    max_risk = next((risk for risk in ("stated", "likely", "low") if risk in risks), None)
+    extra = {"burned_in_risk": max_risk} if max_risk else {}
+    meta = Meta(access="private", deidentified=False, extra=extra)
     return Sample("chat", tuple(turns), tuple(images), meta=meta), tuple(image_provenance)
-
-
-def stop_texts(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The texts that end a reply."""
-    return (stop,) if isinstance(stop, str) else tuple(stop or ())

@@ -1,31 +1,36 @@
-"""What the server takes and gives: OpenAI's chat completions as far as a local model can answer
-them, everything else refused by name.
+"""Requests and responses: OpenAI's chat completions where a local model can answer them; any other
+field is refused by name.
 
-Fields that would change nothing here are taken at the value that says so, because clients send
-them.
+Fields without effect here are accepted at their neutral value, because clients send them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-# A template is rendered anew for each answer of a dialogue: its cost grows with turns times parts.
+# A chat template is rendered for each reply of a dialogue: the cost is turns times parts.
 MAX_MESSAGES = 256
 MAX_PARTS = 256
 MAX_TOTAL_PARTS = 2048
 MAX_CHARACTERS = 1_000_000
 MAX_STOP_TEXTS = 4
 MAX_URL_CHARS = 2048
+CLIENT_CLOSED_REQUEST = 499  # the status that servers log for a client that disconnected
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 
 
 class HTTPError(Exception):
-    """A request that is answered with an error: HTTP status, OpenAI's type, the field, a code,
-    seconds to wait.
-    """
+    """An error response: HTTP status, message, the field at fault, a code, seconds to wait."""
 
     def __init__(
         self,
@@ -37,26 +42,45 @@ class HTTPError(Exception):
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param, self.code, self.retry_after = (
-            status,
-            message,
-            param,
-            code,
-            retry_after,
-        )
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after = retry_after
+
+    @classmethod
+    def overloaded(cls) -> HTTPError:
+        message = "the server holds as many images as it can; try again."
+        return cls(429, message, code="overloaded", retry_after=2)
+
+    @classmethod
+    def body_timeout(cls) -> HTTPError:
+        return cls(408, "the body did not arrive in time; send it again.", code="timeout")
+
+    @classmethod
+    def foreign_origin(cls) -> HTTPError:
+        return cls(403, "requests of other web pages are refused.", code="origin")
+
+    @classmethod
+    def server_failed(cls) -> HTTPError:
+        return cls(500, "the server failed; what happened is in its log.")
 
     @property
     def body(self) -> dict[str, Any]:
-        kind = {
-            401: "authentication_error",
-            403: "permission_error",
-            404: "not_found_error",
-            429: "rate_limit_error",
-        }.get(self.status)
-        kind = kind or ("server_error" if self.status >= 500 else "invalid_request_error")
-        return {
-            "error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        }
+        """The error in OpenAI's form."""
+        kind = ERROR_TYPES.get(self.status) or (
+            "server_error" if self.status >= 500 else "invalid_request_error"
+        )
+        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": fields}
+
+
+def require_json(content_type: str | None) -> None:
+    """
+    Raises:
+        HTTPError: 415; a form or plain text, which other web pages can send, is not read.
+    """
+    if (content_type or "").partition(";")[0].strip().lower() != "application/json":
+        raise HTTPError(
+            415, "send JSON, with the header Content-Type: application/json.", code="content_type"
+        )
 
 
 def _float_to_int(value: object) -> object:
@@ -83,15 +107,15 @@ class _RequestModel(BaseModel):
 
 
 class TextPart(_RequestModel):
-    """Words."""
+    """Text."""
 
     type: Literal["text"]
     text: str
 
 
 class ImageUrl(_RequestModel):
-    """A data URI; or a file:// address or path where the server has a --root; or a web address
-    where it has --allow-urls.
+    """A data URI; a file:// address or path if the server has a --root; a web address if it has
+    --allow-urls.
     """
 
     url: str
@@ -113,7 +137,7 @@ ContentParts = Annotated[
 
 
 class SystemMessage(_RequestModel):
-    """What the model is told of its part."""
+    """Instructions for the model."""
 
     role: Literal["system", "developer"]
     content: str | TextParts
@@ -121,7 +145,7 @@ class SystemMessage(_RequestModel):
 
 
 class UserMessage(_RequestModel):
-    """A question, images among its words."""
+    """A question, which may contain images."""
 
     role: Literal["user"]
     content: str | ContentParts
@@ -129,7 +153,7 @@ class UserMessage(_RequestModel):
 
 
 class AssistantMessage(_RequestModel):
-    """An earlier reply. The fields that are null in a reply may come back with it."""
+    """An earlier reply, which may contain the null fields of a response."""
 
     role: Literal["assistant"]
     content: str | TextParts
@@ -145,14 +169,14 @@ Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discri
 
 
 class StreamOptions(_RequestModel):
-    """`include_usage` asks for one more event with the token counts."""
+    """`include_usage` requests one more event with the token counts."""
 
     include_usage: bool | None = None
     include_obfuscation: OnlyFalse | None = None
 
 
 class TextFormat(_RequestModel):
-    """The only form that replies have."""
+    """The only format of replies."""
 
     type: Literal["text"]
 
@@ -164,15 +188,13 @@ class ChatRequest(_RequestModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: TokenCount | None = Field(default=None, description="The longest reply, in tokens.")
     max_completion_tokens: TokenCount | None = Field(
-        default=None, description="The same under its other name; it goes first."
+        default=None, description="The same under its newer name; takes precedence."
     )
     temperature: float | None = Field(
-        default=None, ge=0, le=2, description="0, the default, gives the likeliest reply."
+        default=None, ge=0, le=2, description="0, the default, is greedy."
     )
     top_p: float | None = Field(default=None, gt=0, le=1)
-    seed: Seed | None = Field(
-        default=None, description="Decides the draw; without one it is drawn anew."
-    )
+    seed: Seed | None = Field(default=None, description="Seed of sampling; random by default.")
     stop: (
         Annotated[str, Field(max_length=256)]
         | Annotated[list[Annotated[str, Field(max_length=256)]], Field(max_length=MAX_STOP_TEXTS)]
@@ -196,18 +218,18 @@ class ChatRequest(_RequestModel):
     service_tier: Literal["auto", "default"] | None = None
 
 
-# What to do where a field has a value that only other servers can honour.
+# The remedy for values that only other servers support.
 REMEDIES: Mapping[str, str] = {
-    "n": "one reply is given for a request: send it again with another seed.",
-    "logprobs": "log-probabilities are not given: leave the field out.",
-    "top_logprobs": "log-probabilities are not given: leave the field out.",
-    "logit_bias": "tokens cannot be favoured: leave the field out.",
+    "n": "each request gets one reply: send it again with another seed.",
+    "logprobs": "log-probabilities are not available: leave the field out.",
+    "top_logprobs": "log-probabilities are not available: leave the field out.",
+    "logit_bias": "biasing tokens is not supported: leave the field out.",
     "tools": "this model calls no tools: leave the field out.",
     "response_format": (
-        "replies are plain text: leave the field out, and ask for the form in words."
+        "replies are plain text: leave the field out, and describe the format in the prompt."
     ),
-    "frequency_penalty": "only 0 is taken: leave the field out.",
-    "presence_penalty": "only 0 is taken: leave the field out.",
+    "frequency_penalty": "only 0 is accepted: leave the field out.",
+    "presence_penalty": "only 0 is accepted: leave the field out.",
     "store": "nothing is stored: leave the field out.",
 }
 
@@ -216,8 +238,8 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
     """A request from its body.
 
     Raises:
-        Refused: no JSON, a field that is unknown or has no usable value, another model, or more
-            tokens than are given. The message never repeats what was sent.
+        HTTPError: not JSON, an unknown field or an invalid value, another model, or too many
+            tokens. The message never repeats what was sent.
     """
     try:
         request = ChatRequest.model_validate_json(data)
@@ -228,7 +250,7 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
     if request.model != model:
         raise HTTPError(
             404,
-            f"this server offers the model {model!r} alone.",
+            f"this server offers only the model {model!r}.",
             param="model",
             code="model_not_found",
         )
@@ -249,10 +271,10 @@ def _validation_http_error(error: ValidationError) -> HTTPError:
     if detail["type"] == "json_invalid":
         return HTTPError(
             400,
-            "the body is no JSON; send one object with model and messages.",
+            "the body is not JSON; send one object with model and messages.",
             code="invalid_json",
         )
-    # The names of unions' branches are of no use to a client.
+    # Without the names of union branches, which mean nothing to a client.
     path = [
         str(part)
         for part in detail["loc"]
@@ -260,10 +282,8 @@ def _validation_http_error(error: ValidationError) -> HTTPError:
     ]
     param = ".".join(path)[:200] or None
     if detail["type"] == "extra_forbidden":
-        # The name is the client's own; it is repeated only as far as it can be a name.
-        name = "".join(char for char in str(detail["loc"][-1]) if char.isalnum() or char == "_")[
-            :40
-        ]
+        # The client chose the name: only what can be part of one is repeated.
+        name = re.sub(r"\W", "", str(detail["loc"][-1]))[:40]
         return HTTPError(
             400,
             f"unrecognized request argument: {name}; leave it out.",
@@ -296,12 +316,11 @@ _FIELD_NAMES = frozenset(
 )
 
 
-# --- what the server gives
-# -------------------------------------------------------------------------------------------
+# --- responses
 
 
 class ErrorDetail(BaseModel):
-    """What is wrong and what to do."""
+    """What is wrong and how to fix it."""
 
     message: str
     type: str
@@ -316,7 +335,7 @@ class ErrorBody(BaseModel):
 
 
 class AnswerProvenance(BaseModel):
-    """Which weights answered, and what their answer is not."""
+    """The weights that answered, and the notice."""
 
     model: str
     digest: str
@@ -324,7 +343,7 @@ class AnswerProvenance(BaseModel):
 
 
 class ReplyMessage(BaseModel):
-    """The model's turn."""
+    """The model's reply."""
 
     role: Literal["assistant"]
     content: str
@@ -332,7 +351,7 @@ class ReplyMessage(BaseModel):
 
 
 class Choice(BaseModel):
-    """The reply; `finish_reason` is length where it was cut at max_tokens."""
+    """`finish_reason` is length for a reply that was truncated at max_tokens."""
 
     index: Literal[0]
     message: ReplyMessage
@@ -341,7 +360,7 @@ class Choice(BaseModel):
 
 
 class TokenUsage(BaseModel):
-    """Tokens, images among those of the prompt."""
+    """Token counts; those of the prompt include images."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -362,17 +381,14 @@ class Completion(BaseModel):
 
 
 class ModelInfo(AnswerProvenance):
-    """`streams` tells whether streamed replies come word by word; else they come in one piece.
-
-    `max_tokens` bounds a reply.
-    """
+    """`streams` says whether streamed replies arrive in pieces; `max_tokens` limits a reply."""
 
     streams: bool
     max_tokens: int
 
 
 class ModelEntry(BaseModel):
-    """A model that this server offers."""
+    """The model of this server."""
 
     id: str
     object: Literal["model"]
@@ -382,14 +398,14 @@ class ModelEntry(BaseModel):
 
 
 class ModelList(BaseModel):
-    """What this server offers."""
+    """The models of this server."""
 
     object: Literal["list"]
     data: list[ModelEntry]
 
 
 class Health(BaseModel):
-    """`running` questions are being answered, `waiting` ones come after them."""
+    """Counts of requests being answered and of those in the queue."""
 
     status: Literal["ok"]
     running: int
@@ -406,9 +422,7 @@ def format_sse(value: Mapping[str, object]) -> bytes:
 
 
 def request_schema(*, model: str, max_tokens: int, allow_addresses: bool) -> dict[str, Any]:
-    """The JSON schema of a request to one server: its model's name, its longest reply, and the
-    images that it takes.
-    """
+    """The JSON schema of a request, with the server's model name, token limit and image sources."""
     schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema["properties"]["model"] |= {"const": model}
     for name in ("max_tokens", "max_completion_tokens"):
@@ -418,15 +432,3 @@ def request_schema(*, model: str, max_tokens: int, allow_addresses: bool) -> dic
     if not allow_addresses:
         schema["$defs"]["ImageUrl"]["properties"]["url"] |= {"format": "image-data-uri"}
     return schema
-
-
-def definitions(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
-    """The JSON schemas of what the server gives, by name."""
-    schemas: dict[str, Any] = {}
-    for model in models:
-        schema = model.model_json_schema(
-            ref_template="#/components/schemas/{model}", mode="serialization"
-        )
-        schemas |= schema.pop("$defs", {})
-        schemas[model.__name__] = schema
-    return schemas

@@ -1,9 +1,8 @@
-"""The door of the server: who may come in, how much they may send, and how long they may take;
-everything else lies behind it.
+"""Security of the server: who may connect, how much a request may send, and how long it may take.
 
 On a loopback address the Host and Origin headers are checked, so that a web page cannot reach the
 server through a name of its own (DNS rebinding). What a request sends beyond the limits is read and
-thrown away for a while, so that the client hears why it was refused; nothing of it is kept.
+discarded for a while, so that the client learns why it was refused.
 """
 
 from __future__ import annotations
@@ -13,12 +12,15 @@ import hashlib
 import hmac
 import ipaddress
 import json
-import sys
+import logging
+import re
 import traceback
 from collections.abc import Awaitable, Callable, Container, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from lingshu.core.errors import ConfigError
 from lingshu.serve.schema import HTTPError
 
 Scope = MutableMapping[str, Any]
@@ -26,17 +28,15 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Answered without a key: a load balancer has none.
-PUBLIC_PATHS = ("/health",)
+logger = logging.getLogger(__name__)
+PUBLIC_PATHS = ("/health",)  # a load balancer has no key
 MAX_DRAIN_BYTES = 256 << 20
+KEY_PATTERN = re.compile(r"[!-~]{16,}")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may take.
-
-    Times in seconds; `held_bytes` bounds the bodies of all requests together.
-    """
+    """What one client may take; `max_held_bytes` bounds the bodies of all requests together."""
 
     max_body_bytes: int = 32 << 20
     max_held_bytes: int = 128 << 20
@@ -47,11 +47,42 @@ class Limits:
     drain_timeout_s: float = 5.0
     max_connections: int = 1024
 
+    @classmethod
+    def of_body_mb(cls, max_body_mb: int, *, max_connections: int = 1024) -> Limits:
+        """Bodies of at most so many MB, and four times that together."""
+        size = max_body_mb << 20
+        return cls(size, 4 * size, max_connections=max_connections)
+
+
+def read_keys(file: Path) -> tuple[str, ...]:
+    """The keys of a file, one a line, without empty lines and lines that start with #.
+
+    Raises:
+        ConfigError: it cannot be read, holds no key, or one that is too short. No key is repeated.
+    """
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"--key-file {file} cannot be read ({type(error).__name__}); give a text file with a"
+            " key on each line."
+        ) from error
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise ConfigError(
+            f"--key-file {file} holds no key; write one of at least 16 characters into it."
+        )
+    for index, key in enumerate(keys, 1):
+        if not KEY_PATTERN.fullmatch(key):
+            raise ConfigError(
+                f"--key-file {file}: key {index} is shorter than 16 characters or contains a space;"
+                " generate a longer one."
+            )
+    return keys
+
 
 def is_loopback(host: str) -> bool:
-    """True for localhost and the addresses of this machine's own loop; other names are not looked
-    up.
-    """
+    """True for localhost and loopback addresses; other names are not resolved."""
     if host.lower() == "localhost":
         return True
     try:
@@ -61,7 +92,7 @@ def is_loopback(host: str) -> bool:
 
 
 class SecurityMiddleware:
-    """An application behind its door. It remembers how many bytes of bodies are held at once."""
+    """Checks each request and bounds it; it counts the bytes of bodies that are held at once."""
 
     def __init__(
         self,
@@ -72,12 +103,8 @@ class SecurityMiddleware:
         limits: Limits,
         extra_public_paths: Container[str] = (),
     ) -> None:
-        self._app, self._loopback, self.limits, self._extra_public_paths = (
-            app,
-            loopback,
-            limits,
-            extra_public_paths,
-        )
+        self._app, self._loopback, self.limits = app, loopback, limits
+        self._extra_public_paths = extra_public_paths
         self._keys = tuple(hashlib.sha256(key.encode()).digest() for key in keys)
         self.held_bytes = 0
 
@@ -86,7 +113,7 @@ class SecurityMiddleware:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # no web sockets are spoken here
+            return  # web sockets are not supported
         headers = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
         body = Body(self, headers, receive)
         scope.setdefault("state", {})["body"] = body
@@ -114,18 +141,12 @@ class SecurityMiddleware:
         except TimeoutError:
             return  # the client reads nothing: the connection ends here
         except Exception as error:
-            # Neither the message nor the values behind it: they may be a patient's. Where it
-            # happened is enough to mend it.
+            # Neither the message nor the values: they may be a patient's. The position is enough.
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            print(
-                f"lingshu: bug: {type(error).__name__} in {frame.name}, line {frame.lineno}",
-                file=sys.stderr,
-            )
+            logger.error("bug: %s in %s, line %s", type(error).__name__, frame.name, frame.lineno)
             if started:
                 raise StreamError from None
-            await send_error(
-                HTTPError(500, "the server failed; what happened is in its log."), limited_send
-            )
+            await send_error(HTTPError.server_failed(), limited_send)
         finally:
             body.release()
 
@@ -138,27 +159,20 @@ class SecurityMiddleware:
                 code="host",
             )
         origin = headers.get(b"origin")
-        if origin is not None and origin.decode("latin-1").lower() not in (
-            f"http://{host.lower()}",
-            f"https://{host.lower()}",
-        ):
-            raise HTTPError(403, "requests of other web pages are refused.", code="origin")
+        own_origins = (f"http://{host.lower()}", f"https://{host.lower()}")
+        if origin is not None and origin.decode("latin-1").lower() not in own_origins:
+            raise HTTPError.foreign_origin()
         is_public = scope["path"] in PUBLIC_PATHS or scope["path"] in self._extra_public_paths
-        if (
-            self._keys
-            and not is_public
-            and not self._is_authorized(headers.get(b"authorization", b""))
-        ):
+        if self._keys and not is_public and not self._is_authorized(headers):
             raise HTTPError(
                 401,
                 "a valid key is needed: send the header Authorization: Bearer KEY.",
                 code="invalid_api_key",
             )
 
-    def _is_authorized(self, header: bytes) -> bool:
-        scheme, _, key = header.partition(b" ")
-        # Digests are of one length, and all are compared: the time says nothing of how much of a
-        # key was right.
+    def _is_authorized(self, headers: dict[bytes, bytes]) -> bool:
+        scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+        # Digests have one length, and all are compared: the time reveals nothing of a key.
         digest = hashlib.sha256(key.strip()).digest()
         matches = [hmac.compare_digest(digest, expected) for expected in self._keys]
         return scheme.lower() == b"bearer" and any(matches)
@@ -169,32 +183,33 @@ class StreamError(Exception):
 
 
 class Body:
-    """A request's body on its way in, counted and timed."""
+    """The body of a request while it arrives, counted and timed."""
 
     def __init__(
         self, middleware: SecurityMiddleware, headers: dict[bytes, bytes], receive: Receive
     ) -> None:
         self._middleware, self._receive, self._limits = middleware, receive, middleware.limits
         self._reserved_bytes = 0
-        self.content_length = _parse_content_length(headers.get(b"content-length"))
+        length = headers.get(b"content-length", b"")
+        self.content_length = int(length) if length.isdigit() else None
         self.is_complete = self.content_length == 0 or (
             self.content_length is None and b"transfer-encoding" not in headers
         )
         self._expects_continue = headers.get(b"expect", b"").lower() == b"100-continue"
 
     async def receive(self) -> MutableMapping[str, Any]:
-        """The next event; after the body it is the client's leaving."""
+        """The next event; after the body it is the disconnect."""
         event = await self._receive()
         if event["type"] == "http.disconnect" or not event.get("more_body"):
             self.is_complete = True
         return event
 
     async def read(self) -> bytes:
-        """All of it.
+        """The complete body.
 
         Raises:
-            Refused: too large (413), too slow (408), or more than can be held beside what others
-                sent (429).
+            HTTPError: too large (413), too slow (408), or more than the server can hold together
+                with the bodies of others (429).
         """
         limit = self._limits.max_body_bytes
         too_large = HTTPError(
@@ -212,7 +227,7 @@ class Body:
                     async with asyncio.timeout(self._limits.idle_timeout_s):
                         event = await self.receive()
                     if event["type"] == "http.disconnect":
-                        raise HTTPError(400, "the client went away.")
+                        raise HTTPError(400, "the client disconnected.")
                     data += event.get("body", b"")
                     self._reserve(len(event.get("body", b"")))
                     if len(data) > limit:
@@ -220,28 +235,21 @@ class Body:
                     if self.is_complete:
                         return bytes(data)
         except TimeoutError:
-            raise HTTPError(
-                408, "the body did not arrive in time; send it again.", code="timeout"
-            ) from None
+            raise HTTPError.body_timeout() from None
 
     def _reserve(self, size: int) -> None:
         self._reserved_bytes += size
         self._middleware.held_bytes += size
         if self._middleware.held_bytes > self._limits.max_held_bytes:
-            raise HTTPError(
-                429,
-                "the server holds as many images as it can; try again.",
-                code="overloaded",
-                retry_after=2,
-            )
+            raise HTTPError.overloaded()
 
     def release(self) -> None:
         self._middleware.held_bytes -= self._reserved_bytes
         self._reserved_bytes = 0
 
     async def drain(self) -> None:
-        """Throw away what still comes, for a bounded while; a client that asked first whether to
-        send hears no.
+        """Discard what still arrives, for a limited time; a client that waits for permission to send
+        gets none.
         """
         if self.is_complete:
             return
@@ -261,7 +269,7 @@ _SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"cache-control",
 
 
 async def send_error(error: HTTPError, send: Send) -> None:
-    """Answer with an error in OpenAI's form."""
+    """Reply with an error in OpenAI's form."""
     data = json.dumps(error.body, ensure_ascii=False).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     if error.retry_after is not None:
@@ -277,7 +285,3 @@ def _host_name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]
-
-
-def _parse_content_length(value: bytes | None) -> int | None:
-    return int(value) if value is not None and value.isdigit() else None

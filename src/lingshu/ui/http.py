@@ -1,6 +1,4 @@
-"""What every address of the web page has in common: who may ask, headers, checked bodies, and work
-off the event loop.
-"""
+"""What the addresses of the web page share: who may ask, headers, validated bodies, worker threads."""
 
 from __future__ import annotations
 
@@ -17,18 +15,17 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lingshu.core.errors import LingshuError, one_line
-from lingshu.serve.schema import HTTPError
+from lingshu.serve.schema import CLIENT_CLOSED_REQUEST, HTTPError, require_json
 from lingshu.serve.security import Body
 
 ResultT = TypeVar("ResultT")
 RequestT = TypeVar("RequestT", bound="RequestModel")
-RouteHandler = Callable[[Request], Awaitable[Response]]
-# Two at once: one slice of fifty megapixels takes half a gigabyte while it is decoded.
+RouteHandler = Callable[[Request], Awaitable[object]]
+# Two at a time: a slice of fifty megapixels takes half a gigabyte while it is decoded.
 MAX_THREADS = 2
-# A page asks for one slice of each of its two panes at a time: more than this is no page of ours.
+# The page requests one slice of each of its two panes at a time: more is another client.
 MAX_WAITING = 32
-CLIENT_CLOSED_REQUEST = 499
-MAX_DEPTH = 5  # folders below the one that was named
+MAX_DEPTH = 5  # levels of subfolders
 SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -38,24 +35,21 @@ SECURITY_HEADERS: Mapping[str, str] = {
 
 
 class LenientJSONResponse(JSONResponse):
-    """JSON of whatever lies on a disk: a folder's name or a text that is no Unicode must not cost
-    the page its whole list.
-    """
+    """JSON with names and texts from the disk; what is not Unicode in them is replaced."""
 
     def render(self, content: object) -> bytes:
-        return json.dumps(
-            content, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        ).encode("utf-8", "replace")
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 class RequestModel(BaseModel):
-    """A body that the page sends: nothing but the fields it knows."""
+    """A body that the page sends; unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class WorkerPool:
-    """Threads for reading and rendering; it counts who waits for them."""
+    """Threads for reading and rendering, with a limit on the requests that wait for them."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(MAX_THREADS, "lingshu-page")
@@ -63,16 +57,16 @@ class WorkerPool:
         self._n_waiting = 0
 
     async def run(self, request: Request, work: Callable[[], ResultT]) -> ResultT:
-        """What `work` gives; a browser that went away while it waited gets nothing made.
+        """The result of `work`, which is not started if the browser disconnected while it waited.
 
         Raises:
-            Refused: too much is waiting (429), the browser went away, or what `work` says is wrong
+            HTTPError: too many wait (429), the browser disconnected (499), or an error of `work`
                 (400).
         """
         if self._n_waiting >= MAX_WAITING:
             raise HTTPError(
                 429,
-                "the server draws as much as it can; try again.",
+                "the server renders as much as it can; try again.",
                 code="overloaded",
                 retry_after=1,
             )
@@ -80,7 +74,7 @@ class WorkerPool:
         try:
             async with self._semaphore:
                 if request.method == "GET" and await request.is_disconnected():
-                    raise HTTPError(CLIENT_CLOSED_REQUEST, "the browser went away.")
+                    raise HTTPError(CLIENT_CLOSED_REQUEST, "the browser disconnected.")
                 return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except LingshuError as error:
             raise HTTPError(400, one_line(error)[:400], code="invalid_request") from None
@@ -89,16 +83,17 @@ class WorkerPool:
 
 
 def add_route(app: FastAPI, path: str, handler: RouteHandler, method: str = "GET") -> None:
-    """An address of the page's own: no part of the described interface, and closed to other web
-    pages.
+    """Add an address of the page, which is not part of the API schema and is closed to other pages.
+
+    The handler gives a response, or an object for a JSON response.
     """
 
     async def checked_handler(request: Request) -> Response:
-        # A browser says where a request comes from; reading a slice as an image of another site is
-        # none of its business.
+        # A browser says where a request comes from: other sites must not read a slice as an image.
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            raise HTTPError(403, "requests of other web pages are refused.", code="origin")
-        response = await handler(request)
+            raise HTTPError.foreign_origin()
+        result = await handler(request)
+        response = result if isinstance(result, Response) else LenientJSONResponse(result)
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -107,19 +102,12 @@ def add_route(app: FastAPI, path: str, handler: RouteHandler, method: str = "GET
 
 
 async def parse_body(request: Request, model: type[RequestT]) -> RequestT:
-    """A request's body, checked.
+    """The validated body of a request.
 
     Raises:
-        Refused: no JSON (415), too large (413), or not what was expected (400). The message repeats
-            nothing of it.
+        HTTPError: not JSON (415), too large (413), or invalid (400); no value is repeated.
     """
-    if (
-        request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        != "application/json"
-    ):
-        raise HTTPError(
-            415, "send JSON, with the header Content-Type: application/json.", code="content_type"
-        )
+    require_json(request.headers.get("content-type"))
     body: Body = request.scope["state"]["body"]
     try:
         return model.model_validate_json(await body.read())
@@ -130,19 +118,14 @@ async def parse_body(request: Request, model: type[RequestT]) -> RequestT:
             for part in detail["loc"]
             if isinstance(part, int) or part in model.model_fields
         )
-        raise HTTPError(
-            400,
-            f"{location or 'the body'}: {detail['msg'][0].lower()}{detail['msg'][1:]}"[:300],
-            code="invalid_value",
-        ) from None
+        message = f"{location or 'the body'}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+        raise HTTPError(400, message[:300], code="invalid_value") from None
     except RecursionError:
         raise HTTPError(400, "the body is nested too deeply.", code="invalid_json") from None
 
 
 def find_folders(root: Path, file: str) -> Iterator[Path]:
-    """The folders below `root`, itself among them, that hold a file of this name; links and hidden
-    folders are not followed.
-    """
+    """`root` and the folders below it that contain `file`, without links and hidden folders."""
     for parent, subfolders, files in os.walk(root):
         folder = Path(parent)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))

@@ -1,12 +1,12 @@
-"""Review of generated samples on the page: queues below a folder, blinded texts, and verdicts in
-the form that curation reads.
+"""Review of generated samples: queues below a folder, blinded texts, and verdicts in the form that
+curation reads.
 
-    REVIEW/.../OUT/review/queue.jsonl        what `lingshu synthesise --out OUT` put there
-    REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, beside OUT: a folder that is made anew would take them along
+    REVIEW/.../OUT/review/queue.jsonl        what `lingshu synthesize --out OUT` wrote there
+    REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, outside OUT: a folder that is made again would lose them
 
-Every verdict is one line, written and synced before the page hears of it. Undoing takes the last
-line of a reviewer's own file away; nobody touches another's. Of two texts neither side tells which
-came first: the order is drawn for each sample and reviewer, and only the server knows it.
+Every verdict is one line, written and synced before the page gets a response. Undo removes the last
+line of the reviewer's own file. Neither of two texts reveals which came first: the order is random
+per sample and reviewer, and only the server knows it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import hashlib
 import re
 import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
-from pydantic import Field
+from pydantic import BaseModel, Field, StrictStr, ValidationError
 
 from lingshu.core.errors import InputError
 from lingshu.core.files import JsonlAppender, enumerate_jsonl
@@ -29,26 +30,20 @@ from lingshu.core.rows import LETTERS
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.curate.review import Verdict, group_by_sample, read_verdicts, summarize_reviews
 from lingshu.imaging.read import MAX_BYTES, decode, png_bytes
-from lingshu.ui.http import (
-    LenientJSONResponse,
-    RequestModel,
-    WorkerPool,
-    add_route,
-    find_folders,
-    parse_body,
-)
+from lingshu.ui.http import RequestModel, WorkerPool, add_route, find_folders, parse_body
 
 QUEUE_FILE = "queue.jsonl"
 MAX_ROWS = 5000
 ReviewerName = Annotated[str, Field(min_length=1, max_length=80)]
+QueueName = Annotated[str, Field(max_length=1000)]
 Side = Literal["a", "b"]
 _SIDES: tuple[Side, Side] = ("a", "b")
 
 
 class VerdictRequest(RequestModel):
-    """A verdict as the page sends it; `side` is what is preferred, as the reviewer saw it."""
+    """A verdict as the page sends it; `side` is the preferred one, as the reviewer saw it."""
 
-    queue: Annotated[str, Field(max_length=1000)]
+    queue: QueueName
     reviewer: ReviewerName
     id: Annotated[str, Field(min_length=1, max_length=1000)]
     verdict: Literal["accept", "edit", "reject", "prefer"]
@@ -58,81 +53,68 @@ class VerdictRequest(RequestModel):
 
 
 class UndoRequest(RequestModel):
-    """A reviewer's wish to take the last verdict back."""
+    """Removes a reviewer's last verdict."""
 
-    queue: Annotated[str, Field(max_length=1000)]
+    queue: QueueName
     reviewer: ReviewerName
 
 
-@dataclass(frozen=True)
-class ReviewRow:
-    """A sample in a queue; `second` is the other text where there are two."""
+class ReviewRow(BaseModel):
+    """A sample in a queue; `second` is the other text, if there are two."""
 
-    id: str
-    kind: str
-    question: str
-    first: str
-    second: str | None
-    images: tuple[str, ...]
-    modality: str | None
+    id: Annotated[StrictStr, Field(min_length=1)]
+    kind: StrictStr
+    question: StrictStr
+    first: StrictStr
+    images: tuple[StrictStr, ...] = ()
+    second: Any = None
+    modality: Any = None
+
+    def model_post_init(self, _context: object) -> None:
+        if not (isinstance(self.second, str) and self.second.strip()) or self.second == self.first:
+            self.second = None
+        if not isinstance(self.modality, str):
+            self.modality = None
 
     def texts(self, reviewer: str) -> tuple[str, ...]:
-        """The texts as this reviewer sees them."""
+        """The texts in the order that this reviewer sees."""
         if self.second is None:
             return (self.first,)
         return (self.second, self.first) if self.is_swapped(reviewer) else (self.first, self.second)
 
     def is_swapped(self, reviewer: str) -> bool:
-        return bool(
-            hashlib.sha256(f"{self.id}\0{reviewer}".encode("utf-8", "replace")).digest()[0] & 1
-        )
+        digest = hashlib.sha256(f"{self.id}\0{reviewer}".encode("utf-8", "replace")).digest()
+        return bool(digest[0] & 1)
 
 
 class ReviewStore:
-    """One writer at a time."""
+    """The queues and verdicts below a folder; one writer at a time."""
 
     def __init__(self, root: SafeFolder | None) -> None:
         self._root = root
         self._lock = threading.Lock()
 
     def add_routes(self, app: FastAPI, workers: WorkerPool) -> None:
-        async def list_queues(request: Request) -> Response:
-            return LenientJSONResponse({"queues": await workers.run(request, self.list_queues)})
+        async def list_queues(request: Request) -> object:
+            return {"queues": await workers.run(request, self.list_queues)}
 
-        async def queue_state(request: Request) -> Response:
-            queue, reviewer = (
-                request.query_params.get("queue", ""),
-                request.query_params.get("reviewer", ""),
-            )
-            return LenientJSONResponse(
-                await workers.run(
-                    request, lambda: self.queue_state(queue, _normalize_reviewer(reviewer))
-                )
-            )
+        async def queue_state(request: Request) -> object:
+            params = request.query_params
+            queue, reviewer = params.get("queue", ""), params.get("reviewer", "")
+            return await workers.run(request, lambda: self.queue_state(queue, reviewer))
 
         async def image(request: Request) -> Response:
-            params = request.query_params
-            data = await workers.run(
-                request,
-                lambda: self.image(
-                    params.get("queue", ""), params.get("id", ""), params.get("image", "")
-                ),
-            )
+            names = [request.query_params.get(name, "") for name in ("queue", "id", "image")]
+            data = await workers.run(request, lambda: self.image(*names))
             return Response(data, media_type="image/png")
 
-        async def judge(request: Request) -> Response:
-            verdict_request = await parse_body(request, VerdictRequest)
-            return LenientJSONResponse(
-                await workers.run(request, lambda: self.judge(verdict_request))
-            )
+        async def judge(request: Request) -> object:
+            body = await parse_body(request, VerdictRequest)
+            return await workers.run(request, lambda: self.judge(body))
 
-        async def undo(request: Request) -> Response:
+        async def undo(request: Request) -> object:
             body = await parse_body(request, UndoRequest)
-            return LenientJSONResponse(
-                await workers.run(
-                    request, lambda: self.undo(body.queue, _normalize_reviewer(body.reviewer))
-                )
-            )
+            return await workers.run(request, lambda: self.undo(body.queue, body.reviewer))
 
         add_route(app, "/page/api/review", list_queues)
         add_route(app, "/page/api/review/queue", queue_state)
@@ -152,17 +134,15 @@ class ReviewStore:
             name = str(folder.relative_to(root))
             title = folder.parent.name if folder.name == "review" else folder.name
             try:
-                counts = {"rows": len(self._rows(name)), "reviewers": self._verdict_counts(name)}
+                n_rows, reviewers = len(self._rows(name)), _count(self._verdicts(name))
             except InputError:
-                # opening it tells what is wrong; the others are there all the same
-                counts = {"rows": 0, "reviewers": {}}
-            queues.append({"queue": name, "name": title, **counts})
+                n_rows, reviewers = 0, {}  # opening the queue reports what is wrong
+            queues.append({"queue": name, "name": title, "rows": n_rows, "reviewers": reviewers})
         return queues
 
     def queue_state(self, queue: str, reviewer: str) -> dict[str, Any]:
-        """A queue as one reviewer sees it, what they said so far, and how far everybody is and
-        agrees.
-        """
+        """A queue as one reviewer sees it, their verdicts, and everybody's progress and agreement."""
+        reviewer = _normalize_reviewer(reviewer)
         rows = self._rows(queue)
         own_verdicts = {
             verdict.id: _verdict_view(verdict, rows, reviewer)
@@ -176,77 +156,60 @@ class ReviewStore:
                 "question": row.question,
                 "texts": row.texts(reviewer),
                 "images": len(row.images),
+                "modality": row.modality,
             }
-            | {"modality": row.modality}
             for row in rows.values()
         ]
-        return {
-            "rows": row_entries,
-            "own_verdicts": own_verdicts,
-            **self._progress(queue, rows, reviewer),
-        }
+        progress = self._progress(queue, rows, reviewer)
+        return {"rows": row_entries, "own_verdicts": own_verdicts, **progress}
 
     def image(self, queue: str, name: str, index: str) -> bytes:
-        """A picture of a sample as PNG.
+        """An image of a sample as PNG.
 
         Raises:
             InputError: there is none.
         """
         row = self._rows(queue).get(name)
-        if row is None or not (
-            index.isascii() and index.isdigit() and len(index) < 4 and int(index) < len(row.images)
-        ):
+        is_index = index.isascii() and index.isdigit() and len(index) < 4
+        if row is None or not is_index or int(index) >= len(row.images):
             raise InputError("there is no such image in the queue.")
-        folder = Path(*self._folder().parts(queue))
-        return png_bytes(
-            decode(
-                self._folder().read(str(folder / row.images[int(index)]), max_bytes=MAX_BYTES),
-                name="the image",
-            )
-        )
+        path = Path(*self._folder().parts(queue)) / row.images[int(index)]
+        data = self._folder().read(str(path), max_bytes=MAX_BYTES)
+        return png_bytes(decode(data, name="the image"))
 
-    def judge(self, verdict_request: VerdictRequest) -> dict[str, Any]:
+    def judge(self, body: VerdictRequest) -> dict[str, Any]:
         """Write a verdict.
 
         Raises:
-            InputError: it does not fit the sample. StorageError: the disk refused; nothing was
-                written.
+            InputError: it does not fit the sample.
+            StorageError: the disk refused the write; nothing was written.
         """
-        rows, reviewer = (
-            self._rows(verdict_request.queue),
-            _normalize_reviewer(verdict_request.reviewer),
-        )
-        row = rows.get(verdict_request.id)
+        rows, reviewer = self._rows(body.queue), _normalize_reviewer(body.reviewer)
+        row = rows.get(body.id)
         if row is None:
             raise InputError("there is no such sample in the queue; open it again.")
-        verdict = _build_verdict(verdict_request, row, reviewer)
-        with self._lock, JsonlAppender(self._file(verdict_request.queue, reviewer)) as file:
-            file.append(
-                [{key: value for key, value in asdict(verdict).items() if value is not None}]
-            )
-        return {
-            "own_verdicts": {row.id: _verdict_view(verdict, rows, reviewer)},
-            **self._progress(verdict_request.queue, rows, reviewer),
-        }
+        verdict = _build_verdict(body, row, reviewer)
+        record = {key: value for key, value in asdict(verdict).items() if value is not None}
+        with self._lock, JsonlAppender(self._file(body.queue, reviewer)) as file:
+            file.append([record])
+        own_verdicts = {row.id: _verdict_view(verdict, rows, reviewer)}
+        return {"own_verdicts": own_verdicts, **self._progress(body.queue, rows, reviewer)}
 
     def undo(self, queue: str, reviewer: str) -> dict[str, Any]:
-        """Take a reviewer's last verdict away; an earlier one on the same sample counts again.
+        """Remove a reviewer's last verdict; an earlier one on the same sample counts again.
 
         Raises:
             InputError: there is none.
         """
-        path = self._file(queue, reviewer)
+        path = self._file(queue, _normalize_reviewer(reviewer))
+        last = None
         with self._lock:
-            if not path.is_file():
-                raise InputError("there is nothing to undo.")
-            with JsonlAppender(path) as file:
-                last = file.pop_last()
+            if path.is_file():
+                with JsonlAppender(path) as file:
+                    last = file.pop_last()
         if last is None:
             raise InputError("there is nothing to undo.")
         return {"undone": last.get("id"), **self.queue_state(queue, reviewer)}
-
-    # --- files
-    # ---------------------------------------------------------------------------------------------------
 
     def _folder(self) -> SafeFolder:
         if self._root is None:
@@ -254,44 +217,35 @@ class ReviewStore:
         return self._root
 
     def _rows(self, queue: str) -> dict[str, ReviewRow]:
-        path = self._folder().path(
-            f"{queue}/{QUEUE_FILE}" if queue not in ("", ".") else QUEUE_FILE
-        )
+        name = QUEUE_FILE if queue in ("", ".") else f"{queue}/{QUEUE_FILE}"
+        path = self._folder().path(name)
         rows: dict[str, ReviewRow] = {}
         try:
-            for line_number, row in enumerate_jsonl(path, allow_truncated=False):
+            for line_number, record in enumerate_jsonl(path, allow_truncated=False):
                 if len(rows) >= MAX_ROWS:
                     raise InputError(f"the queue has more than {MAX_ROWS} samples; split it.")
-                review_row = _parse_row(row, line_number)
-                rows[review_row.id] = review_row
+                row = _parse_row(record, line_number)
+                rows[row.id] = row
         except InputError as error:
             raise InputError(str(error).replace(str(path), "the queue")) from None
         return rows
 
     def _verdict_folder(self, queue: str) -> Path:
-        """The folder of verdicts on a queue."""
         folder = self._folder().folder.joinpath(*self._folder().parts(queue))
         output_folder = folder.parent if folder.name == "review" else folder
         return output_folder.with_name(f"{output_folder.name}.verdicts")
 
     def _file(self, queue: str, reviewer: str) -> Path:
         slug = re.sub(r"[^a-z0-9]+", "-", reviewer.lower()).strip("-")[:40]
-        # Two names must not share a file, and one of other letters than these has no plain form.
-        suffix = (
-            ""
-            if slug == reviewer
-            else hashlib.sha256(reviewer.encode("utf-8", "replace")).hexdigest()[:6]
-        )
-        return self._verdict_folder(queue) / ("-".join(filter(None, (slug, suffix))) + ".jsonl")
+        # Two names must not share a file, and names in other scripts have no slug.
+        digest = hashlib.sha256(reviewer.encode("utf-8", "replace")).hexdigest()[:6]
+        parts = (slug, digest if slug != reviewer else "")
+        return self._verdict_folder(queue) / ("-".join(filter(None, parts)) + ".jsonl")
 
     def _verdicts(self, queue: str) -> list[Verdict]:
         folder = self._verdict_folder(queue)
-        files = (
-            sorted(
-                path for path in folder.glob("*.jsonl") if path.is_file() and not path.is_symlink()
-            )
-            if folder.is_dir()
-            else []
+        files = sorted(
+            path for path in folder.glob("*.jsonl") if path.is_file() and not path.is_symlink()
         )
         try:
             with self._lock:
@@ -299,30 +253,26 @@ class ReviewStore:
         except InputError as error:
             raise InputError(str(error).replace(f"{folder.parent}/", "")) from None
 
-    def _verdict_counts(self, queue: str) -> dict[str, int]:
-        counts: dict[str, int] = {}
-        for verdict in self._verdicts(queue):
-            counts[verdict.reviewer] = counts.get(verdict.reviewer, 0) + 1
-        return counts
-
     def _progress(self, queue: str, rows: Mapping[str, ReviewRow], reviewer: str) -> dict[str, Any]:
         verdicts = [verdict for verdict in self._verdicts(queue) if verdict.id in rows]
-        counts: dict[str, int] = {}
-        for verdict in verdicts:
-            counts[verdict.reviewer] = counts.get(verdict.reviewer, 0) + 1
-        pairs = [
-            pair._asdict()
-            for pair in summarize_reviews("all", list(group_by_sample(verdicts).values())).agreement
-        ]
+        summary = summarize_reviews("all", list(group_by_sample(verdicts).values()))
         file = self._file(queue, reviewer)
-        return {"reviewers": counts, "agreement": pairs, "file": f"{file.parent.name}/{file.name}"}
+        return {
+            "reviewers": _count(verdicts),
+            "agreement": [pair._asdict() for pair in summary.agreement],
+            "file": f"{file.parent.name}/{file.name}",
+        }
+
+
+def _count(verdicts: list[Verdict]) -> dict[str, int]:
+    return dict(Counter(verdict.reviewer for verdict in verdicts))
 
 
 def _normalize_reviewer(name: str) -> str:
-    """A reviewer's name as it is written down.
+    """A reviewer's name as it is stored.
 
     Raises:
-        InputError: it is empty, too long, or holds what is no letter.
+        InputError: it is empty, too long, or has characters that are not printable.
     """
     normalized = " ".join(unicodedata.normalize("NFC", name).split())
     if not 1 <= len(normalized) <= 80 or not normalized.isprintable():
@@ -331,46 +281,22 @@ def _normalize_reviewer(name: str) -> str:
 
 
 def _parse_row(record: Mapping[str, Any], line_number: int) -> ReviewRow:
-    texts = {key: record.get(key) for key in ("id", "kind", "question", "first")}
-    images = record.get("images") or []
-    second, modality = record.get("second"), record.get("modality")
-    is_valid_images = isinstance(images, Sequence) and all(
-        isinstance(image, str) for image in images
-    )
-    if (
-        not is_valid_images
-        or not all(isinstance(value, str) for value in texts.values())
-        or not texts["id"]
-    ):
+    try:
+        return ReviewRow.model_validate({**record, "images": record.get("images") or ()})
+    except ValidationError:
         raise InputError(
             f"the queue, line {line_number}: a row has id, kind, question, first and images."
-        )
-    second_text = (
-        second if isinstance(second, str) and second.strip() and second != texts["first"] else None
-    )
-    modality_text = modality if isinstance(modality, str) else None
-    return ReviewRow(
-        str(texts["id"]),
-        str(texts["kind"]),
-        str(texts["question"]),
-        str(texts["first"]),
-        second_text,
-        tuple(images),
-        modality_text,
-    )
+        ) from None
 
 
-def _build_verdict(verdict_request: VerdictRequest, row: ReviewRow, reviewer: str) -> Verdict:
+def _build_verdict(body: VerdictRequest, row: ReviewRow, reviewer: str) -> Verdict:
     """A verdict in the form that curation reads.
 
     Raises:
-        InputError: what it lacks.
+        InputError: something is missing.
     """
-    text, reason = (
-        (verdict_request.text or "").strip() or None,
-        (verdict_request.reason or "").strip() or None,
-    )
-    if verdict_request.verdict == "edit":
+    text, reason = (body.text or "").strip() or None, (body.reason or "").strip() or None
+    if body.verdict == "edit":
         if text is None:
             raise InputError("an edit needs its text.")
         if row.first.strip() in LETTERS and text not in LETTERS:
@@ -378,14 +304,14 @@ def _build_verdict(verdict_request: VerdictRequest, row: ReviewRow, reviewer: st
                 "the answer is the letter of a choice: write one letter, or reject the sample."
             )
         return Verdict(row.id, reviewer, "edit", text=text)
-    if verdict_request.verdict == "reject":
+    if body.verdict == "reject":
         if reason is None:
             raise InputError("a rejection needs its reason.")
         return Verdict(row.id, reviewer, "reject", reason=reason)
-    if verdict_request.verdict == "prefer":
-        if row.second is None or verdict_request.side is None:
+    if body.verdict == "prefer":
+        if row.second is None or body.side is None:
             raise InputError("a preference is between two texts; accept, edit or reject this one.")
-        first = (verdict_request.side == "a") != row.is_swapped(reviewer)
+        first = (body.side == "a") != row.is_swapped(reviewer)
         return Verdict(row.id, reviewer, "prefer", prefer="first" if first else "second")
     if row.second is not None:
         # Accepting means the first text, and the reviewer does not know which that is.

@@ -1,8 +1,7 @@
-"""The evaluations below a folder, for the page: their scores, and each report behind a policy of
-its own.
+"""The evaluations below a folder: their scores, and each report behind a policy of its own.
 
-A report is a page with a script. It is shown in a frame without an origin: it can ask this server,
-or anybody, for nothing.
+A report is a page with a script. It is shown in a frame without an origin: it can send requests
+neither to this server nor to any other.
 """
 
 from __future__ import annotations
@@ -22,23 +21,15 @@ from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.serve.schema import HTTPError
-from lingshu.ui.http import (
-    LenientJSONResponse,
-    RequestModel,
-    WorkerPool,
-    add_route,
-    find_folders,
-    parse_body,
-)
+from lingshu.ui.http import RequestModel, WorkerPool, add_route, find_folders, parse_body
 
 REPORT_URL = "/page/report/"
 MAX_LISTED = 500
 MAX_TICKETS = 256
 TICKET_TTL_S = 3600
-# Reports hold their samples and thumbnails: those of whole benchmarks have tens of megabytes.
+# A report contains its samples and thumbnails: tens of megabytes for a full benchmark.
 MAX_REPORT_BYTES = 256 << 20
-# The report's own policy, inside it, names its one script by its hash; this one takes everything
-# else away.
+# The report's own policy names its one script by its hash; this one forbids everything else.
 REPORT_SECURITY_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src"
     " 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -52,29 +43,26 @@ class RunRequest(RequestModel):
 
 
 class RunReports:
-    """Remembers the tickets that open reports."""
+    """The runs, and the tickets that open their reports."""
 
     def __init__(self, root: SafeFolder | None) -> None:
         self._root = root
         self._tickets: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     def add_routes(self, app: FastAPI, workers: WorkerPool) -> None:
-        async def list_runs(request: Request) -> Response:
-            return LenientJSONResponse(await workers.run(request, self.list_runs))
+        async def list_runs(request: Request) -> object:
+            return await workers.run(request, self.list_runs)
 
-        async def ticket(request: Request) -> Response:
+        async def ticket(request: Request) -> object:
             body = await parse_body(request, RunRequest)
-            return LenientJSONResponse(
-                {"url": await workers.run(request, lambda: self.ticket(body.run))}
-            )
+            return {"url": await workers.run(request, lambda: self.ticket(body.run))}
 
         async def report(request: Request) -> Response:
-            name = self._run_for_ticket(request.path_params["ticket"])
+            path = f"{self._run_for_ticket(request.path_params['ticket'])}/{REPORT_HTML}"
             data = await workers.run(
-                request,
-                lambda: self._folder().read(f"{name}/{REPORT_HTML}", max_bytes=MAX_REPORT_BYTES),
+                request, lambda: self._folder().read(path, max_bytes=MAX_REPORT_BYTES)
             )
-            # It is framed by the page, and by nobody else.
+            # Only the page may frame it.
             headers = {
                 "Content-Security-Policy": REPORT_SECURITY_POLICY,
                 "X-Frame-Options": "SAMEORIGIN",
@@ -89,7 +77,7 @@ class RunReports:
         """The folders with a report, the latest first, with their accuracies.
 
         Raises:
-            InputError: the server shows no runs.
+            InputError: the server has no folder of runs.
         """
         root = self._folder().folder
         folders = sorted(
@@ -117,9 +105,8 @@ class RunReports:
     def _run_for_ticket(self, ticket: str) -> str:
         run, expires_at = self._tickets.get(ticket, ("", 0.0))
         if time.monotonic() > expires_at:
-            raise HTTPError(
-                404, "this address has ended; open the report from the list again.", code="ticket"
-            )
+            message = "this address has expired; open the report from the list again."
+            raise HTTPError(404, message, code="ticket")
         return run
 
     def _folder(self) -> SafeFolder:
@@ -129,42 +116,32 @@ class RunReports:
 
 
 def _run_info(root: Path, folder: Path) -> dict[str, Any]:
-    name = str(folder.relative_to(root))
     try:
         report = {} if (folder / REPORT_JSON).is_symlink() else read_json(folder / REPORT_JSON)
     except ArtifactError:
-        # A report of another kind, such as that of the quickstart: it is opened all the same.
-        return {"run": name, "model": None, "warning": None, "tasks": []}
+        report = {}  # a report of another kind, such as the quickstart's, can be opened too
     tasks = report.get("tasks")
-    task_entries = (
-        [_task_summary(task) for task in tasks if isinstance(task, dict)]
-        if isinstance(tasks, list)
-        else []
-    )
     return {
-        "run": name,
+        "run": str(folder.relative_to(root)),
         "model": _text_or_none(report.get("model")),
         "warning": _text_or_none(report.get("warning")),
-        "tasks": task_entries,
+        "tasks": [
+            _task_info(task)
+            for task in (tasks if isinstance(tasks, list) else [])
+            if isinstance(task, dict)
+        ],
     }
 
 
-def _task_summary(task: dict[str, Any]) -> dict[str, Any]:
+def _task_info(task: dict[str, Any]) -> dict[str, Any]:
     summary = task.get("summary")
     accuracy = summary.get("accuracy") if isinstance(summary, dict) else None
-    values = (
-        {
-            key: value
-            for key, value in accuracy.items()
-            if isinstance(value, int | float) and math.isfinite(value)
-        }
-        if isinstance(accuracy, dict)
-        else {}
-    )
-    return {
-        "name": _text_or_none(task.get("name")),
-        **{key: values.get(key) for key in ("value", "low", "high", "n")},
-    }
+    info: dict[str, Any] = {"name": _text_or_none(task.get("name"))}
+    for key in ("value", "low", "high", "n"):
+        value = accuracy.get(key) if isinstance(accuracy, dict) else None
+        is_finite = isinstance(value, int | float) and math.isfinite(value)
+        info[key] = value if is_finite else None
+    return info
 
 
 def _text_or_none(value: object) -> str | None:

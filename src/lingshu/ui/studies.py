@@ -1,8 +1,8 @@
-"""The studies below the allowed folder for the page's viewer: a list without identities, series,
-and single slices in a window.
+"""The studies below the allowed folder for the viewer: a list without identities, series, and single
+slices in a window.
 
-A study and its patient are called by keyed hashes that change with every start of the server. Dates
-stay here: of several studies of a patient the page is told their order alone.
+Studies and patients are named by keyed hashes that change with every start of the server. The page
+receives only the order of a patient's studies, never a date.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lingshu.imaging.dicom.file import open_dicom
 from lingshu.imaging.dicom.references import read_study_reference
 from lingshu.imaging.dicom.study import DicomSeries, RenderedSlice, Study, render_slice
 from lingshu.imaging.provenance import provenance_to_json
-from lingshu.mcp.images import STUDY_URI_PREFIX, MediaResolver
+from lingshu.inference.study_index import STUDY_URI_PREFIX, MediaResolver
 from lingshu.serve.schema import HTTPError
-from lingshu.ui.http import LenientJSONResponse, WorkerPool, add_route
+from lingshu.ui.http import WorkerPool, add_route
 
 MAX_OPEN_STUDIES = 16
 MAX_LISTED = 500
@@ -32,18 +32,18 @@ MAX_LISTED = 500
 
 @dataclass(frozen=True)
 class StudyListEntry:
-    """A study in the list. `day` decides the order and is told to nobody."""
+    """A study in the list; `study_date` decides the order and is not sent."""
 
     id: str
     files: int
-    modality: str | None
-    body_part: str | None
-    patient: str | None
-    study_date: str | None
+    modality: str | None = None
+    body_part: str | None = None
+    patient: str | None = None
+    study_date: str | None = None
 
 
 class StudyCatalog:
-    """Remembers the entries of the list and the studies opened last."""
+    """The list of studies, and the studies opened last."""
 
     def __init__(self, root: SafeFolder | None) -> None:
         self.media = MediaResolver(root)
@@ -52,14 +52,12 @@ class StudyCatalog:
         self._open_studies: OrderedDict[str, Study] = OrderedDict()
 
     def add_routes(self, app: FastAPI, workers: WorkerPool) -> None:
-        async def list_studies(request: Request) -> Response:
-            return LenientJSONResponse(await workers.run(request, self.list_studies))
+        async def list_studies(request: Request) -> object:
+            return await workers.run(request, self.list_studies)
 
-        async def study(request: Request) -> Response:
+        async def study(request: Request) -> object:
             name = request.query_params.get("study", "")
-            return LenientJSONResponse(
-                await workers.run(request, lambda: study_json(self.open_study(name)))
-            )
+            return await workers.run(request, lambda: study_json(self.open_study(name)))
 
         async def slice_image(request: Request) -> Response:
             params = request.query_params
@@ -68,16 +66,9 @@ class StudyCatalog:
             rendered = await workers.run(
                 request, lambda: self.render_slice(name, series, index, window)
             )
-            # ASCII JSON: a header holds nothing else.
-            return Response(
-                rendered.png,
-                media_type="image/png",
-                headers={
-                    "X-Lingshu-Image-Provenance": json.dumps(
-                        provenance_to_json(rendered.provenance)
-                    )
-                },
-            )
+            provenance = json.dumps(provenance_to_json(rendered.provenance))  # ASCII, for a header
+            headers = {"X-Lingshu-Image-Provenance": provenance}
+            return Response(rendered.png, media_type="image/png", headers=headers)
 
         add_route(app, "/page/api/studies", list_studies)
         add_route(app, "/page/api/study", study)
@@ -91,34 +82,29 @@ class StudyCatalog:
         """
         index = self.media.build_index()
         with self._lock:
-            # Nothing is kept of files that have gone.
+            # Without files that are gone.
             self._entries = {pair: self._entry(*pair) for pair in index.studies.items()}
+            self._open_studies.clear()  # files may have been added or removed
             entries = list(self._entries.values())
-            self._open_studies.clear()  # files may have come or gone
-        groups: dict[str, list[StudyListEntry]] = defaultdict(list)
+        by_patient: dict[str, list[StudyListEntry]] = defaultdict(list)
         for entry in entries:
-            groups[entry.patient or entry.id].append(entry)
+            by_patient[entry.patient or entry.id].append(entry)
         rows = []
-        for group in groups.values():
-            # Without dates there is no order to tell.
-            has_dates = all(entry.study_date for entry in group)
-            for rank, entry in enumerate(
-                sorted(group, key=lambda study_entry: study_entry.study_date or ""), 1
-            ):
-                fields = {
+        for group in by_patient.values():
+            has_order = all(entry.study_date for entry in group)
+            group.sort(key=lambda entry: entry.study_date or "")
+            rows += [
+                {
                     "id": entry.id,
                     "patient": entry.patient,
                     "files": entry.files,
                     "modality": entry.modality,
+                    "body_part": entry.body_part,
+                    "rank": rank if has_order else None,
+                    "total": len(group),
                 }
-                rows.append(
-                    {
-                        **fields,
-                        "body_part": entry.body_part,
-                        "rank": rank if has_dates else None,
-                        "total": len(group),
-                    }
-                )
+                for rank, entry in enumerate(group, 1)
+            ]
         return {
             "studies": rows[:MAX_LISTED],
             "more": max(0, len(rows) - MAX_LISTED),
@@ -133,16 +119,12 @@ class StudyCatalog:
             with open_dicom(files[0], name="a file") as dicom:
                 metadata = dicom.metadata(self.media.key)
             study_date = read_study_reference(files[:1]).elements.get("StudyDate")
-            return StudyListEntry(
-                name,
-                len(files),
-                metadata.modality,
-                metadata.body_part,
-                metadata.patient,
-                study_date,
-            )
         except InputError:
-            return StudyListEntry(name, len(files), None, None, None, None)
+            return StudyListEntry(name, len(files))
+        patient = metadata.patient
+        return StudyListEntry(
+            name, len(files), metadata.modality, metadata.body_part, patient, study_date
+        )
 
     def open_study(self, name: str) -> Study:
         """A study of the list.
@@ -154,20 +136,20 @@ class StudyCatalog:
             if name in self._open_studies:
                 self._open_studies.move_to_end(name)
                 return self._open_studies[name]
-        opened_study = self.media.load_study(STUDY_URI_PREFIX + name)
+        study = self.media.load_study(STUDY_URI_PREFIX + name)
         with self._lock:
-            self._open_studies[name] = opened_study
+            self._open_studies[name] = study
             while len(self._open_studies) > MAX_OPEN_STUDIES:
                 self._open_studies.popitem(last=False)
-        return opened_study
+        return study
 
     def render_slice(
         self, name: str, series: int, index: int, window: str, *, item: int = 1
     ) -> RenderedSlice:
-        """One slice of a study in one window.
+        """One slice of a study in one window; `series` and `index` count from 1.
 
         Raises:
-            InputError, BadImage: there is none, or it cannot be shown.
+            InputError, ImageError: there is none, or it cannot be shown.
         """
         study = self.open_study(name)
         if not 1 <= series <= len(study.series):
@@ -188,14 +170,11 @@ def study_json(study: Study) -> dict[str, Any]:
 
 def _series_json(series: DicomSeries) -> dict[str, Any]:
     metadata = series.files[0].metadata
-    fields = {
+    return {
         "number": series.number,
         "images": series.n_images,
         "is_localizer": series.is_localizer,
         "own_number": metadata.series_number,
-    }
-    return {
-        **fields,
         "modality": metadata.modality,
         "body_part": metadata.body_part,
         "view": metadata.view,
@@ -204,5 +183,5 @@ def _series_json(series: DicomSeries) -> dict[str, Any]:
 
 def _parse_index(text: str | None) -> int:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise HTTPError(400, "series and place are whole numbers from 1.", code="invalid_value")
+        raise HTTPError(400, "series and index are whole numbers from 1.", code="invalid_value")
     return int(text)
