@@ -487,8 +487,8 @@ def test_wrong_options_are_told_at_the_door(
     keys = tmp_path / "keys"
     keys.write_text("short\n")
     for arguments, message in (
-        (["--http", "nonsense"], "--http nonsense is no HOST:PORT"),
-        (["--http", "0.0.0.0:0"], "--http 0.0.0.0:0 lets other machines in; give --key-file"),
+        (["--http", "nonsense"], "--http nonsense is not HOST:PORT"),
+        (["--http", "0.0.0.0:0"], "--http 0.0.0.0:0 is open to other machines; give --key-file"),
         (["--http", "127.0.0.1:0", "--key-file", str(keys)], "key 1 is shorter than 16 characters"),
         (["--key-file", str(keys)], "--key-file and --allow-host are for --http"),
         (["--root", str(tmp_path / "nowhere")], "cannot be opened"),

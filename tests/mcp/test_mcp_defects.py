@@ -165,7 +165,7 @@ def test_d6_a_client_elsewhere_sends_the_image_itself_in_any_spelling() -> None:
                     == 90
                 )
             for image, expected in (
-                ("data:image/png;base64,@@@", "no valid base64"),
+                ("data:image/png;base64,@@@", "not valid base64"),
                 ("data:image/png,abc", "no base64 content"),
                 (base64.b64encode(b"root:x:0:0:" * 20).decode(), "image 1"),
                 (base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9).decode(), "image 1"),
@@ -261,8 +261,7 @@ def test_d7_patient_data_in_a_dictionary_do_not_reach_the_model(tmp_path: Path) 
     patient_text, notes = clinical_text(info)
     assert patient_text == "age: 61\n病史: 咳嗽\nsymptoms: cough, fever"
     assert notes == [
-        "3 of 6 entries of patient_info are no clinical facts that this server knows, and were left"
-        " out."
+        "3 of 6 entries of patient_info are not known clinical facts, and were left out."
     ]
 
 

@@ -271,7 +271,7 @@ def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path
         )
         and "secret-key" not in process.stderr
     )
-    # Clients and the first line of the log are told the model's name: a password in its address is
+    # Clients and the first line of the log get the model's name: a password in its address is
     # refused, and not repeated.
     environment = subprocess.run(
         [sys.executable, "-m", "lingshu", "mcp", "--http", "127.0.0.1:0"],
@@ -282,7 +282,7 @@ def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path
     )
     assert (
         environment.returncode == 2
-        and "carries a password" in environment.stderr
+        and "has a password" in environment.stderr
         and "hidden" not in environment.stderr
     )
 

@@ -375,7 +375,7 @@ def test_the_description_names_this_servers_model_and_limits(client: Client) -> 
         (["--root", "none"], "give a folder that exists"),
         (["--max-batch-size", "0"], "at least 1"),
         (["--allow-urls", "http://x/"], "is no host"),
-        (["--port", "99999"], "is no address"),
+        (["--port", "99999"], "is not an address"),
     ],
 )
 def test_the_door_is_checked_before_a_model_is_opened(

@@ -305,7 +305,7 @@ def test_a_draft_of_pictures_has_no_sr(client: Client) -> None:
     assert not draft["named"] and draft["language"] == "zh"
     assert "names its patient" in export_draft(client, draft, "sr").error["message"]
     assert export_draft(client, draft, "md", findings="", impression="").status == 400
-    assert "no longer held" in export_draft(client, {**draft, "id": "x"}, "md").error["message"]
+    assert "no longer stored" in export_draft(client, {**draft, "id": "x"}, "md").error["message"]
     assert post(client, "drafts", images=[], language="en").status == 400
     assert "neither" in post(client, "drafts", images=[{}]).error["message"]
     assert post(client, "drafts", images=[{"data": "file:///etc/passwd"}]).status == 400

@@ -118,7 +118,7 @@ def benchmark_info(name: str) -> dict[str, object]:
     names = registry.names("tasks")
     if name not in names:
         raise InputError(f"there is no such benchmark; {suggest_name(name, names)}")
-    task = registry.get_attribute("tasks", name, "TASK")
+    task: Any = registry.get_attribute("tasks", name, "TASK")
     keys = ("name", "title", "facets", "max_tokens")
     provenance_keys = ("source", "license", "access", "agreement", "expected_n")
     return {key: getattr(task, key) for key in keys} | {

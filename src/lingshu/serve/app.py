@@ -162,7 +162,7 @@ def _add_routes(
 def _responses(errors: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": schema.ErrorBody, "description": description}
-        for status, description in (errors | _COMMON_ERRORS).items()
+        for status, description in {**errors, **_COMMON_ERRORS}.items()
     }
 
 
