@@ -49,9 +49,9 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     "fragments": frozenset(
         (
             "analysis.barrier", "cli._training_plan", "curate.explain", "curate.ray", "engines._continuous_batching",
-            "evaluate.constant_replies", "evaluate.pending", "evaluate.reply_index", "evaluate.suites", "mcp.prompts",
-            "mcp.resources", "models.card", "scoring.metrics._porter",
-            "serve.metrics", "sources._json_items", "sources._report_tables", "train.batching",
+            "evaluate.constant_replies", "evaluate.pending", "evaluate.reply_index", "evaluate.suites",
+            "models.card", "scoring.metrics._porter",
+            "sources._json_items", "sources._report_tables", "train.batching",
         )
     ),
     "cycles": frozenset(

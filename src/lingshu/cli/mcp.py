@@ -46,7 +46,7 @@ def mcp(
     """
     from lingshu.mcp.server import build_server
 
-    legacy_environment = read_legacy_environment(os.environ) if model is None else None
+    legacy_environment = read_legacy_environment() if model is None else None
     if legacy_environment is not None:
         print(f"lingshu mcp: {legacy_environment}", file=sys.stderr)
         model = legacy_environment.model

@@ -37,7 +37,7 @@ class LegacyEnvironment:
         )
 
 
-def read_legacy_environment(environ: Mapping[str, str]) -> LegacyEnvironment | None:
+def read_legacy_environment(environ: Mapping[str, str] = os.environ) -> LegacyEnvironment | None:
     """The model that the variables name; None if neither an address nor a model is set."""
     names = (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
     values = {name: value for name in names if (value := environ.get(name, "").strip())}
