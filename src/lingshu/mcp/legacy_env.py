@@ -37,8 +37,11 @@ class LegacyEnvironment:
         )
 
 
-def read_legacy_environment(environ: Mapping[str, str] = os.environ) -> LegacyEnvironment | None:
+def read_legacy_environment(
+    environ: Mapping[str, str] | None = None,
+) -> LegacyEnvironment | None:
     """The model that the variables name; None if neither an address nor a model is set."""
+    environ = os.environ if environ is None else environ
     names = (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
     values = {name: value for name in names if (value := environ.get(name, "").strip())}
     if not values.keys() & {URL_VARIABLE, MODEL_VARIABLE}:

@@ -431,11 +431,14 @@ async def score_report(
 # --- evaluations
 
 RunAction = Literal["start", "status", "result", "cancel"]
-TASKS = registry.names("tasks")
+
+
+def _list_tasks(schema: dict[str, Any]) -> None:
+    schema["enum"] = [*registry.names("tasks"), None]
 
 
 def _check_task(name: str | None) -> str | None:
-    if name is not None and name not in TASKS:
+    if name is not None and name not in registry.names("tasks"):
         raise ValueError("there is no such benchmark; the resource lingshu://benchmarks lists them")
     return name
 
@@ -453,7 +456,7 @@ async def evaluate(
     task: Annotated[
         str | None,
         AfterValidator(_check_task),
-        Field(json_schema_extra={"enum": [*TASKS, None]}, description="The benchmark, for start."),
+        Field(json_schema_extra=_list_tasks, description="The benchmark, for start."),
     ] = None,
     run: Annotated[
         str | None,
