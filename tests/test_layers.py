@@ -301,22 +301,30 @@ def torch_free_modules() -> list[str]:
     ]
 
 
-def test_importing_the_torch_free_rooms_loads_no_torch() -> None:
-    code = (
-        "import importlib, json, sys\nfailed = {}\nfor name in json.loads(sys.argv[1]):\n    try:\n"
-        "        importlib.import_module(name)\n    except ModuleNotFoundError as error:\n       "
-        " if (error.name or '').startswith('lingshu'): failed[name] = str(error)\nheavy ="
-        " sorted(set(sys.modules) & {'torch', 'transformers', 'tokenizers', 'safetensors',"
-        " 'aiohttp', 'mcp'})\nprint(json.dumps([heavy, failed]))\n"
-    )
+@pytest.mark.parametrize("of_mcp", [False, True])
+def test_importing_the_torch_free_packages_loads_no_torch(of_mcp: bool) -> None:
+    """Only lingshu.mcp needs the extra of the same name."""
+    code = """
+import importlib, json, sys
+failed = {}
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("lingshu"):
+            failed[name] = str(error)
+heavy = set(sys.modules) & {"torch", "transformers", "tokenizers", "safetensors", "aiohttp", "mcp"}
+print(json.dumps([sorted(heavy), failed]))
+"""
+    modules = [name for name in torch_free_modules() if name.startswith("lingshu.mcp.") == of_mcp]
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(torch_free_modules())],
+        [sys.executable, "-c", code, json.dumps(modules)],
         capture_output=True,
         text=True,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [[], {}]
+    assert json.loads(done.stdout) == [["mcp"] if of_mcp else [], {}]
 
 
 def test_the_command_line_alone_loads_little() -> None:

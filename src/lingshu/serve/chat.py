@@ -219,7 +219,7 @@ class ChatEndpoint:
         except HTTPError as http_error:
             self.limiter.metrics.requests.labels(str(http_error.status)).inc()
             raise
-        return ChatResponse(self, chat_request, body)
+        return CompletionResponse(self, chat_request, body)
 
     async def _read(self, request: Request, body: Body) -> ChatRequest:
         require_json(request.headers.get("content-type"))
@@ -272,7 +272,7 @@ class ChatEndpoint:
         self.limiter.metrics.reply_tokens.inc(reply.reply_tokens or 0)
 
 
-class ChatResponse(Response):
+class CompletionResponse(Response):
     """Generates and sends one reply; it ends with the model's end, or when the client disconnects."""
 
     def __init__(self, endpoint: ChatEndpoint, chat_request: ChatRequest, body: Body) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -25,7 +23,6 @@ RouteHandler = Callable[[Request], Awaitable[object]]
 MAX_THREADS = 2
 # The page requests one slice of each of its two panes at a time: more is another client.
 MAX_WAITING = 32
-MAX_DEPTH = 5  # levels of subfolders
 SECURITY_HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -122,14 +119,3 @@ async def parse_body(request: Request, model: type[RequestT]) -> RequestT:
         raise HTTPError(400, message[:300], code="invalid_value") from None
     except RecursionError:
         raise HTTPError(400, "the body is nested too deeply.", code="invalid_json") from None
-
-
-def find_folders(root: Path, file: str) -> Iterator[Path]:
-    """`root` and the folders below it that contain `file`, without links and hidden folders."""
-    for parent, subfolders, files in os.walk(root):
-        folder = Path(parent)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if len(folder.relative_to(root).parts) >= MAX_DEPTH:
-            subfolders.clear()
-        if file in files and not (folder / file).is_symlink():
-            yield folder

@@ -30,7 +30,8 @@ from lingshu.core.rows import LETTERS
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.curate.review import Verdict, group_by_sample, read_verdicts, summarize_reviews
 from lingshu.imaging.read import MAX_BYTES, decode, png_bytes
-from lingshu.ui.http import RequestModel, WorkerPool, add_route, find_folders, parse_body
+from lingshu.ui.http import RequestModel, WorkerPool, add_route, parse_body
+from lingshu.ui.runs import find_folders
 
 QUEUE_FILE = "queue.jsonl"
 MAX_ROWS = 5000

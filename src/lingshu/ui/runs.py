@@ -7,9 +7,11 @@ neither to this server nor to any other.
 from __future__ import annotations
 
 import math
+import os
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,10 +23,11 @@ from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.serve.schema import HTTPError
-from lingshu.ui.http import RequestModel, WorkerPool, add_route, find_folders, parse_body
+from lingshu.ui.http import RequestModel, WorkerPool, add_route, parse_body
 
 REPORT_URL = "/page/report/"
 MAX_LISTED = 500
+MAX_DEPTH = 5  # levels of subfolders
 MAX_TICKETS = 256
 TICKET_TTL_S = 3600
 # A report contains its samples and thumbnails: tens of megabytes for a full benchmark.
@@ -146,3 +149,14 @@ def _task_info(task: dict[str, Any]) -> dict[str, Any]:
 
 def _text_or_none(value: object) -> str | None:
     return value[:300] if isinstance(value, str) else None
+
+
+def find_folders(root: Path, file: str) -> Iterator[Path]:
+    """`root` and the folders below it that contain `file`, without links and hidden folders."""
+    for parent, subfolders, files in os.walk(root):
+        folder = Path(parent)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if len(folder.relative_to(root).parts) >= MAX_DEPTH:
+            subfolders.clear()
+        if file in files and not (folder / file).is_symlink():
+            yield folder
