@@ -14,8 +14,8 @@ from pathlib import Path
 from _record import record, table
 
 from lingshu.core.types import Sample
+from lingshu.quickstart.phantoms import curate_data, filter_task, held_out
 from lingshu.quickstart.reinforcement import RlMetrics, measure
-from lingshu.quickstart.run import curate_data, filter_task, held_out
 from lingshu.recipes import phantom_rl
 from lingshu.sources.phantom import MAIN_KINDS
 from lingshu.train.config import Reward, TrainConfig
@@ -37,7 +37,8 @@ def run(seed: int, folder: Path) -> list[tuple[str, RlMetrics, RlMetrics, float,
     """
     recipe = replace(phantom_rl.recipe(), seed=seed, tensorboard=False, log_every=1)
     expected = dict(recipe.expected)
-    recipe = replace(recipe, data=curate_data(folder / "data", expected, seed))
+    data = curate_data(folder / "data", expected, seed)
+    recipe = replace(recipe, data={name: str(path) for name, path in data.items()})
     start, spent = time_call(
         lambda: train(replace(recipe, stages=recipe.stages[:-1]), folder / "start")
     )

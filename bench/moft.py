@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from _record import record, table
 
-from lingshu.analysis.barrier import Barrier, barrier
 from lingshu.analysis.likelihood import SampleLikelihood, likelihoods
 from lingshu.analysis.likelihood import encode_held_out as encode_held_out
+from lingshu.analysis.merge_path import Barrier, barrier
 from lingshu.core import config as configuration
 from lingshu.core.files import read_json
 from lingshu.core.stats import Interval
@@ -31,8 +31,7 @@ from lingshu.core.types import Task
 from lingshu.evaluate.statistics import bootstrap_mean, difference
 from lingshu.evaluate.summary import group_key, interval_text, percent, row_value
 from lingshu.models.load import load
-from lingshu.quickstart.moft import curate_data as curate_moft_data
-from lingshu.quickstart.run import curate_data, evaluate, held_out
+from lingshu.quickstart.phantoms import curate_data, evaluate, held_out
 from lingshu.recipes import phantom_moft, quickstart
 from lingshu.sources.phantom import KINDS
 from lingshu.train.log import SUMMARY_FILE
@@ -108,11 +107,12 @@ def run_seed(seed: int, folder: Path, task: Task, steps: int | None) -> SeedResu
         stages = tuple(replace(stage, steps=steps) for stage in stages)
         sizes, dataset_sizes = dict.fromkeys(sizes, 40), dict.fromkeys(dataset_sizes, 60)
     data = curate_data(folder / "data", sizes, seed)
-    annotated = curate_moft_data(
-        folder / "data", first=sum(sizes.values()), seed=seed, sizes=dataset_sizes
+    annotated = curate_data(
+        folder / "data", dataset_sizes, seed, first=sum(sizes.values()), annotated=True
     )
+    groups = {name: str(path) for name, path in data.items()}
     start = train(
-        replace(chain, stages=stages, data=data, seed=seed, tensorboard=False), folder / "start"
+        replace(chain, stages=stages, data=groups, seed=seed, tensorboard=False), folder / "start"
     )
     ends, seconds, share = {}, {}, 0.0
     for name in RUNS:
@@ -147,7 +147,7 @@ def run_seed(seed: int, folder: Path, task: Task, steps: int | None) -> SeedResu
 
 
 def measure(checkpoint: Path, held_out: Path, task: Task, out: Path) -> Measurement:
-    rows = evaluate(checkpoint, task, out, quickstart.recipe())
+    rows = evaluate(checkpoint, task, out, quickstart.recipe().threads)
     loaded = load(str(checkpoint))
     return Measurement(
         rows,

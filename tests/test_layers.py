@@ -34,7 +34,6 @@ LAYER_OF = {
     for package_name in package_names
 }
 TO_FIX = (
-    "analysis/merge_path.py",
     "serve/app.py",
     "ui/studies.py",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingshu.analysis.barrier import barrier
+from lingshu.analysis.merge_path import barrier
 
 WEIGHTS = [0.0, 0.5, 1.0]
 

@@ -101,7 +101,7 @@ def test_a_path_that_was_measured_is_not_replaced_by_another(
     assert run(a, b, "--interpolate", 2, "--out", tmp_path / "out") == 0
     (tmp_path / "out/eval").mkdir()
     assert run(a, b, "--interpolate", 3, "--out", tmp_path / "out") == 2
-    assert "holds what was measured of another path" in capsys.readouterr().err
+    assert "holds measurements of another path" in capsys.readouterr().err
     assert (
         run(a, b, "--interpolate", 2, "--out", tmp_path / "out") == 0
         and (tmp_path / "out/eval").is_dir()

@@ -15,11 +15,17 @@ from lingshu.analysis.merge_path import PATH_HTML, PATH_JSON, report_path
 from lingshu.core.entities import EntityMatcher, find_spans, with_spans
 from lingshu.core.errors import ConfigError
 from lingshu.core.run_card import RunCard
+from lingshu.evaluate.run import EvalConfig
+from lingshu.inference.engines import open_engine
 from lingshu.models.export import export
 from lingshu.sources import phantom
 from tests.support.tiny import tiny, write_phantoms
 
 WEIGHTS = (0.0, 0.5, 1.0)
+
+
+def config(limit: int) -> EvalConfig:
+    return EvalConfig(limit=limit, max_tokens=2, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +59,11 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_path_is_told_and_goes_on_where_it_stopped(
     points: list[tuple[float, Path]], held_out: Path, tmp_path: Path
 ) -> None:
-    out, options = tmp_path / "path", {"limit": 8, "max_tokens": 2}
-    assert (
-        report_path(
-            out, points[::-1], data=held_out, tasks=["phantom"], threads=1, evaluation=options
-        )
-        == 0
+    out, options = tmp_path / "path", config(8)
+    path = report_path(
+        out, points[::-1], open_engine, options, data=held_out, tasks=["phantom"], threads=1
     )
+    assert not path.failed
     report = json.loads((out / PATH_JSON).read_text())
     assert [point["weight"] for point in report["points"]] == [0.0, 0.5, 1.0]
     for point in report["points"]:
@@ -88,10 +92,10 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(
     before = {path: path.stat().st_mtime_ns for path in files}
     assert len(files) == 6
     (out / PATH_JSON).unlink()
-    assert (
-        report_path(out, points, data=held_out, tasks=["phantom"], threads=1, evaluation=options)
-        == 0
+    path = report_path(
+        out, points, open_engine, options, data=held_out, tasks=["phantom"], threads=1
     )
+    assert not path.failed
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert json.loads((out / PATH_JSON).read_text()) == report
 
@@ -99,10 +103,8 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(
 def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
     points: list[tuple[float, Path]], tmp_path: Path
 ) -> None:
-    options = {"limit": 4, "max_tokens": 2}
-    report_path(
-        tmp_path / "same", points[:2], data=None, tasks=["phantom"], threads=1, evaluation=options
-    )
+    options = config(4)
+    report_path(tmp_path / "same", points[:2], open_engine, options, tasks=["phantom"])
     report = json.loads((tmp_path / "same" / PATH_JSON).read_text())
     assert (
         report["recommended"]["by"] == "reported accuracy"
@@ -114,11 +116,10 @@ def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
     report_path(
         tmp_path / "two",
         points[:1],
-        data=None,
+        open_engine,
+        options,
         tasks=["phantom"],
         select_by=["phantom"],
-        threads=1,
-        evaluation=options,
     )
     report = json.loads((tmp_path / "two" / PATH_JSON).read_text())
     assert (
@@ -133,15 +134,14 @@ def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
     report_path(
         tmp_path / "copy",
         points[:1],
-        data=None,
+        open_engine,
+        options,
         tasks=["phantom"],
         select_by=[str(copied)],
-        threads=1,
-        evaluation=options,
     )
     report = json.loads((tmp_path / "copy" / PATH_JSON).read_text())
     assert (
-        "groups of the tasks that the weight is chosen by are in the reported tasks"
+        "groups of the tasks that select the weight are also in the reported tasks"
         in report["notices"][0]
     )
 
@@ -150,9 +150,9 @@ def test_a_path_that_cannot_be_told_is_refused(
     points: list[tuple[float, Path]], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="give --data FOLDER or --tasks NAMES"):
-        report_path(tmp_path, points, data=None)
+        report_path(tmp_path, points, open_engine, config(4))
     with pytest.raises(ConfigError, match="each weight once"):
-        report_path(tmp_path, [points[0], points[0]], data=None, tasks=["phantom"])
+        report_path(tmp_path, [points[0], points[0]], open_engine, config(4), tasks=["phantom"])
 
 
 TASK = '''"""Mine."""
@@ -172,12 +172,10 @@ def test_tasks_of_an_earlier_report_do_not_count_and_a_changed_task_is_asked_aga
 ) -> None:
     own = tmp_path / "mine.py"
     own.write_text(TASK.format(2))
-    out, options = tmp_path / "out", {"limit": 4, "max_tokens": 2}
+    out, options = tmp_path / "out", config(4)
 
     def run_report(tasks: list[str]) -> dict:
-        report_path(
-            out, points[:1], data=None, tasks=tasks, select_by=tasks, threads=1, evaluation=options
-        )
+        report_path(out, points[:1], open_engine, options, tasks=tasks, select_by=tasks)
         return json.loads((out / PATH_JSON).read_text())["points"][0]["tasks"]
 
     assert list(run_report(["phantom"])) == ["phantom"]

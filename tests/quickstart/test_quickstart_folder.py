@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+from lingshu.cli.quickstart import quickstart
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import write_json
-from lingshu.quickstart.run import quickstart
 
 
 def test_the_folder_of_a_training_run_is_refused(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import json
 from pathlib import Path
 
 from lingshu.evaluate.report.render import render_page
-from lingshu.quickstart.moft import RUNS, WEIGHTS, as_json, curate_data, run_moft
+from lingshu.quickstart.moft import RUNS, WEIGHTS, run_moft
+from lingshu.quickstart.phantoms import curate_data
 
 
 def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_path: Path) -> None:
-    data = curate_data(tmp_path / "data", first=500, seed=0, sizes={"moft": 24, "moft_held": 12})
+    sizes = {"moft": 24, "moft_held": 12}
+    data = curate_data(tmp_path / "data", sizes, 0, first=500, annotated=True)
 
     def run():
         return run_moft(
@@ -26,7 +28,7 @@ def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_pa
         )
 
     result = run()
-    summary = as_json(result)
+    summary = result.as_json()
     assert [point["weight"] for point in summary["points"]] == list(WEIGHTS) and summary[
         "steps"
     ] == 2
@@ -54,4 +56,4 @@ def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_pa
         and "half and half" in html
         and "say nothing about medicine" in html
     )
-    assert json.loads(json.dumps(summary)) == as_json(run()) | {"seconds": summary["seconds"]}
+    assert json.loads(json.dumps(summary)) == run().as_json() | {"seconds": summary["seconds"]}

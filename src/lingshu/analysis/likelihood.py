@@ -1,11 +1,11 @@
-"""How likely a checkpoint finds held-out answers: negative log-likelihoods of entity tokens and all
-others, sample by sample.
+"""Negative log-likelihoods of held-out answers under a checkpoint, of entity tokens and all others,
+sample by sample.
 
-    held = held_out([Path("validation")], loaded.processor)
-    rows = likelihoods(loaded, held, Path("likelihood.jsonl"))
+    held_out = encode_held_out([Path("validation")], loaded.processor)
+    rows = likelihoods(loaded, held_out, Path("likelihood.jsonl"))
 
-Rows are kept in a file and not computed again; sums by sample leave any mean, and any interval by
-groups, to the reader.
+Rows are stored in a file and not computed again; with sums by sample, a reader can compute any mean
+and any interval by groups.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,10 +45,8 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True)
 class SampleLikelihood:
-    """The supervised tokens of a sample and the sum of their negative log-likelihoods in nats; of
-    which entities' tokens.
-
-    The latter are None in a sample that was never marked, and 0 in one without a term.
+    """The supervised tokens of a sample and the sum of their negative log-likelihoods in nats; the
+    same of entity tokens, None in a sample without annotation.
     """
 
     id: str
@@ -62,12 +60,18 @@ class SampleLikelihood:
 
 @dataclass(frozen=True)
 class HeldOutSet:
-    """Encoded held-out samples; `known` identifies them and the way they were encoded."""
+    """Encoded held-out samples; `data_digest` identifies them and their encoding."""
 
-    samples: tuple[Sample, ...]
     data: StageData
     data_digest: str
-    drops: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        return self.data.samples
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        return self.data.drops
 
     @property
     def entities(self) -> EntityCounts | None:
@@ -84,23 +88,21 @@ def encode_held_out(
 ) -> HeldOutSet:
     """Encode data groups (DATASET folders, or folders of rows) for models with this processor.
 
-    Of a folder that holds both sides of a split only the held-out one is taken: models have learnt
-    from the other.
+    Of a folder that holds both sides of a split only the held-out one is used: models were trained
+    on the other.
 
     Raises:
-        ArtefactError, InputError: a folder that cannot be used, or two that have an id in common.
-        TrainingError: no sample can be.
+        ArtifactError, InputError: a folder that cannot be used, or two that share an id.
+        TrainingError: no sample can be used.
     """
     digests = [open_data_group(path).digest for path in paths]
 
     def reject(encoded: EncodedSample) -> tuple[str, str] | None:
         if not encoded.supervised:
-            return "no_answer", "no assistant turn whose likelihood could be told"
-        return (
-            ("too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}")
-            if len(encoded) > max_tokens
-            else None
-        )
+            return "no_answer", "it has no assistant turn"
+        if len(encoded) > max_tokens:
+            return "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}"
+        return None
 
     cache = TileCache(processor, cache_mb=cache_mb)
     encodable = encode_samples(
@@ -111,81 +113,67 @@ def encode_held_out(
         empty_message="no held-out sample can be used",
         policy=policy,
     )
-    duplicate_id = next(
-        (name for name, n in Counter(sample.id for sample in encodable.samples).items() if n > 1),
-        None,
-    )
-    if duplicate_id is not None:  # rows are known by it
-        raise InputError(
-            f"the held-out data hold the id {duplicate_id!r} more than once; curate the folders into one"
-            " dataset."
-        )
-    data = replace(encodable, entities=count_entities(encodable.samples, encodable.encodings))
-    # Also of the tokens, so that checkpoints of other tokenizers are never compared.
-    tokens = digest([encoded.ids.tolist() for encoded in encodable.encodings])
-    return HeldOutSet(
-        encodable.samples, data, digest([digests, policy, max_tokens, tokens]), encodable.drops
-    )
+    samples, encodings = encodable.samples, encodable.encodings
+    for name, count in Counter(sample.id for sample in samples).items():
+        if count > 1:  # rows are identified by it
+            raise InputError(
+                f"the held-out data contains the id {name!r} more than once; curate the folders"
+                " into one dataset."
+            )
+    # Token ids are included so that checkpoints of other tokenizers are never compared.
+    tokens = digest([encoded.ids.tolist() for encoded in encodings])
+    data = replace(encodable, entities=count_entities(samples, encodings))
+    return HeldOutSet(data, digest([digests, policy, max_tokens, tokens]))
 
 
 def _not_trained_on(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
-    """The samples of data groups; where a folder has rows on both sides of a split, those to be
-    learnt from are drops.
-    """
+    """The samples of data groups; in a folder with both sides of a split, training rows are drops."""
     for path in paths:
-        items = list(read_groups([path], held_out=True))
-        split = any(isinstance(item, Sample) and is_held_out(item) for item in items)
-        for item in items:
-            trained_on = split and isinstance(item, Sample) and not is_held_out(item)
-            yield (
-                Drop(item.id, "trained_on", "its row is on the side that training takes")
-                if trained_on
-                else item
-            )
+        rows = list(read_groups([path], held_out=True))
+        is_split = any(isinstance(row, Sample) and is_held_out(row) for row in rows)
+        for row in rows:
+            if is_split and isinstance(row, Sample) and not is_held_out(row):
+                yield Drop(row.id, "trained_on", "it is on the training side of a split")
+            else:
+                yield row
 
 
 def likelihoods(
     loaded: LoadedModel, heldout: HeldOutSet, path: Path, *, batch: int = BATCH_SIZE
 ) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint, in the order of the samples; rows that `path` holds already
-    are not computed again.
+    """The likelihoods of a checkpoint, in the order of the samples; rows stored in `path` are not
+    computed again.
 
-    `loaded` computes where its weights are, in bfloat16 on a GPU.
+    `loaded` computes on the device of its weights, in bfloat16 on a GPU.
 
     Raises:
-        ArtefactError: the model gives a likelihood that is no number.
+        ArtifactError: the model gives a non-finite likelihood.
         StorageError: another process writes `path`, or the disk refused.
     """
-    key = row_key(loaded.digest, heldout)
-    stored_rows = read_stored(path, key)
+    key = _row_key(loaded.digest, heldout)
+    stored = _read_stored(path, key)
     device = next(loaded.model.parameters()).device
-    # Neighbours in length, in batches that do not depend on what is known: padding changes the last
-    # bits.
+    # Similar lengths in a batch, whatever is stored already: padding changes the last bits.
     order = sorted(range(len(heldout.data)), key=lambda i: (len(heldout.data.encodings[i]), i))
     logits_module = LogitsModule(loaded.model.eval())
     with ExitStack() as open_files:
         log: JsonlAppender | None = None
         for start in range(0, len(order), batch):
             indices = order[start : start + batch]
-            if all(heldout.samples[i].id in stored_rows for i in indices):
+            if all(heldout.samples[i].id in stored for i in indices):
                 continue
             log = log or open_files.enter_context(JsonlAppender(path))
-            rows = [
-                row
-                for row in _batch_likelihoods(
-                    logits_module, loaded.processor, heldout, indices, device
-                )
-                if row.id not in stored_rows
-            ]
-            non_finite_id = next((row.id for row in rows if not math.isfinite(row.nll)), None)
-            if non_finite_id is not None:
-                raise ArtifactError(
-                    f"{loaded.name} gives no likelihood for {non_finite_id!r}: the model is broken; train"
-                    " or merge it anew."
-                )
+            computed = _batch_likelihoods(logits_module, loaded.processor, heldout, indices, device)
+            rows = [row for row in computed if row.id not in stored]
+            for row in rows:
+                if not math.isfinite(row.nll):
+                    raise ArtifactError(
+                        f"{loaded.name} gives no likelihood for {row.id!r}: the model is broken;"
+                        " train or merge it again."
+                    )
             log.append({"key": key, **asdict(row)} for row in rows)
-            stored_rows |= {row.id: row for row in rows}
-    return [stored_rows[sample.id] for sample in heldout.samples]
+            stored |= {row.id: row for row in rows}
+    return [stored[sample.id] for sample in heldout.samples]
 
 
 def cached_likelihoods(
@@ -198,22 +186,23 @@ def cached_likelihoods(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint folder with the digest `known`; it is loaded only if some are
-    not stored yet.
+    """The likelihoods of a checkpoint folder with this digest; it is loaded only if some are not
+    stored yet.
 
     Raises:
-        ArtefactError, StorageError: as `likelihoods`, or the folder cannot be used.
+        ArtifactError, StorageError: as `likelihoods`, or the folder cannot be used.
     """
     rows = read_complete(path, checkpoint_digest, heldout)
     if rows is not None:
         return rows
     if threads is not None:
         torch.set_num_threads(threads)
-    target_device = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return likelihoods(load(str(checkpoint), device=target_device), heldout, path, batch=batch)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return likelihoods(load(str(checkpoint), device=device), heldout, path, batch=batch)
 
 
-def row_key(checkpoint: str, heldout: HeldOutSet) -> str:
+def _row_key(checkpoint: str, heldout: HeldOutSet) -> str:
     """What identifies a row besides its sample: the checkpoint's digest and the data."""
     return digest([checkpoint, heldout.data_digest])[:24]
 
@@ -221,38 +210,32 @@ def row_key(checkpoint: str, heldout: HeldOutSet) -> str:
 def read_complete(
     path: Path, checkpoint: str, heldout: HeldOutSet
 ) -> list[SampleLikelihood] | None:
-    """The likelihoods of a checkpoint by its digest where all are stored, so that it need not be
-    loaded; else None.
-    """
-    stored_rows = read_stored(path, row_key(checkpoint, heldout))
-    return (
-        [stored_rows[sample.id] for sample in heldout.samples]
-        if all(sample.id in stored_rows for sample in heldout.samples)
-        else None
-    )
+    """The likelihoods of a checkpoint by its digest; None if some are not stored."""
+    stored = _read_stored(path, _row_key(checkpoint, heldout))
+    if any(sample.id not in stored for sample in heldout.samples):
+        return None
+    return [stored[sample.id] for sample in heldout.samples]
 
 
-def read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
+def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
     """Rows of a file under a key, by sample.
 
     Raises:
         InputError: the file holds something else.
     """
+    stored: dict[str, SampleLikelihood] = {}
     if not path.is_file():
-        return {}
-    rows: dict[str, SampleLikelihood] = {}
+        return stored
     for line_number, row in enumerate_jsonl(path, allow_truncated=True):
-        if row.get("key") != key:
-            continue
-        try:
-            rows[row["id"]] = SampleLikelihood(
-                **{name: value for name, value in row.items() if name != "key"}
-            )
-        except (TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}, line {line_number}: no row of likelihoods ({error}); remove the file."
-            ) from error
-    return rows
+        if row.pop("key", None) == key:
+            try:
+                stored[row["id"]] = SampleLikelihood(**row)
+            except (TypeError, KeyError) as error:
+                raise InputError(
+                    f"{path}, line {line_number}: not a row of likelihoods ({error}); remove the"
+                    " file."
+                ) from error
+    return stored
 
 
 @torch.no_grad()

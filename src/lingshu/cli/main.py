@@ -41,7 +41,7 @@ VERBS = {
 }
 # Functions that are not `lingshu.cli.VERB:VERB`.
 _TARGETS = {
-    "quickstart": "lingshu.quickstart.run:quickstart",
+    "quickstart": "lingshu.cli.quickstart:quickstart",
     "eval": "lingshu.cli.eval:evaluate",
     "list": "lingshu.cli.list:list_registry",
 }

@@ -6,184 +6,172 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 
+from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.errors import ConfigError, InputError, describe_error, suggest_name
 from lingshu.core.files import read_json
+from lingshu.weights.base import MergeWeights
+from lingshu.weights.folder import open_model_folder
+from lingshu.weights.output import MergePlan, find_merged_path, merge_path
+from lingshu.weights.output import merge as write_merge
 
 if TYPE_CHECKING:
-    from lingshu.models.base import VisionLanguageFamily
-    from lingshu.weights.base import MergeWeights
-    from lingshu.weights.output import MergePlan
+    from lingshu.analysis.merge_path import PathReport
 
-MultiOption = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+Several = Parameter(consume_multiple=True)
+# Patterns of tensor names with the weights of A and B; None keeps the weight of the whole.
+Patterns = list[tuple[str, tuple[float, float] | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig:
+    weight: float | None = None
+    "W, the weight of A; B gets 1 − W. A weight of exactly 0 or 1 copies that end's bytes."
+    weights: Annotated[tuple[float, ...], Several] = ()
+    "One weight per model, in their order; equal shares if not given."
+    method: str = "linear"
+    "A name from `lingshu list merges`, or a .py file with a function method()."
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True)] = ()
+    "Parameters of the method, as NAME=VALUE."
+    base: Path | None = None
+    "The model that the others were fine-tuned from, for task, ties and dare."
+    part: Annotated[tuple[str, ...], Several] = ()
+    "Another W for a part of the model, as vision=W, projector=W or language=W."
+    pattern: Annotated[tuple[str, ...], Several] = ()
+    "Another W for tensors by name, as GLOB=W; the last match counts."
+    dtype: Literal["same", "first"] = "same"
+    "Refuse models that are stored in different types (same), or store the result as A is (first)."
+    seed: int = 0
+    "Decides what dare drops."
+    greedy_by: Path | None = None
+    """.py file with a function score(folder), higher is better; a model stays in the soup if the
+    score does not fall."""
+    interpolate: int | None = None
+    "Write this many points from W = 0 to W = 1, both included, reading A and B once."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathConfig:
+    """Measurements along a path; all need --interpolate."""
+
+    data: Path | None = None
+    """A DATASET or a folder of rows with held-out answers: the report has likelihoods and the
+    barrier."""
+    tasks: str | None = None
+    "Names of tasks with commas between: the report has the accuracy at each point."
+    select_by: str | None = None
+    "Tasks of validation data by which the recommended weight is chosen."
+    task_data: Path | None = None
+    "Folder with offline data of the tasks."
+    limit: int | None = None
+    "Evaluate only the first LIMIT samples of each task."
+    synthetic: bool = False
+    "Evaluate on each task's synthetic stand-in, for trying things out."
+    tolerance: float = 0.02
+    "Barrier up to which the ends count as connected, as a share of the ends' likelihood."
+    batch_size: int = 8
+    "Samples whose likelihood is computed at once."
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    "Where the likelihoods are computed."
+    threads: int | None = None
+    "CPU threads for likelihoods and answers."
 
 
 def merge(
     *models: Path,
     out: Path,
-    weight: float | None = None,
-    weights: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
-    method: str = "linear",
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", consume_multiple=True)] = (),
-    base: Path | None = None,
-    part: MultiOption = (),
-    pattern: MultiOption = (),
-    dtype: Literal["same", "first"] = "same",
-    seed: int = 0,
-    greedy_by: Path | None = None,
-    interpolate: int | None = None,
-    data: Path | None = None,
-    tasks: str | None = None,
-    select_by: str | None = None,
-    task_data: Path | None = None,
-    limit: int | None = None,
-    synthetic: bool = False,
-    tolerance: float | None = None,
-    batch_size: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    threads: int | None = None,
+    config: Flat[MergeConfig] = MergeConfig(),
+    path: Flat[PathConfig] = PathConfig(),
 ) -> int:
     """Merge models A B [C ...] into the folder OUT, tensor by tensor; by default W·A + (1−W)·B with
     W = 0.5.
 
     Writes a checkpoint in the layout of A, with A's settings, tokenizer and processor, a run card
-    with the hashes of all that was merged, and a manifest. Models must have the same tensors,
-    configuration, tokenizer and chat template.
+    with the hashes of everything that was merged, and a manifest. Models must have the same
+    tensors, configuration, tokenizer and chat template.
 
     Args:
         models: two or more checkpoint folders, or folders of LoRA adapters of one base.
-        out: folder for the merged model; with --interpolate, for the points in OUT/points and the report.
-        weight: W, the weight of A; B gets 1 − W. A weight of exactly 0 or 1 copies that end's
-            bytes.
-        weights: one weight per model, in their order; equal shares if not given.
-        method: a name from `lingshu list merges`, or a .py file with a function method().
-        set_: parameters of the method, as NAME=VALUE.
-        base: the model that the others were tuned from, for task, ties and dare.
-        part: another W for a part of the model, as vision=W, projector=W or language=W.
-        pattern: another W for tensors by name, as GLOB=W; the last that matches counts.
-        dtype: refuse models that are stored in different types (same), or store the result as A is
-            stored (first).
-        seed: decides what dare drops.
-        greedy_by: .py file with a function score(folder), higher is better; models stay in the soup
-            while it does not fall.
-        path: write this many points from W = 0 to W = 1, both among them, from one reading of A and
-            B.
-        data: with --interpolate, a DATASET or a folder of rows with held-out answers; the report then has
-            likelihoods and the barrier.
-        tasks: with --interpolate, names of tasks with commas between; the report then has the accuracy at
-            each point.
-        choose: with --interpolate, tasks of validation data that the recommended weight is chosen by.
-        task_data: folder with offline data of the tasks.
-        limit: ask only the first LIMIT samples of each task.
-        twin: ask each task's drawn stand-in, for trying things out.
-        tolerance: barrier up to which the ends count as connected, as a share of the ends'
-            likelihood.
-        batch_size: samples whose likelihood is taken at once.
-        device: where the likelihoods are computed.
-        threads: CPU threads for likelihoods and answers.
+        out: folder for the merged model; with --interpolate, for the points in OUT/points and the
+            report.
     """
-    from lingshu.weights.output import MergePlan
-
-    plan = MergePlan(models, method, _parse_parameters(set_), base, dtype, seed)
-    _check_options(plan, interpolate, weight=weight, weights=weights, greedy_by=greedy_by)
-    if interpolate is None:
-        if data or tasks or select_by:
-            raise ConfigError(
-                "--data, --tasks and --select-by measure the points of a path; give --interpolate K as well,"
-                " such as --interpolate 11."
-            )
-        patterns = list(_patterns(plan, part, pattern))
-        if greedy_by is not None:
-            return _merge_greedy_soup(plan, out, greedy_by, patterns)
-        return _merge_single(plan, out, _weights(plan, weight, weights, patterns))
-    _check_measures(data, _split_names(tasks) + _split_names(select_by))
-    points = _merge_interpolated(plan, out, interpolate, list(_patterns(plan, part, pattern)))
-    if not (data or tasks or select_by):
-        return 0
-    from lingshu.analysis.merge_path import report_path
-
-    likelihood_options: dict[str, Any] = {"tolerance": tolerance, "batch": batch_size}
-    eval_options: dict[str, Any] = {
-        "data": task_data,
-        "limit": limit,
-        "synthetic": synthetic or None,
-    }
-    return report_path(
-        out, points, data=data, tasks=_split_names(tasks), select_by=_split_names(select_by), device=device, threads=threads,
-        evaluation=_drop_none(eval_options), **_drop_none(likelihood_options),
-    )  # fmt: skip
-
-
-def _check_measures(data: Path | None, tasks: Sequence[str]) -> None:
-    """At the door: before models are written, which may take an hour."""
-    from lingshu.evaluate.data import find_tasks
-
-    if data is not None and not data.is_dir():
-        raise InputError(
-            f"--data {data} is no folder; give a DATASET or a folder of rows with held-out answers."
+    parameters = dict(_parse_parameter(text) for text in config.set_)
+    plan = MergePlan(models, config.method, parameters, config.base, config.dtype, config.seed)
+    _check_options(config, len(models))
+    is_measured = bool(path.data or path.tasks or path.select_by)
+    if is_measured and config.interpolate is None:
+        raise ConfigError(
+            "--data, --tasks and --select-by measure the points of a path; give --interpolate K as"
+            " well, such as --interpolate 11."
         )
-    if tasks:
-        find_tasks(tuple(tasks))
+    if config.interpolate is not None and is_measured:
+        _check_measures(path)
+    patterns = list(_patterns(config, models))
+    if config.greedy_by is not None:
+        return _merge_greedy_soup(plan, out, config.greedy_by, patterns)
+    if config.interpolate is None:
+        return _merge_single(plan, out, _weights(config, models, patterns))
+    points = _merge_interpolated(plan, out, config.interpolate, patterns)
+    return _report_path(path, out, points) if is_measured else 0
 
 
-def _drop_none(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def _split_names(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
-
-
-def _check_options(
-    plan: MergePlan,
-    interpolate: int | None,
-    *,
-    weight: float | None,
-    weights: Sequence[float],
-    greedy_by: Path | None,
-) -> None:
+def _check_options(config: MergeConfig, n_models: int) -> None:
     """Refuse options that contradict each other before a file is opened."""
-    if len(plan.models) < 2:
+    weight, weights, points = config.weight, config.weights, config.interpolate
+    if n_models < 2:
+        raise ConfigError(f"{n_models} models are given; name two or more folders to merge.")
+    if weight is not None and (weights or n_models != 2):
         raise ConfigError(
-            f"{len(plan.models)} models are given; name two or more folders to merge."
-        )
-    if weight is not None and (weights or len(plan.models) != 2):
-        raise ConfigError(
-            "--weight is the share of A among two models; give more models --weights W1 W2 ..., and"
-            " only one of the two."
+            "--weight is the share of A of two models; for more models use --weights W1 W2 ..., and"
+            " only one of the two options."
         )
     if weight is not None and not 0 <= weight <= 1:
-        raise ConfigError(f"--weight is {weight}; it must lie between 0 and 1.")
-    if interpolate is not None and (weight is not None or weights or greedy_by is not None):
+        raise ConfigError(f"--weight is {weight}; it must be between 0 and 1.")
+    has_weights = weight is not None or bool(weights)
+    if points is not None and (has_weights or config.greedy_by is not None):
         raise ConfigError(
-            "--interpolate goes through all weights of A from 0 to 1; leave --weight, --weights and"
+            "--interpolate uses all weights of A from 0 to 1; leave --weight, --weights and"
             " --greedy-by out."
         )
-    if interpolate is not None and not 2 <= interpolate <= 101:
+    if points is not None and not 2 <= points <= 101:
         raise ConfigError(
-            f"--interpolate is {interpolate}; give 2 to 101 points, such as 11 for steps of 0.1."
+            f"--interpolate is {points}; give 2 to 101 points, such as 11 for steps of 0.1."
         )
-    if greedy_by is not None and (weight is not None or weights):
+    if config.greedy_by is not None and has_weights:
         raise ConfigError(
             "a greedy soup is the plain mean of the models it keeps; leave --weight and --weights"
             " out."
         )
 
 
-def _parse_parameters(assignments: Sequence[str]) -> dict[str, float]:
-    parameters = {}
-    for text in assignments:
-        name, _, value = text.partition("=")
-        try:
-            parameters[name] = float(value)
-        except ValueError as error:
-            raise ConfigError(f"--set {text}: give NAME=NUMBER, such as density=0.2.") from error
-    return parameters
+def _check_measures(path: PathConfig) -> None:
+    """Check before models are written, which may take an hour."""
+    from lingshu.evaluate.data import find_tasks
+
+    if path.data is not None and not path.data.is_dir():
+        raise InputError(
+            f"--data {path.data} is not a folder; give a DATASET or a folder of rows with held-out"
+            " answers."
+        )
+    find_tasks((*_split_names(path.tasks), *_split_names(path.select_by)))
+
+
+def _split_names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def _parse_parameter(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError as error:
+        raise ConfigError(f"--set {text}: give NAME=NUMBER, such as density=0.2.") from error
 
 
 def _parse_weight(option: str, text: str) -> tuple[str, float]:
@@ -201,84 +189,49 @@ def _parse_weight(option: str, text: str) -> tuple[str, float]:
 
 
 def _patterns(
-    plan: MergePlan, parts: Sequence[str], patterns: Sequence[str]
+    config: MergeConfig, models: Sequence[Path]
 ) -> Iterator[tuple[str, tuple[float, float] | None]]:
-    """Patterns of tensor names with the weights of A and B; None where a part keeps the weight of
-    the whole.
-    """
-    if not parts and not patterns:
-        return
-    if len(plan.models) != 2:
-        raise ConfigError("--part and --pattern give the share of A among two models.")
-    if parts:
+    if (config.part or config.pattern) and len(models) != 2:
+        raise ConfigError("--part and --pattern give the share of A of two models.")
+    if config.part:
         from lingshu.models.base import family_of
 
-        family = family_of(str(read_json(plan.models[0] / "config.json").get("model_type")))
-        shares = dict(_parse_weight("part", text) for text in parts)
-        unknown = next((name for name in shares if name not in family.parts), None)
-        if unknown is not None:
-            raise ConfigError(
-                f"--part {unknown}: no such part; {suggest_name(unknown, family.parts)}"
-            )
-        for prefix, name in _prefixes(family):
+        parts = family_of(str(read_json(models[0] / "config.json").get("model_type"))).parts
+        shares = dict(_parse_weight("part", text) for text in config.part)
+        for name in shares:
+            if name not in parts:
+                raise ConfigError(f"--part {name}: no such part; {suggest_name(name, parts)}")
+        # Checkpoints name tensors as the model class does or without its outermost `model.`; there
+        # the language model's layers come right after it. A longer prefix is an exception to a
+        # shorter one and comes later.
+        part_by_prefix = {"model.": "language"}
+        for part, prefixes in parts.items():
+            for prefix in prefixes:
+                part_by_prefix |= {prefix: part, prefix.removeprefix("model."): part}
+        for prefix, name in sorted(part_by_prefix.items(), key=lambda pair: len(pair[0])):
             yield f"{prefix}*", ((shares[name], 1 - shares[name]) if name in shares else None)
-    for text in patterns:
+    for text in config.pattern:
         name, share = _parse_weight("pattern", text)
         yield name, (share, 1 - share)
 
 
-def _prefixes(family: VisionLanguageFamily) -> list[tuple[str, str]]:
-    """Beginnings of tensor names with their part, the longer after the shorter, which they are
-    exceptions to.
-
-    Checkpoints name tensors as the model class does or without its outermost `model.`; there the
-    language model's layers come right after it.
-    """
-    part_by_prefix = {"model.": "language"}
-    for part, prefixes in family.parts.items():
-        part_by_prefix |= {
-            name: part for prefix in prefixes for name in (prefix, prefix.removeprefix("model."))
-        }
-    return sorted(part_by_prefix.items(), key=lambda item: len(item[0]))
-
-
-def _weights(
-    plan: MergePlan,
-    weight: float | None,
-    weights: Sequence[float],
-    patterns: Sequence[tuple[str, tuple[float, float] | None]],
-) -> MergeWeights:
-    from lingshu.weights.base import MergeWeights
-
-    n_models = len(plan.models)
-    default = (
-        tuple(weights)
-        if weights
-        else (weight, 1 - weight)
-        if weight is not None
-        else (1 / n_models,) * n_models
-    )
-    return MergeWeights(
-        default,
-        _present_patterns(
-            plan, [(name, pattern_weights or default) for name, pattern_weights in patterns]
-        ),
-    )
+def _weights(config: MergeConfig, models: Sequence[Path], patterns: Patterns) -> MergeWeights:
+    default = config.weights or (1 / len(models),) * len(models)
+    if config.weight is not None:
+        default = (config.weight, 1 - config.weight)
+    overrides = [(name, weights or default) for name, weights in patterns]
+    return MergeWeights(default, _present_patterns(models[0], overrides))
 
 
 def _present_patterns(
-    plan: MergePlan, patterns: Sequence[tuple[str, tuple[float, ...]]]
+    model: Path, patterns: Sequence[tuple[str, tuple[float, ...]]]
 ) -> tuple[tuple[str, tuple[float, ...]], ...]:
-    """Without the beginnings of names that this checkpoint does not use: a family has more than one
-    way of naming.
-    """
-    from lingshu.weights.folder import open_model_folder
-
-    names = list(open_model_folder(plan.models[0], "A").tensors) if patterns else []
+    """Without prefixes that this checkpoint does not use: a family has more than one naming scheme."""
+    names = list(open_model_folder(model, "A").tensors) if patterns else []
     return tuple(
-        (name, pattern_weights)
-        for name, pattern_weights in patterns
-        if not _is_plain_prefix(name) or any(tensor.startswith(name[:-1]) for tensor in names)
+        (pattern, weights)
+        for pattern, weights in patterns
+        if not _is_plain_prefix(pattern) or any(name.startswith(pattern[:-1]) for name in names)
     )
 
 
@@ -287,65 +240,88 @@ def _is_plain_prefix(pattern: str) -> bool:
 
 
 def _merge_single(plan: MergePlan, out: Path, weights: MergeWeights) -> int:
-    from lingshu.weights.output import merge as write_merge
-
-    result = write_merge(plan, out, weights)
-    print(
-        f"{plan.method}:"
-        f" {', '.join(f'{model_weight:g} of {path.name}' for path, model_weight in zip(plan.models, weights.default, strict=True))}"
-    )
-    print(", ".join(f"{name} {count:,}" for name, count in result.counts.items()))
-    _print_notes(result.notes)
+    merged = write_merge(plan, out, weights)
+    shares = zip(plan.models, weights.default, strict=True)
+    print(f"{plan.method}: {', '.join(f'{share:g} of {path.name}' for path, share in shares)}")
+    print(", ".join(f"{name} {count:,}" for name, count in merged.counts.items()))
+    for note in merged.notes:
+        print(f"note: {note}")
     print(f"merged: {out}")
     return 0
 
 
-def _print_notes(notes: Sequence[str]) -> None:
-    for note in notes:
-        print(f"note: {note}")
-
-
 def _merge_interpolated(
-    plan: MergePlan,
-    out: Path,
-    n_points: int,
-    patterns: Sequence[tuple[str, tuple[float, float] | None]],
+    plan: MergePlan, out: Path, n_points: int, patterns: Patterns
 ) -> list[tuple[float, Path]]:
-    from lingshu.weights.output import find_merged_path, merge_path
-
-    if any(pattern_weights is None for _, pattern_weights in patterns):
+    fixed = [(name, weights) for name, weights in patterns if weights is not None]
+    if len(fixed) < len(patterns):
         raise ConfigError(
-            "--part with --interpolate: give every part its own weight, or none; --pattern keeps tensors"
-            " at one weight."
+            "--part with --interpolate: give every part its own weight, or none; --pattern keeps"
+            " tensors at one weight."
         )
-    points = [index / (n_points - 1) for index in range(n_points)]
-    fixed = _present_patterns(
-        plan,
-        [
-            (name, pattern_weights)
-            for name, pattern_weights in patterns
-            if pattern_weights is not None
-        ],
-    )
-    # A report that was interrupted finds its points again, and with them what it has measured.
-    merged_points = find_merged_path(plan, out, points, fixed)
-    if merged_points is None:
+    weights = [index / (n_points - 1) for index in range(n_points)]
+    present = _present_patterns(plan.models[0], fixed)
+    # An interrupted report finds its points again, and with them its measurements.
+    points = find_merged_path(plan, out, weights, present)
+    if points is None:
         if any((out / name).is_dir() for name in ("likelihood", "eval", "choose")):
             raise ConfigError(
-                f"{out} holds what was measured of another path; choose another --out, or"
-                " remove it."
+                f"{out} holds measurements of another path; choose another --out, or remove it."
             )
-        merged_points = merge_path(plan, out, points, fixed)
-    print(
-        f"{plan.method}: {n_points} points of weight 0 to 1 of {plan.models[0].name} in"
-        f" {out / 'points'}"
+        points = merge_path(plan, out, weights, present)
+    first = plan.models[0].name
+    print(f"{plan.method}: {n_points} points of weight 0 to 1 of {first} in {out / 'points'}")
+    return points
+
+
+def _report_path(path: PathConfig, out: Path, points: Sequence[tuple[float, Path]]) -> int:
+    from lingshu.analysis.merge_path import report_path
+    from lingshu.evaluate.run import EvalConfig
+    from lingshu.inference.engines import open_engine
+
+    eval_config = EvalConfig(
+        data=path.task_data, limit=path.limit, synthetic=path.synthetic, threads=path.threads
     )
-    return merged_points
+    report = report_path(
+        out,
+        points,
+        open_engine,
+        eval_config,
+        data=path.data,
+        tasks=_split_names(path.tasks),
+        select_by=_split_names(path.select_by),
+        tolerance=path.tolerance,
+        batch_size=path.batch_size,
+        device=path.device,
+    )
+    _print_report(report)
+    print(f"report: {out / 'path.html'}")
+    return int(report.failed)
 
 
-def _merge_greedy_soup(plan: MergePlan, out: Path, file: Path, patterns: Sequence[object]) -> int:
-    from dataclasses import replace
+def _print_report(report: PathReport) -> None:
+    for point in report.points:
+        nll = "" if point.nll is None else f", {point.nll.all:.4f} nats a token"
+        accuracy = "" if point.accuracy is None else f", {100 * point.accuracy:.1f}% right"
+        print(f"weight {point.weight:g}{nll}{accuracy}")
+    barrier = report.barrier
+    if barrier is not None and not barrier.value.value:
+        print("no barrier: no average is less likely than the straight line between the two models")
+    elif barrier is not None:
+        value, low, high, _ = barrier.value
+        interval = "" if low is None or high is None else f" ({low:.4f} to {high:.4f})"
+        verdict = "within" if barrier.is_connected else "above"
+        print(
+            f"barrier {value:.4f}{interval} nats a token at weight {barrier.weight:g}, {verdict}"
+            f" the tolerance of {barrier.tolerance:.4f}"
+        )
+    if report.recommended is not None:
+        print(f"recommended weight: {report.recommended:g}, by {report.criterion}")
+    for notice in report.notices:
+        print(f"note: {notice}")
 
+
+def _merge_greedy_soup(plan: MergePlan, out: Path, file: Path, patterns: Patterns) -> int:
     from lingshu.weights.greedy import greedy_soup
 
     if patterns or plan.method not in ("linear", "soup"):
@@ -355,8 +331,8 @@ def _merge_greedy_soup(plan: MergePlan, out: Path, file: Path, patterns: Sequenc
         )
     if file.suffix != ".py":
         raise ConfigError(
-            f"--greedy-by {file}: give a .py file with a function score(folder); the soups of"
-            " models must be scored, too."
+            f"--greedy-by {file}: give a .py file with a function score(folder); soups of models"
+            " must be scored, too."
         )
     score = cast(
         "Callable[[Path], float] | None", getattr(registry.load("merges", str(file)), "score", None)

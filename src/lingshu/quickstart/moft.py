@@ -1,24 +1,24 @@
-"""The quickstart's MOFT: two short trajectories on the same data, averages of them, and beside them
-a plain soup.
+"""The quickstart's MOFT: two short trajectories on the same data, averages of them, and a plain soup
+for comparison.
 
-Both go on from the instruction-tuned model, which stays as it is. The soup averages two runs that
-weigh no entity: without it, a gain of the average could not be told from what averaging alone
-gives.
+Both continue from the instruction-tuned model, which stays as it is. The soup averages two runs
+without entity weights: without it, a gain of the average could not be told from the gain of
+averaging alone.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from lingshu.analysis.merge_path import PATH_JSON, report_path
 from lingshu.core import config as configuration
 from lingshu.core.files import read_json
+from lingshu.evaluate.run import EvalConfig
+from lingshu.quickstart.phantoms import BATCH_SIZE
 from lingshu.recipes import phantom_moft
 from lingshu.recipes.phantom_moft import ENTITY_WEIGHT, VARIANTS
 from lingshu.train.config import TrainConfig
@@ -29,44 +29,40 @@ SIZES = {"moft": 640, "moft_held": 120}
 QUESTIONS = 384  # of the phantom task: its first 48 images, four of each modality
 TASK = "phantom"
 RUNS = ("fluency", "entities", "second_seed")
+WEIGHT_NAMES = {
+    1.0: "all tokens equal",
+    0.0: f"entities have weight {ENTITY_WEIGHT:g}",
+    0.5: "half and half",
+}
 
 
 @dataclass(frozen=True)
 class MoftResult:
-    """What two trajectories came to: the report of the path between them, that of the soup, and how
-    they were trained.
-    """
+    """The report of the path between the trajectories, that of the soup, and the trained stages."""
 
     path: Mapping[str, Any]
     soup: Mapping[str, Any]
     stages: Mapping[str, Mapping[str, Any]]
     seconds: float
     folder: str
+    entity_weight: float = ENTITY_WEIGHT
 
     def accuracy(self, weight: float) -> Mapping[str, Any]:
         """The accuracy at a weight of the first trajectory: value, low, high, n."""
-        return next(
-            point["tasks"][TASK]["accuracy"]
-            for point in self.path["points"]
-            if point["weight"] == weight
-        )
+        (point,) = (point for point in self.path["points"] if point["weight"] == weight)
+        return point["tasks"][TASK]["accuracy"]
 
     @property
-    def entity_weight(self) -> float:
-        return ENTITY_WEIGHT
+    def soup_accuracy(self) -> Mapping[str, Any]:
+        return self.soup["points"][0]["tasks"][TASK]["accuracy"]
 
     @property
     def models(self) -> list[tuple[str, Mapping[str, Any], Mapping[str, float | None]]]:
         """Every average and the soup: its name, its accuracy and its likelihoods."""
-        names = {
-            1.0: "all tokens equal",
-            0.0: f"entities have weight {ENTITY_WEIGHT:g}",
-            0.5: "half and half",
-        }
         averages = [
             (
-                f"W = {point['weight']:g} {names.get(point['weight'], '')}".strip(),
-                self.accuracy(point["weight"]),
+                f"W = {point['weight']:g} {WEIGHT_NAMES.get(point['weight'], '')}".strip(),
+                point["tasks"][TASK]["accuracy"],
                 point["nll"],
             )
             for point in self.path["points"]
@@ -74,25 +70,29 @@ class MoftResult:
         soup_nll = self.soup["points"][0]["nll"]
         return [*averages, ("soup of two plain runs", self.soup_accuracy, soup_nll)]
 
-    @property
-    def soup_accuracy(self) -> Mapping[str, Any]:
-        return self.soup["points"][0]["tasks"][TASK]["accuracy"]
-
-
-def curate_data(
-    folder: Path, *, first: int, seed: int, sizes: Mapping[str, int] | None = None
-) -> dict[str, Path]:
-    """Draw and mark the training and the held-out dialogues, phantoms from number `first` on; what
-    is whole is kept.
-    """
-    from lingshu.curate.run import curate
-
-    folders = {}
-    for group, n_images in (sizes or SIZES).items():
-        folders[group] = folder / group
-        curate(phantom_moft.curation(images=n_images, first=first, seed=seed), folders[group])
-        first += n_images
-    return folders
+    def as_json(self) -> dict[str, Any]:
+        """The part `moft` of summary.json: accuracy and likelihood by weight of the first
+        trajectory, the soup, the barrier.
+        """
+        points = [
+            {
+                "weight": point["weight"],
+                "accuracy": point["tasks"][TASK]["accuracy"],
+                "nll": point["nll"],
+            }
+            for point in self.path["points"]
+        ]
+        return {
+            "entity_weight": self.entity_weight,
+            "entity_share": self.stages["entities"]["entities"]["fraction"],
+            "points": points,
+            "soup": {"accuracy": self.soup_accuracy, "nll": self.soup["points"][0]["nll"]},
+            "barrier": self.path["barrier"],
+            "recommended": self.path["recommended"],
+            "steps": self.stages["fluency"]["steps"],
+            "seconds": self.seconds,
+            "path": self.folder,
+        }
 
 
 def run_moft(
@@ -110,98 +110,51 @@ def run_moft(
     """Train both trajectories and the soup's second half from checkpoint `start`, average them and
     measure every average.
 
-    `data` and `held` carry entities (`draw`). Run again with the same `out` it goes on where it
-    stopped.
+    `data` and `held_out` are annotated with entities. A second call with the same `out` resumes.
     """
+    from lingshu.engines.hf import load
     from lingshu.weights.base import MergeWeights
     from lingshu.weights.output import MergePlan, merge, merge_path
 
     started = time.monotonic()
+    config = phantom_moft.short_trajectory(str(start), steps=steps)
     config = replace(
-        phantom_moft.short_trajectory(str(start), steps=steps), threads=threads, seed=seed
+        config, threads=threads, data={"instruct": str(data)}, tensorboard=False, seed=seed
     )
-    ends = {
-        name: _train_variant(
-            config, name, data, out, seed=seed + (name == "second_seed"), progress=progress
-        )
-        for name in RUNS
-    }
-    fluency, entities, second = (ends[name] for name in RUNS)
-    pair, soup = MergePlan((fluency, entities)), MergePlan((fluency, second))
-    if (out / "path" / "points").is_dir():
-        points = [(weight, out / "path" / "points" / f"{weight:.2f}") for weight in WEIGHTS]
+    fluency, entities, second = (_train_variant(config, name, out, progress) for name in RUNS)
+    path, soup = out / "path", out / "soup"
+    if (path / "points").is_dir():
+        points = [(weight, path / "points" / f"{weight:.2f}") for weight in WEIGHTS]
     else:
-        points = merge_path(pair, out / "path", WEIGHTS)
-    if not (out / "soup" / "model").is_dir():
-        merge(soup, out / "soup" / "model", MergeWeights((0.5, 0.5)))
-    eval_options = {"limit": questions, "batch_size": 64}
-    # A table for each point is more than a first look needs; they stand in the reports.
-    with redirect_stdout(StringIO()):
+        points = merge_path(MergePlan((fluency, entities)), path, WEIGHTS)
+    if not (soup / "model").is_dir():
+        merge(MergePlan((fluency, second)), soup / "model", MergeWeights((0.5, 0.5)))
+
+    eval_config = EvalConfig(limit=questions, batch_size=BATCH_SIZE, threads=threads)
+    for folder, weighted in ((path, points), (soup, [(0.5, soup / "model")])):
         report_path(
-            out / "path",
-            points,
+            folder,
+            weighted,
+            load,
+            eval_config,
             data=held_out,
             tasks=[TASK],
-            batch=32,
-            threads=threads,
-            evaluation=eval_options,
+            batch_size=32,
         )
-        report_path(
-            out / "soup",
-            [(0.5, out / "soup" / "model")],
-            data=held_out,
-            tasks=[TASK],
-            batch=32,
-            threads=threads,
-            evaluation=eval_options,
-        )
-    stages = {name: read_json(out / name / SUMMARY_FILE)["stages"][0] for name in RUNS}
-    path_report, soup_report = (read_json(out / name / PATH_JSON) for name in ("path", "soup"))
     return MoftResult(
-        path_report, soup_report, stages, round(time.monotonic() - started, 1), str(out / "path")
+        read_json(path / PATH_JSON),
+        read_json(soup / PATH_JSON),
+        {name: read_json(out / name / SUMMARY_FILE)["stages"][0] for name in RUNS},
+        round(time.monotonic() - started, 1),
+        str(path),
     )
 
 
 def _train_variant(
-    config: TrainConfig,
-    name: str,
-    data: Path,
-    out: Path,
-    *,
-    seed: int,
-    progress: ProgressCallback | None,
+    config: TrainConfig, name: str, out: Path, progress: ProgressCallback | None
 ) -> Path:
     from lingshu.train.loop import train
 
-    variant_config = configuration.override(config, VARIANTS[name])
-    return train(
-        replace(variant_config, seed=seed, data={"instruct": str(data)}, tensorboard=False),
-        out / name,
-        resume=True,
-        progress=progress,
-    )
-
-
-def as_json(result: MoftResult) -> dict[str, Any]:
-    """The part `moft` of summary.json: accuracy and likelihood by weight of the first trajectory,
-    the soup, the barrier.
-    """
-    points = [
-        {
-            "weight": point["weight"],
-            "accuracy": point["tasks"][TASK]["accuracy"],
-            "nll": point["nll"],
-        }
-        for point in result.path["points"]
-    ]
-    return {
-        "entity_weight": ENTITY_WEIGHT,
-        "entity_share": result.stages["entities"]["entities"]["fraction"],
-        "points": points,
-        "soup": {"accuracy": result.soup_accuracy, "nll": result.soup["points"][0]["nll"]},
-        "barrier": result.path["barrier"],
-        "recommended": result.path["recommended"],
-        "steps": result.stages["fluency"]["steps"],
-        "seconds": result.seconds,
-        "path": result.folder,
-    }
+    config = configuration.override(config, VARIANTS[name])
+    config = replace(config, seed=config.seed + (name == "second_seed"))
+    return train(config, out / name, resume=True, progress=progress)

@@ -1,5 +1,5 @@
-"""The quickstart's reinforcement learning: a shorter model with two styles of answers, rewarded,
-and measured before and after.
+"""The quickstart's reinforcement learning: a shorter model with two answer formats, rewarded, and
+measured before and after.
 
 It branches off the checkpoint after deep alignment, so that the instruction-tuned model stays as it
 is.
@@ -8,23 +8,22 @@ is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.files import read_json
 from lingshu.core.types import Sample, Sampling
+from lingshu.quickstart.phantoms import BATCH_SIZE
 from lingshu.train.config import TrainConfig
 from lingshu.train.log import SUMMARY_FILE, read_log
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
 class RlMetrics:
-    """Means over held-out questions: the reward, and the shares of replies in shape and with the
-    right answer in it.
+    """Means over held-out questions: the reward, and the shares of replies in the format and with
+    the right answer in it.
     """
 
     reward: float
@@ -34,8 +33,8 @@ class RlMetrics:
 
 @dataclass(frozen=True)
 class RlResult:
-    """What reinforcement learning came to: held-out replies drawn at the temperature of the rounds,
-    and greedy ones.
+    """Metrics before and after: of replies sampled at the temperature of the stage, and of greedy
+    ones.
     """
 
     before: RlMetrics
@@ -50,8 +49,20 @@ class RlResult:
 
     @property
     def frac_with_signal(self) -> float:
-        """The mean share of groups whose replies were not all worth the same."""
+        """The mean share of groups whose replies had different rewards."""
         return sum(row["frac_with_signal"] for row in self.log) / max(1, len(self.log))
+
+    def as_json(self) -> dict[str, Any]:
+        """The part `rl` of summary.json; shares and mean rewards on held-out questions."""
+        return {
+            "sampled": {"before": asdict(self.before), "after": asdict(self.after)},
+            "greedy": {"before": asdict(self.greedy_before), "after": asdict(self.greedy_after)},
+            "questions": self.questions,
+            "updates": self.stages[1]["steps"],
+            "frac_with_signal": self.frac_with_signal,
+            "seconds": [stage["seconds"] for stage in self.stages],
+            "checkpoint": self.checkpoint,
+        }
 
 
 def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlResult:
@@ -60,7 +71,6 @@ def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlR
     """
     mixed_stage, rl_stage = config.stages
     start, end = out / "stages" / f"1-{mixed_stage.name}", out / "checkpoint"
-    log = [row for row in read_log(out) if row["stage"] == rl_stage.name]
     assert rl_stage.grpo is not None
     return RlResult(
         before=measure(start, config, samples, greedy=False),
@@ -70,7 +80,7 @@ def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlR
         questions=len(samples),
         num_generations=rl_stage.grpo.num_generations,
         stages=read_json(out / SUMMARY_FILE)["stages"],
-        log=log,
+        log=[row for row in read_log(out) if row["stage"] == rl_stage.name],
         checkpoint=str(end),
     )
 
@@ -78,16 +88,15 @@ def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlR
 def measure(
     checkpoint: Path, config: TrainConfig, samples: Sequence[Sample], *, greedy: bool
 ) -> RlMetrics:
-    """What the replies of a checkpoint are worth, by the reward that the stage learns from."""
+    """The mean rewards of a checkpoint's replies, by the reward function of the second stage."""
     from lingshu.engines.hf import load
     from lingshu.train.grpo import compute_reward, load_scorer
 
     grpo = config.stages[1].grpo
     assert grpo is not None
-    engine = load(str(checkpoint), EngineOptions(batch_size=BATCH, threads=config.threads))
-    sampling = Sampling(
-        grpo.max_reply_tokens, 0.0 if greedy else grpo.temperature, seed=config.seed
-    )
+    engine = load(str(checkpoint), EngineOptions(batch_size=BATCH_SIZE, threads=config.threads))
+    temperature = 0.0 if greedy else grpo.temperature
+    sampling = Sampling(grpo.max_reply_tokens, temperature, seed=config.seed)
     by_id, scorer = {sample.id: sample for sample in samples}, load_scorer(grpo.reward)
     rewards = [
         compute_reward(
@@ -101,32 +110,5 @@ def measure(
         for replies in engine.generate(samples, sampling)
         for reply in replies
     ]
-    reward, format_share, accuracy = (
-        sum(column) / len(rewards) for column in list(zip(*rewards, strict=True))[:3]
-    )
-    return RlMetrics(reward, format_share, accuracy)
-
-
-def as_json(result: RlResult) -> dict[str, Any]:
-    """The part `rl` of summary.json; shares and mean rewards on held-out questions, `sampled` at
-    the rounds' temperature.
-    """
-
-    def metrics_as_dict(metrics: RlMetrics) -> dict[str, float]:
-        return {"reward": metrics.reward, "format": metrics.format, "accuracy": metrics.accuracy}
-
-    return {
-        "sampled": {
-            "before": metrics_as_dict(result.before),
-            "after": metrics_as_dict(result.after),
-        },
-        "greedy": {
-            "before": metrics_as_dict(result.greedy_before),
-            "after": metrics_as_dict(result.greedy_after),
-        },
-        "questions": result.questions,
-        "updates": result.stages[1]["steps"],
-        "frac_with_signal": result.frac_with_signal,
-        "seconds": [stage["seconds"] for stage in result.stages],
-        "checkpoint": result.checkpoint,
-    }
+    columns = list(zip(*rewards, strict=True))[:3]
+    return RlMetrics(*(sum(column) / len(rewards) for column in columns))
