@@ -120,7 +120,7 @@ def test_models_of_two_families_are_refused(
     ("arguments", "message"),
     [
         (["A"], "name two or more folders"),
-        (["A", "A", "--weight", "1.5"], "it must lie between 0 and 1"),
+        (["A", "A", "--weight", "1.5"], "it must be between 0 and 1"),
         (["A", "A", "--weights", "nan", "1"], "must be finite numbers"),
         (["A", "A", "A", "--weight", "0.5"], "--weights W1 W2"),
         (["A", "A", "--method", "linaer"], "did you mean 'linear'?"),
@@ -133,7 +133,7 @@ def test_models_of_two_families_are_refused(
         (["A", "A", "--pattern", "none*=0.5"], "no tensor matches 'none*'"),
         (["A", "A", "--interpolate", "1"], "give 2 to 101 points"),
         (["A", "A", "--interpolate", "3", "--weight", "0.5"], "leave --weight"),
-        (["A", "A", "--interpolate", "3", "--data", "nowhere"], "--data nowhere is no folder"),
+        (["A", "A", "--interpolate", "3", "--data", "nowhere"], "--data nowhere is not a folder"),
         (["A", "A", "--interpolate", "3", "--tasks", "phantmo"], "did you mean 'phantom'"),
         (["A", "A", "--tasks", "phantom"], "give --interpolate K"),
         (["A", "A", "--greedy-by", "scores.json"], "give a .py file"),

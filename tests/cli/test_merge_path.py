@@ -60,9 +60,7 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(
     points: list[tuple[float, Path]], held_out: Path, tmp_path: Path
 ) -> None:
     out, options = tmp_path / "path", config(8)
-    path = report_path(
-        out, points[::-1], open_engine, options, data=held_out, tasks=["phantom"], threads=1
-    )
+    path = report_path(out, points[::-1], open_engine, options, data=held_out, tasks=["phantom"])
     assert not path.failed
     report = json.loads((out / PATH_JSON).read_text())
     assert [point["weight"] for point in report["points"]] == [0.0, 0.5, 1.0]
@@ -92,9 +90,7 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(
     before = {path: path.stat().st_mtime_ns for path in files}
     assert len(files) == 6
     (out / PATH_JSON).unlink()
-    path = report_path(
-        out, points, open_engine, options, data=held_out, tasks=["phantom"], threads=1
-    )
+    path = report_path(out, points, open_engine, options, data=held_out, tasks=["phantom"])
     assert not path.failed
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert json.loads((out / PATH_JSON).read_text()) == report

@@ -16,13 +16,11 @@ from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.errors import ConfigError, InputError, describe_error, suggest_name
 from lingshu.core.files import read_json
-from lingshu.weights.base import MergeWeights
-from lingshu.weights.folder import open_model_folder
-from lingshu.weights.output import MergePlan, find_merged_path, merge_path
-from lingshu.weights.output import merge as write_merge
 
 if TYPE_CHECKING:
     from lingshu.analysis.merge_path import PathReport
+    from lingshu.weights.base import MergeWeights
+    from lingshu.weights.output import MergePlan
 
 Several = Parameter(consume_multiple=True)
 # Patterns of tensor names with the weights of A and B; None keeps the weight of the whole.
@@ -101,6 +99,8 @@ def merge(
         out: folder for the merged model; with --interpolate, for the points in OUT/points and the
             report.
     """
+    from lingshu.weights.output import MergePlan
+
     parameters = dict(_parse_parameter(text) for text in config.set_)
     plan = MergePlan(models, config.method, parameters, config.base, config.dtype, config.seed)
     _check_options(config, len(models))
@@ -216,6 +216,8 @@ def _patterns(
 
 
 def _weights(config: MergeConfig, models: Sequence[Path], patterns: Patterns) -> MergeWeights:
+    from lingshu.weights.base import MergeWeights
+
     default = config.weights or (1 / len(models),) * len(models)
     if config.weight is not None:
         default = (config.weight, 1 - config.weight)
@@ -227,6 +229,8 @@ def _present_patterns(
     model: Path, patterns: Sequence[tuple[str, tuple[float, ...]]]
 ) -> tuple[tuple[str, tuple[float, ...]], ...]:
     """Without prefixes that this checkpoint does not use: a family has more than one naming scheme."""
+    from lingshu.weights.folder import open_model_folder
+
     names = list(open_model_folder(model, "A").tensors) if patterns else []
     return tuple(
         (pattern, weights)
@@ -240,7 +244,9 @@ def _is_plain_prefix(pattern: str) -> bool:
 
 
 def _merge_single(plan: MergePlan, out: Path, weights: MergeWeights) -> int:
-    merged = write_merge(plan, out, weights)
+    from lingshu.weights import output
+
+    merged = output.merge(plan, out, weights)
     shares = zip(plan.models, weights.default, strict=True)
     print(f"{plan.method}: {', '.join(f'{share:g} of {path.name}' for path, share in shares)}")
     print(", ".join(f"{name} {count:,}" for name, count in merged.counts.items()))
@@ -253,6 +259,8 @@ def _merge_single(plan: MergePlan, out: Path, weights: MergeWeights) -> int:
 def _merge_interpolated(
     plan: MergePlan, out: Path, n_points: int, patterns: Patterns
 ) -> list[tuple[float, Path]]:
+    from lingshu.weights.output import find_merged_path, merge_path
+
     fixed = [(name, weights) for name, weights in patterns if weights is not None]
     if len(fixed) < len(patterns):
         raise ConfigError(
