@@ -92,7 +92,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     path = write_table(tmp_path, "question\nWhat?\n")
     with pytest.raises(InputError, match="no column 'Question'"):
         list(csv.read(path, columns={"question": "Question"}))
-    with pytest.raises(InputError, match="no kind of id"):
+    with pytest.raises(InputError, match="not a kind of id"):
         list(csv.read(path, ids={"person": "question"}))
     with pytest.raises(InputError, match="cannot be read"):
         list(csv.read(tmp_path / "none.csv"))

@@ -1,6 +1,4 @@
-"""Ids of patients, studies, series and articles, carried with every sample from the start, as keyed
-hashes alone.
-"""
+"""Ids of patients, studies, series and articles, which samples only carry as keyed hashes."""
 
 from __future__ import annotations
 
@@ -14,21 +12,16 @@ from lingshu.core.errors import InputError
 from lingshu.core.pseudonyms import pseudonym
 from lingshu.core.types import Drop, Image, Message, Meta, Sample
 
-# From the widest to the narrowest: samples that share the widest known one belong on one side of a
-# split.
+# From the widest to the narrowest; the widest known one is the group that a split keeps together.
 ID_KINDS = ("patient", "article", "study", "series")
 NamePolicy = Literal["keep", "hash"]
 
 
 def check_kinds(ids: Mapping[str, str]) -> None:
-    """Refuse an id of a kind that is not known.
-
-    Raises:
-        InputError: it names the kinds.
-    """
-    unknown = next((kind for kind in ids if kind not in ID_KINDS), None)
-    if unknown is not None:
-        raise InputError(f"{unknown!r} is no kind of id; choose among {', '.join(ID_KINDS)}.")
+    """Raise InputError for an id of an unknown kind."""
+    for kind in ids:
+        if kind not in ID_KINDS:
+            raise InputError(f"{kind!r} is not a kind of id; choose among {', '.join(ID_KINDS)}.")
 
 
 def hash_ids(ids: Mapping[str, str | None], key: bytes) -> dict[str, str]:
@@ -39,8 +32,6 @@ def hash_ids(ids: Mapping[str, str | None], key: bytes) -> dict[str, str]:
 
 def with_ids(meta: Meta, hashed_ids: Mapping[str, str | None]) -> Meta:
     """`meta` with hashed ids: the widest as its group, each under its kind in `extra`."""
-    if not hashed_ids:
-        return meta
     ids = {kind: value for kind in ID_KINDS if (value := hashed_ids.get(kind))}
     if not ids:
         return meta
@@ -50,11 +41,9 @@ def with_ids(meta: Meta, hashed_ids: Mapping[str, str | None]) -> Meta:
 
 @dataclass(frozen=True)
 class FileNaming:
-    """How files are called: by their names (`keep`), or by keyed hashes where a name may be a
-    patient's (`hash`).
+    """How samples of files are named: by path (`keep`), or by a keyed hash of it (`hash`).
 
-    `patient` finds the patient in a relative path by its first group; the raw text is never
-    carried.
+    The first group of `patient_pattern` finds the patient in a relative path; it is only hashed.
     """
 
     names: NamePolicy
@@ -74,44 +63,43 @@ def file_naming(names: NamePolicy, key: bytes, patient: str | None) -> FileNamin
     """Check the options of a reader of files.
 
     Raises:
-        InputError: no pattern with a group, or another way of naming.
+        InputError: `patient` is not a pattern with a group, or `names` is unknown.
     """
     if names not in ("keep", "hash"):
         raise InputError(f"names cannot be {names!r}; choose keep or hash.")
     try:
         pattern = re.compile(patient) if patient else None
     except re.error as error:
-        raise InputError(f"patient is no regular expression ({error}); mend it.") from error
+        raise InputError(f"patient is not a regular expression ({error}); fix it.") from error
     if pattern is not None and pattern.groups < 1:
         raise InputError(
-            "patient needs a group that holds the patient's part of a path, such as"
-            " 'patient([0-9]+)'."
+            "patient needs a group for the patient's part of a path, such as 'patient([0-9]+)'."
         )
     return FileNaming(names, key, pattern)
 
 
 def use_folder_labels(labels: bool | None, names: NamePolicy, question: str | None) -> bool:
-    """Whether folders are labels: as asked, else wherever names are kept or a question needs an
-    answer.
-    """
-    return names == "keep" or question is not None if labels is None else labels
+    """Whether folders are labels; by default where names are kept or a question needs an answer."""
+    if labels is not None:
+        return labels
+    return names == "keep" or question is not None
 
 
 def image_messages(images: tuple[Image, ...], question: str | None) -> tuple[Message, ...]:
-    """A user turn that shows every image, and asks `question` where there is one."""
+    """A user turn with every image, and the question if there is one."""
     return (Message("user", (*range(len(images)), *((question,) if question else ()))),)
 
 
 class IdDeduplicator:
-    """Remembers the ids that a reader gave out, so that a second row of one id becomes a Drop."""
+    """Turns the second row of an id into a Drop."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def __call__(self, result: Sample | Drop) -> Sample | Drop:
-        if isinstance(result, Drop):
-            return result
-        if result.id in self._seen:
-            return Drop(result.id, "duplicate_id", "an earlier row has this id.")
-        self._seen.add(result.id)
-        return result
+    def __call__(self, sample: Sample | Drop) -> Sample | Drop:
+        if isinstance(sample, Drop):
+            return sample
+        if sample.id in self._seen:
+            return Drop(sample.id, "duplicate_id", "an earlier row has this id.")
+        self._seen.add(sample.id)
+        return sample

@@ -1,8 +1,8 @@
-"""Whom a DICOM file names: the words that must not stay in a report or a question about its images.
+"""Names and numbers in a DICOM header, to be removed from a report or question about its images.
 
-A bare surname in running text looks like any other word; the header of the study knows it. Only the
-elements listed here are read, the words live as long as one study is read, and nothing of them
-shows in an error or a log.
+A bare surname in running text looks like any other word; the header of the study has it. Only the
+elements listed here are read, they are kept while one study is read, and never shown in an error or
+a log.
 """
 
 from __future__ import annotations
@@ -15,54 +15,42 @@ from lingshu.core.errors import ImageError
 from lingshu.imaging.dicom.elements import wrap_parse_errors
 from lingshu.imaging.dicom.file import open_file
 
-# People: DICOM PS3.3 C.7.1.1, C.7.2.1, C.7.3.1. Numbers: those that stand in reports.
+# People: DICOM PS3.3 C.7.1.1, C.7.2.1, C.7.3.1. Numbers: those that occur in reports.
 _PERSON_KEYWORDS = (
     "PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson", "ReferringPhysicianName",
     "ConsultingPhysicianName", "RequestingPhysician", "PhysiciansOfRecord", "NameOfPhysiciansReadingStudy",
     "PerformingPhysicianName", "OperatorsName",
 )  # fmt: skip
 _ID_KEYWORDS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "StudyID")
-# Shorter ones are parts of too many other words and numbers.
+# Shorter ones occur in too many other words and numbers.
 MIN_LETTERS, MIN_CJK_CHARS, MIN_DIGITS = 3, 2, 4
 _CJK = re.compile(r"[\u3400-\u9fff\uac00-\ud7af\u3040-\u30ff]")
 NAME_PLACEHOLDER, ID_PLACEHOLDER = "[NAME]", "[ID]"
 
 
 class HeaderNames:
-    """The names and numbers of a study's header, as patterns; `without` takes them out of a text."""
+    """The names and numbers of a study's header; `redact` removes them from a text."""
 
     def __init__(self, person_names: Iterable[str], id_numbers: Iterable[str]) -> None:
-        names = sorted(
-            {part for name in person_names for part in _name_parts(name)}, key=len, reverse=True
-        )
-        ids = sorted(
-            {
-                id_number
-                for id_number in id_numbers
-                if len(re.sub(r"\W", "", id_number)) >= MIN_DIGITS
-            },
-            key=len,
-            reverse=True,
-        )
+        names = {part for name in person_names for part in _name_parts(name)}
+        ids = {number for number in id_numbers if len(re.sub(r"\W", "", number)) >= MIN_DIGITS}
         self._names = _any_pattern(names, case_sensitive=True)
         self._ids = _any_pattern(ids, case_sensitive=False)
 
     def redact(self, text: str) -> str:
-        """The text with placeholders for what the header names.
+        """The text with placeholders for the names and numbers of the header.
 
-        A name counts where it is written as one, with a capital: the patient White is found, white
-        matter stays.
+        A name must be capitalized: the patient White is found, white matter stays.
         """
         text = self._ids.sub(ID_PLACEHOLDER, text) if self._ids else text
         return self._names.sub(NAME_PLACEHOLDER, text) if self._names else text
 
 
 def read_header_names(path: Path, *, name: str) -> HeaderNames:
-    """What the header of a DICOM file names. Errors call the file `name`; a header that cannot be
-    read names nobody.
+    """The names in the header of a DICOM file, none if it cannot be parsed.
 
     Raises:
-        BadImage: the file cannot be opened.
+        ImageError: the file, which the message calls `name`, cannot be opened.
     """
     from pydicom import dcmread
 
@@ -79,9 +67,7 @@ def read_header_names(path: Path, *, name: str) -> HeaderNames:
                 header.decode()
                 for keyword in (*_PERSON_KEYWORDS, *_ID_KEYWORDS):
                     value = header.get(keyword)
-                    items = (
-                        value if isinstance(value, list) or hasattr(value, "append") else [value]
-                    )
+                    items = value if hasattr(value, "append") else [value]
                     values[keyword] = [str(item).strip() for item in items if item]
         except ImageError:
             return HeaderNames((), ())
@@ -92,38 +78,30 @@ def read_header_names(path: Path, *, name: str) -> HeaderNames:
 
 
 def _name_parts(name: str) -> Iterator[str]:
-    """The words of a DICOM person name: groups (=) of components (^); one of Chinese characters
-    also as it is written, in one.
-    """
+    """The words of a DICOM person name: groups (=) of components (^), Chinese names also joined."""
     for group in name.split("="):
         words = [word for word in re.split(r"[\^\s,.;()]+", group) if word]
         full_name = "".join(words)
         if _CJK.search(full_name):
             yield from (word for word in (full_name, *words) if len(word) >= MIN_CJK_CHARS)
         else:
-            # Of a double name either half stands alone in some reports.
-            hyphen_parts = [part for word in words if "-" in word for part in word.split("-")]
+            # Some reports use either half of a double name alone.
+            halves = [part for word in words if "-" in word for part in word.split("-")]
             yield from (
-                word
-                for word in (*words, *hyphen_parts)
-                if sum(map(str.isalpha, word)) >= MIN_LETTERS
+                word for word in (*words, *halves) if sum(map(str.isalpha, word)) >= MIN_LETTERS
             )
 
 
 def _any_pattern(words: Iterable[str], *, case_sensitive: bool) -> re.Pattern[str] | None:
-    """One pattern for all of them, the longest first; no word characters of its own kind may stand
-    around a match.
-    """
+    """One pattern for all of the words, which only match as whole words."""
     patterns = []
-    for word in words:
+    for word in sorted(words, key=len, reverse=True):
         if _CJK.search(word):
             patterns.append(re.escape(word))
         elif case_sensitive:
-            # Headers write in capitals; of what follows the first one nothing is known: MCDONALD is
-            # McDonald.
-            patterns.append(
-                rf"\b(?:{re.escape(word)}|{re.escape(word[:1].upper())}(?i:{re.escape(word[1:])}))\b"
-            )
+            # Headers are often in capitals: MCDONALD is McDonald.
+            head, tail = re.escape(word[:1].upper()), re.escape(word[1:])
+            patterns.append(rf"\b(?:{re.escape(word)}|{head}(?i:{tail}))\b")
         else:
             patterns.append(rf"(?<!\w){re.escape(word)}(?!\w)")
     return re.compile("|".join(patterns)) if patterns else None

@@ -1,59 +1,53 @@
-"""Lines of text drawn over an image, found without reading them: glyph-like spots of one brightness
-on one baseline.
+"""Lines of text over an image, detected without reading them: glyph-like blobs of one brightness on
+one baseline.
 
-Text of an overlay differs from anatomy in that its strokes are thin, as bright (or dark) as each
-other, and stand in rows of equal height. Strokes are isolated by top-hat filters of either sign;
-spots of a glyph's size are chained to lines.
+Text of an overlay differs from anatomy in that its strokes are thin, equally bright (or dark), and
+in rows of equal height. Strokes are isolated by top-hat filters of either sign; blobs of a glyph's
+size are chained to lines.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
-# Longest side that is searched, and the side below which an image is enlarged twice: glyphs of 6
-# pixels have no strokes.
+# Larger images are reduced, and smaller ones enlarged twice: glyphs of 6 pixels have no strokes.
 MAX_SIDE, MIN_SIDE = 1024, 640
 MIN_HEIGHT, MAX_HEIGHT = 8, 48
 CONTRAST = 48
-# More spots than this are texture; the strongest are looked at.
+# More blobs than this are texture; the strongest are examined.
 MAX_BLOBS = 1500
 
 
 class TextLine(NamedTuple):
-    """A line of `glyphs` spots in the box (x, y, width, height), in pixels of the image."""
+    """A line of text in the box (x, y, width, height), in pixels of the image."""
 
     n_glyphs: int
     box: tuple[int, int, int, int]
 
 
 def find_text_lines(gray: NDArray[np.uint8], *, min_glyphs: int = 4) -> list[TextLine]:
-    """The lines of at least `min_glyphs` glyphs in height x width grey values, from top to bottom."""
-    import cv2
-
+    """The lines of at least `min_glyphs` glyphs in height x width gray values, top to bottom."""
     height, width = gray.shape
-    scale = min(1.0, MAX_SIDE / max(height, width))
-    if max(height, width) < MIN_SIDE:
-        scale = 2.0
+    longest = max(height, width)
+    scale = 2.0 if longest < MIN_SIDE else min(1.0, MAX_SIDE / longest)
     if scale != 1.0:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        gray = cv2.resize(
-            gray, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        )  # type: ignore[assignment]
-    raw_lines = [line for sign in (1, -1) for line in _find_lines(gray, sign, min_glyphs)]
-    return sorted(
-        (TextLine(n, tuple(round(v / scale) for v in box)) for n, box in raw_lines),  # type: ignore[arg-type]
-        key=lambda line: line.box[1],
-    )
+        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+        gray = cv2.resize(gray, size, interpolation=method)  # type: ignore[assignment]
+    lines: list[TextLine] = []
+    for n_glyphs, (x, y, w, h) in _find_lines(gray, 1, min_glyphs) + _find_lines(
+        gray, -1, min_glyphs
+    ):
+        box = (round(x / scale), round(y / scale), round(w / scale), round(h / scale))
+        lines.append(TextLine(n_glyphs, box))
+    return sorted(lines, key=lambda line: line.box[1])
 
 
 def _find_lines(gray: NDArray[np.uint8], sign: int, min_glyphs: int) -> list[TextLine]:
-    import cv2
-    import numpy as np
-
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (13, 13))
     strokes = cv2.morphologyEx(gray, cv2.MORPH_TOPHAT if sign > 0 else cv2.MORPH_BLACKHAT, kernel)
     mask = (strokes > CONTRAST).astype(np.uint8)
@@ -74,14 +68,10 @@ def _find_lines(gray: NDArray[np.uint8], sign: int, min_glyphs: int) -> list[Tex
         return []
     sums = np.bincount(labels.ravel(), weights=gray.ravel(), minlength=count)[1:]
     brightness = sums / np.maximum(area, 1)
-    contrast = np.bincount(labels.ravel(), weights=strokes.ravel(), minlength=count)[
-        1:
-    ] / np.maximum(area, 1)
+    stroke_sums = np.bincount(labels.ravel(), weights=strokes.ravel(), minlength=count)[1:]
+    contrast = stroke_sums / np.maximum(area, 1)
     indices = indices[np.argsort(-contrast[indices], kind="stable")][:MAX_BLOBS]
-    blobs = np.stack(
-        [x[indices], y[indices], w[indices], h[indices], brightness[indices], contrast[indices]],
-        axis=1,
-    ).astype(np.float64)
+    blobs = np.stack([x, y, w, h, brightness], axis=1)[indices].astype(np.float64)
     return [
         TextLine(len(chain), _bounding_box(blobs[chain]))
         for chain in _chain_blobs(blobs)
@@ -90,11 +80,9 @@ def _find_lines(gray: NDArray[np.uint8], sign: int, min_glyphs: int) -> list[Tex
 
 
 def _chain_blobs(blobs: NDArray[np.float64]) -> list[list[int]]:
-    """Spots joined from left to right: each to its nearest right neighbour of like height, baseline
-    and brightness.
+    """Blobs joined from left to right, each to its nearest right neighbor of similar height,
+    baseline and brightness.
     """
-    import numpy as np
-
     order = np.argsort(blobs[:, 0], kind="stable")
     x, y, w, h, brightness = (blobs[order, i] for i in range(5))
     right, bottom = x + w, y + h
@@ -131,11 +119,7 @@ def _chain_blobs(blobs: NDArray[np.float64]) -> list[list[int]]:
 
 
 def _is_uniform(blobs: NDArray[np.float64]) -> bool:
-    """Whether a chain is as even as a line of type: one baseline, one brightness, glyphs of few
-    heights.
-    """
-    import numpy as np
-
+    """Whether a chain is as regular as a line of type, in baseline, brightness and height."""
     h, brightness = blobs[:, 3], blobs[:, 4]
     bottom = blobs[:, 1] + h
     size = float(np.median(h))
@@ -150,9 +134,5 @@ def _is_uniform(blobs: NDArray[np.float64]) -> bool:
 
 def _bounding_box(blobs: NDArray[np.float64]) -> tuple[int, int, int, int]:
     left, top = blobs[:, 0].min(), blobs[:, 1].min()
-    return (
-        int(left),
-        int(top),
-        int((blobs[:, 0] + blobs[:, 2]).max() - left),
-        int((blobs[:, 1] + blobs[:, 3]).max() - top),
-    )
+    right, bottom = (blobs[:, 0] + blobs[:, 2]).max(), (blobs[:, 1] + blobs[:, 3]).max()
+    return int(left), int(top), int(right - left), int(bottom - top)
