@@ -40,8 +40,6 @@ TO_FIX = (
 TORCH = {"torch", "transformers", "tokenizers", "safetensors", "torchvision", "peft", "vllm"}
 TORCH_PACKAGES = {"models", "weights", "train", "analysis"}
 TORCH_FILES = {
-    "engines/_decoding.py",
-    "engines/_continuous_batching.py",
     "engines/hf.py",
     "engines/vllm.py",
 }

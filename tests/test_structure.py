@@ -41,23 +41,21 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     "private_imports": frozenset(
         (
             "cli.list imports sources._corpus_cards",
-            "inference.engines imports engines._adapter",
             "ops.mix imports sources._corpus_cards",
             "recipes.curation_paper imports sources._corpus_cards",
         )
     ),
     "fragments": frozenset(
         (
-            "analysis.barrier", "cli._training_plan", "curate.explain", "curate.ray", "engines._continuous_batching",
+            "analysis.barrier", "curate.explain", "curate.ray",
             "evaluate.constant_replies", "evaluate.pending", "evaluate.reply_index", "evaluate.suites",
-            "models.card", "scoring.metrics._porter",
-            "sources._json_items", "sources._report_tables", "train.batching",
+            "scoring.metrics._porter",
+            "sources._json_items", "sources._report_tables",
         )
     ),
     "cycles": frozenset(
         (
             "cli.eval - evaluate.control_options",
-            "models.base - models.families.internvl - models.families.qwen2_5_vl",
         )
     ),
     "full_folders": frozenset(("core", "evaluate")),

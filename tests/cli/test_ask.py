@@ -15,8 +15,8 @@ from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError
 from lingshu.core.types import Sampling
 from lingshu.engines import echo
-from lingshu.engines._adapter import BlockingEngineAdapter
 from lingshu.inference.answer import NOTICE, answer, build_question_sample, egress_warnings, stream
+from lingshu.inference.engines import BlockingEngineAdapter
 from lingshu.inference.inputs import load_inputs
 from tests.support.tiny import make_image
 
@@ -267,9 +267,9 @@ def test_what_a_terminal_would_obey_is_left_out(capsys: Capture) -> None:
 def test_no_answer_is_an_error_and_never_an_empty_text() -> None:
     engine = echo.load("echo", EngineOptions())
     sample = build_question_sample("?", load_inputs([]))
-    with pytest.raises(EngineError, match="echo has nothing to say"):
+    with pytest.raises(EngineError, match="echo returns nothing"):
         answer(engine, sample, load_inputs([]), Sampling())
     adapter = BlockingEngineAdapter(engine)
-    with pytest.raises(EngineError, match="echo has nothing to say"):
+    with pytest.raises(EngineError, match="echo returns nothing"):
         stream(adapter, sample, load_inputs([]), Sampling(), on_text=lambda _: None)
     adapter.close()

@@ -16,11 +16,10 @@ from lingshu.core.errors import ImageError, InputError, LingshuError
 from lingshu.core.messages import user_turn
 from lingshu.core.types import Image, Message, Reply, Sample, Sampling
 from lingshu.engines import echo
-from lingshu.engines._adapter import BlockingEngineAdapter
-from lingshu.engines._continuous_batching import ContinuousBatchingEngine
-from lingshu.engines._detokenize import IncrementalDetokenizer
-from lingshu.engines.hf import HfEngine
+from lingshu.engines.hf import ContinuousBatchingEngine, HfEngine
 from lingshu.imaging.read import png_bytes
+from lingshu.inference.engines import BlockingEngineAdapter
+from lingshu.models.generation import IncrementalDetokenizer
 from lingshu.models.load import LoadedModel
 from lingshu.models.model_spec import FamilyName
 from tests.support.tiny import FAMILIES, make_image, tiny
@@ -199,7 +198,7 @@ def test_a_model_that_fails_once_answers_the_next_question(
 ) -> None:
     engine = live_engine()
     with monkeypatch.context() as broken:
-        broken.setattr("lingshu.engines._continuous_batching.prefill", lambda *_: 1 / 0)
+        broken.setattr("lingshu.engines.hf.prefill", lambda *_: 1 / 0)
         recorder = submit_all(engine, [question(1)], Sampling(max_tokens=2))[0]
         assert recorder.done.wait(60) and "the model failed: ZeroDivisionError" in str(
             recorder.result

@@ -134,7 +134,8 @@ def test_an_unreadable_image_is_an_error_reply_and_the_others_are_answered() -> 
     results = replies(engine("qwen2_5_vl"), [question(0), bad, answered], Sampling(max_tokens=2))
     assert results["bad", 0].text is None and "image" in (results["bad", 0].error or "")
     assert (
-        results["done", 0].error == "the dialogue ends in an answer, there is nothing to be asked"
+        results["done", 0].error
+        == "the dialogue ends in an answer, so there is nothing to be answered"
     )
     assert results["q0", 0].text is not None
 

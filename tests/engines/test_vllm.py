@@ -129,13 +129,15 @@ def test_a_sample_becomes_a_chat_and_its_outcome_a_reply(fake_vllm, checkpoint) 
     [replies] = engine.generate(
         [with_image, text_only, broken], sampling, skip={("b", 1), ("c", 0)}
     )
-    assert replies[0].error and (replies[0].id, replies[0].copy) == ("c", 1)
+    assert replies[0].error and (replies[0].id, replies[0].generation_index) == ("c", 1)
     assert replies[1:] == [
         Reply(*name, "stop", 9, 2) for name in (("a", "ok", 0), ("a", "ok", 1), ("b", "ok", 0))
     ]
-    assert llm.asked[0][0] == {"role": "system", "content": "Be brief."}
-    assert llm.asked[0][1]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
-    assert llm.asked[2] == [{"role": "user", "content": "Why?"}]
+    assert llm.conversations_seen[0][0] == {"role": "system", "content": "Be brief."}
+    assert llm.conversations_seen[0][1]["content"][0]["image_url"]["url"].startswith(
+        "data:image/png;base64,"
+    )
+    assert llm.conversations_seen[2] == [{"role": "user", "content": "Why?"}]
     first = llm.params[0]
     assert (first.max_tokens, first.temperature, first.top_p) == (9, 0.5, 0.9)
     assert len({params.seed for params in llm.params}) == 3
@@ -152,7 +154,7 @@ def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(fake_vllm, che
     engine.reload(checkpoint)
     assert llm.reloaded == [("reload_weights", {"weights_path": str(checkpoint)})]
     assert sorted(llm.cleared_caches) == ["images", "images as encoded", "prefixes"]
-    llm.forgets = False
+    llm.reset_succeeds = False
     with pytest.raises(EngineError, match="prefixes computed with the old weights"):
         engine.reload(checkpoint)
     assert llm.gpu_memory_utilization is None

@@ -25,7 +25,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from lingshu.cli.main import main
 from lingshu.core.safe_folder import SafeFolder
-from lingshu.engines._continuous_batching import ContinuousBatchingEngine
+from lingshu.engines.hf import ContinuousBatchingEngine
 from lingshu.imaging.read import png_bytes
 from lingshu.models.load import LoadedModel
 from lingshu.serve.media import ImageSources

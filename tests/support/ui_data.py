@@ -16,8 +16,8 @@ from lingshu.core.engine_options import EngineOptions
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.core.types import AsyncEngine
 from lingshu.engines import echo
-from lingshu.engines._adapter import BlockingEngineAdapter
 from lingshu.imaging.read import png_bytes
+from lingshu.inference.engines import BlockingEngineAdapter
 from lingshu.ui.app import UiFolders, WebUI
 from tests.support.dicom_files import dicom_with_identifiers, to_bytes
 from tests.support.tiny import make_image

@@ -151,7 +151,7 @@ def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
 
 def test_a_reply_is_stopped_and_its_place_is_free(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    from lingshu.engines._continuous_batching import ContinuousBatchingEngine
+    from lingshu.engines.hf import ContinuousBatchingEngine
     from lingshu.models.load import LoadedModel
     from tests.support.tiny import tiny
 

@@ -1,8 +1,8 @@
-"""Says the gold answer (`echo`) or what it is told (`echo:TEXT`): a model without weights, for
+"""Returns the gold answer (`echo`) or a fixed text (`echo:TEXT`): a model without weights, for
 tests and for trying things out.
 
-lingshu eval echo vqa --data DIR --out OUT          every answer is right: shows what a task's score can reach
-lingshu eval "echo:yes" vqa --data DIR --out OUT    a constant answer: the floor that a model must beat
+lingshu eval echo vqa --data DIR --out OUT          every answer is right: the best possible score
+lingshu eval "echo:yes" vqa --data DIR --out OUT    a constant answer: what a model must beat
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from lingshu.core.engine_options import EngineOptions
-from lingshu.core.errors import ImageError, InputError, one_line
+from lingshu.core.errors import InputError
 from lingshu.core.files import digest
 from lingshu.core.types import Engine, Reply, Sample, Sampling
-from lingshu.imaging.read import ShardReader, open_image
+from lingshu.engines._requests import reply_in_batches
 
 
 @dataclass(frozen=True)
 class EchoEngine:
-    """An engine that needs no model; `text` None says the preferred gold answer of each sample."""
+    """An engine without a model; with `text` None it returns the preferred gold answer."""
 
     model: str
     digest: str
@@ -34,37 +34,13 @@ class EchoEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        """Replies in the order of the samples, `batch_size` at a time; the images are opened, as
-        every engine must.
-        """
-        requests = [
-            (sample, copy) for sample in samples for copy in range(sampling.num_generations)
-        ]
-        with ShardReader() as shards:
-            for start in range(0, len(requests), self.batch_size):
-                batch = requests[start : start + self.batch_size]
-                replies = [
-                    self._reply(sample, copy, shards)
-                    for sample, copy in batch
-                    if (sample.id, copy) not in skip
-                ]
-                if replies:
-                    yield replies
+        return reply_in_batches(samples, sampling, skip, self.batch_size, self._reply)
 
-    def _reply(self, sample: Sample, copy: int, shards: ShardReader) -> Reply:
-        try:
-            for image in sample.images:
-                open_image(image, shards=shards)
-        except ImageError as error:
-            return Reply(sample.id, None, copy, error=one_line(error))
+    def _reply(self, sample: Sample, copy: int) -> Reply:
         text = self.text if self.text is not None else next(iter(sample.gold or ()), None)
         if text is None:
-            return Reply(
-                sample.id,
-                None,
-                copy,
-                error="echo has nothing to say: the sample has no gold answer; use echo:TEXT.",
-            )
+            error = "echo returns nothing: the sample has no gold answer; use echo:TEXT."
+            return Reply(sample.id, None, copy, error=error)
         return Reply(sample.id, text, copy, finish="stop")
 
 
@@ -76,6 +52,6 @@ def load(model: str, options: EngineOptions) -> Engine:
     """
     name, separator, text = model.partition(":")
     if name != "echo":
-        raise InputError(f"{model!r} is no echo engine; write echo or echo:TEXT.")
+        raise InputError(f"{model!r} is not an echo engine; write echo or echo:TEXT.")
     reply_text = text if separator else None
     return EchoEngine(model, digest(["echo", reply_text]), reply_text, options.batch_size)

@@ -1,8 +1,8 @@
-"""Asks any OpenAI-compatible server (`http(s)://host/v1#name`): vLLM, SGLang, LMDeploy, llama.cpp
-or a commercial one.
+"""Sends requests to any OpenAI-compatible server (`http(s)://host/v1#name`): vLLM, SGLang, LMDeploy,
+llama.cpp or a commercial one.
 
-Images travel as PNG data URIs of the same RGB pixels that a model in this process would see, so
-nothing of a file's own metadata leaves. core/data_policy.py decides whether a sample may be sent at
+Images are sent as PNG data URIs of the same RGB pixels that a model in this process would see,
+without the metadata of their files. core/data_policy.py decides whether a sample may be sent at
 all. The key comes from OPENAI_API_KEY.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Container, Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,16 +20,16 @@ from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, ImageError, InputError, one_line
 from lingshu.core.files import digest
 from lingshu.core.llm_client import ChatResponse, Endpoint, Failure, send_all
-from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
-from lingshu.engines._chat import messages
-from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes
+from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.engines._requests import Request, chat_request, pending_requests, png_encoder
+from lingshu.imaging.read import ShardReader
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
 class OpenAIEngine:
-    """A model behind an address; `extra` goes into the body of each request."""
+    """A model behind an address; `extra_body` is added to the body of each request."""
 
     model: str
     digest: str
@@ -49,80 +49,55 @@ class OpenAIEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Generator[list[Reply], None, None]:
-        """Replies as they arrive, those of a twentieth of a second together.
+        """Replies as they arrive, those within a twentieth of a second together.
 
         Raises:
-            ReleaseError: a sample may not leave this machine; nothing was sent.
-            EngineError: nobody answers at the address, or it refuses the key or the model.
+            DataPolicyError: a sample may not leave this machine; nothing was sent.
+            EngineError: the address does not answer, or it refuses the key or the model.
         """
-        copy_indices = range(sampling.num_generations)
-        check_data_policy(
-            (s for s in samples if any((s.id, copy) not in skip for copy in copy_indices)),
-            self.server.url,
-            self.data_policy,
-        )
-        # Drawn from while requests are sent: a hundred thousand samples need not lie in memory a
-        # second time.
-        requests = (
-            (sample, copy)
-            for sample in samples
-            for copy in copy_indices
-            if (sample.id, copy) not in skip
-        )
-
+        copies = range(sampling.num_generations)
+        due = (s for s in samples if any((s.id, copy) not in skip for copy in copies))
+        check_data_policy(due, self.server.url, self.data_policy)
         # Bodies with images are made in several threads; they share one reader of shards, one at a
-        # time, and decode side by side.
-        shards, lock = ShardReader(), threading.Lock()
+        # time, and decode concurrently.
+        shards = ShardReader()
+        encode_image = png_encoder(shards, threading.Lock())
 
-        def encode_image(image: Image) -> bytes:
-            with lock:
-                data = image_bytes(image, shards=shards)
-            return png_bytes(decode(data, name=image_name(image)))
-
-        def build_body(item: tuple[Sample, int]) -> Mapping[str, Any] | Failure:
+        def build_body(request: Request) -> Mapping[str, Any] | Failure:
             try:
-                return {
-                    **request(self.name, *item, sampling, encode_image=encode_image),
-                    **self.extra_body,
-                }
+                body = chat_request(self.name, request, sampling, encode_image)
             except ImageError as error:
                 return Failure("skipped", one_line(error))
+            return {**body, **self.extra_body}
 
+        # Requests are generated while they are sent: a hundred thousand samples need not be in
+        # memory twice.
+        sending = send_all(
+            self.server,
+            pending_requests(samples, sampling, skip),
+            build_body,
+            is_slow=lambda request: bool(request[0].images),
+        )
         any_answered = False
-        with (
-            shards,
-            contextlib.closing(
-                send_all(
-                    self.server, requests, build_body, is_slow=lambda item: bool(item[0].images)
-                )
-            ) as completed,
-        ):
+        with shards, contextlib.closing(sending) as completed:
             for outcomes in completed:
-                any_answered = any_answered or any(
-                    isinstance(outcome, ChatResponse) for _, outcome in outcomes
-                )
-                permanent_error = next(
-                    (
-                        reason
-                        for _, outcome in outcomes
-                        if (reason := self._permanent_error(outcome, any_answered))
-                    ),
-                    None,
-                )
-                # Answers that came together with the end are kept.
-                to_yield = [
-                    result
-                    for result in outcomes
-                    if permanent_error is None or isinstance(result[1], ChatResponse)
+                any_answered |= any(isinstance(outcome, ChatResponse) for _, outcome in outcomes)
+                errors = (self._permanent_error(outcome, any_answered) for _, outcome in outcomes)
+                permanent_error = next((error for error in errors if error), None)
+                # Answers that arrived together with the error are kept.
+                replies = [
+                    _reply(sample, copy, outcome)
+                    for (sample, copy), outcome in outcomes
+                    if permanent_error is None or isinstance(outcome, ChatResponse)
                 ]
-                if to_yield:
-                    yield [_reply(sample, copy, outcome) for (sample, copy), outcome in to_yield]
+                if replies:
+                    yield replies
                 if permanent_error is not None:
                     raise EngineError(permanent_error)
 
     def _permanent_error(self, outcome: ChatResponse | Failure, any_answered: bool) -> str | None:
-        """Why asking on cannot help; a refusal after answers concerns one sample, unless it is the
-        key's.
+        """Why no further request can succeed; a refusal after answers concerns one sample, unless
+        it is of the key.
         """
         if isinstance(outcome, ChatResponse):
             return None
@@ -147,13 +122,13 @@ def _reply(sample: Sample, copy: int, outcome: ChatResponse | Failure) -> Reply:
         return Reply(
             sample.id, None, copy, error=outcome.message, failed_attempts=outcome.failed_attempts
         )
-    tokens = outcome.prompt_tokens, outcome.reply_tokens
     return Reply(
         sample.id,
         outcome.text,
         copy,
         outcome.finish,
-        *tokens,
+        outcome.prompt_tokens,
+        outcome.reply_tokens,
         token_ids=outcome.token_ids,
         failed_attempts=outcome.failed_attempts,
     )
@@ -166,7 +141,7 @@ def load(model: str, options: EngineOptions) -> Engine:
         InputError: no address with a name, or an address or key that cannot be used.
     """
     url, _, name = model.partition("#")
-    # An address with a password or a query is refused below before anything repeats it.
+    # Endpoint refuses an address with a password or a query before any message repeats it.
     server = Endpoint(
         url=url.rstrip("/"),
         api_key=(options.api_key or os.environ.get(API_KEY_VARIABLE) or "").strip() or None,
@@ -176,28 +151,7 @@ def load(model: str, options: EngineOptions) -> Engine:
     )
     if not name:
         raise InputError(f"{url} names no model; write http(s)://host/v1#name.")
-    # What weights answer cannot be known from here: address and name stand for them.
+    # The weights behind an address are unknown: address and name identify them.
     return OpenAIEngine(
         f"{server.url}#{name}", digest([server.url, name]), name, server, options.data_policy
     )
-
-
-def request(
-    model_name: str,
-    sample: Sample,
-    copy: int,
-    sampling: Sampling,
-    *,
-    encode_image: Callable[[Image], bytes],
-) -> dict[str, Any]:
-    """The body of a chat completion for one copy of a sample; `encoded` gives the PNG file of an
-    image.
-    """
-    return {
-        "model": model_name,
-        "messages": messages(sample, encode_image=encode_image),
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed + copy,
-    }

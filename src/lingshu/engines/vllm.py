@@ -1,14 +1,14 @@
 """Answers through vLLM in this process (`vllm:MODEL`, a checkpoint folder or hub id): the fast way
 on one GPU.
 
-vLLM is installed in an environment of its own (extra `vllm`). Over several GPUs its server shares
-the work by itself, and the engine for addresses asks it:
+vLLM is installed in a separate environment (extra `vllm`). On several GPUs its server divides the
+work by itself, and the engine for addresses sends it requests:
 
     vllm serve MODEL --data-parallel-size 8
     lingshu eval http://127.0.0.1:8000/v1#MODEL TASK --concurrency 256 --out OUT
 
-A draw's seed depends on (seed, sample, copy) alone. vLLM's arithmetic depends on what it batches
-together, so that replies of two runs may differ where two tokens are nearly equally likely.
+The seed of a reply depends on (seed, sample, copy) only. vLLM's arithmetic depends on what it
+batches together, so that replies of two runs may differ where two tokens are nearly equally likely.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 
 from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, ImageError, MissingExtraError, one_line
-from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
-from lingshu.engines._chat import messages
-from lingshu.imaging.read import ShardReader, decode, image_bytes, image_name, png_bytes
+from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.engines._requests import chat_messages, pending_requests, png_encoder
+from lingshu.imaging.read import ShardReader
 
 PREFIX = "vllm:"
-# vLLM batches by itself; a list this long keeps it busy, and is what a kill costs at most.
+# vLLM batches by itself; a list this long keeps it busy, and is what an interruption costs at most.
 BATCH_SIZE = 256
-# vLLM sets memory aside for the largest prompt; published medical benchmarks show up to seven
-# images at once.
+# vLLM reserves memory for the largest prompt; published medical benchmarks show up to seven images
+# at once.
 MAX_IMAGES_PER_PROMPT = 8
 MIN_LOGIT_BIAS = -100.0  # the lowest bias that vLLM takes
 
@@ -38,25 +38,25 @@ def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM b
     """The engine for `vllm:MODEL`.
 
     Raises:
-        MissingExtra: vLLM is not installed.
-        ArtefactError: the model cannot be used.
+        MissingExtraError: vLLM is not installed.
+        ArtifactError: the model cannot be used.
     """
     return load_vllm(model.removeprefix(PREFIX))
 
 
 def load_vllm(name: str, *, gpu_memory_utilization: float | None = None) -> VllmEngine:
-    """vLLM on a checkpoint folder or hub id, with at most the share `memory` of the GPU's memory
-    (None: vLLM's own default).
+    """vLLM on a checkpoint folder or hub id, with at most this share of the GPU's memory (None:
+    vLLM's own default).
 
     Raises:
-        MissingExtra: vLLM is not installed.
-        ArtefactError: the model cannot be used.
+        MissingExtraError: vLLM is not installed.
+        ArtifactError: the model cannot be used.
     """
     try:
         import vllm  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise MissingExtraError.of("vllm", "vllm") from error
-    from lingshu.models.load import identify
+    from lingshu.models.load import identify, short_name
 
     family, model_digest = identify(name)
     engine_args: dict[str, Any] = {"limit_mm_per_prompt": {"image": MAX_IMAGES_PER_PROMPT}}
@@ -65,17 +65,11 @@ def load_vllm(name: str, *, gpu_memory_utilization: float | None = None) -> Vllm
     llm = vllm.LLM(model=name, seed=0, trust_remote_code=False, **engine_args)
     vocab = llm.get_tokenizer().get_vocab()
     never_sampled = sorted(vocab[token] for token in family.never_sampled if token in vocab)
-    return VllmEngine(
-        llm,
-        vllm.SamplingParams,
-        Path(name).name if Path(name).is_dir() else name,
-        model_digest,
-        never_sampled,
-    )
+    return VllmEngine(llm, vllm.SamplingParams, short_name(name), model_digest, never_sampled)
 
 
 class VllmEngine:
-    """An engine over a vllm.LLM; see the module's first lines for what it promises."""
+    """An engine over a vllm.LLM; see the module's first lines for what it guarantees."""
 
     endpoint: str | None = None
 
@@ -93,45 +87,36 @@ class VllmEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        """Replies `AT_A_TIME` at a time, in the order of the samples; one that cannot be asked gets
-        an error reply.
+        """Replies `BATCH_SIZE` at a time, in the order of the samples; one whose image cannot be
+        opened gets an error reply.
         """
-        requests = (
-            (sample, copy)
-            for sample in samples
-            for copy in range(sampling.num_generations)
-            if (sample.id, copy) not in skip
-        )
+        requests = pending_requests(samples, sampling, skip)
         with ShardReader() as shards:
-
-            def encode_image(image: Image) -> bytes:
-                return png_bytes(decode(image_bytes(image, shards=shards), name=image_name(image)))
-
+            encode_image = png_encoder(shards)
             while batch := list(islice(requests, BATCH_SIZE)):
                 prompts: list[tuple[Sample, int, list[dict[str, Any]]]] = []
                 replies: list[Reply] = []
                 for sample, copy in batch:
                     try:
-                        prompts.append((sample, copy, messages(sample, encode_image=encode_image)))
+                        prompts.append((sample, copy, chat_messages(sample, encode_image)))
                     except ImageError as error:
                         replies.append(Reply(sample.id, None, copy, error=one_line(error)))
                 yield [*replies, *self._generate_replies(prompts, sampling)]
 
     def reload(self, folder: Path) -> None:
-        """Go on with the weights of another checkpoint of the same model; nothing cached of the old
-        ones is used again.
+        """Continue with the weights of another checkpoint of the same model; nothing cached of the
+        old ones is used again.
 
         Raises:
             EngineError: vLLM kept its old prefixes.
         """
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
         self._llm.reset_mm_cache()
-        # The workers forgot what they encoded; the scheduler that counts on it has to forget it,
-        # too.
+        # The workers dropped what they encoded; the scheduler that relies on it has to drop it too.
         self._llm.llm_engine.engine_core.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():
             raise EngineError(
-                "vLLM did not let go of prefixes computed with the old weights; start it with"
+                "vLLM did not release prefixes computed with the old weights; start it with"
                 " enable_prefix_caching=False."
             )
 
@@ -144,17 +129,14 @@ class VllmEngine:
         try:
             outputs = self._llm.chat([turns for _, _, turns in prompts], params, use_tqdm=False)
         except ValueError as error:
-            # One prompt that vLLM refuses (too long, too many images) fails its whole list: find
-            # it, answer the others.
+            # One prompt that vLLM refuses (too long, too many images) fails its whole list: answer
+            # each by itself.
             if len(prompts) == 1:
                 return [Reply(prompts[0][0].id, None, prompts[0][1], error=one_line(error)[:200])]
-            return [
-                reply for prompt in prompts for reply in self._generate_replies([prompt], sampling)
-            ]
-        return [
-            _reply(sample, copy, output)
-            for (sample, copy, _), output in zip(prompts, outputs, strict=True)
-        ]
+            single = (self._generate_replies([prompt], sampling) for prompt in prompts)
+            return [reply for replies in single for reply in replies]
+        pairs = zip(prompts, outputs, strict=True)
+        return [_reply(sample, copy, output) for (sample, copy, _), output in pairs]
 
     def _sampling(self, sampling: Sampling, sample_id: str, copy: int) -> Any:
         seed_digest = hashlib.sha256(f"{sampling.seed}|{copy}|{sample_id}".encode()).digest()
@@ -169,13 +151,6 @@ class VllmEngine:
 
 def _reply(sample: Sample, copy: int, output: Any) -> Reply:
     completion = output.outputs[0]
-    token_ids = tuple(completion.token_ids)
-    return Reply(
-        sample.id,
-        completion.text,
-        copy,
-        completion.finish_reason,
-        len(output.prompt_token_ids),
-        len(token_ids),
-        token_ids=token_ids,
-    )
+    ids, finish = tuple(completion.token_ids), completion.finish_reason
+    counts = len(output.prompt_token_ids), len(ids)
+    return Reply(sample.id, completion.text, copy, finish, *counts, token_ids=ids)

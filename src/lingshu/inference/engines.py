@@ -5,14 +5,17 @@ of one's own, or a checkpoint.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import cast
 
 from lingshu.core import registry
 from lingshu.core.engine_options import EngineOptions
-from lingshu.core.errors import MissingExtraError
-from lingshu.core.types import AsyncEngine, Engine
-from lingshu.engines._adapter import BlockingEngineAdapter
+from lingshu.core.errors import EngineError, LingshuError, MissingExtraError, describe_error
+from lingshu.core.types import AsyncEngine, Engine, EventCallback, Reply, Sample, Sampling
+from lingshu.imaging.read import ShardReader, open_image
 
 _TORCH_MODULES = ("torch", "transformers", "tokenizers", "safetensors")
 
@@ -74,3 +77,107 @@ def engine_name(model: str) -> str:
     if model == "scripted" or model.startswith("scripted:"):
         return "scripted"
     return model if model.endswith(".py") else "hf"
+
+
+class BlockingRequest:
+    """A request to a blocking engine; the handle that cancels it."""
+
+    def __init__(self, on_event: EventCallback) -> None:
+        self._on_event, self._lock, self.done = on_event, threading.Lock(), False
+
+    def cancel(self) -> None:
+        with self._lock:
+            self.done = True
+
+    def finish(self, *events: str | Reply | LingshuError) -> None:
+        with self._lock:
+            if not self.done:
+                self.done = True
+                for event in events:
+                    self._on_event(event)
+
+
+class BlockingEngineAdapter:
+    """Lets any engine take concurrent requests: each sample is given to it alone, and its reply is
+    sent in one piece.
+
+    Engines behind an address get requests concurrently, others one after another. A cancelled
+    request is dropped here; an address that is answering it may continue to its end.
+    """
+
+    streams = False
+
+    def __init__(self, engine: Engine, *, max_concurrency: int = 1) -> None:
+        self.engine, self.model = engine, engine.model
+        self.digest, self.endpoint = engine.digest, engine.endpoint
+        self._pool = ThreadPoolExecutor(max_concurrency if engine.endpoint else 1, "lingshu-ask")
+        self._lock = threading.Lock()
+        self._pending: set[BlockingRequest] = set()
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        with self._lock:
+            return max(0, sum(not request.done for request in self._pending) - self.running)
+
+    def submit(
+        self,
+        sample: Sample,
+        sampling: Sampling,
+        on_event: EventCallback,
+        *,
+        stop: Sequence[str] = (),
+    ) -> BlockingRequest:
+        request, sampling = BlockingRequest(on_event), replace(sampling, num_generations=1)
+        with self._lock:
+            self._pending.add(request)
+        try:
+            self._pool.submit(self._answer, request, sample, sampling, tuple(stop))
+        except RuntimeError as error:
+            raise EngineError("the engine is closed; open it again.") from error
+        return request
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            pending = list(self._pending)
+        for request in pending:
+            request.finish(EngineError("the engine was closed; ask again later."))
+
+    def _answer(
+        self, request: BlockingRequest, sample: Sample, sampling: Sampling, stop: Sequence[str]
+    ) -> None:
+        try:
+            if request.done:
+                return
+            with self._lock:
+                self.running += 1
+            try:
+                reply = self._reply(sample, sampling)
+            finally:
+                with self._lock:
+                    self.running -= 1
+            if reply.text is None:
+                request.finish(EngineError(reply.error or "there is no reply."))
+                return
+            ends = [end for text in stop if text and (end := reply.text.find(text)) >= 0]
+            text = reply.text[: min(ends)] if ends else reply.text
+            finish = "stop" if ends else reply.finish or "stop"
+            request.finish(text, replace(reply, text=text, finish=finish))
+        except LingshuError as error:
+            request.finish(error)
+        except Exception as error:
+            request.finish(EngineError(f"the engine failed: {describe_error(error)}"))
+        finally:
+            with self._lock:
+                self._pending.discard(request)
+
+    def _reply(self, sample: Sample, sampling: Sampling) -> Reply:
+        with ShardReader() as shards:
+            # An engine reports a bad image in its reply, where it looks like a failure of its own.
+            for image in sample.images:
+                open_image(image, shards=shards)
+        for replies in self.engine.generate([sample], sampling):
+            for reply in replies:
+                return reply
+        raise EngineError(f"{self.model} gave no reply.")

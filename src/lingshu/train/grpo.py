@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import distributed
-from torch.nn import functional
 
 from lingshu.core.errors import ConfigError, EngineError
 from lingshu.core.files import read_json, write_json
@@ -31,6 +30,7 @@ from lingshu.train.batching import Batch
 from lingshu.train.config import Grpo, Reward
 from lingshu.train.data import DataStats, StageData, TileCache, encode_samples, read_groups
 from lingshu.train.distributed import DistributedContext
+from lingshu.train.objectives import policy_log_probs
 from lingshu.train.rollout import (
     Rollout,
     RolloutEngine,
@@ -409,9 +409,7 @@ def log_probabilities(
             microbatch = samples[start : start + stage.micro_batch]
             # Sharded vision blocks are gathered by all processes or by none.
             logits_NV, targets_N = trainer.logits(trainer.pad_with_dummy_image(microbatch))
-            log_probs_N = -functional.cross_entropy(
-                logits_NV.float() / stage.grpo.temperature, targets_N, reduction="none"
-            )
+            log_probs_N = policy_log_probs(stage.grpo, logits_NV, targets_N)
             ends = np.cumsum([sample.supervised for sample in microbatch])
             parts = np.split(log_probs_N.cpu().numpy(), ends[:-1])
             updated += [

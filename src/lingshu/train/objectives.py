@@ -91,9 +91,7 @@ class ClippedSurrogateLoss:
     def loss_sum(
         self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
     ) -> SummedLoss:
-        # Replies were sampled at this temperature, so this is the policy to be improved.
-        logits_NV = logits_NV.float() / self.config.temperature
-        log_probs_N = -functional.cross_entropy(logits_NV, targets_N, reduction="none")
+        log_probs_N = policy_log_probs(self.config, logits_NV, targets_N)
         ratio_N = (log_probs_N - token_values.get("old", log_probs_N.detach())).exp()
         clipped_N = ratio_N.clamp(1 - self.config.clip_low, 1 + self.config.clip_high)
         unclipped_N = ratio_N * token_values["advantage"]
@@ -109,6 +107,16 @@ class ClippedSurrogateLoss:
 
     def denominator(self, samples: Sequence[EncodedSample]) -> float:
         return float(sum(sample.supervised for sample in samples))
+
+
+def policy_log_probs(
+    config: Grpo, logits_NV: torch.Tensor, targets_N: torch.Tensor
+) -> torch.Tensor:
+    """Log-probabilities (N) at the temperature that replies are sampled at: that policy is
+    improved.
+    """
+    logits_NV = logits_NV.float() / config.temperature
+    return -functional.cross_entropy(logits_NV, targets_N, reduction="none")
 
 
 def gather_token_values(

@@ -1,0 +1,248 @@
+"""Generation from a loaded model, step by step: prefill prompts, choose tokens, advance by one, and
+turn tokens into text.
+
+Shapes: B rows of a batch, N prompts, L columns of keys and values (prompts padded on the left), V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from lingshu.core.types import Sample, Sampling
+from lingshu.imaging.read import ShardReader, open_image
+from lingshu.models.load import LoadedModel
+from lingshu.models.processor import EncodedSample
+
+MASKED_LOGIT = -1e9
+# What a decoder writes for bytes that are not a character, or not all of one yet.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def encode_sample(loaded: LoadedModel, sample: Sample, shards: ShardReader) -> EncodedSample:
+    """A sample as model input; its images are opened and scaled.
+
+    Raises:
+        ImageError, InputError: an image or a dialogue that cannot be used.
+    """
+    images = [open_image(image, shards=shards) for image in sample.images]
+    return loaded.processor.encode(sample.messages, loaded.processor.tiles(images))
+
+
+def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
+    """The tokens that end a reply: the tokenizer's, and those of the checkpoint's generation
+    settings.
+    """
+    eos = loaded.model.generation_config.eos_token_id
+    extra = eos if isinstance(eos, list) else [eos]
+    return frozenset({loaded.processor.tokenizer.eos_token_id, *extra} - {None})
+
+
+def model_inputs(
+    loaded: LoadedModel, batch: Sequence[EncodedSample], *, pad: Literal["left", "right"]
+) -> dict[str, torch.Tensor]:
+    """A batch on the model's device with its labels, pixels in the precision of the model."""
+    model, inputs = loaded.model, loaded.processor.collate(batch, pad=pad)
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    if "pixel_values" in inputs:
+        inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    return inputs
+
+
+class KVBatch:
+    """Replies being generated: for each row its keys and values, the columns it sees, its next
+    position and the logits of its next token.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        cache: Any,
+        mask_BL: torch.Tensor,
+        next_position_B: torch.Tensor,
+        last_logits_BV: torch.Tensor,
+    ) -> None:
+        self._loaded, self._cache, self._mask_BL = loaded, cache, mask_BL
+        self._next_position_B, self._last_logits_BV = next_position_B, last_logits_BV
+        self._never_sampled = torch.tensor(
+            loaded.processor.never_sampled, device=loaded.model.device
+        )
+
+    def __len__(self) -> int:
+        return len(self._next_position_B)
+
+    @property
+    def n_columns(self) -> int:
+        return self._mask_BL.shape[1]
+
+    @property
+    def logits_BV(self) -> torch.Tensor:
+        """Of the next token of each row; tokens that stand for pixels cannot win."""
+        return self._last_logits_BV.float().index_fill(1, self._never_sampled, MASKED_LOGIT)
+
+    def select_rows(self, rows: np.ndarray) -> None:
+        """Keep only these rows, in this order."""
+        index = torch.from_numpy(rows).to(self._next_position_B.device)
+        self._cache.batch_select_indices(index)
+        self._mask_BL, self._next_position_B = self._mask_BL[index], self._next_position_B[index]
+        self._last_logits_BV = self._last_logits_BV[index]
+
+    def trim(self) -> None:
+        """Drop the columns on the left that no row sees."""
+        start = int(self._mask_BL.any(0).int().argmax())
+        if start:
+            self._mask_BL = self._mask_BL[:, start:]
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[..., start:, :], layer.values[..., start:, :]
+
+    def append(self, other: KVBatch) -> None:
+        """Append the rows of `other`; the narrower of both is padded on the left."""
+        n_columns = max(self.n_columns, other.n_columns)
+        pads = [n_columns - rows.n_columns for rows in (self, other)]
+
+        def join(*tensors: torch.Tensor) -> torch.Tensor:
+            return torch.cat(
+                [functional.pad(t, (0, 0, pad, 0)) for t, pad in zip(tensors, pads, strict=True)]
+            )
+
+        for layer, other_layer in zip(self._cache.layers, other._cache.layers, strict=True):
+            layer.keys = join(layer.keys, other_layer.keys)
+            layer.values = join(layer.values, other_layer.values)
+        masks = zip((self._mask_BL, other._mask_BL), pads, strict=True)
+        self._mask_BL = torch.cat([functional.pad(mask_BL, (pad, 0)) for mask_BL, pad in masks])
+        self._next_position_B = torch.cat([self._next_position_B, other._next_position_B])
+        self._last_logits_BV = torch.cat([self._last_logits_BV, other._last_logits_BV])
+
+    @torch.inference_mode()
+    def advance(self, token_ids: np.ndarray) -> None:
+        """Append one token to each row and compute the logits of the next."""
+        model = self._loaded.model
+        tokens_B1 = torch.from_numpy(token_ids).to(self._next_position_B.device)[:, None]
+        self._mask_BL = functional.pad(self._mask_BL, (0, 1), value=1)
+        position = self._next_position_B[:, None]
+        has_mrope = self._loaded.processor.family.has_mrope
+        hidden = model.model.language_model(
+            inputs_embeds=model.get_input_embeddings()(tokens_B1),
+            attention_mask=self._mask_BL,
+            position_ids=position.expand(3, -1, 1) if has_mrope else position,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+        self._next_position_B = self._next_position_B + 1
+        self._last_logits_BV = model.lm_head(hidden[:, -1])
+
+
+@torch.inference_mode()
+def prefill(
+    loaded: LoadedModel, prompts: Sequence[EncodedSample], prompt_indices: Sequence[int]
+) -> KVBatch:
+    """A row for each of `prompt_indices`, the prompt it continues; each prompt is computed once."""
+    model = loaded.model
+    inputs = model_inputs(loaded, prompts, pad="left")
+    del inputs["labels"]
+    if "position_ids" not in inputs:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    output = model.model(**inputs, use_cache=True)
+    index = torch.tensor(list(prompt_indices), device=model.device)
+    cache = output.past_key_values
+    cache.batch_select_indices(index)
+    # Text continues one position after the largest one of its prompt, in every row of M-RoPE alike.
+    positions = inputs["position_ids"]
+    next_position_B = positions.amax(dim=(0, 2) if positions.ndim == 3 else 1)[index] + 1
+    logits_BV = model.lm_head(output.last_hidden_state[:, -1])[index]
+    return KVBatch(loaded, cache, inputs["attention_mask"][index], next_position_B, logits_BV)
+
+
+def sample_tokens(
+    logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]
+) -> np.ndarray:
+    """The next token of each row: the likeliest at temperature 0, else sampled from the nucleus of
+    `top_p` by one uniform number.
+    """
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1).cpu().numpy()
+    probs_BV = (logits_BV / sampling.temperature).softmax(-1)
+    # In (0, 1], so that a token of probability 0 is never reached.
+    uniform_B1 = torch.tensor(
+        [[1 - rng.random()] for rng in rngs], dtype=probs_BV.dtype, device=logits_BV.device
+    )
+    if sampling.top_p == 1:
+        return _inverse_cdf(probs_BV, uniform_B1).squeeze(1).cpu().numpy()
+    sorted_BV, order_BV = probs_BV.sort(descending=True, stable=True)
+    nucleus_BV = torch.where(sorted_BV.cumsum(-1) - sorted_BV < sampling.top_p, sorted_BV, 0.0)
+    return order_BV.gather(1, _inverse_cdf(nucleus_BV, uniform_B1)).squeeze(1).cpu().numpy()
+
+
+def _inverse_cdf(probs_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
+    """The index where the cumulative sum reaches the uniform share of its total; its own
+    probability is above 0.
+    """
+    cumulative_BV = probs_BV.cumsum(-1)
+    return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
+
+
+def token_rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:
+    """The random numbers of one reply; they depend on nothing else."""
+    seed_digest = hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest()
+    return np.random.default_rng(np.frombuffer(seed_digest, np.uint32))
+
+
+class IncrementalDetokenizer:
+    """The text of a reply while its tokens arrive: pieces that never hold half a character, a
+    special token, or the start of a stop string.
+
+    `decode` converts tokens to text without special ones. One character may take several tokens,
+    and a stop string several pieces.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()) -> None:
+        self.text = ""
+        self.stopped = False
+        self._decode, self._stop = decode, tuple(text for text in stop if text)
+        self._pending_tokens: list[int] = []  # tokens since the last complete character
+        self._n_emitted = 0  # characters of the pending tokens that were emitted already
+        self._buffer = ""  # perhaps the start of a stop string
+
+    def add(self, token: int) -> str:
+        """The text that may be shown after one more token; empty while nothing can be."""
+        self._pending_tokens.append(token)
+        decoded = self._decode(self._pending_tokens)
+        # Of the pending bytes at most the last character is incomplete; what precedes it will not
+        # change.
+        complete = decoded.removesuffix(REPLACEMENT)
+        new_text, self._n_emitted = complete[self._n_emitted :], len(complete)
+        if len(complete) == len(decoded):
+            self._pending_tokens, self._n_emitted = [], 0
+        return self._emit(new_text, is_final=False)
+
+    def flush(self) -> str:
+        """The rest, once no token follows."""
+        tail = self._decode(self._pending_tokens)[self._n_emitted :] if self._pending_tokens else ""
+        self._pending_tokens, self._n_emitted = [], 0
+        return self._emit(tail, is_final=True)
+
+    def _emit(self, new_text: str, *, is_final: bool) -> str:
+        if self.stopped:
+            return ""
+        buffer = self._buffer + new_text
+        stop_offsets = [offset for text in self._stop if (offset := buffer.find(text)) >= 0]
+        if stop_offsets:
+            self.stopped, end, self._buffer = True, min(stop_offsets), ""
+        else:
+            held_back = [0] if is_final else [_suffix_overlap(buffer, text) for text in self._stop]
+            end = len(buffer) - max(held_back, default=0)
+            self._buffer = buffer[end:]
+        self.text += buffer[:end]
+        return buffer[:end]
+
+
+def _suffix_overlap(buffer: str, text: str) -> int:
+    """The number of characters at the end of `buffer` that begin `text`."""
+    sizes = range(min(len(buffer), len(text) - 1), 0, -1)
+    return next((size for size in sizes if text.startswith(buffer[-size:])), 0)
