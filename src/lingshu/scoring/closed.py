@@ -13,8 +13,7 @@ import re
 
 from lingshu.core.reply_text import make_score, require_golds, to_plain_text
 from lingshu.core.types import Sample, Score
-from lingshu.scoring import yes_no
-from lingshu.scoring._matching import grade
+from lingshu.scoring import open, yes_no
 
 RANGE = (0.0, 1.0)
 _POLAR_QUESTION = re.compile(r"吗\W*$|是否|有没有|是不是")
@@ -29,7 +28,7 @@ def score(sample: Sample, reply: str) -> Score:
     golds = require_golds(sample)
     if all(yes_no.as_polarity(gold) for gold in golds):
         return yes_no.score(sample, reply)
-    result = grade(sample, reply)
+    result = open.score(sample, reply)
     if result.value == 0.0 and _POLAR_QUESTION.search(sample.question):
         polarity = yes_no.parse_polarity(reply).polarity
         if polarity and polarity in {

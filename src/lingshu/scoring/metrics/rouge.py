@@ -22,41 +22,32 @@ _MIN_STEM_LENGTH = 4
 
 
 def tokenize(text: str, *, use_stemmer: bool = False) -> list[str]:
-    """The tokens of rouge_score; `stemmed` takes the endings off words of more than three letters,
-    as its stemmer does.
+    """The tokens of rouge_score; its stemmer takes the endings off words of more than three
+    letters.
     """
     tokens = _NOT_WORD.sub(" ", text.lower()).split()
-    return (
-        [stem(word) if len(word) >= _MIN_STEM_LENGTH else word for word in tokens]
-        if use_stemmer
-        else tokens
-    )
+    if not use_stemmer:
+        return tokens
+    return [stem(word) if len(word) >= _MIN_STEM_LENGTH else word for word in tokens]
 
 
 def google_rouge(prediction: str, gold: str, *, use_stemmer: bool = False) -> dict[str, float]:
     """ROUGE-1, -2 and -L, F only, as rouge_score 0.1.2; 0 where either text has no word."""
-    prediction_tokens, gold_tokens = (
-        tokenize(prediction, use_stemmer=use_stemmer),
-        tokenize(gold, use_stemmer=use_stemmer),
-    )
+    predicted, reference = (tokenize(text, use_stemmer=use_stemmer) for text in (prediction, gold))
     return {
-        "rouge1": _overlap(prediction_tokens, gold_tokens),
-        "rouge2": _overlap(list(pairwise(prediction_tokens)), list(pairwise(gold_tokens))),
-        "rougeL": _f_score(
-            _lcs_length(prediction_tokens, gold_tokens), len(prediction_tokens), len(gold_tokens)
-        ),
+        "rouge1": _overlap(predicted, reference),
+        "rouge2": _overlap(list(pairwise(predicted)), list(pairwise(reference))),
+        "rougeL": _rouge_l(predicted, reference),
     }
 
 
 def google_rouge_l(prediction: str, gold: str, *, use_stemmer: bool = False) -> float:
     """ROUGE-L alone, F, as rouge_score 0.1.2."""
-    prediction_tokens, gold_tokens = (
-        tokenize(prediction, use_stemmer=use_stemmer),
-        tokenize(gold, use_stemmer=use_stemmer),
-    )
-    return _f_score(
-        _lcs_length(prediction_tokens, gold_tokens), len(prediction_tokens), len(gold_tokens)
-    )
+    return _rouge_l(*(tokenize(text, use_stemmer=use_stemmer) for text in (prediction, gold)))
+
+
+def _rouge_l(predicted: Sequence[str], reference: Sequence[str]) -> float:
+    return _f_score(_lcs_length(predicted, reference), len(predicted), len(reference))
 
 
 def set_rouge(prediction: str, gold: str) -> dict[str, float]:
@@ -76,31 +67,23 @@ def sentence_set_rouge(prediction: str, gold: str) -> dict[str, float]:
     Raises:
         ValueError: either side has no sentence.
     """
-    prediction_sentences, gold_sentences = (
-        _sentences(prediction, "Hypothesis"),
-        _sentences(gold, "Reference"),
-    )
-    words_by_side = [
-        [word for sentence in side for word in sentence]
-        for side in (prediction_sentences, gold_sentences)
-    ]
+    sides = _sentences(prediction, "Hypothesis"), _sentences(gold, "Reference")
+    words_by_side = [[word for sentence in side for word in sentence] for side in sides]
     scores = {}
     for n in (1, 2):
         ngrams, reference = (
             {tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in words_by_side
         )
-        scores[f"rouge-{n}"] = _smoothed_f_score(
-            len(ngrams & reference), len(ngrams), len(reference)
-        )
-    covered_words = {
+        shared = ngrams & reference
+        scores[f"rouge-{n}"] = _smoothed_f_score(len(shared), len(ngrams), len(reference))
+    covered = {
         word
-        for reference in gold_sentences
-        for sentence in prediction_sentences
+        for reference in sides[1]
+        for sentence in sides[0]
         for word in _longest_common_subsequence(reference, sentence)
     }
-    scores["rouge-l"] = _smoothed_f_score(
-        len(covered_words), len(set(words_by_side[0])), len(set(words_by_side[1]))
-    )
+    n_predicted, n_gold = (len(set(words)) for words in words_by_side)
+    scores["rouge-l"] = _smoothed_f_score(len(covered), n_predicted, n_gold)
     return scores
 
 
@@ -112,15 +95,13 @@ def _sentences(text: str, side: str) -> list[list[str]]:
 
 
 def _smoothed_f_score(n_shared: int, n_predicted: int, n_gold: int) -> float:
-    precision, recall = (
-        n_shared / n_predicted if n_predicted else 0.0,
-        n_shared / n_gold if n_gold else 0.0,
-    )
+    precision = n_shared / n_predicted if n_predicted else 0.0
+    recall = n_shared / n_gold if n_gold else 0.0
     return 2 * (precision * recall) / (precision + recall + 1e-8)
 
 
 def _longest_common_subsequence(reference: Sequence[str], prediction: Sequence[str]) -> list[str]:
-    """One longest common subsequence; among equals the one that leaves the end of `said` first."""
+    """One longest common subsequence; among equals the one that leaves the end of `prediction` first."""
     lengths = [[0] * (len(prediction) + 1) for _ in range(len(reference) + 1)]
     for i, word in enumerate(reference, 1):
         for j, prediction_word in enumerate(prediction, 1):
@@ -146,11 +127,9 @@ def coco_rouge_l(prediction: str, gold: str) -> float:
     prediction_tokens, gold_tokens = prediction.split(" "), gold.split(" ")
     n_shared = _lcs_length(prediction_tokens, gold_tokens)
     precision, recall = n_shared / len(prediction_tokens), n_shared / len(gold_tokens)
-    return (
-        (1 + _BETA_SQUARED) * precision * recall / (recall + _BETA_SQUARED * precision)
-        if n_shared
-        else 0.0
-    )
+    if not n_shared:
+        return 0.0
+    return (1 + _BETA_SQUARED) * precision * recall / (recall + _BETA_SQUARED * precision)
 
 
 def _overlap(prediction_ngrams: Sequence[object], gold_ngrams: Sequence[object]) -> float:
@@ -193,14 +172,9 @@ _STEP_2 = (
     ("iveness", "ive"), ("fulness", "ful"), ("ousness", "ous"), ("aliti", "al"), ("iviti", "ive"), ("biliti", "ble"), ("fulli", "ful"),
 )  # fmt: skip
 _STEP_3 = (
-    ("icate", "ic"),
-    ("ative", ""),
-    ("alize", "al"),
-    ("iciti", "ic"),
-    ("ical", "ic"),
-    ("ful", ""),
+    ("icate", "ic"), ("ative", ""), ("alize", "al"), ("iciti", "ic"), ("ical", "ic"), ("ful", ""),
     ("ness", ""),
-)
+)  # fmt: skip
 _STEP_4 = (
     "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ion", "ou", "ism", "ate", "iti", "ous", "ive", "ize",
 )  # fmt: skip
@@ -238,10 +212,6 @@ def _ends_with_cvc(word: str) -> bool:
     return (pattern.endswith("cvc") and word[-1] not in "wxy") or pattern == "vc"
 
 
-def _ends_with_double_consonant(word: str) -> bool:
-    return len(word) > 1 and word[-1] == word[-2] and _letter_pattern(word)[-1] == "c"
-
-
 def _step_1a(word: str) -> str:
     if word.endswith("ies") and len(word) == 4:
         return word[:-1]
@@ -256,29 +226,21 @@ def _step_1b(word: str) -> str:
         return word[:-1] if len(word) == 4 else word[:-2]
     if word.endswith("eed"):
         return word[:-1] if _measure(word[:-3]) else word
-    root = next(
-        (
-            word[: -len(suffix)]
-            for suffix in ("ed", "ing")
-            if word.endswith(suffix) and "v" in _letter_pattern(word[: -len(suffix)])
-        ),
-        None,
-    )
-    if root is None:
+    roots = [word.removesuffix(suffix) for suffix in ("ed", "ing") if word.endswith(suffix)]
+    if not roots or "v" not in _letter_pattern(roots[0]):
         return word
+    root = roots[0]
     if root.endswith(("at", "bl", "iz")):
         return root + "e"
-    if _ends_with_double_consonant(root):
+    if root[-1:] == root[-2:-1] and _letter_pattern(root)[-1] == "c":
         return root if root[-1] in "lsz" else root[:-1]
     return root + "e" if _measure(root) == 1 and _ends_with_cvc(root) else root
 
 
 def _step_1c(word: str) -> str:
-    return (
-        word[:-1] + "i"
-        if word.endswith("y") and len(word) > 2 and _letter_pattern(word[:-1])[-1] == "c"
-        else word
-    )
+    if word.endswith("y") and len(word) > 2 and _letter_pattern(word[:-1])[-1] == "c":
+        return word[:-1] + "i"
+    return word
 
 
 def _step_2(word: str) -> str:
