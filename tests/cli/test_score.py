@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.cli.score import score
+from lingshu.cli.score import ScoreConfig
+from lingshu.cli.score import score as score_file
 from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import read_json, read_jsonl
 
@@ -37,6 +38,10 @@ ROWS = [
     },
     {"id": "5", "question": "Is it?", "gold": "no", "reply": "I cannot determine this."},
 ]
+
+
+def score(file: Path, **options) -> int:
+    return score_file(file, config=ScoreConfig(**options))
 
 
 def write(path: Path, rows: list) -> Path:
@@ -149,3 +154,18 @@ def test_an_empty_group_is_none_and_no_group_that_all_rows_share(tmp_path, capsy
         )
         summary.append(json.loads(capsys.readouterr().out)["accuracy"])
     assert summary[0] == summary[1]
+
+
+def test_a_published_protocol_also_adds_up_as_published(tmp_path, capsys):
+    rows = [
+        {"id": str(n), "gold": "lung", "kind": "open", "reply": reply, **judge}
+        for n, (reply, judge) in enumerate([("lung", {"judge": True}), ("a lung", {"judge": True})])
+    ]
+    path = write(tmp_path / "in.jsonl", [*rows, {**ROWS[2], "kind": "yes_no"}])
+    assert score(path, scorer="auto", protocol="medevalkit") == 0
+    totals = json.loads(capsys.readouterr().out)["as_published"]
+    # With a judge on, the accuracy of open questions is divided by their number twice.
+    assert totals["open"] == {"total": 2, "right": 2, "acc": 0.5}
+    assert totals["closed"]["total"] == 1 and totals["all"]["total"] == 3
+    assert score(path, scorer="auto") == 0
+    assert "as_published" not in json.loads(capsys.readouterr().out)

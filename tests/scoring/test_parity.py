@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lingshu.cli.score import ScoreConfig
 from lingshu.cli.score import score as score_file
 from lingshu.core import prompts
 from lingshu.core.errors import InputError
@@ -413,9 +414,10 @@ def test_the_command_gives_both_verdicts(
     ]
     file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = ScoreConfig(scorer="auto", protocol=protocol, out=out)  # type: ignore[arg-type]
     # The one case without a reply has the status error, and the command says so with exit code 1.
     failed = any(row["reply"] is None for row in rows)
-    assert score_file(file, scorer="auto", protocol=protocol, out=out) == int(failed)  # type: ignore[arg-type]
+    assert score_file(file, config=config) == int(failed)
     summary = json.loads(capsys.readouterr().out)
     assert summary["protocol"] == protocol and bool(summary["known_issues"]) == (
         protocol == "medevalkit"

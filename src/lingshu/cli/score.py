@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.artifacts import score_row, write_scores
 from lingshu.core.errors import InputError, one_line
@@ -15,17 +16,24 @@ from lingshu.core.files import enumerate_jsonl, sha256_file, write_json
 from lingshu.core.rows import sample_from_row
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import Drop, Reply, Sample, Scorer
+from lingshu.scoring.protocols import table
+from lingshu.scoring.protocols.table import ProtocolName
 
 
-def score(
-    file: Path,
-    /,
-    *,
-    scorer: str,
-    protocol: Literal["strict", "paper", "medevalkit"] = "strict",
-    out: Path | None = None,
-    metric_weights: Path | None = None,
-) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    scorer: str
+    "A name from `lingshu list scoring`, or a .py file with a function score(sample, reply)."
+    protocol: ProtocolName = "strict"
+    """`strict` grades by the scorer; `paper` and `medevalkit` grade choice, yes/no, closed and open
+    questions by published rules, with their known issues."""
+    out: Path | None = None
+    "File for one scores row per reply; other keys of a row are carried through."
+    metric_weights: Path | None = None
+    "Folder with the models of report metrics; the metrics of missing ones are unavailable."
+
+
+def score(file: Path, /, *, config: Flat[ScoreConfig]) -> int:
     """Score the rows of FILE and print a JSON summary: n, right, accuracy and right / read with 95%
     intervals, statuses.
 
@@ -33,74 +41,68 @@ def score(
     with or without their letters, gold a letter, a text or a list of accepted texts, reply null
     where generation failed.
 
-    Args:
-        file: JSONL file with one row per reply.
-        scorer: a name from `lingshu list scoring`, or a .py file with a function score(sample,
-            reply).
-        protocol: strict grades by the scorer; paper and medevalkit grade choice, yes/no, closed and
-            open questions by published rules, with their known faults.
-        out: file for one scores row per reply; other keys of a row are carried through.
-        metric_weights: folder with the models of report metrics; those that are not there are said
-            to be unavailable.
+    Parameters
+    ----------
+    file
+        JSONL file with one row per reply.
     """
     from lingshu.evaluate.summary import summarize
-    from lingshu.scoring.protocols import table
 
-    grade_reply = table.protocol_scorer(
-        cast("Scorer", registry.get_attribute("scoring", scorer, "score")), protocol
-    )
-    rows = [{**row, "protocol": protocol} for row in score_rows(file, grade_reply)]
+    task_score = cast("Scorer", registry.get_attribute("scoring", config.scorer, "score"))
+    grade_reply = table.protocol_scorer(task_score, config.protocol)
+    rows = [{**row, "protocol": config.protocol} for row in score_rows(file, grade_reply)]
     if not rows:
         raise InputError(f"{file} holds no rows; give one JSON object a line.")
-    metrics = _metrics(rows, scorer, metric_weights)
+    metrics = _metrics(rows, config)
     summary = summarize(rows)
-    counts = {
-        "n": summary.n,
-        **{f"status_{status}": count for status, count in summary.statuses.items()},
-    }
-    if out is not None:
-        write_scores(out, rows)
+    if config.out is not None:
+        write_scores(config.out, rows)
+        statuses = {f"status_{status}": count for status, count in summary.statuses.items()}
         card = RunCard(
             "score",
-            {"file": str(file), "scorer": scorer, "protocol": protocol},
-            counts=counts,
+            {"file": str(file), "scorer": config.scorer, "protocol": config.protocol},
+            counts={"n": summary.n, **statuses},
             hashes={file.name: sha256_file(file)},
         )
-        write_json(out.with_name(f"{out.name}.run.json"), asdict(card))
-    print(
-        json.dumps(
-            {
-                "protocol": protocol,
-                "n": summary.n,
-                "correct": summary.correct,
-                "accuracy": summary.accuracy._asdict(),
-                "parsed_accuracy": summary.parsed_accuracy._asdict(),
-                "statuses": dict(summary.statuses),
-                # Several replies to one question are fine here, a file joined twice by mistake is
-                # not: the reader decides.
-                "repeated_ids": len(rows) - len({row["id"] for row in rows}),
-                "known_issues": list(table.quirks(protocol)),
-                **metrics,
-            },
-            indent=2,
-        )
-    )
+        write_json(config.out.with_name(f"{config.out.name}.run.json"), asdict(card))
+    output = {
+        "protocol": config.protocol,
+        "n": summary.n,
+        "correct": summary.correct,
+        "accuracy": summary.accuracy._asdict(),
+        "parsed_accuracy": summary.parsed_accuracy._asdict(),
+        "statuses": dict(summary.statuses),
+        # Several replies to one question are fine here, a file joined twice by mistake is not: the
+        # reader decides.
+        "repeated_ids": len(rows) - len({row["id"] for row in rows}),
+        "known_issues": list(table.quirks(config.protocol)),
+        **metrics,
+    }
+    if config.protocol != "strict":
+        output["as_published"] = _published_totals(rows, config.protocol)
+    print(json.dumps(output, indent=2))
     return 1 if summary.statuses["error"] else 0
 
 
-def _metrics(rows: list[dict[str, Any]], scorer: str, weights: Path | None) -> dict[str, Any]:
-    """What the scorer's METRICS say of all rows, which each get their share; nothing where it has
-    none.
-    """
+def _published_totals(rows: list[dict[str, Any]], protocol: ProtocolName) -> dict[str, Any]:
+    """All, open and closed questions as the published tables add them up."""
+    totals = table.aggregate(protocol, rows)._asdict()
+    return {
+        name: total._asdict() if isinstance(total, table.Accuracy) else total
+        for name, total in totals.items()
+    }
+
+
+def _metrics(rows: list[dict[str, Any]], config: ScoreConfig) -> dict[str, Any]:
+    """The scorer's METRICS of all rows, if it has any; each row gets its own values."""
     from lingshu.evaluate.metrics import compute_metrics, metrics_table, sample_values
 
-    metrics = getattr(registry.load("scoring", scorer), "METRICS", ())
+    metrics = getattr(registry.load("scoring", config.scorer), "METRICS", ())
     if not metrics:
         return {}
     samples = [_sample(row, line_number) for line_number, row in enumerate(rows, 1)]
-    metric_results = compute_metrics(
-        metrics, samples, [row["reply"] for row in rows], weights=weights
-    )
+    replies = [row["reply"] for row in rows]
+    metric_results = compute_metrics(metrics, samples, replies, weights=config.metric_weights)
     for index, row in enumerate(rows):
         row["metrics"] = sample_values(metric_results, index)
     return metrics_table(metric_results, samples)

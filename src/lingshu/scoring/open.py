@@ -84,7 +84,9 @@ def _vocabulary() -> Vocabulary:
         for word in names.split("|")
     }
     words = [frozenset(data[name].split()) for name in Vocabulary._fields[2:-1]]
-    return Vocabulary(units, opposites, *words, frozenset(data["negation_phrases"]))
+    words = {name: frozenset(data[name].split()) for name in Vocabulary._fields[2:-1]}
+    phrases = frozenset(data["negation_phrases"])
+    return Vocabulary(units, opposites, negation_phrases=phrases, **words)
 
 
 def score(sample: Sample, reply: str) -> Score:
