@@ -29,7 +29,7 @@ def step(
     plurals: bool = True,
     hyphens: bool = True,
 ) -> MapStep:
-    """Write where terms occur in every answer to `meta.extra["entities"]` (docs/artefacts.md); `[]`
+    """Write where terms occur in every answer to `meta.extra["entities"]` (docs/artifacts.md); `[]`
     where there is none.
 
     Args:
