@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.cli.build import _print_summary, build
+from lingshu.cli.build import build, print_summary
 from lingshu.core import registry
-from lingshu.core.errors import InputError
+from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import check_manifest, read_json, read_jsonl
 from lingshu.core.types import Drop, Sample, Task
 from lingshu.imaging.read import encode_png, open_image
@@ -285,14 +285,14 @@ def test_what_cannot_be_built_is_one_clear_error(
     name: str, agreement: tuple[str, ...], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "source").mkdir()
-    with pytest.raises((InputError, LookupError), match=message):
+    with pytest.raises((InputError, UnknownNameError), match=message):
         build(name, tmp_path / "source", out=tmp_path / "data", agreement=agreement)
     assert not (tmp_path / "data" / name).exists()
 
 
 def test_a_download_that_gives_nothing_leaves_nothing(tmp_path: Path) -> None:
     put(tmp_path / "source" / "test.json", [])
-    with pytest.raises(InputError, match="gives no question"):
+    with pytest.raises(InputError, match="has no question"):
         build("slake", tmp_path / "source", out=tmp_path / "data")
     put(tmp_path / "source" / "test.json", "{broken")
     with pytest.raises(InputError, match=r"test\.json"):
@@ -326,5 +326,5 @@ def test_a_corrupt_image_drops_its_question_and_leaves_no_file(tmp_path: Path) -
 def test_build_says_which_known_list_the_number_is(capsys) -> None:
     task = registry.get_attribute("tasks", "mimic_cxr", "TASK")
     assert isinstance(task, Task)
-    assert _print_summary(task, Path("data"), Counter(samples=2347, images=1), Counter()) == 0
+    assert print_summary(task, Path("data"), Counter(samples=2347, images=1), Counter()) == 0
     assert "2347 is ReXrank's test list." in capsys.readouterr().out

@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_counted(tmp_path, test_set, capsys):
         (["TEST", "--against", "vqa_rod"], "did you mean 'vqa_rad'"),
         (["EMPTY", "--against", "TEST"], "neither a DATASET folder"),
         (["BROKEN", "--against", "TEST"], "line 1: not valid JSON"),
-        (["OUTSIDE", "--against", "TEST"], "lies outside"),
+        (["OUTSIDE", "--against", "TEST"], "is outside"),
         (["NUMBER", "--against", "TEST"], "must name files"),
         (["TEST", "--against", "TEST", "--radius", "40"], "--radius 40"),
         (["--against", "TEST"], "name the training data"),
