@@ -1,16 +1,16 @@
-"""The published leaderboard beside a run: which task fills which column, the averages as printed,
-and every difference.
+"""The published leaderboard and a run: which task fills which column, the averages as printed, and
+every difference.
 
 leaderboard.json holds the printed tables of the Lingshu paper (arXiv 2506.07044) and of the model
-cards it names; nothing in it was measured anew. A task names its column itself (`published` in the
-run card), so that no task is known here by name.
+cards it names; nothing in it was measured again. A task names its column itself (`published` in the
+run card), so no task is known here by name.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -19,20 +19,21 @@ from typing import Any
 from lingshu.core.errors import ArtifactError, InputError, suggest_name
 from lingshu.evaluate.statistics import macro
 from lingshu.evaluate.store import ScoredRun, ScoredTask
-from lingshu.evaluate.summary import Row, Summary, summarize
+from lingshu.evaluate.summary import Summary, summarize
 
 AVERAGE = "avg_published"  # stands for a column where a row's printed average is meant
-DEFAULT_REFERENCE = "Lingshu-7B"  # the row that stands in where a run's model names none
+DEFAULT_REFERENCE = "Lingshu-7B"  # the row for a run whose model has no printed name
 # The printed cells of these columns hold verdicts of a judge (GPT-4.1) on open questions. Its
 # version, the decoding and the exact code behind them are not fully known, so a difference of less
-# than a point says nothing.
+# than a point means nothing.
 JUDGED_COLUMNS = {("multimodal", "VQA-RAD"), ("multimodal", "SLAKE"), ("multimodal", "PathVQA")}
 JUDGED_POINTS, ROUNDING_POINTS = 1.0, 0.05
 MAX_TOKENS = 8192  # of the published decoding
-# Columns of which it is not known what data they are over.
+# Columns whose data is not known exactly.
 UNDOCUMENTED = {
     ("textual", "Medbullets"): "whether four or five options were printed is not documented"
 }
+Rows = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Column:
     it, under one protocol.
 
     `expected` is the number of items that the benchmark has, None where that is not known;
-    `limited` whether fewer were wanted.
+    `is_limited` whether fewer were requested.
     """
 
     table: str
@@ -69,11 +70,8 @@ class Column:
 
 @dataclass(frozen=True)
 class Average:
-    """The average of a table as it is published: the unweighted mean of all its columns, and the
-    mean over all items.
-
-    `macro` is None until every column is there; `columns` are those that are, `of` is how many the
-    table has.
+    """The average of a table as it is published: the unweighted mean of all its `n_columns` columns
+    (None until all are there), and the mean over all items.
     """
 
     table: str
@@ -86,13 +84,12 @@ class Average:
 
 @dataclass(frozen=True)
 class Cell:
-    """A printed cell beside ours. Printed values and `difference` (ours - printed) are in points of
-    a hundred.
+    """A printed cell and ours. Printed values and `difference` (ours - printed) are in percentage
+    points.
 
-    `outside` says whether the printed value lies outside our 95% interval and further away than
-    `tolerance`; None where that cannot be said, for the reason `no_verdict` where ours are other
-    items. `skipped` is why a cell is not compared, `suspect` that the reason lies in the printed
-    value.
+    `is_outside`: the printed value is outside our 95% interval and further away than `tolerance`;
+    None where that is unknown, for `no_verdict_reason` where ours are other items. `skip_reason` is
+    why a cell is not compared, `is_unreliable` that the printed value itself is why.
     """
 
     table: str
@@ -139,10 +136,11 @@ class UnreliableCell:
 
 @dataclass(frozen=True)
 class PublishedComparison:
-    """A run beside the published tables; the differences are to the row of `reference`.
+    """A run and the published tables; the differences are to the row of `reference`, which the run's
+    model or the caller named if `is_reference_named`.
 
-    `named` is whether the run's model, or whoever asked, named that row. `rows` has the printed
-    rows of each table, `notes` what else the run did otherwise than the published ones, by table.
+    `rows` has the printed rows of each table, `notes` other deviations from the published runs, by
+    table.
     """
 
     reference: str
@@ -150,7 +148,7 @@ class PublishedComparison:
     columns: tuple[Column, ...]
     cells: tuple[Cell, ...]
     averages: tuple[Average, ...]
-    rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]
+    rows: Rows
     unreliable_cells: tuple[UnreliableCell, ...]
     sources: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -173,23 +171,27 @@ class PublishedComparison:
 
 @cache
 def load_leaderboard() -> Mapping[str, Any]:
-    """The published tables; docs/report.md says what is in them."""
-    return json.loads(
-        resources.files("lingshu.evaluate").joinpath("leaderboard.json").read_text(encoding="utf-8")
-    )
+    """The published tables; docs/report.md describes them."""
+    path = resources.files("lingshu.evaluate").joinpath("leaderboard.json")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _table(name: str) -> Mapping[str, Any]:
+    return load_leaderboard()["tables"][name]
+
+
+@cache
 def table_columns() -> dict[str, list[str]]:
     """The columns of each published table of models; those of the report table are dataset/metric."""
-    columns_by_table = {}
+    columns: dict[str, list[str]] = {}
     for name, table in load_leaderboard()["tables"].items():
         if all("model" in row for row in table["rows"]):
-            columns_by_table[name] = table.get("columns") or [
+            columns[name] = table.get("columns") or [
                 f"{dataset}/{metric}"
                 for dataset in table["datasets"]
                 for metric in table["metrics"]
             ]
-    return columns_by_table
+    return columns
 
 
 def published_column(task: ScoredTask) -> tuple[str, str] | None:
@@ -197,7 +199,7 @@ def published_column(task: ScoredTask) -> tuple[str, str] | None:
     one table has.
 
     Raises:
-        ArtefactError: there is no such column.
+        ArtifactError: there is no such column.
     """
     target = task.metadata.get("published")
     if not target:
@@ -209,9 +211,9 @@ def published_column(task: ScoredTask) -> tuple[str, str] | None:
         if column in columns and table in (None, name)
     ]
     if len(matches) != 1:
-        column_names = [name for columns in table_columns().values() for name in columns]
+        names = [name for columns in table_columns().values() for name in columns]
         raise ArtifactError(
-            f"{task.name} belongs to no published column {target!r}; {suggest_name(str(column), column_names)}"
+            f"{task.name} belongs to no published column {target!r}; {suggest_name(str(column), names)}"
         )
     return matches[0]
 
@@ -222,78 +224,64 @@ def fill_columns(run: ScoredRun) -> list[Column]:
     """
     tasks_by_column: dict[tuple[str, str], list[ScoredTask]] = {}
     for task in run.tasks:
-        table_column = published_column(task)
-        if table_column is not None:
-            tasks_by_column.setdefault(table_column, []).append(task)
+        column = published_column(task)
+        if column is not None:
+            tasks_by_column.setdefault(column, []).append(task)
     order = [(table, column) for table, names in table_columns().items() for column in names]
-    result = []
-    for table, column in sorted(tasks_by_column, key=order.index):
-        tasks = tasks_by_column[table, column]
-        expected_counts = [
-            int(task.metadata["n"]) for task in tasks if task.metadata.get("n") is not None
-        ]
-        expected = sum(expected_counts) if len(expected_counts) == len(tasks) else None
-        for protocol in (
-            name for name in tasks[0].rows if all(name in task.rows for task in tasks)
-        ):
-            rows: list[Row] = [
-                {**row, "id": f"{task.name}/{row['id']}"}
-                for task in tasks
-                for row in task.rows[protocol]
-            ]
-            names, is_limited = (
-                tuple(task.name for task in tasks),
-                any(task.limit is not None for task in tasks),
-            )
-            result.append(
-                Column(table, column, protocol, names, expected, summarize(rows), is_limited)
-            )
-    return result
+    return [
+        _fill_column(table, column, protocol, tasks_by_column[table, column])
+        for table, column in sorted(tasks_by_column, key=order.index)
+        for protocol in tasks_by_column[table, column][0].rows
+        if all(protocol in task.rows for task in tasks_by_column[table, column])
+    ]
+
+
+def _fill_column(table: str, column: str, protocol: str, tasks: Sequence[ScoredTask]) -> Column:
+    counts = [task.metadata.get("n") for task in tasks]
+    rows = [
+        {**row, "id": f"{task.name}/{row['id']}"} for task in tasks for row in task.rows[protocol]
+    ]
+    return Column(
+        table,
+        column,
+        protocol,
+        tuple(task.name for task in tasks),
+        None if None in counts else sum(map(int, filter(None, counts))),
+        summarize(rows),
+        any(task.limit is not None for task in tasks),
+    )
 
 
 def compute_averages(columns: Sequence[Column]) -> list[Average]:
     """The averages of the tables that have one, for each protocol, of the columns that this run
     fills.
     """
-    result = []
+    averages = []
     for table, protocol in dict.fromkeys((column.table, column.protocol) for column in columns):
-        if not _has_average(table):
+        # The other tables print no average, or one that is not the mean of their columns.
+        if not str(_table(table).get("average")).startswith("unweighted mean"):
             continue
-        protocol_columns = [
+        filled = [
             column for column in columns if (column.table, column.protocol) == (table, protocol)
         ]
-        n_columns = len(table_columns()[table])
-        macro_average = (
-            macro([column.summary.accuracy.value for column in protocol_columns])
-            if len(protocol_columns) == n_columns
-            else None
-        )
-        items = sum(column.summary.n for column in protocol_columns)
-        pooled = (
-            sum(column.summary.correct for column in protocol_columns) / items if items else None
-        )
-        result.append(
+        summaries = [column.summary for column in filled]
+        n_columns, n_items = len(table_columns()[table]), sum(summary.n for summary in summaries)
+        averages.append(
             Average(
                 table,
                 protocol,
-                tuple(column.column for column in protocol_columns),
+                tuple(column.column for column in filled),
                 n_columns,
-                macro_average,
-                pooled,
+                macro([s.accuracy.value for s in summaries]) if len(filled) == n_columns else None,
+                sum(summary.correct for summary in summaries) / n_items if n_items else None,
             )
         )
-    return result
-
-
-def _has_average(table: str) -> bool:
-    # The other tables print no average, or one that is not the mean of their columns.
-    return str(load_leaderboard()["tables"][table].get("average")).startswith("unweighted mean")
+    return averages
 
 
 def compare(run: ScoredRun, requested: str | None = None) -> PublishedComparison:
-    """The run beside the published tables. `wanted` names the printed row to take differences to.
-
-    Without it that is the row of the run's model where it bears a printed name, else Lingshu-7B.
+    """The run and the published tables. `requested` names the printed row to take differences to;
+    without it that is the row of the run's model where it has a printed name, else Lingshu-7B.
 
     Raises:
         InputError: no printed row has that name, or no task of the run belongs to a published
@@ -305,85 +293,66 @@ def compare(run: ScoredRun, requested: str | None = None) -> PublishedComparison
         raise InputError(
             f"{run.name} has no task with a published column ({names}); leave out --against paper."
         )
-    model_names = {
-        row["model"]
-        for name in table_columns()
-        for row in load_leaderboard()["tables"][name]["rows"]
-    }
-    model_name = (
-        run.model.rstrip("/").rsplit("/", 1)[-1].rsplit("#", 1)[-1]
-        if requested is None
-        else requested
-    )
-    reference = {name.casefold(): name for name in model_names}.get(model_name.casefold())
-    if reference is None and requested is not None:
-        raise InputError(
-            f"no published row is called {requested!r}; {suggest_name(requested, model_names)}"
-        )
-    reference_model = reference or DEFAULT_REFERENCE
-    used_tables = dict.fromkeys(column.table for column in columns)
+    reference = _find_reference(run.model, requested)
+    model = reference or DEFAULT_REFERENCE
+    tables = list(dict.fromkeys(column.table for column in columns))
     rows = {
-        table: {
-            row["model"]: _cells_by_column(row)
-            for row in load_leaderboard()["tables"][table]["rows"]
-        }
-        for table in used_tables
+        table: {row["model"]: _cells_by_column(row) for row in _table(table)["rows"]}
+        for table in tables
     }
     averages = compute_averages(columns)
-    cells = [_cell(column, rows, reference_model) for column in columns] + [
-        _average_cell(average, columns, rows, reference_model) for average in averages
-    ]
-    shown_cells = {(column.table, column.column) for column in columns} | {
-        (average.table, AVERAGE) for average in averages if average.macro is not None
-    }
+    cells = [_cell(column, rows, model) for column in columns]
+    cells += [_average_cell(average, columns, rows, model) for average in averages]
+    shown = {(column.table, column.column) for column in columns}
+    shown |= {(average.table, AVERAGE) for average in averages if average.macro is not None}
     unreliable_cells = tuple(
         UnreliableCell(**entry)
         for entry in load_leaderboard()["suspect_cells"]
-        if any(
-            table == entry["table"] and fnmatchcase(column, entry["column"])
-            for table, column in shown_cells
-        )
+        if any(t == entry["table"] and fnmatchcase(c, entry["column"]) for t, c in shown)
     )
-    sources = [
-        row["source"]
-        for table in used_tables
-        for row in load_leaderboard()["tables"][table]["rows"]
-        if "source" in row
-    ]
-    sources += [
-        load_leaderboard()["tables"][table]["source"]
-        for table in used_tables
-        if "source" in load_leaderboard()["tables"][table]
-    ]
-    source_texts = tuple(load_leaderboard()["sources"][source] for source in dict.fromkeys(sources))
+    sources = [row.get("source") for table in tables for row in _table(table)["rows"]]
+    sources += [_table(table).get("source") for table in tables]
     notes = {
-        table: _decoding_notes(run, [column for column in columns if column.table == table])
-        for table in used_tables
+        table: _decoding_notes(run, [c for c in columns if c.table == table]) for table in tables
     }
     return PublishedComparison(
-        reference_model,
+        model,
         reference is not None,
         tuple(columns),
         tuple(cells),
         tuple(averages),
         rows,
         unreliable_cells,
-        source_texts,
+        tuple(load_leaderboard()["sources"][name] for name in dict.fromkeys(filter(None, sources))),
         notes,
     )
 
 
+def _find_reference(model: str, requested: str | None) -> str | None:
+    """The printed name of the requested row or of a model."""
+    names = {row["model"] for table in table_columns() for row in _table(table)["rows"]}
+    name = requested
+    if name is None:
+        name = model.rstrip("/").rsplit("/", 1)[-1].rsplit("#", 1)[-1]
+    reference = {each.casefold(): each for each in names}.get(name.casefold())
+    if reference is None and requested is not None:
+        raise InputError(
+            f"no published row is called {requested!r}; {suggest_name(requested, names)}"
+        )
+    return reference
+
+
 def _decoding_notes(run: ScoredRun, columns: Sequence[Column]) -> tuple[str, ...]:
-    """A sentence for each other length limit than the published one, with the tasks that had it."""
+    """A sentence for each length limit that differs from the published one, with its tasks."""
     names = {name for column in columns for name in column.tasks}
-    task_names_by_length: dict[int, list[str]] = {}
+    tasks_by_length: dict[int, list[str]] = {}
     for task in run.tasks:
         if task.name in names and task.max_tokens not in (None, MAX_TOKENS):
-            task_names_by_length.setdefault(task.max_tokens, []).append(task.name)
+            tasks_by_length.setdefault(task.max_tokens, []).append(task.name)
     return tuple(
         f"Replies had at most {length:,} tokens here and {MAX_TOKENS:,} in the published runs:"
         f" {', '.join(tasks)}."
-        for length, tasks in sorted(task_names_by_length.items())
+        for length, tasks in sorted(tasks_by_length.items())
     )
 
 
@@ -391,109 +360,69 @@ def _cells_by_column(row: Mapping[str, Any]) -> dict[str, float | None]:
     """The cells of a printed row by column, its printed average as AVERAGE."""
     cells: dict[str, float | None] = {}
     for name, value in row["scores"].items():
-        cells |= (
-            {f"{name}/{metric}": metric_value for metric, metric_value in value.items()}
-            if isinstance(value, Mapping)
-            else {name: value}
-        )
+        is_nested = isinstance(value, Mapping)
+        cells |= {f"{name}/{key}": v for key, v in value.items()} if is_nested else {name: value}
     return cells | {AVERAGE: row.get("avg_published")}
 
 
 def reason_unreliable(table: str, model: str, column: str) -> str | None:
     """Why a printed cell is not to be relied on, None where nothing is known against it."""
     for cell in load_leaderboard()["suspect_cells"]:
-        if (
-            table == cell["table"]
-            and cell["model"] in ("*", model)
-            and fnmatchcase(column, cell["column"])
-        ):
+        is_in_row = table == cell["table"] and cell["model"] in ("*", model)
+        if is_in_row and fnmatchcase(column, cell["column"]):
             return cell["reason"]
     return None
 
 
-def _published_value(
-    table: str, column: str, rows: Mapping[str, Any], model: str
-) -> tuple[float | None, str | None, bool]:
-    """A printed cell, why it is not to be compared, and whether that is because the cell is
-    suspect.
-    """
+def _base_cell(table: str, column: str, protocol: str, rows: Rows, model: str) -> Cell:
+    """A printed cell with the reason why it is not compared, where there is one."""
+    value = rows[table].get(model, {}).get(column)
+    caveat = None if value is None else reason_unreliable(table, model, column)
+    reason = caveat
     if model not in rows[table]:
-        return None, f"{model} has no row in this table", False
-    value = rows[table][model].get(column)
-    if value is None:
-        return None, "not published", False
-    caveat = reason_unreliable(table, model, column)
-    return value, caveat, caveat is not None
+        reason = f"{model} has no row in this table"
+    elif value is None:
+        reason = "not published"
+    is_unreliable = caveat is not None
+    return Cell(table, column, protocol, value, skip_reason=reason, is_unreliable=is_unreliable)
 
 
-def _cell(column: Column, rows: Mapping[str, Any], model: str) -> Cell:
-    value, skip_reason, is_unreliable = _published_value(column.table, column.column, rows, model)
+def _cell(column: Column, rows: Rows, model: str) -> Cell:
+    cell = _base_cell(column.table, column.column, column.protocol, rows, model)
     accuracy = column.summary.accuracy
-    if skip_reason is None and accuracy.value is None:
-        skip_reason = "nothing of ours to compare"
-    if skip_reason or value is None or accuracy.value is None:
-        return Cell(
-            column.table,
-            column.column,
-            column.protocol,
-            value,
-            skip_reason=skip_reason,
-            is_unreliable=is_unreliable,
-        )
-    difference = 100 * accuracy.value - value
+    if cell.skip_reason or cell.published is None:
+        return cell
+    if accuracy.value is None:
+        return replace(cell, skip_reason="nothing of ours to compare")
+    difference = 100 * accuracy.value - cell.published
     tolerance = JUDGED_POINTS if column.is_judged else ROUNDING_POINTS
     is_outside = None
     if column.mismatch_reason is None and accuracy.low is not None and accuracy.high is not None:
-        is_outside = (
-            not 100 * accuracy.low <= value <= 100 * accuracy.high and abs(difference) > tolerance
-        )
-    return Cell(
-        column.table,
-        column.column,
-        column.protocol,
-        value,
-        difference,
-        tolerance,
-        is_outside,
+        is_covered = 100 * accuracy.low <= cell.published <= 100 * accuracy.high
+        is_outside = not is_covered and abs(difference) > tolerance
+    return replace(
+        cell,
+        difference=difference,
+        tolerance=tolerance,
+        is_outside=is_outside,
         no_verdict_reason=column.mismatch_reason,
     )
 
 
-def _average_cell(
-    average: Average, columns: Sequence[Column], rows: Mapping[str, Any], model: str
-) -> Cell:
-    value, skip_reason, is_unreliable = _published_value(average.table, AVERAGE, rows, model)
-    if skip_reason is None and average.macro is None:
-        skip_reason = f"{len(average.columns)} of {average.n_columns} columns"
-    if skip_reason or value is None or average.macro is None:
-        return Cell(
-            average.table,
-            AVERAGE,
-            average.protocol,
-            value,
-            skip_reason=skip_reason,
-            is_unreliable=is_unreliable,
-        )
-    # One decimal, as it is printed. Its interval would need those of all columns together, so none
-    # is claimed.
-    protocol_columns = [
-        column
+def _average_cell(average: Average, columns: Sequence[Column], rows: Rows, model: str) -> Cell:
+    cell = _base_cell(average.table, AVERAGE, average.protocol, rows, model)
+    if cell.skip_reason or cell.published is None:
+        return cell
+    if average.macro is None:
+        n_filled = len(average.columns)
+        return replace(cell, skip_reason=f"{n_filled} of {average.n_columns} columns")
+    reasons = (
+        f"{column.column}: {column.mismatch_reason}"
         for column in columns
         if (column.table, column.protocol) == (average.table, average.protocol)
-    ]
-    mismatch_reason = next(
-        (
-            f"{column.column}: {column.mismatch_reason}"
-            for column in protocol_columns
-            if column.mismatch_reason
-        ),
-        None,
+        and column.mismatch_reason
     )
-    return Cell(
-        average.table,
-        AVERAGE,
-        average.protocol,
-        value,
-        round(100 * average.macro, 1) - value,
-        no_verdict_reason=mismatch_reason,
-    )
+    # One decimal, as it is printed. Its interval would need those of all columns together, so none
+    # is claimed.
+    difference = round(100 * average.macro, 1) - cell.published
+    return replace(cell, difference=difference, no_verdict_reason=next(reasons, None))
