@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from lingshu.core.artifacts import SCORES, iterate_scores
+from lingshu.core.artifacts import iterate_scores
 from lingshu.core.files import enumerate_jsonl
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
+from lingshu.evaluate.store import scores_files
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.evaluate.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAILS
 
@@ -108,12 +109,14 @@ class Browser:
         self, task: TaskReport, task_index: int, thumbnails: _ThumbnailSelection
     ) -> Iterator[dict[str, Any]]:
         folder = self._run / task.name
-        files = _files(folder)
+        files = _protocol_files(folder)
         protocols = [name for name in (task.protocol, *task.protocols) if name in files]
         if not protocols:
             return
         other_protocols = {name: self._open(files[name], "id") for name in protocols[1:]}
-        other_path = _files(self._against / task.name).get(protocols[0]) if self._against else None
+        other_path = (
+            _protocol_files(self._against / task.name).get(protocols[0]) if self._against else None
+        )
         other_rows = self._open(other_path, "id") if other_path else None
         for row in iterate_scores(files[protocols[0]]):
             entry = self._sample_entry(row, task, task_index)
@@ -215,18 +218,12 @@ def outcome(row: Mapping[str, Any]) -> str:
     return "right" if row["value"] >= 1 else "partly" if row["value"] > 0 else "wrong"
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The scores files of a task's folder by the protocol that they hold."""
-    stem, suffix = SCORES.split(".")
-    paths: dict[str, Path] = {}
-    for path in sorted(
-        folder.glob(f"{stem}*.{suffix}"), key=lambda path: (path.name != SCORES, path.name)
-    ):
-        if path.name == SCORES or path.name.startswith(f"{stem}."):
-            first_row = next(iterate_scores(path), {})
-            name_protocol = path.name.removeprefix(stem).removesuffix(suffix).strip(".") or "strict"
-            paths.setdefault(str(first_row.get("protocol") or name_protocol), path)
-    return paths
+def _protocol_files(folder: Path) -> dict[str, Path]:
+    """The scores files of a task's folder by the protocol that their rows name."""
+    files: dict[str, Path] = {}
+    for name, path in scores_files(folder).items():
+        files.setdefault(str(next(iterate_scores(path), {}).get("protocol") or name), path)
+    return files
 
 
 class _JsonlIndex:
