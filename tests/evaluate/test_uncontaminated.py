@@ -154,7 +154,7 @@ def test_rows_without_a_test_belong_to_every_task(tmp_path):
 
 
 def test_overlaps_of_other_tests_are_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match="speaks of vqa_rad, and run has slake"):
+    with pytest.raises(InputError, match="covers vqa_rad, and run has slake"):
         compare_uncontaminated(
             run(slake=rows(1)), read_overlaps(write(tmp_path, ("q0", "study", "vqa_rad")))
         )
@@ -166,7 +166,7 @@ def test_what_is_no_file_of_overlaps_is_refused_with_its_line(tmp_path):
     with pytest.raises(InputError, match="lingshu overlap"):
         read_overlaps(tmp_path / "nothing.jsonl")
     path = write(tmp_path, ("q0", "study", "a"), ("q1", "same", "a"))
-    with pytest.raises(InputError, match="line 2: no row of overlaps"):
+    with pytest.raises(InputError, match="line 2: not a row of overlaps"):
         read_overlaps(path)
 
 

@@ -1,8 +1,7 @@
-"""The score on the items that do not stand in training data, beside the score on all: a run and the
-overlaps of its test sets.
+"""The score on the items without an overlap with training data, compared with the score on all.
 
 The overlaps are the JSONL that `lingshu overlap` writes. A row belongs to the task that its `test`
-names: the name itself, or the last part of a path without its ending (benchmarks/slake,
+names: the name itself, or the last part of a path without its suffix (benchmarks/slake,
 slake.jsonl, slake.py), or the folder of a rows.jsonl. A row without `test` belongs to every task.
 Within a task, `test_id` is the id of the item.
 
@@ -12,9 +11,11 @@ Every kind but boilerplate makes an item unclean, unless other kinds are named.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.files import enumerate_jsonl, read_json, sha256_file
@@ -31,11 +32,11 @@ SUFFIXES = (".jsonl", ".json", ".py", ".parquet", ".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Overlaps:
-    """What a file of overlaps says: for each test set, as it is named there, the kinds by item.
+    """A file of overlaps: for each test set, as it is named there, the kinds by item.
 
-    `tests` are the sets that were compared, those without an overlap too where the run card beside
-    the file names them; None stands for a set without a name. `trains` is what they were compared
-    with, `unread` what could not be, by reason.
+    `test_sets` are those that were compared, those without an overlap too where the run card next
+    to the file names them; None stands for a set without a name. `not_compared` counts what could
+    not be compared with the `training_sets`, by reason.
     """
 
     name: str
@@ -62,7 +63,7 @@ class CleanTask:
     """One task under one protocol: the summaries of all its items, of the clean ones and of the
     others.
 
-    `difference` is contaminated - clean, see `contrast`. `elsewhere` counts overlaps with items
+    `difference` is contaminated - clean, see `contrast`. `n_not_in_run` counts overlaps with items
     that the run does not have.
     """
 
@@ -79,10 +80,10 @@ class CleanTask:
 
 @dataclass(frozen=True)
 class CleanComparison:
-    """A run on its clean items. `left_out` names the tasks that were not compared, `unknown` the
-    test sets that are no task.
+    """A run on its clean items. `excluded` names the tasks that were not compared,
+    `unknown_test_sets` the test sets that are not a task of the run.
 
-    `unread` counts rows and images that could not be compared, by reason: items behind them stand
+    `not_compared` counts rows and images that could not be compared, by reason; their items are
     among the clean ones.
     """
 
@@ -91,16 +92,16 @@ class CleanComparison:
     training_sets: tuple[str, ...]
     tasks: tuple[CleanTask, ...]
     excluded: tuple[str, ...] = ()
-    unknown_test_sets: tuple[str, ...] = field(default=())
+    unknown_test_sets: tuple[str, ...] = ()
     not_compared: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_kinds(text: str | None) -> tuple[str, ...]:
-    """The kinds that make an item unclean, from a list with commas between; all but boilerplate
-    without one.
+    """The kinds that make an item unclean, from a comma-separated list; all but boilerplate without
+    one.
 
     Raises:
-        InputError: a kind that there is not.
+        InputError: an unknown kind, or an empty list.
     """
     if text is None:
         return DEFAULT_KINDS
@@ -114,68 +115,57 @@ def parse_kinds(text: str | None) -> tuple[str, ...]:
 
 
 def read_overlaps(path: Path) -> Overlaps:
-    """A file that `lingshu overlap` wrote, with its run card where it lies beside it.
+    """A file that `lingshu overlap` wrote, with its run card if that is next to it.
 
     Raises:
-        InputError: there is no such file, a row is none of overlaps, or the run card beside it is
-            that of other rows.
+        InputError: there is no such file, a row is not an overlap, or the run card is that of other
+            rows.
     """
     if not path.is_file():
         raise InputError(
             f"{path} does not exist; make it with `lingshu overlap TRAIN --against TEST --out"
             f" {path}`."
         )
-    kinds_by_test: dict[str | None, dict[str, set[str]]] = {}
+    kinds: dict[str | None, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for line_number, row in enumerate_jsonl(path, allow_truncated=False):
         test, item, kind = row.get("test"), row.get("test_id"), row.get("kind")
         if kind not in KINDS or not isinstance(item, str | int) or not isinstance(test, str | None):
             raise InputError(
-                f"{path}, line {line_number}: no row of overlaps (test_id and kind are needed); give"
-                " what `lingshu overlap` wrote."
+                f"{path}, line {line_number}: not a row of overlaps (test_id and kind are needed);"
+                " give what `lingshu overlap` wrote."
             )
-        kinds_by_test.setdefault(test, {}).setdefault(str(item), set()).add(str(kind))
+        kinds[test][str(item)].add(str(kind))
     card_path = path.with_name(f"{path.name}.run.json")
     card = read_json(card_path) if card_path.is_file() else {}
-    hashes = card.get("hashes")
-    # An older card may say that a task was compared and found clean which these rows know nothing
-    # of.
-    if isinstance(hashes, Mapping) and hashes and sha256_file(path) not in hashes.values():
+    hashes = _mapping(card, "hashes")
+    # An older card may say that a task was compared and found clean which these rows do not cover.
+    if hashes and sha256_file(path) not in hashes.values():
         raise InputError(
-            f"{card_path} was not written for the rows that {path} holds; compare again, or remove the"
-            " run card."
+            f"{card_path} was not written for the rows in {path}; compare again, or remove the run"
+            " card."
         )
-    config, notes = (
-        part if isinstance(part, Mapping) else {}
-        for part in (card.get("config"), card.get("notes"))
-    )
-    failed = notes.get("failed")
-    not_compared = (
-        {str(reason): n for reason, n in failed.items() if isinstance(n, int)}
-        if isinstance(failed, Mapping)
-        else {}
-    )
+    config, notes = _mapping(card, "config"), _mapping(card, "notes")
+    failed = _mapping(notes, "failed")
+    not_compared = {str(reason): n for reason, n in failed.items() if isinstance(n, int)}
     # What a search left out because too many items were alike is not compared either.
-    n_not_compared = notes.get("pairs_not_compared")
-    not_compared |= (
-        {"pairs of look-alikes": n_not_compared}
-        if isinstance(n_not_compared, int) and n_not_compared > 0
-        else {}
-    )
-    name_lists = [config.get("against"), config.get("train")]
+    n_pairs = notes.get("pairs_not_compared")
+    if isinstance(n_pairs, int) and n_pairs > 0:
+        not_compared["pairs of look-alikes"] = n_pairs
     against, training_sets = (
-        [str(name) for name in names] if isinstance(names, list) else [] for names in name_lists
+        [str(name) for name in names] if isinstance(names, list) else []
+        for names in (config.get("against"), config.get("train"))
     )
     items = {
-        test: {item: frozenset(kinds) for item, kinds in by_item.items()}
-        for test, by_item in kinds_by_test.items()
+        test: {item: frozenset(found) for item, found in by_item.items()}
+        for test, by_item in kinds.items()
     }
-    return Overlaps(
-        path.name,
-        items,
-        tuple(dict.fromkeys((*against, *items))),
-        tuple(training_sets),
-        not_compared,
-    )
+    test_sets = tuple(dict.fromkeys((*against, *items)))
+    return Overlaps(path.name, items, test_sets, tuple(training_sets), not_compared)
+
+
+def _mapping(card: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = card.get(key)
+    return value if isinstance(value, Mapping) else {}
 
 
 def task_names(test: str) -> set[str]:
@@ -183,53 +173,51 @@ def task_names(test: str) -> set[str]:
     path = PurePath(test)
     if path.name == ROWS_FILE:
         return {test, path.parent.name}
-    # Of slake.zh the ending is part of the name.
+    # The suffix of slake.zh is part of the name.
     return {test, path.name, path.stem if path.suffix in SUFFIXES else path.name}
 
 
 def compare_uncontaminated(
     run: ScoredRun, overlaps: Overlaps, kinds: Sequence[str] = DEFAULT_KINDS
 ) -> CleanComparison:
-    """Every task of the run that the overlaps speak of, under each of its protocols.
+    """Every task of the run that the overlaps cover, under each of its protocols.
 
     Raises:
-        InputError: they speak of none.
+        InputError: they cover none.
     """
-    tests_by_task: dict[str, list[str | None]] = {
+    tests_by_task = {
         task.name: [
             test for test in overlaps.test_sets if test is None or task.name in task_names(test)
         ]
         for task in run.tasks
     }
-    used_tests = {test for test_sets in tests_by_task.values() for test in test_sets}
+    used_tests = {None}.union(*tests_by_task.values())
     unknown_test_sets = tuple(
-        test for test in overlaps.test_sets if test is not None and test not in used_tests
+        test for test in overlaps.test_sets if test and test not in used_tests
     )
-    if not used_tests:
-        test_sets = ", ".join(map(str, unknown_test_sets)) or "no test set at all"
+    if not any(tests_by_task.values()):
+        test_sets = ", ".join(unknown_test_sets) or "no test set at all"
         raise InputError(
-            f"{overlaps.name} speaks of {test_sets}, and {run.name} has {', '.join(tests_by_task)}; compare the"
-            " training data with the tasks by their names (`lingshu overlap TRAIN --against"
-            " TASK`)."
+            f"{overlaps.name} covers {test_sets}, and {run.name} has {', '.join(tests_by_task)};"
+            " compare the training data with the tasks by their names (`lingshu overlap TRAIN"
+            " --against TASK`)."
         )
     comparisons = []
     for task in run.tasks:
-        kinds_by_item: dict[str, set[str]] = {}
+        kinds_by_item: dict[str, set[str]] = defaultdict(set)
         for test in tests_by_task[task.name]:
             for item, item_kinds in overlaps.items.get(test, {}).items():
-                kinds_by_item.setdefault(item, set()).update(item_kinds)
-        if tests_by_task[task.name]:
-            comparisons += [
-                _clean_task(task, rows, kinds_by_item, kinds, protocol=protocol)
-                for protocol, rows in task.rows.items()
-            ]
-    excluded = tuple(task.title for task in run.tasks if not tests_by_task[task.name])
+                kinds_by_item[item] |= item_kinds
+        comparisons += [
+            _clean_task(task, protocol, kinds_by_item, kinds)
+            for protocol in (task.rows if tests_by_task[task.name] else ())
+        ]
     return CleanComparison(
         overlaps.name,
         tuple(kinds),
         overlaps.training_sets,
         tuple(comparisons),
-        excluded,
+        tuple(task.title for task in run.tasks if not tests_by_task[task.name]),
         unknown_test_sets,
         overlaps.not_compared,
     )
@@ -237,37 +225,36 @@ def compare_uncontaminated(
 
 def _clean_task(
     task: ScoredTask,
-    rows: Sequence[Row],
+    protocol: str,
     kinds_by_item: Mapping[str, set[str]],
     kinds: Sequence[str],
-    *,
-    protocol: str,
 ) -> CleanTask:
-    contaminated_ids = {
-        item for item, item_kinds in kinds_by_item.items() if item_kinds & set(kinds)
-    }
-    clean = [row for row in rows if str(row["id"]) not in contaminated_ids]
-    contaminated = [row for row in rows if str(row["id"]) in contaminated_ids]
+    rows = task.rows[protocol]
     full = summarize(rows)
-    clean_summary, contaminated_summary = (
-        summarize(part, method=full.method) for part in (clean, contaminated)
-    )
-    kind_counts: list[KindCount] = []
-    for kind in KINDS:
-        items = [row for row in rows if kind in kinds_by_item.get(str(row["id"]), ())]
-        if items:
-            kind_counts.append(
-                KindCount(kind, len(items), kind in kinds, summarize(items).accuracy)
-            )
+
+    def with_overlap(names: Sequence[str], *, without: bool = False) -> list[Row]:
+        return [
+            row
+            for row in rows
+            if kinds_by_item.get(str(row["id"]), set()).isdisjoint(names) == without
+        ]
+
+    clean = summarize(with_overlap(kinds, without=True), method=full.method)
+    contaminated = summarize(with_overlap(kinds), method=full.method)
+    rows_by_kind = {kind: with_overlap([kind]) for kind in KINDS}
     return CleanTask(
         name=task.name,
         title=task.title,
         protocol=protocol,
         full=full,
-        clean=clean_summary,
-        contaminated=contaminated_summary,
-        difference=contrast(contaminated_summary, clean_summary),
-        kinds=tuple(kind_counts),
+        clean=clean,
+        contaminated=contaminated,
+        difference=contrast(contaminated, clean),
+        kinds=tuple(
+            KindCount(kind, len(items), kind in kinds, summarize(items).accuracy)
+            for kind, items in rows_by_kind.items()
+            if items
+        ),
         n_not_in_run=len(kinds_by_item.keys() - {str(row["id"]) for row in rows}),
     )
 
@@ -278,7 +265,7 @@ def contrast(first: Summary, second: Summary) -> Interval:
 
     From Wilson's intervals this is Newcombe's (Statistics in Medicine 17:873, 1998, method 10),
     from others its general form (Zou and Donner, Statistics in Medicine 27:1693, 2008). The two
-    sets count as independent; groups with items in both make the interval rather too wide.
+    sets count as independent; groups with items in both make the interval slightly too wide.
     """
     (p, low_p, high_p, n), (q, low_q, high_q, m) = first.accuracy, second.accuracy
     if p is None or low_p is None or high_p is None or q is None or low_q is None or high_q is None:
