@@ -1,20 +1,20 @@
-"""Step 1 of an evaluation: ask an engine a task's questions and keep every reply.
+"""Step 1 of an evaluation: generate replies to a task's samples and keep every one.
 
-    OUT/<task>/replies.jsonl   one row per reply, append-only, matched by key and never by position
-    OUT/<task>/requests.jsonl     one row per sample in the order of the task: {"id", "key"}, and where it has any "images",
-                               the sha256 of each
-    OUT/<task>/thumbnails.jsonl   small pictures for the report, where they are wanted (evaluate/thumbnails.py)
+    OUT/<task>/replies.jsonl      one row per reply, append-only, matched by key, never by position
+    OUT/<task>/requests.jsonl     one row per sample in the order of the task: {"id", "key"}, and
+                                  "images", the sha256 of each, where there are some
+    OUT/<task>/thumbnails.jsonl   small images for the report, if requested (evaluate/thumbnails.py)
 
-The key says everything that decides a reply (core/artifacts.py). A run that was killed at any
-moment goes on where it stopped: what is in the store is not asked again. With requests.jsonl, scoring
-needs neither the model nor the images.
+The key covers everything that decides a reply (core/artifacts.py). A run that was killed at any
+moment resumes where it stopped: replies in the store are not generated again. With requests.jsonl,
+scoring needs neither the model nor the images.
 
-Several processes share a task as `rank` of `world`: each asks every world-th sample and writes a
-file of its own, and all files of the folder are read as one, so that a run may be continued by
-another number of processes.
+Several processes share a task as `rank` of `world_size`: each takes every world_size-th sample and
+writes its own file, and all files of the folder are read as one, so a run may be resumed by another
+number of processes.
 
-Memory: fifty bytes a sample (PendingSamples), and of a reply nothing once it is stored;
-`samples` may lie on the disk (evaluate/spool.py).
+Memory: fifty bytes a sample, and nothing of a reply once it is stored; `samples` may be on the disk
+(evaluate/spool.py).
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ KEY_BYTES = 32
 
 
 class GenerationResult(NamedTuple):
-    """What happened to the samples of this process: in all, answered before, asked now, and without
-    an answer after it.
+    """Counts of the samples of this process: in all, answered before, requested now, and without an
+    answer after it.
     """
 
     n_samples: int
@@ -75,22 +75,23 @@ def generate(
     world_size: int = 1,
     thumbnails: bool = False,
 ) -> GenerationResult:
-    """Ask what is not answered yet and store each list of replies as it comes.
+    """Generate what is missing and store each list of replies as it arrives.
 
     `samples` are all of the task in every process. `images` gives the encoded file of an image. A
-    sample with an unreadable image is not asked; it and every reply that failed are kept as errors,
-    and asked again by the next run. `thumbnails` keeps a small picture of each image for the
-    report; without it those of an earlier run are removed.
+    sample with an unreadable image is not sent; it and every reply that failed are kept as errors,
+    and repeated by the next run. `thumbnails` keeps a small version of each image for the report;
+    without it those of an earlier run are removed.
 
     Raises:
-        ReleaseError: a sample may not go to the engine's address; nothing was sent.
-        InputError: two samples share an id, or `sampling` asks for several copies.
-        EngineError: the engine cannot answer at all, or answered what it was not asked.
-        StorageError: the disk refused a write, or another run is at work in `folder`.
+        DataPolicyError: a sample may not go to the engine's address; nothing was sent.
+        InputError: two samples share an id, or `sampling` requests several generations.
+        EngineError: the engine cannot answer at all, or answered something else.
+        StorageError: the disk refused a write, or another run uses `folder`.
     """
     if sampling.num_generations != 1:
         raise InputError(
-            f"an evaluation asks each sample once, not {sampling.num_generations} times; set copies to 1."
+            f"an evaluation generates one reply to each sample, not {sampling.num_generations}; set"
+            " num_generations to 1."
         )
     if not 0 <= rank < world_size:
         raise InputError(f"rank {rank} of {world_size} processes cannot be; ranks count from 0.")
@@ -98,8 +99,7 @@ def generate(
     progress = progress or NoProgress()
     shard = _SampleShard(samples, rank, world_size)
     with ReplyStore(folder, rank=rank, world_size=world_size) as store:
-        # Every process reads the images of all samples, so that one of them is enough to keep the
-        # pictures.
+        # Every process reads the images of all samples, so one of them keeps the thumbnails.
         with (
             _open_thumbnails(folder, enabled=thumbnails)
             if rank == 0
@@ -114,50 +114,45 @@ def generate(
         recorded_failures = _drop_answered(folder, pending, unreadable)
         n_answered_before = len(shard) - pending.n_pending
         progress.start(len(shard), n_answered_before)
-        unreadable_ids = [name for name in unreadable if name in pending]
-        store.add(
-            (pending.key(name), Reply(name, None, error=unreadable[name]))
-            for name in unreadable_ids
-            if name not in recorded_failures
-        )
-        for name in unreadable_ids:
-            pending.mark_done(name)
-        progress.advance(len(unreadable_ids), len(unreadable_ids))
-        n_requested, n_errors = pending.n_pending, len(unreadable_ids)
-        if n_requested:
-            readable = (
-                shard
-                if not unreadable
-                else [sample for sample in shard if sample.id not in unreadable]
-            )
-            for replies in _generate_replies(engine, readable, sampling, _AlreadyAnswered(pending)):
-                n_errors += _store_replies(store, pending, replies, progress)
-        unanswered = (
-            [sample.id for sample in shard if sample.id in pending] if pending.n_pending else []
-        )
-        if unanswered:
+
+        def fail(errors: Mapping[str, str], recorded: set[str]) -> None:
             store.add(
-                (pending.key(name), Reply(name, None, error="the engine gave no reply"))
-                for name in unanswered
+                (pending.key(name), Reply(name, None, error=error))
+                for name, error in errors.items()
+                if name not in recorded
             )
-            progress.advance(len(unanswered), len(unanswered))
-    return GenerationResult(len(shard), n_answered_before, n_requested, n_errors + len(unanswered))
+            for name in errors:
+                pending.mark_done(name)
+            progress.advance(len(errors), len(errors))
+
+        failures = {name: error for name, error in unreadable.items() if name in pending}
+        fail(failures, recorded_failures)
+        n_requested, n_errors = pending.n_pending, len(failures)
+        if n_requested:
+            readable = [s for s in shard if s.id not in unreadable] if unreadable else shard
+            for replies in _generate_replies(engine, readable, sampling, pending):
+                n_errors += _store_replies(store, pending, replies, progress)
+        if pending.n_pending:
+            unanswered = [sample.id for sample in shard if sample.id in pending]
+            fail(dict.fromkeys(unanswered, "the engine gave no reply"), set())
+            n_errors += len(unanswered)
+    return GenerationResult(len(shard), n_answered_before, n_requested, n_errors)
 
 
 def _generate_replies(
-    engine: Engine, samples: Sequence[Sample], sampling: Sampling, skip: _AlreadyAnswered
+    engine: Engine, samples: Sequence[Sample], sampling: Sampling, pending: PendingSamples
 ) -> Iterator[list[Reply]]:
-    """The engine's replies; what it raises besides errors of ours ends the run in one line, with
-    the replies so far kept.
+    """The engine's replies; other errors than ours end the run in one line, with the replies so far
+    kept.
     """
     try:
-        yield from engine.generate(samples, sampling, skip=skip)
+        yield from engine.generate(samples, sampling, skip=_AlreadyAnswered(pending))
     except (LingshuError, ImportError):
         raise
     except Exception as error:
         raise EngineError(
-            f"{engine.model} failed: {describe_error(error)}; replies so far are kept, run the same command"
-            " again to go on."
+            f"{engine.model} failed: {describe_error(error)}; replies so far are kept, run the same"
+            " command again to resume."
         ) from error
 
 
@@ -171,7 +166,7 @@ def count_pending(folder: Path) -> int:
 
 
 class _SampleShard(Sequence[Sample]):
-    """Every world-th sample, from `rank`; holds no samples itself."""
+    """Every world_size-th sample, from `rank`; holds no samples itself."""
 
     def __init__(self, samples: Sequence[Sample], rank: int, world_size: int) -> None:
         self._samples, self._indices = samples, range(rank, len(samples), world_size)
@@ -193,7 +188,7 @@ class _SampleShard(Sequence[Sample]):
 
 
 class _AlreadyAnswered:
-    """The (id, copy) pairs that need no asking: all that nobody waits for."""
+    """The (id, generation) pairs that are not needed: all that are not pending."""
 
     def __init__(self, pending: PendingSamples) -> None:
         self._pending = pending
@@ -218,7 +213,7 @@ def _write_requests(
     images: Callable[[Image], bytes],
     thumbnail_store: Thumbnails | None,
 ) -> tuple[PendingSamples, dict[str, str]]:
-    """Write requests.jsonl; give the ledger of all samples, and why the images of some cannot be read."""
+    """Write requests.jsonl; all samples as pending, and why the images of some cannot be read."""
     pending = PendingSamples()
     unreadable: dict[str, str] = {}
     digests: dict[Image, str] = {}
@@ -231,8 +226,7 @@ def _write_requests(
 
     def hash_image(sample: Sample, image: Image) -> str:
         try:
-            # Several questions often share an image; one that lies in memory is quicker hashed than
-            # looked up.
+            # Several questions often share an image; one in memory is faster hashed than looked up.
             if image.data is not None:
                 return hash_and_store(images(image))
             if image not in digests:
@@ -265,11 +259,10 @@ def _write_requests(
 def _drop_answered(
     folder: Path, pending: PendingSamples, unreadable: Mapping[str, str]
 ) -> set[str]:
-    """Settle what is answered; the ids among `unreadable` that are on record as failed already."""
+    """Mark answered samples as done; the ids among `unreadable` that are stored as failed already."""
     recorded_failures: set[str] = set()
     for key, reply in read_replies(folder):
-        # An id is part of its key, so that a reply to another question, model or decoding is told
-        # apart here.
+        # The key differs for a reply to another question, model or decoding.
         if reply.id in pending and pending.key(reply.id) == key:
             if reply.error is None:
                 pending.mark_done(reply.id)
@@ -286,8 +279,8 @@ def _store_replies(
     for reply in replies:
         if reply.generation_index or reply.id not in pending or len(names) < len(replies):
             raise EngineError(
-                f"the engine answered {reply.id!r} (copy {reply.generation_index}), which it was not asked or"
-                " had answered."
+                f"the engine answered {reply.id!r} (generation {reply.generation_index}), which was"
+                " not requested or was answered before."
             )
     store.add((pending.key(reply.id), reply) for reply in replies)
     for name in names:
@@ -298,11 +291,11 @@ def _store_replies(
 
 
 class PendingSamples:
-    """Keys by sample id. Filled with `add`, closed with `seal`, then asked; every sample waits
-    until it is `settle`d.
+    """Keys by sample id, fifty bytes a sample. Filled with `add`, closed with `freeze`, then read;
+    every sample is pending until `mark_done`.
 
-    Ids are held as 64-bit hashes: among a million samples two of them meet by chance once in thirty
-    million runs, and would be reported as one id given twice.
+    Ids are held as 64-bit hashes: among a million samples two collide by chance once in thirty
+    million runs, and would be reported as a duplicate id.
     """
 
     def __init__(self) -> None:
@@ -313,14 +306,12 @@ class PendingSamples:
         self.n_pending = 0
 
     def add(self, name: str, key: str) -> None:
-        """Take in a sample with its key, a sha256 in hexadecimal digits."""
+        """Add a sample with its key, a sha256 in hexadecimal digits."""
         self._hashes.append(hash(name))
         self._keys += bytes.fromhex(key)
 
     def freeze(self) -> int | None:
-        """Make it ready to be asked; the place of a sample whose id was given before, None where
-        all differ.
-        """
+        """Sort for reading; the position of a sample with a duplicate id, None where all differ."""
         unsorted_hashes = self._hashes
         self._order = array(
             "q", sorted(range(len(unsorted_hashes)), key=unsorted_hashes.__getitem__)
@@ -335,7 +326,6 @@ class PendingSamples:
         return None if duplicate is None else self._order[duplicate]
 
     def __contains__(self, name: str) -> bool:
-        """Whether a sample of this id is waited for."""
         index = self._find_index(name)
         return index is not None and bool(self._pending[index])
 
@@ -346,7 +336,6 @@ class PendingSamples:
         return self._keys[KEY_BYTES * index : KEY_BYTES * (index + 1)].hex()
 
     def mark_done(self, name: str) -> None:
-        """A sample is waited for no longer."""
         index = self._find_index(name)
         if index is not None and self._pending[index]:
             self._pending[index] = 0
