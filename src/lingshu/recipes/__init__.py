@@ -1,1 +1,1 @@
-"""Floor 5: values only; each module has a function `recipe` that returns a complete configuration."""
+"""Recipes: each module has a function `recipe` that returns a complete configuration."""

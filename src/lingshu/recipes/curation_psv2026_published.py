@@ -1,8 +1,8 @@
-"""PathVQA, SLAKE and VQA-RAD in their published splits, the training side freed of every image that
-a test set shows.
+"""PathVQA, SLAKE and VQA-RAD in their published splits, the training side without the images of the
+test sets.
 
-Give the folders of the training splits, sources.slake.path=FOLDER, and what is to be kept away from
-them: three tasks by default, or steps.apart.params.against=[DATASET]. The test side is the same
+Give the folders of the training splits, sources.slake.path=FOLDER, and the test sets to keep apart:
+three tasks by default, or steps.apart.params.against=[DATASET]. The test side is the same
 recipe with steps.apart=null over the test splits. Expected: VQA-RAD loses nearly all of its
 training questions, since its splits share their images.
 """
@@ -14,9 +14,7 @@ from lingshu.recipes import curation_psv2026
 
 
 def recipe() -> CurateConfig:
-    """The training side: equal and near images and equal patients are taken out, equal words alone
-    are not.
-    """
+    """The training side: equal and near images and equal patients are dropped, equal text is not."""
     base = curation_psv2026.recipe()
     decontaminate_options = {
         "against": ["path_vqa", "slake", "vqa_rad"],

@@ -14,5 +14,5 @@ from lingshu.train.config import TrainConfig
 
 
 def recipe() -> TrainConfig:
-    """Three stages; data groups `alignment`, `captions` and `instruct` are to be given."""
+    """Three stages; give the data groups `alignment`, `captions` and `instruct`."""
     return replace(lingshu_7b.recipe(), name="lingshu_32b", model="Qwen/Qwen2.5-VL-32B-Instruct")

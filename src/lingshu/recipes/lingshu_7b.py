@@ -3,12 +3,12 @@
 
 Expected: the scores of the paper's Lingshu-7B row, 61.8 on average over seven multimodal
 benchmarks; not run here. Learning rates, warm-up, length, epochs, packing and amounts are the
-paper's (section 3.2, table 5). What it leaves unstated, and what stands here instead:
+paper's (section 3.2, table 5). What it leaves unstated, and what is used here:
 - global batch 256: one sequence a device, eight accumulated, on 32 GPUs, as a later work with the
   same rates states
 - weight decay 0.01, betas 0.9 and 0.999, clipping at 1.0, bfloat16, cosine down to 0
-- activations recomputed going backward, so that a full sequence of 8,192 fits beside the sharded
-  states on 80 GB
+- activations recomputed in the backward pass, so that a full sequence of 8,192 and the sharded
+  states fit in 80 GB
 - at most 1280 x 28 x 28 pixels for the images of a sample: 16,384 image tokens would not fit into
   8,192
 """
@@ -35,9 +35,7 @@ def stages() -> tuple[Stage, ...]:
 
 
 def recipe() -> TrainConfig:
-    """Three stages; data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct` are to be
-    given.
-    """
+    """Three stages; give the data groups `alignment` (PMC-OA, ROCO), `captions` and `instruct`."""
     return TrainConfig(
         name="lingshu_7b",
         model="Qwen/Qwen2.5-VL-7B-Instruct",

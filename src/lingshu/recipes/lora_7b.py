@@ -4,8 +4,8 @@ questions and answers.
 Expected: a fine-tune of lingshu-medical-mllm/Lingshu-7B on a hospital's own data within 80 GB; not
 run here. Values: rank 64 and alpha 128 on every linear layer of the language model, rate 1e-4 with
 3% of a small run as warm-up; common practice for models of this size (the LoRA paper, arXiv
-2106.09685, tunes fewer layers at lower ranks). Activations are recomputed going backward; kept,
-they would not fit beside the float32 weights.
+2106.09685, tunes fewer layers at lower ranks). Activations are recomputed in the backward pass;
+together with the float32 weights they would not fit.
 """
 
 from __future__ import annotations

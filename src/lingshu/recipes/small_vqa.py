@@ -1,8 +1,7 @@
-"""A small Qwen2.5-VL architecture trained from scratch on your own questions about images (a JSONL
-file and a folder).
+"""A small Qwen2.5-VL trained from scratch on your own questions about images (JSONL and a folder).
 
 Expected (docs/benchmarks.md): better than chance on 28-pixel chest X-rays; on VQA-RAD little more
-than the majority answer, since a model that never saw language elsewhere cannot know medicine from
+than the majority answer, since a model without any other language data cannot learn medicine from
 1,000 questions.
 """
 
@@ -15,9 +14,7 @@ SIDE = 84  # pixels
 
 
 def recipe() -> TrainConfig:
-    """One stage over data group `train`; give it with data.train=FOLDER (rows.jsonl and images, or
-    a DATASET).
-    """
+    """One stage; give data.train=FOLDER (rows.jsonl and images, or a DATASET)."""
     return TrainConfig(
         name="small_vqa",
         model=TinyModel(vocab_size=1024),
@@ -25,7 +22,7 @@ def recipe() -> TrainConfig:
             Stage(
                 name="instruct",
                 data=("train",),
-                learning_rates=LearningRates(vision=5e-4, projector=5e-4, language=5e-4),
+                learning_rates=LearningRates(5e-4, 5e-4, 5e-4),
                 epochs=12.0,
                 batch=16,
                 micro_batch=16,

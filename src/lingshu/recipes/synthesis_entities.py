@@ -1,8 +1,7 @@
-"""Medical terms in the answers of a dataset, listed by a teacher and marked where they stand: what
-moft_7b weighs.
+"""Medical terms in the answers of a dataset, listed by a teacher and marked: the input of moft_7b.
 
-Expected: every answered row, with its entities; a teacher's terms that its answer lacks are
-counted, not marked.
+Expected: every answered row, with its entities; terms that do not occur in its answer are counted,
+not marked.
 """
 
 from __future__ import annotations
