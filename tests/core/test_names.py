@@ -23,7 +23,7 @@ def test_files_are_the_registration() -> None:
     assert all(not name.startswith("_") for group in GROUPS for name in builtin_modules(group))
     assert "echo" in names("engines")
     assert load("engines", "echo") is sys.modules["lingshu.engines.echo"]
-    assert describe("engines", "echo").startswith("Says the gold answer")
+    assert describe("engines", "echo").startswith("Returns the gold answer")
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:

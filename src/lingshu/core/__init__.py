@@ -1,3 +1,1 @@
-"""Floor 0: nouns, artefact readers and writers, configuration, files, errors, run card, HTTP
-client, release guard.
-"""
+"""Data types, artifacts, configuration, errors and clients, which every other package builds on."""

@@ -62,7 +62,7 @@ class CallResult(Generic[T_co]):
 
 @dataclass(frozen=True)
 class Budget:
-    """The limit of all calls of a folder; None is no limit. Prices are per million tokens.
+    """The limit of all calls of a folder; None means unlimited. Prices are per million tokens.
 
     A call is made only if its upper bound fits: a token for each byte of its text (no byte-level
     vocabulary has shorter ones), `image_tokens` for each image, and a reply of max_tokens. The usage

@@ -1,4 +1,4 @@
-"""Options that every engine is opened with; an engine reads the ones that concern it."""
+"""Options to open an engine with; each engine uses those that concern it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lingshu.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine works, none of which may change what a greedy reply says.
+    """How an engine runs; none of it may change a greedy reply.
 
-    `batch_size` and `threads` (CPU threads; None keeps the library's default) concern engines in
-    this process; `concurrency`, `timeout_s` (seconds a request) and `retries` (beyond the first
-    try) those with an address.
+    `batch_size` and `threads` (CPU threads; None keeps the library's default) are for engines in
+    this process; `concurrency`, `timeout_s` (a request) and `retries` (after the first attempt) for
+    those with an address.
     """
 
     batch_size: int = 16

@@ -1,6 +1,4 @@
-"""What the C library does with freed memory: kept for the next block of its size, or given back to
-the system.
-"""
+"""Freed memory of the C library: kept for the next block of its size, or returned to the system."""
 
 from __future__ import annotations
 
@@ -13,11 +11,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def retain_freed_memory(size: int) -> None:
-    """Keep up to `size` bytes of freed memory, and take smaller blocks from it; with another C
-    library than glibc nothing.
+    """Keep up to `size` bytes of freed memory for smaller blocks, with glibc only.
 
-    glibc gives large blocks back at once, which the system then has to clear again for the next
-    one.
+    glibc returns large blocks at once, and the system has to clear the next one again.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -27,9 +23,7 @@ def retain_freed_memory(size: int) -> None:
 
 
 def release_freed_memory() -> None:
-    """Give back what is free in this process, Arrow's pool as well where it was used: after work
-    that will not come again soon.
-    """
+    """Return freed memory of this process and of Arrow's pool to the system."""
     if "pyarrow" in sys.modules:
         import pyarrow as pa
 

@@ -1,4 +1,4 @@
-"""Samples and messages as plain JSON values and back; the form that every artefact stores."""
+"""Samples and messages as plain JSON values and back, the form of every artifact."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ _PLAIN_FIELDS = tuple(name for name in Meta.__dataclass_fields__ if name != "ext
 
 
 def message_to_json(message: Message) -> Json:
-    """`{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": position}]}`:
-    chat-template form.
-    """
+    """`{"role", "content": [{"type": "text", "text"} | {"type": "image", "image": index}]}`."""
     content = [
         {"type": "text", "text": p} if isinstance(p, str) else {"type": "image", "image": p}
         for p in message.parts
@@ -36,7 +34,7 @@ def message_from_json(value: Mapping[str, Any]) -> Message:
     if isinstance(content, str):
         return Message(role, (content,))
     if not isinstance(content, Sequence) or not all(isinstance(part, Mapping) for part in content):
-        raise InputError(f"the content of a {role} message is neither text nor a list of parts.")
+        raise InputError(f"the content of a {role} message is neither a text nor a list of parts.")
     parts: list[str | int] = []
     for part in content:
         if part.get("type") == "text" and isinstance(part.get("text"), str):
@@ -54,11 +52,9 @@ def message_from_json(value: Mapping[str, Any]) -> Message:
 def image_to_json(image: Image) -> Json:
     if image.data is not None:
         return {"data": base64.b64encode(image.data).decode()}
-    return (
-        {"path": image.path}
-        if image.row is None
-        else {"path": image.path, "row": image.row, "index": image.index}
-    )
+    if image.row is None:
+        return {"path": image.path}
+    return {"path": image.path, "row": image.row, "index": image.index}
 
 
 def image_from_json(value: Mapping[str, Any]) -> Image:
@@ -68,7 +64,7 @@ def image_from_json(value: Mapping[str, Any]) -> Image:
 
 
 def meta_to_json(meta: Meta) -> Json:
-    """Only what is known: fields that are None or empty are left out."""
+    """Without fields that are None or empty."""
     fields = {name: value for name in _PLAIN_FIELDS if (value := getattr(meta, name)) is not None}
     return fields | {"extra": dict(meta.extra)} if meta.extra else fields
 
@@ -101,5 +97,5 @@ def sample_from_json(value: Mapping[str, Any]) -> Sample:
 
 
 def user_turn(text: str, n_images: int) -> Message:
-    """A user turn that shows `images` images, then says `text`."""
+    """A user turn of images 0 to `n_images` - 1, then `text`."""
     return Message("user", (*range(n_images), text))

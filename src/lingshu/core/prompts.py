@@ -1,13 +1,13 @@
-"""The words that ask: four families (choice, yes or no, closed, open) in English and Chinese, and
-reports.
+"""Prompts of questions (choice, yes or no, closed, open) in English and Chinese, and of reports.
 
-The instructions are those of the published protocol (docs/eval.md), so that a model meets the words
-it was measured with.
+The instructions are those of the published protocol (docs/eval.md).
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from importlib import resources
 
 from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.rows import with_choices
@@ -18,54 +18,14 @@ REPORT = (
     " findings and impressions. Return the report in the following format: Findings: {}"
     " Impression: {}."
 )
-_BOX_INSTRUCTION = ' and put the {} in one "\\boxed{{}}".'
-# (kind, language, style) -> the instruction below the question.
+_TABLE = json.loads(resources.files("lingshu.core").joinpath("prompts.json").read_bytes())
+# (kind, language, style) -> the instruction below the question. multi_choice is not in the published
+# protocol, which requests one letter for these items.
 INSTRUCTIONS: dict[tuple[str, str, PromptStyle], str] = {
-    ("choice", "en", "direct"): "Answer with the option's letter from the given choices directly.",
-    ("choice", "en", "cot"): (
-        "Answer with the option's letter from the given choices" + _BOX_INSTRUCTION.format("letter")
-    ),
-    ("choice", "zh", "direct"): "请直接使用给定选项中的选项字母来回答该问题。",
-    (
-        "choice",
-        "zh",
-        "cot",
-    ): '请直接使用给定选项中的选项字母来回答该问题,并将答案包裹在"\\boxed{}"里',
-    # Several right options: not in the published protocol, which asks these items for one letter.
-    (
-        "multi_choice",
-        "en",
-        "direct",
-    ): "Answer with the letters of all right options from the given choices directly.",
-    (
-        "multi_choice",
-        "en",
-        "cot",
-    ): (
-        "Answer with the letters of all right options from the given choices"
-        + _BOX_INSTRUCTION.format("letters")
-    ),
-    ("multi_choice", "zh", "direct"): "请直接使用给定选项中所有正确选项的字母来回答该问题。",
-    (
-        "multi_choice",
-        "zh",
-        "cot",
-    ): '请直接使用给定选项中所有正确选项的字母来回答该问题,并将答案包裹在"\\boxed{}"里',
-    ("yes_no", "en", "direct"): "Please output 'yes' or 'no'(no extra output).",
-    ("yes_no", "en", "cot"): 'Please output "yes" or "no"' + _BOX_INSTRUCTION.format("answer"),
-    ("yes_no", "zh", "direct"): "请输出'是'或'否'(不要有任何其它输出)。",
-    ("yes_no", "zh", "cot"): "请输出'是'或'否'，并将答案放在一个'\\boxed{}'中。",
-    ("closed", "en", "direct"): "Answer the question using a single word or phrase.",
-    ("closed", "en", "cot"): (
-        "Answer the question using a single word or phrase" + _BOX_INSTRUCTION.format("answer")
-    ),
-    ("closed", "zh", "direct"): "请用一个单词或者短语回答该问题。",
-    ("closed", "zh", "cot"): "请用一个单词或者短语回答该问题，并将答案放在一个'\\boxed{}'中。",
-    ("open", "en", "direct"): "Please answer the question concisely.",
-    ("open", "en", "cot"): "Please answer the question concisely"
-    + _BOX_INSTRUCTION.format("answer"),
-    ("open", "zh", "direct"): "请简要回答该问题。",
-    ("open", "zh", "cot"): "请简要回答该问题，并将答案放在一个'\\boxed{}'中。",
+    (kind, language, style): text
+    for kind, languages in _TABLE.items()
+    for language, styles in languages.items()
+    for style, text in styles.items()
 }
 _CHOICE_LAYOUT = {"en": "\nQuestion: {}\nOptions: \n{}\n{}", "zh": "\n问题： {}\n选项： \n{}\n{}"}
 VERBATIM = ("rubric",)
@@ -81,13 +41,13 @@ def question_stem(sample: Sample) -> str:
 
 
 def build_prompt(sample: Sample, style: PromptStyle) -> Sample:
-    """The sample with its last user turn worded for its kind and language; several images carry
-    `<image_i>: ` before each.
+    """The sample with its last user turn as the prompt of its kind and language; each of several
+    images follows `<image_i>: `.
 
-    A report is asked for in one way in both styles, and a rubric dialogue stays as it is.
+    Reports have one prompt for both styles, and a rubric dialogue is unchanged.
 
     Raises:
-        InputError: a kind or a language that has no words here.
+        InputError: a kind or a language without a prompt.
     """
     kind = "multi_choice" if sample.meta.extra.get("multi_choice") else sample.meta.kind or "open"
     if kind in VERBATIM:
@@ -107,8 +67,7 @@ def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:
     if instruction is None:
         if language not in _CHOICE_LAYOUT:
             raise InputError(
-                f"sample {sample.id!r} has the language {language!r}; prompts are worded in en"
-                " and zh."
+                f"sample {sample.id!r} has the language {language!r}; there are prompts in en and zh."
             )
         raise InputError(
             f"sample {sample.id!r} has the kind {kind!r};"
@@ -125,7 +84,7 @@ def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:
 
 
 def _image_parts(sample: Sample) -> tuple[str | int, ...]:
-    """The images of the last turn as parts, labelled where there are several."""
+    """The images of the last turn as parts, labeled if there are several."""
     images = [part for part in sample.messages[-1].parts if isinstance(part, int)]
     if len(images) < 2:
         return tuple(images)

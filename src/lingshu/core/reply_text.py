@@ -1,6 +1,4 @@
-"""One reading of reply text for every scorer: thinking set aside, wrappers opened, characters and
-words made alike.
-"""
+"""Reply text for scorers: reasoning removed, answer tags and boxes opened, characters normalized."""
 
 from __future__ import annotations
 
@@ -18,40 +16,22 @@ _BOX = re.compile(r"\\f?boxed\s*\{")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
-_ASCII_PUNCTUATION = str.maketrans(
-    {
-        "。": ".",
-        "、": ",",
-        "’": "'",
-        "‘": "'",
-        "“": '"',
-        "”": '"',
-        "–": "-",
-        "—": "-",
-        "‐": "-",
-        "‑": "-",
-        "−": "-",
-        "【": "[",
-        "】": "]",
-    }
-)
+_ASCII_PUNCTUATION = str.maketrans("。、’‘“”–—‐‑−【】", ".,''\"\"-----[]")
 _LATEX_WRAP = re.compile(
     r"\\(?:text(?:bf|it|rm|sf)?|math(?:rm|bf|it|sf)|mbox|boldsymbol|operatorname|rm|bf)\s*\{([^{}]*)\}?"
 )
 _LATEX_SIGN = re.compile(r"\\[()\[\],;! ]|\$")
 _HTML = re.compile(r"</?(?:b|strong|i|em|u|p|br|span|div|code)\s*/?>|</?answer>", re.I)
-# Markup that was torn off at the start or the end: ">fat</".
+# Markup that was truncated at the start or the end: ">fat</".
 _PARTIAL_TAG = re.compile(r"^>|</\w{0,12}$")
 _MARKDOWN = re.compile(r"\*+|__|`+|^\s{0,3}(?:#{1,6}|>)\s+", re.M)
 CJK = "\u3400-\u4dbf\u4e00-\u9fff"
-# Signs that tell options apart ("ER+", "<5", "-2") are words of their own; a full stop, "|", ends a
-# sentence.
+# Signs that distinguish options ("ER+", "<5", "-2") are separate words.
 _WORD = re.compile(
     rf"\d+(?:\.\d+)+|[{CJK}]|[^\W_{CJK}]+(?:'[a-z]+)?|[+<>%≥≤±=↑↓]|(?<=\w)-(?=[\s,;)]|$)|(?<![^\s(])-(?=\d)|[.?!;\n]"
 )
 
-# Every refusal below holds one of these; looking for them first spares most replies the long
-# pattern.
+# Every refusal below contains one of these; they are checked first, as the pattern is slow.
 _REFUSAL_MARKERS = (
     *("not ", "i'm", "i am", "cannot", "can't", "couldn't", "unable", "impossible", "as an ai", "don't", "insufficient"),
     *("no idea", "no comment", "no answer", "no image", "no picture", "no one can", "no way to"),
@@ -79,14 +59,13 @@ _REFUSAL = re.compile(
 
 
 def strip_reasoning(reply: str) -> str:
-    """The reply without its thinking.
+    """The reply without its reasoning.
 
-    A block that was opened in the prompt has only an end, a cut-off one only a start.
+    A block that was opened in the prompt has only an end, a truncated one only a start.
     """
     if "<" not in reply:
         return reply
-    # One walk over the tags: a pattern from start to end would search a million unclosed starts a
-    # million times.
+    # One pass over the tags: a pattern from start to end is quadratic in unclosed starts.
     parts: list[str] = []
     position, in_reasoning = 0, False
     for tag in _THINK_TAG.finditer(reply):
@@ -101,10 +80,7 @@ def strip_reasoning(reply: str) -> str:
 
 
 def final_answer(text: str) -> str | None:
-    """The content of the last answer tag or LaTeX box, None where there is neither.
-
-    A box inside a tag counts as the box.
-    """
+    """The content of the last answer tag or LaTeX box (also one inside a tag), None without one."""
     tag = _last_tag(text) if "<" in text else None
     box = _last_box(text) if "\\" in text else None
     last_span = max((span for span in (tag, box) if span), default=None)
@@ -117,7 +93,7 @@ def _last_tag(text: str) -> tuple[int, int] | None:
     for start in reversed(starts):
         if ends and ends[-1] >= start:
             return start, next(end for end in ends if end >= start)
-    # A reply that was cut before its closing tag has still answered.
+    # A reply that was truncated before its closing tag counts as well.
     return (starts[-1], len(text)) if starts else None
 
 
@@ -134,9 +110,7 @@ def _last_box(text: str) -> tuple[int, int] | None:
 
 
 def to_plain_text(text: str) -> str:
-    """Text in one form: NFKC, ASCII punctuation for its full-width twins, no LaTeX, Markdown, HTML
-    or invisible characters.
-    """
+    """NFKC text with ASCII punctuation and without LaTeX, Markdown, HTML or invisible characters."""
     if text.isascii() and text.isalnum():
         return text
     if not text.isascii():
@@ -157,10 +131,10 @@ def to_plain_text(text: str) -> str:
 
 
 def normalize_words(text: str) -> str:
-    """Lower-case words of `plain` text between single blanks, one at each end, so that `in` finds
-    whole words only.
+    """Lower-case words of plain text between single blanks, one at each end, so that `in` finds
+    complete words only.
 
-    Chinese characters are words of one; "|" stands where a sentence or a line ends.
+    Each Chinese character is a word; "|" marks the end of a sentence or a line.
     """
     tokens = ("|" if token in ".?!;\n" else token for token in _WORD.findall(text.casefold()))
     normalized = " ".join(tokens).strip("| ")
@@ -168,22 +142,22 @@ def normalize_words(text: str) -> str:
 
 
 def is_empty(text: str) -> bool:
-    """True where nothing is said: no letter, digit or sign of a quantity."""
+    """True if there is no letter or digit."""
     return not any(c.isalnum() for c in text)
 
 
 def is_refusal(text: str) -> bool:
-    """True where `plain` text declines to answer, in English or Chinese."""
+    """True if plain text declines to answer, in English or Chinese."""
     return contains_any(text.casefold(), _REFUSAL_MARKERS) and _REFUSAL.search(text) is not None
 
 
 def contains_any(text: str, substrings: Sequence[str]) -> bool:
-    """True where any of the signs stands in a text; much cheaper than a pattern of them."""
+    """Whether a text contains any of the substrings; much faster than a pattern of them."""
     return any(map(text.__contains__, substrings))
 
 
 def make_score(*, is_correct: bool, prediction: str, note: str | None = None) -> Score:
-    """The score of an answer that was read."""
+    """The score of a parsed answer."""
     return Score(1.0 if is_correct else 0.0, "ok", prediction, note)
 
 

@@ -1,6 +1,6 @@
-"""Findings and impression of a radiology report, from the headings it is written under.
+"""Findings and impression of a radiology report, by its headings.
 
-Headings as in MIMIC-CXR ("FINDINGS:" on a line of its own), CheXpert Plus and Open-i (also within a
+Headings as in MIMIC-CXR ("FINDINGS:" on a separate line), CheXpert Plus and Open-i (also within a
 line).
 """
 
@@ -9,19 +9,14 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# What a heading's text is taken for; None ends a section and is not kept.
 _SECTION_NAMES = {
-    "findings": "findings",
-    "finding": "findings",
-    "findings and impression": "findings",
-    "findings/impression": "findings",
-    "impression": "impression",
-    "impressions": "impression",
-    "conclusion": "impression",
-    "conclusions": "impression",
+    **dict.fromkeys(
+        ("findings", "finding", "findings and impression", "findings/impression"), "findings"
+    ),
+    **dict.fromkeys(("impression", "impressions", "conclusion", "conclusions"), "impression"),
 }
 _MAIN_HEADINGS = "|".join(sorted(map(re.escape, _SECTION_NAMES), key=len, reverse=True))
-# A main heading counts in capitals anywhere, capitalised behind a full stop, and in any case at the
+# A main heading counts in capitals anywhere, capitalized after a full stop, and in any case at the
 # start of a line; others only in capitals at the start of a line.
 _HEADING = re.compile(
     rf"(?:^[ \t]*(?P<line>(?i:{_MAIN_HEADINGS}))"
@@ -33,26 +28,25 @@ _WHITESPACE = re.compile(r"\s+")
 
 
 class ReportSections(NamedTuple):
-    """The two sections that are generated and compared, each empty where the report has none."""
+    """The two sections that are generated and compared, each empty if the report has none."""
 
     findings: str
     impression: str
 
 
 def split_sections(text: str) -> ReportSections:
-    """The findings and the impression of a report, blanks run together.
+    """The findings and the impression of a report, with whitespace normalized.
 
     Text under other headings (indication, technique, comparison, ...) and before the first is left
-    out. A heading that comes twice (an addendum) gives its texts in order.
+    out. The texts of a repeated heading (an addendum) are joined.
     """
     texts: dict[str, list[str]] = {"findings": [], "impression": []}
     headings = list(_HEADING.finditer(text))
     for heading, next_heading in zip(headings, [*headings[1:], None], strict=False):
         name = (heading["line"] or heading["inner"] or "").lower()
         if name in _SECTION_NAMES:
-            texts[_SECTION_NAMES[name]].append(
-                text[heading.end() : next_heading.start() if next_heading else len(text)]
-            )
+            end = next_heading.start() if next_heading else len(text)
+            texts[_SECTION_NAMES[name]].append(text[heading.end() : end])
     return ReportSections(
         normalize_whitespace(" ".join(texts["findings"])),
         normalize_whitespace(" ".join(texts["impression"])),
@@ -60,16 +54,13 @@ def split_sections(text: str) -> ReportSections:
 
 
 def normalize_whitespace(text: object) -> str:
-    """A section on one line; empty for what a table holds where there is none."""
+    """A section on one line; empty for the placeholders that tables have for a missing one."""
     normalized = _WHITESPACE.sub(" ", str(text or "")).strip()
     return "" if normalized.lower() in ("nan", "none", "null") else normalized
 
 
 def format_reference(report: ReportSections) -> str:
-    """`Findings: ...
-
-    Impression: ...`, each ending in one full stop, "None" for a section that is not there.
-    """
+    """`Findings: ... Impression: ...`, each with a full stop, "None" for a missing section."""
     return " ".join(
         f"{name}: {_with_full_stop(text or 'None')}"
         for name, text in zip(("Findings", "Impression"), report, strict=True)

@@ -1,6 +1,4 @@
-"""What an engine is asked for material, and the form that its reply must have: plain text, or one
-JSON object of a stated type.
-"""
+"""Requests to a teacher or judge and the format of a valid response: text, or one JSON object."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ _FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 
 
 class InvalidResponse(Exception):
-    """A reply that does not have the form that was asked for; `reason` is a short constant that can
-    be counted.
-    """
+    """A reply in another format than requested; `reason` is a constant that can be counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
@@ -30,9 +26,7 @@ class InvalidResponse(Exception):
 
 @dataclass(frozen=True)
 class ResponseFormat(Generic[T_co]):
-    """What a usable reply is: `read` makes a value of its text or raises Unusable; `schema`
-    identifies the form.
-    """
+    """`parse` returns the value of a reply or raises InvalidResponse; `schema` identifies the format."""
 
     parse: Callable[[str], T_co]
     schema: str
@@ -42,38 +36,34 @@ TEXT_FORMAT: ResponseFormat[str] = ResponseFormat(str.strip, "text")
 
 
 def json_format(kind: type[T]) -> ResponseFormat[T]:
-    """A reply that is one JSON object of this dataclass or pydantic model, alone or in a fence;
-    types are not coerced.
-    """
+    """One JSON object of this dataclass or pydantic model, alone or in a fence, without coercion."""
     import pydantic
 
     adapter = pydantic.TypeAdapter(kind)
 
     def parse(text: str) -> T:
-        # An object that stands alone may hold a fence in one of its texts.
+        # An object alone may have a fence in one of its texts.
         fenced = None if text.lstrip().startswith("{") else _FENCED.search(text)
         try:
             return adapter.validate_json(fenced[1] if fenced else text.strip(), strict=True)
         except pydantic.ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            # The place and the fault; what was said stands in the reply itself.
             location = ".".join(map(str, first["loc"]))
-            raise InvalidResponse(
-                "malformed", f"{location}: {first['type']}" if location else first["type"]
-            ) from None
+            detail = f"{location}: {first['type']}" if location else first["type"]
+            raise InvalidResponse("malformed", detail) from None
 
     return ResponseFormat(parse, digest(adapter.json_schema()))
 
 
 @dataclass(frozen=True)
 class Request(Generic[T_co]):
-    """One thing to ask: a sample that ends in a user turn, and the form of a usable reply."""
+    """A sample that ends in a user turn, and the format of a valid reply."""
 
     sample: Sample
     response_format: ResponseFormat[T_co]
 
 
 def one_response(request: Request[T]) -> Generator[Sequence[Request[Any]], Sequence[Any], T]:
-    """The value of one request, in a talk: `caption = yield from one(request)`."""
+    """The value of one request in a dialogue: `caption = yield from one_response(request)`."""
     (value,) = yield [request]
     return value

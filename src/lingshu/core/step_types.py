@@ -1,9 +1,9 @@
-"""What a curation step is: a function of one sample, a decision over signatures of all of them, or
-a talk with a teacher.
+"""Curation steps: a function of one sample, a decision over signatures of all samples, or a dialogue
+with a teacher.
 
-A module of the `ops` shelf defines `step(**parameters)`, which returns one of the three. Parameters
-are plain values with defaults: they stand in recipes and YAML files, and are part of the digest
-that a finished shard is known by.
+A module of the group `ops` defines `step(**parameters)`, which returns one of the three. Parameters
+are plain values with defaults: recipes and YAML files set them, and they are part of the digest of a
+finished shard.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Signature = Mapping[str, "str | int | float | bytes | None"]
 
 
 class ImageHeader(Protocol):
-    """What the first bytes of an image file say."""
+    """Format and size of an image, from the first bytes of its file."""
 
     @property
     def format(self) -> str: ...
@@ -35,10 +35,9 @@ class ImageHeader(Protocol):
 
 
 class Pixels(Protocol):
-    """The images of the sample at hand, read and decoded once however many steps ask.
+    """The images of the current sample, each read and decoded once for all steps.
 
-    Every method raises BadImage for an image that cannot be used; the runner turns that into a
-    counted drop.
+    Every method raises ImageError for an image that cannot be used; the runner counts it as a drop.
     """
 
     def header(self, image: Image) -> ImageHeader: ...
@@ -55,9 +54,8 @@ class Pixels(Protocol):
         ...
 
 
-# One sample in; itself or its changed form, several (their order is kept, their ids differ), or a
-# drop with its reason out. Any other exception than BadImage makes the sample a drop with the
-# reason `error`, and the run ends with exit code 1.
+# From one sample to itself or its changed form, several (in order, with different ids), or a drop.
+# Any other exception than ImageError drops the sample as `error`, and the exit code is then 1.
 SampleFunction = Callable[[Sample, Pixels], "Sample | Sequence[Sample] | Drop"]
 
 
@@ -65,9 +63,9 @@ SampleFunction = Callable[[Sample, Pixels], "Sample | Sequence[Sample] | Drop"]
 class MapStep:
     """A step on one sample at a time, pure and without memory of other samples.
 
-    `open` is called once in each worker process and returns the function; what is costly to build
-    (an index, a model) is built there. `reads` names files whose content decides what the step
-    does; their digests join the shard's key.
+    `open` is called once in each worker process and returns the function; an index or a model is
+    built there. The digests of `input_files`, whose content decides what the step does, are part of
+    the shard's key.
     """
 
     open: Callable[[], SampleFunction]
@@ -76,9 +74,7 @@ class MapStep:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a table step decided, by row of the signature table: drops, and keys added to
-    `meta.extra` of rows that stay.
-    """
+    """A table step's drops and keys added to `meta.extra` of kept rows, by row of the table."""
 
     drops: Mapping[int, Drop]
     notes: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
@@ -90,11 +86,11 @@ class Decision:
 class TableStep:
     """A step that decides over all samples at once, from a small signature of each.
 
-    `sign` runs in the workers, shard by shard; `decide` runs once, on one table with the columns
-    `id`, `source` (the name in the configuration), `rank` (of that source, 0 first) and the
-    signatures' columns, rows in the order of the samples whatever the sharding. It must not depend
-    on anything else. Without any sample, `decide` is not asked. `halves` tells that what it keeps
-    is to be used beside what another run keeps: both must know a patient by one id.
+    `compute_signature` runs in the workers, shard by shard; `decide` runs once, on one table with
+    the columns `id`, `source` (the name in the configuration), `rank` (of that source, 0 first) and
+    the signatures' columns, in the order of the samples whatever the sharding. It must not depend on
+    anything else, and is not called without samples. `split_sides`: the kept samples are used
+    together with those of another run, and both must have one id for a patient.
     """
 
     compute_signature: Callable[[Sample, Pixels], Signature]
@@ -103,9 +99,8 @@ class TableStep:
     split_sides: bool = False
 
 
-# What a teacher is asked about one sample, round by round: it yields the requests of a round, is
-# sent their values in the same order, and returns what a map step returns. Where a request comes to
-# nothing the sample is dropped for that reason instead.
+# The requests about one sample, round by round: it yields the requests of a round, is sent their
+# values in the same order, and returns what a map step returns. A failed request drops the sample.
 TeacherDialogue = Generator[
     Sequence[Request[Any]], Sequence[Any], "Sample | Sequence[Sample] | Drop"
 ]
@@ -113,11 +108,10 @@ TeacherDialogue = Generator[
 
 @dataclass(frozen=True)
 class TeacherStep:
-    """A step that makes samples of a `kind` with the help of a teacher, which it is given
-    (curate/synthesize.py).
+    """A step that generates samples of a `kind` with a teacher (curate/synthesize.py).
 
-    `talk` must do the same whenever it is sent the same: an interrupted run replays it from
-    remembered calls. `prompts` names what it asks with and its digest; a sample carries both.
+    `dialogue` must be deterministic: an interrupted run replays it from cached calls. `prompts`
+    names the prompts and their digest, which each sample carries.
     """
 
     kind: str

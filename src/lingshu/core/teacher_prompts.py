@@ -1,6 +1,4 @@
-"""What steps with a teacher share: prompts as data with a version and a digest, requests about a
-sample, and what becomes of it.
-"""
+"""Prompts of teacher steps as versioned data, requests about a sample, and derived samples."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from lingshu.core.response_format import Request, ResponseFormat
 from lingshu.core.types import Image, Message, Sample, with_extra
 
 T = TypeVar("T")
-# Notes of a synthetic sample: what kind it is, which sample it comes from, and another text that a
+# Keys of a synthetic sample: its kind, the sample it is derived from, and another text that a
 # reviewer may prefer.
 SYNTHETIC, PARENT, ALTERNATIVE = "synthetic", "parent", "alternative"
 _SECTION = re.compile(r"^## (.+)\n", re.MULTILINE)
@@ -38,21 +36,20 @@ class PromptSet:
         def value(match: re.Match[str]) -> str:
             if match[1] not in values:
                 raise ConfigError(
-                    f"prompt {section!r} of {self.tag} asks for {match[1]!r}, which the step does not"
-                    " give."
+                    f"prompt {section!r} of {self.tag} has {{{match[1]}}}, which the step does not"
+                    " provide."
                 )
             return values[match[1]]
 
-        # In one pass: what a value holds is never filled in itself.
+        # In one pass: braces in a value are not replaced.
         return _NAME.sub(value, self.sections[section])
 
 
 def load_prompts(path: Path, custom_path: str | None = None) -> PromptSet:
-    """The prompts of a step, named after their file, or those of a custom file with the same
-    sections.
+    """The prompts of a step, from its file or from a custom one with the same sections.
 
     Raises:
-        ConfigError: the custom file is missing, states no version, or lacks a section.
+        ConfigError: the custom file is missing, or has no version, or lacks a section.
     """
     default = path.read_bytes()
     try:
@@ -77,17 +74,15 @@ def load_prompts(path: Path, custom_path: str | None = None) -> PromptSet:
 def build_request(
     sample: Sample, text: str, response_format: ResponseFormat[T], *, images: Sequence[Image] = ()
 ) -> Request[T]:
-    """A request about a sample; what may be sent of it is decided by the sample's own facts."""
-    return Request(
-        Sample(sample.id, (user_turn(text, len(images)),), tuple(images), meta=sample.meta),
-        response_format,
-    )
+    """A request about a sample, whose `meta` decides where it may be sent."""
+    turn = user_turn(text, len(images))
+    return Request(Sample(sample.id, (turn,), tuple(images), meta=sample.meta), response_format)
 
 
 def derive_sample(
     sample: Sample, kind: str, *, extra: dict[str, str] | None = None, **changes: object
 ) -> Sample:
-    """A new sample made from `sample`, named after it and its kind."""
+    """A new synthetic sample, with an id from `sample` and the kind."""
     derived = replace(sample, id=f"{sample.id}/{kind}", **changes)
     return with_extra(derived, {SYNTHETIC: kind, PARENT: sample.id, **(extra or {})})
 
@@ -98,18 +93,16 @@ def qa_messages(question: str, answer: str, n_images: int) -> tuple[Message, ...
 
 
 def seeded_choice(options: Sequence[T], key: str, seed: int) -> T:
-    """One of the options; which, the name and the seed decide."""
+    """One of the options, decided by key and seed."""
     return options[stable_hash(key, seed) % len(options)]
 
 
 def seeded_shuffle(options: Sequence[T], key: str, seed: int) -> list[T]:
-    """The options in an order that the name and the seed decide."""
-    return [
-        options[i]
-        for i in sorted(range(len(options)), key=lambda i: stable_hash(f"{key}\0{i}", seed))
-    ]
+    """The options in an order decided by key and seed."""
+    order = sorted(range(len(options)), key=lambda i: stable_hash(f"{key}\0{i}", seed))
+    return [options[i] for i in order]
 
 
 def normalize_answer(text: str) -> str:
-    """A text for comparing: case, blanks and punctuation at its ends make no difference."""
+    """A text to compare, without case, extra blanks and punctuation at its ends."""
     return " ".join(text.casefold().split()).strip(" .,;:!?\"'")
