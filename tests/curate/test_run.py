@@ -21,6 +21,7 @@ from lingshu.core.errors import (
 )
 from lingshu.core.files import read_json
 from lingshu.curate.config import CurateConfig, Source, StepConfig
+from lingshu.curate.plan import step_digests
 from lingshu.curate.run import CurateOptions, curate
 from lingshu.imaging.read import open_image
 from tests.curate.conftest import step_config
@@ -316,3 +317,17 @@ def test_a_dataset_is_not_replaced_by_what_is_made_of_it(config: Make, tmp_path:
         curate(cut, tmp_path / "first")
     assert open_dataset(tmp_path / "first").rows == 10
     assert curate(cut, tmp_path / "second").card.rows == 2
+
+
+def test_the_digest_of_a_step_covers_the_data_file_that_it_reads(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("one")
+    (tmp_path / "own.py").write_text(
+        "from pathlib import Path\nfrom lingshu.core.step_types import MapStep\n"
+        'WORDS = Path(__file__).with_name("words.txt")\n'
+        "def step() -> MapStep:\n    return MapStep(lambda: lambda sample, _: sample)\n"
+    )
+    step = StepConfig("own", str(tmp_path / "own.py"))
+    before = step_digests([step])
+    assert step_digests([step]) == before
+    (tmp_path / "words.txt").write_text("two")
+    assert step_digests([step]) != before

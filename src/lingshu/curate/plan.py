@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ KEY_PARAM = "key"
 SEED_PARAM = "seed"
 # Libraries that decide the value of a decoded pixel or a written byte.
 VERSIONED_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "pyarrow", "pydicom", "nibabel")
+_DATA_FILE = re.compile(r'with_name\("([\w.]+)"\)')
 
 
 @dataclass(frozen=True)
@@ -302,8 +304,16 @@ class CodeDigests:
 
 
 def _imported_files(path: Path) -> Iterator[Path]:
-    package = Path(lingshu.__file__).parent
-    for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
+    """The modules of this package that a module imports, and the data files next to it that it
+    reads by `Path(__file__).with_name("FILE")`.
+    """
+    if path.suffix != ".py":
+        return
+    package, text = Path(lingshu.__file__).parent, path.read_text(encoding="utf-8")
+    for name in _DATA_FILE.findall(text):
+        if path.with_name(name).is_file():
+            yield path.with_name(name)
+    for node in _statements(ast.parse(text).body):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]

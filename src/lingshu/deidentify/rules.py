@@ -36,7 +36,7 @@ class _RuleSet(NamedTuple):
 
 @cache
 def _load_rules() -> _RuleSet:
-    text = Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("rules.toml").read_text(encoding="utf-8")
     content: dict[str, Any] = tomllib.loads(text)
 
     def expand(pattern: str | list[str]) -> str:
