@@ -177,9 +177,8 @@ def http_server(
     """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it is as one
     beyond this machine.
     """
-    limits = Limits(
-        max_body_bytes=max_body_mb << 20,
-        max_held_bytes=4 * max_body_mb << 20,
+    limits = Limits.of_body_mb(
+        max_body_mb,
         idle_timeout_s=0.5,
         header_timeout_s=2.0,
         drain_timeout_s=0.3,

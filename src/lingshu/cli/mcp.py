@@ -117,7 +117,7 @@ def _run_http(server: MCPServer, address: str, config: McpConfig, model: str | N
         )
     display_host = f"[{host}]" if ":" in host else host
     auth = AuthConfig(tokens, loopback, config.allow_host or (display_host,))
-    limits = Limits.of_body_mb(config.max_body_mb, max_connections=256)
+    limits = Limits.of_body_mb(config.max_body_mb, max_connections=256, body_timeout_s=None)
     try:
         listener = open_listener(host, port)
     except InputError:

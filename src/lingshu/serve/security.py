@@ -42,16 +42,15 @@ class Limits:
     max_held_bytes: int = 128 << 20
     header_timeout_s: float = 10.0
     idle_timeout_s: float = 10.0
-    body_timeout_s: float = 60.0
+    body_timeout_s: float | None = 60.0
     send_timeout_s: float = 30.0
     drain_timeout_s: float = 5.0
     max_connections: int = 1024
 
     @classmethod
-    def of_body_mb(cls, max_body_mb: int, *, max_connections: int = 1024) -> Limits:
+    def of_body_mb(cls, max_body_mb: int, **limits: Any) -> Limits:
         """Bodies of at most so many MB, and four times that together."""
-        size = max_body_mb << 20
-        return cls(size, 4 * size, max_connections=max_connections)
+        return cls(max_body_mb << 20, 4 * max_body_mb << 20, **limits)
 
 
 def read_keys(file: Path) -> tuple[str, ...]:

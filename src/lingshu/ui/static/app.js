@@ -1,11 +1,11 @@
-// The page: its tabs, its language, and the line that stands above everything: which weights answer, and what they are not for.
+// The page: its tabs, its language, and the header with the model, its digest and the notice.
 import { json } from "./api.js";
-import { el, rename } from "./dom.js";
+import { el, translatePage } from "./dom.js";
 import { chat } from "./chat.js";
 import { draft } from "./draft.js";
 import { review } from "./review.js";
 import { runs } from "./runs.js";
-import { speak, spoken, t } from "./words.js";
+import { setLanguage, currentLanguage, t } from "./texts.js";
 import { viewer } from "./viewer.js";
 
 const find = (id) => document.getElementById(id);
@@ -40,14 +40,14 @@ function step(event) {
 }
 
 function languages() {
-  const choose = (event) => { speak(event.target.value); rename(); document.dispatchEvent(new Event("spoken")); };
+  const choose = (event) => { setLanguage(event.target.value); translatePage(); document.dispatchEvent(new Event("languagechange")); };
   const select = el("select", { label: "language", onchange: choose },
-    ...[["en", "English"], ["zh", "中文"]].map(([value, name]) => el("option", { value, selected: value === spoken() }, name)));
+    ...[["en", "English"], ["zh", "中文"]].map(([value, name]) => el("option", { value, selected: value === currentLanguage() }, name)));
   find("tools").replaceChildren(select);
 }
 
 async function start() {
-  document.documentElement.lang = spoken();
+  document.documentElement.lang = currentLanguage();
   languages();
   let about;
   try {
@@ -57,19 +57,19 @@ async function start() {
     return;
   }
   provenance(about);
-  const talk = chat(about, () => show("chat"));
+  const chatView = chat(about, () => show("chat"));
   const report = draft(about, () => show("draft"));
-  const made = { chat: talk, viewer: viewer(about, { talk, report }), draft: report, runs: runs(about), review: review(about) };
+  const built = { chat: chatView, viewer: viewer(about, { chat: chatView, report }), draft: report, runs: runs(about), review: review(about) };
   for (const name of ORDER) {
-    views[name] = el("section", { id: `view-${name}`, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true }, made[name].view);
-    views[name].addEventListener("shown", () => made[name].shown?.());
+    views[name] = el("section", { id: `view-${name}`, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true }, built[name].view);
+    views[name].addEventListener("shown", () => built[name].shown?.());
     tabs[name] = el("button", { id: `tab-${name}`, role: "tab", "aria-controls": `view-${name}`, word: name, onclick: () => show(name) });
   }
   find("tabs").setAttribute("role", "tablist");
   find("tabs").addEventListener("keydown", step);
   find("tabs").replaceChildren(...ORDER.map((name) => tabs[name]));
   find("views").replaceChildren(...ORDER.map((name) => views[name]));
-  document.addEventListener("spoken", () => { document.title = `${t(ORDER.find((name) => !views[name].hidden))} · lingshu`; });
+  document.addEventListener("languagechange", () => { document.title = `${t(ORDER.find((name) => !views[name].hidden))} · lingshu`; });
   show("chat");
 }
 

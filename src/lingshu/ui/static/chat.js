@@ -1,9 +1,9 @@
 // A conversation about images, through the same interface that programs use: POST /v1/chat/completions, streamed.
-import { ask, Wrong } from "./api.js";
-import { el, field, tell } from "./dom.js";
-import { seenWords } from "./seen.js";
+import { ask, ApiError } from "./api.js";
+import { el, field, showError } from "./dom.js";
+import { provenanceText } from "./provenance.js";
 import { Tray, thumbnail } from "./tray.js";
-import { t } from "./words.js";
+import { t } from "./texts.js";
 
 // The events of a stream as objects, until its [DONE].
 async function* events(answer) {
@@ -11,14 +11,14 @@ async function* events(answer) {
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();
-    if (done) throw new Wrong(t("broken_off"), 0);
+    if (done) throw new ApiError(t("broken_off"), 0);
     const lines = (rest + value).split("\n\n");
     rest = lines.pop();
     for (const line of lines) {
       const data = line.replace(/^data: /, "");
       if (data === "[DONE]") return;
       const found = JSON.parse(data);
-      if (found.error) throw new Wrong(found.error.message, 500);
+      if (found.error) throw new ApiError(found.error.message, 500);
       yield found;
     }
   }
@@ -28,18 +28,18 @@ function contentOf(text, items) {
   return [...items.map((item) => ({ type: "image_url", image_url: { url: item.data } })), { type: "text", text }];
 }
 
-// What must stand below a reply: what was seen, by whose weights, and that it is no clinical statement.
-function below(told, finish, labels) {
-  const seen = (told?.image_provenance ?? []).map((one, at) => {
+// The footer of a reply: what the model saw, its weights, and the notice.
+function replyFooter(provenance, finish, labels) {
+  const seen = (provenance?.image_provenance ?? []).map((one, at) => {
     const label = labels[one.item - 1];
-    return el("li", {}, `${at + 1}: ${label ? `${label} · ` : ""}${seenWords(one)}`);
+    return el("li", {}, `${at + 1}: ${label ? `${label} · ` : ""}${provenanceText(one)}`);
   });
-  const line = told ? [told.model, " ", el("code", { title: told.digest }, told.digest.slice(0, 12)), " "] : [];
+  const line = provenance ? [provenance.model, " ", el("code", { title: provenance.digest }, provenance.digest.slice(0, 12)), " "] : [];
   return el("footer", {}, seen.length ? el("details", {}, el("summary", {}, t("saw_n", seen.length)), el("ol", { class: "plain" }, ...seen)) : null,
     finish === "length" ? el("p", { word: "cut" }) : null, el("p", {}, ...line, el("span", { word: "notice" })));
 }
 
-export function chat(about, front) {
+export function chat(about, showView) {
   let turns = [];
   let labels = [];
   let running = null;
@@ -49,15 +49,15 @@ export function chat(about, front) {
   const text = el("textarea", { rows: "3", label: "question", hint: "question_hint" });
   const send = el("button", { class: "main", word: "send" });
   const stop = el("button", { type: "button", word: "stop", hidden: true, onclick: () => running?.abort() });
-  const anew = el("button", { type: "button", word: "new_chat", onclick: begin });
-  const most = el("input", { type: "number", min: "1", max: String(about.max_tokens), value: String(Math.min(512, about.max_tokens)) });
-  const heat = el("input", { type: "number", min: "0", max: "2", step: "0.1", value: "0" });
+  const newChat = el("button", { type: "button", word: "new_chat", onclick: begin });
+  const maxTokens = el("input", { type: "number", min: "1", max: String(about.max_tokens), value: String(Math.min(512, about.max_tokens)) });
+  const temperature = el("input", { type: "number", min: "0", max: "2", step: "0.1", value: "0" });
   const system = el("textarea", { rows: "2" });
   const tray = new Tray();
   const settings = el("details", { class: "settings" }, el("summary", { word: "settings" }),
-    el("div", { class: "row" }, field("max_tokens", most), field("temperature", heat)), field("system", system));
+    el("div", { class: "row" }, field("max_tokens", maxTokens), field("temperature", temperature)), field("system", system));
   const form = el("form", { class: "composer", onsubmit: submit }, tray.list, text, tray.input,
-    el("div", { class: "row" }, tray.button, el("span", { class: "gap" }), anew, stop, send), wrong, settings);
+    el("div", { class: "row" }, tray.button, el("span", { class: "gap" }), newChat, stop, send), wrong, settings);
   tray.watch(form);
   log.append(empty);
   text.addEventListener("keydown", (event) => {
@@ -70,16 +70,16 @@ export function chat(about, front) {
     turns = [];
     labels = [];
     log.replaceChildren(empty);
-    tell(wrong, null);
+    showError(wrong, null);
     text.focus();
   }
 
   function bubble(role, ...children) {
-    const made = el("article", { class: role }, ...children);
+    const article = el("article", { class: role }, ...children);
     empty.remove();
-    log.append(made);
+    log.append(article);
     log.scrollTop = log.scrollHeight;
-    return made;
+    return article;
   }
 
   async function submit(event) {
@@ -88,66 +88,66 @@ export function chat(about, front) {
     if (!words || running) return;
     const items = tray.take();
     text.value = "";
-    tell(wrong, null);
-    const asked = bubble("user", items.length ? el("div", { class: "shown" }, ...items.map((item) => el("figure", {}, ...thumbnail(item)))) : null,
+    showError(wrong, null);
+    const questionBubble = bubble("user", items.length ? el("div", { class: "shown" }, ...items.map((item) => el("figure", {}, ...thumbnail(item)))) : null,
       el("p", { class: "said" }, words));
-    const before = labels.length;
+    const nLabels = labels.length;
     turns.push({ role: "user", content: contentOf(words, items) });
     labels.push(...items.map((item) => item.label));
-    const said = el("p", { class: "said" }), reply = bubble("model waiting", said);
-    const failed = await answer(said, reply);
+    const replyLine = el("p", { class: "said" }), reply = bubble("model waiting", replyLine);
+    const failed = await answer(replyLine, reply);
     if (failed) {
       turns.pop();
-      labels.length = before;
-      asked.remove();
+      labels.length = nLabels;
+      questionBubble.remove();
       reply.remove();
       text.value = words;
       tray.put(items);
-      tell(wrong, failed);
+      showError(wrong, failed);
       if (!turns.length) log.append(empty);
     }
     text.focus();
   }
 
-  // Streams one reply into `said`; gives the error back where there is nothing of it.
-  async function answer(said, reply) {
+  // Streams one reply into `replyLine`; returns the error if nothing arrived.
+  async function answer(replyLine, reply) {
     running = new AbortController();
     stop.hidden = false;
     send.disabled = true;
-    let heard = "", told = null, finish = null, broken = null;
+    let replyText = "", provenance = null, finish = null, failure = null;
     const prompt = system.value.trim();
     const messages = prompt ? [{ role: "system", content: prompt }, ...turns] : turns;
-    const body = { model: about.name, messages, stream: true, temperature: Number(heat.value) || 0, max_tokens: Number(most.value) || about.max_tokens };
+    const body = { model: about.name, messages, stream: true, temperature: Number(temperature.value) || 0, max_tokens: Number(maxTokens.value) || about.max_tokens };
     try {
       const got = await ask("/v1/chat/completions", { body, signal: running.signal });
       for await (const event of events(got)) {
         const choice = event.choices[0];
-        heard += choice?.delta?.content ?? "";
+        replyText += choice?.delta?.content ?? "";
         finish = choice?.finish_reason ?? finish;
-        told = event.lingshu ?? told;
+        provenance = event.lingshu ?? provenance;
         const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
-        said.textContent = heard;
+        replyLine.textContent = replyText;
         if (follow) log.scrollTop = log.scrollHeight;
       }
     } catch (error) {
-      if (error.name !== "AbortError") broken = error;
+      if (error.name !== "AbortError") failure = error;
       else finish = "stopped";
     }
     running = null;
     stop.hidden = true;
     send.disabled = false;
     reply.classList.remove("waiting");
-    if (broken && !heard) return broken;
-    turns.push({ role: "assistant", content: heard });
-    if (!heard) said.append(el("em", { word: finish === "stopped" ? "stopped_empty" : "reply_empty" }));
+    if (failure && !replyText) return failure;
+    turns.push({ role: "assistant", content: replyText });
+    if (!replyText) replyLine.append(el("em", { word: finish === "stopped" ? "stopped_empty" : "reply_empty" }));
     else if (finish === "stopped") reply.append(el("p", { class: "wrong", word: "stopped" }));
-    if (broken) reply.append(el("p", { class: "wrong" }, broken.message));
-    reply.append(below(told, finish, labels));
+    if (failure) reply.append(el("p", { class: "wrong" }, failure.message));
+    reply.append(replyFooter(provenance, finish, labels));
     reply.dataset.done = "";
     log.scrollTop = log.scrollHeight;
     return null;
   }
 
   const view = el("div", { class: "chat" }, log, form);
-  return { view, add: (item) => { tray.add(item); front(); text.focus(); } };
+  return { view, add: (item) => { tray.add(item); showView(); text.focus(); } };
 }

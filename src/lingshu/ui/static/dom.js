@@ -1,36 +1,36 @@
-// Makes elements. Text goes into text nodes, never into HTML: this is the one place where elements come from.
-import { t } from "./words.js";
+// Makes elements. Text goes into text nodes, never into HTML: elements are created nowhere else.
+import { t } from "./texts.js";
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "selected", "open", "type", "src"]);
 
 // el("button", { class: "main", word: "send", onclick: send }, child, ...)
-// `word` is the element's text, `label` its aria-label and `hint` its placeholder, each by its name in words.js.
+// `word` is the element's text, `label` its aria-label and `hint` its placeholder, each by its name in texts.js.
 export function el(tag, props = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(props)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (name === "word" || name === "label" || name === "hint") { made.dataset[name] = value; name_it(made); }
-    else if (PROPERTIES.has(name)) made[name] = value;
-    else made.setAttribute(name, value === true ? "" : value);
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "word" || name === "label" || name === "hint") { element.dataset[name] = value; applyTexts(element); }
+    else if (PROPERTIES.has(name)) element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return made;
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
 }
 
-function name_it(made) {
-  const { word, label, hint } = made.dataset;
-  if (word) made.textContent = t(word);
-  if (label) { made.setAttribute("aria-label", t(label)); made.title = t(label); }
-  if (hint) made.placeholder = t(hint);
+function applyTexts(element) {
+  const { word, label, hint } = element.dataset;
+  if (word) element.textContent = t(word);
+  if (label) { element.setAttribute("aria-label", t(label)); element.title = t(label); }
+  if (hint) element.placeholder = t(hint);
 }
 
-// After another language was chosen.
-export function rename() {
-  for (const made of document.querySelectorAll("[data-word], [data-label], [data-hint]")) name_it(made);
+// Called when the language changes.
+export function translatePage() {
+  for (const element of document.querySelectorAll("[data-word], [data-label], [data-hint]")) applyTexts(element);
 }
 
-// A field under its name.
+// An input with its label.
 export function field(word, input, kind = "field") {
   return el("label", { class: kind }, el("span", { word }), input);
 }
@@ -39,8 +39,8 @@ export function options(select, entries, chosen) {
   select.replaceChildren(...entries.map(([value, text]) => el("option", { value, selected: value === chosen }, text)));
 }
 
-// A line that says what went wrong, or nothing.
-export function tell(place, error) {
-  place.textContent = error ? error.message : "";
-  place.hidden = !error;
+// Shows an error message, or hides the line.
+export function showError(line, error) {
+  line.textContent = error ? error.message : "";
+  line.hidden = !error;
 }

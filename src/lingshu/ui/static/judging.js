@@ -1,14 +1,14 @@
-// One reviewer's way through a queue: a sample, its verdict, the next one; nothing counts before the server has written it.
+// One reviewer's progress through a queue: a sample, its verdict, the next one; a verdict counts once the server has written it.
 import { ask, json } from "./api.js";
-import { el, field, options, tell } from "./dom.js";
-import { t } from "./words.js";
+import { el, field, options, showError } from "./dom.js";
+import { t } from "./texts.js";
 
 const REASONS = ["absent", "missed", "side", "size", "unanswerable", "leak", "wording", "unsafe"];
 
-export function judging({ queue, reviewer, state, told }) {
+export function judging({ queue, reviewer, state, onVerdict }) {
   const rows = state.rows;
-  let mine = state.own_verdicts;
-  let at = Math.max(0, rows.findIndex((row) => !mine[row.id]));
+  let ownVerdicts = state.own_verdicts;
+  let at = Math.max(0, rows.findIndex((row) => !ownVerdicts[row.id]));
   let mode = null; // "edit" or "reject" while its words are written
   let busy = false;
   let urls = [];
@@ -22,14 +22,14 @@ export function judging({ queue, reviewer, state, told }) {
   const view = el("div", { class: "judging", tabindex: "-1", onkeydown: pressed },
     el("div", { class: "row" }, bar, done, el("span", { class: "gap" }), undo, before, after), wrong, card, el("p", { class: "faint keys", word: "review_keys" }));
 
-  const verdict = (row) => mine[row.id];
+  const verdict = (row) => ownVerdicts[row.id];
 
   function draw() {
     const row = rows[at];
     const judged = rows.filter(verdict).length;
     bar.value = judged;
     done.textContent = t("done_of", judged, rows.length);
-    undo.disabled = !Object.keys(mine).length;
+    undo.disabled = !Object.keys(ownVerdicts).length;
     before.disabled = at <= 0;
     after.disabled = at >= rows.length - 1;
     for (const url of urls) URL.revokeObjectURL(url);
@@ -47,9 +47,9 @@ export function judging({ queue, reviewer, state, told }) {
 
   async function show(row, place) {
     for (let image = 0; image < row.images; image += 1) {
-      const asked = new URLSearchParams({ queue, id: row.id, image: String(image) });
+      const params = new URLSearchParams({ queue, id: row.id, image: String(image) });
       try {
-        const blob = await (await ask(`/page/api/review/image?${asked}`)).blob();
+        const blob = await (await ask(`/page/api/review/image?${params}`)).blob();
         if (rows[at] !== row) return;
         const url = URL.createObjectURL(blob);
         urls.push(url);
@@ -58,7 +58,7 @@ export function judging({ queue, reviewer, state, told }) {
     }
   }
 
-  // What this reviewer said of it already.
+  // This reviewer's verdict so far.
   function given(row) {
     const found = verdict(row);
     if (!found) return null;
@@ -68,10 +68,10 @@ export function judging({ queue, reviewer, state, told }) {
 
   function actions(row) {
     const write = (kind) => { mode = kind; draw(); };
-    const say = row.texts.length > 1
+    const choices = row.texts.length > 1
       ? ["a", "b"].map((side) => el("button", { type: "button", class: "main", onclick: () => send({ verdict: "prefer", side }) }, t("prefer_n", side.toUpperCase())))
       : [el("button", { type: "button", class: "main", word: "accept", onclick: () => send({ verdict: "accept" }) })];
-    return el("div", { class: "row actions" }, ...say, el("button", { type: "button", word: "edit", onclick: () => write("edit") }),
+    return el("div", { class: "row actions" }, ...choices, el("button", { type: "button", word: "edit", onclick: () => write("edit") }),
       el("button", { type: "button", word: row.texts.length > 1 ? "reject_both" : "reject", onclick: () => write("reject") }));
   }
 
@@ -90,7 +90,7 @@ export function judging({ queue, reviewer, state, told }) {
     }
     words.value = found?.reason ?? "";
     const usual = el("select", { id: "usual", onchange: () => { if (usual.value) words.value = usual.value; words.focus(); } });
-    // The reasons are written in English whatever the page speaks: curation counts equal words.
+    // Reasons are stored in English in either language: curation counts equal texts.
     options(usual, [["", t("choose_reason")], ...REASONS.map((name) => [t.en(`reason_${name}`), t(`reason_${name}`)])], "");
     return el("form", { class: "writing", onsubmit: submit }, field("usual_reasons", usual), field("reason", words), buttons);
   }
@@ -101,15 +101,15 @@ export function judging({ queue, reviewer, state, told }) {
     try {
       const row = rows[at];
       const answer = await json("/page/api/review/verdicts", { body: { queue, reviewer, id: row.id, ...found } });
-      mine = { ...mine, ...answer.own_verdicts };
+      ownVerdicts = { ...ownVerdicts, ...answer.own_verdicts };
       mode = null;
-      tell(wrong, null);
-      told(answer);
-      const open = [...rows.keys()].map((step) => (at + 1 + step) % rows.length).find((place) => !mine[rows[place].id]);
+      showError(wrong, null);
+      onVerdict(answer);
+      const open = [...rows.keys()].map((step) => (at + 1 + step) % rows.length).find((place) => !ownVerdicts[rows[place].id]);
       if (open !== undefined) at = open;
       draw();
       view.focus({ preventScroll: true });
-    } catch (error) { tell(wrong, error); }
+    } catch (error) { showError(wrong, error); }
     busy = false;
   }
 
@@ -118,14 +118,14 @@ export function judging({ queue, reviewer, state, told }) {
     busy = true;
     try {
       const answer = await json("/page/api/review/undo", { body: { queue, reviewer } });
-      mine = answer.own_verdicts;
+      ownVerdicts = answer.own_verdicts;
       mode = null;
       at = Math.max(0, rows.findIndex((row) => row.id === answer.undone));
-      tell(wrong, null);
-      told(answer);
+      showError(wrong, null);
+      onVerdict(answer);
       draw();
       view.focus({ preventScroll: true });
-    } catch (error) { tell(wrong, error); }
+    } catch (error) { showError(wrong, error); }
     busy = false;
   }
 
@@ -152,8 +152,8 @@ export function judging({ queue, reviewer, state, told }) {
     if (run) { event.preventDefault(); run(); }
   }
 
-  // Only while it is on the page: a new beginning makes another.
-  document.addEventListener("spoken", () => { if (view.isConnected) draw(); });
+  // Only while it is on the page: starting again creates another.
+  document.addEventListener("languagechange", () => { if (view.isConnected) draw(); });
   draw();
   return view;
 }

@@ -1,10 +1,10 @@
-// One pane of the viewer: a study, a series, a slice, and its window. The server draws; the pane asks for one slice at a time.
+// One pane of the viewer: a study, a series, a slice, and its window. The server renders; the pane requests one slice at a time.
 import { ask, json } from "./api.js";
-import { el, field, options, tell } from "./dom.js";
-import { placeWords, seenWords, windowWords } from "./seen.js";
-import { t } from "./words.js";
+import { el, field, options, showError } from "./dom.js";
+import { positionText, provenanceText, windowText } from "./provenance.js";
+import { t } from "./texts.js";
 
-const KEPT = 48; // slices held in the browser
+const MAX_CACHED = 48; // slices held in the browser
 const BY_PAGE = 10;
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -15,15 +15,15 @@ export class Pane {
     this.opened = opened;
     this.studies = [];
     this.series = [];
-    this.kept = new Map();
+    this.cached = new Map();
     this.window = "file";
-    this.place = 1;
+    this.index = 1;
     this.study = el("select", { onchange: () => this.open(this.study.value) });
     this.number = el("select", { onchange: () => this.choose(Number(this.number.value)) });
     this.preset = el("select", { onchange: () => this.setWindow(this.preset.value) });
     this.slider = el("input", { type: "range", min: "1", max: "1", value: "1", label: "slice", oninput: () => this.go(Number(this.slider.value)) });
     this.image = el("img", { alt: "", draggable: "false", hidden: true });
-    this.marks = { first: el("span", { class: "mark nw" }), place: el("span", { class: "mark sw" }), window: el("span", { class: "mark se" }) };
+    this.marks = { first: el("span", { class: "mark nw" }), position: el("span", { class: "mark sw" }), window: el("span", { class: "mark se" }) };
     this.wrong = el("p", { class: "wrong", role: "alert", hidden: true });
     this.screen = el("div", { class: "screen", tabindex: "0", role: "application", label: "screen" }, this.image, ...Object.values(this.marks));
     this.tools = el("div", { class: "row" });
@@ -39,13 +39,13 @@ export class Pane {
     const names = Object.entries(this.presets).map(([name, [center, width]]) => [name, `${t(`window_${name}`)} ${center}/${width}`]);
     const own = /,/.test(this.window) ? [[this.window, t("window_requested")]] : [];
     options(this.preset, [["file", t("window_file")], ...(this.modality === "CT" ? names : []), ...own], this.window);
-    if (this.series.length) options(this.number, this.series.map((one) => [String(one.number), seriesWords(one)]), this.number.value);
+    if (this.series.length) options(this.number, this.series.map((one) => [String(one.number), seriesText(one)]), this.number.value);
     if (this.studies.length) options(this.study, this.choices(), this.study.value);
-    if (this.seen) this.caption();
+    if (this.provenance) this.caption();
   }
 
   get modality() { return this.series.find((one) => one.number === Number(this.number.value))?.modality; }
-  get most() { return Number(this.slider.max); }
+  get length() { return Number(this.slider.max); }
 
   fill(studies, chosen) {
     this.studies = studies;
@@ -62,8 +62,8 @@ export class Pane {
     options(this.number, [], "");
   }
 
-  // Before a study was opened none is chosen.
-  choices() { return [...(this.opening ? [] : [["", "–"]]), ...this.studies.map((one) => [one.id, studyWords(one)])]; }
+  // No study is selected before one is opened.
+  choices() { return [...(this.opening ? [] : [["", "–"]]), ...this.studies.map((one) => [one.id, studyText(one)])]; }
 
   async open(study) {
     this.forget();
@@ -75,9 +75,9 @@ export class Pane {
       this.series = found.series;
       const usual = found.series.filter((one) => !one.is_localizer);
       const longest = (usual.length ? usual : found.series).reduce((a, b) => (b.images > a.images ? b : a));
-      options(this.number, found.series.map((one) => [String(one.number), seriesWords(one)]), String(longest.number));
+      options(this.number, found.series.map((one) => [String(one.number), seriesText(one)]), String(longest.number));
       this.choose(longest.number);
-    } catch (error) { tell(this.wrong, error); }
+    } catch (error) { showError(this.wrong, error); }
   }
 
   choose(number) {
@@ -90,30 +90,30 @@ export class Pane {
     this.go(Math.ceil(found.images / 2), false);
   }
 
-  // Nothing of the series before may still arrive, and nothing of it may stand under another's name.
+  // A slice of the previous series must not arrive late, or appear under another series' name.
   forget() {
     this.flight?.abort();
     this.flight = null;
     this.blank();
-    for (const { url } of this.kept.values()) URL.revokeObjectURL(url);
-    this.kept.clear();
-    tell(this.wrong, null);
+    for (const { url } of this.cached.values()) URL.revokeObjectURL(url);
+    this.cached.clear();
+    showError(this.wrong, null);
   }
 
   blank() {
-    this.got = this.seen = null;
+    this.got = this.provenance = null;
     this.image.hidden = true;
     for (const mark of Object.values(this.marks)) mark.textContent = "";
     delete this.screen.dataset.shown;
   }
 
-  go(place, tellOthers = true) {
-    const next = clamp(Math.round(place), 1, this.most);
-    const by = next - this.place;
-    this.place = next;
+  go(index, notify = true) {
+    const next = clamp(Math.round(index), 1, this.length);
+    const by = next - this.index;
+    this.index = next;
     this.slider.value = String(next);
     this.draw();
-    if (tellOthers && by) this.moved(by);
+    if (notify && by) this.moved(by);
   }
 
   setWindow(window) {
@@ -130,20 +130,20 @@ export class Pane {
   }
 
   numbers() {
-    const asked = /^(-?[\d.]+),([\d.]+)$/.exec(this.window);
-    if (asked) return [Number(asked[1]), Number(asked[2])];
-    if (this.seen?.center !== undefined) return [this.seen.center, this.seen.width];
+    const requested = /^(-?[\d.]+),([\d.]+)$/.exec(this.window);
+    if (requested) return [Number(requested[1]), Number(requested[2])];
+    if (this.provenance?.center !== undefined) return [this.provenance.center, this.provenance.width];
     return this.presets[this.window] ?? (this.modality === "CT" ? [40, 400] : [2048, 4096]);
   }
 
-  key(place = this.place) {
-    return `study=${encodeURIComponent(this.study.value)}&series=${this.number.value}&index=${place}&window=${encodeURIComponent(this.window)}`;
+  key(index = this.index) {
+    return `study=${encodeURIComponent(this.study.value)}&series=${this.number.value}&index=${index}&window=${encodeURIComponent(this.window)}`;
   }
 
-  // One request at a time: what comes is shown, and then the newest wish is asked for. Older wishes are never asked for.
+  // One request at a time: its result is shown, and then only the latest requested slice is fetched.
   async draw() {
     if (this.flight) return;
-    const held = this.kept.get(this.key());
+    const held = this.cached.get(this.key());
     if (held) { this.put(held); return; }
     const key = this.key(), flight = new AbortController();
     this.flight = flight;
@@ -152,13 +152,13 @@ export class Pane {
       const answer = await ask(`/page/api/slice?${key}`, { signal: flight.signal });
       const blob = await answer.blob();
       if (this.flight !== flight) return;
-      const got = { url: URL.createObjectURL(blob), blob, seen: JSON.parse(answer.headers.get("X-Lingshu-Image-Provenance")), key };
+      const got = { url: URL.createObjectURL(blob), blob, provenance: JSON.parse(answer.headers.get("X-Lingshu-Image-Provenance")), key };
       this.keep(key, got);
       await this.put(got);
     } catch (error) {
       if (error.name === "AbortError" || this.flight !== flight) return;
       this.blank();
-      tell(this.wrong, error);
+      showError(this.wrong, error);
     }
     this.flight = null;
     this.screen.removeAttribute("aria-busy");
@@ -166,41 +166,41 @@ export class Pane {
   }
 
   keep(key, got) {
-    this.kept.set(key, got);
-    if (this.kept.size <= KEPT) return;
-    const [oldest, { url }] = this.kept.entries().next().value;
-    this.kept.delete(oldest);
+    this.cached.set(key, got);
+    if (this.cached.size <= MAX_CACHED) return;
+    const [oldest, { url }] = this.cached.entries().next().value;
+    this.cached.delete(oldest);
     URL.revokeObjectURL(url);
   }
 
   async put(got) {
-    tell(this.wrong, null);
+    showError(this.wrong, null);
     this.image.src = got.url;
     await this.image.decode().catch(() => {});
-    // A newer slice may have come meanwhile: a caption never stands under another's pixels.
+    // A newer slice may have arrived meanwhile: a caption must match its pixels.
     if (this.image.src !== got.url) return;
     this.got = got;
-    this.seen = got.seen;
+    this.provenance = got.provenance;
     this.image.hidden = false;
     this.fit();
     this.caption();
   }
 
-  // As large as the screen lets it be, in the proportions of the body: pixels need not be square.
+  // As large as the screen allows, in the proportions of the body: pixels may not be square.
   fit() {
-    if (!this.seen) return;
-    const [high, wide] = this.seen.spacing ?? [1, 1];
-    const ratio = (this.seen.columns * wide) / (this.seen.rows * high);
+    if (!this.provenance) return;
+    const [high, wide] = this.provenance.spacing ?? [1, 1];
+    const ratio = (this.provenance.columns * wide) / (this.provenance.rows * high);
     this.image.style.aspectRatio = String(ratio);
     this.image.classList.toggle("tall", ratio < this.screen.clientWidth / this.screen.clientHeight);
   }
 
   caption() {
-    const seen = this.seen;
-    this.image.alt = seenWords(seen);
-    this.marks.first.textContent = [seen.modality, seen.body_part, seen.view, seen.laterality].filter(Boolean).join(" ");
-    this.marks.place.textContent = placeWords(seen);
-    this.marks.window.textContent = windowWords(seen);
+    const provenance = this.provenance;
+    this.image.alt = provenanceText(provenance);
+    this.marks.first.textContent = [provenance.modality, provenance.body_part, provenance.view, provenance.laterality].filter(Boolean).join(" ");
+    this.marks.position.textContent = positionText(provenance);
+    this.marks.window.textContent = windowText(provenance);
     this.screen.dataset.shown = this.got.key;
   }
 
@@ -213,9 +213,9 @@ export class Pane {
       reader.onload = () => done(reader.result);
       reader.readAsDataURL(got.blob);
     });
-    const asked = new URLSearchParams(got.key);
-    const ref = { study: asked.get("study"), series: Number(asked.get("series")), index: Number(asked.get("index")), window: asked.get("window") };
-    return { label: [got.seen.modality, placeWords(got.seen), windowWords(got.seen)].filter(Boolean).join(", "), data, preview: data, ref };
+    const requested = new URLSearchParams(got.key);
+    const ref = { study: requested.get("study"), series: Number(requested.get("series")), index: Number(requested.get("index")), window: requested.get("window") };
+    return { label: [got.provenance.modality, positionText(got.provenance), windowText(got.provenance)].filter(Boolean).join(", "), data, preview: data, ref };
   }
 
   listen() {
@@ -225,7 +225,7 @@ export class Pane {
       turned += event.deltaMode ? event.deltaY * 40 : event.deltaY;
       const by = Math.trunc(turned / 40);
       turned -= by * 40;
-      if (by) this.go(this.place + clamp(by, -3, 3));
+      if (by) this.go(this.index + clamp(by, -3, 3));
     }, { passive: false });
     this.screen.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
@@ -235,7 +235,7 @@ export class Pane {
     this.screen.addEventListener("pointermove", (event) => {
       if (!from) return;
       const [x, y, center, width] = from;
-      // The whole picture across is twice the width it began with: fine for narrow windows, fast for wide ones.
+      // Dragging across the image doubles the width: precise for narrow windows, fast for wide ones.
       const unit = (2 * Math.max(width, 40)) / this.screen.clientWidth;
       const [c, w] = this.numbers();
       this.shift(center + (event.clientY - y) * unit * 0.5 - c, width + (event.clientX - x) * unit - w);
@@ -251,22 +251,22 @@ export class Pane {
     const shifts = { ArrowUp: [-step, 0], ArrowDown: [step, 0], ArrowLeft: [0, -step], ArrowRight: [0, step] }[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.shiftKey && shifts) this.shift(...shifts);
-    else if (by) this.go(this.place + by);
+    else if (by) this.go(this.index + by);
     else if (event.key === "Home") this.go(1);
-    else if (event.key === "End") this.go(this.most);
+    else if (event.key === "End") this.go(this.length);
     else if (/^[0-9]$/.test(event.key) && names[Number(event.key)]) this.setWindow(names[Number(event.key)]);
     else return;
     event.preventDefault();
   }
 }
 
-export function studyWords(one) {
+export function studyText(one) {
   const order = one.total > 1 && one.rank ? t("study_of", one.rank, one.total) : "";
   const patient = one.patient ? t("patient_n", one.patient.slice(0, 6)) : "";
   return [patient, order, [one.modality, one.body_part].filter(Boolean).join(" "), t("files_n", one.files), one.id.slice(0, 6)].filter(Boolean).join(" · ");
 }
 
-function seriesWords(one) {
-  const facts = [one.own_number ?? one.number, [one.modality, one.body_part, one.view].filter(Boolean).join(" ")];
-  return [...facts, t("images_n", one.images), one.is_localizer ? t("localizer") : ""].filter((fact) => fact !== "").join(" · ");
+function seriesText(one) {
+  const parts = [one.own_number ?? one.number, [one.modality, one.body_part, one.view].filter(Boolean).join(" ")];
+  return [...parts, t("images_n", one.images), one.is_localizer ? t("localizer") : ""].filter((part) => part !== "").join(" · ");
 }

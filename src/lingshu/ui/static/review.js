@@ -1,8 +1,8 @@
 // Review of generated samples: which queue, who reviews, and the agreement of the reviewers. One sample is judged in judging.js.
 import { json } from "./api.js";
-import { el, field, options, tell } from "./dom.js";
+import { el, field, options, showError } from "./dom.js";
 import { judging } from "./judging.js";
-import { t } from "./words.js";
+import { t } from "./texts.js";
 
 const two = (value) => (value === null ? "–" : value.toFixed(2));
 
@@ -23,8 +23,8 @@ export function review(about) {
     try {
       queues = (await json("/page/api/review")).queues;
       draw();
-      tell(wrong, queues.length ? null : new Error(t("no_queues")));
-    } catch (error) { tell(wrong, error); }
+      showError(wrong, queues.length ? null : new Error(t("no_queues")));
+    } catch (error) { showError(wrong, error); }
   }
 
   function draw() {
@@ -33,17 +33,17 @@ export function review(about) {
 
   async function begin(event) {
     event.preventDefault();
-    tell(wrong, null);
+    showError(wrong, null);
     const name = queue.value, who = reviewer.value.trim();
     try {
       const state = await json(`/page/api/review/queue?queue=${encodeURIComponent(name)}&reviewer=${encodeURIComponent(who)}`);
-      place.replaceChildren(judging({ queue: name, reviewer: who, state, told: agreement }));
+      place.replaceChildren(judging({ queue: name, reviewer: who, state, onVerdict: agreement }));
       agreement(state);
       place.firstChild.focus({ preventScroll: true });
-    } catch (error) { tell(wrong, error); }
+    } catch (error) { showError(wrong, error); }
   }
 
-  // How far everybody is, and how far each two agree on what both judged.
+  // Everybody's progress, and the agreement of each pair on what both judged.
   function agreement(state) {
     const people = Object.entries(state.reviewers).map(([name, done]) => el("li", {}, `${name}: ${t("judged_n", done)}`));
     const rows = state.agreement.map((pair) => el("tr", {}, el("th", { scope: "row" }, pair.reviewers.join(" / ")),
@@ -55,6 +55,6 @@ export function review(about) {
     others.hidden = false;
   }
 
-  document.addEventListener("spoken", () => { if (queues) draw(); });
+  document.addEventListener("languagechange", () => { if (queues) draw(); });
   return { view, shown: () => { if (queues === null) load(); } };
 }

@@ -1,7 +1,7 @@
-// Evaluations: a list of runs with their accuracies, and each one's own report in a frame that can reach nothing.
+// Evaluations: a list of runs with their accuracies, and each report in a frame that can reach nothing.
 import { json } from "./api.js";
-import { el, tell } from "./dom.js";
-import { t } from "./words.js";
+import { el, showError } from "./dom.js";
+import { t } from "./texts.js";
 
 const percent = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}`);
 
@@ -17,16 +17,16 @@ export function runs(about) {
   const list = el("ul", { class: "runs" });
   const count = el("p", { class: "faint" });
   const frame = el("div", { class: "frame", hidden: true });
-  const view = el("div", {}, el("div", { class: "row" }, count, el("span", { class: "gap" }), el("button", { type: "button", word: "look_again", onclick: load })),
+  const view = el("div", {}, el("div", { class: "row" }, count, el("span", { class: "gap" }), el("button", { type: "button", word: "refresh", onclick: load })),
     wrong, list, frame);
   let found = null;
 
   async function load() {
     try {
       found = await json("/page/api/runs");
-      tell(wrong, null);
+      showError(wrong, null);
       draw();
-    } catch (error) { tell(wrong, error); }
+    } catch (error) { showError(wrong, error); }
   }
 
   function draw() {
@@ -43,14 +43,14 @@ export function runs(about) {
       for (const one of list.querySelectorAll("[aria-current]")) one.removeAttribute("aria-current");
       button.setAttribute("aria-current", "true");
       const inside = el("iframe", { sandbox: "allow-scripts", src: url, title: run.run, referrerpolicy: "no-referrer" });
-      const apart = el("a", { href: url, target: "_blank", rel: "noopener noreferrer", word: "new_tab" });
-      frame.replaceChildren(el("div", { class: "row" }, el("h3", {}, run.run), el("span", { class: "gap" }), apart), inside);
+      const newTab = el("a", { href: url, target: "_blank", rel: "noopener noreferrer", word: "new_tab" });
+      frame.replaceChildren(el("div", { class: "row" }, el("h3", {}, run.run), el("span", { class: "gap" }), newTab), inside);
       frame.hidden = false;
-      tell(wrong, null);
+      showError(wrong, null);
       frame.scrollIntoView({ block: "start" });
-    } catch (error) { tell(wrong, error); }
+    } catch (error) { showError(wrong, error); }
   }
 
-  document.addEventListener("spoken", () => { if (found) draw(); });
+  document.addEventListener("languagechange", () => { if (found) draw(); });
   return { view, shown: () => { if (found === null) load(); } };
 }

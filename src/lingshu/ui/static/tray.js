@@ -1,9 +1,9 @@
-// Images that wait to be asked about or reported on: files of this computer, and slices out of the viewer.
+// Images for the next question or draft: files of this computer, and slices of the viewer.
 import { el } from "./dom.js";
-import { t } from "./words.js";
+import { t } from "./texts.js";
 
 const PREVIEWS = new Set(["image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"]);
-const MOST = 64;
+const MAX_ITEMS = 64;
 
 const read = (file) => new Promise((done, fail) => {
   const reader = new FileReader();
@@ -12,7 +12,7 @@ const read = (file) => new Promise((done, fail) => {
   reader.readAsDataURL(file);
 });
 
-// A preview; a file that a browser cannot draw is shown by its name alone.
+// A preview; a file that the browser cannot show has only its name.
 export function thumbnail(item) {
   const name = el("span", { class: "name" }, item.label);
   return item.preview ? [el("img", { src: item.preview, alt: item.label }), name] : [el("span", { class: "blank" }, "DICOM"), name];
@@ -29,13 +29,13 @@ export class Tray {
     this.draw();
   }
 
-  // Dropped on `place`, or pasted while it has the focus.
-  watch(place) {
-    const over = (event, on) => { event.preventDefault(); place.classList.toggle("over", on); };
-    place.addEventListener("dragover", (event) => over(event, true));
-    place.addEventListener("dragleave", (event) => over(event, false));
-    place.addEventListener("drop", (event) => { over(event, false); this.files([...event.dataTransfer.files]); });
-    place.addEventListener("paste", (event) => {
+  // Files dropped on `target`, or pasted while it has the focus.
+  watch(target) {
+    const over = (event, on) => { event.preventDefault(); target.classList.toggle("over", on); };
+    target.addEventListener("dragover", (event) => over(event, true));
+    target.addEventListener("dragleave", (event) => over(event, false));
+    target.addEventListener("drop", (event) => { over(event, false); this.files([...event.dataTransfer.files]); });
+    target.addEventListener("paste", (event) => {
       const pasted = [...event.clipboardData.files];
       if (pasted.length) { event.preventDefault(); this.files(pasted); }
     });
@@ -48,9 +48,9 @@ export class Tray {
     }
   }
 
-  // { label, data: data URI, preview: URL or null, ref: { study, series, place, window } where it is of a study }
+  // { label, data: data URI, preview: URL or null, ref: { study, series, index, window } of a slice }
   add(item) {
-    if (this.items.length < MOST) this.items.push(item);
+    if (this.items.length < MAX_ITEMS) this.items.push(item);
     this.draw();
   }
 

@@ -1,5 +1,5 @@
-// What the page says, in English and Chinese. {0} and {1} stand for what is filled in.
-const WORDS = {
+// Texts of the page in English and Chinese; {0} and {1} are placeholders.
+const TEXTS = {
   chat: ["Chat", "对话"],
   viewer: ["Studies", "阅片"],
   draft: ["Draft", "报告草稿"],
@@ -8,11 +8,11 @@ const WORDS = {
   language: ["Language", "语言"],
   notice: ["Research only; not for clinical use.", "仅供研究，不得用于临床。"],
   key: ["Key", "密钥"],
-  key_why: ["This server asks for a key. It is kept while this page is open, and nowhere else.", "此服务器需要密钥。密钥仅在本页面打开期间保留，不会存储。"],
+  key_why: ["This server requires a key. It is kept only while this page is open.", "此服务器需要密钥。密钥仅在本页面打开期间保留，不会存储。"],
   key_wrong: ["The server does not know this key.", "服务器不认识该密钥。"],
-  go_on: ["Continue", "继续"],
+  proceed: ["Continue", "继续"],
   unreachable: ["The server cannot be reached. Is it still running?", "无法连接服务器，请确认其仍在运行。"],
-  broken_off: ["The reply broke off; ask again.", "回答中断，请重新提问。"],
+  broken_off: ["The reply was interrupted; ask again.", "回答中断，请重新提问。"],
   unreadable: ["The file cannot be read.", "无法读取该文件。"],
   stop: ["Stop", "停止"],
   images: ["Images", "图像"],
@@ -22,17 +22,17 @@ const WORDS = {
   conversation: ["Conversation", "对话内容"],
   chat_empty: ["Add images, or choose slices under Studies, and ask about them.", "请添加图像，或在“阅片”中选取切片，然后提问。"],
   question: ["Question", "问题"],
-  question_hint: ["Ask about the images. Enter sends, Shift+Enter begins a line.", "请就图像提问。回车发送，Shift+回车换行。"],
+  question_hint: ["Ask about the images. Enter sends, Shift+Enter starts a new line.", "请就图像提问。回车发送，Shift+回车换行。"],
   send: ["Send", "发送"],
   new_chat: ["New chat", "新对话"],
   settings: ["Settings", "设置"],
-  max_tokens: ["Longest reply (tokens)", "最长回答（词元）"],
+  max_tokens: ["Maximum reply length (tokens)", "最长回答（词元）"],
   temperature: ["Temperature", "温度"],
   system: ["System prompt", "系统提示"],
   saw_n: ["What the model saw ({0})", "模型所见图像（{0}）"],
-  cut: ["The reply was cut at its longest length.", "回答已达最长长度而被截断。"],
+  cut: ["The reply was truncated at the maximum length.", "回答已达最长长度而被截断。"],
   stopped: ["Stopped.", "已停止。"],
-  stopped_empty: ["Stopped before the first word.", "在首个词之前已停止。"],
+  stopped_empty: ["Stopped before the first token.", "在首个词之前已停止。"],
   reply_empty: ["The reply is empty.", "回答为空。"],
 
   no_studies: ["This server shows no studies. Start it with --root FOLDER.", "此服务器未提供检查。请以 --root FOLDER 启动。"],
@@ -43,12 +43,12 @@ const WORDS = {
   screen: ["Image. Arrows scroll, Shift and arrows change the window, digits choose one.", "图像。方向键翻页，Shift+方向键调窗，数字键选预设。"],
   current: ["Current", "本次"],
   prior: ["Prior", "既往"],
-  beside: ["Prior beside current", "与既往对照"],
+  compare: ["Compare with prior", "与既往对照"],
   link: ["Scroll together", "同步翻页"],
-  look_again: ["Look again", "刷新"],
-  looking: ["Looking …", "正在查找……"],
+  refresh: ["Refresh", "刷新"],
+  searching: ["Searching …", "正在查找……"],
   studies_n: ["{0} studies", "{0} 项检查"],
-  studies_more: ["{0} studies; there are more than can be listed", "{0} 项检查；其余未列出"],
+  studies_more: ["{0} studies; others are not listed", "{0} 项检查；其余未列出"],
   patient_n: ["Patient {0}", "患者 {0}"],
   study_of: ["study {0} of {1}", "第 {0}/{1} 次"],
   files_n: ["{0} files", "{0} 个文件"],
@@ -60,10 +60,10 @@ const WORDS = {
   window_is: ["window {0}", "窗 {0}"],
   window_file: ["as stored", "文件自带"],
   window_range: ["full range", "全范围"],
-  window_table: ["table of the file", "文件查找表"],
+  window_table: ["lookup table of the file", "文件查找表"],
   window_percentile: ["percentiles", "百分位"],
-  window_color: ["colour", "彩色"],
-  window_requested: ["by hand", "手动"],
+  window_color: ["color", "彩色"],
+  window_requested: ["manual", "手动"],
   window_lung: ["lung", "肺窗"],
   window_soft: ["soft tissue", "软组织窗"],
   window_bone: ["bone", "骨窗"],
@@ -74,7 +74,7 @@ const WORDS = {
   ask_about: ["Ask about this image", "就此图像提问"],
   add_to_draft: ["Add to the report draft", "加入报告草稿"],
   viewer_keys: [
-    "Wheel or arrows scroll, Page Up and Page Down by ten. Drag across for the width of the window, up and down for its centre; Shift and arrows do the same. 0 is the stored window, 1 to 7 are the presets of CT.",
+    "Wheel or arrows scroll, Page Up and Page Down by ten. Drag across for the width of the window, up and down for its center; Shift and arrows do the same. 0 is the stored window, 1 to 7 are the presets of CT.",
     "滚轮或方向键翻页，PageUp/PageDown 每次十层。左右拖动改窗宽，上下拖动改窗位；Shift+方向键亦可。0 为文件自带窗，1 至 7 为 CT 预设。"],
 
   draft_empty: ["Choose images here or under Studies. The model writes a draft; you edit and export it. It stays preliminary and unverified.", "请在此处或“阅片”中选取图像。模型生成草稿，由您修改并导出。草稿始终为初步内容，未经核实。"],
@@ -84,13 +84,13 @@ const WORDS = {
   impression: ["Impression", "诊断意见"],
   unedited: ["Draft written by a machine; preliminary, not verified by a person.", "本草稿由机器生成，为初步内容，未经人员核实。"],
   edited: ["Edited by a person; preliminary, not verified.", "本草稿经人员修改，仍为初步内容，未经核实。"],
-  restore: ["Back to the model's words", "恢复模型原文"],
+  restore: ["Restore the model's text", "恢复模型原文"],
   export_md: ["Save as Markdown", "存为 Markdown"],
   export_fhir: ["Save as FHIR", "存为 FHIR"],
   export_sr: ["Save as DICOM SR", "存为 DICOM SR"],
   name_patient: ["Name the patient in the FHIR report (an SR always does)", "在 FHIR 报告中写明患者（SR 总会写明）"],
   no_sr: ["There is no SR and no patient to name: the images are not all DICOM images of one study.", "无法导出 SR 或写明患者：图像并非全部来自同一项 DICOM 检查。"],
-  said_by_model: ["What the model wrote", "模型原文"],
+  model_text: ["What the model wrote", "模型原文"],
 
   no_runs: ["This server shows no evaluations. Start it with --runs FOLDER.", "此服务器未提供评测。请以 --runs FOLDER 启动。"],
   runs_n: ["{0} evaluations", "{0} 项评测"],
@@ -98,10 +98,10 @@ const WORDS = {
   new_tab: ["Open in a new tab", "在新标签页打开"],
 
   no_review: ["This server shows no samples to review. Start it with --review FOLDER.", "此服务器未提供待审样本。请以 --review FOLDER 启动。"],
-  no_queues: ["There is no review/queue.jsonl below the folder; lingshu synthesise writes it.", "文件夹下没有 review/queue.jsonl；它由 lingshu synthesise 生成。"],
+  no_queues: ["There is no review/queue.jsonl below the folder; lingshu synthesize writes it.", "文件夹下没有 review/queue.jsonl；它由 lingshu synthesize 生成。"],
   queue: ["Queue", "队列"],
   reviewer: ["Your name as reviewer", "审核者姓名"],
-  begin: ["Begin", "开始"],
+  begin: ["Start", "开始"],
   samples_n: ["{0} samples", "{0} 个样本"],
   queue_empty: ["This queue is empty.", "此队列为空。"],
   progress: ["Progress", "进度"],
@@ -116,7 +116,7 @@ const WORDS = {
   reject: ["Reject", "拒绝"],
   reject_both: ["Reject both", "均拒绝"],
   prefer_n: ["{0} is better", "{0} 更好"],
-  from_n: ["Begin with {0}", "以 {0} 为底稿"],
+  from_n: ["Start from {0}", "以 {0} 为底稿"],
   edited_text: ["The text as it should be", "应有的文本"],
   save_edit: ["Save the edit", "保存修改"],
   cancel: ["Cancel", "取消"],
@@ -125,11 +125,11 @@ const WORDS = {
   reason: ["Reason", "理由"],
   reason_absent: ["names a finding that is not there", "所述征象并不存在"],
   reason_missed: ["misses a finding that matters", "遗漏重要征象"],
-  reason_side: ["wrong side or place", "左右或部位错误"],
+  reason_side: ["wrong side or location", "左右或部位错误"],
   reason_size: ["wrong size or measure", "大小或测量错误"],
-  reason_unanswerable: ["cannot be told from the image", "无法从图像判断"],
+  reason_unanswerable: ["cannot be determined from the image", "无法从图像判断"],
   reason_leak: ["gives the answer away, or cites what it should not know", "泄露答案或引用不应知晓的内容"],
-  reason_wording: ["not the words of the field", "用语不规范"],
+  reason_wording: ["not the terminology of the field", "用语不规范"],
   reason_unsafe: ["could harm if followed", "若照此执行可能造成伤害"],
   did_accept: ["You accepted it", "您已接受"],
   did_edit: ["You edited it", "您已修改"],
@@ -143,25 +143,25 @@ const WORDS = {
   kappa: ["Cohen's kappa", "Cohen κ"],
   ac1: ["Gwet's AC1", "Gwet AC1"],
   written_to: ["Verdicts are written to {0}.", "审核结果写入 {0}。"],
-  review_keys: ["A accepts, 1 and 2 choose between two texts, E edits, R rejects, U undoes, J and K go on and back.", "A 接受，1 和 2 在两段文本中选择，E 修改，R 拒绝，U 撤销，J/K 下一个/上一个。"],
+  review_keys: ["A accepts, 1 and 2 choose between two texts, E edits, R rejects, U undoes, J and K go to the next and the previous sample.", "A 接受，1 和 2 在两段文本中选择，E 修改，R 拒绝，U 撤销，J/K 下一个/上一个。"],
 };
 
-const TONGUES = ["en", "zh"];
-let tongue = navigator.language?.toLowerCase().startsWith("zh") ? 1 : 0;
+const LANGUAGES = ["en", "zh"];
+let current = navigator.language?.toLowerCase().startsWith("zh") ? 1 : 0;
 
-const filled = (text, values) => text.replace(/\{(\d)\}/g, (_, at) => String(values[Number(at)]));
+const format = (text, values) => text.replace(/\{(\d)\}/g, (_, at) => String(values[Number(at)]));
 
 export function t(name, ...values) {
-  return filled(WORDS[name]?.[tongue] ?? name, values);
+  return format(TEXTS[name]?.[current] ?? name, values);
 }
 
-export const known = (name) => name in WORDS;
+export const known = (name) => name in TEXTS;
 
-t.en = (name) => WORDS[name][0];
+t.en = (name) => TEXTS[name][0];
 
-export const spoken = () => TONGUES[tongue];
+export const currentLanguage = () => LANGUAGES[current];
 
-export function speak(name) {
-  tongue = Math.max(0, TONGUES.indexOf(name));
-  document.documentElement.lang = spoken();
+export function setLanguage(name) {
+  current = Math.max(0, LANGUAGES.indexOf(name));
+  document.documentElement.lang = currentLanguage();
 }
