@@ -157,7 +157,8 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
 def test_a_verb_has_a_page_that_names_all_its_options(verb: str) -> None:
     page = (ROOT / "docs" / f"{verb}.md").read_text(encoding="utf-8")
     arguments = build_app()[verb].assemble_argument_collection()
-    options = [argument.name for argument in arguments if argument.index is None]
+    # "*" is a group whose options follow.
+    options = [a.name for a in arguments if a.index is None and a.name != "*"]
     assert options or verb == "doctor"
     assert [o for o in options if o not in page] == []
 

@@ -25,7 +25,7 @@ from lingshu.core.errors import ArtifactError, ImageError, InputError
 from lingshu.core.files import MANIFEST, check_manifest, sha256_file
 from lingshu.core.rows import LETTERS, RowError, read_choices, sample_from_row, with_choices
 from lingshu.core.run_card import RUN_CARD
-from lingshu.core.types import Access, Criterion, Drop, Metric, Provenance, Sample, Scorer, Task
+from lingshu.core.types import Access, Drop, Provenance, Sample, Scorer, Task
 from lingshu.imaging.read import ShardReader, image_bytes
 from lingshu.scoring import auto, yes_no
 from lingshu.sources import hub, jsonl
@@ -72,7 +72,6 @@ def benchmark(
     title: str,
     repo: HubRepo,
     license: str,
-    synthetic: Callable[[int], Sequence[Sample]],
     convert_row: RowConverter = dict,
     reader: Reader | None = None,
     score: Scorer = auto.score,
@@ -82,28 +81,18 @@ def benchmark(
     expected_n: int | None = None,
     known_counts: tuple[tuple[int, str], ...] = (),
     unverified: tuple[str, ...] = (),
-    facets: tuple[str, ...] = (),
-    max_tokens: int = 256,
-    published: tuple[str, str] | None = None,
-    metrics: tuple[Metric, ...] = (),
-    criteria: Callable[[Sample], Sequence[Criterion]] | None = None,
+    **task_fields: Any,
 ) -> Task:
     """A task that reads DIR/<name>/rows.jsonl, its publisher's files in DIR/<name>, or else the hub.
 
     The publisher's files in a folder count as private; with `lingshu build` the user confirms that
     they are the published ones. `convert_row` converts one published row; a benchmark with answers
-    or images in further files has a `reader` of them all.
+    or images in further files has a `reader` of them all. `task_fields` are fields of Task such as
+    `synthetic`, `facets` and `published`.
     """
     provenance = Provenance(
-        repo.address,
-        license,
-        access,
-        agreement,
-        repo.revision,
-        expected_n,
-        known_counts,
-        unverified,
-    )
+        repo.address, license, access, agreement, repo.revision, expected_n, known_counts, unverified
+    )  # fmt: skip
     release = Release(name, repo, provenance, language)
     read = reader or partial(read_samples, convert_row=convert_row)
     return Task(
@@ -112,15 +101,10 @@ def benchmark(
         provenance,
         samples=partial(_samples, release, read),
         score=score,
-        synthetic=synthetic,
-        facets=facets,
-        max_tokens=max_tokens,
         prompt=prompts.build_prompt,
-        published=published,
         read_original=partial(_read_folder, release, read),
         resolve_revision=partial(_resolve_revision, release),
-        metrics=metrics,
-        criteria=criteria,
+        **task_fields,
     )
 
 
@@ -130,17 +114,14 @@ def _samples(release: Release, read: Reader, data: Path | None) -> Iterable[Samp
     folder = data / release.name
     _check_built_folder(folder)
     if (folder / jsonl.ROWS_FILE).is_file():
-        return (
-            item if isinstance(item, Drop) else with_defaults(release, item)
-            for item in jsonl.read(folder)
-        )
+        items = jsonl.read(folder)
+        return (x if isinstance(x, Drop) else with_defaults(release, x) for x in items)
     if folder.is_dir():
         # Nobody verified that these files are the published ones, so they may be private.
         access = release.provenance.access
         provenance = replace(release.provenance, access="private" if access == "open" else access)
-        return _read_folder(
-            replace(release, provenance=provenance, deidentified=None), read, folder
-        )
+        local_release = replace(release, provenance=provenance, deidentified=None)
+        return _read_folder(local_release, read, folder)
     raise InputError(
         f"{data} has no folder {release.name}; make it with `lingshu build {release.name} SOURCE"
         f" --out {data}` from {release.repo.address}."
@@ -186,17 +167,13 @@ def read_samples(
     """The samples of a release's rows, in order; each unusable row is a Drop with its reason."""
     seen_ids: set[str] = set()
     with ShardReader() as shards:
+        build = partial(build_sample, release, convert_row, shards=shards)
         for index, raw in enumerate(release.rows() if rows is None else rows):
-            item = (
-                raw
-                if isinstance(raw, Drop)
-                else build_sample(release, convert_row, raw, index, shards)
-            )
-            if isinstance(item, Sample):
-                if item.id in seen_ids:
-                    item = Drop(item.id, "duplicate_id", "an earlier row has this id.")
-                else:
-                    seen_ids.add(item.id)
+            item = raw if isinstance(raw, Drop) else build(raw, index)
+            if isinstance(item, Sample) and item.id in seen_ids:
+                item = Drop(item.id, "duplicate_id", "an earlier row has this id.")
+            elif isinstance(item, Sample):
+                seen_ids.add(item.id)
             yield item
 
 
@@ -245,12 +222,8 @@ def build_sample(
         return Drop(fallback_id, "bad_row", detail)
 
 
-def _check_non_empty(values: Mapping[str, Any]) -> None:
-    """Refuse a row whose question or answer is null: the model must not see the word None.
-
-    Raises:
-        RowError: no_question or empty_answer.
-    """
+def _check_non_empty(values: Row) -> None:
+    """Refuse a row whose question or answer is null: the model must not see the word None."""
     if "question" in values and (values["question"] is None or not str(values["question"]).strip()):
         raise RowError("no_question", "the row has no question.")
     if "gold" in values and (values["gold"] in (None, [], ()) or not str(values["gold"]).strip()):

@@ -17,7 +17,7 @@ from lingshu.core.report_sections import ReportSections, format_reference, norma
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample, Task
 from lingshu.scoring import report, token_f1
-from lingshu.sources.hub import DownloadedRepo, HubRepo
+from lingshu.sources.hub import DownloadedRepo
 from lingshu.tasks._benchmark import Reader, Release, Row, RowConverter, benchmark, read_samples
 from lingshu.tasks._synthetic import image_samples
 
@@ -92,25 +92,15 @@ def _find_image(name: str, files: DownloadedRepo) -> str:
 
 
 def report_benchmark(
-    name: str,
-    *,
-    title: str,
-    repo: HubRepo,
-    license: str,
-    reader: Reader = read_studies,
-    n_images: int = 2,
-    **provenance: Any,
+    name: str, *, reader: Reader = read_studies, n_images: int = 2, **facts: Any
 ) -> Task:
     """A benchmark of chest X-ray reports: token F1 for each sample, report metrics for the set."""
     return benchmark(
         name,
-        title=title,
-        repo=repo,
-        license=license,
         reader=reader,
         score=token_f1.score,
         synthetic=image_samples("report", n_images=n_images),
         max_tokens=1024,
         metrics=report.METRICS,
-        **provenance,
+        **facts,
     )

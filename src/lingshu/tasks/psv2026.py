@@ -115,26 +115,19 @@ def _parse_rubric(value: object) -> list[dict[str, Any]]:
     Raises:
         RowError: bad_rubric.
     """
-    dimensions = _parse_json(value)
-    if (
-        not isinstance(dimensions, list)
-        or not dimensions
-        or not all(isinstance(dimension, Mapping) for dimension in dimensions)
-    ):
+    rows = _parse_json(value)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
         raise RowError("bad_rubric", "the rubric is not a list of {dim, score, description}.")
-    points = [dimension.get("score") or 0 for dimension in dimensions]
-    if any(
-        isinstance(point, bool) or not isinstance(point, int | float) or not 0 <= point < math.inf
-        for point in points
-    ):
+    points = [row.get("score") or 0 for row in rows]
+    if not all(type(point) in (int, float) and 0 <= point < math.inf for point in points):
         raise RowError("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
-    descriptions = [str(dimension.get("description") or "").strip() for dimension in dimensions]
+    descriptions = [str(row.get("description") or "").strip() for row in rows]
     if not all(descriptions):
         raise RowError("bad_rubric", "a dimension has no description.")
     weights = points if any(points) else [1] * len(points)
     return [
-        {"dim": str(dimension.get("dim") or ""), "score": weight, "description": text}
-        for dimension, weight, text in zip(dimensions, weights, descriptions, strict=True)
+        {"dim": str(row.get("dim") or ""), "score": weight, "description": text}
+        for row, weight, text in zip(rows, weights, descriptions, strict=True)
     ]
 
 
@@ -145,10 +138,8 @@ def criteria(sample: Sample) -> Sequence[Criterion]:
         InputError: the sample has no rubric that can be read.
     """
     try:
-        return [
-            Criterion(dimension["description"], float(dimension["score"]), dimension["dim"] or None)
-            for dimension in _parse_rubric(sample.meta.extra["rubric"])
-        ]
+        rows = _parse_rubric(sample.meta.extra["rubric"])
+        return [Criterion(r["description"], float(r["score"]), r["dim"] or None) for r in rows]
     except (KeyError, RowError) as error:
         raise InputError(
             f"sample {sample.id!r} has no rubric that can be read ({error}); build the data again."

@@ -26,21 +26,16 @@ def samples(data: Path | None) -> Iterable[Sample | Drop]:
 
     Raises:
         InputError: no folder given, or it is neither a DATASET nor holds rows.jsonl.
-        ArtefactError: a damaged DATASET folder.
+        ArtifactError: a damaged DATASET folder.
     """
     if data is None:
         raise InputError(
             "the task vqa has no data of its own; pass --data DIR, a folder with rows.jsonl and its"
             " images, or a DATASET."
         )
-    folder = next(
-        (
-            path
-            for path in (data / "vqa", data)
-            if (path / jsonl.ROWS_FILE).is_file() or (path / DATASET_CARD).is_file()
-        ),
-        data,
-    )
+    files = (jsonl.ROWS_FILE, DATASET_CARD)
+    candidates = (data / "vqa", data)
+    folder = next((path for path in candidates if any((path / f).is_file() for f in files)), data)
     if (folder / DATASET_CARD).is_file():
         return map(_up_to_answer, parquet.read(folder))
     if folder.is_dir() and not (folder / jsonl.ROWS_FILE).is_file():
@@ -50,26 +45,20 @@ def samples(data: Path | None) -> Iterable[Sample | Drop]:
     return map(_up_to_answer, jsonl.read(jsonl.find_rows_file(folder)))
 
 
-def _up_to_answer(result: Sample | Drop) -> Sample | Drop:
-    """A dialogue that ends in its answer (training data) is asked up to it, and the answer is what
-    is right.
-    """
-    if isinstance(result, Drop):
-        return result
-    if not result.answered:
-        return (
-            result
-            if result.question.strip()
-            else Drop(result.id, "no_question", "images about which nothing is asked.")
-        )
-    gold = result.gold or (result.messages[-1].text,)
-    return replace(result, messages=result.messages[:-1], gold=gold)
+def _up_to_answer(item: Sample | Drop) -> Sample | Drop:
+    """A dialogue that ends in its answer (training data) without it; the answer becomes the gold."""
+    if isinstance(item, Drop):
+        return item
+    if item.answered:
+        gold = item.gold or (item.messages[-1].text,)
+        return replace(item, messages=item.messages[:-1], gold=gold)
+    if not item.question.strip():
+        return Drop(item.id, "no_question", "images without a question.")
+    return item
 
 
 def synthetic(seed: int) -> list[Sample]:
-    """Eight made-up questions about two tiny drawn images, with the question forms that such
-    folders have.
-    """
+    """Eight synthetic questions about two tiny rendered images, in the usual question forms."""
     return [sample for index in (0, 1) for sample in _synthetic_samples(seed, index)]
 
 
@@ -92,14 +81,8 @@ def _synthetic_samples(seed: int, index: int) -> Iterator[Sample]:
     ]
     for kind, question, gold, options in questions:
         turn = user_turn(with_choices(question, options), 1)
-        meta = Meta(
-            source="drawn",
-            license="Apache-2.0",
-            access="open",
-            language="en",
-            kind=kind,
-            group=f"twin-{index}",
-        )
+        facts = {"source": "drawn", "license": "Apache-2.0", "access": "open", "language": "en"}
+        meta = Meta(**facts, kind=kind, group=f"twin-{index}")  # type: ignore[arg-type]
         yield Sample(f"twin-{index}-{kind}", (turn,), (image,), (gold,), options, meta)
 
 

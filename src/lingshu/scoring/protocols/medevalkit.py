@@ -1,4 +1,5 @@
-"""The public toolkit that most people run (February 2026), rebuilt from recorded behavior.
+"""The two published rule sets, rebuilt from recorded behavior: the public toolkit that most people
+run (February 2026), and the first rules of the paper.
 
 Everything here is deliberately as wrong as the original; known_issues.json names its faults. The
 cases were recorded from outside at commit 9b12e3b; tests/golden/parity has them. A `ValueError` is
@@ -14,6 +15,7 @@ from difflib import SequenceMatcher
 from lingshu.core.reply_text import require_golds
 from lingshu.core.types import Sample, Score
 
+_NO_JUDGE_NOTE = "no judge here: equality stands in for it"
 # In this order, each splitting what the one before it left.
 _PHRASES = (
     "**answer**:", "**answer**", "*answer*:", "**answer:**", "answer is", "answer:", "答案:",
@@ -232,3 +234,22 @@ def score(sample: Sample, reply: str) -> Score:
         return _verdict_score(is_open_correct(gold, reply), reply)
     except ValueError as error:
         return Score(None, "error", note=f"the published code stops here: {error}")
+
+
+def paper_score(sample: Sample, reply: str) -> Score:
+    """The verdict of the first public rules (June 2025); where they ask a judge, equality in lower
+    case is used instead, and the note says so.
+    """
+    gold = require_golds(sample)[0]
+    if sample.choices:
+        return score_choice(sample, gold, reply, paper=True)
+    text = extract_tag(reply, "answer")
+    box = extract_boxed(text)
+    text = text if box == "None" else box
+    if sample.meta.kind == "closed":
+        is_correct = text.strip().casefold() == gold.casefold()
+        return Score(float(is_correct), "ok", text.strip()[:80], _NO_JUDGE_NOTE)
+    text = text.lower().strip().split(".")[0]
+    is_correct = text == gold.lower().strip()
+    note = None if gold.lower() in ("yes", "no") else _NO_JUDGE_NOTE
+    return Score(float(is_correct), "ok", text[:80], note)

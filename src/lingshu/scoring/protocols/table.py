@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 from lingshu.core.errors import InputError, UnknownNameError, suggest_name
 from lingshu.core.reply_text import require_golds
 from lingshu.core.types import Sample, Score, Scorer
-from lingshu.scoring.protocols import medevalkit, paper
+from lingshu.scoring.protocols import medevalkit
 
 ProtocolName = Literal["strict", "paper", "medevalkit"]
 PROTOCOLS: tuple[ProtocolName, ...] = ("strict", "paper", "medevalkit")
-_PUBLISHED: Mapping[str, Scorer] = {"paper": paper.score, "medevalkit": medevalkit.score}
+_PUBLISHED: Mapping[str, Scorer] = {"paper": medevalkit.paper_score, "medevalkit": medevalkit.score}
 # What the released code does to closed answers when a judge is on; it differs by benchmark.
 ClosedHandling = Literal["kept", "lost", "twice"]
 
