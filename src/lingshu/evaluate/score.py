@@ -1,9 +1,10 @@
 """Step 2 of an evaluation: score stored replies. Needs the task and its questions, but neither the
 model nor the images.
 
-OUT/<task>/scores.jsonl              one row per sample in the order of the task, with all that the report needs
+OUT/<task>/scores.jsonl              one row per sample in the order of the task, for the report
 OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
-OUT/<task>/metrics.json              the metrics of a task that has some, over all replies; a row's share is in its `metrics`
+OUT/<task>/metrics.json              metrics over all replies, where the task has some; the values
+                                     of a sample are in its row under `metrics`
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
 from lingshu.evaluate.summary import awaiting_judge
-from lingshu.scoring.protocols.table import protocol_scorer as get_scorer
+from lingshu.scoring.protocols.table import protocol_scorer
 
-NOT_GENERATED = "this sample was never asked"
+NOT_GENERATED = "no reply was generated for this sample"
 STRICT = "strict"
 
 
@@ -46,13 +47,13 @@ def score(
     """Score the replies in `folder` under each protocol, write its scores file and return the
     counts of the first one.
 
-    A reply that failed, was never asked for or cannot be scored has the status `error` and a note
-    that says why. One reply is in memory at a time, all of them for a task with metrics; the rows
-    are read back with `read_scores`. `weights` is the folder in which metrics find their models.
+    A reply that failed, is missing or cannot be scored has the status `error` and a note that says
+    why. One reply is in memory at a time, all of them for a task with metrics. `weights` is the
+    folder in which metrics find their models.
 
     Raises:
-        ArtefactError: the folder has no replies.
-        UnknownName: no such protocol.
+        ArtifactError: the folder has no replies.
+        UnknownNameError: no such protocol.
         InputError: no protocol at all, or two samples share an id.
         StorageError: the disk refused a write.
     """
@@ -68,47 +69,36 @@ def score(
             f"{task.name} has two samples with one id; ids must differ, or replies would be"
             " mixed up."
         )
-    scorers = {protocol: get_scorer(task.score, protocol) for protocol in dict.fromkeys(protocols)}
+    scorers = {name: protocol_scorer(task.score, name) for name in dict.fromkeys(protocols)}
     keys = {row["id"]: row["key"] for row in read_jsonl(folder / REQUESTS)}
     results_by_protocol: dict[str, ScoringResult] = {}
     results: list[MetricResult] = []
     with ReplyIndex(folder, set(keys.values())) as replies:
 
         def rows(protocol: str) -> Iterator[dict[str, Any]]:
-            n_rows = n_errors = n_awaiting_judge = 0
+            n_errors = n_awaiting_judge = 0
             for index, sample in enumerate(samples):
                 reply = replies.get(keys.get(sample.id))
-                reply_score = score_reply(scorers[protocol], sample, reply)
-                row = score_row(
-                    sample.id,
-                    reply_score,
-                    {"protocol": protocol} | passthrough_fields(task, sample, reply),
-                )
+                fields = {"protocol": protocol} | passthrough_fields(task, sample, reply)
+                row = score_row(sample.id, score_reply(scorers[protocol], sample, reply), fields)
                 if results and protocol == STRICT:
                     row["metrics"] = sample_values(results, index)
-                n_rows, n_errors, n_awaiting_judge = (
-                    n_rows + 1,
-                    n_errors + count_failed([row]),
-                    n_awaiting_judge + awaiting_judge(row),
-                )
+                n_errors += count_failed([row])
+                n_awaiting_judge += awaiting_judge(row)
                 yield row
-            results_by_protocol[protocol] = ScoringResult(n_rows, n_errors, n_awaiting_judge)
+            results_by_protocol[protocol] = ScoringResult(len(samples), n_errors, n_awaiting_judge)
 
         if task.metrics:
-            stored_replies = (replies.get(keys.get(sample.id)) for sample in samples)
-            results = compute_metrics(
-                task.metrics,
-                samples,
-                [None if reply is None else reply.text for reply in stored_replies],
-                weights=weights,
-            )
+            stored = (replies.get(keys.get(sample.id)) for sample in samples)
+            texts = [None if reply is None else reply.text for reply in stored]
+            results = compute_metrics(task.metrics, samples, texts, weights=weights)
             write_json(folder / METRICS_FILE, metrics_table(results, samples))
         previous_digest = _scores_digest(folder)
         for protocol in sorted(scorers, key=lambda name: name != STRICT):
             write_scores(scores_file(folder, protocol), rows(protocol))
             if protocol == STRICT and _scores_digest(folder) != previous_digest:
-                # Of other replies or answers; at once, for a kill must not leave them beside the
-                # scores of these. A judge that is asked again still knows what it said.
+                # They are of other replies or answers; at once, since a kill must not leave them
+                # next to these scores. A judge that runs again still has its verdicts cached.
                 for stale_path in folder.glob("scores.*.jsonl"):
                     stale_path.unlink(missing_ok=True)
     return results_by_protocol[protocols[0]]
@@ -137,19 +127,18 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
         return Score(None, "error", note=reply.error or "the engine gave no text")
     try:
         result = scorer(sample, reply.text)
-        if result.value is not None and not math.isfinite(result.value):
-            return Score(None, "error", note=f"the scorer gave {result.value}")
+        if result.value is None or math.isfinite(result.value):
+            return result
+        note = f"the scorer gave {result.value}"
     except InputError as error:
-        return Score(None, "error", note=one_line(error))
-    except (
-        Exception
-    ) as error:  # a scorer may be anyone's code, and one reply must not cost all the others
-        return Score(None, "error", note=f"the scorer failed: {describe_error(error)}")
-    return result
+        note = one_line(error)
+    except Exception as error:  # a scorer may be anyone's code: one reply must not cost the others
+        note = f"the scorer failed: {describe_error(error)}"
+    return Score(None, "error", note=note)
 
 
 def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
-    """What a scores row says besides the score: the question and its answers, and the facets to
+    """The fields of a scores row besides the score: the question and its answers, and the facets to
     group by.
     """
     row: dict[str, Any] = {
@@ -168,13 +157,13 @@ def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[
 
 
 class ReplyIndex:
-    """The reply that counts for each of `keys`: its first answer, else its last error.
+    """The stored reply that counts for each of `keys`: its first answer, else its last error.
 
-    Only its place is kept, and the reply read when it is asked for: all texts together may be
-    larger than memory.
+    Only offsets are kept, and a reply is read on request: all texts together may be larger than
+    memory.
 
     Raises:
-        ArtefactError: a row that is none of replies.
+        ArtifactError: a row that is not a reply.
     """
 
     def __init__(self, folder: Path, keys: Container[str]) -> None:
@@ -194,7 +183,6 @@ class ReplyIndex:
                         (failed.add if reply.error else failed.discard)(key)
 
     def get(self, key: str | None) -> Reply | None:
-        """The reply to a key; None where there is none."""
         if key is None or key not in self._positions:
             return None
         path, offset = self._positions[key]
