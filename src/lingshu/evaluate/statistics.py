@@ -5,8 +5,9 @@ accuracy, means of groups; and tests of the difference between two runs on the s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lingshu.core.stats import Z_95, Interval, wilson
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_RESAMPLES = 2000
-# below it a percentile bootstrap promises too much: of two groups its intervals hold the truth in 7
-# of 10 cases
+# With fewer, a percentile bootstrap is too narrow: of two groups its intervals cover the truth in 7
+# of 10 cases.
 SMALL_SAMPLE_GROUPS = 20
 # The 97.5% points of Student's distribution with 1 to 19 degrees of freedom.
 T_95 = (
@@ -25,12 +26,9 @@ T_95 = (
 )  # fmt: skip
 ZERO_WIDTH = 1e-9  # what rounding leaves between the ends of an interval that has none
 Z_80 = 0.8416212335729143  # the 80% point of the standard normal distribution
-# discordant groups; above it the exact test is needlessly strict and mid-p keeps its level
-# (Fagerland et al. 2013)
+# Discordant groups; above it the exact test is needlessly strict and mid-p keeps its level
+# (Fagerland et al. 2013).
 MAX_EXACT_GROUPS = 25
-TestName = Literal[
-    "McNemar, exact", "McNemar, mid-p", "McNemar over groups, exact", "McNemar over groups, mid-p"
-]
 
 
 def bootstrap(
@@ -40,22 +38,21 @@ def bootstrap(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Interval:
-    """A statistic with its 95% percentile interval, whole groups (patients, images) drawn with
-    replacement.
+    """A statistic with its 95% percentile interval, resampling whole groups (patients, images).
 
-    `groups` names the group of each item; `statistic` takes positions of items, with repeats, and
-    may return None where it is not defined (one class only), in which case the draw does not count.
-    With fewer than two groups there is nothing to draw from and the interval is None.
+    `groups` names the group of each item; `statistic` takes indices of items, with repeats, and may
+    return None where it is undefined (one class only), in which case the resample does not count.
+    With fewer than two groups the interval is None.
     """
     import numpy as np
 
     if not groups:
         return Interval(None, None, None, 0)
     value = statistic(np.arange(len(groups)))
-    indices_by_group: dict[Hashable, list[int]] = {}
+    indices: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
-        indices_by_group.setdefault(group, []).append(index)
-    members = [np.asarray(rows, dtype=np.intp) for rows in indices_by_group.values()]
+        indices.setdefault(group, []).append(index)
+    members = [np.asarray(rows, dtype=np.intp) for rows in indices.values()]
     if len(members) < 2:
         return Interval(value, None, None, len(groups))
     rng = np.random.default_rng(seed)
@@ -77,12 +74,11 @@ def bootstrap_mean(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Interval:
-    """The mean with its clustered 95% interval: as `bootstrap`, but quick enough for a hundred
+    """The mean with its clustered 95% interval: as `bootstrap`, but fast enough for a hundred
     thousand items.
 
-    Groups of the same size and sum are alike to a mean, so that a draw of groups is one multinomial
-    draw of their kinds. Where no group differs from another there is nothing to draw from and the
-    interval is None.
+    Groups of the same size and sum are equal to a mean, so a resample of groups is one multinomial
+    sample of their kinds. Where all groups are equal the interval is None.
     """
     import numpy as np
 
@@ -97,7 +93,7 @@ def bootstrap_mean(
         return Interval(value, None, None, len(values))
     rng = np.random.default_rng(seed)
     means = np.empty(n_resamples)
-    # In blocks, because values between 0 and 1 can make every group a kind of its own.
+    # In blocks, because values between 0 and 1 can make every group a separate kind.
     block = max(1, 4_000_000 // len(counts))
     for start in range(0, n_resamples, block):
         resampled = rng.multinomial(
@@ -109,14 +105,14 @@ def bootstrap_mean(
 
 
 def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values between 0 and 1 in few groups, with Wilson's interval for as many items as
-    the groups are worth.
+    """The mean of values between 0 and 1 in few groups, with Wilson's interval for the effective
+    number of items.
 
-    That number is what gives the mean its clustered variance, never fewer than single items would
-    have, and less by the square of z over Student's t for one group fewer (Korn and Graubard,
-    Survey Methodology 24:193, 1998, with Wilson's interval as Dean and Pagano, Journal of Survey
-    Statistics and Methodology 3:484, 2015, recommend). None with a single group, with 20 or more,
-    where all values are alike, or where one lies outside 0 to 1.
+    That number gives the mean its clustered variance, at least that of single items, reduced by the
+    square of z over Student's t for one group fewer (Korn and Graubard, Survey Methodology 24:193,
+    1998, with Wilson's interval as Dean and Pagano, Journal of Survey Statistics and Methodology
+    3:484, 2015, recommend). None with a single group, with 20 or more, where all values are equal,
+    or where one is outside 0 to 1.
     """
     small_sample = _small_sample(values, groups)
     if small_sample is None or min(values) < 0 or max(values) > 1:
@@ -128,7 +124,7 @@ def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable])
 
 def small_sample_mean(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
     """The mean of values in few groups with Student's interval from its clustered variance; None as
-    for share_of_few.
+    for small_sample_proportion.
     """
     small_sample = _small_sample(values, groups)
     if small_sample is None:
@@ -142,7 +138,7 @@ def _small_sample(
     values: Sequence[float], groups: Sequence[Hashable]
 ) -> tuple[float, float, float] | None:
     """The mean of values in few groups, its variance, and Student's t; the variance is that of a
-    ratio of sums over groups, by linearisation, and at least that of single items.
+    ratio of sums over groups, by linearization, and at least that of single items.
     """
     n, n_groups = len(values), len(set(groups))
     if not 2 <= n_groups < SMALL_SAMPLE_GROUPS or max(values) - min(values) <= ZERO_WIDTH:
@@ -155,21 +151,19 @@ def _small_sample(
 
 
 def wilson_fallback(interval: Interval, groups: int) -> Interval:
-    """A share's interval, Wilson's with as many items as groups where drawing found none or one
-    without width.
-
-    Groups that are all right, whatever their sizes, give every draw the same mean; that would
-    promise too much.
+    """A share's interval, Wilson's with as many items as groups where resampling found none or one
+    of zero width: groups that are all right give every resample the same mean.
     """
-    if interval.value is None or (
-        interval.low is not None
-        and interval.high is not None
-        and interval.high - interval.low > ZERO_WIDTH
-    ):
+    if interval.value is None or _has_width(interval):
         return interval
     return wilson(min(interval.value, 1.0) * groups, groups)._replace(
         value=interval.value, n=interval.n
     )
+
+
+def _has_width(interval: Interval) -> bool:
+    low, high = interval.low, interval.high
+    return low is not None and high is not None and high - low > ZERO_WIDTH
 
 
 def group_sums(
@@ -185,11 +179,8 @@ def group_sums(
 
 
 def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
-    """The chance that a positive item has a higher score than a negative one, ties counting half;
-    None with one class only.
-
-    Equals the Mann-Whitney U statistic over the product of the class sizes (Hanley and McNeil
-    1982).
+    """The probability that a positive item has a higher score than a negative one, ties counting
+    half (Hanley and McNeil 1982); None with one class only.
     """
     import numpy as np
 
@@ -208,14 +199,11 @@ def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
 
 def balanced_accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float | None:
     """The mean over the gold classes of the share that was predicted right; None without items."""
-    if len(predicted) != len(gold):
-        raise ValueError(f"{len(predicted)} predictions and {len(gold)} gold labels")
-    n_correct: dict[Hashable, int] = {}
-    n_total: dict[Hashable, int] = {}
-    for prediction, gold_label in zip(predicted, gold, strict=True):
-        n_total[gold_label] = n_total.get(gold_label, 0) + 1
-        n_correct[gold_label] = n_correct.get(gold_label, 0) + (prediction == gold_label)
-    return macro([n_correct[label] / n_total[label] for label in n_total])
+    n_total = Counter(gold)
+    n_correct = Counter(
+        label for label, guess in zip(gold, predicted, strict=True) if label == guess
+    )
+    return macro([n_correct[label] / count for label, count in n_total.items()])
 
 
 def macro(values: Sequence[float | None]) -> float | None:
@@ -235,12 +223,12 @@ def micro(parts: Sequence[Interval]) -> float | None:
 
 
 class PairedTest(NamedTuple):
-    """A two-sided p value, how it was made, and the groups whose items do not cancel out (without
-    groups: discordant pairs).
+    """A two-sided p value, its test, and the number of groups whose items do not cancel out
+    (without groups: discordant pairs).
     """
 
     p_value: float
-    name: TestName
+    name: str
     n_discordant: int
 
 
@@ -255,33 +243,25 @@ def mcnemar(
     Medical Research Methodology 13:91, 2013). With them it is the exact form of the clustered test
     of Yang, Sun and Hardin (Statistics in Medicine 29, 2010), with the same choice of mid-p.
     """
-    differences, sizes = group_sums(
-        [float(a) - float(b) for a, b in zip(first, second, strict=True)], groups
-    )
+    gaps = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    differences, sizes = group_sums(gaps, groups)
     net = [round(abs(difference)) for difference in differences if round(difference)]
     observed = round(abs(float(differences.sum())))
     probabilities = _signed_sum_distribution(net)
-    tail_probability = min(
-        1.0, float(probabilities[observed + sum(net) :].sum()) * (2.0 if observed else 1.0)
-    )
-    if not observed:
-        tail_probability = 1.0
-    point_probability = float(probabilities[observed + sum(net)]) * (2.0 if observed else 1.0)
-    exact = len(net) <= MAX_EXACT_GROUPS
-    name: TestName
-    if sizes.size and sizes.max() > 1:
-        name = "McNemar over groups, exact" if exact else "McNemar over groups, mid-p"
-    else:
-        name = "McNemar, exact" if exact else "McNemar, mid-p"
-    return PairedTest(
-        tail_probability if exact else tail_probability - point_probability / 2, name, len(net)
-    )
+    n_sides = 2.0 if observed else 1.0
+    tail = float(probabilities[observed + sum(net) :].sum()) * n_sides if observed else 1.0
+    is_exact = len(net) <= MAX_EXACT_GROUPS
+    p_value = min(1.0, tail)
+    if not is_exact:
+        p_value -= float(probabilities[observed + sum(net)]) * n_sides / 2
+    is_grouped = sizes.size and sizes.max() > 1
+    test = f"McNemar{' over groups' if is_grouped else ''}, {'exact' if is_exact else 'mid-p'}"
+    return PairedTest(p_value, test, len(net))
 
 
 def _signed_sum_distribution(values: Sequence[int]) -> NDArray[np.float64]:
-    """The chances of the sums -S ...
-
-    S that the numbers make when each takes either sign alike; S is their total.
+    """The probabilities of the sums -S ... S of the numbers when each takes either sign; S is their
+    total.
     """
     import numpy as np
 
@@ -290,9 +270,7 @@ def _signed_sum_distribution(values: Sequence[int]) -> NDArray[np.float64]:
         n_equal = sum(candidate == value for candidate in values)
         n_ways, n_all_ways, half = 1, 1 << n_equal, []
         for k in range(n_equal // 2 + 1):
-            half.append(
-                n_ways / n_all_ways
-            )  # whole numbers up to here, so that no rounding adds up
+            half.append(n_ways / n_all_ways)  # integers up to here, so no rounding adds up
             n_ways = n_ways * (n_equal - k) // (k + 1)
         spread = np.zeros(2 * value * n_equal + 1)
         spread[:: 2 * value] = [*half, *reversed(half[: (n_equal + 1) // 2])]
@@ -303,26 +281,20 @@ def _signed_sum_distribution(values: Sequence[int]) -> NDArray[np.float64]:
 def difference(
     first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]
 ) -> Interval:
-    """The mean of first - second, each between 0 and 1, with its 95% interval: whole groups drawn,
-    of fewer than 20 Student's.
+    """The mean of first - second, each between 0 and 1, with its 95% interval: resampled groups, of
+    fewer than 20 Student's.
 
-    Where every item has the same difference, all draws are alike. If a share q of the groups
-    differed, a sample of G groups would show none with the chance (1 - q)^G, so that q is at most 1
-    - 0.05^(1/G) (about 3/G) with 95% confidence; that many could lie as far away as a difference
-    can. Groups that are alike but not their items leave the interval None.
+    Where every item has the same difference, all resamples are equal. If a fraction q of the groups
+    differed, a sample of G groups would show none with probability (1 - q)^G, so q is at most
+    1 - 0.05^(1/G) (about 3/G) with 95% confidence; these could differ by as much as possible. Equal
+    groups with differing items leave the interval None.
     """
     gaps = [a - b for a, b in zip(first, second, strict=True)]
-    small_sample = small_sample_mean(gaps, groups)
-    if small_sample is not None and small_sample.low is not None and small_sample.high is not None:
-        return small_sample._replace(
-            low=max(-1.0, small_sample.low), high=min(1.0, small_sample.high)
-        )
+    small = small_sample_mean(gaps, groups)
+    if small is not None and small.low is not None and small.high is not None:
+        return small._replace(low=max(-1.0, small.low), high=min(1.0, small.high))
     interval = bootstrap_mean(gaps, groups)
-    if interval.value is None or (
-        interval.low is not None
-        and interval.high is not None
-        and interval.high - interval.low > ZERO_WIDTH
-    ):
+    if interval.value is None or _has_width(interval):
         return interval
     if max(gaps) - min(gaps) > ZERO_WIDTH:
         return interval._replace(low=None, high=None)
@@ -340,10 +312,9 @@ def min_detectable_difference(
     None where none is so large.
 
     For right or wrong: Connor (Biometrics 43, 1987) solved for the difference, given n and the
-    share of discordant pairs that was found; n is divided by how much wider groups make the
-    difference than single items would. Where that share is too small to hold such a difference, all
-    discordant pairs are taken to go one way. For values between: 2.8 standard errors of the mean
-    difference.
+    observed share of discordant pairs; n is divided by the design effect of the groups. Where that
+    share is too small for such a difference, all discordant pairs are assumed to go one way. For
+    values between: 2.8 standard errors of the mean difference.
     """
     n = len(first)
     if n < 2:
