@@ -48,32 +48,20 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     "fragments": frozenset(
         (
             "analysis.barrier", "curate.explain", "curate.ray",
-            "evaluate.constant_replies", "evaluate.pending", "evaluate.reply_index", "evaluate.suites",
             "scoring.metrics._porter",
             "sources._json_items", "sources._report_tables",
         )
     ),
-    "cycles": frozenset(
-        (
-            "cli.eval - evaluate.control_options",
-        )
-    ),
-    "full_folders": frozenset(("core", "evaluate")),
-    "repeated_classes": frozenset(("Answer", "ImageHeader", "Verdict")),
+    "cycles": frozenset(),
+    "full_folders": frozenset(("core",)),
+    "repeated_classes": frozenset(("Answer", "ImageHeader")),
     "odd_words": frozenset(
         (
-            "curate.runner: place", "curate.spill: facts", "evaluate.report.sample_browser: pictures",
+            "curate.runner: place", "curate.spill: facts",
             "scoring.choice: folded", "scoring.multi_choice: folded", "tasks._benchmark: facts",
         )
     ),
-    "options_written_twice": frozenset(
-        f"cli.eval: {option}"
-        for option in (
-            "agreement", "allow_remote", "batch_size", "concurrency", "controls", "data", "judge", "limit", "max_tokens",
-            "metric_weights", "model", "n_shuffles", "prompt_style", "protocol", "rank", "seed", "synthetic", "tasks",
-            "temperature", "threads", "world_size",
-        )
-    ),
+    "options_written_twice": frozenset(),
 }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ class Browser:
             for task in self._report.tasks
         ]
 
-    def pictures(self) -> Iterator[str]:
+    def thumbnails(self) -> Iterator[str]:
         """The images of the rows so far, in base64, in the order of their numbers."""
         return (str(rows.read_at(offset).get("jpeg")) for rows, offset in self._thumbnails)
 
@@ -90,82 +90,62 @@ class Browser:
         bytes_left = self._max_bytes
         for task_index, task in enumerate(self._report.tasks):
             byte_budget = bytes_left // (len(self._report.tasks) - task_index)
-            thumbnails = _ThumbnailSelection(
+            images = _ThumbnailSelection(
                 self._open(self._run / task.name / REQUESTS, "id"),
                 self._open(self._run / task.name / THUMBNAILS, "image"),
                 byte_budget,
                 self._thumbnails,
             )
             n_rows = 0
-            for row in islice(self._task(task, task_index, thumbnails), self._samples_left):
+            for row in islice(self._task_rows(task, images), self._samples_left):
                 n_rows += 1
-                yield row
+                yield row | {"task": task_index}
             self._samples_left -= n_rows
-            bytes_left -= byte_budget - thumbnails.bytes_left
+            bytes_left -= byte_budget - images.bytes_left
             self.excluded["samples"] += max(0, task.n_rows - n_rows)
-            self.excluded["images"] += thumbnails.excluded
+            self.excluded["images"] += images.excluded
 
-    def _task(
-        self, task: TaskReport, task_index: int, thumbnails: _ThumbnailSelection
-    ) -> Iterator[dict[str, Any]]:
-        folder = self._run / task.name
-        files = _protocol_files(folder)
-        protocols = [name for name in (task.protocol, *task.protocols) if name in files]
+    def _task_rows(self, task: TaskReport, images: _ThumbnailSelection) -> Iterator[dict[str, Any]]:
+        files = _protocol_files(self._run / task.name)
+        protocols = [name for name in task.all_protocols if name in files]
         if not protocols:
             return
-        other_protocols = {name: self._open(files[name], "id") for name in protocols[1:]}
-        other_path = (
-            _protocol_files(self._against / task.name).get(protocols[0]) if self._against else None
-        )
-        other_rows = self._open(other_path, "id") if other_path else None
+        others = {name: _JsonlIndex(files[name], "id") for name in protocols[1:]}
+        other_path = None
+        if self._against:
+            other_path = _protocol_files(self._against / task.name).get(protocols[0])
+        other_run = _JsonlIndex(other_path, "id") if other_path else None
+        for index in filter(None, (*others.values(), other_run)):
+            self._files.enter_context(index)
         for row in iterate_scores(files[protocols[0]]):
-            entry = self._sample_entry(row, task, task_index)
-            protocol_scores = {
-                name: self._score(score_row)
-                for name, rows in other_protocols.items()
-                if rows and (score_row := rows.get(row["id"]))
-            }
-            other_row = other_rows.get(row["id"]) if other_rows else None
+            entry = self._sample_entry(row, task)
+            scores = {name: index.get(row["id"]) for name, index in others.items()}
+            other_row = other_run.get(row["id"]) if other_run else None
             # The same id over another answer is another item.
             if other_row is not None and other_row.get("gold") == row.get("gold"):
-                entry["other"] = self._score(other_row) | {
-                    "reply": self._text(other_row.get("reply"))
-                }
-            yield entry | _non_empty(
-                {"also": protocol_scores, "images": thumbnails.images(row["id"])}
-            )
+                reply = self._text(other_row.get("reply"))
+                entry["other"] = self._score(other_row) | {"reply": reply}
+            entry["also"] = {name: self._score(score) for name, score in scores.items() if score}
+            yield _non_empty(entry | {"images": images.indices(row["id"])})
 
-    def _sample_entry(
-        self, row: Mapping[str, Any], task: TaskReport, task_index: int
-    ) -> dict[str, Any]:
-        choices = row.get("choices")
-        choices = (
-            [f"{letter}. {text}" for letter, text in choices.items()]
-            if isinstance(choices, Mapping)
-            else choices
-        )
-        facets = {name: _to_text(row[name]) for name in task.facets if row.get(name) is not None}
-        metrics = row.get("metrics")
+    def _sample_entry(self, row: Mapping[str, Any], task: TaskReport) -> dict[str, Any]:
+        choices, metrics = row.get("choices"), row.get("metrics")
+        if isinstance(choices, Mapping):
+            choices = [f"{letter}. {text}" for letter, text in choices.items()]
         return {
             "id": str(row["id"]),
-            "task": task_index,
             **self._score(row),
             "reply": self._text(row.get("reply")),
-        } | _non_empty(
-            {
-                "question": self._text(row.get("question")),
-                "choices": _to_texts(choices),
-                "gold": _to_texts(row.get("gold")),
-                "facets": facets,
-                "group": None if row.get("group") is None else str(row["group"]),
-                "metrics": (
-                    {str(k): v for k, v in metrics.items()}
-                    if isinstance(metrics, Mapping)
-                    else None
-                ),
-                "cut": bool(row.get("truncated")),
-            }
-        )
+            "question": self._text(row.get("question")),
+            "choices": _to_texts(choices),
+            "gold": _to_texts(row.get("gold")),
+            "facets": {
+                name: _to_text(row[name]) for name in task.facets if row.get(name) is not None
+            },
+            "group": None if row.get("group") is None else str(row["group"]),
+            "metrics": dict(metrics) if isinstance(metrics, Mapping) else None,
+            "cut": bool(row.get("truncated")),
+        }
 
     def _score(self, row: Mapping[str, Any]) -> dict[str, Any]:
         judge_field = row.get("judge")
@@ -174,17 +154,14 @@ class Browser:
             name: self._text(source.get(name))
             for source, name in ((row, "prediction"), (row, "note"), (judge, "reason"))
         }
-        parts = [part for part in judge.get("criteria") or () if isinstance(part, Mapping)]
+        keys = ("verdict", "points", "criterion", "reason")
         criteria = [
-            [
-                self._text(part.get(name)) or ""
-                for name in ("verdict", "points", "criterion", "reason")
-            ]
-            for part in parts
+            [self._text(part.get(key)) or "" for key in keys]
+            for part in judge.get("criteria") or ()
+            if isinstance(part, Mapping)
         ]
-        return {"outcome": outcome(row), "value": row["value"]} | _non_empty(
-            {**texts, "criteria": criteria}
-        )
+        score = {"outcome": outcome(row), "value": row["value"]}
+        return score | _non_empty({**texts, "criteria": criteria})
 
     def _text(self, value: object) -> str | None:
         """Text for the page; of a long one its beginning and its end, where an answer usually
@@ -275,7 +252,7 @@ class _ThumbnailSelection:
         self._thumbnails = thumbnails
         self.bytes_left, self.excluded = bytes_left, 0
 
-    def images(self, name: object) -> list[int | None]:
+    def indices(self, name: object) -> list[int | None]:
         """The numbers of a sample's pictures, None for those that are not on the page."""
         request = self._requests.get(name) if self._requests else None
         indices = [self._image_index(str(digest)) for digest in (request or {}).get("images", ())]
@@ -300,11 +277,9 @@ class _ThumbnailSelection:
 
 
 def _non_empty(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in values.items()
-        if value not in (None, "", False) and value != [] and value != {}
-    }
+    """Without what is empty, except `value` and `reply`, where that means something."""
+    kept = ("value", "reply")
+    return {k: v for k, v in values.items() if k in kept or v not in (None, "", False, [], {})}
 
 
 def _to_text(value: object) -> str:
