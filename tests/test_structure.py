@@ -40,16 +40,13 @@ FRAGMENTS: Mapping[str, str] = {}
 TO_FIX: Mapping[str, frozenset[str]] = {
     "private_imports": frozenset(
         (
-            "cli.list imports sources._corpus_cards",
-            "ops.mix imports sources._corpus_cards",
-            "recipes.curation_paper imports sources._corpus_cards",
         )
     ),
     "fragments": frozenset(
         (
             "analysis.barrier", "curate.explain", "curate.ray",
             "scoring.metrics._porter",
-            "sources._json_items", "sources._report_tables",
+            
         )
     ),
     "cycles": frozenset(),

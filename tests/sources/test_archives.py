@@ -227,5 +227,5 @@ def test_names_need_not_be_carried(tmp_path: Path) -> None:
 
 def test_another_file_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(InputError, match="no zip or tar archive"):
+    with pytest.raises(InputError, match="not a zip or tar archive"):
         list(archives.read(tmp_path / "x.txt"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,14 +10,13 @@ import pytest
 from lingshu.core.errors import UnknownNameError
 from lingshu.core.registry import names
 from lingshu.core.types import Access
-from lingshu.sources._corpus_cards import TITLES, composition, corpora, corpus, render_page
-
-PAGE = Path(__file__).parents[2] / "docs" / "corpora.md"
+from lingshu.sources.corpora import card, cards, composition
+from tests.support.corpora_page import PAGE, TITLES, render
 
 
 def test_every_corpus_of_the_paper_has_one_card() -> None:
-    assert len({card.name for card in corpora()}) == len(corpora())
-    counts = Counter(card.group for card in corpora())
+    assert len({card.name for card in cards()}) == len(cards())
+    counts = Counter(card.group for card in cards())
     assert counts == {
         "caption": 10,
         "instruction": 13,
@@ -31,7 +29,7 @@ def test_every_corpus_of_the_paper_has_one_card() -> None:
     assert set(counts) == set(TITLES)
 
 
-@pytest.mark.parametrize("card", corpora(), ids=lambda card: card.name)
+@pytest.mark.parametrize("card", cards(), ids=lambda card: card.name)
 def test_a_card_is_well_formed(card) -> None:
     assert (
         card.title
@@ -53,10 +51,10 @@ def test_the_composition_is_the_papers_7_million() -> None:
 
 
 def test_an_unknown_corpus_gets_the_nearest() -> None:
-    assert corpus("slake").license == "CC-BY-4.0"
+    assert card("slake").license == "CC-BY-4.0"
     with pytest.raises(UnknownNameError, match="mimic_cxr"):
-        corpus("mimic_cx")
+        card("mimic_cx")
 
 
 def test_the_page_says_what_the_cards_say() -> None:
-    assert PAGE.read_text(encoding="utf-8") == render_page()
+    assert PAGE.read_text(encoding="utf-8") == render()

@@ -161,7 +161,7 @@ def test_a_rule_for_masks_that_is_none_is_named(tmp_path: Path) -> None:
     root = write_files(tmp_path, a_dot_png=PNG)
     for rule, details in (
         (["a"], "two texts"),
-        (["(", "b"], "mend it"),
+        (["(", "b"], "fix it"),
         ([r"\.png", "_seg.png"], "no file has a mask"),
     ):
         with pytest.raises(InputError, match=details):

@@ -9,7 +9,7 @@ import pytest
 
 from lingshu.core.errors import InputError
 from lingshu.core.types import Sample
-from lingshu.sources import _json_items, llava
+from lingshu.sources import llava
 from tests.support.source_files import KEY, PNG, drop_reasons, only_samples
 
 
@@ -106,7 +106,7 @@ def test_bad_rows_are_drops(tmp_path: Path) -> None:
 def test_an_array_is_read_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
-    monkeypatch.setattr(_json_items, "_CHUNK", chunk)
+    monkeypatch.setattr(llava, "_CHUNK", chunk)
     values = [
         {"a": 'x] , [\\"ü' * 9, "b": [1, [2, {}]]},
         12345,
@@ -116,7 +116,7 @@ def test_an_array_is_read_piece_by_piece(
         [],
         {"c": True},
     ]
-    assert list(_json_items.iter_json_items(write_file(tmp_path, values))) == values
+    assert list(llava.iter_json_items(write_file(tmp_path, values))) == values
 
 
 def test_a_cut_array_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:

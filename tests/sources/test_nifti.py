@@ -156,7 +156,7 @@ def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(
         f"images/{name}.nii" for name in ("colours", "mirrored", "moved", "times")
     ]
     assert [f.detail.split(";")[0].split(" its ")[0] for f in dropped][1:3] == [
-        "the mask lies elsewhere than"
+        "the mask is elsewhere than"
     ] * 2
     (only,) = [f for f in found if isinstance(f, Sample)]
     assert only.id == "images/unknown.nii-t0-z3" and only.meta.extra["boxes"] == "[[7, 9, 9, 14]]"

@@ -40,7 +40,7 @@ def list_registry(group: str | None = None, /, *, json: bool = False) -> int:
 
 def _entries(group: str) -> dict[str, str]:
     if group == "corpora":
-        from lingshu.sources._corpus_cards import corpora
+        from lingshu.sources.corpora import cards
 
-        return {card.name: f"{card.title}; {card.access}" for card in corpora()}
+        return {card.name: f"{card.title}; {card.access}" for card in cards()}
     return {name: registry.describe(group, name) for name in registry.names(group)}

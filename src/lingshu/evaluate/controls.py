@@ -40,7 +40,7 @@ from lingshu.evaluate.score import STRICT, score, score_reply
 from lingshu.evaluate.spool import DiskSamples
 from lingshu.evaluate.statistics import PairedTest
 from lingshu.evaluate.summary import Row, row_value, summarize
-from lingshu.imaging.headers import ImageHeader
+from lingshu.imaging.headers import ImageFileHeader
 from lingshu.scoring import yes_no
 
 CONTROL_NAMES = ("blind", "shuffle", "constant", "wording")
@@ -93,7 +93,7 @@ def prepare(
     loaded: LoadedTask,
     folder: Path,
     *,
-    header: Callable[[Image], ImageHeader],
+    header: Callable[[Image], ImageFileHeader],
     n_shuffles: int = 3,
     seed: int = 0,
     prompt_style: PromptStyle = "direct",

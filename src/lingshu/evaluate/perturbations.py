@@ -19,7 +19,7 @@ from lingshu.core.errors import ImageError
 from lingshu.core.prompts import INSTRUCTIONS, REPORT
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.types import Image, Message, Sample
-from lingshu.imaging.headers import ImageHeader
+from lingshu.imaging.headers import ImageFileHeader
 from lingshu.imaging.read import MAX_PIXELS, encode_png
 
 NO_IMAGE = "no image"
@@ -53,7 +53,7 @@ def paraphrases() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     return instructions | {REPORT: report}, table["bare_question"]
 
 
-def with_black_images(sample: Sample, header: Callable[[Image], ImageHeader]) -> Sample | str:
+def with_black_images(sample: Sample, header: Callable[[Image], ImageFileHeader]) -> Sample | str:
     """The sample with a black image of the same width and height for each of its own.
 
     An image that cannot be read stays: its sample fails here as it does in the run.
@@ -65,7 +65,7 @@ def with_black_images(sample: Sample, header: Callable[[Image], ImageHeader]) ->
     )
 
 
-def _black_image(image: Image, header: Callable[[Image], ImageHeader]) -> Image:
+def _black_image(image: Image, header: Callable[[Image], ImageFileHeader]) -> Image:
     try:
         image_header = header(image)
     except ImageError:

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from lingshu.core.types import Image
-from lingshu.imaging.headers import ImageHeader, TruncatedHeader, check_complete, read_header
+from lingshu.imaging.headers import ImageFileHeader, TruncatedHeader, check_complete, read_header
 from lingshu.imaging.read import ShardReader, check_pixels, decode, image_bytes, image_name
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class ImageCache:
         self._entries: dict[Hashable, _CachedImage] = {}  # least recently used first
         self._total_bytes = 0
 
-    def header(self, image: Image) -> ImageHeader:
+    def header(self, image: Image) -> ImageFileHeader:
         """Format, width and height of the upright image; of a file the first 256 KB are read.
 
         Raises:
@@ -106,7 +106,7 @@ class ImageCache:
             entry.rgb = _read_only(self._rgb(entry, header, use_opencv))
         return cv2.cvtColor(entry.rgb, cv2.COLOR_RGB2GRAY)
 
-    def _rgb(self, entry: _CachedImage, header: ImageHeader, use_opencv: bool) -> NDArray[Any]:
+    def _rgb(self, entry: _CachedImage, header: ImageFileHeader, use_opencv: bool) -> NDArray[Any]:
         import numpy as np
 
         if use_opencv:
@@ -120,7 +120,7 @@ class ImageCache:
             entry.data = image_bytes(entry.image, shards=self._shards)
         return entry.data
 
-    def _check_decodable(self, entry: _CachedImage) -> tuple[ImageHeader, bool]:
+    def _check_decodable(self, entry: _CachedImage) -> tuple[ImageFileHeader, bool]:
         """The header of a complete image within the limits; whether OpenCV reads it as Pillow does."""
         data = self._bytes(entry)
         header = entry.header = entry.header or read_header(data, name=entry.name)
@@ -169,7 +169,7 @@ class _CachedImage:
 
     def __init__(self, image: Image) -> None:
         self.image, self.name = image, image_name(image)
-        self.header: ImageHeader | None = None
+        self.header: ImageFileHeader | None = None
         self.data: bytes | None = None
         self.gray: NDArray[np.uint8] | None = None
         self.rgb: NDArray[np.uint8] | None = None
@@ -181,7 +181,7 @@ class _CachedImage:
         return arrays + len(self.data or b"")
 
 
-def _decode_opencv(data: bytes, header: ImageHeader, *, grayscale: bool) -> NDArray[Any] | None:
+def _decode_opencv(data: bytes, header: ImageFileHeader, *, grayscale: bool) -> NDArray[Any] | None:
     """Upright RGB or gray pixels; None where OpenCV fails or finds another size than the header."""
     import cv2
     import numpy as np

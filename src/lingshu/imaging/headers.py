@@ -34,7 +34,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 
 
 @dataclass(frozen=True, slots=True)
-class ImageHeader:
+class ImageFileHeader:
     """What the start of an image file states; `width` and `height` are of the upright image.
 
     `orientation` is the Exif value 1 to 8 (5 to 8 turn by a quarter). `bits` per channel and
@@ -60,7 +60,7 @@ class TruncatedHeader(ImageError):
     """The bytes end before the size: the file is truncated, or more of it must be read."""
 
 
-def read_header(data: bytes, *, name: str = "image in memory") -> ImageHeader:
+def read_header(data: bytes, *, name: str = "image in memory") -> ImageFileHeader:
     """Format and size of an encoded image; errors call it `name`.
 
     The first 64 KB are enough for nearly every file.
@@ -88,7 +88,7 @@ def read_header(data: bytes, *, name: str = "image in memory") -> ImageHeader:
     return header
 
 
-def check_complete(data: bytes, header: ImageHeader, *, name: str) -> bool:
+def check_complete(data: bytes, header: ImageFileHeader, *, name: str) -> bool:
     """Refuse a truncated PNG or JPEG, which decoders complete silently, and a damaged PNG chunk.
 
     A JPEG must have an end marker after its frame header: inside its scans FF is always followed by
@@ -101,7 +101,7 @@ def check_complete(data: bytes, header: ImageHeader, *, name: str) -> bool:
     return header.format == "PNG" and _check_chunks(data, header, name)
 
 
-def _check_chunks(data: bytes, header: ImageHeader, name: str) -> bool:
+def _check_chunks(data: bytes, header: ImageFileHeader, name: str) -> bool:
     view, position, n_pixel_bytes, has_late_orientation = memoryview(data), 8, 0, False
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -126,7 +126,7 @@ def _check_chunks(data: bytes, header: ImageHeader, name: str) -> bool:
     raise ImageError(f"{name} is truncated (a PNG without its end chunk); copy the image again.")
 
 
-def _png(data: bytes) -> ImageHeader:
+def _png(data: bytes) -> ImageFileHeader:
     length, kind, width, height, bits, color_type = struct.unpack_from(">I4sIIBB", data, 8)
     if length != 13 or kind != b"IHDR" or color_type not in _PNG_CHANNELS:
         raise ValueError("no IHDR chunk")
@@ -144,7 +144,7 @@ def _png(data: bytes) -> ImageHeader:
     return _upright_header("PNG", width, height, orientation, data_offset=position, **fields)
 
 
-def _jpeg(data: bytes) -> ImageHeader:
+def _jpeg(data: bytes) -> ImageFileHeader:
     orientation, xmp_match = None, None
     for marker, position, length in _segments(data):
         body, end = position + 4, position + 2 + length
@@ -196,28 +196,28 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position += 2 + length
 
 
-def _gif(data: bytes) -> ImageHeader:
-    return ImageHeader("GIF", *struct.unpack_from("<HH", data, 6), bits=8)
+def _gif(data: bytes) -> ImageFileHeader:
+    return ImageFileHeader("GIF", *struct.unpack_from("<HH", data, 6), bits=8)
 
 
-def _bmp(data: bytes) -> ImageHeader:
+def _bmp(data: bytes) -> ImageFileHeader:
     (size,) = struct.unpack_from("<I", data, 14)
     if size != 12 and size < 40:
         raise ValueError(f"a header of {size} bytes")
     # A negative height means that rows run from the top.
     layout = "<HHHH" if size == 12 else "<iiHH"
     width, height, _, bits = struct.unpack_from(layout, data, 18)
-    return ImageHeader("BMP", width, abs(height), bits=min(bits, 8))
+    return ImageFileHeader("BMP", width, abs(height), bits=min(bits, 8))
 
 
-def _tiff(data: bytes) -> ImageHeader:
+def _tiff(data: bytes) -> ImageFileHeader:
     tags = _tiff_tags(data, {256, 257, _ORIENTATION})
     if not {256, 257} <= tags.keys():
         raise ValueError("no size")
     return _upright_header("TIFF", tags[256], tags[257], tags.get(_ORIENTATION, 1))
 
 
-def _webp(data: bytes) -> ImageHeader:
+def _webp(data: bytes) -> ImageFileHeader:
     kind = data[12:16]
     if data[8:12] != b"WEBP" or kind not in (b"VP8 ", b"VP8L", b"VP8X"):
         raise ValueError("no image chunk")
@@ -225,10 +225,10 @@ def _webp(data: bytes) -> ImageHeader:
         if data[23:26] != b"\x9d\x01\x2a":
             raise ValueError("no start code")
         width, height = struct.unpack_from("<HH", data, 26)
-        return ImageHeader("WEBP", width & 0x3FFF, height & 0x3FFF, bits=8)
+        return ImageFileHeader("WEBP", width & 0x3FFF, height & 0x3FFF, bits=8)
     if kind == b"VP8L":
         (word,) = struct.unpack_from("<I", data, 21)
-        return ImageHeader("WEBP", (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1, bits=8)
+        return ImageFileHeader("WEBP", (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1, bits=8)
     width, height = (int.from_bytes(data[offset : offset + 3], "little") + 1 for offset in (24, 27))
     data[29]  # IndexError where the size itself is truncated
     orientation = _webp_orientation(data) if data[20] & 0x08 else 1
@@ -247,10 +247,12 @@ def _webp_orientation(data: bytes) -> int:
 
 def _upright_header(
     format: ImageFormat, width: int, height: int, orientation: int, **fields: Any
-) -> ImageHeader:
+) -> ImageFileHeader:
     if 5 <= orientation <= 8:
         width, height = height, width
-    return ImageHeader(format, width, height, orientation if 1 <= orientation <= 8 else 1, **fields)
+    return ImageFileHeader(
+        format, width, height, orientation if 1 <= orientation <= 8 else 1, **fields
+    )
 
 
 def _find_orientation(data: bytes) -> int | None:

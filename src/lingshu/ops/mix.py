@@ -17,7 +17,7 @@ from lingshu.core.quotas import UNKNOWN, group_rows, rows_over_quota
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import check_choice, facet_value, require
-from lingshu.sources._corpus_cards import composition as composition_of
+from lingshu.sources import corpora
 
 
 def step(
@@ -53,7 +53,7 @@ def step(
             not (groups or counts or shares),
             "mix: composition replaces groups, counts and shares; give one of them.",
         )
-        preset = composition_of(composition)
+        preset = corpora.composition(composition)
         groups, counts = preset.groups, preset.counts
     counts, shares, group_of = dict(counts or {}), dict(shares or {}), dict(groups or {})
     require(bool(counts) != bool(shares), "mix: give either counts or shares.")

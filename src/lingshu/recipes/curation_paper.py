@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from lingshu.core.registry import get_attribute
 from lingshu.curate.config import CurateConfig, ParamValue, Source, StepConfig
-from lingshu.sources._corpus_cards import CorpusCard, corpora
+from lingshu.sources import corpora
 
 # The benchmarks of the paper's tables that have a task here.
 BENCHMARKS = [
@@ -26,7 +26,7 @@ BENCHMARKS = [
 
 def recipe() -> CurateConfig:
     """All corpora of the paper with a reader, cleaned as described and cut to the mix of stage 3."""
-    cards = [card for card in corpora() if card.reader and card.mix]
+    cards = [card for card in corpora.cards() if card.reader and card.mix]
 
     def requesting(cleaning: str) -> tuple[str, ...]:
         return tuple(card.name for card in cards if cleaning in card.clean)
@@ -56,7 +56,7 @@ def recipe() -> CurateConfig:
     return CurateConfig(name="paper", sources=sources, steps=active_steps)
 
 
-def _source(card: CorpusCard, rank: int) -> Source:
+def _source(card: corpora.CorpusCard, rank: int) -> Source:
     reader = card.reader or "jsonl"
     parameters = inspect.signature(get_attribute("sources", reader, "read")).parameters  # type: ignore[arg-type]
     has_columns = card.columns and "columns" in parameters

@@ -1,4 +1,4 @@
-"""How a row's images are found beside it, and nowhere else."""
+"""The images of a row: files below the folder of the rows, and nowhere else."""
 
 from __future__ import annotations
 
@@ -11,40 +11,28 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Image
 
 
-def image_names(row: Mapping[str, Any]) -> list[str]:
-    """The file names in a row's `images` or `image`.
+def find_images(row: Mapping[str, Any], root: Path) -> list[Image]:
+    """The files that a row names in `images` or `image`, below `root` (a resolved path).
 
     Raises:
-        BadRow: they are no names.
+        RowError: not names, or a file that is outside or missing.
     """
     value = row["images"] if row.get("images") is not None else row.get("image")
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
         raise RowError("bad_image", "image or images must name files relative to the folder.")
-    return names
+    return [_find_image(name, root) for name in names]
 
 
-def find_image(name: str, root: Path) -> Image:
-    """The file that a row names, which must lie below `root` (a resolved path), links followed.
-
-    Raises:
-        BadRow: it lies elsewhere, or is no file.
-    """
-    # Links are followed before the comparison, and whole components are compared, not beginnings of
-    # strings.
+def _find_image(name: str, root: Path) -> Image:
     try:
+        # Links are resolved before the comparison.
         target = Path(os.path.realpath(root / name))
-    except (OSError, ValueError) as error:
-        raise RowError("missing_image", "the name of an image is no possible file name.") from error
-    if not target.is_relative_to(root):
-        raise RowError(
-            "image_outside_folder",
-            f"{name!r} lies outside the folder of the rows; copy the image into it.",
-        )
-    try:
-        is_file = target.is_file()
-    except OSError:
-        is_file = False
-    if not is_file:
-        raise RowError("missing_image", f"{name!r} is no file in the folder of the rows.")
-    return Image(path=str(target))
+        if not target.is_relative_to(root):
+            detail = f"{name!r} is outside the folder of the rows; copy the image into it."
+            raise RowError("image_outside_folder", detail)
+        if target.is_file():
+            return Image(path=str(target))
+    except (OSError, ValueError):
+        raise RowError("missing_image", "the name of an image is not a valid file name.") from None
+    raise RowError("missing_image", f"{name!r} is not a file in the folder of the rows.")

@@ -1,6 +1,4 @@
-"""Which files mark the regions of which others, and what they mark: rectangles and the names of
-regions, as samples carry them.
-"""
+"""Which files are masks of which others, and what they mark: boxes and names of regions."""
 
 from __future__ import annotations
 
@@ -21,10 +19,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What a sample carries of its regions, in `meta.extra`: rectangles for the step long_caption, names
-# as its label.
+# Keys of `meta.extra`: boxes for the step long_caption, names of regions as the label.
 BOXES, LABEL = "boxes", "label"
-_WILDCARD = "\0"  # stands for the replacement's own asterisks while those of file names are escaped
+_WILDCARD = "\0"  # replaces the rule's own asterisks while those of file names are escaped
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,21 @@ class MaskIndex:
 
 
 def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
-    """Pair files with their masks: `rule` is a regular expression and what stands for its match in
-    the path of a mask.
+    """Pair files with their masks: `rule` is a regular expression and its replacement in the path.
 
-    The replacement may hold groups (`\\1`) and asterisks: of `["\\.png$", "_mask*.png"]` a file may
-    have several masks. An asterisk does not go on with a number (`case1*.png` is not `case10.png`),
+    The replacement may hold groups (`\\1`) and asterisks: by `["\\.png$", "_mask*.png"]` a file may
+    have several masks. An asterisk does not continue a number (`case1*.png` is not `case10.png`),
     and of several files whose asterisks reach one mask it belongs to those that name more of its
     path.
 
     Raises:
-        InputError: the rule is none, or finds no mask at all.
+        InputError: an invalid rule, or one that finds no mask at all.
     """
     if rule is None:
         return MaskIndex({})
     if len(rule) != 2:
-        raise InputError(
-            "mask takes two texts: a pattern in the path of an image, and what stands there in the"
-            " path of its mask."
-        )
+        rule_form = "a pattern in the path of an image, and its replacement in the path of a mask"
+        raise InputError(f"mask takes two texts: {rule_form}.")
     sorted_names = sorted(names)
     masks_by_image: dict[str, tuple[str, ...]] = {}
     # how much of the paths of its masks a file names, before an asterisk
@@ -67,30 +61,23 @@ def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
             template, n_replaced = re.subn(rule[0], rule[1].replace("*", _WILDCARD), name)
         except (re.error, IndexError) as error:
             raise InputError(
-                f"mask is no rule for regular expressions ({error}); mend it."
+                f"mask is not a valid regular expression ({error}); fix it."
             ) from error
-        masks = (
-            tuple(mask for mask in _match_wildcard(sorted_names, template) if mask != name)
-            if n_replaced
-            else ()
-        )
+        matches = _match_wildcard(sorted_names, template) if n_replaced else []
+        masks = tuple(mask for mask in matches if mask != name)
         if masks:
             masks_by_image[name], prefix_lengths[name] = masks, len(template.split(_WILDCARD)[0])
-    # A mask of a mask is none: `a_mask.png` may fit the pattern as well.
+    # A mask has no masks: `a_mask.png` may fit the pattern as well.
     mask_names = {name for masks in masks_by_image.values() for name in masks}
-    masks_by_image = {
-        name: masks for name, masks in masks_by_image.items() if name not in mask_names
-    }
+    for name in mask_names & masks_by_image.keys():
+        del masks_by_image[name]
     if not masks_by_image:
-        raise InputError(
-            f"no file has a mask by the rule {rule[0]!r} -> {rule[1]!r}; compare it with the names"
-            " of the files."
-        )
+        problem = f"no file has a mask by the rule {rule[0]!r} -> {rule[1]!r}"
+        raise InputError(f"{problem}; compare it with the names of the files.")
     longest_prefix: dict[str, int] = {}
     for name, masks in masks_by_image.items():
-        longest_prefix |= {
-            mask: max(prefix_lengths[name], longest_prefix.get(mask, 0)) for mask in masks
-        }
+        for mask in masks:
+            longest_prefix[mask] = max(prefix_lengths[name], longest_prefix.get(mask, 0))
     assigned = {
         name: tuple(mask for mask in masks if longest_prefix[mask] == prefix_lengths[name])
         for name, masks in masks_by_image.items()
@@ -99,52 +86,42 @@ def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
 
 
 def _match_wildcard(sorted_names: Sequence[str], template: str) -> list[str]:
-    prefix = template.split(_WILDCARD)[0]
-    pattern = re.compile(
-        translate(_WILDCARD.join(map(escape, template.split(_WILDCARD))).replace(_WILDCARD, "*"))
-    )
-    ends_in_digit = template != prefix and prefix[-1:].isdigit()
+    parts = template.split(_WILDCARD)
+    prefix = parts[0]
+    pattern = re.compile(translate("*".join(map(escape, parts))))
+    ends_in_digit = len(parts) > 1 and prefix[-1:].isdigit()
     matches = []
     for name in sorted_names[bisect_left(sorted_names, prefix) :]:
         if not name.startswith(prefix):
             break
-        if pattern.match(name) and not (
-            ends_in_digit and name[len(prefix) : len(prefix) + 1].isdigit()
-        ):
+        continues_number = ends_in_digit and name[len(prefix) : len(prefix) + 1].isdigit()
+        if pattern.match(name) and not continues_number:
             matches.append(name)
     return matches
 
 
 def region_metadata(mask: NDArray[np.generic], names: Mapping[str, str]) -> dict[str, str]:
-    """What a sample carries of a mask (height x width, 0 outside): its rectangles, and the names of
-    the values that it holds.
+    """The boxes of a mask (height x width, 0 outside), and the names of its values; or nothing.
 
-    Each value has rectangles of its own, so that regions that touch stay apart; `names` calls a
-    value, as text, by its name. Empty where the mask marks nothing.
+    Each value has its own boxes, so that regions that touch stay apart; `names` maps values, as
+    text, to names.
     """
     import numpy as np
 
     values = [value for value in np.unique(mask).tolist() if value] if names else [None]
     boxes_by_value = {
-        value: value_boxes
+        value: boxes
         for value in values
-        if (value_boxes := mask_to_boxes(mask if value is None else mask == value))
+        if (boxes := mask_to_boxes(mask if value is None else mask == value))
     }
-    boxes = sorted(
-        (box for value_boxes in boxes_by_value.values() for box in value_boxes),
-        key=lambda b: (b.top, b.left),
-    )
-    if not boxes:
+    all_boxes = [box for boxes in boxes_by_value.values() for box in boxes]
+    if not all_boxes:
         return {}
-    # A value that has no rectangle (a pen's leftovers) is not named either.
-    labels = [
-        names[text]
-        for value in boxes_by_value
-        if value is not None and (text := _format_value(value)) in names
-    ]
-    return {BOXES: json.dumps(boxes)} | (
-        {LABEL: ", ".join(dict.fromkeys(labels))} if labels else {}
-    )
+    # A value without a box (a pen's leftovers) is not named either.
+    found = [_format_value(value) for value in boxes_by_value if value is not None]
+    labels = dict.fromkeys(names[text] for text in found if text in names)
+    metadata = {BOXES: json.dumps(sorted(all_boxes, key=lambda box: (box.top, box.left)))}
+    return metadata | ({LABEL: ", ".join(labels)} if labels else {})
 
 
 def _format_value(value: float) -> str:
@@ -154,19 +131,17 @@ def _format_value(value: float) -> str:
 def union_of_masks(
     masks: Sequence[NDArray[np.generic]], shape: tuple[int, ...]
 ) -> NDArray[np.generic]:
-    """Several masks of one shape as one: of two that mark a place, the later counts.
+    """Several masks of one shape as one; where two of them mark a pixel, the later counts.
 
     Raises:
-        BadImage: a mask has another shape than what it marks.
+        ImageError: a mask has another shape than what it marks.
     """
     import numpy as np
 
     for mask in masks:
         if mask.shape != shape:
-            raise ImageError(
-                f"a mask has the size {' x '.join(map(str, mask.shape))}, what it marks"
-                f" {' x '.join(map(str, shape))}."
-            )
+            size, expected = (" x ".join(map(str, dims)) for dims in (mask.shape, shape))
+            raise ImageError(f"a mask has the size {size}, what it marks {expected}.")
     union = masks[0]
     for mask in masks[1:]:
         union = np.where(mask != 0, mask, union)

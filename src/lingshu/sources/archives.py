@@ -1,4 +1,4 @@
-"""Images inside zip and tar archives, read member by member; nothing is ever unpacked to the disk.
+"""Images inside zip and tar archives, read member by member without unpacking them to the disk.
 
 License, revision and link: the user's own; a recipe states them, and until then every sample counts
 as private.
@@ -7,15 +7,14 @@ as private.
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import re
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple
 
 from lingshu.core.errors import ImageError, InputError
 from lingshu.core.pseudonyms import check_key
@@ -35,11 +34,18 @@ from lingshu.imaging.read import MAX_BYTES
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
 MAX_ENTRIES = 1_000_000
-# Images hardly shrink; what grows a hundredfold is made to fill memory or time. Small members may
-# be flat pictures.
+# Images hardly compress; what grows a hundredfold is made to fill memory or time. Small members may
+# be flat images.
 MAX_RATIO = 100
 _MIN_RATIO_BYTES = 1 << 20
-# Names and other notes about a member that a tar archive holds in members of their own.
+# Tar members with names and other notes about the next member.
+_EXTENDED_TYPES = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
 _MAX_EXTENDED_HEADER_BYTES = 1 << 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -53,44 +59,32 @@ def read(
     names: NamePolicy = "keep",
     key: bytes | None = None,
 ) -> Iterator[Sample | Drop]:
-    """The images in a zip or tar archive (also .tar.gz, .tar.bz2), or in every archive below a
-    folder, in order.
+    """The images in a zip or tar archive (.tar.gz, .tar.bz2), or in every archive below a folder.
 
     Samples hold their images. The options are those of the source `folders`. Drops: unsafe_name
     (absolute, `..`, a drive), link, special_entry (devices, pipes, sparse files), encrypted,
     too_large (over 64 MB), bomb, bad_entry, not_an_image, bad_image, duplicate_id, bad_archive.
 
     Raises:
-        InputError: no such file, a file that is no archive, or an option that is none.
+        InputError: no such file, not an archive, or a wrong option.
     """
     namer = file_naming(names, check_key(key), patient)
     labels = use_folder_labels(labels, names, question)
-    if path.is_file() and _archive_type(path) is None:
-        raise InputError(
-            f"{path} is no zip or tar archive; give one ending in .zip, {', '.join(TAR_SUFFIXES)}."
-        )
     is_folder = not path.is_file()
+    if not is_folder and _archive_type(path) is None:
+        remedy = f"give one ending in .zip, {', '.join(TAR_SUFFIXES)}"
+        raise InputError(f"{path} is not a zip or tar archive; {remedy}.")
     archives = [path / relative for relative in iter_files(path)] if is_folder else [path]
     deduplicate = IdDeduplicator()
     for archive in archives:
         if _archive_type(archive) is None:
-            yield Drop(
-                namer.sample_id(archive.relative_to(path)),
-                "bad_archive",
-                "a file that is no zip or tar archive.",
-            )
+            name = namer.sample_id(archive.relative_to(path))
+            yield Drop(name, "bad_archive", "not a zip or tar archive.")
             continue
         prefix = archive.relative_to(path).with_suffix("") if is_folder else PurePosixPath()
-        for member_number, member in enumerate(_iter_members(archive), 1):
+        for number, member in enumerate(_iter_members(archive), 1):
             yield deduplicate(
-                _sample(
-                    member,
-                    member_number,
-                    PurePosixPath(prefix),
-                    namer,
-                    labels=labels,
-                    question=question,
-                )
+                _sample(member, number, PurePosixPath(prefix), namer, labels, question)
             )
 
 
@@ -109,89 +103,64 @@ class _ArchiveBomb(Exception):
 
 def _archive_type(path: Path) -> str | None:
     name = path.name.lower()
-    return "zip" if name.endswith(".zip") else "tar" if name.endswith(TAR_SUFFIXES) else None
+    if name.endswith(".zip"):
+        return "zip"
+    return "tar" if name.endswith(TAR_SUFFIXES) else None
 
 
 def _iter_members(archive: Path) -> Iterator[_Member]:
     try:
         yield from _iter_zip(archive) if _archive_type(archive) == "zip" else _iter_tar(archive)
     except _ArchiveBomb:
-        yield _Member(
-            "",
-            reason="bomb",
-            detail="it unpacks to far more than an archive of images; the rest is not read.",
-        )
+        detail = "it unpacks to far more than an archive of images; the rest is not read."
+        yield _Member("", reason="bomb", detail=detail)
     except Exception as error:
         # On damaged headers the readers raise a dozen classes, whose messages quote names.
-        yield _Member(
-            "",
-            reason="bad_archive",
-            detail=f"it is damaged or cut short ({type(error).__name__}); the rest is not read.",
-        )
+        detail = f"it is damaged or truncated ({type(error).__name__}); the rest is not read."
+        yield _Member("", reason="bad_archive", detail=detail)
 
 
 def _sample(
     member: _Member,
-    member_number: int,
+    number: int,
     prefix: PurePosixPath,
     namer: FileNaming,
-    *,
     labels: bool,
     question: str | None,
 ) -> Sample | Drop:
-    relative = prefix / (member.name or f"entry-{member_number}")
+    entry = f"entry-{number}"
     if member.reason:
         # A name that is refused is not repeated: it may be anything.
-        name = (
-            f"{prefix.name}-entry-{member_number}"
-            if namer.names == "keep" and prefix.name
-            else f"entry-{member_number}"
-        )
-        return Drop(name, member.reason, f"entry {member_number}: {member.detail}")
+        name = f"{prefix.name}-{entry}" if namer.names == "keep" and prefix.name else entry
+        return Drop(name, member.reason, f"entry {number}: {member.detail}")
+    relative = prefix / (member.name or entry)
     name = namer.sample_id(relative)
     try:
-        read_header(member.data, name=f"entry {member_number}")
+        read_header(member.data, name=f"entry {number}")
     except ImageError as error:
         return Drop(name, "bad_image", str(error))
-    member_path = PurePosixPath(member.name)
-    label = member_path.parts[0] if labels and len(member_path.parts) > 1 else None
-    meta = Meta(
-        kind="label" if label and question else None, extra={"label": label} if label else {}
-    )
-    image = Image(data=member.data)
+    parts = PurePosixPath(member.name).parts
+    label = parts[0] if labels and len(parts) > 1 else None
     gold = (label,) if label and question else None
-    return Sample(
-        name,
-        image_messages((image,), question),
-        (image,),
-        gold,
-        meta=with_ids(meta, namer.patient_ids(relative)),
-    )
+    extra = {"label": label} if label else {}
+    meta = with_ids(Meta(kind="label" if gold else None, extra=extra), namer.patient_ids(relative))
+    image = Image(data=member.data)
+    return Sample(name, image_messages((image,), question), (image,), gold, meta=meta)
 
 
 def _check_member(name: str, size: int) -> _Member | None:
-    """Why a member is not read, by its name and stated size; None where it may be."""
+    """Why a member is not read, by its name and stated size; None if it may be."""
     path = PurePosixPath(name)
-    # Backslashes separate folders on Windows, so "..\\x" climbs there.
-    if (
-        not name
-        or "\0" in name
-        or "\\" in name
-        or path.is_absolute()
-        or ".." in path.parts
-        or _DRIVE.match(name)
-    ):
-        return _Member(
-            name,
-            reason="unsafe_name",
-            detail="its name leads out of the archive; the archive is not to be trusted.",
-        )
+    # A backslash separates folders on Windows, so "..\\x" leads upward there.
+    is_absolute = path.is_absolute() or _DRIVE.match(name)
+    if not name or "\0" in name or "\\" in name or ".." in path.parts or is_absolute:
+        detail = "its name leads out of the archive; do not trust the archive."
+        return _Member(name, reason="unsafe_name", detail=detail)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return _Member(name, reason="not_an_image", detail=f"none of {' '.join(IMAGE_SUFFIXES)}.")
     if size > MAX_BYTES:
-        return _Member(
-            name, reason="too_large", detail=f"{size >> 20} MB are more than {MAX_BYTES >> 20} MB."
-        )
+        detail = f"{size >> 20} MB are more than {MAX_BYTES >> 20} MB."
+        return _Member(name, reason="too_large", detail=detail)
     return None
 
 
@@ -209,22 +178,20 @@ def _iter_zip(archive: Path) -> Iterator[_Member]:
 
 
 def _check_zip_member(info: zipfile.ZipInfo, kind: int) -> _Member | None:
-    name = info.orig_filename
+    name, size = info.orig_filename, info.file_size
     if kind == stat.S_IFLNK:
         return _Member(name, reason="link", detail="a link; links are not followed.")
     if kind not in (0, stat.S_IFREG):
         return _Member(name, reason="special_entry", detail="a device, pipe or socket.")
-    rejected = _check_member(name, info.file_size)
+    rejected = _check_member(name, size)
     if rejected:
         return rejected
     if info.flag_bits & 1:
-        return _Member(
-            name, reason="encrypted", detail="encrypted; unpack it with its password first."
-        )
-    if info.file_size > _MIN_RATIO_BYTES and info.file_size > MAX_RATIO * info.compress_size:
-        return _Member(
-            name, reason="bomb", detail="it unpacks to more than a hundred times its size."
-        )
+        detail = "encrypted; unpack it with its password first."
+        return _Member(name, reason="encrypted", detail=detail)
+    if size > _MIN_RATIO_BYTES and size > MAX_RATIO * info.compress_size:
+        detail = "it unpacks to more than a hundred times its size."
+        return _Member(name, reason="bomb", detail=detail)
     return None
 
 
@@ -233,15 +200,13 @@ def _read_zip_member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
         with file.open(info) as stream:
             return _Member(info.filename, stream.read(MAX_BYTES + 1))
     except Exception as error:
-        # As for a whole archive: BadZipFile, zlib.error, EOFError, NotImplementedError,
-        # RuntimeError and more.
-        return _Member(
-            info.filename, reason="bad_entry", detail=f"damaged ({type(error).__name__})."
-        )
+        # BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError and more.
+        detail = f"damaged ({type(error).__name__})."
+        return _Member(info.filename, reason="bad_entry", detail=detail)
 
 
 class _BoundedStream:
-    """A stream that stops once more has come out of it than `limit`."""
+    """A stream that stops once more than `limit` bytes were read."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         self._file, self._remaining = file, limit
@@ -255,50 +220,30 @@ class _BoundedStream:
 
 
 class _BoundedTarInfo(tarfile.TarInfo):
-    """A member whose notes (long names, extended headers) are bounded: tarfile would read them
-    whole, whatever they claim.
-    """
+    """A member whose extended headers are bounded: tarfile would read them in full."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        extended_types = (
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-        )
-        if self.type in extended_types and not 0 <= self.size <= _MAX_EXTENDED_HEADER_BYTES:
+        if self.type in _EXTENDED_TYPES and not 0 <= self.size <= _MAX_EXTENDED_HEADER_BYTES:
             raise _ArchiveBomb
         return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def _iter_tar(archive: Path) -> Iterator[_Member]:
-    with contextlib.ExitStack() as stack:
-        name, size = archive.name.lower(), archive.stat().st_size
-        stream: BinaryIO
-        if name.endswith((".gz", ".tgz")):
-            stream, limit = (
-                cast(BinaryIO, stack.enter_context(gzip.open(archive))),
-                MAX_RATIO * size + MAX_BYTES,
-            )
-        elif name.endswith((".bz2", ".tbz2")):
-            stream, limit = (
-                cast(BinaryIO, stack.enter_context(bz2.open(archive))),
-                MAX_RATIO * size + MAX_BYTES,
-            )
-        else:
-            stream, limit = stack.enter_context(archive.open("rb")), size
-        # As a stream: members are read in their order and nothing is sought.
-        tar = stack.enter_context(
-            tarfile.open(fileobj=_BoundedStream(stream, limit), mode="r|", tarinfo=_BoundedTarInfo)  # type: ignore[call-overload]
-        )
-        for index, info in enumerate(tar):
-            if index >= MAX_ENTRIES:
-                raise _ArchiveBomb
-            # tarfile keeps every member it met.
-            tar.members = []
-            if not info.isdir():
-                yield _check_tar_member(info) or _read_tar_member(tar, info)
+    name, limit = archive.name.lower(), archive.stat().st_size
+    opener: Callable[..., Any] = open
+    if not name.endswith(".tar"):
+        opener = gzip.open if name.endswith("gz") else bz2.open
+        limit = MAX_RATIO * limit + MAX_BYTES
+    with opener(archive, "rb") as file:
+        stream = _BoundedStream(file, limit)
+        # As a stream: members are read in their order, without seeking.
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedTarInfo) as tar:  # type: ignore[call-overload]
+            for index, info in enumerate(tar):
+                if index >= MAX_ENTRIES:
+                    raise _ArchiveBomb
+                tar.members = []  # tarfile would keep every member
+                if not info.isdir():
+                    yield _check_tar_member(info) or _read_tar_member(tar, info)
 
 
 def _check_tar_member(info: tarfile.TarInfo) -> _Member | None:
@@ -313,5 +258,5 @@ def _read_tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:
     stream = tar.extractfile(info)
     data = stream.read(MAX_BYTES + 1) if stream else b""
     if len(data) != info.size:
-        return _Member(info.name, reason="bad_entry", detail="cut short.")
+        return _Member(info.name, reason="bad_entry", detail="truncated.")
     return _Member(info.name, data)

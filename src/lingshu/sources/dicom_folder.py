@@ -1,13 +1,13 @@
-"""A hospital's folder of DICOM files as pseudonymous samples, with reports and questions from
-tables where there are some.
+"""A hospital's folder of DICOM files as pseudonymous samples, with reports and questions from tables.
 
 License, revision and link: the hospital's own; every sample is private and not yet de-identified,
-for pixels may hold names too. No name, number, date or path is carried: patients, studies and
+because pixels may hold names too. No name, number, date or path is carried: patients, studies and
 series are hashes under a key.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lingshu.core.errors import ImageError, InputError
-from lingshu.core.pseudonyms import check_key
+from lingshu.core.pseudonyms import check_key, pseudonym
 from lingshu.core.rows import sample_from_row
 from lingshu.core.types import Drop, Image, Meta, Sample
 from lingshu.deidentify.ids import IdDeduplicator, image_messages, with_ids
@@ -23,120 +23,174 @@ from lingshu.deidentify.names import HeaderNames, read_header_names
 from lingshu.imaging.dicom.elements import NotDicomError
 from lingshu.imaging.dicom.file import open_dicom
 from lingshu.imaging.dicom.metadata import BurnedInRisk, DicomMetadata
+from lingshu.imaging.dicom.study import series_sort_key
 from lingshu.imaging.files import iter_files, select_frames
 from lingshu.imaging.read import encode_png
-from lingshu.sources._report_tables import JoinedTable
-from lingshu.sources._report_tables import question_table as load_question_table
-from lingshu.sources._report_tables import report_table as load_report_table
+from lingshu.sources.csv import check_columns, open_table
 
 SampleUnit = Literal["image", "series", "study"]
-_RISK_LEVELS: tuple[BurnedInRisk, ...] = ("low", "likely", "stated")
 DEFAULT_QUESTION = "Write the radiology report of this study."
-
-
-@dataclass(frozen=True, slots=True)
-class DicomFolderOptions:
-    """What the samples of a folder are made of; `read` describes each."""
-
-    per: SampleUnit
-    slices: int | None
-    windows: Sequence[str] | None
-    question: str
-    key: bytes
-
-
-class StudyTables(NamedTuple):
-    """What is said of the studies: a table of reports with the column that holds them, and one of
-    questions.
-    """
-
-    reports: JoinedTable | None
-    column: str
-    questions: JoinedTable | None
-
-    def iter_drops(self) -> Iterator[Drop]:
-        """What belongs to no image, and rows that lack something."""
-        if self.reports:
-            yield from (
-                Drop(
-                    f"report-{n}",
-                    "report_without_images",
-                    f"no image belongs to report {n} of the table.",
-                )
-                for n in self.reports.unmatched_rows
-            )
-            yield from (
-                Drop("report", "empty_report", "a row without text or without a number to join by.")
-                for _ in range(self.reports.n_empty)
-            )
-        if self.questions:
-            yield from (
-                Drop(
-                    f"question-{n}",
-                    "question_without_images",
-                    f"no image belongs to question {n} of the table.",
-                )
-                for n in self.questions.unmatched_rows
-            )
-            reason = "a row without a question, an answer or a number to join by."
-            yield from (
-                Drop("question", "empty_question", reason) for _ in range(self.questions.n_empty)
-            )
+# What a row of a table may be joined by, the narrowest first.
+JOIN_KEYS = ("series", "study", "accession", "patient")
+DEFAULT_COLUMNS = {"accession": "accession", "report": "report"}
+# Columns of a table of questions that are read.
+QUESTION_COLUMNS = ("question", "answer")
+OPTIONAL_COLUMNS = ("choices", "kind", "language")
+_RISK_LEVELS: tuple[BurnedInRisk, ...] = ("low", "likely", "stated")
 
 
 def read(
-    path: Path, *, per: SampleUnit = "study", slices: int | None = 8, windows: Sequence[str] | None = None, reports: Path | None = None,
-    columns: Mapping[str, str] | None = None, question: str = DEFAULT_QUESTION, questions: Path | None = None, key: bytes | None = None,
-) -> Iterator[Sample | Drop]:  # fmt: skip
-    """One sample for each image, series or study below a folder. Images are rendered to PNG, one
-    sample at a time.
+    path: Path,
+    *,
+    per: SampleUnit = "study",
+    slices: int | None = 8,
+    windows: Sequence[str] | None = None,
+    reports: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    question: str = DEFAULT_QUESTION,
+    questions: Path | None = None,
+    key: bytes | None = None,
+) -> Iterator[Sample | Drop]:
+    """One sample for each image, series or study below a folder, with images rendered to PNG.
 
-    Of every series at most `slices` images are taken, evenly along the scan (None for all); of one
+    Of every series at most `slices` images are used, evenly along the scan (None for all); of one
     image, every frame. `windows` names presets for CT (lung, soft, bone, brain, liver); without it
-    the file's own windows count, else lung, soft and bone. `reports` is a table; `columns` says
-    which of its columns are `report` and `study`, `series`, `accession` or `patient`. A study with
-    a report is asked `question` and answered by it. `questions` is a table with the columns
-    `question`, `answer` and one of those four, and `choices`, `kind` and `language` where it has
-    them: each row is one more sample about the same images. Names and numbers that a study's header
-    holds are taken out of what these tables say of it (deidentify/names.py). Without a `key` a random
+    the file's own windows are used, else lung, soft and bone. `reports` is a table; `columns` says
+    which of its columns are `report` and `study`, `series`, `accession` or `patient`. The sample of
+    a study with a report asks `question` and is answered by it. `questions` is a table with the
+    columns `question`, `answer` and one of those four, and optionally `choices`, `kind` and
+    `language`: each row is one more sample with the same images. Names and numbers in a study's
+    header are removed from the text of both tables (deidentify/names.py). Without a `key` a random
     one is used, and no two runs give the same ids.
 
-    Files have no names here: "file 17" is the 17th below the folder in the order of `files_below`.
-    Drops: not_dicom, no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report,
+    Files have no names here: "file 17" is the 17th of `imaging.files.iter_files`. Drops: not_dicom,
+    no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report,
     question_without_images, empty_question, and those of core/rows.py for a question.
 
     Raises:
-        InputError: no folder, no such column, or an option that is none.
-        MissingExtra: pydicom is not installed.
+        InputError: not a folder, no such column, or a wrong option.
+        MissingExtraError: pydicom is not installed.
     """
     if per not in ("image", "series", "study"):
         raise InputError(f"per cannot be {per!r}; choose image, series or study.")
-    options = DicomFolderOptions(per, slices, windows, question, check_key(key))
-    report_table, column = (
-        load_report_table(reports, columns, options.key) if reports else (None, "")
+    key = check_key(key)
+    report_column = (columns or DEFAULT_COLUMNS).get("report", "")
+    folder = _DicomFolder(
+        [path / relative for relative in iter_files(path)],
+        key,
+        slices,
+        windows,
+        question,
+        report_column,
+        _report_table(reports, columns or DEFAULT_COLUMNS, key) if reports else None,
+        _question_table(questions, key) if questions else None,
     )
-    tables = StudyTables(
-        report_table, column, load_question_table(questions, options.key) if questions else None
-    )
-    deduplicate, files = IdDeduplicator(), list(iter_files(path))
+    deduplicate = IdDeduplicator()
     if per == "image":
-        for file_number in range(1, len(files) + 1):
-            for result in _image_samples(path, files, file_number, options, tables):
+        for file_number in range(1, len(folder.files) + 1):
+            for result in folder.image_samples(file_number):
                 yield deduplicate(result)
     else:
         groups: dict[str, dict[str, list[_ImageFile]]] = {}
-        yield from _scan(path, files, options, groups)
+        yield from folder.scan(groups, by_study=per == "study")
         for series in groups.values():
-            for result in _group_samples(path, files, series, options, tables):
+            for result in folder.group_samples(series, by_study=per == "study"):
                 yield deduplicate(result)
-    yield from tables.iter_drops()
+    yield from folder.unmatched()
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageFile:
-    """A file with pixels: its number, where it belongs in its series, its frames, and what its
-    header fears of them.
+class _JoinedTable:
+    """Rows of a table by the hashes of what they belong to; records which were used.
+
+    `join_columns` maps JOIN_KEYS to the columns with the numbers to join by; `required` columns
+    must exist and be filled, `optional` ones may be missing. A row that lacks one, or has no
+    number, counts as empty. The numbers are never carried.
+
+    Raises:
+        InputError: a column that is missing or occurs twice, or a table that cannot be read.
     """
+
+    def __init__(
+        self,
+        path: Path,
+        join_columns: Mapping[str, str],
+        required: Sequence[str],
+        optional: Sequence[str] = (),
+        *,
+        key: bytes,
+    ) -> None:
+        self._join_columns = {
+            kind: join_columns[kind] for kind in JOIN_KEYS if kind in join_columns
+        }
+        self._required, self._columns = required, (*required, *optional)
+        self._rows: list[dict[str, str]] = []
+        self._rows_by_hash: dict[tuple[str, str], list[int]] = {}
+        self._matched: set[int] = set()
+        self.n_empty = 0
+        with open_table(path, errors="strict") as file:
+            rows = csv.DictReader(file)
+            joined = list(self._join_columns.values())
+            names = list(rows.fieldnames or ())
+            check_columns(path, names, [*joined, *required], [*joined, *self._columns])
+            for row in rows:
+                self._add(row, key)
+
+    def _add(self, row: Mapping[str, str | None], key: bytes) -> None:
+        values = {name: text for name in self._columns if (text := (row.get(name) or "").strip())}
+        hashes = {
+            kind: digest
+            for kind, column in self._join_columns.items()
+            if (digest := pseudonym(key, kind, row.get(column) or "")) is not None
+        }
+        if not hashes or not all(name in values for name in self._required):
+            self.n_empty += 1
+            return
+        for join_key in hashes.items():
+            self._rows_by_hash.setdefault(join_key, []).append(len(self._rows))
+        self._rows.append(values)
+
+    def rows_for(
+        self, metadata: DicomMetadata, *, max_rows: int | None = None
+    ) -> list[dict[str, str]]:
+        """The rows of an image's series, else of its study, else of its accession or patient."""
+        for kind in self._join_columns:
+            digest = getattr(metadata, kind)
+            indices = self._rows_by_hash.get((kind, digest), [])[:max_rows] if digest else []
+            if indices:
+                self._matched.update(indices)
+                return [self._rows[index] for index in indices]
+        return []
+
+    def drops(self, noun: str, empty_detail: str) -> Iterator[Drop]:
+        """The rows that belong to no image, and those that were empty."""
+        for number in range(1, len(self._rows) + 1):
+            if number - 1 not in self._matched:
+                detail = f"no image belongs to {noun} {number} of the table."
+                yield Drop(f"{noun}-{number}", f"{noun}_without_images", detail)
+        for _ in range(self.n_empty):
+            yield Drop(noun, f"empty_{noun}", empty_detail)
+
+
+def _report_table(path: Path, columns: Mapping[str, str], key: bytes) -> _JoinedTable:
+    unknown = columns.keys() - {*JOIN_KEYS, "report"}
+    if unknown or "report" not in columns or len(columns) < 2:
+        problem = f"reports are joined by columns for report and one of {', '.join(JOIN_KEYS)}"
+        raise InputError(f"{problem}, not {', '.join(columns)}.")
+    return _JoinedTable(path, columns, (columns["report"],), key=key)
+
+
+def _question_table(path: Path, key: bytes) -> _JoinedTable:
+    with open_table(path, errors="strict") as file:
+        header = next(csv.reader(file), [])
+    join_columns = {kind: kind for kind in JOIN_KEYS if kind in header}
+    if not join_columns:
+        problem = f"has none of the columns {', '.join(JOIN_KEYS)}"
+        raise InputError(f"{path} {problem}, one of which says what a question is about.")
+    return _JoinedTable(path, join_columns, QUESTION_COLUMNS, OPTIONAL_COLUMNS, key=key)
+
+
+class _ImageFile(NamedTuple):
+    """A file with pixels: its number, position in its series, frames, and risks in its header."""
 
     file_number: int
     sort_key: tuple[float, int]
@@ -146,70 +200,7 @@ class _ImageFile:
     recognizable: bool | None
 
 
-def _scan(
-    path: Path,
-    files: Sequence[Path],
-    options: DicomFolderOptions,
-    groups: dict[str, dict[str, list[_ImageFile]]],
-) -> Iterator[Drop]:
-    """Read the facts of every file into `groups`, by study or series and then by series; yield what
-    is left out.
-    """
-    instances: set[str] = set()
-    for file_number in range(1, len(files) + 1):
-        metadata = _read_metadata(path, files, file_number, options.key)
-        if isinstance(metadata, Drop):
-            yield metadata
-            continue
-        if metadata.instance is not None and metadata.instance in instances:
-            yield Drop(
-                f"file-{file_number}", "duplicate_id", f"file {file_number} repeats an image."
-            )
-            continue
-        instances.add(metadata.instance or f"file-{file_number}")
-        series = metadata.series or f"file-{file_number}"
-        group_id = (metadata.study or series) if options.per == "study" else series
-        sort_key = (
-            metadata.position
-            if metadata.position is not None
-            else float(metadata.instance_number or 0),
-            metadata.instance_number or file_number,
-        )
-        groups.setdefault(group_id, {}).setdefault(series, []).append(
-            _ImageFile(
-                file_number,
-                sort_key,
-                metadata.n_frames,
-                metadata.burned_in_risk,
-                metadata.burned_in,
-                metadata.recognizable,
-            )
-        )
-
-
-def _read_metadata(
-    path: Path, files: Sequence[Path], file_number: int, key: bytes
-) -> DicomMetadata | Drop:
-    name, file = f"file {file_number}", path / files[file_number - 1]
-    if file.is_symlink():
-        return Drop(f"file-{file_number}", "link", f"{name} is a link; links are not followed.")
-    try:
-        with open_dicom(file, name=name) as dicom_file:
-            metadata = dicom_file.metadata(key)
-    except ImageError as error:
-        return Drop(
-            f"file-{file_number}",
-            "not_dicom" if isinstance(error, NotDicomError) else "bad_dicom",
-            str(error),
-        )
-    return (
-        metadata
-        if metadata.has_pixels
-        else Drop(f"file-{file_number}", "no_pixels", f"{name} holds no pixel data.")
-    )
-
-
-class _RenderedFrame(NamedTuple):
+class _PngFrame(NamedTuple):
     """A rendered frame as a PNG file: pixels of a whole study would fill the memory."""
 
     frame: int
@@ -217,92 +208,161 @@ class _RenderedFrame(NamedTuple):
     window: str
 
 
-def _render_frames(
-    path: Path,
-    files: Sequence[Path],
-    file_number: int,
-    frames: Sequence[int] | None,
-    options: DicomFolderOptions,
-) -> Iterator[_RenderedFrame]:
-    with open_dicom(path / files[file_number - 1], name=f"file {file_number}") as dicom_file:
-        for frame in dicom_file.render(frames=frames, windows=options.windows):
-            yield _RenderedFrame(frame.frame, encode_png(frame.pixels), str(frame.window))
+@dataclass(frozen=True)
+class _DicomFolder:
+    """The files of a folder and how samples are built from them; `read` describes each option."""
 
+    files: Sequence[Path]
+    key: bytes
+    slices: int | None
+    windows: Sequence[str] | None
+    question: str
+    report_column: str
+    reports: _JoinedTable | None
+    questions: _JoinedTable | None
 
-def _image_samples(
-    path: Path,
-    files: Sequence[Path],
-    file_number: int,
-    options: DicomFolderOptions,
-    tables: StudyTables,
-) -> Iterator[Sample | Drop]:
-    metadata = _read_metadata(path, files, file_number, options.key)
-    if isinstance(metadata, Drop):
-        yield metadata
-        return
-    name = metadata.instance or f"file-{file_number}"
-    try:
-        for frame, rendered in groupby(
-            _render_frames(path, files, file_number, None, options), key=lambda image: image.frame
-        ):
-            yield from _samples(
-                f"{name}-{frame}",
-                metadata,
-                list(rendered),
-                options,
-                tables,
-                _header_names(path, files, [file_number], tables),
+    def scan(
+        self, groups: dict[str, dict[str, list[_ImageFile]]], *, by_study: bool
+    ) -> Iterator[Drop]:
+        """Read the metadata of every file into `groups`, by study or series and then by series."""
+        instances: set[str] = set()
+        for file_number in range(1, len(self.files) + 1):
+            metadata = self._metadata(file_number)
+            if isinstance(metadata, Drop):
+                yield metadata
+                continue
+            name = f"file-{file_number}"
+            if metadata.instance is not None and metadata.instance in instances:
+                yield Drop(name, "duplicate_id", f"file {file_number} repeats an image.")
+                continue
+            instances.add(metadata.instance or name)
+            series = metadata.series or name
+            group_id = (metadata.study or series) if by_study else series
+            image_file = _ImageFile(
+                file_number,
+                series_sort_key(metadata, file_number),
+                metadata.n_frames,
+                metadata.burned_in_risk,
+                metadata.burned_in,
+                metadata.recognizable,
             )
-    except ImageError as error:
-        yield Drop(f"file-{file_number}", "bad_dicom", str(error))
+            groups.setdefault(group_id, {}).setdefault(series, []).append(image_file)
 
+    def _metadata(self, file_number: int) -> DicomMetadata | Drop:
+        name, file = f"file {file_number}", self.files[file_number - 1]
+        drop_name = f"file-{file_number}"
+        if file.is_symlink():
+            return Drop(drop_name, "link", f"{name} is a link; links are not followed.")
+        try:
+            with open_dicom(file, name=name) as dicom_file:
+                metadata = dicom_file.metadata(self.key)
+        except ImageError as error:
+            reason = "not_dicom" if isinstance(error, NotDicomError) else "bad_dicom"
+            return Drop(drop_name, reason, str(error))
+        if not metadata.has_pixels:
+            return Drop(drop_name, "no_pixels", f"{name} holds no pixel data.")
+        return metadata
 
-def _group_samples(
-    path: Path,
-    files: Sequence[Path],
-    series: Mapping[str, list[_ImageFile]],
-    options: DicomFolderOptions,
-    tables: StudyTables,
-) -> Iterator[Sample | Drop]:
-    """The sample of one series or study; a file that cannot be rendered is left out of it and
-    counted.
-    """
-    rendered: list[_RenderedFrame] = []
-    rendered_files: list[_ImageFile] = []
-    first_metadata: DicomMetadata | None = None
-    for series_files in series.values():
-        ordered_files = sorted(series_files, key=lambda file: file.sort_key)
-        for index, frames in select_frames(
-            [file.n_frames for file in ordered_files], options.slices
-        ):
-            file_number = ordered_files[index].file_number
-            try:
-                rendered += list(_render_frames(path, files, file_number, frames, options))
-                rendered_files.append(ordered_files[index])
-                if first_metadata is None:
-                    metadata = _read_metadata(path, files, file_number, options.key)
-                    first_metadata = None if isinstance(metadata, Drop) else metadata
-            except ImageError as error:
-                yield Drop(f"file-{file_number}", "bad_dicom", str(error))
-    if first_metadata and rendered:
-        first_metadata = _with_max_risk(first_metadata, rendered_files)
-        if len(series) > 1:
-            first_metadata = replace(first_metadata, series=None)
-        group_id = first_metadata.study if options.per == "study" else first_metadata.series
-        file_numbers = [series_files[0].file_number for series_files in series.values()]
-        name = group_id or first_metadata.series or first_metadata.instance or "image"
-        yield from _samples(
-            name,
-            first_metadata,
-            rendered,
-            options,
-            tables,
-            _header_names(path, files, file_numbers, tables),
-        )
+    def _render(self, file_number: int, frames: Sequence[int] | None) -> Iterator[_PngFrame]:
+        file = self.files[file_number - 1]
+        with open_dicom(file, name=f"file {file_number}") as dicom_file:
+            for frame in dicom_file.render(frames=frames, windows=self.windows):
+                yield _PngFrame(frame.frame, encode_png(frame.pixels), str(frame.window))
+
+    def image_samples(self, file_number: int) -> Iterator[Sample | Drop]:
+        """One sample for each frame of a file."""
+        metadata = self._metadata(file_number)
+        if isinstance(metadata, Drop):
+            yield metadata
+            return
+        name = metadata.instance or f"file-{file_number}"
+        try:
+            frames = groupby(self._render(file_number, None), key=lambda image: image.frame)
+            for frame, rendered in frames:
+                header_names = self._header_names([file_number])
+                yield from self._samples(f"{name}-{frame}", metadata, list(rendered), header_names)
+        except ImageError as error:
+            yield Drop(f"file-{file_number}", "bad_dicom", str(error))
+
+    def group_samples(
+        self, series: Mapping[str, list[_ImageFile]], *, by_study: bool
+    ) -> Iterator[Sample | Drop]:
+        """The sample of one series or study; files that cannot be rendered are dropped from it."""
+        rendered: list[_PngFrame] = []
+        rendered_files: list[_ImageFile] = []
+        first: DicomMetadata | None = None
+        for series_files in series.values():
+            ordered = sorted(series_files, key=lambda file: file.sort_key)
+            for index, frames in select_frames([file.n_frames for file in ordered], self.slices):
+                file_number = ordered[index].file_number
+                try:
+                    rendered += list(self._render(file_number, frames))
+                    rendered_files.append(ordered[index])
+                    if first is None:
+                        metadata = self._metadata(file_number)
+                        first = None if isinstance(metadata, Drop) else metadata
+                except ImageError as error:
+                    yield Drop(f"file-{file_number}", "bad_dicom", str(error))
+        if first and rendered:
+            first = _with_max_risk(first, rendered_files)
+            if len(series) > 1:
+                first = replace(first, series=None)
+            group_id = first.study if by_study else first.series
+            name = group_id or first.series or first.instance or "image"
+            file_numbers = [series_files[0].file_number for series_files in series.values()]
+            yield from self._samples(name, first, rendered, self._header_names(file_numbers))
+
+    def _header_names(self, file_numbers: Sequence[int]) -> list[HeaderNames]:
+        """The names in the headers of one file of each series, if any text is joined."""
+        if not (self.reports or self.questions):
+            return []
+        return [
+            read_header_names(self.files[file_number - 1], name=f"file {file_number}")
+            for file_number in file_numbers
+        ]
+
+    def _samples(
+        self,
+        name: str,
+        metadata: DicomMetadata,
+        rendered: Sequence[_PngFrame],
+        header_names: Sequence[HeaderNames],
+    ) -> Iterator[Sample | Drop]:
+        """The report of some images and every question about them, else the images alone."""
+        images = tuple(Image(data=frame.png) for frame in rendered)
+        ids = {"patient": metadata.patient, "study": metadata.study, "series": metadata.series}
+        extra = _extra(metadata, rendered)
+        meta = with_ids(Meta(deidentified=False, modality=metadata.modality, extra=extra), ids)
+        reports = self.reports.rows_for(metadata, max_rows=1) if self.reports else []
+        questions = self.questions.rows_for(metadata) if self.questions else []
+        if reports:
+            messages = image_messages(images, self.question)
+            report = _redact(reports[0][self.report_column], header_names)
+            sample = Sample(name, messages, images, meta=replace(meta, kind="report"))
+            yield sample.with_answer(report)
+        elif not questions:
+            yield Sample(name, image_messages(images, None), images, meta=meta)
+        for number, question in enumerate(questions, 1):
+            row = {field: _redact(text, header_names) for field, text in question.items()}
+            sample = sample_from_row({**row, "id": f"{name}-q{number}"}, number, images)
+            if isinstance(sample, Sample) and sample.gold:
+                kind, language = sample.meta.kind, sample.meta.language
+                answered = replace(sample, meta=replace(meta, kind=kind, language=language))
+                sample = answered.with_answer(sample.gold[0])
+            yield sample
+
+    def unmatched(self) -> Iterator[Drop]:
+        """The rows of the tables that became no sample."""
+        if self.reports:
+            detail = "a row without text or without a number to join by."
+            yield from self.reports.drops("report", detail)
+        if self.questions:
+            detail = "a row without a question, an answer or a number to join by."
+            yield from self.questions.drops("question", detail)
 
 
 def _with_max_risk(metadata: DicomMetadata, rendered_files: Sequence[_ImageFile]) -> DicomMetadata:
-    """Facts of many files: a name in the pixels of one of them is a name in the sample."""
+    """Metadata of many files: a name in the pixels of one of them is a name in the sample."""
     return replace(
         metadata,
         burned_in_risk=max((file.risk for file in rendered_files), key=_RISK_LEVELS.index),
@@ -312,19 +372,9 @@ def _with_max_risk(metadata: DicomMetadata, rendered_files: Sequence[_ImageFile]
 
 
 def _any_true(values: Sequence[bool | None]) -> bool | None:
-    return True if True in values else None if None in values else False
-
-
-def _header_names(
-    path: Path, files: Sequence[Path], file_numbers: Sequence[int], tables: StudyTables
-) -> list[HeaderNames]:
-    """Whom the headers name, one file of each series; nobody is looked for where no text is joined."""
-    if not (tables.reports or tables.questions):
-        return []
-    return [
-        read_header_names(path / files[file_number - 1], name=f"file {file_number}")
-        for file_number in file_numbers
-    ]
+    if True in values:
+        return True
+    return None if None in values else False
 
 
 def _redact(text: str, header_names: Sequence[HeaderNames]) -> str:
@@ -333,66 +383,21 @@ def _redact(text: str, header_names: Sequence[HeaderNames]) -> str:
     return text
 
 
-def _samples(
-    name: str,
-    metadata: DicomMetadata,
-    rendered: Sequence[_RenderedFrame],
-    options: DicomFolderOptions,
-    tables: StudyTables,
-    header_names: Sequence[HeaderNames],
-) -> Iterator[Sample | Drop]:
-    """The report of some images, or the images alone where nothing is said of them, and every
-    question about them.
-    """
-    images = tuple(Image(data=frame.png) for frame in rendered)
-    report = (
-        next((row[tables.column] for row in tables.reports.rows_for(metadata, max_rows=1)), None)
-        if tables.reports
-        else None
-    )
-    meta = Meta(deidentified=False, modality=metadata.modality, extra=_extra(metadata, rendered))
-    meta = with_ids(
-        meta, {"patient": metadata.patient, "study": metadata.study, "series": metadata.series}
-    )
-    question_rows = tables.questions.rows_for(metadata) if tables.questions else []
-    if report:
-        yield Sample(
-            name,
-            image_messages(images, options.question),
-            images,
-            meta=replace(meta, kind="report"),
-        ).with_answer(_redact(report, header_names))
-    elif not question_rows:
-        yield Sample(name, image_messages(images, None), images, meta=meta)
-    for row_number, question_row in enumerate(question_rows, 1):
-        row = {key: _redact(text, header_names) for key, text in question_row.items()}
-        sample = sample_from_row({**row, "id": f"{name}-q{row_number}"}, row_number, images)
-        if isinstance(sample, Sample) and sample.gold:
-            sample = replace(
-                sample, meta=replace(meta, kind=sample.meta.kind, language=sample.meta.language)
-            ).with_answer(sample.gold[0])
-        yield sample
-
-
-def _extra(metadata: DicomMetadata, rendered: Sequence[_RenderedFrame]) -> dict[str, str]:
-    """What later steps decide by, as text; what is not known is left out."""
+def _extra(metadata: DicomMetadata, rendered: Sequence[_PngFrame]) -> dict[str, str]:
+    """What later steps decide by, as text; unknown values are left out."""
+    yes_no = {True: "yes", False: "no", None: None}
+    spacing, thickness = metadata.spacing, metadata.thickness
     values = {
         "windows": "; ".join(frame.window for frame in rendered),
         "burned_in_risk": metadata.burned_in_risk,
-        "burned_in": None if metadata.burned_in is None else "yes" if metadata.burned_in else "no",
-        "recognizable": (
-            None if metadata.recognizable is None else "yes" if metadata.recognizable else "no"
-        ),
+        "burned_in": yes_no[metadata.burned_in],
+        "recognizable": yes_no[metadata.recognizable],
         "body_part": metadata.body_part,
         "view": metadata.view,
         "laterality": metadata.laterality,
         "sop_class": metadata.sop_class,
         "transfer_syntax": metadata.transfer_syntax,
-        "spacing_mm": (
-            None
-            if metadata.spacing is None
-            else f"{metadata.spacing[0]:.4g} x {metadata.spacing[1]:.4g}"
-        ),
-        "thickness_mm": None if metadata.thickness is None else f"{metadata.thickness:.4g}",
+        "spacing_mm": None if spacing is None else f"{spacing[0]:.4g} x {spacing[1]:.4g}",
+        "thickness_mm": None if thickness is None else f"{thickness:.4g}",
     }
     return {name: value for name, value in values.items() if value is not None}

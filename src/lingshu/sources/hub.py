@@ -1,16 +1,14 @@
-"""Data sets as their publishers give them out: files of a hub repository, downloaded on first use
-or lying in a folder.
+"""Datasets as published: files of a hub repository, downloaded on first use or in a local folder.
 
-License, revision and link: each data set's own; the task that reads it states them. A repository is
-a link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that
-the download resolves to. Rows come from parquet, jsonl, json and csv files; images stay where they
-are, in shards or in files beside the rows.
+License, revision and link: each dataset's own; the task that reads it states them. A repository is a
+link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that the
+download resolves to. Rows come from parquet, jsonl, json and csv files; images stay in the shards or
+files of the repository.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import re
 import shutil
@@ -26,22 +24,21 @@ from lingshu.core.files import enumerate_jsonl, storage_errors
 from lingshu.core.rows import sample_from_row
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.sources import parquet
+from lingshu.sources.csv import open_table
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv")
-# A field of a csv file may hold a whole article; the reader's own limit is 128 KB.
-MAX_FIELD = 16 << 20
 _SHARD_SUFFIX = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
+NamedPath = tuple[str, Path]  # a file and its name relative to its root
 
 
 @dataclass(frozen=True)
 class HubRepo:
-    """Which files of a repository hold a split: patterns relative to it, and zip archives that hold
-    more of them.
+    """Patterns for the files of a split, and for zip archives that hold more of them.
 
-    `id` is OWNER/NAME on the hub; `link` says where the files come from when they are not there.
-    `extra` are patterns of files that are needed beside the rows. With `one` the patterns are other
-    names of the same rows: the first that matches is read, and it may match one file or the parts
-    of one (NAME-00000-of-00002), no more.
+    `id` is OWNER/NAME on the hub; `link` says where the files come from if they are not there.
+    `extra` are patterns of files needed in addition to the rows. With `single_table` the patterns
+    are alternative names of the same rows: the first that matches is read, and it may match one
+    file or its parts (NAME-00000-of-00002), no more.
     """
 
     id: str | None
@@ -58,9 +55,7 @@ class HubRepo:
 
 
 class RawRow(NamedTuple):
-    """One row as it was published: its values, the images of its shard, the file it came from and
-    its number there, from 0.
-    """
+    """A row as published: values, images of its shard, file name, and number in it from 0."""
 
     values: Mapping[str, Any]
     images: Sequence[Image]
@@ -69,17 +64,14 @@ class RawRow(NamedTuple):
 
 
 class DownloadedRepo:
-    """The folders that hold a repository's files; finds rows and images in them.
-
-    Remembers where the last image lay.
-    """
+    """The folders that hold a repository's files; finds rows and images in them."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = tuple(root.resolve() for root in roots)
         self._folders: list[Path] | None = None
 
-    def files(self, patterns: Sequence[str]) -> list[tuple[str, Path]]:
-        """The files that match, by name relative to their root, in order."""
+    def files(self, patterns: Sequence[str]) -> list[NamedPath]:
+        """The files that match, in order of their names relative to a root."""
         paths = {
             str(path.relative_to(root)): path
             for root in self.roots
@@ -92,61 +84,44 @@ class DownloadedRepo:
         return any(True for root in self.roots for pattern in patterns for _ in root.glob(pattern))
 
     def image(self, name: str) -> Image | None:
-        """The image that a row names; None where there is none."""
+        """The image that a row names, if it is there."""
         path = self.find(name)
         return None if path is None else Image(path=str(path))
 
     def find(self, name: str) -> Path | None:
-        """A file by its name relative to a root or to a folder up to two below it; None where there
-        is none.
-        """
+        """A file by its name relative to a root or to a folder up to two levels below it."""
         relative = PurePosixPath(name)
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             return None
         if self._folders is None:
-            subfolders = [
-                p
-                for root in self.roots
-                for pattern in ("*", "*/*")
-                for p in sorted(root.glob(pattern))
-                if p.is_dir()
-            ]
-            self._folders = [*self.roots, *subfolders]
+            globs = [(root, pattern) for root in self.roots for pattern in ("*", "*/*")]
+            found = [path for root, pattern in globs for path in sorted(root.glob(pattern))]
+            self._folders = [*self.roots, *(path for path in found if path.is_dir())]
         for position, folder in enumerate(self._folders):
             path = folder / relative
             if path.is_file():
-                # Images of one data set lie together: the folder of the last one is tried first.
+                # Images of one dataset are close together: the folder of the last one comes first.
                 self._folders.insert(0, self._folders.pop(position))
                 return path
         return None
 
 
 def find_local(repo: HubRepo, folder: Path) -> DownloadedRepo | None:
-    """The repository's files in a folder of one's own, archives unpacked; None where its rows are
-    not there.
-    """
+    """The repository's files in your own folder, archives unpacked; None without its rows."""
     downloaded = DownloadedRepo([folder])
     return downloaded if folder.is_dir() and downloaded.has_files(repo.files) else None
 
 
 def download(repo: HubRepo) -> DownloadedRepo:
-    """The repository's files in the hub's cache, downloaded if they are not there, archives
-    unpacked beside it.
+    """The repository's files in the hub's cache, downloaded if necessary, archives unpacked.
 
     Raises:
-        MissingExtra: huggingface_hub is not installed.
-        InputError: it is not on the hub, or cannot be reached; says where to put the data instead.
+        MissingExtraError: huggingface_hub is not installed.
+        InputError: not on the hub, or not reachable; says where to put the data instead.
     """
     snapshot = _snapshot(repo)
-    return DownloadedRepo(
-        [
-            snapshot,
-            *(
-                _unpack_archive(repo, snapshot, path)
-                for _, path in DownloadedRepo([snapshot]).files(repo.archives)
-            ),
-        ]
-    )
+    archives = DownloadedRepo([snapshot]).files(repo.archives)
+    return DownloadedRepo([snapshot, *(_unpacked(repo, snapshot, path) for _, path in archives)])
 
 
 def revision(repo: HubRepo) -> str | None:
@@ -157,35 +132,33 @@ def revision(repo: HubRepo) -> str | None:
 def _snapshot(repo: HubRepo) -> Path:
     hint = "put its files or rows.jsonl into DIR/TASK and pass --data DIR (docs/build.md)"
     if repo.id is None:
-        raise InputError(f"these data are not on the hub; get them from {repo.address} and {hint}.")
+        raise InputError(f"this dataset is not on the hub; get it from {repo.address} and {hint}.")
     try:
         import huggingface_hub
     except ImportError as error:
         raise MissingExtraError.of("huggingface_hub", "hub") from error
     patterns = [*repo.files, *repo.archives, *repo.extra]
-    # To the hub's client "**/name" means a folder at least; here it also means none.
+    # To the hub's client "**/name" requires a folder; here it also matches without one.
     patterns += [pattern.removeprefix("**/") for pattern in patterns if pattern.startswith("**/")]
     try:
         snapshot = huggingface_hub.snapshot_download(
             repo.id, repo_type="dataset", revision=repo.revision, allow_patterns=patterns
         )
     except Exception as error:
-        # The client raises its own, its transport's and the system's errors; for a user all mean
-        # that the data are not there.
-        raise InputError(
-            f"{repo.id} cannot be downloaded from the hub ({one_line(error)[:200]}); or {hint}."
-        ) from error
+        # The client raises its own, its transport's and the system's errors; to a user all mean
+        # that the data is not available.
+        problem = f"cannot be downloaded from the hub ({one_line(error)[:200]})"
+        raise InputError(f"{repo.id} {problem}; or {hint}.") from error
     return Path(snapshot)
 
 
-def _unpack_archive(repo: HubRepo, snapshot: Path, archive: Path) -> Path:
-    """The folder with an archive's files, unpacked once; a kill leaves no half of it under its
-    name.
-    """
+def _unpacked(repo: HubRepo, snapshot: Path, archive: Path) -> Path:
+    """The folder with an archive's files, unpacked once."""
     import huggingface_hub
 
+    namespace = str(repo.id).replace("/", "--")
     cache_folder = huggingface_hub.cached_assets_path(
-        "lingshu", namespace=str(repo.id).replace("/", "--"), subfolder=snapshot.name
+        "lingshu", namespace=namespace, subfolder=snapshot.name
     )
     target = Path(cache_folder) / archive.stem
     if not target.is_dir():
@@ -194,12 +167,12 @@ def _unpack_archive(repo: HubRepo, snapshot: Path, archive: Path) -> Path:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip archive to the folder `target`, whole or not at all; where another process was
-    first, its folder stays.
+    """Unpack a zip archive to the folder `target`, completely or not at all.
+
+    If another process was first, its folder is kept.
 
     Raises:
-        InputError: the archive is damaged or leads out of its folder, or the folder cannot take its
-            name.
+        InputError: the archive is damaged or leads out of its folder, or `target` is in the way.
         StorageError: the disk refused.
     """
     with storage_errors(target):
@@ -207,17 +180,15 @@ def unpack(archive: Path, target: Path) -> None:
         try:
             with zipfile.ZipFile(archive) as file:
                 for name in file.namelist():
-                    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                        raise InputError(
-                            f"{archive.name} holds {name!r}, which leads out of its folder; the"
-                            " archive is not to be trusted."
-                        )
+                    path = PurePosixPath(name)
+                    if path.is_absolute() or ".." in path.parts:
+                        problem = f"{archive.name} holds {name!r}, which leads out of its folder"
+                        raise InputError(f"{problem}; do not trust the archive.")
                 file.extractall(temporary)
             _rename(temporary, target)
         except zipfile.BadZipFile as error:
-            raise InputError(
-                f"{archive} is damaged ({error}); delete it so that it is downloaded again."
-            ) from error
+            remedy = "delete it so that it is downloaded again"
+            raise InputError(f"{archive} is damaged ({error}); {remedy}.") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -226,12 +197,10 @@ def _rename(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError as error:
-        # Ranks of one run unpack at the same time; a folder that is there under its name is whole.
+        # Ranks of one run unpack at the same time; an existing folder of that name is complete.
         if not target.is_dir():
-            raise InputError(
-                f"{target.name} cannot be unpacked to {target} ({error.strerror}); move away what"
-                " lies there."
-            ) from error
+            problem = f"{target.name} cannot be unpacked to {target} ({error.strerror})"
+            raise InputError(f"{problem}; move away what is there.") from error
 
 
 def rows(repo: HubRepo, downloaded: DownloadedRepo) -> Iterator[RawRow]:
@@ -240,38 +209,30 @@ def rows(repo: HubRepo, downloaded: DownloadedRepo) -> Iterator[RawRow]:
     Raises:
         InputError: no such file, or one that cannot be read.
     """
-    files = (
-        _single_table(repo, downloaded) if repo.single_table else _readable(downloaded, repo.files)
-    )
+    select = _single_table if repo.single_table else _readable
+    files = select(downloaded, repo.files)
     if not files:
-        raise InputError(
-            f"{downloaded.roots[0]} holds none of {', '.join(repo.files)}; get them from {repo.address}."
-        )
+        problem = f"{downloaded.roots[0]} holds none of {', '.join(repo.files)}"
+        raise InputError(f"{problem}; get them from {repo.address}.")
     for name, path in files:
         for row_index, (values, images) in enumerate(_read_rows(path)):
             yield RawRow(values, images, name, row_index)
 
 
-def _readable(downloaded: DownloadedRepo, patterns: Sequence[str]) -> list[tuple[str, Path]]:
+def _readable(downloaded: DownloadedRepo, patterns: Sequence[str]) -> list[NamedPath]:
     return [(name, path) for name, path in downloaded.files(patterns) if path.suffix in SUFFIXES]
 
 
-def _single_table(repo: HubRepo, downloaded: DownloadedRepo) -> list[tuple[str, Path]]:
-    """The file, or the parts of the file, that the first matching pattern names; empty where none
-    matches.
-    """
-    files_found = next(
-        (files for pattern in repo.files if (files := _readable(downloaded, (pattern,)))), []
-    )
-    base_names = {_SHARD_SUFFIX.sub("", name) for name, _ in files_found}
-    if len(base_names) > 1 or (
-        len(files_found) > 1 and not all(_SHARD_SUFFIX.search(name) for name, _ in files_found)
-    ):
-        names = ", ".join(name for name, _ in files_found[:8])
-        raise InputError(
-            f"{downloaded.roots[0]} holds {names}, of which only one can be meant; move the others away."
-        )
-    return files_found
+def _single_table(downloaded: DownloadedRepo, patterns: Sequence[str]) -> list[NamedPath]:
+    """The file, or the parts of the file, of the first pattern that matches."""
+    matches = (_readable(downloaded, (pattern,)) for pattern in patterns)
+    files = next(filter(None, matches), [])
+    names = [name for name, _ in files]
+    is_one_table = len({_SHARD_SUFFIX.sub("", name) for name in names}) <= 1
+    if not is_one_table or (len(files) > 1 and not all(map(_SHARD_SUFFIX.search, names))):
+        problem = f"{downloaded.roots[0]} holds {', '.join(names[:8])}"
+        raise InputError(f"{problem}, of which only one can be meant; move the others away.")
+    return files
 
 
 def _read_rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Sequence[Image]]]:
@@ -279,10 +240,9 @@ def _read_rows(path: Path) -> Iterator[tuple[Mapping[str, Any], Sequence[Image]]
         yield from parquet.rows(path)
     elif path.suffix == ".jsonl":
         yield from ((row, ()) for _, row in enumerate_jsonl(path, allow_truncated=False))
-    elif path.suffix == ".csv":
-        yield from ((row, ()) for row in read_csv_rows(path))
     else:
-        yield from ((row, ()) for row in read_json_records(path))
+        read_records = read_csv_rows if path.suffix == ".csv" else read_json_records
+        yield from ((row, ()) for row in read_records(path))
 
 
 def read_csv_rows(path: Path) -> Iterator[dict[str, str]]:
@@ -291,23 +251,14 @@ def read_csv_rows(path: Path) -> Iterator[dict[str, str]]:
     Raises:
         InputError: the file cannot be read.
     """
-    try:
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            csv.field_size_limit(MAX_FIELD)
-            yield from csv.DictReader(file)
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as a table ({one_line(error)}); copy the file again."
-        ) from error
+    with open_table(path, errors="strict") as file:
+        yield from csv.DictReader(file)
 
 
 def read_json_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a json file: a list of them, or an object whose values they are (its keys go
-    to `_key`).
+    """The records of a json file: a list, or an object of objects (its keys go to `_key`).
 
-    A file of JSON lines that is called .json is read too. What is no object itself goes to
-    `_value`.
+    A file of JSON lines that is called .json is read too. What is not an object goes to `_value`.
 
     Raises:
         InputError: the file cannot be read.
@@ -315,47 +266,37 @@ def read_json_records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read ({one_line(error)}); copy the file again."
-        ) from error
+        message = f"{path} cannot be read ({one_line(error)}); copy the file again."
+        raise InputError(message) from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         yield from (row for _, row in enumerate_jsonl(path, allow_truncated=False))
         return
-    if (
-        isinstance(value, dict)
-        and value
-        and all(isinstance(v, dict | list) for v in value.values())
-    ):
-        yield from (
-            {"_key": key, **(v if isinstance(v, dict) else {"_value": v})}
-            for key, v in value.items()
-        )
-        return
-    for item in value if isinstance(value, list) else [value]:
-        yield item if isinstance(item, dict) else {"_value": item}
+    values = value.values() if isinstance(value, dict) else ()
+    if values and all(isinstance(item, dict | list) for item in values):
+        yield from ({"_key": key, **_record(item)} for key, item in value.items())
+    else:
+        yield from map(_record, value if isinstance(value, list) else [value])
+
+
+def _record(item: object) -> dict[str, Any]:
+    return item if isinstance(item, dict) else {"_value": item}
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The question-and-answer rows of files on the hub, named as OWNER/NAME/PATTERN; core/rows.py
-    says what a row may hold.
+    """Rows (core/rows.py) of files on the hub, named as OWNER/NAME/PATTERN.
 
     Raises:
         InputError: no such files, or the hub cannot be reached.
-        MissingExtra: huggingface_hub is not installed.
+        MissingExtraError: huggingface_hub is not installed.
     """
     owner, _, rest = path.as_posix().partition("/")
     name, _, pattern = rest.partition("/")
     if not (owner and name and pattern):
-        raise InputError(
-            f"{path} names no files on the hub; give OWNER/NAME/PATTERN, such as"
-            " owner/set/data/train-*.parquet."
-        )
+        remedy = "give OWNER/NAME/PATTERN, such as owner/set/data/train-*.parquet"
+        raise InputError(f"{path} names no files on the hub; {remedy}.")
     repo = HubRepo(f"{owner}/{name}", (pattern,))
     for row_number, raw in enumerate(rows(repo, download(repo)), 1):
-        yield sample_from_row(
-            {**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.row_index}"},
-            row_number,
-            raw.images,
-        )
+        fields = {**raw.values, "id": raw.values.get("id") or f"{raw.file}-{raw.row_index}"}
+        yield sample_from_row(fields, row_number, raw.images)

@@ -1,8 +1,8 @@
-"""Rows of a JSONL file with images in files beside it.
+"""Rows of a JSONL file with images in separate files.
 
-License, revision and link: the user's own; a row may state `license`, `source` and `access` for
-itself, and without `access` it counts as private. The folder holds `rows.jsonl` and the files that
-its rows name in `image` or `images`, relative to it. core/rows.py says what a row may hold.
+License, revision and link: the user's own; a row may state `license`, `source` and `access`, and
+without `access` it counts as private. The folder holds `rows.jsonl` and the files that its rows name
+in `image` or `images`, relative to it. core/rows.py says what a row may hold.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 from lingshu.core.errors import InputError
 from lingshu.core.rows import RowError, sample_from_row
 from lingshu.core.types import Drop, Sample
-from lingshu.sources._image_lookup import find_image, image_names
+from lingshu.deidentify.ids import IdDeduplicator
+from lingshu.sources._image_lookup import find_images
 
 ROWS_FILE = "rows.jsonl"
 
 
 def find_rows_file(path: Path) -> Path:
-    """The JSONL file meant by a folder or a file.
+    """The JSONL file of a folder, or the file itself.
 
     Raises:
         InputError: there is none.
@@ -32,8 +33,7 @@ def find_rows_file(path: Path) -> Path:
 
 
 def read(path: Path) -> Iterator[Sample | Drop]:
-    """The samples of `path`, a folder with rows.jsonl or a .jsonl file, in order; images are found,
-    not opened.
+    """The samples of a folder with rows.jsonl or of a .jsonl file; images are not opened.
 
     A row that cannot be used becomes a Drop with one of the reasons bad_json, no_question,
     bad_messages, bad_choices, bad_answer, empty_answer, answer_not_in_choices, bad_access,
@@ -43,40 +43,30 @@ def read(path: Path) -> Iterator[Sample | Drop]:
         InputError: no such file, or it cannot be read.
     """
     file = find_rows_file(path)
-    root = file.parent.resolve()
-    seen_ids: set[str] = set()
+    root, deduplicate = file.parent.resolve(), IdDeduplicator()
     try:
         with file.open("rb") as lines:
             for line_number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                result = _read_line(line, line_number, root)
-                if isinstance(result, Sample):
-                    if result.id in seen_ids:
-                        result = Drop(
-                            result.id,
-                            "duplicate_id",
-                            f"line {line_number}: an earlier row has this id.",
-                        )
-                    else:
-                        seen_ids.add(result.id)
-                yield result
+                if line.strip():
+                    yield deduplicate(_read_line(line, line_number, root))
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the file.") from error
 
 
 def _read_line(line: bytes, line_number: int, root: Path) -> Sample | Drop:
+    name, problem = f"row-{line_number}", "not a JSON object"
+    row = None
     try:
         row = json.loads(line)
         if b"\\ud" in line.lower():
-            # half a surrogate pair is a string that no file can hold
+            # Half a surrogate pair is a string that no file can hold.
             json.dumps(row, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        return Drop(f"row-{line_number}", "bad_json", f"line {line_number}: {type(error).__name__}")
+        row, problem = None, type(error).__name__
     if not isinstance(row, dict):
-        return Drop(f"row-{line_number}", "bad_json", f"line {line_number}: no JSON object")
+        return Drop(name, "bad_json", f"line {line_number}: {problem}")
     try:
-        images = [find_image(name, root) for name in image_names(row)]
-    except RowError as row_error:
-        return Drop(str(row.get("id") or f"row-{line_number}"), row_error.reason, row_error.detail)
+        images = find_images(row, root)
+    except RowError as error:
+        return Drop(str(row.get("id") or name), error.reason, error.detail)
     return sample_from_row(row, line_number, images)
