@@ -80,9 +80,8 @@ def lingshu_run(
     """What `lingshu eval` does to ask: keys, requests, retries, and every reply on the disk."""
     import aiohttp  # noqa: F401 - loaded before the clock starts, as for the other
 
-    from lingshu.core.engine_options import EngineOptions
     from lingshu.core.messages import user_turn
-    from lingshu.core.types import Meta, Provenance, Sample, Sampling, Task
+    from lingshu.core.types import EngineOptions, Meta, Provenance, Sample, Sampling, Task
     from lingshu.engines import openai
     from lingshu.evaluate.generate import generate
     from lingshu.evaluate.spool import DiskSamples

@@ -35,11 +35,9 @@ def lingshu_run(
     """
     import aiohttp  # noqa: F401 - loaded before the clock starts, as for the other
 
-    from lingshu.core.cached_client import Budget, CachedClient
-    from lingshu.core.engine_options import EngineOptions
+    from lingshu.core.cached_client import Budget, CachedClient, Request, json_format
     from lingshu.core.messages import user_turn
-    from lingshu.core.response_format import Request, json_format
-    from lingshu.core.types import Meta, Sample, Sampling
+    from lingshu.core.types import EngineOptions, Meta, Sample, Sampling
     from lingshu.engines import openai
     from lingshu.imaging.read import image_bytes
 

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from _record import record, table
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.stats import Interval, wilson
-from lingshu.core.types import Sample, Sampling
+from lingshu.core.types import EngineOptions, Sample, Sampling
 from lingshu.engines.hf import HfEngine
 from lingshu.engines.hf import load as load_engine
 from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap

@@ -2,9 +2,8 @@
 
 import sys
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Sample, Sampling
+from lingshu.core.types import EngineOptions, Image, Sample, Sampling
 from lingshu.engines import hf
 
 

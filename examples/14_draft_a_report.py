@@ -5,8 +5,7 @@
 import sys
 from pathlib import Path
 
-from lingshu.core.engine_options import EngineOptions
-from lingshu.core.types import Sampling
+from lingshu.core.types import EngineOptions, Sampling
 from lingshu.imaging.dicom.references import read_study_reference
 from lingshu.imaging.provenance import format_provenance
 from lingshu.inference.answer import answer, build_question_sample

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from lingshu.cli.main import main
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError
-from lingshu.core.types import Sampling
+from lingshu.core.types import EngineOptions, Sampling
 from lingshu.engines import echo
 from lingshu.inference.answer import NOTICE, answer, build_question_sample, egress_warnings, stream
 from lingshu.inference.engines import BlockingEngineAdapter

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import (
     DataPolicyError,
     EngineError,
@@ -14,7 +13,7 @@ from lingshu.core.errors import (
     UnknownNameError,
 )
 from lingshu.core.files import read_json, read_jsonl
-from lingshu.core.types import PromptStyle
+from lingshu.core.types import EngineOptions, PromptStyle
 from lingshu.evaluate.store import read_run
 from lingshu.inference.engines import engine_name, open_engine
 from tests.support.evaluation import evaluate

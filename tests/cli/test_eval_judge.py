@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, InputError
 from lingshu.core.files import read_json, read_jsonl, write_jsonl
+from lingshu.core.types import EngineOptions
 from lingshu.engines.openai import OpenAIEngine
 from lingshu.evaluate.run import KEY_VARIABLE, JudgeConfig
 from lingshu.inference.engines import open_engine

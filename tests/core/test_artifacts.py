@@ -16,10 +16,13 @@ from lingshu.core.artifacts import (
     ReplyStore,
     check_checkpoint,
     dataset_digest,
+    dataset_schema,
     open_dataset,
     read_dataset,
     read_scores,
     reply_key,
+    row_to_sample,
+    sample_to_row,
     score_row,
     write_dataset,
     write_scores,
@@ -28,7 +31,6 @@ from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.files import write_manifest
 from lingshu.core.messages import sample_from_json, sample_to_json, user_turn
 from lingshu.core.run_card import RunCard
-from lingshu.core.shards import dataset_schema, row_to_sample, sample_to_row
 from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling, Score
 from lingshu.evaluate.score import ReplyIndex
 

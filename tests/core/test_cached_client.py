@@ -11,10 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.core.cached_client import CALLS_FILE, Budget, CachedClient
+from lingshu.core.cached_client import (
+    CALLS_FILE,
+    TEXT_FORMAT,
+    Budget,
+    CachedClient,
+    Request,
+    json_format,
+)
 from lingshu.core.errors import ConfigError, EngineError, StorageError
 from lingshu.core.messages import user_turn
-from lingshu.core.response_format import TEXT_FORMAT, Request, json_format
 from lingshu.core.types import Image, Meta, Reply, Sample, Sampling
 from lingshu.engines.scripted import REFUSAL, engine_from_rules
 from lingshu.imaging.read import image_bytes

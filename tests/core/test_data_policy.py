@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lingshu.core.data_policy import DataPolicy, check_data_policy, is_local, refusal_reason
+from lingshu.core.data_policy import check_data_policy, is_local, refusal_reason
 from lingshu.core.errors import DataPolicyError
-from lingshu.core.types import Access, Meta, Sample
+from lingshu.core.types import Access, DataPolicy, Meta, Sample
 
 REMOTE = "https://api.example.invalid/v1"
 

@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from lingshu.core.cached_client import CachedClient
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.cached_client import TEXT_FORMAT, CachedClient, Request
 from lingshu.core.errors import DataPolicyError, EngineError, InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.response_format import TEXT_FORMAT, Request
-from lingshu.core.types import Meta, Reply, Sample, Sampling
+from lingshu.core.types import EngineOptions, Meta, Reply, Sample, Sampling
 from lingshu.engines import batch, openai
 from lingshu.imaging.read import image_bytes
 

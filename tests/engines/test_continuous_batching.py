@@ -11,10 +11,9 @@ from dataclasses import replace
 
 import pytest
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ImageError, InputError, LingshuError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Message, Reply, Sample, Sampling
+from lingshu.core.types import EngineOptions, Image, Message, Reply, Sample, Sampling
 from lingshu.engines import echo
 from lingshu.engines.hf import ContinuousBatchingEngine, HfEngine
 from lingshu.imaging.read import png_bytes

@@ -7,10 +7,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Image, Sample, Sampling
+from lingshu.core.types import EngineOptions, Image, Sample, Sampling
 from lingshu.engines.echo import load
 from lingshu.imaging.read import encode_png
 

@@ -17,12 +17,11 @@ import pytest
 from aiohttp import web
 
 from lingshu.core.artifacts import read_dataset, write_dataset
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import DataPolicyError, EngineError, InputError
 from lingshu.core.llm_client import Endpoint
 from lingshu.core.messages import user_turn
 from lingshu.core.run_card import RunCard
-from lingshu.core.types import Image, Message, Meta, Reply, Sample, Sampling
+from lingshu.core.types import EngineOptions, Image, Message, Meta, Reply, Sample, Sampling
 from lingshu.engines import openai
 from lingshu.imaging.read import encode_png, open_image
 

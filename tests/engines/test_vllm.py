@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, MissingExtraError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Engine, Image, Message, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Image, Message, Reply, Sample, Sampling
 from lingshu.engines.vllm import load_vllm
 from lingshu.imaging.read import encode_png
 from lingshu.inference.engines import engine_name, open_engine

@@ -14,10 +14,18 @@ import PIL.Image
 import pytest
 
 from lingshu.cli.main import main
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ImageError
 from lingshu.core.files import read_jsonl
-from lingshu.core.types import Image, Message, Meta, Provenance, Sample, Sampling, Task
+from lingshu.core.types import (
+    EngineOptions,
+    Image,
+    Message,
+    Meta,
+    Provenance,
+    Sample,
+    Sampling,
+    Task,
+)
 from lingshu.engines import echo
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.report import build

@@ -14,11 +14,19 @@ from typing import Any
 import pytest
 
 from lingshu.core.cached_client import Budget
-from lingshu.core.data_policy import DataPolicy
 from lingshu.core.errors import ArtifactError, EngineError, InputError
 from lingshu.core.files import read_jsonl, write_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Criterion, Meta, Provenance, Reply, Sample, Sampling, Task
+from lingshu.core.types import (
+    Criterion,
+    DataPolicy,
+    Meta,
+    Provenance,
+    Reply,
+    Sample,
+    Sampling,
+    Task,
+)
 from lingshu.evaluate.generate import generate
 from lingshu.evaluate.judge import JudgeSummary, judge, open_judge_client
 from lingshu.evaluate.judgments import (

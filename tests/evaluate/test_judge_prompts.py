@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from lingshu.core.cached_client import InvalidResponse
 from lingshu.core.messages import user_turn
-from lingshu.core.response_format import InvalidResponse
 from lingshu.core.types import Message, Meta, Sample
 from lingshu.evaluate import judge_prompts
 from lingshu.evaluate.judge_prompts import (

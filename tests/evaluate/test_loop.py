@@ -10,10 +10,19 @@ from pathlib import Path
 import pytest
 
 from lingshu.core.artifacts import read_scores
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ArtifactError, DataPolicyError, EngineError, ImageError, InputError
 from lingshu.core.files import read_jsonl
-from lingshu.core.types import Image, Message, Meta, Provenance, Reply, Sample, Sampling, Task
+from lingshu.core.types import (
+    EngineOptions,
+    Image,
+    Message,
+    Meta,
+    Provenance,
+    Reply,
+    Sample,
+    Sampling,
+    Task,
+)
 from lingshu.engines import echo
 from lingshu.evaluate import score as scoring
 from lingshu.evaluate.generate import generate

@@ -506,7 +506,7 @@ def test_wrong_options_are_told_at_the_door(
 def test_importing_and_building_load_no_torch() -> None:
     code = """
 import sys
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.types import EngineOptions
 from lingshu.mcp.server import build_server
 from lingshu.mcp.services import McpConfig, open_services
 build_server(open_services("some/checkpoint", McpConfig(), EngineOptions(), allow_remote=False))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from mcp.client.client import Client
 from mcp_types import CallToolResult, ElicitResult
 
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.types import EngineOptions
 from lingshu.imaging.read import png_bytes
 from lingshu.mcp import services as mcp_services
 from lingshu.mcp.http import AuthConfig, create_server

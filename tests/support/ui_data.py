@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pydicom
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.safe_folder import SafeFolder
-from lingshu.core.types import AsyncEngine
+from lingshu.core.types import AsyncEngine, EngineOptions
 from lingshu.engines import echo
 from lingshu.imaging.read import png_bytes
 from lingshu.inference.engines import BlockingEngineAdapter

@@ -12,12 +12,12 @@ import pytest
 
 from lingshu.cli.build import build
 from lingshu.core import registry
-from lingshu.core.data_policy import DataPolicy, refusal_reason
+from lingshu.core.data_policy import refusal_reason
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import dump_line
 from lingshu.core.registry import builtin_modules
 from lingshu.core.rows import row_from_sample
-from lingshu.core.types import Sample, Task
+from lingshu.core.types import DataPolicy, Sample, Task
 from lingshu.evaluate.data import SUITES
 
 NAMES = sorted(set(builtin_modules("tasks")) - {"phantom", "vqa"})

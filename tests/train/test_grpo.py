@@ -21,10 +21,9 @@ import torch
 from safetensors.torch import load_file
 
 from lingshu.core.config import write
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError, EngineError, TrainingError, UnknownNameError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import Drop, Image, Message, Meta, Sample, Sampling
+from lingshu.core.types import Drop, EngineOptions, Image, Message, Meta, Sample, Sampling
 from lingshu.engines import hf
 from lingshu.imaging.read import png_bytes
 from lingshu.models.load import LoadedModel

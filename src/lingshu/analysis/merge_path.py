@@ -22,11 +22,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import digest, read_json, write_json, write_text
 from lingshu.core.stats import Interval
-from lingshu.core.types import Engine
+from lingshu.core.types import Engine, EngineOptions
 from lingshu.evaluate.data import find_tasks, load_tasks
 from lingshu.evaluate.report.render import DISCLAIMER, render_page
 from lingshu.evaluate.run import EvalConfig, run

@@ -24,9 +24,7 @@ from typing import Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
-from lingshu.core.data_policy import DataPolicy
-from lingshu.core.engine_options import EngineOptions
-from lingshu.core.types import Sampling
+from lingshu.core.types import DataPolicy, EngineOptions, Sampling
 
 T = TypeVar("T")
 Flat = Annotated[T, Parameter(name="*")]

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from lingshu.cli.options import Flat, RemoteOptions
 from lingshu.core import config as configuration
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError
+from lingshu.core.types import EngineOptions
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.synthesize import SynthesisOptions
 

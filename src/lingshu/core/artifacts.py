@@ -11,13 +11,17 @@ docs/artifacts.md describes every key with an example; a golden test pins both.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.files import (
@@ -32,10 +36,12 @@ from lingshu.core.files import (
     write_jsonl,
     write_manifest,
 )
-from lingshu.core.messages import message_to_json
+from lingshu.core.messages import message_from_json, message_to_json
 from lingshu.core.run_card import RunCard, write_run_card
-from lingshu.core.shards import ShardWriter, dataset_schema, row_to_sample, shard_name
-from lingshu.core.types import STATUSES, Reply, Sample, Sampling, Score
+from lingshu.core.types import STATUSES, Image, Meta, Reply, Sample, Sampling, Score
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DATASET_CARD = "dataset.json"
 REPLIES, SCORES = "replies.jsonl", "scores.jsonl"
@@ -44,6 +50,151 @@ SHARD_ROWS = 4096
 
 
 # --- DATASET
+
+# Small row groups: reading one image must not decode a complete shard.
+ROW_GROUP_ROWS = 64
+ROW_GROUP_BYTES = 16 << 20
+TEXT_COLUMNS = ("source", "license", "access", "agreement", "modality", "language", "kind", "group")
+
+
+def dataset_schema() -> pa.Schema:
+    """The columns of a shard; the metadata makes `datasets` decode the image column."""
+    import pyarrow as pa
+
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features: dict[str, Any] = {
+        name: {"dtype": "string", "_type": "Value"}
+        for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+    }
+    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
+    features["image_count"] = {"dtype": "int32", "_type": "Value"}
+    features["deidentified"] = {"dtype": "bool", "_type": "Value"}
+    columns = [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("messages", pa.string(), nullable=False),
+        pa.field("images", pa.list_(image)),
+        pa.field("image_count", pa.int32()),
+        pa.field("gold", pa.string()),
+        pa.field("choices", pa.string()),
+        *(pa.field(name, pa.string()) for name in TEXT_COLUMNS),
+        pa.field("deidentified", pa.bool_()),
+        pa.field("extra", pa.string()),
+    ]
+    return pa.schema(
+        columns, metadata={"huggingface": json.dumps({"info": {"features": features}})}
+    )
+
+
+def sample_to_row(sample: Sample, images: Sequence[bytes]) -> dict[str, Any]:
+    """One shard row; `images` are the encoded files of the sample's images, in their order."""
+    meta = sample.meta
+    return {
+        "id": sample.id,
+        "messages": json.dumps([message_to_json(m) for m in sample.messages], ensure_ascii=False),
+        "images": [{"bytes": data, "path": None} for data in images],
+        "image_count": len(images),
+        "gold": None if sample.gold is None else json.dumps(sample.gold, ensure_ascii=False),
+        "choices": json.dumps(sample.choices, ensure_ascii=False),
+        **{name: getattr(meta, name) for name in TEXT_COLUMNS},
+        "deidentified": meta.deidentified,
+        "extra": json.dumps(dict(meta.extra), ensure_ascii=False),
+    }
+
+
+def row_to_sample(row: Mapping[str, Any], shard: Path, row_index: int) -> Sample:
+    """The sample of row `row_index` of a shard; its images are references into the shard."""
+    texts = {name: row[name] for name in TEXT_COLUMNS if row[name] is not None}
+    return Sample(
+        id=row["id"],
+        messages=tuple(message_from_json(m) for m in json.loads(row["messages"])),
+        images=tuple(
+            Image(path=str(shard), row=row_index, index=i) for i in range(row["image_count"])
+        ),
+        gold=None if row["gold"] is None else tuple(json.loads(row["gold"])),
+        choices=tuple(json.loads(row["choices"])),
+        meta=Meta(**texts, deidentified=row["deidentified"], extra=json.loads(row["extra"])),
+    )
+
+
+class ShardWriter:
+    """Writes one shard row by row with one row group in memory; equal rows give equal bytes.
+
+    Images are neither compressed nor deduplicated: encoded files gain nothing from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        texts = [name for name in dataset_schema().names if name != "images"]
+        compression = {name: "snappy" for name in texts} | {
+            "images.list.element.bytes": "none",
+            "images.list.element.path": "snappy",
+        }
+        self._writer = pq.ParquetWriter(
+            path,
+            dataset_schema(),
+            use_dictionary=texts,  # pyright: ignore[reportArgumentType]
+            compression=compression,  # type: ignore[arg-type]
+        )
+        self._buffer: list[dict[str, Any]] = []
+        self._buffered_bytes = 0
+
+    def add(self, sample: Sample, images: Sequence[bytes]) -> None:
+        """Add a sample with the encoded files of its images."""
+        self._buffer.append(sample_to_row(sample, images))
+        self._buffered_bytes += sum(map(len, images))
+        if len(self._buffer) == ROW_GROUP_ROWS or self._buffered_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._buffer:
+            schema = dataset_schema()
+            images = _image_column(schema, [row.pop("images") for row in self._buffer])
+            table = pa.Table.from_pylist(self._buffer, schema).set_column(*images)
+            # the table has its own copy, and the writer makes another
+            self._buffer, self._buffered_bytes = [], 0
+            self._writer.write_table(table)
+            del table
+            release_freed_memory()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
+
+
+def _image_column(
+    schema: pa.Schema, rows: Sequence[Sequence[Mapping[str, Any]]]
+) -> tuple[int, pa.Field, pa.Array]:
+    """Index, field and values of the images of some rows, built without Arrow's conversion of
+    lists, which doubles its memory repeatedly.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    column_index = schema.get_field_index("images")
+    field = schema.field(column_index)
+    files = [image["bytes"] for images in rows for image in images]
+    offsets = np.cumsum([0, *map(len, files)], dtype=np.int32)
+    encoded = pa.Array.from_buffers(
+        pa.binary(), len(files), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(files))]
+    )
+    items = pa.StructArray.from_arrays(
+        [encoded, pa.nulls(len(files), pa.string())], fields=list(field.type.value_type)
+    )
+    counts = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return column_index, field, pa.ListArray.from_arrays(pa.array(counts), items, type=field.type)
+
+
+def shard_name(index: int) -> str:
+    """The path of a shard in a DATASET folder."""
+    return f"data/part-{index:05d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -99,8 +250,8 @@ def write_dataset(
             has_more = first is not None
             remaining = remaining if first is None else chain((first,), remaining)
             shard += 1
-        tallies = [dict(counter) for counter in counts.values()]
-        result = DatasetCard(name, n_rows, n_images, *tallies, dict(drops or {}))
+        licenses, sources, access = (dict(counter) for counter in counts.values())
+        result = DatasetCard(name, n_rows, n_images, licenses, sources, access, dict(drops or {}))
         write_json(temporary / DATASET_CARD, asdict(result))
         (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
         write_run_card(temporary, card)
@@ -354,8 +505,8 @@ def iterate_scores(path: Path) -> Iterator[dict[str, Any]]:
 def _is_value(value: object) -> bool:
     # Scores are fractions, and those of rubrics a few times as much; sums of far larger values
     # would overflow.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value is None or (is_number and abs(value) < 1e6)
+    is_score = isinstance(value, int | float) and abs(value) < 1e6
+    return value is None or (is_score and not isinstance(value, bool))
 
 
 _SCORE_CHECKS: Mapping[str, Callable[[object], bool]] = {
@@ -366,3 +517,32 @@ _SCORE_CHECKS: Mapping[str, Callable[[object], bool]] = {
     "group": lambda value: isinstance(value, str | int | None),
     "protocol": lambda value: isinstance(value, str | None),
 }
+
+
+# --- freed memory of the C library, which is kept for the next block or returned to the system
+
+# Of malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+
+def retain_freed_memory(size: int) -> None:
+    """Keep up to `size` bytes of freed memory for smaller blocks, with glibc only.
+
+    glibc returns large blocks at once, and the system has to clear the next one again.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            c = ctypes.CDLL(None)
+            c.mallopt(M_MMAP_THRESHOLD, size)
+            c.mallopt(M_TRIM_THRESHOLD, size)
+
+
+def release_freed_memory() -> None:
+    """Return freed memory of this process and of Arrow's pool to the system."""
+    if "pyarrow" in sys.modules:
+        import pyarrow as pa
+
+        pa.default_memory_pool().release_unused()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)

@@ -13,13 +13,13 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from lingshu.core.data_policy import DataPolicy, refusal_reason
+from lingshu.core.data_policy import refusal_reason
 from lingshu.core.errors import (
     ArtifactError,
     ConfigError,
@@ -31,11 +31,12 @@ from lingshu.core.errors import (
 )
 from lingshu.core.files import JsonlAppender, digest, sha256_bytes
 from lingshu.core.messages import message_to_json
-from lingshu.core.response_format import InvalidResponse, Request
-from lingshu.core.types import Engine, Image, Reply, Sample, Sampling
+from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+_FENCED = re.compile(r"```(?:json)?\s*(\{.*\})\s*```", re.DOTALL)
 CALLS_FILE = "calls.jsonl"
 # A greedy engine would repeat itself; a later attempt is sampled.
 RETRY_TEMPERATURE = 0.5
@@ -43,6 +44,59 @@ RETRY_TEMPERATURE = 0.5
 DIALOGUE_OVERHEAD_TOKENS, TURN_OVERHEAD_TOKENS = 64, 16
 MAX_REFUSAL_CHARS = 400  # a longer text with words of refusal is an answer as well
 _REASONING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+
+
+class InvalidResponse(Exception):
+    """A reply in another format than requested; `reason` is a constant that can be counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class ResponseFormat(Generic[T_co]):
+    """`parse` returns the value of a reply or raises InvalidResponse; `schema` identifies the format."""
+
+    parse: Callable[[str], T_co]
+    schema: str
+
+
+TEXT_FORMAT: ResponseFormat[str] = ResponseFormat(str.strip, "text")
+
+
+def json_format(kind: type[T]) -> ResponseFormat[T]:
+    """One JSON object of this dataclass or pydantic model, alone or in a fence, without coercion."""
+    import pydantic
+
+    adapter = pydantic.TypeAdapter(kind)
+
+    def parse(text: str) -> T:
+        # An object alone may have a fence in one of its texts.
+        fenced = None if text.lstrip().startswith("{") else _FENCED.search(text)
+        try:
+            return adapter.validate_json(fenced[1] if fenced else text.strip(), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            location = ".".join(map(str, first["loc"]))
+            detail = f"{location}: {first['type']}" if location else first["type"]
+            raise InvalidResponse("malformed", detail) from None
+
+    return ResponseFormat(parse, digest(adapter.json_schema()))
+
+
+@dataclass(frozen=True)
+class Request(Generic[T_co]):
+    """A sample that ends in a user turn, and the format of a valid reply."""
+
+    sample: Sample
+    response_format: ResponseFormat[T_co]
+
+
+def one_response(request: Request[T]) -> Generator[Sequence[Request[Any]], Sequence[Any], T]:
+    """The value of one request in a dialogue: `caption = yield from one_response(request)`."""
+    (value,) = yield [request]
+    return value
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from lingshu.core.errors import DataPolicyError
-from lingshu.core.types import Sample
-
-
-@dataclass(frozen=True)
-class DataPolicy:
-    """What the user has allowed.
-
-    `agreements` are the data-use agreements that cover the endpoint; `allow_private` permits sending
-    private samples that are not de-identified (`--allow-remote`).
-    """
-
-    agreements: frozenset[str] = frozenset()
-    allow_private: bool = False
+from lingshu.core.types import DataPolicy, Sample
 
 
 def is_local(endpoint: str | None) -> bool:

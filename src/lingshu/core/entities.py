@@ -205,9 +205,9 @@ def spans_of(sample: Sample) -> list[Span] | None:
             f"its entities are not [[turn, start, end, text], ...] ({error}); mark them again."
         ) from error
     for turn, start, end, text in spans:
-        message = sample.messages[turn] if 0 <= turn < len(sample.messages) else None
-        is_answer = message is not None and message.role == "assistant"
-        if not is_answer or not 0 <= start < end or message.text[start:end] != text:
+        messages = sample.messages[turn : turn + 1] if turn >= 0 else ()
+        answers = [message.text for message in messages if message.role == "assistant"]
+        if not 0 <= start < end or [answer[start:end] for answer in answers] != [text]:
             raise InputError(
                 f"its entity at {start} to {end} of message {turn} is not there; mark it after the"
                 " last change of its text."

@@ -97,8 +97,11 @@ def read_choices(value: object) -> tuple[str, ...]:
                 "bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap."
             )
         value = [text for _, text in entries]
-    is_list = isinstance(value, Sequence) and not isinstance(value, str)
-    if not is_list or not all(isinstance(v, str | int | float) for v in value):
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or not all(isinstance(v, str | int | float) for v in value)
+    ):
         raise RowError(
             "bad_choices", "choices must be a list of texts or a mapping from letters to texts."
         )

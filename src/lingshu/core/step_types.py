@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lingshu.core.response_format import Request
+from lingshu.core.cached_client import Request
 from lingshu.core.types import Drop, Image, Sample, Sampling
 
 if TYPE_CHECKING:

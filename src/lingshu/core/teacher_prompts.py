@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from lingshu.core.cached_client import Request, ResponseFormat
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import sha256_bytes
 from lingshu.core.messages import user_turn
 from lingshu.core.quotas import stable_hash
-from lingshu.core.response_format import Request, ResponseFormat
 from lingshu.core.types import Image, Message, Sample, with_extra
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from lingshu.core.errors import InputError, LingshuError
+from lingshu.core.errors import ConfigError, InputError, LingshuError
 
 Role = Literal["system", "user", "assistant"]
 Access = Literal["open", "form", "credentialed", "private"]
@@ -259,6 +259,49 @@ class Engine(Protocol):
         `error`; only a failure of the whole engine raises.
         """
         ...
+
+
+@dataclass(frozen=True)
+class DataPolicy:
+    """What the user allows to be sent (core/data_policy.py).
+
+    `agreements` are the data-use agreements that cover the endpoint; `allow_private` permits sending
+    private samples that are not de-identified (`--allow-remote`).
+    """
+
+    agreements: frozenset[str] = frozenset()
+    allow_private: bool = False
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs; none of it may change a greedy reply.
+
+    `batch_size` and `threads` (CPU threads; None keeps the library's default) are for engines in
+    this process; `concurrency`, `timeout_s` (a request) and `retries` (after the first attempt) for
+    those with an address.
+    """
+
+    batch_size: int = 16
+    threads: int | None = None
+    device: str | None = None
+    concurrency: int = 16
+    timeout_s: float = 120.0
+    retries: int = 5
+    data_policy: DataPolicy = field(default_factory=DataPolicy)
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "concurrency"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads is {self.threads}; it must be at least 1.")
+        if not self.timeout_s > 0 or self.retries < 0:
+            raise ConfigError(
+                f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not"
+                " negative."
+            )
 
 
 # Receives pieces of a reply's text, then once its end: the complete reply, or why there is none.

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.artifacts import DatasetCard
-from lingshu.core.shards import dataset_schema
+from lingshu.core.artifacts import DatasetCard, dataset_schema
 from lingshu.curate.config import Source
 from lingshu.ops.licenses import is_permissive
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lingshu.core import config as configuration
-from lingshu.core.artifacts import DATASET_CARD, DatasetCard, dataset_digest
+from lingshu.core.artifacts import DATASET_CARD, DatasetCard, dataset_digest, shard_name
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.files import (
@@ -29,7 +29,6 @@ from lingshu.core.files import (
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.pseudonyms import check_key
 from lingshu.core.run_card import RunCard, write_run_card
-from lingshu.core.shards import shard_name
 from lingshu.curate.card import CHART, croissant, distributions_svg, readme, top_counts
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.counts import count_failures

@@ -18,7 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lingshu.core.artifacts import DATASET_CARD, SHARD_ROWS, DatasetCard, open_dataset
+from lingshu.core.artifacts import (
+    DATASET_CARD,
+    SHARD_ROWS,
+    DatasetCard,
+    open_dataset,
+    release_freed_memory,
+)
 from lingshu.core.config import to_plain
 from lingshu.core.errors import InputError, StorageError
 from lingshu.core.files import (
@@ -30,7 +36,6 @@ from lingshu.core.files import (
     read_json,
     storage_errors,
 )
-from lingshu.core.memory import release_freed_memory
 from lingshu.core.progress import Progress
 from lingshu.core.pseudonyms import new_key
 from lingshu.core.step_types import Decision, TableStep

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from lingshu.core import config as configuration
-from lingshu.core.artifacts import DATASET_CARD, SHARD_ROWS, DatasetCard, dataset_digest
+from lingshu.core.artifacts import (
+    DATASET_CARD,
+    SHARD_ROWS,
+    DatasetCard,
+    ShardWriter,
+    dataset_digest,
+    shard_name,
+)
 from lingshu.core.config import to_plain
 from lingshu.core.files import (
     MANIFEST,
@@ -24,7 +31,6 @@ from lingshu.core.files import (
     write_text,
 )
 from lingshu.core.run_card import RunCard, write_run_card
-from lingshu.core.shards import ShardWriter, shard_name
 from lingshu.core.types import Drop, Sample
 from lingshu.curate.card import format_drops, render, stats_rows
 from lingshu.curate.config import SynthesisConfig

@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import DatasetCard, open_dataset, read_dataset
-from lingshu.core.cached_client import Budget, CachedClient
-from lingshu.core.data_policy import DataPolicy, is_local
+from lingshu.core.cached_client import Budget, CachedClient, Request
+from lingshu.core.data_policy import is_local
 from lingshu.core.errors import ConfigError, ImageError, InputError, one_line, suggest_name
 from lingshu.core.files import atomic_folder
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import is_refusal, to_plain_text
-from lingshu.core.response_format import Request
 from lingshu.core.step_types import MapStep, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE
-from lingshu.core.types import Drop, Engine, Sample
+from lingshu.core.types import DataPolicy, Drop, Engine, Sample
 from lingshu.curate import review
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.counts import StepCounts

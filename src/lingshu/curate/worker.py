@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from lingshu.core import errors
+from lingshu.core.artifacts import ShardWriter, release_freed_memory, retain_freed_memory
 from lingshu.core.errors import (
     ConfigError,
     ImageError,
@@ -30,8 +31,6 @@ from lingshu.core.errors import (
     one_line,
 )
 from lingshu.core.files import atomic_file, sha256_file, storage_errors, write_json
-from lingshu.core.memory import release_freed_memory, retain_freed_memory
-from lingshu.core.shards import ShardWriter
 from lingshu.core.step_types import MapStep, SampleFunction, Signature, TableStep
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.curate.config import StepConfig

@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 
-from lingshu.core.data_policy import DataPolicy, check_data_policy
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.data_policy import check_data_policy
 from lingshu.core.errors import EngineError, ImageError, InputError, one_line
 from lingshu.core.files import enumerate_jsonl, sha256_bytes, write_text
 from lingshu.core.llm_client import Endpoint, parse_chat_response
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import DataPolicy, Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines import openai
 from lingshu.engines._requests import Request, chat_request, pending_requests, png_encoder
 from lingshu.imaging.read import ShardReader

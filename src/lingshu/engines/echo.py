@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import InputError
 from lingshu.core.files import digest
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines._requests import reply_in_batches
 
 

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import (
     EngineError,
     ImageError,
@@ -39,7 +38,15 @@ from lingshu.core.errors import (
     one_line,
 )
 from lingshu.core.messages import image_to_json, message_to_json
-from lingshu.core.types import AsyncEngine, Engine, EventCallback, Reply, Sample, Sampling
+from lingshu.core.types import (
+    AsyncEngine,
+    Engine,
+    EngineOptions,
+    EventCallback,
+    Reply,
+    Sample,
+    Sampling,
+)
 from lingshu.engines._requests import pending_requests
 from lingshu.imaging.read import ShardReader
 from lingshu.models.generation import (

@@ -15,12 +15,11 @@ from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lingshu.core.data_policy import DataPolicy, check_data_policy
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.data_policy import check_data_policy
 from lingshu.core.errors import EngineError, ImageError, InputError, one_line
 from lingshu.core.files import digest
 from lingshu.core.llm_client import ChatResponse, Endpoint, Failure, send_all
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import DataPolicy, Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines._requests import Request, chat_request, pending_requests, png_encoder
 from lingshu.imaging.read import ShardReader
 

@@ -16,10 +16,9 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import InputError
 from lingshu.core.files import digest, read_jsonl
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines._requests import reply_in_batches
 
 REFUSAL = "I'm sorry, but I can't assist with that request."

@@ -19,9 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, ImageError, MissingExtraError, one_line
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines._requests import chat_messages, pending_requests, png_encoder
 from lingshu.imaging.read import ShardReader
 

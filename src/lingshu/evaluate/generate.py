@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 from lingshu.core.artifacts import ReplyStore, read_replies, reply_key
-from lingshu.core.data_policy import DataPolicy, check_data_policy
+from lingshu.core.data_policy import check_data_policy
 from lingshu.core.errors import (
     EngineError,
     ImageError,
@@ -38,7 +38,7 @@ from lingshu.core.errors import (
 )
 from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
 from lingshu.core.progress import NoProgress, Progress
-from lingshu.core.types import Engine, Image, Reply, Sample, Sampling, Task
+from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling, Task
 from lingshu.evaluate.thumbnails import THUMBNAILS, Thumbnails
 
 REQUESTS = "requests.jsonl"

@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, iterate_scores, score_row, write_scores
-from lingshu.core.cached_client import Budget, CachedClient, CallResult
-from lingshu.core.data_policy import DataPolicy
+from lingshu.core.cached_client import Budget, CachedClient, CallResult, Request
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.messages import user_turn
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import strip_reasoning
-from lingshu.core.response_format import Request
-from lingshu.core.types import Criterion, Engine, Image, Sample, Sampling, Score, Task
+from lingshu.core.types import Criterion, DataPolicy, Engine, Image, Sample, Sampling, Score, Task
 from lingshu.evaluate.judge_prompts import (
     PROMPT_DIGEST,
     JudgePrompt,

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
+from lingshu.core.cached_client import InvalidResponse, ResponseFormat, json_format
 from lingshu.core.files import digest
 from lingshu.core.reply_text import is_refusal, to_plain_text
-from lingshu.core.response_format import InvalidResponse, ResponseFormat, json_format
 from lingshu.core.rows import LETTERS
 from lingshu.core.types import Sample
 

@@ -17,13 +17,11 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lingshu.core.cached_client import Budget
-from lingshu.core.data_policy import DataPolicy
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ArtifactError, EngineError, InputError, one_line
 from lingshu.core.files import write_jsonl
 from lingshu.core.progress import progress_bar
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
-from lingshu.core.types import Engine, PromptStyle, Sampling, Task
+from lingshu.core.types import DataPolicy, Engine, EngineOptions, PromptStyle, Sampling, Task
 from lingshu.evaluate import controls
 from lingshu.evaluate.data import LoadedTask, LoadedTasks, task_metadata
 from lingshu.evaluate.generate import count_pending, generate

@@ -12,9 +12,16 @@ from dataclasses import replace
 from typing import cast
 
 from lingshu.core import registry
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import EngineError, LingshuError, MissingExtraError, describe_error
-from lingshu.core.types import AsyncEngine, Engine, EventCallback, Reply, Sample, Sampling
+from lingshu.core.types import (
+    AsyncEngine,
+    Engine,
+    EngineOptions,
+    EventCallback,
+    Reply,
+    Sample,
+    Sampling,
+)
 from lingshu.imaging.read import ShardReader, open_image
 
 _TORCH_MODULES = ("torch", "transformers", "tokenizers", "safetensors")

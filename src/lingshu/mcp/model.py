@@ -11,10 +11,9 @@ from dataclasses import replace
 from time import monotonic
 from typing import TypeVar
 
-from lingshu.core.data_policy import DataPolicy, check_data_policy, is_local
-from lingshu.core.engine_options import EngineOptions
+from lingshu.core.data_policy import check_data_policy, is_local
 from lingshu.core.errors import EngineError, InputError, LingshuError
-from lingshu.core.types import AsyncEngine, Reply, Sample, Sampling
+from lingshu.core.types import AsyncEngine, DataPolicy, EngineOptions, Reply, Sample, Sampling
 from lingshu.inference.answer import Answer, build_answer, build_question_sample, egress_warnings
 from lingshu.inference.engines import engine_name, open_async_engine
 from lingshu.inference.inputs import ModelInput

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError
 from lingshu.core.safe_folder import SafeFolder
+from lingshu.core.types import EngineOptions
 from lingshu.inference.study_index import MediaResolver
 from lingshu.mcp.model import ModelHandle
 from lingshu.mcp.runs import EvaluationRuns

@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from lingshu.core.entities import EntityMatcher
-from lingshu.core.response_format import (
+from lingshu.core.cached_client import (
     InvalidResponse,
     Request,
     ResponseFormat,
     json_format,
     one_response,
 )
+from lingshu.core.entities import EntityMatcher
 from lingshu.core.rows import LETTERS
 from lingshu.core.teacher_prompts import (
     PromptSet,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lingshu.core.response_format import TEXT_FORMAT, Request, json_format, one_response
+from lingshu.core.cached_client import TEXT_FORMAT, Request, json_format, one_response
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import build_request, derive_sample, seeded_choice
 from lingshu.core.types import Drop, Message, Sample

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lingshu.core.cached_client import json_format
 from lingshu.core.entities import EntityMatcher, Span, with_spans
-from lingshu.core.response_format import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import build_request
 from lingshu.core.types import Drop, Sample, with_extra

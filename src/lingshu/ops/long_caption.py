@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lingshu.core.response_format import TEXT_FORMAT, json_format
+from lingshu.core.cached_client import TEXT_FORMAT, json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import (
     ALTERNATIVE,

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lingshu.core.cached_client import json_format
 from lingshu.core.errors import ConfigError
-from lingshu.core.response_format import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import derive_sample, qa_messages, seeded_choice
 from lingshu.core.types import Drop, Image, Sample

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lingshu.core.response_format import json_format
+from lingshu.core.cached_client import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE
 from lingshu.core.types import Drop, Sample

@@ -7,7 +7,7 @@ appendix). A reply that still names a person, a place or a contact is dropped.
 
 from __future__ import annotations
 
-from lingshu.core.response_format import InvalidResponse, ResponseFormat
+from lingshu.core.cached_client import InvalidResponse, ResponseFormat
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE, build_request, derive_sample
 from lingshu.core.types import Drop, Message, Sample

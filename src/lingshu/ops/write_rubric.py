@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from lingshu.core.response_format import json_format
+from lingshu.core.cached_client import json_format
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE, normalize_answer
 from lingshu.core.types import Drop, Sample

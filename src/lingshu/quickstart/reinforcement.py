@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.files import read_json
-from lingshu.core.types import Sample, Sampling
+from lingshu.core.types import EngineOptions, Sample, Sampling
 from lingshu.quickstart.phantoms import BATCH_SIZE
 from lingshu.train.config import TrainConfig
 from lingshu.train.log import SUMMARY_FILE, read_log

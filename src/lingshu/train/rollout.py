@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from lingshu.core.engine_options import EngineOptions
 from lingshu.core.errors import ConfigError, EngineError, one_line
-from lingshu.core.types import Engine, Reply, Sample, Sampling
+from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines import openai, vllm
 from lingshu.engines.hf import HfEngine
 from lingshu.models.load import LoadedModel
