@@ -112,8 +112,10 @@ def unavailable(names: Sequence[str], reason: str) -> list[MetricResult]:
     return [MetricResult(name, None, None, 0, 0, note=f"unavailable: {reason}") for name in names]
 
 
+Texts = Sequence[str]
+Values = Mapping[str, Sequence[float]]
 # From the weights folder, the predictions and the references: values of each pair by number.
-ComputeValues = Callable[[Path, Sequence[str], Sequence[str]], Mapping[str, Sequence[float]]]
+ComputeValues = Callable[[Path, Texts, Texts], Values]
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class ModelMetric:
     chest_x_ray_only: bool = True
 
     def __call__(self, reports: Reports) -> list[MetricResult]:
-        values: Mapping[str, Sequence[float]] = {}
+        values: Values = {}
         reason = self._reason_unavailable(reports)
         if reason is None and reports.weights is not None:
             predictions, gold = (

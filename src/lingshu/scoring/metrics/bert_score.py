@@ -7,18 +7,15 @@ has other values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._base import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 LAYER = 5
 
 
-def _compute(
-    weights: Path, predictions: Sequence[str], gold: Sequence[str]
-) -> Mapping[str, Sequence[float]]:
+def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     package = import_module("bert_score")
     baseline = (
         Path(str(package.__file__)).parent / "rescale_baseline" / "en" / "distilroberta-base.tsv"

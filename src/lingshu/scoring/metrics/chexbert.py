@@ -5,12 +5,12 @@ fourteen labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lingshu.scoring.metrics._base import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 MAX_TOKENS = 512  # tokens that the encoder has places for
 # classes of a head that mean present or uncertain; the last head has only two, and 0 is "no
@@ -38,18 +38,13 @@ def label_f1(predicted: frozenset[int], gold: frozenset[int]) -> float:
     return 2 * len(predicted & gold) / (len(predicted) + len(gold)) if predicted or gold else 1.0
 
 
-def _compute(
-    weights: Path, predictions: Sequence[str], gold: Sequence[str]
-) -> Mapping[str, Sequence[float]]:
+def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     package: Any = import_module("f1chexbert.f1chexbert")
     encoder = str(weights / "bert-base-uncased")
-    tokenizer, model = (
-        package.BertTokenizer.from_pretrained(encoder),
-        package.bert_labeler(pretrain_path=encoder),
-    )
-    state = package.torch.load(weights / "chexbert.pth", map_location="cpu", weights_only=True)[
-        "model_state_dict"
-    ]
+    tokenizer = package.BertTokenizer.from_pretrained(encoder)
+    model = package.bert_labeler(pretrain_path=encoder)
+    checkpoint = package.torch.load(weights / "chexbert.pth", map_location="cpu", weights_only=True)
+    state = checkpoint["model_state_dict"]
     # strict=False: the checkpoint has a table of positions that encoders of today do not keep.
     incompatible_keys = model.load_state_dict(
         {name.removeprefix("module."): tensor for name, tensor in state.items()}, strict=False
@@ -65,25 +60,15 @@ def _compute(
         with package.torch.no_grad():
             hidden = model.bert(ids)[0][:, 0, :]
             classes = [int(head(hidden).argmax()) for head in model.linear_heads]
-        heads = range(len(classes) - 1)
-        labels = {head for head in heads if classes[head] in PRESENT} | (
-            {len(classes) - 1} if classes[-1] == 1 else set()
-        )
+        labels = {head for head, value in enumerate(classes[:-1]) if value in PRESENT}
+        if classes[-1] == 1:
+            labels.add(len(classes) - 1)
         return ReportEncoding(hidden[0].tolist(), frozenset(labels))
 
-    pairs = [
-        (encode(prediction_encoding), encode(gold_encoding))
-        for prediction_encoding, gold_encoding in zip(predictions, gold, strict=True)
-    ]
+    pairs = [(encode(text), encode(other)) for text, other in zip(predictions, gold, strict=True)]
     return {
-        "semb_score": [
-            cosine(prediction_encoding.embedding, gold_encoding.embedding)
-            for prediction_encoding, gold_encoding in pairs
-        ],
-        "chexbert_f1": [
-            label_f1(prediction_encoding.labels, gold_encoding.labels)
-            for prediction_encoding, gold_encoding in pairs
-        ],
+        "semb_score": [cosine(text.embedding, other.embedding) for text, other in pairs],
+        "chexbert_f1": [label_f1(text.labels, other.labels) for text, other in pairs],
     }
 
 

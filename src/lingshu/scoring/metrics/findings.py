@@ -2,7 +2,7 @@
 on which side.
 
 Thirteen findings by their usual words; a negation reaches to the end of its clause, "or" lists
-included. It is no CheXbert and no CheXpert labeller, agrees with neither in all cases, and its
+included. It is no CheXbert and no CheXpert labeler, agrees with neither in all cases, and its
 numbers must not be called by their names.
 """
 
@@ -56,12 +56,8 @@ _FINDING_PATTERNS: dict[str, str] = {
         r"|sternotomy|clips?|port-?a-?cath|(?:central|venous) lines?|electrodes?"
     ),
 }
-_FINDING = re.compile(
-    "|".join(
-        rf"(?P<f{index}>\b(?:{pattern})\b)"
-        for index, pattern in enumerate(_FINDING_PATTERNS.values())
-    )
-)
+_FINDING_GROUPS = (rf"(?P<f{i}>\b(?:{p})\b)" for i, p in enumerate(_FINDING_PATTERNS.values()))
+_FINDING = re.compile("|".join(_FINDING_GROUPS))
 _FINDING_NAMES = tuple(_FINDING_PATTERNS)
 _MIDLINE_FINDINGS = ("enlarged mediastinum", "cardiomegaly")
 # Normal organs stand for the findings that they exclude.
@@ -89,8 +85,7 @@ _SENTENCE = re.compile(r"(?<!\d)\.|\.(?!\d)|[;:?!\n]")
 _CLAUSE = re.compile(
     r",? \b(?:but|however|although|though|except(?: for)?|otherwise|aside from|apart from)\b ?"
 )
-# A comma ends the reach of a negation where what follows starts anew and no "or" holds the list
-# together.
+# A comma ends the reach of a negation where a new statement follows and no "or" continues the list.
 _NEW_STATEMENT = re.compile(
     r", (?:and )?(?:there"
     r" (?:is|are)|an?|the|small|tiny|mild|moderate|large|severe|stable|unchanged|persistent|left|right|bilateral)\b"
@@ -143,15 +138,12 @@ def extract_labels(text: str) -> dict[str, ReportFinding]:
     """
     labels: dict[str, ReportFinding] = {}
     for finding in extract_findings(text):
-        existing = labels.get(finding.name)
-        if existing is None or _STATE_ORDER.index(finding.state) < _STATE_ORDER.index(
-            existing.state
-        ):
+        existing = labels.setdefault(finding.name, finding)
+        if _STATE_ORDER.index(finding.state) < _STATE_ORDER.index(existing.state):
             labels[finding.name] = finding
         elif finding.state == existing.state and finding.side != existing.side:
-            labels[finding.name] = finding._replace(
-                side="both" if finding.side and existing.side else finding.side or existing.side
-            )
+            both = "both" if finding.side and existing.side else finding.side or existing.side
+            labels[finding.name] = finding._replace(side=both)
     return labels
 
 

@@ -5,16 +5,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._base import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 
-def _compute(
-    weights: Path, predictions: Sequence[str], gold: Sequence[str]
-) -> Mapping[str, Sequence[float]]:
+def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     with tempfile.TemporaryDirectory() as output_dir:
         scorer = import_module("green_score").GREEN(
             str(weights / "GREEN-RadLlama2-7b"), output_dir=output_dir

@@ -5,13 +5,13 @@ reads from both reports.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lingshu.core.errors import InputError
-from lingshu.scoring.metrics._base import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 
 def annotation_f1(predicted: Mapping[str, Any], gold: Mapping[str, Any]) -> float:
@@ -21,9 +21,8 @@ def annotation_f1(predicted: Mapping[str, Any], gold: Mapping[str, Any]) -> floa
     An entity is its words and its label, a relation its kind and both entities; each once, however
     often it occurs.
     """
-    return (
-        _f1(_entities(predicted), _entities(gold)) + _f1(_relations(predicted), _relations(gold))
-    ) / 2
+    parts = (_f1(read(predicted), read(gold)) for read in (_entities, _relations))
+    return sum(parts) / 2
 
 
 def _entities(annotation: Mapping[str, Any]) -> set[tuple[str, ...]]:
@@ -33,15 +32,10 @@ def _entities(annotation: Mapping[str, Any]) -> set[tuple[str, ...]]:
 def _relations(annotation: Mapping[str, Any]) -> set[tuple[str, ...]]:
     entities = annotation["entities"]
     return {
-        (
-            entity["tokens"],
-            entity["label"],
-            kind,
-            entities[target]["tokens"],
-            entities[target]["label"],
-        )
+        (entity["tokens"], entity["label"], kind, other["tokens"], other["label"])
         for entity in entities.values()
         for kind, target in entity["relations"]
+        for other in [entities[target]]
     }
 
 
@@ -49,9 +43,7 @@ def _f1(predicted: set[tuple[str, ...]], gold: set[tuple[str, ...]]) -> float:
     return 2 * len(predicted & gold) / (len(predicted) + len(gold)) if predicted and gold else 0.0
 
 
-def _compute(
-    weights: Path, predictions: Sequence[str], gold: Sequence[str]
-) -> Mapping[str, Sequence[float]]:
+def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     config = json.loads((weights / "radgraph" / "config.json").read_text(encoding="utf-8"))
     encoders = {
         config["dataset_reader"]["token_indexers"]["bert"]["model_name"],
@@ -65,11 +57,9 @@ def _compute(
         )
     model = import_module("radgraph").RadGraph(model_type="radgraph", model_cache_dir=str(weights))
     annotations = model([*predictions, *gold])
-    pairs = (
-        (annotations[str(index)], annotations[str(index + len(predictions))])
-        for index in range(len(predictions))
-    )
-    return {"radgraph_f1": [annotation_f1(*pair) for pair in pairs]}
+    n = len(predictions)
+    scores = [annotation_f1(annotations[str(i)], annotations[str(i + n)]) for i in range(n)]
+    return {"radgraph_f1": scores}
 
 
 METRIC = ModelMetric(

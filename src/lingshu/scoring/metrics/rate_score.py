@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from lingshu.scoring.metrics._base import ModelMetric
+from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 
-def _compute(
-    weights: Path, predictions: Sequence[str], gold: Sequence[str]
-) -> Mapping[str, Sequence[float]]:
+def _compute(weights: Path, predictions: Texts, gold: Texts) -> Values:
     package = import_module("RaTEScore")
     cuda = import_module("RaTEScore.scorer").torch.cuda.is_available()
     ner, encoder = str(weights / "RaTE-NER-Deberta"), str(weights / "BioLORD-2023-C")
