@@ -86,9 +86,9 @@ def _name_parts(name: str) -> Iterator[str]:
             yield from (word for word in (full_name, *words) if len(word) >= MIN_CJK_CHARS)
         else:
             # Some reports use either half of a double name alone.
-            halves = [part for word in words if "-" in word for part in word.split("-")]
+            name_parts = [part for word in words if "-" in word for part in word.split("-")]
             yield from (
-                word for word in (*words, *halves) if sum(map(str.isalpha, word)) >= MIN_LETTERS
+                word for word in (*words, *name_parts) if sum(map(str.isalpha, word)) >= MIN_LETTERS
             )
 
 

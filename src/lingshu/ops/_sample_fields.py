@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from lingshu.core.errors import ConfigError
+from lingshu.core.files import read_json
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.step_types import Pixels
-from lingshu.core.teacher_prompts import derive_sample, qa_messages
+from lingshu.core.teacher_prompts import derive_sample, qa_messages, seeded_choice
 from lingshu.core.types import Image, Message, Sample
 
 T = TypeVar("T")
@@ -102,6 +105,16 @@ def choice_sample(
         choices=choices,
         meta=replace(sample.meta, kind="choice"),
     )
+
+
+@cache
+def _instructions() -> dict[str, list[str]]:
+    return read_json(Path(__file__).with_name("_instructions.json"))
+
+
+def seeded_instruction(name: str, sample: Sample, seed: int) -> str:
+    """One of several wordings of a step's instruction to the model; id and seed select it."""
+    return seeded_choice(_instructions()[name], sample.id, seed)
 
 
 def cached_per_image(

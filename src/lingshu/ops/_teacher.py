@@ -131,12 +131,12 @@ def verdict_format(accepted: str, rejected: str) -> ResponseFormat[bool]:
 
 
 def json_or_sentence(kind: type[T], sentence: str) -> ResponseFormat[T | None]:
-    """A JSON object, or the agreed sentence by which the teacher declines: then None."""
+    """A JSON object, or the agreed sentence that states that there is none: then None."""
     json_reply = json_format(kind)
 
     def parse(text: str) -> T | None:
-        declined = normalize_answer(text).startswith(normalize_answer(sentence))
-        return None if declined else json_reply.parse(text)
+        is_refusal = normalize_answer(text).startswith(normalize_answer(sentence))
+        return None if is_refusal else json_reply.parse(text)
 
     return ResponseFormat(parse, json_reply.schema)
 

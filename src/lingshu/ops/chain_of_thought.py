@@ -13,20 +13,14 @@ from typing import Any, Literal
 
 from lingshu.core.cached_client import TEXT_FORMAT, Request, json_format, one_response
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import build_request, derive_sample, seeded_choice
+from lingshu.core.teacher_prompts import build_request, derive_sample
 from lingshu.core.types import Drop, Message, Sample
 from lingshu.ops._consistency import cites_gold
-from lingshu.ops._sample_fields import check_choice
+from lingshu.ops._sample_fields import check_choice, seeded_instruction
 from lingshu.ops._teacher import QAItem, ask, qa_item, step_prompts, verdict_format
 
 KIND = "chain_of_thought"
 CheckAction = Literal["off", "note", "drop"]
-STEPWISE_INSTRUCTIONS = (
-    "Think it through step by step before you answer.",
-    "Reason step by step, then give your answer.",
-    "Work towards the answer one step at a time.",
-    "Explain your reasoning step by step and finish with the answer.",
-)
 _VERDICT_FORMAT = verdict_format("Consistent", "Inconsistent")
 
 
@@ -136,7 +130,7 @@ def _build_sample(
     if answer_format == "tags":
         answer = f"<think>{reasoning}</think><answer>{item.gold}</answer>"
     index = next(i for i, message in enumerate(sample.messages) if message.role == "user")
-    instruction = f"\n{seeded_choice(STEPWISE_INSTRUCTIONS, sample.id, seed)}"
+    instruction = f"\n{seeded_instruction(KIND, sample, seed)}"
     question = Message("user", (*sample.messages[index].parts, instruction))
     messages = (*sample.messages[:index], question, Message("assistant", (answer,)))
     return derive_sample(sample, KIND, extra=notes, messages=messages)

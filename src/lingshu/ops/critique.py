@@ -84,10 +84,10 @@ def step(
         item = qa_item(sample)
         if isinstance(item, Drop):
             return item
-        flawed = _wrong_answer(item, replies, kinds, seed)
-        if isinstance(flawed, Drop):
-            return flawed
-        wrong_answer, error_kind = flawed
+        wrong = _wrong_answer(item, replies, kinds, seed)
+        if isinstance(wrong, Drop):
+            return wrong
+        wrong_answer, error_kind = wrong
         prompt = writer.prompts.render(
             "judge",
             question=item.question,

@@ -21,23 +21,14 @@ from lingshu.core.teacher_prompts import (
     derive_sample,
     normalize_answer,
     qa_messages,
-    seeded_choice,
 )
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.boxes import BoundingBox, draw_boxes, mask_to_boxes
 from lingshu.imaging.read import encode_png
-from lingshu.ops._sample_fields import answer_text, check_minimum
+from lingshu.ops._sample_fields import answer_text, check_minimum, seeded_instruction
 from lingshu.ops._teacher import step_prompts
 
 KIND = "long_caption"
-INSTRUCTIONS = (
-    "Describe this image in detail.",
-    "Write a full description of the image.",
-    "What does this image show? Describe it thoroughly.",
-    "Give a detailed account of the findings in this image.",
-    "Describe everything of medical interest in this image.",
-    "Explain in detail what can be seen here.",
-)
 # Words of a modality's name -> its checklist, its order in the merge.
 _MODALITIES = (
     (("mri", "mr ", "magnetic"), "mri", "organs"),
@@ -155,7 +146,7 @@ def _build_sample(sample: Sample, final: str, trusted_caption: str, seed: int) -
         sample,
         KIND,
         extra={ALTERNATIVE: trusted_caption} if is_changed else None,
-        messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), final, 1),
+        messages=qa_messages(seeded_instruction(KIND, sample, seed), final, 1),
         images=sample.images[:1],
         gold=None,
         choices=(),

@@ -13,22 +13,16 @@ from typing import TYPE_CHECKING
 from lingshu.core.cached_client import json_format
 from lingshu.core.errors import ConfigError
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import derive_sample, qa_messages, seeded_choice
+from lingshu.core.teacher_prompts import derive_sample, qa_messages
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import png_bytes
-from lingshu.ops._sample_fields import require
+from lingshu.ops._sample_fields import require, seeded_instruction
 from lingshu.ops._teacher import ask, qa_item, step_prompts
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 KIND = "ocr_exam"
-INSTRUCTIONS = (
-    "Explain and answer the question in the image.",
-    "Read the question in the picture, work it out and give the answer.",
-    "The image holds an exam question. Solve it and explain how.",
-    "Answer the pictured question with a short explanation.",
-)
 _LINE_HEIGHT, _MARGIN = 1.4, 1.0  # of the font size
 MAX_LINES = 120
 
@@ -93,7 +87,7 @@ def step(
         return derive_sample(
             item.sample,
             KIND,
-            messages=qa_messages(seeded_choice(INSTRUCTIONS, sample.id, seed), answer, 1),
+            messages=qa_messages(seeded_instruction(KIND, sample, seed), answer, 1),
             images=(Image(data=_render_text(lines, loaded_font, width)),),
             meta=replace(sample.meta, modality=sample.meta.modality or "text image"),
         )

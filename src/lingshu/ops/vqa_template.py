@@ -8,35 +8,18 @@ the negative class (`negative`) where the source has one.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lingshu.core.rows import LETTERS
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.teacher_prompts import normalize_answer, seeded_choice, seeded_shuffle
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import check_choice, choice_sample, require
+from lingshu.ops._sample_fields import check_choice, choice_sample, require, seeded_instruction
 from lingshu.ops.label_space import LABELS_KEY
 
 KIND = "vqa_template"
-TEMPLATES: Mapping[str, tuple[str, ...]] = {
-    "anatomy": (
-        "Which part of the body does this {modality} image show?",
-        "What anatomical region is imaged here?",
-        "Which structure is shown in this image?",
-    ),
-    "abnormality": (
-        "Which finding does this {modality} image show?",
-        "What is the most likely finding in this image?",
-        "Which of these conditions fits this image best?",
-        "What abnormality, if any, can be seen here?",
-    ),
-    "modality": (
-        "How was this image taken?",
-        "Which imaging technique is this?",
-        "Which modality does this image come from?",
-    ),
-}
+LABEL_TYPES = ("anatomy", "abnormality", "modality")
 
 
 def step(
@@ -65,12 +48,11 @@ def step(
     Drops: no_image, no_label, no_label_space, few_labels.
     """
     if not templates:
-        check_choice(KIND, "label_type", label_type, tuple(TEMPLATES))
+        check_choice(KIND, "label_type", label_type, LABEL_TYPES)
     require(
         2 <= options <= len(LETTERS),
         f"vqa_template: options is {options}; it must be between 2 and {len(LETTERS)}.",
     )
-    question_templates = tuple(templates) or TEMPLATES[label_type]
 
     def ask_for_label(sample: Sample, _: Pixels) -> Sample | Drop:
         label = sample.meta.facet(facet)
@@ -95,9 +77,11 @@ def step(
         if not distractors:
             return Drop(sample.id, "few_labels", "its source has no other label")
         choices = tuple(seeded_shuffle([label, *distractors], f"{sample.id}\0order", seed))
-        question = seeded_choice(question_templates, sample.id, seed).replace(
-            "{modality}", sample.meta.modality or "medical"
-        )
+        if templates:
+            question = seeded_choice(templates, sample.id, seed)
+        else:
+            question = seeded_instruction(f"{KIND} {label_type}", sample, seed)
+        question = question.replace("{modality}", sample.meta.modality or "medical")
         extra = {key: value for key, value in sample.meta.extra.items() if key != LABELS_KEY}
         parent = replace(sample, meta=replace(sample.meta, extra=extra))
         return choice_sample(parent, KIND, question, choices, label)

@@ -26,13 +26,13 @@ def recipe() -> CurateConfig:
         "scans", "dicom_folder", options={"question": REPORT}, license="own", access="private",
         deidentified=False,
     )  # fmt: skip
-    pictures = replace(
+    image_files = replace(
         scans, name="pictures", reader="folders", options={"names": "hash"}, optional=True
     )
     length = {"kinds": ["report", "caption"], "min_tokens": 5, "max_tokens": 2048}
     return CurateConfig(
         name="local",
-        sources=(scans, pictures),
+        sources=(scans, image_files),
         steps=(
             StepConfig("size", "image_size", {"min_side": 64, "require_image": True}),
             # A quarantine, not a proof: a person can review what is held back in drops.jsonl.

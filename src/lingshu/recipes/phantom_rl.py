@@ -23,10 +23,10 @@ RL_LEARNING_RATE = 3e-4
 
 def stages() -> tuple[Stage, Stage]:
     """The mixed-format start and the stage that learns from rewards."""
-    rates = LearningRates(RL_LEARNING_RATE, RL_LEARNING_RATE, RL_LEARNING_RATE)
+    learning_rates = LearningRates(RL_LEARNING_RATE, RL_LEARNING_RATE, RL_LEARNING_RATE)
     mixed = quickstart.stage("mixed", "mixed", 140, quickstart.FULL_RATES)
     rl = replace(
-        quickstart.stage("rl", "rl", 36, rates),
+        quickstart.stage("rl", "rl", 36, learning_rates),
         warmup_steps=5,
         min_lr_ratio=1.0,
         weight_decay=0.0,
