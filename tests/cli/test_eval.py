@@ -127,7 +127,7 @@ def test_wrong_input_is_named(task, tmp_path):
     with pytest.raises(InputError, match="--limit"):
         evaluate("echo", task(), out=out, limit=0)
     (tmp_path / "odd.py").write_text('"""Odd."""\nTASK = 1\n')
-    with pytest.raises(InputError, match="no Task"):
+    with pytest.raises(InputError, match="not a Task"):
         evaluate("echo", str(tmp_path / "odd.py"), out=out)
     (tmp_path / "up.py").write_text(TASK.format(name="../up", title="t", missing=(), access="open"))
     with pytest.raises(InputError, match="folder"):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.cli.report import report
 from lingshu.core.artifacts import write_scores
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
+from tests.support.evaluation import report
 
 
 def run(folder: Path, **right: int) -> Path:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lingshu.cli.report import report as command
 from lingshu.core.artifacts import write_scores
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
@@ -14,6 +13,7 @@ from lingshu.evaluate import published
 from lingshu.evaluate.report import build
 from lingshu.evaluate.statistics import macro
 from lingshu.evaluate.store import ScoredRun, ScoredTask
+from tests.support.evaluation import report as command
 
 SHARED = Path(__file__).parents[3] / "shared" / "leaderboard.json"
 MULTIMODAL = ("MMMU-Med", "VQA-RAD", "SLAKE", "PathVQA", "PMC-VQA", "OmniMedVQA", "MedXpertQA-MM")

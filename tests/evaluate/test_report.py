@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from lingshu.cli.report import comparison_table
-from lingshu.cli.report import report as command
 from lingshu.core.artifacts import write_scores
 from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import read_json
@@ -17,6 +16,7 @@ from lingshu.evaluate.report.model import EvaluationReport
 from lingshu.evaluate.summary import by_facet, summarize
 from lingshu.scoring.protocols.table import quirks
 from lingshu.scoring.rubric import NEEDS_JUDGE
+from tests.support.evaluation import report as command
 
 
 def rows(right: int, n: int, *, group: int = 0, **extra) -> list[dict]:

@@ -1,11 +1,12 @@
-"""`lingshu eval` as a function of keywords."""
+"""`lingshu eval` and `lingshu report` as functions of keywords."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from lingshu.cli import eval as command
+from lingshu.cli import eval as eval_command
+from lingshu.cli import report as report_command
 from lingshu.evaluate.run import EvalConfig, JudgeConfig
 
 
@@ -15,4 +16,8 @@ def evaluate(model: str, tasks: str, *, out: Path, **options: Any) -> int:
     names = {name: "model" if name == "judge" else name.removeprefix("judge_") for name in judge}
     judge_config = JudgeConfig(**{names[name]: value for name, value in judge.items()})
     config = EvalConfig(judge=judge_config, **options)
-    return command.evaluate(model, tasks, out=out, config=config)
+    return eval_command.evaluate(model, tasks, out=out, config=config)
+
+
+def report(*runs: Path, **options: Any) -> int:
+    return report_command.report(*runs, config=report_command.ReportConfig(**options))

@@ -29,46 +29,27 @@ from lingshu.scoring.protocols.table import PROTOCOLS, quirks
 # The three paper suites are the columns of the Lingshu paper's tables. No suite holds two sets that
 # share questions: SLAKE is one task and HealthBench the full set, while their parts are tasks of
 # their own. PSV2026 repeats questions of PathVQA, SLAKE and VQA-RAD, and is in none.
-PAPER_MULTIMODAL = (
-    "mmmu_med_test",
-    "vqa_rad",
-    "slake",
-    "path_vqa",
-    "pmc_vqa",
-    "omnimedvqa",
-    "medxpertqa_mm",
+_PAPER = {
+    "paper_multimodal": "mmmu_med_test vqa_rad slake path_vqa pmc_vqa omnimedvqa medxpertqa_mm",
+    "paper_text": (
+        "mmlu_med pubmedqa medmcqa medqa_usmle medbullets_op4 medbullets_op5 medxpertqa_text"
+        " supergpqa_med"
+    ),
+    "paper_report": "mimic_cxr chexpert_plus iu_xray_296",
+}
+_ADDITIONAL = (
+    "mmmu_med_val pmc_vqa_clean medframeqa rad_restruct medqa_mcmle cmb cmexam cmmlu_med healthbench"
+    " iu_xray"
 )
-PAPER_TEXT = (
-    "mmlu_med",
-    "pubmedqa",
-    "medmcqa",
-    "medqa_usmle",
-    "medbullets_op4",
-    "medbullets_op5",
-    "medxpertqa_text",
-    "supergpqa_med",
-)
-PAPER_REPORT = ("mimic_cxr", "chexpert_plus", "iu_xray_296")
-ADDITIONAL = (
-    "mmmu_med_val",
-    "pmc_vqa_clean",
-    "medframeqa",
-    "rad_restruct",
-    "medqa_mcmle",
-    "cmb",
-    "cmexam",
-    "cmmlu_med",
-    "healthbench",
-    "iu_xray",
-)
-
+# Small, open, no judge: one benchmark of each kind of question.
+_SMOKE = "vqa_rad slake mmmu_med_val pubmedqa medqa_usmle iu_xray"
 SUITES: dict[str, tuple[str, ...]] = {
-    "paper_multimodal": PAPER_MULTIMODAL,
-    "paper_text": PAPER_TEXT,
-    "paper_report": PAPER_REPORT,
-    "all": (*PAPER_MULTIMODAL, *PAPER_TEXT, *PAPER_REPORT, *ADDITIONAL),
-    # Small, open, no judge: one benchmark of each kind of question.
-    "smoke": ("vqa_rad", "slake", "mmmu_med_val", "pubmedqa", "medqa_usmle", "iu_xray"),
+    name: tuple(tasks.split())
+    for name, tasks in {
+        **_PAPER,
+        "all": " ".join((*_PAPER.values(), _ADDITIONAL)),
+        "smoke": _SMOKE,
+    }.items()
 }
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -151,7 +132,7 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
             )
         task = registry.get_attribute("tasks", name, "TASK")
         if not isinstance(task, Task):
-            raise InputError(f"TASK in {name} is no Task; see docs/add-a-benchmark.md.")
+            raise InputError(f"TASK in {name} is not a Task; see docs/add-a-benchmark.md.")
         if not _FOLDER_NAME.fullmatch(task.name):
             raise InputError(
                 f"the task name {task.name!r} cannot name a folder; use letters, digits, '.', '_'"
