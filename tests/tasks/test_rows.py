@@ -17,7 +17,7 @@ from lingshu.core.rows import row_from_sample, sample_from_row
 from lingshu.core.types import Criterion, Drop, Provenance, Sample, Task
 from lingshu.sources.hub import DownloadedRepo, HubRepo, RawRow
 from lingshu.tasks import cmb, mmmu_med, pmc_vqa, slake
-from lingshu.tasks._benchmark import Release, build_sample
+from lingshu.tasks._benchmark import BenchmarkSource, build_sample
 from lingshu.tasks.healthbench import criteria
 
 MMMU = {
@@ -103,11 +103,13 @@ def sample_of(task: str, raw: Mapping[str, Any], **extra: Any) -> tuple[Sample |
 
     convert_row = CONVERTERS.get(task) or registry.load("tasks", task).convert_row
     language = None if task == "slake" else "en"
-    release = Release(task, HubRepo(None, ()), Provenance("s", "l"), language, files=AnyRepo([]))
+    source = BenchmarkSource(
+        task, HubRepo(None, ()), Provenance("s", "l"), language, files=AnyRepo([])
+    )
     row = RawRow({**raw, **extra}, (), "anatomy/test.csv", 0)
     task_object = registry.get_attribute("tasks", task, "TASK")
     assert isinstance(task_object, Task)
-    return build_sample(release, convert_row, row, 0), task_object
+    return build_sample(source, convert_row, row, 0), task_object
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ _NEGATED_AFTER = re.compile(
 
 
 class Option(NamedTuple):
-    """One option: its letter, its text without it, the text's `words` form, and that form behind
-    its letter.
+    """One option: its letter, its text without it, the text's `normalize_words` form, and that form
+    after its letter.
     """
 
     letter: str
@@ -116,7 +116,7 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
 
 
 def leading_options(normalized: str, options: Sequence[Option]) -> list[Option]:
-    """The options whose text opens a `words` form, longest only; single letters and signs do not
+    """The options whose text opens a normalized reply, longest only; single letters and signs do not
     count as texts.
     """
     matches = [
@@ -129,7 +129,7 @@ def leading_options(normalized: str, options: Sequence[Option]) -> list[Option]:
 
 
 def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
-    """The options whose texts stand in a `words` form and are not denied there.
+    """The options whose texts occur in a normalized reply and are not denied there.
 
     A text inside a longer option's text is not named by it; two options of the same text are both
     named.
@@ -154,7 +154,7 @@ def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
 
 
 def is_affirmed(normalized: str, text: str) -> bool:
-    """Whether a text stands in a `words` form somewhere where it is not denied."""
+    """Whether a text occurs in a normalized reply somewhere where it is not denied."""
     return text in normalized and any(
         not is_negated(normalized, a, b) for a, b in _find_spans(normalized, text)
     )
@@ -179,7 +179,7 @@ def _find_spans(normalized: str, text: str) -> list[tuple[int, int]]:
 
 
 def is_negated(normalized: str, start: int, end: int) -> bool:
-    """Whether what stands from the blank at `start` to past the one before `end`, in a `words`
+    """Whether the text between the spaces at `start` and before `end`, in a normalized
     form, is denied there.
     """
     if _NEGATED_BEFORE.search(normalized[max(0, start - 80) : start + 1]):

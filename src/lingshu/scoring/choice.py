@@ -271,7 +271,7 @@ def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
 
 
 def without_denied(text: str, folded: str) -> str:
-    """A `plain` text (and its `fold_case`) with the letters that it denies blanked out; every other
+    """A plain text (and its `fold_case`) with the letters that it denies blanked out; every other
     character keeps its place.
     """
     if not contains_any(folded, _DENIED_SUBSTRINGS):
@@ -280,7 +280,7 @@ def without_denied(text: str, folded: str) -> str:
 
 
 def find_cues(text: str, folded: str) -> list[int]:
-    """Where the answers begin that a `plain` text (and its `fold_case`) declares as its answer."""
+    """Where the answers begin that a plain text (and its `fold_case`) declares as its answer."""
     if not contains_any(folded, _CUE_SUBSTRINGS):
         return []
     return [cue.end() for cue in _CUE.finditer(text)]
@@ -289,7 +289,7 @@ def find_cues(text: str, folded: str) -> list[int]:
 def _apply_option_verdicts(
     text: str, options: tuple[Option, ...]
 ) -> tuple[str, tuple[str, ...], int]:
-    """The text without the letters marked as wrong, the letters marked as right beside others, and
+    """The text without the letters marked as wrong, the letters marked as right in a list, and
     the place of the last of those.
     """
     verdicts: list[re.Match[str]] = []
@@ -390,7 +390,7 @@ def _leading_choice(
 
 
 def _choice_after_cue(text: str, position: int, options: Sequence[Option]) -> ParsedChoice | None:
-    """What stands right behind an answer cue: an option's text, or a letter (or several)."""
+    """What follows an answer cue: an option's text, or a letter (or several)."""
     tail = _BEFORE_TEXT.sub("", text[position : position + 400].split("\n")[0])
     texts = leading_options(normalize_words(tail), options)
     if texts:

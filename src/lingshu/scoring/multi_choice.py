@@ -1,7 +1,7 @@
 """Grades exam questions that may have several right options: the set of letters must be right as a
 whole.
 
-The letters behind the last explicit answer count, else all that stand in the reply; denied letters,
+The letters after the last explicit answer count, else all letters in the reply; denied letters,
 letters beyond the options, the article "A" and the pronoun "I" do not.
 
 RANGE: 1.0 right, 0.0 wrong, None where nothing could be read.
@@ -38,7 +38,7 @@ _LISTED_OPTION = re.compile(r"^\s*([A-Z])\s?[.):,:、．]", re.M)
 
 
 def score(sample: Sample, reply: str) -> Score:
-    """As `auto`, and by the set of letters where all right options are asked for.
+    """As `auto`, and by the set of letters where the question asks for all right options.
 
     Raises:
         InputError: the sample has no gold.
@@ -66,8 +66,8 @@ def _listed_letters(question: str) -> str:
 
 
 def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
-    """The option letters of `among` that a reply chooses, sorted: a first run such as "ABD", else
-    all that stand alone.
+    """The letters of `allowed` that a reply chooses, sorted: a first run such as "ABD", else
+    all single ones.
     """
     text = strip_reasoning(reply)
     answer = final_answer(text)

@@ -112,7 +112,7 @@ def score(sample: Sample, reply: str) -> Score:
 
 
 def answers_match(answer: str, gold: str) -> bool:
-    """Whether two `plain` texts are one answer: alike in form, one quantity, one list, or one the
+    """Whether two plain texts are one answer: equal in form, one quantity, one list, or one the
     plural of the other.
     """
     normalized, items = normalized_forms(answer)
@@ -133,7 +133,7 @@ def _parse_quantity(text: str) -> tuple[str, Decimal] | None:
 
 
 def contains_answer(sentence: str, gold: str, question: str) -> bool:
-    """Whether a `plain` sentence holds the gold whole, as its answer, and nothing that contradicts
+    """Whether a plain sentence contains the whole gold, as its answer, and nothing that contradicts
     it.
     """
     gold_tokens, tokens = _tokenize(gold), _tokenize(sentence)

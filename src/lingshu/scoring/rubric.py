@@ -8,7 +8,7 @@ from __future__ import annotations
 from lingshu.core.errors import InputError
 from lingshu.core.types import Sample, Score
 
-# How the note begins of a reply that has no score only because no judge was asked.
+# The start of the note of a reply that has no score because it was not judged.
 NEEDS_JUDGE = "needs a judge"
 
 

@@ -1,7 +1,6 @@
-"""Token F1 of a free answer against its best-matching accepted answer; precision, recall and BLEU
-beside it.
+"""Token F1 of a free answer against its best-matching accepted answer.
 
-Tokens are counted as often as they occur, after case and punctuation are set aside; Chinese is
+Tokens are counted as often as they occur, without case and punctuation; Chinese is
 counted by character. Articles are tokens: "the left lung" for "left lung" has a precision of 2/3.
 
 RANGE: 0.0 to 1.0, None for an empty reply.

@@ -1,1 +1,1 @@
-"""Floor 3, a shelf: one benchmark per module."""
+"""One data set per module, with one task for each of its variants."""

@@ -36,7 +36,7 @@ RowConverter = Callable[[Row], Row]
 
 
 @dataclass(frozen=True)
-class Release:
+class BenchmarkSource:
     """A benchmark as its publisher released it: its files, and what holds for every sample."""
 
     name: str
@@ -63,7 +63,7 @@ class Release:
         return matches[0][1]
 
 
-Reader = Callable[[Release], Iterable[Sample | Drop]]
+Reader = Callable[[BenchmarkSource], Iterable[Sample | Drop]]
 
 
 def benchmark(
@@ -93,38 +93,38 @@ def benchmark(
     provenance = Provenance(
         repo.address, license, access, agreement, repo.revision, expected_n, known_counts, unverified
     )  # fmt: skip
-    release = Release(name, repo, provenance, language)
+    source = BenchmarkSource(name, repo, provenance, language)
     read = reader or partial(read_samples, convert_row=convert_row)
     return Task(
         name,
         title,
         provenance,
-        samples=partial(_samples, release, read),
+        samples=partial(_samples, source, read),
         score=score,
         prompt=prompts.build_prompt,
-        read_original=partial(_read_folder, release, read),
-        resolve_revision=partial(_resolve_revision, release),
+        read_original=partial(_read_folder, source, read),
+        resolve_revision=partial(_resolve_revision, source),
         **task_fields,
     )
 
 
-def _samples(release: Release, read: Reader, data: Path | None) -> Iterable[Sample | Drop]:
+def _samples(source: BenchmarkSource, read: Reader, data: Path | None) -> Iterable[Sample | Drop]:
     if data is None:
-        return read(replace(release, files=hub.download(release.repo)))
-    folder = data / release.name
+        return read(replace(source, files=hub.download(source.repo)))
+    folder = data / source.name
     _check_built_folder(folder)
     if (folder / jsonl.ROWS_FILE).is_file():
         items = jsonl.read(folder)
-        return (x if isinstance(x, Drop) else with_defaults(release, x) for x in items)
+        return (x if isinstance(x, Drop) else with_defaults(source, x) for x in items)
     if folder.is_dir():
         # Nobody verified that these files are the published ones, so they may be private.
-        access = release.provenance.access
-        provenance = replace(release.provenance, access="private" if access == "open" else access)
-        local_release = replace(release, provenance=provenance, deidentified=None)
-        return _read_folder(local_release, read, folder)
+        access = source.provenance.access
+        provenance = replace(source.provenance, access="private" if access == "open" else access)
+        local_source = replace(source, provenance=provenance, deidentified=None)
+        return _read_folder(local_source, read, folder)
     raise InputError(
-        f"{data} has no folder {release.name}; make it with `lingshu build {release.name} SOURCE"
-        f" --out {data}` from {release.repo.address}."
+        f"{data} has no folder {source.name}; make it with `lingshu build {source.name} SOURCE"
+        f" --out {data}` from {source.repo.address}."
     )
 
 
@@ -143,32 +143,32 @@ def _check_built_folder(folder: Path) -> None:
         )
 
 
-def _read_folder(release: Release, read: Reader, folder: Path) -> Iterable[Sample | Drop]:
-    files = hub.find_local(release.repo, folder)
+def _read_folder(source: BenchmarkSource, read: Reader, folder: Path) -> Iterable[Sample | Drop]:
+    files = hub.find_local(source.repo, folder)
     if files is None:
         raise InputError(
-            f"{folder} holds none of {', '.join(release.repo.files)}; unpack archives, or get the"
-            f" files from {release.repo.address}."
+            f"{folder} holds none of {', '.join(source.repo.files)}; unpack archives, or get the"
+            f" files from {source.repo.address}."
         )
-    return read(replace(release, files=files))
+    return read(replace(source, files=files))
 
 
-def _resolve_revision(release: Release, data: Path | None) -> str | None:
+def _resolve_revision(source: BenchmarkSource, data: Path | None) -> str | None:
     """The commit of the hub, or the digest of the local rows; None for a publisher's files."""
     if data is None:
-        return hub.revision(release.repo)
-    rows = data / release.name / jsonl.ROWS_FILE
+        return hub.revision(source.repo)
+    rows = data / source.name / jsonl.ROWS_FILE
     return f"sha256:{sha256_file(rows)}" if rows.is_file() else None
 
 
 def read_samples(
-    release: Release, convert_row: RowConverter, rows: Iterable[RawRow | Drop] | None = None
+    source: BenchmarkSource, convert_row: RowConverter, rows: Iterable[RawRow | Drop] | None = None
 ) -> Iterator[Sample | Drop]:
-    """The samples of a release's rows, in order; each unusable row is a Drop with its reason."""
+    """The samples of a source's rows, in order; each unusable row is a Drop with its reason."""
     seen_ids: set[str] = set()
     with ShardReader() as shards:
-        build = partial(build_sample, release, convert_row, shards=shards)
-        for index, raw in enumerate(release.rows() if rows is None else rows):
+        build = partial(build_sample, source, convert_row, shards=shards)
+        for index, raw in enumerate(source.rows() if rows is None else rows):
             item = raw if isinstance(raw, Drop) else build(raw, index)
             if isinstance(item, Sample) and item.id in seen_ids:
                 item = Drop(item.id, "duplicate_id", "an earlier row has this id.")
@@ -178,7 +178,7 @@ def read_samples(
 
 
 def build_sample(
-    release: Release,
+    source: BenchmarkSource,
     convert_row: RowConverter,
     raw: RawRow,
     index: int,
@@ -189,23 +189,23 @@ def build_sample(
     Raises:
         InputError: the first row lacks a column, so that no row can have it.
     """
-    fallback_id = f"{release.name}-{index}"
+    fallback_id = f"{source.name}-{index}"
     try:
         values = dict(convert_row({**raw.values, "_file": raw.file}))
         values["id"] = str(values.get("id") or fallback_id)
         _check_non_empty(values)
         images = list(raw.images)
         for name in values.pop("images", ()):
-            image = None if name is None else release.files.image(str(name))
+            image = None if name is None else source.files.image(str(name))
             if image is None:
                 return Drop(values["id"], "missing_image", f"the image {name!r} is missing.")
             images.append(image)
         if values.pop("same_image", False) and images:
             digest = hashlib.sha256(image_bytes(images[0], shards=shards)).hexdigest()
             values["group"] = f"image-{digest[:16]}"
-        facts = {"access": release.provenance.access, "deidentified": release.deidentified}
+        facts = {"access": source.provenance.access, "deidentified": source.deidentified}
         item = sample_from_row({**facts, **_with_prompt(values)}, index + 1, images)
-        return with_defaults(release, item) if isinstance(item, Sample) else item
+        return with_defaults(source, item) if isinstance(item, Sample) else item
     except RowError as error:
         return Drop(fallback_id, error.reason, error.detail)
     except ImageError as error:
@@ -214,8 +214,8 @@ def build_sample(
         if index:
             return Drop(fallback_id, "missing_key", f"the row has no {error}.")
         raise InputError(
-            f"{release.name}: {raw.file} has no column {error}; the files changed, or they are not"
-            f" those of {release.repo.address}."
+            f"{source.name}: {raw.file} has no column {error}; the files changed, or they are not"
+            f" those of {source.repo.address}."
         ) from error
     except (InputError, AttributeError, IndexError, TypeError, ValueError) as error:
         detail = f"a value is not of the published form ({type(error).__name__})."
@@ -253,13 +253,13 @@ def _with_prompt(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def with_defaults(release: Release, sample: Sample) -> Sample:
+def with_defaults(source: BenchmarkSource, sample: Sample) -> Sample:
     """A sample with the benchmark's facts where its row has none.
 
     Data under an agreement stays under it, whatever a row says; elsewhere the row's own access
     class holds.
     """
-    meta, facts = sample.meta, release.provenance
+    meta, facts = sample.meta, source.provenance
     is_gated = facts.access != "open"
     completed_meta = replace(
         meta,
@@ -267,7 +267,7 @@ def with_defaults(release: Release, sample: Sample) -> Sample:
         license=meta.license or facts.license,
         access=facts.access if is_gated else meta.access,
         agreement=facts.agreement if is_gated else meta.agreement,
-        language=meta.language or release.language,
+        language=meta.language or source.language,
         kind=meta.kind or infer_kind(sample.gold, sample.choices),
     )
     return replace(sample, meta=completed_meta)

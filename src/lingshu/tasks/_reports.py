@@ -18,7 +18,14 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample, Task
 from lingshu.scoring import report, token_f1
 from lingshu.sources.hub import DownloadedRepo
-from lingshu.tasks._benchmark import Reader, Release, Row, RowConverter, benchmark, read_samples
+from lingshu.tasks._benchmark import (
+    BenchmarkSource,
+    Reader,
+    Row,
+    RowConverter,
+    benchmark,
+    read_samples,
+)
 from lingshu.tasks._synthetic import image_samples
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -67,17 +74,17 @@ def question_row(sections: ReportSections, images: list[str], *, name: str, grou
 
 
 def read_studies(
-    release: Release, convert_row: RowConverter = convert_row
+    source: BenchmarkSource, convert_row: RowConverter = convert_row
 ) -> Iterable[Sample | Drop]:
     """The studies of the first list or table that is present, their images found under any of the
     usual suffixes.
     """
-    table = next(name for name in release.repo.files if release.files.has_files((name,)))
-    single = replace(release, repo=replace(release.repo, files=(table,), single_table=True))
+    table = next(name for name in source.repo.files if source.files.has_files((name,)))
+    single = replace(source, repo=replace(source.repo, files=(table,), single_table=True))
 
     def convert(raw: Row) -> Row:
         values = convert_row(raw)
-        images = [_find_image(str(name), release.files) for name in values["images"]]
+        images = [_find_image(str(name), source.files) for name in values["images"]]
         return {**values, "images": images}
 
     return read_samples(single, convert)

@@ -17,7 +17,13 @@ from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Release, Row, benchmark, non_empty_options, read_samples
+from lingshu.tasks._benchmark import (
+    BenchmarkSource,
+    Row,
+    benchmark,
+    non_empty_options,
+    read_samples,
+)
 from lingshu.tasks._synthetic import text_choice_samples
 
 QUESTION_FILE, ANSWER_FILE = "CMB-test-choice-question-merge.json", "CMB-test-choice-answer.json"
@@ -41,14 +47,14 @@ def convert_row(answers: Mapping[str, str], raw: Row) -> Row:
     }
 
 
-def reader(release: Release) -> Iterator[Sample | Drop]:
+def reader(source: BenchmarkSource) -> Iterator[Sample | Drop]:
     """The questions, each with its answer."""
     answers = {
         str(entry["id"]): str(entry["answer"])
-        for entry in hub.read_json_records(release.auxiliary_file(ANSWER_FILE))
+        for entry in hub.read_json_records(source.auxiliary_file(ANSWER_FILE))
         if entry.get("id") is not None and entry.get("answer") is not None
     }
-    yield from read_samples(release, partial(convert_row, answers))
+    yield from read_samples(source, partial(convert_row, answers))
 
 
 TASK = benchmark(

@@ -15,7 +15,7 @@ from lingshu.core.types import Drop, Sample
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo, RawRow
 from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import Release, Row, read_samples
+from lingshu.tasks._benchmark import BenchmarkSource, Row, read_samples
 
 SPLIT_TABLE = "**/mimic-cxr-2.0.0-split.csv*"
 
@@ -33,22 +33,22 @@ def convert_row(raw: Row) -> Row:
     )
 
 
-def reader(release: Release) -> Iterable[Sample | Drop]:
+def reader(source: BenchmarkSource) -> Iterable[Sample | Drop]:
     """The studies of ReXrank's list if it is present, else the test studies of the split table."""
-    if release.files.has_files(release.repo.files[:1]):
-        return _reports.read_studies(release)
-    return read_samples(release, convert_row, _test_studies(release))
+    if source.files.has_files(source.repo.files[:1]):
+        return _reports.read_studies(source)
+    return read_samples(source, convert_row, _test_studies(source))
 
 
-def _test_studies(release: Release) -> Iterator[RawRow | Drop]:
-    name, table = release.files.files((SPLIT_TABLE,))[0]
+def _test_studies(source: BenchmarkSource) -> Iterator[RawRow | Drop]:
+    name, table = source.files.files((SPLIT_TABLE,))[0]
     studies: dict[tuple[str, str], list[str]] = {}
     for image in hub.read_csv_rows(table):
         if image["split"] == "test":
             study = image["subject_id"], image["study_id"]
             studies.setdefault(study, []).append(image["dicom_id"])
     for index, ((subject, study), dicom_ids) in enumerate(studies.items()):
-        path = release.files.find(f"p{subject[:2]}/p{subject}/s{study}.txt")
+        path = source.files.find(f"p{subject[:2]}/p{subject}/s{study}.txt")
         if path is None:
             yield Drop(f"s{study}", "no_report", "the text of its report is missing.")
             continue

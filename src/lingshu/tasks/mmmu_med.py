@@ -18,7 +18,7 @@ from lingshu.core.files import read_json
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Release, Row, benchmark, read_samples
+from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, read_samples
 from lingshu.tasks._synthetic import image_samples
 
 VARIANTS = {
@@ -72,14 +72,14 @@ def convert_test_row(answers: Mapping[str, Any], raw: Row) -> Row:
     return convert_row({**raw, "answer": label["ground_truth"], "question_type": question_type})
 
 
-def read_test_split(release: Release) -> Iterator[Sample | Drop]:
+def read_test_split(source: BenchmarkSource) -> Iterator[Sample | Drop]:
     """The samples of the test split.
 
     Raises:
         InputError: the answer file is missing.
     """
-    answers = read_json(release.auxiliary_file(ANSWER_FILE))
-    yield from read_samples(release, partial(convert_test_row, answers))
+    answers = read_json(source.auxiliary_file(ANSWER_FILE))
+    yield from read_samples(source, partial(convert_test_row, answers))
 
 
 def _repo(split: str, *extra: str) -> HubRepo:

@@ -22,7 +22,7 @@ VARIANTS = {
 
 def convert_row(raw: Row) -> Row:
     """The columns Figure_path, Question, Choice A ... Choice D and Answer (a letter), whose names
-    have blanks around them in some files.
+    have spaces around them in some files.
     """
     columns = {str(key).strip(): value for key, value in raw.items() if key is not None}
     choices = [columns[f"Choice {letter}"] for letter in "ABCD"]

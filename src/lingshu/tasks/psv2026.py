@@ -25,7 +25,7 @@ from lingshu.core.types import Criterion, Drop, Sample, Task
 from lingshu.scoring import rubric
 from lingshu.sources.hub import HubRepo
 from lingshu.tasks import _synthetic
-from lingshu.tasks._benchmark import Release, Row, benchmark, read_samples
+from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, read_samples
 
 VARIANTS = {
     "psv2026": "PSV2026: 9,264 rewritten test questions of PathVQA, SLAKE and VQA-RAD, each with a"
@@ -146,17 +146,17 @@ def criteria(sample: Sample) -> Sequence[Criterion]:
         ) from error
 
 
-def reader(release: Release) -> Iterator[Sample | Drop]:
+def reader(source: BenchmarkSource) -> Iterator[Sample | Drop]:
     """The items of the files, once it is clear which columns hold what.
 
     Raises:
         InputError: a column is missing; names the names it may have, and the columns found.
     """
     embedded = False
-    for raw in islice(release.rows(), 1):
+    for raw in islice(source.rows(), 1):
         embedded = bool(raw.images)
         _check_columns(raw.values, embedded=embedded, file=raw.file)
-    for item in read_samples(release, partial(convert_row, embedded=embedded)):
+    for item in read_samples(source, partial(convert_row, embedded=embedded)):
         if isinstance(item, Sample) and not item.images:
             yield Drop(item.id, "no_image", "the row has no image that can be read.")
         else:

@@ -15,7 +15,7 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice, yes_no
 from lingshu.sources.hub import HubRepo, RawRow
-from lingshu.tasks._benchmark import Release, Row, benchmark, letter_for_text, read_samples
+from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, letter_for_text, read_samples
 from lingshu.tasks._synthetic import concatenate, image_samples
 
 IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
@@ -49,14 +49,14 @@ def convert_row(raw: Row) -> Row:
     return {**fields, "choices": info["options"], "gold": letters, "multi_choice": True}
 
 
-def reader(release: Release) -> Iterator[Sample | Drop]:
+def reader(source: BenchmarkSource) -> Iterator[Sample | Drop]:
     """Every question of every report, for each of its images."""
-    images = read_json(release.auxiliary_file(IMAGE_MAP_FILE))
-    yield from read_samples(release, convert_row, _questions(release, images))
+    images = read_json(source.auxiliary_file(IMAGE_MAP_FILE))
+    yield from read_samples(source, convert_row, _questions(source, images))
 
 
-def _questions(release: Release, images: Mapping[str, Sequence[str]]) -> Iterator[RawRow]:
-    for raw in release.rows():
+def _questions(source: BenchmarkSource, images: Mapping[str, Sequence[str]]) -> Iterator[RawRow]:
+    for raw in source.rows():
         report = raw.file.rsplit("/", 1)[-1].removesuffix(".json")
         for image in images.get(report, ()):
             names = {"report": report, "image": image, "number": raw.row_index}

@@ -1,9 +1,9 @@
 """Questions about your own images: any folder with rows.jsonl and images, or a DATASET, scored by
 what each answer is.
 
-Licence, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl or a DATASET
+License, revision and link: the user's own. `--data DIR` names a folder with rows.jsonl or a DATASET
 folder, or one that has a folder `vqa` of either kind. Images of a DATASET about which nothing is
-asked are left out and counted.
+asked are dropped and counted.
 """
 
 from __future__ import annotations

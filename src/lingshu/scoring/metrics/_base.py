@@ -20,7 +20,7 @@ from lingshu.core.reply_text import CJK
 from lingshu.core.types import Meta, MetricResult, Score
 
 X_RAY_MODALITIES = ("x-ray", "xray", "x ray", "chest x-ray", "cxr")
-# Decimals stay whole, signs stand alone, a hyphen or an apostrophe inside a word joins.
+# Decimals stay whole, signs are separate tokens, a hyphen or an apostrophe inside a word joins.
 _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{CJK}]|[^\W_{CJK}]+(?:['-][^\W_{CJK}]+)*|[^\w\s]|_")
 
 
@@ -84,11 +84,11 @@ class Reports:
                 continue
             value = next(remaining)
             scores.append(Score(value) if prediction else Score(None, "empty"))
-        spoken = [score.value for score in scores if score.value is not None]
-        n, n_spoken = len(values), len(spoken)
+        non_empty = [score.value for score in scores if score.value is not None]
+        n, n_non_empty = len(values), len(non_empty)
         mean = (
-            (sum(spoken) + empty * (n - n_spoken)) / n if n else None,
-            sum(spoken) / n_spoken if n_spoken else None,
+            (sum(non_empty) + empty * (n - n_non_empty)) / n if n else None,
+            sum(non_empty) / n_non_empty if n_non_empty else None,
         )
         value, non_empty_value = corpus or mean
         return MetricResult(
@@ -96,7 +96,7 @@ class Reports:
             value,
             non_empty_value,
             n,
-            n_spoken,
+            n_non_empty,
             tuple(scores),
             is_mean=corpus is None,
             empty_score=empty,

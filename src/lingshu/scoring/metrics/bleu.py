@@ -124,7 +124,7 @@ def sacre_bleu(counts: NgramCounts, *, effective: bool = True) -> float:
 
 
 def tokenize_13a(text: str) -> list[str]:
-    """The tokens of sacrebleu's default, the mteval-v13a rules: signs stand alone, stops and commas
+    """The tokens of sacrebleu's default, the mteval-v13a rules: signs are separate tokens, stops and commas
     unless between digits.
     """
     for old, new in _13A_REPLACEMENTS:

@@ -77,7 +77,7 @@ METRIC = ModelMetric(
     "f1chexbert",
     "pip install f1chexbert",
     {
-        "chexbert.pth": "huggingface.co/StanfordAIMI/RRG_scorers, licence unverified",
+        "chexbert.pth": "huggingface.co/StanfordAIMI/RRG_scorers, license unverified",
         "bert-base-uncased": "huggingface.co/google-bert/bert-base-uncased, Apache-2.0",
     },
     _compute,

@@ -60,7 +60,7 @@ _FINDING_GROUPS = (rf"(?P<f{i}>\b(?:{p})\b)" for i, p in enumerate(_FINDING_PATT
 _FINDING = re.compile("|".join(_FINDING_GROUPS))
 _FINDING_NAMES = tuple(_FINDING_PATTERNS)
 _MIDLINE_FINDINGS = ("enlarged mediastinum", "cardiomegaly")
-# Normal organs stand for the findings that they exclude.
+# A normal organ excludes these findings.
 _NORMAL_WORDS = r"(?:normal|unremarkable|within normal limits|stable and normal|top normal)"
 _NORMAL_PATTERNS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
     (
@@ -151,7 +151,7 @@ def _clause_findings(clause: str) -> Iterator[ReportFinding]:
     for pattern, names in _NORMAL_PATTERNS:
         if pattern.search(clause) and "abnormal" not in clause:
             yield from (ReportFinding(name, "absent", None) for name in names)
-    # Blanks of the same length keep the places of the rest.
+    # Spaces of the same length keep all offsets.
     masked = _NO_CHANGE.sub(lambda phrase: " " * len(phrase[0]), clause)
     for match in _FINDING.finditer(masked):
         name = _FINDING_NAMES[int(str(match.lastgroup)[1:])]
@@ -199,8 +199,8 @@ class SharedFindings(NamedTuple):
 
 
 def count_shared(prediction: str, gold: str, *, sides: bool = False) -> SharedFindings:
-    """The findings that two reports call present or uncertain, counted with their sides where
-    asked.
+    """The findings that two reports call present or uncertain, counted with their sides if
+    `sides` is set.
     """
     predicted_findings, gold_findings = (
         {

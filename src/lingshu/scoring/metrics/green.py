@@ -26,7 +26,7 @@ METRIC = ModelMetric(
     "pip install green-score",
     {
         "GREEN-RadLlama2-7b": (
-            "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 licence"
+            "huggingface.co/StanfordAIMI/GREEN-RadLlama2-7b, 14 GB, Llama 2 license"
         )
     },
     _compute,

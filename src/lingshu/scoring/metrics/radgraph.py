@@ -68,7 +68,7 @@ METRIC = ModelMetric(
     "pip install 'lingshu[metrics]'",
     {
         "radgraph/config.json": (
-            "radgraph.tar.gz of huggingface.co/StanfordAIMI/RRG_scorers, unpacked, licence"
+            "radgraph.tar.gz of huggingface.co/StanfordAIMI/RRG_scorers, unpacked, license"
             " unverified"
         )
     },

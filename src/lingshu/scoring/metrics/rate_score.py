@@ -26,9 +26,9 @@ METRIC = ModelMetric(
     "RaTEScore",
     "pip install RaTEScore",
     {
-        "RaTE-NER-Deberta": "huggingface.co/Angelakeke/RaTE-NER-Deberta, licence unverified",
+        "RaTE-NER-Deberta": "huggingface.co/Angelakeke/RaTE-NER-Deberta, license unverified",
         "BioLORD-2023-C": (
-            "huggingface.co/FremyCompany/BioLORD-2023-C, licences of UMLS and SNOMED CT, unverified"
+            "huggingface.co/FremyCompany/BioLORD-2023-C, licenses of UMLS and SNOMED CT, unverified"
         ),
     },
     _compute,

@@ -2,7 +2,7 @@
 
 `google`   rouge_score 0.1.2: words of [a-z0-9], n-grams counted as often as they occur, L over the whole text
 `sets`     rouge 1.0.1: n-grams are sets, sentences end at full stops, L unites the words of all pairs of sentences
-`coco_l`   pycocoevalcap 1.2: L with recall weighing 1.2 squared, on tokens split at single blanks
+`coco_l`   pycocoevalcap 1.2: L with recall weighing 1.2 squared, on tokens split at single spaces
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _longest_common_subsequence(reference: Sequence[str], prediction: Sequence[s
 
 
 def coco_rouge_l(prediction: str, gold: str) -> float:
-    """ROUGE-L as pycocoevalcap 1.2, on tokens split at single blanks."""
+    """ROUGE-L as pycocoevalcap 1.2, on tokens split at single spaces."""
     prediction_tokens, gold_tokens = prediction.split(" "), gold.split(" ")
     n_shared = _lcs_length(prediction_tokens, gold_tokens)
     precision, recall = n_shared / len(prediction_tokens), n_shared / len(gold_tokens)

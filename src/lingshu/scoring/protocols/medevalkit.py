@@ -15,7 +15,7 @@ from difflib import SequenceMatcher
 from lingshu.core.reply_text import require_golds
 from lingshu.core.types import Sample, Score
 
-_NO_JUDGE_NOTE = "no judge here: equality stands in for it"
+_NO_JUDGE_NOTE = "no judge here: equality is used instead"
 # In this order, each splitting what the one before it left.
 _PHRASES = (
     "**answer**:", "**answer**", "*answer*:", "**answer:**", "answer is", "answer:", "答案:",
@@ -24,7 +24,7 @@ _PHRASES = (
 
 
 def extract_tag(text: str | None, tag: str, *, hard: bool = True) -> str:
-    """The contents of all `<tag>` pairs joined by a blank; with none, or an empty one, the whole
+    """The contents of all `<tag>` pairs joined by a space; with none, or an empty one, the whole
     text (or "" if not hard).
     """
     if not text:
@@ -50,7 +50,7 @@ def _join_unclosed(pieces: Sequence[str], closing_tag: str) -> list[str]:
 
 
 def extract_boxed(text: str) -> str:
-    r"""What stands in the last `\boxed{}`; the word "None" where there is none or it is not closed."""
+    r"""The content of the last `\boxed{}`; the word "None" if there is none or it is not closed."""
     start = text.rfind("\\boxed{")
     depth = 1
     for index in range(start + 7, len(text)) if start >= 0 else ():
@@ -126,7 +126,7 @@ def _paragraph_letter(text: str, letters: Sequence[str]) -> str | None:
 
 
 def _matches_gold(texts: Sequence[str], letters: Sequence[str], gold: str, prediction: str) -> bool:
-    # The blank behind the colon stays, so that ": b" equals no letter.
+    # The space after the colon is kept, so that ": b" equals no letter.
     first_part = prediction.split(".")[0].split(":")[-1]
     if first_part == gold:
         return True
@@ -146,7 +146,7 @@ def is_judgment_correct(gold: str, reply: str | None) -> bool:
 
 
 def is_closed_correct(gold: str, reply: str | None) -> bool:
-    """Equality in lower case, full stops deleted from the reply alone, blanks kept."""
+    """Equality in lower case, full stops deleted from the reply alone, spaces kept."""
     return gold.lower() == parse_answer(reply).lower().replace("\n", "").replace(".", "")
 
 

@@ -1,7 +1,7 @@
 """The three protocols: `strict`, ours; `paper`, the first published rules; `medevalkit`, what most
 people run today.
 
-A protocol changes how a reply is read and how right answers are added up, never what was asked.
+A protocol changes how a reply is read and how right answers are added up, never the question.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def aggregate(
 
     A row has `value` and `kind` ("open", else closed) as in a scores file, and may have `judge`:
     True, False, or None for a judge that failed; one such row means that a judge is on. A failed
-    reply counts as asked and not right, as in the published tables; reports leave it out. `closed`
+    reply counts as a wrong answer, as in the published tables; reports leave it out. `closed`
     is what the released code does to closed answers once a judge is on.
 
     Raises:
