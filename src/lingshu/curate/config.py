@@ -9,19 +9,9 @@ from typing import Literal
 from lingshu.core.errors import ConfigError, suggest_name
 from lingshu.core.types import Access
 
-ParamValue = (
-    str
-    | int
-    | float
-    | bool
-    | None
-    | list[str]
-    | list[int]
-    | list[float]
-    | dict[str, str]
-    | dict[str, int]
-    | dict[str, float]
-)
+Plain = str | int | float | bool | None
+ParamList = list[str] | list[int] | list[float]
+ParamValue = Plain | ParamList | dict[str, str] | dict[str, int] | dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,7 @@ MarkedText = list[tuple[str, str]]
 
 
 def write_page(path: Path, card: DatasetCard, examples: Sequence[Example]) -> None:
-    """Write the page of a run.
-
-    Raises:
-        StorageError: the disk refused.
-    """
+    """Write the page of a run."""
     steps = []
     with ImageCache() as images:
         for step in card.steps or ():

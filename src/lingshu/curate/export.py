@@ -29,9 +29,6 @@ def export(name: str, dataset: Path) -> dict[str, int]:
 
     A row whose text contains the image token cannot be told apart from one with more images and is
     left out. LLaVA's format needs an answer, so it leaves out unanswered rows as well.
-
-    Raises:
-        StorageError: the disk refused.
     """
     counts: dict[str, int] = {"rows": 0, "images": 0}
     with (

@@ -13,19 +13,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lingshu.core import config as configuration
+from lingshu.core import files
 from lingshu.core.artifacts import DATASET_CARD, DatasetCard, dataset_digest, shard_name
 from lingshu.core.config import to_plain
 from lingshu.core.errors import ConfigError, suggest_name
-from lingshu.core.files import (
-    MANIFEST,
-    read_json,
-    sha256_file,
-    storage_errors,
-    sync_folder,
-    write_json,
-    write_manifest,
-    write_text,
-)
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.pseudonyms import check_key
 from lingshu.core.run_card import RunCard, write_run_card
@@ -142,29 +133,29 @@ def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> 
     """
     folder = run.work / "dataset"
     statistics = DatasetStatistics()
-    with storage_errors(folder):
+    with files.storage_errors(folder):
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "data").mkdir(parents=True)
         for index, part in enumerate(parts):
-            statistics.merge(read_json(part_stats_path(part)))
+            statistics.merge(files.read_json(part_stats_path(part)))
             _link(part, folder / shard_name(index))
         shutil.copyfile(run.work / DROPS_FILE, folder / DROPS_FILE)
-    files = write_manifest(folder)
+    entries = files.write_manifest(folder)
     card = _card(run, statistics, version=dataset_digest(folder))
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(folder / DATASET_CARD, asdict(card))
-    write_text(folder / CHART, distributions_svg(card.distributions or {}))
+    files.write_json(folder / DATASET_CARD, asdict(card))
+    files.write_text(folder / CHART, distributions_svg(card.distributions or {}))
     configuration.write(run.config, folder / "config.yaml")
-    digests = {"configuration": sha256_file(folder / "config.yaml"), "run": run.key}
-    write_text(folder / "README.md", readme(card, run.config.sources, digests=digests))
-    shards = {name: entry for name, entry in files.items() if name.startswith("data/")}
-    write_json(folder / "croissant.json", croissant(card, shards, created=created))
+    digests = {"configuration": files.sha256_file(folder / "config.yaml"), "run": run.key}
+    files.write_text(folder / "README.md", readme(card, run.config.sources, digests=digests))
+    shards = {name: entry for name, entry in entries.items() if name.startswith("data/")}
+    files.write_json(folder / "croissant.json", croissant(card, shards, created=created))
     for name in options.export:
         export(name, folder)
     if options.explain:
         write_page(folder / EXPLAIN_PAGE, card, run.examples)
     write_run_card(folder, _run_card(run, card, created))
-    write_manifest(folder)
+    files.write_manifest(folder)
     _move(folder, run.out)
     return card
 
@@ -225,8 +216,8 @@ def _move(folder: Path, out: Path) -> None:
     Without its card a folder is not a dataset: the old card is removed first, the new one comes
     last.
     """
-    with storage_errors(out):
-        for name in (DATASET_CARD, MANIFEST):
+    with files.storage_errors(out):
+        for name in (DATASET_CARD, files.MANIFEST):
             (out / name).unlink(missing_ok=True)
         for old in (path for path in out.iterdir() if path.name != WORK_DIR):
             if old.is_dir() and not old.is_symlink():
@@ -236,4 +227,4 @@ def _move(folder: Path, out: Path) -> None:
         names = sorted(path.name for path in folder.iterdir())
         for name in sorted(names, key=lambda name: name == DATASET_CARD):
             os.replace(folder / name, out / name)
-        sync_folder(out)
+        files.sync_folder(out)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lingshu.core import files
 from lingshu.core.artifacts import (
     DATASET_CARD,
     SHARD_ROWS,
@@ -27,36 +28,14 @@ from lingshu.core.artifacts import (
 )
 from lingshu.core.config import to_plain
 from lingshu.core.errors import InputError, StorageError
-from lingshu.core.files import (
-    MANIFEST,
-    JsonlAppender,
-    atomic_file,
-    digest,
-    dump_line,
-    read_json,
-    storage_errors,
-)
 from lingshu.core.progress import Progress
 from lingshu.core.pseudonyms import new_key
 from lingshu.core.step_types import Decision, TableStep
-from lingshu.curate import worker
+from lingshu.curate import plan, worker
 from lingshu.curate.config import CurateConfig, StepConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.executors import Backend
 from lingshu.curate.input_shards import InputShard, read_shards
-from lingshu.curate.plan import (
-    READ_STEP,
-    WRITE_STEP,
-    CodeDigests,
-    Pass,
-    build_step,
-    check_split,
-    library_versions,
-    plan_passes,
-    resolve,
-    step_digests,
-    with_step_seeds,
-)
 from lingshu.curate.spill import read_metadata, read_rows, read_signatures
 from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Job, RowRange
 
@@ -125,17 +104,19 @@ class CurationRun:
         key: bytes | None = None,
     ) -> None:
         check_output_folder(out)
-        self.config, self.out, self.work, self.limit = resolve(config), out, out / WORK_DIR, limit
+        self.config, self.limit = plan.resolve(config), limit
+        self.out, self.work = out, out / WORK_DIR
         self._backend, self._progress, self._secret = backend, progress, key
         for source in self.config.sources:
             check_not_inside(f"source {source.name!r}", source.path, out)
-        seeded = with_step_seeds(self.config)
+        seeded = plan.with_step_seeds(self.config)
         if key is None:
-            check_split(seeded)
-        self._passes = plan_passes(seeded)
+            plan.check_split(seeded)
+        self._passes = plan.plan_passes(seeded)
         self._sources = tuple(source.name for source in self.config.sources)
-        self._digests = step_digests(seeded.steps)
-        self._runner_digest = digest([CodeDigests().digest(worker), library_versions()])
+        self._digests = plan.step_digests(seeded.steps)
+        code_digest = plan.CodeDigests().digest(worker)
+        self._runner_digest = files.digest([code_digest, plan.library_versions()])
         self._input_keys: list[str] = []
         self.step_counts = StepCounts()
         self.stats: dict[str, Mapping[str, Any]] = {}
@@ -153,10 +134,10 @@ class CurationRun:
 
     @contextlib.contextmanager
     def _lock_work_dir(self) -> Iterator[None]:
-        with storage_errors(self.work):
+        with files.storage_errors(self.work):
             # Rows as they were read are stored here until the run ends.
             self.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with JsonlAppender(self.work / "lock"), _DropLog(self.work / DROPS_FILE) as drops:
+        with files.JsonlAppender(self.work / "lock"), DropLog(self.work / DROPS_FILE) as drops:
             self._log_drop = drops.add
             yield
 
@@ -164,9 +145,9 @@ class CurationRun:
         """The card of the dataset in OUT if this very run made it: same configuration, code and
         input.
         """
-        if not (self.out / DATASET_CARD).is_file() or not (self.out / MANIFEST).is_file():
+        if not (self.out / DATASET_CARD).is_file() or not (self.out / files.MANIFEST).is_file():
             return None
-        finished_key = read_json(self.out / "run.json").get("hashes", {}).get("run")
+        finished_key = files.read_json(self.out / "run.json").get("hashes", {}).get("run")
         keys = [shard.key for shard in self._read(StepCounts(), lambda _: None)]
         return open_dataset(self.out) if finished_key == self._run_key(keys) else None
 
@@ -178,7 +159,7 @@ class CurationRun:
     def _run_key(self, inputs: Sequence[str]) -> str:
         config = {k: v for k, v in to_plain(self.config).items() if k != "workers"}
         steps = list(self._digests.values())
-        return digest([config, self.limit, inputs, steps, self._runner_digest])
+        return files.digest([config, self.limit, inputs, steps, self._runner_digest])
 
     def _hash_key(self) -> bytes:
         """The key of ids: the given one, or a random one that is stored with the work files and
@@ -187,7 +168,7 @@ class CurationRun:
         if self._secret is None:
             path = self.work / "key"
             if not path.is_file():
-                with storage_errors(path), atomic_file(path) as temporary:
+                with files.storage_errors(path), files.atomic_file(path) as temporary:
                     temporary.write_bytes(new_key())
                     temporary.chmod(0o600)
             self._secret = path.read_bytes()
@@ -217,7 +198,7 @@ class CurationRun:
             rows = sum(shard.n_left for shard in shards)
         return list(shards)
 
-    def _run_pass(self, folder: Path, steps: Pass, shards: Iterable[Shard]) -> list[Shard]:
+    def _run_pass(self, folder: Path, steps: plan.Pass, shards: Iterable[Shard]) -> list[Shard]:
         outputs = []
         for job in self._run_jobs(self._pass_job(folder, steps, shard) for shard in shards):
             metadata = read_metadata(Path(job.output))
@@ -241,10 +222,10 @@ class CurationRun:
             for shard, decision in zip(outputs, result.shards, strict=True)
         ]
 
-    def _pass_job(self, folder: Path, steps: Pass, shard: Shard) -> Job:
+    def _pass_job(self, folder: Path, steps: plan.Pass, shard: Shard) -> Job:
         digests = [self._digests[step.name] for step in steps.steps]
         decision = [sorted(shard.decision.dropped_rows), _sorted_notes(shard.decision.notes)]
-        key = digest([self._runner_digest, self._sources, digests, shard.key, decision])
+        key = files.digest([self._runner_digest, self._sources, digests, shard.key, decision])
         output = str(folder / f"{key[:40]}.arrow")
         return Job(key, output, (shard.row_range(0, shard.rows),), self._sources, steps)
 
@@ -274,7 +255,7 @@ class CurationRun:
             for job in jobs:
                 all_jobs.append(job)
                 if not _is_done(job):
-                    with storage_errors(Path(job.output)):
+                    with files.storage_errors(Path(job.output)):
                         Path(job.output).parent.mkdir(parents=True, exist_ok=True)
                     return job
                 self._progress.advance(job.rows, resumed=True)
@@ -300,9 +281,10 @@ class CurationRun:
         self._progress.start(sum(shard.n_left for shard in shards), title="writing")
         parts = [Path(job.output) for job in self._run_jobs(self._part_jobs(shards))]
         for part in parts:
-            self._collect(read_json(worker.part_stats_path(part)))
+            self._collect(files.read_json(worker.part_stats_path(part)))
         limits = {step.name: step.sources for step in self.config.steps}
-        self.step_counts.check_balance([READ_STEP, *limits, WRITE_STEP], limits, self._sources)
+        order = [plan.READ_STEP, *limits, plan.WRITE_STEP]
+        self.step_counts.check_balance(order, limits, self._sources)
         return parts
 
     def _drop_duplicate_ids(self, shards: list[Shard]) -> list[Shard]:
@@ -312,10 +294,10 @@ class CurationRun:
             for sample_id, source_index in duplicates.values():
                 source = self._sources[source_index]
                 drop = DroppedRow(
-                    sample_id, source, WRITE_STEP, "duplicate_id", "an earlier row has this id"
+                    sample_id, source, plan.WRITE_STEP, "duplicate_id", "an earlier row has this id"
                 )
-                self.step_counts.add(WRITE_STEP, source, "in")
-                self.step_counts.drop(WRITE_STEP, source, drop.reason)
+                self.step_counts.add(plan.WRITE_STEP, source, "in")
+                self.step_counts.drop(plan.WRITE_STEP, source, drop.reason)
                 self._log_drop(drop)
             dropped = shard.decision.dropped_rows | duplicates.keys()
             decision = ShardDecision(dropped, shard.decision.notes)
@@ -346,7 +328,7 @@ class CurationRun:
             for part, key in row_ranges
         ]
         image_format = self.config.image_format
-        key = digest([self._runner_digest, self._sources, image_format, inputs])
+        key = files.digest([self._runner_digest, self._sources, image_format, inputs])
         output = str(self.work / "parts" / f"{key[:40]}.parquet")
         ranges = tuple(part for part, _ in row_ranges)
         return Job(key, output, ranges, self._sources, image_format=image_format)
@@ -377,27 +359,23 @@ def _after_crash(
     return replace(job, crashed_rows={**job.crashed_rows, row: step})
 
 
-class _DropLog:
-    """Every dropped row of a run, one line each; rewritten by each run.
-
-    Raises:
-        StorageError: the disk refused.
-    """
+class DropLog:
+    """Every dropped row of a run, one line each; rewritten by each run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with storage_errors(path):
+        with files.storage_errors(path):
             self._file = path.open("w", encoding="utf-8")
 
-    def add(self, drop: DroppedRow) -> None:
-        with storage_errors(self._path):
-            self._file.write(dump_line(drop._asdict()))
+    def add(self, drop: DroppedRow, **details: object) -> None:
+        with files.storage_errors(self._path):
+            self._file.write(files.dump_line({**drop._asdict(), **details}))
 
-    def __enter__(self) -> _DropLog:
+    def __enter__(self) -> DropLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with storage_errors(self._path):
+        with files.storage_errors(self._path):
             self._file.close()
 
 
@@ -407,7 +385,7 @@ def check_output_folder(out: Path) -> None:
     Raises:
         StorageError: it is one.
     """
-    known_files = (WORK_DIR, DATASET_CARD, MANIFEST, "run.json")
+    known_files = (WORK_DIR, DATASET_CARD, files.MANIFEST, "run.json")
     if not out.exists():
         return
     if not out.is_dir() or (
@@ -455,7 +433,7 @@ def decide_shards(
     Raises:
         InputError: it dropped or noted a row that its table does not have.
     """
-    built = build_step(step)
+    built = plan.build_step(step)
     assert isinstance(built, TableStep)
     table, locations, source_indices = _load_signatures(step, paths, sources, ranks)
     decision = built.decide(table) if table.num_rows else Decision({})

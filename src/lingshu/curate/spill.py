@@ -55,9 +55,6 @@ def write_rows(
 ) -> None:
     """Write a shard. `signatures` holds one entry for each row, None where the step does not apply
     to the row.
-
-    Raises:
-        StorageError: the disk refused.
     """
     import pyarrow as pa
 

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lingshu.core import config as configuration
+from lingshu.core import files
 from lingshu.core.artifacts import (
     DATASET_CARD,
     SHARD_ROWS,
@@ -20,23 +21,13 @@ from lingshu.core.artifacts import (
     shard_name,
 )
 from lingshu.core.config import to_plain
-from lingshu.core.files import (
-    MANIFEST,
-    dump_line,
-    sha256_file,
-    storage_errors,
-    write_json,
-    write_jsonl,
-    write_manifest,
-    write_text,
-)
 from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.core.types import Drop, Sample
 from lingshu.curate.card import format_drops, render, stats_rows
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.review import ReviewSummary, queue_row, review_stats
-from lingshu.curate.runner import DROPS_FILE
+from lingshu.curate.runner import DROPS_FILE, DropLog
 from lingshu.curate.worker import DroppedRow
 from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import ShardReader, image_bytes, image_name
@@ -46,11 +37,7 @@ COUNTED_FACETS = ("license", "source", "access")
 
 
 class SynthesisWriter:
-    """Writes the rows of a synthesis into an unfinished folder.
-
-    Raises:
-        StorageError: the disk refused.
-    """
+    """Writes the rows of a synthesis into an unfinished folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -58,12 +45,11 @@ class SynthesisWriter:
         self._shard: ShardWriter | None = None
         self._n_rows = self._n_images = self._n_shards = 0
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED_FACETS}
-        self._drops: IO[str] | None = None
+        with files.storage_errors(folder):
+            (folder / "data").mkdir()
+        self._drops = DropLog(folder / DROPS_FILE)
 
     def __enter__(self) -> SynthesisWriter:
-        with storage_errors(self._folder):
-            (self._folder / "data").mkdir()
-            self._drops = (self._folder / DROPS_FILE).open("w", encoding="utf-8")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -71,7 +57,7 @@ class SynthesisWriter:
 
     def add(self, sample: Sample) -> None:
         """Write a sample with its images."""
-        with storage_errors(self._folder):
+        with files.storage_errors(self._folder):
             encoded = [image_bytes(image, shards=self._images) for image in sample.images]
             self._open_shard().add(sample, encoded)
             self._n_rows, self._n_images = self._n_rows + 1, self._n_images + len(encoded)
@@ -82,16 +68,14 @@ class SynthesisWriter:
 
     def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
         """Write a reject with the teacher's last replies."""
-        row = DroppedRow(drop.id, source, step, drop.reason, drop.detail)._asdict()
-        with storage_errors(self._folder):
-            assert self._drops is not None
-            self._drops.write(dump_line({**row, "raw": list(raw)}))
+        row = DroppedRow(drop.id, source, step, drop.reason, drop.detail)
+        self._drops.add(row, raw=list(raw))
 
     def write_queue(self, samples: Sequence[Sample]) -> None:
         """Write the samples for reviewers with their images."""
         folder = self._folder / REVIEW
         rows = []
-        with storage_errors(folder):
+        with files.storage_errors(folder):
             (folder / "images").mkdir(parents=True)
             for sample_index, sample in enumerate(samples):
                 names = []
@@ -101,7 +85,7 @@ class SynthesisWriter:
                     names.append(f"images/{sample_index:05d}-{image_index}.{suffix}")
                     (folder / names[-1]).write_bytes(data)
                 rows.append(queue_row(sample, names))
-        write_jsonl(folder / "queue.jsonl", rows)
+        files.write_jsonl(folder / "queue.jsonl", rows)
 
     def finish(
         self,
@@ -120,7 +104,7 @@ class SynthesisWriter:
         if not self._n_shards:
             self._open_shard()  # a dataset without rows has a shard as well
         self._close()
-        write_manifest(folder)
+        files.write_manifest(folder)
         ops = {step.name: step.op for step in config.steps}
         stats: dict[str, dict[str, Any]] = {}
         for name, op in ops.items():
@@ -141,9 +125,9 @@ class SynthesisWriter:
             version=dataset_digest(folder),
             steps=step_counts.card_rows(list(ops), ops, stats),
         )
-        write_json(folder / DATASET_CARD, asdict(card))
+        files.write_json(folder / DATASET_CARD, asdict(card))
         configuration.write(config, folder / "config.yaml")
-        write_text(folder / "README.md", _readme(card, counts, str(notes["teacher"])))
+        files.write_text(folder / "README.md", _readme(card, counts, str(notes["teacher"])))
         dropped = {f"dropped_{reason}": count for reason, count in card.drops.items()}
         run = RunCard(
             "synthesize",
@@ -154,7 +138,7 @@ class SynthesisWriter:
             notes={**notes, "review": [_to_json(summary) for summary in review]},
         )
         write_run_card(folder, run)
-        write_manifest(folder)
+        files.write_manifest(folder)
         return card
 
     def _open_shard(self) -> ShardWriter:
@@ -169,11 +153,9 @@ class SynthesisWriter:
             shard.__exit__()
 
     def _close(self) -> None:
-        with storage_errors(self._folder):
+        with files.storage_errors(self._folder):
             self._end_shard()
-            if self._drops is not None:
-                self._drops.close()
-                self._drops = None
+        self._drops.__exit__()
         self._images.close()
 
 
@@ -201,6 +183,6 @@ def _to_json(value: Any) -> Any:
 
 def _input_digest(dataset: Path) -> str:
     """The digest of the input's shards if it has a manifest, else of its card."""
-    if (dataset / MANIFEST).is_file():
+    if (dataset / files.MANIFEST).is_file():
         return dataset_digest(dataset)
-    return sha256_file(dataset / DATASET_CARD)
+    return files.sha256_file(dataset / DATASET_CARD)

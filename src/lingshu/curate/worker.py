@@ -33,17 +33,10 @@ from lingshu.core.errors import (
 from lingshu.core.files import atomic_file, sha256_file, storage_errors, write_json
 from lingshu.core.step_types import MapStep, SampleFunction, Signature, TableStep
 from lingshu.core.types import Drop, Image, Sample
+from lingshu.curate import spill
 from lingshu.curate.config import StepConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import WRITE_STEP, Pass, build_step
-from lingshu.curate.spill import (
-    ImageSpill,
-    ShardRow,
-    dump_sample,
-    load_sample,
-    read_rows,
-    write_rows,
-)
 from lingshu.imaging.cache import ImageCache
 from lingshu.imaging.read import ShardReader, encode_png, error_without_paths
 
@@ -208,13 +201,13 @@ def _open(step: StepConfig) -> SampleFunction:
     return built.open()
 
 
-def iter_rows(job: Job) -> Iterator[tuple[int, ShardRow, Sample]]:
+def iter_rows(job: Job) -> Iterator[tuple[int, spill.ShardRow, Sample]]:
     """The remaining rows of a job: position in the job, row, and its sample with the notes of a
     decision.
     """
     offset = 0
     for part in job.row_ranges:
-        rows = read_rows(Path(part.path))
+        rows = spill.read_rows(Path(part.path))
         kept = [i for i in range(part.start, part.stop) if i not in part.dropped_rows]
         for start in range(0, len(kept), PARSE_BATCH):
             yield from [
@@ -224,12 +217,14 @@ def iter_rows(job: Job) -> Iterator[tuple[int, ShardRow, Sample]]:
         offset += part.stop - part.start
 
 
-def _apply_notes(row: ShardRow, notes: Mapping[str, str] | None) -> tuple[ShardRow, Sample]:
-    sample = load_sample(row.text)
+def _apply_notes(
+    row: spill.ShardRow, notes: Mapping[str, str] | None
+) -> tuple[spill.ShardRow, Sample]:
+    sample = spill.load_sample(row.text)
     if not notes:
         return row, sample
     sample = replace(sample, meta=replace(sample.meta, extra={**sample.meta.extra, **notes}))
-    return row._replace(text=dump_sample(sample)), sample
+    return row._replace(text=spill.dump_sample(sample)), sample
 
 
 class _ShardPass:
@@ -250,10 +245,10 @@ class _ShardPass:
         self.counts = StepCounts()
         self.drops: list[DroppedRow] = []
         self.examples: dict[tuple[str, str], list[tuple[Sample, tuple[Sample, ...]]]] = {}
-        self.spill = ImageSpill(Path(job.output + ".images.parquet"))
+        self.spill = spill.ImageSpill(Path(job.output + ".images.parquet"))
 
     def run(self) -> None:
-        rows: list[ShardRow] = []
+        rows: list[spill.ShardRow] = []
         signatures: list[Signature | None] = []
         try:
             for row_index, row, sample in iter_rows(self.job):
@@ -277,17 +272,19 @@ class _ShardPass:
                 "drops": self.drops,
                 "examples": examples,
             }
-            write_rows(Path(self.job.output), rows, metadata, signatures if self.compute else None)
+            spill.write_rows(
+                Path(self.job.output), rows, metadata, signatures if self.compute else None
+            )
         except BaseException as error:
             self.spill.discard(error)
             raise
 
     def _dump_sample(self, sample: Sample) -> str:
-        return dump_sample(self.spill.store(sample))
+        return spill.dump_sample(self.spill.store(sample))
 
     def _process_row(
-        self, row_index: int, row: ShardRow, original: Sample
-    ) -> list[tuple[ShardRow, Signature | None]]:
+        self, row_index: int, row: spill.ShardRow, original: Sample
+    ) -> list[tuple[spill.ShardRow, Signature | None]]:
         source = self.job.sources[row.source_index]
         decoded = self.pixels.decoded
         decoded.clear()
@@ -313,7 +310,7 @@ class _ShardPass:
             self.marker.update(row_index, len(self.map_steps))
             if crashed_step is not None:
                 samples = self._drop_crashed(table.name, source, samples)
-        results: list[tuple[ShardRow, Signature | None]] = []
+        results: list[tuple[spill.ShardRow, Signature | None]] = []
         for output in samples:
             signature = self._signature(table, output, source) if table else None
             if table and signature is None:
@@ -321,7 +318,7 @@ class _ShardPass:
             is_valid = bool(output.images) and all(image in decoded for image in output.images)
             # A sample that no step changed keeps its text as it was.
             text = row.text if output is original else self._dump_sample(output)
-            results.append((ShardRow(output.id, row.source_index, text, is_valid), signature))
+            results.append((spill.ShardRow(output.id, row.source_index, text, is_valid), signature))
         return results
 
     def _apply_step(
@@ -406,9 +403,6 @@ def part_stats_path(part: Path) -> Path:
 def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> None:
     """Write the rows of `job` as a shard of a DATASET. Every image in it was decoded once in this
     run.
-
-    Raises:
-        StorageError: the disk refused.
     """
     path = Path(job.output)
     counts, statistics = StepCounts(), DatasetStatistics()
@@ -448,7 +442,7 @@ def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> N
     write_json(part_stats_path(path), stats)
 
 
-def _encode(image: Image, images: ImageCache, row: ShardRow, job: Job) -> bytes:
+def _encode(image: Image, images: ImageCache, row: spill.ShardRow, job: Job) -> bytes:
     if job.image_format == "png":
         return encode_png(images.rgb(image))
     data = images.bytes(image)
