@@ -110,7 +110,7 @@ def test_without_a_model_tools_are_listed_and_say_what_is_missing(mode: str) -> 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_result_says_who_answered_what_and_what_was_seen(mode: str) -> None:
+def test_a_result_names_its_model_its_prompt_and_its_images(mode: str) -> None:
     progress_values: list[float] = []
 
     async def work() -> dict[str, Any]:
@@ -141,7 +141,7 @@ def test_a_result_says_who_answered_what_and_what_was_seen(mode: str) -> None:
     assert progress_values == [1.0]
 
 
-def test_a_draft_is_taken_apart_and_preliminary() -> None:
+def test_a_draft_has_sections_and_is_preliminary() -> None:
     result = structured_content(
         call(ECHO, "draft_report", {"images": [URI], "indication": "cough"})
     )
@@ -215,7 +215,7 @@ def test_the_published_names_answer_with_the_published_keys() -> None:
 
 @needs_data
 @pytest.mark.parametrize("mode", MODES)
-def test_studies_are_listed_described_and_shown_without_anything_that_names(
+def test_studies_are_listed_described_and_shown_without_identities(
     mode: str, tmp_path: Path
 ) -> None:
     root = tmp_path / "Canary^Jane"
@@ -269,7 +269,7 @@ def test_studies_are_listed_described_and_shown_without_anything_that_names(
         assert canary not in output, canary
 
 
-def test_the_series_of_a_study_have_the_numbers_that_its_description_tells(tmp_path: Path) -> None:
+def test_the_series_of_a_study_have_the_numbers_of_its_description(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
     from tests.support.dicom_files import dicom
 
@@ -309,7 +309,7 @@ def test_the_series_of_a_study_have_the_numbers_that_its_description_tells(tmp_p
     assert run(work) == [[(3, 5)], [(2, 3)], [(1, 2), (3, 5)]]
 
 
-def test_a_file_that_is_named_by_a_hash_is_no_base64(tmp_path: Path) -> None:
+def test_a_file_that_is_named_by_a_hash_is_not_read_as_base64(tmp_path: Path) -> None:
     name = "ab" * 32
     (tmp_path / name).write_bytes(PNG)
     media = MediaResolver(SafeFolder(tmp_path))
@@ -318,7 +318,7 @@ def test_a_file_that_is_named_by_a_hash_is_no_base64(tmp_path: Path) -> None:
         media.load_inputs(["cd" * 32], ViewOptions())
 
 
-def test_nothing_is_kept_of_files_that_have_gone(tmp_path: Path) -> None:
+def test_nothing_is_kept_of_files_that_are_gone(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
     from tests.support.dicom_files import dicom
 
@@ -473,7 +473,7 @@ def test_a_cancelled_call_frees_the_engine(mode: str, tmp_path: Path) -> None:
     run(work)
 
 
-def test_the_windows_and_kinds_of_the_tools_are_those_there_are() -> None:
+def test_the_windows_and_kinds_of_the_tools_are_complete() -> None:
     assert get_args(WindowName) == (FILE_WINDOW, *CT_WINDOWS)
     for language in get_args(Language):
         for kind in get_args(AnalysisType):
@@ -481,7 +481,7 @@ def test_the_windows_and_kinds_of_the_tools_are_those_there_are() -> None:
             assert label in render_prompt("analyze", language, kind=label, context="")
 
 
-def test_wrong_options_are_told_at_the_door(
+def test_wrong_options_are_reported_at_start_up(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = tmp_path / "keys"
@@ -518,7 +518,7 @@ print(sorted({"torch", "transformers", "cv2", "pyarrow"} & set(sys.modules)))
     assert process.stdout == "[]\n", process.stderr
 
 
-def test_a_bug_is_told_as_one_and_its_values_stay_here(
+def test_a_bug_is_reported_without_its_values(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("ERROR", "lingshu")

@@ -1,5 +1,5 @@
-"""`lingshu mcp` over HTTP and over standard input and output, and what the published server let
-through: Host, Origin, tokens, sizes.
+"""`lingshu mcp` over HTTP and over standard input and output, with checks that the published server
+lacks: Host, Origin, tokens, sizes.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _lines(headers: dict[str, str]) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
-def test_tokens_are_asked_of_every_request() -> None:
+def test_every_request_needs_a_token() -> None:
     with http_server(setup(REPORT), tokens=("another-token-of-a-length", TOKEN)) as port:
         for path in ("/mcp", "/lingshu"):
             assert post(port, path) == 401
@@ -178,7 +178,7 @@ def test_tokens_are_asked_of_every_request() -> None:
         run(work)
 
 
-def test_beyond_this_machine_the_names_that_were_given_are_answered() -> None:
+def test_beyond_this_machine_only_the_given_host_names_are_answered() -> None:
     with http_server(setup(REPORT), tokens=(TOKEN,), hosts=("pacs.hospital.example",)) as port:
         assert post(port, Host="pacs.hospital.example", **BEARER) == 200
         assert post(port, Host="pacs.hospital.example:4200", **BEARER) == 200
@@ -212,7 +212,7 @@ def test_a_session_over_standard_input_and_output(mode: str) -> None:
     run(work)
 
 
-def test_d9_standard_output_holds_the_protocol_alone_and_a_signal_ends_it() -> None:
+def test_d9_standard_output_carries_only_the_protocol_and_a_signal_ends_it() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "lingshu", "mcp", REPORT],
         stdin=subprocess.PIPE,
@@ -229,7 +229,7 @@ def test_d9_standard_output_holds_the_protocol_alone_and_a_signal_ends_it() -> N
         assert server.stdout.read() == b"" and server.stderr.read() == b""
 
 
-def test_the_published_servers_environment_is_taken_once_and_told(tmp_path: Path) -> None:
+def test_the_published_servers_environment_is_read_and_reported(tmp_path: Path) -> None:
     assert (
         read_legacy_environment({}) is None
         and read_legacy_environment({"LINGSHU_SERVER_API": "secret"}) is None

@@ -1,5 +1,5 @@
-"""The server as clients meet it: whole and streamed replies, images, limits, keys, and errors that
-tell what to do.
+"""The server as clients see it: complete and streamed replies, images, limits, keys, and errors with
+their remedy.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def image_content(*uris: str, text: str = "Is there a lesion?") -> list[dict[str
     ]
 
 
-def test_a_reply_says_who_gave_it_and_what_was_seen(client: Client) -> None:
+def test_a_reply_names_its_model_and_the_provenance_of_its_images(client: Client) -> None:
     response = client.chat(image_content(URI, URI)).json
     assert response["object"] == "chat.completion" and response["model"] == "tiny"
     assert response["choices"][0]["finish_reason"] in ("stop", "length")
@@ -82,7 +82,7 @@ def test_a_reply_says_who_gave_it_and_what_was_seen(client: Client) -> None:
     ]
 
 
-def test_a_streamed_reply_is_the_whole_one_in_pieces(client: Client) -> None:
+def test_a_streamed_reply_is_the_full_one_in_pieces(client: Client) -> None:
     fields: dict[str, Any] = {"max_tokens": 30, "temperature": 1.0, "seed": 5}
     full_response = client.chat(image_content(URI), **fields).json
     events = client.chat(
@@ -101,7 +101,7 @@ def test_a_streamed_reply_is_the_whole_one_in_pieces(client: Client) -> None:
     )
 
 
-def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client) -> None:
+def test_dialogues_of_several_turns_and_system_prompts_are_accepted(client: Client) -> None:
     turns = [
         {"role": "developer", "content": "Answer in one word."},
         {"role": "user", "content": image_content(URI)},
@@ -137,7 +137,7 @@ def test_dialogues_of_several_turns_and_system_prompts_are_taken(client: Client)
         ),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(
+def test_unsupported_fields_are_refused_by_name(
     client: Client, fields: dict[str, Any], param: str, message: str
 ) -> None:
     response = client.chat(**fields)
@@ -189,7 +189,7 @@ def test_other_models_paths_methods_and_bodies_are_refused(client: Client) -> No
         "",
     ],
 )
-def test_what_is_no_image_is_refused_and_never_repeated(client: Client, uri: str) -> None:
+def test_what_is_not_an_image_is_refused_and_never_repeated(client: Client, uri: str) -> None:
     response = client.chat(image_content(uri))
     assert (
         response.status == 400 and response.error["param"] == "messages.0.content.0.image_url.url"
@@ -202,7 +202,7 @@ def test_ten_thousand_images_are_refused_before_one_is_opened(client: Client) ->
     assert "10000 images, more than 64" in client.chat(messages=turns).error["message"]
 
 
-def test_files_come_from_below_the_root_alone(
+def test_files_are_read_only_below_the_root(
     engine: ContinuousBatchingEngine, tmp_path: Path
 ) -> None:
     (tmp_path / "root").mkdir()
@@ -224,7 +224,7 @@ def test_files_come_from_below_the_root_alone(
         assert len(refusals) == 1 and str(tmp_path) not in refusals.pop().decode()
 
 
-def test_keys_are_asked_for_everywhere_but_at_health(engine: ContinuousBatchingEngine) -> None:
+def test_keys_are_required_everywhere_except_for_health(engine: ContinuousBatchingEngine) -> None:
     with serving(engine, keys=("another-key-of-this-server", KEY)) as client:
         assert client.send("GET", "/health").status == 200
         for header in (
@@ -242,7 +242,7 @@ def test_keys_are_asked_for_everywhere_but_at_health(engine: ContinuousBatchingE
         assert client.chat().status == 401
 
 
-def test_names_and_pages_of_others_do_not_reach_a_server_on_this_machine(client: Client) -> None:
+def test_foreign_hosts_and_origins_do_not_reach_a_server_on_this_machine(client: Client) -> None:
     for host, status in (
         ("evil.test", 421),
         ("127.0.0.1.evil.test", 421),
@@ -274,7 +274,7 @@ def test_bodies_are_bounded(engine: ContinuousBatchingEngine) -> None:
 
 
 def send_raw(client: Client, data: bytes) -> bytes:
-    """What comes back over one connection until it is closed."""
+    """What arrives over one connection until it is closed."""
     with socket.create_connection(("127.0.0.1", client.port), timeout=20) as wire:
         wire.sendall(data)
         return b"".join(iter(lambda: wire.recv(65536), b""))
@@ -299,7 +299,7 @@ def test_slow_heads_and_bodies_are_cut_off(engine: ContinuousBatchingEngine) -> 
 
 
 def posted(**fields: object) -> bytes:
-    """A whole request for one completion, as bytes."""
+    """A request for one completion, as bytes."""
     body = json.dumps(
         {"model": "tiny", "messages": [{"role": "user", "content": "?"}], **fields}
     ).encode()
@@ -312,7 +312,7 @@ def posted(**fields: object) -> bytes:
     return "\r\n".join((*head, "", "")).encode() + body
 
 
-def test_beyond_the_seats_clients_are_told_to_wait_and_a_seat_is_free_when_its_client_leaves(
+def test_beyond_the_slots_clients_get_429_and_a_slot_is_free_when_its_client_disconnects(
     engine: ContinuousBatchingEngine,
 ) -> None:
     with serving(engine, slots=2, max_tokens=900) as client:
@@ -329,7 +329,7 @@ def test_beyond_the_seats_clients_are_told_to_wait_and_a_seat_is_free_when_its_c
         assert client.chat().status == 200
 
 
-def test_a_client_of_a_whole_reply_that_leaves_frees_its_seat(
+def test_a_client_of_a_full_reply_that_disconnects_frees_its_slot(
     engine: ContinuousBatchingEngine,
 ) -> None:
     with serving(engine, slots=1, max_tokens=900) as client:
@@ -357,7 +357,7 @@ def test_many_clients_get_what_each_would_get_alone(client: Client) -> None:
     assert [response.json["choices"] for response in responses if response] == expected
 
 
-def test_the_description_names_this_servers_model_and_limits(client: Client) -> None:
+def test_the_openapi_schema_names_this_servers_model_and_limits(client: Client) -> None:
     schema = client.send("GET", "/openapi.json").json["components"]["schemas"]["ChatRequest"][
         "properties"
     ]
@@ -374,11 +374,11 @@ def test_the_description_names_this_servers_model_and_limits(client: Client) -> 
         (["--host", "0.0.0.0", "--key-file", "none"], "cannot be read"),
         (["--root", "none"], "give a folder that exists"),
         (["--max-batch-size", "0"], "at least 1"),
-        (["--allow-urls", "http://x/"], "is no host"),
+        (["--allow-urls", "http://x/"], "is not a host"),
         (["--port", "99999"], "is not an address"),
     ],
 )
-def test_the_door_is_checked_before_a_model_is_opened(
+def test_options_are_checked_before_a_model_is_opened(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -392,7 +392,7 @@ def test_the_door_is_checked_before_a_model_is_opened(
     assert message in stderr and "secret" not in stderr
 
 
-def test_a_port_in_use_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         assert main(["serve", "echo:yes", "--port", str(occupied.getsockname()[1])]) == 2
     assert "choose another --port" in capsys.readouterr().err
@@ -432,17 +432,15 @@ def test_a_client_that_reads_nothing_is_cut_off(engine: ContinuousBatchingEngine
         socket.create_connection(("127.0.0.1", client.port)) as wire,
     ):
         wire.settimeout(15)
-        # It asks and asks, and never reads: in the end nothing more can be written to it.
+        # It sends requests and never reads: in the end nothing more can be written to it.
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             while True:
                 wire.sendall(ask * 100)
         assert client.chat().status == 200
 
 
-def test_what_is_there_when_serving_begins_is_looked_through_no_more() -> None:
-    """Looking through a model and its libraries for garbage would stop every answer for a quarter
-    of a second.
-    """
+def test_objects_from_before_serving_are_never_garbage_collected() -> None:
+    """A collection over a model and its libraries would stop every reply for a quarter of a second."""
     code = """
 import gc, os, signal, threading
 from lingshu.cli.main import main
@@ -463,7 +461,7 @@ raise SystemExit(main(["serve", "echo:yes", "--port", "0"]))
 
 
 @pytest.mark.peers
-def test_the_description_holds_for_a_thousand_cases(
+def test_the_openapi_schema_holds_for_a_thousand_cases(
     engine: ContinuousBatchingEngine, tmp_path: Path
 ) -> None:
     """schemathesis, every check on; its command is looked for on the path."""
@@ -471,8 +469,8 @@ def test_the_description_holds_for_a_thousand_cases(
     if command is None:
         pytest.skip("schemathesis is not installed")
     hooks = {
-        "SCHEMATHESIS_HOOKS": "_serve_contract_hooks",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "SCHEMATHESIS_HOOKS": "serve_contract_hooks",
+        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
     }
     with serving(engine, max_tokens=8) as client:
         url = f"http://127.0.0.1:{client.port}/openapi.json"

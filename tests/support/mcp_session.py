@@ -1,5 +1,5 @@
 """What the tests of `lingshu mcp` share: servers and sessions with the official client, engines
-that are elsewhere or never answer.
+that are remote or never answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOKEN = "a-token-of-some-length"
 REPORT = "echo:Findings: a nodule. Impression: benign."
 T = TypeVar("T")
 
-# An engine at an address that is on no machine: it writes down what it is asked.
+# An engine at a remote address that records its requests.
 REMOTE_ENGINE = """
 from dataclasses import dataclass, field
 from lingshu.core.types import Reply
@@ -53,7 +53,7 @@ ENGINE = RemoteEngine()
 def load(model, options):
     return ENGINE
 """
-# One that says a word and then nothing, until it is told that nobody waits.
+# One that emits a token and then nothing until it is cancelled.
 ENDLESS_ENGINE = """
 from dataclasses import dataclass, field
 
@@ -113,7 +113,7 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
 
 
 def write_engine(folder: Path, code: str) -> str:
-    """A file with an engine; its name is a model's."""
+    """A file with an engine; its path can be given as a model."""
     file = folder / "engine.py"
     file.write_text(code, encoding="utf-8")
     return str(file)
@@ -127,8 +127,8 @@ async def session(
     answer: str | None = None,
     services: McpServices | None = None,
 ) -> AsyncIterator[Client]:
-    """A session in memory; `answer` is what its user says when asked (accept, decline), None for a
-    client that cannot ask.
+    """A session in memory; `answer` is its user's response (accept, decline), None for a client that
+    cannot ask.
     """
     active_services = services or open_services(given)
     client_options: dict[str, Any] = {}
@@ -161,7 +161,7 @@ def error_text(result: CallToolResult) -> str:
 
 
 def structured_content(result: CallToolResult) -> dict[str, Any]:
-    """The structured content of a result that must be none."""
+    """The structured content of a result that must not be an error."""
     assert not result.is_error and result.structured_content is not None, text(result)
     return result.structured_content
 
@@ -174,7 +174,7 @@ def http_server(
     max_body_mb: int = 32,
     hosts: tuple[str, ...] = (),
 ) -> Iterator[int]:
-    """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it is as one
+    """A server on a free port of 127.0.0.1, for the length of a `with`; with `hosts` it acts as if
     beyond this machine.
     """
     limits = Limits.of_body_mb(

@@ -1,6 +1,6 @@
-"""For schemathesis: what a description cannot say of a string, that it is a picture.
+"""Hooks for schemathesis: strings that are images, which a schema cannot describe.
 
-SCHEMATHESIS_HOOKS names this file.
+SCHEMATHESIS_HOOKS names this module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hypothesis import strategies  # pyright: ignore[reportMissingImports]
 
 
 def gray_png_uri(width: int, height: int) -> str:
-    """A grey PNG file as a data URI."""
+    """A gray PNG file as a data URI."""
 
     def chunk(chunk_type: bytes, data: bytes) -> bytes:
         return (

@@ -1,4 +1,4 @@
-"""Studies, evaluations and review queues made up for the tests of the page, with names that are
+"""Synthetic studies, evaluations and review queues for the tests of the page, with names that are
 markup.
 """
 
@@ -28,7 +28,7 @@ N_SLICES = 5
 
 
 def fixed_reply_engine(text: str) -> AsyncEngine:
-    """A model without weights that says one thing."""
+    """A model without weights that always gives one reply."""
     return BlockingEngineAdapter(echo.load(f"echo:{text}", EngineOptions()))
 
 
@@ -98,7 +98,7 @@ def write_queue(folder: Path) -> None:
                 "kind": "caption",
                 **texts,
                 "images": [name],
-                "source": "made up",
+                "source": "synthetic",
                 "modality": "ct",
             }
         )

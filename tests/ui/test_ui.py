@@ -1,6 +1,4 @@
-"""The page's addresses: what is served without a key, what is told of studies, and what drafts,
-reports and verdicts become.
-"""
+"""The page's addresses: files without a key, studies without identities, drafts, reports, verdicts."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from tests.support.serving import Answer, Client, serving  # noqa: E402
 from tests.support.ui_data import EVIL_NAME, N_SLICES, fixed_reply_engine, web_ui  # noqa: E402
 
 KEY = "a-key-of-sixteen-characters"
-# The bare number of the MRN may stand in a hash by chance.
+# The bare number of the MRN may occur in a hash by chance.
 IDENTIFYING_SECRETS = tuple(secret for secret in SECRETS if secret != "4711")
 REPLY = "Findings: Both lungs are clear. Impression: No finding."
 
@@ -58,8 +56,7 @@ def studies(client: Client) -> list[dict[str, Any]]:
     return get(client, "studies").json["studies"]
 
 
-# --- files and the door
-# -------------------------------------------------------------------------------------------
+# --- files and security
 
 
 def test_the_page_and_its_files_run_nothing_but_themselves(client: Client) -> None:
@@ -83,7 +80,7 @@ def test_the_page_and_its_files_run_nothing_but_themselves(client: Client) -> No
         assert not re.search(r"<[^>]+\s(?:on\w+|style)=|<script(?![^>]+src=)", text), file.name
 
 
-def test_only_what_says_nothing_is_served_without_the_key(page: WebUI) -> None:
+def test_only_files_without_data_are_served_without_the_key(page: WebUI) -> None:
     with serving(fixed_reply_engine(REPLY), ui=page, keys=(KEY,)) as client:
         assert [
             client.send("GET", path).status for path in ("/", "/page/app.js", "/page/page.css")
@@ -127,7 +124,7 @@ def test_bad_bodies_are_refused_and_not_repeated(client: Client) -> None:
         assert response.status == 400 and b"ZZextra" not in response.body
 
 
-def test_the_page_is_no_part_of_the_described_interface(client: Client) -> None:
+def test_the_page_is_not_part_of_the_openapi_schema(client: Client) -> None:
     assert not [
         path
         for path in client.send("GET", "/openapi.json").json["paths"]
@@ -137,14 +134,13 @@ def test_the_page_is_no_part_of_the_described_interface(client: Client) -> None:
         assert bare.send("GET", "/").status == 404
 
 
-def test_a_page_without_folders_says_which_option_gives_them() -> None:
+def test_a_page_without_folders_names_the_missing_option() -> None:
     with serving(fixed_reply_engine(REPLY), ui=WebUI(UiFolders())) as client:
         for path, option in (("studies", "--root"), ("runs", "--runs"), ("review", "--review")):
             assert option in get(client, path).error["message"]
 
 
 # --- studies
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_studies_are_listed_in_order_and_without_identities(client: Client) -> None:
@@ -169,7 +165,7 @@ def test_studies_are_listed_in_order_and_without_identities(client: Client) -> N
     ]
 
 
-def test_a_slice_is_drawn_in_the_window_that_was_asked_for(client: Client) -> None:
+def test_a_slice_is_rendered_in_the_requested_window(client: Client) -> None:
     [study] = [
         entry["id"] for entry in studies(client) if entry["rank"] == 2 and entry["modality"] == "CT"
     ]
@@ -201,7 +197,9 @@ def test_a_slice_is_drawn_in_the_window_that_was_asked_for(client: Client) -> No
     [{"series": 2}, {"series": 0}, {"series": "-1"}, {"index": 99}, {"index": 0}, {"index": "٣"}, {"window": "nonsense"}, {"window": "1,0"},
      {"study": "../../etc"}, {"study": ""}, {"series": "9" * 30}],
 )  # fmt: skip
-def test_what_is_not_there_is_refused(client: Client, invalid_params: dict[str, object]) -> None:
+def test_a_slice_that_does_not_exist_is_refused(
+    client: Client, invalid_params: dict[str, object]
+) -> None:
     params = {
         "study": studies(client)[0]["id"],
         "series": 1,
@@ -214,7 +212,6 @@ def test_what_is_not_there_is_refused(client: Client, invalid_params: dict[str, 
 
 
 # --- drafts
-# -------------------------------------------------------------------------------------------------------
 
 
 def create_draft(
@@ -242,7 +239,7 @@ def export_draft(
     )
 
 
-def test_a_draft_says_what_was_seen_and_names_nobody(client: Client) -> None:
+def test_a_draft_has_the_provenance_of_its_images_and_names_nobody(client: Client) -> None:
     response = create_draft(client, study_image(client), study_image(client))
     assert (response["findings"], response["impression"]) == (
         "Both lungs are clear.",
@@ -258,7 +255,7 @@ def test_a_draft_says_what_was_seen_and_names_nobody(client: Client) -> None:
     assert not [secret for secret in IDENTIFYING_SECRETS if secret in json.dumps(response)]
 
 
-def test_an_export_says_whether_a_person_changed_the_words(client: Client) -> None:
+def test_an_export_says_whether_a_person_changed_the_text(client: Client) -> None:
     draft = create_draft(client, study_image(client))
     exported_text = export_draft(client, draft, "md").body.decode()
     assert (
@@ -274,7 +271,7 @@ def test_an_export_says_whether_a_person_changed_the_words(client: Client) -> No
     assert draft["model_digest"][:16] in edited
 
 
-def test_fhir_names_the_patient_only_where_asked_and_an_sr_always(client: Client) -> None:
+def test_fhir_names_the_patient_only_on_request_and_an_sr_always(client: Client) -> None:
     draft = create_draft(client, study_image(client))
     for patient in (False, True):
         fhir = export_draft(client, draft, "fhir", patient=patient, findings="Clear. Edited.")
@@ -294,7 +291,7 @@ def test_fhir_names_the_patient_only_where_asked_and_an_sr_always(client: Client
     )
 
 
-def test_a_draft_of_pictures_has_no_sr(client: Client) -> None:
+def test_a_draft_of_plain_images_has_no_sr(client: Client) -> None:
     import base64
 
     from lingshu.imaging.read import png_bytes
@@ -312,7 +309,6 @@ def test_a_draft_of_pictures_has_no_sr(client: Client) -> None:
 
 
 # --- reports
-# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_report_is_shown_in_a_frame_that_reaches_nothing(client: Client, tmp_path: Path) -> None:
@@ -359,7 +355,6 @@ def test_one_odd_folder_does_not_hide_the_others(client: Client, tmp_path: Path)
 
 
 # --- review
-# -------------------------------------------------------------------------------------------------------
 
 QUEUE_NAME = "captions/review"
 
@@ -391,7 +386,7 @@ def test_verdicts_are_written_as_curation_reads_them(client: Client, tmp_path: P
     assert (three.prefer == "first") == texts[0].startswith("text 2")
 
 
-def test_neither_side_tells_which_text_came_first(client: Client) -> None:
+def test_neither_side_reveals_which_text_came_first(client: Client) -> None:
     orders = set()
     for reviewer in map(str, range(12)):
         rows = get(client, "review/queue", queue=QUEUE_NAME, reviewer=reviewer).json["rows"]
@@ -402,9 +397,7 @@ def test_neither_side_tells_which_text_came_first(client: Client) -> None:
     assert orders == {True, False}
 
 
-def test_undoing_takes_the_last_verdict_back_and_no_one_elses(
-    client: Client, tmp_path: Path
-) -> None:
+def test_undo_removes_the_reviewers_own_last_verdict(client: Client, tmp_path: Path) -> None:
     judge(client, "s0", verdict="accept")
     judge(client, "s0", verdict="reject", reason="no")
     judge(client, "s0", reviewer="读片者 乙", verdict="accept")
@@ -418,7 +411,7 @@ def test_undoing_takes_the_last_verdict_back_and_no_one_elses(
     ] == {"读片者 乙": 1}
 
 
-def test_agreement_is_told_of_what_two_reviewers_both_judged(client: Client) -> None:
+def test_agreement_covers_what_two_reviewers_both_judged(client: Client) -> None:
     for name, verdict in (("s0", "accept"), ("s1", "accept")):
         judge(client, name, verdict=verdict)
         judge(client, name, reviewer="two", verdict=verdict)
@@ -441,7 +434,7 @@ def test_agreement_is_told_of_what_two_reviewers_both_judged(client: Client) -> 
         ("none", {"verdict": "accept"}, "no such sample"),
     ],
 )
-def test_a_verdict_that_says_too_little_is_refused(
+def test_an_incomplete_verdict_is_refused(
     client: Client, tmp_path: Path, name: str, verdict: dict[str, str], message: str
 ) -> None:
     assert message in judge(client, name, **verdict).error["message"]

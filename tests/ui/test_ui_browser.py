@@ -1,5 +1,5 @@
-"""The page as a person meets it, in a real browser: every view is used, looked at (shots/ in the
-test's folder), and stays text.
+"""The page in a real browser: every view is used, its screenshots are stored (shots/ in the test's
+folder), and markup in data stays text.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from tests.support.ui_data import EVIL, EVIL_NAME, N_SLICES, fixed_reply_engine,
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")]
 
 KEY = "a-key-of-sixteen-characters"
-# The bare number of the MRN may stand in a hash by chance.
+# The bare number of the MRN may occur in a hash by chance.
 IDENTIFYING_SECRETS = tuple(secret for secret in SECRETS if secret != "4711")
 REPLY = f"Findings: Clear {EVIL}. Impression: No finding {EVIL}."
-# What the page hands over as a file, kept for the test to read.
+# Files that the page offers for download, kept for the test.
 KEEP_SAVED = """window.saved = []; const made = URL.createObjectURL.bind(URL);
   URL.createObjectURL = (blob) => { if (blob.type !== 'image/png') window.saved.push(blob); return made(blob); };"""
-# The mean grey of the picture in the nth screen.
-GREY = """(async () => { const image = document.querySelectorAll('.screen img')[%d]; await image.decode();
+# The mean gray level of the image in the nth screen.
+GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.screen img')[%d]; await image.decode();
   const canvas = document.createElement('canvas'); canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
   const brush = canvas.getContext('2d'); brush.drawImage(image, 0, 0);
-  const grey = brush.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0;
-  for (let at = 0; at < grey.length; at += 4) sum += grey[at]; return 4 * sum / grey.length; })()"""
+  const pixels = brush.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0;
+  for (let at = 0; at < pixels.length; at += 4) sum += pixels[at]; return 4 * sum / pixels.length; })()"""
 
 
 def screen_state(index: int, *parts: str) -> str:
@@ -57,7 +57,7 @@ def open_page(
     keys: tuple[str, ...] = (),
     engine: AsyncEngine | None = None,
 ) -> Tab:
-    """The tab after a visit: nothing ran that was data, nothing was asked of anybody else."""
+    """The tab after a visit; it sent requests to no other server."""
     with (
         serving(engine or fixed_reply_engine(REPLY), ui=web_ui(root), keys=keys) as client,
         chromium(root / "profile") as address,
@@ -78,7 +78,7 @@ async def wait_until_ready(tab: Tab) -> None:
 
 
 async def save_screenshots(tab: Tab, root: Path, name: str) -> None:
-    """A view in light, in dark and on a phone, where nothing may stick out sideways."""
+    """A view in light, in dark and on a phone, where nothing may overflow the width."""
     folder = root / "shots"
     folder.mkdir(exist_ok=True)
     await tab.screenshot(folder / f"{name}.png")
@@ -89,7 +89,7 @@ async def save_screenshots(tab: Tab, root: Path, name: str) -> None:
 
 
 async def wait_for_text(tab: Tab, text: str, count: str) -> None:
-    """Write the words of a verdict, send it, and wait until it counts."""
+    """Type the text of a verdict, send it, and wait until it counts."""
     await tab.call("Input.insertText", text=text)
     await tab.run("document.querySelector('.writing').requestSubmit()")
     await tab.wait_until(f"document.querySelector('.count').textContent === '{count}'")
@@ -102,7 +102,7 @@ async def assert_nothing_ran(tab: Tab) -> None:
     assert await tab.run("document.querySelectorAll('main script, main img[src=x]').length") == 0
 
 
-def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
+def test_a_chat_with_two_images_streams_and_shows_markup_as_text(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         files = [
@@ -149,7 +149,7 @@ def test_a_chat_with_two_images_streams_and_stays_text(tmp_path: Path) -> None:
     assert open_page(tmp_path, visit).console_errors == []
 
 
-def test_a_reply_is_stopped_and_its_place_is_free(tmp_path: Path) -> None:
+def test_a_stopped_reply_frees_its_slot(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     from lingshu.engines.hf import ContinuousBatchingEngine
     from lingshu.models.load import LoadedModel
@@ -196,10 +196,10 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
             secret for secret in (*IDENTIFYING_SECRETS, EVIL_NAME, "<b>") if secret in viewer_text
         ]
         await tab.run("document.querySelectorAll('.screen')[1].focus()")
-        before = await tab.run(GREY % 1)
+        before = await tab.run(GRAY_LEVEL % 1)
         await tab.press("1")
         await tab.wait_until(screen_state(1, "window=lung"))
-        lung = await tab.run(GREY % 1)
+        lung = await tab.run(GRAY_LEVEL % 1)
         assert lung > before + 20
         await tab.press("End")
         await tab.wait_until(screen_state(1, f"index={N_SLICES}", "lung"))
@@ -218,7 +218,7 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
             "Input.dispatchMouseEvent", type="mouseReleased", x=box[0] - 60, y=box[1] - 90, **mouse
         )
         await tab.wait_until(screen_state(1, "%2C"))  # a window in numbers
-        assert abs(await tab.run(GREY % 1) - lung) > 5
+        assert abs(await tab.run(GRAY_LEVEL % 1) - lung) > 5
         await tab.call(
             "Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=80
         )
@@ -245,10 +245,8 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
     assert open_page(tmp_path, visit).console_errors == []
 
 
-def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_path: Path) -> None:
-    """The radiograph is of a patient with one study; the first study of the other one has a later
-    one alone.
-    """
+def test_only_an_earlier_study_of_the_same_patient_is_chosen_as_prior(tmp_path: Path) -> None:
+    """The radiograph's patient has one study; the other patient's first study has only a later one."""
     pick = """(() => { const select = document.querySelectorAll('.pane')[1].querySelector('select');
       select.value = [...select.options].find((one) => one.text.includes('%s')).value; select.dispatchEvent(new Event('change')); })()"""
 
@@ -267,7 +265,7 @@ def test_only_an_earlier_study_of_the_same_patient_is_put_beside_as_prior(tmp_pa
                 == "–"
             )
             await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
-        # Whoever wants another one there says so.
+        # Another one can be chosen explicitly.
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
         await tab.run((pick % "CR").replace("[1]", "[0]"))
         await tab.wait_until(screen_state(0, "index=1"))
@@ -379,7 +377,7 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
     }
 
 
-def test_the_key_is_asked_for_once_and_kept_nowhere(tmp_path: Path) -> None:
+def test_the_key_is_requested_once_and_stored_nowhere(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         for index, key in enumerate(("a-wrong-key-entirely", KEY)):
             await tab.wait_until(

@@ -80,6 +80,7 @@ def create_app(config: ServeConfig) -> SecurityMiddleware:
         description=NOTICE,
         docs_url=None,
         redoc_url=None,
+        responses=_responses(_COMMON_ERRORS),
     )
     middleware = SecurityMiddleware(
         app,
@@ -122,12 +123,7 @@ def _add_routes(
     ):
         Gauge(name, description, registry=registry).set_function(value)
 
-    @app.get(
-        "/v1/models",
-        response_model=schema.ModelList,
-        responses=_responses({}),
-        summary="The models of this server.",
-    )
+    @app.get("/v1/models", response_model=schema.ModelList, summary="The models of this server.")
     async def models() -> dict[str, Any]:
         info = {
             "model": engine.model,
@@ -139,21 +135,11 @@ def _add_routes(
         entry = {"id": config.name, "object": "model", "created": started_at}
         return {"object": "list", "data": [{**entry, "owned_by": "lingshu", "lingshu": info}]}
 
-    @app.get(
-        "/health",
-        response_model=schema.Health,
-        responses=_responses({}),
-        summary="Whether the server responds.",
-    )
+    @app.get("/health", response_model=schema.Health, summary="Whether the server responds.")
     async def health() -> dict[str, Any]:
         return {"status": "ok", "running": engine.running, "waiting": engine.waiting}
 
-    @app.get(
-        "/metrics",
-        response_class=PlainTextResponse,
-        responses=_responses({}),
-        summary="Metrics in Prometheus format.",
-    )
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Metrics in Prometheus format.")
     async def metrics() -> PlainTextResponse:
         text = generate_latest(registry)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
@@ -162,7 +148,7 @@ def _add_routes(
 def _responses(errors: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     return {
         status: {"model": schema.ErrorBody, "description": description}
-        for status, description in {**errors, **_COMMON_ERRORS}.items()
+        for status, description in errors.items()
     }
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
@@ -48,32 +49,24 @@ class ServerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry, buckets=BUCKETS_S)
+        self.requests = counter(
             "lingshu_requests",
             "Chat completions by the HTTP status they ended with; 499: the client disconnected.",
             ["status"],
-            registry=self.registry,
         )
-        self.prompt_tokens = Counter(
-            "lingshu_prompt_tokens",
-            "Prompt tokens of completed requests, images included.",
-            registry=self.registry,
+        self.prompt_tokens = counter(
+            "lingshu_prompt_tokens", "Prompt tokens of completed requests, images included."
         )
-        self.reply_tokens = Counter(
-            "lingshu_reply_tokens", "Tokens of replies.", registry=self.registry
-        )
-        self.first_token_seconds = Histogram(
+        self.reply_tokens = counter("lingshu_reply_tokens", "Tokens of replies.")
+        self.first_token_seconds = histogram(
             "lingshu_first_token_seconds",
-            "From a request's last byte to its first text (its full text if the engine does not"
+            "From a request's last byte to its first text (the full text if the engine does not"
             " stream).",
-            registry=self.registry,
-            buckets=BUCKETS_S,
         )
-        self.request_seconds = Histogram(
-            "lingshu_request_seconds",
-            "From a request's last byte to the end of its reply.",
-            registry=self.registry,
-            buckets=BUCKETS_S,
+        self.request_seconds = histogram(
+            "lingshu_request_seconds", "From a request's last byte to the end of its reply."
         )
 
 
