@@ -79,6 +79,11 @@ class QAItem:
         return f"{self.gold}. {choices[LETTERS.index(self.gold)]}" if choices else self.answer
 
     @property
+    def originals(self) -> dict[str, str]:
+        """The notes of a sample that is made from this item."""
+        return {"original_question": self.question, "original_answer": self.answer}
+
+    @property
     def format_section(self) -> str:
         return "form: choice" if self.sample.choices else "form: open"
 
@@ -178,9 +183,9 @@ class QAWriter:
     def write(
         self,
         item: QAItem,
-        *,
         question: str,
         answer: str,
+        *,
         turns: tuple[str, str] | None = None,
         kind: str,
         extra: dict[str, str],

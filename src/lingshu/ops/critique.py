@@ -101,20 +101,12 @@ def step(
         problem = _find_problem(critique, wrong_answer)
         if problem:
             return Drop(sample.id, problem)
-        extra = {
-            "error_kind": error_kind,
-            "wrong_answer": wrong_answer,
-            "original_question": item.question,
-            "original_answer": item.answer,
-        }
+        extra = {"error_kind": error_kind, "wrong_answer": wrong_answer, **item.originals}
+        turns = _render_turns(writer.prompts, item.question, wrong_answer, critique)
+        answer = critique.corrected.strip()
         return (
             yield from writer.write(
-                item,
-                question=item.question,
-                answer=critique.corrected.strip(),
-                turns=_render_turns(writer.prompts, item.question, wrong_answer, critique),
-                kind="open",
-                extra=extra,
+                item, item.question, answer, turns=turns, kind="open", extra=extra
             )
         )
 

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
-from lingshu.core.types import Drop, Sample
+from lingshu.core.types import Sample
 from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
 from lingshu.search.buckets import connected_components
 from lingshu.search.clusters import (
@@ -85,7 +84,8 @@ def step(
         return signature | {"hash": phash, "pixels": pixel_digest(gray), "area": gray.size}
 
     def decide(table: pa.Table) -> Decision:
-        hashes, files, texts = (table[name].to_pylist() for name in ("hash", "files", "text"))
+        names = ("hash", "pixels", "files", "text")
+        hashes, pixels, files, texts = (table[name].to_pylist() for name in names)
         sources = column(table, "source", "") if across == "source" else [""] * len(files)
         compared = [row for row, phash in enumerate(hashes) if phash is not None]
         duplicates, n_refused, n_skipped = DuplicateMap(len(files)), 0, 0
@@ -106,7 +106,16 @@ def step(
             "merges refused within a series": n_refused,
             "pairs not compared": n_skipped,
         }
-        return Decision(*_drops_and_notes(table, duplicates.representative), stats=stats)
+        captions = [caption or "" for caption in table["caption"].to_pylist()]
+        notes = {
+            row: {"other_captions": json.dumps(others, ensure_ascii=False)}
+            for row, others in alternative_captions(duplicates.representative, captions).items()
+        }
+
+        def is_exact(row: int, kept: int) -> bool:
+            return files[row] is not None or pixels[row] == pixels[kept]
+
+        return Decision(duplicates.drops(table["id"].to_pylist(), "image", is_exact), notes, stats)
 
     return TableStep(sign, decide)
 
@@ -124,21 +133,3 @@ def _group_near(
         rows = connected_components(pairs.left, pairs.right, n_rows=len(phashes))
         groups = DuplicateGroups(rows, 0)
     return groups, pairs.overflow.pairs
-
-
-def _drops_and_notes(
-    table: pa.Table, representatives: NDArray[np.int64]
-) -> tuple[dict[int, Drop], dict[int, dict[str, str]]]:
-    ids, pixels, files = (table[name].to_pylist() for name in ("id", "pixels", "files"))
-    drops: dict[int, Drop] = {}
-    for row, kept in enumerate(representatives.tolist()):
-        if row != kept:
-            is_exact = files[row] is not None or pixels[row] == pixels[kept]
-            reason = "image_exact" if is_exact else "image_near"
-            drops[row] = Drop(ids[row], reason, f"kept: {ids[kept]}")
-    captions = [caption or "" for caption in table["caption"].to_pylist()]
-    notes = {
-        row: {"other_captions": json.dumps(texts, ensure_ascii=False)}
-        for row, texts in alternative_captions(representatives, captions).items()
-    }
-    return drops, notes

@@ -50,15 +50,7 @@ def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> Teac
         problem = find_text_problem(item.question, item.answer, question, answer)
         if problem:
             return Drop(sample.id, problem)
-        extra = {
-            "original_question": item.question,
-            "original_answer": item.answer,
-            ALTERNATIVE: item.answer,
-        }
-        return (
-            yield from writer.write(
-                item, question=question, answer=answer, kind="open", extra=extra
-            )
-        )
+        extra = {**item.originals, ALTERNATIVE: item.answer}
+        return (yield from writer.write(item, question, answer, kind="open", extra=extra))
 
     return TeacherStep(KIND, dialogue, writer.tag)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
-from lingshu.core.types import Drop, Sample
+from lingshu.core.types import Sample
 from lingshu.ops._sample_fields import (
     answer_text,
     check_choice,
@@ -84,12 +84,11 @@ def step(
                     pairs = similar.left, similar.right
                     n_skipped += similar.overflow.pairs
                 duplicates.add(ranked, rows, connected_components(*pairs, n_rows=len(rows)))
-        drops: dict[int, Drop] = {}
-        for row, kept in enumerate(duplicates.representative.tolist()):
-            if row != kept:
-                is_exact = normalize_text(texts[row]) == normalize_text(texts[kept])
-                reason = "text_exact" if is_exact else "text_near"
-                drops[row] = Drop(ids[row], reason, f"kept: {ids[kept]}")
+
+        def is_exact(row: int, kept: int) -> bool:
+            return normalize_text(texts[row]) == normalize_text(texts[kept])
+
+        drops = duplicates.drops(ids, "text", is_exact)
         stats = {"texts compared": len(eligible), "pairs not compared": n_skipped}
         return Decision(drops, stats=stats)
 

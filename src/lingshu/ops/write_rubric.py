@@ -78,17 +78,9 @@ def step(*, check: CheckMode = "always", prompt_file: str | None = None) -> Teac
         rubric = _order_dimensions(reply.rubric)
         if isinstance(rubric, str):
             return Drop(sample.id, "bad_rubric", rubric)
-        extra = {
-            "rubric": json.dumps([asdict(dimension) for dimension in rubric], ensure_ascii=False),
-            "original_question": item.question,
-            "original_answer": item.answer,
-            ALTERNATIVE: item.answer,
-        }
-        return (
-            yield from writer.write(
-                item, question=question, answer=answer, kind="rubric", extra=extra
-            )
-        )
+        dimensions = json.dumps([asdict(dimension) for dimension in rubric], ensure_ascii=False)
+        extra = {"rubric": dimensions, **item.originals, ALTERNATIVE: item.answer}
+        return (yield from writer.write(item, question, answer, kind="rubric", extra=extra))
 
     return TeacherStep(KIND, dialogue, writer.tag)
 

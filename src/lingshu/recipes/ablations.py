@@ -42,7 +42,7 @@ PHANTOM_GROUPS: dict[str, str | tuple[str, ...]] = {
     "captions": "captions",
     "medical": ("lesion", "side", "open", "report"),
     "synthetic": ("size", "count"),  # what a template asks of a label
-    "general": ("modality",),  # what can be said without looking for a lesion
+    "general": ("modality",),  # what needs no search for a lesion
     "general_text": "text",
     "medical_cot": "text",
     "medical_text": "text",

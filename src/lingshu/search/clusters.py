@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingshu.core.types import Drop
 from lingshu.search.buckets import connected_components
 from lingshu.search.hamming import HashPairs
 from lingshu.search.text_hash import normalize_text
@@ -143,6 +144,17 @@ class DuplicateMap:
 
     def __init__(self, n_rows: int) -> None:
         self.representative: NDArray[np.int64] = np.arange(n_rows)
+
+    def drops(
+        self, ids: Sequence[str], kind: str, is_exact: Callable[[int, int], bool]
+    ) -> dict[int, Drop]:
+        """The drops of all duplicates, as KIND_exact or KIND_near."""
+        drops: dict[int, Drop] = {}
+        for row, kept in enumerate(self.representative.tolist()):
+            if row != kept:
+                reason = f"{kind}_exact" if is_exact(row, kept) else f"{kind}_near"
+                drops[row] = Drop(ids[row], reason, f"kept: {ids[kept]}")
+        return drops
 
     def add(self, table: pa.Table, rows: Sequence[int], groups: NDArray[np.int64]) -> None:
         """Keep one row of each group, by the columns `area`, `caption`, `rank` and `id`."""
