@@ -1,5 +1,5 @@
-"""The metrics of a task over a whole set of replies: what each says, with how many replies are
-behind it.
+"""The metrics of a task over a whole set of replies: each value with the number of replies behind
+it.
 
 OUT/<task>/metrics.json   {"references", "references_sha256", "metrics": [{"name", "value", "low", "high", "n", "non_empty_value", "n_non_empty", "note"}]}
 """
@@ -41,7 +41,7 @@ def compute_metrics(
     *,
     weights: Path | None = None,
 ) -> list[MetricResult]:
-    """What every metric says; one that fails is a number that is not there, with the reason."""
+    """The result of every metric; one that fails has no value and says why."""
     results: list[MetricResult] = []
     for metric in metrics:
         try:
@@ -55,10 +55,8 @@ def compute_metrics(
 
 
 def metrics_table(results: Sequence[MetricResult], samples: Sequence[Sample]) -> dict[str, Any]:
-    """What METRICS holds.
-
-    Values that depend on all references, as CIDEr does, are comparable only where their hash is the
-    same.
+    """The content of METRICS_FILE. Values that depend on all references, such as CIDEr, are
+    comparable only where their hash is the same.
     """
     references = "\n".join(sample.gold[0] if sample.gold else "" for sample in samples)
     return {
@@ -76,20 +74,11 @@ def sample_values(results: Sequence[MetricResult], index: int) -> dict[str, floa
 def _row(result: MetricResult, samples: Sequence[Sample]) -> MetricRow:
     low = high = None
     if result.is_mean and result.scores and result.n:
-        scored_samples = [
-            (score, sample)
-            for score, sample in zip(result.scores, samples, strict=True)
-            if score.status != "error"
-        ]
-        values = [
-            result.empty_score if score.value is None else score.value
-            for score, _ in scored_samples
-        ]
-        groups = [
-            group_key({"id": sample.id, "group": sample.meta.group}) for _, sample in scored_samples
-        ]
-        interval = bootstrap_mean(values, groups)
-        low, high = interval.low, interval.high
+        pairs = zip(result.scores, samples, strict=True)
+        scored = [(score.value, sample) for score, sample in pairs if score.status != "error"]
+        values = [result.empty_score if value is None else value for value, _ in scored]
+        groups = [group_key({"id": s.id, "group": s.meta.group}) for _, s in scored]
+        _, low, high, _ = bootstrap_mean(values, groups)
     return MetricRow(
         result.name,
         result.value,

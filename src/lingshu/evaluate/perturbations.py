@@ -1,7 +1,5 @@
-"""The questions of the controls: with black images, with their options in other orders, in other
-words.
-
-Each gives a sample back with the id of the one it was made from, or the reason why there is none.
+"""The questions of the controls: with black images, reordered options, or a paraphrased
+instruction. Each returns a sample with the id of the original, or the reason why there is none.
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from lingshu.imaging.read import MAX_PIXELS, encode_png
 
 NO_IMAGE = "no image"
 NO_OPTIONS = "no options"
-LINKED_OPTIONS = "an option speaks of the others"
+LINKED_OPTIONS = "an option refers to the others"
 OTHER_OPTION_FORMAT = "the options are not listed by their letters, or twice"
-NO_PARAPHRASE = "asked in words that have no paraphrase here"
+NO_PARAPHRASE = "an instruction without a paraphrase here"
 N_PARAPHRASES = 3
-_MAX_ATTEMPTS = 1000  # draws until enough orders differ; an item of three options has five others
-# "Both A and B", "A, C", "All of the above": in another order they would say something else.
+_MAX_ATTEMPTS = 1000  # until enough orders differ; an item of three options has five others
+# "Both A and B", "A, C", "All of the above": in another order they would mean something else.
 _LINKED_OPTION = re.compile(
     r"^\W*[A-H]\W*(?:(?:,|and|or|&|\+|和|与|、)\W*[A-H](?![A-Za-z])\W*)+$"
     r"|\b(?i:both|either|neither|options?|choices|answers)\s*\(?[A-H]\)?(?![A-Za-z-])"
@@ -85,8 +83,8 @@ def _black_png(width: int, height: int) -> bytes:
 
 
 def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> list[tuple[int, ...]]:
-    """Up to `wanted` different orders of an item's options besides its own; the same for a name and
-    a seed on every machine.
+    """Up to `n_orders` different orders of an item's options besides its own; the same for a name
+    and a seed on every machine.
     """
     original_order = tuple(range(n_options))
     n_possible = math.factorial(min(n_options, 20)) - 1
@@ -94,8 +92,7 @@ def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> lis
     for attempt in range(_MAX_ATTEMPTS):
         if len(distinct_orders) >= min(n_orders, n_possible):
             break
-        # Sorting by hashes draws every order alike, and no library's generator has to stay as it
-        # is.
+        # Sorting by hashes makes all orders equally likely, on every version of every library.
         order = tuple(
             sorted(
                 original_order,
@@ -112,10 +109,10 @@ def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> lis
 def shuffle_options(
     sample: Sample, order: Sequence[int], apply_prompt: Callable[[Sample], Sample]
 ) -> Sample | str:
-    """The sample, given as its task yields it, with the option at order[i] as the i-th one, worded
-    by `ask`; the gold follows.
+    """The sample, given as its task yields it, with the option at order[i] as the i-th one and its
+    prompt by `apply_prompt`; the gold follows.
 
-    What is asked must then list the options in the new order and nowhere in the old one.
+    The prompt must then list the options in the new order and nowhere in the old one.
     """
     if len(sample.choices) < 2:
         return NO_OPTIONS
@@ -142,8 +139,7 @@ def shuffle_options(
         messages=(*sample.messages[:-1], Message(turn.role, parts)),
     )
     prompted = apply_prompt(reordered)
-    # A question that lists its options in words of its own still has them in the old order,
-    # whatever is listed below it.
+    # A question that lists its options in another format still has them in the old order.
     return (
         prompted
         if _lists_options(prompted.question, choices)
@@ -157,8 +153,8 @@ def _lists_options(text: str, choices: Sequence[str]) -> bool:
 
 
 def paraphrase(sample: Sample, variant_index: int, *, is_bare: bool) -> Sample | str:
-    """The sample in wording `number`, from 0: another instruction for its own or, `framed`, a line
-    around a bare question.
+    """The sample with paraphrase `variant_index`: another instruction or, if `is_bare`, a line around
+    the question.
     """
     turn = sample.messages[-1]
     text_indices = [index for index, part in enumerate(turn.parts) if isinstance(part, str)]

@@ -1,6 +1,4 @@
-"""Samples that wait on the disk: a sequence that costs eight bytes of memory a sample, for tasks of
-any size.
-"""
+"""Samples on the disk: a sequence that takes eight bytes of memory a sample, for tasks of any size."""
 
 from __future__ import annotations
 
@@ -17,10 +15,9 @@ from lingshu.core.types import Sample
 
 
 class DiskSamples(Sequence[Sample]):
-    """The given samples in their order, in a file without a name that is gone when this is.
+    """The given samples in their order, in an unnamed file that is removed with this object.
 
-    It lies in `folder`, where the run's replies lie, and not in a place for temporary files that
-    others share.
+    It is in `folder`, next to the run's replies, not in a shared folder for temporary files.
 
     Raises:
         StorageError: the disk refused.

@@ -1,9 +1,10 @@
-"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits how the
-items hang together.
+"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits the
+grouping of the items.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,26 +23,26 @@ Row = Mapping[str, Any]  # one row of a SCORES file
 Method = Literal["wilson", "bootstrap", "clustered bootstrap"]
 METHODS: Mapping[Method, str] = {
     "wilson": "Wilson",
-    # Of few, each counts for as many items as it is worth (statistics.share_of_few).
+    # See statistics.small_sample_proportion.
     "bootstrap": f"bootstrap over items (below {SMALL_SAMPLE_GROUPS}: Wilson)",
     "clustered bootstrap": f"bootstrap over whole groups (below {SMALL_SAMPLE_GROUPS}: Wilson)",
 }
 UNPARSED_STATUSES = ("unparsed", "refused", "empty", "multiple")
 NEEDS_JUDGE_LABEL = "needs a judge: not scored"
 MetricName = Literal["accuracy", "mean score"]
-# their scorers give parts of a point, even where every part found is nought or one
+# Their scorers give parts of a point, even where every score is 0 or 1.
 GRADED_KINDS = ("report", "rubric")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The result over some scores. `n` counts all asked except errors; `accuracy` counts an unread
-    reply as not right.
+    """The result over some scores. `n` counts all but errors; `accuracy` counts an unread reply as
+    not right.
 
-    `right` is the number of right replies, or the sum of the values of a scorer that gives parts of
-    a point. `method` is how the intervals were made, `groups` the number of patients, studies or
-    images behind the items. `metric` is "mean score" for such a scorer. `awaiting_judge` counts the rows
-    of status `error` that did not fail but wait for a judge.
+    `correct` is the number of right replies, or the sum of the values of a scorer that gives parts
+    of a point, whose `metric` is "mean score". `method` is how the intervals were made, `groups` the
+    number of patients, studies or images behind the items. `n_awaiting_judge` counts the rows of
+    status `error` that did not fail but wait for a judge.
     """
 
     n: int
@@ -71,7 +72,7 @@ class Summary:
 
     @property
     def is_awaiting_judge(self) -> bool:
-        """Whether there is nothing to tell until a judge has been asked."""
+        """Whether there is nothing to show until a judge has run."""
         return not self.n and self.n_awaiting_judge > 0
 
 
@@ -100,9 +101,7 @@ def awaiting_judge(row: Row) -> bool:
 
 
 def is_unscored(row: Row) -> bool:
-    """Whether there was nothing to score: a reply that was read and has no value, as under a rubric
-    without positive points.
-    """
+    """Whether a reply was read and has no value, as under a rubric without positive points."""
     return row["status"] == "ok" and row["value"] is None
 
 
@@ -114,18 +113,14 @@ def _metric(rows: Sequence[Row]) -> MetricName:
 
 
 def choose_interval_method(rows: Sequence[Row]) -> Method:
-    """How to make the interval of these rows: clustered where any two share a group, Wilson for
-    right or wrong alone.
-    """
+    """Clustered where any two rows share a group, Wilson where all are right or wrong."""
     if len({group_key(row) for row in rows}) < len(rows):
         return "clustered bootstrap"
     return "wilson" if all(row_value(row) in (0.0, 1.0) for row in rows) else "bootstrap"
 
 
 def group_key(row: Row) -> Hashable:
-    """What a row is drawn together with: its patient, study or image; without one, or with an empty
-    text for it, itself alone.
-    """
+    """The unit of resampling: a row's patient, study or image; without one, the row itself."""
     return ("id", row["id"]) if row.get("group") in (None, "") else ("group", row["group"])
 
 
@@ -159,15 +154,13 @@ def _as_int_if_integral(value: float) -> float:
 def by_facet(
     rows: Sequence[Row], facets: Sequence[str], *, method: Method | None = None
 ) -> dict[str, dict[str, Summary]]:
-    """Summaries by the value of each facet, in sorted order; rows that do not know a facet stand
-    under "unknown".
-    """
+    """Summaries by the value of each facet, in sorted order; rows without it are under "unknown"."""
     summaries: dict[str, dict[str, Summary]] = {}
     for facet in facets:
-        groups: dict[str, list[Row]] = {}
+        groups: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             value = row.get(facet)
-            groups.setdefault("unknown" if value is None else str(value), []).append(row)
+            groups["unknown" if value is None else str(value)].append(row)
         if set(groups) - {"unknown"}:
             summaries[facet] = {
                 value: summarize(groups[value], method=method) for value in sorted(groups)

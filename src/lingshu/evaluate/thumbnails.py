@@ -1,9 +1,9 @@
-"""Small pictures of what was asked, kept once in the run folder so that its report can show them.
+"""Small versions of the images, kept once in the run folder so that its report can show them.
 
     OUT/<task>/thumbnails.jsonl   {"image": sha256 of the image's file, "jpeg": base64}, append-only
 
-An image that several questions share is kept once, and a run that goes on adds only what is not
-there. Where the file has reached MOST_BYTES no more are kept: a page could not show them.
+An image that several questions share is kept once, and a resumed run adds only what is missing.
+At MAX_THUMBNAIL_BYTES no more are kept: a page could not show them.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lingshu.core.errors import ImageError
 from lingshu.core.files import JsonlAppender, read_jsonl
 
 THUMBNAILS = "thumbnails.jsonl"
-MAX_THUMBNAIL_BYTES = 48 << 20  # of pictures in base64, as they stand in the file and on a page
+MAX_THUMBNAIL_BYTES = 48 << 20  # in base64, as in the file and on a page
 MAX_SIDE = 256
 QUALITY = 70
-BATCH_SIZE = 64  # pictures to one write
+BATCH_SIZE = 64  # images per write
 
 
 class Thumbnails:
@@ -41,8 +41,8 @@ class Thumbnails:
             self._bytes_left -= len(str(row.get("jpeg")))
 
     def add(self, digest: str, data: bytes) -> None:
-        """Keep the encoded image `data` under its digest; one that cannot be decoded is passed
-        over, the engine will tell.
+        """Keep the encoded image `data` under its digest; one that cannot be decoded is skipped, the
+        engine will report it.
         """
         if digest in self._digests or self._bytes_left <= 0:
             return
@@ -77,10 +77,10 @@ class Thumbnails:
 
 
 def thumbnail(data: bytes, *, max_side: int = MAX_SIDE) -> bytes:
-    """A JPEG file of at most `side` pixels a side, without any metadata; grey stays grey.
+    """A JPEG file of at most `max_side` pixels a side, without any metadata; gray stays gray.
 
     Raises:
-        BadImage: not to be decoded, or too large.
+        ImageError: the image cannot be decoded, or is too large.
     """
     from lingshu.imaging.read import decode
 
