@@ -265,7 +265,7 @@ def _group_line(group: DataGroupEstimate) -> str:
         which = "all" if group.measured_rows == group.rows else f"the first {group.measured_rows}"
         line += f"; of {which} rows a mean of {group.mean.text:,.1f} text and"
         line += f" {group.mean.image:,.1f} image tokens"
-    line += "".join(f", {reason} {n} dropped" for reason, n in (group.dropped or {}).items())
+    line += "".join(f", {reason} {n} dropped" for reason, n in group.dropped.items())
     return line + (f"; {group.entities.summary()}" if group.entities else "")
 
 

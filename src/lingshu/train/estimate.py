@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -181,8 +182,7 @@ class AssumedLengths:
 
 @dataclass(frozen=True)
 class DataGroupEstimate:
-    """A data group: rows found, None without a folder; rows expected, None if the recipe does not
-    say.
+    """A data group: `rows` found, None without a folder; `expected`, None if the recipe is silent.
 
     `mean` is that of `measured_rows`, or assumed where that is 0. `dropped` counts the measured
     rows that cannot be used; `lengths` are those of the others where all rows were measured, and
@@ -195,7 +195,7 @@ class DataGroupEstimate:
     expected: int | None
     mean: MeanLengths
     measured_rows: int = 0
-    dropped: Mapping[str, int] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
     lengths: tuple[int, ...] | None = None
     entities: EntityCounts | None = None
 
@@ -204,7 +204,7 @@ class DataGroupEstimate:
         """Rows to train on, None if unknown."""
         if self.rows is None or not self.measured_rows:
             return self.expected if self.rows is None else self.rows
-        return round(self.rows * (1 - sum((self.dropped or {}).values()) / self.measured_rows))
+        return round(self.rows * (1 - sum(self.dropped.values()) / self.measured_rows))
 
 
 class GpuEstimate(NamedTuple):
@@ -230,36 +230,101 @@ class GpuEstimate(NamedTuple):
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage: trained parameters by part (0 = frozen), steps (None while the data is unknown),
-    bytes on each GPU by number of GPUs with states sharded over all of them.
+    """What one stage takes; None is what depends on data that is not there yet."""
 
-    `mean` is its mean sample, and `flops_per_sample` what that takes. `samples` counts them over
-    the whole stage, `samples_per_epoch` in one pass over the data; in reinforcement learning a
-    sample is a reply. `unpacked_steps` is what a stage that packs would take without. `unmarked`
-    are data groups without a marked entity in a stage that weighs entities.
-    """
+    config: TrainConfig
+    stage_index: int
+    shapes: ModelShapes
+    groups: Sequence[DataGroupEstimate]
+    mfu: float
+    gpu: Gpu | None
+    gpus: int
 
-    stage: Stage
-    trained: Mapping[Part, int]
-    steps: int | None
-    steps_source: str
-    bytes_per_gpu: Mapping[int, int]
-    mean: MeanLengths
-    samples_per_sequence: float
-    unpacked_steps: int | None
-    samples_per_epoch: float | None
-    samples: float | None
-    flops_per_sample: Flops
-    gpu_estimate: GpuEstimate | None
-    unmarked: tuple[str, ...]
+    @property
+    def stage(self) -> Stage:
+        return self.config.stages[self.stage_index]
 
     @property
     def name(self) -> str:
         return self.stage.name
 
     @property
+    def trained(self) -> Mapping[Part, int]:
+        return trained_parameters(self.stage, self.shapes)
+
+    @cached_property
+    def mean(self) -> MeanLengths:
+        """The mean sample of the groups, by their rows; groups of unknown size count equally."""
+        counts = [group.n_usable for group in self.groups]
+        weights = [float(n or 0) for n in counts]
+        if None in counts or not any(counts):
+            weights = [1.0] * len(counts)
+        total = sum(weights)
+        columns = zip(*(group.mean for group in self.groups), strict=True)
+        return MeanLengths(
+            *(
+                sum(w * v for w, v in zip(weights, column, strict=True)) / total
+                for column in columns
+            )
+        )
+
+    @property
+    def rows(self) -> int | None:
+        counts = [group.n_usable for group in self.groups]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def num_generations(self) -> int:
+        """Replies per question; in reinforcement learning a sample is a reply."""
+        return self.stage.grpo.num_generations if self.stage.grpo else 1
+
+    @property
+    def samples_per_sequence(self) -> float:
+        if not self.stage.packing:
+            return 1.0
+        return max(1.0, PACKING_EFFICIENCY * self.stage.max_tokens / self.mean.tokens)
+
+    @cached_property
+    def steps(self) -> int | None:
+        stage, rows, lengths = self.stage, self.rows, [group.lengths for group in self.groups]
+        if stage.steps is not None:
+            return stage.steps
+        if stage.packing and None not in lengths:
+            all_lengths = tuple(length for part in lengths for length in part or ())
+            seed = self.config.seed * 1000 + self.stage_index
+            plan = PackedPlan(all_lengths, stage.max_tokens, stage.batch, seed)
+            return plan.steps(stage.epochs)
+        return None if rows is None else self._epoch_steps(rows / self.samples_per_sequence)
+
+    @property
+    def unpacked_steps(self) -> int | None:
+        """What a stage that packs would take without packing."""
+        if self.rows is None or self.stage.steps or not self.stage.packing:
+            return None
+        return self._epoch_steps(self.rows)
+
+    def _epoch_steps(self, sequences: float) -> int:
+        return max(1, round(self.stage.epochs * max(1, int(sequences) // self.stage.batch)))
+
+    @property
+    def steps_source(self) -> str:
+        if self.stage.steps is not None:
+            return "from the recipe"
+        if self.rows is None:
+            return "unknown until the data is given"
+        is_found = all(group.rows is not None for group in self.groups)
+        return "from the data found" if is_found else "from the rows expected"
+
+    @property
     def max_tokens_per_step(self) -> int:
-        return self.stage.batch * self.stage.max_tokens * _num_generations(self.stage)
+        return self.stage.batch * self.stage.max_tokens * self.num_generations
+
+    @property
+    def samples(self) -> float | None:
+        """Samples of the whole stage."""
+        if self.steps is None:
+            return None
+        return self.steps * self.stage.batch * self.samples_per_sequence * self.num_generations
 
     @property
     def tokens(self) -> float | None:
@@ -267,13 +332,51 @@ class StageEstimate:
 
     @property
     def tokens_per_epoch(self) -> float | None:
-        return None if self.samples_per_epoch is None else self.samples_per_epoch * self.mean.tokens
+        return None if self.rows is None else self.rows * self.num_generations * self.mean.tokens
+
+    @property
+    def flops_per_sample(self) -> Flops:
+        recompute = self.config.sharding.activation_checkpointing
+        return estimate_flops(self.stage, self.shapes, self.mean, recompute=recompute)
 
     @property
     def flops(self) -> Flops | None:
         if self.samples is None:
             return None
         return Flops(*(operations * self.samples for operations in self.flops_per_sample))
+
+    def bytes_on(self, gpus: int) -> int:
+        """Bytes on each GPU with states sharded over so many."""
+        sharding = self.config.sharding
+        return estimate_memory(self.stage, self.shapes, gpus, sharding=sharding).total
+
+    @property
+    def bytes_per_gpu(self) -> dict[int, int]:
+        return {gpus: self.bytes_on(gpus) for gpus in REPORTED_GPU_COUNTS}
+
+    @cached_property
+    def gpu_estimate(self) -> GpuEstimate | None:
+        gpu, gpus = self.gpu, self.gpus
+        if gpu is None:
+            return None
+        busy_gpus = min(gpus, self.stage.batch * self.num_generations // self.stage.micro_batch)
+        hours = self.flops_per_sample.model / (busy_gpus * gpu.peak_flops * self.mfu) / 3600
+        return GpuEstimate(
+            gpu,
+            gpus,
+            busy_gpus,
+            self.bytes_on(gpus),
+            next((n for n in POWERS_OF_TWO if gpu.has_capacity(self.bytes_on(n))), None),
+            None if self.samples is None else hours * self.samples,
+            1000 * hours,
+        )
+
+    @property
+    def unmarked(self) -> list[str]:
+        """Data groups without a marked entity in a stage that weighs entities."""
+        if self.stage.objective.entity_weight == 1:
+            return []
+        return [g.name for g in self.groups if g.measured_rows and g.entities is None]
 
 
 class RunEstimate(NamedTuple):
@@ -299,12 +402,13 @@ def estimate_run(
     """
     assumed, shapes = assumed or AssumedLengths(), load_shapes(config.model)
     groups = _estimate_groups(config, assumed.mean(config.pixels, shapes.tower), shapes.tower)
-    stages = []
-    for index, stage in enumerate(config.stages):
-        stage_groups = [groups[name] for name in stage.data]
-        estimate = _StageInputs(config, index, shapes, stage_groups)
-        stages.append(estimate.estimate(assumed.mfu, gpu, gpus))
-    return RunEstimate(shapes, tuple(stages), tuple(groups.values()), assumed)
+    stages = tuple(
+        StageEstimate(
+            config, index, shapes, [groups[name] for name in stage.data], assumed.mfu, gpu, gpus
+        )
+        for index, stage in enumerate(config.stages)
+    )
+    return RunEstimate(shapes, stages, tuple(groups.values()), assumed)
 
 
 def _estimate_groups(
@@ -321,27 +425,23 @@ def _estimate_groups(
     processor = _local_processor(config, [i for items in first_items.values() for i in items])
     groups = {}
     for name, folder in config.data.items():
-        expected, n_rows = config.expected.get(name), rows.get(name)
+        group = DataGroupEstimate(name, folder, rows.get(name), config.expected.get(name), default)
         limits = [stage.max_tokens for stage in config.stages if name in stage.data]
-        groups[name] = DataGroupEstimate(name, folder, n_rows, expected, default)
-        if n_rows is None or processor is None or not limits:
-            continue
-        items = first_items[name]
-        data = encode_training_samples(
-            items, processor, max_tokens=max(limits), cache_mb=config.cache_mb
-        )
-        samples = [data.sample(i) for i in range(len(data))]
-        groups[name] = DataGroupEstimate(
-            name,
-            folder,
-            n_rows,
-            expected,
-            mean_lengths(samples, tower.patches_per_token),
-            measured_rows=len(items),
-            dropped=data.drops,
-            lengths=tuple(map(len, samples)) if len(items) == n_rows else None,
-            entities=data.entities,
-        )
+        if folder is not None and processor is not None and limits:
+            items = first_items[name]
+            data = encode_training_samples(
+                items, processor, max_tokens=max(limits), cache_mb=config.cache_mb
+            )
+            samples = [data.sample(i) for i in range(len(data))]
+            group = replace(
+                group,
+                mean=mean_lengths(samples, tower.patches_per_token),
+                measured_rows=len(items),
+                dropped=data.drops,
+                lengths=tuple(map(len, samples)) if len(items) == group.rows else None,
+                entities=data.entities,
+            )
+        groups[name] = group
     return groups
 
 
@@ -390,111 +490,6 @@ def tokenizer_texts(items: Iterable[Sample | Drop]) -> list[str]:
             texts += sorted({message.role for message in item.messages})
             texts.append("system\nYou are a helpful assistant.")
     return texts
-
-
-def _num_generations(stage: Stage) -> int:
-    return stage.grpo.num_generations if stage.grpo else 1
-
-
-class _StageInputs(NamedTuple):
-    """What the estimate of one stage is made of."""
-
-    config: TrainConfig
-    stage_index: int
-    shapes: ModelShapes
-    groups: Sequence[DataGroupEstimate]
-
-    @property
-    def stage(self) -> Stage:
-        return self.config.stages[self.stage_index]
-
-    def estimate(self, mfu: float, gpu: Gpu | None, gpus: int) -> StageEstimate:
-        stage, sharding = self.stage, self.config.sharding
-        mean = self.mean()
-        per_sequence = 1.0
-        if stage.packing:
-            per_sequence = max(1.0, PACKING_EFFICIENCY * stage.max_tokens / mean.tokens)
-        usable = [group.n_usable for group in self.groups]
-        rows = None if None in usable else sum(number or 0 for number in usable)
-        steps = self.steps(rows, per_sequence)
-        generations = _num_generations(stage)
-        samples = None if steps is None else steps * stage.batch * per_sequence * generations
-        flops = estimate_flops(
-            stage, self.shapes, mean, recompute=sharding.activation_checkpointing
-        )
-        sizes = {
-            count: estimate_memory(stage, self.shapes, count, sharding=sharding).total
-            for count in {*REPORTED_GPU_COUNTS, gpus, *POWERS_OF_TWO}
-        }
-        unpacked_steps, gpu_estimate = None, None
-        if rows is not None and stage.packing and not stage.steps:
-            unpacked_steps = self.epoch_steps(rows)
-        if gpu is not None:
-            busy_gpus = min(gpus, stage.batch * generations // stage.micro_batch)
-            hours = flops.model / (busy_gpus * gpu.peak_flops * mfu) / 3600
-            gpu_estimate = GpuEstimate(
-                gpu,
-                gpus,
-                busy_gpus,
-                sizes[gpus],
-                next((n for n in POWERS_OF_TWO if gpu.has_capacity(sizes[n])), None),
-                None if samples is None else hours * samples,
-                1000 * hours,
-            )
-        weighs_entities = stage.objective.entity_weight != 1
-        unmarked = (g.name for g in self.groups if g.measured_rows and g.entities is None)
-        return StageEstimate(
-            stage,
-            trained_parameters(stage, self.shapes),
-            steps,
-            self.steps_source(rows),
-            {count: sizes[count] for count in REPORTED_GPU_COUNTS},
-            mean,
-            per_sequence,
-            unpacked_steps,
-            None if rows is None else float(rows * generations),
-            samples,
-            flops,
-            gpu_estimate,
-            unmarked=tuple(unmarked) if weighs_entities else (),
-        )
-
-    def mean(self) -> MeanLengths:
-        """The mean sample of the groups, by their rows; groups of unknown size count equally."""
-        counts = [group.n_usable for group in self.groups]
-        weights = [float(n or 0) for n in counts]
-        if None in counts or not any(counts):
-            weights = [1.0] * len(counts)
-        columns = zip(*(group.mean for group in self.groups), strict=True)
-        return MeanLengths(
-            *(
-                sum(weight * value for weight, value in zip(weights, column, strict=True))
-                / sum(weights)
-                for column in columns
-            )
-        )
-
-    def steps(self, rows: int | None, per_sequence: float) -> int | None:
-        stage, lengths = self.stage, [group.lengths for group in self.groups]
-        if stage.steps is not None:
-            return stage.steps
-        if stage.packing and None not in lengths:
-            all_lengths = tuple(length for part in lengths for length in part or ())
-            seed = self.config.seed * 1000 + self.stage_index
-            plan = PackedPlan(all_lengths, stage.max_tokens, stage.batch, seed)
-            return plan.steps(stage.epochs)
-        return None if rows is None else self.epoch_steps(rows / per_sequence)
-
-    def epoch_steps(self, sequences: float) -> int:
-        return max(1, round(self.stage.epochs * max(1, int(sequences) // self.stage.batch)))
-
-    def steps_source(self, rows: int | None) -> str:
-        if self.stage.steps is not None:
-            return "from the recipe"
-        if rows is None:
-            return "unknown until the data is given"
-        is_found = all(group.rows is not None for group in self.groups)
-        return "from the data found" if is_found else "from the rows expected"
 
 
 def trained_parameters(stage: Stage, shapes: ModelShapes) -> dict[Part, int]:
