@@ -94,9 +94,7 @@ class BatchEngine:
     def _request_files(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[tuple[list[tuple[Request, str]], list[Reply]]]:
-        """The requests split into files, each line with its request, and the samples whose images
-        cannot be read.
-        """
+        """The requests of each file with their lines, and replies for unreadable images."""
         chunk: list[tuple[Request, str]] = []
         unreadable: list[Reply] = []
         n_bytes = 0

@@ -113,9 +113,7 @@ class HfEngine:
         batch_size: int = 16,
         encode: Callable[[Sample], EncodedSample] | None = None,
     ) -> None:
-        """`encode` returns the inputs of a sample where the caller keeps them; else images are read
-        and scaled each time.
-        """
+        """`encode` returns the inputs of a sample; by default its images are read and scaled."""
         self.loaded, self.batch_size = loaded, batch_size
         self.model, self.digest = loaded.name, loaded.digest
         self._shards = ShardReader()
@@ -131,9 +129,7 @@ class HfEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        """Answer samples batch by batch, shortest prompts first; a sample that cannot be encoded
-        gets an error reply.
-        """
+        """Answer batch by batch, shortest prompts first; a bad sample gets an error reply."""
         for batch in self._batches(samples):
             requested = {
                 (sample.id, copy) for sample, copy in pending_requests(batch, sampling, skip)
@@ -182,9 +178,7 @@ class HfEngine:
         return log_probs_BL.sum(1).tolist()
 
     def _batches(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        """Batches of similar prompt length; equal prompts are neighbors, so that they share one
-        prefill.
-        """
+        """Batches of similar length; equal prompts are neighbors and share a prefill."""
 
         def order(sample: Sample) -> tuple[int, int, str, str]:
             n_characters = sum(len(message.text) for message in sample.messages)
@@ -444,9 +438,7 @@ class ContinuousBatchingEngine:
         self._fail_all([*self._sequences, *self._ready], EngineError(CLOSED))
 
     def _schedule_ready(self) -> list[_SequenceState]:
-        """The next requests in the order of arrival, as many as fit into the batch and one
-        prefill.
-        """
+        """The next requests in order of arrival that fit into the batch and one prefill."""
         if any(sequence.request.done for sequence in self._ready):
             self._ready = deque(sequence for sequence in self._ready if not sequence.request.done)
         admitted: list[_SequenceState] = []
@@ -460,9 +452,7 @@ class ContinuousBatchingEngine:
         return admitted
 
     def _admit(self, admitted: Sequence[_SequenceState]) -> None:
-        """Prefill new requests and let them join; if they fail together, each is tried alone, so
-        that one cannot fail all.
-        """
+        """Prefill new requests; if they fail together, each is tried alone."""
         prompts, prompt_indices = _unique([sequence.key for sequence in admitted])
         try:
             new_batch = prefill(
@@ -495,9 +485,7 @@ class ContinuousBatchingEngine:
             self._kv_batch.advance(token_ids[np.array(active)])
 
     def _sample_next(self, kv_batch: KVBatch) -> np.ndarray:
-        """Rows of equal sampling are sampled together, which changes nothing, as each has its own
-        random numbers.
-        """
+        """Sample rows of equal settings together; each row has its own random numbers."""
         logits_BV = kv_batch.logits_BV
         by_sampling: dict[tuple[float, float], list[int]] = {}
         for row, sequence in enumerate(self._sequences):

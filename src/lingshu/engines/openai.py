@@ -95,9 +95,7 @@ class OpenAIEngine:
                     raise EngineError(permanent_error)
 
     def _permanent_error(self, outcome: ChatResponse | Failure, any_answered: bool) -> str | None:
-        """Why no further request can succeed; a refusal after answers concerns one sample, unless
-        it is of the key.
-        """
+        """Why no further request can succeed; after answers, a refusal concerns one sample."""
         if isinstance(outcome, ChatResponse):
             return None
         url, reason = self.server.url, outcome.message

@@ -143,9 +143,7 @@ def engine_from_rules(
 
 
 def _fill_template(reply: object, match: re.Match[str]) -> str:
-    """The reply of a rule with the groups in it; JSON is written after they are filled in, so that
-    they need no escapes.
-    """
+    """The reply of a rule with its groups filled in before JSON is written, so without escapes."""
     groups = {name: (value or "").strip() for name, value in match.groupdict().items()}
     filled = _substitute_groups(reply, groups)
     return filled if isinstance(filled, str) else json.dumps(filled, ensure_ascii=False)

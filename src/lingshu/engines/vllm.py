@@ -86,9 +86,7 @@ class VllmEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        """Replies `BATCH_SIZE` at a time, in the order of the samples; one whose image cannot be
-        opened gets an error reply.
-        """
+        """Replies `BATCH_SIZE` at a time; an unreadable image gives an error reply."""
         requests = pending_requests(samples, sampling, skip)
         with ShardReader() as shards:
             encode_image = png_encoder(shards)

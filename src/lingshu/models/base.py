@@ -1,6 +1,4 @@
-"""What differs between model families, as one abstract class; the rest of the package asks here and
-nowhere else.
-"""
+"""What differs between model families, as one abstract class; nothing else asks for a family."""
 
 from __future__ import annotations
 

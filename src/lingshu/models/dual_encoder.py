@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 
 class DualEncoder:
-    """An open encoder; its vectors have length one, and `logit_scale` multiplies their products
-    before a softmax.
-    """
+    """An encoder of unit vectors; `logit_scale` multiplies their products before a softmax."""
 
     def __init__(self, model: Any, image_processor: Any, tokenizer: Any) -> None:
         self._model, self._image_processor, self._tokenizer = model, image_processor, tokenizer

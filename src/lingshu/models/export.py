@@ -1,6 +1,4 @@
-"""Write a checkpoint in the hub layout of its family, with a model card, so that stock transformers
-and vLLM load it as they load the original.
-"""
+"""Write a checkpoint with a model card that stock transformers and vLLM load like the original."""
 
 from __future__ import annotations
 
@@ -53,9 +51,7 @@ def export(model: Any, processor: Processor, folder: Path, card: RunCard) -> Non
 
 
 def _write_processor_files(processor: Processor, folder: Path) -> None:
-    """Both forms of the processor settings: the hub's older one (which vLLM reads) and that of
-    transformers 5.
-    """
+    """Write the processor settings for vLLM (the older form) and for transformers 5."""
     family = processor.family
     named = {"processor_class": family.processor_class}
     image_config = read_json(folder / "preprocessor_config.json")
@@ -69,9 +65,7 @@ def _write_processor_files(processor: Processor, folder: Path) -> None:
 
 
 def model_card(family: VisionLanguageFamily, card: RunCard) -> str:
-    """Markdown with a hub header: what the model was trained from and on, in which stages, and its
-    scores.
-    """
+    """Markdown with a hub header: what the model was trained from and on, and its scores."""
     notes, versions = card.notes, card.versions
     introduction = CARD.format(
         name=notes.get("name", "lingshu checkpoint"),

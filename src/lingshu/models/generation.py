@@ -36,9 +36,7 @@ def encode_sample(loaded: LoadedModel, sample: Sample, shards: ShardReader) -> E
 
 
 def stop_token_ids(loaded: LoadedModel) -> frozenset[int]:
-    """The tokens that end a reply: the tokenizer's, and those of the checkpoint's generation
-    settings.
-    """
+    """The tokens that end a reply, by the tokenizer and the generation settings."""
     eos = loaded.model.generation_config.eos_token_id
     extra = eos if isinstance(eos, list) else [eos]
     return frozenset({loaded.processor.tokenizer.eos_token_id, *extra} - {None})
@@ -56,9 +54,7 @@ def model_inputs(
 
 
 class KVBatch:
-    """Replies being generated: for each row its keys and values, the columns it sees, its next
-    position and the logits of its next token.
-    """
+    """Replies being generated: keys, values, visible columns and next logits of each row."""
 
     def __init__(
         self,
@@ -162,9 +158,7 @@ def prefill(
 def sample_tokens(
     logits_BV: torch.Tensor, sampling: Sampling, rngs: Sequence[np.random.Generator]
 ) -> np.ndarray:
-    """The next token of each row: the likeliest at temperature 0, else sampled from the nucleus of
-    `top_p` by one uniform number.
-    """
+    """The next token of each row: greedy at temperature 0, else by nucleus sampling."""
     if sampling.temperature == 0:
         return logits_BV.argmax(-1).cpu().numpy()
     probs_BV = (logits_BV / sampling.temperature).softmax(-1)
@@ -180,9 +174,7 @@ def sample_tokens(
 
 
 def _inverse_cdf(probs_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
-    """The index where the cumulative sum reaches the uniform share of its total; its own
-    probability is above 0.
-    """
+    """The first index where the cumulative sum reaches the uniform share of its total."""
     cumulative_BV = probs_BV.cumsum(-1)
     return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
 

@@ -1,6 +1,4 @@
-"""Open a checkpoint: check the folder, refuse what could run code, build the stock model class of
-its family.
-"""
+"""Open a checkpoint: check the folder, refuse custom code, build the family's stock class."""
 
 from __future__ import annotations
 

@@ -21,9 +21,7 @@ SEGMENT_ATTENTION = "lingshu_segments"
 
 
 class Pack(NamedTuple):
-    """Model inputs (1 x L, no attention mask), labels (1 x L), and the length of each sample in
-    order.
-    """
+    """Model inputs (1 x L, no attention mask), labels (1 x L), and the length of each sample."""
 
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor

@@ -290,9 +290,7 @@ def to_tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, torch.Tensor]:
 
 
 def visibility_mask(tokens: int, branches: Sequence[int], max_length: int) -> NDArray[np.bool_]:
-    """Which tokens (columns) each token (row) of a sample sees: those before it, but none of
-    another branch.
-    """
+    """Which tokens (columns) each token (row) sees: earlier ones, but none of another branch."""
     branch_ids = np.zeros(max_length, np.int64)
     n_shared = tokens - sum(branches)
     branch_ids[n_shared:tokens] = np.repeat(np.arange(1, len(branches) + 1), branches)

@@ -69,9 +69,7 @@ class ModelShapes:
 
 
 class _TokenizerStub:
-    """In place of a tokenizer that is trained only when the run starts: as large as the spec
-    allows.
-    """
+    """As large as the spec allows, for a tokenizer that is trained when a run starts."""
 
     eos_token_id, pad_token_id = 1, 0
 

@@ -1,6 +1,4 @@
-"""Small randomly initialized models of any family, built offline in a second: the real code path in
-small.
-"""
+"""Small randomly initialized models of any family, built offline in a second."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ PRE_TOKENIZER_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n
 
 
 def train_tokenizer(family: VisionLanguageFamily, corpus: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer of at most `vocab_size` tokens, trained on `corpus`, with the
-    tokens and template of the family.
-    """
+    """A byte-level BPE tokenizer trained on `corpus`, with the family's tokens and template."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -77,9 +73,7 @@ def tiny_config(family: VisionLanguageFamily, spec: TinyModel, tokenizer: Any) -
 def build_tiny(
     spec: TinyModel, corpus: Iterable[str], *, budget: PixelBudget, seed: int
 ) -> tuple[Any, Processor]:
-    """A tiny float32 model of the family of `spec` and its processor; the weights depend on `seed`
-    only.
-    """
+    """A tiny float32 model and its processor; the weights depend on `seed` only."""
     import transformers
 
     family = family_of(spec.family)

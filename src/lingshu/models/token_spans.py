@@ -17,9 +17,7 @@ EntityPolicy = Literal["any", "majority"]
 
 
 class AlignedText(NamedTuple):
-    """A tokenized answer: its text, the character range of each token, and which tokens are not
-    special.
-    """
+    """A tokenized answer: text, character range of each token, which tokens are not special."""
 
     text: str
     offsets: Sequence[tuple[int, int]]
@@ -70,9 +68,7 @@ def _align_characters(text: str, escaped: str) -> list[int]:
 def entity_token_mask(
     answer: AlignedText, in_entity: NDArray[np.bool_], policy: EntityPolicy
 ) -> NDArray[np.bool_]:
-    """Which tokens of an answer belong to entities: no special token, and every piece of a split
-    character.
-    """
+    """Which tokens belong to entities: no special one, every piece of a split character."""
     is_space = np.array([character.isspace() for character in answer.text], bool)
     entity_cumsum = np.fromiter(accumulate(in_entity, initial=0), np.int64)
     text_cumsum = np.fromiter(accumulate(~is_space, initial=0), np.int64)

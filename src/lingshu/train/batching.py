@@ -1,6 +1,4 @@
-"""Where the batches of a stage come from: the order of samples, one by one or packed, as a function
-of seed and step alone.
-"""
+"""The order in which a stage takes its samples, single or packed, and the batches of that order."""
 
 from __future__ import annotations
 
@@ -106,9 +104,7 @@ def supervised_batches(
 
 @dataclass(frozen=True)
 class GroupedPlan:
-    """One sample per sequence, samples of similar length in a batch: little padding, yet a new
-    mixture each epoch.
-    """
+    """One sample per sequence, batches of similar length, a new mixture each epoch."""
 
     lengths: tuple[int, ...]
     batch: int

@@ -230,9 +230,7 @@ def _cause(error: CheckpointException) -> Exception:
 
 
 def _state_tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The tensors of a state by name, not copied: a weight that two modules share once, then the
-    state of the optimizer.
-    """
+    """The tensors of a state by name, not copied; a weight that two modules share appears once."""
     state = {f"weight/{name}": parameter.detach() for name, parameter in model.named_parameters()}
     weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     state |= {

@@ -1,6 +1,4 @@
-"""Training data of one stage: samples encoded once, scaled images cached within a memory budget,
-bad samples counted.
-"""
+"""Training data of one stage: samples encoded once, scaled images cached, bad samples counted."""
 
 from __future__ import annotations
 
@@ -58,9 +56,7 @@ class TileCache:
 
 
 class DataStats(NamedTuple):
-    """What a stage learns from: `tokens` counts each sample once; drops by reason, with the first
-    few as examples; `entities` is None where no sample is marked.
-    """
+    """What a stage learns from: samples, their tokens once each, drops by reason and examples."""
 
     samples: int
     tokens: int

@@ -100,9 +100,7 @@ class DistributedContext:
         return payload[0]
 
     def shard_batch(self, batch: Sequence[T], micro_batch: int) -> list[T]:
-        """This process's sequences of a global batch: micro-batches in turn, as neighbors in a
-        batch are of similar length.
-        """
+        """This process's sequences of a global batch: its micro-batches in turn."""
         starts = range(self.rank * micro_batch, len(batch), self.size * micro_batch)
         return [sequence for start in starts for sequence in batch[start : start + micro_batch]]
 
@@ -250,9 +248,7 @@ def full_state_dict(model: Any) -> dict[str, Any]:
 
 
 def _move(module: nn.Module, device: torch.device) -> None:
-    """Put every unsharded tensor of a module on `device` without its values; shared tensors stay
-    shared.
-    """
+    """Put the unsharded tensors of a module on `device` without values; shared ones stay shared."""
     replacements: dict[int, Any] = {}
     for submodule in module.modules():
         for tensors in (submodule._parameters, submodule._buffers):

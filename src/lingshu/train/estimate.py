@@ -125,9 +125,7 @@ class Flops(NamedTuple):
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes on one GPU: sharded weights, gradients and moments; blocks gathered for use;
-    activations and logits.
-    """
+    """Bytes on one GPU: sharded states, blocks gathered for use, activations and logits."""
 
     states: int
     gathered: int
@@ -414,9 +412,7 @@ def estimate_run(
 def _estimate_groups(
     config: TrainConfig, default: MeanLengths, tower: VisionTowerSpec
 ) -> dict[str, DataGroupEstimate]:
-    """Each data group; where the tokenizer of the model is available, its first rows are
-    measured.
-    """
+    """The data groups; if the model's tokenizer is here, their first rows are measured."""
     rows = {n: read_group_card(Path(f)).rows for n, f in config.data.items() if f is not None}
     first_items = {
         name: list(islice(read_groups([Path(config.data[name] or "")]), MEASURED_ROWS))
@@ -480,9 +476,7 @@ def mean_lengths(samples: Sequence[EncodedSample], patches_per_token: int) -> Me
 
 
 def tokenizer_texts(items: Iterable[Sample | Drop]) -> list[str]:
-    """What the tokenizer of a tiny model is trained on: the text of dialogues, and that of the
-    template's own turns.
-    """
+    """The training text of a tokenizer: dialogues, their roles, the template's own turn."""
     texts = []
     for item in items:
         if isinstance(item, Sample):
@@ -493,9 +487,7 @@ def tokenizer_texts(items: Iterable[Sample | Drop]) -> list[str]:
 
 
 def trained_parameters(stage: Stage, shapes: ModelShapes) -> dict[Part, int]:
-    """Parameters by part that a stage trains (0 = frozen); with an adapter only those of the
-    adapter.
-    """
+    """Parameters by part that a stage trains (0 = frozen); of an adapted part only the adapter."""
     trained: dict[Part, int] = {
         part: shapes.parameters[part] if getattr(stage.learning_rates, part) is not None else 0
         for part in PARTS

@@ -48,9 +48,7 @@ NGRAM_SIZE = 4  # tokens; shorter runs recur in any prose
 
 
 class RewardResult(NamedTuple):
-    """The reward of a reply and its parts; `accuracy` is the score of its answer, 0 where none
-    could be read.
-    """
+    """The reward of a reply and its parts; `accuracy` is 0 where no answer could be read."""
 
     reward: float
     format: float
@@ -85,9 +83,7 @@ def compute_reward(
     *,
     truncated: bool,
 ) -> RewardResult:
-    """The reward of a reply; the scorer sees only the answer inside the required format, so that
-    nothing around it counts.
-    """
+    """The reward of a reply; the scorer sees only the answer inside the required format."""
     repetitive = repetition(token_ids) > config.max_repetition
     answer = extract_answer(text) if config.format else text
     if truncated or repetitive or answer is None:
@@ -105,26 +101,20 @@ def repetition(token_ids: Sequence[int]) -> float:
 
 
 def advantages(rewards_GN: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Rewards standardized inside each group, (r - mean) / (deviation + EPSILON), with the sample
-    deviation (n - 1).
-    """
+    """Rewards standardized inside each group by its sample deviation (n - 1) plus EPSILON."""
     rewards_GN = np.asarray(rewards_GN, np.float64)
     centered_GN = rewards_GN - rewards_GN.mean(1, keepdims=True)
     return (centered_GN / (rewards_GN.std(1, ddof=1, keepdims=True) + EPSILON)).astype(np.float32)
 
 
 def read_questions(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
-    """The questions of several data groups; rows that a split marked for anything but training
-    become drops, as in a supervised stage.
-    """
+    """The questions of several data groups; held-out rows become drops as in any stage."""
     for item in read_groups(paths):
         yield item if isinstance(item, Drop) else as_question(item)
 
 
 def as_question(sample: Sample) -> Sample | Drop:
-    """The dialogue up to its last question; a closing answer is removed, and is the gold where
-    there is none. A drop where no gold or question is left.
-    """
+    """The dialogue up to its last question; the answer after it is the gold if there is none."""
     answer = sample.messages[-1].text if sample.answered else None
     messages = sample.messages[:-1] if sample.answered else sample.messages
     gold = sample.gold or ((answer,) if answer else None)
@@ -193,9 +183,7 @@ def stated_pass_rate(sample: Sample) -> float | None:
 
 
 class GrpoBatches:
-    """The batches of a stage with `grpo`: a function of seed, step, and the weights at the start of
-    each round.
-    """
+    """The batches of a stage with `grpo`: a function of seed, step and weights."""
 
     def __init__(
         self,
@@ -234,9 +222,7 @@ class GrpoBatches:
         return self.questions.stats
 
     def __call__(self, start: int) -> Iterator[Batch]:
-        """Each round is sampled when its first update is requested, with the weights of that
-        moment.
-        """
+        """A round is sampled with the weights at the moment its first update is requested."""
         round_index, update_index = divmod(start, self.updates_per_round)
         assert update_index == 0, "a state is saved between rounds only"
         while True:
@@ -300,9 +286,7 @@ class GrpoBatches:
         return [[[sample] for sample in update] for update in updates]
 
     def sample_groups(self, questions: Sequence[int], *, seed: int) -> list[RolloutGroup]:
-        """`num_generations` replies to each question, every process its share of the questions; a
-        group that misses a reply is left out.
-        """
+        """`num_generations` replies to each question; a group that misses one is left out."""
         grpo, dist_context = self.grpo, self.trainer.dist_context
         samples = [
             replace(self.questions.samples[index], id=str(position))
@@ -335,9 +319,7 @@ class GrpoBatches:
     def with_log_probabilities(
         self, updates: Sequence[Sequence[EncodedSample]]
     ) -> list[list[EncodedSample]]:
-        """Each reply with the log-probabilities of its tokens at the start of the round and of the
-        stage, where the objective needs them.
-        """
+        """The samples with the old and reference log-probabilities that the objective needs."""
         updated = [list(update) for update in updates]
         # The only update of a round starts from the weights of the round: the learner's values are
         # the old ones.
@@ -351,9 +333,7 @@ class GrpoBatches:
         return updated
 
     def pass_rates(self) -> list[float]:
-        """The share of correct replies to each question, with the weights as they are: stated by
-        its row, else measured.
-        """
+        """The share of correct replies to each question: stated by its row, else measured now."""
         rates = [stated_pass_rate(sample) for sample in self.questions.samples]
         unknown = [index for index, rate in enumerate(rates) if rate is None]
         if unknown:
@@ -398,9 +378,7 @@ class ReferenceWeights:
 def log_probabilities(
     trainer: Trainer, samples: Sequence[EncodedSample], key: str
 ) -> list[EncodedSample]:
-    """The samples with the log-probability of each supervised token as token value `key`, computed
-    by the learner's own kernels and micro-batches.
-    """
+    """The samples with the policy's log-probability of each supervised token under `key`."""
     stage = trainer.stage
     assert stage.grpo is not None
     updated = []
@@ -422,9 +400,7 @@ def log_probabilities(
 def append_reply(
     prompt: EncodedSample, token_ids: Sequence[int], *, advantage: float
 ) -> EncodedSample:
-    """A prompt and its reply as one sample that is learned from on the tokens of the reply, each
-    with the advantage of the reply.
-    """
+    """A prompt and its reply as one sample; every token of the reply has its advantage."""
     reply = np.array(token_ids, np.int64)
     positions = prompt.positions
     if positions is not None:
@@ -501,9 +477,7 @@ def _pack_branches(
 
 
 def split_updates(samples: Sequence[EncodedSample], updates: int) -> list[list[EncodedSample]]:
-    """The samples in `updates` parts of nearly equal number, each sorted by length for little
-    padding.
-    """
+    """The samples in `updates` nearly equal parts, each sorted by length for little padding."""
     bounds = np.linspace(0, len(samples), updates + 1).round().astype(int).tolist()
     return [sorted(samples[start:end], key=len) for start, end in pairwise(bounds)]
 
@@ -511,9 +485,7 @@ def split_updates(samples: Sequence[EncodedSample], updates: int) -> list[list[E
 def shard_update(
     update: Sequence[EncodedSample], micro_batch: int, dist_context: DistributedContext
 ) -> list[EncodedSample]:
-    """This process's samples of an update: equally many micro-batches in each, padded with a sample
-    that nothing is learned from.
-    """
+    """This process's samples of an update, padded to as many micro-batches as in the others."""
     if dist_context.size == 1:
         return list(update)
     padding_sample = replace(
@@ -539,9 +511,7 @@ def gather_rollouts(
 def round_metrics(
     groups: Sequence[RolloutGroup], *, n_requested: int, n_with_signal: int
 ) -> dict[str, float]:
-    """Means over the replies of a round; `frac_with_signal` and `failed` are shares of its
-    questions.
-    """
+    """Means over the replies of a round, and the shares of its questions with signal and failed."""
     results = [result for group in groups for result in group.rewards]
     columns = zip(RewardResult._fields, zip(*results, strict=True), strict=True)
     lengths = [len(reply.token_ids) for group in groups for reply in group.replies]

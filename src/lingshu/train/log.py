@@ -1,6 +1,4 @@
-"""The training log: one JSONL row per logged step, the same numbers for TensorBoard and experiment
-trackers, and a progress line on the terminal.
-"""
+"""The training log: JSONL rows, TensorBoard and experiment trackers, and a progress line."""
 
 from __future__ import annotations
 
@@ -116,9 +114,7 @@ def read_log(out: Path) -> list[dict]:
 
 @contextmanager
 def progress_line() -> Iterator[ProgressCallback]:
-    """A line with loss, tokens per second and time left: redrawn on a terminal, else a plain line
-    every ten seconds.
-    """
+    """Loss, tokens per second and time left: a live bar, or a plain line every ten seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft

@@ -75,9 +75,7 @@ def save_adapter(model: Any, config: Any, base: str, folder: Path) -> None:
 
 
 def merge_adapters(model: Any) -> None:
-    """Add the adapters to their base weights and remove them, in place: the model has its stock
-    form again.
-    """
+    """Add the adapters to their base weights and remove them, in place: a stock model again."""
     from peft.tuners.lora import LoraLayer
 
     for name, module in list(model.named_modules()):

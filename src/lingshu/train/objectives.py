@@ -47,9 +47,7 @@ def build_loss(stage: Stage) -> Loss:
 
 @dataclass(frozen=True)
 class TokenWeightedLoss:
-    """Cross-entropy or DFT, each token times its weight; a token without a weight counts as 1, to
-    the last bit.
-    """
+    """Cross-entropy or DFT, each token times its weight, 1 if it has none."""
 
     config: Objective
     required_values: tuple[str, ...] = ("weight",)
@@ -112,9 +110,7 @@ class ClippedSurrogateLoss:
 def policy_log_probs(
     config: Grpo, logits_NV: torch.Tensor, targets_N: torch.Tensor
 ) -> torch.Tensor:
-    """Log-probabilities (N) at the temperature that replies are sampled at: that policy is
-    improved.
-    """
+    """Log-probabilities (N) at the temperature of sampling: that policy is improved."""
     logits_NV = logits_NV.float() / config.temperature
     return -functional.cross_entropy(logits_NV, targets_N, reduction="none")
 

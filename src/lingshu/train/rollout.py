@@ -1,6 +1,4 @@
-"""What generates the replies of a round: the trained model itself, vLLM in this process, or a
-server that is given the weights.
-"""
+"""What generates the replies of a round: the trained model itself, vLLM here, or a server."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ NO_SHARDING = Sharding()
 
 
 class StepResult(NamedTuple):
-    """The mean loss, the gradient norm before clipping, and the other metrics of the objective as
-    means over tokens.
-    """
+    """The mean loss, the gradient norm before clipping, and the objective's metrics per token."""
 
     loss: float
     norm: float
@@ -163,9 +161,7 @@ class Trainer:
         return self.loss.loss_sum(logits_NV, targets_N, values)
 
     def logits(self, samples: Sequence[EncodedSample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N x V) and targets (N) of the supervised tokens: from padded rows, or from one
-        row when packing.
-        """
+        """Logits (N x V) and targets (N) of the supervised tokens, from padded or packed rows."""
         segments = None
         if self.stage.packing:
             inputs, labels_BL, segments = collate_pack(self.processor, samples)
@@ -212,9 +208,7 @@ def micro_batches(
 
 
 def lr_multiplier(step_index: int, total: int, stage: Stage) -> float:
-    """The fraction of the peak learning rate at a step (from 0): linear warm-up, then a cosine down
-    to `min_lr_ratio`.
-    """
+    """The fraction of the peak rate at a step: linear warm-up, then a cosine to `min_lr_ratio`."""
     warmup = min(stage.warmup_steps, total // 2)
     if step_index < warmup:
         return (step_index + 1) / warmup
@@ -232,9 +226,7 @@ def build_trainer(
     dist_context: DistributedContext = SINGLE_PROCESS,
     sharding: Sharding = NO_SHARDING,
 ) -> Trainer:
-    """Freeze what the stage freezes, shard over the processes that torchrun started, and build
-    AdamW with one learning rate per part and no weight decay on vectors (norms, biases).
-    """
+    """Freeze and shard the model for a stage; AdamW with one rate per part, no decay on vectors."""
     family = processor.family
     trained = freeze_parameters(model, processor, stage)
     blocks = fsdp_units(model, family)

@@ -1,6 +1,4 @@
-"""The full weights of a model in training, for what generates replies: a checkpoint folder, or a
-copy in each process.
-"""
+"""The full weights of a model in training, as a checkpoint folder or a copy in each process."""
 
 from __future__ import annotations
 
@@ -71,9 +69,7 @@ def untie_embeddings(model: Any) -> None:
 
 
 class FullModelCopy:
-    """A full copy of a sharded model, in this process, in the precision of its steps: 2 bytes per
-    weight in bfloat16.
-    """
+    """A full copy of a sharded model, in the precision of its steps."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer

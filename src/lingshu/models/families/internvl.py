@@ -1,6 +1,4 @@
-"""The InternVL3 family (Lingshu-I-8B): square tiles of a fixed number of tokens, ordinary
-positions.
-"""
+"""The InternVL3 family (Lingshu-I-8B): square tiles of fixed tokens, ordinary positions."""
 
 from __future__ import annotations
 
@@ -108,9 +106,7 @@ class InternVL(VisionLanguageFamily):
         n_images: int,  # noqa: ARG002 - tiles are counted per image
         budget: PixelBudget,
     ) -> Tiles:
-        """Cut an image into tiles (and a thumbnail if there is more than one), or scale it to a
-        single tile.
-        """
+        """Cut an image into tiles (more than one with a thumbnail), or scale it to one."""
         planes = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
         size, resample = processor.size, processor.resample
         if budget.max_tiles > 1:
