@@ -8,15 +8,27 @@ import math
 import os
 import resource
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from lingshu.core.errors import ArtifactError, ConfigError, ImageError, StorageError, TrainingError
+from lingshu.core.errors import (
+    ArtifactError,
+    ConfigError,
+    ImageError,
+    MissingExtraError,
+    StorageError,
+    TrainingError,
+)
 from lingshu.core.messages import user_turn
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import Drop, Image, Message, Sample
@@ -414,6 +426,36 @@ def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log
     with open_log(tmp_path, log_bytes=cached, tensorboard=False):
         pass
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio", "mlflow"])
+def test_trackers_get_the_numbers_of_the_log_and_a_missing_one_names_its_extra(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, object]] = []
+    fake = ModuleType(name)
+    fake.__spec__ = ModuleSpec(name, None)
+    fake.init = lambda **options: calls.append(("start", options["name"]))  # type: ignore[attr-defined]
+    fake.finish = lambda: calls.append(("end", None))  # type: ignore[attr-defined]
+    fake.log = fake.log_metrics = lambda metrics, step: calls.append((str(step), metrics))  # type: ignore[attr-defined]
+
+    @contextmanager
+    def start_run(run_name: str) -> Iterator[None]:
+        fake.init(name=run_name)
+        yield
+        fake.finish()
+
+    fake.start_run = start_run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, fake)
+    with open_log(
+        tmp_path, log_bytes=0, tensorboard=False, report_to=[name], run_name="vqa shallow"
+    ) as log:
+        log.add({"stage": "shallow", "step": 3, "total": 9, "loss": 0.5, "kl": None}, 3)
+    assert calls == [("start", "vqa shallow"), ("3", {"shallow/loss": 0.5}), ("end", None)]
+    monkeypatch.setitem(sys.modules, name, None)
+    config = replace(small_config(tmp_path), report_to=(name,))
+    with pytest.raises(MissingExtraError, match=rf"{name} is not installed; .*lingshu\[trackers\]"):
+        train(config, tmp_path / "run")
 
 
 def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +54,13 @@ class TrainingLog:
             tracker(scalars, step)
 
 
+def check_trackers(report_to: Sequence[str]) -> None:
+    """Raise MissingExtraError for a tracker that is not installed, before anything runs."""
+    for name in report_to:
+        if find_spec(name) is None:
+            raise MissingExtraError.of(name, "trackers")
+
+
 @contextmanager
 def open_log(
     out: Path,
@@ -67,7 +75,6 @@ def open_log(
 
     Raises:
         StorageError: another process writes it; none of its rows is touched.
-        MissingExtraError: a tracker of `report_to` is not installed.
     """
     path = out / LOG_FILE
     with JsonlAppender(path) as appender, ExitStack() as open_trackers:
@@ -94,17 +101,13 @@ def _open_tensorboard(folder: Path, stack: ExitStack) -> Tracker:
 
 def _open_tracker(name: str, run_name: str, stack: ExitStack) -> Tracker:
     """wandb, trackio or mlflow, each configured by its own environment variables."""
-    try:
-        module = import_module(name)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError.of(name, "trackers") from error
+    module = import_module(name)
     if name == "mlflow":
         stack.enter_context(module.start_run(run_name=run_name))
         return lambda scalars, step: module.log_metrics(dict(scalars), step=step)
     module.init(project="lingshu", name=run_name)
     stack.callback(module.finish)
-    # Each stage counts its steps from 1, and these two accept increasing steps only.
-    return lambda scalars, step: module.log({**scalars, "stage_step": step})
+    return lambda scalars, step: module.log(dict(scalars), step=step)
 
 
 def read_log(out: Path) -> list[dict]:

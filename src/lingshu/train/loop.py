@@ -51,7 +51,14 @@ from lingshu.train.data import DataGroup, encode_training_samples, open_data_gro
 from lingshu.train.distributed import DistributedContext, full_state_dict, init_distributed
 from lingshu.train.estimate import tokenizer_texts
 from lingshu.train.grpo import grpo_batches
-from lingshu.train.log import LOG_FILE, SUMMARY_FILE, ProgressCallback, TrainingLog, open_log
+from lingshu.train.log import (
+    LOG_FILE,
+    SUMMARY_FILE,
+    ProgressCallback,
+    TrainingLog,
+    check_trackers,
+    open_log,
+)
 from lingshu.train.lora import inject_adapters, merge_adapters, save_adapter
 from lingshu.train.step import StepResult, Trainer, build_trainer
 from lingshu.train.weight_sync import unsharded_model
@@ -137,6 +144,7 @@ def train(
     joined = nullcontext(dist_context) if dist_context else init_distributed(config.device)
     with joined as context:
         check_distributed(config, context)
+        check_trackers(config.report_to)
         groups, summaries = context.run_on_main(lambda: _open_run(config, out, resume=resume))
         if not (out / "config.yaml").exists():
             raise ConfigError(
@@ -386,7 +394,7 @@ class StageRun:
             log_bytes=position.log_bytes,
             tensorboard=config.tensorboard,
             report_to=config.report_to,
-            run_name=config.name,
+            run_name=f"{config.name} {stage.name}",
         )
         with (
             open_main_log if dist_context.is_main else nullcontext() as log,
