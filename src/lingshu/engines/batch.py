@@ -1,5 +1,5 @@
-"""Sends requests in files: to the batch service of an OpenAI-compatible address, or through a folder
-that you take to one and back.
+"""Sends requests in files: to the batch service of an OpenAI-compatible address, or through a
+folder that you take to one and back.
 
     batch:http(s)://host/v1#name     uploads the requests, waits for the batch, and reads its output
     batch:FOLDER@http(s)://host/v1#name   writes FOLDER/<digest>.requests.jsonl and reads FOLDER/<digest>.replies.jsonl

@@ -1,5 +1,5 @@
-"""Sends requests to any OpenAI-compatible server (`http(s)://host/v1#name`): vLLM, SGLang, LMDeploy,
-llama.cpp or a commercial one.
+"""Sends requests to any OpenAI-compatible server (`http(s)://host/v1#name`): vLLM, SGLang,
+LMDeploy, llama.cpp or a commercial one.
 
 Images are sent as PNG data URIs of the same RGB pixels that a model in this process would see,
 without the metadata of their files. core/data_policy.py decides whether a sample may be sent at

@@ -58,10 +58,7 @@ class BatchPlan(Protocol):
 
 @dataclass(frozen=True)
 class SupervisedBatches:
-    """Batches of supervised data; every step is resumable.
-
-    `shard_batch` selects this process's share of a batch before it is read.
-    """
+    """Batches of supervised data; `shard_batch` selects this process's share before it is read."""
 
     data: StageData
     stage: Stage
@@ -187,11 +184,10 @@ class PackedPlan:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: each item, longest first, goes where the least space is left that still
-    holds it.
+    """Best-fit decreasing: each item, longest first, goes where the least space is left that holds
+    it.
 
-    Indices into `lengths` by pack; every pack sums to at most `capacity`. An item longer than that
-    gets its own pack.
+    Returns indices into `lengths` by pack; an item longer than `capacity` gets its own pack.
     """
     packs: list[list[int]] = []
     free_space: list[tuple[int, int]] = []  # (space left, pack), sorted

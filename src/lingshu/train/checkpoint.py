@@ -61,11 +61,10 @@ INDEX, POSITION = "index.json", "position.json"
 
 @dataclass(frozen=True)
 class TrainingPosition:
-    """The position of a run: the index of its stage, optimizer steps done in it, log bytes written
-    by then.
+    """How far a run is: stage index, optimizer steps in it, log bytes, seconds, and recorded
+    losses.
 
-    `first_losses` and `recent_losses` are those of the first and the last steps, `pending_losses`
-    those since the last row of the log, and `skipped` counts the steps without a finite loss.
+    `pending_losses` are those since the last row of the log; `skipped` counts non-finite steps.
     """
 
     stage: int
@@ -101,11 +100,7 @@ class CheckpointWriter:
     def save(
         self, position: TrainingPosition, model: Any, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Copy the state after a step and start to write it; the one before is complete by then.
-
-        Raises:
-            StorageError: the disk refused the one before.
-        """
+        """Copy the state after a step and start to write it; waits for the one before."""
         self.wait()
         stager = DefaultStager(StagingOptions(False, False, False, False))
         staged = stager.stage(
@@ -114,11 +109,7 @@ class CheckpointWriter:
         self._pending_write = self._pool.submit(self._write, position, staged)
 
     def wait(self) -> None:
-        """Return once the last state is complete.
-
-        Raises:
-            StorageError: the disk refused it; the state before it is untouched.
-        """
+        """Return once the last state is complete; raises StorageError if the disk refused it."""
         writing, self._pending_write = self._pending_write, None
         if writing is not None:
             writing.result()
@@ -156,11 +147,7 @@ def list_states(folder: Path) -> list[Path]:
 
 
 def find_latest_state(folder: Path) -> tuple[Path, TrainingPosition] | None:
-    """The newest state, checked against its manifest.
-
-    Raises:
-        ArtifactError: it is damaged.
-    """
+    """The newest state; raises ArtifactError if it does not match its manifest."""
     states = list_states(folder)
     if not states:
         return None
@@ -171,12 +158,7 @@ def find_latest_state(folder: Path) -> tuple[Path, TrainingPosition] | None:
 def load_state(
     folder: Path, model: Any, optimizer: torch.optim.Optimizer, dist_context: DistributedContext
 ) -> None:
-    """Restore the weights, moments and random state of a state: bit for bit, in as many processes
-    as wrote it.
-
-    Raises:
-        ArtifactError: the state is of another model.
-    """
+    """Restore weights, moments and random state; raises ArtifactError if of another model."""
     reader = StateReader(folder)
     for name, parameter in _trained_parameters(model, optimizer).items():
         # A part that no sample has reached yet has no moments.

@@ -40,11 +40,7 @@ class TileCache:
         self._shards = ShardReader()
 
     def tiles(self, images: tuple[Image, ...]) -> tuple[Tiles, ...]:
-        """The scaled images of one sample.
-
-        Raises:
-            ImageError: one of them cannot be opened.
-        """
+        """The scaled images of one sample; raises ImageError if one cannot be opened."""
         if images in self._tiles:
             return self._tiles[images]
         tiles = self._processor.tiles([open_image(image, shards=self._shards) for image in images])
@@ -90,11 +86,7 @@ class StageData:
         return replace(encoding, tiles=self.cache.tiles(images)) if images else encoding
 
     def select(self, mask: Sequence[bool], reason: str) -> StageData:
-        """The samples that `mask` keeps; the others are counted as drops under `reason`.
-
-        Raises:
-            TrainingError: none is kept.
-        """
+        """The samples that `mask` keeps, the others as drops; TrainingError if none is kept."""
         indices = [index for index, is_kept in enumerate(mask) if is_kept]
         if not indices:
             raise TrainingError(
@@ -118,11 +110,10 @@ def encode_samples(
     empty_message: str,
     policy: EntityPolicy | None = None,
 ) -> StageData:
-    """Encode every sample once; bad ones, and those for which `reject` returns a reason and detail,
-    are dropped and counted.
+    """Encode every sample once; bad ones, and those that `reject` gives a reason for, are dropped.
 
-    With `policy`, samples that carry entities get the token value "entity" by it; entities that do
-    not fit their text drop the sample, whatever weight they have, so that runs of different weights
+    With `policy`, samples that carry entities get the token value "entity"; entities that do not
+    fit their text drop the sample, whatever weight they have, so that runs of different weights
     learn from the same samples.
 
     Raises:
@@ -174,14 +165,10 @@ def encode_training_samples(
     objective: Objective = DEFAULT_OBJECTIVE,
     seed: int = 0,
 ) -> StageData:
-    """Encode every sample once; bad ones are dropped and counted.
-
-    Where any sample carries entities, every one gets the token value "weight"; `seed` chooses the
-    tokens of the random control.
+    """Encode the samples of a stage; where any carries entities, all get the token value "weight".
 
     Raises:
-        TrainingError: no sample is left, or the objective weighs entities and no sample carries
-            any.
+        TrainingError: no sample is left, or entities have a weight and no sample carries any.
     """
 
     def reject(encoded: EncodedSample) -> tuple[str, str] | None:
@@ -209,8 +196,7 @@ def encode_training_samples(
 
 
 def read_group_card(path: Path) -> DatasetCard:
-    """The card of a data group: of a DATASET folder, or of a folder (or file) of JSONL rows with
-    their images.
+    """The card of a DATASET folder, or of a folder (or file) of JSONL rows with their images.
 
     Raises:
         ArtifactError, InputError: it is neither, or it is damaged.
@@ -244,12 +230,10 @@ def is_held_out(sample: Sample) -> bool:
 
 
 def read_groups(paths: Sequence[Path], *, held_out: bool = False) -> Iterator[Sample | Drop]:
-    """The samples of several data groups, one after another; a question with a gold answer is
-    closed by it.
+    """The samples of several data groups in order; a question with a gold answer is closed by it.
 
-    Rows that a split marked for anything but training (`extra["split"]`, written by split_by_group)
-    become drops, unless `held_out` rows are requested: no model learns from the patients that it is
-    evaluated on because both are in one folder.
+    Rows that a split marked for anything but training (`extra["split"]`, by split_by_group) become
+    drops unless `held_out`: no model learns from patients that it is evaluated on.
     """
     for path in paths:
         for item in read_dataset(path) if is_dataset(path) else jsonl.read(path):
@@ -270,11 +254,7 @@ class DataGroup(NamedTuple):
 
 
 def open_data_group(path: Path) -> DataGroup:
-    """Check a data group once; hashing it again for every stage would read all of it again.
-
-    Raises:
-        ArtifactError, InputError: it is not a data group, or it is damaged.
-    """
+    """Check and hash a data group; raises ArtifactError or InputError if it is damaged."""
     card = read_group_card(path)
     if is_dataset(path):
         return DataGroup(path, card, dataset_digest(path))

@@ -49,9 +49,8 @@ TIMEOUT = timedelta(hours=12)
 class DistributedContext:
     """The processes of a run: this one's `rank` of `size`, and its device.
 
-    `control_group` carries small numbers and barriers, `checkpoint_group` what the threads that
-    write states agree on; both run on the CPU and are None without torchrun. `launcher` is the
-    process that started this one.
+    `control_group` carries small numbers and barriers, `checkpoint_group` the threads that write
+    states; both are on the CPU, and None without torchrun, whose process is the `launcher`.
     """
 
     rank: int = 0
@@ -80,7 +79,7 @@ class DistributedContext:
         return total.tolist()
 
     def run_on_main(self, work: Callable[[], T]) -> T:
-        """What `work` returns in the first process, which alone runs it while the others wait.
+        """What `work` returns in the first process, which alone runs it.
 
         Raises:
             LingshuError: `work` raised it; every process raises it then.
@@ -114,8 +113,7 @@ SINGLE_PROCESS = DistributedContext()
 
 @contextmanager
 def init_distributed(device: Literal["auto", "cpu", "cuda"]) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun nothing
-    is set up.
+    """Join the processes that torchrun started, and leave them at the end; a single one without it.
 
     Raises:
         ConfigError: a device that this machine does not have.
@@ -175,10 +173,7 @@ def fsdp_units(model: Any, family: VisionLanguageFamily) -> list[nn.Module]:
 
 
 def set_activation_checkpointing(blocks: Sequence[nn.Module], *, enabled: bool) -> None:
-    """Let each block recompute its activations in the backward pass, or keep them again.
-
-    Only its forward is wrapped, so that the hooks of sharding around the block's call run once.
-    """
+    """Let blocks recompute their activations going backward; only their forward is wrapped."""
     for block in blocks:
         block.__dict__.pop("forward", None)
         if enabled:
@@ -202,11 +197,9 @@ def shard_model(
     bfloat16: bool,
     cpu_offload: bool,
 ) -> None:
-    """Shard `model` in place, block by block, and what is left of it as one unit with `root`, whose
-    call is the forward pass.
+    """Shard `model` block by block, and the rest of it with `root`, whose call is the forward pass.
 
-    The first process has the weights; those of the others may be on the meta device. Gradients are
-    summed over processes.
+    The first process has the weights; the others may be on the meta device. Gradients are summed.
     """
     parameters, buffers = {}, {}
     if dist_context.is_main:

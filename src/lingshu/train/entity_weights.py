@@ -85,11 +85,9 @@ def with_token_weights(
     *,
     seed: int,
 ) -> tuple[EncodedSample, ...]:
-    """The encodings with the weights of their supervised tokens instead of their entity marks;
-    unchanged where none is marked.
+    """The encodings with token weights in place of entity marks; unchanged where none is marked.
 
-    A weight of 1 takes the same path as any other, so that runs that differ in it differ in nothing
-    else.
+    A weight of 1 takes the same path as any other: runs that differ in it differ in nothing else.
 
     Raises:
         TrainingError: entities have their own weight, and no sample carries any.

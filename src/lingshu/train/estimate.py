@@ -76,11 +76,7 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card of that name; case, spaces and dashes are ignored.
-
-    Raises:
-        UnknownNameError: it is not in the table; the message suggests the nearest.
-    """
+    """The card of that name, ignoring case, spaces and dashes; raises UnknownNameError."""
     by_key = {re.sub(r"[^a-z0-9]", "", card.lower()): gpu for card, gpu in GPUS.items()}
     gpu = by_key.get(re.sub(r"[^a-z0-9]", "", name.lower()))
     if gpu is None:
@@ -89,11 +85,10 @@ def find_gpu(name: str) -> Gpu:
 
 
 class MeanLengths(NamedTuple):
-    """A mean sample in tokens: text, image (as the language model sees it) and supervised ones.
+    """Mean tokens of a sample: text, image (as the language model sees it), supervised; and
+    squares.
 
-    Attention grows with squares: `squared_length` is the mean of the squared length,
-    `squared_patches` that of the squared patches of an image (or tile), summed over those of a
-    sample.
+    `squared_patches` is the mean square of the patches of a tile, summed over those of a sample.
     """
 
     text: float
@@ -140,9 +135,9 @@ class MemoryEstimate(NamedTuple):
 class AssumedLengths:
     """What a plan assumes where nothing was measured.
 
-    200 tokens of text are a question and an answer of a few sentences; 384 image tokens an image of
-    some 550 x 550 pixels (if the pixel budget allows it). `mfu`, model FLOPs utilization, is the
-    share of the GPUs' peak that the model's own operations reach.
+    200 tokens of text are a question and a short answer; 384 image tokens are 550 x 550 pixels (if
+    the pixel budget allows it). `mfu` is the share of the GPUs' peak that the model's operations
+    reach.
     """
 
     text_tokens: float = 200
@@ -182,9 +177,8 @@ class AssumedLengths:
 class DataGroupEstimate:
     """A data group: `rows` found, None without a folder; `expected`, None if the recipe is silent.
 
-    `mean` is that of `measured_rows`, or assumed where that is 0. `dropped` counts the measured
-    rows that cannot be used; `lengths` are those of the others where all rows were measured, and
-    `entities` what is marked in them.
+    `mean` is measured on the first `measured_rows`, or assumed if there are none; `lengths` are
+    None unless all rows were measured; `dropped` and `entities` count what was measured.
     """
 
     name: str
@@ -206,12 +200,7 @@ class DataGroupEstimate:
 
 
 class GpuEstimate(NamedTuple):
-    """A stage on GPUs of one kind; `busy_gpus` of them get work, as a batch is divided by
-    micro-batches.
-
-    `hours` is None while the data is unknown; `min_gpus` is the smallest power of two of them that
-    holds the stage, None where no number does.
-    """
+    """A stage on GPUs of one kind: `busy_gpus` get work, `min_gpus` would hold it."""
 
     gpu: Gpu
     gpus: int
@@ -391,8 +380,7 @@ def estimate_run(
     gpu: Gpu | None = None,
     gpus: int = 1,
 ) -> RunEstimate:
-    """Plan a run from its configuration; data folders that are given are checked, counted and
-    measured.
+    """Plan a run from its configuration; data folders that are given are checked and measured.
 
     Raises:
         ArtifactError, InputError: a model whose sizes are unknown, or a folder that cannot be used.
@@ -500,13 +488,11 @@ def trained_parameters(stage: Stage, shapes: ModelShapes) -> dict[Part, int]:
 def estimate_flops(
     stage: Stage, shapes: ModelShapes, mean: MeanLengths, *, recompute: bool
 ) -> Flops:
-    """Operations of one mean sample in a stage; with `recompute` the activations of the blocks are
-    recomputed in the backward pass.
+    """Operations of one mean sample; with `recompute`, blocks repeat their forward pass.
 
-    The output head sees supervised tokens only; causal attention is counted as the lower triangle
-    it computes. In reinforcement learning a sample is a reply with its question; the frozen
-    reference adds a forward pass, and so does the start of a round of several updates. Sampling the
-    replies is not counted.
+    The output head sees supervised tokens only; causal attention is its lower triangle. In
+    reinforcement learning a sample is a reply with its question; the reference adds a forward pass,
+    and so does the start of a round of several updates. Sampling is not counted.
     """
     tower = shapes.tower
     patches = mean.image * tower.patches_per_token
@@ -545,11 +531,7 @@ def estimate_flops(
 def estimate_memory(
     stage: Stage, shapes: ModelShapes, gpus: int, *, sharding: Sharding
 ) -> MemoryEstimate:
-    """An upper estimate for full sequences, states sharded over all GPUs block by block.
-
-    A token is either of an image, which costs in the tower, or of text, which costs a row of logits
-    at most.
-    """
+    """An upper bound for full sequences; a token costs either in the tower or a row of logits."""
     recompute, tower = sharding.activation_checkpointing, shapes.tower
     by_part = trained_parameters(stage, shapes)
     trained = sum(by_part.values())

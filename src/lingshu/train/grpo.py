@@ -66,11 +66,7 @@ class RolloutGroup(NamedTuple):
 
 
 def load_scorer(reward: Reward) -> Scorer:
-    """The scorer that a reward names.
-
-    Raises:
-        UnknownNameError, InputError: no such scorer.
-    """
+    """The scorer of a reward; raises UnknownNameError or InputError."""
     return cast(Scorer, get_attribute("scoring", reward.scorer, "score"))
 
 
@@ -141,11 +137,7 @@ def encode_questions(
     max_prompt_tokens: int,
     cache_mb: int,
 ) -> StageData:
-    """Encode every prompt once; bad questions are dropped and counted.
-
-    Raises:
-        TrainingError: no question is left.
-    """
+    """Encode every prompt once; raises TrainingError if no question is usable."""
 
     def reject(encoded: EncodedSample) -> tuple[str, str] | None:
         if len(encoded) <= max_prompt_tokens:
@@ -163,11 +155,7 @@ def encode_questions(
 
 
 def stated_pass_rate(sample: Sample) -> float | None:
-    """The pass rate that the row of the sample states, None where it states none.
-
-    Raises:
-        ConfigError: it is not a number between 0 and 1.
-    """
+    """The pass rate that a row states, or None; raises ConfigError if it is not between 0 and 1."""
     text = sample.meta.extra.get(PASS_RATE)
     if text is None:
         return None
@@ -243,11 +231,7 @@ class GrpoBatches:
         return order[position * size : (position + 1) * size].tolist()
 
     def run_round(self, round_index: int) -> list[list[list[EncodedSample]]]:
-        """This process's share of the updates of a round, with the weights as they are.
-
-        Raises:
-            EngineError: no question got all its replies.
-        """
+        """This process's updates of a round; raises EngineError if no question got its replies."""
         indices = self.question_order(round_index)
         self.rollouts.refresh(self.save)
         groups = self.sample_groups(indices, seed=_seed(self.seed, round_index))
@@ -348,11 +332,7 @@ class GrpoBatches:
 
 
 class ReferenceWeights:
-    """The start of the stage: a copy of the trained weights that can replace the current ones for a
-    while.
-
-    With adapters only these are copied; at the start they add nothing, so the model is the base.
-    """
+    """A copy of the trained weights (or adapters) at the stage's start, swapped in for a while."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trained = [p for group in trainer.optimizer.param_groups for p in group["params"]]
@@ -423,11 +403,11 @@ def append_reply(
 def pack_replies(
     prompt: EncodedSample, replies: Sequence[tuple[Sequence[int], float]], *, max_tokens: int
 ) -> list[EncodedSample]:
-    """A prompt and its replies, each with its advantage, as few samples of at most `max_tokens`
+    """A prompt and its replies with their advantages, as few samples of at most `max_tokens`
     tokens.
 
-    Each sample has the prompt and its images once, and the replies continue it as branches. A
-    branch begins with the last token of the prompt, which predicts the first of the reply.
+    Replies continue the prompt as branches; a branch begins with the last token of the prompt,
+    which predicts its first.
     """
     rows: list[list[tuple[Sequence[int], float]]] = []
     n_free = 0
@@ -532,8 +512,8 @@ def grpo_batches(
     seed: int,
     cache_mb: int,
 ) -> GrpoBatches:
-    """The batches of a stage with `grpo`. Call it while the model is at the start of the stage,
-    which is the reference.
+    """The batches of a stage with `grpo`; the model must be at the start of the stage, the
+    reference.
 
     Raises:
         TrainingError: no usable question. MissingExtraError, InputError, UnknownNameError: an

@@ -70,8 +70,7 @@ def open_log(
     report_to: Sequence[str] = (),
     run_name: str = "lingshu",
 ) -> Iterator[TrainingLog]:
-    """Open the log at the length it had when the state was saved: rows of steps that will be taken
-    again are removed.
+    """Open the log at the length it had in the saved state: later rows are written again.
 
     Raises:
         StorageError: another process writes it; none of its rows is touched.

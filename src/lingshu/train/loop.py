@@ -75,8 +75,7 @@ class StopRequested(Exception):
 class StageSummary:
     """What a stage did; `first_loss` and `last_loss` are means over its first and last few steps.
 
-    `skipped` counts steps with a non-finite loss or gradient, which changed nothing. `entities` is
-    EntityCounts as JSON, None where no sample is marked.
+    `skipped` counts non-finite steps, which changed nothing; `entities` is EntityCounts as JSON.
     """
 
     name: str
@@ -130,15 +129,13 @@ def train(
 ) -> Path:
     """Run every stage that is not done yet and return the folder of the final checkpoint.
 
-    `stop` is called after each step; once it returns True the state is saved and StopRequested is
-    raised. Under torchrun each process calls this function; `dist_context` is the one it has
-    joined, None to join it here.
+    `stop` is called after each step; if it returns True, the state is saved and StopRequested
+    raised. Under torchrun each process calls this function with the context it has joined, or None.
 
     Raises:
         ConfigError: a data group without a folder, an option that cannot work, or an OUT in use.
         ArtifactError: a model or dataset that cannot be used.
         TrainingError: too many non-finite losses, no usable sample, or another process that ended.
-        StopRequested: see above.
         StorageError: the disk refused a write; what was written before is intact.
     """
     joined = nullcontext(dist_context) if dist_context else init_distributed(config.device)
@@ -197,12 +194,7 @@ def _finish_stage(
 
 
 def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> None:
-    """Refuse what this number of processes cannot run.
-
-    Raises:
-        ConfigError: a batch that cannot be divided evenly, or an option that needs torchrun and
-            GPUs.
-    """
+    """Raise ConfigError for a batch or an option that this number of processes cannot run."""
     on_gpus = dist_context.is_distributed and dist_context.device.type == "cuda"
     if config.sharding.cpu_offload and not on_gpus:
         raise ConfigError(
@@ -222,11 +214,7 @@ def check_distributed(config: TrainConfig, dist_context: DistributedContext) -> 
 def _open_run(
     config: TrainConfig, out: Path, *, resume: bool
 ) -> tuple[dict[str, DataGroup], list[StageSummary]]:
-    """Check the data and OUT; the summaries are those of the stages that are done.
-
-    Raises:
-        ConfigError, ArtifactError, InputError: see `train`.
-    """
+    """Check the data and OUT; the summaries are those of the stages that are done."""
     folders: dict[str, Path] = {}
     for stage in config.stages:
         for group in stage.data:
@@ -362,15 +350,9 @@ class StageRun:
         self.seconds = 0.0
 
     def train(self, loaded: LoadedModel) -> tuple[LoadedModel | None, BatchSource]:
-        """Train the stage from its start or its newest state to its end, the model in place.
+        """Train the stage from its start or newest state to its end, the model in place.
 
-        Returns the trained model (of a sharded run in the first process only), and the source of
-        its batches.
-
-        Raises:
-            TrainingError: too many steps were not finite. StopRequested: `stop` returned True, and
-                the state is saved.
-            StorageError: a state could not be written.
+        Returns the trained model (of a sharded run in the first process only) and its batch source.
         """
         config, stage, dist_context = self.config, self.stage, self.dist_context
         model, family = loaded.model, loaded.processor.family

@@ -25,11 +25,9 @@ def is_adapter(parameter: str) -> bool:
 
 
 def inject_adapters(model: Any, family: VisionLanguageFamily, lora: Lora, *, seed: int) -> Any:
-    """Add adapters to the linear layers of the given parts (not the output head), in place; returns
-    the peft configuration. The outputs of the model are unchanged at first.
+    """Add adapters to the linear layers of the parts, in place; returns the peft configuration.
 
-    Raises:
-        MissingExtraError: peft is not installed.
+    The outputs are unchanged at first. Raises MissingExtraError if peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model

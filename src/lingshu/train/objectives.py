@@ -28,10 +28,7 @@ class SummedLoss(NamedTuple):
 
 
 class Loss(Protocol):
-    """An objective. A step divides `loss_sum` over its whole batch by the sum of `denominator`.
-
-    `required_values` names what it reads of EncodedSample.token_values.
-    """
+    """An objective: a step divides the `loss_sum` of its batch by the sum of `denominator`."""
 
     @property
     def required_values(self) -> tuple[str, ...]: ...
@@ -77,10 +74,9 @@ class TokenWeightedLoss:
 class ClippedSurrogateLoss:
     """GRPO: the clipped surrogate with its k3 penalty, a mean over the reply tokens of the batch.
 
-    `old` and `reference` are log-probabilities of the reply's tokens under the start of the round
-    and of the stage. Without `old` the learner's own are taken: a round of one update starts from
-    them. Source: arXiv 2402.03300, equation 3; asymmetric clipping and the mean over tokens as in
-    arXiv 2503.14476.
+    `old` and `reference` are log-probabilities at the start of the round and of the stage; without
+    `old` the learner's own are taken. Source: arXiv 2402.03300, equation 3; asymmetric clipping and
+    the mean over tokens as in arXiv 2503.14476.
     """
 
     config: Grpo
@@ -120,8 +116,7 @@ def gather_token_values(
 ) -> dict[str, torch.Tensor]:
     """The values of the supervised tokens of a micro-batch, N each, in the order of its samples.
 
-    A value that no sample carries is left out; where only some carry a weight, the tokens of the
-    others weigh 1.
+    A value that no sample carries is left out; a sample without one has ones.
     """
     tensors = {}
     for name in names:

@@ -44,19 +44,11 @@ class Rollout(NamedTuple):
 
 class RolloutEngine(Protocol):
     def refresh(self, save: SaveWeights) -> None:
-        """Take over the learner's weights, which `save` writes for engines that do not share them.
-
-        Raises:
-            EngineError: the weights could not be transferred.
-        """
+        """Take over the learner's weights, which `save` writes; EngineError if that fails."""
         ...
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[Rollout]:
-        """The replies to every sample, in any order; those that failed are missing.
-
-        Raises:
-            EngineError: the engine does not answer at all.
-        """
+        """The replies to every sample, in any order; failed ones are missing."""
         ...
 
 
@@ -67,12 +59,10 @@ def open_rollout_engine(
     encode: Callable[[Sample], EncodedSample],
     out: Path,
 ) -> RolloutEngine:
-    """The rollout engine of a stage; `encode` makes the inputs of a question for the model in this
-    process.
+    """The rollout engine of a stage; `encode` makes the inputs of a question for a model in here.
 
     Raises:
-        ConfigError: vLLM is to run in one process of several. InputError: an address that cannot be
-            used.
+        ConfigError: vLLM in one process of several. InputError: an address that cannot be used.
     """
     dist_context, folder = trainer.dist_context, out / WEIGHTS_FOLDER
     if sampler.engine == "hf":
@@ -111,11 +101,9 @@ def eval_mode(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalRollouts:
-    """The trained model itself, each prompt prefilled once for all its generations; a reply depends
-    on (seed, sample, copy) only.
+    """The trained model itself; a reply depends on (seed, sample, copy) only.
 
-    Where the model is sharded, a full copy of it in each process: otherwise every token would
-    gather every block.
+    A sharded model has a full copy in each process, or every token would gather every block.
     """
 
     loaded: LoadedModel
@@ -216,11 +204,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def post_json(url: str, body: Mapping[str, object]) -> None:
-    """Send JSON to an address of the configuration and wait for the response.
-
-    Raises:
-        EngineError: no response, or a status outside 200 to 299.
-    """
+    """Send JSON and wait for the response; raises EngineError unless its status is 200 to 299."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
     # Neither proxies of the environment nor redirects: requests go where the configuration says.

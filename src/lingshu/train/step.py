@@ -46,10 +46,9 @@ class StepResult(NamedTuple):
 
 
 class LogitsModule(nn.Module):
-    """The forward pass of a model up to the logits of selected positions: one call, because
-    sharding hooks calls.
+    """The forward pass of a model up to the logits of selected positions, as one call for sharding.
 
-    Only those positions get logits: with a vocabulary of 152,064 they are most of the memory.
+    With a vocabulary of 152,064 logits are most of the memory.
     """
 
     def __init__(self, model: Any) -> None:
@@ -73,8 +72,7 @@ class LogitsModule(nn.Module):
 class Trainer:
     """A model set up for one stage; `peak_learning_rates` are those of the optimizer's groups.
 
-    `logits_module` is the forward pass of `model`, sharded where torchrun started several
-    processes. `dummy_turn` is a turn with a small image, None in a single process.
+    `logits_module` is the (sharded) forward pass of `model`; `dummy_turn` has a small image.
     """
 
     model: Any
@@ -92,11 +90,10 @@ class Trainer:
     def step(
         self, batch: Sequence[Sequence[EncodedSample]], step_index: int, total: int
     ) -> StepResult:
-        """Take step `step_index` of `total`.
+        """Take a step on this process's sequences (of several samples each if packed).
 
-        `batch` holds the sequences of this process, each of them one sample, or several in a stage
-        that packs. The loss is a mean over the batches of all processes. With a non-finite loss or
-        gradient no process takes the optimizer step.
+        The loss is a mean over all processes; if it or the gradient is not finite, none takes the
+        step.
         """
         multiplier = lr_multiplier(step_index, total, self.stage)
         for group, peak in zip(self.optimizer.param_groups, self.peak_learning_rates, strict=True):
@@ -125,11 +122,9 @@ class Trainer:
         return StepResult(loss / denominator, norm, means)
 
     def pad_with_dummy_image(self, microbatch: Sequence[EncodedSample]) -> Sequence[EncodedSample]:
-        """The micro-batch with an image in it: sharded vision blocks are gathered by all processes
-        or by none.
+        """The micro-batch with an image: vision blocks are gathered by all processes or by none.
 
-        The dummy turn follows the shortest sample, where no token before it sees it and nothing is
-        learned from it.
+        The dummy turn follows the shortest sample, where no token before it sees it.
         """
         if self.dummy_turn is None or any(e.tiles for e in microbatch):
             return microbatch

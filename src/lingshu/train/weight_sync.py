@@ -18,12 +18,7 @@ from lingshu.train.step import Trainer
 
 
 def save_weights(trainer: Trainer, folder: Path) -> None:
-    """Write the learner's weights as a checkpoint, adapters merged, in the precision of its steps;
-    every process takes part.
-
-    Raises:
-        StorageError: the disk refused the write.
-    """
+    """Write the learner's weights as a checkpoint, adapters merged; every process takes part."""
     weights = full_state_dict(trainer.model) if trainer.dist_context.is_distributed else None
     trainer.dist_context.run_on_main(lambda: _export(trainer, weights, folder))
 
@@ -59,7 +54,7 @@ def has_tied_embeddings(model: Any) -> bool:
 
 
 def untie_embeddings(model: Any) -> None:
-    """Give the output head its own weights, in place; the outputs of the model stay the same.
+    """Give the output head its own weights, in place, with the same outputs.
 
     Some of vLLM's kernels keep a copy of a tied head that a reload of the embedding does not reach.
     """
