@@ -1,4 +1,4 @@
-"""Batches: a service on 127.0.0.1 and a folder carried by hand; what was asked live is not asked
+"""Batches: a service on 127.0.0.1 and a folder moved by hand; what was requested live is not requested
 again.
 """
 

@@ -1,5 +1,5 @@
-"""Questions answered as they arrive: the same words as the engine that takes lists, whoever comes
-and goes beside them.
+"""Requests answered as they arrive: the same replies as the engine that takes lists, whatever other
+requests come and go.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONG = 2000
 
 
 class EventRecorder:
-    """Hears one reply."""
+    """Records the events of one reply."""
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
@@ -141,7 +141,7 @@ def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names() -> None:
     assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
-def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(
+def test_equal_questions_at_once_share_a_prefill_and_are_sampled_apart(
     live_engine: Callable[..., ContinuousBatchingEngine],
 ) -> None:
     same = [replace(question(1), id=name) for name in "abcd"]
@@ -152,7 +152,7 @@ def test_equal_questions_at_once_share_a_prefill_and_are_drawn_apart(
     assert len({reply.text for reply in replies}) > 1
 
 
-def test_a_cancelled_question_frees_its_place_and_is_heard_no_more(
+def test_a_cancelled_request_frees_its_slot_and_sends_nothing_more(
     live_engine: Callable[..., ContinuousBatchingEngine],
 ) -> None:
     engine, first, second = live_engine(batch_size=1), EventRecorder(), EventRecorder()
@@ -167,7 +167,7 @@ def test_a_cancelled_question_frees_its_place_and_is_heard_no_more(
     assert (engine.running, engine.waiting) == (0, 0) or not second.done.is_set()
 
 
-def test_what_cannot_be_asked_is_the_questions_own_fault(
+def test_an_invalid_request_is_its_own_fault(
     live_engine: Callable[..., ContinuousBatchingEngine],
 ) -> None:
     bad = Sample("bad", (user_turn("?", 1),), (Image(data=b"no image"),))
@@ -230,7 +230,7 @@ def test_closing_tells_questions_that_were_not_even_prepared() -> None:
     )
 
 
-def test_other_engines_are_heard_in_one_piece() -> None:
+def test_other_engines_reply_in_one_piece() -> None:
     engine = BlockingEngineAdapter(
         echo.load("echo:yes, there is", EngineOptions()), max_concurrency=2
     )

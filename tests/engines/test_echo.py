@@ -1,6 +1,4 @@
-"""The echo engine: says gold, says what it is told, and refuses unreadable images like every
-engine.
-"""
+"""The echo engine: returns the gold answer or a given text, and refuses unreadable images."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ def test_echo_says_the_preferred_gold() -> None:
     assert "no gold" in (replies[0][1].error or "")
 
 
-def test_echo_says_what_it_is_told() -> None:
+def test_echo_returns_the_given_text() -> None:
     assert [
         r.text
         for r in next(load("echo:no: never", EngineOptions()).generate([sample("b")], Sampling()))

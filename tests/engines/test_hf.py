@@ -97,7 +97,7 @@ def test_shared_prefill_gives_what_separate_asking_gives(family: FamilyName) -> 
     assert {key: reply.text for key, reply in batched.items()} == {
         key: reply.text for key, reply in separate.items()
     }
-    assert len({reply.text for reply in batched.values()}) > 1  # copies are drawn apart
+    assert len({reply.text for reply in batched.values()}) > 1  # generations are sampled apart
 
 
 def test_a_draw_depends_on_seed_sample_and_copy_only() -> None:

@@ -89,7 +89,7 @@ def test_a_request_carries_the_dialogue_the_pixels_and_the_sampling(server) -> N
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
-def test_copies_differ_in_their_seed_and_skipped_ones_are_not_asked(server) -> None:
+def test_copies_differ_in_their_seed_and_skipped_ones_are_not_sent(server) -> None:
     batches = engine(server.url).generate(
         [sample("a"), sample("b")],
         Sampling(num_generations=3, seed=10),
@@ -157,7 +157,7 @@ def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_busy_server_is_asked_again(server, status: int) -> None:
+def test_a_busy_server_gets_the_request_again(server, status: int) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         if len(server.bodies) < 3:
             return web.Response(status=status, headers={"Retry-After": "0"})
@@ -449,7 +449,7 @@ def test_the_digest_is_of_address_and_name() -> None:
     assert len(digests) == 3
 
 
-def test_tries_whose_answer_was_not_heard_are_told_with_the_reply(server) -> None:
+def test_failed_attempts_are_reported_with_the_reply(server) -> None:
     async def truncated_once(request: web.Request, body: dict) -> web.StreamResponse:
         return await truncated_body(request, body) if len(server.bodies) == 1 else completion("ok")
 

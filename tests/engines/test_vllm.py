@@ -160,7 +160,7 @@ def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(fake_vllm, che
     load_vllm(str(checkpoint), gpu_memory_utilization=0.3)
 
 
-def test_tokens_are_told_for_learning(fake_vllm) -> None:
+def test_tokens_are_returned_for_learning(fake_vllm) -> None:
     engine, _ = fake_vllm
     [[reply]] = engine.generate([Sample("a", (user_turn("?", 0),))], Sampling())
     assert reply.token_ids == (1, 2)

@@ -74,14 +74,14 @@ def test_positions_equal_the_model_s_own_with_two_images_and_left_padding() -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_answers_and_their_end_token_are_learnt(family: FamilyName) -> None:
+def test_only_answers_and_their_end_token_are_learned(family: FamilyName) -> None:
     _, processor = tiny(family)
     turns = [Message("user", (0, "Is there a lesion?")), Message("assistant", ("yes",))]
     more = [Message("user", ("left or right?",)), Message("assistant", ("left",))]
     encoded = processor.encode([*turns, *more], processor.tiles([make_image(0)]))
     supervised_text = processor.tokenizer.decode(encoded.ids[encoded.labels != IGNORE_INDEX])
     assert supervised_text == "yes<|im_end|>left<|im_end|>"
-    # What precedes the first answer is just what the model sees when it is asked.
+    # What precedes the first answer is just what the model sees when it generates.
     prompt = processor.encode(turns[:1], processor.tiles([make_image(0)]))
     assert np.array_equal(encoded.ids[: len(prompt)], prompt.ids)
 
@@ -143,7 +143,7 @@ def test_a_pixel_budget_refuses_nonsense() -> None:
         PixelBudget(min_pixels=10, max_pixels=5)
 
 
-def test_batches_pad_on_the_asked_side() -> None:
+def test_batches_pad_on_the_requested_side() -> None:
     _, processor = tiny("internvl")
     short, long = (processor.encode([Message("user", (text,))], ()) for text in ("a", "a b c d"))
     left = processor.collate([short, long], pad="left")

@@ -224,7 +224,7 @@ def adapters(dist_context: DistributedContext, folder: Path) -> None:
 
 
 def stop_at(step: int, callback: Callable[[], bool]) -> Callable[[], bool]:
-    """A question asked after each step: what `work` says after step `step`, no otherwise."""
+    """A `stop` that returns what `callback` returns after step `step`, else False."""
     n_calls = 0
 
     def stop() -> bool:

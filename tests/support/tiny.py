@@ -1,4 +1,4 @@
-"""Small helpers of the model and training tests: a tiny model of either family, drawn data, a run
+"""Small helpers of the model and training tests: a tiny model of either family, rendered data, a run
 of a few steps.
 """
 
@@ -65,7 +65,7 @@ def write_phantoms(folder: Path, samples: list[Sample]) -> Path:
 
 
 def small_config(folder: Path, *, family: FamilyName = "qwen2_5_vl", steps: int = 6) -> TrainConfig:
-    """Two short stages on drawn captions and dialogues: language frozen and padded batches, then
+    """Two short stages on rendered captions and dialogues: language frozen and padded batches, then
     everything and packs.
     """
     captions = write_phantoms(

@@ -97,7 +97,9 @@ def test_a_sharded_run_leaves_the_same_files(training_runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_and_a_damaged_file_of_one_process_are_told_by_all(training_runs: Path) -> None:
+def test_a_full_disk_and_a_damaged_file_of_one_process_are_reported_by_all(
+    training_runs: Path,
+) -> None:
     check("faults", training_runs)
     assert losses(training_runs / "faulty") == losses(training_runs / "two")
     assert sha256_file(training_runs / "faulty" / LAST) == sha256_file(training_runs / "two" / LAST)

@@ -1,5 +1,5 @@
 """Entity weights: from spans to tokens in both families, weights that change nothing else, and what
-is told of them.
+is reported of them.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def test_entities_that_do_not_fit_and_weights_without_entities_are_refused() -> 
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Marked dialogues about drawn phantoms."""
+    """Marked dialogues about rendered phantoms."""
     terms = EntityMatcher(["left", "right", "small", "large", "lesion"])
     samples = [
         with_spans(sample, find_spans(sample, terms))
@@ -314,7 +314,7 @@ def test_a_stopped_run_of_weighted_tokens_ends_in_the_same_bits(
         config.stages[1], objective=Objective(entity_weight=2.5, entities="random"), steps=4
     )
     config = replace(config, stages=(weighed,), data={"instruct": str(phantoms)})
-    uninterrupted = train(config, tmp_path / "whole")
+    uninterrupted = train(config, tmp_path / "plain")
 
     def interrupt(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 2:
@@ -326,7 +326,7 @@ def test_a_stopped_run_of_weighted_tokens_ends_in_the_same_bits(
     assert (again / "model.safetensors").read_bytes() == (
         uninterrupted / "model.safetensors"
     ).read_bytes()
-    (stage_summary,) = json.loads((tmp_path / "whole" / "summary.json").read_text())["stages"]
+    (stage_summary,) = json.loads((tmp_path / "plain" / "summary.json").read_text())["stages"]
     assert (
         0.1 < stage_summary["entities"]["fraction"] < 0.9
         and stage_summary["entities"]["samples"] == 24

@@ -54,7 +54,7 @@ SMALL = ModelShapes(
     blocks=(4, 4, 20, 20, 20),
     verified=True,
 )
-# 6 tokens of text and 2 of one image, hence 8 patches; 3 are learnt.
+# 6 tokens of text and 2 of one image, hence 8 patches; 3 are supervised.
 SAMPLE = MeanLengths(text=6, image=2, supervised=3, squared_length=64, squared_patches=64)
 # one block attends over 8 patches, one inside windows of 4
 VISION, VISION_ATTENTION = 2 * 8 * 8, 4 * 2 * (64 + 4 * 8)
@@ -263,9 +263,7 @@ def test_data_at_hand_are_measured_and_the_steps_are_those_of_the_run(tmp_path: 
     ]
 
 
-def test_rows_that_cannot_be_used_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unusable_rows_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
     for number in range(4):
         make_image(number).save(tmp_path / f"{number}.png")

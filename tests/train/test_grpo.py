@@ -1,5 +1,5 @@
-"""Reinforcement learning: rewards, advantages, rounds and their accounting, and that a resumed run
-ends in the same bits.
+"""Reinforcement learning: rewards, advantages, rounds and their counts, and that a resumed run ends
+in the same bits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ RIGHT, WRONG, NO_FORMAT = (
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Two are slower for models this small, and far slower beside other work."""
+    """Two are slower for models this small, and far slower next to other work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -234,7 +234,7 @@ def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
     assert repetition([7] * 7) == pytest.approx(3 / 4)  # four runs of four, one of them distinct
 
 
-def test_any_scorer_rewards_and_without_a_format_the_whole_reply_is_scored(tmp_path: Path) -> None:
+def test_any_scorer_rewards_and_without_a_format_the_full_reply_is_scored(tmp_path: Path) -> None:
     own = tmp_path / "longer.py"
     own.write_text(
         "from lingshu.core.types import Score\ndef score(sample, reply):\n    return"
@@ -427,7 +427,7 @@ def test_a_question_is_the_dialogue_up_to_its_last_answer() -> None:
     )
 
 
-def test_questions_that_a_split_holds_out_are_not_learnt_from(tmp_path: Path) -> None:
+def test_questions_that_a_split_holds_out_are_not_learned_from(tmp_path: Path) -> None:
     rows = [
         {"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side}
         for side in ("train", "validation", "test")
@@ -480,7 +480,7 @@ def test_questions_that_are_always_or_never_answered_right_are_left_out() -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_drawn_reply_is_learnt_from_like_a_written_answer(family: FamilyName) -> None:
+def test_a_sampled_reply_is_learned_from_like_a_written_answer(family: FamilyName) -> None:
     processor = tiny(family)[1]
     sample = question(1)
     tiles = processor.tiles([make_image(1)])
@@ -506,7 +506,7 @@ def test_a_drawn_reply_is_learnt_from_like_a_written_answer(family: FamilyName) 
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_replies_that_share_a_prompt_are_learnt_from_as_if_apart(family: FamilyName) -> None:
+def test_replies_that_share_a_prompt_are_learned_from_as_if_apart(family: FamilyName) -> None:
     trainer = trainer_of(replace(SHORT, kl=0.0), family=family)
     processor = trainer.processor
     rng = np.random.default_rng(0)
@@ -602,7 +602,7 @@ def test_a_round_of_one_update_needs_no_old_values_and_no_penalty_no_reference()
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-# --- who draws
+# --- rollout engines
 # -------------------------------------------------------------------------------------------------------
 
 
@@ -633,7 +633,7 @@ def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
         assert len(one.token_ids) == reply.reply_tokens
 
 
-def test_no_token_for_pixels_among_10000_drawn() -> None:
+def test_no_token_for_pixels_among_10000_sampled() -> None:
     trainer = trainer_of(SHORT)
     prompt = Sample("q", (Message("user", ("Is there a lesion?",)),))
     rollouts = LocalRollouts(
@@ -660,8 +660,8 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
     digests = []
     for number in range(2):
         save_weights(trainer, tmp_path / "rollout")
-        # Written apart, or a server's packed head would stay as it was when the embedding is read
-        # anew.
+        # Written separately, or a server's packed head would not change when it reloads the
+        # embedding.
         assert "lm_head.weight" in load_file(tmp_path / "rollout" / "model.safetensors")
         assert (
             trainer.model.config.tie_word_embeddings
@@ -682,7 +682,7 @@ def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
 
 
 class FakeServer(BaseHTTPRequestHandler):
-    """A server that reads weights when told and answers every question; it counts what it was sent."""
+    """Reads weights on request, answers every question, and records what it was sent."""
 
     def do_POST(self) -> None:
         server = self.server
@@ -720,7 +720,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
     running.server_close()
 
 
-def test_a_server_is_given_the_weights_and_asked_for_tokens(
+def test_a_server_gets_the_weights_and_returns_tokens(
     server: ThreadingHTTPServer, tmp_path: Path
 ) -> None:
     trainer = trainer_of(SHORT)
@@ -757,7 +757,7 @@ def test_a_server_is_given_the_weights_and_asked_for_tokens(
     body = server.seen[-1][1]  # type: ignore[attr-defined]
     assert body["return_token_ids"] is True and body["temperature"] == 1.0
     assert body["logit_bias"] == {str(token): -100 for token in trainer.processor.never_sampled}
-    # A server that tells no tokens: its text is cut into tokens anew.
+    # A server that returns no tokens: its text is tokenized again.
     server.tokens = None  # type: ignore[attr-defined]
     expected = (*trainer.processor.tokenizer("yes")["input_ids"], end)
     assert [one.token_ids for one in rollouts.generate([question(0)], Sampling(max_tokens=4))] == [
@@ -802,7 +802,7 @@ def test_the_end_token_is_put_behind_a_reply_that_ended() -> None:
     ) == (5,)
 
 
-# --- the whole stage
+# --- the full stage
 # -------------------------------------------------------------------------------------------------
 
 
@@ -946,7 +946,7 @@ def test_configurations_that_cannot_work_are_refused() -> None:
             make()
 
 
-def test_two_processes_draw_what_one_draws_and_learn_the_same(
+def test_two_processes_sample_and_learn_the_same_as_one(
     trained_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
     config, out = trained_run

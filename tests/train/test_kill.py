@@ -73,7 +73,7 @@ def wait_until_gone(pid: int, *, limit_s: float = 120) -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a configuration that saves after every step."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("uninterrupted")
     config = replace(small_config(folder, steps=STEPS), save_every=1, log_every=1, threads=1)
     configuration.write(config, folder / "config.yaml")
     return folder
@@ -89,7 +89,7 @@ def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(
     or torchrun itself.
     """
     config, out, rng = run_folder / "config.yaml", tmp_path / "killed", random.Random(1)
-    assert start(config, tmp_path / "whole", launcher=launcher).wait() == 0
+    assert start(config, tmp_path / "uninterrupted", launcher=launcher).wait() == 0
     for number in range(KILLS):
         process = start(config, out, launcher=launcher)
         wait_for_rows(
@@ -108,7 +108,7 @@ def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(
         for pid in started:
             wait_until_gone(pid)
     assert start(config, out, launcher=launcher).wait() == 0
-    assert sha256_file(out / LAST) == sha256_file(tmp_path / "whole" / LAST)
+    assert sha256_file(out / LAST) == sha256_file(tmp_path / "uninterrupted" / LAST)
 
 
 def test_sigterm_saves_the_state_and_ends_with_75(tmp_path: Path) -> None:

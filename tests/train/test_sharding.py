@@ -21,7 +21,7 @@ from tests.support.tiny import FAMILIES, make_image, tiny
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny products are slower on several threads than on one, by far where other work runs beside."""
+    """Tiny products are slower on several threads than on one, even more so next to other work."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -222,7 +222,7 @@ def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it
     stage = replace(config.stages[0], data=("mine",), steps=6)
     # No room in memory for scaled images: each is read again when its turn comes.
     config = replace(config, stages=(stage,), data={"mine": str(tmp_path / "data")}, cache_mb=0)
-    train(config, tmp_path / "whole")
+    train(config, tmp_path / "uninterrupted")
 
     def hide_images(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:
         if step == 4:
@@ -233,7 +233,7 @@ def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it
     images.with_name("away").rename(images)
     train(config, tmp_path / "run", resume=True)
     assert equal(
-        weights(tmp_path / "run" / "checkpoint"), weights(tmp_path / "whole" / "checkpoint")
+        weights(tmp_path / "run" / "checkpoint"), weights(tmp_path / "uninterrupted" / "checkpoint")
     )
 
 
@@ -310,7 +310,7 @@ def test_a_plan_is_a_function_of_seed_and_step() -> None:
     assert len(set(first_epoch)) == 96
     assert batches[:12] != batches[12:24]
     spread = [max(batch)[0] - min(batch)[0] for batch in batches[:12]]
-    assert sum(spread) / len(spread) < 20  # lengths lie close together in a batch
+    assert sum(spread) / len(spread) < 20  # lengths are close together in a batch
     # fewer samples than a batch
     assert sorted(next(GroupedPlan((5, 6, 7), batch=8, seed=0).batches(0))).count((0,)) >= 2
 
@@ -400,7 +400,7 @@ def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_check
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-def test_what_an_objective_tells_that_is_no_number_is_logged_as_none(tmp_path: Path) -> None:
+def test_a_non_finite_metric_is_logged_as_none(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     context = RunContext(config, tmp_path, {}, SINGLE_PROCESS, stop=lambda: False)
     with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
@@ -458,7 +458,7 @@ def test_trackers_get_the_numbers_of_the_log_and_a_missing_one_names_its_extra(
         train(config, tmp_path / "run")
 
 
-def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path) -> None:
+def test_a_run_resumes_with_the_data_it_started_with_or_not_at_all(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     config = replace(config, stages=config.stages[:1])
 
@@ -480,7 +480,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_or_not_at_all(tmp_path: Path)
     assert train(config, tmp_path / "run", resume=True).is_dir()
 
 
-def test_too_many_losses_that_are_no_number_stop_the_run(tmp_path: Path) -> None:
+def test_too_many_non_finite_losses_stop_the_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     wild = replace(
         config,
@@ -520,7 +520,7 @@ def test_a_step_without_a_number_changes_nothing() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_asked_to_stop_it_saves_and_goes_on_to_the_same_bits(
+def test_a_stopped_run_saves_and_resumes_to_the_same_bits(
     uninterrupted_run: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
     config, uninterrupted = uninterrupted_run
@@ -548,7 +548,7 @@ def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting", ["learning_rates", "weight_decay", "min_lr_ratio", "clip_norm", "epochs", "betas"]
 )
-def test_numbers_that_would_undo_the_training_are_refused_at_the_door(
+def test_numbers_that_would_undo_the_training_are_refused_before_anything_runs(
     setting: str, value: float
 ) -> None:
     if (setting, value) == ("clip_norm", math.inf):

@@ -1,4 +1,4 @@
-"""Our numbers beside TRL's: loss and gradients of supervised tokens, advantages, log-probabilities
+"""Our numbers compared with TRL's: loss and gradients of supervised tokens, advantages, log-probabilities
 and the clipped objective.
 """
 

@@ -21,82 +21,20 @@ PACK_WINDOW = 4096  # samples packed together: enough to fill packs, few enough 
 
 
 class BatchSource(Protocol):
-    """The batches of a stage: a function of seed, step, and the weights that a state restores."""
+    """The batches of a stage: a function of seed, step, and the weights that a state restores.
+
+    `total` counts the optimizer steps of the whole stage; a call returns the batch of step `start`
+    and every later one; `metrics` are for the next row of the log.
+    """
 
     @property
     def stats(self) -> DataStats: ...
     @property
-    def total(self) -> int:
-        """Optimizer steps of the whole stage."""
-        ...
-
-    def __call__(self, start: int) -> Iterator[Batch]:
-        """The batch of step `start` and every later one."""
-        ...
-
-    def is_resumable_at(self, step: int) -> bool:
-        """Whether a state saved after `step` steps can be resumed from."""
-        ...
-
+    def total(self) -> int: ...
     @property
-    def metrics(self) -> Mapping[str, float]:
-        """Numbers for the next row of the log, besides those of the optimizer step."""
-        ...
-
-
-class BatchPlan(Protocol):
-    """Which samples each step takes, so that a run resumes by its step number alone."""
-
-    def steps(self, epochs: float) -> int:
-        """Optimizer steps in so many passes over the data, at least 1."""
-        ...
-
-    def batches(self, start: int) -> Iterator[IndexBatch]:
-        """The batch of step `start` and every later one, without end."""
-        ...
-
-
-@dataclass(frozen=True)
-class SupervisedBatches:
-    """Batches of supervised data; `shard_batch` selects this process's share before it is read."""
-
-    data: StageData
-    stage: Stage
-    plan: BatchPlan
-    shard_batch: Callable[[IndexBatch], IndexBatch] = list
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def stats(self) -> DataStats:
-        return self.data.stats
-
-    @property
-    def total(self) -> int:
-        return self.stage.steps or self.plan.steps(self.stage.epochs)
-
-    def __call__(self, start: int) -> Iterator[Batch]:
-        for batch in self.plan.batches(start):
-            yield [[self.data.sample(i) for i in sequence] for sequence in self.shard_batch(batch)]
-
-    def is_resumable_at(self, step: int) -> bool:  # noqa: ARG002
-        return True
-
-
-def supervised_batches(
-    data: StageData,
-    stage: Stage,
-    seed: int,
-    *,
-    shard_batch: Callable[[IndexBatch], IndexBatch] = list,
-) -> SupervisedBatches:
-    """The supervised data of a stage in its order: packed, or grouped by length."""
-    lengths = tuple(map(len, data.encodings))
-    plan = (
-        PackedPlan(lengths, stage.max_tokens, stage.batch, seed)
-        if stage.packing
-        else GroupedPlan(lengths, stage.batch, seed)
-    )
-    return SupervisedBatches(data, stage, plan, shard_batch)
+    def metrics(self) -> Mapping[str, float]: ...
+    def __call__(self, start: int) -> Iterator[Batch]: ...
+    def is_resumable_at(self, step: int) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -181,6 +119,49 @@ class PackedPlan:
         return [
             packs[i : i + self.batch] for i in range(0, len(packs) - self.batch + 1, self.batch)
         ]
+
+
+@dataclass(frozen=True)
+class SupervisedBatches:
+    """Batches of supervised data; `shard_batch` selects this process's share before it is read."""
+
+    data: StageData
+    stage: Stage
+    plan: GroupedPlan | PackedPlan
+    shard_batch: Callable[[IndexBatch], IndexBatch] = list
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stats(self) -> DataStats:
+        return self.data.stats
+
+    @property
+    def total(self) -> int:
+        return self.stage.steps or self.plan.steps(self.stage.epochs)
+
+    def __call__(self, start: int) -> Iterator[Batch]:
+        for batch in self.plan.batches(start):
+            yield [[self.data.sample(i) for i in sequence] for sequence in self.shard_batch(batch)]
+
+    def is_resumable_at(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
+
+def supervised_batches(
+    data: StageData,
+    stage: Stage,
+    seed: int,
+    *,
+    shard_batch: Callable[[IndexBatch], IndexBatch] = list,
+) -> SupervisedBatches:
+    """The supervised data of a stage in its order: packed, or grouped by length."""
+    lengths = tuple(map(len, data.encodings))
+    plan = (
+        PackedPlan(lengths, stage.max_tokens, stage.batch, seed)
+        if stage.packing
+        else GroupedPlan(lengths, stage.batch, seed)
+    )
+    return SupervisedBatches(data, stage, plan, shard_batch)
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

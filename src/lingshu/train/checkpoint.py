@@ -240,7 +240,17 @@ def _rng_state(rank: int) -> dict[str, torch.Tensor]:
     return state
 
 
-class StateWriter(StorageWriter):
+class _FixedFolder:
+    """What the storage classes of torch require besides: a checkpoint id that is not used."""
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003
+        return True
+
+
+class StateWriter(_FixedFolder, StorageWriter):
     """Writes one state; `on_finished` is called once it is complete, in the first process only."""
 
     def __init__(
@@ -257,8 +267,6 @@ class StateWriter(StorageWriter):
         # One name for all processes; leftovers of an interrupted run under it are removed when the
         # next state is started.
         self.temporary = folder.with_name(f".{folder.name}.tmp")
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
 
     def set_up_storage_writer(self, is_coordinator: bool, *_: Any, **__: Any) -> None: ...
 
@@ -311,20 +319,14 @@ class StateWriter(StorageWriter):
             sync_folder(self.folder.parent)
         self.on_finished()
 
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003
-        return True
 
-
-class StateReader(StorageReader):
+class StateReader(_FixedFolder, StorageReader):
     """Reads the chunks of a state that this process needs, however many processes wrote it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.folder = folder
         self.tensors: dict[str, Any] = read_json(folder / INDEX)["tensors"]
-
-    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         tensors: dict[str, Any] = {}
@@ -361,10 +363,6 @@ class StateReader(StorageReader):
                     target.copy_(file.get_slice(key)[slices] if slices else file.get_tensor(key))
                     planner.commit_tensor(item, target)
         return _completed(None)
-
-    @classmethod
-    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:  # noqa: ARG003
-        return True
 
 
 def _file_info(path: Path) -> dict[str, Any]:

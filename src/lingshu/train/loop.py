@@ -24,7 +24,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -167,10 +167,10 @@ def _train_stages(run: RunContext, summaries: list[StageSummary]) -> None:
     for index in range(len(summaries), len(config.stages)):
         # No process has the full sharded model; the next stage starts from its checkpoint.
         start = None if dist_context.is_distributed else trained
-        stage_run = StageRun(run, index)
-        trained, source = stage_run.train(start or _load_start_model(run, index))
-        summaries.append(stage_run.summarize(source))
-        drop_examples += source.stats.drop_examples
+        start = start or _load_start_model(run, index)
+        trained, summary, drops = StageRun(run, index).train(start)
+        summaries.append(summary)
+        drop_examples += drops
         card = _build_run_card(run, summaries, drop_examples)
         folder = out / "checkpoint"
         if index < len(config.stages) - 1:
@@ -349,10 +349,13 @@ class StageRun:
         self.skipped = 0
         self.seconds = 0.0
 
-    def train(self, loaded: LoadedModel) -> tuple[LoadedModel | None, BatchSource]:
+    def train(
+        self, loaded: LoadedModel
+    ) -> tuple[LoadedModel | None, StageSummary, tuple[str, ...]]:
         """Train the stage from its start or newest state to its end, the model in place.
 
-        Returns the trained model (of a sharded run in the first process only) and its batch source.
+        Returns the trained model (of a sharded run in the first process only), what was done, and
+        examples of dropped samples.
         """
         config, stage, dist_context = self.config, self.stage, self.dist_context
         model, family = loaded.model, loaded.processor.family
@@ -389,19 +392,20 @@ class StageRun:
                 f"stage {stage.name!r}: none of its {source.total} steps had a finite loss and"
                 " gradient; check the model it starts from, or lower its learning rates."
             )
+        summary, drops = self._summarize(source), source.stats.drop_examples
         if dist_context.is_distributed:
             weights = full_state_dict(model)
             if not dist_context.is_main:
-                return None, source
+                return None, summary, drops
             model = unsharded_model(trainer, weights)
         model.eval()
         if adapter is not None:
             folder = self.run.out / "adapters" / f"{self.stage_index + 1}-{stage.name}"
             save_adapter(model, adapter, self.run.start_folder(self.stage_index), folder)
             merge_adapters(model)
-        return LoadedModel(model, loaded.processor, loaded.name, loaded.digest), source
+        return replace(loaded, model=model), summary, drops
 
-    def summarize(self, source: BatchSource) -> StageSummary:
+    def _summarize(self, source: BatchSource) -> StageSummary:
         stats = source.stats
         return StageSummary(
             name=self.stage.name,

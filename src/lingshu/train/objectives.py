@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,21 +25,6 @@ class SummedLoss(NamedTuple):
 
     loss: torch.Tensor
     metrics: Mapping[str, torch.Tensor]
-
-
-class Loss(Protocol):
-    """An objective: a step divides the `loss_sum` of its batch by the sum of `denominator`."""
-
-    @property
-    def required_values(self) -> tuple[str, ...]: ...
-    def loss_sum(
-        self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
-    ) -> SummedLoss: ...
-    def denominator(self, samples: Sequence[EncodedSample]) -> float: ...
-
-
-def build_loss(stage: Stage) -> Loss:
-    return ClippedSurrogateLoss(stage.grpo) if stage.grpo else TokenWeightedLoss(stage.objective)
 
 
 @dataclass(frozen=True)
@@ -101,6 +86,15 @@ class ClippedSurrogateLoss:
 
     def denominator(self, samples: Sequence[EncodedSample]) -> float:
         return float(sum(sample.supervised for sample in samples))
+
+
+# A step divides the `loss_sum` of its batch by the sum of `denominator`; `required_values` names what
+# an objective reads of EncodedSample.token_values.
+Loss = TokenWeightedLoss | ClippedSurrogateLoss
+
+
+def build_loss(stage: Stage) -> Loss:
+    return ClippedSurrogateLoss(stage.grpo) if stage.grpo else TokenWeightedLoss(stage.objective)
 
 
 def policy_log_probs(
