@@ -41,7 +41,7 @@ def curate(
         out: folder of the dataset.
     """
     from lingshu.core.progress import progress_bar
-    from lingshu.curate import export
+    from lingshu.curate import explain, export
     from lingshu.curate.plan import resolve
     from lingshu.curate.run import curate as run
 
@@ -54,7 +54,7 @@ def curate(
     for name in options.export:
         rows = read_json(out / name / export.CARD)
         print(f"{name}: {format_counts(rows)}")
-    print(f"dataset: {out}" + (f"\npage: {out / 'explain.html'}" if options.explain else ""))
+    print(f"dataset: {out}" + (f"\npage: {out / explain.EXPLAIN_PAGE}" if options.explain else ""))
     if not result.card.rows:
         print("no row is left")
     return 1 if result.failures or not result.card.rows else 0

@@ -350,9 +350,9 @@ def _after_crash(
     if n_crashes < MAX_WORKER_CRASHES:
         return job
     if position is None or position[0] in job.crashed_rows:
-        place = "before its first row" if position is None else "at a row that was left out already"
+        when = "before its first row" if position is None else "at a row that was left out already"
         raise InputError(
-            f"the process that works on {Path(job.output).name} died {n_crashes} times {place}"
+            f"the process that works on {Path(job.output).name} died {n_crashes} times {when}"
             f" ({crash_reason}); look at its messages above."
         )
     row, step = position

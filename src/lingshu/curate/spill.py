@@ -70,8 +70,8 @@ def write_rows(
         for name in dict.fromkeys(name for s in signatures if s is not None for name in s):
             values = [None if s is None else s.get(name) for s in signatures]
             columns[SIGNATURE_PREFIX + name] = pa.array(values)
-    facts = {METADATA_KEY: json.dumps(metadata, ensure_ascii=True).encode()}
-    table = pa.table(columns).replace_schema_metadata(facts)
+    schema_metadata = {METADATA_KEY: json.dumps(metadata, ensure_ascii=True).encode()}
+    table = pa.table(columns).replace_schema_metadata(schema_metadata)
     with (
         atomic_file(path) as temporary,
         pa.OSFile(str(temporary), "wb") as sink,
