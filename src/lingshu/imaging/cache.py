@@ -21,10 +21,9 @@ EncodedImage = bytes  # inside the class the name `bytes` is a method
 # Holds the size of nearly every image. Much of what is inspected is decoded next, so most files are
 # read once, in full.
 HEAD_BYTES = 256 << 10
-# Exif orientation -> whether to mirror left to right, then how many clockwise quarter turns.
-_UPRIGHT = {
-    2: (True, 0), 3: (False, 2), 4: (True, 2), 5: (True, 3), 6: (False, 1), 7: (True, 1), 8: (False, 3)
-}  # fmt: skip
+# Exif orientations to mirror left to right, and then to turn by clockwise quarters.
+_MIRRORED = frozenset((2, 4, 5, 7))
+_QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 1, 7: 1, 8: 3}
 
 
 class ImageCache:
@@ -121,7 +120,7 @@ class ImageCache:
         return entry.data
 
     def _check_decodable(self, entry: _CachedImage) -> tuple[ImageFileHeader, bool]:
-        """The header of a complete image within the limits; whether OpenCV reads it as Pillow does."""
+        """The header of a complete image within the limits; whether OpenCV decodes it as Pillow."""
         data = self._bytes(entry)
         header = entry.header = entry.header or read_header(data, name=entry.name)
         check_pixels(entry.name, header.width, header.height)
@@ -194,9 +193,9 @@ def _decode_opencv(data: bytes, header: ImageFileHeader, *, grayscale: bool) -> 
         return None
     if pixels is None:
         return None
-    mirrored, quarters = _UPRIGHT.get(header.orientation, (False, 0))
-    if mirrored:
+    if header.orientation in _MIRRORED:
         pixels = cv2.flip(pixels, 1)
+    quarters = _QUARTER_TURNS.get(header.orientation, 0)
     if quarters:
         turns = cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE
         pixels = cv2.rotate(pixels, turns[quarters - 1])

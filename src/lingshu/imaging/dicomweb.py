@@ -56,9 +56,9 @@ class DicomWebServer:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             problem = "a DICOMweb server is written http(s)://host[:port]/path"
         elif parts.username or parts.password or parts.query:
-            problem = f"the address of {parts.hostname} holds a password or a query; use DICOMWEB_AUTH or --auth"
+            problem = f"the address of {parts.hostname} holds a query or password; use --auth"
         elif self.auth is not None and not re.fullmatch(r"[ -~]+", self.auth):
-            problem = "the password or token for DICOMweb is empty or has impossible characters; copy it again"
+            problem = "the DICOMweb password or token is empty or damaged; copy it again"
         elif self.auth is not None and parts.scheme == "http" and not is_local(self.url):
             problem = f"a password for {parts.hostname} would be sent unencrypted; use https"
         if problem:
@@ -171,7 +171,7 @@ def check_uid(uid: str) -> str:
 
 @contextlib.contextmanager
 def _client(server: DicomWebServer) -> Iterator[DICOMwebClient]:
-    """A client whose every failure is one InputError and that logs nothing, because logs hold UIDs."""
+    """A client whose every failure is one InputError and that logs nothing: logs hold UIDs."""
     try:
         import requests
         from dicomweb_client.web import DICOMwebClient

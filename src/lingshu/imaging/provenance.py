@@ -1,4 +1,4 @@
-"""What a model saw: kind, index, window and scale of each image, and nothing that names a person."""
+"""What a model saw: kind, index, window and scale of each image; nothing that names a person."""
 
 from __future__ import annotations
 

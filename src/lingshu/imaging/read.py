@@ -138,7 +138,7 @@ def check_pixels(name: str, width: int, height: int) -> None:
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of height x width (gray) or height x width x 3 (RGB) pixels, lightly compressed."""
+    """A lightly compressed PNG of height x width (gray) or height x width x 3 (RGB) pixels."""
     import PIL.Image
 
     return png_bytes(PIL.Image.fromarray(pixels))
@@ -244,7 +244,7 @@ class _OpenShard:
 
 
 def image_columns(names: list[str]) -> tuple[str, ...]:
-    """The columns of a parquet file that hold images: `images`, else `image`, else `image_1`, ..."""
+    """The columns of a shard that hold images: `images`, else `image`, else `image_1`, ..."""
     column = next((name for name in ("images", "image") if name in names), None)
     if column:
         return (column,)

@@ -237,11 +237,12 @@ def _iter_tar(archive: Path) -> Iterator[_Member]:
     with opener(archive, "rb") as file:
         stream = _BoundedStream(file, limit)
         # As a stream: members are read in their order, without seeking.
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedTarInfo) as tar:  # type: ignore[call-overload]
+        options: dict[str, Any] = {"fileobj": stream, "mode": "r|", "tarinfo": _BoundedTarInfo}
+        with tarfile.open(**options) as tar:
             for index, info in enumerate(tar):
                 if index >= MAX_ENTRIES:
                     raise _ArchiveBomb
-                tar.members = []  # tarfile would keep every member
+                tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every member
                 if not info.isdir():
                     yield _check_tar_member(info) or _read_tar_member(tar, info)
 

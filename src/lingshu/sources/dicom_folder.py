@@ -1,4 +1,4 @@
-"""A hospital's folder of DICOM files as pseudonymous samples, with reports and questions from tables.
+"""A hospital's folder of DICOM files as pseudonymous samples, with tables of reports and questions.
 
 License, revision and link: the hospital's own; every sample is private and not yet de-identified,
 because pixels may hold names too. No name, number, date or path is carried: patients, studies and

@@ -1,9 +1,9 @@
 """Datasets as published: files of a hub repository, downloaded on first use or in a local folder.
 
-License, revision and link: each dataset's own; the task that reads it states them. A repository is a
-link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that the
-download resolves to. Rows come from parquet, jsonl, json and csv files; images stay in the shards or
-files of the repository.
+License, revision and link: each dataset's own; the task that reads it states them. A repository is
+a link of the form https://huggingface.co/datasets/OWNER/NAME, and its revision is the commit that
+the download resolves to. Rows come from parquet, jsonl, json and csv files; images stay in the
+shards or files of the repository.
 """
 
 from __future__ import annotations

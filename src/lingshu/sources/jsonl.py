@@ -1,8 +1,8 @@
 """Rows of a JSONL file with images in separate files.
 
 License, revision and link: the user's own; a row may state `license`, `source` and `access`, and
-without `access` it counts as private. The folder holds `rows.jsonl` and the files that its rows name
-in `image` or `images`, relative to it. core/rows.py says what a row may hold.
+without `access` it counts as private. The folder holds `rows.jsonl` and the files that its rows
+name in `image` or `images`, relative to it. core/rows.py says what a row may hold.
 """
 
 from __future__ import annotations

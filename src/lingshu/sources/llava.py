@@ -1,4 +1,4 @@
-"""Dialogues in the JSON of LLaVA, ShareGPT and ms-swift: `conversations` or `messages` with `<image>`.
+"""Dialogues in JSON as of LLaVA, ShareGPT and ms-swift: `conversations` or `messages`, `<image>`.
 
 License, revision and link: each corpus' own; its card or recipe states them, and without `access` a
 row counts as private. A file is one JSON array, read item by item, or JSON lines. Images are files
@@ -144,13 +144,14 @@ def _sample(
 def _turns(row: Mapping[str, Any], n_images: int) -> list[dict[str, object]]:
     dialogue = row.get("conversations")
     dialogue = row.get("messages") if dialogue is None else dialogue
-    if not isinstance(dialogue, list) or not dialogue or not all(isinstance(turn, dict) for turn in dialogue):  # fmt: skip
+    turns_in = dialogue if isinstance(dialogue, list) else []
+    if not turns_in or not all(isinstance(turn, dict) for turn in turns_in):
         raise RowError("bad_messages", "conversations or messages must be a list of turns.")
     turns: list[dict[str, object]] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         turns.append({"role": "system", "content": row["system"]})
     n_placed = 0
-    for turn in dialogue:
+    for turn in turns_in:
         speaker = str(turn.get("from", turn.get("role")))
         role, text = _ROLES.get(speaker, speaker), turn.get("value", turn.get("content"))
         if role not in ("user", "assistant", "system") or not isinstance(text, str):

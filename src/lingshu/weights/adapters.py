@@ -182,11 +182,11 @@ def _merged_factors(
 ) -> dict[str, Tensor]:
     """The two concatenated factors of a module; weight and scale go into B."""
     first, merged = parts[0][0], {}
-    for side, name in enumerate(first.modules[module][:2]):
+    for side, name in enumerate((first.modules[module].down, first.modules[module].up)):
         dtype, blocks = first.folder.tensors[name].dtype, []
         for adapter, weight in parts:
             factors = adapter.modules[module]
-            block = adapter.tensors[factors[side]]
+            block = adapter.tensors[factors.up if side else factors.down]
             if side == 1:
                 block = block * (weight * lora_scale(adapter.folder.config, module, factors.rank))
             blocks.append(block.to(COMPUTE_DTYPES[dtype]))

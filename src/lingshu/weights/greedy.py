@@ -1,7 +1,7 @@
 """The greedy model soup: from the best model to the worst, one is added if the soup is no worse.
 
-Wortsman et al. 2022, arXiv 2203.05482, recipe 1. The caller gives the function that scores a folder;
-score on validation data, not on the test set, because the soup is selected by that score.
+Wortsman et al. 2022, arXiv 2203.05482, recipe 1. The caller gives the function that scores a
+folder; score on validation data, not on the test set, because that score selects the soup.
 """
 
 from __future__ import annotations

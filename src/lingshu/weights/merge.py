@@ -63,7 +63,7 @@ class MergeTarget(NamedTuple):
 
 
 class StreamStats(NamedTuple):
-    """The sha256 of the sources' files; bytes and sha256 of each target's files, if known; counts."""
+    """The sha256 of the sources' files; bytes and sha256 of each target's files; counts."""
 
     source_hashes: dict[str, str]
     written_files: list[dict[str, dict[str, object]]]
@@ -314,9 +314,7 @@ class _BlockMerger:
                 position = int(torch.nonzero(~torch.isfinite(upcast))[0])
                 problem = f"holds {float(upcast[position])} at element {start + position}"
                 folder = self.sources.all_folders[source]
-                raise ArtifactError(
-                    f"{folder}: tensor {name!r} {problem}; the model is broken and cannot be merged."
-                )
+                raise ArtifactError(f"{folder}: tensor {name!r} {problem}; the model is broken.")
             tensors.append(upcast)
         n_models = len(self.sources.models)
         base = tensors[n_models] if len(tensors) > n_models else None

@@ -228,7 +228,7 @@ class _MergeJob:
         }
 
     def file_stats(self) -> dict[str, list[int]]:
-        """Size and time of change of each source file, by which it is recognized without hashing."""
+        """Size and modification time of each source file, to recognize it without hashing."""
         stats = {
             f"{folder.label}/{name}": (folder.path / name).stat()
             for folder in self.sources.all_folders

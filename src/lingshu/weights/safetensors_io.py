@@ -27,8 +27,8 @@ ELEMENT_BYTES = {
     **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
 }
 MAX_HEADER_BYTES = 100_000_000  # the format's own bound
-# Bytes per write call. For larger ones Linux looks for large contiguous pages, which took four times
-# as long as the writing where memory was in use (bench/merge.py; ext4, Linux 6.18).
+# Bytes per write call. For larger ones Linux looks for large contiguous pages, which took four
+# times as long as the writing where memory was in use (bench/merge.py; ext4, Linux 6.18).
 WRITE_CHUNK_BYTES = 1 << 16
 # Bytes after which a sync is started, so that the final sync has little left to do.
 SYNC_INTERVAL_BYTES = 64 << 20

@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from lingshu.core.errors import ImageError, MissingExtraError
 
@@ -50,7 +50,7 @@ READ_TAGS = frozenset({
     # layout of the pixels
     0x00280002, 0x00280004, 0x00280006, 0x00280008, 0x00280010, 0x00280011, 0x00280030,
     0x00280100, 0x00280101, 0x00280103,
-    0x00280120, 0x00280121, 0x00280301, 0x00280302,  # padding, burned-in text, recognizable features
+    0x00280120, 0x00280121, 0x00280301, 0x00280302,  # padding, burned-in text, recognizable
     # window, rescale, tables
     0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281054, 0x00281056, 0x00283000, 0x00283010,
     # palettes
@@ -207,7 +207,8 @@ def read_elements(file: BinaryIO, *, name: str) -> DicomElements:
 
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    stream: BinaryIO = io.BytesIO(file.read()) if size <= MAX_IN_MEMORY_BYTES else BoundedFile(file, size)  # type: ignore[assignment]  # fmt: skip
+    is_small = size <= MAX_IN_MEMORY_BYTES
+    stream = io.BytesIO(file.read()) if is_small else cast(BinaryIO, BoundedFile(file, size))
     head = stream.read(1 << 16)
     transfer_syntax, start = _read_file_meta(head, name)
     if transfer_syntax is None:

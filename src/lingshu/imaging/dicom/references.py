@@ -47,7 +47,7 @@ class ReferencedInstance(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class StudyReference:
-    """The study UID, the known patient and study elements by keyword, and the images of a report."""
+    """The study UID, the known patient and study elements by keyword, and a report's images."""
 
     study: str
     elements: Mapping[str, str] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """The DICOM files of a study as sorted series, and a selection of their slices as images.
 
-Only the metadata of imaging/dicom/metadata.py are read. Errors call a file what the caller calls it.
+Only what imaging/dicom/metadata.py allows is read. Errors call a file what the caller calls it.
 """
 
 from __future__ import annotations
@@ -256,22 +256,18 @@ def _render_file(
 def _provenance(
     series: DicomSeries, file: SeriesFile, frame: RenderedFrame, item: int, index: int
 ) -> ImageProvenance:
-    metadata, window = file.metadata, frame.window
+    window = frame.window
+    copied = ("modality", "body_part", "view", "laterality", "series_number", "spacing")
     return ImageProvenance(
         item=item,
         kind="dicom",
         rows=frame.pixels.shape[0],
         columns=frame.pixels.shape[1],
-        modality=metadata.modality,
-        body_part=metadata.body_part,
-        view=metadata.view,
-        laterality=metadata.laterality,
         series=series.number,
-        series_number=metadata.series_number,
         index=index,
         total=series.n_images,
         window=window.name,
         center=window.center,
         width=window.width,
-        spacing=metadata.spacing,
+        **{name: getattr(file.metadata, name) for name in copied},
     )

@@ -46,7 +46,7 @@ class WindowedImage(NamedTuple):
 class _GrayFrame(NamedTuple):
     elements: DicomElements
     values: NDArray[Any]
-    index: int
+    frame_index: int
     modality_lut: ValueTransform
     in_hounsfield: bool
 
@@ -166,7 +166,7 @@ def _file_windows(frame: _GrayFrame) -> list[WindowFunction]:
     if tables:
         luts = [_lookup_table(item, elements, normalize=True) for item in tables]
         return [(Window(_numbered("table", index)), lut) for index, lut in enumerate(luts)]
-    windows = _stated_windows(elements, frame.index)
+    windows = _stated_windows(elements, frame.frame_index)
     if not windows and frame.in_hounsfield:
         windows = parse_windows(CT_DEFAULT_WINDOWS)
     windows = windows or [_full_range_window(frame)]

@@ -26,7 +26,7 @@ _LOINC_CODES = {"findings": "59776-5", "impression": "19005-8"}
 
 
 def draft_to_fhir(draft: ReportDraft, reference: StudyReference | None = None) -> JsonObject:
-    """The report as plain JSON; `reference` names the patient and the study by their identifiers."""
+    """The report as plain JSON; `reference` identifies the patient and the study."""
     labels, language = LABELS[draft.language], LANGUAGES[draft.language]
     subject, study = _subject_and_study(reference)
     sections = {name: text for name in _LOINC_CODES if (text := getattr(draft, name))}

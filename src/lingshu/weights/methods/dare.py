@@ -1,7 +1,7 @@
 """DARE: most of what each model added to the base is dropped at random, the rest is rescaled.
 
-Yu et al. 2024, arXiv 2311.03099. What is dropped depends only on the seed, the tensor's name and the
-index of the model.
+Yu et al. 2024, arXiv 2311.03099. What is dropped depends only on the seed, the tensor's name and
+the index of the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def keep_mask(block: TensorBlock, model: int, drop: float) -> Tensor:
 
 
 def method(*, drop: float = 0.9) -> MergeMethod:
-    """Base + sum of weight times what remains of (model − base); `drop` (0 to below 1) is dropped."""
+    """Base + sum of weight times what `drop` (0 to below 1) leaves of (model − base)."""
     if not 0 <= drop < 1:
         raise ConfigError(f"drop is {drop}; it must be 0 or more and below 1.")
 

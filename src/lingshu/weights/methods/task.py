@@ -1,7 +1,7 @@
 """Task arithmetic: the base plus the weighted sum of what each model added to it.
 
-Ilharco et al. 2023, arXiv 2212.04089. Weights need not sum to 1; a negative one removes what a model
-learned.
+Ilharco et al. 2023, arXiv 2212.04089. Weights need not sum to 1; a negative one removes what a
+model learned.
 """
 
 from __future__ import annotations

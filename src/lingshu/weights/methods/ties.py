@@ -15,7 +15,7 @@ from torch import Tensor
 from lingshu.core.errors import ConfigError
 from lingshu.weights.base import BlockIterator, MergeMethod, TensorBlock, weighted_sum
 
-# Positive float32 compare as their bits do, so counting each half of the bits finds any rank exactly.
+# Positive float32 compare as their bits, so counting each half of the bits finds any rank.
 HALF_BITS = 16
 
 
@@ -45,7 +45,7 @@ def prepare(blocks: BlockIterator, density: float) -> Thresholds:
 def _histograms(
     blocks: BlockIterator, upper_bins: list[int] | None
 ) -> tuple[list[Tensor], list[int]]:
-    """Counts of the upper halves of bits per model, or of the lower halves within `upper_bins`."""
+    """Counts of the upper bins of bits per model, or of the lower bins within `upper_bins`."""
     counts: list[Tensor] = []
     total: list[int] = []
     for block in blocks():
@@ -55,10 +55,10 @@ def _histograms(
         for model, delta in enumerate(deltas):
             bits = magnitude(delta).view(torch.int32)
             upper = bits >> HALF_BITS
-            halves = upper
+            bins = upper
             if upper_bins is not None:
-                halves = bits[upper == upper_bins[model]] & ((1 << HALF_BITS) - 1)
-            counts[model] += torch.bincount(halves, minlength=1 << HALF_BITS)
+                bins = bits[upper == upper_bins[model]] & ((1 << HALF_BITS) - 1)
+            counts[model] += torch.bincount(bins, minlength=1 << HALF_BITS)
             total[model] += len(delta)
     return counts, total
 
