@@ -46,8 +46,6 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     ),
     "fragments": frozenset(
         (
-            "scoring.metrics._porter",
-            
         )
     ),
     "cycles": frozenset(),
@@ -55,7 +53,6 @@ TO_FIX: Mapping[str, frozenset[str]] = {
     "repeated_classes": frozenset(("Answer", "ImageHeader")),
     "odd_words": frozenset(
         (
-            "scoring.choice: folded", "scoring.multi_choice: folded", "tasks._benchmark: facts",
         )
     ),
     "options_written_twice": frozenset(),

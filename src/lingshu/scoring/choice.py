@@ -216,7 +216,7 @@ class ParsedReply(NamedTuple):
 
     text: str
     normalized: str
-    folded: str
+    lowercase: str
     verdict: ParsedChoice | None = None
     verdict_start: int = -1
 
@@ -253,14 +253,14 @@ def parse_choice(reply: str, choices: Sequence[str]) -> ParsedChoice:
 
 
 def _parse_reply(text: str, normalized: str, options: tuple[Option, ...]) -> ParsedReply:
-    folded = fold_case(text)
-    masked, verdict, verdict_start = without_denied(text, folded), None, -1
-    if contains_any(folded, _OPTION_VERDICT_SUBSTRINGS):
+    lowercase = fold_case(text)
+    masked, verdict, verdict_start = without_denied(text, lowercase), None, -1
+    if contains_any(lowercase, _OPTION_VERDICT_SUBSTRINGS):
         masked, affirmed, verdict_start = _apply_option_verdicts(masked, options)
         verdict = _choice_of(affirmed, "verdict") if affirmed else None
     if masked != text:
         normalized = normalize_words(masked)
-    return ParsedReply(masked, normalized, folded, verdict, verdict_start)
+    return ParsedReply(masked, normalized, lowercase, verdict, verdict_start)
 
 
 def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
@@ -270,18 +270,18 @@ def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
     return ParsedChoice(unique, "multiple") if unique else _UNPARSED
 
 
-def without_denied(text: str, folded: str) -> str:
+def without_denied(text: str, lowercase: str) -> str:
     """A plain text (and its `fold_case`) with the letters that it denies blanked out; every other
     character keeps its place.
     """
-    if not contains_any(folded, _DENIED_SUBSTRINGS):
+    if not contains_any(lowercase, _DENIED_SUBSTRINGS):
         return text
     return _DENIED.sub(lambda match: " " * len(match[0]), text)
 
 
-def find_cues(text: str, folded: str) -> list[int]:
+def find_cues(text: str, lowercase: str) -> list[int]:
     """Where the answers begin that a plain text (and its `fold_case`) declares as its answer."""
-    if not contains_any(folded, _CUE_SUBSTRINGS):
+    if not contains_any(lowercase, _CUE_SUBSTRINGS):
         return []
     return [cue.end() for cue in _CUE.finditer(text)]
 
@@ -360,13 +360,13 @@ def _explicit_choice(parsed: ParsedReply, options: tuple[Option, ...]) -> Parsed
     )
     # The last one counts, so the walk goes backwards; its bound is for replies that repeat one
     # phrase without end.
-    for cue in find_cues(text, parsed.folded)[: -_MAX_CUES - 1 : -1]:
+    for cue in find_cues(text, parsed.lowercase)[: -_MAX_CUES - 1 : -1]:
         choice = _choice_after_cue(text, cue, options)
         if choice:
             candidates.append((cue, choice))
             break
     for pattern, markers in ((_WEAK, _WEAK_SUBSTRINGS), (_VERDICT, _VERDICT_SUBSTRINGS)):
-        if contains_any(parsed.folded, markers):
+        if contains_any(parsed.lowercase, markers):
             candidates += [
                 (match.start("letter"), _parse_letter_group(text, match, options))
                 for match in pattern.finditer(text)

@@ -72,11 +72,11 @@ def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
     text = strip_reasoning(reply)
     answer = final_answer(text)
     text = to_plain_text(text if answer is None else answer)
-    folded = choice.fold_case(text)
+    lowercase = choice.fold_case(text)
     masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
-    masked = choice.without_denied(masked, folded)
+    masked = choice.without_denied(masked, lowercase)
     starts = sorted(
-        (*choice.find_cues(masked, folded), *(cue.end() for cue in _CUE.finditer(masked))),
+        (*choice.find_cues(masked, lowercase), *(cue.end() for cue in _CUE.finditer(masked))),
         reverse=True,
     )
     for start in (*starts[:64], 0):

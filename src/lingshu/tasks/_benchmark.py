@@ -203,8 +203,8 @@ def build_sample(
         if values.pop("same_image", False) and images:
             digest = hashlib.sha256(image_bytes(images[0], shards=shards)).hexdigest()
             values["group"] = f"image-{digest[:16]}"
-        facts = {"access": source.provenance.access, "deidentified": source.deidentified}
-        item = sample_from_row({**facts, **_with_prompt(values)}, index + 1, images)
+        defaults = {"access": source.provenance.access, "deidentified": source.deidentified}
+        item = sample_from_row({**defaults, **_with_prompt(values)}, index + 1, images)
         return with_defaults(source, item) if isinstance(item, Sample) else item
     except RowError as error:
         return Drop(fallback_id, error.reason, error.detail)
@@ -259,14 +259,14 @@ def with_defaults(source: BenchmarkSource, sample: Sample) -> Sample:
     Data under an agreement stays under it, whatever a row says; elsewhere the row's own access
     class holds.
     """
-    meta, facts = sample.meta, source.provenance
-    is_gated = facts.access != "open"
+    meta, provenance = sample.meta, source.provenance
+    is_gated = provenance.access != "open"
     completed_meta = replace(
         meta,
-        source=meta.source or facts.source,
-        license=meta.license or facts.license,
-        access=facts.access if is_gated else meta.access,
-        agreement=facts.agreement if is_gated else meta.agreement,
+        source=meta.source or provenance.source,
+        license=meta.license or provenance.license,
+        access=provenance.access if is_gated else meta.access,
+        agreement=provenance.agreement if is_gated else meta.agreement,
         language=meta.language or source.language,
         kind=meta.kind or infer_kind(sample.gold, sample.choices),
     )

@@ -99,7 +99,7 @@ def _find_image(name: str, files: DownloadedRepo) -> str:
 
 
 def report_benchmark(
-    name: str, *, reader: Reader = read_studies, n_images: int = 2, **facts: Any
+    name: str, *, reader: Reader = read_studies, n_images: int = 2, **task_fields: Any
 ) -> Task:
     """A benchmark of chest X-ray reports: token F1 for each sample, report metrics for the set."""
     return benchmark(
@@ -109,5 +109,5 @@ def report_benchmark(
         synthetic=image_samples("report", n_images=n_images),
         max_tokens=1024,
         metrics=report.METRICS,
-        **facts,
+        **task_fields,
     )

@@ -81,8 +81,8 @@ def _synthetic_samples(seed: int, index: int) -> Iterator[Sample]:
     ]
     for kind, question, gold, options in questions:
         turn = user_turn(with_choices(question, options), 1)
-        facts = {"source": "drawn", "license": "Apache-2.0", "access": "open", "language": "en"}
-        meta = Meta(**facts, kind=kind, group=f"twin-{index}")  # type: ignore[arg-type]
+        fields = {"source": "drawn", "license": "Apache-2.0", "access": "open", "language": "en"}
+        meta = Meta(**fields, kind=kind, group=f"twin-{index}")  # type: ignore[arg-type]
         yield Sample(f"twin-{index}-{kind}", (turn,), (image,), (gold,), options, meta)
 
 
