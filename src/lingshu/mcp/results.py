@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, model_seri
 
 from lingshu.core.files import sha256_bytes
 from lingshu.imaging.provenance import ImageProvenance
-from lingshu.inference.answer import NOTICE, Answer
+from lingshu.inference.answer import NOTICE, Answer, answer_to_json
 
 Language = Literal["en", "zh"]
 
@@ -188,14 +188,6 @@ class EvaluationStatus(ToolResult):
 
 def answer_provenance(answer: Answer, prompt: str) -> dict[str, Any]:
     """The fields of `ToolResult` for an answer to `prompt`."""
-    return {
-        "model": answer.model,
-        "model_digest": answer.digest,
-        "prompt_sha256": sha256_bytes(prompt.encode("utf-8", "replace")),
-        "notice": answer.notice,
-        "image_provenance": list(answer.image_provenance),
-        "notes": list(answer.notes),
-        "finish": answer.finish,
-        "prompt_tokens": answer.prompt_tokens,
-        "reply_tokens": answer.reply_tokens,
-    }
+    fields = answer_to_json(answer)
+    del fields["answer"]
+    return {**fields, "prompt_sha256": sha256_bytes(prompt.encode("utf-8", "replace"))}

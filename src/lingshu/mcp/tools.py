@@ -7,8 +7,8 @@ that is why tools have arguments that their bodies do not read.
 
 # ruff: noqa: ARG001, B006 (the SDK copies defaults)
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
@@ -27,10 +27,11 @@ from lingshu.inference.inputs import DEFAULT_SLICES, MAX_IMAGES, ModelInput, Vie
 from lingshu.inference.study_index import STUDY_URI_PREFIX, MediaResolver
 from lingshu.mcp import results
 from lingshu.mcp.results import Language, answer_provenance
-from lingshu.mcp.runs import RUN_NAME_PATTERN
+from lingshu.mcp.runs import RUN_NAME_PATTERN, EvaluationRuns
 from lingshu.mcp.services import McpServices
 from lingshu.mcp.texts import MAX_TEXT_CHARS, choice_label, render_prompt
 
+T = TypeVar("T")
 MAX_ITEMS = 16
 MAX_STUDIES = 500  # listed with their metadata; the number of others is reported
 MAX_IMAGE_TEXT_CHARS = MAX_BYTES * 4 // 3 + 256  # base64 with its header
@@ -72,6 +73,12 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 def services_of(ctx: Context) -> McpServices:
     """The services of the server that handles a request."""
     return cast(Any, ctx.mcp_server).services
+
+
+async def in_thread(ctx: Context, work: Callable[[McpServices], T]) -> T:
+    """The result of blocking work on the services, done in a worker thread."""
+    services = services_of(ctx)
+    return await services.model.run_in_thread(lambda: work(services))
 
 
 # --- images and consent
@@ -125,9 +132,8 @@ async def load_images(
     ctx: Context, items: Sequence[str], view_options: ViewOptions, label: str = "image"
 ) -> ModelInput:
     """The images that a client named, read in a worker thread."""
-    services = services_of(ctx)
-    return await services.model.run_in_thread(
-        lambda: services.media.load_inputs(items, view_options, label=label)
+    return await in_thread(
+        ctx, lambda services: services.media.load_inputs(items, view_options, label=label)
     )
 
 
@@ -274,8 +280,7 @@ BothInputs = Annotated[tuple[ModelInput, ModelInput], Resolve(both_inputs)]
 
 
 async def merge_both(ctx: Context, inputs: BothInputs) -> ModelInput:
-    services = services_of(ctx)
-    return await services.model.run_in_thread(lambda: services.media.merge_inputs(inputs))
+    return await in_thread(ctx, lambda services: services.media.merge_inputs(inputs))
 
 
 MergedInput = Annotated[ModelInput, Resolve(merge_both)]
@@ -327,10 +332,7 @@ async def describe_dicom(ctx: Context, image: ImageArgument) -> results.DicomDes
 
     No names, ids, dates or free text.
     """
-    services = services_of(ctx)
-    return await services.model.run_in_thread(
-        lambda: describe_study(services.media.load_study(image))
-    )
+    return await in_thread(ctx, lambda services: describe_study(services.media.load_study(image)))
 
 
 def describe_study(study: Study) -> results.DicomDescription:
@@ -367,8 +369,7 @@ async def list_studies(ctx: Context) -> results.StudyList:
     """The studies below the server's folder, each with an address that only this server knows; no
     names, dates or paths.
     """
-    services = services_of(ctx)
-    return await services.model.run_in_thread(lambda: build_study_list(services.media))
+    return await in_thread(ctx, lambda services: build_study_list(services.media))
 
 
 def build_study_list(media: MediaResolver) -> results.StudyList:
@@ -417,9 +418,7 @@ async def score_report(
         access="private", language=language, modality="X-ray" if modality == "x-ray" else "unknown"
     )
     sample = Sample("report", (Message("user", ("report",)),), gold=(reference,), meta=meta)
-    metrics = await services_of(ctx).model.run_in_thread(
-        lambda: compute_metrics([sample], [report])
-    )
+    metrics = await in_thread(ctx, lambda _: compute_metrics([sample], [report]))
     return results.ReportAgreement(
         metrics=[
             results.ReportMetric(name=metric.name, value=metric.value, note=metric.note)
@@ -472,19 +471,21 @@ async def evaluate(
     """Evaluate the server's model on a benchmark: start, request the status or the result, or
     cancel. One at a time.
     """
-    services = services_of(ctx)
-    runs = services.runs
     if action == "start":
         if task is None:
             raise InputError("start needs a task; the resource lingshu://benchmarks lists them.")
         check_consent(consent)
-        return await services.model.run_in_thread(
-            lambda: runs.start(task, limit=limit, synthetic=synthetic)
+        return await in_thread(
+            ctx, lambda services: services.runs.start(task, limit=limit, synthetic=synthetic)
         )
     if run is None:
         raise InputError(f"{action} needs the name of a run.")
-    method = {"status": runs.status, "result": runs.result, "cancel": runs.cancel}[action]
-    return await services.model.run_in_thread(lambda: method(run))
+    method = {
+        "status": EvaluationRuns.status,
+        "result": EvaluationRuns.result,
+        "cancel": EvaluationRuns.cancel,
+    }[action]
+    return await in_thread(ctx, lambda services: method(services.runs, run))
 
 
 TOOLS = {
