@@ -74,3 +74,17 @@ def test_messages_for_people() -> None:
     assert one_line(ValueError("two\n  lines")) == "two lines"
     assert one_line(ValueError()) == "ValueError"
     assert "pip install 'lingshu[dicom]'" in str(MissingExtraError.of("pydicom", "dicom"))
+
+
+def test_a_file_registers_its_variants_and_is_not_imported_to_list_them() -> None:
+    assert {"slake", "slake_en", "slake_zh"} <= builtin_modules("tasks").keys()
+    assert "medqa" not in names("tasks") and "medqa_usmle" in names("tasks")
+    assert describe("tasks", "slake_zh").startswith("SLAKE, Chinese:")
+    task = get_attribute("tasks", "slake-zh", "TASK")
+    assert getattr(task, "name", None) == "slake_zh"
+    code = (
+        "import sys; from lingshu.core import registry; registry.describe('tasks', 'slake_en');"
+        " print(any(name.startswith('lingshu.tasks') for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"

@@ -141,10 +141,11 @@ _CONNECTIVE = re.compile(
 def _required_substrings(pattern: re.Pattern[str]) -> tuple[str, ...]:
     """Substrings in lower case of which every match of a pattern contains at least one.
 
-    Looking for them in `fold_case(text)` spares most replies the slow pattern. They are derived
+    A search for them in `fold_case(text)` spares most replies the slow pattern. They are derived
     from the pattern, so that skipping it never changes what is found.
     """
-    found = _required(_parser.parse(pattern.pattern, pattern.flags))
+    # The empty text occurs in every reply.
+    found = _required(_parser.parse(pattern.pattern, pattern.flags)) or {""}
     shortest = (s for s in found if not any(other in s for other in found if other != s))
     return tuple(sorted(shortest, key=lambda s: (not s.isascii(), len(s), s)))
 
@@ -196,7 +197,7 @@ _OPTION_VERDICT_SUBSTRINGS = _required_substrings(_OPTION_VERDICT)
 
 
 class ParsedChoice(NamedTuple):
-    """The letters a reply chooses: one where the status is ok, the tied ones where it is multiple."""
+    """The letters a reply chooses: one if the status is ok, the tied ones if it is multiple."""
 
     letters: tuple[str, ...]
     status: Status

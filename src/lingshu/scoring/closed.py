@@ -31,9 +31,8 @@ def score(sample: Sample, reply: str) -> Score:
     result = open.score(sample, reply)
     if result.value == 0.0 and _POLAR_QUESTION.search(sample.question):
         polarity = yes_no.parse_polarity(reply).polarity
-        if polarity and polarity in {
-            _gold_polarity(to_plain_text(gold), sample.question) for gold in golds
-        }:
+        accepted = {_gold_polarity(to_plain_text(gold), sample.question) for gold in golds}
+        if polarity and polarity in accepted:
             return make_score(is_correct=True, prediction=polarity)
     return result
 
@@ -42,8 +41,5 @@ def _gold_polarity(gold: str, question: str) -> yes_no.Polarity | None:
     """What a gold that repeats the question's predicate, or denies it, says."""
     if gold and gold in question:
         return "yes"
-    return (
-        "no"
-        if gold[:1] in ("不", "没", "无", "未") and gold[1:].removeprefix("有") in question
-        else None
-    )
+    is_denied = gold[:1] in ("不", "没", "无", "未") and gold[1:].removeprefix("有") in question
+    return "no" if is_denied else None
