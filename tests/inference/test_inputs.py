@@ -126,7 +126,7 @@ def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> N
         "images 2, 4: slices 6, 16 of 20, MR, series 1 (number 2), window requested 20/5",
     ]
     assert selected.notes[0].startswith(
-        "folder 1 holds 3 series (1: MR, 20 images, number 2; 2: MR, 1 image; "
+        "folder 1 has 3 series (1: MR, 20 images, number 2; 2: MR, 1 image; "
     )
     assert selected.notes[0].endswith("shown: 1.") and "ZZ" not in repr(selected)
 
@@ -136,12 +136,12 @@ def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> N
     [
         (
             (image(), image(study="2.9", series="2.1")),
-            "folder 1 holds 2 studies; give the folder of one study",
+            "folder 1 has 2 studies; give the folder of one study",
         ),
         ((image(), image(study="2.9", series="2.1", patient="Q")), "2 studies of 2 patients"),
-        ((), "folder 1 holds no image (it is empty)"),
-        ((b"no", b""), "folder 1 holds no image (2 no DICOM)"),
-        ((image()[:-9],), "no image of the chosen series can be read (1 are damaged)"),
+        ((), "folder 1 has no image (it is empty)"),
+        ((b"no", b""), "folder 1 has no image (2 no DICOM)"),
+        ((image()[:-9],), "no image of the selected series can be read (1 are damaged)"),
     ],
 )
 def test_a_folder_that_cannot_be_shown_says_why(
@@ -160,7 +160,7 @@ def test_a_folder_of_pictures_is_shown_in_the_order_of_names(tmp_path: Path) -> 
     assert [entry.rows for entry in model_input.image_provenance] == [
         4,
         5,
-    ] and model_input.notes == ("folder 1: 1 of 3 files are no images and were left out.",)
+    ] and model_input.notes == ("folder 1: 1 of 3 files are not images and were left out.",)
 
 
 def test_images_of_two_patients_are_shown_and_said() -> None:
@@ -285,7 +285,7 @@ def test_the_other_half_of_a_volume_is_no_link(tmp_path: Path) -> None:
     )
     (parent / "a.hdr").write_bytes((tmp_path / "a.hdr").read_bytes())
     (parent / "a.img").symlink_to(tmp_path / "a.img")
-    with pytest.raises(ImageError, match="holds no image"):
+    with pytest.raises(ImageError, match="has no image"):
         load_inputs([parent])
     (parent / "a.img").unlink()
     (parent / "a.img").write_bytes((tmp_path / "a.img").read_bytes())

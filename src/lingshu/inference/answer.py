@@ -1,9 +1,8 @@
-"""A question about images to a model, and its answer with all that must go with one: model, hash,
-notice, and what was seen.
+"""A question about images to a model, and its answer with the model, its digest and the provenance of
+the images.
 
-Everything that answers people goes through here. Whether a question may leave this machine is the
-engine's to ask (core/data_policy.py); `concerns` says beforehand what a person should know of the
-images that would leave.
+Every answer to a user is built here. Whether a question may leave this machine is checked by the
+engine (core/data_policy.py); `egress_warnings` says what is risky about images that would leave.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ NOTICE = "Research only; not for clinical use."
 
 
 class ModelIdentity(Protocol):
-    """What an answer says of who gave it; every engine has it."""
+    """The identity of a model; every engine has it."""
 
     @property
     def model(self) -> str: ...
@@ -36,9 +35,7 @@ class ModelIdentity(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said, and what must be shown with it; `finish` is "length" for an answer that
-    was cut.
-    """
+    """A model's answer and what must be shown with it; `finish` is "length" if it was truncated."""
 
     text: str
     model: str
@@ -59,8 +56,8 @@ def build_question_sample(
     history: Sequence[Message] = (),
     sample_id: str = "question",
 ) -> Sample:
-    """A private sample that shows every image and asks `question`; `before` are earlier turns, the
-    first of which showed them.
+    """A private sample with every image and the question; `history` are earlier turns, the first of
+    which has the images.
 
     Raises:
         InputError: an empty question.
@@ -71,7 +68,7 @@ def build_question_sample(
     user_message = (
         Message("user", (question,)) if history else user_turn(question, len(model_input.images))
     )
-    modalities = {image_provenance.modality for image_provenance in model_input.image_provenance}
+    modalities = {image.modality for image in model_input.image_provenance}
     modality = modalities.pop() if len(modalities) == 1 else None
     extra = {"burned_in_risk": model_input.burned_in_risk} if model_input.burned_in_risk else {}
     meta = Meta(access="private", deidentified=False, modality=modality, extra=extra)
@@ -81,10 +78,11 @@ def build_question_sample(
 
 
 def answer(engine: Engine, sample: Sample, model_input: ModelInput, sampling: Sampling) -> Answer:
-    """Ask one question.
+    """The answer to one question.
 
     Raises:
-        EngineError: no answer came. ReleaseError: the images may not go to the engine's address.
+        EngineError: there is no answer.
+        DataPolicyError: the images may not go to the engine's address.
     """
     [result] = answer_batch(engine, [(sample, model_input)], sampling)
     if isinstance(result, LingshuError):
@@ -95,11 +93,10 @@ def answer(engine: Engine, sample: Sample, model_input: ModelInput, sampling: Sa
 def answer_batch(
     engine: Engine, requests: Sequence[tuple[Sample, ModelInput]], sampling: Sampling
 ) -> list[Answer | EngineError]:
-    """The answers to questions with different ids, in their order; one that was not answered is an
-    error in its place.
+    """The answers to questions with different ids, or their errors, in order.
 
     Raises:
-        EngineError, ReleaseError: the whole engine failed, or refuses.
+        EngineError, DataPolicyError: the engine failed, or may not be sent the images.
     """
     replies = {
         reply.id: reply
@@ -115,19 +112,20 @@ def answer_batch(
 def build_answer(
     engine: ModelIdentity, reply: Reply | None, model_input: ModelInput
 ) -> Answer | EngineError:
-    """An engine's reply as an answer, or why there is none."""
+    """An engine's reply as an answer, or its error."""
     if reply is None or reply.text is None:
         return EngineError(
             f"{engine.model} gave no answer: {reply.error if reply else 'no reply came'}."
         )
-    reply_fields = reply.finish, reply.prompt_tokens, reply.reply_tokens
     return Answer(
         reply.text,
         engine.model,
         engine.digest,
         model_input.image_provenance,
         model_input.notes,
-        *reply_fields,
+        finish=reply.finish,
+        prompt_tokens=reply.prompt_tokens,
+        reply_tokens=reply.reply_tokens,
     )
 
 
@@ -139,12 +137,11 @@ def stream(
     *,
     on_text: Callable[[str], None],
 ) -> Answer:
-    """Ask one question and hand over the pieces of the answer to `said`, in this thread, as they
-    are made.
+    """The answer to one question, whose pieces go to `on_text` in this thread as they are generated.
 
     Raises:
-        EngineError: no answer came. InputError: the question itself cannot be answered, such as one
-            that is too long.
+        EngineError: there is no answer.
+        InputError: the question itself cannot be answered, such as one that is too long.
     """
     events: queue.SimpleQueue[str | Reply | LingshuError] = queue.SimpleQueue()
     handle = engine.submit(sample, replace(sampling, num_generations=1), events.put)
@@ -169,17 +166,15 @@ def answer_to_json(answer: Answer) -> dict[str, Any]:
         "finish": answer.finish,
         "prompt_tokens": answer.prompt_tokens,
         "reply_tokens": answer.reply_tokens,
-        "image_provenance": [
-            provenance_to_json(image_provenance) for image_provenance in answer.image_provenance
-        ],
+        "image_provenance": [provenance_to_json(image) for image in answer.image_provenance],
         "notes": list(answer.notes),
         "notice": answer.notice,
     }
 
 
 def provenance_lines(answer: Answer) -> list[str]:
-    """The lines that stand below an answer on a terminal or a page."""
-    truncation_note = " The answer was cut at max_tokens." if answer.finish == "length" else ""
+    """The lines below an answer on a terminal or a page."""
+    truncation_note = " The answer ends at max_tokens." if answer.finish == "length" else ""
     empty_note = "" if answer.text.strip() else " The answer is empty."
     return [
         *format_provenance(answer.image_provenance),
@@ -189,11 +184,10 @@ def provenance_lines(answer: Answer) -> list[str]:
 
 
 def egress_warnings(sample: Sample, endpoint: str | None) -> list[str]:
-    """What a person should know before the images of `sample` go to another machine; nothing for a
-    model on this one.
+    """Warnings before the images of `sample` go to another machine; none for a model on this one.
 
-    Text in the pixels may name a patient. Both what a DICOM file says of itself and the pixels are
-    looked at (ops/burned_in_text.py); no warning is no proof that there is none.
+    Text in the pixels may name a patient: the attributes of DICOM files and the pixels are checked
+    (ops/burned_in_text.py). The absence of a warning is not a proof.
     """
     if is_local(endpoint) or not sample.images:
         return []

@@ -1,6 +1,4 @@
-"""A radiology report asked of a model and taken apart into findings and impression, and the files
-it is written to.
-"""
+"""A draft of a radiology report from a model's reply: its sections, and the files it is exported to."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ FILE_NAMES: Mapping[Format, str] = {
 }
 DRAFT_JSON = "draft.json"
 PROMPTS: Mapping[ReportLanguage, str] = {
-    # The words that models of this kind were trained with.
+    # The prompt that models of this family were trained with.
     "en": REPORT,
     "zh": (
         "请根据给出的图像撰写影像报告，包括影像所见和诊断意见。请按以下格式回答：影像所见：{}"
@@ -40,9 +38,9 @@ _CHINESE_HEADINGS = {
     "FINDINGS": "影像学所见|影像学表现|影像所见|影像表现|检查所见|超声所见|所见",
     "IMPRESSION": "影像学诊断|影像诊断|诊断意见|诊断印象|检查结论|诊断结论|印象|结论|诊断",
 }
-# Words that only mark a section, or that it is empty.
+# Words that only mark a section, or an empty one.
 _SECTION_WORDS = frozenset(
-    (
+    [
         "findings",
         "finding",
         "and",
@@ -53,9 +51,9 @@ _SECTION_WORDS = frozenset(
         "none",
         "nan",
         "null",
-    )
+    ]
 )
-# To its end, also where that never came because the reply was cut.
+# To its end, or to that of a truncated reply.
 _REASONING = re.compile(r"\A.*</think>|\A\s*<think>.*", re.DOTALL)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*$", re.MULTILINE)
 
@@ -63,41 +61,33 @@ _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*
 def parse_report(text: str) -> tuple[str, str]:
     """Findings and impression of a model's reply; a reply without headings is all findings.
 
-    Headings in English or Chinese, of Markdown or plain; what a reasoning model thought aloud is
-    left out.
+    Headings are in English or Chinese, of Markdown or plain; reasoning is left out.
     """
     normalized = _normalize_headings(text)
-    report_sections = split_sections(normalized)
-    return (
-        (report_sections.findings, report_sections.impression)
-        if any(report_sections)
-        else (normalized.strip(), "")
-    )
+    findings, impression = split_sections(normalized)
+    return (findings, impression) if findings or impression else (normalized.strip(), "")
 
 
 def count_omitted_words(text: str, report: tuple[str, str]) -> int:
-    """How many words of a reply stand in neither section: before the first heading, or under
-    others.
-    """
+    """The number of words of a reply before the first heading or under other headings."""
     words, report_words = (
         Counter(re.findall(r"\w+", part.lower()))
         for part in (_normalize_headings(text), " ".join(report))
     )
-    return sum(
-        count for word, count in (words - report_words).items() if word not in _SECTION_WORDS
-    )
+    omitted = (words - report_words).items()
+    return sum(count for word, count in omitted if word not in _SECTION_WORDS)
 
 
 def _normalize_headings(text: str) -> str:
-    """A reply without what was thought aloud, its headings as `sections` knows them."""
+    """A reply without reasoning, with headings for `split_sections`."""
     normalized = _HEADING.sub(r"\1:", _REASONING.sub("", text)).replace("**", "").replace("__", "")
-    # The format was shown to the model as "Findings: {}", and some fill the braces.
+    # The prompt has the format "Findings: {}", and some models fill the braces.
     normalized, n_braces = re.subn(r"([:：])[ \t]*\{", r"\1 ", normalized)
     if n_braces:
         normalized = re.sub(r"\}([.。])", r"\1}", normalized).replace("}", "\n")
     for heading, names in _CHINESE_HEADINGS.items():
-        # At the start of a line or after a full stop, and before a colon: the words are common
-        # within sentences.
+        # At the start of a line or after a full stop, and before a colon: the words are common in
+        # sentences.
         normalized = re.sub(
             rf"(?:^|(?<=[\n。；;}}])|(?<=。 ))[ \t]*[{{【]?(?:{names})[】]?[ \t]*[:：]",
             f"\n{heading}:",
@@ -110,18 +100,16 @@ def build_draft(answer: Answer, language: ReportLanguage) -> ReportDraft:
     """An answer to one of `PROMPTS` as a draft.
 
     Raises:
-        EngineError: the model said nothing.
+        EngineError: the reply is empty.
     """
     findings, impression = parse_report(answer.text)
     if not findings and not impression:
         raise EngineError(
-            f"{answer.model} wrote no report: its reply is empty, or was cut while it thought aloud."
+            f"{answer.model} wrote no report: its reply is empty, or was truncated in its reasoning."
         )
-    notes = (
-        ["the model's reply was cut: the draft may be incomplete."]
-        if answer.finish == "length"
-        else []
-    )
+    notes = []
+    if answer.finish == "length":
+        notes.append("the model's reply was truncated: the draft may be incomplete.")
     if n_omitted := count_omitted_words(answer.text, (findings, impression)):
         notes.append(
             "words of the model's reply that are left out, under other headings or before the"
@@ -143,8 +131,7 @@ def build_draft(answer: Answer, language: ReportLanguage) -> ReportDraft:
 def export_draft(
     draft: ReportDraft, file_format: Format, reference: StudyReference | None
 ) -> bytes:
-    """A draft as a file. `reference` names the patient and the study: an SR needs it, a FHIR report
-    may do without.
+    """A draft as a file. `reference` names the patient and the study; only an SR needs it.
 
     Raises:
         InputError: an SR without a reference.
@@ -152,9 +139,8 @@ def export_draft(
     if file_format == "md":
         return draft_to_markdown(draft).encode()
     if file_format == "fhir":
-        return (
-            json.dumps(draft_to_fhir(draft, reference), indent=2, ensure_ascii=False) + "\n"
-        ).encode()
+        text = json.dumps(draft_to_fhir(draft, reference), indent=2, ensure_ascii=False)
+        return f"{text}\n".encode()
     if reference is None:
         raise InputError("an SR names its patient and its study; give the DICOM files of a study.")
     return draft_to_sr(draft, reference)

@@ -1,5 +1,5 @@
-"""Which engine answers for a model's name: echo, rules, an address, a batch service, vLLM, a file
-of one's own, or a checkpoint.
+"""The engine that a model's name opens: echo, rules, an address, a batch service, vLLM, a .py file, or
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def open_engine(model: str, options: EngineOptions) -> Engine:
     is a module with a function `load(model, options)`; all else is a checkpoint folder or a hub id.
 
     Raises:
-        MissingExtra: the model needs torch, which is not installed.
-        InputError, ArtefactError, EngineError: what the engine says is wrong with the name.
+        MissingExtraError: the model needs torch, which is not installed.
+        InputError, ArtifactError, EngineError: the engine cannot be opened.
     """
     with _require_torch():
         load = cast(
@@ -48,11 +48,11 @@ def open_engine(model: str, options: EngineOptions) -> Engine:
 
 
 def open_async_engine(model: str, options: EngineOptions) -> AsyncEngine:
-    """The engine that `model` names, to be asked by many at once; one that only takes whole lists
-    is asked question by question.
+    """Open the engine that `model` names for concurrent requests; one that only takes lists answers
+    them one by one.
 
     Raises:
-        MissingExtra, InputError, ArtefactError, EngineError: as engine_for.
+        MissingExtraError, InputError, ArtifactError, EngineError: as open_engine.
     """
     with _require_torch():
         module = registry.load("engines", engine_name(model))
@@ -72,7 +72,7 @@ def _require_torch() -> Iterator[None]:
 
 
 def engine_name(model: str) -> str:
-    """The name on the engines' shelf that a model's name leads to."""
+    """The name of the engine in the registry."""
     if model == "echo" or model.startswith("echo:"):
         return "echo"
     if model.startswith(("http://", "https://")):

@@ -1,16 +1,14 @@
-"""Files, folders or bytes as the images that a model sees, with what was seen of each: the one way
-in for every app.
+"""Files, folders or bytes as the images that a model sees, with the provenance of each.
 
-Pictures, DICOM files and folders, and volumes (NIfTI and what else nibabel opens). Nothing that
-comes out holds a name, an id, a path or a date; errors call what was handed in "file 2", or "file
-17 of folder 1".
+Image files, DICOM files and folders, and volumes (NIfTI and others of nibabel). Nothing in the result
+is a name, an id, a path or a date; errors call an input "file 2", or "file 17 of folder 1".
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,8 +19,8 @@ from lingshu.core.pseudonyms import new_key
 from lingshu.core.types import Image
 from lingshu.imaging.dicom.file import open_file
 from lingshu.imaging.dicom.study import (
+    DicomSeries,
     NamedSource,
-    RenderedSlice,
     SeriesFile,
     Source,
     Study,
@@ -38,7 +36,7 @@ from lingshu.imaging.read import MAX_BYTES, decode, encode_png, png_bytes
 from lingshu.imaging.windows import FILE_WINDOW, parse_windows
 
 DEFAULT_SLICES = 8
-# A model's window of tokens ends long before, and each picture is held as a file in memory.
+# More than a model's context, and each image is a file in memory.
 MAX_IMAGES = 64
 _HEADER_BYTES = 352
 _PAIRED_SUFFIXES = (".hdr", ".par", ".head")
@@ -71,11 +69,10 @@ class ViewOptions:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """The images, what is seen of each, and what a reader should know besides; `files` are the
-    DICOM files behind the images.
+    """The images, the provenance of each, notes for a reader, and the DICOM files of the images.
 
-    `risk` is the greatest risk of text in the pixels that a DICOM file states or suggests: stated,
-    likely or low.
+    `burned_in_risk` is the highest risk of text in the pixels that a DICOM file states or suggests:
+    stated, likely or low.
     """
 
     images: tuple[Image, ...] = ()
@@ -86,16 +83,15 @@ class ModelInput:
 
 
 def load_inputs(items: Sequence[Path | bytes], view: ViewOptions | None = None) -> ModelInput:
-    """What a model is to see of files, folders and bytes, in the order given.
+    """The images of files, folders and bytes, in the given order.
 
-    DICOM files that follow each other are grouped into series, as a folder is. A folder holds the
-    study of one patient; files in it that are no images are left out and counted in `notes`, a file
-    that is named itself raises.
+    Consecutive DICOM files are grouped into series, like a folder. A folder is the study of one
+    patient; other files in it are left out and counted in `notes`.
 
     Raises:
-        BadImage: a file that gives no pixels. InputError: a folder of several studies or none, or
-            more than 64 images.
-        MissingExtra: pydicom or nibabel is not installed.
+        ImageError: a given file without pixels.
+        InputError: a folder of several studies or without images, or more than 64 images.
+        MissingExtraError: pydicom or nibabel is not installed.
     """
     collector = _InputCollector(view or ViewOptions())
     classified_items = [
@@ -118,9 +114,7 @@ def load_inputs(items: Sequence[Path | bytes], view: ViewOptions | None = None) 
 
 
 def _input_kind(item: Path | bytes, index: int) -> str:
-    """folder, dicom, volume or picture, by the first bytes; the names of volumes that nibabel knows
-    by their names alone.
-    """
+    """folder, dicom, volume or picture, by the first bytes or by a suffix of nibabel."""
     if isinstance(item, Path) and item.is_dir():
         return "folder"
     header = (
@@ -148,9 +142,7 @@ def _read_header(path: Path, name: str) -> bytes:
 
 
 class _InputCollector:
-    """Gathers images one after the other; it remembers what was gathered, under one key for the ids
-    of patients.
-    """
+    """Collects images in order, with one key for the ids of all patients."""
 
     def __init__(self, view: ViewOptions) -> None:
         self.view, self.key = view, new_key()
@@ -167,51 +159,43 @@ class _InputCollector:
         images = tuple(Image(data=png) for png, _ in self.png_images)
         return ModelInput(
             images,
-            tuple(image_provenance for _, image_provenance in self.png_images),
+            tuple(provenance for _, provenance in self.png_images),
             tuple(self.notes),
             risk,
             tuple(series_file.file.source for series_file in self.series_files.values()),
         )
 
-    def add_image(self, png: bytes, image_provenance: ImageProvenance) -> None:
-        if len(self.png_images) >= MAX_IMAGES:
-            raise InputError(
-                f"that makes more than {MAX_IMAGES} images; ask for fewer slices, windows or"
-                " series."
-            )
-        self.png_images.append((png, image_provenance))
+    def add_image(self, png: bytes, provenance: ImageProvenance) -> None:
+        self._check_limit(1, n_windows=1)
+        self.png_images.append((png, provenance))
 
     def add_dicom(self, files: Sequence[NamedSource], item: int) -> None:
-        """DICOM files that were named themselves: each must be good, and every series is shown
-        unless some are picked.
-        """
+        """Given DICOM files: each must be valid, and every series is shown unless some are selected."""
         study = read_study(files, key=self.key, strict=True)
         self.patients |= study.patients
-        selected_series = (
-            select_series(study, self.view.series) if self.view.series else study.series
-        )
-        self._check_limit(
-            sum(min(entry.n_images, self.view.max_slices) for entry in selected_series)
-        )
-        for series in selected_series:
-            for entry in render_slices(
-                series, item=item, slices=self.view.max_slices, windows=self.view.window
+        series = select_series(study, self.view.series) if self.view.series else study.series
+        self._add_series(series, item)
+
+    def _add_series(
+        self, series: Sequence[DicomSeries], item: int, left_out: Counter[str] | None = None
+    ) -> None:
+        max_slices, windows = self.view.max_slices, self.view.window
+        # Before the first is decoded, so that too many are refused at once.
+        self._check_limit(sum(min(entry.n_images, max_slices) for entry in series))
+        for entry in series:
+            for rendered in render_slices(
+                entry, item=item, slices=max_slices, windows=windows, left_out=left_out
             ):
-                self._add_slice(entry)
+                self.add_image(rendered.png, rendered.provenance)
+                # Kept by identity, which stays unique while the file is referenced.
+                self.series_files[id(rendered.file)] = rendered.file
+                self.risks.add(rendered.file.metadata.burned_in_risk)
 
-    def _add_slice(self, rendered: RenderedSlice) -> None:
-        self.add_image(rendered.png, rendered.provenance)
-        self.series_files[id(rendered.file)] = (
-            rendered.file
-        )  # held, so that its identity stays its own
-        self.risks.add(rendered.file.metadata.burned_in_risk)
-
-    def _check_limit(self, images: int) -> None:
-        # Before the first is decoded: a choice of a thousand must not take minutes to be refused.
-        if len(self.png_images) + images * len(self.view.window) > MAX_IMAGES:
+    def _check_limit(self, n_images: int, *, n_windows: int | None = None) -> None:
+        n_windows = n_windows or len(self.view.window)
+        if len(self.png_images) + n_images * n_windows > MAX_IMAGES:
             raise InputError(
-                f"that makes more than {MAX_IMAGES} images; ask for fewer slices, windows or"
-                " series."
+                f"these are more than {MAX_IMAGES} images; show fewer slices, windows or series."
             )
 
     def add_folder(self, path: Path, item: int) -> None:
@@ -229,44 +213,28 @@ class _InputCollector:
         if not study.series:
             self._add_plain_images(files, name, item, study)
             return
-        if len(study.studies) > 1 or len(study.patients) > 1:
-            contents = f"{len(study.studies)} studies" if len(study.studies) > 1 else "a study"
-            patients_suffix = (
-                f" of {len(study.patients)} patients" if len(study.patients) > 1 else ""
-            )
+        n_studies, n_patients = len(study.studies), len(study.patients)
+        if n_studies > 1 or n_patients > 1:
+            contents = f"{n_studies} studies" if n_studies > 1 else "a study"
+            contents += f" of {n_patients} patients" if n_patients > 1 else ""
             raise InputError(
-                f"{name} holds {contents}{patients_suffix}; give the folder of one study, or one after the other."
+                f"{name} has {contents}; give the folder of one study, or one after the other."
             )
         self.patients |= study.patients
         selected_series = select_series(study, self.view.series or None)
         left_out = Counter(study.left_out)
-        left_out.update(
-            {
-                "links": len(paths) - len(files),
-                "volumes": sum(_is_volume(entry.source) for entry in files),
-            }
-        )
-        self._check_limit(
-            sum(min(entry.n_images, self.view.max_slices) for entry in selected_series)
-        )
+        left_out["links"] += len(paths) - len(files)
+        left_out["volumes"] += sum(_is_volume(entry.source) for entry in files)
         n_before = len(self.png_images)
-        for series in selected_series:
-            for entry in render_slices(
-                series,
-                item=item,
-                slices=self.view.max_slices,
-                windows=self.view.window,
-                left_out=left_out,
-            ):
-                self._add_slice(entry)
+        self._add_series(selected_series, item, left_out)
         if len(self.png_images) == n_before:
             raise ImageError(
-                f"{name}: no image of the chosen series can be read ({left_out['damaged']} are"
+                f"{name}: no image of the selected series can be read ({left_out['damaged']} are"
                 " damaged); export the study again."
             )
         if len(selected_series) < len(study.series):
             self.notes.append(
-                f"{name} holds {len(study.series)} series ({format_series_list(study)}); shown:"
+                f"{name} has {len(study.series)} series ({format_series_list(study)}); shown:"
                 f" {', '.join(str(s.number) for s in selected_series)}."
             )
         self._note_left_out(name, +left_out, len(paths))
@@ -274,39 +242,27 @@ class _InputCollector:
     def _add_plain_images(
         self, files: Sequence[NamedSource], name: str, item: int, study: Study
     ) -> None:
-        """A folder without DICOM images: its pictures and volumes, as many as fit, in the order of
-        their names.
-        """
-        readable_files = [
-            file
-            for file in files
-            if _is_volume(file.source) or str(file.source).lower().endswith(IMAGE_SUFFIXES)
-        ]
-        if not readable_files:
-            reasons = ", ".join(
-                f"{count} {reason}" for reason, count in sorted(study.left_out.items())
-            )
-            raise ImageError(
-                f"{name} holds no image ({reasons or 'it is empty'}); give a folder with images."
-            )
-        if len(readable_files) > MAX_IMAGES:
+        """A folder without DICOM images: its image files and volumes, in the order of names."""
+        suffixes = (*VOLUME_SUFFIXES, *IMAGE_SUFFIXES)
+        readable = [file for file in files if str(file.source).lower().endswith(suffixes)]
+        if not readable:
+            reasons = _format_counts(study.left_out) or "it is empty"
+            raise ImageError(f"{name} has no image ({reasons}); give a folder with images.")
+        if len(readable) > MAX_IMAGES:
             raise InputError(
-                f"{name} holds {len(readable_files)} pictures, more than {MAX_IMAGES}; name some of them."
+                f"{name} has {len(readable)} images, more than {MAX_IMAGES}; give some of them."
             )
-        for file in readable_files:
+        for file in readable:
             self.add_file(file, item, "volume" if _is_volume(file.source) else "picture")
-        if len(readable_files) < len(files):
+        if n_others := len(files) - len(readable):
             self.notes.append(
-                f"{name}: {len(files) - len(readable_files)} of {len(files)} files are no images and were"
-                " left out."
+                f"{name}: {n_others} of {len(files)} files are not images and were left out."
             )
 
-    def _note_left_out(self, name: str, left_out: Counter[str], files: int) -> None:
+    def _note_left_out(self, name: str, left_out: Counter[str], n_files: int) -> None:
         if left_out:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-            self.notes.append(
-                f"{name}: {left_out.total()} of {files} files were left out ({reasons})."
-            )
+            total = f"{left_out.total()} of {n_files}"
+            self.notes.append(f"{name}: {total} files were left out ({_format_counts(left_out)}).")
 
     def add_file(self, file: NamedSource, item: int, kind: str) -> None:
         if kind == "volume":
@@ -322,41 +278,38 @@ class _InputCollector:
             slice_indices = evenly_spaced(volume.shape[2], self.view.max_slices)
             self._check_limit(len(slice_indices))
             if volume.n_times > 1:
-                self.notes.append(
-                    f"{file.name} holds {volume.n_times} volumes; the first is shown."
-                )
+                self.notes.append(f"{file.name} has {volume.n_times} volumes; the first is shown.")
             for rendered in volume.render(slices=slice_indices, windows=self.view.window):
-                window, spacing = rendered.window, (volume.spacing[1], volume.spacing[0])
-                size = rendered.pixels.shape[0], rendered.pixels.shape[1]
-                window_fields = {
-                    "window": window.name,
-                    "center": window.center,
-                    "width": window.width,
-                    "spacing": spacing,
-                }
-                self.add_image(
-                    encode_png(rendered.pixels),
-                    ImageProvenance(
-                        item,
-                        "volume",
-                        *size,
-                        index=rendered.z + 1,
-                        total=volume.shape[2],
-                        **window_fields,
-                    ),
+                window = rendered.window
+                provenance = ImageProvenance(
+                    item,
+                    "volume",
+                    rendered.pixels.shape[0],
+                    rendered.pixels.shape[1],
+                    index=rendered.z + 1,
+                    total=volume.shape[2],
+                    window=window.name,
+                    center=window.center,
+                    width=window.width,
+                    spacing=(volume.spacing[1], volume.spacing[0]),
                 )
+                self.add_image(encode_png(rendered.pixels), provenance)
+
+
+def _format_counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
 
 
 def _files_below(path: Path, name: str) -> list[Path]:
     try:
         return list(iter_files(path))
     except InputError:
-        # Its own message names the path.
+        # The original message has the path.
         raise InputError(f"{name} cannot be read; check its permissions.") from None
 
 
 def _is_paired_with_link(path: Path, links: Sequence[Path]) -> bool:
-    """Whether it is a volume of two files whose other half may be a link: nibabel would follow it."""
+    """Whether it is a volume of two files whose other file may be a link, which nibabel follows."""
     stem_prefix = f"{path.stem}.".lower()
     return path.name.lower().endswith(_PAIRED_SUFFIXES) and any(
         link.parent == path.parent and link.name.lower().startswith(stem_prefix) for link in links
@@ -382,7 +335,7 @@ def _read_bytes(file: NamedSource) -> bytes:
 
 @contextmanager
 def _as_path(file: NamedSource) -> Iterator[Path]:
-    """nibabel opens files: bytes lie in a private one meanwhile."""
+    """The path of a file; bytes are written to a temporary one, as nibabel opens paths."""
     if isinstance(file.source, Path):
         yield file.source
         return

@@ -72,9 +72,7 @@ def pull_study(options: PacsOptions) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def _raise_on_sigterm() -> Iterator[None]:
-    """SIGTERM as an exception meanwhile: a program that it ends at once leaves a patient's files
-    behind.
-    """
+    """SIGTERM as an exception, so that a patient's files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
