@@ -112,7 +112,7 @@ def test_reinforce_with_rewards(
     short = [
         "stages.rl.steps=2",
         "stages.rl.grpo.max_reply_tokens=8",
-        "stages.rl.grpo.copies=2",
+        "stages.rl.grpo.num_generations=2",
         "threads=1",
         "tensorboard=false",
     ]

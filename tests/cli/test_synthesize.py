@@ -1,4 +1,4 @@
-"""`lingshu synthesise`: recipes, files, exit codes and what a person reads."""
+"""`lingshu synthesize`: recipes, files, exit codes and what a person reads."""
 
 from __future__ import annotations
 

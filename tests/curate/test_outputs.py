@@ -201,7 +201,7 @@ def test_the_page_shows_no_word_and_no_pixel_of_rows_that_are_not_open(
     assert "JANE" not in page and "data:image" not in page and "withheld" in page
 
 
-def test_a_ledger_that_lost_a_row_does_not_pass() -> None:
+def test_counts_that_lost_a_row_do_not_pass() -> None:
     counts = StepCounts()
     counts.add("a", "s", "in", 3)
     counts.add("a", "s", "out", 2)

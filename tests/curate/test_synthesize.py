@@ -361,7 +361,7 @@ def test_a_source_that_the_dataset_lacks_is_refused(dataset: Path, tmp_path: Pat
         )
 
 
-def test_a_dataset_is_not_replaced_by_what_is_synthesised_of_it(tmp_path: Path) -> None:
+def test_a_dataset_is_not_replaced_by_what_is_synthesized_from_it(tmp_path: Path) -> None:
     plain = [sample for sample in rows() if not sample.images]
     write_dataset(tmp_path / "out", "in", ((s, []) for s in plain), RunCard("test", {}))
     with pytest.raises(InputError, match="which a finished run replaces"):

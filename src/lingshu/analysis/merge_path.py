@@ -334,9 +334,7 @@ def _evaluate(
 
 
 def _input_files(tasks: Sequence[str], data: Path | None) -> list[list[object]]:
-    """What decides the questions besides their names: the files of tasks and data, by size and
-    modification time.
-    """
+    """The files of tasks and data, by size and modification time."""
     paths = [Path(name) for name in tasks] + ([] if data is None else sorted(data.rglob("*")))
     stats = [(path, path.stat()) for path in paths if path.is_file()]
     return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
@@ -466,9 +464,7 @@ def _assemble(
 
 
 def _gains(points: Sequence[Point], best: float | None) -> dict[str, dict[str, Interval]]:
-    """By task, the difference in accuracy of the middle and the recommended weight to the first
-    model, paired by question.
-    """
+    """By task, the gain of the middle and the recommended weight over the first model, paired."""
     by_weight = {point.weight: point for point in points}
     gains: dict[str, dict[str, Interval]] = {}
     for weight in dict.fromkeys(w for w in (HALF_WEIGHT, best) if w in by_weight and w != 1.0):

@@ -164,9 +164,7 @@ def _bars(counts: list[tuple[str, int]]) -> list[dict[str, Any]]:
 def croissant(
     card: DatasetCard, files: Mapping[str, Mapping[str, object]], *, created: str
 ) -> dict[str, Any]:
-    """Croissant 1.1 metadata; `files` are the shards with their sizes and sha256, as a manifest
-    lists them.
-    """
+    """Croissant 1.1 metadata; `files` are the shards as a manifest lists them."""
     template = Path(__file__).with_name("croissant.json")
     document = json.loads(template.read_text(encoding="utf-8"))
     document["name"] = card.name

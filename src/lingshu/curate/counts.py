@@ -15,9 +15,7 @@ _KEYS = ("in", "added", "out")
 
 
 class StepCounts:
-    """Counts by step and source: `in`, `added` (a sample split into three adds two), `out`, and
-    drops by reason.
-    """
+    """Counts by step and source; a sample split into three adds two to `added`."""
 
     def __init__(self) -> None:
         self._steps: CountsByStep = {}

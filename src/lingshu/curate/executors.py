@@ -28,9 +28,7 @@ WORKER_PROGRAM = (
 
 
 class JobResult(NamedTuple):
-    """The result of a job: done, not possible at all (`error`), or its process died
-    (`crash_reason`).
-    """
+    """A finished job; `error`: it cannot be done, `crash_reason`: its process died."""
 
     job: Job
     error: SerializedError | None = None

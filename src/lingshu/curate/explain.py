@@ -89,9 +89,7 @@ def _side(
 
 
 def _marked_text(text: str, old: str | None) -> MarkedText:
-    """A truncated text; compared with the old one, removed words are in `del` and new ones in
-    `ins`.
-    """
+    """A truncated text; removed words are in `del` and new ones in `ins`."""
     new = _truncated_words(text)
     if old is None or old == text:
         return [("", " ".join(new))]

@@ -89,9 +89,7 @@ def _llava(sample: Sample, paths: list[str]) -> dict[str, Any]:
 
 
 def _ms_swift(sample: Sample, paths: list[str]) -> dict[str, Any]:
-    """`messages`, and `images` in the order of their tokens; `solution` where an answer is known
-    but not given.
-    """
+    """`messages` and `images`; `solution` where an answer is known but not given."""
     messages = [{"role": m.role, "content": _text(m)} for m in sample.messages]
     row: dict[str, Any] = {"id": sample.id, "messages": messages}
     images = _referenced_images(sample, paths)

@@ -26,9 +26,7 @@ SHARD_BYTES = 256 << 20
 
 
 class InputShard(NamedTuple):
-    """A shard as it was read; `key` is the digest of its rows and of their files' sizes and
-    modification times.
-    """
+    """A shard as it was read; `key` digests its rows and the state of their files."""
 
     path: Path
     rows: int
@@ -96,9 +94,7 @@ def read_shards(
 
 
 def _with_source_defaults(row: Sample | Drop, source: Source, license: str) -> Sample | Drop:
-    """The sample under an id that no other source has, with the source's facts where it states
-    none; or why it is left out.
-    """
+    """The sample with a unique id and the defaults of its source, or why it is left out."""
     name = f"{source.name}/{row.id}"
     if isinstance(row, Drop):
         return replace(row, id=name)

@@ -37,9 +37,7 @@ _DATA_FILE = re.compile(r'with_name\("([\w.]+)"\)')
 
 @dataclass(frozen=True)
 class Pass:
-    """Steps that run in one pass over the samples: map steps in order, then the signature of the
-    table step that ends it.
-    """
+    """Map steps that run in one pass, and the table step that ends it."""
 
     map_steps: tuple[StepConfig, ...]
     table_step: StepConfig | None
@@ -130,9 +128,7 @@ def build_any_step(step: StepConfig) -> Step | TeacherStep:
 
 
 def plan_passes(config: CurateConfig) -> list[Pass]:
-    """The steps in order, split after each table step; what follows the last one is a pass without
-    one.
-    """
+    """The steps in order, split after each table step."""
     passes: list[Pass] = []
     map_steps: list[StepConfig] = []
     for step in config.steps:
@@ -194,9 +190,7 @@ def _step_factory(step: StepConfig) -> Callable[..., Any]:
 def _with_defaults(
     function: Callable[..., Any], params: Mapping[str, Any], prefix: str, *, skip: int = 0
 ) -> dict[str, Any]:
-    """The given parameters and the defaults of the others as plain values; null for a `seed` that
-    is not given, which means the run's.
-    """
+    """The parameters with defaults as plain values; a missing `seed` is null: the run's."""
     parameters = dict(list(inspect.signature(function).parameters.items())[skip:])
     variadic = {p.kind for p in parameters.values()} & {inspect.Parameter.VAR_KEYWORD}
     for name in params:
@@ -326,9 +320,7 @@ def _imported_files(path: Path) -> Iterator[Path]:
 
 
 def _statements(body: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """Every statement below a body: an import is never inside an expression, and those are most of
-    a tree.
-    """
+    """Every statement below a body; an import is never inside an expression."""
     for node in body:
         yield node
         for name in ("body", "handlers", "orelse", "finalbody", "cases"):

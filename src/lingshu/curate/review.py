@@ -36,9 +36,7 @@ CATEGORIES = ("accept", "edit", "reject")
 
 @dataclass(frozen=True)
 class Verdict:
-    """One reviewer's verdict on one sample: `text` of an edit, `reason` of a rejection, `prefer` of
-    a preference.
-    """
+    """One reviewer's verdict on one sample."""
 
     id: str
     reviewer: str
@@ -65,9 +63,7 @@ class ReviewerAgreement(NamedTuple):
 
 
 class ReviewSummary(NamedTuple):
-    """The review of a kind by sample: a sample counts as rejected, or as edited or rejected, if
-    anyone did so.
-    """
+    """The review of a kind; a sample counts as rejected if anyone rejected it."""
 
     kind: str
     reviewed: int

@@ -65,9 +65,7 @@ class CurateOptions:
 
 
 class CurationResult(NamedTuple):
-    """The card of the dataset, how many rows failed (a step or a process failed on them), and
-    whether the dataset existed already.
-    """
+    """The card, the number of failed rows, and whether the dataset existed already."""
 
     card: DatasetCard
     failures: int
@@ -128,9 +126,7 @@ def _read_key(path: Path) -> bytes:
 
 
 def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> DatasetCard:
-    """Assemble the dataset and move it to its folder. After a StorageError the same command
-    resumes here.
-    """
+    """Assemble the dataset and move it to OUT; after a StorageError a new run resumes here."""
     folder = run.work / "dataset"
     statistics = DatasetStatistics()
     with files.storage_errors(folder):
@@ -161,9 +157,7 @@ def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> 
 
 
 def _link(part: Path, target: Path) -> None:
-    """Add a part to the dataset under its name; the original stays until the dataset is complete,
-    so that a kill costs nothing.
-    """
+    """Add a part; the original stays until the dataset is complete, so a kill costs nothing."""
     try:
         os.link(part, target)
     except OSError:  # a disk without links

@@ -142,9 +142,7 @@ class CurationRun:
             yield
 
     def finished_card(self) -> DatasetCard | None:
-        """The card of the dataset in OUT if this very run made it: same configuration, code and
-        input.
-        """
+        """The card of the dataset in OUT if this very run made it."""
         if not (self.out / DATASET_CARD).is_file() or not (self.out / files.MANIFEST).is_file():
             return None
         finished_key = files.read_json(self.out / "run.json").get("hashes", {}).get("run")
@@ -162,9 +160,7 @@ class CurationRun:
         return files.digest([config, self.limit, inputs, steps, self._runner_digest])
 
     def _hash_key(self) -> bytes:
-        """The key of ids: the given one, or a random one that is stored with the work files and
-        removed with them.
-        """
+        """The key of ids; a random one is stored with the work files and removed with them."""
         if self._secret is None:
             path = self.work / "key"
             if not path.is_file():
@@ -482,9 +478,7 @@ def decide_shards(
 def _load_signatures(
     step: StepConfig, paths: Sequence[Path], sources: Sequence[str], ranks: Mapping[str, int]
 ) -> tuple[pa.Table, NDArray[np.int64], NDArray[np.int32]]:
-    """The rows with a signature in one table, their locations (rows x 2: shard, row in it), and the
-    indices of their sources.
-    """
+    """The rows with a signature: table, locations (rows x 2: shard, row), source indices."""
     import numpy as np
     import pyarrow as pa
 

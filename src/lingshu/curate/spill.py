@@ -29,9 +29,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class ShardRow(NamedTuple):
-    """A row of a shard: the index of its source, the sample as JSON, and whether each of its images
-    was decoded.
-    """
+    """A row of a shard; `is_valid`: each of its images was decoded."""
 
     id: str
     source_index: int
@@ -53,9 +51,7 @@ def write_rows(
     metadata: Mapping[str, Any],
     signatures: Sequence[Signature | None] | None = None,
 ) -> None:
-    """Write a shard. `signatures` holds one entry for each row, None where the step does not apply
-    to the row.
-    """
+    """Write a shard; `signatures` are by row, None where the step does not apply."""
     import pyarrow as pa
 
     # A lone surrogate has no UTF-8 form; JSON text may hold it as an escape, an id may not.
@@ -102,9 +98,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_signatures(path: Path) -> pa.Table:
-    """The columns `id`, `source_index`, and for a pass with a table step `has_signature` and the
-    signature's own columns.
-    """
+    """`id`, `source_index`, `has_signature` and the signature's own columns."""
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as source:

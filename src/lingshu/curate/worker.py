@@ -60,9 +60,7 @@ WORD_BOUNDS = (4, 16, 64, 256, 1024, 4096)
 
 @dataclass(frozen=True)
 class RowRange:
-    """Rows `start` to `stop` of a shard without `dropped_rows`; `notes` (by row) are added to the
-    `extra` of a row's meta.
-    """
+    """Rows of a shard; `notes` (by row) are added to the `extra` of their meta."""
 
     path: str
     start: int
@@ -202,9 +200,7 @@ def _open(step: StepConfig) -> SampleFunction:
 
 
 def iter_rows(job: Job) -> Iterator[tuple[int, spill.ShardRow, Sample]]:
-    """The remaining rows of a job: position in the job, row, and its sample with the notes of a
-    decision.
-    """
+    """The remaining rows of a job: position in the job, row, and its sample."""
     offset = 0
     for part in job.row_ranges:
         rows = spill.read_rows(Path(part.path))
@@ -380,9 +376,7 @@ class _ShardPass:
 
 
 def _error_to_drop(sample: Sample, error: Exception) -> Drop:
-    """A step's exception as a drop. An error may quote the row, so its message is withheld unless
-    the row is open.
-    """
+    """An exception as a drop; its message may quote the row, so only open rows show it."""
     if isinstance(error, ImageError):
         return Drop(sample.id, "bad_image", error_without_paths(error, sample.images))
     detail = describe_error(error)
@@ -401,9 +395,7 @@ def part_stats_path(part: Path) -> Path:
 
 
 def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> None:
-    """Write the rows of `job` as a shard of a DATASET. Every image in it was decoded once in this
-    run.
-    """
+    """Write the rows of `job` as a shard of a DATASET; every image was decoded once."""
     path = Path(job.output)
     counts, statistics = StepCounts(), DatasetStatistics()
     drops: list[DroppedRow] = []
@@ -525,9 +517,7 @@ class SerializedError(NamedTuple):
         return cls(class_name, one_line(error), traceback.format_exc())
 
     def to_exception(self) -> Exception:
-        """The exception again: one of ours by its class, any other as a bug with the worker's
-        traceback.
-        """
+        """The exception again; one that is not ours with the worker's traceback."""
         if self.class_name == "ModuleNotFoundError":
             return ModuleNotFoundError(f"No module named {self.message!r}", name=self.message)
         if not self.class_name:

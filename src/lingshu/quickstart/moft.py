@@ -71,9 +71,7 @@ class MoftResult:
         return [*averages, ("soup of two plain runs", self.soup_accuracy, soup_nll)]
 
     def as_json(self) -> dict[str, Any]:
-        """The part `moft` of summary.json: accuracy and likelihood by weight of the first
-        trajectory, the soup, the barrier.
-        """
+        """The part `moft` of summary.json."""
         points = [
             {
                 "weight": point["weight"],

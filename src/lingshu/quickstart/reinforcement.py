@@ -21,9 +21,7 @@ from lingshu.train.log import SUMMARY_FILE, read_log
 
 @dataclass(frozen=True)
 class RlMetrics:
-    """Means over held-out questions: the reward, and the shares of replies in the format and with
-    the right answer in it.
-    """
+    """Mean reward, and shares of replies in the format and with the right answer in it."""
 
     reward: float
     format: float
@@ -32,9 +30,7 @@ class RlMetrics:
 
 @dataclass(frozen=True)
 class RlResult:
-    """Metrics before and after: of replies sampled at the temperature of the stage, and of greedy
-    ones.
-    """
+    """Metrics before and after, of sampled and of greedy replies."""
 
     before: RlMetrics
     after: RlMetrics
@@ -65,9 +61,7 @@ class RlResult:
 
 
 def measure_rl(config: TrainConfig, out: Path, samples: Sequence[Sample]) -> RlResult:
-    """Measure a finished run of a mixed-format stage and a stage with rewards on held-out
-    questions.
-    """
+    """Measure a finished run (mixed formats, then rewards) on held-out questions."""
     mixed_stage, rl_stage = config.stages
     start, end = out / "stages" / f"1-{mixed_stage.name}", out / "checkpoint"
     assert rl_stage.grpo is not None

@@ -134,9 +134,7 @@ def _count_parameters(checkpoint: Path) -> int:
 def write_page(
     path: Path, result: QuickstartResult, examples: Sequence[tuple[Path, Image, str]]
 ) -> None:
-    """Write report.html: curves, accuracy by kind of question with intervals, and replies of the
-    model to some images.
-    """
+    """Write report.html; `examples` are image files with their samples."""
     parameters = _count_parameters(result.checkpoint)
     lead = (
         f"A Qwen2.5-VL of {parameters / 1e6:.1f} M parameters, trained from random weights on"
