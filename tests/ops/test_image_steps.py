@@ -1,6 +1,6 @@
-"""Steps that look at pictures: duplicates, burned-in text, modality, splits by group.
+"""Steps on images: duplicates, burned-in text, modality, splits by group.
 
-Pictures are drawn here.
+The images are rendered here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DATA = Path(__file__).parents[3] / "shared" / "data"
 
 @cache
 def random_image(seed: int, side: int = 192) -> NDArray[np.uint8]:
-    """A smooth grey picture that no other seed's is like."""
+    """A smooth gray image that no other seed's is like."""
     noise = np.random.default_rng(seed).integers(0, 200, (12, 12)).astype(np.uint8)
     return np.asarray(
         cv2.GaussianBlur(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), (0, 0), 2),
@@ -89,7 +89,7 @@ def test_what_is_kept_does_not_depend_on_the_order() -> None:
     }
 
 
-def test_neighbouring_slices_of_one_series_stay_unless_equal() -> None:
+def test_neighboring_slices_of_one_series_stay_unless_equal() -> None:
     neighbor = random_image(1).copy()
     neighbor[:8, :8] += 3
     volume = [
@@ -193,7 +193,7 @@ def test_stated_modalities_are_put_into_words_and_kept() -> None:
     ]
 
 
-def test_pictures_unlike_any_learnt_are_not_tagged() -> None:
+def test_images_unlike_the_training_data_are_not_tagged() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     stripes = np.zeros((96, 96, 3), np.uint8)
     stripes[::2] = (0, 255, 0)
@@ -364,7 +364,7 @@ def test_real_folders_go_through(slice_name: str) -> None:
         else passed
     )
     assert len(samples) == len(tagged.kept) and all(s.meta.extra.get("split") for s in kept.kept)
-    # MedPix writes its mark into every picture; blood smears and tiny chest films hold no text.
+    # MedPix writes its mark into every image; blood smears and tiny chest films hold no text.
     assert (
         (len(passed.drops) >= 14)
         if slice_name == "vqa_rad"

@@ -128,7 +128,7 @@ def test_a_long_caption_is_merged_from_the_facts_and_the_view(tmp_path: Path) ->
     assert not any("77" in text for text in prompts), "what the image cannot show is not told"
 
 
-def test_regions_are_drawn_on_the_image_of_the_facts_only(tmp_path: Path) -> None:
+def test_boxes_are_only_on_the_image_for_the_facts(tmp_path: Path) -> None:
     requests: list[Sample] = []
     sample = qa_sample("?", "a cyst", boxes="[[10, 5, 20, 15]]")
     step = long_caption.step()
@@ -289,7 +289,7 @@ EXAM = qa_sample(
 )
 
 
-def test_an_exam_question_is_drawn_and_kept_where_the_answer_is_the_gold(tmp_path: Path) -> None:
+def test_an_exam_question_is_rendered_and_kept_where_the_answer_is_the_gold(tmp_path: Path) -> None:
     solution = teacher(("Solve this", {"reasoning": "Photosynthesis uses it.", "answer": "B"}))
     result, prompts = run_dialogue(ocr_exam.step(), EXAM, solution, tmp_path)
     assert (

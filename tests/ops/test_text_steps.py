@@ -106,7 +106,7 @@ def test_language_tags_filters_and_keeps_what_was_stated() -> None:
     assert result.reasons == {"zh": "language_zh", "none": "language_unsure"}
 
 
-# --- licences
+# --- licenses
 # ------------------------------------------------------------------------------------------------------
 
 
@@ -122,7 +122,7 @@ def test_language_tags_filters_and_keeps_what_was_stated() -> None:
         "ODC-BY-1.0",
     ],
 )
-def test_permissive_licences(name: str) -> None:
+def test_permissive_licenses(name: str) -> None:
     assert is_permissive(name)
 
 
@@ -138,11 +138,11 @@ def test_permissive_licences(name: str) -> None:
         "unclear",
     ],
 )
-def test_other_licences(name: str) -> None:
+def test_other_licenses(name: str) -> None:
     assert not is_permissive(name)
 
 
-def test_licence_and_access_are_filtered_apart() -> None:
+def test_license_and_access_are_filtered_apart() -> None:
     samples = [
         qa_sample("free", "q", license="CC-BY-4.0", access="open"),
         qa_sample("nc", "q", license="CC-BY-NC-4.0", access="open"),

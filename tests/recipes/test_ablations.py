@@ -1,5 +1,5 @@
 """The ablations: the table's eight removals as overrides, and every one of them run in small on
-drawn phantoms.
+phantoms.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHORT = (
 @pytest.fixture(scope="module")
 def data_overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """`data.GROUP=FOLDER` of every group, each with a few phantoms."""
-    path = tmp_path_factory.mktemp("drawn")
+    path = tmp_path_factory.mktemp("groups")
     found = []
     for group, what in PHANTOM_GROUPS.items():
         samples = (
@@ -86,7 +86,7 @@ def test_rows_are_a_thousandth_of_the_paper_s_amounts() -> None:
 def test_each_variant_runs_from_the_command_line(
     variant: str, data_overrides: list[str], tmp_path: Path
 ) -> None:
-    # A stage that is taken out cannot be changed besides.
+    # A stage that is taken out cannot be changed too.
     n_removed = {change.split("=")[0] for change in VARIANTS[variant] if change.endswith("=null")}
     short = [
         change for change in SHORT if not any(change.startswith(path + ".") for path in n_removed)

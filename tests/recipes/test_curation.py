@@ -1,4 +1,4 @@
-"""The curation recipes: phantoms in full, a hospital's folder on made-up DICOM files, and the
+"""The curation recipes: phantoms in full, a hospital's folder on synthetic DICOM files, and the
 paper's pipeline as it stands.
 """
 
@@ -20,7 +20,7 @@ from lingshu.sources.phantom import training_samples
 
 
 @pytest.mark.parametrize("purpose", ["text", "instruct"])
-def test_phantoms_come_out_as_they_were_drawn(purpose: str, tmp_path: Path) -> None:
+def test_phantoms_come_out_as_they_were_rendered(purpose: str, tmp_path: Path) -> None:
     done = curate(curation_phantom.recipe(purpose=purpose, images=24, first=5), tmp_path / "out")
     samples = list(training_samples(0, 24, purpose, first=5))
     found = list(read_dataset(tmp_path / "out"))

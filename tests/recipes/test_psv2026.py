@@ -208,7 +208,7 @@ def values(samples: list[Sample], folder: Path, *, gold: bool) -> set[float | No
     return {row["value"] for row in rows}
 
 
-def test_made_up_questions_become_a_task(tmp_path: Path) -> None:
+def test_synthetic_questions_become_a_task(tmp_path: Path) -> None:
     run_pipeline(write_source(tmp_path / "rows"), tmp_path)
 
 

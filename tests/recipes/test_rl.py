@@ -1,4 +1,4 @@
-"""The recipes that learn from rewards: the paper's values, and a chain whose data can be drawn."""
+"""The recipes that learn from rewards: the paper's values, and a chain on synthetic data."""
 
 from __future__ import annotations
 

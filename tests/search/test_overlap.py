@@ -206,7 +206,7 @@ def test_images():
         ("t", "image_exact"),
         ("t", "image_question"),
     ]
-    # The same question about another picture is no leak.
+    # The same question about another image is not a leak.
     assert overlap_kinds(
         BenchmarkItem("a", "is there a fracture", images=(image(5),)), test_item
     ) == [("t", "boilerplate")]

@@ -1,4 +1,4 @@
-"""Text signatures: one normalisation, stable n-gram hashes, near-duplicates by true Jaccard
+"""Text signatures: one normalization, stable n-gram hashes, near-duplicates by true Jaccard
 similarity.
 """
 
@@ -17,7 +17,7 @@ def prose(n_words: int, seed: int) -> list[str]:
     return [f"w{rng.randrange(3000)}" for _ in range(n_words)]
 
 
-def test_one_normalisation():
+def test_one_normalization():
     assert normalize_text("  The LEFT-lung's  (3.5 cm)\nmass? ") == "the left lung s 3 5 cm mass"
     assert normalize_text("Ｔｈｅ “Left” lung—mass, µ\u00adm") == "the left lung mass μm"
     assert normalize_text("肺部CT显示3个结节。") == "肺 部 ct 显 示 3 个 结 节"
@@ -30,7 +30,7 @@ def test_hashes_are_the_same_everywhere():
     assert hash_tokens(["heart size"]).hashes.tolist() == [6391383648198697284, 5804050676282922434]
 
 
-def test_hashes_do_not_depend_on_what_stands_beside(monkeypatch):
+def test_hashes_do_not_depend_on_the_other_texts(monkeypatch):
     texts = ["Alpha beta", "", "beta, gamma; 肺部", "  ", "alpha", "β βήτα"]
     batch = hash_tokens(texts)
     assert batch.offsets.tolist() == [0, 2, 2, 6, 6, 7, 9]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,10 +207,6 @@ def _swap_organ(answer: RightAnswer) -> InjectedError | None:
     return _swap_word(answer, "organ", "paired_organ" if has_side else "organ")
 
 
-def _swap_modality(answer: RightAnswer) -> InjectedError | None:
-    return _swap_word(answer, "modality", "modality")
-
-
 _NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 _ZH_NUMBERS = tuple("一二三四五六七八")
 # Neither T2 nor L5 nor 3rd, whose letters belong to them.
@@ -256,6 +252,6 @@ _RULES: Mapping[str, Callable[[RightAnswer], InjectedError | None]] = {
     "laterality": _swap_laterality,
     "negation": _flip_negation,
     "organ": _swap_organ,
-    "modality": _swap_modality,
+    "modality": partial(_swap_word, kind="modality", groups="modality"),
     "number": _change_number,
 }
