@@ -416,10 +416,7 @@ def _http_errors() -> Iterator[None]:
 def _to_http_error(error: LingshuError) -> HTTPError:
     """A client's error with its message; an engine's error goes to the log."""
     if isinstance(error, InputError):
-        return HTTPError(400, one_line(error)[:300], param="messages", code="invalid_question")
+        return HTTPError.invalid(one_line(error)[:300], "invalid_question", "messages")
     logger.error("%s", one_line(error)[:300])
-    return HTTPError(
-        500,
-        "the model could not answer; what happened is in the server's log.",
-        code="engine_failed",
-    )
+    message = "the model could not answer; what happened is in the server's log."
+    return HTTPError(500, message, code="engine_failed")

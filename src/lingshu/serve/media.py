@@ -64,7 +64,7 @@ async def build_sample(
     ):
         if count > limit:
             message = f"the messages have {count} {what}, more than {limit}; {remedy}."
-            raise HTTPError(400, message, param="messages", code="long")
+            raise HTTPError.invalid(message, "long", "messages")
     inputs: dict[tuple[int, int], ModelInput] = {}
     loop = asyncio.get_running_loop()
     for m, p, part in parts:
@@ -76,7 +76,7 @@ async def build_sample(
             inputs[m, p] = await loop.run_in_executor(workers, _load_part, url, data, sources)
         except LingshuError as error:
             param = f"messages.{m}.content.{p}.image_url.url"
-            raise HTTPError(400, _error_message(error), param=param, code="invalid_image") from None
+            raise HTTPError.invalid(_error_message(error), "invalid_image", param) from None
     return _sample(chat_request, inputs)
 
 
@@ -94,7 +94,7 @@ def _text(part: str | TextPart | ImagePart) -> str:
 
 def _too_many_images(count: int) -> HTTPError:
     message = f"the request shows {count} images, more than {MAX_IMAGES}; show fewer."
-    return HTTPError(400, message, param="messages", code="images")
+    return HTTPError.invalid(message, "images", "messages")
 
 
 def _error_message(error: LingshuError) -> str:

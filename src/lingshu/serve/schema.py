@@ -46,6 +46,11 @@ class HTTPError(Exception):
         self.retry_after = retry_after
 
     @classmethod
+    def invalid(cls, message: str, code: str, param: str | None = None) -> HTTPError:
+        """A request with an invalid field."""
+        return cls(400, message, param=param, code=code)
+
+    @classmethod
     def overloaded(cls) -> HTTPError:
         message = "the server holds as many images as it can; try again."
         return cls(429, message, code="overloaded", retry_after=2)
@@ -246,34 +251,23 @@ def read_request(data: bytes, *, model: str, max_tokens: int) -> ChatRequest:
     except ValidationError as error:
         raise _validation_http_error(error) from None
     except RecursionError:
-        raise HTTPError(400, "the body is nested too deeply.", code="invalid_json") from None
+        raise HTTPError.invalid("the body is nested too deeply.", "invalid_json") from None
     if request.model != model:
-        raise HTTPError(
-            404,
-            f"this server offers only the model {model!r}.",
-            param="model",
-            code="model_not_found",
-        )
+        message = f"this server offers only the model {model!r}."
+        raise HTTPError(404, message, param="model", code="model_not_found")
     for name in ("max_tokens", "max_completion_tokens"):
         value = getattr(request, name)
         if value is not None and value > max_tokens:
-            raise HTTPError(
-                400,
-                f"{name} is above {max_tokens}, the longest reply of this server.",
-                param=name,
-                code="max_tokens",
-            )
+            message = f"{name} is above {max_tokens}, the longest reply of this server."
+            raise HTTPError.invalid(message, "max_tokens", name)
     return request
 
 
 def _validation_http_error(error: ValidationError) -> HTTPError:
     detail = error.errors(include_input=False, include_url=False)[0]
     if detail["type"] == "json_invalid":
-        return HTTPError(
-            400,
-            "the body is not JSON; send one object with model and messages.",
-            code="invalid_json",
-        )
+        message = "the body is not JSON; send one object with model and messages."
+        return HTTPError.invalid(message, "invalid_json")
     # Without the names of union branches, which mean nothing to a client.
     path = [
         str(part)
@@ -284,35 +278,19 @@ def _validation_http_error(error: ValidationError) -> HTTPError:
     if detail["type"] == "extra_forbidden":
         # The client chose the name: only what can be part of one is repeated.
         name = re.sub(r"\W", "", str(detail["loc"][-1]))[:40]
-        return HTTPError(
-            400,
-            f"unrecognized request argument: {name}; leave it out.",
-            param=name or None,
-            code="unknown_parameter",
-        )
+        message = f"unrecognized request argument: {name}; leave it out."
+        return HTTPError.invalid(message, "unknown_parameter", name or None)
     field_name = str(detail["loc"][0]) if detail["loc"] else ""
     reason = REMEDIES.get(field_name) or f"{detail['msg'][0].lower()}{detail['msg'][1:]}"
     if detail["type"] == "union_tag_invalid":
         # Its own message repeats the value.
         context = detail.get("ctx", {})
         reason = f"{context.get('discriminator')} is none of {context.get('expected_tags')}"
-    return HTTPError(
-        400, f"{param or 'the body'}: {reason}"[:400], param=param, code="invalid_value"
-    )
+    return HTTPError.invalid(f"{param or 'the body'}: {reason}"[:400], "invalid_value", param)
 
 
-_FIELD_NAMES = frozenset(
-    {
-        *ChatRequest.model_fields,
-        "role",
-        "content",
-        "type",
-        "text",
-        "image_url",
-        "url",
-        "detail",
-        "include_usage",
-    }
+_FIELD_NAMES = frozenset(ChatRequest.model_fields) | frozenset(
+    ("role", "content", "type", "text", "image_url", "url", "detail", "include_usage")
 )
 
 

@@ -156,7 +156,7 @@ class DraftStore:
         stored = self._drafts.get(body.id)
         if stored is None:
             message = "this draft is no longer stored; draft the report again."
-            raise HTTPError(400, message, code="no_draft")
+            raise HTTPError.invalid(message, "no_draft")
         data = await self._workers.run(request, lambda: export_stored(stored, body))
         headers = {"Content-Disposition": f'attachment; filename="{FILE_NAMES[body.file_format]}"'}
         return Response(data, media_type=MEDIA_TYPES[body.file_format], headers=headers)

@@ -61,12 +61,8 @@ class WorkerPool:
                 (400).
         """
         if self._n_waiting >= MAX_WAITING:
-            raise HTTPError(
-                429,
-                "the server renders as much as it can; try again.",
-                code="overloaded",
-                retry_after=1,
-            )
+            message = "the server renders as much as it can; try again."
+            raise HTTPError(429, message, code="overloaded", retry_after=1)
         self._n_waiting += 1
         try:
             async with self._semaphore:
@@ -74,7 +70,7 @@ class WorkerPool:
                     raise HTTPError(CLIENT_CLOSED_REQUEST, "the browser disconnected.")
                 return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except LingshuError as error:
-            raise HTTPError(400, one_line(error)[:400], code="invalid_request") from None
+            raise HTTPError.invalid(one_line(error)[:400], "invalid_request") from None
         finally:
             self._n_waiting -= 1
 
@@ -116,6 +112,6 @@ async def parse_body(request: Request, model: type[RequestT]) -> RequestT:
             if isinstance(part, int) or part in model.model_fields
         )
         message = f"{location or 'the body'}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-        raise HTTPError(400, message[:300], code="invalid_value") from None
+        raise HTTPError.invalid(message[:300], "invalid_value") from None
     except RecursionError:
-        raise HTTPError(400, "the body is nested too deeply.", code="invalid_json") from None
+        raise HTTPError.invalid("the body is nested too deeply.", "invalid_json") from None

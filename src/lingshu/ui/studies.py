@@ -183,5 +183,5 @@ def _series_json(series: DicomSeries) -> dict[str, Any]:
 
 def _parse_index(text: str | None) -> int:
     if text is None or not text.isascii() or not text.isdigit() or len(text) > 9:
-        raise HTTPError(400, "series and index are whole numbers from 1.", code="invalid_value")
+        raise HTTPError.invalid("series and index are whole numbers from 1.", "invalid_value")
     return int(text)
