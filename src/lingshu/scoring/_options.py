@@ -137,14 +137,12 @@ def named_options(normalized: str, options: tuple[Option, ...]) -> list[Option]:
     claimed_spans: list[tuple[int, int]] = []
     by_letter: dict[str, Option] = {}
     for option in _sort_by_length(options):
-        if option.normalized not in normalized or _resembles_letter(
-            option.normalized, len(options)
-        ):
+        text = option.normalized
+        if text not in normalized or _resembles_letter(text, len(options)):
             continue
-        spans = _find_spans(normalized, option.normalized)
         free_spans = [
             (a, b)
-            for a, b in spans
+            for a, b in _find_spans(normalized, text)
             if not any(a >= c and b <= d and (b - a) < (d - c) for c, d in claimed_spans)
         ]
         claimed_spans += free_spans

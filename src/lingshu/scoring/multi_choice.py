@@ -10,6 +10,7 @@ RANGE: 1.0 right, 0.0 wrong, None where nothing could be read.
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 
 from lingshu.core.reply_text import final_answer, strip_reasoning, to_plain_text
 from lingshu.core.rows import LETTERS
@@ -59,10 +60,8 @@ def _listed_letters(question: str) -> str:
     none.
     """
     letters = set(_LISTED_OPTION.findall(question))
-    n_options = next(
-        (index for index, letter in enumerate(LETTERS) if letter not in letters), len(LETTERS)
-    )
-    return LETTERS[:n_options] if n_options else LETTERS
+    listed = "".join(takewhile(letters.__contains__, LETTERS))
+    return listed or LETTERS
 
 
 def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
@@ -75,36 +74,26 @@ def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
     lowercase = choice.fold_case(text)
     masked = _DENIED.sub(lambda match: " " * len(match[0]), text)
     masked = choice.without_denied(masked, lowercase)
-    starts = sorted(
-        (*choice.find_cues(masked, lowercase), *(cue.end() for cue in _CUE.finditer(masked))),
-        reverse=True,
-    )
-    for start in (*starts[:64], 0):
+    starts = choice.find_cues(masked, lowercase) + [cue.end() for cue in _CUE.finditer(masked)]
+    for start in (*sorted(starts, reverse=True)[:64], 0):
         segment = _EXPLANATION.split(masked[start:], maxsplit=1)[0]
-        letters = (_letters_after_cue(segment.lstrip(), allowed) if start else "") or _find_letters(
-            segment, allowed
-        )
+        letters = _letters_after_cue(segment.lstrip(), allowed) if start else ""
+        letters = letters or _find_letters(segment, allowed)
         if letters:
             return letters
     return _find_letters(masked, allowed)
 
 
 def _letters_after_cue(text: str, allowed: str) -> str:
-    """The letters right behind a cue where what follows only explains them, as in "A, B.
-
-    C is rare"; else none.
-    """
+    """The letters directly after a cue where the rest only explains them, as in "A, B. C is rare"."""
     letters = _find_letters(_SENTENCE.split(text, maxsplit=1)[0], allowed)
     if len(letters) > 1:
         return letters
     line, _, rest = text.partition("\n")
     line_letters = _find_letters(line, allowed)
-    # A line that begins with another letter may go on with the list.
-    return (
-        line_letters
-        if len(line_letters) == 1 and rest.strip() and not _LETTER.match(rest.lstrip())
-        else ""
-    )
+    # A line that begins with another letter may continue the list.
+    continues = not rest.strip() or _LETTER.match(rest.lstrip())
+    return line_letters if len(line_letters) == 1 and not continues else ""
 
 
 def _find_letters(text: str, allowed: str) -> str:
