@@ -23,10 +23,8 @@ TORCH_DTYPES = {
 }
 # Arithmetic is one step wider than storage, so that a model merged with itself stays itself.
 COMPUTE_DTYPES = {
-    "BF16": torch.float32,
-    "F16": torch.float32,
-    "F32": torch.float64,
-    "F64": torch.float64,
+    name: torch.float32 if dtype.itemsize == 2 else torch.float64
+    for name, dtype in TORCH_DTYPES.items()
 }
 
 

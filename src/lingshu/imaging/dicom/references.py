@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # DICOM keyword -> pattern of its value; other values are left out. PS3.3 C.7.1.1 (patient), C.7.2.1
 # (study).
 _TEXT = r"[^\x00-\x1f\x7f\\]"
-_ELEMENTS: Mapping[str, str] = {
+ELEMENT_PATTERNS: Mapping[str, str] = {
     "PatientName": _TEXT + "{1,324}",
     "PatientID": _TEXT + "{1,64}",
     "IssuerOfPatientID": _TEXT + "{1,64}",
@@ -74,7 +74,7 @@ def read_study_reference(files: Sequence[Path | bytes]) -> StudyReference:
         raise InputError(f"{problem}; a report cannot refer to it.")
     elements = {
         name: value
-        for name, pattern in _ELEMENTS.items()
+        for name, pattern in ELEMENT_PATTERNS.items()
         if re.fullmatch(pattern, value := _text(headers[0], name))
     }
     patients = {_text(header, "PatientID") for header in headers}
@@ -87,7 +87,7 @@ def read_study_reference(files: Sequence[Path | bytes]) -> StudyReference:
 def _headers(files: Sequence[Path | bytes]) -> Iterator[Dataset]:
     from pydicom import dcmread
 
-    tags = [*_ELEMENTS, *_IDS]
+    tags = [*ELEMENT_PATTERNS, *_IDS]
     for index, source in enumerate(files, 1):
         name = f"file {index} of the study"
         with open_file(source, name) as file, wrap_parse_errors(name, "reading the study"):

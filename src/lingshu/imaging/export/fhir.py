@@ -17,7 +17,7 @@ from html import escape
 from typing import Any
 
 from lingshu.imaging.dicom.references import StudyReference
-from lingshu.imaging.export.report_draft import LABELS, ReportDraft, draft_to_markdown
+from lingshu.imaging.export.report_draft import ReportDraft, draft_to_markdown, report_labels
 
 JsonObject = dict[str, Any]
 LOINC = "http://loinc.org"
@@ -27,7 +27,7 @@ _LOINC_CODES = {"findings": "59776-5", "impression": "19005-8"}
 
 def draft_to_fhir(draft: ReportDraft, reference: StudyReference | None = None) -> JsonObject:
     """The report as plain JSON; `reference` identifies the patient and the study."""
-    labels, language = LABELS[draft.language], LANGUAGES[draft.language]
+    labels, language = report_labels(draft.language), LANGUAGES[draft.language]
     subject, study = _subject_and_study(reference)
     sections = {name: text for name in _LOINC_CODES if (text := getattr(draft, name))}
     return {
@@ -84,7 +84,7 @@ def _observation(draft: ReportDraft, name: str, text: str, subject: JsonObject) 
         "resourceType": "Observation",
         "id": name,
         "status": "preliminary",
-        "code": _concept(LOINC, _LOINC_CODES[name], LABELS[draft.language][name]),
+        "code": _concept(LOINC, _LOINC_CODES[name], report_labels(draft.language)[name]),
         **subject,
         "issued": draft.created.isoformat(timespec="seconds"),
         "valueString": text,
@@ -119,7 +119,7 @@ def _attachment(draft: ReportDraft, language: str) -> JsonObject:
         "contentType": "text/markdown",
         "language": language,
         "data": data,
-        "title": LABELS[draft.language]["title"],
+        "title": report_labels(draft.language)["title"],
     }
 
 

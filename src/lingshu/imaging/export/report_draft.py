@@ -9,37 +9,23 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from lingshu.core.errors import InputError
+from lingshu.core.files import read_json
 from lingshu.imaging.provenance import ImageProvenance, format_provenance, provenance_to_json
 
 ReportLanguage = Literal["en", "zh"]
 # What no text of XML, FHIR or DICOM may hold.
 _CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
-LABELS: Mapping[ReportLanguage, Mapping[str, str]] = {
-    "en": {
-        "title": "Draft report",
-        "findings": "Findings",
-        "impression": "Impression",
-        "unverified": "Draft written by a machine; preliminary, not verified by a person.",
-        "edited": "Edited by a person; preliminary, not verified.",
-        "model": "Model",
-        "saw": "The model saw",
-        "none": "(none)",
-    },
-    "zh": {
-        "title": "报告草稿",
-        "findings": "影像所见",
-        "impression": "诊断意见",
-        "unverified": "本草稿由机器生成，为初步内容，未经人员核实。",
-        "edited": "本草稿经人员修改，仍为初步内容，未经核实。",
-        "model": "模型",
-        "saw": "模型所见图像",
-        "none": "（无）",
-    },
-}
+
+@cache
+def report_labels(language: ReportLanguage) -> Mapping[str, str]:
+    """Headings and notices of a draft in its language."""
+    return read_json(Path(__file__).with_name("labels.json"))[language]
 
 
 @dataclass(frozen=True)
@@ -80,14 +66,14 @@ class ReportDraft:
     @property
     def sections(self) -> dict[str, str]:
         """The sections that are not empty, by their headings in the draft's language."""
-        labels = LABELS[self.language]
+        labels = report_labels(self.language)
         texts = {labels["findings"]: self.findings, labels["impression"]: self.impression}
         return {heading: text for heading, text in texts.items() if text}
 
     @property
     def provenance(self) -> list[str]:
         """The lines below the text of every form: not verified, notice, model, what it saw."""
-        labels = LABELS[self.language]
+        labels = report_labels(self.language)
         images = format_provenance(self.image_provenance)
         return [
             labels["edited" if self.edited else "unverified"],
@@ -118,7 +104,7 @@ def draft_to_json(draft: ReportDraft) -> dict[str, Any]:
 def draft_to_markdown(draft: ReportDraft) -> str:
     """A draft as Markdown; the model's text cannot become a link, an image or a heading in it."""
     unverified, notice, *origin = map(_escape_markdown, draft.provenance)
-    blocks = [f"# {LABELS[draft.language]['title']}", f"**{unverified}** {notice}"]
+    blocks = [f"# {report_labels(draft.language)['title']}", f"**{unverified}** {notice}"]
     for heading, text in draft.sections.items():
         blocks += [f"## {heading}", _escape_markdown(text)]
     return "\n\n".join([*blocks, "---", "\n".join(f"- {line}" for line in origin)]) + "\n"

@@ -12,25 +12,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import MissingExtraError
-from lingshu.imaging.dicom.references import StudyReference
+from lingshu.imaging.dicom.references import ELEMENT_PATTERNS, StudyReference
 from lingshu.imaging.export.report_draft import ReportDraft
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 MANUFACTURER = "lingshu (research use only)"
-# Patient and study modules, elements of type 2: present, and empty if unknown.
-_TYPE_2_KEYWORDS = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
 _SERIES_NUMBER = 9901  # far from a scanner's numbers
 
 
@@ -46,13 +34,14 @@ def draft_to_sr(draft: ReportDraft, reference: StudyReference) -> bytes:
     except ImportError as error:
         raise MissingExtraError.of("pydicom", "dicom") from error
     day, time = f"{draft.created:%Y%m%d}", f"{draft.created:%H%M%S}"
-    known = reference.elements
+    known = dict(reference.elements)
+    # Patient and study modules: elements of type 2 are present, and empty if unknown.
+    type_2 = dict.fromkeys(ELEMENT_PATTERNS.keys() - {"IssuerOfPatientID"}, "")
     sr = _dataset(
         SpecificCharacterSet="ISO_IR 192",
         SOPClassUID=BasicTextSRStorage,
         SOPInstanceUID=generate_uid(),
-        **{keyword: known.get(keyword, "") for keyword in _TYPE_2_KEYWORDS},
-        **{name: known[name] for name in ("IssuerOfPatientID",) if name in known},
+        **(type_2 | known),
         StudyInstanceUID=reference.study,
         SeriesInstanceUID=generate_uid(),
         Modality="SR",
