@@ -379,6 +379,10 @@ def test_the_answer_can_stand_in_tags(tmp_path: Path) -> None:
             ],
             "cites_gold",
         ),
+        (
+            [("Write the reasoning", {"reasoning": "根据 给定的答案 ， 有 病灶", "answer": "yes"})],
+            "cites_gold",
+        ),
         ([REASONED, ("Check whether", "Inconsistent. It does not follow.")], "inconsistent"),
         ([REASONED, ("Check whether", "Well, perhaps.")], "no_verdict"),
         ([REASONED, VALID_REPLY[0], ("Answer this", "no"), VALID_REPLY[2]], "blind_wrong"),
