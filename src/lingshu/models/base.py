@@ -1,4 +1,4 @@
-"""What differs between model families, as one abstract class; nothing else asks for a family."""
+"""What differs between model families, as one abstract class that the other modules use."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class VisionLanguageFamily(ABC):
         """The stock configuration class with tiny sizes; `text` is that of the language model."""
 
     def processor_settings(self, processor: Any) -> dict[str, int]:  # noqa: ARG002
-        """What the public processor class reads besides its parts."""
+        """Settings of the public processor class besides those of its components."""
         return {}
 
     def part_of(self, parameter: str) -> Part:

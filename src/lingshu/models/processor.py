@@ -196,7 +196,7 @@ class Processor:
             full_text = self.render(conversation[: turn + 1], prompt=False)
             if not (prompt.startswith(consumed) and full_text.startswith(prompt)):
                 raise ArtifactError(
-                    "the chat template rewrites earlier turns, so answers cannot be told apart; use"
+                    "the chat template rewrites earlier turns, so answers cannot be separated; use"
                     " another checkpoint."
                 )
             end = full_text.find(self.tokenizer.eos_token, len(prompt))

@@ -2,11 +2,11 @@
 all processes together, through torch's distributed checkpoint; safetensors and JSON, nothing
 pickled.
 
-The copy to the CPU is taken at once, a thread writes it while training continues. A state is a
-folder that takes its name by one rename, after every process has written and synced its own file;
-the older one is removed only after that. Any number of processes can resume from it:
+The state is copied to the CPU immediately, and a thread writes it while training continues. A state
+is a folder that takes its name by one rename, after every process has written and synced its own
+file; the older one is removed only after that. Any number of processes can resume from it:
 
-rank-00000.safetensors ...  what each process holds: whole tensors, or its chunks of sharded ones
+rank-00000.safetensors ...  what each process holds: full tensors, or its chunks of sharded ones
 index.json                  the dtype and shape of each tensor, and the location of its chunks
 position.json               the position of the run
 manifest.json               bytes and sha256 of each file
@@ -241,7 +241,7 @@ def _rng_state(rank: int) -> dict[str, torch.Tensor]:
 
 
 class _FixedFolder:
-    """What the storage classes of torch require besides: a checkpoint id that is not used."""
+    """Methods that torch requires for a checkpoint id, which is not used here."""
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None: ...
 

@@ -318,17 +318,17 @@ class GrpoBatches:
 
     def pass_rates(self) -> list[float]:
         """The share of correct replies to each question: stated by its row, else measured now."""
-        rates = [stated_pass_rate(sample) for sample in self.questions.samples]
-        unknown = [index for index, rate in enumerate(rates) if rate is None]
+        shares = [stated_pass_rate(sample) for sample in self.questions.samples]
+        unknown = [index for index, rate in enumerate(shares) if rate is None]
         if unknown:
             self.rollouts.refresh(self.save)
         size = self.grpo.rollout_batch_size
         for start in range(0, len(unknown), size):
             indices = unknown[start : start + size]
             for group in self.sample_groups(indices, seed=_seed(self.seed, -1 - start)):
-                rates[group.question] = float(np.mean([r.accuracy for r in group.rewards]))
+                shares[group.question] = float(np.mean([r.accuracy for r in group.rewards]))
         # A question without replies counts as never answered correctly.
-        return [rate or 0.0 for rate in rates]
+        return [rate or 0.0 for rate in shares]
 
 
 class ReferenceWeights:
@@ -552,9 +552,9 @@ def _pass_rates(source: GrpoBatches, path: Path) -> list[float]:
     """Measured once per run: a resumed one has other weights by then."""
     dist_context = source.trainer.dist_context
     if not dist_context.run_on_main(path.exists):
-        rates = source.pass_rates()
+        shares = source.pass_rates()
         ids = [sample.id for sample in source.questions.samples]
-        dist_context.run_on_main(lambda: write_json(path, {"ids": ids, PASS_RATES: rates}))
+        dist_context.run_on_main(lambda: write_json(path, {"ids": ids, PASS_RATES: shares}))
     return read_json(path)[PASS_RATES]
 
 
