@@ -179,10 +179,9 @@ def rows(world: DistributedContext, *, tiny: bool) -> Iterator[list[str]]:
             device=world.device, bfloat16=not tiny, dist_context=world, sharding=Sharding(activation_checkpointing=True),
         )  # fmt: skip
         seconds, samples = measure(trainer, case, world, steps=1 if tiny else STEPS)
-        needed = estimate_flops(
-            case.stage, found, mean_lengths(samples, found.tower.patches_per_token), recompute=True
-        ).scale(len(samples))
-        cpu_used = "-" if peak is None else f"{needed.model / seconds / peak / world.size:.1%}"
+        mean = mean_lengths(samples, found.tower.patches_per_token)
+        needed = estimate_flops(case.stage, found, mean, recompute=True).model * len(samples)
+        cpu_used = "-" if peak is None else f"{needed / seconds / peak / world.size:.1%}"
         memory = (
             "-"
             if world.device.type != "cuda"
@@ -193,7 +192,7 @@ def rows(world: DistributedContext, *, tiny: bool) -> Iterator[list[str]]:
             case.title,
             f"{tokens:,.0f}",
             cpu_used,
-            f"{needed.model / seconds / world.size / 1e12:.3g}",
+            f"{needed / seconds / world.size / 1e12:.3g}",
             memory,
         ]
         del model, trainer
