@@ -5,6 +5,7 @@ handshake: tools, resources, prompts.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -528,3 +529,10 @@ def test_a_bug_is_reported_without_its_values(
         result
     ) == "the server failed; what happened is in its log." and "Canary" not in text(result)
     assert "bug: KeyError in load, line 2" in caplog.text and "Canary" not in caplog.text
+
+
+def test_base64_may_be_wrapped_into_lines() -> None:
+    wrapped = base64.encodebytes(PNG).decode()
+    media = MediaResolver(None)
+    for item in (wrapped, f"data:image/png;base64,{wrapped}"):
+        assert len(media.load_inputs([item], ViewOptions()).images) == 1

@@ -234,17 +234,16 @@ def decode_data_uri(uri: str) -> bytes:
 def _decode_inline(item: str) -> bytes | None:
     """The bytes in a data URI or in plain base64; None for a name."""
     if item[:5].lower() == "data:":
-        return decode_data_uri(item)
+        return decode_data_uri("".join(item.split()))
     if len(item) < _MIN_BASE64_CHARS or not _BASE64.fullmatch(item):
         return None
     try:
-        return _decode_base64(item)
+        return _decode_base64("".join(item.split()))
     except ValueError:
         return None
 
 
 def _decode_base64(text: str) -> bytes:
-    text = "".join(text.split())
     if 0 <= text.find("=") < len(text) - 2:
         raise binascii.Error("padding before the end")
     # In blocks: decoding holds Python's lock, and with it every other reply.
