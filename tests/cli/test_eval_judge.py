@@ -179,15 +179,15 @@ def test_a_judge_that_cannot_be_asked_is_named_as_the_judge(tmp_path: Path) -> N
 
 def test_options_of_a_judge_need_a_judge() -> None:
     assert JudgeConfig(max_tokens=64).check() == []
-    for option in (
-        {"key_file": Path("k")},
-        {"budget": 5},
-        {"human_labels": Path("l")},
-        {"agreement": ("a",)},
-        {"allow_remote": True},
+    for config in (
+        JudgeConfig(key_file=Path("k")),
+        JudgeConfig(budget=5),
+        JudgeConfig(human_labels=Path("l")),
+        JudgeConfig(agreement=("a",)),
+        JudgeConfig(allow_remote=True),
     ):
         with pytest.raises(InputError, match="--judge MODEL"):
-            JudgeConfig(**option).check()
+            config.check()
     with pytest.raises(InputError, match="--judge-budget 0"):
         JudgeConfig(model="echo", budget=0).check()
 

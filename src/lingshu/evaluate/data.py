@@ -120,7 +120,7 @@ def find_tasks(names: Sequence[str]) -> list[Task]:
     """The tasks behind names of tasks and suites and paths to files.
 
     Raises:
-        UnknownName: no such task.
+        UnknownNameError: no such task.
         InputError: an empty list, a file without a TASK, or two tasks of one name.
     """
     tasks: list[Task] = []
