@@ -38,18 +38,6 @@ BRITISH = re.compile(
 FRAGMENTS: Mapping[str, str] = {
     "curate.ray": "optional: imports ray, which only this backend needs",
 }
-# Offenders that are still to be fixed; nothing may be added.
-TO_FIX: Mapping[str, frozenset[str]] = {
-    "odd_words": frozenset(
-        (
-            "scoring.choice: folded",
-            "scoring.multi_choice: folded",
-            "tasks._benchmark: facts",
-            "tasks._reports: facts",
-            "tasks.vqa: facts",
-        )
-    ),
-}
 
 
 class Package:
@@ -249,8 +237,7 @@ RULES = {
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_package_keeps_the_rule(rule: str) -> None:
-    allowed = {*FRAGMENTS, *TO_FIX.get(rule, ())}
-    assert sorted(set(RULES[rule](Package(SRC))) - allowed) == []
+    assert sorted(set(RULES[rule](Package(SRC))) - FRAGMENTS.keys()) == []
 
 
 def test_few_modules_are_excused() -> None:
