@@ -1,4 +1,4 @@
-"""Pictures: the pixels that imaging/read.py gives, grey and RGB, decoded once, with damaged files
+"""The image cache: the pixels that imaging/read.py gives, gray and RGB, decoded once, with damaged files
 refused.
 """
 
@@ -160,7 +160,7 @@ XMP = (
 
 
 def late_exif(png: bytes, orientation: int) -> bytes:
-    """A PNG whose Exif block stands behind its pixels, as some programs write it."""
+    """A PNG whose Exif block follows its pixels, as some programs write it."""
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")

@@ -221,7 +221,7 @@ def test_what_a_file_lies_about_is_refused_before_decoding() -> None:
     assert "truncated" in error_of(with_elements(original, NumberOfFrames="2000000000"))
     assert "truncated" in error_of(original[:-20])
     assert "megapixels" in error_of(with_elements(original, Rows=65535, Columns=65535))
-    assert "no number" in error_of(_frames("1A"))
+    assert "not a number" in error_of(_frames("1A"))
     assert "bits" in error_of(with_elements(original, BitsAllocated=24))
     assert "samples" in error_of(with_elements(original, SamplesPerPixel=2))
     assert "photometric" in error_of(with_elements(original, PhotometricInterpretation="HSV"))
@@ -320,7 +320,7 @@ def test_the_risk_of_text_in_the_pixels_is_exposed(elements: dict[str, str], ris
 
 
 def hostile() -> list[bytes]:
-    """Planted files, whole and damaged in ways that make pydicom quote elements."""
+    """Files with identifiers, intact and damaged in ways that make pydicom quote elements."""
     original = dicom_with_identifiers(RAMP, **CT)
     truncated = [original[: len(original) - n] for n in (100, 400, 700, 1500)]
     value_errors = [

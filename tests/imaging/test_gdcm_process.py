@@ -1,4 +1,4 @@
-"""The decoder in a process of its own: the same values, and an error instead of our end when it
+"""The decoder in a separate process: the same values, and an error instead of a crash when it
 dies or gets stuck.
 """
 

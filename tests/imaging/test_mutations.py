@@ -1,4 +1,4 @@
-"""Mutated and truncated PNG, JPEG and DICOM files: pixels or a BadImage, never another error, and
+"""Mutated and truncated PNG, JPEG and DICOM files: pixels or an ImageError, never another error, and
 bounded memory.
 """
 
@@ -121,7 +121,7 @@ def open_file(data: bytes) -> None:
 def survivors(
     files: list[bytes], count: int, open_function: Callable[[bytes], None]
 ) -> tuple[int, int]:
-    """How many mutated files gave pixels and how many a BadImage; everything else fails the test."""
+    """How many mutated files gave pixels and how many an ImageError; everything else fails the test."""
     rng = random.Random(SEED)
     n_opened = n_refused = 0
     for _ in range(count):
@@ -158,7 +158,7 @@ def test_mutated_dicoms_give_pixels_or_bad_image(
 
 
 @pytest.mark.parametrize(
-    "file", sample_images()[:8:2], ids=["png", "png alpha", "jpeg", "jpeg colour"]
+    "file", sample_images()[:8:2], ids=["png", "png alpha", "jpeg", "jpeg color"]
 )
 def test_every_truncation_is_refused(file: bytes) -> None:
     for length in range(1, len(file) - 1, 7):

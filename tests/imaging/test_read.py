@@ -1,4 +1,4 @@
-"""Opening images: what comes out, and that everything that goes wrong is a BadImage that names the
+"""Opening images: what comes out, and that everything that goes wrong is an ImageError that names the
 thing.
 """
 

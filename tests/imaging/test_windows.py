@@ -1,4 +1,4 @@
-"""Windows by the formulas of DICOM PS3.3 C.11.2.1, and grey that does not depend on how values are
+"""Windows by the formulas of DICOM PS3.3 C.11.2.1, and gray that does not depend on how values are
 stored.
 """
 

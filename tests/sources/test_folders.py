@@ -220,7 +220,7 @@ def test_a_mask_counts_by_its_numbers_whatever_its_file_shows(tmp_path: Path) ->
         regions={"1": "cyst"},
     )
     assert found == {"boxes": "[[3, 2, 8, 5]]", "label": "cyst"}
-    # Here black is no colour of place 0, so that places tell nothing.
+    # Here black is not at index 0, so that indices mean nothing.
     web = PIL.Image.fromarray(np.dstack([inside * 255, inside * 0, inside * 0])).convert("P")
     assert (
         read_with_masks(

@@ -1,4 +1,4 @@
-"""Volumes as samples: slices or whole volumes, names hashed, a damaged file a drop."""
+"""Volumes as samples: slices or volumes, names hashed, a damaged file a drop."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ CONFIG = {"architectures": ["Tiny"], "model_type": "tiny", "hidden_size": 4}
 def random_tensors(
     seed: int, dtype: torch.dtype = torch.bfloat16, *, large: int = 300_000
 ) -> dict[str, Tensor]:
-    """Tensors of several shapes, one of them of more than one block, and one of whole numbers."""
+    """Tensors of several shapes, one of them of more than one block, and one of integers."""
     generator = torch.Generator().manual_seed(seed)
     shapes = {
         "embed": (large // 100, 100),
@@ -36,7 +36,7 @@ def random_tensors(
 def write_model(
     folder: Path, tensors: dict[str, Tensor], *, files: int = 1, config: dict | None = None
 ) -> Path:
-    """A model folder; with several files, each tensor in another one and an index beside them."""
+    """A model folder; with several files, the tensors are spread over them, with an index."""
     folder.mkdir(parents=True)
     names = (
         [f"model-{position}.safetensors" for position in range(files)]

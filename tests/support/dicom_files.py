@@ -1,6 +1,4 @@
-"""DICOM files made up for tests, with invented identities in every place where a hospital writes
-one.
-"""
+"""Synthetic DICOM files with invented identities in every element where a hospital writes one."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
-# Each stands in an element of its own; none may be found anywhere afterwards.
+# Each is in a separate element; none may be found anywhere afterwards.
 IDENTIFIERS = {
     "PatientName": "ZZQUX^PLANTED", "PatientID": "ZZMRN-4711", "PatientBirthDate": "19010203", "PatientAddress": "ZZSTREET",
     "OtherPatientIDs": "ZZOTHER-1", "InstitutionName": "ZZHOSPITAL", "InstitutionAddress": "ZZTOWN",
@@ -81,7 +79,7 @@ def as_jpeg(pixels: np.ndarray) -> bytes:
 
 
 def dicom_with_identifiers(pixels: np.ndarray, **elements: Any) -> bytes:
-    """A file with an identity in every element of PLANTED, in private elements, a sequence and the
+    """A file with an identity in every element of IDENTIFIERS, in private elements, a sequence and the
     file's ids.
     """
     data = pydicom.dcmread(io.BytesIO(dicom(pixels, **elements)))

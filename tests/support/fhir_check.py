@@ -195,7 +195,7 @@ def _check_value(value: object, datatype: str | frozenset[str], path: str) -> It
     elif datatype == "base64":
         yield from _check_base64(value, path)
     elif not PRIMITIVES[datatype].fullmatch(value):
-        yield f"{path}: no valid {datatype}"
+        yield f"{path}: not a valid {datatype}"
 
 
 def _check_xhtml(value: str, path: str) -> Iterator[str]:
@@ -215,14 +215,14 @@ def _check_xhtml(value: str, path: str) -> Iterator[str]:
         yield f"{path}: a div with text is needed"
     allowed = {f"{namespace}{name}" for name in ("div", "p", "b", "h2", "br")}
     if any(element.tag not in allowed for element in root.iter()):
-        yield f"{path}: an element that is no plain text"
+        yield f"{path}: an element that is not plain text"
 
 
 def _check_base64(value: str, path: str) -> Iterator[str]:
     try:
         base64.b64decode(value, validate=True)
     except binascii.Error:
-        yield f"{path}: no base64"
+        yield f"{path}: not base64"
 
 
 def _check_references(report: Mapping[str, Any]) -> Iterator[str]:

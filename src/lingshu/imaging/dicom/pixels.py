@@ -72,7 +72,9 @@ def read_layout(elements: DicomElements, name: str) -> FrameLayout:
         signed=bool(elements.uint16(0x00280103)),
         is_planar=bool(elements.uint16(0x00280006)),
     )
-    problem = "its number of frames is no number" if n_frames is None else _layout_problem(layout)
+    problem = (
+        "its number of frames is not a number" if n_frames is None else _layout_problem(layout)
+    )
     if problem:
         raise ImageError(f"{name}: {problem}; export the file again, or leave it out.")
     return layout

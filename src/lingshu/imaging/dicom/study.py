@@ -81,7 +81,7 @@ class DicomSeries:
 class Study:
     """Series in order of their numbers, and how many files were left out for which reason.
 
-    `patients` and `studies` are the hashes found, so that a mix of several can be told.
+    `patients` and `studies` are the hashes found, which show a mix of several.
     """
 
     series: tuple[DicomSeries, ...]
