@@ -87,7 +87,7 @@ def step(
             }
         stats: dict[str, int | float | str] = {}
         for group, n in targets.items():
-            stats |= {f"wanted of {group}": n, f"kept of {group}": min(n, sizes.get(group, 0))}
+            stats |= {f"requested of {group}": n, f"kept of {group}": min(n, sizes.get(group, 0))}
         return Decision(drops, stats=stats)
 
     return TableStep(sign, decide)
