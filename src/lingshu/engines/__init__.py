@@ -1,1 +1,1 @@
-"""Floor 3, a shelf: one backend that answers samples per module."""
+"""Registry of engines: one backend that answers samples per module."""

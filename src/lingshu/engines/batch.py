@@ -2,7 +2,8 @@
 folder that you take to one and back.
 
     batch:http(s)://host/v1#name     uploads the requests, waits for the batch, and reads its output
-    batch:FOLDER@http(s)://host/v1#name   writes FOLDER/<digest>.requests.jsonl and reads FOLDER/<digest>.replies.jsonl
+    batch:FOLDER@http(s)://host/v1#name   writes FOLDER/<digest>.requests.jsonl and reads
+                                          FOLDER/<digest>.replies.jsonl
 
 Batches cost less and take hours. A run that was interrupted while it waited finds its batch again
 by the digest of the requests. Replies are those of the address itself: what was requested in one

@@ -33,7 +33,7 @@ MAX_IMAGES_PER_PROMPT = 8
 MIN_LOGIT_BIAS = -100.0  # the lowest bias that vLLM takes
 
 
-def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001 - vLLM batches and places by itself
+def load(model: str, options: EngineOptions) -> Engine:  # noqa: ARG001
     """The engine for `vllm:MODEL`.
 
     Raises:

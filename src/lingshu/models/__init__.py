@@ -1,1 +1,1 @@
-"""Floor 2: what differs between model families, and how a checkpoint is loaded, built and exported."""
+"""Model families, and how a checkpoint is loaded, built, run and exported."""

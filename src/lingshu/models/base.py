@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# The special tokens of the Qwen2 tokenizer, which several families share; the order gives the ids of
-# the released vocabulary.
+# The special tokens of the Qwen2 tokenizer, which several families share, in the order of their ids
+# in the released vocabulary.
 _QWEN2_TOKEN_NAMES = (
     "endoftext im_start im_end object_ref_start object_ref_end box_start box_end quad_start"
     " quad_end vision_start vision_end vision_pad image_pad video_pad"

@@ -183,7 +183,7 @@ class Processor:
         )
 
     def _segments(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
-        """The rendered dialogue in pieces; True marks an answer up to and including its end token."""
+        """The rendered dialogue in pieces; True marks an answer including its end token."""
         conversation = [
             message_to_json(self._escape_special_tokens(message)) for message in messages
         ]

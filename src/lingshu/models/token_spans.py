@@ -1,4 +1,4 @@
-"""Which tokens of a rendered answer belong to marked entities, from the characters of the answer."""
+"""Which tokens of a rendered answer belong to marked entities, from its characters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Floor 4: the training loop."""
+"""The training loop, its data, objectives and states."""

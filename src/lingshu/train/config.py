@@ -333,7 +333,7 @@ class PlanOptions:
     gpus: int | None = None
     "With --gpu: the number of cards."
     mfu: float | None = None
-    "With --check: the share of the GPUs' peak that the model's own operations reach; 0.4 if not given."
+    "With --check: share of the GPUs' peak that the model's own operations reach; default 0.4."
     text_tokens: float | None = None
     "With --check: mean text tokens of a sample, for data that is not there to be measured."
     image_tokens: float | None = None

@@ -21,7 +21,7 @@ TokenValues = Mapping[str, torch.Tensor]
 
 
 class SummedLoss(NamedTuple):
-    """A loss summed over tokens, and other sums over the same tokens that the log shows as means."""
+    """A loss summed over tokens, and sums over the same tokens that the log shows as means."""
 
     loss: torch.Tensor
     metrics: Mapping[str, torch.Tensor]
@@ -88,8 +88,8 @@ class ClippedSurrogateLoss:
         return float(sum(sample.supervised for sample in samples))
 
 
-# A step divides the `loss_sum` of its batch by the sum of `denominator`; `required_values` names what
-# an objective reads of EncodedSample.token_values.
+# A step divides the `loss_sum` of its batch by the sum of `denominator`; `required_values` names the
+# token_values of EncodedSample that an objective reads.
 Loss = TokenWeightedLoss | ClippedSurrogateLoss
 
 

@@ -1,4 +1,4 @@
-"""The Qwen2.5-VL family (Lingshu-7B, Lingshu-32B): one token per 28 x 28 pixels, M-RoPE positions."""
+"""The Qwen2.5-VL family (Lingshu-7B, Lingshu-32B): a token per 28 x 28 pixels, M-RoPE positions."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Qwen25VL(VisionLanguageFamily):
     chat_template = CHAT_TEMPLATE
     has_mrope = True
 
-    def image_processor(self, budget: PixelBudget, image_size: int) -> Any:  # noqa: ARG002 - any size of input
+    def image_processor(self, budget: PixelBudget, image_size: int) -> Any:  # noqa: ARG002
         from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as module
 
         return module.Qwen2VLImageProcessorPil(
