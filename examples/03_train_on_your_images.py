@@ -1,7 +1,7 @@
 """Train a small model on your own questions about your own images: python
 03_train_on_your_images.py FOLDER OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images. The resulting checkpoint lies in
+FOLDER holds rows.jsonl (question, answer, image) and the images. The resulting checkpoint is
 OUT/checkpoint.
 """
 

@@ -1,7 +1,7 @@
-"""Bright spots: a benchmark in one file, tried with the model that says the gold answer: python
+"""Bright spots: a benchmark in one file, tried with a model that returns the gold answer: python
 04_add_a_benchmark.py OUT
 
-Licence, revision and link: drawn here; Apache-2.0.
+License, revision and link: synthetic data; Apache-2.0.
 """
 
 import sys
@@ -22,7 +22,7 @@ def render_sample(seed: int, number: int) -> Sample:
         pixels[20:32, 20:32] = 230
     image = Image(data=encode_png(pixels))
     meta = Meta(
-        source="drawn", license="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
+        source="synthetic", license="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
     )
     return Sample(
         f"spot-{number}",
@@ -33,7 +33,7 @@ def render_sample(seed: int, number: int) -> Sample:
     )
 
 
-def samples(data: Path | None) -> Iterator[Sample]:  # noqa: ARG001 - it draws its data
+def samples(data: Path | None) -> Iterator[Sample]:  # noqa: ARG001 - it makes its own data
     return (render_sample(0, number) for number in range(20))
 
 
@@ -44,7 +44,7 @@ def synthetic(seed: int) -> list[Sample]:
 TASK = Task(
     name="bright_spots",
     title="Bright spots",
-    provenance=Provenance("drawn", "Apache-2.0", access="open", expected_n=20),
+    provenance=Provenance("synthetic", "Apache-2.0", access="open", expected_n=20),
     samples=samples,
     score=yes_no.score,
     synthetic=synthetic,

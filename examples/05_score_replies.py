@@ -1,7 +1,7 @@
 """Score replies without a model: python 05_score_replies.py
 
 A scorer is a pure function from a sample and a reply to a value, or to None with the reason why
-nothing could be read.
+no answer could be read.
 """
 
 from lingshu.core.types import Message, Sample

@@ -1,8 +1,8 @@
 """Is one model better than another on the same questions? python 06_compare_two_runs.py OURS THEIRS
 
-OURS and THEIRS are folders that `lingshu eval --out` wrote for the same tasks. The answer per task:
-the difference with its interval, the p value, and the smallest difference that so many questions
-could have shown at all.
+OURS and THEIRS are folders that `lingshu eval --out` wrote for the same tasks. Prints for each
+task the difference with its interval, the p value, and the smallest difference that this number of
+questions can detect.
 """
 
 import sys

@@ -2,7 +2,7 @@
 FOLDER OUT [a.b=v ...]
 
 FOLDER holds rows.jsonl (question, answer, image) and the images. OUT/adapters holds the adapter for
-peft, OUT/checkpoint the whole model with the adapter merged in.
+peft, OUT/checkpoint the full model with the adapter merged.
 """
 
 import sys

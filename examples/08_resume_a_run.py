@@ -1,9 +1,9 @@
-"""Interrupt a training run as a cluster does, and go on with it: python 08_resume_a_run.py FOLDER
-OUT [a.b=v ...]
+"""Interrupt a training run as a cluster does, and resume it: python 08_resume_a_run.py FOLDER OUT
+[a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images. The run is sent SIGTERM in its
-first steps: it saves its state and ends with 75. The same command with --resume takes it to its
-end, in the same bits as if nothing had happened.
+FOLDER holds rows.jsonl (question, answer, image) and the images. The run receives SIGTERM in its
+first steps, saves its state and exits with 75. The same command with --resume completes it, with
+identical bits.
 """
 
 import signal

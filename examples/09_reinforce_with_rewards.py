@@ -1,9 +1,9 @@
 """Reinforce a checkpoint with verifiable rewards (GRPO): python 09_reinforce_with_rewards.py
 CHECKPOINT FOLDER OUT [a.b=v ...]
 
-FOLDER holds rows.jsonl (question, answer, image) and the images; the answers are what replies are
-compared with. The checkpoint lies in OUT/checkpoint. It learns only where it sometimes answers
-right, in <think>, <answer> blocks, and sometimes not: look at `frac_with_signal` before you wait for more.
+FOLDER holds rows.jsonl (question, answer, image) and the images; replies are compared with the
+answers. The result is OUT/checkpoint. The model learns only from questions that it sometimes answers
+correctly in <think>, <answer> blocks and sometimes not: check `frac_with_signal` first.
 """
 
 import sys

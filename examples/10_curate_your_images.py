@@ -1,7 +1,7 @@
-"""Make a dataset of a folder of images: python 10_curate_your_images.py FOLDER OUT [a.b=v ...]
+"""Make a dataset from a folder of images: python 10_curate_your_images.py FOLDER OUT [a.b=v ...]
 
-FOLDER holds images, below folders named by what they show. Each is asked what it shows; copies,
-small images and images that cannot be read are dropped with a reason. OUT is a DATASET;
+FOLDER holds images in folders named by their class. Each becomes a question about its class;
+duplicates, small images and unreadable images are dropped with a reason. OUT is a DATASET;
 OUT/explain.html shows what each step did.
 """
 

@@ -1,4 +1,4 @@
-"""Merge two fine-tunings of one model and look at what lies between them: python
+"""Merge two fine-tuned versions of a model and measure the path between them: python
 11_merge_two_models.py A B OUT TASK [OPTION ...]
 
 OUT/points holds the models at weights 0, 0.5 and 1 of A, OUT/path.html the accuracy on TASK along

@@ -1,9 +1,9 @@
-"""Train twice, entities weighing 1.0 and 2.5, average: python 12_two_trajectories.py CHECKPOINT
-DATA HELD_OUT OUT [a.b=v ...]
+"""Train twice, with entity weights 1.0 and 2.5, and average: python 12_two_trajectories.py
+CHECKPOINT DATA HELD_OUT OUT [a.b=v ...]
 
 DATA and HELD_OUT are DATASETs whose answers were marked by the step mark_entities or
-label_entities. Besides the average of both runs a soup of two plain runs is made: a gain that the
-soup has as well is not the entities'.
+label_entities. In addition to the average of both runs, a soup of two plain runs is made: a gain
+that the soup has as well is not due to the entities.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Serve a model on this machine and ask it as any client of OpenAI's interface would: python
+"""Serve a model on this machine and query it like any OpenAI client: python
 13_serve_and_ask.py CHECKPOINT image.png
 """
 
@@ -31,7 +31,7 @@ def main(model: str, image: str) -> None:
     command = [sys.executable, "-m", "lingshu", "serve", model, "--name", "mine", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        # The first line says where: "mine [digest] at http://127.0.0.1:PORT/v1. ..."
+        # The first line has the address: "mine [digest] at http://127.0.0.1:PORT/v1. ..."
         url = next(
             word for word in server.stderr.readline().split() if word.startswith("http://")
         ).rstrip(".")

@@ -19,7 +19,7 @@ def main(model: str, study: str, out: str) -> None:
     sample = build_question_sample(PROMPTS["en"], inputs)
     result = answer(open_engine(model, EngineOptions()), sample, inputs, Sampling(max_tokens=64))
     draft = build_draft(result, "en")
-    # The one place that names a patient: it is needed to store the SR beside the study.
+    # The only place that names a patient; needed to store the SR with the study.
     reference = read_study_reference(inputs.dicom_files)
     Path(out).mkdir(parents=True, exist_ok=True)
     Path(out, "report.dcm").write_bytes(export_draft(draft, "sr", reference))

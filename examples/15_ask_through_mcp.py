@@ -14,7 +14,7 @@ from mcp.client.stdio import StdioServerParameters, stdio_client
 async def ask(model: str, question: str, image: Path) -> dict:
     data_url = f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode()}"
     server = StdioServerParameters(command=sys.executable, args=["-m", "lingshu", "mcp", model])
-    # What the server says besides goes where this program's own does.
+    # Other output of the server goes to this program's standard error.
     async with Client(stdio_client(server, errlog=sys.__stderr__ or sys.stderr)) as client:
         tools = (await client.list_tools()).tools
         print("tools:", ", ".join(tool.name for tool in tools))

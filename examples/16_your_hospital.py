@@ -1,9 +1,9 @@
-"""From a hospital's folder to a model measured on other patients: python 16_your_hospital.py MODEL
+"""From a hospital's folder to a model evaluated on other patients: python 16_your_hospital.py MODEL
 DICOM REPORTS QUESTIONS OUT
 
-Changes to the training, as a.b=v, may follow. MODEL is what training starts from, DICOM a folder,
+Overrides of the training, as a.b=v, may follow. MODEL is the model to start from, DICOM a folder,
 REPORTS a table with the columns accession and report, QUESTIONS one with accession, question and
-answer. docs/your-hospital.md does the same step by step, on made-up patients.
+answer. docs/your-hospital.md does the same step by step, with synthetic patients.
 """
 
 import secrets

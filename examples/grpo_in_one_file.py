@@ -1,9 +1,9 @@
-"""GRPO in one file, to be read: python grpo_in_one_file.py [--warm 500 --updates 40 --seed 0]   (about two minutes of one core)
+"""GRPO in one readable file: python grpo_in_one_file.py [--warm 500 --updates 40 --seed 0]   (about two minutes of one core)
 
 The same algorithm as lingshu.train.grpo without its accounting, resuming and engines. A tiny
-Qwen2.5-VL looks at drawn phantoms. First it is taught to answer half of the questions as
-<think>what it sees</think><answer>x</answer> and half bare. Then only rewards teach: 0.5 for that
-shape, 1.0 more for the right answer in it.
+Qwen2.5-VL sees synthetic phantoms. First it is trained to answer half of the questions as
+<think>what it sees</think><answer>x</answer> and half bare. Then it learns from rewards only: 0.5
+for that format, 1.0 more for the right answer in it.
 
 Shapes: P questions (prompts) of an update, G replies of each, R = P x G replies, L tokens of a
 prompt, T of a reply, V words.
@@ -48,8 +48,7 @@ def inputs_of(
     return processor.collate(batch, pad=pad)  # type: ignore[arg-type]
 
 
-# --- a start that answers in two styles
-# ------------------------------------------------------------------------------
+# --- a start with two answer formats
 
 
 def train_supervised(
@@ -75,7 +74,6 @@ def train_supervised(
 
 
 # --- a round
-# ---------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Lingshu-7B on four nodes with eight GPUs each: sbatch slurm_train.sh OUT DATA
-# OUT and DATA lie on a disk that all nodes share. The job starts itself again until the run is done.
+# OUT and DATA are on a disk that all nodes share. The job requeues itself until the run is done.
 #SBATCH --job-name=lingshu-7b
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -9,7 +9,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# SIGTERM two minutes before the time is up: the state is saved, and every process ends with 75.
+# SIGTERM two minutes before the time limit: the state is saved, and every process exits with 75.
 #SBATCH --signal=TERM@120
 
 set -u
