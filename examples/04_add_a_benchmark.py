@@ -22,7 +22,11 @@ def render_sample(seed: int, number: int) -> Sample:
         pixels[20:32, 20:32] = 230
     image = Image(data=encode_png(pixels))
     meta = Meta(
-        source="synthetic", license="Apache-2.0", access="open", kind="spot", group=f"picture-{number}"
+        source="synthetic",
+        license="Apache-2.0",
+        access="open",
+        kind="spot",
+        group=f"picture-{number}",
     )
     return Sample(
         f"spot-{number}",

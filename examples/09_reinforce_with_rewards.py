@@ -37,7 +37,7 @@ def main(checkpoint: str, folder: str, out: str, *overrides: str) -> int:
     for row in read_log(Path(out)) if code < 2 else ():
         metrics_text = ", ".join(
             f"{name} {row[name]:.2f}"
-            for name in ("reward", "format", "accuracy", "frac_with_signal", "cut")
+            for name in ("reward", "format", "accuracy", "frac_with_signal", "truncated")
         )
         print(f"update {row['step']}: {metrics_text}")
     return code
