@@ -31,6 +31,17 @@ REPLIES = (
 )
 
 
+# Folders whose tests need no model, server or second process worth waiting for.
+FAST_FOLDERS = {"core", "deidentify", "recipes", "scoring", "search", "tasks"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the fast lane."""
+    for item in items:
+        if item.path.parent.name in FAST_FOLDERS:
+            item.add_marker(pytest.mark.fast)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny checkpoint after two steps of every stage of the quickstart recipe."""
