@@ -203,7 +203,7 @@ class OpenAIClient:
             async with client.post(self.url, json=body, allow_redirects=False) as response:
                 self.has_responded = True
                 data = await _read_bounded(response)
-                wait = _retry_after(response.headers.get("Retry-After"))
+                wait = parse_retry_after(response.headers.get("Retry-After"))
                 return self._parse_response(response.status, data), wait
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             return Failure("unreachable", f"no connection ({type(error).__name__})"), None
@@ -222,25 +222,26 @@ class OpenAIClient:
                 "denied" if status in (401, 403) else "missing" if status == 404 else "status"
             )
             # A server's message about a refused key may repeat parts of it.
-            reason = "" if kind == "denied" else self._error_name(data)
+            reason = "" if kind == "denied" else error_name(data)
             return Failure(kind, f"HTTP status {status}{reason}", status)
         answer = parse_chat_response(data)
         return answer or Failure(
-            "broken", f"the answer is not a chat completion{self._error_name(data)}", status
+            "broken", f"the answer is not a chat completion{error_name(data)}", status
         )
 
-    def _error_name(self, data: bytes) -> str:
-        """The endpoint's own name for the error; its message may repeat what it was sent."""
-        try:
-            value = json.loads(data)
-            error = value.get("error", value) if isinstance(value, dict) else value
-            names = [error.get(key) for key in ("code", "type")] if isinstance(error, dict) else []
-        except (ValueError, RecursionError):
-            return ""
-        return next(
-            (f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)),
-            "",
-        )
+
+def error_name(data: bytes) -> str:
+    """The endpoint's own name for the error; its message may repeat what it was sent."""
+    try:
+        value = json.loads(data)
+        error = value.get("error", value) if isinstance(value, dict) else value
+        names = [error.get(key) for key in ("code", "type")] if isinstance(error, dict) else []
+    except (ValueError, RecursionError):
+        return ""
+    return next(
+        (f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)),
+        "",
+    )
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
@@ -258,7 +259,7 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
     return bytes(data)
 
 
-def _retry_after(value: str | None) -> float | None:
+def parse_retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header: a number or a date (RFC 9110, section 10.2.3)."""
     if value is None:
         return None
