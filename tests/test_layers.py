@@ -166,7 +166,7 @@ def test_no_file_is_longer_than_800_lines() -> None:
     assert {name: length for name, length in lengths.items() if length > 800} == {}
 
 
-def test_every_file_says_its_subject_in_its_first_line() -> None:
+def test_every_file_states_its_subject_in_its_first_line() -> None:
     assert [
         name_of(path) for path in FILES if not path.read_text(encoding="utf-8").startswith('"""')
     ] == []

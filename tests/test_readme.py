@@ -118,7 +118,7 @@ def test_every_command_of_a_page_runs(
 @pytest.mark.parametrize(
     ("page", "block"), [pytest.param(p, b, id=f"{label(p)}:{b.line}") for p, b in not_run()]
 )
-def test_a_block_that_is_not_run_says_why(page: Path, block: Block) -> None:
+def test_a_block_that_is_not_run_explains_why(page: Path, block: Block) -> None:
     assert block.not_run
     pytest.skip(block.not_run)
 

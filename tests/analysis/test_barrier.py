@@ -37,7 +37,7 @@ def test_a_path_below_the_line_has_no_barrier() -> None:
     assert result.value.low is None and not result.is_certain  # one group: nothing to draw from
 
 
-def test_the_order_of_points_makes_no_difference_and_groups_are_drawn_whole() -> None:
+def test_the_order_of_points_makes_no_difference_and_groups_are_resampled_together() -> None:
     random = np.random.default_rng(0)
     tokens = random.integers(5, 50, 200)
     nll = [(tokens * random.normal(level, 0.2, 200)).tolist() for level in (1.0, 1.2, 1.1)]

@@ -44,7 +44,7 @@ def test_an_answer_names_its_model_and_the_notice(
     assert "Research only; not for clinical use." in captured.err and "[checkpoint " in captured.err
 
 
-def test_streamed_and_whole_answers_are_the_same(
+def test_streamed_and_complete_answers_are_the_same(
     checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     for name in ("a.png", "b.jpg"):
@@ -221,7 +221,7 @@ def test_plain_lines_are_questions_too(tmp_path: Path, capsys: Capture) -> None:
         (["?", "--max-tokens", "0"], "must be at least 1"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(
+def test_a_question_that_cannot_be_answered_is_one_line(
     tmp_path: Path, arguments: list[str], message: str, capsys: Capture
 ) -> None:
     (tmp_path / "empty").write_text("\n")
@@ -237,7 +237,7 @@ def test_private_images_stay_here_unless_allowed(tmp_path: Path, capsys: Capture
     assert "pass --allow-remote" in capsys.readouterr().err
 
 
-def test_text_in_the_pixels_is_told_before_images_leave() -> None:
+def test_text_in_the_pixels_is_reported_before_images_leave() -> None:
     import cv2
 
     page = np.zeros((256, 512, 3), np.uint8)

@@ -300,7 +300,7 @@ def test_a_download_that_gives_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_the_answers_of_a_split_must_lie_beside_it(tmp_path: Path) -> None:
+def test_the_answers_of_a_split_must_be_in_the_same_folder(tmp_path: Path) -> None:
     mmmu(tmp_path / "source")
     (tmp_path / "source" / "answer_dict_test.json").unlink()
     with pytest.raises(InputError, match=r"answer_dict_test\.json"):
@@ -323,7 +323,7 @@ def test_a_corrupt_image_drops_its_question_and_leaves_no_file(tmp_path: Path) -
     assert [path.suffix for path in (tmp_path / "iu_xray" / "images").iterdir()] == [".png"]
 
 
-def test_build_says_which_known_list_the_number_is(capsys) -> None:
+def test_build_names_which_known_list_the_number_is(capsys) -> None:
     task = registry.get_attribute("tasks", "mimic_cxr", "TASK")
     assert isinstance(task, Task)
     assert print_summary(task, Path("data"), Counter(samples=2347, images=1), Counter()) == 0

@@ -117,7 +117,7 @@ def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(
     assert json.loads((out / "draft.json").read_text())["findings"] == "Both lungs are clear."
 
 
-def test_the_patient_stands_in_fhir_where_asked_for(tmp_path: Path) -> None:
+def test_the_patient_appears_in_fhir_where_requested(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert (
         main(
@@ -142,7 +142,7 @@ def test_the_patient_stands_in_fhir_where_asked_for(tmp_path: Path) -> None:
     )
 
 
-def test_a_picture_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Capture) -> None:
+def test_an_image_can_be_drafted_on_but_gives_no_sr(tmp_path: Path, capsys: Capture) -> None:
     make_image(0).save(tmp_path / "a.png")
     assert (
         main(

@@ -180,7 +180,7 @@ def test_the_command_line_reaches_it(task, tmp_path, capsys):
     assert "3 samples" in capsys.readouterr().out
 
 
-def test_a_suite_of_twins_runs_without_data_under_every_protocol(tmp_path, capsys):
+def test_a_suite_of_synthetic_tasks_runs_without_data_under_every_protocol(tmp_path, capsys):
     out = tmp_path / "out"
     assert (
         evaluate("echo", "paper_multimodal,paper_text", out=out, synthetic=True, protocol="all")
@@ -259,7 +259,7 @@ def test_the_last_process_reports_also_where_each_was_last_in_one_task(task, tmp
     assert [task["summary"]["n"] for task in read_json(out / "report.json")["tasks"]] == [10, 10]
 
 
-def test_a_later_command_does_not_forget_how_an_earlier_task_was_asked(task, tmp_path):
+def test_a_later_command_does_not_forget_how_an_earlier_task_was_run(task, tmp_path):
     out = tmp_path / "out"
     assert evaluate("echo", task("one"), out=out, limit=3, max_tokens=7) == 0
     assert evaluate("echo", task("two"), out=out, max_tokens=9) == 0
@@ -272,7 +272,7 @@ def test_a_later_command_does_not_forget_how_an_earlier_task_was_asked(task, tmp
     ]
 
 
-def test_data_of_another_size_are_refused_unless_a_part_is_asked(tmp_path):
+def test_data_of_another_size_are_refused_unless_a_part_is_requested(tmp_path):
     rows = tmp_path / "data" / "medqa_usmle"
     rows.mkdir(parents=True)
     row = {"id": "1", "question": "Which?", "choices": ["a", "b", "c", "d"], "gold": "B"}
@@ -302,13 +302,13 @@ def test_one_folder_holds_one_model(task, tmp_path):
     assert (out / "report.json").read_bytes() == before
 
 
-def test_a_run_that_fails_puts_no_card_beside_the_scores(task, tmp_path):
+def test_a_run_that_fails_puts_no_card_next_to_the_scores(task, tmp_path):
     with pytest.raises(EngineError):
         evaluate("http://127.0.0.1:9/v1#nobody", task(), out=tmp_path / "out")
     assert not (tmp_path / "out" / "run.json").exists()
 
 
-def test_another_task_in_the_same_folder_keeps_what_is_said_of_the_first(task, tmp_path):
+def test_another_task_in_the_same_folder_keeps_the_metadata_of_the_first(task, tmp_path):
     out = tmp_path / "out"
     assert evaluate("echo", task("one"), out=out) == 0
     assert evaluate("echo", task("two"), out=out) == 0
@@ -325,7 +325,7 @@ def test_drops_are_named_on_the_disk_and_counted_on_the_screen(task, tmp_path, c
     ]
 
 
-def test_one_of_several_tasks_without_data_is_left_out_and_told(tmp_path, capsys):
+def test_one_of_several_tasks_without_data_is_left_out_and_reported(tmp_path, capsys):
     data = tmp_path / "data" / "vqa"
     data.mkdir(parents=True)
     (data / "rows.jsonl").write_text(

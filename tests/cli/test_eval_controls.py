@@ -128,7 +128,7 @@ def test_failures_of_a_control_end_in_exit_code_1(workdir, capsys):
     )
 
 
-def test_a_control_that_there_is_not_is_refused_before_anything_is_asked(workdir, capsys):
+def test_an_unknown_control_is_refused_before_anything_is_generated(workdir, capsys):
     assert (
         main(["eval", "watcher.py", "vqa_rad", "--synthetic", "--controls", "blnd", "--out", "out"])
         == 2
@@ -138,7 +138,7 @@ def test_a_control_that_there_is_not_is_refused_before_anything_is_asked(workdir
     assert not (workdir / "asked.log").exists() and not (workdir / "out").exists()
 
 
-def test_clean_scores_beside_the_full_ones(workdir, capsys):
+def test_clean_scores_are_reported_next_to_the_full_ones(workdir, capsys):
     assert main(["eval", "echo:yes", "vqa_rad,medqa_usmle", "--synthetic", "--out", "run"]) == 0
     ids = [row["id"] for row in read_jsonl(workdir / "run" / "vqa_rad" / "scores.jsonl")]
     rows = [

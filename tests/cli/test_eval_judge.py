@@ -169,7 +169,7 @@ def test_a_judge_without_verdicts_ends_in_exit_code_1(
     } == {"error"}
 
 
-def test_a_judge_that_cannot_be_asked_is_named_as_the_judge(tmp_path: Path) -> None:
+def test_a_judge_that_cannot_be_reached_is_named_as_the_judge(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"the judge: http://127\.0\.0\.1:9/v1 does not answer"):
         evaluate(
             "echo", "vqa_rad", out=tmp_path / "out", synthetic=True, judge="http://127.0.0.1:9/v1#m"

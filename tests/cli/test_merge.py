@@ -140,7 +140,7 @@ def test_models_of_two_families_are_refused(
         (["A", "nowhere"], "nowhere is not a folder"),
     ],
 )
-def test_what_cannot_be_is_said_on_one_line(
+def test_an_impossible_request_is_one_line(
     models: dict[str, tuple[Path, Path]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -56,7 +56,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("held") / "data", samples)
 
 
-def test_a_path_is_told_and_goes_on_where_it_stopped(
+def test_a_path_is_reported_and_resumes_where_it_stopped(
     points: list[tuple[float, Path]], held_out: Path, tmp_path: Path
 ) -> None:
     out, options = tmp_path / "path", config(8)
@@ -96,7 +96,7 @@ def test_a_path_is_told_and_goes_on_where_it_stopped(
     assert json.loads((out / PATH_JSON).read_text()) == report
 
 
-def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
+def test_a_weight_that_is_chosen_on_what_is_reported_is_marked_as_such(
     points: list[tuple[float, Path]], tmp_path: Path
 ) -> None:
     options = config(4)
@@ -142,7 +142,7 @@ def test_a_weight_that_is_chosen_on_what_is_reported_is_said_to_be(
     )
 
 
-def test_a_path_that_cannot_be_told_is_refused(
+def test_a_path_that_cannot_be_measured_is_refused(
     points: list[tuple[float, Path]], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="give --data FOLDER or --tasks NAMES"):
@@ -163,7 +163,7 @@ TASK = Task("mine", "Mine", Provenance("made up", "CC0"), samples, auto.score, l
 '''
 
 
-def test_tasks_of_an_earlier_report_do_not_count_and_a_changed_task_is_asked_again(
+def test_tasks_of_an_earlier_report_do_not_count_and_a_changed_task_is_run_again(
     points: list[tuple[float, Path]], tmp_path: Path
 ) -> None:
     own = tmp_path / "mine.py"

@@ -183,7 +183,7 @@ def test_wrong_input(tmp_path, test_set, capsys, words, about):
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-def test_an_empty_set_is_not_said_to_be_clean(
+def test_an_empty_set_is_not_called_clean(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], swapped: bool
 ) -> None:
     (tmp_path / "some.jsonl").write_text('{"id": "a", "question": "Which?", "gold": "left"}\n')

@@ -231,7 +231,7 @@ class ForeignUrlHandler(BaseHTTPRequestHandler):
         pass
 
 
-def test_an_odd_server_is_one_error_and_nobody_else_is_asked(
+def test_an_odd_server_is_one_error_and_no_other_server_is_queried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", 2000)

@@ -43,7 +43,7 @@ def command(*more: str) -> list[str]:
     ]
 
 
-def test_a_recipe_makes_a_dataset_and_says_what_it_took(
+def test_a_recipe_builds_a_dataset_and_reports_its_cost(
     captions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command()) == 0

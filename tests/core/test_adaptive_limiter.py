@@ -23,7 +23,7 @@ def record_outcomes(
         pace.record(epoch, seconds, pushback=number < n_pushback, wait=wait, now=100.0)
 
 
-def test_it_never_passes_what_was_asked_for() -> None:
+def test_it_never_exceeds_the_limit() -> None:
     pace = AdaptiveLimiter(10)
     for _ in range(5):
         record_outcomes(pace, 10)

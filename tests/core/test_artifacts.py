@@ -107,7 +107,7 @@ def test_the_files_and_the_card_of_a_dataset_are_pinned(tmp_path: Path) -> None:
     assert "| missing_image | 3 |" in readme and "not for clinical use" in readme
 
 
-def test_the_keys_of_the_other_artefacts_are_pinned(tmp_path: Path) -> None:
+def test_the_keys_of_the_other_artifacts_are_pinned(tmp_path: Path) -> None:
     with ReplyStore(tmp_path) as store:
         store.add(
             [

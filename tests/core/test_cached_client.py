@@ -73,7 +73,7 @@ def open_client(engine: object, folder: Path, **options: object) -> CachedClient
     return CachedClient(engine, folder, images=image_bytes, **options)  # type: ignore[arg-type]
 
 
-def test_what_was_asked_once_is_not_asked_again(tmp_path: Path) -> None:
+def test_a_recorded_call_is_not_made_again(tmp_path: Path) -> None:
     engine = CountingEngine()
     with open_client(engine, tmp_path) as calls:
         first = calls.ask(texts(3), Sampling())
@@ -121,7 +121,7 @@ def test_whatever_decides_a_reply_makes_another_call(tmp_path: Path, change: str
     assert len(engine.seen) == 2
 
 
-def test_a_json_reply_becomes_the_value_that_was_asked_for(tmp_path: Path) -> None:
+def test_a_json_reply_becomes_the_requested_value(tmp_path: Path) -> None:
     with open_client(engine_from_rules(JSON_RULES), tmp_path) as calls:
         (outcome,) = calls.ask([Request(question("shape 7"), json_format(Shape))], Sampling())
     assert outcome.value == Shape("shape 7", 3) and outcome.reject_reason is None
@@ -157,7 +157,7 @@ def test_a_fence_inside_an_object_is_text() -> None:
         (REFUSAL, "refused"),
     ],
 )
-def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_words(
+def test_a_reply_without_the_format_is_retried_and_then_rejected_with_its_text(
     tmp_path: Path, text: str, reason: str
 ) -> None:
     engine = CountingEngine(text=text)
@@ -170,7 +170,7 @@ def test_a_reply_without_the_form_is_asked_for_again_and_then_rejected_with_its_
     assert len(engine.seen) == 3
 
 
-def test_planted_faults_are_mended_by_asking_again(tmp_path: Path) -> None:
+def test_planted_faults_are_fixed_by_a_retry(tmp_path: Path) -> None:
     engine = engine_from_rules([*JSON_RULES, {"malformed": 0.05, "refused": 0.05, "seed": 1}])
     requests = [Request(question(f"shape {number}"), json_format(Shape)) for number in range(200)]
     with open_client(engine, tmp_path, is_refusal=lambda output: "sorry" in output) as calls:
@@ -208,7 +208,7 @@ def test_a_budget_in_money_holds_over_several_runs(tmp_path: Path) -> None:
     assert len(engine.seen) == 9  # a tenth of a cent each, and the tenth would not fit at its worst
 
 
-def test_a_call_without_a_report_counts_at_its_worst(tmp_path: Path) -> None:
+def test_a_call_without_a_report_counts_at_its_upper_bound(tmp_path: Path) -> None:
     with open_client(CountingEngine(tokens=None), tmp_path) as calls:
         calls.ask(texts(1), Sampling(max_tokens=50))
         assert calls.usage.tokens == 64 + 16 + len("question 0") + 50
@@ -237,7 +237,7 @@ def test_an_unreadable_image_is_a_reject(tmp_path: Path) -> None:
     assert outcome.reject_reason == "bad_image"
 
 
-def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(tmp_path: Path) -> None:
     with open_client(CountingEngine(fails_after=5), tmp_path) as calls, pytest.raises(EngineError):
         calls.ask(texts(8), Sampling())
     log = tmp_path / CALLS_FILE
@@ -249,14 +249,14 @@ def test_a_run_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in log.read_text().splitlines())
 
 
-def test_a_failed_call_is_recorded_but_asked_again_by_the_next_run(tmp_path: Path) -> None:
+def test_a_failed_call_is_recorded_and_made_again_by_the_next_run(tmp_path: Path) -> None:
     with open_client(engine_from_rules([{"pattern": "another", "reply": "x"}]), tmp_path) as calls:
         (outcome,) = calls.ask(texts(1), Sampling())
         assert outcome.reject_reason == "failed" and "no rule" in outcome.detail
     assert "no rule" in (tmp_path / CALLS_FILE).read_text()
 
 
-def test_what_a_later_try_gave_is_not_asked_again_where_the_first_failed(tmp_path: Path) -> None:
+def test_the_reply_of_a_later_try_is_reused_where_the_first_failed(tmp_path: Path) -> None:
     class FailsFirstEngine(CountingEngine):
         def generate(
             self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()
@@ -287,7 +287,7 @@ def test_a_reply_that_took_more_than_was_thought_possible_is_counted(tmp_path: P
         assert calls.counts()["exceeds_upper_bound"] == 1
 
 
-def test_a_try_that_was_lost_counts_as_a_whole_call(tmp_path: Path) -> None:
+def test_a_try_that_failed_counts_as_a_full_call(tmp_path: Path) -> None:
     class LossyEngine(CountingEngine):
         def generate(
             self, samples: Sequence[Sample], sampling: Sampling, *, skip: object = ()

@@ -81,7 +81,7 @@ def test_overrides_reach_every_level_and_leave_the_original_alone() -> None:
         ("seed=[", "not valid YAML"),
     ],
 )
-def test_a_wrong_override_says_what_is_wrong(change: str, message: str) -> None:
+def test_a_wrong_override_explains_what_is_wrong(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         override(Recipe(), [change])
 
@@ -114,7 +114,7 @@ def test_a_wrong_override_says_what_is_wrong(change: str, message: str) -> None:
         ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
     ],
 )
-def test_a_wrong_file_says_what_is_expected_with_a_line_that_works(
+def test_a_wrong_file_shows_what_is_expected_with_a_line_that_works(
     value: dict, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -122,7 +122,7 @@ def test_a_wrong_file_says_what_is_expected_with_a_line_that_works(
     assert str(caught.value) == message
 
 
-def test_a_key_that_lies_deeper_is_named_by_its_whole_path() -> None:
+def test_a_nested_key_is_named_by_its_full_path() -> None:
     one = Recipe(stages=(Recipe().stages[0],))
     with pytest.raises(ConfigError, match=rf"did you mean 'stages\.{one.stages[0].name}\.steps'"):
         override(one, ["steps=1"])

@@ -56,7 +56,7 @@ def test_what_may_leave(candidate: Sample, release: DataPolicy, allowed: bool) -
     assert refusal_reason(candidate, None, release) is None
 
 
-def test_a_sample_is_private_unless_it_says_otherwise() -> None:
+def test_a_sample_is_private_unless_it_is_marked_otherwise() -> None:
     assert refusal_reason(Sample("s", ()), REMOTE, DataPolicy()) is not None
 
 

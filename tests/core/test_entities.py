@@ -61,13 +61,13 @@ def found(text: str, *terms: str, plurals: bool = False, hyphens: bool = False) 
         ("", ("ct",), []),
     ],
 )
-def test_whole_terms_are_found_longest_first(
+def test_complete_terms_are_found_longest_first(
     text: str, terms: tuple[str, ...], expected: list[str]
 ) -> None:
     assert found(text, *terms) == expected
 
 
-def test_plurals_and_hyphens_are_found_where_asked_for() -> None:
+def test_plurals_and_hyphens_are_found_where_requested() -> None:
     assert found("nodules, metastases and biopsies", "nodule", "metastasis", "biopsy") == []
     assert found(
         "nodules, metastases and biopsies", "nodule", "metastasis", "biopsy", plurals=True

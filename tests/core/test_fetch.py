@@ -127,7 +127,7 @@ def test_public_addresses_are_public() -> None:
         assert is_public(ipaddress.ip_address(address))
 
 
-def test_a_name_is_looked_up_once(canary: LocalServer) -> None:
+def test_a_name_is_resolved_once(canary: LocalServer) -> None:
     # Rebinding: the first answer passes the check, and nobody listens there; the next would lead to
     # the canary.
     names = FakeResolver(["127.0.0.2"], ["127.0.0.1"])
@@ -167,7 +167,7 @@ def test_endless_and_large_bodies_are_refused(canary: LocalServer) -> None:
         "//images.test/", "http://images.test\\@evil.test/", "http://images.test:99999/", "data:text/plain,x", "HTTP:images.test",
     ],
 )  # fmt: skip
-def test_other_hosts_ports_and_schemes_are_not_looked_up(url: str) -> None:
+def test_other_hosts_ports_and_schemes_are_not_resolved(url: str) -> None:
     names = FakeResolver(["93.184.215.14"])
     message = refusal_message(url, FetchPolicy(frozenset({"images.test"})), names)
     assert names.n_lookups == 0 and "evil" not in message

@@ -32,7 +32,7 @@ def names(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
     write_text(path, "first")
     with pytest.raises(RuntimeError), atomic_file(path) as temporary:
@@ -42,7 +42,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(tmp_path) == {"new", "new/a.txt"}
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "out"
     for content in ("one", "two"):
         with atomic_folder(path) as temporary:
@@ -64,7 +64,7 @@ def test_a_folder_that_a_person_filled_is_never_replaced(tmp_path: Path) -> None
     assert names(tmp_path) == {"thesis", "thesis/chapter.txt", "file"}
 
 
-def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "below.txt", tmp_path / "folder", tmp_path / ("x" * 300)):

@@ -55,7 +55,7 @@ def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
     assert get_attribute("tasks", str(path), "VALUE") == 2
 
 
-def test_looking_up_one_thing_imports_that_alone() -> None:
+def test_loading_one_thing_imports_that_alone() -> None:
     code = (
         "import sys; from lingshu.core import registry; registry.load('engines', 'echo');"
         " print('lingshu.engines.openai' in sys.modules)"

@@ -63,7 +63,7 @@ def test_every_family_has_both_styles_in_both_languages() -> None:
     assert len(INSTRUCTIONS) == len(families) * 4
 
 
-def test_one_image_comes_first_and_several_are_labelled() -> None:
+def test_one_image_comes_first_and_several_are_labeled() -> None:
     assert build_prompt(sample(images=1), "direct").messages[-1].parts[0] == 0
     parts = build_prompt(sample(images=2), "direct").messages[-1].parts
     assert parts[:4] == ("<image_1>: ", 0, "<image_2>: ", 1)
@@ -77,7 +77,7 @@ def test_a_context_stands_above_the_question() -> None:
     )
 
 
-def test_several_right_options_are_asked_for_as_letters() -> None:
+def test_several_right_options_are_prompted_as_letters() -> None:
     question = sample(with_choices("Q?", OPTIONS), kind="closed", extra={"multi_choice": "yes"})
     assert build_prompt(question, "direct").question == (
         LISTED + "Answer with the letters of all right options from the given choices directly."

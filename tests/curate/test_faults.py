@@ -76,7 +76,7 @@ def test_a_row_that_kills_every_worker_is_dropped_and_the_others_stay(
     assert table["before"] == (8, 8) and table["step"] == (8, 7)
 
 
-def test_a_second_run_goes_on_where_a_killed_driver_was(
+def test_a_second_run_resumes_where_the_driver_was_killed(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, out = rows(20), tmp_path / "out"

@@ -66,7 +66,7 @@ def test_everything_is_in_the_manifest(out: Path) -> None:
     } < there
 
 
-def test_the_card_for_people_names_sources_licences_and_drops(out: Path) -> None:
+def test_the_card_for_people_names_sources_licenses_and_drops(out: Path) -> None:
     text = (out / "README.md").read_text()
     assert (
         "| mine | jsonl | CC0-1.0 | by row | 10 | 9 |" in text and "| CC0-1.0 | yes | 9 |" in text
@@ -92,7 +92,7 @@ def test_text_of_the_data_marks_nothing_up_in_the_card(
     )
 
 
-def test_the_chart_is_a_picture_by_itself(out: Path) -> None:
+def test_the_chart_is_an_image_by_itself(out: Path) -> None:
     root = ElementTree.fromstring((out / "distributions.svg").read_text())
     words = " ".join(element.text or "" for element in root.iter())
     assert (

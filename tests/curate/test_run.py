@@ -134,7 +134,7 @@ def test_rows_of_two_sources_with_the_same_ids_both_stay(
     assert list(steps["raises"]) == ["b"] and steps["write"]["a"]["out"] == 3
 
 
-def test_a_damaged_image_is_a_drop_whether_a_step_looked_at_it_or_not(
+def test_a_damaged_image_is_a_drop_even_if_no_step_reads_it(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(3)
@@ -161,7 +161,7 @@ def test_images_that_a_step_makes_come_out(config: Make, tmp_path: Path) -> None
     assert len(found) == 5 and {open_image(sample.images[0]).size for sample in found} == {(8, 8)}
 
 
-def test_many_images_without_a_place_are_kept_in_order(tmp_path: Path) -> None:
+def test_many_images_without_a_path_are_kept_in_order(tmp_path: Path) -> None:
     from lingshu.sources.phantom import training_samples
 
     source = Source(
@@ -224,7 +224,7 @@ def test_a_finished_dataset_is_not_made_again_unless_something_changed(
     )
 
 
-def test_rows_under_a_licence_that_is_not_permissive_can_be_left_out(
+def test_rows_under_a_non_permissive_license_can_be_left_out(
     rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     sources = tuple(

@@ -98,7 +98,7 @@ def by_step(card: DatasetCard) -> dict[str, dict]:
     return {row["name"]: dict(row) for row in card.steps or ()}
 
 
-def test_the_whole_way_offline_with_planted_faults(dataset: Path, tmp_path: Path) -> None:
+def test_the_full_run_offline_with_planted_faults(dataset: Path, tmp_path: Path) -> None:
     result = run(dataset, tmp_path)
     card, steps = open_dataset(tmp_path / "out"), by_step(result.card)
     assert card.rows == result.card.rows and result.n_not_requested == 0
@@ -207,7 +207,7 @@ class Remote(ScriptedEngine):
         return super().generate(samples, sampling, skip=skip)
 
 
-def test_credentialed_rows_go_to_no_teacher_elsewhere(tmp_path: Path) -> None:
+def test_credentialed_rows_go_to_no_remote_teacher(tmp_path: Path) -> None:
     own = [
         replace(s, meta=replace(s.meta, source="captions"))
         for s in phantom.training_samples(0, 6, "captions")
@@ -302,7 +302,7 @@ def test_questions_by_template_need_no_teacher(tmp_path: Path) -> None:
     )
 
 
-def test_verdicts_on_what_the_run_does_not_make_are_told(dataset: Path, tmp_path: Path) -> None:
+def test_verdicts_on_what_the_run_does_not_make_are_reported(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "v.jsonl").write_text('{"id": "other", "reviewer": "r1", "verdict": "accept"}\n')
     assert (
         run(

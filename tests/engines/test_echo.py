@@ -18,7 +18,7 @@ def sample(name: str, *gold: str, image: Image = IMAGE_4X4) -> Sample:
     return Sample(name, (user_turn("Is it?", 1),), (image,), gold or None)
 
 
-def test_echo_says_the_preferred_gold() -> None:
+def test_echo_returns_the_preferred_gold() -> None:
     replies = list(
         load("echo", EngineOptions()).generate(
             [sample("a", "yes", "true"), sample("b")], Sampling()

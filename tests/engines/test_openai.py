@@ -302,7 +302,7 @@ def test_answers_that_came_with_the_refusal_of_the_key_are_kept(server) -> None:
     assert [reply.text for reply in received] == ["ok"]
 
 
-def test_a_request_that_waits_for_another_try_holds_no_place(server) -> None:
+def test_a_request_that_waits_for_another_try_holds_no_slot(server) -> None:
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
         prompt = body["messages"][1]["content"]
         if prompt == "first" and len(server.bodies) < 4:

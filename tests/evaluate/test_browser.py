@@ -133,7 +133,7 @@ def test_an_outcome_is_one_word(found, expected):
     assert outcome(found) == expected
 
 
-def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
+def test_every_sample_is_on_the_page_with_all_fields_of_its_row(tmp_path):
     rows = [
         row(
             "a",
@@ -160,7 +160,7 @@ def test_every_sample_is_on_the_page_with_all_that_its_row_says(tmp_path):
     assert page_data["left_out"] == {"samples": 0, "images": 0} and page_data["other"] is None
 
 
-def test_whatever_data_say_stays_text(tmp_path):
+def test_markup_in_the_data_stays_text(tmp_path):
     rows = [
         row(
             EVIL,
@@ -203,7 +203,7 @@ def test_a_page_without_samples_has_no_script(tmp_path):
     assert "Question a" not in (run / "report.html").read_text()
 
 
-def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
+def test_the_verdicts_of_a_judge_and_of_other_protocols_are_shown(tmp_path):
     parts = {"verdict": "incorrect", "reason": "It says no."}
     rubric = {
         "criteria": [
@@ -235,7 +235,7 @@ def test_the_verdicts_of_a_judge_and_of_other_protocols_stand_beside(tmp_path):
     }
 
 
-def test_another_run_stands_beside_where_the_items_are_the_same(tmp_path):
+def test_another_run_is_shown_where_the_items_are_the_same(tmp_path):
     ours = write_run(
         tmp_path / "ours", {"t/scores.jsonl": [row("a", 1.0), row("b", 0.0), row("c", 0.0)]}
     )
@@ -298,7 +298,7 @@ def test_a_facet_has_a_plot_where_there_is_something_to_compare(tmp_path):
 # ----------------------------------------------------------------------------------------------------
 
 
-def test_a_thumbnail_is_small_and_grey_stays_grey():
+def test_a_thumbnail_is_small_and_gray_stays_gray():
     gray = PIL.Image.open(io.BytesIO(thumbnail(make_image(90, size=(1000, 400)))))
     assert (gray.format, gray.mode, gray.size) == ("JPEG", "L", (256, 102))
     assert (
@@ -310,7 +310,7 @@ def test_a_thumbnail_is_small_and_grey_stays_grey():
         thumbnail(b"no image")
 
 
-def test_a_shared_image_is_kept_once_and_again_asked_adds_nothing(tmp_path):
+def test_a_shared_image_is_stored_once_and_a_second_request_adds_nothing(tmp_path):
     generate_replies(image_samples(1, 2, 1), tmp_path)
     request_rows = list(read_jsonl(tmp_path / "requests.jsonl"))
     thumbnails = tmp_path / "thumbnails.jsonl"
@@ -338,7 +338,7 @@ def test_the_file_of_thumbnails_has_an_end(tmp_path):
     assert [row["image"] for row in read_jsonl(tmp_path / "thumbnails.jsonl")] == ["1"]
 
 
-def test_eval_shows_pictures_unless_told_not_to(tmp_path):
+def test_eval_shows_images_unless_disabled(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "a.png").write_bytes(make_image(7))

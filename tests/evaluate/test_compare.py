@@ -139,7 +139,7 @@ def test_what_has_no_score_is_no_zero():
     )
 
 
-def test_runs_over_other_data_are_told():
+def test_runs_over_other_data_are_reported():
     runs = [
         ScoredRun(
             "r", "m", (replace(task(row("a", 1.0)), metadata={"title": "T", "revision": revision}),)

@@ -176,7 +176,7 @@ def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_i
         (("red", "green"), "Which of the two colours?", perturbations.OTHER_OPTION_FORMAT),
     ],
 )
-def test_items_whose_options_cannot_change_places_say_why(choices, question, reason):
+def test_items_whose_options_cannot_be_reordered_explain_why(choices, question, reason):
     listed = (
         question if reason == perturbations.OTHER_OPTION_FORMAT else with_choices(question, choices)
     )
@@ -273,7 +273,7 @@ def test_a_model_that_looks_loses_what_the_images_gave_it(tmp_path):
     assert line.test is not None and line.test.p_value < 0.2
 
 
-def test_a_model_that_always_says_a_is_found_out(tmp_path):
+def test_a_model_that_always_answers_a_is_detected(tmp_path):
     run(Recorder(lambda sample: "A"), tmp_path, ["shuffle", "constant"], n_shuffles=4)
     shuffle = control_result(tmp_path, "shuffle")
     (line,) = shuffle.comparisons
@@ -337,7 +337,7 @@ def test_constants_are_graded_by_the_task_and_the_best_is_named(tmp_path):
     ]
 
 
-def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
+def test_the_spread_over_paraphrases_is_that_of_their_accuracies(tmp_path):
     """Right in the task's own words, and in none of the others but the first."""
     known = (CHOICE, paraphrases()[0][CHOICE][0])
     run(
@@ -353,7 +353,7 @@ def test_the_spread_over_wordings_is_that_of_their_accuracies(tmp_path):
     assert wording.spread.std == pytest.approx(np.std([1, 1, 0, 0], ddof=1))
 
 
-def test_a_control_that_fits_no_question_says_so(tmp_path):
+def test_a_control_that_fits_no_question_is_reported(tmp_path):
     items = [
         replace(item(i, choices=()), images=(), messages=(user_turn("Is it?", 0),))
         for i in range(3)
@@ -381,7 +381,7 @@ def test_failures_count_as_in_the_run(tmp_path):
     assert (line.n, line.n_errors) == (6, 2)
 
 
-def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tmp_path):
+def test_nothing_is_generated_twice_and_a_resumed_run_ends_in_the_same_bytes(tmp_path):
     unbroken = Recorder()
     run(unbroken, tmp_path / "unbroken")
     n_requested = 0
@@ -410,7 +410,7 @@ def test_nothing_is_asked_twice_and_a_run_that_stopped_ends_in_the_same_bytes(tm
         assert len(keys) == len(set(keys))
 
 
-def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
+def test_controls_of_another_decoding_are_not_shown_with_the_run(tmp_path):
     run(Recorder(), tmp_path, ["blind"])
     samples = [build_prompt(sample, "direct") for sample in ITEMS]
     generate(
@@ -425,7 +425,7 @@ def test_controls_of_another_decoding_are_not_shown_beside_the_run(tmp_path):
     ]
 
 
-def test_controls_with_other_right_answers_are_not_shown_beside_the_run(tmp_path):
+def test_controls_with_other_right_answers_are_not_shown_with_the_run(tmp_path):
     run(Recorder(), tmp_path)
     before = read_controls(tmp_path)
     samples = [build_prompt(sample, "direct") for sample in ITEMS]

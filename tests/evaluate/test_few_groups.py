@@ -32,7 +32,7 @@ def test_three_groups_that_are_nearly_alike_do_not_promise_a_narrow_interval() -
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10, 19])
-def test_the_truth_lies_inside_as_often_as_is_said(count: int) -> None:
+def test_the_interval_covers_the_truth_at_its_nominal_level(count: int) -> None:
     rng, hits, rounds = np.random.default_rng(count), 0, 300
     for _ in range(rounds):
         coverage = rng.beta(3.4, 0.6, count)  # 0.85 on average, a correlation of 0.2 within a group
@@ -46,7 +46,7 @@ def test_the_truth_lies_inside_as_often_as_is_said(count: int) -> None:
     assert hits / rounds > 0.91
 
 
-def test_where_it_does_not_apply_nothing_is_said() -> None:
+def test_where_it_does_not_apply_nothing_is_reported() -> None:
     assert (
         small_sample_proportion([1.0, 0.0], ["a", "a"]) is None
         and small_sample_proportion([1.0, 1.0], ["a", "b"]) is None

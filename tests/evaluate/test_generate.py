@@ -124,7 +124,7 @@ def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(
     assert [row["status"] for row in score(TASK, samples(), tmp_path)] == ["ok"] * 10
 
 
-def test_a_refused_second_run_leaves_what_the_first_asked_for(tmp_path: Path) -> None:
+def test_a_refused_second_run_leaves_the_requests_of_the_first(tmp_path: Path) -> None:
     may_answer = threading.Event()
     engine = Recorder(may_answer=may_answer)
     thread = threading.Thread(target=run, args=(engine, tmp_path))
@@ -163,7 +163,7 @@ def test_ranks_that_cannot_be(tmp_path: Path, rank: int, world_size: int) -> Non
         run(Recorder(), tmp_path, rank=rank, world_size=world_size)
 
 
-def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
+def test_samples_on_the_disk_are_generated_like_others(tmp_path: Path) -> None:
     image_sample = Sample(
         "p",
         (user_turn("?", 1),),
@@ -190,7 +190,7 @@ def test_samples_on_the_disk_are_asked_like_others(tmp_path: Path) -> None:
     ]
 
 
-def test_a_ledger_knows_keys_and_who_is_waited_for() -> None:
+def test_pending_items_are_found_by_key_and_by_waiter() -> None:
     ledger = PendingSamples()
     for i in range(100):
         ledger.add(f"s{i}", f"{i:064x}")
@@ -204,7 +204,7 @@ def test_a_ledger_knows_keys_and_who_is_waited_for() -> None:
         ledger.key("other")
 
 
-def test_a_ledger_finds_an_id_given_twice() -> None:
+def test_a_repeated_id_is_found() -> None:
     ledger = PendingSamples()
     for name in ("a", "b", "a"):
         ledger.add(name, "0" * 64)

@@ -243,7 +243,7 @@ def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path: Path) -> None:
     assert len(list(read_jsonl(task_folder / "judge" / "calls.jsonl"))) == 5
 
 
-def test_verdicts_on_other_replies_are_not_left_beside_them(tmp_path: Path) -> None:
+def test_verdicts_on_other_replies_are_not_left_with_them(tmp_path: Path) -> None:
     task_folder = write_scored_run(tmp_path)
     run_judge(task_folder, StubJudge())
     score(TASK, SAMPLES, task_folder)
@@ -257,7 +257,7 @@ def test_verdicts_on_other_replies_are_not_left_beside_them(tmp_path: Path) -> N
     assert judge_rows(task_folder) and not again.requested_samples
 
 
-def test_a_judging_that_broke_off_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_judging_resumes_where_it_stopped(tmp_path: Path) -> None:
     task_folder = write_scored_run(tmp_path)
     with pytest.raises(EngineError):
         run_judge(task_folder, StubJudge(max_calls=3))
@@ -560,7 +560,7 @@ def test_a_second_label_is_refused(tmp_path: Path) -> None:
 # -----------------------------------------------------------------------------------------------
 
 
-def test_reports_and_samples_without_gold_keep_what_the_rules_said(tmp_path: Path) -> None:
+def test_reports_and_samples_without_gold_keep_what_the_rules_decided(tmp_path: Path) -> None:
     samples = [sample("r", kind="report"), replace(sample("n"), gold=None), sample("s0")]
     task_folder = write_scored_run(
         tmp_path, samples=samples, reply_texts={"r": "heart", "n": "heart", "s0": "heart"}

@@ -131,7 +131,7 @@ def test_the_same_words_have_the_same_code_and_others_another() -> None:
         ("{" * 200_000, "malformed"),
     ],
 )
-def test_what_is_no_verdict_says_why(judge_reply: str, reason: str) -> None:
+def test_an_invalid_verdict_explains_why(judge_reply: str, reason: str) -> None:
     with pytest.raises(InvalidResponse) as error:
         JudgePrompt("", "c0de", AnswerVerdict).response_format().parse(
             judge_reply.replace("CASE", "c0de")
@@ -164,7 +164,7 @@ def test_the_letter_is_shown_with_its_text_and_every_accepted_answer() -> None:
     assert "\nheart\nor: cor\n" in verdict_prompt(two_golds, "x").text
 
 
-def test_a_criterion_is_asked_about_the_whole_conversation_in_its_language() -> None:
+def test_a_criterion_is_judged_on_the_full_conversation_in_its_language() -> None:
     turns = (user_turn("我头痛。", 0), Message("assistant", ("多久了？",)), user_turn("三天。", 0))
     text = criterion_prompt(Sample("z", turns), "请去看医生。", "建议就医").text
     assert (

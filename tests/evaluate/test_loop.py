@@ -94,7 +94,7 @@ def run(
     )
 
 
-def test_every_sample_is_asked_once_and_scored_in_order(tmp_path):
+def test_every_sample_is_generated_once_and_scored_in_order(tmp_path):
     generated = run(Recorder(reverse=True), tmp_path)
     assert generated == (10, 0, 10, 0)
     rows = score(TASK, samples(), tmp_path)
@@ -106,7 +106,7 @@ def test_every_sample_is_asked_once_and_scored_in_order(tmp_path):
     }  # fmt: skip
 
 
-def test_a_run_goes_on_where_it_stopped_even_behind_a_torn_line(tmp_path):
+def test_a_run_resumes_where_it_stopped_even_behind_a_torn_line(tmp_path):
     with pytest.raises(EngineError):
         run(Recorder(stop_after=4), tmp_path)
     with (tmp_path / "replies.jsonl").open("a") as file:
@@ -151,7 +151,7 @@ def test_a_changed_order_of_samples_changes_no_score(tmp_path):
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
-def test_an_unreadable_image_is_counted_and_mended_by_the_next_run(tmp_path):
+def test_an_unreadable_image_is_counted_and_fixed_by_the_next_run(tmp_path):
     image_path = tmp_path / "late.png"
     requested = [
         *samples(3),
@@ -171,7 +171,7 @@ def test_an_unreadable_image_is_counted_and_mended_by_the_next_run(tmp_path):
     assert score(TASK, requested, tmp_path)[3]["value"] == 1.0
 
 
-def test_failed_replies_are_errors_and_asked_again(tmp_path):
+def test_failed_replies_are_errors_and_retried(tmp_path):
     class Failing(Recorder):
         def generate(self, samples, sampling, *, skip=()):
             for sample in samples[:9]:  # and one without any reply
@@ -194,7 +194,7 @@ def test_failed_replies_are_errors_and_asked_again(tmp_path):
     assert engine.requested == ["s1", "s9"]
 
 
-def test_an_engine_that_answers_what_it_was_not_asked_is_refused(tmp_path):
+def test_an_engine_that_answers_other_samples_is_refused(tmp_path):
     class Confused(Recorder):
         def generate(self, samples, sampling, *, skip=()):
             yield [Reply("s1", "yes"), Reply("s1", "no")]
@@ -226,7 +226,7 @@ def test_a_gold_that_cannot_be_scored_is_an_error_of_its_sample_alone(tmp_path):
     assert [row["status"] for row in score(TASK, requested, tmp_path)] == ["ok", "ok", "error"]
 
 
-def test_scoring_a_folder_without_replies_says_what_to_run(tmp_path):
+def test_scoring_a_folder_without_replies_names_the_command_to_run(tmp_path):
     with pytest.raises(ArtifactError, match="lingshu eval"):
         score(TASK, samples(), tmp_path)
 
@@ -273,7 +273,7 @@ def test_parts_of_a_point_are_averaged_and_bootstrapped_by_group():
     assert summary.accuracy[1:3] == pytest.approx((0.0103, 0.9988), abs=1e-3)
 
 
-def test_more_than_a_hundredth_of_errors_is_said_first():
+def test_more_than_a_hundredth_of_errors_is_reported_first():
     few = build.assemble("m", [build.task_report("t", rows(*["right"] * 99, "error"), {})])
     many = build.assemble(
         "m", [build.task_report("t", rows(*["right"] * 98, "error", "error"), {})]

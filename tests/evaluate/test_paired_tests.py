@@ -38,7 +38,7 @@ def test_mcnemar_of_single_items(first, second, p, test):
     assert mcnemar(theirs, ours, range(len(ours))).p_value == pytest.approx(result.p_value)
 
 
-def test_mcnemar_draws_whole_groups():
+def test_mcnemar_resamples_entire_groups():
     # Three patients differ by 3, 1 and 1: the total of 5 is as likely as -5 and no other sum is as
     # large, 2 of 8 signs.
     ours, theirs = [True] * 5 + [False] * 2, [False] * 7
@@ -52,7 +52,7 @@ def test_mcnemar_draws_whole_groups():
     assert mcnemar(ours, theirs, range(7)).p_value == 2 / 32
 
 
-def test_a_group_whose_items_cancel_out_says_nothing():
+def test_a_group_whose_items_cancel_out_is_neutral():
     assert mcnemar([True, False, True], [False, True, False], ["a", "a", "b"]) == (
         1.0,
         "McNemar over groups, exact",

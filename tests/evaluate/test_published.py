@@ -263,7 +263,7 @@ def test_other_items_than_the_benchmarks_get_no_verdict(tmp_path):
     )
 
 
-def test_another_length_limit_than_the_published_one_is_told(tmp_path):
+def test_another_length_limit_than_the_published_one_is_reported(tmp_path):
     for name in ("a", "b", "c"):
         write_scores(tmp_path / name / "scores.jsonl", rows(30, 40))
     tasks = {name: {"published": ["multimodal", "PMC-VQA"]} for name in ("a", "b", "c")}

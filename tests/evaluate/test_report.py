@@ -128,7 +128,7 @@ def test_protocols_stand_side_by_side(tmp_path):
     assert "### Known behavior of the protocol medevalkit\n\n- An empty reply is right." in markdown
 
 
-def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
+def test_what_is_known_of_a_protocol_is_reported_without_a_run_card(tmp_path):
     for protocol in ("medevalkit", "paper"):
         write_scores(tmp_path / "a" / f"scores.{protocol}.jsonl", rows(1, 4, protocol=protocol))
     write_scores(tmp_path / "a" / "scores.jsonl", rows(2, 4))
@@ -142,7 +142,7 @@ def test_what_is_known_of_a_protocol_is_told_without_a_run_card(tmp_path):
     )
 
 
-def test_the_run_card_says_which_protocol_leads(tmp_path):
+def test_the_run_card_names_which_protocol_leads(tmp_path):
     files = {"a/scores.jsonl": rows(3, 4), "a/scores.paper.jsonl": rows(1, 4)}
     evaluation_report = build.build(
         make_run(tmp_path, files, protocol="paper", known_issues=["It cuts."])

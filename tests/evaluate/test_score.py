@@ -83,7 +83,7 @@ def test_scoring_again_needs_neither_engine_nor_change(answered: Path) -> None:
     assert (answered / "scores.jsonl").read_bytes() == first
 
 
-def test_scores_of_other_replies_do_not_stay_beside_those_of_these(answered: Path) -> None:
+def test_scores_of_other_replies_do_not_stay_with_those_of_these(answered: Path) -> None:
     score(TASK, SAMPLES, answered, protocols=("paper", "strict"))
     score(TASK, SAMPLES, answered)
     assert scores_file(answered, "paper").is_file()

@@ -65,7 +65,7 @@ def test_means_of_groups():
     assert macro([None]) is None
 
 
-def test_bootstrap_draws_whole_groups():
+def test_bootstrap_resamples_entire_groups():
     # All the spread lies between groups: within a draw of two equal groups the mean is 0, 1/2 or 1.
     values, groups = [1.0] * 50 + [0.0] * 50, ["a"] * 50 + ["b"] * 50
     assert bootstrap_mean(values, groups) == Interval(0.5, 0.0, 1.0, 100)

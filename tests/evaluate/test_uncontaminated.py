@@ -121,7 +121,7 @@ def test_names_that_only_begin_alike_are_others():
     ) | task_names("slake.zh")
 
 
-def test_one_file_may_cover_several_tests_and_the_others_are_told(tmp_path):
+def test_one_file_may_cover_several_tests_and_the_others_are_reported(tmp_path):
     path = write(
         tmp_path,
         ("q0", "study", "a"),
@@ -139,7 +139,7 @@ def test_one_file_may_cover_several_tests_and_the_others_are_told(tmp_path):
     assert (output.excluded, output.unknown_test_sets) == (("C",), ("elsewhere.jsonl",))
 
 
-def test_a_test_without_overlaps_is_clean_where_the_run_card_says_that_it_was_compared(tmp_path):
+def test_a_test_without_overlaps_is_clean_where_the_run_card_states_that_it_was_compared(tmp_path):
     path = write(tmp_path, card={"against": ["a"], "train": ["corpus.jsonl"]})
     output = compare_uncontaminated(run(a=rows(1, 0), b=rows(1, 0)), read_overlaps(path))
     assert [(task.name, task.clean.n) for task in output.tasks] == [("a", 2)]
@@ -190,7 +190,7 @@ def test_shared_groups_widen_the_intervals(tmp_path):
     assert grouped.difference.low < alone.difference.low  # type: ignore[operator]
 
 
-def test_what_could_not_be_compared_is_told(tmp_path):
+def test_what_could_not_be_compared_is_reported(tmp_path):
     path = write(tmp_path, ("q0", "study", "a"))
     card = {
         "config": {"against": ["a"], "train": ["t"]},

@@ -37,7 +37,7 @@ def test_the_slices_with_the_largest_area_are_taken_in_the_order_of_the_volume()
     assert select_mask_slices(np.zeros((3, 4, 4))) == []
 
 
-def test_a_rectangle_is_drawn_around_its_region_and_the_image_stays() -> None:
+def test_a_rectangle_is_rendered_around_its_region_and_the_image_stays() -> None:
     image = np.full((20, 20, 3), 50, np.uint8)
     image_with_boxes = draw_boxes(image, [BoundingBox(5, 5, 9, 9), BoundingBox(0, 0, 19, 19)])
     assert (image == 50).all()

@@ -66,7 +66,7 @@ def test_every_mode_opens_as_open_image_shows_it(mode: str, kind: str) -> None:
     assert cache.gray(image).shape == (40, 64)
 
 
-def test_grey_of_16_bits_is_scaled_and_transparency_is_white() -> None:
+def test_gray_of_16_bits_is_scaled_and_transparency_is_white() -> None:
     cache = ImageCache()
     assert cache.gray(encode(np.array([[0, 2048, 4095]], np.uint16))).tolist() == [[0, 128, 255]]
     assert cache.gray(encode(np.zeros((1, 2, 4), np.uint8))).tolist() == [[255, 255]]
@@ -99,7 +99,7 @@ def test_too_many_pixels_are_refused_from_the_header(width: int, height: int) ->
         cache.gray(image)
 
 
-def test_the_answer_does_not_depend_on_what_was_asked_before() -> None:
+def test_the_answer_does_not_depend_on_earlier_questions() -> None:
     for image in (encode(RGB_PIXELS), encode(RGB_PIXELS, "JPEG"), encode(SMOOTH, "JPEG")):
         cache_a, cache_b = ImageCache(), ImageCache()
         gray = cache_a.gray(image)
@@ -173,7 +173,7 @@ def late_exif(png: bytes, orientation: int) -> bytes:
     )
 
 
-def test_an_orientation_elsewhere_than_in_the_head_turns_the_pixels_too() -> None:
+def test_an_orientation_outside_the_head_turns_the_pixels_too() -> None:
     with_orientation = PIL.Image.Exif()
     with_orientation[0x0112] = 1
     images = [

@@ -111,7 +111,7 @@ def test_ct_without_a_window_is_shown_in_lung_soft_tissue_and_bone() -> None:
     assert soft[RAMP.reshape(-1) == 50] == 128
 
 
-def test_a_stated_window_comes_before_the_presets_and_after_those_asked_for() -> None:
+def test_a_stated_window_comes_before_the_presets_and_after_requested_ones() -> None:
     file = dicom(RAMP, **CT, WindowCenter=["40", "400"], WindowWidth=["80", "2000"])
     assert list(render_images(file)) == ["file 40/80", "file 2 400/2000"]
     assert list(render_images(file, windows=["lung"])) == ["lung -600/1500"]
@@ -200,7 +200,7 @@ def test_windows_of_enhanced_files_belong_to_their_frames() -> None:
         assert [str(one.window) for one in dicom_file.render()] == ["file 5/10", "file 50/10"]
 
 
-def test_palettes_and_colours_become_rgb() -> None:
+def test_palettes_and_colors_become_rgb() -> None:
     palette = {
         f"{c}PaletteColorLookupTableDescriptor": [2, 0, 16] for c in ("Red", "Green", "Blue")
     }
@@ -263,7 +263,7 @@ def test_what_is_no_dicom_or_holds_no_pixels_has_an_error_of_its_own(tmp_path: P
         assert "ZZ" not in error_of(path)
 
 
-def test_facts_are_hashes_numbers_and_words_from_lists() -> None:
+def test_metadata_are_hashes_numbers_and_terms_from_lists() -> None:
     file = dicom(
         RAMP,
         **CT,

@@ -55,7 +55,7 @@ REFERENCE = StudyReference(
 )  # fmt: skip
 
 
-def test_a_draft_says_what_it_is_in_every_form() -> None:
+def test_a_draft_states_what_it_is_in_every_form() -> None:
     plain = draft_to_json(DRAFT)
     assert (
         plain["status"] == "preliminary"

@@ -99,7 +99,7 @@ def test_a_header_may_state_any_size_without_cost() -> None:
     assert read_header(bytes(file)).pixels == 4 * 10**18
 
 
-def test_whole_files_pass_and_cut_or_damaged_ones_do_not() -> None:
+def test_complete_files_pass_and_cut_or_damaged_ones_do_not() -> None:
     for kind in ("PNG", "JPEG"):
         file = encode(kind)
         header = read_header(file)
@@ -112,7 +112,7 @@ def test_whole_files_pass_and_cut_or_damaged_ones_do_not() -> None:
         check_complete(bytes(png), read_header(bytes(png)), name="f")
 
 
-def test_an_embedded_thumbnail_does_not_make_a_cut_jpeg_whole() -> None:
+def test_an_embedded_thumbnail_does_not_make_a_cut_jpeg_complete() -> None:
     thumbnail = encode("JPEG", IMAGE.resize((8, 8)))
     file = encode("JPEG")
     app = b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail

@@ -136,7 +136,7 @@ def survivors(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [300, pytest.param(6000, marks=pytest.mark.slow)])
-def test_mutated_pictures_give_pixels_or_bad_image(
+def test_mutated_images_give_pixels_or_bad_image(
     count: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

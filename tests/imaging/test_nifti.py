@@ -77,7 +77,7 @@ def test_times_of_a_4d_file_are_chosen(tmp_path: Path) -> None:
             list(volume.render(windows=["x"]))
 
 
-def test_colours_and_complex_values_are_shown(tmp_path: Path) -> None:
+def test_colors_and_complex_values_are_displayed(tmp_path: Path) -> None:
     rgb = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
     rgb["R"] = 200
     with open_volume(save_volume(tmp_path / "c.nii", rgb), name="v") as volume:

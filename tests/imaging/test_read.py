@@ -54,7 +54,7 @@ def header_only_png(width: int, height: int) -> bytes:
     )
 
 
-def test_a_drawn_image_comes_back_pixel_for_pixel() -> None:
+def test_a_rendered_image_is_read_back_pixel_for_pixel() -> None:
     assert np.array_equal(np.asarray(open_image(Image(data=encode_png(RED)))), RED)
 
 
@@ -89,7 +89,7 @@ def test_transparency_is_shown_on_white() -> None:
     )
 
 
-def test_grey_of_16_bits_uses_the_bits_that_its_values_need() -> None:
+def test_gray_of_16_bits_uses_the_bits_that_its_values_need() -> None:
     def open_pixels(*values: int) -> list[int]:
         pixels = np.array([values], np.uint16)
         return np.asarray(open_image(Image(data=encode(PIL.Image.fromarray(pixels)))))[
@@ -102,7 +102,7 @@ def test_grey_of_16_bits_uses_the_bits_that_its_values_need() -> None:
     assert open_pixels(0, 0, 0) == [0, 0, 0]
 
 
-def test_fractional_grey_is_stretched_and_nan_is_black() -> None:
+def test_fractional_gray_is_stretched_and_nan_is_black() -> None:
     pixels = np.array([[-1.0, 0.0, 1.0, np.nan]], np.float32)
     assert np.asarray(open_image(Image(data=encode(PIL.Image.fromarray(pixels), "TIFF"))))[
         0, :, 0
@@ -277,7 +277,7 @@ def test_a_damaged_image_in_a_shard_names_its_row(tmp_path: Path) -> None:
         open_image(Image(str(path), 0))
 
 
-def test_a_shard_reader_keeps_no_more_files_open_than_told(tmp_path: Path) -> None:
+def test_a_shard_reader_keeps_no_more_files_open_than_allowed(tmp_path: Path) -> None:
     for number in range(5):
         write_shard(tmp_path / f"{number}.parquet", "image", [b"%d" % number], pa.binary())
     with ShardReader(max_open_files=2) as shards:

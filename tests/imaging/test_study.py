@@ -58,7 +58,7 @@ def first_pixels(found: Study, number: int = 1, **options: object) -> list[int]:
     return [int(np.asarray(PIL.Image.open(io.BytesIO(one.png)))[0, 0]) for one in slices]
 
 
-def test_slices_stand_in_order_of_place_and_are_taken_evenly() -> None:
+def test_slices_are_ordered_by_position_and_sampled_evenly() -> None:
     found = study(*(image(z, z=z) for z in (7, 3, 9, 1, 5, 0, 8, 2, 6, 4)))
     assert first_pixels(found) == list(range(10)) and first_pixels(found, slices=2) == [2, 7]
     assert first_pixels(study(*(image(n, InstanceNumber=str(9 - n)) for n in (4, 5, 6)))) == [
@@ -83,7 +83,7 @@ def test_frames_of_one_file_are_slices_too() -> None:
     ]
 
 
-def test_one_slice_is_found_by_its_place() -> None:
+def test_one_slice_is_found_by_its_position() -> None:
     [series] = study(
         image(9, z=3),
         image(5, z=1),
@@ -151,7 +151,7 @@ def ct(**elements: object) -> bytes:
         (dicom(np.eye(4, dtype=np.uint8)), ("file",), ["range 0.5/1"]),
     ],
 )
-def test_the_window_is_the_one_asked_for_where_it_means_something(
+def test_the_requested_window_is_applied_where_it_means_something(
     file: bytes, requested: tuple[str, ...], expected: list[str]
 ) -> None:
     provenance = [

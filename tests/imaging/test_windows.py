@@ -46,7 +46,7 @@ def test_windows_that_cannot_be() -> None:
 
 
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", ">u2", "i4", "u4", "f4", "f8"])
-def test_grey_is_the_same_for_every_kind_of_value(kind: str) -> None:
+def test_gray_is_the_same_for_every_kind_of_value(kind: str) -> None:
     values = np.array([[0, 50], [100, 120]], kind)
     assert to_gray(values, window_function(full_range(0, 100))).tolist() == [[0, 128], [255, 255]]
 

@@ -62,7 +62,7 @@ def folder(root: Path, *files: bytes) -> Path:
     return root
 
 
-def test_pictures_come_as_they_look_and_without_their_metadata(tmp_path: Path) -> None:
+def test_images_come_as_displayed_and_without_their_metadata(tmp_path: Path) -> None:
     make_image(0).save(tmp_path / "a.jpg", exif=b"Exif\0\0ZZSECRET")
     model_input = load_inputs([tmp_path / "a.jpg", PNG])
     assert model_input.image_provenance[1] == ImageProvenance(2, "picture", 8, 12)
@@ -91,7 +91,7 @@ def test_named_files_that_follow_each_other_are_series(tmp_path: Path) -> None:
     assert len(model_input.dicom_files) == 3
 
 
-def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> None:
+def test_a_folder_shows_one_study_and_reports_what_it_left_out(tmp_path: Path) -> None:
     slices = [image(n, InstanceNumber=str(n), SeriesNumber="2") for n in range(1, 21)]
     model_input = load_inputs(
         [
@@ -144,7 +144,7 @@ def test_a_folder_shows_one_study_and_says_what_it_left_out(tmp_path: Path) -> N
         ((image()[:-9],), "no image of the selected series can be read (1 are damaged)"),
     ],
 )
-def test_a_folder_that_cannot_be_shown_says_why(
+def test_a_folder_that_cannot_be_shown_explains_why(
     tmp_path: Path, files: tuple[bytes, ...], message: str
 ) -> None:
     with pytest.raises(InputError) as error_info:
@@ -152,7 +152,7 @@ def test_a_folder_that_cannot_be_shown_says_why(
     assert message in str(error_info.value) and "ZZ" not in str(error_info.value)
 
 
-def test_a_folder_of_pictures_is_shown_in_the_order_of_names(tmp_path: Path) -> None:
+def test_a_folder_of_images_is_shown_in_the_order_of_names(tmp_path: Path) -> None:
     for name, side in (("b.png", 5), ("a.png", 4)):
         (tmp_path / name).write_bytes(encoded("PNG", noisy(side, side)))
     (tmp_path / "readme.txt").write_text("x")
@@ -163,7 +163,7 @@ def test_a_folder_of_pictures_is_shown_in_the_order_of_names(tmp_path: Path) -> 
     ] and model_input.notes == ("folder 1: 1 of 3 files are not images and were left out.",)
 
 
-def test_images_of_two_patients_are_shown_and_said() -> None:
+def test_images_of_two_patients_are_shown_with_a_warning() -> None:
     model_input = load_inputs([image(), PNG, image(study="2.9", series="2.1", patient="Q")])
     assert model_input.notes == ("the images are of 2 patients.",) and len(model_input.images) == 3
 
@@ -188,7 +188,7 @@ def test_volumes_are_slices_along_z_from_files_and_bytes(tmp_path: Path) -> None
     )
 
 
-def test_what_is_asked_for_is_bounded(tmp_path: Path) -> None:
+def test_requests_are_bounded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="slices is 0"):
         ViewOptions(max_slices=0)
     with pytest.raises(InputError, match="no window is called 'lungs'"):
@@ -265,7 +265,7 @@ def test_mutated_files_give_pixels_or_one_clear_error(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800 << 10
 
 
-def test_the_kind_of_bytes_is_told_by_how_they_begin() -> None:
+def test_the_kind_of_bytes_is_detected_by_how_they_start() -> None:
     for kind in ("JPEG", "BMP", "GIF", "WEBP", "TIFF"):
         assert load_inputs([encoded(kind, noisy(16, 16))]).image_provenance[0].kind == "picture"
     assert (

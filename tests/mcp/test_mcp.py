@@ -79,7 +79,7 @@ def call(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_without_a_model_tools_are_listed_and_say_what_is_missing(mode: str) -> None:
+def test_without_a_model_tools_are_listed_and_explain_what_is_missing(mode: str) -> None:
     async def work() -> None:
         async with session(setup(), mode) as client:
             tools = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -161,7 +161,7 @@ def test_a_draft_has_sections_and_is_preliminary() -> None:
     )
 
 
-def test_two_studies_are_told_apart_by_item() -> None:
+def test_two_studies_are_distinguished_by_item() -> None:
     result = structured_content(
         call(ECHO, "compare_studies", {"prior": [URI, URI], "current": [URI]})
     )

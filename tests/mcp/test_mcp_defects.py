@@ -144,7 +144,7 @@ def test_d3_a_large_file_is_refused_unread_while_others_are_answered(root: Path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
 
 
-def test_d6_a_client_elsewhere_sends_the_image_itself_in_any_spelling() -> None:
+def test_d6_a_remote_client_sends_the_image_itself_in_any_spelling() -> None:
     png_base64 = base64.b64encode(PNG).decode()
     spellings = (
         f"data:image/png;base64,{png_base64}",

@@ -84,7 +84,7 @@ def test_a_session_over_http(mode: str, path: str, port: int) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_person_is_asked_over_http_too(mode: str, tmp_path: Path) -> None:
+def test_a_person_is_prompted_over_http_too(mode: str, tmp_path: Path) -> None:
     messages: list[str] = []
 
     async def answer_elicitation(context: object, params: Any) -> ElicitResult:

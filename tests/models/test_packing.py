@@ -48,7 +48,7 @@ def test_a_pack_of_17_gives_the_logits_of_separate_runs(family: FamilyName) -> N
     assert float((packed - torch.cat(separate)).abs().max()) < 1e-5
 
 
-def test_what_one_sample_says_does_not_reach_the_others() -> None:
+def test_what_one_sample_contains_does_not_reach_the_others() -> None:
     model, processor = tiny("qwen2_5_vl")
     encoded = samples("qwen2_5_vl", 3)
     permuted = encoded[1].ids.copy()

@@ -20,7 +20,7 @@ def samples_of(modality: str | None, n_samples: int, start: int = 0) -> list[Sam
     ]
 
 
-def test_fill_keeps_small_groups_whole_and_shares_the_rest() -> None:
+def test_fill_keeps_small_groups_together_and_shares_the_rest() -> None:
     assert allocate_quotas({"a": 2, "b": 10, "c": 10}, 12) == {"a": 2, "b": 5, "c": 5}
     assert allocate_quotas({"a": 2, "b": 3}, 100) == {"a": 2, "b": 3}
     assert sum(allocate_quotas({"a": 9, "b": 9, "c": 9}, 10).values()) == 10

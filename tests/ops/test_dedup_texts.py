@@ -202,7 +202,7 @@ def test_a_task_by_its_name(test_set: Path) -> None:
     assert stats["items of vqa"] == 3 and stats["items of vqa found"] == 3
 
 
-def test_items_of_a_test_set_that_cannot_be_compared_are_told(test_set: Path) -> None:
+def test_items_of_a_test_set_that_cannot_be_compared_are_reported(test_set: Path) -> None:
     with (test_set / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write(
             '\n{"id": "lost", "question": "What is shown here?", "answer": "a lung", "image":'

@@ -47,7 +47,7 @@ def test_the_starter_list_marks_english_and_chinese_answers() -> None:
     assert len(set(terms)) == len(terms) == 573  # docs/moft.md tells the number
 
 
-def test_a_file_words_and_a_sample_s_own_terms_are_looked_for(tmp_path: Path) -> None:
+def test_terms_of_a_file_and_of_the_sample_are_searched(tmp_path: Path) -> None:
     (tmp_path / "terms.txt").write_text("# mine\ncortex\n\nHER2+ (3+)\n", encoding="utf-8")
     step = mark_entities.step(
         terms=str(tmp_path / "terms.txt"), words=["rim"], facet="med_terms", use_builtin=False

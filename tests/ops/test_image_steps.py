@@ -156,7 +156,7 @@ def test_lines_of_text_are_found_where_they_are() -> None:
     assert find_text_lines(random_image(3, 320)) == []
 
 
-def test_the_gate_holds_back_what_the_file_or_the_pixels_say() -> None:
+def test_the_gate_holds_back_what_the_file_or_the_pixels_contain() -> None:
     plain = png(random_image(3, 320))
     samples = [
         caption("written", png(image_with_text("DOE JANE 19610403"))),
@@ -211,7 +211,7 @@ def test_images_unlike_the_training_data_are_not_tagged() -> None:
     ("slice_name", "expected"),
     [("bccd_blood_smear", "microscopy"), ("busi_ultrasound", "ultrasound")],
 )
-def test_real_pictures_are_tagged(slice_name: str, expected: str) -> None:
+def test_real_images_are_tagged(slice_name: str, expected: str) -> None:
     folder = DATA / slice_name / "images"
     if not folder.is_dir():
         pytest.skip("the data are not here")

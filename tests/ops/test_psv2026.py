@@ -150,7 +150,7 @@ def test_a_type_that_is_none_is_rejected(tmp_path: Path) -> None:
     )
 
 
-def test_terms_are_whole_words() -> None:
+def test_terms_match_complete_words_only() -> None:
     assert verbatim_terms(
         ["ct", "cortex", "Cortex", "HER2+ (3+)", ""], "CT: a structure near the cortex, HER2+ (3+)"
     ) == (
@@ -318,7 +318,7 @@ REVIEW = {
 REVIEW_PROMPT = ("Answer under review", REVIEW)
 
 
-def test_a_critique_says_what_is_wrong_and_corrects_it(tmp_path: Path) -> None:
+def test_a_critique_names_the_error_and_corrects_it(tmp_path: Path) -> None:
     result, prompts = run_dialogue(
         critique.step(kinds=["laterality"]),
         qa_sample(),
@@ -448,7 +448,7 @@ def test_a_noted_error_is_taken(tmp_path: Path) -> None:
     )
 
 
-def test_scores_that_are_none_are_refused_at_the_door(tmp_path: Path) -> None:
+def test_invalid_scores_are_rejected_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be opened"):
         critique.step(scores=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"row 1: id, question, reply and value are needed"):

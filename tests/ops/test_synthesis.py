@@ -100,7 +100,7 @@ CAPTIONS = (
 )
 
 
-def test_a_long_caption_is_merged_from_the_facts_and_the_view(tmp_path: Path) -> None:
+def test_a_long_caption_is_merged_from_the_metadata_and_the_view(tmp_path: Path) -> None:
     step = long_caption.step(
         caption="{label} in {modality}", facets=["label"], knowledge={"cyst": "Cysts hold fluid."}
     )
@@ -128,7 +128,7 @@ def test_a_long_caption_is_merged_from_the_facts_and_the_view(tmp_path: Path) ->
     assert not any("77" in text for text in prompts), "what the image cannot show is not told"
 
 
-def test_boxes_are_only_on_the_image_for_the_facts(tmp_path: Path) -> None:
+def test_boxes_are_only_on_the_image_for_the_metadata(tmp_path: Path) -> None:
     requests: list[Sample] = []
     sample = qa_sample("?", "a cyst", boxes="[[10, 5, 20, 15]]")
     step = long_caption.step()

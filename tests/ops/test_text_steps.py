@@ -22,7 +22,7 @@ from tests.support.step_runners import qa_sample, run_map_step
 # --------------------------------------------------------------------------------------------------------
 
 
-def test_captions_are_kept_from_the_least_to_the_greatest_length() -> None:
+def test_captions_are_kept_from_the_shortest_to_the_longest_length() -> None:
     captions = {
         n: qa_sample(str(n), "Describe.", " ".join(["lesion"] * n), kind="caption")
         for n in (9, 10, 1024, 1025)
@@ -85,7 +85,7 @@ def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> 
         ("", None),
     ],
 )
-def test_language_is_told_or_not_guessed(text: str, expected: str | None) -> None:
+def test_language_is_detected_or_left_open(text: str, expected: str | None) -> None:
     assert language.detect_language(text) == expected
 
 

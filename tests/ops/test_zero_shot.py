@@ -80,7 +80,7 @@ def sample(pixels: np.ndarray) -> Sample:
 
 
 @pytest.mark.parametrize("kind", ["CLIP", "SigLIP"])
-def test_a_picture_gets_the_modality_that_the_model_itself_prefers(
+def test_an_image_gets_the_modality_that_the_model_itself_prefers(
     tmp_path: Path, kind: str
 ) -> None:
     import PIL.Image

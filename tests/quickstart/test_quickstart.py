@@ -56,7 +56,7 @@ def test_summary_has_what_it_promises(finished: Path) -> None:
     assert (Path(summary["checkpoint"]) / "model.safetensors").is_file()
 
 
-def test_reinforcement_learning_is_told_apart_from_the_model(finished: Path) -> None:
+def test_reinforcement_learning_is_distinguished_from_the_model(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     rl = summary["rl"]
     for replies in (rl["sampled"], rl["greedy"]):
@@ -73,7 +73,7 @@ def test_reinforcement_learning_is_told_apart_from_the_model(finished: Path) -> 
     )
 
 
-def test_averages_of_two_trajectories_are_told_apart_from_the_model(finished: Path) -> None:
+def test_averages_of_two_trajectories_are_distinguished_from_the_model(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     moft = summary["moft"]
     assert [point["weight"] for point in moft["points"]] == [0.0, 0.25, 0.5, 0.75, 1.0]

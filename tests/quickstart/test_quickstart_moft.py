@@ -12,7 +12,7 @@ from lingshu.quickstart.moft import RUNS, WEIGHTS, run_moft
 from lingshu.quickstart.phantoms import curate_data
 
 
-def test_two_runs_are_averaged_and_a_soup_stands_beside(checkpoint: Path, tmp_path: Path) -> None:
+def test_two_runs_are_averaged_and_compared_with_a_soup(checkpoint: Path, tmp_path: Path) -> None:
     sizes = {"moft": 24, "moft_held": 12}
     data = curate_data(tmp_path / "data", sizes, 0, first=500, annotated=True)
 

@@ -27,7 +27,7 @@ def hours(plan: RunEstimate) -> str:
     [r.recipe() for r in (lingshu_7b, lingshu_32b, lingshu_i_8b, stage3_first)],
     ids=lambda c: c.name,
 )
-def test_the_table_of_costs_is_what_the_plan_says(config: TrainConfig) -> None:
+def test_the_table_of_costs_is_what_the_plan_shows(config: TrainConfig) -> None:
     few, many = (
         estimate_run(config, gpu=GPUS["H100"], gpus=8),
         estimate_run(config, gpu=GPUS["H200"], gpus=32),

@@ -75,7 +75,7 @@ def sample(label: Mapping, row: Mapping) -> Sample:
 
 
 @pytest.mark.parametrize("path", AGREEMENT, ids=lambda path: path.stem)
-def test_labels_are_whole(path: Path):
+def test_labels_are_complete_words(path: Path):
     labels = rows(path)
     assert len({(label["slice"], *key(label)) for label in labels}) == len(labels) >= 330
     assert {label["slice"] for label in labels} <= set(FIELDS)

@@ -189,7 +189,7 @@ def test_real_generated_reports_have_their_stated_values() -> None:
     ) == pytest.approx(expected["rouge_l"], abs=1e-6)
 
 
-def test_an_empty_reply_counts_and_stands_beside() -> None:
+def test_an_empty_reply_counts_and_is_reported() -> None:
     results = compute_metrics(
         [
             ("the lungs are clear .", "the lungs are clear ."),
@@ -211,7 +211,7 @@ def test_an_empty_reply_counts_and_stands_beside() -> None:
     )
 
 
-def test_nothing_said_at_all_is_no_crash() -> None:
+def test_no_text_at_all_is_no_crash() -> None:
     results = compute_metrics([("a b c d", ""), ("e f g h", "  ")])
     assert (
         results["bleu_4"].value == 0.0
@@ -272,7 +272,7 @@ def test_radcliq_has_no_inverse_at_or_below_nought() -> None:
     )
 
 
-def test_models_that_are_not_there_say_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_model_is_an_error_that_explains_what_to_do(tmp_path: Path) -> None:
     for weights in (None, tmp_path):
         results = compute_metrics([("clear lungs", "clear lungs")], weights=weights)
         for name in (

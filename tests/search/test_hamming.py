@@ -60,7 +60,7 @@ def test_radius_0_is_grouping_by_equal_hash():
     assert len(result.left) == 3000 - len(index) and not result.distance.any()
 
 
-def test_different_hashes_that_the_sort_takes_for_one_are_told_apart(monkeypatch):
+def test_different_hashes_that_the_sort_takes_for_one_are_distinguished(monkeypatch):
     from lingshu.search import hamming
 
     monkeypatch.setattr(hamming, "_mix_words", lambda words: np.zeros(len(words), np.uint64))
@@ -78,7 +78,7 @@ def test_what_a_cap_leaves_out_is_counted():
     assert pairs_within(hashes, 8).overflow == Overflow()
 
 
-def test_a_radius_that_bands_cannot_promise_says_so():
+def test_a_radius_that_bands_cannot_guarantee_is_reported():
     assert band_spans(256, 8)[1] and band_spans(256, 15)[1] and band_spans(64, 3)[1]
     assert not band_spans(256, 31)[1] and not band_spans(64, 4)[1]
     spans, _ = band_spans(256, 8)

@@ -28,7 +28,7 @@ def hamming_distance(left: np.ndarray, right: np.ndarray) -> int:
 
 
 @pytest.mark.parametrize(("bits", "size"), [(64, 8), (256, 32)])
-def test_a_hash_survives_resizing_and_compression_and_tells_pictures_apart(bits, size):
+def test_a_hash_survives_resizing_and_compression_and_separates_images(bits, size):
     import cv2
 
     original = random_image(0)
@@ -67,13 +67,13 @@ def test_coefficients_are_those_of_the_means_of_areas(shape, low):
     assert np.allclose(_low_frequencies(gray, low), expected, atol=1e-6)
 
 
-def test_a_picture_too_large_for_whole_numbers_has_the_same_hash(monkeypatch):
+def test_an_image_too_large_for_integers_has_the_same_hash(monkeypatch):
     original_hash = perceptual_hash(random_image(0))
     monkeypatch.setattr(image_hash, "_INT32_PIXELS", 100)
     assert (perceptual_hash(random_image(0)) == original_hash).all()
 
 
-def test_flat_pictures_have_one_hash():
+def test_flat_images_have_one_hash():
     flat = [np.full((50, 70), value, np.uint8) for value in (0, 17, 128, 255)]
     assert len({perceptual_hash(left).tobytes() for left in flat[1:]}) == 1
 

@@ -62,7 +62,7 @@ def test_grams_stay_inside_their_text():
     assert len(hash_ngrams(hash_tokens([]), 8).hashes) == 0
 
 
-def test_whole_texts():
+def test_complete_texts():
     first, second, swapped, empty = text_hashes(
         hash_tokens(["Heart size normal.", "heart SIZE normal", "size heart normal", "..."])
     )
@@ -98,7 +98,7 @@ def test_many_copies_are_paired_with_the_first_alone():
     )
 
 
-def test_a_gram_table_says_which_text_holds_what():
+def test_a_gram_table_names_which_text_holds_what():
     texts = [" ".join(prose(20, seed)) for seed in range(3)]
     table = NgramTable.build(
         hash_ngrams(hash_tokens([texts[0], texts[1], texts[0]]), 8), n_texts=3, min_frequent=2

@@ -182,7 +182,7 @@ def test_damaged_and_encrypted_members_cost_themselves_alone(tmp_path: Path) -> 
     ]
 
 
-def test_a_cut_archive_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
+def test_a_cut_archive_gives_what_is_complete_and_one_error(tmp_path: Path) -> None:
     for name, mode in (("x.tar", "w"), ("x.tar.gz", "w:gz")):
         path = make_tar(
             tmp_path / name,

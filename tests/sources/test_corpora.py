@@ -56,5 +56,5 @@ def test_an_unknown_corpus_gets_the_nearest() -> None:
         card("mimic_cx")
 
 
-def test_the_page_says_what_the_cards_say() -> None:
+def test_the_page_contains_what_the_cards_contain() -> None:
     assert PAGE.read_text(encoding="utf-8") == render()

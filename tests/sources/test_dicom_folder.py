@@ -56,7 +56,7 @@ def first_pixels(sample: Sample) -> list[int]:
     return [int(np.asarray(open_image(one))[0, 0, 0]) for one in sample.images]
 
 
-def test_a_study_is_one_sample_with_its_series_in_order_of_place(tmp_path: Path) -> None:
+def test_a_study_is_one_sample_with_its_series_in_order_of_position(tmp_path: Path) -> None:
     files = [
         image(30, z=3),
         image(10, z=1),
@@ -95,7 +95,7 @@ def test_series_and_images_can_be_samples_of_their_own(tmp_path: Path) -> None:
     assert one.meta.group == three.meta.group and len({one.id, two.id, three.id}) == 3
 
 
-def test_of_a_long_series_some_slices_are_taken_evenly(tmp_path: Path) -> None:
+def test_slices_of_a_long_series_are_sampled_evenly(tmp_path: Path) -> None:
     root = write_folder(tmp_path, *(image(i, z=i) for i in range(20)))
     (sample,) = only_samples(dicom_folder.read(root, slices=4, key=KEY))
     assert first_pixels(sample) == [2, 7, 12, 17]
@@ -161,7 +161,7 @@ def test_reports_are_joined_by_hashes_of_numbers_that_are_not_carried(tmp_path: 
         list(dicom_folder.read(root, reports=table, columns=by_study, key=KEY))
 
 
-def test_questions_are_joined_beside_the_report_and_share_its_images(tmp_path: Path) -> None:
+def test_questions_are_joined_next_to_the_report_and_share_its_images(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     other = image(2, patient="P2", study="2.2", series="2.2.1", AccessionNumber="ZZ2")
     root = write_folder(tmp_path / "in", image(1, AccessionNumber="ZZ1"), other)
@@ -369,7 +369,7 @@ def test_a_real_mixture_is_read_to_its_end(shared_data: Path) -> None:
     }
 
 
-def test_text_in_any_image_of_a_sample_is_told(tmp_path: Path) -> None:
+def test_text_in_any_image_of_a_sample_is_reported(tmp_path: Path) -> None:
     capture = image(90, series="1.1.2", Modality="OT")
     (complete,) = only_samples(
         dicom_folder.read(write_folder(tmp_path, image(10, z=1), image(20, z=2), capture), key=KEY)

@@ -284,7 +284,7 @@ def test_a_broken_image_is_no_bad_mask_and_no_reason_tells_where_the_folder_lies
     )
 
 
-def test_hashed_names_leave_no_folder_as_a_label_unless_asked(tmp_path: Path) -> None:
+def test_hashed_names_leave_no_folder_as_a_label_unless_requested(tmp_path: Path) -> None:
     root = write_files(tmp_path, DOE__a_dot_png=PNG)
     (plain,) = only_samples(folders.read(root, names="hash", key=KEY))
     assert "DOE" not in repr(plain.meta) and plain.meta.extra == {}

@@ -164,7 +164,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
     ]
 
 
-def test_what_is_not_on_the_hub_says_where_it_comes_from() -> None:
+def test_what_is_not_on_the_hub_explains_where_it_comes_from() -> None:
     with pytest.raises(InputError, match=r"https://example\.org.*--data DIR"):
         hub.download(HubRepo(None, ("a.json",), link="https://example.org"))
 

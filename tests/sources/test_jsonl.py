@@ -219,7 +219,7 @@ def test_one_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_no_rows_at_all_is_an_error_that_says_what_to_give(tmp_path: Path) -> None:
+def test_no_rows_at_all_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"rows\.jsonl does not exist; give a folder"):
         list(read(tmp_path))
 

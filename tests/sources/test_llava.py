@@ -30,7 +30,7 @@ def conversation(*texts: str, **others: object) -> dict[str, object]:
     }
 
 
-def test_images_stand_where_the_text_places_them(tmp_path: Path) -> None:
+def test_images_appear_where_the_text_puts_them(tmp_path: Path) -> None:
     rows = [
         conversation("<image>\nWhat is it?", "A knee.", id="1", image="a.png"),
         conversation(
@@ -119,7 +119,7 @@ def test_an_array_is_read_piece_by_piece(
     assert list(llava.iter_json_items(write_file(tmp_path, values))) == values
 
 
-def test_a_cut_array_gives_what_is_whole_and_one_error(tmp_path: Path) -> None:
+def test_a_cut_array_gives_what_is_complete_and_one_error(tmp_path: Path) -> None:
     text = json.dumps([conversation("Q", "A", id=str(i)) for i in range(3)])
     found = list(llava.read(write_file(tmp_path, text[:-30])))
     assert [f.id for f in found if isinstance(f, Sample)] == ["0", "1"] and drop_reasons(found) == [

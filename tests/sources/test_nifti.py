@@ -24,7 +24,7 @@ def save_volume(path: Path, depth: int = 20) -> Path:
     return path
 
 
-def test_slices_are_taken_evenly_each_a_sample(tmp_path: Path) -> None:
+def test_slices_are_sampled_evenly_and_each_is_a_sample(tmp_path: Path) -> None:
     found = only_samples(nifti.read(save_volume(tmp_path / "v.nii.gz"), slices=4, names="keep"))
     assert [s.id for s in found] == [f"v.nii.gz-t0-z{z}" for z in (2, 7, 12, 17)]
     shades = [int(np.asarray(open_image(s.images[0]))[0, 0, 0]) for s in found]

@@ -44,7 +44,7 @@ def write_rows(folder: Path, samples: list[Sample]) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_states_its_facts(name: str) -> None:
+def test_a_benchmark_states_its_provenance(name: str) -> None:
     task = load_task(name)
     doc = registry.load("tasks", name).__doc__ or ""
     assert (
@@ -85,7 +85,7 @@ def test_a_folder_gives_the_samples_that_were_written_to_it(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_folder_without_the_data_says_how_to_make_it(name: str, tmp_path: Path) -> None:
+def test_a_folder_without_the_data_explains_how_to_make_it(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"no folder {name}.*lingshu build {name} SOURCE"):
         load_task(name).samples(tmp_path)
     (tmp_path / name).mkdir()
@@ -93,7 +93,9 @@ def test_a_folder_without_the_data_says_how_to_make_it(name: str, tmp_path: Path
         load_task(name).samples(tmp_path)
 
 
-def test_what_is_under_an_agreement_stays_under_it_whatever_its_rows_say(tmp_path: Path) -> None:
+def test_what_is_under_an_agreement_stays_under_it_whatever_its_rows_contain(
+    tmp_path: Path,
+) -> None:
     task = load_task("mimic_cxr")
     write_rows(tmp_path / "mimic_cxr", list(task.synthetic(0)))  # its rows say "open"
     for sample in task.samples(tmp_path):
@@ -192,7 +194,7 @@ def test_only_the_test_split_is_read(test: str, tmp_path: Path) -> None:
     assert len(list(load_task("medqa_mcmle").samples(tmp_path))) == 1
 
 
-def test_files_that_say_the_same_are_read_once(tmp_path: Path) -> None:
+def test_files_that_have_equal_content_are_read_once(tmp_path: Path) -> None:
     folder = tmp_path / "cmexam"
     folder.mkdir()
     for name in ("test.csv", "test_with_annotations.csv"):
@@ -207,7 +209,7 @@ def test_several_files_of_which_one_is_meant_are_refused(tmp_path: Path) -> None
         list(load_task("medqa_mcmle").samples(tmp_path))
 
 
-def test_a_number_without_a_stated_one_says_which_list_it_is() -> None:
+def test_a_count_without_a_reference_names_the_list_that_it_matches() -> None:
     task = load_task("mimic_cxr")
     assert "ReXrank" in (task.provenance.check_count(task.name, 2347) or "") and "paper" in (
         task.provenance.check_count(task.name, 2195) or ""

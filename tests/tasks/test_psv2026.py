@@ -135,7 +135,7 @@ def make_rubric(*values: object) -> list[dict]:
     ]
 
 
-def test_points_that_say_nothing_count_one_each(tmp_path: Path) -> None:
+def test_points_without_a_weight_count_one_each(tmp_path: Path) -> None:
     rows = [
         {**PUBLISHED, **TEXT, "rubric": json.dumps(make_rubric(*values)), "image": "a.png"}
         for values in ((0, 0), (None, None), (3, 1))
@@ -188,7 +188,7 @@ def test_a_row_in_chinese_is_in_chinese(tmp_path: Path) -> None:
     assert isinstance(sample, Sample) and sample.meta.language == "zh"
 
 
-def test_an_image_column_of_another_name_is_told(tmp_path: Path) -> None:
+def test_an_image_column_of_another_name_is_reported(tmp_path: Path) -> None:
     (drop,) = read_items(write_parquet(tmp_path, [{**PUBLISHED, **TEXT}], image="img"))
     assert isinstance(drop, Drop) and drop.reason == "no_image"
 
@@ -202,7 +202,7 @@ def test_a_reply_waits_for_a_judge(tmp_path: Path) -> None:
         criteria(Sample("a", ()))
 
 
-def test_another_number_of_items_is_told_and_a_set_of_ones_own_has_none(
+def test_another_number_of_items_is_reported_and_a_custom_set_has_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_jsonl(tmp_path / "in", [{**PUBLISHED, **TEXT, "image": "a.png"}])

@@ -478,7 +478,7 @@ def test_a_published_row_becomes_a_question(
     assert task_object.prompt and task_object.prompt(item, "direct").question
 
 
-def test_answers_of_a_split_may_stand_in_a_file_beside_it() -> None:
+def test_answers_of_a_split_may_be_in_a_file_next_to_it() -> None:
     answers = {MMMU["id"]: {"ground_truth": "B", "question_type": "multiple-choice"}}
     assert (
         mmmu_med.convert_test_row(answers, {**MMMU, "options": "['a', 'b']", "answer": "?"})["gold"]

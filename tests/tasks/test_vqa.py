@@ -23,7 +23,7 @@ def write_rows(folder: Path, *rows: dict) -> None:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_without_data_it_says_what_to_pass(tmp_path: Path) -> None:
+def test_without_data_the_error_names_the_option_to_pass(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--data DIR"):
         TASK.samples(None)
     with pytest.raises(InputError, match=r"rows\.jsonl"):
@@ -37,7 +37,7 @@ def test_the_folder_may_be_the_tasks_or_hold_it(tmp_path: Path) -> None:
     assert [s.id for s in TASK.samples(tmp_path)] == ["inner"]
 
 
-def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
+def test_a_dialogue_is_cut_before_its_answer(tmp_path: Path) -> None:
     write_rows(
         tmp_path,
         {
@@ -54,7 +54,7 @@ def test_a_dialogue_is_asked_up_to_its_answer(tmp_path: Path) -> None:
     assert isinstance(dropped, Drop) and dropped.reason == "no_question"
 
 
-def test_a_dataset_is_asked_as_it_is(tmp_path: Path) -> None:
+def test_a_dataset_is_evaluated_as_it_is(tmp_path: Path) -> None:
     answered_sample = Sample("a", (user_turn("Is it?", 0),)).with_answer("Yes")
     without_question = Sample("b", (Message("user", ("",)),))
     write_dataset(
@@ -70,7 +70,7 @@ def test_a_dataset_is_asked_as_it_is(tmp_path: Path) -> None:
         TASK.samples(tmp_path)
 
 
-def test_the_twin_is_drawn_from_its_seed(tmp_path: Path) -> None:
+def test_synthetic_samples_depend_on_the_seed(tmp_path: Path) -> None:
     assert TASK.synthetic(3) == TASK.synthetic(3) != TASK.synthetic(4)
     for sample in TASK.synthetic(3):
         assert open_image(sample.images[0]).size == (32, 32)

@@ -301,7 +301,7 @@ def test_numbers_that_cannot_be_planned_with_are_refused(assumed: dict[str, floa
         AssumedLengths(**assumed)
 
 
-def test_the_plan_names_its_assumptions_and_says_what_fits(
+def test_the_plan_names_its_assumptions_and_states_what_fits(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["train", "lora_7b", "--check", "--gpu", "H100"]) == 0

@@ -543,7 +543,7 @@ def test_replies_that_share_a_prompt_are_learned_from_as_if_apart(family: Family
     )
 
 
-def test_replies_that_do_not_fit_beside_each_other_are_taken_apart() -> None:
+def test_replies_that_do_not_fit_in_one_pack_are_taken_apart() -> None:
     processor = tiny("qwen2_5_vl")[1]
     prompt = processor.encode(question(0).messages, processor.tiles([make_image(0)]))
     room = len(prompt) + 12
@@ -647,7 +647,7 @@ def test_no_token_for_pixels_among_10000_sampled() -> None:
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2, alpha=4)])
-def test_an_engine_on_the_saved_weights_says_what_the_learner_says(
+def test_an_engine_with_the_saved_weights_samples_what_the_learner_samples(
     tmp_path: Path, lora: Lora | None
 ) -> None:
     if lora:

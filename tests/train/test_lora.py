@@ -67,7 +67,7 @@ def test_only_the_adapted_layers_change_and_the_checkpoint_is_of_stock_form(
     }
 
 
-def test_peft_loads_the_adapter_and_says_what_the_merged_model_says(
+def test_peft_loads_the_adapter_and_gives_the_answers_of_the_merged_model(
     trained_run: tuple[TrainConfig, Path],
 ) -> None:
     _, out = trained_run

@@ -134,7 +134,7 @@ def test_the_penalty_is_the_k3_estimate() -> None:
     assert float(loss_sum.loss.detach()) == pytest.approx(2 * by_hand, rel=1e-5)
 
 
-def test_facts_are_gathered_in_the_order_of_samples_and_missing_weights_count_one() -> None:
+def test_token_values_are_gathered_in_the_order_of_samples_and_missing_weights_count_one() -> None:
     first, second = dialogue("yes", 1), dialogue("no", 2)
     marked = replace(second, token_values={"weight": np.full(second.supervised, 2.0, np.float32)})
     assert gather_token_values(("weight",), [first, second], CPU) == {}

@@ -255,7 +255,7 @@ def test_a_draft_has_the_provenance_of_its_images_and_names_nobody(client: Clien
     assert not [secret for secret in IDENTIFYING_SECRETS if secret in json.dumps(response)]
 
 
-def test_an_export_says_whether_a_person_changed_the_text(client: Client) -> None:
+def test_an_export_states_whether_a_person_changed_the_text(client: Client) -> None:
     draft = create_draft(client, study_image(client))
     exported_text = export_draft(client, draft, "md").body.decode()
     assert (

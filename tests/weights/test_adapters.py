@@ -112,7 +112,7 @@ def test_an_end_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Pa
     assert merged_model(tmp_path / "out").keys() == merged_model(pair[1]).keys()
 
 
-def test_what_factors_do_not_say_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_what_factors_do_not_define_is_refused(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     a, b = pair
     with pytest.raises(ConfigError, match="weighted sum of deltas"):
         merge(MergePlan((a, b), "slerp"), tmp_path / "out", MergeWeights((0.5, 0.5)))

@@ -68,7 +68,7 @@ def test_a_model_merged_with_itself_stays_itself(tmp_path: Path, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_streaming_gives_what_whole_tensors_in_memory_give(
+def test_streaming_gives_what_full_tensors_in_memory_give(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
     a, b = model_pair(tmp_path, dtype)
@@ -214,7 +214,7 @@ def test_differences_are_listed(tmp_path: Path) -> None:
     assert "_name_or_path" not in str(caught.value)
 
 
-def test_types_tokenizers_templates_and_whole_numbers_must_agree(tmp_path: Path) -> None:
+def test_types_tokenizers_templates_and_integers_must_agree(tmp_path: Path) -> None:
     a = write_model(tmp_path / "a", random_tensors(1))
     narrow = write_model(tmp_path / "narrow", random_tensors(2, torch.float16))
     with pytest.raises(InputError, match=r"embed is F16, not BF16 .*--dtype first"):
@@ -259,7 +259,7 @@ def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> 
             merge(MergePlan(folders), tmp_path / "other", MergeWeights(weights))
 
 
-def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path: Path) -> None:
+def test_a_killed_merge_leaves_no_model_and_the_older_one_intact(tmp_path: Path) -> None:
     a, b = (
         write_model(tmp_path / "a", random_tensors(1, large=4_000_000)),
         write_model(tmp_path / "b", random_tensors(2, large=4_000_000)),
@@ -301,7 +301,7 @@ def test_a_merge_that_is_killed_leaves_no_model_and_the_older_one_whole(tmp_path
 
 
 @pytest.mark.parametrize("out_path", ["a", "."])
-def test_a_result_never_takes_the_place_of_a_source(tmp_path: Path, out_path: str) -> None:
+def test_a_result_never_overwrites_a_source(tmp_path: Path, out_path: str) -> None:
     runs = tmp_path / "runs"
     a, b = model_pair(runs)
     for folder in (a, runs):

@@ -83,7 +83,7 @@ def test_ties_finds_the_exact_rank_in_a_tensor_of_several_blocks(tmp_path: Path)
     assert torch.equal(read_model(tmp_path / "out")["w"], expected)
 
 
-def test_dare_drops_the_share_it_says_and_keeps_the_mean(tmp_path: Path) -> None:
+def test_dare_drops_the_stated_fraction_and_keeps_the_mean(tmp_path: Path) -> None:
     ones, zeros = {"w": torch.ones(600_000)}, {"w": torch.zeros(600_000)}
     a, start = write_model(tmp_path / "a", ones), write_model(tmp_path / "base", zeros)
     plans = [MergePlan((a, a), "dare", {"drop": 0.75}, start, seed=seed) for seed in (0, 0, 1)]
@@ -112,7 +112,7 @@ def test_what_dare_drops_does_not_depend_on_the_other_tensors(tmp_path: Path) ->
     assert torch.equal(*found)
 
 
-def test_a_base_is_asked_for_and_only_where_it_is_needed(tmp_path: Path) -> None:
+def test_a_base_is_required_only_where_it_is_needed(tmp_path: Path) -> None:
     a = write_model(tmp_path / "a", random_tensors(1))
     for name in names("merges"):
         method = open_method(name, {})
