@@ -17,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="u
 def hours(plan: RunEstimate) -> str:
     found = [stage.gpu_estimate for stage in plan.stages if stage.gpu_estimate]
     if not all(on.fits for on in found):
-        return f"does not fit; {max(on.min_gpus or 0 for on in found)} would do"
+        return f"does not fit; needs {max(on.min_gpus or 0 for on in found)}"
     total = sum(on.hours or 0.0 for on in found)
     return f"{total:.0f} h" if total >= 10 else f"{total:.1f} h"
 
@@ -55,7 +55,7 @@ def test_the_adapter_s_row() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_stands_there_with_its_overrides(variant: str) -> None:
+def test_every_variant_is_listed_with_its_overrides(variant: str) -> None:
     assert (
         f"| `{variant}` | {', '.join(f'`{change}`' for change in VARIANTS[variant]) or 'none'} |"
         in PAGE
