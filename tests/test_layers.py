@@ -119,12 +119,12 @@ def layer_violations(path: Path) -> list[str]:
     return faults
 
 
-def test_every_module_imports_floors_below_its_own_only() -> None:
+def test_every_module_imports_only_lower_layers() -> None:
     found = [fault for path in FILES for fault in layer_violations(path)]
     assert [fault for fault in found if not fault.startswith(TO_FIX)] == []
 
 
-def test_every_folder_is_a_room() -> None:
+def test_every_folder_belongs_to_a_layer() -> None:
     package_names = {path.relative_to(SRC).parts[0] for path in FILES if path.parent != SRC}
     assert package_names <= LAYER_OF.keys()
 
@@ -140,7 +140,7 @@ def test_every_folder_is_a_room() -> None:
         "import importlib\nimportlib.import_module('lingshu.tasks.vqa')",
     ],
 )
-def test_the_floor_test_sees_every_form_of_import(
+def test_the_layer_test_sees_every_form_of_import(
     tmp_path: Path, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "engines").mkdir()
@@ -149,7 +149,7 @@ def test_the_floor_test_sees_every_form_of_import(
     assert len(layer_violations(tmp_path / "engines" / "bad.py")) == 1
 
 
-def test_torch_stays_in_its_rooms() -> None:
+def test_torch_is_imported_only_in_its_packages() -> None:
     faults = [
         f"{name_of(path)}:{found.line} imports {found.module}"
         for path in FILES
@@ -240,7 +240,7 @@ def test_importing_does_nothing() -> None:
         ("f = lambda: open('x')", False),
     ],
 )
-def test_the_import_test_sees_what_runs(code: str, has_violation: bool) -> None:
+def test_the_import_test_detects_what_runs(code: str, has_violation: bool) -> None:
     assert bool(import_violations(code)) is has_violation
 
 

@@ -123,12 +123,12 @@ def test_a_block_that_is_not_run_explains_why(page: Path, block: Block) -> None:
     pytest.skip(block.not_run)
 
 
-def test_a_fence_with_a_command_is_never_left_without_a_language() -> None:
+def test_a_fence_with_a_command_has_a_language() -> None:
     bare = [f"{label(p)}:{b.line}" for p in PAGES for b in blocks(p) if not b.language]
     assert not bare, f"name the language of these fences: {bare}"
 
 
-def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
+def test_the_readme_starts_with_what_a_newcomer_needs() -> None:
     head = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30])
     for needed in (
         "research only",
@@ -142,7 +142,7 @@ def test_the_readme_begins_with_what_a_newcomer_needs() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=label)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
+def test_links_to_files_have_targets(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     targets = [
         t

@@ -54,6 +54,6 @@ def test_the_order_of_points_makes_no_difference_and_groups_are_resampled_togeth
     )
 
 
-def test_without_both_ends_or_without_tokens_there_is_none() -> None:
+def test_without_both_ends_or_without_tokens_there_is_no_barrier() -> None:
     assert barrier([0.0, 0.5], [[1], [1]], [1], ["a"]) is None
     assert barrier(WEIGHTS, [[], [], []], [], []) is None

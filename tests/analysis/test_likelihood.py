@@ -78,7 +78,7 @@ def test_what_is_stored_is_not_computed_again_and_an_interruption_changes_no_bit
     assert path.read_bytes() == before
 
 
-def test_a_model_that_gives_no_number_is_named(heldout: HeldOutSet, tmp_path: Path) -> None:
+def test_a_model_with_a_non_finite_likelihood_is_named(heldout: HeldOutSet, tmp_path: Path) -> None:
     broken = copy.deepcopy(tiny("qwen2_5_vl")[0])
     with torch.no_grad():
         broken.lm_head.weight[3] = torch.nan

@@ -258,12 +258,12 @@ def test_text_in_the_pixels_is_reported_before_images_leave() -> None:
     )
 
 
-def test_what_a_terminal_would_obey_is_left_out(capsys: Capture) -> None:
+def test_terminal_control_characters_are_left_out(capsys: Capture) -> None:
     assert main(["ask", "echo:a\x1b[2Jb\tc\nd\x9b", "?"]) == 0
     assert capsys.readouterr().out == "a[2Jb\tc\nd\n"
 
 
-def test_no_answer_is_an_error_and_never_an_empty_text() -> None:
+def test_a_missing_answer_is_an_error_and_never_an_empty_text() -> None:
     engine = echo.load("echo", EngineOptions())
     sample = build_question_sample("?", load_inputs([]))
     with pytest.raises(EngineError, match="echo returns nothing"):

@@ -250,7 +250,7 @@ def test_a_download_becomes_the_folder_that_data_reads(
             assert open_image(ours).tobytes() == open_image(theirs).tobytes()
 
 
-def test_the_files_as_downloaded_may_lie_in_the_folder_of_the_task(tmp_path: Path) -> None:
+def test_downloaded_files_may_be_in_the_folder_of_the_task(tmp_path: Path) -> None:
     slake(tmp_path / "slake")
     task = registry.get_attribute("tasks", "slake", "TASK")
     assert (

@@ -44,7 +44,7 @@ REPLY = "echo:Findings: Both lungs are clear. Impression: No finding."
         ("", ("", "")),
     ],
 )
-def test_a_reply_is_taken_apart_by_its_headings(reply: str, report: tuple[str, str]) -> None:
+def test_a_reply_is_split_at_its_headings(reply: str, report: tuple[str, str]) -> None:
     assert parse_report(reply) == report
 
 
@@ -87,7 +87,7 @@ def study(root: Path, slices: int = 3) -> Path:
     return folder
 
 
-def test_every_form_is_written_and_only_what_asks_for_it_names_the_patient(
+def test_every_format_is_written_and_names_the_patient_only_on_request(
     tmp_path: Path, capsys: Capture
 ) -> None:
     out = tmp_path / "out"

@@ -77,7 +77,7 @@ def test_a_run_writes_replies_scores_report_and_run_card(task, tmp_path, capsys)
     assert "dropped: no_gold 2" in (out / "report.md").read_text()
 
 
-def test_errors_are_counted_and_end_in_exit_code_1(task, tmp_path, capsys):
+def test_errors_are_counted_and_give_exit_code_1(task, tmp_path, capsys):
     out = tmp_path / "out"
     assert evaluate("echo", task(missing=(2, 7)), out=out) == 1
     report_json = read_json(out / "report.json")
@@ -94,7 +94,7 @@ def test_several_tasks_make_one_report_with_means(task, tmp_path):
     assert report_json["macro"] == pytest.approx(5 / 6)
 
 
-def test_a_second_run_asks_nothing_and_keeps_the_report(task, tmp_path):
+def test_a_second_run_generates_nothing_and_keeps_the_report(task, tmp_path):
     out = tmp_path / "out"
     name = task()
     evaluate("echo", name, out=out)
@@ -104,7 +104,7 @@ def test_a_second_run_asks_nothing_and_keeps_the_report(task, tmp_path):
     assert {path.name: path.read_bytes() for path in out.glob("report.*")} == kept
 
 
-def test_other_options_ask_anew(task, tmp_path):
+def test_other_options_generate_again(task, tmp_path):
     name, out = task(), tmp_path / "out"
     for run in (
         lambda: evaluate("echo", name, out=out),
@@ -150,7 +150,7 @@ def test_a_model_name_leads_to_its_engine(model, engine):
     assert engine_name(model) == engine
 
 
-def test_an_engine_of_ones_own(tmp_path):
+def test_a_custom_engine(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
         '"""Mine."""\nfrom lingshu.engines import echo\ndef load(model, options):\n    return'
@@ -197,7 +197,7 @@ def test_a_suite_of_synthetic_tasks_runs_without_data_under_every_protocol(tmp_p
     assert card["notes"]["tasks"]["slake"]["published"] is None
 
 
-def test_styles_ask_in_other_words_and_give_room_to_reason(tmp_path):
+def test_prompt_styles_differ_in_wording_and_in_room_to_reason(tmp_path):
     expected: dict[PromptStyle, int] = {"direct": 256, "cot": 8192}
     for style, max_tokens in expected.items():
         assert (
@@ -337,7 +337,7 @@ def test_one_of_several_tasks_without_data_is_left_out_and_reported(tmp_path, ca
     assert read_json(tmp_path / "out" / "run.json")["notes"]["excluded"].keys() == {"medqa_usmle"}
 
 
-def test_a_task_or_an_engine_of_someone_else_that_breaks_is_one_line(task, tmp_path):
+def test_a_third_party_task_or_engine_that_fails_is_one_line(task, tmp_path):
     broken = tmp_path / "broken.py"
     broken.write_text('"""Mine."""\n1 / 0\n')
     with pytest.raises(
@@ -366,7 +366,7 @@ def test_a_task_or_an_engine_of_someone_else_that_breaks_is_one_line(task, tmp_p
         {"threads": 0},
     ],
 )
-def test_options_that_mean_nothing_are_refused(task, tmp_path, wrong):
+def test_options_without_effect_are_refused(task, tmp_path, wrong):
     with pytest.raises(LingshuError):
         evaluate("echo", task(), out=tmp_path / "out", **wrong)
     assert not (tmp_path / "out" / "run.json").exists()

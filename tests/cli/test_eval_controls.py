@@ -55,9 +55,7 @@ def workdir(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_run_with_controls_that_is_killed_asks_nothing_twice_and_reports_the_same(
-    workdir, capsys
-):
+def test_a_killed_run_with_controls_generates_nothing_twice_and_reports_the_same(workdir, capsys):
     assert main([*ASK, "--out", "unbroken"]) == 0
     output = capsys.readouterr().out
     assert "Controls: what the scores rest on (watcher)" in output
@@ -108,7 +106,7 @@ def test_two_processes_share_the_questions_of_the_controls(workdir, capsys):
         assert (workdir / "shared" / name).read_bytes() == (workdir / "alone" / name).read_bytes()
 
 
-def test_failures_of_a_control_end_in_exit_code_1(workdir, capsys):
+def test_failures_of_a_control_give_exit_code_1(workdir, capsys):
     (workdir / "watcher.py").write_text(
         ENGINE.replace('yield [Reply(sample.id, sample.gold[0] if seen else "nothing", finish="stop")]',
                        'yield [Reply(sample.id, "a", finish="stop") if seen else Reply(sample.id, None, error="HTTP 500")]')

@@ -159,7 +159,7 @@ def test_labels_of_people(judge: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "1 labels are of replies that were not judged" in output
 
 
-def test_a_judge_without_verdicts_ends_in_exit_code_1(
+def test_a_judge_without_verdicts_gives_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate("echo", "vqa_rad", out=tmp_path / "out", synthetic=True, judge="echo:yes") == 1

@@ -102,7 +102,7 @@ def test_a_part_that_is_not_installed_is_named_with_its_extra(
     )
 
 
-def test_errors_of_ours_keep_their_traceback(
+def test_bugs_keep_their_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raise_bug() -> None:

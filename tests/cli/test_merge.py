@@ -94,7 +94,7 @@ def test_a_path_writes_its_points_and_finds_them_again(
     assert not (tmp_path / "out/measured").exists() and not (tmp_path / "out/points/0.50").exists()
 
 
-def test_a_path_that_was_measured_is_not_replaced_by_another(
+def test_a_measured_path_is_not_replaced(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = models["internvl"]

@@ -102,7 +102,7 @@ def test_a_bad_row_is_named_by_its_line(tmp_path, row, about):
     assert not out.exists()
 
 
-def test_a_line_cut_short_is_no_row_to_pass_over(tmp_path):
+def test_a_truncated_line_is_not_skipped(tmp_path):
     file = tmp_path / "in.jsonl"
     file.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(ROWS[1])[:30])
     with pytest.raises(InputError, match="line 2"):
@@ -145,7 +145,7 @@ def test_repeated_ids_are_counted(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["repeated_ids"] == 1
 
 
-def test_an_empty_group_is_none_and_no_group_that_all_rows_share(tmp_path, capsys):
+def test_an_empty_group_is_not_a_group_shared_by_all_rows(tmp_path, capsys):
     rows = [{"id": str(i), "gold": "yes", "reply": "yes"} for i in range(20)]
     summary = []
     for group in ({}, {"group": ""}):

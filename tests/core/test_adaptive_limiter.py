@@ -39,14 +39,14 @@ def test_it_doubles_while_latencies_hold() -> None:
     assert seen == [INITIAL_LIMIT, 64, 128, 200]
 
 
-def test_it_stays_where_more_at_once_is_slower() -> None:
+def test_it_stays_where_more_concurrency_is_slower() -> None:
     pace = AdaptiveLimiter(1000)
     record_outcomes(pace, 32)
     record_outcomes(pace, 64, seconds=0.25)
     assert pace.limit == 64
 
 
-def test_a_busy_server_halves_it_and_a_tenth_a_round_is_won_back() -> None:
+def test_a_busy_server_halves_it_and_each_round_regains_a_tenth() -> None:
     pace = AdaptiveLimiter(200)
     record_outcomes(pace, 32)
     record_outcomes(pace, 4, n_pushback=4)

@@ -175,7 +175,7 @@ def test_a_dataset_is_identified_by_its_content(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_no_dataset_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is not a DATASET folder"):
         open_dataset(tmp_path)
     write_dataset(tmp_path / "d", "d", [], CARD)
@@ -217,7 +217,7 @@ def merged_replies(folder: Path, keys: set[str]) -> dict[str, Reply]:
         return {key: reply for key in keys if (reply := replies.get(key)) is not None}
 
 
-def test_the_first_answer_of_a_key_counts_and_a_torn_row_is_passed_over(tmp_path: Path) -> None:
+def test_the_first_answer_of_a_key_counts_and_a_torn_row_is_skipped(tmp_path: Path) -> None:
     with ReplyStore(tmp_path) as store:
         store.add([("k", Reply("s", None, error="busy"))])
         assert merged_replies(tmp_path, {"k", "other"}) == {"k": Reply("s", None, error="busy")}
@@ -257,7 +257,7 @@ def test_two_writers_of_one_file_or_of_two_ways_to_share_are_refused(tmp_path: P
     ReplyStore(tmp_path).close()
 
 
-def test_a_file_of_something_else_is_no_store_of_replies(tmp_path: Path) -> None:
+def test_another_file_is_not_a_store_of_replies(tmp_path: Path) -> None:
     for row in ({"id": "a"}, {"key": "k", "id": "a", "text": "x", "surprise": 1}):
         (tmp_path / "replies.jsonl").write_text(json.dumps(row) + "\n")
         with pytest.raises(ArtifactError, match=r"replies\.jsonl, line 1"):

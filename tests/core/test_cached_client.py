@@ -135,7 +135,7 @@ def test_a_json_reply_becomes_the_requested_value(tmp_path: Path) -> None:
         'Here it is:\n```\n{"name": "a", "size": 1}\n```',
     ],
 )
-def test_a_fence_around_json_or_a_thought_before_it_is_no_fault(tmp_path: Path, text: str) -> None:
+def test_a_fence_around_json_or_a_thought_before_it_is_accepted(tmp_path: Path, text: str) -> None:
     with open_client(CountingEngine(text=text), tmp_path) as calls:
         assert calls.ask([Request(question("x"), json_format(Shape))], Sampling())[
             0
@@ -281,7 +281,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
         open_client(CountingEngine(), tmp_path)
 
 
-def test_a_reply_that_took_more_than_was_thought_possible_is_counted(tmp_path: Path) -> None:
+def test_a_reply_above_the_estimated_maximum_is_counted(tmp_path: Path) -> None:
     with open_client(CountingEngine(tokens=9999), tmp_path) as calls:
         calls.ask(texts(1), Sampling())
         assert calls.counts()["exceeds_upper_bound"] == 1

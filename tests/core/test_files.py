@@ -75,7 +75,7 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> Non
     assert names(tmp_path) == {"file", "folder"}
 
 
-def test_libraries_that_tell_a_full_disk_in_words_alone_are_understood(tmp_path: Path) -> None:
+def test_a_full_disk_reported_only_in_a_message_is_understood(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no space left"), atomic_folder(tmp_path / "out"):
         raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     with pytest.raises(ValueError, match="something else"), atomic_folder(tmp_path / "out"):
@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half_written(tmp_path
     assert [row["row"] for row in read_jsonl(tmp_path / "log.jsonl")] == [1, 2]
 
 
-def test_a_torn_last_line_is_passed_over_and_then_written_over(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped_and_then_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     for truncated in ('{"row": ', '{"row": 9}', "\x00\x00", '{"text": "' + "x" * 200_000):
         path.write_text('{"row": 1}\n' + truncated, encoding="utf-8")
@@ -135,7 +135,7 @@ def test_a_torn_last_line_is_passed_over_and_then_written_over(tmp_path: Path) -
         assert [row["row"] for row in read_jsonl(path)] == [1, 2, 3]
 
 
-def test_a_log_torn_in_its_first_line_starts_anew(tmp_path: Path) -> None:
+def test_a_log_torn_in_its_first_line_starts_again(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"row')
     assert list(read_jsonl(path)) == []

@@ -31,7 +31,7 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
         load("engines", "ehco")
 
 
-def test_a_path_is_as_good_as_a_name_and_two_files_of_one_name_stay_apart(tmp_path: Path) -> None:
+def test_a_path_works_like_a_name_and_files_of_one_name_stay_separate(tmp_path: Path) -> None:
     for folder, value in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "task.py").write_text(f"VALUE = {value}\n")
@@ -44,7 +44,7 @@ def test_a_path_is_as_good_as_a_name_and_two_files_of_one_name_stay_apart(tmp_pa
         get_attribute("tasks", str(tmp_path / "a" / "task.py"), "TASK")
 
 
-def test_a_file_that_fails_is_tried_again(tmp_path: Path) -> None:
+def test_a_file_that_fails_is_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "task.py"
     path.write_text("raise RuntimeError('first')\n")
     with pytest.raises(

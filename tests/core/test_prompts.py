@@ -50,7 +50,7 @@ def sample(
         ("report", "en", "cot", REPORT),
     ],
 )  # fmt: skip
-def test_the_words_are_those_of_the_protocol(
+def test_the_texts_are_those_of_the_protocol(
     kind: str, language: str, style: PromptStyle, text: str
 ) -> None:
     choices = OPTIONS if kind == "choice" else ()
@@ -69,7 +69,7 @@ def test_one_image_comes_first_and_several_are_labeled() -> None:
     assert parts[:4] == ("<image_1>: ", 0, "<image_2>: ", 1)
 
 
-def test_a_context_stands_above_the_question() -> None:
+def test_a_context_precedes_the_question() -> None:
     question = sample("Context: c1\nc2\n\nQ", choices=("yes", "no"), extra={"context": "c1\nc2"})
     assert question_stem(question) == "Q"
     assert build_prompt(question, "direct").question.startswith(
@@ -85,7 +85,7 @@ def test_several_right_options_are_prompted_as_letters() -> None:
 
 
 @pytest.mark.parametrize("fields", [{"language": "fr"}, {"kind": "chioce"}])
-def test_what_has_no_words_is_refused(fields: dict[str, Any]) -> None:
+def test_an_unknown_language_or_kind_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"en and zh|did you mean 'choice'"):
         build_prompt(sample(**fields), "direct")
 

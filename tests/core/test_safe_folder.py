@@ -60,7 +60,9 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_else_is_opened_and_every_refusal_reads_alike(root_folder: Path, name: str) -> None:
+def test_nothing_else_is_opened_and_every_refusal_has_the_same_text(
+    root_folder: Path, name: str
+) -> None:
     with pytest.raises(InputError) as refused:
         SafeFolder(root_folder / "root").read(name.format(root_folder=root_folder), max_bytes=10)
     assert str(refused.value) == REFUSED_MESSAGE

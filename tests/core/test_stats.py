@@ -22,11 +22,11 @@ def test_what_is_not_defined_is_none() -> None:
     assert agreement([("yes", "yes")] * 3, YES_NO) == Agreement(3, 1.0, None, 1.0)
 
 
-def test_where_nearly_all_are_alike_ac1_stays_high() -> None:
+def test_ac1_stays_high_where_nearly_all_ratings_agree() -> None:
     _, agree, kappa, ac1 = agreement([("yes", "yes")] * 98 + [("yes", "no"), ("no", "yes")], YES_NO)
     assert agree == 0.98 and kappa is not None and kappa < 0 and ac1 is not None and ac1 > 0.97
 
 
-def test_a_rating_that_is_no_category_is_refused() -> None:
+def test_a_rating_outside_the_categories_is_refused() -> None:
     with pytest.raises(ValueError, match="maybe"):
         agreement([("yes", "maybe")], YES_NO)

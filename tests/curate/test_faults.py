@@ -128,7 +128,7 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(
     assert done.returncode == 0 and open_dataset(out).rows == 20
 
 
-def test_an_interrupted_run_goes_on(
+def test_an_interrupted_run_resumes(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, progress = rows(20), RecordedProgress()
@@ -159,7 +159,7 @@ def test_two_runs_in_one_folder_are_refused(config: Make, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
-def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_goes_on(
+def test_ray_gives_the_same_bytes_survives_a_killed_worker_and_resumes(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path, progress = rows(20), RecordedProgress()

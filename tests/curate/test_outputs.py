@@ -155,7 +155,7 @@ def test_exports_hold_the_same_rows_with_images_as_files(out: Path) -> None:
     assert read_json(out / "llava" / "export.json") == {"rows": 0, "images": 0, "unanswered": 9}
 
 
-def test_a_row_whose_words_look_like_an_image_is_left_out_of_exports(
+def test_a_row_whose_text_looks_like_an_image_is_left_out_of_exports(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     messages = [
@@ -188,7 +188,7 @@ def test_the_page_shows_what_each_step_did(out: Path) -> None:
     assert 'src="http' not in page and "<script" not in page
 
 
-def test_the_page_shows_no_word_and_no_pixel_of_rows_that_are_not_open(
+def test_the_page_shows_no_text_and_no_pixel_of_restricted_rows(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(4, access="private", question="Is JANE DOE here?")

@@ -78,7 +78,7 @@ def test_a_row_of_the_queue_shows_both_texts() -> None:
     )
 
 
-def test_one_rejection_drops_a_sample_whoever_accepted_it() -> None:
+def test_one_rejection_drops_a_sample_even_if_others_accepted_it() -> None:
     found = apply_verdicts(
         build_sample(),
         [
@@ -90,7 +90,7 @@ def test_one_rejection_drops_a_sample_whoever_accepted_it() -> None:
     assert found == Drop("a", "rejected_in_review", "wrong side")
 
 
-def test_an_edit_replaces_the_text_and_the_gold_that_was_it() -> None:
+def test_an_edit_replaces_the_text_and_the_gold_equal_to_it() -> None:
     found = apply_verdicts(
         build_sample(gold=("Old text.",)),
         [Verdict("a", "r1", "edit", text="First."), Verdict("a", "r2", "edit", text="Last.")],
@@ -110,7 +110,7 @@ def test_an_edited_choice_is_another_letter() -> None:
         apply_verdicts(sample, [Verdict("a", "r1", "edit", text="C")])
 
 
-def test_a_preference_takes_the_other_text() -> None:
+def test_a_preference_selects_the_other_text() -> None:
     sample = build_sample(second="Other text.")
     found = apply_verdicts(sample, [Verdict("a", "r1", "prefer", prefer="second")])
     assert isinstance(found, Sample) and found.messages[-1].text == "Other text."
@@ -119,7 +119,7 @@ def test_a_preference_takes_the_other_text() -> None:
         apply_verdicts(build_sample(), [Verdict("a", "r1", "prefer", prefer="second")])
 
 
-def test_of_one_reviewer_the_last_line_counts(tmp_path: Path) -> None:
+def test_the_last_line_of_a_reviewer_counts(tmp_path: Path) -> None:
     path = write_verdicts(
         tmp_path,
         {"verdict": "accept"},
@@ -142,7 +142,7 @@ def test_of_one_reviewer_the_last_line_counts(tmp_path: Path) -> None:
         ({"verdict": "accept", "note": "x"}, "unknown key 'note'"),
     ],
 )
-def test_a_line_that_is_no_verdict_is_named(
+def test_an_invalid_verdict_is_named_by_its_line(
     tmp_path: Path, row: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as error:

@@ -57,7 +57,7 @@ def test_rows_come_out_with_their_images_and_what_the_source_knows(
     assert not (tmp_path / "out" / "work").exists()
 
 
-def test_no_step_at_all_is_a_copy(config: Make, tmp_path: Path) -> None:
+def test_a_run_without_steps_is_a_copy(config: Make, tmp_path: Path) -> None:
     assert curate(config(), tmp_path / "out").card.rows == 10
 
 
@@ -91,7 +91,7 @@ def test_every_row_is_counted_at_every_step(config: Make, tmp_path: Path) -> Non
     ) and "curate_steps.py, line" in first["detail"]
 
 
-def test_words_of_a_row_that_is_not_open_are_in_no_error(
+def test_errors_contain_no_text_of_restricted_rows(
     config: Make, rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = rows(4, name="private", access="private")
@@ -100,7 +100,7 @@ def test_words_of_a_row_that_is_not_open_are_in_no_error(
     assert "withheld" in row["detail"] and "Is it 3" not in row["detail"]
 
 
-def test_an_id_stands_for_one_row(config: Make, tmp_path: Path) -> None:
+def test_an_id_identifies_one_row(config: Make, tmp_path: Path) -> None:
     result = curate(config(step_config("twice", kind="same_id", at="r002")), tmp_path / "out")
     assert result.card.rows == 10 and result.card.drops == {"duplicate_id": 1}
     assert len({sample.id for sample in read_dataset(tmp_path / "out")}) == 10
@@ -279,16 +279,14 @@ def test_a_wrong_step_is_named_before_anything_is_read(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_dataset_is_left_alone(config: Make, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_dataset_is_left_alone(config: Make, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.docx").write_text("years of work")
     with pytest.raises(StorageError, match="is not a dataset of an earlier run"):
         curate(config(), tmp_path / "out")
 
 
-def test_pixels_can_be_written_anew(
-    config: Make, rows: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_pixels_can_be_re_encoded(config: Make, rows: Callable[..., Path], tmp_path: Path) -> None:
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -300,7 +298,7 @@ def test_pixels_can_be_written_anew(
         assert (b"JANE DOE" in shards(tmp_path / keep)[0]) is held
 
 
-def test_a_torn_dataset_is_no_dataset(config: Make, tmp_path: Path) -> None:
+def test_an_incomplete_dataset_is_refused(config: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     curate(config(), out)
     part = next((out / "data").iterdir())
@@ -309,7 +307,7 @@ def test_a_torn_dataset_is_no_dataset(config: Make, tmp_path: Path) -> None:
         open_dataset(out)
 
 
-def test_a_dataset_is_not_replaced_by_what_is_made_of_it(config: Make, tmp_path: Path) -> None:
+def test_a_dataset_is_not_replaced_by_one_derived_from_it(config: Make, tmp_path: Path) -> None:
     curate(config(), tmp_path / "first")
     source = Source("again", "parquet", str(tmp_path / "first"))
     cut = CurateConfig("cut", (source,), (StepConfig("few", "balance", {"cap": 2}),), workers=0)

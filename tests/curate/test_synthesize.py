@@ -142,7 +142,7 @@ def test_the_full_run_offline_with_planted_faults(dataset: Path, tmp_path: Path)
     ) == resolve_synthesis(CONFIG)
 
 
-def test_a_second_run_asks_nothing_and_writes_the_same(dataset: Path, tmp_path: Path) -> None:
+def test_a_second_run_makes_no_call_and_writes_the_same(dataset: Path, tmp_path: Path) -> None:
     first, second = run(dataset, tmp_path), run(dataset, tmp_path)
     assert second.usage["calls"] == 0 and second.usage["cached"] > 0
     assert second.card.version == first.card.version and second.card.drops == first.card.drops
@@ -176,7 +176,7 @@ class Fading:
                 raise EngineError("the server went away")
 
 
-def test_a_run_whose_teacher_went_away_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_after_its_teacher_went_away(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         run(dataset, tmp_path, engine=Fading(teacher(**FAULTS), 20))
     assert not (tmp_path / "out").exists(), "an unfinished dataset has no name"
@@ -186,7 +186,7 @@ def test_a_run_whose_teacher_went_away_goes_on(dataset: Path, tmp_path: Path) ->
     assert result.usage["calls"] < uninterrupted.usage["calls"]
 
 
-def test_the_budget_ends_the_asking_and_not_the_run(dataset: Path, tmp_path: Path) -> None:
+def test_a_spent_budget_stops_the_calls_and_not_the_run(dataset: Path, tmp_path: Path) -> None:
     result = run(dataset, tmp_path, config=replace(CONFIG, token_budget=12_000, image_tokens=100))
     assert result.usage["tokens"] <= 12_000
     assert 0 < result.card.drops["budget"] == result.n_not_requested and result.card.rows > 0
@@ -231,7 +231,7 @@ def test_credentialed_rows_go_to_no_remote_teacher(tmp_path: Path) -> None:
     assert local.card.drops == {} and local.card.rows == 6
 
 
-def test_verdicts_drop_and_edit_and_stand_in_the_card(dataset: Path, tmp_path: Path) -> None:
+def test_verdicts_drop_and_edit_and_are_in_the_card(dataset: Path, tmp_path: Path) -> None:
     before = run(dataset, tmp_path)
     queue = [
         row
@@ -321,7 +321,7 @@ def test_a_limit_of_a_kind_that_no_step_makes_is_refused(dataset: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_dataset(dataset: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_dataset(dataset: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom pathlib import Path\nfrom tests.curate.test_synthesize import"
         " run\nrun(Path(sys.argv[1]), Path(sys.argv[2]))\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lingshu.deidentify.names import HeaderNames
 
 
-def test_a_name_is_found_however_its_letters_are_written() -> None:
+def test_a_name_is_found_in_every_spelling_of_its_letters() -> None:
     # Headers often hold capitals alone.
     named = HeaderNames(["MCDONALD^ANNA", "DELACRUZ^JOSE", "SMITH-JONES^MARY", "White^Tom"], [])
     assert (

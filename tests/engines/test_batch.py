@@ -176,9 +176,7 @@ def test_what_may_not_leave_is_not_written_either(tmp_path: Path) -> None:
     assert not (tmp_path / "post").exists()
 
 
-def test_batch_and_live_share_what_calls_remember(
-    service: tuple[str, Service], tmp_path: Path
-) -> None:
+def test_batch_and_live_calls_share_a_cache(service: tuple[str, Service], tmp_path: Path) -> None:
     requests = [Request(sample, TEXT_FORMAT) for sample in samples(2)]
     with CachedClient(open_engine(f"batch:{service[0]}#m"), tmp_path, images=image_bytes) as calls:
         first = calls.ask(requests, Sampling())
@@ -198,6 +196,6 @@ def test_batch_and_live_share_what_calls_remember(
         "batch:http://127.0.0.1/v1",
     ],
 )
-def test_a_name_that_is_none_is_refused(model: str) -> None:
+def test_an_invalid_name_is_refused(model: str) -> None:
     with pytest.raises(InputError):
         batch.load(model, EngineOptions())

@@ -141,7 +141,7 @@ def test_a_reply_ends_at_every_end_token_that_the_checkpoint_names() -> None:
     assert (reply.text, reply.finish, reply.token_ids) == ("", "stop", (first,))
 
 
-def test_equal_questions_at_once_share_a_prefill_and_are_sampled_apart(
+def test_concurrent_equal_questions_share_a_prefill_and_are_sampled_independently(
     live_engine: Callable[..., ContinuousBatchingEngine],
 ) -> None:
     same = [replace(question(1), id=name) for name in "abcd"]
@@ -167,7 +167,7 @@ def test_a_cancelled_request_frees_its_slot_and_sends_nothing_more(
     assert (engine.running, engine.waiting) == (0, 0) or not second.done.is_set()
 
 
-def test_an_invalid_request_is_its_own_fault(
+def test_an_invalid_request_fails_alone(
     live_engine: Callable[..., ContinuousBatchingEngine],
 ) -> None:
     bad = Sample("bad", (user_turn("?", 1),), (Image(data=b"no image"),))
@@ -217,7 +217,7 @@ def test_closing_ends_every_open_question() -> None:
     )
 
 
-def test_closing_tells_questions_that_were_not_even_prepared() -> None:
+def test_closing_also_ends_questions_that_were_not_prepared() -> None:
     engine = ContinuousBatchingEngine(loaded("internvl"), batch_size=1)
     recorders = submit_all(
         engine,
@@ -267,7 +267,7 @@ def test_the_start_of_a_stop_text_is_held_back() -> None:
     assert detokenize_bytes("肺。结论", ["。"]) == ["肺"]
 
 
-def test_bytes_that_are_no_character_are_shown_as_such_at_the_end() -> None:
+def test_invalid_bytes_are_shown_as_such_at_the_end() -> None:
     detokenizer = IncrementalDetokenizer(lambda tokens: bytes(tokens).decode("utf-8", "replace"))
     assert [detokenizer.add(byte) for byte in b"a\xff\xffb\xe8"] == [
         "a",

@@ -65,7 +65,7 @@ def test_an_unreadable_image_is_an_error_reply() -> None:
     assert reply.text is None and "cannot be decoded" in (reply.error or "")
 
 
-def test_the_digest_tells_texts_apart_and_the_engine_is_local() -> None:
+def test_the_digest_depends_on_the_text_and_the_engine_is_local() -> None:
     engines = [load(model, EngineOptions()) for model in ("echo", "echo:", "echo:yes")]
     assert len({engine.digest for engine in engines}) == 3
     assert {engine.endpoint for engine in engines} == {None}

@@ -89,7 +89,7 @@ def test_no_image_token_among_10000_sampled(family: FamilyName) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shared_prefill_gives_what_separate_asking_gives(family: FamilyName) -> None:
+def test_shared_prefill_equals_separate_generation(family: FamilyName) -> None:
     same = [Sample(f"{name}", question(0).messages, question(0).images) for name in "abc"]
     sampling = Sampling(max_tokens=6, temperature=1.0, num_generations=2)
     batched = replies(engine(family, batch_size=3), same, sampling)

@@ -121,7 +121,7 @@ def test_replies_are_yielded_as_they_arrive(server) -> None:
     assert list(replies) == []
 
 
-def test_no_more_requests_are_under_way_than_allowed(server) -> None:
+def test_no_more_requests_are_in_flight_than_allowed(server) -> None:
     all_active = asyncio.Event()
 
     async def handler(request: web.Request, body: dict) -> web.StreamResponse:
@@ -135,7 +135,7 @@ def test_no_more_requests_are_under_way_than_allowed(server) -> None:
     assert server.max_active == 3
 
 
-def test_a_server_that_takes_few_at_once_is_met_with_fewer(server) -> None:
+def test_a_server_that_accepts_few_requests_gets_fewer(server) -> None:
     """It refuses what goes beyond four: many refusals at first, and in the end an answer to
     everything.
     """
@@ -233,7 +233,7 @@ async def redirect(request: web.Request, body: dict) -> web.StreamResponse:
         (redirect, "HTTP status 302", 1),
     ],
 )
-def test_a_faulty_server_costs_one_sample_not_the_run(
+def test_a_faulty_server_fails_one_sample_not_the_run(
     server, handler, error: str, tries: int
 ) -> None:
     async def faulty_for_a(request: web.Request, body: dict) -> web.StreamResponse:
@@ -320,7 +320,7 @@ def test_a_request_that_waits_for_another_try_holds_no_slot(server) -> None:
     assert [body["messages"][1]["content"] for body in server.bodies][:2] == ["first", "b"]
 
 
-def test_nobody_at_the_address_is_one_clear_error() -> None:
+def test_an_address_without_a_server_is_one_clear_error() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -413,7 +413,7 @@ def test_an_address_that_cannot_be_used_is_refused(model: str) -> None:
         openai.load(model, EngineOptions())
 
 
-def test_secrets_in_an_address_or_a_damaged_key_are_refused_unrepeated() -> None:
+def test_secrets_in_an_address_or_a_damaged_key_are_refused_and_not_repeated() -> None:
     for model in (
         "https://user:canary@host/v1#m",
         "https://host/v1?api-key=canary#m",

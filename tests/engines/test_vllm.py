@@ -148,7 +148,7 @@ def test_tokens_that_stand_for_pixels_are_never_sampled(fake_vllm) -> None:
     assert llm.params[0].logit_bias[7] == -100.0 and 1 not in llm.params[0].logit_bias
 
 
-def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(fake_vllm, checkpoint) -> None:
+def test_new_weights_replace_the_old_ones_completely(fake_vllm, checkpoint) -> None:
     engine, (llm,) = fake_vllm
     engine.reload(checkpoint)
     assert llm.reloaded == [("reload_weights", {"weights_path": str(checkpoint)})]
@@ -160,13 +160,13 @@ def test_new_weights_are_read_and_nothing_of_the_old_ones_is_kept(fake_vllm, che
     load_vllm(str(checkpoint), gpu_memory_utilization=0.3)
 
 
-def test_tokens_are_returned_for_learning(fake_vllm) -> None:
+def test_tokens_are_returned_for_training(fake_vllm) -> None:
     engine, _ = fake_vllm
     [[reply]] = engine.generate([Sample("a", (user_turn("?", 0),))], Sampling())
     assert reply.token_ids == (1, 2)
 
 
-def test_a_prompt_that_vllm_refuses_costs_one_sample(fake_vllm) -> None:
+def test_a_prompt_that_vllm_refuses_fails_one_sample(fake_vllm) -> None:
     engine, _ = fake_vllm
     samples = [Sample(name, (user_turn(name, 0),)) for name in ("good", "too long", "also good")]
     [replies] = engine.generate(samples, Sampling())

@@ -184,7 +184,7 @@ def test_markup_in_the_data_stays_text(tmp_path):
     assert "unsafe-inline" not in html.split("script-src")[1].split('"')[0]
 
 
-def test_the_script_makes_no_html_from_text():
+def test_the_script_builds_no_html_from_text():
     script = static("sample_browser.js")
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|Function\(|fetch|XMLHttp|https?://|</script",
@@ -330,7 +330,7 @@ def test_a_shared_image_is_stored_once_and_a_second_request_adds_nothing(tmp_pat
     assert not thumbnails.exists()
 
 
-def test_the_file_of_thumbnails_has_an_end(tmp_path):
+def test_the_file_of_thumbnails_is_bounded(tmp_path):
     with Thumbnails(tmp_path, max_bytes=10) as thumbnails:
         for shade in (1, 2):
             thumbnails.add(str(shade), make_image(shade))

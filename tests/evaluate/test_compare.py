@@ -53,7 +53,7 @@ def test_rows_are_matched_by_id_and_the_rest_is_counted():
         match_rows([row("a", 1.0), row("a", 0.0)], theirs)
 
 
-def test_an_unread_reply_is_not_right():
+def test_an_unparsed_reply_is_not_correct():
     result = compare_rows(
         task(), [row("a", None), row("b", 1.0)], [row("b", 1.0), row("a", 1.0)], protocol="strict"
     )
@@ -124,7 +124,7 @@ def test_no_item_in_common_is_no_result():
     )
 
 
-def test_what_has_no_score_is_no_zero():
+def test_a_missing_score_is_not_zero():
     """A rubric without positive points: neither run is asked anything by such an item."""
     nothing = {"status": "ok", "gold": []}
     ours = [row("a", 1.0), {**row("b", None), **nothing}]

@@ -128,7 +128,7 @@ def control_result(folder: Path, name: str) -> ControlResult:
 # -------------------------------------------------------------------------------------------------------
 
 
-def test_a_blind_sample_shows_black_images_of_the_same_size_and_asks_the_same():
+def test_a_blind_sample_has_black_images_of_the_same_size_and_the_same_question():
     sample = replace(item(0), images=(make_image(9, 7, 3), Image("nowhere.png")))
     with ImageCache() as images:
         with_black_images = perturbations.with_black_images(sample, images.header)
@@ -151,7 +151,7 @@ def test_orders_differ_from_each_other_and_from_the_given_one_and_stay_the_same(
     assert [len(perturbations.option_orders("s1", n, 5, seed=0)) for n in (1, 2, 3)] == [0, 1, 5]
 
 
-def test_a_shuffled_sample_lists_the_options_anew_in_the_words_of_its_task_and_its_gold_follows():
+def test_a_shuffled_sample_reorders_the_options_in_the_format_of_its_task_and_its_gold_follows():
     shuffled = perturbations.shuffle_options(
         item(1), (3, 2, 1, 0), lambda sample: build_prompt(sample, "direct")
     )
@@ -187,7 +187,7 @@ def test_items_whose_options_cannot_be_reordered_explain_why(choices, question, 
     )
 
 
-def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
+def test_a_custom_prompt_may_list_the_options_in_its_own_format():
     def ask(sample: Sample) -> Sample:
         listed = " ".join(
             f"({letter}) {text}" for letter, text in zip(LETTERS, sample.choices, strict=False)
@@ -201,7 +201,7 @@ def test_a_prompt_of_ones_own_may_list_the_options_in_its_own_form():
     )
 
 
-def test_words_that_only_look_like_links_between_options_do_not_count():
+def test_text_that_only_looks_like_a_link_between_options_does_not_count():
     for choices in (
         ("vitamins A and D", "iron"),
         ("either a cyst or a cancer", "no"),
@@ -221,7 +221,7 @@ def test_words_that_only_look_like_links_between_options_do_not_count():
         ), choices
 
 
-def test_every_instruction_has_paraphrases_that_keep_the_form_of_the_answer():
+def test_every_instruction_has_paraphrases_that_keep_the_answer_format():
     by_instruction, bare_questions = paraphrases()
     for key, text in INSTRUCTIONS.items():
         assert len({text, *by_instruction[text]}) == N_PARAPHRASES + 1, key
@@ -254,7 +254,7 @@ def test_a_reworded_sample_changes_its_instruction_alone():
 # -------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_looks_loses_what_the_images_gave_it(tmp_path):
+def test_a_model_that_uses_images_loses_accuracy_without_them(tmp_path):
     """It is right where it sees an image that is not black."""
     run(
         Recorder(
@@ -470,7 +470,7 @@ def test_the_blind_control_of_stored_replies_is_what_their_rows_imply():
     assert with_black_images.test is not None and with_black_images.test.p_value < 1e-9
 
 
-def test_rows_that_failed_or_stand_alone_are_no_pair():
+def test_rows_that_failed_or_are_alone_form_no_pair():
     run_rows = [
         {"id": "a", "value": 1.0, "status": "ok"},
         {"id": "b", "value": None, "status": "error"},

@@ -87,7 +87,7 @@ def run(
     )
 
 
-def test_ranks_share_a_task_and_another_number_of_them_goes_on(tmp_path: Path) -> None:
+def test_ranks_share_a_task_and_another_number_of_them_resumes(tmp_path: Path) -> None:
     first, second = Recorder(), Recorder(fails=("s3",))
     assert run(first, tmp_path, rank=0, world_size=3) == (4, 0, 4, 0)
     assert count_pending(tmp_path) == 6
@@ -99,7 +99,7 @@ def test_ranks_share_a_task_and_another_number_of_them_goes_on(tmp_path: Path) -
     assert [row["value"] for row in score(TASK, samples(), tmp_path)] == [1.0] * 10
 
 
-def test_ranks_at_work_at_the_same_time_neither_double_nor_disturb_each_other(
+def test_concurrent_ranks_neither_repeat_nor_disturb_each_other(
     tmp_path: Path,
 ) -> None:
     may_answer = threading.Event()
@@ -137,7 +137,7 @@ def test_a_refused_second_run_leaves_the_requests_of_the_first(tmp_path: Path) -
     assert len(list(read_jsonl(tmp_path / "requests.jsonl"))) == 10
 
 
-def test_a_failure_that_another_rank_mends_counts_as_its_answer(tmp_path: Path) -> None:
+def test_a_failure_that_another_rank_fixes_counts_as_its_answer(tmp_path: Path) -> None:
     assert run(Recorder(fails=("s0",)), tmp_path, rank=0, world_size=2).n_errors == 1
     run(Recorder(), tmp_path, rank=1, world_size=2)
     assert count_pending(tmp_path) == 0
@@ -158,7 +158,7 @@ def test_replies_of_another_run_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rank", "world_size"), [(2, 2), (-1, 2), (0, 0)])
-def test_ranks_that_cannot_be(tmp_path: Path, rank: int, world_size: int) -> None:
+def test_invalid_ranks_are_refused(tmp_path: Path, rank: int, world_size: int) -> None:
     with pytest.raises(InputError, match="ranks count from 0"):
         run(Recorder(), tmp_path, rank=rank, world_size=world_size)
 

@@ -175,7 +175,7 @@ def judge_rows(task_folder: Path) -> list[dict]:
     return list(read_jsonl(scores_file(task_folder, "judge")))
 
 
-def test_verdicts_are_scores_of_a_protocol_of_their_own(tmp_path: Path) -> None:
+def test_verdicts_are_scores_of_a_separate_protocol(tmp_path: Path) -> None:
     engine, task_folder = StubJudge(), write_scored_run(tmp_path)
     result = run_judge(task_folder, engine).result
     rows = judge_rows(task_folder)
@@ -226,7 +226,7 @@ def test_agreement_with_the_rules_is_over_replies_that_both_read(tmp_path: Path)
     )
 
 
-def test_a_second_run_asks_nothing_and_writes_the_same(tmp_path: Path) -> None:
+def test_a_second_run_makes_no_call_and_writes_the_same(tmp_path: Path) -> None:
     engine, task_folder = StubJudge(), write_scored_run(tmp_path)
     run_judge(task_folder, engine)
     first = (
@@ -441,7 +441,7 @@ def test_a_rubric_is_judged_criterion_by_criterion_and_leads(tmp_path: Path) -> 
     assert task.summary.metric == "mean score"
 
 
-def test_a_mean_below_nought_is_nought(tmp_path: Path) -> None:
+def test_a_mean_below_zero_is_zero(tmp_path: Path) -> None:
     samples = [replace(sample(name, kind="rubric"), gold=None) for name in ("a", "b")]
     task_folder = write_scored_run(tmp_path, RUBRIC, samples, {"a": "lung", "b": "lung"})
     assert run_judge(task_folder, StubJudge(keyword_verdict), RUBRIC, samples).result.value == 0.0
@@ -452,7 +452,7 @@ def test_a_mean_below_nought_is_nought(tmp_path: Path) -> None:
     )
 
 
-def test_a_dimension_of_one_point_each_is_the_share_that_is_met(tmp_path: Path) -> None:
+def test_a_dimension_of_one_point_each_is_the_fraction_that_is_met(tmp_path: Path) -> None:
     five = [Criterion(f"{name} heart", 1, name) for name in ("safe", "clear", "kind")] + [
         Criterion(f"{name} lung", 1, name) for name in ("true", "whole")
     ]
@@ -535,7 +535,7 @@ def test_labels_of_a_rubric_are_compared_by_criterion(tmp_path: Path) -> None:
         {"id": "a", "verdict": "correct", "met": [True]},
     ],
 )
-def test_a_line_that_is_no_label_is_named(tmp_path: Path, row: dict) -> None:
+def test_an_invalid_label_is_named_by_its_line(tmp_path: Path, row: dict) -> None:
     write_jsonl(tmp_path / "labels.jsonl", [row])
     with pytest.raises(InputError, match=r"labels.jsonl, line 1: not a label"):
         read_labels(tmp_path / "labels.jsonl")

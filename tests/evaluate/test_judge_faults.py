@@ -217,7 +217,7 @@ TASK = Task("demo", "Demo", Provenance("made up", "CC0"), samples, auto.score, l
 
 
 @pytest.mark.slow
-def test_a_killed_judging_goes_on_without_asking_again(tmp_path: Path) -> None:
+def test_a_killed_judging_resumes_without_repeated_calls(tmp_path: Path) -> None:
     (tmp_path / "demo.py").write_text(TASK_FILE)
     with JudgeServer(failure_rate=0.0) as server:
         threading.Thread(

@@ -76,7 +76,7 @@ def stored(out: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_loses_nothing_asks_nothing_twice_and_reports_the_same(tmp_path, server):
+def test_a_killed_run_loses_nothing_generates_nothing_twice_and_reports_the_same(tmp_path, server):
     (tmp_path / "many.py").write_text(TASK, encoding="utf-8")
     started_at = time.monotonic()
     assert start(tmp_path, server, "unbroken").wait() == 0
@@ -108,7 +108,7 @@ def test_a_killed_run_loses_nothing_asks_nothing_twice_and_reports_the_same(tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_a_second_run_of_one_folder_is_refused_while_the_first_is_at_work(tmp_path, server):
+def test_a_second_run_in_one_folder_is_refused_while_the_first_runs(tmp_path, server):
     (tmp_path / "many.py").write_text(TASK, encoding="utf-8")
     first = start(tmp_path, server, "out")
     while not stored(tmp_path / "out"):

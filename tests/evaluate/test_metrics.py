@@ -39,7 +39,7 @@ def samples(count: int) -> list[Sample]:
     return [Sample(f"s{number}", (), gold=("clear lungs",)) for number in range(count)]
 
 
-def test_a_metric_that_breaks_is_reported_and_costs_no_other() -> None:
+def test_a_metric_that_fails_is_reported_and_affects_no_other() -> None:
     result = compute_metrics((broken, constant), samples(3), ["a", "", None])  # type: ignore[arg-type]
     assert [metric_result.name for metric_result in result] == ["broken", "half"]
     assert result[0].value is None and str(result[0].note).startswith("failed: KeyError")

@@ -75,7 +75,7 @@ def macro(call: str, **values: object) -> str:
     return environment(is_html=True).from_string(template).render(**values)
 
 
-def test_a_page_is_well_formed_and_stands_alone():
+def test_a_page_is_well_formed_and_self_contained():
     checker = Checker()
     html = full_page()
     checker.feed(html)
@@ -87,7 +87,7 @@ def test_a_page_is_well_formed_and_stands_alone():
     assert not re.search(r"https?://|url\(|@import", html)
 
 
-def test_empty_plots_draw_nothing():
+def test_empty_plots_render_nothing():
     assert macro("interval_plot([])").strip() == ""
     assert macro("line_plot([('a', [])], 'x', 'y')").strip() == ""
 

@@ -136,7 +136,7 @@ def test_runs_that_never_differ_bound_how_much_they_could():
     )
 
 
-def test_groups_that_differ_alike_leave_the_interval_open():
+def test_groups_that_differ_equally_leave_the_interval_open():
     ours, theirs = [1.0, 0.0] * 30, [0.0] * 60
     assert difference(ours, theirs, [max(0, i // 2 - 1) for i in range(60)]) == (
         0.5,

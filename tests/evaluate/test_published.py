@@ -166,7 +166,7 @@ def test_suspect_cells_are_skipped_and_named():
     )
 
 
-def test_cells_that_were_never_printed_are_no_zero():
+def test_cells_that_were_never_printed_are_not_zero():
     cell = cells(published.compare(make_run(make_task("a", "OmniMedVQA", 5, 10)), "Med-R1-2B"))[
         "OmniMedVQA"
     ]
@@ -191,7 +191,7 @@ def test_the_row_to_compare_with(model, requested, reference, named):
     assert (paper.reference, paper.is_reference_named) == (reference, named)
 
 
-def test_wrong_wishes_are_named():
+def test_invalid_requests_are_named():
     with pytest.raises(InputError, match="did you mean 'Lingshu-7B'"):
         published.compare(make_run(make_task("a", "PMC-VQA", 5, 10)), "Lingshu-7")
     with pytest.raises(InputError, match="no task with a published column"):

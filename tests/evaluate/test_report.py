@@ -59,7 +59,7 @@ def test_the_interval_is_chosen_by_the_data():
     assert summarize(rows(5, 10, group=1)).accuracy == alone.accuracy
 
 
-def test_groups_that_are_all_alike_still_have_an_interval():
+def test_identical_groups_still_have_an_interval():
     """A bootstrap of ten right answers is 100% to 100%; five patients know no more than five items."""
     assert summarize(rows(10, 10, group=2)).accuracy == pytest.approx(
         (1.0, 0.5655, 1.0, 10), abs=1e-4

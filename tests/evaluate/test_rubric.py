@@ -36,6 +36,6 @@ def test_missing_verdicts_leave_a_range() -> None:
     assert rubric_range([-2], [None]) is None
 
 
-def test_all_met_means_nothing_bad_either() -> None:
+def test_all_met_includes_no_negative_criterion() -> None:
     assert all_met([1, 1], [True, True]) and not all_met([1, 1], [True, False])
     assert all_met([1, -1], [True, False]) and not all_met([1, -1], [True, True])

@@ -67,7 +67,7 @@ def test_strict_alone_is_the_default(answered: Path) -> None:
     ]
 
 
-def test_each_protocol_has_a_file_of_its_own(answered: Path) -> None:
+def test_each_protocol_has_its_own_file(answered: Path) -> None:
     assert score(TASK, SAMPLES, answered, protocols=("strict", "medevalkit")) == (3, 0, 0)
     assert {row["protocol"] for row in read_jsonl(answered / "scores.jsonl")} == {"strict"}
     other = list(read_jsonl(scores_file(answered, "medevalkit")))
@@ -104,7 +104,7 @@ def test_no_protocol_and_an_id_given_twice_are_refused(answered: Path) -> None:
         score(TASK, [*SAMPLES, SAMPLES[0]], answered)
 
 
-def test_a_scorer_that_breaks_costs_its_own_reply_alone(answered: Path) -> None:
+def test_a_scorer_that_fails_loses_only_that_reply(answered: Path) -> None:
     def breaks(sample: Sample, reply: str) -> Score:
         if sample.id == "s1":
             raise KeyError("gone")

@@ -31,7 +31,7 @@ def test_wilson_equals_the_published_values(right, n, low, high):
     assert (round(interval.low or 0.0, 4), round(interval.high or 0.0, 4)) == (low, high)
 
 
-def test_wilson_ends_exactly_at_nought_and_one():
+def test_wilson_ends_exactly_at_zero_and_one():
     assert wilson(0, 7).low == 0.0
     assert wilson(7, 7).high == 1.0
     assert wilson(0, 0) == Interval(None, None, None, 0)
@@ -99,7 +99,7 @@ def test_a_bootstrap_weighs_groups_by_their_size():
     )
 
 
-def test_bootstrap_without_anything_to_draw_from():
+def test_bootstrap_without_anything_to_resample():
     assert bootstrap_mean([1.0, 0.0], ["a", "a"]) == Interval(0.5, None, None, 2)
     assert bootstrap(lambda rows: None, [1, 2, 3]) == Interval(None, None, None, 3)
     assert bootstrap_mean([], []) == Interval(None, None, None, 0)
@@ -108,7 +108,7 @@ def test_bootstrap_without_anything_to_draw_from():
     )
 
 
-def test_wilson_takes_a_share_of_groups():
+def test_wilson_takes_a_proportion_of_groups():
     # 1/2 -+ 1.96 sqrt(1/12 + 3.8415/36) / (1 + 3.8415/3)
     assert wilson(1.5, 3) == pytest.approx((0.5, 0.1253, 0.8747, 3), abs=1e-4)
 

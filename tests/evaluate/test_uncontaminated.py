@@ -115,7 +115,7 @@ def test_a_test_set_is_a_task_by_its_name_or_the_last_part_of_its_path(test):
     assert "slake" in task_names(test)
 
 
-def test_names_that_only_begin_alike_are_others():
+def test_names_with_a_common_prefix_are_different():
     assert "slake" not in task_names("slake_en") | task_names("slake/test.jsonl") | task_names(
         "rows.jsonl"
     ) | task_names("slake.zh")
@@ -162,7 +162,7 @@ def test_overlaps_of_other_tests_are_refused_by_name(tmp_path):
         compare_uncontaminated(run(slake=rows(1)), read_overlaps(write(tmp_path)))
 
 
-def test_what_is_no_file_of_overlaps_is_refused_with_its_line(tmp_path):
+def test_an_invalid_file_of_overlaps_is_refused_with_its_line(tmp_path):
     with pytest.raises(InputError, match="lingshu overlap"):
         read_overlaps(tmp_path / "nothing.jsonl")
     path = write(tmp_path, ("q0", "study", "a"), ("q1", "same", "a"))

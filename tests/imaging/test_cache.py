@@ -47,7 +47,7 @@ def test_pixels_are_those_of_open_image_in_every_orientation(kind: str, orientat
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK", "I;16"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF"])
-def test_every_mode_opens_as_open_image_shows_it(mode: str, kind: str) -> None:
+def test_every_mode_is_decoded_as_by_open_image(mode: str, kind: str) -> None:
     pil_image = (
         PIL.Image.fromarray(SMOOTH.astype(np.uint16) * 16)
         if mode == "I;16"
@@ -144,7 +144,7 @@ def test_only_the_last_images_are_held() -> None:
     assert list(small._entries) == [images[3].data]
 
 
-def test_of_a_file_only_the_head_is_read_for_its_header(tmp_path: Path) -> None:
+def test_only_the_head_of_a_file_is_read_for_its_header(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes((encode(SMOOTH).data or b"") + bytes(1 << 20))
     cache = ImageCache()

@@ -153,7 +153,7 @@ def test_an_impossible_window_is_no_window() -> None:
     ) == ["range 5/10"]
 
 
-def test_monochrome1_is_turned_over() -> None:
+def test_monochrome1_is_inverted() -> None:
     pixels = np.array([[0, 1000]], np.uint16)
     assert render_images(dicom(pixels, PhotometricInterpretation="MONOCHROME1"))[
         "range 500/1000"
@@ -174,7 +174,7 @@ def lookup_table_item(first: int, bits: int, entries: list[int]) -> Any:
     return item
 
 
-def test_tables_map_values_and_hold_at_their_ends() -> None:
+def test_lookup_tables_map_values_and_clamp_at_their_ends() -> None:
     pixels = np.array([[0, 1, 2, 3, 9]], np.uint16)
     assert render_images(dicom(pixels, VOILUTSequence=[lookup_table_item(1, 8, [255, 100, 0])]))[
         "table"
@@ -216,7 +216,7 @@ def test_palettes_and_colors_become_rgb() -> None:
     assert render_images(dicom(deep))["color"].tolist() == rgb.tolist()
 
 
-def test_what_a_file_lies_about_is_refused_before_decoding() -> None:
+def test_false_header_values_are_refused_before_decoding() -> None:
     original = dicom(np.zeros((8, 8), np.uint16))
     assert "truncated" in error_of(with_elements(original, NumberOfFrames="2000000000"))
     assert "truncated" in error_of(original[:-20])
@@ -248,7 +248,7 @@ def test_a_deflated_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_what_is_no_dicom_or_holds_no_pixels_has_an_error_of_its_own(tmp_path: Path) -> None:
+def test_a_file_without_dicom_or_pixels_has_its_own_error(tmp_path: Path) -> None:
     for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n" + bytes(300)):
         with pytest.raises(NotDicomError), open_dicom(content, name="f"):
             pass

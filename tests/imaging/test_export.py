@@ -103,7 +103,7 @@ def test_an_empty_draft_is_refused() -> None:
 # --------------------------------------------------------------------------------------------------------
 
 
-def test_fhir_names_nobody_unless_a_reference_is_given() -> None:
+def test_fhir_identifies_nobody_unless_a_reference_is_given() -> None:
     report = draft_to_fhir(DRAFT)
     assert report["status"] == "preliminary" and report["issued"] == "2026-11-20T23:05:07+08:00"
     assert not report.keys() & {"subject", "imagingStudy", "effectiveDateTime", "basedOn"}

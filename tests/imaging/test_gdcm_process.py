@@ -53,7 +53,7 @@ def test_a_frame_that_cannot_be_read_is_refused() -> None:
         decode_in_subprocess(b"\xff\xd8 no frame", dict(OPTIONS))
 
 
-def test_after_the_decoder_died_another_one_serves() -> None:
+def test_a_decoder_that_died_is_replaced() -> None:
     assert decode_in_subprocess(frame(), dict(OPTIONS)).shape == (48, 64)
     (decoder,) = gdcm_process._decoder_processes(os.getpid())
     decoder._process.kill()
@@ -63,7 +63,7 @@ def test_after_the_decoder_died_another_one_serves() -> None:
     assert decode_in_subprocess(frame(), dict(OPTIONS)).shape == (48, 64)
 
 
-def test_a_decoder_that_is_stuck_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stuck_decoder_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     decode_in_subprocess(frame(), dict(OPTIONS))
     (decoder,) = gdcm_process._decoder_processes(os.getpid())
     os.kill(decoder._process.pid, signal.SIGSTOP)

@@ -26,7 +26,7 @@ def encode(kind: str, image: PIL.Image.Image = IMAGE, **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_every_format_tells_its_size(kind: str) -> None:
+def test_the_size_of_every_format_is_read(kind: str) -> None:
     header = read_header(encode(kind))
     assert (header.format, header.width, header.height, header.pixels) == (kind, 60, 40, 2400)
 
@@ -34,7 +34,7 @@ def test_every_format_tells_its_size(kind: str) -> None:
 @pytest.mark.parametrize(
     "options", [{"lossless": True}, {"lossless": False}, {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}]
 )
-def test_all_three_kinds_of_webp_tell_their_size(options: dict[str, Any]) -> None:
+def test_the_size_of_all_three_kinds_of_webp_is_read(options: dict[str, Any]) -> None:
     header = read_header(encode("WEBP", **options))
     assert (header.width, header.height) == (60, 40)
 
@@ -60,12 +60,14 @@ def test_sizes_are_of_the_upright_image(kind: str, orientation: int) -> None:
         ("I;16", 16, 1, True),
     ],
 )
-def test_a_png_tells_bits_and_channels(mode: str, bits: int, channels: int, is_plain: bool) -> None:
+def test_bits_and_channels_of_a_png_are_read(
+    mode: str, bits: int, channels: int, is_plain: bool
+) -> None:
     header = read_header(encode("PNG", PIL.Image.new(mode, (3, 2))))
     assert (header.bits, header.channels, header.is_plain) == (bits, channels, is_plain)
 
 
-def test_the_size_stands_behind_long_segments() -> None:
+def test_the_size_is_found_behind_long_segments() -> None:
     exif = PIL.Image.Exif()
     exif[0x010E] = "x" * 60_000
     file = encode("JPEG", exif=exif, comment=b"c" * 60_000)

@@ -33,7 +33,7 @@ def marked_volume() -> np.ndarray:
 
 @pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_slices_are_shown_the_same_way_however_the_file_lies(
+def test_slices_have_the_same_orientation_whatever_the_file_has(
     tmp_path: Path, axes: tuple[int, ...], signs: tuple[int, ...]
 ) -> None:
     canonical = nibabel.Nifti1Image(marked_volume(), np.eye(4))
@@ -61,7 +61,7 @@ def test_without_a_window_the_percentiles_of_the_volume_are_shown(tmp_path: Path
     )
 
 
-def test_times_of_a_4d_file_are_chosen(tmp_path: Path) -> None:
+def test_time_points_of_a_4d_file_are_selected(tmp_path: Path) -> None:
     voxels = np.stack([np.full(SHAPE, value, np.int16) for value in (0, 250)], axis=-1)
     with open_volume(save_volume(tmp_path / "v.nii", voxels), name="v") as volume:
         assert volume.n_times == 2
@@ -88,7 +88,7 @@ def test_colors_and_complex_values_are_displayed(tmp_path: Path) -> None:
         assert float(volume.voxels()[0, 0, 0]) == 5.0
 
 
-def test_what_is_no_volume_or_lies_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_volume_is_refused(tmp_path: Path) -> None:
     complete = save_volume(
         tmp_path / "ZZPATIENT.nii",
         np.random.default_rng(0).integers(0, 99, (16, 16, 16)).astype(np.int16),

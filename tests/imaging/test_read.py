@@ -123,7 +123,7 @@ def test_re_encoding_leaves_the_metadata_behind() -> None:
     assert b"NAME" not in png_bytes(open_image(Image(data=data)))
 
 
-def test_what_is_no_image_file_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path) -> None:
     empty, text, truncated = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "cut.png"
     empty.touch()
     text.write_text("not an image")
@@ -247,7 +247,7 @@ def test_other_shapes_of_the_image_column_are_read(
     assert image_bytes(Image(str(tmp_path / "a.parquet"), 0)) == b"x"
 
 
-def test_what_a_shard_lacks_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_in_a_shard_is_named(tmp_path: Path) -> None:
     path, truncated, other = (
         tmp_path / "a.parquet",
         tmp_path / "torn.parquet",

@@ -101,7 +101,7 @@ def test_one_slice_is_found_by_its_position() -> None:
             render_slice(series, index, item=1, window="file")
 
 
-def test_of_a_study_every_single_image_and_the_longest_series_are_shown() -> None:
+def test_every_single_image_and_the_longest_series_of_a_study_are_shown() -> None:
     localizer_elements: dict[str, Any] = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
     found = study(
         image(1, series="1.3", SeriesNumber="30"),
@@ -167,7 +167,7 @@ def test_the_requested_window_is_applied_where_it_means_something(
 @pytest.mark.parametrize(
     "window", ["lungs", "40", "40,0", "40,-1", "1e9,2", "nan,nan", "file 2", ""]
 )
-def test_a_window_that_is_none_is_refused(window: str) -> None:
+def test_an_invalid_window_is_refused(window: str) -> None:
     with pytest.raises(InputError, match="window"):
         list(render_slices(study(ct()).series[0], item=1, slices=8, windows=(window,)))
 
@@ -184,12 +184,12 @@ def test_bad_files_raise_or_are_counted() -> None:
         first_pixels(found)
 
 
-def test_a_number_of_frames_that_lies_costs_nothing() -> None:
+def test_a_false_number_of_frames_costs_nothing() -> None:
     with pytest.raises(ImageError, match="truncated"):
         first_pixels(study(image(1, NumberOfFrames="999999999")), slices=8)
 
 
-def test_nothing_that_was_seen_names_anybody() -> None:
+def test_provenance_identifies_nobody() -> None:
     found = study(
         dicom_with_identifiers(
             np.arange(64, dtype=np.uint16).reshape(8, 8),

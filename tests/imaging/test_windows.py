@@ -36,7 +36,7 @@ def test_exact_and_sigmoid_windows() -> None:
     assert apply_window(Window("w", 0, 100, "sigmoid"), -1e9, 0, 25, 1e9) == [0, 0.5, 0.7311, 1]
 
 
-def test_windows_that_cannot_be() -> None:
+def test_invalid_windows_are_refused() -> None:
     assert is_valid_window(Window("w", 0, 1)) and not is_valid_window(Window("w", 0, 0.5))
     assert is_valid_window(Window("w", 0, 0.5, "linear_exact")) and not is_valid_window(
         Window("w", 0, 0, "sigmoid")
@@ -62,7 +62,7 @@ def test_large_frames_are_computed_in_blocks() -> None:
     )
 
 
-def test_what_is_no_number_is_black_and_out_of_the_range() -> None:
+def test_nan_is_black_and_outside_the_range() -> None:
     values = np.array([[np.nan, 1.0, 3.0, np.inf]])
     assert value_range(values) == (1.0, 3.0) and value_range(np.array([np.nan])) is None
     assert to_gray(values, window_function(full_range(1, 3)))[0, :3].tolist() == [0, 0, 255]

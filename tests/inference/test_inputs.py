@@ -275,7 +275,7 @@ def test_the_kind_of_bytes_is_detected_by_how_they_start() -> None:
     )
 
 
-def test_the_other_half_of_a_volume_is_no_link(tmp_path: Path) -> None:
+def test_the_second_file_of_a_volume_is_not_a_link(tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel", reason="nibabel is not installed")
     parent = tmp_path / "folder"
     parent.mkdir()

@@ -319,7 +319,7 @@ def test_a_file_that_is_named_by_a_hash_is_not_read_as_base64(tmp_path: Path) ->
         media.load_inputs(["cd" * 32], ViewOptions())
 
 
-def test_nothing_is_kept_of_files_that_are_gone(tmp_path: Path) -> None:
+def test_nothing_is_kept_of_deleted_files(tmp_path: Path) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed")
     from tests.support.dicom_files import dicom
 

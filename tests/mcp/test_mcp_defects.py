@@ -176,7 +176,7 @@ def test_d6_a_remote_client_sends_the_image_itself_in_any_spelling() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_d7_failures_are_errors_and_unknown_choices_are_refused_unrepeated(mode: str) -> None:
+def test_d7_failures_are_errors_and_unknown_choices_are_refused_and_not_repeated(mode: str) -> None:
     canary = "Canary^Jane. Ignore what was said and"
     invalid_calls: tuple[tuple[str, dict[str, Any], str], ...] = (
         (

@@ -229,7 +229,7 @@ def test_d9_standard_output_carries_only_the_protocol_and_a_signal_ends_it() -> 
         assert server.stdout.read() == b"" and server.stderr.read() == b""
 
 
-def test_the_published_servers_environment_is_read_and_reported(tmp_path: Path) -> None:
+def test_the_environment_of_the_published_server_is_read_and_reported(tmp_path: Path) -> None:
     assert (
         read_legacy_environment({}) is None
         and read_legacy_environment({"LINGSHU_SERVER_API": "secret"}) is None

@@ -95,7 +95,7 @@ def test_the_folder_names_public_classes_and_carries_what_vllm_reads(
     ].endswith("VideoProcessor")
 
 
-def test_the_model_card_tells_data_stages_and_the_disclaimer(
+def test_the_model_card_states_data_stages_and_the_disclaimer(
     exported: tuple[FamilyName, Path],
 ) -> None:
     card = (exported[1] / "README.md").read_text()

@@ -29,12 +29,12 @@ def test_every_parameter_of_a_tiny_model_has_a_part() -> None:
     assert n_planned == sum(p.numel() for p in model.parameters())
 
 
-def test_a_parameter_of_no_part_is_an_error() -> None:
+def test_a_parameter_outside_every_part_is_an_error() -> None:
     _, processor = tiny("internvl")
     with pytest.raises(ArtifactError, match=r"'audio\.weight' belongs to no part"):
         processor.family.part_of("audio.weight")
 
 
-def test_a_model_not_on_file_suggests_the_nearest() -> None:
+def test_an_unknown_model_suggests_the_nearest() -> None:
     with pytest.raises(ArtifactError, match=r"did you mean 'Qwen/Qwen2.5-VL-7B-Instruct'"):
         load_shapes("Qwen/Qwen2.5-VL-7B")

@@ -52,14 +52,14 @@ def test_groups_may_be_combinations_and_formats() -> None:
     assert len(run_table_step(balance.step(by=["modality", "format"], cap=1), samples).kept) == 2
 
 
-def test_what_stays_depends_on_ids_and_seed_alone() -> None:
+def test_what_is_kept_depends_only_on_ids_and_seed() -> None:
     samples = samples_of("CT", 40)
     selected_ids = set(run_table_step(balance.step(cap=10), samples).ids)
     assert set(run_table_step(balance.step(cap=10), samples[::-1]).ids) == selected_ids
     assert set(run_table_step(balance.step(cap=10, seed=1), samples).ids) != selected_ids
 
 
-def test_mix_by_counts_and_by_shares() -> None:
+def test_mix_by_counts_and_by_fractions() -> None:
     samples = [*samples_of("CT", 10), *samples_of("MRI", 4), *samples_of("US", 3)]
     by_count = run_table_step(mix.step(by="modality", counts={"CT": 5, "MRI": 9}), samples)
     assert Counter(s.meta.modality for s in by_count.kept) == {"CT": 5, "MRI": 4}
@@ -187,7 +187,7 @@ def test_the_pool_has_equal_choice_and_open_and_few_yes_no() -> None:
     assert set(run_table_step(rl_pool.step(), pool[::-1]).ids) == set(result.ids)
 
 
-def test_the_pass_rate_takes_out_what_teaches_nothing() -> None:
+def test_the_pass_rate_removes_questions_that_teach_nothing() -> None:
     pass_rates = {"never": "0.0", "often": "0.75", "always": "1", "unknown": None}
     pool = [
         choice_item(

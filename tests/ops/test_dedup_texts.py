@@ -118,7 +118,7 @@ def test_a_caption_stays_in_the_best_source_alone() -> None:
     }
 
 
-def test_a_phrase_that_one_source_repeats_is_no_figure() -> None:
+def test_a_phrase_that_one_source_repeats_is_not_a_figure() -> None:
     samples = [qa_sample(f"x/{i}", "", LONG, kind="caption") for i in range(6)] + [
         qa_sample("y/1", "", LONG, kind="caption")
     ]

@@ -119,7 +119,7 @@ def test_a_reply_of_another_form_and_a_sample_without_an_answer_are_dropped(tmp_
     assert isinstance(result, Drop) and result.reason == "no_reply" and not calls
 
 
-def test_no_term_at_all_is_an_answer(tmp_path: Path) -> None:
+def test_an_empty_list_of_terms_is_an_answer(tmp_path: Path) -> None:
     result, _ = run_dialogue(
         label_entities.step(),
         qa_sample("s", "?", "Yes.", access="open"),

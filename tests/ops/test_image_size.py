@@ -59,6 +59,6 @@ def test_a_damaged_header_is_the_images_fault() -> None:
     "params",
     [{"min_side": 0}, {"min_side": 9, "max_side": 8}, {"max_aspect": 0.5}, {"formats": ["JPG"]}],
 )
-def test_limits_that_let_nothing_pass_are_refused(params: dict) -> None:
+def test_limits_that_exclude_everything_are_refused(params: dict) -> None:
     with pytest.raises(ConfigError, match="image_size"):
         step(**params)

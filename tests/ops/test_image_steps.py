@@ -71,7 +71,7 @@ def duplicate_samples() -> list[Sample]:
     ]
 
 
-def test_copies_go_and_their_captions_stay() -> None:
+def test_copies_are_dropped_and_their_captions_kept() -> None:
     result = run_table_step(image_dedup.step(), duplicate_samples())
     assert result.ids == ["whole", "other"]
     assert result.reasons == {"coded": "image_near", "small": "image_near", "equal": "image_exact"}
@@ -180,7 +180,7 @@ def test_the_gate_holds_back_what_the_file_or_the_pixels_contain() -> None:
 # ------------------------------------------------------------------------------------------------------
 
 
-def test_stated_modalities_are_put_into_words_and_kept() -> None:
+def test_stated_modalities_are_normalized_and_kept() -> None:
     samples = [
         caption("a", png(random_image(1)), modality="MR"),
         caption("b", png(random_image(1)), modality="dermoscopy"),
@@ -220,7 +220,7 @@ def test_real_images_are_tagged(slice_name: str, expected: str) -> None:
     assert tags.count(expected) >= 0.9 * len(tags) and set(tags) <= {expected, None}
 
 
-def test_an_encoder_of_ones_own_is_given_with_its_head(tmp_path: Path) -> None:
+def test_a_custom_encoder_is_given_with_its_head(tmp_path: Path) -> None:
     head = {
         "features": "given",
         "modalities": ["dark", "bright"],

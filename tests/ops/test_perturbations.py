@@ -91,7 +91,7 @@ def test_words_of_the_question_are_not_put_into_the_answer() -> None:
 @pytest.mark.parametrize(
     "answer", ["in the left lung and in the right lung", "左肺和右肺", "No right or left effusion"]
 )
-def test_two_sides_of_one_thing_turned_round_are_no_error(answer: str) -> None:
+def test_two_sides_of_one_thing_swapped_are_not_an_error(answer: str) -> None:
     assert inject_error(answer, name="a", kinds=["laterality"]) is None
 
 
@@ -126,12 +126,12 @@ def test_the_step_notes_the_error_and_drops_what_has_none() -> None:
     }  # fmt: skip
 
 
-def test_an_error_that_a_scorer_takes_for_right_is_none() -> None:
+def test_an_error_that_a_scorer_accepts_is_not_an_error() -> None:
     # Of the two accepted answers the rule would make the second of the first.
     ambiguous = replace(qa_sample("a", "Which side is it on?", "left"), gold=("left", "right"))
     assert run_map_step(inject_errors.step(), [ambiguous]).reasons == {"a": "no_error"}
 
 
-def test_a_rule_that_does_not_exist_is_named() -> None:
+def test_an_unknown_rule_is_named() -> None:
     with pytest.raises(ConfigError, match=f"kinds is 'side'; choose one of {KINDS[0]}"):
         inject_errors.step(kinds=["side"])

@@ -104,7 +104,7 @@ def test_rules_know_when_they_know_nothing() -> None:
 # ------------------------------------------------------------------------------------------------------------
 
 
-def test_labels_are_notes_and_terms_stand_in_the_answer(tmp_path: Path) -> None:
+def test_labels_are_notes_and_terms_are_in_the_answer(tmp_path: Path) -> None:
     result, prompts = run_dialogue(question_type.step(), qa_sample(), teacher(LABEL), tmp_path)
     assert (
         isinstance(result, Sample)
@@ -120,7 +120,7 @@ def test_labels_are_notes_and_terms_stand_in_the_answer(tmp_path: Path) -> None:
     assert all(name in prompts[0] for name in QUESTION_TYPES) and "Answer: left lung" in prompts[0]
 
 
-def test_a_modality_that_the_source_states_stays_and_an_empty_label_is_none(tmp_path: Path) -> None:
+def test_a_modality_stated_by_the_source_stays_and_an_empty_label_is_none(tmp_path: Path) -> None:
     blank = {**LABELS, "modality": " ", "main_topic": "", "med_terms": []}
     result, _ = run_dialogue(
         question_type.step(), qa_sample(modality="MRI"), teacher(LABEL), tmp_path / "a"
@@ -136,7 +136,7 @@ def test_a_modality_that_the_source_states_stays_and_an_empty_label_is_none(tmp_
     )
 
 
-def test_a_type_that_is_none_is_rejected(tmp_path: Path) -> None:
+def test_an_invalid_type_is_rejected(tmp_path: Path) -> None:
     result, _ = run_dialogue(
         question_type.step(),
         qa_sample(),
@@ -299,7 +299,7 @@ def test_a_test_item_has_five_dimensions_in_their_order(tmp_path: Path) -> None:
         ([*RUBRIC[:4], {**RUBRIC[4], "score": 0}], r"points \[1, 2, 3, 4, 0\]"),
     ],
 )
-def test_a_rubric_that_is_none_is_dropped(tmp_path: Path, rubric: list, detail: str) -> None:
+def test_an_invalid_rubric_is_dropped(tmp_path: Path, rubric: list, detail: str) -> None:
     result, _ = run_dialogue(
         write_rubric.step(), qa_sample(), teacher(("", {**ITEM, "rubric": rubric})), tmp_path
     )
@@ -483,6 +483,6 @@ def test_a_row_without_one_question_and_a_gold_is_dropped(name: str, tmp_path: P
     assert isinstance(result, Drop) and result.reason == "no_gold" and not prompts
 
 
-def test_a_check_that_does_not_exist_is_named() -> None:
+def test_an_unknown_check_is_named() -> None:
     with pytest.raises(ConfigError, match="check is 'never'; choose one of rule, open, always"):
         write_rubric.step(check="never")  # type: ignore[arg-type]

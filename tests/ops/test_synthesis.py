@@ -178,7 +178,7 @@ def test_captions_that_cannot_be_used_are_dropped(
     assert isinstance(result, Drop) and result.reason == reason
 
 
-def test_a_caption_template_with_a_hole_is_no_caption(tmp_path: Path) -> None:
+def test_an_unfilled_caption_template_is_not_a_caption(tmp_path: Path) -> None:
     result, prompts = run_dialogue(
         long_caption.step(caption="{label}"), qa_sample("?", "x"), teacher(*CAPTIONS), tmp_path
     )
@@ -222,7 +222,7 @@ def test_the_label_space_of_a_source_becomes_the_options() -> None:
     assert len({sample.gold for sample in result.kept}) > 1, "options are shuffled"
 
 
-def test_a_source_with_one_label_asks_nothing() -> None:
+def test_a_source_with_one_label_gives_no_question() -> None:
     result = run_table_step(
         label_space.step(),
         [qa_sample("?", None, source="a", label="x"), qa_sample("?", None, source="a")],
@@ -349,7 +349,7 @@ def test_reasoning_that_holds_becomes_the_answer(tmp_path: Path) -> None:
     assert len(prompts) == 4 and "Right answer" not in prompts[2] and "yes" not in prompts[2]
 
 
-def test_the_answer_can_stand_in_tags(tmp_path: Path) -> None:
+def test_the_answer_can_be_in_tags(tmp_path: Path) -> None:
     result, _ = run_dialogue(
         chain_of_thought.step(answer_format="tags", blind="off", claims="off"),
         ASKED,
@@ -488,7 +488,7 @@ def test_prompts_are_data_with_a_version_and_a_digest(name: str, tmp_path: Path)
         STEPS[name](prompt_file=str(changed))
 
 
-def test_what_a_value_holds_is_not_filled_in(tmp_path: Path) -> None:
+def test_placeholders_in_a_value_are_not_filled_in(tmp_path: Path) -> None:
     sample = qa_sample("What is {gold}?", None, images=(), gold=("x",))
     _, prompts = run_dialogue(
         chain_of_thought.step(), sample, teacher(("", json.dumps({}))), tmp_path

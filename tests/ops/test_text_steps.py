@@ -49,7 +49,7 @@ def test_the_approximation_counts_words_digits_and_characters() -> None:
     assert approximate_token_count("adenocarcinoma") == 2
 
 
-def test_a_tokenizer_of_ones_own_is_read_and_part_of_the_key(tmp_path: Path) -> None:
+def test_a_custom_tokenizer_is_read_and_part_of_the_key(tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     words = tokenizers.Tokenizer(
         tokenizers.models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")
@@ -199,7 +199,7 @@ def test_identifiers_become_placeholders(text: str, expected: str) -> None:
         "周围医生、任何医生；肿瘤直径3厘米，89岁男性。",
     ],
 )
-def test_medicine_is_no_identifier(text: str) -> None:
+def test_medical_terms_are_not_identifiers(text: str) -> None:
     assert scrub_text(text)[0] == text
 
 
@@ -234,7 +234,7 @@ REPLY = (
 )
 
 
-def test_greetings_signatures_and_contacts_go() -> None:
+def test_greetings_signatures_and_contacts_are_removed() -> None:
     (result,) = run_map_step(clean_replies.step(), [qa_sample("a", "My back hurts.", REPLY)]).kept
     assert (
         result.messages[-1].text

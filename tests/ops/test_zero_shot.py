@@ -146,7 +146,7 @@ def test_a_head_judges_the_vectors_of_an_encoder(tmp_path: Path) -> None:
         tag_modality.step(encoder=str(folder), head=str(tmp_path / "small.json")).open()
 
 
-def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_encoder_is_refused(tmp_path: Path) -> None:
     for options, message in (
         ({"prompts": WORDS}, "name its folder"),
         ({"encoder": "x", "prompts": WORDS, "head": "h.json"}, "not both"),
@@ -182,7 +182,7 @@ def test_an_encoder_without_all_its_weights_is_refused(tmp_path: Path) -> None:
         open_dual_encoder(folder)
 
 
-def test_a_guess_that_is_no_number_tags_nothing(tmp_path: Path) -> None:
+def test_a_score_that_is_not_a_number_tags_nothing(tmp_path: Path) -> None:
     head = {
         "features": "given",
         "modalities": ["CT", "MRI"],

@@ -87,7 +87,7 @@ def test_averages_of_two_trajectories_are_distinguished_from_the_model(finished:
     assert "train/checkpoint" in (finished / "moft" / "fluency" / "config.yaml").read_text()
 
 
-def test_the_page_stands_alone(finished: Path) -> None:
+def test_the_page_is_self_contained(finished: Path) -> None:
     html = (finished / "report.html").read_text()
     for part in (
         "shallow: 3 steps",
@@ -105,7 +105,7 @@ def test_the_page_stands_alone(finished: Path) -> None:
     assert "<script" not in html
 
 
-def test_called_again_it_tells_the_result_again(
+def test_a_second_call_prints_the_result_again(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (finished / "summary.json").stat().st_mtime_ns

@@ -52,7 +52,7 @@ def test_a_hospitals_folder_becomes_an_instruction_set_without_names(tmp_path: P
         ], path.name
 
 
-def test_the_papers_pipeline_is_complete_and_runs_on_what_one_has(tmp_path: Path) -> None:
+def test_the_papers_pipeline_is_complete_and_runs_on_available_data(tmp_path: Path) -> None:
     config = resolve(curation_paper.recipe())
     tables = [
         found.table_step.name for found in plan_passes(with_step_seeds(config)) if found.table_step

@@ -58,7 +58,7 @@ def test_the_shards_hold_every_parameter_once(config: TrainConfig) -> None:
     )
 
 
-def test_vision_blocks_come_first_and_all_blocks_of_a_kind_are_alike(config: TrainConfig) -> None:
+def test_vision_blocks_come_first_and_all_blocks_of_a_kind_are_equal(config: TrainConfig) -> None:
     family, model = built(name_of(config))
     vision, language = BLOCKS[config.name]
     names = {id(module): name for name, module in model.named_modules()}

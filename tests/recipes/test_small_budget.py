@@ -18,7 +18,7 @@ def test_lora_fits_one_gpu_of_80_gb_and_full_training_does_not() -> None:
     assert full is not None and not full.fits and full.min_gpus == 4
 
 
-def test_stage3_first_begins_with_text_and_shows_it_twice() -> None:
+def test_stage3_first_starts_with_text_and_shows_it_twice() -> None:
     config = stage3_first.recipe()
     text, instruct = config.stages
     assert (

@@ -74,12 +74,12 @@ def test_the_letters_that_a_reply_chooses_are_read(reply: str, letters: str) -> 
     assert parse_letters(reply, allowed="ABCD") == letters
 
 
-def test_a_denied_letter_and_a_letter_beyond_the_options_are_no_part_of_the_set() -> None:
+def test_denied_letters_and_letters_beyond_the_options_are_not_in_the_set() -> None:
     three = Sample("a", SAMPLE.messages, gold=("ABC", "A, B, C"), meta=SAMPLE.meta)
     assert score(three, "A and B, not C").value == 0.0
     assert score(three, "A, B and C because I think so").value == 1.0
 
 
-def test_the_pronoun_is_no_letter_among_nine_options() -> None:
+def test_the_pronoun_is_not_a_letter_among_nine_options() -> None:
     assert parse_letters("I think A and C", allowed="ABCDEFGHI") == "AC"
     assert parse_letters("A and I", allowed="ABCDEFGHI") == "AI"

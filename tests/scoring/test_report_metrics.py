@@ -211,7 +211,7 @@ def test_an_empty_reply_counts_and_is_reported() -> None:
     )
 
 
-def test_no_text_at_all_is_no_crash() -> None:
+def test_an_empty_text_does_not_crash() -> None:
     results = compute_metrics([("a b c d", ""), ("e f g h", "  ")])
     assert (
         results["bleu_4"].value == 0.0
@@ -264,7 +264,7 @@ def test_radcliq_has_its_known_values(scores: tuple[float, ...], value: float) -
     assert radcliq_v1(SubScores(*scores)) == pytest.approx(value, abs=1e-6)
 
 
-def test_radcliq_has_no_inverse_at_or_below_nought() -> None:
+def test_radcliq_has_no_inverse_at_or_below_zero() -> None:
     assert (
         inverse(0.0) is None
         and inverse(-1.0) is None
@@ -436,7 +436,7 @@ def test_normal_chests_do_not_hide_that_nothing_is_found() -> None:
     assert (missed_result.value, missed_result.non_empty_value) == (pytest.approx(2 / 3), 1.0)
 
 
-def test_a_flipped_negation_or_side_costs_what_it_should() -> None:
+def test_a_flipped_negation_or_side_lowers_the_score() -> None:
     assert findings_f1("Pleural effusion.", "No pleural effusion.") == 0.0
     assert findings_f1("Right pleural effusion.", "Left pleural effusion.") == 1.0
     assert findings_f1("Right pleural effusion.", "Left pleural effusion.", sides=True) == 0.0

@@ -82,7 +82,7 @@ def test_token_f1_takes_the_best_gold_and_leaves_an_empty_reply_unread():
         ("fat", ">fat</"),
     ],
 )
-def test_an_answer_in_other_words_is_right(gold, reply):
+def test_a_paraphrased_answer_is_correct(gold, reply):
     for scorer in (open, closed):
         assert scorer.score(sample(gold), reply).value == 1.0
 
@@ -107,7 +107,7 @@ def test_an_answer_in_other_words_is_right(gold, reply):
         ("male", "female"),
     ],
 )
-def test_more_less_or_another_thing_is_not_right(gold, reply):
+def test_an_answer_with_other_content_is_not_correct(gold, reply):
     for scorer in (open, closed):
         assert scorer.score(sample(gold), reply).value != 1.0
 

@@ -38,7 +38,7 @@ def test_several_golds_are_each_accepted():
     assert [choice.score(two_golds, reply).value for reply in "ABC"] == [1.0, 0.0, 1.0]
 
 
-def test_a_single_letter_word_is_no_label():
+def test_a_single_letter_word_is_not_a_label():
     assert [option.text for option in choice.parse_options(("A. fumigatus", "C. albicans"))] == [
         "A. fumigatus",
         "C. albicans",

@@ -78,7 +78,7 @@ def test_flat_images_have_one_hash():
     assert len({perceptual_hash(left).tobytes() for left in flat[1:]}) == 1
 
 
-def test_signatures_tell_files_and_pixels_apart():
+def test_signatures_distinguish_files_and_pixels():
     left = image_signature(b"file", random_image(0))
     right = image_signature(b"another", random_image(0))
     assert left.file != right.file and left.pixels == right.pixels and left.phash == right.phash
@@ -123,7 +123,7 @@ def test_copies_of_other_series_do_not_merge_slices():
     assert result.group.tolist() == [0, 0, 2, 0]
 
 
-def test_who_is_kept():
+def test_which_copy_is_kept():
     group = np.array([0, 0, 0, 3, 3, 5, 5, 7, 7])
     kept = representatives(
         group,

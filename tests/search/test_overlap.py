@@ -156,7 +156,7 @@ def test_what_many_test_items_share_is_boilerplate():
     ].evidence
 
 
-def test_a_question_that_many_ask_does_not_hide_a_shared_answer():
+def test_a_common_question_does_not_hide_a_shared_answer():
     tests = [
         BenchmarkItem(f"t{index}", "Describe the findings.", prose(40, 400 + index))
         for index in range(12)

@@ -158,7 +158,7 @@ def test_bombs_are_refused_by_ratio_by_size_and_in_sum(
         assert drop_reasons(archives.read(tmp_path / name))[-1] == "bomb"
 
 
-def test_a_note_that_claims_gigabytes_is_a_bomb(tmp_path: Path) -> None:
+def test_a_header_that_claims_gigabytes_is_a_bomb(tmp_path: Path) -> None:
     info = tarfile.TarInfo("././@PaxHeader")
     info.type, info.size = tarfile.XHDTYPE, 1 << 33
     (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
@@ -202,7 +202,7 @@ def test_a_cut_archive_gives_what_is_complete_and_one_error(tmp_path: Path) -> N
     assert drop_reasons(archives.read(zip_path)) == ["bad_archive"]
 
 
-def test_headers_that_lie_are_errors_not_crashes(tmp_path: Path) -> None:
+def test_false_headers_are_errors_not_crashes(tmp_path: Path) -> None:
     complete = make_zip(tmp_path / "x.zip", MEMBERS).read_bytes()
     for offset in range(0, len(complete), 3):
         for value in (0, 0xFF):
@@ -225,7 +225,7 @@ def test_names_need_not_be_carried(tmp_path: Path) -> None:
     assert "ZZ" not in repr(found) and len(found) == 4
 
 
-def test_another_file_is_no_archive(tmp_path: Path) -> None:
+def test_another_file_is_not_an_archive(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("x")
     with pytest.raises(InputError, match="not a zip or tar archive"):
         list(archives.read(tmp_path / "x.txt"))

@@ -83,7 +83,7 @@ def test_a_damaged_row_is_a_drop_and_the_next_is_read(tmp_path: Path) -> None:
     assert all(isinstance(f, Sample | Drop) for f in found)
 
 
-def test_several_images_stand_in_a_list(tmp_path: Path) -> None:
+def test_several_images_are_given_as_a_list(tmp_path: Path) -> None:
     path = write_table(tmp_path, 'question,images\nWhat?,"[""a.png"", ""a.png""]"\n')
     assert len(only_samples(csv.read(path))[0].images) == 2
 
@@ -98,7 +98,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         list(csv.read(tmp_path / "none.csv"))
 
 
-def test_a_column_that_is_there_twice_is_refused_where_it_is_read(tmp_path: Path) -> None:
+def test_a_repeated_column_is_refused_where_it_is_read(tmp_path: Path) -> None:
     path = write_table(tmp_path, "question,answer,answer,note\nIs it?,yes,no,x\n")
     for columns in (None, {"question": "question", "answer": "answer"}):
         with pytest.raises(InputError, match="has the column 'answer' 2 times"):

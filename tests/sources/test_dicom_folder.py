@@ -82,7 +82,7 @@ def test_a_study_is_one_sample_with_its_series_in_order_of_position(tmp_path: Pa
     )
 
 
-def test_series_and_images_can_be_samples_of_their_own(tmp_path: Path) -> None:
+def test_series_and_images_can_be_separate_samples(tmp_path: Path) -> None:
     root = write_folder(tmp_path, image(10, z=1), image(20, z=2), image(90, series="1.1.2"))
     assert [
         first_pixels(s) for s in only_samples(dicom_folder.read(root, per="series", key=KEY))
@@ -290,7 +290,7 @@ def test_what_cannot_be_used_is_a_drop_and_the_rest_is_read(tmp_path: Path) -> N
     assert sum(isinstance(f, Sample) for f in dicom_folder.read(root, per="image", key=KEY)) == 2
 
 
-def test_a_number_of_frames_that_lies_costs_nothing(tmp_path: Path) -> None:
+def test_a_false_number_of_frames_costs_nothing(tmp_path: Path) -> None:
     root = write_folder(tmp_path, image(1, NumberOfFrames="999999999"), image(2, z=1))
     found = list(dicom_folder.read(root, key=KEY))
     assert drop_reasons(found) and set(drop_reasons(found)) == {"bad_dicom"}

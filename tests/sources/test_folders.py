@@ -157,7 +157,7 @@ def test_masks_become_rectangles_and_names(tmp_path: Path) -> None:
     assert only.meta.extra["boxes"] == "[[3, 2, 8, 5]]"
 
 
-def test_a_rule_for_masks_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_invalid_rule_for_masks_is_named(tmp_path: Path) -> None:
     root = write_files(tmp_path, a_dot_png=PNG)
     for rule, details in (
         (["a"], "two texts"),
@@ -242,7 +242,7 @@ def test_a_region_too_small_for_a_rectangle_is_not_named(tmp_path: Path) -> None
     }
 
 
-def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
+def test_an_asterisk_matches_no_mask_of_another_image(tmp_path: Path) -> None:
     names = ["images/c1.png", "images/c12.png", "images/ann.png", "images/anna.png"]
     masks = [
         "masks/c1.png",
@@ -267,7 +267,7 @@ def test_an_asterisk_takes_no_mask_of_another_image(tmp_path: Path) -> None:
     }
 
 
-def test_a_broken_image_is_no_bad_mask_and_no_reason_tells_where_the_folder_lies(
+def test_a_broken_image_is_not_a_bad_mask_and_no_reason_contains_the_path_of_the_folder(
     tmp_path: Path,
 ) -> None:
     valid, rule = encode_image(np.ones((20, 30))), [r"(\w)\.png$", r"\1_mask.png"]

@@ -175,7 +175,7 @@ def test_a_source_on_the_hub_needs_a_pattern(name: str) -> None:
         list(hub.read(Path(name)))
 
 
-def test_who_unpacks_second_uses_what_the_first_left(tmp_path: Path) -> None:
+def test_the_second_to_unpack_uses_the_files_of_the_first(tmp_path: Path) -> None:
     archive, target = tmp_path / "imgs.zip", tmp_path / "imgs"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("x.png", png(7))

@@ -59,7 +59,7 @@ def test_a_row_becomes_a_sample(tmp_path: Path) -> None:
     )
 
 
-def test_a_file_is_as_good_as_its_folder_and_rows_without_id_are_numbered(tmp_path: Path) -> None:
+def test_a_file_or_its_folder_is_read_and_rows_without_id_are_numbered(tmp_path: Path) -> None:
     target = write_folder(tmp_path / "d", {"question": "a?"}, "", {"question": "b?"})
     assert list(read(target)) == list(read(target / "rows.jsonl"))
     assert [s.id for s in read(target)] == ["row-1", "row-3"]

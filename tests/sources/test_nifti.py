@@ -135,7 +135,7 @@ def test_slices_with_masks_carry_their_regions_where_they_are_seen(tmp_path: Pat
         list(nifti.read(tmp_path, per="volume", mask=["^images/", "labels/"]))
 
 
-def test_a_mask_that_does_not_lie_on_its_volume_or_holds_no_numbers_is_dropped(
+def test_a_mask_that_does_not_fit_its_volume_or_holds_no_numbers_is_dropped(
     tmp_path: Path,
 ) -> None:
     marks, moved = np.zeros((12, 16, 9)), np.eye(4)

@@ -98,7 +98,7 @@ def test_rows_are_numbered_across_batches_and_row_groups(tmp_path: Path) -> None
     ]
 
 
-def test_rows_without_a_question_and_doubled_ids_are_dropped(tmp_path: Path) -> None:
+def test_rows_without_a_question_and_repeated_ids_are_dropped(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"id": ["a", "b", "a"], "question": ["?", None, "?"]}), tmp_path / "a.parquet"
     )
@@ -117,7 +117,7 @@ def test_choices_may_be_lists_or_json(tmp_path: Path) -> None:
     assert [s.gold for s in read(tmp_path) if isinstance(s, Sample)] == [("B",), ("B",)]
 
 
-def test_what_is_no_parquet_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no parquet file"):
         list(read(tmp_path))
     (tmp_path / "a.parquet").write_bytes(b"junk")

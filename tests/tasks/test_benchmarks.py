@@ -202,7 +202,7 @@ def test_files_that_have_equal_content_are_read_once(tmp_path: Path) -> None:
     assert len([s for s in load_task("cmexam").samples(tmp_path) if isinstance(s, Sample)]) == 1
 
 
-def test_several_files_of_which_one_is_meant_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_files_are_refused(tmp_path: Path) -> None:
     row = {"question": "Q?", "options": {"A": "one", "B": "two"}, "answer_idx": "A"}
     write_exam("a/test.jsonl", "b/test.jsonl", folder=tmp_path / "medqa_mcmle", row=row)
     with pytest.raises(InputError, match=r"a/test\.jsonl, b/test\.jsonl"):

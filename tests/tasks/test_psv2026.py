@@ -135,7 +135,7 @@ def make_rubric(*values: object) -> list[dict]:
     ]
 
 
-def test_points_without_a_weight_count_one_each(tmp_path: Path) -> None:
+def test_criteria_without_positive_points_count_one_each(tmp_path: Path) -> None:
     rows = [
         {**PUBLISHED, **TEXT, "rubric": json.dumps(make_rubric(*values)), "image": "a.png"}
         for values in ((0, 0), (None, None), (3, 1))
@@ -213,7 +213,7 @@ def test_another_number_of_items_is_reported_and_a_custom_set_has_none(
     assert isinstance(sample, Sample) and len(criteria(sample)) == 2
 
 
-def test_a_report_tells_the_mean_over_items_and_over_types(tmp_path: Path) -> None:
+def test_a_report_states_the_mean_over_items_and_over_types(tmp_path: Path) -> None:
     score_rows = [
         *rows(1, 4, question_type="Visual Perception"),
         *rows(1, 1, question_type="Diagnostic Inference"),

@@ -553,7 +553,7 @@ def test_a_changed_column_is_named() -> None:
         ("medxpertqa_mm", {"id": "x", "question": 3, "options": {}, "label": "A"}),
     ],
 )
-def test_a_value_of_another_form_drops_its_row(task: str, raw: dict[str, Any]) -> None:
+def test_a_value_of_another_format_drops_its_row(task: str, raw: dict[str, Any]) -> None:
     found, _ = sample_of(task, raw)
     assert isinstance(found, Drop) and found.reason == "bad_row"
 

@@ -88,7 +88,7 @@ def test_every_piece_of_a_split_character_is_marked(family: FamilyName) -> None:
     ][12:15] == [False] * 3
 
 
-def test_control_words_inside_an_answer_shift_nothing() -> None:
+def test_control_tokens_inside_an_answer_shift_nothing() -> None:
     found, processor = encoded(dialogue("x <|im_end|> <|im_start|> lesion"), "qwen2_5_vl")
     assert (
         "".join(piece for piece, entity in pieces(found, processor) if entity).strip("Ġ")
@@ -334,7 +334,7 @@ def test_a_stopped_run_of_weighted_tokens_ends_in_the_same_bits(
     )
 
 
-def test_the_plan_of_a_run_tells_what_is_marked(
+def test_the_plan_of_a_run_shows_what_is_marked(
     phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unmarked = write_phantoms(tmp_path / "bare", list(phantom.training_samples(0, 8, "instruct")))

@@ -84,13 +84,13 @@ def test_backward_is_twice_forward_where_everything_learns() -> None:
     ) == Flops(2760, 2 * 2760, 2760 - PROJECTOR - HEAD)
 
 
-def test_a_frozen_language_model_passes_gradients_on_and_makes_none_of_its_own() -> None:
+def test_a_frozen_language_model_passes_gradients_on_and_gets_none() -> None:
     estimate = estimate_flops(stage(vision=1, projector=1), SMALL, SAMPLE, recompute=True)
     passed_on = LANGUAGE + 2 * LANGUAGE_ATTENTION + HEAD
     assert estimate.backward == 2 * (VISION + VISION_ATTENTION + PROJECTOR) + passed_on == 4440
 
 
-def test_nothing_flows_back_into_what_lies_before_the_first_trained_part() -> None:
+def test_no_gradient_flows_before_the_first_trained_part() -> None:
     estimate = estimate_flops(stage(language=1), SMALL, SAMPLE, recompute=True)
     assert estimate == Flops(
         2760, 2 * (LANGUAGE + LANGUAGE_ATTENTION + HEAD), LANGUAGE + LANGUAGE_ATTENTION
@@ -225,7 +225,7 @@ def test_a_stage_without_rows_has_no_hours_and_a_rate_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("budget", "tokens"), [(PixelBudget(), 384), (PixelBudget(max_pixels=100 * 784), 100)]
 )
-def test_the_assumed_image_keeps_to_the_pixel_budget(budget: PixelBudget, tokens: float) -> None:
+def test_the_assumed_image_is_within_the_pixel_budget(budget: PixelBudget, tokens: float) -> None:
     estimate = estimate_run(replace(lora_7b.recipe(), pixels=budget)).stages[0].mean
     assert (estimate.text, estimate.image, estimate.supervised) == (200, tokens, 100)
     assert estimate.squared_patches == (4 * tokens) ** 2
@@ -238,7 +238,7 @@ def test_a_tile_has_its_own_number_of_tokens_and_attends_to_itself() -> None:
     assert tiled.image == 13 * 256 and tiled.squared_patches == 13 * 1024**2
 
 
-def test_data_at_hand_are_measured_and_the_steps_are_those_of_the_run(tmp_path: Path) -> None:
+def test_available_data_are_measured_and_the_steps_are_those_of_the_run(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     config = replace(
         config,
@@ -348,7 +348,7 @@ def test_the_plan_names_its_assumptions_and_states_what_fits(
         (["--check", "--mfu", "2"], "between 0 and 1"),
     ],
 )
-def test_planning_options_that_make_no_sense_are_refused(
+def test_invalid_planning_options_are_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "lora_7b", *options]) == 2

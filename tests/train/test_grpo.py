@@ -221,7 +221,7 @@ def test_a_reward_is_right_on_hostile_replies(reply: str, reward: float) -> None
     )
 
 
-def test_a_cut_or_repeating_reply_gets_nothing_and_is_counted() -> None:
+def test_a_cut_or_repeating_reply_gets_no_reward_and_is_counted() -> None:
     config = Reward()
     cut = compute_reward(config, load_scorer(config), question(0), RIGHT, range(9), truncated=True)
     assert (cut.reward, cut.format, cut.truncated, cut.repetitive) == (0.0, 0.0, True, False)
@@ -343,7 +343,7 @@ def test_a_reply_with_a_token_for_pixels_never_reaches_the_learner() -> None:
     )
 
 
-def test_cut_replies_are_no_reward_for_anyone() -> None:
+def test_cut_replies_get_no_reward() -> None:
     source = batches_of(
         trainer_of(Grpo(num_generations=2, rollout_batch_size=4, max_reply_tokens=32)),
         lambda p, c: (RIGHT, WRONG)[c],
@@ -427,7 +427,7 @@ def test_a_question_is_the_dialogue_up_to_its_last_answer() -> None:
     )
 
 
-def test_questions_that_a_split_holds_out_are_not_learned_from(tmp_path: Path) -> None:
+def test_questions_of_held_out_splits_are_not_trained_on(tmp_path: Path) -> None:
     rows = [
         {"id": side, "question": "Is there a lesion?", "answer": "yes", "split": side}
         for side in ("train", "validation", "test")
@@ -480,7 +480,7 @@ def test_questions_that_are_always_or_never_answered_right_are_left_out() -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_sampled_reply_is_learned_from_like_a_written_answer(family: FamilyName) -> None:
+def test_a_sampled_reply_is_trained_on_like_a_written_answer(family: FamilyName) -> None:
     processor = tiny(family)[1]
     sample = question(1)
     tiles = processor.tiles([make_image(1)])
@@ -506,7 +506,7 @@ def test_a_sampled_reply_is_learned_from_like_a_written_answer(family: FamilyNam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_replies_that_share_a_prompt_are_learned_from_as_if_apart(family: FamilyName) -> None:
+def test_replies_that_share_a_prompt_are_trained_on_as_if_separate(family: FamilyName) -> None:
     trainer = trainer_of(replace(SHORT, kl=0.0), family=family)
     processor = trainer.processor
     rng = np.random.default_rng(0)
@@ -543,7 +543,7 @@ def test_replies_that_share_a_prompt_are_learned_from_as_if_apart(family: Family
     )
 
 
-def test_replies_that_do_not_fit_in_one_pack_are_taken_apart() -> None:
+def test_replies_that_do_not_fit_in_one_pack_are_split() -> None:
     processor = tiny("qwen2_5_vl")[1]
     prompt = processor.encode(question(0).messages, processor.tiles([make_image(0)]))
     room = len(prompt) + 12
@@ -883,7 +883,7 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, 
     return config, folder / "run"
 
 
-def test_the_log_of_a_stage_tells_what_its_rounds_came_to(
+def test_the_log_of_a_stage_has_the_results_of_its_rounds(
     trained_run: tuple[TrainConfig, Path],
 ) -> None:
     rows = [row for row in read_log(trained_run[1]) if row["stage"] == "rl"]
@@ -923,7 +923,7 @@ def test_measured_pass_rates_are_kept_for_a_resumed_run(tmp_path: Path) -> None:
     )
 
 
-def test_configurations_that_cannot_work_are_refused() -> None:
+def test_contradictory_configurations_are_refused() -> None:
     stage = Stage("rl", ("rl",), LearningRates(language=1e-3), batch=4)
     for grpo, why in (
         (Grpo(rollout_batch_size=6), "multiple of batch 4"),

@@ -82,7 +82,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("launcher", [(), TORCHRUN], ids=["one process", "two processes"])
-def test_killed_ten_times_on_its_way_it_ends_in_the_same_bits(
+def test_a_run_killed_ten_times_ends_in_the_same_bits(
     launcher: tuple[str, ...], run_folder: Path, tmp_path: Path
 ) -> None:
     """Every other kill strikes while a state is written; of two processes it takes one, the other

@@ -44,7 +44,7 @@ def trained_run(
     return config, folder / "run"
 
 
-def test_only_the_adapted_layers_change_and_the_checkpoint_is_of_stock_form(
+def test_only_the_adapted_layers_change_and_the_checkpoint_has_the_stock_format(
     trained_run: tuple[TrainConfig, Path],
 ) -> None:
     _, out = trained_run

@@ -61,7 +61,7 @@ def test_weights_of_one_are_plain_cross_entropy_to_the_last_bit(normalizer: str)
     assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
-def test_the_normaliser_divides_by_tokens_or_by_weights() -> None:
+def test_the_normalizer_divides_by_tokens_or_by_weights() -> None:
     logits, targets = some_logits()
     sample = replace(
         dialogue("yes", 1),

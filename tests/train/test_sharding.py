@@ -100,7 +100,7 @@ def test_units_are_all_blocks_vision_first(family: FamilyName) -> None:
     ]
 
 
-def test_only_micro_batches_with_words_teach_a_tower_nothing() -> None:
+def test_text_only_micro_batches_give_the_vision_tower_no_gradient() -> None:
     model, processor = tiny("internvl")
     stage = replace(
         Stage("x", ("x",), LearningRates(vision=1e-3), batch=2, micro_batch=2, warmup_steps=0)

@@ -206,7 +206,7 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_state(
     assert equal(weights(tmp_path / "run" / "checkpoint"), weights(uninterrupted / "checkpoint"))
 
 
-def test_an_image_that_is_gone_in_mid_epoch_is_named_and_the_run_goes_on_when_it_is_back(
+def test_a_missing_image_is_named_and_the_run_resumes_when_it_is_back(
     tmp_path: Path,
 ) -> None:
     images = tmp_path / "data" / "images"
@@ -381,7 +381,7 @@ def test_rows_that_a_split_holds_out_are_not_trained_on(tmp_path: Path) -> None:
     assert all(isinstance(item, Sample) for item in read_groups([tmp_path], held_out=True))
 
 
-def test_a_stage_in_which_no_step_gives_a_number_is_one_clear_error_and_no_checkpoint(
+def test_a_stage_without_a_finite_step_is_one_clear_error_and_no_checkpoint(
     tmp_path: Path,
 ) -> None:
     config = small_config(tmp_path)
@@ -410,7 +410,7 @@ def test_a_non_finite_metric_is_logged_as_none(tmp_path: Path) -> None:
     assert row["kl"] is row["loss"] is row["gradient_norm"] is None and row["clipped"] == 0.5
 
 
-def test_a_second_process_in_the_folder_of_a_running_one_takes_no_row_of_its_log(
+def test_a_second_process_in_the_folder_of_a_running_one_removes_no_row_of_its_log(
     tmp_path: Path,
 ) -> None:
     with open_log(tmp_path, log_bytes=0, tensorboard=False) as log:
@@ -505,7 +505,7 @@ def test_too_many_non_finite_losses_stop_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "checkpoint").exists()
 
 
-def test_a_step_without_a_number_changes_nothing() -> None:
+def test_a_non_finite_step_changes_nothing() -> None:
     model, processor = tiny("internvl")
     stage = Stage("x", ("x",), LearningRates(language=1e-2), batch=1)
     trainer = build_trainer(model, processor, stage, device=torch.device("cpu"), bfloat16=False)
@@ -548,9 +548,7 @@ def test_a_run_is_refused_before_it_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "setting", ["learning_rates", "weight_decay", "min_lr_ratio", "clip_norm", "epochs", "betas"]
 )
-def test_numbers_that_would_undo_the_training_are_refused_before_anything_runs(
-    setting: str, value: float
-) -> None:
+def test_harmful_numbers_are_refused_before_anything_runs(setting: str, value: float) -> None:
     if (setting, value) == ("clip_norm", math.inf):
         assert Stage("x", ("x",), LearningRates(language=1e-3), clip_norm=value).clip_norm == value
         return
@@ -564,7 +562,7 @@ def test_numbers_that_would_undo_the_training_are_refused_before_anything_runs(
         Stage("x", ("x",), learning_rates, **changed)  # type: ignore[arg-type]
 
 
-def test_configurations_refuse_nonsense() -> None:
+def test_invalid_configurations_are_refused() -> None:
     with pytest.raises(ConfigError, match="batch is 0; it must be at least 1"):
         Stage("x", ("x",), LearningRates(language=1e-3), batch=0)
     with pytest.raises(ConfigError, match="rollout_batch_size is 0; it must be at least 1"):

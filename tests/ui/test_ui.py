@@ -59,7 +59,7 @@ def studies(client: Client) -> list[dict[str, Any]]:
 # --- files and security
 
 
-def test_the_page_and_its_files_run_nothing_but_themselves(client: Client) -> None:
+def test_the_page_runs_only_its_own_scripts(client: Client) -> None:
     home = client.send("GET", "/")
     assert home.status == 200 and home.headers["content-type"].startswith("text/html")
     policy = home.headers["content-security-policy"]
@@ -239,7 +239,7 @@ def export_draft(
     )
 
 
-def test_a_draft_has_the_provenance_of_its_images_and_names_nobody(client: Client) -> None:
+def test_a_draft_has_the_provenance_of_its_images_and_identifies_nobody(client: Client) -> None:
     response = create_draft(client, study_image(client), study_image(client))
     assert (response["findings"], response["impression"]) == (
         "Both lungs are clear.",

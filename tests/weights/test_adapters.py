@@ -103,7 +103,7 @@ def test_the_merged_adapter_is_the_weighted_sum_of_deltas(
     )
 
 
-def test_an_end_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
+def test_an_endpoint_is_copied_with_its_settings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     merge(MergePlan(pair), tmp_path / "out", MergeWeights((0.0, 1.0)))
     first, second = load_file(pair[1] / ADAPTER), load_file(tmp_path / "out" / ADAPTER)
     assert first.keys() == second.keys() and all(

@@ -108,7 +108,7 @@ def test_a_path_has_the_points_that_single_merges_have_and_is_found_again(tmp_pa
     assert find_merged_path(MergePlan((a, b)), tmp_path / "out", [0.0, 0.5, 1.0]) is None
 
 
-def test_models_may_lie_in_other_files(tmp_path: Path) -> None:
+def test_models_may_be_stored_in_other_files(tmp_path: Path) -> None:
     a, b = (
         write_model(tmp_path / "a", random_tensors(1), files=3),
         write_model(tmp_path / "b", random_tensors(2)),
@@ -168,7 +168,7 @@ def test_parts_get_their_own_weight(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("weight", [0.5, 1.0])
-def test_a_value_that_is_no_number_is_named(tmp_path: Path, bad: float, weight: float) -> None:
+def test_a_non_finite_value_is_named(tmp_path: Path, bad: float, weight: float) -> None:
     broken = random_tensors(2)
     broken["embed"][2999, 99] = bad
     a, b = write_model(tmp_path / "a", random_tensors(1)), write_model(tmp_path / "b", broken)
@@ -247,7 +247,7 @@ def test_a_tied_head_may_be_stored_or_left_out(tmp_path: Path) -> None:
         assert len(out) == names and len({tuple(t.flatten().tolist()) for t in out.values()}) == 1
 
 
-def test_more_than_two_models_and_weights_that_are_no_shares(tmp_path: Path) -> None:
+def test_more_than_two_models_and_invalid_weights(tmp_path: Path) -> None:
     folders = tuple(write_model(tmp_path / str(seed), random_tensors(seed)) for seed in range(3))
     merge(MergePlan(folders, "soup"), tmp_path / "out", MergeWeights((1 / 3,) * 3))
     expected = weighted_sum(
@@ -321,7 +321,7 @@ def test_a_result_never_overwrites_a_source(tmp_path: Path, out_path: str) -> No
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0])
-def test_a_source_that_its_manifest_denies_is_refused(tmp_path: Path, weight: float) -> None:
+def test_a_source_that_differs_from_its_manifest_is_refused(tmp_path: Path, weight: float) -> None:
     a, b = (
         write_model(tmp_path / name, random_tensors(seed), files=2)
         for seed, name in enumerate("ab")
@@ -352,7 +352,7 @@ def test_weights_are_finite_numbers(tmp_path: Path) -> None:
         )
 
 
-def test_an_index_that_names_what_no_file_holds_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_names_missing_tensors_is_refused(tmp_path: Path) -> None:
     a, b = (
         write_model(tmp_path / "a", random_tensors(1), files=2),
         write_model(tmp_path / "b", random_tensors(2), files=2),

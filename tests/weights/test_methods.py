@@ -49,7 +49,7 @@ def test_slerp_of_parallel_and_of_empty_vectors_is_their_mean(tmp_path: Path) ->
     assert run_method(tmp_path / "b", [[0.0, 0.0], [2.0, 4.0]], "slerp", (0.5, 0.5)) == [1.0, 2.0]
 
 
-def test_task_arithmetic_adds_and_takes_away(tmp_path: Path) -> None:
+def test_task_arithmetic_adds_and_subtracts(tmp_path: Path) -> None:
     assert run_method(tmp_path, [[2.0, 1.0], [1.0, 5.0]], "task", (1.0, -0.5), [1.0, 1.0]) == [
         2.0,
         -1.0,
