@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from lingshu.core.config import from_plain, override, read_plain, to_plain, write
-from lingshu.core.errors import ConfigError
+from lingshu.core.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,31 @@ def test_a_file_that_holds_no_configuration_is_named(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"a\.yaml"):
             read_plain(path)
+
+
+@dataclass(frozen=True)
+class Checked:
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise InputError(f"rate is {self.rate}; it must not be negative.")
+
+
+@dataclass(frozen=True)
+class Nested:
+    parts: tuple[Checked, ...] = ()
+    named: dict[str, Checked] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"parts": [{"rate": 1}, {"rate": -1}]}, "parts.1: "),
+        ({"named": {"a": {"rate": -1}}}, "named.a: "),
+    ],
+)
+def test_a_check_of_a_part_is_reported_with_its_path(value: dict, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_plain(Nested, value)
+    assert str(caught.value) == f"{path}rate is -1.0; it must not be negative."

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from lingshu.core.errors import ConfigError, suggest_name
+from lingshu.core.errors import ConfigError, LingshuError, suggest_name
 from lingshu.core.files import write_text
 
 C = TypeVar("C")
@@ -44,6 +44,9 @@ def from_plain(kind: type[C], value: object) -> C:
         config = adapter.validate_python(value)
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(kind, error.errors()[0])) from error
+    except LingshuError as error:  # of a __post_init__, which does not know where it is
+        path = _path_of_error(kind, value)
+        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
     _check_unknown_keys(value, adapter.dump_python(config, mode="json"), "")
@@ -62,6 +65,28 @@ def check_value(kind: Any, value: object, key: str) -> Any:
         return pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError as error:
         raise ConfigError(_explain(kind, error.errors()[0], key)) from error
+
+
+def _path_of_error(kind: Any, value: object) -> str:
+    """The keys of the innermost part of `value` that a check of ours refuses."""
+    import pydantic
+
+    parts: Any = ()
+    if isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    for key, part in parts:
+        part_kind = _type_at(kind, key)
+        if part_kind is None or not isinstance(part, dict | list | tuple):
+            continue
+        try:
+            pydantic.TypeAdapter(part_kind).validate_python(part)
+        except LingshuError:
+            return ".".join(filter(None, (str(key), _path_of_error(part_kind, part))))
+        except ValueError:
+            continue
+    return ""
 
 
 def _explain(kind: Any, error: Any, prefix: str = "") -> str:
