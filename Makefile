@@ -46,7 +46,7 @@ docs: $(VENV)/.installed-docs ## build the documentation into ./site
 	$(BIN)/zensical build --clean
 
 pictures: $(VENV)/.installed-dev ## take the pictures of README and docs again, with a system Chromium
-	$(BIN)/python docs/pictures.py
+	PYTHONPATH=. $(BIN)/python docs/pictures.py
 
 update-constraints: ## install the newest versions allowed, run the tests with warnings shown, write constraints.txt
 	rm -rf $(VENV)
