@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lingshu.cli.build import build, print_summary
+from lingshu.cli.build import BuildConfig, build, print_summary
 from lingshu.core import registry
 from lingshu.core.errors import InputError, UnknownNameError
 from lingshu.core.files import check_manifest, read_json, read_jsonl
@@ -212,7 +212,9 @@ def test_a_download_becomes_the_folder_that_data_reads(
     name, download, samples, images, drops, tmp_path: Path, capsys
 ) -> None:
     download(tmp_path / "source")
-    code = build(name, tmp_path / "source", out=tmp_path / "data", agreement=AGREED)
+    code = build(
+        name, tmp_path / "source", out=tmp_path / "data", config=BuildConfig(agreement=AGREED)
+    )
     task = registry.get_attribute("tasks", name, "TASK")
     assert isinstance(task, Task)
     # The number is held against a source only where it states one; a miniature never has it.
@@ -261,7 +263,7 @@ def test_downloaded_files_may_be_in_the_folder_of_the_task(tmp_path: Path) -> No
 
 def test_a_report_is_parsed_and_its_patient_is_the_group(tmp_path: Path) -> None:
     mimic(tmp_path / "source")
-    build("mimic_cxr", tmp_path / "source", out=tmp_path, agreement=AGREED)
+    build("mimic_cxr", tmp_path / "source", out=tmp_path, config=BuildConfig(agreement=AGREED))
     (row,) = read_jsonl(tmp_path / "mimic_cxr" / "rows.jsonl")
     assert (row["answer"], row["group"], row["access"]) == (
         "Findings: A circle. Impression: Drawn.",
@@ -286,7 +288,12 @@ def test_what_cannot_be_built_is_one_clear_error(
 ) -> None:
     (tmp_path / "source").mkdir()
     with pytest.raises((InputError, UnknownNameError), match=message):
-        build(name, tmp_path / "source", out=tmp_path / "data", agreement=agreement)
+        build(
+            name,
+            tmp_path / "source",
+            out=tmp_path / "data",
+            config=BuildConfig(agreement=agreement),
+        )
     assert not (tmp_path / "data" / name).exists()
 
 

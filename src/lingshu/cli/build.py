@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.errors import ImageError, InputError
 from lingshu.core.files import atomic_folder, dump_line, sha256_bytes, sha256_file, write_manifest
@@ -31,7 +33,16 @@ _SUFFIX_BY_MAGIC = {
 }
 
 
-def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] = ()) -> int:
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    agreement: tuple[str, ...] = ()
+    """The data-use agreement you have signed, if the data is under one; may be given several
+    times."""
+
+
+def build(
+    task: str, source: Path, /, *, out: Path, config: Flat[BuildConfig] = BuildConfig()
+) -> int:
     """Turn a benchmark's own files into OUT/TASK/rows.jsonl and images/, for `lingshu eval --data
     OUT`.
 
@@ -42,8 +53,6 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
         task: name of a task, or a path to a .py file.
         source: folder with the files as published, archives unpacked.
         out: folder for the data of all benchmarks; OUT/TASK is replaced.
-        agreement: the data-use agreement you have signed, if the data is under one; may be given
-            several times.
     """
     benchmark = registry.get_attribute("tasks", task, "TASK")
     if not isinstance(benchmark, Task) or benchmark.read_original is None:
@@ -52,7 +61,7 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
             " `lingshu eval --data`."
         )
     provenance = benchmark.provenance
-    if provenance.agreement and provenance.agreement not in agreement:
+    if provenance.agreement and provenance.agreement not in config.agreement:
         raise InputError(
             f"{benchmark.name} is under an agreement ({provenance.license}); pass --agreement"
             f" {provenance.agreement} if you have signed it."
@@ -71,7 +80,7 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
         dropped = {f"dropped_{reason}": count for reason, count in sorted(drops.items())}
         card = RunCard(
             "build",
-            {"task": task, "source": str(source), "agreement": list(agreement)},
+            {"task": task, "source": str(source), "agreement": list(config.agreement)},
             counts={**counts, **dropped},
             hashes={ROWS: sha256_file(folder / ROWS)},
             notes={
@@ -80,7 +89,7 @@ def build(task: str, source: Path, /, *, out: Path, agreement: tuple[str, ...] =
                 "license": provenance.license,
                 "access": provenance.access,
                 "agreement": provenance.agreement,
-                "expected": benchmark.provenance.expected_n,
+                "expected": provenance.expected_n,
             },
         )
         write_run_card(folder, card)

@@ -31,27 +31,18 @@ Flat = Annotated[T, Parameter(name="*")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteOptions:
-    """What may be sent to a model behind an address."""
+class ModelOptions:
+    """How a model is opened, and what may be sent to one behind an address."""
 
     allow_remote: bool = False
     "Allow private samples and images that are not de-identified to be sent to another machine."
-
-    def data_policy(self, agreement: tuple[str, ...] = ()) -> DataPolicy:
-        return DataPolicy(allow_private=self.allow_remote, agreements=frozenset(agreement))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions(RemoteOptions):
-    """How a model is opened."""
-
     threads: int | None = None
     "CPU threads of a model in this process; the library's default if not given."
 
     def engine_options(self, **settings: Any) -> EngineOptions:
         """Options of the engine; `settings` are its other fields."""
-        settings.setdefault("data_policy", self.data_policy())
-        return EngineOptions(threads=self.threads, **settings)
+        policy = DataPolicy(allow_private=self.allow_remote)
+        return EngineOptions(threads=self.threads, data_policy=policy, **settings)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from lingshu.cli.options import Flat
 from lingshu.core import registry
 from lingshu.core.artifacts import DATASET_CARD, dataset_digest
+from lingshu.core.config import to_plain
 from lingshu.core.errors import ImageError, InputError
 from lingshu.core.files import atomic_file, dump_line, enumerate_jsonl, sha256_file, write_json
 from lingshu.core.rows import sample_from_row
@@ -29,12 +31,19 @@ ROWS = "rows.jsonl"
 _IGNORED_KEYS = ("answer", "gold", "image", "images", "text", "access", "deidentified")
 
 
+@dataclass(frozen=True, kw_only=True)
+class OverlapConfig:
+    data: Path | None = None
+    "Folder with offline data for tasks, as for `lingshu eval`."
+    radius: int = 8
+    "Bits of 256 in which the perceptual hashes of near images may differ, 0 to 31."
+
+
 def overlap(
     *train: str,
     against: Annotated[tuple[str, ...], Parameter(consume_multiple=True)],
     out: Path,
-    data: Path | None = None,
-    radius: int = 8,
+    config: Flat[OverlapConfig] = OverlapConfig(),
 ) -> int:
     """Find the items of test sets that are in training data: by text, image, image with question,
     study or patient.
@@ -49,22 +58,18 @@ def overlap(
             or names of tasks.
         against: the test sets, given in the same ways.
         out: JSONL file for the rows; a run card is written next to it.
-        data: folder with offline data for tasks, as for `lingshu eval`.
-        radius: bits of 256 in which the perceptual hashes of near images may differ, 0 to 31.
     """
     if not train or not against:
         raise InputError("name the training data, and the test sets after --against.")
-    if not 0 <= radius <= 31:
-        raise InputError(f"--radius {radius} is out of range; give 0 to 31 bits.")
-    trains = [Collection(name, data) for name in train]
-    tests = [Collection(name, data) for name in against]
-    summary = compare(trains, tests, out, radius=radius)
+    if not 0 <= config.radius <= 31:
+        raise InputError(f"--radius {config.radius} is out of range; give 0 to 31 bits.")
+    trains = [Collection(name, config.data) for name in train]
+    tests = [Collection(name, config.data) for name in against]
+    summary = compare(trains, tests, out, radius=config.radius)
     digests = {each.name: digest for each in (*trains, *tests) if (digest := each.digest())}
-    folder = None if data is None else str(data)
-    config = {"train": list(train), "against": list(against), "data": folder, "radius": radius}
     card = RunCard(
         "overlap",
-        config,
+        to_plain({"train": train, "against": against, **asdict(config)}),
         counts={f"pairs_{kind}": count for kind, count in summary["pairs"].items()},
         hashes={**digests, out.name: sha256_file(out)},
         notes={name: value for name, value in summary.items() if name != "pairs"},

@@ -9,10 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from lingshu.cli.options import Flat, RemoteOptions
+from lingshu.cli.options import Flat
 from lingshu.core import config as configuration
 from lingshu.core.errors import ConfigError
-from lingshu.core.types import EngineOptions
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.synthesize import SynthesisOptions
 
@@ -24,11 +23,6 @@ def synthesize(
     teacher: str,
     out: Path,
     options: Flat[SynthesisOptions] = SynthesisOptions(),
-    concurrency: int = 16,
-    retries: int = 5,
-    timeout_s: float = 120.0,
-    agreement: tuple[str, ...] = (),
-    remote: Flat[RemoteOptions] = RemoteOptions(),
 ) -> int:
     """Make synthetic samples of a dataset with a teacher model, and queue some of them for review.
 
@@ -45,11 +39,6 @@ def synthesize(
         teacher: http(s)://host/v1#name, batch: before one, a checkpoint folder or hub id, scripted,
             or a .py file.
         out: folder of the dataset of synthetic samples.
-        concurrency: concurrent requests to a teacher behind an address.
-        retries: how often a request is sent again that the address refused or did not answer.
-        timeout_s: seconds to wait for a reply.
-        agreement: a data-use agreement that covers the address; may be given several times.
-            Credentialed rows are never sent.
     """
     from lingshu.cli.curate import format_counts, print_card, read_recipe
     from lingshu.core.progress import progress_bar
@@ -64,17 +53,10 @@ def synthesize(
             f"--cache-dir {cache} is inside --out {out}, which is replaced as a whole; choose"
             " another folder for the calls."
         )
-    policy = remote.data_policy(agreement)
-    engine_options = EngineOptions(
-        concurrency=concurrency, retries=retries, timeout_s=timeout_s, data_policy=policy
-    )
-    engine = open_engine(teacher, engine_options)
-    engine_retries = retries if engine.endpoint else 0
+    engine = open_engine(teacher, options.engine_options)
     with (
         progress_bar() as progress,
-        synthesis.open_client(
-            config, engine, cache, data_policy=policy, engine_retries=engine_retries
-        ) as client,
+        synthesis.open_client(config, engine, cache, options.engine_options) as client,
     ):
         result = synthesis.synthesize(config, dataset, out, client, options, progress=progress)
     print_card(result.card)

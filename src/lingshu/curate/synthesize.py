@@ -32,7 +32,7 @@ from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import is_refusal, to_plain_text
 from lingshu.core.step_types import MapStep, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE
-from lingshu.core.types import DataPolicy, Drop, Engine, Sample
+from lingshu.core.types import DataPolicy, Drop, Engine, EngineOptions, Sample
 from lingshu.curate import review
 from lingshu.curate.config import SynthesisConfig
 from lingshu.curate.counts import StepCounts
@@ -58,6 +58,26 @@ class SynthesisOptions:
     "File with reviewers' verdicts on OUT/review/queue.jsonl; may be given several times."
     limit: int | None = None
     "Take the first LIMIT rows of the dataset only."
+    concurrency: int = 16
+    "Concurrent requests to a teacher behind an address."
+    retries: int = 5
+    "How often a request is repeated that the address refused or did not answer."
+    timeout_s: float = 120.0
+    "Seconds to wait for a reply."
+    agreement: tuple[str, ...] = ()
+    """A data-use agreement that covers the address; may be given several times. Credentialed rows
+    are never sent."""
+    allow_remote: bool = False
+    "Allow private samples and images that are not de-identified to be sent to another machine."
+
+    @property
+    def engine_options(self) -> EngineOptions:
+        return EngineOptions(
+            concurrency=self.concurrency,
+            retries=self.retries,
+            timeout_s=self.timeout_s,
+            data_policy=DataPolicy(frozenset(self.agreement), self.allow_remote),
+        )
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -91,16 +111,15 @@ def open_client(
     config: SynthesisConfig,
     engine: Engine,
     folder: Path,
-    *,
-    data_policy: DataPolicy | None = None,
-    engine_retries: int = 0,
+    options: EngineOptions | None = None,
 ) -> CachedClient:
-    """The teacher with its cache in `folder` and the budget of the configuration; `engine_retries`
-    as the engine was opened with.
+    """The teacher with its cache in `folder` and the budget of the configuration; `options` are
+    those that the engine was opened with.
 
     Raises:
         StorageError: another process is using the folder.
     """
+    options = options or EngineOptions()
     budget = Budget(
         config.token_budget,
         config.cost_budget,
@@ -114,9 +133,9 @@ def open_client(
         folder,
         images=lambda image: image_bytes(image, shards=shards),
         budget=budget,
-        data_policy=data_policy,
+        data_policy=options.data_policy,
         max_attempts=config.max_attempts,
-        engine_retries=engine_retries,
+        engine_retries=options.retries if engine.endpoint else 0,
         is_refusal=lambda text: is_refusal(to_plain_text(text)),
     )
 
