@@ -31,23 +31,23 @@ KEY = "a-key-of-sixteen-characters"
 IDENTIFYING_SECRETS = tuple(secret for secret in SECRETS if secret != "4711")
 REPLY = f"Findings: Clear {EVIL}. Impression: No finding {EVIL}."
 # Files that the page offers for download, kept for the test.
-KEEP_SAVED = """window.saved = []; const made = URL.createObjectURL.bind(URL);
-  URL.createObjectURL = (blob) => { if (blob.type !== 'image/png') window.saved.push(blob); return made(blob); };"""
-# The mean gray level of the image in the nth screen.
-GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.screen img')[%d]; await image.decode();
+KEEP_SAVED = """window.saved = []; const create = URL.createObjectURL.bind(URL);
+  URL.createObjectURL = (blob) => { if (blob.type !== 'image/png') window.saved.push(blob); return create(blob); };"""
+# The mean gray level of the image in the nth viewport.
+GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.viewport img')[%d]; await image.decode();
   const canvas = document.createElement('canvas'); canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
-  const brush = canvas.getContext('2d'); brush.drawImage(image, 0, 0);
-  const pixels = brush.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0;
-  for (let at = 0; at < pixels.length; at += 4) sum += pixels[at]; return 4 * sum / pixels.length; })()"""
+  const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);
+  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0;
+  for (let index = 0; index < pixels.length; index += 4) sum += pixels[index]; return 4 * sum / pixels.length; })()"""
 
 
-def screen_state(index: int, *parts: str) -> str:
-    expression = f"document.querySelectorAll('.screen')[{index}].dataset.shown ?? ''"
+def viewport_state(index: int, *parts: str) -> str:
+    expression = f"document.querySelectorAll('.viewport')[{index}].dataset.slice ?? ''"
     return " && ".join(f"({expression}).includes({json.dumps(part)})" for part in parts)
 
 
-def button(view: str, word: str) -> str:
-    return f"document.querySelector('#view-{view} [data-word={word}]').click()"
+def click_button(view: str, text: str) -> str:
+    return f"document.querySelector('#view-{view} [data-text={text}]').click()"
 
 
 def open_page(
@@ -81,17 +81,17 @@ async def save_screenshots(tab: Tab, root: Path, name: str) -> None:
     """A view in light, in dark and on a phone, where nothing may overflow the width."""
     folder = root / "shots"
     folder.mkdir(exist_ok=True)
-    await tab.screenshot(folder / f"{name}.png")
-    await tab.screenshot(folder / f"{name}-dark.png", dark=True)
-    await tab.screenshot(folder / f"{name}-phone.png", width=390, height=844)
+    await tab.viewportshot(folder / f"{name}.png")
+    await tab.viewportshot(folder / f"{name}-dark.png", dark=True)
+    await tab.viewportshot(folder / f"{name}-phone.png", width=390, height=844)
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), name
-    await tab.screenshot(folder / f"{name}.png")
+    await tab.viewportshot(folder / f"{name}.png")
 
 
-async def wait_for_text(tab: Tab, text: str, count: str) -> None:
+async def submit_verdict(tab: Tab, text: str, count: str) -> None:
     """Type the text of a verdict, send it, and wait until it counts."""
     await tab.call("Input.insertText", text=text)
-    await tab.run("document.querySelector('.writing').requestSubmit()")
+    await tab.run("document.querySelector('.verdict-form').requestSubmit()")
     await tab.wait_until(f"document.querySelector('.count').textContent === '{count}'")
 
 
@@ -110,9 +110,9 @@ def test_a_chat_with_two_images_streams_and_shows_markup_as_text(tmp_path: Path)
             for n in (0, 1)
         ]
         await tab.run(
-            f"""(() => {{ const held = new DataTransfer(); for (const [name, data] of {json.dumps(files)})
-            held.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, {{ type: 'image/png' }}));
-            const input = document.querySelector('#view-chat input[type=file]'); input.files = held.files;
+            f"""(() => {{ const files = new DataTransfer(); for (const [name, data] of {json.dumps(files)})
+            files.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name, {{ type: 'image/png' }}));
+            const input = document.querySelector('#view-chat input[type=file]'); input.files = files.files;
             input.dispatchEvent(new Event('change')); document.querySelector('#view-chat textarea').focus(); }})()"""
         )
         await tab.wait_until("document.querySelectorAll('#view-chat .tray li').length === 2")
@@ -128,8 +128,10 @@ def test_a_chat_with_two_images_streams_and_shows_markup_as_text(tmp_path: Path)
             await tab.wait_until(
                 f"document.querySelectorAll('article.model[data-done]').length === {turn}"
             )
-        assert await tab.run("document.querySelector('article.model .said').textContent") == REPLY
-        assert EVIL in await tab.run("document.querySelector('article.user .said').textContent")
+        assert (
+            await tab.run("document.querySelector('article.model .verbatim').textContent") == REPLY
+        )
+        assert EVIL in await tab.run("document.querySelector('article.user .verbatim').textContent")
         assert EVIL_NAME in await tab.run("document.querySelector('article.user').textContent")
         footer = await tab.run("document.querySelector('article.model footer').textContent")
         assert (
@@ -158,14 +160,14 @@ def test_a_stopped_reply_frees_its_slot(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         await tab.run(
-            """(() => { const [most, heat] = document.querySelectorAll('#view-chat input[type=number]'); most.value = 900; heat.value = 2;
+            """(() => { const [maxTokens, temperature] = document.querySelectorAll('#view-chat input[type=number]'); maxTokens.value = 900; temperature.value = 2;
             document.querySelector('#view-chat textarea').value = 'Go on.';
             document.querySelector('#view-chat form').requestSubmit(); })()"""
         )
         await tab.wait_until(
-            "document.querySelector('article.model .said').textContent.length > 20"
+            "document.querySelector('article.model .verbatim').textContent.length > 20"
         )
-        await tab.run(button("chat", "stop"))
+        await tab.run(click_button("chat", "stop"))
         await tab.wait_until("document.querySelector('article.model[data-done]')")
         assert "Stopped." in await tab.run("document.querySelector('article.model').textContent")
         await tab.run(
@@ -190,23 +192,23 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "index=3", "window=file"))
+        await tab.wait_until(viewport_state(1, "index=3", "window=file"))
         viewer_text = await tab.run("document.querySelector('#view-viewer').textContent")
         assert not [
             secret for secret in (*IDENTIFYING_SECRETS, EVIL_NAME, "<b>") if secret in viewer_text
         ]
-        await tab.run("document.querySelectorAll('.screen')[1].focus()")
+        await tab.run("document.querySelectorAll('.viewport')[1].focus()")
         before = await tab.run(GRAY_LEVEL % 1)
         await tab.press("1")
-        await tab.wait_until(screen_state(1, "window=lung"))
+        await tab.wait_until(viewport_state(1, "window=lung"))
         lung = await tab.run(GRAY_LEVEL % 1)
         assert lung > before + 20
         await tab.press("End")
-        await tab.wait_until(screen_state(1, f"index={N_SLICES}", "lung"))
+        await tab.wait_until(viewport_state(1, f"index={N_SLICES}", "lung"))
         await tab.press("Home", "ArrowDown")
-        await tab.wait_until(screen_state(1, "index=2"))
+        await tab.wait_until(viewport_state(1, "index=2"))
         box = await tab.run(
-            "(() => { const b = document.querySelectorAll('.screen')[1].getBoundingClientRect();"
+            "(() => { const b = document.querySelectorAll('.viewport')[1].getBoundingClientRect();"
             " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         mouse = {"button": "left", "buttons": 1, "clickCount": 1}
@@ -217,25 +219,25 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         await tab.call(
             "Input.dispatchMouseEvent", type="mouseReleased", x=box[0] - 60, y=box[1] - 90, **mouse
         )
-        await tab.wait_until(screen_state(1, "%2C"))  # a window in numbers
+        await tab.wait_until(viewport_state(1, "%2C"))  # a window in numbers
         assert abs(await tab.run(GRAY_LEVEL % 1) - lung) > 5
         await tab.call(
             "Input.dispatchMouseEvent", type="mouseWheel", x=box[0], y=box[1], deltaX=0, deltaY=80
         )
-        await tab.wait_until(screen_state(1, "index=4"))
+        await tab.wait_until(viewport_state(1, "index=4"))
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
-        await tab.wait_until(screen_state(0, "index=3"))
+        await tab.wait_until(viewport_state(0, "index=3"))
         studies = await tab.run(
             "[...document.querySelectorAll('.pane')].map((pane) =>"
             " pane.querySelector('select').selectedOptions[0].text)"
         )
         assert "study 1 of 2" in studies[0] and "study 2 of 2" in studies[1]
-        await tab.run("document.querySelectorAll('.screen')[1].focus()")
+        await tab.run("document.querySelectorAll('.viewport')[1].focus()")
         await tab.press("ArrowUp")
-        await tab.wait_until(screen_state(1, "index=3") + " && " + screen_state(0, "index=2"))
+        await tab.wait_until(viewport_state(1, "index=3") + " && " + viewport_state(0, "index=2"))
         # As the body is: pixels of this study are twice as high as wide.
         ratio = (
-            "(() => { const b = document.querySelectorAll('.screen"
+            "(() => { const b = document.querySelectorAll('.viewport"
             " img')[1].getBoundingClientRect(); return b.width / b.height; })()"
         )
         assert abs(await tab.run(ratio) - 0.5) < 0.02
@@ -253,10 +255,10 @@ def test_only_an_earlier_study_of_the_same_patient_is_chosen_as_prior(tmp_path: 
     async def visit(tab: Tab) -> None:
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "index=3"))
+        await tab.wait_until(viewport_state(1, "index=3"))
         for text, query in (("CR", "index=1"), ("study 1 of 2", "index=3")):
             await tab.run(pick % text)
-            await tab.wait_until(screen_state(1, query))
+            await tab.wait_until(viewport_state(1, query))
             await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
             assert (
                 await tab.run(
@@ -268,13 +270,13 @@ def test_only_an_earlier_study_of_the_same_patient_is_chosen_as_prior(tmp_path: 
         # Another one can be chosen explicitly.
         await tab.run("document.querySelector('#view-viewer input[type=checkbox]').click()")
         await tab.run((pick % "CR").replace("[1]", "[0]"))
-        await tab.wait_until(screen_state(0, "index=1"))
+        await tab.wait_until(viewport_state(0, "index=1"))
         # It changes with the current one.
         await tab.run(pick % "study 2 of 2")
-        await tab.wait_until(screen_state(0, "index=3"))
+        await tab.wait_until(viewport_state(0, "index=3"))
         await tab.run(pick % "CR")
-        await tab.wait_until(screen_state(1, "index=1"))
-        assert await tab.run("document.querySelectorAll('.screen')[0].dataset.shown") is None
+        await tab.wait_until(viewport_state(1, "index=1"))
+        assert await tab.run("document.querySelectorAll('.viewport')[0].dataset.slice") is None
         assert (
             await tab.run(
                 "document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text"
@@ -290,20 +292,22 @@ def test_a_draft_is_edited_by_a_person_and_exported(tmp_path: Path) -> None:
         await wait_until_ready(tab)
         await tab.run(KEEP_SAVED)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "index=3"))
+        await tab.wait_until(viewport_state(1, "index=3"))
         await tab.run(
-            "document.querySelectorAll('.pane')[1].querySelector('[data-word=add_to_draft]').click()"
+            "document.querySelectorAll('.pane')[1].querySelector('[data-text=add_to_draft]').click()"
         )
         await tab.wait_until("document.querySelectorAll('#view-draft .tray li').length === 1")
-        await tab.run(button("draft", "make_draft"))
+        await tab.run(click_button("draft", "make_draft"))
         await tab.wait_until("!document.querySelector('#view-draft .report').hidden")
         assert await tab.run("document.querySelector('#impression').value") == f"No finding {EVIL}."
         assert "written by a machine" in await tab.run(
-            "document.querySelector('#state').textContent"
+            "document.querySelector('#draft-status').textContent"
         )
         await tab.run("document.querySelector('#impression').select()")
         await tab.call("Input.insertText", text="A nodule of 9 mm.")
-        assert "Edited by a person" in await tab.run("document.querySelector('#state').textContent")
+        assert "Edited by a person" in await tab.run(
+            "document.querySelector('#draft-status').textContent"
+        )
         for count, form in enumerate(("md", "fhir", "sr"), 1):
             await tab.run(f"document.querySelector('#export-{form}').click()")
             await tab.wait_until(f"window.saved.length === {count}")
@@ -346,22 +350,22 @@ def test_a_report_opens_in_a_frame_and_samples_are_judged_by_keyboard(tmp_path: 
             windowsVirtualKeyCode=13,
             text="\r",
         )
-        await tab.wait_until("document.querySelector('.judging .pictures img')")
+        await tab.wait_until("document.querySelector('.sample-review .images img')")
         assert EVIL in await tab.run("document.querySelector('.texts').textContent")
         await save_screenshots(tab, tmp_path, "review")
         await tab.press("a")
         await tab.wait_until("document.querySelector('.count').textContent === '1 of 4 judged'")
         await tab.press("r")
-        await tab.wait_until("document.activeElement.id === 'words'")
-        await wait_for_text(tab, "not so", "2 of 4 judged")
+        await tab.wait_until("document.activeElement.id === 'verdict-text'")
+        await submit_verdict(tab, "not so", "2 of 4 judged")
         await tab.press("1")
         await tab.wait_until("document.querySelector('.count').textContent === '3 of 4 judged'")
         await tab.press("u")
         await tab.wait_until("document.querySelector('.count').textContent === '2 of 4 judged'")
         await tab.press("e")
-        await tab.wait_until("document.activeElement.id === 'words'")
-        await tab.run("document.querySelector('#words').select()")
-        await wait_for_text(tab, "as it should be", "3 of 4 judged")
+        await tab.wait_until("document.activeElement.id === 'verdict-text'")
+        await tab.run("document.querySelector('#verdict-text').select()")
+        await submit_verdict(tab, "as it should be", "3 of 4 judged")
         await assert_nothing_ran(tab)
 
     assert open_page(tmp_path, visit).console_errors == []
@@ -382,14 +386,14 @@ def test_the_key_is_requested_once_and_stored_nowhere(tmp_path: Path) -> None:
         for index, key in enumerate(("a-wrong-key-entirely", KEY)):
             await tab.wait_until(
                 f"document.querySelector('dialog[open] input') && {index} ==="
-                " +!document.querySelector('dialog .wrong').hidden"
+                " +!document.querySelector('dialog .error').hidden"
             )
             await tab.call("Input.insertText", text=key)
             await tab.run("document.querySelector('dialog form').requestSubmit()")
-            await tab.wait_until("!document.querySelector('dialog .wrong[hidden]')")
+            await tab.wait_until("!document.querySelector('dialog .error[hidden]')")
         await wait_until_ready(tab)
         await tab.run("document.querySelector('#tab-viewer').click()")
-        await tab.wait_until(screen_state(1, "index=3"))
+        await tab.wait_until(viewport_state(1, "index=3"))
         assert await tab.run("document.querySelector('dialog') === null")
         storage = await tab.run(
             "document.cookie + JSON.stringify([localStorage, sessionStorage]) + location.href +"

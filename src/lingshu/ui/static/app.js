@@ -1,5 +1,5 @@
 // The page: its tabs, its language, and the header with the model, its digest and the notice.
-import { json } from "./api.js";
+import { requestJson } from "./api.js";
 import { el, translatePage } from "./dom.js";
 import { chat } from "./chat.js";
 import { draft } from "./draft.js";
@@ -8,68 +8,68 @@ import { runs } from "./runs.js";
 import { setLanguage, currentLanguage, t } from "./texts.js";
 import { viewer } from "./viewer.js";
 
-const find = (id) => document.getElementById(id);
-const ORDER = ["chat", "viewer", "draft", "runs", "review"];
+const byId = (id) => document.getElementById(id);
+const VIEWS = ["chat", "viewer", "draft", "runs", "review"];
 const views = {};
 const tabs = {};
 
-function provenance(about) {
-  const digest = el("code", { title: about.digest }, about.digest.slice(0, 12));
-  // A long name is cut on the screen; the digest and the notice never are.
-  const model = el("span", { class: "model" }, el("span", { title: about.model }, about.model), " ", digest);
-  find("provenance").replaceChildren(model, el("strong", { word: "notice" }));
+function showProvenance(server) {
+  const digest = el("code", { title: server.digest }, server.digest.slice(0, 12));
+  // A long name is truncated on the screen; the digest and the notice never are.
+  const model = el("span", { class: "model" }, el("span", { title: server.model }, server.model), " ", digest);
+  byId("provenance").replaceChildren(model, el("strong", { text: "notice" }));
 }
 
 export function show(name) {
-  for (const one of ORDER) {
-    views[one].hidden = one !== name;
-    tabs[one].setAttribute("aria-selected", String(one === name));
-    tabs[one].tabIndex = one === name ? 0 : -1;
+  for (const view of VIEWS) {
+    views[view].hidden = view !== name;
+    tabs[view].setAttribute("aria-selected", String(view === name));
+    tabs[view].tabIndex = view === name ? 0 : -1;
   }
   document.title = `${t(name)} · lingshu`;
   views[name].dispatchEvent(new Event("shown"));
 }
 
-function step(event) {
+function onTabKey(event) {
   const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!move) return;
-  const at = ORDER.findIndex((name) => tabs[name] === document.activeElement);
-  const next = ORDER[(at + move + ORDER.length) % ORDER.length];
+  const index = VIEWS.findIndex((name) => tabs[name] === document.activeElement);
+  const next = VIEWS[(index + move + VIEWS.length) % VIEWS.length];
   show(next);
   tabs[next].focus();
 }
 
-function languages() {
-  const choose = (event) => { setLanguage(event.target.value); translatePage(); document.dispatchEvent(new Event("languagechange")); };
-  const select = el("select", { label: "language", onchange: choose },
+function addLanguagePicker() {
+  const select = (event) => { setLanguage(event.target.value); translatePage(); document.dispatchEvent(new Event("languagechange")); };
+  const picker = el("select", { label: "language", onchange: select },
     ...[["en", "English"], ["zh", "中文"]].map(([value, name]) => el("option", { value, selected: value === currentLanguage() }, name)));
-  find("tools").replaceChildren(select);
+  byId("tools").replaceChildren(picker);
 }
 
 async function start() {
   document.documentElement.lang = currentLanguage();
-  languages();
-  let about;
+  addLanguagePicker();
+  let server;
   try {
-    about = await json("/page/api/about");
+    server = await requestJson("/page/api/about");
   } catch (error) {
-    find("views").replaceChildren(el("p", { class: "wrong", role: "alert" }, error.message));
+    byId("views").replaceChildren(el("p", { class: "error", role: "alert" }, error.message));
     return;
   }
-  provenance(about);
-  const chatView = chat(about, () => show("chat"));
-  const report = draft(about, () => show("draft"));
-  const built = { chat: chatView, viewer: viewer(about, { chat: chatView, report }), draft: report, runs: runs(about), review: review(about) };
-  for (const name of ORDER) {
+  showProvenance(server);
+  const chatView = chat(server, () => show("chat"));
+  const report = draft(server, () => show("draft"));
+  const built = { chat: chatView, viewer: viewer(server, { chat: chatView, report }), draft: report, runs: runs(server), review: review(server) };
+  for (const name of VIEWS) {
     views[name] = el("section", { id: `view-${name}`, role: "tabpanel", "aria-labelledby": `tab-${name}`, hidden: true }, built[name].view);
     views[name].addEventListener("shown", () => built[name].shown?.());
-    tabs[name] = el("button", { id: `tab-${name}`, role: "tab", "aria-controls": `view-${name}`, word: name, onclick: () => show(name) });
+    tabs[name] = el("button", { id: `tab-${name}`, role: "tab", "aria-controls": `view-${name}`, text: name, onclick: () => show(name) });
   }
-  find("tabs").setAttribute("role", "tablist");
-  find("tabs").addEventListener("keydown", step);
-  find("tabs").replaceChildren(...ORDER.map((name) => tabs[name]));
-  find("views").replaceChildren(...ORDER.map((name) => views[name]));
-  document.addEventListener("languagechange", () => { document.title = `${t(ORDER.find((name) => !views[name].hidden))} · lingshu`; });
+  byId("tabs").setAttribute("role", "tablist");
+  byId("tabs").addEventListener("keydown", onTabKey);
+  byId("tabs").replaceChildren(...VIEWS.map((name) => tabs[name]));
+  byId("views").replaceChildren(...VIEWS.map((name) => views[name]));
+  document.addEventListener("languagechange", () => { document.title = `${t(VIEWS.find((name) => !views[name].hidden))} · lingshu`; });
   show("chat");
 }
 

@@ -1,86 +1,86 @@
-// A report draft from chosen images, edited by a person, exported; always preliminary and unverified.
-import { json, save } from "./api.js";
+// A report draft from selected images, edited by a person and exported; always preliminary and unverified.
+import { requestJson, save } from "./api.js";
 import { el, field, showError } from "./dom.js";
 import { Tray } from "./tray.js";
 import { currentLanguage, t } from "./texts.js";
 
-const FILES = { md: "report.md", fhir: "report.fhir.json", sr: "report.dcm" };
+const FILE_NAMES = { md: "report.md", fhir: "report.fhir.json", sr: "report.dcm" };
 
-export function draft(about, front) {
+export function draft(server, showView) {
   let current = null;
   let running = null;
-  const wrong = el("p", { class: "wrong", role: "alert", hidden: true });
+  const errorLine = el("p", { class: "error", role: "alert", hidden: true });
   const language = el("select", {}, el("option", { value: "en" }, "English"), el("option", { value: "zh" }, "中文"));
   language.value = currentLanguage();
-  const go = el("button", { type: "button", class: "main", word: "make_draft", onclick: make });
-  const stop = el("button", { type: "button", word: "stop", hidden: true, onclick: () => running?.abort() });
-  const tray = new Tray({ changed: (one) => { go.disabled = !one.items.length || running !== null; } });
-  const findings = el("textarea", { rows: "7", oninput: state, id: "findings" });
-  const impression = el("textarea", { rows: "4", oninput: state, id: "impression" });
-  const badge = el("p", { class: "badge", id: "state" });
-  const lines = el("ul", { class: "faint" });
+  const draftButton = el("button", { type: "button", class: "primary", text: "make_draft", onclick: generate });
+  const stop = el("button", { type: "button", text: "stop", hidden: true, onclick: () => running?.abort() });
+  const tray = new Tray({ onChange: (tray) => { draftButton.disabled = !tray.items.length || running !== null; } });
+  const findings = el("textarea", { rows: "7", oninput: updateState, id: "findings" });
+  const impression = el("textarea", { rows: "4", oninput: updateState, id: "impression" });
+  const badge = el("p", { class: "badge", id: "draft-status" });
+  const provenance = el("ul", { class: "muted" });
   const patient = el("input", { type: "checkbox" });
-  const restoreButton = el("button", { type: "button", word: "restore", onclick: restore });
-  const modelText = el("pre", { class: "said" });
-  const exports = Object.fromEntries(["md", "fhir", "sr"].map((form) =>
-    [form, el("button", { type: "button", id: `export-${form}`, word: `export_${form}`, onclick: () => write(form) })]));
-  const unnamed = el("p", { class: "faint", word: "no_sr" });
+  const restoreButton = el("button", { type: "button", text: "restore", onclick: restore });
+  const modelText = el("pre", { class: "verbatim" });
+  const exports = Object.fromEntries(["md", "fhir", "sr"].map((format) =>
+    [format, el("button", { type: "button", id: `export-${format}`, text: `export_${format}`, onclick: () => exportDraft(format) })]));
+  const noPatient = el("p", { class: "muted", text: "no_sr" });
   const report = el("div", { class: "report", hidden: true }, badge, field("findings", findings), field("impression", impression),
-    el("div", { class: "row" }, restoreButton, el("span", { class: "gap" }), ...Object.values(exports)),
-    el("label", { class: "check" }, patient, el("span", { word: "name_patient" })), unnamed, lines,
-    el("details", {}, el("summary", { word: "model_text" }), modelText));
-  const hint = el("p", { class: "empty", word: "draft_empty" });
-  const top = el("div", { class: "composer" }, tray.list, tray.input,
-    el("div", { class: "row" }, tray.button, field("draft_language", language), el("span", { class: "gap" }), stop, go), wrong);
-  tray.watch(top);
+    el("div", { class: "row" }, restoreButton, el("span", { class: "spacer" }), ...Object.values(exports)),
+    el("label", { class: "check" }, patient, el("span", { text: "name_patient" })), noPatient, provenance,
+    el("details", {}, el("summary", { text: "model_text" }), modelText));
+  const hint = el("p", { class: "empty", text: "draft_empty" });
+  const composer = el("div", { class: "composer" }, tray.list, tray.input,
+    el("div", { class: "row" }, tray.button, field("draft_language", language), el("span", { class: "spacer" }), stop, draftButton), errorLine);
+  tray.acceptFiles(composer);
 
-  async function make() {
+  async function generate() {
     running = new AbortController();
-    go.disabled = true;
+    draftButton.disabled = true;
     stop.hidden = false;
-    go.classList.add("waiting");
-    showError(wrong, null);
+    draftButton.classList.add("waiting");
+    showError(errorLine, null);
     const images = tray.items.map((item) => item.ref ?? { data: item.data });
     try {
-      current = await json("/page/api/drafts", { body: { images, language: language.value }, signal: running.signal });
+      current = await requestJson("/page/api/drafts", { body: { images, language: language.value }, signal: running.signal });
       restore();
       modelText.textContent = current.reply;
-      lines.replaceChildren(...current.provenance.slice(1).map((line) => el("li", {}, line)));
+      provenance.replaceChildren(...current.provenance.slice(1).map((line) => el("li", {}, line)));
       hint.hidden = true;
       report.hidden = false;
       patient.checked = false;
       exports.sr.disabled = patient.disabled = !current.named;
-      unnamed.hidden = current.named;
+      noPatient.hidden = current.named;
       findings.focus();
-    } catch (error) { if (error.name !== "AbortError") showError(wrong, error); }
+    } catch (error) { if (error.name !== "AbortError") showError(errorLine, error); }
     running = null;
     stop.hidden = true;
-    go.classList.remove("waiting");
-    tray.changed(tray);
+    draftButton.classList.remove("waiting");
+    tray.onChange(tray);
   }
 
   function restore() {
     findings.value = current.findings;
     impression.value = current.impression;
-    state();
+    updateState();
   }
 
-  function state() {
+  function updateState() {
     const edited = findings.value.trim() !== current.findings || impression.value.trim() !== current.impression;
-    badge.dataset.word = edited ? "edited" : "unedited";
-    badge.textContent = t(badge.dataset.word);
-    badge.classList.toggle("changed", edited);
+    badge.dataset.text = edited ? "edited" : "unedited";
+    badge.textContent = t(badge.dataset.text);
+    badge.classList.toggle("edited", edited);
     restoreButton.disabled = !edited;
     const empty = !findings.value.trim() && !impression.value.trim();
-    for (const [form, button] of Object.entries(exports)) button.disabled = empty || (form === "sr" && !current.named);
+    for (const [format, button] of Object.entries(exports)) button.disabled = empty || (format === "sr" && !current.named);
   }
 
-  async function write(form) {
-    showError(wrong, null);
-    const body = { id: current.id, findings: findings.value, impression: impression.value, file_format: form, patient: patient.checked };
-    try { await save("/page/api/drafts/export", body, FILES[form]); } catch (error) { showError(wrong, error); }
+  async function exportDraft(format) {
+    showError(errorLine, null);
+    const body = { id: current.id, findings: findings.value, impression: impression.value, file_format: format, patient: patient.checked };
+    try { await save("/page/api/drafts/export", body, FILE_NAMES[format]); } catch (error) { showError(errorLine, error); }
   }
 
-  const view = el("div", { class: "draft" }, top, hint, report);
-  return { view, add: (item) => { tray.add(item); front(); go.focus(); } };
+  const view = el("div", { class: "draft" }, composer, hint, report);
+  return { view, add: (item) => { tray.add(item); showView(); draftButton.focus(); } };
 }

@@ -1,13 +1,13 @@
 // The provenance of an image (kind, position, window) as text.
-import { known, t } from "./texts.js";
+import { hasText, t } from "./texts.js";
 
 const SLICED = new Set(["CT", "MR", "PT", "NM"]);
-const rounded = (number) => String(Math.round(number * 10) / 10);
+const round = (number) => String(Math.round(number * 10) / 10);
 
 export function windowText(image) {
   if (!image.window) return "";
-  const name = known(`window_${image.window}`) ? t(`window_${image.window}`) : image.window;
-  return t("window_is", image.center === undefined ? name : `${name} ${rounded(image.center)}/${rounded(image.width)}`);
+  const name = hasText(`window_${image.window}`) ? t(`window_${image.window}`) : image.window;
+  return t("window_is", image.center === undefined ? name : `${name} ${round(image.center)}/${round(image.width)}`);
 }
 
 export function positionText(image) {

@@ -1,58 +1,58 @@
-// Review of generated samples: which queue, who reviews, and the agreement of the reviewers. One sample is judged in judging.js.
-import { json } from "./api.js";
+// Review of generated samples: which queue, who reviews, and the agreement of the reviewers. One sample is reviewed in sample_review.js.
+import { requestJson } from "./api.js";
 import { el, field, options, showError } from "./dom.js";
-import { judging } from "./judging.js";
+import { sampleReview } from "./sample_review.js";
 import { t } from "./texts.js";
 
-const two = (value) => (value === null ? "–" : value.toFixed(2));
+const twoDecimals = (value) => (value === null ? "–" : value.toFixed(2));
 
-export function review(about) {
-  if (!about.views.review) return { view: el("p", { class: "empty", word: "no_review" }) };
+export function review(server) {
+  if (!server.views.review) return { view: el("p", { class: "empty", text: "no_review" }) };
   let queues = null;
-  const wrong = el("p", { class: "wrong", role: "alert", hidden: true });
+  const errorLine = el("p", { class: "error", role: "alert", hidden: true });
   const queue = el("select", {});
   const reviewer = el("input", { type: "text", maxlength: "80", autocomplete: "off", required: true, id: "reviewer" });
-  const start = el("form", { class: "composer row", onsubmit: begin }, field("queue", queue, "field wide"), field("reviewer", reviewer),
-    el("button", { class: "main", word: "begin" }));
-  const place = el("div", {});
-  const agreed = el("div", {});
-  const others = el("details", { class: "agreement", hidden: true }, el("summary", { word: "agreement" }), agreed);
-  const view = el("div", { class: "review" }, start, wrong, place, others);
+  const start = el("form", { class: "composer row", onsubmit: startReview }, field("queue", queue, "field wide"), field("reviewer", reviewer),
+    el("button", { class: "primary", text: "begin" }));
+  const sample = el("div", {});
+  const agreementTable = el("div", {});
+  const agreementPanel = el("details", { class: "agreement", hidden: true }, el("summary", { text: "agreement" }), agreementTable);
+  const view = el("div", { class: "review" }, start, errorLine, sample, agreementPanel);
 
   async function load() {
     try {
-      queues = (await json("/page/api/review")).queues;
+      queues = (await requestJson("/page/api/review")).queues;
       draw();
-      showError(wrong, queues.length ? null : new Error(t("no_queues")));
-    } catch (error) { showError(wrong, error); }
+      showError(errorLine, queues.length ? null : new Error(t("no_queues")));
+    } catch (error) { showError(errorLine, error); }
   }
 
   function draw() {
-    options(queue, queues.map((one) => [one.queue, `${one.name} · ${t("samples_n", one.rows)}`]), queue.value || queues[0]?.queue);
+    options(queue, queues.map((entry) => [entry.queue, `${entry.name} · ${t("samples_n", entry.rows)}`]), queue.value || queues[0]?.queue);
   }
 
-  async function begin(event) {
+  async function startReview(event) {
     event.preventDefault();
-    showError(wrong, null);
-    const name = queue.value, who = reviewer.value.trim();
+    showError(errorLine, null);
+    const queueName = queue.value, reviewerName = reviewer.value.trim();
     try {
-      const state = await json(`/page/api/review/queue?queue=${encodeURIComponent(name)}&reviewer=${encodeURIComponent(who)}`);
-      place.replaceChildren(judging({ queue: name, reviewer: who, state, onVerdict: agreement }));
-      agreement(state);
-      place.firstChild.focus({ preventScroll: true });
-    } catch (error) { showError(wrong, error); }
+      const state = await requestJson(`/page/api/review/queue?queue=${encodeURIComponent(queueName)}&reviewer=${encodeURIComponent(reviewerName)}`);
+      sample.replaceChildren(sampleReview({ queue: queueName, reviewer: reviewerName, state, onVerdict: showAgreement }));
+      showAgreement(state);
+      sample.firstChild.focus({ preventScroll: true });
+    } catch (error) { showError(errorLine, error); }
   }
 
   // Everybody's progress, and the agreement of each pair on what both judged.
-  function agreement(state) {
+  function showAgreement(state) {
     const people = Object.entries(state.reviewers).map(([name, done]) => el("li", {}, `${name}: ${t("judged_n", done)}`));
     const rows = state.agreement.map((pair) => el("tr", {}, el("th", { scope: "row" }, pair.reviewers.join(" / ")),
-      ...[String(pair.n), `${(100 * pair.observed_agreement).toFixed(0)}%`, two(pair.kappa), two(pair.ac1)].map((value) => el("td", {}, value))));
-    const head = ["pair", "both", "agree", "kappa", "ac1"].map((word) => el("th", { scope: "col", word }));
-    agreed.replaceChildren(el("ul", {}, ...people),
+      ...[String(pair.n), `${(100 * pair.observed_agreement).toFixed(0)}%`, twoDecimals(pair.kappa), twoDecimals(pair.ac1)].map((value) => el("td", {}, value))));
+    const head = ["pair", "both", "agree", "kappa", "ac1"].map((text) => el("th", { scope: "col", text }));
+    agreementTable.replaceChildren(el("ul", {}, ...people),
       rows.length ? el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows))) : "",
-      el("p", { class: "faint" }, t("written_to", state.file)));
-    others.hidden = false;
+      el("p", { class: "muted" }, t("written_to", state.file)));
+    agreementPanel.hidden = false;
   }
 
   document.addEventListener("languagechange", () => { if (queues) draw(); });

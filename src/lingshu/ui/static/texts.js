@@ -12,7 +12,7 @@ const TEXTS = {
   key_wrong: ["The server does not know this key.", "服务器不认识该密钥。"],
   proceed: ["Continue", "继续"],
   unreachable: ["The server cannot be reached. Is it still running?", "无法连接服务器，请确认其仍在运行。"],
-  broken_off: ["The reply was interrupted; ask again.", "回答中断，请重新提问。"],
+  interrupted: ["The reply was interrupted; ask again.", "回答中断，请重新提问。"],
   unreadable: ["The file cannot be read.", "无法读取该文件。"],
   stop: ["Stop", "停止"],
   images: ["Images", "图像"],
@@ -30,7 +30,7 @@ const TEXTS = {
   temperature: ["Temperature", "温度"],
   system: ["System prompt", "系统提示"],
   saw_n: ["What the model saw ({0})", "模型所见图像（{0}）"],
-  cut: ["The reply was truncated at the maximum length.", "回答已达最长长度而被截断。"],
+  truncated: ["The reply was truncated at the maximum length.", "回答已达最长长度而被截断。"],
   stopped: ["Stopped.", "已停止。"],
   stopped_empty: ["Stopped before the first token.", "在首个词之前已停止。"],
   reply_empty: ["The reply is empty.", "回答为空。"],
@@ -40,7 +40,7 @@ const TEXTS = {
   series: ["Series", "序列"],
   window: ["Window", "窗位"],
   slice: ["Slice", "层面"],
-  screen: ["Image. Arrows scroll, Shift and arrows change the window, digits choose one.", "图像。方向键翻页，Shift+方向键调窗，数字键选预设。"],
+  viewport: ["Image. Arrows scroll, Shift and arrows change the window, digits choose one.", "图像。方向键翻页，Shift+方向键调窗，数字键选预设。"],
   current: ["Current", "本次"],
   prior: ["Prior", "既往"],
   compare: ["Compare with prior", "与既往对照"],
@@ -149,13 +149,13 @@ const TEXTS = {
 const LANGUAGES = ["en", "zh"];
 let current = navigator.language?.toLowerCase().startsWith("zh") ? 1 : 0;
 
-const format = (text, values) => text.replace(/\{(\d)\}/g, (_, at) => String(values[Number(at)]));
+const format = (text, values) => text.replace(/\{(\d)\}/g, (_, index) => String(values[Number(index)]));
 
 export function t(name, ...values) {
   return format(TEXTS[name]?.[current] ?? name, values);
 }
 
-export const known = (name) => name in TEXTS;
+export const hasText = (name) => name in TEXTS;
 
 t.en = (name) => TEXTS[name][0];
 
