@@ -260,9 +260,9 @@ def test_ask_through_mcp(
 def test_your_hospital(
     checkpoint: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The made-up hospital is the one that docs/your-hospital.md draws.
+    """The synthetic hospital is the one of docs/your-hospital.md.
 
-    Nobody of it is named in what is written or said.
+    None of its patients is named in files or output.
     """
     for module in ("pydicom", "peft"):
         pytest.importorskip(module, reason=f"{module} is not installed")

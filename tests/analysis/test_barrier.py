@@ -21,7 +21,7 @@ def test_the_barrier_is_the_largest_excess_over_the_line_between_the_ends() -> N
     assert not result.is_connected and [
         interval.value for _, interval in result.excess
     ] == pytest.approx([0, 0.3, 0])
-    # Every sample says the same of the excess, however it is drawn: the points are compared on the
+    # Every resample has the same excess, because the points are compared on the
     # same samples.
     assert (result.value.low, result.value.high) == pytest.approx((0.3, 0.3)) and result.is_certain
 

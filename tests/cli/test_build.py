@@ -1,4 +1,4 @@
-"""`lingshu build` on miniature made-up downloads of the shape that their publishers give out."""
+"""`lingshu build` on synthetic miniature downloads in the layout of their publishers."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def test_a_corrupt_image_drops_its_question_and_leaves_no_file(tmp_path: Path) -
     put(tmp_path / "source" / "ReXRank_IUXray_test.json", studies)
     for value, name in enumerate(("a.png", "c.png")):
         put(tmp_path / "source" / name, None, value)
-    (tmp_path / "source" / "b.png").write_bytes(b"this is no image")
+    (tmp_path / "source" / "b.png").write_bytes(b"this is not an image")
     assert build("iu_xray", tmp_path / "source", out=tmp_path) == 1
     card = read_json(tmp_path / "iu_xray" / "run.json")
     assert card["counts"] == {"samples": 1, "images": 1, "dropped_bad_image": 1}

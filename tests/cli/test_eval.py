@@ -193,7 +193,7 @@ def test_a_suite_of_synthetic_tasks_runs_without_data_under_every_protocol(tmp_p
     for name in ("scores.jsonl", "scores.paper.jsonl", "scores.medevalkit.jsonl"):
         assert (out / "slake" / name).is_file()
     assert all(row["value"] == 1.0 for row in read_jsonl(out / "slake" / "scores.jsonl"))
-    # Made-up questions are no benchmark: no published value may stand beside their score.
+    # Synthetic questions are not the benchmark: their score is not compared with a published value.
     assert card["notes"]["tasks"]["slake"]["published"] is None
 
 

@@ -1,4 +1,4 @@
-"""`lingshu eval --judge`: the command from end to end with a judge of one's own."""
+"""`lingshu eval --judge`: the command from end to end with a custom judge."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def test_a_study_is_pulled_drafted_stored_and_read_back(
     [references] = stored.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     assert len(references.ReferencedSOPSequence) == 2
     check_with_dcmtk(out / "report.dcm", tmp_path)
-    # The SR itself is not asked for when the study is pulled again.
+    # The SR itself is not requested when the study is pulled again.
     assert len(list(dicomweb.retrieve_study(pacs, STUDY))) == 3
     other_files = b"".join(
         (out / name).read_bytes()
@@ -217,7 +217,7 @@ class ForeignUrlHandler(BaseHTTPRequestHandler):
     """Answers what no PACS answers; the path says what."""
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.requested.append(self.path)  # type: ignore[attr-defined]
         if "redirect" in self.path:
             self.send_response(302)
             self.send_header("Location", "/dicom-web/elsewhere")
@@ -236,7 +236,7 @@ def test_an_odd_server_is_one_error_and_no_other_server_is_queried(
 ) -> None:
     monkeypatch.setattr(dicomweb, "MAX_INSTANCE_BYTES", 2000)
     with HTTPServer(("127.0.0.1", 0), ForeignUrlHandler) as server:
-        server.asked = []  # type: ignore[attr-defined]
+        server.requested = []  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         for path in ("redirect", "long", "numbers"):
@@ -245,11 +245,11 @@ def test_an_odd_server_is_one_error_and_no_other_server_is_queried(
                     DicomWebServer(f"http://127.0.0.1:{server.server_port}/{path}")
                 )
         server.shutdown()
-        assert [path.split("/")[1] for path in server.asked] == ["redirect", "long", "numbers"]  # type: ignore[attr-defined]
+        assert [path.split("/")[1] for path in server.requested] == ["redirect", "long", "numbers"]  # type: ignore[attr-defined]
 
 
 class PagingHandler(BaseHTTPRequestHandler):
-    """A series of five images; a search gives two at a time, however many are asked for."""
+    """A series of five images; a search gives two at a time, however many are requested."""
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
@@ -295,7 +295,7 @@ class StallingHandler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         kind = path.rsplit("/", 1)[-1]
         if kind == "2":
-            self.server.asked.set()  # type: ignore[attr-defined]
+            self.server.requested.set()  # type: ignore[attr-defined]
             self.server.ended.wait(30)  # type: ignore[attr-defined]
             return
         responses = {
@@ -317,7 +317,7 @@ class StallingHandler(BaseHTTPRequestHandler):
 
 def test_nothing_of_a_study_stays_behind_when_the_program_is_stopped(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), StallingHandler) as server:
-        server.asked, server.ended = threading.Event(), threading.Event()  # type: ignore[attr-defined]
+        server.requested, server.ended = threading.Event(), threading.Event()  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         command = [
             sys.executable,
@@ -333,7 +333,7 @@ def test_nothing_of_a_study_stays_behind_when_the_program_is_stopped(tmp_path: P
         with subprocess.Popen(
             [*command, "--study", "1.2"], env=environment, stderr=subprocess.PIPE
         ) as process:
-            assert server.asked.wait(30) and [*tmp_path.glob("lingshu-*/*.dcm")]  # type: ignore[attr-defined]
+            assert server.requested.wait(30) and [*tmp_path.glob("lingshu-*/*.dcm")]  # type: ignore[attr-defined]
             process.terminate()
             assert process.wait(20) == 143
         server.ended.set()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""`lingshu report`: reports anew from scores alone, several runs side by side."""
+"""`lingshu report`: reports from stored scores, of one run and of several."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The artefacts: their columns, keys and types are pinned by tests/golden/artefacts.json, and each
+"""The artifacts: their columns, keys and types are pinned by tests/golden/artifacts.json, and each
 comes back as written.
 """
 

@@ -190,7 +190,7 @@ def test_no_call_goes_beyond_the_token_budget(tmp_path: Path) -> None:
     with open_client(engine, tmp_path, budget=Budget(tokens=5000)) as calls:
         outcomes = calls.ask(texts(100), Sampling(max_tokens=100))
         assert calls.usage.tokens == 100 * len(engine.seen) <= 5000
-        # What is left would not hold one more call at its worst.
+        # What is left is too little for the worst case of one more call.
         assert calls.usage.tokens + 64 + 16 + len("question 99") + 100 > 5000
         assert calls.counts()["budget"] == 100 - len(engine.seen)
     assert [outcome.reject_reason for outcome in outcomes] == [None] * len(engine.seen) + [
@@ -205,7 +205,9 @@ def test_a_budget_in_money_holds_over_several_runs(tmp_path: Path) -> None:
         with open_client(engine, tmp_path, budget=budget) as calls:
             calls.ask(texts(40), Sampling(max_tokens=100))
             assert calls.usage.cost <= 0.01 + 1e-12
-    assert len(engine.seen) == 9  # a tenth of a cent each, and the tenth would not fit at its worst
+    assert (
+        len(engine.seen) == 9
+    )  # a tenth of a cent each, and the worst case of a tenth does not fit
 
 
 def test_a_call_without_a_report_counts_at_its_upper_bound(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lingshu.core.fetch import FetchPolicy, fetch, is_public, system_resolver
 
 
 class LocalServer:
-    """Listens on this machine and counts who comes; answers with what it is told to."""
+    """Listens on this machine, counts connections and replies with `answer`."""
 
     def __init__(self) -> None:
         self.answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nimage"

@@ -1,4 +1,4 @@
-"""Findings and impression out of made-up reports in the forms of the three chest X-ray collections."""
+"""Findings and impression of synthetic reports in the formats of the three chest X-ray collections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIMIC = """                                 FINAL REPORT
 
  FINDINGS:
 
- The heart is drawn
+ The heart appears
  as a circle.
 
  IMPRESSION:
@@ -31,7 +31,7 @@ MIMIC = """                                 FINAL REPORT
         (
             MIMIC,
             ReportSections(
-                "The heart is drawn as a circle.",
+                "The heart appears as a circle.",
                 "1. A drawing: nothing more. 2. Finding of a teapot.",
             ),
         ),

@@ -201,7 +201,7 @@ def test_the_page_shows_no_text_and_no_pixel_of_restricted_rows(
     assert "JANE" not in page and "data:image" not in page and "withheld" in page
 
 
-def test_counts_that_lost_a_row_do_not_pass() -> None:
+def test_counts_with_a_missing_row_do_not_pass() -> None:
     counts = StepCounts()
     counts.add("a", "s", "in", 3)
     counts.add("a", "s", "out", 2)

@@ -1,4 +1,4 @@
-"""Review: which samples are shown, what verdicts do to them, and the numbers that stand in the
+"""Review: which samples are shown, what verdicts do to them, and the numbers in the
 card.
 """
 

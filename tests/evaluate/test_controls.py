@@ -47,7 +47,7 @@ def item(number: int, *, choices: tuple[str, ...] = COLORS, gold: str | None = N
     """A question about a picture as bright as its number; the right option goes round."""
     letter = gold or (LETTERS[number % len(choices)] if choices else "yes")
     meta = Meta(access="open", kind="choice" if choices else "yes_no", group=f"p{number // 2}")
-    turn = user_turn(with_choices(f"Which colour has item {number}?", choices), 1)
+    turn = user_turn(with_choices(f"Which color has item {number}?", choices), 1)
     return Sample(f"s{number}", (turn,), (make_image(100 + number),), (letter,), choices, meta)
 
 
@@ -159,7 +159,7 @@ def test_a_shuffled_sample_reorders_the_options_in_the_format_of_its_task_and_it
     assert (shuffled.choices, shuffled.gold) == (("white", "blue", "green", "red"), ("C",))
     assert (
         shuffled.question
-        == "\nQuestion: Which colour has item 1?\nOptions: \nA. white\nB. blue\nC. green\nD. red\n"
+        == "\nQuestion: Which color has item 1?\nOptions: \nA. white\nB. blue\nC. green\nD. red\n"
         "Answer with the option's letter from the given choices directly."
     )
     assert shuffled.messages[0].parts[0] == 0
@@ -173,7 +173,7 @@ def test_a_shuffled_sample_reorders_the_options_in_the_format_of_its_task_and_it
         (("red", "green", "None of the above"), "Which?", perturbations.LINKED_OPTIONS),
         (("甲", "乙", "以上都不是"), "Which?", perturbations.LINKED_OPTIONS),
         (("red", "green"), "Which? (A) red (B) green", perturbations.OTHER_OPTION_FORMAT),
-        (("red", "green"), "Which of the two colours?", perturbations.OTHER_OPTION_FORMAT),
+        (("red", "green"), "Which of the two colors?", perturbations.OTHER_OPTION_FORMAT),
     ],
 )
 def test_items_whose_options_cannot_be_reordered_explain_why(choices, question, reason):

@@ -366,7 +366,7 @@ RUBRIC = replace(
 
 
 def keyword_verdict(text: str, attempt: int) -> str | None:
-    """Met where the word that a criterion ends in, or a question mark, stands in the reply; no
+    """Met where the reply contains the last word of a criterion or a question mark; no
     answer to some.
     """
     criterion, reply = marked_section(text, "criterion"), marked_section(text, "reply")

@@ -98,7 +98,7 @@ def test_the_reply_cannot_leave_its_markers(reply: str) -> None:
     )
 
 
-def test_a_text_with_a_lone_surrogate_can_be_shown() -> None:
+def test_a_text_with_an_unpaired_surrogate_can_be_shown() -> None:
     assert "\nlung ?\n" in verdict_prompt(SAMPLE, "lung \ud800").text
 
 

@@ -60,7 +60,7 @@ TASK = Task(
 
 
 class Recorder:
-    """Echoes, and remembers what it was asked; `reverse` answers in another order."""
+    """Echoes, and records its samples; `reverse` answers in another order."""
 
     model, digest, endpoint = "recorder", "d", None
 
@@ -164,9 +164,9 @@ def test_an_unreadable_image_is_counted_and_fixed_by_the_next_run(tmp_path):
     row = score(TASK, requested, tmp_path)[3]
     assert (row["status"], row["value"]) == ("error", None)
     assert "late.png" in row["note"]
-    from PIL import Image as Picture
+    from PIL import Image as PilImage
 
-    Picture.new("L", (8, 8)).save(image_path)
+    PilImage.new("L", (8, 8)).save(image_path)
     assert run(engine, tmp_path, samples_override=requested) == (4, 3, 1, 0)
     assert score(TASK, requested, tmp_path)[3]["value"] == 1.0
 

@@ -129,7 +129,7 @@ def test_runs_that_never_differ_bound_how_much_they_could():
     assert difference([1.0] * 200, [1.0] * 200, groups) == pytest.approx(
         (0.0, -0.0295, 0.0295, 200), abs=1e-4
     )
-    # One that is always right beside one that is never: up to 3% could go the other way, which is
+    # One that is always right against one that never is: up to 3% could go the other way, which is
     # two apart.
     assert difference(same, [0.0] * 100, range(100)) == pytest.approx(
         (1.0, 1 - 2 * 0.0295, 1.0, 100), abs=1e-4

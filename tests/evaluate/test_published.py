@@ -1,4 +1,4 @@
-"""The published leaderboard in the package, and runs beside it."""
+"""The published leaderboard in the package, and runs compared with it."""
 
 import json
 from dataclasses import replace

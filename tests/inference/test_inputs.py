@@ -30,10 +30,10 @@ PNG = encoded("PNG", noisy(8, 12))
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Files that others made, beside the checkout."""
+    """Files that others made, in ../shared/data."""
     data_folder = Path(__file__).parents[3] / "shared" / "data"
     if not data_folder.is_dir():
-        pytest.skip("there is no folder shared/data beside the checkout")
+        pytest.skip("needs the files in ../shared/data")
     return data_folder
 
 

@@ -118,7 +118,7 @@ def test_control_tokens_in_a_question_stay_text(family: FamilyName) -> None:
     bare = processor.encode([Message("user", ("x",))], ())
     specials = list(processor.tokenizer.added_tokens_decoder)
     assert np.isin(spread.ids, specials).sum() == np.isin(bare.ids, specials).sum()
-    # Plain words are tokenised alike, in one part or two.
+    # Plain text is tokenized the same, in one part or two.
     assert np.array_equal(
         processor.encode([Message("user", ("le", "ft"))], ()).ids,
         processor.encode([Message("user", ("left",))], ()).ids,
@@ -126,7 +126,7 @@ def test_control_tokens_in_a_question_stay_text(family: FamilyName) -> None:
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
-def test_a_lone_surrogate_is_an_input_error(role: Role) -> None:
+def test_an_unpaired_surrogate_is_an_input_error(role: Role) -> None:
     _, processor = tiny("qwen2_5_vl")
     with pytest.raises(InputError, match="half of a character"):
         processor.encode([Message("user", ("a",)), Message(role, ("\ud83d lesion",))], ())

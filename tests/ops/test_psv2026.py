@@ -52,8 +52,8 @@ def qa_sample(question: str = "Where is the mass?", gold: str = "left lung", **m
         ("Is it enlarged?", "yes", "The heart measures more than half of the chest.", None),
         ("图中有病灶吗？", "没有", "有，左侧有一个病灶。", "polarity"),
         ("图中有病灶吗？", "没有", "没有，图中未见病灶。", None),
-        ("Where is it?", "left lung", "The mass lies in the right lung.", "side"),
-        ("Where is it?", "left lung", "It lies in the left lung; the right one is clear.", None),
+        ("Where is it?", "left lung", "The mass is in the right lung.", "side"),
+        ("Where is it?", "left lung", "It is in the left lung; the right one is clear.", None),
         ("Is there a mass in the left lung?", "yes", "Yes, the right lung shows a mass.", "side"),
         ("病灶在哪一侧？", "左侧", "病灶位于右侧。", "side"),
         ("Is it left or right?", "right", "The lesion is on the left.", "side"),
@@ -165,7 +165,7 @@ def test_terms_match_complete_words_only() -> None:
 
 FULL = {
     "question": "In which part of the chest does the mass lie?",
-    "answer": "The mass lies in the left lung.",
+    "answer": "The mass is in the left lung.",
 }
 
 
@@ -173,7 +173,7 @@ def test_a_refined_question_keeps_its_gold(tmp_path: Path) -> None:
     result, prompts = run_dialogue(
         refine_qa.step(),
         qa_sample(source="vqa_rad"),
-        teacher(("its answer anew", FULL), AGREES, LABEL),
+        teacher(("about a medical image and its answer", FULL), AGREES, LABEL),
         tmp_path,
     )
     assert (
@@ -199,10 +199,10 @@ def test_a_refined_question_keeps_its_gold(tmp_path: Path) -> None:
 
 
 REFINED = [
-    ({"answer": "It lies in the right lung."}, "contradicts_gold", "by rule: side"),
+    ({"answer": "It is in the right lung."}, "contradicts_gold", "by rule: side"),
     ({"answer": ""}, "empty_text", ""),
     ({"answer": "The given answer is the left lung."}, "tells_source", ""),
-    ({"question": "Does the mass lie in the left lung?"}, "leaks_answer", ""),
+    ({"question": "Is the mass in the left lung?"}, "leaks_answer", ""),
     ({"question": "肿块在哪里？"}, "other_language", ""),
     ({"answer": 3}, "malformed", "answer: string_type"),
 ]
@@ -215,17 +215,20 @@ def test_refined_questions_that_cannot_be_used_are_dropped(
     result, _ = run_dialogue(
         refine_qa.step(),
         qa_sample(),
-        teacher(("its answer anew", FULL | change), AGREES, LABEL),
+        teacher(("about a medical image and its answer", FULL | change), AGREES, LABEL),
         tmp_path,
     )
     assert isinstance(result, Drop) and (result.reason, result.detail) == (reason, detail)
 
 
 def test_what_the_second_call_finds_counts(tmp_path: Path) -> None:
-    verdict = {"question": FULL["question"], "answer": "It lies in the lingula."}
-    rejection = ("Compare two answers", "Contradicts. A lingula is no whole lung.")
+    verdict = {"question": FULL["question"], "answer": "It is in the lingula."}
+    rejection = ("Compare two answers", "Contradicts. A lingula is not the lung.")
     result, prompts = run_dialogue(
-        refine_qa.step(), qa_sample(), teacher(("answer anew", verdict), rejection), tmp_path / "a"
+        refine_qa.step(),
+        qa_sample(),
+        teacher(("about a medical image and its answer", verdict), rejection),
+        tmp_path / "a",
     )
     assert (
         isinstance(result, Drop)
@@ -234,23 +237,26 @@ def test_what_the_second_call_finds_counts(tmp_path: Path) -> None:
     )
     assert (
         "Right answer: left lung" in prompts[1]
-        and "Other answer: It lies in the lingula." in prompts[1]
+        and "Other answer: It is in the lingula." in prompts[1]
     )
     result, _ = run_dialogue(
         refine_qa.step(),
         qa_sample(),
-        teacher(("answer anew", verdict), ("Compare", "Perhaps.")),
+        teacher(("about a medical image and its answer", verdict), ("Compare", "Perhaps.")),
         tmp_path / "b",
     )
     assert isinstance(result, Drop) and result.reason == "no_verdict"
     result, _ = run_dialogue(
-        refine_qa.step(check="rule"), qa_sample(), teacher(("answer anew", verdict)), tmp_path / "c"
+        refine_qa.step(check="rule"),
+        qa_sample(),
+        teacher(("about a medical image and its answer", verdict)),
+        tmp_path / "c",
     )
     assert isinstance(result, Drop) and result.reason == "gold_missing"
     result, prompts = run_dialogue(
         refine_qa.step(check="open"),
         qa_sample(),
-        teacher(("answer anew", FULL), LABEL),
+        teacher(("about a medical image and its answer", FULL), LABEL),
         tmp_path / "d",
     )
     assert isinstance(result, Sample) and len(prompts) == 2, "the rules were sure"
@@ -312,7 +318,7 @@ def test_an_invalid_rubric_is_dropped(tmp_path: Path, rubric: list, detail: str)
 
 REVIEW = {
     "error": "The side is wrong.",
-    "evidence": "The mass lies beside the heart's apex.",
+    "evidence": "The mass is near the heart's apex.",
     "corrected": FULL["answer"],
 }
 REVIEW_PROMPT = ("Answer under review", REVIEW)
@@ -336,7 +342,7 @@ def test_a_critique_names_the_error_and_corrects_it(tmp_path: Path) -> None:
     )
     assert (
         result.messages[-1].text
-        == "Error: The side is wrong.\n\nEvidence: The mass lies beside the heart's"
+        == "Error: The side is wrong.\n\nEvidence: The mass is near the heart's"
         f" apex.\n\nCorrected answer: {FULL['answer']}"
     )
     assert (result.meta.extra["error_kind"], result.meta.extra["wrong_answer"]) == (

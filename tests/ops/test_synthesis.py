@@ -39,7 +39,7 @@ GRAY_IMAGE = Image(data=encode_png(np.full((40, 60), 90, np.uint8)))
 def run_dialogue(
     step: TeacherStep, sample: Sample, teacher: ScriptedEngine, folder: Path
 ) -> tuple[Sample | Drop, list[str]]:
-    """What a step makes of one sample, and all that it asked."""
+    """What a step makes of one sample, and all its prompts."""
     prompts: list[str] = []
     with (
         CachedClient(teacher, folder, images=image_bytes, max_attempts=1) as calls,
@@ -324,7 +324,7 @@ def test_exam_questions_that_cannot_be_used_are_dropped(
     assert isinstance(result, Drop) and result.reason == reason
 
 
-ASKED = qa_sample("Is there a lesion?", None, gold=("yes",), kind="yes_no")
+QUESTION = qa_sample("Is there a lesion?", None, gold=("yes",), kind="yes_no")
 REASONED = (
     "Write the reasoning",
     {"reasoning": "A bright disc stands out on the left.", "answer": "yes"},
@@ -338,7 +338,7 @@ VALID_REPLY = (
 
 def test_reasoning_that_holds_becomes_the_answer(tmp_path: Path) -> None:
     result, prompts = run_dialogue(
-        chain_of_thought.step(), ASKED, teacher(REASONED, *VALID_REPLY), tmp_path
+        chain_of_thought.step(), QUESTION, teacher(REASONED, *VALID_REPLY), tmp_path
     )
     assert isinstance(result, Sample)
     assert (
@@ -352,7 +352,7 @@ def test_reasoning_that_holds_becomes_the_answer(tmp_path: Path) -> None:
 def test_the_answer_can_be_in_tags(tmp_path: Path) -> None:
     result, _ = run_dialogue(
         chain_of_thought.step(answer_format="tags", blind="off", claims="off"),
-        ASKED,
+        QUESTION,
         teacher(REASONED, *VALID_REPLY),
         tmp_path,
     )
@@ -397,7 +397,9 @@ def test_the_answer_can_be_in_tags(tmp_path: Path) -> None:
     ],
 )
 def test_reasoning_that_does_not_hold_is_dropped(tmp_path: Path, rules: list, reason: str) -> None:
-    result, _ = run_dialogue(chain_of_thought.step(blind="drop"), ASKED, teacher(*rules), tmp_path)
+    result, _ = run_dialogue(
+        chain_of_thought.step(blind="drop"), QUESTION, teacher(*rules), tmp_path
+    )
     assert isinstance(result, Drop) and result.reason == reason
 
 

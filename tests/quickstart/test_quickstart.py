@@ -83,7 +83,7 @@ def test_averages_of_two_trajectories_are_distinguished_from_the_model(finished:
     )
     assert 0 < moft["entity_share"] < 1 and moft["entity_weight"] == 2.5 and moft["steps"] == 3
     assert moft["barrier"]["tolerance"] > 0 and moft["seconds"] > 0
-    # They go on from the instruction-tuned model, which stays as it is.
+    # They start from the instruction-tuned model, which stays unchanged.
     assert "train/checkpoint" in (finished / "moft" / "fluency" / "config.yaml").read_text()
 
 

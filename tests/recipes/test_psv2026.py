@@ -145,7 +145,7 @@ class FixedReplyEngine:
 
 
 def check_accounting(done: SynthesisResult, out: Path, rows: int) -> None:
-    """Every row of every step was kept or stands among the drops with its reason."""
+    """Every row of every step was kept or is among the drops with its reason."""
     samples, drops = list(read_dataset(out)), list(read_jsonl(out / "drops.jsonl"))
     for step in done.card.steps or ():
         kept = {

@@ -45,7 +45,7 @@ def test_the_shards_hold_every_parameter_once(config: TrainConfig) -> None:
     assert len(set(held)) == len(held)
     everything = {id(parameter): name for name, parameter in model.named_parameters()}
     assert set(held) < everything.keys()
-    # What is left for the root: embeddings, output head, projector, and what stands before and
+    # What is left for the root: embeddings, output head, projector, and what comes before and
     # behind the blocks.
     left = {name for parameter, name in everything.items() if parameter not in set(held)}
     assert {

@@ -510,7 +510,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 )
 @pytest.mark.parametrize("name", ["medqa", "pubmedqa", "vqarad", "slake"])
 def test_medevalkit_gives_the_verdicts_of_real_runs(name: str) -> None:
-    """Every verdict and every measure that the toolkit itself wrote beside 2,464 replies of a
+    """Every verdict and every measure that the toolkit itself wrote for 2,464 replies of a
     model.
     """
     rows, mismatches = list(read_jsonl(DATA / f"medevalkit_run_{name}" / "rows.jsonl")), []

@@ -1,5 +1,5 @@
-"""The reference packages themselves beside ours, on real generated reports; docs/report-metrics.md
-says how to install them.
+"""The reference packages compared with ours, on real generated reports; docs/report-metrics.md
+explains how to install them.
 """
 
 from __future__ import annotations

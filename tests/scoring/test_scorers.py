@@ -1,4 +1,4 @@
-"""What the scorers promise beside their golden files: golds in every form, errors that name the
+"""What the scorers guarantee in addition to their golden files: golds in every format, errors that name the
 sample, no crash.
 """
 

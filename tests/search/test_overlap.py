@@ -391,7 +391,7 @@ def test_known_boilerplate_is_boilerplate(real):
     few = real[True]["shared_13gram_few"]
     assert few["boilerplate"] == few.total() > 80
     # The key compared stems alone. By their stems alone these pairs are boilerplate; with their
-    # choices, which agree in every pair and in 33 of 85 stand in the same order, they are the same
+    # choices, which agree in every pair and in 33 of 85 have the same order, they are the same
     # items.
     stems, choices = real[False]["exact_short_stem_only"], real[True]["exact_short_stem_only"]
     assert stems["boilerplate"] == stems.total() == choices["exact_text"] == 85

@@ -1,4 +1,4 @@
-"""Publishers' files: rows of four formats, images beside them and in shards, and the hub's cache
+"""Publishers' files: rows of four formats, images next to them and in shards, and the hub's cache
 without a network.
 """
 

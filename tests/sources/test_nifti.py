@@ -142,18 +142,18 @@ def test_a_mask_that_does_not_fit_its_volume_or_holds_no_numbers_is_dropped(
     marks[2:5, 1:7, 3] = 1
     moved[0, 3] = 50
     rgb = np.zeros((12, 16, 9), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    for name in ("moved", "mirrored", "colours", "times", "unknown"):
+    for name in ("moved", "mirrored", "colors", "times", "unknown"):
         volume(tmp_path / "images" / f"{name}.nii", marks * 90)
     volume(tmp_path / "labels" / "moved.nii", marks, moved)
     volume(tmp_path / "labels" / "mirrored.nii", marks, np.diag([-1.0, -1, 1, 1]))
-    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "labels" / "colours.nii")
+    nibabel.save(nibabel.Nifti1Image(rgb, np.eye(4)), tmp_path / "labels" / "colors.nii")
     volume(tmp_path / "labels" / "times.nii", np.stack([marks * 0, marks], axis=-1))
     unknown = np.where(marks > 0, 1, np.nan).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(unknown, np.eye(4)), tmp_path / "labels" / "unknown.nii")
     found = list(nifti.read(tmp_path, mask=["^images/", "labels/"], slices=2, names="keep"))
     dropped = [f for f in found if isinstance(f, Drop) and f.reason == "bad_mask"]
     assert [f.id for f in dropped] == [
-        f"images/{name}.nii" for name in ("colours", "mirrored", "moved", "times")
+        f"images/{name}.nii" for name in ("colors", "mirrored", "moved", "times")
     ]
     assert [f.detail.split(";")[0].split(" its ")[0] for f in dropped][1:3] == [
         "the mask is elsewhere than"

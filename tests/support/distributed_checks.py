@@ -166,8 +166,8 @@ def half_precision(dist_context: DistributedContext, folder: Path) -> None:
 
 
 def runs(dist_context: DistributedContext, folder: Path) -> None:
-    """Whole runs: unbroken, stopped by one process and resumed, begun alone and gone on with
-    together.
+    """Whole runs: unbroken, stopped by one process and resumed, started by one process
+    and resumed by several.
     """
     config = read_config(folder)
     train(config, folder / "two", dist_context=dist_context)

@@ -2,7 +2,7 @@
 from the required value sets.
 
 Only the resources and elements that a draft uses are known here; a FHIR validator knows the rest. A
-library that checks shapes lets a status of "nonsense" pass, which is why the value sets stand here.
+library that checks shapes lets a status of "nonsense" pass, so the value sets are listed here.
 Source: hl7.org/fhir/R4, the page of each resource and type; datatypes.html for the forms of
 primitives.
 """

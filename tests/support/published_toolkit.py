@@ -65,7 +65,7 @@ def set_f1(prediction: str, gold: str) -> tuple[float, float, float] | int:
 
 def open_metrics(gold: str, reply: str | None) -> dict[str, float | bool]:
     """Exact match, BLEU, ROUGE and token F1 under the toolkit's names; F1, precision and recall
-    stand under each other's.
+    are interchanged.
 
     Raises:
         ValueError: nothing is left of the reply, where the ROUGE package refuses.

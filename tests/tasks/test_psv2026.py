@@ -224,5 +224,5 @@ def test_a_report_states_the_mean_over_items_and_over_types(tmp_path: Path) -> N
     command(make_run(tmp_path, {"psv2026/scores.jsonl": score_rows}, facets=["question_type"]))
     report_text = (tmp_path / "report.md").read_text()
     assert "Over items (micro) 50.0, mean of the 2 values (macro) 62.5." in report_text, (
-        "rows without a type are no type"
+        "rows without a type do not count as a type"
     )

@@ -1,4 +1,4 @@
-"""From the columns of each publisher to questions, on made-up rows of the published shape."""
+"""From the columns of each publisher to questions, on synthetic rows with the published columns."""
 
 from __future__ import annotations
 

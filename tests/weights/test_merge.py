@@ -305,7 +305,7 @@ def test_a_result_never_overwrites_a_source(tmp_path: Path, out_path: str) -> No
     runs = tmp_path / "runs"
     a, b = model_pair(runs)
     for folder in (a, runs):
-        # as our own runs have it: an artefact that may be replaced
+        # as our own runs have it: an artifact that may be replaced
         (folder / "run.json").write_text("{}")
     for out in (runs / out_path, tmp_path / "link"):
         if out.name == "link":
