@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _classification import auroc, balanced_accuracy
 from _record import record, table
 
 from lingshu.core.files import read_jsonl, write_jsonl
@@ -27,7 +28,7 @@ from lingshu.core.stats import Interval, wilson
 from lingshu.core.types import EngineOptions, Sample, Sampling
 from lingshu.engines.hf import HfEngine
 from lingshu.engines.hf import load as load_engine
-from lingshu.evaluate.statistics import auroc, balanced_accuracy, bootstrap
+from lingshu.evaluate.statistics import bootstrap
 from lingshu.evaluate.summary import interval_text, percent
 from lingshu.recipes.small_vqa import recipe
 from lingshu.scoring import auto

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,3 +25,30 @@ def test_training_on_a_gpu_is_measured_by_code_that_runs(
     if not torch.cuda.is_available():
         script["main"]([])
         assert "No GPU is at hand" in capsys.readouterr().out
+
+
+@pytest.fixture
+def classification() -> dict[str, Any]:
+    return runpy.run_path(str(BENCH / "_classification.py"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "positive", "area"),
+    [
+        ([0.1, 0.4, 0.35, 0.8], [False, False, True, True], 0.75),
+        ([1, 2, 3], [False, True, True], 1.0),
+        ([3, 2, 1], [False, True, True], 0.0),
+        ([1, 1, 1, 1], [True, False, True, False], 0.5),
+        ([1, 2], [True, True], None),
+        ([], [], None),
+    ],
+)
+def test_auroc(classification, scores, positive, area):
+    assert classification["auroc"](scores, positive) == area
+
+
+def test_balanced_accuracy_weighs_classes_alike(classification):
+    balanced_accuracy = classification["balanced_accuracy"]
+    assert balanced_accuracy(["a", "a", "a", "b"], ["a", "a", "b", "b"]) == 0.75
+    assert balanced_accuracy(["a"] * 10, ["a"] * 9 + ["b"]) == 0.5
+    assert balanced_accuracy([], []) is None

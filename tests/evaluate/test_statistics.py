@@ -4,8 +4,6 @@ import pytest
 
 from lingshu.core.stats import Interval, wilson
 from lingshu.evaluate.statistics import (
-    auroc,
-    balanced_accuracy,
     bootstrap,
     bootstrap_mean,
     macro,
@@ -35,27 +33,6 @@ def test_wilson_ends_exactly_at_zero_and_one():
     assert wilson(0, 7).low == 0.0
     assert wilson(7, 7).high == 1.0
     assert wilson(0, 0) == Interval(None, None, None, 0)
-
-
-@pytest.mark.parametrize(
-    ("scores", "positive", "area"),
-    [
-        ([0.1, 0.4, 0.35, 0.8], [False, False, True, True], 0.75),
-        ([1, 2, 3], [False, True, True], 1.0),
-        ([3, 2, 1], [False, True, True], 0.0),
-        ([1, 1, 1, 1], [True, False, True, False], 0.5),
-        ([1, 2], [True, True], None),
-        ([], [], None),
-    ],
-)
-def test_auroc(scores, positive, area):
-    assert auroc(scores, positive) == area
-
-
-def test_balanced_accuracy_weighs_classes_alike():
-    assert balanced_accuracy(["a", "a", "a", "b"], ["a", "a", "b", "b"]) == 0.75
-    assert balanced_accuracy(["a"] * 10, ["a"] * 9 + ["b"]) == 0.5
-    assert balanced_accuracy([], []) is None
 
 
 def test_means_of_groups():

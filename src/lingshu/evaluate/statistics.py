@@ -1,11 +1,10 @@
-"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, AUROC, balanced
-accuracy, means of groups; and tests of the difference between two runs on the same items.
+"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, means of groups, and tests
+of the difference between two runs on the same items.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -176,34 +175,6 @@ def group_sums(
     group_ids = np.asarray([index[group] for group in groups])
     sums = np.bincount(group_ids, weights=np.asarray(values, dtype=np.float64)).astype(np.float64)
     return sums, np.bincount(group_ids).astype(np.float64)
-
-
-def auroc(scores: Sequence[float], positive: Sequence[bool]) -> float | None:
-    """The probability that a positive item has a higher score than a negative one, ties counting
-    half (Hanley and McNeil 1982); None with one class only.
-    """
-    import numpy as np
-
-    values, labels = np.asarray(scores, dtype=float), np.asarray(positive, dtype=bool)
-    if values.shape != labels.shape:
-        raise ValueError(f"{values.size} scores and {labels.size} labels")
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return None
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    mid_ranks = np.cumsum(counts) - (counts - 1) / 2
-    ranks = mid_ranks[inverse]
-    return float((ranks[labels].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def balanced_accuracy(predicted: Sequence[Hashable], gold: Sequence[Hashable]) -> float | None:
-    """The mean over the gold classes of the share that was predicted right; None without items."""
-    n_total = Counter(gold)
-    n_correct = Counter(
-        label for label, guess in zip(gold, predicted, strict=True) if label == guess
-    )
-    return macro([n_correct[label] / count for label, count in n_total.items()])
 
 
 def macro(values: Sequence[float | None]) -> float | None:

@@ -8,12 +8,11 @@ RUN/<task>/judge.json                 the results of a judge
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import Any
 
 from lingshu.core.artifacts import SCORES, iterate_scores
 from lingshu.core.errors import ArtifactError
@@ -30,7 +29,8 @@ DEFAULT_FACETS = ("kind", "lang", "language")
 ROW_FIELDS = ("value", "status", "group", "truncated", "gold", "kind")
 
 
-class _TaskCard(BaseModel, strict=True, extra="allow"):
+@dataclass(frozen=True)
+class _TaskCard:
     """What a run card says of a task; everything may be missing."""
 
     title: str | None = None
@@ -42,22 +42,25 @@ class _TaskCard(BaseModel, strict=True, extra="allow"):
     limit: int | None = None
     facets: list[str] | None = None
     drops: dict[str, Any] | None = None
-    published: str | Annotated[list[str], Field(min_length=2, max_length=2)] | None = None
+    published: str | tuple[str, str] | None = None
     protocol: str | list[str] | None = None
     known_issues: list[str] | dict[str, list[str]] | None = None
 
 
-class _Notes(BaseModel, strict=True, extra="allow"):
+@dataclass(frozen=True)
+class _Notes:
     model: Any = None
     tasks: dict[str, _TaskCard] | None = None
 
 
-class _Config(BaseModel, strict=True, extra="allow"):
+@dataclass(frozen=True)
+class _Config:
     limit: int | None = None
     sampling: dict[str, _TaskCard] | None = None
 
 
-class _Card(BaseModel, strict=True, extra="allow"):
+@dataclass(frozen=True)
+class _Card:
     notes: _Notes | None = None
     config: _Config | None = None
 
@@ -137,7 +140,7 @@ def read_run(run: Path) -> ScoredRun:
     tasks = []
     for name in names:
         task_card = cards.get(name, _TaskCard())
-        task = _read_task(name, task_card.model_dump(exclude_unset=True), files[name], run / name)
+        task = _read_task(name, asdict(task_card), files[name], run / name)
         # The configuration is that of the last command; other tasks keep theirs in the metadata.
         limits = task_card.max_tokens, task_card.limit
         if name in sampling:
@@ -159,8 +162,12 @@ def scores_files(folder: Path) -> dict[str, Path]:
 
 
 def _read_card(path: Path) -> _Card:
+    if not path.is_file():
+        return _Card()
+    from pydantic import TypeAdapter, ValidationError  # slow to import
+
     try:
-        return _Card.model_validate(read_json(path) if path.is_file() else {})
+        return TypeAdapter(_Card).validate_json(json.dumps(read_json(path)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"][:4]))

@@ -13,8 +13,7 @@ from functools import partial
 from lingshu.core.report_sections import ReportSections, normalize_whitespace, split_sections
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import Row
+from lingshu.tasks import Row, _reports
 
 
 def convert_row(raw: Row) -> Row:

@@ -17,14 +17,14 @@ from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import (
+from lingshu.tasks import (
     BenchmarkSource,
     Row,
     benchmark,
     non_empty_options,
     read_samples,
+    text_choice_samples,
 )
-from lingshu.tasks._synthetic import text_choice_samples
 
 QUESTION_FILE, ANSWER_FILE = "CMB-test-choice-question-merge.json", "CMB-test-choice-answer.json"
 

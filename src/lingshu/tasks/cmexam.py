@@ -11,8 +11,7 @@ import re
 from lingshu.core.rows import RowError
 from lingshu.scoring import multi_choice
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import Row, benchmark, text_choice_samples
 
 # The split also comes as a table with annotations, which has the same questions.
 FILES = (

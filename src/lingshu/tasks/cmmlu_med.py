@@ -8,8 +8,7 @@ tables; the tables are read here without the script.
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import Row, benchmark, pick, text_choice_samples
 
 SUBJECTS = (
     "anatomy", "clinical_knowledge", "college_medicine", "genetics", "nutrition",

@@ -14,8 +14,7 @@ from lingshu.core.errors import InputError
 from lingshu.core.types import Criterion, Sample, Task
 from lingshu.scoring import rubric
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import rubric_samples
+from lingshu.tasks import Row, benchmark, pick, rubric_samples
 
 VARIANTS = {
     "healthbench": "HealthBench, the full set: 5,000 dialogues with 48,562 criteria.",

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from lingshu.core.types import Task
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark, convert_exam_row
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import benchmark, convert_exam_row, text_choice_samples
 
 VARIANTS = {
     "medbullets_op4": "Medbullets with four options: 308 exam choices for the second and third step"

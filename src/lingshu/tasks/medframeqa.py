@@ -8,8 +8,7 @@ https://huggingface.co/datasets/SuhaoYu1020/MedFrameQA
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks import Row, benchmark, image_samples, pick
 
 
 def convert_row(raw: Row) -> Row:

@@ -8,8 +8,7 @@ https://huggingface.co/datasets/openlifescienceai/medmcqa
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, letter_at, pick
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import Row, benchmark, letter_at, pick, text_choice_samples
 
 
 def convert_row(raw: Row) -> Row:

@@ -10,8 +10,7 @@ mainland China), and the options are shown with their letters.
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import benchmark, convert_exam_row
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import benchmark, convert_exam_row, text_choice_samples
 
 VARIANTS = {
     "medqa_mcmle": "MedQA-MCMLE: choices of the Chinese licensing exam; the options are shown with"

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import image_samples, text_choice_samples
+from lingshu.tasks import Row, benchmark, image_samples, pick, text_choice_samples
 
 VARIANTS = {
     "medxpertqa_mm": "MedXpertQA MM: 2,000 exam choices of five options, each with one to six images.",

@@ -14,8 +14,7 @@ from lingshu.core.report_sections import split_sections
 from lingshu.core.types import Drop, Sample
 from lingshu.sources import hub
 from lingshu.sources.hub import HubRepo, RawRow
-from lingshu.tasks import _reports
-from lingshu.tasks._benchmark import BenchmarkSource, Row, read_samples
+from lingshu.tasks import BenchmarkSource, Row, _reports, read_samples
 
 SPLIT_TABLE = "**/mimic-cxr-2.0.0-split.csv*"
 

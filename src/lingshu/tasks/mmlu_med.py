@@ -7,8 +7,7 @@ https://huggingface.co/datasets/cais/mmlu
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, letter_at, pick
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import Row, benchmark, letter_at, pick, text_choice_samples
 
 SUBJECTS = (
     "anatomy", "clinical_knowledge", "college_biology", "college_medicine", "high_school_biology",

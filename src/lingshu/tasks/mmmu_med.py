@@ -18,8 +18,7 @@ from lingshu.core.files import read_json
 from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, read_samples
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks import BenchmarkSource, Row, benchmark, image_samples, read_samples
 
 VARIANTS = {
     "mmmu_med_test": "MMMU, health and medicine, test split: 1,752 questions on images in five"

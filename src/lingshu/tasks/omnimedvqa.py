@@ -7,8 +7,7 @@ https://huggingface.co/datasets/foreverbeliever/OmniMedVQA
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, letter_for_text, pick
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks import Row, benchmark, image_samples, letter_for_text, pick
 
 
 def convert_row(raw: Row) -> Row:

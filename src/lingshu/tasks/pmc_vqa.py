@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, letter_for_text
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks import Row, benchmark, image_samples, letter_for_text
 
 VARIANTS = {
     "pmc_vqa": "PMC-VQA, version 2 (test_2.csv): 33,430 choices about non-compound figures of"

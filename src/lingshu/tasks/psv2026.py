@@ -24,8 +24,14 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Criterion, Drop, Sample, Task
 from lingshu.scoring import rubric
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks import _synthetic
-from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, read_samples
+from lingshu.tasks import (
+    SYNTHETIC_SOURCE,
+    BenchmarkSource,
+    Row,
+    benchmark,
+    image_samples,
+    read_samples,
+)
 
 VARIANTS = {
     "psv2026": "PSV2026: 9,264 rewritten test questions of PathVQA, SLAKE and VQA-RAD, each with a"
@@ -207,12 +213,12 @@ def synthetic(seed: int) -> list[Sample]:
         for dim, points, text in _SYNTHETIC_RUBRIC
     ]
     samples = []
-    for index, sample in enumerate(_synthetic.image_samples("open", "yes_no")(seed)):
+    for index, sample in enumerate(image_samples("open", "yes_no")(seed)):
         extra = {
             "rubric": json.dumps(dimensions),
             "med_terms": '["lesion"]',
             "question_type": ("Visual Perception", "Factual Verification")[index % 2],
-            "main_topic": _synthetic.SYNTHETIC_SOURCE,
+            "main_topic": SYNTHETIC_SOURCE,
         }
         meta = replace(sample.meta, kind="rubric", extra=extra)
         samples.append(replace(sample, gold=None, meta=meta))

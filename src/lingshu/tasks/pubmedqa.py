@@ -7,8 +7,7 @@ https://huggingface.co/datasets/openlifescienceai/pubmedqa
 from __future__ import annotations
 
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import yes_no_maybe_samples
+from lingshu.tasks import Row, benchmark, pick, yes_no_maybe_samples
 
 
 def convert_row(raw: Row) -> Row:

@@ -15,8 +15,15 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Drop, Sample
 from lingshu.scoring import multi_choice, yes_no
 from lingshu.sources.hub import HubRepo, RawRow
-from lingshu.tasks._benchmark import BenchmarkSource, Row, benchmark, letter_for_text, read_samples
-from lingshu.tasks._synthetic import concatenate, image_samples
+from lingshu.tasks import (
+    BenchmarkSource,
+    Row,
+    benchmark,
+    concatenate,
+    image_samples,
+    letter_for_text,
+    read_samples,
+)
 
 IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
 

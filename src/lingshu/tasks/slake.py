@@ -12,8 +12,7 @@ from lingshu.core.rows import RowError
 from lingshu.core.types import Task
 from lingshu.scoring import yes_no
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import concatenate, image_samples
+from lingshu.tasks import Row, benchmark, concatenate, image_samples, pick
 
 VARIANTS = {
     "slake": "SLAKE, English and Chinese: questions about radiology images with organ, modality and"

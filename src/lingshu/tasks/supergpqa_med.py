@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import text_choice_samples
+from lingshu.tasks import Row, benchmark, pick, text_choice_samples
 
 
 def convert_row(raw: Row) -> Row:

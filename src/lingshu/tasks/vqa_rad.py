@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from lingshu.core.rows import RowError
 from lingshu.sources.hub import HubRepo
-from lingshu.tasks._benchmark import Row, benchmark, pick
-from lingshu.tasks._synthetic import image_samples
+from lingshu.tasks import Row, benchmark, image_samples, pick
 
 
 def convert_row(raw: Row) -> Row:
