@@ -21,7 +21,7 @@ from tests.support.tiny import tiny, write_phantoms
 
 
 @pytest.fixture(scope="module")
-def heldout(tmp_path_factory: pytest.TempPathFactory) -> HeldOutSet:
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> HeldOutSet:
     """Ten dialogues, the last one never marked."""
     terms = EntityMatcher(["left", "right", "small", "large", "lesion"])
     samples = list(phantom.training_samples(5, 10, "instruct"))
@@ -35,12 +35,12 @@ def loaded() -> LoadedModel:
     return LoadedModel(model, processor, "tiny", "digest")
 
 
-def test_sums_are_those_of_the_model_s_own_loss(heldout: HeldOutSet, tmp_path: Path) -> None:
-    rows = likelihoods(loaded(), heldout, tmp_path / "rows.jsonl", batch=4)
-    assert [row.id for row in rows] == [sample.id for sample in heldout.samples]
+def test_sums_are_those_of_the_model_s_own_loss(held_out: HeldOutSet, tmp_path: Path) -> None:
+    rows = likelihoods(loaded(), held_out, tmp_path / "rows.jsonl", batch=4)
+    assert [row.id for row in rows] == [sample.id for sample in held_out.data.samples]
     model, processor = tiny("qwen2_5_vl")
     for i in (0, 7):
-        encoded = heldout.data.sample(i)
+        encoded = held_out.data.sample(i)
         with torch.no_grad():
             mean = float(model(**processor.collate([encoded], pad="right")).loss)
         assert (
@@ -54,36 +54,42 @@ def test_sums_are_those_of_the_model_s_own_loss(heldout: HeldOutSet, tmp_path: P
     assert (
         rows[-1].entity_tokens is None
         and rows[-1].entity_nll is None
-        and rows[0].group == heldout.samples[0].meta.group
+        and rows[0].group == held_out.data.samples[0].meta.group
     )
-    assert heldout.entities is not None and heldout.entities.unmarked == 1 and not heldout.drops
+    assert (
+        held_out.data.entities is not None
+        and held_out.data.entities.unmarked == 1
+        and not held_out.data.drops
+    )
 
 
 def test_what_is_stored_is_not_computed_again_and_an_interruption_changes_no_bit(
-    heldout: HeldOutSet, tmp_path: Path
+    held_out: HeldOutSet, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
-    rows = likelihoods(loaded(), heldout, path, batch=4)
+    rows = likelihoods(loaded(), held_out, path, batch=4)
     assert (
-        read_complete(path, "digest", heldout) == rows
-        and read_complete(path, "another checkpoint", heldout) is None
+        read_complete(path, "digest", held_out) == rows
+        and read_complete(path, "another checkpoint", held_out) is None
     )
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:5]) + lines[5][:9])  # a kill in the middle of the second batch
-    assert read_complete(path, "digest", heldout) is None
-    assert likelihoods(loaded(), heldout, path, batch=4) == rows
+    assert read_complete(path, "digest", held_out) is None
+    assert likelihoods(loaded(), held_out, path, batch=4) == rows
     assert sorted(path.read_bytes().splitlines()) == sorted(line.strip() for line in lines)
     before = path.read_bytes()
-    likelihoods(replace(loaded(), model=tiny("qwen2_5_vl")[0]), heldout, path, batch=4)
+    likelihoods(replace(loaded(), model=tiny("qwen2_5_vl")[0]), held_out, path, batch=4)
     assert path.read_bytes() == before
 
 
-def test_a_model_with_a_non_finite_likelihood_is_named(heldout: HeldOutSet, tmp_path: Path) -> None:
+def test_a_model_with_a_non_finite_likelihood_is_named(
+    held_out: HeldOutSet, tmp_path: Path
+) -> None:
     broken = copy.deepcopy(tiny("qwen2_5_vl")[0])
     with torch.no_grad():
         broken.lm_head.weight[3] = torch.nan
     with pytest.raises(ArtifactError, match="tiny gives no likelihood for 'phantom"):
-        likelihoods(replace(loaded(), model=broken), heldout, tmp_path / "rows.jsonl")
+        likelihoods(replace(loaded(), model=broken), held_out, tmp_path / "rows.jsonl")
 
 
 def test_ids_that_two_folders_share_are_refused(tmp_path: Path) -> None:
@@ -106,14 +112,14 @@ def test_of_a_folder_with_both_sides_of_a_split_only_the_held_out_one_is_measure
             "".join(json.dumps(row) + "\n" for row in chosen)
         )
     processor = tiny("qwen2_5_vl")[1]
-    heldout = encode_held_out([tmp_path / "both"], processor)
-    assert [sample.id for sample in heldout.samples] == ["test"] and heldout.drops == {
+    held_out = encode_held_out([tmp_path / "both"], processor)
+    assert [sample.id for sample in held_out.data.samples] == ["test"] and held_out.data.drops == {
         "trained_on": 1
     }
     # Whoever gives a folder that says train throughout means it.
-    assert [sample.id for sample in encode_held_out([tmp_path / "one"], processor).samples] == [
-        "train"
-    ]
+    assert [
+        sample.id for sample in encode_held_out([tmp_path / "one"], processor).data.samples
+    ] == ["train"]
 
 
 def test_data_without_answers_are_refused(tmp_path: Path) -> None:

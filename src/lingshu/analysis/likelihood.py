@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,11 +36,13 @@ from lingshu.train.data import (
     open_data_group,
     read_groups,
 )
-from lingshu.train.entity_weights import EntityCounts, count_entities
+from lingshu.train.entity_weights import count_entities
 from lingshu.train.step import LogitsModule
 
 MAX_TOKENS = 8192
 BATCH_SIZE = 8
+CACHE_MB = 512  # of scaled images
+ENTITY_POLICY: EntityPolicy = "any"
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,8 @@ class HeldOutSet:
     data: StageData
     data_digest: str
 
-    @property
-    def samples(self) -> tuple[Sample, ...]:
-        return self.data.samples
 
-    @property
-    def drops(self) -> Mapping[str, int]:
-        return self.data.drops
-
-    @property
-    def entities(self) -> EntityCounts | None:
-        return self.data.entities
-
-
-def encode_held_out(
-    paths: Sequence[Path],
-    processor: Processor,
-    *,
-    policy: EntityPolicy = "any",
-    max_tokens: int = MAX_TOKENS,
-    cache_mb: int = 512,
-) -> HeldOutSet:
+def encode_held_out(paths: Sequence[Path], processor: Processor) -> HeldOutSet:
     """Encode data groups (DATASET folders, or folders of rows) for models with this processor.
 
     Of a folder that holds both sides of a split only the held-out one is used: models were trained
@@ -100,30 +83,28 @@ def encode_held_out(
     def reject(encoded: EncodedSample) -> tuple[str, str] | None:
         if not encoded.supervised:
             return "no_answer", "it has no assistant turn"
-        if len(encoded) > max_tokens:
-            return "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}"
+        if len(encoded) > MAX_TOKENS:
+            return "too_long", f"{len(encoded)} tokens, at most {MAX_TOKENS} are used"
         return None
 
-    cache = TileCache(processor, cache_mb=cache_mb)
-    encodable = encode_samples(
+    data = encode_samples(
         _not_trained_on(paths),
         processor,
-        cache,
+        TileCache(processor, cache_mb=CACHE_MB),
         reject,
         empty_message="no held-out sample can be used",
-        policy=policy,
+        policy=ENTITY_POLICY,
     )
-    samples, encodings = encodable.samples, encodable.encodings
-    for name, count in Counter(sample.id for sample in samples).items():
+    for name, count in Counter(sample.id for sample in data.samples).items():
         if count > 1:  # rows are identified by it
             raise InputError(
                 f"the held-out data contains the id {name!r} more than once; curate the folders"
                 " into one dataset."
             )
     # Token ids are included so that checkpoints of other tokenizers are never compared.
-    tokens = digest([encoded.ids.tolist() for encoded in encodings])
-    data = replace(encodable, entities=count_entities(samples, encodings))
-    return HeldOutSet(data, digest([digests, policy, max_tokens, tokens]))
+    tokens = digest([encoded.ids.tolist() for encoded in data.encodings])
+    data = replace(data, entities=count_entities(data.samples, data.encodings))
+    return HeldOutSet(data, digest([digests, ENTITY_POLICY, MAX_TOKENS, tokens]))
 
 
 def _not_trained_on(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
@@ -139,7 +120,7 @@ def _not_trained_on(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
 
 
 def likelihoods(
-    loaded: LoadedModel, heldout: HeldOutSet, path: Path, *, batch: int = BATCH_SIZE
+    loaded: LoadedModel, held_out: HeldOutSet, path: Path, *, batch: int = BATCH_SIZE
 ) -> list[SampleLikelihood]:
     """The likelihoods of a checkpoint, in the order of the samples; rows stored in `path` are not
     computed again.
@@ -150,20 +131,22 @@ def likelihoods(
         ArtifactError: the model gives a non-finite likelihood.
         StorageError: another process writes `path`, or the disk refused.
     """
-    key = _row_key(loaded.digest, heldout)
+    key = _row_key(loaded.digest, held_out)
     stored = _read_stored(path, key)
     device = next(loaded.model.parameters()).device
     # Similar lengths in a batch, whatever is stored already: padding changes the last bits.
-    order = sorted(range(len(heldout.data)), key=lambda i: (len(heldout.data.encodings[i]), i))
+    order = sorted(range(len(held_out.data)), key=lambda i: (len(held_out.data.encodings[i]), i))
     logits_module = LogitsModule(loaded.model.eval())
     with ExitStack() as open_files:
         log: JsonlAppender | None = None
         for start in range(0, len(order), batch):
             indices = order[start : start + batch]
-            if all(heldout.samples[i].id in stored for i in indices):
+            if all(held_out.data.samples[i].id in stored for i in indices):
                 continue
             log = log or open_files.enter_context(JsonlAppender(path))
-            computed = _batch_likelihoods(logits_module, loaded.processor, heldout, indices, device)
+            computed = _batch_likelihoods(
+                logits_module, loaded.processor, held_out, indices, device
+            )
             rows = [row for row in computed if row.id not in stored]
             for row in rows:
                 if not math.isfinite(row.nll):
@@ -173,13 +156,13 @@ def likelihoods(
                     )
             log.append({"key": key, **asdict(row)} for row in rows)
             stored |= {row.id: row for row in rows}
-    return [stored[sample.id] for sample in heldout.samples]
+    return [stored[sample.id] for sample in held_out.data.samples]
 
 
 def cached_likelihoods(
     checkpoint: Path,
     checkpoint_digest: str,
-    heldout: HeldOutSet,
+    held_out: HeldOutSet,
     path: Path,
     *,
     batch: int = BATCH_SIZE,
@@ -192,29 +175,29 @@ def cached_likelihoods(
     Raises:
         ArtifactError, StorageError: as `likelihoods`, or the folder cannot be used.
     """
-    rows = read_complete(path, checkpoint_digest, heldout)
+    rows = read_complete(path, checkpoint_digest, held_out)
     if rows is not None:
         return rows
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return likelihoods(load(str(checkpoint), device=device), heldout, path, batch=batch)
+    return likelihoods(load(str(checkpoint), device=device), held_out, path, batch=batch)
 
 
-def _row_key(checkpoint: str, heldout: HeldOutSet) -> str:
+def _row_key(checkpoint: str, held_out: HeldOutSet) -> str:
     """What identifies a row besides its sample: the checkpoint's digest and the data."""
-    return digest([checkpoint, heldout.data_digest])[:24]
+    return digest([checkpoint, held_out.data_digest])[:24]
 
 
 def read_complete(
-    path: Path, checkpoint: str, heldout: HeldOutSet
+    path: Path, checkpoint: str, held_out: HeldOutSet
 ) -> list[SampleLikelihood] | None:
     """The likelihoods of a checkpoint by its digest; None if some are not stored."""
-    stored = _read_stored(path, _row_key(checkpoint, heldout))
-    if any(sample.id not in stored for sample in heldout.samples):
+    stored = _read_stored(path, _row_key(checkpoint, held_out))
+    if any(sample.id not in stored for sample in held_out.data.samples):
         return None
-    return [stored[sample.id] for sample in heldout.samples]
+    return [stored[sample.id] for sample in held_out.data.samples]
 
 
 def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
@@ -242,11 +225,11 @@ def _read_stored(path: Path, key: str) -> dict[str, SampleLikelihood]:
 def _batch_likelihoods(
     logits_module: LogitsModule,
     processor: Processor,
-    heldout: HeldOutSet,
+    held_out: HeldOutSet,
     indices: Sequence[int],
     device: torch.device,
 ) -> list[SampleLikelihood]:
-    samples = [heldout.data.sample(i) for i in indices]
+    samples = [held_out.data.sample(i) for i in indices]
     inputs = {
         name: tensor.to(device) for name, tensor in processor.collate(samples, pad="right").items()
     }
@@ -263,7 +246,10 @@ def _batch_likelihoods(
     ends = np.cumsum([sample.supervised for sample in samples])
     rows = []
     for index, encoded, end in zip(indices, samples, ends.tolist(), strict=True):
-        sample_losses, sample = losses_N[end - encoded.supervised : end], heldout.samples[index]
+        sample_losses, sample = (
+            losses_N[end - encoded.supervised : end],
+            held_out.data.samples[index],
+        )
         entity = encoded.token_values.get("entity")
         rows.append(
             SampleLikelihood(

@@ -259,7 +259,7 @@ class _Likelihoods:
         )
         self._options: dict[str, Any] = {"batch": batch_size, "device": device, "threads": threads}
         self._nll: list[list[float]] = []
-        samples, entities = self._held_out.samples, self._held_out.entities
+        samples, entities = self._held_out.data.samples, self._held_out.data.entities
         self.groups: list[Hashable] = [
             ("id", sample.id) if sample.meta.group is None else ("group", sample.meta.group)
             for sample in samples
@@ -267,7 +267,7 @@ class _Likelihoods:
         self.info: dict[str, Any] = {
             "folder": str(data),
             "samples": len(samples),
-            "drops": dict(self._held_out.drops),
+            "drops": dict(self._held_out.data.drops),
             "entities": None if entities is None else entities.as_json(),
         }
 

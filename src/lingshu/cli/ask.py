@@ -49,14 +49,10 @@ def ask(
 ) -> int:
     """Ask a model about images, DICOM files or folders, and NIfTI volumes.
 
-    Parameters
-    ----------
-    model
-        Checkpoint folder, hub id, or http(s)://host/v1#name.
-    question
-        What to ask. With --questions, every word after the model is a file.
-    files
-        Images, DICOM files or folders, volumes; shown to the model in this order.
+    Args:
+        model: Checkpoint folder, hub id, or http(s)://host/v1#name.
+        question: What to ask. With --questions, every word after the model is a file.
+        files: Images, DICOM files or folders, volumes; shown to the model in this order.
     """
     if config.questions is not None and question is not None:
         files = (Path(question), *files)

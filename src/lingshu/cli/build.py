@@ -50,9 +50,9 @@ def build(
     questions is not the one that the benchmark's source states; the folder is written nevertheless.
 
     Args:
-        task: name of a task, or a path to a .py file.
-        source: folder with the files as published, archives unpacked.
-        out: folder for the data of all benchmarks; OUT/TASK is replaced.
+        task: Name of a task, or a path to a .py file.
+        source: Folder with the files as published, archives unpacked.
+        out: Folder for the data of all benchmarks; OUT/TASK is replaced.
     """
     benchmark = registry.get_attribute("tasks", task, "TASK")
     if not isinstance(benchmark, Task) or benchmark.read_original is None:

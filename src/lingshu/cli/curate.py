@@ -16,6 +16,7 @@ from lingshu.core.artifacts import DatasetCard
 from lingshu.core.errors import ConfigError
 from lingshu.core.files import read_json
 from lingshu.core.registry import get_attribute
+from lingshu.curate.card import format_drops
 from lingshu.curate.config import CurateConfig, SynthesisConfig
 from lingshu.curate.run import CurateOptions
 
@@ -34,11 +35,11 @@ def curate(
     process failed on rows (they are dropped and counted), or if no row is left.
 
     Args:
-        recipe: a recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a
+        recipe: A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a
             .yaml or .json file.
-        overrides: typed overrides such as sources.images.path=FOLDER, steps.size.params.min_side=224,
+        overrides: Typed overrides such as sources.images.path=FOLDER, steps.size.params.min_side=224,
             seed=1.
-        out: folder of the dataset.
+        out: Folder of the dataset.
     """
     from lingshu.core.progress import progress_bar
     from lingshu.curate import explain, export
@@ -80,7 +81,7 @@ def print_card(card: DatasetCard) -> None:
     """Print the counts of a dataset."""
     for step in card.steps or ():
         added = f" + {step['added']:,}" if step["added"] else ""
-        drops = ", ".join(f"{reason} {count:,}" for reason, count in step["drops"].items())
+        drops = format_drops(step)
         stats = ", ".join(
             f"{label} {value:,}"
             for label, value in step["stats"].items()

@@ -53,10 +53,8 @@ class CheckResult:
 def doctor(*, json: bool = False) -> int:
     """Check Python, packages, torch, GPUs and disk, and list known issues; 1 if something is broken.
 
-    Parameters
-    ----------
-    json
-        Print a JSON object instead of a table.
+    Args:
+        json: Print a JSON object instead of a table.
     """
     checks = [*_python(), *_packages(), *_torch(), *_torchvision(), *_machine(), *_disks()]
     n_broken = sum(check.state == "broken" for check in checks)

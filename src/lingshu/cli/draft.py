@@ -75,14 +75,10 @@ def draft(
 ) -> int:
     """Draft the radiology report of a study: images, DICOM files or folders, NIfTI volumes.
 
-    Parameters
-    ----------
-    model
-        Checkpoint folder, hub id, or http(s)://host/v1#name.
-    files
-        Images, DICOM files or folders, volumes of one study.
-    out
-        Folder for the draft.
+    Args:
+        model: Checkpoint folder, hub id, or http(s)://host/v1#name.
+        files: Images, DICOM files or folders, volumes of one study.
+        out: Folder for the draft.
     """
     if config.store_in_pacs and pacs.dicomweb is None:
         raise InputError("--store-in-pacs stores the SR on the server of --dicomweb URL; name it.")

@@ -22,15 +22,11 @@ def evaluate(
     Writes OUT/report.html, report.md, report.json, and for each task OUT/TASK/replies.jsonl and
     scores.jsonl.
 
-    Parameters
-    ----------
-    model
-        Checkpoint folder, hub id, http(s)://host/v1#name, echo or echo:TEXT, or a .py file.
-    tasks
-        Names of tasks or suites (paper_multimodal, paper_text, paper_report, all, smoke) or paths
-        to .py files, comma-separated.
-    out
-        Folder for replies, scores and the report.
+    Args:
+        model: Checkpoint folder, hub id, http(s)://host/v1#name, echo or echo:TEXT, or a .py file.
+        tasks: Names of tasks or suites (paper_multimodal, paper_text, paper_report, all, smoke) or
+            paths to .py files, comma-separated.
+        out: Folder for replies, scores and the report.
     """
     config.check()
     names = [part.strip() for part in tasks.split(",") if part.strip()]

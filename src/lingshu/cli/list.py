@@ -11,13 +11,10 @@ from lingshu.core.errors import UnknownNameError, suggest_name
 def list_registry(group: str | None = None, /, *, json: bool = False) -> int:
     """List the names of a group of the registry, or the groups.
 
-    Parameters
-    ----------
-    group
-        tasks, scoring, metrics, engines, sources, corpora (the cards of the paper's data), recipes,
-        ops, merges, families or detectors.
-    json
-        Print a JSON object.
+    Args:
+        group: tasks, scoring, metrics, engines, sources, corpora (the cards of the paper's data),
+            recipes, ops, merges, families or detectors.
+        json: Print a JSON object.
     """
     if group is None:
         entries = {name: f"{len(_entries(name))} names" for name in registry.GROUPS}

@@ -38,11 +38,9 @@ def mcp(
     """Serve tools, resources and prompts over the Model Context Protocol, on standard input and
     output or over HTTP.
 
-    Parameters
-    ----------
-    model
-        Checkpoint folder, hub id, or http(s)://host/v1#name; loaded on first use. Without one,
-        tools that need it say so.
+    Args:
+        model: Checkpoint folder, hub id, or http(s)://host/v1#name; loaded on first use. Without
+            one, tools that need it say so.
     """
     from lingshu.mcp.server import build_server
 

@@ -95,8 +95,8 @@ def merge(
     tensors, configuration, tokenizer and chat template.
 
     Args:
-        models: two or more checkpoint folders, or folders of LoRA adapters of one base.
-        out: folder for the merged model; with --interpolate, for the points in OUT/points and the
+        models: Two or more checkpoint folders, or folders of LoRA adapters of one base.
+        out: Folder for the merged model; with --interpolate, for the points in OUT/points and the
             report.
     """
     from lingshu.weights.output import MergePlan

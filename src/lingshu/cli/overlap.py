@@ -56,7 +56,7 @@ def overlap(
     Args:
         train: DATASET folders, .jsonl files with id, question or text, choices?, images?, study?,
             or names of tasks.
-        against: the test sets, given in the same ways.
+        against: The test sets, given in the same ways.
         out: JSONL file for the rows; a run card is written next to it.
     """
     if not train or not against:

@@ -13,8 +13,8 @@ def quickstart(*, out: Path = Path("quickstart"), seed: int = 0) -> int:
     """Synthesize data, train a tiny model through every stage, evaluate it and explain the result.
 
     Args:
-        out: folder for all output. An interrupted quickstart in it resumes.
-        seed: decides the synthetic images, the initial weights and the order of samples.
+        out: Folder for all output. An interrupted quickstart in it resumes.
+        seed: Decides the synthetic images, the initial weights and the order of samples.
     """
     from lingshu.quickstart.run import Plan, read_finished, run
 

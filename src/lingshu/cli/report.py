@@ -38,10 +38,8 @@ def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
     """Write report.json, report.md and report.html of each run from its scores; with two or more,
     compare them.
 
-    Parameters
-    ----------
-    runs
-        Folders that `lingshu eval` wrote.
+    Args:
+        runs: Folders that `lingshu eval` wrote.
     """
     if not runs:
         raise InputError("no run is named; give one or more folders that `lingshu eval` wrote.")

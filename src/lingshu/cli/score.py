@@ -41,10 +41,8 @@ def score(file: Path, /, *, config: Flat[ScoreConfig]) -> int:
     with or without their letters, gold a letter, a text or a list of accepted texts, reply null
     where generation failed.
 
-    Parameters
-    ----------
-    file
-        JSONL file with one row per reply.
+    Args:
+        file: JSONL file with one row per reply.
     """
     from lingshu.evaluate.summary import summarize
 

@@ -71,10 +71,8 @@ def serve(
 ) -> int:
     """Serve a model over the chat completions API until it is stopped.
 
-    Parameters
-    ----------
-    model
-        Checkpoint folder, hub id, or http(s)://host/v1#name.
+    Args:
+        model: Checkpoint folder, hub id, or http(s)://host/v1#name.
     """
     from lingshu.serve.app import ServeConfig
     from lingshu.serve.http import open_listener

@@ -32,13 +32,13 @@ def synthesize(
     if no row is left; 2 if reviewers rejected too much of a kind.
 
     Args:
-        recipe: a recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a
+        recipe: A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a
             .yaml or .json file.
         dataset: DATASET folder to start from, as `lingshu curate` writes it.
-        overrides: typed overrides such as steps.captions.params.min_words=40, token_budget=2000000.
+        overrides: Typed overrides such as steps.captions.params.min_words=40, token_budget=2000000.
         teacher: http(s)://host/v1#name, batch: before one, a checkpoint folder or hub id, scripted,
             or a .py file.
-        out: folder of the dataset of synthetic samples.
+        out: Folder of the dataset of synthetic samples.
     """
     from lingshu.cli.curate import format_counts, print_card, read_recipe
     from lingshu.core.progress import progress_bar

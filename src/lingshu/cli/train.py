@@ -37,19 +37,14 @@ def train(
 ) -> int:
     """Train one stage or a chain of stages.
 
-    Parameters
-    ----------
-    recipe
-        A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a .yaml or
-        .json file.
-    changes
-        Typed overrides such as model=CHECKPOINT, data.train=FOLDER, stages.deep.steps=100, seed=1.
-    out
-        Folder of the run; needed unless --check is given.
-    check
-        Print parameters, steps, tokens, memory and data that the run needs, and stop.
-    resume
-        Continue an interrupted run.
+    Args:
+        recipe: A recipe's name (`lingshu list recipes`), a .py file with a function `recipe`, or a
+            .yaml or .json file.
+        changes: Typed overrides such as model=CHECKPOINT, data.train=FOLDER, stages.deep.steps=100,
+            seed=1.
+        out: Folder of the run; needed unless --check is given.
+        check: Print parameters, steps, tokens, memory and data that the run needs, and stop.
+        resume: Continue an interrupted run.
     """
     config = read_config(recipe, changes)
     if check:

@@ -19,8 +19,8 @@ from lingshu.core.errors import ImageError
 from lingshu.core.files import write_text
 from lingshu.core.types import Image, Sample
 from lingshu.curate.card import distributions_svg, format_drops, render
-from lingshu.curate.runner import Example
 from lingshu.curate.spill import load_sample
+from lingshu.curate.worker import Example
 from lingshu.imaging.cache import ImageCache
 
 EXPLAIN_PAGE = "explain.html"

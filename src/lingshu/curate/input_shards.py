@@ -79,8 +79,7 @@ def read_shards(
                 sample = _with_source_defaults(row, source, config.license)
                 if isinstance(sample, Drop):
                     counts.drop(READ_STEP, source.name, sample.reason)
-                    reason, detail = sample.reason, sample.detail
-                    on_drop(DroppedRow(sample.id, source.name, READ_STEP, reason, detail))
+                    on_drop(DroppedRow.of(sample, source.name, READ_STEP))
                     continue
                 counts.add(READ_STEP, source.name, "out")
                 splitter.add(sample)

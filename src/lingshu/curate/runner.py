@@ -37,7 +37,7 @@ from lingshu.curate.counts import StepCounts
 from lingshu.curate.executors import Backend
 from lingshu.curate.input_shards import InputShard, read_shards
 from lingshu.curate.spill import read_metadata, read_rows, read_signatures
-from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Job, RowRange
+from lingshu.curate.worker import MAX_EXAMPLES, DroppedRow, Example, Job, RowRange
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,17 +72,6 @@ class Shard(NamedTuple):
         dropped = frozenset(row for row in self.decision.dropped_rows if start <= row < stop)
         notes = {row: notes for row, notes in self.decision.notes.items() if start <= row < stop}
         return RowRange(str(self.path), start, stop, dropped, notes)
-
-
-@dataclass(frozen=True)
-class Example:
-    """What a step did to a row, for the explain page; `before` and `after` are samples as JSON."""
-
-    step: str
-    outcome: str
-    before: str
-    after: Sequence[str]
-    detail: str = ""
 
 
 class CurationRun:
@@ -199,8 +188,8 @@ class CurationRun:
         for job in self._run_jobs(self._pass_job(folder, steps, shard) for shard in shards):
             metadata = read_metadata(Path(job.output))
             self._collect(metadata)
-            for example in metadata["examples"]:
-                self._add_example(Example(**example))
+            for values in metadata["examples"]:
+                self._add_example(Example(*values))
             outputs.append(Shard(Path(job.output), metadata["rows"], job.key, ShardDecision()))
         if steps.table_step is None:
             return outputs

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,14 @@ class SynthesisWriter:
     """Writes the rows of a synthesis into an unfinished folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._images = ShardReader()
+        self._folder, self._open_files = folder, ExitStack()
+        self._images = self._open_files.enter_context(ShardReader())
         self._shard: ShardWriter | None = None
         self._n_rows = self._n_images = self._n_shards = 0
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED_FACETS}
         with files.storage_errors(folder):
             (folder / "data").mkdir()
-        self._drops = DropLog(folder / DROPS_FILE)
+        self._drops = self._open_files.enter_context(DropLog(folder / DROPS_FILE))
 
     def __enter__(self) -> SynthesisWriter:
         return self
@@ -68,8 +69,7 @@ class SynthesisWriter:
 
     def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
         """Write a reject with the teacher's last replies."""
-        row = DroppedRow(drop.id, source, step, drop.reason, drop.detail)
-        self._drops.add(row, raw=list(raw))
+        self._drops.add(DroppedRow.of(drop, source, step), raw=list(raw))
 
     def write_queue(self, samples: Sequence[Sample]) -> None:
         """Write the samples for reviewers with their images."""
@@ -155,8 +155,7 @@ class SynthesisWriter:
     def _close(self) -> None:
         with files.storage_errors(self._folder):
             self._end_shard()
-        self._drops.__exit__()
-        self._images.close()
+        self._open_files.close()
 
 
 def _readme(card: DatasetCard, counts: Mapping[str, Mapping[str, int]], teacher: str) -> str:

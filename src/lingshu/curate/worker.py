@@ -104,6 +104,20 @@ class DroppedRow(NamedTuple):
     reason: str
     detail: str = ""
 
+    @classmethod
+    def of(cls, drop: Drop, source: str, step: str) -> DroppedRow:
+        return cls(drop.id, source, step, drop.reason, drop.detail)
+
+
+class Example(NamedTuple):
+    """What a step did to a row, for the explain page; `before` and `after` are samples as JSON."""
+
+    step: str
+    outcome: str
+    before: str
+    after: Sequence[str]
+    detail: str = ""
+
 
 class TrackedImageCache(ImageCache):
     """An image cache that records which images of the current row were decoded."""
@@ -252,12 +266,9 @@ class _ShardPass:
                     rows.append(output_row)
                     signatures.append(signature)
             examples = [
-                {
-                    "step": step,
-                    "outcome": outcome,
-                    "before": self._dump_sample(before),
-                    "after": [self._dump_sample(sample) for sample in after],
-                }
+                Example(
+                    step, outcome, self._dump_sample(before), list(map(self._dump_sample, after))
+                )
                 for (step, outcome), entries in self.examples.items()
                 for before, after in entries
             ]
@@ -404,21 +415,13 @@ def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> N
             marker.update(row_index, 0)
             source = job.sources[row.source_index]
             counts.add(WRITE_STEP, source, "in")
-            reason, detail, encoded = "", "", []
             if row_index in job.crashed_rows:
-                reason = "worker_died"
+                encoded: list[bytes] | Drop = Drop(sample.id, "worker_died")
             else:
-                images.decoded.clear()
-                try:
-                    encoded = [_encode(image, images, row, job) for image in sample.images]
-                except ImageError as error:
-                    reason, detail = "bad_image", error_without_paths(error, sample.images)
-            if not reason and not _has_valid_image_refs(sample):
-                reason = "bad_messages"
-                detail = "a message refers to an image that the sample does not have"
-            if reason:
-                counts.drop(WRITE_STEP, source, reason)
-                drops.append(DroppedRow(sample.id, source, WRITE_STEP, reason, detail))
+                encoded = _encode_images(sample, row, job, images)
+            if isinstance(encoded, Drop):
+                counts.drop(WRITE_STEP, source, encoded.reason)
+                drops.append(DroppedRow.of(encoded, source, WRITE_STEP))
                 continue
             counts.add(WRITE_STEP, source, "out")
             writer.add(sample, encoded)
@@ -434,7 +437,22 @@ def write_part(job: Job, images: TrackedImageCache, marker: ProgressMarker) -> N
     write_json(part_stats_path(path), stats)
 
 
-def _encode(image: Image, images: ImageCache, row: spill.ShardRow, job: Job) -> bytes:
+def _encode_images(
+    sample: Sample, row: spill.ShardRow, job: Job, images: TrackedImageCache
+) -> list[bytes] | Drop:
+    images.decoded.clear()
+    try:
+        encoded = [_encode(image, row, job, images) for image in sample.images]
+    except ImageError as error:
+        return Drop(sample.id, "bad_image", error_without_paths(error, sample.images))
+    parts = (part for message in sample.messages for part in message.parts)
+    if all(0 <= part < len(encoded) for part in parts if isinstance(part, int)):
+        return encoded
+    detail = "a message refers to an image that the sample does not have"
+    return Drop(sample.id, "bad_messages", detail)
+
+
+def _encode(image: Image, row: spill.ShardRow, job: Job, images: ImageCache) -> bytes:
     if job.image_format == "png":
         return encode_png(images.rgb(image))
     data = images.bytes(image)
@@ -444,11 +462,6 @@ def _encode(image: Image, images: ImageCache, row: spill.ShardRow, job: Job) -> 
     if not row.is_valid:
         images.gray(image)
     return data
-
-
-def _has_valid_image_refs(sample: Sample) -> bool:
-    parts = (part for message in sample.messages for part in message.parts)
-    return all(0 <= part < len(sample.images) for part in parts if isinstance(part, int))
 
 
 class DatasetStatistics:

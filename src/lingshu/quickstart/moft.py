@@ -130,15 +130,7 @@ def run_moft(
 
     eval_config = EvalConfig(limit=questions, batch_size=BATCH_SIZE, threads=threads)
     for folder, weighted in ((path, points), (soup, [(0.5, soup / "model")])):
-        report_path(
-            folder,
-            weighted,
-            load,
-            eval_config,
-            data=held_out,
-            tasks=[TASK],
-            batch_size=32,
-        )
+        report_path(folder, weighted, load, eval_config, data=held_out, tasks=[TASK], batch_size=32)
     return MoftResult(
         read_json(path / PATH_JSON),
         read_json(soup / PATH_JSON),
