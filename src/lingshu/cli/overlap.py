@@ -65,7 +65,7 @@ def overlap(
         raise InputError(f"--radius {config.radius} is out of range; give 0 to 31 bits.")
     trains = [Collection(name, config.data) for name in train]
     tests = [Collection(name, config.data) for name in against]
-    summary = compare(trains, tests, out, radius=config.radius)
+    summary = _compare(trains, tests, out, radius=config.radius)
     digests = {each.name: digest for each in (*trains, *tests) if (digest := each.digest())}
     card = RunCard(
         "overlap",
@@ -169,7 +169,7 @@ class ItemReader:
         return self.signatures[key]
 
 
-def compare(
+def _compare(
     trains: Sequence[Collection], tests: Sequence[Collection], out: Path, *, radius: int
 ) -> dict[str, Any]:
     """Write the overlaps of every training set with every test set, and return the summary."""
