@@ -331,6 +331,10 @@ def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Callable
     """The letters of the options, yes and no, the most frequent gold, and that of each kind, where
     the questions have them.
     """
+
+    def always(text: str) -> Callable[[Sample], str]:
+        return lambda _: text
+
     golds: dict[str, Counter[str]] = {}
     letters, polarities = "", ()
     for sample in samples:
@@ -341,22 +345,18 @@ def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Callable
         if gold:
             golds.setdefault(sample.meta.kind or "", Counter())[gold] += 1
     answers = [*letters, *polarities]
-    yield from ((text, partial(_constant, text)) for text in answers)
+    yield from ((text, always(text)) for text in answers)
     all_golds = sum(golds.values(), Counter[str]())
     [(frequent, count)] = all_golds.most_common(1) or [("", 0)]
     if count > 1 and frequent.casefold() not in map(str.casefold, answers):
         shown = frequent if len(frequent) <= 60 else f"{frequent[:57]}..."
-        yield f"the most frequent gold: {shown}", partial(_constant, frequent)
+        yield f"the most frequent gold: {shown}", always(frequent)
     if len(golds) > 1 and count > 1:
         by_kind = {kind: counts.most_common(1)[0][0] for kind, counts in golds.items()}
         yield BY_KIND, lambda sample: by_kind.get(sample.meta.kind or "", frequent)
 
 
-def _constant(text: str, _: Sample) -> str:
-    return text
-
-
-# --- what they found
+# --- results
 
 
 class ControlComparison(NamedTuple):
@@ -400,7 +400,7 @@ class ParaphraseSpread(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What one control found; `reason` says why there is nothing, `excluded` counts the items it
+    """The result of one control; `reason` says why there is none, `excluded` counts the items it
     does not apply to.
 
     `consistency` is the share of items whose chosen option stayed the same in every order,

@@ -22,7 +22,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -99,12 +99,11 @@ def generate(
     progress = progress or NoProgress()
     shard = _SampleShard(samples, rank, world_size)
     with ReplyStore(folder, rank=rank, world_size=world_size) as store:
+        if not thumbnails and rank == 0:
+            (folder / THUMBNAILS).unlink(missing_ok=True)
         # Every process reads the images of all samples, so one of them keeps the thumbnails.
-        with (
-            _open_thumbnails(folder, enabled=thumbnails)
-            if rank == 0
-            else nullcontext() as thumbnail_store
-        ):
+        is_keeper = thumbnails and rank == 0
+        with Thumbnails(folder) if is_keeper else nullcontext() as thumbnail_store:
             pending, unreadable = _write_requests(
                 task, samples, engine, folder, sampling, images, thumbnail_store
             )
@@ -195,13 +194,6 @@ class _AlreadyAnswered:
 
     def __contains__(self, request: object) -> bool:
         return isinstance(request, tuple) and request[0] not in self._pending
-
-
-def _open_thumbnails(folder: Path, *, enabled: bool) -> AbstractContextManager[Thumbnails | None]:
-    if enabled:
-        return Thumbnails(folder)
-    (folder / THUMBNAILS).unlink(missing_ok=True)
-    return nullcontext()
 
 
 def _write_requests(
@@ -312,17 +304,12 @@ class PendingSamples:
 
     def freeze(self) -> int | None:
         """Sort for reading; the position of a sample with a duplicate id, None where all differ."""
-        unsorted_hashes = self._hashes
-        self._order = array(
-            "q", sorted(range(len(unsorted_hashes)), key=unsorted_hashes.__getitem__)
-        )
+        unsorted_hashes, n = self._hashes, len(self._hashes)
+        self._order = array("q", sorted(range(n), key=unsorted_hashes.__getitem__))
         self._hashes = array("q", (unsorted_hashes[index] for index in self._order))
-        self._pending = bytearray(b"\1" * len(unsorted_hashes))
-        self.n_pending = len(unsorted_hashes)
-        duplicates = (
-            i for i in range(1, len(unsorted_hashes)) if self._hashes[i] == self._hashes[i - 1]
-        )
-        duplicate = next(duplicates, None)
+        self._pending, self.n_pending = bytearray(b"\1" * n), n
+        equal = (i for i in range(1, n) if self._hashes[i] == self._hashes[i - 1])
+        duplicate = next(equal, None)
         return None if duplicate is None else self._order[duplicate]
 
     def __contains__(self, name: str) -> bool:
@@ -344,8 +331,6 @@ class PendingSamples:
     def _find_index(self, name: str) -> int | None:
         target = hash(name)
         position = bisect_left(self._hashes, target)
-        return (
-            self._order[position]
-            if position < len(self._hashes) and self._hashes[position] == target
-            else None
-        )
+        if position < len(self._hashes) and self._hashes[position] == target:
+            return self._order[position]
+        return None

@@ -207,18 +207,17 @@ def _row(case: _JudgeCase, results: Sequence[CallResult[Any]]) -> dict[str, Any]
     fields["rule"] = {key: row.get(key) for key in ("value", "status", "prediction")}
     score = case.known_score
     if score is None:
-        grade = _grade_criteria if case.criteria else _grade_verdict
-        score, fields["judge"] = grade(case.criteria or (), results)
+        if case.criteria:
+            score, fields["judge"] = _grade_criteria(case.criteria, results)
+        else:
+            score, fields["judge"] = _grade_verdict(*results)
     return score_row(row["id"], score, {"protocol": JUDGE, **fields})
 
 
-def _grade_verdict(
-    _: Sequence[Criterion], results: Sequence[CallResult[Any]]
-) -> tuple[Score, dict[str, Any]]:
-    [result] = results
+def _grade_verdict(result: CallResult[Any]) -> tuple[Score, dict[str, Any]]:
     if result.value is None:
         parts = {"verdict": None, "failed": result.reject_reason, "range": [0.0, 1.0]}
-        return _failed_score(results, 1), parts
+        return _failed_score([result], 1), parts
     verdict = result.value.verdict
     score = Score(float(verdict == "correct"), prediction=verdict)
     return score, {"verdict": verdict, "reason": result.value.reason}

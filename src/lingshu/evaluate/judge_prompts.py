@@ -32,10 +32,9 @@ _CONTROL_TOKEN = re.compile(
 _PROMPTS = json.loads(
     resources.files("lingshu.evaluate").joinpath("judge_prompts.json").read_text(encoding="utf-8")
 )
+_PROMPT_NAMES = ("markers", "answer", "criterion", "output")
 # Identifies the wording in a report.
-PROMPT_DIGEST = digest([_PROMPTS[name] for name in ("markers", "answer", "criterion", "output")])[
-    :12
-]
+PROMPT_DIGEST = digest([_PROMPTS[name] for name in _PROMPT_NAMES])[:12]
 
 
 @dataclass(frozen=True)
@@ -102,11 +101,9 @@ def criterion_prompt(sample: Sample, reply: str, criterion: str) -> JudgePrompt:
     good answer.
     """
     reference = {"reference-answer": "\nor: ".join(sample.gold)} if sample.gold else {}
-    turns = (
-        [sample.question]
-        if len(sample.messages) == 1
-        else [f"{message.role}: {message.text}" for message in sample.messages]
-    )
+    turns = [f"{message.role}: {message.text}" for message in sample.messages]
+    if len(turns) == 1:
+        turns = [sample.question]
     return _build_prompt(
         CriterionVerdict,
         {"conversation": "\n\n".join(turns), **reference, "reply": reply, "criterion": criterion},
@@ -152,10 +149,9 @@ def _make_code(texts: Sequence[str]) -> str:
 def _normalize_verdict(value: Mapping[str, Any]) -> dict[str, Any]:
     """An object with its verdict in lower case; a reason that is not a string is dropped."""
     fields = {key: item for key, item in value.items() if key != "reason" or isinstance(item, str)}
-    return {
-        key: item.strip().lower() if key == "verdict" and isinstance(item, str) else item
-        for key, item in fields.items()
-    }
+    if isinstance(verdict := value.get("verdict"), str):
+        fields["verdict"] = verdict.strip().lower()
+    return fields
 
 
 def _json_objects(text: str) -> Iterator[dict[str, Any]]:

@@ -278,14 +278,10 @@ class JudgeCounts:
 
 
 def write_judge_result(folder: Path, result: JudgeResult) -> None:
-    agreements = {
-        name: pairs and pairs._asdict()
-        for name, pairs in (
-            ("rule_agreement", result.rule_agreement),
-            ("human_agreement", result.human_agreement),
-        )
-    }
-    write_json(folder / JUDGE_FILE, asdict(result) | agreements)
+    fields = asdict(result)  # which keeps named tuples
+    for name in ("rule_agreement", "human_agreement"):
+        fields[name] = fields[name] and fields[name]._asdict()
+    write_json(folder / JUDGE_FILE, fields)
 
 
 def read_judge_result(folder: Path) -> JudgeResult | None:

@@ -56,23 +56,19 @@ def with_black_images(sample: Sample, header: Callable[[Image], ImageFileHeader]
 
     An image that cannot be read stays: its sample fails here as it does in the run.
     """
-    return (
-        replace(sample, images=tuple(_black_image(image, header) for image in sample.images))
-        if sample.images
-        else NO_IMAGE
-    )
+    if not sample.images:
+        return NO_IMAGE
+    return replace(sample, images=tuple(_black_image(image, header) for image in sample.images))
 
 
 def _black_image(image: Image, header: Callable[[Image], ImageFileHeader]) -> Image:
     try:
-        image_header = header(image)
+        original = header(image)
     except ImageError:
         return image
-    return (
-        image
-        if image_header.pixels > MAX_PIXELS
-        else Image(data=_black_png(image_header.width, image_header.height))
-    )
+    if original.pixels > MAX_PIXELS:
+        return image
+    return Image(data=_black_png(original.width, original.height))
 
 
 @lru_cache(maxsize=64)
@@ -93,14 +89,9 @@ def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> lis
         if len(distinct_orders) >= min(n_orders, n_possible):
             break
         # Sorting by hashes makes all orders equally likely, on every version of every library.
-        order = tuple(
-            sorted(
-                original_order,
-                key=lambda index: hashlib.sha256(
-                    f"{seed}/{name}/{attempt}/{index}".encode()
-                ).digest(),
-            )
-        )
+        prefix = f"{seed}/{name}/{attempt}/"
+        digests = [hashlib.sha256(f"{prefix}{index}".encode()).digest() for index in original_order]
+        order = tuple(sorted(original_order, key=digests.__getitem__))
         if order != original_order:
             distinct_orders[order] = None
     return list(distinct_orders)
@@ -128,28 +119,15 @@ def shuffle_options(
         part.replace(old_options, new_options) if isinstance(part, str) else part
         for part in turn.parts
     )
-    reordered = replace(
-        sample,
-        choices=choices,
-        gold=(
-            None
-            if sample.gold is None
-            else tuple(letters.get(letter, letter) for letter in sample.gold)
-        ),
-        messages=(*sample.messages[:-1], Message(turn.role, parts)),
-    )
-    prompted = apply_prompt(reordered)
+    gold = sample.gold and tuple(letters.get(letter, letter) for letter in sample.gold)
+    messages = (*sample.messages[:-1], Message(turn.role, parts))
+    prompted = apply_prompt(replace(sample, choices=choices, gold=gold, messages=messages))
+    question = prompted.question
     # A question that lists its options in another format still has them in the old order.
-    return (
-        prompted
-        if _lists_options(prompted.question, choices)
-        and not _lists_options(prompted.question, sample.choices)
-        else OTHER_OPTION_FORMAT
+    lists_new, lists_old = (
+        with_choices(question, options) == question for options in (choices, sample.choices)
     )
-
-
-def _lists_options(text: str, choices: Sequence[str]) -> bool:
-    return with_choices(text, choices) == text
+    return prompted if lists_new and not lists_old else OTHER_OPTION_FORMAT
 
 
 def paraphrase(sample: Sample, variant_index: int, *, is_bare: bool) -> Sample | str:

@@ -292,7 +292,7 @@ def _read_previous_tasks(out: Path, engine: Engine) -> dict[str, Any]:
 
 
 class _TaskRun:
-    """One task on its way, with its controls."""
+    """One task of a run with its controls."""
 
     def __init__(self, task: LoadedTask, folder: Path, config: EvalConfig) -> None:
         self.task, self.folder, self.config = task, folder, config
@@ -339,26 +339,22 @@ class _TaskRun:
             self.counts.update(generated.counts("control_"))
 
     def score(self) -> None:
-        """Score the task and its controls, or count as `n_pending` what other processes still owe."""
-        task, samples, config = self.task.task, self.task.samples, self.config
+        """Score the task and its controls, or count as `n_pending` the replies of other processes that
+        are missing.
+        """
+        task, samples = self.task.task, self.task.samples
+        folder, config = self.folder, self.config
         self.counts["n_pending"] = 0
         if config.world_size > 1:
-            folders = (self.folder, *controls.folders(self.controls, self.folder))
+            folders = (folder, *controls.folders(self.controls, folder))
             self.counts["n_pending"] = sum(map(count_pending, folders))
         if self.counts["n_pending"]:
             return
-        scored = score(
-            task,
-            samples,
-            self.folder,
-            protocols=config.protocols,
-            weights=config.metric_weights,
-        )
-        self.counts["errors"] = scored.n_errors
+        options = {"protocols": config.protocols, "weights": config.metric_weights}
+        self.counts["errors"] = score(task, samples, folder, **options).n_errors
         if self.controls:
-            self.counts["control_errors"] = controls.score_all(
-                self.controls, task, samples, self.folder
-            )
+            n_errors = controls.score_all(self.controls, task, samples, folder)
+            self.counts["control_errors"] = n_errors
 
 
 def _judge_all(

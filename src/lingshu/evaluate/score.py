@@ -21,6 +21,7 @@ from lingshu.core.files import read_jsonl, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
+from lingshu.evaluate.spool import enumerate_offsets
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.scoring.protocols.table import protocol_scorer
 
@@ -171,16 +172,11 @@ class ReplyIndex:
         self._positions: dict[str, tuple[Path, int]] = {}
         failed: set[str] = set()
         for path in reply_files(folder):
-            with path.open("rb") as lines:
-                last_line = 0
-                for line_number, key, reply in enumerate_replies(path):
-                    for _ in range(line_number - 1 - last_line):
-                        lines.readline()
-                    offset, last_line = lines.tell(), line_number
-                    lines.readline()
-                    if key in keys and (key not in self._positions or key in failed):
-                        self._positions[key] = path, offset
-                        (failed.add if reply.error else failed.discard)(key)
+            numbered = ((number, (key, reply)) for number, key, reply in enumerate_replies(path))
+            for offset, (key, reply) in enumerate_offsets(path, numbered):
+                if key in keys and (key not in self._positions or key in failed):
+                    self._positions[key] = path, offset
+                    (failed.add if reply.error else failed.discard)(key)
 
     def get(self, key: str | None) -> Reply | None:
         if key is None or key not in self._positions:

@@ -1,4 +1,6 @@
-"""Samples on the disk: a sequence that takes eight bytes of memory a sample, for tasks of any size."""
+"""Samples on the disk: a sequence that takes eight bytes of memory a sample, for tasks of any size; and
+the offsets of rows, to read them one at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,13 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TypeVar, overload
 
 from lingshu.core.files import storage_errors
 from lingshu.core.messages import sample_from_json, sample_to_json
 from lingshu.core.types import Sample
+
+T = TypeVar("T")
 
 
 class DiskSamples(Sequence[Sample]):
@@ -55,3 +59,15 @@ class DiskSamples(Sequence[Sample]):
 
     def close(self) -> None:
         self._file.close()
+
+
+def enumerate_offsets(path: Path, numbered: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T]]:
+    """The rows of a JSONL file, given with line numbers from 1, with the byte offset of their line."""
+    last_line = 0
+    with path.open("rb") as lines:
+        for line_number, row in numbered:
+            for _ in range(line_number - 1 - last_line):
+                lines.readline()
+            offset, last_line = lines.tell(), line_number
+            lines.readline()
+            yield offset, row

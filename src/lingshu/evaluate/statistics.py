@@ -319,9 +319,8 @@ def _one_directional_solution(n: float) -> float | None:
         return None
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high)
-            if n * middle < (Z_95 + Z_80 * math.sqrt(1 - middle)) ** 2
-            else (low, middle)
-        )
+        if n * middle < (Z_95 + Z_80 * math.sqrt(1 - middle)) ** 2:
+            low = middle
+        else:
+            high = middle
     return high

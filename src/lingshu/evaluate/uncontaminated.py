@@ -21,7 +21,7 @@ from lingshu.core.errors import InputError, suggest_name
 from lingshu.core.files import enumerate_jsonl, read_json, sha256_file
 from lingshu.core.stats import Interval
 from lingshu.evaluate.store import ScoredRun, ScoredTask
-from lingshu.evaluate.summary import Row, Summary, summarize
+from lingshu.evaluate.summary import Summary, summarize
 from lingshu.search.overlap import KINDS
 
 BOILERPLATE = "boilerplate"
@@ -185,16 +185,13 @@ def compare_uncontaminated(
     Raises:
         InputError: they cover none.
     """
+    tests = overlaps.test_sets
     tests_by_task = {
-        task.name: [
-            test for test in overlaps.test_sets if test is None or task.name in task_names(test)
-        ]
+        task.name: [test for test in tests if test is None or task.name in task_names(test)]
         for task in run.tasks
     }
     used_tests = {None}.union(*tests_by_task.values())
-    unknown_test_sets = tuple(
-        test for test in overlaps.test_sets if test and test not in used_tests
-    )
+    unknown_test_sets = tuple(test for test in tests if test and test not in used_tests)
     if not any(tests_by_task.values()):
         test_sets = ", ".join(unknown_test_sets) or "no test set at all"
         raise InputError(
@@ -224,24 +221,15 @@ def compare_uncontaminated(
 
 
 def _clean_task(
-    task: ScoredTask,
-    protocol: str,
-    kinds_by_item: Mapping[str, set[str]],
-    kinds: Sequence[str],
+    task: ScoredTask, protocol: str, kinds_by_item: Mapping[str, set[str]], kinds: Sequence[str]
 ) -> CleanTask:
-    rows = task.rows[protocol]
-    full = summarize(rows)
-
-    def with_overlap(names: Sequence[str], *, without: bool = False) -> list[Row]:
-        return [
-            row
-            for row in rows
-            if kinds_by_item.get(str(row["id"]), set()).isdisjoint(names) == without
-        ]
-
-    clean = summarize(with_overlap(kinds, without=True), method=full.method)
-    contaminated = summarize(with_overlap(kinds), method=full.method)
-    rows_by_kind = {kind: with_overlap([kind]) for kind in KINDS}
+    rows = [(row, kinds_by_item.get(str(row["id"]), set())) for row in task.rows[protocol]]
+    full = summarize([row for row, _ in rows])
+    clean_rows = [row for row, found in rows if found.isdisjoint(kinds)]
+    clean = summarize(clean_rows, method=full.method)
+    contaminated_rows = [row for row, found in rows if not found.isdisjoint(kinds)]
+    contaminated = summarize(contaminated_rows, method=full.method)
+    rows_by_kind = {kind: [row for row, found in rows if kind in found] for kind in KINDS}
     return CleanTask(
         name=task.name,
         title=task.title,
@@ -255,7 +243,7 @@ def _clean_task(
             for kind, items in rows_by_kind.items()
             if items
         ),
-        n_not_in_run=len(kinds_by_item.keys() - {str(row["id"]) for row in rows}),
+        n_not_in_run=len(kinds_by_item.keys() - {str(row["id"]) for row, _ in rows}),
     )
 
 

@@ -160,6 +160,13 @@ def check_minimum(step: str, minimum: float, **values: float | None) -> None:
         )
 
 
+def check_range(step: str, minimum: float, maximum: float, **values: float | None) -> None:
+    """Refuse parameters outside a range, ends included; None is accepted."""
+    for name, value in values.items():
+        is_inside = value is None or minimum <= value <= maximum
+        require(is_inside, f"{step}: {name} is {value}; it must be {minimum} to {maximum}.")
+
+
 def check_similarity(step: str, threshold: float) -> None:
     require(
         0 < threshold <= 1, f"{step}: threshold is {threshold}; it must be above 0 and at most 1."

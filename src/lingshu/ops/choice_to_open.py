@@ -16,7 +16,7 @@ from lingshu.core.quotas import stable_uniform
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.types import Message, Sample, with_extra
-from lingshu.ops._sample_fields import check_minimum, require
+from lingshu.ops._sample_fields import check_minimum, check_range
 
 _OPTION_REFERENCE = re.compile(
     r"\b(?:following|of these|listed|options?|choices?|alternatives?|statements?|except"
@@ -44,9 +44,7 @@ def step(*, max_words: int = 4, fraction: float = 1.0, seed: int = 0) -> MapStep
     `was_choice`.
     """
     check_minimum("choice_to_open", 1, max_words=max_words)
-    require(
-        0 <= fraction <= 1, f"choice_to_open: fraction is {fraction}; it must be between 0 and 1."
-    )
+    check_range("choice_to_open", 0, 1, fraction=fraction)
 
     def open_question(sample: Sample, _: Pixels) -> Sample:
         option = _correct_option(sample)

@@ -71,10 +71,8 @@ def step(
     """
     for kind in kinds:
         check_choice(KIND, "kinds", kind, KINDS)
-    writer, response_format = (
-        QAWriter.load(KIND, check, prompt_file),
-        json_or_sentence(Critique, NOT_WRONG),
-    )
+    writer = QAWriter.load(KIND, check, prompt_file)
+    response_format = json_or_sentence(Critique, NOT_WRONG)
     replies, tag = None, writer.tag
     if scores is not None:
         path = Path(scores) / "scores.jsonl" if Path(scores).is_dir() else Path(scores)

@@ -22,7 +22,7 @@ from lingshu.core.errors import UnknownNameError, suggest_name
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Drop, Image, Sample, Task
 from lingshu.imaging.cache import ImageCache
-from lingshu.ops._sample_fields import check_choice, require
+from lingshu.ops._sample_fields import check_choice, check_range, require
 from lingshu.search.benchmark_items import benchmark_items
 from lingshu.search.image_hash import ImageSignature, image_signature
 from lingshu.search.overlap import CONTAMINATION_KINDS, BenchmarkItem, OverlapIndex, find_overlaps
@@ -51,7 +51,7 @@ def step(
         bool(against),
         "decontaminate: against names no test set; give tasks, DATASET folders or .jsonl files.",
     )
-    require(0 <= radius <= 31, f"decontaminate: radius is {radius}; it must be 0 to 31 bits.")
+    check_range("decontaminate", 0, 31, radius=radius)
     for kind in drop:
         check_choice("decontaminate", "drop", kind, CONTAMINATION_KINDS)
     tasks = registry.names("tasks")

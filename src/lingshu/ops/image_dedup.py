@@ -18,7 +18,13 @@ import pyarrow as pa
 
 from lingshu.core.step_types import Decision, Pixels, Signature, TableStep
 from lingshu.core.types import Sample
-from lingshu.ops._sample_fields import answer_text, check_choice, message_texts, require
+from lingshu.ops._sample_fields import (
+    answer_text,
+    check_choice,
+    check_range,
+    message_texts,
+    require,
+)
 from lingshu.search.buckets import connected_components
 from lingshu.search.clusters import (
     DuplicateGroups,
@@ -60,11 +66,7 @@ def step(
     image_exact (equal pixels), image_near.
     """
     require(bits in (64, 256), f"image_dedup: bits is {bits}; choose 64 or 256.")
-    max_radius = 31 if bits == 256 else 15
-    require(
-        0 <= radius <= max_radius,
-        f"image_dedup: radius is {radius}; it must be 0 to {max_radius} for {bits} bits.",
-    )
+    check_range("image_dedup", 0, 31 if bits == 256 else 15, radius=radius)
     check_choice("image_dedup", "unit", unit, ("image", "image_text"))
     check_choice("image_dedup", "across", across, ("all", "source"))
 

@@ -16,7 +16,7 @@ from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import derive_sample, qa_messages
 from lingshu.core.types import Drop, Image, Sample
 from lingshu.imaging.read import png_bytes
-from lingshu.ops._sample_fields import require, seeded_instruction
+from lingshu.ops._sample_fields import check_range, require, seeded_instruction
 from lingshu.ops._teacher import ask, qa_item, step_prompts
 
 if TYPE_CHECKING:
@@ -55,9 +55,7 @@ def step(
     Drops: has_images, several_turns, no_gold, no_glyph (the font lacks a character), too_long,
     wrong_answer.
     """
-    require(
-        8 <= font_size <= 96, f"ocr_exam: font_size is {font_size}; it must be between 8 and 96."
-    )
+    check_range(KIND, 8, 96, font_size=font_size)
     require(
         width >= 8 * font_size,
         f"ocr_exam: width {width} holds no line at font_size {font_size}; make it wider.",

@@ -29,10 +29,8 @@ def step(*, min_words: int = 15, prompt_file: str | None = None) -> TeacherStep:
     Drops: no_reply, no_mark (the teacher's reply lacks the prefix), too_short, identifiers.
     """
     check_minimum(KIND, 1, min_words=min_words)
-    prompts, response_format = (
-        step_prompts(KIND, prompt_file),
-        ResponseFormat(_after_prefix, PREFIX),
-    )
+    prompts = step_prompts(KIND, prompt_file)
+    response_format = ResponseFormat(_after_prefix, PREFIX)
 
     def dialogue(sample: Sample, _: Pixels) -> TeacherDialogue:
         messages = list(sample.messages)

@@ -31,7 +31,7 @@ from lingshu.core.errors import InputError, MissingExtraError
 from lingshu.core.files import read_json
 from lingshu.core.step_types import MapStep, Pixels, SampleFunction
 from lingshu.core.types import Drop, Sample, with_extra
-from lingshu.ops._sample_fields import cached_per_image, check_choice, require
+from lingshu.ops._sample_fields import cached_per_image, check_choice, check_range, require
 
 if TYPE_CHECKING:
     from lingshu.models.dual_encoder import DualEncoder
@@ -215,10 +215,7 @@ def _build_step(
     on_uncertain: str = "keep",
 ) -> MapStep:
     check_choice("tag_modality", "on_uncertain", on_uncertain, ("keep", "drop"))
-    require(
-        min_probability is None or 0 <= min_probability <= 1,
-        f"tag_modality: min_probability is {min_probability}; it must be between 0 and 1.",
-    )
+    check_range("tag_modality", 0, 1, min_probability=min_probability)
 
     def open_step() -> SampleFunction:
         predictor = build_predictor()

@@ -15,7 +15,7 @@ from lingshu.core.rows import LETTERS
 from lingshu.core.step_types import MapStep, Pixels
 from lingshu.core.teacher_prompts import normalize_answer, seeded_choice, seeded_shuffle
 from lingshu.core.types import Drop, Sample
-from lingshu.ops._sample_fields import check_choice, choice_sample, require, seeded_instruction
+from lingshu.ops._sample_fields import check_choice, check_range, choice_sample, seeded_instruction
 from lingshu.ops.label_space import LABELS_KEY
 
 KIND = "vqa_template"
@@ -49,10 +49,7 @@ def step(
     """
     if not templates:
         check_choice(KIND, "label_type", label_type, LABEL_TYPES)
-    require(
-        2 <= options <= len(LETTERS),
-        f"vqa_template: options is {options}; it must be between 2 and {len(LETTERS)}.",
-    )
+    check_range(KIND, 2, len(LETTERS), options=options)
 
     def ask_for_label(sample: Sample, _: Pixels) -> Sample | Drop:
         label = sample.meta.facet(facet)

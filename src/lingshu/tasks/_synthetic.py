@@ -7,7 +7,7 @@ License: Apache-2.0 (made by this package).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -68,36 +68,32 @@ def text_choice_samples(
 
     def generate(seed: int) -> list[Sample]:
         rng = np.random.default_rng([seed, n_options])
-        return [
-            _color_question(rng, index, n_options, language, 2 if asks_all else 1, extra)
-            for index in range(8)
-            for asks_all in [multi_choice and index % 4 == 3]
-        ]
+        samples = []
+        for index in range(8):
+            asks_all = multi_choice and index % 4 == 3
+            question, choices, gold = _color_question(rng, n_options, 1 + asks_all, language)
+            name, fields = f"twin-{index}", {"language": language, "extra": extra}
+            if asks_all:
+                fields["extra"] = {**extra, "multi_choice": "yes"}
+                samples.append(_sample(name, question, gold, "closed", **fields))
+            else:
+                samples.append(_sample(name, question, gold, "choice", choices, **fields))
+        return samples
 
     return generate
 
 
 def _color_question(
-    rng: np.random.Generator,
-    index: int,
-    n_options: int,
-    language: str,
-    n_correct: int,
-    extra: Mapping[str, str],
-) -> Sample:
+    rng: np.random.Generator, n_options: int, n_correct: int, language: str
+) -> tuple[str, tuple[str, ...], str]:
+    """A question, its options and the letters of the right ones."""
     choices = tuple(map(str, rng.permutation(_COLORS[language].split())[:n_options]))
     cities = _CITIES[language].split()
     city = cities[int(rng.integers(len(cities)))]
     correct = sorted(rng.permutation(n_options)[:n_correct].tolist())
     colors = (" and " if language == "en" else "和").join(choices[i] for i in correct)
     question = with_choices(_COLOR_QUESTIONS[language].format(city, colors), choices)
-    gold = "".join(LETTERS[i] for i in correct)
-    if n_correct > 1:
-        extra = {**extra, "multi_choice": "yes"}
-        return _sample(f"twin-{index}", question, gold, "closed", language=language, extra=extra)
-    return _sample(
-        f"twin-{index}", question, gold, "choice", choices, language=language, extra=extra
-    )
+    return question, choices, "".join(LETTERS[i] for i in correct)
 
 
 def yes_no_maybe_samples(seed: int) -> list[Sample]:
@@ -108,17 +104,9 @@ def yes_no_maybe_samples(seed: int) -> list[Sample]:
     for index, answer in enumerate(answers * 2):
         city = cities[(seed + index) % len(cities)]
         context = f"The ward of {city} {statuses[answer]}."
-        question = f"Context: {context}\n\nIs the ward of {city} open?"
-        samples.append(
-            _sample(
-                f"twin-{index}",
-                with_choices(question, answers),
-                LETTERS[answers.index(answer)],
-                "choice",
-                answers,
-                extra={"context": context},
-            )
-        )
+        question = with_choices(f"Context: {context}\n\nIs the ward of {city} open?", answers)
+        letter, extra = LETTERS[answers.index(answer)], {"context": context}
+        samples.append(_sample(f"twin-{index}", question, letter, "choice", answers, extra=extra))
     return samples
 
 
@@ -143,60 +131,41 @@ def image_samples(
     """
 
     def generate(seed: int) -> list[Sample]:
-        return [
-            sample
-            for index in range(2)
-            for sample in _image_questions(
-                kinds, max(n_images - index, 1), n_options, language, extra, seed, index
-            )
+        return [sample for index in (0, 1) for sample in generate_set(seed, index)]
+
+    def generate_set(seed: int, index: int) -> Iterator[Sample]:
+        phantoms = [
+            draw_phantom(seed, "validation", index * 8 + i, side=56)
+            for i in range(max(n_images - index, 1))
         ]
+        first, modality = phantoms[0], phantoms[0].modality
+        rng = np.random.default_rng([seed, index, n_options])
+        make_sample = partial(
+            _sample,
+            images=tuple(Image(data=encode_png(rendered.pixels)) for rendered in phantoms),
+            group=f"twin-{seed}-{index}",
+            modality=modality,
+        )
+        for kind in kinds:
+            name, question, choices = f"twin-{index}-{kind}", _IMAGE_QUESTIONS[language][kind], ()
+            if kind == "multi_choice":
+                finding = "lesion" if first.lesions else "no lesion"
+                question = with_choices(question, (modality, finding, "a bicycle", "a teapot"))
+                flags = {**extra, "multi_choice": "yes"}
+                yield make_sample(name, question, "AB", "closed", extra=flags)
+                continue
+            if kind == "choice":
+                others = [each for each in rng.permutation(MODALITIES).tolist() if each != modality]
+                options = [modality, *others[: n_options - 1]]
+                choices = tuple(str(choice) for choice in rng.permutation(options))
+                question = with_choices(question, choices)
+                gold = LETTERS[choices.index(modality)]
+            else:
+                gold = _answer(first, kind, language)
+            name, fields = f"{name}-{language}", {"language": language, "extra": extra}
+            yield make_sample(name, question, gold, kind, choices, **fields)
 
     return generate
-
-
-def _image_questions(
-    kinds: tuple[str, ...],
-    n_images: int,
-    n_options: int,
-    language: str,
-    extra: Mapping[str, str],
-    seed: int,
-    index: int,
-) -> Iterator[Sample]:
-    phantoms = [draw_phantom(seed, "validation", index * 8 + i, side=56) for i in range(n_images)]
-    first, modality = phantoms[0], phantoms[0].modality
-    rng = np.random.default_rng([seed, index, n_options])
-    make_sample = partial(
-        _sample,
-        images=tuple(Image(data=encode_png(rendered.pixels)) for rendered in phantoms),
-        group=f"twin-{seed}-{index}",
-        modality=modality,
-    )
-    for kind in kinds:
-        question, choices = _IMAGE_QUESTIONS[language][kind], ()
-        if kind == "multi_choice":
-            finding = "lesion" if first.lesions else "no lesion"
-            question = with_choices(question, (modality, finding, "a bicycle", "a teapot"))
-            flags = {**extra, "multi_choice": "yes"}
-            yield make_sample(f"twin-{index}-{kind}", question, "AB", "closed", extra=flags)
-            continue
-        if kind == "choice":
-            others = [name for name in rng.permutation(MODALITIES).tolist() if name != modality]
-            options = [modality, *others[: n_options - 1]]
-            choices = tuple(str(choice) for choice in rng.permutation(options))
-            gold = LETTERS[choices.index(modality)]
-        else:
-            gold = _answer(first, kind, language)
-        name = f"twin-{index}-{kind}-{language}"
-        yield make_sample(
-            name,
-            with_choices(question, choices),
-            gold,
-            kind,
-            choices,
-            language=language,
-            extra=extra,
-        )
 
 
 def _answer(rendered: Phantom, kind: str, language: str) -> str:

@@ -199,10 +199,10 @@ def _parse_json(value: object) -> Any:
 
 _SYNTHETIC_RUBRIC = (
     ("factual correctness", 3, "Says whether there is a lesion, and is right."),
-    ("localization and anatomy", 2, "Names the place of each lesion."),
-    ("visual grounding", 2, "Speaks of what is drawn."),
-    ("completeness", 1, "Leaves no lesion out."),
-    ("soundness of reasoning", 1, "Concludes nothing that does not follow."),
+    ("localization and anatomy", 2, "Names the location of each lesion."),
+    ("visual grounding", 2, "Refers to what the image shows."),
+    ("completeness", 1, "Omits no lesion."),
+    ("soundness of reasoning", 1, "Draws no conclusion that does not follow."),
 )
 
 

@@ -18,6 +18,7 @@ from lingshu.core.artifacts import iterate_scores
 from lingshu.core.files import enumerate_jsonl
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
+from lingshu.evaluate.spool import enumerate_offsets
 from lingshu.evaluate.store import scores_files
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.evaluate.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAILS
@@ -164,29 +165,19 @@ class Browser:
         return score | _non_empty({**texts, "criteria": criteria})
 
     def _text(self, value: object) -> str | None:
-        """Text for the page; of a long one its beginning and its end, where an answer usually
-        stands.
-        """
+        """Text for the page; of a long one its beginning and its end, which usually has the answer."""
         if value is None:
             return None
-        text = _to_text(value)
-        if len(text) <= self._max_reply_chars:
+        text, limit = _to_text(value), self._max_reply_chars
+        if len(text) <= limit:
             return text
-        n_head, n_tail = (
-            self._max_reply_chars // 3,
-            self._max_reply_chars - self._max_reply_chars // 3,
-        )
-        return (
-            f"{text[:n_head]}\n[… {len(text) - self._max_reply_chars:,} characters are not on this page"
-            f" …]\n{text[-n_tail:]}"
-        )
+        head, tail = text[: limit // 3], text[limit // 3 - limit :]
+        return f"{head}\n[… {len(text) - limit:,} characters are not on this page …]\n{tail}"
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """What became of a scores row, in one word: right, partly or wrong where it has a value, else
-    its status.
-
-    Besides: `waiting` for a judge, and `unscored` where there was nothing to score.
+    """A scores row in one word: right, partly or wrong where it has a value, `waiting` for a judge,
+    `unscored` where there was nothing to score, else its status.
     """
     if awaiting_judge(row):
         return "waiting"
@@ -204,18 +195,13 @@ def _protocol_files(folder: Path) -> dict[str, Path]:
 
 
 class _JsonlIndex:
-    """The rows of a JSONL file by one of their keys; only their places are held."""
+    """The rows of a JSONL file by one of their keys; only their offsets are held."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._file: IO[bytes] = path.open("rb")
         self._offsets: dict[str, int] = {}
-        last_line = 0
-        for line_number, row in enumerate_jsonl(path, allow_truncated=True):
-            for _ in range(line_number - 1 - last_line):
-                self._file.readline()
-            self._offsets.setdefault(str(row.get(key)), self._file.tell())
-            last_line = line_number
-            self._file.readline()
+        for offset, row in enumerate_offsets(path, enumerate_jsonl(path, allow_truncated=True)):
+            self._offsets.setdefault(str(row.get(key)), offset)
 
     def offset(self, name: object) -> int | None:
         return self._offsets.get(str(name))
@@ -236,9 +222,7 @@ class _JsonlIndex:
 
 
 class _ThumbnailSelection:
-    """The pictures of one task, numbered as samples use them, as far as there is room for them in
-    base64.
-    """
+    """The images of one task, numbered in the order of use, until `bytes_left` of base64 is spent."""
 
     def __init__(
         self,
@@ -253,7 +237,7 @@ class _ThumbnailSelection:
         self.bytes_left, self.excluded = bytes_left, 0
 
     def indices(self, name: object) -> list[int | None]:
-        """The numbers of a sample's pictures, None for those that are not on the page."""
+        """The numbers of a sample's images, None for those that are not on the page."""
         request = self._requests.get(name) if self._requests else None
         indices = [self._image_index(str(digest)) for digest in (request or {}).get("images", ())]
         self.excluded += indices.count(None)
@@ -267,7 +251,7 @@ class _ThumbnailSelection:
             return None
         size = len(str(self._stored.read_at(offset).get("jpeg")))
         if size > self.bytes_left:
-            # the first that does not fit ends it: which are shown depends on the order alone
+            # The first one that does not fit is the last: the selection depends on the order alone.
             self.bytes_left = 0
             return None
         self.bytes_left -= size
