@@ -26,14 +26,11 @@ _CONTENT_FIELDS = {"id", "question", "messages", "answer", "gold", "choices", "i
 
 
 class RowError(InputError):
-    """A row that cannot become a sample; drops are counted by the constant `reason`."""
+    """A row that cannot become a sample; the message is `reason: detail`, the reason a constant."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
+    def to_drop(self, sample_id: str) -> Drop:
+        reason, _, detail = str(self).partition(": ")
+        return Drop(sample_id, reason, detail)
 
 
 def sample_from_row(
@@ -56,7 +53,7 @@ def sample_from_row(
             meta=_meta(row),
         )
     except RowError as error:
-        return Drop(name, error.reason, error.detail)
+        return error.to_drop(name)
 
 
 def row_from_sample(sample: Sample, images: Sequence[str] = ()) -> dict[str, Any]:
@@ -94,7 +91,7 @@ def read_choices(value: object) -> tuple[str, ...]:
         entries = sorted((str(k).strip().upper(), v) for k, v in value.items() if v is not None)
         if [letter for letter, _ in entries] != list(LETTERS[: len(entries)]):
             raise RowError(
-                "bad_choices", "the keys of choices must be the letters A, B, C, ... without a gap."
+                "bad_choices: the keys of choices must be the letters A, B, C, ... without a gap."
             )
         value = [text for _, text in entries]
     if (
@@ -103,10 +100,10 @@ def read_choices(value: object) -> tuple[str, ...]:
         or not all(isinstance(v, str | int | float) for v in value)
     ):
         raise RowError(
-            "bad_choices", "choices must be a list of texts or a mapping from letters to texts."
+            "bad_choices: choices must be a list of texts or a mapping from letters to texts."
         )
     if len(value) > len(LETTERS):
-        raise RowError("bad_choices", f"{len(value)} choices are more than there are letters.")
+        raise RowError(f"bad_choices: {len(value)} choices are more than there are letters.")
     texts = [str(v).strip() for v in value]
     matches = [match for text in texts if (match := _LETTER_PREFIX.fullmatch(text))]
     if len(texts) > 1 and [match[1].upper() for match in matches] == list(LETTERS[: len(texts)]):
@@ -131,10 +128,10 @@ def read_gold(value: object, choices: Sequence[str] = ()) -> tuple[str, ...] | N
         return None
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not all(isinstance(v, str | int | float) and not isinstance(v, bool) for v in values):
-        raise RowError("bad_answer", "an answer must be a text, a number or a list of them.")
+        raise RowError("bad_answer: an answer must be a text, a number or a list of them.")
     texts = [str(v).strip() for v in values]
     if "" in texts:
-        raise RowError("empty_answer", "an answer is empty; leave it out if it is not known.")
+        raise RowError("empty_answer: an answer is empty; leave it out if it is not known.")
     golds = [_gold_letter(text, choices) for text in texts] if choices else texts
     return tuple(dict.fromkeys(golds))
 
@@ -152,7 +149,7 @@ def _gold_letter(text: str, choices: Sequence[str]) -> str:
         if (letter, _normalize(match[2])) in zip(LETTERS, normalized, strict=False):
             return letter
     raise RowError(
-        "answer_not_in_choices", "the answer is neither a letter nor the text of a choice."
+        "answer_not_in_choices: the answer is neither a letter nor the text of a choice."
     )
 
 
@@ -173,24 +170,23 @@ def _messages(row: Mapping[str, Any], choices: Sequence[str], n_images: int) -> 
     if value is None:
         question = row.get("question")
         if not isinstance(question, str) or not question.strip():
-            raise RowError("no_question", "the row has neither a question nor messages.")
+            raise RowError("no_question: the row has neither a question nor messages.")
         return (user_turn(with_choices(question.strip(), choices), n_images),)
     if isinstance(value, str):
         value = _json_list(value)
     if not isinstance(value, list) or not value or not all(isinstance(m, Mapping) for m in value):
-        raise RowError("bad_messages", "messages must be a list of {role, content}.")
+        raise RowError("bad_messages: messages must be a list of {role, content}.")
     try:
         messages = tuple(message_from_json(m) for m in value)
     except InputError as error:
-        raise RowError("bad_messages", one_line(error)) from error
+        raise RowError(f"bad_messages: {one_line(error)}") from error
     image_indices = [part for m in messages for part in m.parts if isinstance(part, int)]
     if not any(m.role == "user" for m in messages):
-        raise RowError("no_question", "there is no user message.")
+        raise RowError("no_question: there is no user message.")
     if any(not 0 <= part < n_images for part in image_indices):
         raise RowError(
-            "bad_messages",
-            f"a message shows an image that the row does not have ({n_images} images, counted"
-            " from 0).",
+            "bad_messages: a message shows an image that the row does not have"
+            f" ({n_images} images, counted from 0)."
         )
     if n_images and not image_indices:
         # Images that no message shows come first.
@@ -216,9 +212,9 @@ def _meta(row: Mapping[str, Any]) -> Meta:
         else:
             extra[str(key)] = _to_text(value)
     if fields.get("access", "private") not in get_args(Access):
-        raise RowError("bad_access", f"access must be one of {', '.join(get_args(Access))}.")
+        raise RowError(f"bad_access: access must be one of {', '.join(get_args(Access))}.")
     if not isinstance(fields.get("deidentified"), bool | None):
-        raise RowError("bad_deidentified", "deidentified must be true or false.")
+        raise RowError("bad_deidentified: deidentified must be true or false.")
     return Meta(**fields, extra=extra)
 
 

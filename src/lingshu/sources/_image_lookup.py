@@ -20,7 +20,7 @@ def find_images(row: Mapping[str, Any], root: Path) -> list[Image]:
     value = row["images"] if row.get("images") is not None else row.get("image")
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise RowError("bad_image", "image or images must name files relative to the folder.")
+        raise RowError("bad_image: image or images must name files relative to the folder.")
     return [_find_image(name, root) for name in names]
 
 
@@ -30,9 +30,9 @@ def _find_image(name: str, root: Path) -> Image:
         target = Path(os.path.realpath(root / name))
         if not target.is_relative_to(root):
             detail = f"{name!r} is outside the folder of the rows; copy the image into it."
-            raise RowError("image_outside_folder", detail)
+            raise RowError(f"image_outside_folder: {detail}")
         if target.is_file():
             return Image(path=str(target))
     except (OSError, ValueError):
-        raise RowError("missing_image", "the name of an image is not a valid file name.") from None
-    raise RowError("missing_image", f"{name!r} is not a file in the folder of the rows.")
+        raise RowError("missing_image: the name of an image is not a valid file name.") from None
+    raise RowError(f"missing_image: {name!r} is not a file in the folder of the rows.")

@@ -145,7 +145,7 @@ def _sample(
     try:
         images = find_images(values, root)
     except RowError as error:
-        return Drop(str(values.get("id") or f"row-{row_number}"), error.reason, error.detail)
+        return error.to_drop(str(values.get("id") or f"row-{row_number}"))
     sample = sample_from_row(values, row_number, images)
     if isinstance(sample, Drop):
         return sample

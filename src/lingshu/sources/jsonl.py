@@ -68,5 +68,5 @@ def _read_line(line: bytes, line_number: int, root: Path) -> Sample | Drop:
     try:
         images = find_images(row, root)
     except RowError as error:
-        return Drop(str(row.get("id") or name), error.reason, error.detail)
+        return error.to_drop(str(row.get("id") or name))
     return sample_from_row(row, line_number, images)

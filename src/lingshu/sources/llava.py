@@ -127,7 +127,7 @@ def _sample(
         images = find_images(row, root)
         turns = _turns(row, len(images))
     except RowError as error:
-        return Drop(str(row.get("id") or name), error.reason, error.detail)
+        return error.to_drop(str(row.get("id") or name))
     excluded = {"conversations", "system", *ids.values()}
     fields = {field: value for field, value in row.items() if field not in excluded}
     sample = sample_from_row({**fields, "messages": turns}, row_number, images)
@@ -146,7 +146,7 @@ def _turns(row: Mapping[str, Any], n_images: int) -> list[dict[str, object]]:
     dialogue = row.get("messages") if dialogue is None else dialogue
     turns_in = dialogue if isinstance(dialogue, list) else []
     if not turns_in or not all(isinstance(turn, dict) for turn in turns_in):
-        raise RowError("bad_messages", "conversations or messages must be a list of turns.")
+        raise RowError("bad_messages: conversations or messages must be a list of turns.")
     turns: list[dict[str, object]] = []
     if isinstance(row.get("system"), str) and row["system"].strip():
         turns.append({"role": "system", "content": row["system"]})
@@ -156,12 +156,12 @@ def _turns(row: Mapping[str, Any], n_images: int) -> list[dict[str, object]]:
         role, text = _ROLES.get(speaker, speaker), turn.get("value", turn.get("content"))
         if role not in ("user", "assistant", "system") or not isinstance(text, str):
             detail = "a turn needs from (human, gpt or system) and value, or role and content."
-            raise RowError("bad_messages", detail)
+            raise RowError(f"bad_messages: {detail}")
         parts, n_placed = _split_images(text, n_placed)
         turns.append({"role": role, "content": parts})
     if n_placed not in (0, n_images):
         detail = f"the dialogue places {n_placed} images and names {n_images}."
-        raise RowError("image_count", detail)
+        raise RowError(f"image_count: {detail}")
     return turns
 
 

@@ -207,7 +207,7 @@ def build_sample(
         item = sample_from_row({**defaults, **_with_prompt(values)}, index + 1, images)
         return with_defaults(source, item) if isinstance(item, Sample) else item
     except RowError as error:
-        return Drop(fallback_id, error.reason, error.detail)
+        return error.to_drop(fallback_id)
     except ImageError as error:
         return Drop(fallback_id, "bad_image", str(error))
     except KeyError as error:
@@ -225,9 +225,9 @@ def build_sample(
 def _check_non_empty(values: Row) -> None:
     """Refuse a row whose question or answer is null: the model must not see the word None."""
     if "question" in values and (values["question"] is None or not str(values["question"]).strip()):
-        raise RowError("no_question", "the row has no question.")
+        raise RowError("no_question: the row has no question.")
     if "gold" in values and (values["gold"] in (None, [], ()) or not str(values["gold"]).strip()):
-        raise RowError("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer: the row has no answer.")
 
 
 def _with_prompt(values: dict[str, Any]) -> dict[str, Any]:
@@ -239,8 +239,8 @@ def _with_prompt(values: dict[str, Any]) -> dict[str, Any]:
         letters = "".join(sorted(set(str(values["gold"]).strip().upper())))
         if not letters or not set(letters) <= set(LETTERS[: len(choices)]):
             raise RowError(
-                "answer_not_in_choices",
-                f"the answer {values['gold']!r} names no letters of {len(choices)} options.",
+                f"answer_not_in_choices: the answer {values['gold']!r} names no letters of"
+                f" {len(choices)} options."
             )
         values |= {
             "question": with_choices(values["question"], choices),
@@ -287,7 +287,7 @@ def convert_exam_row(raw: Row) -> Row:
     options = raw.get("options") or {name: raw.get(f"op{name.lower()}") for name in "ABCDE"}
     gold = raw.get("answer_idx") or raw.get("answer")
     if not gold:
-        raise RowError("hidden_label", "the row has no answer.")
+        raise RowError("hidden_label: the row has no answer.")
     return {
         "question": raw["question"],
         "choices": non_empty_options(options),
@@ -323,7 +323,7 @@ def letter_for_text(text: object, choices: Sequence[object]) -> str:
         RowError: the text is empty.
     """
     if text is None or not str(text).strip():
-        raise RowError("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer: the row has no answer.")
     answer, options = str(text).strip(), [str(choice).strip() for choice in choices]
     return LETTERS[options.index(answer)] if answer in options[: len(LETTERS)] else answer
 
@@ -337,7 +337,7 @@ def letter_at(index: object, n_options: int) -> str:
     digits = str(index)
     if isinstance(index, bool) or not digits.isdigit() or int(digits) >= n_options:
         raise RowError(
-            "hidden_label",
-            f"{index!r} is not one of {n_options} options; this split hides its answers.",
+            f"hidden_label: {index!r} is not one of {n_options} options; this split hides its"
+            " answers."
         )
     return LETTERS[int(digits)]

@@ -36,7 +36,7 @@ def convert_row(raw: Row) -> Row:
     images = raw["image_path"] if "image_path" in raw else raw["image"]
     name = raw.get("_key") or raw.get("id") or raw.get("study_id")
     if name is None:
-        raise RowError("no_id", "the record names no study.")
+        raise RowError("no_id: the record names no study.")
     sections = ReportSections(
         normalize_whitespace(raw.get("section_findings", raw.get("findings"))),
         normalize_whitespace(raw.get("section_impression", raw.get("impression"))),
@@ -57,9 +57,9 @@ def question_row(sections: ReportSections, images: list[str], *, name: str, grou
             image.
     """
     if not sections.findings and not sections.impression:
-        raise RowError("empty_report", "findings and impression are both empty.")
+        raise RowError("empty_report: findings and impression are both empty.")
     if not images:
-        raise RowError("no_image", "the study has no image.")
+        raise RowError("no_image: the study has no image.")
     return {
         "id": name,
         "question": REPORT,

@@ -23,7 +23,7 @@ def convert_row(raw: Row) -> Row:
     if "path_to_image" not in raw:
         return _reports.convert_row(raw)
     if raw["split"] not in ("valid", "validate", "validation"):
-        raise RowError("not_test", f"the row belongs to the split {raw['split']!r}.")
+        raise RowError(f"not_test: the row belongs to the split {raw['split']!r}.")
     sections = ReportSections(
         normalize_whitespace(raw["section_findings"]),
         normalize_whitespace(raw["section_impression"]),

@@ -35,7 +35,7 @@ def convert_row(answers: Mapping[str, str], raw: Row) -> Row:
     """
     gold = answers.get(str(raw["id"]))
     if not gold:
-        raise RowError("hidden_label", f"{ANSWER_FILE} has no answer for it.")
+        raise RowError(f"hidden_label: {ANSWER_FILE} has no answer for it.")
     return {
         "id": f"cmb-{raw['id']}",
         "question": raw["question"],

@@ -29,7 +29,7 @@ def convert_row(raw: Row) -> Row:
         options = [{"key": match[1], "value": match[2]} for match in matches if match]
     gold = str(raw["Answer"] or "").strip().upper()
     if not gold:
-        raise RowError("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer: the row has no answer.")
     return {
         "question": raw["Question"],
         "choices": {o["key"]: o["value"] for o in options if str(o["value"] or "").strip()},

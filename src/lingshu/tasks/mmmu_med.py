@@ -40,7 +40,7 @@ def convert_row(raw: Row) -> Row:
     An open question may have a list of accepted answers. "?" is a hidden label.
     """
     if raw["answer"] == "?":
-        raise RowError("hidden_label", f"the label is hidden; it is in {ANSWER_FILE}.")
+        raise RowError(f"hidden_label: the label is hidden; it is in {ANSWER_FILE}.")
     fields = {
         "id": raw["id"],
         "question": raw["question"],
@@ -59,7 +59,7 @@ def _parse_list(value: object) -> object:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise RowError("bad_choices", "the options are not a list.") from error
+        raise RowError("bad_choices: the options are not a list.") from error
 
 
 def convert_test_row(answers: Mapping[str, Any], raw: Row) -> Row:

@@ -27,9 +27,9 @@ def convert_row(raw: Row) -> Row:
     choices = [columns[f"Choice {letter}"] for letter in "ABCD"]
     # A last line that was cut short has no value in its last columns.
     if None in choices:
-        raise RowError("bad_choices", "an option is missing.")
+        raise RowError("bad_choices: an option is missing.")
     if columns["Answer"] is None or not str(columns["Answer"]).strip():
-        raise RowError("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer: the row has no answer.")
     return {
         "question": columns["Question"].strip(),
         "choices": [

@@ -123,13 +123,13 @@ def _parse_rubric(value: object) -> list[dict[str, Any]]:
     """
     rows = _parse_json(value)
     if not isinstance(rows, list) or not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise RowError("bad_rubric", "the rubric is not a list of {dim, score, description}.")
+        raise RowError("bad_rubric: the rubric is not a list of {dim, score, description}.")
     points = [row.get("score") or 0 for row in rows]
     if not all(type(point) in (int, float) and 0 <= point < math.inf for point in points):
-        raise RowError("bad_rubric", f"the points are {points}; numbers of 0 or more are expected.")
+        raise RowError(f"bad_rubric: the points are {points}; numbers of 0 or more are expected.")
     descriptions = [str(row.get("description") or "").strip() for row in rows]
     if not all(descriptions):
-        raise RowError("bad_rubric", "a dimension has no description.")
+        raise RowError("bad_rubric: a dimension has no description.")
     weights = points if any(points) else [1] * len(points)
     return [
         {"dim": str(row.get("dim") or ""), "score": weight, "description": text}

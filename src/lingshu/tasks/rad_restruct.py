@@ -41,7 +41,7 @@ def convert_row(raw: Row) -> Row:
         "task": info["answer_type"],
     }
     if not answers:
-        raise RowError("empty_answer", "the question has no answer.")
+        raise RowError("empty_answer: the question has no answer.")
     if info["answer_type"] == "single_choice" and all(yes_no.as_polarity(a) for a in answers):
         return {**fields, "gold": answers, "kind": "yes_no"}
     if len(info["options"]) < 2:

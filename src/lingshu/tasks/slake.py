@@ -27,9 +27,9 @@ VARIANTS = {
 def convert_row(raw: Row, languages: tuple[str, ...] = ("en", "zh")) -> Row:
     """A row of test.json; rows in another language are dropped as other_language."""
     if raw["q_lang"] not in languages:
-        raise RowError("other_language", f"the row is in {raw['q_lang']!r}.")
+        raise RowError(f"other_language: the row is in {raw['q_lang']!r}.")
     if raw["answer"] is None:
-        raise RowError("empty_answer", "the row has no answer.")
+        raise RowError("empty_answer: the row has no answer.")
     gold = str(raw["answer"])
     # A closed question may also be answered by one of two things it names ("Left" or "Right").
     closed_kind = "yes_no" if yes_no.as_polarity(gold) else "closed"

@@ -14,7 +14,7 @@ from lingshu.tasks import Row, benchmark, pick, text_choice_samples
 def convert_row(raw: Row) -> Row:
     """The options are texts; rows of other disciplines are dropped."""
     if raw["discipline"] != "Medicine":
-        raise RowError("other_discipline", f"the row belongs to {raw['discipline']!r}.")
+        raise RowError(f"other_discipline: the row belongs to {raw['discipline']!r}.")
     columns = {"id": "uuid", "choices": "options", "gold": "answer_letter"}
     return pick(raw, question="question", field="field", difficulty="difficulty", **columns)
 

@@ -19,7 +19,7 @@ def convert_row(raw: Row) -> Row:
     if "image_name" not in raw:
         return {**fields, "same_image": True}
     if not str(raw["phrase_type"]).startswith("test"):
-        raise RowError("not_test", "the row belongs to the train split.")
+        raise RowError("not_test: the row belongs to the train split.")
     fields |= pick(raw, organ="image_organ", task="question_type", group="image_name")
     return {**fields, "id": f"vqa_rad-{raw['qid']}", "images": [raw["image_name"]]}
 
