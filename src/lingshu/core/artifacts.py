@@ -230,11 +230,7 @@ def write_dataset(
     Raises:
         StorageError: the disk refused the write; nothing is left behind.
     """
-    counts: dict[str, Counter[str]] = {
-        "license": Counter(),
-        "source": Counter(),
-        "access": Counter(),
-    }
+    counts = {key: Counter[str]() for key in ("license", "source", "access")}
     n_rows = n_images = shard = 0
     with atomic_folder(folder) as temporary:
         (temporary / "data").mkdir()

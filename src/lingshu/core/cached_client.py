@@ -460,14 +460,10 @@ def _sampling_key(sampling: Sampling) -> str:
 
 
 def _attempt_sampling(sampling: Sampling, attempt: int) -> Sampling:
-    if attempt == 0:
-        return replace(sampling, num_generations=1)
-    return replace(
-        sampling,
-        num_generations=1,
-        seed=sampling.seed + attempt,
-        temperature=max(sampling.temperature, RETRY_TEMPERATURE),
-    )
+    if attempt:
+        temperature = max(sampling.temperature, RETRY_TEMPERATURE)
+        sampling = replace(sampling, seed=sampling.seed + attempt, temperature=temperature)
+    return replace(sampling, num_generations=1)
 
 
 def _read_from(handle: int, start: int) -> bytes:

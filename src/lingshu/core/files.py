@@ -358,14 +358,14 @@ def write_manifest(
     """Record size and sha256 of every file below `folder` in its manifest.json; `known_files` were
     hashed while they were written.
     """
-    files = {
-        name: (known_files or {}).get(name)
-        or {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for name, path in sorted(
-            (str(path.relative_to(folder)), path) for path in folder.rglob("*")
-        )
-        if path.is_file() and path.name != MANIFEST
-    }
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {}
+    for name in sorted(str(path.relative_to(folder)) for path in paths):
+        path = folder / name
+        files[name] = (known_files or {}).get(name) or {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
     write_json(folder / MANIFEST, {"files": files})
     return files
 

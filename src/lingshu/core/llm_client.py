@@ -8,6 +8,7 @@ call it from synchronous code, notebooks and servers alike.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import queue
@@ -116,6 +117,9 @@ class Failure:
     failed_attempts: int = 0
 
 
+Outcome = ChatResponse | Failure
+
+
 class AdaptiveLimiter:
     """The limit of concurrent requests, between 1 and `max_limit`.
 
@@ -144,19 +148,18 @@ class AdaptiveLimiter:
         seconds: float,
         *,
         pushback: bool,
-        wait: float | None = None,
+        wait: float = 0.0,
         now: float = 0.0,
     ) -> None:
-        """Take in the outcome of a request that was sent under `epoch` and took `seconds`.
+        """Record the outcome of a request that was sent under `epoch` and took `seconds`.
 
-        `pushback`: the server is overloaded or did not answer in time; `wait`: the seconds it asks
-        to wait.
+        `pushback`: the server is overloaded or timed out; it asks to `wait` so many seconds.
         """
         if epoch != self.epoch:
             return
         if pushback:
             self._n_pushback += 1
-            self._max_wait_s = max(self._max_wait_s, wait or 0.0)
+            self._max_wait_s = max(self._max_wait_s, wait)
             if self._n_pushback > max(1.0, PUSHBACK_FRACTION * self.limit):
                 self._doubling = False
                 self.paused_until = now + self._max_wait_s
@@ -169,9 +172,7 @@ class AdaptiveLimiter:
             self._end_round()
 
     def _end_round(self) -> None:
-        throughput = (
-            self.limit * self._n_answered / self._total_seconds if self._total_seconds else 0.0
-        )
+        throughput = self.limit * self._n_answered / (self._total_seconds or math.inf)
         if self.limit == self.max_limit or not self._n_answered or throughput < self._throughput:
             self._throughput = throughput
             self._start_round()
@@ -194,13 +195,13 @@ class OpenAIClient:
         self.has_responded = False
 
     async def send(
-        self, client: aiohttp.ClientSession, body: Body
-    ) -> tuple[ChatResponse | Failure, float | None]:
+        self, session: aiohttp.ClientSession, body: Body
+    ) -> tuple[Outcome, float | None]:
         """One request: its outcome, and the seconds the endpoint asks to wait before another."""
         import aiohttp
 
         try:
-            async with client.post(self.url, json=body, allow_redirects=False) as response:
+            async with session.post(self.url, json=body, allow_redirects=False) as response:
                 self.has_responded = True
                 data = await _read_bounded(response)
                 wait = parse_retry_after(response.headers.get("Retry-After"))
@@ -212,22 +213,18 @@ class OpenAIClient:
         except (aiohttp.ClientError, OSError) as error:
             return Failure("broken", f"the connection broke ({type(error).__name__})"), None
 
-    def _parse_response(self, status: int, data: bytes | None) -> ChatResponse | Failure:
+    def _parse_response(self, status: int, data: bytes | None) -> Outcome:
         if data is None:
-            return Failure(
-                "oversize", f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB", status
-            )
+            message = f"the answer is longer than {MAX_REPLY_BYTES >> 20} MB"
+            return Failure("oversize", message, status)
+        if status in (401, 403):
+            # Without the server's name for the error, which may repeat parts of the key.
+            return Failure("denied", f"HTTP status {status}", status)
         if status != 200:
-            kind: FailureKind = (
-                "denied" if status in (401, 403) else "missing" if status == 404 else "status"
-            )
-            # A server's message about a refused key may repeat parts of it.
-            reason = "" if kind == "denied" else error_name(data)
-            return Failure(kind, f"HTTP status {status}{reason}", status)
-        answer = parse_chat_response(data)
-        return answer or Failure(
-            "broken", f"the answer is not a chat completion{error_name(data)}", status
-        )
+            kind = "missing" if status == 404 else "status"
+            return Failure(kind, f"HTTP status {status}{error_name(data)}", status)
+        message = f"the answer is not a chat completion{error_name(data)}"
+        return parse_chat_response(data) or Failure("broken", message, status)
 
 
 def error_name(data: bytes) -> str:
@@ -238,18 +235,15 @@ def error_name(data: bytes) -> str:
         names = [error.get(key) for key in ("code", "type")] if isinstance(error, dict) else []
     except (ValueError, RecursionError):
         return ""
-    return next(
-        (f": {name}" for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)),
-        "",
-    )
+    valid = [name for name in names if isinstance(name, str) and ERROR_NAME.fullmatch(name)]
+    return f": {valid[0]}" if valid else ""
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes | None:
     """The body, or None if it is longer than allowed; no more than that is ever held."""
     # A stated length is the length of what arrives, unless it is compressed.
-    if (
-        response.content_length or MAX_REPLY_BYTES + 1
-    ) <= MAX_REPLY_BYTES and "Content-Encoding" not in response.headers:
+    is_compressed = "Content-Encoding" in response.headers
+    if not is_compressed and 0 < (response.content_length or 0) <= MAX_REPLY_BYTES:
         return await response.read()
     data = bytearray()
     async for chunk in response.content.iter_chunked(65536):
@@ -281,13 +275,12 @@ def parse_chat_response(data: bytes) -> ChatResponse | None:
         content = choice["message"].get("content")
         if isinstance(content, list):
             content = "".join(part["text"] for part in content)
-        # The content may be null where a server reasons or refuses: the reply is then empty, or
-        # the refusal.
+        # A server that reasons or refuses may send null: the reply is then empty, or the refusal.
         text = content if content is not None else choice["message"].get("refusal") or ""
         usage = value.get("usage") or {}
         if not isinstance(text, str):
             return None
-        text.encode()
+        text.encode()  # refuse lone surrogates
         finish = choice.get("finish_reason")
         return ChatResponse(
             text,
@@ -301,14 +294,13 @@ def parse_chat_response(data: bytes) -> ChatResponse | None:
 
 
 def _parse_token_ids(value: object) -> tuple[int, ...] | None:
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or not all(type(i) is int and i >= 0 for i in value):
         return None
-    is_valid = all(type(token_id) is int and token_id >= 0 for token_id in value)
-    return tuple(value) if is_valid else None
+    return tuple(value) or None
 
 
 def _parse_count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int else None
 
 
 def send_all(
@@ -317,7 +309,7 @@ def send_all(
     body: Callable[[K], Body | Failure],
     *,
     is_slow: Callable[[K], bool] | None = None,
-) -> Generator[list[tuple[K, ChatResponse | Failure]], None, None]:
+) -> Generator[list[tuple[K, Outcome]], None, None]:
     """Post `body(key)` to /chat/completions for every key and yield outcomes in lists, `FLUSH_DELAY_S`
     after the first of each list.
 
@@ -325,12 +317,8 @@ def send_all(
     and bodies are built when they are sent; those that `is_slow` in another thread. Closing the
     iterator cancels active requests.
     """
-    results: queue.SimpleQueue[list[tuple[K, ChatResponse | Failure]] | BaseException | None] = (
-        queue.SimpleQueue()
-    )
-    runner: _RequestRunner[K] = _RequestRunner(
-        endpoint, keys, body, is_slow or (lambda _: False), results.put
-    )
+    results: queue.SimpleQueue[list[tuple[K, Outcome]] | BaseException | None] = queue.SimpleQueue()
+    runner = _RequestRunner(endpoint, keys, body, is_slow or (lambda _: False), results.put)
     loop = asyncio.new_event_loop()
     task = loop.create_task(runner.run())
 
@@ -358,15 +346,9 @@ def send_all(
             yield item
     finally:
         if thread.is_alive():
-            _call_threadsafe(loop, task.cancel)
+            with contextlib.suppress(RuntimeError):  # the loop closed in the meantime
+                loop.call_soon_threadsafe(task.cancel)
             thread.join()
-
-
-def _call_threadsafe(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
-    try:
-        loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # it closed in the meantime: there is nothing left to cancel
-        return
 
 
 class _Job(NamedTuple, Generic[K]):
@@ -386,7 +368,7 @@ class _RequestRunner(Generic[K]):
         keys: Iterable[K],
         body: Callable[[K], Body | Failure],
         is_slow: Callable[[K], bool],
-        put: Callable[[list[tuple[K, ChatResponse | Failure]]], None],
+        put: Callable[[list[tuple[K, Outcome]]], None],
     ) -> None:
         self.body, self.is_slow, self.put = body, is_slow, put
         self.openai_client = OpenAIClient(endpoint)
@@ -395,7 +377,7 @@ class _RequestRunner(Generic[K]):
         self.exhausted = self.closed = False
         self.n_active = self.n_backing_off = 0
         self.retry_queue: deque[_Job[K]] = deque()
-        self.buffer: list[tuple[K, ChatResponse | Failure]] = []
+        self.buffer: list[tuple[K, Outcome]] = []
 
     async def run(self) -> None:
         import aiohttp
@@ -433,11 +415,9 @@ class _RequestRunner(Generic[K]):
         if self.loop.time() < self.limiter.paused_until:
             return 0
         # The number of waiting jobs is bounded: a server that is down is not sent everything once.
-        return (
-            len(self.retry_queue)
-            if self.exhausted or self.n_backing_off > self.limiter.limit
-            else self.limiter.limit
-        )
+        if self.exhausted or self.n_backing_off > self.limiter.limit:
+            return len(self.retry_queue)
+        return self.limiter.limit
 
     def next_job(self) -> _Job[K] | None:
         if not self.n_ready():
@@ -474,7 +454,7 @@ class _RequestRunner(Generic[K]):
             epoch,
             now - started,
             pushback=pushback,
-            wait=None if wait is None else min(MAX_WAIT_S, wait),
+            wait=min(MAX_WAIT_S, wait or 0.0),
             now=now,
         )
         max_retries = self.endpoint.retries
@@ -504,7 +484,7 @@ class _RequestRunner(Generic[K]):
         self.retry_queue.append(job)
         self.start_workers()
 
-    def deliver(self, item: K, outcome: ChatResponse | Failure) -> None:
+    def deliver(self, item: K, outcome: Outcome) -> None:
         if not self.buffer:
             self.loop.call_later(FLUSH_DELAY_S, self.flush)
         self.buffer.append((item, outcome))

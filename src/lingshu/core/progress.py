@@ -51,6 +51,9 @@ class PlainProgress:
         self._done += n
         self._failed += failed
         self._resumed += n if resumed else 0
+        self._show()
+
+    def _show(self) -> None:
         now = time.monotonic()
         if self._done != self._total and now - self._last_printed < PRINT_INTERVAL_S:
             return
@@ -82,11 +85,8 @@ class _RichProgress(PlainProgress):
             self._task = self._bar.add_task(self._title, total=total, failed=0, rate=0.0)
         self._bar.update(self._task, total=total, completed=done)
 
-    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None:
-        self._done += n
-        self._failed += failed
-        self._resumed += n if resumed else 0
-        self._bar.update(self._task, advance=n, failed=self._failed, rate=self.rate)
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=self._done, failed=self._failed, rate=self.rate)
 
 
 @contextlib.contextmanager

@@ -55,10 +55,9 @@ def build_prompt(sample: Sample, style: PromptStyle) -> Sample:
     text = REPORT if kind == "report" else _question_text(sample, kind, style)
     context = sample.meta.extra.get("context")
     if context and kind != "report":
-        text = f"Context: {context}\n{text if text.startswith(chr(10)) else chr(10) + text}"
-    return replace(
-        sample, messages=(*sample.messages[:-1], Message("user", (*_image_parts(sample), text)))
-    )
+        text = f"Context: {context}\n\n" + text.removeprefix("\n")
+    turn = Message("user", (*_image_parts(sample), text))
+    return replace(sample, messages=(*sample.messages[:-1], turn))
 
 
 def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:

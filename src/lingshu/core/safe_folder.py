@@ -126,17 +126,10 @@ def _path_from_uri(name: str) -> str:
         return name
     try:
         parts = urlsplit(name)
-        host = parts.hostname
+        host, path = parts.hostname, unquote(parts.path, errors="strict")
+        path.encode()  # refuse lone surrogates
     except ValueError as error:
         raise InputError(REFUSED_MESSAGE) from error
     if host not in (None, "localhost") or parts.query or parts.fragment:
         raise InputError(REFUSED_MESSAGE)
-    return unquote(parts.path, errors="strict") if _is_decodable(parts.path) else "\0"
-
-
-def _is_decodable(path: str) -> bool:
-    try:
-        unquote(path, errors="strict").encode()
-    except ValueError:
-        return False
-    return True
+    return path

@@ -229,11 +229,9 @@ class Metric(Protocol):
     ) -> list[MetricResult]: ...
 
 
-class Engine(Protocol):
-    """Anything that answers samples.
-
-    `model` is the name that reports print, `digest` identifies the weights where they are known, and
-    `endpoint` is the address that samples are sent to, None for an engine in this process.
+class ModelIdentity(Protocol):
+    """The name of a model that reports print, the digest of its weights where they are known, and
+    the address that samples are sent to, None for an engine in this process.
     """
 
     @property
@@ -242,6 +240,10 @@ class Engine(Protocol):
     def digest(self) -> str: ...
     @property
     def endpoint(self) -> str | None: ...
+
+
+class Engine(ModelIdentity, Protocol):
+    """Anything that answers samples."""
 
     def generate(
         self,
@@ -292,11 +294,10 @@ class EngineOptions:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads is {self.threads}; it must be at least 1.")
+        for name in ("batch_size", "concurrency", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1.")
         if not self.timeout_s > 0 or self.retries < 0:
             raise ConfigError(
                 f"timeout_s {self.timeout_s} must be above 0 and retries {self.retries} not"
@@ -314,19 +315,13 @@ class RequestHandle(Protocol):
         ...
 
 
-class AsyncEngine(Protocol):
+class AsyncEngine(ModelIdentity, Protocol):
     """An engine that accepts requests while it answers others; safe to call from any thread.
 
     `streams` says whether text is sent while it is generated; else all of it is sent at the end.
     `running` and `waiting` count requests.
     """
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def endpoint(self) -> str | None: ...
     @property
     def streams(self) -> bool: ...
     @property

@@ -10,27 +10,26 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from lingshu.core.data_policy import is_local
 from lingshu.core.errors import EngineError, InputError, LingshuError
 from lingshu.core.messages import user_turn
-from lingshu.core.types import AsyncEngine, Drop, Engine, Message, Meta, Reply, Sample, Sampling
+from lingshu.core.types import (
+    AsyncEngine,
+    Drop,
+    Engine,
+    Message,
+    Meta,
+    ModelIdentity,
+    Reply,
+    Sample,
+    Sampling,
+)
 from lingshu.imaging.provenance import ImageProvenance, format_provenance, provenance_to_json
 from lingshu.inference.inputs import ModelInput
 
 NOTICE = "Research only; not for clinical use."
-
-
-class ModelIdentity(Protocol):
-    """The identity of a model; every engine has it."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def endpoint(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -199,9 +198,10 @@ def egress_warnings(sample: Sample, endpoint: str | None) -> list[str]:
     if not isinstance(result, Drop):
         return []
     reason = _RISK_REASONS.get(result.reason, result.reason)
+    if result.detail:
+        reason += f": {result.detail}"
     return [
-        "the images may hold text, which may name a patient"
-        f" ({reason}{f': {result.detail}' if result.detail else ''}); they leave this machine."
+        f"the images may hold text, which may name a patient ({reason}); they leave this machine."
     ]
 
 

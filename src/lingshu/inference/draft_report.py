@@ -39,20 +39,10 @@ _CHINESE_HEADINGS = {
     "IMPRESSION": "影像学诊断|影像诊断|诊断意见|诊断印象|检查结论|诊断结论|印象|结论|诊断",
 }
 # Words that only mark a section, or an empty one.
-_SECTION_WORDS = frozenset(
-    [
-        "findings",
-        "finding",
-        "and",
-        "impression",
-        "impressions",
-        "conclusion",
-        "conclusions",
-        "none",
-        "nan",
-        "null",
-    ]
-)
+_SECTION_WORDS = {
+    *("findings", "finding", "and", "impression", "impressions", "conclusion", "conclusions"),
+    *("none", "nan", "null"),
+}
 # To its end, or to that of a truncated reply.
 _REASONING = re.compile(r"\A.*</think>|\A\s*<think>.*", re.DOTALL)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]*([^\n:：]{2,40}?)[ \t]*[:：]?[ \t]*$", re.MULTILINE)

@@ -73,16 +73,11 @@ def _require_torch() -> Iterator[None]:
 
 def engine_name(model: str) -> str:
     """The name of the engine in the registry."""
-    if model == "echo" or model.startswith("echo:"):
-        return "echo"
+    prefix, colon, _ = model.partition(":")
+    if prefix in ("echo", "scripted") or (colon and prefix in ("vllm", "batch")):
+        return prefix
     if model.startswith(("http://", "https://")):
         return "openai"
-    if model.startswith("vllm:"):
-        return "vllm"
-    if model.startswith("batch:"):
-        return "batch"
-    if model == "scripted" or model.startswith("scripted:"):
-        return "scripted"
     return model if model.endswith(".py") else "hf"
 
 

@@ -18,6 +18,7 @@ from lingshu.core.errors import ConfigError, ImageError, InputError
 from lingshu.core.pseudonyms import new_key
 from lingshu.core.types import Image
 from lingshu.imaging.dicom.file import open_file
+from lingshu.imaging.dicom.metadata import highest_risk
 from lingshu.imaging.dicom.study import (
     DicomSeries,
     NamedSource,
@@ -117,10 +118,11 @@ def _input_kind(item: Path | bytes, index: int) -> str:
     """folder, dicom, volume or picture, by the first bytes or by a suffix of nibabel."""
     if isinstance(item, Path) and item.is_dir():
         return "folder"
-    header = (
-        item[:_HEADER_BYTES] if isinstance(item, bytes) else _read_header(item, f"file {index}")
-    )
-    name = "" if isinstance(item, bytes) else item.name.lower()
+    if isinstance(item, bytes):
+        header, name = item[:_HEADER_BYTES], ""
+    else:
+        with open_file(item, f"file {index}") as file:
+            header, name = file.read(_HEADER_BYTES), item.name.lower()
     if header[128:132] == b"DICM" or name.endswith((".dcm", ".dicom", ".ima")):
         return "dicom"
     if (
@@ -134,11 +136,6 @@ def _input_kind(item: Path | bytes, index: int) -> str:
     # Without its preamble a DICOM file starts with an element of group 2 or 8
     # (imaging/dicom/elements.py).
     return "dicom" if header[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") else "picture"
-
-
-def _read_header(path: Path, name: str) -> bytes:
-    with open_file(path, name) as file:
-        return file.read(_HEADER_BYTES)
 
 
 class _InputCollector:
@@ -155,13 +152,11 @@ class _InputCollector:
     def build(self) -> ModelInput:
         if len(self.patients) > 1:
             self.notes.append(f"the images are of {len(self.patients)} patients.")
-        risk = next((risk for risk in ("stated", "likely", "low") if risk in self.risks), None)
-        images = tuple(Image(data=png) for png, _ in self.png_images)
         return ModelInput(
-            images,
+            tuple(Image(data=png) for png, _ in self.png_images),
             tuple(provenance for _, provenance in self.png_images),
             tuple(self.notes),
-            risk,
+            highest_risk(self.risks),
             tuple(series_file.file.source for series_file in self.series_files.values()),
         )
 
@@ -237,7 +232,11 @@ class _InputCollector:
                 f"{name} has {len(study.series)} series ({format_series_list(study)}); shown:"
                 f" {', '.join(str(s.number) for s in selected_series)}."
             )
-        self._note_left_out(name, +left_out, len(paths))
+        if n_left_out := left_out.total():
+            self.notes.append(
+                f"{name}: {n_left_out} of {len(paths)} files were left out"
+                f" ({_format_counts(+left_out)})."
+            )
 
     def _add_plain_images(
         self, files: Sequence[NamedSource], name: str, item: int, study: Study
@@ -258,11 +257,6 @@ class _InputCollector:
             self.notes.append(
                 f"{name}: {n_others} of {len(files)} files are not images and were left out."
             )
-
-    def _note_left_out(self, name: str, left_out: Counter[str], n_files: int) -> None:
-        if left_out:
-            total = f"{left_out.total()} of {n_files}"
-            self.notes.append(f"{name}: {total} files were left out ({_format_counts(left_out)}).")
 
     def add_file(self, file: NamedSource, item: int, kind: str) -> None:
         if kind == "volume":

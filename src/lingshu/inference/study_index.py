@@ -18,6 +18,7 @@ from lingshu.core.errors import ImageError, InputError, one_line
 from lingshu.core.pseudonyms import new_key
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.imaging.dicom.file import open_dicom
+from lingshu.imaging.dicom.metadata import highest_risk
 from lingshu.imaging.dicom.study import NamedSource, Study, read_study, select_series
 from lingshu.imaging.files import iter_files
 from lingshu.imaging.read import MAX_BYTES
@@ -89,12 +90,11 @@ class MediaResolver:
             for n, entry in enumerate(inputs, 1)
             for provenance in entry.image_provenance
         )
-        risks = {entry.burned_in_risk for entry in inputs}
         return ModelInput(
             tuple(image for entry in inputs for image in entry.images),
             image_provenance,
             tuple(notes),
-            next((risk for risk in ("stated", "likely", "low") if risk in risks), None),
+            highest_risk({entry.burned_in_risk for entry in inputs}),
             files,
         )
 

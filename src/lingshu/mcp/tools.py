@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from lingshu.core import registry
 from lingshu.core.errors import DataPolicyError, InputError
 from lingshu.core.types import Message, Meta, Sample, Sampling
+from lingshu.imaging.dicom.metadata import highest_risk
 from lingshu.imaging.dicom.study import DicomSeries, Study
 from lingshu.imaging.export.report_draft import draft_to_markdown
 from lingshu.imaging.read import MAX_BYTES
@@ -360,7 +361,7 @@ def _series_metadata(series: DicomSeries) -> results.SeriesMetadata:
             "number": series.number,
             "images": series.n_images,
             "is_localizer": series.is_localizer,
-            "burned_in_risk": next(risk for risk in ("stated", "likely", "low") if risk in risks),
+            "burned_in_risk": highest_risk(risks),
         }
     )
 

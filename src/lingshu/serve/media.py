@@ -13,6 +13,7 @@ from lingshu.core.errors import InputError, LingshuError, one_line
 from lingshu.core.fetch import FetchPolicy, fetch
 from lingshu.core.safe_folder import SafeFolder
 from lingshu.core.types import Image, Message, Meta, Role, Sample
+from lingshu.imaging.dicom.metadata import highest_risk
 from lingshu.imaging.provenance import ImageProvenance
 from lingshu.imaging.read import MAX_BYTES
 from lingshu.inference.inputs import MAX_IMAGES, ModelInput, load_inputs
@@ -153,7 +154,7 @@ def _sample(
     if turns[-1].role != "user":
         turns.append(Message("user", ("",)))
     risks = {entry.burned_in_risk for entry in inputs.values()}
-    max_risk = next((risk for risk in ("stated", "likely", "low") if risk in risks), None)
+    max_risk = highest_risk(risks)
     extra = {"burned_in_risk": max_risk} if max_risk else {}
     meta = Meta(access="private", deidentified=False, extra=extra)
     return Sample("chat", tuple(turns), tuple(images), meta=meta), tuple(image_provenance)

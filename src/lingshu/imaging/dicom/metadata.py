@@ -9,16 +9,17 @@ C.7.6.3.1.2 (photometric interpretations), of PS3.16 CID 2 with the terms that m
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from lingshu.core.files import read_json
 from lingshu.core.pseudonyms import pseudonym
 from lingshu.imaging.dicom.elements import ID_TAGS, DicomElements
 
-BurnedInRisk = Literal["stated", "likely", "low"]
+BurnedInRisk = Literal["stated", "likely", "low"]  # the highest first
 # Secondary capture, ultrasound (single and multi-frame), visible light.
 _BURNED_IN_SOP_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{suffix}" for suffix in (7, 6, 3, 77))
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]{1,48}")
@@ -164,3 +165,7 @@ def _burned_in_risk(
     # in the image.
     is_converted = bool(elements.text(0x00080064)) or (elements.uint16(0x00280002) or 1) > 1
     return "likely" if is_converted and burned_in is None else "low"
+
+
+def highest_risk(risks: Container[str | None]) -> BurnedInRisk | None:
+    return next((risk for risk in get_args(BurnedInRisk) if risk in risks), None)
