@@ -34,8 +34,9 @@ from lingshu.sources import phantom
 from lingshu.train.config import Grpo, LearningRates, Lora, Reward, Sampler, Stage, TrainConfig
 from lingshu.train.grpo import (
     GrpoBatches,
+    RewardResult,
     advantages,
-    append_reply,
+    append_replies,
     as_question,
     compute_reward,
     encode_questions,
@@ -186,6 +187,13 @@ def batches_of(
 # ---------------------------------------------------------------------------------------------------------
 
 
+def reward_of(
+    config: Reward, text: str, token_ids: Sequence[int], *, finish: str = "stop"
+) -> RewardResult:
+    reply = Rollout("q0", 0, tuple(token_ids), text, finish)
+    return compute_reward(config, load_scorer(config), question(0), reply)
+
+
 @pytest.mark.parametrize(
     ("reply", "reward"),
     [
@@ -213,21 +221,14 @@ def batches_of(
 )
 def test_a_reward_is_right_on_hostile_replies(reply: str, reward: float) -> None:
     config = Reward()
-    assert (
-        compute_reward(
-            config, load_scorer(config), question(0), reply, range(9), truncated=False
-        ).reward
-        == reward
-    )
+    assert reward_of(config, reply, range(9)).reward == reward
 
 
 def test_a_cut_or_repeating_reply_gets_no_reward_and_is_counted() -> None:
     config = Reward()
-    cut = compute_reward(config, load_scorer(config), question(0), RIGHT, range(9), truncated=True)
+    cut = reward_of(config, RIGHT, range(9), finish="length")
     assert (cut.reward, cut.format, cut.truncated, cut.repetitive) == (0.0, 0.0, True, False)
-    repeated = compute_reward(
-        config, load_scorer(config), question(0), RIGHT, [1, 2] * 9, truncated=False
-    )
+    repeated = reward_of(config, RIGHT, [1, 2] * 9)
     assert (repeated.reward, repeated.truncated, repeated.repetitive) == (0.0, False, True)
     assert repetition([1, 2, 3]) == 0.0
     assert repetition(range(20)) == 0.0
@@ -241,12 +242,7 @@ def test_any_scorer_rewards_and_without_a_format_the_full_reply_is_scored(tmp_pa
         " Score(len(reply) / 10)\n"
     )
     config = Reward(scorer=str(own), format=0.0, accuracy=2.0)
-    assert (
-        compute_reward(
-            config, load_scorer(config), question(0), "12345", range(9), truncated=False
-        ).reward
-        == 1.0
-    )
+    assert reward_of(config, "12345", range(9)).reward == 1.0
     with pytest.raises(UnknownNameError, match="did you mean 'exact'"):
         load_scorer(Reward(scorer="exakt"))
 
@@ -460,17 +456,17 @@ def test_questions_that_are_always_or_never_answered_right_are_left_out() -> Non
     source = batches_of(
         trainer, lambda position, copy: RIGHT if position > copy else WRONG, questions=6
     )
-    stated = replace(source.questions.samples[5], meta=Meta(extra={"pass_rate": "0.4"}))
-    source.questions = replace(source.questions, samples=(*source.questions.samples[:5], stated))
+    stated = replace(source.data.samples[5], meta=Meta(extra={"pass_rate": "0.4"}))
+    source.data = replace(source.data, samples=(*source.data.samples[:5], stated))
     # Asked four and then one at a time: place 0 is never right, place 1 once, the others always.
     pass_rates = source.pass_rates()
     assert pass_rates == [0.0, 0.5, 1.0, 1.0, 0.0, 0.4]
-    kept = source.questions.select([0.0 < rate < 1.0 for rate in pass_rates], "pass_rate")
+    kept = source.data.select([0.0 < rate < 1.0 for rate in pass_rates], "pass_rate")
     assert [sample.id for sample in kept.samples] == ["q1", "q5"] and kept.drops == {"pass_rate": 4}
     with pytest.raises(TrainingError, match="no question is left"):
-        source.questions.select([False] * 6, "pass_rate")
+        source.data.select([False] * 6, "pass_rate")
     wrong = replace(stated, meta=Meta(extra={"pass_rate": "often"}))
-    source.questions = replace(source.questions, samples=(*source.questions.samples[:5], wrong))
+    source.data = replace(source.data, samples=(*source.data.samples[:5], wrong))
     with pytest.raises(ConfigError, match="'often'"):
         source.pass_rates()
 
@@ -486,10 +482,8 @@ def test_a_sampled_reply_is_trained_on_like_a_written_answer(family: FamilyName)
     tiles = processor.tiles([make_image(1)])
     expected = processor.encode(sample.with_answer("yes, left").messages, tiles)
     ids = processor.tokenizer("yes, left", add_special_tokens=False)["input_ids"]
-    built = append_reply(
-        processor.encode(sample.messages, tiles),
-        [*ids, processor.tokenizer.eos_token_id],
-        advantage=0.5,
+    built = append_replies(
+        processor.encode(sample.messages, tiles), [([*ids, processor.tokenizer.eos_token_id], 0.5)]
     )
     assert (
         built.ids.tolist() == expected.ids.tolist()
@@ -517,7 +511,7 @@ def test_replies_that_share_a_prompt_are_trained_on_as_if_separate(family: Famil
         replies = [
             (rng.integers(5, 250, length).tolist(), float(rng.normal())) for length in lengths
         ]
-        separate += [append_reply(prompt, reply, advantage=value) for reply, value in replies]
+        separate += [append_replies(prompt, [reply]) for reply in replies]
         shared += pack_replies(prompt, replies, max_tokens=96)
     assert [sample.branches for sample in shared] == [(4, 2, 6), (), (5, 5)]
     results = []
@@ -672,7 +666,7 @@ def test_an_engine_with_the_saved_weights_samples_what_the_learner_samples(
             reply.token_ids for part in engine.generate([question(0)], sampling) for reply in part
         ]
         ours = open_rollout_engine(
-            Sampler(), trainer, loaded_of(trainer), lambda s: source.questions.sample(0), tmp_path
+            Sampler(), trainer, loaded_of(trainer), lambda s: source.data.sample(0), tmp_path
         )
         assert [one.token_ids for one in ours.generate([question(0)], sampling)] == theirs
         digests.append(engine.digest)

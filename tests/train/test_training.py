@@ -404,8 +404,8 @@ def test_a_non_finite_metric_is_logged_as_none(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     context = RunContext(config, tmp_path, {}, SINGLE_PROCESS, stop=lambda: False)
     with open_log(tmp_path / "out", log_bytes=0, tensorboard=False) as log:
-        metrics = {"kl": math.inf, "clipped": 0.5}
-        StageRun(context, 0).log_step(log, 1, 1, math.nan, 0.1, 1.0, metrics)
+        metrics = {"gradient_norm": math.nan, "kl": math.inf, "clipped": 0.5}
+        StageRun(context, 0).log_step(log, 1, metrics)
     (row,) = read_log(tmp_path / "out")
     assert row["kl"] is row["loss"] is row["gradient_norm"] is None and row["clipped"] == 0.5
 

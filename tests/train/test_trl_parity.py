@@ -20,7 +20,7 @@ from lingshu.core.messages import message_to_json, user_turn
 from lingshu.core.types import Message, Sample
 from lingshu.models.processor import EncodedSample
 from lingshu.train.config import Grpo, LearningRates, Stage
-from lingshu.train.grpo import advantages, append_reply, log_probabilities
+from lingshu.train.grpo import advantages, append_replies, log_probabilities
 from lingshu.train.step import Trainer, build_trainer
 from tests.support.tiny import make_image, tiny
 
@@ -254,7 +254,7 @@ def encode_rollouts(rollouts: dict[str, Any], ours: Trainer) -> list[EncodedSamp
             == prompt.ids.tolist()
         ), message_to_json(sample.messages[0])
         reply = rollouts["completion_ids"][row][rollouts["completion_mask"][row] == 1].tolist()
-        encoded.append(append_reply(prompt, reply, advantage=float(values[row])))
+        encoded.append(append_replies(prompt, [(reply, float(values[row]))]))
     return encoded
 
 

@@ -84,6 +84,7 @@ def measure(
     """The mean rewards of a checkpoint's replies, by the reward function of the second stage."""
     from lingshu.engines.hf import load
     from lingshu.train.grpo import compute_reward, load_scorer
+    from lingshu.train.rollout import Rollout
 
     grpo = config.stages[1].grpo
     assert grpo is not None
@@ -96,9 +97,7 @@ def measure(
             grpo.reward,
             scorer,
             by_id[reply.id],
-            reply.text or "",
-            reply.token_ids or (),
-            truncated=reply.finish != "stop",
+            Rollout(reply.id, 0, reply.token_ids or (), reply.text or "", reply.finish or "length"),
         )
         for replies in engine.generate(samples, sampling)
         for reply in replies

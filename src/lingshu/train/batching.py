@@ -11,7 +11,7 @@ import numpy as np
 
 from lingshu.models.processor import EncodedSample
 from lingshu.train.config import Stage
-from lingshu.train.data import DataStats, StageData
+from lingshu.train.data import StageData
 
 # The sequences of one optimizer step; each is a tuple of sample indices, one unless packed.
 IndexBatch = list[tuple[int, ...]]
@@ -28,7 +28,7 @@ class BatchSource(Protocol):
     """
 
     @property
-    def stats(self) -> DataStats: ...
+    def data(self) -> StageData: ...
     @property
     def total(self) -> int: ...
     @property
@@ -130,10 +130,6 @@ class SupervisedBatches:
     plan: GroupedPlan | PackedPlan
     shard_batch: Callable[[IndexBatch], IndexBatch] = list
     metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def stats(self) -> DataStats:
-        return self.data.stats
 
     @property
     def total(self) -> int:

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +59,20 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 INDEX, POSITION = "index.json", "position.json"
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrainingPosition:
-    """How far a run is: stage index, optimizer steps in it, log bytes, seconds, and recorded
-    losses.
+    """How far a run is: stage index, optimizer steps in it, log bytes, seconds, recorded losses.
 
     `pending_losses` are those since the last row of the log; `skipped` counts non-finite steps.
     """
 
     stage: int
-    step: int
-    log_bytes: int
-    seconds: float
-    first_losses: tuple[float, ...] = ()
-    recent_losses: tuple[float, ...] = ()
-    pending_losses: tuple[float, ...] = ()
+    step: int = 0
+    log_bytes: int = 0
+    seconds: float = 0.0
+    first_losses: list[float] = field(default_factory=list)
+    recent_losses: list[float] = field(default_factory=list)
+    pending_losses: list[float] = field(default_factory=list)
     skipped: int = 0
 
 
@@ -106,7 +105,9 @@ class CheckpointWriter:
         staged = stager.stage(
             {**_state_tensors(model, optimizer), **_rng_state(self.dist_context.rank)}
         )
-        self._pending_write = self._pool.submit(self._write, position, staged)
+        # asdict copies the losses, which grow while the thread writes.
+        name = f"{position.stage:02d}-{position.step:08d}"
+        self._pending_write = self._pool.submit(self._write, name, asdict(position), staged)
 
     def wait(self) -> None:
         """Return once the last state is complete; raises StorageError if the disk refused it."""
@@ -114,14 +115,9 @@ class CheckpointWriter:
         if writing is not None:
             writing.result()
 
-    def _write(self, position: TrainingPosition, state: Any) -> None:
-        folder = self.folder / f"{position.stage:02d}-{position.step:08d}"
-        writer = StateWriter(
-            folder,
-            self.dist_context.rank,
-            asdict(position),
-            on_finished=lambda: self._remove_older(folder),
-        )
+    def _write(self, name: str, position: Mapping[str, Any], state: Any) -> None:
+        folder, rank = self.folder / name, self.dist_context.rank
+        writer = StateWriter(folder, rank, position, on_finished=lambda: self._remove_older(name))
         try:
             with _no_process_warning():
                 save(
@@ -135,9 +131,9 @@ class CheckpointWriter:
                 shutil.rmtree(writer.temporary, ignore_errors=True)
             raise _cause(error) from error
 
-    def _remove_older(self, folder: Path) -> None:
+    def _remove_older(self, name: str) -> None:
         for old_state in [*list_states(self.folder), *self.folder.glob(".*.tmp")]:
-            if old_state.name != folder.name:
+            if old_state.name != name:
                 shutil.rmtree(old_state)
 
 

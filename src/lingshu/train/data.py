@@ -51,19 +51,9 @@ class TileCache:
         return tiles
 
 
-class DataStats(NamedTuple):
-    """What a stage learns from: samples, their tokens once each, drops by reason and examples."""
-
-    samples: int
-    tokens: int
-    drops: Mapping[str, int]
-    drop_examples: tuple[str, ...]
-    entities: EntityCounts | None
-
-
 @dataclass(frozen=True)
 class StageData:
-    """The usable samples of a stage; `encodings` are theirs without pixels."""
+    """The usable samples of a stage, their `encodings` without pixels, and what was dropped."""
 
     samples: tuple[Sample, ...]
     encodings: tuple[EncodedSample, ...]
@@ -76,9 +66,8 @@ class StageData:
         return len(self.encodings)
 
     @property
-    def stats(self) -> DataStats:
-        n_tokens = sum(map(len, self.encodings))
-        return DataStats(len(self), n_tokens, self.drops, self.drop_examples, self.entities)
+    def n_tokens(self) -> int:
+        return sum(map(len, self.encodings))
 
     def sample(self, index: int) -> EncodedSample:
         """Sample `index`, complete with its scaled images."""

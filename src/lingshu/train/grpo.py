@@ -28,7 +28,7 @@ from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.scoring.format import extract_answer
 from lingshu.train.batching import Batch
 from lingshu.train.config import Grpo, Reward
-from lingshu.train.data import DataStats, StageData, TileCache, encode_samples, read_groups
+from lingshu.train.data import StageData, TileCache, encode_samples, read_groups
 from lingshu.train.distributed import DistributedContext
 from lingshu.train.objectives import policy_log_probs
 from lingshu.train.rollout import (
@@ -70,18 +70,11 @@ def load_scorer(reward: Reward) -> Scorer:
     return cast(Scorer, get_attribute("scoring", reward.scorer, "score"))
 
 
-def compute_reward(
-    config: Reward,
-    scorer: Scorer,
-    sample: Sample,
-    text: str,
-    token_ids: Sequence[int],
-    *,
-    truncated: bool,
-) -> RewardResult:
+def compute_reward(config: Reward, scorer: Scorer, sample: Sample, reply: Rollout) -> RewardResult:
     """The reward of a reply; the scorer sees only the answer inside the required format."""
-    repetitive = repetition(token_ids) > config.max_repetition
-    answer = extract_answer(text) if config.format else text
+    truncated = reply.finish != "stop"
+    repetitive = repetition(reply.token_ids) > config.max_repetition
+    answer = extract_answer(reply.text) if config.format else reply.text
     if truncated or repetitive or answer is None:
         return RewardResult(0.0, 0.0, 0.0, truncated, repetitive)
     format_score = 1.0 if config.format else 0.0
@@ -184,7 +177,7 @@ class GrpoBatches:
         save: SaveWeights,
     ) -> None:
         assert trainer.stage.grpo is not None
-        self.questions, self.trainer, self.rollouts = questions, trainer, rollouts
+        self.data, self.trainer, self.rollouts = questions, trainer, rollouts
         self.scorer, self.seed, self.save = scorer, seed, save
         self.grpo: Grpo = trainer.stage.grpo
         self.reference = ReferenceWeights(trainer) if self.grpo.kl else None
@@ -197,17 +190,13 @@ class GrpoBatches:
 
     @property
     def rounds_per_epoch(self) -> int:
-        return max(1, len(self.questions) // self.grpo.rollout_batch_size)
+        return max(1, len(self.data) // self.grpo.rollout_batch_size)
 
     @property
     def total(self) -> int:
         stage = self.trainer.stage
         rounds = max(1, round(stage.epochs * self.rounds_per_epoch))
         return stage.steps or rounds * self.updates_per_round
-
-    @property
-    def stats(self) -> DataStats:
-        return self.questions.stats
 
     def __call__(self, start: int) -> Iterator[Batch]:
         """A round is sampled with the weights at the moment its first update is requested."""
@@ -223,7 +212,7 @@ class GrpoBatches:
     def question_order(self, round_index: int) -> list[int]:
         """The questions of a round: each epoch a new order, its remainder left out."""
         epoch, position = divmod(round_index, self.rounds_per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.questions))
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.data))
         size = self.grpo.rollout_batch_size
         # Fewer questions than a round takes: all of them, and some twice.
         if len(order) < size:
@@ -254,12 +243,12 @@ class GrpoBatches:
             if keep:
                 ids = [reply.token_ids for reply in group.replies]
                 replies = list(zip(ids, values_N.tolist(), strict=True))
-                prompt = self.questions.sample(group.question)
+                prompt = self.data.sample(group.question)
                 samples += pack_replies(prompt, replies, max_tokens=stage.max_tokens)
         if len(samples) < self.updates_per_round:
             # A step needs a sample: a reply with an advantage of 0, which only the penalty acts on.
-            prompt = self.questions.sample(groups[0].question)
-            filler = append_reply(prompt, groups[0].replies[0].token_ids, advantage=0.0)
+            prompt = self.data.sample(groups[0].question)
+            filler = append_replies(prompt, [(groups[0].replies[0].token_ids, 0.0)])
             samples += [filler] * self.updates_per_round
         updates = self.with_log_probabilities(
             [
@@ -273,7 +262,7 @@ class GrpoBatches:
         """`num_generations` replies to each question; a group that misses one is left out."""
         grpo, dist_context = self.grpo, self.trainer.dist_context
         samples = [
-            replace(self.questions.samples[index], id=str(position))
+            replace(self.data.samples[index], id=str(position))
             for position, index in enumerate(questions)
         ]
         sampling = Sampling(
@@ -297,8 +286,7 @@ class GrpoBatches:
         return groups
 
     def score_reply(self, sample: Sample, reply: Rollout) -> RewardResult:
-        text, ids, truncated = reply.text, reply.token_ids, reply.finish != "stop"
-        return compute_reward(self.grpo.reward, self.scorer, sample, text, ids, truncated=truncated)
+        return compute_reward(self.grpo.reward, self.scorer, sample, reply)
 
     def with_log_probabilities(
         self, updates: Sequence[Sequence[EncodedSample]]
@@ -318,7 +306,7 @@ class GrpoBatches:
 
     def pass_rates(self) -> list[float]:
         """The share of correct replies to each question: stated by its row, else measured now."""
-        shares = [stated_pass_rate(sample) for sample in self.questions.samples]
+        shares = [stated_pass_rate(sample) for sample in self.data.samples]
         unknown = [index for index, rate in enumerate(shares) if rate is None]
         if unknown:
             self.rollouts.refresh(self.save)
@@ -377,38 +365,10 @@ def log_probabilities(
     return updated
 
 
-def append_reply(
-    prompt: EncodedSample, token_ids: Sequence[int], *, advantage: float
-) -> EncodedSample:
-    """A prompt and its reply as one sample; every token of the reply has its advantage."""
-    reply = np.array(token_ids, np.int64)
-    positions = prompt.positions
-    if positions is not None:
-        # Text continues after the largest position of the prompt, in all rows alike, as it did when
-        # it was sampled.
-        reply_positions = positions.max() + 1 + np.arange(len(reply))
-        positions = np.concatenate(
-            [positions, np.broadcast_to(reply_positions, (len(positions), len(reply)))], axis=1
-        )
-    return EncodedSample(
-        ids=np.concatenate([prompt.ids, reply]),
-        labels=np.concatenate([np.full(len(prompt), IGNORE_INDEX), reply]),
-        is_image=np.concatenate([prompt.is_image, np.zeros(len(reply), bool)]),
-        positions=positions,
-        tiles=prompt.tiles,
-        token_values={"advantage": np.full(len(reply), advantage, np.float32)},
-    )
-
-
 def pack_replies(
     prompt: EncodedSample, replies: Sequence[tuple[Sequence[int], float]], *, max_tokens: int
 ) -> list[EncodedSample]:
-    """A prompt and its replies with their advantages, as few samples of at most `max_tokens`
-    tokens.
-
-    Replies continue the prompt as branches; a branch begins with the last token of the prompt,
-    which predicts its first.
-    """
+    """A prompt and its replies with their advantages, in few samples of at most `max_tokens`."""
     rows: list[list[tuple[Sequence[int], float]]] = []
     n_free = 0
     for reply in replies:
@@ -417,42 +377,34 @@ def pack_replies(
             n_free = max_tokens - len(prompt) + 1
         rows[-1].append(reply)
         n_free -= len(reply[0]) + 1
-    return [
-        _pack_branches(prompt, row)
-        if len(row) > 1
-        else append_reply(prompt, row[0][0], advantage=row[0][1])
-        for row in rows
-    ]
+    return [append_replies(prompt, row) for row in rows]
 
 
-def _pack_branches(
+def append_replies(
     prompt: EncodedSample, replies: Sequence[tuple[Sequence[int], float]]
 ) -> EncodedSample:
+    """A prompt and replies with their advantages as one sample, all continuing the same prompt.
+
+    Several are branches, each of which repeats the last token of the prompt: it predicts the first
+    one of the reply. Positions of text count up in every row of M-RoPE alike.
+    """
     lengths = [len(reply) for reply, _ in replies]
     branches = tuple(length + 1 for length in lengths)
-    n_shared = len(prompt) - 1
+    rows = [np.array([prompt.ids[-1], *reply], np.int64) for reply, _ in replies]
+    labels = [np.array([IGNORE_INDEX, *reply], np.int64) for reply, _ in replies]
     positions = prompt.positions
     if positions is not None:
-        last = positions[:, -1:]
-        positions = np.concatenate(
-            [positions[:, :-1], *(last + np.arange(branch) for branch in branches)], axis=1
-        )
-    values = np.array([value for _, value in replies], np.float32)
+        tails = (positions[:, -1:] + np.arange(branch) for branch in branches)
+        positions = np.concatenate([positions[:, :-1], *tails], axis=1)
+    advantages_N = np.array([advantage for _, advantage in replies], np.float32)
     return EncodedSample(
-        ids=np.concatenate(
-            [prompt.ids[:-1], *(np.array([prompt.ids[-1], *r], np.int64) for r, _ in replies)]
-        ),
-        labels=np.concatenate(
-            [
-                np.full(n_shared, IGNORE_INDEX),
-                *(np.array([IGNORE_INDEX, *r], np.int64) for r, _ in replies),
-            ]
-        ),
+        ids=np.concatenate([prompt.ids[:-1], *rows]),
+        labels=np.concatenate([np.full(len(prompt) - 1, IGNORE_INDEX), *labels]),
         is_image=np.concatenate([prompt.is_image[:-1], np.zeros(sum(branches), bool)]),
         positions=positions,
         tiles=prompt.tiles,
-        token_values={"advantage": np.repeat(values, lengths)},
-        branches=branches,
+        token_values={"advantage": np.repeat(advantages_N, lengths)},
+        branches=branches if len(branches) > 1 else (),
     )
 
 
@@ -544,7 +496,7 @@ def grpo_batches(
     if grpo.pass_rate is not None:
         low, high = grpo.pass_rate
         pass_rates = _pass_rates(source, out / PASS_RATES / f"{stage.name}.json")
-        source.questions = questions.select([low < rate < high for rate in pass_rates], PASS_RATE)
+        source.data = questions.select([low < rate < high for rate in pass_rates], PASS_RATE)
     return source
 
 
@@ -553,7 +505,7 @@ def _pass_rates(source: GrpoBatches, path: Path) -> list[float]:
     dist_context = source.trainer.dist_context
     if not dist_context.run_on_main(path.exists):
         shares = source.pass_rates()
-        ids = [sample.id for sample in source.questions.samples]
+        ids = [sample.id for sample in source.data.samples]
         dist_context.run_on_main(lambda: write_json(path, {"ids": ids, PASS_RATES: shares}))
     return read_json(path)[PASS_RATES]
 

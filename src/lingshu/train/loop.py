@@ -21,7 +21,7 @@ import json
 import math
 import shutil
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -39,7 +39,7 @@ from lingshu.models.export import export
 from lingshu.models.load import LoadedModel, load, load_on_meta
 from lingshu.models.model_spec import TinyModel
 from lingshu.models.tiny import build_tiny
-from lingshu.train.batching import Batch, BatchSource, supervised_batches
+from lingshu.train.batching import BatchSource, supervised_batches
 from lingshu.train.checkpoint import (
     CheckpointWriter,
     TrainingPosition,
@@ -343,11 +343,7 @@ class StageRun:
         self.config, self.dist_context = run.config, run.dist_context
         self.stage = run.config.stages[stage_index]
         self.seed = run.config.seed * 1000 + stage_index
-        self.first_losses: list[float] = []
-        self.recent_losses: deque[float] = deque(maxlen=LOSS_WINDOW)
-        self.pending_losses: list[float] = []  # losses since the last row of the log
-        self.skipped = 0
-        self.seconds = 0.0
+        self.position = TrainingPosition(stage_index)
 
     def train(
         self, loaded: LoadedModel
@@ -373,10 +369,10 @@ class StageRun:
         source = self._open_batches(loaded, trainer)
         # Each process has its own dropout.
         torch.manual_seed(self.seed + 1_000_003 * dist_context.rank)
-        position = self._resume(trainer)
+        self._resume(trainer)
         open_main_log = open_log(
             self.run.out,
-            log_bytes=position.log_bytes,
+            log_bytes=self.position.log_bytes,
             tensorboard=config.tensorboard,
             report_to=config.report_to,
             run_name=f"{config.name} {stage.name}",
@@ -385,14 +381,14 @@ class StageRun:
             open_main_log if dist_context.is_main else nullcontext() as log,
             CheckpointWriter(self.run.out / "state", dist_context) as writer,
         ):
-            self._take_steps(trainer, source, position, log, writer)
+            self._take_steps(trainer, source, log, writer)
             writer.wait()
-        if not self.first_losses:
+        if not self.position.first_losses:
             raise TrainingError(
                 f"stage {stage.name!r}: none of its {source.total} steps had a finite loss and"
                 " gradient; check the model it starts from, or lower its learning rates."
             )
-        summary, drops = self._summarize(source), source.stats.drop_examples
+        summary, drops = self._summarize(source), source.data.drop_examples
         if dist_context.is_distributed:
             weights = full_state_dict(model)
             if not dist_context.is_main:
@@ -406,18 +402,18 @@ class StageRun:
         return replace(loaded, model=model), summary, drops
 
     def _summarize(self, source: BatchSource) -> StageSummary:
-        stats = source.stats
+        data, position = source.data, self.position
         return StageSummary(
             name=self.stage.name,
             steps=source.total,
-            seconds=round(self.seconds, 2),
-            first_loss=_mean(self.first_losses),
-            last_loss=_mean(self.recent_losses),
-            samples=stats.samples,
-            tokens=stats.tokens,
-            skipped=self.skipped,
-            dropped=dict(stats.drops),
-            entities=None if stats.entities is None else stats.entities.as_json(),
+            seconds=round(position.seconds, 2),
+            first_loss=_mean(position.first_losses),
+            last_loss=_mean(position.recent_losses),
+            samples=len(data),
+            tokens=data.n_tokens,
+            skipped=position.skipped,
+            dropped=dict(data.drops),
+            entities=data.entities.as_json() if data.entities else None,
         )
 
     def _open_batches(self, loaded: LoadedModel, trainer: Trainer) -> BatchSource:
@@ -442,46 +438,47 @@ class StageRun:
             shard_batch=lambda batch: self.dist_context.shard_batch(batch, stage.micro_batch),
         )
 
-    def _resume(self, trainer: Trainer) -> TrainingPosition:
+    def _resume(self, trainer: Trainer) -> None:
         out = self.run.out
         resumed = self.dist_context.run_on_main(lambda: find_latest_state(out / "state"))
         if resumed is not None and resumed[1].stage == self.stage_index:
-            folder, position = resumed
+            folder, self.position = resumed
             load_state(folder, trainer.model, trainer.optimizer, self.dist_context)
-            self.first_losses = list(position.first_losses)
-            self.recent_losses.extend(position.recent_losses)
-            self.pending_losses, self.skipped = list(position.pending_losses), position.skipped
-            return position
+            return
         # A stage that starts from scratch keeps the log up to the end of the stage before it.
         finished = {stage.name for stage in self.config.stages[: self.stage_index]}
-        log_bytes = self.dist_context.run_on_main(
+        self.position.log_bytes = self.dist_context.run_on_main(
             lambda: _finished_log_bytes(out / LOG_FILE, finished)
         )
-        return TrainingPosition(self.stage_index, 0, log_bytes, 0.0)
 
     def _take_steps(
         self,
         trainer: Trainer,
         source: BatchSource,
-        position: TrainingPosition,
         log: TrainingLog | None,
         writer: CheckpointWriter,
     ) -> None:
-        started = time.monotonic() - position.seconds
-        clock, tokens, total = time.monotonic(), 0, source.total
+        position, total = self.position, source.total
+        clock, tokens = time.monotonic(), 0
+        started = clock - position.seconds
         batches = source(position.step)
         save_due = False  # a state is due, and waits for a resumable step
         for done in range(position.step + 1, total + 1):
             batch = next(batches)
             result = trainer.step(batch, done - 1, total)
-            self._record_loss(result, done)
-            tokens += _count_tokens(batch)
+            position.step = done
+            self._record_loss(result)
+            tokens += sum(len(sample) for sequence in batch for sample in sequence)
             if done % self.config.log_every == 0 or done == total:
                 elapsed = max(1e-9, time.monotonic() - clock)
                 tokens_per_s = self.dist_context.all_reduce_sum([tokens])[0] / elapsed
-                learning_rate = max(group["lr"] for group in trainer.optimizer.param_groups)
-                metrics = {**result.metrics, **source.metrics}
-                self.log_step(log, done, total, result.norm, learning_rate, tokens_per_s, metrics)
+                metrics = {
+                    "gradient_norm": result.norm,
+                    "skipped": position.skipped,
+                    "learning_rate": max(g["lr"] for g in trainer.optimizer.param_groups),
+                    "tokens_per_s": round(tokens_per_s, 1),
+                }
+                self.log_step(log, total, {**metrics, **result.metrics, **source.metrics})
                 clock, tokens = time.monotonic(), 0
             # One process that is asked to stop, or whose disk is full, stops all of them after the
             # same step.
@@ -492,72 +489,48 @@ class StageRun:
                 writer.wait()
             save_due = save_due or stop_requested > 0 or done % self.config.save_every == 0
             if done < total and save_due and source.is_resumable_at(done):
-                position = TrainingPosition(
-                    self.stage_index,
-                    done,
-                    log.size if log else 0,  # the first process writes the position
-                    time.monotonic() - started,
-                    tuple(self.first_losses),
-                    tuple(self.recent_losses),
-                    tuple(self.pending_losses),
-                    self.skipped,
-                )
+                position.log_bytes = log.size if log else 0  # the first process writes the position
+                position.seconds = time.monotonic() - started
                 writer.save(position, trainer.model, trainer.optimizer)
                 save_due = False
                 if stop_requested:
                     writer.wait()
                     raise StopRequested(f"stage {self.stage.name!r}, step {done} of {total}")
-        self.seconds = time.monotonic() - started
+        position.seconds = time.monotonic() - started
 
-    def _record_loss(self, result: StepResult, done: int) -> None:
+    def _record_loss(self, result: StepResult) -> None:
         """Record the loss of a step; a non-finite one was skipped by the trainer and is counted."""
-        loss, norm = result.loss, result.norm
+        loss, norm, position = result.loss, result.norm, self.position
         if math.isfinite(loss) and math.isfinite(norm):
-            self.recent_losses.append(loss)
-            self.pending_losses.append(loss)
-            if len(self.first_losses) < LOSS_WINDOW:
-                self.first_losses.append(loss)
+            position.first_losses = [*position.first_losses, loss][:LOSS_WINDOW]
+            position.recent_losses = [*position.recent_losses, loss][-LOSS_WINDOW:]
+            position.pending_losses.append(loss)
             return
-        self.skipped += 1
-        if self.skipped > self.config.max_skipped_steps:
+        position.skipped += 1
+        if position.skipped > self.config.max_skipped_steps:
             raise TrainingError(
-                f"stage {self.stage.name!r}, step {done}: the loss is {loss}, its gradient norm"
-                f" {norm}, and {self.skipped} such steps were skipped; lower the stage's learning"
-                " rates or check the data."
+                f"stage {self.stage.name!r}, step {position.step}: the loss is {loss}, its gradient"
+                f" norm {norm}, and {position.skipped} such steps were skipped; lower the stage's"
+                " learning rates or check the data."
             )
 
-    def log_step(
-        self,
-        log: TrainingLog | None,
-        done: int,
-        total: int,
-        norm: float,
-        learning_rate: float,
-        tokens_per_s: float,
-        metrics: Mapping[str, float],
-    ) -> None:
-        """Add a row about the steps since the last one; None is without a log."""
-        loss = _mean(self.pending_losses)
-        self.pending_losses = []
+    def log_step(self, log: TrainingLog | None, total: int, metrics: Mapping[str, float]) -> None:
+        """Add a row with the mean loss since the last one; only the first process has a log."""
+        name, step, loss = self.stage.name, self.position.step, _mean(self.position.pending_losses)
+        self.position.pending_losses = []
         if log is None:
             return
-        numbers = {"loss": loss, "gradient_norm": norm, "skipped": self.skipped}
-        numbers |= {"learning_rate": learning_rate, "tokens_per_s": round(tokens_per_s, 1)}
         # A skipped step may have values that JSON cannot hold.
         finite = {
-            name: value if math.isfinite(value) else None
-            for name, value in {**numbers, **metrics}.items()
+            key: value if math.isfinite(value) else None
+            for key, value in {"loss": loss, **metrics}.items()
         }
-        log.add({"stage": self.stage.name, "step": done, "total": total, **finite}, done)
+        log.add({"stage": name, "step": step, "total": total, **finite}, step)
         if self.run.progress is not None:
-            self.run.progress(self.stage.name, done, total, loss, tokens_per_s)
+            self.run.progress(name, step, total, loss, metrics["tokens_per_s"])
 
 
-def _count_tokens(batch: Batch) -> int:
-    return sum(len(sample) for sequence in batch for sample in sequence)
-
-
-def _mean(losses: Sequence[float] | deque[float]) -> float:
+def _mean(losses: Sequence[float]) -> float:
     return sum(losses) / len(losses) if losses else math.nan
 
 
