@@ -152,6 +152,25 @@ def test_a_later_run_finds_the_batch_of_a_killed_one(service: tuple[str, Service
     assert len(replies(open_engine(f"batch:{url}#m"))) == 4 and len(batch_service.batches) == 1
 
 
+def test_a_redirect_gets_neither_the_key_nor_the_requests(service: tuple[str, Service]) -> None:
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", f"{service[0]}/batches?limit=100")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        engine = open_engine(f"batch:http://127.0.0.1:{server.server_port}/v1#m")
+        with pytest.raises(EngineError, match="HTTP status 302"):
+            replies(engine)
+        server.shutdown()
+
+
 def test_a_folder_is_written_and_read_back(tmp_path: Path) -> None:
     engine = open_engine(f"batch:{tmp_path / 'post'}@https://elsewhere.example/v1#m")
     with pytest.raises(EngineError, match=r"requests\.jsonl.*run the same command again"):

@@ -622,7 +622,7 @@ def test_rollouts_of_the_model_itself_are_its_engines_replies() -> None:
     }
     assert len(generated) == len(replies) == 9
     for one in generated:
-        reply = replies[one.id, one.copy]
+        reply = replies[one.id, one.generation_index]
         assert (one.token_ids, one.text, one.finish) == (reply.token_ids, reply.text, reply.finish)
         assert len(one.token_ids) == reply.reply_tokens
 

@@ -26,11 +26,10 @@ from lingshu.core.errors import ArtifactError, InputError
 from lingshu.core.files import JsonlAppender, digest, enumerate_jsonl
 from lingshu.core.types import Drop, Sample
 from lingshu.models.load import LoadedModel, load
-from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
+from lingshu.models.processor import IGNORE_INDEX, Processor
 from lingshu.models.token_spans import EntityPolicy
 from lingshu.train.data import (
     StageData,
-    TileCache,
     encode_samples,
     is_held_out,
     open_data_group,
@@ -79,19 +78,11 @@ def encode_held_out(paths: Sequence[Path], processor: Processor) -> HeldOutSet:
         TrainingError: no sample can be used.
     """
     digests = [open_data_group(path).digest for path in paths]
-
-    def reject(encoded: EncodedSample) -> tuple[str, str] | None:
-        if not encoded.supervised:
-            return "no_answer", "it has no assistant turn"
-        if len(encoded) > MAX_TOKENS:
-            return "too_long", f"{len(encoded)} tokens, at most {MAX_TOKENS} are used"
-        return None
-
     data = encode_samples(
         _not_trained_on(paths),
         processor,
-        TileCache(processor, cache_mb=CACHE_MB),
-        reject,
+        max_tokens=MAX_TOKENS,
+        cache_mb=CACHE_MB,
         empty_message="no held-out sample can be used",
         policy=ENTITY_POLICY,
     )

@@ -29,9 +29,9 @@ def pending_requests(
     samples: Sequence[Sample], sampling: Sampling, skip: Skip
 ) -> Iterator[Request]:
     for sample in samples:
-        for copy in range(sampling.num_generations):
-            if (sample.id, copy) not in skip:
-                yield sample, copy
+        for generation in range(sampling.num_generations):
+            if (sample.id, generation) not in skip:
+                yield sample, generation
 
 
 def reply_in_batches(
@@ -45,19 +45,21 @@ def reply_in_batches(
     cannot be gives an error reply. Skipped requests do not shift the batches.
     """
 
-    def reply(sample: Sample, copy: int) -> Reply:
+    def reply(sample: Sample, generation: int) -> Reply:
         try:
             for image in sample.images:
                 open_image(image, shards=shards)
         except ImageError as error:
-            return Reply(sample.id, None, copy, error=one_line(error))
-        return answer(sample, copy)
+            return Reply(sample.id, None, generation, error=one_line(error))
+        return answer(sample, generation)
 
     requests = list(pending_requests(samples, sampling, ()))
     with ShardReader() as shards:
         for start in range(0, len(requests), batch_size):
             batch = requests[start : start + batch_size]
-            if replies := [reply(s, copy) for s, copy in batch if (s.id, copy) not in skip]:
+            if replies := [
+                reply(s, generation) for s, generation in batch if (s.id, generation) not in skip
+            ]:
                 yield replies
 
 
@@ -96,12 +98,12 @@ def chat_request(
     model_name: str, request: Request, sampling: Sampling, encode_image: EncodeImage
 ) -> dict[str, Any]:
     """The body of a chat completion."""
-    sample, copy = request
+    sample, generation = request
     return {
         "model": model_name,
         "messages": chat_messages(sample, encode_image),
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_tokens,
-        "seed": sampling.seed + copy,
+        "seed": sampling.seed + generation,
     }

@@ -102,13 +102,13 @@ class BatchEngine:
         with ShardReader() as shards:
             encode_image = png_encoder(shards)
             for request in requests:
-                sample, copy = request
+                sample, generation = request
                 try:
                     body = chat_request(self.name, request, sampling, encode_image)
                 except ImageError as error:
-                    unreadable.append(Reply(sample.id, None, copy, error=one_line(error)))
+                    unreadable.append(Reply(sample.id, None, generation, error=one_line(error)))
                     continue
-                row = {"custom_id": _custom_id(sample.id, copy), "body": body, **REQUEST_LINE}
+                row = {"custom_id": _custom_id(sample.id, generation), "body": body, **REQUEST_LINE}
                 line = json.dumps(row, sort_keys=True) + "\n"
                 is_full = len(chunk) == MAX_FILE_REQUESTS or n_bytes + len(line) > MAX_FILE_BYTES
                 if chunk and is_full:
@@ -187,9 +187,7 @@ class BatchEngine:
         if self.server.api_key:
             headers["Authorization"] = f"Bearer {self.server.api_key}"
         request = urllib.request.Request(f"{self.server.url}{path}", data, headers, method=method)
-        # The proxies of the environment are not used: requests go only where the user wrote.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        reason = ""
+        opener, reason = direct_opener(), ""
         for attempt in range(self.server.retries + 1):
             if attempt:
                 time.sleep(min(60.0, self.server.backoff_s * 2**attempt))
@@ -214,32 +212,42 @@ class BatchEngine:
         )
 
 
-def _custom_id(sample_id: str, copy: int) -> str:
-    return f"{sample_id}|{copy}"
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+def direct_opener() -> urllib.request.OpenerDirector:
+    """Requests go where the user wrote: neither to a proxy of the environment nor to a redirect."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def _custom_id(sample_id: str, generation: int) -> str:
+    return f"{sample_id}|{generation}"
 
 
 def _replies(requests: Sequence[Request], rows: Sequence[Mapping[str, Any]]) -> list[Reply]:
     """One reply for each request, in any order of the output; one without an output row failed."""
     by_custom_id = {row.get("custom_id"): row for row in rows}
     return [
-        _reply(sample.id, copy, by_custom_id.get(_custom_id(sample.id, copy)))
-        for sample, copy in requests
+        _reply(sample.id, generation, by_custom_id.get(_custom_id(sample.id, generation)))
+        for sample, generation in requests
     ]
 
 
-def _reply(sample_id: str, copy: int, row: Mapping[str, Any] | None) -> Reply:
+def _reply(sample_id: str, generation: int, row: Mapping[str, Any] | None) -> Reply:
     if row is None:
-        return Reply(sample_id, None, copy, error="the batch's output lacks this request")
+        return Reply(sample_id, None, generation, error="the batch's output lacks this request")
     response = row.get("response")
     status = response.get("status_code") if isinstance(response, Mapping) else None
     if not isinstance(response, Mapping) or status != 200:
         error = f"HTTP status {status}" if status else "the batch did not send this request"
-        return Reply(sample_id, None, copy, error=error)
+        return Reply(sample_id, None, generation, error=error)
     answer = parse_chat_response(json.dumps(response.get("body")).encode())
     if answer is None:
-        return Reply(sample_id, None, copy, error="the answer is not a chat completion")
+        return Reply(sample_id, None, generation, error="the answer is not a chat completion")
     counts = answer.prompt_tokens, answer.reply_tokens
-    return Reply(sample_id, answer.text, copy, answer.finish, *counts)
+    return Reply(sample_id, answer.text, generation, answer.finish, *counts)
 
 
 def load(model: str, options: EngineOptions) -> Engine:

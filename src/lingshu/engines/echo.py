@@ -35,12 +35,12 @@ class EchoEngine:
     ) -> Iterator[list[Reply]]:
         return reply_in_batches(samples, sampling, skip, self.batch_size, self._reply)
 
-    def _reply(self, sample: Sample, copy: int) -> Reply:
+    def _reply(self, sample: Sample, generation: int) -> Reply:
         text = self.text if self.text is not None else next(iter(sample.gold or ()), None)
         if text is None:
             error = "echo returns nothing: the sample has no gold answer; use echo:TEXT."
-            return Reply(sample.id, None, copy, error=error)
-        return Reply(sample.id, text, copy, finish="stop")
+            return Reply(sample.id, None, generation, error=error)
+        return Reply(sample.id, text, generation, finish="stop")
 
 
 def load(model: str, options: EngineOptions) -> Engine:

@@ -1,7 +1,7 @@
 """Answers from a checkpoint inside this process: batched, equal prompts prefilled once, no image
 token ever sampled.
 
-HfEngine takes lists. A reply depends on (seed, sample, copy) only, never on its neighbors in a
+HfEngine takes lists. A reply depends on (seed, sample, generation) only, never on its neighbors in a
 batch; batches are composed from the full list, so that an interrupted run and its continuation do
 the same arithmetic.
 
@@ -132,7 +132,8 @@ class HfEngine:
         """Answer batch by batch, shortest prompts first; a bad sample gets an error reply."""
         for batch in self._batches(samples):
             requested = {
-                (sample.id, copy) for sample, copy in pending_requests(batch, sampling, skip)
+                (sample.id, generation)
+                for sample, generation in pending_requests(batch, sampling, skip)
             }
             if not requested:
                 continue
@@ -143,8 +144,11 @@ class HfEngine:
                 if isinstance(outcome, PreparedSample):
                     prepared.append(outcome)
                 else:
-                    copies = range(sampling.num_generations)
-                    replies += [Reply(sample.id, None, copy, error=outcome) for copy in copies]
+                    generations = range(sampling.num_generations)
+                    replies += [
+                        Reply(sample.id, None, generation, error=outcome)
+                        for generation in generations
+                    ]
             if prepared:
                 replies += self._answer(prepared, sampling)
             yield [reply for reply in replies if (reply.id, reply.generation_index) in requested]
@@ -197,25 +201,27 @@ class HfEngine:
             return one_line(error)
 
     def _answer(self, prepared: Sequence[PreparedSample], sampling: Sampling) -> list[Reply]:
-        """Prefill each distinct prompt once, then decode one row for each sample and copy."""
+        """Prefill each distinct prompt once, then decode one row for each sample and generation."""
         prompts, sample_prompts = _unique([_prompt_key(p.sample) for p in prepared])
-        copies = range(sampling.num_generations)
-        requests = [(p, copy) for p in prepared for copy in copies]
+        generations = range(sampling.num_generations)
+        requests = [(p, generation) for p in prepared for generation in generations]
         tokens = decode(
             self.loaded,
             [prepared[index].encoded for index in prompts],
-            [prompt for prompt in sample_prompts for _ in copies],
+            [prompt for prompt in sample_prompts for _ in generations],
             sampling,
-            [token_rng(sampling.seed, p.sample.id, copy) for p, copy in requests],
+            [token_rng(sampling.seed, p.sample.id, generation) for p, generation in requests],
         )
         tokenizer, stop_ids = self.loaded.processor.tokenizer, stop_token_ids(self.loaded)
         replies = []
-        for (p, copy), ids in zip(requests, tokens, strict=True):
+        for (p, generation), ids in zip(requests, tokens, strict=True):
             stopped = bool(ids) and ids[-1] in stop_ids
             text = tokenizer.decode(ids[:-1] if stopped else ids, skip_special_tokens=True)
             finish = "stop" if stopped else "length"
             counts = len(p.encoded), len(ids)
-            replies.append(Reply(p.sample.id, text, copy, finish, *counts, token_ids=tuple(ids)))
+            replies.append(
+                Reply(p.sample.id, text, generation, finish, *counts, token_ids=tuple(ids))
+            )
         return replies
 
 

@@ -54,8 +54,10 @@ class OpenAIEngine:
             DataPolicyError: a sample may not leave this machine; nothing was sent.
             EngineError: the address does not answer, or it refuses the key or the model.
         """
-        copies = range(sampling.num_generations)
-        due = (s for s in samples if any((s.id, copy) not in skip for copy in copies))
+        generations = range(sampling.num_generations)
+        due = (
+            s for s in samples if any((s.id, generation) not in skip for generation in generations)
+        )
         check_data_policy(due, self.server.url, self.data_policy)
         # Bodies with images are made in several threads; they share one reader of shards, one at a
         # time, and decode concurrently.
@@ -85,8 +87,8 @@ class OpenAIEngine:
                 permanent_error = next((error for error in errors if error), None)
                 # Answers that arrived together with the error are kept.
                 replies = [
-                    _reply(sample, copy, outcome)
-                    for (sample, copy), outcome in outcomes
+                    _reply(sample, generation, outcome)
+                    for (sample, generation), outcome in outcomes
                     if permanent_error is None or isinstance(outcome, ChatResponse)
                 ]
                 if replies:
@@ -114,15 +116,19 @@ class OpenAIEngine:
         return None
 
 
-def _reply(sample: Sample, copy: int, outcome: ChatResponse | Failure) -> Reply:
+def _reply(sample: Sample, generation: int, outcome: ChatResponse | Failure) -> Reply:
     if isinstance(outcome, Failure):
         return Reply(
-            sample.id, None, copy, error=outcome.message, failed_attempts=outcome.failed_attempts
+            sample.id,
+            None,
+            generation,
+            error=outcome.message,
+            failed_attempts=outcome.failed_attempts,
         )
     return Reply(
         sample.id,
         outcome.text,
-        copy,
+        generation,
         outcome.finish,
         outcome.prompt_tokens,
         outcome.reply_tokens,

@@ -57,21 +57,21 @@ class ScriptedEngine:
         *,
         skip: Container[tuple[str, int]] = (),
     ) -> Iterator[list[Reply]]:
-        def reply(sample: Sample, copy: int) -> Reply:
-            return self._reply(sample, copy, sampling)
+        def reply(sample: Sample, generation: int) -> Reply:
+            return self._reply(sample, generation, sampling)
 
         return reply_in_batches(samples, sampling, skip, self.batch_size, reply)
 
-    def _reply(self, sample: Sample, copy: int, sampling: Sampling) -> Reply:
+    def _reply(self, sample: Sample, generation: int, sampling: Sampling) -> Reply:
         prompt = "\n\n".join(message.text for message in sample.messages)
-        text = self.answer(prompt, seed=sampling.seed + copy)
+        text = self.answer(prompt, seed=sampling.seed + generation)
         if text is None:
-            return Reply(sample.id, None, copy, error="no rule answers this request")
+            return Reply(sample.id, None, generation, error="no rule answers this request")
         n_tokens, finish = -(-len(text) // CHARS_PER_TOKEN), "stop"
         if n_tokens > sampling.max_tokens:
             n_tokens, finish = sampling.max_tokens, "length"
             text = text[: n_tokens * CHARS_PER_TOKEN]
-        return Reply(sample.id, text, copy, finish, len(prompt) // CHARS_PER_TOKEN, n_tokens)
+        return Reply(sample.id, text, generation, finish, len(prompt) // CHARS_PER_TOKEN, n_tokens)
 
     def answer(self, prompt: str, *, seed: int = 0) -> str | None:
         """The reply of the first rule that matches the prompt; None where none does."""

@@ -7,7 +7,7 @@ work by itself, and the engine for addresses sends it requests:
     vllm serve MODEL --data-parallel-size 8
     lingshu eval http://127.0.0.1:8000/v1#MODEL TASK --concurrency 256 --out OUT
 
-The seed of a reply depends on (seed, sample, copy) only. vLLM's arithmetic depends on what it
+The seed of a reply depends on (seed, sample, generation) only. vLLM's arithmetic depends on what it
 batches together, so that replies of two runs may differ where two tokens are nearly equally likely.
 """
 
@@ -93,11 +93,11 @@ class VllmEngine:
             while batch := list(islice(requests, BATCH_SIZE)):
                 prompts: list[tuple[Sample, int, list[dict[str, Any]]]] = []
                 replies: list[Reply] = []
-                for sample, copy in batch:
+                for sample, generation in batch:
                     try:
-                        prompts.append((sample, copy, chat_messages(sample, encode_image)))
+                        prompts.append((sample, generation, chat_messages(sample, encode_image)))
                     except ImageError as error:
-                        replies.append(Reply(sample.id, None, copy, error=one_line(error)))
+                        replies.append(Reply(sample.id, None, generation, error=one_line(error)))
                 yield [*replies, *self._generate_replies(prompts, sampling)]
 
     def reload(self, folder: Path) -> None:
@@ -122,7 +122,9 @@ class VllmEngine:
     ) -> list[Reply]:
         if not prompts:
             return []
-        params = [self._sampling(sampling, sample.id, copy) for sample, copy, _ in prompts]
+        params = [
+            self._sampling(sampling, sample.id, generation) for sample, generation, _ in prompts
+        ]
         try:
             outputs = self._llm.chat([turns for _, _, turns in prompts], params, use_tqdm=False)
         except ValueError as error:
@@ -133,10 +135,10 @@ class VllmEngine:
             single = (self._generate_replies([prompt], sampling) for prompt in prompts)
             return [reply for replies in single for reply in replies]
         pairs = zip(prompts, outputs, strict=True)
-        return [_reply(sample, copy, output) for (sample, copy, _), output in pairs]
+        return [_reply(sample, generation, output) for (sample, generation, _), output in pairs]
 
-    def _sampling(self, sampling: Sampling, sample_id: str, copy: int) -> Any:
-        seed_digest = hashlib.sha256(f"{sampling.seed}|{copy}|{sample_id}".encode()).digest()
+    def _sampling(self, sampling: Sampling, sample_id: str, generation: int) -> Any:
+        seed_digest = hashlib.sha256(f"{sampling.seed}|{generation}|{sample_id}".encode()).digest()
         return self._params(
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
@@ -146,8 +148,8 @@ class VllmEngine:
         )
 
 
-def _reply(sample: Sample, copy: int, output: Any) -> Reply:
+def _reply(sample: Sample, generation: int, output: Any) -> Reply:
     completion = output.outputs[0]
     ids, finish = tuple(completion.token_ids), completion.finish_reason
     counts = len(output.prompt_token_ids), len(ids)
-    return Reply(sample.id, completion.text, copy, finish, *counts, token_ids=ids)
+    return Reply(sample.id, completion.text, generation, finish, *counts, token_ids=ids)

@@ -81,8 +81,11 @@ class VisionLanguageFamily(ABC):
     has_mrope: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
-        return self.model_type
+    def stock_class(self) -> Any:
+        """The model class of transformers."""
+        import transformers
+
+        return getattr(transformers, self.model_class)
 
     @abstractmethod
     def image_processor(self, budget: PixelBudget, image_size: int) -> Any:
@@ -145,7 +148,7 @@ class VisionLanguageFamily(ABC):
         part = max(lengths, key=lengths.__getitem__)
         if not lengths[part]:
             raise ArtifactError(
-                f"parameter {parameter!r} belongs to no part of {self.name}; is this checkpoint of"
+                f"parameter {parameter!r} belongs to no part of {self.model_type}; is this checkpoint of"
                 " that family?"
             )
         return part

@@ -55,8 +55,8 @@ class DualEncoder:
             return torch.nn.functional.normalize(features, dim=-1).numpy()
 
 
-def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
-    """Open the encoder in a folder, on the CPU; with `threads` None torch chooses their number.
+def open_dual_encoder(folder: Path) -> DualEncoder:
+    """Open the encoder in a folder, on one thread of the CPU: steps already run in parallel.
 
     Raises:
         ArtifactError: no such folder, another kind of model, pickled or missing weights, or custom
@@ -70,8 +70,7 @@ def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
             f"{folder} holds no config.json; give the folder of an encoder such as CLIP or SigLIP."
         )
     refuse_custom_code(folder)
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     try:
         with no_progress_bars():
             loaded = transformers.AutoModel.from_pretrained(
@@ -96,9 +95,8 @@ def open_dual_encoder(folder: Path, *, threads: int | None = 1) -> DualEncoder:
             f"{folder} lacks {len(missing)} tensors of its model ({', '.join(missing[:3])}, ...);"
             " copy the folder again."
         )
-    if not all(
-        hasattr(model, name) for name in ("get_image_features", "get_text_features", "logit_scale")
-    ):
+    needed = ("get_image_features", "get_text_features", "logit_scale")
+    if not all(hasattr(model, name) for name in needed):
         raise ArtifactError(
             f"{folder} is a {type(model).__name__}, not an encoder of images and text; give a CLIP"
             " or SigLIP."

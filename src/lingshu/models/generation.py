@@ -179,9 +179,9 @@ def _inverse_cdf(probs_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tens
     return (cumulative_BV < uniform_B1 * cumulative_BV[:, -1:]).sum(-1, keepdim=True)
 
 
-def token_rng(seed: int, sample_id: str, copy: int) -> np.random.Generator:
+def token_rng(seed: int, sample_id: str, generation: int) -> np.random.Generator:
     """The random numbers of one reply; they depend on nothing else."""
-    seed_digest = hashlib.sha256(f"{seed}|{copy}|{sample_id}".encode()).digest()
+    seed_digest = hashlib.sha256(f"{seed}|{generation}|{sample_id}".encode()).digest()
     return np.random.default_rng(np.frombuffer(seed_digest, np.uint32))
 
 

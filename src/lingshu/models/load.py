@@ -94,13 +94,10 @@ def load(
     Raises:
         ArtifactError: the folder or hub id cannot be used; the message says why and what to do.
     """
-    import transformers
-
     family, checkpoint_digest = identify(name, revision=revision)
-    cls = getattr(transformers, family.model_class)
     try:
         with no_progress_bars():
-            model = cls.from_pretrained(
+            model = family.stock_class.from_pretrained(
                 name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError) as error:
@@ -130,9 +127,8 @@ def load_on_meta(name: str) -> LoadedModel:
             f"{name} cannot be read by this process: {one_line(error)[:200]}"
         ) from error
     family = family_of(config.model_type)
-    cls = getattr(transformers, family.model_class)
     with torch.device("meta"):
-        model = cls._from_config(config, dtype=torch.float32).eval()
+        model = family.stock_class._from_config(config, dtype=torch.float32).eval()
     return LoadedModel(model, load_processor(name, family), short_name(name), "")
 
 

@@ -9,7 +9,7 @@ Shapes: B batch, L tokens of a sample or of the longest in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -129,6 +129,7 @@ class Processor:
             )
         ids: list[int] = []
         labels: list[int] = []
+        unexpanded = iter(tiles)
         entity_masks = [np.zeros(0, bool)]
         turns = iter([turn for turn, message in enumerate(messages) if message.role == "assistant"])
         for text, answer in self._segments(messages):
@@ -139,7 +140,7 @@ class Processor:
                 )
                 entity_masks.append(entity_mask)
             else:
-                segment_ids = self._tokenize(self._expand(text, tiles, ids) if not answer else text)
+                segment_ids = self._tokenize(text if answer else self._expand(text, unexpanded))
             ids += segment_ids
             labels += segment_ids if answer else [IGNORE_INDEX] * len(segment_ids)
         token_ids = np.array(ids, np.int64)
@@ -228,16 +229,13 @@ class Processor:
             parts += [text] if special_tokens else group
         return Message(message.role, tuple(parts))
 
-    def _expand(self, text: str, tiles: Sequence[Tiles], preceding_ids: Sequence[int]) -> str:
-        """Replace each marker by as many image tokens as its image has."""
-        pieces = text.split(self.family.image_token)
-        image_index, n_remaining = 0, preceding_ids.count(self.image_token_id)
-        while n_remaining > 0:
-            n_remaining -= tiles[image_index].tokens
-            image_index += 1
-        expanded = pieces[0]
-        for offset, piece in enumerate(pieces[1:]):
-            expanded += self.family.expand(tiles[image_index + offset].tokens) + piece
+    def _expand(self, text: str, tiles: Iterator[Tiles]) -> str:
+        """Replace each marker by the image tokens of the next image; a surplus marker stays."""
+        expanded, *pieces = text.split(self.family.image_token)
+        for piece in pieces:
+            tile = next(tiles, None)
+            expanded += self.family.expand(tile.tokens) if tile else self.family.image_token
+            expanded += piece
         return expanded
 
     def _tokenize(self, text: str) -> list[int]:

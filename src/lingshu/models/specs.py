@@ -106,7 +106,7 @@ def load_shapes(model: str | TinyModel) -> ModelShapes:
     text = meta_model.config.text_config
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelShapes(
-        family=family.name,
+        family=family.model_type,
         parameters=counts,
         linear_dims=linear_dims,
         matmul_parameters=matmul_parameters,
@@ -132,20 +132,20 @@ def build_on_meta(model: str | TinyModel) -> tuple[VisionLanguageFamily, Any]:
     Raises:
         ArtifactError: as load_shapes.
     """
-    import transformers
+    from transformers import AutoConfig
 
     if isinstance(model, TinyModel):
         family = family_of(model.family)
         config = tiny_config(family, model, _TokenizerStub(model.vocab_size))
     elif released := released_models().get(model):
         family = family_of(released["family"])
-        config = getattr(transformers, family.model_class).config_class(**released["config"])
+        config = family.stock_class.config_class(**released["config"])
     else:
         if HUB_ID_PATTERN.fullmatch(model) and not Path(model).is_dir():
             raise ArtifactError(
                 f"the sizes of {model!r} are unknown; {suggest_name(model, released_models())}"
             )
         family, _ = check_model_folder(Path(model))
-        config = transformers.AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model)
     with torch.device("meta"):
-        return family, getattr(transformers, family.model_class)._from_config(config)
+        return family, family.stock_class._from_config(config)

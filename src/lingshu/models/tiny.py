@@ -74,13 +74,11 @@ def build_tiny(
     spec: TinyModel, corpus: Iterable[str], *, budget: PixelBudget, seed: int
 ) -> tuple[Any, Processor]:
     """A tiny float32 model and its processor; the weights depend on `seed` only."""
-    import transformers
-
     family = family_of(spec.family)
     tokenizer = train_tokenizer(family, corpus, spec.vocab_size)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
-    model = getattr(transformers, family.model_class)(tiny_config(family, spec, tokenizer)).float()
+    model = family.stock_class(tiny_config(family, spec, tokenizer)).float()
     torch.set_rng_state(state)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

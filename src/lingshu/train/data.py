@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -93,13 +93,15 @@ class StageData:
 def encode_samples(
     samples: Iterable[Sample | Drop],
     processor: Processor,
-    cache: TileCache,
-    reject: Callable[[EncodedSample], tuple[str, str] | None],
     *,
+    max_tokens: int,
+    cache_mb: int,
     empty_message: str,
+    supervised: bool = True,
     policy: EntityPolicy | None = None,
 ) -> StageData:
-    """Encode every sample once; bad ones, and those that `reject` gives a reason for, are dropped.
+    """Encode every sample once; those that are damaged, too long, or without an answer where
+    `supervised`, are dropped.
 
     With `policy`, samples that carry entities get the token value "entity"; entities that do not
     fit their text drop the sample, whatever weight they have, so that runs of different weights
@@ -108,14 +110,18 @@ def encode_samples(
     Raises:
         TrainingError: no sample is left; the message begins with `empty_message`.
     """
+    cache = TileCache(processor, cache_mb=cache_mb)
     kept: list[Sample] = []
     encodings: list[EncodedSample] = []
     drops: Counter[str] = Counter()
     examples: list[str] = []
     for item in samples:
         encoded = item if isinstance(item, Drop) else _encode_sample(item, processor, cache, policy)
-        if isinstance(encoded, EncodedSample) and (rejection := reject(encoded)):
-            encoded = Drop(item.id, *rejection)
+        if isinstance(encoded, EncodedSample) and supervised and not encoded.supervised:
+            encoded = Drop(item.id, "no_answer", "no assistant turn to learn from")
+        elif isinstance(encoded, EncodedSample) and len(encoded) > max_tokens:
+            detail = f"{len(encoded)} tokens, at most {max_tokens} are allowed"
+            encoded = Drop(item.id, "too_long", detail)
         if isinstance(encoded, Drop):
             drops[encoded.reason] += 1
             if len(examples) < MAX_DROP_EXAMPLES:
@@ -159,19 +165,11 @@ def encode_training_samples(
     Raises:
         TrainingError: no sample is left, or entities have a weight and no sample carries any.
     """
-
-    def reject(encoded: EncodedSample) -> tuple[str, str] | None:
-        if not encoded.supervised:
-            return "no_answer", "no assistant turn to learn from"
-        if len(encoded) > max_tokens:
-            return "too_long", f"{len(encoded)} tokens, max_tokens is {max_tokens}"
-        return None
-
     data = encode_samples(
         samples,
         processor,
-        TileCache(processor, cache_mb=cache_mb),
-        reject,
+        max_tokens=max_tokens,
+        cache_mb=cache_mb,
         empty_message="no sample is left to train on",
         policy=objective.policy,
     )

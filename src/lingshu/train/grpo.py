@@ -28,7 +28,7 @@ from lingshu.models.processor import IGNORE_INDEX, EncodedSample, Processor
 from lingshu.scoring.format import extract_answer
 from lingshu.train.batching import Batch
 from lingshu.train.config import Grpo, Reward
-from lingshu.train.data import StageData, TileCache, encode_samples, read_groups
+from lingshu.train.data import StageData, encode_samples, read_groups
 from lingshu.train.distributed import DistributedContext
 from lingshu.train.objectives import policy_log_probs
 from lingshu.train.rollout import (
@@ -131,19 +131,14 @@ def encode_questions(
     cache_mb: int,
 ) -> StageData:
     """Encode every prompt once; raises TrainingError if no question is usable."""
-
-    def reject(encoded: EncodedSample) -> tuple[str, str] | None:
-        if len(encoded) <= max_prompt_tokens:
-            return None
-        return "too_long", f"{len(encoded)} tokens, {max_prompt_tokens} are left next to the reply"
-
     # Earlier answers of the dialogue are part of the prompt here; only the reply is learned from.
     return encode_samples(
         (i if isinstance(i, Drop) else with_instruction(i, instruction) for i in items),
         processor,
-        TileCache(processor, cache_mb=cache_mb),
-        reject,
+        max_tokens=max_prompt_tokens,
+        cache_mb=cache_mb,
         empty_message="no question is left to learn from",
+        supervised=False,
     )
 
 
@@ -272,15 +267,15 @@ class GrpoBatches:
         # An image token in a reply would break the count of image features in the learner.
         never_sampled = set(self.trainer.processor.never_sampled)
         replies = {
-            (reply.id, reply.copy): reply
+            (reply.id, reply.generation_index): reply
             for reply in gather_rollouts(local, dist_context)
             if never_sampled.isdisjoint(reply.token_ids)
         }
         groups = []
         for index, sample in zip(questions, samples, strict=True):
-            names = [(sample.id, copy) for copy in range(grpo.num_generations)]
-            if all(name in replies for name in names):
-                group = tuple(replies[name] for name in names)
+            keys = [(sample.id, generation) for generation in range(grpo.num_generations)]
+            if all(key in replies for key in keys):
+                group = tuple(replies[key] for key in keys)
                 rewards = tuple(self.score_reply(sample, reply) for reply in group)
                 groups.append(RolloutGroup(index, group, rewards))
         return groups

@@ -16,6 +16,7 @@ import torch
 from lingshu.core.errors import ConfigError, EngineError, one_line
 from lingshu.core.types import Engine, EngineOptions, Reply, Sample, Sampling
 from lingshu.engines import openai, vllm
+from lingshu.engines.batch import direct_opener
 from lingshu.engines.hf import HfEngine
 from lingshu.models.load import LoadedModel
 from lingshu.models.processor import EncodedSample
@@ -36,7 +37,7 @@ class Rollout(NamedTuple):
     """A reply sampled for learning; `token_ids` end in the end token where `finish` is "stop"."""
 
     id: str
-    copy: int
+    generation_index: int
     token_ids: tuple[int, ...]
     text: str
     finish: str
@@ -101,7 +102,7 @@ def eval_mode(model: Any) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LocalRollouts:
-    """The trained model itself; a reply depends on (seed, sample, copy) only.
+    """The trained model itself; a reply depends on (seed, sample, generation) only.
 
     A sharded model has a full copy in each process, or every token would gather every block.
     """
@@ -198,19 +199,12 @@ def reply_token_ids(reply: Reply, tokenizer: Any) -> tuple[int, ...]:
     return ids
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def post_json(url: str, body: Mapping[str, object]) -> None:
     """Send JSON and wait for the response; raises EngineError unless its status is 200 to 299."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-    # Neither proxies of the environment nor redirects: requests go where the configuration says.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
     try:
-        with opener.open(request, timeout=RELOAD_TIMEOUT_S) as response:
+        with direct_opener().open(request, timeout=RELOAD_TIMEOUT_S) as response:
             response.read()
     except (OSError, HTTPException) as error:
         raise EngineError(
