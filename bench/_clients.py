@@ -1,4 +1,4 @@
-"""The clients that bench/client.py compares, one run each in a process of its own: ours, and a bare
+"""The clients that bench/client.py compares, one run each in a separate process: ours, and a bare
 aiohttp loop.
 
 python bench/_clients.py ours|spooled|bare|eval URL COUNT CONCURRENCY FOLDER

@@ -1,5 +1,5 @@
 """One engine over one folder of images: read, size filter, perceptual hash, parquet. Run by
-curate_images.py, each in a process of its own.
+curate_images.py, each in a separate process.
 
 Engines that take a function are measured with two: the hash of search/image_hash.py, and the
 same hash by OpenCV's functions. `python _curate_peers.py ENGINE FOLDER OUT BITS` prints the number
@@ -26,7 +26,7 @@ def files(folder: Path) -> list[str]:
 
 
 def decode_only(path: str) -> int:
-    """The floor under every engine: read the file and decode it to grey."""
+    """The lower bound of every engine: read the file and decode it to gray."""
     import cv2
     import numpy as np
 

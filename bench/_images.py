@@ -20,7 +20,7 @@ Pixels = NDArray[np.uint8]
 
 
 def base(number: int) -> Pixels:
-    """A grey picture: the shape of its family, blobs of its own, and fine noise.
+    """A gray picture: the shape of its family, blobs of its own, and fine noise.
 
     Sides of 64 to 1024, all equally often, up to 1:2.
     """
@@ -40,7 +40,7 @@ def base(number: int) -> Pixels:
 
 
 def encoded(pixels: Pixels, number: int, *, quality: int = 90) -> tuple[str, bytes]:
-    """File ending and bytes: two of three are JPEG in colour, the rest grey or colour PNG."""
+    """File ending and bytes: two of three are JPEG in color, the rest gray or color PNG."""
     color = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     if number % 3:
         return ".jpg", cv2.imencode(".jpg", color, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

@@ -12,8 +12,9 @@ from pathlib import Path
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 HEAD = """# Benchmarks
 
-Measured, not promised: each table was written by the script named under it, with the date, the machine and the versions of that run.
-Speed is quoted as a ratio between runs on one machine; absolute times differ from machine to machine.
+Each table was written by the script named below it, with the date, the machine and the versions of
+that run. Speed is quoted as a ratio between runs on one machine; absolute times differ from
+machine to machine.
 """
 
 

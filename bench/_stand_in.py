@@ -123,7 +123,7 @@ async def serve(server: FakeServer) -> None:
 
 @contextmanager
 def fake_server(*, delay: float, failing: float, faults: tuple[str, ...] = ()) -> Iterator[str]:
-    """The address of a stand-in in a process of its own, for the length of a `with`."""
+    """The address of a stub server in a separate process, for the length of a `with`."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""The clients that bench/teacher.py compares, one run each in a process of its own.
+"""The clients that bench/teacher.py compares, one run each in a separate process.
 
 python bench/_teacher_clients.py ours|sdk URL COUNT CONCURRENCY FOLDER [TOKENS]
 

@@ -1,4 +1,4 @@
-"""What the two benches beside TRL share: a tiny Qwen2.5-VL, phantoms in the form that each side
+"""What the two comparisons with TRL share: a tiny Qwen2.5-VL, phantoms in the form that each side
 takes, one side's process.
 
 TRL and lingshu are measured in processes of their own, all run by one interpreter that has both.
@@ -149,7 +149,7 @@ def peak_mb() -> float:
 
 
 def run_in_subprocess(script: str, side: str, *, python: str) -> dict[str, Any]:
-    """Run one side in a process of its own; its last line is what it found."""
+    """Run one side in a separate process; its last line is what it found."""
     command = [python, str(Path(script)), "--side", side]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)

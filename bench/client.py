@@ -1,9 +1,9 @@
-"""The client of OpenAI-compatible servers: wall time beside a bare loop, CPU and memory beside two
-peers, memory as tasks grow.
+"""The client of OpenAI-compatible servers: wall time compared with a bare loop, CPU and memory
+compared with two peers, memory as tasks grow.
 
 python bench/client.py [--peers FOLDER [--install]] [--rounds N]
 
-A stand-in server in a process of its own waits 50 ms and gives 429 or 500 to 1% of the tries;
+A stub server in a separate process waits 50 ms and gives 429 or 500 to 1% of the tries;
 everything is on 127.0.0.1. Peers are looked for in FOLDER/inspect_ai and FOLDER/lm_eval,
 environments that --install makes; those that are not there are passed over with a line that says
 so.
@@ -211,15 +211,16 @@ def main() -> None:
     memory = scaling_with_tasks()
     body = [
         (
-            "Against a stand-in server in a process of its own (50 ms, 1% of the tries get 429 or"
-            " 500). The bare loop is aiohttp with as many workers and the same retries, and keeps"
-            f" its replies in a list; ours stores each on the disk. Fastest of {given.rounds}"
-            " alternating runs, seconds of asking; CPU seconds of the whole process."
+            "Against a stub server in a separate process (50 ms per reply; 1% of attempts get"
+            " 429 or"
+            " 500). The bare loop is aiohttp with as many workers and the same retries, and"
+            f" keeps its replies in a list; lingshu writes each to disk. Fastest of {given.rounds}"
+            " alternating runs; seconds of the requests alone, CPU seconds of the whole process."
         ),
         table(
             [
                 "questions",
-                "at once",
+                "concurrency",
                 "bare (s)",
                 "ours (s)",
                 "ratio",
@@ -230,14 +231,14 @@ def main() -> None:
             loops,
         ),
         (
-            "Whole processes on the same questions, 50 at once, from start to report or log; one"
-            " run each, whose wall time depends on what else the machine does:"
+            "Whole processes on the same questions, 50 at a time, from start to report or log; one"
+            " run each, so the wall time depends on the load of the machine:"
         ),
         table(["questions", "client", "wall (s)", "CPU (s)", "peak memory (MB)"], peers),
-        "Peak memory of asking (MB), 50 at once, the server waiting 5 ms:",
-        table(["samples", "samples on the disk", "samples in a list"], memory),
+        "Peak memory of the client (MB), 50 requests at a time, 5 ms per reply:",
+        table(["samples", "samples on disk", "samples in a list"], memory),
     ]
-    record("client", "Asking a server", "\n\n".join(body))
+    record("client", "Client of a model server", "\n\n".join(body))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How fast images become signatures: `lingshu curate` beside plain decoding and beside datatrove,
+"""How fast images become signatures: `lingshu curate` compared with plain decoding, datatrove,
 Ray Data and Data-Juicer.
 
-`python bench/curate_images.py [FOLDER] [PEERS]`: FOLDER keeps the 20,000 drawn images (made at the
-first run); PEERS holds environments named datatrove, ray and data_juicer with those packages,
+`python bench/curate_images.py [FOLDER] [PEERS]`: FOLDER keeps the 20,000 rendered images (made at
+the first run); PEERS holds environments named datatrove, ray and data_juicer with those packages,
 numpy, pyarrow and opencv. Peers that are not there are left out. Everything runs one after another
 on two processes; the measure is CPU time of the whole process tree.
 """
@@ -84,7 +84,7 @@ def process_usage(root: int, ticks: int) -> ProcessUsage:
 
 
 def measure(engine: str, images: Path, bits: int, python: str) -> Measurement:
-    """Run one engine in a process of its own."""
+    """Run one engine in a separate process."""
     out = Path(tempfile.mkdtemp(prefix="curate-bench-"))
     for path in images.rglob("*.*g"):
         # who comes first after a pause would pay for what the system had put aside
@@ -169,8 +169,8 @@ def main() -> None:
         "engine",
         "bits",
         "images per CPU-second",
-        "of plain decoding",
-        "CPU time / ours (64 bits)",
+        "relative to plain decoding",
+        "CPU time / lingshu (64 bits)",
         "seconds",
         "peak MB",
     ]
@@ -178,8 +178,9 @@ def main() -> None:
     body = (
         f"{COUNT:,} drawn images ({size:.1f} GB, two thirds JPEG, one third PNG, sides of 64 to"
         f" 1024 pixels), two processes, best of {ROUNDS} by CPU time (Data-Juicer: one run), each"
-        " after the files were read once. Read, size filter, hash, rows on the disk; the last row"
-        " of ours also decides and writes the images that stay. Ours also keeps a checksum of the"
+        " after the files were read once. Read, size filter, hash, rows on disk; the last row of"
+        " lingshu also decides and writes the images that are kept. lingshu also stores a"
+        " checksum of the"
         f" pixels and a reason for each drop. Load average at the end {os.getloadavg()[0]:.1f}.\n\n"
         + table(header, rows)
     )
@@ -188,12 +189,12 @@ def main() -> None:
 
 
 LABELS = {
-    "decode": "decode only (OpenCV, grey)",
+    "decode": "decode only (OpenCV, gray)",
     "ours": "lingshu curate, to the signatures",
     "whole": "lingshu curate, to the DATASET with its images",
-    "datatrove": "datatrove LocalPipelineExecutor, our hash function",
+    "datatrove": "datatrove LocalPipelineExecutor, lingshu's hash function",
     "datatrove_plain": "datatrove LocalPipelineExecutor, the hash by OpenCV's functions",
-    "ray": "Ray Data map_batches, our hash function",
+    "ray": "Ray Data map_batches, lingshu's hash function",
     "ray_plain": "Ray Data map_batches, the hash by OpenCV's functions",
     "data_juicer": "Data-Juicer (image_shape_filter, image_deduplicator)",
 }

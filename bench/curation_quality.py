@@ -115,7 +115,7 @@ def languages(data: Path) -> str:
     n = len(OTHER_LANGUAGES)
     lines_.append(
         [
-            "made-up sentences, 20 languages",
+            "invented sentences, 20 languages",
             "other",
             str(n),
             *(
@@ -124,9 +124,7 @@ def languages(data: Path) -> str:
             ),
         ]
     )
-    return table(
-        ["texts", "language", "n", "told right (%)", "not told (%)", "told wrong (%)"], lines_
-    )
+    return table(["texts", "language", "n", "right (%)", "abstained (%)", "wrong (%)"], lines_)
 
 
 def share(part: int, total: int) -> str:
@@ -138,7 +136,7 @@ def share(part: int, total: int) -> str:
 
 
 def make_identifiers(rng: random.Random) -> dict[str, list[str]]:
-    """Kind -> short texts around one made-up identifier `{}`-free; what stands in « » must be gone
+    """Kind -> short texts around one synthetic identifier `{}`-free; what is in « » must be gone
     afterwards.
     """
 
@@ -252,7 +250,7 @@ def image_names(names: str) -> set[str]:
 
 
 def with_overlay_text(gray: NDArray[np.uint8], number: int, size: int) -> NDArray[np.uint8]:
-    """One line of type near an edge, in white or grey, in black where the picture is bright."""
+    """One line of type near an edge, in white or gray, in black where the picture is bright."""
     if max(gray.shape) < 200:
         gray = np.asarray(cv2.resize(gray, (256, 256), interpolation=cv2.INTER_CUBIC), np.uint8)
     height, width = gray.shape
@@ -289,17 +287,17 @@ def burned_in(data: Path) -> str:
     )
     plain = [path for path in busi if path.stem not in with_text | uncertain]
     cases: list[tuple[str, str, list[Path], Callable[[Path], NDArray[np.uint8]]]] = [
-        ("ultrasound without text (seen by eye)", "none", plain, gray),
+        ("ultrasound without text (checked by eye)", "none", plain, gray),
         ("blood smears", "none", images("bccd_blood_smear"), gray),
         ("chest X-rays of 28 pixels", "none", images("pneumoniamnist_cxr"), gray),
-        ("middle 36 % of radiology pictures", "none", images("vqa_rad"), middle),
+        ("middle 36 % of radiology images", "none", images("vqa_rad"), middle),
         (
-            "ultrasound with words (seen by eye)",
+            "ultrasound with words (checked by eye)",
             "real",
             [path for path in busi if path.stem in with_text],
             gray,
         ),
-        ("radiology pictures with the archive's mark", "real", images("vqa_rad"), gray),
+        ("radiology images with the archive's mark", "real", images("vqa_rad"), gray),
     ]
     lines_ = [
         [what, kind, str(len(paths)), share(sum(map(has_text, map(open_, paths))), len(paths))]
@@ -308,7 +306,7 @@ def burned_in(data: Path) -> str:
     for what, paths, open_ in (
         ("ultrasound", plain, gray),
         ("blood smears", images("bccd_blood_smear"), gray),
-        ("middle of radiology pictures", images("vqa_rad"), middle),
+        ("middle of radiology images", images("vqa_rad"), middle),
     ):
         for size in (9, 11, 14, 20):
             held = sum(
@@ -323,7 +321,7 @@ def burned_in(data: Path) -> str:
                     share(held, len(paths)),
                 ]
             )
-    return table(["pictures", "text", "n", "held back (%)"], lines_)
+    return table(["images", "text", "n", "held back (%)"], lines_)
 
 
 def has_text(gray: NDArray[np.uint8]) -> bool:
@@ -362,7 +360,7 @@ def modality(others: Path | None) -> str:
         )
         lines_.append(
             [
-                "none of them (photographs, textures, fundus, histology)",
+                "other (photographs, textures, fundus, histology)",
                 str(len(guesses)),
                 "-",
                 share(tagged, len(guesses)),
@@ -373,7 +371,7 @@ def modality(others: Path | None) -> str:
         [
             "held-out images",
             "n",
-            "right if it must choose (%)",
+            "right if forced to choose (%)",
             "tagged (%)",
             "right of the tagged (%)",
         ],
@@ -391,26 +389,28 @@ def main(data: Path, others: Path | None) -> None:
     record(
         "curation_quality",
         "Curation steps that judge",
-        f"""**`language`**, by script and function words; it abstains rather than guess. The word lists were made with the texts in view
-but for those marked unseen. What is "wrong" in ROCO is French captions that the step told right.
+        f"""**`language`**, by script and function words; it abstains rather than guess. The word
+lists were written with these texts at hand, except for those marked unseen. The "wrong" ones in
+ROCO are French captions, which the step identified correctly.
 
 {languages(data)}
 
-**`scrub_identifiers`**, made-up identifiers, 200 of each form, most in forms that the rules were written
-for: read the rows that are not at 100 as well. A bare name is not found by design. What a placeholder
-replaced in real text is mostly what it should (study periods in abstracts, titled persons in Chinese case texts); drug doses,
-vertebral levels and stages stay.
+**`scrub_identifiers`**, synthetic identifiers, 200 of each form, most in forms that the rules
+were written for, so the rows below 100 matter most. A bare name is not found, by design.
+Most replacements in real text are correct (study periods in abstracts, titled persons in Chinese
+case texts); drug doses, vertebral levels and stages stay.
 
 {recall}
 
 {real}
 
-**`burned_in_text`**, pixels alone, lines of {GLYPHS} or more glyphs.
+**`burned_in_text`**, pixels alone, for lines of {GLYPHS} or more glyphs.
 
 {burned_in(data)}
 
-**`tag_modality`**, built-in head: {images["train"]} images to learn from (each with 6 varied copies), {images["calibrate"]} to calibrate,
-{images["test"]} held out; no group on two sides, but the same four sources: on another source expect less, mostly by abstaining.
+**`tag_modality`**, built-in head: {images["train"]} images for training (each with 6 augmented
+copies), {images["calibrate"]} to calibrate, {images["test"]} held out; no group in two splits, but
+the same four sources: on another source expect lower figures, mostly through abstaining.
 
 {modality(others)}""",
     )

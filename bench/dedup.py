@@ -1,4 +1,4 @@
-"""Image signatures and the search for near-duplicates among them, side by side with faiss' binary
+"""Image signatures and the search for near-duplicates among them, compared with faiss' binary
 multi-hash index.
 
     python bench/dedup.py [DATA] [--peers FOLDER] [--install] [--largest ROWS]
@@ -137,7 +137,7 @@ def equal_hashes(rows: int) -> tuple[float, float]:
 
 
 def signatures() -> list[list[str]]:
-    """Images a second: decoding a grey picture beside what is computed from it, on pictures of
+    """Images a second: decoding to gray, and what is computed from the image, on pictures of
     several sizes.
     """
     import cv2
@@ -227,8 +227,9 @@ def main() -> None:
             print(" ".join(rows[-1]), flush=True)
         times = [throughputs[given.largest] / run["rate"] for run in peer_result["runs"]]
         ratio = (
-            f" At {given.largest:,} ours has **{times[0]:.0f} times** the rate of faiss with 16"
-            f" bands of 16 bits on {ROWS:,}, and **{times[1]:.0f} times** its rate with 8 bands"
+            f" At {given.largest:,} lingshu has **{times[0]:.0f} times** the throughput of faiss"
+            " with 16"
+            f" bands of 16 bits on {ROWS:,}, and **{times[1]:.0f} times** that with 8 bands"
             " of 32."
         )
     else:
@@ -236,19 +237,19 @@ def main() -> None:
     equal = equal_hashes(given.largest)
     body = [
         (
-            "Random 256-bit hashes, one in eleven a copy with 0 to 8 bits turned; every pair"
+            "Random 256-bit hashes, one in eleven a copy with 0 to 8 bits flipped; every pair"
             f" within 8 bits is searched.{ratio}"
         ),
         table(["search", "hashes", "hashes per CPU-second", "recall", "peak memory (MB)"], rows),
         (
             f"64-bit hashes at radius 0, {given.largest:,} of them: {equal[0]:,.0f} per CPU-second,"
-            f" numpy.unique {equal[1]:,.0f}; the groups are equal."
+            f" numpy.unique {equal[1]:,.0f}; the groups are identical."
         ),
-        "Signatures, images per CPU-second; half JPEG, half PNG, reading from the disk left out:",
+        "Signatures, images per CPU-second; half JPEG, half PNG, reading from disk excluded:",
         table(
             [
                 "image",
-                "decode to grey",
+                "decode to gray",
                 "64-bit hash",
                 "256-bit hash",
                 "digest of the file",

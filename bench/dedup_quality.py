@@ -74,12 +74,12 @@ def main() -> None:
         "bits, radius",
         *KINDS,
         "exact, re-encoded and resized together",
-        "pairs of different pictures",
+        "pairs of different images",
     ]
     body = (
         f"{len(files):,} drawn images, {make_identifiers['base']:,} of them originals in nine families of"
-        " look-alikes. Share of the copies that are a pair with their original, by what was done"
-        " to them.\n\n" + table(header, rows)
+        " look-alikes. Share of the copies that are paired with their original, by"
+        " transformation.\n\n" + table(header, rows)
     )
     record("dedup_quality", "What image deduplication finds", body)
 

@@ -3,8 +3,8 @@ in bfloat16.
 
 python bench/gpu_train.py on one GPU: weights, gradients and moments in bfloat16, since float32 ones
 of all parameters exceed 80 GB; the products, which take the time, are the same. Under torchrun on
-several GPUs: the recipe's own float32 states, sharded. Prints tokens a second, model FLOPs
-utilisation and peak memory. --tiny runs the same code on a tiny model and a CPU.
+several GPUs: the recipe's own float32 states, sharded. Prints tokens per second, model FLOPs
+utilization and peak memory. --tiny runs the same code on a tiny model and a CPU.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         header = [
             "stage",
             "tokens/s a GPU",
-            "model FLOPs utilisation",
+            "model FLOPs utilization",
             "TFLOP/s a GPU",
             "peak memory",
         ]

@@ -1,4 +1,4 @@
-"""Grading side by side: choice verdicts a second over 31 answer formats, and against similarity
+"""Grading side by side: choice verdicts per second over 31 answer formats, and against similarity
 matching on long replies.
 
     python bench/grading.py [ROWS.jsonl]
@@ -43,7 +43,7 @@ Reply = tuple[Sample, str]
 
 
 def questions(file: Path | None, count: int, seed: int = 0) -> list[tuple[str, ...]]:
-    """The options of some questions: of a file, or four made up of findings."""
+    """The options of some questions: of a file, or four synthetic ones about findings."""
     pick = random.Random(seed)
     if file is None:
         return [tuple(pick.sample(FINDINGS, 4)) for _ in range(count)]
@@ -143,7 +143,7 @@ def main() -> None:
         )
     rows.append(
         [
-            "**all 31 together, verdicts a second**",
+            "**all 31 together, verdicts per second**",
             f"**{count / lingshu_run:,.0f}**",
             f"{count / peer_run:,.0f}",
             "",
@@ -155,12 +155,12 @@ def main() -> None:
         seconds(by_similarity, long),
         seconds(medevalkit, long),
     )
-    source = "made up" if file is None else file.parent.name
+    source = "synthetic" if file is None else file.parent.name
     summary = (
-        f"{len(lists)} questions ({source}), microseconds of processor time a reply. On replies of"
-        f" {LONG:,} characters that close with an answer: strict {mine / len(long) * 1e6:.0f},"
-        f" similarity matching (difflib ratio over the options) {peer / len(long) * 1e6:.0f}, that"
-        f" is **{peer / mine:.0f} times** as much; the medevalkit protocol"
+        f"{len(lists)} questions ({source}), microseconds of CPU time per reply. On replies of"
+        f" {LONG:,} characters that end with an answer: strict {mine / len(long) * 1e6:.0f},"
+        f" similarity matching (difflib ratio over the options) {peer / len(long) * 1e6:.0f},"
+        f" **{peer / mine:.0f} times** as much; the medevalkit protocol"
         f" {released / len(long) * 1e6:.0f}. Of these replies strict reads {100 * right(long):.0f}%"
         " right."
     )
@@ -172,7 +172,7 @@ def main() -> None:
         + table(["format", "strict (µs)", "medevalkit (µs)", "strict reads right (%)"], rows),
     )
     print(summary)
-    print(f"{count / lingshu_run:,.0f} verdicts a second")
+    print(f"{count / lingshu_run:,.0f} verdicts per second")
 
 
 if __name__ == "__main__":

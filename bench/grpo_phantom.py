@@ -93,21 +93,23 @@ def main() -> None:
     assert rl.grpo is not None and isinstance(rl.grpo.reward, Reward)
     summary = (
         f"`phantom_rl`: {rl.steps} updates of {rl.batch} questions with {rl.grpo.num_generations} replies"
-        " each, from a start that answers half of the time in the rewarded shape. Replies drawn at"
-        f" temperature {rl.grpo.temperature:g} to the main questions about {IMAGES} held-out"
-        " phantoms, scored by the reward itself (0.5 shape, 1.0 right answer in it); the same with"
-        " rewards dealt out at random among the replies of a round. The reward rises by"
+        " each, from a model that uses the rewarded format half of the time. Replies sampled at"
+        f" temperature {rl.grpo.temperature:g} for the main questions about {IMAGES} held-out"
+        " phantoms, scored by the reward itself (0.5 for the format, 1.0 with a right answer in"
+        " it); as a control, the same with rewards shuffled among the replies of a round. The"
+        " reward rises by"
         f" {min(rises['rewards']):.2f} to {max(rises['rewards']):.2f}, with shuffled rewards by"
-        f" {min(rises['shuffle']):.2f} to {max(rises['shuffle']):.2f}; the bar is 0.2 within 120"
-        " CPU seconds. Most of the gain is shape."
+        f" {min(rises['shuffle']):.2f} to {max(rises['shuffle']):.2f}; the target is a gain of"
+        " 0.2 within"
+        " 120 CPU seconds. Most of the gain comes from the format."
     )
     header = [
         "seed",
         "",
         "reward",
-        "in shape",
-        "right in shape",
-        "right in shape, greedy",
+        "format",
+        "right answer in format",
+        "right answer in format, greedy",
         "CPU (s)",
     ]
     record(

@@ -1,10 +1,10 @@
-"""A round of reinforcement learning beside TRL's GRPOTrainer: replies drawn, rewarded, compared,
-one update made of them.
+"""A round of reinforcement learning compared with TRL's GRPOTrainer: replies sampled, rewarded,
+compared, one update made of them.
 
 PYTHON bench/grpo_round.py [--rounds N]     PYTHON is of an environment with lingshu and trl
 
-8 questions with an image, 8 replies each, on the same untrained tiny Qwen2.5-VL; each side in a
-process of its own, in turn.
+8 questions with an image, 8 replies each, on the same untrained tiny Qwen2.5-VL; each side in
+a separate process, in turn.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def peer_run(
 
     clock = step_clock()
     with tempfile.TemporaryDirectory() as folder:
-        # the reference model is read anew from where the trained one came from
+        # the reference model is loaded again from where the trained one came from
         model.save_pretrained(folder)
         drawing = {
             "max_completion_length": length,
@@ -218,25 +218,28 @@ def main(rounds: int) -> None:
             )
     words = (
         f"{PROMPTS} questions about one image of 56 x 56 pixels each, {NUM_GENERATIONS} replies to each, one"
-        f" update a round over all {PROMPTS * NUM_GENERATIONS}, every part trained in float32 on one thread,"
-        f" one forward pass an update. Temperature 1, a reference model with KL {KL:g}, clipping at"
-        f" {LOW} and {HIGH}, the mean over all tokens (TRL's loss_type dapo); rewards are drawn"
-        " from the reply's text, so no group is without an advantage. TRL generates with"
-        " transformers and prepares images in each round, as it comes; lingshu keeps scaled images"
+        f" update per round over all {PROMPTS * NUM_GENERATIONS}, every part trained in float32"
+        " on one thread,"
+        f" one forward pass per update. Temperature 1, a reference model with KL {KL:g}, clipping"
+        " at"
+        f" {LOW} and {HIGH}, the mean over all tokens (TRL's loss_type dapo); rewards are"
+        " pseudo-random functions of the reply's text, so every group has an advantage. TRL"
+        " generates with transformers and prepares images in each round, its default; lingshu"
+        " keeps scaled images"
         f" and computes each prompt once for its {NUM_GENERATIONS} replies. Mean of {STEPS} rounds after"
-        f" {WARM} to warm up, each side in a process of its own, {rounds} runs in turn, medians."
-        f" The bar is {BAR}x. {versions()}."
+        f" {WARM} to warm up, each side in a separate process, {rounds} runs in turn, medians."
+        f" The target is {BAR}x. {versions()}."
     )
     header = [
-        "at most (tokens)",
+        "max tokens",
         "side",
-        "tokens a reply",
-        "CPU-ms a round",
+        "tokens per reply",
+        "CPU-ms per round",
         "time, against lingshu",
         "peak (MB)",
-        "of it while training (MB)",
+        "growth while training (MB)",
     ]
-    record("grpo_round", "A round of GRPO beside TRL", words + "\n\n" + table(header, rows))
+    record("grpo_round", "A round of GRPO compared with TRL", words + "\n\n" + table(header, rows))
     print(table(header, rows))
 
 

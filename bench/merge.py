@@ -1,4 +1,4 @@
-"""Merging two models of 2 GB: beside a plain copy of one, and beside mergekit's linear method;
+"""Merging two models of 2 GB: compared with a plain copy of one, and with mergekit's linear method;
 memory; K points from one reading.
 
     python bench/merge.py FOLDER [MERGEKIT_PYTHON] [--gb 2]
@@ -195,7 +195,7 @@ def write(
 
     names = {
         "copy": "plain copy of one model", "linear": "**linear merge**", "linear+hashes": "linear merge, sources and result hashed",
-        "linear*2": "two points of a path from one reading",
+        "linear*2": "two points of a path from one read",
     }  # fmt: skip
     rows = [
         [
@@ -210,9 +210,10 @@ def write(
     ]
     summary = (
         f"Two bf16 models of {gb:g} GB, files in the page cache, every output synced; start-up and"
-        f" hashing apart unless said; median of {ROUNDS} rounds, the sides in drawn order and each"
-        " after an uncounted copy (last five rows: one run). Memory is the peak above what was"
-        " resident after imports."
+        f" hashing not counted unless stated; median of {ROUNDS} rounds, the sides in random"
+        " order and each"
+        " after an uncounted copy (last five rows: one run). Memory is the peak above the resident"
+        " size after imports."
     )
     peer = next((runs[0] for way, runs in found.items() if way.startswith("mergekit")), None)
     if peer is not None:
@@ -226,7 +227,9 @@ def write(
     record(
         "merge",
         "Merging",
-        summary + "\n\n" + table(["", "s", "to a copy", "CPU s", "to a copy", "memory, MB"], rows),
+        summary
+        + "\n\n"
+        + table(["", "s", "relative to a copy", "CPU s", "relative to a copy", "memory, MB"], rows),
     )
 
 

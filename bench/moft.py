@@ -4,7 +4,7 @@ average has to be compared with.
     python bench/moft.py [--steps N] [--images N] [--seeds N]
 
 Every seed trains the quickstart's chain up to deep alignment once, and from there each run of
-recipes/phantom_moft.py with the instruction stage's steps. Averages take half of each. The options
+recipes/phantom_moft.py with the instruction stage's steps. Averages weight both models equally. The options
 are for trying it; the page is written without them.
 """
 
@@ -40,7 +40,7 @@ from lingshu.weights.base import MergeWeights
 from lingshu.weights.output import MergePlan, merge
 
 SEEDS = 3
-N_HELD_OUT = 480  # dialogues about phantoms that no group was drawn from
+N_HELD_OUT = 480  # dialogues about phantoms that no group was built from
 # Name of a model -> how the page calls it; averages are of the two runs named.
 RUNS = {
     "fluency": "SFT (c = 1)", "entities": "entities at c = 2.5", "dft": "DFT", "second_seed": "SFT, second seed",
@@ -69,7 +69,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What one seed came to: every model, the share of entity tokens, the barriers of both
+    """The results of one seed: every model, the share of entity tokens, the barriers of both
     averages, CPU seconds of a run.
     """
 
@@ -183,7 +183,7 @@ def pooled(
     seeds: Sequence[SeedResult], name: str, kinds: Sequence[str] = KINDS
 ) -> list[tuple[float, tuple]]:
     """The value of each question of all seeds with its group: images are the same in all of them,
-    so they are drawn together.
+    so they are resampled together.
     """
     return [
         (row_value(row), group_key(row))
@@ -280,12 +280,12 @@ def page(seeds: Sequence[SeedResult]) -> str:
         ("random_average", "soup"),
         ("dft", "fluency"),
     )
-    gains = table(["points of accuracy, question by question", "difference (95% interval)"], [
+    gains = table(["accuracy points, paired by question", "difference (95% interval)"], [
         [f"{TITLES[one]} against {TITLES[other]}", gain(seeds, one, other)] for one, other in pairs
     ])  # fmt: skip
     barriers = table(
         [
-            "barrier at the middle (nats a token)",
+            "barrier at the midpoint (nats per token)",
             *(f"seed {number}" for number in range(len(seeds))),
         ],
         [
@@ -306,14 +306,17 @@ def page(seeds: Sequence[SeedResult]) -> str:
     summary = (
         "From one checkpoint after deep alignment for each seed, `phantom_moft` trains the"
         f" instruction stage ({stage.steps} steps of {stage.batch} dialogues at"
-        f" {stage.learning_rates.language:g}) once for each of {', '.join(RUNS.values())}. Averages take"
-        f" half of each. Entity tokens are {shares}% of the supervised ones (MOFT states 11.64%);"
+        f" {stage.learning_rates.language:g}) once for each of {', '.join(RUNS.values())}."
+        " Averages weight"
+        f" both models equally. Entity tokens are {shares}% of the supervised ones (MOFT states"
+        " 11.64%);"
         " runs of a seed see the same tokens in the same order, except the second seed."
-        f" {spent:.0f} CPU seconds a run on average. Accuracy on all kinds of questions about"
-        " held-out phantoms, seeds pooled, intervals by drawing images; likelihoods are means over"
-        f" seeds with the least and the greatest, of {N_HELD_OUT} held-out dialogues. The intervals say"
-        " how sure the figures are for these seeds, not how seeds differ: see them side by side."
-        " Half and half was fixed beforehand and not chosen on these questions."
+        f" {spent:.0f} CPU seconds per run on average. Accuracy on all kinds of questions about"
+        " held-out phantoms, seeds pooled, bootstrap intervals over images; likelihoods are"
+        " means over"
+        f" seeds with minimum and maximum, on {N_HELD_OUT} held-out dialogues. The intervals hold"
+        " for these seeds and do not cover the variation between seeds, which the column by seed"
+        " shows. Equal weights were fixed beforehand and not selected on these questions."
     )
     return "\n\n".join([summary, first, gains, by_kind, barriers])
 

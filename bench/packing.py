@@ -1,4 +1,4 @@
-"""Training tokens a second: packed, padded in groups of similar length, and padded at random, on
+"""Training tokens per second: packed, padded in groups of similar length, and padded at random, on
 the same samples.
 
     python bench/packing.py [DATA]
@@ -87,7 +87,7 @@ def report(row: dict[str, Any]) -> tuple[str, str] | None:
 
 # Stage 3 of the Lingshu paper: 38% medical multimodal, 28% medical captions, 17% general
 # multimodal, 14% general text, 3% medical text; inside the first by the sizes of its sources.
-# General data stand in by medical instructions of like length.
+# General data is represented by medical instructions of similar length.
 MIX = (
     MixPart(0.15, "vqa_rad", question_answer("question", "answer")),
     MixPart(0.08, "medevalkit_run_slake", reasoning_pair),
@@ -266,10 +266,10 @@ def main(root: Path | None) -> None:
     summary = (
         f"Qwen2.5-VL of {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters,"
         f" forward and backward pass in float32 on one thread, {BATCH} samples in a padded pass and"
-        f" as many on average in a pack; median of {ROUNDS} rounds. Real texts stand in the"
-        f" proportions of the paper's instruction stage ({len(MIX)} sources, lengths counted by a"
-        f" tokenizer of {WORDS:,} words); how much packing gains depends on how uneven the lengths"
-        " are, and on how many tokens are those of images, which are alike."
+        f" as many on average in a pack; median of {ROUNDS} rounds. Real texts have the proportions"
+        f" of the paper's instruction stage ({len(MIX)} sources, lengths counted by a"
+        f" tokenizer of {WORDS:,} words); the gain of packing depends on how uneven the lengths"
+        " are and on the share of image tokens, which vary little in number."
     )
     record(
         "packing",

@@ -1,4 +1,4 @@
-"""The quickstart for seeds 0, 1 and 2, each as a process of its own: accuracy by kind of question,
+"""The quickstart for seeds 0, 1 and 2, each as a separate process: accuracy by kind of question,
 time and memory.
 """
 
@@ -61,15 +61,18 @@ def main() -> None:
         ["untrained, first four", *(percent(r["untrained_accuracy"]) for r in results)],
         ["majority answer, first four", *(percent(r["majority_accuracy"]) for r in results)],
         [
-            "rewarded model: reward of drawn replies",
+            "rewarded model: reward of sampled replies",
             *(_pair(r, "reward", "{:.2f}") for r in results),
         ],
-        ["rewarded model: replies in shape", *(_pair(r, "format", "{:.0%}") for r in results)],
         [
-            "rewarded model: right answers in shape",
+            "rewarded model: replies in the right format",
+            *(_pair(r, "format", "{:.0%}") for r in results),
+        ],
+        [
+            "rewarded model: right answers in the right format",
             *(_pair(r, "accuracy", "{:.0%}") for r in results),
         ],
-        ["seconds, drawing to report", *(f"{r['wall_s']:.0f}" for r in results)],
+        ["seconds, from data to report", *(f"{r['wall_s']:.0f}" for r in results)],
         ["peak memory (MB)", *(f"{r['peak_rss_mb']:.0f}" for r in results)],
     ]
     stages = "; ".join(

@@ -1,10 +1,10 @@
-"""Report metrics beside the packages that define them: ROUGE, BLEU and CIDEr of the same reports,
+"""Report metrics compared with the packages that define them: ROUGE, BLEU and CIDEr of the same reports,
 in one process.
 
     python bench/report_metrics.py [IUXRAY_ROWS.jsonl]
 
-Run it where rouge-score, rouge, pycocoevalcap and sacrebleu are installed beside this package
-(docs/report-metrics.md). Made-up reports of some 60 words, and with a file the generated reports in
+Run it where rouge-score, rouge, pycocoevalcap and sacrebleu are installed next to this package
+(docs/report-metrics.md). Synthetic reports of some 60 words, and with a file the generated reports in
 it. Times are seconds of processor time, the fastest of three passes taken in turn.
 """
 
@@ -182,13 +182,13 @@ def rows_of(name: str, predictions: Side, gold: Side) -> list[list[str]]:
 
 
 def main() -> None:
-    rows = rows_of(f"{COUNT} made up", *synthetic_reports(COUNT))
+    rows = rows_of(f"{COUNT} synthetic", *synthetic_reports(COUNT))
     if len(sys.argv) > 1:
         predictions, gold = read_generated(Path(sys.argv[1]))
         rows += rows_of(f"{len(predictions)} generated (IU X-ray)", predictions, gold)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
     summary = (
-        f"Beside {versions}, in one process on the same texts; microseconds of processor time a"
+        f"Compared with {versions}, in one process on the same texts; microseconds of CPU time per"
         " report. The last column is the largest difference between two values."
     )
     header = [

@@ -1,9 +1,9 @@
-"""The report's page: how soon it can be used in a browser, what writing it costs, and what the
-small pictures cost.
+"""The report page: how soon it can be used in a browser, what writing it costs, and what the
+thumbnails cost.
 
     python bench/report_page.py
 
-Made-up questions about made-up 512 x 512 images, `echo` as the model. Each number is the median of
+Synthetic questions about synthetic 512 x 512 images, `echo` as the model. Each number is the median of
 ROUNDS; processes with and without take turns. "Usable" is what the page itself measures from the
 start of its loading until the list of samples stands and is filtered. Needs a Chromium.
 """
@@ -175,21 +175,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         shown, kept = pages(Path(name), chromium), image_costs(Path(name))
     summary = (
-        f"Made-up questions about {SHARED} images that they share, medians of {ROUNDS}. Usable:"
-        " milliseconds from the start of loading until the list of samples stands, in headless"
-        " Chromium, from the disk; the bar is 3,000 for 10,000 samples. Writing: CPU-seconds /"
-        " peak MB of `lingshu report`, start of Python included.\n\n"
+        f"Synthetic questions about {SHARED} shared images, medians of {ROUNDS}. Usable:"
+        " milliseconds from the start of loading until the list of samples is complete, in"
+        " headless Chromium, from disk; the limit is 3,000 for 10,000 samples. Writing:"
+        " CPU-seconds /"
+        " peak MB of `lingshu report`, including the start of Python.\n\n"
     )
     summary += table(
         ["samples", "page (MB)", "usable (ms)", "writing it", "without samples"], shown
     )
     summary += (
-        f"\n\nKeeping small pictures of {SINGLE:,} images of 512 x 512 pixels, one to a question, in"
+        f"\n\nStoring thumbnails of {SINGLE:,} images of 512 x 512 pixels, one per question, in"
         " `lingshu eval echo`:\n\n"
     )
-    summary += table(["pictures", "CPU (s)", "peak memory (MB)"], kept)
+    summary += table(["thumbnails", "CPU (s)", "peak memory (MB)"], kept)
     print(summary)
-    record("report_page", "The report's page", summary)
+    record("report_page", "The report page", summary)
 
 
 if __name__ == "__main__":

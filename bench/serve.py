@@ -1,4 +1,4 @@
-"""The server: throughput at 16 clients beside one client and beside `transformers serve`, and what
+"""The server: throughput at 16 clients compared with one client and with `transformers serve`, and what
 it does under attack.
 
 python bench/serve.py [--peer PYTHON] [--rounds N]
@@ -41,7 +41,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A server in a process of its own, once it answers."""
+    """A server in a separate process, once it answers."""
     # One thread for each server: a tiny model gains nothing by a second, which the clients need.
     one = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (
@@ -210,7 +210,7 @@ def speed(found: dict[str, float]) -> float:
     return found["tokens"] / found["seconds"]
 
 
-# In a process of its own, so that it does not wait for the attackers' interpreter; it ends with its
+# In a separate process, so that it does not wait for the attackers' interpreter; it ends with its
 # input.
 PROBE = """
 import http.client, json, select, sys, time
@@ -287,7 +287,7 @@ def measure_under_load(model: str) -> list[list[str]]:
     counts = {pair: found.count(pair) for pair in sorted(set(found), key=str)}
     summary = ", ".join(f"{kind}: {code} x {count}" for (kind, code), count in counts.items())
     return [
-        ["answers", summary],
+        ["responses", summary],
         [
             "health, median / p99 / slowest of " + str(len(latencies)),
             " / ".join(
@@ -296,7 +296,10 @@ def measure_under_load(model: str) -> list[list[str]]:
             ),
         ],
         ["memory before / peak", f"{before:.0f} / {peak:.0f} MB"],
-        ["a place is free after its client left, slowest of 5", f"{1000 * cancel_seconds:.0f} ms"],
+        [
+            "time until a slot is free after its client disconnects, slowest of 5",
+            f"{1000 * cancel_seconds:.0f} ms",
+        ],
     ]
 
 
@@ -353,17 +356,18 @@ def main() -> None:
         print(*row, sep=": ", flush=True)
     body = [
         (
-            f"A tiny random model, replies of up to {TOKENS} tokens at temperature 2: tokens a"
-            f" second over all clients, each asking {given.rounds} questions one after the other;"
+            f"A tiny random model, replies of up to {TOKENS} tokens at temperature 2: tokens per"
+            f" second over all clients, each sending {given.rounds} questions in sequence;"
             " fastest of three runs, one CPU thread for each model. The peer serves the language"
-            " model of the same checkpoint: without torchvision it opens no vision-language model."
+            " model of the same checkpoint: without torchvision it cannot open a vision-language"
+            " model."
         ),
         table(["server", "1 client", "16 clients", "ratio"], rows),
         (
-            "64 clients with ordinary questions, bodies of 100 MB and max_tokens of 1e9, beside 64"
-            " connections that never finish their head:"
+            "64 clients with ordinary questions, bodies of 100 MB and max_tokens of 1e9, and 64"
+            " connections that never finish sending their headers:"
         ),
-        table(["what", "found"], load_results),
+        table(["measure", "value"], load_results),
     ]
     record("serve", "Serving", "\n\n".join(body))
 

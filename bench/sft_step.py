@@ -1,9 +1,9 @@
-"""One supervised optimiser step beside TRL's SFTTrainer: CPU time, peak memory, and that both
+"""One supervised optimizer step compared with TRL's SFTTrainer: CPU time, peak memory, and that both
 compute the same.
 
 PYTHON bench/sft_step.py [--rounds N]       PYTHON is of an environment with lingshu and trl
 
-Every side runs in a process of its own, in turn, on one thread: the same tiny Qwen2.5-VL, the same
+Every side runs in a separate process, in turn, on one thread: the same tiny Qwen2.5-VL, the same
 batch of 32 phantoms.
 """
 
@@ -44,12 +44,12 @@ from lingshu.train.step import build_trainer
 BATCH, WARM, STEPS, ROUNDS = 32, 5, 30, 5
 BAR = 1.5
 SIDES = {
-    "ours": "lingshu, padded rows; scaled images kept as bytes, normalised in each step",
+    "ours": "lingshu, padded rows; scaled images kept as bytes, normalized in each step",
     "ours_packed": "lingshu, packed into one row; images likewise",
     "trl_ready": (
         "TRL, pixel values and token ids ready in memory, padding and stacking in each step"
     ),
-    "trl": "TRL as it comes: images decoded, scaled and text tokenised in each step",
+    "trl": "TRL by default: images decoded, scaled and text tokenized in each step",
 }
 
 
@@ -214,21 +214,21 @@ def main(rounds: int) -> None:
     words = (
         f"A batch of {BATCH} phantom dialogues with one image of 56 x 56 pixels each, Qwen2.5-VL of"
         " the quickstart's size, every part trained by AdamW in float32 on one thread, one forward"
-        f" pass a step, no recomputing of activations. Mean of {STEPS} steps after {WARM} to warm"
-        f" up, each side in a process of its own, {rounds} rounds in turn, medians; memory is the"
-        " process's peak, imports included. The sides find the same loss before the first step"
-        f" (within {off['first']:.0e}) and after the last (within {off['last']:.0e}). The bar is"
+        f" pass per step, no activation recomputation. Mean of {STEPS} steps after {WARM} to warm"
+        f" up, each side in a separate process, {rounds} rounds in turn, medians; memory is the"
+        " process's peak, imports included. Both sides compute the same loss before the first step"
+        f" (within {off['first']:.0e}) and after the last (within {off['last']:.0e}). The target is"
         f" {BAR}x. {versions()}."
     )
     header = [
         "side",
-        "CPU-ms a step",
+        "CPU-ms per step",
         "time, against padded lingshu",
         "against packed lingshu",
         "peak (MB)",
-        "of it while training (MB)",
+        "growth while training (MB)",
     ]
-    record("sft_step", "A supervised step beside TRL", words + "\n\n" + table(header, rows))
+    record("sft_step", "A supervised step compared with TRL", words + "\n\n" + table(header, rows))
     print(table(header, rows))
 
 

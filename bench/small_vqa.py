@@ -1,5 +1,5 @@
 """A small model trained from scratch on real images: chest X-rays in five folds, and VQA-RAD split
-anew by image.
+by image.
 
     python bench/small_vqa.py DATA [cxr|vqarad ...]
 
@@ -41,14 +41,14 @@ ASK_PNEUMONIA = "Does this chest X-ray show pneumonia?"
 
 
 def folds(groups: Sequence[str], number: int, seed: int) -> dict[str, int]:
-    """A fold for each group, seeded; the same group never stands in two folds."""
+    """A fold for each group, seeded; the same group is never in two folds."""
     unique = sorted(set(groups))
     order = np.random.default_rng(seed).permutation(len(unique))
     return {unique[index]: rank % number for rank, index in enumerate(order)}
 
 
 def fit(rows: Sequence[dict[str, Any]], root: Path, work: Path, changes: Callable) -> HfEngine:
-    """Train the recipe on rows whose images lie below `root`."""
+    """Train the recipe on rows whose images are below `root`."""
     data = work / "train"
     write_jsonl(data / "rows.jsonl", rows)
     shutil.copytree(root / "images", data / "images")
@@ -84,7 +84,7 @@ def chest_x_rays(root: Path) -> None:
     started = time.monotonic()
     for fold in range(FOLDS):
         learn = [row for row in polar_rows if fold_of[row["_group"]] != fold]
-        # Normal films are one in nine; shown as often as the others they are learnt from at all.
+        # Normal films are one in nine; shown as often as the others.
         rare = [row for row in learn if row["answer"] == "no"]
         times = max(1, round((len(learn) - len(rare)) / len(rare)))
         learn += [{**row, "id": f"{row['id']}-{copy}"} for copy in range(1, times) for row in rare]
@@ -118,11 +118,11 @@ def write_chest(chance: np.ndarray, gold: np.ndarray, groups: list[str], seconds
         ["majority answer (%)", f"{100 * max(gold.mean(), 1 - gold.mean()):.1f}"],
     ]
     summary = (
-        f"{len(gold)} paediatric chest X-rays of 28 x 28 pixels, {int(gold.sum())} of them with"
-        " pneumonia, were asked "
+        f"{len(gold)} pediatric chest X-rays of 28 x 28 pixels, {int(gold.sum())} of them with"
+        " pneumonia: "
         f'"{ASK_PNEUMONIA}" in {FOLDS} folds '
-        "that share no patient group; predictions of the held-out folds pooled, intervals by"
-        " drawing groups. A model of 1.4 M parameters "
+        "that share no patient group; predictions of the held-out folds pooled, bootstrap intervals"
+        " over groups. A model of 1.4 M parameters "
         "(recipe `small_vqa`), random weights, normal films repeated until both answers are"
         f" equally common; {seconds:.0f} s in all. "
         "Nothing was tuned on the held-out folds; research only."
@@ -176,12 +176,12 @@ def vqa_rad(root: Path) -> None:
             ]
         )
     summary = (
-        f"{len(rows)} questions about {len({row['image'] for row in rows})} images, split anew by"
-        f" image (seed {SEED}): {len(learn)} questions to learn from, {len(held_out)} held out, no"
+        f"{len(rows)} questions about {len({row['image'] for row in rows})} images, split by"
+        f" image (seed {SEED}): {len(learn)} questions for training, {len(held_out)} held out, no"
         " image on both sides (the official split shares nearly all its test images with train)."
         " Strict scoring. A model of this size that has seen no other language or image cannot"
-        " know radiology; the majority answer, taken from the learning side, is the bar that it"
-        f" has to be compared with. {time.monotonic() - started:.0f} s."
+        " know radiology; the baseline to compare with is the majority answer"
+        f" of the training questions. {time.monotonic() - started:.0f} s."
     )
     header = ["questions", "accuracy (%, 95% interval)", "majority answer (%, 95% interval)", "n"]
     record(

@@ -1,9 +1,9 @@
-"""Asking a teacher for material: requests per CPU-second beside the vendor's SDK, the cache, and
+"""The client of a teacher model: requests per CPU-second compared with the vendor's SDK, the cache and
 whether the budget holds.
 
 python bench/teacher.py [--peers FOLDER [--install]] [--rounds N]
 
-A stand-in server in a process of its own on 127.0.0.1 waits 50 ms and answers a JSON object; 2% of
+A stub server in a separate process on 127.0.0.1 waits 50 ms and answers a JSON object; 2% of
 the tries get 429, 1% of the answers break off, 0.5% of the connections are closed. The SDK is
 looked for in FOLDER/openai, an environment that --install makes.
 """
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     sdk = environment(given.peers, install=given.install)
-    names = {"fresh": "Calls, nothing known", "cached": "Calls, all known"}
+    names = {"fresh": "lingshu, empty cache", "cached": "lingshu, all replies cached"}
     found: dict[str, list[ClientRun]] = {name: [] for name in (*names, *(["sdk"] if sdk else []))}
     with fake_server(delay=0.05, failing=0.02, faults=FAULTS) as url:
         for _ in range(given.rounds):
@@ -136,12 +136,14 @@ def main() -> None:
         )
     body = [
         (
-            f"{COUNT:,} captions as JSON objects, {CONCURRENCY} at once, from a stand-in server in"
-            " a process of its own (50 ms; 2% of the tries get 429, 1% of the answers break off,"
-            " 0.5% of the connections are closed). CPU seconds (user and system) of the asking"
-            f" alone, imports left out; median of {given.rounds} alternating runs. Calls keeps"
-            " every reply on the disk and bounds tokens; the SDK has as many requests at once, the"
-            " same retries and the same check of the reply, and keeps nothing."
+            f"{COUNT:,} captions as JSON objects, {CONCURRENCY} at a time, from a stub server in"
+            " a separate process (50 ms per reply; 2% of attempts get 429, 1% of replies are cut"
+            " off,"
+            " 0.5% of connections are closed). CPU seconds (user and system) of the requests"
+            f" alone, imports excluded; median of {given.rounds} alternating runs. lingshu stores"
+            " every reply on disk and enforces a token budget; the SDK has the same number of"
+            " concurrent requests, the same retries and the same check of the reply, and stores"
+            " nothing."
         ),
         table(
             [
@@ -155,12 +157,12 @@ def main() -> None:
         ),
         (
             f"With a budget of {BUDGET_TOKENS:,} tokens: {bounded.n_usable:,} usable replies,"
-            f" {bounded.rejected:,} rejected. {bounded.tokens:,} tokens are counted, {serve_vllm:,}"
-            " stand in the answers that the server wrote, those of closed connections among them:"
-            " these report nothing, and are counted at their worst."
+            f" {bounded.rejected:,} rejected. {bounded.tokens:,} tokens are counted; the"
+            f" server's replies hold {serve_vllm:,}, including those of closed connections, which"
+            " report no usage and are counted with their maximum."
         ),
     ]
-    record("teacher", "Asking a teacher", "\n\n".join(body))
+    record("teacher", "Client of a teacher model", "\n\n".join(body))
 
 
 if __name__ == "__main__":

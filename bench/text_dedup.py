@@ -1,10 +1,10 @@
-"""Near-duplicate texts and decontamination, side by side with datasketch, Data-Juicer and a bare
+"""Near-duplicate texts and decontamination, compared with datasketch, Data-Juicer and a bare
 set of n-grams.
 
     python bench/text_dedup.py [DATA] [--peers FOLDER] [--install]
 
 FOLDER/datasketch and FOLDER/data-juicer are environments of their own. All times are processor time
-of one process and its children; start and imports are left out. Texts are made up of 30,000 words
+of one process and its children; start and imports are left out. Texts consist of 30,000 words
 of falling frequency.
 """
 
@@ -77,10 +77,10 @@ def data_juicer_run(texts: list[str]) -> dict:
 
     from data_juicer.core.data import NestedDataset  # pyright: ignore[reportMissingImports]
     from data_juicer.ops.deduplicator import (  # pyright: ignore[reportMissingImports]
-        document_minhash_deduplicator as shelf,
+        document_minhash_deduplicator as minhash,
     )
 
-    step = shelf.DocumentMinhashDeduplicator(
+    step = minhash.DocumentMinhashDeduplicator(
         window_size=5, num_permutations=128, num_bands=16, num_rows_per_band=8, num_proc=1
     )
     start = spent()
@@ -217,8 +217,8 @@ def decontamination() -> tuple[list[list[str]], str]:
     missed = len(set(hidden.items()) - pairs)
     names = (
         "bare set of hashed windows of 8 words",
-        "the same windows in our table",
-        "all of `overlap`: 8 and 13 words, exact, MinHash, frequencies",
+        "the same windows in the table of lingshu",
+        "all checks of `overlap`: 8 and 13 words, exact, MinHash, frequencies",
     )
     rows = [
         [name, f"{N_QUERIES / seconds:,.0f}", f"{times[0] / seconds:.2f}x", f"{build:.1f}"]
@@ -269,9 +269,10 @@ def main() -> None:
     )
     body = [
         f"{TEXTS:,} texts of 40 to 200 words, {N_DUPLICATES:,} of them copies with one word in a hundred"
-        " replaced; 5-word shingles." + (f" Our rate is {ratios}." if ratios else ""),
+        " replaced; 5-word shingles."
+        + (f" The throughput of lingshu is {ratios}." if ratios else ""),
         table(
-            ["MinHash, from text to pairs", "texts per CPU-second", "recall", "ours against it"],
+            ["MinHash, from text to pairs", "texts per CPU-second", "recall", "lingshu against it"],
             near,
         ),
         f"Decontamination: {N_QUERIES:,} texts against {ITEMS:,} items of 40 to 180 words. {summary}",

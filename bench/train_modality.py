@@ -6,7 +6,7 @@ whose modality is known.
 DATA holds bccd_blood_smear, busi_ultrasound, pneumoniamnist_cxr and vqa_rad. Modalities of VQA-RAD
 follow from the organ (chest: X-ray, abdomen: CT, head: MRI) but for the eight head CTs named here.
 Groups are split 60 : 20 : 20 by a hash of their names into training, calibration and held-out
-images. Licences of the sources: MIT, CC0, CC BY 4.0, CC0 (as far as known); the file holds numbers
+images. Licenses of the sources: MIT, CC0, CC BY 4.0, CC0 (as far as known); the file holds numbers
 fitted to features, and no image.
 """
 
@@ -194,7 +194,7 @@ def train(data: Path) -> tuple[ModalityClassifier, dict[str, object]]:
 def calibrated(found: list[tuple[float, bool]], precision: float = 0.99) -> float:
     """The least probability from which on at least `precision` of the calibration images are right.
 
-    0.8 or more: calibration images come from the sources that were learnt from, and others are
+    0.8 or more: calibration images come from the sources that were used for training, and others are
     harder.
     """
     for bar in np.arange(0.8, 1.0, 0.01):
