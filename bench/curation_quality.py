@@ -315,8 +315,8 @@ def burned_in(data: Path) -> str:
             )
             lines_.append(
                 [
-                    f"{what}, one line of {size} pixels drawn in",
-                    "drawn",
+                    f"{what}, one line of {size} pixels rendered in",
+                    "rendered",
                     str(len(paths)),
                     share(held, len(paths)),
                 ]

@@ -124,7 +124,7 @@ def encoded(
     answer: np.ndarray,
     tiles: Sequence[Tiles],
 ) -> EncodedSample:
-    """A sample of this shape, its text tokens drawn: what they are changes no time."""
+    """A sample of this shape, with random text tokens, which do not affect the time."""
     ids = np.where(is_image, processor.image_token_id, rng.integers(0, 256, len(is_image)))
     positions = FAMILY.positions(is_image, tiles)
     return EncodedSample(
@@ -133,7 +133,7 @@ def encoded(
 
 
 def corpus_sequences(root: Path, processor: Processor) -> list[EncodedSample]:
-    """Samples of real texts in the shares of MIX, their images drawn from those of vqa_rad."""
+    """Samples of real texts in the shares of MIX, with images of vqa_rad."""
     rng = np.random.default_rng(0)
     pairs = {
         kind.folder: [
@@ -246,7 +246,7 @@ def main(root: Path | None) -> None:
     spec = TinyModel(hidden=256, layers=4, ffn=768, vocab_size=512, image_size=SMALL)
     rows = []
     for name, side, make in (
-        ("drawn lengths", SMALL, random_sequences),
+        ("synthetic lengths", SMALL, random_sequences),
         (
             "real texts, images of 112 pixels",
             SMALL,

@@ -45,7 +45,7 @@ BATCH, WARM, STEPS, ROUNDS = 32, 5, 30, 5
 BAR = 1.5
 SIDES = {
     "ours": "lingshu, padded rows; scaled images kept as bytes, normalized in each step",
-    "ours_packed": "lingshu, packed into one row; images likewise",
+    "ours_packed": "lingshu, packed into one row; images as above",
     "trl_ready": (
         "TRL, pixel values and token ids ready in memory, padding and stacking in each step"
     ),
