@@ -104,22 +104,19 @@ def serve(
             )
         serve_config = ServeConfig(
             engine,
-            config.name or engine.model,
-            config.max_batch_size + config.max_queue_size,
-            config.max_tokens,
-            keys,
-            loopback,
-            ImageSources(root, fetch_policy),
-            Limits.of_body_mb(config.max_body_mb),
-            ui,
+            name=config.name or engine.model,
+            slots=config.max_batch_size + config.max_queue_size,
+            max_tokens=config.max_tokens,
+            keys=keys,
+            loopback=loopback,
+            sources=ImageSources(root, fetch_policy),
+            limits=Limits.of_body_mb(config.max_body_mb),
+            ui=ui,
         )
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
-        page = f" Page: {url}" if ui else ""
-        print(
-            f"{serve_config.name} [{engine.digest[:12]}] at {url}v1. {NOTICE}{page}",
-            file=sys.stderr,
-        )
+        served = f"{serve_config.name} [{engine.digest[:12]}] at {url}v1"
+        print(f"{served}. {NOTICE}{f' Page: {url}' if ui else ''}", file=sys.stderr)
         _run(serve_config, listener)
     return 0
 
@@ -142,12 +139,12 @@ def _run(config: ServeConfig, listener: socket.socket) -> None:
 
     if not logging.getLogger("lingshu").handlers:
         log.configure("warning")
-    # The event loop releases Python's lock at every socket; with the default of 5 ms it would wait
-    # that long for the model each time.
+    # The event loop releases the GIL at every socket call; with the default switch interval it would
+    # wait 5 ms for the model each time.
     sys.setswitchinterval(0.0005)
     server = create_server(config)
-    # A model and its libraries are 400,000 objects: a garbage collection over them all stops
-    # everything for a quarter of a second.
+    # A model and its libraries are 400,000 objects: a full garbage collection would stop everything
+    # for a quarter of a second.
     gc.collect()
     gc.freeze()
     server.run(sockets=[listener])

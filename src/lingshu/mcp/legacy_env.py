@@ -1,7 +1,7 @@
-"""The environment of the published Lingshu MCP server, read once at start-up.
+"""The environment variables of the published Lingshu MCP server, read once at start-up.
 
-Besides keys, only here does the environment decide anything: clients of that server are configured
-this way. LINGSHU_SERVER_URL is the address of an OpenAI-compatible server, LINGSHU_MODEL the name
+Clients of that server are configured this way; nothing else in lingshu but keys comes from the
+environment. LINGSHU_SERVER_URL is the address of an OpenAI-compatible server, LINGSHU_MODEL the name
 of the model there, LINGSHU_SERVER_API its key. (github.com/alibaba-damo-academy/Lingshu_MCP, commit
 d427f1b.)
 """
@@ -37,11 +37,8 @@ class LegacyEnvironment:
         )
 
 
-def read_legacy_environment(
-    environ: Mapping[str, str] | None = None,
-) -> LegacyEnvironment | None:
+def read_legacy_environment(environ: Mapping[str, str] = os.environ) -> LegacyEnvironment | None:
     """The model that the variables name; None if neither an address nor a model is set."""
-    environ = os.environ if environ is None else environ
     names = (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
     values = {name: value for name in names if (value := environ.get(name, "").strip())}
     if not values.keys() & {URL_VARIABLE, MODEL_VARIABLE}:
@@ -49,8 +46,3 @@ def read_legacy_environment(
     url = values.get(URL_VARIABLE, DEFAULT_URL).rstrip("/")
     model = f"{url}#{values.get(MODEL_VARIABLE, DEFAULT_MODEL)}"
     return LegacyEnvironment(model, values.get(KEY_VARIABLE), tuple(values))
-
-
-def child_environment(api_key: str | None) -> dict[str, str] | None:
-    """The environment of a subprocess: None, which is this one's, unless there is a key to pass on."""
-    return None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import subprocess
@@ -15,7 +16,6 @@ from lingshu.core.errors import ArtifactError, ConfigError, EngineError, InputEr
 from lingshu.core.files import read_json, sha256_file
 from lingshu.core.run_card import read_run_card
 from lingshu.evaluate.generate import REQUESTS, count_pending
-from lingshu.mcp.legacy_env import child_environment
 from lingshu.mcp.model import NO_MODEL_MESSAGE, ModelHandle
 from lingshu.mcp.results import EvaluationStatus, TaskScore
 
@@ -59,20 +59,23 @@ class EvaluationRuns:
         if self.model.name is None:
             raise InputError(NO_MODEL_MESSAGE)
         with self._lock:
-            for running, process in self._processes.items():
+            for other, process in self._processes.items():
                 if process.poll() is None:
-                    raise EngineError(
-                        f"the evaluation {running} is running; wait for it, or cancel it."
-                    )
+                    message = f"the evaluation {other} is running; wait for it, or cancel it."
+                    raise EngineError(message)
             name = f"mcp-{task.replace('_', '-')}-{secrets.token_hex(4)}"
             folder.mkdir(parents=True, exist_ok=True)
-            options = self.model.options
+            options, api_key = self.model.options, self.model.options.api_key
+            flags = {
+                "out": folder / name,
+                "batch-size": options.batch_size,
+                "concurrency": options.concurrency,
+                "threads": options.threads,
+                "limit": limit,
+                "data": self.data,
+            }
             command = [sys.executable, "-m", "lingshu", "eval", self.model.name, task]
-            command += ["--out", str(folder / name), "--batch-size", str(options.batch_size)]
-            command += ["--concurrency", str(options.concurrency)]
-            command += ["--threads", str(options.threads)] if options.threads else []
-            command += ["--limit", str(limit)] if limit else []
-            command += ["--data", str(self.data)] if self.data else []
+            command += [f"--{flag}={value}" for flag, value in flags.items() if value is not None]
             command += ["--synthetic"] if synthetic else []
             with self._log(name).open("wb") as log:
                 # Not on standard input and output: those carry the protocol.
@@ -81,7 +84,7 @@ class EvaluationRuns:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=child_environment(options.api_key),
+                    env=None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key},
                 )
         return EvaluationStatus(run=name, state="running", model=self.model.name)
 
@@ -120,10 +123,8 @@ class EvaluationRuns:
         """
         status = self.status(name)
         if status.state != "done":
-            reason = f": {status.error}" if status.error else ""
-            raise EngineError(
-                f"the evaluation {name} is {status.state}{reason}; there is no result."
-            )
+            state = f"{status.state}: {status.error}" if status.error else status.state
+            raise EngineError(f"the evaluation {name} is {state}; there is no result.")
         folder = self._folder() / name
         report = folder / REPORT_MD
         text = report.read_text(encoding="utf-8")[:MAX_REPORT_CHARS] if report.is_file() else None
@@ -195,7 +196,6 @@ def _scores(folder: Path) -> list[TaskScore]:
     for task in read_json(folder / REPORT_JSON)["tasks"]:
         summary = task["summary"]
         interval = {name: summary["accuracy"][name] for name in ("value", "low", "high")}
-        scores.append(
-            TaskScore(task=task["name"], metric=summary["metric"], n=summary["n"], **interval)
-        )
+        names = {"task": task["name"], "metric": summary["metric"], "n": summary["n"]}
+        scores.append(TaskScore(**names, **interval))
     return scores

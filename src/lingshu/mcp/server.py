@@ -1,6 +1,4 @@
-"""The MCP server of `lingshu mcp`, and what its clients learn of errors: the remedy, and nothing that
-they had sent.
-"""
+"""The MCP server of `lingshu mcp`; its errors say the remedy and repeat nothing that a client sent."""
 
 from __future__ import annotations
 
@@ -51,7 +49,7 @@ def build_server(services: McpServices) -> MCPServer:
 
 
 class LingshuServer(MCPServer):
-    """The SDK's server, whose own messages would repeat arguments and log the values of an error."""
+    """The SDK's server with other error messages: the SDK's repeat arguments and log their values."""
 
     def __init__(self, services: McpServices) -> None:
         super().__init__(
@@ -114,10 +112,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _public_message(error: BaseException) -> str:
-    """What a user can fix, in its own words; of a bug only that there was one.
-
-    The log gets its type and position, no values.
-    """
+    """The message of an error that a user can fix; a bug is only logged, with its type and position."""
     if isinstance(error, LingshuError):
         return one_line(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
@@ -129,9 +124,8 @@ def _invalid_arguments_message(error: ValidationError) -> str:
     """Which arguments cannot be used and what they may be; no values, and no keys inside them."""
     messages = {}
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
-        path = [
-            str(part) for n, part in enumerate(detail["loc"]) if n == 0 or isinstance(part, int)
-        ]
+        path = [str(part) for part in detail["loc"][:1]]
+        path += [str(part) for part in detail["loc"][1:] if isinstance(part, int)]
         text = detail["msg"].removeprefix("Value error, ")
         messages[f"{'.'.join(path) or 'arguments'}: {text}"] = None
     return "; ".join(messages) + "."

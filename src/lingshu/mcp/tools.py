@@ -28,7 +28,7 @@ from lingshu.inference.inputs import DEFAULT_SLICES, MAX_IMAGES, ModelInput, Vie
 from lingshu.inference.study_index import STUDY_URI_PREFIX, MediaResolver
 from lingshu.mcp import results
 from lingshu.mcp.results import Language, answer_provenance
-from lingshu.mcp.runs import RUN_NAME_PATTERN, EvaluationRuns
+from lingshu.mcp.runs import RUN_NAME_PATTERN
 from lingshu.mcp.services import McpServices
 from lingshu.mcp.texts import MAX_TEXT_CHARS, choice_label, render_prompt
 
@@ -145,9 +145,8 @@ async def visual_input(
     max_slices: MaxSlices,
     series: SeriesNumbers,
 ) -> ModelInput:
-    return await load_images(
-        ctx, images, ViewOptions(window=tuple(windows), max_slices=max_slices, series=tuple(series))
-    )
+    options = ViewOptions(window=tuple(windows), max_slices=max_slices, series=tuple(series))
+    return await load_images(ctx, images, options)
 
 
 VisualInput = Annotated[ModelInput, Resolve(visual_input)]
@@ -270,11 +269,9 @@ async def both_inputs(
     windows: WindowList,
     max_slices: MaxSlices,
 ) -> tuple[ModelInput, ModelInput]:
-    view_options = ViewOptions(window=tuple(windows), max_slices=max_slices)
-    return (
-        await load_images(ctx, prior, view_options, "prior image"),
-        await load_images(ctx, current, view_options, "current image"),
-    )
+    options = ViewOptions(window=tuple(windows), max_slices=max_slices)
+    prior_input = await load_images(ctx, prior, options, "prior image")
+    return prior_input, await load_images(ctx, current, options, "current image")
 
 
 BothInputs = Annotated[tuple[ModelInput, ModelInput], Resolve(both_inputs)]
@@ -313,13 +310,9 @@ async def compare_studies(
         labels = [f"{n} image{'s' if n != 1 else ''}" for n in counts]
     else:
         labels = [f"{n}幅图像" for n in counts]
-    default_question = {"en": "Compare them.", "zh": "请进行比较。"}[language]
+    question = question.strip() or {"en": "Compare them.", "zh": "请进行比较。"}[language]
     prompt = render_prompt(
-        "compare",
-        language,
-        prior=labels[0],
-        current=labels[1],
-        question=question.strip() or default_question,
+        "compare", language, prior=labels[0], current=labels[1], question=question
     )
     answer, provenance = await ask_model(ctx, prompt, model_input, consent, Sampling(max_tokens))
     return results.AnswerResult(**provenance, answer=answer.text)
@@ -349,21 +342,15 @@ def describe_study(study: Study) -> results.DicomDescription:
 
 def _series_metadata(series: DicomSeries) -> results.SeriesMetadata:
     metadata = series.files[0].metadata
-    allowed = {
-        name: getattr(metadata, name)
-        for name in results.SeriesMetadata.model_fields
-        if hasattr(metadata, name)
-    }
+    names = [name for name in results.SeriesMetadata.model_fields if hasattr(metadata, name)]
     risks = {file.metadata.burned_in_risk for file in series.files}
-    return results.SeriesMetadata(
-        **{
-            **allowed,
-            "number": series.number,
-            "images": series.n_images,
-            "is_localizer": series.is_localizer,
-            "burned_in_risk": highest_risk(risks),
-        }
-    )
+    fields = {name: getattr(metadata, name) for name in names} | {
+        "number": series.number,
+        "images": series.n_images,
+        "is_localizer": series.is_localizer,
+        "burned_in_risk": highest_risk(risks),
+    }
+    return results.SeriesMetadata(**fields)
 
 
 async def list_studies(ctx: Context) -> results.StudyList:
@@ -380,22 +367,21 @@ def build_study_list(media: MediaResolver) -> results.StudyList:
         InputError: there is no such folder.
     """
     index = media.build_index()
-    entries = []
+    studies = []
     for study_id, files in list(index.studies.items())[:MAX_STUDIES]:
         series = media.read_series(files).series
         body_parts = {entry.files[0].metadata.body_part for entry in series}
-        entries.append(
-            results.StudySummary(
-                uri=STUDY_URI_PREFIX + study_id,
-                modalities=sorted({entry.modality for entry in series if entry.modality}),
-                body_parts=sorted(part for part in body_parts if part),
-                series=len(series),
-                files=len(files),
-            )
+        summary = results.StudySummary(
+            uri=STUDY_URI_PREFIX + study_id,
+            modalities=sorted({entry.modality for entry in series if entry.modality}),
+            body_parts=sorted(part for part in body_parts if part),
+            series=len(series),
+            files=len(files),
         )
-    n_omitted = len(index.studies) - len(entries)
+        studies.append(summary)
+    n_omitted = len(index.studies) - len(studies)
     return results.StudyList(
-        studies=entries,
+        studies=studies,
         n_other_files=index.n_other_files,
         is_complete=index.is_complete and not n_omitted,
         notes=[f"{n_omitted} more studies are not listed."] if n_omitted else [],
@@ -420,12 +406,8 @@ async def score_report(
     )
     sample = Sample("report", (Message("user", ("report",)),), gold=(reference,), meta=meta)
     metrics = await in_thread(ctx, lambda _: compute_metrics([sample], [report]))
-    return results.ReportAgreement(
-        metrics=[
-            results.ReportMetric(name=metric.name, value=metric.value, note=metric.note)
-            for metric in metrics
-        ]
-    )
+    rows = [results.ReportMetric(name=m.name, value=m.value, note=m.note) for m in metrics]
+    return results.ReportAgreement(metrics=rows)
 
 
 # --- evaluations
@@ -481,12 +463,9 @@ async def evaluate(
         )
     if run is None:
         raise InputError(f"{action} needs the name of a run.")
-    method = {
-        "status": EvaluationRuns.status,
-        "result": EvaluationRuns.result,
-        "cancel": EvaluationRuns.cancel,
-    }[action]
-    return await in_thread(ctx, lambda services: method(services.runs, run))
+    runs = services_of(ctx).runs
+    methods = {"status": runs.status, "result": runs.result, "cancel": runs.cancel}
+    return await in_thread(ctx, lambda _: methods[action](run))
 
 
 TOOLS = {

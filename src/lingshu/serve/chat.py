@@ -323,24 +323,22 @@ class CompletionResponse(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         payload = self._chunk({"role": "assistant", "content": ""})
         while True:
-            text = "".join(event for event in events if isinstance(event, str))
-            if text:
+            if text := "".join(event for event in events if isinstance(event, str)):
                 payload += self._text_chunk(text)
             last_event = events[-1]
-            if isinstance(last_event, str):
-                if payload:
-                    await send({"type": "http.response.body", "body": payload, "more_body": True})
-                events, payload = await queue.next_events(), b""
-                continue
-            error = _to_http_error(last_event) if isinstance(last_event, LingshuError) else None
-            if error is not None:
-                payload += format_sse(error.body)
-            elif isinstance(last_event, Reply):
-                payload += self._final_chunks(last_event)
-            await send({"type": "http.response.body", "body": payload, "more_body": False})
-            if error is not None:
-                raise error
-            return
+            if not isinstance(last_event, str):
+                break
+            if payload:
+                await send({"type": "http.response.body", "body": payload, "more_body": True})
+            events, payload = await queue.next_events(), b""
+        error = _to_http_error(last_event) if isinstance(last_event, LingshuError) else None
+        if isinstance(last_event, Reply):
+            payload += self._final_chunks(last_event)
+        elif error is not None:
+            payload += format_sse(error.body)
+        await send({"type": "http.response.body", "body": payload, "more_body": False})
+        if error is not None:
+            raise error
 
     def _completion(self, reply: ReplyEvent) -> dict[str, Any]:
         assert isinstance(reply, Reply), "only the end of a reply is delivered"

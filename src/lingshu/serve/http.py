@@ -50,14 +50,9 @@ def create_uvicorn_server(
     app: App, limits: Limits, *, lifespan: Literal["on", "off"], shutdown_timeout_s: int
 ) -> uvicorn.Server:
     """The server of an application, not started; at shutdown open requests get the timeout."""
-
-    class LimitedProtocol(TimedHttpProtocol):
-        pass
-
-    LimitedProtocol.limits = limits
     config = uvicorn.Config(
         app,
-        http=LimitedProtocol,
+        http=type("LimitedHttpProtocol", (TimedHttpProtocol,), {"limits": limits}),
         ws="none",
         lifespan=lifespan,
         log_config=None,

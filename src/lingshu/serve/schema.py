@@ -51,15 +51,6 @@ class HTTPError(Exception):
         return cls(400, message, param=param, code=code)
 
     @classmethod
-    def overloaded(cls) -> HTTPError:
-        message = "the server holds as many images as it can; try again."
-        return cls(429, message, code="overloaded", retry_after=2)
-
-    @classmethod
-    def body_timeout(cls) -> HTTPError:
-        return cls(408, "the body did not arrive in time; send it again.", code="timeout")
-
-    @classmethod
     def foreign_origin(cls) -> HTTPError:
         return cls(403, "requests of other web pages are refused.", code="origin")
 

@@ -234,13 +234,15 @@ class Body:
                     if self.is_complete:
                         return bytes(data)
         except TimeoutError:
-            raise HTTPError.body_timeout() from None
+            message = "the body did not arrive in time; send it again."
+            raise HTTPError(408, message, code="timeout") from None
 
     def _reserve(self, size: int) -> None:
         self._reserved_bytes += size
         self._middleware.held_bytes += size
         if self._middleware.held_bytes > self._limits.max_held_bytes:
-            raise HTTPError.overloaded()
+            message = "the server holds as many images as it can; try again."
+            raise HTTPError(429, message, code="overloaded", retry_after=2)
 
     def release(self) -> None:
         self._middleware.held_bytes -= self._reserved_bytes

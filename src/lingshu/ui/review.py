@@ -2,7 +2,7 @@
 curation reads.
 
     REVIEW/.../OUT/review/queue.jsonl        what `lingshu synthesize --out OUT` wrote there
-    REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, outside OUT: a folder that is made again would lose them
+    REVIEW/.../OUT.verdicts/REVIEWER.jsonl   one file a reviewer, outside OUT, which a new run replaces
 
 Every verdict is one line, written and synced before the page gets a response. Undo removes the last
 line of the reviewer's own file. Neither of two texts reveals which came first: the order is random

@@ -141,16 +141,12 @@ def find_merged_path(
     notes = card.get("notes")
     if not isinstance(notes, dict) or notes.get("files") != job.file_stats():
         return None
-    found = [(point, out / POINTS_FOLDER / f"{point:.2f}") for point in points]
-    return found if all((folder / RUN_CARD).is_file() for _, folder in found) else None
+    folders = [(point, out / POINTS_FOLDER / f"{point:.2f}") for point in points]
+    return folders if all((folder / RUN_CARD).is_file() for _, folder in folders) else None
 
 
 def check_output_folder(plan: MergePlan, out: Path) -> None:
-    """Refuse a folder that is or contains a source: the result replaces what is there.
-
-    Raises:
-        ConfigError: so it is.
-    """
+    """Raise ConfigError for a folder that is or contains a source: the result would replace it."""
     for model in (*plan.models, *((plan.base,) if plan.base is not None else ())):
         if model.resolve().is_relative_to(out.resolve()):
             problem = f"{out} is or contains {model}, which the result would replace"
