@@ -1,4 +1,4 @@
-"""Bounding boxes: of the regions of a mask, and drawn on an image."""
+"""Bounding boxes of the regions of a mask, and drawing of boxes on an image."""
 
 from __future__ import annotations
 

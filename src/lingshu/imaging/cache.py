@@ -42,7 +42,7 @@ class ImageCache:
         self._total_bytes = 0
 
     def header(self, image: Image) -> ImageFileHeader:
-        """Format, width and height of the upright image; of a file the first 256 KB are read.
+        """Format, width and height of the upright image, from the first 256 KB of its file.
 
         Raises:
             ImageError: missing, empty, over 64 MB, of another format, or its header is damaged.

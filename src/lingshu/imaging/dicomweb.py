@@ -1,8 +1,8 @@
 """DICOMweb: find the studies of a PACS, retrieve the files of one, and store a report next to them.
 
 Only the configured address is contacted: redirects are not followed and proxies of the environment
-are not used. What arrives is bounded in files and bytes, and nothing of it gets into a log or an
-error. Source: DICOM PS3.18, sections 10.4 (retrieve), 10.5 (store), 10.6 (search).
+are not used. Responses are bounded in files and bytes, and none of their content appears in a log
+or an error. Source: DICOM PS3.18, sections 10.4 (retrieve), 10.5 (store), 10.6 (search).
 """
 
 from __future__ import annotations
@@ -191,9 +191,9 @@ def _client(server: DicomWebServer) -> Iterator[DICOMwebClient]:
             yield client
     except requests.HTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        remedy = {404: "check the address and the study"}.get(status, "see its log")
-        if status in (401, 403):
-            remedy = "set DICOMWEB_AUTH or give --auth"
+        auth_remedy = "set DICOMWEB_AUTH or give --auth"
+        remedies = {401: auth_remedy, 403: auth_remedy, 404: "check the address and the study"}
+        remedy = remedies.get(status, "see its log")
         problem = f"returned HTTP status {status or 'unknown'}"
         raise InputError(f"{server.host} {problem}; {remedy}.") from None
     except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -239,17 +239,16 @@ def _session(server: DicomWebServer) -> requests.Session:
 
 def _paginate(search: Any, key: str, **query: str | None) -> Iterator[Mapping[str, Any]]:
     """Every record of a search, up to a page with nothing new: servers may return short pages."""
-    seen_uids: set[str] = set()
-    offset = 0
+    seen_uids, offset = set[str](), 0
     while len(seen_uids) <= MAX_INSTANCES:
         results = search(**query, limit=PAGE_SIZE, offset=offset)
         offset += len(results)
-        by_uid = {uid: record for record in results if (uid := _uid(record, key))}
-        page = {uid: record for uid, record in by_uid.items() if uid not in seen_uids}
-        if not page:
+        by_uid = {_uid(record, key): record for record in results}
+        new_uids = by_uid.keys() - seen_uids - {None}
+        if not new_uids:
             return
-        seen_uids.update(page)
-        yield from page.values()
+        seen_uids |= new_uids
+        yield from (record for uid, record in by_uid.items() if uid in new_uids)
 
 
 def _retrieve(client: DICOMwebClient, server: DicomWebServer, path: str) -> list[bytes]:

@@ -61,8 +61,8 @@ def image_bytes(
 ) -> bytes:
     """The encoded file of an image, at most 64 MB; not decoded.
 
-    To read many rows of shards pass one ShardReader, which keeps the row groups that it read. Of an
-    image in a file, at most the first `max_bytes` bytes are read.
+    To read many rows of shards pass one ShardReader, which keeps the row groups that it read. At most
+    the first `max_bytes` bytes of a file are read.
 
     Raises:
         ImageError: it is missing, empty, too large, or not a regular file.
@@ -88,8 +88,8 @@ def open_image(image: Image, *, shards: ShardReader | None = None) -> PIL.Image.
 
     Gray of more than 8 bits is divided by the smallest power of two that holds its largest value,
     so that 12-bit data in a 16-bit file keep their contrast; negative and fractional values are
-    stretched from their minimum to their maximum. Of an animation or a multi-page file the first
-    frame is used.
+    stretched from their minimum to their maximum. An animation or a multi-page file is read as its
+    first frame.
 
     Raises:
         ImageError: missing, empty, truncated, damaged, of another format, over 64 MB or over 50
@@ -110,9 +110,9 @@ def decode(data: bytes, *, name: str) -> PIL.Image.Image:
 def decode_mask(data: bytes, *, name: str) -> NDArray[Any]:
     """Height x width values of an encoded file that holds labels; errors call it `name`.
 
-    Deep values are not scaled, NaN and transparent pixels are 0. Of a color palette whose index 0
-    is black, or that has no black, the values are the indices; of other colors, and of a palette of
-    grays, they are the luminance.
+    Values of more than 8 bits are not scaled; NaN and transparent pixels are 0. An image with a
+    color palette whose index 0 is black, or that has no black, gives its indices; other colors, and
+    a palette of grays, give their luminance.
     """
     with wrap_decode_errors(name):
         import PIL.ImageOps
@@ -357,7 +357,7 @@ def _mask_values(image: PIL.Image.Image) -> NDArray[Any]:
         values = np.where(np.asarray(image.convert("RGBA"))[..., 3] == 0, 0, values)
     if image.mode == "P" and (channels != channels[..., :1]).any():
         indices = np.asarray(image)
-        # Where black is not at index 0 of the palette, the indices mean nothing.
+        # Indices are labels only if black is at index 0 of the palette, or missing.
         return indices if values.all() or ((indices == 0) == (values == 0)).all() else values
     return values
 

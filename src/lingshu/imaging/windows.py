@@ -28,7 +28,7 @@ class Window:
 
     `name` says where it comes from: a preset of CT (`lung`), numbers that were `requested`, the
     file (`file`, `file 2`), the file's own table (`table`), or the minimum and maximum value
-    (`range`) for want of anything better. The numbers are in the units of the modality, such as HU.
+    (`range`) if there is no window. The numbers are in the units of the modality, such as HU.
     """
 
     name: str
@@ -84,7 +84,7 @@ def _parse_window(name: str) -> Window:
 
 
 def is_ct_preset(window: Window) -> bool:
-    """Whether its numbers are HU and mean nothing elsewhere."""
+    """Whether its numbers are in HU, and so apply to CT only."""
     return CT_WINDOWS.get(window.name) == window
 
 

@@ -37,8 +37,9 @@ class LegacyEnvironment:
         )
 
 
-def read_legacy_environment(environ: Mapping[str, str] = os.environ) -> LegacyEnvironment | None:
+def read_legacy_environment(environ: Mapping[str, str] | None = None) -> LegacyEnvironment | None:
     """The model that the variables name; None if neither an address nor a model is set."""
+    environ = os.environ if environ is None else environ
     names = (URL_VARIABLE, MODEL_VARIABLE, KEY_VARIABLE)
     values = {name: value for name in names if (value := environ.get(name, "").strip())}
     if not values.keys() & {URL_VARIABLE, MODEL_VARIABLE}:
@@ -46,3 +47,8 @@ def read_legacy_environment(environ: Mapping[str, str] = os.environ) -> LegacyEn
     url = values.get(URL_VARIABLE, DEFAULT_URL).rstrip("/")
     model = f"{url}#{values.get(MODEL_VARIABLE, DEFAULT_MODEL)}"
     return LegacyEnvironment(model, values.get(KEY_VARIABLE), tuple(values))
+
+
+def child_environment(api_key: str | None) -> dict[str, str] | None:
+    """The environment of a subprocess: None, which is this one's, unless there is a key to pass on."""
+    return None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import secrets
 import subprocess
@@ -16,6 +15,7 @@ from lingshu.core.errors import ArtifactError, ConfigError, EngineError, InputEr
 from lingshu.core.files import read_json, sha256_file
 from lingshu.core.run_card import read_run_card
 from lingshu.evaluate.generate import REQUESTS, count_pending
+from lingshu.mcp.legacy_env import child_environment
 from lingshu.mcp.model import NO_MODEL_MESSAGE, ModelHandle
 from lingshu.mcp.results import EvaluationStatus, TaskScore
 
@@ -65,7 +65,7 @@ class EvaluationRuns:
                     raise EngineError(message)
             name = f"mcp-{task.replace('_', '-')}-{secrets.token_hex(4)}"
             folder.mkdir(parents=True, exist_ok=True)
-            options, api_key = self.model.options, self.model.options.api_key
+            options = self.model.options
             flags = {
                 "out": folder / name,
                 "batch-size": options.batch_size,
@@ -84,7 +84,7 @@ class EvaluationRuns:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=None if api_key is None else {**os.environ, "OPENAI_API_KEY": api_key},
+                    env=child_environment(options.api_key),
                 )
         return EvaluationStatus(run=name, state="running", model=self.model.name)
 

@@ -406,7 +406,10 @@ async def score_report(
     )
     sample = Sample("report", (Message("user", ("report",)),), gold=(reference,), meta=meta)
     metrics = await in_thread(ctx, lambda _: compute_metrics([sample], [report]))
-    rows = [results.ReportMetric(name=m.name, value=m.value, note=m.note) for m in metrics]
+    rows = [
+        results.ReportMetric(name=metric.name, value=metric.value, note=metric.note)
+        for metric in metrics
+    ]
     return results.ReportAgreement(metrics=rows)
 
 

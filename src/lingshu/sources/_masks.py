@@ -54,15 +54,14 @@ def find_masks(names: Iterable[str], rule: Sequence[str] | None) -> MaskIndex:
         raise InputError(f"mask takes two texts: {rule_form}.")
     sorted_names = sorted(names)
     masks_by_image: dict[str, tuple[str, ...]] = {}
-    # how much of the paths of its masks a file names, before an asterisk
+    # Characters of the paths of its masks that a file determines, before an asterisk.
     prefix_lengths: dict[str, int] = {}
     for name in sorted_names:
         try:
             template, n_replaced = re.subn(rule[0], rule[1].replace("*", _WILDCARD), name)
         except (re.error, IndexError) as error:
-            raise InputError(
-                f"mask is not a valid regular expression ({error}); fix it."
-            ) from error
+            message = f"mask is not a valid regular expression ({error}); fix it."
+            raise InputError(message) from error
         matches = _match_wildcard(sorted_names, template) if n_replaced else []
         masks = tuple(mask for mask in matches if mask != name)
         if masks:

@@ -83,9 +83,8 @@ def read(
             continue
         prefix = archive.relative_to(path).with_suffix("") if is_folder else PurePosixPath()
         for number, member in enumerate(_iter_members(archive), 1):
-            yield deduplicate(
-                _sample(member, number, PurePosixPath(prefix), namer, labels, question)
-            )
+            sample = _sample(member, number, PurePosixPath(prefix), namer, labels, question)
+            yield deduplicate(sample)
 
 
 class _Member(NamedTuple):

@@ -102,7 +102,7 @@ def _rows(
         reader = csv.reader(file, delimiter=delimiter or ("\t" if path.suffix == ".tsv" else ","))
         names = next(reader, None) or []
         required = [*(columns or {}).values(), *ids.values()]
-        # Of two columns of one name nobody can tell which is meant.
+        # Two columns of one name would be ambiguous.
         check_columns(path, names, required, required if columns else [n for n in names if n])
         while True:
             try:

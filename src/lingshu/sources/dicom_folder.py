@@ -53,8 +53,8 @@ def read(
 ) -> Iterator[Sample | Drop]:
     """One sample for each image, series or study below a folder, with images rendered to PNG.
 
-    Of every series at most `slices` images are used, evenly along the scan (None for all); of one
-    image, every frame. `windows` names presets for CT (lung, soft, bone, brain, liver); without it
+    At most `slices` images of a series are used, evenly along the scan (None for all); with
+    `per="image"`, every frame is. `windows` names presets for CT (lung, soft, bone, brain, liver); without it
     the file's own windows are used, else lung, soft and bone. `reports` is a table; `columns` says
     which of its columns are `report` and `study`, `series`, `accession` or `patient`. The sample of
     a study with a report asks `question` and is answered by it. `questions` is a table with the
@@ -74,16 +74,16 @@ def read(
     if per not in ("image", "series", "study"):
         raise InputError(f"per cannot be {per!r}; choose image, series or study.")
     key = check_key(key)
-    report_column = (columns or DEFAULT_COLUMNS).get("report", "")
+    columns = columns or DEFAULT_COLUMNS
     folder = _DicomFolder(
-        [path / relative for relative in iter_files(path)],
-        key,
-        slices,
-        windows,
-        question,
-        report_column,
-        _report_table(reports, columns or DEFAULT_COLUMNS, key) if reports else None,
-        _question_table(questions, key) if questions else None,
+        files=[path / relative for relative in iter_files(path)],
+        key=key,
+        slices=slices,
+        windows=windows,
+        question=question,
+        report_column=columns.get("report", ""),
+        reports=_report_table(reports, columns, key) if reports else None,
+        questions=_question_table(questions, key) if questions else None,
     )
     deduplicate = IdDeduplicator()
     if per == "image":

@@ -114,7 +114,7 @@ def _mask_metadata(
 
 
 def _read_mask(image: Image) -> NDArray[np.generic]:
-    """Height x width values of a mask; of a JPEG, whose borders are blurred, black and white."""
+    """Height x width values of a mask; a JPEG, whose borders are blurred, is thresholded at 128."""
     import numpy as np
 
     data = image_bytes(image)

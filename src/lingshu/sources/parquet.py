@@ -69,7 +69,7 @@ def rows(path: Path) -> Iterator[tuple[dict[str, Any], list[Image]]]:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         images = image_columns(names)
-        # Of a column of {bytes, path} only the paths are read, to count the images.
+        # Only the paths in a column of {bytes, path} are read, to count the images.
         leaves = [leaf for column in images for leaf in _leaves(file, column)]
         columns = [name for name in names if name not in images] + leaves
         shard_row = 0
@@ -93,7 +93,7 @@ def _transposed(columns: list[list[int]], n_rows: int) -> Iterator[tuple[int, ..
 
 
 def _image_indices(counts: tuple[int, ...]) -> list[int]:
-    """Of a row's images: items of its only column, or the columns that hold one."""
+    """The indices of a row's images: within its only image column, or of its image columns."""
     if len(counts) == 1:
         return list(range(counts[0]))
     return [index for index, count in enumerate(counts) if count]

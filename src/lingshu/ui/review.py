@@ -142,7 +142,7 @@ class ReviewStore:
         return queues
 
     def queue_state(self, queue: str, reviewer: str) -> dict[str, Any]:
-        """A queue as one reviewer sees it, their verdicts, and everybody's progress and agreement."""
+        """A queue as one reviewer sees it, their verdicts, and all reviewers' progress and agreement."""
         reviewer = _normalize_reviewer(reviewer)
         rows = self._rows(queue)
         own_verdicts = {
@@ -171,8 +171,7 @@ class ReviewStore:
             InputError: there is none.
         """
         row = self._rows(queue).get(name)
-        is_index = index.isascii() and index.isdigit() and len(index) < 4
-        if row is None or not is_index or int(index) >= len(row.images):
+        if row is None or index not in map(str, range(len(row.images))):
             raise InputError("there is no such image in the queue.")
         path = Path(*self._folder().parts(queue)) / row.images[int(index)]
         data = self._folder().read(str(path), max_bytes=MAX_BYTES)
@@ -323,12 +322,12 @@ def _build_verdict(body: VerdictRequest, row: ReviewRow, reviewer: str) -> Verdi
 def _verdict_view(verdict: Verdict, rows: Mapping[str, ReviewRow], reviewer: str) -> dict[str, Any]:
     """A verdict as its reviewer gave it: a preference by its side."""
     row = rows.get(verdict.id)
-    side = None
-    if verdict.prefer is not None and row is not None:
-        side = _SIDES[(verdict.prefer == "second") != row.is_swapped(reviewer)]
-    return {
+    view = {
         "verdict": verdict.verdict,
         "text": verdict.text,
         "reason": verdict.reason,
-        "side": side,
+        "side": None,
     }
+    if verdict.prefer is not None and row is not None:
+        view["side"] = _SIDES[(verdict.prefer == "second") != row.is_swapped(reviewer)]
+    return view

@@ -1,7 +1,7 @@
-"""The evaluations below a folder: their scores, and each report behind a policy of its own.
+"""The evaluations below a folder: their scores, and each report with its own security policy.
 
-A report is a page with a script. It is shown in a frame without an origin: it can send requests
-neither to this server nor to any other.
+A report is a page with a script. It is shown in a frame without an origin and cannot send requests
+to any server.
 """
 
 from __future__ import annotations
@@ -83,10 +83,8 @@ class RunReports:
             InputError: the server has no folder of runs.
         """
         root = self._folder().folder
-        folders = sorted(
-            find_folders(root, REPORT_HTML),
-            key=lambda path: (-(path / REPORT_HTML).stat().st_mtime, str(path)),
-        )
+        folders = sorted(find_folders(root, REPORT_HTML))
+        folders.sort(key=lambda path: (path / REPORT_HTML).stat().st_mtime, reverse=True)
         return {
             "runs": [_run_info(root, path) for path in folders[:MAX_LISTED]],
             "more": max(0, len(folders) - MAX_LISTED),
@@ -123,16 +121,12 @@ def _run_info(root: Path, folder: Path) -> dict[str, Any]:
         report = {} if (folder / REPORT_JSON).is_symlink() else read_json(folder / REPORT_JSON)
     except ArtifactError:
         report = {}  # a report of another kind, such as the quickstart's, can be opened too
-    tasks = report.get("tasks")
+    tasks = report["tasks"] if isinstance(report.get("tasks"), list) else []
     return {
         "run": str(folder.relative_to(root)),
         "model": _text_or_none(report.get("model")),
         "warning": _text_or_none(report.get("warning")),
-        "tasks": [
-            _task_info(task)
-            for task in (tasks if isinstance(tasks, list) else [])
-            if isinstance(task, dict)
-        ],
+        "tasks": [_task_info(task) for task in tasks if isinstance(task, dict)],
     }
 
 

@@ -82,7 +82,7 @@ class StudyCatalog:
         """
         index = self.media.build_index()
         with self._lock:
-            # Without files that are gone.
+            # Studies whose files were deleted or changed are not kept.
             self._entries = {pair: self._entry(*pair) for pair in index.studies.items()}
             self._open_studies.clear()  # files may have been added or removed
             entries = list(self._entries.values())
@@ -121,10 +121,8 @@ class StudyCatalog:
             study_date = read_study_reference(files[:1]).elements.get("StudyDate")
         except InputError:
             return StudyListEntry(name, len(files))
-        patient = metadata.patient
-        return StudyListEntry(
-            name, len(files), metadata.modality, metadata.body_part, patient, study_date
-        )
+        fields = metadata.modality, metadata.body_part, metadata.patient, study_date
+        return StudyListEntry(name, len(files), *fields)
 
     def open_study(self, name: str) -> Study:
         """A study of the list.

@@ -69,14 +69,12 @@ def merge_adapters(
         ArtifactError: a non-finite value; the tensor is named.
     """
     if not method.supports_lora:
-        problem = (
-            "LoRA adapters can be merged by a weighted sum of deltas only (linear, soup, task)"
-        )
+        problem = "LoRA adapters are merged only as a weighted sum of deltas (linear, soup, task)"
         raise ConfigError(f"{problem}; merge each into its base first.")
     modules = [_adapted_modules(folder) for folder in sources.models]
     for folder in sources.models[1:]:
         _check_same_base(sources.first, folder)
-    # Also of an adapter without weight: a broken one is reported.
+    # Adapters with weight 0 are read too, so that a broken one is reported.
     adapters = [
         _Adapter(folder, adapted, _load_finite(folder))
         for folder, adapted in zip(sources.models, modules, strict=True)
@@ -191,10 +189,8 @@ def _merged_factors(
                 block = block * (weight * lora_scale(adapter.folder.config, module, factors.rank))
             blocks.append(block.to(COMPUTE_DTYPES[dtype]))
             if _other_axes(block, side) != _other_axes(blocks[0], side):
-                problem = f"{module} has factors for a layer of another shape"
-                raise InputError(
-                    f"{adapter.folder}: {problem}; only adapters of one base can be merged."
-                )
+                problem = f"{adapter.folder}: {module} has factors for a layer of another shape"
+                raise InputError(f"{problem}; only adapters of one base can be merged.")
         merged[name] = torch.cat(blocks, dim=side).to(TORCH_DTYPES[dtype])
         if not torch.isfinite(merged[name]).all():
             problem = f"the merge with weights {tuple(weights)} is too large for {dtype}"

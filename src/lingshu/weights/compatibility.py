@@ -171,7 +171,7 @@ def _read_json(path: Path) -> Any:
 
 
 def _chat_template(folder: Path) -> str | None:
-    """The chat template of a folder, in whichever of its three files it is stored."""
+    """The chat template of a folder, from the first of three files that holds it."""
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     for name in ("chat_template.json", "tokenizer_config.json"):

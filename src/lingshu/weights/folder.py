@@ -1,4 +1,4 @@
-"""The tensors of a model or adapter folder by name, in whichever of its files they are stored."""
+"""A model or adapter folder: its configuration, and its tensors by name across its files."""
 
 from __future__ import annotations
 
@@ -118,9 +118,7 @@ def _manifest_hashes(path: Path, files: tuple[str, ...]) -> dict[str, str]:
         entry = entries.get(name)
         if isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys():
             if entry["bytes"] != (path / name).stat().st_size:
-                problem = (
-                    f"{path / name} is truncated or changed: its size is not that of {MANIFEST}"
-                )
-                raise ArtifactError(f"{problem}; copy it again.")
+                problem = f"is truncated or changed: its size is not that of {MANIFEST}"
+                raise ArtifactError(f"{path / name} {problem}; copy it again.")
             hashes[name] = str(entry["sha256"])
     return hashes

@@ -51,9 +51,8 @@ def greedy_soup(plan: MergePlan, out: Path, score: ScoreFunction) -> GreedySoup:
             merge(plan, trial, _uniform_weights(len(models), [*selected, index]))
             trial_score = _checked_score(score, trial)
         is_better = trial_score >= best
-        trials.append(
-            {"candidate": str(models[index]), "score": trial_score, "selected": is_better}
-        )
+        candidate = str(models[index])
+        trials.append({"candidate": candidate, "score": trial_score, "selected": is_better})
         if is_better:
             selected.append(index)
             best = trial_score

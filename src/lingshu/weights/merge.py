@@ -96,9 +96,8 @@ def open_sources(
         remedy = "name the model that they were fine-tuned from with --base"
         raise ConfigError(f"this method merges what models added to a base; {remedy}.")
     if base is not None and (not method.needs_base or adapters):
-        raise ConfigError(
-            f"a base ({base}) is given, which this merge does not use; leave --base out."
-        )
+        problem = f"a base ({base}) is given, which this merge does not use"
+        raise ConfigError(f"{problem}; leave --base out.")
     if adapters:
         return MergeSources(tuple(folders), None, ())
     if base is not None:
@@ -143,8 +142,7 @@ def stream_merge(
             tensors = {name: at for name, at in first.tensors.items() if at.file == file}
             with ExitStack() as files:
                 writers = []
-                for target in targets:
-                    path = target.folder / file
+                for path in (target.folder / file for target in targets):
                     writer = SafetensorsWriter(
                         path, tensors, threads, compute_hashes=compute_hashes
                     )
@@ -215,12 +213,7 @@ class _BlockMerger:
         self.n_copied += sum(model is not None for model in endpoints)
         prepared = None
         if self.method.prepare is not None and None in endpoints:
-            prepared = self.method.prepare(
-                lambda: (
-                    self._upcast_block(name, location, start, stored_views)
-                    for start, stored_views in self._read_blocks(name, location)
-                )
-            )
+            prepared = self.method.prepare(lambda: self._upcast_blocks(name, location))
         merge_pair = self._pair_function(name)
         for start, stored_views in self._read_blocks(name, location):
             block = None
@@ -295,6 +288,10 @@ class _BlockMerger:
         location = self.locations[source][name]
         return buffer, self.readers[source].read(location, start, buffer, size)
 
+    def _upcast_blocks(self, name: str, location: TensorLocation) -> Iterator[TensorBlock]:
+        for start, stored_views in self._read_blocks(name, location):
+            yield self._upcast_block(name, location, start, stored_views)
+
     def _upcast_block(
         self,
         name: str,
@@ -329,10 +326,8 @@ class _BlockMerger:
             views = [self._read(source, name, start, size) for source in range(len(self.readers))]
             for folder, (_, view) in zip(self.sources.all_folders, views, strict=True):
                 if view != views[0][1]:
-                    problem = f"{name} ({location.dtype}) differs from that of A"
-                    raise InputError(
-                        f"{folder}: {problem}; only floating-point tensors can be merged."
-                    )
+                    problem = f"{folder}: {name} ({location.dtype}) differs from that of A"
+                    raise InputError(f"{problem}; only floating-point tensors can be merged.")
             for writer in writers:
                 writer.add(*views[0])
 

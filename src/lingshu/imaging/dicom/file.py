@@ -1,4 +1,4 @@
-"""DICOM files: safe metadata and 8-bit frames. No patient's name, number, date or text gets out.
+"""DICOM files: safe metadata and 8-bit frames. No name, number, date or text of a patient is returned.
 
 Rendering follows PS3.3 C.7.6.3 and C.11: stored values -> modality LUT or rescale -> window or VOI
 LUT -> MONOCHROME1 inverted -> 8 bits. The decoders are those of pydicom (python-gdcm,
@@ -45,7 +45,7 @@ class DicomFile:
         self._elements, self._name = elements, name
 
     def metadata(self, key: bytes) -> DicomMetadata:
-        """What may be known of the image; ids are hashed with `key` (core/pseudonyms.py).
+        """The safe metadata of the image; ids are hashed with `key` (core/pseudonyms.py).
 
         Raises:
             ImageError: the elements are damaged.
@@ -102,7 +102,7 @@ def open_dicom(source: Path | bytes, *, name: str) -> Iterator[DicomFile]:
 
 @contextlib.contextmanager
 def open_file(source: Path | bytes, name: str) -> Iterator[BinaryIO]:
-    """A regular file of at most 4 GB, or bytes, open for reading; errors hold nothing of its path.
+    """A regular file of at most 4 GB, or bytes, open for reading; errors do not contain its path.
 
     Raises:
         ImageError: missing, not a regular file, or too large.

@@ -120,7 +120,7 @@ def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:
 
 
 def serve() -> None:
-    """Decode what arrives until the pipe is closed; of an error only the class is returned."""
+    """Decode frames from standard input until it is closed; errors are reported by class only."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder

@@ -1,4 +1,4 @@
-"""What may be known of a DICOM image: keyed hashes, numbers, and terms of closed lists.
+"""The safe metadata of a DICOM image: keyed hashes, numbers, and terms of closed lists.
 
 A term is carried only if terms.json holds it, so that a name typed into the field for a body part
 is never carried. Its lists are those of DICOM PS3.3 C.7.3.1.1.1 (modalities that carry pixels) and

@@ -1,6 +1,6 @@
 """A report drafted by a model, with everything that must accompany it, as plain JSON and Markdown.
 
-A draft is never a report: every form says that a machine wrote it and nobody has verified it.
+A draft is not a report: every form says that a machine wrote it and that it is not verified.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lingshu.core.files import read_json
 from lingshu.imaging.provenance import ImageProvenance, format_provenance, provenance_to_json
 
 ReportLanguage = Literal["en", "zh"]
-# What no text of XML, FHIR or DICOM may hold.
+# Characters that XML, FHIR and DICOM do not allow in text.
 _CONTROL_CHARS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 

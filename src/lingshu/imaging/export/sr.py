@@ -103,18 +103,15 @@ def _context(draft: ReportDraft) -> list[Dataset]:
 
 def _sections(draft: ReportDraft) -> list[Dataset]:
     items = []
-    if draft.findings:
-        text = _text(_code("121071", "DCM", "Finding"), draft.findings)
-        items.append(_section(_code("59776-5", "LN", "Findings"), text))
-    if draft.impression:
-        text = _text(_code("121073", "DCM", "Impression"), draft.impression)
-        items.append(_section(_code("19005-8", "LN", "Impressions"), text))
+    for text, section, concept in (
+        (draft.findings, ("59776-5", "LN", "Findings"), ("121071", "DCM", "Finding")),
+        (draft.impression, ("19005-8", "LN", "Impressions"), ("121073", "DCM", "Impression")),
+    ):
+        if text:
+            content = [_text(_code(*concept), text)]
+            elements = {"ContinuityOfContent": "SEPARATE", "ContentSequence": content}
+            items.append(_item("CONTAINS", "CONTAINER", _code(*section), **elements))
     return [*items, _text(_code("121106", "DCM", "Comment"), "\n".join(draft.provenance))]
-
-
-def _section(concept: Dataset, text: Dataset) -> Dataset:
-    content = {"ContinuityOfContent": "SEPARATE", "ContentSequence": [text]}
-    return _item("CONTAINS", "CONTAINER", concept, **content)
 
 
 def _text(concept: Dataset, text: str) -> Dataset:
