@@ -9,7 +9,7 @@ import pytest
 
 from lingshu import __version__
 from lingshu.core.errors import ArtifactError
-from lingshu.core.run_card import RunCard, read_run_card, versions, write_run_card
+from lingshu.core.run_card import RunCard, installed_versions, read_run_card, write_run_card
 
 
 def test_a_run_card_comes_back_as_written(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_the_command_names_the_program_without_its_folder(monkeypatch: pytest.Mo
 
 
 def test_versions_do_not_import_what_they_ask_about() -> None:
-    assert {"lingshu", "python", "numpy", "pyarrow"} <= versions().keys()
+    assert {"lingshu", "python", "numpy", "pyarrow"} <= installed_versions().keys()
 
 
 def test_a_missing_run_card_is_named(tmp_path: Path) -> None:

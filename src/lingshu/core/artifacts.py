@@ -62,13 +62,13 @@ def dataset_schema() -> pa.Schema:
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features: dict[str, Any] = {
-        name: {"dtype": "string", "_type": "Value"}
-        for name in ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+    texts = ("id", "messages", "gold", "choices", "extra", *TEXT_COLUMNS)
+    features = {
+        **{name: {"dtype": "string", "_type": "Value"} for name in texts},
+        "images": {"feature": {"_type": "Image"}, "_type": "List"},
+        "image_count": {"dtype": "int32", "_type": "Value"},
+        "deidentified": {"dtype": "bool", "_type": "Value"},
     }
-    features["images"] = {"feature": {"_type": "Image"}, "_type": "List"}
-    features["image_count"] = {"dtype": "int32", "_type": "Value"}
-    features["deidentified"] = {"dtype": "bool", "_type": "Value"}
     columns = [
         pa.field("id", pa.string(), nullable=False),
         pa.field("messages", pa.string(), nullable=False),

@@ -193,10 +193,7 @@ def _set_value(node: Any, keys: list[str], value: object, path: str) -> None:
     key, *rest = keys
     index: Any = key
     if isinstance(node, list):
-        labels = [
-            item["name"] if isinstance(item, dict) and "name" in item else str(i)
-            for i, item in enumerate(node)
-        ]
+        labels = [_label(item) or str(i) for i, item in enumerate(node)]
         if key not in labels and not (key.isdigit() and int(key) < len(node)):
             raise ConfigError(f"unknown key {key!r} in {path!r}; {suggest_name(key, labels)}")
         index = labels.index(key) if key in labels else int(key)
@@ -209,15 +206,15 @@ def _set_value(node: Any, keys: list[str], value: object, path: str) -> None:
         raise ConfigError(f"unknown key {key!r} in {path!r}; {hint}")
     if rest:
         _set_value(node[index], rest, value, path)
-    elif (
-        value is None
-        and isinstance(node, list)
-        and isinstance(node[index], dict)
-        and "name" in node[index]
-    ):
+    elif value is None and isinstance(node, list) and _label(node[index]) is not None:
         del node[index]
     else:
         node[index] = value
+
+
+def _label(item: Any) -> Any:
+    """The name of an item of a list, such as a stage; None if it has none."""
+    return item.get("name") if isinstance(item, dict) else None
 
 
 def _paths(node: Any) -> Iterator[str]:
@@ -226,7 +223,7 @@ def _paths(node: Any) -> Iterator[str]:
     if isinstance(node, dict):
         items = node.items()
     elif isinstance(node, list):
-        items = ((i.get("name", n) if isinstance(i, dict) else n, i) for n, i in enumerate(node))
+        items = ((_label(item) or index, item) for index, item in enumerate(node))
     for key, value in items:
         yield str(key)
         yield from (f"{key}.{subpath}" for subpath in _paths(value))

@@ -38,7 +38,7 @@ FailureKind = Literal[
 
 MAX_REPLY_BYTES = 8 << 20
 ERROR_NAME = re.compile(r"[a-z][a-z0-9_]{2,40}", re.I)
-# Outcomes are handed over, and stored, in lists: a write for each would cost more than the request.
+# Outcomes are delivered and stored in batches: a write for each would cost more than the request.
 FLUSH_DELAY_S = 0.05
 MAX_WAIT_S = 60.0
 RETRY_STATUSES = {408, 429}
@@ -53,7 +53,7 @@ INCREASE_FRACTION = 0.1
 
 @dataclass(frozen=True)
 class Endpoint:
-    """An address that ends before `/chat/completions`, and how hard it may be used.
+    """A base URL, without `/chat/completions`, and the limits of requests to it.
 
     `retries` come on top of the first attempt; the wait before them doubles from `backoff_s` with a
     seeded jitter, unless the endpoint says how long to wait.
@@ -85,7 +85,7 @@ class Endpoint:
                 " OPENAI_API_KEY instead."
             )
         if self.api_key is not None and not re.fullmatch(r"[!-~]+", self.api_key):
-            raise InputError("the API key is empty or has characters of no key; copy it again.")
+            raise InputError("the API key is empty or has invalid characters; copy it again.")
 
 
 @dataclass(frozen=True)

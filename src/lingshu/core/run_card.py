@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import sys
 from collections.abc import Mapping
@@ -21,6 +22,20 @@ TRACKED_PACKAGES = (
 )
 
 
+def installed_versions() -> dict[str, str]:
+    """Versions of this package, of Python and of installed libraries that affect results."""
+    versions = {"lingshu": __version__, "python": platform.python_version()}
+    for name in TRACKED_PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _command() -> tuple[str, ...]:
+    # Without the folder of the program, which may name a user.
+    return (Path(sys.argv[0]).name, *sys.argv[1:]) if sys.argv else ()
+
+
 @dataclass(frozen=True)
 class RunCard:
     """What was run and its result.
@@ -35,25 +50,9 @@ class RunCard:
     counts: Mapping[str, int] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
-    command: tuple[str, ...] = field(default_factory=lambda: tuple(_command()))
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+    command: tuple[str, ...] = field(default_factory=_command)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of installed libraries that decide numbers."""
-    found = {"lingshu": __version__, "python": platform.python_version()}
-    for name in TRACKED_PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _command() -> list[str]:
-    # Without the folder of the program, which may name a user.
-    return [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else []
 
 
 def write_run_card(folder: Path, card: RunCard) -> None:

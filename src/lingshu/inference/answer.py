@@ -113,9 +113,8 @@ def build_answer(
 ) -> Answer | EngineError:
     """An engine's reply as an answer, or its error."""
     if reply is None or reply.text is None:
-        return EngineError(
-            f"{engine.model} gave no answer: {reply.error if reply else 'no reply came'}."
-        )
+        reason = reply.error if reply else "the engine returned no reply"
+        return EngineError(f"{engine.model} gave no answer: {reason}.")
     return Answer(
         reply.text,
         engine.model,

@@ -31,8 +31,8 @@ def open_engine(model: str, options: EngineOptions) -> Engine:
     """Open the engine that `model` names.
 
     "echo", "echo:TEXT", "scripted" and "scripted:RULES.jsonl" need no model; http(s)://host/v1#name
-    is an OpenAI-compatible server, and "batch:" before it asks that server's batch service; "vllm:"
-    before a checkpoint folder or hub id answers through vLLM in this process; a path ending in .py
+    is an OpenAI-compatible server, and "batch:" before it uses that server's batch service; "vllm:"
+    before a checkpoint folder or hub id runs it through vLLM in this process; a path ending in .py
     is a module with a function `load(model, options)`; all else is a checkpoint folder or a hub id.
 
     Raises:
@@ -176,7 +176,7 @@ class BlockingEngineAdapter:
 
     def _reply(self, sample: Sample, sampling: Sampling) -> Reply:
         with ShardReader() as shards:
-            # An engine reports a bad image in its reply, where it looks like a failure of its own.
+            # An engine reports a bad image in its reply, which would look like its own failure.
             for image in sample.images:
                 open_image(image, shards=shards)
         for replies in self.engine.generate([sample], sampling):
