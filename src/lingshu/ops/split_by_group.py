@@ -64,9 +64,8 @@ def step(
             if keep not in ("both", split)
         }
         notes = {row: {"split": split} for row, split in enumerate(splits) if row not in drops}
-        return Decision(
-            drops, notes, {side: splits.count(side) for side in ("train", "validation")}
-        )
+        stats = {side: splits.count(side) for side in ("train", "validation")}
+        return Decision(drops, notes, stats)
 
     return TableStep(sign, decide, split_sides=keep != "both")
 

@@ -49,22 +49,17 @@ def parse_options(choices: tuple[str, ...]) -> tuple[Option, ...]:
     texts = [to_plain_text(choice) for choice in choices]
     labels = [_OPTION_LABEL.match(text) for text in texts]
     letters = [chr(ord("A") + index) for index in range(len(texts))]
-    if len(texts) > 1 and all(
-        label and label[1].upper() == letter for label, letter in zip(labels, letters, strict=True)
-    ):
+    found_letters = [label[1].upper() if label else None for label in labels]
+    if len(texts) > 1 and found_letters == letters:
         texts = [text[label.end() :] for text, label in zip(texts, labels, strict=True) if label]
-    return tuple(_make_option(letter, text) for letter, text in zip(letters, texts, strict=True))
+    return tuple(map(_make_option, letters, texts))
 
 
 def _make_option(letter: str, text: str) -> Option:
     normalized = normalize_words(text)
     separators = (" ", " | ") if normalized.strip() else ()
-    return Option(
-        letter,
-        text,
-        normalized,
-        tuple(f" {letter.lower()}{separator}{normalized[1:]}" for separator in separators),
-    )
+    labeled = (f" {letter.lower()}{separator}{normalized[1:]}" for separator in separators)
+    return Option(letter, text, normalized, tuple(labeled))
 
 
 @lru_cache(maxsize=4096)
@@ -77,9 +72,8 @@ def option_traits(options: tuple[Option, ...]) -> tuple[bool, bool]:
     """Whether yes and no are among the options, and whether any option's text is a single
     character.
     """
-    return {" yes ", " no "} <= {option.normalized for option in options}, any(
-        len(option.normalized) == 3 for option in options
-    )
+    normalized = {option.normalized for option in options}
+    return {" yes ", " no "} <= normalized, any(len(text) == 3 for text in normalized)
 
 
 @lru_cache(maxsize=4096)
@@ -95,12 +89,12 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
     for gold in golds:
         gold_text = to_plain_text(gold).strip()
         stripped = gold_text.strip("()[]. ").upper()
+        normalized, labeled = normalize_words(gold_text), normalize_words(gold_text[1:])
         matches = [
             option.letter
             for option in options
-            if option.normalized == normalize_words(gold_text)
-            or f"{option.letter} {option.normalized}"
-            == f"{stripped[:1]} {normalize_words(gold_text[1:])}"
+            if option.normalized == normalized
+            or (option.letter, option.normalized) == (stripped[:1], labeled)
         ]
         if len(stripped) == 1 and any(option.letter == stripped for option in options):
             letters.add(stripped)

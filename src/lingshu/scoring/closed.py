@@ -38,7 +38,7 @@ def score(sample: Sample, reply: str) -> Score:
 
 
 def _gold_polarity(gold: str, question: str) -> yes_no.Polarity | None:
-    """What a gold that repeats the question's predicate, or denies it, says."""
+    """The polarity of a gold that repeats the question's predicate (yes) or denies it (no)."""
     if gold and gold in question:
         return "yes"
     is_denied = gold[:1] in ("不", "没", "无", "未") and gold[1:].removeprefix("有") in question

@@ -110,12 +110,10 @@ def score(sample: Sample, reply: str) -> Score:
     answers = extract_answers(reply)
     if is_empty(answers[0]):
         return Score(None, "empty")
-    gold_forms = [normalized_forms(to_plain_text(gold)) for gold in golds]
+    gold_forms, gold_lists = zip(*(normalized_forms(to_plain_text(g)) for g in golds), strict=True)
     for answer in answers:
         normalized, items = normalized_forms(answer)
-        if any(
-            normalized == gold or (items and items == gold_items) for gold, gold_items in gold_forms
-        ):
+        if normalized in gold_forms or (items and items in gold_lists):
             return make_score(is_correct=True, prediction=answer)
     if is_refusal(answers[0]):
         return Score(None, "refused")

@@ -56,9 +56,7 @@ def score(sample: Sample, reply: str) -> Score:
 
 
 def _listed_letters(question: str) -> str:
-    """The letters of the options that a question lists, in a row from A; all letters where it lists
-    none.
-    """
+    """The letters of the options that a question lists, from A on; all letters where it lists none."""
     letters = set(_LISTED_OPTION.findall(question))
     listed = "".join(takewhile(letters.__contains__, LETTERS))
     return listed or LETTERS

@@ -83,7 +83,6 @@ def _vocabulary() -> Vocabulary:
         for position, names in enumerate(members)
         for word in names.split("|")
     }
-    words = [frozenset(data[name].split()) for name in Vocabulary._fields[2:-1]]
     words = {name: frozenset(data[name].split()) for name in Vocabulary._fields[2:-1]}
     phrases = frozenset(data["negation_phrases"])
     return Vocabulary(units, opposites, negation_phrases=phrases, **words)
@@ -126,10 +125,11 @@ def answers_match(answer: str, gold: str) -> bool:
 def _parse_quantity(text: str) -> tuple[str, Decimal] | None:
     match = _QUANTITY.fullmatch(text.strip())
     units = _vocabulary().units
-    unit = match and (
-        units.get(match[2].casefold()) or units.get(match[2].casefold().removesuffix("s"))
-    )
-    return (unit[0], Decimal(match[1]) * unit[1]) if match and unit else None
+    if match is None:
+        return None
+    name = match[2].casefold()
+    unit = units.get(name) or units.get(name.removesuffix("s"))
+    return (unit[0], Decimal(match[1]) * unit[1]) if unit else None
 
 
 def contains_answer(sentence: str, gold: str, question: str) -> bool:
@@ -145,9 +145,8 @@ def contains_answer(sentence: str, gold: str, question: str) -> bool:
     ):
         return False
     if re.search(f"[{CJK}]", gold):
-        return (
-            _tokenize(_ZH_SUFFIX.sub("", _ZH_PREFIX.sub("", sentence.strip(" .")))) == gold_tokens
-        )
+        stem = _ZH_SUFFIX.sub("", _ZH_PREFIX.sub("", sentence.strip(" .")))
+        return _tokenize(stem) == gold_tokens
     if _contradicts(gold_tokens, tokens) or (
         gold_tokens[0][0].isdigit()
         and re.search(rf"(?:^|[\s(:=])-{re.escape(gold_tokens[0])}(?!\d)", sentence)
@@ -189,8 +188,8 @@ def _contradicts(gold_tokens: Sequence[str], tokens: Sequence[str]) -> bool:
 def _is_free_standing(
     tokens: Sequence[str], start: int, end: int, question_tokens: set[str]
 ) -> bool:
-    """Whether the words from start to end are a thing of their own: no part of a list or of another
-    name, and not denied.
+    """Whether the words from start to end name something by themselves: they are neither part of a
+    list or of another name, nor denied.
     """
     words = _vocabulary()
     joined_tokens = f" {' '.join(tokens)} "

@@ -56,8 +56,6 @@ def score(sample: Sample, reply: str) -> Score:
     answers = extract_answers(reply)
     if is_empty(answers[0]):
         return Score(None, "empty")
-    best, answer = max(
-        ((max(token_overlap(answer, gold).f1 for gold in golds), answer) for answer in answers),
-        key=lambda item: item[0],
-    )
-    return Score(best, "ok", answer)
+    scores = [max(token_overlap(answer, gold).f1 for gold in golds) for answer in answers]
+    best = max(scores)
+    return Score(best, "ok", answers[scores.index(best)])

@@ -134,7 +134,7 @@ def as_polarity(gold: str) -> Polarity | None:
 
 
 def score(sample: Sample, reply: str) -> Score:
-    """Whether the reply says what the gold says.
+    """Whether the reply gives the same verdict as the gold.
 
     Raises:
         InputError: the sample has no gold, or one that is neither yes nor no.
@@ -146,8 +146,6 @@ def score(sample: Sample, reply: str) -> Score:
             " the scorer exact or auto."
         )
     polarity, status = parse_polarity(reply)
-    return (
-        Score(None, status)
-        if polarity is None
-        else make_score(is_correct=polarity in gold_polarities, prediction=polarity)
-    )
+    if polarity is None:
+        return Score(None, status)
+    return make_score(is_correct=polarity in gold_polarities, prediction=polarity)

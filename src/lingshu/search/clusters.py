@@ -78,12 +78,11 @@ def _conflicting_groups(
     digest_by_series: dict[tuple[int, str], bytes] = {}
     conflicting: set[int] = set()
     for row in np.flatnonzero(counts[inverse] > 1).tolist():
-        name = series[row]
-        if (
-            name is not None
-            and digest_by_series.setdefault((int(group[row]), name), pixels[row]) != pixels[row]
-        ):
-            conflicting.add(int(group[row]))
+        if (name := series[row]) is None:
+            continue
+        key = int(group[row]), name
+        if digest_by_series.setdefault(key, pixels[row]) != pixels[row]:
+            conflicting.add(key[0])
     return np.array(sorted(conflicting), np.int64)
 
 
@@ -99,9 +98,8 @@ def representatives(
     id_rank = np.empty(len(ids), np.int64)
     id_rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
     lengths = np.fromiter(map(len, captions), np.int64, len(captions))
-    order = np.lexsort(
-        (id_rank, np.asarray(rank), -lengths, -np.asarray(area, dtype=np.int64), group)
-    )
+    areas = np.asarray(area, dtype=np.int64)
+    order = np.lexsort((id_rank, np.asarray(rank), -lengths, -areas, group))
     is_head = np.empty(len(order), np.bool_)
     is_head[:1] = True
     is_head[1:] = group[order[1:]] != group[order[:-1]]

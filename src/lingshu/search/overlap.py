@@ -24,16 +24,8 @@ from lingshu.search.ngrams import NgramHits, NgramTable, SharedNgrams, hash_ngra
 from lingshu.search.text_hash import TokenHashes, hash_tokens, normalize_text, text_hashes
 
 OverlapKind = Literal[
-    "exact_text",
-    "ngram13",
-    "ngram8",
-    "minhash",
-    "image_exact",
-    "image_near",
-    "image_question",
-    "study",
-    "boilerplate",
-]
+    "exact_text", "ngram13", "ngram8", "minhash", "image_exact", "image_near", "image_question", "study", "boilerplate",
+]  # fmt: skip
 KINDS: tuple[OverlapKind, ...] = get_args(OverlapKind)  # strongest first
 CONTAMINATION_KINDS = KINDS[:-1]
 RADIUS = 8  # bits of 256, as in the step image_dedup
@@ -143,12 +135,8 @@ class OverlapIndex:
                 items_by_study.setdefault(study, []).append(index)
         tokens = hash_tokens([text.full_text for text in texts])
         min_frequent = frequent_threshold(len(item_list))
-        ngrams8, ngrams13 = (
-            NgramTable.build(
-                hash_ngrams(tokens, n), n_texts=len(item_list), min_frequent=min_frequent
-            )
-            for n in (8, 13)
-        )
+        limits = {"n_texts": len(item_list), "min_frequent": min_frequent}
+        ngrams8, ngrams13 = (NgramTable.build(hash_ngrams(tokens, n), **limits) for n in (8, 13))
         return cls(
             ids=tuple(item.id for item in item_list),
             texts=texts,
@@ -166,9 +154,8 @@ class OverlapIndex:
     def frequencies(self, items: Sequence[BenchmarkItem]) -> NgramFrequencies:
         """How many of some training items hold each 13-gram; thousands at a time are fastest."""
         hits = self.ngrams13.find(hash_ngrams(hash_tokens(list(map(_item_text, items))), 13))
-        return NgramFrequencies(
-            len(items), np.bincount(hits.entry, minlength=len(self.ngrams13.hashes))
-        )
+        counts = np.bincount(hits.entry, minlength=len(self.ngrams13.hashes))
+        return NgramFrequencies(len(items), counts)
 
     def with_frequent_ngrams(self, frequencies: NgramFrequencies) -> OverlapIndex:
         """The index with the 13-grams that are common in the training data.
@@ -193,9 +180,8 @@ class OverlapIndex:
         matches: list[list[tuple[int, OverlapKind, str]]] = [[] for _ in items]
         for (query, row), shared in text_overlaps.pairs.items():
             have_images = bool(items[query].images and self.image_files[row])
-            kind, evidence = self._classify_text_pair(
-                texts[query], row, shared, both_have_images=have_images
-            )
+            text = texts[query]
+            kind, evidence = self._classify_text_pair(text, row, shared, have_images=have_images)
             if kind != "boilerplate" or row not in image_overlaps.pairs[query]:
                 matches[query].append((row, kind, evidence))
         for query, pairs in enumerate(image_overlaps.pairs):
@@ -267,14 +253,14 @@ class OverlapIndex:
         return _TextOverlaps(pairs, n_omitted, similar.overflow)
 
     def _classify_text_pair(
-        self, text: _NormalizedText, row: int, shared: _SharedText, *, both_have_images: bool
+        self, text: _NormalizedText, row: int, shared: _SharedText, *, have_images: bool
     ) -> tuple[OverlapKind, str]:
         """The strongest kind that the text of a pair proves, with the evidence."""
         test = self.texts[row]
         short = min(len(text.full_text), len(test.full_text)) < SHORT_CHARACTERS
         # Choices such as yes and no agree everywhere: where both items are about images, texts this
         # short prove nothing.
-        same_choices = not both_have_images and _have_same_choices(text.choices, test.choices)
+        same_choices = not have_images and _have_same_choices(text.choices, test.choices)
         is_specific = same_choices or not short
         is_frequent = shared.sharing >= self.min_frequent
         equal, similarity = shared.equal, shared.similarity
@@ -300,9 +286,8 @@ class OverlapIndex:
             return "ngram8", f"{windows8}, {coverage8:.0%} of the test item's"
         evidence = f"{windows8} of a short text"
         if equal is not None:
-            scope = (
-                f"the text of {shared.sharing} test items" if is_frequent else "a short question"
-            )
+            shared_by = f"the text of {shared.sharing} test items"
+            scope = shared_by if is_frequent else "a short question"
             evidence = f"{scope}: {_truncate(equal)}"
         elif total13:
             n_frequent = total13 - distinctive13

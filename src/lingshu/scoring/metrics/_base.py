@@ -138,17 +138,15 @@ class ModelMetric:
         values: Values = {}
         reason = self._reason_unavailable(reports)
         if reason is None and reports.weights is not None:
-            predictions, gold = (
-                zip(*reports.non_empty, strict=True) if reports.non_empty else ((), ())
-            )
+            predictions = [prediction for prediction, _ in reports.non_empty]
+            gold = [reference for _, reference in reports.non_empty]
             try:
                 values = self.compute(reports.weights, predictions, gold)
             except Exception as error:  # third-party code and weights
                 reason = f"{self.module} failed: {describe_error(error)}"
             else:
-                missing = [
-                    name for name in self.names if len(values.get(name, ())) != len(predictions)
-                ]
+                n = len(predictions)
+                missing = [name for name in self.names if len(values.get(name, ())) != n]
                 if missing:
                     reason = f"{self.module} gave no value for each report: {', '.join(missing)}"
         if reason is not None:

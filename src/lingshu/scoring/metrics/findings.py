@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from lingshu.core.types import MetricResult
 from lingshu.scoring.metrics._base import Reports, unavailable
@@ -126,7 +126,7 @@ def extract_findings(text: str) -> list[ReportFinding]:
     """
     return [
         finding
-        for sentence in _SENTENCE.split(" ".join(line for line in text.lower().splitlines()))
+        for sentence in _SENTENCE.split(" ".join(text.lower().splitlines()))
         for clause in _CLAUSE.split(" ".join(sentence.split()))
         for finding in _clause_findings(clause)
     ]
@@ -176,18 +176,17 @@ def _find_state(clause: str, start: int, end: int) -> State:
 def _find_side(clause: str, start: int, end: int) -> Side | None:
     """The nearest side in the same part of the clause, before the finding rather than behind it."""
     first = max(clause.rfind(",", 0, start) + 1, start - _MAX_SIDE_DISTANCE, 0)
-    last = clause.find(",", end)
+    comma = clause.find(",", end)
+    last = comma if comma >= 0 else len(clause)
     candidates = [(start - match.end(), match) for match in _SIDE.finditer(clause, first, start)]
     candidates += [
         (_MAX_SIDE_DISTANCE + match.start() - end, match)
-        for match in _SIDE.finditer(
-            clause, end, min(end + _MAX_SIDE_DISTANCE, last if last >= 0 else len(clause))
-        )
+        for match in _SIDE.finditer(clause, end, min(end + _MAX_SIDE_DISTANCE, last))
     ]
     if not candidates:
         return None
     nearest = min(candidates, key=lambda item: item[0])[1].lastgroup
-    return "left" if nearest == "left" else "right" if nearest == "right" else "both"
+    return cast(Side, nearest)  # the groups of _SIDE are the sides
 
 
 class SharedFindings(NamedTuple):

@@ -31,15 +31,14 @@ def extract_tag(text: str | None, tag: str, *, hard: bool = True) -> str:
         return ""
     # Split, not matched lazily: a reply of a thousand opening tags costs no more than any other.
     pieces = text.split(f"<{tag}>")[1:]
-    contents = [
-        piece.split(f"</{tag}>")[0].strip() for piece in _join_unclosed(pieces, f"</{tag}>")
-    ]
+    closing_tag = f"</{tag}>"
+    contents = [p.split(closing_tag)[0].strip() for p in _join_unclosed(pieces, closing_tag)]
     content = " ".join(contents).strip()
     return content or (text if hard else "")
 
 
 def _join_unclosed(pieces: Sequence[str], closing_tag: str) -> list[str]:
-    """The pieces that end, each with the unended ones before it."""
+    """The pieces that hold the closing tag, each with the pieces before it that do not."""
     closed, buffer = [], ""
     for piece in pieces:
         buffer += piece
