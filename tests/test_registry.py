@@ -7,6 +7,7 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,19 +99,24 @@ def task(name: str) -> Task:
     return found
 
 
-TASKS = sorted(builtin_modules("tasks"))
+def faults(group: str, check: Callable[[str], None]) -> dict[str, str]:
+    """Name of a plug-in -> message of its check, for those that fail it."""
+    found = {}
+    for name in sorted(builtin_modules(group)):
+        try:
+            check(name)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_task_names_itself_its_source_and_its_license(name: str) -> None:
+def check_metadata(name: str) -> None:
     found = task(name)
-    assert (
-        found.name == name and found.title and found.provenance.source and found.provenance.license
-    )
+    assert found.name == name and found.title
+    assert found.provenance.source and found.provenance.license
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_synthetic_sample_scores_one_with_its_own_gold(name: str) -> None:
+def check_gold_scores_one(name: str) -> None:
     found = task(name)
     samples = found.synthetic(0)
     assert samples and all(sample.gold or sample.meta.kind == "rubric" for sample in samples)
@@ -119,22 +125,17 @@ def test_a_synthetic_sample_scores_one_with_its_own_gold(name: str) -> None:
         if sample.gold:
             assert found.score(sample, sample.gold[0]).value == 1.0, (sample.id, sample.gold)
         else:
-            # Without a judge the reply to a rubric gets no score, and says so.
+            # Without a judge the reply to a rubric gets no score.
             with pytest.raises(InputError, match="judge"):
                 found.score(sample, "anything")
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_synthetic_sample_can_be_prompted(name: str) -> None:
+def check_prompts(name: str) -> None:
     found = task(name)
     for sample in found.synthetic(1)[:24]:
         assert isinstance(sample, Sample) and sample.question and not sample.answered
-        assert all(
-            0 <= p < len(sample.images)
-            for m in sample.messages
-            for p in m.parts
-            if isinstance(p, int)
-        )
+        parts = [part for message in sample.messages for part in message.parts]
+        assert all(0 <= part < len(sample.images) for part in parts if isinstance(part, int))
         for image in sample.images:
             open_image(image)
         for facet in found.facets:
@@ -144,15 +145,21 @@ def test_a_synthetic_sample_can_be_prompted(name: str) -> None:
             assert prompted.question and not prompted.answered and prompted.images == sample.images
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_an_empty_reply_is_no_answer(name: str) -> None:
+def check_empty_reply(name: str) -> None:
     found = task(name)
-    sample = next((s for s in found.synthetic(0) if s.gold), None)
+    sample = next((sample for sample in found.synthetic(0) if sample.gold), None)
     if sample is None:
-        assert all(s.meta.kind == "rubric" for s in found.synthetic(0))
+        assert all(sample.meta.kind == "rubric" for sample in found.synthetic(0))
         return
     score = found.score(sample, "")
     assert score.value is None and score.status == "empty"
+
+
+@pytest.mark.parametrize(
+    "check", [check_metadata, check_gold_scores_one, check_prompts, check_empty_reply]
+)
+def test_every_task_passes_the_check(check: Callable[[str], None]) -> None:
+    assert faults("tasks", check) == {}
 
 
 def test_every_source_states_license_revision_and_link() -> None:
@@ -162,8 +169,7 @@ def test_every_source_states_license_revision_and_link() -> None:
         assert not missing, (name, missing)
 
 
-@pytest.mark.parametrize("name", sorted(builtin_modules("ops")))
-def test_a_step_opens_with_its_defaults_where_it_has_them(name: str) -> None:
+def check_step(name: str) -> None:
     step = get_attribute("ops", name, "step")
     assert callable(step)
     parameters = inspect.signature(step).parameters.values()
@@ -172,16 +178,20 @@ def test_a_step_opens_with_its_defaults_where_it_has_them(name: str) -> None:
     try:
         made = step(**given)
     except ConfigError:
-        # A limit that only the user can know, such as the cap of a balance: it says so.
+        # A limit that only the user can know, such as the cap of a balance: the error names it.
         return
     assert isinstance(made, MapStep | TableStep | TeacherStep)
     if isinstance(made, MapStep):
         assert callable(made.open())
 
 
-@pytest.mark.parametrize("name", sorted(builtin_modules("merges")))
-def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
+def test_every_step_opens_with_its_defaults_where_it_has_them() -> None:
+    assert faults("ops", check_step) == {}
+
+
+def check_merge_method(name: str) -> None:
+    import torch
+
     from lingshu.weights.base import MergeMethod, TensorBlock
 
     make = get_attribute("merges", name, "method")
@@ -198,20 +208,33 @@ def test_a_merge_method_opens_with_its_defaults_and_merges_a_block(name: str) ->
     kept = [model.clone() for model in models]
     merged = method.merge(replace(block, prepared=prepared))
     assert merged.shape == (3,) and torch.isfinite(merged).all()
-    assert all(torch.equal(model, before) for model, before in zip(models, kept, strict=True)), (
-        "a method leaves its block as it is"
-    )
+    assert all(map(torch.equal, models, kept)), "a method must not change its block"
 
 
-@pytest.mark.parametrize("name", sorted(builtin_modules("recipes")))
-def test_a_recipe_needs_no_argument_and_survives_its_file(name: str, tmp_path: Path) -> None:
+def test_every_merge_method_opens_with_its_defaults_and_merges_a_block() -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    assert faults("merges", check_merge_method) == {}
+
+
+def test_every_recipe_needs_no_argument_and_survives_its_file(tmp_path: Path) -> None:
     from lingshu.core.config import from_plain, read_plain, write
 
-    recipe = get_attribute("recipes", name, "recipe")
-    assert callable(recipe)
-    config = recipe()
-    write(config, tmp_path / "config.yaml")
-    assert from_plain(type(config), read_plain(tmp_path / "config.yaml")) == config
+    def check(name: str) -> None:
+        recipe = get_attribute("recipes", name, "recipe")
+        assert callable(recipe)
+        config = recipe()
+        write(config, tmp_path / f"{name}.yaml")
+        assert from_plain(type(config), read_plain(tmp_path / f"{name}.yaml")) == config
+
+    assert faults("recipes", check) == {}
+
+
+@pytest.mark.parametrize("group", ["tasks", "merges"])
+def test_a_failed_check_is_reported_with_its_name(group: str) -> None:
+    def check(name: str) -> None:
+        assert name != min(builtin_modules(group)), "the first fails"
+
+    assert list(faults(group, check)) == [min(builtin_modules(group))]
 
 
 def test_a_module_is_loaded_by_its_name() -> None:
