@@ -31,8 +31,18 @@ REPLIES = (
 )
 
 
+HERE = Path(__file__).parent
 # Folders whose tests need no model, server or second process worth waiting for.
-FAST_FOLDERS = {"core", "deidentify", "recipes", "scoring", "search", "tasks"}
+FAST_FOLDERS = {
+    "core", "deidentify", "imaging", "inference", "ops", "recipes", "scoring", "search", "sources", "tasks", "weights",
+}  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip the other folders of the fast lane unread, because many of them import torch."""
+    is_other = collection_path.parent == HERE and collection_path.name not in FAST_FOLDERS
+    is_fast_lane = config.option.markexpr.startswith("fast")
+    return True if is_fast_lane and is_other and collection_path.is_dir() else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -271,7 +271,7 @@ def test_your_hospital(
     from lingshu.core.artifacts import read_dataset, read_scores
     from lingshu.imaging.read import image_bytes, open_image
     from lingshu.inference.inputs import ViewOptions, load_inputs
-    from tests.test_readme import blocks
+    from tests.support.markdown_blocks import blocks
 
     page = EXAMPLES.parent / "docs" / "your-hospital.md"
     drawing = next(block.text for block in blocks(page) if block.language == "python").replace(

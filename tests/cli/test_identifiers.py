@@ -16,8 +16,8 @@ from aiohttp import web
 pydicom = pytest.importorskip("pydicom", reason="pydicom is not installed")
 
 from lingshu.cli.main import main  # noqa: E402
-from tests.engines.conftest import Server, completion  # noqa: E402
 from tests.support.dicom_files import SECRETS, dicom_with_identifiers  # noqa: E402
+from tests.support.llm_server import Server, completion  # noqa: E402
 
 FOLDER = "ZZQUX_PLANTED_19010203"
 

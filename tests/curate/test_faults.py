@@ -20,7 +20,7 @@ from lingshu.core.errors import StorageError
 from lingshu.core.files import JsonlAppender
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.run import CurateOptions, curate
-from tests.curate.conftest import step_config
+from tests.support.curate_config import step_config
 
 Make = Callable[..., CurateConfig]
 

@@ -18,7 +18,7 @@ from lingshu.curate.card import top_counts
 from lingshu.curate.config import CurateConfig
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.run import CurateOptions, curate
-from tests.curate.conftest import configure, step_config, write_rows
+from tests.support.curate_config import configure, step_config, write_rows
 
 Make = Callable[..., CurateConfig]
 

@@ -24,7 +24,7 @@ from lingshu.curate.config import CurateConfig, Source, StepConfig
 from lingshu.curate.plan import step_digests
 from lingshu.curate.run import CurateOptions, curate
 from lingshu.imaging.read import open_image
-from tests.curate.conftest import step_config
+from tests.support.curate_config import step_config
 
 Make = Callable[..., CurateConfig]
 
