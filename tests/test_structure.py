@@ -6,34 +6,29 @@ Every rule is a function of a source folder, so that a small bad package shows t
 from __future__ import annotations
 
 import ast
+import io
 import math
 import re
+import tokenize
+import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).parents[1] / "src" / "lingshu"
+TESTS = Path(__file__).parent
+SRC = TESTS.parent / "src" / "lingshu"
 MAX_LINES, COLUMNS, MAX_FILES, MAX_HELPERS, FRAGMENT_LINES = 800, 100, 25, 10, 150
 # Folders in which one public file is one plug-in (a benchmark, a step, a verb, ...).
 PLUG_IN_FOLDERS = {
     "tasks", "ops", "engines", "sources", "sources/corpora", "scoring", "scoring/metrics", "recipes",
     "weights/methods", "models/families", "deidentify/detectors", "cli",
 }  # fmt: skip
-# Words that nobody else in this field uses for what they stood for here; core/types.py has the terms.
-BANNED_WORDS = {
-    "told", "said", "asked", "unasked", "heard", "looked", "looking", "talk", "talks", "twin", "twins", "beside", "place", "places",
-    "facts", "shelf", "shelves", "hollow", "mass", "picture", "pictures", "pictured", "drawn", "learnt", "unlearnt", "spelt",
-    "wanted", "whole", "most", "least", "elsewhere", "begun", "began", "seats", "seat", "desk", "bell", "rung", "bag", "door",
-    "strangeness", "lost", "lone", "undenied", "wordings", "folded", "worst", "say", "says",
-}  # fmt: skip
-NAMES_OF_PYTHON = re.compile("connection_lost|most_common.*")
-BRITISH = re.compile(
-    r"licence|artefact|colour|grey|centre|labell|judgement|behaviour|modell(ed|ing)"
-    r"|(synthes|normal|token|summar|optim|initial|serial|recogn|organ|random|standard|minim|maxim)is(e|ed|es|ing|ation)$"
-)
+WORDING = tomllib.loads((TESTS / "support" / "wording.toml").read_text("utf-8"))
+SPELLINGS = [re.compile(pattern, re.IGNORECASE) for pattern in WORDING["spellings"]]
+ODD_TEXT = re.compile("|".join([*WORDING["spellings"], *WORDING["phrases"]]), re.IGNORECASE)
 # Modules that may be fragments, each with its reason.
 FRAGMENTS: Mapping[str, str] = {
     "curate.ray": "optional: imports ray, which only this backend needs",
@@ -64,24 +59,28 @@ class Package:
     def imports(self) -> dict[str, set[str]]:
         """Module -> modules of the package that it imports anywhere, for type checking as well."""
         return {
-            name: {
-                target
-                for node in ast.walk(tree)
-                if isinstance(node, ast.Import | ast.ImportFrom)
-                for target in self._targets(node)
-            }
+            name: {target for node in ast.walk(tree) for target in self._targets(node, name)}
             - {name}
             for name, tree in self.trees.items()
         }
 
-    def _targets(self, node: ast.Import | ast.ImportFrom) -> set[str]:
-        prefix = f"{self.root.name}."
+    def _targets(self, node: ast.AST, importer: str) -> set[str]:
+        """The modules of the package that a node imports: relatively and by `import_module` too."""
+        found: set[str] = set()
         if isinstance(node, ast.Import):
             found = {alias.name for alias in node.names}
-        else:
-            modules = {f"{node.module}.{alias.name}" for alias in node.names}
-            found = {m if m.removeprefix(prefix) in self.files else node.module for m in modules}
-        return {str(module).removeprefix(prefix) for module in found} & self.files.keys()
+        elif isinstance(node, ast.ImportFrom):
+            package = [self.root.name, *self.files[importer].relative_to(self.root).parts[:-1]]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found = {name if self._without_root(name) in self.files else base for name in names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found = {str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)}
+        return set(map(self._without_root, found)) & self.files.keys()
+
+    def _without_root(self, name: str) -> str:
+        return name.removeprefix(f"{self.root.name}.")
 
     @cached_property
     def importers(self) -> dict[str, set[str]]:
@@ -125,7 +124,7 @@ def private_imports(package: Package) -> Iterator[str]:
                 yield from (
                     f"{name} imports {node.module}.{alias.name}"
                     for alias in node.names
-                    if re.match("_[a-z]", alias.name)
+                    if re.match("_(?!_)", alias.name)
                     and f"{node.module}.{alias.name}".removeprefix("lingshu.") not in package.files
                 )
 
@@ -200,13 +199,33 @@ def identifiers(tree: ast.AST) -> Iterator[str]:
 
 
 def odd_words(package: Package) -> Iterator[str]:
+    banned = set(WORDING["words"].split())
     for name, tree in package.trees.items():
         for identifier in {*identifiers(tree), name.rpartition(".")[2]}:
             words = {w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", identifier)}
-            if NAMES_OF_PYTHON.fullmatch(identifier):
-                continue
-            if words & BANNED_WORDS or any(map(BRITISH.match, words)):
+            is_odd = words & banned or any(re.search(p, " ".join(words)) for p in SPELLINGS)
+            if is_odd and identifier not in WORDING["allowed_names"]:
                 yield f"{name}: {identifier}"
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Strings and comments, those of neighboring lines joined."""
+    joined: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text("utf-8")).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind in ("STRING", "COMMENT") or kind.startswith("FSTRING"):
+            joined.append(token.string.strip("#\"' \n"))
+        elif kind not in ("NL", "INDENT", "DEDENT") and joined:
+            yield re.sub(r"\s+", " ", " ".join(joined))
+            joined = []
+
+
+def odd_texts(package: Package) -> Iterator[str]:
+    for name, path in package.files.items():
+        for text in texts(path):
+            for match in ODD_TEXT.finditer(text):
+                if match[0] not in WORDING["data"].get(name, ()):
+                    yield f"{name}: {match[0]} in {text[max(0, match.start() - 30) :][:80]!r}"
 
 
 def options_written_twice(package: Package) -> Iterator[str]:
@@ -230,7 +249,8 @@ def options_written_twice(package: Package) -> Iterator[str]:
 RULES = {
     rule.__name__: rule
     for rule in (
-        private_imports, fragments, cycles, long_files, full_folders, repeated_classes, odd_words, options_written_twice,
+        private_imports, fragments, cycles, long_files, full_folders, repeated_classes, odd_words, odd_texts,
+        options_written_twice,
     )
 }  # fmt: skip
 
@@ -238,6 +258,11 @@ RULES = {
 @pytest.mark.parametrize("rule", RULES)
 def test_the_package_keeps_the_rule(rule: str) -> None:
     assert sorted(set(RULES[rule](Package(SRC))) - FRAGMENTS.keys()) == []
+
+
+@pytest.mark.parametrize("rule", [odd_words, odd_texts])
+def test_the_tests_keep_the_rule(rule: Callable[[Package], Iterator[str]]) -> None:
+    assert sorted(set(rule(Package(TESTS)))) == []
 
 
 def test_few_modules_are_excused() -> None:
@@ -250,8 +275,11 @@ BAD_PACKAGE = {
     "core/user.py": "from lingshu.core.short import g\nclass Twice: pass\n",
     "core/one.py": "def f():\n    from lingshu.core import two\n",
     "core/two.py": "import lingshu.core.one\n",
+    "core/three.py": "from importlib import import_module\nimport_module('lingshu.core.four')\n",
+    "core/four.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .three import x\n",
+    "core/text.py": "def f():\n    # It is be" + "side it.\n    return 'Art" + "efact'\n",
     "core/long.py": "x = 1\n" * 700 + f"y = '{'a' * 90_000}'\n",
-    "ops/step.py": "from lingshu.core._helper import f\nfrom lingshu.core.short import _g\n",
+    "ops/step.py": "from lingshu.core._helper import f\nfrom lingshu.core.short import _g, _LIMIT\n",
     "cli/verb.py": "class Config:\n    limit: int = 1\ndef verb(limit): pass\n",
     **{f"full/m{n}.py": "" for n in range(26)},
 }
@@ -262,14 +290,25 @@ BAD_PACKAGE = {
     [
         (
             "private_imports",
-            {"ops.step imports core._helper", "ops.step imports lingshu.core.short._g"},
+            {
+                "ops.step imports core._helper",
+                "ops.step imports lingshu.core.short._g",
+                "ops.step imports lingshu.core.short._LIMIT",
+            },
         ),
-        ("fragments", {"core.one", "core.two"}),
-        ("cycles", {"core.one - core.two"}),
+        ("fragments", {"core.one", "core.two", "core.three", "core.four"}),
+        ("cycles", {"core.one - core.two", "core.four - core.three"}),
         ("long_files", {"core.long"}),
         ("full_folders", {"full"}),
         ("repeated_classes", {"Twice"}),
         ("odd_words", {"core.short: shelf"}),
+        (
+            "odd_texts",
+            {
+                "core.text: be" + "side in 'It is be" + "side it.'",
+                "core.text: Art" + "efact in 'Art" + "efact'",
+            },
+        ),
         ("options_written_twice", {"cli.verb: limit"}),
     ],
 )

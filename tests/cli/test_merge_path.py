@@ -120,7 +120,7 @@ def test_a_weight_that_is_chosen_on_what_is_reported_is_marked_as_such(
     report = json.loads((tmp_path / "two" / PATH_JSON).read_text())
     assert (
         report["recommended"]["by"] == "validation accuracy"
-        and "no estimate for new data" in report["notices"][0]
+        and "not an estimate for new data" in report["notices"][0]
     )
     copied = tmp_path / "copied.py"
     copied.write_text(

@@ -24,19 +24,11 @@ from lingshu.core.run_card import RunCard
 from lingshu.core.types import EngineOptions, Image, Message, Meta, Reply, Sample, Sampling
 from lingshu.engines import openai
 from lingshu.imaging.read import encode_png, open_image
+from tests.support.llm_server import completion
 
 KEY = "sk-canary-1234567890"
 PIXELS = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 IMAGE_4X4 = Image(data=encode_png(PIXELS))
-
-
-def completion(text: str | None, finish: str = "stop") -> web.Response:
-    return web.json_response(
-        {
-            "choices": [{"message": {"content": text}, "finish_reason": finish}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 3},
-        }
-    )
 
 
 def sample(

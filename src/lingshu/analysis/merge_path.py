@@ -425,7 +425,7 @@ def _assemble(
         if shared_tasks:
             notices.append(
                 f"The weight was chosen on {', '.join(shared_tasks)}, which is also reported: its"
-                " score is no estimate for new data."
+                " score is not an estimate for new data."
             )
     elif data is not None:
         criterion = "likelihood"

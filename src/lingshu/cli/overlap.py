@@ -194,7 +194,7 @@ def _compare(
                 for test_index, (test, index) in enumerate(zip(tests, train_indexes, strict=True)):
                     found = index.find_all(batch)
                     n_omitted, overflow = n_omitted + found.n_omitted, overflow + found.overflow
-                    # In a set compared with itself an item is no leak of itself.
+                    # In a set compared with itself an item does not leak into itself.
                     is_same = train.is_same_as(test)
                     overlaps = [
                         match

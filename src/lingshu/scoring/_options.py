@@ -186,7 +186,7 @@ def options_containing(normalized: str, options: Sequence[Option]) -> list[Optio
     content_words = reply_words - _STOP_WORDS - _NEGATIONS - {"|"}
     if not content_words or len(content_words) > 8:
         return []
-    # "Not benign" is no "Benign lesion", and "a fracture" is no "No fracture".
+    # "Not benign" does not match "Benign lesion", nor "a fracture" "No fracture".
     return [
         option
         for option in options

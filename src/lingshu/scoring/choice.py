@@ -444,7 +444,7 @@ def _is_opening_answer(
 def _labeled_letters(normalized: str, options: Sequence[Option]) -> set[str]:
     """The letters that are in front of their own option's text.
 
-    In "Hepatitis A, Hepatitis B" as one option, A is no letter in front of the option "Hepatitis B".
+    In "Hepatitis A, Hepatitis B" as one option, A is not a letter in front of the option "Hepatitis B".
     """
     return {
         option.letter

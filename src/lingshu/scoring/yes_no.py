@@ -34,7 +34,7 @@ _NO = (
     r"(?!\s+(?:\w+\s+){0,2}(?:answer|conclusion|determination|assessment|statement|diagnosis)\s+(?:can|could|is"
     r" possible)\b)|nope"
 )
-# "没错" agrees; "不一定" and "不能排除" leave it open, and what cannot be told is no denial.
+# "没错" agrees; "不一定" and "不能排除" leave it open, and undecidable text is not a denial.
 _ZH_UNDECIDED = (
     r"不一定|不见得|不能(?:完全|绝对)?排除|不(?:完全)?排除|不除外|不好说|不错|不假"
     r"|没错|没问题|没法|没办法|没有办法|没有足够的?(?:信息|资料)|无法|无误|无疑"

@@ -2,7 +2,7 @@
 on which side.
 
 Thirteen findings by their usual words; a negation reaches to the end of its clause, "or" lists
-included. It is no CheXbert and no CheXpert labeler, agrees with neither in all cases, and its
+included. It is neither CheXbert nor the CheXpert labeler, agrees with neither in all cases, and its
 numbers must not be called by their names.
 """
 

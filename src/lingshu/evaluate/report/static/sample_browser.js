@@ -60,7 +60,7 @@
 
   function versus(name, mine, theirs, first, second) {
     const test = (found) => (row) => Boolean(fair(first(row), second(row)) && found(first(row), second(row)));
-    // A closed list shows the option without its group, so that the names of protocols stand in each.
+    // A closed list shows the option without its group, so that the names of protocols are in each.
     const options = [
       { name: mine ? `${mine} and ${theirs} differ` : "they differ", test: test((a, b) => worth(a) !== worth(b)) },
       { name: `only ${mine || "this one"} right`, test: test((a, b) => worth(a) > worth(b)) },
@@ -293,6 +293,6 @@
   find("left-out").textContent = absent.filter(Boolean).join(" ");
   drawFilters();
   apply();
-  document.addEventListener("DOMContentLoaded", drawDetail); // the pictures stand behind this script
+  document.addEventListener("DOMContentLoaded", drawDetail); // the images come after this script
   document.documentElement.dataset.usable = String(Math.round(performance.now()));
 })();
