@@ -25,7 +25,7 @@ test: $(VENV)/.installed-dev ## run the tests: CPU only, no network, a few minut
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-fast: $(VENV)/.installed-dev ## run the unit tests, in under a minute
-	$(BIN)/python -m pytest -n auto -m "fast and not slow and not browser and not peers and not gpu and not network"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "fast and not slow and not browser and not peers and not gpu and not network"
 
 test-all: $(VENV)/.installed-dev ## run the slow and browser tests too
 	$(BIN)/python -m pytest -m "not peers and not gpu and not network"

@@ -48,7 +48,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the fast lane."""
     for item in items:
-        if item.path.parent.name in FAST_FOLDERS:
+        if item.path.parent.name in FAST_FOLDERS and not item.get_closest_marker("not_fast"):
             item.add_marker(pytest.mark.fast)
 
 

@@ -369,6 +369,7 @@ def shared() -> Path:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.not_fast
 def test_every_odd_file_gives_pixels_or_one_clear_error() -> None:
     folder = shared()
     refused = compared = 0

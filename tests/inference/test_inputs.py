@@ -225,6 +225,7 @@ def test_a_file_that_gives_no_pixels_is_one_error_without_its_name(
 
 
 @pytest.mark.parametrize("kind", ["dicom_odd_files", "nifti_odd_files"])
+@pytest.mark.not_fast
 def test_every_odd_file_gives_pixels_or_one_clear_error(kind: str, shared_data: Path) -> None:
     n_shown = n_failed = 0
     for path in sorted((shared_data / kind).rglob("*")):

@@ -212,6 +212,7 @@ def test_synthetic_questions_become_a_task(tmp_path: Path) -> None:
     run_pipeline(write_source(tmp_path / "rows"), tmp_path)
 
 
+@pytest.mark.not_fast
 def test_two_hundred_rows_of_vqa_rad_become_a_task(tmp_path: Path) -> None:
     run_pipeline(real(tmp_path / "rows"), tmp_path)
 

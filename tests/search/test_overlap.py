@@ -380,6 +380,7 @@ def real(shared_data: Path) -> dict[bool, dict[str, Counter[str]]]:
     return counts
 
 
+@pytest.mark.not_fast
 def test_known_texts_are_found(real):
     exact, near = real[True]["exact_text"], real[True]["near_text_13gram_ge8"]
     assert exact["exact_text"] >= 0.98 * exact.total() > 400
@@ -387,6 +388,7 @@ def test_known_texts_are_found(real):
     assert near["ngram13"] + near["exact_text"] >= 0.98 * near.total() > 180
 
 
+@pytest.mark.not_fast
 def test_known_boilerplate_is_boilerplate(real):
     few = real[True]["shared_13gram_few"]
     assert few["boilerplate"] == few.total() > 80

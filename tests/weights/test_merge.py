@@ -259,6 +259,7 @@ def test_more_than_two_models_and_invalid_weights(tmp_path: Path) -> None:
             merge(MergePlan(folders), tmp_path / "other", MergeWeights(weights))
 
 
+@pytest.mark.not_fast
 def test_a_killed_merge_leaves_no_model_and_the_older_one_intact(tmp_path: Path) -> None:
     a, b = (
         write_model(tmp_path / "a", random_tensors(1, large=4_000_000)),
