@@ -30,9 +30,6 @@ def test_the_slices_with_the_largest_area_are_taken_in_the_order_of_the_volume()
         3,
         4,
     ]
-    assert [
-        mask_slice.slice_index for mask_slice in select_mask_slices(mask, max_slices=2, min_gap=2)
-    ] == [3, 5]
     assert select_mask_slices(mask, max_slices=1)[0].boxes == [BoundingBox(2, 2, 10, 10)]
     assert select_mask_slices(np.zeros((3, 4, 4))) == []
 

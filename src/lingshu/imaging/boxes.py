@@ -47,22 +47,15 @@ def mask_to_boxes(mask: NDArray[np.generic], *, min_pixels: int = 4) -> list[Bou
 
 
 def select_mask_slices(
-    mask: NDArray[np.generic], *, max_slices: int = 3, min_gap: int = 1, min_pixels: int = 4
+    mask: NDArray[np.generic], *, max_slices: int = 3, min_pixels: int = 4
 ) -> list[MaskSlice]:
-    """The slices of a mask (slices x height x width) with the largest areas, sorted by index.
-
-    They are at least `min_gap` slices apart.
-    """
+    """The slices of a mask (slices x height x width) with the largest areas, sorted by index."""
     import numpy as np
 
     areas = np.count_nonzero(mask, axis=(1, 2)).tolist()
-    selected: list[int] = []
-    for index in sorted(range(len(areas)), key=lambda z: (-areas[z], z)):
-        if len(selected) == max_slices or areas[index] < min_pixels:
-            break
-        if all(abs(index - previous) >= min_gap for previous in selected):
-            selected.append(index)
-    boxes = {z: mask_to_boxes(mask[z], min_pixels=min_pixels) for z in sorted(selected)}
+    by_area = sorted(range(len(areas)), key=lambda z: (-areas[z], z))
+    selected = sorted(z for z in by_area[:max_slices] if areas[z] >= min_pixels)
+    boxes = {z: mask_to_boxes(mask[z], min_pixels=min_pixels) for z in selected}
     return [MaskSlice(z, slice_boxes) for z, slice_boxes in boxes.items() if slice_boxes]
 
 

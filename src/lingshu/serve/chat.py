@@ -217,11 +217,8 @@ class ChatEndpoint:
     async def _read(self, request: Request, body: Body) -> ChatRequest:
         require_json(request.headers.get("content-type"))
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise HTTPError(
-                415,
-                "compressed bodies are not supported; send it uncompressed.",
-                code="content_encoding",
-            )
+            message = "compressed bodies are not supported; send it uncompressed."
+            raise HTTPError(415, message, code="content_encoding")
         self.limiter.check_capacity()
         data = await body.read()
         return await asyncio.get_running_loop().run_in_executor(

@@ -383,11 +383,8 @@ class Health(BaseModel):
 
 def format_sse(value: Mapping[str, object]) -> bytes:
     """One server-sent event."""
-    return (
-        b"data: "
-        + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-        + b"\n\n"
-    )
+    data = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + data.encode("utf-8", "replace") + b"\n\n"
 
 
 def request_schema(*, model: str, max_tokens: int, allow_addresses: bool) -> dict[str, Any]:

@@ -68,9 +68,8 @@ def read_keys(file: Path) -> tuple[str, ...]:
         ) from error
     keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not keys:
-        raise ConfigError(
-            f"--key-file {file} holds no key; write one of at least 16 characters into it."
-        )
+        remedy = "write one of at least 16 characters into it"
+        raise ConfigError(f"--key-file {file} holds no key; {remedy}.")
     for index, key in enumerate(keys, 1):
         if not KEY_PATTERN.fullmatch(key):
             raise ConfigError(
@@ -152,22 +151,18 @@ class SecurityMiddleware:
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
         if self._loopback and not is_loopback(_host_name(host)):
-            raise HTTPError(
-                421,
-                "this server answers to localhost and 127.0.0.1 alone; use one of them as host.",
-                code="host",
+            message = (
+                "this server answers only to localhost and 127.0.0.1; use one of them as host."
             )
+            raise HTTPError(421, message, code="host")
         origin = headers.get(b"origin")
         own_origins = (f"http://{host.lower()}", f"https://{host.lower()}")
         if origin is not None and origin.decode("latin-1").lower() not in own_origins:
             raise HTTPError.foreign_origin()
         is_public = scope["path"] in PUBLIC_PATHS or scope["path"] in self._extra_public_paths
         if self._keys and not is_public and not self._is_authorized(headers):
-            raise HTTPError(
-                401,
-                "a valid key is needed: send the header Authorization: Bearer KEY.",
-                code="invalid_api_key",
-            )
+            message = "a valid key is needed: send the header Authorization: Bearer KEY."
+            raise HTTPError(401, message, code="invalid_api_key")
 
     def _is_authorized(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
@@ -211,11 +206,8 @@ class Body:
                 with the bodies of others (429).
         """
         limit = self._limits.max_body_bytes
-        too_large = HTTPError(
-            413,
-            f"the body is larger than {limit / (1 << 20):g} MB; send fewer or smaller images.",
-            code="too_large",
-        )
+        message = f"the body is larger than {limit / (1 << 20):g} MB; send fewer or smaller images."
+        too_large = HTTPError(413, message, code="too_large")
         if (self.content_length or 0) > limit:
             raise too_large
         data = bytearray()

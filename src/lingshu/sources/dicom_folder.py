@@ -316,10 +316,7 @@ class _DicomFolder:
         """The names in the headers of one file of each series, if any text is joined."""
         if not (self.reports or self.questions):
             return []
-        return [
-            read_header_names(self.files[file_number - 1], name=f"file {file_number}")
-            for file_number in file_numbers
-        ]
+        return [read_header_names(self.files[n - 1], name=f"file {n}") for n in file_numbers]
 
     def _samples(
         self,

@@ -124,14 +124,13 @@ class DraftStore:
             rendered = self._studies.render_slice(
                 image.study, image.series, image.index, image.window, item=item
             )
-            inputs.append(
-                ModelInput(
-                    (Image(data=rendered.png),),
-                    (rendered.provenance,),
-                    burned_in_risk=rendered.file.metadata.burned_in_risk,
-                    dicom_files=(rendered.file.file.source,),
-                )
+            model_input = ModelInput(
+                (Image(data=rendered.png),),
+                (rendered.provenance,),
+                burned_in_risk=rendered.file.metadata.burned_in_risk,
+                dicom_files=(rendered.file.file.source,),
             )
+            inputs.append(model_input)
         model_input = self._studies.media.merge_inputs(inputs)
         if len(model_input.images) > MAX_IMAGES:
             raise InputError(f"that makes more than {MAX_IMAGES} images; choose fewer.")

@@ -136,10 +136,8 @@ def _load_finite(folder: ModelFolder) -> dict[str, Tensor]:
         if not torch.isfinite(tensor).all():
             problem = f"tensor {name!r} holds a non-finite value"
             raise ArtifactError(f"{folder}: {problem}; it is broken and cannot be merged.")
-    return {
-        name: stored[name].to(COMPUTE_DTYPES[location.dtype])
-        for name, location in folder.tensors.items()
-    }
+    dtypes = {name: COMPUTE_DTYPES[at.dtype] for name, at in folder.tensors.items()}
+    return {name: stored[name].to(dtype) for name, dtype in dtypes.items()}
 
 
 def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:

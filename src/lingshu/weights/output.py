@@ -256,8 +256,6 @@ class _MergeJob:
         if weights.patterns:
             patterns = ", ".join(f"`{pattern}`" for pattern, _ in weights.patterns)
             blocks.append(f"{patterns} have other weights; see run.json.")
-        blocks.append(
-            "The sources and the sha256 of every file are in run.json. Not evaluated when this was"
-            " written."
-        )
+        hashes = "The sources and the sha256 of every file are in run.json."
+        blocks.append(f"{hashes} Not evaluated when this was written.")
         return "\n\n".join(blocks) + "\n"
