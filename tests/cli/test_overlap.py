@@ -98,6 +98,15 @@ def test_rows_against_rows(tmp_path, test_set, capsys):
     )
 
 
+def test_boilerplate_is_listed_but_not_counted_as_contamination(tmp_path, capsys):
+    train = write(tmp_path / "train.jsonl", {"id": "n1", "question": "Why?"})
+    test = write(tmp_path / "test.jsonl", {"id": "q1", "question": "Why?"})
+    assert run(train, "--against", test, "--out", tmp_path / "o.jsonl") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert pairs(tmp_path / "o.jsonl") == [("n1", "q1", "boilerplate")]
+    assert summary["test"][str(test)]["contaminated"] == summary["train_items_to_leave_out"] == 0
+
+
 def test_a_dataset_and_its_dialogues(tmp_path, test_set):
     states = (
         Message("user", (0, "What is this?")),

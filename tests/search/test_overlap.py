@@ -16,7 +16,7 @@ from lingshu.core.types import Message, Meta, Sample
 from lingshu.search.benchmark_items import benchmark_items, split_choices
 from lingshu.search.buckets import Overflow
 from lingshu.search.image_hash import ImageSignature
-from lingshu.search.overlap import BenchmarkItem, OverlapIndex, count_contamination, find_overlaps
+from lingshu.search.overlap import BenchmarkItem, OverlapIndex, find_overlaps
 
 LONG = (
     "A 47-year-old man comes to the clinic with swelling of both legs, a distended abdomen and"
@@ -277,12 +277,16 @@ def test_chinese_is_compared_by_characters():
     ]
 
 
-def test_contaminated_leaves_boilerplate_out():
+def test_a_short_text_is_boilerplate_beside_other_overlaps():
     result = OverlapIndex.build(
         [BenchmarkItem("t", LONG, studies=("s",)), BenchmarkItem("u", "Why?")]
     ).find(BenchmarkItem("a", LONG, studies=("s",)))
     result += OverlapIndex.build([BenchmarkItem("u", "Why?")]).find(BenchmarkItem("a", "Why?"))
-    assert count_contamination(result) == {"t": {"exact_text": 1, "study": 1}}
+    assert sorted((found.test_id, found.kind) for found in result) == [
+        ("t", "exact_text"),
+        ("t", "study"),
+        ("u", "boilerplate"),
+    ]
 
 
 def test_choices_are_split_off():

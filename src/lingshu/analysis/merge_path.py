@@ -199,9 +199,8 @@ def report_path(
     measured = [Point(float(w), path, identify(str(path))[1]) for w, path in sorted(points)]
     likelihoods, path_barrier, failed = None, None, False
     if data is not None:
-        likelihoods = _Likelihoods(
-            out, data, measured[0].checkpoint, batch_size, device, config.threads
-        )
+        options = {"batch": batch_size, "device": device, "threads": config.threads}
+        likelihoods = _Likelihoods(out / "likelihood", data, measured[0].checkpoint, options)
         measured = [likelihoods.measure(point) for point in measured]
         path_barrier = likelihoods.barrier([point.weight for point in measured], tolerance)
         failed = any(likelihoods.info["drops"].values())
@@ -240,24 +239,14 @@ def report_path(
 class _Likelihoods:
     """Likelihoods of the held-out answers at each point of a path."""
 
-    def __init__(
-        self,
-        out: Path,
-        data: Path,
-        first: Path,
-        batch_size: int,
-        device: Device,
-        threads: int | None,
-    ) -> None:
+    def __init__(self, folder: Path, data: Path, first: Path, options: Mapping[str, Any]) -> None:
         from lingshu.analysis.likelihood import encode_held_out
         from lingshu.models.load import check_model_folder
         from lingshu.models.processor import load_processor
 
-        self._folder = out / "likelihood"
-        self._held_out = encode_held_out(
-            [data], load_processor(first, check_model_folder(first)[0])
-        )
-        self._options: dict[str, Any] = {"batch": batch_size, "device": device, "threads": threads}
+        self._folder, self._options = folder, options
+        processor = load_processor(first, check_model_folder(first)[0])
+        self._held_out = encode_held_out([data], processor)
         self._nll: list[list[float]] = []
         samples, entities = self._held_out.data.samples, self._held_out.data.entities
         self.groups: list[Hashable] = [

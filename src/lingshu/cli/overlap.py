@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,7 +175,7 @@ def _compare(
     """Write the overlaps of every training set with every test set, and return the summary."""
     from lingshu.imaging.read import ShardReader
     from lingshu.search.buckets import Overflow
-    from lingshu.search.overlap import KINDS, OverlapIndex, batches, count_contamination
+    from lingshu.search.overlap import KINDS, OverlapIndex, batches
 
     with (
         ShardReader() as shards,
@@ -185,7 +185,7 @@ def _compare(
         reader = ItemReader(shards)
         indexes = [OverlapIndex.build(reader.items(test, "test"), radius=radius) for test in tests]
         pairs, n_omitted, overflow = Counter[str](dict.fromkeys(KINDS, 0)), 0, Overflow()
-        kinds_by_test_id: list[dict[str, set[str]]] = [{} for _ in tests]
+        kinds_by_test_id = [defaultdict[str, set[str]](set) for _ in tests]
         leaking_train_ids: set[tuple[str, str]] = set()
         for train in trains:
             train_indexes = _with_training_frequencies(train, indexes)
@@ -194,14 +194,10 @@ def _compare(
                 for test_index, (test, index) in enumerate(zip(tests, train_indexes, strict=True)):
                     found = index.find_all(batch)
                     n_omitted, overflow = n_omitted + found.n_omitted, overflow + found.overflow
-                    # In a set compared with itself an item does not leak into itself.
                     is_same = train.is_same_as(test)
-                    overlaps = [
-                        match
-                        for match in found.overlaps
-                        if not (is_same and match.train_id == match.test_id)
-                    ]
-                    for match in overlaps:
+                    for match in found.overlaps:
+                        if is_same and match.train_id == match.test_id:
+                            continue  # an item does not leak into itself
                         key = (test_index, match.train_id, match.test_id, match.kind)
                         if key not in written:  # several turns of one dialogue
                             written.add(key)
@@ -210,8 +206,7 @@ def _compare(
                             file.write(dump_line({**asdict(match), **names}))
                         if match.kind != "boilerplate":
                             leaking_train_ids.add((train.name, match.train_id))
-                    for test_id, kinds in count_contamination(overlaps).items():
-                        kinds_by_test_id[test_index].setdefault(test_id, set()).update(kinds)
+                            kinds_by_test_id[test_index][match.test_id].add(match.kind)
         for role, collections in (("train", trains), ("test", tests)):
             for each in collections:
                 if not reader.n_read[f"{role} {each.name}"]:
@@ -233,7 +228,7 @@ def _compare(
     }
 
 
-def _contamination(n_items: int, kinds_by_id: dict[str, set[str]]) -> dict[str, Any]:
+def _contamination(n_items: int, kinds_by_id: Mapping[str, set[str]]) -> dict[str, Any]:
     by_kind = Counter(kind for kinds in kinds_by_id.values() for kind in kinds)
     return {
         "items": n_items,

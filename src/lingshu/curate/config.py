@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,13 +78,7 @@ class CurateConfig:
         sources = [source.name for source in self.sources]
         _check_unique("source", sources)
         _check_unique("step", [step.name for step in self.steps])
-        for step in self.steps:
-            for name in step.sources:
-                if name not in sources:
-                    suggestion = suggest_name(name, sources)
-                    raise ConfigError(
-                        f"step {step.name!r} is limited to source {name!r}; {suggestion}"
-                    )
+        check_step_sources(self.steps, sources)
         if not self.sources:
             raise ConfigError("sources is empty; a curation needs at least one source.")
         if self.shard_rows < 1:
@@ -131,6 +125,20 @@ class SynthesisConfig:
         for name, share in (("max_rejected", self.max_rejected), *self.limits.items()):
             if not 0 <= share <= 1:
                 raise ConfigError(f"the limit of {name} is {share}; it must be between 0 and 1.")
+
+
+def check_step_sources(steps: Sequence[StepConfig], sources: Collection[str]) -> None:
+    """
+    Raises:
+        ConfigError: a step is limited to a source that is not one of `sources`.
+    """
+    for step in steps:
+        for name in step.sources:
+            if name not in sources:
+                raise ConfigError(
+                    f"step {step.name!r} is limited to source {name!r};"
+                    f" {suggest_name(name, sources)}"
+                )
 
 
 def _check_unique(kind: str, names: Sequence[str]) -> None:

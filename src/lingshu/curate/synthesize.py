@@ -32,9 +32,9 @@ from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import is_refusal, to_plain_text
 from lingshu.core.step_types import MapStep, TeacherDialogue, TeacherStep
 from lingshu.core.teacher_prompts import ALTERNATIVE
-from lingshu.core.types import DataPolicy, Drop, Engine, EngineOptions, Sample
+from lingshu.core.types import DataPolicy, Drop, Engine, EngineOptions, Sample, Sampling
 from lingshu.curate import review
-from lingshu.curate.config import SynthesisConfig
+from lingshu.curate.config import SynthesisConfig, check_step_sources
 from lingshu.curate.counts import StepCounts
 from lingshu.curate.plan import build_any_step, with_default_params, with_seed
 from lingshu.curate.review import ReviewQueue, ReviewSummary, Verdict
@@ -280,13 +280,7 @@ class _SynthesisRun:
                     f"limits names the kind {kind!r}, which no step makes;"
                     f" {suggest_name(kind, kinds)}"
                 )
-        for step in self.config.steps:
-            for name in step.sources:
-                if name not in card.sources:
-                    raise ConfigError(
-                        f"step {step.name!r} is limited to source {name!r};"
-                        f" {suggest_name(name, card.sources)}"
-                    )
+        check_step_sources(self.config.steps, card.sources)
 
     def process_chunk(self, samples: Sequence[Sample]) -> list[_RowState]:
         """Every row through every step; the dialogues of all rows advance together."""
@@ -317,7 +311,7 @@ class _SynthesisRun:
             row.advance(None)
         return row
 
-    def _run_round(self, rows: Sequence[_RowState], sampling: Any) -> None:
+    def _run_round(self, rows: Sequence[_RowState], sampling: Sampling) -> None:
         """One round of the open dialogues of a step."""
         requests = [request for row in rows for request in row.requests]
         results = iter(self.client.ask(requests, sampling))

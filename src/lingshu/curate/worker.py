@@ -245,11 +245,11 @@ class _ShardPass:
         job: Job,
         steps: Pass,
         functions: list[SampleFunction],
-        pixels: TrackedImageCache,
+        image_cache: TrackedImageCache,
         marker: ProgressMarker,
     ) -> None:
         self.job, self.map_steps, self.table_step = job, steps.map_steps, steps.table_step
-        self.functions, self.pixels, self.marker = functions, pixels, marker
+        self.functions, self.image_cache, self.marker = functions, image_cache, marker
         table = build_step(self.table_step) if self.table_step else None
         self.compute = table.compute_signature if isinstance(table, TableStep) else None
         self.counts = StepCounts()
@@ -293,7 +293,7 @@ class _ShardPass:
         self, row_index: int, row: spill.ShardRow, original: Sample
     ) -> list[tuple[spill.ShardRow, Signature | None]]:
         source = self.job.sources[row.source_index]
-        decoded = self.pixels.decoded
+        decoded = self.image_cache.decoded
         decoded.clear()
         if row.is_valid:
             decoded.update(original.images)
@@ -333,7 +333,7 @@ class _ShardPass:
     ) -> Sequence[Sample]:
         self.counts.add(step.name, source, "in")
         try:
-            result = function(sample, self.pixels)
+            result = function(sample, self.image_cache)
             outputs: Any = (result,) if isinstance(result, Sample | Drop) else tuple(result)
             if not outputs or not all(
                 isinstance(output, Sample) for output in outputs if output is not result
@@ -359,7 +359,7 @@ class _ShardPass:
         self.counts.add(step.name, source, "in")
         assert self.compute is not None
         try:
-            return self.compute(sample, self.pixels)
+            return self.compute(sample, self.image_cache)
         except FATAL_ERRORS:
             raise
         except Exception as error:

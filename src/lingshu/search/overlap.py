@@ -7,7 +7,6 @@ short to identify an item are `boilerplate`: reported, but not counted as contam
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -360,15 +359,6 @@ def batches(
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def count_contamination(overlaps: Iterable[Overlap]) -> dict[str, Counter[str]]:
-    """Test id -> how many training items overlap with it by each kind, boilerplate excluded."""
-    counts: dict[str, Counter[str]] = {}
-    for overlap in overlaps:
-        if overlap.kind != "boilerplate":
-            counts.setdefault(overlap.test_id, Counter())[overlap.kind] += 1
-    return counts
 
 
 def _item_text(item: BenchmarkItem) -> str:
