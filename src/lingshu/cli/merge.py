@@ -105,13 +105,8 @@ def merge(
     plan = MergePlan(models, config.method, parameters, config.base, config.dtype, config.seed)
     _check_options(config, len(models))
     is_measured = bool(path.data or path.tasks or path.select_by)
-    if is_measured and config.interpolate is None:
-        raise ConfigError(
-            "--data, --tasks and --select-by measure the points of a path; give --interpolate K as"
-            " well, such as --interpolate 11."
-        )
-    if config.interpolate is not None and is_measured:
-        _check_measures(path)
+    if is_measured:
+        _check_measures(path, config)
     patterns = list(_patterns(config, models))
     if config.greedy_by is not None:
         return _merge_greedy_soup(plan, out, config.greedy_by, patterns)
@@ -150,10 +145,15 @@ def _check_options(config: MergeConfig, n_models: int) -> None:
         )
 
 
-def _check_measures(path: PathConfig) -> None:
+def _check_measures(path: PathConfig, config: MergeConfig) -> None:
     """Check before models are written, which may take an hour."""
     from lingshu.evaluate.data import find_tasks
 
+    if config.interpolate is None:
+        raise ConfigError(
+            "--data, --tasks and --select-by measure the points of a path; give --interpolate K as"
+            " well, such as --interpolate 11."
+        )
     if path.data is not None and not path.data.is_dir():
         raise InputError(
             f"--data {path.data} is not a folder; give a DATASET or a folder of rows with held-out"

@@ -57,13 +57,13 @@ def read_shards(
     counts: StepCounts,
     on_drop: Callable[[DroppedRow], None],
     *,
-    key: bytes,
+    hash_key: bytes,
     limit: int | None = None,
 ) -> Iterator[InputShard]:
     """Read every source in order and yield its shards as they are written. A shard holds rows of
     one source only.
 
-    `key` is the secret under which patient and study ids are hashed.
+    `hash_key` is the secret under which patient and study ids are hashed.
 
     Raises:
         InputError: a source cannot be read at all.
@@ -71,7 +71,7 @@ def read_shards(
     """
     names = [source.name for source in config.sources]
     for source in available_sources(config):
-        rows = get_reader(source)(Path(source.path or ""), **reader_options(source, key))
+        rows = get_reader(source)(Path(source.path or ""), **reader_options(source, hash_key))
         splitter = _ShardSplitter(folder, names.index(source.name))
         try:
             for row in islice(rows, limit):

@@ -90,11 +90,16 @@ def curate(
     """
     workers = config.workers if options.workers is None else options.workers
     config = replace(config, workers=workers, license=options.license or config.license)
-    key = None if options.key is None else _read_key(options.key)
+    hash_key = None if options.key is None else _read_key(options.key)
     backend = _backend(options, workers)
     try:
         run = CurationRun(
-            config, out, backend, progress=progress or NoProgress(), limit=options.limit, key=key
+            config,
+            out,
+            backend,
+            progress=progress or NoProgress(),
+            limit=options.limit,
+            hash_key=hash_key,
         )
         outputs_exist = (not options.explain or (out / EXPLAIN_PAGE).is_file()) and all(
             (out / name).is_dir() for name in options.export
@@ -142,7 +147,7 @@ def _finish(run: CurationRun, parts: Sequence[Path], options: CurateOptions) -> 
     files.write_json(folder / DATASET_CARD, asdict(card))
     files.write_text(folder / CHART, distributions_svg(card.distributions or {}))
     configuration.write(run.config, folder / "config.yaml")
-    digests = {"configuration": files.sha256_file(folder / "config.yaml"), "run": run.key}
+    digests = {"configuration": files.sha256_file(folder / "config.yaml"), "run": run.digest}
     files.write_text(folder / "README.md", readme(card, run.config.sources, digests=digests))
     shards = {name: entry for name, entry in entries.items() if name.startswith("data/")}
     files.write_json(folder / "croissant.json", croissant(card, shards, created=created))
@@ -198,7 +203,7 @@ def _run_card(run: CurationRun, card: DatasetCard, created: str) -> RunCard:
         to_plain(run.config),
         run.config.seed,
         counts={**counts, **dropped},
-        hashes={"run": run.key, "dataset": card.version or ""},
+        hashes={"run": run.digest, "dataset": card.version or ""},
         notes={"limit": run.limit, "sources_left_out": left_out},
         created=created,
     )

@@ -90,16 +90,16 @@ class CurationRun:
         *,
         progress: Progress,
         limit: int | None = None,
-        key: bytes | None = None,
+        hash_key: bytes | None = None,
     ) -> None:
         check_output_folder(out)
         self.config, self.limit = plan.resolve(config), limit
         self.out, self.work = out, out / WORK_DIR
-        self._backend, self._progress, self._secret = backend, progress, key
+        self._backend, self._progress, self._hash_key = backend, progress, hash_key
         for source in self.config.sources:
             check_not_inside(f"source {source.name!r}", source.path, out)
         seeded = plan.with_step_seeds(self.config)
-        if key is None:
+        if hash_key is None:
             plan.check_split(seeded)
         self._passes = plan.plan_passes(seeded)
         self._sources = tuple(source.name for source in self.config.sources)
@@ -134,37 +134,36 @@ class CurationRun:
         """The card of the dataset in OUT if this very run made it."""
         if not (self.out / DATASET_CARD).is_file() or not (self.out / files.MANIFEST).is_file():
             return None
-        finished_key = files.read_json(self.out / "run.json").get("hashes", {}).get("run")
+        finished = files.read_json(self.out / "run.json").get("hashes", {}).get("run")
         keys = [shard.key for shard in self._read(StepCounts(), lambda _: None)]
-        return open_dataset(self.out) if finished_key == self._run_key(keys) else None
+        return open_dataset(self.out) if finished == self._digest(keys) else None
 
     @property
-    def key(self) -> str:
+    def digest(self) -> str:
         """What identifies the finished run."""
-        return self._run_key(self._input_keys)
+        return self._digest(self._input_keys)
 
-    def _run_key(self, inputs: Sequence[str]) -> str:
+    def _digest(self, inputs: Sequence[str]) -> str:
         config = {k: v for k, v in to_plain(self.config).items() if k != "workers"}
         steps = list(self._digests.values())
         return files.digest([config, self.limit, inputs, steps, self._runner_digest])
 
-    def _hash_key(self) -> bytes:
+    def _load_hash_key(self) -> bytes:
         """The key of ids; a random one is stored with the work files and removed with them."""
-        if self._secret is None:
+        if self._hash_key is None:
             path = self.work / "key"
             if not path.is_file():
                 with files.storage_errors(path), files.atomic_file(path) as temporary:
                     temporary.write_bytes(new_key())
                     temporary.chmod(0o600)
-            self._secret = path.read_bytes()
-        return self._secret
+            self._hash_key = path.read_bytes()
+        return self._hash_key
 
     def _read(
         self, counts: StepCounts, on_drop: Callable[[DroppedRow], None]
     ) -> Iterator[InputShard]:
-        folder = self.work / "input"
-        key = self._hash_key()
-        return read_shards(self.config, folder, counts, on_drop, key=key, limit=self.limit)
+        folder, key = self.work / "input", self._load_hash_key()
+        return read_shards(self.config, folder, counts, on_drop, hash_key=key, limit=self.limit)
 
     def _inputs(self) -> Iterator[Shard]:
         for shard in self._read(self.step_counts, self._log_drop):
