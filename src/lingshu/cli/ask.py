@@ -28,7 +28,7 @@ _CONTROL_CHARACTERS = {
 @dataclass(frozen=True, kw_only=True)
 class AskConfig:
     questions: Path | None = None
-    'File of questions: JSONL {"question", "id"?, "files"?}, or one a line. Prints JSON lines.'
+    'File of questions: JSONL {"question", "id"?, "files"?}, or one per line. Prints JSON lines.'
     chat: bool = False
     "Continue the dialogue: each line of standard input is another question."
     json: bool = False

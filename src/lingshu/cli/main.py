@@ -101,7 +101,7 @@ def build_app() -> App:
         Args:
             verbose: Log what is done to standard error; the same as --log-level info.
             log_level: Log records of this level and above to standard error.
-            log_json: Log one JSON object a line.
+            log_json: Log one JSON object per line.
         """
         if verbose or log_level or log_json:
             log.configure(log_level or "info", as_json=log_json)

@@ -50,7 +50,7 @@ def score(file: Path, /, *, config: Flat[ScoreConfig]) -> int:
     grade_reply = table.protocol_scorer(task_score, config.protocol)
     rows = [{**row, "protocol": config.protocol} for row in score_rows(file, grade_reply)]
     if not rows:
-        raise InputError(f"{file} holds no rows; give one JSON object a line.")
+        raise InputError(f"{file} holds no rows; give one JSON object per line.")
     metrics = _metrics(rows, config)
     summary = summarize(rows)
     if config.out is not None:

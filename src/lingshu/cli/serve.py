@@ -34,7 +34,7 @@ class ServeOptions:
     name: str | None = None
     "Name that clients give as model; the model's own by default."
     key_file: Path | None = None
-    "File of keys, one a line, at least 16 characters each; every request then needs one."
+    "File of keys, one per line, at least 16 characters each; every request then needs one."
     root: Path | None = None
     """Folder below which clients may name files, and whose studies the page shows; by default
     images come only inside the request."""

@@ -17,7 +17,7 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the fields of `extra=`, exception."""
+    """One JSON object per line: time, level, logger, message, the fields of `extra=`, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {

@@ -158,7 +158,7 @@ def _normalize(text: str) -> str:
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices below, one a line as `A. text`, unless it lists them itself."""
+    """A question with its choices below, one per line as `A. text`, unless it lists them itself."""
     lines = list(zip(LETTERS, choices, strict=False))
     if all(re.search(rf"\b{letter}[).:]\s*{re.escape(text)}", question) for letter, text in lines):
         return question

@@ -170,7 +170,7 @@ def read_labels(path: Path) -> list[HumanLabel]:
             raise InputError(f"{path}, line {number}: {name!r} has a label already; keep one.")
         labels[task, name] = HumanLabel(name, verdict, flags, task)
     if not labels:
-        raise InputError(f"{path} holds no label; write one JSON object a line.")
+        raise InputError(f"{path} holds no label; write one JSON object per line.")
     return list(labels.values())
 
 

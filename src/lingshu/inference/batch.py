@@ -58,7 +58,7 @@ def answer_file(
     rows = list(read_questions(path))
     if not rows:
         raise InputError(
-            f"{path} holds no question; write one a line, or JSONL with the key question."
+            f"{path} holds no question; write one per line, or JSONL with the key question."
         )
     engine: Engine | None = None
     for start in range(0, len(rows), config.batch_size):

@@ -158,7 +158,7 @@ async def medical_qa(
 
 
 def clinical_text(info: dict[str, Any]) -> tuple[str, list[str]]:
-    """The clinical facts about a patient, one a line, and a note that counts what was left out."""
+    """The clinical facts about a patient, one per line, and a note that counts what was left out."""
     lines = []
     for name, value in info.items():
         if value in (None, "", []):

@@ -24,7 +24,7 @@ class McpConfig:
     """Folder below which clients may name files, and whose studies are listed. By default images
     come only inside the call."""
     key_file: Path | None = None
-    """File of tokens, one a line, at least 16 characters each; every HTTP request then needs one."""
+    """File of tokens, one per line, at least 16 characters each; every HTTP request then needs one."""
     allow_host: tuple[str, ...] = ()
     """Name that clients reach the server by, as in their Host header; needed for 0.0.0.0.
     Repeatable."""

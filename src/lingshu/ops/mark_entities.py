@@ -80,7 +80,7 @@ def starter_terms() -> list[str]:
 
 
 def _read_terms(path: str) -> list[str]:
-    """The terms of a file, one a line; lines that begin with "# " are comments."""
+    """The terms of a file, one per line; lines that begin with "# " are comments."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -89,7 +89,7 @@ def _read_terms(path: str) -> list[str]:
         ) from error
     terms = [line.strip() for line in lines if line.strip() and not line.startswith("# ")]
     if not terms:
-        raise InputError(f"terms {path} contains no term; write one a line.")
+        raise InputError(f"terms {path} contains no term; write one per line.")
     return terms
 
 

@@ -54,7 +54,7 @@ class Limits:
 
 
 def read_keys(file: Path) -> tuple[str, ...]:
-    """The keys of a file, one a line, without empty lines and lines that start with #.
+    """The keys of a file, one per line, without empty lines and lines that start with #.
 
     Raises:
         ConfigError: it cannot be read, holds no key, or one that is too short. No key is repeated.
