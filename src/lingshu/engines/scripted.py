@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lingshu.core.errors import InputError
@@ -48,7 +48,7 @@ class ScriptedEngine:
     refused: float = 0.0
     seed: int = 0
     batch_size: int = 16
-    endpoint: str | None = field(default=None)
+    endpoint: str | None = None
 
     def generate(
         self,

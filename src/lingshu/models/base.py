@@ -24,6 +24,7 @@ _QWEN2_TOKEN_NAMES = (
     " quad_end vision_start vision_end vision_pad image_pad video_pad"
 )
 QWEN2_SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _QWEN2_TOKEN_NAMES.split())
+QWEN2_VISION_TOKENS = QWEN2_SPECIAL_TOKENS[-5:]  # from vision_start on
 
 
 class Tiles(NamedTuple):

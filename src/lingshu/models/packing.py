@@ -87,7 +87,7 @@ def segment_attention(model: Any) -> Iterator[None]:
     from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(SEGMENT_ATTENTION, segment_attention_forward)
-    # or the dense mask would be built all the same
+    # Without this a dense mask would be built and ignored.
     AttentionMaskInterface.register(SEGMENT_ATTENTION, lambda *_, **__: None)
     config = model.model.language_model.config
     previous = config._attn_implementation

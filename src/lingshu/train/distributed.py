@@ -78,6 +78,14 @@ class DistributedContext:
         distributed.all_reduce(total, group=self.control_group)
         return total.tolist()
 
+    def all_gather(self, values: Sequence[T]) -> list[T]:
+        """The values of all processes, in the order of their ranks; they are pickled."""
+        if self.control_group is None:
+            return list(values)
+        parts: list[list[T]] = [[] for _ in range(self.size)]
+        distributed.all_gather_object(parts, list(values), group=self.control_group)
+        return [value for part in parts for value in part]
+
     def run_on_main(self, work: Callable[[], T]) -> T:
         """What `work` returns in the first process, which alone runs it.
 

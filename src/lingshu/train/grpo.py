@@ -17,7 +17,6 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import distributed
 
 from lingshu.core.errors import ConfigError, EngineError
 from lingshu.core.files import read_json, write_json
@@ -38,7 +37,7 @@ from lingshu.train.rollout import (
     eval_mode,
     open_rollout_engine,
 )
-from lingshu.train.step import Trainer
+from lingshu.train.step import Trainer, micro_batches
 from lingshu.train.weight_sync import save_weights
 
 PASS_RATE = "pass_rate"  # the column of a row, or key of a sample's meta.extra, that states it
@@ -268,7 +267,7 @@ class GrpoBatches:
         never_sampled = set(self.trainer.processor.never_sampled)
         replies = {
             (reply.id, reply.generation_index): reply
-            for reply in gather_rollouts(local, dist_context)
+            for reply in dist_context.all_gather(local)
             if never_sampled.isdisjoint(reply.token_ids)
         }
         groups = []
@@ -346,8 +345,7 @@ def log_probabilities(
     assert stage.grpo is not None
     updated = []
     with eval_mode(trainer.model):
-        for start in range(0, len(samples), stage.micro_batch):
-            microbatch = samples[start : start + stage.micro_batch]
+        for microbatch in micro_batches(samples, stage.micro_batch):
             # Sharded vision blocks are gathered by all processes or by none.
             logits_NV, targets_N = trainer.logits(trainer.pad_with_dummy_image(microbatch))
             log_probs_N = policy_log_probs(stage.grpo, logits_NV, targets_N)
@@ -422,17 +420,6 @@ def shard_update(
     )
     n_padding = -len(update) % (dist_context.size * micro_batch)
     return dist_context.shard_batch([padding_sample] * n_padding + list(update), micro_batch)
-
-
-def gather_rollouts(
-    local_rollouts: Sequence[Rollout], dist_context: DistributedContext
-) -> list[Rollout]:
-    """The rollouts of all processes."""
-    if dist_context.control_group is None:
-        return list(local_rollouts)
-    parts: list[list[Rollout]] = [[] for _ in range(dist_context.size)]
-    distributed.all_gather_object(parts, list(local_rollouts), group=dist_context.control_group)
-    return [rollout for part in parts for rollout in part]
 
 
 def round_metrics(

@@ -117,17 +117,21 @@ def read_log(out: Path) -> list[dict]:
 @contextmanager
 def progress_line() -> Iterator[ProgressCallback]:
     """Loss, tokens per second and time left: a live bar, or a plain line every ten seconds."""
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
 
     console = Console(stderr=True)
     if not console.is_terminal:
         yield plain_lines(lambda line: console.print(line, highlight=False))
         return
-    description, speed = TextColumn("{task.description}"), TextColumn("{task.fields[now]}")
-    columns = (description, BarColumn(), MofNCompleteColumn(), speed, TimeLeft())
-    with Progress(*columns, console=console) as bar:
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[now]}"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=console) as bar:
         tasks: dict[str, Any] = {}
 
         def show(stage: str, step: int, total: int, loss: float, tokens_per_s: float) -> None:

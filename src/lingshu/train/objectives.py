@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class TokenWeightedLoss:
     """Cross-entropy or DFT, each token times its weight, 1 if it has none."""
 
     config: Objective
-    required_values: tuple[str, ...] = ("weight",)
+    required_values: ClassVar = ("weight",)
 
     def loss_sum(
         self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues
@@ -65,7 +65,7 @@ class ClippedSurrogateLoss:
     """
 
     config: Grpo
-    required_values: tuple[str, ...] = ("advantage", "old", "reference")
+    required_values: ClassVar = ("advantage", "old", "reference")
 
     def loss_sum(
         self, logits_NV: torch.Tensor, targets_N: torch.Tensor, token_values: TokenValues

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from lingshu.train.distributed import (
 from lingshu.train.lora import is_adapter
 from lingshu.train.objectives import Loss, SummedLoss, build_loss, gather_token_values
 
+T = TypeVar("T")
 NO_SHARDING = Sharding()
 
 
@@ -172,7 +173,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
             logits_NV = self.logits_module(inputs, supervised_BL, segments)
         if not torch.is_grad_enabled() and isinstance(self.logits_module, FSDPModule):
-            # it expects a backward pass and would keep gathered weights that no step changes
+            # FSDP expects a backward pass; without one the gathered weights would stay.
             self.logits_module.reshard()
         return logits_NV, target_BL[supervised_BL]
 
@@ -195,9 +196,7 @@ def append_unsupervised(sample: EncodedSample, turn: EncodedSample) -> EncodedSa
     )
 
 
-def micro_batches(
-    batch: Sequence[Sequence[EncodedSample]], size: int
-) -> Iterator[Sequence[Sequence[EncodedSample]]]:
+def micro_batches(batch: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(batch), size):
         yield batch[start : start + size]
 

@@ -12,6 +12,7 @@ from PIL import Image as PIL
 
 from lingshu.models.base import (
     QWEN2_SPECIAL_TOKENS,
+    QWEN2_VISION_TOKENS,
     Tiles,
     VisionLanguageFamily,
     VisionTowerSpec,
@@ -21,6 +22,7 @@ from lingshu.models.model_spec import PixelBudget, TinyModel
 
 IMAGE_TOKEN, VIDEO_TOKEN = "<IMG_CONTEXT>", "<video>"
 IMAGE_START_TOKEN, IMAGE_END_TOKEN = "<img>", "</img>"
+IMAGE_TOKENS = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN)
 PIXELS_PER_TOKEN = 28 * 28  # 14-pixel patches, merged 2 x 2 by pixel unshuffle
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
@@ -53,30 +55,14 @@ class InternVL(VisionLanguageFamily):
     }
     blocks = ("model.vision_tower.encoder.layer", "model.language_model.layers")
     image_token = IMAGE_TOKEN
-    special_tokens = (
-        *QWEN2_SPECIAL_TOKENS,
-        IMAGE_START_TOKEN,
-        IMAGE_END_TOKEN,
-        IMAGE_TOKEN,
-        VIDEO_TOKEN,
-    )
+    special_tokens = (*QWEN2_SPECIAL_TOKENS, *IMAGE_TOKENS)
     named_tokens: ClassVar = {
         "start_image_token": IMAGE_START_TOKEN,
         "end_image_token": IMAGE_END_TOKEN,
         "context_image_token": IMAGE_TOKEN,
         "video_token": VIDEO_TOKEN,
     }
-    never_sampled = (
-        IMAGE_TOKEN,
-        VIDEO_TOKEN,
-        IMAGE_START_TOKEN,
-        IMAGE_END_TOKEN,
-        "<|image_pad|>",
-        "<|video_pad|>",
-        "<|vision_pad|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-    )
+    never_sampled = (*IMAGE_TOKENS, *QWEN2_VISION_TOKENS)
     chat_template = CHAT_TEMPLATE
 
     def image_processor(self, budget: PixelBudget, image_size: int) -> Any:

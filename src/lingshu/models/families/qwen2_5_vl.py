@@ -13,6 +13,7 @@ from PIL import Image as PIL
 from lingshu.core.errors import ImageError
 from lingshu.models.base import (
     QWEN2_SPECIAL_TOKENS,
+    QWEN2_VISION_TOKENS,
     Tiles,
     VisionLanguageFamily,
     VisionTowerSpec,
@@ -56,13 +57,7 @@ class Qwen25VL(VisionLanguageFamily):
     blocks = ("model.visual.blocks", "model.language_model.layers")
     image_token = IMAGE_TOKEN
     special_tokens = QWEN2_SPECIAL_TOKENS
-    never_sampled = (
-        IMAGE_TOKEN,
-        VIDEO_TOKEN,
-        IMAGE_START_TOKEN,
-        IMAGE_END_TOKEN,
-        "<|vision_pad|>",
-    )
+    never_sampled = QWEN2_VISION_TOKENS
     chat_template = CHAT_TEMPLATE
     has_mrope = True
 
