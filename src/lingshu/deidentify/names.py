@@ -54,18 +54,15 @@ def read_header_names(path: Path, *, name: str) -> HeaderNames:
     """
     from pydicom import dcmread
 
+    keywords = [*_PERSON_KEYWORDS, *_ID_KEYWORDS]
     values: dict[str, list[str]] = {}
     with open_file(path, name) as file:
         try:
             with wrap_parse_errors(name, "reading names"):
-                header = dcmread(
-                    file,
-                    stop_before_pixels=True,
-                    force=True,
-                    specific_tags=[*_PERSON_KEYWORDS, *_ID_KEYWORDS],
-                )
+                options = {"stop_before_pixels": True, "force": True}
+                header = dcmread(file, specific_tags=keywords, **options)
                 header.decode()
-                for keyword in (*_PERSON_KEYWORDS, *_ID_KEYWORDS):
+                for keyword in keywords:
                     value = header.get(keyword)
                     items = value if hasattr(value, "append") else [value]
                     values[keyword] = [str(item).strip() for item in items if item]
@@ -86,10 +83,10 @@ def _name_parts(name: str) -> Iterator[str]:
             yield from (word for word in (full_name, *words) if len(word) >= MIN_CJK_CHARS)
         else:
             # Some reports use either half of a double name alone.
-            name_parts = [part for word in words if "-" in word for part in word.split("-")]
-            yield from (
-                word for word in (*words, *name_parts) if sum(map(str.isalpha, word)) >= MIN_LETTERS
-            )
+            halves = [part for word in words if "-" in word for part in word.split("-")]
+            for word in (*words, *halves):
+                if sum(map(str.isalpha, word)) >= MIN_LETTERS:
+                    yield word
 
 
 def _any_pattern(words: Iterable[str], *, case_sensitive: bool) -> re.Pattern[str] | None:

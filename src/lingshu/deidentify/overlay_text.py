@@ -39,9 +39,8 @@ def find_text_lines(gray: NDArray[np.uint8], *, min_glyphs: int = 4) -> list[Tex
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         gray = cv2.resize(gray, size, interpolation=method)  # type: ignore[assignment]
     lines: list[TextLine] = []
-    for n_glyphs, (x, y, w, h) in _find_lines(gray, 1, min_glyphs) + _find_lines(
-        gray, -1, min_glyphs
-    ):
+    bright_and_dark = _find_lines(gray, 1, min_glyphs) + _find_lines(gray, -1, min_glyphs)
+    for n_glyphs, (x, y, w, h) in bright_and_dark:
         box = (round(x / scale), round(y / scale), round(w / scale), round(h / scale))
         lines.append(TextLine(n_glyphs, box))
     return sorted(lines, key=lambda line: line.box[1])

@@ -4,7 +4,6 @@ sample can show.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,8 +164,7 @@ def compare_pairs(pairs: Sequence[tuple[Row, Row]]) -> PairedScores:
     test = None
     if pairs and {*first, *second} <= {0.0, 1.0}:
         test = mcnemar(list(map(bool, first)), list(map(bool, second)), groups)
-    means = [math.fsum(values) / len(pairs) if pairs else None for values in (first, second)]
-    return PairedScores(means[0], means[1], difference(first, second, groups), test)
+    return PairedScores(macro(first), macro(second), difference(first, second, groups), test)
 
 
 def _values_and_groups(
@@ -205,9 +203,7 @@ def match_rows(
 def _index_by_id(rows: Sequence[Row]) -> dict[str, Row]:
     by_id = {str(row["id"]): row for row in rows}
     if len(by_id) < len(rows):
-        duplicate = next(
-            name for name, count in Counter(str(row["id"]) for row in rows).items() if count > 1
-        )
+        [(duplicate, _)] = Counter(str(row["id"]) for row in rows).most_common(1)
         raise ArtifactError(
             f"the scores hold the id {duplicate!r} more than once; runs are compared by id, so score"
             " one of them again."

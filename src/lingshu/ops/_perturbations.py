@@ -2,8 +2,8 @@
 modality, another number. English and Chinese.
 
 A rule changes one thing and leaves the rest of the answer as it is, so that the error is known
-exactly. Whether the changed answer is wrong about this image no rule can see: an image may show
-both liver and kidney.
+exactly. No rule can see whether the changed answer is wrong about this image: an image may show both
+liver and kidney.
 """
 
 from __future__ import annotations
@@ -121,9 +121,8 @@ def _names_both_sides(answer: str) -> bool:
     for first, second in pairwise(_SIDE.finditer(answer)):
         noun_phrase = _CONJUNCTIONS.sub("", answer[first.end() : second.start()]).strip()
         following = answer[second.end() :].strip().casefold()
-        if opposites[first[0].casefold()] == second[0].casefold() and following.startswith(
-            noun_phrase.casefold()
-        ):
+        is_opposite = opposites[first[0].casefold()] == second[0].casefold()
+        if is_opposite and following.startswith(noun_phrase.casefold()):
             return True
     return False
 

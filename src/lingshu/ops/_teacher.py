@@ -102,11 +102,8 @@ def qa_item(sample: Sample) -> QAItem | Drop:
         return Drop(sample.id, "several_turns")
     answer, question = answer_text(sample).strip(), sample.question.strip()
     gold = sample.gold[0] if sample.choices and sample.gold else answer
-    if (
-        not answer
-        or not question
-        or (sample.choices and gold not in LETTERS[: len(sample.choices)])
-    ):
+    is_letter = gold in LETTERS[: len(sample.choices)]
+    if not answer or not question or (sample.choices and not is_letter):
         return Drop(sample.id, "no_gold")
     return QAItem(replace(sample, gold=sample.gold or (gold,)), question, gold, answer)
 
@@ -127,9 +124,8 @@ def verdict_format(accepted: str, rejected: str) -> ResponseFormat[bool]:
     def parse(text: str) -> bool:
         match = re.match(rf"\W*({accepted}|{rejected})\b", text, re.IGNORECASE)
         if match is None:
-            raise InvalidResponse(
-                "no_verdict", f"the first word is neither {accepted} nor {rejected}"
-            )
+            detail = f"the first word is neither {accepted} nor {rejected}"
+            raise InvalidResponse("no_verdict", detail)
         return match[1].casefold() == accepted.casefold()
 
     return ResponseFormat(parse, f"first word {accepted} or {rejected}")
@@ -176,9 +172,8 @@ class QAWriter:
 
     @property
     def tag(self) -> str:
-        return ", ".join(
-            prompts.tag for prompts in (self.prompts, self.label_prompts, self.agreement_prompts)
-        )
+        prompt_sets = (self.prompts, self.label_prompts, self.agreement_prompts)
+        return ", ".join(prompts.tag for prompts in prompt_sets)
 
     def write(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from lingshu.core.step_types import MapStep, Pixels
@@ -68,12 +68,8 @@ def step(*, min_words: int = 8, max_edge_sentences: int = 6) -> MapStep:
             n_texts = sum(isinstance(part, str) for part in message.parts)
             if message.role != "assistant" or n_texts != 1:
                 return message
-            return map_message(
-                message,
-                lambda text: clean_reply(
-                    text, max_edge_sentences=max_edge_sentences, counts=counts
-                ),
-            )
+            options = {"max_edge_sentences": max_edge_sentences, "counts": counts}
+            return map_message(message, partial(clean_reply, **options))
 
         messages = list(map(clean, sample.messages))
         if not counts:

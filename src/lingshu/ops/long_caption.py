@@ -188,8 +188,8 @@ def _read_boxes(sample: Sample, pixels: Pixels) -> list[BoundingBox] | None:
 def _checklist_and_order(modality: str) -> tuple[str, str]:
     name = f"{modality.casefold()} "
     for words, checklist, order in _MODALITIES:
-        if any(
-            word in name if len(word) > 2 else re.search(rf"\b{word}\b", name) for word in words
-        ):
+        # Two letters, as in "ct", occur inside other words.
+        patterns = (word if len(word) > 2 else rf"\b{word}\b" for word in words)
+        if any(re.search(pattern, name) for pattern in patterns):
             return checklist, order
     return "general", "plain"

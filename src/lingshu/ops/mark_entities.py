@@ -50,11 +50,9 @@ def step(
     )
 
     def open_step() -> SampleFunction:
-        shared_terms = [
-            *(starter_terms() if use_builtin else ()),
-            *words,
-            *(_read_terms(terms) if terms else ()),
-        ]
+        shared_terms = [*words, *(_read_terms(terms) if terms else ())]
+        if use_builtin:
+            shared_terms = starter_terms() + shared_terms
         shared_matcher = EntityMatcher(shared_terms, plurals=plurals, hyphens=hyphens)
 
         def mark(sample: Sample, _: Pixels) -> Sample | Drop:

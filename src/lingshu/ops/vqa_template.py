@@ -58,14 +58,10 @@ def step(
             return Drop(sample.id, reason, f"its {facet} is not known")
         label_space = list(labels) or json.loads(sample.meta.extra.get(LABELS_KEY, "[]"))
         if not label_space:
-            return Drop(
-                sample.id, "no_label_space", "give labels, or run the step label_space first"
-            )
-        others = [
-            candidate
-            for candidate in dict.fromkeys(label_space)
-            if normalize_answer(candidate) != normalize_answer(label)
-        ]
+            detail = "give labels, or run the step label_space first"
+            return Drop(sample.id, "no_label_space", detail)
+        own = normalize_answer(label)
+        others = [name for name in dict.fromkeys(label_space) if normalize_answer(name) != own]
         shuffled = seeded_shuffle(others, sample.id, seed)
         if negative is not None:  # first, in the order of the label space
             negatives = [c for c in others if normalize_answer(c) == normalize_answer(negative)]

@@ -35,9 +35,8 @@ def convert_row(raw: Row) -> Row:
 
 
 def _tag_value(tags: Any, prefix: str) -> str | None:
-    return next(
-        (str(tag).removeprefix(prefix) for tag in tags or () if str(tag).startswith(prefix)), None
-    )
+    values = (str(tag).removeprefix(prefix) for tag in tags or () if str(tag).startswith(prefix))
+    return next(values, None)
 
 
 def criteria(sample: Sample) -> list[Criterion]:

@@ -66,10 +66,8 @@ def iterate_page(
 def render_markdown(template: str, *, title: str, **values: Any) -> str:
     names = {"title": title, "lead": DISCLAIMER, "macros": "macros.md.j2"}
     text = environment(is_html=False).get_template(template).render(names | values)
-    return (
-        re.sub(r"\n{3,}", "\n\n", re.sub(r"^ +| +$", "", text, flags=re.MULTILINE)).strip("\n")
-        + "\n"
-    )
+    text = re.sub(r"^ +| +$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
 def render_text(template: str, **values: Any) -> str:
@@ -140,14 +138,10 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     lines.insert(1, ["-" * width for width in widths])
-    padded = (
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-    return "\n".join(line.rstrip() for line in padded)
+    padded = [
+        [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])] for first, *others in lines
+    ]
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
 # --- numbers and text
