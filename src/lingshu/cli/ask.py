@@ -98,8 +98,8 @@ def _answer(
     *,
     as_json: bool,
 ) -> str:
-    """Print an answer, as text while it is generated or as JSON; what must be shown with a text goes
-    to standard error.
+    """Print an answer, as text while it is generated (with its provenance on standard error) or as
+    JSON.
     """
 
     def print_piece(text: str) -> None:

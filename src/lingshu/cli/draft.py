@@ -91,11 +91,8 @@ def draft(
         model_input = load_inputs([*files, *pulled_files], view)
         if not model_input.images:
             raise InputError("there is no image; name files, or --dicomweb URL --study UID.")
-        reference = (
-            read_study_reference(model_input.dicom_files)
-            if config.patient or "sr" in formats
-            else None
-        )
+        needs_reference = config.patient or "sr" in formats
+        reference = read_study_reference(model_input.dicom_files) if needs_reference else None
     sample = build_question_sample(prompt, model_input)
     with contextlib.closing(open_async_engine(model, options)) as engine:
         print_warnings(egress_warnings(sample, engine.endpoint))
@@ -143,16 +140,8 @@ def _run_card(
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
     }
-    hashes = {
-        "model": report.digest,
-        **{name: sha256_bytes(data) for name, data in exports.items()},
-    }
+    hashes = {"model": report.digest}
+    hashes |= {name: sha256_bytes(data) for name, data in exports.items()}
     # Without the arguments of the command: paths and UIDs of a study name patients.
-    return RunCard(
-        "draft",
-        settings,
-        sampling.seed,
-        counts={"images": n_images},
-        hashes=hashes,
-        command=("lingshu", "draft"),
-    )
+    counts, command = {"images": n_images}, ("lingshu", "draft")
+    return RunCard("draft", settings, sampling.seed, counts, hashes, command=command)

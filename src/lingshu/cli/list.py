@@ -21,9 +21,8 @@ def list_registry(group: str | None = None, /, *, json: bool = False) -> int:
     elif group in registry.GROUPS:
         entries = _entries(group)
     else:
-        raise UnknownNameError(
-            f"there is no group {group!r}; {suggest_name(group, registry.GROUPS)}"
-        )
+        hint = suggest_name(group, registry.GROUPS)
+        raise UnknownNameError(f"there is no group {group!r}; {hint}")
     if json:
         print(jsonlib.dumps(entries, indent=2, ensure_ascii=False))
         return 0

@@ -303,11 +303,10 @@ class CachedClient:
         over_budget = self._send(requested, sampling)
         unresolved = []
         for key, pending in zip(keys, remaining, strict=True):
-            if key in over_budget:  # the reply to the attempt before is kept
+            if key in over_budget:  # the reply to the previous attempt is kept
+                detail = "the budget does not cover another call"
                 results[pending.index] = replace(
-                    pending.last_result,
-                    reject_reason="budget",
-                    detail="the budget does not cover another call",
+                    pending.last_result, reject_reason="budget", detail=detail
                 )
                 continue
             if key in self._offsets:

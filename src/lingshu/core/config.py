@@ -32,7 +32,7 @@ def to_plain(config: object) -> dict[str, Any]:
 
 
 def from_plain(kind: type[C], value: object) -> C:
-    """Build a configuration from plain values, completely checked.
+    """Build and validate a configuration from plain values.
 
     Raises:
         ConfigError: a wrong type, a missing value, or an unknown key; says what is expected.

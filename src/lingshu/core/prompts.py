@@ -41,8 +41,8 @@ def question_stem(sample: Sample) -> str:
 
 
 def build_prompt(sample: Sample, style: PromptStyle) -> Sample:
-    """The sample with its last user turn as the prompt of its kind and language; each of several
-    images follows `<image_i>: `.
+    """The sample with its last user turn as the prompt of its kind and language; several images
+    are labeled `<image_i>: `.
 
     Reports have one prompt for both styles, and a rubric dialogue is unchanged.
 

@@ -19,7 +19,7 @@ def stable_hash(key: str, seed: int) -> int:
 
 
 def stable_uniform(key: str, seed: int) -> float:
-    """The same in [0, 1)."""
+    """A number uniform in [0, 1), decided by a name and a seed."""
     return (stable_hash(key, seed) >> 11) / float(1 << 53)
 
 

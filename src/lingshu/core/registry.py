@@ -3,8 +3,8 @@
 A plug-in is found by the name of its module in the group's package, by a path ending in `.py`, or by
 an entry point of the group `lingshu.<group>`. Module names that start with an underscore are
 helpers. A file that registers several names lists them in a literal `VARIANTS = {name: description}`,
-which is read without importing, and holds what it defines for each in a mapping by name: `TASKS`
-where other files have `TASK`.
+which is read without importing, and maps each name to its object: `TASKS` where other files have
+`TASK`.
 """
 
 from __future__ import annotations

@@ -106,9 +106,8 @@ class SafeFolder:
         try:
             handle = os.open(self.folder, folder_flags)
             for position, part in enumerate(parts, 1):
-                child = os.open(
-                    part, last_flags if position == len(parts) else folder_flags, dir_fd=handle
-                )
+                flags = last_flags if position == len(parts) else folder_flags
+                child = os.open(part, flags, dir_fd=handle)
                 os.close(handle)
                 handle = child
             if not folder and not stat.S_ISREG(os.fstat(handle).st_mode):

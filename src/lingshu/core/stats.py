@@ -57,11 +57,11 @@ def agreement(pairs: Sequence[tuple[str, str]], categories: Sequence[str]) -> Ag
     Raises:
         ValueError: fewer than two categories, or a rating outside them.
     """
-    unknown = next((rating for pair in pairs for rating in pair if rating not in categories), None)
-    if unknown is not None or len(categories) < 2:
-        raise ValueError(
-            f"{unknown!r} is not in the categories {list(categories)}, or these are < 2"
-        )
+    if len(categories) < 2:
+        raise ValueError(f"agreement needs at least two categories, not {list(categories)}")
+    unknown = {rating for pair in pairs for rating in pair}.difference(categories)
+    if unknown:
+        raise ValueError(f"{min(unknown)!r} is not in the categories {list(categories)}")
     n = len(pairs)
     if not n:
         return Agreement(0, None, None, None)

@@ -383,13 +383,12 @@ class Provenance:
         explanation = f"{n_samples} is {meaning}." if meaning else None
         if self.expected_n in (None, n_samples) or "expected_n" in self.unverified_fields:
             return explanation
-        dropped = ", ".join(f"{reason} {count}" for reason, count in (drops or {}).items())
-        raise InputError(
-            f"{task} has {n_samples} samples where its source states {self.expected_n}"
-            f"{f' (dropped: {dropped})' if dropped else ''}."
-            f"{f' {explanation}' if explanation else ''} Check the data, or use --limit to evaluate"
-            " only some of it."
-        )
+        message = f"{task} has {n_samples} samples where its source states {self.expected_n}"
+        if drops:
+            dropped = ", ".join(f"{reason} {count}" for reason, count in drops.items())
+            message += f" (dropped: {dropped})"
+        remedy = "Check the data, or use --limit to evaluate only some of it."
+        raise InputError(" ".join(filter(None, (f"{message}.", explanation, remedy))))
 
 
 @dataclass(frozen=True)

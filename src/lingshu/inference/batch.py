@@ -93,12 +93,8 @@ def _build_request(
     if row.files is not None:
         model_input = load_inputs([path.parent / file for file in row.files], config.view)
     # Numbered: ids of a file may occur twice, and those of a hospital may identify a patient.
-    sample = build_question_sample(
-        row.question,
-        model_input,
-        system=row.system or config.system,
-        sample_id=f"question-{index}",
-    )
+    sample_id, system = f"question-{index}", row.system or config.system
+    sample = build_question_sample(row.question, model_input, system=system, sample_id=sample_id)
     return sample, model_input
 
 
@@ -129,12 +125,10 @@ def _parse_row(line: str, line_number: int) -> QuestionRow:
     try:
         row = json.loads(line)
         json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        problem = f"line {line_number} holds half of a surrogate pair; fix it."
-        return QuestionRow(str(line_number), error=problem)
-    except (ValueError, RecursionError):
-        problem = f"line {line_number} is not valid JSON; fix it."
-        return QuestionRow(str(line_number), error=problem)
+    except (ValueError, RecursionError) as error:
+        is_surrogate = isinstance(error, UnicodeEncodeError)
+        problem = "holds half of a surrogate pair" if is_surrogate else "is not valid JSON"
+        return QuestionRow(str(line_number), error=f"line {line_number} {problem}; fix it.")
     row_id = row.get("id") if isinstance(row, dict) else None
     row_id = str(row_id if isinstance(row_id, str | int) else line_number)
     if problem := _validation_error(row):

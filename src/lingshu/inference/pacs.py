@@ -36,12 +36,10 @@ def dicomweb_server(options: PacsOptions) -> DicomWebServer:
     Raises:
         InputError: an address that cannot be used, or a file that cannot be read.
     """
+    secret = os.environ.get(AUTH_VARIABLE, "")
     try:
-        secret = (
-            options.auth.read_text(encoding="utf-8")
-            if options.auth
-            else os.environ.get(AUTH_VARIABLE, "")
-        )
+        if options.auth:
+            secret = options.auth.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise InputError("the file of --auth cannot be read; check its path.") from None
     return DicomWebServer(options.dicomweb or "", secret.strip() or None)
