@@ -277,7 +277,7 @@ def test_chinese_is_compared_by_characters():
     ]
 
 
-def test_a_short_text_is_boilerplate_beside_other_overlaps():
+def test_a_short_text_is_boilerplate_next_to_other_overlaps():
     result = OverlapIndex.build(
         [BenchmarkItem("t", LONG, studies=("s",)), BenchmarkItem("u", "Why?")]
     ).find(BenchmarkItem("a", LONG, studies=("s",)))

@@ -128,7 +128,8 @@ class SynthesisConfig:
 
 
 def check_step_sources(steps: Sequence[StepConfig], sources: Collection[str]) -> None:
-    """
+    """Check that every step is limited to known sources.
+
     Raises:
         ConfigError: a step is limited to a source that is not one of `sources`.
     """
