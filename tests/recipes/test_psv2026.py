@@ -29,10 +29,14 @@ from lingshu.evaluate.judge import judge
 from lingshu.evaluate.judge import open_judge_client as open_judge
 from lingshu.evaluate.score import score, scores_file
 from lingshu.imaging.read import image_bytes
-from lingshu.ops._teacher import QUESTION_TYPES
 from lingshu.recipes import curation_psv2026, curation_psv2026_published, psv2026, psv2026_test
 from lingshu.sources import phantom
 from lingshu.tasks import psv2026 as psv2026_task
+
+QUESTION_TYPES = {
+    "Visual Perception", "Factual Verification", "Comparative Analysis", "Mechanistic Reasoning", "Diagnostic Inference",
+    "Clinical Management",
+}  # fmt: skip
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "vqa_rad"
 FAULTS = {"malformed": 0.05, "refused": 0.02, "seed": 0}

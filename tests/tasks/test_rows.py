@@ -16,8 +16,8 @@ from lingshu.core.errors import InputError
 from lingshu.core.rows import row_from_sample, sample_from_row
 from lingshu.core.types import Criterion, Drop, Provenance, Sample, Task
 from lingshu.sources.hub import DownloadedRepo, HubRepo, RawRow
-from lingshu.tasks import cmb, mmmu_med, pmc_vqa, slake
-from lingshu.tasks._benchmark import BenchmarkSource, build_sample
+from lingshu.tasks import BenchmarkSource, cmb, mmmu_med, pmc_vqa, slake
+from lingshu.tasks._benchmark import build_sample
 from lingshu.tasks.healthbench import criteria
 
 MMMU = {
