@@ -81,11 +81,11 @@ async def save_screenshots(tab: Tab, root: Path, name: str) -> None:
     """A view in light, in dark and on a phone, where nothing may overflow the width."""
     folder = root / "shots"
     folder.mkdir(exist_ok=True)
-    await tab.viewportshot(folder / f"{name}.png")
-    await tab.viewportshot(folder / f"{name}-dark.png", dark=True)
-    await tab.viewportshot(folder / f"{name}-phone.png", width=390, height=844)
+    await tab.screenshot(folder / f"{name}.png")
+    await tab.screenshot(folder / f"{name}-dark.png", dark=True)
+    await tab.screenshot(folder / f"{name}-phone.png", width=390, height=844)
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), name
-    await tab.viewportshot(folder / f"{name}.png")
+    await tab.screenshot(folder / f"{name}.png")
 
 
 async def submit_verdict(tab: Tab, text: str, count: str) -> None:
