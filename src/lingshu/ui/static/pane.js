@@ -234,7 +234,7 @@ export class Pane {
     });
     this.viewport.addEventListener("pointermove", (event) => {
       if (!dragStart) return;
-      const [x, y, center, width] = from;
+      const [x, y, center, width] = dragStart;
       // Dragging across the image doubles the width: precise for narrow windows, fast for wide ones.
       const unit = (2 * Math.max(width, 40)) / this.viewport.clientWidth;
       const [c, w] = this.centerAndWidth();
