@@ -79,7 +79,7 @@ class FullModelCopy:
     @torch.no_grad()
     def update(self) -> None:
         """Copy the learner's weights; every process takes part, tensor by tensor in one order."""
-        copies = dict(self.model.named_parameters())
+        own_parameters = dict(self.model.named_parameters())
         for name, parameter in self._trainer.model.named_parameters():
             is_sharded = isinstance(parameter, DTensor)
-            copies[name].copy_(parameter.full_tensor() if is_sharded else parameter)
+            own_parameters[name].copy_(parameter.full_tensor() if is_sharded else parameter)
