@@ -48,10 +48,10 @@ def test_the_adapter_s_row() -> None:
     on = estimate_run(lora_7b.recipe(), gpu=GPUS["A100-80GB"]).stages[0]
     assert on.gpu_estimate is not None
     assert (
-        f"{60 * on.gpu_estimate.hours_per_thousand:.1f} minutes a thousand samples" in PAGE
+        f"{60 * on.gpu_estimate.hours_per_thousand:.1f} minutes per thousand samples" in PAGE
         and f"{on.gpu_estimate.bytes / 1e9:.1f} GB on one" in PAGE
     )
-    assert f"{on.flops_per_sample.model:.1e}".replace("+", "") + " a sample" in PAGE
+    assert f"{on.flops_per_sample.model:.1e}".replace("+", "") + " per sample" in PAGE
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
