@@ -26,7 +26,27 @@ SETTINGS = ((16, 16), (8, 32))  # bands and bits of each
 ROWS = 1_000_000
 
 
-def make_identifiers(rows: int, seed: int = 0):
+# Run in a process of its own, so that its peak memory is that of the search.
+SEARCH = """
+import json, resource, sys, time
+sys.path.insert(0, sys.argv[2])
+import numpy as np
+from dedup import plant_copies
+from lingshu.search.hamming import pairs_within
+
+hashes, origin = plant_copies(int(sys.argv[1]))
+start = time.process_time()
+pairs = pairs_within(hashes, 8)
+seconds = time.process_time() - start
+found = pairs.left << 32 | pairs.right
+expected = origin << 32 | np.arange(len(hashes) - len(origin), len(hashes))
+recall = float(np.isin(expected, found).mean())
+memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+print(json.dumps([len(hashes) / seconds, recall, memory_mb, pairs.overflow.pairs]))
+"""
+
+
+def plant_copies(rows: int, seed: int = 0):
     """256-bit hashes; every eleventh is a copy of another with 0 to 8 bits turned.
 
     Returns them and the originals of the copies.
@@ -84,7 +104,7 @@ def peer(python: Path, rows: int) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "hashes.npy"
-        hashes, origin = make_identifiers(rows)
+        hashes, origin = plant_copies(rows)
         np.save(file, hashes)
         np.save(file.with_suffix(".origin.npy"), origin)
         command = [str(python), __file__, "--as", "faiss", str(file)]
@@ -97,17 +117,7 @@ def peer(python: Path, rows: int) -> dict:
 
 def lingshu_run(rows: int) -> tuple[float, float, int]:
     """Hashes a second, recall of the planted copies, and peak memory (MB)."""
-    code = (
-        "import json, resource, sys, time\nsys.path.insert(0, sys.argv[2])\nimport numpy as"
-        " np\nfrom dedup import planted\nfrom lingshu.search.hamming import pairs_within\nhashes,"
-        " origin = planted(int(sys.argv[1]))\nstart = time.process_time(); found ="
-        " pairs_within(hashes, 8); spent = time.process_time() - start\nlisted = found.left << 32 |"
-        " found.right\nwanted = origin << 32 | np.arange(len(hashes) - len(origin),"
-        " len(hashes))\nprint(json.dumps([len(hashes) / spent, float(np.isin(wanted,"
-        " listed).mean()), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,"
-        " found.over.pairs]))\n"
-    )
-    command = [sys.executable, "-c", code, str(rows), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", SEARCH, str(rows), str(Path(__file__).parent)]
     rate, recall, memory, n_omitted = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
@@ -123,7 +133,7 @@ def equal_hashes(rows: int) -> tuple[float, float]:
 
     from lingshu.search.hamming import first_occurrence
 
-    hashes = make_identifiers(rows)[0][:, :8].copy()
+    hashes = plant_copies(rows)[0][:, :8].copy()
     start = time.process_time()
     first = first_occurrence(hashes)
     spent = time.process_time() - start
