@@ -34,7 +34,7 @@ REPLY = f"Findings: Clear {EVIL}. Impression: No finding {EVIL}."
 KEEP_SAVED = """window.saved = []; const create = URL.createObjectURL.bind(URL);
   URL.createObjectURL = (blob) => { if (blob.type !== 'image/png') window.saved.push(blob); return create(blob); };"""
 # The mean gray level of the image in the nth viewport.
-GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.viewport img')[%d]; await image.decode();
+GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.screen img')[%d]; await image.decode();
   const canvas = document.createElement('canvas'); canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
   const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);
   const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data; let sum = 0;
@@ -42,7 +42,7 @@ GRAY_LEVEL = """(async () => { const image = document.querySelectorAll('.viewpor
 
 
 def viewport_state(index: int, *parts: str) -> str:
-    expression = f"document.querySelectorAll('.viewport')[{index}].dataset.slice ?? ''"
+    expression = f"document.querySelectorAll('.screen')[{index}].dataset.shown ?? ''"
     return " && ".join(f"({expression}).includes({json.dumps(part)})" for part in parts)
 
 
@@ -197,7 +197,7 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         assert not [
             secret for secret in (*IDENTIFYING_SECRETS, EVIL_NAME, "<b>") if secret in viewer_text
         ]
-        await tab.run("document.querySelectorAll('.viewport')[1].focus()")
+        await tab.run("document.querySelectorAll('.screen')[1].focus()")
         before = await tab.run(GRAY_LEVEL % 1)
         await tab.press("1")
         await tab.wait_until(viewport_state(1, "window=lung"))
@@ -208,7 +208,7 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
         await tab.press("Home", "ArrowDown")
         await tab.wait_until(viewport_state(1, "index=2"))
         box = await tab.run(
-            "(() => { const b = document.querySelectorAll('.viewport')[1].getBoundingClientRect();"
+            "(() => { const b = document.querySelectorAll('.screen')[1].getBoundingClientRect();"
             " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         mouse = {"button": "left", "buttons": 1, "clickCount": 1}
@@ -232,12 +232,12 @@ def test_slices_scroll_and_windows_change_pixels(tmp_path: Path) -> None:
             " pane.querySelector('select').selectedOptions[0].text)"
         )
         assert "study 1 of 2" in studies[0] and "study 2 of 2" in studies[1]
-        await tab.run("document.querySelectorAll('.viewport')[1].focus()")
+        await tab.run("document.querySelectorAll('.screen')[1].focus()")
         await tab.press("ArrowUp")
         await tab.wait_until(viewport_state(1, "index=3") + " && " + viewport_state(0, "index=2"))
         # As the body is: pixels of this study are twice as high as wide.
         ratio = (
-            "(() => { const b = document.querySelectorAll('.viewport"
+            "(() => { const b = document.querySelectorAll('.screen"
             " img')[1].getBoundingClientRect(); return b.width / b.height; })()"
         )
         assert abs(await tab.run(ratio) - 0.5) < 0.02
@@ -276,7 +276,7 @@ def test_only_an_earlier_study_of_the_same_patient_is_chosen_as_prior(tmp_path: 
         await tab.wait_until(viewport_state(0, "index=3"))
         await tab.run(pick % "CR")
         await tab.wait_until(viewport_state(1, "index=1"))
-        assert await tab.run("document.querySelectorAll('.viewport')[0].dataset.slice") is None
+        assert await tab.run("document.querySelectorAll('.screen')[0].dataset.shown") is None
         assert (
             await tab.run(
                 "document.querySelectorAll('.pane')[0].querySelector('select').selectedOptions[0].text"

@@ -46,7 +46,7 @@ function promptForKey(wasRefused) {
     const errorLine = el("p", { class: "error" });
     const submit = (event) => { event.preventDefault(); key = input.value.trim(); dialog.close(); };
     const form = el("form", { onsubmit: submit }, el("h2", { text: "key" }), el("p", { text: "key_why" }), errorLine,
-      input, el("div", { class: "row" }, el("button", { class: "primary", text: "proceed" })));
+      input, el("div", { class: "row" }, el("button", { class: "main", text: "proceed" })));
     const dialog = el("dialog", { oncancel: (event) => event.preventDefault() }, form);
     dialog.addEventListener("close", () => { dialog.remove(); keyDialog = null; resolve(); });
     showError(errorLine, wasRefused ? new Error(t("key_wrong")) : null);

@@ -47,7 +47,7 @@ export function chat(server, showView) {
   const empty = el("p", { class: "empty", text: "chat_empty" });
   const errorLine = el("p", { class: "error", role: "alert", hidden: true });
   const text = el("textarea", { rows: "3", label: "question", hint: "question_hint" });
-  const send = el("button", { class: "primary", text: "send" });
+  const send = el("button", { class: "main", text: "send" });
   const stop = el("button", { type: "button", text: "stop", hidden: true, onclick: () => running?.abort() });
   const newChat = el("button", { type: "button", text: "new_chat", onclick: startChat });
   const maxTokens = el("input", { type: "number", min: "1", max: String(server.max_tokens), value: String(Math.min(512, server.max_tokens)) });

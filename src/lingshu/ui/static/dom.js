@@ -3,7 +3,7 @@ import { t } from "./texts.js";
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "selected", "open", "type", "src"]);
 
-// el("button", { class: "primary", text: "send", onclick: send }, child, ...)
+// el("button", { class: "main", text: "send", onclick: send }, child, ...)
 // `text` is the element's text, `label` its aria-label and `hint` its placeholder, each by its name in texts.js.
 export function el(tag, props = {}, ...children) {
   const element = document.createElement(tag);

@@ -12,7 +12,7 @@ export function draft(server, showView) {
   const errorLine = el("p", { class: "error", role: "alert", hidden: true });
   const language = el("select", {}, el("option", { value: "en" }, "English"), el("option", { value: "zh" }, "中文"));
   language.value = currentLanguage();
-  const draftButton = el("button", { type: "button", class: "primary", text: "make_draft", onclick: generate });
+  const draftButton = el("button", { type: "button", class: "main", text: "make_draft", onclick: generate });
   const stop = el("button", { type: "button", text: "stop", hidden: true, onclick: () => running?.abort() });
   const tray = new Tray({ onChange: (tray) => { draftButton.disabled = !tray.items.length || running !== null; } });
   const findings = el("textarea", { rows: "7", oninput: updateState, id: "findings" });

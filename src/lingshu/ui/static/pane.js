@@ -25,7 +25,8 @@ export class Pane {
     this.image = el("img", { alt: "", draggable: "false", hidden: true });
     this.overlays = { view: el("span", { class: "overlay nw" }), position: el("span", { class: "overlay sw" }), window: el("span", { class: "overlay se" }) };
     this.errorLine = el("p", { class: "error", role: "alert", hidden: true });
-    this.viewport = el("div", { class: "viewport", tabindex: "0", role: "application", label: "viewport" }, this.image, ...Object.values(this.overlays));
+    // Other programs find the page by these hooks: ids of tabs and views, .screen[data-shown], .main.
+    this.viewport = el("div", { class: "screen", tabindex: "0", role: "application", label: "viewport" }, this.image, ...Object.values(this.overlays));
     this.tools = el("div", { class: "row" });
     this.view = el("div", { class: "pane" }, el("h3", { text: title }),
       el("div", { class: "row pickers" }, field("study", this.studySelect, "field wide"), field("series", this.seriesSelect), field("window", this.windowSelect)),
@@ -104,7 +105,7 @@ export class Pane {
     this.slice = this.provenance = null;
     this.image.hidden = true;
     for (const overlay of Object.values(this.overlays)) overlay.textContent = "";
-    delete this.viewport.dataset.slice;
+    delete this.viewport.dataset.shown;
   }
 
   scrollTo(index, notify = true) {
@@ -201,7 +202,7 @@ export class Pane {
     this.overlays.view.textContent = [provenance.modality, provenance.body_part, provenance.view, provenance.laterality].filter(Boolean).join(" ");
     this.overlays.position.textContent = positionText(provenance);
     this.overlays.window.textContent = windowText(provenance);
-    this.viewport.dataset.slice = this.slice.key;
+    this.viewport.dataset.shown = this.slice.key;
   }
 
   // The slice as it is shown, for a question or a draft.

@@ -13,7 +13,7 @@ export function review(server) {
   const queue = el("select", {});
   const reviewer = el("input", { type: "text", maxlength: "80", autocomplete: "off", required: true, id: "reviewer" });
   const start = el("form", { class: "composer row", onsubmit: startReview }, field("queue", queue, "field wide"), field("reviewer", reviewer),
-    el("button", { class: "primary", text: "begin" }));
+    el("button", { class: "main", text: "begin" }));
   const sample = el("div", {});
   const agreementTable = el("div", {});
   const agreementPanel = el("details", { class: "agreement", hidden: true }, el("summary", { text: "agreement" }), agreementTable);

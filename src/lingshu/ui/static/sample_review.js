@@ -68,8 +68,8 @@ export function sampleReview({ queue, reviewer, state, onVerdict }) {
 
   function actions(row) {
     const choices = row.texts.length > 1
-      ? ["a", "b"].map((side) => el("button", { type: "button", class: "primary", onclick: () => send({ verdict: "prefer", side }) }, t("prefer_n", side.toUpperCase())))
-      : [el("button", { type: "button", class: "primary", text: "accept", onclick: () => send({ verdict: "accept" }) })];
+      ? ["a", "b"].map((side) => el("button", { type: "button", class: "main", onclick: () => send({ verdict: "prefer", side }) }, t("prefer_n", side.toUpperCase())))
+      : [el("button", { type: "button", class: "main", text: "accept", onclick: () => send({ verdict: "accept" }) })];
     return el("div", { class: "row actions" }, ...choices, el("button", { type: "button", text: "edit", onclick: () => setMode("edit") }),
       el("button", { type: "button", text: row.texts.length > 1 ? "reject_both" : "reject", onclick: () => setMode("reject") }));
   }
@@ -77,7 +77,7 @@ export function sampleReview({ queue, reviewer, state, onVerdict }) {
   function form(row) {
     const verdict = verdictOf(row);
     const cancel = el("button", { type: "button", text: "cancel", onclick: () => setMode(null) });
-    const buttons = el("div", { class: "row" }, cancel, el("button", { class: "primary", text: mode === "edit" ? "save_edit" : "reject" }));
+    const buttons = el("div", { class: "row" }, cancel, el("button", { class: "main", text: mode === "edit" ? "save_edit" : "reject" }));
     const textarea = el("textarea", { rows: mode === "edit" ? "6" : "2", id: "verdict-text", required: true });
     const submit = (event) => { event.preventDefault(); send(mode === "edit" ? { verdict: "edit", text: textarea.value } : { verdict: "reject", reason: textarea.value }); };
     setTimeout(() => textarea.focus());
