@@ -15,8 +15,9 @@ from lingshu.core.artifacts import check_checkpoint
 from lingshu.core.run_card import RunCard
 from lingshu.models.export import export
 from lingshu.models.load import load
+from lingshu.sources import phantom
 from tests.support.checkpoint_files import read_model, tensors_equal
-from tests.support.tiny import FAMILIES, tiny
+from tests.support.tiny import FAMILIES, tiny, write_phantoms
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,18 @@ def test_a_measured_path_is_not_replaced(
     )
 
 
+def test_a_path_is_measured_by_likelihood_alone(
+    models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = models["qwen2_5_vl"]
+    data = write_phantoms(tmp_path / "data", phantom.training_samples(5, 2, "instruct"))
+    out = tmp_path / "out"
+    assert run(a, b, "--interpolate", 2, "--data", data, "--threads", 1, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "weight 0, " in printed and "weight 1, " in printed
+    assert (out / "path.html").is_file()
+
+
 def test_models_of_two_families_are_refused(
     models: dict[str, tuple[Path, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +148,7 @@ def test_models_of_two_families_are_refused(
         (["A", "A", "--interpolate", "3", "--weight", "0.5"], "leave --weight"),
         (["A", "A", "--interpolate", "3", "--data", "nowhere"], "--data nowhere is not a folder"),
         (["A", "A", "--interpolate", "3", "--tasks", "phantmo"], "did you mean 'phantom'"),
+        (["A", "A", "--interpolate", "3", "--tasks", "phantom", "--limit", "0"], "--limit 0"),
         (["A", "A", "--tasks", "phantom"], "give --interpolate K"),
         (["A", "A", "--greedy-by", "scores.json"], "give a .py file"),
         (["A", "nowhere"], "nowhere is not a folder"),

@@ -19,6 +19,7 @@ from lingshu.core.files import read_json
 
 if TYPE_CHECKING:
     from lingshu.analysis.merge_path import PathReport
+    from lingshu.evaluate.run import EvalConfig
     from lingshu.weights.base import MergeWeights
     from lingshu.weights.output import MergePlan
 
@@ -159,7 +160,17 @@ def _check_measures(path: PathConfig, config: MergeConfig) -> None:
             f"--data {path.data} is not a folder; give a DATASET or a folder of rows with held-out"
             " answers."
         )
-    find_tasks((*_split_names(path.tasks), *_split_names(path.select_by)))
+    _eval_config(path).check()
+    if names := (*_split_names(path.tasks), *_split_names(path.select_by)):
+        find_tasks(names)
+
+
+def _eval_config(path: PathConfig) -> EvalConfig:
+    from lingshu.evaluate.run import EvalConfig
+
+    return EvalConfig(
+        data=path.task_data, limit=path.limit, synthetic=path.synthetic, threads=path.threads
+    )
 
 
 def _split_names(text: str | None) -> list[str]:
@@ -284,17 +295,13 @@ def _merge_interpolated(
 
 def _report_path(path: PathConfig, out: Path, points: Sequence[tuple[float, Path]]) -> int:
     from lingshu.analysis.merge_path import report_path
-    from lingshu.evaluate.run import EvalConfig
     from lingshu.inference.engines import open_engine
 
-    eval_config = EvalConfig(
-        data=path.task_data, limit=path.limit, synthetic=path.synthetic, threads=path.threads
-    )
     report = report_path(
         out,
         points,
         open_engine,
-        eval_config,
+        _eval_config(path),
         data=path.data,
         tasks=_split_names(path.tasks),
         select_by=_split_names(path.select_by),
