@@ -59,7 +59,9 @@ class PlainProgress:
             return
         self._last_printed = now
         of_total = "" if self._total is None else f"/{self._total}"
-        text = f"{self._done}{of_total}, {self._failed} failed, {self.rate:.1f}/s"
+        text = f"{self._done}{of_total}, {self._failed} failed, "
+        text += f"{self._resumed} done before, " if self._resumed else ""
+        text += f"{self.rate:.1f}/s"
         if self._total is not None and self.rate:
             text += f", {max(0.0, (self._total - self._done) / self.rate):.0f} s left"
         self._print(text)
@@ -82,7 +84,9 @@ class _RichProgress(PlainProgress):
         super().start(total, title=title)
         self._done = self._resumed = done
         if title or self._task is None:
-            self._task = self._bar.add_task(self._title, total=total, failed=0, rate=0.0)
+            self._task = self._bar.add_task(
+                self._title, total=total, failed=0, rate=0.0, visible=bool(self._title)
+            )
         self._bar.update(self._task, total=total, completed=done)
 
     def _show(self) -> None:
