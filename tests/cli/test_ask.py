@@ -231,6 +231,11 @@ def test_a_question_that_cannot_be_answered_is_one_line(
     assert message in error and error.count("\n") == 1
 
 
+def test_a_sampling_option_is_refused_before_the_model_is_opened(capsys: Capture) -> None:
+    assert main(["ask", "no/such/model", "?", "--temperature", "-1"]) == 2
+    assert "temperature -1.0 must be 0 or more" in capsys.readouterr().err
+
+
 def test_private_images_stay_here_unless_allowed(tmp_path: Path, capsys: Capture) -> None:
     make_image(0).save(tmp_path / "image.png")
     assert main(["ask", "http://192.0.2.1/v1#model", "?", str(tmp_path / "image.png")]) == 2

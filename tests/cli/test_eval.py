@@ -367,6 +367,6 @@ def test_a_third_party_task_or_engine_that_fails_is_one_line(task, tmp_path):
     ],
 )
 def test_options_without_effect_are_refused(task, tmp_path, wrong):
-    with pytest.raises(LingshuError):
-        evaluate("echo", task(), out=tmp_path / "out", **wrong)
+    with pytest.raises(LingshuError, match=next(iter(wrong))):  # before the model is opened
+        evaluate("no/such/model", task(), out=tmp_path / "out", **wrong)
     assert not (tmp_path / "out" / "run.json").exists()

@@ -56,6 +56,9 @@ class SamplingOptions:
     seed: int = 0
     "Seed of sampling at a temperature above 0."
 
+    def __post_init__(self) -> None:
+        self.sampling()  # refused here, before a model is loaded
+
     def sampling(self) -> Sampling:
         return Sampling(self.max_tokens, self.temperature, seed=self.seed)
 

@@ -179,6 +179,8 @@ class EvalConfig:
         for option, value in (("limit", self.limit), ("n-shuffles", self.n_shuffles)):
             if value is not None and value < 1:
                 raise InputError(f"--{option} {value} evaluates nothing; give 1 or more.")
+        # Before a model is loaded; without --max-tokens each task has its own.
+        Sampling(1 if self.max_tokens is None else self.max_tokens, self.temperature)
         controls.parse_controls(self.controls)
         self.judge.check()
 
