@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,21 @@ def test_a_broken_adapter_is_named_whatever_its_weight(
     for weights in ((1.0, 0.0), (0.0, 1.0)):
         with pytest.raises(ArtifactError, match="lora_A"):
             merge(MergePlan(pair), tmp_path / "out", MergeWeights(weights))
+
+
+def test_an_adapter_that_safetensors_refuses_is_named(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    file = pair[1] / ADAPTER
+    data = file.read_bytes()
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])
+    for entry in (entry for name, entry in header.items() if name != "__metadata__"):
+        entry["data_offsets"] = [offset + 8 for offset in entry["data_offsets"]]
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8) + data[8 + size :])
+    with pytest.raises(ArtifactError, match=f"{ADAPTER} cannot be read .*; copy it again"):
+        merge(MergePlan(pair), tmp_path / "out", MergeWeights((0.5, 0.5)))
 
 
 def test_factors_too_large_for_their_type_are_an_error(

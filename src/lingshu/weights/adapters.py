@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class LoraFactors(NamedTuple):
 class _Adapter(NamedTuple):
     folder: ModelFolder
     modules: Mapping[str, LoraFactors]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # as stored
 
 
 def merge_adapters(
@@ -130,14 +131,17 @@ def _check_same_base(first: ModelFolder, other: ModelFolder) -> None:
 
 
 def _load_finite(folder: ModelFolder) -> dict[str, Tensor]:
-    """The factors in the type of the arithmetic."""
-    stored = load_file(folder.path / ADAPTER_WEIGHTS)
-    for name, tensor in stored.items():
+    """The factors as stored: mapped from the file, which needs no memory of its own."""
+    path = folder.path / ADAPTER_WEIGHTS
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} cannot be read ({error}); copy it again.") from error
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             problem = f"tensor {name!r} holds a non-finite value"
             raise ArtifactError(f"{folder}: {problem}; it is broken and cannot be merged.")
-    dtypes = {name: COMPUTE_DTYPES[at.dtype] for name, at in folder.tensors.items()}
-    return {name: stored[name].to(dtype) for name, dtype in dtypes.items()}
+    return tensors
 
 
 def lora_scale(config: Mapping[str, Any], module: str, rank: int) -> float:
@@ -182,7 +186,8 @@ def _merged_factors(
         dtype, blocks = first.folder.tensors[name].dtype, []
         for adapter, weight in parts:
             factors = adapter.modules[module]
-            block = adapter.tensors[factors.up if side else factors.down]
+            factor = factors.up if side else factors.down
+            block = adapter.tensors[factor].to(COMPUTE_DTYPES[adapter.folder.tensors[factor].dtype])
             if side == 1:
                 block = block * (weight * lora_scale(adapter.folder.config, module, factors.rank))
             blocks.append(block.to(COMPUTE_DTYPES[dtype]))
