@@ -115,6 +115,7 @@ def test_every_format_is_written_and_names_the_patient_only_on_request(
     )
     assert [secret for secret in SECRETS if secret.encode() in rest] == []
     assert json.loads((out / "draft.json").read_text())["findings"] == "Both lungs are clear."
+    assert validate_report(json.loads((out / "report.fhir.json").read_text())) == []
 
 
 def test_the_patient_appears_in_fhir_where_requested(tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ from lingshu.imaging.dicom.references import (
     read_study_reference,
 )
 from lingshu.imaging.export.fhir import draft_to_fhir
-from lingshu.imaging.export.report_draft import ReportDraft, draft_to_json, draft_to_markdown
+from lingshu.imaging.export.report_draft import (
+    ReportDraft,
+    ReportLanguage,
+    draft_to_json,
+    draft_to_markdown,
+)
 from lingshu.imaging.provenance import ImageProvenance
 from tests.support.dicom_files import SECRETS, dicom, dicom_with_identifiers
 from tests.support.fhir_check import REPORT_STATUS, validate_report
@@ -55,6 +60,12 @@ REFERENCE = StudyReference(
 )  # fmt: skip
 
 
+def valid_fhir(draft: ReportDraft, reference: StudyReference | None = None) -> dict[str, Any]:
+    report = draft_to_fhir(draft, reference)
+    assert validate_report(report) == []
+    return report
+
+
 def test_a_draft_states_what_it_is_in_every_form() -> None:
     plain = draft_to_json(DRAFT)
     assert (
@@ -62,7 +73,7 @@ def test_a_draft_states_what_it_is_in_every_form() -> None:
         and plain["verified"] is False
         and plain["image_provenance"][0]["window"] == "lung"
     )
-    for text in (draft_to_markdown(DRAFT), json.dumps(draft_to_fhir(DRAFT)), *sr_texts(DRAFT)[-1:]):
+    for text in (draft_to_markdown(DRAFT), json.dumps(valid_fhir(DRAFT)), *sr_texts(DRAFT)[-1:]):
         for phrase in (
             "not verified by a person",
             "Research only.",
@@ -85,9 +96,9 @@ def test_what_a_model_writes_stays_text() -> None:
         )
     text = draft_to_markdown(replace(DRAFT, findings="# Head\n[x](http://y) ![z](w) <script>"))
     assert "\\# Head" in text and "\\[x\\](" in text and "\\<script\\>" in text
-    assert "&lt;b&gt;lobe&lt;/b&gt; &amp; node." in draft_to_fhir(DRAFT)["text"]["div"]
+    assert "&lt;b&gt;lobe&lt;/b&gt; &amp; node." in valid_fhir(DRAFT)["text"]["div"]
     unusual = replace(DRAFT, findings="a\x00\x1b[31mb\ud800\ufffe]]> \u2028", impression="--> \x07")
-    assert unusual.findings == "a[31mb]]>" and validate_report(draft_to_fhir(unusual)) == []
+    assert unusual.findings == "a[31mb]]>" and valid_fhir(unusual)
 
 
 def test_an_empty_draft_is_refused() -> None:
@@ -104,10 +115,10 @@ def test_an_empty_draft_is_refused() -> None:
 
 
 def test_fhir_identifies_nobody_unless_a_reference_is_given() -> None:
-    report = draft_to_fhir(DRAFT)
+    report = valid_fhir(DRAFT)
     assert report["status"] == "preliminary" and report["issued"] == "2026-11-20T23:05:07+08:00"
     assert not report.keys() & {"subject", "imagingStudy", "effectiveDateTime", "basedOn"}
-    with_reference = draft_to_fhir(DRAFT, REFERENCE)
+    with_reference = valid_fhir(DRAFT, REFERENCE)
     assert (
         with_reference["subject"]["identifier"]["value"] == "P-1"
         and with_reference["effectiveDateTime"] == "2026-01-02"
@@ -117,18 +128,20 @@ def test_fhir_identifies_nobody_unless_a_reference_is_given() -> None:
         "subject"
     ] and "Wang" not in json.dumps(with_reference)
     for date in ("20260230", "20261301", "00000101", ""):
-        assert "effectiveDateTime" not in draft_to_fhir(
+        assert "effectiveDateTime" not in valid_fhir(
             DRAFT, replace(REFERENCE, elements={"StudyDate": date})
         )
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("sections", [("", "x"), ("x", ""), ("x", "y")])
-def test_fhir_keeps_its_rules_whatever_sections_there_are(sections: tuple[str, str]) -> None:
+def test_fhir_keeps_its_rules_whatever_sections_there_are(
+    sections: tuple[str, str], language: ReportLanguage
+) -> None:
     findings, impression = sections
-    report = draft_to_fhir(replace(DRAFT, findings=findings, impression=impression), REFERENCE)
-    assert validate_report(report) == [] and len(report["result"]) == bool(findings) + bool(
-        impression
-    )
+    draft = replace(DRAFT, findings=findings, impression=impression, language=language)
+    report = valid_fhir(draft, REFERENCE)
+    assert len(report["result"]) == bool(findings) + bool(impression)
 
 
 def set_path(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -185,7 +198,7 @@ def set_path(path: str, value: object) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_a_fault_in_fhir_is_found(path: str, value: object, message: str) -> None:
-    report = copy.deepcopy(draft_to_fhir(DRAFT, REFERENCE))
+    report = copy.deepcopy(valid_fhir(DRAFT, REFERENCE))
     set_path(path, value)(report)
     assert any(message in error for error in validate_report(report)), validate_report(report)
 
@@ -205,7 +218,7 @@ def test_another_library_reads_the_report() -> None:
     )
     for reference in (None, REFERENCE):
         parsed = module.DiagnosticReport.model_validate_json(
-            json.dumps(draft_to_fhir(DRAFT, reference))
+            json.dumps(valid_fhir(DRAFT, reference))
         )
         assert parsed.status == "preliminary" and len(parsed.contained) == 3
 
