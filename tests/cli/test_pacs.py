@@ -177,7 +177,7 @@ def test_addresses_and_secrets_are_checked_before_anything_is_sent(
 ) -> None:
     for url, auth, message in (
         ("ftp://host", None, "is written http"),
-        ("https://me:secret@host/x", None, "holds a query or password"),
+        ("https://me:secret@host/x", None, "holds a query or password; use DICOMWEB_AUTH"),
         ("http://192.0.2.1/x", "me:secret", "would be sent unencrypted"),
         ("https://host/x", "a\nb", "copy it again"),
     ):

@@ -56,7 +56,8 @@ class DicomWebServer:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             problem = "a DICOMweb server is written http(s)://host[:port]/path"
         elif parts.username or parts.password or parts.query:
-            problem = f"the address of {parts.hostname} holds a query or password; use --auth"
+            remedy = "use DICOMWEB_AUTH or --auth"
+            problem = f"the address of {parts.hostname} holds a query or password; {remedy}"
         elif self.auth is not None and not re.fullmatch(r"[ -~]+", self.auth):
             problem = "the DICOMweb password or token is empty or damaged; copy it again"
         elif self.auth is not None and parts.scheme == "http" and not is_local(self.url):
