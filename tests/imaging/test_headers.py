@@ -28,7 +28,7 @@ def encode(kind: str, image: PIL.Image.Image = IMAGE, **options: Any) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_the_size_of_every_format_is_read(kind: str) -> None:
     header = read_header(encode(kind))
-    assert (header.format, header.width, header.height, header.pixels) == (kind, 60, 40, 2400)
+    assert (header.format, header.width, header.height) == (kind, 60, 40)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,8 @@ def test_what_has_no_size_is_refused(bad: bytes) -> None:
 def test_a_header_may_state_any_size_without_cost() -> None:
     file = bytearray(encode("PNG"))
     file[16:24] = struct.pack(">II", 2_000_000_000, 2_000_000_000)
-    assert read_header(bytes(file)).pixels == 4 * 10**18
+    header = read_header(bytes(file))
+    assert header.width == header.height == 2_000_000_000
 
 
 def test_complete_files_pass_and_cut_or_damaged_ones_do_not() -> None:

@@ -51,10 +51,6 @@ class ImageFileHeader:
     is_plain: bool = False
     data_offset: int = 0
 
-    @property
-    def pixels(self) -> int:
-        return self.width * self.height
-
 
 class TruncatedHeader(ImageError):
     """The bytes end before the size: the file is truncated, or more of it must be read."""
