@@ -277,7 +277,7 @@ class CompletionResponse(Response):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         endpoint, request = self._endpoint, self._request
-        is_streaming = False
+        is_streaming, response = False, None
         try:
             async with endpoint.limiter.slot(self._body):
                 started_at = time.perf_counter()
@@ -293,15 +293,17 @@ class CompletionResponse(Response):
                     for event in events:
                         if isinstance(event, LingshuError):
                             raise event
-                    if not request.stream:
+                    if request.stream:
+                        is_streaming = True
+                        await self._stream(events, queue, send)
+                    else:
                         response = JSONResponse(self._completion(events[-1]))
-                        await response(scope, receive, send)
-                        return
-                    is_streaming = True
-                    await self._stream(events, queue, send)
         except HTTPError:
             if not is_streaming:
                 raise
+        if response is not None:
+            # Its slot is free again: a client that reads slowly must not hold it.
+            await response(scope, receive, send)
 
     def _submit(self, sample: Sample) -> contextlib.AbstractContextManager[EventQueue]:
         request = self._request
