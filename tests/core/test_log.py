@@ -40,6 +40,18 @@ def test_a_level_shows_its_records_and_those_above() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
+def test_a_default_level_does_not_replace_a_chosen_one() -> None:
+    logger = logging.getLogger("lingshu")
+    logger.handlers[:] = [logging.NullHandler()]
+    log.configure_default("warning")
+    assert logger.level == logging.WARNING
+    [handler] = logger.handlers
+    assert isinstance(handler, logging.StreamHandler)
+    log.configure("error")
+    log.configure_default("warning")
+    assert logger.level == logging.ERROR
+
+
 def test_a_json_record_has_its_fields_and_its_exception() -> None:
     stream = io.StringIO()
     log.configure("info", as_json=True, stream=stream)

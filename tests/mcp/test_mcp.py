@@ -41,8 +41,8 @@ from tests.support.mcp_session import (
     setup,
     structured_content,
     text,
-    write_engine,
 )
+from tests.support.serving import write_engine
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "dicom_odd_files" / "pydicom" / "test_files"
 OWN_TOOLS = [

@@ -39,8 +39,8 @@ from tests.support.mcp_session import (
     session,
     setup,
     structured_content,
-    write_engine,
 )
+from tests.support.serving import write_engine
 
 INITIALIZE = {
     "protocolVersion": "2025-11-25",
@@ -227,6 +227,31 @@ def test_d9_standard_output_carries_only_the_protocol_and_a_signal_ends_it() -> 
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
         assert server.stdout.read() == b"" and server.stderr.read() == b""
+
+
+def test_what_failed_is_in_the_log_of_the_command(tmp_path: Path) -> None:
+    code = "def load(model, options):\n    raise KeyError('Canary')\n"
+    arguments = {"name": "medical_qa", "arguments": {"question": "?"}}
+    messages = [
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": arguments},
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "lingshu", "mcp", write_engine(tmp_path, code)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as server:
+        assert server.stdin and server.stdout and server.stderr
+        for line in (INITIALIZE_BODY, *(json.dumps(message).encode() for message in messages)):
+            server.stdin.write(line + b"\n")
+        server.stdin.flush()
+        replies = [json.loads(server.stdout.readline()) for _ in range(2)]
+        assert "what happened is in its log" in str(replies[1])
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+        log = server.stderr.read().decode()
+        assert "bug: KeyError in load, line 2" in log and "Canary" not in log
 
 
 def test_the_environment_of_the_published_server_is_read_and_reported(tmp_path: Path) -> None:

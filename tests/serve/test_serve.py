@@ -4,6 +4,7 @@ their remedy.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -28,14 +29,27 @@ from lingshu.core.safe_folder import SafeFolder
 from lingshu.engines.hf import ContinuousBatchingEngine
 from lingshu.imaging.read import png_bytes
 from lingshu.models.load import LoadedModel
+from lingshu.serve.app import ServeConfig, create_app
 from lingshu.serve.media import ImageSources
 from lingshu.serve.security import Limits
-from tests.support.serving import Answer, Client, serving
+from tests.support.serving import Answer, Client, serving, write_engine
 from tests.support.tiny import make_image, tiny
 
 PNG = png_bytes(make_image(0))
 URI = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
 KEY = "a-key-of-sixteen-characters"
+FAILING_ENGINE = """
+from lingshu.core.errors import EngineError
+
+class FailingEngine:
+    model, digest, endpoint = "failing", "d" * 12, None
+
+    def generate(self, samples, sampling, *, skip=()):
+        raise EngineError("the cable is out.")
+
+def load(model, options):
+    return FailingEngine()
+"""
 ENDLESS: dict[str, Any] = {"max_tokens": 900, "temperature": 2.0, "seed": 3, "stream": True}
 
 
@@ -341,6 +355,54 @@ def test_a_client_of_a_full_reply_that_disconnects_frees_its_slot(
         assert client.chat().status == 200
 
 
+def test_a_client_that_reads_its_full_reply_slowly_holds_no_slot(
+    engine: ContinuousBatchingEngine,
+) -> None:
+    """The application without a socket: the send of one client waits, another client gets a reply."""
+    head, _, data = posted().partition(b"\r\n\r\n")
+    headers = [tuple(line.split(b": ")) for line in head.lower().split(b"\r\n")[1:]]
+    path = "/v1/chat/completions"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": headers,
+    }
+
+    async def ask(app: Any, send: Any) -> None:
+        events = [{"type": "http.request", "body": data, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return events.pop() if events else await asyncio.Event().wait()  # type: ignore[return-value]
+
+        await app(dict(scope), receive, send)
+
+    async def work() -> list[int]:
+        app = create_app(ServeConfig(engine, "tiny", slots=1, max_tokens=4))
+        statuses: list[int] = []
+        sending, may_send = asyncio.Event(), asyncio.Event()
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        async def slow_send(message: Any) -> None:
+            sending.set()
+            await may_send.wait()
+            await send(message)
+
+        async with asyncio.timeout(20), asyncio.TaskGroup() as clients:
+            clients.create_task(ask(app, slow_send))
+            await sending.wait()
+            await ask(app, send)
+            may_send.set()
+        return statuses
+
+    assert asyncio.run(work()) == [200, 200]
+
+
 def test_many_clients_get_what_each_would_get_alone(client: Client) -> None:
     texts = [f"Is there a lesion? {'left ' * index}" for index in range(6)]
     expected = [client.chat(text, max_tokens=12).json["choices"] for text in texts]
@@ -423,6 +485,21 @@ def test_the_command_serves_until_it_is_stopped() -> None:
         process.terminate()
         assert process.wait(20) != 70
         assert process.stderr.read() == ""
+
+
+def test_what_failed_is_in_the_log_of_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lingshu", "serve", write_engine(tmp_path, FAILING_ENGINE)]
+    with subprocess.Popen(
+        [*command, "--port", "0", "--name", "tiny"], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        client = Client(int(line.split("127.0.0.1:")[1].split("/")[0]), "tiny")
+        response = client.chat()
+        assert response.status == 500 and "in the server's log" in response.error["message"]
+        process.terminate()
+        process.wait(20)
+        assert "ERROR lingshu.serve.chat: the cable is out." in process.stderr.read()
 
 
 def test_a_client_that_reads_nothing_is_cut_off(engine: ContinuousBatchingEngine) -> None:

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mcp.client.client import Client
@@ -110,13 +109,6 @@ def run(work: Callable[[], Awaitable[T]]) -> T:
             return await work()
 
     return asyncio.run(with_timeout())
-
-
-def write_engine(folder: Path, code: str) -> str:
-    """A file with an engine; its path can be given as a model."""
-    file = folder / "engine.py"
-    file.write_text(code, encoding="utf-8")
-    return str(file)
 
 
 @contextlib.asynccontextmanager

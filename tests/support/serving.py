@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lingshu.core.types import AsyncEngine
@@ -86,6 +87,13 @@ class Client(NamedTuple):
         end = time.monotonic() + WAIT_S
         while text not in self.send("GET", "/metrics").body.decode():
             assert time.monotonic() < end, f"{text!r} did not come true"
+
+
+def write_engine(folder: Path, code: str) -> str:
+    """A file with an engine; its path can be given as a model."""
+    file = folder / "engine.py"
+    file.write_text(code, encoding="utf-8")
+    return str(file)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -61,8 +60,7 @@ def mcp(
         open_services(model, config, options, allow_remote=model_options.allow_remote)
     ) as services:
         server = build_server(services)
-        if not logging.getLogger("lingshu").handlers:
-            log.configure("warning")
+        log.configure_default("warning")
         if config.http is None:
             _run_stdio(server, services.close)
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import socket
 import sys
 from dataclasses import dataclass
@@ -137,8 +136,7 @@ def _run(config: ServeConfig, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM."""
     from lingshu.serve.app import create_server
 
-    if not logging.getLogger("lingshu").handlers:
-        log.configure("warning")
+    log.configure_default("warning")
     # The event loop releases the GIL at every socket call; with the default switch interval it would
     # wait 5 ms for the model each time.
     sys.setswitchinterval(0.0005)

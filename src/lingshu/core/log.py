@@ -46,3 +46,10 @@ def configure(level: LogLevel, *, as_json: bool = False, stream: TextIO | None =
     logger.addHandler(handler)
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def configure_default(level: LogLevel) -> None:
+    """As `configure`, unless a handler was added before: for servers, whose replies refer to the log."""
+    handlers = logging.getLogger("lingshu").handlers
+    if all(isinstance(handler, logging.NullHandler) for handler in handlers):
+        configure(level)
