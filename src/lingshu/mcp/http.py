@@ -62,8 +62,8 @@ def with_complete_body(app: App) -> App:
         if scope["path"] in PATH_ALIASES:
             scope = {**scope, "path": MCP_PATH, "raw_path": MCP_PATH.encode()}
         body: Body = scope["state"]["body"]
-        data = b"" if body.is_complete else await body.read()
-        pending = [{"type": "http.request", "body": data, "more_body": False}]
+        # Only in the list: a reply may be streamed long after its request has been read.
+        pending = [{"type": "http.request", "body": await body.read(), "more_body": False}]
 
         async def receive_body() -> Any:
             return pending.pop() if pending else await receive()
