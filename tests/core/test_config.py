@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pytest
+from pydantic import Field
 
-from lingshu.core.config import from_plain, override, read_plain, to_plain, write
+from lingshu.core.config import check_value, from_plain, override, read_plain, to_plain, write
 from lingshu.core.errors import ConfigError, InputError
 
 
@@ -120,6 +122,22 @@ def test_a_wrong_file_shows_what_is_expected_with_a_line_that_works(
     with pytest.raises(ConfigError) as caught:
         from_plain(Recipe, value)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (tuple[int, int], [1, 2, 3], "k: Tuple should have at most 2 items"),
+        (Annotated[int, Field(ge=1)], 0, "k: Input should be greater than or equal to 1 (got 0)."),
+        (datetime.date, "today", "k: Input should be a valid date"),
+    ],
+)
+def test_a_value_of_the_right_type_is_explained_by_its_rule(
+    kind: Any, value: object, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_value(kind, value, "k")
+    assert str(caught.value).startswith(message)
 
 
 def test_a_nested_key_is_named_by_its_full_path() -> None:

@@ -22,6 +22,9 @@ _SCALARS: Mapping[object, tuple[str, str]] = {
     bool: ("true or false", "true"),
     Path: ("a path", "folder/file"),
 }
+_UNKNOWN = ("another value", "...")
+# The errors of pydantic about a type; others are about a value: a bound, a length, a pattern.
+_TYPE_ERRORS = ("_type", "_parsing", "_from_float", "literal_error")
 
 
 def to_plain(config: object) -> dict[str, Any]:
@@ -105,6 +108,9 @@ def _explain(kind: Any, error: Any, prefix: str = "") -> str:
         return f"{path}: {error['msg'].partition(', ')[2].removesuffix('.')}."
     expected, example = _expectation(kind)
     given = error["input"]
+    if expected == _UNKNOWN[0] or not error["type"].endswith(_TYPE_ERRORS):
+        got = "" if isinstance(given, dict | list | tuple) else f" (got {given!r})"
+        return f"{path}: {error['msg'].removesuffix('.')}{got}."
     got = {dict: "a mapping", list: "a list", tuple: "a list"}.get(type(given), repr(given))
     key = keys[-1] if keys else path
     line = f"`- {example}`" if key.isdigit() else f"`{key}: {example}`"
@@ -150,7 +156,7 @@ def _expectation(kind: Any) -> tuple[str, str]:
     if kind is dict or origin in (dict, Mapping):
         item = _expectation(arguments[1])[1] if arguments else "..."
         return "a mapping", f"{{key: {item}}}"
-    return "another value", "..."
+    return _UNKNOWN
 
 
 def _check_unknown_keys(raw: object, validated: object, prefix: str) -> None:
