@@ -165,6 +165,7 @@ def test_d6_a_remote_client_sends_the_image_itself_in_any_spelling() -> None:
             for image, expected in (
                 ("data:image/png;base64,@@@", "not valid base64"),
                 ("data:image/png,abc", "no base64 content"),
+                ("data:image/png; base64,AAAA", "no base64 content"),
                 (base64.b64encode(b"root:x:0:0:" * 20).decode(), "image 1"),
                 (base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9).decode(), "image 1"),
             ):

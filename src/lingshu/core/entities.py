@@ -93,7 +93,6 @@ class EntityMatcher:
                 _variants(normalize_text(term).text.strip(), plurals=plurals, hyphens=hyphens)
             )
         variants.discard("")
-        self.n_terms = len(variants)
         for term in sorted(variants, key=lambda term: (-len(term), term)):
             self._by_prefix[term[:_PREFIX_LENGTH]].append(term)
 

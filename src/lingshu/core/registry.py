@@ -57,7 +57,7 @@ def builtin_modules(group: str) -> dict[str, Path]:
 
 @cache
 def _variants(path: Path) -> dict[str, str]:
-    """The names that a file registers besides its own, each with its description."""
+    """The names that a file registers in place of its own, each with its description."""
     text = path.read_text(encoding="utf-8")
     if "\nVARIANTS = {" not in text:
         return {}

@@ -234,7 +234,8 @@ def decode_data_uri(uri: str) -> bytes:
 def _decode_inline(item: str) -> bytes | None:
     """The bytes in a data URI or in plain base64; None for a name."""
     if item[:5].lower() == "data:":
-        return decode_data_uri("".join(item.split()))
+        header, separator, body = item.partition(",")
+        return decode_data_uri(f"{header}{separator}{''.join(body.split())}")
     if len(item) < _MIN_BASE64_CHARS or not _BASE64.fullmatch(item):
         return None
     try:
