@@ -28,7 +28,8 @@ def brute_force_pairs(hashes: np.ndarray, radius: int) -> set[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("size", "radius", "max_flipped"), [(32, 8, 12), (32, 3, 5), (8, 3, 5), (8, 1, 2)]
+    ("size", "radius", "max_flipped"),
+    [(32, 8, 12), (32, 3, 5), (32, 2, 4), (32, 1, 3), (8, 3, 5), (8, 1, 2)],
 )
 def test_all_pairs_within_the_radius_are_found(size, radius, max_flipped):
     hashes = near_duplicate_hashes(300, size, max_flipped)
@@ -80,18 +81,20 @@ def test_what_a_cap_leaves_out_is_counted():
 
 def test_a_radius_that_bands_cannot_guarantee_is_reported():
     assert band_spans(256, 8)[1] and band_spans(256, 15)[1] and band_spans(64, 3)[1]
+    assert band_spans(256, 0)[1] and band_spans(64, 0)[1]
     assert not band_spans(256, 31)[1] and not band_spans(64, 4)[1]
     spans, _ = band_spans(256, 8)
     assert sum(width for _, width in spans) == 256
 
 
-def test_a_lookup_finds_what_the_pairs_find():
+@pytest.mark.parametrize("radius", [0, 1, 8])
+def test_a_lookup_finds_what_the_pairs_find(radius):
     hashes = near_duplicate_hashes(200, 32, 12, seed=1)
-    lookup = pickle.loads(pickle.dumps(HammingIndex.build(hashes[:200], 8)))
+    lookup = pickle.loads(pickle.dumps(HammingIndex.build(hashes[:200], radius)))
     result = lookup.search(hashes[200:])
     distances = np.bitwise_count(hashes[200:, None] ^ hashes[None, :200]).sum(axis=2, dtype=int)
     assert list(zip(result.left.tolist(), result.right.tolist(), strict=True)) == [
-        (int(a), int(b)) for a, b in np.argwhere(distances <= 8)
+        (int(a), int(b)) for a, b in np.argwhere(distances <= radius)
     ]
     assert len(lookup.search(hashes[:0]).left) == 0
 

@@ -1,9 +1,9 @@
 """Pairs of packed hashes within a Hamming radius, among one set or between two, by bands of bits.
 
 Hashes that differ in at most r bits agree in at least one of r + 1 bands, so r + 1 bands find every
-such pair. Bands narrower than 16 bits would put too much into one bucket; a search that would need
-them uses bands of 16 bits, and its result states that it is not exact. Hashes are rows of bytes
-(uint8), 8 for a 64-bit hash and 32 for a 256-bit one.
+such pair, and so do more. Bands narrower than 16 bits would put too much into one bucket; a search
+that would need them uses bands of 16 bits, and its result states that it is not exact. Hashes are
+rows of bytes (uint8), 8 for a 64-bit hash and 32 for a 256-bit one.
 """
 
 from __future__ import annotations
@@ -126,9 +126,10 @@ class HammingIndex(NamedTuple):
 
 def band_spans(bits: int, radius: int) -> tuple[list[tuple[int, int]], bool]:
     """(first bit, number of bits) of each band, and whether they find every pair."""
-    n_bands = min(radius + 1, bits // MIN_BAND_BITS)
+    # The key of a band is one word of 64 bits.
+    n_bands = min(max(radius + 1, bits // 64), bits // MIN_BAND_BITS)
     edges = [bits * i // n_bands for i in range(n_bands + 1)]
-    return [(start, end - start) for start, end in pairwise(edges)], n_bands == radius + 1
+    return [(start, end - start) for start, end in pairwise(edges)], n_bands > radius
 
 
 def _as_words(hashes: Hashes) -> NDArray[np.uint64]:
