@@ -58,6 +58,7 @@ def test_a_custom_tokenizer_is_read_and_part_of_the_key(tmp_path: Path) -> None:
     words.save(str(tmp_path / "tokenizer.json"))
     step = text_length.step(min_tokens=3, tokenizer=str(tmp_path))
     assert step.input_files == (str(tmp_path / "tokenizer.json"),)
+    assert text_length.step(tokenizer="").input_files == ("tokenizer.json",)
     assert run_map_step(
         step,
         [qa_sample("3", "?", "a b c", kind="caption"), qa_sample("2", "?", "a b", kind="caption")],

@@ -45,7 +45,9 @@ def step(
     check_choice("text_length", "field", field, ("answer", "all"))
 
     def open_step() -> SampleFunction:
-        count_tokens = token_counter(Path(tokenizer)) if tokenizer else approximate_token_count
+        count_tokens = (
+            approximate_token_count if tokenizer is None else token_counter(Path(tokenizer))
+        )
 
         def check_length(sample: Sample, _: Pixels) -> Sample | Drop:
             if kinds and sample.meta.kind not in kinds:
@@ -60,7 +62,8 @@ def step(
 
         return check_length
 
-    return MapStep(open_step, (str(Path(tokenizer) / TOKENIZER_FILE),) if tokenizer else ())
+    input_files = () if tokenizer is None else (str(Path(tokenizer) / TOKENIZER_FILE),)
+    return MapStep(open_step, input_files)
 
 
 def approximate_token_count(text: str) -> int:
