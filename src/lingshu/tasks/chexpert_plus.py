@@ -2,8 +2,10 @@
 written for each.
 
 License: Stanford AIMI data use agreement (form). Revision: the files in hand. Link:
-https://aimi.stanford.edu/datasets/chexpert-plus Reads df_chexpert_plus_240401.csv with its PNG
-folder, or the list ReXRank_CheXpertPlus.json (200 studies, 234 images).
+https://aimi.stanford.edu/datasets/chexpert-plus
+
+Reads df_chexpert_plus_240401.csv with its PNG folder, or the list ReXRank_CheXpertPlus.json (200
+studies, 234 images).
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """CMB-Exam, test split: choices of Chinese medical exams, some with several right options.
 
 License: Apache-2.0 (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/FreedomIntelligence/CMB The hub has the questions alone. Their
-answers are data/CMB-test-choice-answer.json of https://github.com/FreedomIntelligence/CMB: put both
-into DIR/cmb and pass --data DIR. The number of questions (11,200 by several accounts) is not
-verified.
+https://huggingface.co/datasets/FreedomIntelligence/CMB
+
+The hub has the questions alone. Their answers are data/CMB-test-choice-answer.json of
+https://github.com/FreedomIntelligence/CMB: put both into DIR/cmb and pass --data DIR. The number of
+questions (11,200 by several accounts) is not verified.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """CMExam, test split: choices of the Chinese licensing exam, some with several right options.
 
 License: Apache-2.0 (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/fzkuji/CMExam The names of the repository's files are not verified.
+https://huggingface.co/datasets/fzkuji/CMExam
+
+The names of the repository's files are not verified.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """CMMLU, seven medical subjects of its test split: Chinese choices of four.
 
 License: CC BY-NC 4.0 (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/haonan-li/cmmlu The repository is a script with an archive of
-tables; the tables are read here without the script.
+https://huggingface.co/datasets/haonan-li/cmmlu
+
+The repository is a script with an archive of tables; the tables are read here without the script.
 """
 
 from __future__ import annotations

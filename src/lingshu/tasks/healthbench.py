@@ -1,8 +1,9 @@
 """HealthBench: dialogues that doctors wrote criteria for; only a judge can score a reply.
 
 License: MIT (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/openai/healthbench Its three sets share dialogues and are never
-pooled. Replies are kept; scoring them needs a judge.
+https://huggingface.co/datasets/openai/healthbench
+
+Its three sets share dialogues and are never pooled. Replies are kept; scoring them needs a judge.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """IU X-ray: chest X-rays with findings and impression to be written, by two lists of studies.
 
 License: CC BY-NC-ND 4.0 (unverified). Revision: the files in hand. Link:
-https://openi.nlm.nih.gov/faq?download=true Lists: ReXRank_IUXray_test.json of
-https://github.com/rajpurkarlab/ReXrank; for the 296 studies test.json with id, image, findings,
-impression, or ReXRank_IUXray_valid.json. XXXX in a report is the source's de-identification; 122 of
-the 296 references have it.
+https://openi.nlm.nih.gov/faq?download=true
+
+Lists: ReXRank_IUXray_test.json of https://github.com/rajpurkarlab/ReXrank; for the 296 studies
+test.json with id, image, findings, impression, or ReXRank_IUXray_valid.json. XXXX in a report is
+the source's de-identification; 122 of the 296 references have it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ VARIANTS = {
     "iu_xray_296": "IU X-ray, the list behind the published numbers: 296 studies with 607 images,"
     " which are ReXrank's validation split.",
 }
-
-
 LINK = "https://openi.nlm.nih.gov/faq?download=true"
 TASKS = {
     "iu_xray": report_benchmark(

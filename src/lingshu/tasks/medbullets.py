@@ -2,8 +2,9 @@
 
 License: none stated. Revision: resolved at download. Links:
 https://huggingface.co/datasets/tuenguyen/Medical-Eval-MedBullets_op4 and
-https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5 Which of the two versions a published
-table prints is not documented.
+https://huggingface.co/datasets/LangAGI-Lab/medbullets_op5
+
+Which of the two versions a published table prints is not documented.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 License: MIT (unverified) for USMLE; for MCMLE not stated. Revision: resolved at download. Links:
 https://huggingface.co/datasets/GBaker/MedQA-USMLE-4-options and
-https://huggingface.co/datasets/shuyuej/MedQA-MCMLE-Benchmark Of MCMLE only files of a test split
-are read; their names and their number of rows are not verified (MedQA itself states 3,426 for
-mainland China), and the options are shown with their letters.
+https://huggingface.co/datasets/shuyuej/MedQA-MCMLE-Benchmark
+
+Of MCMLE only files of a test split are read; their names and their number of rows are not verified
+(MedQA itself states 3,426 for mainland China), and the options are shown with their letters.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 written.
 
 License: PhysioNet Credentialed Health Data License (credentialed). Revision: the files in hand.
-Link: https://physionet.org/content/mimic-cxr/2.1.0/ Reads ReXRank_MIMICCXR_test.json, or
-mimic-cxr-2.0.0-split.csv(.gz) with the reports; images in files/ as MIMIC-CXR-JPG has them.
+Link: https://physionet.org/content/mimic-cxr/2.1.0/
+
+Reads ReXRank_MIMICCXR_test.json, or mimic-cxr-2.0.0-split.csv(.gz) with the reports; images in
+files/ as MIMIC-CXR-JPG has them.
 """
 
 from __future__ import annotations

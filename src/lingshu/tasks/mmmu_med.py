@@ -1,9 +1,11 @@
 """MMMU, its five subjects of health and medicine, in two splits.
 
 License: Apache-2.0 (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/MMMU/MMMU The labels of the test split are in answer_dict_test.json
-of the same repository. Test questions by subject: basic medical science 326, clinical medicine 325,
-diagnostics and laboratory medicine 162, pharmacy 430, public health 509.
+https://huggingface.co/datasets/MMMU/MMMU
+
+The labels of the test split are in answer_dict_test.json of the same repository. Test questions by
+subject: basic medical science 326, clinical medicine 325, diagnostics and laboratory medicine 162,
+pharmacy 430, public health 509.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 the test split.
 
 License: MIT (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/flaviagiammarino/path-vqa Also reads a test.jsonl whose rows name
-their figure in `image_id`, with an image folder.
+https://huggingface.co/datasets/flaviagiammarino/path-vqa
+
+Also reads a test.jsonl whose rows name their figure in `image_id`, with an image folder.
 """
 
 from __future__ import annotations

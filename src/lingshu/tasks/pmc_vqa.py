@@ -1,8 +1,10 @@
 """PMC-VQA in its two test splits: choices about figures of PubMed Central articles.
 
 License: CC BY-SA (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/RadGenome/PMC-VQA Always answering C is right in 37.8% of test_2 (a
-third party's count: A 13.2, B 35.8, C 37.8, D 13.1%).
+https://huggingface.co/datasets/RadGenome/PMC-VQA
+
+Always answering C is right in 37.8% of test_2 (a third party's count: A 13.2, B 35.8, C 37.8, D
+13.1%).
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 for a judge.
 
 License: CC BY 4.0; for your own set that of its rows. Revision: resolved at download. Link:
-https://huggingface.co/datasets/ASD9987/PSV2026 Published accuracies are means over items, for each
-question type and for all; the mean over types is reported next to them. The names of the columns
-with image, query and response are not public; COLUMNS lists what they may be called.
+https://huggingface.co/datasets/ASD9987/PSV2026
+
+Published accuracies are means over items, for each question type and for all; the mean over types
+is reported next to them. The names of the columns with image, query and response are not public;
+COLUMNS lists what they may be called.
 """
 
 from __future__ import annotations

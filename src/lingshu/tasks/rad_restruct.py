@@ -2,8 +2,10 @@
 reports.
 
 License: none stated for the tables; images are IU X-ray's (Open-i). Revision: the files in hand.
-Link: https://github.com/ChantalMP/Rad-ReStruct 16,821 of the 17,641 questions have one answer, 814
-several, 6 a fixed one; a report with two images is asked for each.
+Link: https://github.com/ChantalMP/Rad-ReStruct
+
+16,821 of the 17,641 questions have one answer, 814 several, 6 a fixed one; a report with two images
+is asked for each.
 """
 
 from __future__ import annotations

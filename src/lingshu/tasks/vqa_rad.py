@@ -2,8 +2,10 @@
 split.
 
 License: CC0 1.0 (unverified). Revision: resolved at download. Link:
-https://huggingface.co/datasets/flaviagiammarino/vqa-rad The split shares nearly all its images with
-train. Also reads the publisher's own `VQA_RAD Dataset Public.json` with its image folder.
+https://huggingface.co/datasets/flaviagiammarino/vqa-rad
+
+The split shares nearly all its images with train. Also reads the publisher's own `VQA_RAD Dataset
+Public.json` with its image folder.
 """
 
 from __future__ import annotations
