@@ -82,9 +82,9 @@ def _name_parts(name: str) -> Iterator[str]:
         if _CJK.search(full_name):
             yield from (word for word in (full_name, *words) if len(word) >= MIN_CJK_CHARS)
         else:
-            # Some reports use either half of a double name alone.
-            halves = [part for word in words if "-" in word for part in word.split("-")]
-            for word in (*words, *halves):
+            # Some reports use one part of a double name alone.
+            parts = [part for word in words if "-" in word for part in word.split("-")]
+            for word in (*words, *parts):
                 if sum(map(str.isalpha, word)) >= MIN_LETTERS:
                     yield word
 

@@ -121,16 +121,16 @@ def cached_per_image(
     compute: Callable[[Image, Pixels], T], *, max_size: int = 4096
 ) -> Callable[[Image, Pixels], T]:
     """`compute` with its last results cached: data sets ask many questions about one image."""
-    cache: OrderedDict[Image, T] = OrderedDict()
+    results: OrderedDict[Image, T] = OrderedDict()
 
     def cached(image: Image, pixels: Pixels) -> T:
         if image.data is not None:  # the key would hold the whole file
             return compute(image, pixels)
-        if image not in cache:
-            cache[image] = compute(image, pixels)
-            if len(cache) > max_size:
-                cache.popitem(last=False)
-        return cache[image]
+        if image not in results:
+            results[image] = compute(image, pixels)
+            if len(results) > max_size:
+                results.popitem(last=False)
+        return results[image]
 
     return cached
 

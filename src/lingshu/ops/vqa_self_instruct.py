@@ -11,10 +11,7 @@ import re
 from dataclasses import dataclass
 
 from lingshu.core.step_types import Pixels, TeacherDialogue, TeacherStep
-from lingshu.core.teacher_prompts import (
-    normalize_answer,
-    seeded_shuffle,
-)
+from lingshu.core.teacher_prompts import normalize_answer, seeded_shuffle
 from lingshu.core.types import Drop, Sample
 from lingshu.ops._sample_fields import answer_text, choice_sample
 from lingshu.ops._teacher import ask, json_or_sentence, step_prompts

@@ -15,13 +15,13 @@ CHUNK_PAIRS = 1 << 20
 class Overflow(NamedTuple):
     """What a cap left out: buckets with more rows than the cap, and pairs that were not compared."""
 
-    build_buckets: int = 0
+    buckets: int = 0
     pairs: int = 0
 
     def __add__(self, other: object) -> Overflow:
         if not isinstance(other, Overflow):
             return NotImplemented
-        return Overflow(self.build_buckets + other.build_buckets, self.pairs + other.pairs)
+        return Overflow(self.buckets + other.buckets, self.pairs + other.pairs)
 
 
 class Buckets(NamedTuple):
