@@ -28,7 +28,7 @@ from lingshu.core.types import (
 )
 from lingshu.engines import echo
 from lingshu.evaluate.generate import generate
-from lingshu.evaluate.report import build
+from lingshu.evaluate.report import build, render
 from lingshu.evaluate.report.render import static
 from lingshu.evaluate.report.sample_browser import Browser, outcome
 from lingshu.evaluate.thumbnails import Thumbnails, thumbnail
@@ -192,6 +192,18 @@ def test_the_script_builds_no_html_from_text():
     )
     assert not re.search(r"url\(|@import|https?://", static("sample_browser.css"))
     assert script.count("\n") < 310
+
+
+def test_every_class_of_the_page_has_a_style():
+    templates = Path(render.__file__).parent.glob("templates/*.html.j2")
+    html = "".join(path.read_text(encoding="utf-8") for path in templates)
+    script, styles = static("sample_browser.js"), static("page.css") + static("sample_browser.css")
+    [tags] = re.findall(r"const tags = \[(.*)\]", script)
+    names = re.findall(r'class="([^"{}]+)"', html) + re.findall(r'class: "([^"]+)"', script)
+    names += re.findall(r'\? "(\w+)" : null', tags)
+    used = {name for attribute in names for name in attribute.split()}
+    assert {"lead", "card", "gold", "prediction"} <= used
+    assert not [name for name in used if not re.search(rf"\.{name}\b", styles)]
 
 
 def test_a_page_without_samples_has_no_script(tmp_path):
