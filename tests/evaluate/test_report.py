@@ -226,6 +226,15 @@ def test_against_another_run_in_every_form(tmp_path, capsys):
     assert read_json(ours / "report.json")["paired"] is None
 
 
+def test_a_terminal_shows_several_runs_and_what_each_is_compared_with(tmp_path, capsys):
+    runs = [make_run(tmp_path / name, {"a/scores.jsonl": rows(1, 2)}) for name in ("x", "y")]
+    command(*runs)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5 and "" not in lines and lines[3].startswith("report: ")
+    command(*runs, against=str(runs[0]))
+    assert capsys.readouterr().out.count("\n\nAgainst x (m)\n\n") == 2
+
+
 def test_a_wrong_other_run_leaves_the_reports_as_they_are(tmp_path):
     ours, other = (
         make_run(tmp_path / "ours", {"a/scores.jsonl": rows(1, 2)}),

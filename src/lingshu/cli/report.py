@@ -59,10 +59,10 @@ def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
     ]
     for run, run_report in zip(runs, reports, strict=True):
         build.write(run, run_report, against=config.against, samples=not config.no_samples)
+    texts = [build.as_text(run_report, overview=len(reports) == 1) for run_report in reports]
     if len(reports) > 1:
-        print(text_table(*comparison_table([run.name for run in runs], reports)))
-    for run_report in reports:
-        print(build.as_text(run_report, overview=len(reports) == 1), end="")
+        texts.insert(0, text_table(*comparison_table([run.name for run in runs], reports)))
+    print("\n\n".join(filter(None, (text.strip("\n") for text in texts))))
     for run in runs:
         print(f"report: {run / REPORT_HTML}")
     return 0
