@@ -181,6 +181,9 @@ def test_scores_of_mixed_or_doubled_protocols_are_refused(tmp_path):
     duplicate = {"a/scores.jsonl": rows(1, 2, protocol="paper"), "a/scores.paper.jsonl": rows(1, 2)}
     with pytest.raises(ArtifactError, match="once more"):
         build.build(make_run(tmp_path / "twice", duplicate))
+    named = {"a/scores.jsonl": rows(1, 2), "a/scores.strict.jsonl": rows(2, 2)}
+    with pytest.raises(ArtifactError, match="protocol strict once more"):
+        build.build(make_run(tmp_path / "named", named))
 
 
 def test_a_report_without_samples_holds_no_replies(tmp_path):

@@ -127,7 +127,7 @@ def read_run(run: Path) -> ScoredRun:
     card = _read_card(run / RUN_CARD)
     notes, config = card.notes or _Notes(), card.config or _Config()
     cards, sampling = notes.tasks or {}, config.sampling or {}
-    files: dict[str, dict[str, Path]] = {}
+    files: dict[str, list[tuple[str, Path]]] = {}
     for folder in sorted(run.iterdir() if run.is_dir() else ()):
         if protocols := scores_files(folder):
             files[folder.name] = protocols
@@ -150,15 +150,15 @@ def read_run(run: Path) -> ScoredRun:
     return ScoredRun(name, name if notes.model is None else str(notes.model), tuple(tasks))
 
 
-def scores_files(folder: Path) -> dict[str, Path]:
-    """The scores files of a task's folder by the protocol in their names, scores.jsonl first as
-    strict.
+def scores_files(folder: Path) -> list[tuple[str, Path]]:
+    """The scores files of a task's folder, each with the protocol in its name, scores.jsonl first
+    as strict.
     """
     stem, suffix = SCORES.split(".")
     others = sorted(folder.glob(f"{stem}.*.{suffix}"))
     paths = [folder / SCORES, *others] if (folder / SCORES).is_file() else others
     names = (path.name.removeprefix(stem).removesuffix(suffix).strip(".") for path in paths)
-    return {name or STRICT: path for name, path in zip(names, paths, strict=True)}
+    return [(name or STRICT, path) for name, path in zip(names, paths, strict=True)]
 
 
 def _read_card(path: Path) -> _Card:
@@ -178,10 +178,10 @@ def _read_card(path: Path) -> _Card:
 
 
 def _read_task(
-    name: str, metadata: Mapping[str, Any], files: Mapping[str, Path], folder: Path
+    name: str, metadata: Mapping[str, Any], files: Sequence[tuple[str, Path]], folder: Path
 ) -> ScoredTask:
     rows: dict[str, Sequence[Row]] = {}
-    for name_protocol, path in files.items():
+    for name_protocol, path in files:
         protocol, protocol_rows = _read_scores(path, name_protocol, metadata)
         if protocol in rows:
             raise ArtifactError(

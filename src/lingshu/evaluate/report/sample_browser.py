@@ -189,7 +189,7 @@ def outcome(row: Mapping[str, Any]) -> str:
 def _protocol_files(folder: Path) -> dict[str, Path]:
     """The scores files of a task's folder by the protocol that their rows name."""
     files: dict[str, Path] = {}
-    for name, path in scores_files(folder).items():
+    for name, path in scores_files(folder):
         files.setdefault(str(next(iterate_scores(path), {}).get("protocol") or name), path)
     return files
 
