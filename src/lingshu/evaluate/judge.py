@@ -27,9 +27,9 @@ from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.reply_text import strip_reasoning
 from lingshu.core.types import Criterion, DataPolicy, Engine, Image, Sample, Sampling, Score, Task
 from lingshu.evaluate.judge_prompts import (
-    PROMPT_DIGEST,
     JudgePrompt,
     criterion_prompt,
+    prompt_digest,
     verdict_prompt,
 )
 from lingshu.evaluate.judgments import (
@@ -142,7 +142,7 @@ def judge(
                 yield row
 
     write_scores(scores_file(folder, JUDGE), rows())
-    result = counts.result(model=calls.engine.model, prompt_digest=PROMPT_DIGEST)
+    result = counts.result(model=calls.engine.model, prompt_digest=prompt_digest())
     write_judge_result(folder, result)
     return JudgeSummary(result, counts.n_labeled)
 

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
@@ -29,12 +30,18 @@ MAX_ANSWER_CHARS = 100_000
 _CONTROL_TOKEN = re.compile(
     r"<(?=[|｜]|/?(?:s|im_start|im_end|start_of_turn|end_of_turn|start_of_image)>)|\[(?=/?INST\])"
 )
-_PROMPTS = json.loads(
-    resources.files("lingshu.evaluate").joinpath("judge_prompts.json").read_text(encoding="utf-8")
-)
-_PROMPT_NAMES = ("markers", "answer", "criterion", "output")
-# Identifies the wording in a report.
-PROMPT_DIGEST = digest([_PROMPTS[name] for name in _PROMPT_NAMES])[:12]
+
+
+@cache
+def _prompts() -> Mapping[str, Any]:
+    path = resources.files("lingshu.evaluate").joinpath("judge_prompts.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def prompt_digest() -> str:
+    """Identifies the wording in a report."""
+    prompts = _prompts()
+    return digest([prompts[name] for name in ("markers", "answer", "criterion", "output")])[:12]
 
 
 @dataclass(frozen=True)
@@ -126,14 +133,15 @@ def _build_prompt(
         for name, text in texts.items()
     }
     case = _make_code(list(escaped.values()))
-    task, rule, output_format = _PROMPTS["answer" if kind is AnswerVerdict else "criterion"]
+    prompts = _prompts()
+    task, rule, output_format = prompts["answer" if kind is AnswerVerdict else "criterion"]
     # Assembled, never filled in twice: braces in a reply stay braces.
     parts = [
         task,
-        _PROMPTS["markers"].replace("{case}", case),
+        prompts["markers"].replace("{case}", case),
         *(f"<{name}-{case}>\n{text}\n</{name}-{case}>" for name, text in escaped.items()),
         rule,
-        f"{_PROMPTS['output']}\n{output_format.replace('{case}', case)}",
+        f"{prompts['output']}\n{output_format.replace('{case}', case)}",
     ]
     return JudgePrompt("\n\n".join(parts), case, kind)
 
