@@ -14,13 +14,13 @@ from lingshu.evaluate.report.build import as_markdown, assemble
 from lingshu.evaluate.store import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import summarize
 from lingshu.evaluate.uncontaminated import (
-    DEFAULT_KINDS,
     compare_uncontaminated,
     contrast,
     parse_kinds,
     read_overlaps,
     task_names,
 )
+from lingshu.search.overlap import CONTAMINATION_KINDS
 
 
 def rows(*values: float | None, group: bool = False) -> list[dict]:
@@ -80,7 +80,7 @@ def test_items_with_an_overlap_are_removed_and_boilerplate_is_not_one(tmp_path):
     assert [(kind_count.kind, kind_count.n_items, kind_count.is_excluded) for kind_count in task.kinds] == [
         ("exact_text", 1, True), ("image_near", 1, True), ("study", 1, True), ("boilerplate", 1, False),
     ]  # fmt: skip
-    assert output.kinds == DEFAULT_KINDS and "boilerplate" not in DEFAULT_KINDS
+    assert output.kinds == CONTAMINATION_KINDS and "boilerplate" not in CONTAMINATION_KINDS
 
 
 def test_kinds_can_be_named(tmp_path):

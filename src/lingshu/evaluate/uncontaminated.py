@@ -22,10 +22,8 @@ from lingshu.core.files import enumerate_jsonl, read_json, sha256_file
 from lingshu.core.stats import Interval
 from lingshu.evaluate.store import ScoredRun, ScoredTask
 from lingshu.evaluate.summary import Summary, summarize
-from lingshu.search.overlap import KINDS
+from lingshu.search.overlap import CONTAMINATION_KINDS, KINDS
 
-BOILERPLATE = "boilerplate"
-DEFAULT_KINDS = tuple(kind for kind in KINDS if kind != BOILERPLATE)
 ROWS_FILE = "rows.jsonl"
 SUFFIXES = (".jsonl", ".json", ".py", ".parquet", ".csv", ".tsv")
 
@@ -104,7 +102,7 @@ def parse_kinds(text: str | None) -> tuple[str, ...]:
         InputError: an unknown kind, or an empty list.
     """
     if text is None:
-        return DEFAULT_KINDS
+        return CONTAMINATION_KINDS
     names = {part.strip() for part in text.split(",") if part.strip()}
     for name in sorted(names):
         if name not in KINDS:
@@ -178,7 +176,7 @@ def task_names(test: str) -> set[str]:
 
 
 def compare_uncontaminated(
-    run: ScoredRun, overlaps: Overlaps, kinds: Sequence[str] = DEFAULT_KINDS
+    run: ScoredRun, overlaps: Overlaps, kinds: Sequence[str] = CONTAMINATION_KINDS
 ) -> CleanComparison:
     """Every task of the run that the overlaps cover, under each of its protocols.
 

@@ -23,7 +23,8 @@ from lingshu.evaluate.report.sample_browser import Browser
 from lingshu.evaluate.statistics import macro, micro
 from lingshu.evaluate.store import STRICT, ScoredRun, ScoredTask, read_run
 from lingshu.evaluate.summary import Row, by_facet, summarize
-from lingshu.evaluate.uncontaminated import DEFAULT_KINDS, Overlaps, compare_uncontaminated
+from lingshu.evaluate.uncontaminated import Overlaps, compare_uncontaminated
+from lingshu.search.overlap import CONTAMINATION_KINDS
 
 MAX_ERROR_RATE = 0.01  # a run with a larger share of failed samples says so in its first line
 MAX_JUDGE_FAILURE_RATE = 0.01
@@ -34,7 +35,7 @@ def build(
     *,
     against: str | None = None,
     overlaps: Overlaps | None = None,
-    kinds: Sequence[str] = DEFAULT_KINDS,
+    kinds: Sequence[str] = CONTAMINATION_KINDS,
 ) -> EvaluationReport:
     """The report of a run folder, from its tasks' scores and, where it has one, its run card.
 
