@@ -26,7 +26,7 @@ from lingshu.core.errors import ConfigError
 from lingshu.core.files import digest, read_json, write_json, write_text
 from lingshu.core.stats import Interval
 from lingshu.core.types import Engine, EngineOptions
-from lingshu.evaluate.data import find_tasks, load_tasks
+from lingshu.evaluate.data import find_tasks
 from lingshu.evaluate.report.render import DISCLAIMER, render_page
 from lingshu.evaluate.run import EvalConfig, run
 from lingshu.evaluate.statistics import N_RESAMPLES, difference
@@ -305,14 +305,7 @@ def _evaluate(
     done_path = folder / "request.json"
     if not (done_path.is_file() and read_json(done_path).get("key") == key):
         logger.info("evaluation at weight %g", point.weight)
-        loaded = load_tasks(
-            tasks,
-            folder,
-            data=config.data,
-            limit=config.limit,
-            prompt_style=config.prompt_style,
-            synthetic_seed=config.seed if config.synthetic else None,
-        )
+        loaded = config.load_tasks(tasks, folder)
         engine = open_engine(str(point.checkpoint), config.engine_options)
         outcome = run(str(point.checkpoint), engine, loaded, folder, config)
         write_json(done_path, {"key": key, "failed": outcome.has_failures})

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lingshu.cli.options import Flat
 from lingshu.core.artifacts import REPORT_HTML
-from lingshu.evaluate.data import load_tasks
 from lingshu.evaluate.report import build
 from lingshu.evaluate.run import EvalConfig, EvalOutcome, run
 from lingshu.inference.engines import open_engine
@@ -30,14 +29,7 @@ def evaluate(
     """
     config.check()
     names = [part.strip() for part in tasks.split(",") if part.strip()]
-    loaded = load_tasks(
-        names,
-        out,
-        data=config.data,
-        limit=config.limit,
-        prompt_style=config.prompt_style,
-        synthetic_seed=config.seed if config.synthetic else None,
-    )
+    loaded = config.load_tasks(names, out)
     engine = open_engine(model, config.engine_options)
     judge = None
     if config.judge.model is not None:

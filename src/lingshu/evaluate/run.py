@@ -23,7 +23,7 @@ from lingshu.core.progress import progress_bar
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
 from lingshu.core.types import DataPolicy, Engine, EngineOptions, PromptStyle, Sampling, Task
 from lingshu.evaluate import controls
-from lingshu.evaluate.data import LoadedTask, LoadedTasks, task_metadata
+from lingshu.evaluate.data import LoadedTask, LoadedTasks, load_tasks, task_metadata
 from lingshu.evaluate.generate import count_pending, generate
 from lingshu.evaluate.judge import is_judgeable, judge, open_judge_client
 from lingshu.evaluate.judgments import JUDGE, HumanLabel, read_labels
@@ -183,6 +183,21 @@ class EvalConfig:
         Sampling(1 if self.max_tokens is None else self.max_tokens, self.temperature)
         controls.parse_controls(self.controls)
         self.judge.check()
+
+    def load_tasks(self, names: Sequence[str], out: Path) -> LoadedTasks:
+        """The named tasks with the samples to evaluate.
+
+        Raises:
+            LingshuError: the only task, or all of them, cannot be loaded.
+        """
+        return load_tasks(
+            names,
+            out,
+            data=self.data,
+            limit=self.limit,
+            prompt_style=self.prompt_style,
+            synthetic_seed=self.seed if self.synthetic else None,
+        )
 
     def sampling(self, task: Task) -> Sampling:
         max_tokens = task.max_tokens if self.max_tokens is None else self.max_tokens

@@ -45,7 +45,7 @@ class DicomFile:
         self._elements, self._name = elements, name
 
     def metadata(self, key: bytes) -> DicomMetadata:
-        """The safe metadata of the image; ids are hashed with `key` (core/pseudonyms.py).
+        """The safe metadata of the image; ids are hashed with `key` (deidentify/pseudonyms.py).
 
         Raises:
             ImageError: the elements are damaged.
