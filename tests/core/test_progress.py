@@ -39,6 +39,8 @@ def test_a_line_comes_after_ten_seconds_and_without_a_total(
     lines = stream.getvalue().splitlines()
     assert lines and all(line.startswith("pass 1 of 2: ") for line in lines)
     assert all(" done before, 0.0/s" in line and "left" not in line for line in lines)
+    # Where nothing counts failures, a line must not claim that there were none.
+    assert not any("failed" in line for line in lines)
 
 
 def test_a_terminal_shows_a_bar() -> None:
@@ -53,6 +55,6 @@ def test_a_terminal_shows_one_bar_for_each_phase() -> None:
     stream = Terminal()
     with progress_bar(stream=stream) as bar:
         bar.start(3, title="pass 1 of 2")
-        bar.advance(3)
+        bar.advance(3, 0)
     last_frame = stream.getvalue().rpartition("\x1b[2K")[2]
     assert "pass 1 of 2" in last_frame and last_frame.count(" failed") == 1

@@ -15,12 +15,13 @@ class Progress(Protocol):
     """What a loop reports: the amount of work at the start, then every advance.
 
     `start` may be called again for the next phase. `done` and `resumed` work comes from an earlier
-    run, so it does not count for the speed; an unknown total is None.
+    run, so it does not count for the speed; an unknown total is None, and so is `failed` where
+    failures are not counted.
     """
 
     def start(self, total: int | None, done: int = 0, *, title: str = "") -> None: ...
 
-    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None: ...
+    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None: ...
 
 
 class NoProgress:
@@ -29,7 +30,7 @@ class NoProgress:
     def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
         pass
 
-    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None:
+    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None:
         pass
 
 
@@ -42,14 +43,16 @@ class PlainProgress:
 
     def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
         self._title = title or self._title
-        self._total, self._done, self._resumed, self._failed = total, done, done, 0
+        self._total, self._done, self._resumed = total, done, done
+        self._failed: int | None = None
         self._started_at = self._last_printed = time.monotonic()
         if done:
             self._print(f"{done} of {total} were done before")
 
-    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None:
+    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None:
         self._done += n
-        self._failed += failed
+        if failed is not None:
+            self._failed = (self._failed or 0) + failed
         self._resumed += n if resumed else 0
         self._show()
 
@@ -59,12 +62,17 @@ class PlainProgress:
             return
         self._last_printed = now
         of_total = "" if self._total is None else f"/{self._total}"
-        text = f"{self._done}{of_total}, {self._failed} failed, "
-        text += f"{self._resumed} done before, " if self._resumed else ""
-        text += f"{self.rate:.1f}/s"
+        text = f"{self._done}{of_total}"
+        text += f", {self._failed_text}" if self._failed_text else ""
+        text += f", {self._resumed} done before" if self._resumed else ""
+        text += f", {self.rate:.1f}/s"
         if self._total is not None and self.rate:
             text += f", {max(0.0, (self._total - self._done) / self.rate):.0f} s left"
         self._print(text)
+
+    @property
+    def _failed_text(self) -> str:
+        return "" if self._failed is None else f"{self._failed} failed"
 
     @property
     def rate(self) -> float:
@@ -85,12 +93,12 @@ class _RichProgress(PlainProgress):
         self._done = self._resumed = done
         if title or self._task is None:
             self._task = self._bar.add_task(
-                self._title, total=total, failed=0, rate=0.0, visible=bool(self._title)
+                self._title, total=total, failed="", rate=0.0, visible=bool(self._title)
             )
         self._bar.update(self._task, total=total, completed=done)
 
     def _show(self) -> None:
-        self._bar.update(self._task, completed=self._done, failed=self._failed, rate=self.rate)
+        self._bar.update(self._task, completed=self._done, failed=self._failed_text, rate=self.rate)
 
 
 @contextlib.contextmanager
@@ -108,7 +116,7 @@ def progress_bar(title: str = "", stream: TextIO | None = None) -> Iterator[Prog
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
+        TextColumn("{task.fields[failed]}"),
         TextColumn("{task.fields[rate]:.1f}/s"),
         TimeRemainingColumn(),
     )
