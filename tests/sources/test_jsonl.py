@@ -214,9 +214,12 @@ def test_one_bad_row_does_not_stop_the_others(tmp_path: Path) -> None:
         {"id": "a", "question": "again?"},
         {"id": "b", "question": "?"},
     )
-    assert [(r.id, getattr(r, "reason", None)) for r in read(target)] == [
+    results = list(read(target))
+    assert [(r.id, getattr(r, "reason", None)) for r in results] == [
         ("a", None), ("row-2", "bad_json"), ("a", "duplicate_id"), ("b", None),
     ]  # fmt: skip
+    assert isinstance(results[2], Drop)
+    assert results[2].detail == "line 3: an earlier row has this id."
 
 
 def test_no_rows_at_all_is_an_error_that_names_the_remedy(tmp_path: Path) -> None:

@@ -91,15 +91,15 @@ def image_messages(images: tuple[Image, ...], question: str | None) -> tuple[Mes
 
 
 class IdDeduplicator:
-    """Turns the second row of an id into a Drop."""
+    """Turns the second row of an id into a Drop, whose detail begins with `location`."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
-    def __call__(self, sample: Sample | Drop) -> Sample | Drop:
+    def __call__(self, sample: Sample | Drop, location: str = "") -> Sample | Drop:
         if isinstance(sample, Drop):
             return sample
         if sample.id in self._seen:
-            return Drop(sample.id, "duplicate_id", "an earlier row has this id.")
+            return Drop(sample.id, "duplicate_id", f"{location}an earlier row has this id.")
         self._seen.add(sample.id)
         return sample

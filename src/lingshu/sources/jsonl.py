@@ -48,7 +48,8 @@ def read(path: Path) -> Iterator[Sample | Drop]:
         with file.open("rb") as lines:
             for line_number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield deduplicate(_read_line(line, line_number, root))
+                    sample = _read_line(line, line_number, root)
+                    yield deduplicate(sample, f"line {line_number}: ")
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the file.") from error
 
