@@ -54,14 +54,14 @@ def read(
     """One sample for each image, series or study below a folder, with images rendered to PNG.
 
     At most `slices` images of a series are used, evenly along the scan (None for all); with
-    `per="image"`, every frame is. `windows` names presets for CT (lung, soft, bone, brain, liver); without it
-    the file's own windows are used, else lung, soft and bone. `reports` is a table; `columns` says
-    which of its columns are `report` and `study`, `series`, `accession` or `patient`. The sample of
-    a study with a report asks `question` and is answered by it. `questions` is a table with the
-    columns `question`, `answer` and one of those four, and optionally `choices`, `kind` and
-    `language`: each row is one more sample with the same images. Names and numbers in a study's
-    header are removed from the text of both tables (deidentify/names.py). Without a `key` a random
-    one is used, and no two runs give the same ids.
+    `per="image"`, every frame is. `windows` names presets for CT (lung, soft, bone, brain, liver);
+    without it the file's own windows are used, else lung, soft and bone. `reports` is a table;
+    `columns` says which of its columns are `report` and `study`, `series`, `accession` or
+    `patient`. The sample of a study with a report asks `question` and is answered by it.
+    `questions` is a table with the columns `question`, `answer` and one of those four, and
+    optionally `choices`, `kind` and `language`: each row is one more sample with the same images.
+    Names and numbers in a study's header are removed from the text of both tables
+    (deidentify/names.py). Without a `key` a random one is used, and no two runs give the same ids.
 
     Files have no names here: "file 17" is the 17th of `imaging.files.iter_files`. Drops: not_dicom,
     no_pixels, bad_dicom, link, duplicate_id, report_without_images, empty_report,
@@ -277,9 +277,9 @@ class _DicomFolder:
             return
         name = metadata.instance or f"file-{file_number}"
         try:
+            header_names = self._header_names([file_number])
             frames = groupby(self._render(file_number, None), key=lambda image: image.frame)
             for frame, rendered in frames:
-                header_names = self._header_names([file_number])
                 yield from self._samples(f"{name}-{frame}", metadata, list(rendered), header_names)
         except ImageError as error:
             yield Drop(f"file-{file_number}", "bad_dicom", str(error))
