@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,31 +44,31 @@ class QuickstartResult:
     wall_s: float
     peak_rss_mb: float
 
-    @property
+    @cached_property
     def overall(self) -> Interval:
         """The unweighted mean over the four main kinds of question."""
         return mean_of_kinds(self.rows, MAIN_KINDS)
 
-    @property
+    @cached_property
     def by_question(self) -> dict[str, Interval]:
         return {
             kind: summarize([row for row in self.rows if row["kind"] == kind]).accuracy
             for kind in KINDS
         }
 
-    @property
+    @cached_property
     def untrained_by(self) -> dict[str, float]:
         return {kind: _mean_value(self.untrained_rows, kind) for kind in MAIN_KINDS}
 
-    @property
+    @cached_property
     def untrained(self) -> float:
         return sum(self.untrained_by.values()) / len(MAIN_KINDS)
 
-    @property
+    @cached_property
     def majority_by(self) -> dict[str, float]:
         return {kind: majority(self.rows, kind) for kind in KINDS}
 
-    @property
+    @cached_property
     def majority(self) -> float:
         return sum(self.majority_by[kind] for kind in MAIN_KINDS) / len(MAIN_KINDS)
 
