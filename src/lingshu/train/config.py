@@ -95,7 +95,7 @@ class Objective:
 class Reward:
     """The reward of a reply: `format` if it is one <think>...</think> and one
     <answer>...</answer> and nothing else, plus `accuracy` times the score of that answer by
-    `scorer` (`lingshu list scorers`).
+    `scorer` (`lingshu list scoring`).
 
     A reply of another format gets 0, and so does one that was truncated or that repeats itself:
     more than `max_repetition` of its 4-grams of tokens occurred in it before. With `format` 0 no
