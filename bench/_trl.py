@@ -30,7 +30,7 @@ from PIL import Image as PIL
 
 from lingshu.core.types import Sample
 from lingshu.imaging.read import image_bytes
-from lingshu.models.families.qwen2_5_vl import CHAT_TEMPLATE, IMAGE_TOKEN, VIDEO_TOKEN
+from lingshu.models.families.qwen2_5_vl import FAMILY
 from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
 from lingshu.models.tiny import build_tiny
@@ -39,7 +39,7 @@ SIDE = 56
 PEERS = ("trl", "transformers", "accelerate", "datasets", "torch")
 # The same text, with the marks by which transformers finds the tokens of an answer.
 ANSWER = "{{ '<|im_end|>\\n' }}"
-MARKED = CHAT_TEMPLATE.replace(
+MARKED = FAMILY.chat_template.replace(
     "{%- if message['content'] is string -%}",
     "{%- if message['role'] == 'assistant' -%}{%- generation -%}{%- if message['content'] is string"
     " -%}{{ message['content'] }}{%- else -%}{%- for part in message['content'] -%}{{ part['text']"
@@ -78,10 +78,9 @@ def stock_processor(processor: Processor) -> Any:
 
     class ImageOnly(Qwen2_5_VLProcessor):
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
-            self.image_token, self.video_token = IMAGE_TOKEN, VIDEO_TOKEN
-            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
-                [IMAGE_TOKEN, VIDEO_TOKEN]
-            )
+            tokens = [FAMILY.image_token, "<|video_pad|>"]
+            self.image_token, self.video_token = tokens
+            self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(tokens)
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
         @classmethod

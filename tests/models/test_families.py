@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ import torch
 from lingshu.core import registry
 from lingshu.core.types import Message
 from lingshu.models.base import VisionLanguageFamily, family_of
-from lingshu.models.model_spec import FamilyName
 from lingshu.models.packing import collate_pack, compute_hidden_states
 from tests.support.tiny import make_image, tiny
 
@@ -24,7 +23,7 @@ def test_a_family_is_found_by_its_model_type_and_loads_without_the_others(name: 
     assert family_of(name).model_type == name and isinstance(family_of(name), VisionLanguageFamily)
     code = (
         "import sys; from lingshu.models.base import family_of; family_of(sys.argv[1]);"
-        "print(*(m for m in sys.modules if m.startswith('lingshu.models.families.')))"
+        "print(*(m for m in sys.modules if m.startswith('lingshu.models.families.') and '._' not in m))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, name], capture_output=True, text=True, check=True
@@ -34,7 +33,7 @@ def test_a_family_is_found_by_its_model_type_and_loads_without_the_others(name: 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_packed_samples_have_the_logits_of_the_stock_class(name: str) -> None:
-    model, processor = tiny(cast(FamilyName, name))
+    model, processor = tiny(name)
     samples = []
     for number, answer in enumerate(("yes", "a large lesion on the left")):
         tiles = processor.tiles([make_image(number)])

@@ -19,7 +19,6 @@ from torch import distributed
 from lingshu.core import config as configuration
 from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.types import Message
-from lingshu.models.model_spec import FamilyName
 from lingshu.models.processor import EncodedSample, Processor
 from lingshu.train.checkpoint import list_states
 from lingshu.train.config import LearningRates, Objective, Sharding, Stage, TrainConfig
@@ -63,7 +62,7 @@ def batches(processor: Processor) -> list[list[list[EncodedSample]]]:
 
 
 def pair(
-    family: FamilyName,
+    family: str,
     stage: Stage,
     dist_context: DistributedContext,
     *,

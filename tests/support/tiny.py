@@ -1,4 +1,4 @@
-"""Small helpers of the model and training tests: a tiny model of either family, rendered data, a run
+"""Small helpers of the model and training tests: a tiny model of any family, rendered data, a run
 of a few steps.
 """
 
@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 from PIL import Image as PIL
 
+from lingshu.core import registry
 from lingshu.core.artifacts import write_dataset
 from lingshu.core.run_card import RunCard
 from lingshu.core.types import Sample
 from lingshu.imaging.read import image_bytes
-from lingshu.models.model_spec import FamilyName, PixelBudget, TinyModel
+from lingshu.models.model_spec import PixelBudget, TinyModel
 from lingshu.models.processor import Processor
 from lingshu.models.tiny import build_tiny
 from lingshu.recipes.quickstart import recipe
 from lingshu.sources import phantom
 from lingshu.train.config import TrainConfig
 
-FAMILIES: tuple[FamilyName, ...] = ("qwen2_5_vl", "internvl")
+FAMILIES = tuple(registry.names("families"))
 SMALL: dict[str, Any] = {
     "hidden": 32,
     "layers": 2,
@@ -40,7 +41,7 @@ CORPUS = [
 
 
 @cache
-def tiny(family: FamilyName, *, tiles: int = 1) -> tuple[Any, Processor]:
+def tiny(family: str, *, tiles: int = 1) -> tuple[Any, Processor]:
     """A model with random weights and its processor, shared by the tests that leave it as it is."""
     budget = PixelBudget(min_pixels=56 * 56, max_pixels=112 * 112, max_tiles=tiles)
     return build_tiny(
@@ -64,7 +65,7 @@ def write_phantoms(folder: Path, samples: list[Sample]) -> Path:
     return folder
 
 
-def small_config(folder: Path, *, family: FamilyName = "qwen2_5_vl", steps: int = 6) -> TrainConfig:
+def small_config(folder: Path, *, family: str = "qwen2_5_vl", steps: int = 6) -> TrainConfig:
     """Two short stages on rendered captions and dialogues: language frozen and padded batches, then
     everything and packs.
     """

@@ -49,6 +49,7 @@ SMALL = ModelShapes(
         window_attention_blocks=1,
         window_patches=4,
         patches_per_token=4,
+        pixels_per_token=784,
         tile_tokens=None,
     ),
     blocks=(4, 4, 20, 20, 20),

@@ -12,7 +12,6 @@ import torch
 from lingshu.core.errors import ConfigError
 from lingshu.core.types import Message
 from lingshu.models.load import load
-from lingshu.models.model_spec import FamilyName
 from lingshu.recipes.lora_7b import recipe
 from lingshu.train.config import LearningRates, Lora, Stage, TrainConfig
 from lingshu.train.estimate import estimate_run
@@ -22,7 +21,7 @@ from tests.support.tiny import FAMILIES, small_config
 peft = pytest.importorskip("peft", reason="peft is not installed")
 
 
-def lora_config(folder: Path, family: FamilyName) -> TrainConfig:
+def lora_config(folder: Path, family: str) -> TrainConfig:
     """A full stage, then a LoRA stage on the language model, on rates high enough to move it."""
     config = small_config(folder, family=family)
     adapted = replace(

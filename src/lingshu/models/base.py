@@ -27,6 +27,31 @@ QWEN2_SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _QWEN2_TOKEN_NAMES.split(
 QWEN2_VISION_TOKENS = QWEN2_SPECIAL_TOKENS[-5:]  # from vision_start on
 
 
+def chatml_template(image: str, *, default_system: str = "") -> str:
+    """A chat template of ChatML turns, in which `image` stands for an image.
+
+    `default_system` is the system turn of a dialogue without one; empty for none.
+    """
+    system_turn = (
+        "{%- if not messages or messages[0]['role'] != 'system' -%}"
+        f"{{{{ '<|im_start|>system\\n{default_system}<|im_end|>\\n' }}}}"
+        "{%- endif -%}"
+    )
+    turns = (
+        "{%- for message in messages -%}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+        "{%- if message['content'] is string -%}{{ message['content'] }}"
+        "{%- else -%}{%- for part in message['content'] -%}"
+        f"{{%- if part['type'] == 'image' -%}}{{{{ '{image}' }}}}"
+        "{%- else -%}{{ part['text'] }}{%- endif -%}"
+        "{%- endfor -%}{%- endif -%}"
+        "{{ '<|im_end|>\\n' }}"
+        "{%- endfor -%}"
+        "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+    )
+    return system_turn + turns if default_system else turns
+
+
 class Tiles(NamedTuple):
     """One image scaled and cut for a model, before normalization: uint8, tiles x 3 x height x
     width.
@@ -45,8 +70,9 @@ class VisionTowerSpec(NamedTuple):
     """What the cost of a vision tower depends on, read from the configuration of a model.
 
     Full-attention blocks attend over all patches of an image (or tile), the others inside windows
-    of `window_patches`. `patches_per_token` patches become one token of the language model; a tile
-    always makes `tile_tokens` of them, None where an image is not cut and its size decides.
+    of `window_patches`. A token of the language model is made of `patches_per_token` patches and
+    shows `pixels_per_token` pixels; a tile always makes `tile_tokens` tokens, None where an image
+    is not cut and its size decides.
     """
 
     width: int
@@ -54,6 +80,7 @@ class VisionTowerSpec(NamedTuple):
     window_attention_blocks: int
     window_patches: int
     patches_per_token: int
+    pixels_per_token: int
     tile_tokens: int | None
 
 
@@ -64,14 +91,18 @@ class VisionLanguageFamily(ABC):
     prefix decides. `blocks` names the lists of equal layers, vision first, which are sharded and
     recomputed one by one. `processor_class` and the two processor types are the public names that
     an exported checkpoint carries. `never_sampled` are tokens that stand for pixels: one sampled as
-    text breaks the count of image features.
+    text breaks the count of image features. `token_type_input` is the model input that marks image
+    tokens, None if the model takes none; with `token_type_ids` the tokens of an image see each
+    other in both directions. `text_model_types` are the language models that the family was proven
+    with, empty where its own configuration names the only one.
     """
 
     model_type: ClassVar[str]
     model_class: ClassVar[str]
     processor_class: ClassVar[str]
     image_processor_type: ClassVar[str]
-    video_processor_type: ClassVar[str]
+    video_processor_type: ClassVar[str | None] = None
+    text_model_types: ClassVar[tuple[str, ...]] = ()
     parts: ClassVar[Mapping[Part, tuple[str, ...]]]
     blocks: ClassVar[tuple[str, ...]]
     image_token: ClassVar[str]
@@ -80,6 +111,12 @@ class VisionLanguageFamily(ABC):
     never_sampled: ClassVar[tuple[str, ...]]
     chat_template: ClassVar[str]
     has_mrope: ClassVar[bool] = False
+    token_type_input: ClassVar[str | None] = None
+
+    @property
+    def image_marker(self) -> str:
+        """What the chat template writes for an image, to be replaced by `expand`."""
+        return self.image_token
 
     @property
     def stock_class(self) -> Any:
@@ -112,8 +149,8 @@ class VisionLanguageFamily(ABC):
         """The model inputs of the images of a batch."""
 
     @abstractmethod
-    def expand(self, tokens: int) -> str:
-        """The text of an image of so many tokens, in place of its marker in the chat template."""
+    def expand(self, tiles: Tiles) -> str:
+        """The text of an image, in place of its marker in the chat template."""
 
     @abstractmethod
     def positions(

@@ -57,9 +57,10 @@ def _write_processor_files(processor: Processor, folder: Path) -> None:
     image_config = read_json(folder / "preprocessor_config.json")
     image_config |= {"image_processor_type": family.image_processor_type, **named}
     write_json(folder / "preprocessor_config.json", image_config)
-    video_config = {**image_config, "video_processor_type": family.video_processor_type}
-    del video_config["image_processor_type"]
-    write_json(folder / "video_preprocessor_config.json", video_config)
+    if family.video_processor_type is not None:
+        video_config = {**image_config, "video_processor_type": family.video_processor_type}
+        del video_config["image_processor_type"]
+        write_json(folder / "video_preprocessor_config.json", video_config)
     settings = family.processor_settings(processor.image_processor)
     write_json(folder / "processor_config.json", {**named, **settings})
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lingshu.core.errors import ConfigError
+from lingshu.core import registry
+from lingshu.core.errors import ConfigError, suggest_name
 
-FamilyName = Literal["qwen2_5_vl", "internvl"]
 Part = Literal["vision", "projector", "language"]
 PARTS: tuple[Part, ...] = ("vision", "projector", "language")
 
@@ -20,11 +20,11 @@ class PixelBudget:
     """How many pixels of an image a model sees; saved with the checkpoint, so that inference uses
     what training used.
 
-    Qwen2.5-VL scales an image into [`min_pixels`, `max_pixels`] (one token per 28 x 28 pixels);
-    several images share the upper bound. InternVL3 cuts an image into at most `max_tiles` tiles and
-    adds a thumbnail; 1 means no cutting. The default upper bounds keep one image inside an
-    8,192-token sample, a limit that the Lingshu paper leaves unstated although 16,384 image tokens
-    would not fit.
+    Families that take images of any size scale one into [`min_pixels`, `max_pixels`]; several
+    images share the upper bound. Families of square tiles cut an image into at most `max_tiles`
+    and add the whole image; 1 means no cutting. The default upper bounds, a megapixel and one tile,
+    keep one image inside an 8,192-token sample, a limit that the Lingshu paper leaves unstated
+    although its 16,384 image tokens would not fit.
     """
 
     min_pixels: int = 56 * 56
@@ -50,11 +50,11 @@ class TinyModel:
     """A small randomly initialized model of a family, with a tokenizer trained on the run's own
     text.
 
-    `vision_*` describe the tower; `image_size` is the side of the square input of InternVL in
-    pixels (a multiple of 28).
+    `family` is a name of `lingshu list families`; `vision_*` describe the tower; `image_size` is
+    the side of a tile in pixels, where the family has tiles.
     """
 
-    family: FamilyName = "qwen2_5_vl"
+    family: str = "qwen2_5_vl"
     hidden: int = 128
     layers: int = 3
     heads: int = 4
@@ -68,6 +68,11 @@ class TinyModel:
     max_positions: int = 4096
 
     def __post_init__(self) -> None:
+        families = registry.names("families")
+        if self.family not in families:
+            raise ConfigError(
+                f"the model family {self.family!r} is unknown; {suggest_name(self.family, families)}"
+            )
         head_dim = self.hidden // self.heads
         if self.hidden % self.heads or self.heads % self.kv_heads or head_dim % 4:
             raise ConfigError(

@@ -46,10 +46,11 @@ def collate_pack(processor: Processor, samples: Sequence[EncodedSample]) -> Pack
             axis=1,
         )
         arrays["position_ids"] = np.concatenate([text_positions[None], mrope_positions])[:, None]
-        is_image = np.concatenate([sample.is_image for sample in samples])[None]
-        arrays["mm_token_type_ids"] = is_image.astype(np.int64)
     else:
         arrays["position_ids"] = text_positions[None]
+    if processor.family.token_type_input:
+        is_image = np.concatenate([sample.is_image for sample in samples])[None]
+        arrays[processor.family.token_type_input] = is_image.astype(np.int64)
     if tiles := [tile for sample in samples for tile in sample.tiles]:
         arrays |= processor.family.features(processor.image_processor, tiles)
     labels = np.concatenate([sample.labels for sample in samples])[None]

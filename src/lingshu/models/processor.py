@@ -231,10 +231,11 @@ class Processor:
 
     def _expand(self, text: str, tiles: Iterator[Tiles]) -> str:
         """Replace each marker by the image tokens of the next image; a surplus marker stays."""
-        expanded, *pieces = text.split(self.family.image_token)
+        marker = self.family.image_marker
+        expanded, *pieces = text.split(marker)
         for piece in pieces:
             tile = next(tiles, None)
-            expanded += self.family.expand(tile.tokens) if tile else self.family.image_token
+            expanded += self.family.expand(tile) if tile else marker
             expanded += piece
         return expanded
 
@@ -268,7 +269,9 @@ class Processor:
         arrays: dict[str, NDArray[Any]] = {"input_ids": ids, "labels": labels}
         arrays["attention_mask"] = mask
         if self.family.has_mrope:
-            arrays |= {"position_ids": positions, "mm_token_type_ids": is_image}
+            arrays["position_ids"] = positions
+        if self.family.token_type_input:
+            arrays[self.family.token_type_input] = is_image
         if any(e.branches for e in batch):
             assert pad == "right"
             arrays["attention_mask"] = np.stack(

@@ -46,7 +46,6 @@ PACKING_EFFICIENCY = 0.99  # of a sequence, where samples are much shorter than 
 REPORTED_GPU_COUNTS = (1, 8, 32)
 POWERS_OF_TWO = tuple(2**power for power in range(13))
 MEASURED_ROWS = 256  # enough for a mean within a few percent, read in seconds
-PIXELS_PER_TOKEN = 28 * 28  # of both families
 SUPERVISED_FRACTION = 0.5  # of the assumed text of a sample
 
 
@@ -160,8 +159,8 @@ class AssumedLengths:
             # An image cut into several tiles has a thumbnail as well.
             image = tower.tile_tokens * (1 if budget.max_tiles == 1 else budget.max_tiles + 1)
         elif image is None:
-            image = max(384, budget.min_pixels / PIXELS_PER_TOKEN)
-            image = min(image, budget.max_pixels / PIXELS_PER_TOKEN)
+            image = max(384, budget.min_pixels / tower.pixels_per_token)
+            image = min(image, budget.max_pixels / tower.pixels_per_token)
         tiles = image / tower.tile_tokens if tower.tile_tokens else 1.0
         patches = image * tower.patches_per_token
         return MeanLengths(

@@ -16,6 +16,7 @@ from lingshu.models.base import (
     Tiles,
     VisionLanguageFamily,
     VisionTowerSpec,
+    chatml_template,
     normalize_pixels,
 )
 from lingshu.models.model_spec import PixelBudget, TinyModel
@@ -25,21 +26,6 @@ IMAGE_START_TOKEN, IMAGE_END_TOKEN = "<img>", "</img>"
 IMAGE_TOKENS = (IMAGE_START_TOKEN, IMAGE_END_TOKEN, IMAGE_TOKEN, VIDEO_TOKEN)
 PIXELS_PER_TOKEN = 28 * 28  # 14-pixel patches, merged 2 x 2 by pixel unshuffle
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-# ChatML as the family's transformers checkpoints use it: no default system turn, each image on its
-# own line.
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{%- if message['content'] is string -%}{{ message['content'] }}"
-    "{%- else -%}{%- for part in message['content'] -%}"
-    "{%- if part['type'] == 'image' -%}{{ '<IMG_CONTEXT>\\n' }}"
-    "{%- else -%}{{ part['text'] }}{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}"
-    "{{ '<|im_end|>\\n' }}"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
 
 
 class InternVL(VisionLanguageFamily):
@@ -63,7 +49,8 @@ class InternVL(VisionLanguageFamily):
         "video_token": VIDEO_TOKEN,
     }
     never_sampled = (*IMAGE_TOKENS, *QWEN2_VISION_TOKENS)
-    chat_template = CHAT_TEMPLATE
+    # As the family's transformers checkpoints: no default system turn, each image on its own line.
+    chat_template = chatml_template(IMAGE_TOKEN + "\\n")
 
     def image_processor(self, budget: PixelBudget, image_size: int) -> Any:
         from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as module
@@ -109,8 +96,8 @@ class InternVL(VisionLanguageFamily):
         pixels = np.concatenate([t.pixels for t in tiles])
         return {"pixel_values": normalize_pixels(processor, pixels)}
 
-    def expand(self, tokens: int) -> str:
-        return IMAGE_START_TOKEN + IMAGE_TOKEN * tokens + IMAGE_END_TOKEN
+    def expand(self, tiles: Tiles) -> str:
+        return IMAGE_START_TOKEN + IMAGE_TOKEN * tiles.tokens + IMAGE_END_TOKEN
 
     def positions(self, is_image: NDArray[np.bool_], tiles: Sequence[Tiles]) -> None: ...
 
@@ -124,6 +111,7 @@ class InternVL(VisionLanguageFamily):
             window_attention_blocks=0,
             window_patches=0,
             patches_per_token=round(config.downsample_ratio**-2),
+            pixels_per_token=PIXELS_PER_TOKEN,
             tile_tokens=config.image_seq_length,
         )
 
