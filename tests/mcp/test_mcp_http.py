@@ -152,6 +152,33 @@ def test_bodies_are_bounded_in_size_and_time(port: int) -> None:
         assert slow.recv(64).startswith(b"HTTP/1.1 408")
 
 
+def test_a_body_of_unknown_size_is_bounded_too(port: int) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield from (bytes(1 << 20) for _ in range(9))
+
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    ) as connection:
+        connection.request("POST", "/mcp", chunks(), HEADERS, encode_chunked=True)
+        assert connection.getresponse().status == 413
+
+
+def test_the_bodies_of_all_requests_together_are_bounded() -> None:
+    size = 1 << 20
+    head = f"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n"
+    with http_server(setup(REPORT), max_body_mb=1) as port, contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            for _ in range(5)
+        ]
+        for connection in connections:
+            connection.sendall(f"{head}{_lines(HEADERS)}\r\n".encode() + bytes(size - 1))
+        statuses = {connection.recv(64)[:12] for connection in connections}
+        # Four fit, and the last byte of none arrives.
+        assert statuses == {b"HTTP/1.1 408", b"HTTP/1.1 429"}
+        assert post(port) == 200
+
+
 def _lines(headers: dict[str, str]) -> str:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
