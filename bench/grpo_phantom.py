@@ -49,7 +49,7 @@ def run(seed: int, folder: Path) -> list[tuple[str, RlMetrics, RlMetrics, float,
     for name in ("rewards", "shuffle"):
         rl = recipe.stages[-1]
         assert rl.grpo is not None
-        grpo = replace(rl.grpo, reward=replace(rl.grpo.reward, shuffled=name == "shuffle"))
+        grpo = replace(rl.grpo, reward=replace(rl.grpo.reward, shuffle=name == "shuffle"))
         config = replace(
             recipe,
             model=str(start),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import runpy
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,32 @@ def test_training_on_a_gpu_is_measured_by_code_that_runs(
     if not torch.cuda.is_available():
         script["main"]([])
         assert "No GPU is at hand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(BENCH.glob("*.py")), ids=lambda path: path.stem)
+def test_replace_is_given_fields_that_exist(path: Path, fields: set[str]) -> None:
+    """A type checker does not see these names, and most of the scripts are not run here."""
+    given = {
+        keyword.arg
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        for keyword in (call.keywords if call.func.id == "replace" else ())
+    }
+    assert given <= fields
+
+
+@pytest.fixture(scope="module")
+def fields() -> set[str]:
+    """The annotated names of every class of the package and of the benchmarks."""
+    files = [*(BENCH.parent / "src").rglob("*.py"), *BENCH.glob("*.py")]
+    return {
+        statement.target.id
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    }
 
 
 @pytest.fixture

@@ -17,10 +17,20 @@ from pathlib import Path
 import pytest
 
 from lingshu.cli.main import VERBS, build_app, main
+from lingshu.train import config
 from tests.support.markdown_blocks import Block, blocks, commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SECTIONS = {
+    "learning_rates": config.LearningRates,
+    "lora": config.Lora,
+    "objective": config.Objective,
+    "reward": config.Reward,
+    "sampler": config.Sampler,
+    "grpo": config.Grpo,
+    "sharding": config.Sharding,
+}  # of a training configuration
 
 
 def not_run() -> Iterator[tuple[Path, Block]]:
@@ -110,3 +120,10 @@ def test_a_verb_has_a_page_that_names_all_its_options(verb: str) -> None:
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if page.name not in navigation] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_the_training_options_that_a_page_names_exist(page: Path) -> None:
+    named = rf"(?<![\w-])(?=({'|'.join(SECTIONS)})\.(\w+))"
+    for section, option in re.findall(named, page.read_text(encoding="utf-8")):
+        assert option in SECTIONS[section].__dataclass_fields__, f"{section}.{option}"
