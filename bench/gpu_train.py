@@ -135,18 +135,18 @@ def measure(
     started = 0.0
     for step in range(WARM_UP + steps):
         if step == WARM_UP:
-            reset_memory_stats(world.device)
+            synchronize(world.device)
             if world.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             started = time.monotonic()
         trainer.step(mine, step, WARM_UP + steps)
-    reset_memory_stats(world.device)
+    synchronize(world.device)
     return (time.monotonic() - started) / steps, [
         sample for sequence in batch for sample in sequence
     ]
 
 
-def reset_memory_stats(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -181,7 +181,7 @@ def rows(world: DistributedContext, *, tiny: bool) -> Iterator[list[str]]:
         seconds, samples = measure(trainer, case, world, steps=1 if tiny else STEPS)
         mean = mean_lengths(samples, found.tower.patches_per_token)
         needed = estimate_flops(case.stage, found, mean, recompute=True).model * len(samples)
-        cpu_used = "-" if peak is None else f"{needed / seconds / peak / world.size:.1%}"
+        utilization = "-" if peak is None else f"{needed / seconds / peak / world.size:.1%}"
         memory = (
             "-"
             if world.device.type != "cuda"
@@ -191,7 +191,7 @@ def rows(world: DistributedContext, *, tiny: bool) -> Iterator[list[str]]:
         yield [
             case.title,
             f"{tokens:,.0f}",
-            cpu_used,
+            utilization,
             f"{needed / seconds / world.size / 1e12:.3g}",
             memory,
         ]

@@ -3,7 +3,8 @@ server.
 
 Runs in an environment of its own that has vLLM (a CPU build does) and sees this package, and proves
 four things on a tiny Qwen2.5-VL with images: greedy replies equal those of the engine on
-transformers; after `refresh` they follow the changed weights; the same over the wire, with the sampled tokens; and a GRPO stage runs on it.
+transformers; after `refresh` they follow the changed weights; the same over the wire, with the
+sampled tokens; and a GRPO stage runs on it.
 
     python bench/vllm_rollout.py [--skip-server]
 """
@@ -106,32 +107,26 @@ def compare_engines(
     samples, sampling = questions(), Sampling(max_tokens=24)
     rollouts.refresh(lambda folder: save_weights(trainer, folder))
     started = time.monotonic()
-    peer_run = rollouts.generate(samples, sampling)
+    vllm_replies = rollouts.generate(samples, sampling)
     spent = time.monotonic() - started
-    lingshu_run = {
+    own_ids = {
         one.id: one.token_ids
         for one in LocalRollouts(loaded, encoder(loaded), 16, bfloat16=False).generate(
             samples, sampling
         )
     }
-    peer_run.sort()
+    vllm_replies.sort()
     return (
         spent,
-        [matching_prefix(lingshu_run[one.id], one.token_ids) for one in peer_run],
-        peer_run,
+        [matching_prefix(own_ids[one.id], one.token_ids) for one in vllm_replies],
+        vllm_replies,
     )
 
 
-def matching_prefix(lingshu_run: Sequence[int], peer_run: Sequence[int]) -> int:
+def matching_prefix(own: Sequence[int], other: Sequence[int]) -> int:
     """Tokens before the first difference."""
-    return next(
-        (
-            at
-            for at, (one, other) in enumerate(zip(lingshu_run, peer_run, strict=False))
-            if one != other
-        ),
-        min(len(lingshu_run), len(peer_run)),
-    )
+    pairs = enumerate(zip(own, other, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(own), len(other)))
 
 
 def perturb_weights(trainer: Trainer) -> None:
