@@ -31,7 +31,7 @@ from lingshu.core.errors import (
 )
 from lingshu.core.messages import user_turn
 from lingshu.core.run_card import RunCard
-from lingshu.core.types import Drop, Image, Message, Sample
+from lingshu.core.types import Drop, Image, Message, Meta, Sample
 from lingshu.imaging.read import png_bytes
 from lingshu.models.export import export
 from lingshu.models.load import load
@@ -320,6 +320,7 @@ def test_bad_samples_are_dropped_counted_and_named() -> None:
         "good",
         (user_turn("?", 1), Message("assistant", ("yes",))),
         (Image(data=png_bytes(make_image(0))),),
+        meta=Meta(extra={"text": "of the row"}),
     )
     bad = Sample("bad", good.messages, (Image(data=b"no image"),))
     missing_image = Sample("gone", good.messages, (Image(path="nowhere.png"),))
@@ -334,6 +335,8 @@ def test_bad_samples_are_dropped_counted_and_named() -> None:
     assert len(data) == 1
     assert data.drops == {"bad_image": 2, "no_question": 1, "no_answer": 1, "too_long": 1}
     assert data.drop_examples[0].startswith("bad: bad_image (")
+    assert "max_tokens is 100" in data.drop_examples[-1]
+    assert data.samples == (Sample("good", (), good.images),)
     assert data.sample(0).tiles[0].tokens == 6
     with pytest.raises(TrainingError, match=r"no sample is left to train on \(bad_image 1\)"):
         encode_training_samples([bad], processor, max_tokens=100, cache_mb=1)

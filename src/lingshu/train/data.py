@@ -120,8 +120,10 @@ def encode_samples(
         if isinstance(encoded, EncodedSample) and supervised and not encoded.supervised:
             encoded = Drop(item.id, "no_answer", "no assistant turn to learn from")
         elif isinstance(encoded, EncodedSample) and len(encoded) > max_tokens:
-            detail = f"{len(encoded)} tokens, at most {max_tokens} are allowed"
-            encoded = Drop(item.id, "too_long", detail)
+            limit = f"max_tokens is {max_tokens}"
+            if not supervised:
+                limit = f"{max_tokens} are left beside the reply"
+            encoded = Drop(item.id, "too_long", f"{len(encoded)} tokens, {limit}")
         if isinstance(encoded, Drop):
             drops[encoded.reason] += 1
             if len(examples) < MAX_DROP_EXAMPLES:
@@ -175,8 +177,8 @@ def encode_training_samples(
     )
     return replace(
         data,
-        # The text is not needed any more, and fills memory.
-        samples=tuple(replace(sample, messages=()) for sample in data.samples),
+        # Only the images are needed from here on; text and row values would fill memory.
+        samples=tuple(Sample(sample.id, (), sample.images) for sample in data.samples),
         encodings=with_token_weights(data.samples, data.encodings, processor, objective, seed=seed),
         entities=count_entities(data.samples, data.encodings),
     )
