@@ -10,7 +10,7 @@ import pytest
 
 from lingshu.core.errors import InputError
 from lingshu.core.messages import user_turn
-from lingshu.core.prompts import INSTRUCTIONS, REPORT, build_prompt, question_stem
+from lingshu.core.prompts import REPORT, build_prompt, instructions, question_stem
 from lingshu.core.rows import with_choices
 from lingshu.core.types import Image, Meta, PromptStyle, Sample
 
@@ -59,8 +59,8 @@ def test_the_texts_are_those_of_the_protocol(
 
 
 def test_every_family_has_both_styles_in_both_languages() -> None:
-    families = {kind for kind, _, _ in INSTRUCTIONS}
-    assert len(INSTRUCTIONS) == len(families) * 4
+    families = {kind for kind, _, _ in instructions()}
+    assert len(instructions()) == len(families) * 4
 
 
 def test_one_image_comes_first_and_several_are_labeled() -> None:

@@ -30,7 +30,7 @@ def shards(out: Path) -> list[bytes]:
 
 
 class RecordedProgress:
-    """What a run told of its progress."""
+    """Counts the rows that a run reports as progress."""
 
     def __init__(self, *, stop_after: int | None = None) -> None:
         self.resumed_rows = self.new_rows = 0
@@ -39,7 +39,7 @@ class RecordedProgress:
     def start(self, total: int | None, done: int = 0, *, title: str = "") -> None:
         pass
 
-    def advance(self, n: int, failed: int = 0, *, resumed: bool = False) -> None:
+    def advance(self, n: int, failed: int | None = None, *, resumed: bool = False) -> None:
         self.resumed_rows += n if resumed else 0
         self.new_rows += 0 if resumed else n
         if self._stop_after is not None and self.new_rows >= self._stop_after:

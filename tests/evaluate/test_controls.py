@@ -14,7 +14,7 @@ from lingshu.core.artifacts import read_scores
 from lingshu.core.errors import EngineError, InputError
 from lingshu.core.files import read_jsonl
 from lingshu.core.messages import user_turn
-from lingshu.core.prompts import INSTRUCTIONS, build_prompt
+from lingshu.core.prompts import build_prompt, instructions
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.types import Image, Meta, Provenance, Reply, Sample, Sampling, Task
 from lingshu.evaluate import controls, perturbations
@@ -35,7 +35,7 @@ from lingshu.imaging.read import encode_png, image_bytes, open_image
 from lingshu.scoring import auto
 
 SLAKE = Path(__file__).parents[3] / "shared" / "data" / "slake_huatuo_vision_outputs"
-CHOICE = INSTRUCTIONS["choice", "en", "direct"]
+CHOICE = instructions()["choice", "en", "direct"]
 COLORS = ("red", "green", "blue", "white")
 
 
@@ -223,7 +223,7 @@ def test_text_that_only_looks_like_a_link_between_options_does_not_count():
 
 def test_every_instruction_has_paraphrases_that_keep_the_answer_format():
     by_instruction, bare_questions = paraphrases()
-    for key, text in INSTRUCTIONS.items():
+    for key, text in instructions().items():
         assert len({text, *by_instruction[text]}) == N_PARAPHRASES + 1, key
         assert all(
             ("\\boxed{}" in paraphrased) == (key[2] == "cot")

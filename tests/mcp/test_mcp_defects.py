@@ -67,6 +67,7 @@ def test_d1_the_sdk_is_its_only_dependency_and_the_license_exists() -> None:
     home = Path(__file__).parents[2]
     project = tomllib.loads((home / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["optional-dependencies"]["mcp"] == ["mcp>=2.3,<3"]
+    assert not any("vllm" in dependency for dependency in project["dependencies"])
     assert (home / "LICENSE").is_file()
 
 

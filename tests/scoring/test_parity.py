@@ -119,7 +119,7 @@ def build_question(inputs: dict[str, Any], kind: str, *, instruction: bool = Tru
     return layout.format(
         inputs["question"],
         "\n".join(letters.values()),
-        prompts.INSTRUCTIONS["choice", inputs.get("lang", "en"), style],
+        prompts.instructions()["choice", inputs.get("lang", "en"), style],
     )
 
 

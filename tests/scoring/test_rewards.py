@@ -1,4 +1,4 @@
-"""Format, token F1, free answers and weighted sums: small cases one can check in the head."""
+"""Format, token F1, free answers and protocols: small cases one can check in the head."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ of a few steps.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -55,7 +56,7 @@ def make_image(seed: int, width: int = 90, height: int = 60) -> PIL.Image:
     )
 
 
-def write_phantoms(folder: Path, samples: list[Sample]) -> Path:
+def write_phantoms(folder: Path, samples: Iterable[Sample]) -> Path:
     write_dataset(
         folder,
         "phantoms",

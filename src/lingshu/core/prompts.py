@@ -6,7 +6,9 @@ The instructions are those of the published protocol (docs/eval.md).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from importlib import resources
 
 from lingshu.core.errors import InputError, suggest_name
@@ -18,17 +20,23 @@ REPORT = (
     " findings and impressions. Return the report in the following format: Findings: {}"
     " Impression: {}."
 )
-_TABLE = json.loads(resources.files("lingshu.core").joinpath("prompts.json").read_bytes())
-# (kind, language, style) -> the instruction below the question. multi_choice is not in the published
-# protocol, which requests one letter for these items.
-INSTRUCTIONS: dict[tuple[str, str, PromptStyle], str] = {
-    (kind, language, style): text
-    for kind, languages in _TABLE.items()
-    for language, styles in languages.items()
-    for style, text in styles.items()
-}
 _CHOICE_LAYOUT = {"en": "\nQuestion: {}\nOptions: \n{}\n{}", "zh": "\n问题： {}\n选项： \n{}\n{}"}
 VERBATIM = ("rubric",)
+
+
+@cache
+def instructions() -> Mapping[tuple[str, str, PromptStyle], str]:
+    """(kind, language, style) -> the instruction below the question.
+
+    multi_choice is not in the published protocol, which requests one letter for these items.
+    """
+    table = json.loads(resources.files("lingshu.core").joinpath("prompts.json").read_bytes())
+    return {
+        (kind, language, style): text
+        for kind, languages in table.items()
+        for language, styles in languages.items()
+        for style, text in styles.items()
+    }
 
 
 def question_stem(sample: Sample) -> str:
@@ -62,7 +70,7 @@ def build_prompt(sample: Sample, style: PromptStyle) -> Sample:
 
 def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:
     language = sample.meta.language or "en"
-    instruction = INSTRUCTIONS.get((kind, language, style))
+    instruction = instructions().get((kind, language, style))
     if instruction is None:
         if language not in _CHOICE_LAYOUT:
             raise InputError(
@@ -70,7 +78,7 @@ def _question_text(sample: Sample, kind: str, style: PromptStyle) -> str:
             )
         raise InputError(
             f"sample {sample.id!r} has the kind {kind!r};"
-            f" {suggest_name(kind, {k for k, _, _ in INSTRUCTIONS})}"
+            f" {suggest_name(kind, {k for k, _, _ in instructions()})}"
         )
     if kind == "multi_choice":
         question, _, options = sample.question.partition("\nA. ")

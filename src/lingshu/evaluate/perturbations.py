@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from importlib import resources
 
 from lingshu.core.errors import ImageError
-from lingshu.core.prompts import INSTRUCTIONS, REPORT
+from lingshu.core.prompts import REPORT, instructions
 from lingshu.core.rows import LETTERS, with_choices
 from lingshu.core.types import Image, Message, Sample
 from lingshu.imaging.headers import ImageFileHeader
@@ -43,12 +43,12 @@ def paraphrases() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """
     path = resources.files("lingshu.evaluate").joinpath("paraphrases.json")
     table = json.loads(path.read_text(encoding="utf-8"))
-    instructions = {
+    by_instruction = {
         text: table["instructions"][kind][language][style]
-        for (kind, language, style), text in INSTRUCTIONS.items()
+        for (kind, language, style), text in instructions().items()
     }
     report = table["instructions"]["report"]["en"]["direct"]
-    return instructions | {REPORT: report}, table["bare_question"]
+    return by_instruction | {REPORT: report}, table["bare_question"]
 
 
 def with_black_images(sample: Sample, header: Callable[[Image], ImageFileHeader]) -> Sample | str:
@@ -66,7 +66,7 @@ def _black_image(image: Image, header: Callable[[Image], ImageFileHeader]) -> Im
         original = header(image)
     except ImageError:
         return image
-    if original.pixels > MAX_PIXELS:
+    if original.width * original.height > MAX_PIXELS:
         return image
     return Image(data=_black_png(original.width, original.height))
 
