@@ -12,9 +12,10 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Pipe
 from typing import NamedTuple, Protocol
 
-from lingshu.curate.worker import Job, SerializedError, Worker, receive, send
+from lingshu.curate.worker import DISCONNECTED, Job, SerializedError, Worker
 
 NextJob = Callable[[], Job | None]
 # Jobs that are prepared ahead for each busy worker.
@@ -64,36 +65,38 @@ class InlineBackend:
 
 class _WorkerProcess:
     def __init__(self) -> None:
-        command = [sys.executable, "-c", WORKER_PROGRAM]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert process.stdin and process.stdout
-        self.process, self.stdin, self.stdout = process, process.stdin, process.stdout
+        self.connection, other_end = Pipe()
+        handle = other_end.fileno()
+        # What a library prints there goes to standard error.
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER_PROGRAM, str(handle)],
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            pass_fds=[handle],
+        )
+        other_end.close()
         self.job: Job | None = None
 
     def submit(self, job: Job) -> None:
         self.job = job
-        # If it died while idle, its output ends and the job is returned as crashed.
-        with contextlib.suppress(BrokenPipeError):
-            send(self.stdin, job)  # type: ignore[arg-type]
+        # If it died while idle, there is nothing to receive and the job is returned as crashed.
+        with contextlib.suppress(ConnectionError):
+            self.connection.send(job)
 
     def read_result(self) -> JobResult:
         job, self.job = self.job, None
         assert job
         try:
-            error = receive(self.stdout)  # type: ignore[arg-type]
-        except EOFError:
+            return JobResult(job, error=self.connection.recv())
+        except DISCONNECTED:
             code = self.process.wait()
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"
             return JobResult(job, crash_reason=reason)
-        assert error is None or isinstance(error, SerializedError)
-        return JobResult(job, error=error)
 
     def close(self, *, kill: bool) -> None:
         if kill:
             self.process.kill()
-        for stream in (self.stdin, self.stdout):
-            with contextlib.suppress(BrokenPipeError):
-                stream.close()
+        self.connection.close()
         self.process.wait()
 
 
@@ -141,7 +144,7 @@ class ProcessBackend:
     def _start(self, job: Job, selector: selectors.BaseSelector) -> None:
         worker = self._idle.pop() if self._idle else _WorkerProcess()
         self._busy.append(worker)
-        selector.register(worker.stdout, selectors.EVENT_READ, worker)
+        selector.register(worker.connection, selectors.EVENT_READ, worker)
         worker.submit(job)
 
     def close(self) -> None:

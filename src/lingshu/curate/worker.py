@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import mmap
 import os
-import pickle
 import signal
 import struct
 import sys
@@ -15,8 +14,9 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lingshu.core import errors
 from lingshu.core.artifacts import ShardWriter, release_freed_memory, retain_freed_memory
@@ -52,6 +52,8 @@ PARSE_BATCH = 64
 MAX_EXAMPLES = 2
 # Errors that every other sample would hit as well: they stop the run.
 FATAL_ERRORS = (ImportError, MissingExtraError, ConfigError, StorageError)
+# What receiving raises when the other process has ended, within a message or between two.
+DISCONNECTED = (EOFError, OSError)
 FACETS = ("modality", "kind", "language", "source", "license", "access")
 # Upper bounds of the bars of a distribution.
 SIDE_BOUNDS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -538,41 +540,15 @@ class SerializedError(NamedTuple):
         return getattr(errors, self.class_name, InputError)(self.message)
 
 
-def send(stream: BinaryIO, value: object) -> None:
-    data = pickle.dumps(value)
-    stream.write(struct.pack("<I", len(data)) + data)
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> object:
-    """The next value.
-
-    Raises:
-        EOFError: the other side has ended.
-    """
-    header = stream.read(4)
-    if len(header) < 4:
-        raise EOFError
-    (size,) = struct.unpack("<I", header)
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError
-    return pickle.loads(data)
-
-
 def main() -> None:
-    """The program of a worker process: jobs arrive on standard input, results leave on standard
-    output.
+    """The program of a worker process: jobs and results go over the connection to its driver.
 
-    A separate program never runs a caller's main module again, and it ends when its input does,
-    whatever happened to the driver.
+    A separate program never runs a caller's main module again, and it ends when the connection
+    does, whatever happened to the driver.
     """
     # The driver decides what an interrupt means; a worker ends when its driver does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # What a library prints must not look like a result.
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    worker = Worker()
+    driver, worker = Connection(int(sys.argv[1])), Worker()
     # Keep freed memory for the next image and collect cycles less often: together a twentieth of a
     # worker's time.
     gc.freeze()
@@ -580,13 +556,12 @@ def main() -> None:
     retain_freed_memory(16 << 20)
     while True:
         try:
-            job = receive(sys.stdin.buffer)
-        except EOFError:
+            job = driver.recv()
+        except DISCONNECTED:
             return
-        assert isinstance(job, Job)
         try:
             worker.run_job(job)
             result = None
         except Exception as error:
             result = SerializedError.from_exception(error)
-        send(output, result)
+        driver.send(result)

@@ -5,17 +5,15 @@ One child is started when the first frame needs it and serves this process until
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import json
 import os
-import select
-import struct
 import subprocess
 import sys
 import threading
-from typing import IO, TYPE_CHECKING, Any, cast
+from multiprocessing.connection import Connection, Pipe
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,18 +31,19 @@ class DecodeError(Exception):
 
 
 class _DecoderProcess:
-    """A running decoder and the pipes to it."""
+    """A running decoder and the connection to it."""
 
     def __init__(self) -> None:
+        self._connection, other_end = Pipe()
+        handle = other_end.fileno()
         # The child finds this package where this process found it.
         imports = "from lingshu.imaging.dicom.gdcm_process import serve"
-        script = f"import sys; sys.path[:] = {sys.path!r}; {imports}; serve()"
+        script = f"import sys; sys.path[:] = {sys.path!r}; {imports}; serve({handle})"
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            [sys.executable, "-c", script], pass_fds=[handle], **streams
         )
+        other_end.close()
         self._lock = threading.Lock()
 
     @property
@@ -61,12 +60,11 @@ class _DecoderProcess:
 
         with self._lock:
             try:
-                _send(cast(IO[bytes], self._process.stdin), options, codestream)
-                pipe = cast(IO[bytes], self._process.stdout)
-                if not select.select([pipe], [], [], TIMEOUT_S)[0]:
+                _send(self._connection, options, codestream)
+                if not self._connection.poll(TIMEOUT_S):
                     raise TimeoutError
-                response, values = _receive(pipe)
-            except (OSError, EOFError, TimeoutError) as error:
+                response, values = _receive(self._connection)
+            except (OSError, EOFError) as error:
                 self.close()
                 state = "got stuck" if isinstance(error, TimeoutError) else "ended"
                 raise DecoderCrashed(f"the decoder {state}") from None
@@ -77,9 +75,7 @@ class _DecoderProcess:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):
-                cast(IO[bytes], pipe).close()
+        self._connection.close()
 
 
 @functools.cache
@@ -100,39 +96,28 @@ def decode_in_subprocess(codestream: bytes, options: dict[str, Any]) -> NDArray[
     return processes[0].decode(codestream, options)
 
 
-def _send(pipe: IO[bytes], header: dict[str, Any], body: bytes | memoryview) -> None:
-    header_bytes = json.dumps(header).encode()
-    pipe.write(struct.pack(">IQ", len(header_bytes), len(body)) + header_bytes)
-    pipe.write(body)
-    pipe.flush()
+def _send(connection: Connection, header: dict[str, Any], body: bytes | memoryview) -> None:
+    # Not pickled: a decoder that a damaged frame took over must not run code here.
+    connection.send_bytes(json.dumps(header).encode())
+    connection.send_bytes(body)
 
 
-def _receive(pipe: IO[bytes]) -> tuple[dict[str, Any], bytes]:
-    prefix = pipe.read(12)
-    if len(prefix) < 12:
-        raise EOFError
-    header_size, body_size = struct.unpack(">IQ", prefix)
-    header = json.loads(pipe.read(header_size))
-    data = pipe.read(body_size)
-    if len(data) < body_size:
-        raise EOFError
-    return header, data
+def _receive(connection: Connection) -> tuple[dict[str, Any], bytes]:
+    return json.loads(connection.recv_bytes()), connection.recv_bytes()
 
 
-def serve() -> None:
-    """Decode frames from standard input until it is closed; errors are reported by class only."""
+def serve(handle: int) -> None:
+    """Decode frames from a connection until it is closed; errors are reported by class only."""
     import numpy as np
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
-    # Whatever a library prints must not get between the responses.
-    output = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    connection = Connection(handle)
     while True:
         try:
-            options, codestream = _receive(sys.stdin.buffer)
-        except EOFError:
+            options, codestream = _receive(connection)
+        except (EOFError, OSError):
             return
         syntax = UID(options.pop("transfer_syntax_uid"))
         try:
@@ -145,10 +130,7 @@ def serve() -> None:
             )
             values = np.ascontiguousarray(next(iter(arrays))[0])
         except Exception as error:
-            _send(output, {"error": type(error).__name__}, b"")
+            _send(connection, {"error": type(error).__name__}, b"")
             continue
-        _send(
-            output,
-            {"dtype": values.dtype.str, "shape": values.shape},
-            values.reshape(-1).view(np.uint8).data,
-        )
+        header = {"dtype": values.dtype.str, "shape": values.shape}
+        _send(connection, header, values.reshape(-1).view(np.uint8).data)
