@@ -32,6 +32,7 @@ ODD_TEXT = re.compile("|".join([*WORDING["spellings"], *WORDING["phrases"]]), re
 # Modules that may be fragments, each with its reason.
 FRAGMENTS: Mapping[str, str] = {
     "curate.ray": "optional: imports ray, which only this backend needs",
+    "imaging.dicom.gdcm_process": "the program of a process of its own, which loads nothing else",
 }
 
 

@@ -19,12 +19,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import ArtifactError, StorageError
 from lingshu.core.files import (
+    Closeable,
     JsonlAppender,
     atomic_folder,
     check_manifest,
@@ -116,7 +116,7 @@ def row_to_sample(row: Mapping[str, Any], shard: Path, row_index: int) -> Sample
     )
 
 
-class ShardWriter:
+class ShardWriter(Closeable):
     """Writes one shard row by row with one row group in memory; equal rows give equal bytes.
 
     Images are neither compressed nor deduplicated: encoded files gain nothing from it.
@@ -159,10 +159,7 @@ class ShardWriter:
             del table
             release_freed_memory()
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         try:
             self._flush()
         finally:
@@ -217,6 +214,33 @@ class DatasetCard:
     distributions: Mapping[str, Mapping[str, int]] | None = None
 
 
+class DatasetWriter(Closeable):
+    """Writes the shards of a DATASET folder row by row, and counts what its card states."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.n_rows = self.n_images = 0
+        self.counts = {facet: Counter[str]() for facet in ("license", "source", "access")}
+        (folder / "data").mkdir()
+        self._open_shard()  # a dataset without rows has one as well
+
+    def _open_shard(self) -> None:
+        self._shard = ShardWriter(self._folder / shard_name(self.n_rows // SHARD_ROWS))
+
+    def add(self, sample: Sample, images: Sequence[bytes]) -> None:
+        """Add a sample with the encoded files of its images."""
+        if self.n_rows and self.n_rows % SHARD_ROWS == 0:
+            self._shard.close()
+            self._open_shard()
+        self._shard.add(sample, images)
+        self.n_rows, self.n_images = self.n_rows + 1, self.n_images + len(images)
+        for facet, counter in self.counts.items():
+            counter[str(getattr(sample.meta, facet) or "unknown")] += 1
+
+    def close(self) -> None:
+        self._shard.close()
+
+
 def write_dataset(
     folder: Path,
     name: str,
@@ -230,23 +254,12 @@ def write_dataset(
     Raises:
         StorageError: the disk refused the write; nothing is left behind.
     """
-    counts = {key: Counter[str]() for key in ("license", "source", "access")}
-    n_rows = n_images = shard = 0
     with atomic_folder(folder) as temporary:
-        (temporary / "data").mkdir()
-        remaining, has_more = iter(rows), True
-        while has_more:
-            with ShardWriter(temporary / shard_name(shard)) as writer:
-                for sample, encoded in islice(remaining, SHARD_ROWS):
-                    writer.add(sample, encoded)
-                    n_rows, n_images = n_rows + 1, n_images + len(encoded)
-                    for key, counter in counts.items():
-                        counter[str(getattr(sample.meta, key) or "unknown")] += 1
-            first = next(remaining, None)
-            has_more = first is not None
-            remaining = remaining if first is None else chain((first,), remaining)
-            shard += 1
-        licenses, sources, access = (dict(counter) for counter in counts.values())
+        with DatasetWriter(temporary) as writer:
+            for sample, encoded in rows:
+                writer.add(sample, encoded)
+        licenses, sources, access = map(dict, writer.counts.values())
+        n_rows, n_images = writer.n_rows, writer.n_images
         result = DatasetCard(name, n_rows, n_images, licenses, sources, access, dict(drops or {}))
         write_json(temporary / DATASET_CARD, asdict(result))
         (temporary / "README.md").write_text(_dataset_readme(result), encoding="utf-8")
@@ -415,7 +428,7 @@ def enumerate_replies(path: Path) -> Iterator[tuple[int, str, Reply]]:
         yield line_number, row.pop("key"), Reply(**row)
 
 
-class ReplyStore:
+class ReplyStore(Closeable):
     """The file that one process appends its replies to, locked while it is open.
 
     A reply that failed (`error`) is recorded, but the next run generates it again.
@@ -447,12 +460,6 @@ class ReplyStore:
 
     def close(self) -> None:
         self._log.close()
-
-    def __enter__(self) -> ReplyStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 # --- SCORES

@@ -10,7 +10,6 @@ sent again. A killed run loses no more than the calls that were active.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from lingshu.core.errors import (
     describe_error,
     one_line,
 )
-from lingshu.core.files import JsonlAppender, digest, sha256_bytes
+from lingshu.core.files import Closeable, JsonlAppender, digest, dump_line, sha256_bytes
 from lingshu.core.messages import message_to_json
 from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling
 
@@ -160,7 +159,7 @@ class _PendingCall:
     )
 
 
-class CachedClient:
+class CachedClient(Closeable):
     """An engine with a cache in `folder`, which one process at a time may open.
 
     `images` returns the encoded file of an image. An invalid reply is requested again, at most
@@ -197,7 +196,7 @@ class CachedClient:
         self._tokens, self._cost, self._end_offset = 0, 0.0, 0
         self._path = folder / CALLS_FILE
         self._log = JsonlAppender(self._path)
-        self._file = os.open(self._path, os.O_RDONLY)
+        self._file = self._path.open("rb")
         try:
             self._load_log()
         except BaseException:
@@ -250,14 +249,8 @@ class CachedClient:
         return Usage(self._tokens, self._cost)
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
         self._log.close()
-
-    def __enter__(self) -> CachedClient:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _prepare(self, index: int, request: Request[Any]) -> _PendingCall | CallResult[Any]:
         sample = request.sample
@@ -320,7 +313,8 @@ class CachedClient:
         return unresolved
 
     def _parse_reply(self, request: Request[Any], key: str) -> CallResult[Any]:
-        row = json.loads(_read_line(self._file, self._offsets[key]))
+        self._file.seek(self._offsets[key])
+        row = json.loads(self._file.readline())
         text: str = row["text"]
         if not text.strip():
             return CallResult(None, "empty", raw_text=text)
@@ -412,9 +406,8 @@ class CachedClient:
                 row[name] = getattr(reply, name)
             rows.append({**row, "tokens": usage.tokens, "cost": usage.cost})
         self._log.append(rows)
-        lines = _read_from(self._file, self._end_offset).splitlines(keepends=True)
-        for row, line in zip(rows, lines, strict=True):
-            self._index_row(row, len(line))
+        for row in rows:
+            self._index_row(row, len(dump_line(row).encode()))
 
     def _reply_usage(self, reply: Reply, upper_bound: Usage) -> Usage:
         """The usage that a reply reports, else its upper bound, and the bound of each lost attempt."""
@@ -429,15 +422,12 @@ class CachedClient:
 
     def _load_log(self) -> None:
         """Index every call of earlier runs; their texts stay on the disk."""
-        with self._path.open("rb") as file:
-            for line_number, line in enumerate(file, 1):
-                try:
-                    self._index_row(json.loads(line), len(line))
-                except (ValueError, TypeError, LookupError) as error:
-                    raise ArtifactError(
-                        f"{self._path}, line {line_number}: not a record of a call; remove the line"
-                        " to repeat the call."
-                    ) from error
+        for line_number, line in enumerate(self._file, 1):
+            try:
+                self._index_row(json.loads(line), len(line))
+            except (ValueError, TypeError, LookupError) as error:
+                problem = f"{self._path}, line {line_number}: not a record of a call"
+                raise ArtifactError(f"{problem}; remove the line to repeat the call.") from error
 
     def _index_row(self, row: Mapping[str, Any], length: int) -> None:
         tokens, cost = row["tokens"], row["cost"]
@@ -463,18 +453,3 @@ def _attempt_sampling(sampling: Sampling, attempt: int) -> Sampling:
         temperature = max(sampling.temperature, RETRY_TEMPERATURE)
         sampling = replace(sampling, seed=sampling.seed + attempt, temperature=temperature)
     return replace(sampling, num_generations=1)
-
-
-def _read_from(handle: int, start: int) -> bytes:
-    blocks = []
-    while block := os.pread(handle, 1 << 20, start):
-        blocks.append(block)
-        start += len(block)
-    return b"".join(blocks)
-
-
-def _read_line(handle: int, start: int) -> bytes:
-    line = os.pread(handle, 4096, start)
-    while b"\n" not in line:
-        line += os.pread(handle, 1 << 16, start + len(line))
-    return line[: line.index(b"\n")]

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 from lingshu.core.errors import ArtifactError, InputError, StorageError
 
@@ -231,7 +232,20 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     return count
 
 
-class JsonlAppender:
+class Closeable:
+    """Something that a `with` block closes at its end."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class JsonlAppender(Closeable):
     """An append-only JSONL file, locked while it is open or its process lives.
 
     Every `append` is one write and one fsync, so a kill loses at most that call.
@@ -305,12 +319,6 @@ class JsonlAppender:
 
     def close(self) -> None:
         os.close(self._handle)
-
-    def __enter__(self) -> JsonlAppender:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -343,7 +343,7 @@ def _after_crash(
     return replace(job, crashed_rows={**job.crashed_rows, row: step})
 
 
-class DropLog:
+class DropLog(files.Closeable):
     """Every dropped row of a run, one line each; rewritten by each run."""
 
     def __init__(self, path: Path) -> None:
@@ -355,10 +355,7 @@ class DropLog:
         with files.storage_errors(self._path):
             self._file.write(files.dump_line({**drop._asdict(), **details}))
 
-    def __enter__(self) -> DropLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         with files.storage_errors(self._path):
             self._file.close()
 

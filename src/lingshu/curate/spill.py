@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,7 +119,7 @@ class ImageSpill:
         self._stored_images: dict[Image, Image] = {}
         self._batch: list[bytes] = []
         self._buffered_bytes = self._rows = 0
-        self._atomic: Any = None
+        self._open_files = ExitStack()
         self._writer: Any = None
 
     def store(self, sample: Sample) -> Sample:
@@ -147,11 +148,10 @@ class ImageSpill:
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            self._atomic = atomic_file(self._path)
+            path = self._open_files.enter_context(atomic_file(self._path))
             schema = pa.schema([pa.field("image", pa.binary())])
-            self._writer = pq.ParquetWriter(
-                self._atomic.__enter__(), schema, compression="none", use_dictionary=False
-            )
+            writer = pq.ParquetWriter(path, schema, compression="none", use_dictionary=False)
+            self._writer = self._open_files.enter_context(writer)
         self._writer.write_table(pa.table({"image": pa.array(self._batch, pa.binary())}))
         self._batch, self._buffered_bytes = [], 0
         # The keys hold the image bytes themselves, so repeats are found within a block only.
@@ -161,16 +161,8 @@ class ImageSpill:
         """Make the file visible; without an image there is none."""
         if self._batch:
             self._flush()
-        if self._writer is not None:
-            self._writer.close()
-            self._atomic.__exit__(None, None, None)
-            self._writer = None
+        self._open_files.close()
 
     def discard(self, error: BaseException) -> None:
         """Remove what was written."""
-        if self._writer is not None:
-            writer, self._writer = self._writer, None
-            try:
-                writer.close()
-            finally:
-                self._atomic.__exit__(type(error), error, error.__traceback__)
+        self._open_files.__exit__(type(error), error, error.__traceback__)

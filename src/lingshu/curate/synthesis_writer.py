@@ -4,7 +4,6 @@ and the card.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -13,14 +12,7 @@ from typing import Any
 
 from lingshu.core import config as configuration
 from lingshu.core import files
-from lingshu.core.artifacts import (
-    DATASET_CARD,
-    SHARD_ROWS,
-    DatasetCard,
-    ShardWriter,
-    dataset_digest,
-    shard_name,
-)
+from lingshu.core.artifacts import DATASET_CARD, DatasetCard, DatasetWriter, dataset_digest
 from lingshu.core.config import to_plain
 from lingshu.core.run_card import RunCard, write_run_card
 from lingshu.core.types import Drop, Sample
@@ -34,38 +26,28 @@ from lingshu.imaging.headers import read_header
 from lingshu.imaging.read import ShardReader, image_bytes, image_name
 
 REVIEW = "review"
-COUNTED_FACETS = ("license", "source", "access")
 
 
-class SynthesisWriter:
+class SynthesisWriter(files.Closeable):
     """Writes the rows of a synthesis into an unfinished folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._open_files = folder, ExitStack()
         self._images = self._open_files.enter_context(ShardReader())
-        self._shard: ShardWriter | None = None
-        self._n_rows = self._n_images = self._n_shards = 0
-        self._counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED_FACETS}
         with files.storage_errors(folder):
-            (folder / "data").mkdir()
+            self._rows = DatasetWriter(folder)
         self._drops = self._open_files.enter_context(DropLog(folder / DROPS_FILE))
 
-    def __enter__(self) -> SynthesisWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
+    def close(self) -> None:
+        with files.storage_errors(self._folder):
+            self._rows.close()
+        self._open_files.close()
 
     def add(self, sample: Sample) -> None:
         """Write a sample with its images."""
         with files.storage_errors(self._folder):
             encoded = [image_bytes(image, shards=self._images) for image in sample.images]
-            self._open_shard().add(sample, encoded)
-            self._n_rows, self._n_images = self._n_rows + 1, self._n_images + len(encoded)
-            for name, counter in self._counts.items():
-                counter[str(getattr(sample.meta, name) or "unknown")] += 1
-            if self._n_rows % SHARD_ROWS == 0:
-                self._end_shard()
+            self._rows.add(sample, encoded)
 
     def drop(self, drop: Drop, *, step: str, source: str, raw: Sequence[str]) -> None:
         """Write a reject with the teacher's last replies."""
@@ -101,9 +83,7 @@ class SynthesisWriter:
         kind, `notes` are those of the run card.
         """
         folder = self._folder
-        if not self._n_shards:
-            self._open_shard()  # a dataset without rows has a shard as well
-        self._close()
+        self.close()
         files.write_manifest(folder)
         ops = {step.name: step.op for step in config.steps}
         stats: dict[str, dict[str, Any]] = {}
@@ -113,11 +93,13 @@ class SynthesisWriter:
                 # A kind of which nothing is left is counted under the step of its name.
                 if summary.kind in kinds.get(name, {}) or summary.kind == op:
                     stats[name] |= review_stats(summary)
-        counts = {name: dict(sorted(counter.items())) for name, counter in self._counts.items()}
+        counts = {
+            name: dict(sorted(counter.items())) for name, counter in self._rows.counts.items()
+        }
         card = DatasetCard(
             name=config.name,
-            rows=self._n_rows,
-            images=self._n_images,
+            rows=self._rows.n_rows,
+            images=self._rows.n_images,
             licenses=counts["license"],
             sources=counts["source"],
             access=counts["access"],
@@ -140,22 +122,6 @@ class SynthesisWriter:
         write_run_card(folder, run)
         files.write_manifest(folder)
         return card
-
-    def _open_shard(self) -> ShardWriter:
-        if self._shard is None:
-            self._shard = ShardWriter(self._folder / shard_name(self._n_shards))
-            self._n_shards += 1
-        return self._shard
-
-    def _end_shard(self) -> None:
-        if self._shard is not None:
-            shard, self._shard = self._shard, None
-            shard.__exit__()
-
-    def _close(self) -> None:
-        with files.storage_errors(self._folder):
-            self._end_shard()
-        self._open_files.close()
 
 
 def _readme(card: DatasetCard, counts: Mapping[str, Mapping[str, int]], teacher: str) -> str:

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, enumerate_replies, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
-from lingshu.core.files import read_jsonl, sha256_file, write_json
+from lingshu.core.files import Closeable, read_jsonl, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
@@ -157,7 +157,7 @@ def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[
     return row | {name: value for name, value in facets.items() if name not in row}
 
 
-class ReplyIndex:
+class ReplyIndex(Closeable):
     """The stored reply that counts for each of `keys`: its first answer, else its last error.
 
     Only offsets are kept, and a reply is read on request: all texts together may be larger than
@@ -190,9 +190,3 @@ class ReplyIndex:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
-
-    def __enter__(self) -> ReplyIndex:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -13,7 +13,7 @@ import io
 from pathlib import Path
 
 from lingshu.core.errors import ImageError
-from lingshu.core.files import JsonlAppender, read_jsonl
+from lingshu.core.files import Closeable, JsonlAppender, read_jsonl
 
 THUMBNAILS = "thumbnails.jsonl"
 MAX_THUMBNAIL_BYTES = 48 << 20  # in base64, as in the file and on a page
@@ -22,7 +22,7 @@ QUALITY = 70
 BATCH_SIZE = 64  # images per write
 
 
-class Thumbnails:
+class Thumbnails(Closeable):
     """The file of a task's thumbnails; `add` an image as it is read, `close` when all were.
 
     Raises:
@@ -68,12 +68,6 @@ class Thumbnails:
         finally:
             if self._log:
                 self._log.close()
-
-    def __enter__(self) -> Thumbnails:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def thumbnail(data: bytes, *, max_side: int = MAX_SIDE) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
+from lingshu.core.files import Closeable
 from lingshu.core.types import Image
 from lingshu.imaging.headers import ImageFileHeader, TruncatedHeader, check_complete, read_header
 from lingshu.imaging.read import ShardReader, check_pixels, decode, image_bytes, image_name
@@ -26,7 +27,7 @@ _MIRRORED = frozenset((2, 4, 5, 7))
 _QUARTER_TURNS = {3: 2, 4: 2, 5: 3, 6: 1, 7: 1, 8: 3}
 
 
-class ImageCache:
+class ImageCache(Closeable):
     """Opens images and keeps the last ones, so that the steps of one sample decode it once.
 
     At most `max_images` images and about `cache_mb` megabytes of them are kept. Arrays are
@@ -155,12 +156,6 @@ class ImageCache:
         self._entries.clear()
         self._total_bytes = 0
         self._shards.close()
-
-    def __enter__(self) -> ImageCache:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class _CachedImage:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lingshu.core.errors import ImageError, one_line
+from lingshu.core.files import Closeable
 from lingshu.core.types import Image
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def png_bytes(image: PIL.Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-class ShardReader:
+class ShardReader(Closeable):
     """Reads images of parquet shards in any order and keeps the row groups that it read last.
 
     `cache_mb` bounds what is kept. Not thread-safe: use one reader per thread.
@@ -198,12 +199,6 @@ class ShardReader:
         self._files.clear()
         self._groups.clear()
         self._cached_bytes = 0
-
-    def __enter__(self) -> ShardReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _shard(self, path: str) -> _OpenShard:
         if path in self._files:
