@@ -44,8 +44,8 @@ class MergeConfig:
     "Another W for a part of the model, as vision=W, projector=W or language=W."
     pattern: Annotated[tuple[str, ...], Several] = ()
     "Another W for tensors by name, as GLOB=W; the last match counts."
-    dtype: Literal["same", "first"] = "same"
-    "Refuse models that are stored in different types (same), or store the result as A is (first)."
+    dtype: Literal["first", "same"] = "first"
+    "Store the result as A is stored (first), or refuse models stored in different types (same)."
     seed: int = 0
     "Decides what dare drops."
     greedy_by: Path | None = None

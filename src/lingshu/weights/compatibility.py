@@ -1,4 +1,4 @@
-"""What must be equal before models are merged: tensors, configuration, tokenizer, chat template."""
+"""What must be equal before models are merged: tensors, settings, tokenizer, chat template."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lingshu.core.errors import ArtifactError, InputError
+from lingshu.core.errors import ArtifactError, InputError, one_line
 from lingshu.weights.folder import FLOAT_DTYPES, ModelFolder
 from lingshu.weights.safetensors_io import ELEMENT_BYTES, TensorLocation
-
-DtypePolicy = Literal["same", "first"]
-MAX_SHOWN = 5  # differences that a message lists; the others are counted
-# Keys that name a model or record how it was written, and do not affect what it computes. Types are
-# compared tensor by tensor.
-IGNORED_CONFIG_KEYS = frozenset(
-    ["_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"]
+from lingshu.weights.stock_model import (
+    class_names,
+    config_ties_head,
+    meta_model,
+    model_settings,
+    stock_config,
+    without_code_keys,
 )
-IGNORED_TOKENIZER_KEYS = IGNORED_CONFIG_KEYS | {
-    *("chat_template", "processor_class", "tokenizer_file", "tokenizer_class"),
-    *("backend", "is_local"),
-}
+
+DtypePolicy = Literal["first", "same"]
+MAX_SHOWN = 4  # differences that a message lists; the others are counted
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    *("tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model", "added_tokens.json"),
+    *("special_tokens_map.json", "tokenizer_config.json"),
 )
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "video_preprocessor_config.json",
     "processor_config.json",
     "generation_config.json",
+)
+# Text on which two tokenizers must agree: words, numbers, spaces, line breaks, scripts, symbols.
+TOKENIZER_PROBE = (
+    "The heart isn't enlarged; T2-weighted 3.5 x 12 mm,  no effusion.\n\n  Findings:\tnormal\r\n"
+    "右肺上叶见结节,直径约12毫米。 CAFÉ naïve e\u0301 \ufb01 Ω≈ß 😀 العربية हिन्दी ไทย <b>\u00a0</b>"
 )
 
 
@@ -44,83 +44,158 @@ def check_all_compatible(
 ) -> tuple[list[ModelFolder], list[str]]:
     """Every folder with the tensors of the first by name, and notes on harmless differences.
 
-    A model that stores a tied output head and one that omits it are compatible: the head of the
-    latter is its embedding.
+    Settings, tensors and tokenizers count as what transformers reads from the files, however they
+    are spelled. A model that stores a tied output head and one that omits it are compatible: the
+    head of the latter is its embedding.
 
     Raises:
         InputError: something that must be equal is not, or a tensor has a type that cannot be
             merged; the first few differences are listed, the others counted.
+        ArtifactError: a folder whose configuration or tokenizer cannot be read.
     """
+    for folder in folders:
+        _check_not_quantized(folder)
     first, notes = folders[0], []
     compatible = [first]
     for other in folders[1:]:
-        compatible.append(_check_compatible(first, other, dtype))
-        notes += _notes(first, other)
-    for name, location in first.tensors.items():
-        if location.dtype.startswith("F8") or location.dtype not in ELEMENT_BYTES:
-            problem = f"{name} is stored as {location.dtype}, which cannot be averaged"
-            raise InputError(f"{first}: {problem}; merge the 16-bit models instead.")
+        aligned = _check_compatible(first, other, dtype)
+        compatible.append(aligned)
+        notes += _notes(first, aligned)
     return compatible, notes
 
 
+def _check_not_quantized(folder: ModelFolder) -> None:
+    remedy = "which cannot be averaged; merge the 16-bit models instead."
+    text_config = folder.config.get("text_config")
+    for config in (folder.config, text_config if isinstance(text_config, dict) else {}):
+        quantization = config.get("quantization_config") or config.get("compression_config")
+        if quantization:
+            is_named = isinstance(quantization, dict) and "quant_method" in quantization
+            method = quantization["quant_method"] if is_named else "an unnamed method"
+            raise InputError(f"{folder} is quantized by {method}, {remedy}")
+    for name, location in folder.tensors.items():
+        if location.dtype.startswith("F8") or location.dtype not in ELEMENT_BYTES:
+            raise InputError(f"{folder}: {name} is stored as {location.dtype}, {remedy}")
+
+
 def _check_compatible(first: ModelFolder, other: ModelFolder, dtype: DtypePolicy) -> ModelFolder:
-    tensors = _with_tied_heads(first, other)
+    types = [folder.config.get("model_type") for folder in (first, other)]
+    if types[0] != types[1]:
+        problem = f"its model type is {types[1]!r}, that of {first} is {types[0]!r}"
+        remedy = "only models of one architecture can be merged"
+        raise InputError(f"{other} cannot be merged: {problem}; {remedy}.")
+    tensors = _with_tied_heads(first, _with_names_of(first, other))
+    token_differences = list(_tokenizer_differences(first, other))
     differences = [
-        *_config_differences(first.config, other.config),
+        *_config_differences(first, other),
         *_tensor_differences(first, tensors, dtype),
-        *_tokenizer_differences(first.path, other.path),
+        *token_differences,
         *_template_difference(first.path, other.path),
     ]
     if differences:
         more = f"; and {len(differences) - MAX_SHOWN} more" if len(differences) > MAX_SHOWN else ""
+        remedy = "Only models of one architecture with one tokenizer can be merged."
+        rows = _embedding_rows(first.tensors), _embedding_rows(tensors)
+        if rows[0] != rows[1] and not token_differences:
+            remedy = (
+                f"Give both {max(filter(None, rows), default=0)} rows of embedding with"
+                " resize_token_embeddings of transformers, if nothing else differs."
+            )
         raise InputError(
-            f"{other} cannot be merged with {first}: {'; '.join(differences[:MAX_SHOWN])}{more}. "
-            "Only models of one architecture with one tokenizer can be merged."
+            f"{other} cannot be merged with {first}: {'; '.join(differences[:MAX_SHOWN])}{more}."
+            f" {remedy}"
         )
     return replace(other, tensors=tensors)
 
 
+def _with_names_of(first: ModelFolder, other: ModelFolder) -> ModelFolder:
+    """`other` with the names of `first`, where both name the same tensor of the model class."""
+    if not first.tensors.keys() ^ other.tensors.keys():
+        return other
+    config = stock_config(first.config, first)
+    model = meta_model(config) if config is not None else None
+    if model is None:
+        return other
+    of_first = {name: stored for stored, name in _class_names(model, first).items()}
+    tensors = {
+        of_first.get(name, name): other.tensors[stored]
+        for stored, name in _class_names(model, other).items()
+    }
+    return replace(other, tensors=tensors)
+
+
+def _class_names(model: Any, folder: ModelFolder) -> dict[str, str]:
+    """The class's name of each stored tensor.
+
+    Raises:
+        ArtifactError: two stored tensors are one of the class.
+    """
+    names, seen = class_names(model, folder.tensors), dict[str, str]()
+    for stored, name in names.items():
+        if name in seen:
+            problem = f"{seen[name]} and {stored} are both {name} of {type(model).__name__}"
+            raise ArtifactError(f"{folder}: {problem}; download the folder again.")
+        seen[name] = stored
+    return names
+
+
 def _with_tied_heads(first: ModelFolder, other: ModelFolder) -> dict[str, TensorLocation]:
+    """The tensors of `other` with a head as `first` has it.
+
+    Raises:
+        InputError: the head of `first` is its embedding, that of `other` is another tensor.
+    """
     tensors = dict(other.tensors)
-    for name in first.tensors.keys() ^ tensors.keys():
-        embedding = _tied_embedding(other, name)
-        if embedding is None:
-            continue
-        if name not in tensors:
-            tensors[name] = embedding
-        elif _tied_embedding(first, name) and _equal(other.path, tensors[name], embedding):
-            del tensors[name]
+    head = _single(first.tensors, "lm_head.weight") or _single(tensors, "lm_head.weight")
+    if head is None:
+        return tensors
+    if head not in tensors and config_ties_head(other.config, other):
+        if (embedding := _single(tensors, "embed_tokens.weight")) is not None:
+            tensors[head] = tensors[embedding]
+    elif head in tensors and config_ties_head(first.config, first):
+        if head in first.tensors and not _is_embedding(first, first.tensors, head):
+            return tensors
+        if not _is_embedding(other, tensors, head):
+            problem = f"has an output head ({head}) that differs from its embedding"
+            raise InputError(
+                f"{other} {problem}, that of {first} is its embedding; name {other.path} first."
+            )
+        if head not in first.tensors:
+            del tensors[head]
     return tensors
 
 
-def _tied_embedding(folder: ModelFolder, name: str) -> TensorLocation | None:
-    """The tensor that a tied output head shares; None for other tensors and models."""
-    text_config = folder.config.get("text_config")
-    default = isinstance(text_config, dict) and text_config.get("tie_word_embeddings")
-    if not folder.config.get("tie_word_embeddings", default) or not name.endswith("lm_head.weight"):
-        return None
-    embeddings = [
-        location
-        for tensor, location in folder.tensors.items()
-        if tensor.endswith("embed_tokens.weight")
-    ]
-    return embeddings[0] if len(embeddings) == 1 else None
+def _single(tensors: Mapping[str, TensorLocation], ending: str) -> str | None:
+    names = [name for name in tensors if name.endswith(ending)]
+    return names[0] if len(names) == 1 else None
 
 
-def _equal(path: Path, first: TensorLocation, second: TensorLocation) -> bool:
+def _is_embedding(folder: ModelFolder, tensors: Mapping[str, TensorLocation], head: str) -> bool:
+    """Whether the head has the bytes of the embedding."""
+    embedding = _single(tensors, "embed_tokens.weight")
+    if embedding is None:
+        return False
+    first, second = tensors[head], tensors[embedding]
     if first.size != second.size or first.dtype != second.dtype:
         return False
-    with (path / first.file).open("rb") as left, (path / second.file).open("rb") as right:
+    with (
+        (folder.path / first.file).open("rb") as left,
+        (folder.path / second.file).open("rb") as right,
+    ):
         left.seek(first.offset)
         right.seek(second.offset)
         sizes = (min(1 << 19, first.size - start) for start in range(0, first.size, 1 << 19))
         return all(left.read(size) == right.read(size) for size in sizes)
 
 
+def _embedding_rows(tensors: Mapping[str, TensorLocation]) -> int | None:
+    name = _single(tensors, "embed_tokens.weight")
+    return tensors[name].shape[0] if name is not None and tensors[name].shape else None
+
+
 def _tensor_differences(
     first: ModelFolder, others: Mapping[str, TensorLocation], dtype: DtypePolicy
 ) -> Iterator[str]:
-    hint = " (--dtype first stores it so)" if dtype == "same" else ""
     for name, expected in first.tensors.items():
         actual = others.get(name)
         if actual is None:
@@ -130,14 +205,21 @@ def _tensor_differences(
         if expected.shape != actual.shape:
             yield f"{name} has shape {list(actual.shape)}, not {list(expected.shape)}"
         elif expected.dtype != actual.dtype and not is_castable:
+            hint = " (--dtype first stores it so)" if dtype == "same" else ""
             yield f"{name} is {actual.dtype}, not {expected.dtype}{hint}"
     yield from (f"{name} is only in this model" for name in others if name not in first.tensors)
 
 
-def _config_differences(first: object, other: object, path: str = "config") -> Iterator[str]:
+def _config_differences(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
+    if without_code_keys(dict(first.config)) != without_code_keys(dict(other.config)):
+        left, right = (model_settings(folder.config, folder) for folder in (first, other))
+        yield from _value_differences(left, right, "config")
+
+
+def _value_differences(first: object, other: object, path: str) -> Iterator[str]:
     if isinstance(first, dict) and isinstance(other, dict):
-        for key in sorted((first.keys() | other.keys()) - IGNORED_CONFIG_KEYS):
-            yield from _config_differences(first.get(key), other.get(key), f"{path}.{key}")
+        for key in sorted(first.keys() | other.keys()):
+            yield from _value_differences(first.get(key), other.get(key), f"{path}.{key}")
     elif first != other:
         yield f"{path} is {_abbreviated(other)}, not {_abbreviated(first)}"
 
@@ -147,18 +229,64 @@ def _abbreviated(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _tokenizer_differences(first: Path, other: Path) -> Iterator[str]:
-    """Tokenizer files that both have and that differ."""
-    for name in TOKENIZER_FILES:
-        left, right = first / name, other / name
-        if left.is_file() and right.is_file() and left.read_bytes() != right.read_bytes():
-            is_same_json = left.suffix == ".json" and _read_json(left) == _read_json(right)
-            if not is_same_json:
-                yield f"{name} differs"
-    left, right = (_read_json(folder / "tokenizer_config.json") or {} for folder in (first, other))
-    for key in sorted((left.keys() & right.keys()) - IGNORED_TOKENIZER_KEYS):
-        if left[key] != right[key]:
-            yield f"tokenizer_config.json: {key} differs"
+def _tokenizer_differences(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
+    """Tokens, ids and cuts that differ, whatever files hold them."""
+    if not (_has_tokenizer(first.path) and _has_tokenizer(other.path)):
+        return
+    if all(_same_file(first.path / name, other.path / name) for name in TOKENIZER_FILES):
+        return
+    left, right = (_load_tokenizer(folder) for folder in (first, other))
+    ids = left.get_vocab(), right.get_vocab()
+    changed = [
+        name
+        for name in sorted(ids[0].keys() | ids[1].keys())
+        if ids[0].get(name) != ids[1].get(name)
+    ]
+    if changed:
+        name = changed[0]
+        example = f"{name!r} is {ids[1].get(name, 'missing')}, not {ids[0].get(name, 'missing')}"
+        yield f"{len(changed)} tokens of the tokenizer have other ids ({example})"
+    elif left(TOKENIZER_PROBE)["input_ids"] != right(TOKENIZER_PROBE)["input_ids"]:
+        yield "the tokenizer cuts the same text into other tokens"
+    elif _merges(left) != _merges(right):
+        yield "the tokenizer joins letters to tokens in another order (merges)"
+    if left.eos_token_id != right.eos_token_id:
+        yield f"the end token is {right.eos_token!r}, not {left.eos_token!r}"
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
+
+
+def _same_file(left: Path, right: Path) -> bool:
+    """Whether both are missing, or have the same bytes or the same JSON value but for a template."""
+    if left.is_file() != right.is_file():
+        return False
+    if not left.is_file() or left.read_bytes() == right.read_bytes():
+        return True
+    values = [_read_json(path) for path in (left, right)] if left.suffix == ".json" else []
+    without_template = [
+        {key: value for key, value in value.items() if key != "chat_template"}
+        for value in values
+        if isinstance(value, dict)
+    ]
+    return len(without_template) == 2 and without_template[0] == without_template[1]
+
+
+def _load_tokenizer(folder: ModelFolder) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder.path, trust_remote_code=False)
+    # transformers and tokenizers raise whatever is at hand for foreign files.
+    except Exception as error:
+        problem = f"its tokenizer cannot be loaded ({one_line(error)[:200]})"
+        raise ArtifactError(f"{folder}: {problem}; download the folder again.") from error
+
+
+def _merges(tokenizer: Any) -> object:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return json.loads(backend.to_str())["model"].get("merges") if backend is not None else None
 
 
 def _read_json(path: Path) -> Any:
@@ -188,15 +316,21 @@ def _template_difference(first: Path, other: Path) -> Iterator[str]:
 
 
 def _notes(first: ModelFolder, other: ModelFolder) -> Iterator[str]:
+    types = {
+        (location.dtype, other.tensors[name].dtype)
+        for name, location in first.tensors.items()
+        if location.dtype != other.tensors[name].dtype
+    }
+    for expected, actual in sorted(types):
+        yield (
+            f"{other.label} has tensors in {actual} that {first.label} has in {expected}, which the"
+            " result is stored in"
+        )
     for name in PROCESSOR_FILES:
         left, right = _read_json(first.path / name), _read_json(other.path / name)
         if left is not None and right is not None and left != right:
             yield f"{name} of {other.label} differs from that of {first.label}, which is used"
-    missing = [
-        folder.label
-        for folder in (first, other)
-        if not any((folder.path / name).is_file() for name in TOKENIZER_FILES)
-    ]
+    missing = [folder.label for folder in (first, other) if not _has_tokenizer(folder.path)]
     if missing:
         verb = "have" if len(missing) == 2 else "has"
         yield f"no tokenizer was compared: {' and '.join(missing)} {verb} no tokenizer files"

@@ -75,7 +75,7 @@ def open_sources(
     method: MergeMethod,
     *,
     base: Path | None = None,
-    dtype: DtypePolicy = "same",
+    dtype: DtypePolicy = "first",
 ) -> MergeSources:
     """Open the folders and check that they can be merged by `method`.
 

@@ -18,15 +18,19 @@ from lingshu.core.files import atomic_folder, read_json, storage_errors, write_j
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
 from lingshu.weights.adapters import merge_adapters
 from lingshu.weights.base import MergeMethod, MergeWeights
-from lingshu.weights.compatibility import DtypePolicy
+from lingshu.weights.compatibility import PROCESSOR_FILES, TOKENIZER_FILES, DtypePolicy
 from lingshu.weights.folder import INDEX_FILE
 from lingshu.weights.merge import MergeSources, MergeTarget, StreamStats, open_sources, stream_merge
+from lingshu.weights.stock_model import without_code_keys
 
-# Copied with the weights: settings, tokenizer, processor, chat template, license texts. Never code
-# or pickles.
-COPIED_SUFFIXES = {".json", ".txt", ".jinja", ".model", ".tiktoken"}
+# Copied with the weights: settings, tokenizer, processor, chat template. Never code, pickles, or
+# what a trainer or an adapter left in the folder.
+COPIED_FILES = (
+    *("config.json", *PROCESSOR_FILES, *TOKENIZER_FILES),
+    *("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "*.tiktoken"),
+    *("chat_template.json", "chat_template.jinja", "additional_chat_templates/*.jinja"),
+)
 LICENSE_PREFIXES = ("LICENSE", "LICENCE", "NOTICE")
-EXCLUDED_FILES = {"run.json", "manifest.json", INDEX_FILE}
 POINTS_FOLDER = "points"
 DISCLAIMER = "**For research only. Not a medical device, not for clinical use.**"
 Patterns = Sequence[tuple[str, tuple[float, ...]]]  # as in MergeWeights
@@ -36,16 +40,16 @@ Patterns = Sequence[tuple[str, tuple[float, ...]]]  # as in MergeWeights
 class MergePlan:
     """Which models are merged, and how; weights are given with each result.
 
-    `parameters` are those of the method, such as `density` of ties. `dtype`: "same" refuses models
-    stored in different types, "first" stores the result as the first model is stored. `seed` is for
-    methods that use random numbers.
+    `parameters` are those of the method, such as `density` of ties. `dtype`: "first" stores the
+    result as the first model is stored, "same" refuses models stored in different types. `seed` is
+    for methods that use random numbers.
     """
 
     models: tuple[Path, ...]
     method: str = "linear"
     parameters: Mapping[str, float] = field(default_factory=dict)
     base: Path | None = None
-    dtype: DtypePolicy = "same"
+    dtype: DtypePolicy = "first"
     seed: int = 0
 
 
@@ -153,6 +157,18 @@ def check_output_folder(plan: MergePlan, out: Path) -> None:
             raise ConfigError(f"{problem}; choose another --out.")
 
 
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; one of settings without the keys that choose code."""
+    if source.name.endswith(("config.json", "chat_template.json")):
+        settings = read_json(source)
+        if (cleaned := without_code_keys(settings)) != settings:
+            write_json(target, cleaned)
+            return
+    with storage_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
 def _path_config(points: Sequence[float], patterns: Patterns) -> dict[str, object]:
     return {"points": list(points), "patterns": _patterns_to_json(patterns)}
 
@@ -194,17 +210,15 @@ class _MergeJob:
     ) -> None:
         """Add the other files of the first model, the model card, the run card and the manifest."""
         first = self.sources.first
-        with storage_errors(folder):
-            for file in sorted(first.path.iterdir()):
-                is_license = file.stem.upper().startswith(LICENSE_PREFIXES)
-                is_copied = file.suffix in COPIED_SUFFIXES or is_license
-                target = folder / file.name
-                is_new = file.name not in EXCLUDED_FILES and not target.exists()
-                if is_copied and is_new and file.is_file():
-                    shutil.copyfile(file, target)
-        if (first.path / INDEX_FILE).is_file() and not first.is_adapter:
+        named = {file for name in COPIED_FILES for file in first.path.glob(name)}
+        for file in sorted(named.union(first.path.glob("*"))):
+            if file.is_file() and (file in named or file.name.upper().startswith(LICENSE_PREFIXES)):
+                _copy(file, folder / file.relative_to(first.path))
+        has_index = len(first.files) > 1 or (first.path / INDEX_FILE).is_file()
+        if has_index and not first.is_adapter:
             weight_map = {name: location.file for name, location in first.tensors.items()}
-            index = {**read_json(first.path / INDEX_FILE), "weight_map": weight_map}
+            total_size = sum(location.size for location in first.tensors.values())
+            index = {"metadata": {"total_size": total_size}, "weight_map": weight_map}
             write_json(folder / INDEX_FILE, index)
         patterns = _patterns_to_json(weights.patterns)
         config = {"weights": list(weights.default), "patterns": patterns}
