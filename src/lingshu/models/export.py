@@ -37,23 +37,25 @@ def export(model: Any, processor: Processor, folder: Path, card: RunCard) -> Non
     Raises:
         StorageError: the disk refused the write; an older folder of that name is unchanged.
     """
-    family = processor.family
     with atomic_folder(folder) as temporary, no_progress_bars():
         model.save_pretrained(temporary)
-        processor.tokenizer.save_pretrained(temporary)
-        processor.image_processor.save_pretrained(temporary)
-        _write_processor_files(processor, temporary)
-        tokenizer = temporary / "tokenizer_config.json"
-        write_json(tokenizer, {**read_json(tokenizer), "processor_class": family.processor_class})
-        (temporary / "README.md").write_text(model_card(family, card), encoding="utf-8")
+        save_processor(processor, temporary)
+        text = model_card(processor.family, card)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         write_run_card(temporary, card)
         write_manifest(temporary)
 
 
-def _write_processor_files(processor: Processor, folder: Path) -> None:
-    """Write the processor settings for vLLM (the older form) and for transformers 5."""
+def save_processor(processor: Processor, folder: Path) -> None:
+    """Write tokenizer, chat template and image processor, with the processor settings for vLLM (the
+    older form) and for transformers 5.
+    """
     family = processor.family
     named = {"processor_class": family.processor_class}
+    processor.tokenizer.save_pretrained(folder)
+    processor.image_processor.save_pretrained(folder)
+    tokenizer = folder / "tokenizer_config.json"
+    write_json(tokenizer, {**read_json(tokenizer), **named})
     image_config = read_json(folder / "preprocessor_config.json")
     image_config |= {"image_processor_type": family.image_processor_type, **named}
     write_json(folder / "preprocessor_config.json", image_config)
