@@ -19,7 +19,7 @@ from tests.support.tiny import FAMILIES, tiny
 def test_the_result_is_a_checkpoint_and_its_counts_are_printed(
     tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, processor = tiny(family)  # type: ignore[arg-type]
+    model, processor = tiny(family)
     export(model, processor, tmp_path / "source", RunCard("test", {}))
     arguments = [str(tmp_path / "source"), "--dtype", "bfloat16", "--out", str(tmp_path / "out")]
     assert main(["convert", *arguments]) == 0
