@@ -98,9 +98,7 @@ def _answer(
     *,
     as_json: bool,
 ) -> str:
-    """Print an answer, as text while it is generated (with its provenance on standard error) or as
-    JSON.
-    """
+    """Print an answer, as text while it is generated (provenance on standard error) or as JSON."""
 
     def print_piece(text: str) -> None:
         if not as_json:

@@ -1,6 +1,4 @@
-"""`lingshu build`: turn the download of a benchmark into the folder that `--data` reads, with
-checksums and counts.
-"""
+"""`lingshu build`: turn the download of a benchmark into the folder that `--data` reads."""
 
 from __future__ import annotations
 

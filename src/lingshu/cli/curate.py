@@ -1,6 +1,4 @@
-"""`lingshu curate`: sources through steps into a DATASET folder, shard by shard, every drop with
-its reason.
-"""
+"""`lingshu curate`: sources through steps into a DATASET folder, every drop with its reason."""
 
 from __future__ import annotations
 

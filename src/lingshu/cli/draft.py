@@ -1,6 +1,4 @@
-"""`lingshu draft`: a model's draft of a radiology report, as Markdown, FHIR and DICOM SR;
-preliminary and unverified in each.
-"""
+"""`lingshu draft`: a model's unverified draft of a report as Markdown, FHIR and DICOM SR."""
 
 from __future__ import annotations
 

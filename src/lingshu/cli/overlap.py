@@ -241,9 +241,7 @@ def _contamination(n_items: int, kinds_by_id: Mapping[str, set[str]]) -> dict[st
 def _with_training_frequencies(
     train: Collection, indexes: Sequence[OverlapIndex]
 ) -> list[OverlapIndex]:
-    """The indexes with the n-grams that are common in a training set, whose texts are read once for
-    this.
-    """
+    """The indexes with the n-grams common in a training set, whose texts are read for this."""
     from lingshu.search.benchmark_items import benchmark_items
     from lingshu.search.overlap import COUNT_BATCH, batches
 

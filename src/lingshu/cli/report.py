@@ -71,9 +71,7 @@ def report(*runs: Path, config: Flat[ReportConfig] = ReportConfig()) -> int:
 def comparison_table(
     names: Sequence[str], reports: Sequence[EvaluationReport]
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table with a line per task and a column per run: accuracy and its
-    interval, in percent.
-    """
+    """Header and rows: a line per task, a column per run with accuracy and interval in percent."""
     header = ["", *(f"{name} ({each.model})" for name, each in zip(names, reports, strict=True))]
     by_name = [{task.name: task for task in each.tasks} for each in reports]
     titles = {name: task.title for tasks in by_name for name, task in tasks.items()}

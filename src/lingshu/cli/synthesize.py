@@ -1,6 +1,4 @@
-"""`lingshu synthesize`: captions, questions, reasoning or dialogues from a dataset and a teacher
-model.
-"""
+"""`lingshu synthesize`: captions, questions, reasoning, dialogues by a teacher model."""
 
 from __future__ import annotations
 

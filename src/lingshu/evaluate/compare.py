@@ -1,6 +1,4 @@
-"""Two runs on the same items: matched by id, tested in pairs, with the smallest difference that the
-sample can show.
-"""
+"""Two runs on the same items: matched by id, tested in pairs, with the detectable difference."""
 
 from __future__ import annotations
 
@@ -177,9 +175,7 @@ def _values_and_groups(
 def match_rows(
     rows: Sequence[Row], baseline_rows: Sequence[Row]
 ) -> tuple[list[tuple[Row, Row]], dict[str, int]]:
-    """The pairs of rows with one id, in our order, and the count of items that are no pair, by
-    reason.
-    """
+    """Pairs of rows with one id, in our order, and by reason how many items have none."""
     by_id, baseline_by_id = _index_by_id(rows), _index_by_id(baseline_rows)
     pairs: list[tuple[Row, Row]] = []
     reasons = Counter[str]()

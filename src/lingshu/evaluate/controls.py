@@ -98,9 +98,7 @@ def prepare(
     seed: int = 0,
     prompt_style: PromptStyle = "direct",
 ) -> list[Control]:
-    """The questions of every named control, in files below the task's `folder` that are removed
-    with the process.
-    """
+    """The questions of every named control, in files below `folder` that the process removes."""
     controls_folder, task = folder / CONTROLS, loaded.task
     prepared = []
     for name in names:
@@ -201,9 +199,7 @@ def folders(controls: Sequence[Control], folder: Path) -> list[Path]:
 def generate_all(
     controls: Sequence[Control], task: Task, engine: Engine, folder: Path, **options: Any
 ) -> GenerationResult:
-    """Generate replies to every variant's questions; the counts are over all of them. `options` and
-    errors are those of `generate`.
-    """
+    """Generate replies to every variant, with the `options` and errors of `generate`."""
     total = GenerationResult(0, 0, 0, 0)
     for name, samples in [item for control in controls for item in control.variants.items()]:
         with progress_bar(f"{task.name}, {name}") as progress:
@@ -328,9 +324,7 @@ def _constant_row(task: Task, sample: Sample, text: str) -> dict[str, Any]:
 
 
 def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Callable[[Sample], str]]]:
-    """The letters of the options, yes and no, the most frequent gold, and that of each kind, where
-    the questions have them.
-    """
+    """The letters, yes and no, and the most frequent gold, of all questions and of each kind."""
 
     def always(text: str) -> Callable[[Sample], str]:
         return lambda _: text
@@ -377,9 +371,7 @@ class ControlComparison(NamedTuple):
 
 
 class LetterPosition(NamedTuple):
-    """Over all orders: the accuracy where the right answer was at a letter, and how often that
-    letter was chosen.
-    """
+    """Over all orders: accuracy with the right answer at a letter, and how often it was chosen."""
 
     letter: str
     accuracy: Interval
@@ -387,9 +379,7 @@ class LetterPosition(NamedTuple):
 
 
 class ParaphraseSpread(NamedTuple):
-    """Accuracy over wordings, the task's own among them, on the `n` items answered in all; `std` is
-    over wordings, with n - 1.
-    """
+    """Accuracy over wordings, the task's own too, on the `n` items in all; `std` over n - 1."""
 
     n_paraphrases: int
     n: int

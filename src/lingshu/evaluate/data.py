@@ -1,6 +1,4 @@
-"""The data of an evaluation: the tasks behind names, their samples, and what the report says of
-each.
-"""
+"""The data of an evaluation: the tasks behind names, their samples and their metadata."""
 
 from __future__ import annotations
 
@@ -55,9 +53,7 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class LoadedTask(NamedTuple):
-    """A task with its samples and the rows that did not become samples; `original_samples` gives
-    the samples again before the task's prompt.
-    """
+    """A task, its samples, the dropped rows, and the samples again before the task's prompt."""
 
     task: Task
     samples: Sequence[Sample]
@@ -70,9 +66,7 @@ class LoadedTask(NamedTuple):
 
 
 class LoadedTasks(NamedTuple):
-    """The tasks of an evaluation as they were named; `excluded` has the reason for each whose data
-    is unavailable.
-    """
+    """The tasks of an evaluation as named, and why the data of `excluded` ones is unavailable."""
 
     names: Sequence[str]
     tasks: Sequence[LoadedTask]

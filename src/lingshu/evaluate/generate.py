@@ -46,9 +46,7 @@ KEY_BYTES = 32
 
 
 class GenerationResult(NamedTuple):
-    """Counts of the samples of this process: in all, answered before, requested now, and without an
-    answer after it.
-    """
+    """Counts of this process's samples: all, answered before, requested, without an answer."""
 
     n_samples: int
     n_answered_before: int
@@ -141,9 +139,7 @@ def generate(
 def _generate_replies(
     engine: Engine, samples: Sequence[Sample], sampling: Sampling, pending: PendingSamples
 ) -> Iterator[list[Reply]]:
-    """The engine's replies; other errors than ours end the run in one line, with the replies so far
-    kept.
-    """
+    """The engine's replies; a foreign error ends the run in one line, which says how to resume."""
     try:
         yield from engine.generate(samples, sampling, skip=_AlreadyAnswered(pending))
     except (LingshuError, ImportError):
@@ -156,9 +152,7 @@ def _generate_replies(
 
 
 def count_pending(folder: Path) -> int:
-    """How many samples of the last run in `folder` no process has a row of yet: 0 when all that
-    share it are done.
-    """
+    """How many samples of the last run in `folder` have no row by any of its processes yet."""
     pending_keys = {row["key"] for row in read_jsonl(folder / REQUESTS)}
     pending_keys.difference_update(key for key, _ in read_replies(folder))
     return len(pending_keys)

@@ -104,9 +104,7 @@ def verdict_prompt(sample: Sample, reply: str) -> JudgePrompt:
 
 
 def criterion_prompt(sample: Sample, reply: str, criterion: str) -> JudgePrompt:
-    """Whether a reply meets a criterion, given the conversation before it and, where it is known, a
-    good answer.
-    """
+    """Whether a reply meets a criterion, given the conversation and, if known, a good answer."""
     reference = {"reference-answer": "\nor: ".join(sample.gold)} if sample.gold else {}
     turns = [f"{message.role}: {message.text}" for message in sample.messages]
     if len(turns) == 1:
@@ -163,9 +161,7 @@ def _normalize_verdict(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """Every whole JSON object of a text from left to right, inner ones only where the outer one is
-    not JSON.
-    """
+    """Every whole JSON object of a text in order, inner ones only where the outer is not JSON."""
     decoder = json.JSONDecoder(object_pairs_hook=_reject_duplicate_keys)
     start = text.find("{")
     while start >= 0:

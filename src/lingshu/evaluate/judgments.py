@@ -30,18 +30,14 @@ CRITERION_VERDICTS = ("met", "not met")
 
 
 def rubric_score(points: Sequence[float], met: Sequence[bool]) -> float | None:
-    """Points of the met criteria over all positive points; may be negative; None where no criterion
-    has positive points.
-    """
+    """Points of the met criteria over all positive points; None without positive points."""
     max_points = sum(point for point in points if point > 0)
     earned_points = sum(point for point, is_met in zip(points, met, strict=True) if is_met)
     return earned_points / max_points if max_points > 0 else None
 
 
 def rubric_range(points: Sequence[float], met: Sequence[bool | None]) -> tuple[float, float] | None:
-    """The lowest and highest score that the criteria without a verdict (None) leave open; None
-    where there is no score.
-    """
+    """The lowest and highest score that missing verdicts leave open; None without a score."""
     pairs = list(zip(points, met, strict=True))
     lower = rubric_score(points, [point < 0 if flag is None else flag for point, flag in pairs])
     upper = rubric_score(points, [point > 0 if flag is None else flag for point, flag in pairs])
@@ -49,17 +45,13 @@ def rubric_range(points: Sequence[float], met: Sequence[bool | None]) -> tuple[f
 
 
 def all_met(points: Sequence[float], met: Sequence[bool]) -> bool:
-    """Whether a reply does all that it should and nothing that it should not; criteria without
-    points decide nothing.
-    """
+    """Whether a reply does all it should and nothing it should not; 0 points do not count."""
     pairs = zip(points, met, strict=True)
     return all(point == 0 or is_met == (point > 0) for point, is_met in pairs)
 
 
 def clipped_mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the replies that have a score, clipped to 0..1 after averaging; None where none
-    has.
-    """
+    """The mean of the known scores, clipped to 0..1 after averaging; None where there is none."""
     scores = [value for value in values if value is not None]
     return min(1.0, max(0.0, math.fsum(scores) / len(scores))) if scores else None
 
@@ -138,9 +130,7 @@ class JudgeResult:
 
 @dataclass(frozen=True)
 class HumanLabel:
-    """A person's verdict on one reply, or for each criterion whether it is met (None: no
-    statement).
-    """
+    """A person's verdict on a reply, or for each criterion whether it is met (None: not stated)."""
 
     id: str
     verdict: str | None = None
@@ -175,9 +165,7 @@ def read_labels(path: Path) -> list[HumanLabel]:
 
 
 class JudgeCounts:
-    """Collects rows of scores.judge.jsonl one at a time; keeps only counts, values and pairs of
-    verdicts.
-    """
+    """Collects rows of scores.judge.jsonl; keeps only counts, values and pairs of verdicts."""
 
     def __init__(
         self, task: str, labels: Iterable[HumanLabel] = (), *, rubric: bool = False

@@ -1,5 +1,4 @@
-"""The metrics of a task over a whole set of replies: each value with the number of replies behind
-it.
+"""Metrics of a task over a whole set of replies: each value with the number of replies behind it.
 
 OUT/<task>/metrics.json   {"references", "references_sha256", "metrics": [{"name", "value", "low", "high", "n", "non_empty_value", "n_non_empty", "note"}]}
 """
@@ -20,9 +19,7 @@ METRICS_FILE = "metrics.json"
 
 
 class MetricRow(NamedTuple):
-    """One number of a set of replies with its 95% interval, that over non-empty replies alone, and
-    the replies behind each.
-    """
+    """One number of a set of replies with its 95% interval; the same of non-empty replies alone."""
 
     name: str
     value: float | None
@@ -55,9 +52,7 @@ def compute_metrics(
 
 
 def metrics_table(results: Sequence[MetricResult], samples: Sequence[Sample]) -> dict[str, Any]:
-    """The content of METRICS_FILE. Values that depend on all references, such as CIDEr, are
-    comparable only where their hash is the same.
-    """
+    """The content of METRICS_FILE; CIDEr and the like compare only where the hash is the same."""
     references = "\n".join(sample.gold[0] if sample.gold else "" for sample in samples)
     return {
         "references": len(samples),

@@ -79,9 +79,7 @@ def _black_png(width: int, height: int) -> bytes:
 
 
 def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> list[tuple[int, ...]]:
-    """Up to `n_orders` different orders of an item's options besides its own; the same for a name
-    and a seed on every machine.
-    """
+    """Up to `n_orders` other orders of an item's options; the same for a name and a seed."""
     original_order = tuple(range(n_options))
     n_possible = math.factorial(min(n_options, 20)) - 1
     distinct_orders: dict[tuple[int, ...], None] = {}
@@ -131,9 +129,7 @@ def shuffle_options(
 
 
 def paraphrase(sample: Sample, variant_index: int, *, is_bare: bool) -> Sample | str:
-    """The sample with paraphrase `variant_index`: another instruction or, if `is_bare`, a line around
-    the question.
-    """
+    """The sample with paraphrase `variant_index`: of its instruction, or around it if `is_bare`."""
     turn = sample.messages[-1]
     text_indices = [index for index, part in enumerate(turn.parts) if isinstance(part, str)]
     if not text_indices or sample.meta.kind == "rubric":

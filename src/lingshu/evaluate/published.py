@@ -219,9 +219,7 @@ def published_column(task: ScoredTask) -> tuple[str, str] | None:
 
 
 def fill_columns(run: ScoredRun) -> list[Column]:
-    """Every published column that the run's tasks fill, once for each protocol that all tasks of
-    the column have.
-    """
+    """Every published column that the tasks fill, once for each protocol that they all have."""
     tasks_by_column: dict[tuple[str, str], list[ScoredTask]] = {}
     for task in run.tasks:
         column = published_column(task)
@@ -253,9 +251,7 @@ def _fill_column(table: str, column: str, protocol: str, tasks: Sequence[ScoredT
 
 
 def compute_averages(columns: Sequence[Column]) -> list[Average]:
-    """The averages of the tables that have one, for each protocol, of the columns that this run
-    fills.
-    """
+    """The averages of tables that have one, by protocol, of the columns that this run fills."""
     averages = []
     for table, protocol in dict.fromkeys((column.table, column.protocol) for column in columns):
         # The other tables print no average, or one that is not the mean of their columns.

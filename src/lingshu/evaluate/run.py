@@ -208,9 +208,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class EvalOutcome:
-    """What a run did; `report` is None while other processes still generate. `messages` are lines
-    about the judge's work.
-    """
+    """What a run did; no `report` while others still generate. `messages` are of the judge."""
 
     counts: Counter[str]
     drops: Counter[str]
@@ -356,9 +354,7 @@ class _TaskRun:
             self.counts.update(generated.counts("control_"))
 
     def score(self) -> None:
-        """Score the task and its controls, or count as `n_pending` the replies of other processes that
-        are missing.
-        """
+        """Score the task and its controls, or count in `n_pending` what others still generate."""
         task, samples = self.task.task, self.task.samples
         folder, config = self.folder, self.config
         self.counts["n_pending"] = 0

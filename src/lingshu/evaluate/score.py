@@ -139,9 +139,7 @@ def score_reply(scorer: Scorer, sample: Sample, reply: Reply | None) -> Score:
 
 
 def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[str, Any]:
-    """The fields of a scores row besides the score: the question and its answers, and the facets to
-    group by.
-    """
+    """The fields of a scores row besides the score: question, answers, and facets to group by."""
     row: dict[str, Any] = {
         "question": sample.question,
         "gold": list(sample.gold or ()),

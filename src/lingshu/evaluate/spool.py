@@ -1,6 +1,4 @@
-"""Samples on the disk: a sequence that takes eight bytes of memory a sample, for tasks of any size; and
-the offsets of rows, to read them one at a time.
-"""
+"""Samples and rows on the disk, read one at a time: memory holds only their offsets."""
 
 from __future__ import annotations
 

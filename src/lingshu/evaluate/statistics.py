@@ -122,9 +122,7 @@ def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable])
 
 
 def small_sample_mean(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values in few groups with Student's interval from its clustered variance; None as
-    for small_sample_proportion.
-    """
+    """The mean with Student's interval; None as for small_sample_proportion."""
     small_sample = _small_sample(values, groups)
     if small_sample is None:
         return None
@@ -194,9 +192,7 @@ def micro(parts: Sequence[Interval]) -> float | None:
 
 
 class PairedTest(NamedTuple):
-    """A two-sided p value, its test, and the number of groups whose items do not cancel out
-    (without groups: discordant pairs).
-    """
+    """A two-sided p value, its test, and how many groups (or single pairs) are discordant."""
 
     p_value: float
     name: str
@@ -231,9 +227,7 @@ def mcnemar(
 
 
 def _signed_sum_distribution(values: Sequence[int]) -> NDArray[np.float64]:
-    """The probabilities of the sums -S ... S of the numbers when each takes either sign; S is their
-    total.
-    """
+    """Probabilities of the sums -S ... S of numbers of total S that take either sign."""
     import numpy as np
 
     probabilities = np.ones(1)
@@ -311,9 +305,7 @@ def min_detectable_difference(
 
 
 def _one_directional_solution(n: float) -> float | None:
-    """The solution of n x = (z_95 + z_power sqrt(1 - x))^2: Connor's formula where every discordant
-    pair goes one way.
-    """
+    """Connor's formula with all discordant pairs one way: n x = (z_95 + z_80 sqrt(1 - x))^2."""
     low, high = 0.0, 1.0
     if n < Z_95**2:
         return None

@@ -98,9 +98,7 @@ class ScoredTask:
         return self.metadata.get("title") or self.name
 
     def known_issues(self, protocol: str) -> tuple[str, ...]:
-        """The known issues of a protocol, one sentence each, from the run card (a list, or by
-        protocol) or from our own table.
-        """
+        """The known issues of a protocol, a sentence each, from the run card or our own table."""
         issues = self.metadata.get("known_issues") or ()
         if not isinstance(issues, Mapping):
             issues = {self.protocol: issues} if issues else {}
@@ -151,9 +149,7 @@ def read_run(run: Path) -> ScoredRun:
 
 
 def scores_files(folder: Path) -> list[tuple[str, Path]]:
-    """The scores files of a task's folder, each with the protocol in its name, scores.jsonl first
-    as strict.
-    """
+    """The scores files of a folder with the protocol in each name; scores.jsonl is strict."""
     stem, suffix = SCORES.split(".")
     others = sorted(folder.glob(f"{stem}.*.{suffix}"))
     paths = [folder / SCORES, *others] if (folder / SCORES).is_file() else others
@@ -211,9 +207,7 @@ def _read_task(
 
 
 def _order_protocols(names: Sequence[str], requested: str | Sequence[str] | None) -> list[str]:
-    """The leading protocol first. The run card may name one, which leads, or several, which are
-    then all that is shown.
-    """
+    """The leading protocol first; a card that names several names all that is shown."""
     first, *others = names
     known = [name for name in PROTOCOLS if name in others]
     ordered = list(dict.fromkeys((first, *known, *others)))
@@ -235,9 +229,7 @@ def _read_metrics(path: Path) -> Mapping[str, Any]:
 def _read_scores(
     path: Path, name_protocol: str, metadata: Mapping[str, Any]
 ) -> tuple[str, list[Row]]:
-    """The protocol of a file of scores (that of its name where the rows have none), and what the
-    tables need of its rows.
-    """
+    """The protocol of a scores file (that of its name if rows have none) and its rows for tables."""
     fields = {*ROW_FIELDS, *(metadata.get("facets") or DEFAULT_FACETS)}
     rows: list[Row] = []
     protocols: set[str] = set()

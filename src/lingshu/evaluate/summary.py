@@ -1,6 +1,4 @@
-"""A summary of scores rows: counts by status, and accuracy with a 95% interval that fits the
-grouping of the items.
-"""
+"""A summary of scores rows: counts by status, and accuracy with the 95% interval that fits."""
 
 from __future__ import annotations
 

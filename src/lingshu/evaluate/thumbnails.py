@@ -41,9 +41,7 @@ class Thumbnails(Closeable):
             self._bytes_left -= len(str(row.get("jpeg")))
 
     def add(self, digest: str, data: bytes) -> None:
-        """Keep the encoded image `data` under its digest; one that cannot be decoded is skipped, the
-        engine will report it.
-        """
+        """Keep the image file `data` under its digest; one that cannot be decoded is skipped."""
         if digest in self._digests or self._bytes_left <= 0:
             return
         try:

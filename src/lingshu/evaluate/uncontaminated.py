@@ -46,9 +46,7 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class KindCount:
-    """How many items of a task have an overlap of one kind (an item may have several), and the
-    score on them.
-    """
+    """How many items of a task have an overlap of one kind, and the score on them."""
 
     kind: str
     n_items: int

@@ -1,6 +1,4 @@
-"""The options of a multiple-choice question: their letters, their texts, and where a text speaks of
-them.
-"""
+"""The options of a choice: their letters, their texts, and where a text speaks of them."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ _NEGATED_AFTER = re.compile(
 
 
 class Option(NamedTuple):
-    """One option: its letter, its text without it, the text's `normalize_words` form, and that form
-    after its letter.
-    """
+    """An option: its letter, its text without it, that normalized, and that after its letter."""
 
     letter: str
     text: str
@@ -69,9 +65,7 @@ def _sort_by_length(options: tuple[Option, ...]) -> tuple[Option, ...]:
 
 @lru_cache(maxsize=4096)
 def option_traits(options: tuple[Option, ...]) -> tuple[bool, bool]:
-    """Whether yes and no are among the options, and whether any option's text is a single
-    character.
-    """
+    """Whether yes and no are options, and whether any option's text is a single character."""
     normalized = {option.normalized for option in options}
     return {" yes ", " no "} <= normalized, any(len(text) == 3 for text in normalized)
 
@@ -110,9 +104,7 @@ def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[
 
 
 def leading_options(normalized: str, options: Sequence[Option]) -> list[Option]:
-    """The options whose text opens a normalized reply, longest only; single letters and signs do not
-    count as texts.
-    """
+    """The longest options whose text opens a normalized reply; single characters do not count."""
     matches = [
         option
         for option in options
@@ -153,9 +145,7 @@ def is_affirmed(normalized: str, text: str) -> bool:
 
 
 def _resembles_letter(text: str, n_options: int) -> bool:
-    """A text that reads like an option's letter, or like a word of one letter, is not looked for;
-    nor is none at all.
-    """
+    """A text that is empty, or reads like an option's letter or a one-letter word."""
     return len(text) < 3 or (
         len(text) == 3 and (text[1] in "ai" or 0 <= ord(text[1]) - ord("a") < n_options)
     )
@@ -171,9 +161,7 @@ def _find_spans(normalized: str, text: str) -> list[tuple[int, int]]:
 
 
 def is_negated(normalized: str, start: int, end: int) -> bool:
-    """Whether the text between the spaces at `start` and before `end`, in a normalized
-    form, is denied there.
-    """
+    """Whether the text from `start` to `end` (both spaces) of a normalized form is denied."""
     if _NEGATED_BEFORE.search(normalized[max(0, start - 80) : start + 1]):
         return True
     negation = _NEGATED_AFTER.match(normalized[end - 1 : end + 60])

@@ -272,9 +272,7 @@ def _choice_of(letters: Iterable[str], evidence: str) -> ParsedChoice:
 
 
 def without_denied(text: str, lowercase: str) -> str:
-    """A plain text (and its `fold_case`) with the letters that it denies blanked out; every other
-    character keeps its place.
-    """
+    """A plain text (and its `fold_case`) with denied letters blanked out, at the same length."""
     if not contains_any(lowercase, _DENIED_SUBSTRINGS):
         return text
     return _DENIED.sub(lambda match: " " * len(match[0]), text)
@@ -290,9 +288,7 @@ def find_cues(text: str, lowercase: str) -> list[int]:
 def _apply_option_verdicts(
     text: str, options: tuple[Option, ...]
 ) -> tuple[str, tuple[str, ...], int]:
-    """The text without the letters marked as wrong, the letters marked as right in a list, and
-    the place of the last of those.
-    """
+    """The text without letters marked as wrong, the ones marked right, and the last one's place."""
     verdicts: list[re.Match[str]] = []
     for verdict in _OPTION_VERDICT.finditer(text):
         # A verdict begins a clause, or follows another: the A of "The answer is A. Not seen are
@@ -322,9 +318,7 @@ def _apply_option_verdicts(
 
 
 def _parse_tail(text: str, options: tuple[Option, ...]) -> ParsedChoice | None:
-    """What the last lines of a long reply declare; the last explicit answer counts, so no more has
-    to be read.
-    """
+    """What the end of a long reply declares: the last explicit answer counts, so it is enough."""
     start = text.find("\n", len(text) - _TAIL_CHARS)
     if start < 0:
         start = text.find(". ", len(text) - _TAIL_CHARS)
@@ -416,9 +410,7 @@ def _is_word(text: str, letter: re.Match[str]) -> bool:
 def _is_opening_answer(
     parsed: ParsedReply, leading_match: re.Match[str], options: Sequence[Option]
 ) -> bool:
-    """Whether a letter at the start of the reply is its answer, not a word, an option's text or the
-    head of a list.
-    """
+    """Whether an opening letter is the answer, not a word, an option's text or a list's head."""
     if (
         not leading_match["letter"].isupper()
         and not _LABEL_END.match(leading_match["next"].strip())

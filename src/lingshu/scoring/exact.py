@@ -90,9 +90,7 @@ def _normalize_number(atom: str) -> str:
 
 
 def normalized_forms(text: str) -> tuple[str, tuple[str, ...]]:
-    """The comparable form of a text, and those of its list items in one order (none for a single
-    item).
-    """
+    """The comparable form of a text, and the sorted forms of its items where it is a list."""
     parts = _LIST.split(_THOUSANDS.sub("", text))
     items = sorted(normalize_answer(part) for part in parts if not is_empty(part))
     return normalize_answer(text), tuple(items) if len(items) > 1 else ()

@@ -20,9 +20,7 @@ _FORMAT = re.compile(r"<think>.*</think>\s*<answer>(?P<answer>.*)</answer>", re.
 
 
 def extract_answer(reply: str) -> str | None:
-    """The answer of a reply that is one thought and then one non-empty answer, each closed; None for
-    every other reply.
-    """
+    """The answer of a reply that is one closed thought, one closed non-empty answer; else None."""
     text = reply.strip()
     # A tag inside a block, forged or nested, however it is spelled, is a fifth one.
     if _TAG.findall(text) != list(_TAGS):

@@ -63,9 +63,7 @@ def _listed_letters(question: str) -> str:
 
 
 def parse_letters(reply: str, *, allowed: str = LETTERS) -> str:
-    """The letters of `allowed` that a reply chooses, sorted: a first run such as "ABD", else
-    all single ones.
-    """
+    """The `allowed` letters that a reply chooses, sorted: a first run ("ABD"), else single ones."""
     text = strip_reasoning(reply)
     answer = final_answer(text)
     text = to_plain_text(text if answer is None else answer)

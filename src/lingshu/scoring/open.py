@@ -111,9 +111,7 @@ def score(sample: Sample, reply: str) -> Score:
 
 
 def answers_match(answer: str, gold: str) -> bool:
-    """Whether two plain texts are one answer: equal in form, one quantity, one list, or one the
-    plural of the other.
-    """
+    """Whether two plain texts are one answer: equal in form, one quantity, list or plural."""
     normalized, items = normalized_forms(answer)
     normalized_gold, gold_items = normalized_forms(gold)
     if normalized == normalized_gold or (items and items == gold_items):
@@ -133,9 +131,7 @@ def _parse_quantity(text: str) -> tuple[str, Decimal] | None:
 
 
 def contains_answer(sentence: str, gold: str, question: str) -> bool:
-    """Whether a plain sentence contains the whole gold, as its answer, and nothing that contradicts
-    it.
-    """
+    """Whether a sentence contains the whole gold as its answer, and nothing against it."""
     gold_tokens, tokens = _tokenize(gold), _tokenize(sentence)
     if (
         not gold_tokens
@@ -188,9 +184,7 @@ def _contradicts(gold_tokens: Sequence[str], tokens: Sequence[str]) -> bool:
 def _is_free_standing(
     tokens: Sequence[str], start: int, end: int, question_tokens: set[str]
 ) -> bool:
-    """Whether the words from start to end name something by themselves: they are neither part of a
-    list or of another name, nor denied.
-    """
+    """Whether words start..end name something alone: no list, no other name, not denied."""
     words = _vocabulary()
     joined_tokens = f" {' '.join(tokens)} "
     offset = len(" ".join(tokens[:start])) + (1 if start else 0)

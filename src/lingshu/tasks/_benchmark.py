@@ -231,9 +231,7 @@ def _check_non_empty(values: Row) -> None:
 
 
 def _with_prompt(values: dict[str, Any]) -> dict[str, Any]:
-    """A question row with its context, and the options where all right ones are asked for, written
-    into the question.
-    """
+    """A question row with its context, and with its options where all right ones are asked for."""
     if values.pop("multi_choice", False):
         choices = read_choices(values.pop("choices"))
         letters = "".join(sorted(set(str(values["gold"]).strip().upper())))
@@ -281,9 +279,7 @@ def infer_kind(gold: Sequence[str] | None, choices: Sequence[str]) -> str:
 
 
 def convert_exam_row(raw: Row) -> Row:
-    """Exam questions as most text benchmarks publish them: question, options (a mapping from
-    letters, or opa ... ope), answer_idx or answer.
-    """
+    """Exam questions as usual: question, options (or opa ... ope), answer_idx or answer."""
     options = raw.get("options") or {name: raw.get(f"op{name.lower()}") for name in "ABCDE"}
     gold = raw.get("answer_idx") or raw.get("answer")
     if not gold:
@@ -297,9 +293,7 @@ def convert_exam_row(raw: Row) -> Row:
 
 
 def pick(raw: Row, optional: Sequence[str] = (), **columns: str) -> dict[str, Any]:
-    """Keys of a question row from the publisher's columns: key=column, which must be present;
-    `optional` columns have the names of their keys.
-    """
+    """Keys of a question row: key=column, which must be present; `optional` keys may be missing."""
     return {key: raw[column] for key, column in columns.items()} | {
         name: raw.get(name) for name in optional
     }

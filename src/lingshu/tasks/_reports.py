@@ -76,9 +76,7 @@ def question_row(sections: ReportSections, images: list[str], *, name: str, grou
 def read_studies(
     source: BenchmarkSource, convert_row: RowConverter = convert_row
 ) -> Iterable[Sample | Drop]:
-    """The studies of the first list or table that is present, their images found under any of the
-    usual suffixes.
-    """
+    """The studies of the first list that is present; images under any of the usual suffixes."""
     table = next(name for name in source.repo.files if source.files.has_files((name,)))
     single = replace(source, repo=replace(source.repo, files=(table,), single_table=True))
 

@@ -126,9 +126,7 @@ def rubric_samples(seed: int) -> list[Sample]:
 def image_samples(
     *kinds: str, n_images: int = 1, n_options: int = 4, language: str = "en", **extra: str
 ) -> SyntheticRows:
-    """Two images (or two sets of up to `n_images`) with one question of each kind: choice, yes_no,
-    closed, open, report or multi_choice.
-    """
+    """Two images, or sets of up to `n_images`, with a question of each kind (_IMAGE_QUESTIONS)."""
 
     def generate(seed: int) -> list[Sample]:
         return [sample for index in (0, 1) for sample in generate_set(seed, index)]

@@ -19,9 +19,7 @@ from lingshu.tasks import Row, _reports
 
 
 def convert_row(raw: Row) -> Row:
-    """The columns path_to_image, section_findings, section_impression, report, deid_patient_id,
-    split; or a ReXrank record.
-    """
+    """A row of the table, or a ReXrank record; only the validation split is kept."""
     if "path_to_image" not in raw:
         return _reports.convert_row(raw)
     if raw["split"] not in ("valid", "validate", "validation"):

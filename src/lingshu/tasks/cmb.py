@@ -31,9 +31,7 @@ QUESTION_FILE, ANSWER_FILE = "CMB-test-choice-question-merge.json", "CMB-test-ch
 
 
 def convert_row(answers: Mapping[str, str], raw: Row) -> Row:
-    """The keys id, question, option {letter: text}, question_type, exam_type, exam_class; `answers`
-    maps an id to letters.
-    """
+    """A question with options {letter: text}; `answers` maps its id to letters."""
     gold = answers.get(str(raw["id"]))
     if not gold:
         raise RowError(f"hidden_label: {ANSWER_FILE} has no answer for it.")

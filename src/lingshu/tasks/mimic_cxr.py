@@ -22,9 +22,7 @@ SPLIT_TABLE = "**/mimic-cxr-2.0.0-split.csv*"
 
 
 def convert_row(raw: Row) -> Row:
-    """One study of the split table: subject_id, study_id, its dicom_ids, and the text of its
-    report.
-    """
+    """One study of the split table: its ids, its dicom_ids, and the text of its report."""
     folder = f"p{raw['subject_id'][:2]}/p{raw['subject_id']}/s{raw['study_id']}"
     return _reports.question_row(
         split_sections(raw["report"]),

@@ -11,9 +11,7 @@ from lingshu.tasks import Row, benchmark, image_samples, letter_for_text, pick
 
 
 def convert_row(raw: Row) -> Row:
-    """The options are in option_A ... option_D; gt_answer is the text of one of them, the first of
-    two equal ones.
-    """
+    """Options in option_A ... option_D; gt_answer is the text of one, the first of equal ones."""
     choices = [raw[f"option_{name}"] for name in "ABCD" if raw.get(f"option_{name}") is not None]
     return {
         **pick(raw, ("dataset",), id="question_id", question="question", task="question_type"),

@@ -22,9 +22,7 @@ VARIANTS = {
 
 
 def convert_row(raw: Row) -> Row:
-    """The columns Figure_path, Question, Choice A ... Choice D and Answer (a letter), whose names
-    have spaces around them in some files.
-    """
+    """The columns of the tables; in some files their names have spaces around them."""
     columns = {str(key).strip(): value for key, value in raw.items() if key is not None}
     choices = [columns[f"Choice {letter}"] for letter in "ABCD"]
     # A last line that was cut short has no value in its last columns.
@@ -45,9 +43,7 @@ def convert_row(raw: Row) -> Row:
 
 
 def convert_clean_row(raw: Row) -> Row:
-    """As `convert_row`, where Answer is the text of an option and `Answer_label`, if present, its
-    letter (not verified).
-    """
+    """As `convert_row`, but Answer is a text and `Answer_label`, if present, its letter."""
     fields = convert_row(raw)
     label = next((value for key, value in raw.items() if str(key).strip() == "Answer_label"), None)
     gold = str(label).strip() if label else letter_for_text(fields["gold"], fields["choices"])

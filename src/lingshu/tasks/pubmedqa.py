@@ -11,9 +11,7 @@ from lingshu.tasks import Row, benchmark, pick, yes_no_maybe_samples
 
 
 def convert_row(raw: Row) -> Row:
-    """The columns id and data of the hub, or the publisher's keys QUESTION, CONTEXTS,
-    final_decision.
-    """
+    """The hub's columns id and data, or the publisher's QUESTION, CONTEXTS, final_decision."""
     if "QUESTION" in raw:
         fields = pick(raw, question="QUESTION", context="CONTEXTS", gold="final_decision")
         choices: object = ("yes", "no", "maybe")

@@ -31,9 +31,7 @@ IMAGE_MAP_FILE = "id_to_img_mapping_frontal_reports.json"
 
 
 def convert_row(raw: Row) -> Row:
-    """One [question, answers, history, {"options", "answer_type"}] of a report, with `report`,
-    `image` and `number` added.
-    """
+    """One [question, answers, history, info] with `report`, `image` and `number` added."""
     question, answers, _, info = raw["_value"]
     fields = {
         "id": f"{raw['image']}-{raw['number']}",

@@ -171,9 +171,7 @@ def as_markdown(report: EvaluationReport) -> str:
 
 
 def as_text(report: EvaluationReport, *, overview: bool = True) -> str:
-    """What a terminal shows: the warning and the table over all tasks, and what the run was
-    compared with.
-    """
+    """What a terminal shows: the warning, the table over all tasks, and the comparisons."""
     return render.render_text("report.txt.j2", overview=overview, **_values(report))
 
 

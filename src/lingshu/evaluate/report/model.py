@@ -20,9 +20,7 @@ from lingshu.evaluate.uncontaminated import CleanComparison
 
 @dataclass(frozen=True)
 class ProtocolReport:
-    """The same replies under another protocol: its summary, and its known issues, a sentence
-    each.
-    """
+    """The same replies under another protocol, and its known issues, a sentence each."""
 
     summary: Summary
     known_issues: tuple[str, ...] = ()

@@ -31,9 +31,7 @@ Curve = tuple[str, Sequence[tuple[float, float]]]
 
 
 class Bar(NamedTuple):
-    """One line of an interval plot; `marker` is another value on the same line, such as a published
-    one, shown as a diamond.
-    """
+    """One line of an interval plot; `marker`, such as a published value, is shown as a diamond."""
 
     label: str
     interval: Interval
@@ -213,9 +211,7 @@ def _csp_hash(script: str) -> str:
 
 
 class PlotFrame(NamedTuple):
-    """Where a line plot puts its curves: `box` is left, right, top and bottom; `x` and `y` map data
-    to pixels.
-    """
+    """A line plot's curves: `box` is left, right, top, bottom; `x` and `y` map data to pixels."""
 
     curves: Sequence[Curve]
     box: tuple[float, float, float, float]

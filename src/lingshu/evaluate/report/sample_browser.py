@@ -176,9 +176,7 @@ class Browser:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """A scores row in one word: right, partly or wrong where it has a value, `waiting` for a judge,
-    `unscored` where there was nothing to score, else its status.
-    """
+    """A scores row in one word: right, partly, wrong, waiting (for a judge), unscored or status."""
     if awaiting_judge(row):
         return "waiting"
     if row["status"] != "ok" or row["value"] is None:

@@ -25,9 +25,7 @@ _TOKEN = re.compile(rf"\d+(?:[.,]\d+)*|[{CJK}]|[^\W_{CJK}]+(?:['-][^\W_{CJK}]+)*
 
 
 def tokenize(text: str) -> list[str]:
-    """The tokens that BLEU and CIDEr count: lower-case words, numbers and signs; each Chinese
-    character is one.
-    """
+    """The tokens of BLEU and CIDEr: lower-case words, numbers, signs, single Chinese characters."""
     return _TOKEN.findall(text.lower())
 
 

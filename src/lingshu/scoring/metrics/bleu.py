@@ -37,9 +37,7 @@ _13A_REPLACEMENTS = (
 
 
 class NgramCounts(NamedTuple):
-    """N-grams that a text shares with its reference and those it has, by order, and the tokens of
-    both.
-    """
+    """N-grams shared with the reference and those there are, by order, and both lengths."""
 
     matches: tuple[int, ...]
     totals: tuple[int, ...]
@@ -124,9 +122,7 @@ def sacre_bleu(counts: NgramCounts, *, effective: bool = True) -> float:
 
 
 def tokenize_13a(text: str) -> list[str]:
-    """The tokens of sacrebleu's default, the mteval-v13a rules: signs are separate tokens, stops and commas
-    unless between digits.
-    """
+    """The tokens of sacrebleu's default, the mteval-v13a rules: signs apart, not inside numbers."""
     for old, new in _13A_REPLACEMENTS:
         text = text.replace(old, new)
     text = f" {text} "
@@ -136,9 +132,7 @@ def tokenize_13a(text: str) -> list[str]:
 
 
 def bleu_metric(reports: Reports) -> list[MetricResult]:
-    """BLEU-1 to BLEU-4 of the corpus by the COCO code's formula; the score of one report is its
-    sentence BLEU.
-    """
+    """BLEU-1 to -4 of the corpus as the COCO code; one report's score is its sentence BLEU."""
     counts = [count_ngrams(tokenize(text), tokenize(gold)) for text, gold in reports.completed]
     scores = [coco_bleu(count) for count in counts]
     corpus, corpus_non_empty = (

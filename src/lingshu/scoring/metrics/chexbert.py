@@ -19,9 +19,7 @@ PRESENT = (1, 3)
 
 
 class ReportEncoding(NamedTuple):
-    """What CheXbert makes of a report: its embedding, and the labels that it finds present or
-    uncertain.
-    """
+    """A report to CheXbert: its embedding, and the labels found present or uncertain."""
 
     embedding: Sequence[float]
     labels: frozenset[int]

@@ -94,9 +94,7 @@ def cider(
 
 
 class _EncodedTexts(NamedTuple):
-    """All words of some texts in one row: their numbers, whose they are, how many follow in the
-    same text, and lengths.
-    """
+    """All words of some texts in a row: number, text, how many follow in it, and text lengths."""
 
     words: NDArray[np.int64]
     text_ids: NDArray[np.int64]
@@ -122,9 +120,7 @@ def _encode_texts(texts: Sequence[Sequence[str]], vocabulary: dict[str, int]) ->
 def _extend_ngrams(
     ngrams: list[NDArray[np.int64]], texts: tuple[_EncodedTexts, ...], n: int, vocab_size: int
 ) -> list[NDArray[np.int64]]:
-    """Numbers of the n+1-grams that start at each word, from those of the n-grams; grams that leave
-    their text are left in.
-    """
+    """Numbers of the n+1-grams at each word from those of n-grams, also across ends of texts."""
     import numpy as np
 
     extended = []
@@ -155,9 +151,7 @@ def _apply_idf(
 
 
 def cider_metric(reports: Reports) -> list[MetricResult]:
-    """CIDEr and CIDEr-D, 0 to 10, with document frequencies from the references of all samples,
-    failed replies included.
-    """
+    """CIDEr and CIDEr-D, 0 to 10; document frequencies are those of all references."""
     tokens_by_gold = {gold: tokenize(gold) for gold in reports.gold}
     scores = cider(
         [tokenize(prediction) for prediction, _ in reports.completed],

@@ -121,9 +121,7 @@ _STATE_ORDER: tuple[State, ...] = ("present", "uncertain", "absent")
 
 
 def extract_findings(text: str) -> list[ReportFinding]:
-    """Every mention of a finding, in order; an organ called normal is a mention of what it
-    excludes.
-    """
+    """Every mention of a finding, in order; a normal organ mentions what it excludes."""
     return [
         finding
         for sentence in _SENTENCE.split(" ".join(text.lower().splitlines()))
@@ -133,9 +131,7 @@ def extract_findings(text: str) -> list[ReportFinding]:
 
 
 def extract_labels(text: str) -> dict[str, ReportFinding]:
-    """One entry for each finding that is mentioned: present before uncertain before absent, and the
-    sides of those mentions.
-    """
+    """Each finding once: present before uncertain before absent, with the sides of all such."""
     labels: dict[str, ReportFinding] = {}
     for finding in extract_findings(text):
         existing = labels.setdefault(finding.name, finding)
@@ -198,9 +194,7 @@ class SharedFindings(NamedTuple):
 
 
 def count_shared(prediction: str, gold: str, *, sides: bool = False) -> SharedFindings:
-    """The findings that two reports call present or uncertain, counted with their sides if
-    `sides` is set.
-    """
+    """The findings that two reports call present or uncertain, with their sides if `sides`."""
     predicted_findings, gold_findings = (
         {
             (finding.name, finding.side if sides else None)

@@ -40,9 +40,7 @@ def radcliq_v1(scores: SubScores) -> float:
 
 
 def inverse(mean: float) -> float | None:
-    """What published tables print, 100 over the mean of a test set; None where that mean is not
-    above 0 and the inverse says nothing.
-    """
+    """100 over the mean of a test set, as tables print it; None where the mean is not above 0."""
     return 100 / mean if mean > 0 else None
 
 

@@ -22,9 +22,7 @@ _MIN_STEM_LENGTH = 4
 
 
 def tokenize(text: str, *, use_stemmer: bool = False) -> list[str]:
-    """The tokens of rouge_score; its stemmer takes the endings off words of more than three
-    letters.
-    """
+    """The tokens of rouge_score; its stemmer shortens words of more than three letters."""
     tokens = _NOT_WORD.sub(" ", text.lower()).split()
     if not use_stemmer:
         return tokens
@@ -51,9 +49,7 @@ def _rouge_l(predicted: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def set_rouge(prediction: str, gold: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L, F only, as rouge 1.0.1 on lower-cased text; 0 where either has no
-    sentence, for which it raises.
-    """
+    """ROUGE-1, -2, -L, F, as rouge 1.0.1 on lower case; 0 for no sentence, where it raises."""
     try:
         return sentence_set_rouge(prediction.lower(), gold.lower())
     except ValueError:

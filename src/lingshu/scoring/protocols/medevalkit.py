@@ -24,9 +24,7 @@ _PHRASES = (
 
 
 def extract_tag(text: str | None, tag: str, *, hard: bool = True) -> str:
-    """The contents of all `<tag>` pairs joined by a space; with none, or an empty one, the whole
-    text (or "" if not hard).
-    """
+    """The contents of all `<tag>` pairs; with none or an empty one the text ("" if not hard)."""
     if not text:
         return ""
     # Split, not matched lazily: a reply of a thousand opening tags costs no more than any other.
@@ -79,9 +77,7 @@ def parse_answer(reply: str | None) -> str:
 
 
 def closest_index(texts: Sequence[str], prediction: str) -> int:
-    """The index of the text with the highest difflib ratio; 0 where all are 0, and for no texts at
-    all.
-    """
+    """The index of the text with the highest difflib ratio; 0 where all are 0, or no text."""
     best, max_ratio = 0, 0.0
     for index, text in enumerate(texts):
         ratio = SequenceMatcher(None, text, prediction).ratio()
@@ -166,9 +162,7 @@ def is_open_correct(gold: str, reply: str | None) -> bool:
 
 
 def choose_by_letter(reply: str | None, letters: Sequence[str], texts: Mapping[str, str]) -> str:
-    """The option that a reply names by a bracketed or a free-standing letter, else by its text,
-    else one drawn at random.
-    """
+    """The option named by a bracketed or free letter, else by its text, else one at random."""
     text = reply or ""
     if "boxed" in text:
         text = extract_boxed(text)
@@ -194,9 +188,7 @@ def _last_letter(positions: Mapping[str, int]) -> str:
 
 
 def _rendered_options(sample: Sample) -> tuple[list[str], bool]:
-    """The options as the question shows them, "A. text" where it does not, and whether as "(A)
-    text".
-    """
+    """The options as the question shows them, else as "A. text"; and whether as "(A) text"."""
     options = list(zip(_letters("A", sample.choices), sample.choices, strict=True))
     for template in ("({}) {}", "{}. {}", "{}.{}", "{}: {}"):
         lines = [template.format(*option) for option in options]

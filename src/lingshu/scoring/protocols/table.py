@@ -80,9 +80,7 @@ class Accuracy(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """All, open and closed questions; `awaiting_judge` counts the answers that a judge failed to
-    judge, which are left out of the rest.
-    """
+    """All, open, closed questions; those that a judge failed on are only in `awaiting_judge`."""
 
     all: Accuracy
     open: Accuracy
