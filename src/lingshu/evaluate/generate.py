@@ -24,7 +24,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from lingshu.core.artifacts import ReplyStore, read_replies, reply_key
 from lingshu.core.data_policy import check_data_policy
@@ -39,6 +39,7 @@ from lingshu.core.errors import (
 from lingshu.core.files import read_jsonl, sha256_bytes, write_jsonl
 from lingshu.core.progress import NoProgress, Progress
 from lingshu.core.types import DataPolicy, Engine, Image, Reply, Sample, Sampling, Task
+from lingshu.evaluate.spool import LazySamples
 from lingshu.evaluate.thumbnails import THUMBNAILS, Thumbnails
 
 REQUESTS = "requests.jsonl"
@@ -95,7 +96,9 @@ def generate(
         raise InputError(f"rank {rank} of {world_size} processes cannot be; ranks count from 0.")
     check_data_policy(samples, engine.endpoint, data_policy or DataPolicy())
     progress = progress or NoProgress()
-    shard = _SampleShard(samples, rank, world_size)
+    indices, shard = range(rank, len(samples), world_size), samples
+    if world_size > 1:
+        shard = LazySamples(len(indices), lambda index: samples[indices[index]])
     with ReplyStore(folder, rank=rank, world_size=world_size) as store:
         if not thumbnails and rank == 0:
             (folder / THUMBNAILS).unlink(missing_ok=True)
@@ -156,28 +159,6 @@ def count_pending(folder: Path) -> int:
     pending_keys = {row["key"] for row in read_jsonl(folder / REQUESTS)}
     pending_keys.difference_update(key for key, _ in read_replies(folder))
     return len(pending_keys)
-
-
-class _SampleShard(Sequence[Sample]):
-    """Every world_size-th sample, from `rank`; holds no samples itself."""
-
-    def __init__(self, samples: Sequence[Sample], rank: int, world_size: int) -> None:
-        self._samples, self._indices = samples, range(rank, len(samples), world_size)
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self._samples[i] for i in self._indices[index]]
-        return self._samples[self._indices[index]]
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self._samples[i] for i in self._indices)
 
 
 class _AlreadyAnswered:

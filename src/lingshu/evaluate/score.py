@@ -9,19 +9,18 @@ OUT/<task>/metrics.json              metrics over all replies, where the task ha
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from lingshu.core.artifacts import SCORES, enumerate_replies, reply_files, score_row, write_scores
 from lingshu.core.errors import ArtifactError, InputError, describe_error, one_line
-from lingshu.core.files import Closeable, read_jsonl, sha256_file, write_json
+from lingshu.core.files import read_jsonl, sha256_file, write_json
 from lingshu.core.types import MetricResult, Reply, Sample, Score, Scorer, Task
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.metrics import METRICS_FILE, compute_metrics, metrics_table, sample_values
-from lingshu.evaluate.spool import enumerate_offsets
+from lingshu.evaluate.spool import RowIndex, enumerate_offsets
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.scoring.protocols.table import protocol_scorer
 
@@ -155,36 +154,24 @@ def passthrough_fields(task: Task, sample: Sample, reply: Reply | None) -> dict[
     return row | {name: value for name, value in facets.items() if name not in row}
 
 
-class ReplyIndex(Closeable):
+class ReplyIndex(RowIndex):
     """The stored reply that counts for each of `keys`: its first answer, else its last error.
-
-    Only offsets are kept, and a reply is read on request: all texts together may be larger than
-    memory.
 
     Raises:
         ArtifactError: a row that is not a reply.
     """
 
     def __init__(self, folder: Path, keys: Container[str]) -> None:
-        self._files: dict[Path, IO[bytes]] = {}
-        self._positions: dict[str, tuple[Path, int]] = {}
+        super().__init__()
         failed: set[str] = set()
         for path in reply_files(folder):
             numbered = ((number, (key, reply)) for number, key, reply in enumerate_replies(path))
             for offset, (key, reply) in enumerate_offsets(path, numbered):
-                if key in keys and (key not in self._positions or key in failed):
-                    self._positions[key] = path, offset
+                if key in keys and (key not in self.positions or key in failed):
+                    self.positions[key] = path, offset
                     (failed.add if reply.error else failed.discard)(key)
 
     def get(self, key: str | None) -> Reply | None:
-        if key is None or key not in self._positions:
-            return None
-        path, offset = self._positions[key]
-        file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
-        file.seek(offset)
-        row = json.loads(file.readline().decode("utf-8-sig"))
-        return Reply(**{name: value for name, value in row.items() if name != "key"})
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
+        row = self.row(key)
+        fields = {name: value for name, value in row.items() if name != "key"} if row else None
+        return Reply(**fields) if fields else None

@@ -5,18 +5,40 @@ from __future__ import annotations
 import json
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import IO, Any, Self, TypeVar, overload
 
-from lingshu.core.files import storage_errors
+from lingshu.core.files import Closeable, enumerate_jsonl, storage_errors
 from lingshu.core.messages import sample_from_json, sample_to_json
 from lingshu.core.types import Sample
 
 T = TypeVar("T")
 
 
-class DiskSamples(Sequence[Sample]):
+class LazySamples(Sequence[Sample]):
+    """`n_samples` samples of which none is held: `read` gives the one at an index."""
+
+    def __init__(self, n_samples: int, read: Callable[[int], Sample]) -> None:
+        self._indices, self._read = range(n_samples), read
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self._read(i) for i in self._indices[index]]
+        return self._read(self._indices[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return map(self._read, self._indices)
+
+
+class DiskSamples(LazySamples):
     """The given samples in their order, in an unnamed file that is removed with this object.
 
     It is in `folder`, next to the run's replies, not in a shared folder for temporary files.
@@ -34,29 +56,42 @@ class DiskSamples(Sequence[Sample]):
                 self._file.write(json.dumps(sample_to_json(sample), ensure_ascii=False).encode())
                 self._offsets.append(self._file.tell())
             self._file.flush()
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        if isinstance(index, slice):
-            return [self._read_sample(i) for i in range(len(self))[index]]
-        return self._read_sample(range(len(self))[index])
+        super().__init__(len(self._offsets) - 1, self._read_sample)
 
     def _read_sample(self, index: int) -> Sample:
         start, end = self._offsets[index], self._offsets[index + 1]
         self._file.seek(start)
         return sample_from_json(json.loads(self._file.read(end - start)))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return map(self._read_sample, range(len(self)))
-
     def close(self) -> None:
         self._file.close()
+
+
+class RowIndex(Closeable):
+    """Rows of JSONL files by name, read on request: `positions` has the file and offset of each."""
+
+    def __init__(self) -> None:
+        self.positions: dict[str, tuple[Path, int]] = {}
+        self._files: dict[Path, IO[bytes]] = {}
+
+    def add_file(self, path: Path, key: str) -> Self:
+        """Index a file, if it exists, by one of its keys; the first row of a name counts."""
+        if path.is_file():
+            for offset, row in enumerate_offsets(path, enumerate_jsonl(path, allow_truncated=True)):
+                self.positions.setdefault(str(row.get(key)), (path, offset))
+        return self
+
+    def row(self, name: object) -> dict[str, Any] | None:
+        path, offset = self.positions.get(str(name), (None, 0))
+        if path is None:
+            return None
+        file = self._files.get(path) or self._files.setdefault(path, path.open("rb"))
+        file.seek(offset)
+        return json.loads(file.readline().decode("utf-8-sig"))
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
 
 
 def enumerate_offsets(path: Path, numbered: Iterable[tuple[int, T]]) -> Iterator[tuple[int, T]]:

@@ -229,7 +229,7 @@ def _read_metrics(path: Path) -> Mapping[str, Any]:
 def _read_scores(
     path: Path, name_protocol: str, metadata: Mapping[str, Any]
 ) -> tuple[str, list[Row]]:
-    """The protocol of a scores file (that of its name if rows have none) and its rows for tables."""
+    """The protocol of a scores file (by its name if rows have none) and its rows for tables."""
     fields = {*ROW_FIELDS, *(metadata.get("facets") or DEFAULT_FACETS)}
     rows: list[Row] = []
     protocols: set[str] = set()

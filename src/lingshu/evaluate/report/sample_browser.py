@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from lingshu.core.artifacts import iterate_scores
-from lingshu.core.files import enumerate_jsonl
 from lingshu.evaluate.generate import REQUESTS
 from lingshu.evaluate.report.model import EvaluationReport, TaskReport
-from lingshu.evaluate.spool import enumerate_offsets
+from lingshu.evaluate.spool import RowIndex
 from lingshu.evaluate.store import scores_files
 from lingshu.evaluate.summary import awaiting_judge
 from lingshu.evaluate.thumbnails import MAX_THUMBNAIL_BYTES, THUMBNAILS
@@ -53,7 +52,7 @@ class Browser:
             MIN_REPLY_CHARS,
             min(MAX_REPLY_CHARS, MAX_TEXT_CHARS // max(1, min(self.n_samples, max_samples))),
         )
-        self._thumbnails: list[tuple[_JsonlIndex, int]] = []
+        self._thumbnails: list[tuple[RowIndex, str]] = []
         self._files = ExitStack()
         self.excluded = {"samples": 0, "images": 0}
 
@@ -82,10 +81,10 @@ class Browser:
 
     def thumbnails(self) -> Iterator[str]:
         """The images of the rows so far, in base64, in the order of their numbers."""
-        return (str(rows.read_at(offset).get("jpeg")) for rows, offset in self._thumbnails)
+        return (str((rows.row(name) or {}).get("jpeg")) for rows, name in self._thumbnails)
 
-    def _open(self, path: Path, key: str) -> _JsonlIndex | None:
-        return self._files.enter_context(_JsonlIndex(path, key)) if path.is_file() else None
+    def _open(self, path: Path, key: str) -> RowIndex:
+        return self._files.enter_context(RowIndex()).add_file(path, key)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         bytes_left = self._max_bytes
@@ -111,17 +110,13 @@ class Browser:
         protocols = [name for name in task.all_protocols if name in files]
         if not protocols:
             return
-        others = {name: _JsonlIndex(files[name], "id") for name in protocols[1:]}
-        other_path = None
-        if self._against:
-            other_path = _protocol_files(self._against / task.name).get(protocols[0])
-        other_run = _JsonlIndex(other_path, "id") if other_path else None
-        for index in filter(None, (*others.values(), other_run)):
-            self._files.enter_context(index)
+        others = {name: self._open(files[name], "id") for name in protocols[1:]}
+        other_files = _protocol_files(self._against / task.name) if self._against else {}
+        other_run = self._open(other_files.get(protocols[0], Path()), "id")
         for row in iterate_scores(files[protocols[0]]):
             entry = self._sample_entry(row, task)
-            scores = {name: index.get(row["id"]) for name, index in others.items()}
-            other_row = other_run.get(row["id"]) if other_run else None
+            scores = {name: index.row(row["id"]) for name, index in others.items()}
+            other_row = other_run.row(row["id"])
             # The same id over another answer is another item.
             if other_row is not None and other_row.get("gold") == row.get("gold"):
                 reply = self._text(other_row.get("reply"))
@@ -192,42 +187,15 @@ def _protocol_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-class _JsonlIndex:
-    """The rows of a JSONL file by one of their keys; only their offsets are held."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        self._file: IO[bytes] = path.open("rb")
-        self._offsets: dict[str, int] = {}
-        for offset, row in enumerate_offsets(path, enumerate_jsonl(path, allow_truncated=True)):
-            self._offsets.setdefault(str(row.get(key)), offset)
-
-    def offset(self, name: object) -> int | None:
-        return self._offsets.get(str(name))
-
-    def read_at(self, offset: int) -> dict[str, Any]:
-        self._file.seek(offset)
-        return json.loads(self._file.readline().decode("utf-8-sig"))
-
-    def get(self, name: object) -> dict[str, Any] | None:
-        offset = self.offset(name)
-        return None if offset is None else self.read_at(offset)
-
-    def __enter__(self) -> _JsonlIndex:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
 class _ThumbnailSelection:
     """The images of one task, numbered in the order of use, until `bytes_left` of base64 is spent."""
 
     def __init__(
         self,
-        requests: _JsonlIndex | None,
-        stored: _JsonlIndex | None,
+        requests: RowIndex,
+        stored: RowIndex,
         bytes_left: int,
-        thumbnails: list[tuple[_JsonlIndex, int]],
+        thumbnails: list[tuple[RowIndex, str]],
     ) -> None:
         self._requests, self._stored = requests, stored
         self._image_indices: dict[str, int] = {}
@@ -236,24 +204,24 @@ class _ThumbnailSelection:
 
     def indices(self, name: object) -> list[int | None]:
         """The numbers of a sample's images, None for those that are not on the page."""
-        request = self._requests.get(name) if self._requests else None
-        indices = [self._image_index(str(digest)) for digest in (request or {}).get("images", ())]
+        request = self._requests.row(name) or {}
+        indices = [self._image_index(str(digest)) for digest in request.get("images", ())]
         self.excluded += indices.count(None)
         return indices
 
     def _image_index(self, digest: str) -> int | None:
         if digest in self._image_indices:
             return self._image_indices[digest]
-        offset = self._stored.offset(digest) if self._stored else None
-        if self._stored is None or offset is None or self.bytes_left <= 0:
+        row = self._stored.row(digest) if self.bytes_left > 0 else None
+        if row is None:
             return None
-        size = len(str(self._stored.read_at(offset).get("jpeg")))
+        size = len(str(row.get("jpeg")))
         if size > self.bytes_left:
             # The first one that does not fit is the last: the selection depends on the order alone.
             self.bytes_left = 0
             return None
         self.bytes_left -= size
-        self._thumbnails.append((self._stored, offset))
+        self._thumbnails.append((self._stored, digest))
         self._image_indices[digest] = len(self._thumbnails) - 1
         return self._image_indices[digest]
 
