@@ -153,9 +153,9 @@ def test_suspect_cells_are_skipped_and_named():
     assert cell.published == 13.9 and cell.difference is None and cell.is_unreliable
     assert cell.skip_reason is not None and "below random guessing" in cell.skip_reason
     assert [
-        (unreliable.model, unreliable.column)
+        (unreliable["model"], unreliable["column"])
         for unreliable in paper.unreliable_cells
-        if unreliable.column == "PMC-VQA"
+        if unreliable["column"] == "PMC-VQA"
     ] == [("MedDr-40B", "PMC-VQA")]
     # The reports' 296 studies are another split than their name says, in every row.
     assert "not comparable" in (

@@ -1,5 +1,4 @@
-"""Negative log-likelihoods of held-out answers under a checkpoint, of entity tokens and all others,
-sample by sample.
+"""Negative log-likelihoods of held-out answers, of entity tokens and all others, by sample.
 
     held_out = encode_held_out([Path("validation")], loaded.processor)
     rows = likelihoods(loaded, held_out, Path("likelihood.jsonl"))
@@ -113,8 +112,7 @@ def _not_trained_on(paths: Sequence[Path]) -> Iterator[Sample | Drop]:
 def likelihoods(
     loaded: LoadedModel, held_out: HeldOutSet, path: Path, *, batch: int = BATCH_SIZE
 ) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint, in the order of the samples; rows stored in `path` are not
-    computed again.
+    """The likelihoods of a checkpoint in the order of the samples; rows in `path` are not repeated.
 
     `loaded` computes on the device of its weights, in bfloat16 on a GPU.
 
@@ -160,8 +158,7 @@ def cached_likelihoods(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int | None = None,
 ) -> list[SampleLikelihood]:
-    """The likelihoods of a checkpoint folder with this digest; it is loaded only if some are not
-    stored yet.
+    """The likelihoods of a checkpoint folder with this digest, loaded only if some are missing.
 
     Raises:
         ArtifactError, StorageError: as `likelihoods`, or the folder cannot be used.

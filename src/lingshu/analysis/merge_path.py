@@ -1,5 +1,4 @@
-"""Likelihood and accuracy along a path of merged models: what is between two of them, and which
-weight to use.
+"""Likelihood and accuracy along a path of merged models, and which weight to use.
 
 OUT/path.json, path.html            the report
 OUT/likelihood/<weight>.jsonl       likelihoods of held-out answers, one row a sample
@@ -77,8 +76,7 @@ class Barrier:
 
 @dataclass(frozen=True)
 class Nll:
-    """Mean negative log-likelihoods in nats a token: of all supervised ones, of entities', and of
-    the others.
+    """Mean negative log-likelihoods in nats a token: of all supervised ones, entities', the others.
 
     The last two are over annotated samples, None where there are none.
     """
@@ -336,8 +334,7 @@ def barrier(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Barrier | None:
-    """The barrier of a path from sums of negative log-likelihoods, one list for each weight, in the
-    order of the samples.
+    """The barrier of a path from negative log-likelihoods, one list of sample sums per weight.
 
     None where one of the two models (weights 0 and 1) is not on the path, or where there is no
     token.

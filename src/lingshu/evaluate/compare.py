@@ -53,8 +53,7 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """This run against another: its folder's name, its model, a comparison per task, and the tasks
-    without a pair.
+    """This run against another: a comparison per task, and the tasks without a pair.
 
     `macro` is the unweighted mean of the differences over tasks of right or wrong, by protocol,
     where a protocol has several. `notes` lists tasks for which the two runs name different data:
@@ -129,47 +128,42 @@ def compare_rows(
         ArtifactError: an id occurs twice in one file.
     """
     pairs, excluded = match_rows(rows, baseline_rows)
-    paired = compare_pairs(pairs)
-    first, second, groups = _values_and_groups(pairs)
+    scores = paired_scores(pairs)
+    test = scores.test()
     return TaskComparison(
         name=task.name,
         title=task.title,
         protocol=protocol,
         n_pairs=len(pairs),
-        n_groups=len(set(groups)),
-        accuracy=paired.first_mean,
-        baseline_accuracy=paired.second_mean,
-        difference=paired.difference,
-        n_only_run=sum(map(gt, first, second)) if paired.test else None,
-        n_only_baseline=sum(map(lt, first, second)) if paired.test else None,
-        test=paired.test,
-        min_detectable=min_detectable_difference(first, second, groups),
+        n_groups=len(set(scores.groups)),
+        accuracy=macro(scores.first),
+        baseline_accuracy=macro(scores.second),
+        difference=difference(*scores),
+        n_only_run=sum(map(gt, scores.first, scores.second)) if test else None,
+        n_only_baseline=sum(map(lt, scores.first, scores.second)) if test else None,
+        test=test,
+        min_detectable=min_detectable_difference(*scores),
         excluded=excluded,
     )
 
 
 class PairedScores(NamedTuple):
-    """Two runs on the same items; `test` is None for values between right and wrong."""
+    """The values of two runs on the same items, and the group of each item."""
 
-    first_mean: float | None
-    second_mean: float | None
-    difference: Interval
-    test: PairedTest | None
+    first: list[float]
+    second: list[float]
+    groups: list[Hashable]
 
-
-def compare_pairs(pairs: Sequence[tuple[Row, Row]]) -> PairedScores:
-    first, second, groups = _values_and_groups(pairs)
-    test = None
-    if pairs and {*first, *second} <= {0.0, 1.0}:
-        test = mcnemar(list(map(bool, first)), list(map(bool, second)), groups)
-    return PairedScores(macro(first), macro(second), difference(first, second, groups), test)
+    def test(self) -> PairedTest | None:
+        """Whether both are right equally often; None for values between right and wrong."""
+        if not self.first or not {*self.first, *self.second} <= {0.0, 1.0}:
+            return None
+        return mcnemar(*self)
 
 
-def _values_and_groups(
-    pairs: Sequence[tuple[Row, Row]],
-) -> tuple[list[float], list[float], list[Hashable]]:
+def paired_scores(pairs: Sequence[tuple[Row, Row]]) -> PairedScores:
     first, second = ([row_value(pair[side]) for pair in pairs] for side in (0, 1))
-    return first, second, [group_key(row) for row, _ in pairs]
+    return PairedScores(first, second, [group_key(row) for row, _ in pairs])
 
 
 def match_rows(

@@ -1,5 +1,4 @@
-"""The controls of a run: the same questions with black images, reordered options or a paraphrased
-instruction, and constant answers; and the result of each, compared with the run on the same items.
+"""The controls of a run: the same questions under other conditions, compared with the run.
 
 OUT/<task>/controls/blind/       replies, requests and scores, as in the folder of the task
 OUT/<task>/controls/shuffle/1/   the same, for the first other order of each item's options
@@ -33,12 +32,12 @@ from lingshu.core.rows import LETTERS
 from lingshu.core.stats import Interval
 from lingshu.core.types import Engine, Image, PromptStyle, Reply, Sample, Task
 from lingshu.evaluate import perturbations
-from lingshu.evaluate.compare import compare_pairs, match_rows
+from lingshu.evaluate.compare import match_rows, paired_scores
 from lingshu.evaluate.data import LoadedTask
 from lingshu.evaluate.generate import REQUESTS, GenerationResult, generate
 from lingshu.evaluate.score import STRICT, score, score_reply
 from lingshu.evaluate.spool import DiskSamples
-from lingshu.evaluate.statistics import PairedTest
+from lingshu.evaluate.statistics import PairedTest, difference, macro
 from lingshu.evaluate.summary import Row, row_value, summarize
 from lingshu.imaging.headers import ImageFileHeader
 from lingshu.scoring import yes_no
@@ -213,8 +212,7 @@ def generate_all(
 def score_all(
     controls: Sequence[Control], task: Task, samples: Sequence[Sample], folder: Path
 ) -> int:
-    """Score every variant and the constants, write controls.json, and return how many questions
-    failed.
+    """Score every variant and the constants, write controls.json, and count failed questions.
 
     Only the score is made, under the protocol strict: metrics over all replies are the run's alone.
     """
@@ -231,24 +229,11 @@ def score_all(
             "variants": list(control.variants),
         }
         if control.name == "constant":
-            entries[control.name] |= _write_constants(task, samples, controls_folder)
+            entries[control.name] |= _score_constants(task, samples, controls_folder)
     ordered = {name: entries[name] for name in CONTROL_NAMES if name in entries}
     card = {**_run_digests(folder), "controls": ordered}
     write_json(controls_folder / CONTROLS_FILE, card)
     return errors
-
-
-def _write_constants(task: Task, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
-    baselines = constant_baselines(task, samples)
-    names = [f"constant/{index}" for index, _ in enumerate(baselines.rows, 1)]
-    for name, rows in zip(names, baselines.rows.values(), strict=True):
-        write_scores(folder / name / SCORES, rows)
-    return {
-        "constants": baselines.table,
-        "reason": None if baselines.rows else "no answer that two questions share",
-        "variants": names,
-        "names": list(baselines.rows),
-    }
 
 
 def _run_digests(folder: Path) -> dict[str, str]:
@@ -279,20 +264,12 @@ def _existing_entries(folder: Path) -> dict[str, Any]:
 # --- constant answers
 
 
-class ConstantBaselines(NamedTuple):
-    """The scores of constant answers. A row of `table` is {"name", "n", "correct", "accuracy"}.
+def _score_constants(task: Task, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
+    """Score every constant answer by the task's own scorer, for controls.json.
 
-    `rows` has the SCORES rows of the best constant (the first of equals), by its name, and those of
-    BY_KIND where the questions are of several kinds. Both are empty where no answer is shared by
-    two questions, or nothing can be scored.
+    Written are the rows of the best one (the first of equals), and of BY_KIND where the questions
+    are of several kinds; none where no two questions share an answer, or nothing can be scored.
     """
-
-    table: list[dict[str, Any]]
-    rows: dict[str, list[dict[str, Any]]]
-
-
-def constant_baselines(task: Task, samples: Sequence[Sample]) -> ConstantBaselines:
-    """The score of every constant answer, through the task's own scorer."""
     table: list[dict[str, Any]] = []
     best: dict[str, list[dict[str, Any]]] = {}
     by_kind: dict[str, list[dict[str, Any]]] = {}
@@ -309,7 +286,15 @@ def constant_baselines(task: Task, samples: Sequence[Sample]) -> ConstantBaselin
             by_kind = {name: rows}
         elif accuracy.value > max_accuracy:
             best, max_accuracy = {name: rows}, accuracy.value
-    return ConstantBaselines(table, best | by_kind)
+    written = {f"constant/{i}": entry for i, entry in enumerate((best | by_kind).items(), 1)}
+    for variant, (_, rows) in written.items():
+        write_scores(folder / variant / SCORES, rows)
+    return {
+        "constants": table,
+        "reason": None if written else "no answer that two questions share",
+        "variants": list(written),
+        "names": [name for name, _ in written.values()],
+    }
 
 
 def _constant_row(task: Task, sample: Sample, text: str) -> dict[str, Any]:
@@ -354,8 +339,7 @@ def _constant_answers(samples: Sequence[Sample]) -> Iterator[tuple[str, Callable
 
 
 class ControlComparison(NamedTuple):
-    """A control and the run on the `n` items that both answered; `n_errors` counts the questions of
-    the control that failed.
+    """A control and the run on the `n` items that both answered; `n_errors` failed in the control.
 
     `control_accuracy` has the interval that fits the items; `difference` is run - control, its
     interval by resampling whole groups. `test` is None for values between right and wrong.
@@ -390,8 +374,7 @@ class ParaphraseSpread(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlResult:
-    """The result of one control; `reason` says why there is none, `excluded` counts the items it
-    does not apply to.
+    """The result of one control, or the `reason` for none; `excluded` counts other items.
 
     `consistency` is the share of items whose chosen option stayed the same in every order,
     `constants` are the accuracies by answer.
@@ -424,11 +407,10 @@ def compare(
 
 
 def _compare_pairs(name: str, pairs: Sequence[tuple[Row, Row]], n_errors: int) -> ControlComparison:
-    paired = compare_pairs(pairs)
-    accuracy = summarize([control for _, control in pairs]).accuracy
-    return ControlComparison(
-        name, len(pairs), accuracy, paired.first_mean, paired.difference, paired.test, n_errors
-    )
+    scores = paired_scores(pairs)
+    accuracy, mean = summarize([control for _, control in pairs]).accuracy, macro(scores.first)
+    gap, test = difference(*scores), scores.test()
+    return ControlComparison(name, len(pairs), accuracy, mean, gap, test, n_errors)
 
 
 def _count_errors(rows: Iterable[Row]) -> int:

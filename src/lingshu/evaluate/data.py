@@ -12,11 +12,8 @@ from typing import Any, NamedTuple
 
 from lingshu.core import registry
 from lingshu.core.errors import (
-    ArtifactError,
     InputError,
     LingshuError,
-    MissingExtraError,
-    UnknownNameError,
     describe_error,
     one_line,
 )
@@ -73,43 +70,6 @@ class LoadedTasks(NamedTuple):
     excluded: dict[str, str]
 
 
-def load_tasks(
-    names: Sequence[str],
-    out: Path,
-    *,
-    data: Path | None = None,
-    limit: int | None = None,
-    prompt_style: PromptStyle = "direct",
-    synthetic_seed: int | None = None,
-) -> LoadedTasks:
-    """Every named task with its samples; of several tasks, those whose data is unavailable are
-    excluded.
-
-    Raises:
-        LingshuError: the only task, or all of them, cannot be loaded.
-    """
-    tasks = find_tasks(names)
-    loaded: list[LoadedTask] = []
-    excluded: dict[str, str] = {}
-    for task in tasks:
-        try:
-            loaded.append(
-                load(
-                    task,
-                    data,
-                    out,
-                    limit=limit,
-                    prompt_style=prompt_style,
-                    synthetic_seed=synthetic_seed,
-                )
-            )
-        except (InputError, ArtifactError, UnknownNameError, MissingExtraError) as error:
-            if len(excluded) == len(tasks) - 1:
-                raise
-            excluded[task.name] = one_line(error)
-    return LoadedTasks(names, loaded, excluded)
-
-
 def find_tasks(names: Sequence[str]) -> list[Task]:
     """The tasks behind names of tasks and suites and paths to files.
 
@@ -151,8 +111,7 @@ def load(
     prompt_style: PromptStyle = "direct",
     synthetic_seed: int | None = None,
 ) -> LoadedTask:
-    """The first `limit` samples of a task with its prompt, or its synthetic samples where a seed is
-    given.
+    """The first `limit` samples of a task with its prompt, or synthetic ones for a seed.
 
     The samples are in a file of `out` that is removed with the process: a benchmark may be larger
     than memory.

@@ -258,8 +258,7 @@ def _store_replies(
 
 
 class PendingSamples:
-    """Keys by sample id, fifty bytes a sample. Filled with `add`, closed with `freeze`, then read;
-    every sample is pending until `mark_done`.
+    """Keys by sample id: `add` all, `freeze`, then read; each is pending until `mark_done`.
 
     Ids are held as 64-bit hashes: among a million samples two collide by chance once in thirty
     million runs, and would be reported as a duplicate id.

@@ -1,5 +1,4 @@
-"""Between scoring and reporting, on request: a judge gives a verdict on each stored reply, as
-scores of a separate protocol.
+"""Between scoring and reporting: a judge's verdicts on stored replies, as a protocol of their own.
 
 OUT/<task>/scores.judge.jsonl    rows as in scores.jsonl, in the same order; `judge` holds the parts
                                  of the verdict, `rule` the score of the rules
@@ -113,8 +112,7 @@ def judge(
     labels: Sequence[HumanLabel] = (),
     progress: Progress | None = None,
 ) -> JudgeSummary:
-    """Request the unknown verdicts on the scored replies in `folder`, and write scores.judge.jsonl
-    and judge.json.
+    """Request unknown verdicts on scored replies; write scores.judge.jsonl and judge.json.
 
     A reply without a verdict, after all attempts, has the status `error` and a note that begins
     with "judge failed:".

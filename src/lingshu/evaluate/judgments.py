@@ -1,5 +1,4 @@
-"""The results of a judge's verdicts on a task: counts, the score and its range, agreement with the
-rules and with people; and the arithmetic of rubrics.
+"""A judge's results on a task: score, range, agreement with rules and people; rubric arithmetic.
 
 OUT/<task>/judge.json holds them, made from the rows of scores.judge.jsonl and from human labels;
 the report shows it.
@@ -7,6 +6,7 @@ the report shows it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,8 +69,7 @@ class CriterionScore:
 
 @dataclass(frozen=True)
 class JudgeResult:
-    """The verdicts on one task. `n_requested` counts the replies that needed a verdict, `failed`
-    those without one by reason.
+    """The verdicts on one task: `n_requested` replies needed one, `failed` have none, by reason.
 
     `value` is the mean over all replies but the failed ones; `lower_bound` and `upper_bound` are
     what it would be if every missing verdict were against or for the reply. `n_all_met` counts the
@@ -278,22 +277,14 @@ def read_judge_result(folder: Path) -> JudgeResult | None:
     Raises:
         ArtifactError: the file is damaged.
     """
+    from pydantic import TypeAdapter, ValidationError  # slow to import
+
     path = folder / JUDGE_FILE
     if not path.is_file():
         return None
     try:
-        values = dict(read_json(path))
-        values["criterion_scores"] = {
-            name: CriterionScore(**item) for name, item in values["criterion_scores"].items()
-        }
-        for name in ("rule_agreement", "human_agreement"):
-            values[name] = None if values[name] is None else Agreement(**values[name])
-        result = JudgeResult(**values)
-        numbers = (result.value, result.lower_bound, result.upper_bound)
-        if not all(number is None or math.isfinite(number) for number in numbers):
-            raise ValueError("a number is not finite")
-        return result
-    except (ArtifactError, TypeError, LookupError, ValueError, AttributeError) as error:
+        return TypeAdapter(JudgeResult).validate_json(json.dumps(read_json(path)), strict=True)
+    except (ArtifactError, ValidationError) as error:
         raise ArtifactError(
             f"{path} is damaged ({type(error).__name__}); run the judge again, or remove it."
         ) from error

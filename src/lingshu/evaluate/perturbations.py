@@ -98,8 +98,7 @@ def option_orders(name: str, n_options: int, n_orders: int, *, seed: int) -> lis
 def shuffle_options(
     sample: Sample, order: Sequence[int], apply_prompt: Callable[[Sample], Sample]
 ) -> Sample | str:
-    """The sample, given as its task yields it, with the option at order[i] as the i-th one and its
-    prompt by `apply_prompt`; the gold follows.
+    """The sample, as its task yields it, with option order[i] as the i-th; the gold follows.
 
     The prompt must then list the options in the new order and nowhere in the old one.
     """

@@ -1,5 +1,4 @@
-"""The published leaderboard and a run: which task fills which column, the averages as printed, and
-every difference.
+"""The published leaderboard and a run: its tasks by column, averages as printed, differences.
 
 leaderboard.json holds the printed tables of the Lingshu paper (arXiv 2506.07044) and of the model
 cards it names; nothing in it was measured again. A task names its column itself (`published` in the
@@ -38,8 +37,7 @@ Rows = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a published table as this run fills it: pooled over the tasks that belong to
-    it, under one protocol.
+    """A column of a published table as this run's tasks fill it together, under one protocol.
 
     `expected` is the number of items that the benchmark has, None where that is not known;
     `is_limited` whether fewer were requested.
@@ -84,8 +82,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Cell:
-    """A printed cell and ours. Printed values and `difference` (ours - printed) are in percentage
-    points.
+    """A printed cell and ours; printed values and `difference` (ours - printed) in points.
 
     `is_outside`: the printed value is outside our 95% interval and further away than `tolerance`;
     None where that is unknown, for `no_verdict_reason` where ours are other items. `skip_reason` is
@@ -124,17 +121,6 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class UnreliableCell:
-    """A printed cell that is not to be relied on, and why."""
-
-    table: str
-    model: str
-    column: str
-    value: float | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class PublishedComparison:
     """A run and the published tables; the differences are to the row of `reference`, which the run's
     model or the caller named if `is_reference_named`.
@@ -149,7 +135,7 @@ class PublishedComparison:
     cells: tuple[Cell, ...]
     averages: tuple[Average, ...]
     rows: Rows
-    unreliable_cells: tuple[UnreliableCell, ...]
+    unreliable_cells: tuple[Mapping[str, Any], ...]
     sources: tuple[str, ...]
     notes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -195,8 +181,7 @@ def table_columns() -> dict[str, list[str]]:
 
 
 def published_column(task: ScoredTask) -> tuple[str, str] | None:
-    """The table and column that a task's run card names: `[table, column]`, or a column that only
-    one table has.
+    """The table and column that a run card names: `[table, column]`, or a column of one table.
 
     Raises:
         ArtifactError: there is no such column.
@@ -302,7 +287,7 @@ def compare(run: ScoredRun, requested: str | None = None) -> PublishedComparison
     shown = {(column.table, column.column) for column in columns}
     shown |= {(average.table, AVERAGE) for average in averages if average.macro is not None}
     unreliable_cells = tuple(
-        UnreliableCell(**entry)
+        entry
         for entry in load_leaderboard()["suspect_cells"]
         if any(t == entry["table"] and fnmatchcase(c, entry["column"]) for t, c in shown)
     )

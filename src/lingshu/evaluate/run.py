@@ -1,5 +1,4 @@
-"""An evaluation from start to end: every task is generated, scored, judged if requested, and
-reported. Run again with the same folder, it resumes where it stopped.
+"""An evaluation: every task is generated, scored, judged if requested, reported; it can resume.
 
 The caller loads the tasks (evaluate/data.py) and opens the engines.
 """
@@ -17,13 +16,20 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from lingshu.core.cached_client import Budget
-from lingshu.core.errors import ArtifactError, EngineError, InputError, one_line
+from lingshu.core.errors import (
+    ArtifactError,
+    EngineError,
+    InputError,
+    MissingExtraError,
+    UnknownNameError,
+    one_line,
+)
 from lingshu.core.files import write_jsonl
 from lingshu.core.progress import progress_bar
 from lingshu.core.run_card import RUN_CARD, RunCard, read_run_card, write_run_card
 from lingshu.core.types import DataPolicy, Engine, EngineOptions, PromptStyle, Sampling, Task
 from lingshu.evaluate import controls
-from lingshu.evaluate.data import LoadedTask, LoadedTasks, load_tasks, task_metadata
+from lingshu.evaluate.data import LoadedTask, LoadedTasks, find_tasks, load, task_metadata
 from lingshu.evaluate.generate import count_pending, generate
 from lingshu.evaluate.judge import is_judgeable, judge, open_judge_client
 from lingshu.evaluate.judgments import JUDGE, HumanLabel, read_labels
@@ -185,19 +191,24 @@ class EvalConfig:
         self.judge.check()
 
     def load_tasks(self, names: Sequence[str], out: Path) -> LoadedTasks:
-        """The named tasks with the samples to evaluate.
+        """The named tasks with their samples; of several tasks, unavailable ones are excluded.
 
         Raises:
             LingshuError: the only task, or all of them, cannot be loaded.
         """
-        return load_tasks(
-            names,
-            out,
-            data=self.data,
-            limit=self.limit,
-            prompt_style=self.prompt_style,
-            synthetic_seed=self.seed if self.synthetic else None,
-        )
+        tasks = find_tasks(names)
+        options: Any = {"limit": self.limit, "prompt_style": self.prompt_style}
+        options["synthetic_seed"] = self.seed if self.synthetic else None
+        loaded: list[LoadedTask] = []
+        excluded: dict[str, str] = {}
+        for task in tasks:
+            try:
+                loaded.append(load(task, self.data, out, **options))
+            except (InputError, ArtifactError, UnknownNameError, MissingExtraError) as error:
+                if len(excluded) == len(tasks) - 1:
+                    raise
+                excluded[task.name] = one_line(error)
+        return LoadedTasks(names, loaded, excluded)
 
     def sampling(self, task: Task) -> Sampling:
         max_tokens = task.max_tokens if self.max_tokens is None else self.max_tokens
@@ -373,8 +384,7 @@ class _TaskRun:
 def _judge_all(
     engine: Engine, config: EvalConfig, tasks: Sequence[LoadedTask], out: Path
 ) -> tuple[int, list[str]]:
-    """Judge the scored replies of every task; the number of replies without a verdict, and lines
-    that describe the result.
+    """Judge every task's scored replies; how many have no verdict, and lines on the results.
 
     Raises:
         EngineError: the judge cannot answer at all; verdicts so far are kept.

@@ -1,5 +1,4 @@
-"""Step 2 of an evaluation: score stored replies. Needs the task and its questions, but neither the
-model nor the images.
+"""Step 2 of an evaluation: score stored replies, without the model or the images.
 
 OUT/<task>/scores.jsonl              one row per sample in the order of the task, for the report
 OUT/<task>/scores.<protocol>.jsonl   the same under another protocol than strict
@@ -44,8 +43,7 @@ def score(
     protocols: Sequence[str] = (STRICT,),
     weights: Path | None = None,
 ) -> ScoringResult:
-    """Score the replies in `folder` under each protocol, write its scores file and return the
-    counts of the first one.
+    """Score stored replies under each protocol, write the files, and count the first one's.
 
     A reply that failed, is missing or cannot be scored has the status `error` and a note that says
     why. One reply is in memory at a time, all of them for a task with metrics. `weights` is the

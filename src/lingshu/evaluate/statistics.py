@@ -1,6 +1,4 @@
-"""Numbers with their uncertainty: Wilson and clustered bootstrap intervals, means of groups, and tests
-of the difference between two runs on the same items.
-"""
+"""Wilson and clustered bootstrap intervals, means of groups, and tests of paired differences."""
 
 from __future__ import annotations
 
@@ -73,8 +71,7 @@ def bootstrap_mean(
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Interval:
-    """The mean with its clustered 95% interval: as `bootstrap`, but fast enough for a hundred
-    thousand items.
+    """The mean with its clustered 95% interval: `bootstrap` for a hundred thousand items.
 
     Groups of the same size and sum are equal to a mean, so a resample of groups is one multinomial
     sample of their kinds. Where all groups are equal the interval is None.
@@ -104,8 +101,7 @@ def bootstrap_mean(
 
 
 def small_sample_proportion(values: Sequence[float], groups: Sequence[Hashable]) -> Interval | None:
-    """The mean of values between 0 and 1 in few groups, with Wilson's interval for the effective
-    number of items.
+    """The mean of values from 0 to 1 in few groups; Wilson's interval for the effective n.
 
     That number gives the mean its clustered variance, at least that of single items, reduced by the
     square of z over Student's t for one group fewer (Korn and Graubard, Survey Methodology 24:193,
@@ -200,7 +196,7 @@ class PairedTest(NamedTuple):
 
 
 def mcnemar(
-    first: Sequence[bool], second: Sequence[bool], groups: Sequence[Hashable]
+    first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]
 ) -> PairedTest:
     """Whether two runs are right equally often on the same items.
 
@@ -246,8 +242,7 @@ def _signed_sum_distribution(values: Sequence[int]) -> NDArray[np.float64]:
 def difference(
     first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]
 ) -> Interval:
-    """The mean of first - second, each between 0 and 1, with its 95% interval: resampled groups, of
-    fewer than 20 Student's.
+    """The mean of first - second with its 95% interval: resampled groups, below 20 Student's.
 
     Where every item has the same difference, all resamples are equal. If a fraction q of the groups
     differed, a sample of G groups would show none with probability (1 - q)^G, so q is at most
@@ -273,8 +268,7 @@ def difference(
 def min_detectable_difference(
     first: Sequence[float], second: Sequence[float], groups: Sequence[Hashable]
 ) -> float | None:
-    """The smallest true difference that a sample like this finds at the 5% level in 80% of cases;
-    None where none is so large.
+    """The smallest difference found at the 5% level in 80% of cases, or None.
 
     For right or wrong: Connor (Biometrics 43, 1987) solved for the difference, given n and the
     observed share of discordant pairs; n is divided by the design effect of the groups. Where that

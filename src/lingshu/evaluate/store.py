@@ -67,8 +67,7 @@ class _Card:
 
 @dataclass(frozen=True)
 class ScoredTask:
-    """One task of a run: the metadata of its run card, and its scores by protocol, the leading one
-    first.
+    """One task: the metadata of its run card, and its scores by protocol, the leading one first.
 
     `excluded` names the files of scores that are over other items than the leading one, as
     leftovers of an earlier run are. `max_tokens` is the longest reply and `limit` the number of

@@ -56,8 +56,7 @@ class KindCount:
 
 @dataclass(frozen=True)
 class CleanTask:
-    """One task under one protocol: the summaries of all its items, of the clean ones and of the
-    others.
+    """One task under one protocol: summaries of all items, the clean ones and the others.
 
     `difference` is contaminated - clean, see `contrast`. `n_not_in_run` counts overlaps with items
     that the run does not have.
@@ -76,8 +75,7 @@ class CleanTask:
 
 @dataclass(frozen=True)
 class CleanComparison:
-    """A run on its clean items. `excluded` names the tasks that were not compared,
-    `unknown_test_sets` the test sets that are not a task of the run.
+    """A run on its clean items; `excluded` tasks and `unknown_test_sets` have no partner.
 
     `not_compared` counts rows and images that could not be compared, by reason; their items are
     among the clean ones.
@@ -93,8 +91,7 @@ class CleanComparison:
 
 
 def parse_kinds(text: str | None) -> tuple[str, ...]:
-    """The kinds that make an item unclean, from a comma-separated list; all but boilerplate without
-    one.
+    """The kinds of a comma-separated list that make an item unclean; all but boilerplate for None.
 
     Raises:
         InputError: an unknown kind, or an empty list.
@@ -244,8 +241,7 @@ def _clean_task(
 
 
 def contrast(first: Summary, second: Summary) -> Interval:
-    """The score on one set of items minus that on another, with its 95% interval from the intervals
-    of the two.
+    """The score on one set of items minus that on another, with a 95% interval from both.
 
     From Wilson's intervals this is Newcombe's (Statistics in Medicine 17:873, 1998, method 10),
     from others its general form (Zou and Donner, Statistics in Medicine 27:1693, 2008). The two

@@ -72,8 +72,7 @@ def option_traits(options: tuple[Option, ...]) -> tuple[bool, bool]:
 
 @lru_cache(maxsize=4096)
 def gold_letters(golds: tuple[str, ...], choices: tuple[str, ...]) -> frozenset[str]:
-    """The letters of the accepted answers, each given as a letter, as an option's text, or as both
-    ("B. Cyst").
+    """The letters of accepted answers: each a letter, an option's text, or both ("B. Cyst").
 
     Raises:
         InputError: a gold that is no option.

@@ -208,8 +208,7 @@ _UNPARSED = ParsedChoice((), "unparsed")
 
 
 class ParsedReply(NamedTuple):
-    """A reply made ready: its text with denied letters blanked out, the `normalize_words` of that,
-    and the whole text by `fold_case`.
+    """A reply without denied letters, that by `normalize_words`, and all of it by `fold_case`.
 
     `verdict` is what a list of verdicts ("A: no; B: yes") affirms, `verdict_start` where its last
     affirmation begins.

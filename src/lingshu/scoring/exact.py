@@ -52,8 +52,7 @@ _IMAGING_NOUNS = {"weighted", "image", "images", "imaging", "scan", "scans"}
 
 
 def extract_answers(reply: str) -> tuple[str, ...]:
-    """The part of a reply that answers: its tag or box, else what follows the last "answer is",
-    else all of it.
+    """The answering part of a reply: tag or box, else what follows "answer is", else all.
 
     Behind "answer is" both the first sentence and the whole line are offered: a full stop may
     belong to "St. Jude".

@@ -51,8 +51,7 @@ _ZH_SUFFIX = re.compile(r"(?:部位?|侧|加权(?:成?像)?|扫描|图像|成像
 
 
 class Vocabulary(NamedTuple):
-    """The words of open_words.json, as `_tokenize` writes them: "denies" and "lacks" are "deny" and
-    "lack".
+    """The words of open_words.json as `_tokenize` writes them: "denies" is "deny".
 
     `units` has each unit as a multiple of the first of its kind. Where the gold has one member of a
     row of `opposites` and the reply another, the reply is wrong, whatever else it says.

@@ -1,5 +1,4 @@
-"""What published benchmarks have in common: where their rows are, how a row becomes a sample, and
-what holds for every sample.
+"""What published benchmarks share: where their rows are, and how a row becomes a sample.
 
 A benchmark's file states its facts and defines one pure function, `convert_row(raw)`, from the
 publisher's columns to a question row with the keys of core/rows.py. A question row may also have

@@ -1,5 +1,4 @@
-"""Chest X-ray reports: from a publisher's table or list to samples that ask for findings and
-impression.
+"""Chest X-ray reports: a publisher's table or list becomes samples that ask for a report.
 
 Records come as ReXrank writes them (section_findings, section_impression, image_path, and the study
 as key), as {id, image, findings, impression}, or as rows of a table with those columns.

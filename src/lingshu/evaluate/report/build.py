@@ -1,5 +1,4 @@
-"""Step 3 of an evaluation: tables with intervals from scores alone, as report.json, report.md and
-report.html.
+"""Step 3 of an evaluation: scores become report.json, report.md and report.html.
 
 A report holds no times and no places, so the same scores always give the same bytes.
 """
@@ -150,8 +149,7 @@ def _warning(tasks: Sequence[TaskReport]) -> str | None:
 def write(
     run: Path, report: EvaluationReport, *, against: str | None = None, samples: bool = True
 ) -> None:
-    """Write report.json, report.md and report.html, the page with every sample of the run unless
-    `samples` is False.
+    """Write report.json, report.md and report.html, with every sample unless `samples` is False.
 
     `against` is what `build` was given: replies of a second run are shown next to this run's.
     """

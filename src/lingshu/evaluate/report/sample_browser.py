@@ -1,5 +1,4 @@
-"""Every sample of a run on its report page: the rows and small images that sample_browser.js lists,
-filters and shows.
+"""Every sample of a run on its report page: the rows and images that sample_browser.js shows.
 
 The rows are read from the disk a second time and written as they are read; only their offsets are
 in memory.

@@ -98,8 +98,7 @@ def coco_bleu(counts: NgramCounts) -> list[float]:
 
 
 def sacre_bleu(counts: NgramCounts, *, effective: bool = True) -> float:
-    """BLEU-4 as sacrebleu 2.6 computes it, 0 to 100: each missing order counts half of the one
-    before it.
+    """BLEU-4 as sacrebleu 2.6, 0 to 100: each missing order counts half of the one before.
 
     `effective` leaves out orders longer than the text, as sacrebleu does for a sentence and not for
     a corpus.

@@ -215,8 +215,7 @@ def f1(counts: Sequence[SharedFindings]) -> float | None:
 
 
 def findings_metric(reports: Reports) -> list[MetricResult]:
-    """F1 over all findings that our rules read from the reports, without and with their sides; for
-    chest X-rays in English alone.
+    """F1 over findings by our rules, without and with sides; English chest X-rays only.
 
     The score of one report is its own F1, 1 where neither it nor its reference names a finding: in
     a mean, normal chests would hide that a model finds nothing.

@@ -15,8 +15,7 @@ from lingshu.scoring.metrics._base import ModelMetric, Texts, Values
 
 
 def annotation_f1(predicted: Mapping[str, Any], gold: Mapping[str, Any]) -> float:
-    """The score of two annotations ({"entities": {id: {"tokens", "label", "relations": [[kind,
-    id]]}}}), as CXR-Report-Metric.
+    """The score of two RadGraph annotations {"entities": {id: entity}}, as CXR-Report-Metric.
 
     An entity is its words and its label, a relation its kind and both entities; each once, however
     often it occurs.

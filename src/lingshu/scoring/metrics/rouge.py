@@ -57,8 +57,7 @@ def set_rouge(prediction: str, gold: str) -> dict[str, float]:
 
 
 def sentence_set_rouge(prediction: str, gold: str) -> dict[str, float]:
-    """ROUGE-1, -2 and -L, F only: sentences end at full stops, n-grams are sets, L unites the words
-    of all sentence pairs.
+    """ROUGE-1, -2, -L, F: sentences end at full stops; L unites the words of all pairs of them.
 
     Raises:
         ValueError: either side has no sentence.

@@ -1,5 +1,4 @@
-"""The two published rule sets, rebuilt from recorded behavior: the public toolkit that most people
-run (February 2026), and the first rules of the paper.
+"""The two published rule sets from recorded behavior: today's public toolkit, the paper's first.
 
 Everything here is deliberately as wrong as the original; known_issues.json names its faults. The
 cases were recorded from outside at commit 9b12e3b; tests/golden/parity has them. A `ValueError` is
@@ -58,8 +57,7 @@ def extract_boxed(text: str) -> str:
 
 
 def parse_answer(reply: str | None) -> str:
-    """What the toolkit takes for the answer: box, else tag, in lower case, behind each answer
-    phrase in turn.
+    """What the toolkit takes for the answer: box, else tag, then behind each answer phrase.
 
     Raises:
         ValueError: there is no reply.

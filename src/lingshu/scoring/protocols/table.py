@@ -1,5 +1,4 @@
-"""The three protocols: `strict`, ours; `paper`, the first published rules; `medevalkit`, what most
-people run today.
+"""The protocols: `strict`, ours; `paper`, the first published rules; `medevalkit`, today's usual.
 
 A protocol changes how a reply is read and how right answers are added up, never the question.
 """
@@ -25,8 +24,7 @@ ClosedHandling = Literal["kept", "lost", "twice"]
 
 
 def protocol_scorer(task_score: Scorer, protocol: str) -> Scorer:
-    """The scorer of a task under a protocol; `strict` is the task's own. Reports and rubrics keep
-    their own under all.
+    """The scorer of a task under a protocol; `strict`, reports and rubrics keep the task's own.
 
     Raises:
         UnknownNameError: no such protocol.
@@ -91,8 +89,7 @@ class Aggregate(NamedTuple):
 def aggregate(
     protocol: str, rows: Iterable[Mapping[str, Any]], *, closed: ClosedHandling = "kept"
 ) -> Aggregate:
-    """Right answers over all questions, split into open and closed, as the published tables count
-    them.
+    """Right answers over all, open and closed questions, as the published tables count them.
 
     A row has `value` and `kind` ("open", else closed) as in a scores file, and may have `judge`:
     True, False, or None for a judge that failed; one such row means that a judge is on. A failed
